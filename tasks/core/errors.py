@@ -1,0 +1,41 @@
+"""Everything this system raises on purpose; each docstring says what the system does next."""
+
+
+class TradingError(Exception):
+    """Anything this system raises on purpose."""
+
+
+class InputError(TradingError):
+    """The user's input was wrong: print the one line, exit with code 2, change nothing."""
+
+
+class DataError(TradingError):
+    """Missing, stale or malformed market data: quarantine the symbol for this cycle and record why."""
+
+
+class ModelError(TradingError):
+    """A model did not answer, or not usably: step down the fallback ladder, which ends in HOLD."""
+
+
+class StoreError(TradingError):
+    """The database does not answer: hold; nothing is sent that could not be recorded first."""
+
+
+class VenueError(TradingError):
+    """The exchange answered with an error."""
+
+
+class VenueUnavailable(VenueError):
+    """Outcome unknown (timeout, 5xx, dropped connection): look up by client order id, then retry."""
+
+
+class OrderRejected(VenueError):
+    """Refused by the venue: never retry; record and alert."""
+
+
+class DuplicateOrder(VenueError):
+    """The venue already has this client order id: look the order up; it is not a failure."""
+
+
+class LedgerMismatch(TradingError):
+    """Venue and ledger disagree: halt new entries and page a human."""

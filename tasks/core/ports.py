@@ -1,0 +1,83 @@
+"""What the core and the tasks need from the outside world, as Protocols; adapters implement them.
+
+Every method either does what it says or raises one of `core.errors`. Venue methods are async because their
+client is; the store's are plain calls. There is deliberately no generic `query`: a reader sees every access here.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Protocol
+
+import pandas as pd
+
+from tasks.core.types.decision import Decided, ModelCall, PromptRef
+from tasks.core.types.orders import Balance, Fill, Instrument, Order, OrderIntent, VenuePosition
+from tasks.core.types.snapshot import Brief
+
+
+class Decider(Protocol):
+    """Frozen briefs in, one decision for each, in the same order. Never raises for what a model did: it holds."""
+
+    name: str
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]: ...
+
+
+class Model(Protocol):
+    """The one edge to language models. Never raises for what a provider did: `ModelCall.error` says it."""
+
+    async def ask(
+        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
+    ) -> ModelCall:
+        """Send `messages` asking for one JSON object of `schema`; return within the total deadline."""
+        ...
+
+
+class OrderBook(Protocol):
+    """Best first; (price, quantity in base)."""
+
+    bids: Sequence[tuple[Decimal, Decimal]]
+    asks: Sequence[tuple[Decimal, Decimal]]
+
+
+class Venue(Protocol):
+    """An exchange account. Raises VenueUnavailable when the outcome is unknown, OrderRejected when refused."""
+
+    name: str
+
+    async def now(self) -> datetime:
+        """Return the venue's clock, aware UTC."""
+        ...
+
+    async def instrument(self, symbol: str) -> Instrument: ...
+
+    async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
+        """Return bars with since <= open_time and close time <= until: the forming bar is never among them."""
+        ...
+
+    async def fetch_book(self, symbol: str) -> OrderBook: ...
+
+    async def balance(self) -> Balance: ...
+
+    async def positions(self) -> list[VenuePosition]: ...
+
+    async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
+        """Return the order with this client id, open or closed; None only when the venue says there is none."""
+        ...
+
+    async def open_orders(self, symbol: str) -> list[Order]: ...
+
+    async def submit(self, intent: OrderIntent) -> Order:
+        """Send one intent, stop and target attached. Raises DuplicateOrder if the venue has the id already."""
+        ...
+
+    async def cancel(self, symbol: str, client_order_id: str) -> None: ...
+
+    async def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None) -> None:
+        """Set the position's resting stop and/or target; None leaves that one as it is, 0 removes it."""
+        ...
+
+    async def fills(self, symbol: str, since: datetime) -> list[Fill]: ...
+
+    async def close(self) -> None: ...

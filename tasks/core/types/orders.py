@@ -1,0 +1,116 @@
+"""Instruments, order intents, orders and fills: the venue's words, all Decimal."""
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.core.types.base import Dto, Exact, Utc
+
+Side = Literal["buy", "sell"]
+PositionSide = Literal["long", "short"]
+
+
+class Instrument(Dto):
+    """What the venue lets one trade on a symbol. `step` and `min_quantity` are base, `min_notional` is quote."""
+
+    symbol: str = ""
+    tick: Exact = Field(default=Decimal("0.1"), gt=0)
+    step: Exact = Field(default=Decimal("0.001"), gt=0)
+    min_quantity: Exact = Field(default=Decimal(0), ge=0)
+    min_notional: Exact = Field(default=Decimal(5), ge=0)
+    max_leverage: Exact = Field(default=Decimal(100), gt=0)
+    shorting: bool = True
+    kind: Literal["linear", "spot"] = "linear"
+
+
+class OrderType(StrEnum):
+    """What an intent asks of the venue; the last three change the protection of an open position."""
+
+    MARKET = "market"
+    LIMIT = "limit"
+    STOP = "stop"
+    TARGET = "target"
+    CANCEL_TARGET = "cancel_target"
+
+
+class OrderIntent(Dto):
+    """One order leg, complete before it is sent; `client_order_id` derives from (cycle_id, leg)."""
+
+    client_order_id: str = Field(min_length=1, max_length=36)
+    symbol: str
+    side: Side
+    type: OrderType
+    quantity: Exact = Field(ge=0)
+    price: Exact | None = Field(default=None, description="limit price, or the trigger of a stop or target")
+    stop: Exact | None = Field(default=None, description="attached stop of an entry")
+    target: Exact | None = Field(default=None, description="attached target of an entry")
+    reduce_only: bool = False
+    expires_at: Utc | None = Field(default=None, description="when an unfilled limit entry is cancelled")
+
+
+class OrderStatus(StrEnum):
+    OPEN = "open"
+    FILLED = "filled"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+
+
+class Order(Dto):
+    """An order as the venue reports it."""
+
+    client_order_id: str
+    venue_order_id: str
+    symbol: str
+    side: Side
+    type: str
+    status: OrderStatus
+    quantity: Exact
+    filled: Exact = Decimal(0)
+    price: Exact | None = None
+    avg_price: Exact | None = None
+    stop: Exact | None = None
+    target: Exact | None = None
+    reduce_only: bool = False
+    reason: str = ""
+    created_at: Utc
+    updated_at: Utc
+
+
+class Fill(Dto):
+    """One execution. `fee` is in `fee_currency`, positive = paid; `client_order_id` is empty for attached exits."""
+
+    fill_id: str
+    venue_order_id: str
+    client_order_id: str = ""
+    symbol: str
+    side: Side
+    quantity: Exact
+    price: Exact
+    fee: Exact = Decimal(0)
+    fee_currency: str = "USDT"
+    liquidity: Literal["maker", "taker"] = "taker"
+    reason: str = Field(default="", description="entry, exit, stop, target, liquidation, funding; empty if unknown")
+    at: Utc
+
+
+class VenuePosition(Dto):
+    """A position as the venue reports it; absent when flat. `stop`/`target` are what rests at the venue."""
+
+    symbol: str
+    side: PositionSide
+    quantity: Exact
+    avg_price: Exact
+    stop: Exact | None = None
+    target: Exact | None = None
+    unrealized_pnl: Exact = Decimal(0)
+    liquidation_price: Exact | None = None
+
+
+class Balance(Dto):
+    """The account in quote currency: `equity` includes unrealized PnL, `available` is free for new margin."""
+
+    equity: Exact
+    available: Exact
+    currency: str = "USDT"

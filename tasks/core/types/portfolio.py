@@ -1,0 +1,99 @@
+"""Positions as our ledger knows them, and the account state that the guard judges against."""
+
+from decimal import Decimal
+
+from pydantic import Field
+
+from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.orders import Instrument, PositionSide
+
+
+class Position(Dto):
+    """One position of ours from its first fill to its last; R is measured against the initial stop, fixed at entry."""
+
+    position_id: str
+    strategy: str
+    cycle_id: str = Field(description="the cycle that opened it")
+    symbol: str
+    side: PositionSide
+    quantity: Exact = Field(ge=0, description="base, what is open now; 0 once closed")
+    entry_quantity: Exact = Field(description="base, everything ever bought into it")
+    avg_price: Exact
+    initial_stop: Exact | None = None
+    stop: Exact | None = None
+    target: Exact | None = None
+    realized_pnl: Exact = Field(default=Decimal(0), description="quote, before fees")
+    fees: Exact = Decimal(0)
+    exit_price: Exact | None = Field(default=None, description="average over exits")
+    followups: tuple[str, ...] = ()
+    followups_done: tuple[str, ...] = ()
+    peak_r: float = 0.0
+    opened_at: Utc
+    closed_at: Utc | None = None
+
+    @property
+    def risk_per_unit(self) -> Decimal | None:
+        """Return |entry - initial stop| in quote per base; None when it never had a stop."""
+        if self.initial_stop is None or self.initial_stop == self.avg_price:
+            return None
+        return abs(self.avg_price - self.initial_stop)
+
+    def unrealized_r(self, price: Decimal) -> Decimal | None:
+        """Return the open profit at `price` in multiples of the initial risk."""
+        if self.risk_per_unit is None:
+            return None
+        move = price - self.avg_price if self.side == "long" else self.avg_price - price
+        return move / self.risk_per_unit
+
+
+class HeldPosition(Dto):
+    """A position as `quarterdeck guard --state` takes it. The last two are filled in by the live cycle."""
+
+    symbol: str
+    side: PositionSide
+    quantity: Exact = Field(gt=0)
+    avg_price: Exact = Field(gt=0)
+    stop: Exact | None = None
+    tp: Exact | None = None
+    initial_stop: Exact | None = None
+    mark_price: Exact | None = None
+
+
+class PendingEntry(Dto):
+    """A working entry order: its risk counts toward the total."""
+
+    symbol: str
+    side: PositionSide
+    quantity: Exact
+    price: Exact
+    stop: Exact | None = None
+
+
+class ClosedTrade(Dto):
+    """A position that was closed: when, for how much (quote, after fees) and in R where known."""
+
+    closed_at: Utc
+    pnl: Exact
+    symbol: str = ""
+    r_multiple: Exact | None = None
+
+
+class AccountState(Dto):
+    """What the guard judges a decision against; by default a flat account of 10,000 quote."""
+
+    equity: Exact = Decimal(10_000)
+    available: Exact | None = Field(default=None, description="None: all of equity")
+    peak_equity: Exact | None = None
+    day_start_equity: Exact | None = None
+    positions: tuple[HeldPosition, ...] = ()
+    pending: tuple[PendingEntry, ...] = ()
+    instrument: Instrument = Instrument()
+    closed_trades: tuple[ClosedTrade, ...] = ()
+    opens: tuple[Utc, ...] = Field(default=(), description="when the last entries were sent")
+    paused_until: Utc | None = None
+    halt: str | bool | None = Field(default=None, description="why trading is halted; None or false: it is not")
+    last_price: Exact | None = Field(default=None, description="None: the snapshot's last close")
+
+    def position(self, symbol: str) -> HeldPosition | None:
+        """Return the open position in `symbol`, if any."""
+        return next((p for p in self.positions if p.symbol == symbol), None)

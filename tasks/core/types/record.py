@@ -1,0 +1,122 @@
+"""Why a cycle ran, and everything it did: the record alone explains a decision."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.decision import Decided
+from tasks.core.types.orders import Fill, Order, OrderIntent
+from tasks.core.types.portfolio import AccountState
+from tasks.core.types.snapshot import RoleInputs, Snapshot
+from tasks.core.types.verdict import Verdict
+
+Trigger = Literal["schedule", "event", "adhoc", "backtest"]
+
+
+class Reason(Dto):
+    """Something changed at `as_of`, the close of the bar that shows it; the fingerprint makes it once per change."""
+
+    rule: str
+    symbol: str
+    timeframe: str = ""
+    detail: str = ""
+    as_of: Utc
+    fingerprint: str
+    context: bool = Field(default=False, description="a bar close: said in the reasons, never a reason alone")
+
+    def __str__(self) -> str:
+        inside = " ".join(part for part in (self.timeframe, self.detail) if part)
+        return f"{self.rule}({inside})"
+
+
+class CycleStatus(StrEnum):
+    """How a cycle ended; `started` is one that has not, or whose process died."""
+
+    STARTED = "started"
+    QUIET = "quiet"  # nothing changed: no model call
+    STALE = "stale"  # reached `decide` too late
+    QUARANTINED = "quarantined"  # its market data failed validation
+    HELD = "held"  # decided to do nothing
+    DENIED = "denied"  # the guard refused
+    DRY_RUN = "dry_run"  # allowed, not sent
+    EXECUTED = "executed"  # every intent reached the venue
+    FAILED = "failed"  # the venue refused, or the stage named in `error` broke
+
+
+class DataFailure(Dto):
+    """One failed expectation on one symbol and timeframe, with at most a few offending rows."""
+
+    symbol: str
+    timeframe: str
+    expectation: str
+    count: int = 0
+    rows: tuple[str, ...] = Field(default=(), description="open times or values of the first offenders")
+
+
+class CycleRecord(Dto):
+    """Every stage's input and output of one cycle."""
+
+    cycle_id: str
+    strategy: str
+    symbol: str
+    as_of: Utc
+    trigger: Trigger = "schedule"
+    decider: str = ""
+    status: CycleStatus = CycleStatus.STARTED
+    reasons: tuple[Reason, ...] = ()
+    failures: tuple[DataFailure, ...] = ()
+    snapshot: Snapshot | None = None
+    role_inputs: RoleInputs | None = None
+    modelled_book: bool = False
+    state: AccountState | None = None
+    decided: Decided | None = None
+    verdict: Verdict | None = None
+    intents: tuple[OrderIntent, ...] = ()
+    orders: tuple[Order, ...] = ()
+    fills: tuple[Fill, ...] = ()
+    error: str = ""
+
+
+class Outcome(Dto):
+    """What became of the decision that opened a position, attached when the position closes."""
+
+    cycle_id: str
+    position_id: str
+    symbol: str
+    executed: bool = True
+    entry_price: Exact
+    exit_price: Exact
+    pnl: Exact = Field(description="quote, after fees")
+    pnl_pct: Exact = Field(description="of the entry notional")
+    r_multiple: Exact | None = None
+    fees: Exact
+    hold_seconds: int
+    closed_at: Utc
+
+
+class HistoryRecord(Dto):
+    """One line of a symbol's history: what kind, of which cycle, and the payload."""
+
+    ts: Utc
+    kind: Literal["features", "compose", "instructions", "execution"]
+    reference_id: str
+    payload: dict[str, object] = {}
+
+
+class Halt(Dto):
+    """A stop of new entries: why, by whom, since when, and when it was lifted."""
+
+    halt_id: int
+    reason: str
+    who: str
+    since: Utc
+    resumed_at: Utc | None = None
+
+
+class EquityPoint(Dto):
+    at: Utc
+    strategy: str
+    equity: Exact
+    peak: Exact

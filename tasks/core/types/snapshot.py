@@ -1,0 +1,165 @@
+"""What the model sees: the Snapshot contract. Floats with 6 significant digits; unknown is null, never 0."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from tasks.core.types.base import Dto, Utc
+
+Number = float | None
+
+
+class Swing(Dto):
+    """Distances to the last and previous swing in this timeframe's ATR; breaks and wicks of the last bar."""
+
+    to_last_high_atr: Number = None
+    to_last_low_atr: Number = None
+    to_prev_high_atr: Number = None
+    to_prev_low_atr: Number = None
+    broke_high: bool | None = None
+    broke_low: bool | None = None
+    upper_wick_pct: Number = None
+    lower_wick_pct: Number = None
+
+
+class TimeframeView(Dto):
+    """One timeframe at its last closed bar; definitions in `core.market.features`."""
+
+    close: Number = None
+    rsi: Number = None
+    rsi_slope: Number = None
+    macd_hist: Number = None
+    macd_cross: int | None = None
+    macd_slope: Number = None
+    price_z20: Number = None
+    vwap_z: Number = None
+    atr: Number = None
+    atr_pct: Number = None
+    atr_pctile: Number = None
+    range_ratio: Number = None
+    ma_stack: str | None = None
+    cloud_atr: Number = None
+    vol_z20: Number = None
+    obv_dir: int | None = None
+    vol_spike: bool | None = None
+    delta20: Number = None
+    swing: Swing = Swing()
+    last3: tuple[tuple[float, float, float, float, float], ...] = Field(default=(), max_length=3)
+
+
+class HtfAnchors(Dto):
+    """Distances to higher-timeframe levels: in 15m ATR, and z in 15m standard deviations."""
+
+    dist_to_prev_day_high_atr: Number = None
+    dist_to_prev_day_low_atr: Number = None
+    dist_to_prev_week_high_atr: Number = None
+    dist_to_prev_week_low_atr: Number = None
+    daily_open_z: Number = None
+    weekly_open_z: Number = None
+    session_vwap_z: Number = None
+    rolling_vwap_1d_z: Number = None
+
+
+class OrderBookView(Dto):
+    """Top-5 imbalance in [-1, 1], spread and estimated slippage for our size, in bps; `modelled` if not recorded."""
+
+    imbalance: Number = None
+    spread_bps: Number = None
+    slippage_bps_for_size: Number = None
+
+
+class PositionView(Dto):
+    side: Literal["flat", "long", "short"] = "flat"
+    size_pct: Number = 0.0
+    avg_price: Number = None
+    unrealized_R: Number = None
+    age_bars_5m: int | None = None
+    stop_atr: Number = None
+    tp_atr: Number = None
+
+
+class RiskView(Dto):
+    daily_pnl_pct: Number = None
+    max_drawdown_today_pct: Number = None
+    risk_mode: Literal["normal", "tighten", "pause"] = "normal"
+
+
+class Constraints(Dto):
+    max_trade_risk_pct: float
+    max_total_risk_pct: float
+    allowed_actions: tuple[str, ...]
+
+
+class Confluence(Dto):
+    """Five votes of -1, 0 or +1: score = |sum|, direction = its sign; a part that is unknown is null and votes 0."""
+
+    score: int = 0
+    direction: int = 0
+    alignment: int | None = Field(default=None, description="SMA50 against SMA200")
+    momentum: int | None = Field(default=None, description="RSI side of 50 with the MACD sign")
+    volume: int | None = Field(default=None, description="OBV direction")
+    vwap: int | None = Field(default=None, description="VWAP z")
+    book: int | None = Field(default=None, description="book imbalance")
+
+    @property
+    def signed(self) -> int:
+        return self.score * self.direction
+
+
+class TradeDigest(Dto):
+    """What an instrument has done for us so far (closed trades known at as_of)."""
+
+    trade_count: int = 0
+    realized_pnl: Number = None
+    win_rate: Number = None
+    avg_holding_ms: Number = None
+    last_trade_ts: Utc | None = None
+    avg_entry_price: Number = None
+    max_drawdown: Number = None
+    recent_performance_score: Number = None
+
+
+class Snapshot(Dto):
+    """Everything a decider may know about one symbol at `as_of`, the 5m close the cycle is about."""
+
+    pair: str
+    as_of: Utc
+    reason_for_call: tuple[str, ...] = ()
+    timeframes: dict[str, TimeframeView]
+    htf_anchors: HtfAnchors = HtfAnchors()
+    orderbook: OrderBookView = OrderBookView()
+    position: PositionView = PositionView()
+    risk: RiskView = RiskView()
+    constraints: Constraints
+    confluence: Confluence = Confluence()
+    digest: TradeDigest = TradeDigest()
+
+
+class RoleInput(Dto):
+    """One timeframe's extra numbers for roles that need more than the snapshot."""
+
+    adx: Number = None
+    bb_upper: Number = None
+    bb_middle: Number = None
+    bb_lower: Number = None
+    bb_percent_b: Number = None
+    bb_width: Number = None
+    ema50: Number = None
+    ema200: Number = None
+    swing_low: Number = None
+    swing_high: Number = None
+
+
+class RoleInputs(Dto):
+    """What `role_inputs` adds, outside the snapshot and its byte budget."""
+
+    timeframes: dict[str, RoleInput] = {}
+    volume_24h: Number = None
+    recent_closes: tuple[float, ...] = ()
+
+
+class Brief(Dto):
+    """What a decider is handed: frozen, and nothing else. No frame, no clock, no store."""
+
+    snapshot: Snapshot
+    role_inputs: RoleInputs = RoleInputs()

@@ -1,0 +1,113 @@
+"""Environment and quarterdeck.toml -> one frozen Settings.
+
+Order: environment (`QUARTERDECK_*`, nested with two underscores) over `quarterdeck.toml` over the defaults here.
+Providers' keys and the venue's keys are not settings: adapters read them from the environment when they connect,
+so that no secret can end up in a task argument or a record.
+"""
+
+import os
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from tasks.core.errors import InputError
+from tasks.core.types.limits import Costs, EventThresholds, Limits
+
+ROOT = Path(__file__).resolve().parent.parent
+PREFIX = "QUARTERDECK_"
+Profile = Literal["sandbox", "paper", "testnet", "live"]
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Everything a run may be configured with; `quarterdeck doctor` prints what is in force."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+    )
+
+    profile: Profile = "sandbox"
+    symbols: Names = ("BTC/USDT:USDT", "ETH/USDT:USDT")
+    strategy: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
+    decider: str = Field(default="", description="empty: llm:single if a model is set, else rules")
+    database_url: str = Field(default="", description="empty: SQLite in HOME")
+    home: Path = ROOT / ".quarterdeck"
+    model: Names = Field(default=(), description="litellm names in failover order; empty: rules")
+    model_base_url: str = Field(default="", description="an OpenAI-compatible server for all of them")
+    venue: str = Field(default="bybit", description="ccxt id, for paper, testnet and live")
+    sandbox_url: str = "http://127.0.0.1:8891"
+    prefect_api_url: str = "http://127.0.0.1:4210/api"
+    mlflow_url: str = Field(default="http://127.0.0.1:5510", description="empty: no tracking")
+    live_account: str = Field(default="", description="live only: the account id typed out, which arms it")
+    history_bars: int = Field(default=1000, ge=300, le=5000, description="bars per timeframe the features see")
+    provider_timeout_s: float = Field(default=30, gt=0)
+    decision_deadline_s: float = Field(default=60, gt=0)
+    max_reply_bytes: int = Field(default=200_000, ge=1000)
+    limits: Limits = Limits()
+    costs: Costs = Costs()
+    events: EventThresholds = EventThresholds()
+
+    @field_validator("symbols", "model", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _absolute(cls, home: Path) -> Path:
+        return home.expanduser().resolve()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (the signature is pydantic's)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = Path(os.environ.get("QUARTERDECK_TOML", "quarterdeck.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml)
+
+    @property
+    def decider_name(self) -> str:
+        return self.decider or ("llm:single" if self.model else "rules")
+
+    @property
+    def store_url(self) -> str:
+        """Return the SQLAlchemy URL of our store, PostgreSQL always through psycopg 3."""
+        url = self.database_url or f"sqlite:///{self.home / 'quarterdeck.db'}"
+        for alias in ("postgresql://", "postgres://"):
+            if url.startswith(alias):
+                return "postgresql+psycopg://" + url.removeprefix(alias)
+        return url
+
+
+def load(**overrides: object) -> Settings:
+    """Read the settings once more; raises InputError naming the first wrong value and what would be right."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates the overrides
+    except ValidationError as e:
+        first = e.errors()[0]
+        name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
+        raise InputError(f"{name}={first.get('input')!r}: {first['msg']}") from e
+    except tomllib.TOMLDecodeError as e:
+        raise InputError(f"quarterdeck.toml is not TOML: {e}") from e
+
+
+@cache
+def settings() -> Settings:
+    """Return the process's settings, read once."""
+    return load()
