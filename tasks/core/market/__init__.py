@@ -1,0 +1,1 @@
+"""What the market says: bars, features, events and the snapshot made of them."""

@@ -113,11 +113,14 @@ ENTRIES = (OpenLong, OpenShort, Add)
 
 
 class PromptRef(Dto):
-    """Which prompt was sent: role, version (`v001`) and the sha256 of its file."""
+    """Which prompt was sent: role, version (`v001`), the sha256 of its file, and the sampling that file asks for."""
 
     name: str
     version: str
     sha256: str
+    temperature: float = 0.0
+    seed: int | None = None
+    max_tokens: int = 1200
 
 
 class ModelCall(Dto):
@@ -133,6 +136,7 @@ class ModelCall(Dto):
     cost_usd: Exact = Decimal(0)
     tokens_in: int = 0
     tokens_out: int = 0
+    attempts: tuple[str, ...] = Field(default=(), description='each failed one before it, "model: error"')
 
 
 class Decided(Dto):

@@ -40,9 +40,23 @@ class Costs(Dto):
 
 
 class EventThresholds(Dto):
-    """When a rule of `core.market.events` fires."""
+    """When a rule of `core.market.events` fires; distances are in the timeframe's ATR(14)."""
 
-    flip_confirm_bars: int = Field(default=3, ge=1)
-    flip_vwap_std: float = 0.5
+    flip_confirm_bars: int = Field(default=3, ge=0, description="bars after the cross in which it may be confirmed")
+    flip_vwap_std: float = Field(default=0.5, ge=0)
+    vol_high: float = Field(default=70, gt=0, lt=100, description="percentile crossed upwards")
+    vol_low: float = Field(default=30, gt=0, lt=100, description="percentile crossed downwards")
+    vol_hysteresis: float = Field(default=5, ge=0, description="points back before it may fire again")
+    vol_z: float = Field(default=1.5, description="volume z that confirms the upward cross")
+    break_swings: float = Field(default=2, gt=0, description="recent swing distances")
     confluence_delta: int = Field(default=2, ge=1)
+    sweep_atr: float = Field(default=0.6, gt=0)
+    sweep_vol_z: float = 1.8
+    hold_atr: float = Field(default=0.3, gt=0)
+    hold_bars: int = Field(default=3, ge=1)
+    run_vol_z: float = 3.0
+    run_range: float = Field(default=2.0, gt=0, description="median true ranges")
     r_levels: tuple[float, ...] = (1.0, 2.0)
+    drawdown_pct: float = Field(default=2.0, gt=0, description="daily realized loss, then each further 1 %")
+    age_bars: int = Field(default=96, ge=1, description="5m bars open without reaching age_r")
+    age_r: float = Field(default=0.5, gt=0)

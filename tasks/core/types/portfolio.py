@@ -85,6 +85,7 @@ class AccountState(Dto):
     available: Exact | None = Field(default=None, description="None: all of equity")
     peak_equity: Exact | None = None
     day_start_equity: Exact | None = None
+    day_peak_equity: Exact | None = None
     positions: tuple[HeldPosition, ...] = ()
     pending: tuple[PendingEntry, ...] = ()
     instrument: Instrument = Instrument()

@@ -1,0 +1,88 @@
+"""The `rules` decider: the deterministic baseline, and the rung below every model.
+
+Flat: with the 1h trend (SMA50 against SMA200) when confluence agrees and price is not stretched; against a
+stretched price when there is no trend (1h ADX < 25). In a position: out when confluence turns, or the 1h trend
+flips against it. As a fallback rung the guard lets it only reduce risk.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from tasks.core.types.decision import CloseAll, Decided, Decision, OpenLong, OpenShort, hold
+from tasks.core.types.snapshot import Brief, Snapshot
+
+SIZE_PCT, STOP_ATR, TP_ATR = Decimal(20), Decimal("1.5"), Decimal(3)
+CONFIDENCE = Decimal("0.6")
+BREAKEVEN = "MOVE_STOP: breakeven on +1.0R"
+
+
+class RulesDecider:
+    """The rules of the module's docstring; every unknown number means no."""
+
+    name = "rules"
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        """Decide each brief on its own."""
+        return [Decided(decision=choose(brief), source="rules", rung="primary") for brief in briefs]
+
+
+def choose(brief: Brief) -> Decision:
+    """Apply the rules to one brief."""
+    snapshot = brief.snapshot
+    if snapshot.position.side != "flat":
+        return _exit(snapshot)
+    for direction, action in ((1, "OPEN_LONG"), (-1, "OPEN_SHORT")):
+        if action in snapshot.constraints.allowed_actions:
+            why = _with_trend(snapshot, direction) or _reversion(brief, direction)
+            if why:
+                return _enter(snapshot.pair, direction, why)
+    return hold(snapshot.pair, "no rule applies", source="rules")
+
+
+def _exit(snapshot: Snapshot) -> Decision:
+    direction = 1 if snapshot.position.side == "long" else -1
+    against = "down" if direction > 0 else "up"
+    if snapshot.confluence.signed * direction <= -2:
+        why = f"confluence {snapshot.confluence.signed:+d} is against the {snapshot.position.side}"
+    elif any(reason.startswith("TrendFlip(1h") and against in reason for reason in snapshot.reason_for_call):
+        why = f"the 1h trend flipped {against} against the {snapshot.position.side}"
+    else:
+        return hold(snapshot.pair, "the position stands", source="rules")
+    return CloseAll(symbol=snapshot.pair, confidence=CONFIDENCE, comment=why, reasoning=why, source="rules")
+
+
+def _with_trend(snapshot: Snapshot, direction: int) -> str:
+    cloud, z = snapshot.timeframes["1h"].cloud_atr, snapshot.timeframes["15m"].price_z20
+    if cloud is None or z is None:
+        return ""
+    if cloud * direction > 0 and snapshot.confluence.signed * direction >= 3 and z * direction <= 1.5:
+        return f"1h trend {cloud:+.2f} ATR, confluence {snapshot.confluence.signed:+d}, 15m z {z:+.2f}"
+    return ""
+
+
+def _reversion(brief: Brief, direction: int) -> str:
+    hour, quarter = (brief.role_inputs.timeframes.get(tf) for tf in ("1h", "15m"))
+    rsi = brief.snapshot.timeframes["15m"].rsi
+    if hour is None or quarter is None or hour.adx is None or quarter.bb_percent_b is None or rsi is None:
+        return ""
+    stretched = (rsi < 30 and quarter.bb_percent_b < 0) if direction > 0 else (rsi > 70 and quarter.bb_percent_b > 1)
+    if hour.adx < 25 and stretched:
+        return f"1h ADX {hour.adx:.1f}, 15m RSI {rsi:.1f} outside its Bollinger band"
+    return ""
+
+
+def _enter(symbol: str, direction: int, why: str) -> Decision:
+    action = OpenLong if direction > 0 else OpenShort
+    return action(
+        symbol=symbol,
+        size_pct=SIZE_PCT,
+        stop_atr=STOP_ATR,
+        tp_atr=TP_ATR,
+        followups=(BREAKEVEN,),
+        confidence=CONFIDENCE,
+        comment=why,
+        reasoning=why,
+        key_factors=tuple(part.strip() for part in why.split(",")),
+        risk_assessment=f"stop {STOP_ATR} ATR, target {TP_ATR} ATR; a gap through the stop loses more",
+        source="rules",
+    )

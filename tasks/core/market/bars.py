@@ -1,0 +1,93 @@
+"""Bar frames: checking, cutting at `as_of`, resampling, gaps.
+
+Left out on purpose: filling gaps. A bar that never traded is not invented; what spans a gap is null until warm.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.errors import DataError
+from tasks.core.types.bars import COLUMNS, SECONDS, Timeframe, duration
+
+Frames = Mapping[str, pd.DataFrame]
+AGGREGATION = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
+SNAPSHOT_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "1h", "4h", "1d")
+WORKING_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "30m", "1h", "4h", "1d")
+
+
+def bar_frame(open_ms: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Build a bar frame from open times (UTC, ms) and the five columns."""
+    index = pd.DatetimeIndex(pd.to_datetime(open_ms, unit="ms", utc=True), name="open_time").as_unit("ms")
+    return pd.DataFrame({name: np.asarray(values[name], dtype=float) for name in COLUMNS}, index=index)
+
+
+def check_frame(bars: pd.DataFrame) -> pd.DataFrame:
+    """Return `bars` if it has the shape of a bar frame; raises DataError naming what is wrong."""
+    missing = [name for name in COLUMNS if name not in bars.columns]
+    if missing:
+        raise DataError(f"bars lack the columns {', '.join(missing)}; they need {', '.join(COLUMNS)}")
+    if not isinstance(bars.index, pd.DatetimeIndex) or bars.index.tz is None:
+        raise DataError("bars need a UTC DatetimeIndex of open times")
+    if not (bars.index.is_monotonic_increasing and bars.index.is_unique):
+        raise DataError("open times must ascend without duplicates")
+    return bars
+
+
+def epoch_s(index: pd.Index) -> np.ndarray:
+    """Return the index's times as whole seconds since 1970 (int64)."""
+    return pd.DatetimeIndex(index).as_unit("s").asi8
+
+
+def closed_by(bars: pd.DataFrame, timeframe: str, as_of: datetime) -> pd.DataFrame:
+    """Return the bars that had closed at `as_of`."""
+    return bars.loc[: pd.Timestamp(as_of) - duration(timeframe)]
+
+
+def infer_timeframe(bars: pd.DataFrame) -> Timeframe:
+    """Return the timeframe whose length is the smallest step between open times; raises DataError if none is."""
+    if len(bars) < 2:
+        raise DataError(f"{len(bars)} bars are too few to tell their timeframe")
+    step = int(np.diff(epoch_s(bars.index)).min())
+    for timeframe, seconds in SECONDS.items():
+        if seconds == step:
+            return timeframe  # type: ignore[return-value]  # SECONDS is keyed by Timeframe
+    raise DataError(f"bars {step} s apart are of no known timeframe ({', '.join(SECONDS)})")
+
+
+def resample(bars: pd.DataFrame, base: str, timeframe: str) -> pd.DataFrame:
+    """Build `timeframe` bars from closed `base` bars.
+
+    A bar is built once the base bars reach its close, even if some inside it never traded, as venues do;
+    a bar none of whose base bars traded does not exist; the last one is left out while it is still open.
+    """
+    if base == timeframe:
+        return bars
+    if bars.empty:
+        return bars
+    bins = epoch_s(bars.index) // SECONDS[timeframe]
+    starts = np.flatnonzero(np.r_[True, bins[1:] != bins[:-1]])
+    columns = {name: bars[name].to_numpy() for name in COLUMNS}
+    last = np.r_[starts[1:], len(bins)] - 1
+    built = {
+        "open": columns["open"][starts],
+        "high": np.maximum.reduceat(columns["high"], starts),
+        "low": np.minimum.reduceat(columns["low"], starts),
+        "close": columns["close"][last],
+        "volume": np.add.reduceat(columns["volume"], starts),
+    }
+    frame = bar_frame(bins[starts] * SECONDS[timeframe] * 1000, built)
+    known_until = bars.index[-1] + duration(base)
+    return closed_by(frame, timeframe, known_until.to_pydatetime())
+
+
+def timeframes_from(bars: pd.DataFrame, base: str, wanted: tuple[Timeframe, ...] = WORKING_TIMEFRAMES) -> Frames:
+    """Build every wanted timeframe that `base` bars can give; coarser than 5m base leaves the finer ones empty."""
+    return {tf: resample(bars, base, tf) if SECONDS[tf] >= SECONDS[base] else bars.iloc[:0] for tf in wanted}
+
+
+def gap_starts(bars: pd.DataFrame, timeframe: str) -> np.ndarray:
+    """Return the positions of bars before which at least one bar is missing."""
+    return np.flatnonzero(np.diff(epoch_s(bars.index)) != SECONDS[timeframe]) + 1

@@ -1,0 +1,35 @@
+"""Five parts that each vote -1, 0 or +1; score = |sum|, direction = its sign."""
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.types.snapshot import Confluence
+
+VWAP_Z = 0.5  # nearer to VWAP than this is no opinion
+IMBALANCE = 0.2  # as a share of the top levels
+
+
+def parts(features: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Compute the four parts that bars alone give, per bar; NaN where unknown."""
+    c = {name: features[name].to_numpy() for name in ("sma50", "sma200", "rsi", "macd_hist", "obv_dir", "vwap_z")}
+    side = np.sign(c["rsi"] - 50)
+    agree = np.where(side == np.sign(c["macd_hist"]), side, 0.0)
+    return {
+        "alignment": np.sign(c["sma50"] - c["sma200"]),
+        "momentum": np.where(np.isfinite(c["rsi"] + c["macd_hist"]), agree, np.nan),
+        "volume": c["obv_dir"],
+        "vwap": np.where(np.isfinite(c["vwap_z"]), np.sign(c["vwap_z"]) * (np.abs(c["vwap_z"]) >= VWAP_Z), np.nan),
+    }
+
+
+def signed(features: pd.DataFrame) -> np.ndarray:
+    """Compute the signed score of the four bar parts; NaN until all of them are known."""
+    return np.asarray(sum(parts(features).values()))
+
+
+def confluence(row: dict[str, float | None], imbalance: float | None) -> Confluence:
+    """Combine one bar's four parts with the book's vote; an unknown part is null and votes nothing."""
+    votes = {name: None if value is None else int(value) for name, value in row.items()}
+    votes["book"] = None if imbalance is None else int(np.sign(imbalance)) * (abs(imbalance) >= IMBALANCE)
+    total = sum(vote or 0 for vote in votes.values())
+    return Confluence(score=abs(total), direction=(total > 0) - (total < 0), **votes)
