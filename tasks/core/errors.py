@@ -39,3 +39,7 @@ class DuplicateOrder(VenueError):
 
 class LedgerMismatch(TradingError):
     """Venue and ledger disagree: halt new entries and page a human."""
+
+
+class TrackingUnavailable(TradingError):
+    """MLflow does not answer. Tracking is a mirror: warn and go on; `settle` sends it later."""
