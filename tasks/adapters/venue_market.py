@@ -1,0 +1,96 @@
+"""Market data of any venue through ccxt's unified calls: the clock, instruments, closed bars, the book."""
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tasks.adapters import venue_translate
+from tasks.adapters.venue_client import translated, understood
+from tasks.adapters.venue_translate import at, exact, ms
+from tasks.core.errors import InputError
+from tasks.core.market.bars import bar_frame
+from tasks.core.ports import OrderBook
+from tasks.core.types.bars import COLUMNS, SECONDS, duration
+from tasks.core.types.orders import Instrument
+
+BARS_PER_PAGE = 1000
+MARKETS_KEPT_S = 3600.0
+
+
+class MarketData:
+    """The public half of `ports.Venue` over a ccxt client; see that Protocol for what each method promises."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.name = name
+        self._client = client
+        self._markets_at = float("-inf")
+        self._clock: datetime | None = None
+
+    async def now(self) -> datetime:
+        with translated(self._client, "ask the clock"):
+            answered = await self._client.fetch_time()
+        with understood("the venue's clock"):
+            self._clock = at(answered)
+        return self._clock
+
+    async def instrument(self, symbol: str) -> Instrument:
+        """Return what may be traded; raises InputError for an unknown symbol, an inverse one and an option."""
+        from ccxt.base.decimal_to_precision import TICK_SIZE
+
+        market = await self._market(symbol)
+        if not (market["spot"] or market["linear"]) or (market.get("contractSize") or 1) != 1:
+            raise InputError(f"{symbol} is neither spot nor a linear contract of 1 base unit")
+        with understood(f"instrument {symbol}"):
+            return venue_translate.instrument_of(market, self._client.precisionMode == TICK_SIZE)
+
+    async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
+        """Return closed bars by the venue's clock; empty if there are none. Raises DataError for garbled ones."""
+        await self._market(symbol)
+        if timeframe not in SECONDS or timeframe not in self._client.timeframes:
+            raise InputError(f"timeframe {timeframe!r}: {self._client.id} has {', '.join(self._client.timeframes)}")
+        if self._clock is None or until > self._clock:
+            await self.now()
+        last = ms(min(until, self._clock or until) - duration(timeframe))
+        rows: dict[int, list[object]] = {}
+        span = BARS_PER_PAGE * SECONDS[timeframe] * 1000
+        for start in range(ms(since), last + 1, span):
+            rows |= await self._bars_page(symbol, timeframe, start, min(start + span - 1, last))
+        ordered = sorted(rows)
+        values = np.array([rows[t] for t in ordered], dtype=float).reshape(len(ordered), len(COLUMNS))
+        return bar_frame(np.array(ordered, dtype="int64"), dict(zip(COLUMNS, values.T, strict=True)))
+
+    async def _bars_page(self, symbol: str, timeframe: str, start: int, end: int) -> dict[int, list[object]]:
+        with translated(self._client, f"fetch {symbol} {timeframe} bars"), understood(f"{symbol} {timeframe} bars"):
+            page = await self._client.fetch_ohlcv(symbol, timeframe, start, BARS_PER_PAGE, {"until": end})
+            rows = {int(row[0]): list(row[1:6]) for row in page}
+            for open_time, row in rows.items():
+                if len(row) != len(COLUMNS) or not all(x is not None and np.isfinite(x) for x in row):
+                    raise ValueError(f"the bar of {at(open_time):%Y-%m-%dT%H:%MZ} is {row}")
+        return {t: row for t, row in rows.items() if start <= t <= end}
+
+    async def fetch_book(self, symbol: str) -> OrderBook:
+        await self._market(symbol)
+        with translated(self._client, f"fetch the {symbol} book"), understood(f"{symbol} book"):
+            raw = await self._client.fetch_order_book(symbol, 50)
+            bids, asks = ([(exact(p), exact(q)) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
+            return venue_translate.Book(bids=bids, asks=asks)
+
+    async def _ready(self) -> None:
+        """Load the markets, and again after an hour: steps change."""
+        if time.monotonic() - self._markets_at > MARKETS_KEPT_S:
+            with translated(self._client, "load the markets"), understood("the list of markets"):
+                await self._client.load_markets(self._markets_at > float("-inf"))
+            self._markets_at = time.monotonic()
+
+    async def _market(self, symbol: str) -> Mapping[str, Any]:
+        await self._ready()
+        markets: Mapping[str, Mapping[str, Any]] = self._client.markets
+        if symbol not in markets:
+            near = ", ".join(get_close_matches(symbol.upper(), markets, n=3, cutoff=0.5)) or "nothing"
+            raise InputError(f"unknown symbol {symbol!r} at {self.name}; near it: {near}")
+        return markets[symbol]

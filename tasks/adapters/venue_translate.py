@@ -1,0 +1,262 @@
+"""Bybit's V5 rows to our DTOs and back, exact: the venue's own strings become Decimal, never through float.
+
+Choices: one-way position mode (positionIdx 0); stop and target cover the whole position (tpslMode Full) and fire at
+market on the last price, the venue's defaults. A row that lacks a field raises KeyError or ValueError; the caller
+says what that means.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from tasks.core.types.base import Dto
+from tasks.core.types.orders import (
+    Balance,
+    Fill,
+    Instrument,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Side,
+    VenuePosition,
+)
+
+Row = Mapping[str, Any]
+PROTECTION = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
+STATUS = {
+    **dict.fromkeys(("Created", "New", "PartiallyFilled", "Untriggered", "Triggered", "Active"), OrderStatus.OPEN),
+    "PendingCancel": OrderStatus.OPEN,
+    "Filled": OrderStatus.FILLED,
+    **dict.fromkeys(("Cancelled", "PartiallyFilledCanceled", "Deactivated"), OrderStatus.CANCELLED),
+    "Rejected": OrderStatus.REJECTED,
+}
+SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
+NO_REASON = ("", "EC_NoError")
+
+
+@dataclass
+class Book:
+    """An order book, best first; (price, quantity in base)."""
+
+    bids: Sequence[tuple[Decimal, Decimal]]
+    asks: Sequence[tuple[Decimal, Decimal]]
+
+
+class Permissions(Dto):
+    """What the venue says about our key; None where it does not say."""
+
+    account_id: str
+    withdraw: bool | None = None
+    read_only: bool | None = None
+
+
+def at(ms: object) -> datetime:
+    """Return a venue's milliseconds as aware UTC."""
+    return datetime.fromtimestamp(int(str(ms)) / 1000, tz=UTC)
+
+
+def ms(time: datetime) -> int:
+    return round(time.timestamp() * 1000)
+
+
+def exact(value: object) -> Decimal:
+    """Read a number the venue sent; ccxt's floats cross here, by their shortest text."""
+    number = Decimal(str(value))
+    if not number.is_finite():
+        raise ValueError(f"{value!r} is not a finite number")
+    return number
+
+
+def exact_or_zero(value: object) -> Decimal:
+    return Decimal(0) if value in (None, "") else exact(value)
+
+
+def price_or_none(value: object) -> Decimal | None:
+    """Read a price; the venue writes "no price" as "", "0" or "0.00"."""
+    return exact_or_zero(value) or None
+
+
+def wire(value: Decimal) -> str:
+    """Write a number with all its digits and no exponent."""
+    return format(value, "f")
+
+
+def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
+    """Read a ccxt market. tick_sizes: whether the venue gives precision as a step (else as a number of decimals)."""
+    step, tick = (exact(market["precision"][name]) for name in ("amount", "price"))
+    limits: dict[str, Any] = market["limits"]
+    return Instrument(
+        symbol=market["symbol"],
+        tick=tick if tick_sizes else Decimal(1).scaleb(-int(tick)),
+        step=step if tick_sizes else Decimal(1).scaleb(-int(step)),
+        min_quantity=exact_or_zero(limits["amount"]["min"]),
+        min_notional=exact_or_zero(limits["cost"]["min"]),
+        max_leverage=Decimal(1) if market["spot"] else exact(limits["leverage"]["max"] or 1),
+        shorting=not market["spot"],
+        kind="spot" if market["spot"] else "linear",
+    )
+
+
+def order_request(intent: OrderIntent, market_id: str) -> dict[str, object]:
+    """Write the body of /v5/order/create for a market or limit intent: entry and protection are one request."""
+    body: dict[str, object] = {
+        "category": "linear",
+        "symbol": market_id,
+        "side": "Buy" if intent.side == "buy" else "Sell",
+        "orderType": "Limit" if intent.type is OrderType.LIMIT else "Market",
+        "qty": wire(intent.quantity),
+        "orderLinkId": intent.client_order_id,
+        "positionIdx": 0,
+    }
+    if intent.type is OrderType.LIMIT and intent.price is not None:
+        body |= {"price": wire(intent.price), "timeInForce": "GTC"}
+    if intent.reduce_only:
+        body["reduceOnly"] = True
+    return body | protection(intent.stop, intent.target)
+
+
+def protection(stop: Decimal | None, target: Decimal | None) -> dict[str, object]:
+    """Write stop and target; None says nothing about it, 0 removes it (the venue's rule too)."""
+    given = {name: wire(price) for name, price in (("stopLoss", stop), ("takeProfit", target)) if price is not None}
+    return {"tpslMode": "Full", **given} if given else {}
+
+
+def order_of(row: Row, symbol: str) -> Order:
+    """Read a row of /v5/order/realtime or /v5/order/history.
+
+    One rejected after a part of it was filled counts as cancelled: whoever sees "rejected" may forget the order.
+    """
+    kind = str(row.get("stopOrderType") or "")
+    type_, price = row["orderType"].lower(), price_or_none(row["price"])
+    if _is_exit(kind):
+        type_, price = exit_reason(kind), price_or_none(row["triggerPrice"])
+    reason = str(row.get("rejectReason") or "")
+    status, filled = STATUS[row["orderStatus"]], exact_or_zero(row["cumExecQty"])
+    return Order(
+        client_order_id=row["orderLinkId"],
+        venue_order_id=row["orderId"],
+        symbol=symbol,
+        side=SIDES[row["side"]],
+        type=type_,
+        status=OrderStatus.CANCELLED if status is OrderStatus.REJECTED and filled else status,
+        quantity=exact(row["qty"]),
+        filled=filled,
+        price=None if type_ == "market" else price,  # a market order's is the venue's slippage bound
+        avg_price=price_or_none(row.get("avgPrice")),
+        stop=price_or_none(row.get("stopLoss")),
+        target=price_or_none(row.get("takeProfit")),
+        reduce_only=row.get("reduceOnly") is True,
+        reason="" if reason in NO_REASON else reason,
+        created_at=at(row["createdTime"]),
+        updated_at=at(row["updatedTime"]),
+    )
+
+
+def accepted(intent: OrderIntent, venue_order_id: str, when: datetime, status: OrderStatus) -> Order:
+    """Describe what the venue acknowledged but does not list (yet)."""
+    return Order(
+        client_order_id=intent.client_order_id,
+        venue_order_id=venue_order_id,
+        symbol=intent.symbol,
+        side=intent.side,
+        type=intent.type.value,
+        status=status,
+        quantity=intent.quantity,
+        price=intent.price,
+        stop=intent.stop,
+        target=intent.target,
+        reduce_only=intent.reduce_only or intent.type in PROTECTION,
+        created_at=when,
+        updated_at=when,
+    )
+
+
+def fill_of(row: Row, symbol: str, settle: str) -> Fill:
+    """Read a row of /v5/execution/list. A funding payment has a fee and moves no quantity."""
+    reason = fill_reason(row)
+    fee_currency = row.get("feeCurrency") or settle
+    return Fill(
+        fill_id=row["execId"],
+        venue_order_id=row["orderId"],
+        client_order_id=row.get("orderLinkId") or "",
+        symbol=symbol,
+        side=SIDES[row["side"]],
+        quantity=Decimal(0) if reason == "funding" else exact(row["execQty"]),
+        price=exact(row["execPrice"]),
+        fee=exact_or_zero(row["execFee"]),
+        fee_currency=fee_currency,
+        liquidity="maker" if row.get("isMaker") in (True, "true") else "taker",
+        reason=reason,
+        at=at(row["execTime"]),
+    )
+
+
+def fill_reason(row: Row) -> str:
+    """Say why a fill happened as far as the venue tells; plain orders are named by our ledger, not here."""
+    if row.get("execType") == "Funding":
+        return "funding"
+    created = str(row.get("createType") or "")
+    if row.get("execType") in ("BustTrade", "AdlTrade") or "Liq" in created or "Adl" in created:
+        return "liquidation"
+    for kind in (str(row.get("stopOrderType") or ""), created):
+        if _is_exit(kind):
+            return exit_reason(kind)
+    return ""
+
+
+def _is_exit(kind: str) -> bool:
+    return any(word in kind for word in ("StopLoss", "TakeProfit", "TrailingStop"))
+
+
+def exit_reason(kind: str) -> Literal["stop", "target"]:
+    return "target" if "TakeProfit" in kind else "stop"
+
+
+def position_of(row: Row, symbol: str) -> VenuePosition | None:
+    """Read a row of /v5/position/list; None for a flat one, which the venue may list too."""
+    quantity = exact_or_zero(row["size"])
+    if not quantity:
+        return None
+    return VenuePosition(
+        symbol=symbol,
+        side="long" if SIDES[row["side"]] == "buy" else "short",
+        quantity=quantity,
+        avg_price=exact(row["avgPrice"]),
+        stop=price_or_none(row["stopLoss"]),
+        target=price_or_none(row["takeProfit"]),
+        unrealized_pnl=exact_or_zero(row.get("unrealisedPnl")),
+        liquidation_price=price_or_none(row.get("liqPrice")),
+    )
+
+
+def balance_of(account: Row, currency: str = "USDT") -> Balance:
+    """Read a row of /v5/account/wallet-balance: the coin's equity, and what of it is free for new margin.
+
+    Never more than the account has available: other coins may be lent out or pledged against it.
+    """
+    coin = next((c for c in account["coin"] if c["coin"] == currency), None)
+    if coin is None:
+        return Balance(equity=Decimal(0), available=Decimal(0), currency=currency)
+    equity = exact(coin["equity"])
+    used = [exact_or_zero(coin.get(name)) for name in ("totalPositionIM", "totalOrderIM", "locked")]
+    available = equity - sum(used, Decimal(0))
+    if account.get("totalAvailableBalance") not in (None, ""):
+        available = min(available, exact(account["totalAvailableBalance"]))
+    return Balance(equity=equity, available=max(available, Decimal(0)), currency=currency)
+
+
+def permissions_of(result: Row) -> Permissions:
+    """Read the result of /v5/user/query-api."""
+    groups = result.get("permissions")
+    withdraw = None
+    if isinstance(groups, dict) and "Wallet" in groups:
+        withdraw = any("withdraw" in str(p).lower() for group in groups.values() for p in group or ())
+    read_only = result.get("readOnly")
+    return Permissions(
+        account_id=str(result["userID"]),
+        withdraw=withdraw,
+        read_only=None if read_only is None else str(read_only) == "1",
+    )
