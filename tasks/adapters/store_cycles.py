@@ -1,0 +1,195 @@
+"""Cycles and what they decided: one row per cycle, at most one decision in it, and whether MLflow has it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, or_, select, update
+
+from tasks.adapters.store_database import Database
+from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, VerdictRow
+from tasks.adapters.store_types import document_of, row_of, storable
+from tasks.core.errors import StoreError
+from tasks.core.types.decision import Decided, ModelCall
+from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.verdict import Verdict
+
+
+class BeginResult(StrEnum):
+    """What begin_cycle found."""
+
+    STARTED = "started"  # new: it is ours
+    RESUMED = "resumed"  # begun before and not finished: carry on, reconcile what was persisted first
+    DONE = "done"  # finished before: nothing to do
+
+
+class CycleStore(Database):
+    """Cycles, decisions, model calls, verdicts."""
+
+    def begin_cycle(self, record: CycleRecord, at: datetime) -> BeginResult:
+        """Insert the cycle unless it exists, and say which it was."""
+        insert = self._insert(Cycle).values(_cycle_row(record, at)).on_conflict_do_nothing()
+        with self._writing() as connection:
+            if connection.scalar(insert.returning(Cycle.cycle_id)):
+                return BeginResult.STARTED
+            status = connection.scalar(select(Cycle.status).where(Cycle.cycle_id == record.cycle_id))
+        if status is None:
+            raise StoreError(
+                f"cycle {record.cycle_id}: {record.strategy} {record.symbol} {record.as_of.isoformat()} "
+                "already has another cycle_id; derive it from these three"
+            )
+        return BeginResult.RESUMED if status == CycleStatus.STARTED else BeginResult.DONE
+
+    def save_cycle(self, record: CycleRecord, at: datetime) -> None:
+        """Write the record with its decision, model calls and verdict, all or nothing; again is a no-op.
+
+        A finished cycle never becomes unfinished: a late process that still thinks so writes nothing. A decision
+        that was kept before stays as it is.
+        """
+        statement = self._upsert(
+            Cycle,
+            _cycle_row(record, at),
+            ["cycle_id"],
+            keep=["started_at"],
+            only=lambda new: or_(Cycle.status == CycleStatus.STARTED, new.status != CycleStatus.STARTED),
+        )
+        with self._writing() as connection:
+            if not connection.scalar(statement.returning(Cycle.cycle_id)):
+                return
+            if record.decided is not None:
+                self._keep_decision(connection, record.cycle_id, record.decided, at)
+            if record.verdict is not None:
+                self._write_verdict(connection, record.cycle_id, record.verdict, at)
+
+    def keep_decision(self, cycle_id: str, decided: Decided, at: datetime) -> Decided:
+        """Keep the decision of a cycle and return the one that counts: the first, whoever kept it."""
+        with self._writing() as connection:
+            if self._keep_decision(connection, cycle_id, decided, at):
+                return decided
+            first = connection.scalar(select(DecisionRow.decided).where(DecisionRow.cycle_id == cycle_id))
+        return Decided.model_validate(first)
+
+    def cycle(self, cycle_id: str) -> CycleRecord | None:
+        """Return the record of one cycle."""
+        return next(iter(self._records(select(Cycle.record).where(Cycle.cycle_id == cycle_id))), None)
+
+    def cycles(
+        self, strategy: str | None = None, symbol: str | None = None, since: datetime | None = None, limit: int = 50
+    ) -> list[CycleRecord]:
+        """Return cycles about `since` or later, newest first."""
+        query = select(Cycle.record).order_by(Cycle.as_of.desc(), Cycle.started_at.desc()).limit(limit)
+        if strategy is not None:
+            query = query.where(Cycle.strategy == strategy)
+        if symbol is not None:
+            query = query.where(Cycle.symbol == symbol)
+        if since is not None:
+            query = query.where(Cycle.as_of >= since)
+        return self._records(query)
+
+    def unfinished_cycles(self, strategy: str) -> list[CycleRecord]:
+        """Return cycles that run now or whose process died, oldest first."""
+        unfinished = select(Cycle.record).where(Cycle.strategy == strategy, Cycle.status == CycleStatus.STARTED)
+        return self._records(unfinished.order_by(Cycle.as_of))
+
+    def last_cycle(self, strategy: str) -> CycleRecord | None:
+        """Return the newest cycle."""
+        return next(iter(self.cycles(strategy, limit=1)), None)
+
+    def cycles_by_status(self, strategy: str) -> dict[str, int]:
+        """Return how many cycles ended in each status."""
+        query = (
+            select(Cycle.status, func.count().label("number")).where(Cycle.strategy == strategy).group_by(Cycle.status)
+        )
+        with self._reading() as connection:
+            return {row.status: row.number for row in connection.execute(query)}
+
+    def untracked(self, limit: int) -> list[str]:
+        """Return the oldest cycles whose decision MLflow does not have."""
+        query = select(DecisionRow.cycle_id).where(DecisionRow.trace_id.is_(None))
+        with self._reading() as connection:
+            return list(connection.scalars(query.order_by(DecisionRow.decided_at).limit(limit)))
+
+    def mark_tracked(self, cycle_id: str, trace_id: str) -> None:
+        """Note that MLflow has this cycle's decision."""
+        with self._writing() as connection:
+            connection.execute(update(DecisionRow).where(DecisionRow.cycle_id == cycle_id).values(trace_id=trace_id))
+
+    def trace_id(self, cycle_id: str) -> str | None:
+        """Return the MLflow trace of this cycle's decision."""
+        with self._reading() as connection:
+            return connection.scalar(select(DecisionRow.trace_id).where(DecisionRow.cycle_id == cycle_id))
+
+    def _records(self, query: Select[Any]) -> list[CycleRecord]:
+        with self._reading() as connection:
+            documents = connection.scalars(query).all()
+        return [CycleRecord.model_validate(document) for document in documents]
+
+    def _keep_decision(self, connection: Connection, cycle_id: str, decided: Decided, at: datetime) -> bool:
+        insert = self._insert(DecisionRow).values(_decision_row(cycle_id, decided, at)).on_conflict_do_nothing()
+        if not connection.scalar(insert.returning(DecisionRow.cycle_id)):
+            return False
+        calls = _call_rows(cycle_id, decided.calls, at)
+        if calls:
+            connection.execute(self._insert(ModelCallRow).on_conflict_do_nothing(), calls)
+        return True
+
+    def _write_verdict(self, connection: Connection, cycle_id: str, verdict: Verdict, at: datetime) -> None:
+        fields = row_of(verdict)
+        row = {name: fields[name] for name in VerdictRow.__table__.columns.keys() if name in fields}  # noqa: SIM118  (columns iterate as objects, not names)
+        row |= {"cycle_id": cycle_id, "judged_at": at}
+        connection.execute(self._upsert(VerdictRow, row, ["cycle_id"], keep=["judged_at"]))
+
+
+def _cycle_row(record: CycleRecord, at: datetime) -> dict[str, Any]:
+    return {
+        "cycle_id": record.cycle_id,
+        "strategy": record.strategy,
+        "symbol": record.symbol,
+        "as_of": record.as_of,
+        "trigger": record.trigger,
+        "decider": record.decider,
+        "status": record.status.value,
+        "error": storable(record.error),
+        "record": document_of(record),
+        "started_at": at,
+        "updated_at": at,
+    }
+
+
+def _decision_row(cycle_id: str, decided: Decided, at: datetime) -> dict[str, Any]:
+    return {
+        "cycle_id": cycle_id,
+        "symbol": decided.decision.symbol,
+        "action": decided.decision.action,
+        "confidence": decided.decision.confidence,
+        "source": storable(decided.source),
+        "rung": decided.rung,
+        "model": decided.model,
+        "latency_ms": decided.latency_ms,
+        "cost_usd": decided.cost_usd,
+        "tokens": decided.tokens,
+        "decided": document_of(decided),
+        "decided_at": at,
+    }
+
+
+def _call_rows(cycle_id: str, calls: Sequence[ModelCall], at: datetime) -> list[dict[str, Any]]:
+    return [
+        {
+            "cycle_id": cycle_id,
+            "seq": seq,
+            "role": call.role,
+            "model": call.model,
+            "prompt_name": call.prompt.name if call.prompt else None,
+            "prompt_version": call.prompt.version if call.prompt else None,
+            "prompt_sha256": call.prompt.sha256 if call.prompt else None,
+            "error": storable(call.error),
+            "latency_ms": call.latency_ms,
+            "cost_usd": call.cost_usd,
+            "tokens_in": call.tokens_in,
+            "tokens_out": call.tokens_out,
+            "called_at": at,
+        }
+        for seq, call in enumerate(calls)
+    ]

@@ -1,0 +1,175 @@
+"""Intents before they are sent, orders as the venue reports them, fills once each."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import func, select, update
+
+from tasks.adapters.store_database import Database
+from tasks.adapters.store_models import Cycle, FillRow, Intent, OrderRow
+from tasks.adapters.store_types import columns_of, dto_of, row_of
+from tasks.core.errors import StoreError
+from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
+
+# From which states an intent may come into each: it never goes back.
+INTENT_STATES = {
+    "persisted": ("persisted",),
+    "sent": ("persisted", "sent"),
+    "done": ("persisted", "sent", "done", "rejected"),
+    "rejected": ("persisted", "sent", "rejected"),
+}
+FINAL_STATES = ("done", "rejected")
+
+
+class OrderStore(Database):
+    """Intents, orders, fills."""
+
+    def save_intents(self, cycle_id: str, intents: Sequence[OrderIntent], at: datetime) -> None:
+        """Persist all legs in one transaction; the same again is a no-op.
+
+        Raises StoreError if one of the ids is known with another content or cycle: then nothing may be sent.
+        """
+        if not intents:
+            return
+        rows = [
+            {**row_of(i), "cycle_id": cycle_id, "leg": leg, "state": "persisted", "persisted_at": at, "state_at": at}
+            for leg, i in enumerate(intents)
+        ]
+        rows.sort(key=lambda row: row["client_order_id"])  # one order for all writers, or two could deadlock
+        wanted = {i.client_order_id: (cycle_id, i) for i in intents}
+        query = select(Intent.cycle_id, *columns_of(Intent, OrderIntent)).where(Intent.client_order_id.in_(wanted))
+        with self._writing() as connection:
+            connection.execute(self._insert(Intent).on_conflict_do_nothing(), rows)
+            for row in connection.execute(query):
+                kept = (row.cycle_id, dto_of(OrderIntent, row))
+                if wanted[row.client_order_id] != kept:
+                    raise StoreError(
+                        f"intent {row.client_order_id} of cycle {cycle_id} is already kept with another content "
+                        f"({kept[1].side} {kept[1].quantity} {kept[1].symbol}); an id means one order for ever"
+                    )
+
+    def intents(self, cycle_id: str) -> tuple[OrderIntent, ...]:
+        """Return the legs of a cycle in their order."""
+        query = select(*columns_of(Intent, OrderIntent)).where(Intent.cycle_id == cycle_id)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(Intent.persisted_at, Intent.leg)).all()
+        return tuple(dto_of(OrderIntent, row) for row in rows)
+
+    def mark_intent(self, client_order_id: str, state: str, at: datetime) -> None:
+        """Note that an intent was persisted, sent, done or rejected; one that is further stays as it is."""
+        if state not in INTENT_STATES:
+            raise StoreError(f"intent state {state!r} is none of {', '.join(INTENT_STATES)}")
+        this = Intent.client_order_id == client_order_id
+        move = update(Intent).where(this, Intent.state.in_(INTENT_STATES[state]), Intent.state != state)
+        with self._writing() as connection:
+            moved = connection.execute(move.values(state=state, state_at=at)).rowcount
+            if not moved and connection.scalar(select(Intent.state).where(this)) is None:
+                raise StoreError(f"intent {client_order_id} was never persisted; save_intents comes first")
+
+    def open_intents(self, strategy: str) -> list[tuple[str, OrderIntent, str]]:
+        """Return (cycle_id, intent, state) of every intent neither done nor rejected, oldest first."""
+        query = (
+            select(Intent.cycle_id, Intent.state, *columns_of(Intent, OrderIntent))
+            .join(Cycle, Cycle.cycle_id == Intent.cycle_id)
+            .where(Cycle.strategy == strategy, Intent.state.not_in(FINAL_STATES))
+            .order_by(Intent.persisted_at, Intent.leg)
+        )
+        with self._reading() as connection:
+            return [(row.cycle_id, dto_of(OrderIntent, row), row.state) for row in connection.execute(query)]
+
+    def intent_state(self, client_order_id: str) -> str | None:
+        """Return how far an intent has come; None if there is no such intent."""
+        with self._reading() as connection:
+            return connection.scalar(select(Intent.state).where(Intent.client_order_id == client_order_id))
+
+    def own_intents(self, strategy: str, symbol: str) -> dict[str, tuple[datetime, str, OrderIntent]]:
+        """Return every intent of `symbol` ever persisted, by client order id, with when and for which cycle."""
+        query = (
+            select(Intent.persisted_at, Intent.cycle_id, *columns_of(Intent, OrderIntent))
+            .join(Cycle, Cycle.cycle_id == Intent.cycle_id)
+            .where(Cycle.strategy == strategy, Intent.symbol == symbol)
+        )
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        return {row.client_order_id: (row.persisted_at, row.cycle_id, dto_of(OrderIntent, row)) for row in rows}
+
+    def fills_of(self, cycle_id: str) -> list[Fill]:
+        """Return the fills of a cycle's own orders, oldest first."""
+        query = (
+            select(*columns_of(FillRow, Fill))
+            .join(Intent, Intent.client_order_id == FillRow.client_order_id)
+            .where(Intent.cycle_id == cycle_id)
+            .order_by(FillRow.at, FillRow.fill_id)
+        )
+        with self._reading() as connection:
+            return [dto_of(Fill, row) for row in connection.execute(query)]
+
+    def recent_opens(self, strategy: str, since: datetime) -> list[datetime]:
+        """Return when entries were persisted, oldest first."""
+        query = (
+            select(Intent.persisted_at)
+            .join(Cycle, Cycle.cycle_id == Intent.cycle_id)
+            .where(Cycle.strategy == strategy, Intent.persisted_at >= since)
+            .where(Intent.reduce_only.is_(False), Intent.type.in_((OrderType.MARKET.value, OrderType.LIMIT.value)))
+            .order_by(Intent.persisted_at)
+        )
+        with self._reading() as connection:
+            return list(connection.scalars(query))
+
+    def save_order(self, order: Order, cycle_id: str | None) -> None:
+        """Keep an order's newest state; one older than what is kept changes nothing.
+
+        Without `cycle_id` it is the one of the intent with this id, if there is one.
+        """
+        if not order.client_order_id:
+            raise StoreError(f"order {order.venue_order_id} has no client_order_id; only orders of ours are kept")
+        this = order.client_order_id
+        of_intent = select(Intent.cycle_id).where(Intent.client_order_id == this).scalar_subquery()
+        of_order = select(OrderRow.cycle_id).where(OrderRow.client_order_id == this).scalar_subquery()
+        statement = self._upsert(
+            OrderRow,
+            {**row_of(order), "cycle_id": func.coalesce(of_intent, of_order) if cycle_id is None else cycle_id},
+            ["client_order_id"],
+            keep=["created_at"],
+            only=lambda new: new.updated_at >= OrderRow.updated_at,
+        )
+        with self._writing() as connection:
+            connection.execute(statement)
+
+    def order(self, client_order_id: str) -> Order | None:
+        """Return an order as the venue last reported it."""
+        query = select(*columns_of(OrderRow, Order)).where(OrderRow.client_order_id == client_order_id)
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else dto_of(Order, row)
+
+    def open_orders_known(self, strategy: str) -> list[Order]:
+        """Return the orders that were open when last reported, oldest first."""
+        query = (
+            select(*columns_of(OrderRow, Order))
+            .join(Cycle, Cycle.cycle_id == OrderRow.cycle_id)
+            .where(Cycle.strategy == strategy, OrderRow.status == OrderStatus.OPEN.value)
+            .order_by(OrderRow.created_at)
+        )
+        with self._reading() as connection:
+            return [dto_of(Order, row) for row in connection.execute(query)]
+
+    def save_fills(self, fills: Sequence[Fill]) -> list[Fill]:
+        """Keep fills; return only those that were new."""
+        if not fills:
+            return []
+        rows = sorted((row_of(fill) for fill in fills), key=lambda row: row["fill_id"])  # see save_intents
+        insert = self._insert(FillRow).on_conflict_do_nothing().returning(FillRow.fill_id)
+        with self._writing() as connection:
+            new = set(connection.scalars(insert, rows))
+        return [fill for fill in {fill.fill_id: fill for fill in fills}.values() if fill.fill_id in new]
+
+    def fills(self, symbol: str | None = None, since: datetime | None = None) -> list[Fill]:
+        """Return fills at `since` or later, oldest first."""
+        query = select(*columns_of(FillRow, Fill))
+        if symbol is not None:
+            query = query.where(FillRow.symbol == symbol)
+        if since is not None:
+            query = query.where(FillRow.at >= since)
+        with self._reading() as connection:
+            return [dto_of(Fill, row) for row in connection.execute(query.order_by(FillRow.at, FillRow.fill_id))]
