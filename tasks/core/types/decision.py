@@ -152,6 +152,11 @@ class Decided(Dto):
     errors: tuple[str, ...] = ()
     calls: tuple[ModelCall, ...] = ()
 
+    @property
+    def is_fallback(self) -> bool:
+        """Return whether this came from below the model's own rungs, and may therefore only reduce risk."""
+        return self.rung not in ("primary", "failover")
+
 
 def hold(symbol: str, comment: str, source: str = "hold") -> Hold:
     """Return the decision to do nothing, saying why."""

@@ -1,0 +1,259 @@
+"""The action space on the wire: the flat schema a model gets, and the parser that takes its reply apart.
+
+`wire_schema` is generated from the DTOs, so the two cannot drift. `parse_reply` never raises and never guesses: one
+JSON object may stand in prose or code fences; a list, two objects, an object keyed by symbol or a broken one is
+`Rejected` with a reason. It reads each character a bounded number of times, so no reply can make it slow.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Literal, NoReturn, cast, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, MaxLen
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from tasks.core.types.base import Dto
+from tasks.core.types.decision import ACTIONS, Decision
+
+MAX_REPLY_BYTES = 200_000
+MAX_NUMBER_CHARS = 64
+MAX_LISTS = 500  # a failed one costs a pass over the text: JSONDecodeError counts its lines
+MAX_MAGNITUDE = 30  # powers of ten; no field needs more, and arithmetic on larger exponents is unbounded
+# Thinking first: a model bound to the schema writes the fields in this order.
+WIRE_FIELDS = (
+    "reasoning", "key_factors", "risk_assessment", "symbol", "action", "size_pct", "entry", "stop_atr", "tp_atr", "to",
+    "minutes", "followups", "confidence", "comment",
+)  # fmt: skip
+
+_CLASSES: dict[str, type[Dto]] = {c.model_fields["action"].default: c for c in get_args(get_args(Decision)[0])}
+_DECIMAL_LITERAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+_SYMBOL_LIKE = re.compile(r"[A-Z0-9]{2,}([/:_-][A-Z0-9]+)*")
+_OPENING = re.compile(r"[{\[]")
+_OBJECT_START = re.compile(r'\{\s*["}]')
+
+
+class Rejected(Dto):
+    """Why a reply is not a decision: a reason for machines and what was seen, for people."""
+
+    reason: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+Parsed = Decision | Rejected
+
+
+class _Refused(ValueError):
+    """Leaves the JSON decoder's callbacks; becomes a `Rejected`."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.rejected = Rejected(reason=reason, detail=ascii(detail)[1:-1][:200])
+
+
+# --- the schema ---------------------------------------------------------------------------------------------------
+
+
+def wire_schema() -> dict[str, object]:
+    """Return the flat JSON schema of one decision: every field required and nullable, nothing else allowed."""
+    fields: dict[str, object] = {"action": {"type": ["string", "null"], "enum": [*ACTIONS, None]}}
+    for name in WIRE_FIELDS:
+        owners = {action: c.model_fields[name] for action, c in _CLASSES.items() if name in c.model_fields}
+        if name != "action":
+            fields[name] = _nullable(next(iter(owners.values())).annotation) | _described(owners)
+    return _object({name: fields[name] for name in WIRE_FIELDS})
+
+
+def _object(properties: Mapping[str, object]) -> dict[str, object]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _nullable(annotation: object) -> dict[str, object]:
+    if isinstance(annotation, type) and issubclass(annotation, Dto):
+        inner = {n: _nullable(f.annotation) | _described({"": f}) for n, f in annotation.model_fields.items()}
+        return {"anyOf": [_object(inner), {"type": "null"}]}
+    if get_origin(annotation) is Literal:
+        return {"type": ["string", "null"], "enum": [*get_args(annotation), None]}
+    if get_origin(annotation) is tuple:
+        return {"type": ["array", "null"], "items": {"type": "string"}}
+    return {"type": ["number" if annotation is Decimal else "string", "null"]}
+
+
+def _described(owners: dict[str, FieldInfo]) -> dict[str, object]:
+    """Say what a field means and its bounds, which strict structured output does not allow as keywords."""
+    meanings: dict[str, list[str]] = {}
+    for action, field in owners.items():
+        text = ", ".join(part for part in (field.description or "", *_bounds(field)) if part)
+        meanings.setdefault(text, []).append(action)
+    if len(owners) == len(_CLASSES) or owners.keys() == {""}:
+        text = next(iter(meanings))
+    else:
+        text = "; ".join(f"{'/'.join(actions)}: {meaning}".rstrip(": ") for meaning, actions in meanings.items())
+    return {"description": text} if text else {}
+
+
+def _bounds(field: FieldInfo) -> Iterator[str]:
+    for bound in field.metadata:
+        match bound:
+            case Gt(gt=low):
+                yield f"> {low}"
+            case Ge(ge=low):
+                yield f">= {low}"
+            case Le(le=high):
+                yield f"<= {high}"
+            case MaxLen(max_length=most):
+                yield f"at most {most}{' characters' if field.annotation is str else ''}"
+
+
+# --- the parser ---------------------------------------------------------------------------------------------------
+
+
+def parse_reply(text: str, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
+    """Return the one decision in a model's reply, or why there is none; never raises, whatever the text is."""
+    if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
+        return Rejected(reason="too_long", detail=f"{len(text)} characters, at most {max_bytes} bytes are read")
+    try:
+        return _decision(_only_object(text), symbol)
+    except _Refused as e:
+        return e.rejected
+    except RecursionError:
+        return Rejected(reason="too_deep", detail="nested deeper than any decision")
+
+
+def reply_of(decision: Decision) -> dict[str, object]:
+    """Return the reply a model would have sent for `decision`; numbers are Decimal, other actions' fields absent."""
+    return decision.model_dump(exclude={"source"})
+
+
+def _only_object(text: str) -> dict[str, object]:
+    """Return the single top-level JSON object of `text`, skipping prose and lists without objects in it."""
+    found: dict[str, object] | None = None
+    at = lists = 0
+    while opening := _OPENING.search(text, at):
+        if opening[0] == "[":
+            lists += 1
+            if lists > MAX_LISTS:
+                raise _Refused("invalid_json", f"more than {MAX_LISTS} brackets")
+            at = _after_list(text, opening.start())
+        elif _OBJECT_START.match(text, opening.start()):
+            value, at = _object_at(text, opening.start())
+            if found is not None:
+                raise _Refused("two_objects", "the reply must be exactly one JSON object")
+            found = value
+        else:
+            at = opening.end()  # a brace in prose
+    if found is None:
+        raise _Refused("no_json", text.strip()[:80])
+    return found
+
+
+def _after_list(text: str, start: int) -> int:
+    """Return where to read on after a `[`; raises when objects stand in that list, complete or not."""
+    try:
+        _, end = _LIST.raw_decode(text, start)
+    except json.JSONDecodeError as e:
+        end = max(e.pos, start + 1)
+    if "{" in text[start:end]:
+        raise _Refused("array", "a list where one object was asked for")
+    return end
+
+
+def _object_at(text: str, start: int) -> tuple[dict[str, object], int]:
+    try:
+        return cast("tuple[dict[str, object], int]", _OBJECT.raw_decode(text, start))
+    except json.JSONDecodeError as e:
+        at_end = e.msg.startswith("Unterminated string") or e.pos >= len(text.rstrip("` \t\r\n"))
+        raise _Refused("truncated_json" if at_end else "invalid_json", f"{e.msg} at {e.pos}") from e
+
+
+def _number(literal: str) -> Decimal:
+    if len(literal) > MAX_NUMBER_CHARS:
+        raise _Refused("not_finite", f"a number of {len(literal)} characters")
+    try:
+        value = Decimal(literal)
+    except InvalidOperation:
+        raise _Refused("not_finite", literal) from None
+    if abs(value.adjusted()) > MAX_MAGNITUDE:
+        raise _Refused("not_finite", literal)
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise _Refused("not_finite", name)
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result: dict[str, object] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _Refused("duplicate_key", key[:80])
+        result[key] = value
+    return result
+
+
+# strict=False: models put raw line breaks into their reasoning; that is not ambiguous.
+_OBJECT = json.JSONDecoder(
+    parse_float=_number, parse_int=_number, parse_constant=_no_constant, object_pairs_hook=_unique, strict=False
+)
+_LIST = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, strict=False)
+
+
+def _decision(reply: dict[str, object], symbol: str) -> Decision:
+    action = _action_of(reply)
+    unknown = next((key for key in reply if key not in WIRE_FIELDS), None)
+    if unknown is not None:
+        raise _Refused("invalid", f"unknown field {unknown[:80]}")
+    if reply.get("symbol") not in (None, symbol):
+        raise _Refused("symbol_mismatch", f"asked about {symbol}, answered about {reply['symbol']!s:.40}")
+    cls = _CLASSES[action]
+    given = {n: _clean(reply[n], f.annotation, n) for n, f in cls.model_fields.items() if reply.get(n) is not None}
+    given = {name: value for name, value in given.items() if value != {}} | {"symbol": symbol}
+    try:
+        return cast("Decision", cls.model_validate(given))
+    except ValidationError as e:
+        raise _first_error(e) from e
+
+
+def _action_of(reply: dict[str, object]) -> str:
+    action = reply.get("action")
+    if action is None:
+        if any(isinstance(value, dict) and _SYMBOL_LIKE.fullmatch(key) for key, value in reply.items()):
+            raise _Refused("keyed_by_symbol", ", ".join(reply)[:80])
+        raise _Refused("missing:action", ", ".join(reply)[:80])
+    if not isinstance(action, str) or action not in _CLASSES:
+        raise _Refused("unknown_action", f"{action!s:.40}")
+    return action
+
+
+def _clean(value: object, annotation: object, name: str) -> object:
+    """Drop nulls, read decimal literals in strings, take out NUL and lone surrogates (no database keeps them)."""
+    if isinstance(value, dict) and isinstance(annotation, type) and issubclass(annotation, Dto):
+        types = {n: f.annotation for n, f in annotation.model_fields.items()}
+        return {k: _clean(v, types.get(k), f"{name}.{k}") for k, v in value.items() if v is not None}
+    if isinstance(value, list):
+        return [_clean(item, None, name) for item in value]
+    if not isinstance(value, str):
+        return value
+    if annotation is Decimal:
+        if not _DECIMAL_LITERAL.fullmatch(value):
+            raise _Refused(f"invalid:{name}", f"{value[:40]!r} is not a number")
+        return _number(value)
+    return value.encode("utf-8", "replace").decode().replace("\x00", "")
+
+
+def _first_error(error: ValidationError) -> _Refused:
+    first = error.errors(include_url=False, include_context=False)[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "missing":
+        return _Refused(f"missing:{name}")
+    return _Refused(f"invalid:{name}", f"{first['msg']}, was {first['input']!s:.60}")

@@ -1,0 +1,124 @@
+"""Prompts as files: YAML front matter, a static `## system` part, then a `## user` part with `${variables}`.
+
+The system part comes first and never varies, so that providers' prompt caches hit. Everything that can be wrong with
+a file is found when it is parsed, before any call. Reading files is `adapters.prompts`; a published version never
+changes, and `PromptRef.sha256` proves it.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from string import Template
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from tasks.core.errors import InputError
+from tasks.core.types.base import Dto
+from tasks.core.types.decision import PromptRef
+
+_FILE = re.compile(r"---\n(?P<front>.*?)\n---\n\s*## system\n(?P<system>.*?)\n## user\n(?P<user>.*)", re.DOTALL)
+
+
+class _FrontMatter(Dto):
+    role: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    version: str = Field(pattern=r"^v[0-9]{3}$")
+    reply_schema: Literal["decision", "none"] = Field(alias="schema")
+    variables: tuple[str, ...]
+    temperature: float = Field(ge=0, le=2, allow_inf_nan=False)
+    seed: int | None
+    max_tokens: int = Field(ge=1, le=100_000)
+
+
+class Prompt(Dto):
+    """One version of a role's prompt; `reply_schema` names what the model is asked to answer."""
+
+    ref: PromptRef
+    reply_schema: str
+    variables: tuple[str, ...]
+    system: str
+    user: str
+    text: str = Field(description="the whole file, as on disk")
+
+    @property
+    def name(self) -> str:
+        return self.ref.name
+
+    @property
+    def version(self) -> str:
+        return self.ref.version
+
+    @property
+    def sha256(self) -> str:
+        return self.ref.sha256
+
+
+def parse_prompt(text: str, name: str) -> Prompt:
+    """Read one prompt file's `text`; raises InputError naming the file (`single/v001`) and what is wrong with it."""
+    parts = _FILE.fullmatch(text)
+    if parts is None:
+        raise InputError(f"prompt {name}: must be front matter between --- lines, then '## system', then '## user'")
+    front = _front_matter(parts["front"], name)
+    prompt = Prompt(
+        ref=PromptRef(
+            name=front.role,
+            version=front.version,
+            sha256=hashlib.sha256(text.encode()).hexdigest(),
+            temperature=front.temperature,
+            seed=front.seed,
+            max_tokens=front.max_tokens,
+        ),
+        reply_schema=front.reply_schema,
+        variables=front.variables,
+        system=parts["system"].strip(),
+        user=parts["user"].strip(),
+        text=text,
+    )
+    _check_body(prompt, name)
+    return prompt
+
+
+def render(prompt: Prompt, variables: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the messages to send; raises InputError naming the first variable that has no value."""
+    missing = next((name for name in prompt.variables if name not in variables), None)
+    if missing is not None:
+        raise InputError(f"prompt {prompt.ref.name}/{prompt.ref.version}: no value for variable {missing}")
+    user = Template(prompt.user).substitute({name: variables[name] for name in prompt.variables})
+    return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
+
+
+def check_variables(prompt: Prompt, known: frozenset[str]) -> None:
+    """Raise InputError when `prompt` wants a variable its decider does not have."""
+    unknown = next((name for name in prompt.variables if name not in known), None)
+    if unknown is not None:
+        where = f"prompt {prompt.ref.name}/{prompt.ref.version}"
+        raise InputError(f"{where}: unknown variable {unknown}, must be one of {', '.join(sorted(known))}")
+
+
+def _front_matter(text: str, name: str) -> _FrontMatter:
+    try:
+        return _FrontMatter.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as e:
+        raise InputError(f"prompt {name}: front matter is not YAML: {' '.join(str(e).split())}") from e
+    except ValidationError as e:
+        first = e.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "front matter"
+        raise InputError(f"prompt {name}: {field}: {first['msg']}") from e
+
+
+def _check_body(prompt: Prompt, name: str) -> None:
+    if name != f"{prompt.ref.name}/{prompt.ref.version}":
+        raise InputError(f"prompt {name}: its front matter says {prompt.ref.name}/{prompt.ref.version}")
+    if not prompt.system or not prompt.user:
+        raise InputError(f"prompt {name}: '## system' and '## user' must both say something")
+    if "${" in prompt.system:
+        raise InputError(f"prompt {name}: '## system' must be static, move its ${{...}} to '## user'")
+    template = Template(prompt.user)
+    if not template.is_valid():
+        raise InputError(f"prompt {name}: a $ in '## user' is neither ${{variable}} nor $$")
+    used = set(template.get_identifiers())
+    for variable in sorted(used - set(prompt.variables)):
+        raise InputError(f"prompt {name}: unknown variable {variable}, not in its front matter")
+    for variable in sorted(set(prompt.variables) - used):
+        raise InputError(f"prompt {name}: variable {variable} is declared but not used")

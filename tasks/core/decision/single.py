@@ -1,0 +1,71 @@
+"""`llm:single`: one model, one prompt, one decision per brief."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from tasks.core.decision.actions import Rejected, parse_reply, wire_schema
+from tasks.core.decision.prompt import Prompt, check_variables, render
+from tasks.core.ports import Model
+from tasks.core.types.decision import Decided, Decision, ModelCall, hold
+from tasks.core.types.snapshot import Brief, Snapshot
+
+VARIABLES = frozenset(
+    {"pair", "as_of", "reasons", "allowed_actions", "max_trade_risk_pct", "max_total_risk_pct", "snapshot"}
+)
+
+
+class SingleDecider:
+    """Asks the model once per brief, all at the same time; whatever is not a usable reply becomes HOLD."""
+
+    name = "llm:single"
+
+    def __init__(self, model: Model, prompt: Prompt, encode: Callable[[Snapshot], str]) -> None:
+        check_variables(prompt, VARIABLES)
+        self.model, self.prompt, self.encode = model, prompt, encode
+        self.schema = wire_schema()
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        """Return one decision per brief, in order."""
+        return list(await asyncio.gather(*(self._decide(brief.snapshot) for brief in briefs)))
+
+    async def _decide(self, snapshot: Snapshot) -> Decided:
+        messages = render(self.prompt, variables_of(snapshot, self.encode))
+        call = await self.model.ask(self.prompt.ref.name, self.prompt.ref, messages, self.schema)
+        return decided_from(call, snapshot.pair, source=f"llm:{call.model}")
+
+
+def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str]) -> dict[str, str]:
+    """Return what a decision prompt may put into its user part."""
+    limits = snapshot.constraints
+    return {
+        "pair": snapshot.pair,
+        "as_of": snapshot.as_of.isoformat(),
+        "reasons": "; ".join(snapshot.reason_for_call) or "review",
+        "allowed_actions": ", ".join(limits.allowed_actions),
+        "max_trade_risk_pct": f"{limits.max_trade_risk_pct:g}",
+        "max_total_risk_pct": f"{limits.max_total_risk_pct:g}",
+        "snapshot": encode(snapshot),
+    }
+
+
+def decided_from(call: ModelCall, symbol: str, source: str) -> Decided:
+    """Turn one model call into a decision; the call, with its raw reply, is kept either way."""
+    parsed = Rejected(reason=call.error) if call.error else parse_reply(call.raw_reply, symbol)
+    decision: Decision
+    if isinstance(parsed, Rejected):
+        decision, rung = hold(symbol, f"no usable reply: {parsed.reason}"), "hold"
+    else:
+        decision = parsed.model_copy(update={"source": source})
+        rung = "failover" if call.attempts else "primary"
+    unusable = (str(parsed),) if isinstance(parsed, Rejected) else ()
+    return Decided(
+        decision=decision,
+        source=decision.source,
+        rung=rung,
+        model=call.model,
+        latency_ms=call.latency_ms,
+        cost_usd=call.cost_usd,
+        tokens=call.tokens_in + call.tokens_out,
+        errors=unusable if call.error else (*call.attempts, *unusable),
+        calls=(call,),
+    )

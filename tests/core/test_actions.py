@@ -1,0 +1,285 @@
+"""The wire schema, and every way a model's reply can be wrong."""
+
+import json
+import time
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.decision.actions import WIRE_FIELDS, Rejected, parse_reply, reply_of, wire_schema
+from tasks.core.types.decision import (
+    ACTIONS,
+    Add,
+    CancelTarget,
+    CloseAll,
+    ClosePartial,
+    Decision,
+    Entry,
+    Hold,
+    MoveStop,
+    OpenLong,
+    OpenShort,
+    Pause,
+    SetTarget,
+    StopTarget,
+    Trim,
+)
+
+SYMBOL = "BTC/USDT:USDT"
+OPEN = '{"symbol":"BTC/USDT:USDT","action":"OPEN_LONG","size_pct":20,"stop_atr":1.5,"tp_atr":3,"confidence":0.6}'
+
+
+def reason(text: str) -> str:
+    parsed = parse_reply(text, SYMBOL)
+    assert isinstance(parsed, Rejected), parsed
+    return str(parsed)
+
+
+def accepted(text: str) -> Decision:
+    parsed = parse_reply(text, SYMBOL)
+    assert not isinstance(parsed, Rejected), str(parsed)
+    return parsed
+
+
+def nodes(schema: object) -> list[dict]:
+    if isinstance(schema, dict):
+        return [schema] + [n for value in schema.values() for n in nodes(value)]
+    return [n for item in schema for n in nodes(item)] if isinstance(schema, list) else []
+
+
+def test_wire_schema_is_flat_with_every_field_required_and_nullable():
+    schema = wire_schema()
+    assert schema["type"] == "object"
+    assert tuple(schema["properties"]) == WIRE_FIELDS == tuple(schema["required"])
+    for field in schema["properties"].values():
+        assert "null" in field.get("type", []) or {"type": "null"} in field["anyOf"]
+    assert schema["properties"]["action"]["enum"] == [*ACTIONS, None]
+
+
+def test_wire_schema_uses_only_what_strict_structured_output_accepts():
+    allowed = {"type", "properties", "required", "additionalProperties", "enum", "items", "anyOf", "description"}
+    schema = wire_schema()
+    json.dumps(schema)
+    for node in nodes(schema):
+        if "type" in node or "anyOf" in node:
+            assert set(node) <= allowed or set(node) <= set(WIRE_FIELDS) | {"type", "offset_bps", "kind", "x"}
+        if node.get("type") == "object":
+            assert node["additionalProperties"] is False
+            assert node["required"] == list(node["properties"])
+
+
+def test_wire_schema_says_the_bounds_in_words():
+    fields = wire_schema()["properties"]
+    assert fields["stop_atr"]["description"].endswith("> 0, <= 20")
+    assert "TRIM/CLOSE_PARTIAL: share of the position, percent, > 0, <= 100" in fields["size_pct"]["description"]
+
+
+def test_every_field_of_every_action_is_on_the_wire():
+    on_the_wire = {name for action in EXAMPLES for name in type(action).model_fields} - {"source"}
+    assert on_the_wire == set(WIRE_FIELDS)
+
+
+EXAMPLES: list[Decision] = [
+    Hold(symbol=SYMBOL),
+    OpenLong(symbol=SYMBOL, size_pct=Decimal(20), stop_atr=Decimal("1.5"), tp_atr=Decimal(3)),
+    OpenShort(
+        symbol=SYMBOL, size_pct=Decimal(5), stop_atr=Decimal(2), tp_atr=Decimal(4),
+        entry=Entry(type="limit", offset_bps=Decimal("2.5")), followups=("TRIM 30% at +1.5R",), key_factors=("a",),
+    ),
+    Add(symbol=SYMBOL, size_pct=Decimal(5), stop_atr=Decimal(2), tp_atr=Decimal(4)),
+    Trim(symbol=SYMBOL, size_pct=Decimal(30)),
+    ClosePartial(symbol=SYMBOL, size_pct=Decimal(50)),
+    CloseAll(symbol=SYMBOL, confidence=Decimal("0.9")),
+    MoveStop(symbol=SYMBOL, to=StopTarget(kind="atr", x=Decimal("-0.5"))),
+    SetTarget(symbol=SYMBOL, tp_atr=Decimal(3)),
+    CancelTarget(symbol=SYMBOL),
+    Pause(symbol=SYMBOL, minutes=Decimal(60)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("decision", EXAMPLES, ids=lambda d: d.action)
+def test_each_action_survives_the_round_trip(decision):
+    assert accepted(json.dumps(reply_of(decision), default=str)) == decision
+
+
+@given(
+    size=st.decimals("0.01", "1000", places=2),
+    stop=st.decimals("0.01", "20", places=4),
+    confidence=st.decimals(0, 1, places=3),
+    reasoning=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=200),
+    followups=st.lists(st.text("abcdR+%0123 .:", max_size=20), max_size=4),
+)
+def test_round_trip_is_exact_for_any_numbers_and_text(size, stop, confidence, reasoning, followups):
+    opened = OpenLong(
+        symbol=SYMBOL, size_pct=size, stop_atr=stop, tp_atr=stop, confidence=confidence, reasoning=reasoning,
+        followups=tuple(followups),
+    )  # fmt: skip
+    assert accepted(json.dumps(reply_of(opened), default=str)) == opened
+    with_numbers = json.dumps(reply_of(opened), default=float)
+    assert accepted(f"Thinking first.\n```json\n{with_numbers}\n```") == opened
+
+
+def test_numbers_are_read_from_the_text_without_passing_through_a_float():
+    tenth = accepted(OPEN.replace("1.5", "0.1000000000000000000000001"))
+    assert tenth.stop_atr == Decimal("0.1000000000000000000000001")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        OPEN,
+        f"\n\n{OPEN}\n",
+        f"I would buy.\n```json\n{OPEN}\n```\nGood luck!",
+        f"```\n{OPEN}\n```",
+        f"MACD is [1, 2, 3], RSI [[55.1, NaN]] and levels [a, b]; see [this](x). {OPEN} Risk: [0.5].",
+        f"Set {{entry, stop}} first, then: {OPEN}",
+        f"[note] {OPEN}",
+        OPEN.replace("{", '{"reasoning":"macd [1,2] and {\\"action\\":\\"CLOSE_ALL\\"}",', 1),
+        OPEN.replace("{", '{"reasoning":"two\nlines",', 1),
+        OPEN.replace('"symbol":"BTC/USDT:USDT",', ""),
+        OPEN.replace('"symbol":"BTC/USDT:USDT"', '"symbol":null'),
+        OPEN.replace("20", '"20"').replace("1.5", '"1.5"'),
+        OPEN.replace("}", ',"to":null,"minutes":null,"entry":{"type":null,"offset_bps":null},"followups":null}'),
+        OPEN.replace("}", ',"minutes":45,"to":{"kind":"breakeven","x":0}}'),
+        OPEN.replace("3,", "3e0,"),
+    ],
+)
+def test_one_object_is_taken_out_of_whatever_surrounds_it(text):
+    decision = accepted(text)
+    assert isinstance(decision, OpenLong)
+    assert (decision.symbol, decision.size_pct, decision.stop_atr) == (SYMBOL, Decimal(20), Decimal("1.5"))
+
+
+def test_what_no_database_keeps_is_taken_out_of_the_texts():
+    assert accepted('{"action":"HOLD","comment":"\\ud800"}').comment == "?"
+    assert accepted('{"action":"HOLD","comment":"a\\u0000b","key_factors":["\\u0000c"]}').comment == "ab"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "no_json"),
+        ("HOLD", "no_json"),
+        ("null", "no_json"),
+        ("I hold. [1,2] {a, b}", "no_json"),
+        ("{'action': 'HOLD'}", "no_json"),
+        ("{}", "missing:action"),
+        ('{"action":null}', "missing:action"),
+        ('{"signal":"buy","leverage":10}', "missing:action"),
+        ('{"decision":{"action":"HOLD"}}', "missing:action"),
+        (OPEN[:-1], "truncated_json"),
+        (OPEN[:30], "truncated_json"),
+        ("```json\n" + OPEN[:-10] + "\n```", "truncated_json"),
+        ('{"action":"HO', "truncated_json"),
+        ('{"action":"HOLD",}', "invalid_json"),
+        ('{"action":"HOLD" "comment":"x"}', "invalid_json"),
+        (OPEN + OPEN, "two_objects"),
+        (f"Draft: {OPEN} but better: " + '{"action":"HOLD"}', "two_objects"),
+        ('{"rsi": 60}' + OPEN, "two_objects"),
+        (f"[{OPEN}]", "array"),
+        (f"[{OPEN},{OPEN}]", "array"),
+        (f"[{OPEN},", "array"),
+        (f"Decisions:\n```json\n[1, {OPEN}]\n```", "array"),
+        (f'["x", {OPEN}', "array"),
+        ('{"BTC/USDT:USDT":{"action":"HOLD"}}', "keyed_by_symbol"),
+        ('{"BTC":{"signal":"hold"},"ETH":{"signal":"buy"}}', "keyed_by_symbol"),
+        ('{"action":"HOLD","confidence":NaN}', "not_finite"),
+        ('{"action":"HOLD","confidence":-Infinity}', "not_finite"),
+        (OPEN.replace("20", "1e999"), "not_finite"),
+        (OPEN.replace("20", "1e-999"), "not_finite"),
+        (OPEN.replace("20", "1e99999999999999999999"), "not_finite"),
+        (OPEN.replace("20", "2" * 100_000), "not_finite"),
+        (OPEN.replace("20", '"1e5"'), "invalid:size_pct"),
+        (OPEN.replace("20", '"NaN"'), "invalid:size_pct"),
+        (OPEN.replace("20", '" 20"'), "invalid:size_pct"),
+        (OPEN.replace("20", '"20%"'), "invalid:size_pct"),
+        (OPEN.replace("20", "true"), "invalid:size_pct"),
+        (OPEN.replace("20", "[20]"), "invalid:size_pct"),
+        (OPEN.replace("20", "-20"), "invalid:size_pct"),
+        (OPEN.replace("20", "0"), "invalid:size_pct"),
+        (OPEN.replace("20", "1000.01"), "invalid:size_pct"),
+        (OPEN.replace("0.6", "60"), "invalid:confidence"),
+        (OPEN.replace('"size_pct":20,', ""), "missing:size_pct"),
+        (OPEN.replace("20", "null"), "missing:size_pct"),
+        ('{"action":"MOVE_STOP"}', "missing:to"),
+        ('{"action":"MOVE_STOP","to":{"kind":null,"x":1}}', "missing:to.kind"),
+        ('{"action":"MOVE_STOP","to":{"kind":"trail","x":1}}', "invalid:to.kind"),
+        ('{"action":"MOVE_STOP","to":{"kind":"atr","x":"1","y":2}}', "invalid:to.y"),
+        ('{"action":"MOVE_STOP","to":"breakeven"}', "invalid:to"),
+        ('{"action":"PAUSE","minutes":"soon"}', "invalid:minutes"),
+        ('{"action":"BUY"}', "unknown_action"),
+        ('{"action":"open_long"}', "unknown_action"),
+        ('{"action":["HOLD"]}', "unknown_action"),
+        ('{"action":"HOLD","leverage":10}', "invalid: unknown field leverage"),
+        ('{"action":"HOLD","source":"rules"}', "invalid: unknown field source"),
+        ('{"action":"HOLD","symbol":"ETH/USDT:USDT"}', "symbol_mismatch"),
+        ('{"action":"HOLD","symbol":"BTC/USDT"}', "symbol_mismatch"),
+        ('{"action":"HOLD","symbol":""}', "symbol_mismatch"),
+        ('{"action":"HOLD","symbol":["BTC/USDT:USDT"]}', "symbol_mismatch"),
+        ('{"action":"HOLD","action":"OPEN_LONG"}', "duplicate_key: action"),
+        ('{"action":"HOLD","comment":5}', "invalid:comment"),
+        ('{"action":"HOLD","\\ud800":1}', "invalid: unknown field"),
+        (OPEN.replace("}", ',"followups":["a","b","c","d","e"]}'), "invalid:followups"),
+        ("[" * 100_000, "too_deep"),
+        ('{"a":' * 30_000, "too_deep"),
+        ('{"key_factors":' + "[" * 100_000, "too_deep"),
+        ("x" * 200_001, "too_long"),
+        ("é" * 100_001, "too_long"),
+    ],
+)  # fmt: skip
+def test_a_reply_that_is_not_one_decision_is_rejected_with_its_reason(text, expected):
+    assert reason(text).startswith(expected)
+    reason(text).encode()  # a reason can always be stored
+
+
+WORDS = ["{", "}", "[", "]", '"', "\\", ",", ":", "null", "NaN", "1e999", "-", "0.5", "```json\n", "\x00", "\ud800"]
+FRAGMENTS = [*WORDS, OPEN, '"action"', '"HOLD"', '"symbol"', '"to"', '"entry"', '"size_pct"', '{"action":"HOLD"}']
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)))
+def test_no_text_makes_the_parser_raise(text):
+    parsed = parse_reply(text, SYMBOL)
+    if isinstance(parsed, Rejected):
+        str(parsed).encode()
+    else:
+        assert parsed.symbol == SYMBOL
+        parsed.model_dump_json().encode()
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WIRE_FIELDS) | st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(WIRE_FIELDS), JSON), st.sampled_from(ACTIONS))
+def test_no_object_makes_the_parser_raise_and_what_it_accepts_is_what_was_said(fields, action):
+    parsed = parse_reply(json.dumps(fields | {"action": action}), SYMBOL)
+    assert isinstance(parsed, Rejected) or (parsed.action, parsed.symbol) == (action, SYMBOL)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 10_000_000,
+        '{"a":"' + "x" * 10_000_000 + '"}',
+        "[" * 10_000_000,
+        "[0," * 900 + "0," * 90_000,
+        "[" * 900 + "0," * 90_000,
+        '["' * 90_000,
+        '[["[' * 40_000,
+        "{ " * 90_000,
+        "{" + " " * 190_000,
+        '{"' * 90_000,
+        "[1] " * 45_000,
+        '{"a":"\\' * 25_000,
+    ],
+    ids=lambda t: t[:10],
+)
+def test_no_reply_makes_the_parser_slow(text):
+    started = time.perf_counter()
+    assert isinstance(parse_reply(text, SYMBOL), Rejected)
+    assert time.perf_counter() - started < 0.2  # measured: at most 25 ms, which a busy machine may stretch
