@@ -48,8 +48,11 @@ class EventThresholds(Dto):
     vol_low: float = Field(default=30, gt=0, lt=100, description="percentile crossed downwards")
     vol_hysteresis: float = Field(default=5, ge=0, description="points back before it may fire again")
     vol_z: float = Field(default=1.5, description="volume z that confirms the upward cross")
+    vol_agree: float = Field(default=10, ge=0, le=50, description="points beyond 50 that the other percentile needs")
     break_swings: float = Field(default=2, gt=0, description="recent swing distances")
-    confluence_delta: int = Field(default=2, ge=1)
+    confluence_delta: int = Field(default=2, ge=1, description="move of the signed score since it last fired")
+    confluence_score: int = Field(default=2, ge=0, description="the least |score| it must move to, on that side")
+    confluence_bars: int = Field(default=6, ge=1, description="bars on which it must hold there")
     sweep_atr: float = Field(default=0.6, gt=0)
     sweep_vol_z: float = 1.8
     hold_atr: float = Field(default=0.3, gt=0)

@@ -1,0 +1,243 @@
+"""The guard: which rules apply to which action, and the verdict they add up to.
+
+Pure and total: `judge` never raises; what it cannot judge it denies with a code. It clamps entries down and never
+up; halt, pause, lateness, confidence and losses keep one from getting in, never from getting out. All rules of an
+action are asked, so a verdict names every code that fired. Equal input gives an equal verdict, and guarding a
+verdict's decision again changes nothing.
+"""
+
+from datetime import datetime
+from decimal import (
+    ROUND_CEILING,
+    ROUND_FLOOR,
+    Context,
+    Decimal,
+    DivisionByZero,
+    InvalidOperation,
+    Overflow,
+    localcontext,
+)
+from math import isfinite
+
+from tasks.core.trading import caps, checks, sizing, terms
+from tasks.core.trading.caps import Cap
+from tasks.core.trading.checks import Account, AccountRule, Case, CaseRule, TicketRule, check, number
+from tasks.core.trading.money import exact
+from tasks.core.trading.terms import Terms
+from tasks.core.types.base import Quantity
+from tasks.core.types.decision import (
+    ACTIONS,
+    Add,
+    CloseAll,
+    ClosePartial,
+    Decision,
+    Hold,
+    MoveStop,
+    OpenLong,
+    OpenShort,
+    Pause,
+    SetTarget,
+    Trim,
+)
+from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.portfolio import AccountState, HeldPosition
+from tasks.core.types.snapshot import Constraints, Snapshot
+from tasks.core.types.verdict import Check, Code, Verdict
+
+OPEN = frozenset({"OPEN_LONG", "OPEN_SHORT"})
+ENTER = OPEN | {"ADD"}
+EXIT = frozenset({"TRIM", "CLOSE_PARTIAL", "CLOSE_ALL"})
+PROTECT = frozenset({"MOVE_STOP", "SET_TP", "CANCEL_TP"})
+ACT = ENTER | EXIT | PROTECT  # HOLD and PAUSE are always allowed: no rule applies to them
+
+ACCOUNT_RULES: tuple[tuple[AccountRule, frozenset[str]], ...] = (
+    (checks.halted, ENTER),
+    (checks.paused, ENTER),
+    (checks.stale, ENTER),
+    (checks.symbol_unlisted, ENTER),
+    (checks.equity_gone, ENTER),
+    (checks.shorting_off, frozenset({"OPEN_SHORT"})),
+    (checks.position_exists, OPEN),
+    (checks.no_position, ACT - OPEN),
+    (checks.positions_full, OPEN),
+    (checks.opens_in_hour, ENTER),
+    (checks.opens_in_day, ENTER),
+    (checks.cooling_down, OPEN),
+    (checks.daily_loss, ENTER),
+    (checks.drawdown, ENTER),
+    (checks.total_risk_used, ENTER),
+    (checks.gross_used, ENTER),
+)
+CASE_RULES: tuple[tuple[CaseRule, frozenset[str]], ...] = (
+    (checks.symbol_differs, ACT),
+    (checks.action_not_offered, ACT - {"CLOSE_ALL"}),
+    (checks.unsure, ENTER),
+    (checks.fallback_opens, ACT),
+    (checks.prices_missing, ENTER),
+)
+PRICE_RULES: tuple[TicketRule, ...] = (
+    checks.stop_wrong_side,
+    checks.stop_too_close,
+    checks.stop_too_far,
+    checks.target_wrong_side,
+    checks.reward_too_low,
+)
+SIZE_CAPS: tuple[Cap, ...] = (caps.trade_risk, caps.total_risk, caps.gross, caps.net, caps.available)
+ALLOWED_WITH = frozenset({code for code in Code if code.endswith("_CLAMPED")} | {Code.REMAINDER_CLOSED})
+
+_ACCOUNT_RULES_OF = {a: tuple(rule for rule, actions in ACCOUNT_RULES if a in actions) for a in ACTIONS}
+_CASE_RULES_OF = {a: tuple(rule for rule, actions in CASE_RULES if a in actions) for a in ACTIONS}
+# Divisions round down, so a budget is never exceeded by the last digit; what cannot be computed raises, see `judge`.
+_ARITHMETIC = Context(prec=34, rounding=ROUND_FLOOR, traps=[InvalidOperation, DivisionByZero, Overflow])
+_PCT = Decimal("0.000001")
+
+
+def judge(
+    decision: Decision,
+    snapshot: Snapshot,
+    state: AccountState,
+    limits: Limits,
+    costs: Costs,
+    *,
+    symbols: tuple[str, ...] | None = None,
+    now: datetime | None = None,
+    fallback: bool = False,
+) -> Verdict:
+    """Judge `decision` against every rule of its action.
+
+    symbols: what may be entered, None for any. now: None when lateness does not matter (replay, dry run).
+    fallback: the decision comes from a rung below the chosen decider.
+    """
+    with localcontext(_ARITHMETIC):
+        try:
+            return _judge(_case(decision, snapshot, state, limits, costs, symbols, now, fallback))
+        except ArithmeticError as e:  # numbers too large or too small to compute with: decimal's own signals
+            missing = check(Code.DATA_MISSING, True, arithmetic=type(e).__name__)
+            return Verdict(allowed=False, decision=decision, codes=(Code.DATA_MISSING,), checks=(missing,))
+
+
+def allowed_actions(
+    state: AccountState,
+    symbol: str,
+    limits: Limits,
+    as_of: datetime,
+    *,
+    symbols: tuple[str, ...] | None = None,
+    risk_mode: str = "normal",
+    costs: Costs | None = None,
+) -> tuple[str, ...]:
+    """Return the actions the account leaves open at `as_of`, in the order of ACTIONS: the model is told these only."""
+    account = Account(
+        state, symbol, limits, costs or Costs(), as_of, None, symbols, risk_mode, None, state.position(symbol)
+    )  # fmt: skip
+    with localcontext(_ARITHMETIC):
+        denied = {action for rule, actions in ACCOUNT_RULES if rule(account).fired for action in actions}
+    return tuple(action for action in ACTIONS if action not in denied)
+
+
+def _case(
+    decision: Decision,
+    snapshot: Snapshot,
+    state: AccountState,
+    limits: Limits,
+    costs: Costs,
+    symbols: tuple[str, ...] | None,
+    now: datetime | None,
+    fallback: bool,
+) -> Case:
+    views, symbol = snapshot.timeframes, decision.symbol
+    last = state.last_price if state.last_price is not None else number(views["5m"].close if "5m" in views else None)
+    last = last if last is not None and last > 0 else None
+    state = _marked(state, symbol, last)
+    account = Account(
+        state=state,
+        symbol=symbol,
+        limits=_as_told(limits, snapshot.constraints),
+        costs=costs,
+        at=now if now is not None and now.tzinfo else snapshot.as_of,
+        lateness_s=checks.lateness_s(now, snapshot.as_of),
+        symbols=symbols,
+        risk_mode=snapshot.risk.risk_mode,
+        daily_pnl_pct=sizing.known(snapshot.risk.daily_pnl_pct),
+        position=state.position(symbol),
+    )
+    atr = number(views["15m"].atr if "15m" in views else None)
+    return Case(account, decision, snapshot, fallback, last, atr)
+
+
+def _marked(state: AccountState, symbol: str, last: Decimal | None) -> AccountState:
+    """Value the position in `symbol` at the last price where the account does not say its mark."""
+    held = state.position(symbol)
+    if held is None or last is None or held.mark_price is not None:
+        return state
+    marked = held.model_copy(update={"mark_price": last})
+    return state.model_copy(update={"positions": tuple(marked if p is held else p for p in state.positions)})
+
+
+def _as_told(limits: Limits, told: Constraints) -> Limits:
+    """Keep to the smaller of the limits and what the model was told."""
+    trade, total = told.max_trade_risk_pct, told.max_total_risk_pct
+    smaller = {}
+    if isfinite(trade) and trade < limits.max_trade_risk_pct:
+        smaller["max_trade_risk_pct"] = exact(trade)
+    if isfinite(total) and total < limits.max_total_risk_pct:
+        smaller["max_total_risk_pct"] = exact(total)
+    return limits.model_copy(update=smaller) if smaller else limits
+
+
+def _judge(case: Case) -> Verdict:
+    decision, account = case.decision, case.account
+    if isinstance(decision, Hold | Pause):
+        return Verdict(allowed=True, decision=decision)
+    first = [rule(account) for rule in _ACCOUNT_RULES_OF[decision.action]]
+    first += [rule(case) for rule in _CASE_RULES_OF[decision.action]]
+    return _verdict(case, first, _terms(case, decision, account.position))
+
+
+def _terms(case: Case, decision: Decision, held: HeldPosition | None) -> Terms:
+    """Ask the rules of this kind of action; without what they need, the rule that said so has fired already."""
+    if isinstance(decision, OpenLong | OpenShort | Add):
+        ticket = terms.ticket(case, decision)
+        return terms.enter(ticket, decision, PRICE_RULES, SIZE_CAPS) if ticket else Terms((), decision)
+    if held is None:
+        return Terms((), decision)
+    if isinstance(decision, Trim | ClosePartial):
+        return terms.trim(case, decision, held)
+    if isinstance(decision, CloseAll):
+        return terms.close_all(case, decision, held)
+    if isinstance(decision, MoveStop):
+        return terms.move_stop(case, decision, held)
+    if isinstance(decision, SetTarget):
+        return terms.set_target(case, decision, held)
+    return Terms((), decision, Quantity(held.quantity), case.last)
+
+
+def _verdict(case: Case, first: list[Check], found: Terms) -> Verdict:
+    done = (*first, *found.checks)
+    codes = tuple(dict.fromkeys(c.code for c in done if c.fired))
+    state, costs, held = case.account.state, case.account.costs, case.account.position
+    before = checks.position_risk(held, costs) if held else checks.ZERO
+    total = checks.open_risk(state, costs)
+    if not ALLOWED_WITH.issuperset(codes):
+        return Verdict(
+            allowed=False, decision=case.decision, codes=codes, checks=done, total_risk_pct=_pct(total, state.equity)
+        )
+    risk = before if found.risk is None else found.risk
+    return Verdict(
+        allowed=True,
+        decision=found.decision,
+        codes=codes,
+        checks=done,
+        quantity=found.quantity,
+        price=found.price,
+        stop=found.stop,
+        target=found.target,
+        trade_risk_pct=_pct(risk, state.equity),
+        total_risk_pct=_pct(total - before + risk, state.equity),
+    )
+
+
+def _pct(part: Decimal, equity: Decimal) -> Decimal:
+    if equity <= 0:
+        return checks.ZERO
+    return (part * sizing.HUNDRED / equity).quantize(_PCT, ROUND_CEILING)

@@ -1,0 +1,209 @@
+"""Fills -> positions -> outcomes -> digest, exact to the last digit; money in quote.
+
+Every function is a projection: the same fills in the same order give the same position. Fees are kept apart from
+`realized_pnl`, so equity = initial + the sum over positions of realized - fees + unrealized. A fee taken in the base
+(spot) lowers what was bought by that much and is valued at the fill's price. Left out on purpose: fees in a third
+currency, which cannot be valued from fills alone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from statistics import fmean
+from uuid import uuid5
+
+from tasks.core.errors import LedgerMismatch
+from tasks.core.trading.orders import NAMESPACE
+from tasks.core.trading.sizing import HUNDRED, direction
+from tasks.core.types.orders import Fill, OrderIntent
+from tasks.core.types.portfolio import Position
+from tasks.core.types.record import Outcome
+from tasks.core.types.snapshot import TradeDigest
+
+ZERO = Decimal(0)
+SCORED, HALF_LIFE = 20, 10
+SAME = Decimal("1e-20")  # relative: the last digits of a division are no news
+
+
+def position_id(client_order_id: str) -> str:
+    """Return the id of the position an entry order opens."""
+    return str(uuid5(NAMESPACE, client_order_id))
+
+
+def open_position(intent: OrderIntent, fills: Sequence[Fill], strategy: str, cycle_id: str) -> Position:
+    """Open a position from the fills of its entry order, oldest first; R is measured against the intent's stop.
+
+    Raises LedgerMismatch when a fill is not of this order.
+    """
+    if not fills:
+        raise LedgerMismatch(f"{intent.client_order_id} opened nothing: it has no fills; look the order up")
+    for fill in fills:
+        if fill.client_order_id != intent.client_order_id or fill.side != intent.side:
+            raise LedgerMismatch(f"fill {fill.fill_id} ({fill.side}) is not of {intent.client_order_id}; reconcile")
+    flat = Position(
+        position_id=position_id(intent.client_order_id),
+        strategy=strategy,
+        cycle_id=cycle_id,
+        symbol=intent.symbol,
+        side="long" if intent.side == "buy" else "short",
+        quantity=ZERO,
+        entry_quantity=ZERO,
+        avg_price=fills[0].price,
+        initial_stop=intent.stop,
+        stop=intent.stop,
+        target=intent.target,
+        opened_at=fills[0].at,
+    )
+    for fill in fills:
+        flat = apply_fill(flat, fill)
+    return flat
+
+
+def apply_fill(position: Position, fill: Fill) -> Position:
+    """Return the position after one more fill: an add averages the price, a reduction realizes PnL.
+
+    Raises LedgerMismatch for another symbol, a closed position, or more than is open.
+    """
+    if fill.symbol != position.symbol:
+        raise LedgerMismatch(f"fill {fill.fill_id} is on {fill.symbol}, the position on {position.symbol}; reconcile")
+    if position.closed_at is not None:
+        raise LedgerMismatch(f"fill {fill.fill_id} came after {position.position_id} was closed; reconcile")
+    if fill.reason == "funding":
+        return position.model_copy(update={"fees": position.fees + fill.fee})
+    fee, kept = _fee(fill)
+    position = position.model_copy(update={"fees": position.fees + fee})
+    adds = (fill.side == "buy") == (position.side == "long")
+    return _add(position, fill, kept) if adds else _reduce(position, fill)
+
+
+def _fee(fill: Fill) -> tuple[Decimal, Decimal]:
+    """Return the fee in quote and the quantity that is left of the fill once it is paid."""
+    base, _, quote = fill.symbol.partition(":")[0].partition("/")
+    if fill.fee == 0 or fill.fee_currency == quote:
+        return fill.fee, fill.quantity
+    if fill.fee_currency != base:
+        raise LedgerMismatch(
+            f"fill {fill.fill_id} has its fee in {fill.fee_currency}, which cannot be valued; pay fees in {quote}"
+        )
+    return fill.fee * fill.price, fill.quantity - fill.fee if fill.side == "buy" else fill.quantity
+
+
+def _add(position: Position, fill: Fill, quantity: Decimal) -> Position:
+    total = position.quantity + quantity
+    cost = position.avg_price * position.quantity + fill.price * quantity
+    same_price = fill.price == position.avg_price
+    return position.model_copy(
+        update={
+            "quantity": total,
+            "entry_quantity": position.entry_quantity + quantity,
+            "avg_price": position.avg_price if same_price else cost / total,
+        }
+    )
+
+
+def _reduce(position: Position, fill: Fill) -> Position:
+    left = position.quantity - fill.quantity
+    if left < 0:
+        raise LedgerMismatch(
+            f"fill {fill.fill_id} takes {fill.quantity} out of {position.quantity} {position.symbol}; reconcile"
+        )
+    gain = direction(position.side) * (fill.price - position.avg_price) * fill.quantity
+    return position.model_copy(
+        update={
+            "quantity": left,
+            "realized_pnl": position.realized_pnl + gain,
+            "exit_price": _exit_price(position, fill),
+            "closed_at": fill.at if left == 0 else None,
+        }
+    )
+
+
+def _exit_price(position: Position, fill: Fill) -> Decimal:
+    if position.exit_price is None or position.exit_price == fill.price:
+        return fill.price
+    out = position.entry_quantity - position.quantity
+    return (position.exit_price * out + fill.price * fill.quantity) / (out + fill.quantity)
+
+
+def entry_price(position: Position) -> Decimal:
+    """Return the average over everything bought into a closed position, also where it was added to after a trim."""
+    if position.exit_price is None:
+        return position.avg_price
+    per_unit = position.realized_pnl / position.entry_quantity
+    mean = position.exit_price - direction(position.side) * per_unit
+    return position.avg_price if abs(mean - position.avg_price) <= SAME * position.avg_price else mean
+
+
+def r_multiple(position: Position) -> Decimal | None:
+    """Return (exit - entry) / (entry - initial stop), before fees; None while open or where there was no stop."""
+    if position.exit_price is None or position.closed_at is None or position.initial_stop is None:
+        return None
+    entry = entry_price(position)
+    risk = direction(position.side) * (entry - position.initial_stop)
+    return direction(position.side) * (position.exit_price - entry) / risk if risk > 0 else None
+
+
+def outcome(position: Position) -> Outcome:
+    """Return what became of a closed position; PnL after fees.
+
+    Raises ValueError for one that is still open.
+    """
+    if position.closed_at is None or position.exit_price is None:
+        raise ValueError(f"{position.position_id} still holds {position.quantity} {position.symbol}; close it first")
+    entry, pnl = entry_price(position), position.realized_pnl - position.fees
+    return Outcome(
+        cycle_id=position.cycle_id,
+        position_id=position.position_id,
+        symbol=position.symbol,
+        entry_price=entry,
+        exit_price=position.exit_price,
+        pnl=pnl,
+        pnl_pct=pnl * HUNDRED / (entry * position.entry_quantity),
+        r_multiple=r_multiple(position),
+        fees=position.fees,
+        hold_seconds=int((position.closed_at - position.opened_at).total_seconds()),
+        closed_at=position.closed_at,
+    )
+
+
+def equity(initial: Decimal, positions: Iterable[Position], marks: Mapping[str, Decimal]) -> Decimal:
+    """Return initial + realized - fees + unrealized over all positions, open ones at `marks` by symbol."""
+    total = initial
+    for p in positions:
+        open_gain = direction(p.side) * (marks[p.symbol] - p.avg_price) * p.quantity if p.quantity else ZERO
+        total += p.realized_pnl - p.fees + open_gain
+    return total
+
+
+def digest(outcomes: Sequence[Outcome], as_of: datetime, symbol: str = "") -> TradeDigest:
+    """Sum up the outcomes of `symbol` (empty: all of them) that were known at as_of; drawdown of their PnL in quote."""
+    seen = [o for o in outcomes if o.closed_at <= as_of and symbol in ("", o.symbol)]
+    if not seen:
+        return TradeDigest()
+    seen.sort(key=lambda o: o.closed_at)
+    return TradeDigest(
+        trade_count=len(seen),
+        realized_pnl=float(sum((o.pnl for o in seen), ZERO)),
+        win_rate=sum(o.pnl > 0 for o in seen) / len(seen),
+        avg_holding_ms=fmean(o.hold_seconds * 1000 for o in seen),
+        last_trade_ts=seen[-1].closed_at,
+        avg_entry_price=fmean(float(o.entry_price) for o in seen),
+        max_drawdown=_max_drawdown([o.pnl for o in seen]),
+        recent_performance_score=performance_score([o.r_multiple for o in seen if o.r_multiple is not None]),
+    )
+
+
+def _max_drawdown(pnls: Sequence[Decimal]) -> float:
+    total = peak = worst = ZERO
+    for pnl in pnls:
+        total += pnl
+        peak = max(peak, total)
+        worst = max(worst, peak - total)
+    return float(worst)
+
+
+def performance_score(r_multiples: Sequence[Decimal]) -> float | None:
+    """Return the mean R of the last 20, oldest first, each weighing half of one 10 trades later; None without any."""
+    recent = [float(r) for r in reversed(r_multiples[-SCORED:])]
+    weights = [0.5 ** (age / HALF_LIFE) for age in range(len(recent))]
+    return sum(w * r for w, r in zip(weights, recent, strict=True)) / sum(weights) if recent else None

@@ -1,0 +1,33 @@
+"""Exact arithmetic of orders: steps, ticks, basis points, and the one crossing from float to Decimal."""
+
+from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
+
+from tasks.core.types.base import Price, Quantity
+
+BPS = Decimal("0.0001")
+
+
+def exact(x: float) -> Decimal:
+    """Cross from a float (a candle, a statistic) to the Decimal one reads when it is printed.
+
+    Raises ValueError for NaN and infinity: neither is a price.
+    """
+    value = Decimal(repr(float(x)))
+    if not value.is_finite():
+        raise ValueError(f"{x!r} is not a number that can become money")
+    return value
+
+
+def floor_to_step(quantity: Decimal, step: Decimal) -> Quantity:
+    """Round `quantity` (base) down to the venue's lot `step`; never up."""
+    return Quantity((quantity / step).to_integral_value(ROUND_DOWN) * step)
+
+
+def round_to_tick(price: Decimal, tick: Decimal, rounding: str = ROUND_HALF_EVEN) -> Price:
+    """Round `price` to a multiple of `tick`; `rounding` is one of the decimal module's ROUND_ constants."""
+    return Price((price / tick).to_integral_value(rounding) * tick)
+
+
+def bps(value: Decimal, n: Decimal) -> Decimal:
+    """Return `n` basis points of `value`."""
+    return value * n * BPS

@@ -1,0 +1,82 @@
+"""Prices of an entry, what a unit of it can lose, and how many units a size or a budget buys.
+
+Quantity = min(equity x size_pct / entry, budget / (|entry - stop| + costs)), floored to the step. The guard takes
+the two terms one by one, so that its verdict says which of them was binding. Everything is Decimal; the numbers of
+a snapshot cross over in `known` and nowhere else.
+"""
+
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from math import isfinite
+
+from tasks.core.trading.money import bps, exact, floor_to_step, round_to_tick
+from tasks.core.types.base import Price, Quantity
+from tasks.core.types.decision import Entry
+from tasks.core.types.limits import Costs
+from tasks.core.types.orders import Instrument, PositionSide
+
+HUNDRED = Decimal(100)
+TIDY_PLACES = (6, 12, 18)
+
+
+def known(number: float | None) -> Decimal | None:
+    """Cross a snapshot's number to Decimal; None when it is unknown, NaN or infinite."""
+    return exact(number) if number is not None and isfinite(number) else None
+
+
+def direction(side: PositionSide) -> int:
+    """Return +1 for long and -1 for short."""
+    return 1 if side == "long" else -1
+
+
+def entry_price(entry: Entry, side: PositionSide, last: Decimal, tick: Decimal) -> Price:
+    """Return `last` for a market entry, else the limit price: rounded away from the market, never chasing it."""
+    if entry.type == "market":
+        return Price(last)
+    limit = last - direction(side) * bps(last, entry.offset_bps)
+    return round_to_tick(limit, tick, ROUND_FLOOR if side == "long" else ROUND_CEILING)
+
+
+def protective_price(side: PositionSide, price: Decimal, tick: Decimal) -> Price:
+    """Round a stop or target to the tick in the trade's favour: less at risk, and never less reward per risk."""
+    return round_to_tick(price, tick, ROUND_CEILING if side == "long" else ROUND_FLOOR)
+
+
+def cost_per_unit(entry: Decimal, stop: Decimal, costs: Costs) -> Decimal:
+    """Return taker fee and half spread, in and out, in quote per base; the way out at the dearer of both prices."""
+    return bps(entry + max(entry, stop), costs.taker_bps + costs.half_spread_bps)
+
+
+def loss_per_unit(side: PositionSide, entry: Decimal, stop: Decimal, costs: Costs) -> Decimal:
+    """Return what one unit loses when it is stopped out, costs included; never below 0 (a stop beyond breakeven)."""
+    return max(direction(side) * (entry - stop) + cost_per_unit(entry, stop, costs), Decimal(0))
+
+
+def by_notional(equity: Decimal, size_pct: Decimal, entry: Decimal, step: Decimal) -> Quantity:
+    """Return the quantity whose notional is `size_pct` percent of equity, floored to the step."""
+    return floor_to_step(equity * size_pct / HUNDRED / entry, step)
+
+
+def by_budget(budget: Decimal, per_unit: Decimal, step: Decimal) -> Quantity:
+    """Return the largest quantity that uses no more than `budget` at `per_unit`, floored to the step; 0 if none."""
+    return floor_to_step(max(budget, Decimal(0)) / per_unit, step)
+
+
+def pct_of_quantity(equity: Decimal, quantity: Decimal, entry: Decimal, step: Decimal) -> Decimal:
+    """Return the shortest `size_pct` that buys exactly `quantity`, so that a clamped decision reads as it is sent."""
+    share = quantity * entry * HUNDRED / equity
+    for places in TIDY_PLACES:
+        tidy = share.quantize(Decimal(1).scaleb(-places), ROUND_CEILING)
+        if by_notional(equity, tidy, entry, step) == quantity:
+            return tidy
+    return share
+
+
+def sellable(instrument: Instrument, quantity: Decimal) -> Quantity:
+    """Return a position's quantity in whole steps; less than one step goes as it is, for the venue to close."""
+    return floor_to_step(quantity, instrument.step) or Quantity(quantity)
+
+
+def too_small(instrument: Instrument, rest: Decimal, last: Decimal | None) -> bool:
+    """Say whether what would remain of a position could not be sold on its own later."""
+    below = rest < max(instrument.step, instrument.min_quantity)
+    return below or (last is not None and rest * last < instrument.min_notional)
