@@ -1,0 +1,87 @@
+"""Candles of several symbols on one 5m grid, as plain arrays, with searches ahead for the first touch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from tasks.core.errors import DataError
+from tasks.core.market.bars import epoch_s
+from tasks.core.market.snapshot import Market
+from tasks.core.trading.matching import PriceBar, Triggers
+from tasks.core.trading.money import exact
+
+STEP = 300
+CHUNK = 2016  # a week of bars: searches ahead go in pieces of this length
+
+
+@dataclass(frozen=True)
+class Grid:
+    """5m bars 0..n-1; bar k opens at start_s + 300 k and closes 300 s later."""
+
+    start_s: int
+    n: int
+
+    def closes_at(self, k: int) -> datetime:
+        return datetime.fromtimestamp(self.start_s + (k + 1) * STEP, tz=UTC)
+
+    def index(self, close_s: int) -> int:
+        """Return the bar that closes at `close_s`."""
+        return (close_s - self.start_s) // STEP - 1
+
+
+class Tape:
+    """One symbol on the grid; a bar that never traded is NaN and touches nothing."""
+
+    def __init__(self, market: Market, grid: Grid) -> None:
+        bars = market.bars["5m"]
+        at = (epoch_s(bars.index) - grid.start_s) // STEP
+        inside = (at >= 0) & (at < grid.n)
+        self.arrays = {}
+        for name in ("open", "high", "low", "close", "volume"):
+            self.arrays[name] = np.full(grid.n, np.nan)
+            self.arrays[name][at[inside]] = bars[name].to_numpy()[inside]
+        self.grid, self.count = grid, int(inside.sum())
+        self.traded = np.flatnonzero(np.isfinite(self.arrays["close"]))
+        filled = np.maximum.accumulate(np.where(np.isfinite(self.arrays["close"]), np.arange(grid.n), 0))
+        self.marks = self.arrays["close"][filled]
+
+    def next_traded(self, k: int) -> int | None:
+        """Return the first bar after k that traded."""
+        i = int(np.searchsorted(self.traded, k, side="right"))
+        return int(self.traded[i]) if i < len(self.traded) else None
+
+    def bar(self, k: int) -> PriceBar:
+        """Cross bar k from float to Decimal."""
+        values = {name: exact(column[k]) for name, column in self.arrays.items()}
+        return PriceBar(open_time=datetime.fromtimestamp(self.grid.start_s + k * STEP, tz=UTC), **values)
+
+    def first_touch(self, after: int, triggers: Triggers) -> int | None:
+        """Return the first bar after `after` at which anything resting could happen, to the tape's end."""
+        below = -np.inf if triggers.below is None else float(triggers.below)
+        above = np.inf if triggers.above is None else float(triggers.above)
+        due = None if triggers.expires_at is None else self.grid.index(int(triggers.expires_at.timestamp()))
+        for start in range(after + 1, self.grid.n, CHUNK):
+            part = slice(start, start + CHUNK)
+            hit = (self.arrays["low"][part] <= below) | (self.arrays["high"][part] >= above)
+            found = start + int(hit.argmax()) if hit.any() else None
+            if due is not None and due < start + CHUNK:
+                return min(max(due, after + 1), found if found is not None else due + CHUNK)
+            if found is not None:
+                return found
+        return None
+
+
+def make_grid(markets: Mapping[str, Market], start: datetime | None, end: datetime | None) -> Grid:
+    """Lay the grid over every symbol's 5m bars within [start, end]; raises DataError when nothing is left."""
+    for symbol, market in markets.items():
+        if market.bars["5m"].empty:
+            raise DataError(f"{symbol}: a backtest needs candles of 5m or finer")
+    first = min(int(epoch_s(m.bars["5m"].index)[0]) for m in markets.values())
+    last = max(int(epoch_s(m.bars["5m"].index)[-1]) + STEP for m in markets.values())
+    start_s = max(first, int(start.timestamp()) // STEP * STEP) if start else first
+    end_s = min(last, int(end.timestamp()) // STEP * STEP) if end else last
+    if end_s <= start_s:
+        raise DataError(f"no candles between {start or 'the beginning'} and {end or 'the end'}")
+    return Grid(start_s, (end_s - start_s) // STEP)
