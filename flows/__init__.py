@@ -1,0 +1,1 @@
+"""One file per story; the tasks do the work, the deployments say when."""

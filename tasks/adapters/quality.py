@@ -6,6 +6,7 @@ Prices are compared exactly: the venue sends decimals, the same text gives the s
 close by any amount is wrong data. Left out on purpose: outliers. A crash is a fact, not a fault of the feed.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
@@ -175,6 +176,8 @@ def _run_suite(stack: pd.DataFrame) -> Iterator[tuple[Rule, list[int]]]:
     # GX reads this before it builds its first context; a validation must not depend on a telemetry host.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
+
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     context = gx.get_context(mode="ephemeral")

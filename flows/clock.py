@@ -1,0 +1,37 @@
+"""What time a run is about, and whether it is too late to act on it."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Cancelled
+
+Call = Callable[[Any], Any]
+
+
+def through_prefect(task: Any) -> Any:
+    """Call a task as Prefect does: with its retries, states and logs."""
+    return task
+
+
+def plainly(task: Any) -> Any:
+    """Call a task's own function: no server needed (`quarterdeck cycle`)."""
+    return task.fn
+
+
+def scheduled_time() -> datetime | None:
+    """Return when this run was due: its schedule's time, or when it was created. None outside a run."""
+    if flow_run.id is None:
+        return None
+    due: datetime = flow_run.scheduled_start_time
+    return due
+
+
+def too_old(max_age_s: int) -> State[Any] | None:
+    """Return the state a late run ends in, or None; a worker that comes back runs its whole backlog otherwise."""
+    age = datetime.now(UTC) - (scheduled_time() or datetime.now(UTC))
+    if age <= timedelta(seconds=max_age_s):
+        return None
+    return Cancelled(name="Skipped", message=f"{age.total_seconds():.0f} s late, more than {max_age_s} s: skipped")

@@ -1,0 +1,39 @@
+"""Backfill and repair of stored candles."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow
+
+from tasks.connections import log, store, venue
+from tasks.core.errors import InputError
+from tasks.core.market.bars import segments
+from tasks.core.types.bars import TIMEFRAMES, floor_time
+from tasks.settings import settings
+
+
+@flow(name="ingest")
+async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str = "") -> dict[str, Any]:
+    """Fetch every closed bar of `symbol` since `since` and keep those the store lacks."""
+    return await backfill(venue_name, symbol, timeframe, since)
+
+
+async def backfill(venue_name: str, symbol: str, timeframe: str, since: datetime | None) -> dict[str, Any]:
+    """Fetch and keep; returns what was new, what the venue has revised, and the gaps that remain."""
+    if timeframe not in TIMEFRAMES:
+        raise InputError(f"--timeframe {timeframe!r}: there are {', '.join(TIMEFRAMES)}")
+    if since is None:
+        raise InputError("--since is empty; give an ISO time such as 2025-03-01T00:00Z")
+    chosen = settings() if not venue_name else settings().model_copy(update={"venue": venue_name, "profile": "paper"})
+    client = venue(chosen)
+    try:
+        await client.instrument(symbol)
+        now = await client.now()
+        bars = await client.fetch_bars(symbol, timeframe, floor_time(since, timeframe), now)
+    finally:
+        await client.close()
+    saved = store().save_bars(client.name, symbol, timeframe, bars, datetime.now(UTC))
+    gaps = [bars.index[part.start].isoformat() for part in segments(bars.index, timeframe)][1:]
+    result = {"fetched": len(bars), "new": saved.new, "revised": saved.revised, "gaps_before": gaps}
+    log().info("ingest symbol=%s timeframe=%s %s", symbol, timeframe, result)
+    return result

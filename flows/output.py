@@ -1,0 +1,70 @@
+"""What the command prints: one JSON document (or JSON lines) on stdout with --json, else a small table."""
+
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+from tasks.core.errors import InputError
+
+
+def plain(value: Any) -> Any:
+    """Turn DTOs, Decimals and times into what JSON has; an exact number is printed as the number it is."""
+    if isinstance(value, BaseModel):
+        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime | date):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
+
+
+def emit(value: Any, as_json: bool) -> None:
+    """Print `value`: one JSON document, or its entries line by line."""
+    value = plain(value)
+    if as_json or not isinstance(value, dict):
+        click.echo(json.dumps(value))
+        return
+    width = max((len(key) for key in value), default=0)
+    for key, item in value.items():
+        click.echo(f"{key:<{width}}  {item if isinstance(item, str | int | float) else json.dumps(item)}")
+
+
+def read_text(name: str, what: str) -> str:
+    """Read a file, or stdin for `-`; raises InputError naming it."""
+    if name == "-":
+        return click.get_text_stream("stdin", errors="replace").read()
+    try:
+        return Path(name).read_text(encoding="utf-8", errors="replace")
+    except OSError as e:
+        raise InputError(f"{what} {name}: {e.strerror or e}") from e
+
+
+def read_json(name: str, what: str) -> Any:
+    """Read JSON with every number as Decimal; raises InputError naming the file and the place."""
+    try:
+        return json.loads(read_text(name, what), parse_float=Decimal)
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{what} {name}: not JSON ({e})") from e
+
+
+def utc_time(text: str | None, option: str) -> datetime | None:
+    """Read an ISO time; one without a timezone is taken as UTC. Raises InputError naming the option."""
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as e:
+        raise InputError(f"{option} {text!r}: not an ISO time such as 2025-03-01T12:00Z") from e
+    return at if at.tzinfo else at.replace(tzinfo=UTC)

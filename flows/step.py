@@ -1,0 +1,70 @@
+"""Time faster than real: advance the sandbox to the next close, run every story, wait for them, advance again.
+
+Cycles take the venue's clock, so a day takes minutes and comes out the same each time. Needs a sandbox started
+with --stepped; no Prefect server.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import httpx
+
+from flows.protect import reconcile
+from flows.settle import settle_all
+from flows.trade import Request, run_cycles
+from flows.watch import look
+from tasks.connections import venue
+from tasks.core.errors import InputError, VenueUnavailable
+from tasks.core.types.bars import floor_time
+from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.settings import settings
+
+AFTER_CLOSE_S = 5  # where a schedule would wake up
+
+
+async def step(hours: float, on_step: Callable[[datetime, list[CycleRecord]], None] | None = None) -> dict[str, int]:
+    """Step through `hours` of the sandbox's time; returns how often each cycle status came out."""
+    if settings().profile != "sandbox":
+        raise InputError(f"step needs the sandbox profile, not {settings().profile}")
+    counts: dict[str, int] = {}
+    now = await venue().now()
+    end = now + timedelta(hours=hours)
+    while (close := floor_time(now, "5m") + timedelta(minutes=5)) <= end:
+        await advance((close - now).total_seconds() + AFTER_CLOSE_S)
+        now = await venue().now()
+        records = await one_close(close)
+        for record in records:
+            counts[record.status.value] = counts.get(record.status.value, 0) + 1
+        if on_step:
+            on_step(close, records)
+    await settle_all()
+    return dict(sorted(counts.items()))
+
+
+async def one_close(close: datetime) -> list[CycleRecord]:
+    """Run what the schedules and triggers would run at one 5m close."""
+    await reconcile()
+    waiting = await look(as_of=close)
+    symbols = settings().symbols if close.minute % 15 == 0 else tuple(waiting)
+    records: list[CycleRecord] = []
+    if symbols:
+        trigger = "schedule" if close.minute % 15 == 0 else "event"
+        request = Request(symbols=symbols, decider=settings().decider_name, as_of=close, trigger=trigger)
+        records = await run_cycles(request)
+    if any(record.status is CycleStatus.EXECUTED for record in records):
+        await reconcile()
+    if close.minute == 0:
+        await settle_all()
+    return records
+
+
+async def advance(seconds: float) -> None:
+    """Move the sandbox's clock; raises when it runs by itself."""
+    url = f"{settings().sandbox_url}/__admin/clock"
+    try:
+        async with httpx.AsyncClient(timeout=60) as client:
+            answer = await client.post(url, json={"advance_s": seconds})
+    except httpx.HTTPError as e:
+        raise VenueUnavailable(f"{url} does not answer ({type(e).__name__}); is the sandbox running?") from e
+    if answer.status_code != httpx.codes.OK:
+        raise InputError(f"{url} refused: {answer.text[:120]}; start the sandbox with --stepped")

@@ -1,0 +1,217 @@
+"""One decision cycle for a set of symbols: fetch, validate, features, detect, decide, guard, execute, record.
+
+At most one decision per strategy, symbol and 5m bar: the cycle's id derives from them, and the store's unique key
+turns a retry, a second trigger or a restarted process into a no-op or into the rest of the same cycle.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from prefect import flow
+from pydantic import AwareDatetime, Field
+
+from flows.clock import Call, plainly, scheduled_time, through_prefect, too_old
+from tasks import account, decide, detect, execute, features, fetch, guard, protect, record, validate
+from tasks.adapters.store import BeginResult
+from tasks.connections import log, store
+from tasks.core.errors import InputError
+from tasks.core.evaluation import explain
+from tasks.core.market.snapshot import Market, bar_closes
+from tasks.core.trading import orders
+from tasks.core.trading.brief import make_brief
+from tasks.core.trading.money import exact
+from tasks.core.types.base import Dto
+from tasks.core.types.orders import OrderStatus
+from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Reason, Trigger
+from tasks.settings import settings
+
+MAX_AGE_S = 840  # a scheduled run older than this has a newer one behind it
+
+
+class Request(Dto):
+    """What one run of the story is asked for."""
+
+    symbols: tuple[str, ...]
+    decider: str
+    dry_run: bool = False
+    reason: str = ""
+    as_of: AwareDatetime | None = None
+    trigger: Trigger = "adhoc"
+    review_only: bool = False
+
+
+@flow(name="trade", retries=1, retry_delay_seconds=5)
+async def trade(
+    symbols: list[str] | str | None = None,
+    decider: str | None = None,
+    dry_run: bool = False,
+    reason: str = Field(default="", description="why you ask; an ad-hoc run with a reason always asks the decider"),
+    as_of: datetime | None = None,
+    trigger: Literal["schedule", "event", "adhoc"] = "adhoc",
+    review_only: bool = False,
+) -> Any:
+    """Run one cycle for each symbol.
+
+    Args:
+        symbols: ccxt unified names such as BTC/USDT:USDT, a list or comma-separated; empty: all of the strategy's.
+        decider: rules, hold, llm:single, recorded:FILE; empty: the configured one.
+        dry_run: go as far as the guard, send nothing.
+        reason: why you ask; with a reason an ad-hoc run always asks the decider.
+        as_of: the 5m close the run is about (UTC); empty: the latest.
+        trigger: what started the run.
+        review_only: only symbols with an open position.
+    """
+    if trigger == "schedule" and (late := too_old(MAX_AGE_S)):
+        return late
+    request = Request(
+        symbols=_symbols(symbols), decider=decider or settings().decider_name, dry_run=dry_run, reason=reason,
+        as_of=as_of, trigger=trigger, review_only=review_only,
+    )  # fmt: skip
+    records = await run_cycles(request, through_prefect)
+    return [explain.summary_line(record) for record in records]
+
+
+def _symbols(asked: list[str] | str | None) -> tuple[str, ...]:
+    names = asked.split(",") if isinstance(asked, str) else asked or []
+    chosen = tuple(name.strip() for name in names if name.strip()) or settings().symbols
+    unknown = [name for name in chosen if name not in settings().symbols]
+    if unknown:
+        allowed = ", ".join(settings().symbols)
+        raise InputError(f"symbol {unknown[0]!r} is not the strategy's; QUARTERDECK_SYMBOLS has {allowed}")
+    return chosen
+
+
+async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord]:
+    """Run the story once for every symbol of the request, one after the other: each sees the risk of those before."""
+    venue_time = await call(fetch.venue_now)()
+    as_of = request.as_of or fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
+    unfetched = await call(fetch.fetch_candles)(request.symbols, as_of)
+    frames = call(features.load_candles)(request.symbols, as_of)
+    failures = [*unfetched, *call(validate.validate_candles)(frames, as_of)]
+    done = []
+    for symbol in request.symbols:
+        cycle = Cycle(request, symbol, as_of, call)
+        failed = tuple(failure for failure in failures if failure.symbol == symbol)
+        done.append(await cycle.run(frames[symbol], failed))
+    if any(each.decided for each in done):
+        call(record.track_decisions)()
+    return done
+
+
+class Cycle:
+    """One symbol's cycle at one close; every way out leaves a finished record."""
+
+    def __init__(self, request: Request, symbol: str, as_of: datetime, call: Call) -> None:
+        self.request, self.symbol, self.as_of, self.call = request, symbol, as_of, call
+        self.record = CycleRecord(
+            cycle_id=orders.cycle_id(settings().strategy, symbol, as_of), strategy=settings().strategy, symbol=symbol,
+            as_of=as_of, trigger=request.trigger, decider=request.decider,
+        )  # fmt: skip
+
+    async def run(self, frames: dict[str, Any], failures: tuple[DataFailure, ...]) -> CycleRecord:
+        """Go through the stages until one of them ends the cycle."""
+        begun = store().begin_cycle(self.record, datetime.now(UTC))
+        if begun is BeginResult.DONE:
+            log().info("cycle symbol=%s cycle_id=%s done before: nothing to do", self.symbol, self.record.cycle_id)
+            return store().cycle(self.record.cycle_id) or self.record
+        if begun is BeginResult.RESUMED and store().intents(self.record.cycle_id):
+            return await self._finish_sending()
+        if failures:
+            return self._end(CycleStatus.QUARANTINED, failures=failures)
+        market = self.call(features.build_market)(self.symbol, frames)
+        reasons = self._reasons(market)
+        if not reasons:
+            return self._end(CycleStatus.QUIET)
+        venue_time = await self.call(fetch.venue_now)()
+        if venue_time - self.as_of > timedelta(seconds=settings().limits.max_lateness_s) and not self.request.dry_run:
+            return self._end(CycleStatus.STALE, reasons=reasons)
+        return await self._decide(market, reasons, venue_time)
+
+    def _end(self, status: CycleStatus, **changes: Any) -> CycleRecord:
+        self.record = self.record.model_copy(update={"status": status, **changes})
+        self.call(record.record_cycle)(self.record)
+        return self.record
+
+    def _reasons(self, market: Market) -> tuple[Reason, ...]:
+        """Find what changed and claim it; a person's own reason counts as one."""
+        positions = store().open_positions(settings().strategy)
+        if self.request.review_only and not any(p.symbol == self.symbol for p in positions):
+            return ()
+        self.call(detect.detect_reasons)(market, self.as_of, positions, account.daily_pnl_pct(self.as_of))
+        claimed = self.call(detect.claim_reasons)(self.symbol, self.record.cycle_id, self.as_of, datetime.now(UTC))
+        reasons = [reason for reason in claimed if not reason.context]
+        if self.request.trigger == "adhoc" and self.request.reason:
+            reasons.append(self._asked())
+        return (*reasons, *bar_closes(self.symbol, self.as_of)) if reasons else ()
+
+    def _asked(self) -> Reason:
+        text = " ".join(self.request.reason.split())[:80]
+        mark = f"AdHoc|{self.symbol}|{self.record.cycle_id}"
+        return Reason(rule="AdHoc", symbol=self.symbol, detail=text, as_of=self.as_of, fingerprint=mark)
+
+    async def _decide(self, market: Market, reasons: Sequence[Reason], now: datetime) -> CycleRecord:
+        balance, _ = await self.call(fetch.fetch_account)()
+        instrument = await self.call(fetch.fetch_instrument)(self.symbol)
+        close = market.value("5m", "close", self.as_of)
+        last = None if close is None else exact(close)
+        state = self.call(account.account_state)(balance, instrument, last, self.as_of)
+        book = await self.call(fetch.fetch_book)(self.symbol, state.equity * settings().limits.max_gross_pct / 500)
+        held = [p for p in store().open_positions(settings().strategy) if p.symbol == self.symbol]
+        brief = make_brief(
+            market, self.as_of, state, settings().limits,
+            reasons=reasons, position=held[0] if held else None, book=book,
+            digest=account.trade_digest(self.symbol, self.as_of),
+        )  # fmt: skip
+        decided = await self.call(decide.decide)(brief, self.record.cycle_id, self.request.decider)
+        verdict, intents = self.call(guard.guard_decision)(decided, brief.snapshot, state, self.record.cycle_id, now)
+        self.record = self.record.model_copy(
+            update={
+                "reasons": tuple(reasons), "snapshot": brief.snapshot, "role_inputs": brief.role_inputs,
+                "state": state, "decided": decided, "verdict": verdict, "intents": intents,
+            }
+        )  # fmt: skip
+        return await self._act()
+
+    async def _act(self) -> CycleRecord:
+        """Carry out the verdict and explain it."""
+        verdict = self.record.verdict
+        if verdict is None or not verdict.allowed:
+            self._end(CycleStatus.DENIED)
+        elif self.request.dry_run:
+            self._end(CycleStatus.DRY_RUN)
+        else:
+            if verdict.decision.action == "PAUSE":
+                until = self.as_of + timedelta(minutes=float(verdict.decision.minutes))
+                store().pause(settings().strategy, self.symbol, until)
+            await self._send()
+        await self._explain()
+        return self.record
+
+    async def _send(self) -> None:
+        if not self.record.intents:
+            self._end(CycleStatus.HELD)
+            return
+        store().save_cycle(self.record, datetime.now(UTC))
+        sent = await self.call(execute.execute_intents)(self.record.cycle_id, self.record.intents, self.as_of)
+        await self.call(protect.book_fills)(self.symbol)
+        fills = tuple(store().fills_of(self.record.cycle_id))
+        refused = [order for order in sent if order.status is OrderStatus.REJECTED]
+        status = CycleStatus.FAILED if refused else CycleStatus.EXECUTED
+        self._end(status, orders=sent, fills=fills, error="; ".join(order.reason for order in refused))
+
+    async def _finish_sending(self) -> CycleRecord:
+        """A process died after the intents were written: finish exactly those, nothing new."""
+        self.record = store().cycle(self.record.cycle_id) or self.record
+        intents = store().intents(self.record.cycle_id)
+        self.record = self.record.model_copy(update={"intents": intents})
+        log().warning(
+            "cycle symbol=%s cycle_id=%s resumed with %d intents", self.symbol, self.record.cycle_id, len(intents)
+        )
+        await self._send()
+        await self._explain()
+        return self.record
+
+    async def _explain(self) -> None:
+        if self.call is through_prefect:
+            await self.call(record.explain_decision)(self.record)

@@ -1,0 +1,49 @@
+"""Each few minutes: fetch, detect, and ring the bell for every symbol with a reason nobody has claimed.
+
+The event is only the doorbell: reasons are kept and coalesced in the store, so a lost or doubled event costs nothing.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from prefect import flow
+from prefect.events import emit_event
+
+from flows.clock import Call, plainly, scheduled_time, through_prefect, too_old
+from tasks import account, detect, features, fetch
+from tasks.connections import log, store
+from tasks.settings import settings
+
+EVENT = "quarterdeck.reasons"
+
+
+@flow(name="watch")
+async def watch(max_age_s: int = 240) -> Any:
+    """Detect on every symbol and emit one event per symbol with claimable reasons."""
+    if late := too_old(max_age_s):
+        return late
+    waiting = await look(through_prefect)
+    for symbol, n in waiting.items():
+        resource = {"prefect.resource.id": f"quarterdeck.symbol.{symbol}", "quarterdeck.strategy": settings().strategy}
+        emit_event(event=EVENT, resource=resource, payload={"symbols": [symbol], "reasons": n})
+    return waiting
+
+
+async def look(call: Call = plainly, as_of: datetime | None = None) -> dict[str, int]:
+    """Return how many reasons wait per symbol, after fetching and detecting."""
+    symbols = settings().symbols
+    venue_time = await call(fetch.venue_now)()
+    as_of = as_of or fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
+    await call(fetch.fetch_candles)(symbols, as_of)
+    frames = call(features.load_candles)(symbols, as_of)
+    positions = store().open_positions(settings().strategy)
+    waiting: dict[str, int] = {}
+    for symbol in symbols:
+        if frames[symbol]["5m"].empty:
+            continue
+        market = call(features.build_market)(symbol, frames[symbol])
+        call(detect.detect_reasons)(market, as_of, positions, account.daily_pnl_pct(as_of))
+        if n := detect.claimable(symbol, as_of):
+            waiting[symbol] = n
+    log().info("watch as_of=%s waiting=%s", as_of.isoformat(), waiting)
+    return waiting

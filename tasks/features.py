@@ -1,0 +1,30 @@
+"""Stored candles -> markets with features."""
+
+from datetime import datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.connections import log, store, venue
+from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
+from tasks.core.market.snapshot import Market
+from tasks.settings import settings
+
+
+@task(cache_policy=NO_CACHE)
+def load_candles(symbols: tuple[str, ...], as_of: datetime) -> dict[str, Frames]:
+    """Load the last bars that had closed at as_of, per symbol and timeframe."""
+    kept, limit = store(), settings().history_bars
+    name = venue().name
+    return {
+        symbol: {tf: kept.load_bars(name, symbol, tf, as_of, limit) for tf in WORKING_TIMEFRAMES} for symbol in symbols
+    }
+
+
+@task(task_run_name="features-{symbol}", cache_policy=NO_CACHE)
+def build_market(symbol: str, frames: Frames) -> Market:
+    """Compute features, anchors and events of one symbol."""
+    market = Market(symbol, frames, settings().events)
+    rows = {tf: len(frame) for tf, frame in market.features.items()}
+    log().info("features symbol=%s rows=%s events=%d", symbol, rows, len(market.events))
+    return market

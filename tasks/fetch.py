@@ -1,0 +1,114 @@
+"""Fetch what the venue knows: its clock, closed candles, books, and our account there."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.connections import log, store, venue
+from tasks.core.errors import DataError, VenueError, VenueUnavailable
+from tasks.core.market import orderbook
+from tasks.core.market.bars import WORKING_TIMEFRAMES
+from tasks.core.types.bars import duration, floor_time
+from tasks.core.types.orders import Balance, Instrument, VenuePosition
+from tasks.core.types.record import DataFailure
+from tasks.core.types.snapshot import OrderBookView
+from tasks.settings import settings
+
+PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
+PARALLEL = 8  # requests under way at once; ccxt's own limiter keeps the venue's rate
+
+
+@task(retries=3, retry_delay_seconds=[1, 3, 10], cache_policy=NO_CACHE)
+async def venue_now() -> datetime:
+    """Return the venue's clock: cycles take it, never the wall's."""
+    return await venue().now()
+
+
+@task(cache_policy=NO_CACHE)
+async def fetch_candles(symbols: tuple[str, ...], as_of: datetime) -> list[DataFailure]:
+    """Bring the store's candles up to as_of: only bars that closed since.
+
+    Returns what could not be fetched: those symbols are quarantined, the others go on.
+    """
+    gate = asyncio.Semaphore(PARALLEL)
+
+    async def one(symbol: str, timeframe: str) -> int | DataFailure:
+        async with gate:
+            return await _fetch_or_fail(symbol, timeframe, as_of)
+
+    jobs = [(symbol, tf) for symbol in symbols for tf in WORKING_TIMEFRAMES]
+    results = await asyncio.gather(*(one(symbol, tf) for symbol, tf in jobs))
+    failures = [result for result in results if isinstance(result, DataFailure)]
+    new = sum(result for result in results if isinstance(result, int))
+    log().info("fetch as_of=%s symbols=%d new_bars=%d failures=%d", as_of.isoformat(), len(symbols), new, len(failures))
+    return failures
+
+
+async def _fetch_or_fail(symbol: str, timeframe: str, as_of: datetime) -> int | DataFailure:
+    for pause in (*PAUSES, None):
+        try:
+            return await _fetch_missing(symbol, timeframe, as_of)
+        except (VenueError, DataError) as e:
+            log().warning("fetch symbol=%s timeframe=%s error=%s", symbol, timeframe, e)
+            if pause is None:
+                return DataFailure(
+                    symbol=symbol, timeframe=timeframe, expectation="fetched", count=1, rows=(str(e)[:200],)
+                )
+            await asyncio.sleep(pause)
+    raise AssertionError("unreachable")
+
+
+async def _fetch_missing(symbol: str, timeframe: str, as_of: datetime) -> int:
+    """Fetch what closed since the newest stored bar; the venue may need a moment after a close to serve it."""
+    client, step = venue(), duration(timeframe)
+    newest = store().last_open_time(client.name, symbol, timeframe)
+    due = floor_time(as_of, timeframe)
+    since = newest + step if newest else due - step * settings().history_bars
+    if since + step > as_of:
+        return 0
+    bars = await client.fetch_bars(symbol, timeframe, since, as_of)
+    if timeframe == "5m" and (bars.empty or bars.index[-1] + step < due):
+        await asyncio.sleep(1)
+        bars = await client.fetch_bars(symbol, timeframe, since, as_of)
+    return store().save_bars(client.name, symbol, timeframe, bars, datetime.now(UTC)).new
+
+
+@task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)
+async def fetch_account() -> tuple[Balance, list[VenuePosition]]:
+    """Fetch the balance and the open positions."""
+    client = venue()
+    balance, positions = await asyncio.gather(client.balance(), client.positions())
+    return balance, positions
+
+
+@task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)
+async def fetch_instrument(symbol: str) -> Instrument:
+    """Fetch what the venue lets one trade on `symbol`."""
+    return await venue().instrument(symbol)
+
+
+@task(cache_policy=NO_CACHE)
+async def fetch_book(symbol: str, notional: Decimal) -> OrderBookView:
+    """Read the order book for an order of `notional` quote; unknown if the venue does not answer in time."""
+    try:
+        book = await venue().fetch_book(symbol)
+    except VenueUnavailable as e:
+        log().warning("book symbol=%s unknown error=%s", symbol, e)
+        return OrderBookView()
+    return orderbook.view(book.bids, book.asks, notional)
+
+
+def cycle_time(scheduled: datetime | None, venue_time: datetime, wall: datetime) -> datetime:
+    """Return the 5m close a run is about: its scheduled time on the venue's clock, floored.
+
+    A venue that replays another time is a whole number of minutes away; less than two minutes is clock skew.
+    """
+    if scheduled is None:
+        return floor_time(venue_time, "5m")
+    offset = venue_time - wall
+    if abs(offset) < timedelta(minutes=2):
+        offset = timedelta(0)
+    return floor_time(scheduled + offset, "5m")

@@ -1,0 +1,65 @@
+"""Keep what a cycle did: the record in the store, a page in Prefect, a trace in MLflow."""
+
+from datetime import UTC, datetime
+
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from tasks.adapters.prompts import load_prompt
+from tasks.connections import log, store, tracker
+from tasks.core.errors import TrackingUnavailable
+from tasks.core.evaluation import explain
+from tasks.core.types.record import CycleRecord, HistoryRecord, Outcome
+from tasks.settings import settings
+
+
+@task(task_run_name="record-{record.symbol}", retries=2, retry_delay_seconds=1, cache_policy=NO_CACHE)
+def record_cycle(record: CycleRecord) -> None:
+    """Keep the record; running it again with the same record changes nothing."""
+    at = datetime.now(UTC)
+    store().save_cycle(record, at)
+    if record.decided is not None:
+        payload = {"status": record.status.value, "action": record.decided.decision.action}
+        store().add_history(
+            HistoryRecord(ts=at, kind="execution", reference_id=record.cycle_id, payload=payload), record.symbol
+        )
+    log().info("cycle %s cycle_id=%s", explain.summary_line(record), record.cycle_id)
+
+
+def artifact_key(record: CycleRecord) -> str:
+    """Return the artifact's key: one series per symbol, one version per decision."""
+    base = "".join(c if c.isalnum() else "-" for c in record.symbol.lower()).strip("-")
+    return f"decision-{base}"
+
+
+@task(task_run_name="explain-{record.symbol}", cache_policy=NO_CACHE)
+async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) -> None:
+    """Write the page that explains the decision to a person."""
+    await acreate_markdown_artifact(
+        key=artifact_key(record),
+        markdown=explain.to_markdown(record, outcome),
+        description=explain.summary_line(record),
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def track_decisions(limit: int = 50) -> int:
+    """Mirror decisions not yet in MLflow: its prompt, then a trace for each; MLflow down: they wait."""
+    mirror, kept = tracker(), store()
+    if mirror is None:
+        return 0
+    sent = 0
+    try:
+        for cycle_id in kept.untracked(limit):
+            record = kept.cycle(cycle_id)
+            if record is None:
+                continue
+            for call in record.decided.calls if record.decided else ():
+                if call.prompt is not None:
+                    mirror.register_prompt(load_prompt(call.prompt.name, call.prompt.version))
+            kept.mark_tracked(cycle_id, mirror.track_decision(record, settings().profile))
+            sent += 1
+    except TrackingUnavailable as e:
+        log().warning("mlflow unavailable, decisions wait sent=%d error=%s", sent, e)
+    return sent

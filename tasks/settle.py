@@ -1,0 +1,93 @@
+"""What became of the decisions: outcomes, the digest, and the session's run in MLflow."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.adapters.prompts import list_prompts
+from tasks.connections import log, store, tracker
+from tasks.core.errors import TrackingUnavailable
+from tasks.core.trading import ledger
+from tasks.core.types.record import CycleRecord, Outcome
+from tasks.settings import settings
+
+
+@task(cache_policy=NO_CACHE)
+def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
+    """Attach an outcome to every closed position that has none, with the decision that opened it."""
+    kept, settled = store(), []
+    for position in kept.unsettled_positions(settings().strategy):
+        outcome = ledger.outcome(position)
+        kept.save_outcome(outcome)
+        log().info(
+            "outcome symbol=%s cycle_id=%s pnl=%s r_multiple=%s hold_s=%d",
+            outcome.symbol, outcome.cycle_id, outcome.pnl, outcome.r_multiple, outcome.hold_seconds,
+        )  # fmt: skip
+        settled.append((kept.cycle(outcome.cycle_id), outcome))
+    return settled
+
+
+@task(cache_policy=NO_CACHE)
+def sync_prompts() -> int:
+    """Register every prompt file as a version in MLflow, in order; what is there already is left alone."""
+    mirror = tracker()
+    if mirror is None:
+        return 0
+    prompts = list_prompts()
+    try:
+        for prompt in prompts:
+            mirror.register_prompt(prompt)
+    except TrackingUnavailable as e:
+        log().warning("mlflow unavailable, prompts wait error=%s", e)
+        return 0
+    return len(prompts)
+
+
+@task(cache_policy=NO_CACHE)
+def track_session(at: datetime) -> None:
+    """Log the session's run (one per strategy and UTC day): equity, decisions, calls, cost; outcomes onto traces."""
+    mirror, kept, s = tracker(), store(), settings()
+    if mirror is None:
+        return
+    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    try:
+        for outcome in kept.untracked_outcomes(100):
+            trace_id = kept.trace_id(outcome.cycle_id)
+            if trace_id:
+                mirror.attach_outcome(trace_id, outcome)
+                kept.mark_outcome_tracked(outcome.position_id)
+        metrics = session_metrics(midnight)
+        mirror.log_session(
+            s.strategy, s.profile, midnight.date(), metrics, step=int((at - midnight) / timedelta(minutes=5)),
+            params={"decider": s.decider_name, "models": ",".join(s.model), "symbols": ",".join(s.symbols)},
+        )  # fmt: skip
+    except TrackingUnavailable as e:
+        log().warning("mlflow unavailable, the session waits error=%s", e)
+
+
+def session_metrics(midnight: datetime) -> dict[str, float]:
+    """Return the day's numbers so far."""
+    kept, strategy = store(), settings().strategy
+    points = kept.equity_since(strategy, midnight)
+    records = kept.cycles(strategy, since=midnight, limit=2000)
+    decided = [r.decided for r in records if r.decided is not None]
+    outcomes = [o for o in kept.outcomes(strategy, limit=200) if o.closed_at >= midnight]
+    metrics: dict[str, float] = {
+        "cycles": len(records),
+        "decisions": len(decided),
+        "model_calls": sum(len(d.calls) for d in decided),
+        "cost_usd": float(sum(d.cost_usd for d in decided)),
+        "closed_trades": len(outcomes),
+        "realized_pnl": float(sum(o.pnl for o in outcomes)),
+    }
+    known_r = [float(o.r_multiple) for o in outcomes if o.r_multiple is not None]
+    if known_r:
+        metrics["mean_r"] = sum(known_r) / len(known_r)
+    if points:
+        metrics["equity"] = float(points[-1].equity)
+        metrics["drawdown_pct"] = float((1 - points[-1].equity / points[-1].peak) * 100)
+    metrics |= {f"action.{name}": n for name, n in Counter(d.decision.action for d in decided).items()}
+    metrics |= {f"status.{name}": n for name, n in Counter(r.status.value for r in records).items()}
+    return metrics

@@ -1,0 +1,210 @@
+"""The whole story on a real sandbox over HTTP: from candles to an order with its stop, and what can go wrong."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from model_server import Fault, ModelServer, Reply
+from sandbox_server import advance, fault, running_sandbox, state
+
+from flows.protect import reconcile
+from flows.settle import settle_all
+from flows.trade import Request, run_cycles, trade
+from tasks.connections import store, venue
+from tasks.core.types.record import CycleStatus
+from tasks.settings import settings
+
+SYMBOL = "BTC/USDT:USDT"
+START = datetime(2025, 3, 10, 12, 0, tzinfo=UTC)
+OPEN = {
+    "symbol": SYMBOL, "action": "OPEN_LONG", "size_pct": 20, "entry": {"type": "market"}, "stop_atr": 1.5,
+    "tp_atr": 3, "confidence": 0.8, "comment": "a test opens", "followups": ["MOVE_STOP: breakeven on +1.0R"],
+}  # fmt: skip
+CLOSE = {"symbol": SYMBOL, "action": "CLOSE_ALL", "confidence": 0.9, "comment": "a test closes"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
+        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
+        monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
+        settings.cache_clear()
+        yield url
+
+
+def recorded(home: Path, *replies: tuple[datetime, object]) -> str:
+    lines = [
+        json.dumps({"as_of": at.isoformat(), "symbol": SYMBOL, "reply": r if isinstance(r, str) else json.dumps(r)})
+        for at, r in replies
+    ]
+    (home / "replies.jsonl").write_text("\n".join(lines))
+    return f"recorded:{home / 'replies.jsonl'}"
+
+
+async def run(decider: str, **options: object):
+    request = Request(symbols=(SYMBOL,), decider=decider, reason="a test asks", **options)
+    try:
+        return (await run_cycles(request))[0]
+    finally:
+        await venue().close()
+
+
+async def protect_once() -> dict[str, object]:
+    try:
+        return await reconcile()
+    finally:
+        await venue().close()
+
+
+async def test_a_decision_becomes_one_order_with_its_stop_and_target(home, exchange):
+    record = await run(recorded(home, (START, OPEN)))
+    assert record.status is CycleStatus.EXECUTED, record.error
+    seen = state(exchange)
+    sent = [order for order in seen["orders"] if order["orderLinkId"]]
+    assert [order["orderLinkId"] for order in sent] == [intent.client_order_id for intent in record.intents]
+    assert seen["positions"][0]["stopLoss"]
+    assert seen["positions"][0]["takeProfit"]
+    assert seen["unprotected_s"][SYMBOL] == 0
+    [position] = store().open_positions("default")
+    assert position.cycle_id == record.cycle_id
+    assert position.quantity == Decimal(str(seen["positions"][0]["size"]))
+    assert position.followups == ("MOVE_STOP: breakeven on +1.0R",)
+    assert store().cycle(record.cycle_id) == record
+
+
+async def test_running_the_same_bar_again_orders_once(home, exchange):
+    decider = recorded(home, (START, OPEN))
+    first = await run(decider)
+    again = await run(decider, trigger="event")
+    assert again == first
+    assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
+
+
+async def test_an_order_whose_answer_was_lost_is_found_and_not_sent_twice(home, exchange):
+    fault(exchange, "timeout_after_accept", "/v5/order/create", times=1, seconds=0.2)
+    record = await run(recorded(home, (START, OPEN)))
+    assert record.status is CycleStatus.EXECUTED
+    assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
+
+
+async def test_a_position_closes_and_its_outcome_lands_on_the_decision(home, exchange):
+    later = START + timedelta(minutes=15)
+    decider = recorded(home, (START, OPEN), (later, CLOSE))
+    opened = await run(decider)
+    advance(exchange, 900)
+    closed = await run(decider)
+    assert closed.status is CycleStatus.EXECUTED
+    await protect_once()
+    result = await settle_all()
+    await venue().close()
+    assert result["outcomes"] == 1
+    [outcome] = store().outcomes("default")
+    assert outcome.cycle_id == opened.cycle_id
+    fills = state(exchange)["fills"]
+    paid = sum(Decimal(str(fill["fee"])) for fill in fills)
+    assert outcome.fees == paid
+    assert not state(exchange)["positions"]
+
+
+async def test_protect_restores_a_stop_that_someone_removed(home, exchange):
+    await run(recorded(home, (START, OPEN)))
+    await venue().set_protection(SYMBOL, Decimal(0), None)
+    assert not state(exchange)["positions"][0]["stopLoss"]
+    result = await protect_once()
+    assert "restored" in result["wrong"][0]
+    assert state(exchange)["positions"][0]["stopLoss"]
+
+
+async def test_a_dry_run_goes_as_far_as_the_guard(home, exchange):
+    record = await run(recorded(home, (START, OPEN)), dry_run=True)
+    assert record.status is CycleStatus.DRY_RUN
+    assert record.intents
+    assert state(exchange)["orders"] == []
+
+
+async def test_a_halt_denies_entries(home, exchange):
+    store().halt("a test", "tester", START)
+    record = await run(recorded(home, (START, OPEN)))
+    assert record.status is CycleStatus.DENIED
+    assert "HALTED" in record.verdict.codes
+    assert state(exchange)["orders"] == []
+
+
+async def test_an_exchange_that_answers_html_quarantines_the_symbol(home, exchange):
+    fault(exchange, "html", "/v5/market/kline", times=200)
+    record = await run("hold")
+    assert record.status is CycleStatus.QUARANTINED
+    assert any(failure.expectation == "fetched" for failure in record.failures)
+
+
+async def test_a_cycle_that_comes_too_late_is_stale(home, exchange):
+    record = await run("hold", as_of=START - timedelta(minutes=30))
+    assert record.status is CycleStatus.STALE
+
+
+BAD_REPLIES = {
+    "prose": Reply("I would rather wait and see."),
+    "truncated": Reply('{"symbol": "BTC/USDT:USDT", "action": "OPEN_LO'),
+    "a list": Reply(json.dumps([OPEN])),
+    "another schema": Reply(json.dumps({"signal": "buy", "size": 1})),
+    "10 MB": Reply("x" * 10_000_000),
+}
+
+
+@pytest.mark.parametrize("reply", BAD_REPLIES.values(), ids=BAD_REPLIES)
+async def test_a_bad_reply_is_a_hold_with_its_reason_and_the_raw_text_is_kept(home, exchange, monkeypatch, reply):
+    with ModelServer([], default=reply) as server:
+        monkeypatch.setenv("QUARTERDECK_MODEL", "openai/test")
+        monkeypatch.setenv("QUARTERDECK_MODEL_BASE_URL", server.url)
+        settings.cache_clear()
+        record = await run("llm:single")
+    assert record.status is CycleStatus.HELD
+    assert record.decided.decision.action == "HOLD"
+    assert record.decided.errors
+    assert record.decided.calls[0].raw_reply
+    assert store().cycle(record.cycle_id) == record
+
+
+async def test_a_good_reply_is_a_decision(home, exchange, monkeypatch):
+    with ModelServer([], default=Reply("Here it is:\n```json\n" + json.dumps(OPEN) + "\n```")) as server:
+        monkeypatch.setenv("QUARTERDECK_MODEL", "openai/test")
+        monkeypatch.setenv("QUARTERDECK_MODEL_BASE_URL", server.url)
+        settings.cache_clear()
+        record = await run("llm:single")
+        prompt = json.dumps(server.requests[0])
+    assert record.status is CycleStatus.EXECUTED
+    assert record.decided.source == "llm:openai/test"
+    assert record.decided.calls[0].prompt.version == "v001"
+    assert "AdHoc" in prompt
+
+
+async def test_a_model_that_does_not_answer_is_a_hold(home, exchange, monkeypatch):
+    with ModelServer([], default=Fault("status", status=500)) as server:
+        monkeypatch.setenv("QUARTERDECK_MODEL", "openai/test")
+        monkeypatch.setenv("QUARTERDECK_MODEL_BASE_URL", server.url)
+        settings.cache_clear()
+        record = await run("llm:single")
+    assert record.status is CycleStatus.HELD
+    assert record.decided.rung == "hold"
+
+
+async def test_the_whole_flow_runs_under_prefect_and_leaves_its_page(home, exchange, prefect_server):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    decider = recorded(home, (START, OPEN))
+    done = await trade(symbols=[SYMBOL], decider=decider, reason="a test asks", as_of=START, return_state=True)
+    await venue().close()
+    assert done.is_completed(), done.message
+    assert state(exchange)["positions"]
+    async with get_client() as client:
+        pages = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["decision-btc-usdt-usdt"]))
+        )
+    assert pages
+    assert "OPEN_LONG" in pages[-1].data
