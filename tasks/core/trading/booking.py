@@ -28,19 +28,28 @@ def project(
         if ours is None and (fill.client_order_id or fill.reason not in ATTACHED or current is None):
             foreign.append(fill)
         elif current is not None:
-            current = ledger.apply_fill(current, fill)
+            current = add_protection(ledger.apply_fill(current, fill), None if ours is None else ours[1])
         elif ours is not None:
-            cycle_id, intent = ours
-            current = _carry_over(ledger.open_position(intent, [fill], strategy, cycle_id), kept)
+            current = ledger.open_position(ours[1], [fill], strategy, ours[0])
         if current is not None and current.closed_at is not None:
-            positions.append(current)
+            positions.append(_carry_over(current, kept))
             current = None
-    return (positions if current is None else [*positions, current]), foreign
+    return (positions if current is None else [*positions, _carry_over(current, kept)]), foreign
+
+
+def add_protection(position: Position, intent: OrderIntent | None) -> Position:
+    """Take over the stop and target that an entry brought with it: an ADD replaces those of the whole position."""
+    if intent is None or intent.reduce_only or intent.stop is None:
+        return position
+    return position.model_copy(update={"stop": intent.stop, "target": intent.target})
 
 
 def _carry_over(fresh: Position, kept: Mapping[str, Position]) -> Position:
+    """Keep what fills do not tell: follow-ups, and a stop that was moved since the last entry."""
     stored = kept.get(fresh.position_id)
     if stored is None:
         return fresh
-    changed = ("stop", "target", "followups", "followups_done", "peak_r")
+    changed = ["followups", "followups_done", "peak_r"]
+    if stored.entry_quantity == fresh.entry_quantity:
+        changed += ["stop", "target"]
     return fresh.model_copy(update={name: getattr(stored, name) for name in changed})

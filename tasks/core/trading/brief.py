@@ -8,7 +8,7 @@ from typing import Literal
 from tasks.core.market import snapshot as snapshots
 from tasks.core.market.snapshot import Market
 from tasks.core.trading.guard import allowed_actions
-from tasks.core.types.limits import Limits
+from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState, Position
 from tasks.core.types.record import Reason
 from tasks.core.types.snapshot import Brief, Constraints, OrderBookView, PositionView, RiskView, TradeDigest
@@ -19,6 +19,8 @@ def make_brief(
     as_of: datetime,
     state: AccountState,
     limits: Limits,
+    costs: Costs,
+    symbols: tuple[str, ...] | None = None,
     *,
     reasons: Sequence[Reason] = (),
     position: Position | None = None,
@@ -26,17 +28,21 @@ def make_brief(
     digest: TradeDigest | None = None,
 ) -> Brief:
     """Put together everything a decider may know about `market.symbol` at as_of."""
+    risk = risk_view(state, limits, digest, as_of)
+    offered = allowed_actions(
+        state, market.symbol, limits, as_of, symbols=symbols, risk_mode=risk.risk_mode, costs=costs
+    )
     snapshot = snapshots.build(
         market,
         as_of,
         reasons=reasons,
         book=book,
         position=position_view(position, state, market, as_of),
-        risk=risk_view(state, limits, digest, as_of),
+        risk=risk,
         constraints=Constraints(
             max_trade_risk_pct=float(limits.max_trade_risk_pct),
             max_total_risk_pct=float(limits.max_total_risk_pct),
-            allowed_actions=allowed_actions(state, market.symbol, limits, as_of),
+            allowed_actions=offered,
         ),
         digest=digest,
     )

@@ -1,0 +1,52 @@
+"""Bybit's answers when it refuses: HTTP 200 with a retCode."""
+
+
+class BybitError(Exception):
+    """The request is refused with this code and message."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+def bad_parameter(message: str) -> BybitError:
+    return BybitError(10001, message)
+
+
+# what the fill engine says -> what Bybit says, on perpetuals and on spot
+LINEAR = {
+    "duplicate_id": (110072, "OrderLinkedID is duplicate"),
+    "insufficient_balance": (110007, "ab not enough for new order"),
+    "below_min_notional": (110094, "Order does not meet minimum order value 5USDT"),
+    "below_min_quantity": (10001, "The number of contracts exceeds minimum limit allowed"),
+    "below_filled": (110064, "The number of contracts modified cannot be less than or equal to the filled quantity"),
+    "step": (10001, "Qty invalid"),
+    "tick": (10001, "Price invalid"),
+    "no_position": (110017, "current position is zero, cannot fix reduce-only order qty"),
+    "would_increase": (110017, "orders will not be reduce-only, reduce-only rule not satisfied"),
+    "shorting": (110007, "ab not enough for new order"),
+    "stop_wrong_side": (10001, "StopLoss set for position is on the wrong side of base_price"),
+    "target_wrong_side": (10001, "TakeProfit set for position is on the wrong side of base_price"),
+}
+SPOT = LINEAR | {
+    "duplicate_id": (170141, "Duplicate clientOrderId."),
+    "insufficient_balance": (170131, "Insufficient balance."),
+    "shorting": (170131, "Insufficient balance."),
+    "below_min_notional": (170140, "Order value exceeded lower limit."),
+    "below_min_quantity": (170136, "Order quantity exceeded lower limit."),
+    "step": (170137, "Order quantity has too many decimals."),
+    "tick": (170134, "Order price has too many decimals."),
+    "no_position": (170131, "Insufficient balance."),
+}
+
+
+def refusal(reason: str, category: str) -> BybitError:
+    code, message = (SPOT if category == "spot" else LINEAR)[reason]
+    return BybitError(code, message)
+
+
+def unknown_order(category: str) -> BybitError:
+    if category == "spot":
+        return BybitError(170213, "Order does not exist.")
+    return BybitError(110001, "order not exists or too late to cancel")
