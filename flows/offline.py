@@ -58,7 +58,7 @@ def snapshot(candles: tuple[str, ...], symbols: tuple[str, ...], as_of: str, lea
     market = markets(candles, symbols)[symbols[0]]
     at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
     reasons = market.reasons(at - timedelta(minutes=5), at)
-    brief = make_brief(market, at, AccountState(), settings().limits, reasons=reasons)
+    brief = make_brief(market, at, AccountState(), settings().limits, settings().costs, reasons=reasons)
     if brief.snapshot.timeframes["5m"].close is None and not as_json:
         click.echo(f"no 5m bar closed at {at.isoformat()}: everything of it is unknown", err=True)
     click.echo(lean_encoding.encode(brief.snapshot) if lean else to_json(brief.snapshot))
@@ -153,7 +153,7 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
         raise InputError(f"--state {state}: {_first(e)}") from e
     parsed = parse_reply(read_text(reply, "--reply"), seen.pair, max_bytes=settings().max_reply_bytes)
     refused = parsed if isinstance(parsed, Rejected) else None
-    decision = parsed if refused is None else hold(seen.pair, f"reply refused: {refused.reason}")
+    decision = hold(seen.pair, f"reply refused: {parsed.reason}") if isinstance(parsed, Rejected) else parsed
     verdict = rules.judge(decision, seen, account, settings().limits, settings().costs)
     cycle_id = orders.cycle_id(settings().strategy, seen.pair, seen.as_of)
     emit(

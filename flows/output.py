@@ -1,6 +1,7 @@
 """What the command prints: one JSON document (or JSON lines) on stdout with --json, else a small table."""
 
 import json
+import sys
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -44,7 +45,7 @@ def emit(value: Any, as_json: bool) -> None:
 def read_text(name: str, what: str) -> str:
     """Read a file, or stdin for `-`; raises InputError naming it."""
     if name == "-":
-        return click.get_text_stream("stdin", errors="replace").read()
+        return sys.stdin.buffer.read().decode("utf-8", "replace")
     try:
         return Path(name).read_text(encoding="utf-8", errors="replace")
     except OSError as e:

@@ -1,7 +1,5 @@
 """Venue truth against our ledger: book fills, watch stops, carry out follow-ups, keep the equity curve."""
 
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 from prefect import flow
@@ -9,7 +7,7 @@ from prefect import flow
 from flows.clock import Call, plainly, through_prefect, too_old
 from tasks import account, fetch
 from tasks import protect as stage
-from tasks.connections import log, store, venue
+from tasks.connections import log, store
 from tasks.core.types.bars import floor_time
 from tasks.settings import settings
 
@@ -33,7 +31,7 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
     wrong = await call(stage.watch_positions)(at_venue)
     done = []
     for position in store().open_positions(settings().strategy):
-        price = await _last_close(position.symbol, now)
+        price = account.last_close(position.symbol, floor_time(now, "5m"))
         if price is not None and position.followups:
             instrument = await call(fetch.fetch_instrument)(position.symbol)
             done += await call(stage.carry_out_followups)(position, price, instrument)
@@ -41,10 +39,3 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
     result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": wrong, "followups": done}
     log().info("protect equity=%s %s", balance.equity, result)
     return result
-
-
-async def _last_close(symbol: str, now: datetime) -> Decimal | None:
-    """Return the last closed 5m bar's close: follow-ups look at closes, in live and in replay alike."""
-    as_of = floor_time(now.astimezone(UTC), "5m")
-    bars = store().load_bars(venue().name, symbol, "5m", as_of, 1)
-    return None if bars.empty else Decimal(repr(float(bars["close"].iloc[-1])))

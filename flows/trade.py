@@ -159,7 +159,7 @@ class Cycle:
         book = await self.call(fetch.fetch_book)(self.symbol, state.equity * settings().limits.max_gross_pct / 500)
         held = [p for p in store().open_positions(settings().strategy) if p.symbol == self.symbol]
         brief = make_brief(
-            market, self.as_of, state, settings().limits,
+            market, self.as_of, state, settings().limits, settings().costs, settings().symbols,
             reasons=reasons, position=held[0] if held else None, book=book,
             digest=account.trade_digest(self.symbol, self.as_of),
         )  # fmt: skip

@@ -6,9 +6,10 @@ from decimal import Decimal
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.connections import store
+from tasks.connections import store, venue
 from tasks.core.trading import ledger
-from tasks.core.types.orders import Balance, Instrument
+from tasks.core.trading.money import exact
+from tasks.core.types.orders import Balance, Instrument, PositionSide
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
 from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
@@ -33,8 +34,8 @@ def account_state(
         peak_equity=max(balance.equity, last.peak) if last else balance.equity,
         day_start_equity=today[0].equity if today else balance.equity,
         day_peak_equity=max([balance.equity, *(point.equity for point in today)]),
-        positions=tuple(_held(position) for position in kept.open_positions(strategy)),
-        pending=_pending_entries(),
+        positions=tuple(_held(position, as_of) for position in kept.open_positions(strategy)),
+        pending=_pending_entries(as_of),
         instrument=instrument,
         closed_trades=tuple(_closed(position) for position in kept.closed_positions(strategy, limit=RECENT)),
         opens=tuple(kept.recent_opens(strategy, as_of - timedelta(days=1))),
@@ -44,10 +45,17 @@ def account_state(
     )
 
 
-def _held(position: Position) -> HeldPosition:
+def last_close(symbol: str, as_of: datetime) -> Decimal | None:
+    """Return the last stored 5m close at as_of."""
+    bars = store().load_bars(venue().name, symbol, "5m", as_of, 1)
+    return None if bars.empty else exact(float(bars["close"].iloc[-1]))
+
+
+def _held(position: Position, as_of: datetime) -> HeldPosition:
     return HeldPosition(
         symbol=position.symbol, side=position.side, quantity=position.quantity, avg_price=position.avg_price,
         stop=position.stop, tp=position.target, initial_stop=position.initial_stop,
+        mark_price=last_close(position.symbol, as_of),
     )  # fmt: skip
 
 
@@ -58,17 +66,18 @@ def _closed(position: Position) -> ClosedTrade:
     )
 
 
-def _pending_entries() -> tuple[PendingEntry, ...]:
+def _pending_entries(as_of: datetime) -> tuple[PendingEntry, ...]:
     """Return working entries: intents on their way or resting; their risk counts toward the total."""
-    waiting = store().open_intents(settings().strategy)
-    return tuple(
-        PendingEntry(
-            symbol=intent.symbol, side="long" if intent.side == "buy" else "short",
-            quantity=intent.quantity, price=intent.price, stop=intent.stop,
+    found = []
+    for _, intent, _ in store().open_intents(settings().strategy):
+        price = intent.price or last_close(intent.symbol, as_of)
+        if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
+            continue
+        side: PositionSide = "long" if intent.side == "buy" else "short"
+        found.append(
+            PendingEntry(symbol=intent.symbol, side=side, quantity=intent.quantity, price=price, stop=intent.stop)
         )
-        for _, intent, _ in waiting
-        if not intent.reduce_only and intent.price is not None and intent.type in ("market", "limit")
-    )  # fmt: skip
+    return tuple(found)
 
 
 def daily_pnl_pct(as_of: datetime) -> float | None:

@@ -22,7 +22,7 @@ from tasks.core.evaluation.tape import STEP, Grid, Tape, make_grid
 from tasks.core.market import orderbook, position_events
 from tasks.core.market.snapshot import Market, bar_closes
 from tasks.core.ports import Decider
-from tasks.core.trading import followups, guard, ledger
+from tasks.core.trading import booking, followups, guard, ledger
 from tasks.core.trading import orders as order_plan
 from tasks.core.trading.brief import make_brief, realized_today_pct
 from tasks.core.trading.matching import MatchingEngine
@@ -265,7 +265,7 @@ class Backtest:
         book = orderbook.modelled(state.market.value("15m", "atr_pct", as_of), float(account.equity) / 5)
         digest = ledger.digest(self.outcomes[-200:], as_of, symbol)
         brief = make_brief(
-            state.market, as_of, account, self.plan.limits,
+            state.market, as_of, account, self.plan.limits, self.plan.costs, tuple(self.symbols),
             reasons=reasons, position=state.position, book=book, digest=digest,
         )  # fmt: skip
         decided = (await self.decider.decide([brief]))[0]
@@ -310,6 +310,8 @@ class Backtest:
             if record.decided is not None and isinstance(record.decided.decision, ENTRIES):
                 state.position = state.position.model_copy(update={"followups": record.decided.decision.followups})
             mine = []
+        elif state.position is not None and mine:
+            state.position = booking.add_protection(state.position, intent)
         if not intent.reduce_only and intent.type in ("market", "limit"):
             self.opens.append(record.as_of)
         self._book(record.symbol, mine, k)

@@ -4,14 +4,20 @@ A day starts at 00:00 UTC, a week on Monday. The previous day is the calendar da
 seven days before this week's Monday; where any of their daily bars is missing the level is unknown.
 """
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 
-from tasks.core.market.bars import epoch_s
-from tasks.core.market.features import ratio
+from tasks.core.market.bars import Columns, columns_of, epoch_s, frame_of
+from tasks.core.market.features import lag, ratio, rolling_sum, windows
+from tasks.core.types.bars import SECONDS
 
 DAY = 86_400
-BARS_PER_DAY = 288
+STEP = SECONDS["5m"]
+BARS_PER_DAY = DAY // STEP
+BARS_PER_HOUR = 12
 MONDAY_OFFSET = 3  # 1970-01-01 was a Thursday
 
 
@@ -21,15 +27,16 @@ def compute(five: pd.DataFrame, days: pd.DataFrame) -> pd.DataFrame:
     five: 5m bars; days: closed 1d bars. Returns one row per 5m bar with prev_day_high prev_day_low prev_week_high
     prev_week_low daily_open weekly_open session_vwap rolling_vwap_1d, in quote currency.
     """
-    day = epoch_s(five.index) // DAY  # the day the bar trades in, also for the bar that closes at midnight
-    out = {**_previous_day(day, days), **_weeks(day, days)}
-    session = _session(five, day)
-    out["daily_open"] = session["daily_open"]
-    monday = day - (day + MONDAY_OFFSET) % 7
-    out["weekly_open"] = np.where(day == monday, session["daily_open"], out.pop("monday_open"))
-    out["session_vwap"] = session["session_vwap"]
-    out["rolling_vwap_1d"] = _rolling_vwap(five)
-    return pd.DataFrame(out, index=five.index)
+    bars, seconds = columns_of(five), epoch_s(five.index)
+    day = seconds // DAY  # the day the bar trades in, also for the bar that closes at midnight
+    known = _higher(day, columns_of(days), epoch_s(days.index) // DAY)
+    session = _session(bars, seconds, day)
+    monday = (day + MONDAY_OFFSET) % 7 == 0
+    known["daily_open"] = session["daily_open"]
+    known["weekly_open"] = np.where(monday, session["daily_open"], known.pop("monday_open"))
+    known["session_vwap"] = session["session_vwap"]
+    known["rolling_vwap_1d"] = _rolling_vwap(bars, seconds)
+    return frame_of(known, five.index)
 
 
 def _lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -40,49 +47,66 @@ def _lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndar
     return np.where(keys[at] == wanted, values[at], np.nan)
 
 
-def _previous_day(day: np.ndarray, days: pd.DataFrame) -> dict[str, np.ndarray]:
-    keys = epoch_s(days.index) // DAY
-    return {f"prev_day_{side}": _lookup(keys, days[side].to_numpy(), day - 1) for side in ("high", "low")}
-
-
-def _weeks(day: np.ndarray, days: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Look up last week's extremes (all seven days known) and the open of this week's Monday."""
-    keys = epoch_s(days.index) // DAY
-    weeks = pd.DataFrame({"week": (keys + MONDAY_OFFSET) // 7, "high": days["high"], "low": days["low"]})
-    grouped = weeks.groupby("week").agg(high=("high", "max"), low=("low", "min"), n=("high", "size"))
-    whole = grouped[grouped["n"] == 7]
+def _higher(day: np.ndarray, days: Columns, keys: np.ndarray) -> Columns:
+    """Look up yesterday's and last week's extremes (all seven days known) and the open of this week's Monday."""
     week = (day + MONDAY_OFFSET) // 7
-    monday = day - (day + MONDAY_OFFSET) % 7
+    weeks, highs, lows = _weeks(days, (keys + MONDAY_OFFSET) // 7)
     return {
-        "prev_week_high": _lookup(whole.index.to_numpy(), whole["high"].to_numpy(), week - 1),
-        "prev_week_low": _lookup(whole.index.to_numpy(), whole["low"].to_numpy(), week - 1),
-        "monday_open": _lookup(keys, days["open"].to_numpy(), monday),
+        "prev_day_high": _lookup(keys, days["high"], day - 1),
+        "prev_day_low": _lookup(keys, days["low"], day - 1),
+        "prev_week_high": _lookup(weeks, highs, week - 1),
+        "prev_week_low": _lookup(weeks, lows, week - 1),
+        "monday_open": _lookup(keys, days["open"], week * 7 - MONDAY_OFFSET),
     }
 
 
-def _typical(five: pd.DataFrame) -> pd.Series:
-    return (five["high"] + five["low"] + five["close"]) / 3 * five["volume"]
+def _weeks(days: Columns, week: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the weeks all of whose seven days are known, with their highs and lows."""
+    starts = _starts(week)
+    if not len(starts):
+        return week, days["high"], days["low"]
+    whole = np.diff(starts, append=len(week)) == 7
+    highs, lows = np.maximum.reduceat(days["high"], starts), np.minimum.reduceat(days["low"], starts)
+    return week[starts][whole], highs[whole], lows[whole]
 
 
-def _session(five: pd.DataFrame, day: np.ndarray) -> dict[str, np.ndarray]:
+def _starts(keys: np.ndarray) -> np.ndarray:
+    """Return where each run of equal keys starts."""
+    return np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
+
+
+def _typical_value(bars: Columns) -> np.ndarray:
+    return np.asarray((bars["high"] + bars["low"] + bars["close"]) / 3 * bars["volume"])
+
+
+def _session(bars: Columns, seconds: np.ndarray, day: np.ndarray) -> Columns:
     """Return today's open and the VWAP since 00:00; unknown if the day's first bar is not there."""
-    starts_at_midnight = pd.Series(epoch_s(five.index) % DAY == 0).groupby(day).transform("first").to_numpy()
-    opens = pd.Series(five["open"].to_numpy()).groupby(day).transform("first").to_numpy()
-    value = pd.Series(_typical(five).to_numpy()).groupby(day).cumsum().to_numpy()
-    volume = pd.Series(five["volume"].to_numpy()).groupby(day).cumsum().to_numpy()
-    known = starts_at_midnight.astype(bool)
-    return {
-        "daily_open": np.where(known, opens, np.nan),
-        "session_vwap": np.where(known, ratio(value, volume), np.nan),
-    }
+    value, volume = _typical_value(bars), bars["volume"]
+    out = {name: np.full(len(day), np.nan) for name in ("daily_open", "session_vwap")}
+    for today in _days_from_midnight(seconds, day):
+        out["daily_open"][today] = bars["open"][today.start]
+        out["session_vwap"][today] = ratio(np.cumsum(value[today]), np.cumsum(volume[today]))
+    return out
 
 
-def _rolling_vwap(five: pd.DataFrame) -> np.ndarray:
+def _days_from_midnight(seconds: np.ndarray, day: np.ndarray) -> Iterator[slice]:
+    starts = _starts(day)
+    for a, b in pairwise([*starts.tolist(), len(day)]):
+        if seconds[a] % DAY == 0:
+            yield slice(a, b)
+
+
+def _rolling_vwap(bars: Columns, seconds: np.ndarray) -> np.ndarray:
     """Return the VWAP of the last 24 hours; unknown while a bar of them is missing."""
-    seconds = epoch_s(five.index)
-    span = np.full(len(five), np.nan)
-    if len(five) >= BARS_PER_DAY:
-        span[BARS_PER_DAY - 1 :] = seconds[BARS_PER_DAY - 1 :] - seconds[: len(seconds) - BARS_PER_DAY + 1]
-    value = _typical(five).rolling(BARS_PER_DAY).sum().to_numpy()
-    volume = five["volume"].rolling(BARS_PER_DAY).sum().to_numpy()
-    return np.where(span == (BARS_PER_DAY - 1) * 300, ratio(value, volume), np.nan)
+    whole = seconds - lag(seconds, BARS_PER_DAY - 1) == (BARS_PER_DAY - 1) * STEP
+    vwap = ratio(_day_sum(_typical_value(bars)), _day_sum(bars["volume"]))
+    return np.where(whole, vwap, np.nan)
+
+
+def _day_sum(values: np.ndarray) -> np.ndarray:
+    """Sum the last 288 bars by way of their 24 hours: each sum depends on its own window alone, and quickly."""
+    out = np.full(len(values), np.nan)
+    if len(values) >= BARS_PER_DAY:
+        hours = rolling_sum(values, BARS_PER_HOUR)[BARS_PER_HOUR - 1 :]
+        out[BARS_PER_DAY - 1 :] = windows(hours, BARS_PER_DAY - BARS_PER_HOUR + 1)[:, ::BARS_PER_HOUR].sum(axis=1)
+    return out

@@ -1,7 +1,8 @@
 """Five parts that each vote -1, 0 or +1; score = |sum|, direction = its sign."""
 
+from collections.abc import Mapping
+
 import numpy as np
-import pandas as pd
 
 from tasks.core.types.snapshot import Confluence
 
@@ -9,9 +10,8 @@ VWAP_Z = 0.5  # nearer to VWAP than this is no opinion
 IMBALANCE = 0.2  # as a share of the top levels
 
 
-def parts(features: pd.DataFrame) -> dict[str, np.ndarray]:
+def parts(c: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Compute the four parts that bars alone give, per bar; NaN where unknown."""
-    c = {name: features[name].to_numpy() for name in ("sma50", "sma200", "rsi", "macd_hist", "obv_dir", "vwap_z")}
     side = np.sign(c["rsi"] - 50)
     agree = np.where(side == np.sign(c["macd_hist"]), side, 0.0)
     return {
@@ -22,7 +22,7 @@ def parts(features: pd.DataFrame) -> dict[str, np.ndarray]:
     }
 
 
-def signed(features: pd.DataFrame) -> np.ndarray:
+def signed(features: Mapping[str, np.ndarray]) -> np.ndarray:
     """Compute the signed score of the four bar parts; NaN until all of them are known."""
     return np.asarray(sum(parts(features).values()))
 

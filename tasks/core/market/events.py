@@ -6,34 +6,22 @@ without volume never fires. Thresholds are `EventThresholds`; rules about our ow
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from tasks.core.market import confluence
-from tasks.core.market.bars import epoch_s
-from tasks.core.market.features import lag
+from tasks.core.market.bars import Columns, columns_of, epoch_s, segments
+from tasks.core.market.features import lag, realized_vol_pctile
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
 
 Directions = np.ndarray  # int8, one per bar
+MIDDLE = 50.0  # percentile
 LEVELS = ("prev_day_high", "prev_day_low", "weekly_open")
 
 
-@dataclass(frozen=True)
-class RuleInput:
-    """One timeframe's features, and the anchors known at each of its closes (same rows); columns by name."""
-
-    features: pd.DataFrame
-    anchors: pd.DataFrame
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        frame = self.features if name in self.features.columns else self.anchors
-        return frame[name].to_numpy()
-
-
-def trend_flip(x: RuleInput, t: EventThresholds) -> Directions:
+def trend_flip(x: Columns, t: EventThresholds) -> Directions:
     """SMA20 crossed SMA50 at most n bars ago; fires on the bar that confirms it, once per cross."""
     side = np.sign(x["sma20"] - x["sma50"])
     crossed = (side != lag(side)) & (side != 0) & np.isfinite(lag(side))
@@ -43,18 +31,22 @@ def trend_flip(x: RuleInput, t: EventThresholds) -> Directions:
     return np.asarray(_first_since(confirmed, np.cumsum(crossed)) * _int(side))
 
 
-def vol_regime(x: RuleInput, t: EventThresholds) -> Directions:
-    """ATR or realized-volatility percentile crosses up with volume, or down; armed again after the hysteresis."""
-    out = np.zeros(len(x.features), dtype=np.int8)
-    for name in ("atr_pctile", "realized_vol_pctile"):
-        level = x[name]
-        up = _armed(level >= t.vol_high, level < t.vol_high - t.vol_hysteresis) & (x["vol_z20"] > t.vol_z)
-        down = _armed(level <= t.vol_low, level > t.vol_low + t.vol_hysteresis)
-        out = np.where(out != 0, out, up.astype(np.int8) - down.astype(np.int8))
-    return out
+def vol_regime(x: Columns, t: EventThresholds) -> Directions:
+    """ATR or realized-volatility percentile crosses up with volume, or down, and the other one agrees.
+
+    Armed again once both are back across the level by the hysteresis.
+    """
+    both = (x["atr_pctile"], realized_vol_pctile(x["close"]))
+    lower, upper = np.minimum(*both), np.maximum(*both)
+    rose = np.logical_or(*((level >= t.vol_high) & (lag(level) < t.vol_high) for level in both))
+    fell = np.logical_or(*((level <= t.vol_low) & (lag(level) > t.vol_low) for level in both))
+    up = rose & (lower >= MIDDLE + t.vol_agree) & (x["vol_z20"] > t.vol_z)
+    down = fell & (upper <= MIDDLE - t.vol_agree)
+    calm, awake = upper < t.vol_high - t.vol_hysteresis, lower > t.vol_low + t.vol_hysteresis
+    return np.asarray(_armed(up, calm) - _armed(down, awake))
 
 
-def range_break(x: RuleInput, t: EventThresholds) -> Directions:
+def range_break(x: Columns, t: EventThresholds) -> Directions:
     """Close beyond n times the recent swing distance, measured from the far swing, with a volume spike."""
     high, low = lag(x["last_high"]), lag(x["last_low"])
     reach = t.break_swings * (high - low)
@@ -63,23 +55,28 @@ def range_break(x: RuleInput, t: EventThresholds) -> Directions:
     return np.asarray(_starts(up, x["vol_spike"] == 1) - _starts(down, x["vol_spike"] == 1))
 
 
-def confluence_shift(x: RuleInput, t: EventThresholds) -> Directions:
-    """The signed score moved by at least n since it last fired; direction of the move."""
-    scores = confluence.signed(x.features)
+def confluence_shift(x: Columns, t: EventThresholds) -> Directions:
+    """The signed score moved by at least n since it last fired, to a side it takes and has kept; direction of the move.
+
+    The score is the snapshot's own, without the book. Asking it to hold keeps out the flicker of its parts: bare,
+    it moved by 2 some 20 times a day. Before the first time the reference is 0, so that a history that begins
+    later comes to the same reference at the first change of sides.
+    """
+    scores = confluence.signed(x)
     out = np.zeros(len(scores), dtype=np.int8)
-    reference: float | None = None
+    reference, side, kept = 0.0, 0, 0
     for i, score in enumerate(scores.tolist()):
-        if score != score:  # unknown: after a gap the next known score is the new reference
-            reference = None
-        elif reference is None:
-            reference = score
-        elif abs(score - reference) >= t.confluence_delta:
-            out[i] = 1 if score > reference else -1
-            reference = score
+        moved = score - reference
+        far = abs(score) >= t.confluence_score and abs(moved) >= t.confluence_delta and moved * score > 0
+        now = (1 if score > 0 else -1) if far else 0  # unknown (NaN) is not far
+        kept = kept + 1 if now == side else 1
+        side = now
+        if side and kept >= t.confluence_bars:
+            out[i], reference, side = side, score, 0
     return out
 
 
-def sweep_reclaim(x: RuleInput, t: EventThresholds) -> Directions:
+def sweep_reclaim(x: Columns, t: EventThresholds) -> Directions:
     """A wick far beyond a prior swing, the close back inside, with volume; the direction is the reclaim's."""
     atr, loud = lag(x["atr"]), x["vol_z20"] > t.sweep_vol_z
     up, down = np.zeros(len(atr), dtype=bool), np.zeros(len(atr), dtype=bool)
@@ -90,24 +87,25 @@ def sweep_reclaim(x: RuleInput, t: EventThresholds) -> Directions:
     return np.asarray((up & ~down & loud).astype(np.int8) - (down & ~up & loud).astype(np.int8))
 
 
-def break_hold(x: RuleInput, t: EventThresholds) -> Directions:
+def break_hold(x: Columns, t: EventThresholds) -> Directions:
     """A close beyond a level, then 1-n bars none of which closes back inside.
 
     Fires on the first of them that comes back to within the same distance of the level and holds (the retest),
-    never on the breakout bar itself.
+    never on the breakout bar itself. After a break the level counts as fresh again when a bar has closed as far
+    inside it, so that chop around a level is not a series of breaks.
     """
-    out = np.zeros(len(x.features), dtype=np.int8)
+    out = np.zeros(len(x["close"]), dtype=np.int8)
     for name in LEVELS:
         for sign in (1, -1):
             out = np.where(out != 0, out, sign * _retests(x, x[name], sign, t))
     return out
 
 
-def _retests(x: RuleInput, level: np.ndarray, sign: int, t: EventThresholds) -> Directions:
+def _retests(x: Columns, level: np.ndarray, sign: int, t: EventThresholds) -> Directions:
     beyond = (x["close"] - level) * sign
     margin = t.hold_atr * x["atr"]
     same_level = level == lag(level)
-    broke = (beyond > margin) & ~(lag(beyond) > 0) & same_level
+    broke = _armed((beyond > margin) & (lag(beyond) <= 0) & same_level, (beyond < -margin) | ~same_level) == 1
     since = _bars_since(broke)
     inside = ~(beyond > 0) | ~same_level
     held = np.cumsum(inside) == np.cumsum(inside)[np.clip(np.arange(len(level)) - since, 0, None)]
@@ -116,7 +114,7 @@ def _retests(x: RuleInput, level: np.ndarray, sign: int, t: EventThresholds) -> 
     return _first_since(retest, np.cumsum(broke))
 
 
-def stop_run(x: RuleInput, t: EventThresholds) -> Directions:
+def stop_run(x: Columns, t: EventThresholds) -> Directions:
     """Huge volume and range through a level, closing in the opposite third of the range: stops were taken."""
     big = (x["vol_z20"] > t.run_vol_z) & (x["range_ratio"] > t.run_range)
     high, low, close = x["high"], x["low"], x["close"]
@@ -130,7 +128,7 @@ def stop_run(x: RuleInput, t: EventThresholds) -> Directions:
     return np.asarray(fired_up.astype(np.int8) - fired_down.astype(np.int8))
 
 
-Rule = Callable[[RuleInput, EventThresholds], Directions]
+Rule = Callable[[Columns, EventThresholds], Directions]
 RULES: tuple[tuple[str, Rule, tuple[str, ...]], ...] = (
     ("TrendFlip", trend_flip, ("15m", "1h")),
     ("VolRegime", vol_regime, ("15m",)),
@@ -148,22 +146,43 @@ def detect(
     """Run every rule; return (close time in s, rule, timeframe, up|down), ascending."""
     found: list[tuple[int, str, str, str]] = []
     for timeframe in {tf: None for _, _, tfs in RULES for tf in tfs}:
-        if timeframe not in features or features[timeframe].empty:
+        frame = features.get(timeframe)
+        if frame is None or frame.empty:
             continue
-        x = RuleInput(features[timeframe], _anchors_at_closes(anchors, features[timeframe], timeframe))
-        closes = epoch_s(x.features.index) + SECONDS[timeframe]
-        traded = x["volume"] > 0
-        for name, rule, timeframes in RULES:
-            if timeframe in timeframes:
-                fired = np.flatnonzero((directions := rule(x, thresholds)) * traded)
-                found += [(int(closes[i]), name, timeframe, "up" if directions[i] > 0 else "down") for i in fired]
+        closes = epoch_s(frame.index) + SECONDS[timeframe]
+        columns = columns_of(frame) | _at_closes(closes, features.get("5m"), anchors)
+        for run in segments(frame.index, timeframe):
+            part = {name: column[run] for name, column in columns.items()}
+            found += _fired(timeframe, closes[run], part, thresholds)
     return sorted(found)
 
 
-def _anchors_at_closes(anchors: pd.DataFrame, features: pd.DataFrame, timeframe: str) -> pd.DataFrame:
-    """Return the anchors of the 5m bar that closes together with each bar; unknown where there is none."""
-    wanted = pd.DatetimeIndex(features.index) + pd.Timedelta(seconds=SECONDS[timeframe] - SECONDS["5m"])
-    return anchors.reindex(wanted)
+def _fired(timeframe: str, closes: np.ndarray, x: Columns, t: EventThresholds) -> list[tuple[int, str, str, str]]:
+    """Run the rules of one timeframe on one gapless run of bars, each with its anchors."""
+    traded = (x["volume"] > 0) & (x["last_5m_volume"] > 0)
+    found = []
+    for name, rule, timeframes in RULES:
+        if timeframe in timeframes:
+            directions = rule(x, t) * traded
+            fired = np.flatnonzero(directions)
+            found += [(int(closes[i]), name, timeframe, "up" if directions[i] > 0 else "down") for i in fired]
+    return found
+
+
+def _at_closes(closes: np.ndarray, five: pd.DataFrame | None, anchors: pd.DataFrame) -> Columns:
+    """Return the anchors and volume of the 5m bar that closes with each bar: unknown where there is none.
+
+    Where a higher bar's last minutes did not trade, or did not reach us, nothing is news; a market without 5m
+    bars has no anchors, and its own volume must do.
+    """
+    if five is None or five.empty:
+        return {name: np.full(len(closes), np.nan) for name in anchors.columns} | {
+            "last_5m_volume": np.ones(len(closes))
+        }
+    keys = epoch_s(five.index) + SECONDS["5m"]
+    at = np.clip(np.searchsorted(keys, closes), 0, len(keys) - 1)
+    columns = columns_of(anchors) | {"last_5m_volume": five["volume"].to_numpy()}
+    return {name: np.where(keys[at] == closes, column[at], np.nan) for name, column in columns.items()}
 
 
 def _int(values: np.ndarray) -> Directions:
@@ -191,6 +210,6 @@ def _starts(condition: np.ndarray, also: np.ndarray) -> Directions:
     return _first_since(condition & also, np.cumsum(entered))
 
 
-def _armed(fire: np.ndarray, rearm: np.ndarray) -> np.ndarray:
-    """Return where `fire` turns true for the first time since `rearm` last held."""
-    return _first_since(fire, np.cumsum(rearm & ~np.r_[False, rearm[:-1]])).astype(bool)
+def _armed(fire: np.ndarray, rearm: np.ndarray) -> Directions:
+    """Return 1 where `fire` turns true for the first time since `rearm` last held."""
+    return _first_since(fire, np.cumsum(rearm))

@@ -8,40 +8,48 @@ Sources: RSI, ATR and ADX by Wilder (1978), through TA-Lib behind pandas-ta-clas
 docstring. std is always the 20-bar sample deviation of close.
 """
 
-from itertools import pairwise
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pandas_ta_classic as ta
+import talib
 
-from tasks.core.market.bars import gap_starts
+from tasks.core.market.bars import Columns, columns_of, frame_of, segments
 from tasks.core.types.bars import COLUMNS
 
 WINDOW = 20
 PERCENTILE_WINDOW = 90
 SWING_SIDE = 2
-Columns = dict[str, np.ndarray]
+DUST = 1e-12  # a deviation smaller than this share of the values is rounding, not movement
 
 
 def compute(bars: pd.DataFrame, timeframe: str) -> pd.DataFrame:
     """Compute every feature of `timeframe` for each bar.
 
     bars: n rows as in `types.bars`. Returns n rows: the bar columns, the snapshot's columns, and the levels they
-    are made of (sma20 sma50 sma200 std20 vwap20 last_high last_low prev_high prev_low realized_vol_pctile).
+    are made of (sma20 sma50 sma200 std20 vwap20 last_high last_low prev_high prev_low).
     """
-    edges = [0, *gap_starts(bars, timeframe).tolist(), len(bars)] if len(bars) else [0, 0]
-    parts = [_contiguous(bars.iloc[a:b]) for a, b in pairwise(edges)]
-    return parts[0] if len(parts) == 1 else pd.concat(parts)
+    return _by_segment(bars, timeframe, _contiguous)
 
 
-def _contiguous(bars: pd.DataFrame) -> pd.DataFrame:
-    columns: Columns = {name: bars[name].to_numpy() for name in COLUMNS}
+def _by_segment(bars: pd.DataFrame, timeframe: str, compute_columns: Callable[[Columns], Columns]) -> pd.DataFrame:
+    """Compute each gapless run of bars on its own, as if history began with it."""
+    whole = columns_of(bars)
+    parts = [compute_columns({name: whole[name][run] for name in COLUMNS}) for run in segments(bars.index, timeframe)]
+    if len(parts) == 1:
+        return frame_of(parts[0], bars.index)
+    return frame_of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, bars.index)
+
+
+def _contiguous(bars: Columns) -> Columns:
+    columns = dict(bars)
     _averages(columns)
-    _momentum(columns, bars)
-    _ranges(columns, bars)
-    _volume(columns, bars)
+    _momentum(columns)
+    _ranges(columns)
+    _volume(columns)
     _structure(columns)
-    return pd.DataFrame(columns, index=bars.index)
+    return columns
 
 
 def windows(values: np.ndarray, length: int) -> np.ndarray:
@@ -49,76 +57,87 @@ def windows(values: np.ndarray, length: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(values, length)
 
 
-def _rolling(values: np.ndarray, length: int, reduce: str) -> np.ndarray:
-    """Reduce each trailing window; each value depends on its own window alone, whatever came before."""
-    out = np.full(len(values), np.nan)
-    if len(values) >= length:
-        view = windows(values, length)
-        out[length - 1 :] = view.std(axis=1, ddof=1) if reduce == "std" else getattr(view, reduce)(axis=1)
-    return out
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    """Put NaN before values that begin with the first whole window."""
+    return np.concatenate([np.full(length - len(values), np.nan), values])
+
+
+def rolling_sum(values: np.ndarray, length: int) -> np.ndarray:
+    """Sum each trailing window; each value depends on its own window alone, whatever came before."""
+    return (
+        _padded(windows(values, length).sum(axis=1), len(values))
+        if len(values) >= length
+        else np.full(len(values), np.nan)
+    )
+
+
+def rolling_mean(values: np.ndarray, length: int) -> np.ndarray:
+    return rolling_sum(values, length) / length
+
+
+def rolling_std(values: np.ndarray) -> np.ndarray:
+    """Return the 20-bar sample deviation; NaN where nothing moved but rounding."""
+    if len(values) < WINDOW:
+        return np.full(len(values), np.nan)
+    view = windows(values, WINDOW)
+    std = view.std(axis=1, ddof=1)
+    return _padded(np.where(std > DUST * np.abs(view[:, -1]), std, np.nan), len(values))
 
 
 def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """Divide, giving NaN where the divisor is 0 or unknown."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out = top / bottom
+    out = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
     return np.where(np.isfinite(out), out, np.nan)
 
 
 def lag(values: np.ndarray, n: int = 1) -> np.ndarray:
     """Return the value n bars ago; NaN for the first n."""
     out = np.full(len(values), np.nan)
-    out[n:] = values[:-n] if n else values
+    out[n:] = values[: max(0, len(values) - n)]
     return out
-
-
-def _indicator(result: pd.Series | None, length: int) -> np.ndarray:
-    """Return pandas-ta's series as an array; it gives None when there are too few bars."""
-    return np.full(length, np.nan) if result is None else result.to_numpy(dtype=float)
 
 
 def _averages(c: Columns) -> None:
     close = c["close"]
     for length in (20, 50, 200):
-        c[f"sma{length}"] = _rolling(close, length, "mean")
-    std = _rolling(close, WINDOW, "std")
-    # a window of equal closes has no deviation; floating point may leave dust
-    c["std20"] = np.where(std > 1e-12 * np.abs(close), std, np.nan)
+        c[f"sma{length}"] = rolling_mean(close, length)
+    c["std20"] = rolling_std(close)
     c["price_z20"] = ratio(close - c["sma20"], c["std20"])
     typical = (c["high"] + c["low"] + close) / 3
-    c["vwap20"] = ratio(_rolling(typical * c["volume"], WINDOW, "sum"), _rolling(c["volume"], WINDOW, "sum"))
+    c["vwap20"] = ratio(rolling_sum(typical * c["volume"], WINDOW), rolling_sum(c["volume"], WINDOW))
     c["vwap_z"] = ratio(close - c["vwap20"], c["std20"])
 
 
-def ema(close: pd.Series, length: int) -> np.ndarray:
+def ema(close: np.ndarray, length: int) -> np.ndarray:
     """Return the exponential average seeded with the simple average of its first `length` values."""
-    return _indicator(ta.ema(close, length=length, talib=True), len(close))
+    return np.asarray(talib.EMA(close, length))
 
 
-def macd_hist(close: pd.Series) -> np.ndarray:
+def macd_hist(close: np.ndarray) -> np.ndarray:
     """Return MACD(12,26,9)'s histogram, all three averages SMA-seeded (TA-Lib's own MACD seeds them otherwise)."""
     line = ema(close, 12) - ema(close, 26)
-    signal = np.full(len(line), np.nan)
-    known = np.flatnonzero(np.isfinite(line))
-    if len(known):
-        signal[known[0] :] = ema(pd.Series(line[known[0] :]), 9)
-    return np.asarray(line - signal)
+    known = line[np.isfinite(line)]
+    signal = ema(known, 9) if len(known) else known
+    return np.asarray(line - _padded(signal, len(line)))
 
 
-def _momentum(c: Columns, bars: pd.DataFrame) -> None:
-    n = len(bars)
-    c["rsi"] = _indicator(ta.rsi(bars["close"], length=14, talib=True), n)
+def _rsi(close: np.ndarray) -> np.ndarray:
+    """Return Wilder's RSI(14); unknown until the price has moved at all (TA-Lib says 0 there)."""
+    moved = np.maximum.accumulate(close != close[:1])
+    return np.where(moved, talib.RSI(close, 14), np.nan)
+
+
+def _momentum(c: Columns) -> None:
+    close = c["close"]
+    c["rsi"] = _rsi(close)
     c["rsi_slope"] = c["rsi"] - lag(c["rsi"])
-    hist = macd_hist(bars["close"])
+    hist = macd_hist(close)
     before = lag(hist)
     c["macd_hist"] = hist
     c["macd_slope"] = hist - before
     cross = np.where((hist > 0) & (before <= 0), 1.0, np.where((hist < 0) & (before >= 0), -1.0, 0.0))
     c["macd_cross"] = np.where(np.isfinite(before), cross, np.nan)
-    steps = np.sign(np.diff(c["close"], prepend=np.nan))
-    c["delta20"] = _rolling(steps, WINDOW, "sum") / WINDOW
-    returns = np.diff(np.log(np.where(c["close"] > 0, c["close"], np.nan)), prepend=np.nan)
-    c["realized_vol_pctile"] = _percentile(_rolling(returns, WINDOW, "std"))
+    c["delta20"] = rolling_mean(np.sign(close - lag(close)), WINDOW)
 
 
 def true_range(c: Columns) -> np.ndarray:
@@ -129,20 +148,30 @@ def true_range(c: Columns) -> np.ndarray:
 
 def _percentile(values: np.ndarray) -> np.ndarray:
     """Return 100 x the share of the last 90 values (this one included) that are <= this one."""
-    out = np.full(len(values), np.nan)
-    if len(values) >= PERCENTILE_WINDOW:
-        view = windows(values, PERCENTILE_WINDOW)
-        share = (view <= view[:, -1:]).mean(axis=1) * 100
-        out[PERCENTILE_WINDOW - 1 :] = np.where(np.isfinite(view).all(axis=1), share, np.nan)
-    return out
+    if len(values) < PERCENTILE_WINDOW:
+        return np.full(len(values), np.nan)
+    view = windows(values, PERCENTILE_WINDOW)
+    share = np.count_nonzero(view <= view[:, -1:], axis=1) * (100 / PERCENTILE_WINDOW)
+    known = np.count_nonzero(windows(np.isfinite(values), PERCENTILE_WINDOW), axis=1) == PERCENTILE_WINDOW
+    return _padded(np.where(known, share, np.nan), len(values))
+
+
+def realized_vol_pctile(close: np.ndarray) -> np.ndarray:
+    """Return the percentile of the 20-bar deviation of log returns."""
+    logs = np.log(np.where(close > 0, close, np.nan))
+    return _percentile(rolling_std(logs - lag(logs)))
 
 
 def _rolling_median(values: np.ndarray) -> np.ndarray:
-    return pd.Series(values).rolling(WINDOW).median().to_numpy()
+    if len(values) < WINDOW:
+        return np.full(len(values), np.nan)
+    ordered = np.sort(windows(values, WINDOW), axis=1)  # NaN sorts last
+    median = (ordered[:, WINDOW // 2 - 1] + ordered[:, WINDOW // 2]) / 2
+    return _padded(np.where(np.isnan(ordered[:, -1]), np.nan, median), len(values))
 
 
-def _ranges(c: Columns, bars: pd.DataFrame) -> None:
-    atr = _indicator(ta.atr(bars["high"], bars["low"], bars["close"], length=14, talib=True), len(bars))
+def _ranges(c: Columns) -> None:
+    atr = talib.ATR(c["high"], c["low"], c["close"], 14)
     c["atr"] = np.where(atr > 0, atr, np.nan)
     c["atr_pct"] = ratio(c["atr"], c["close"]) * 100
     c["atr_pctile"] = _percentile(c["atr"])
@@ -151,13 +180,13 @@ def _ranges(c: Columns, bars: pd.DataFrame) -> None:
     c["cloud_atr"] = ratio(c["sma50"] - c["sma200"], c["atr"])
 
 
-def _volume(c: Columns, bars: pd.DataFrame) -> None:
-    volume = c["volume"]
-    c["vol_z20"] = ratio(volume - _rolling(volume, WINDOW, "mean"), _rolling(volume, WINDOW, "std"))
+def _volume(c: Columns) -> None:
+    volume, close = c["volume"], c["close"]
+    c["vol_z20"] = ratio(volume - rolling_mean(volume, WINDOW), rolling_std(volume))
     median = _rolling_median(volume)
-    c["vol_spike"] = np.where(np.isfinite(median), (volume > 2 * median).astype(float), np.nan)
-    obv = _indicator(ta.obv(bars["close"], bars["volume"], talib=True), len(bars))
-    c["obv_dir"] = np.sign(obv - lag(obv, WINDOW))
+    c["vol_spike"] = np.where(np.isfinite(median), volume > 2 * median, np.nan)
+    # the change of OBV over 20 bars is the sum of its 20 steps: wherever OBV itself was started
+    c["obv_dir"] = np.sign(rolling_sum(np.sign(close - lag(close)) * volume, WINDOW))
 
 
 def _structure(c: Columns) -> None:
@@ -178,40 +207,39 @@ def _structure(c: Columns) -> None:
 def _swing_levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the last and the previous known swing high of `values` at each bar."""
     last, previous = np.full(len(values), np.nan), np.full(len(values), np.nan)
-    width = 2 * SWING_SIDE + 1
-    if len(values) < width:
-        return last, previous
-    view = windows(values, width)
-    middle = view[:, SWING_SIDE : SWING_SIDE + 1]
-    at = np.flatnonzero((np.delete(view, SWING_SIDE, axis=1) < middle).all(axis=1))
-    known, levels = at + width - 1, values[at + SWING_SIDE]
+    middle, others = values[2:-2], (values[:-4], values[1:-3], values[3:-1], values[4:])
+    at = np.flatnonzero(np.logical_and.reduce([middle > other for other in others]))
+    known, levels = at + 2 * SWING_SIDE, middle[at]
     order = np.searchsorted(known, np.arange(len(values)), side="right") - 1
     last[order >= 0] = levels[order[order >= 0]]
     previous[order >= 1] = levels[order[order >= 1] - 1]
     return last, previous
 
 
-def role_inputs(bars: pd.DataFrame) -> pd.DataFrame:
+def role_inputs(bars: pd.DataFrame, timeframe: str) -> pd.DataFrame:
     """Compute what roles need beyond the snapshot: ADX(14), Bollinger(20, 2), EMA50/200, per bar.
 
     Bollinger uses the deviation of the population, as its author does; bb_percent_b is 0 at the lower band and 1
-    at the upper; bb_width is (upper - lower)/middle.
+    at the upper; bb_width is (upper - lower)/middle. EMA200 forgets slowly: from 1,000 bars it is within 0.1 % of
+    the distance between price and average, not 1e-9, of the one over all of history.
     """
-    n = len(bars)
-    adx = ta.adx(bars["high"], bars["low"], bars["close"], length=14, talib=True)
-    middle = _rolling(bars["close"].to_numpy(), WINDOW, "mean")
-    deviation = _rolling(bars["close"].to_numpy(), WINDOW, "std") * np.sqrt((WINDOW - 1) / WINDOW)
+    return _by_segment(bars, timeframe, _role_columns)
+
+
+def _role_columns(bars: Columns) -> Columns:
+    high, low, close = (pd.Series(bars[name]) for name in ("high", "low", "close"))
+    price = bars["close"]
+    adx = ta.adx(high, low, close, length=14, talib=True)
+    middle = rolling_mean(price, WINDOW)
+    deviation = rolling_std(price) * np.sqrt((WINDOW - 1) / WINDOW)
     upper, lower = middle + 2 * deviation, middle - 2 * deviation
-    return pd.DataFrame(
-        {
-            "adx": _indicator(None if adx is None else adx["ADX_14"], n),
-            "bb_upper": upper,
-            "bb_middle": middle,
-            "bb_lower": lower,
-            "bb_percent_b": ratio(bars["close"].to_numpy() - lower, upper - lower),
-            "bb_width": ratio(upper - lower, middle),
-            "ema50": ema(bars["close"], 50),
-            "ema200": ema(bars["close"], 200),
-        },
-        index=bars.index,
-    )
+    return {
+        "adx": np.full(len(price), np.nan) if adx is None else adx["ADX_14"].to_numpy(dtype=float),
+        "bb_upper": upper,
+        "bb_middle": middle,
+        "bb_lower": lower,
+        "bb_percent_b": ratio(price - lower, upper - lower),
+        "bb_width": ratio(upper - lower, middle),
+        "ema50": ema(price, 50),
+        "ema200": ema(price, 200),
+    }

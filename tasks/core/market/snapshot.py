@@ -1,26 +1,20 @@
-"""One symbol's market, and the snapshot of it at a moment.
+"""The snapshot of a market at a moment: the Snapshot contract, rounded, and its JSON.
 
-`Market` holds bars, features, anchors and market events, computed once; `snapshot` reads one row of each, so a
-live cycle (1,000 bars) and a replay (all of history) go through the same code. Only rows whose bar had closed at
-as_of are ever read.
+Distances are level - close: positive = the level is above the price. The z of an anchor is close - level: positive
+= the price is above it. Unknown is None, never 0.
 """
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
-from functools import cached_property
 from typing import TypeVar
 
-import numpy as np
-import pandas as pd
-
-from tasks.core.market import anchors, confluence, events, features
-from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES, epoch_s, infer_timeframe, timeframes_from
+from tasks.core.market import confluence
+from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
+from tasks.core.market.market import Market, bar_closes
 from tasks.core.types.bars import COLUMNS, SECONDS
-from tasks.core.types.limits import EventThresholds
 from tasks.core.types.record import Reason
 from tasks.core.types.snapshot import (
     Confluence,
@@ -37,7 +31,11 @@ from tasks.core.types.snapshot import (
     TradeDigest,
 )
 
+__all__ = ["Market", "bar_closes", "build", "last_price", "ma_stack", "role_inputs", "significant", "to_json"]
+
 MAX_BYTES = 6144
+REASON_BYTES = 480
+DAY = SECONDS["1d"]
 View = TypeVar("View", OrderBookView, PositionView, RiskView, TradeDigest)
 SWING_FIELDS = tuple(Swing.model_fields)
 VIEW_FIELDS = tuple(name for name in TimeframeView.model_fields if name not in ("swing", "last3", "ma_stack"))
@@ -50,119 +48,6 @@ def significant(value: float | None, digits: int = 6) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.{digits}g}") + 0.0  # + 0.0 turns -0.0 into 0.0
-
-
-class Table:
-    """A feature frame as plain arrays with the bars' close times, for quick reads of one row."""
-
-    def __init__(self, frame: pd.DataFrame, timeframe: str) -> None:
-        self.closes = epoch_s(frame.index) + SECONDS[timeframe]
-        self.columns = {name: frame[name].to_numpy() for name in frame.columns}
-
-    def at(self, as_of_s: int) -> int:
-        """Return the row of the last bar closed at `as_of_s`; -1 if there is none."""
-        return int(np.searchsorted(self.closes, as_of_s, side="right")) - 1
-
-    def row(self, i: int, names: Sequence[str]) -> dict[str, float]:
-        return {name: float(self.columns[name][i]) for name in names}
-
-
-@dataclass(frozen=True)
-class Market:
-    """One symbol's bars per timeframe and everything computed from them."""
-
-    symbol: str
-    bars: Mapping[str, pd.DataFrame]
-    thresholds: EventThresholds = field(default_factory=EventThresholds)
-
-    @classmethod
-    def from_base(cls, symbol: str, bars: pd.DataFrame, thresholds: EventThresholds | None = None) -> "Market":
-        """Build every timeframe from the bars of one (candle files, backtests)."""
-        frames = timeframes_from(bars, infer_timeframe(bars))
-        return cls(symbol, frames, thresholds or EventThresholds())
-
-    @cached_property
-    def features(self) -> dict[str, pd.DataFrame]:
-        return {tf: features.compute(bars, tf) for tf, bars in self.bars.items() if len(bars)}
-
-    @cached_property
-    def anchors(self) -> pd.DataFrame:
-        return anchors.compute(self.bars["5m"], self.bars["1d"])
-
-    @cached_property
-    def events(self) -> list[tuple[int, str, str, str]]:
-        return events.detect(self.features, self.anchors, self.thresholds)
-
-    @cached_property
-    def tables(self) -> dict[str, Table]:
-        return {tf: Table(frame, tf) for tf, frame in self.features.items()}
-
-    @cached_property
-    def anchor_table(self) -> Table:
-        return Table(self.anchors, "5m")
-
-    @cached_property
-    def votes(self) -> dict[str, np.ndarray]:
-        return confluence.parts(self.features["15m"]) if "15m" in self.features else {}
-
-    @cached_property
-    def roles(self) -> dict[str, Table]:
-        return {tf: Table(features.role_inputs(self.bars[tf]), tf) for tf in ("15m", "1h") if len(self.bars[tf])}
-
-    def row(self, timeframe: str, as_of: datetime) -> tuple[Table, int] | None:
-        """Return the table and row of the last closed bar, or None.
-
-        A row that is not the newest bar due at as_of (a gap, an outage) does not count: its values are of the past.
-        """
-        table = self.tables.get(timeframe)
-        if table is None:
-            return None
-        seconds = int(as_of.timestamp())
-        i = table.at(seconds)
-        due = seconds // SECONDS[timeframe] * SECONDS[timeframe]
-        return (table, i) if i >= 0 and int(table.closes[i]) == due else None
-
-    def value(self, timeframe: str, name: str, as_of: datetime) -> float | None:
-        """Return one feature at its last closed bar; None if unknown."""
-        found = self.row(timeframe, as_of)
-        if found is None:
-            return None
-        value = float(found[0].columns[name][found[1]])
-        return value if math.isfinite(value) else None
-
-    def reasons(self, after: datetime, until: datetime) -> tuple[Reason, ...]:
-        """Return the market's reasons of bars that closed in (after, until], with bar closes as context."""
-        start, end = int(after.timestamp()), int(until.timestamp())
-        closes = [at for at, *_ in self.events]
-        low, high = (int(np.searchsorted(closes, x, side="right")) for x in (start, end))
-        return tuple(self._reason(*event) for event in self.events[low:high])
-
-    def _reason(self, at_s: int, rule: str, timeframe: str, detail: str) -> Reason:
-        at = datetime.fromtimestamp(at_s, tz=UTC)
-        return Reason(
-            rule=rule,
-            symbol=self.symbol,
-            timeframe=timeframe,
-            detail=detail,
-            as_of=at,
-            fingerprint=f"{rule}|{self.symbol}|{timeframe}|{detail}|{at:%Y-%m-%dT%H:%M}",
-        )
-
-
-def bar_closes(symbol: str, as_of: datetime) -> tuple[Reason, ...]:
-    """Return the higher bars that close at as_of: context for a decider, never a reason alone."""
-    return tuple(
-        Reason(
-            rule="BarClose",
-            symbol=symbol,
-            timeframe=tf,
-            as_of=as_of,
-            fingerprint=f"BarClose|{symbol}|{tf}|{as_of:%Y-%m-%dT%H:%M}",
-            context=True,
-        )
-        for tf in ("15m", "1h", "4h")
-        if int(as_of.timestamp()) % SECONDS[tf] == 0
-    )
 
 
 def build(
@@ -181,8 +66,8 @@ def build(
     return Snapshot(
         pair=market.symbol,
         as_of=as_of,
-        reason_for_call=tuple(str(reason) for reason in reasons),
-        timeframes={tf: _view(market, tf, as_of) for tf in SNAPSHOT_TIMEFRAMES},
+        reason_for_call=_texts(reasons),
+        timeframes=_views(market, as_of),
         htf_anchors=_anchor_view(market, as_of),
         orderbook=book,
         position=_rounded(position or PositionView()),
@@ -191,6 +76,27 @@ def build(
         confluence=_confluence(market, as_of, book.imbalance),
         digest=_rounded(digest or TradeDigest()),
     )
+
+
+def _texts(reasons: Sequence[Reason]) -> tuple[str, ...]:
+    """Say the reasons, newest last, within their share of the snapshot's bytes: the oldest are left out first.
+
+    The record keeps them all; more than a dozen at once happen only after a long silence.
+    """
+    texts, room = [], REASON_BYTES
+    for text in map(str, reversed(reasons)):
+        size = len(_json(text).encode()) + 1
+        if size <= room:
+            texts.append(text)
+            room -= size
+    return tuple(reversed(texts))
+
+
+def _views(market: Market, as_of: datetime) -> dict[str, TimeframeView]:
+    views: dict[str, TimeframeView] = {tf: _view(market, tf, as_of) for tf in SNAPSHOT_TIMEFRAMES}
+    if "1m" not in market.tables:
+        return views
+    return {"1m": _view(market, "1m", as_of).model_copy(update={"swing": Swing(), "last3": ()}), **views}
 
 
 def _rounded(view: View) -> View:
@@ -244,10 +150,10 @@ def _anchor_view(market: Market, as_of: datetime) -> HtfAnchors:
         return significant(distance / unit) if unit else None
 
     levels = ("prev_day_high", "prev_day_low", "prev_week_high", "prev_week_low")
-    means = {"daily_open": "daily_open", "weekly_open": "weekly_open", "session_vwap": "session_vwap"}
+    means = ("daily_open", "weekly_open", "session_vwap", "rolling_vwap_1d")
     return HtfAnchors(
         **{f"dist_to_{name}_atr": scaled(level[name] - close, atr) for name in levels},
-        **{f"{name}_z": scaled(close - level[name], std) for name in (*means, "rolling_vwap_1d")},
+        **{f"{name}_z": scaled(close - level[name], std) for name in means},
     )
 
 
@@ -262,30 +168,53 @@ def _confluence(market: Market, as_of: datetime, imbalance: float | None) -> Con
 def role_inputs(market: Market, as_of: datetime) -> RoleInputs:
     """Build what roles get beyond the snapshot: 15m and 1h indicators, recent closes, swing prices, 24h volume."""
     views = {}
-    for tf, table in market.roles.items():
+    for tf, columns in market.roles.items():
         found = market.row(tf, as_of)
         if found is None:
             continue
-        features_table, i = found
-        row = {name: significant(float(table.columns[name][i])) for name in table.columns}
-        swings = {f"swing_{s}": significant(float(features_table.columns[f"last_{s}"][i])) for s in ("low", "high")}
+        table, i = found
+        row = {name: significant(float(column[i])) for name, column in columns.items()}
+        swings = {f"swing_{s}": significant(float(table.columns[f"last_{s}"][i])) for s in ("low", "high")}
         views[tf] = RoleInput(**row, **swings)
     five = market.row("5m", as_of)
     if five is None:
         return RoleInputs(timeframes=views)
     table, i = five
-    day = table.columns["volume"][max(0, i - 287) : i + 1]
-    closes = table.columns["close"][max(0, i - 9) : i + 1]
+    first = i + 1 - DAY // SECONDS["5m"]
+    whole = first >= 0 and int(table.closes[i] - table.closes[first]) == DAY - SECONDS["5m"]
+    closes = [significant(x) for x in table.columns["close"][max(0, i - 9) : i + 1].tolist()]
     return RoleInputs(
         timeframes=views,
-        volume_24h=significant(float(day.sum())) if len(day) == 288 else None,
-        recent_closes=tuple(significant(x) or 0.0 for x in closes.tolist()),
+        volume_24h=significant(float(table.columns["volume"][first : i + 1].sum())) if whole else None,
+        recent_closes=tuple(x for x in closes if x is not None),
     )
 
 
 def to_json(snapshot: Snapshot) -> str:
-    """Encode as compact JSON, at most MAX_BYTES."""
-    return json.dumps(snapshot.model_dump(mode="json"), separators=(",", ":"))
+    """Encode as compact JSON, at most MAX_BYTES.
+
+    The 1m view goes without swings and bars, and goes altogether where the numbers of the others are so long that
+    it does not fit: without it the limit holds whatever they are (two-digit exponents).
+    """
+    document = snapshot.model_dump(mode="json")
+    for part in ("swing", "last3"):
+        document["timeframes"].get("1m", {}).pop(part, None)
+    text = _json(document)
+    if len(text.encode()) > MAX_BYTES and document["timeframes"].pop("1m", None):
+        return _json(document)
+    return text
+
+
+def _json(value: object) -> str:
+    """Write one value with its numbers as short as they go: 25811 for 25811.0, 1.2e+15 for 1200000000000000.0."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_json(key)}:{_json(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_json, value)) + "]"
+    if isinstance(value, float) and math.isfinite(value):
+        exact, short = repr(value).removesuffix(".0"), f"{value:.6g}"
+        return short if len(short) < len(exact) and float(short) == value else exact
+    return "null" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def last_price(snapshot: Snapshot) -> Decimal | None:

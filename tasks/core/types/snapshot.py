@@ -10,7 +10,10 @@ Number = float | None
 
 
 class Swing(Dto):
-    """Distances to the last and previous swing in this timeframe's ATR; breaks and wicks of the last bar."""
+    """Distances to the last and previous swing in this timeframe's ATR; breaks and wicks of the last bar.
+
+    A distance is level - close: positive = the level is above the price. Wicks are in % of the bar's range.
+    """
 
     to_last_high_atr: Number = None
     to_last_low_atr: Number = None
@@ -48,7 +51,11 @@ class TimeframeView(Dto):
 
 
 class HtfAnchors(Dto):
-    """Distances to higher-timeframe levels: in 15m ATR, and z in 15m standard deviations."""
+    """Where the price is against higher-timeframe levels.
+
+    dist_*: level - close in 15m ATR, positive = the level is above; *_z: close - level in 15m standard deviations,
+    positive = the price is above.
+    """
 
     dist_to_prev_day_high_atr: Number = None
     dist_to_prev_day_low_atr: Number = None

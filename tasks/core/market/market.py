@@ -1,0 +1,137 @@
+"""One symbol's market: bars, features, anchors and market events, computed once.
+
+A live cycle (the last 1,000 bars per timeframe) and a replay (all of history) go through the same code. A reader
+names the time: only rows whose bar had closed, and could be known, at as_of are ever given.
+"""
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.market import anchors, confluence, events, features
+from tasks.core.market.bars import (
+    WORKING_TIMEFRAMES,
+    Frames,
+    bar_frame,
+    check_frame,
+    columns_of,
+    epoch_s,
+    infer_timeframe,
+    timeframes_from,
+)
+from tasks.core.market.tables import Table
+from tasks.core.types.bars import COLUMNS, SECONDS
+from tasks.core.types.limits import EventThresholds
+from tasks.core.types.record import Reason
+
+ROLE_TIMEFRAMES = ("15m", "1h")
+
+
+@dataclass(frozen=True)
+class Market:
+    """One symbol's bars per timeframe and everything computed from them."""
+
+    symbol: str
+    bars: Frames
+    thresholds: EventThresholds = field(default_factory=EventThresholds)
+
+    @classmethod
+    def from_base(cls, symbol: str, bars: pd.DataFrame, thresholds: EventThresholds | None = None) -> "Market":
+        """Build every timeframe from the bars of one (candle files, backtests); from 1m bars also the 1m view."""
+        base = infer_timeframe(check_frame(bars))
+        wanted = ("1m", *WORKING_TIMEFRAMES) if base == "1m" else WORKING_TIMEFRAMES
+        return cls(symbol, timeframes_from(bars, base, wanted), thresholds or EventThresholds())
+
+    @cached_property
+    def features(self) -> dict[str, pd.DataFrame]:
+        return {tf: features.compute(bars, tf) for tf, bars in self.bars.items() if len(bars)}
+
+    @cached_property
+    def anchors(self) -> pd.DataFrame:
+        none = bar_frame(np.array([], dtype="int64"), dict.fromkeys(COLUMNS, np.array([])))
+        return anchors.compute(self.bars.get("5m", none), self.bars.get("1d", none))
+
+    @cached_property
+    def events(self) -> list[tuple[int, str, str, str]]:
+        return events.detect(self.features, self.anchors, self.thresholds)
+
+    @cached_property
+    def event_closes(self) -> np.ndarray:
+        return np.array([at for at, *_ in self.events], dtype="int64")
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        finest = min(self.features, key=SECONDS.__getitem__, default=None)
+        base = None if finest is None else epoch_s(self.bars[finest].index) + SECONDS[finest]
+        return {tf: Table(frame, tf, base) for tf, frame in self.features.items()}
+
+    @cached_property
+    def anchor_table(self) -> Table:
+        return Table(self.anchors, "5m")
+
+    @cached_property
+    def votes(self) -> dict[str, np.ndarray]:
+        return confluence.parts(self.tables["15m"].columns) if "15m" in self.tables else {}
+
+    @cached_property
+    def roles(self) -> dict[str, dict[str, np.ndarray]]:
+        wanted = (tf for tf in ROLE_TIMEFRAMES if tf in self.tables)
+        return {tf: columns_of(features.role_inputs(self.bars[tf], tf)) for tf in wanted}
+
+    def row(self, timeframe: str, as_of: datetime) -> tuple[Table, int] | None:
+        """Return the table and row of the last closed bar, or None.
+
+        A row that is not the newest bar due at as_of (a gap, an outage) does not count: its values are of the past.
+        """
+        table = self.tables.get(timeframe)
+        if table is None:
+            return None
+        seconds = int(as_of.timestamp())
+        i = table.at(seconds)
+        due = seconds // SECONDS[timeframe] * SECONDS[timeframe]
+        return (table, i) if i >= 0 and int(table.closes[i]) == due else None
+
+    def value(self, timeframe: str, name: str, as_of: datetime) -> float | None:
+        """Return one feature at its last closed bar; None if unknown."""
+        found = self.row(timeframe, as_of)
+        if found is None:
+            return None
+        value = float(found[0].columns[name][found[1]])
+        return value if math.isfinite(value) else None
+
+    def reasons(self, after: datetime, until: datetime) -> tuple[Reason, ...]:
+        """Return the market's reasons of bars that closed in (after, until], with bar closes as context."""
+        start, end = int(after.timestamp()), int(until.timestamp())
+        low, high = np.searchsorted(self.event_closes, (start, end), side="right").tolist()
+        return tuple(self._reason(*event) for event in self.events[low:high])
+
+    def _reason(self, at_s: int, rule: str, timeframe: str, detail: str) -> Reason:
+        at = datetime.fromtimestamp(at_s, tz=UTC)
+        return Reason(
+            rule=rule,
+            symbol=self.symbol,
+            timeframe=timeframe,
+            detail=detail,
+            as_of=at,
+            fingerprint=f"{rule}|{self.symbol}|{timeframe}|{detail}|{at:%Y-%m-%dT%H:%M}",
+        )
+
+
+def bar_closes(symbol: str, as_of: datetime) -> tuple[Reason, ...]:
+    """Return the higher bars that close at as_of: context for a decider, never a reason alone."""
+    return tuple(
+        Reason(
+            rule="BarClose",
+            symbol=symbol,
+            timeframe=tf,
+            as_of=as_of,
+            fingerprint=f"BarClose|{symbol}|{tf}|{as_of:%Y-%m-%dT%H:%M}",
+            context=True,
+        )
+        for tf in ("15m", "1h", "4h")
+        if int(as_of.timestamp()) % SECONDS[tf] == 0
+    )

@@ -1,0 +1,36 @@
+"""Frames as plain arrays with the times at which each bar was known, for quick reads of one row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.market.bars import columns_of, epoch_s
+from tasks.core.types.bars import SECONDS
+
+
+class Table:
+    """One timeframe's rows; `closes` and `known` in s since 1970, ascending."""
+
+    def __init__(self, frame: pd.DataFrame, timeframe: str, base_closes: np.ndarray | None = None) -> None:
+        self.closes = epoch_s(frame.index) + SECONDS[timeframe]
+        self.known = self.closes if base_closes is None else known_at(self.closes, base_closes)
+        self.columns = columns_of(frame)
+
+    def at(self, as_of_s: int) -> int:
+        """Return the row of the last bar known at `as_of_s`; -1 if there is none."""
+        return int(np.searchsorted(self.known, as_of_s, side="right")) - 1
+
+    def row(self, i: int, names: Sequence[str]) -> dict[str, float]:
+        return {name: float(self.columns[name][i]) for name in names}
+
+
+def known_at(closes: np.ndarray, base_closes: np.ndarray) -> np.ndarray:
+    """Return when each higher bar was known: with the first base bar that reaches its close.
+
+    That is its close, unless base bars are missing there: then nobody could tell a bar without trades from one
+    still to come. A bar that no base bar reaches is not known yet.
+    """
+    at = np.searchsorted(base_closes, closes)
+    never = np.iinfo(np.int64).max
+    return np.asarray(np.maximum(closes, np.append(base_closes, never)[at]))

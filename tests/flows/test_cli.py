@@ -1,0 +1,182 @@
+"""The command: JSON on stdout, one line and exit code 2 for wrong input, nothing half-written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from flows.cli import cli, main
+from tasks.settings import settings
+
+SYMBOL = "BTC/USDT:USDT"
+AS_OF = "2025-01-12T10:07:00Z"
+
+
+@pytest.fixture(scope="module")
+def candles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(5)
+    n = 6000
+    close = np.round(60_000 * np.exp(np.cumsum(rng.normal(0, 1.5e-3, n))), 1)
+    open_ = np.r_[60_000.0, close[:-1]]
+    frame = pd.DataFrame(
+        {
+            "ts": 1_735_689_600_000 + np.arange(n) * 300_000, "open": open_, "high": np.maximum(open_, close) + 20,
+            "low": np.minimum(open_, close) - 20, "close": close, "volume": rng.lognormal(3, 0.5, n),
+        }
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("candles") / "btc.parquet"
+    frame.to_parquet(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_home(home: Path) -> None:
+    """Each command gets a state of its own."""
+
+
+def said(*arguments: str, stdin: str | None = None) -> str:
+    result = CliRunner().invoke(cli, arguments, input=stdin, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def snapshot_file(candles: Path, folder: Path) -> Path:
+    path = folder / "snapshot.json"
+    path.write_text(said("snapshot", "--candles", str(candles), "--symbol", SYMBOL, "--as-of", AS_OF, "--json"))
+    return path
+
+
+def test_snapshot_prints_the_contract_within_its_size(candles):
+    text = said("snapshot", "--candles", str(candles), "--symbol", SYMBOL, "--as-of", AS_OF, "--json")
+    document = json.loads(text)
+    assert list(document) == [
+        "pair", "as_of", "reason_for_call", "timeframes", "htf_anchors", "orderbook", "position", "risk",
+        "constraints", "confluence", "digest",
+    ]  # fmt: skip
+    assert document["as_of"] == "2025-01-12T10:05:00Z"
+    assert len(text.strip()) <= 6144
+    lean = said("snapshot", "--candles", str(candles), "--symbol", SYMBOL, "--as-of", AS_OF, "--lean")
+    assert len(lean.strip()) <= 3072
+
+
+def test_events_are_json_lines_with_reasons(candles):
+    lines = said("events", "--candles", f"{SYMBOL}={candles}").splitlines()
+    assert lines
+    first = json.loads(lines[0])
+    assert set(first) == {"at", "symbol", "reasons"}
+    assert first["reasons"]
+
+
+def test_decide_and_guard_speak_the_contract(candles, tmp_path):
+    file = snapshot_file(candles, tmp_path)
+    decided = json.loads(said("decide", "--snapshot", str(file), "--decider", "rules", "--json"))
+    assert set(decided) == {"decision", "source", "rung", "model", "latency_ms", "cost_usd", "tokens", "errors"}
+    reply = {"symbol": SYMBOL, "action": "OPEN_LONG", "size_pct": 20, "entry": {"type": "market", "offset_bps": 0},
+             "stop_atr": 1.5, "tp_atr": 3, "confidence": 0.8, "comment": "up"}  # fmt: skip
+    (tmp_path / "reply.json").write_text(json.dumps(reply))
+    verdict = json.loads(said("guard", "--snapshot", str(file), "--reply", str(tmp_path / "reply.json"), "--json"))
+    assert verdict["allowed"] is True
+    [intent] = verdict["intents"]
+    assert intent["side"] == "buy"
+    assert intent["stop"] < intent["target"]
+    assert len(intent["client_order_id"]) <= 36
+    assert 0 < verdict["trade_risk_pct"] <= 0.75
+
+
+def test_guard_turns_prose_into_a_refusal(candles, tmp_path):
+    file = snapshot_file(candles, tmp_path)
+    (tmp_path / "reply.txt").write_text("I think we should buy.")
+    verdict = json.loads(said("guard", "--snapshot", str(file), "--reply", str(tmp_path / "reply.txt"), "--json"))
+    assert verdict["allowed"] is False
+    assert verdict["codes"] == ["REPLY_NO_JSON"]
+    assert verdict["intents"] == []
+
+
+def test_guard_reads_the_accounts_state(candles, tmp_path):
+    file = snapshot_file(candles, tmp_path)
+    (tmp_path / "state.json").write_text(json.dumps({"equity": 94.5, "halt": "by hand"}))
+    (tmp_path / "reply.json").write_text('{"action":"CLOSE_ALL","confidence":0.9}')
+    options = [
+        "--snapshot",
+        str(file),
+        "--reply",
+        str(tmp_path / "reply.json"),
+        "--state",
+        str(tmp_path / "state.json"),
+    ]
+    verdict = json.loads(said("guard", *options, "--json"))
+    assert verdict["allowed"] is False
+    assert "NO_POSITION" in verdict["codes"]
+
+
+def test_backtest_prints_its_keys_and_writes_whole_folders(candles, tmp_path):
+    out = tmp_path / "run"
+    options = ["--candles", str(candles), "--symbol", SYMBOL, "--decider", "rules", "--out", str(out), "--json"]
+    summary = json.loads(said("backtest", *options))
+    wanted = {
+        "candles", "cycles", "calls", "decisions", "by_action", "trades", "return_pct", "sharpe", "max_drawdown_pct",
+        "win_rate", "expectancy_r", "fees_quote", "llm_cost_usd", "rejected_by_code", "wall_s", "candles_per_s",
+        "fingerprint",
+    }  # fmt: skip
+    assert wanted <= set(summary)
+    assert len((out / "records.jsonl").read_text().splitlines()) == summary["decisions"]
+    assert not out.with_name("run.partial").exists()
+
+
+def test_halt_and_resume_say_what_they_did():
+    assert json.loads(said("halt", "--reason", "a test", "--json"))["reason"] == "a test"
+    assert [halt["reason"] for halt in json.loads(said("resume", "--json"))["resumed"]] == ["a test"]
+
+
+WRONG = {
+    "missing file": (["backtest", "--candles", "/nope.parquet", "--symbol", SYMBOL], "no such candle file"),
+    "wrong ending": (["backtest", "--candles", "/nope.txt", "--symbol", SYMBOL], ".parquet or .csv"),
+    "symbol form": (["events", "--candles", "{candles}", "--symbol", "BTCUSDT"], "BTCUSDT"),
+    "symbol without candles": (["events", "--candles", "{candles}"], "--symbol"),
+    "time": (["snapshot", "--candles", "{candles}", "--symbol", SYMBOL, "--as-of", "noon"], "noon"),
+    "decider": (["backtest", "--candles", "{candles}", "--symbol", SYMBOL, "--decider", "oracle"], "oracle"),
+    "recorded file": (["decide", "--snapshot", "{snapshot}", "--decider", "recorded:/nope"], "/nope"),
+    "snapshot": (["decide", "--snapshot", "{candles}"], "not JSON"),
+    "timeframe": (["ingest", "--symbol", SYMBOL, "--timeframe", "7m", "--since", "2025-01-01"], "7m"),
+    "own symbol": (["cycle", "--symbol", "XRP/USDT:USDT"], "XRP/USDT:USDT"),
+    "option": (["backtest"], "--candles"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "named"), WRONG.values(), ids=WRONG)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, named, candles, tmp_path, monkeypatch, capsys):
+    places = {"{candles}": str(candles), "{snapshot}": str(snapshot_file(candles, tmp_path))}
+    monkeypatch.setattr(sys, "argv", ["quarterdeck", *(places.get(a, a) for a in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert named in error
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LIMITS__MAX_TRADE_RISK_PCT", "7"), ("PROFILE", "casino"), ("DATABASE_URL", "foo"), ("STRATEGY", "A B")],
+)
+def test_a_wrong_setting_is_named_with_its_value(name, value, monkeypatch, capsys):
+    monkeypatch.setenv(f"QUARTERDECK_{name}", value)
+    settings.cache_clear()
+    monkeypatch.setattr(sys, "argv", ["quarterdeck", "halt"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert value in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_starts_without_the_heavy_libraries():
+    heavy = ("mlflow", "litellm", "great_expectations", "ccxt", "prefect", "pandas")
+    code = f"import sys, flows.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
