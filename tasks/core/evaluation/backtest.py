@@ -32,9 +32,11 @@ from tasks.core.types.limits import Costs, EventThresholds, Limits
 from tasks.core.types.orders import Fill, Instrument, OrderIntent, OrderStatus
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome, Reason
+from tasks.core.types.snapshot import TradeDigest
 from tasks.core.types.verdict import Verdict
 
-RECENT = 50  # closed trades a decision may look back on
+RECENT = 50  # closed trades the guard looks back on
+DIGESTED = 200  # outcomes of a symbol that its digest is made of
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class SymbolState:
         self.ahead: dict[int, list[Reason]] = {}
         self.said: set[str] = set()
         self.touch: int | None = None
+        self.digest = TradeDigest()
         self.last_price = 0.0
 
 
@@ -128,6 +131,7 @@ class Backtest:
         self.filled_to = -1
         self.peak = plan.cash
         self.outcomes: list[Outcome] = []
+        self.closed: list[ClosedTrade] = []
         self.opens: list[datetime] = []
         self.paused: dict[str, datetime] = {}
         self.hash = hashlib.sha256()
@@ -216,9 +220,19 @@ class Backtest:
             if state.position is not None:
                 state.position = ledger.apply_fill(state.position, fill)
                 if state.position.closed_at is not None:
-                    self.outcomes.append(ledger.outcome(state.position))
-                    state.position = None
+                    self._close(state, ledger.outcome(state.position))
         self._look_ahead(symbol, k)
+
+    def _close(self, state: SymbolState, outcome: Outcome) -> None:
+        state.position = None
+        self.outcomes.append(outcome)
+        self.closed.append(
+            ClosedTrade(
+                closed_at=outcome.closed_at, pnl=outcome.pnl, symbol=outcome.symbol, r_multiple=outcome.r_multiple
+            )
+        )
+        mine = [each for each in self.outcomes if each.symbol == outcome.symbol][-DIGESTED:]
+        state.digest = ledger.digest(mine, outcome.closed_at, outcome.symbol)
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
         """Carry out what `protect` would at this close."""
@@ -263,10 +277,9 @@ class Backtest:
         reasons += tuple(self._drawdown_reasons(symbol, account, as_of))
         state.said.update(reason.fingerprint for reason in reasons)
         book = orderbook.modelled(state.market.value("15m", "atr_pct", as_of), float(account.equity) / 5)
-        digest = ledger.digest(self.outcomes[-200:], as_of, symbol)
         brief = make_brief(
             state.market, as_of, account, self.plan.limits, self.plan.costs, tuple(self.symbols),
-            reasons=reasons, position=state.position, book=book, digest=digest,
+            reasons=reasons, position=state.position, book=book, digest=state.digest,
         )  # fmt: skip
         decided = (await self.decider.decide([brief]))[0]
         verdict = guard.judge(
@@ -332,10 +345,6 @@ class Backtest:
         self.peak = max(self.peak, exact(float(self.equity[: k + 1].max())) if k >= 0 else self.peak)
         midnight = max(0, k - int(as_of.timestamp()) % 86_400 // STEP)
         since = as_of - timedelta(days=1)
-        closed = [
-            ClosedTrade(closed_at=o.closed_at, pnl=o.pnl, symbol=o.symbol, r_multiple=o.r_multiple)
-            for o in self.outcomes[-RECENT:]
-        ]
         return AccountState(
             equity=balance.equity,
             available=balance.available,
@@ -345,7 +354,7 @@ class Backtest:
             positions=tuple(self._held(position, marks) for position in self._open_positions()),
             pending=self._pending(),
             instrument=self.instruments[symbol],
-            closed_trades=tuple(closed),
+            closed_trades=tuple(self.closed[-RECENT:]),
             opens=tuple(at for at in self.opens[-RECENT:] if at > since),
             paused_until=self.paused.get(symbol),
             last_price=marks[symbol],
