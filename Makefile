@@ -1,0 +1,44 @@
+# Everything needs only git, make and python3 >= 3.11; `setup` builds .venv from uv.lock, the others call it first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run up down test lint bench clean
+
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.quarterdeck-setup
+export LITELLM_LOCAL_MODEL_COST_MAP := True
+export GX_ANALYTICS_ENABLED := false
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+
+help: ## Show this
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## Build .venv from the lock
+
+$(STAMP): pyproject.toml uv.lock .ci/find-uv
+	UV=$$(PYTHON="$(PYTHON)" .ci/find-uv) && UV_PROJECT_ENVIRONMENT=.venv UV_PYTHON_DOWNLOADS=never "$$UV" sync --locked --python "$(PYTHON)"
+	@touch $@
+
+run up: setup ## Start everything and stay (Ctrl-C stops it)
+	.venv/bin/quarterdeck up $(ARGS)
+
+down: setup ## Stop what `make up` or `quarterdeck up --detach` started
+	.venv/bin/quarterdeck down
+
+test: setup ## Run the whole test suite
+	$(PY) -m pytest $(ARGS)
+
+lint: setup ## Style, types and layers
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: setup ## Measure what the README claims
+	$(PY) -m tests.benchmarks $(ARGS)
+
+clean: ## Remove what setup and the tools made; the state in .quarterdeck stays
+	rm -rf .venv .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.quarterdeck/*' -prune -exec rm -rf {} +

@@ -1,0 +1,212 @@
+"""Everything `up` starts on this machine: brought up in parallel, looked after, and taken down without a trace."""
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+
+from deployments import services, state
+from deployments.orchestrator import Orchestrator, PrefectError, RunState
+from deployments.progress import Board, Step
+from deployments.services import Child, Service
+from deployments.state import FirstCycle, ServiceState, UpState
+from tasks.core.errors import TradingError
+from tasks.settings import Settings
+
+START_S = 240.0
+FIRST_CYCLE_S = 600.0
+LOOK_S = 0.2
+STEADY_S = 300.0  # a service that lived this long starts again at the shortest back-off
+FIRST = "trade/trade-adhoc"
+
+
+class StartError(TradingError):
+    """A service did not come up: everything is stopped again; the message names its log."""
+
+
+class Machine:
+    """The services of one HOME. Children are started from the main thread only (see `Child.start`)."""
+
+    def __init__(self, settings: Settings, board: Board) -> None:
+        self.settings, self.board = settings, board
+        self.plan = services.plan(settings)
+        self.logs = settings.home / "logs"
+        self.state = UpState(
+            pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile, strategy=settings.strategy
+        )
+        self._env = services.environment(settings)
+        self._children: dict[str, Child] = {}
+        self._due: dict[str, float] = {}  # dead services, and when each is started again
+        self._delays: dict[str, float] = {}
+        self._api = Orchestrator(settings.prefect_api_url)
+
+    async def start(self) -> None:
+        """Bring everything up; raises InputError for a taken port and StartError naming a log."""
+        for service in self.plan.values():
+            if service.url:
+                services.require_free(service)
+        self._save()
+        (self.settings.home / "prefect").mkdir(exist_ok=True)
+        others = [self._healthy(service) for name, service in self.plan.items() if name not in ("prefect", "worker")]
+        await asyncio.gather(self._orchestrated(), self._migrated(), *others)
+        self.state.phase = "up"
+        self._save()
+
+    async def _orchestrated(self) -> None:
+        await self._healthy(self.plan["prefect"])
+        await self._api.ensure_pool(Path.cwd())
+        lost, missed = await self._api.close_lost(), await self._api.close_missed()
+        if lost or missed:
+            self.board.say(f"closed {lost} runs of an earlier life that never ended, {missed} that were missed")
+        await asyncio.gather(self._deployed(), self._working())
+
+    async def _migrated(self) -> None:
+        with self.board.step("database"):
+            await asyncio.to_thread(_migrate, self.settings)
+
+    async def _healthy(self, service: Service) -> None:
+        """Start a service and wait until it answers."""
+        with self.board.step(service.name, service.url):
+            child = self._spawn(service)
+            async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
+                while not await _answers(http, service.health):
+                    await self._patience(child)
+
+    async def _working(self) -> None:
+        with self.board.step("worker"):
+            child, since = self._spawn(self.plan["worker"]), datetime.now(UTC)
+            while not await self._api.worker_is_online(since):
+                await self._patience(child)
+
+    async def _deployed(self) -> None:
+        with self.board.step("deploy"):
+            child = Child(Service("deploy", services.deploy_command()), self._env, self.logs)
+            self._children["deploy"] = child
+            while child.exit_code is None:
+                await self._patience(child, may_end=True)
+            del self._children["deploy"]
+            if child.exit_code:
+                raise _ended(child)
+
+    def _spawn(self, service: Service) -> Child:
+        child = self._children[service.name] = Child(service, self._env, self.logs)
+        self._save()
+        return child
+
+    async def _patience(self, child: Child, *, may_end: bool = False) -> None:
+        if child.exit_code is not None and not may_end:
+            raise _ended(child)
+        if time.monotonic() - child.started > START_S:
+            raise StartError(f"{child.service.name} did not come up within {START_S:.0f} s; its log: {child.log}")
+        await asyncio.sleep(LOOK_S)
+
+    async def first_cycle(self) -> FirstCycle:
+        """Run one trade through Prefect at once and say what it did."""
+        with self.board.step("first cycle", "asking for a run") as step:
+            run_id = await self._api.start_run(FIRST, {"reason": "first cycle after start", "trigger": "adhoc"})
+            final = await self._followed(run_id, step)
+        done = FirstCycle(state=final.name, message=final.message)
+        if done.ok:
+            done.cycles = await asyncio.to_thread(_summaries, self.settings)
+        self.state.first_cycle, self.state.seconds = done, self.board.seconds
+        self._save()
+        return done
+
+    async def _followed(self, run_id: str, step: Step) -> RunState:
+        now, deadline = RunState("", "Unknown", ""), time.monotonic() + FIRST_CYCLE_S
+        while not now.is_final:
+            if time.monotonic() > deadline:
+                return RunState("", "TimedOut", f"still {now.name} after {FIRST_CYCLE_S:.0f} s")
+            with suppress(PrefectError):  # its server may just be starting again
+                now = await self._api.run_state(run_id)
+            step.show(now.name)
+            await asyncio.sleep(LOOK_S)
+        return now
+
+    async def watch_over(self) -> None:
+        """Start again what dies, for ever."""
+        while True:
+            now = time.monotonic()
+            for name, child in self._children.items():
+                if child.exit_code is not None and name not in self._due:
+                    self._due[name] = now + self._next_delay(name, now - child.started)
+            for name in [name for name, at in self._due.items() if at <= now]:
+                await self._restart(name)
+            await asyncio.sleep(LOOK_S)
+
+    def _next_delay(self, name: str, lived: float) -> float:
+        """Return how long to wait, 1 s doubling to 60, and say so."""
+        child = self._children[name]
+        delay = 1.0 if lived > STEADY_S else min(60.0, 2 * self._delays.get(name, 0.5))
+        self._delays[name] = delay
+        self.board.say(
+            f"{name} ended after {lived:.0f} s with code {child.exit_code}: {child.last_line()}; "
+            f"it starts again in {delay:.0f} s, its log: {child.log}"
+        )
+        return delay
+
+    async def _restart(self, name: str) -> None:
+        if name == "worker":
+            await self._close_lost()
+        del self._due[name]
+        self._children[name].start()
+        self._save()
+
+    async def _close_lost(self) -> None:
+        """The worker's runs ended with it: free their slots. Prefect itself may be down too: then it notices later."""
+        try:
+            await self._api.close_lost()
+        except PrefectError as e:
+            self.board.say(f"runs of the lost worker could not be closed now: {e}")
+
+    def stop(self) -> None:
+        """End the worker and its runs, which may still report to the others; then the others."""
+        worker = self._children.pop("worker", None)
+        for group in ([worker] if worker else [], list(self._children.values())):
+            for child in group:
+                child.stop()
+            for child in group:
+                child.wait()
+
+    def _save(self) -> None:
+        self.state.services = {
+            name: ServiceState(pid=child.pid, url=child.service.url, health=child.service.health, log=str(child.log))
+            for name, child in self._children.items()
+            if name in self.plan
+        }
+        state.write(self.settings.home, self.state)
+
+
+def _ended(child: Child) -> StartError:
+    name = child.service.name
+    return StartError(f"{name} ended with code {child.exit_code}: {child.last_line()}; its log: {child.log}")
+
+
+async def _answers(http: httpx.AsyncClient, url: str) -> bool:
+    try:
+        return (await http.get(url)).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _migrate(settings: Settings) -> None:
+    from tasks.adapters.store import Store
+
+    store = Store(settings.store_url)
+    store.migrate()
+    store.close()
+
+
+def _summaries(settings: Settings) -> list[str]:
+    """Return the newest cycle of each symbol as one line."""
+    from tasks.adapters.store import Store
+    from tasks.core.evaluation.explain import summary_line
+
+    store = Store(settings.store_url)
+    newest = [store.cycles(settings.strategy, symbol, limit=1) for symbol in settings.symbols]
+    store.close()
+    return [summary_line(record) for records in newest for record in records]

@@ -1,0 +1,95 @@
+"""Run one command so that nothing of it can outlive whoever started it.
+
+`python nanny.py PARENT_PID GRACE_S COMMAND ...` starts COMMAND, waits, and exits with its code. When it is told to
+stop, when its parent dies (even by SIGKILL) or when COMMAND ends by itself, every descendant is told to end and after
+GRACE_S killed. A process group would not do: Prefect's worker may start runs in sessions of their own, and on SIGTERM
+it waits for them. Descendants that lose their parent come to the nanny, so none gets away.
+On systems without prctl (macOS) an abrupt death of the parent is noticed by polling.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from types import FrameType
+
+import psutil
+
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+POLL_S = 0.05
+
+
+class Stop(Exception):
+    """We were told to stop."""
+
+
+def main(arguments: list[str]) -> int:
+    parent, grace = int(arguments[0]), float(arguments[1])
+    _prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)
+    code = 1
+    try:
+        child = subprocess.Popen(arguments[2:], preexec_fn=_die_with_nanny)  # noqa: S603  (the supervisor's own list)
+        code = _watch(child, parent)
+    except Stop:
+        code = 0
+    except OSError as e:
+        print(f"{arguments[2]} could not be started: {e}", file=sys.stderr)
+    finally:
+        _end_family(grace)
+    return code
+
+
+def _watch(child: "subprocess.Popen[bytes]", parent: int) -> int:
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return child.wait(timeout=1)
+        if os.getppid() != parent:
+            raise Stop
+
+
+def _end_family(grace: float) -> None:
+    """Tell every descendant to end, also those that appear meanwhile; after `grace` seconds kill them."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    deadline, told = time.monotonic() + grace, set[int]()
+    while family := _living():
+        late = time.monotonic() > deadline
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                if late:
+                    process.kill()
+                elif process.pid not in told:
+                    process.terminate()
+                    told.add(process.pid)
+        time.sleep(POLL_S)
+
+
+def _living() -> list[psutil.Process]:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    family: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return family
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise Stop
+
+
+def _die_with_nanny() -> None:
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

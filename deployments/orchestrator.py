@@ -1,0 +1,113 @@
+"""Prefect's REST API, the few calls `up` needs: importing Prefect's client would cost 2 s and 100 MB for them."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.services import POOL, WORKER
+from tasks.core.errors import TradingError
+
+MISSED_AFTER = timedelta(seconds=60)  # a run that is less late may still be worth it
+_TEXT = {"type": "string"}
+_TEXTS = {"type": "object", "additionalProperties": _TEXT}
+
+
+class PrefectError(TradingError):
+    """The Prefect server does not answer or refuses: `up` stops, or once it is up tries again."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run is: Prefect's type and name of its state, and what it says about it."""
+
+    type: str
+    name: str
+    message: str
+
+    @property
+    def is_final(self) -> bool:
+        return self.type in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+class Orchestrator:
+    """The Prefect server that `up` started."""
+
+    def __init__(self, api_url: str) -> None:
+        self._http = httpx.AsyncClient(base_url=api_url.removesuffix("/") + "/", timeout=30, trust_env=False)
+
+    async def ensure_pool(self, working_dir: Path) -> None:
+        """Create or refresh the process pool; runs start in `working_dir`, as commands given there would."""
+        template = _base_job_template(working_dir)
+        found = await self._call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}})
+        if found:
+            await self._call("PATCH", f"work_pools/{POOL}", {"base_job_template": template})
+        else:
+            await self._call("POST", "work_pools/", {"name": POOL, "type": "process", "base_job_template": template})
+
+    async def close_lost(self) -> int:
+        """End runs whose process died with the machine or with SIGKILL; they would hold their concurrency slot."""
+        runs = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+        return await self._close(runs, "CRASHED", "its process was gone when the worker started")
+
+    async def close_missed(self) -> int:
+        """Cancel runs that were due while nothing ran; a worker would run them all (PrefectHQ/prefect#19313)."""
+        due = {"before_": (datetime.now(UTC) - MISSED_AFTER).isoformat()}
+        runs = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}
+        return await self._close(runs, "CANCELLED", "was due while nothing ran")
+
+    async def _close(self, runs: dict[str, Any], to: str, why: str) -> int:
+        runs |= {"deployment_id": {"is_null_": False}}
+        closed = set[str]()
+        while found := await self._call("POST", "flow_runs/filter", {"flow_runs": runs}):
+            fresh = {run["id"] for run in found} - closed
+            if not fresh:
+                break
+            for run_id in fresh:
+                new = {"state": {"type": to, "message": why}, "force": True}
+                await self._call("POST", f"flow_runs/{run_id}/set_state", new)
+            closed |= fresh
+        return len(closed)
+
+    async def worker_is_online(self, since: datetime) -> bool:
+        """Say whether our worker has reported since then."""
+        found = await self._call("POST", f"work_pools/{POOL}/workers/filter", {})
+        beats = [worker["last_heartbeat_time"] for worker in found if worker["name"] == WORKER]
+        return any(beat and datetime.fromisoformat(beat) >= since for beat in beats)
+
+    async def start_run(self, deployment: str, parameters: dict[str, Any]) -> str:
+        """Create a run of `flow/deployment` that is due now and return its id."""
+        found = await self._call("GET", f"deployments/name/{deployment}")
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        created = await self._call("POST", f"deployments/{found['id']}/create_flow_run", body)
+        return str(created["id"])
+
+    async def run_state(self, run_id: str) -> RunState:
+        state = (await self._call("GET", f"flow_runs/{run_id}"))["state"] or {}
+        return RunState(state.get("type", ""), state.get("name", ""), state.get("message") or "")
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        try:
+            answer = await self._http.request(method, path, json=body)
+            answer.raise_for_status()
+        except httpx.HTTPStatusError as e:
+            raise PrefectError(f"Prefect refused {method} {path}: {e.response.text[:300]}") from e
+        except httpx.HTTPError as e:
+            raise PrefectError(f"Prefect does not answer {method} {path}: {e!r}; see logs/prefect.log in HOME") from e
+        return answer.json() if answer.content else None
+
+
+def _base_job_template(working_dir: Path) -> dict[str, Any]:
+    """Return the process worker's job: our own defaults, so that no machine's path is written in prefect.yaml."""
+    variables = {
+        "name": _TEXT,
+        "command": _TEXT,
+        "env": _TEXTS,
+        "labels": _TEXTS,
+        "stream_output": {"type": "boolean", "default": True},
+        "working_dir": {"type": "string", "format": "path", "default": str(working_dir)},
+    }
+    configuration = {name: "{{ " + name + " }}" for name in variables}
+    return {"job_configuration": configuration, "variables": {"type": "object", "properties": variables}}

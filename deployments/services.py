@@ -1,0 +1,204 @@
+"""The processes `up` runs: what each is started with, where it answers, and how it is started and stopped."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from tasks.core.errors import InputError
+from tasks.settings import Settings
+
+NANNY = Path(__file__).with_name("nanny.py")
+POOL = "quarterdeck"
+WORKER = "quarterdeck"
+GRACE_S = 10.0
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process. `health` answers 200 once it works (a worker has none); `setting` moves its port."""
+
+    name: str
+    command: tuple[str, ...]
+    url: str = ""
+    health: str = ""
+    setting: str = ""
+
+    @property
+    def port(self) -> int:
+        return urlsplit(self.url).port or 0
+
+
+def plan(settings: Settings) -> dict[str, Service]:
+    """Return the services this profile needs, the worker last; raises InputError for an address that is not local."""
+    prefect = settings.prefect_api_url.removesuffix("/").removesuffix("/api")
+    services = [_prefect(prefect)]
+    if settings.profile == "sandbox":
+        services.append(_sandbox(settings))
+    if settings.mlflow_url:
+        services.append(_mlflow(settings))
+    services.append(Service("worker", _worker_command()))
+    for service in services:
+        _require_local(service)
+    return {service.name: service for service in services}
+
+
+def _sandbox(settings: Settings) -> Service:
+    url = settings.sandbox_url.removesuffix("/")
+    command = ("-m", "infra.sandbox", "--port", str(_port(url)), "--symbols", ",".join(settings.symbols))
+    return Service("sandbox", (sys.executable, *command), url, f"{url}/v5/market/time", "QUARTERDECK_SANDBOX_URL")
+
+
+def _prefect(url: str) -> Service:
+    host, port = urlsplit(url).hostname or "", str(_port(url))
+    command = ("-m", "prefect", "server", "start", "--host", host, "--port", port)
+    return Service("prefect", (sys.executable, *command), url, f"{url}/api/health", "QUARTERDECK_PREFECT_API_URL")
+
+
+def _mlflow(settings: Settings) -> Service:
+    url, home = settings.mlflow_url.removesuffix("/"), settings.home
+    command = (
+        "-m", "mlflow", "server", "--host", urlsplit(url).hostname or "", "--port", str(_port(url)), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "mlartifacts"),
+    )  # fmt: skip
+    return Service("mlflow", (sys.executable, *command), url, f"{url}/health", "QUARTERDECK_MLFLOW_URL")
+
+
+def _worker_command() -> tuple[str, ...]:
+    command = ("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER)
+    return (sys.executable, *command)
+
+
+def deploy_command() -> tuple[str, ...]:
+    file = Path(__file__).with_name("prefect.yaml")
+    return (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return what every child is started with.
+
+    Of the caller's own Prefect settings only logging passes: our runs must not end up in another account.
+    Paths are made absolute, since a run may be started in another directory.
+    """
+    home = settings.home / "prefect"
+    own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") or k.startswith("PREFECT_LOGGING_")}
+    toml = Path(own.get("QUARTERDECK_TOML", "quarterdeck.toml")).resolve()
+    local = ",".join(filter(None, (own.get("NO_PROXY") or own.get("no_proxy"), *LOOPBACK)))
+    return own | {
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), own.get("PATH", os.defpath))),
+        "NO_PROXY": local,
+        "no_proxy": local,
+        "QUARTERDECK_HOME": str(settings.home),
+        "QUARTERDECK_PROFILE": settings.profile,
+        "QUARTERDECK_TOML": str(toml),
+        "QUARTERDECK_DATABASE_URL": _absolute(settings.store_url),
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": settings.prefect_api_url,
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_COLORS": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "GX_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _absolute(store_url: str) -> str:
+    """Return the store's URL with a relative SQLite path made absolute."""
+    scheme, _, path = store_url.partition(":///")
+    return f"{scheme}:///{Path(path).resolve()}" if scheme.startswith("sqlite") and path else store_url
+
+
+def _port(url: str) -> int:
+    return urlsplit(url).port or 0
+
+
+def _require_local(service: Service) -> None:
+    if service.url and (urlsplit(service.url).hostname not in LOOPBACK or not service.port):
+        raise InputError(
+            f"{service.setting}={service.url}: `up` starts its own {service.name} on this machine; "
+            f"give an address such as http://127.0.0.1:{service.port or 4210}"
+        )
+
+
+def require_free(service: Service) -> None:
+    """Raise InputError if something listens where `service` should."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((urlsplit(service.url).hostname or "", service.port))
+        except OSError as e:
+            raise InputError(
+                f"port {service.port} ({service.name}) is taken by another program ({e.strerror}): "
+                f"end that program, or give another port with {service.setting}"
+            ) from e
+
+
+def answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Say whether `url` answers 200."""
+    try:
+        return httpx.get(url, timeout=timeout_s, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+class Child:
+    """A running service under its nanny, its output appended to a log."""
+
+    def __init__(self, service: Service, env: Mapping[str, str], logs: Path) -> None:
+        self.service = service
+        self.log = logs / f"{service.name}.log"
+        self.restarts = 0
+        self._env = dict(env)
+        self.start()
+
+    def start(self) -> None:
+        """Start it; from the main thread only, since Linux ends a child with the thread that started it."""
+        nanny = (sys.executable, "-I", str(NANNY), str(os.getpid()), str(GRACE_S))
+        self.started = time.monotonic()
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603  (our own list, no shell)
+                (*nanny, *self.service.command), env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Return how it ended; None while it runs."""
+        return self._process.poll()
+
+    def stop(self) -> None:
+        """Ask it to end; `wait` then says when everything of it has."""
+        if self.exit_code is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> None:
+        """Return once it and its descendants are gone; the nanny kills what does not go within `GRACE_S`."""
+        try:
+            self._process.wait(timeout=GRACE_S + 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def last_line(self) -> str:
+        """Return the log's last line that says something."""
+        text = self.log.read_bytes()[-4000:].decode(errors="replace")
+        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")

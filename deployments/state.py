@@ -1,0 +1,123 @@
+"""HOME/up.json and HOME/up.lock: what `up` runs, for `status`, `down` and the next `up`.
+
+The lock, held for a lifetime and freed by the kernel, says whether one runs; the file says what. A file without a
+lock is left over from a machine that went down.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Literal
+
+import psutil
+from pydantic import BaseModel, ValidationError
+
+from tasks.core.errors import InputError
+
+PROBE_S = 1.0  # how long a `status` that looks at the lock may hold it
+
+
+class ServiceState(BaseModel):
+    pid: int
+    url: str = ""
+    health: str = ""
+    log: str = ""
+
+
+class FirstCycle(BaseModel):
+    """How the first cycle after start went; `cycles` has one line per symbol."""
+
+    state: str
+    message: str = ""
+    cycles: list[str] = []
+
+    @property
+    def ok(self) -> bool:
+        return self.state == "Completed"
+
+
+class UpState(BaseModel):
+    pid: int
+    started_at: datetime
+    profile: str
+    strategy: str
+    phase: Literal["starting", "up"] = "starting"
+    services: dict[str, ServiceState] = {}
+    first_cycle: FirstCycle | None = None
+    seconds: dict[str, float] = {}
+
+
+def read(home: Path) -> UpState | None:
+    """Return what the file says, whether or not it still runs; None without a readable file."""
+    try:
+        return UpState.model_validate_json(_file(home).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def write(home: Path, state: UpState) -> None:
+    """Replace the file in one step."""
+    new = _file(home).with_suffix(f".{os.getpid()}")
+    new.write_text(state.model_dump_json(indent=1))
+    new.replace(_file(home))
+
+
+def running(home: Path) -> UpState | None:
+    """Return the state of the `up` that runs with this HOME; None if none does."""
+    lock = home / "up.lock"
+    if not lock.exists():
+        return None
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return read(home)
+    return None
+
+
+@contextmanager
+def claim(home: Path) -> Iterator[None]:
+    """Be the only `up` with this HOME; raises InputError naming the other one."""
+    with (home / "up.lock").open("ab") as lock:
+        if not _locked(lock):
+            other = read(home)
+            raise InputError(
+                f"quarterdeck is up already with HOME {home}" + (f" (pid {other.pid})" if other else "") + ": "
+                "`quarterdeck status` shows it, `quarterdeck down` stops it, QUARTERDECK_HOME starts another beside it"
+            )
+        _bury(home)
+        try:
+            yield
+        finally:
+            _file(home).unlink(missing_ok=True)
+
+
+def _locked(lock: IO[bytes]) -> bool:
+    deadline = time.monotonic() + PROBE_S
+    while True:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+
+
+def _bury(home: Path) -> None:
+    """Wait for what an `up` that was killed left behind: its nannies end it within their grace."""
+    before = read(home)
+    left = []
+    for service in before.services.values() if before else ():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            process = psutil.Process(service.pid)
+            if any("nanny.py" in part for part in process.cmdline()):
+                left.append(process)
+    psutil.wait_procs(left, timeout=20)
+
+
+def _file(home: Path) -> Path:
+    return home / "up.json"

@@ -1,0 +1,249 @@
+"""`quarterdeck up`, `down`, `status` and `doctor` as a user runs them: real processes, free ports, own HOME."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from deployments import services, state
+from deployments.state import UpState
+from tasks.core.errors import InputError
+from tasks.settings import ROOT, load
+
+NANNY = ROOT / "deployments" / "nanny.py"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """The environment of a user whose HOME is `tmp_path` and whose ports are free."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("QUARTERDECK_", "PREFECT_"))}
+    return own | {
+        "QUARTERDECK_HOME": str(tmp_path / "home"),
+        "QUARTERDECK_TOML": str(tmp_path / "none.toml"),
+        "QUARTERDECK_SANDBOX_URL": f"http://127.0.0.1:{free_port()}",
+        "QUARTERDECK_PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+        "QUARTERDECK_MLFLOW_URL": f"http://127.0.0.1:{free_port()}",
+    }
+
+
+def quarterdeck(*arguments: str, env: dict[str, str], timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "deployments.supervisor", *arguments]
+    return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
+
+
+def processes_of(env: dict[str, str]) -> list[str]:
+    """Every process that was started with this HOME, whoever its parent is now."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("QUARTERDECK_HOME") == env["QUARTERDECK_HOME"]:
+                found.append(f"{process.pid} {' '.join(process.cmdline())}")
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_until(condition: Any, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return bool(condition())
+
+
+# --- the nanny
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
+    """A nanny over a shell whose grandchild has a session of its own and is deaf to SIGTERM."""
+    deaf = "import os,signal,time; os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    script = f"{sys.executable} -c '{deaf}' & sleep 60 & wait"
+    nanny = subprocess.Popen([sys.executable, "-I", str(NANNY), str(os.getpid()), "1", "sh", "-c", script])
+    here = psutil.Process(nanny.pid)
+    assert wait_until(lambda: len(here.children(recursive=True)) == 3, 10)
+    time.sleep(0.5)  # for the deaf one to become deaf
+    members = here.children(recursive=True)
+    yield nanny, members
+    for process in members:
+        if process.is_running():
+            process.kill()
+    nanny.kill()
+    nanny.wait()
+
+
+def test_nanny_that_is_told_to_stop_leaves_no_descendant(family):
+    nanny, members = family
+    nanny.send_signal(signal.SIGTERM)
+    assert nanny.wait(10) == 0
+    assert not [process for process in members if process.is_running()]
+
+
+def test_nanny_ends_the_rest_when_its_command_is_killed(family):
+    nanny, members = family
+    next(process for process in members if process.name() == "sh").kill()
+    assert nanny.wait(10) != 0
+    assert not [process for process in members if process.is_running()]
+
+
+def test_everything_ends_when_the_nanny_s_parent_is_killed(tmp_path):
+    script = f"""
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-I", {str(NANNY)!r}, str(os.getpid()), "1", "sh", "-c", "sleep 61 & sleep 61"])
+time.sleep(60)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    assert wait_until(lambda: len(psutil.Process(parent.pid).children(recursive=True)) == 4, 10)
+    members = psutil.Process(parent.pid).children(recursive=True)
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: not [process for process in members if process.is_running()], 10)
+
+
+# --- what `up` refuses
+
+
+def test_taken_port_exits_2_and_names_the_port_and_its_setting(env):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = quarterdeck("up", "--once", env=env | {"QUARTERDECK_MLFLOW_URL": f"http://127.0.0.1:{port}"})
+    assert done.returncode == 2
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("quarterdeck:")]
+    assert f"port {port}" in line
+    assert "QUARTERDECK_MLFLOW_URL" in line
+    assert processes_of(env) == []
+
+
+def test_second_up_with_the_same_home_exits_2_and_says_so(env):
+    home = Path(env["QUARTERDECK_HOME"])
+    home.mkdir()
+    with state.claim(home):
+        done = quarterdeck("up", "--once", env=env)
+    assert done.returncode == 2
+    assert f"up already with HOME {home}" in done.stderr
+
+
+def test_wrong_setting_exits_2_with_one_line(env):
+    for command in (("up", "--profile", "casino"), ("doctor",), ("status",)):
+        done = quarterdeck(*command, env=env | {"QUARTERDECK_PROFILE": "casino"})
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "QUARTERDECK_PROFILE='casino'" in done.stderr
+
+
+def test_once_and_detach_exclude_each_other(env):
+    assert quarterdeck("up", "--once", "--detach", env=env).returncode == 2
+
+
+def test_address_on_another_machine_is_refused(env, monkeypatch):
+    monkeypatch.setenv("QUARTERDECK_PREFECT_API_URL", "http://prefect.example:4200/api")
+    with pytest.raises(InputError, match="QUARTERDECK_PREFECT_API_URL"):
+        services.plan(load())
+
+
+def test_callers_own_prefect_account_is_not_passed_on(monkeypatch, tmp_path):
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_somebody")
+    monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
+    monkeypatch.chdir(tmp_path)
+    child = services.environment(load(database_url="sqlite:///mine.db"))
+    assert "PREFECT_API_KEY" not in child
+    assert child["PREFECT_LOGGING_LEVEL"] == "DEBUG"
+    assert child["QUARTERDECK_DATABASE_URL"] == f"sqlite:///{tmp_path}/mine.db"
+
+
+# --- when nothing runs
+
+
+def test_status_and_doctor_and_down_work_when_nothing_runs(env):
+    status = json.loads(quarterdeck("status", "--json", env=env).stdout)
+    assert (status["running"], status["cycles"]["total"], status["open_positions"]) == (False, 0, [])
+    doctor = quarterdeck("doctor", "--json", env=env)
+    assert doctor.returncode == 0, doctor.stdout
+    assert {check["result"] for check in json.loads(doctor.stdout)["checks"]} <= {"ok", "warn"}
+    down = quarterdeck("down", env=env)
+    assert (down.returncode, down.stdout.count("\n")) == (0, 1)
+    assert not Path(env["QUARTERDECK_HOME"]).exists()
+
+
+def test_doctor_exits_1_for_a_port_that_is_taken(env):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        url = f"http://127.0.0.1:{other.getsockname()[1]}"
+        done = quarterdeck("doctor", "--json", env=env | {"QUARTERDECK_SANDBOX_URL": url})
+    failed = [check["name"] for check in json.loads(done.stdout)["checks"] if check["result"] == "fail"]
+    assert (done.returncode, failed) == (1, ["sandbox"])
+
+
+def test_file_of_a_machine_that_went_down_is_not_taken_for_a_running_one(tmp_path):
+    stale = {"pid": os.getpid(), "started_at": "2026-01-01T00:00:00Z", "profile": "sandbox", "strategy": "default"}
+    state.write(tmp_path, UpState.model_validate(stale))
+    assert state.running(tmp_path) is None
+    with state.claim(tmp_path):
+        assert state.running(tmp_path) is not None
+    assert state.read(tmp_path) is None
+
+
+# --- the whole thing
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_up_once_completes_a_cycle_and_leaves_no_process(env):
+    done = quarterdeck("up", "--once", "--json", env=env, timeout=380)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["first_cycle"]["state"] == "Completed"
+    assert len(report["first_cycle"]["cycles"]) == 2
+    assert set(report["seconds"]) == {"database", "sandbox", "prefect", "mlflow", "deploy", "worker", "first cycle"}
+    assert processes_of(env) == []
+    status = json.loads(quarterdeck("status", "--json", env=env).stdout)
+    assert (status["running"], status["cycles"]["total"]) == (False, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_detached_up_survives_a_dead_service_and_a_killed_supervisor_leaves_nothing(env):
+    home = Path(env["QUARTERDECK_HOME"])
+    up = quarterdeck("up", "--detach", env=env, timeout=380)
+    try:
+        assert up.returncode == 0, up.stderr
+        before = json.loads(quarterdeck("status", "--json", env=env).stdout)
+        assert before["running"]
+        assert all(service["healthy"] for service in before["services"].values())
+        assert quarterdeck("up", "--once", env=env).returncode == 2
+
+        os.kill(before["services"]["worker"]["pid"], signal.SIGKILL)
+        assert wait_until(lambda: _worker_pid(home) != before["services"]["worker"]["pid"], 30)
+
+        running = state.running(home)
+        assert running
+        os.kill(running.pid, signal.SIGKILL)
+        assert wait_until(lambda: processes_of(env) == [], 30), processes_of(env)
+        assert state.running(home) is None
+    finally:
+        quarterdeck("down", env=env, timeout=90)
+    assert processes_of(env) == []
+
+
+def _worker_pid(home: Path) -> int:
+    now = state.read(home)
+    return now.services["worker"].pid if now and "worker" in now.services else 0
