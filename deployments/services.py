@@ -54,7 +54,10 @@ def plan(settings: Settings) -> dict[str, Service]:
 
 def _sandbox(settings: Settings) -> Service:
     url = settings.sandbox_url.removesuffix("/")
-    command = ("-m", "infra.sandbox", "--port", str(_port(url)), "--symbols", ",".join(settings.symbols))
+    kept = str(settings.home / "sandbox.json")
+    command = (
+        "-m", "infra.sandbox", "--port", str(_port(url)), "--symbols", ",".join(settings.symbols), "--state", kept,
+    )  # fmt: skip
     return Service("sandbox", (sys.executable, *command), url, f"{url}/v5/market/time", "QUARTERDECK_SANDBOX_URL")
 
 

@@ -85,6 +85,8 @@ def _answer(
         result = handler(ex, _json_params(payload) if params is None else params)
     except BybitError as e:
         return _envelope(ex, e.code, e.message, {})
+    finally:
+        ex.save(changed=path in WRITES)
     ex.forget_closed()
     return _envelope(ex, 0, "OK", result)
 

@@ -17,6 +17,7 @@ class SandboxConfig:
     """`candles` maps symbols to files; without any, `symbols` get a synthetic market of `seed`.
 
     start: None means wall time on a synthetic market, and some way into the files on candles (`clock`).
+    state: a file that keeps the account over a restart.
     speed: market seconds per wall second; with `stepped` time moves through the admin endpoint only.
     """
 
@@ -31,6 +32,7 @@ class SandboxConfig:
     secret: str = "sandbox"  # noqa: S105  (of a local exchange that has no money)
     costs: Costs = field(default_factory=Costs)
     funding_rate: Decimal = Decimal("0.0001")
+    state: Path | None = None
 
     def traded(self) -> tuple[str, ...]:
         """Return the symbols this sandbox lists; raises InputError naming the first that makes no sense."""

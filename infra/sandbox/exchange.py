@@ -8,10 +8,11 @@ position had no stop are counted. So the outcome depends on the market and the o
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
-from infra.sandbox import quotes
+from infra.sandbox import keep, quotes
 from infra.sandbox.candles import Candles, read_candles
 from infra.sandbox.clock import Clock, default_start
 from infra.sandbox.config import SandboxConfig
@@ -36,7 +37,11 @@ class Exchange:
     def __init__(self, config: SandboxConfig) -> None:
         self.config = config
         self.markets = {s: Market(s, _candles(s, config)) for s in config.traded()}
-        self.clock = Clock(_start_ms(config, self.markets), config.speed, config.stepped)
+        kept = keep.load(config.state, self._market())
+        start_ms = _start_ms(config, self.markets)
+        if kept is not None and start_ms is not None:
+            start_ms = int(kept["now_ms"])
+        self.clock = Clock(start_ms, config.speed, config.stepped)
         self.now_ms = self.clock.now_ms()
         for market in self.markets.values():
             market.candles.ensure(self.now_ms)
@@ -49,6 +54,34 @@ class Exchange:
         self.time_in_force: dict[str, str] = {}  # by venue order id
         self.naked_ms: Counter[str] = Counter()
         self.naked_now_ms: Counter[str] = Counter()  # of the position that is open
+        self._saved_fills = 0
+        if kept is not None:
+            self._wake(kept)
+
+    def _market(self) -> dict[str, Any]:
+        """Return what makes this market another than another: a kept account fits no other."""
+        files = {symbol: str(path.resolve()) for symbol, path in sorted(self.config.candles.items())}
+        return {"symbols": sorted(self.markets), "seed": self.config.seed, "candles": files}
+
+    def _wake(self, kept: dict[str, Any]) -> None:
+        self.engine.load(kept["engine"])
+        self.now_ms = int(kept["now_ms"])
+        self.time_in_force = dict(kept["time_in_force"])
+        self.naked_ms.update(kept["naked_ms"])
+        self.naked_now_ms.update(kept["naked_now_ms"])
+        self._saved_fills = len(self.engine.fills)
+
+    def save(self, changed: bool) -> None:
+        """Keep the account if a request changed it, or if an order filled since the last time."""
+        path, fills = self.config.state, len(self.engine.fills)
+        if path is None or not (changed or fills != self._saved_fills):
+            return
+        self._saved_fills = fills
+        document = {
+            "market": self._market(), "now_ms": self.now_ms, "engine": self.engine.dump(),
+            "time_in_force": self.time_in_force, "naked_ms": self.naked_ms, "naked_now_ms": self.naked_now_ms,
+        }  # fmt: skip
+        keep.save(path, document)
 
     @property
     def now(self) -> datetime:

@@ -71,6 +71,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[SandboxConfig, int]:
     parser.add_argument("--start", default="", metavar="TIME", help="ISO 8601; without a zone it is UTC")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--cash", default="10000")
+    parser.add_argument("--state", metavar="FILE", help="keep orders and positions there over a restart")
     given = parser.parse_args(arguments)
     config = SandboxConfig(
         candles=dict(_candle_file(text) for text in given.candles),
@@ -81,6 +82,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[SandboxConfig, int]:
         speed=given.speed,
         stepped=given.stepped,
         key=os.environ.get("QUARTERDECK_SANDBOX_KEY", "sandbox"),
+        state=Path(given.state) if given.state else None,
         secret=os.environ.get("QUARTERDECK_SANDBOX_SECRET", "sandbox"),
     )
     return config, given.port
