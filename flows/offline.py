@@ -188,6 +188,7 @@ def backtest(
     out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay the cycle over candle files."""
+    from tasks.adapters.calendar import read_calendar
     from tasks.adapters.deciders import build
     from tasks.core.evaluation.backtest import Backtest, Plan
 
@@ -197,6 +198,7 @@ def backtest(
     plan = Plan(
         strategy=s.strategy, limits=s.limits, costs=s.costs, thresholds=s.events,
         start=utc_time(start, "--start"), end=utc_time(end, "--end"),
+        calendar=read_calendar(s.calendar) if s.calendar else (),
     )  # fmt: skip
     began, cpu = time.perf_counter(), time.process_time()
     with _Recorder(out) as recorder, _progress(as_json) as progress:

@@ -12,11 +12,12 @@ from prefect import flow
 from pydantic import AwareDatetime, Field
 
 from flows.clock import Call, plainly, scheduled_time, through_prefect, too_old
-from tasks import account, decide, detect, execute, features, fetch, guard, protect, record, validate
+from tasks import account, decide, detect, execute, features, fetch, guard, protect, record, settle, validate
 from tasks.adapters.store import BeginResult
 from tasks.connections import log, store
 from tasks.core.errors import InputError
 from tasks.core.evaluation import explain
+from tasks.core.market.calendar import sample_reason, sampled
 from tasks.core.market.snapshot import Market, bar_closes
 from tasks.core.trading import orders
 from tasks.core.trading.brief import make_brief
@@ -96,6 +97,8 @@ async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord
         done.append(await cycle.run(frames[symbol], failed))
     if any(each.decided for each in done):
         call(record.track_decisions)()
+        call(settle.sync_prompts)()
+        call(settle.track_session)(as_of)
     return done
 
 
@@ -143,6 +146,9 @@ class Cycle:
         reasons = [reason for reason in claimed if not reason.context]
         if self.request.trigger == "adhoc" and self.request.reason:
             reasons.append(self._asked())
+        share = settings().sample_quiet
+        if not reasons and self.request.trigger == "schedule" and sampled(self.record.cycle_id, share):
+            reasons.append(sample_reason(self.symbol, self.record.cycle_id, self.as_of, share))
         return (*reasons, *bar_closes(self.symbol, self.as_of)) if reasons else ()
 
     def _asked(self) -> Reason:

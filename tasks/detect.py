@@ -1,12 +1,16 @@
 """Notice what changed, and claim it: a change is a reason for one cycle only."""
 
 from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.adapters.calendar import read_calendar
 from tasks.connections import log, store
 from tasks.core.market import position_events
+from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.snapshot import Market
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Reason
@@ -27,9 +31,15 @@ def detect_reasons(
             given = position_events.position_reasons(position, market.bars["5m"], as_of, thresholds)
             found += [reason for reason in given if reason.as_of > as_of - WINDOW]
     found += position_events.drawdown(market.symbol, daily_pnl_pct, as_of, thresholds)
+    found += calendar_reasons(_calendar(settings().calendar), market.symbol, as_of - WINDOW, as_of)
     new = store().add_reasons(settings().strategy, found, as_of)
     log().info("detect symbol=%s found=%d new=%d", market.symbol, len(found), new)
     return found
+
+
+@cache
+def _calendar(path: Path | None) -> tuple[CalendarEvent, ...]:
+    return () if path is None else read_calendar(path)
 
 
 @task(task_run_name="claim-{symbol}", cache_policy=NO_CACHE)

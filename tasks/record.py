@@ -24,7 +24,7 @@ def record_cycle(record: CycleRecord) -> None:
         store().add_history(
             HistoryRecord(ts=at, kind="execution", reference_id=record.cycle_id, payload=payload), record.symbol
         )
-    log().info("cycle %s cycle_id=%s", explain.summary_line(record), record.cycle_id)
+    log().info("cycle %s", explain.summary_line(record))
 
 
 def artifact_key(record: CycleRecord) -> str:

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     mlflow_url: str = Field(default="http://127.0.0.1:5510", description="empty: no tracking")
     live_account: str = Field(default="", description="live only: the account id typed out, which arms it")
     history_bars: int = Field(default=1000, ge=300, le=5000, description="bars per timeframe the features see")
+    calendar: Path | None = Field(default=None, description="an .ics or .csv of events to be asked about")
+    sample_quiet: float = Field(default=0, ge=0, le=1, description="share of quiet bars asked about all the same")
     provider_timeout_s: float = Field(default=30, gt=0)
     decision_deadline_s: float = Field(default=60, gt=0)
     max_reply_bytes: int = Field(default=200_000, ge=1000)

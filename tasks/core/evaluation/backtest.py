@@ -20,6 +20,7 @@ import numpy as np
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.tape import STEP, Grid, Tape, make_grid
 from tasks.core.market import orderbook, position_events
+from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.snapshot import Market, bar_closes
 from tasks.core.ports import Decider
 from tasks.core.trading import booking, followups, guard, ledger
@@ -49,6 +50,7 @@ class Plan:
     costs: Costs = field(default_factory=Costs)
     thresholds: EventThresholds = field(default_factory=EventThresholds)
     instruments: Mapping[str, Instrument] = field(default_factory=dict)
+    calendar: tuple[CalendarEvent, ...] = ()
     start: datetime | None = None
     end: datetime | None = None
 
@@ -95,11 +97,11 @@ class Result:
 class SymbolState:
     """What the replay tracks of one symbol: its tape, its events still to come, and our position."""
 
-    def __init__(self, market: Market, grid: Grid) -> None:
+    def __init__(self, market: Market, grid: Grid, calendar: tuple[CalendarEvent, ...]) -> None:
         self.market, self.tape = market, Tape(market, grid)
         self.events: dict[int, list[Reason]] = {}
         first, last = grid.closes_at(-1), grid.closes_at(grid.n - 1)
-        for reason in market.reasons(first, last):
+        for reason in (*market.reasons(first, last), *calendar_reasons(calendar, market.symbol, first, last)):
             self.events.setdefault(grid.index(int(reason.as_of.timestamp())), []).append(reason)
         self.event_bars = sorted(self.events)
         self.position: Position | None = None
@@ -123,7 +125,9 @@ class Backtest:
     ) -> None:
         self.plan, self.decider, self.on_record, self.progress = plan, decider, on_record, progress
         self.grid = make_grid(markets, plan.start, plan.end)
-        self.symbols = {symbol: SymbolState(market, self.grid) for symbol, market in sorted(markets.items())}
+        self.symbols = {
+            symbol: SymbolState(market, self.grid, plan.calendar) for symbol, market in sorted(markets.items())
+        }
         instruments = {s: plan.instruments.get(s, Instrument(symbol=s)) for s in self.symbols}
         self.engine = MatchingEngine(plan.cash, instruments, plan.costs)
         self.instruments = instruments

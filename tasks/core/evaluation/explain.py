@@ -97,7 +97,7 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
             _number(view.close),
             _number(view.rsi, 3),
             _number(view.macd_hist, 3),
-            view.ma_stack or UNKNOWN,
+            (view.ma_stack or UNKNOWN).replace(">", " › "),
             _number(view.price_z20, 3),
             _number(view.atr_pct, 3),
         )
@@ -183,11 +183,12 @@ def _verdict(verdict: Verdict, decided: Decided | None) -> str:
         "risk of this trade, % of equity": verdict.trade_risk_pct,
         "risk of everything open with it, % of equity": verdict.total_risk_pct,
     }  # fmt: skip
+    sends = verdict.allowed and any((verdict.quantity, verdict.stop, verdict.target))
     parts = [
         f"**{answer}**",
         _table(("", "asked", "allowed"), changed),
         _table(("code", "meaning", "compared"), [_code(check) for check in verdict.checks if check.fired]),
-        _table(("as allowed", ""), [(k, _number(v)) for k, v in numbers.items()]) if verdict.allowed else "",
+        _table(("as allowed", ""), [(k, _number(v)) for k, v in numbers.items()]) if sends else "",
     ]
     return "\n\n".join(part for part in parts if part)
 

@@ -75,11 +75,11 @@ def rolling_mean(values: np.ndarray, length: int) -> np.ndarray:
     return rolling_sum(values, length) / length
 
 
-def rolling_std(values: np.ndarray) -> np.ndarray:
-    """Return the 20-bar sample deviation; NaN where nothing moved but rounding."""
-    if len(values) < WINDOW:
+def rolling_std(values: np.ndarray, length: int = WINDOW) -> np.ndarray:
+    """Return the sample deviation of each trailing window; NaN where nothing moved but rounding."""
+    if len(values) < length:
         return np.full(len(values), np.nan)
-    view = windows(values, WINDOW)
+    view = windows(values, length)
     std = view.std(axis=1, ddof=1)
     return _padded(np.where(std > DUST * np.abs(view[:, -1]), std, np.nan), len(values))
 

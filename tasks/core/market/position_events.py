@@ -46,7 +46,7 @@ def stale_position(position: Position, path: pd.Series, thresholds: EventThresho
 
 def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, thresholds: EventThresholds) -> list[Reason]:
     """Return a reason when today's realized loss has passed the threshold, and again at each further percent."""
-    if daily_pnl_pct is None or daily_pnl_pct > -thresholds.drawdown_pct:
+    if daily_pnl_pct is None or daily_pnl_pct >= -thresholds.drawdown_pct:
         return []
     step = int(-daily_pnl_pct - thresholds.drawdown_pct)
     level = thresholds.drawdown_pct + step
@@ -58,10 +58,16 @@ def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, threshol
 def position_reasons(
     position: Position, bars: pd.DataFrame, until: datetime, thresholds: EventThresholds
 ) -> list[Reason]:
-    """Return every reason `position` has given on 5m bars closed by `until`."""
+    """Return every reason `position` has given on 5m bars closed by `until`.
+
+    Whether it ever reached +/- age_r is known only from bars that go back to its opening.
+    """
     path = r_path(position, bars)
     path = path[path.index <= until]
-    return [*r_crossings(position, path, thresholds), *stale_position(position, path, thresholds)]
+    reasons = list(r_crossings(position, path, thresholds))
+    if len(bars) and bars.index[0] <= pd.Timestamp(position.opened_at):
+        reasons += stale_position(position, path, thresholds)
+    return reasons
 
 
 def _reason(rule: str, position: Position, detail: str, at: pd.Timestamp) -> Reason:

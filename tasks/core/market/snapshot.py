@@ -31,7 +31,17 @@ from tasks.core.types.snapshot import (
     TradeDigest,
 )
 
-__all__ = ["Market", "bar_closes", "build", "last_price", "ma_stack", "role_inputs", "significant", "to_json"]
+__all__ = [
+    "NUMBERS",
+    "Market",
+    "bar_closes",
+    "build",
+    "last_price",
+    "ma_stack",
+    "role_inputs",
+    "significant",
+    "to_json",
+]
 
 MAX_BYTES = 6144
 REASON_BYTES = 480
@@ -39,6 +49,7 @@ DAY = SECONDS["1d"]
 View = TypeVar("View", OrderBookView, PositionView, RiskView, TradeDigest)
 SWING_FIELDS = tuple(Swing.model_fields)
 VIEW_FIELDS = tuple(name for name in TimeframeView.model_fields if name not in ("swing", "last3", "ma_stack"))
+NUMBERS = (*VIEW_FIELDS, *SWING_FIELDS)
 WHOLE = frozenset({"macd_cross", "obv_dir"})
 YES_NO = frozenset({"vol_spike", "broke_high", "broke_low"})
 
@@ -109,8 +120,8 @@ def _view(market: Market, timeframe: str, as_of: datetime) -> TimeframeView:
     if found is None:
         return TimeframeView()
     table, i = found
-    values = {name: _typed(name, table.columns[name][i]) for name in VIEW_FIELDS}
-    swing = {name: _typed(name, table.columns[name][i]) for name in SWING_FIELDS}
+    values = {name: _typed(name, table.columns[name][i]) for name in NUMBERS}
+    swing = {name: values.pop(name) for name in SWING_FIELDS}
     first = max(0, i - 2)
     last3 = zip(*(table.columns[name][first : i + 1].tolist() for name in COLUMNS), strict=True)
     return TimeframeView(
