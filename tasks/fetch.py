@@ -4,13 +4,14 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import log, store, venue
 from tasks.core.errors import DataError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
-from tasks.core.market.bars import WORKING_TIMEFRAMES
+from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, Instrument, VenuePosition
 from tasks.core.types.record import DataFailure
@@ -18,6 +19,7 @@ from tasks.core.types.snapshot import OrderBookView
 from tasks.settings import settings
 
 PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
+REPAIRED = 300  # newest stored bars in which a gap is asked for again
 PARALLEL = 8  # requests under way at once; ccxt's own limiter keeps the venue's rate
 
 
@@ -62,18 +64,35 @@ async def _fetch_or_fail(symbol: str, timeframe: str, as_of: datetime) -> int | 
 
 
 async def _fetch_missing(symbol: str, timeframe: str, as_of: datetime) -> int:
-    """Fetch what closed since the newest stored bar; the venue may need a moment after a close to serve it."""
+    """Fetch what closed since the newest stored bar; the venue may need a moment after a close to serve it.
+
+    The newest two bars are asked for again, and everything from the first recent gap on: a bar that comes late is
+    kept, one that comes back different is kept with its first values and flagged.
+    """
     client, step = venue(), duration(timeframe)
-    newest = store().last_open_time(client.name, symbol, timeframe)
     due = floor_time(as_of, timeframe)
-    since = newest + step if newest else due - step * settings().history_bars
-    if since + step > as_of:
+    since = _since(store().load_bars(client.name, symbol, timeframe, as_of, REPAIRED), timeframe)
+    if since is None:
+        since = due - step * settings().history_bars
+    elif since + 3 * step > as_of:
         return 0
     bars = await client.fetch_bars(symbol, timeframe, since, as_of)
     if timeframe == "5m" and (bars.empty or bars.index[-1] + step < due):
         await asyncio.sleep(1)
         bars = await client.fetch_bars(symbol, timeframe, since, as_of)
-    return store().save_bars(client.name, symbol, timeframe, bars, datetime.now(UTC)).new
+    saved = store().save_bars(client.name, symbol, timeframe, bars, datetime.now(UTC))
+    if saved.revised:
+        log().warning("fetch symbol=%s timeframe=%s revised=%d: first values kept", symbol, timeframe, saved.revised)
+    return saved.new
+
+
+def _since(bars: pd.DataFrame, timeframe: str) -> datetime | None:
+    """Return from where on to ask: the last but one stored bar, or the bar before the first recent gap."""
+    if bars.empty:
+        return None
+    first, *gaps = [bars.index[part.stop - 1] for part in segments(bars.index, timeframe)]
+    before_gap = first if gaps else bars.index[max(0, len(bars) - 2)]
+    return before_gap.to_pydatetime()
 
 
 @task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)

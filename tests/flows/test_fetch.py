@@ -1,0 +1,74 @@
+"""Candles come in incrementally, late ones fill gaps, and a revised one keeps its first values."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sandbox_server import advance, running_sandbox, state
+
+from tasks import fetch
+from tasks.connections import store, venue
+from tasks.settings import settings
+
+SYMBOL = "BTC/USDT:USDT"
+VENUE = "bybit-sandbox"
+START = datetime(2025, 3, 10, 12, 0, tzinfo=UTC)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def exchange(home: Path, monkeypatch: pytest.MonkeyPatch):
+    with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
+        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
+        monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
+        settings.cache_clear()
+        yield url
+
+
+async def fetched(as_of: datetime) -> None:
+    try:
+        assert await fetch.fetch_candles.fn((SYMBOL,), as_of) == []
+    finally:
+        await venue().close()
+
+
+def five(as_of: datetime):
+    return store().load_bars(VENUE, SYMBOL, "5m", as_of, 1000)
+
+
+async def test_a_second_fetch_asks_only_for_what_closed_since(home, exchange):
+    await fetched(START)
+    assert len(five(START)) == 1000
+    asked = state(exchange)["requests"]["/v5/market/kline"]
+    await fetched(START)
+    assert state(exchange)["requests"]["/v5/market/kline"] == asked
+    advance(exchange, 300)
+    await fetched(START + timedelta(minutes=5))
+    assert five(START + timedelta(minutes=5)).index[-1].to_pydatetime() == START
+    assert state(exchange)["requests"]["/v5/market/kline"] == asked + 1
+
+
+async def test_a_bar_that_came_late_fills_its_gap(home, exchange):
+    await fetched(START)
+    whole = five(START)
+    with_gap = whole.drop(whole.index[-40:-37])
+    store().close()
+    (home / "quarterdeck.db").unlink()
+    for leftover in home.glob("quarterdeck.db-*"):
+        leftover.unlink()
+    from tasks import connections
+
+    connections._store.cache_clear()
+    store().save_bars(VENUE, SYMBOL, "5m", with_gap, START)
+    advance(exchange, 300)
+    await fetched(START + timedelta(minutes=5))
+    assert five(START).equals(whole)
+
+
+async def test_a_revised_bar_keeps_its_first_values(home, exchange):
+    await fetched(START)
+    first = five(START)
+    changed = first.iloc[[-1]] * 1.01
+    assert store().save_bars(VENUE, SYMBOL, "5m", changed, START).revised == 1
+    assert five(START).equals(first)
