@@ -139,6 +139,19 @@ class ModelCall(Dto):
     attempts: tuple[str, ...] = Field(default=(), description='each failed one before it, "model: error"')
 
 
+class ToolCall(Dto):
+    """One tool request of a model and the answer it was given."""
+
+    trace_id: str
+    tool: str
+    parameters: dict[str, str] = {}
+    response: str = ""
+    error: str = Field(default="", description="why it was refused or dropped; the model sees it")
+    truncated: bool = False
+    bytes: int = 0
+    latency_ms: float = 0.0
+
+
 class Decided(Dto):
     """A decision with its provenance: what `quarterdeck decide --json` prints, plus the calls made."""
 
@@ -151,6 +164,8 @@ class Decided(Dto):
     tokens: int = 0
     errors: tuple[str, ...] = ()
     calls: tuple[ModelCall, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
+    flags: tuple[str, ...] = Field(default=(), description="truncated, late:<role>, no_consensus, shrunk, ...")
 
     @property
     def is_fallback(self) -> bool:

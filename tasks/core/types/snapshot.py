@@ -165,8 +165,46 @@ class RoleInputs(Dto):
     recent_closes: tuple[float, ...] = ()
 
 
+class Headline(Dto):
+    """One line of a feed: somebody else's words, hostile until fenced."""
+
+    title: str
+    source: str = ""
+    published_at: Utc | None = None
+
+
+class News(Dto):
+    """What the world says, as fetched before the decision: headlines and a fear-and-greed index of 0-100."""
+
+    headlines: tuple[Headline, ...] = ()
+    fear_greed: int | None = Field(default=None, ge=0, le=100)
+
+
+class Past(Dto):
+    """One earlier decision that resembles this moment, with what became of it; `distance` in feature space."""
+
+    as_of: Utc
+    action: str
+    confidence: float
+    reasons: tuple[str, ...] = ()
+    r_multiple: Number = None
+    distance: Number = None
+
+
+class Memory(Dto):
+    """What may be remembered at as_of: the last decisions, similar ones, and how the decider has done."""
+
+    recent: tuple[Past, ...] = ()
+    similar: tuple[Past, ...] = ()
+    decider_trades: int = 0
+    decider_win_rate: Number = None
+    decider_mean_r: Number = None
+
+
 class Brief(Dto):
     """What a decider is handed: frozen, and nothing else. No frame, no clock, no store."""
 
     snapshot: Snapshot
     role_inputs: RoleInputs = RoleInputs()
+    news: News | None = None
+    memory: Memory | None = None
