@@ -4,8 +4,8 @@ At most one decision per strategy, symbol and 5m bar: the cycle's id derives fro
 turns a retry, a second trigger or a restarted process into a no-op or into the rest of the same cycle.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Literal
 
 from prefect import flow
@@ -23,8 +23,11 @@ from tasks.core.trading import orders
 from tasks.core.trading.brief import make_brief
 from tasks.core.trading.money import exact
 from tasks.core.types.base import Dto
+from tasks.core.types.decision import Decided
 from tasks.core.types.orders import OrderStatus
+from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Reason, Trigger
+from tasks.core.types.snapshot import Brief
 from tasks.settings import settings
 
 MAX_AGE_S = 840  # a scheduled run older than this has a newer one behind it
@@ -84,22 +87,30 @@ def _symbols(asked: list[str] | str | None) -> tuple[str, ...]:
 
 
 async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord]:
-    """Run the story once for every symbol of the request, one after the other: each sees the risk of those before."""
+    """Run the story once: prepare every symbol, ask the decider about all at once, then act one after the other.
+
+    The guard sees the risk of those acted on before.
+    """
     venue_time = await call(fetch.venue_now)()
     as_of = request.as_of or fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
     unfetched = await call(fetch.fetch_candles)(request.symbols, as_of)
     frames = call(features.load_candles)(request.symbols, as_of)
     failures = [*unfetched, *call(validate.validate_candles)(frames, as_of)]
-    done = []
-    for symbol in request.symbols:
-        cycle = Cycle(request, symbol, as_of, call)
-        failed = tuple(failure for failure in failures if failure.symbol == symbol)
-        done.append(await cycle.run(frames[symbol], failed))
-    if any(each.decided for each in done):
+    cycles = [Cycle(request, symbol, as_of, call) for symbol in request.symbols]
+    asked = []
+    for cycle in cycles:
+        failed = tuple(failure for failure in failures if failure.symbol == cycle.symbol)
+        if brief := await cycle.prepare(frames[cycle.symbol], failed):
+            asked.append((cycle, brief))
+    if asked:
+        ids = [cycle.record.cycle_id for cycle, _ in asked]
+        answers = await call(decide.decide)([brief for _, brief in asked], ids, request.decider)
+        for (cycle, brief), decided in zip(asked, answers, strict=True):
+            await cycle.act(brief, decided)
         call(record.track_decisions)()
         call(settle.sync_prompts)()
         call(settle.track_session)(as_of)
-    return done
+    return [cycle.record for cycle in cycles]
 
 
 class Cycle:
@@ -111,30 +122,35 @@ class Cycle:
             cycle_id=orders.cycle_id(settings().strategy, symbol, as_of), strategy=settings().strategy, symbol=symbol,
             as_of=as_of, trigger=request.trigger, decider=request.decider,
         )  # fmt: skip
+        self.last: Decimal | None = None
 
-    async def run(self, frames: dict[str, Any], failures: tuple[DataFailure, ...]) -> CycleRecord:
-        """Go through the stages until one of them ends the cycle."""
+    async def prepare(self, frames: dict[str, Any], failures: tuple[DataFailure, ...]) -> Brief | None:
+        """Go through the stages up to the question; None where the cycle has ended before it."""
         begun = store().begin_cycle(self.record, datetime.now(UTC))
         if begun is BeginResult.DONE:
             log().info("cycle symbol=%s cycle_id=%s done before: nothing to do", self.symbol, self.record.cycle_id)
-            return store().cycle(self.record.cycle_id) or self.record
+            self.record = store().cycle(self.record.cycle_id) or self.record
+            return None
         if begun is BeginResult.RESUMED and store().intents(self.record.cycle_id):
-            return await self._finish_sending()
+            await self._finish_sending()
+            return None
         if failures:
-            return self._end(CycleStatus.QUARANTINED, failures=failures)
+            self._end(CycleStatus.QUARANTINED, failures=failures)
+            return None
         market = self.call(features.build_market)(self.symbol, frames)
         reasons = self._reasons(market)
         if not reasons:
-            return self._end(CycleStatus.QUIET)
-        venue_time = await self.call(fetch.venue_now)()
-        if venue_time - self.as_of > timedelta(seconds=settings().limits.max_lateness_s) and not self.request.dry_run:
-            return self._end(CycleStatus.STALE, reasons=reasons)
-        return await self._decide(market, reasons, venue_time)
+            self._end(CycleStatus.QUIET)
+            return None
+        if not self.request.dry_run and await self._is_late():
+            self._end(CycleStatus.STALE, reasons=reasons)
+            return None
+        self.record = self.record.model_copy(update={"reasons": reasons})
+        return await self._brief(market)
 
-    def _end(self, status: CycleStatus, **changes: Any) -> CycleRecord:
+    def _end(self, status: CycleStatus, **changes: Any) -> None:
         self.record = self.record.model_copy(update={"status": status, **changes})
         self.call(record.record_cycle)(self.record)
-        return self.record
 
     def _reasons(self, market: Market) -> tuple[Reason, ...]:
         """Find what changed and claim it; a person's own reason counts as one."""
@@ -156,33 +172,36 @@ class Cycle:
         mark = f"AdHoc|{self.symbol}|{self.record.cycle_id}"
         return Reason(rule="AdHoc", symbol=self.symbol, detail=text, as_of=self.as_of, fingerprint=mark)
 
-    async def _decide(self, market: Market, reasons: Sequence[Reason], now: datetime) -> CycleRecord:
-        balance, _ = await self.call(fetch.fetch_account)()
-        instrument = await self.call(fetch.fetch_instrument)(self.symbol)
+    async def _brief(self, market: Market) -> Brief:
         close = market.value("5m", "close", self.as_of)
-        last = None if close is None else exact(close)
-        state = self.call(account.account_state)(balance, instrument, last, self.as_of)
+        self.last = None if close is None else exact(close)
+        state = await self._account()
         book = await self.call(fetch.fetch_book)(self.symbol, state.equity * settings().limits.max_gross_pct / 500)
         held = [p for p in store().open_positions(settings().strategy) if p.symbol == self.symbol]
-        brief = make_brief(
+        return make_brief(
             market, self.as_of, state, settings().limits, settings().costs, settings().symbols,
-            reasons=reasons, position=held[0] if held else None, book=book,
+            reasons=self.record.reasons, position=held[0] if held else None, book=book,
             digest=account.trade_digest(self.symbol, self.as_of),
         )  # fmt: skip
-        decided = await self.call(decide.decide)(brief, self.record.cycle_id, self.request.decider)
+
+    async def _account(self) -> AccountState:
+        balance, _ = await self.call(fetch.fetch_account)()
+        instrument = await self.call(fetch.fetch_instrument)(self.symbol)
+        state: AccountState = self.call(account.account_state)(balance, instrument, self.last, self.as_of)
+        return state
+
+    async def act(self, brief: Brief, decided: Decided) -> None:
+        """Guard the answer against the account as it is now, carry it out and explain it."""
+        state = await self._account()
+        now = await self.call(fetch.venue_now)()
         verdict, intents = self.call(guard.guard_decision)(decided, brief.snapshot, state, self.record.cycle_id, now)
         self.record = self.record.model_copy(
             update={
-                "reasons": tuple(reasons), "snapshot": brief.snapshot, "role_inputs": brief.role_inputs,
-                "state": state, "decided": decided, "verdict": verdict, "intents": intents,
+                "snapshot": brief.snapshot, "role_inputs": brief.role_inputs, "state": state, "decided": decided,
+                "verdict": verdict, "intents": intents,
             }
         )  # fmt: skip
-        return await self._act()
-
-    async def _act(self) -> CycleRecord:
-        """Carry out the verdict and explain it."""
-        verdict = self.record.verdict
-        if verdict is None or not verdict.allowed:
+        if not verdict.allowed:
             self._end(CycleStatus.DENIED)
         elif self.request.dry_run:
             self._end(CycleStatus.DRY_RUN)
@@ -192,31 +211,33 @@ class Cycle:
                 store().pause(settings().strategy, self.symbol, until)
             await self._send()
         await self._explain()
-        return self.record
 
-    async def _send(self) -> None:
+    async def _send(self, late: bool = False) -> None:
         if not self.record.intents:
             self._end(CycleStatus.HELD)
             return
         store().save_cycle(self.record, datetime.now(UTC))
-        sent = await self.call(execute.execute_intents)(self.record.cycle_id, self.record.intents, self.as_of)
+        sent = await self.call(execute.execute_intents)(self.record.cycle_id, self.record.intents, self.as_of, late)
         await self.call(protect.book_fills)(self.symbol)
         fills = tuple(store().fills_of(self.record.cycle_id))
         refused = [order for order in sent if order.status is OrderStatus.REJECTED]
         status = CycleStatus.FAILED if refused else CycleStatus.EXECUTED
         self._end(status, orders=sent, fills=fills, error="; ".join(order.reason for order in refused))
 
-    async def _finish_sending(self) -> CycleRecord:
-        """A process died after the intents were written: finish exactly those, nothing new."""
+    async def _finish_sending(self) -> None:
+        """A process died after the intents were written: finish exactly those; too late, only take note of them."""
         self.record = store().cycle(self.record.cycle_id) or self.record
         intents = store().intents(self.record.cycle_id)
         self.record = self.record.model_copy(update={"intents": intents})
         log().warning(
             "cycle symbol=%s cycle_id=%s resumed with %d intents", self.symbol, self.record.cycle_id, len(intents)
         )
-        await self._send()
+        await self._send(late=await self._is_late())
         await self._explain()
-        return self.record
+
+    async def _is_late(self) -> bool:
+        venue_time: datetime = await self.call(fetch.venue_now)()
+        return venue_time - self.as_of > timedelta(seconds=settings().limits.max_lateness_s)
 
     async def _explain(self) -> None:
         if self.call is through_prefect:

@@ -11,10 +11,14 @@ from tasks.core.types.decision import Decided
 from tasks.core.types.snapshot import Brief
 
 
-@task(task_run_name="decide-{brief.snapshot.pair}", cache_policy=NO_CACHE)
-async def decide(brief: Brief, cycle_id: str, decider_name: str) -> Decided:
-    """Ask once; a retried or doubled run of the same cycle gets the answer that was kept first."""
-    decided = (await connections.decider(decider_name).decide([brief]))[0]
+@task(cache_policy=NO_CACHE)
+async def decide(briefs: list[Brief], cycle_ids: list[str], decider_name: str) -> list[Decided]:
+    """Ask about every symbol at once; a retried or doubled run of a cycle gets the answer that was kept first."""
+    answers = await connections.decider(decider_name).decide(briefs)
+    return [_keep(*each) for each in zip(briefs, cycle_ids, answers, strict=True)]
+
+
+def _keep(brief: Brief, cycle_id: str, decided: Decided) -> Decided:
     kept = store().keep_decision(cycle_id, decided, datetime.now(UTC))
     level = log().warning if kept.errors else log().info
     level(

@@ -12,16 +12,21 @@ from tasks.sending import send
 
 
 @task(retries=2, retry_delay_seconds=[5, 15], cache_policy=NO_CACHE)
-async def execute_intents(cycle_id: str, intents: tuple[OrderIntent, ...], as_of: datetime) -> tuple[Order, ...]:
-    """Write every intent to the store, then carry them out in order. A retry finds what was sent, by its id."""
+async def execute_intents(
+    cycle_id: str, intents: tuple[OrderIntent, ...], as_of: datetime, late: bool = False
+) -> tuple[Order, ...]:
+    """Write every intent to the store, then carry them out in order. A retry finds what was sent, by its id.
+
+    late: the decision is too old to act on; what the venue has is taken over, the rest is not sent any more.
+    """
     store().save_intents(cycle_id, intents, as_of)
-    return tuple([await _carry_out(cycle_id, intent) for intent in intents])
+    return tuple([await _carry_out(cycle_id, intent, late) for intent in intents])
 
 
-async def _carry_out(cycle_id: str, intent: OrderIntent) -> Order:
+async def _carry_out(cycle_id: str, intent: OrderIntent, late: bool) -> Order:
     kept = store()
     try:
-        order = await send(venue(), intent)
+        order = await (found_or_stale(intent) if late else send(venue(), intent))
     except OrderRejected as e:
         order = _refused(intent, str(e))
     kept.save_order(order, cycle_id)
@@ -36,6 +41,12 @@ async def _carry_out(cycle_id: str, intent: OrderIntent) -> Order:
         order.reason or "-",
     )  # fmt: skip
     return order
+
+
+async def found_or_stale(intent: OrderIntent) -> Order:
+    """Return the order if the venue has it; one that was never sent is too late now."""
+    found = await venue().find_order(intent.symbol, intent.client_order_id)
+    return found or _refused(intent, "stale: never sent")
 
 
 def _refused(intent: OrderIntent, reason: str) -> Order:

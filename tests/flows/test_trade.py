@@ -208,3 +208,36 @@ async def test_the_whole_flow_runs_under_prefect_and_leaves_its_page(home, excha
         )
     assert pages
     assert "OPEN_LONG" in pages[-1].data
+
+
+async def killed_after_the_intents_were_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Leave a cycle as a process does that dies between writing its intents and sending them."""
+    from tasks import execute
+
+    async def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    decider = recorded(home, (START, OPEN))
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "send", die)
+        with pytest.raises(KeyboardInterrupt):
+            await run(decider)
+    return decider
+
+
+async def test_a_cycle_killed_before_sending_is_finished_by_the_next_run(home, exchange, monkeypatch):
+    decider = await killed_after_the_intents_were_written(home, monkeypatch)
+    assert state(exchange)["orders"] == []
+    record = await run(decider)
+    assert record.status is CycleStatus.EXECUTED
+    assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
+    assert record.decided.decision.action == "OPEN_LONG"
+
+
+async def test_a_cycle_killed_before_sending_is_not_sent_when_it_is_too_late(home, exchange, monkeypatch):
+    decider = await killed_after_the_intents_were_written(home, monkeypatch)
+    advance(exchange, 3600)
+    record = await run(decider, as_of=START)
+    assert record.status is CycleStatus.FAILED
+    assert "stale" in record.error
+    assert state(exchange)["orders"] == []
