@@ -14,6 +14,7 @@ from typing import TypeVar
 from tasks.core.market import confluence
 from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
 from tasks.core.market.market import Market, bar_closes
+from tasks.core.market.tables import Table
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.record import Reason
 from tasks.core.types.snapshot import (
@@ -116,10 +117,17 @@ def _rounded(view: View) -> View:
 
 
 def _view(market: Market, timeframe: str, as_of: datetime) -> TimeframeView:
+    """Return the view of the last closed bar; a replay asks for the same 1h, 4h and 1d bars many times over."""
     found = market.row(timeframe, as_of)
     if found is None:
         return TimeframeView()
     table, i = found
+    if table.viewed is None or table.viewed[0] != i:
+        table.viewed = (i, _read(table, i))
+    return table.viewed[1]
+
+
+def _read(table: Table, i: int) -> TimeframeView:
     values = {name: _typed(name, table.columns[name][i]) for name in NUMBERS}
     swing = {name: values.pop(name) for name in SWING_FIELDS}
     first = max(0, i - 2)

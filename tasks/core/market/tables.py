@@ -7,15 +7,17 @@ import pandas as pd
 
 from tasks.core.market.bars import columns_of, epoch_s
 from tasks.core.types.bars import SECONDS
+from tasks.core.types.snapshot import TimeframeView
 
 
 class Table:
-    """One timeframe's rows; `closes` and `known` in s since 1970, ascending."""
+    """One timeframe's rows; `closes` and `known` in s since 1970, ascending; `viewed`: the row last read, and its view."""
 
     def __init__(self, frame: pd.DataFrame, timeframe: str, base_closes: np.ndarray | None = None) -> None:
         self.closes = epoch_s(frame.index) + SECONDS[timeframe]
         self.known = self.closes if base_closes is None else known_at(self.closes, base_closes)
         self.columns = columns_of(frame)
+        self.viewed: tuple[int, TimeframeView] | None = None
 
     def at(self, as_of_s: int) -> int:
         """Return the row of the last bar known at `as_of_s`; -1 if there is none."""
