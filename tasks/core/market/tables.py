@@ -11,7 +11,7 @@ from tasks.core.types.snapshot import TimeframeView
 
 
 class Table:
-    """One timeframe's rows; `closes` and `known` in s since 1970, ascending; `viewed`: the row last read, and its view."""
+    """One timeframe's rows: `closes` and `known` in s since 1970, ascending; `viewed` is the row last read."""
 
     def __init__(self, frame: pd.DataFrame, timeframe: str, base_closes: np.ndarray | None = None) -> None:
         self.closes = epoch_s(frame.index) + SECONDS[timeframe]
