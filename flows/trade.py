@@ -107,6 +107,8 @@ async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord
         answers = await call(decide.decide)([brief for _, brief in asked], ids, request.decider)
         for (cycle, brief), decided in zip(asked, answers, strict=True):
             await cycle.act(brief, decided)
+        balance, _ = await call(fetch.fetch_account)()
+        call(account.keep_equity)(balance, as_of)
         call(record.track_decisions)()
         call(settle.sync_prompts)()
         call(settle.track_session)(as_of)

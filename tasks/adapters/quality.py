@@ -1,9 +1,10 @@
 """Market data against its contract: one great-expectations suite over one stacked frame of every symbol and timeframe.
 
 One pass for all, because a suite costs the same whether it sees 300 rows or 75,000. What compares a row with its
-neighbours or with the clock becomes a helper column first (`_helpers`); the suite then only ever looks at columns.
-Prices are compared exactly: the venue sends decimals, the same text gives the same float64, so a high below the
-close by any amount is wrong data. Left out on purpose: outliers. A crash is a fact, not a fault of the feed.
+neighbours, with the clock or with another timeframe becomes a helper column first (`quality_columns`); the suite then
+only ever looks at columns. Prices are compared exactly: the venue sends decimals, the same text gives the same
+float64, so a high below the close by any amount is wrong data. A crash is a fact, not a fault of the feed: a move is
+only suspect while neither its volume nor the next bar confirms it. `rules_table` is the page people read.
 """
 
 import logging
@@ -12,17 +13,29 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 
+from tasks.adapters.quality_columns import (
+    BACK,
+    HISTORY,
+    JUDGED,
+    LOUD,
+    SILENT_TAIL,
+    STILL_TIMEFRAME,
+    add_columns,
+    stack_frames,
+)
 from tasks.core.errors import DataError
-from tasks.core.types.bars import COLUMNS, SECONDS, floor_time
+from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.record import DataFailure
 
 GAP_WINDOW = 300
-SILENT_TAIL = 3
+SPIKE = 20  # usual ranges; the largest of 605,033 real 5m bars that this many would stop all traded 4x their volume
+STILL = 12  # newest 5m bars at one price without a range: an hour
+REPEATED = 3  # newest bars with the same five numbers
+PRICE_TOLERANCE = 1e-9
+VOLUME_TOLERANCE = 1e-6
 ROWS_SHOWN = 5
-_SECOND = 1_000_000_000  # nanoseconds
 
 Frames = Mapping[str, Mapping[str, pd.DataFrame]]
 
@@ -69,10 +82,47 @@ RULES: tuple[Rule, ...] = (
     _between("closed", "open_for_s", "the bar was closed at as_of", max_value=0),
     _between("fresh", "overdue_s", "the newest bar is there (or is within max_age)", max_value=0),
     _between("traded", "silent", f"the last {SILENT_TAIL} bars have volume", max_value=0),
+    _between(
+        "prices_agree",
+        "price_gap",
+        f"open, high, low and close equal those built from the 5m bars (where all are there, within the last "
+        f"{GAP_WINDOW}), as a share of the price",
+        max_value=PRICE_TOLERANCE,
+    ),
+    _between(
+        "volume_agrees",
+        "volume_gap",
+        "volume equals the sum of the same 5m bars, as a share of it",
+        max_value=VOLUME_TOLERANCE,
+    ),
+    _between(
+        "confirmed",
+        "unconfirmed_ranges",
+        f"no spike among the last {JUDGED} bars: a move this many times the median true range of the {HISTORY} bars "
+        f"before needs volume above {LOUD} times its median, or a next bar that does not open within {BACK:.0%} of "
+        "the move from where it began",
+        max_value=SPIKE,
+    ),
+    _between(
+        "moving",
+        "still_bars",
+        f"the last {STILL} bars of {STILL_TIMEFRAME} are not all at one price without a range",
+        max_value=STILL - 1,
+    ),
+    _between(
+        "not_repeated",
+        "repeats",
+        f"the last {REPEATED} bars are not the same five numbers (bars without volume: see traded)",
+        max_value=REPEATED - 2,
+    ),
 )
 # Checked before stacking, because a frame like this cannot be stacked.
 PRESENT = "present"
 SHAPE = "shape"
+UNSTACKED = {
+    PRESENT: "every symbol has its timeframes, each with bars",
+    SHAPE: "a known timeframe, UTC open times and the five columns as numbers",
+}
 _VALUE_OF = {"unique": "open_time", "high_is_highest": "high", "low_is_lowest": "low", "traded": "volume"}
 
 
@@ -98,7 +148,7 @@ def validate(
         if (symbol, timeframe) not in bad
     }
     if good:
-        stack = _helpers(_stack(good), as_of, max_age or {}, gap_window)
+        stack = add_columns(stack_frames(good), good, as_of, max_age or {}, gap_window)
         for rule, rows in _run_suite(stack):
             failures.extend(_by_frame(rule, stack.iloc[rows]))
     return sorted(failures, key=lambda f: (f.symbol, SECONDS.get(f.timeframe, 0), f.expectation))
@@ -126,49 +176,6 @@ def _shape_fault(timeframe: str, frame: pd.DataFrame) -> str:
     if not isinstance(frame.index, pd.DatetimeIndex) or str(frame.index.tz) != "UTC":
         return f"index is {frame.index.dtype}, must be UTC times"
     return "index holds NaT" if frame.index.hasnans else ""
-
-
-def _stack(frames: Mapping[tuple[str, str], pd.DataFrame]) -> pd.DataFrame:
-    """Put all frames under each other: a row number as index, open_time as a column, inf as missing."""
-    parts = [frame.loc[:, list(COLUMNS)].astype("float64") for frame in frames.values()]
-    stack = pd.concat(parts, ignore_index=True).replace([np.inf, -np.inf], np.nan)
-    lengths = [len(part) for part in parts]
-    stack["symbol"] = np.repeat([symbol for symbol, _ in frames], lengths)
-    stack["timeframe"] = np.repeat([timeframe for _, timeframe in frames], lengths)
-    stack["frame"] = np.repeat(np.arange(len(parts)), lengths)
-    opens = np.concatenate([_nanoseconds(part.index) for part in parts])
-    stack["open_time"] = pd.to_datetime(opens, utc=True)
-    return stack
-
-
-def _nanoseconds(times: pd.Index) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    return np.asarray(pd.DatetimeIndex(times).as_unit("ns").asi8)
-
-
-def _helpers(stack: pd.DataFrame, as_of: datetime, max_age: Mapping[str, timedelta], gap_window: int) -> pd.DataFrame:
-    """Add what a rule needs of a bar's neighbours and of the clock; NaN where a rule does not apply to a row."""
-    opens = _nanoseconds(pd.DatetimeIndex(stack["open_time"]))
-    lasts = stack["timeframe"].map(SECONDS).to_numpy() * _SECOND
-    closes = opens + lasts
-    frame = stack["frame"]
-    from_end = (frame.groupby(frame).transform("size") - frame.groupby(frame).cumcount() - 1).to_numpy()
-    newest = stack["timeframe"].map({tf: _must_have_closed(tf, as_of, max_age) for tf in stack["timeframe"].unique()})
-    step = np.where(frame.diff().to_numpy() == 0, np.diff(opens, prepend=opens[0]), np.nan)
-    stack["top"] = stack[["open", "low", "close"]].max(axis=1)
-    stack["bottom"] = stack[["open", "high", "close"]].min(axis=1)
-    stack["step_s"] = step / _SECOND
-    stack["missing_before"] = np.where(from_end < gap_window, np.ceil(step / lasts) - 1, np.nan)
-    stack["offset_s"] = (opens % lasts) / _SECOND
-    stack["open_for_s"] = np.maximum(closes / _SECOND - as_of.timestamp(), 0)
-    stack["overdue_s"] = np.where(from_end == 0, np.maximum(newest.to_numpy() - closes / _SECOND, 0), np.nan)
-    stack["silent"] = ((from_end < SILENT_TAIL) & (stack["volume"] == 0).to_numpy()).astype(int)
-    return stack
-
-
-def _must_have_closed(timeframe: str, as_of: datetime, max_age: Mapping[str, timedelta]) -> float:
-    """Return the Unix time before which the last bar of `timeframe` may not have closed."""
-    oldest = as_of - max_age[timeframe] if timeframe in max_age else floor_time(as_of, timeframe)
-    return oldest.timestamp()
 
 
 def _run_suite(stack: pd.DataFrame) -> Iterator[tuple[Rule, list[int]]]:
@@ -211,3 +218,22 @@ def _by_frame(rule: Rule, offenders: pd.DataFrame) -> Iterator[DataFailure]:
 def _show(at: pd.Timestamp, column: str, value: object) -> str:
     time = at.isoformat().replace("+00:00", "Z")
     return time if column == "open_time" else f"{time} {column}={value}"
+
+
+def rules_table() -> str:
+    """Write the rules as a markdown table, one row each: what `docs/validation.md` shows."""
+    rows = [(name, "before the suite", "", meaning) for name, meaning in UNSTACKED.items()]
+    rows += [(rule.name, rule.expectation, _arguments(rule), rule.meaning) for rule in RULES]
+    lines = [f"| `{name}` | {kind} | {said} | {meaning} |" for name, kind, said, meaning in rows]
+    return "\n".join(["| rule | expectation | on | what it says |", "|---|---|---|---|", *lines]) + "\n"
+
+
+def _arguments(rule: Rule) -> str:
+    """Say an expectation's columns and bounds in short."""
+    said = {k: v for k, v in rule.arguments.items() if k not in ("strict_min", "ignore_row_if", "or_equal")}
+    strict = bool(rule.arguments.get("strict_min"))
+    names = {"min_value": ">" if strict else ">=", "max_value": "<="}
+    parts = [
+        f"{names[k]} {v}" if k in names else f"`{', '.join(v) if isinstance(v, list) else v}`" for k, v in said.items()
+    ]
+    return " ".join(parts)

@@ -1,15 +1,15 @@
 """The action space on the wire: the flat schema a model gets, and the parser that takes its reply apart.
 
-`wire_schema` is generated from the DTOs, so the two cannot drift. `parse_reply` never raises and never guesses: one
-JSON object may stand in prose or code fences; a list, two objects, an object keyed by symbol or a broken one is
+`wire_schema` is generated from the DTOs, so the two cannot drift; `object_schema` and `parse_as` do the same for a
+role whose reply is one DTO. The parsers never raise and never guess: one JSON object may stand in prose or code fences; a list, two objects, an object keyed by symbol or a broken one is
 `Rejected` with a reason. It reads each character a bounded number of times, so no reply can make it slow.
 """
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Literal, NoReturn, cast, get_args, get_origin
+from typing import Literal, NoReturn, TypeVar, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import ValidationError
@@ -46,6 +46,8 @@ class Rejected(Dto):
 
 
 Parsed = Decision | Rejected
+Reply = TypeVar("Reply", bound=Dto)
+Read = TypeVar("Read")
 
 
 class _Refused(ValueError):
@@ -69,6 +71,11 @@ def wire_schema() -> dict[str, object]:
     return _object({name: fields[name] for name in WIRE_FIELDS})
 
 
+def object_schema(cls: type[Dto]) -> dict[str, object]:
+    """Return the flat JSON schema of `cls` in the same strict form."""
+    return _object({n: _nullable(f.annotation) | _described({"": f}) for n, f in cls.model_fields.items()})
+
+
 def _object(properties: Mapping[str, object]) -> dict[str, object]:
     return {
         "type": "object",
@@ -80,12 +87,13 @@ def _object(properties: Mapping[str, object]) -> dict[str, object]:
 
 def _nullable(annotation: object) -> dict[str, object]:
     if isinstance(annotation, type) and issubclass(annotation, Dto):
-        inner = {n: _nullable(f.annotation) | _described({"": f}) for n, f in annotation.model_fields.items()}
-        return {"anyOf": [_object(inner), {"type": "null"}]}
+        return {"anyOf": [object_schema(annotation), {"type": "null"}]}
     if get_origin(annotation) is Literal:
         return {"type": ["string", "null"], "enum": [*get_args(annotation), None]}
     if get_origin(annotation) is tuple:
         return {"type": ["array", "null"], "items": {"type": "string"}}
+    if annotation is bool:
+        return {"type": ["boolean", "null"]}
     return {"type": ["number" if annotation is Decimal else "string", "null"]}
 
 
@@ -120,10 +128,24 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
 
 def parse_reply(text: str, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
     """Return the one decision in a model's reply, or why there is none; never raises, whatever the text is."""
+    return _read(text, lambda reply: _decision(reply, symbol), max_bytes)
+
+
+def parse_as(text: str, cls: type[Reply], *, max_bytes: int = MAX_REPLY_BYTES) -> Reply | Rejected:
+    """Return the one `cls` in a model's reply, or why there is none; never raises, and refuses any other field."""
+    return _read(text, lambda reply: _filled(cls, reply, cls.model_fields), max_bytes)
+
+
+def extract_object(text: str, *, max_bytes: int = MAX_REPLY_BYTES) -> dict[str, object] | Rejected:
+    """Return the one JSON object in a model's reply as it stands, numbers as Decimal; never raises."""
+    return _read(text, lambda reply: reply, max_bytes)
+
+
+def _read(text: str, take: Callable[[dict[str, object]], Read], max_bytes: int) -> Read | Rejected:
     if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
         return Rejected(reason="too_long", detail=f"{len(text)} characters, at most {max_bytes} bytes are read")
     try:
-        return _decision(_only_object(text), symbol)
+        return take(_only_object(text))
     except _Refused as e:
         return e.rejected
     except RecursionError:
@@ -209,17 +231,20 @@ _LIST = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, str
 
 
 def _decision(reply: dict[str, object], symbol: str) -> Decision:
-    action = _action_of(reply)
-    unknown = next((key for key in reply if key not in WIRE_FIELDS), None)
-    if unknown is not None:
-        raise _Refused("invalid", f"unknown field {unknown[:80]}")
+    cls = _CLASSES[_action_of(reply)]
     if reply.get("symbol") not in (None, symbol):
         raise _Refused("symbol_mismatch", f"asked about {symbol}, answered about {reply['symbol']!s:.40}")
-    cls = _CLASSES[action]
+    return cast("Decision", _filled(cls, {**reply, "symbol": symbol}, WIRE_FIELDS))
+
+
+def _filled(cls: type[Reply], reply: dict[str, object], known: Collection[str]) -> Reply:
+    """Read the fields of `cls`; other `known` ones are another action's and left out, any other is refused."""
+    unknown = next((key for key in reply if key not in known), None)
+    if unknown is not None:
+        raise _Refused("invalid", f"unknown field {unknown[:80]}")
     given = {n: _clean(reply[n], f.annotation, n) for n, f in cls.model_fields.items() if reply.get(n) is not None}
-    given = {name: value for name, value in given.items() if value != {}} | {"symbol": symbol}
     try:
-        return cast("Decision", cls.model_validate(given))
+        return cls.model_validate({name: value for name, value in given.items() if value != {}})
     except ValidationError as e:
         raise _first_error(e) from e
 
