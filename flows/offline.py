@@ -44,8 +44,11 @@ def check_symbol(symbol: str) -> None:
 @symbol_option
 @click.option("--as-of", required=True, help="ISO time, UTC; floored to 5 minutes")
 @click.option("--lean", is_flag=True, help="the small text that prompts send")
+@click.option("--plot", type=click.Path(path_type=Path), help="a .png or .html to write the chart to")
 @json_option
-def snapshot(candles: tuple[str, ...], symbols: tuple[str, ...], as_of: str, lean: bool, as_json: bool) -> None:
+def snapshot(
+    candles: tuple[str, ...], symbols: tuple[str, ...], as_of: str, lean: bool, plot: Path | None, as_json: bool
+) -> None:
     """What a decider would see at a moment."""
     from tasks.core.market import lean as lean_encoding
     from tasks.core.market.snapshot import to_json
@@ -59,6 +62,11 @@ def snapshot(candles: tuple[str, ...], symbols: tuple[str, ...], as_of: str, lea
     at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
     reasons = market.reasons(at - timedelta(minutes=5), at)
     brief = make_brief(market, at, AccountState(), settings().limits, settings().costs, reasons=reasons)
+    if plot is not None:
+        from tasks.adapters import plot as chart
+
+        chart.write(plot, market, at, text=lean_encoding.encode(brief.snapshot), reasons=reasons)
+        click.echo(f"plot {plot}", err=True)
     if brief.snapshot.timeframes["5m"].close is None and not as_json:
         click.echo(f"no 5m bar closed at {at.isoformat()}: everything of it is unknown", err=True)
     click.echo(lean_encoding.encode(brief.snapshot) if lean else to_json(brief.snapshot))

@@ -1,6 +1,7 @@
 """The adapters a run uses, opened once per process from the settings; and a logger that works outside a run too."""
 
 import logging
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks.adapters.store import Store
+from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.ports import Decider, Venue
 from tasks.settings import Settings, settings
 
@@ -51,6 +53,12 @@ def venue(chosen: Settings | None = None) -> Venue:
     return connect(chosen or settings())
 
 
+def stored_frames(symbol: str, as_of: datetime) -> Frames:
+    """Return the last bars of `symbol` that had closed at as_of, per timeframe, as the store has them."""
+    kept, name, limit = store(), venue().name, settings().history_bars
+    return {tf: kept.load_bars(name, symbol, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
+
+
 def tracker() -> "Tracker | None":
     """Return the MLflow mirror; None when tracking is off."""
     from tasks.adapters.tracking import Tracker
@@ -63,4 +71,4 @@ def decider(name: str) -> Decider:
     """Build the decider called `name`; raises InputError listing those there are."""
     from tasks.adapters.deciders import build
 
-    return build(name, settings())
+    return build(name, settings(), store())

@@ -5,8 +5,8 @@ from datetime import datetime
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.connections import log, store, venue
-from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
+from tasks.connections import log, stored_frames
+from tasks.core.market.bars import Frames
 from tasks.core.market.snapshot import Market
 from tasks.settings import settings
 
@@ -14,11 +14,7 @@ from tasks.settings import settings
 @task(cache_policy=NO_CACHE)
 def load_candles(symbols: tuple[str, ...], as_of: datetime) -> dict[str, Frames]:
     """Load the last bars that had closed at as_of, per symbol and timeframe."""
-    kept, limit = store(), settings().history_bars
-    name = venue().name
-    return {
-        symbol: {tf: kept.load_bars(name, symbol, tf, as_of, limit) for tf in WORKING_TIMEFRAMES} for symbol in symbols
-    }
+    return {symbol: stored_frames(symbol, as_of) for symbol in symbols}
 
 
 @task(task_run_name="features-{symbol}", cache_policy=NO_CACHE)

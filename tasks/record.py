@@ -7,11 +7,15 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.prompts import load_prompt
-from tasks.connections import log, store, tracker
-from tasks.core.errors import TrackingUnavailable
+from tasks.connections import log, store, stored_frames, tracker
+from tasks.core.errors import TrackingUnavailable, TradingError
 from tasks.core.evaluation import explain
+from tasks.core.market.market import Market
 from tasks.core.types.record import CycleRecord, HistoryRecord, Outcome
 from tasks.settings import settings
+
+CHART_SIZE = (900, 480)  # pixels: as wide as Prefect's page, and about 40 KB inside it
+CHART_BARS = 96  # a day of 15m
 
 
 @task(task_run_name="record-{record.symbol}", retries=2, retry_delay_seconds=1, cache_policy=NO_CACHE)
@@ -35,12 +39,28 @@ def artifact_key(record: CycleRecord) -> str:
 
 @task(task_run_name="explain-{record.symbol}", cache_policy=NO_CACHE)
 async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) -> None:
-    """Write the page that explains the decision to a person."""
+    """Write the page that explains the decision to a person, with the chart as it was then."""
     await acreate_markdown_artifact(
         key=artifact_key(record),
-        markdown=explain.to_markdown(record, outcome),
+        markdown=explain.to_markdown(record, outcome, chart_of(record)),
         description=explain.summary_line(record),
     )
+
+
+def chart_of(record: CycleRecord) -> str:
+    """Draw what was known at the record's close, as a URL that holds the picture; "" where it cannot be drawn."""
+    from tasks.adapters import plot
+
+    try:
+        market = Market(record.symbol, stored_frames(record.symbol, record.as_of), settings().events)
+        position = explain.position_after(record)
+        picture = plot.draw(
+            market, record.as_of, bars=CHART_BARS, reasons=record.reasons, position=position, size=CHART_SIZE
+        )
+    except (TradingError, ImportError, OSError, ValueError) as e:  # no candles, or the drawing library's own
+        log().warning("chart symbol=%s cycle_id=%s not drawn error=%s", record.symbol, record.cycle_id, e)
+        return ""
+    return plot.data_uri(picture)
 
 
 @task(cache_policy=NO_CACHE)

@@ -6,7 +6,7 @@ Machines are noisy: read the figures as ratios, CPU seconds before wall seconds.
 import importlib
 import sys
 
-PARTS = ("market", "backtest", "startup")
+PARTS = ("market", "backtest", "startup", "quality")
 
 
 def main(wanted: list[str]) -> None:

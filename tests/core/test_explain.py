@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tasks.core.evaluation.explain import summary_line, to_markdown
+from tasks.core.evaluation.explain import position_after, summary_line, to_markdown
 from tasks.core.evaluation.words import CODES, STATUSES
 from tasks.core.types.decision import Decided, Hold, ModelCall, OpenLong, PromptRef
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Outcome, Reason
 from tasks.core.types.snapshot import Confluence, Constraints, OrderBookView, RiskView, Snapshot, TimeframeView
 from tasks.core.types.verdict import Check, Code, Verdict
@@ -302,3 +303,25 @@ def test_a_hold_has_no_empty_parameters():
 @pytest.mark.parametrize(("of", "said"), [(Code, CODES), (CycleStatus, STATUSES)])
 def test_every_code_and_status_is_said_in_words(of, said):
     assert set(said) == set(of)
+
+
+def test_the_chart_stands_above_what_was_seen_and_only_when_there_is_one():
+    page = to_markdown(record(), chart="data:image/png;base64,AAAA")
+    assert page.index("![chart](data:image/png;base64,AAAA)") < page.index("## What it saw")
+    assert "![" not in to_markdown(record())
+
+
+def test_the_position_shown_is_the_one_the_verdict_leads_to():
+    entry = position_after(record())
+    assert entry is not None
+    assert (entry.side, entry.avg_price, entry.stop, entry.tp) == (
+        "long", Decimal("64123.5"), Decimal("63719.1"), Decimal("64932.3"),
+    )  # fmt: skip
+    held = HeldPosition(symbol=BTC, side="short", quantity=Decimal(1), avg_price=Decimal(65000), tp=Decimal(60000))
+    state = AccountState(positions=(held,))
+    moved = Verdict(allowed=True, decision=Hold(symbol=BTC), stop=Decimal(64500))
+    assert position_after(record(state=state, verdict=moved)) == held.model_copy(update={"stop": Decimal(64500)})
+    denied = Verdict(allowed=False, decision=decision(), stop=Decimal(1))
+    assert position_after(record(state=state, verdict=denied)) == held
+    assert position_after(record(verdict=denied)) is None
+    assert position_after(record(verdict=Verdict(allowed=True, decision=Hold(symbol=BTC)))) is None

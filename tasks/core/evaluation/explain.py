@@ -12,8 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 
 from tasks.core.evaluation.words import CODES, STATUSES
-from tasks.core.types.decision import Decided, Decision, ModelCall
-from tasks.core.types.orders import Fill, Order, OrderIntent
+from tasks.core.types.decision import Decided, Decision, ModelCall, OpenLong, OpenShort
+from tasks.core.types.orders import Fill, Order, OrderIntent, PositionSide
+from tasks.core.types.portfolio import HeldPosition
 from tasks.core.types.record import CycleRecord, DataFailure, Outcome, Reason
 from tasks.core.types.snapshot import Confluence, PositionView, RiskView, Snapshot
 from tasks.core.types.verdict import Check, Verdict
@@ -26,13 +27,14 @@ _LINE_START = re.compile(r"^(\d*)([-+=.)])")
 _ABOUT = {"symbol", "confidence", "comment", "reasoning", "key_factors", "risk_assessment", "source"}
 
 
-def to_markdown(record: CycleRecord, outcome: Outcome | None = None) -> str:
-    """Write the page about one cycle; stages that did not happen are left out."""
+def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str = "") -> str:
+    """Write the page about one cycle; stages that did not happen are left out. chart: a picture's URL, our own."""
     decided, verdict = record.decided, record.verdict
     parts = [
         _headline(record),
         _section("Why it was asked", _reasons(record.reasons)),
         _section("Data that failed", _failures(record.failures)),
+        f"![chart]({chart})" if chart else "",
         _section("What it saw", _seen(record.snapshot, record.modelled_book) if record.snapshot else ""),
         _section("What was decided", _decided(decided) if decided else ""),
         _section("What the guard said", _verdict(verdict, decided) if verdict else ""),
@@ -63,6 +65,22 @@ def summary_line(record: CycleRecord) -> str:
     line = " ".join(f"{key}={'_'.join(_visible(str(value)).split())}" for key, value in facts.items())
     said = record.error or (decided.decision.comment if decided else "")
     return f"{line} {'error' if record.error else 'comment'}={_quoted(said)}" if said else line
+
+
+def position_after(record: CycleRecord) -> HeldPosition | None:
+    """Return the symbol's position with the levels that the verdict gives it, or the one that an entry would open."""
+    held, verdict = record.state.position(record.symbol) if record.state else None, record.verdict
+    if verdict is None or not verdict.allowed:
+        return held
+    if held is not None:
+        return held.model_copy(update={"stop": verdict.stop or held.stop, "tp": verdict.target or held.tp})
+    if isinstance(verdict.decision, OpenLong | OpenShort) and verdict.price:
+        side: PositionSide = "long" if isinstance(verdict.decision, OpenLong) else "short"
+        return HeldPosition(
+            symbol=record.symbol, side=side, quantity=verdict.quantity, avg_price=verdict.price,
+            stop=verdict.stop, tp=verdict.target,
+        )  # fmt: skip
+    return None
 
 
 # --- the parts of the page
