@@ -16,6 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from tasks.adapters.quality_columns import (
+    AGREEMENT_WINDOW,
     BACK,
     HISTORY,
     JUDGED,
@@ -86,7 +87,7 @@ RULES: tuple[Rule, ...] = (
         "prices_agree",
         "price_gap",
         f"open, high, low and close equal those built from the 5m bars (where all are there, within the last "
-        f"{GAP_WINDOW}), as a share of the price",
+        f"{AGREEMENT_WINDOW}), as a share of the price",
         max_value=PRICE_TOLERANCE,
     ),
     _between(

@@ -20,6 +20,7 @@ ENOUGH = 20  # of them must be there
 LOUD = 3  # times the usual volume: that much trading confirms any move
 BACK = 0.25  # of the excursion: a next bar that opens so near to where it began takes the move back
 STILL_TIMEFRAME = "5m"
+AGREEMENT_WINDOW = 48  # a bar the venue revised keeps its first values here: that must not last for a day
 _SECOND = 1_000_000_000  # nanoseconds
 FrameKey = tuple[str, str]  # symbol, timeframe
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -64,7 +65,7 @@ def add_columns(
     stack["unconfirmed_ranges"] = np.nan
     stack.loc[judged, "unconfirmed_ranges"] = unconfirmed_moves(values, judged, begins[judged], ends[judged])
     _add_stale(stack, values, begins, from_end)
-    stack["price_gap"], stack["volume_gap"] = _agreement(frames, gap_window)
+    stack["price_gap"], stack["volume_gap"] = _agreement(frames, min(gap_window, AGREEMENT_WINDOW))
     return stack
 
 

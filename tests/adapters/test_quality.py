@@ -155,10 +155,12 @@ def test_a_bar_whose_5m_bars_are_not_all_there_is_not_compared():
 
 def test_agreement_looks_no_further_back_than_the_window():
     hours = bars("1h")
-    hours.iloc[-5, hours.columns.get_loc("close")] += 0.01
+    hours.iloc[-3, hours.columns.get_loc("close")] += 0.01
+    hours.iloc[-6, hours.columns.get_loc("close")] += 0.01
     frames = {BTC: {"5m": bars("5m", 300), "1h": hours}}
-    assert [f.expectation for f in validate(frames, AS_OF)] == ["prices_agree"]
-    assert validate(frames, AS_OF, gap_window=48) == []
+    assert [(f.expectation, f.count) for f in validate(frames, AS_OF)] == [("prices_agree", 1)]
+    hours.iloc[-3] = bars("1h").iloc[-3]
+    assert validate(frames, AS_OF) == []  # the bar six hours back still differs
 
 
 @pytest.mark.parametrize("timeframe", ["5m", "1d"])
