@@ -262,7 +262,7 @@ class Backtest:
         order = self.engine.submit(intent, price, self.grid.closes_at(following - 1))
         fills = list(self.engine.fills[before:])
         if order.status is not OrderStatus.REJECTED and state.position is not None:
-            state.position = _with_protection(state.position, intent)
+            state.position = booking.with_protection(state.position, intent)
         return fills
 
     # decisions
@@ -400,12 +400,3 @@ class Backtest:
             fees=sum((fill.fee for fill in self.engine.fills), Decimal(0)),
             cost_usd=self.cost_usd,
         )
-
-
-def _with_protection(position: Position, intent: OrderIntent) -> Position:
-    changes: dict[str, dict[str, Any]] = {
-        "stop": {"stop": intent.price},
-        "target": {"target": intent.price},
-        "cancel_target": {"target": None},
-    }
-    return position.model_copy(update=changes.get(intent.type.value, {}))

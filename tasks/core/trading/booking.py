@@ -44,6 +44,16 @@ def add_protection(position: Position, intent: OrderIntent | None) -> Position:
     return position.model_copy(update={"stop": intent.stop, "target": intent.target})
 
 
+def with_protection(position: Position, intent: OrderIntent) -> Position:
+    """Take over what a stop, target or cancel_target order has set at the venue: no fill ever tells of it."""
+    changes: dict[str, dict[str, object]] = {
+        "stop": {"stop": intent.price},
+        "target": {"target": intent.price},
+        "cancel_target": {"target": None},
+    }
+    return position.model_copy(update=changes.get(intent.type.value, {}))
+
+
 def _carry_over(fresh: Position, kept: Mapping[str, Position]) -> Position:
     """Keep what fills do not tell: follow-ups, and a stop that was moved since the last entry."""
     stored = kept.get(fresh.position_id)
