@@ -1,5 +1,6 @@
 """What `quarterdeck status` says: the processes by their state file, the trading by the store. Needs nothing to run."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from deployments.services import answers
 from deployments.state import ServiceState
 from tasks.adapters.store import Store
 from tasks.adapters.store_database import parse_url
+from tasks.core.decision.budget import Spent
 from tasks.core.errors import StoreError
 from tasks.core.evaluation.explain import summary_line
+from tasks.core.types.limits import Budget
 from tasks.core.types.record import CycleRecord
 from tasks.settings import Settings
 
@@ -39,6 +42,7 @@ def _service(service: ServiceState) -> dict[str, Any]:
 def _trading(settings: Settings) -> dict[str, Any]:
     nothing: dict[str, Any] = {
         "cycles": {"total": 0, "by_status": {}}, "last_cycle": None, "open_positions": [], "equity": None, "halt": None,
+        "models": None,
         "store_error": None,
     }  # fmt: skip
     if not has_store(settings):
@@ -66,9 +70,20 @@ def _read(settings: Settings) -> dict[str, Any]:
             "open_positions": store.open_positions(strategy),
             "equity": equity.equity if equity else None,
             "halt": store.active_halt(),
+            "models": _spend(store.spent(datetime.now(UTC)), settings.budget),
         }
     finally:
         store.close()
+
+
+def _spend(spent: Spent, budget: Budget) -> dict[str, Any]:
+    """Describe what models cost today (UTC), calls that run now at their worst case, against the day's budget."""
+    return {
+        "usd_today": spent.usd,
+        "usd_per_day": budget.usd_per_day,
+        "calls_today": spent.calls,
+        "calls_per_day": budget.calls_per_day,
+    }
 
 
 def _brief(record: CycleRecord) -> dict[str, Any]:

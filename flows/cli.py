@@ -17,7 +17,7 @@ import click
 from flows import offline
 from flows.offline import json_option
 from flows.output import emit, utc_time
-from tasks.core.errors import InputError, TradingError
+from tasks.core.errors import InputError, TrackingUnavailable, TradingError
 from tasks.settings import ROOT, settings
 
 
@@ -141,6 +141,14 @@ def resume(as_json: bool) -> None:
     emit({"resumed": store().resume(_who(), datetime.now(UTC))}, as_json)
 
 
+@cli.command()
+def mcp() -> None:
+    """Serve the read-only data tools of `llm:tools` to an MCP client, over stdio."""
+    from flows.mcp import serve
+
+    serve()
+
+
 def _who() -> str:
     import getpass
 
@@ -155,19 +163,27 @@ def prompts() -> None:
 @prompts.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """Every prompt file with its version and hash."""
-    from tasks.adapters.prompts import list_prompts
+    """Every prompt file with its version, hash and aliases."""
+    from tasks.adapters.prompts import aliases, list_prompts
 
+    known = aliases()
     for prompt in list_prompts():
-        emit(
-            {"name": prompt.ref.name, "version": prompt.ref.version, "sha256": prompt.ref.sha256}, True
-        ) if as_json else (click.echo(f"{prompt.ref.name:<12} {prompt.ref.version}  {prompt.ref.sha256[:12]}"))
+        named = sorted(alias for alias, version in known.get(prompt.name, {}).items() if version == prompt.version)
+        if as_json:
+            row = {"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256, "aliases": named}
+            emit(row, as_json=True)
+        else:
+            click.echo(f"{prompt.name:<12} {prompt.version}  {prompt.sha256[:12]}  {' '.join(named)}".rstrip())
 
 
 @prompts.command()
 def sync() -> None:
-    """Register every prompt file in MLflow."""
-    from tasks.adapters.prompts import list_prompts
+    """Register every prompt file in MLflow, in order, and set its aliases as they are here.
+
+    MLflow counts versions itself: the file's version and hash are tags. A file that differs from what was registered
+    under its version is refused.
+    """
+    from tasks.adapters.prompts import aliases, list_prompts, load_prompt
     from tasks.connections import tracker
 
     mirror = tracker()
@@ -175,7 +191,47 @@ def sync() -> None:
         raise InputError("QUARTERDECK_MLFLOW_URL is empty: there is nothing to sync to")
     for prompt in list_prompts():
         version = mirror.register_prompt(prompt)
-        click.echo(f"{prompt.ref.name} {prompt.ref.version} is MLflow version {version}")
+        click.echo(f"{prompt.name} {prompt.version} is MLflow version {version}")
+    for role, named in aliases().items():
+        for alias, file_version in named.items():
+            mirror.set_prompt_alias(load_prompt(role, file_version), alias)
+            click.echo(f"{role} {alias} is {file_version}")
+
+
+@prompts.command()
+@click.argument("role")
+@click.argument("old")
+@click.argument("new")
+def diff(role: str, old: str, new: str) -> None:
+    """What changed between two versions of a role's prompt; OLD and NEW may be aliases."""
+    from tasks.adapters.prompts import diff_prompts
+
+    click.echo(diff_prompts(role, old, new) or f"{role}: {old} and {new} are the same")
+
+
+@prompts.command()
+@click.argument("role")
+@click.argument("version")
+@click.option("--alias", type=click.Choice(["champion", "challenger"]), required=True)
+@json_option
+def promote(role: str, version: str, alias: str, as_json: bool) -> None:
+    """Let an alias name this version: live runs use the champion, and the latest where there is none.
+
+    This moves the alias, in HOME/prompts.json and in MLflow. It does not ask yet for evidence that the version is
+    better: compare before you promote. Going back is promoting the earlier version.
+    """
+    from tasks.adapters.prompts import load_prompt, set_alias
+    from tasks.connections import tracker
+
+    prompt, mirror = load_prompt(role, version), tracker()
+    registered = None
+    if mirror is not None:
+        try:
+            registered = mirror.set_prompt_alias(prompt, alias)
+        except TrackingUnavailable as e:
+            click.echo(f"not in MLflow yet, `quarterdeck prompts sync` does that later: {e}", err=True)
+    set_alias(prompt, alias)
+    emit({"role": role, "alias": alias, "version": prompt.version, "mlflow_version": registered}, as_json)
 
 
 def main() -> None:

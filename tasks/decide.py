@@ -9,21 +9,31 @@ from tasks import connections
 from tasks.connections import log, store
 from tasks.core.types.decision import Decided
 from tasks.core.types.snapshot import Brief
+from tasks.settings import settings
 
 
 @task(cache_policy=NO_CACHE)
 async def decide(briefs: list[Brief], cycle_ids: list[str], decider_name: str) -> list[Decided]:
     """Ask about every symbol at once; a retried or doubled run of a cycle gets the answer that was kept first."""
-    answers = await connections.decider(decider_name).decide(briefs)
+    decider = connections.decider(decider_name)
+    briefs = [_with_memory(brief, decider_name, getattr(decider, "prompt_version", None)) for brief in briefs]
+    answers = await decider.decide(briefs)
     return [_keep(*each) for each in zip(briefs, cycle_ids, answers, strict=True)]
+
+
+def _with_memory(brief: Brief, decider_name: str, prompt_version: str | None) -> Brief:
+    memory = store().remember(settings().strategy, decider_name, prompt_version, brief.snapshot)
+    return brief.model_copy(update={"memory": memory})
 
 
 def _keep(brief: Brief, cycle_id: str, decided: Decided) -> Decided:
     kept = store().keep_decision(cycle_id, decided, datetime.now(UTC))
-    level = log().warning if kept.errors else log().info
+    store().keep_vector(cycle_id, brief.snapshot)
+    failed = kept.rung == "hold" and kept.errors
+    level = log().error if failed else log().warning if kept.errors else log().info
     level(
-        "decide symbol=%s cycle_id=%s action=%s confidence=%s source=%s rung=%s errors=%s",
+        "decide symbol=%s cycle_id=%s action=%s confidence=%s source=%s rung=%s cost_usd=%s calls=%d errors=%s",
         brief.snapshot.pair, cycle_id, kept.decision.action, kept.decision.confidence,
-        kept.source, kept.rung, ",".join(kept.errors) or "-",
+        kept.source, kept.rung, kept.cost_usd, len(kept.calls), ",".join(kept.errors) or "-",
     )  # fmt: skip
     return kept

@@ -21,7 +21,7 @@ from pydantic_settings import (
 )
 
 from tasks.core.errors import InputError
-from tasks.core.types.limits import Costs, EventThresholds, Limits
+from tasks.core.types.limits import Budget, Costs, EventThresholds, Limits, ToolRates
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "QUARTERDECK_"
@@ -52,14 +52,28 @@ class Settings(BaseSettings):
     history_bars: int = Field(default=1000, ge=300, le=5000, description="bars per timeframe the features see")
     calendar: Path | None = Field(default=None, description="an .ics or .csv of events to be asked about")
     sample_quiet: float = Field(default=0, ge=0, le=1, description="share of quiet bars asked about all the same")
+    shadow: Names = Field(default=(), description="challengers: deciders asked beside, whose answers are not sent")
     provider_timeout_s: float = Field(default=30, gt=0)
     decision_deadline_s: float = Field(default=60, gt=0)
+    panel_stage_s: float = Field(default=10, gt=0, description="each of the panel's three stages")
+    news_feeds: Names = Field(default=(), description="RSS or Atom URLs, for the sentiment analyst")
+    fear_greed_url: str = Field(default="", description="an index in alternative.me's JSON; empty: none")
     max_reply_bytes: int = Field(default=200_000, ge=1000)
+    tool_rounds: int = Field(default=3, ge=1, le=10, description="how often a planner may ask for data")
+    tool_calls: int = Field(default=6, ge=0, le=50, description="tool calls per decision")
+    tool_bytes: int = Field(default=4000, ge=200, description="of one tool's answer")
+    tool_rates: ToolRates = ToolRates()
+    cheap_model: Names = Field(default=(), description="asked when the budget is too tight for MODEL")
+    budget: Budget = Budget()
+    cache_ttl_s: float = Field(default=3600, ge=0, description="how old a reply or decision may be that answers again")
+    cache_distance: float = Field(default=0.15, ge=0, description="of an earlier moment in feature space (0 to 2)")
+    breaker_errors: int = Field(default=5, ge=1, description="errors in a row after which no model is asked")
+    breaker_cooldown_s: float = Field(default=900, gt=0)
     limits: Limits = Limits()
     costs: Costs = Costs()
     events: EventThresholds = EventThresholds()
 
-    @field_validator("symbols", "model", mode="before")
+    @field_validator("symbols", "model", "shadow", "news_feeds", "cheap_model", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from tasks.core.types.decision import Decided, ModelCall, PromptRef
+from tasks.core.types.decision import Decided, ModelCall, PromptRef, ToolCall
 from tasks.core.types.record import CycleRecord, CycleStatus
 
 _MILLI = 1_000_000  # nanoseconds
@@ -39,7 +39,7 @@ def prompts_sent(record: CycleRecord) -> list[PromptRef]:
 
 def trace_tags(record: CycleRecord, profile: str) -> dict[str, str]:
     """Return what traces are found and filtered by."""
-    prompts = prompts_sent(record)
+    prompts, decided = prompts_sent(record), record.decided
     return {
         "cycle_id": record.cycle_id,
         "profile": profile,
@@ -48,9 +48,11 @@ def trace_tags(record: CycleRecord, profile: str) -> dict[str, str]:
         "as_of": record.as_of.isoformat(),
         "decider": record.decider,
         "status": record.status.value,
-        "action": record.decided.decision.action if record.decided else "",
-        "source": record.decided.source if record.decided else "",
-        "model": record.decided.model if record.decided else "",
+        "action": decided.decision.action if decided else "",
+        "source": decided.source if decided else "",
+        "rung": decided.rung if decided else "",
+        "model": decided.model if decided else "",
+        "flags": ", ".join(decided.flags) if decided else "",
         "prompt": ", ".join(f"{ref.name}/{ref.version}" for ref in prompts),
         "prompt_sha256": ", ".join(ref.sha256 for ref in prompts),
     }
@@ -58,7 +60,7 @@ def trace_tags(record: CycleRecord, profile: str) -> dict[str, str]:
 
 def span_count(record: CycleRecord) -> int:
     """Return how many spans `write_trace` writes: fewer on the server are half a trace."""
-    decide = 1 + len(record.decided.calls) if record.decided else 0
+    decide = 1 + len(record.decided.calls) + len(record.decided.tool_calls) if record.decided else 0
     return 1 + decide + bool(record.verdict) + bool(record.intents)
 
 
@@ -83,8 +85,10 @@ def _write_spans(mlflow: Any, record: CycleRecord, root: Any) -> int:
         span = stage("decide", span_type="CHAIN", inputs=snapshot, start_time_ns=at)
         for order, call in enumerate(decided.calls):
             _write_call(mlflow, call, span, at + order)
+        for order, tool in enumerate(decided.tool_calls, start=len(decided.calls)):
+            _write_tool(mlflow, tool, span, at + order)
         at += int(_decide_ms(decided) * _MILLI)
-        span.end(outputs=decided.model_dump(mode="json", exclude={"calls"}), end_time_ns=at)
+        span.end(outputs=decided.model_dump(mode="json", exclude={"calls", "tool_calls"}), end_time_ns=at)
     if verdict := record.verdict:
         asked = record.model_dump(mode="json", include={"state": True, "decided": {"decision"}})
         span = stage("guard", span_type="GUARDRAIL", inputs=asked, start_time_ns=at)
@@ -97,7 +101,8 @@ def _write_spans(mlflow: Any, record: CycleRecord, root: Any) -> int:
 
 
 def _decide_ms(decided: Decided) -> float:
-    return max([decided.latency_ms, *(call.latency_ms for call in decided.calls)])
+    calls = [call.latency_ms for call in decided.calls]
+    return max([decided.latency_ms, *calls, *(tool.latency_ms for tool in decided.tool_calls)])
 
 
 def _write_call(mlflow: Any, call: ModelCall, parent: Any, at: int) -> None:
@@ -124,3 +129,17 @@ def _write_call(mlflow: Any, call: ModelCall, parent: Any, at: int) -> None:
     reply = {"choices": [{"message": {"role": "assistant", "content": call.raw_reply}}]}
     status = "ERROR" if call.error else "OK"
     span.end(outputs=reply, status=status, end_time_ns=at + int(call.latency_ms * _MILLI))
+
+
+def _write_tool(mlflow: Any, tool: ToolCall, parent: Any, at: int) -> None:
+    """Write one tool request of a model, and the answer it was given or why there was none."""
+    span = mlflow.start_span_no_context(
+        tool.tool,
+        span_type="TOOL",
+        parent_span=parent,
+        start_time_ns=at,
+        inputs=tool.parameters,
+        attributes=tool.model_dump(mode="json", exclude={"tool", "parameters", "response", "latency_ms"}),
+    )
+    status = "ERROR" if tool.error else "OK"
+    span.end(outputs=tool.response, status=status, end_time_ns=at + int(tool.latency_ms * _MILLI))

@@ -85,7 +85,7 @@ class LiteLLMModel:
         asked = ModelCall(role=role, model=self.models[0], prompt=prompt, messages=tuple(messages))
         if self._blocked():
             return asked.model_copy(update={"error": "blocked"})
-        await asyncio.to_thread(_litellm)
+        await prepare()
         started, progress = time.monotonic(), _Progress()
         task = asyncio.create_task(self._failover(asked, schema, progress))
         try:
@@ -177,6 +177,11 @@ class LiteLLMModel:
         for secret in _secrets():
             text = text.replace(secret, "***")
         return text
+
+
+async def prepare() -> None:
+    """Import what a first call needs: seconds that must not count against a deadline around the call."""
+    await asyncio.to_thread(_litellm)
 
 
 def _own_client(model: str) -> dict[str, Any]:

@@ -13,17 +13,20 @@ from sqlalchemy import Select, func, insert, select, update
 
 from tasks.adapters.store_candles import CandleStore, SavedBars
 from tasks.adapters.store_cycles import BeginResult, CycleStore
+from tasks.adapters.store_decisions import DecisionStore
 from tasks.adapters.store_events import EventStore
+from tasks.adapters.store_leases import LeaseStore
 from tasks.adapters.store_models import Base, HaltRow, HistoryRow, PauseRow
 from tasks.adapters.store_orders import OrderStore
 from tasks.adapters.store_positions import PositionStore
+from tasks.adapters.store_shadow import ShadowStore
 from tasks.adapters.store_types import columns_of, document_of, dto_of
 from tasks.core.types.record import Halt, HistoryRecord
 
 __all__ = ["BeginResult", "SavedBars", "Store"]
 
 
-class Store(CandleStore, EventStore, CycleStore, OrderStore, PositionStore):
+class Store(CandleStore, EventStore, CycleStore, OrderStore, PositionStore, DecisionStore, ShadowStore, LeaseStore):
     """Everything that outlives a process."""
 
     def halt(self, reason: str, who: str, at: datetime) -> Halt:

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, or_, select, update
 
 from tasks.adapters.store_database import Database
-from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, VerdictRow
-from tasks.adapters.store_types import document_of, row_of, storable
+from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, ToolCallRow, VerdictRow
+from tasks.adapters.store_types import columns_of, document_of, dto_of, row_of, storable
 from tasks.core.errors import StoreError
-from tasks.core.types.decision import Decided, ModelCall
+from tasks.core.types.decision import Decided, ModelCall, ToolCall
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.verdict import Verdict
 
@@ -25,7 +25,7 @@ class BeginResult(StrEnum):
 
 
 class CycleStore(Database):
-    """Cycles, decisions, model calls, verdicts."""
+    """Cycles, decisions, model calls, tool calls, verdicts."""
 
     def begin_cycle(self, record: CycleRecord, at: datetime) -> BeginResult:
         """Insert the cycle unless it exists, and say which it was."""
@@ -42,7 +42,7 @@ class CycleStore(Database):
         return BeginResult.RESUMED if status == CycleStatus.STARTED else BeginResult.DONE
 
     def save_cycle(self, record: CycleRecord, at: datetime) -> None:
-        """Write the record with its decision, model calls and verdict, all or nothing; again is a no-op.
+        """Write the record with its decision, calls and verdict, all or nothing; again is a no-op.
 
         A finished cycle never becomes unfinished: a late process that still thinks so writes nothing. A decision
         that was kept before stays as it is.
@@ -120,6 +120,12 @@ class CycleStore(Database):
         with self._reading() as connection:
             return connection.scalar(select(DecisionRow.trace_id).where(DecisionRow.cycle_id == cycle_id))
 
+    def tool_calls(self, cycle_id: str) -> list[ToolCall]:
+        """Return what the model asked the tools in this cycle and was answered, in order."""
+        query = select(*columns_of(ToolCallRow, ToolCall)).where(ToolCallRow.cycle_id == cycle_id)
+        with self._reading() as connection:
+            return [dto_of(ToolCall, row) for row in connection.execute(query.order_by(ToolCallRow.seq))]
+
     def _records(self, query: Select[Any]) -> list[CycleRecord]:
         with self._reading() as connection:
             documents = connection.scalars(query).all()
@@ -132,6 +138,10 @@ class CycleStore(Database):
         calls = _call_rows(cycle_id, decided.calls, at)
         if calls:
             connection.execute(self._insert(ModelCallRow).on_conflict_do_nothing(), calls)
+        key = {"cycle_id": cycle_id, "called_at": at}
+        tools = [{**key, "seq": seq, **row_of(call)} for seq, call in enumerate(decided.tool_calls)]
+        if tools:
+            connection.execute(self._insert(ToolCallRow).on_conflict_do_nothing(), tools)
         return True
 
     def _write_verdict(self, connection: Connection, cycle_id: str, verdict: Verdict, at: datetime) -> None:

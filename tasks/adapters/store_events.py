@@ -10,7 +10,7 @@ from tasks.adapters.store_models import Cycle, Event
 from tasks.adapters.store_types import columns_of, dto_of, row_of
 from tasks.core.types.record import CycleStatus, Reason
 
-CLAIM_EXPIRES = timedelta(minutes=10)
+CLAIM_EXPIRES = timedelta(minutes=4)  # less than a bar: the next run may take over from one that died
 
 
 class EventStore(Database):
@@ -32,8 +32,9 @@ class EventStore(Database):
         """Claim for a cycle every event of oldest < event <= as_of that no other cycle has; no two ever get one.
 
         Asking again for the same cycle returns its own. What a cycle claimed that never finished is free again after
-        10 minutes. The inner query locks what it picks: on PostgreSQL a claimer that waited would otherwise judge rows
-        as they were before the other one had them. It locks in the order of the key, so that no two deadlock.
+        4 minutes; `at` is the cycle's own time, on the clock the events are on. The inner query locks what it picks:
+        on PostgreSQL a claimer that waited would otherwise judge rows as they were before the other one had them. It
+        locks in the order of the key, so that no two deadlock.
         """
         free = or_(Event.cycle_id.is_(None), Event.cycle_id == cycle_id, _abandoned(at))
         mine = select(Event.event_id).where(_window(strategy, symbol, as_of, oldest), free)

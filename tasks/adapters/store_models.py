@@ -139,6 +139,24 @@ class ModelCallRow(Base):
     called_at: Mapped[datetime] = mapped_column(index=True)
 
 
+class ToolCallRow(Base):
+    """One tool request of a model and what it was answered, in the order they were asked."""
+
+    __tablename__ = "tool_calls"
+    cycle_id: Mapped[str] = mapped_column(ForeignKey("cycles.cycle_id"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    trace_id: Mapped[str] = mapped_column(index=True)
+    tool: Mapped[str]
+    parameters: Mapped[dict[str, Any]]
+    response: Mapped[str]
+    error: Mapped[str]
+    truncated: Mapped[bool]
+    flags: Mapped[list[Any]]
+    bytes: Mapped[int]
+    latency_ms: Mapped[float]
+    called_at: Mapped[datetime] = mapped_column(index=True)
+
+
 class VerdictRow(Base):
     """What the guard said about a cycle's decision."""
 
@@ -305,3 +323,86 @@ class PauseRow(Base):
     strategy: Mapped[str] = mapped_column(primary_key=True)
     symbol: Mapped[str] = mapped_column(primary_key=True)
     until: Mapped[datetime]
+
+
+class BudgetRow(Base):
+    """One model call: its worst case while reserved (until `expires_at`), what it cost once settled; in 1e-9 USD."""
+
+    __tablename__ = "budgets"
+    budget_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    day: Mapped[str] = mapped_column(index=True)
+    session: Mapped[str] = mapped_column(index=True)
+    symbol: Mapped[str]
+    decision: Mapped[str]
+    nano_usd: Mapped[int] = mapped_column(BigInteger)
+    settled: Mapped[bool]
+    at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+
+
+class BreakerRow(Base):
+    """A session's errors in a row; no model is asked before `retry_at`."""
+
+    __tablename__ = "breakers"
+    session: Mapped[str] = mapped_column(primary_key=True)
+    errors: Mapped[int]
+    retry_at: Mapped[datetime | None]
+
+
+class ReplyRow(Base):
+    """A reply that was paid for, by the hash of model, prompt and messages; the newest one counts."""
+
+    __tablename__ = "replies"
+    content_hash: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    prompt_name: Mapped[str | None]
+    prompt_version: Mapped[str | None]
+    prompt_sha256: Mapped[str | None]
+    raw_reply: Mapped[str]
+    cost_usd: Mapped[Decimal]
+    tokens_in: Mapped[int] = mapped_column(BigInteger)
+    tokens_out: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+
+class VectorRow(Base):
+    """The moment a decision was made for, in the feature space that `spec` names, and why it was asked for."""
+
+    __tablename__ = "decision_vectors"
+    cycle_id: Mapped[str] = mapped_column(ForeignKey("cycles.cycle_id"), primary_key=True)
+    spec: Mapped[str]
+    values: Mapped[list[Any]]
+    reasons: Mapped[list[Any]]
+
+
+class ShadowRow(Base):
+    """What one decider answered in a cycle without sending it, or the champion's answer beside; scored later."""
+
+    __tablename__ = "shadow_decisions"
+    cycle_id: Mapped[str] = mapped_column(ForeignKey("cycles.cycle_id"), primary_key=True)
+    decider: Mapped[str] = mapped_column(primary_key=True)
+    strategy: Mapped[str]
+    symbol: Mapped[str]
+    as_of: Mapped[datetime] = mapped_column(index=True)
+    document: Mapped[dict[str, Any]] = mapped_column(VerbatimDocument)
+    return_pct: Mapped[Decimal | None]
+
+
+class PaperBookRow(Base):
+    """A challenger's own account: the fill engine's state, and until when the market has passed over it."""
+
+    __tablename__ = "paper_books"
+    strategy: Mapped[str] = mapped_column(primary_key=True)
+    decider: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    equity: Mapped[Decimal]
+    until: Mapped[datetime]
+
+
+class LeaseRow(Base):
+    """Who may do a thing that only one at a time may do, until when."""
+
+    __tablename__ = "leases"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    holder: Mapped[str]
+    expires_at: Mapped[datetime]

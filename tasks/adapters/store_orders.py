@@ -82,6 +82,18 @@ class OrderStore(Database):
         with self._reading() as connection:
             return connection.scalar(select(Intent.state).where(Intent.client_order_id == client_order_id))
 
+    def intent(self, client_order_id: str) -> OrderIntent | None:
+        """Return an intent as it was persisted; None if there is no such intent."""
+        query = select(*columns_of(Intent, OrderIntent)).where(Intent.client_order_id == client_order_id)
+        with self._reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else dto_of(OrderIntent, row)
+
+    def persisted_at(self, client_order_id: str) -> datetime | None:
+        """Return when an intent was persisted; None if there is no such intent."""
+        with self._reading() as connection:
+            return connection.scalar(select(Intent.persisted_at).where(Intent.client_order_id == client_order_id))
+
     def own_intents(self, strategy: str, symbol: str) -> dict[str, tuple[datetime, str, OrderIntent]]:
         """Return every intent of `symbol` ever persisted, by client order id, with when and for which cycle."""
         query = (

@@ -29,9 +29,13 @@ class PositionStore(Database):
         query = _positions().where(PositionRow.strategy == strategy, PositionRow.closed_at.is_(None))
         return self._positions(query.order_by(PositionRow.opened_at))
 
-    def closed_positions(self, strategy: str, since: datetime | None = None, limit: int = 100) -> list[Position]:
+    def closed_positions(
+        self, strategy: str, since: datetime | None = None, limit: int = 100, symbol: str | None = None
+    ) -> list[Position]:
         """Return positions closed at `since` or later, newest first."""
         query = _positions().where(PositionRow.strategy == strategy, PositionRow.closed_at.is_not(None))
+        if symbol is not None:
+            query = query.where(PositionRow.symbol == symbol)
         if since is not None:
             query = query.where(PositionRow.closed_at >= since)
         return self._positions(query.order_by(PositionRow.closed_at.desc()).limit(limit))

@@ -27,6 +27,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout belongs to `--json`
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # mlflow imports litellm, which would wait for the network
 }
+PAGE = 100  # prompt versions per request
 _OURS = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _THEIRS = re.compile(r"\{\{([A-Za-z_][A-Za-z0-9_]*)\}\}")
 
@@ -84,6 +85,13 @@ class Tracker:
                 tags={"file_version": prompt.version, "sha256": prompt.sha256},
             )
             return int(registered.version)
+
+    def set_prompt_alias(self, prompt: PromptFile, alias: str) -> int:
+        """Let `alias` of the prompt's role name this version, registering it if need be; return MLflow's version."""
+        version = self.register_prompt(prompt)
+        with self._translated():
+            self._client.set_prompt_alias(_registry_name(prompt.name), alias, version)
+        return version
 
     def track_decision(self, record: CycleRecord, profile: str) -> str:
         """Write one cycle as a trace and return its id; a cycle that is there already, whole, is left alone."""
@@ -168,8 +176,17 @@ class Tracker:
             raise TrackingUnavailable(f"MLflow at {self._where}: {said}") from e
 
     def _prompt_versions(self, role: str) -> list[Any]:
+        """Return every registered version of a role's prompt; a role that was never registered has none."""
         name = _registry_name(role)
-        return list(self._client.search_prompt_versions(name)) if self._client.get_prompt(name) else []
+        if self._client.get_prompt(name) is None:
+            return []
+        versions, token = [], None
+        while True:
+            page = self._client.search_prompt_versions(name, max_results=PAGE, page_token=token)
+            versions += page
+            token = page.token
+            if not token:
+                return versions
 
     def _linked_prompts(self, record: CycleRecord) -> list[Any]:
         """Return the registered versions of the prompts this cycle sent; one never registered is only in the tags."""

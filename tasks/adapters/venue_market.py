@@ -80,6 +80,27 @@ class MarketData:
             bids, asks = ([(exact(p), exact(q)) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
             return venue_translate.Book(bids=bids, asks=asks)
 
+    async def fetch_trades(self, symbol: str, limit: int) -> list[tuple[datetime, str, float, float]]:
+        """Return the last public trades, newest first: time, side of the taker, price, base."""
+        await self._market(symbol)
+        with translated(self._client, f"fetch {symbol} trades"), understood(f"{symbol} trades"):
+            raw = await self._client.fetch_trades(symbol, limit=limit)
+            rows = [(at(t["timestamp"]), str(t["side"]), float(t["price"]), float(t["amount"])) for t in raw]
+        return sorted(rows, key=lambda row: row[0], reverse=True)[:limit]
+
+    async def fetch_funding(self, symbol: str, limit: int) -> list[tuple[datetime, float]]:
+        """Return funding rates with the time each is paid, newest first: the coming one, then past ones."""
+        await self._market(symbol)
+        with translated(self._client, f"fetch {symbol} funding"), understood(f"{symbol} funding"):
+            coming = await self._client.fetch_funding_rate(symbol)
+            past = await self._client.fetch_funding_rate_history(symbol, limit=limit)
+            rows = [(at(row["timestamp"]), float(row["fundingRate"])) for row in past]
+            rows.append((at(coming["fundingTimestamp"]), float(coming["fundingRate"])))
+        return sorted(rows, reverse=True)[:limit]
+
+    async def close(self) -> None:
+        await self._client.close()
+
     async def _ready(self) -> None:
         """Load the markets, and again after an hour: steps change."""
         if time.monotonic() - self._markets_at > MARKETS_KEPT_S:

@@ -41,13 +41,13 @@ def test_cycle_that_asks_again_gets_its_own_and_no_one_else_does(store):
     assert claim(store) == [a_reason()]
 
 
-def test_claim_of_a_cycle_that_died_is_free_after_ten_minutes(store):
+def test_claim_of_a_cycle_that_died_is_free_after_four_minutes(store):
     store.add_reasons("default", [a_reason()], AT)
     store.begin_cycle(a_cycle("c1"), AT)
     claim(store, "c1")
-    assert claim(store, "c2", at=AT + minutes(10), as_of=AT + minutes(10)) == []
-    assert claim(store, "c2", at=AT + minutes(10.1), as_of=AT + minutes(10)) == [a_reason()]
-    assert claim(store, "c1", at=AT + minutes(11)) == []
+    assert claim(store, "c2", at=AT + minutes(4), as_of=AT + minutes(4)) == []
+    assert claim(store, "c2", at=AT + minutes(4.1), as_of=AT + minutes(4)) == [a_reason()]
+    assert claim(store, "c1", at=AT + minutes(5)) == []
 
 
 def test_claim_of_a_cycle_that_died_before_it_was_begun_is_free_too(store):

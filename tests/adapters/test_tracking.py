@@ -1,5 +1,6 @@
 """The tracker against a real MLflow server: what a person will find there, and that sending twice changes nothing."""
 
+import json
 import os
 import socket
 import subprocess
@@ -16,13 +17,15 @@ from urllib.error import URLError
 
 import pytest
 
+from flows.cli import cli
 from tasks.adapters.tracking import Tracker, to_file, to_template
 from tasks.core.errors import InputError, TrackingUnavailable
-from tasks.core.types.decision import Decided, ModelCall, OpenLong, PromptRef
+from tasks.core.types.decision import Decided, ModelCall, OpenLong, PromptRef, ToolCall
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome, Reason
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.core.types.verdict import Check, Code, Verdict
+from tasks.settings import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 AS_OF = datetime(2026, 3, 2, 10, 5, tzinfo=UTC)
@@ -242,6 +245,127 @@ def test_a_model_call_shows_messages_reply_tokens_cost_and_error(tracker):
     assert answered.inputs["messages"][1] == {"role": "user", "content": "Pair BTC"}
     assert answered.outputs["choices"][0]["message"]["content"] == '{"action": "OPEN_LONG"}'
     assert answered.attributes["mlflow.llm.cost"]["total_cost"] == pytest.approx(0.0031)
+
+
+ROLES = ("technical", "orderbook", "sentiment", "trend", "reversion", "risk")
+
+
+def panel_record(cycle_id: str, files: dict[str, File]) -> CycleRecord:
+    """A record of a panel that also asked tools, one of which was refused."""
+    one = record(cycle_id, files["technical"])
+    told = {
+        "calls": tuple(call(role, file) for role, file in files.items()),
+        "tool_calls": (
+            ToolCall(trace_id="t1", tool="get_candles", parameters={"limit": "20"}, response="o h l c", latency_ms=40),
+            ToolCall(trace_id="t2", tool="get_secrets", error="not on the list", flags=("dropped:get_secrets",)),
+        ),
+        "flags": ("no_consensus", "late:sentiment"),
+    }
+    return one.model_copy(update={"decider": "llm:panel", "decided": one.decided.model_copy(update=told)})
+
+
+@pytest.mark.slow
+def test_every_role_and_tool_of_a_decision_is_a_span_under_decide_with_its_prompt_linked(tracker):
+    files = {role: prompt_file(role, "v007", f"{TEXT}As {role}.\n") for role in ROLES}
+    for file in files.values():
+        tracker.register_prompt(file)
+    cycle = panel_record("p1", files)
+    first = tracker.track_decision(cycle, "sandbox")
+    assert tracker.track_decision(cycle, "sandbox") == first
+    trace = tracker._client.get_trace(first, display=False)
+    spans = {span.name: span for span in trace.data.spans}
+    inside = [s for s in trace.data.spans if s.parent_id == spans["decide"].span_id]
+    assert [s.name for s in inside if s.span_type == "CHAT_MODEL"] == list(ROLES)
+    assert [s.name for s in inside if s.span_type == "TOOL"] == ["get_candles", "get_secrets"]
+    assert (spans["get_candles"].inputs, spans["get_candles"].outputs) == ({"limit": "20"}, "o h l c")
+    assert spans["get_candles"].status.status_code == "OK"
+    assert (spans["get_candles"].end_time_ns - spans["get_candles"].start_time_ns) == 40_000_000
+    assert spans["get_secrets"].status.status_code == "ERROR"
+    assert spans["get_secrets"].attributes["error"] == "not on the list"
+    assert "tool_calls" not in spans["decide"].outputs
+    tags = trace.info.tags
+    assert (tags["flags"], tags["rung"]) == ("no_consensus, late:sentiment", "primary")
+    assert tags["prompt"] == ", ".join(f"{role}/v007" for role in ROLES)
+    for role, file in files.items():
+        named = f"prompt = 'quarterdeck-{role}/{tracker.register_prompt(file)}'"
+        linked = tracker._client.search_traces(locations=[tracker._experiment_id], filter_string=named)
+        assert first in [t.info.trace_id for t in linked], role
+    flagged = "tags.flags LIKE '%late:sentiment%'"
+    found = tracker._client.search_traces(locations=[tracker._experiment_id], filter_string=flagged)
+    assert [t.info.trace_id for t in found] == [first]
+
+
+@pytest.mark.slow
+def test_a_prompt_is_found_however_many_pages_of_versions_there_are(tracker, monkeypatch):
+    monkeypatch.setattr("tasks.adapters.tracking.PAGE", 2)
+    files = [prompt_file("planner", f"v00{n}", f"{TEXT}Version {n}.\n") for n in range(1, 6)]
+    assert [tracker.register_prompt(file) for file in files] == [1, 2, 3, 4, 5]
+    assert [tracker.register_prompt(file) for file in files] == [1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match="planner/v001 has sha256"):
+        tracker.register_prompt(prompt_file("planner", "v001", f"{TEXT}Sneaky.\n"))
+    trace_id = tracker.track_decision(record("p2", files[0]), "sandbox")
+    linked = tracker._client.search_traces(
+        locations=[tracker._experiment_id], filter_string="prompt = 'quarterdeck-planner/1'"
+    )
+    assert [t.info.trace_id for t in linked] == [trace_id]
+
+
+@pytest.mark.slow
+def test_an_alias_names_one_version_and_moves(tracker):
+    first, second = (prompt_file("weather", v, f"{TEXT}{v}\n") for v in ("v001", "v002"))
+    assert [tracker.set_prompt_alias(file, "champion") for file in (first, second)] == [1, 2]
+    assert tracker.set_prompt_alias(first, "challenger") == 1
+    named = {
+        a: tracker._client.get_prompt_version_by_alias("quarterdeck-weather", a) for a in ("champion", "challenger")
+    }
+    assert {alias: version.tags["file_version"] for alias, version in named.items()} == {
+        "champion": "v002", "challenger": "v001",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def quarterdeck(tmp_path, monkeypatch, capsys):
+    """Run `quarterdeck prompts ...` on a HOME of its own; returns what it printed on stdout and stderr."""
+
+    def run(*arguments: str, mlflow: str) -> tuple[str, str]:
+        monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
+        monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", mlflow)
+        settings.cache_clear()
+        cli.main(["prompts", *arguments], standalone_mode=False)
+        return capsys.readouterr()
+
+    yield run
+    settings.cache_clear()
+
+
+@pytest.mark.slow
+def test_promoting_moves_the_alias_here_and_there_and_without_mlflow_here_alone(quarterdeck, tmp_path):
+    registry = f"sqlite:///{tmp_path / 'mlflow.db'}"  # one of its own: the tests' server has other texts
+    out, _ = quarterdeck("promote", "portfolio", "v001", "--alias", "champion", "--json", mlflow=registry)
+    assert json.loads(out) == {"role": "portfolio", "alias": "champion", "version": "v001", "mlflow_version": 1}
+    assert json.loads((tmp_path / "prompts.json").read_text()) == {"portfolio": {"champion": "v001"}}
+    client = Tracker(registry)._client
+    assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "champion").tags["file_version"] == "v001"
+
+    gone = f"http://127.0.0.1:{free_port()}"
+    out, said = quarterdeck("promote", "portfolio", "v001", "--alias", "challenger", "--json", mlflow=gone)
+    assert json.loads(out)["mlflow_version"] is None
+    assert "prompts sync" in said
+    assert json.loads((tmp_path / "prompts.json").read_text())["portfolio"]["challenger"] == "v001"
+
+    quarterdeck("sync", mlflow=registry)
+    client = Tracker(registry)._client
+    assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "challenger").tags["file_version"] == "v001"
+    with pytest.raises(InputError, match="no prompt portfolio/v999; there is v001"):
+        quarterdeck("promote", "portfolio", "v999", "--alias", "champion", mlflow=registry)
+
+
+@pytest.mark.slow
+def test_a_version_published_with_another_text_is_not_promoted_anywhere(quarterdeck, url, tmp_path):
+    Tracker(url).register_prompt(prompt_file("portfolio", "v001", TEXT))
+    with pytest.raises(InputError, match="portfolio/v001 has sha256"):
+        quarterdeck("promote", "portfolio", "v001", "--alias", "champion", mlflow=url)
+    assert not (tmp_path / "prompts.json").exists()
 
 
 @pytest.mark.slow

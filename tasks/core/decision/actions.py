@@ -1,8 +1,9 @@
 """The action space on the wire: the flat schema a model gets, and the parser that takes its reply apart.
 
 `wire_schema` is generated from the DTOs, so the two cannot drift; `object_schema` and `parse_as` do the same for a
-role whose reply is one DTO. The parsers never raise and never guess: one JSON object may stand in prose or code fences; a list, two objects, an object keyed by symbol or a broken one is
-`Rejected` with a reason. It reads each character a bounded number of times, so no reply can make it slow.
+role whose reply is one DTO. The parsers never raise and never guess: one JSON object may stand in prose or code
+fences; a list, two objects, an object keyed by symbol or a broken one is `Rejected` with a reason. Each character is
+read a bounded number of times, so no reply can make them slow.
 """
 
 import json
@@ -139,6 +140,16 @@ def parse_as(text: str, cls: type[Reply], *, max_bytes: int = MAX_REPLY_BYTES) -
 def extract_object(text: str, *, max_bytes: int = MAX_REPLY_BYTES) -> dict[str, object] | Rejected:
     """Return the one JSON object in a model's reply as it stands, numbers as Decimal; never raises."""
     return _read(text, lambda reply: reply, max_bytes)
+
+
+def read_as(reply: dict[str, object], cls: type[Reply]) -> Reply | Rejected:
+    """Return an object found inside a reply as `cls`, or why it is none; never raises, and refuses any other field."""
+    try:
+        return _filled(cls, reply, cls.model_fields)
+    except _Refused as e:
+        return e.rejected
+    except RecursionError:
+        return Rejected(reason="too_deep", detail="nested deeper than any decision")
 
 
 def _read(text: str, take: Callable[[dict[str, object]], Read], max_bytes: int) -> Read | Rejected:

@@ -1,15 +1,37 @@
-"""Deciders without a model: `hold`, and `recorded:FILE`, which answers with replies from disk."""
+"""Deciders without a model: `hold`, `random[:SEED]`, `buy-and-hold`, and `recorded:FILE`, replies from disk.
 
+The first three are what any other decider must beat. They answer as sure as can be, so that the guard's confidence
+limit does not turn them into `hold`; its other limits hold for them as for all.
+"""
+
+import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from decimal import Decimal
 
 from pydantic import ConfigDict, ValidationError
 
+from tasks.core.decision import rules
 from tasks.core.decision.single import decided_from
 from tasks.core.errors import InputError
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import Decided, ModelCall, hold
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.decision import DECISION, Decided, Decision, ModelCall, OpenLong, hold
+from tasks.core.types.snapshot import Brief, Snapshot
+
+HOLD_SHARE = 0.5  # of random decisions; the rest is shared equally by the other actions on offer
+_ENTRY: dict[str, object] = {"size_pct": rules.SIZE_PCT, "stop_atr": rules.STOP_ATR, "tp_atr": rules.TP_ATR}
+_PARAMETERS: dict[str, dict[str, object]] = {
+    "OPEN_LONG": _ENTRY,
+    "OPEN_SHORT": _ENTRY,
+    "ADD": _ENTRY,
+    "TRIM": {"size_pct": Decimal(50)},
+    "CLOSE_PARTIAL": {"size_pct": Decimal(50)},
+    "MOVE_STOP": {"to": {"kind": "breakeven"}},
+    "SET_TP": {"tp_atr": rules.TP_ATR},
+    "PAUSE": {"minutes": Decimal(60)},
+}
+# The most an action may say: 20 ATR away the stop hardly ever ends the holding, and 100 passes any reward/risk.
+FAR_STOP_ATR, FAR_TP_ATR, ALL_PCT = Decimal(20), Decimal(100), Decimal(100)
 
 
 class HoldDecider:
@@ -22,6 +44,57 @@ class HoldDecider:
             Decided(decision=hold(b.snapshot.pair, "the hold decider holds"), source="hold", rung="primary")
             for b in briefs
         ]
+
+
+class RandomDecider:
+    """Picks among the allowed actions, HOLD half of the time, entries with the size, stop and target of `rules`.
+
+    The choice is a hash of (seed, symbol, as_of), not a generator's next number: the same in any order of calls.
+    """
+
+    def __init__(self, seed: str = "0") -> None:
+        self.seed = seed
+        self.name = f"random:{seed}"
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        return [Decided(decision=self._choose(b.snapshot), source="random", rung="primary") for b in briefs]
+
+    def _choose(self, snapshot: Snapshot) -> Decision:
+        key = f"{self.seed}|{snapshot.pair}|{snapshot.as_of.isoformat()}"
+        share = int.from_bytes(hashlib.sha256(key.encode()).digest()[:6]) / 2**48
+        others = [action for action in snapshot.constraints.allowed_actions if action != "HOLD"]
+        if share < HOLD_SHARE or not others:
+            return hold(snapshot.pair, "random", source="random")
+        action = others[int((share - HOLD_SHARE) / (1 - HOLD_SHARE) * len(others))]
+        told = {"action": action, "symbol": snapshot.pair, "confidence": Decimal(1), "comment": "random"}
+        return DECISION.validate_python(told | {"source": "random"} | _PARAMETERS.get(action, {}))
+
+
+class BuyAndHoldDecider:
+    """Goes long with all of equity when flat and free to, then holds; the stop and target are as far as allowed.
+
+    The guard sizes it like any entry: what may be lost at the stop (0.75 % of equity by default) clamps it to a
+    part of equity, the smaller the more volatile the market, so this is what the limits leave of buying and holding,
+    not the asset's own return. Stopped out, it buys again once the guard lets it.
+    """
+
+    name = "buy-and-hold"
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        return [Decided(decision=self._choose(b.snapshot), source=self.name, rung="primary") for b in briefs]
+
+    def _choose(self, snapshot: Snapshot) -> Decision:
+        if "OPEN_LONG" not in snapshot.constraints.allowed_actions or snapshot.position.side != "flat":
+            return hold(snapshot.pair, "bought, or may not buy now", source=self.name)
+        return OpenLong(
+            symbol=snapshot.pair,
+            size_pct=ALL_PCT,
+            stop_atr=FAR_STOP_ATR,
+            tp_atr=FAR_TP_ATR,
+            confidence=Decimal(1),
+            comment="buy and hold",
+            source=self.name,
+        )
 
 
 class _Line(Dto):

@@ -24,7 +24,7 @@ _FILE = re.compile(r"---\n(?P<front>.*?)\n---\n\s*## system\n(?P<system>.*?)\n##
 class _FrontMatter(Dto):
     role: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     version: str = Field(pattern=r"^v[0-9]{3}$")
-    reply_schema: Literal["decision", "none"] = Field(alias="schema")
+    reply_schema: Literal["decision", "portfolio", "analysis", "proposal", "review", "none"] = Field(alias="schema")
     variables: tuple[str, ...]
     temperature: float = Field(ge=0, le=2, allow_inf_nan=False)
     seed: int | None

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from tasks.core.decision.actions import Rejected, parse_reply, wire_schema
+from tasks.core.decision.actions import Parsed, Rejected, parse_reply, wire_schema
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.ports import Model
 from tasks.core.types.decision import Decided, Decision, ModelCall, hold
@@ -51,6 +51,11 @@ def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str]) -> dict[
 def decided_from(call: ModelCall, symbol: str, source: str) -> Decided:
     """Turn one model call into a decision; the call, with its raw reply, is kept either way."""
     parsed = Rejected(reason=call.error) if call.error else parse_reply(call.raw_reply, symbol)
+    return decided_as(parsed, call, symbol, source)
+
+
+def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str) -> Decided:
+    """Wrap what was read out of a model call, a decision or why there is none, with where it came from."""
     decision: Decision
     if isinstance(parsed, Rejected):
         decision, rung = hold(symbol, f"no usable reply: {parsed.reason}"), "hold"

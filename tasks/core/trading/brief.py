@@ -46,7 +46,19 @@ def make_brief(
         ),
         digest=digest,
     )
-    return Brief(snapshot=snapshot, role_inputs=snapshots.role_inputs(market, as_of))
+    return Brief(
+        snapshot=snapshot,
+        role_inputs=snapshots.role_inputs(market, as_of),
+        equity=float(state.equity),
+        last_price=None if state.last_price is None else float(state.last_price),
+        quantity=float(_signed(position)),
+    )
+
+
+def _signed(position: Position | None) -> Decimal:
+    if position is None:
+        return Decimal(0)
+    return position.quantity if position.side == "long" else -position.quantity
 
 
 def position_view(position: Position | None, state: AccountState, market: Market, as_of: datetime) -> PositionView:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tasks.core.trading.sizing import HUNDRED, direction, known, loss_per_unit
 from tasks.core.types.base import Price
-from tasks.core.types.decision import Decision
+from tasks.core.types.decision import MAY_AS_FALLBACK, Decision
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import PositionSide
 from tasks.core.types.portfolio import AccountState, HeldPosition
@@ -21,7 +21,6 @@ from tasks.core.types.verdict import Check, Code
 
 ZERO = Decimal(0)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-MAY_AS_FALLBACK = frozenset({"HOLD", "PAUSE", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP"})
 
 
 class Account(NamedTuple):

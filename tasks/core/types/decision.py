@@ -110,6 +110,7 @@ ACTIONS: tuple[str, ...] = (
     "CLOSE_ALL", "MOVE_STOP", "SET_TP", "CANCEL_TP", "PAUSE",
 )  # fmt: skip
 ENTRIES = (OpenLong, OpenShort, Add)
+MAY_AS_FALLBACK = frozenset({"HOLD", "PAUSE", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP"})
 
 
 class PromptRef(Dto):
@@ -148,6 +149,7 @@ class ToolCall(Dto):
     response: str = ""
     error: str = Field(default="", description="why it was refused or dropped; the model sees it")
     truncated: bool = False
+    flags: tuple[str, ...] = Field(default=(), description="truncated, clamped:<tool>, dropped:<tool>")
     bytes: int = 0
     latency_ms: float = 0.0
 
@@ -157,7 +159,7 @@ class Decided(Dto):
 
     decision: Decision
     source: str
-    rung: str = Field(description="primary, failover, cache, rules or hold")
+    rung: str = Field(description="primary, failover, cheap, cache, rules or hold")
     model: str = ""
     latency_ms: float = 0.0
     cost_usd: Exact = Decimal(0)
@@ -170,7 +172,7 @@ class Decided(Dto):
     @property
     def is_fallback(self) -> bool:
         """Return whether this came from below the model's own rungs, and may therefore only reduce risk."""
-        return self.rung not in ("primary", "failover")
+        return self.rung not in ("primary", "failover", "cheap")
 
 
 def hold(symbol: str, comment: str, source: str = "hold") -> Hold:

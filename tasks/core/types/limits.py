@@ -1,8 +1,9 @@
 """Typed limits and thresholds with their defaults; the environment and quarterdeck.toml may change them."""
 
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tasks.core.types.base import Dto, Exact
 
@@ -37,6 +38,41 @@ class Costs(Dto):
     maker_bps: Exact = Field(default=Decimal("2"), ge=0)
     half_spread_bps: Exact = Field(default=Decimal("0.5"), ge=0)
     impact_bps_per_million: Exact = Field(default=Decimal("5"), ge=0, description="bps per million quote of size")
+
+
+class ToolRates(Dto):
+    """How often a minute each tool of `llm:tools` and of the MCP server may run, in one process."""
+
+    candles: int = Field(default=60, ge=0)
+    order_book: int = Field(default=30, ge=0)
+    trades: int = Field(default=30, ge=0)
+    funding: int = Field(default=30, ge=0)
+    position: int = Field(default=60, ge=0)
+    digest: int = Field(default=60, ge=0)
+    similar_decisions: int = Field(default=60, ge=0)
+
+
+_none = BeforeValidator(lambda value: None if value in ("none", "") else value)  # TOML and the environment lack null
+UsdCap = Annotated[Annotated[Exact, Field(ge=0)] | None, _none]
+CallCap = Annotated[Annotated[int, Field(ge=0)] | None, _none]
+
+
+class Budget(Dto):
+    """Caps on what models may cost and how often they are asked; None (in settings: "none") is unlimited.
+
+    A day is a UTC day of the whole database, whatever the strategy, and so are the symbol's.
+    """
+
+    session: str = Field(default="", description="its name; empty: a strategy's UTC day is a session")
+    usd_per_day: UsdCap = Decimal(2)
+    calls_per_day: CallCap = 100
+    usd_per_session: UsdCap = None
+    calls_per_session: CallCap = None
+    usd_per_symbol_day: UsdCap = None
+    calls_per_symbol_day: CallCap = None
+    usd_per_decision: UsdCap = None
+    calls_per_decision: CallCap = None
+    usd_per_1k_tokens: Exact = Field(default=Decimal("0.01"), ge=0, description="assumed where a price is unknown")
 
 
 class EventThresholds(Dto):

@@ -208,3 +208,6 @@ class Brief(Dto):
     role_inputs: RoleInputs = RoleInputs()
     news: News | None = None
     memory: Memory | None = None
+    equity: Number = None
+    last_price: Number = Field(default=None, description="unrounded; what the guard sizes at")
+    quantity: Number = Field(default=None, description="base held now, negative when short; 0 when flat")

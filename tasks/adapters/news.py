@@ -1,0 +1,80 @@
+"""News from outside: RSS or Atom headlines and a fear-and-greed index, each within one deadline and 1 MB.
+
+All of it is somebody else's words: titles become one plain line each here and are fenced where they enter a prompt.
+What fails is skipped with a warning that names its host only, as an address may hold a key.
+"""
+
+import asyncio
+import io
+import json
+import logging
+from calendar import timegm
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import feedparser  # type: ignore[import-untyped]  # ships no types
+import httpx
+
+from tasks.core.decision.roles import MAX_HEADLINES, plain_text
+from tasks.core.types.snapshot import Headline, News
+
+MAX_BYTES = 1_000_000
+UNDATED = datetime.min.replace(tzinfo=UTC)
+_PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)  # on odd bodies
+_log = logging.getLogger(__name__)
+
+
+async def fetch_news(feeds: Sequence[str], fear_greed_url: str = "", timeout_s: float = 5) -> News:
+    """Fetch everything at once: the newest 20 headlines, undated ones last. Never raises for what a server did."""
+    asked = [(url, _headlines) for url in feeds] + ([(fear_greed_url, _fear_greed)] if fear_greed_url else [])
+    async with httpx.AsyncClient(follow_redirects=True, headers={"accept-encoding": "identity"}) as client:
+        found = await asyncio.gather(*(_fetch(client, url, read, timeout_s) for url, read in asked))
+    headlines = [headline for news in found for headline in news.headlines]
+    headlines.sort(key=lambda headline: headline.published_at or UNDATED, reverse=True)
+    fear_greed = next((news.fear_greed for news in found if news.fear_greed is not None), None)
+    return News(headlines=tuple(headlines[:MAX_HEADLINES]), fear_greed=fear_greed)
+
+
+async def _fetch(client: httpx.AsyncClient, url: str, read: Callable[[bytes, str], News], timeout_s: float) -> News:
+    """Fetch one address, http or https (httpx knows no other), and read it off the event loop; see the module."""
+    host = ""
+    try:
+        host = urlsplit(url).hostname or ""
+        async with asyncio.timeout(timeout_s):
+            body = await _body(client, url, timeout_s)
+            return await asyncio.to_thread(read, body, host)
+    except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, *_PARSE_ERRORS) as e:
+        status = f" {e.response.status_code}" if isinstance(e, httpx.HTTPStatusError) else ""
+        _log.warning("news host=%s skipped=%s%s", host or "-", type(e).__name__, status)
+        return News()
+
+
+async def _body(client: httpx.AsyncClient, url: str, timeout_s: float) -> bytes:
+    """Return at most MAX_BYTES as sent; compressed bodies were not asked for and are not unpacked."""
+    body = bytearray()
+    async with client.stream("GET", url, timeout=timeout_s) as response:
+        response.raise_for_status()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MAX_BYTES:
+                raise ValueError(f"more than {MAX_BYTES} bytes")
+    return bytes(body)
+
+
+def _headlines(body: bytes, host: str) -> News:
+    # a stream, not the bytes: feedparser opens the file whose name they are, if there is one
+    entries = feedparser.parse(io.BytesIO(body)).entries
+    if not entries:
+        raise ValueError("no entries")
+    found = [Headline(title=plain_text(e.get("title", "")), source=host, published_at=_published(e)) for e in entries]
+    return News(headlines=tuple(headline for headline in found if headline.title))
+
+
+def _published(entry: feedparser.FeedParserDict) -> datetime | None:
+    when = entry.get("published_parsed") or entry.get("updated_parsed")
+    return datetime.fromtimestamp(timegm(when), UTC) if when else None
+
+
+def _fear_greed(body: bytes, _: str) -> News:
+    return News(fear_greed=json.loads(body)["data"][0]["value"])

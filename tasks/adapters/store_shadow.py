@@ -1,0 +1,108 @@
+"""Challengers' decisions beside the champion's, their scores, and each challenger's paper book."""
+
+from datetime import datetime
+from decimal import Decimal
+
+from pydantic import Field
+from sqlalchemy import select, update
+
+from tasks.adapters.store_database import Database
+from tasks.adapters.store_models import PaperBookRow, ShadowRow
+from tasks.adapters.store_types import document_of
+from tasks.core.evaluation.counterfactual import Counterfactual
+from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.decision import Decided
+from tasks.core.types.orders import OrderIntent
+from tasks.core.types.portfolio import AccountState
+from tasks.core.types.verdict import Verdict
+
+CHAMPION = "champion"
+
+
+class ShadowDecision(Dto):
+    """What one decider, the champion or a challenger, answered in one cycle; nothing of a challenger is sent."""
+
+    cycle_id: str
+    strategy: str
+    decider: str = Field(description="champion, or the challenger's name")
+    symbol: str
+    as_of: Utc
+    state: AccountState
+    decided: Decided
+    verdict: Verdict
+    intents: tuple[OrderIntent, ...] = ()
+
+
+class PaperBookState(Dto):
+    """A challenger's account: the fill engine's state, and until when the market has passed over it."""
+
+    state: str
+    equity: Exact
+    until: Utc
+
+
+class ShadowStore(Database):
+    """Shadow decisions and paper books."""
+
+    def keep_shadow(self, shadow: ShadowDecision) -> None:
+        """Keep one answer; the first of a decider in a cycle is its only one."""
+        row = {
+            "cycle_id": shadow.cycle_id, "decider": shadow.decider, "strategy": shadow.strategy,
+            "symbol": shadow.symbol, "as_of": shadow.as_of, "document": document_of(shadow),
+        }  # fmt: skip
+        with self._writing() as connection:
+            connection.execute(self._insert(ShadowRow).on_conflict_do_nothing(), [row])
+
+    def unscored_shadows(self, strategy: str, before: datetime, limit: int) -> list[ShadowDecision]:
+        """Return answers about closes up to `before` that have no score yet, oldest first."""
+        query = (
+            select(ShadowRow.document)
+            .where(ShadowRow.strategy == strategy, ShadowRow.return_pct.is_(None), ShadowRow.as_of <= before)
+            .order_by(ShadowRow.as_of)
+            .limit(limit)
+        )
+        with self._reading() as connection:
+            return [ShadowDecision.model_validate(row) for row in connection.scalars(query)]
+
+    def shadows_between(self, strategy: str, decider: str, after: datetime, until: datetime) -> list[ShadowDecision]:
+        """Return one decider's answers with after < as_of <= until, oldest first."""
+        query = (
+            select(ShadowRow.document)
+            .where(
+                ShadowRow.strategy == strategy, ShadowRow.decider == decider,
+                ShadowRow.as_of > after, ShadowRow.as_of <= until,
+            )
+            .order_by(ShadowRow.as_of, ShadowRow.symbol)
+        )  # fmt: skip
+        with self._reading() as connection:
+            return [ShadowDecision.model_validate(row) for row in connection.scalars(query)]
+
+    def score_shadow(self, shadow: ShadowDecision, score: Counterfactual) -> None:
+        """Attach what the answer would have earned."""
+        mine = (ShadowRow.cycle_id == shadow.cycle_id, ShadowRow.decider == shadow.decider)
+        with self._writing() as connection:
+            connection.execute(update(ShadowRow).where(*mine).values(return_pct=score.return_pct))
+
+    def shadow_scores(self, strategy: str) -> dict[str, dict[str, Decimal]]:
+        """Return every score: decider -> cycle_id -> return in percent, so that answers can be paired by cycle."""
+        query = select(ShadowRow.decider, ShadowRow.cycle_id, ShadowRow.return_pct).where(
+            ShadowRow.strategy == strategy, ShadowRow.return_pct.is_not(None)
+        )
+        scores: dict[str, dict[str, Decimal]] = {}
+        with self._reading() as connection:
+            for decider, cycle_id, return_pct in connection.execute(query):
+                scores.setdefault(decider, {})[cycle_id] = return_pct
+        return scores
+
+    def paper_book(self, strategy: str, decider: str) -> PaperBookState | None:
+        query = select(PaperBookRow.state, PaperBookRow.equity, PaperBookRow.until).where(
+            PaperBookRow.strategy == strategy, PaperBookRow.decider == decider
+        )
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+        return None if row is None else PaperBookState(state=row.state, equity=row.equity, until=row.until)
+
+    def save_paper_book(self, strategy: str, decider: str, book: PaperBookState) -> None:
+        row = {"strategy": strategy, "decider": decider, **book.model_dump()}
+        with self._writing() as connection:
+            connection.execute(self._upsert(PaperBookRow, row, ("strategy", "decider")))

@@ -1,0 +1,144 @@
+"""What model calls may cost: each is reserved with its worst case before it is made, and settled with its real cost.
+
+`BudgetedModel` stands where the model stood, so every call of every decider is counted, whatever a decider does. A
+call whose end nobody saw (a timeout, a cancelled stage) is taken to have cost its worst case.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple, Protocol
+
+from tasks.core.ports import Model
+from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.decision import ModelCall, PromptRef
+from tasks.core.types.limits import Budget
+
+SCOPES = ("day", "session", "symbol_day", "decision")
+
+
+class Charge(Dto):
+    """To whom a call is charged."""
+
+    session: str
+    symbol: str
+    decision: str
+
+
+class Spent(Dto):
+    """What one scope has used, reservations included."""
+
+    usd: Exact = Decimal(0)
+    calls: int = 0
+
+
+class Reserved(Dto):
+    """A reservation, or why there is none."""
+
+    budget_id: int = 0
+    refused: str = ""
+
+
+def refusal(budget: Budget, spent: dict[str, Spent], worst_usd: Decimal) -> str:
+    """Return the first cap that one more call of `worst_usd` would break, with its numbers; empty: it may be made."""
+    for scope in SCOPES:
+        used, usd, calls = spent[scope], getattr(budget, f"usd_per_{scope}"), getattr(budget, f"calls_per_{scope}")
+        if usd is not None and used.usd + worst_usd > usd:
+            return f"usd_per_{scope} {used.usd:f} + {worst_usd:f} > {usd:f}"
+        if calls is not None and used.calls + 1 > calls:
+            return f"calls_per_{scope} {used.calls} + 1 > {calls}"
+    return ""
+
+
+class KeptReply(Dto):
+    """A reply that was paid for."""
+
+    model: str
+    raw_reply: str
+    created_at: Utc
+
+
+class Purse(Protocol):
+    """The budget that all processes share, and the replies it has paid for, by content hash."""
+
+    def reserve(self, charge: Charge, worst_usd: Decimal, budget: Budget, at: datetime) -> Reserved: ...
+
+    def settle(self, budget_id: int, usd: Decimal) -> None: ...
+
+    def keep_reply(self, content_hash: str, call: ModelCall, at: datetime) -> None: ...
+
+    def find_reply(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None:
+        """Return the newest of them kept at `since` or later."""
+        ...
+
+
+class Prices(Protocol):
+    """What calls may cost and did; may be slow the first time."""
+
+    def worst(
+        self, models: Sequence[str], prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
+    ) -> Decimal: ...
+
+    def cost(self, call: ModelCall) -> Decimal: ...
+
+
+@dataclass
+class Ticket:
+    """One decision's way through budget and cache; its asks find it in TICKET, and leave what became of them."""
+
+    charge: Charge
+    purse: Purse
+    clock: Callable[[], datetime]
+    cheap: bool = False
+    refused: bool = False
+    cached: bool = False
+    flags: list[str] = field(default_factory=list)
+
+
+TICKET: ContextVar[Ticket] = ContextVar("ticket")
+
+
+class Tier(NamedTuple):
+    """A model and the names it fails over along."""
+
+    model: Model
+    names: tuple[str, ...]
+
+
+class BudgetedModel:
+    """Implements `ports.Model`: the first tier whose worst case still fits is asked; none does: error `budget ...`."""
+
+    def __init__(self, tiers: Sequence[Tier], prices: Prices, budget: Budget) -> None:
+        self.tiers, self.prices, self.budget = tiers, prices, budget
+
+    async def ask(
+        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
+    ) -> ModelCall:
+        """Reserve, ask, settle."""
+        ticket, refused = TICKET.get(), ""
+        for tier in self.tiers:
+            worst = await asyncio.to_thread(self.prices.worst, tier.names, prompt, messages, schema)
+            held = ticket.purse.reserve(ticket.charge, worst, self.budget, ticket.clock())
+            if not held.refused:
+                ticket.cheap |= tier is not self.tiers[0]
+                return await self._ask(tier.model, held, worst, role, prompt, messages, schema)
+            refused = refused or held.refused
+        ticket.refused = True
+        return ModelCall(
+            role=role, model=self.tiers[0].names[0], prompt=prompt, messages=tuple(messages), error=f"budget {refused}"
+        )
+
+    async def _ask(
+        self, model: Model, held: Reserved, worst: Decimal, role: str, prompt: PromptRef,
+        messages: Sequence[dict[str, str]], schema: dict[str, object],
+    ) -> ModelCall:  # fmt: skip
+        usd = worst
+        try:
+            call = await model.ask(role, prompt, messages, schema)
+            usd = max(worst, call.cost_usd) if call.error == "timeout" else self.prices.cost(call)
+        finally:
+            TICKET.get().purse.settle(held.budget_id, usd)
+        return call

@@ -1,0 +1,90 @@
+"""Memory: a snapshot as a vector, how far apart two moments are, and the past as text for a prompt.
+
+A component is tanh((x - centre) / scale), so that no single number dominates; unknown is None. A spec never changes:
+another choice of numbers is another spec, and vectors of different specs are not compared.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.core.types.base import Dto
+from tasks.core.types.snapshot import Memory, Past, Snapshot
+
+SPEC = "v1"
+SIDES: dict[Any, int] = {"flat": 0, "long": 1, "short": -1}
+_RSI, _Z, _PCTILE, _ATR = (50, 20), (0, 2), (50, 30), (0, 5)
+COMPONENTS: dict[str, tuple[float, float]] = {
+    "5m.rsi": _RSI, "5m.price_z20": _Z, "5m.vol_z20": _Z,
+    "15m.rsi": _RSI, "15m.price_z20": _Z, "15m.vwap_z": _Z, "15m.atr_pctile": _PCTILE, "15m.range_ratio": (1, 1),
+    "15m.vol_z20": _Z, "15m.cloud_atr": _ATR, "15m.delta20": (0, 0.3),
+    "1h.rsi": _RSI, "1h.price_z20": _Z, "1h.atr_pctile": _PCTILE, "1h.cloud_atr": _ATR,
+    "4h.rsi": _RSI, "4h.cloud_atr": _ATR, "1d.rsi": _RSI,
+    "htf_anchors.dist_to_prev_day_high_atr": _ATR, "htf_anchors.dist_to_prev_day_low_atr": _ATR,
+    "htf_anchors.session_vwap_z": _Z,
+    "confluence.signed": (0, 3), "position.side": (0, 1), "position.unrealized_R": (0, 1),
+}  # fmt: skip
+SIDE = list(COMPONENTS).index("position.side")
+
+
+class Vector(Dto):
+    """A moment in feature space; None: unknown then."""
+
+    spec: str = SPEC
+    values: tuple[float | None, ...]
+
+
+class Performance(Dto):
+    """How a decider has done over its closed trades."""
+
+    trades: int = 0
+    win_rate: float | None = None
+    mean_r: float | None = None
+
+
+def vector(snapshot: Snapshot) -> Vector:
+    """Place `snapshot` in feature space."""
+    return Vector(values=tuple(_component(snapshot, *name.split(".")) for name in COMPONENTS))
+
+
+def _component(snapshot: Snapshot, part: str, name: str) -> float | None:
+    value = getattr(snapshot.timeframes.get(part) or getattr(snapshot, part, None), name, None)
+    value = SIDES.get(value, value)
+    centre, scale = COMPONENTS[f"{part}.{name}"]
+    return None if value is None else round(float(np.tanh((value - centre) / scale)), 4)
+
+
+def distances(here: Vector, others: Sequence[Vector]) -> npt.NDArray[np.float64]:
+    """Return the root mean square difference to each over what both know; infinite if that is less than half of it."""
+    known = [other.values if other.spec == here.spec else (None,) * len(here.values) for other in others]
+    gap = np.array(known, dtype=float).reshape(len(others), len(here.values)) - np.array(here.values, dtype=float)
+    both = ~np.isnan(gap)
+    count = both.sum(axis=1)
+    mean = (np.where(both, gap, 0.0) ** 2).sum(axis=1) / np.maximum(count, 1)
+    return np.where(2 * count >= len(here.values), np.sqrt(mean), np.inf)
+
+
+def memory_text(memory: Memory, max_bytes: int) -> str:
+    """Write the most telling lines of `memory` that fit: how it went so far, similar moments, the last decisions."""
+    lines = [f"so far {memory.decider_trades} trades" + _rates(memory)] if memory.decider_trades else []
+    lines += [f"similar {_line(past)}" for past in memory.similar] + [f"last {_line(past)}" for past in memory.recent]
+    kept = ""
+    for line in lines:
+        longer = f"{kept}\n{line}" if kept else line
+        if len(longer.encode()) > max_bytes:
+            break
+        kept = longer
+    return kept
+
+
+def _rates(memory: Memory) -> str:
+    win = "" if memory.decider_win_rate is None else f", {memory.decider_win_rate:.0%} won"
+    return win + ("" if memory.decider_mean_r is None else f", mean {memory.decider_mean_r:+.2f}R")
+
+
+def _line(past: Past) -> str:
+    said = f"{past.as_of:%Y-%m-%d %H:%M} {past.action} {past.confidence:.2f} {', '.join(past.reasons)}".rstrip()
+    became = "" if past.r_multiple is None else f" -> {past.r_multiple:+.2f}R"
+    return said + became + ("" if past.distance is None else f" (distance {past.distance:.2f})")

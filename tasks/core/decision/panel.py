@@ -1,0 +1,179 @@
+"""`llm:panel`: analysts vote, strategists propose, a risk officer disposes; each one prompt and one typed reply.
+
+Flat: analysts in parallel -> consensus of two (also where sentiment is not asked for lack of news) -> strategists in
+parallel -> the best proposal that keeps its rules -> the risk officer, who may shrink or reject it. With a position
+only the analysts are asked: a consensus against it closes it, anything else leaves it to its stop and target; closing
+reduces risk and needs no officer, and the panel never adds. A stage waits `stage_s`, the whole `deadline_s`: who is
+late is cancelled, left out and named. Whatever goes wrong ends in HOLD; its rung is `hold`, a failure to the ladder,
+only where an answer was missing in the stage that ended it. A HOLD that a full stage reached is an answer.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import TypeVar
+
+from tasks.core.decision import roles
+from tasks.core.decision.actions import Rejected, object_schema, parse_as
+from tasks.core.decision.prompt import Prompt, check_variables, render
+from tasks.core.decision.roles import Analysis, Consensus, Proposal, Review
+from tasks.core.ports import Model
+from tasks.core.types.decision import CloseAll, Decided, Decision, ModelCall, OpenLong, OpenShort, hold
+from tasks.core.types.snapshot import Brief, Snapshot
+
+GRACE_S = 0.1  # how long those who are late may take to clean up
+SAID_CHARS = 240
+Answer = TypeVar("Answer", Analysis, Proposal, Review)
+
+
+class PanelDecider:
+    """Holds a sitting for each brief, all at the same time. `prepare` runs before any deadline starts."""
+
+    name = "llm:panel"
+
+    def __init__(
+        self, model: Model, prompts: Mapping[str, Prompt], encode: Callable[[Snapshot], str],
+        stage_s: float = 10, deadline_s: float = 60, prepare: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:  # fmt: skip
+        for prompt in prompts.values():
+            check_variables(prompt, roles.VARIABLES)
+        self.model, self.prompts, self.encode, self.prepare = model, prompts, encode, prepare
+        self.stage_s, self.deadline_s = stage_s, deadline_s
+        self.schemas = {role: object_schema(reply) for role, reply in roles.REPLIES.items()}
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        """Return one decision per brief, in order."""
+        if self.prepare:
+            await self.prepare()
+        return list(await asyncio.gather(*(_Sitting(self, brief).decide() for brief in briefs)))
+
+
+class _Sitting:
+    """One brief before the panel: what is known, what was asked and said so far, and the time left."""
+
+    def __init__(self, panel: PanelDecider, brief: Brief) -> None:
+        self.panel, self.brief, self.snapshot = panel, brief, brief.snapshot
+        self.started = time.monotonic()
+        self.told = roles.told(brief, panel.encode)
+        self.complete = True  # every role of the last stage answered usably
+        self.calls: list[ModelCall] = []
+        self.flags: list[str] = []
+        self.errors: list[str] = []
+        self.said: list[str] = []
+
+    async def decide(self) -> Decided:
+        decision = await self._deliberate()
+        failover = any(call.attempts and not call.error for call in self.calls)
+        return Decided(
+            decision=decision.model_copy(update={"reasoning": "\n".join([decision.reasoning, *self.said])}),
+            source=decision.source,
+            rung="hold" if decision.source == "hold" else "failover" if failover else "primary",
+            model=", ".join(dict.fromkeys(call.model for call in self.calls if call.model)),
+            latency_ms=round((time.monotonic() - self.started) * 1000, 1),
+            cost_usd=sum((call.cost_usd for call in self.calls), Decimal(0)),
+            tokens=sum(call.tokens_in + call.tokens_out for call in self.calls),
+            errors=tuple(self.errors),
+            calls=tuple(self.calls),
+            flags=tuple(self.flags),
+        )
+
+    async def _deliberate(self) -> Decision:
+        silent = set() if roles.known_news(self.brief) else {"sentiment"}
+        votes = await self._ask({role: reply for role, reply in roles.ANALYSTS.items() if role not in silent})
+        agreed = roles.consensus(votes)
+        if agreed is None:
+            return self._hold("no_consensus", "the analysts do not agree")
+        self.told["votes"] = "\n".join([f"consensus {agreed}", *(f"{role} {vote}" for role, vote in votes.items())])
+        if self.snapshot.position.side != "flat":
+            return self._manage(agreed)
+        if f"OPEN_{'LONG' if agreed.way > 0 else 'SHORT'}" not in self.snapshot.constraints.allowed_actions:
+            return self._hold("not_allowed", f"consensus {agreed}, but such an entry is not allowed now")
+        entry = self._best(await self._ask(roles.STRATEGISTS), agreed)
+        if entry is None:
+            return self._hold("no_proposal", f"consensus {agreed}, but no proposal that keeps its rules")
+        return self._reviewed(entry, (await self._ask(roles.OFFICER)).get("risk"))
+
+    def _manage(self, agreed: Consensus) -> Decision:
+        symbol, side = self.snapshot.pair, self.snapshot.position.side
+        if (agreed.way > 0) == (side == "long"):
+            return hold(symbol, f"consensus {agreed}: the {side} stands", source=self.panel.name)
+        why = f"consensus {agreed} is against the {side}"
+        return CloseAll(symbol=symbol, confidence=agreed.confidence, comment=why, reasoning=why, source=self.panel.name)
+
+    def _best(self, proposals: Mapping[str, Proposal], agreed: Consensus) -> OpenLong | OpenShort | None:
+        """Return the proposal with the highest expected R among those that keep their rules."""
+        entries: dict[str, OpenLong | OpenShort] = {}
+        for role, proposal in proposals.items():
+            entry = roles.checked_entry(role, proposal, self.brief, agreed.way) if proposal.signal != "none" else None
+            if isinstance(entry, Rejected):
+                self.flags.append(f"{role}:{entry.reason}")
+                self.errors.append(f"{role} broke its rules: {entry}")
+            elif entry:
+                entries[role] = entry
+        if not entries:
+            return None
+        role = max(entries, key=lambda each: roles.expected_r(entries[each]))
+        best, asked, why = entries[role], proposals[role], f"consensus {agreed}, {role} proposes"
+        plan = f"stop={asked.stop} target={asked.target} stop_atr={best.stop_atr} tp_atr={best.tp_atr}"
+        rated = f"reward_risk={best.tp_atr / best.stop_atr:.2f} confidence={best.confidence}"
+        self.told["proposal"] = f"{role} {best.action} size_pct={best.size_pct} {plan} {rated}"
+        return best.model_copy(update={"source": self.panel.name, "comment": why, "reasoning": why})
+
+    def _reviewed(self, entry: OpenLong | OpenShort, review: Review | None) -> Decision:
+        """Return the entry no larger than proposed, if the risk officer approved it; silence is a no."""
+        if review is None or not review.approved or review.adjusted_size <= 0:
+            return self._hold("rejected", "the risk officer did not approve")
+        size = min(entry.size_pct, review.adjusted_size)
+        if size < entry.size_pct:
+            self.flags.append("shrunk")
+        if review.adjusted_size > size and "adjusted_size" in review.model_fields_set:
+            self.flags.append("not_enlarged")
+        return entry.model_copy(update={"size_pct": size, "risk_assessment": _clip(f"{review}: {review.reasoning}")})
+
+    def _hold(self, flag: str, why: str) -> Decision:
+        self.flags.append(flag)
+        return hold(self.snapshot.pair, why, source=self.panel.name if self.complete else "hold")
+
+    async def _ask(self, asked: Mapping[str, type[Answer]]) -> dict[str, Answer]:
+        """Ask these roles at once and return the usable answers of those who were in time."""
+        prompts = {role: self.panel.prompts[role] for role in asked}
+        sent = {role: render(prompt, self.told) for role, prompt in prompts.items()}
+        ask, schemas = self.panel.model.ask, self.panel.schemas
+        tasks = {r: asyncio.create_task(ask(r, p.ref, sent[r], schemas[r])) for r, p in prompts.items()}
+        done = await self._wait(set(tasks.values()))
+        answers = {}
+        for role, task in tasks.items():
+            late = ModelCall(role=role, model="", prompt=prompts[role].ref, messages=tuple(sent[role]), error="timeout")
+            self.calls.append(task.result() if task in done else late)
+            answer = self._read(self.calls[-1], asked[role])
+            if answer is not None:
+                answers[role] = answer
+        self.complete = len(answers) == len(asked)
+        return answers
+
+    def _read(self, call: ModelCall, reply: type[Answer]) -> Answer | None:
+        answer = Rejected(reason=call.error) if call.error else parse_as(call.raw_reply, reply)
+        if isinstance(answer, Rejected):
+            self.flags += [f"late:{call.role}"] if call.error == "timeout" else []
+            self.errors.append(f"{call.role}: {answer}")
+            return None
+        self.errors += [f"{call.role}: {attempt}" for attempt in call.attempts]
+        self.said.append(_clip(f"{call.role} {answer}: {answer.reasoning}"))
+        return answer
+
+    async def _wait(self, tasks: set[asyncio.Task[ModelCall]]) -> set[asyncio.Task[ModelCall]]:
+        """Return the tasks that end within the stage and the whole deadline; cancel the others."""
+        left, late = self.started + self.panel.deadline_s - time.monotonic(), tasks
+        try:
+            done, late = await asyncio.wait(tasks, timeout=max(0, min(self.panel.stage_s, left)))
+        finally:
+            for task in late:
+                task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=GRACE_S)
+        return done
+
+
+def _clip(text: str) -> str:
+    return " ".join(text.split())[:SAID_CHARS]

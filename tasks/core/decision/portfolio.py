@@ -1,0 +1,200 @@
+"""`llm:portfolio`: one call for all symbols, answered with target positions, normalised to the same actions.
+
+An order is target minus current, so an answer says where to be and not what to do. What does not add up is not
+guessed at: a second entry for an instrument, an entry without a stop, a `sell` that would open a long: that
+instrument holds and says why. Through zero takes two cycles: now the close, the opening when asked again.
+
+The one ModelCall stands in every decision, so that each record explains itself; its cost and tokens count in the
+first alone, the others are flagged `shared_call`.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from decimal import ROUND_CEILING, Context, Decimal
+from math import isfinite
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from tasks.core.decision.actions import Parsed, Rejected, object_schema, parse_as, read_as
+from tasks.core.decision.prompt import Prompt, check_variables, render
+from tasks.core.decision.single import decided_as, variables_of
+from tasks.core.ports import Model
+from tasks.core.types.base import Dto, Exact
+from tasks.core.types.decision import DECISION, Decided, ModelCall, hold
+from tasks.core.types.snapshot import Brief, Snapshot
+
+VARIABLES = frozenset({"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments"})
+ZERO, HUNDRED = Decimal(0), Decimal(100)
+MAX_NAMED = 10  # entries about instruments that were not asked about
+# Up: the guard floors to the step, and a share cut off at its last digit would lose a whole one.
+_SHARE = Context(prec=15, rounding=ROUND_CEILING)
+
+
+class Target(Dto):
+    """One entry of the reply. A distance left out is 0, which no entry may have."""
+
+    instrument: str = Field(description="exactly as asked")
+    action: Literal["buy", "sell", "flat", "noop"]
+    target_qty: Exact = Field(description="base to hold afterwards, negative = short; not what to trade")
+    stop_atr: Exact = Field(default=ZERO, description="stop distance in ATR(14) of 15m, > 0, to open or add")
+    tp_atr: Exact = Field(default=ZERO, description="target distance in ATR(14) of 15m, > 0, to open or add")
+    confidence: Exact = Field(default=ZERO, description="0 to 1")
+    rationale: str = Field(default="", description="why, one or two sentences")
+
+
+class _Reply(Dto):
+    decisions: tuple[dict[str, object], ...]  # read one by one: a bad entry spoils its instrument alone
+
+
+_ITEMS = {"type": "array", "items": object_schema(Target)}
+SCHEMA: dict[str, object] = {
+    "type": "object", "properties": {"decisions": _ITEMS}, "required": ["decisions"], "additionalProperties": False,
+}  # fmt: skip
+Answers = dict[str, Target | Rejected | None]  # None: the reply does not mention the instrument
+
+
+class PortfolioDecider:
+    """Asks the model once about all briefs; whatever is not a usable reply, or entry, becomes HOLD."""
+
+    name = "llm:portfolio"
+
+    def __init__(self, model: Model, prompt: Prompt, encode: Callable[[Snapshot], str]) -> None:
+        check_variables(prompt, VARIABLES)
+        self.model, self.prompt, self.encode = model, prompt, encode
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        """Return one decision per brief, in order."""
+        if not briefs:
+            return []
+        messages = render(self.prompt, portfolio_variables(briefs, self.encode))
+        call = await self.model.ask(self.prompt.ref.name, self.prompt.ref, messages, SCHEMA)
+        answers, ignored = read_targets(call, [brief.snapshot.pair for brief in briefs])
+        shared = call.model_copy(update={"cost_usd": ZERO, "tokens_in": 0, "tokens_out": 0})
+        flags = ("portfolio", *ignored)
+        told = [(call, flags)] + [(shared, ("shared_call", *flags))] * (len(briefs) - 1)
+        return [_decided(b, answers[b.snapshot.pair], *each) for b, each in zip(briefs, told, strict=True)]
+
+
+def portfolio_variables(briefs: Sequence[Brief], encode: Callable[[Snapshot], str]) -> dict[str, str]:
+    """Return what the prompt may put into its user part; the account's limits are the same in all briefs."""
+    blocks = []
+    for brief in briefs:
+        told, last, held = variables_of(brief.snapshot, encode), _last(brief), _held(brief)
+        quantity = "unknown" if held is None else f"{held:f}"
+        blocks.append(
+            f"### {told['pair']}\nWhy you are asked: {told['reasons']}\nAllowed now: {told['allowed_actions']}\n"
+            f"Last price: {'unknown' if last is None else last}\nCurrent quantity: {quantity}\n{told['snapshot']}"
+        )
+    equity = _exact(briefs[0].equity)
+    return variables_of(briefs[0].snapshot, encode) | {
+        "equity": "unknown" if equity is None else f"{equity:.2f}",
+        "instruments": "\n\n".join(blocks),
+    }
+
+
+# --- the reply
+
+
+def read_targets(call: ModelCall, asked: Sequence[str]) -> tuple[Answers, tuple[str, ...]]:
+    """Return each asked instrument's answer, and a flag for each other one that the reply has an entry about."""
+    reply = Rejected(reason=call.error) if call.error else parse_as(call.raw_reply, _Reply)
+    if isinstance(reply, Rejected):
+        return dict.fromkeys(asked, reply), ()
+    answers: Answers = dict.fromkeys(asked)
+    names = Counter(_name(entry) for entry in reply.decisions)
+    for entry in reply.decisions:
+        if (name := _name(entry)) in answers:
+            answers[name] = _target(entry) if names[name] == 1 else Rejected(reason="duplicate", detail=name)
+    strangers = [name for name in names if name not in answers][:MAX_NAMED]
+    return answers, tuple(f"not_asked:{ascii(name)[1:-1][:40]}" for name in strangers)
+
+
+def _name(entry: dict[str, object]) -> str:
+    name = entry.get("instrument")
+    return name if isinstance(name, str) else ""
+
+
+def _target(entry: dict[str, object]) -> Target | Rejected:
+    """Read one entry; `flat` and `noop` need no quantity, for `buy` and `sell` a missing one is not 0."""
+    if entry.get("action") in ("flat", "noop"):
+        entry = entry | {"target_qty": ZERO}
+    return read_as(entry, Target)
+
+
+# --- from targets to actions
+
+
+def _decided(brief: Brief, answer: Target | Rejected | None, call: ModelCall, flags: tuple[str, ...]) -> Decided:
+    symbol = brief.snapshot.pair
+    if answer is None:
+        flags = ("not_mentioned", *flags)
+        made: Parsed = hold(symbol, "the portfolio reply does not mention it")
+    else:
+        made = answer if isinstance(answer, Rejected) else to_action(answer, brief)
+    return decided_as(made, call, symbol, source=f"llm:{call.model}").model_copy(update={"flags": flags})
+
+
+def to_action(target: Target, brief: Brief) -> Parsed:
+    """Return the action that takes the position to `target`, or why there is none."""
+    symbol, held = brief.snapshot.pair, _held(brief)
+    wanted = ZERO if target.action == "flat" else target.target_qty
+    if target.action == "noop" or wanted == held:
+        return _act(target, symbol, action="HOLD")
+    if wanted == 0:
+        return _act(target, symbol, action="CLOSE_ALL")
+    if held is None:
+        return Rejected(reason="unknown_quantity", detail="the brief does not say what is held now")
+    if held * wanted < 0:
+        note = f"through zero to {wanted}: closes now, the opening waits for the next cycle"
+        return _act(target, symbol, note, action="CLOSE_ALL")
+    if abs(wanted) < abs(held):
+        return _act(target, symbol, action="TRIM", size_pct=_share(held - wanted, held))
+    return _enter(target, brief, wanted, held)
+
+
+def _enter(target: Target, brief: Brief, wanted: Decimal, held: Decimal) -> Parsed:
+    """Size an entry as a share of equity, at the price that the guard sizes at; it adds risk: both words must agree."""
+    last, equity = _last(brief), _exact(brief.equity)
+    if (wanted > held) != (target.action == "buy"):
+        return Rejected(reason="contradiction", detail=f"{target.action} from {held} to {wanted}")
+    if last is None or equity is None or last <= 0 or equity <= 0:
+        return Rejected(reason="unknown_size", detail=f"last price {last}, equity {equity}")
+    opening = "OPEN_LONG" if wanted > 0 else "OPEN_SHORT"
+    return _act(
+        target, brief.snapshot.pair, action="ADD" if held else opening,
+        size_pct=_share((wanted - held) * last, equity), stop_atr=target.stop_atr, tp_atr=target.tp_atr,
+    )  # fmt: skip
+
+
+def _act(target: Target, symbol: str, note: str = "", **fields: object) -> Parsed:
+    """Build the action; its own bounds refuse what no decision may have."""
+    told = {
+        "symbol": symbol, "confidence": target.confidence, "comment": note or target.rationale,
+        "reasoning": f"{target.rationale} [{note}]" if note else target.rationale,
+    }  # fmt: skip
+    try:
+        return DECISION.validate_python(told | fields)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False)[0]
+        return Rejected(reason=f"invalid:{first['loc'][-1]}", detail=f"{first['msg']}, was {first['input']!s:.60}")
+
+
+def _share(part: Decimal, whole: Decimal) -> Decimal:
+    """Return |part / whole| in percent, rounded up in the 15th digit."""
+    return _SHARE.divide(abs(part) * HUNDRED, abs(whole))
+
+
+def _held(brief: Brief) -> Decimal | None:
+    """Return the signed quantity held; None where the brief says that there is some, not how much."""
+    return ZERO if brief.snapshot.position.side == "flat" else _exact(brief.quantity)
+
+
+def _last(brief: Brief) -> Decimal | None:
+    five = brief.snapshot.timeframes.get("5m")
+    return _exact(brief.last_price) or (_exact(five.close) if five else None)
+
+
+def _exact(number: float | None) -> Decimal | None:
+    """Cross from a brief's float to the Decimal one reads when it is printed; None when it is no number."""
+    return Decimal(repr(number)) if number is not None and isfinite(number) else None

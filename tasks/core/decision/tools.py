@@ -1,0 +1,256 @@
+"""The tools a model may ask data from: typed parameters, allowlists, a meter, a byte budget, a record of each call.
+
+`ToolDesk.answer` is the one way to a tool, for `llm:tools` and for the MCP server alike. It never raises for what was
+asked: a refused, dropped or failed request is answered with its error. What a tool may say is `Toolbox`'s business;
+the real one is `adapters.toolbox`. The loop that lets a model ask is `core.decision.planner`.
+"""
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import ClassVar, Literal, Protocol, TypeVar, get_args
+
+from pydantic import Field, ValidationError
+
+from tasks.core.errors import TradingError
+from tasks.core.types.base import Dto, Utc
+from tasks.core.types.decision import ToolCall
+from tasks.core.types.limits import ToolRates
+
+T = TypeVar("T")
+Stored = Literal["5m", "15m", "30m", "1h", "4h", "1d"]  # the timeframes every cycle keeps
+GRACE_S = 0.2  # how long cancelled work may take to clean up
+WINDOW_S = 60.0
+REACH = timedelta(days=1100)  # how long before as_of candles may be asked for: what a cycle keeps of 1d, and more
+SHOWN = 100  # characters of a refused parameter that are kept
+
+
+class Parameters(Dto):
+    """What every tool takes."""
+
+    symbol: str = Field(max_length=40, description="ccxt unified symbol, e.g. BTC/USDT:USDT")
+    venue: str | None = Field(default=None, max_length=40, description="only the strategy's own; null means that one")
+
+
+class Listed(Parameters):
+    """What tools take that answer with rows; a larger `limit` than `most` is clamped, and flagged."""
+
+    most: ClassVar[int] = 1
+    limit: int = Field(default=20, ge=1, description="rows")
+
+
+class Candles(Listed):
+    """Closed candles, newest first: time it opened, open, high, low, close, volume."""
+
+    most: ClassVar[int] = 200
+    timeframe: Stored
+    until: Utc | None = Field(default=None, description="ISO time with zone, not after as_of: candles closed by then")
+
+
+class OrderBookDepth(Listed):
+    """Levels of the order book as it is now, best first: bid, size, ask, size."""
+
+    most: ClassVar[int] = 50
+
+
+class Trades(Listed):
+    """The last public trades as of now, newest first: time, side of the taker, price, size."""
+
+    most: ClassVar[int] = 200
+
+
+class Funding(Listed):
+    """The coming funding rate with its time, and past rates, newest first."""
+
+    most: ClassVar[int] = 30
+
+
+class OpenPosition(Parameters):
+    """Our open position in the symbol."""
+
+
+class Digest(Parameters):
+    """What our closed trades in the symbol came to."""
+
+
+class SimilarDecisions(Listed):
+    """Earlier decisions of ours in the symbol whose outcome is known, with R."""
+
+    most: ClassVar[int] = 10
+
+
+TOOLS: dict[str, type[Parameters]] = {
+    "candles": Candles,
+    "order_book": OrderBookDepth,
+    "trades": Trades,
+    "funding": Funding,
+    "position": OpenPosition,
+    "digest": Digest,
+    "similar_decisions": SimilarDecisions,
+}
+
+
+class ToolLimits(Dto):
+    """The allowlists, and how much may be asked per decision."""
+
+    symbols: tuple[str, ...]
+    venue: str
+    rounds: int = 3
+    calls: int = 6
+    response_bytes: int = 4000
+    deadline_s: float = 60.0
+
+
+class Toolbox(Protocol):
+    """Where the data comes from. Reads only; raises TradingError when it has none."""
+
+    async def run(self, tool: str, parameters: Parameters, as_of: datetime) -> str:
+        """Return one JSON object; what may be cut for size is its list `rows`, the most important first."""
+        ...
+
+
+class Meter:
+    """How often each tool ran in the last minute, over all decisions of this process."""
+
+    def __init__(self, rates: ToolRates, clock: Callable[[], float]) -> None:
+        self.rates, self.clock = rates, clock
+        self._taken: dict[str, deque[float]] = {tool: deque() for tool in TOOLS}
+
+    def take(self, tool: str) -> bool:
+        """Count one call; False, and not counted, when this minute's are used up."""
+        now, taken = self.clock(), self._taken[tool]
+        while taken and taken[0] <= now - WINDOW_S:
+            taken.popleft()
+        if len(taken) >= getattr(self.rates, tool):
+            return False
+        taken.append(now)
+        return True
+
+
+class ToolDesk:
+    """Answers requests one by one: checked, metered, cut to size, timed."""
+
+    def __init__(self, toolbox: Toolbox, limits: ToolLimits, meter: Meter) -> None:
+        self.toolbox, self.limits, self.meter = toolbox, limits, meter
+
+    async def answer(self, asked: Mapping[str, object], as_of: datetime, trace_id: str, seconds: float) -> ToolCall:
+        """Answer one request, `{"tool": ..., parameters}`, within `seconds`; a null parameter is one not given."""
+        started = self.meter.clock()
+        parameters = checked(asked, self.limits, as_of)
+        if isinstance(parameters, str):
+            return refused(asked, trace_id, parameters)
+        tool = str(asked["tool"])
+        flags: tuple[str, ...] = ()
+        if isinstance(parameters, Listed) and parameters.limit > parameters.most:
+            parameters, flags = parameters.model_copy(update={"limit": parameters.most}), (f"clamped:{tool}",)
+        texts = {name: str(value) for name, value in parameters.model_dump(mode="json", exclude_none=True).items()}
+        call = ToolCall(trace_id=trace_id, tool=tool, parameters=texts, flags=flags)
+        if not self.meter.take(tool):
+            error = f"dropped: at most {getattr(self.meter.rates, tool)} {tool} calls a minute"
+            return call.model_copy(update={"error": error, "flags": (*flags, f"dropped:{tool}")})
+        found = await self._run(tool, parameters, as_of, seconds)
+        found["latency_ms"] = round((self.meter.clock() - started) * 1000, 1)
+        if found.get("truncated"):
+            found["flags"] = (*flags, "truncated")
+        return call.model_copy(update=found)
+
+    async def _run(self, tool: str, parameters: Parameters, as_of: datetime, seconds: float) -> dict[str, object]:
+        try:
+            text = await within(self.toolbox.run(tool, parameters, as_of), seconds)
+        except TradingError as e:
+            return {"error": _short(e, 300)}
+        if text is None:
+            return {"error": "timeout"}
+        budget = self.limits.response_bytes
+        fitted, truncated = fit(text, budget)
+        error = "" if fitted else f"the answer does not fit into {budget} bytes, and has no rows to leave out"
+        return {"response": fitted, "error": error, "truncated": truncated, "bytes": len(fitted.encode())}
+
+
+def refused(asked: Mapping[str, object], trace_id: str, error: str) -> ToolCall:
+    """Answer a request with nothing but an error."""
+    named = [(_short(name), _short(value)) for name, value in asked.items() if name != "tool" and value is not None]
+    given = dict(named[: len(Candles.model_fields)])
+    return ToolCall(trace_id=trace_id, tool=_short(asked.get("tool")), parameters=given, error=error)
+
+
+def checked(asked: Mapping[str, object], limits: ToolLimits, as_of: datetime) -> Parameters | str:
+    """Return the parameters of an allowed request, or what is wrong with it."""
+    tool = asked.get("tool")
+    if not isinstance(tool, str) or tool not in TOOLS:
+        return f"unknown tool {_short(tool)!r}; there are {', '.join(TOOLS)}"
+    given = {name: value for name, value in asked.items() if name != "tool" and value is not None}
+    try:
+        parameters = TOOLS[tool].model_validate(given)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
+        return f"{_short('.'.join(map(str, first['loc'])))}: {_short(first['msg'], 200)}"
+    except OverflowError:  # a time at the end of the calendar that UTC pushes over it
+        return "until: out of range"
+    if parameters.symbol not in limits.symbols:
+        return f"symbol {_short(parameters.symbol)!r} is not allowed; allowed: {', '.join(limits.symbols)}"
+    if parameters.venue not in (None, limits.venue):
+        return f"venue {_short(parameters.venue)!r} is not allowed; allowed: {limits.venue}"
+    if isinstance(parameters, Candles) and parameters.until and not as_of - REACH <= parameters.until <= as_of:
+        return f"until {parameters.until.isoformat()} is not allowed; at most {REACH.days} days before as_of, not after"
+    return parameters
+
+
+def fit(text: str, budget: int) -> tuple[str, bool]:
+    """Cut an answer to `budget` bytes by leaving out last rows, and say whether; empty if no row fits."""
+    if len(text.encode()) <= budget:
+        return text, False
+    document = json.loads(text)
+    rows, kept = document.pop("rows", []), list[object]()
+    size = len(compact({**document, "rows": []}))
+    for row in rows:
+        size += len(compact(row)) + 1
+        if size > budget:
+            break
+        kept.append(row)
+    return (compact({**document, "rows": kept}) if kept else ""), True
+
+
+def shown(call: ToolCall) -> str:
+    """Write an answer as the model sees it: one line of JSON, its request first, then the response or the error."""
+    head: dict[str, object] = {"tool": call.tool, "parameters": call.parameters}
+    head |= {"flags": call.flags} if call.flags else {}
+    if call.error:
+        return compact(head | {"error": call.error})
+    return f'{compact(head)[:-1]},"response":{call.response}}}'
+
+
+def described(limits: ToolLimits) -> str:
+    """List the tools for a prompt: name, parameters, what comes back, and what is allowed."""
+    ranges = {"timeframe": f"timeframe {'|'.join(get_args(Stored))}"}
+    lines = []
+    for tool, cls in TOOLS.items():
+        known = ranges | ({"limit": f"limit 1-{cls.most}"} if issubclass(cls, Listed) else {})
+        lines.append(f"- {tool}({', '.join(known.get(name, name) for name in cls.model_fields)}): {cls.__doc__}")
+    allowed = f"Symbols: {', '.join(limits.symbols)}. Venue: {limits.venue}, or null."
+    return "\n".join([*lines, allowed, f"An answer is cut to {limits.response_bytes} bytes, its last rows first."])
+
+
+def compact(value: object) -> str:
+    """Write JSON without spaces, ASCII only, so that its length is its bytes."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+async def within(work: Awaitable[T], seconds: float) -> T | None:
+    """Return what `work` returns, or None once `seconds` are over, whether or not it heeds its cancellation."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=max(0.0, seconds))
+    finally:
+        if not task.done():
+            task.cancel()
+    if not task.done():
+        await asyncio.wait({task}, timeout=GRACE_S)
+    return task.result() if task.done() and not task.cancelled() else None
+
+
+def _short(value: object, length: int = SHOWN) -> str:
+    """Write what a model sent so that every log, database and prompt can hold it."""
+    return ascii(str(value))[1:-1][:length]

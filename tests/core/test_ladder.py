@@ -1,0 +1,267 @@
+"""The ladder: every rung fires where it should, says so, and never leaves a position worse protected."""
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from fake_desk import Clock, FakeDesk, FakeModel, FakePrices
+from hypothesis import given
+from hypothesis import strategies as st
+from test_memory import moment
+from test_single import PROMPT
+
+from tasks.core.decision.breaker import Breaker, BreakerState
+from tasks.core.decision.budget import BudgetedModel, Tier
+from tasks.core.decision.cache import CachedModel, KeptDecision
+from tasks.core.decision.ladder import Ladder, Terms
+from tasks.core.decision.memory import vector
+from tasks.core.decision.rules import RulesDecider
+from tasks.core.decision.single import SingleDecider
+from tasks.core.types.decision import ACTIONS, DECISION, MAY_AS_FALLBACK, Decided, ModelCall
+from tasks.core.types.decision import hold as do_nothing
+from tasks.core.types.limits import Budget
+from tasks.core.types.snapshot import Brief, Confluence
+
+BTC = "BTC/USDT:USDT"
+OPEN = '{"action":"OPEN_LONG","size_pct":20,"stop_atr":1.5,"tp_atr":3,"confidence":0.6}'
+CLOSE = '{"action":"CLOSE_ALL","confidence":0.8}'
+FREE = {"symbol": BTC, "size_pct": "20", "stop_atr": "1.5", "tp_atr": "3", "minutes": "30", "confidence": "0.8",
+        "to": {"kind": "breakeven"}}  # fmt: skip
+EVEN = Confluence()
+BIG, CHEAP = "openai/big", "openai/cheap"
+
+
+class Bench:
+    """A ladder with everything under it, to break part by part."""
+
+    def __init__(self, model: FakeModel, cheap: FakeModel | None = None, budget: Budget | None = None, **terms) -> None:
+        self.model, self.desk, self.clock = model, FakeDesk(), Clock()
+        tiers = [Tier(model, (BIG,))] + ([Tier(cheap, (CHEAP,))] if cheap else [])
+        asked = CachedModel(BudgetedModel(tiers, FakePrices(), budget or Budget(usd_per_day=None)), (BIG, CHEAP),
+                            timedelta(hours=1))  # fmt: skip
+        self.primary = SingleDecider(asked, PROMPT, lambda s: "lean")
+        self.ladder = Ladder(
+            self.primary, RulesDecider(), self.desk,
+            Terms(**{"strategy": "s", "ttl": timedelta(hours=1), "max_distance": 0.15,
+                     "breaker": Breaker(3, timedelta(seconds=900))} | terms), self.clock,
+        )  # fmt: skip
+
+    async def decide(self, side="flat", reasons=("TrendFlip(1h up)",), confluence=EVEN) -> Decided:
+        [decided] = await self.ladder.decide([brief(side, reasons, confluence)])
+        return decided
+
+    def keep(self, action: str, minutes: float = 10, side="flat", rsi: float = 52) -> None:
+        """Leave an earlier decision of the model behind."""
+        at = moment(rsi, side).model_copy(update={"confluence": Confluence()})
+        decision = made(action)
+        call = ModelCall(role="single", model=BIG, prompt=PROMPT.ref)
+        decided = Decided(decision=decision, source=f"llm:{BIG}", rung="primary", calls=(call,))
+        self.desk.kept.append(
+            KeptDecision(as_of=at.as_of - timedelta(minutes=minutes), decided=decided, vector=vector(at),
+                         reasons=("TrendFlip(1h down)",))
+        )  # fmt: skip
+
+
+def made(action: str):
+    fields = {name: value for name, value in FREE.items() if name in _fields(action)}
+    return DECISION.validate_python({"action": action, **fields})
+
+
+def _fields(action: str) -> set[str]:
+    wanted = {
+        "OPEN_LONG": {"size_pct", "stop_atr", "tp_atr"}, "OPEN_SHORT": {"size_pct", "stop_atr", "tp_atr"},
+        "ADD": {"size_pct", "stop_atr", "tp_atr"}, "TRIM": {"size_pct"}, "CLOSE_PARTIAL": {"size_pct"},
+        "MOVE_STOP": {"to"}, "SET_TP": {"tp_atr"}, "PAUSE": {"minutes"},
+    }  # fmt: skip
+    return {"symbol", "confidence"} | wanted.get(action, set())
+
+
+def brief(side="flat", reasons=("TrendFlip(1h up)",), confluence=EVEN, pair=BTC) -> Brief:
+    snapshot = moment(50, side, reason_for_call=reasons)
+    allowed = snapshot.constraints.model_copy(update={"allowed_actions": ACTIONS})
+    return Brief(snapshot=snapshot.model_copy(update={"confluence": confluence, "constraints": allowed, "pair": pair}))
+
+
+WORKING, DEAD = FakeModel(reply=OPEN), FakeModel(error="unavailable")
+LONG_AGAINST = {"side": "long", "confluence": Confluence(score=3, direction=-1)}
+
+
+async def test_a_good_reply_is_the_primary_rung_and_nothing_else_is_touched():
+    decided = await Bench(FakeModel(reply=OPEN)).decide()
+    assert (decided.rung, decided.source, decided.decision.confidence) == ("primary", f"llm:{BIG}", Decimal("0.6"))
+    assert (decided.is_fallback, decided.errors, decided.flags) == (False, (), ())
+
+
+async def test_a_tight_budget_asks_the_cheap_model_which_may_open():
+    decided = await Bench(FakeModel(), FakeModel(CHEAP, OPEN), Budget(usd_per_day=Decimal("0.5"))).decide()
+    assert (decided.rung, decided.source, decided.decision.action) == ("cheap", f"llm:{CHEAP}", "OPEN_LONG")
+    assert not decided.is_fallback
+
+
+async def test_the_exact_reply_again_is_the_cache_rung_at_a_fifth_less_confidence():
+    bench = Bench(FakeModel(reply=CLOSE))
+    await bench.decide()
+    bench.clock.wait(120)
+    bench.model.error = "timeout"
+    decided = await bench.decide()
+    assert (decided.rung, decided.source, decided.decision.source) == ("cache", "cache", "cache")
+    assert (decided.decision.action, decided.decision.confidence) == ("CLOSE_ALL", Decimal("0.64"))
+    assert (decided.flags, decided.errors, decided.cost_usd) == (("cached:single:120s",), (f"{BIG}: timeout",), 0)
+    assert decided.is_fallback
+
+
+async def test_a_near_decision_of_the_last_hour_is_the_cache_rung_with_distance_and_age():
+    bench = Bench(DEAD)
+    bench.keep("TRIM", minutes=30, side="long")
+    decided = await bench.decide("long")
+    assert (decided.rung, decided.decision.action, decided.decision.confidence) == ("cache", "TRIM", Decimal("0.64"))
+    [flag] = decided.flags
+    assert flag.startswith("cached:0.0")
+    assert flag.endswith(":1800s")
+    assert decided.errors == ("unavailable",)
+
+
+@pytest.mark.parametrize("left", [{"minutes": 61}, {"rsi": 80}, {"side": "short"}])
+async def test_old_far_or_other_sided_decisions_are_not_taken(left):
+    bench = Bench(DEAD)
+    bench.keep("TRIM", **({"side": "long"} | left))
+    assert (await bench.decide("long")).rung == "rules"
+
+
+async def test_rules_close_what_turned_against_us_with_little_confidence():
+    decided = await Bench(DEAD).decide(**LONG_AGAINST)
+    assert (decided.rung, decided.source, decided.decision.action) == ("rules", "rules", "CLOSE_ALL")
+    assert (decided.decision.confidence, decided.decision.source) == (Decimal("0.3"), "rules")
+    assert decided.errors == ("unavailable",)
+    assert decided.calls, "what was tried stays in the record"
+
+
+async def test_rules_that_would_enter_are_a_hold_with_the_error_in_it():
+    up = Confluence(score=4, direction=1)
+    decided = await Bench(DEAD).decide(confluence=up)
+    assert (decided.rung, decided.source, decided.decision.action) == ("hold", "hold", "HOLD")
+    assert decided.errors == ("unavailable",)
+    allowed = await Bench(DEAD, may_open=True).decide(confluence=up)
+    assert (allowed.rung, allowed.decision.action, allowed.is_fallback) == ("rules", "OPEN_LONG", True)
+
+
+async def test_a_reply_nobody_can_read_steps_down_too():
+    decided = await Bench(FakeModel(reply="I would wait.")).decide(**LONG_AGAINST)
+    assert (decided.rung, decided.errors) == ("rules", ("no_json: I would wait.",))
+
+
+async def test_a_budget_that_is_used_up_steps_down_says_so_and_is_no_error_of_the_model():
+    bench = Bench(FakeModel(), budget=Budget(calls_per_day=0))
+    for _ in range(4):
+        decided = await bench.decide()
+    assert (decided.rung, decided.errors) == ("rules", ("budget calls_per_day 0 + 1 > 0",))
+    assert bench.model.asked == 0
+    assert list(bench.desk.breakers.values()) == [BreakerState()]
+
+
+async def test_the_breaker_opens_after_errors_in_a_row_then_one_try_closes_it():
+    bench = Bench(FakeModel(error="unavailable"))
+    for _ in range(3):
+        assert (await bench.decide()).rung == "rules"
+    barred = await bench.decide()
+    assert (barred.rung, barred.decision.action) == ("hold", "HOLD")
+    assert barred.errors == ("breaker open until 03:20:20 UTC after 3 errors",)
+    assert (await bench.decide(**LONG_AGAINST)).decision.action == "CLOSE_ALL"
+    assert bench.model.asked == 3
+    bench.clock.wait(900)
+    first, second = await asyncio.gather(bench.decide(), bench.decide())
+    assert sorted((first.rung, second.rung)) == ["hold", "rules"], "one tries, the other waits"
+    assert bench.model.asked == 4
+    bench.clock.wait(900)
+    bench.model.error = ""
+    assert (await bench.decide()).rung == "primary"
+    assert (await bench.decide()).rung == "primary"
+    assert list(bench.desk.breakers.values()) == [BreakerState()]
+
+
+async def test_a_new_day_is_a_new_session_unless_it_has_a_name():
+    for session, rungs in (("", "rules"), ("sweep", "hold")):
+        bench = Bench(DEAD, session=session, breaker=Breaker(1, timedelta(days=2)))
+        await bench.decide()
+        bench.clock.wait(86_400)
+        assert (await bench.decide()).rung == rungs
+
+
+class Answering:
+    """A decider of several roles that answers what it is told."""
+
+    name = "llm:panel"
+
+    def __init__(self, *answers: Decided) -> None:
+        self.answers, self.groups = answers, []
+
+    async def decide(self, briefs):
+        self.groups.append([b.snapshot.pair for b in briefs])
+        return list(self.answers[: len(briefs)])
+
+
+def ladder(primary, **terms) -> Ladder:
+    bench = Bench(DEAD, **terms)
+    return Ladder(primary, RulesDecider(), bench.desk, bench.ladder.terms, bench.clock)
+
+
+async def test_a_hold_for_which_nothing_failed_is_an_answer_and_not_stepped_down():
+    failed_over = ModelCall(role="technical", model="openai/b", attempts=("openai/a: timeout",))
+    vetoed = Decided(
+        decision=do_nothing(BTC, "no consensus"), source="hold", rung="hold", calls=(failed_over,),
+        errors=("technical: openai/a: timeout", "no_consensus"), flags=("no_consensus",),
+    )  # fmt: skip
+    [decided] = await ladder(Answering(vetoed)).decide([brief(**LONG_AGAINST)])
+    assert (decided.rung, decided.decision.action, decided.is_fallback) == ("primary", "HOLD", False)
+    late = vetoed.model_copy(update={"errors": ("technical: late", "no_consensus")})
+    [decided] = await ladder(Answering(late)).decide([brief(**LONG_AGAINST)])
+    assert (decided.rung, decided.decision.action) == ("rules", "CLOSE_ALL")
+
+
+async def test_symbols_are_asked_one_by_one_or_together_and_answered_in_order():
+    good, bad = (
+        Decided(decision=made("OPEN_LONG"), source="llm:m", rung="primary"),
+        Decided(decision=do_nothing(BTC, "x"), source="hold", rung="hold", errors=("missing",)),
+    )
+    briefs = [brief(pair="A"), brief(pair="B", **LONG_AGAINST)]
+    apart = Answering(good)
+    await ladder(apart).decide(briefs)
+    assert apart.groups == [["A"], ["B"]]
+    joint = Answering(good, bad)
+    answers = await ladder(joint, together=True).decide(briefs)
+    assert joint.groups == [["A", "B"]]
+    assert [each.rung for each in answers] == ["primary", "rules"]
+    assert await ladder(joint).decide([]) == []
+
+
+situations = st.builds(
+    Confluence, score=st.integers(0, 5), direction=st.sampled_from((-1, 0, 1))
+)  # fmt: skip
+
+
+@given(
+    side=st.sampled_from(("flat", "long", "short")), confluence=situations, kept=st.lists(st.sampled_from(ACTIONS)),
+    reply=st.sampled_from((OPEN, CLOSE, "prose")), errors=st.integers(0, 3), minutes=st.integers(0, 30),
+    reasons=st.sampled_from((("TrendFlip(1h up)",), ("TrendFlip(1h down)",))),
+)  # fmt: skip
+def test_a_model_that_cannot_be_reached_never_leaves_a_position_worse_protected(
+    side, confluence, kept, reply, errors, minutes, reasons
+):
+    """Whatever was cached and whatever the rules say: no entry, no stop or target taken away."""
+
+    async def run() -> Decided:
+        bench = Bench(FakeModel(reply=reply))
+        await bench.decide(side, reasons, confluence)  # leaves an exact reply behind
+        for action in kept:
+            bench.keep(action, side=side)
+        bench.model.error = "unavailable"
+        for _ in range(errors):
+            await bench.decide(side, reasons, confluence)
+            bench.clock.wait(60 * minutes)
+        return await bench.decide(side, reasons, confluence)
+
+    decided = asyncio.run(run())
+    assert decided.is_fallback
+    assert decided.decision.action in MAY_AS_FALLBACK
+    assert decided.errors
