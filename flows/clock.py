@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -27,6 +28,11 @@ def scheduled_time() -> datetime | None:
         return None
     due: datetime = flow_run.scheduled_start_time
     return due
+
+
+def owner() -> str:
+    """Return who holds a run's leases: the flow run, so that its own retry goes on; outside Prefect each call anew."""
+    return str(flow_run.id or uuid4())
 
 
 def too_old(max_age_s: int) -> State[Any] | None:

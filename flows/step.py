@@ -13,6 +13,7 @@ from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
 from flows.watch import look
+from tasks import fetch
 from tasks.connections import venue
 from tasks.core.errors import InputError, VenueUnavailable
 from tasks.core.types.bars import floor_time
@@ -43,6 +44,7 @@ async def step(hours: float, on_step: Callable[[datetime, list[CycleRecord]], No
 
 async def one_close(close: datetime) -> list[CycleRecord]:
     """Run what the schedules and triggers would run at one 5m close."""
+    await fetch.fetch_candles.fn(settings().symbols, close)
     await reconcile()
     waiting = await look(as_of=close)
     symbols = settings().symbols if close.minute % 15 == 0 else tuple(waiting)

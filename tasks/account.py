@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.connections import store, venue
 from tasks.core.trading import ledger
 from tasks.core.trading.money import exact
+from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, Instrument, PositionSide
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
 from tasks.core.types.record import EquityPoint
@@ -46,9 +47,12 @@ def account_state(
 
 
 def last_close(symbol: str, as_of: datetime) -> Decimal | None:
-    """Return the last stored 5m close at as_of."""
+    """Return the 5m close at as_of; None if that bar is not stored: an older price is not the price."""
     bars = store().load_bars(venue().name, symbol, "5m", as_of, 1)
-    return None if bars.empty else exact(float(bars["close"].iloc[-1]))
+    due = floor_time(as_of, "5m") - duration("5m")
+    if bars.empty or bars.index[-1].to_pydatetime() != due:
+        return None
+    return exact(float(bars["close"].iloc[-1]))
 
 
 def _held(position: Position, as_of: datetime) -> HeldPosition:
@@ -70,7 +74,7 @@ def _pending_entries(as_of: datetime) -> tuple[PendingEntry, ...]:
     """Return working entries: intents on their way or resting; their risk counts toward the total."""
     found = []
     for _, intent, _ in store().open_intents(settings().strategy):
-        price = intent.price or last_close(intent.symbol, as_of)
+        price = intent.price or last_close(intent.symbol, as_of) or intent.stop
         if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
             continue
         side: PositionSide = "long" if intent.side == "buy" else "short"

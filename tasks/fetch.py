@@ -9,7 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import log, store, venue
-from tasks.core.errors import DataError, VenueError, VenueUnavailable
+from tasks.core.errors import DataError, InputError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
 from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
 from tasks.core.types.bars import duration, floor_time
@@ -53,7 +53,7 @@ async def _fetch_or_fail(symbol: str, timeframe: str, as_of: datetime) -> int | 
     for pause in (*PAUSES, None):
         try:
             return await _fetch_missing(symbol, timeframe, as_of)
-        except (VenueError, DataError) as e:
+        except (VenueError, DataError, InputError) as e:
             log().warning("fetch symbol=%s timeframe=%s error=%s", symbol, timeframe, e)
             if pause is None:
                 return DataFailure(

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.prompts import list_prompts
 from tasks.connections import log, store, tracker
-from tasks.core.errors import TrackingUnavailable
+from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.trading import ledger
 from tasks.core.types.record import CycleRecord, Outcome
 from tasks.settings import settings
@@ -39,8 +39,8 @@ def sync_prompts() -> int:
     try:
         for prompt in prompts:
             mirror.register_prompt(prompt)
-    except TrackingUnavailable as e:
-        log().warning("mlflow unavailable, prompts wait error=%s", e)
+    except (TrackingUnavailable, InputError) as e:
+        log().error("prompts not synced error=%s", e)
         return 0
     return len(prompts)
 

@@ -4,6 +4,7 @@ import time
 
 from tasks.core.errors import InputError
 
+HOUR_MS = 3_600_000  # of a replay's distance to wall time: 15m and 1h closes fall together
 ALIGN_MS = 300_000
 DAY_MS = 86_400_000
 WARM_UP_DAYS = 250
@@ -14,7 +15,7 @@ def wall_ms() -> int:
 
 
 class Clock:
-    """Milliseconds UTC. A replay in real time keeps its distance to wall time a multiple of 5 minutes."""
+    """Milliseconds UTC. A replay in real time keeps its distance to wall time a multiple of an hour."""
 
     def __init__(self, start_ms: int | None, speed: float, stepped: bool) -> None:
         self.stepped = stepped
@@ -22,7 +23,7 @@ class Clock:
         self._wall_start = wall_ms()
         self._start = self._wall_start if start_ms is None else start_ms
         if not stepped and start_ms is not None:
-            self._start = self._wall_start + (start_ms - self._wall_start) // ALIGN_MS * ALIGN_MS
+            self._start = self._wall_start + (start_ms - self._wall_start) // HOUR_MS * HOUR_MS
 
     def now_ms(self) -> int:
         if self.stepped:

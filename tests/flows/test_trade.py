@@ -1,5 +1,6 @@
 """The whole story on a real sandbox over HTTP: from candles to an order with its stop, and what can go wrong."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -181,6 +182,7 @@ async def test_a_good_reply_is_a_decision(home, exchange, monkeypatch):
     assert record.decided.source == "llm:openai/test"
     assert record.decided.calls[0].prompt.version == "v001"
     assert "AdHoc" in prompt
+    assert store().recent("default", SYMBOL, START + timedelta(days=1))[0].action == "OPEN_LONG"
 
 
 async def test_a_model_that_does_not_answer_is_a_hold(home, exchange, monkeypatch):
@@ -190,7 +192,9 @@ async def test_a_model_that_does_not_answer_is_a_hold(home, exchange, monkeypatc
         settings.cache_clear()
         record = await run("llm:single")
     assert record.status is CycleStatus.HELD
-    assert record.decided.rung == "hold"
+    assert record.decided.is_fallback
+    assert record.decided.errors == ("unavailable",)
+    assert store().spent(datetime.now(UTC)).calls == 1
 
 
 async def test_the_whole_flow_runs_under_prefect_and_leaves_its_page(home, exchange, prefect_server):
@@ -212,6 +216,7 @@ async def test_the_whole_flow_runs_under_prefect_and_leaves_its_page(home, excha
 
 async def killed_after_the_intents_were_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Leave a cycle as a process does that dies between writing its intents and sending them."""
+    from flows import trade as story
     from tasks import execute
 
     async def die(*_: object) -> None:
@@ -220,6 +225,7 @@ async def killed_after_the_intents_were_written(home: Path, monkeypatch: pytest.
     decider = recorded(home, (START, OPEN))
     with monkeypatch.context() as patch:
         patch.setattr(execute, "send", die)
+        patch.setattr(story, "LEASE", timedelta(0))  # as if its time were up
         with pytest.raises(KeyboardInterrupt):
             await run(decider)
     return decider
@@ -241,3 +247,62 @@ async def test_a_cycle_killed_before_sending_is_not_sent_when_it_is_too_late(hom
     assert record.status is CycleStatus.FAILED
     assert "stale" in record.error
     assert state(exchange)["orders"] == []
+
+
+async def test_two_runs_of_one_cycle_at_once_ask_once_and_order_once(home, exchange, monkeypatch):
+    from tasks import decide
+
+    asked: list[object] = []
+    real = decide.decide.fn
+
+    async def slow(*arguments: object):
+        asked.append(arguments)
+        await asyncio.sleep(0.5)
+        return await real(*arguments)
+
+    monkeypatch.setattr(decide.decide, "fn", slow)
+    request = Request(symbols=(SYMBOL,), decider=recorded(home, (START, OPEN)), reason="a test asks")
+    await asyncio.gather(run_cycles(request), run_cycles(request))
+    await venue().close()
+    [kept] = store().cycles("default")
+    assert kept.status is CycleStatus.EXECUTED
+    assert len(asked) == 1
+    assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
+
+
+async def test_a_stop_that_a_decision_moved_is_the_ledgers_too(home, exchange):
+    later = START + timedelta(minutes=5)
+    move = {"symbol": SYMBOL, "action": "MOVE_STOP", "to": {"kind": "atr", "x": -1}, "confidence": 0.9}
+    decider = recorded(home, (START, OPEN), (later, move))
+    await run(decider)
+    advance(exchange, 300)
+    moved = await run(decider)
+    assert moved.status is CycleStatus.EXECUTED, moved.error or moved.verdict.codes
+    [position] = store().open_positions("default")
+    assert position.stop == Decimal(str(state(exchange)["positions"][0]["stopLoss"]))
+    assert position.stop > position.initial_stop
+
+
+async def test_a_dry_run_takes_neither_the_bar_nor_the_reasons(home, exchange):
+    decider = recorded(home, (START, OPEN))
+    dry = await run(decider, dry_run=True)
+    real = await run(decider)
+    assert (dry.status, real.status) == (CycleStatus.DRY_RUN, CycleStatus.EXECUTED)
+    assert dry.cycle_id != real.cycle_id
+
+
+async def test_a_market_that_ran_away_is_not_chased(home, exchange, monkeypatch):
+    monkeypatch.setenv("QUARTERDECK_LIMITS__MAX_SLIPPAGE_BPS", "0.01")
+    settings.cache_clear()
+    record = await run(recorded(home, (START, OPEN)))
+    assert record.status is CycleStatus.FAILED
+    assert "slippage" in record.error
+    assert state(exchange)["orders"] == []
+
+
+async def test_an_odd_as_of_is_the_bar_it_lies_in(home, exchange):
+    decider = recorded(home, (START, OPEN))
+    await run(decider, as_of=START)
+    again = await run(decider, as_of=START + timedelta(minutes=3, seconds=17))
+    assert again.as_of == START
+    assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
