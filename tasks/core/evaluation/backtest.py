@@ -8,15 +8,17 @@ Funding is not in candle files and is reported as unknown; the book is modelled 
 """
 
 import hashlib
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tasks.core.errors import LedgerMismatch
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.tape import STEP, Grid, Tape, make_grid
 from tasks.core.market import orderbook, position_events
@@ -30,7 +32,7 @@ from tasks.core.trading.matching import MatchingEngine
 from tasks.core.trading.money import exact
 from tasks.core.types.decision import ENTRIES, Decided, Pause
 from tasks.core.types.limits import Costs, EventThresholds, Limits
-from tasks.core.types.orders import Fill, Instrument, OrderIntent, OrderStatus
+from tasks.core.types.orders import Fill, Instrument, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome, Reason
 from tasks.core.types.snapshot import TradeDigest
@@ -94,6 +96,14 @@ class Result:
         }
 
 
+class Entry(NamedTuple):
+    """An entry order of ours: its fills, at once or later, belong to the cycle that sent it."""
+
+    cycle_id: str
+    intent: OrderIntent
+    followups: tuple[str, ...]
+
+
 class SymbolState:
     """What the replay tracks of one symbol: its tape, its events still to come, and our position."""
 
@@ -109,7 +119,6 @@ class SymbolState:
         self.said: set[str] = set()
         self.touch: int | None = None
         self.digest = TradeDigest()
-        self.last_price = 0.0
 
 
 class Backtest:
@@ -134,6 +143,9 @@ class Backtest:
         self.equity = np.full(self.grid.n, float(plan.cash))
         self.filled_to = -1
         self.peak = plan.cash
+        self.entries: dict[str, Entry] = {}
+        self.booked = 0
+        self.losses: set[int] = set()  # bars to come, or this one, on which a position was closed at a loss
         self.outcomes: list[Outcome] = []
         self.closed: list[ClosedTrade] = []
         self.opens: list[datetime] = []
@@ -162,10 +174,11 @@ class Backtest:
 
     def _next_bar(self, k: int) -> int | None:
         candidates = [bar for state in self.symbols.values() for bar in self._next_of(state, k)]
+        candidates += self.losses
         return min((bar for bar in candidates if k < bar < self.grid.n), default=None)
 
     def _next_of(self, state: SymbolState, k: int) -> list[int]:
-        i = int(np.searchsorted(state.event_bars, k, side="right"))
+        i = bisect_right(state.event_bars, k)
         bars = state.event_bars[i : i + 1] + [bar for bar in state.ahead if bar > k]
         return bars if state.touch is None else [*bars, state.touch]
 
@@ -185,14 +198,17 @@ class Backtest:
         until = self.grid.closes_at(end)
         for reason in position_events.position_reasons(position, bars, until, self.plan.thresholds):
             bar = self.grid.index(int(reason.as_of.timestamp()))
-            if bar > k and reason.fingerprint not in state.said:
+            if bar >= k and reason.fingerprint not in state.said:
                 state.ahead.setdefault(bar, []).append(reason)
+        rules = followups.pending(position)
+        if not rules:
+            return
         path = position_events.r_path(position, bars)
-        for rule in followups.pending(position):
+        path = path[path.index > self.grid.closes_at(k)]
+        for rule in rules:
             reached = np.flatnonzero(path.to_numpy() >= float(rule.at_r))
             if len(reached):
-                bar = max(k + 1, self.grid.index(int(path.index[reached[0]].timestamp())))
-                state.ahead.setdefault(bar, [])
+                state.ahead.setdefault(self.grid.index(int(path.index[reached[0]].timestamp())), [])
 
     # money
 
@@ -208,27 +224,42 @@ class Backtest:
             sign = 1.0 if p.side == "long" else -1.0
             curve += sign * float(p.quantity) * (self.symbols[p.symbol].tape.marks[part] - float(p.avg_price))
         self.equity[part] = curve
+        self.peak = max(self.peak, exact(float(curve.max())))
         self.filled_to = k
 
     def _fill_resting(self, k: int) -> None:
         for symbol, state in self.symbols.items():
             if state.touch == k:
-                fills = self.engine.on_bar(symbol, state.tape.bar(k), self.grid.closes_at(k))
-                self._book(symbol, fills, k)
+                self.engine.on_bar(symbol, state.tape.bar(k), self.grid.closes_at(k))
+                self._book(k)
+                self._look_ahead(symbol, k)
             if state.position is not None and k in state.ahead:
                 self._follow_up(symbol, state.position, k)
 
-    def _book(self, symbol: str, fills: list[Fill], k: int) -> None:
-        state = self.symbols[symbol]
+    def _book(self, bar: int) -> None:
+        """Book every fill the engine has made since the last time; `bar`: the one they happened on."""
+        fills = self.engine.fills[self.booked :]
+        self.booked += len(fills)
         for fill in fills:
-            if state.position is not None:
-                state.position = ledger.apply_fill(state.position, fill)
-                if state.position.closed_at is not None:
-                    self._close(state, ledger.outcome(state.position))
-        self._look_ahead(symbol, k)
+            state = self.symbols[fill.symbol]
+            state.position = self._booked(state.position, fill)
+            if state.position.closed_at is not None:
+                self._close(state, ledger.outcome(state.position), bar)
 
-    def _close(self, state: SymbolState, outcome: Outcome) -> None:
+    def _booked(self, position: Position | None, fill: Fill) -> Position:
+        entry = self.entries.get(fill.client_order_id)
+        if position is not None:
+            position = ledger.apply_fill(position, fill)
+            return booking.add_protection(position, entry.intent) if entry and fill.reason == "entry" else position
+        if entry is None:
+            raise LedgerMismatch(f"fill {fill.fill_id} ({fill.reason}) on {fill.symbol} is of no entry of this replay")
+        position = ledger.open_position(entry.intent, [fill], self.plan.strategy, entry.cycle_id)
+        return position.model_copy(update={"followups": entry.followups})
+
+    def _close(self, state: SymbolState, outcome: Outcome, bar: int) -> None:
         state.position = None
+        if outcome.pnl < 0:
+            self.losses.add(bar)
         self.outcomes.append(outcome)
         self.closed.append(
             ClosedTrade(
@@ -239,46 +270,50 @@ class Backtest:
         state.digest = ledger.digest(mine, outcome.closed_at, outcome.symbol)
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
-        """Carry out what `protect` would at this close."""
+        """Carry out what `protect` would at this close; what is refused is due again."""
         state = self.symbols[symbol]
-        price = exact(float(state.tape.marks[k]))
-        for rule in followups.due(position, price):
-            intent = followups.intent(rule, position, self.instruments[symbol])
-            position = followups.mark_done(position, rule)
-            state.position = position
-            if intent is not None:
-                self._send(symbol, intent, k, price)
+        for rule in followups.due(position, exact(float(state.tape.marks[k]))):
+            if state.position is None:
+                break
+            intent = followups.intent(rule, state.position, self.instruments[symbol])
+            refusal = "" if intent is None else self._send(intent, k)
+            if not refusal and state.position is not None:
+                state.position = followups.mark_done(state.position, rule)
         self._look_ahead(symbol, k)
 
-    def _send(self, symbol: str, intent: OrderIntent, k: int, price: Decimal) -> list[Fill]:
-        """Send one intent at the close of bar k: it meets the open of the next bar that trades."""
-        state = self.symbols[symbol]
+    def _send(self, intent: OrderIntent, k: int) -> str:
+        """Send one intent at the close of bar k: it meets the open of the next bar that trades. Returns the refusal."""
+        state = self.symbols[intent.symbol]
         following = state.tape.next_traded(k)
         if following is None:
-            return []
-        if intent.type in ("market", "limit"):
-            price = exact(float(state.tape.arrays["open"][following]))
-        before = len(self.engine.fills)
-        order = self.engine.submit(intent, price, self.grid.closes_at(following - 1))
-        fills = list(self.engine.fills[before:])
-        if order.status is not OrderStatus.REJECTED and state.position is not None:
+            return "no_market"
+        trades = intent.type in (OrderType.MARKET, OrderType.LIMIT)
+        price = state.tape.arrays["open"][following] if trades else state.tape.marks[k]
+        order = self.engine.submit(intent, exact(float(price)), self.grid.closes_at(following - 1))
+        if order.status is OrderStatus.REJECTED:
+            return order.reason
+        self._book(following)
+        if state.position is not None:
             state.position = booking.with_protection(state.position, intent)
-        return fills
+        return ""
 
     # decisions
 
     async def _decide(self, k: int) -> None:
-        as_of = self.grid.closes_at(k)
+        as_of, lost = self.grid.closes_at(k), k in self.losses
+        self.losses.discard(k)
         for symbol, state in self.symbols.items():
             reasons = [*state.events.get(k, ()), *state.ahead.get(k, ())]
             reasons = [reason for reason in reasons if reason.fingerprint not in state.said]
-            if reasons:
-                await self._cycle(symbol, (*reasons, *bar_closes(symbol, as_of)), k, as_of)
+            if not (reasons or lost) or np.isnan(state.tape.marks[k]):
+                continue
+            account = self._account(symbol, k, as_of)
+            drawdown = self._drawdown_reasons(symbol, account, as_of)
+            if reasons or drawdown:
+                await self._cycle(symbol, (*reasons, *bar_closes(symbol, as_of), *drawdown), account, k)
 
-    async def _cycle(self, symbol: str, reasons: tuple[Reason, ...], k: int, as_of: datetime) -> None:
-        state = self.symbols[symbol]
-        account = self._account(symbol, k, as_of)
-        reasons += tuple(self._drawdown_reasons(symbol, account, as_of))
+    async def _cycle(self, symbol: str, reasons: tuple[Reason, ...], account: AccountState, k: int) -> None:
+        state, as_of = self.symbols[symbol], self.grid.closes_at(k)
         state.said.update(reason.fingerprint for reason in reasons)
         book = orderbook.modelled(state.market.value("15m", "atr_pct", as_of), float(account.equity) / 5)
         brief = make_brief(
@@ -305,38 +340,34 @@ class Backtest:
         return [reason for reason in found if reason.fingerprint not in said]
 
     def _carry_out(self, record: CycleRecord, k: int, decided: Decided, verdict: Verdict) -> None:
-        symbol, state = record.symbol, self.symbols[record.symbol]
+        symbol = record.symbol
         self.decision_bars.add((symbol, k))
         self.by_action[decided.decision.action] += 1
         self.cost_usd += decided.cost_usd
         if not verdict.allowed:
             self.rejected.update(code.value for code in verdict.codes)
-        fills: list[Fill] = []
-        for intent in record.intents:
-            fills += self._send(symbol, intent, k, exact(float(state.tape.marks[k])))
-            self._book_intent(record, intent, fills, k)
+        first = len(self.engine.fills)
+        refusals = [refusal for intent in record.intents if (refusal := self._send_for(record, intent, k))]
+        if record.intents:
+            self._look_ahead(symbol, k)
         if isinstance(verdict.decision, Pause) and verdict.allowed:
             self.paused[symbol] = record.as_of + timedelta(minutes=float(verdict.decision.minutes))
-        self._finish(record, tuple(fills))
+        self._finish(record, tuple(self.engine.fills[first:]), refusals)
 
-    def _book_intent(self, record: CycleRecord, intent: OrderIntent, fills: list[Fill], k: int) -> None:
-        state = self.symbols[record.symbol]
-        mine = [fill for fill in fills if fill.client_order_id == intent.client_order_id]
-        if state.position is None and mine and not intent.reduce_only:
-            state.position = ledger.open_position(intent, mine, self.plan.strategy, record.cycle_id)
-            if record.decided is not None and isinstance(record.decided.decision, ENTRIES):
-                state.position = state.position.model_copy(update={"followups": record.decided.decision.followups})
-            mine = []
-        elif state.position is not None and mine:
-            state.position = booking.add_protection(state.position, intent)
-        if not intent.reduce_only and intent.type in ("market", "limit"):
+    def _send_for(self, record: CycleRecord, intent: OrderIntent, k: int) -> str:
+        """Send one intent of a decision, known as ours before it can fill. Returns the refusal."""
+        if not intent.reduce_only:
+            decision = record.decided.decision if record.decided else None
+            rules = decision.followups if isinstance(decision, ENTRIES) else ()
+            self.entries[intent.client_order_id] = Entry(record.cycle_id, intent, rules)
             self.opens.append(record.as_of)
-        self._book(record.symbol, mine, k)
+        return self._send(intent, k)
 
-    def _finish(self, record: CycleRecord, fills: tuple[Fill, ...]) -> None:
+    def _finish(self, record: CycleRecord, fills: tuple[Fill, ...], refusals: list[str]) -> None:
         allowed = record.verdict is not None and record.verdict.allowed
         status = CycleStatus.EXECUTED if record.intents else CycleStatus.HELD if allowed else CycleStatus.DENIED
-        record = record.model_copy(update={"status": status, "fills": fills})
+        status = CycleStatus.FAILED if refusals else status
+        record = record.model_copy(update={"status": status, "fills": fills, "error": "; ".join(refusals)})
         self.hash.update(record.model_dump_json().encode())
         self.hash.update(b"\n")
         if self.on_record:
@@ -344,9 +375,9 @@ class Backtest:
 
     def _account(self, symbol: str, k: int, as_of: datetime) -> AccountState:
         """Build what the guard judges against, as the live cycle does from the venue and the store."""
-        marks = {s: exact(float(state.tape.marks[k])) for s, state in self.symbols.items()}
+        at_k = ((s, state.tape.marks[k]) for s, state in self.symbols.items())
+        marks = {s: exact(float(mark)) for s, mark in at_k if not np.isnan(mark)}
         balance = self.engine.balance(marks)
-        self.peak = max(self.peak, exact(float(self.equity[: k + 1].max())) if k >= 0 else self.peak)
         midnight = max(0, k - int(as_of.timestamp()) % 86_400 // STEP)
         since = as_of - timedelta(days=1)
         return AccountState(
@@ -356,7 +387,7 @@ class Backtest:
             day_start_equity=exact(float(self.equity[midnight])),
             day_peak_equity=exact(float(self.equity[midnight : k + 1].max())),
             positions=tuple(self._held(position, marks) for position in self._open_positions()),
-            pending=self._pending(),
+            pending=self._pending(as_of),
             instrument=self.instruments[symbol],
             closed_trades=tuple(self.closed[-RECENT:]),
             opens=tuple(at for at in self.opens[-RECENT:] if at > since),
@@ -364,15 +395,20 @@ class Backtest:
             last_price=marks[symbol],
         )
 
-    def _pending(self) -> tuple[PendingEntry, ...]:
+    def _pending(self, as_of: datetime) -> tuple[PendingEntry, ...]:
         return tuple(
             PendingEntry(
                 symbol=order.symbol, side="long" if order.side == "buy" else "short",
                 quantity=order.quantity - order.filled, price=order.price, stop=order.stop,
             )
             for order in self.engine.open_orders()
-            if order.type == "limit" and not order.reduce_only and order.price is not None
+            if order.type == "limit" and order.price is not None and self._works(order, as_of)
         )  # fmt: skip
+
+    def _works(self, order: Order, as_of: datetime) -> bool:
+        """Say whether an entry may still fill: over a gap the engine learns of its end only with the next bar."""
+        entry = self.entries.get(order.client_order_id)
+        return entry is not None and (entry.intent.expires_at is None or entry.intent.expires_at >= as_of)
 
     def _open_positions(self) -> list[Position]:
         return [state.position for state in self.symbols.values() if state.position is not None]

@@ -58,16 +58,18 @@ class Tape:
         return PriceBar(open_time=datetime.fromtimestamp(self.grid.start_s + k * STEP, tz=UTC), **values)
 
     def first_touch(self, after: int, triggers: Triggers) -> int | None:
-        """Return the first bar after `after` at which anything resting could happen, to the tape's end."""
+        """Return the first traded bar after `after` at which anything resting could happen, to the tape's end."""
         below = -np.inf if triggers.below is None else float(triggers.below)
         above = np.inf if triggers.above is None else float(triggers.above)
-        due = None if triggers.expires_at is None else self.grid.index(int(triggers.expires_at.timestamp()))
+        due = None
+        if triggers.expires_at is not None:
+            due = self.next_traded(max(self.grid.index(int(triggers.expires_at.timestamp())) - 1, after))
         for start in range(after + 1, self.grid.n, CHUNK):
             part = slice(start, start + CHUNK)
             hit = (self.arrays["low"][part] <= below) | (self.arrays["high"][part] >= above)
             found = start + int(hit.argmax()) if hit.any() else None
             if due is not None and due < start + CHUNK:
-                return min(max(due, after + 1), found if found is not None else due + CHUNK)
+                return due if found is None else min(due, found)
             if found is not None:
                 return found
         return None
