@@ -5,7 +5,7 @@ from typing import Any
 from prefect import flow
 
 from flows.clock import Call, plainly, through_prefect, too_old
-from tasks import fetch, record
+from tasks import fetch, record, shadow
 from tasks import settle as stage
 from tasks.connections import log
 
@@ -26,9 +26,13 @@ async def settle_all(call: Call = plainly) -> dict[str, int]:
         for cycle, outcome in settled:
             if cycle is not None:
                 await call(record.explain_decision)(cycle, outcome)
+    scored = call(shadow.score_shadows)(at)
+    books = await call(shadow.run_paper_books)(at)
     prompts = call(stage.sync_prompts)()
     tracked = call(record.track_decisions)()
     call(stage.track_session)(at)
-    result = {"outcomes": len(settled), "tracked": tracked, "prompts": prompts}
+    result = {"outcomes": len(settled), "tracked": tracked, "prompts": prompts, "shadows_scored": scored}
+    for name, equity in books.items():
+        log().info("paper book decider=%s equity=%s", name, equity)
     log().info("settle %s", result)
     return result

@@ -117,6 +117,8 @@ async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord
                 asked.append((cycle, brief))
     if asked:
         ids = [cycle.record.cycle_id for cycle, _ in asked]
+        news = await call(fetch.fetch_headlines)()
+        asked = [(cycle, brief.model_copy(update={"news": news})) for cycle, brief in asked]
         answers = await call(decide.decide)([brief for _, brief in asked], ids, request.decider)
         for (cycle, brief), decided in zip(asked, answers, strict=True):
             with _isolated(cycle, broken):

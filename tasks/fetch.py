@@ -15,7 +15,7 @@ from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, Instrument, VenuePosition
 from tasks.core.types.record import DataFailure
-from tasks.core.types.snapshot import OrderBookView
+from tasks.core.types.snapshot import News, OrderBookView
 from tasks.settings import settings
 
 PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
@@ -118,6 +118,17 @@ async def fetch_book(symbol: str, notional: Decimal) -> OrderBookView:
         log().warning("book symbol=%s unknown error=%s", symbol, e)
         return OrderBookView()
     return orderbook.view(book.bids, book.asks, notional)
+
+
+@task(cache_policy=NO_CACHE)
+async def fetch_headlines() -> News | None:
+    """Fetch the configured feeds, for the deciders that read them; None where none are configured."""
+    s = settings()
+    if not s.news_feeds and not s.fear_greed_url:
+        return None
+    from tasks.adapters.news import fetch_news
+
+    return await fetch_news(s.news_feeds, s.fear_greed_url)
 
 
 def cycle_time(scheduled: datetime | None, venue_time: datetime, wall: datetime) -> datetime:

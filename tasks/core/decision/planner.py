@@ -106,7 +106,7 @@ class _Talk:
         self.answers: list[ToolCall] = []
         self.errors: list[str] = []
         self.flags: list[str] = []
-        self.told = variables_of(self.snapshot, decider.encode) | {
+        self.told = variables_of(self.snapshot, decider.encode, brief.memory) | {
             "tools": described(self.limits), "rounds": str(self.limits.rounds), "calls": str(self.limits.calls),
         }  # fmt: skip
 

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from tasks.core.decision.actions import Parsed, Rejected, parse_reply, wire_schema
+from tasks.core.decision.memory import memory_text
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.ports import Model
 from tasks.core.types.decision import Decided, Decision, ModelCall, hold
-from tasks.core.types.snapshot import Brief, Snapshot
+from tasks.core.types.snapshot import Brief, Memory, Snapshot
 
+MEMORY_BYTES = 600
 VARIABLES = frozenset(
-    {"pair", "as_of", "reasons", "allowed_actions", "max_trade_risk_pct", "max_total_risk_pct", "snapshot"}
+    {"pair", "as_of", "reasons", "allowed_actions", "max_trade_risk_pct", "max_total_risk_pct", "snapshot", "memory"}
 )
 
 
@@ -26,15 +28,15 @@ class SingleDecider:
 
     async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
         """Return one decision per brief, in order."""
-        return list(await asyncio.gather(*(self._decide(brief.snapshot) for brief in briefs)))
+        return list(await asyncio.gather(*(self._decide(brief) for brief in briefs)))
 
-    async def _decide(self, snapshot: Snapshot) -> Decided:
-        messages = render(self.prompt, variables_of(snapshot, self.encode))
+    async def _decide(self, brief: Brief) -> Decided:
+        messages = render(self.prompt, variables_of(brief.snapshot, self.encode, brief.memory))
         call = await self.model.ask(self.prompt.ref.name, self.prompt.ref, messages, self.schema)
-        return decided_from(call, snapshot.pair, source=f"llm:{call.model}")
+        return decided_from(call, brief.snapshot.pair, source=f"llm:{call.model}")
 
 
-def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str]) -> dict[str, str]:
+def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str], memory: Memory | None = None) -> dict[str, str]:
     """Return what a decision prompt may put into its user part."""
     limits = snapshot.constraints
     return {
@@ -45,6 +47,7 @@ def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str]) -> dict[
         "max_trade_risk_pct": f"{limits.max_trade_risk_pct:g}",
         "max_total_risk_pct": f"{limits.max_total_risk_pct:g}",
         "snapshot": encode(snapshot),
+        "memory": (memory_text(memory, MEMORY_BYTES) if memory else "") or "none",
     }
 
 

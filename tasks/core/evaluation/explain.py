@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from tasks.core.evaluation.words import CODES, STATUSES
-from tasks.core.types.decision import Decided, Decision, ModelCall, OpenLong, OpenShort
+from tasks.core.types.decision import Decided, Decision, ModelCall, OpenLong, OpenShort, ToolCall
 from tasks.core.types.orders import Fill, Order, OrderIntent, PositionSide
 from tasks.core.types.portfolio import HeldPosition
 from tasks.core.types.record import CycleRecord, DataFailure, Outcome, Reason
@@ -169,9 +169,24 @@ def _decided(decided: Decided) -> str:
         _labelled("Risk assessment", _quote(d.risk_assessment)),
         came,
         _calls(decided.calls),
+        _tools(decided.tool_calls),
+        _labelled("Flags", _quoted_list(decided.flags)),
         _labelled("Errors on the way", _quoted_list(decided.errors)),
     ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _tools(calls: Sequence[ToolCall]) -> str:
+    rows = [
+        (
+            call.tool,
+            ", ".join(f"{name}={value}" for name, value in call.parameters.items()),
+            call.error[:200] or f"{call.bytes} bytes{', cut' if call.truncated else ''}",
+            _number(call.latency_ms / 1000, 3),
+        )
+        for call in calls
+    ]
+    return _table(("tool", "asked", "answered", "s"), rows)
 
 
 def _calls(calls: Sequence[ModelCall]) -> str:
