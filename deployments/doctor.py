@@ -175,11 +175,31 @@ def _model(settings: Settings) -> list[Check]:
         needs = settings.decider_name.startswith("llm:")
         detail = f"none configured; the decider is {settings.decider_name}"
         return _check("model", not needs, detail, "set QUARTERDECK_MODEL, such as openai/gpt-4o")
-    if settings.model_base_url:
-        return [Check(name="model", result=Result.OK, detail=f"{', '.join(settings.model)} at its own server")]
     missing = sorted({name for name in map(_key_name, settings.model) if name and not os.environ.get(name)})
-    detail = ", ".join(settings.model)
-    return _check("model", not missing, detail, f"no key in the environment: {', '.join(missing)}")
+    if missing and not settings.model_base_url:
+        return _check("model", False, ", ".join(settings.model), f"no key in the environment: {', '.join(missing)}")
+    return [check for model in settings.model for check in _answers(settings, model)]
+
+
+def _answers(settings: Settings, model: str) -> list[Check]:
+    """Ask one model for one word: a few tokens, so that a wrong key or name is found before money is at stake."""
+    from tasks.adapters.model import LiteLLMModel
+    from tasks.core.types.decision import PromptRef
+
+    asked = LiteLLMModel((model,), settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s)
+    prompt = PromptRef(name="doctor", version="v000", sha256="", max_tokens=16)
+    schema: dict[str, object] = {
+        "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False,
+    }  # fmt: skip
+    message = {"role": "user", "content": 'Answer with the JSON object {"ok": true}.'}
+    call = asyncio.run(asked.ask("doctor", prompt, [message], schema))
+    good = call.error in ("", "empty")  # an empty answer came from a model that was reached
+    detail = (
+        f"{model} answered in {call.latency_ms / 1000:.1f} s for {call.cost_usd} USD"
+        if good
+        else f"{model}: {call.error}"
+    )
+    return _check(f"model {model}", good, detail, "check its name, its key in the environment, and the network")
 
 
 def _key_name(model: str) -> str:

@@ -1,0 +1,103 @@
+"""Panel and portfolio from the question to the order, on the real sandbox and a local model server over HTTP."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_server import ModelServer, Reply
+from sandbox_server import running_sandbox, state
+
+from flows.trade import Request, run_cycles
+from tasks.connections import store, venue
+from tasks.core.evaluation import explain
+from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.settings import settings
+
+BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
+START = datetime(2025, 1, 23, 4, 0, tzinfo=UTC)  # seed 3: 1h ADX 32.6, EMA50 above EMA200
+ANALYSIS = {"signal": "bullish", "confidence": 0.8, "reasoning": "up", "key_factors": ["trend"], "risk_level": "low"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with running_sandbox(symbols=(BTC, ETH), start=START, stepped=True, seed=3) as url:
+        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
+        monkeypatch.setenv("QUARTERDECK_SYMBOLS", f"{BTC},{ETH}")
+        yield url
+
+
+async def cycles(
+    decider: str, symbols: tuple[str, ...], answer: Callable[[Any], Reply], monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[CycleRecord], list[Any]]:
+    with ModelServer([answer] * 20) as server:
+        monkeypatch.setenv("QUARTERDECK_MODEL", "openai/test")
+        monkeypatch.setenv("QUARTERDECK_MODEL_BASE_URL", server.url)
+        settings.cache_clear()
+        try:
+            return await run_cycles(Request(symbols=symbols, decider=decider, reason="a test asks")), server.requests
+        finally:
+            await venue().close()
+
+
+def role(request: Any) -> str:
+    """Tell the role of the panel by the reply it is asked for."""
+    asked = json.dumps(request.get("response_format", {}))
+    return next((name for name in ("approved", "trend_phase", "risk_reward", "risk_level") if name in asked), "")
+
+
+def panel(request: Any) -> Reply:
+    text = request["messages"][-1]["content"]
+    match role(request):
+        case "approved":
+            content = {"approved": True, "adjusted_size": 5, "risk_score": 0.3, "warnings": ["thin"],
+                       "reasoning": "small", "key_factors": ["size"], "confidence": 0.8}  # fmt: skip
+        case "trend_phase":
+            low = float(re.search(r"swing_low[ =:]+([\d.]+)", text)[1])
+            stop = round(low * 0.975, 1)
+            target = round(low + 2 * (low - stop), 1)
+            content = {"signal": "long", "trend_phase": "early", "stop": stop, "target": target, "risk_reward": 2,
+                       "size_pct": 20, "confidence": 0.7, "reasoning": "with the trend",
+                       "key_factors": ["EMA50 above EMA200"]}  # fmt: skip
+        case "risk_reward":
+            content = {"signal": "none", "stop": None, "target": None, "risk_reward": None, "size_pct": None,
+                       "confidence": 0.1, "reasoning": "trending", "key_factors": ["ADX"]}  # fmt: skip
+        case _:
+            content = ANALYSIS
+    return Reply(json.dumps(content))
+
+
+async def test_the_panel_goes_from_six_voices_to_one_order_and_its_page_says_who_said_what(home, exchange, monkeypatch):
+    [record], requests = await cycles("llm:panel", (BTC,), panel, monkeypatch)
+    assert record.status is CycleStatus.EXECUTED, (record.decided.flags, record.decided.errors, record.error)
+    assert record.decided.decision.action == "OPEN_LONG"
+    assert "shrunk" in record.decided.flags
+    assert len(requests) == len(record.decided.calls) == 5  # no news: sentiment is not asked
+    assert state(exchange)["positions"][0]["stopLoss"]
+    page = explain.to_markdown(record)
+    for name in ("technical", "orderbook", "trend", "reversion", "risk"):
+        assert name in page
+    assert store().cycle(record.cycle_id) == record
+
+
+async def test_the_portfolio_answers_for_every_symbol_in_one_call(home, exchange, monkeypatch):
+    target = {"stop_atr": 1.5, "tp_atr": 3, "confidence": 0.8, "rationale": "a test"}
+    content = {
+        "decisions": [
+            {"instrument": BTC, "action": "buy", "target_qty": 0.01, **target},
+            {"instrument": ETH, "action": "sell", "target_qty": -0.2, **target},
+        ]
+    }
+    records, requests = await cycles("llm:portfolio", (BTC, ETH), lambda _: Reply(json.dumps(content)), monkeypatch)
+    assert len(requests) == 1
+    assert [record.status for record in records] == [CycleStatus.EXECUTED] * 2, [record.error for record in records]
+    held = {each["symbol"]: (each["side"], float(each["size"])) for each in state(exchange)["positions"]}
+    assert held[BTC] == ("long", 0.01)
+    side, size = held[ETH]
+    assert side == "short"
+    assert 0.19 <= size <= 0.2  # the first order's fee came out of the equity: one lot less, never more
