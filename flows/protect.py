@@ -1,15 +1,24 @@
-"""Venue truth against our ledger: book fills, watch stops, carry out follow-ups, keep the equity curve."""
+"""Venue truth against our ledger: watch stops, book fills, carry out follow-ups, keep the equity curve."""
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable
+from datetime import datetime
+from typing import Any, TypeVar
 
 from prefect import flow
 
 from flows.clock import Call, plainly, through_prefect, too_old
-from tasks import account, fetch
+from tasks import account, fetch, working
 from tasks import protect as stage
 from tasks.connections import log, store
+from tasks.core.errors import LedgerMismatch, TradingError
 from tasks.core.types.bars import floor_time
+from tasks.core.types.orders import VenuePosition
 from tasks.settings import settings
+
+T = TypeVar("T")
+LOOKS = 2  # how often a difference is looked at again before it counts
+PAUSE_S = 0.5  # the venue's fills and positions may be a moment apart
 
 
 @flow(name="protect")
@@ -21,21 +30,100 @@ async def protect(max_age_s: int = 240) -> Any:
 
 
 async def reconcile(call: Call = plainly) -> dict[str, Any]:
-    """Bring the ledger up to the venue and the venue's protection up to the ledger; says what was done."""
-    now = await call(fetch.venue_now)()
-    ended = await call(stage.settle_working_orders)(now)
+    """Bring the venue's protection up to the ledger and the ledger up to the venue; says what was done.
+
+    Stops come first, from what the venue says alone. What fails keeps nothing else from being tried.
+    Raises TradingError at the end, naming all that failed.
+    """
+    tried = Tried()
+    wrong = await _watch_stops(call, tried, await tried("positions", call(stage.venue_positions)(), []))
+    now = await tried("clock", call(fetch.venue_now)(), None)
+    ended = 0
+    if now is not None:
+        ended = await tried("working orders", call(working.settle_working_orders)(now), 0)
     changed = []
-    for symbol in settings().symbols:
-        changed += await call(stage.book_fills)(symbol)
-    balance, at_venue = await call(fetch.fetch_account)()
-    wrong = await call(stage.watch_positions)(at_venue)
+    for symbol in stage.symbols_of_ours():
+        changed += await tried(f"booking {symbol}", call(stage.book_fills)(symbol), [])
+    at_venue = await tried("comparison", _compare(call, tried, wrong), [])
+    wrong += await _watch_stops(call, tried, at_venue)
     done = []
+    if now is not None:
+        done = await _carry_out_followups(call, tried, now)
+        await tried("cycles", _in_turn(call(working.end_abandoned_cycles), now), 0)
+        if (found := await tried("account", call(fetch.fetch_account)(), None)) is not None:
+            await tried("equity", _in_turn(call(account.keep_equity), found[0], now), None)
+    result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": wrong, "followups": done}
+    log().info("protect %s", result)
+    tried.raise_what_failed()
+    return result
+
+
+class Tried:
+    """Awaits one thing after the other; what failed is logged, kept and told at the end."""
+
+    def __init__(self) -> None:
+        self.failed: list[str] = []
+
+    async def __call__(self, what: str, doing: Awaitable[T], otherwise: T) -> T:
+        """Return what came of it, or `otherwise`; a ledger that cannot be right halts new entries."""
+        try:
+            return await doing
+        except TradingError as e:
+            log().error("protect %s failed: %s", what, e)
+            self.failed.append(f"{what}: {e}")
+            if isinstance(e, LedgerMismatch):
+                stage.halt(f"{what}: {e}")
+            return otherwise
+
+    def raise_what_failed(self) -> None:
+        if self.failed:
+            raise TradingError(f"protect could not do everything: {'; '.join(self.failed)}")
+
+
+async def _in_turn(task: Any, *given: Any) -> Any:
+    """Make a plain call one that `Tried` can await."""
+    return task(*given)
+
+
+async def _watch_stops(call: Call, tried: Tried, at_venue: list[VenuePosition]) -> list[str]:
+    naked = [held for held in at_venue if held.stop is None]
+    lines = [await tried(f"stop of {held.symbol}", call(stage.restore_stop)(held), "") for held in naked]
+    for line in filter(None, lines):
+        log().error("protect %s", line)
+    return [line for line in lines if line]
+
+
+async def _compare(call: Call, tried: Tried, wrong: list[str]) -> list[VenuePosition]:
+    """Compare the ledger with the venue and halt on a difference that stays; returns what the venue holds.
+
+    The two are read at different instants while orders fill, so a difference is booked and looked at again.
+    """
+    at_venue: list[VenuePosition] = await call(stage.venue_positions)()
+    differing, foreign = stage.mismatches(at_venue)
+    for _ in range(LOOKS):
+        suspects = {*differing, *(symbol for symbol in foreign if symbol in settings().symbols)}
+        if not suspects:
+            break
+        await asyncio.sleep(PAUSE_S)
+        for symbol in sorted(suspects):
+            await tried(f"booking {symbol} again", call(stage.book_fills)(symbol), [])
+        at_venue = await call(stage.venue_positions)()
+        differing, foreign = stage.mismatches(at_venue)
+    for line in (*differing.values(), *foreign.values()):
+        log().error("protect %s", line)
+        wrong.append(line)
+    if differing:
+        stage.halt(next(iter(differing.values())))
+    return at_venue
+
+
+async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[str]:
+    done: list[str] = []
     for position in store().open_positions(settings().strategy):
         price = account.last_close(position.symbol, floor_time(now, "5m"))
         if price is not None and position.followups:
-            instrument = await call(fetch.fetch_instrument)(position.symbol)
-            done += await call(stage.carry_out_followups)(position, price, instrument)
-    call(account.keep_equity)(balance, now)
-    result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": wrong, "followups": done}
-    log().info("protect equity=%s %s", balance.equity, result)
-    return result
+            instrument = await tried("instrument", call(fetch.fetch_instrument)(position.symbol), None)
+            if instrument is not None:
+                doing = call(stage.carry_out_followups)(position, price, instrument)
+                done += await tried(f"follow-ups of {position.symbol}", doing, [])
+    return done

@@ -1,40 +1,131 @@
 """Fills -> positions, as a projection: the same fills always give the same positions, however often it is run."""
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from itertools import groupby
 
-from tasks.core.trading import ledger
+from tasks.core.trading import ledger, orders
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import Position
 
 ATTACHED = ("stop", "target", "liquidation", "funding")  # what the venue does to our position by itself
+Entries = Mapping[str, tuple[str, OrderIntent]]
 
 
 def project(
-    fills: Sequence[Fill],
-    entries: Mapping[str, tuple[str, OrderIntent]],
-    kept: Mapping[str, Position],
-    strategy: str,
+    fills: Sequence[Fill], entries: Entries, kept: Mapping[str, Position], strategy: str
 ) -> tuple[list[Position], list[Fill]]:
-    """Fold one symbol's fills, oldest first, starting flat.
+    """Fold one symbol's fills, starting flat.
 
     entries: our intents by client order id, with their cycle_id; kept: positions as stored, whose moved stops and
     follow-ups are carried over. Returns every position in order (the last may be open) and the fills not ours.
     """
-    positions: list[Position] = []
-    foreign: list[Fill] = []
-    current: Position | None = None
-    for fill in fills:
-        ours = entries.get(fill.client_order_id)
-        if ours is None and (fill.client_order_id or fill.reason not in ATTACHED or current is None):
-            foreign.append(fill)
-        elif current is not None:
-            current = add_protection(ledger.apply_fill(current, fill), None if ours is None else ours[1])
-        elif ours is not None:
-            current = ledger.open_position(ours[1], [fill], strategy, ours[0])
-        if current is not None and current.closed_at is not None:
-            positions.append(_carry_over(current, kept))
-            current = None
-    return (positions if current is None else [*positions, _carry_over(current, kept)]), foreign
+    fold = _Fold(entries, strategy)
+    in_time = sorted(fills, key=lambda fill: (fill.at, fill.fill_id))
+    for _, at_once in groupby(in_time, key=lambda fill: fill.at):
+        fold.instant(list(at_once))
+    last = [] if fold.current is None else [fold.current]
+    return [_carry_over(position, kept) for position in (*fold.closed, *last)], fold.foreign
+
+
+def is_manual(fill: Fill, entries: Entries) -> bool:
+    """Say whether a person (or another program) traded this: no order of ours or of another strategy, no stop."""
+    if fill.client_order_id:
+        return fill.client_order_id not in entries and not orders.is_ours(fill.client_order_id)
+    return fill.reason not in ATTACHED
+
+
+class _Fold:
+    """One symbol's position while its fills are gone through."""
+
+    def __init__(self, entries: Entries, strategy: str) -> None:
+        self.entries, self.strategy = entries, strategy
+        self.closed: list[Position] = []
+        self.foreign: list[Fill] = []
+        self.current: Position | None = None
+        self.theirs = Decimal(0)  # what others added to our open position
+
+    def instant(self, fills: list[Fill]) -> None:
+        """Take the fills of one instant, order by order: their ids say nothing about which came first."""
+        by_order: dict[str, list[Fill]] = {}
+        for fill in fills:
+            by_order.setdefault(fill.client_order_id or fill.venue_order_id or fill.fill_id, []).append(fill)
+        waiting = list(by_order.values())
+        while waiting:
+            first = self._first(waiting)
+            waiting.remove(first)
+            for fill in first:
+                self._take(fill)
+
+    def _first(self, waiting: list[list[Fill]]) -> list[Fill]:
+        """Flat: an entry. Open: an exit of what is open, then entries."""
+        entering = [order for order in waiting if self._enters(order[0])]
+        if self.current is not None:
+            open_now = self.current.quantity
+            fitting = [o for o in waiting if o not in entering and sum(fill.quantity for fill in o) <= open_now]
+            return (fitting or entering or waiting)[0]
+        return (entering or waiting)[0]
+
+    def _enters(self, fill: Fill) -> bool:
+        ours = self.entries.get(fill.client_order_id)
+        return ours is not None and not ours[1].reduce_only and fill.reason not in ("exit", *ATTACHED)
+
+    def _take(self, fill: Fill) -> None:
+        ours = self.entries.get(fill.client_order_id)
+        attached = ours is None and not fill.client_order_id and fill.reason in ATTACHED
+        if self.current is None:
+            if ours is None or not self._enters(fill):
+                self.foreign.append(fill)
+            else:
+                self.current = ledger.open_position(ours[1], [fill], self.strategy, ours[0])
+        elif ours is not None and self._enters(fill):
+            self.current = add_protection(ledger.apply_fill(self.current, fill), ours[1])
+        elif fill.reason == "funding" and attached:
+            self.current = ledger.apply_fill(self.current, fill)
+        elif ours is not None or attached:
+            self._exit(fill, self.current)
+        else:
+            self._of_others(fill, self.current)
+        if self.current is not None and self.current.closed_at is not None:
+            self.closed.append(self.current)
+            self.current, self.theirs = None, Decimal(0)
+
+    def _exit(self, fill: Fill, current: Position) -> None:
+        """Take a reduction of ours; what exceeds our position was closed for others, who had added to it."""
+        if not _reduces(fill, current):
+            self.foreign.append(fill)
+            return
+        rest = fill.quantity - current.quantity
+        if rest > 0:
+            self.foreign.append(_part(fill, rest))
+            fill = _part(fill, current.quantity)
+        self.current = ledger.apply_fill(current, fill)
+
+    def _of_others(self, fill: Fill, current: Position) -> None:
+        """Take over a manual exit of no more than we hold; their own additions come off first."""
+        left = fill.quantity - self.theirs
+        if not is_manual(fill, self.entries) or (_reduces(fill, current) and left > current.quantity):
+            self.foreign.append(fill)
+        elif not _reduces(fill, current):
+            self.theirs += fill.quantity
+            self.foreign.append(fill)
+        elif left <= 0:
+            self.theirs = -left
+            self.foreign.append(fill)
+        else:
+            self.theirs = Decimal(0)
+            self.current = ledger.apply_fill(current, _part(fill, left))
+
+
+def _reduces(fill: Fill, position: Position) -> bool:
+    return (fill.side == "sell") == (position.side == "long")
+
+
+def _part(fill: Fill, quantity: Decimal) -> Fill:
+    """Return `quantity` of a fill with its share of the fee."""
+    if quantity == fill.quantity:
+        return fill
+    return fill.model_copy(update={"quantity": quantity, "fee": fill.fee * quantity / fill.quantity})
 
 
 def add_protection(position: Position, intent: OrderIntent | None) -> Position:

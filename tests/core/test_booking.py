@@ -1,0 +1,109 @@
+"""Fills become positions whatever order their ids put them in, and nobody else's orders open one."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal as D
+
+import pytest
+
+from tasks.core.trading import booking
+from tasks.core.types.orders import Fill, OrderIntent, OrderType
+
+AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
+BTC = "BTC/USDT:USDT"
+ENTRY, EXIT, AGAIN = "qd" + "1" * 32 + "e0", "qd" + "2" * 32 + "p0", "qd" + "3" * 32 + "e0"
+
+
+def intent(order, side="buy", **fields):
+    return OrderIntent(
+        client_order_id=order, symbol=BTC, side=side, type=OrderType.MARKET, quantity=D(1),
+        **({"stop": D(90)} | fields),
+    )  # fmt: skip
+
+
+def fill(fill_id, order, side, quantity=1, minute=0, **fields):
+    return Fill(
+        fill_id=fill_id, venue_order_id=fill_id, client_order_id=order, symbol=BTC, side=side, quantity=D(quantity),
+        price=D(100), at=AT + timedelta(minutes=minute), **fields,
+    )  # fmt: skip
+
+
+OURS = {
+    ENTRY: ("c1", intent(ENTRY)),
+    EXIT: ("c1", intent(EXIT, "sell", stop=None, reduce_only=True)),
+    AGAIN: ("c2", intent(AGAIN)),
+}
+
+
+def book(*fills):
+    return booking.project(fills, OURS, {}, "default")
+
+
+@pytest.mark.parametrize(("entry_id", "exit_id"), [("b", "a"), ("a", "b")])
+def test_an_entry_and_its_exit_at_one_instant_are_one_closed_long(entry_id, exit_id):
+    [position], foreign = book(fill(entry_id, ENTRY, "buy"), fill(exit_id, EXIT, "sell"))
+    assert (position.side, position.quantity, position.closed_at) == ("long", 0, AT)
+    assert not foreign
+
+
+@pytest.mark.parametrize(("entry_id", "exit_id"), [("b", "a"), ("a", "b")])
+def test_an_exit_and_the_next_entry_at_one_instant_are_two_positions(entry_id, exit_id):
+    first = fill("0", ENTRY, "buy")
+    positions, _ = book(first, fill(exit_id, EXIT, "sell", minute=5), fill(entry_id, AGAIN, "buy", minute=5))
+    assert [p.quantity for p in positions] == [0, 1]
+    assert [p.cycle_id for p in positions] == ["c1", "c2"]
+
+
+def test_an_order_in_several_fills_is_entered_whole_before_it_is_left():
+    halves = [fill("b", ENTRY, "buy", "0.5"), fill("d", ENTRY, "buy", "0.5")]
+    exits = [fill("a", EXIT, "sell", "0.5"), fill("c", EXIT, "sell", "0.5")]
+    [position], foreign = book(*exits, *halves)
+    assert (position.entry_quantity, position.quantity) == (1, 0)
+    assert not foreign
+
+
+@pytest.mark.parametrize("order", [EXIT, ""], ids=["our reduce-only order", "an attached stop"])
+def test_an_exit_never_opens_a_position(order):
+    stray = fill("a", order, "sell", reason="" if order else "stop")
+    assert book(stray) == ([], [stray])
+
+
+def test_an_exit_never_adds_to_a_position():
+    [position], foreign = book(fill("a", ENTRY, "buy"), fill("b", "", "buy", minute=1, reason="stop"))
+    assert position.quantity == 1
+    assert [f.fill_id for f in foreign] == ["b"]
+
+
+def test_a_stop_that_also_closes_what_others_added_closes_ours_and_no_more():
+    [position], foreign = book(
+        fill("a", ENTRY, "buy"),
+        fill("b", "manual-1", "buy", "0.5", minute=1),
+        fill("c", "", "sell", "1.5", minute=2, reason="stop", fee=D("0.3")),
+    )
+    assert (position.quantity, position.fees) == (0, D("0.2"))
+    assert [(f.fill_id, f.quantity) for f in foreign] == [("b", D("0.5")), ("c", D("0.5"))]
+
+
+@pytest.mark.parametrize("order", ["manual-1", ""], ids=["a named order", "the venue's own page"])
+def test_a_manual_exit_of_no_more_than_we_hold_is_taken_over(order):
+    [position], foreign = book(fill("a", ENTRY, "buy"), fill("b", order, "sell", "0.4", minute=1))
+    assert position.quantity == D("0.6")
+    assert not foreign
+
+
+def test_what_others_added_comes_off_before_ours():
+    mine, add = fill("a", ENTRY, "buy"), fill("b", "manual-1", "buy", "0.5", minute=1)
+    [position], _ = book(mine, add, fill("c", "manual-2", "sell", "0.5", minute=2))
+    assert position.quantity == 1
+    [position], _ = book(mine, add, fill("c", "manual-2", "sell", "0.7", minute=2))
+    assert position.quantity == D("0.8")
+
+
+@pytest.mark.parametrize(
+    ("order", "quantity"),
+    [("manual-1", 2), ("qd" + "9" * 32 + "x0", "0.5")],
+    ids=["more than ours", "another strategy"],
+)
+def test_other_exits_are_left_alone(order, quantity):
+    [position], foreign = book(fill("a", ENTRY, "buy"), fill("b", order, "sell", quantity, minute=1))
+    assert position.quantity == 1
+    assert [f.fill_id for f in foreign] == ["b"]

@@ -1,0 +1,291 @@
+"""What protect does when something is wrong: one symbol's trouble is not the others', and nothing stays naked."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal as D
+from pathlib import Path
+
+import pytest
+from sandbox_server import advance, fault, running_sandbox, state
+from test_trade import OPEN, START, SYMBOL, exchange, killed_after_the_intents_were_written, protect_once, recorded, run
+
+from flows.protect import protect
+from flows.trade import Request, run_cycles
+from tasks import protect as stage
+from tasks import sending
+from tasks.connections import store, venue
+from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
+from tasks.core.types.orders import OrderIntent, OrderType
+from tasks.core.types.record import CycleStatus
+from tasks.settings import settings
+
+__all__ = ["exchange"]  # a fixture
+ETH = "ETH/USDT:USDT"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "PAUSES", (0.01,))
+    monkeypatch.setattr(stage, "PAUSES", (0.01, 0.01))
+
+
+@pytest.fixture
+def two_symbols(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with running_sandbox(symbols=(SYMBOL, ETH), start=START, stepped=True, seed=3) as url:
+        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
+        monkeypatch.setenv("QUARTERDECK_SYMBOLS", f"{SYMBOL},{ETH}")
+        settings.cache_clear()
+        yield url
+
+
+async def manual(side: str, quantity: D, name: str = "manual-1") -> None:
+    order = OrderIntent(client_order_id=name, symbol=SYMBOL, side=side, type=OrderType.MARKET, quantity=quantity,
+                        reduce_only=side == "sell")  # fmt: skip
+    await venue().submit(order)
+
+
+async def opened(home: Path, **changes: object):
+    record = await run(recorded(home, (START, {**OPEN, **changes})))
+    assert record.status is CycleStatus.EXECUTED, record.error
+    return store().open_positions("default")
+
+
+async def test_one_symbols_ledger_mismatch_leaves_no_other_naked(home, two_symbols, monkeypatch):
+    lines = [
+        {"as_of": START.isoformat(), "symbol": s, "reply": json.dumps({**OPEN, "symbol": s})} for s in (SYMBOL, ETH)
+    ]
+    (home / "replies.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    await run_cycles(Request(symbols=(SYMBOL, ETH), decider=f"recorded:{home / 'replies.jsonl'}", reason="a test asks"))
+    assert len(state(two_symbols)["positions"]) == 2
+    await venue().set_protection(ETH, D(0), None)
+    real = stage.book_fills.fn
+
+    async def broken(symbol: str):
+        if symbol == SYMBOL:
+            raise LedgerMismatch("fill x takes 2 out of 1; reconcile")
+        return await real(symbol)
+
+    monkeypatch.setattr(stage.book_fills, "fn", broken)
+    with pytest.raises(TradingError, match=f"booking {SYMBOL}"):
+        await protect_once()
+    assert all(position["stopLoss"] for position in state(two_symbols)["positions"])
+    assert "fill x" in store().active_halt().reason
+    assert store().last_equity("default").at > START - timedelta(hours=1)
+
+
+async def test_a_lookup_that_fails_does_not_keep_a_position_naked(home, exchange):
+    await opened(home)
+    store().save_intents(store().cycles("default")[0].cycle_id, (limit_entry(),), START)
+    await venue().set_protection(SYMBOL, D(0), None)
+    fault(exchange, "http_500", "/v5/order/realtime", times=1)
+    with pytest.raises(TradingError, match="working orders"):
+        await protect_once()
+    assert state(exchange)["positions"][0]["stopLoss"]
+
+
+@pytest.mark.parametrize("path", ["/v5/position/list", "/v5/account/wallet-balance", "/v5/market/time"])
+async def test_one_http_500_leaves_no_position_naked(home, exchange, path):
+    await opened(home)
+    await venue().set_protection(SYMBOL, D(0), None)
+    fault(exchange, "http_500", path, times=1)
+    with contextlib.suppress(TradingError):  # what it could not do it says; the stop is what counts
+        await protect_once()
+    assert state(exchange)["positions"][0]["stopLoss"]
+    assert store().open_positions("default")
+
+
+async def test_a_stop_whose_answer_is_lost_is_no_reason_to_close_the_position(home, exchange):
+    await opened(home)
+    await venue().set_protection(SYMBOL, D(0), None)
+    fault(exchange, "http_500", "/v5/position/trading-stop", times=2)
+    await protect_once()
+    assert state(exchange)["positions"][0]["stopLoss"]
+
+
+async def test_a_lost_stop_comes_back_where_it_was_moved_to(home, exchange):
+    [position] = await opened(home)
+    tighter = position.stop + D(10)
+    store().save_position(position.model_copy(update={"stop": tighter}))
+    await venue().set_protection(SYMBOL, D(0), None)
+    await protect_once()
+    assert D(str(state(exchange)["positions"][0]["stopLoss"])) == tighter
+    assert store().open_positions("default")[0].stop == tighter
+
+
+async def test_a_position_not_booked_yet_gets_the_stop_of_its_entry(home, exchange, monkeypatch):
+    async def unbooked(_: str):
+        raise VenueUnavailable("no fills")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.book_fills, "fn", unbooked)
+        with pytest.raises(TradingError):
+            await run(recorded(home, (START, OPEN)))
+        assert store().open_positions("default") == []
+        await venue().set_protection(SYMBOL, D(0), None)
+        with pytest.raises(TradingError):
+            await protect_once()
+    assert state(exchange)["positions"][0]["stopLoss"]
+
+
+async def test_a_flatten_that_was_not_answered_is_sent_as_it_was_written(home, exchange, monkeypatch):
+    [position] = await opened(home)
+
+    async def silent(*_: object):
+        raise VenueUnavailable("silent")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "send", silent)
+        with pytest.raises(VenueUnavailable):
+            await stage._flatten(position, position.quantity)
+    await stage._flatten(position, position.quantity / 2)
+    await venue().close()
+    assert state(exchange)["positions"] == []
+
+
+async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(home, exchange, monkeypatch):
+    [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
+    price = position.avg_price + 2 * position.risk_per_unit
+    instrument = await venue().instrument(SYMBOL)
+
+    def die(*_: object):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.followups, "mark_done", die)
+        with pytest.raises(KeyboardInterrupt):
+            await stage.carry_out_followups.fn(position, price, instrument)
+    await stage.book_fills.fn(SYMBOL)
+    [trimmed] = store().open_positions("default")
+    assert trimmed.quantity < position.quantity
+    assert await stage.carry_out_followups.fn(trimmed, price, instrument)
+    await protect_once()
+    [after] = store().open_positions("default")
+    assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
+
+
+async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(home, exchange, monkeypatch):
+    [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
+    price = position.avg_price + 2 * position.risk_per_unit
+    instrument = await venue().instrument(SYMBOL)
+
+    async def die(*_: object):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "send", die)
+        with pytest.raises(KeyboardInterrupt):
+            await stage.carry_out_followups.fn(position, price, instrument)
+    [(_, written, _)] = store().open_intents("default")
+    await manual("sell", position.quantity / 2)
+    await protect_once()
+    [halved] = store().open_positions("default")
+    assert await stage.carry_out_followups.fn(halved, price, instrument)
+    await protect_once()
+    [trimmed] = store().open_positions("default")
+    assert trimmed.quantity == halved.quantity - written.quantity
+
+
+async def test_an_entry_that_was_never_sent_ends_with_its_cycle(home, exchange, monkeypatch):
+    await killed_after_the_intents_were_written(home, monkeypatch)
+    await protect_once()
+    assert store().open_intents("default")  # it may still be sent
+    advance(exchange, 3600)
+    await protect_once()
+    assert store().open_intents("default") == []
+    [record] = store().cycles("default")
+    assert record.status is CycleStatus.FAILED
+    assert "abandoned" in record.error
+    assert store().unfinished_cycles("default") == []
+
+
+def limit_entry() -> OrderIntent:
+    return OrderIntent(client_order_id="qd" + "7" * 32 + "e0", symbol=SYMBOL, side="buy", type=OrderType.LIMIT,
+                       quantity=D("0.01"), price=D(10_000), stop=D(9_000))  # fmt: skip
+
+
+async def test_a_halt_cancels_working_entries(home, exchange):
+    record = await run(recorded(home, (START, {**OPEN, "entry": {"type": "limit", "offset_bps": 500}})))
+    assert [order.status for order in record.orders] == ["open"]
+    await protect_once()
+    assert store().open_intents("default")
+    store().halt("a test", "tester", START)
+    await protect_once()
+    assert store().open_intents("default") == []
+    assert await venue().open_orders(SYMBOL) == []
+    await venue().close()
+
+
+async def test_a_position_that_closes_between_booking_and_comparing_halts_nothing(home, exchange, monkeypatch):
+    [position] = await opened(home)
+    real, looks = stage.venue_positions.fn, []
+
+    async def racing():
+        looks.append(1)
+        if len(looks) == 2:  # the comparison's: booking is over
+            await manual("sell", position.quantity)
+        return await real()
+
+    monkeypatch.setattr(stage.venue_positions, "fn", racing)
+    await protect_once()
+    assert len(looks) > 2
+    assert store().active_halt() is None
+    assert store().open_positions("default") == []
+
+
+async def test_a_difference_that_stays_halts(home, exchange):
+    await opened(home)
+    await manual("buy", D("0.001"))
+    result = await protect_once()
+    assert any(line.startswith(f"mismatch {SYMBOL}") for line in result["wrong"])
+    assert "mismatch" in store().active_halt().reason
+
+
+async def test_a_manual_close_is_taken_over(home, exchange, caplog):
+    [position] = await opened(home)
+    await manual("sell", position.quantity)
+    await protect_once()
+    assert store().active_halt() is None
+    assert store().open_positions("default") == []
+    assert "reason=manual" in caplog.text
+
+
+async def test_a_symbol_that_left_the_settings_is_still_booked(home, exchange, monkeypatch):
+    [position] = await opened(home)
+    await manual("sell", position.quantity)
+    monkeypatch.setenv("QUARTERDECK_SYMBOLS", ETH)
+    settings.cache_clear()
+    assert stage.symbols_of_ours() == (ETH, SYMBOL)
+    await protect_once()
+    assert store().open_positions("default") == []
+    assert store().active_halt() is None
+
+
+async def test_the_last_close_of_a_symbol_is_found_behind_many_of_others(home, exchange):
+    [position] = await opened(home)
+    closed = position.model_copy(update={"closed_at": START, "quantity": D(0)})
+    store().save_position(closed)
+    for number in range(60):
+        other = {"position_id": f"p{number}", "symbol": ETH, "closed_at": START + timedelta(minutes=number)}
+        store().save_position(closed.model_copy(update=other))
+    assert stage._last_closed(SYMBOL) == START
+
+
+async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home, exchange, prefect_server, monkeypatch):
+    await opened(home)
+    points = len(store().equity_since("default", START - timedelta(days=1)))
+    await venue().set_protection(SYMBOL, D(0), None)
+    advance(exchange, 60)
+
+    def broken() -> int:
+        raise TradingError("no cycles today")
+
+    monkeypatch.setattr(store(), "unfinished_cycles", lambda _: broken())
+    done = await protect(return_state=True)
+    await venue().close()
+    assert done.is_failed()
+    assert "no cycles today" in done.message
+    assert state(exchange)["positions"][0]["stopLoss"]
+    assert len(store().equity_since("default", START - timedelta(days=1))) == points + 1
