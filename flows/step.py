@@ -4,8 +4,9 @@ Cycles take the venue's clock, so a day takes minutes and comes out the same eac
 with --stepped; no Prefect server.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import httpx
 
@@ -14,12 +15,13 @@ from flows.settle import settle_all
 from flows.trade import Request, run_cycles
 from flows.watch import look
 from tasks import fetch
-from tasks.connections import venue
-from tasks.core.errors import InputError, VenueUnavailable
+from tasks.connections import log, venue
+from tasks.core.errors import InputError, TradingError, VenueUnavailable
 from tasks.core.types.bars import floor_time
-from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.record import CycleRecord, CycleStatus, Trigger
 from tasks.settings import settings
 
+T = TypeVar("T")
 AFTER_CLOSE_S = 5  # where a schedule would wake up
 
 
@@ -43,21 +45,30 @@ async def step(hours: float, on_step: Callable[[datetime, list[CycleRecord]], No
 
 
 async def one_close(close: datetime) -> list[CycleRecord]:
-    """Run what the schedules and triggers would run at one 5m close."""
+    """Run what the schedules and triggers would run at one 5m close; a run that fails leaves the others their turn."""
     await fetch.fetch_candles.fn(settings().symbols, close)
-    await reconcile()
-    waiting = await look(as_of=close)
+    await _as_a_run(reconcile())
+    waiting = await _as_a_run(look(as_of=close)) or {}
     symbols = settings().symbols if close.minute % 15 == 0 else tuple(waiting)
     records: list[CycleRecord] = []
     if symbols:
-        trigger = "schedule" if close.minute % 15 == 0 else "event"
+        trigger: Trigger = "schedule" if close.minute % 15 == 0 else "event"
         request = Request(symbols=symbols, decider=settings().decider_name, as_of=close, trigger=trigger)
-        records = await run_cycles(request)
+        records = await _as_a_run(run_cycles(request)) or []
     if any(record.status is CycleStatus.EXECUTED for record in records):
-        await reconcile()
+        await _as_a_run(reconcile())
     if close.minute == 0:
-        await settle_all()
+        await _as_a_run(settle_all())
     return records
+
+
+async def _as_a_run(story: Awaitable[T]) -> T | None:
+    """Wait for one story; what it raises on purpose would have failed its own run, not the next one."""
+    try:
+        return await story
+    except TradingError as e:
+        log().error("step %s", e)
+        return None
 
 
 async def advance(seconds: float) -> None:
