@@ -56,7 +56,8 @@ class _Refused(ValueError):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
-        self.rejected = Rejected(reason=reason, detail=ascii(detail)[1:-1][:200])
+        # a model's own keys stand in both: plain and short, whatever it wrote
+        self.rejected = Rejected(reason=ascii(reason)[1:-1][:80], detail=ascii(detail)[1:-1][:200])
 
 
 # --- the schema ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,143 @@
+"""What language models really answered another trading program, and what our parser makes of it.
+
+Their schema is not ours (a list for all symbols, absolute prices, confidence 0 to 100): raw replies must be rejected
+whole, and single entries, translated here field by field with nothing repaired, parsed or rejected with a reason.
+"""
+
+import gzip
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from functools import cache
+
+import pytest
+
+from tasks.core.decision.actions import Rejected, parse_reply
+from tasks.core.types.decision import DECISION
+from tasks.settings import ROOT
+
+FILE = ROOT.parent / "shared/data/llm/decisions.jsonl.gz"
+ATR_PCT = Decimal("0.5")  # assumed, of the price
+OURS = {
+    "open_long": "OPEN_LONG", "open_short": "OPEN_SHORT", "hold": "HOLD", "wait": "HOLD", "close_long": "CLOSE_ALL",
+    "close_short": "CLOSE_ALL",
+}  # fmt: skip  # what they call otherwise goes in as it is
+PRICE = re.compile(r"current_price = ([0-9.]+)")
+HEAD_PRICE = re.compile(r"\*\*BTC\*\*: ([0-9.]+)")
+
+RAW = {"array": 43}
+WHOLE = {"array": 436, "no_json": 53}
+OTHERS = {
+    ("wait", "HOLD"): 467, ("hold", "HOLD"): 167, ("close_long", "CLOSE_ALL"): 80, ("close_short", "CLOSE_ALL"): 125,
+    ("close", "unknown_action"): 4, ("close_position", "unknown_action"): 1, ("hold_long", "unknown_action"): 2,
+    ("hold_short", "unknown_action"): 4,
+}  # fmt: skip
+OPENINGS = {
+    ("open_long", "OPEN_LONG"): 40, ("open_long", "invalid:size_pct"): 3, ("open_long", "invalid:stop_atr"): 46,
+    ("open_long", "missing:size_pct"): 5, ("open_short", "OPEN_SHORT"): 60, ("open_short", "invalid:size_pct"): 3,
+    ("open_short", "invalid:stop_atr"): 19, ("open_short", "missing:size_pct"): 5,
+}  # fmt: skip
+SIDED_OPENINGS = {
+    ("open_long", "OPEN_LONG"): 24, ("open_long", "invalid:size_pct"): 3, ("open_long", "invalid:stop_atr"): 46,
+    ("open_long", "invalid:tp_atr"): 16, ("open_long", "missing:size_pct"): 5, ("open_short", "OPEN_SHORT"): 31,
+    ("open_short", "invalid:size_pct"): 3, ("open_short", "invalid:stop_atr"): 48,
+    ("open_short", "missing:size_pct"): 5,
+}  # fmt: skip
+
+pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f"needs the recorded replies in {FILE}")
+
+
+@cache
+def documents() -> tuple[dict, ...]:
+    with gzip.open(FILE, "rt", encoding="utf-8") as lines:
+        return tuple(json.loads(line, parse_float=Decimal) for line in lines)
+
+
+def our_symbol(theirs: str) -> str:
+    return re.sub(r"^(\w+)USDT$", r"\1/USDT:USDT", theirs)
+
+
+def price_of(symbol: str, prompt: str) -> Decimal | None:
+    """Return the price their model was shown for `symbol`: the first after its name, and BTC's in the head line."""
+    named = re.search(rf"\b{symbol}\b", prompt)
+    found = PRICE.search(prompt, named.end()) if named else None
+    found = found or (HEAD_PRICE.search(prompt) if symbol == "BTCUSDT" else None)
+    return Decimal(found[1]) if found else None
+
+
+def translated(entry: dict, document: dict, sided: bool = False) -> dict[str, object]:
+    """Return one entry as our reply; what cannot be worked out is left out. Sided: a level on the wrong side of the
+    price is a negative distance; else the distance alone counts, which makes sense of entries that had none."""
+    reply: dict[str, object] = {"symbol": our_symbol(entry["symbol"]), "reasoning": entry["reasoning"]}
+    reply["action"] = OURS.get(entry["action"], entry["action"])
+    if "confidence" in entry:
+        reply["confidence"] = Decimal(entry["confidence"]) / 100
+    if not entry["action"].startswith("open"):
+        return reply
+    balance, price = Decimal(document["account_total_balance"]), price_of(entry["symbol"], document["input_prompt"])
+    if "position_size_usd" in entry and balance:
+        reply["size_pct"] = round(Decimal(entry["position_size_usd"]) / balance * 100, 6)
+    way = 1 if entry["action"] == "open_long" else -1
+    for ours, theirs, side in (("stop_atr", "stop_loss", -way), ("tp_atr", "take_profit", way)):
+        if theirs in entry and price:
+            distance = side * (Decimal(entry[theirs]) - price) / (price * ATR_PCT / 100)
+            reply[ours] = round(distance if sided else abs(distance), 6)
+    return reply
+
+
+def entries() -> Iterator[tuple[dict, dict]]:
+    for document in documents():
+        if document["decision_json"]:
+            yield from ((entry, document) for entry in json.loads(document["decision_json"], parse_float=Decimal))
+
+
+def word(text: str, symbol: str = "BTC/USDT:USDT") -> str:
+    """Parse, and name the action or the reason; a decision must validate and be about the symbol that was asked."""
+    parsed = parse_reply(text, symbol)
+    if isinstance(parsed, Rejected):
+        assert parsed.reason
+        return parsed.reason
+    assert DECISION.validate_python(parsed.model_dump()) == parsed
+    assert parsed.symbol == symbol
+    return parsed.action
+
+
+def test_every_raw_reply_is_rejected_for_what_it_is():
+    raw = [document["raw_response"] for document in documents() if document["raw_response"]]
+    counts = Counter(word(reply) for reply in raw)
+    assert sum(counts.values()) == len(raw) == 43
+    assert counts == RAW
+
+
+def test_every_decision_document_as_it_stands_is_a_list_or_empty():
+    counts = Counter(word(document["decision_json"]) for document in documents())
+    assert sum(counts.values()) == len(documents()) == 489
+    assert counts == WHOLE
+
+
+def counted(sided: bool) -> dict[tuple[str, str], int]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for entry, document in entries():
+        reply = translated(entry, document, sided)
+        counts[entry["action"], word(json.dumps(reply, default=float), str(reply["symbol"]))] += 1
+    return counts
+
+
+def test_each_translated_entry_is_parsed_or_rejected_with_a_reason():
+    counts = counted(sided=False)
+    assert sum(counts.values()) == 1031
+    assert counts == OTHERS | OPENINGS
+
+
+def test_an_opening_whose_stop_or_target_is_on_the_wrong_side_is_rejected_when_the_side_is_told():
+    counts = counted(sided=True)
+    assert sum(counts.values()) == 1031
+    assert counts == OTHERS | SIDED_OPENINGS
+
+
+def test_an_entry_about_another_symbol_than_the_asked_one_is_never_parsed():
+    for entry, document in entries():
+        reply = json.dumps(translated(entry, document), default=float)
+        assert isinstance(parse_reply(reply, "NONE/USDT:USDT"), Rejected)
