@@ -67,8 +67,12 @@ def tracker() -> "Tracker | None":
     return Tracker(url) if url else None
 
 
-def decider(name: str) -> Decider:
-    """Build the decider called `name`; raises InputError listing those there are."""
+def decider(name: str, shadow: bool = False) -> Decider:
+    """Build the decider called `name`; raises InputError listing those there are. A shadow has a purse of its own."""
     from tasks.adapters.deciders import build
 
-    return build(name, settings(), store())
+    s = settings()
+    if shadow:
+        apart = s.shadow_budget.model_copy(update={"purse": s.shadow_budget.purse or "shadow"})
+        s = s.model_copy(update={"budget": apart, "strategy": f"{s.strategy}/shadow"})
+    return build(name, s, store())

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     calendar: Path | None = Field(default=None, description="an .ics or .csv of events to be asked about")
     sample_quiet: float = Field(default=0, ge=0, le=1, description="share of quiet bars asked about all the same")
     shadow: Names = Field(default=(), description="challengers: deciders asked beside, whose answers are not sent")
+    shadow_budget: Budget = Field(default=Budget(purse="shadow"), description="what challengers may cost, apart")
     provider_timeout_s: float = Field(default=30, gt=0)
     decision_deadline_s: float = Field(default=60, gt=0)
     panel_stage_s: float = Field(default=10, gt=0, description="each of the panel's three stages")

@@ -34,7 +34,7 @@ async def decide_shadows(briefs: list[Brief], records: list[CycleRecord]) -> int
     briefs, records = [brief for brief, _ in judged], [record for _, record in judged]
     for name in settings().shadow if judged else ():
         try:
-            answers = await connections.decider(name).decide(briefs)
+            answers = await connections.decider(name, shadow=True).decide(briefs)
         except InputError as e:
             log().error("shadow decider=%s cannot answer: %s", name, e)
             continue

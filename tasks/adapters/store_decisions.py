@@ -52,10 +52,10 @@ class DecisionStore(Database):
         with self._writing() as connection:  # on SQLite that is the lock
             if self.is_postgres:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BUDGET_LOCK})
-            refused = refusal(budget, _spent(connection, charge, at), worst_usd)
+            refused = refusal(budget, _spent(connection, charge, at, budget.purse), worst_usd)
             if refused:
                 return Reserved(refused=refused)
-            new = insert(BudgetRow).values(day=_day(at), **charge.model_dump(), **row)
+            new = insert(BudgetRow).values(day=_day(at, budget.purse), **charge.model_dump(), **row)
             return Reserved(budget_id=connection.execute(new.returning(BudgetRow.budget_id)).scalar_one())
 
     def settle(self, budget_id: int, usd: Decimal) -> None:
@@ -65,9 +65,9 @@ class DecisionStore(Database):
             connection.execute(settled)
 
     def spent(self, at: datetime) -> Spent:
-        """Return what the whole UTC day of `at` has used."""
+        """Return what the main purse has used in the whole UTC day of `at`."""
         with self._reading() as connection:
-            return _spent(connection, Charge(session="", symbol="", decision=""), at)["day"]
+            return _spent(connection, Charge(session="", symbol="", decision=""), at, "")["day"]
 
     # --- breakers
 
@@ -184,9 +184,9 @@ def _vector(row: Any) -> Vector:
     return Vector(spec=row.spec, values=row.values)
 
 
-def _spent(connection: Connection, charge: Charge, at: datetime) -> dict[str, Spent]:
+def _spent(connection: Connection, charge: Charge, at: datetime, purse: str) -> dict[str, Spent]:
     """Return what each scope of `charge` has used; reservations that have expired count as calls only."""
-    today = BudgetRow.day == _day(at)
+    today = BudgetRow.day == _day(at, purse)
     scopes: dict[str, ColumnElement[bool]] = {
         "day": today,
         "session": BudgetRow.session == charge.session,
@@ -207,5 +207,5 @@ def _nano(usd: Decimal) -> int:
     return int((usd * NANO).to_integral_value(ROUND_CEILING))
 
 
-def _day(at: datetime) -> str:
-    return at.astimezone(UTC).date().isoformat()
+def _day(at: datetime, purse: str) -> str:
+    return f"{purse} {at.astimezone(UTC).date().isoformat()}".strip()

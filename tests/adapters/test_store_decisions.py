@@ -355,3 +355,13 @@ async def test_a_sample_snapshot_has_a_vector_too(store):
     store.keep_vector("c1", a_snapshot())
     [past] = store.recent("default", BTC, AT + minutes(5))
     assert past.reasons == ("TrendFlip(1h)",)
+
+
+def test_a_purse_of_its_own_spends_nobody_elses_day(store):
+    main = usd("0.015")
+    apart = main.model_copy(update={"purse": "shadow"})
+    assert not store.reserve(CHARGE, CENT, apart, AT).refused
+    elsewhere = CHARGE.model_copy(update={"session": "other", "decision": "other"})
+    assert not store.reserve(elsewhere, CENT, main, AT).refused
+    assert store.reserve(elsewhere, CENT, main, AT).refused.startswith("usd_per_day")
+    assert store.spent(AT).calls == 1

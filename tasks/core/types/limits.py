@@ -60,10 +60,11 @@ CallCap = Annotated[Annotated[int, Field(ge=0)] | None, _none]
 class Budget(Dto):
     """Caps on what models may cost and how often they are asked; None (in settings: "none") is unlimited.
 
-    A day is a UTC day of the whole database, whatever the strategy, and so are the symbol's.
+    A day is a UTC day of the whole database for one purse, whatever the strategy, and so are the symbol's.
     """
 
     session: str = Field(default="", description="its name; empty: a strategy's UTC day is a session")
+    purse: str = Field(default="", description="budgets of different purses never touch each other's days")
     usd_per_day: UsdCap = Decimal(2)
     calls_per_day: CallCap = 100
     usd_per_session: UsdCap = None
