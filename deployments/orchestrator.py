@@ -1,15 +1,18 @@
 """Prefect's REST API, the few calls `up` needs: importing Prefect's client would cost 2 s and 100 MB for them."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 
 from deployments.services import POOL, WORKER
 from tasks.core.errors import TradingError
 
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 MISSED_AFTER = timedelta(seconds=60)  # a run that is less late may still be worth it
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
@@ -80,7 +83,7 @@ class Orchestrator:
     async def start_run(self, deployment: str, parameters: dict[str, Any]) -> str:
         """Create a run of `flow/deployment` that is due now and return its id."""
         found = await self._call("GET", f"deployments/name/{deployment}")
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
         created = await self._call("POST", f"deployments/{found['id']}/create_flow_run", body)
         return str(created["id"])
 
@@ -91,6 +94,11 @@ class Orchestrator:
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
             answer = await self._http.request(method, path, json=body)
+            for pause in PAUSES:
+                if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                    break
+                await asyncio.sleep(pause)  # its SQLite was locked; it says 503 and means: once more
+                answer = await self._http.request(method, path, json=body)
             answer.raise_for_status()
         except httpx.HTTPStatusError as e:
             raise PrefectError(f"Prefect refused {method} {path}: {e.response.text[:300]}") from e

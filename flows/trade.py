@@ -116,23 +116,34 @@ async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord
             if brief := await cycle.prepare(frames[cycle.symbol], failed):
                 asked.append((cycle, brief))
     if asked:
-        ids = [cycle.record.cycle_id for cycle, _ in asked]
-        news = await call(fetch.fetch_headlines)()
-        asked = [(cycle, brief.model_copy(update={"news": news})) for cycle, brief in asked]
-        answers = await call(decide.decide)([brief for _, brief in asked], ids, request.decider)
-        for (cycle, brief), decided in zip(asked, answers, strict=True):
-            with _isolated(cycle, broken):
-                await cycle.act(brief, decided)
-        await call(shadow.decide_shadows)([brief for _, brief in asked], [cycle.record for cycle, _ in asked])
-        if not request.dry_run:
-            balance, _ = await call(fetch.fetch_account)()
-            call(account.keep_equity)(balance, await call(fetch.venue_now)())
-        call(record.track_decisions)()
-        call(settle.sync_prompts)()
-        call(settle.track_session)(as_of)
+        await _decide_and_act(asked, broken, request, call)
+        await _afterwards(asked, request, as_of, call)
     if broken:
         raise broken[0]  # everything else is done: a retry takes up only the cycles that are not
     return [cycle.record for cycle in cycles]
+
+
+async def _decide_and_act(
+    asked: "list[tuple[Cycle, Brief]]", broken: list[TradingError], request: Request, call: Call
+) -> None:
+    news = await call(fetch.fetch_headlines)()
+    briefs = [brief.model_copy(update={"news": news}) for _, brief in asked]
+    ids = [cycle.record.cycle_id for cycle, _ in asked]
+    answers = await call(decide.decide)(briefs, ids, request.decider)
+    for (cycle, _), brief, decided in zip(asked, briefs, answers, strict=True):
+        with _isolated(cycle, broken):
+            await cycle.act(brief, decided)
+
+
+async def _afterwards(asked: "list[tuple[Cycle, Brief]]", request: Request, as_of: datetime, call: Call) -> None:
+    """Ask the challengers, keep the equity, and show MLflow what was decided: nothing here can change an order."""
+    await call(shadow.decide_shadows)([brief for _, brief in asked], [cycle.record for cycle, _ in asked])
+    if not request.dry_run:
+        balance, _ = await call(fetch.fetch_account)()
+        call(account.keep_equity)(balance, await call(fetch.venue_now)())
+    call(record.track_decisions)()
+    call(settle.sync_prompts)()
+    call(settle.track_session)(as_of)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -247,3 +248,22 @@ def test_detached_up_survives_a_dead_service_and_a_killed_supervisor_leaves_noth
 def _worker_pid(home: Path) -> int:
     now = state.read(home)
     return now.services["worker"].pid if now and "worker" in now.services else 0
+
+
+async def test_a_prefect_whose_database_was_locked_is_asked_once_more(monkeypatch):
+    import httpx
+
+    from deployments import orchestrator
+
+    answers = [httpx.Response(503, json={"exception_message": "Service Unavailable"}), httpx.Response(200, json=[])]
+    keys = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.url.path)
+        return answers.pop(0)
+
+    monkeypatch.setattr(orchestrator, "PAUSES", (0.0, 0.0))
+    prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api")
+    prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
+    assert await prefect.worker_is_online(since=datetime.now(UTC)) is False
+    assert len(keys) == 2
