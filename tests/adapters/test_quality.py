@@ -1,6 +1,5 @@
 """Each rule of the data suite fires on its own fault and on nothing else; a clean market passes."""
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -272,14 +271,6 @@ def test_the_frames_handed_in_are_not_changed():
     before = frame.copy()
     validate({BTC: {"5m": frame}}, AS_OF)
     pd.testing.assert_frame_equal(frame, before)
-
-
-def test_fifty_symbols_in_six_timeframes_take_about_a_second():
-    one = {tf: bars(tf, 300) for tf in ("5m", "15m", "30m", "1h", "4h", "1d")}
-    frames = {f"C{n}/USDT:USDT": one for n in range(50)}
-    started = time.process_time()
-    assert validate(frames, AS_OF) == []
-    assert time.process_time() - started < 3  # see tests/benchmarks/quality.py; the rest is for a busy machine
 
 
 def test_the_docs_show_the_rules_as_they_are():

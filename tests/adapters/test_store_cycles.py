@@ -2,13 +2,12 @@
 
 import json
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
 from sqlalchemy import select
-from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, an_intent, minutes
+from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, minutes
 
 from tasks.adapters.store import BeginResult, Store
 from tasks.adapters.store_models import ModelCallRow, VerdictRow
@@ -156,16 +155,3 @@ def test_decisions_are_mirrored_to_tracking_once(store):
     assert store.untracked(9) == ["c1", "c2"]
     assert store.trace_id("c0") == "trace-0"
     assert store.trace_id("c1") is None
-
-
-@pytest.mark.slow
-def test_recording_a_cycle_takes_milliseconds(store):
-    began = time.perf_counter()
-    for number in range(50):
-        cycle_id = f"c{number}"
-        record = a_full_cycle(cycle_id, as_of=AT + minutes(5 * number))
-        store.begin_cycle(a_cycle(cycle_id, as_of=record.as_of), AT)
-        store.keep_decision(cycle_id, record.decided, AT)
-        store.save_intents(cycle_id, (an_intent(f"qd-{number}"),), AT)
-        store.save_cycle(record, AT)
-    assert (time.perf_counter() - began) / 50 < 0.25
