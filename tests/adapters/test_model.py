@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from decimal import Decimal
 
 import pytest
@@ -21,7 +20,7 @@ MESSAGES = [{"role": "system", "content": "You trade."}, {"role": "user", "conte
 
 @pytest.fixture(autouse=True, scope="module")
 def warm_client():
-    """Pay the library's import and its first call once; the deadlines here are shorter than they take."""
+    """Pay the library's import and its first call once; a deadline here may be shorter than they take."""
     _litellm()
     with ModelServer([Reply(HOLD)]) as server:
         asyncio.run(model_at(server, timeout_s=30, deadline_s=30).ask("single", PROMPT, MESSAGES, wire_schema()))
@@ -33,7 +32,10 @@ def no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
-def model_at(server: ModelServer, *models: str, timeout_s=0.5, deadline_s=1.0, max_bytes=200_000) -> LiteLLMModel:
+SHORT = {"timeout_s": 3.0, "deadline_s": 5.0}  # only where running out of time is what is tested
+
+
+def model_at(server: ModelServer, *models: str, timeout_s=60.0, deadline_s=120.0, max_bytes=200_000) -> LiteLLMModel:
     return LiteLLMModel(models or ("openai/test",), server.url, timeout_s, deadline_s, max_bytes)
 
 
@@ -48,7 +50,7 @@ async def test_a_good_reply_comes_back_with_its_tokens_and_latency():
     assert (call.raw_reply, call.error, call.attempts) == (HOLD, "", ())
     assert (call.model, call.tokens_in, call.tokens_out) == ("openai/test", 1200, 34)
     assert call.prompt == PROMPT
-    assert 0 < call.latency_ms < 1000
+    assert call.latency_ms > 0
     request = server.requests[0]
     assert (request["model"], request["messages"]) == ("test", MESSAGES)
     assert (request["temperature"], request["seed"], request["max_tokens"]) == (0.1, 7, 900)
@@ -113,9 +115,8 @@ async def test_what_the_model_wrote_reaches_the_parser_unchanged(reply, expected
     ids=lambda value: f"{value.kind}-{value.status}" if isinstance(value, Fault) else None,
 )
 async def test_a_fault_becomes_a_short_reason_and_what_arrived_is_kept(fault, error, kept):
-    started = time.monotonic()
-    call = await ask(fault)
-    assert time.monotonic() - started < 1.5
+    unending = isinstance(fault, Fault) and fault.kind in ("hang", "drip")
+    call = await ask(fault, **(SHORT if unending else {}))
     assert (call.error, call.attempts) == (error, (f"openai/test: {error}",))
     assert kept in call.raw_reply
     assert len(call.raw_reply) <= 200_000
@@ -138,13 +139,14 @@ async def test_when_the_request_itself_is_refused_it_is_sent_once_more_without_o
 
 async def test_nothing_is_retried_behind_our_back():
     with ModelServer(default=Fault("status", status=500)) as server:
-        await model_at(server, timeout_s=5, deadline_s=5).ask("single", PROMPT, MESSAGES, wire_schema())
+        await model_at(server).ask("single", PROMPT, MESSAGES, wire_schema())
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("fault", [Fault("status", status=500), Fault("hang"), Fault("drip"), Reply("")])
 async def test_when_one_provider_fails_the_next_one_answers_and_the_failure_is_kept(fault):
-    call = await ask(fault, Reply(HOLD), models=("openai/a", "anthropic/b"))
+    limits = {"timeout_s": 5.0} if isinstance(fault, Fault) and fault.kind != "status" else {}
+    call = await ask(fault, Reply(HOLD), models=("openai/a", "anthropic/b"), **limits)
     assert (call.raw_reply, call.error, call.model) == (HOLD, "", "anthropic/b")
     assert len(call.attempts) == 1
     assert call.attempts[0].startswith("openai/a: ")
@@ -156,44 +158,44 @@ async def test_what_a_failed_attempt_cost_is_counted():
 
 
 async def test_all_providers_together_get_one_deadline():
-    started = time.monotonic()
-    call = await ask(Fault("hang"), Fault("drip"), models=("openai/a", "openai/b"), timeout_s=0.3, deadline_s=0.5)
-    assert time.monotonic() - started < 1.0
+    call = await ask(Fault("hang"), Fault("drip"), models=("openai/a", "openai/b"), timeout_s=3.0, deadline_s=5.0)
     assert (call.error, call.model) == ("timeout", "openai/b")
     assert call.attempts == ("openai/a: timeout", "openai/b: timeout")
     assert call.raw_reply.startswith('{"')
 
 
 async def test_the_deadline_holds_even_against_code_that_cannot_be_cancelled():
+    given_up = asyncio.Event()
+
     class Stubborn(LiteLLMModel):
         async def _request(self, asked, schema, progress):
-            for _ in range(2):
+            while not given_up.is_set():
                 try:
-                    await asyncio.sleep(0.6)
+                    await given_up.wait()
                 except asyncio.CancelledError:
                     continue
             return HOLD
 
-    started = time.monotonic()
-    call = await Stubborn(("openai/a",), "http://127.0.0.1:1", 5, 0.2).ask("single", PROMPT, MESSAGES, {})
-    assert time.monotonic() - started < 0.7
+    call = await Stubborn(("openai/a",), "http://127.0.0.1:1", 60, 0.2).ask("single", PROMPT, MESSAGES, {})
+    given_up.set()
     assert call.error == "timeout"
 
 
 async def test_a_cancelled_ask_does_not_leave_its_request_behind():
     with ModelServer([Fault("hang")]) as server:
         asking = asyncio.create_task(model_at(server).ask("single", PROMPT, MESSAGES, wire_schema()))
-        await asyncio.sleep(0.1)
+        while not server.requests:
+            await asyncio.sleep(0.01)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        await asyncio.sleep(0.05)
-        assert not [t for t in asyncio.all_tasks() if "_failover" in repr(t.get_coro())]
+        left = [task for task in asyncio.all_tasks() if "_failover" in repr(task.get_coro())]
+        await asyncio.wait_for(asyncio.gather(*left, return_exceptions=True), 30)
 
 
 async def test_parallel_asks_do_not_share_their_tapes():
     with ModelServer(default=lambda request: Reply(request["messages"][1]["content"] * 200)) as server:
-        model = model_at(server, deadline_s=3, timeout_s=3)
+        model = model_at(server)
         asked = [[MESSAGES[0], {"role": "user", "content": str(n)}] for n in range(5)]
         calls = await asyncio.gather(*(model.ask("single", PROMPT, m, wire_schema()) for m in asked))
     assert [call.raw_reply for call in calls] == [str(n) * 200 for n in range(5)]
@@ -240,7 +242,7 @@ async def test_anthropic_is_spoken_to_in_its_own_dialect_and_cut_off_like_the_re
     body = json.dumps(head | {"content": [{"type": "text", "text": HOLD}], "usage": usage}).encode()
     with ModelServer([Fault("raw", body=body), Fault("endless"), Fault("drip", body=body)]) as server:
         monkeypatch.setenv("ANTHROPIC_API_BASE", server.url.removesuffix("/v1"))
-        model = LiteLLMModel(("anthropic/claude-sonnet-4-5",), "", 0.5, 1.0)
+        model = LiteLLMModel(("anthropic/claude-sonnet-4-5",), "", 5.0, 5.0)
         good, endless, drip = [await model.ask("single", PROMPT, MESSAGES, wire_schema()) for _ in range(3)]
     assert isinstance(parse_reply(good.raw_reply, SYMBOL), Hold)
     assert (good.tokens_in, good.tokens_out) == (10, 5)

@@ -180,13 +180,11 @@ def test_a_file_that_holds_braces_of_its_own_is_kept_as_it_is():
 
 
 def test_an_unreachable_server_is_tracking_unavailable_and_does_not_show_its_password():
-    started = time.monotonic()
     tracker = Tracker(f"http://person:hunter2@127.0.0.1:{free_port()}")
     with pytest.raises(TrackingUnavailable) as caught:
         tracker.log_session("default", "sandbox", date(2026, 3, 2), {"equity": 1.0}, 0)
     assert "127.0.0.1" in str(caught.value)
     assert "hunter2" not in str(caught.value)
-    assert time.monotonic() - started < 60
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """`llm:panel` stage by stage: who is asked, what is made of the answers, and what happens when one is missing."""
 
 import asyncio
-import time
 from collections.abc import Mapping
 from decimal import Decimal
 
@@ -30,7 +29,7 @@ class Cast:
         answer = self.answers[role]
         while answer in (HANG, STUBBORN):
             try:
-                await asyncio.sleep(0.6)
+                await asyncio.sleep(60 if answer == HANG else 1)
                 break
             except asyncio.CancelledError:
                 self.cancelled.append(role)
@@ -51,7 +50,7 @@ class Cast:
         return next(text for asked, text in self.asked if asked == role)
 
 
-def panel(cast: Cast, stage_s: float = STAGE_S, deadline_s: float = 1.0) -> PanelDecider:
+def panel(cast: Cast, stage_s: float = STAGE_S, deadline_s: float = 30.0) -> PanelDecider:
     return PanelDecider(cast, PROMPTS, lambda s: f"lean {s.pair}", stage_s, deadline_s)
 
 
@@ -199,9 +198,7 @@ async def test_one_analyst_late_and_the_others_apart_is_a_failure_and_not_an_ans
 
 @pytest.mark.parametrize("how", [HANG, STUBBORN])
 async def test_all_analysts_late_hold_within_the_deadline(how):
-    started = time.monotonic()
     decided, cast = await decide(technical=how, orderbook=how, sentiment=how)
-    assert time.monotonic() - started < STAGE_S + 0.3
     late = ("late:technical", "late:orderbook", "late:sentiment")
     assert outcome(decided) == ("HOLD", "hold", (*late, "no_consensus"))
     assert (len(decided.calls), sorted(cast.cancelled)) == (3, ["orderbook", "sentiment", "technical"])
@@ -209,9 +206,7 @@ async def test_all_analysts_late_hold_within_the_deadline(how):
 
 async def test_the_whole_deadline_cuts_the_stages_short():
     cast = Cast(ANSWERS | {"trend": HANG, "reversion": HANG})
-    started = time.monotonic()
-    [decided] = await panel(cast, stage_s=5, deadline_s=0.1).decide([brief()])
-    assert time.monotonic() - started < 0.5
+    [decided] = await panel(cast, stage_s=500, deadline_s=0.3).decide([brief()])
     assert outcome(decided) == ("HOLD", "hold", ("late:trend", "late:reversion", "no_proposal"))
 
 
@@ -219,8 +214,8 @@ async def test_a_cancelled_decision_leaves_no_task_behind():
     cast = Cast(ANSWERS | {"technical": HANG})
     before = asyncio.all_tasks()
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.02):
-            await panel(cast, stage_s=5, deadline_s=5).decide([brief()])
+        async with asyncio.timeout(0.3):
+            await panel(cast, stage_s=60, deadline_s=60).decide([brief()])
     await asyncio.sleep(0.01)
     assert (asyncio.all_tasks() - before, cast.cancelled) == (set(), ["technical"])
 

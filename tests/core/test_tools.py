@@ -170,7 +170,7 @@ async def test_a_tool_that_fails_or_hangs_is_answered_with_its_error():
     failed = await answer(CANDLES, desk(Shelf(error="the venue is down \ud800")))
     assert failed.error.startswith("the venue is down")
     failed.model_dump_json()
-    late = await desk(Shelf(slow=5)).answer(CANDLES, AT, "trace", 0.02)
+    late = await desk(Shelf(slow=60)).answer(CANDLES, AT, "trace", 0.02)
     assert late.error == "timeout"
 
 
@@ -184,9 +184,7 @@ async def test_work_that_ignores_its_cancellation_does_not_hold_anyone_up():
                     raise
 
     count = itertools.count()
-    began = asyncio.get_running_loop().time()
     assert await within(stubborn(), 0.02) is None
-    assert asyncio.get_running_loop().time() - began < 0.4
 
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(st.text(), st.integers(), st.none(), st.lists(st.text()))))
@@ -385,9 +383,7 @@ async def test_a_slow_planner_or_tool_may_use_half_of_the_deadline():
 
 
 async def test_everything_ends_at_the_deadline_with_a_hold():
-    began = asyncio.get_running_loop().time()
-    decided = await decide(Script(9.0, 9.0), limits=LIMITS.model_copy(update={"deadline_s": 0.2}))
-    assert asyncio.get_running_loop().time() - began < 0.6
+    decided = await decide(Script(90.0, 90.0), limits=LIMITS.model_copy(update={"deadline_s": 0.2}))
     assert (decided.decision.action, decided.rung, decided.errors) == ("HOLD", "hold", ("planner: timeout", "timeout"))
 
 

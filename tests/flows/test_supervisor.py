@@ -68,18 +68,29 @@ def wait_until(condition: Any, seconds: float) -> bool:
     return bool(condition())
 
 
+def deafened(shell: psutil.Process) -> bool:
+    """Say whether some descendant ignores SIGTERM by now, as /proc tells."""
+    term = 1 << (signal.SIGTERM - 1)
+    for process in shell.children(recursive=True):
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        ignored = next(line for line in status.splitlines() if line.startswith("SigIgn"))
+        if int(ignored.split()[1], 16) & term and "python" in process.name():
+            return True
+    return False
+
+
 # --- the nanny
 
 
 @pytest.fixture
 def family(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psutil.Process]]]:
     """A nanny over a shell whose grandchild has a session of its own and is deaf to SIGTERM."""
-    deaf = "import os,signal,time; os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    script = f"{sys.executable} -c '{deaf}' & sleep 60 & wait"
+    deaf = "import os,signal,time; os.setsid(); signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    script = f"{sys.executable} -c '{deaf}' & sleep 600 & wait"
     nanny = subprocess.Popen([sys.executable, "-I", str(NANNY), str(os.getpid()), "1", "sh", "-c", script])
     here = psutil.Process(nanny.pid)
-    assert wait_until(lambda: len(here.children(recursive=True)) == 3, 10)
-    time.sleep(0.5)  # for the deaf one to become deaf
+    assert wait_until(lambda: len(here.children(recursive=True)) == 3, 60)
+    assert wait_until(lambda: deafened(here), 60)
     members = here.children(recursive=True)
     yield nanny, members
     for process in members:
@@ -92,29 +103,29 @@ def family(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], list[psuti
 def test_nanny_that_is_told_to_stop_leaves_no_descendant(family):
     nanny, members = family
     nanny.send_signal(signal.SIGTERM)
-    assert nanny.wait(10) == 0
+    assert nanny.wait(60) == 0
     assert not [process for process in members if process.is_running()]
 
 
 def test_nanny_ends_the_rest_when_its_command_is_killed(family):
     nanny, members = family
     next(process for process in members if process.name() == "sh").kill()
-    assert nanny.wait(10) != 0
+    assert nanny.wait(60) != 0
     assert not [process for process in members if process.is_running()]
 
 
 def test_everything_ends_when_the_nanny_s_parent_is_killed(tmp_path):
     script = f"""
 import os, subprocess, sys, time
-subprocess.Popen([sys.executable, "-I", {str(NANNY)!r}, str(os.getpid()), "1", "sh", "-c", "sleep 61 & sleep 61"])
-time.sleep(60)
+subprocess.Popen([sys.executable, "-I", {str(NANNY)!r}, str(os.getpid()), "1", "sh", "-c", "sleep 610 & sleep 610"])
+time.sleep(600)
 """
     parent = subprocess.Popen([sys.executable, "-c", script])
-    assert wait_until(lambda: len(psutil.Process(parent.pid).children(recursive=True)) == 4, 10)
+    assert wait_until(lambda: len(psutil.Process(parent.pid).children(recursive=True)) == 4, 60)
     members = psutil.Process(parent.pid).children(recursive=True)
     parent.kill()
     parent.wait()
-    assert wait_until(lambda: not [process for process in members if process.is_running()], 10)
+    assert wait_until(lambda: not [process for process in members if process.is_running()], 60)
 
 
 # --- what `up` refuses
