@@ -3,6 +3,9 @@
 import os
 import tempfile
 
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -10,3 +13,12 @@ os.environ["QUARTERDECK_NO_MODEL_CALLS"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["QUARTERDECK_HOME"] = tempfile.mkdtemp(prefix="quarterdeck-tests-")
 os.environ["QUARTERDECK_MLFLOW_URL"] = ""
+
+# A busy machine is not a failing test, and a landing must not depend on the examples of the day.
+hypothesis_settings.register_profile(
+    "quarterdeck",
+    deadline=None,
+    derandomize=os.environ.get("CI") == "true",
+    suppress_health_check=[HealthCheck.too_slow],
+)
+hypothesis_settings.load_profile("quarterdeck")

@@ -42,7 +42,7 @@ def env(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def quarterdeck(*arguments: str, env: dict[str, str], timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def quarterdeck(*arguments: str, env: dict[str, str], timeout: float = 170) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "deployments.supervisor", *arguments]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
