@@ -7,8 +7,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
-
 from deployments import services, state
 from deployments.orchestrator import Orchestrator, PrefectError, RunState
 from deployments.progress import Board, Step
@@ -72,9 +70,8 @@ class Machine:
         """Start a service and wait until it answers."""
         with self.board.step(service.name, service.url):
             child = self._spawn(service)
-            async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
-                while not await _answers(http, service.health):
-                    await self._patience(child)
+            while not await asyncio.to_thread(services.answers, service.health):
+                await self._patience(child)
 
     async def _working(self) -> None:
         with self.board.step("worker"):
@@ -184,13 +181,6 @@ class Machine:
 def _ended(child: Child) -> StartError:
     name = child.service.name
     return StartError(f"{name} ended with code {child.exit_code}: {child.last_line()}; its log: {child.log}")
-
-
-async def _answers(http: httpx.AsyncClient, url: str) -> bool:
-    try:
-        return (await http.get(url)).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def _migrate(settings: Settings) -> None:

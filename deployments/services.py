@@ -1,10 +1,12 @@
 """The processes `up` runs: what each is started with, where it answers, and how it is started and stopped."""
 
+import hashlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from deployments.warm.wire import VARIABLE as WARM_SOCKET
 from tasks.core.errors import InputError
 from tasks.settings import Settings
 
@@ -25,7 +28,8 @@ LOOPBACK = ("127.0.0.1", "localhost")
 
 @dataclass(frozen=True)
 class Service:
-    """One process. `health` answers 200 once it works (a worker has none); `setting` moves its port."""
+    """One process. `health` is a URL that answers 200, or `unix:` and a socket that takes a connection, once it works
+    (a worker has none); `setting` moves its port."""
 
     name: str
     command: tuple[str, ...]
@@ -46,6 +50,7 @@ def plan(settings: Settings) -> dict[str, Service]:
         services.append(_sandbox(settings))
     if settings.mlflow_url:
         services.append(_mlflow(settings))
+    services.append(_warm(settings))
     services.append(Service("worker", _worker_command()))
     for service in services:
         _require_local(service)
@@ -76,6 +81,17 @@ def _mlflow(settings: Settings) -> Service:
     return Service("mlflow", (sys.executable, *command), url, f"{url}/health", "QUARTERDECK_MLFLOW_URL")
 
 
+def _warm(settings: Settings) -> Service:
+    path = warm_socket(settings)
+    return Service("warm", (sys.executable, "-m", "deployments.warm.daemon", path), health=f"unix:{path}")
+
+
+def warm_socket(settings: Settings) -> str:
+    """Return where the warm daemon of this HOME listens: a socket's path is short, and HOME's need not be."""
+    of_home = hashlib.sha256(str(settings.home).encode()).hexdigest()[:16]
+    return str(Path(tempfile.gettempdir()) / f"quarterdeck-{os.getuid()}-{of_home}.sock")
+
+
 def _worker_command() -> tuple[str, ...]:
     command = ("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER)
     return (sys.executable, *command)
@@ -104,6 +120,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "QUARTERDECK_PROFILE": settings.profile,
         "QUARTERDECK_TOML": str(toml),
         "QUARTERDECK_DATABASE_URL": _absolute(settings.store_url),
+        WARM_SOCKET: warm_socket(settings),
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": settings.prefect_api_url,
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
@@ -152,7 +169,10 @@ def require_free(service: Service) -> None:
 
 
 def answers(url: str, timeout_s: float = 2.0) -> bool:
-    """Say whether `url` answers 200."""
+    """Say whether `url` answers 200, or the socket after `unix:` takes a connection."""
+    if url.startswith("unix:"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            return probe.connect_ex(url.removeprefix("unix:")) == 0
     try:
         return httpx.get(url, timeout=timeout_s, trust_env=False).status_code == 200
     except httpx.HTTPError:

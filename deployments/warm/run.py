@@ -1,0 +1,88 @@
+"""`python -m deployments.warm.run`: run one Prefect flow run in a process forked from the warm daemon.
+
+The worker's command for every run. It hands its environment, directory and output to the daemon, passes signals on,
+and ends as the run ended, so that Prefect sees the states, logs, cancellation and crashes it would see of its own
+process. Without a daemon it becomes the engine itself: a cold start, said on stderr.
+"""
+
+import array
+import json
+import os
+import signal
+import socket
+import sys
+
+from deployments.warm.wire import EXIT, LENGTH, REFUSED, VARIABLE, stamp
+
+LOST = 70  # the daemon went away in the middle of a run: Prefect marks the run as crashed
+
+
+def main() -> int:
+    path = os.environ.get(VARIABLE, "")
+    daemon = _connected(path) if path else None
+    if daemon is None:
+        return _cold(f"no warm daemon at {path}" if path else "")
+    passed = [signal.SIGTERM, signal.SIGINT]
+    signal.pthread_sigmask(signal.SIG_BLOCK, passed)  # until there is a run to pass them on to
+    try:
+        _ask(daemon)
+        answer = daemon.recv(1)
+    except OSError:
+        answer = b""
+    if answer in (REFUSED, b""):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
+        return _cold("the warm daemon is of an earlier installation" if answer else "the warm daemon did not answer")
+    for number in passed:
+        signal.signal(number, lambda n, _frame: _pass_on(daemon, n))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
+    return _outcome(daemon)
+
+
+def _connected(path: str) -> socket.socket | None:
+    daemon = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        daemon.connect(path)
+    except OSError:
+        daemon.close()
+        return None
+    return daemon
+
+
+def _ask(daemon: socket.socket) -> None:
+    body = json.dumps({"env": dict(os.environ), "cwd": os.getcwd(), "stamp": stamp()}).encode()
+    files = array.array("i", [0, 1, 2])
+    daemon.sendmsg([LENGTH.pack(len(body))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+    daemon.sendall(body)
+
+
+def _pass_on(daemon: socket.socket, number: int) -> None:
+    try:
+        daemon.send(bytes([number]))
+    except OSError:
+        os._exit(LOST)
+
+
+def _outcome(daemon: socket.socket) -> int:
+    """Wait for the run's end and end the same way."""
+    told = b""
+    while len(told) < EXIT.size:
+        part = daemon.recv(EXIT.size - len(told))
+        if not part:
+            print("the warm daemon went away: the run went with it", file=sys.stderr)
+            return LOST
+        told += part
+    code: int = EXIT.unpack(told)[0]
+    if code < 0:
+        signal.signal(-code, signal.SIG_DFL) if -code not in (signal.SIGKILL, signal.SIGSTOP) else None
+        os.kill(os.getpid(), -code)
+    return code
+
+
+def _cold(why: str) -> int:
+    if why:
+        print(f"WARNING {why}: this run starts cold", file=sys.stderr, flush=True)
+    os.execv(sys.executable, [sys.executable, "-m", "prefect.engine"])  # noqa: S606  (our own interpreter)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""What client and daemon say to each other over the socket; standard library only, and little of it.
+
+Client: one frame (4 bytes length, JSON `{"env", "cwd", "stamp"}`) with its stdin, stdout and stderr, then one byte for
+each signal to pass on. Daemon: `r` (refused: start cold) or `s` (started), then 4 bytes: the exit code, or minus the
+signal that ended the run.
+"""
+
+import os
+import struct
+import sys
+from pathlib import Path
+
+VARIABLE = "QUARTERDECK_WARM_SOCKET"
+LENGTH = struct.Struct("!I")
+EXIT = struct.Struct("!i")
+STARTED, REFUSED = b"s", b"r"
+
+
+def stamp() -> str:
+    """Return what changes when packages are installed or removed: a daemon of another stamp is out of date."""
+    lib = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    try:
+        changed = lib.stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    return f"{os.path.realpath(sys.executable)}|{sys.prefix}|{changed}"
