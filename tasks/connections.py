@@ -1,16 +1,21 @@
 """The adapters a run uses, opened once per process from the settings; and a logger that works outside a run too."""
 
 import logging
-from datetime import datetime
-from functools import cache
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-from tasks.adapters.store import Store
+from tasks.adapters.store import Store, opened
+from tasks.core.errors import TrackingUnavailable
 from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.ports import Decider, Venue
+from tasks.core.types.record import Terms
 from tasks.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -27,30 +32,25 @@ def log() -> Logger:
         return logging.getLogger("quarterdeck")
 
 
-@cache
-def _store(url: str) -> Store:
-    store = Store(url)
-    store.migrate()
-    return store
-
-
 def store() -> Store:
     """Return the process's store, migrated."""
-    return _store(settings().store_url)
+    return opened(settings().store_url)
 
 
 def close_stores() -> None:
     """Close what `store` opened, so that other settings may open another."""
-    if _store.cache_info().currsize:
+    if opened.cache_info().currsize:
         store().close()
-    _store.cache_clear()
+    opened.cache_clear()
 
 
 def venue(chosen: Settings | None = None) -> Venue:
-    """Return the venue's client of this event loop."""
+    """Return the venue's client of this event loop; on paper with its account in the store."""
+    from tasks.adapters.paper import PaperVenue
     from tasks.adapters.venue import connect
 
-    return connect(chosen or settings())
+    s = chosen or settings()
+    return PaperVenue(connect(s), opened(s.store_url), s) if s.profile == "paper" else connect(s)
 
 
 def stored_frames(symbol: str, as_of: datetime) -> Frames:
@@ -59,12 +59,39 @@ def stored_frames(symbol: str, as_of: datetime) -> Frames:
     return {tf: kept.load_bars(name, symbol, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
 
 
+def terms() -> Terms:
+    """Return what is in force now, for the record."""
+    from tasks.adapters.toolbox import limits_of
+
+    s = settings()
+    return Terms(
+        symbols=s.symbols, limits=s.limits, costs=s.costs, thresholds=s.events, venue=venue().name,
+        history_bars=s.history_bars, tools=limits_of(s), tool_rates=s.tool_rates,
+    )  # fmt: skip
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold a lease over something short; raises TrackingUnavailable if others keep it for half a minute."""
+    holder = uuid4().hex
+    for _ in range(300):
+        if lease := store().acquire_lease(name, holder, timedelta(seconds=60)):
+            break
+        time.sleep(0.1)
+    else:
+        raise TrackingUnavailable(f"{name} is held by another machine for 30 s")
+    try:
+        yield
+    finally:
+        store().release_lease(lease)
+
+
 def tracker() -> "Tracker | None":
     """Return the MLflow mirror; None when tracking is off."""
     from tasks.adapters.tracking import Tracker
 
     url = settings().mlflow_url
-    return Tracker(url) if url else None
+    return Tracker(url, alone=alone) if url else None
 
 
 def decider(name: str, shadow: bool = False) -> Decider:

@@ -7,6 +7,7 @@ so that no secret can end up in a task argument or a record.
 
 import os
 import tomllib
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +22,8 @@ from pydantic_settings import (
 )
 
 from tasks.core.errors import InputError
-from tasks.core.types.limits import Budget, Costs, EventThresholds, Limits, ToolRates
+from tasks.core.types.base import Exact
+from tasks.core.types.limits import Budget, Costs, EventThresholds, Limits, Promotion, ToolRates
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "QUARTERDECK_"
@@ -46,11 +48,19 @@ class Settings(BaseSettings):
     model_base_url: str = Field(default="", description="an OpenAI-compatible server for all of them")
     venue: str = Field(default="bybit", description="ccxt id, for paper, testnet and live")
     sandbox_url: str = "http://127.0.0.1:8891"
+    venue_url: str = Field(default="", description="paper only: a server on this machine to read market data from")
+    venue_demo: bool = Field(default=True, description="testnet: the venue's demo trading; false: its testnet")
+    paper_cash: Exact = Field(default=Decimal(10_000), gt=0, description="what a paper account begins with, in quote")
     prefect_api_url: str = "http://127.0.0.1:4210/api"
     mlflow_url: str = Field(default="http://127.0.0.1:5510", description="empty: no tracking")
+    prefect_database_url: str = Field(default="", description="of the Prefect server `up` starts; empty: SQLite in HOME")
+    mlflow_database_url: str = Field(default="", description="of the MLflow server `up` starts; empty: SQLite in HOME")
+    workers: int = Field(default=1, ge=1, le=64, description="how many `up` and `worker` start on this machine")
     live_account: str = Field(default="", description="live only: the account id typed out, which arms it")
+    stop_within_s: float = Field(default=10, gt=0, description="else close, where entries take no stop with them")
     history_bars: int = Field(default=1000, ge=300, le=5000, description="bars per timeframe the features see")
     calendar: Path | None = Field(default=None, description="an .ics or .csv of events to be asked about")
+    decision_latency_s: float = Field(default=0, ge=0, lt=300, description="replays: from close to order")
     sample_quiet: float = Field(default=0, ge=0, le=1, description="share of quiet bars asked about all the same")
     shadow: Names = Field(default=(), description="challengers: deciders asked beside, whose answers are not sent")
     shadow_budget: Budget = Field(default=Budget(purse="shadow"), description="what challengers may cost, apart")
@@ -73,6 +83,7 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     costs: Costs = Costs()
     events: EventThresholds = EventThresholds()
+    promotion: Promotion = Promotion()
 
     @field_validator("symbols", "model", "shadow", "news_feeds", "cheap_model", mode="before")
     @classmethod

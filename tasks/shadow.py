@@ -20,7 +20,6 @@ from tasks.core.types.snapshot import Brief
 from tasks.settings import settings
 
 HORIZON = HORIZON_BARS * duration("5m")
-CASH = Decimal(10_000)
 
 
 @task(cache_policy=NO_CACHE)
@@ -95,13 +94,15 @@ async def run_paper_books(now: datetime) -> dict[str, Decimal]:
 
 def _run_book(name: str, instruments: dict[str, Instrument], until: datetime) -> Decimal:
     kept, strategy = store(), settings().strategy
-    before = kept.paper_book(strategy, name) or PaperBookState(state="", equity=CASH, until=until - timedelta(hours=1))
-    book = PaperBook(CASH, instruments, settings().costs, before.state)
+    stored, cash = kept.paper_book(strategy, name), settings().paper_cash
+    before = stored or PaperBookState(state="", equity=cash, until=until - timedelta(hours=1))
+    book = PaperBook(cash, instruments, settings().costs, before.state)
     n = min(5000, int((until - before.until) / duration("5m")))
     if n <= 0:
         return before.equity
     bars = {s: kept.load_bars(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
     answers = kept.shadows_between(strategy, name, before.until - duration("5m"), until - duration("5m"))
     equity = book.run(bars, [(each.as_of, each.symbol, each.intents) for each in answers])
-    kept.save_paper_book(strategy, name, PaperBookState(state=book.engine.dump(), equity=equity, until=until))
+    after = PaperBookState(state=book.engine.dump(), equity=equity, until=until)
+    kept.save_paper_book(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
     return equity

@@ -1,4 +1,4 @@
-"""Challengers' decisions beside the champion's, their scores, and each challenger's paper book."""
+"""Challengers' decisions beside the champion's, their scores, and paper books: theirs and the paper venue's."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -34,7 +34,7 @@ class ShadowDecision(Dto):
 
 
 class PaperBookState(Dto):
-    """A challenger's account: the fill engine's state, and until when the market has passed over it."""
+    """An account on paper: the fill engine's state, and until when the market has passed over it."""
 
     state: str
     equity: Exact
@@ -94,6 +94,16 @@ class ShadowStore(Database):
                 scores.setdefault(decider, {})[cycle_id] = return_pct
         return scores
 
+    def scored_shadows(self, strategy: str, since: datetime) -> list[tuple[ShadowDecision, Decimal]]:
+        """Return every answer about closes since then that has a score, with it, oldest first."""
+        query = (
+            select(ShadowRow.document, ShadowRow.return_pct)
+            .where(ShadowRow.strategy == strategy, ShadowRow.as_of >= since, ShadowRow.return_pct.is_not(None))
+            .order_by(ShadowRow.as_of, ShadowRow.symbol)
+        )
+        with self._reading() as connection:
+            return [(ShadowDecision.model_validate(row[0]), row[1]) for row in connection.execute(query)]
+
     def paper_book(self, strategy: str, decider: str) -> PaperBookState | None:
         query = select(PaperBookRow.state, PaperBookRow.equity, PaperBookRow.until).where(
             PaperBookRow.strategy == strategy, PaperBookRow.decider == decider
@@ -102,7 +112,14 @@ class ShadowStore(Database):
             row = connection.execute(query).one_or_none()
         return None if row is None else PaperBookState(state=row.state, equity=row.equity, until=row.until)
 
-    def save_paper_book(self, strategy: str, decider: str, book: PaperBookState) -> None:
+    def save_paper_book(self, strategy: str, decider: str, book: PaperBookState, before: PaperBookState | None) -> bool:
+        """Replace the book if it is still as it was read `before`; False if somebody else has changed it meanwhile."""
         row = {"strategy": strategy, "decider": decider, **book.model_dump()}
+        mine = (PaperBookRow.strategy == strategy, PaperBookRow.decider == decider)
         with self._writing() as connection:
-            connection.execute(self._upsert(PaperBookRow, row, ("strategy", "decider")))
+            if before is None:
+                new = self._insert(PaperBookRow).values(row).on_conflict_do_nothing()
+                return connection.scalar(new.returning(PaperBookRow.decider)) is not None
+            same = (PaperBookRow.state == before.state, PaperBookRow.until == before.until)
+            changed = update(PaperBookRow).where(*mine, *same).values(row)
+            return connection.scalar(changed.returning(PaperBookRow.decider)) is not None

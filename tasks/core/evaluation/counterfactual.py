@@ -4,7 +4,7 @@ Champion and challenger are scored alike, from the account state at the decision
 one fill engine; so a decision that was never sent is measured like one that was.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -87,12 +87,19 @@ class PaperBook:
         if state:
             self.engine.load(state)
 
-    def run(self, bars: dict[str, pd.DataFrame], due: Sequence[tuple[datetime, str, Sequence[OrderIntent]]]) -> Decimal:
+    def run(
+        self,
+        bars: Mapping[str, pd.DataFrame],
+        due: Sequence[tuple[datetime, str, Sequence[OrderIntent]]] = (),
+        funding: Sequence[tuple[datetime, str, Decimal]] = (),
+        timeframe: str = "5m",
+    ) -> Decimal:
         """Pass the bars over the account; each decision's orders meet the first bar that opens at or after it.
 
-        due: (as_of, symbol, intents), oldest first. Returns the equity at the last closes.
+        due: (as_of, symbol, intents), funding: (paid at, symbol, rate), both oldest first; timeframe: the bars'.
+        Returns the equity at the last closes.
         """
-        waiting = list(due)
+        waiting, unpaid, step = list(due), list(funding), duration(timeframe)
         stream = sorted(
             ((bar.open_time, symbol, bar) for symbol, frame in bars.items() for bar in price_bars(frame)),
             key=lambda each: each[:2],
@@ -103,7 +110,19 @@ class PaperBook:
                 waiting.remove(ready[0])
                 for intent in ready[0][2]:
                     self.engine.submit(intent, bar.open, opened)
-            self.engine.on_bar(symbol, bar, opened + duration("5m"))
+            while unpaid and unpaid[0][0] <= opened:
+                self._pay(*unpaid.pop(0), bar.open)
+            if self._lived(symbol, opened + step):
+                self.engine.on_bar(symbol, bar, opened + step)
             self.engine.mark(symbol, bar.close)
             marks[symbol] = bar.close
         return self.engine.balance(marks).equity
+
+    def _pay(self, at: datetime, symbol: str, rate: Decimal, price: Decimal) -> None:
+        if self._lived(symbol, at):
+            self.engine.apply_funding(symbol, rate, self.engine.account.last.get(symbol, price), at)
+
+    def _lived(self, symbol: str, at: datetime) -> bool:
+        """Say whether what is open in `symbol`, if anything, was open before `at`: no bar acts backwards."""
+        holding = self.engine.account.holdings.get(symbol)
+        return holding is None or holding.opened_at < at

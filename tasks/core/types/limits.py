@@ -1,33 +1,65 @@
 """Typed limits and thresholds with their defaults; the environment and quarterdeck.toml may change them."""
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from tasks.core.types.base import Dto, Exact
 
 
+class SymbolLimits(Dto):
+    """What one symbol may take where it is less than the general limits."""
+
+    leverage: Exact | None = Field(default=None, ge=1)
+    max_pct: Exact | None = Field(default=None, gt=0, description="notional in percent of equity")
+
+
 class Limits(Dto):
     """The hard limits of the guard. Percentages are of equity unless the name says otherwise."""
 
+    # risk and size
     max_trade_risk_pct: Exact = Field(default=Decimal("0.75"), gt=0, le=1)
     max_total_risk_pct: Exact = Field(default=Decimal("1.5"), gt=0, le=5)
-    min_reward_risk: Exact = Field(default=Decimal("1.5"), ge=0)
-    min_confidence: Exact = Field(default=Decimal("0.5"), ge=0, le=1)
-    min_stop_atr: Exact = Field(default=Decimal("0.25"), gt=0, description="a closer stop is noise")
-    max_positions: int = Field(default=5, ge=1)
     leverage: Exact = Field(default=Decimal(3), ge=1, le=20)
     max_gross_pct: Exact = Field(default=Decimal(100), gt=0)
     max_net_pct: Exact = Field(default=Decimal(100), gt=0)
+    max_symbol_pct: Exact = Field(default=Decimal(100), gt=0)
+    per_symbol: dict[str, SymbolLimits] = {}
+    max_positions: int = Field(default=5, ge=1)
+    max_correlation: float = Field(default=0.8, gt=0, le=1, description="above it two positions are one risk")
+    target_atr_pct: Exact = Field(default=Decimal(1), gt=0, description="15m ATR in % of price; above it sizes shrink")
+    kelly_fraction: Exact = Field(default=Decimal("0.25"), ge=Decimal("0.25"), le=Decimal("0.5"))
+    kelly_min_outcomes: int = Field(default=30, ge=30)
+    kelly_floor_pct: Exact = Field(default=Decimal("0.1"), gt=0, description="risk left to a decider without an edge")
+    # the entry itself
+    min_reward_risk: Exact = Field(default=Decimal("1.5"), ge=0)
+    min_confidence: Exact = Field(default=Decimal("0.5"), ge=0, le=1)
+    min_stop_atr: Exact = Field(default=Decimal("0.25"), gt=0, description="a closer stop is noise")
+    max_stop_pct: Exact = Field(default=Decimal(20), gt=0, le=100, description="of the entry price")
+    maintenance_margin_pct: Exact = Field(default=Decimal("0.5"), ge=0, le=5, description="of notional, at the venue")
+    liquidation_buffer_pct: Exact = Field(default=Decimal(20), ge=0, le=90, description="of the way to liquidation")
+    stack_min_r: Exact = Field(default=Decimal(1), ge=0, description="what a position earns before it is stacked on")
+    chase_rsi: float = Field(default=75, ge=50, le=100, description="15m, mirrored at 100 - x")
+    chase_z: float = Field(default=1.5, ge=0, description="15m price_z20, mirrored at -x")
+    max_offset_spreads: Exact = Field(default=Decimal(3), ge=0)
+    max_slippage_bps: Exact = Field(default=Decimal(15), gt=0, description="estimated, and against the decision price")
+    limit_entry_minutes: int = Field(default=15, ge=1, description="an unfilled limit entry is cancelled after this")
+    # when to stay out
     max_lateness_s: int = Field(default=390, ge=0, description="one 5m bar and 90 s")
     daily_loss_halt_pct: Exact = Field(default=Decimal(3), gt=0)
     drawdown_halt_pct: Exact = Field(default=Decimal(15), gt=0)
     opens_per_hour: int = Field(default=3, ge=0)
     opens_per_day: int = Field(default=12, ge=0)
     reentry_cooldown_min: int = Field(default=60, ge=0)
-    max_slippage_bps: Exact = Field(default=Decimal(15), gt=0, description="against the decision price")
-    limit_entry_minutes: int = Field(default=15, ge=1, description="an unfilled limit entry is cancelled after this")
+    cool_off: Literal["half", "pause"] = "half"
+    cool_off_losses: int = Field(default=2, ge=1)
+    cool_off_min: int = Field(default=60, ge=0)
+    cool_off_confluence: int = Field(default=4, ge=0, le=6, description="at which half is not halved; 6 is never")
+    max_rejections: int = Field(default=3, ge=1, description="entries the venue refused in a row")
+    rejection_window_min: int = Field(default=60, ge=1, description="older refusals are forgotten")
+    liquidation_cooldown_min: int = Field(default=1440, ge=0)
+    venues: tuple[str, ...] = Field(default=(), description="where entries may go; empty: wherever the profile trades")
     fallback_may_open: bool = False
 
 
@@ -38,6 +70,17 @@ class Costs(Dto):
     maker_bps: Exact = Field(default=Decimal("2"), ge=0)
     half_spread_bps: Exact = Field(default=Decimal("0.5"), ge=0)
     impact_bps_per_million: Exact = Field(default=Decimal("5"), ge=0, description="bps per million quote of size")
+
+
+class ToolLimits(Dto):
+    """What `llm:tools` may ask: the allowlists, and how much per decision."""
+
+    symbols: tuple[str, ...]
+    venue: str
+    rounds: int = 3
+    calls: int = 6
+    response_bytes: int = 4000
+    deadline_s: float = 60.0
 
 
 class ToolRates(Dto):
@@ -100,3 +143,19 @@ class EventThresholds(Dto):
     drawdown_pct: float = Field(default=2.0, gt=0, description="daily realized loss, then each further 1 %")
     age_bars: int = Field(default=96, ge=1, description="5m bars open without reaching age_r")
     age_r: float = Field(default=0.5, gt=0)
+
+
+class Promotion(Dto):
+    """What a prompt version must show before it becomes champion, and what a champion must keep to."""
+
+    masked_loss_sharpe: float = Field(default=0, ge=0, description="Sharpe ratio it may lack on masked candles")
+    shadow_days: int = Field(default=90, ge=1, description="older shadow decisions do not count")
+    min_shadows: int = Field(default=100, ge=2, description="settled decisions beside the champion's")
+    min_edge_pct: Exact = Field(
+        default=Decimal(0), description="the interval of the mean difference per decision must lie above; % of equity"
+    )
+    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of that interval")
+    max_invalid_rate: float = Field(default=0.05, ge=0, le=1, description="decisions without a usable reply")
+    max_cost_usd: Exact = Field(default=Decimal("0.05"), ge=0, description="mean, per decision")
+    watched: int = Field(default=20, ge=1, description="last outcomes and decisions a champion is watched by")
+    min_mean_r: Exact = Field(default=Decimal("-0.5"), description="of those outcomes; less rolls the champion back")
