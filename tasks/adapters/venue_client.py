@@ -3,13 +3,16 @@
 Left out on purpose: ccxt's own retries (0 by default). A retry of an order is a decision, and it starts with a look-up.
 """
 
+import ipaddress
 import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
+from tasks.adapters.venue_translate import Permissions
 from tasks.core.errors import (
     DataError,
     DuplicateOrder,
@@ -22,12 +25,13 @@ from tasks.core.errors import (
 from tasks.settings import Settings
 
 SPEAKS_ORDERS = ("bybit",)  # whose order dialect `venue_translate` knows; public data works for any ccxt venue
+PRIVATE_NAMES = (".local", ".internal", ".svc", ".localhost")
 TIMEOUT_MS = 10_000
 KEY, SECRET, PASSWORD = "QUARTERDECK_VENUE_KEY", "QUARTERDECK_VENUE_SECRET", "QUARTERDECK_VENUE_PASSWORD"
 SANDBOX_KEY, SANDBOX_SECRET = "QUARTERDECK_SANDBOX_KEY", "QUARTERDECK_SANDBOX_SECRET"
 DUPLICATE = frozenset({"110030", "110072", "170141"})
 GONE = frozenset({"110001", "110008", "110010", "170139", "170142", "170143", "170190", "170213"})
-NOT_MODIFIED = frozenset({"34040"})
+NOT_MODIFIED = frozenset({"34040", "110043"})
 # The venue answered, but not about the order: timeouts and failures inside it, and "still working on it".
 OUTCOME_UNKNOWN = frozenset((
     "10000", "10014", "10016", "10019", "10429", "110079", "340099", "3400214",
@@ -45,18 +49,25 @@ def build(settings: Settings) -> Any:
     if venue not in ccxt.exchanges:
         raise InputError(f"QUARTERDECK_VENUE={venue!r} is not a ccxt exchange id, such as bybit")
     _check_profile(settings, venue)
-    # 100 ms between requests is Bybit's limit; the local exchange has none, and stepped time should not wait for it
-    client = getattr(ccxt, venue)({"timeout": TIMEOUT_MS, "enableRateLimit": settings.profile != "sandbox"})
+    # 100 ms between requests is Bybit's limit; a local server has none, and stepped time should not wait for it
+    near = settings.profile == "sandbox" or bool(settings.venue_url)
+    client = getattr(ccxt, venue)({"timeout": TIMEOUT_MS, "enableRateLimit": not near})
     _trim(client)
     if settings.profile == "sandbox":
-        _to_sandbox(client, settings.sandbox_url)
+        _to_server(client, settings.sandbox_url)
+        client.apiKey = os.environ.get(SANDBOX_KEY, "sandbox")
+        client.secret = os.environ.get(SANDBOX_SECRET, "sandbox")
+        client.options["keyNames"] = (SANDBOX_KEY, SANDBOX_SECRET)
     elif settings.profile != "paper":
         _to_account(client, settings)
+    elif settings.venue_url:
+        _to_server(client, settings.venue_url)
     client.fetch = _only_json(client.fetch)
     return client
 
 
 def _check_profile(settings: Settings, venue: str) -> None:
+    """Refuse what would send an order where its profile does not belong."""
     if settings.profile in ("testnet", "live") and venue not in SPEAKS_ORDERS:
         raise InputError(
             f"profile {settings.profile} sends orders to {', '.join(SPEAKS_ORDERS)} only, not {venue}; "
@@ -64,6 +75,35 @@ def _check_profile(settings: Settings, venue: str) -> None:
         )
     if settings.profile == "live" and not settings.live_account:
         raise InputError("profile live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the venue's account id, typed out")
+    if settings.venue_url and settings.profile in ("testnet", "live"):
+        raise InputError(f"QUARTERDECK_VENUE_URL={settings.venue_url!r} is for profile paper, not {settings.profile}")
+    if settings.venue_url and not _is_near(settings.venue_url, loopback=True):
+        raise InputError(f"QUARTERDECK_VENUE_URL={settings.venue_url!r} is not http://127.0.0.1:PORT")
+    if settings.profile == "sandbox" and not _is_near(settings.sandbox_url):
+        raise InputError(f"QUARTERDECK_SANDBOX_URL={settings.sandbox_url!r} is no sandbox: not in this network")
+
+
+def _is_near(url: str, *, loopback: bool = False) -> bool:
+    """Say whether a server is on this machine or, unless `loopback`, in a private network or a cluster."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        inside = "." not in host or host.endswith(PRIVATE_NAMES)
+        return host == "localhost" or (inside and bool(host) and not loopback)
+    return address.is_loopback or (address.is_private and not loopback)
+
+
+def check_key(key: Permissions, settings: Settings) -> None:
+    """Live only: refuse a key that is not the armed account's, may withdraw, or may not trade."""
+    armed = settings.live_account
+    if key.account_id != armed:
+        raise InputError(f"QUARTERDECK_LIVE_ACCOUNT={armed!r}, but the key belongs to account {key.account_id}")
+    if key.withdraw is not False:
+        said = "may withdraw" if key.withdraw else "does not say whether it may withdraw"
+        raise InputError(f"the key in {KEY} {said}: make one without withdrawal permission")
+    if key.read_only:
+        raise InputError(f"the key in {KEY} is read-only: make one that may trade contracts")
 
 
 def _trim(client: Any) -> None:
@@ -74,11 +114,8 @@ def _trim(client: Any) -> None:
         wanted["types"] = ["spot", "linear"]
 
 
-def _to_sandbox(client: Any, url: str) -> None:
+def _to_server(client: Any, url: str) -> None:
     client.urls["api"] = dict.fromkeys(client.urls["api"], url.rstrip("/"))
-    client.apiKey = os.environ.get(SANDBOX_KEY, "sandbox")
-    client.secret = os.environ.get(SANDBOX_SECRET, "sandbox")
-    client.options["keyNames"] = (SANDBOX_KEY, SANDBOX_SECRET)
     client.timeout_on_exit = 0  # ccxt waits 250 ms for TLS to say goodbye; there is none here
 
 
@@ -88,7 +125,7 @@ def _to_account(client: Any, settings: Settings) -> None:
         client.password = _needed(PASSWORD, settings)
     client.options["adjustForTimeDifference"] = True  # a drifting clock here must not make the venue refuse a close
     if settings.profile == "testnet":
-        client.enable_demo_trading(True)
+        (client.enable_demo_trading if settings.venue_demo else client.set_sandbox_mode)(True)
 
 
 def _needed(variable: str, settings: Settings) -> str:

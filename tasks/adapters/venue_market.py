@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Any
 
@@ -31,7 +31,14 @@ class MarketData:
         self._markets_at = float("-inf")
         self._clock: datetime | None = None
 
+    def has_timeframe(self, timeframe: str) -> bool:
+        return timeframe in (self._client.timeframes or ())
+
     async def now(self) -> datetime:
+        """Return the venue's clock; ours, where it has none to ask."""
+        if not self._client.has.get("fetchTime"):
+            self._clock = datetime.now(UTC)
+            return self._clock
         with translated(self._client, "ask the clock"):
             answered = await self._client.fetch_time()
         with understood("the venue's clock"):
@@ -50,23 +57,25 @@ class MarketData:
 
     async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
         """Return closed bars by the venue's clock; empty if there are none. Raises DataError for garbled ones."""
-        await self._market(symbol)
-        if timeframe not in SECONDS or timeframe not in self._client.timeframes:
-            raise InputError(f"timeframe {timeframe!r}: {self._client.id} has {', '.join(self._client.timeframes)}")
+        await self._offered(symbol, "fetchOHLCV")
+        if timeframe not in SECONDS or not self.has_timeframe(timeframe):
+            offered = ", ".join(self._client.timeframes or ()) or "none"
+            raise InputError(f"timeframe {timeframe!r}: {self._client.id} has {offered}")
         if self._clock is None or until > self._clock:
             await self.now()
         last = ms(min(until, self._clock or until) - duration(timeframe))
         rows: dict[int, list[object]] = {}
-        span = BARS_PER_PAGE * SECONDS[timeframe] * 1000
+        page = min(BARS_PER_PAGE, self._client.feature_value(symbol, "fetchOHLCV", "limit") or BARS_PER_PAGE)
+        span = page * SECONDS[timeframe] * 1000
         for start in range(ms(since), last + 1, span):
-            rows |= await self._bars_page(symbol, timeframe, start, min(start + span - 1, last))
+            rows |= await self._bars_page(symbol, timeframe, start, min(start + span - 1, last), page)
         ordered = sorted(rows)
         values = np.array([rows[t] for t in ordered], dtype=float).reshape(len(ordered), len(COLUMNS))
         return bar_frame(np.array(ordered, dtype="int64"), dict(zip(COLUMNS, values.T, strict=True)))
 
-    async def _bars_page(self, symbol: str, timeframe: str, start: int, end: int) -> dict[int, list[object]]:
+    async def _bars_page(self, symbol: str, timeframe: str, start: int, end: int, n: int) -> dict[int, list[object]]:
         with translated(self._client, f"fetch {symbol} {timeframe} bars"), understood(f"{symbol} {timeframe} bars"):
-            page = await self._client.fetch_ohlcv(symbol, timeframe, start, BARS_PER_PAGE, {"until": end})
+            page = await self._client.fetch_ohlcv(symbol, timeframe, start, n, {"until": end})
             rows = {int(row[0]): list(row[1:6]) for row in page}
             for open_time, row in rows.items():
                 if len(row) != len(COLUMNS) or not all(x is not None and np.isfinite(x) for x in row):
@@ -74,7 +83,7 @@ class MarketData:
         return {t: row for t, row in rows.items() if start <= t <= end}
 
     async def fetch_book(self, symbol: str) -> OrderBook:
-        await self._market(symbol)
+        await self._offered(symbol, "fetchOrderBook")
         with translated(self._client, f"fetch the {symbol} book"), understood(f"{symbol} book"):
             raw = await self._client.fetch_order_book(symbol, 50)
             bids, asks = ([(exact(p), exact(q)) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
@@ -82,7 +91,7 @@ class MarketData:
 
     async def fetch_trades(self, symbol: str, limit: int) -> list[tuple[datetime, str, float, float]]:
         """Return the last public trades, newest first: time, side of the taker, price, base."""
-        await self._market(symbol)
+        await self._offered(symbol, "fetchTrades")
         with translated(self._client, f"fetch {symbol} trades"), understood(f"{symbol} trades"):
             raw = await self._client.fetch_trades(symbol, limit=limit)
             rows = [(at(t["timestamp"]), str(t["side"]), float(t["price"]), float(t["amount"])) for t in raw]
@@ -90,7 +99,8 @@ class MarketData:
 
     async def fetch_funding(self, symbol: str, limit: int) -> list[tuple[datetime, float]]:
         """Return funding rates with the time each is paid, newest first: the coming one, then past ones."""
-        await self._market(symbol)
+        if (await self._offered(symbol, "fetchFundingRate", "fetchFundingRateHistory"))["spot"]:
+            raise InputError(f"{symbol} is spot: it has no funding")
         with translated(self._client, f"fetch {symbol} funding"), understood(f"{symbol} funding"):
             coming = await self._client.fetch_funding_rate(symbol)
             past = await self._client.fetch_funding_rate_history(symbol, limit=limit)
@@ -107,6 +117,13 @@ class MarketData:
             with translated(self._client, "load the markets"), understood("the list of markets"):
                 await self._client.load_markets(self._markets_at > float("-inf"))
             self._markets_at = time.monotonic()
+
+    async def _offered(self, symbol: str, *capabilities: str) -> Mapping[str, Any]:
+        """Return the market; raises InputError for what ccxt says this venue does not have."""
+        for name in capabilities:
+            if not self._client.has.get(name):
+                raise InputError(f"{self._client.id} has no {name} in ccxt: choose another QUARTERDECK_VENUE")
+        return await self._market(symbol)
 
     async def _market(self, symbol: str) -> Mapping[str, Any]:
         await self._ready()

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
+from tasks.core.errors import OrderRejected
 from tasks.core.types.base import Dto
 from tasks.core.types.orders import (
     Balance,
@@ -35,6 +36,7 @@ STATUS = {
 }
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 NO_REASON = ("", "EC_NoError")
+SPOT_STOPS = ("Stop", "tpslOrder")  # stopOrderType of resting spot orders: we place no others than stops
 
 
 @dataclass
@@ -100,22 +102,44 @@ def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
     )
 
 
-def order_request(intent: OrderIntent, market_id: str) -> dict[str, object]:
-    """Write the body of /v5/order/create for a market or limit intent: entry and protection are one request."""
+def order_request(intent: OrderIntent, market: Row) -> dict[str, object]:
+    """Write the body of /v5/order/create for a market or limit intent: a contract's entry brings its protection.
+
+    On spot the quantity is base also for a market buy, and neither protection nor reduce-only exist.
+    """
     body: dict[str, object] = {
-        "category": "linear",
-        "symbol": market_id,
+        "category": "spot" if market["spot"] else "linear",
+        "symbol": market["id"],
         "side": "Buy" if intent.side == "buy" else "Sell",
         "orderType": "Limit" if intent.type is OrderType.LIMIT else "Market",
         "qty": wire(intent.quantity),
         "orderLinkId": intent.client_order_id,
-        "positionIdx": 0,
     }
     if intent.type is OrderType.LIMIT and intent.price is not None:
         body |= {"price": wire(intent.price), "timeInForce": "GTC"}
+    if market["spot"]:
+        return body if intent.type is OrderType.LIMIT else body | {"marketUnit": "baseCoin"}
     if intent.reduce_only:
         body["reduceOnly"] = True
-    return body | protection(intent.stop, intent.target)
+    return body | {"positionIdx": 0} | protection(intent.stop, intent.target)
+
+
+def spot_stop_request(market_id: str, quantity: Decimal, trigger: Decimal, client_order_id: str) -> dict[str, object]:
+    """Write the body of /v5/order/create for a resting spot stop, the kind that does not tie up the coins."""
+    body: dict[str, object] = {
+        "category": "spot", "symbol": market_id, "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
+        "qty": wire(quantity), "triggerPrice": wire(trigger), "orderFilter": "StopOrder",
+    }  # fmt: skip
+    return body | ({"orderLinkId": client_order_id} if client_order_id else {})
+
+
+def protection_of(intent: OrderIntent) -> tuple[Decimal | None, Decimal | None]:
+    """Return (stop, target) as `set_protection` takes them for an intent that only changes these."""
+    if intent.type is OrderType.CANCEL_TARGET:
+        return None, Decimal(0)
+    if intent.price is None:
+        raise OrderRejected(f"send order {intent.client_order_id}: a {intent.type} needs a trigger price")
+    return (intent.price, None) if intent.type is OrderType.STOP else (None, intent.price)
 
 
 def protection(stop: Decimal | None, target: Decimal | None) -> dict[str, object]:
@@ -131,7 +155,7 @@ def order_of(row: Row, symbol: str) -> Order:
     """
     kind = str(row.get("stopOrderType") or "")
     type_, price = row["orderType"].lower(), price_or_none(row["price"])
-    if _is_exit(kind):
+    if _is_exit(kind, spot=":" not in symbol):
         type_, price = exit_reason(kind), price_or_none(row["triggerPrice"])
     reason = str(row.get("rejectReason") or "")
     status, filled = STATUS[row["orderStatus"]], exact_or_zero(row["cumExecQty"])
@@ -155,15 +179,16 @@ def order_of(row: Row, symbol: str) -> Order:
     )
 
 
-def accepted(intent: OrderIntent, venue_order_id: str, when: datetime, status: OrderStatus) -> Order:
-    """Describe what the venue acknowledged but does not list (yet)."""
+def accepted(intent: OrderIntent, venue_order_id: str, when: datetime) -> Order:
+    """Describe what the venue acknowledged but does not list: not yet, or as protection never."""
+    cancels = intent.type is OrderType.CANCEL_TARGET
     return Order(
         client_order_id=intent.client_order_id,
         venue_order_id=venue_order_id,
         symbol=intent.symbol,
         side=intent.side,
         type=intent.type.value,
-        status=status,
+        status=OrderStatus.CANCELLED if cancels else OrderStatus.OPEN,
         quantity=intent.quantity,
         price=intent.price,
         stop=intent.stop,
@@ -174,27 +199,33 @@ def accepted(intent: OrderIntent, venue_order_id: str, when: datetime, status: O
     )
 
 
-def fill_of(row: Row, symbol: str, settle: str) -> Fill:
-    """Read a row of /v5/execution/list. A funding payment has a fee and moves no quantity."""
-    reason = fill_reason(row)
-    fee_currency = row.get("feeCurrency") or settle
+def fill_of(row: Row, market: Row) -> Fill:
+    """Read a row of /v5/execution/list. A funding payment has a fee and moves no quantity.
+
+    A spot buy whose fee is taken in base is told as what remains: less quantity, and the fee in quote.
+    """
+    reason, settle = fill_reason(row, market["spot"]), market["settle"] or market["quote"]
+    quantity, price, fee = exact(row["execQty"]), exact(row["execPrice"]), exact_or_zero(row["execFee"])
+    currency = row.get("feeCurrency") or settle
+    if market["spot"] and currency == market["base"] and row["side"] == "Buy":
+        quantity, fee, currency = quantity - fee, fee * price, settle
     return Fill(
         fill_id=row["execId"],
         venue_order_id=row["orderId"],
         client_order_id=row.get("orderLinkId") or "",
-        symbol=symbol,
+        symbol=market["symbol"],
         side=SIDES[row["side"]],
-        quantity=Decimal(0) if reason == "funding" else exact(row["execQty"]),
-        price=exact(row["execPrice"]),
-        fee=exact_or_zero(row["execFee"]),
-        fee_currency=fee_currency,
+        quantity=Decimal(0) if reason == "funding" else quantity,
+        price=price,
+        fee=fee,
+        fee_currency=currency,
         liquidity="maker" if row.get("isMaker") in (True, "true") else "taker",
         reason=reason,
         at=at(row["execTime"]),
     )
 
 
-def fill_reason(row: Row) -> str:
+def fill_reason(row: Row, spot: bool) -> str:
     """Say why a fill happened as far as the venue tells; plain orders are named by our ledger, not here."""
     if row.get("execType") == "Funding":
         return "funding"
@@ -202,13 +233,13 @@ def fill_reason(row: Row) -> str:
     if row.get("execType") in ("BustTrade", "AdlTrade") or "Liq" in created or "Adl" in created:
         return "liquidation"
     for kind in (str(row.get("stopOrderType") or ""), created):
-        if _is_exit(kind):
+        if _is_exit(kind, spot):
             return exit_reason(kind)
     return ""
 
 
-def _is_exit(kind: str) -> bool:
-    return any(word in kind for word in ("StopLoss", "TakeProfit", "TrailingStop"))
+def _is_exit(kind: str, spot: bool) -> bool:
+    return (spot and kind in SPOT_STOPS) or any(word in kind for word in ("StopLoss", "TakeProfit", "TrailingStop"))
 
 
 def exit_reason(kind: str) -> Literal["stop", "target"]:
@@ -232,19 +263,24 @@ def position_of(row: Row, symbol: str) -> VenuePosition | None:
     )
 
 
-def balance_of(account: Row, currency: str = "USDT") -> Balance:
-    """Read a row of /v5/account/wallet-balance: the coin's equity, and what of it is free for new margin.
+def coin_of(account: Row, currency: str) -> Row:
+    """Return the wallet's row of one coin; an empty one where it holds none."""
+    return next((coin for coin in account["coin"] if coin["coin"] == currency), {"equity": "0"})
 
-    Never more than the account has available: other coins may be lent out or pledged against it.
+
+def balance_of(account: Row, bases: Sequence[str] = (), currency: str = "USDT") -> Balance:
+    """Read a row of /v5/account/wallet-balance: the equity in quote, and what of it is free for new margin.
+
+    bases: coins traded on spot, which count at the venue's value. Never more is available than the account has:
+    other coins may be lent out or pledged against it.
     """
-    coin = next((c for c in account["coin"] if c["coin"] == currency), None)
-    if coin is None:
-        return Balance(equity=Decimal(0), available=Decimal(0), currency=currency)
+    coin = coin_of(account, currency)
     equity = exact(coin["equity"])
     used = [exact_or_zero(coin.get(name)) for name in ("totalPositionIM", "totalOrderIM", "locked")]
     available = equity - sum(used, Decimal(0))
     if account.get("totalAvailableBalance") not in (None, ""):
         available = min(available, exact(account["totalAvailableBalance"]))
+    equity += sum((exact_or_zero(coin_of(account, base).get("usdValue")) for base in bases), Decimal(0))
     return Balance(equity=equity, available=max(available, Decimal(0)), currency=currency)
 
 

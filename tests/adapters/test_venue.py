@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from venue_stub import LINEAR, NOW_MS, ORDER, Stub, ok, refused, stub_venue
+from venue_stub import FLAT, LINEAR, NONE, NOW_MS, ORDER, SPOT, Stub, ok, refused, stub_venue
 
 from tasks import settings as config
 from tasks.adapters import venue as venue_module
@@ -104,10 +104,61 @@ async def test_protection_without_anything_to_set_asks_nothing(venue, stub):
     assert not stub.requests("/v5/position/trading-stop")
 
 
-async def test_spot_orders_are_refused_before_anything_is_sent(venue, stub):
-    with pytest.raises(OrderRejected, match="BTC/USDT is not a USDT-settled linear contract"):
-        await venue.submit(entry(symbol="BTC/USDT"))
+async def test_orders_against_another_quote_are_refused_before_anything_is_sent(venue, stub):
+    listed = ok(category="spot", list=[SPOT | {"symbol": "BTCEUR", "quoteCoin": "EUR"}], nextPageCursor="")
+    stub.answers["/v5/market/instruments-info"] = lambda asked: listed if asked.query["category"] == "spot" else NONE
+    with pytest.raises(OrderRejected, match="BTC/EUR is neither a USDT-settled linear contract nor spot against USDT"):
+        await venue.submit(entry(symbol="BTC/EUR"))
     assert not stub.requests(CREATE)
+
+
+# --- before the first entry ---------------------------------------------------------------------------------------
+
+LEVERAGE = "/v5/position/set-leverage"
+
+
+async def test_leverage_is_set_to_the_limits_once_and_before_the_first_entry(venue, stub):
+    accepts(stub)
+    stub.answers["/v5/position/list"] = ok(list=[FLAT | {"leverage": "10"}])
+    stub.answers[LEVERAGE] = ok()
+    await venue.submit(entry())
+    await venue.submit(entry())
+    (sent,) = stub.requests(LEVERAGE)
+    assert sent.body == {"category": "linear", "symbol": "BTCUSDT", "buyLeverage": "3", "sellLeverage": "3"}
+    paths = [asked.path for asked in stub.asked]
+    assert paths.index(LEVERAGE) < paths.index(CREATE)
+
+
+async def test_leverage_that_is_right_is_left_alone(venue, stub):
+    accepts(stub)
+    await venue.submit(entry())
+    assert not stub.requests(LEVERAGE)
+
+
+async def test_leverage_that_somebody_else_has_just_set_is_fine(venue, stub):
+    accepts(stub)
+    stub.answers["/v5/position/list"] = ok(list=[FLAT | {"leverage": "10"}])
+    stub.answers[LEVERAGE] = refused(110043, "leverage not modified")
+    await venue.submit(entry())
+    assert stub.requests(CREATE)
+
+
+async def test_no_entry_goes_out_when_leverage_is_refused_or_the_account_hedges(venue, stub):
+    stub.answers["/v5/position/list"] = ok(list=[FLAT | {"leverage": "10"}])
+    stub.answers[LEVERAGE] = refused(110013, "cannot set leverage due to risk limit")
+    with pytest.raises(OrderRejected, match=r"set BTC/USDT:USDT leverage 3: .*110013"):
+        await venue.submit(entry())
+    stub.answers["/v5/position/list"] = ok(list=[FLAT | {"positionIdx": 1}, FLAT | {"positionIdx": 2}])
+    with pytest.raises(OrderRejected, match=r"hedge mode.*one-way"):
+        await venue.submit(entry())
+    assert not stub.requests(CREATE)
+
+
+async def test_an_exit_needs_no_preparation(venue, stub):
+    accepts(stub)
+    stub.answers["/v5/position/list"] = (500, "down")
+    await venue.submit(entry(side="sell", reduce_only=True))
+    assert stub.requests(CREATE)
 
 
 # --- after an order was sent --------------------------------------------------------------------------------------
@@ -331,6 +382,45 @@ async def test_fills_say_why_as_far_as_the_venue_tells(venue, stub, row, reason)
     assert fill.quantity == (0 if reason == "funding" else Decimal("0.010"))
 
 
+async def test_a_spot_buy_whose_fee_is_in_base_is_booked_as_what_remains(venue, stub):
+    row = {"execFee": "0.00001", "feeCurrency": "BTC", "execPrice": "87000"}
+    stub.answers["/v5/execution/list"] = ok(list=[FILL | row])
+    (fill,) = await venue.fills("BTC/USDT", NOW - timedelta(hours=1))
+    assert (fill.quantity, fill.fee, fill.fee_currency) == (Decimal("0.00999"), Decimal("0.87"), "USDT")
+    assert fill.quantity * fill.price + fill.fee == Decimal("0.010") * 87000  # what left the wallet
+
+
+async def test_a_conditional_order_is_a_stop_on_spot_and_somebody_elses_on_contracts(venue, stub):
+    stub.answers["/v5/execution/list"] = ok(list=[FILL | {"stopOrderType": "Stop", "side": "Sell"}])
+    assert [f.reason for f in await venue.fills("BTC/USDT", NOW - timedelta(hours=1))] == ["stop"]
+    assert [f.reason for f in await venue.fills(BTC, NOW - timedelta(hours=1))] == [""]
+
+
+async def test_spot_orders_say_base_and_bring_no_protection(venue, stub):
+    accepts(stub)
+    stub.answers[REALTIME] = lambda asked: ok(list=[ORDER] if "orderLinkId" in asked.query else [])
+    await venue.submit(entry(symbol="BTC/USDT", stop=Decimal(86000), target=Decimal(91000)))
+    assert stub.requests(CREATE)[0].body == {
+        "category": "spot", "symbol": "BTCUSDT", "side": "Buy", "orderType": "Market", "qty": "0.010",
+        "orderLinkId": "qd-1", "marketUnit": "baseCoin",
+    }  # fmt: skip
+    assert not stub.requests(LEVERAGE)
+
+
+async def test_a_spot_stop_is_a_resting_order_that_does_not_tie_up_the_coins(venue, stub):
+    wallet = {"totalAvailableBalance": "1", "coin": [{"coin": "BTC", "equity": "0.0099945"}]}
+    book = ok(s="BTCUSDT", b=[["87000", "1"]], a=[["87001", "1"]], ts=NOW_MS)
+    stub.answers |= {
+        "/v5/account/wallet-balance": ok(list=[wallet]), REALTIME: ok(list=[]), "/v5/market/orderbook": book,
+        "/v5/execution/list": ok(list=[FILL]), CREATE: ok(orderId="v-9", orderLinkId=""),
+    }  # fmt: skip
+    await venue.set_protection("BTC/USDT", Decimal("86000.5"), Decimal(91000))
+    assert stub.requests(CREATE)[0].body == {
+        "category": "spot", "symbol": "BTCUSDT", "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
+        "qty": "0.009994", "triggerPrice": "86000.5", "orderFilter": "StopOrder",
+    }  # fmt: skip
+
+
 async def test_fills_are_read_window_by_window_page_by_page_once_each_oldest_first(venue, stub):
     newer = FILL | {"execId": "e-2", "execTime": str(NOW_MS - 10), "isMaker": True}
 
@@ -409,6 +499,43 @@ async def test_the_book_is_exact(venue, stub):
     assert list(book.asks) == [(Decimal("87000.2"), Decimal("1.25"))]
 
 
+async def test_bars_are_asked_for_in_pages_the_venue_can_fill(venue, stub):
+    stub.answers["/v5/market/kline"] = kline
+    venue._client.features["swap"]["linear"]["fetchOHLCV"]["limit"] = 300
+    bars = await venue.fetch_bars(BTC, "5m", NOW - timedelta(minutes=5 * 650), NOW)
+    assert len(bars) == 650
+    assert [asked.query["limit"] for asked in stub.requests("/v5/market/kline")] == ["300"] * 3
+
+
+@pytest.mark.parametrize(
+    ("lacks", "ask"),
+    [
+        ("fetchOHLCV", lambda venue: venue.fetch_bars(BTC, "5m", NOW - timedelta(hours=1), NOW)),
+        ("fetchOrderBook", lambda venue: venue.fetch_book(BTC)),
+        ("fetchTrades", lambda venue: venue.fetch_trades(BTC, 5)),
+        ("fetchFundingRateHistory", lambda venue: venue.fetch_funding(BTC, 5)),
+    ],
+)
+async def test_what_a_venue_lacks_is_named(venue, lacks, ask):
+    venue._client.has[lacks] = False
+    with pytest.raises(InputError, match=f"bybit has no {lacks} in ccxt: choose another QUARTERDECK_VENUE"):
+        await ask(venue)
+
+
+async def test_a_venue_without_a_clock_is_on_ours(venue, stub):
+    venue._client.has["fetchTime"] = False
+    assert abs(await venue.now() - datetime.now(UTC)) < timedelta(minutes=1)
+    assert stub.asked == []
+
+
+@pytest.mark.parametrize("venue_id", ["kraken", "okx", "coinbase", "binance", "bitstamp", "kucoin"])
+async def test_any_venue_opens_for_market_data(venue_id):
+    market = connect(config.load(profile="paper", venue=venue_id))
+    assert market.name == f"{venue_id}-paper"
+    assert market.has_timeframe("5m")
+    await market.close()
+
+
 async def test_instruments_say_what_may_be_traded(venue):
     linear, spot = await venue.instrument(BTC), await venue.instrument("BTC/USDT")
     assert (linear.tick, linear.step, linear.min_quantity) == (Decimal("0.1"), Decimal("0.001"), Decimal("0.001"))
@@ -477,11 +604,42 @@ async def test_profiles_talk_to_their_own_servers(keys):
     assert urls("paper") == urls("live") == {"https://api.{hostname}"}
 
 
-async def test_paper_has_no_keys_and_no_account(keys, stub):
-    venue = connect(config.load(profile="paper"))
+async def test_testnet_is_the_venues_demo_or_its_testnet(keys):
+    client = connect(config.load(profile="testnet", venue_demo=False))._client
+    assert set(client.urls["api"].values()) == {"https://api-testnet.{hostname}"}
+
+
+async def test_paper_has_no_keys_and_can_sign_nothing(keys, stub):
+    venue = connect(config.load(profile="paper", venue_url=stub.url))
     assert not venue._client.apiKey
     with pytest.raises(InputError, match="paper has no account"):
         await venue.positions()
+    with pytest.raises(Exception, match="apiKey"):
+        await venue._client.private_post_v5_order_create({})
+    assert stub.asked == []
+    await venue.close()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ({"profile": "live", "live_account": "1", "venue_url": "http://127.0.0.1:1"}, "VENUE_URL.*paper, not live"),
+        ({"profile": "testnet", "venue_url": "http://127.0.0.1:1"}, "VENUE_URL.*paper, not testnet"),
+        ({"profile": "paper", "venue_url": "https://api.bybit.com"}, "VENUE_URL.*is not http://127.0.0.1"),
+        ({"profile": "paper", "venue_url": "http://10.0.0.1"}, "VENUE_URL.*is not http://127.0.0.1"),
+        ({"profile": "sandbox", "sandbox_url": "https://api.bybit.com"}, "SANDBOX_URL.*is no sandbox"),
+        ({"profile": "sandbox", "sandbox_url": "https://8.8.8.8"}, "SANDBOX_URL.*is no sandbox"),
+        ({"profile": "sandbox", "sandbox_url": "nonsense"}, "SANDBOX_URL.*is no sandbox"),
+    ],
+)
+async def test_no_profile_reaches_anothers_server(keys, chosen, said):
+    with pytest.raises(InputError, match=said):
+        connect(config.load(**chosen))
+
+
+@pytest.mark.parametrize("url", ["http://sandbox:8891", "http://10.1.2.3:8891", "http://sandbox.trading.svc:80"])
+async def test_a_sandbox_may_be_elsewhere_in_the_network(url):
+    assert set(connect(config.load(profile="sandbox", sandbox_url=url))._client.urls["api"].values()) == {url}
 
 
 def live_venue(stub: Stub, **key: object) -> CcxtVenue:
@@ -518,7 +676,7 @@ async def test_live_sends_with_the_right_key_after_one_check(keys, stub):
     await venue.submit(entry())
     await venue.submit(entry())
     assert len(stub.requests("/v5/user/query-api")) == 1
-    assert await venue.account_id() == "24600000"
+    assert (await venue.permissions()).account_id == "24600000"
     await venue.close()
 
 

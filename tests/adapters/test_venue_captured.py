@@ -11,6 +11,7 @@ from tasks.core.types.orders import OrderStatus
 
 CAPTURED = Path(__file__).resolve().parents[2].parent / "shared/data/wire/nautilus/bybit"
 pytestmark = pytest.mark.skipif(not CAPTURED.is_dir(), reason=f"{CAPTURED} is not here")
+MARKET = {"symbol": "S", "settle": "USDT", "quote": "USDT", "base": "S", "spot": False}
 
 
 def rows(name: str) -> list[dict[str, object]]:
@@ -39,12 +40,12 @@ def test_captured_positions_can_be_read():
 
 
 def test_captured_fills_can_be_read():
-    maker, taker = (translate.fill_of(row, "S", "USDT") for row in rows("http_get_executions"))
+    maker, taker = (translate.fill_of(row, MARKET) for row in rows("http_get_executions"))
     assert (maker.liquidity, maker.fee, maker.reason) == ("maker", Decimal("0.0150"), "")
     assert (taker.liquidity, taker.side) == ("taker", "sell")
-    (reduced,) = (translate.fill_of(row, "S", "USDT") for row in rows("ws_account_execution"))
+    (reduced,) = (translate.fill_of(row, MARKET) for row in rows("ws_account_execution"))
     assert reduced.quantity == Decimal("0.5")
-    assert [translate.fill_of(row, "S", "USDT").reason for row in rows("ws_account_execution_adl")] == ["liquidation"]
+    assert [translate.fill_of(row, MARKET).reason for row in rows("ws_account_execution_adl")] == ["liquidation"]
 
 
 @pytest.mark.parametrize(

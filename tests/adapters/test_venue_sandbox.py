@@ -175,3 +175,119 @@ async def test_a_wrong_key_names_the_variable(url, monkeypatch):
     with pytest.raises(VenueError, match="check the key in QUARTERDECK_SANDBOX_KEY"):
         await stranger.balance()
     await stranger.close()
+
+
+# --- spot ---------------------------------------------------------------------------------------------------------
+
+SPOT = "BTC/USDT"
+
+
+@pytest.fixture
+async def spot(url):
+    await asyncio.to_thread(advance, url, 1)
+    connected = connect(config.load(profile="sandbox", sandbox_url=url, symbols=(SPOT,)))
+    yield connected
+    await connected.close()
+    admin(url, "faults", method="DELETE")
+
+
+def stops(url: str) -> list[tuple[Decimal, Decimal]]:
+    """Return trigger and quantity of every stop that rests at the sandbox."""
+    resting = [order for order in state(url)["orders"] if order["resting"] and order["type"] == "stop"]
+    return [(Decimal(order["price"]), Decimal(order["qty"])) for order in resting]
+
+
+async def test_spot_is_bought_its_stop_rests_as_an_order_and_goes_with_the_coins(spot, url):
+    assert not spot.attaches_protection
+    before = await spot.balance()
+    order = await spot.submit(entry("spot-in", symbol=SPOT, stop=Decimal(1), target=Decimal(10**6)))
+    assert (order.status, order.filled) == (OrderStatus.FILLED, Decimal("0.010"))
+    (held,) = await spot.positions()
+    assert (held.symbol, held.side, held.quantity) == (SPOT, "long", Decimal("0.010"))
+    assert (held.avg_price, held.stop, held.target) == (order.avg_price, None, None)
+    assert before.equity - (await spot.balance()).equity < 5  # the coins count
+    price = (await spot.fetch_book(SPOT)).bids[0][0] // 1
+    await spot.set_protection(SPOT, price - 500, None)
+    await spot.set_protection(SPOT, price - 500, price * 2)  # again is no error; the target is not the venue's
+    assert stops(url) == [(price - 500, Decimal("0.010"))]
+    tighter = entry("spot-stop", symbol=SPOT, side="sell", type=OrderType.STOP, price=price - 400)
+    await spot.submit(tighter)
+    await spot.submit(tighter)
+    assert (await spot.positions())[0].stop == price - 400
+    assert [order.client_order_id for order in await spot.open_orders(SPOT)] == ["spot-stop"]
+    await spot.submit(entry("spot-out", symbol=SPOT, side="sell", reduce_only=True))
+    assert await spot.positions() == []
+    assert await spot.open_orders(SPOT) == []
+    fills = await spot.fills(SPOT, order.created_at)
+    assert [(f.side, f.symbol) for f in fills] == [("buy", SPOT), ("sell", SPOT)]
+
+
+async def test_a_spot_stop_is_as_large_as_what_is_held_after_every_trade(spot, url):
+    await spot.submit(entry("fit-in", symbol=SPOT, quantity=Decimal("0.010")))
+    price = (await spot.fetch_book(SPOT)).bids[0][0] // 1
+    await spot.set_protection(SPOT, price - 500, None)
+    await spot.submit(entry("fit-trim", symbol=SPOT, side="sell", quantity=Decimal("0.004")))
+    assert [quantity for _, quantity in stops(url)] == [Decimal("0.006")]
+    await spot.submit(entry("fit-add", symbol=SPOT, quantity=Decimal("0.002")))
+    assert [quantity for _, quantity in stops(url)] == [Decimal("0.008")]
+    await spot.set_protection(SPOT, Decimal(0), None)
+    assert stops(url) == []
+    assert (await spot.positions())[0].stop is None
+    await spot.submit(entry("fit-out", symbol=SPOT, side="sell", quantity=Decimal("0.008")))
+    assert await spot.positions() == []
+
+
+async def test_a_spot_stop_that_fires_sells_the_coins(spot, url):
+    started = await spot.now()
+    await spot.submit(entry("fire-in", symbol=SPOT))
+    await spot.set_protection(SPOT, (await spot.fetch_book(SPOT)).bids[5][0], None)
+    for _ in range(200):
+        await asyncio.to_thread(advance, url, 300)
+        if not await spot.positions():
+            break
+    fills = await spot.fills(SPOT, started)
+    assert [(f.side, f.reason) for f in fills] == [("buy", ""), ("sell", "stop")]
+
+
+async def test_a_spot_stop_above_the_market_or_without_coins_is_refused(spot, url):
+    price = (await spot.fetch_book(SPOT)).asks[0][0] // 1
+    with pytest.raises(OrderRejected, match="nothing of it is held"):
+        await spot.set_protection(SPOT, price - 500, None)
+    await spot.submit(entry("above-in", symbol=SPOT))
+    with pytest.raises(OrderRejected, match="must be below the best bid"):
+        await spot.set_protection(SPOT, price + 500, None)
+    await spot.submit(entry("above-out", symbol=SPOT, side="sell"))
+
+
+async def test_spot_limits_rest_and_are_cancelled_and_nothing_is_sold_short(spot, url):
+    price = (await spot.fetch_book(SPOT)).bids[0][0] * Decimal("0.9") // 1
+    await spot.submit(entry("spot-limit", symbol=SPOT, type=OrderType.LIMIT, price=price))
+    assert [o.client_order_id for o in await spot.open_orders(SPOT)] == ["spot-limit"]
+    await spot.cancel(SPOT, "spot-limit")
+    await spot.cancel(SPOT, "spot-limit")
+    assert await spot.open_orders(SPOT) == []
+    with pytest.raises(OrderRejected):
+        await spot.submit(entry("spot-short", symbol=SPOT, side="sell"))
+
+
+async def test_a_spot_stop_whose_answer_was_lost_is_seen_and_not_placed_twice(spot, url):
+    await spot.submit(entry("lost-in", symbol=SPOT))
+    price = (await spot.fetch_book(SPOT)).bids[0][0] // 1
+    fault(url, "timeout_after_accept", "/v5/order/create")
+    with pytest.raises(VenueUnavailable):
+        await spot.set_protection(SPOT, price - 500, None)
+    assert (await spot.positions())[0].stop == price - 500
+    await spot.set_protection(SPOT, price - 500, None)
+    assert len(stops(url)) == 1
+    await spot.submit(entry("lost-out", symbol=SPOT, side="sell"))
+
+
+# --- leverage -----------------------------------------------------------------------------------------------------
+
+
+async def test_the_first_entry_sets_the_leverage_of_the_limits(venue, url):
+    await venue.submit(entry("levered-1"))
+    one_way, leverage = await venue.position_terms(BTC)
+    assert (one_way, leverage) == (True, 3)
+    assert await venue.margin_mode() == "REGULAR_MARGIN"
+    await flatten(venue, "levered-2")

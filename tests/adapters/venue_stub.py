@@ -29,10 +29,14 @@ ORDER = {
     "orderStatus": "Filled", "stopOrderType": "", "triggerPrice": "", "stopLoss": "86000.00", "takeProfit": "",
     "rejectReason": "EC_NoError", "reduceOnly": False, "createdTime": "1767225599000", "updatedTime": "1767225599100",
 }  # fmt: skip
+FLAT = {"symbol": "BTCUSDT", "positionIdx": 0, "size": "0", "side": "", "leverage": "3"}
 
 
 def ok(**result: object) -> dict[str, object]:
     return {"retCode": 0, "retMsg": "OK", "result": result, "retExtInfo": {}, "time": NOW_MS}
+
+
+NONE = ok(list=[], nextPageCursor="")
 
 
 def refused(code: int, said: str) -> dict[str, object]:
@@ -71,6 +75,7 @@ class Stub:
         default_factory=lambda: {
             "/v5/market/time": ok(timeSecond=str(NOW_MS // 1000)),
             "/v5/market/instruments-info": _instruments,
+            "/v5/position/list": ok(list=[FLAT], nextPageCursor=""),
         }
     )
 
