@@ -46,7 +46,7 @@ class Check(Dto):
 def examine(settings: Settings) -> list[Check]:
     """Look at everything; what cannot be looked at fails with its error, and the rest is still looked at."""
     looks: tuple[Callable[[Settings], list[Check]], ...] = (
-        _python, _pins, _settings, _home, _disk, _services, _database, _venue, _model,
+        _python, _pins, _settings, _home, _disk, _services, _database, _venue, _account, _model,
     )  # fmt: skip
     return [check for look in looks for check in look(settings)]
 
@@ -149,10 +149,23 @@ def _venue(settings: Settings) -> list[Check]:
     except (TradingError, OSError) as e:
         remedy = "check the network and the keys' permissions, or choose another QUARTERDECK_VENUE"
         return [Check(name="venue", result=Result.FAIL, detail=str(e), remedy=remedy)]
-    detail = f"{settings.venue if settings.profile != 'sandbox' else 'sandbox'} answers in {took:.2f} s, "
-    detail += f"its clock is {skew:+.1f} s from ours"
+    name = "sandbox" if settings.profile == "sandbox" else settings.venue_url or settings.venue
+    detail = f"{name} answers in {took:.2f} s, its clock is {skew:+.1f} s from ours"
     good = abs(skew) <= SKEW_S or settings.profile == "sandbox"
     return _check("venue", good, detail, "set this machine's clock (NTP)")
+
+
+def _account(settings: Settings) -> list[Check]:
+    """Ask whose account it is and how it is set, where there is one at a venue."""
+    from tasks.adapters.venue_arming import examine
+
+    if settings.profile == "paper" or (settings.profile == "sandbox" and state.running(settings.home) is None):
+        return []
+    try:
+        return [Check(name="account", result=Result.OK, detail=str(asyncio.run(examine(settings))))]
+    except (TradingError, OSError) as e:
+        remedy = "correct the key, QUARTERDECK_LIVE_ACCOUNT or the account's settings at the venue"
+        return [Check(name="account", result=Result.FAIL, detail=str(e), remedy=remedy)]
 
 
 async def _clock_skew(settings: Settings) -> tuple[float, float]:

@@ -29,9 +29,9 @@ class StartError(TradingError):
 class Machine:
     """The services of one HOME. Children are started from the main thread only (see `Child.start`)."""
 
-    def __init__(self, settings: Settings, board: Board) -> None:
+    def __init__(self, settings: Settings, board: Board, *, only_workers: bool = False) -> None:
         self.settings, self.board = settings, board
-        self.plan = services.plan(settings)
+        self.plan = services.working_plan(settings) if only_workers else services.plan(settings)
         self.logs = settings.home / "logs"
         self.state = UpState(
             pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile, strategy=settings.strategy
@@ -40,7 +40,7 @@ class Machine:
         self._children: dict[str, Child] = {}
         self._due: dict[str, float] = {}  # dead services, and when each is started again
         self._delays: dict[str, float] = {}
-        self._api = Orchestrator(settings.prefect_api_url)
+        self._api = Orchestrator(settings.prefect_api_url, settings.home)
 
     async def start(self) -> None:
         """Bring everything up; raises InputError for a taken port and StartError naming a log."""
@@ -49,18 +49,28 @@ class Machine:
                 services.require_free(service)
         self._save()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
-        others = [self._healthy(service) for name, service in self.plan.items() if name not in ("prefect", "worker")]
-        await asyncio.gather(self._orchestrated(), self._migrated(), *others)
+        others = [self._healthy(service) for name, service in self.plan.items() if name != "prefect" and service.health]
+        first = self._orchestrated() if "prefect" in self.plan else self._working()
+        await asyncio.gather(first, self._migrated(), *others)
         self.state.phase = "up"
         self._save()
 
     async def _orchestrated(self) -> None:
         await self._healthy(self.plan["prefect"])
-        await self._api.ensure_pool(Path.cwd())
         lost, missed = await self._api.close_lost(), await self._api.close_missed()
         if lost or missed:
             self.board.say(f"closed {lost} runs of an earlier life that never ended, {missed} that were missed")
+        await self._api.ensure_pool(Path.cwd())
         await asyncio.gather(self._deployed(), self._working())
+
+    async def deploy(self) -> None:
+        """Create or refresh the pool and every deployment, on a server that runs already."""
+        await self._api.ensure_pool(Path.cwd())
+        await self._deployed()
+
+    @property
+    def _workers(self) -> list[str]:
+        return [name for name in self.plan if name.startswith("worker")]
 
     async def _migrated(self) -> None:
         with self.board.step("database"):
@@ -74,10 +84,12 @@ class Machine:
                 await self._patience(child)
 
     async def _working(self) -> None:
+        since = datetime.now(UTC)
         with self.board.step("worker"):
-            child, since = self._spawn(self.plan["worker"]), datetime.now(UTC)
-            while not await self._api.worker_is_online(since):
-                await self._patience(child)
+            for name in self._workers:
+                child = self._spawn(self.plan[name])
+                while not await self._api.worker_is_online(name, since):
+                    await self._patience(child)
 
     async def _deployed(self) -> None:
         with self.board.step("deploy"):
@@ -147,7 +159,7 @@ class Machine:
         return delay
 
     async def _restart(self, name: str) -> None:
-        if name == "worker":
+        if name in self._workers:
             await self._close_lost()
         del self._due[name]
         self._children[name].start()
@@ -162,8 +174,8 @@ class Machine:
 
     def stop(self) -> None:
         """End the worker and its runs, which may still report to the others; then the others."""
-        worker = self._children.pop("worker", None)
-        for group in ([worker] if worker else [], list(self._children.values())):
+        workers = [self._children.pop(name) for name in self._workers if name in self._children]
+        for group in (workers, list(self._children.values())):
             for child in group:
                 child.stop()
             for child in group:

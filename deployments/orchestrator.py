@@ -1,6 +1,8 @@
 """Prefect's REST API, the few calls `up` needs: importing Prefect's client would cost 2 s and 100 MB for them."""
 
 import asyncio
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,12 +10,15 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import psutil
 
-from deployments.services import POOL, WORKER
+from deployments.services import POOL, prefect_name
 from tasks.core.errors import TradingError
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 MISSED_AFTER = timedelta(seconds=60)  # a run that is less late may still be worth it
+PENDING_FOR = timedelta(minutes=2)  # a worker that lives gives a run its process within seconds
+RUNNERS = ("deployments.warm.run", "prefect.engine")
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
 
@@ -38,8 +43,13 @@ class RunState:
 class Orchestrator:
     """The Prefect server that `up` started."""
 
-    def __init__(self, api_url: str) -> None:
-        self._http = httpx.AsyncClient(base_url=api_url.removesuffix("/") + "/", timeout=30, trust_env=False)
+    def __init__(self, api_url: str, home: Path) -> None:
+        self._notes = home / "runs"
+        auth = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        self._http = httpx.AsyncClient(
+            base_url=api_url.removesuffix("/") + "/", timeout=30, trust_env=False,
+            auth=(auth[0], auth[2]) if auth[1] else None,
+        )  # fmt: skip
 
     async def ensure_pool(self, working_dir: Path) -> None:
         """Create or refresh the process pool; runs start in `working_dir`, as commands given there would."""
@@ -51,9 +61,17 @@ class Orchestrator:
             await self._call("POST", "work_pools/", {"name": POOL, "type": "process", "base_job_template": template})
 
     async def close_lost(self) -> int:
-        """End runs whose process died with the machine or with SIGKILL; they would hold their concurrency slot."""
+        """End runs of this HOME whose process died with it or with SIGKILL; they would hold their concurrency slot.
+
+        Runs of other machines' workers are theirs. One that is pending for long without a process never got one.
+        """
         runs = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
-        return await self._close(runs, "CRASHED", "its process was gone when the worker started")
+        why = "its process was gone when the worker started"
+        closed = await self._close(runs, "CRASHED", why, only=lambda run: _lost(self._notes, run))
+        for note in self._notes.glob("*"):
+            if not _alive(note):
+                note.unlink(missing_ok=True)
+        return closed
 
     async def close_missed(self) -> int:
         """Cancel runs that were due while nothing ran; a worker would run them all (PrefectHQ/prefect#19313)."""
@@ -61,11 +79,13 @@ class Orchestrator:
         runs = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}
         return await self._close(runs, "CANCELLED", "was due while nothing ran")
 
-    async def _close(self, runs: dict[str, Any], to: str, why: str) -> int:
+    async def _close(
+        self, runs: dict[str, Any], to: str, why: str, only: Callable[[dict[str, Any]], bool] = lambda _: True
+    ) -> int:
         runs |= {"deployment_id": {"is_null_": False}}
         closed = set[str]()
         while found := await self._call("POST", "flow_runs/filter", {"flow_runs": runs}):
-            fresh = {run["id"] for run in found} - closed
+            fresh = {run["id"] for run in found if only(run)} - closed
             if not fresh:
                 break
             for run_id in fresh:
@@ -74,10 +94,10 @@ class Orchestrator:
             closed |= fresh
         return len(closed)
 
-    async def worker_is_online(self, since: datetime) -> bool:
-        """Say whether our worker has reported since then."""
+    async def worker_is_online(self, name: str, since: datetime) -> bool:
+        """Say whether the worker of this machine called `name` has reported since then."""
         found = await self._call("POST", f"work_pools/{POOL}/workers/filter", {})
-        beats = [worker["last_heartbeat_time"] for worker in found if worker["name"] == WORKER]
+        beats = [worker["last_heartbeat_time"] for worker in found if worker["name"] == prefect_name(name)]
         return any(beat and datetime.fromisoformat(beat) >= since for beat in beats)
 
     async def start_run(self, deployment: str, parameters: dict[str, Any]) -> str:
@@ -105,6 +125,22 @@ class Orchestrator:
         except httpx.HTTPError as e:
             raise PrefectError(f"Prefect does not answer {method} {path}: {e!r}; see logs/prefect.log in HOME") from e
         return answer.json() if answer.content else None
+
+
+def _lost(notes: Path, run: dict[str, Any]) -> bool:
+    """Say whether a run that Prefect takes for alive lost its process on this machine, or never got one anywhere."""
+    note = notes / run["id"]
+    if note.exists():
+        return not _alive(note)
+    since = datetime.fromisoformat(run["state"]["timestamp"])
+    return not run.get("infrastructure_pid") and datetime.now(UTC) - since > PENDING_FOR
+
+
+def _alive(note: Path) -> bool:
+    try:
+        return any(part in RUNNERS for part in psutil.Process(int(note.read_text())).cmdline())
+    except (psutil.Error, OSError, ValueError):
+        return False
 
 
 def _base_job_template(working_dir: Path) -> dict[str, Any]:

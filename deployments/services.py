@@ -21,8 +21,8 @@ from tasks.settings import Settings
 
 NANNY = Path(__file__).with_name("nanny.py")
 POOL = "quarterdeck"
-WORKER = "quarterdeck"
 GRACE_S = 10.0
+PASSED = ("PREFECT_LOGGING_", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -50,11 +50,16 @@ def plan(settings: Settings) -> dict[str, Service]:
         services.append(_sandbox(settings))
     if settings.mlflow_url:
         services.append(_mlflow(settings))
-    services.append(_warm(settings))
-    services.append(Service("worker", _worker_command()))
     for service in services:
         _require_local(service)
-    return {service.name: service for service in services}
+    return {service.name: service for service in services} | working_plan(settings)
+
+
+def working_plan(settings: Settings) -> dict[str, Service]:
+    """Return what carries out runs: one warm daemon and the workers, wherever the servers are."""
+    names = ["worker"] + [f"worker-{n}" for n in range(2, settings.workers + 1)]
+    workers = [Service(name, _worker_command(name)) for name in names]
+    return {service.name: service for service in (_warm(settings), *workers)}
 
 
 def _sandbox(settings: Settings) -> Service:
@@ -76,7 +81,8 @@ def _mlflow(settings: Settings) -> Service:
     url, home = settings.mlflow_url.removesuffix("/"), settings.home
     command = (
         "-m", "mlflow", "server", "--host", urlsplit(url).hostname or "", "--port", str(_port(url)), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "mlartifacts"),
+        "--backend-store-uri", database(settings.mlflow_database_url, "psycopg", home / "mlflow.db"),
+        "--artifacts-destination", str(home / "mlartifacts"),
     )  # fmt: skip
     return Service("mlflow", (sys.executable, *command), url, f"{url}/health", "QUARTERDECK_MLFLOW_URL")
 
@@ -92,9 +98,14 @@ def warm_socket(settings: Settings) -> str:
     return str(Path(tempfile.gettempdir()) / f"quarterdeck-{os.getuid()}-{of_home}.sock")
 
 
-def _worker_command() -> tuple[str, ...]:
-    command = ("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", WORKER)
+def _worker_command(name: str) -> tuple[str, ...]:
+    command = ("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", prefect_name(name))
     return (sys.executable, *command)
+
+
+def prefect_name(worker: str) -> str:
+    """Return what Prefect calls a worker of this machine: names are one machine's each."""
+    return f"{worker}@{socket.gethostname()}"
 
 
 def deploy_command() -> tuple[str, ...]:
@@ -105,11 +116,12 @@ def deploy_command() -> tuple[str, ...]:
 def environment(settings: Settings) -> dict[str, str]:
     """Return what every child is started with.
 
-    Of the caller's own Prefect settings only logging passes: our runs must not end up in another account.
+    Of the caller's own Prefect settings only logging and authentication pass: our runs must not end up in another
+    account.
     Paths are made absolute, since a run may be started in another directory.
     """
     home = settings.home / "prefect"
-    own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") or k.startswith("PREFECT_LOGGING_")}
+    own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") or k.startswith(PASSED)}
     toml = Path(own.get("QUARTERDECK_TOML", "quarterdeck.toml")).resolve()
     local = ",".join(filter(None, (own.get("NO_PROXY") or own.get("no_proxy"), *LOOPBACK)))
     return own | {
@@ -123,7 +135,9 @@ def environment(settings: Settings) -> dict[str, str]:
         WARM_SOCKET: warm_socket(settings),
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": settings.prefect_api_url,
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database(
+            settings.prefect_database_url, "asyncpg", home / "prefect.db", "sqlite+aiosqlite"
+        ),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -135,6 +149,14 @@ def environment(settings: Settings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def database(url: str, driver: str, file: Path, otherwise: str = "sqlite") -> str:
+    """Return a PostgreSQL URL through `driver`, or the SQLite file where none is given."""
+    for plain in ("postgresql://", "postgres://"):
+        if url.startswith(plain):
+            return f"postgresql+{driver}://{url.removeprefix(plain)}"
+    return url or f"{otherwise}:///{file}"
 
 
 def _absolute(store_url: str) -> str:

@@ -35,19 +35,36 @@ def cli() -> None:
 @click.option("--profile", help="sandbox, paper, testnet or live; default: QUARTERDECK_PROFILE")
 @click.option("--once", is_flag=True, help="stop after the first cycle; exit 0 if it completed")
 @click.option("--detach", is_flag=True, help="come back when it is up, and leave it running")
+@click.option("--yes-live", is_flag=True, envvar="QUARTERDECK_YES_LIVE", help="profile live: confirm it beforehand")
 @json_option
-def up(profile: str | None, once: bool, detach: bool, as_json: bool) -> int:
+def up(profile: str | None, once: bool, detach: bool, yes_live: bool, as_json: bool) -> int:
     """Start the services and run a first cycle; Ctrl-C stops everything."""
     if once and detach:
         raise InputError("--once and --detach: one stops after the first cycle, the other keeps running; choose one")
     if profile:
         os.environ["QUARTERDECK_PROFILE"] = profile
     settings = load()
+    _arm(settings, yes_live)
     _make_home(settings)
     if detach:
         return _detached(settings, as_json)
     with state.claim(settings.home):
         return asyncio.run(_up(settings, once=once, as_json=as_json))
+
+
+def _arm(settings: Settings, yes_live: bool) -> None:
+    """Profile live: say whose account it is and what may be lost, and start nothing that was not confirmed."""
+    if settings.profile != "live":
+        return
+    from tasks.adapters import venue_arming
+
+    lines = [f"LIVE, with real money: {asyncio.run(venue_arming.examine(settings))}", *venue_arming.terms(settings)]
+    click.echo("\n".join(lines), err=True)
+    if yes_live:
+        return
+    if not sys.stdin.isatty():
+        raise InputError("profile live asks before it starts: run `up` in a terminal, or add --yes-live")
+    click.confirm("Trade on this account?", abort=True, err=True)
 
 
 def _make_home(settings: Settings) -> None:
@@ -111,7 +128,8 @@ def _detached(settings: Settings, as_json: bool) -> int:
         with state.claim(settings.home):  # raises, saying who runs
             pass
     log = settings.home / "logs" / "supervisor.log"
-    command = (sys.executable, "-m", "deployments.supervisor", "up", *(("--json",) if as_json else ()))
+    flags = (*(("--json",) if as_json else ()), *(("--yes-live",) if settings.profile == "live" else ()))
+    command = (sys.executable, "-m", "deployments.supervisor", "up", *flags)
     with log.open("ab") as out:
         start = out.tell()
         child = subprocess.Popen(  # noqa: S603  (our own module)
@@ -156,6 +174,83 @@ def down() -> int:
     except psutil.TimeoutExpired:
         process.kill()
     click.echo(f"stopped quarterdeck (pid {now.pid}, up since {now.started_at:%Y-%m-%d %H:%M:%S} UTC)")
+    return 0
+
+
+@cli.command()
+def worker() -> int:
+    """Carry out runs of a Prefect server that runs elsewhere: a warm daemon and QUARTERDECK_WORKERS workers."""
+    settings = load()
+    _make_home(settings)
+    with state.claim(settings.home):
+        return asyncio.run(_work(settings))
+
+
+async def _work(settings: Settings) -> int:
+    board = Board()
+    machine = Machine(settings, board, only_workers=True)
+    _cancel_on_signals()
+    try:
+        with board.live():
+            await machine.start()
+        board.say(f"works for {settings.prefect_api_url}; Ctrl-C stops it")
+        await machine.watch_over()
+    except asyncio.CancelledError:
+        return 0
+    finally:
+        machine.stop()
+        board.say("stopped")
+    return 0
+
+
+@cli.command()
+def migrate() -> int:
+    """Bring the store's tables up to this release; every other command waits for nothing else."""
+    from tasks.adapters.store import Store
+
+    store = Store(load().store_url)
+    try:
+        store.migrate()
+    finally:
+        store.close()
+    click.echo("the store is of this release")
+    return 0
+
+
+@cli.command()
+def deploy() -> int:
+    """Create or refresh the work pool and every deployment on the Prefect server."""
+    settings = load()
+    _make_home(settings)
+    board = Board()
+
+    async def once() -> None:
+        with board.live():
+            await Machine(settings, board, only_workers=True).deploy()
+
+    asyncio.run(once())
+    return 0
+
+
+@cli.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+def backup(archive: Path) -> int:
+    """Save all state to ARCHIVE (.tar.gz); the system may be running."""
+    from deployments.backup import backup as save
+
+    click.echo(f"{archive}: {', '.join(save(load(), archive.absolute()))}")
+    return 0
+
+
+@cli.command()
+@click.argument("archive", type=click.Path(path_type=Path))
+def restore(archive: Path) -> int:
+    """Bring back what `backup` saved, into an empty HOME and empty databases."""
+    from deployments.backup import restore as bring_back
+
+    settings = load()
+    _make_home(settings)
+    click.echo(f"{settings.home}: {', '.join(bring_back(settings, archive))}")
     return 0
 
 

@@ -2,7 +2,8 @@
 
 The worker's command for every run. It hands its environment, directory and output to the daemon, passes signals on,
 and ends as the run ended, so that Prefect sees the states, logs, cancellation and crashes it would see of its own
-process. Without a daemon it becomes the engine itself: a cold start, said on stderr.
+process. Without a daemon it becomes the engine itself: a cold start, said on stderr. HOME/runs keeps a file with its
+process id for each run, so that a later start on this machine knows which of Prefect's runs were lost here.
 """
 
 import array
@@ -11,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 from deployments.warm.wire import EXIT, LENGTH, REFUSED, VARIABLE, stamp
 
@@ -18,6 +20,32 @@ LOST = 70  # the daemon went away in the middle of a run: Prefect marks the run 
 
 
 def main() -> int:
+    note = _noted()
+    try:
+        return _run()
+    finally:
+        if note:
+            with suppress(OSError):
+                os.unlink(note)
+
+
+def _noted() -> str:
+    """Write down who carries out this run; a cold start keeps the process and so the note, until the next start."""
+    home, run = os.environ.get("QUARTERDECK_HOME"), os.environ.get("PREFECT__FLOW_RUN_ID")
+    if not home or not run:
+        return ""
+    path = os.path.join(home, "runs", run)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(os.getpid()))
+    except OSError as e:
+        print(f"WARNING {path} could not be written: {e.strerror}", file=sys.stderr)
+        return ""
+    return path
+
+
+def _run() -> int:
     path = os.environ.get(VARIABLE, "")
     daemon = _connected(path) if path else None
     if daemon is None:

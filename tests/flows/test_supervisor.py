@@ -274,7 +274,7 @@ async def test_a_prefect_whose_database_was_locked_is_asked_once_more(monkeypatc
         return answers.pop(0)
 
     monkeypatch.setattr(orchestrator, "PAUSES", (0.0, 0.0))
-    prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api")
+    prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", Path("/nowhere"))
     prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
-    assert await prefect.worker_is_online(since=datetime.now(UTC)) is False
+    assert await prefect.worker_is_online("worker", since=datetime.now(UTC)) is False
     assert len(keys) == 2
