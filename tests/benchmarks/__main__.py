@@ -6,7 +6,7 @@ Machines are noisy: read the figures as ratios, CPU seconds before wall seconds.
 import importlib
 import sys
 
-PARTS = ("market", "backtest", "startup", "quality", "deciders")
+PARTS = ("market", "guard", "matching", "backtest", "compare", "startup", "quality", "deciders", "export", "replay")
 
 
 def main(wanted: list[str]) -> None:

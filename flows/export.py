@@ -1,0 +1,31 @@
+"""The RL dataset: every decision as a transition, with its reward and who decided."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.clock import through_prefect
+from tasks.settings import settings
+
+SAID = ("transitions", "splits", "left_out", "first", "last", "spec_sha256")
+
+
+@flow(name="export")
+def export(out: str = "", records: str = "", formats: tuple[str, ...] = ("parquet",)) -> dict[str, Any]:
+    """Write a dataset; out: by default a new folder in HOME/exports, records: by default the store's cycles."""
+    from prefect.artifacts import create_markdown_artifact
+
+    from tasks.adapters.dataset_card import render
+    from tasks.learn import export_dataset
+
+    folder = Path(out or settings().home / "exports" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime()))
+    card = through_prefect(export_dataset)(folder, Path(records) if records else None, formats)
+    create_markdown_artifact(key="rl-dataset", markdown=render(card), description=str(folder))
+    return said(card, folder)
+
+
+def said(card: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what of a card is told at once; the rest stands beside the data."""
+    return {"out": str(folder), **{name: card[name] for name in SAID}}

@@ -1,0 +1,65 @@
+"""The `export-rl`, `train` and `loop` commands; a file of its own, so that asking for help loads no Prefect."""
+
+from pathlib import Path
+
+import click
+
+from flows.offline import candles_option, json_option, symbol_option
+from flows.output import emit
+
+
+@click.command("export-rl")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="a new folder")
+@click.option(
+    "--format", "formats", multiple=True, type=click.Choice(["parquet", "minari", "finrl"]), default=("parquet",),
+    help="repeatable; Parquet is always written",
+)  # fmt: skip
+@click.option("--records", type=click.Path(path_type=Path), help="records.jsonl of a backtest; else the store's cycles")
+@json_option
+def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json: bool) -> None:
+    """Write the RL dataset: transitions split by time, with a card that says what they are."""
+    from flows.clock import plainly
+    from flows.export import said
+    from tasks.learn import export_dataset
+
+    emit(said(plainly(export_dataset)(out, records, formats), out), as_json)
+
+
+@click.command()
+@click.option("--records", "data", required=True, type=click.Path(path_type=Path), help="a folder of `export-rl`")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.onnx, for model:FILE.onnx")
+@json_option
+def train(data: Path, out: Path, as_json: bool) -> None:
+    """Clone the behaviour of a dataset into a small policy."""
+    from flows.clock import plainly
+    from tasks.learn import train_policy
+
+    emit(plainly(train_policy)(data, out), as_json)
+
+
+@click.command()
+@click.option("--records", required=True, type=click.Path(path_type=Path), help="records.jsonl of a backtest")
+@candles_option
+@symbol_option
+@click.option("--decider", "deciders", multiple=True, help="also compared; repeatable")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="a new folder")
+@json_option
+def loop(
+    records: Path, candles: tuple[str, ...], symbols: tuple[str, ...], deciders: tuple[str, ...], out: Path,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Export, train, replay and compare in one go."""
+    from flows.compare import print_table
+    from flows.policy import close_loop
+    from tasks.adapters.candles import parse_candle_options
+
+    files = {symbol: str(path.resolve()) for symbol, path in parse_candle_options(candles, symbols).items()}
+    found = close_loop(records, files, out, deciders)
+    if as_json:
+        emit(found, True)
+        return
+    emit({name: found[name] for name in ("dataset", "trained", "from")}, False)
+    print_table(found["compared"])
+
+
+COMMANDS = (export_rl, train, loop)

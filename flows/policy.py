@@ -1,0 +1,43 @@
+"""Closing the loop: records -> dataset -> a small policy -> replayed where it has not learnt, beside the baselines."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from flows.clock import Call, plainly, through_prefect
+from tasks.core.errors import InputError
+
+
+@flow(name="policy")
+def policy(records: str, candles: dict[str, str], out: str, deciders: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Export, train, replay over the test split and compare, as one run; deciders: to compare with, none that costs."""
+    return close_loop(Path(records), candles, Path(out), deciders, through_prefect)
+
+
+def close_loop(
+    records: Path, candles: dict[str, str], out: Path, deciders: tuple[str, ...] = (), call: Call = plainly
+) -> dict[str, Any]:
+    """Write dataset, policy.onnx and comparison into `out`; the comparison begins an embargo after the last cut.
+
+    Raises InputError for a decider that asks models: compare that one with `quarterdeck compare`, which asks first.
+    """
+    from flows.evaluate import Request, carry_out, plan_work
+    from tasks.learn import export_dataset, train_policy
+
+    model = out / "policy.onnx"
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out {out}: exists and is not empty; choose another folder")
+    card = call(export_dataset)(out / "dataset", records, ("parquet",))
+    trained = call(train_policy)(out / "dataset", model)
+    start = datetime.fromisoformat(card["cuts"][-1]) + timedelta(seconds=card["embargo_s"])
+    request = Request(
+        candles=candles, deciders=(f"model:{model.resolve()}", *deciders), start=start,
+        end=datetime.fromisoformat(card["last"]), title="a policy cloned from records, where it has not learnt",
+    )  # fmt: skip
+    work = plan_work(request)
+    if work.paid:
+        raise InputError(f"--decider {work.paid[0][0].decider}: asks models; compare it with `quarterdeck compare`")
+    compared = carry_out(work, None, out / "comparison", call)
+    return {"dataset": card["splits"], "trained": trained, "from": start, "compared": compared}

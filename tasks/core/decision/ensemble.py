@@ -1,0 +1,135 @@
+"""`ensemble:...`: several deciders, one decision; what each said is in `flags`, and why in `reasoning`.
+
+- `ensemble:CHOOSER+TIMER`: the chooser (a language model) says whether to trade, which way and with what plan; the
+  timer (a policy) says when. An entry is taken with the chooser's numbers on the moment both ask for the same one, as
+  sure as the less sure of the two. What only reduces risk needs one voice: the chooser's, else the timer's. While flat
+  and the timer waits, the chooser is not asked: nothing it could say would be done, and it costs money.
+- `ensemble:vote:A=1,B=2`: each member's weight goes to the action it asks for; one with more than half of all weight
+  wins, with the numbers of its heaviest supporter, as sure as its supporters are, dissent counted as 0. Else HOLD.
+
+An answer from a fallback rung keeps its label, so that the guard lets it reduce risk only.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+from tasks.core.decision.prompt import Prompt
+from tasks.core.ports import Decider
+from tasks.core.types.decision import ENTRIES, Decided, Decision, hold
+from tasks.core.types.snapshot import Brief
+
+
+class Said(NamedTuple):
+    """What one member answered; `agrees`: its voice is in the decision."""
+
+    name: str
+    decided: Decided
+    agrees: bool
+
+
+class TimedDecider:
+    """`CHOOSER+TIMER`."""
+
+    def __init__(self, chooser: Decider, timer: Decider) -> None:
+        self.chooser, self.timer = chooser, timer
+        self.name = f"ensemble:{chooser.name}+{timer.name}"
+        self.prompts = _prompts([chooser, timer])
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        timed = await self.timer.decide(briefs)
+        asked = [i for i, brief in enumerate(briefs) if not _waits(brief, timed[i].decision)]
+        chosen = dict(zip(asked, await self.chooser.decide([briefs[i] for i in asked]), strict=True)) if asked else {}
+        return [self._both(brief, chosen.get(i), timed[i]) for i, brief in enumerate(briefs)]
+
+    def _both(self, brief: Brief, chosen: Decided | None, timed: Decided) -> Decided:
+        symbol, timer = brief.snapshot.pair, Said(self.timer.name, timed, agrees=True)
+        if chosen is None:
+            pause = timed.decision if _reduces(timed.decision) else None
+            return _joined(self.name, pause or hold(symbol, "the timer waits", source=self.name), [timer])
+        plan, moment = chosen.decision, timed.decision
+        chooser = Said(self.chooser.name, chosen, agrees=True)
+        if isinstance(plan, ENTRIES) and plan.action == moment.action:
+            sure = min(plan.confidence, moment.confidence)
+            return _joined(self.name, plan.model_copy(update={"confidence": sure}), [chooser, timer])
+        if _reduces(plan):
+            return _joined(self.name, plan, [chooser, timer._replace(agrees=False)])
+        if _reduces(moment):
+            return _joined(self.name, moment, [timer, chooser._replace(agrees=False)])
+        waits = hold(symbol, f"{plan.action} is planned, the moment says {moment.action}", source=self.name)
+        return _joined(self.name, waits, [chooser, timer])
+
+
+class VoteDecider:
+    """`vote:A=1,B=2`."""
+
+    def __init__(self, members: Sequence[tuple[Decider, Decimal]]) -> None:
+        self.members = members
+        self.name = "ensemble:vote:" + ",".join(f"{member.name}={weight}" for member, weight in members)
+        self.prompts = _prompts([member for member, _ in members])
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        answers = [await member.decide(briefs) for member, _ in self.members]
+        return [self._count(brief, [each[i] for each in answers]) for i, brief in enumerate(briefs)]
+
+    def _count(self, brief: Brief, answers: Sequence[Decided]) -> Decided:
+        weights = [weight for _, weight in self.members]
+        for_action: dict[str, Decimal] = {}
+        for decided, weight in zip(answers, weights, strict=True):
+            action = decided.decision.action
+            for_action[action] = for_action.get(action, Decimal(0)) + weight
+        total, winner = sum(weights, Decimal(0)), max(for_action, key=lambda action: for_action[action])
+        won = 2 * for_action[winner] > total
+        said = [
+            Said(f"{member.name}={weight}", decided, won and decided.decision.action == winner)
+            for (member, weight), decided in zip(self.members, answers, strict=True)
+        ]
+        if not won:
+            undecided = hold(brief.snapshot.pair, "no action has more than half of the weight", source=self.name)
+            return _joined(self.name, undecided, said)
+        heard = [(weight, each) for weight, each in zip(weights, said, strict=True) if each.agrees]
+        sure = sum((weight * each.decided.decision.confidence for weight, each in heard), Decimal(0)) / total
+        _, first = max(heard, key=lambda one: one[0])
+        return _joined(
+            self.name, first.decided.decision.model_copy(update={"confidence": round(sure, 4)}),
+            [first, *(each for each in said if each is not first)],
+        )  # fmt: skip
+
+
+def _prompts(members: Sequence[Decider]) -> dict[str, Prompt]:
+    """Return what the members send, by role: a comparison says which versions it compared."""
+    alone = {prompt.name: prompt for member in members if (prompt := getattr(member, "prompt", None))}
+    return alone | {role: prompt for member in members for role, prompt in getattr(member, "prompts", {}).items()}
+
+
+def _waits(brief: Brief, moment: Decision) -> bool:
+    return brief.snapshot.position.side == "flat" and not isinstance(moment, ENTRIES)
+
+
+def _reduces(decision: Decision) -> bool:
+    return decision.action != "HOLD" and not isinstance(decision, ENTRIES)
+
+
+def _joined(name: str, decision: Decision, said: Sequence[Said]) -> Decided:
+    """Return the decision with every member's answer, calls and costs; the lowest rung among those who agree."""
+    answers = [each.decided for each in said]
+    fallback = next((each.decided.rung for each in said if each.agrees and each.decided.is_fallback), "")
+    heard = (f"{each.name}: {each.decided.decision.action} {each.decided.decision.reasoning}".strip() for each in said)
+    return Decided(
+        decision=decision.model_copy(update={"source": name, "reasoning": "\n".join(heard)}),
+        source=name,
+        rung=fallback or "primary",
+        model=", ".join(dict.fromkeys(decided.model for decided in answers if decided.model)),
+        latency_ms=round(sum(decided.latency_ms for decided in answers), 1),
+        cost_usd=sum((decided.cost_usd for decided in answers), Decimal(0)),
+        tokens=sum(decided.tokens for decided in answers),
+        errors=tuple(f"{each.name}: {error}" for each in said for error in each.decided.errors),
+        calls=tuple(call for decided in answers for call in decided.calls),
+        tool_calls=tuple(call for decided in answers for call in decided.tool_calls),
+        flags=tuple(_flag(each) for each in said) + tuple(flag for decided in answers for flag in decided.flags),
+    )
+
+
+def _flag(said: Said) -> str:
+    decision = said.decided.decision
+    return f"{said.name}:{decision.action}@{decision.confidence}:{said.decided.rung}"

@@ -1,0 +1,111 @@
+"""Several deciders, one decision: who is asked, who is heard, and what is kept of each."""
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+
+import panel_cases
+import pytest
+
+from tasks.core.decision.ensemble import TimedDecider, VoteDecider
+from tasks.core.types.decision import DECISION, Decided, ModelCall
+from tasks.core.types.snapshot import Brief
+
+SYMBOL = panel_cases.SYMBOL
+ENTRY = {"size_pct": 20, "stop_atr": 2, "tp_atr": 4}
+FIELDS = {"OPEN_LONG": ENTRY, "OPEN_SHORT": ENTRY, "TRIM": {"size_pct": 50}, "PAUSE": {"minutes": 30}}
+
+
+class Says:
+    """Says one thing of every brief."""
+
+    def __init__(self, action: str, confidence: str = "0.8", name: str = "", rung: str = "primary", **more) -> None:
+        self.name, self.asked = name or action.lower(), 0
+        told = {"symbol": SYMBOL, "action": action, "confidence": Decimal(confidence), "reasoning": f"{self.name} says"}
+        call = ModelCall(role="single", model="m", cost_usd=Decimal("0.01"))
+        self.answer = Decided(
+            decision=DECISION.validate_python(told | FIELDS.get(action, {}) | more), source=self.name, rung=rung,
+            model=self.name, cost_usd=Decimal("0.01"), tokens=7, calls=(call,), flags=("seen",),
+        )  # fmt: skip
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        self.asked += len(briefs)
+        return [self.answer] * len(briefs)
+
+
+def brief(side: str = "flat") -> Brief:
+    one = panel_cases.brief()
+    position = one.snapshot.position.model_copy(update={"side": side})
+    return one.model_copy(update={"snapshot": one.snapshot.model_copy(update={"position": position})})
+
+
+def asked(decider: object, side: str = "flat") -> Decided:
+    [decided] = asyncio.run(decider.decide([brief(side)]))
+    return decided
+
+
+def test_an_entry_is_the_choosers_plan_on_the_timers_moment():
+    chooser = Says("OPEN_LONG", "0.9", size_pct=33)
+    decided = asked(TimedDecider(chooser, Says("OPEN_LONG", "0.6")))
+    assert (decided.decision.action, decided.decision.size_pct) == ("OPEN_LONG", 33)
+    assert decided.decision.confidence == Decimal("0.6")
+
+
+@pytest.mark.parametrize("chooser", ["OPEN_SHORT", "HOLD"])
+def test_without_the_choosers_yes_nothing_is_opened(chooser):
+    assert asked(TimedDecider(Says(chooser), Says("OPEN_LONG"))).decision.action == "HOLD"
+
+
+def test_while_flat_and_the_timer_waits_the_chooser_costs_nothing():
+    chooser = Says("OPEN_LONG")
+    assert asked(TimedDecider(chooser, Says("HOLD"))).decision.action == "HOLD"
+    assert chooser.asked == 0
+    assert asked(TimedDecider(chooser, Says("PAUSE"))).decision.action == "PAUSE"
+    assert chooser.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("chooser", "timer", "done"),
+    [("CLOSE_ALL", "HOLD", "CLOSE_ALL"), ("HOLD", "TRIM", "TRIM"), ("CLOSE_ALL", "TRIM", "CLOSE_ALL"),
+     ("HOLD", "HOLD", "HOLD")],
+)  # fmt: skip
+def test_one_voice_is_enough_to_reduce_risk(chooser, timer, done):
+    assert asked(TimedDecider(Says(chooser), Says(timer)), "long").decision.action == done
+
+
+def test_what_each_said_and_cost_is_kept():
+    decided = asked(TimedDecider(Says("OPEN_LONG", "0.9", "llm"), Says("OPEN_LONG", "0.6", "policy")))
+    assert decided.flags[:2] == ("llm:OPEN_LONG@0.9:primary", "policy:OPEN_LONG@0.6:primary")
+    assert decided.decision.reasoning == "llm: OPEN_LONG llm says\npolicy: OPEN_LONG policy says"
+    assert (decided.cost_usd, decided.tokens, len(decided.calls), decided.model) == (
+        Decimal("0.02"), 14, 2, "llm, policy",
+    )  # fmt: skip
+    assert decided.source == decided.decision.source == "ensemble:llm+policy"
+
+
+def test_an_answer_from_a_fallback_rung_keeps_its_label():
+    decided = asked(TimedDecider(Says("OPEN_LONG", rung="cache"), Says("OPEN_LONG")))
+    assert (decided.rung, decided.is_fallback) == ("cache", True)
+    unheard = asked(TimedDecider(Says("HOLD", rung="hold"), Says("CLOSE_ALL")), "long")
+    assert (unheard.decision.action, unheard.rung) == ("CLOSE_ALL", "primary")
+
+
+def vote(*members: tuple[Says, str]) -> Decided:
+    return asked(VoteDecider([(member, Decimal(weight)) for member, weight in members]))
+
+
+def test_more_than_half_of_the_weight_wins_with_the_heaviests_numbers():
+    decided = vote((Says("OPEN_LONG", "0.9"), "1"), (Says("OPEN_LONG", "0.6", size_pct=11), "2"), (Says("HOLD"), "1"))
+    assert (decided.decision.action, decided.decision.size_pct) == ("OPEN_LONG", 11)
+    assert decided.decision.confidence == Decimal("0.525")  # (0.9 + 2 x 0.6) / 4
+
+
+@pytest.mark.parametrize("members", [("OPEN_LONG", "OPEN_SHORT"), ("OPEN_LONG", "HOLD"), ("CLOSE_ALL", "TRIM")])
+def test_half_of_the_weight_is_not_enough(members):
+    assert vote(*((Says(action), "1") for action in members)).decision.action == "HOLD"
+
+
+def test_a_vote_says_who_voted_for_what():
+    decided = vote((Says("OPEN_LONG", name="a"), "1"), (Says("OPEN_SHORT", name="b", rung="rules"), "3"))
+    assert decided.flags[:2] == ("b=3:OPEN_SHORT@0.8:rules", "a=1:OPEN_LONG@0.8:primary")
+    assert decided.rung == "rules"
