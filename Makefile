@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test lint bench clean
+.PHONY: help setup run up down test lint bench fuzz clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -38,6 +38,9 @@ lint: setup ## Style, types and layers
 
 bench: setup ## Measure what the README claims
 	$(PY) -m tests.benchmarks $(ARGS)
+
+fuzz: setup ## Put a million random decisions through the guard
+	$(PY) -m tests.benchmarks.fuzz $(ARGS)
 
 clean: ## Remove what setup and the tools made; the state in .quarterdeck stays
 	rm -rf .venv .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

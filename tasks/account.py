@@ -7,13 +7,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import store, venue
-from tasks.core.trading import ledger
+from tasks.core.trading import facts, ledger
+from tasks.core.trading.facts import Facts
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.orders import Balance, Instrument, PositionSide
+from tasks.core.types.orders import Balance, Instrument, OrderStatus, PositionSide
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
 from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
+from tasks.halts import active_halt
 from tasks.settings import settings
 
 RECENT = 50
@@ -28,22 +30,41 @@ def account_state(
     midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
     today = kept.equity_since(strategy, midnight)
     last = kept.last_equity(strategy)
-    halt = kept.active_halt()
+    halt = active_halt()
+    positions = tuple(_held(position, as_of) for position in kept.open_positions(strategy))
+    pending, entries = _pending_entries(as_of), kept.recent_entries(strategy, as_of - timedelta(days=1))
+    others = {*(p.symbol for p in positions), *(p.symbol for p in pending)} - {instrument.symbol}
     return AccountState(
         equity=balance.equity,
         available=balance.available,
         peak_equity=max(balance.equity, last.peak) if last else balance.equity,
         day_start_equity=today[0].equity if today else balance.equity,
         day_peak_equity=max([balance.equity, *(point.equity for point in today)]),
-        positions=tuple(_held(position, as_of) for position in kept.open_positions(strategy)),
-        pending=_pending_entries(as_of),
+        positions=positions,
+        pending=pending,
         instrument=instrument,
         closed_trades=tuple(_closed(position) for position in kept.closed_positions(strategy, limit=RECENT)),
-        opens=tuple(kept.recent_opens(strategy, as_of - timedelta(days=1))),
+        opens=tuple(at for at, _ in entries),
         paused_until=kept.paused_until(strategy, instrument.symbol),
         halt=halt.reason if halt else None,
         last_price=last_price,
+        last_price_at=None if last_price is None else as_of,
+        venue=venue().name,
+        **_facts(instrument.symbol, as_of, sorted(others), entries),
     )
+
+
+def _facts(symbol: str, as_of: datetime, others: list[str], entries: list[tuple[datetime, str | None]]) -> Facts:
+    kept, s = store(), settings()
+    midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
+    compared = (symbol, *others) if others else ()
+    return facts.facts(
+        symbol, as_of, s.limits, others=others,
+        closes={each: kept.load_bars(venue().name, each, "5m", midnight, facts.BARS)["close"] for each in compared},
+        outcomes=kept.outcomes(s.strategy, until=as_of, limit=facts.KEPT, decider=s.decider_name),
+        sent=[(at, status == OrderStatus.REJECTED) for at, status in entries if status is not None],
+        fills=kept.fills(since=as_of - timedelta(minutes=s.limits.liquidation_cooldown_min)),
+    )  # fmt: skip
 
 
 def last_close(symbol: str, as_of: datetime) -> Decimal | None:

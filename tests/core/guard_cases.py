@@ -12,7 +12,15 @@ from tasks.core.types.decision import ACTIONS, Add, Decision, MoveStop, OpenLong
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry
-from tasks.core.types.snapshot import Constraints, RiskView, Snapshot, TimeframeView, TradeDigest
+from tasks.core.types.snapshot import (
+    Confluence,
+    Constraints,
+    OrderBookView,
+    RiskView,
+    Snapshot,
+    TimeframeView,
+    TradeDigest,
+)
 from tasks.core.types.verdict import Verdict
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -34,11 +42,25 @@ def seen(
     daily: float | None = None,
     score: float | None = None,
     told: tuple[float, float] = (1.0, 5.0),
+    stack: str | None = "50>20>200",
+    votes: int = 0,
+    spread: float | None = 50.0,
+    slippage: float | None = 5.0,
+    reasons: tuple[str, ...] = (),
+    **view: object,
 ) -> Snapshot:
+    """A market without order, in the middle of its range, with a wide book; `view`: more of 15m."""
     return Snapshot(
         pair=pair,
         as_of=NOON,
-        timeframes={"5m": TimeframeView(close=close), "15m": TimeframeView(atr=atr)},
+        reason_for_call=reasons,
+        timeframes={
+            "5m": TimeframeView(close=close),
+            "15m": TimeframeView(**{"atr": atr, "rsi": 50.0, "price_z20": 0.0, **view}),
+            "1h": TimeframeView(ma_stack=stack),
+        },
+        orderbook=OrderBookView(spread_bps=spread, slippage_bps_for_size=slippage),
+        confluence=Confluence(score=abs(votes), direction=(votes > 0) - (votes < 0)),
         risk=RiskView(risk_mode=mode, daily_pnl_pct=daily),
         constraints=Constraints(max_trade_risk_pct=told[0], max_total_risk_pct=told[1], allowed_actions=offered),
         digest=TradeDigest(recent_performance_score=score),
@@ -73,6 +95,20 @@ def closed(**changed: object) -> ClosedTrade:
     return ClosedTrade(**{"closed_at": ago(hours=2), "pnl": D(0), "symbol": BTC, **changed})
 
 
+def beside(correlation, **changed):
+    """A position in another symbol, and how their returns go together."""
+    return account(positions=(position(**changed),), correlations={changed["symbol"]: correlation})
+
+
+def lost(**span):
+    """Two trades lost in ETH, the first `span` ago."""
+    losses = (
+        closed(closed_at=ago(minutes=1), pnl=D(-1), symbol=ETH),
+        closed(closed_at=ago(**span), pnl=D(-1), symbol=ETH),
+    )
+    return account(closed_trades=losses)
+
+
 def grid(**changed):
     return account(instrument=GRID.model_copy(update=changed))
 
@@ -96,6 +132,7 @@ def judge(
     limits: dict[str, object] | None = None,
     **options: object,
 ) -> Verdict:
+    limits = {"target_atr_pct": D(5), **(limits or {})}  # an ATR of 2 % is nothing out of the ordinary here
     return guard.judge(
-        decision or asked(), snapshot or seen(), state or account(), Limits(**(limits or {})), Costs(), **options
+        decision or asked(), snapshot or seen(), state or account(), Limits(**limits), Costs(), **options
     )

@@ -21,7 +21,7 @@ FLAT = ("HOLD", "OPEN_LONG", "OPEN_SHORT", "PAUSE")
 
 
 def brief(pair: str = BTC, at: datetime = AT, allowed: tuple[str, ...] = FLAT, side: str = "flat") -> Brief:
-    views = {"5m": TimeframeView(close=60_000.0), "15m": TimeframeView(close=60_000.0, atr=180.0)}
+    views = {"5m": TimeframeView(close=60_000.0), "15m": TimeframeView(close=60_000.0, atr=180.0, rsi=50.0)}
     limits = Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=allowed)
     return Brief(
         snapshot=Snapshot(pair=pair, as_of=at, timeframes=views, constraints=limits, position=PositionView(side=side))
@@ -97,11 +97,11 @@ def test_the_guard_lets_buy_and_hold_in_and_clamps_it_to_the_risk_at_its_far_sto
 
 def test_a_market_wide_enough_to_lose_the_margin_before_the_stop_keeps_buy_and_hold_out():
     one = brief()
-    wild = one.snapshot.timeframes | {"15m": TimeframeView(close=60_000.0, atr=1_100.0)}
+    wild = one.snapshot.timeframes | {"15m": TimeframeView(close=60_000.0, atr=1_100.0, rsi=50.0)}
     snapshot = one.snapshot.model_copy(update={"timeframes": wild})
     [decided] = asyncio.run(BuyAndHoldDecider().decide([one]))
     verdict = guard.judge(decided.decision, snapshot, AccountState(), Limits(), Costs())
-    assert [code.value for code in verdict.codes] == ["STOP_TOO_FAR"]
+    assert [code.value for code in verdict.codes] == ["STOP_TOO_FAR", "LIQUIDATION_NEAR"]
 
 
 def test_random_is_judged_like_anyone_and_never_gets_around_the_guard():

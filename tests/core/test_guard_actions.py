@@ -38,8 +38,8 @@ from tasks.core.types.decision import (
     Trim,
     hold,
 )
-from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.verdict import Code
+from tasks.core.types.limits import Limits
+from tasks.core.types.verdict import Code, Verdict
 
 # --- getting out is never blocked
 
@@ -173,13 +173,13 @@ def test_an_add_keeps_the_tighter_stop_and_takes_the_side_of_its_position():
 def test_an_add_gets_what_the_units_already_held_leave_of_the_trades_risk():
     verdict = judge(asked(Add, size_pct=D(80)), holding(quantity=D(50)))
     assert verdict.quantity == D("16.964")  # (75 - 50 x 1.12) / 1.12
-    assert verdict.codes == (Code.TRADE_RISK_CLAMPED, Code.GROSS_CLAMPED, Code.NET_CLAMPED)
+    assert verdict.codes == (Code.TRADE_RISK_CLAMPED, Code.GROSS_CLAMPED, Code.SYMBOL_CLAMPED, Code.NET_CLAMPED)
     assert verdict.trade_risk_pct <= D("0.75")
 
 
 def test_a_position_counts_at_todays_price_toward_the_gross():
     verdict = judge(asked(Add), holding(quantity=D(80), stop=D("100.5")), seen(close=120.0))
-    assert verdict.codes == (Code.GROSS_CLAMPED, Code.NET_CLAMPED)
+    assert verdict.codes == (Code.GROSS_CLAMPED, Code.SYMBOL_CLAMPED, Code.NET_CLAMPED)
     assert verdict.quantity == D("3.333")  # 10,000 less 80 x 120 leaves 400
 
 
@@ -262,6 +262,7 @@ def test_a_position_is_offered_everything_but_a_second_one():
         account(halt="x"), account(paused_until=NOON + STEP), many(3, minutes=1), five(5),
         account(peak_equity=D(20_000)),
         account(closed_trades=(closed(closed_at=ago(minutes=1)),)), account(day_start_equity=D(12_000)),
+        account(rejections=3), account(last_liquidation=ago(hours=1)), account(last_price_at=ago(hours=1)),
         holding(symbol=ETH, stop=None), holding(symbol=ETH, quantity=D(100)), account(equity=D(0)),
     ],
 )  # fmt: skip
@@ -275,4 +276,5 @@ def test_a_paused_risk_mode_and_a_foreign_symbol_are_offered_no_entry():
 
 def test_the_same_input_gives_the_same_verdict():
     assert judge() == judge()
-    assert guard.judge(asked(), seen(), account(), Limits(), Costs()).model_dump_json() == judge().model_dump_json()
+    assert judge().model_dump_json() == judge().model_dump_json()
+    assert Verdict.model_validate_json(judge().model_dump_json()) == judge()

@@ -28,7 +28,7 @@ from tasks.core.types.decision import (
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry
-from tasks.core.types.snapshot import Constraints, RiskView, Snapshot, TimeframeView, TradeDigest
+from tasks.core.types.snapshot import Constraints, OrderBookView, RiskView, Snapshot, TimeframeView, TradeDigest
 from tasks.core.types.verdict import Code
 
 COSTS = Costs()
@@ -98,16 +98,21 @@ snapshots = st.builds(
 def calm(price=100.0, atr=2.0, mode="normal"):
     """A snapshot with nothing against an entry, so that properties are about sizes and not about denials."""
     return Snapshot(
-        pair=BTC, as_of=NOON, timeframes={"5m": TimeframeView(close=price), "15m": TimeframeView(atr=atr)},
-        risk=RiskView(risk_mode=mode),
+        pair=BTC, as_of=NOON, risk=RiskView(risk_mode=mode),
+        orderbook=OrderBookView(spread_bps=400.0, slippage_bps_for_size=5.0),
+        timeframes={
+            "5m": TimeframeView(close=price), "15m": TimeframeView(atr=atr, rsi=50.0),
+            "1h": TimeframeView(ma_stack="50>20>200"),
+        },
         constraints=Constraints(max_trade_risk_pct=5, max_total_risk_pct=9, allowed_actions=ACTIONS),
     )  # fmt: skip
 
 
 calm_snapshots = st.builds(
-    lambda price, mode: calm(price, price * 0.004, mode),
+    lambda price, mode, wild: calm(price, price * (0.0173 if wild else 0.004), mode),
     st.sampled_from([0.37, 98.76, 100.0, 65_432.1]),
     st.sampled_from(["normal", "tighten"]),
+    st.booleans(),
 )
 sane_entries = st.one_of(
     *(
@@ -130,6 +135,9 @@ loaded = st.builds(
             stop=st.sampled_from([D("99.5"), D(100), D("100.5")]),
         ), max_size=1,
     ).map(tuple),
+    correlations=st.sampled_from([None, {}, {ETH: 0.5}, {ETH: 0.9}, {ETH: -0.9}]),
+    kelly=st.none() | amounts(-1, 1, 3),
+    closed_trades=st.sampled_from([(), (ClosedTrade(closed_at=NOON, pnl=D(-1), symbol=ETH),) * 2]),
 )  # fmt: skip
 limits = st.builds(
     Limits, max_trade_risk_pct=amounts("0.1", 1, 2), max_total_risk_pct=amounts("0.5", 5, 2),
@@ -171,6 +179,10 @@ def test_an_entry_never_grows_and_stays_under_every_cap(decision, snapshot, stat
     assert gross + quantity * entry <= equity * Fraction(limit.leverage)
     free = Fraction(state.equity if state.available is None else state.available)
     assert quantity * entry * (1 / Fraction(limit.leverage) + way) <= free
+    assert quantity * entry * 100 <= equity * Fraction(limit.max_symbol_pct)
+    if state.kelly is not None:
+        share = max(Fraction(state.kelly) * Fraction(limit.kelly_fraction), Fraction(limit.kelly_floor_pct) / 100)
+        assert quantity * lost <= equity * share
     assert quantity % Fraction(state.instrument.step) == 0
     assert stop % Fraction(state.instrument.tick) == 0
 
@@ -183,7 +195,7 @@ def test_guarding_a_verdicts_decision_again_changes_nothing(decision, snapshot, 
     for name in ("allowed", "decision", "quantity", "price", "stop", "target", "trade_risk_pct", "total_risk_pct"):
         assert getattr(again, name) == getattr(first, name), name
     if first.allowed:
-        assert set(again.codes) <= {Code.SIZE_CLAMPED}
+        assert set(again.codes) <= {Code.SIZE_CLAMPED, Code.VOLATILITY_CLAMPED, Code.COOL_OFF_CLAMPED}
 
 
 @settings(max_examples=300, deadline=None)

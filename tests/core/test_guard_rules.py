@@ -14,11 +14,13 @@ from guard_cases import (
     account,
     ago,
     asked,
+    beside,
     closed,
     five,
     grid,
     holding,
     judge,
+    lost,
     many,
     move,
     position,
@@ -34,6 +36,7 @@ from tasks.core.types.decision import (
 )
 from tasks.core.types.verdict import Code
 
+EARNING = holding(initial_stop=D(98), stop=D(100))
 ADD_LOWER = asked(Add, entry=Entry(type="limit", offset_bps=D(100)))
 
 # code: (arguments that fire it, arguments just inside)
@@ -65,10 +68,14 @@ DENIALS = {
         {"decision": asked(stop_atr=D("0.2"))},
         {"decision": asked(stop_atr=D("0.25"), entry=Entry(type="market"))},
     ),
-    # at leverage 3 the margin is gone after a third of the price: 33.4 is beyond it, 33.3 is not
     Code.STOP_TOO_FAR: (
-        {"decision": asked(stop_atr=D("16.7"), tp_atr=D(30))},
-        {"decision": asked(stop_atr=D("16.65"), tp_atr=D(30))},
+        {"decision": asked(stop_atr=D("10.05"), tp_atr=D(30))},
+        {"decision": asked(stop_atr=D(10), tp_atr=D(30))},
+    ),
+    # at leverage 5 the margin of 20 less 0.5 of maintenance is gone 19.5 away, and a fifth of that is kept clear: 15.6
+    Code.LIQUIDATION_NEAR: (
+        {"decision": asked(stop_atr=D("7.85"), tp_atr=D(30)), "limits": {"leverage": D(5)}},
+        {"decision": asked(stop_atr=D("7.8"), tp_atr=D(30)), "limits": {"leverage": D(5)}},
     ),
     Code.TARGET_WRONG_SIDE: (
         {"decision": asked(OpenShort, tp_atr=D(50))},
@@ -100,6 +107,35 @@ DENIALS = {
         {"state": account(peak_equity=D("11764.8"))},
         {"state": account(peak_equity=D("11764.7"))},
     ),
+    Code.STALE_PRICE: (
+        {"state": account(last_price_at=ago(seconds=391))},
+        {"state": account(last_price_at=ago(seconds=390))},
+    ),
+    Code.VENUE_NOT_ALLOWED: (
+        {"state": account(venue="paper"), "limits": {"venues": ("bybit",)}},
+        {"state": account(venue="bybit"), "limits": {"venues": ("bybit",)}},
+    ),
+    Code.COOL_OFF: (
+        {"state": lost(minutes=59), "limits": {"cool_off": "pause"}},
+        {"state": lost(minutes=60), "limits": {"cool_off": "pause"}},
+    ),
+    Code.REJECTION_STREAK: ({"state": account(rejections=3)}, {"state": account(rejections=2)}),
+    Code.LIQUIDATED: (
+        {"state": account(last_liquidation=ago(minutes=1439))},
+        {"state": account(last_liquidation=ago(minutes=1440))},
+    ),
+    # 10 from 100 with 2 at risk once, its stop at breakeven: up 0.95 R, up 1 R
+    Code.STACKED: (
+        {"decision": asked(Add), "state": EARNING, "snapshot": seen(stack="20>50>200", close=101.9)},
+        {"decision": asked(Add), "state": EARNING, "snapshot": seen(stack="20>50>200", close=102.0)},
+    ),
+    Code.CHASING: ({"snapshot": seen(rsi=75.1, price_z20=1.51)}, {"snapshot": seen(rsi=75.0, price_z20=1.51)}),
+    # three times the book's 50 bps
+    Code.OFFSET_TOO_FAR: (
+        {"decision": asked(entry=Entry(type="limit", offset_bps=D("150.1")))},
+        {"decision": asked(entry=Entry(type="limit", offset_bps=D(150)))},
+    ),
+    Code.SLIPPAGE_TOO_HIGH: ({"snapshot": seen(slippage=15.1)}, {"snapshot": seen(slippage=15.0)}),
     Code.FALLBACK_MAY_NOT_OPEN: ({"fallback": True}, {"fallback": True, "limits": {"fallback_may_open": True}}),
     Code.STOP_WOULD_LOOSEN: (
         {"decision": move("atr", "-0.55"), "state": holding()},
@@ -123,6 +159,19 @@ CLAMPS = {
     Code.NET_CLAMPED: ({"limits": {"max_net_pct": D("9.99")}}, {"limits": {"max_net_pct": D(10)}}),
     # a third of 100 as margin and 0.06 to get in: 33.3933.. a unit
     Code.AVAILABLE_CLAMPED: ({"state": account(available=D("333.9"))}, {"state": account(available=D("334"))}),
+    Code.SYMBOL_CLAMPED: ({"limits": {"max_symbol_pct": D("9.99")}}, {"limits": {"max_symbol_pct": D(10)}}),
+    # ETH's 10 x 5.42 leaves 20.8 of one trade's 75, and 10 units lose 21.2
+    Code.CORRELATION_CLAMPED: (
+        {"state": beside(0.81, symbol=ETH, stop=D("94.7"))},
+        {"state": beside(0.80, symbol=ETH, stop=D("94.7"))},
+    ),
+    # a quarter of it: 21 and 21.25 of 10,000
+    Code.KELLY_CLAMPED: ({"state": account(kelly=D("0.0084"))}, {"state": account(kelly=D("0.0085"))}),
+    # 14.5 bps at 5 a million
+    Code.SLIPPAGE_CLAMPED: ({"state": account(equity=D(29_001_000))}, {"state": account(equity=D(29_000_000))}),
+    # ATR is 2 % of the price
+    Code.VOLATILITY_CLAMPED: ({"limits": {"target_atr_pct": D("1.99")}}, {"limits": {"target_atr_pct": D(2)}}),
+    Code.COOL_OFF_CLAMPED: ({"state": lost(minutes=59)}, {"state": lost(minutes=60)}),
     # 99.8 % leaves 0.02 BTC = 2 quote, below 5; 99.5 % leaves exactly 5
     Code.REMAINDER_CLOSED: (
         {"decision": Trim(symbol=BTC, size_pct=D("99.8")), "state": holding()},

@@ -35,7 +35,10 @@ def brief(
     close = None if last is None else float(f"{last:.6g}")  # a snapshot rounds
     snapshot = Snapshot(
         pair=pair, as_of=AT, reason_for_call=(f"TrendFlip({pair[:3]})",), position=PositionView(side=side),
-        timeframes={"5m": TimeframeView(close=close), "15m": TimeframeView(close=close, atr=200.0)},
+        timeframes={
+            "5m": TimeframeView(close=close), "15m": TimeframeView(close=close, atr=200.0, rsi=50.0),
+            "1h": TimeframeView(ma_stack="50>20>200"),
+        },
         constraints=Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=ALL),
     )  # fmt: skip
     return Brief(snapshot=snapshot, equity=equity, last_price=last, quantity=held)
@@ -299,6 +302,7 @@ def test_what_the_guard_sizes_is_target_minus_current_to_the_step(held, wanted, 
 OPEN_LIMITS = Limits(
     max_trade_risk_pct=Decimal(1), max_total_risk_pct=Decimal(5), max_gross_pct=Decimal(10_000),
     max_net_pct=Decimal(10_000), leverage=Decimal(20), min_confidence=Decimal(0), opens_per_hour=100,
+    max_symbol_pct=Decimal(10_000), target_atr_pct=Decimal(100),
 )  # fmt: skip
 
 

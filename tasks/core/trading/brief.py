@@ -7,6 +7,7 @@ from typing import Literal
 
 from tasks.core.market import snapshot as snapshots
 from tasks.core.market.snapshot import Market
+from tasks.core.trading.checks import losing
 from tasks.core.trading.guard import allowed_actions
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState, Position
@@ -92,18 +93,17 @@ def risk_view(state: AccountState, limits: Limits, digest: TradeDigest | None, a
     return RiskView(
         daily_pnl_pct=daily,
         max_drawdown_today_pct=drawdown,
-        risk_mode=_risk_mode(state, limits, digest, daily, as_of),
+        risk_mode=_risk_mode(state, limits, digest, as_of),
     )
 
 
 def _risk_mode(
-    state: AccountState, limits: Limits, digest: TradeDigest | None, daily: float | None, as_of: datetime
+    state: AccountState, limits: Limits, digest: TradeDigest | None, as_of: datetime
 ) -> Literal["normal", "tighten", "pause"]:
     if state.halt or (state.paused_until is not None and state.paused_until > as_of):
         return "pause"
-    losing = daily is not None and daily <= -float(limits.daily_loss_halt_pct) / 2
     score = None if digest is None else digest.recent_performance_score
-    return "tighten" if losing or (score is not None and score < -0.5) else "normal"
+    return "tighten" if losing(state, limits) or (score is not None and score < -0.5) else "normal"
 
 
 def realized_today_pct(state: AccountState, as_of: datetime) -> float | None:

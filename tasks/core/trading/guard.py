@@ -19,9 +19,9 @@ from decimal import (
 )
 from math import isfinite
 
-from tasks.core.trading import caps, checks, sizing, terms
-from tasks.core.trading.caps import Cap
-from tasks.core.trading.checks import Account, AccountRule, Case, CaseRule, TicketRule, check, number
+from tasks.core.trading import account_rules, caps, checks, entry_rules, sizing, terms
+from tasks.core.trading.caps import Cap, Shrink
+from tasks.core.trading.checks import AccountRule, Case, CaseRule, TicketRule, check, number
 from tasks.core.trading.money import exact
 from tasks.core.trading.terms import Terms
 from tasks.core.types.base import Quantity
@@ -51,38 +51,59 @@ PROTECT = frozenset({"MOVE_STOP", "SET_TP", "CANCEL_TP"})
 ACT = ENTER | EXIT | PROTECT  # HOLD and PAUSE are always allowed: no rule applies to them
 
 ACCOUNT_RULES: tuple[tuple[AccountRule, frozenset[str]], ...] = (
-    (checks.halted, ENTER),
-    (checks.paused, ENTER),
-    (checks.stale, ENTER),
-    (checks.symbol_unlisted, ENTER),
-    (checks.equity_gone, ENTER),
-    (checks.shorting_off, frozenset({"OPEN_SHORT"})),
-    (checks.position_exists, OPEN),
-    (checks.no_position, ACT - OPEN),
-    (checks.positions_full, OPEN),
-    (checks.opens_in_hour, ENTER),
-    (checks.opens_in_day, ENTER),
-    (checks.cooling_down, OPEN),
-    (checks.daily_loss, ENTER),
-    (checks.drawdown, ENTER),
-    (checks.total_risk_used, ENTER),
-    (checks.gross_used, ENTER),
+    (account_rules.halted, ENTER),
+    (account_rules.paused, ENTER),
+    (account_rules.stale, ENTER),
+    (account_rules.price_stale, ENTER),
+    (account_rules.symbol_unlisted, ENTER),
+    (account_rules.venue_unlisted, ENTER),
+    (account_rules.equity_gone, ENTER),
+    (account_rules.shorting_off, frozenset({"OPEN_SHORT"})),
+    (account_rules.position_exists, OPEN),
+    (account_rules.no_position, ACT - OPEN),
+    (account_rules.positions_full, OPEN),
+    (account_rules.opens_in_hour, ENTER),
+    (account_rules.opens_in_day, ENTER),
+    (account_rules.cooling_down, OPEN),
+    (account_rules.cooled_off, ENTER),
+    (account_rules.rejection_streak, ENTER),
+    (account_rules.liquidated, ENTER),
+    (account_rules.daily_loss, ENTER),
+    (account_rules.drawdown, ENTER),
+    (account_rules.total_risk_used, ENTER),
+    (account_rules.gross_used, ENTER),
 )
 CASE_RULES: tuple[tuple[CaseRule, frozenset[str]], ...] = (
-    (checks.symbol_differs, ACT),
-    (checks.action_not_offered, ACT - {"CLOSE_ALL"}),
-    (checks.unsure, ENTER),
-    (checks.fallback_opens, ACT),
-    (checks.prices_missing, ENTER),
+    (entry_rules.symbol_differs, ACT),
+    (entry_rules.action_not_offered, ACT - {"CLOSE_ALL"}),
+    (entry_rules.unsure, ENTER),
+    (entry_rules.fallback_opens, ACT),
+    (entry_rules.prices_missing, ENTER),
 )
-PRICE_RULES: tuple[TicketRule, ...] = (
-    checks.stop_wrong_side,
-    checks.stop_too_close,
-    checks.stop_too_far,
-    checks.target_wrong_side,
-    checks.reward_too_low,
+ENTRY_RULES: tuple[TicketRule, ...] = (
+    entry_rules.stop_wrong_side,
+    entry_rules.stop_too_close,
+    entry_rules.stop_too_far,
+    entry_rules.liquidation_near,
+    entry_rules.target_wrong_side,
+    entry_rules.reward_too_low,
+    entry_rules.offset_too_far,
+    entry_rules.slippage_too_high,
+    entry_rules.chasing,
+    entry_rules.stacked,
 )
-SIZE_CAPS: tuple[Cap, ...] = (caps.trade_risk, caps.total_risk, caps.gross, caps.net, caps.available)
+SHRINKS: tuple[Shrink, ...] = (caps.careful, caps.volatile, caps.cooled)
+SIZE_CAPS: tuple[Cap, ...] = (
+    caps.trade_risk,
+    caps.total_risk,
+    caps.correlation,
+    caps.kelly,
+    caps.gross,
+    caps.symbol,
+    caps.net,
+    caps.slippage,
+    caps.available,
+)
 ALLOWED_WITH = frozenset({code for code in Code if code.endswith("_CLAMPED")} | {Code.REMAINDER_CLOSED})
 
 _ACCOUNT_RULES_OF = {a: tuple(rule for rule, actions in ACCOUNT_RULES if a in actions) for a in ACTIONS}
@@ -127,11 +148,14 @@ def allowed_actions(
     costs: Costs | None = None,
 ) -> tuple[str, ...]:
     """Return the actions the account leaves open at `as_of`, in the order of ACTIONS: the model is told these only."""
-    account = Account(
-        state, symbol, limits, costs or Costs(), as_of, None, symbols, risk_mode, None, state.position(symbol)
-    )  # fmt: skip
     with localcontext(_ARITHMETIC):
-        denied = {action for rule, actions in ACCOUNT_RULES if rule(account).fired for action in actions}
+        try:
+            account = checks.account(
+                state, symbol, limits, costs or Costs(), as_of, risk_mode=risk_mode, symbols=symbols
+            )  # fmt: skip
+            denied = {action for rule, actions in ACCOUNT_RULES if rule(account).fired for action in actions}
+        except ArithmeticError:
+            denied = set(ENTER if state.position(symbol) else ACT)
     return tuple(action for action in ACTIONS if action not in denied)
 
 
@@ -149,18 +173,12 @@ def _case(
     last = state.last_price if state.last_price is not None else number(views["5m"].close if "5m" in views else None)
     last = last if last is not None and last > 0 else None
     state = _marked(state, symbol, last)
-    account = Account(
-        state=state,
-        symbol=symbol,
-        limits=_as_told(limits, snapshot.constraints),
-        costs=costs,
-        at=now if now is not None and now.tzinfo else snapshot.as_of,
-        lateness_s=checks.lateness_s(now, snapshot.as_of),
-        symbols=symbols,
-        risk_mode=snapshot.risk.risk_mode,
+    account = checks.account(
+        state, symbol, _as_told(limits, snapshot.constraints), costs,
+        now if now is not None and now.tzinfo else snapshot.as_of,
+        risk_mode=snapshot.risk.risk_mode, symbols=symbols, lateness_s=checks.lateness_s(now, snapshot.as_of),
         daily_pnl_pct=sizing.known(snapshot.risk.daily_pnl_pct),
-        position=state.position(symbol),
-    )
+    )  # fmt: skip
     atr = number(views["15m"].atr if "15m" in views else None)
     return Case(account, decision, snapshot, fallback, last, atr)
 
@@ -197,8 +215,8 @@ def _judge(case: Case) -> Verdict:
 def _terms(case: Case, decision: Decision, held: HeldPosition | None) -> Terms:
     """Ask the rules of this kind of action; without what they need, the rule that said so has fired already."""
     if isinstance(decision, OpenLong | OpenShort | Add):
-        ticket = terms.ticket(case, decision)
-        return terms.enter(ticket, decision, PRICE_RULES, SIZE_CAPS) if ticket else Terms((), decision)
+        ticket = terms.ticket(case, decision, SHRINKS)
+        return terms.enter(ticket, decision, ENTRY_RULES, SIZE_CAPS) if ticket else Terms((), decision)
     if held is None:
         return Terms((), decision)
     if isinstance(decision, Trim | ClosePartial):
@@ -217,7 +235,7 @@ def _verdict(case: Case, first: list[Check], found: Terms) -> Verdict:
     codes = tuple(dict.fromkeys(c.code for c in done if c.fired))
     state, costs, held = case.account.state, case.account.costs, case.account.position
     before = checks.position_risk(held, costs) if held else checks.ZERO
-    total = checks.open_risk(state, costs)
+    total = case.account.open_risk
     if not ALLOWED_WITH.issuperset(codes):
         return Verdict(
             allowed=False, decision=case.decision, codes=codes, checks=done, total_risk_pct=_pct(total, state.equity)

@@ -5,10 +5,11 @@ One function per kind of action, a case in, `Terms` out. `guard` holds the table
 
 from collections.abc import Iterable
 from decimal import Decimal
+from math import prod
 from typing import NamedTuple
 
 from tasks.core.trading import caps, checks, sizing
-from tasks.core.trading.caps import Cap
+from tasks.core.trading.caps import Cap, Shrink
 from tasks.core.trading.checks import ZERO, Case, Ticket, TicketRule, check
 from tasks.core.trading.money import floor_to_step
 from tasks.core.trading.sizing import direction, protective_price
@@ -46,7 +47,7 @@ class Terms(NamedTuple):
 # --- entries
 
 
-def ticket(case: Case, decision: Enter) -> Ticket | None:
+def ticket(case: Case, decision: Enter, shrinks: Iterable[Shrink]) -> Ticket | None:
     """Return the entry's final prices; None where price, ATR, equity or the position to add to is missing."""
     a = case.account
     side = _entry_side(decision, a.position)
@@ -56,8 +57,14 @@ def ticket(case: Case, decision: Enter) -> Ticket | None:
     entry = sizing.entry_price(decision.entry, side, case.last, tick)
     stop = protective_price(side, entry - way * decision.stop_atr * case.atr, tick)
     target = protective_price(side, entry + way * decision.tp_atr * case.atr, tick)
-    factor = caps.sizing_factor(a.risk_mode, sizing.known(case.snapshot.digest.recent_performance_score))
-    return Ticket(a, side, entry, _tighter(side, stop, a.position), target, case.atr, factor)
+    stop = _tighter(side, stop, a.position, tick)
+    offset = None if decision.entry.type == "market" else decision.entry.offset_bps
+    shares = [shrink(case, side) for shrink in shrinks]
+    return Ticket(
+        case, a, side, entry, offset, stop, target, case.last, case.atr,
+        prod((share for share, _ in shares), start=caps.WHOLE), tuple(c for _, c in shares),
+        sizing.loss_per_unit(side, entry, stop, a.costs),
+    )  # fmt: skip
 
 
 def _entry_side(decision: Enter, held: HeldPosition | None) -> PositionSide | None:
@@ -66,11 +73,12 @@ def _entry_side(decision: Enter, held: HeldPosition | None) -> PositionSide | No
     return "long" if isinstance(decision, OpenLong) else "short"
 
 
-def _tighter(side: PositionSide, stop: Price, held: HeldPosition | None) -> Price:
+def _tighter(side: PositionSide, stop: Price, held: HeldPosition | None, tick: Decimal) -> Price:
     """Keep the stop of a position that is added to where it would be loosened: the venue holds one for all of it."""
-    if held is None or held.stop is None or held.side != side:
+    if held is None or held.stop is None:
         return stop
-    return Price(max(stop, held.stop) if side == "long" else min(stop, held.stop))
+    kept = protective_price(side, held.stop, tick)
+    return max(stop, kept) if side == "long" else min(stop, kept)
 
 
 def enter(t: Ticket, decision: Enter, rules: Iterable[TicketRule], limits: Iterable[Cap]) -> Terms:
@@ -86,22 +94,17 @@ def enter(t: Ticket, decision: Enter, rules: Iterable[TicketRule], limits: Itera
         size_pct = sizing.pct_of_quantity(equity, quantity, t.entry, instrument.step)
         quantity = sizing.by_notional(equity, size_pct, t.entry, instrument.step)
         decision = decision.model_copy(update={"size_pct": size_pct})
-    done += [caps.halved(t), *(c for _, c in rooms), *_floors(instrument, quantity, t.entry)]
+    done += [*t.shrunk, *(c for _, c in rooms), *_floors(instrument, quantity, t.entry)]
     held = t.account.position
     before = checks.position_risk(held, t.account.costs) if held else ZERO
-    return Terms(tuple(done), decision, quantity, t.entry, t.stop, t.target, before + quantity * caps.unit_loss(t))
+    return Terms(tuple(done), decision, quantity, t.entry, t.stop, t.target, before + quantity * t.loss)
 
 
 def _floors(instrument: Instrument, quantity: Quantity, entry: Decimal) -> tuple[Check, Check]:
-    notional = quantity * entry
+    notional, least = quantity * entry, instrument.min_notional
     return (
         below_min_quantity(instrument, quantity),
-        check(
-            Code.BELOW_MIN_NOTIONAL,
-            notional < instrument.min_notional,
-            notional=notional,
-            least=instrument.min_notional,
-        ),
+        check(Code.BELOW_MIN_NOTIONAL, notional < least, notional=notional, least=least),
     )
 
 

@@ -94,6 +94,15 @@ class AccountState(Dto):
     paused_until: Utc | None = None
     halt: str | bool | None = Field(default=None, description="why trading is halted; None or false: it is not")
     last_price: Exact | None = Field(default=None, description="None: the snapshot's last close")
+    last_price_at: Utc | None = Field(default=None, description="None: its age is not judged")
+    venue: str = Field(default="", description="where the entry would go")
+    # what `core.trading.facts` works out of the past
+    correlations: dict[str, float] | None = Field(
+        default=None, description="of `instrument` with other symbols; None: not judged; one that is missing is close"
+    )
+    kelly: Exact | None = Field(default=None, description="share of equity; None: too few outcomes, or no losses")
+    rejections: int = Field(default=0, ge=0, description="entries the venue refused in a row, lately")
+    last_liquidation: Utc | None = None
 
     def position(self, symbol: str) -> HeldPosition | None:
         """Return the open position in `symbol`, if any."""

@@ -1,9 +1,12 @@
 """What the guard says: allowed or not, the decision as clamped, every code that fired, the inputs of each check."""
 
-from decimal import Decimal
+from collections.abc import Mapping
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 from enum import StrEnum
+from operator import itemgetter
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Decision
@@ -19,6 +22,12 @@ class Code(StrEnum):
     GROSS_CLAMPED = "GROSS_CLAMPED"
     NET_CLAMPED = "NET_CLAMPED"
     AVAILABLE_CLAMPED = "AVAILABLE_CLAMPED"
+    SYMBOL_CLAMPED = "SYMBOL_CLAMPED"
+    CORRELATION_CLAMPED = "CORRELATION_CLAMPED"
+    KELLY_CLAMPED = "KELLY_CLAMPED"
+    SLIPPAGE_CLAMPED = "SLIPPAGE_CLAMPED"
+    VOLATILITY_CLAMPED = "VOLATILITY_CLAMPED"
+    COOL_OFF_CLAMPED = "COOL_OFF_CLAMPED"
     # allowed, and the whole position closed because the rest could not be sold later
     REMAINDER_CLOSED = "REMAINDER_CLOSED"
     # denied
@@ -50,14 +59,72 @@ class Code(StrEnum):
     DRAWDOWN = "DRAWDOWN"
     PAUSED = "PAUSED"
     FALLBACK_MAY_NOT_OPEN = "FALLBACK_MAY_NOT_OPEN"
+    COOL_OFF = "COOL_OFF"
+    REJECTION_STREAK = "REJECTION_STREAK"
+    LIQUIDATED = "LIQUIDATED"
+    LIQUIDATION_NEAR = "LIQUIDATION_NEAR"
+    STALE_PRICE = "STALE_PRICE"
+    VENUE_NOT_ALLOWED = "VENUE_NOT_ALLOWED"
+    STACKED = "STACKED"
+    CHASING = "CHASING"
+    OFFSET_TOO_FAR = "OFFSET_TOO_FAR"
+    SLIPPAGE_TOO_HIGH = "SLIPPAGE_TOO_HIGH"
 
 
-class Check(Dto):
-    """One rule that looked at the decision: what it compared, and whether it fired."""
+_SHOWN = Context(prec=12, rounding=ROUND_HALF_EVEN, traps=[])
 
-    code: Code
-    fired: bool
-    inputs: dict[str, str] = {}
+
+class Check(tuple[Code, bool, Mapping[str, object]]):
+    """One rule that looked at the decision: what it compared, and whether it fired.
+
+    A tuple, because a decision meets some fifty of them; numbers become text when they are read, which is rarely.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, code: Code, fired: bool, inputs: Mapping[str, object]) -> "Check":
+        return tuple.__new__(cls, (code, fired, inputs))
+
+    code = property(itemgetter(0))
+    fired = property(itemgetter(1))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Return what was compared as text, computed numbers cut to 12 digits."""
+        return {name: _text(value) for name, value in self[2].items()}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Check) and self[:2] == other[:2] and self.inputs == other.inputs
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self[:2])
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Decimal):
+        text = str(value)
+        return text if len(text) <= _SHOWN.prec and "E" not in text else format(_SHOWN.plus(value), ".12g")
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+Stored = tuple[Code, bool, dict[str, str]]
+_STORED = TypeAdapter(tuple[Stored, ...])
+
+
+def _checks(given: object) -> tuple[Check, ...]:
+    if isinstance(given, tuple) and given and isinstance(given[0], Check):
+        return given
+    return tuple(Check(*stored) for stored in _STORED.validate_python(given))
+
+
+def _stored(checks: tuple[Check, ...]) -> list[Stored]:
+    return [(c.code, c.fired, c.inputs) for c in checks]
+
+
+Checks = Annotated[tuple[Check, ...], PlainValidator(_checks), PlainSerializer(_stored)]
 
 
 class Verdict(Dto):
@@ -66,7 +133,7 @@ class Verdict(Dto):
     allowed: bool
     decision: Decision
     codes: tuple[Code, ...] = ()
-    checks: tuple[Check, ...] = ()
+    checks: Checks = ()
     quantity: Exact = Field(default=Decimal(0), description="base, floored to the step")
     price: Exact | None = Field(default=None, description="limit price, or the price the size was computed at")
     stop: Exact | None = None

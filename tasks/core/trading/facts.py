@@ -1,0 +1,134 @@
+"""What the guard needs to know of the past, worked out in one way for the live cycle and for a replay.
+
+`facts` gives the fields of `AccountState` that neither a balance nor a position says:
+
+    state = AccountState(..., **facts(symbol, as_of, limits, others=..., closes=..., outcomes=..., sent=..., fills=...))
+
+- others: symbols other than this one with an open position or a pending entry. Without any, `closes` is not read.
+- closes: close columns of 5m frames, index open_time; later bars may be in them and are not looked at.
+- outcomes: of the decider that is asked, in any symbol, known at as_of; the newest `KEPT` are enough.
+- sent: (when, refused) of every entry order that the venue took or refused, in any order; a day's are enough.
+- fills: of the account, those of the last `liquidation_cooldown_min`.
+
+A replay judges thousands of decisions, and need not work out each time what has not changed: it makes the same `Facts`
+of the same functions, `correlations` once per UTC day, symbol and others (the 7 days end at midnight for that), `kelly`
+when a position closes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_FLOOR, Decimal
+from typing import TypedDict
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.market.bars import epoch_s
+from tasks.core.types.limits import Limits
+from tasks.core.types.orders import Fill
+from tasks.core.types.record import Outcome
+
+KEPT = 200  # outcomes that a decider is judged by
+STEP, DAYS = 300, 7
+BARS = DAYS * 86_400 // STEP
+LEAST_BARS = 288  # returns in common; fewer say nothing
+PLACES = Decimal("0.000001")
+
+
+class Facts(TypedDict):
+    """Fields of `AccountState`."""
+
+    correlations: dict[str, float]
+    kelly: Decimal | None
+    rejections: int
+    last_liquidation: datetime | None
+
+
+def facts(
+    symbol: str,
+    as_of: datetime,
+    limits: Limits,
+    *,
+    others: Iterable[str] = (),
+    closes: Mapping[str, pd.Series] | None = None,
+    outcomes: Sequence[Outcome] = (),
+    sent: Iterable[tuple[datetime, bool]] = (),
+    fills: Iterable[Fill] = (),
+) -> Facts:
+    """Put together what the guard looks back on; see the module for what to pass."""
+    return Facts(
+        correlations=correlations(symbol, others, closes or {}, as_of),
+        kelly=kelly(outcomes, limits.kelly_min_outcomes),
+        rejections=rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
+        last_liquidation=max((fill.at for fill in fills if fill.reason == "liquidation"), default=None),
+    )
+
+
+def correlations(
+    symbol: str, others: Iterable[str], closes: Mapping[str, pd.Series], as_of: datetime
+) -> dict[str, float]:
+    """Return the correlation of 5m returns over the 7 days before the UTC day of as_of, by other symbol.
+
+    One that cannot be told (too few bars in common, a price that never moved) is left out: the guard takes it for
+    close.
+    """
+    wanted = [other for other in others if other != symbol]
+    if not wanted or symbol not in closes:
+        return {}
+    end = int(as_of.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp())
+    own, found = _returns(closes[symbol], end), {}
+    for other in wanted:
+        r = _correlation(own, _returns(closes[other], end)) if other in closes else None
+        if r is not None:
+            found[other] = round(r, 4)
+    return found
+
+
+def _returns(closes: pd.Series, end: int) -> np.ndarray:
+    """Return the log returns of the 5m bars that closed in the 7 days up to `end`, NaN where a bar is missing."""
+    at = (epoch_s(closes.index) - (end - DAYS * 86_400)) // STEP
+    inside = (at >= 0) & (at < BARS)
+    grid = np.full(BARS, np.nan)
+    grid[at[inside]] = closes.to_numpy(dtype=float)[inside]
+    return np.diff(np.log(grid))
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < LEAST_BARS or a[both].std() == 0 or b[both].std() == 0:
+        return None
+    return float(np.corrcoef(a[both], b[both])[0, 1])
+
+
+def kelly(outcomes: Sequence[Outcome], least: int) -> Decimal | None:
+    """Return the share of equity that Kelly would risk: p / mean loss - (1 - p) / mean win, in R after fees.
+
+    None with fewer than `least` outcomes, and where nothing was lost yet; -1 where nothing was won. Below 0 the decider
+    has no edge. p counts trades that were won among those won or lost.
+    """
+    rs = [r for r in map(net_r, sorted(outcomes, key=lambda o: o.closed_at)[-KEPT:]) if r is not None]
+    wins, losses = [r for r in rs if r > 0], [-r for r in rs if r < 0]
+    if len(rs) < least or not losses:
+        return None
+    if not wins:
+        return Decimal(-1)
+    decided = len(wins) + len(losses)
+    mean_win, mean_loss = sum(wins, Decimal(0)) / len(wins), sum(losses, Decimal(0)) / len(losses)
+    edge = (len(wins) / mean_loss - len(losses) / mean_win) / decided
+    return edge.quantize(PLACES, ROUND_FLOOR)
+
+
+def net_r(outcome: Outcome) -> Decimal | None:
+    """Return the R multiple after fees; `Outcome` has it before. None where there was no stop."""
+    gross, r = outcome.pnl + outcome.fees, outcome.r_multiple
+    return r if r is None or gross == 0 else r * outcome.pnl / gross
+
+
+def rejections(sent: Iterable[tuple[datetime, bool]], since: datetime) -> int:
+    """Return how many of the newest entries were refused in a row; older ones than `since` are forgotten."""
+    streak = 0
+    for at, refused in sorted(sent, reverse=True):
+        if at <= since or not refused:
+            break
+        streak += 1
+    return streak

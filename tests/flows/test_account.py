@@ -1,0 +1,36 @@
+"""What the guard looks back on, read from the store of a live account."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from market_data import walk
+from store_samples import a_cycle, a_fill, a_position, an_intent, an_order
+
+from tasks import account
+from tasks.connections import store, venue
+from tasks.core.types.orders import Balance, Instrument, OrderStatus
+
+BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
+NOON = datetime(2024, 1, 9, 12, tzinfo=UTC)
+
+
+async def test_the_past_of_a_live_account_reaches_the_guard(home):
+    kept, name = store(), venue().name
+    bars = walk(8 * 288)
+    for symbol in (BTC, ETH):
+        kept.save_bars(name, symbol, "5m", bars, NOON)
+    cycle = a_cycle("c1", strategy="default")
+    kept.begin_cycle(cycle, NOON)
+    kept.save_position(a_position(symbol=ETH, strategy="default"))
+    for minutes in (1, 2):
+        sent = f"qd-{minutes}"
+        kept.save_intents("c1", [an_intent(sent)], NOON - timedelta(minutes=minutes))
+        kept.save_order(an_order(sent, status=OrderStatus.REJECTED), "c1")
+    kept.save_fills([a_fill(reason="liquidation", at=NOON - timedelta(hours=2))])
+    balance = Balance(equity=Decimal(1000), available=Decimal(900))
+    state = account.account_state.fn(balance, Instrument(symbol=BTC), Decimal(100), NOON)
+    assert state.correlations == {ETH: 1.0}
+    assert (state.rejections, len(state.opens)) == (2, 2)
+    assert state.last_liquidation == NOON - timedelta(hours=2)
+    assert (state.kelly, state.last_price_at, state.venue) == (None, NOON, name)
+    await venue().close()
