@@ -34,7 +34,7 @@ from tasks.core.types.decision import (
     OpenShort,
     Trim,
 )
-from tasks.core.types.verdict import Code
+from tasks.core.types.verdict import Code, Verdict
 
 EARNING = holding(initial_stop=D(98), stop=D(100))
 ADD_LOWER = asked(Add, entry=Entry(type="limit", offset_bps=D(100)))
@@ -266,3 +266,12 @@ def test_a_snapshot_from_the_future_is_stale():
 
 def test_lateness_is_not_judged_without_a_now():
     assert not any(c.fired for c in judge().checks if c.code is Code.STALE)
+
+
+def test_a_verdict_reads_back_as_it_was_written_and_as_earlier_records_have_it():
+    verdict = judge()
+    text = verdict.model_dump_json()
+    assert Verdict.model_validate_json(text).model_dump_json() == text
+    earlier = [{"code": c.code, "fired": c.fired, "inputs": c.inputs} for c in verdict.checks]
+    told = verdict.model_dump(mode="json") | {"checks": earlier}
+    assert Verdict.model_validate(told).model_dump_json() == text

@@ -117,6 +117,8 @@ _STORED = TypeAdapter(tuple[Stored, ...])
 def _checks(given: object) -> tuple[Check, ...]:
     if isinstance(given, tuple) and given and isinstance(given[0], Check):
         return given
+    if isinstance(given, list) and given and isinstance(given[0], dict):  # as records before the tuples have them
+        given = [(check["code"], check["fired"], check.get("inputs", {})) for check in given]
     return tuple(Check(*stored) for stored in _STORED.validate_python(given))
 
 
