@@ -13,17 +13,19 @@ from tasks.settings import settings
 
 
 @task(cache_policy=NO_CACHE)
+def recall(briefs: list[Brief], decider_name: str) -> list[Brief]:
+    """Put into each brief what may be remembered at its time."""
+    version = getattr(connections.decider(decider_name), "prompt_version", None)
+    strategy, remember = settings().strategy, store().remember
+    found = [remember(strategy, decider_name, version, brief.snapshot) for brief in briefs]
+    return [brief.model_copy(update={"memory": memory}) for brief, memory in zip(briefs, found, strict=True)]
+
+
+@task(cache_policy=NO_CACHE)
 async def decide(briefs: list[Brief], cycle_ids: list[str], decider_name: str) -> list[Decided]:
     """Ask about every symbol at once; a retried or doubled run of a cycle gets the answer that was kept first."""
-    decider = connections.decider(decider_name)
-    briefs = [_with_memory(brief, decider_name, getattr(decider, "prompt_version", None)) for brief in briefs]
-    answers = await decider.decide(briefs)
+    answers = await connections.decider(decider_name).decide(briefs)
     return [_keep(*each) for each in zip(briefs, cycle_ids, answers, strict=True)]
-
-
-def _with_memory(brief: Brief, decider_name: str, prompt_version: str | None) -> Brief:
-    memory = store().remember(settings().strategy, decider_name, prompt_version, brief.snapshot)
-    return brief.model_copy(update={"memory": memory})
 
 
 def _keep(brief: Brief, cycle_id: str, decided: Decided) -> Decided:

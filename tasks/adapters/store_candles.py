@@ -61,6 +61,14 @@ class CandleStore(Database):
             rows = connection.execute(query).all()
         return self._frame(rows[::-1])
 
+    def all_bars(self, venue: str, symbol: str, timeframe: str) -> tuple[pd.DataFrame, np.ndarray]:
+        """Return every bar, ascending, and when each was stored, in seconds since 1970."""
+        query = select(self._open_ms(), *VALUES, Candle.recorded_at).where(_series(venue, symbol, timeframe))
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(Candle.open_time)).all()
+        stored = np.array([row[-1].timestamp() for row in rows])
+        return self._frame([row[:-1] for row in rows]), stored
+
     def last_open_time(self, venue: str, symbol: str, timeframe: str) -> datetime | None:
         """Return when the newest saved bar opened."""
         with self._reading() as connection:

@@ -21,13 +21,13 @@ from tasks.adapters.store import Store
 from tasks.adapters.venue import connect
 from tasks.adapters.venue_market import MarketData
 from tasks.core.decision.planner import Prompts, ToolsDecider
-from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, ToolLimits, compact
+from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, compact
 from tasks.core.errors import DataError
 from tasks.core.market import lean
 from tasks.core.ports import Model
 from tasks.core.trading import ledger
 from tasks.core.types.bars import COLUMNS
-from tasks.core.types.limits import ToolRates
+from tasks.core.types.limits import ToolLimits, ToolRates
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Outcome
 from tasks.core.types.snapshot import Brief, Past

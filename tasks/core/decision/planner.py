@@ -17,10 +17,11 @@ from pydantic import Field, StrictBool
 from tasks.core.decision.actions import Rejected, object_schema, parse_as, wire_schema
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.single import VARIABLES, decided_from, variables_of
-from tasks.core.decision.tools import Meter, Toolbox, ToolDesk, ToolLimits, compact, described, refused, shown, within
+from tasks.core.decision.tools import Meter, Toolbox, ToolDesk, compact, described, refused, shown, within
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Decided, ModelCall, ToolCall
+from tasks.core.types.limits import ToolLimits
 from tasks.core.types.snapshot import Brief, Snapshot, TimeframeView
 
 PLANNER_VARIABLES = VARIABLES | {"tools", "rounds", "calls"}

@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 from tasks.core.errors import TradingError
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import ToolCall
-from tasks.core.types.limits import ToolRates
+from tasks.core.types.limits import ToolLimits, ToolRates
 
 T = TypeVar("T")
 Stored = Literal["5m", "15m", "30m", "1h", "4h", "1d"]  # the timeframes every cycle keeps
@@ -90,17 +90,6 @@ TOOLS: dict[str, type[Parameters]] = {
     "digest": Digest,
     "similar_decisions": SimilarDecisions,
 }
-
-
-class ToolLimits(Dto):
-    """The allowlists, and how much may be asked per decision."""
-
-    symbols: tuple[str, ...]
-    venue: str
-    rounds: int = 3
-    calls: int = 6
-    response_bytes: int = 4000
-    deadline_s: float = 60.0
 
 
 class Toolbox(Protocol):

@@ -7,9 +7,10 @@ from pydantic import Field
 
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.decision import Decided
+from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
 from tasks.core.types.orders import Fill, Order, OrderIntent
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.snapshot import RoleInputs, Snapshot
+from tasks.core.types.portfolio import AccountState, Position
+from tasks.core.types.snapshot import Memory, News, OrderBookView, RoleInputs, Snapshot, TradeDigest
 from tasks.core.types.verdict import Verdict
 
 Trigger = Literal["schedule", "event", "adhoc", "backtest"]
@@ -55,6 +56,33 @@ class DataFailure(Dto):
     rows: tuple[str, ...] = Field(default=(), description="open times or values of the first offenders")
 
 
+class Terms(Dto):
+    """What was in force when a cycle ran."""
+
+    symbols: tuple[str, ...]
+    limits: Limits
+    costs: Costs
+    thresholds: EventThresholds
+    venue: str = Field(default="", description="whose stored candles; empty: candle files")
+    history_bars: int = Field(default=0, description="bars per timeframe that the features saw; 0: all")
+    tools: ToolLimits | None = None
+    tool_rates: ToolRates | None = None
+
+
+class Inputs(Dto):
+    """What a cycle was given besides candles and reasons: with it everything it made can be computed again."""
+
+    terms: Terms
+    state: AccountState | None = Field(default=None, description="as the decider saw it; None: as the guard did")
+    position: Position | None = None
+    book: OrderBookView = OrderBookView()
+    digest: TradeDigest = TradeDigest()
+    news: News | None = None
+    memory: Memory | None = None
+    judged_at: Utc | None = Field(default=None, description="the venue's clock at the guard; None: as_of")
+    known_at: Utc | None = Field(default=None, description="the wall clock when the candles were read")
+
+
 class CycleRecord(Dto):
     """Every stage's input and output of one cycle."""
 
@@ -71,6 +99,7 @@ class CycleRecord(Dto):
     role_inputs: RoleInputs | None = None
     modelled_book: bool = False
     state: AccountState | None = None
+    inputs: Inputs | None = None
     decided: Decided | None = None
     verdict: Verdict | None = None
     intents: tuple[OrderIntent, ...] = ()
@@ -112,7 +141,16 @@ class Halt(Dto):
     reason: str
     who: str
     since: Utc
+    flatten: bool = Field(default=False, description="protect closes our positions too")
     resumed_at: Utc | None = None
+
+
+class Lease(Dto):
+    """The right to do what only one at a time may do; whoever shows an older token than the database's has lost it."""
+
+    name: str
+    holder: str
+    token: int
 
 
 class EquityPoint(Dto):

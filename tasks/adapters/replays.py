@@ -1,0 +1,293 @@
+"""Variants replayed side by side: features once per market, then one process per replay, forked with the markets in.
+
+A job names everything a replay depends on, candle files included, so that a Dask worker elsewhere runs the same one;
+there the markets are read once per worker. Replays that ask a model run in this process, where the spending is.
+"""
+
+import asyncio
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tasks.adapters.calendar import read_calendar
+from tasks.adapters.candles import read_candles
+from tasks.adapters.deciders import build
+from tasks.adapters.funding import read_funding
+from tasks.core.errors import InputError, TradingError
+from tasks.core.evaluation import compare, metrics, quiet
+from tasks.core.evaluation.backtest import Backtest
+from tasks.core.evaluation.chance import Path as Bars
+from tasks.core.evaluation.chance import Trade
+from tasks.core.evaluation.comparison import Point, Treatment, Trial, Window
+from tasks.core.evaluation.masking import Mask, mask_bars, mask_instrument, perturbed
+from tasks.core.evaluation.plan import Plan, Result
+from tasks.core.evaluation.replies import Spending
+from tasks.core.market.bars import epoch_s
+from tasks.core.market.market import Market
+from tasks.core.ports import Decider
+from tasks.core.types.base import Dto, Exact
+from tasks.core.types.limits import Costs, EventThresholds, Limits
+from tasks.core.types.orders import Instrument
+from tasks.core.types.record import CycleRecord, Outcome
+from tasks.settings import settings
+
+NOISE_SEED, NOISE = 1, 1.0  # of the perturbed treatment
+
+
+class Job(Dto):
+    """One replay: a decider over one window under one treatment."""
+
+    label: str
+    decider: str
+    window: Window
+    treatment: Treatment = "raw"
+    candles: tuple[tuple[str, str], ...]
+    funding: tuple[tuple[str, str], ...] = ()
+    latency_s: float = 0.0
+    quiet: int = 0
+    strategy: str = "default"
+    cash: Exact = Decimal(10_000)
+    limits: Limits = Limits()
+    costs: Costs = Costs()
+    thresholds: EventThresholds = EventThresholds()
+    calendar: str = ""
+
+
+class CapReached(TradingError):
+    """The agreed cost is used up at `as_of`: the replay ends before it, with what it has."""
+
+    def __init__(self, as_of: datetime) -> None:
+        super().__init__(f"the agreed cost was reached at {as_of.isoformat()}")
+        self.as_of = as_of
+
+
+@dataclass(frozen=True)
+class Treated:
+    """Markets as a treatment shows them, and the way back: true symbols, and how far time was moved."""
+
+    markets: dict[str, Market]
+    instruments: dict[str, Instrument]
+    names: dict[str, str]
+    shift: timedelta
+
+
+@cache
+def treated(
+    candles: tuple[tuple[str, str], ...], treatment: Treatment, key: str, thresholds: EventThresholds
+) -> Treated:
+    """Read candle files and compute everything a replay looks up; once per process and treatment."""
+    markets, instruments, names, shift = {}, {}, {}, timedelta(0)
+    for symbol, path in candles:
+        read = read_candles(Path(path))
+        shown, bars, instrument = symbol, read, Instrument(symbol=symbol)
+        if treatment != "raw":
+            shown, bars, instrument = _shown(symbol, read, treatment, key)
+        market = Market.from_base(shown, bars, thresholds)
+        for each in ("events", "event_closes", "tables", "anchor_table", "votes", "roles"):
+            getattr(market, each)
+        markets[shown], instruments[shown], names[shown] = market, instrument, symbol
+        shift = (bars.index[0] - read.index[0]).to_pytimedelta()
+    return Treated(markets, instruments, names, shift)
+
+
+def _shown(symbol: str, bars: pd.DataFrame, treatment: Treatment, key: str) -> tuple[str, pd.DataFrame, Instrument]:
+    """Return a market's name, bars and instrument as a treatment shows them."""
+    instrument = Instrument(symbol=symbol)
+    if treatment == "perturbed":
+        return symbol, perturbed(bars, NOISE_SEED, NOISE), instrument
+    shown, masked = mask_bars(bars, symbol, Mask(key))
+    return shown, masked, mask_instrument(instrument, Mask(key))
+
+
+def treated_for(job: Job) -> Treated:
+    """Return the markets of a job."""
+    key = hashlib.sha256(str(job.candles).encode()).hexdigest() if job.treatment == "masked" else ""
+    return treated(job.candles, job.treatment, key, job.thresholds)
+
+
+def data_hash(seen: Treated) -> str:
+    """Return the sha256 of every symbol's 5m candles."""
+    found = hashlib.sha256()
+    for symbol, market in sorted(seen.markets.items()):
+        bars = market.bars["5m"]
+        found.update(symbol.encode())
+        found.update(np.ascontiguousarray(epoch_s(bars.index)).tobytes())
+        found.update(np.ascontiguousarray(bars.to_numpy()).tobytes())
+    return found.hexdigest()
+
+
+def bars_of(seen: Treated) -> dict[str, Bars]:
+    """Return the bars that traded, as random trades need them."""
+    return {
+        symbol: Bars(bars["open"].to_numpy(), bars["close"].to_numpy(), epoch_s(bars.index) + 300)
+        for symbol, bars in ((symbol, market.bars["5m"].dropna()) for symbol, market in seen.markets.items())
+    }
+
+
+def plan_of(job: Job) -> Plan:
+    """Return what is replayed, in the treatment's own time."""
+    seen = treated_for(job)
+    events = read_calendar(Path(job.calendar)) if job.calendar else ()
+    shown = {real: name for name, real in seen.names.items()}
+    rates = {
+        shown[symbol]: [rate._replace(at=rate.at + seen.shift) for rate in read_funding(Path(path))]
+        for symbol, path in job.funding
+    }
+    return Plan(
+        strategy=job.strategy, cash=job.cash, limits=job.limits, costs=job.costs, thresholds=job.thresholds,
+        instruments=seen.instruments, start=job.window.start + seen.shift, end=job.window.end + seen.shift,
+        calendar=tuple(event.model_copy(update={"at": event.at + seen.shift}) for event in events),
+        latency_s=job.latency_s, funding=rates,
+    )  # fmt: skip
+
+
+def run_job(job: Job) -> Trial:
+    """Replay one job whose decider asks no model."""
+    return asyncio.run(replay(job, build(job.decider, settings())))
+
+
+async def replay(job: Job, decider: Decider, spending: Spending | None = None) -> Trial:
+    """Replay one job; when the spending reaches its cap, what was decided before that counts."""
+    plan, seen = plan_of(job), treated_for(job)
+    try:
+        trial = await _replay(job, seen, decider, plan, spending)
+    except CapReached as e:
+        end = e.as_of - timedelta(seconds=300)
+        if plan.start is None or end <= plan.start + timedelta(seconds=300):
+            return _nothing(job)
+        trial = await _replay(job, seen, decider, replace(plan, end=end), None)  # all its replies are kept
+        trial = replace(trial, complete=False)
+    if job.quiet and plan.start and plan.end and trial.complete:
+        for market in seen.markets.values():
+            trial.sampled.extend(await quiet.sample(market, decider, plan, plan.start, plan.end, job.quiet))
+        trial = replace(trial, complete=not (spending and spending.reached))
+    return trial
+
+
+async def _replay(job: Job, seen: Treated, decider: Decider, plan: Plan, spending: Spending | None) -> Trial:
+    points: list[Point] = []
+    sides: dict[str, tuple[str, int]] = {}
+    back = round(seen.shift.total_seconds())
+
+    def note(record: CycleRecord) -> None:
+        if spending is not None and spending.reached:
+            raise CapReached(record.as_of)
+        points.append(_point(record, seen.names, back))
+        for intent in record.intents:
+            if not intent.reduce_only:
+                sides[record.cycle_id] = ("long" if intent.side == "buy" else "short", points[-1].at_s)
+
+    result = await Backtest(seen.markets, decider, plan, on_record=note).run()
+    trades = [_trade(outcome, seen.names, sides, back) for outcome in result.outcomes]
+    days, equity = _daily(result, float(plan.cash))
+    summary = result.summary()
+    return Trial(
+        label=job.label, window=job.window.index, treatment=job.treatment, days=days - back, equity=equity,
+        summary=summary, trades=trades, points=points,
+    )  # fmt: skip
+
+
+def _daily(result: Result, cash: float) -> tuple[np.ndarray, np.ndarray]:
+    first = int(result.grid.closes_at(0).timestamp())
+    return compare.daily(result.equity, first + 300 * np.arange(len(result.equity)), cash)
+
+
+def _nothing(job: Job) -> Trial:
+    summary = {
+        "max_drawdown_pct": 0.0,
+        "funding": "unknown",
+        "fees_quote": Decimal(0),
+        "llm_cost_usd": Decimal(0),
+        "fingerprint": "",
+    }
+    days = np.array([int(job.window.start.timestamp())])
+    return Trial(
+        label=job.label, window=job.window.index, treatment=job.treatment, days=days,
+        equity=np.array([float(job.cash)]), summary=summary, trades=[], points=[], complete=False,
+    )  # fmt: skip
+
+
+def _point(record: CycleRecord, names: dict[str, str], back: int) -> Point:
+    decided, verdict = record.decided, record.verdict
+    assert decided is not None
+    assert verdict is not None
+    view = record.snapshot.timeframes["5m"] if record.snapshot else None
+    return Point(
+        at_s=int(record.as_of.timestamp()) - back, symbol=names[record.symbol], action=decided.decision.action,
+        confidence=float(decided.decision.confidence), status=record.status.value,
+        codes=" ".join(code.value for code in verdict.codes), price=None if view is None else view.close,
+        reasons=", ".join(str(reason) for reason in record.reasons if not reason.context),
+        comment=decided.decision.comment, rung=decided.rung, model_calls=len(decided.calls),
+        errors="; ".join(decided.errors),
+    )  # fmt: skip
+
+
+def _trade(outcome: Outcome, names: dict[str, str], sides: dict[str, tuple[str, int]], back: int) -> Trade:
+    closed = int(outcome.closed_at.timestamp()) - back
+    side, decided_s = sides.get(outcome.cycle_id, ("long", closed))
+    notional = abs(float(outcome.pnl / outcome.pnl_pct * 100)) if outcome.pnl_pct else float(outcome.entry_price)
+    return Trade(
+        symbol=names[outcome.symbol], side=side, notional=notional, opened_s=closed - outcome.hold_seconds,
+        closed_s=closed, pnl=float(outcome.pnl), fees=float(outcome.fees), r=metrics.r_after_fees(outcome),
+        decided_s=decided_s,
+    )  # fmt: skip
+
+
+def run_all(jobs: Sequence[Job], dask: str = "", processes: int = 0) -> Iterator[Trial]:
+    """Replay jobs that ask no model, each as soon as there is a process for it; in any order.
+
+    dask: a scheduler's address; the candle files must be readable there. Else processes of this machine.
+    """
+    if dask:
+        yield from _on_dask(jobs, dask)
+        return
+    for job in jobs:
+        treated_for(job)  # before the fork: computed once, shared by every process
+    count = min(processes or os.cpu_count() or 1, len(jobs))
+    if count <= 1:
+        yield from map(run_job, jobs)
+        return
+    with ProcessPoolExecutor(count, multiprocessing.get_context("fork")) as pool:
+        for done in as_completed([pool.submit(run_job, job) for job in jobs]):
+            yield done.result()
+
+
+def _on_dask(jobs: Sequence[Job], address: str) -> Iterator[Trial]:
+    with _client(address) as client:
+        from distributed import as_completed as finished
+
+        futures = client.map(run_job, jobs, pure=False)
+        yield from (future.result() for future in finished(futures))  # type: ignore[no-untyped-call]  # dask has no types
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Any]:
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout="10s")  # type: ignore[no-untyped-call]  # dask has no types
+    except (OSError, ValueError, TimeoutError) as e:
+        raise InputError(f"--dask {address}: no Dask scheduler answers there ({e})") from e
+    with client:
+        yield client
+
+
+async def run_paid(jobs: Iterable[tuple[Job, Decider]], spending: Spending, done: Callable[[Trial], None]) -> None:
+    """Replay jobs that ask models, side by side in this process: they wait for the network most of the time."""
+
+    async def one(job: Job, decider: Decider) -> None:
+        done(await replay(job, decider, spending))
+
+    await asyncio.gather(*(one(*each) for each in jobs))

@@ -1,0 +1,111 @@
+"""Models in a replay: every reply is paid for once, and never more is spent than was agreed to.
+
+A question is named by model, address, prompt hash, messages and schema. What was answered before is answered again
+from the store, with the cost it had, so that a repeat has the same records; `Spending` counts what was paid now. What
+failed is remembered for this run only. Replies carry no latency: how long a provider took is no input of a replay.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Protocol
+
+from tasks.core.decision.budget import KeptReply, Prices
+from tasks.core.decision.cache import content_hash
+from tasks.core.ports import Model
+from tasks.core.types.decision import ModelCall, PromptRef
+
+EVER = datetime(1970, 1, 1, tzinfo=UTC)
+CAPPED = "max_cost"
+
+
+class Replies(Protocol):
+    """Where replies are kept, by content hash."""
+
+    def keep_reply(self, content_hash: str, call: ModelCall, at: datetime) -> None: ...
+
+    def find_reply(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None: ...
+
+
+@dataclass
+class Spending:
+    """What a comparison may cost, None without a limit, and has cost; all its variants share one."""
+
+    cap_usd: Decimal | None = None
+    spent_usd: Decimal = Decimal(0)
+    held_usd: Decimal = Decimal(0)
+    asked: int = 0
+    reused: int = 0
+    errors: int = 0
+    reached: bool = False
+
+    def hold(self, worst: Decimal) -> bool:
+        """Set the worst case of a call aside; False, from then on always, when it might break the cap."""
+        over = self.cap_usd is not None and self.spent_usd + self.held_usd + worst > self.cap_usd
+        self.reached |= over
+        self.held_usd += Decimal(0) if self.reached else worst
+        return not self.reached
+
+
+class KeptModel:
+    """Implements `ports.Model` around one model without failover: a result must be that of the model it names."""
+
+    def __init__(
+        self, model: Model, name: str, address: str, kept: Replies, prices: Prices, spending: Spending,
+        clock: Callable[[], datetime],
+    ) -> None:  # fmt: skip
+        self.model, self.name, self.address = model, name, address
+        self.kept, self.prices, self.spending, self.clock = kept, prices, spending, clock
+        self.failed: dict[str, ModelCall] = {}
+
+    async def ask(
+        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
+    ) -> ModelCall:
+        """Answer from the store; else ask, if the cap allows its worst case, and keep the reply."""
+        parameters = {"role": "schema", "content": json.dumps(schema, sort_keys=True)}
+        question = content_hash(f"{self.name} {self.address}".strip(), prompt, [*messages, parameters])
+        asked = ModelCall(role=role, model=self.name, prompt=prompt, messages=tuple(messages))
+        if (kept := self.kept.find_reply([question], EVER)) is not None:
+            self.spending.reused += 1
+            paid = kept.model_dump(include={"raw_reply", "cost_usd", "tokens_in", "tokens_out"})
+            return asked.model_copy(update=paid)
+        if question not in self.failed:
+            worst = await asyncio.to_thread(self.prices.worst, (self.name,), prompt, messages, schema)
+            if not self.spending.hold(worst):
+                return asked.model_copy(update={"error": CAPPED})
+            call = await self._pay(asked, worst, schema)
+            if not call.error:
+                self.kept.keep_reply(question, call, self.clock())
+                return call
+            self.failed[question] = call
+        return self.failed[question]
+
+    async def _pay(self, asked: ModelCall, worst: Decimal, schema: dict[str, object]) -> ModelCall:
+        spending, cost = self.spending, worst
+        spending.asked += 1
+        try:
+            assert asked.prompt is not None
+            call = await self.model.ask(asked.role, asked.prompt, asked.messages, schema)
+            cost = max(worst, call.cost_usd) if call.error == "timeout" else self.prices.cost(call)
+        finally:
+            spending.held_usd -= worst
+            spending.spent_usd += cost
+        spending.errors += bool(call.error)
+        return call.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, "model": self.name, "attempts": ()})
+
+
+class Probe:
+    """Implements `ports.Model`: notes what would be asked and answers nothing; for estimates."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[PromptRef, tuple[dict[str, str], ...], dict[str, object]]] = []
+
+    async def ask(
+        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
+    ) -> ModelCall:
+        """Note the question."""
+        self.asked.append((prompt, tuple(messages), schema))
+        return ModelCall(role=role, model="", prompt=prompt, error="estimate")

@@ -1,0 +1,215 @@
+"""A record and the candles give what the cycle made, to the byte; anything changed afterwards is found and named."""
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from market_data import walk
+
+from tasks.adapters.deciders import build
+from tasks.adapters.prompts import load_prompt
+from tasks.core.decision import ladder
+from tasks.core.decision.breaker import Breaker, BreakerState
+from tasks.core.decision.cache import KeptDecision
+from tasks.core.decision.memory import SIDE, Vector, vector
+from tasks.core.decision.rules import RulesDecider
+from tasks.core.decision.single import SingleDecider
+from tasks.core.evaluation.backtest import Backtest, Plan
+from tasks.core.evaluation.history import History, window_ema
+from tasks.core.evaluation.replay import Replayer, questions, remake, remake_brief
+from tasks.core.evaluation.rerun import Shelf
+from tasks.core.evaluation.what_if import changed_verdict, total
+from tasks.core.market import lean
+from tasks.core.market.features import ema
+from tasks.core.market.snapshot import Market
+from tasks.core.types.decision import Decided, ModelCall, hold
+from tasks.core.types.limits import Limits
+from tasks.core.types.record import CycleRecord, Terms
+from tasks.settings import settings
+
+BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
+BARS = {BTC: walk(6_000, 11), ETH: walk(6_000, 12)}
+
+
+@pytest.fixture(scope="module")
+def records() -> list[CycleRecord]:
+    """Records of a replay of two symbols, read back from their JSON."""
+    lines: list[str] = []
+    markets = {symbol: Market.from_base(symbol, bars) for symbol, bars in BARS.items()}
+    run = Backtest(
+        markets, build("random:5", settings()), Plan(), on_record=lambda r: lines.append(r.model_dump_json())
+    )
+    asyncio.run(run.run())
+    return [CycleRecord.model_validate_json(line) for line in lines]
+
+
+def histories(bars=BARS) -> dict[str, History]:
+    return {symbol: History(symbol, Market.from_base(symbol, each).bars) for symbol, each in bars.items()}
+
+
+def replay(records: list[CycleRecord], kept: dict[str, History] | None = None):
+    kept = kept or histories()
+    replayer = Replayer(lambda _, symbol: kept[symbol], load_prompt, lambda name: build(name, settings()))
+
+    async def all_of_them():
+        replayer.read_ahead(records)
+        return [result for asked in questions(records) for result in await replayer.replay(asked)]
+
+    return asyncio.run(all_of_them())
+
+
+def test_every_record_of_a_replay_comes_out_again(records):
+    results = replay(records)
+    assert len(results) == len(records) > 100
+    assert [result for result in results if result.differences or result.lacks] == []
+    assert len({record.decided.decision.action for record in records}) > 4
+
+
+def opened(records: list[CycleRecord]) -> CycleRecord:
+    return next(r for r in records if r.intents and r.decided.decision.action.startswith("OPEN"))
+
+
+def test_a_changed_size_and_a_changed_snapshot_are_named_with_both_values(records):
+    record = opened(records)
+    [intent] = record.intents
+    forged = record.model_copy(update={"intents": (intent.model_copy(update={"quantity": Decimal("1.0")}),)})
+    [result] = replay([forged])
+    [found] = result.differences
+    assert (found.path, found.recorded, found.replayed) == ("intents[0].quantity", "1.0", str(intent.quantity))
+
+    anchors = record.snapshot.htf_anchors.model_copy(update={"daily_open_z": None})
+    forged = record.model_copy(update={"snapshot": record.snapshot.model_copy(update={"htf_anchors": anchors})})
+    [result] = replay([forged])
+    assert [(each.path, each.recorded) for each in result.differences] == [
+        ("snapshot.htf_anchors.daily_open_z", "None")
+    ]
+
+
+def test_a_trailing_zero_is_a_difference(records):
+    record = opened(records)
+    padded = record.verdict.model_copy(update={"quantity": Decimal(f"{record.verdict.quantity}0")})
+    [result] = replay([record.model_copy(update={"verdict": padded})])
+    assert [each.path for each in result.differences] == ["verdict.quantity"]
+
+
+def test_other_candles_do_not_give_the_reasons_and_numbers_of_the_record(records):
+    record = opened(records)
+    other = histories(BARS | {record.symbol: walk(6_000, 13)})
+    [result] = replay([record], other)
+    paths = {each.path for each in result.differences}
+    assert "reasons" in paths
+    assert "snapshot.timeframes.5m.close" in paths
+
+
+def test_a_record_that_lacks_something_says_what(records):
+    old = records[0].model_copy(update={"inputs": None})
+    quiet = records[1].model_copy(update={"decided": None})
+    alien = records[2].model_copy(update={"decider": "oracle"})
+    told = [result.lacks for result in replay([old, quiet, alien])]
+    assert told[0] == "its inputs: it is older than they are recorded"
+    assert told[1].startswith("a decision: it ended")
+    assert "decider 'oracle' is unknown" in told[2]
+
+
+@pytest.mark.parametrize("length", [50, 200])
+def test_an_average_over_a_window_is_the_same_cut_out_of_all_of_history(length):
+    close = BARS[BTC]["close"].to_numpy()[:2_000]
+    windowed = window_ema(close, length, 1_000)
+    for end in (1, 200, 999, 1_000, 1_001, 1_500, 2_000):
+        assert windowed[end - 1] == pytest.approx(
+            ema(close[max(0, end - 1_000) : end], length)[-1], rel=1e-12, nan_ok=True
+        )
+
+
+def live(record: CycleRecord, history: History, known_s: float) -> CycleRecord:
+    """Return what a live cycle on the last 1,000 bars would have recorded: its features from exactly those."""
+    known_at = record.as_of.fromtimestamp(known_s, tz=record.as_of.tzinfo)
+    terms = Terms.model_validate({**record.inputs.terms.model_dump(), "history_bars": 1_000, "venue": "v"})
+    inputs = record.inputs.model_copy(update={"terms": terms, "known_at": known_at})
+    seen = record.model_copy(update={"inputs": inputs})
+    return remake(seen, remake_brief(seen, history.seen(inputs, record.as_of)), seen.decided)
+
+
+def test_a_live_cycle_is_replayed_on_the_bars_it_saw_and_late_bars_are_left_out(records):
+    record = next(r for r in reversed(records) if r.symbol == BTC)
+    frames = Market.from_base(BTC, BARS[BTC]).bars
+    at = record.as_of.timestamp()
+    late = {tf: np.full(len(frame), at) for tf, frame in frames.items()}
+    gap = int(np.searchsorted(frames["5m"].index, record.as_of - timedelta(hours=2)))
+    late["5m"][gap] = at + 3600  # filled by a later fetch
+    history = History(BTC, frames, late)
+    made = live(record, history, at + 1)
+    assert made.snapshot.timeframes["5m"].rsi != record.snapshot.timeframes["5m"].rsi
+    [result] = replay([made], {BTC: history})
+    assert result.differences == ()
+
+    whole = History(BTC, frames, {tf: np.full(len(frame), at) for tf, frame in frames.items()})
+    [result] = replay([live(record, whole, at + 1)], {BTC: whole})
+    assert result.differences == ()
+    [result] = replay([made], {BTC: whole})
+    assert "snapshot.timeframes.5m.rsi" in {each.path for each in result.differences}
+
+
+def test_other_limits_change_verdicts_and_what_they_would_have_earned(records):
+    kept = histories()
+    strict = {"max_trade_risk_pct": Decimal("0.1")}
+    changed = [found for r in records if (found := changed_verdict(r, strict, kept[r.symbol]))]
+    entries = [r for r in records if r.intents and not r.intents[0].reduce_only]
+    assert 0 < len(changed) <= len(entries)
+    assert {each.action for each in changed} <= {"OPEN_LONG", "OPEN_SHORT", "ADD"}
+    settled = [each for each in changed if each.difference is not None]
+    assert sum(abs(each.would_pct) < abs(each.was_pct) for each in settled) > 0.9 * len(settled)
+    sums = total(changed)
+    assert sums["difference_pct"] == sum(each.difference for each in settled)
+    same = Limits().model_dump(include={"max_trade_risk_pct"})
+    assert not any(changed_verdict(r, same, kept[r.symbol]) for r in records)
+
+
+class Down:
+    """A model that never answers."""
+
+    async def ask(self, role, prompt, messages, _schema):
+        return ModelCall(role=role, model="m", prompt=prompt, messages=tuple(messages), error="timeout")
+
+
+class Shared(Shelf):
+    """A near decision in the cache, or an open breaker, as found by a live ladder."""
+
+    def __init__(self, kept: list[KeptDecision], breaker: BreakerState) -> None:
+        self.kept, self.breaker = kept, breaker
+
+    def change_breaker(self, *_: object) -> BreakerState:
+        return self.breaker
+
+    def kept_decisions(self, *_: object) -> list[KeptDecision]:
+        return self.kept
+
+
+@pytest.mark.parametrize(("breaker_open", "rung"), [(False, "cache"), (True, "hold")])
+def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, rung):
+    record = next(r for r in records if r.snapshot.position.side == "flat" and r.inputs.state is None)
+    record = record.model_copy(update={"decider": "llm:single", "trigger": "schedule"})
+    history, prompt = histories()[record.symbol], load_prompt("single", "v001")
+    brief = remake_brief(record, history.market(record.inputs.terms.thresholds, 0))
+    values = (None if v is None else v + 0.02 * (i % 3) for i, v in enumerate(vector(brief.snapshot).values))
+    moved = list(values)
+    moved[SIDE] = vector(brief.snapshot).values[SIDE]
+    earlier = Decided(
+        decision=hold(record.symbol, "waited").model_copy(update={"confidence": Decimal("0.70")}), source="llm:m",
+        rung="primary", calls=(ModelCall(role="single", model="m", prompt=prompt.ref),),
+    )  # fmt: skip
+    kept = KeptDecision(as_of=record.as_of - timedelta(seconds=90), decided=earlier, vector=Vector(values=tuple(moved)),
+                        reasons=brief.snapshot.reason_for_call)  # fmt: skip
+    until = record.as_of + timedelta(minutes=9, seconds=7)
+    state = BreakerState(errors=5, retry_at=until) if breaker_open else BreakerState()
+    terms = ladder.Terms(strategy="default", ttl=timedelta(hours=1), max_distance=0.15,
+                         breaker=Breaker(5, timedelta(minutes=15)))  # fmt: skip
+    standing = ladder.Ladder(
+        SingleDecider(Down(), prompt, lean.encode), RulesDecider(), Shared([kept], state), terms, lambda: record.as_of
+    )
+    [decided] = asyncio.run(standing.decide([brief]))
+    assert decided.rung in (rung, "rules")
+    [result] = replay([remake(record, brief, decided)])
+    assert (result.lacks, result.differences) == ("", ())
