@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow
 
 from flows.clock import Call, plainly, through_prefect, too_old
+from flows.promote import watch_champions
 from tasks import fetch, record, shadow
 from tasks import settle as stage
 from tasks.connections import log
@@ -28,6 +29,7 @@ async def settle_all(call: Call = plainly) -> dict[str, int]:
                 await call(record.explain_decision)(cycle, outcome)
     scored = call(shadow.score_shadows)(at)
     books = await call(shadow.run_paper_books)(at)
+    watch_champions(at, call)
     prompts = call(stage.sync_prompts)()
     tracked = call(record.track_decisions)()
     call(stage.track_session)(at)

@@ -1,38 +1,49 @@
-"""Prompt files on disk, `prompts/<role>/vNNN.md`, and which of them is used: HOME/prompts.json.
+"""Prompt files on disk, `prompts/<role>/vNNN.md`, and which of them is used: the aliases in the database.
 
-That file says, by role, which version is `champion` (what is used where no version is named; else the latest) and
-which is `challenger`. MLflow has the same aliases, but a live cycle must not depend on MLflow.
+They say, by role, which version is `champion` (what is used where no version is named; else the latest) and which is
+`challenger`. They lie in the database, so that workers on many machines use the same ones; MLflow has them too, but a
+live cycle must not depend on MLflow.
 """
 
-import json
-import os
+from datetime import UTC, datetime
 from difflib import unified_diff
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from tasks.core.decision.prompt import Prompt, parse_prompt
 from tasks.core.errors import InputError
+from tasks.core.types.promotion import Move
 from tasks.settings import ROOT, settings
+
+if TYPE_CHECKING:
+    from tasks.adapters.store import Store
+    from tasks.adapters.store_prompts import Alias
 
 FOLDER = ROOT / "prompts"
 CHAMPION, CHALLENGER = "champion", "challenger"
-Aliases = dict[str, dict[str, str]]
-_ALIASES: TypeAdapter[Aliases] = TypeAdapter(Aliases)
 
 
 def load_prompt(role: str, version: str | None = None, folder: Path = FOLDER) -> Prompt:
     """Read a role's prompt; `version` may be an alias, and without one the champion is read, else the latest.
 
-    Raises InputError saying what there is instead.
+    Raises InputError saying what there is instead, or that the file is not the one that an alias was set on.
     """
     versions = sorted(path.stem for path in (folder / role).glob("v[0-9][0-9][0-9].md"))
     if not versions:
         raise InputError(f"no prompt for role {role} in {folder}")
-    chosen = aliases().get(role, {}).get(version or CHAMPION) or version or versions[-1]
+    named = None if version in versions else aliases().get(role, {}).get(version or CHAMPION)
+    chosen = named.version if named else version or versions[-1]
     if chosen not in versions:
         raise InputError(f"no prompt {role}/{chosen}; there is {', '.join(versions)}")
-    return _read(folder / role / f"{chosen}.md")
+    prompt = _read(folder / role / f"{chosen}.md")
+    if named and named.sha256 != prompt.sha256:
+        raise InputError(
+            f"prompt {role}/{chosen} has sha256 {prompt.sha256[:12]}, but the {version or CHAMPION} was set on "
+            f"{named.sha256[:12]}: bring this machine's prompts up to date"
+        )
+    return prompt
 
 
 def list_prompts(folder: Path = FOLDER) -> list[Prompt]:
@@ -40,27 +51,34 @@ def list_prompts(folder: Path = FOLDER) -> list[Prompt]:
     return [_read(path) for path in sorted(folder.glob("*/v[0-9][0-9][0-9].md"))]
 
 
-def aliases() -> Aliases:
-    """Return which version each alias names, by role; nothing where none was ever set."""
-    path = _aliases_file()
-    try:
-        return _ALIASES.validate_json(path.read_bytes())
-    except FileNotFoundError:
+def aliases() -> "dict[str, dict[str, Alias]]":
+    """Return which version each alias names, by role; nothing where none was ever set. Makes no database."""
+    url, old = settings().store_url, settings().home / "prompts.json"
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file() and not old.is_file():
         return {}
+    from tasks.adapters.store import opened
+
+    if old.is_file():
+        _take_over(opened(url), old)
+    return opened(url).prompt_aliases()
+
+
+def _take_over(store: "Store", old: Path) -> None:
+    """Move the aliases of the file that once held them into the database, but for those it has; only once."""
+    try:
+        found = TypeAdapter(dict[str, dict[str, str]]).validate_json(old.read_bytes())
     except ValidationError as e:
-        shape = '{"single": {"champion": "v001"}}'
-        raise InputError(f"{path} is not what `quarterdeck prompts promote` writes, such as {shape}: {e}") from e
-
-
-def set_alias(prompt: Prompt, alias: str) -> None:
-    """Let `alias` of the prompt's role name this version from now on."""
-    known = aliases()
-    known.setdefault(prompt.name, {})[alias] = prompt.version
-    path = _aliases_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_suffix(f".{os.getpid()}.tmp")
-    whole.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    whole.replace(path)  # a cycle that starts now reads the old file or the new one, never half of one
+        raise InputError(f'{old} is not {{"single": {{"champion": "v001"}}}}: correct or delete it: {e}') from e
+    known, at = store.prompt_aliases(), datetime.now(UTC)
+    for role, named in found.items():
+        for alias, version in named.items():
+            if alias not in known.get(role, {}):
+                prompt = load_prompt(role, version)
+                store.move_alias(
+                    Move(at=at, role=role, alias=alias, version=version, sha256=prompt.sha256, kind="pinned",
+                         who=old.name)
+                )  # fmt: skip
+    old.rename(old.with_suffix(".json.moved"))
 
 
 def diff_prompts(role: str, old: str, new: str, folder: Path = FOLDER) -> str:
@@ -71,10 +89,6 @@ def diff_prompts(role: str, old: str, new: str, folder: Path = FOLDER) -> str:
         f"{role}/{before.version}", f"{role}/{after.version}", lineterm="",
     )  # fmt: skip
     return "\n".join(lines)
-
-
-def _aliases_file() -> Path:
-    return settings().home / "prompts.json"
 
 
 def _read(path: Path) -> Prompt:

@@ -6,6 +6,7 @@ anywhere and run again. Vendor errors leave as StoreError, one line, without the
 """
 
 from datetime import datetime
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -15,34 +16,38 @@ from tasks.adapters.store_candles import CandleStore, SavedBars
 from tasks.adapters.store_cycles import BeginResult, CycleStore
 from tasks.adapters.store_decisions import DecisionStore
 from tasks.adapters.store_events import EventStore
-from tasks.adapters.store_leases import LeaseStore
 from tasks.adapters.store_models import Base, HaltRow, HistoryRow, PauseRow
 from tasks.adapters.store_orders import OrderStore
 from tasks.adapters.store_positions import PositionStore
+from tasks.adapters.store_prompts import PromptStore
 from tasks.adapters.store_shadow import ShadowStore
 from tasks.adapters.store_types import columns_of, document_of, dto_of
 from tasks.core.types.record import Halt, HistoryRecord
 
-__all__ = ["BeginResult", "SavedBars", "Store"]
+__all__ = ["BeginResult", "SavedBars", "Store", "opened"]
 
 
-class Store(CandleStore, EventStore, CycleStore, OrderStore, PositionStore, DecisionStore, ShadowStore, LeaseStore):
+class Store(CandleStore, EventStore, CycleStore, OrderStore, PositionStore, DecisionStore, ShadowStore, PromptStore):
     """Everything that outlives a process."""
 
-    def halt(self, reason: str, who: str, at: datetime) -> Halt:
+    def halt(self, reason: str, who: str, at: datetime, flatten: bool = False) -> Halt:
         """Stop new entries; the same reason by the same person while it is in force is the same halt."""
-        same = _halts().where(HaltRow.resumed_at.is_(None), HaltRow.reason == reason, HaltRow.who == who)
-        new = insert(HaltRow).values(reason=reason, who=who, since=at).returning(*columns_of(HaltRow, Halt))
+        values = {"reason": reason, "who": who, "flatten": flatten}
+        same = _halts().where(HaltRow.resumed_at.is_(None), *(getattr(HaltRow, k) == v for k, v in values.items()))
+        new = insert(HaltRow).values(**values, since=at).returning(*columns_of(HaltRow, Halt))
         with self._writing() as connection:
             row = connection.execute(same).first() or connection.execute(new).one()
         return dto_of(Halt, row)
 
+    def active_halts(self) -> list[Halt]:
+        """Return every halt in force, oldest first."""
+        query = _halts().where(HaltRow.resumed_at.is_(None)).order_by(HaltRow.halt_id)
+        with self._reading() as connection:
+            return [dto_of(Halt, row) for row in connection.execute(query)]
+
     def active_halt(self) -> Halt | None:
         """Return the newest halt in force; None: entries are allowed."""
-        query = _halts().where(HaltRow.resumed_at.is_(None)).order_by(HaltRow.halt_id.desc()).limit(1)
-        with self._reading() as connection:
-            row = connection.execute(query).first()
-        return None if row is None else dto_of(Halt, row)
+        return next(reversed(self.active_halts()), None)
 
     def resume(self, who: str, at: datetime) -> list[Halt]:
         """Lift every halt in force and return them."""
@@ -95,3 +100,11 @@ class Store(CandleStore, EventStore, CycleStore, OrderStore, PositionStore, Deci
 
 def _halts() -> Select[Any]:
     return select(*columns_of(HaltRow, Halt))
+
+
+@cache
+def opened(url: str) -> Store:
+    """Return this process's store at `url`, migrated."""
+    store = Store(url)
+    store.migrate()
+    return store

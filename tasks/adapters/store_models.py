@@ -8,7 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, MetaData, Text, UniqueConstraint, text
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, MetaData, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from tasks.adapters.store_types import Document, Money, UtcTime, VerbatimDocument
@@ -174,7 +174,10 @@ class VerdictRow(Base):
 
 
 class Intent(Base):
-    """An order leg, whole, written before the first byte goes to the venue; `leg` keeps their order."""
+    """An order leg, whole, written before the first byte goes to the venue; `leg` keeps their order.
+
+    `fence` is the token of the lease it was last sent under.
+    """
 
     __tablename__ = "intents"
     client_order_id: Mapped[str] = mapped_column(primary_key=True)
@@ -192,6 +195,7 @@ class Intent(Base):
     state: Mapped[str] = mapped_column(index=True)
     persisted_at: Mapped[datetime] = mapped_column(index=True)
     state_at: Mapped[datetime]
+    fence: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class OrderRow(Base):
@@ -312,6 +316,7 @@ class HaltRow(Base):
     reason: Mapped[str]
     who: Mapped[str]
     since: Mapped[datetime]
+    flatten: Mapped[bool] = mapped_column(server_default=false())
     resumed_at: Mapped[datetime | None]
     resumed_by: Mapped[str | None]
 
@@ -400,9 +405,32 @@ class PaperBookRow(Base):
 
 
 class LeaseRow(Base):
-    """Who may do a thing that only one at a time may do, until when."""
+    """Who may do a thing that only one at a time may do, until when; `token` grows with every holder."""
 
     __tablename__ = "leases"
     name: Mapped[str] = mapped_column(primary_key=True)
     holder: Mapped[str]
+    token: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[datetime]
+
+
+class PromptAliasRow(Base):
+    """Which version of a role's prompt an alias names, and the hash of the file that was meant."""
+
+    __tablename__ = "prompt_aliases"
+    role: Mapped[str] = mapped_column(primary_key=True)
+    alias: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[str]
+    sha256: Mapped[str]
+    moved_at: Mapped[datetime]
+
+
+class PromotionRow(Base):
+    """One move of an alias, or a refusal, with all that was looked at."""
+
+    __tablename__ = "promotions"
+    promotion_id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    at: Mapped[datetime]
+    role: Mapped[str] = mapped_column(index=True)
+    kind: Mapped[str]
+    move: Mapped[dict[str, Any]] = mapped_column(VerbatimDocument)

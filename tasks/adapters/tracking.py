@@ -8,8 +8,8 @@ it was written. mlflow keeps the server's address as process-wide state: one pro
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, date
 from functools import cached_property
 from typing import Any, Protocol
@@ -59,9 +59,12 @@ def to_file(template: str) -> str:
 class Tracker:
     """One experiment on one MLflow server. Opening is lazy: the constructor neither imports nor connects."""
 
-    def __init__(self, url: str, experiment: str = "quarterdeck") -> None:
-        self.url = url
-        self.experiment = experiment
+    def __init__(
+        self, url: str, experiment: str = "quarterdeck",
+        alone: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    ) -> None:  # fmt: skip
+        """alone: holds off every other machine while a version is registered; MLflow would number it twice."""
+        self.url, self.experiment, self.alone = url, experiment, alone
 
     def register_prompt(self, prompt: PromptFile) -> int:
         """Return the MLflow version that holds `prompt`, registering it if none does.
@@ -69,22 +72,30 @@ class Tracker:
         Raises InputError if MLflow has this file version with another text: a published version never changes.
         """
         with self._translated():
-            client = self._client
-            for known in self._prompt_versions(prompt.name):
-                if known.tags.get("sha256") == prompt.sha256:
-                    return int(known.version)
-                if known.tags.get("file_version") == prompt.version:
-                    raise InputError(
-                        f"prompt {prompt.name}/{prompt.version} has sha256 {prompt.sha256}, but was published with "
-                        f"{known.tags.get('sha256')}: restore the file and save the change as a new version"
-                    )
-            registered = client.register_prompt(
-                name=_registry_name(prompt.name),
-                template=to_template(prompt.text),
-                commit_message=f"{prompt.name}/{prompt.version}",
-                tags={"file_version": prompt.version, "sha256": prompt.sha256},
-            )
-            return int(registered.version)
+            if known := self._registered(prompt):
+                return known
+            with self.alone(f"mlflow:{_registry_name(prompt.name)}"):
+                return self._registered(prompt) or self._register(prompt)
+
+    def _registered(self, prompt: PromptFile) -> int | None:
+        for known in self._prompt_versions(prompt.name):
+            if known.tags.get("sha256") == prompt.sha256:
+                return int(known.version)
+            if known.tags.get("file_version") == prompt.version:
+                raise InputError(
+                    f"prompt {prompt.name}/{prompt.version} has sha256 {prompt.sha256}, but was published with "
+                    f"{known.tags.get('sha256')}: restore the file and save the change as a new version"
+                )
+        return None
+
+    def _register(self, prompt: PromptFile) -> int:
+        registered = self._client.register_prompt(
+            name=_registry_name(prompt.name),
+            template=to_template(prompt.text),
+            commit_message=f"{prompt.name}/{prompt.version}",
+            tags={"file_version": prompt.version, "sha256": prompt.sha256},
+        )
+        return int(registered.version)
 
     def set_prompt_alias(self, prompt: PromptFile, alias: str) -> int:
         """Let `alias` of the prompt's role name this version, registering it if need be; return MLflow's version."""

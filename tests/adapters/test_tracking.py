@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -18,7 +19,11 @@ from urllib.error import URLError
 import pytest
 
 from flows.cli import cli
+from tasks.adapters.evidence import EvidenceTracker, read_evidence
+from tasks.adapters.prompts import aliases
 from tasks.adapters.tracking import Tracker, to_file, to_template
+from tasks.adapters.tracking_compare import git_commit
+from tasks.connections import close_stores
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.decision import Decided, ModelCall, OpenLong, PromptRef, ToolCall
 from tasks.core.types.orders import OrderIntent, OrderType
@@ -333,23 +338,29 @@ def quarterdeck(tmp_path, monkeypatch, capsys):
         return capsys.readouterr()
 
     yield run
+    close_stores()
     settings.cache_clear()
 
 
+def named(alias: str) -> str | None:
+    """Return the version that an alias of the portfolio's prompt names here."""
+    to = aliases().get("portfolio", {}).get(alias)
+    return to and to.version
+
+
 @pytest.mark.slow
-def test_promoting_moves_the_alias_here_and_there_and_without_mlflow_here_alone(quarterdeck, tmp_path):
+def test_promoting_moves_the_alias_here_and_there_and_without_mlflow_here_alone(quarterdeck, tmp_path, monkeypatch):
+    monkeypatch.setenv("QUARTERDECK_PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")  # nobody is told
     registry = f"sqlite:///{tmp_path / 'mlflow.db'}"  # one of its own: the tests' server has other texts
     out, _ = quarterdeck("promote", "portfolio", "v001", "--alias", "champion", "--json", mlflow=registry)
-    assert json.loads(out) == {"role": "portfolio", "alias": "champion", "version": "v001", "mlflow_version": 1}
-    assert json.loads((tmp_path / "prompts.json").read_text()) == {"portfolio": {"champion": "v001"}}
+    assert {"role": "portfolio", "alias": "champion", "version": "v001"}.items() <= json.loads(out).items()
+    assert named("champion") == "v001"
     client = Tracker(registry)._client
     assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "champion").tags["file_version"] == "v001"
 
     gone = f"http://127.0.0.1:{free_port()}"
-    out, said = quarterdeck("promote", "portfolio", "v001", "--alias", "challenger", "--json", mlflow=gone)
-    assert json.loads(out)["mlflow_version"] is None
-    assert "prompts sync" in said
-    assert json.loads((tmp_path / "prompts.json").read_text())["portfolio"]["challenger"] == "v001"
+    quarterdeck("promote", "portfolio", "v001", "--alias", "challenger", "--json", mlflow=gone)
+    assert named("challenger") == "v001"
 
     quarterdeck("sync", mlflow=registry)
     client = Tracker(registry)._client
@@ -363,7 +374,42 @@ def test_a_version_published_with_another_text_is_not_promoted_anywhere(quarterd
     Tracker(url).register_prompt(prompt_file("portfolio", "v001", TEXT))
     with pytest.raises(InputError, match="portfolio/v001 has sha256"):
         quarterdeck("promote", "portfolio", "v001", "--alias", "champion", mlflow=url)
-    assert not (tmp_path / "prompts.json").exists()
+    assert named("champion") is None
+
+
+@pytest.mark.slow
+def test_a_version_that_another_machine_registers_meanwhile_is_registered_once(url):
+    file = prompt_file("racer", "v001", TEXT)
+    held: list[str] = []
+
+    @contextmanager
+    def other_machine(name: str) -> Iterator[None]:
+        held.append(name)
+        assert Tracker(url, "test").register_prompt(file) == 1
+        yield
+
+    assert Tracker(url, "test", alone=other_machine).register_prompt(file) == 1
+    assert held == ["mlflow:quarterdeck-racer"]
+    assert len(Tracker(url, "test")._prompt_versions("racer")) == 1
+
+
+@pytest.mark.slow
+def test_evidence_is_read_from_the_runs_of_a_comparison_and_tagged_with_what_it_was_for(url):
+    mirror = EvidenceTracker(url)
+    tags = {"data_sha256": "d" * 64, "git_commit": f"{git_commit().removesuffix('-dirty')}-dirty"}
+    parent = mirror._start("a comparison", {**tags, "kind": "comparison"})
+    for label, sharpe in (("v001", 0.9), ("v002", 1.1)):
+        child = {"kind": "variant", "mlflow.parentRunId": parent, "model": "m", "prompt_sha256": label * 16}
+        mirror._fill(mirror._start(label, {**tags, **child}), {"masked_sharpe": sharpe}, {}, {})
+    found = read_evidence(parent, url)
+    assert (found.data_sha256, found.commit_known) == ("d" * 64, bool(git_commit()))
+    assert {(v.label, v.model, v.prompt_sha256, v.masked_sharpe) for v in found.variants} == {
+        ("v001", "m", "v001" * 16, 0.9), ("v002", "m", "v002" * 16, 1.1),
+    }  # fmt: skip
+    mirror.tag(parent, "promoted", "single/v002")
+    assert mirror._client.get_run(parent).data.tags["promoted"] == "single/v002"
+    with pytest.raises(InputError, match="no comparison of that id"):
+        read_evidence("0" * 32, url)
 
 
 @pytest.mark.slow

@@ -1,14 +1,20 @@
 """A published prompt never changes, and aliases choose which one is used."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tasks.adapters.prompts import aliases, diff_prompts, list_prompts, load_prompt, set_alias
+from tasks.adapters.prompts import aliases, diff_prompts, list_prompts, load_prompt
+from tasks.adapters.store import opened
+from tasks.connections import close_stores
+from tasks.core.decision.prompt import Prompt
 from tasks.core.errors import InputError
+from tasks.core.types.promotion import Move
 from tasks.settings import ROOT, settings
 
+AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HASHES = ROOT / "tests" / "fixtures" / "prompt_hashes.json"
 TEXT = """---
 role: single
@@ -62,11 +68,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def aliases_file():
-    path = settings().home / "prompts.json"
-    path.unlink(missing_ok=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch):
+    """A state of its own: the aliases lie in its database."""
+    path = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("QUARTERDECK_HOME", str(path))
+    settings.cache_clear()
     yield path
-    path.unlink(missing_ok=True)
+    close_stores()
+    settings.cache_clear()
+
+
+def set_alias(prompt: Prompt, alias: str) -> None:
+    opened(settings().store_url).move_alias(
+        Move(
+            at=AT, role=prompt.name, alias=alias, version=prompt.version, sha256=prompt.sha256, kind="pinned", who="me"
+        )
+    )
 
 
 def version(folder: Path, wanted: str | None = None) -> str:
@@ -88,7 +105,9 @@ def test_a_challenger_is_asked_for_by_name_and_leaves_the_champion_alone(folder)
     set_alias(load_prompt("single", "v002", folder), "champion")
     set_alias(load_prompt("single", "v003", folder), "challenger")
     assert (version(folder), version(folder, "champion"), version(folder, "challenger")) == ("v002", "v002", "v003")
-    assert aliases() == {"single": {"champion": "v002", "challenger": "v003"}}
+    assert {alias: to.version for alias, to in aliases()["single"].items()} == {
+        "champion": "v002", "challenger": "v003"
+    }  # fmt: skip
 
 
 def test_a_champion_whose_file_is_gone_is_said_and_nothing_else_is_used(folder):
@@ -98,10 +117,32 @@ def test_a_champion_whose_file_is_gone_is_said_and_nothing_else_is_used(folder):
         version(folder)
 
 
+def test_a_champion_whose_file_is_another_here_is_not_used(folder):
+    set_alias(load_prompt("single", "v002", folder), "champion")
+    path = folder / "single" / "v002.md"
+    path.write_text(path.read_text() + "Sneaky.\n")
+    with pytest.raises(InputError, match="bring this machine's prompts up to date"):
+        version(folder)
+
+
+def test_where_no_alias_was_ever_set_no_database_is_made(folder, home):
+    assert version(folder) == "v003"
+    assert list(home.iterdir()) == []
+
+
+def test_the_file_that_once_held_the_aliases_is_taken_over_once(home):
+    newest = load_prompt("single").version
+    (home / "prompts.json").write_text('{"single": {"champion": "v001"}}')
+    assert aliases()["single"]["champion"].version == "v001"
+    set_alias(load_prompt("single", newest), "champion")
+    assert aliases()["single"]["champion"].version == newest
+    assert (home / "prompts.json.moved").exists()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"single": "v001"}', '{"single": {"champion": 1}}'])
-def test_a_broken_aliases_file_is_refused_with_its_path(folder, aliases_file, text):
-    aliases_file.write_text(text)
-    with pytest.raises(InputError, match=r"prompts\.json is not what `quarterdeck prompts promote` writes"):
+def test_a_broken_aliases_file_is_refused_with_its_path(folder, home, text):
+    (home / "prompts.json").write_text(text)
+    with pytest.raises(InputError, match=r"prompts\.json is not"):
         version(folder)
 
 

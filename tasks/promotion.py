@@ -1,0 +1,110 @@
+"""Gather what a promotion is judged by, move aliases, and watch the champion."""
+
+from datetime import datetime, timedelta
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.adapters.prompts import CHAMPION, aliases, load_prompt
+from tasks.adapters.store_shadow import CHAMPION as SHADOWED
+from tasks.connections import log, store, tracker
+from tasks.core.decision.prompt import Prompt
+from tasks.core.errors import InputError, TrackingUnavailable
+from tasks.core.evaluation import promotion
+from tasks.core.evaluation.promotion import Shadows
+from tasks.core.types.promotion import Criterion, Move
+from tasks.settings import settings
+
+
+@task(cache_policy=NO_CACHE)
+def judge_candidate(candidate: Prompt, evidence_name: str, at: datetime) -> tuple[Criterion, ...]:
+    """Judge a prompt against the one in use, on a comparison and on the shadow decisions kept."""
+    from tasks.adapters.evidence import read_evidence
+
+    evidence = read_evidence(evidence_name, settings().mlflow_url) if evidence_name else None
+    champion, terms = load_prompt(candidate.name), settings().promotion
+    shadows = _shadows(candidate, champion, at - timedelta(days=terms.shadow_days))
+    return promotion.criteria(candidate.sha256, champion.sha256, evidence, shadows, terms)
+
+
+def _shadows(candidate: Prompt, champion: Prompt, since: datetime) -> Shadows:
+    """Pair the answers of both versions by cycle."""
+    scored = store().scored_shadows(settings().strategy, since)
+    theirs = {
+        shadow.cycle_id: pct
+        for shadow, pct in scored
+        if shadow.decider == SHADOWED and promotion.used(shadow.decided, champion.sha256)
+    }
+    ours = [
+        (shadow, pct)
+        for shadow, pct in scored
+        if shadow.decider != SHADOWED and promotion.used(shadow.decided, candidate.sha256)
+    ]
+    first = {shadow.cycle_id: pct for shadow, pct in reversed(ours) if shadow.cycle_id in theirs}
+    pairs = [(pct, theirs[cycle_id]) for cycle_id, pct in reversed(first.items())]
+    use = promotion.use_of([shadow.decided for shadow, _ in ours], candidate.sha256)
+    return Shadows([mine for mine, _ in pairs], [his for _, his in pairs], use)
+
+
+@task(cache_policy=NO_CACHE)
+def move_alias(move: Move) -> Move:
+    """Move an alias here, and in MLflow where it is there; the comparison it rests on is tagged."""
+    prompt, mirror = load_prompt(move.role, move.version), tracker()
+    try:
+        if mirror is not None:
+            mirror.set_prompt_alias(prompt, move.alias)
+    except TrackingUnavailable as e:
+        log().warning("not in MLflow yet, `quarterdeck prompts sync` does that later: %s", e)
+    moved = store().move_alias(move)
+    if move.evidence and settings().mlflow_url and move.kind == "promoted":
+        _tag(move)
+    log().warning(
+        "prompt role=%s alias=%s version=%s previous=%s kind=%s who=%s reason=%s",
+        moved.role, moved.alias, moved.version, moved.previous or "-", moved.kind, moved.who, moved.reason or "-",
+    )  # fmt: skip
+    return moved
+
+
+def _tag(move: Move) -> None:
+    from tasks.adapters.evidence import EvidenceTracker
+
+    try:
+        EvidenceTracker(settings().mlflow_url).tag(
+            move.evidence, "promoted", f"{move.role}/{move.version} {move.at:%Y-%m-%d %H:%M}"
+        )
+    except TrackingUnavailable as e:  # a file was the evidence, or MLflow is away: the history has it all the same
+        log().warning("evidence %s is not tagged: %s", move.evidence, e)
+
+
+@task(cache_policy=NO_CACHE)
+def breached(at: datetime) -> list[Move]:
+    """Return the moves back that are due: of each promoted champion that breaks its limits, with what it broke."""
+    due = []
+    for role, named in aliases().items():
+        last = next((move for move in store().moves(role) if move.alias == CHAMPION and move.kind != "refused"), None)
+        if last is None or not last.previous or last.kind == "rolled_back" or CHAMPION not in named:
+            continue
+        broken = _broken(last)
+        if not broken:
+            continue
+        try:
+            before = load_prompt(role, last.previous)
+        except InputError as e:
+            log().error(
+                "prompt role=%s version=%s breaks %s, and there is no way back: %s", role, last.version, broken, e
+            )
+            continue
+        due.append(
+            Move(
+                at=at, role=role, alias=CHAMPION, version=before.version, sha256=before.sha256, kind="rolled_back",
+                who="settle", reason=f"{last.version}: {broken[0].name} is {broken[0].value}", criteria=broken,
+            )
+        )  # fmt: skip
+    return due
+
+
+def _broken(last: Move) -> tuple[Criterion, ...]:
+    kept, terms, strategy = store(), settings().promotion, settings().strategy
+    decided = kept.decisions_with(strategy, last.sha256, last.at, terms.watched)
+    r_multiples = kept.outcomes_with(strategy, last.sha256, last.at, terms.watched)
+    return promotion.breaches(promotion.use_of(decided, last.sha256), r_multiples, terms)
