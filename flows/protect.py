@@ -7,14 +7,17 @@ from typing import Any, TypeVar
 
 from prefect import flow
 
-from flows.clock import Call, plainly, through_prefect, too_old
-from tasks import account, fetch, working
+from flows.clock import Call, owner, plainly, through_prefect, too_old
+from tasks import account, adopt, fetch, followups, working
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import LedgerMismatch, TradingError
 from tasks.core.types.bars import floor_time
 from tasks.core.types.orders import VenuePosition
+from tasks.halts import active_halts
+from tasks.leases import Leases, symbol_lease
 from tasks.settings import settings
+from tasks.steps import reached
 
 T = TypeVar("T")
 LOOKS = 2  # how often a difference is looked at again before it counts
@@ -36,23 +39,31 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
     Raises TradingError at the end, naming all that failed.
     """
     tried = Tried()
-    wrong = await _watch_stops(call, tried, await tried("positions", call(stage.venue_positions)(), []))
+    reached("protect_begun")
+    held = await tried("positions", call(stage.venue_positions)(), [])
+    wrong = await _watch_stops(call, tried, [position for position in held if position.stop is None])
+    reached("stops_watched")
     now = await tried("clock", call(fetch.venue_now)(), None)
     ended = 0
     if now is not None:
         ended = await tried("working orders", call(working.settle_working_orders)(now), 0)
+    reached("working_settled")
     changed = []
     for symbol in stage.symbols_of_ours():
+        wrong += await tried(f"orders of {symbol}", adopt.adopt_working(symbol), [])
         changed += await tried(f"booking {symbol}", call(stage.book_fills)(symbol), [])
     at_venue = await tried("comparison", _compare(call, tried, wrong), [])
-    wrong += await _watch_stops(call, tried, at_venue)
-    done = []
+    reached("compared")
+    wrong += await _watch_stops(call, tried, [position for position in at_venue if stage.exposed(position)])
+    done = await _close_what_must_go(call, tried)
     if now is not None:
-        done = await _carry_out_followups(call, tried, now)
+        done += await _carry_out_followups(call, tried, now)
         await tried("cycles", _in_turn(call(working.end_abandoned_cycles), now), 0)
+        reached("cycles_ended")
         if (found := await tried("account", call(fetch.fetch_account)(), None)) is not None:
             await tried("equity", _in_turn(call(account.keep_equity), found[0], now), None)
     result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": wrong, "followups": done}
+    reached("protect_ended")
     log().info("protect %s", result)
     tried.raise_what_failed()
     return result
@@ -85,9 +96,8 @@ async def _in_turn(task: Any, *given: Any) -> Any:
     return task(*given)
 
 
-async def _watch_stops(call: Call, tried: Tried, at_venue: list[VenuePosition]) -> list[str]:
-    naked = [held for held in at_venue if held.stop is None]
-    lines = [await tried(f"stop of {held.symbol}", call(stage.restore_stop)(held), "") for held in naked]
+async def _watch_stops(call: Call, tried: Tried, exposed: list[VenuePosition]) -> list[str]:
+    lines = [await tried(f"stop of {held.symbol}", call(stage.restore_stop)(held), "") for held in exposed]
     for line in filter(None, lines):
         log().error("protect %s", line)
     return [line for line in lines if line]
@@ -117,13 +127,35 @@ async def _compare(call: Call, tried: Tried, wrong: list[str]) -> list[VenuePosi
     return at_venue
 
 
-async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[str]:
+async def _close_what_must_go(call: Call, tried: Tried) -> list[str]:
+    """Close every position under a halt that asks for it, else those whose target only we can take."""
     done: list[str] = []
+    flat = any(halt.flatten for halt in active_halts())
     for position in store().open_positions(settings().strategy):
-        price = account.last_close(position.symbol, floor_time(now, "5m"))
-        if price is not None and position.followups:
+        if flat:
+            closing = stage.flatten(position, position.quantity)
+            if await tried(f"flattening {position.symbol}", closing, None) is None:
+                continue
+        elif not await tried(f"target of {position.symbol}", call(stage.take_target)(position), False):
+            continue
+        await tried(f"booking {position.symbol}", call(stage.book_fills)(position.symbol), [])
+        done.append(f"{position.symbol} closed: {'halted' if flat else f'target {position.target}'}")
+    return done
+
+
+async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[str]:
+    """Do what is due, unless a cycle is deciding on the symbol right now: then at the next run."""
+    done: list[str] = []
+    async with Leases(owner(), patience_s=0) as leases:
+        for position in store().open_positions(settings().strategy):
+            price = account.last_close(position.symbol, floor_time(now, "5m"))
+            if price is None or not position.followups:
+                continue
+            if (lease := await leases.take(symbol_lease(position.symbol))) is None:
+                continue
             instrument = await tried("instrument", call(fetch.fetch_instrument)(position.symbol), None)
             if instrument is not None:
-                doing = call(stage.carry_out_followups)(position, price, instrument)
+                doing = call(followups.carry_out_followups)(position, price, instrument, lease)
                 done += await tried(f"follow-ups of {position.symbol}", doing, [])
+            leases.give_back(symbol_lease(position.symbol))
     return done

@@ -6,40 +6,68 @@ from decimal import Decimal
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.adapters.store_orders import FINAL_STATES
 from tasks.connections import log, store, venue
-from tasks.core.errors import OrderRejected
+from tasks.core.errors import LeaseLost, OrderRejected
 from tasks.core.trading import booking
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
-from tasks.sending import PROTECTION, send
+from tasks.core.types.record import Lease
+from tasks.halts import active_halt
+from tasks.sending import PROTECTION, prove, send
 from tasks.settings import settings
+from tasks.steps import reached
 
 
 @task(retries=2, retry_delay_seconds=[5, 15], cache_policy=NO_CACHE)
 async def execute_intents(
-    cycle_id: str, intents: tuple[OrderIntent, ...], as_of: datetime, price: Decimal | None = None
+    cycle_id: str, intents: tuple[OrderIntent, ...], lease: Lease, as_of: datetime, price: Decimal | None = None
 ) -> tuple[Order, ...]:
     """Write every intent to the store, then carry them out in order. A retry finds what was sent, by its id.
 
+    lease: under which they are sent; once it is lost nothing more is, and fewer orders than intents come back.
     price: what the decision was sized at. An entry is not sent when the decision is too old by now, when the market
     has run away from that price, or while trading is halted; what the venue has already is taken over all the same.
     """
     store().save_intents(cycle_id, intents, as_of)
-    return tuple([await _carry_out(cycle_id, intent, as_of, price) for intent in intents])
+    done: list[Order] = []
+    for intent in intents:
+        try:
+            done.append(_ended(intent) or await _carry_out(cycle_id, intent, lease, as_of, price))
+        except LeaseLost as e:
+            log().error("execute symbol=%s cycle_id=%s %s", intent.symbol, cycle_id, e)
+            break
+    return tuple(done)
 
 
-async def _carry_out(cycle_id: str, intent: OrderIntent, as_of: datetime, price: Decimal | None) -> Order:
+def _ended(intent: OrderIntent) -> Order | None:
+    """Return what became of an intent that a run before this one has ended."""
+    state = store().intent_state(intent.client_order_id)
+    if state not in FINAL_STATES:
+        return None
+    reason = "its intent was ended by another run before it was sent"
+    return store().order(intent.client_order_id) or _refused(intent, reason)
+
+
+async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: datetime, price: Decimal | None) -> Order:
     kept = store()
     try:
         objection = await _objection(intent, as_of, price)
-        order = _refused(intent, objection) if objection else await send(venue(), intent)
+        if objection:
+            prove(intent, lease)  # a run that has lost the lease may not end it either
+            order = _refused(intent, objection)
+        else:
+            order = await send(venue(), intent, lambda: prove(intent, lease))
     except OrderRejected as e:
         order = _refused(intent, str(e))
     kept.save_order(order, cycle_id)
+    reached("order_saved")
     state = "rejected" if order.status is OrderStatus.REJECTED else "sent"
     if intent.type in PROTECTION and state == "sent":
         _note_protection(intent)
+        reached("protection_noted")
         state = "done"
     kept.mark_intent(intent.client_order_id, state, datetime.now(UTC))
+    reached("intent_marked")
     level = log().error if order.status is OrderStatus.REJECTED else log().info
     level(
         "execute symbol=%s cycle_id=%s client_order_id=%s status=%s filled=%s avg_price=%s reason=%s",
@@ -65,7 +93,9 @@ async def _objection(intent: OrderIntent, as_of: datetime, price: Decimal | None
     late = (await venue().now() - as_of).total_seconds()
     if late > settings().limits.max_lateness_s:
         return f"stale: {late:.0f} s after the close, at most {settings().limits.max_lateness_s} s"
-    if halt := store().active_halt():
+    if intent.type is OrderType.LIMIT and not venue().attaches_protection:
+        return "the venue takes no stop with an entry: one that rests could fill unprotected; enter at market"
+    if halt := active_halt():
         return f"halted: {halt.reason}"
     if intent.type is OrderType.MARKET and price is not None:
         return await _slipped(intent, price)

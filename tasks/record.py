@@ -19,10 +19,10 @@ CHART_BARS = 96  # a day of 15m
 
 
 @task(task_run_name="record-{record.symbol}", retries=2, retry_delay_seconds=1, cache_policy=NO_CACHE)
-def record_cycle(record: CycleRecord) -> None:
-    """Keep the record; running it again with the same record changes nothing."""
+def record_cycle(record: CycleRecord, first: bool = False) -> None:
+    """Keep the record; running it again with the same record changes nothing. first: as in `Store.save_cycle`."""
     at = datetime.now(UTC)
-    store().save_cycle(record, at)
+    store().save_cycle(record, at, first=first)
     if record.decided is not None:
         payload = {"status": record.status.value, "action": record.decided.decision.action}
         store().add_history(

@@ -5,12 +5,15 @@ from datetime import UTC, datetime, timedelta
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.book import book_fills, open_in
 from tasks.connections import log, store, venue
 from tasks.core.errors import TradingError
-from tasks.core.types.orders import OrderIntent, OrderStatus
+from tasks.core.types.decision import Add
+from tasks.core.types.orders import Order, OrderIntent, OrderStatus
 from tasks.core.types.record import CycleRecord, CycleStatus
-from tasks.protect import book_fills, open_in
+from tasks.halts import active_halt
 from tasks.settings import settings
+from tasks.steps import reached
 
 GRACE = timedelta(minutes=5)  # after the last moment a decision may be sent at
 PROTECT_LEG = "p0"  # how the ids of `protect`'s own orders end
@@ -39,8 +42,10 @@ async def _settle(cycle_id: str, intent: OrderIntent, state: str, now: datetime)
     order = await venue().find_order(intent.symbol, intent.client_order_id)
     if order is None:
         return _give_up(intent, state, now)
-    if order.status is OrderStatus.OPEN and _unwanted(intent, now):
+    if order.status is OrderStatus.OPEN and await _unwanted(cycle_id, intent, order, now):
+        reached("before_cancel")
         await venue().cancel(intent.symbol, intent.client_order_id)
+        reached("cancelled")
         order = await venue().find_order(intent.symbol, intent.client_order_id) or order
     kept.save_order(order, cycle_id)
     if order.status is OrderStatus.OPEN:
@@ -51,10 +56,22 @@ async def _settle(cycle_id: str, intent: OrderIntent, state: str, now: datetime)
     return True
 
 
-def _unwanted(intent: OrderIntent, now: datetime) -> bool:
+async def _unwanted(cycle_id: str, intent: OrderIntent, order: Order, now: datetime) -> bool:
     if intent.expires_at is not None and intent.expires_at <= now:
         return True
-    return not intent.reduce_only and store().active_halt() is not None
+    if intent.reduce_only:
+        return False
+    return active_halt() is not None or await _left_behind(cycle_id, intent, order)
+
+
+async def _left_behind(cycle_id: str, intent: OrderIntent, order: Order) -> bool:
+    """Say whether the position is gone that an entry's rest would have added to."""
+    record = store().cycle(cycle_id)
+    adds = record is not None and record.verdict is not None and isinstance(record.verdict.decision, Add)
+    if not adds and order.filled == 0:
+        return False
+    await book_fills.fn(intent.symbol)
+    return not open_in(intent.symbol)
 
 
 def _give_up(intent: OrderIntent, state: str, now: datetime) -> bool:

@@ -1,11 +1,11 @@
 """Cycles and what they decided: one row per cycle, at most one decision in it, and whether MLflow has it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, func, or_, select, update
 
 from tasks.adapters.store_database import Database
 from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, ToolCallRow, VerdictRow
@@ -41,18 +41,19 @@ class CycleStore(Database):
             )
         return BeginResult.RESUMED if status == CycleStatus.STARTED else BeginResult.DONE
 
-    def save_cycle(self, record: CycleRecord, at: datetime) -> None:
+    def save_cycle(self, record: CycleRecord, at: datetime, *, first: bool = False) -> None:
         """Write the record with its decision, calls and verdict, all or nothing; again is a no-op.
 
         A finished cycle never becomes unfinished: a late process that still thinks so writes nothing. A decision
-        that was kept before stays as it is.
+        that was kept before stays as it is. first: one that another run has finished stays as it is.
         """
+        unfinished = Cycle.status == CycleStatus.STARTED
         statement = self._upsert(
             Cycle,
             _cycle_row(record, at),
             ["cycle_id"],
             keep=["started_at"],
-            only=lambda new: or_(Cycle.status == CycleStatus.STARTED, new.status != CycleStatus.STARTED),
+            only=lambda new: unfinished if first else or_(unfinished, new.status != CycleStatus.STARTED),
         )
         with self._writing() as connection:
             if not connection.scalar(statement.returning(Cycle.cycle_id)):
@@ -86,6 +87,25 @@ class CycleStore(Database):
         if since is not None:
             query = query.where(Cycle.as_of >= since)
         return self._records(query)
+
+    def cycles_oldest_first(self, strategy: str | None = None, batch: int = 500) -> Iterator[CycleRecord]:
+        """Yield every finished cycle of a strategy, or of all; `batch` of them are in memory at a time."""
+        query = select(Cycle.record).where(Cycle.status != CycleStatus.STARTED)
+        query = query if strategy is None else query.where(Cycle.strategy == strategy)
+        query = query.order_by(Cycle.as_of, Cycle.cycle_id).limit(batch)
+        page = self._records(query)
+        while page:
+            yield from page
+            at, last = page[-1].as_of, page[-1].cycle_id
+            later = or_(Cycle.as_of > at, and_(Cycle.as_of == at, Cycle.cycle_id > last))
+            page = self._records(query.where(later))
+
+    def cycles_span(self, strategy: str) -> tuple[datetime, datetime] | None:
+        """Return the first and the last close a cycle of the strategy was about."""
+        query = select(func.min(Cycle.as_of), func.max(Cycle.as_of)).where(Cycle.strategy == strategy)
+        with self._reading() as connection:
+            first, last = connection.execute(query).one()
+        return None if first is None else (first, last)
 
     def unfinished_cycles(self, strategy: str) -> list[CycleRecord]:
         """Return cycles that run now or whose process died, oldest first."""

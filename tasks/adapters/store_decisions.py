@@ -95,7 +95,8 @@ class DecisionStore(Database):
 
     def find_reply(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None:
         """Return the newest of these replies that was kept at `since` or later."""
-        query = select(ReplyRow.model, ReplyRow.raw_reply, ReplyRow.created_at)
+        names = ("model", "raw_reply", "created_at", "cost_usd", "tokens_in", "tokens_out")
+        query = select(*(getattr(ReplyRow, name) for name in names))
         query = query.where(ReplyRow.content_hash.in_(content_hashes), ReplyRow.created_at >= since)
         with self._reading() as connection:
             row = connection.execute(query.order_by(ReplyRow.created_at.desc()).limit(1)).mappings().first()

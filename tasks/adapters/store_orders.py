@@ -3,31 +3,36 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 
-from tasks.adapters.store_database import Database
+from tasks.adapters.store_leases import LeaseStore
 from tasks.adapters.store_models import Cycle, FillRow, Intent, OrderRow
 from tasks.adapters.store_types import columns_of, dto_of, row_of
 from tasks.core.errors import StoreError
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.record import Lease
 
 # From which states an intent may come into each: it never goes back.
 INTENT_STATES = {
     "persisted": ("persisted",),
-    "sent": ("persisted", "sent"),
-    "done": ("persisted", "sent", "done", "rejected"),
-    "rejected": ("persisted", "sent", "rejected"),
+    "sent": ("persisted", "sending", "sent"),
+    "done": ("persisted", "sending", "sent", "done", "rejected"),
+    "rejected": ("persisted", "sending", "sent", "rejected"),
 }
 FINAL_STATES = ("done", "rejected")
+SENDABLE = ("persisted", "sending", "sent")
 
 
-class OrderStore(Database):
+class OrderStore(LeaseStore):
     """Intents, orders, fills."""
 
-    def save_intents(self, cycle_id: str, intents: Sequence[OrderIntent], at: datetime) -> None:
+    def save_intents(
+        self, cycle_id: str, intents: Sequence[OrderIntent], at: datetime, lease: Lease | None = None
+    ) -> None:
         """Persist all legs in one transaction; the same again is a no-op.
 
-        Raises StoreError if one of the ids is known with another content or cycle: then nothing may be sent.
+        Raises StoreError if one of the ids is known with another content or cycle, or if `lease` is no longer held:
+        then nothing was kept and nothing may be sent.
         """
         if not intents:
             return
@@ -39,6 +44,8 @@ class OrderStore(Database):
         wanted = {i.client_order_id: (cycle_id, i) for i in intents}
         query = select(Intent.cycle_id, *columns_of(Intent, OrderIntent)).where(Intent.client_order_id.in_(wanted))
         with self._writing() as connection:
+            if lease is not None and not connection.scalar(select(self.still_held(lease))):
+                raise StoreError(f"{lease.name} was lost to another run before its intents were kept; nothing is sent")
             connection.execute(self._insert(Intent).on_conflict_do_nothing(), rows)
             for row in connection.execute(query):
                 kept = (row.cycle_id, dto_of(OrderIntent, row))
@@ -65,6 +72,23 @@ class OrderStore(Database):
             moved = connection.execute(move.values(state=state, state_at=at)).rowcount
             if not moved and connection.scalar(select(Intent.state).where(this)) is None:
                 raise StoreError(f"intent {client_order_id} was never persisted; save_intents comes first")
+
+    def begin_sending(self, client_order_id: str, lease: Lease, at: datetime) -> bool:
+        """Note that an intent is about to be sent under `lease`, in one statement: False means it must not be.
+
+        Then the lease is no longer held, a later holder has sent the intent, or it is done or rejected.
+        """
+        ours = or_(Intent.fence.is_(None), Intent.fence <= lease.token)
+        this = (Intent.client_order_id == client_order_id, Intent.state.in_(SENDABLE), ours)
+        move = update(Intent).where(*this, self.still_held(lease)).returning(Intent.leg)
+        with self._writing() as connection:
+            return connection.scalar(move.values(state="sending", state_at=at, fence=lease.token)) is not None
+
+    def drop_intents(self, cycle_id: str, at: datetime) -> None:
+        """Reject the intents of a cycle that nobody ever began to send."""
+        unsent = update(Intent).where(Intent.cycle_id == cycle_id, Intent.state == "persisted", Intent.fence.is_(None))
+        with self._writing() as connection:
+            connection.execute(unsent.values(state="rejected", state_at=at))
 
     def open_intents(self, strategy: str) -> list[tuple[str, OrderIntent, str]]:
         """Return (cycle_id, intent, state) of every intent neither done nor rejected, oldest first."""
@@ -116,17 +140,18 @@ class OrderStore(Database):
         with self._reading() as connection:
             return [dto_of(Fill, row) for row in connection.execute(query)]
 
-    def recent_opens(self, strategy: str, since: datetime) -> list[datetime]:
-        """Return when entries were persisted, oldest first."""
+    def recent_entries(self, strategy: str, since: datetime) -> list[tuple[datetime, str | None]]:
+        """Return when entries were persisted and the status of their orders (None: not known yet), oldest first."""
         query = (
-            select(Intent.persisted_at)
+            select(Intent.persisted_at, OrderRow.status)
             .join(Cycle, Cycle.cycle_id == Intent.cycle_id)
+            .outerjoin(OrderRow, OrderRow.client_order_id == Intent.client_order_id)
             .where(Cycle.strategy == strategy, Intent.persisted_at >= since)
             .where(Intent.reduce_only.is_(False), Intent.type.in_((OrderType.MARKET.value, OrderType.LIMIT.value)))
             .order_by(Intent.persisted_at)
         )
         with self._reading() as connection:
-            return list(connection.scalars(query))
+            return [(row.persisted_at, row.status) for row in connection.execute(query)]
 
     def save_order(self, order: Order, cycle_id: str | None) -> None:
         """Keep an order's newest state; one older than what is kept changes nothing.

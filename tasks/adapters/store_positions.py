@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Select, select, update
 
 from tasks.adapters.store_database import Database
-from tasks.adapters.store_models import EquityRow, OutcomeRow, PositionRow
+from tasks.adapters.store_models import Cycle, EquityRow, OutcomeRow, PositionRow
 from tasks.adapters.store_types import columns_of, dto_of, row_of
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import EquityPoint, Outcome
@@ -60,11 +60,18 @@ class PositionStore(Database):
                 connection.execute(self._upsert(OutcomeRow, values, ["position_id"]))
 
     def outcomes(
-        self, strategy: str, symbol: str | None = None, until: datetime | None = None, limit: int = 20
+        self,
+        strategy: str,
+        symbol: str | None = None,
+        until: datetime | None = None,
+        limit: int = 20,
+        decider: str | None = None,
     ) -> list[Outcome]:
         """Return outcomes of positions closed at `until` or before, newest first."""
         query = _outcomes().join(PositionRow, PositionRow.position_id == OutcomeRow.position_id)
         query = query.where(PositionRow.strategy == strategy)
+        if decider is not None:
+            query = query.join(Cycle, Cycle.cycle_id == OutcomeRow.cycle_id).where(Cycle.decider == decider)
         if symbol is not None:
             query = query.where(OutcomeRow.symbol == symbol)
         if until is not None:

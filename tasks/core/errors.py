@@ -37,6 +37,10 @@ class DuplicateOrder(VenueError):
     """The venue already has this client order id: look the order up; it is not a failure."""
 
 
+class LeaseLost(TradingError):
+    """Another run may be deciding on this symbol by now: nothing more is sent, and the record says so."""
+
+
 class LedgerMismatch(TradingError):
     """Venue and ledger disagree: halt new entries and page a human."""
 

@@ -42,9 +42,14 @@ class OrderBook(Protocol):
 
 
 class Venue(Protocol):
-    """An exchange account. Raises VenueUnavailable when the outcome is unknown, OrderRejected when refused."""
+    """An exchange account. Raises VenueUnavailable when the outcome is unknown, OrderRejected when refused.
+
+    attaches_protection: an entry's stop and target are taken with it, in one request. Where not, the stop is set right
+    after the fill, and targets are `protect`'s: `set_protection` and `submit` leave them out.
+    """
 
     name: str
+    attaches_protection: bool
 
     async def now(self) -> datetime:
         """Return the venue's clock, aware UTC."""

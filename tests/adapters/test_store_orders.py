@@ -29,7 +29,7 @@ def test_same_intents_again_are_a_no_op_whatever_their_trailing_zeros(begun):
     begun.mark_intent("qd-1", "sent", AT)
     begun.save_intents("c1", [an_intent(quantity=Decimal("0.012"))], AT + minutes(1))
     assert [state for _, _, state in begun.open_intents("default")] == ["sent"]
-    assert begun.recent_opens("default", AT) == [AT]
+    assert begun.recent_entries("default", AT) == [(AT, None)]
 
 
 def test_other_content_under_a_known_id_is_refused_and_nothing_of_it_kept(begun):
@@ -77,13 +77,14 @@ def test_open_intents_are_those_of_the_strategy_oldest_first(begun):
     ]
 
 
-def test_recent_opens_are_entries_only(begun):
+def test_recent_entries_are_entries_only_with_what_became_of_their_orders(begun):
     entry, limit = an_intent("market"), an_intent("limit", type=OrderType.LIMIT, price=Decimal(1))
     stop, closing = an_intent("stop", type=OrderType.STOP), an_intent("close", reduce_only=True)
     begun.save_intents("c1", [entry, stop, closing], AT)
     begun.save_intents("c2", [limit], AT + minutes(5))
-    assert begun.recent_opens("default", AT) == [AT, AT + minutes(5)]
-    assert begun.recent_opens("default", AT + minutes(1)) == [AT + minutes(5)]
+    begun.save_order(an_order("market", status=OrderStatus.REJECTED), "c1")
+    assert begun.recent_entries("default", AT) == [(AT, "rejected"), (AT + minutes(5), None)]
+    assert begun.recent_entries("default", AT + minutes(1)) == [(AT + minutes(5), None)]
 
 
 def test_order_is_kept_in_its_newest_state(begun):

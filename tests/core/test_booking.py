@@ -15,8 +15,8 @@ ENTRY, EXIT, AGAIN = "qd" + "1" * 32 + "e0", "qd" + "2" * 32 + "p0", "qd" + "3" 
 
 def intent(order, side="buy", **fields):
     return OrderIntent(
-        client_order_id=order, symbol=BTC, side=side, type=OrderType.MARKET, quantity=D(1),
-        **({"stop": D(90)} | fields),
+        client_order_id=order, symbol=BTC, side=side, quantity=D(1),
+        **({"type": OrderType.MARKET, "stop": D(90)} | fields),
     )  # fmt: skip
 
 
@@ -107,3 +107,39 @@ def test_other_exits_are_left_alone(order, quantity):
     [position], foreign = book(fill("a", ENTRY, "buy"), fill("b", order, "sell", quantity, minute=1))
     assert position.quantity == 1
     assert [f.fill_id for f in foreign] == ["b"]
+
+
+REST = {**OURS, ENTRY: ("c1", intent(ENTRY, type=OrderType.LIMIT, price=D(100), target=D(130)))}
+
+
+def test_the_rest_of_an_entry_that_fills_after_its_position_closed_is_another_position():
+    fills = [fill("a", ENTRY, "buy", "0.4"), fill("b", "", "sell", "0.4", minute=1, reason="stop"),
+             fill("c", ENTRY, "buy", "0.6", minute=2)]  # fmt: skip
+    first, second = booking.project(fills, REST, {}, "default")[0]
+    assert (first.quantity, first.closed_at, second.quantity) == (0, AT + timedelta(minutes=1), D("0.6"))
+    assert first.position_id != second.position_id
+    assert (second.stop, second.cycle_id) == (D(90), "c1")
+
+
+def test_a_position_that_ended_is_not_opened_again_when_only_the_later_fills_are_gone_through():
+    fills = [fill("a", ENTRY, "buy", "0.4"), fill("b", "", "sell", "0.4", minute=1, reason="stop"),
+             fill("c", ENTRY, "buy", "0.6", minute=2)]  # fmt: skip
+    first, second = booking.project(fills, REST, {}, "default")[0]
+    [again], _ = booking.project(fills[2:], REST, {}, "default", {first.position_id})
+    assert again == second
+
+
+def test_an_entry_of_the_other_side_that_reduces_leaves_the_stop_as_it_is():
+    short = {**OURS, AGAIN: ("c2", intent(AGAIN, "sell", stop=D(110), target=D(80)))}
+    fills = [fill("a", ENTRY, "buy"), fill("b", AGAIN, "sell", "0.4", minute=1)]
+    [position], _ = booking.project(fills, short, {}, "default")
+    assert (position.side, position.quantity, position.stop, position.target) == ("long", D("0.6"), D(90), None)
+
+
+def test_an_entry_of_the_other_side_that_is_larger_closes_and_opens_with_its_own_stop():
+    short = {**OURS, AGAIN: ("c2", intent(AGAIN, "sell", stop=D(110)))}
+    fills = [fill("a", ENTRY, "buy"), fill("b", AGAIN, "sell", "1.5", minute=1, fee=D("0.3"))]
+    (closed, opened), foreign = booking.project(fills, short, {}, "default")
+    assert (closed.quantity, closed.fees, closed.closed_at) == (0, D("0.2"), AT + timedelta(minutes=1))
+    assert (opened.side, opened.quantity, opened.fees, opened.stop) == ("short", D("0.5"), D("0.1"), D(110))
+    assert not foreign

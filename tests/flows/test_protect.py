@@ -13,8 +13,8 @@ from test_trade import OPEN, START, SYMBOL, exchange, killed_after_the_intents_w
 
 from flows.protect import protect
 from flows.trade import Request, run_cycles
+from tasks import book, followups, sending
 from tasks import protect as stage
-from tasks import sending
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
 from tasks.core.types.orders import OrderIntent, OrderType
@@ -61,14 +61,14 @@ async def test_one_symbols_ledger_mismatch_leaves_no_other_naked(home, two_symbo
     await run_cycles(Request(symbols=(SYMBOL, ETH), decider=f"recorded:{home / 'replies.jsonl'}", reason="a test asks"))
     assert len(state(two_symbols)["positions"]) == 2
     await venue().set_protection(ETH, D(0), None)
-    real = stage.book_fills.fn
+    real = book.book_fills.fn
 
     async def broken(symbol: str):
         if symbol == SYMBOL:
             raise LedgerMismatch("fill x takes 2 out of 1; reconcile")
         return await real(symbol)
 
-    monkeypatch.setattr(stage.book_fills, "fn", broken)
+    monkeypatch.setattr(book.book_fills, "fn", broken)
     with pytest.raises(TradingError, match=f"booking {SYMBOL}"):
         await protect_once()
     assert all(position["stopLoss"] for position in state(two_symbols)["positions"])
@@ -120,7 +120,7 @@ async def test_a_position_not_booked_yet_gets_the_stop_of_its_entry(home, exchan
         raise VenueUnavailable("no fills")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage.book_fills, "fn", unbooked)
+        patch.setattr(book.book_fills, "fn", unbooked)
         with pytest.raises(TradingError):
             await run(recorded(home, (START, OPEN)))
         assert store().open_positions("default") == []
@@ -139,8 +139,8 @@ async def test_a_flatten_that_was_not_answered_is_sent_as_it_was_written(home, e
     with monkeypatch.context() as patch:
         patch.setattr(stage, "send", silent)
         with pytest.raises(VenueUnavailable):
-            await stage._flatten(position, position.quantity)
-    await stage._flatten(position, position.quantity / 2)
+            await stage.flatten(position, position.quantity)
+    await stage.flatten(position, position.quantity / 2)
     await venue().close()
     assert state(exchange)["positions"] == []
 
@@ -154,13 +154,13 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage.followups, "mark_done", die)
+        patch.setattr(followups.followups, "mark_done", die)
         with pytest.raises(KeyboardInterrupt):
-            await stage.carry_out_followups.fn(position, price, instrument)
-    await stage.book_fills.fn(SYMBOL)
+            await followups.carry_out_followups.fn(position, price, instrument)
+    await book.book_fills.fn(SYMBOL)
     [trimmed] = store().open_positions("default")
     assert trimmed.quantity < position.quantity
-    assert await stage.carry_out_followups.fn(trimmed, price, instrument)
+    assert await followups.carry_out_followups.fn(trimmed, price, instrument)
     await protect_once()
     [after] = store().open_positions("default")
     assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
@@ -177,12 +177,12 @@ async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(ho
     with monkeypatch.context() as patch:
         patch.setattr(stage, "send", die)
         with pytest.raises(KeyboardInterrupt):
-            await stage.carry_out_followups.fn(position, price, instrument)
+            await followups.carry_out_followups.fn(position, price, instrument)
     [(_, written, _)] = store().open_intents("default")
     await manual("sell", position.quantity / 2)
     await protect_once()
     [halved] = store().open_positions("default")
-    assert await stage.carry_out_followups.fn(halved, price, instrument)
+    assert await followups.carry_out_followups.fn(halved, price, instrument)
     await protect_once()
     [trimmed] = store().open_positions("default")
     assert trimmed.quantity == halved.quantity - written.quantity
@@ -207,7 +207,7 @@ def limit_entry() -> OrderIntent:
 
 
 async def test_a_halt_cancels_working_entries(home, exchange):
-    record = await run(recorded(home, (START, {**OPEN, "entry": {"type": "limit", "offset_bps": 500}})))
+    record = await run(recorded(home, (START, {**OPEN, "entry": {"type": "limit", "offset_bps": 2}})))
     assert [order.status for order in record.orders] == ["open"]
     await protect_once()
     assert store().open_intents("default")
@@ -252,7 +252,7 @@ async def test_a_manual_close_is_taken_over(home, exchange, caplog):
     assert "reason=manual" in caplog.text
 
 
-async def test_a_symbol_that_left_the_settings_is_still_booked(home, exchange, monkeypatch):
+async def test_a_symbol_that_left_the_settings_is_still_booked(home, two_symbols, monkeypatch):
     [position] = await opened(home)
     await manual("sell", position.quantity)
     monkeypatch.setenv("QUARTERDECK_SYMBOLS", ETH)
@@ -270,7 +270,7 @@ async def test_the_last_close_of_a_symbol_is_found_behind_many_of_others(home, e
     for number in range(60):
         other = {"position_id": f"p{number}", "symbol": ETH, "closed_at": START + timedelta(minutes=number)}
         store().save_position(closed.model_copy(update=other))
-    assert stage._last_closed(SYMBOL) == START
+    assert book.last_closed(SYMBOL) == START
 
 
 async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home, exchange, prefect_server, monkeypatch):

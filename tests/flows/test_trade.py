@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,8 +15,13 @@ from sandbox_server import advance, fault, running_sandbox, state
 from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles, trade
+from tasks import sending, steps
+from tasks.adapters.store import Store
 from tasks.connections import store, venue
+from tasks.core.errors import VenueUnavailable
+from tasks.core.types.orders import Order, OrderIntent
 from tasks.core.types.record import CycleStatus
+from tasks.leases import symbol_lease
 from tasks.settings import settings
 
 SYMBOL = "BTC/USDT:USDT"
@@ -215,20 +221,21 @@ async def test_the_whole_flow_runs_under_prefect_and_leaves_its_page(home, excha
 
 
 async def killed_after_the_intents_were_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Leave a cycle as a process does that dies between writing its intents and sending them."""
-    from flows import trade as story
-    from tasks import execute
-
-    async def die(*_: object) -> None:
-        raise KeyboardInterrupt
-
+    """Leave a cycle as a process does that dies between writing its intents and sending them, its lease run out."""
     decider = recorded(home, (START, OPEN))
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "send", die)
-        patch.setattr(story, "LEASE", timedelta(0))  # as if its time were up
+        patch.setattr(steps, "hook", die_at("before_look_up"))
         with pytest.raises(KeyboardInterrupt):
             await run(decider)
     return decider
+
+
+def die_at(step: str) -> Callable[[str], None]:
+    def die(reached: str) -> None:
+        if reached == step:
+            raise KeyboardInterrupt
+
+    return die
 
 
 async def test_a_cycle_killed_before_sending_is_finished_by_the_next_run(home, exchange, monkeypatch):
@@ -292,8 +299,12 @@ async def test_a_dry_run_takes_neither_the_bar_nor_the_reasons(home, exchange):
 
 
 async def test_a_market_that_ran_away_is_not_chased(home, exchange, monkeypatch):
-    monkeypatch.setenv("QUARTERDECK_LIMITS__MAX_SLIPPAGE_BPS", "0.01")
-    settings.cache_clear()
+    def runs_away(step: str) -> None:
+        if step == "intents_saved":  # the guard has let it through
+            monkeypatch.setenv("QUARTERDECK_LIMITS__MAX_SLIPPAGE_BPS", "0.01")
+            settings.cache_clear()
+
+    monkeypatch.setattr(steps, "hook", runs_away)
     record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.FAILED
     assert "slippage" in record.error
@@ -306,3 +317,86 @@ async def test_an_odd_as_of_is_the_bar_it_lies_in(home, exchange):
     again = await run(decider, as_of=START + timedelta(minutes=3, seconds=17))
     assert again.as_of == START
     assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
+
+
+async def test_a_run_that_loses_its_lease_before_sending_sends_nothing_and_says_so(home, exchange, monkeypatch):
+    other = Store(settings().store_url)
+
+    def taken_over(step: str) -> None:
+        if step == "guard_released":
+            name = symbol_lease(SYMBOL)
+            other.release_lease(other.lease(name))  # as if its time were up
+            assert other.acquire_lease(name, "another", timedelta(minutes=5))
+
+    monkeypatch.setattr(steps, "hook", taken_over)
+    record = await run(recorded(home, (START, OPEN)))
+    other.close()
+    assert record.status is CycleStatus.FAILED
+    assert "was taken over by another with token 2; nothing more was sent" in record.error
+    assert store().cycle(record.cycle_id) == record
+    assert state(exchange)["orders"] == []
+    assert store().open_intents("default") == []
+
+
+async def test_what_another_run_has_ended_is_not_sent_by_the_one_that_resumes(home, exchange, monkeypatch):
+    decider = await killed_after_the_intents_were_written(home, monkeypatch)
+    [cycle] = store().cycles("default")
+    store().drop_intents(cycle.cycle_id, START)
+    record = await run(decider)
+    assert record.status is CycleStatus.FAILED
+    assert "ended by another run" in record.error
+    assert state(exchange)["orders"] == []
+
+
+async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_order(home, exchange, monkeypatch):
+    record = await run(recorded(home, (START, OPEN)), dry_run=True)
+    [intent] = record.intents
+    real, late = venue(), []
+
+    class Slow:
+        """The first request is on its way while the venue is asked; it arrives just before the second."""
+
+        find_order = staticmethod(real.find_order)
+
+        async def submit(self, intent: OrderIntent) -> Order:
+            if not late:
+                late.append(intent)
+                raise VenueUnavailable("no answer")
+            await real.submit(late[0])
+            return await real.submit(intent)
+
+    monkeypatch.setattr(sending, "PAUSES", (0.01,))
+    order = await sending.send(Slow(), intent)
+    await venue().close()
+    assert order.status == "filled"
+    [sent] = [each for each in state(exchange)["orders"] if each["orderLinkId"]]
+    assert sent["orderLinkId"] == intent.client_order_id
+
+
+async def test_two_processes_on_one_bar_make_one_decision_and_one_order(home, exchange):
+    command = [
+        sys.executable, "-m", "flows.cli", "cycle", "--symbol", SYMBOL, "--as-of", START.isoformat(),
+        "--decider", recorded(home, (START, OPEN)), "--json",
+    ]  # fmt: skip
+    running = [await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE) for _ in range(2)]
+    said = [json.loads((await process.communicate())[0]) for process in running]
+    assert [one["status"] for one in said] == ["executed", "executed"]
+    assert said[0]["cycle_id"] == said[1]["cycle_id"]
+    assert store().counts()["decisions"] == 1
+    assert len([order for order in state(exchange)["orders"] if order["orderLinkId"]]) == 1
+
+
+@pytest.mark.parametrize("step", ["lease_proven", "sent", "order_saved", "executed"])
+async def test_a_run_that_died_anywhere_in_sending_is_finished_with_one_order(home, exchange, monkeypatch, step):
+    decider = recorded(home, (START, OPEN))
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "hook", die_at(step))
+        with pytest.raises(KeyboardInterrupt):
+            await run(decider)
+    record = await run(decider)
+    assert record.status is CycleStatus.EXECUTED, record.error
+    assert record.error.startswith("resumed: the run that wrote the intents ended")
+    assert len([order for order in state(exchange)["orders"] if order["orderLinkId"]]) == 1
+    assert state(exchange)["positions"][0]["stopLoss"]
+    [position] = store().open_positions("default")
+    assert position.cycle_id == record.cycle_id

@@ -1,6 +1,6 @@
 """Fills -> positions, as a projection: the same fills always give the same positions, however often it is run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
 
@@ -13,14 +13,19 @@ Entries = Mapping[str, tuple[str, OrderIntent]]
 
 
 def project(
-    fills: Sequence[Fill], entries: Entries, kept: Mapping[str, Position], strategy: str
+    fills: Sequence[Fill],
+    entries: Entries,
+    kept: Mapping[str, Position],
+    strategy: str,
+    closed: Collection[str] = (),
 ) -> tuple[list[Position], list[Fill]]:
     """Fold one symbol's fills, starting flat.
 
     entries: our intents by client order id, with their cycle_id; kept: positions as stored, whose moved stops and
-    follow-ups are carried over. Returns every position in order (the last may be open) and the fills not ours.
+    follow-ups are carried over; closed: ids of positions that ended before, never to be opened again. Returns every
+    position in order (the last may be open) and the fills not ours.
     """
-    fold = _Fold(entries, strategy)
+    fold = _Fold(entries, strategy, closed)
     in_time = sorted(fills, key=lambda fill: (fill.at, fill.fill_id))
     for _, at_once in groupby(in_time, key=lambda fill: fill.at):
         fold.instant(list(at_once))
@@ -38,8 +43,8 @@ def is_manual(fill: Fill, entries: Entries) -> bool:
 class _Fold:
     """One symbol's position while its fills are gone through."""
 
-    def __init__(self, entries: Entries, strategy: str) -> None:
-        self.entries, self.strategy = entries, strategy
+    def __init__(self, entries: Entries, strategy: str, ended: Collection[str]) -> None:
+        self.entries, self.strategy, self.ended = entries, strategy, set(ended)
         self.closed: list[Position] = []
         self.foreign: list[Fill] = []
         self.current: Position | None = None
@@ -77,7 +82,9 @@ class _Fold:
             if ours is None or not self._enters(fill):
                 self.foreign.append(fill)
             else:
-                self.current = ledger.open_position(ours[1], [fill], self.strategy, ours[0])
+                self._open(fill, *ours)
+        elif ours is not None and self._enters(fill) and _reduces(fill, self.current):
+            self._turn(fill, self.current, *ours)
         elif ours is not None and self._enters(fill):
             self.current = add_protection(ledger.apply_fill(self.current, fill), ours[1])
         elif fill.reason == "funding" and attached:
@@ -86,8 +93,27 @@ class _Fold:
             self._exit(fill, self.current)
         else:
             self._of_others(fill, self.current)
+        self._close()
+
+    def _open(self, fill: Fill, cycle_id: str, intent: OrderIntent) -> None:
+        """Open a position; the rest of an entry whose position has closed meanwhile opens another one."""
+        name = ledger.position_id(intent.client_order_id)
+        if name in self.ended:
+            name = ledger.position_id(intent.client_order_id, fill.fill_id)
+        self.current = ledger.open_position(intent, [fill], self.strategy, cycle_id, name)
+
+    def _turn(self, fill: Fill, current: Position, cycle_id: str, intent: OrderIntent) -> None:
+        """Take an entry of the other side: it reduces, and what is more than we held opens a position there."""
+        rest = fill.quantity - current.quantity
+        self.current = ledger.apply_fill(current, _part(fill, min(fill.quantity, current.quantity)))
+        self._close()
+        if rest > 0:
+            self._open(_part(fill, rest), cycle_id, intent)
+
+    def _close(self) -> None:
         if self.current is not None and self.current.closed_at is not None:
             self.closed.append(self.current)
+            self.ended.add(self.current.position_id)
             self.current, self.theirs = None, Decimal(0)
 
     def _exit(self, fill: Fill, current: Position) -> None:
@@ -132,6 +158,8 @@ def add_protection(position: Position, intent: OrderIntent | None) -> Position:
     """Take over the stop and target that an entry brought with it: an ADD replaces those of the whole position."""
     if intent is None or intent.reduce_only or intent.stop is None:
         return position
+    if (intent.side == "buy") != (position.side == "long"):
+        return position  # it was the other side's: its stop is on the wrong side of this one
     return position.model_copy(update={"stop": intent.stop, "target": intent.target})
 
 

@@ -25,15 +25,15 @@ SCORED, HALF_LIFE = 20, 10
 SAME = Decimal("1e-20")  # relative: the last digits of a division are no news
 
 
-def position_id(client_order_id: str) -> str:
-    """Return the id of the position an entry order opens."""
-    return str(uuid5(NAMESPACE, client_order_id))
+def position_id(client_order_id: str, fill_id: str = "") -> str:
+    """Return the id of the position an entry order opens; of its second one, by the fill that opens it."""
+    return str(uuid5(NAMESPACE, f"{client_order_id}|{fill_id}" if fill_id else client_order_id))
 
 
-def open_position(intent: OrderIntent, fills: Sequence[Fill], strategy: str, cycle_id: str) -> Position:
+def open_position(intent: OrderIntent, fills: Sequence[Fill], strategy: str, cycle_id: str, name: str = "") -> Position:
     """Open a position from the fills of its entry order, oldest first; R is measured against the intent's stop.
 
-    Raises LedgerMismatch when a fill is not of this order.
+    name: its id, where it is not the one the order gives. Raises LedgerMismatch when a fill is not of this order.
     """
     if not fills:
         raise LedgerMismatch(f"{intent.client_order_id} opened nothing: it has no fills; look the order up")
@@ -41,7 +41,7 @@ def open_position(intent: OrderIntent, fills: Sequence[Fill], strategy: str, cyc
         if fill.client_order_id != intent.client_order_id or fill.side != intent.side:
             raise LedgerMismatch(f"fill {fill.fill_id} ({fill.side}) is not of {intent.client_order_id}; reconcile")
     flat = Position(
-        position_id=position_id(intent.client_order_id),
+        position_id=name or position_id(intent.client_order_id),
         strategy=strategy,
         cycle_id=cycle_id,
         symbol=intent.symbol,
@@ -70,13 +70,13 @@ def apply_fill(position: Position, fill: Fill) -> Position:
         raise LedgerMismatch(f"fill {fill.fill_id} came after {position.position_id} was closed; reconcile")
     if fill.reason == "funding":
         return position.model_copy(update={"fees": position.fees + fill.fee})
-    fee, kept = _fee(fill)
+    fee, kept = fee_of(fill)
     position = position.model_copy(update={"fees": position.fees + fee})
     adds = (fill.side == "buy") == (position.side == "long")
     return _add(position, fill, kept) if adds else _reduce(position, fill)
 
 
-def _fee(fill: Fill) -> tuple[Decimal, Decimal]:
+def fee_of(fill: Fill) -> tuple[Decimal, Decimal]:
     """Return the fee in quote and the quantity that is left of the fill once it is paid."""
     base, _, quote = fill.symbol.partition(":")[0].partition("/")
     if fill.fee == 0 or fill.fee_currency == quote:
@@ -178,16 +178,20 @@ def equity(initial: Decimal, positions: Iterable[Position], marks: Mapping[str, 
 def digest(outcomes: Sequence[Outcome], as_of: datetime, symbol: str = "") -> TradeDigest:
     """Sum up the outcomes of `symbol` (empty: all of them) that were known at as_of; drawdown of their PnL in quote."""
     seen = [o for o in outcomes if o.closed_at <= as_of and symbol in ("", o.symbol)]
+    return digest_of(sorted(seen, key=lambda o: o.closed_at))
+
+
+def digest_of(seen: Sequence[Outcome]) -> TradeDigest:
+    """Sum up `seen`, oldest first."""
     if not seen:
         return TradeDigest()
-    seen.sort(key=lambda o: o.closed_at)
     return TradeDigest(
         trade_count=len(seen),
         realized_pnl=float(sum((o.pnl for o in seen), ZERO)),
         win_rate=sum(o.pnl > 0 for o in seen) / len(seen),
-        avg_holding_ms=fmean(o.hold_seconds * 1000 for o in seen),
+        avg_holding_ms=fmean([o.hold_seconds * 1000 for o in seen]),
         last_trade_ts=seen[-1].closed_at,
-        avg_entry_price=fmean(float(o.entry_price) for o in seen),
+        avg_entry_price=fmean([float(o.entry_price) for o in seen]),
         max_drawdown=_max_drawdown([o.pnl for o in seen]),
         recent_performance_score=performance_score([o.r_multiple for o in seen if o.r_multiple is not None]),
     )

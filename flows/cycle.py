@@ -1,0 +1,264 @@
+"""One symbol's cycle: from the reasons to the orders, and a record however it ends."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from pydantic import AwareDatetime
+
+from flows.clock import Call, through_prefect
+from tasks import account, connections, detect, execute, features, fetch, guard, protect, record
+from tasks.adapters.store import BeginResult
+from tasks.connections import log, store, venue
+from tasks.core.errors import StoreError
+from tasks.core.market.calendar import sample_reason, sampled
+from tasks.core.market.snapshot import Market, bar_closes
+from tasks.core.trading import orders
+from tasks.core.trading.brief import make_brief
+from tasks.core.trading.money import exact
+from tasks.core.types.base import Dto
+from tasks.core.types.decision import Decided
+from tasks.core.types.orders import Order, OrderStatus
+from tasks.core.types.portfolio import AccountState
+from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Inputs, Lease, Reason, Trigger
+from tasks.core.types.snapshot import Brief
+from tasks.leases import Leases, lost, symbol_lease
+from tasks.settings import settings
+from tasks.steps import reached
+
+
+class Request(Dto):
+    """What one run of the story is asked for."""
+
+    symbols: tuple[str, ...]
+    decider: str
+    dry_run: bool = False
+    reason: str = ""
+    as_of: AwareDatetime | None = None
+    trigger: Trigger = "adhoc"
+    review_only: bool = False
+
+
+class Cycle:
+    """One symbol's cycle at one close; every way out leaves a finished record."""
+
+    def __init__(self, request: Request, symbol: str, as_of: datetime, call: Call, leases: Leases) -> None:
+        self.request, self.symbol, self.as_of, self.call = request, symbol, as_of, call
+        # a dry run is a strategy of its own: it takes no bar and no reason from the real one
+        strategy = f"{settings().strategy}/dry-run/{request.decider}" if request.dry_run else settings().strategy
+        self.record = CycleRecord(
+            cycle_id=orders.cycle_id(strategy, symbol, as_of), strategy=strategy, symbol=symbol,
+            as_of=as_of, trigger=request.trigger, decider=request.decider,
+        )  # fmt: skip
+        self.last: Decimal | None = None
+        self._leases = leases
+        self._lease: Lease | None = None
+        self._resumed = ""
+
+    async def take_lease(self) -> None:
+        """Take the symbol for this run, so that one decision at a time is made and sent; a dry run sends nothing."""
+        self._lease = await self._leases.take(self._lease_name)
+        reached("cycle_leased")
+
+    @property
+    def _lease_name(self) -> str:
+        return f"{symbol_lease(self.symbol)}{':dry-run' if self.request.dry_run else ''}"
+
+    async def prepare(self, frames: dict[str, Any], failures: tuple[DataFailure, ...]) -> Brief | None:
+        """Go through the stages up to the question; None where the cycle has ended before it."""
+        if self._lease is None:
+            self._yield("another run has had the symbol's lease all the while")
+            return None
+        begun = store().begin_cycle(self.record, datetime.now(UTC))
+        reached("cycle_begun")
+        if begun is BeginResult.DONE:
+            self._yield("done already")
+            return None
+        if begun is BeginResult.RESUMED and store().intents(self.record.cycle_id):
+            await self._finish_sending()
+            return None
+        if failures:
+            self._end(CycleStatus.QUARANTINED, failures=failures)
+            return None
+        if not self.request.dry_run and await self._is_late():
+            self._end(CycleStatus.STALE)
+            return None
+        market = self.call(features.build_market)(self.symbol, frames)
+        reasons = self._reasons(market)
+        if not reasons:
+            self._end(CycleStatus.QUIET)
+            return None
+        self.record = self.record.model_copy(update={"reasons": reasons})
+        brief = await self._brief(market)
+        reached("prepared")
+        return brief
+
+    def _yield(self, why: str) -> None:
+        """Leave the cycle to the run that has or had it."""
+        log().info("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, why)
+        self.record = store().cycle(self.record.cycle_id) or self.record.model_copy(update={"error": why})
+        self._leases.give_back(self._lease_name)
+
+    def _end(self, status: CycleStatus, *, first: bool = False, **changes: Any) -> None:
+        self.record = self.record.model_copy(update={"status": status, **changes})
+        self.call(record.record_cycle)(self.record, first)
+        reached("cycle_ended")
+        self._leases.give_back(self._lease_name)
+
+    def _reasons(self, market: Market) -> tuple[Reason, ...]:
+        """Find what changed and claim it; a person's own reason counts as one."""
+        positions = store().open_positions(settings().strategy)
+        found = self.call(detect.detect_reasons)(market, self.as_of, positions, account.daily_pnl_pct(self.as_of))
+        if not self.request.dry_run:
+            found = self.call(detect.claim_reasons)(self.symbol, self.record.cycle_id, self.as_of, self.as_of)
+        reasons = [reason for reason in found if not reason.context]
+        if self.request.trigger == "adhoc" and self.request.reason:
+            reasons.append(self._asked())
+        share = settings().sample_quiet
+        if not reasons and self.request.trigger == "schedule" and sampled(self.record.cycle_id, share):
+            reasons.append(sample_reason(self.symbol, self.record.cycle_id, self.as_of, share))
+        return (*reasons, *bar_closes(self.symbol, self.as_of)) if reasons else ()
+
+    def _asked(self) -> Reason:
+        text = " ".join(self.request.reason.split())[:80]
+        mark = f"AdHoc|{self.symbol}|{self.record.cycle_id}"
+        return Reason(rule="AdHoc", symbol=self.symbol, detail=text, as_of=self.as_of, fingerprint=mark)
+
+    async def _brief(self, market: Market) -> Brief:
+        close = market.value("5m", "close", self.as_of)
+        self.last = None if close is None else exact(close)
+        state = await self._account()
+        book = await self.call(fetch.fetch_book)(self.symbol, state.equity * settings().limits.max_gross_pct / 500)
+        held = [p for p in store().open_positions(settings().strategy) if p.symbol == self.symbol]
+        given = Inputs(
+            terms=connections.terms(), state=state, position=held[0] if held else None, book=book,
+            digest=account.trade_digest(self.symbol, self.as_of), known_at=datetime.now(UTC),
+        )  # fmt: skip
+        self.record = self.record.model_copy(update={"inputs": given})
+        return make_brief(
+            market,
+            self.as_of,
+            state,
+            settings().limits,
+            settings().costs,
+            settings().symbols,
+            reasons=self.record.reasons,
+            position=given.position,
+            book=book,
+            digest=given.digest,
+        )
+
+    async def _account(self) -> AccountState:
+        balance, _ = await self.call(fetch.fetch_account)()
+        instrument = await self.call(fetch.fetch_instrument)(self.symbol)
+        state: AccountState = self.call(account.account_state)(balance, instrument, self.last, self.as_of)
+        return state
+
+    async def act(self, brief: Brief, decided: Decided) -> None:
+        """Guard the answer against the account as it is now, carry it out and explain it.
+
+        From the account to the written intents nobody else may: two symbols judged at once would both see the same
+        free risk. The intents count as pending from then on.
+        """
+        name = f"guard:{self.record.strategy}"
+        lease = await self._leases.take(name)
+        if lease is None:
+            raise StoreError(f"{name} is held by another run all the while; see what hangs in `quarterdeck status`")
+        reached("guard_leased")
+        try:
+            await self._judge(brief, decided, lease)
+        finally:
+            self._leases.give_back(name)
+        reached("guard_released")
+        verdict = self.record.verdict
+        if verdict is None or not verdict.allowed:
+            self._end(CycleStatus.DENIED)
+        elif self.request.dry_run:
+            self._end(CycleStatus.DRY_RUN)
+        else:
+            if verdict.decision.action == "PAUSE":
+                until = self.as_of + timedelta(minutes=float(verdict.decision.minutes))
+                store().pause(settings().strategy, self.symbol, until)
+            await self._send()
+        await self._explain()
+
+    async def _judge(self, brief: Brief, decided: Decided, guarding: Lease) -> None:
+        state = await self._account()
+        now = await self.call(fetch.venue_now)()
+        verdict, intents = self.call(guard.guard_decision)(decided, brief.snapshot, state, self.record.cycle_id, now)
+        self.record = self.record.model_copy(
+            update={
+                "snapshot": brief.snapshot, "role_inputs": brief.role_inputs, "state": state, "decided": decided,
+                "verdict": verdict, "intents": intents, "inputs": self._given(brief, state, now),
+            }
+        )  # fmt: skip
+        reached("judged")
+        if intents and not self.request.dry_run:
+            store().save_cycle(self.record, datetime.now(UTC))
+            reached("cycle_saved")
+            store().save_intents(self.record.cycle_id, intents, self.as_of, guarding)
+            reached("intents_saved")
+
+    def _given(self, brief: Brief, state: AccountState, now: datetime) -> Inputs | None:
+        """Add what became known since the brief was made; `replay` needs it."""
+        given = self.record.inputs
+        if given is None:
+            return None
+        seen = None if given.state == state else given.state
+        update = {"state": seen, "news": brief.news, "memory": brief.memory, "judged_at": now}
+        return given.model_copy(update=update)
+
+    async def _send(self) -> None:
+        if not self.record.intents:
+            self._end(CycleStatus.HELD)
+            return
+        assert self._lease is not None  # prepare ends without it
+        price = self.record.verdict.price if self.record.verdict else None
+        intents = self.record.intents
+        sent = await self.call(execute.execute_intents)(self.record.cycle_id, intents, self._lease, self.as_of, price)
+        reached("executed")
+        if len(sent) < len(intents):
+            self._give_up(sent, lost(self._lease))
+            return
+        await self.call(protect.book_fills)(self.symbol)
+        if not venue().attaches_protection and any(order.filled and not order.reduce_only for order in sent):
+            await self.call(protect.stop_at_once)(self.symbol)
+        for order in sent:
+            if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED):
+                store().mark_intent(order.client_order_id, "done", datetime.now(UTC))
+        failed = [order for order in sent if _came_to_nothing(order)]
+        status = CycleStatus.FAILED if failed else CycleStatus.EXECUTED
+        why = [order.reason or f"{order.client_order_id} filled nothing" for order in failed]
+        error = "; ".join(filter(None, (self._resumed, *why)))
+        self._end(status, orders=sent, fills=tuple(store().fills_of(self.record.cycle_id)), error=error)
+
+    def _give_up(self, sent: tuple[Order, ...], error: str) -> None:
+        """Another run may have the cycle by now: end only what nobody has begun to send or finished."""
+        log().error("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, error)
+        store().drop_intents(self.record.cycle_id, datetime.now(UTC))
+        self._end(CycleStatus.FAILED, first=True, orders=sent, error=error)
+
+    async def _finish_sending(self) -> None:
+        """A process died after the intents were written: finish exactly those; too late, only take note of them."""
+        self.record = store().cycle(self.record.cycle_id) or self.record
+        intents = store().intents(self.record.cycle_id)
+        self.record = self.record.model_copy(update={"intents": intents})
+        log().warning(
+            "cycle symbol=%s cycle_id=%s resumed with %d intents", self.symbol, self.record.cycle_id, len(intents)
+        )
+        self._resumed = "resumed: the run that wrote the intents ended before the cycle did"
+        await self._send()
+        await self._explain()
+
+    async def _is_late(self) -> bool:
+        venue_time: datetime = await self.call(fetch.venue_now)()
+        return venue_time - self.as_of > timedelta(seconds=settings().limits.max_lateness_s)
+
+    async def _explain(self) -> None:
+        if self.call is through_prefect:
+            await self.call(record.explain_decision)(self.record)
+
+
+def _came_to_nothing(order: Order) -> bool:
+    cancelled = order.status is OrderStatus.CANCELLED and order.type == "market" and order.filled == 0
+    return order.status is OrderStatus.REJECTED or cancelled

@@ -1,0 +1,62 @@
+"""What a decision wants done once its trade has earned a given R: `protect` does it, each rule once."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.adapters.store_orders import FINAL_STATES
+from tasks.connections import log, store, venue
+from tasks.core.trading import followups
+from tasks.core.types.orders import Instrument, OrderIntent
+from tasks.core.types.portfolio import Position
+from tasks.core.types.record import Lease
+from tasks.protect import submit
+from tasks.sending import PROTECTION, send
+from tasks.steps import reached
+
+
+@task(task_run_name="followups-{position.symbol}", cache_policy=NO_CACHE)
+async def carry_out_followups(
+    position: Position, price: Decimal, instrument: Instrument, lease: Lease | None = None
+) -> list[str]:
+    """Do what the decision asked for once its R was reached: move the stop, or trim; under the symbol's lease."""
+    done: list[str] = []
+    for rule in followups.due(position, price):
+        intent = followups.intent(rule, position, instrument)
+        # without an intent there is nothing to do: the stop is as tight already
+        stop = None if intent is None else await _carry_out(position, intent, lease)
+        reached("followup_sent")
+        position = store().position(position.position_id) or position  # booked or changed meanwhile
+        if stop is not None:
+            position = position.model_copy(update={"stop": stop})
+        position = followups.mark_done(position, rule)
+        store().save_position(position)
+        reached("followup_noted")
+        log().info(
+            "followup symbol=%s position_id=%s rule=%r price=%s",
+            position.symbol, position.position_id, str(rule), price,
+        )  # fmt: skip
+        done.append(str(rule))
+    return done
+
+
+async def _carry_out(position: Position, wanted: OrderIntent, lease: Lease | None) -> Decimal | None:
+    """Send a follow-up's order once, as it was first written; returns the stop it set, if any.
+
+    A moved stop is set again, which is harmless: the venue keeps no id of it.
+    """
+    intent = wanted
+    if wanted.type not in PROTECTION:
+        intent = store().intent(wanted.client_order_id) or wanted
+        if store().intent_state(intent.client_order_id) in FINAL_STATES:
+            return None
+        await submit(position, intent, lease)
+        return None
+    if store().intent(wanted.client_order_id) is None:
+        await submit(position, wanted, lease)
+    else:
+        await send(venue(), wanted)
+        store().mark_intent(wanted.client_order_id, "done", datetime.now(UTC))
+    return wanted.price
