@@ -11,7 +11,7 @@ from market_data import recorded, rows, walk
 from reference import features as reference_features
 
 from tasks.core.market import features
-from tasks.core.market.snapshot import NUMBERS, ma_stack
+from tasks.core.market.moments import AVERAGES, NUMBERS, ma_stacks
 
 
 def assert_like_reference(bars: pd.DataFrame, i: int, timeframe: str = "5m") -> None:
@@ -25,7 +25,7 @@ def assert_like_reference(bars: pd.DataFrame, i: int, timeframe: str = "5m") -> 
             assert math.isnan(got), f"{name} at {i} should be unknown, is {got}"
         else:
             assert got == pytest.approx(float(want), rel=1e-9, abs=1e-12 * in_price.get(name, 100)), f"{name} at {i}"
-    stack = ma_stack({name: float(row[name]) for name in ("sma20", "sma50", "sma200")})
+    [stack] = ma_stacks([np.array([row[name]]) for name in AVERAGES])
     assert stack == expected.get("ma_stack")
 
 

@@ -27,7 +27,7 @@ def signed(features: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.asarray(sum(parts(features).values()))
 
 
-def confluence(row: dict[str, float | None], imbalance: float | None) -> Confluence:
+def confluence(row: Mapping[str, float | None], imbalance: float | None) -> Confluence:
     """Combine one bar's four parts with the book's vote; an unknown part is null and votes nothing."""
     votes = {name: None if value is None else int(value) for name, value in row.items()}
     votes["book"] = None if imbalance is None else int(np.sign(imbalance)) * (abs(imbalance) >= IMBALANCE)

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from tasks.core.market import anchors, confluence, events, features
+from tasks.core.market import anchors, confluence, events, features, moments
 from tasks.core.market.bars import (
     WORKING_TIMEFRAMES,
     Frames,
@@ -29,6 +29,7 @@ from tasks.core.types.limits import EventThresholds
 from tasks.core.types.record import Reason
 
 ROLE_TIMEFRAMES = ("15m", "1h")
+MOST_READ = 2048
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,25 @@ class Market:
         wanted = (tf for tf in ROLE_TIMEFRAMES if tf in self.tables)
         return {tf: columns_of(features.role_inputs(self.bars[tf], tf)) for tf in wanted}
 
+    @cached_property
+    def _read(self) -> dict[int, moments.Moment]:
+        """The moments read lately, by close in s since 1970; a year of them would not fit into memory."""
+        return {}
+
+    def read_ahead(self, closes: np.ndarray) -> None:
+        """Read the moments at `closes` (s since 1970) at once, in place of those read before."""
+        self._read.clear()
+        self._read.update(zip(closes.tolist(), moments.read(self, closes), strict=True))
+
+    def moment(self, as_of: datetime) -> moments.Moment:
+        """Return what the market alone says at as_of."""
+        seconds = int(as_of.timestamp())
+        if (found := self._read.get(seconds)) is None:
+            if len(self._read) >= MOST_READ:
+                self._read.clear()
+            found = self._read[seconds] = moments.read(self, np.array([seconds]))[0]
+        return found
+
     def row(self, timeframe: str, as_of: datetime) -> tuple[Table, int] | None:
         """Return the table and row of the last closed bar, or None.
 
@@ -97,10 +117,12 @@ class Market:
 
     def value(self, timeframe: str, name: str, as_of: datetime) -> float | None:
         """Return one feature at its last closed bar; None if unknown."""
-        found = self.row(timeframe, as_of)
-        if found is None:
-            return None
-        value = float(found[0].columns[name][found[1]])
+        read = self._read.get(int(as_of.timestamp()))
+        if read is None:
+            table, i = self.row(timeframe, as_of) or (None, -1)
+        else:
+            table, i = self.tables.get(timeframe), read.rows.get(timeframe, -1)
+        value = math.nan if table is None or i < 0 else float(table.columns[name][i])
         return value if math.isfinite(value) else None
 
     def reasons(self, after: datetime, until: datetime) -> tuple[Reason, ...]:

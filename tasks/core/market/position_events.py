@@ -5,43 +5,59 @@ so that each fires once however often it is looked for.
 """
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from tasks.core.types.bars import duration
+from tasks.core.market.bars import epoch_s
+from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Reason
 
+STEP = SECONDS["5m"]
 
-def r_path(position: Position, bars: pd.DataFrame) -> pd.Series:
-    """Return unrealized R at each 5m close after the position opened, indexed by close time."""
+
+class Closes(NamedTuple):
+    """5m closes, ascending: when (s since 1970) and at what price."""
+
+    at_s: np.ndarray
+    price: np.ndarray
+
+
+class RPath(NamedTuple):
+    """Unrealized R at each 5m close after the position opened; NaN where it never had a stop."""
+
+    at_s: np.ndarray
+    r: np.ndarray
+
+
+def r_path(position: Position, closes: Closes, until: datetime) -> RPath:
+    """Return the path of `position` over the closes up to `until`."""
     risk = position.risk_per_unit
-    closes_at = pd.DatetimeIndex(bars.index) + duration("5m")
-    since = np.asarray(closes_at > pd.Timestamp(position.opened_at))
+    opened_s, until_s = int(position.opened_at.timestamp()), int(until.timestamp())  # whole: a float copies the array
+    part = slice(*np.searchsorted(closes.at_s, (opened_s, until_s), side="right").tolist())
     sign = 1.0 if position.side == "long" else -1.0
     unit = np.nan if risk is None else sign * float(risk)
-    move = bars["close"].to_numpy()[since] - float(position.avg_price)
-    return pd.Series(move / unit, index=closes_at[since])
+    return RPath(closes.at_s[part], (closes.price[part] - float(position.avg_price)) / unit)
 
 
-def r_crossings(position: Position, path: pd.Series, thresholds: EventThresholds) -> Iterator[Reason]:
+def r_crossings(position: Position, path: RPath, thresholds: EventThresholds) -> Iterator[Reason]:
     """Yield one reason for each level of R first reached in `path`, on either side."""
     for level in thresholds.r_levels:
         for sign in (1, -1):
-            reached = np.flatnonzero(path.to_numpy() * sign >= level)
-            if len(reached):
-                text = f"{sign * level:+.1f}R"
-                yield _reason("RMultiple", position, text, path.index[reached[0]])
+            reached = path.r * sign >= level
+            if reached.any():
+                yield _reason("RMultiple", position, f"{sign * level:+.1f}R", path.at_s[reached.argmax()])
 
 
-def stale_position(position: Position, path: pd.Series, thresholds: EventThresholds) -> Iterator[Reason]:
+def stale_position(position: Position, path: RPath, thresholds: EventThresholds) -> Iterator[Reason]:
     """Yield a reason when the position is older than the limit and never reached +/- age_r."""
     n = thresholds.age_bars
-    if len(path) > n and not (path.iloc[: n + 1].abs() >= thresholds.age_r).any():
-        yield _reason("PositionAge", position, f"{n} bars", path.index[n])
+    if len(path.at_s) > n and not (np.abs(path.r[: n + 1]) >= thresholds.age_r).any():
+        yield _reason("PositionAge", position, f"{n} bars", path.at_s[n])
 
 
 def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, thresholds: EventThresholds) -> list[Reason]:
@@ -58,24 +74,29 @@ def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, threshol
 def position_reasons(
     position: Position, bars: pd.DataFrame, until: datetime, thresholds: EventThresholds
 ) -> list[Reason]:
-    """Return every reason `position` has given on 5m bars closed by `until`.
+    """Return every reason `position` has given on 5m bars closed by `until`."""
+    closes = Closes(epoch_s(bars.index) + STEP, bars["close"].to_numpy())
+    return reasons_at(position, closes, until, thresholds)
 
-    Whether it ever reached +/- age_r is known only from bars that go back to its opening.
+
+def reasons_at(position: Position, closes: Closes, until: datetime, thresholds: EventThresholds) -> list[Reason]:
+    """Return every reason `position` has given at `closes` up to `until`.
+
+    Whether it ever reached +/- age_r is known only from closes that go back to its opening.
     """
-    path = r_path(position, bars)
-    path = path[path.index <= until]
+    path = r_path(position, closes, until)
     reasons = list(r_crossings(position, path, thresholds))
-    if len(bars) and bars.index[0] <= pd.Timestamp(position.opened_at):
+    if len(closes.at_s) and closes.at_s[0] - STEP <= position.opened_at.timestamp():
         reasons += stale_position(position, path, thresholds)
     return reasons
 
 
-def _reason(rule: str, position: Position, detail: str, at: pd.Timestamp) -> Reason:
+def _reason(rule: str, position: Position, detail: str, at_s: int) -> Reason:
     return Reason(
         rule=rule,
         symbol=position.symbol,
         timeframe="5m",
         detail=detail,
-        as_of=at.to_pydatetime(),
+        as_of=datetime.fromtimestamp(int(at_s), tz=UTC),
         fingerprint=f"{rule}|{position.position_id}|{detail}",
     )

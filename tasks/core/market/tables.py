@@ -1,30 +1,24 @@
 """Frames as plain arrays with the times at which each bar was known, for quick reads of one row."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
 from tasks.core.market.bars import columns_of, epoch_s
 from tasks.core.types.bars import SECONDS
-from tasks.core.types.snapshot import TimeframeView
 
 
 class Table:
-    """One timeframe's rows: `closes` and `known` in s since 1970, ascending; `viewed` is the row last read."""
+    """One timeframe's rows: `closes` and `known` in s since 1970, ascending."""
 
     def __init__(self, frame: pd.DataFrame, timeframe: str, base_closes: np.ndarray | None = None) -> None:
         self.closes = epoch_s(frame.index) + SECONDS[timeframe]
         self.known = self.closes if base_closes is None else known_at(self.closes, base_closes)
         self.columns = columns_of(frame)
-        self.viewed: tuple[int, TimeframeView] | None = None
+        self.timeframe = timeframe
 
     def at(self, as_of_s: int) -> int:
         """Return the row of the last bar known at `as_of_s`; -1 if there is none."""
         return int(np.searchsorted(self.known, as_of_s, side="right")) - 1
-
-    def row(self, i: int, names: Sequence[str]) -> dict[str, float]:
-        return {name: float(self.columns[name][i]) for name in names}
 
 
 def known_at(closes: np.ndarray, base_closes: np.ndarray) -> np.ndarray:

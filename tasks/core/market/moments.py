@@ -1,0 +1,237 @@
+"""A market at given 5m closes: the snapshot's views, anchors and role inputs, read and rounded many closes at a time.
+
+A replay knows where its events are and reads ahead; a live cycle asks for one close. Both go through the same columns,
+so both see the same digits.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
+from tasks.core.market.tables import Table
+from tasks.core.types.bars import COLUMNS, SECONDS
+from tasks.core.types.snapshot import HtfAnchors, RoleInput, RoleInputs, Swing, TimeframeView
+
+if TYPE_CHECKING:
+    from tasks.core.market.market import Market
+
+SWING_FIELDS = tuple(Swing.model_fields)
+VIEW_FIELDS = tuple(name for name in TimeframeView.model_fields if name not in ("swing", "last3", "ma_stack"))
+NUMBERS = (*VIEW_FIELDS, *SWING_FIELDS)
+WHOLE = frozenset({"macd_cross", "obv_dir"})
+YES_NO = frozenset({"vol_spike", "broke_high", "broke_low"})
+AVERAGES = ("sma20", "sma50", "sma200")
+DAY_BARS = SECONDS["1d"] // SECONDS["5m"]
+DISTANCES = ("prev_day_high", "prev_day_low", "prev_week_high", "prev_week_low")
+MEANS = ("daily_open", "weekly_open", "session_vwap", "rolling_vwap_1d")
+DIGITS = 6
+POWERS = np.array([float(f"1e{n}") for n in range(23)])  # 10^22 is the last that a float holds exactly
+UNKNOWN = TimeframeView()
+VIEWS = TypeAdapter(list[TimeframeView])
+
+
+class Moment(NamedTuple):
+    """What the market alone says at one close; `rows`: where it stands in each timeframe's table, -1 where not."""
+
+    timeframes: Mapping[str, TimeframeView]
+    anchors: HtfAnchors
+    votes: Mapping[str, float | None]
+    roles: RoleInputs
+    rows: Mapping[str, int]
+
+
+def significant(value: float | None, digits: int = DIGITS) -> float | None:
+    """Round to significant digits; None for what is not a finite number."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}") + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    """Round to DIGITS significant digits exactly as `significant` does; NaN for what is not a finite number.
+
+    Scaling by an exact power of ten and rounding gives the same float as writing and reading it, but where the scaled
+    value is too near a tie, or too small or large to scale: those are written and read.
+    """
+    size = np.where(np.isfinite(values), np.abs(values), np.nan)
+    plain = (size >= 1e-15) & (size < 1e15)
+    base = np.where(plain, size, 1.0)
+    places = DIGITS - 1 - np.floor(np.log10(base)).astype(np.int64)
+    up, down = POWERS[np.maximum(places, 0)], POWERS[np.maximum(-places, 0)]
+    scaled = base * up / down
+    whole = np.rint(scaled)
+    out = np.where(plain, np.copysign(whole / up * down, values), size * 0.0)
+    near_tie = np.abs(scaled - np.floor(scaled) - 0.5) < 1e-6
+    sure = (plain & ~near_tie & (whole >= 10 ** (DIGITS - 1)) & (whole <= 10**DIGITS)) | (size == 0)
+    for at in zip(*np.nonzero(~sure & ~np.isnan(size)), strict=True):
+        out[at] = significant(float(values[at]))
+    return out
+
+
+def objects(values: np.ndarray) -> np.ndarray:
+    """Return the same numbers as Python's floats, None for NaN."""
+    out = values.astype(object)
+    out[np.isnan(values)] = None
+    return out
+
+
+def read(market: "Market", closes: np.ndarray) -> list[Moment]:
+    """Read the market at each of `closes` (s since 1970, multiples of 5 min)."""
+    rows = {tf: _due(table, tf, closes) for tf, table in market.tables.items()}
+    views = _views(market, rows, np.full(len(closes), -1))
+    at = np.array(list(rows.values()), dtype=int).reshape(len(rows), len(closes)).T.tolist()
+    by_time = zip(*views.values(), strict=True)
+    anchors, votes, roles = _anchors(market, rows, closes), _votes(market, rows, closes), _roles(market, rows, closes)
+    return [
+        Moment(dict(zip(views, of, strict=True)), anchor, vote, role, dict(zip(rows, i, strict=True)))
+        for of, anchor, vote, role, i in zip(by_time, anchors, votes, roles, at, strict=True)
+    ]
+
+
+def _due(table: Table, timeframe: str, closes: np.ndarray) -> np.ndarray:
+    """Return the row of the newest bar due at each close; -1 where it is not there: what is there is of the past."""
+    rows = np.searchsorted(table.known, closes, side="right") - 1
+    due = closes // SECONDS[timeframe] * SECONDS[timeframe]
+    return np.where((rows >= 0) & (table.closes[rows] == due), rows, -1)
+
+
+def _views(market: "Market", rows: Mapping[str, np.ndarray], nowhere: np.ndarray) -> dict[str, list[TimeframeView]]:
+    """Return each timeframe's view at each close, one object for as often as its bar is asked for."""
+    shown = ("1m", *SNAPSHOT_TIMEFRAMES) if "1m" in rows else SNAPSHOT_TIMEFRAMES
+    distinct = {tf: np.unique(rows.get(tf, nowhere), return_inverse=True) for tf in shown}
+    known = [(market.tables[tf], at[at >= 0]) for tf, (at, _) in distinct.items() if at[-1:] >= 0]
+    found = iter(VIEWS.validate_python(_fields(known)) if known else ())
+    views: dict[str, list[TimeframeView]] = {}
+    for timeframe, (at, inverse) in distinct.items():
+        of_each = [UNKNOWN if i < 0 else next(found) for i in at.tolist()]
+        if timeframe == "1m":
+            of_each = [view.model_copy(update={"swing": Swing(), "last3": ()}) for view in of_each]
+        views[timeframe] = [of_each[i] for i in inverse.tolist()]
+    return views
+
+
+def _fields(known: Sequence[tuple[Table, np.ndarray]]) -> list[dict[str, object]]:
+    """Return the fields of each row's view, of one table after the other."""
+    raw = np.concatenate([[table.columns[name][at] for name in NUMBERS] for table, at in known], axis=1)
+    numbers = objects(rounded(raw))
+    for j, name in enumerate(NUMBERS):
+        if name in WHOLE or name in YES_NO:
+            kind = int if name in WHOLE else bool
+            numbers[j] = [None if value is None else kind(value) for value in numbers[j]]
+    stacks = ma_stacks([np.concatenate([table.columns[name][at] for table, at in known]) for name in AVERAGES])
+    first = np.concatenate([at for _, at in known]).tolist()
+    bars = zip(first, rounded(np.concatenate([_last3(table, at) for table, at in known])).tolist(), strict=True)
+    cut = len(VIEW_FIELDS)
+    return [
+        dict(zip(VIEW_FIELDS, of[:cut], strict=True))
+        | {"swing": dict(zip(SWING_FIELDS, of[cut:], strict=True)), "ma_stack": stack, "last3": last[max(0, 2 - i) :]}
+        for of, stack, (i, last) in zip(numbers.T.tolist(), stacks, bars, strict=True)
+    ]
+
+
+def _last3(table: Table, rows: np.ndarray) -> np.ndarray:
+    """Return the last three bars up to each row; before the first bar it is repeated."""
+    at = np.maximum(rows[:, None] + np.array([-2, -1, 0]), 0)
+    return np.asarray(np.stack([table.columns[name][at] for name in COLUMNS], axis=2))
+
+
+def ma_stacks(averages: list[np.ndarray]) -> list[str | None]:
+    """Return the order of SMA20, 50 and 200 from high to low, such as "20>50>200"; None until all are known."""
+    values = np.array(averages)
+    order = np.argsort(-values, axis=0, kind="stable").T.tolist()
+    known = np.isfinite(values).all(axis=0).tolist()
+    names = [name.removeprefix("sma") for name in AVERAGES]
+    return [">".join(names[i] for i in of) if is_known else None for of, is_known in zip(order, known, strict=True)]
+
+
+def _column(market: "Market", rows: Mapping[str, np.ndarray], timeframe: str, name: str) -> np.ndarray | None:
+    """Return a feature at each moment, NaN where unknown; None where the market has no such timeframe."""
+    if timeframe not in rows:
+        return None
+    at = rows[timeframe]
+    return np.where(at >= 0, market.tables[timeframe].columns[name][at], np.nan)
+
+
+def _anchors(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[HtfAnchors]:
+    close, table = _column(market, rows, "5m", "close"), market.anchor_table
+    if close is None:
+        return [HtfAnchors()] * len(closes)
+    nothing = np.full(len(closes), np.nan)
+    atr, std = (_column(market, rows, "15m", name) for name in ("atr", "std20"))
+    at = np.searchsorted(table.known, closes, side="right") - 1
+    level = {name: column[at] for name, column in table.columns.items()}
+    values = {f"dist_to_{n}_atr": _ratio(level[n] - close, nothing if atr is None else atr) for n in DISTANCES}
+    values |= {f"{n}_z": _ratio(close - level[n], nothing if std is None else std) for n in MEANS}
+    of_each = objects(rounded(np.array(list(values.values())))).T.tolist()
+    return [HtfAnchors(**dict(zip(values, of, strict=True))) for of in of_each]
+
+
+def _ratio(distance: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    out = np.full(len(unit), np.nan)
+    np.divide(distance, unit, out=out, where=np.isfinite(unit) & (unit != 0))
+    return out
+
+
+def _votes(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[dict[str, float | None]]:
+    if "15m" not in rows:
+        return [dict.fromkeys(("alignment", "momentum", "volume", "vwap"))] * len(closes)
+    at = rows["15m"]
+    columns = {name: objects(np.where(at >= 0, column[at], np.nan)).tolist() for name, column in market.votes.items()}
+    return [dict(zip(columns, of, strict=True)) for of in zip(*columns.values(), strict=True)]
+
+
+def _roles(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[RoleInputs]:
+    views = {tf: _role_views(market, tf, rows[tf]) for tf in market.roles}
+    volumes, recent = _day_volumes(market, rows, closes), _recent(market, rows, closes)
+    return [
+        RoleInputs(
+            timeframes={tf: view for tf, of in views.items() if (view := of[i]) is not None},
+            volume_24h=volumes[i],
+            recent_closes=recent[i],
+        )
+        for i in range(len(closes))
+    ]
+
+
+def _role_views(market: "Market", timeframe: str, rows: np.ndarray) -> list[RoleInput | None]:
+    columns, table = market.roles[timeframe], market.tables[timeframe].columns
+    columns = columns | {f"swing_{side}": table[f"last_{side}"] for side in ("low", "high")}
+    distinct, inverse = np.unique(rows, return_inverse=True)
+    values = objects(rounded(np.array([column[distinct] for column in columns.values()]))).T.tolist()
+    views = [
+        RoleInput(**dict(zip(columns, of, strict=True))) if i >= 0 else None
+        for i, of in zip(distinct.tolist(), values, strict=True)
+    ]
+    return [views[i] for i in inverse.tolist()]
+
+
+def _day_volumes(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[float | None]:
+    """Return the volume of the last 24 h; unknown unless every 5m bar of them is there."""
+    if "5m" not in rows:
+        return [None] * len(closes)
+    table, last = market.tables["5m"], rows["5m"]
+    first = last + 1 - DAY_BARS
+    whole = (first >= 0) & (table.closes[last] - table.closes[np.maximum(first, 0)] == SECONDS["1d"] - SECONDS["5m"])
+    sums = [
+        float(table.columns["volume"][a : b + 1].sum()) if known else math.nan
+        for a, b, known in zip(first.tolist(), last.tolist(), whole.tolist(), strict=True)
+    ]
+    volumes: list[float | None] = objects(rounded(np.array(sums))).tolist()
+    return volumes
+
+
+def _recent(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[tuple[float, ...]]:
+    """Return the last ten 5m closes, oldest first; none where the newest is unknown."""
+    if "5m" not in rows:
+        return [()] * len(closes)
+    last = rows["5m"]
+    values = market.tables["5m"].columns["close"][np.maximum(last[:, None] + np.arange(-9, 1), 0)]
+    ten = rounded(values).tolist()
+    return [
+        tuple(x for x in of[max(0, 9 - i) :] if not math.isnan(x)) if i >= 0 else ()
+        for of, i in zip(ten, last.tolist(), strict=True)
+    ]
