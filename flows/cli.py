@@ -14,10 +14,10 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 
 import click
 
-from flows import offline
+from flows import backtest, compare, learning, offline, prompts, replay
 from flows.offline import json_option
 from flows.output import emit, utc_time
-from tasks.core.errors import InputError, TrackingUnavailable, TradingError
+from tasks.core.errors import InputError, TradingError
 from tasks.settings import ROOT, settings
 
 
@@ -29,8 +29,9 @@ def cli(verbose: bool) -> None:
     logging.getLogger("quarterdeck").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-for command in offline.COMMANDS:
-    cli.add_command(command)
+for part in (offline, backtest, compare, replay, prompts, learning):
+    for command in part.COMMANDS:
+        cli.add_command(command)
 
 
 def _supervised(name: str, text: str) -> None:
@@ -45,6 +46,11 @@ def _supervised(name: str, text: str) -> None:
 
 _supervised("up", "Start everything and run a first cycle: up [--profile P] [--once] [--detach].")
 _supervised("down", "Stop what `up` started.")
+_supervised("worker", "Carry out runs of a Prefect server that runs elsewhere.")
+_supervised("migrate", "Bring the store's tables up to this release.")
+_supervised("deploy", "Create or refresh the work pool and every deployment.")
+_supervised("backup", "Save all state: backup ARCHIVE.tar.gz.")
+_supervised("restore", "Bring all state back into an empty HOME: restore ARCHIVE.tar.gz.")
 _supervised("status", "What runs, what was decided, what is open.")
 _supervised("doctor", "Check everything and say the remedy.")
 
@@ -124,21 +130,31 @@ def ingest(name: str, symbol: str, timeframe: str, since: str, as_json: bool) ->
 
 @cli.command()
 @click.option("--reason", default="by hand")
+@click.option("--flatten", is_flag=True, help="close our positions too: `protect` does it at its next run")
 @json_option
-def halt(reason: str, as_json: bool) -> None:
-    """Stop new entries at once; protection and exits go on."""
+def halt(reason: str, flatten: bool, as_json: bool) -> None:
+    """Stop new entries at once; protection and exits go on.
+
+    A file HOME/HALT or a Prefect variable quarterdeck_halt does the same, its text is the reason.
+    """
     from tasks.connections import store
 
-    emit(store().halt(reason, _who(), datetime.now(UTC)), as_json)
+    emit(store().halt(reason, _who(), datetime.now(UTC), flatten), as_json)
 
 
 @cli.command()
 @json_option
 def resume(as_json: bool) -> None:
-    """Lift every halt and say which."""
+    """Lift every halt and say which; a file or variable that still says halt is named and halts again."""
+    from tasks import halts
     from tasks.connections import store
 
-    emit({"resumed": store().resume(_who(), datetime.now(UTC))}, as_json)
+    halts.active_halts()  # what a file or variable asked for meanwhile is lifted, and so listed, too
+    resumed = store().resume(_who(), datetime.now(UTC))
+    still = [{"who": who, "reason": reason} for who, reason in halts.switches(fresh=True).items()]
+    emit({"resumed": resumed, "still_halted_by": still}, as_json)
+    for switch in still:
+        click.echo(f"still halted: {switch['who']} says {switch['reason']!r}; remove it and resume again", err=True)
 
 
 @cli.command()
@@ -153,85 +169,6 @@ def _who() -> str:
     import getpass
 
     return getpass.getuser()
-
-
-@cli.group()
-def prompts() -> None:
-    """Prompt versions."""
-
-
-@prompts.command("list")
-@json_option
-def list_(as_json: bool) -> None:
-    """Every prompt file with its version, hash and aliases."""
-    from tasks.adapters.prompts import aliases, list_prompts
-
-    known = aliases()
-    for prompt in list_prompts():
-        named = sorted(alias for alias, version in known.get(prompt.name, {}).items() if version == prompt.version)
-        if as_json:
-            row = {"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256, "aliases": named}
-            emit(row, as_json=True)
-        else:
-            click.echo(f"{prompt.name:<12} {prompt.version}  {prompt.sha256[:12]}  {' '.join(named)}".rstrip())
-
-
-@prompts.command()
-def sync() -> None:
-    """Register every prompt file in MLflow, in order, and set its aliases as they are here.
-
-    MLflow counts versions itself: the file's version and hash are tags. A file that differs from what was registered
-    under its version is refused.
-    """
-    from tasks.adapters.prompts import aliases, list_prompts, load_prompt
-    from tasks.connections import tracker
-
-    mirror = tracker()
-    if mirror is None:
-        raise InputError("QUARTERDECK_MLFLOW_URL is empty: there is nothing to sync to")
-    for prompt in list_prompts():
-        version = mirror.register_prompt(prompt)
-        click.echo(f"{prompt.name} {prompt.version} is MLflow version {version}")
-    for role, named in aliases().items():
-        for alias, file_version in named.items():
-            mirror.set_prompt_alias(load_prompt(role, file_version), alias)
-            click.echo(f"{role} {alias} is {file_version}")
-
-
-@prompts.command()
-@click.argument("role")
-@click.argument("old")
-@click.argument("new")
-def diff(role: str, old: str, new: str) -> None:
-    """What changed between two versions of a role's prompt; OLD and NEW may be aliases."""
-    from tasks.adapters.prompts import diff_prompts
-
-    click.echo(diff_prompts(role, old, new) or f"{role}: {old} and {new} are the same")
-
-
-@prompts.command()
-@click.argument("role")
-@click.argument("version")
-@click.option("--alias", type=click.Choice(["champion", "challenger"]), required=True)
-@json_option
-def promote(role: str, version: str, alias: str, as_json: bool) -> None:
-    """Let an alias name this version: live runs use the champion, and the latest where there is none.
-
-    This moves the alias, in HOME/prompts.json and in MLflow. It does not ask yet for evidence that the version is
-    better: compare before you promote. Going back is promoting the earlier version.
-    """
-    from tasks.adapters.prompts import load_prompt, set_alias
-    from tasks.connections import tracker
-
-    prompt, mirror = load_prompt(role, version), tracker()
-    registered = None
-    if mirror is not None:
-        try:
-            registered = mirror.set_prompt_alias(prompt, alias)
-        except TrackingUnavailable as e:
-            click.echo(f"not in MLflow yet, `quarterdeck prompts sync` does that later: {e}", err=True)
-    set_alias(prompt, alias)
-    emit({"role": role, "alias": alias, "version": prompt.version, "mlflow_version": registered}, as_json)
 
 
 def main() -> None:

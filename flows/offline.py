@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -183,100 +182,4 @@ def _shape(intent: Any) -> dict[str, Any]:
     return {name: getattr(intent, name) for name in names}
 
 
-@click.command()
-@candles_option
-@symbol_option
-@click.option("--decider", default="", help="rules, hold, llm:single, recorded:FILE")
-@start_option
-@end_option
-@click.option("--out", type=click.Path(path_type=Path), help="a folder for records.jsonl, equity.csv and summary.json")
-@json_option
-def backtest(
-    candles: tuple[str, ...], symbols: tuple[str, ...], decider: str, start: str | None, end: str | None,
-    out: Path | None, as_json: bool,
-) -> None:  # fmt: skip
-    """Replay the cycle over candle files."""
-    from tasks.adapters.calendar import read_calendar
-    from tasks.adapters.deciders import build
-    from tasks.core.evaluation.backtest import Backtest, Plan
-
-    s = settings()
-    chosen = build(decider or s.decider_name, s)
-    loaded = markets(candles, symbols)
-    plan = Plan(
-        strategy=s.strategy, limits=s.limits, costs=s.costs, thresholds=s.events,
-        start=utc_time(start, "--start"), end=utc_time(end, "--end"),
-        calendar=read_calendar(s.calendar) if s.calendar else (),
-    )  # fmt: skip
-    began, cpu = time.perf_counter(), time.process_time()
-    with _Recorder(out) as recorder, _progress(as_json) as progress:
-        run = Backtest(loaded, chosen, plan, on_record=recorder.write, progress=progress)
-        result = asyncio.run(run.run())
-    wall = time.perf_counter() - began
-    summary = {
-        "symbols": list(loaded), "decider": chosen.name, **result.summary(),
-        "wall_s": round(wall, 3), "cpu_s": round(time.process_time() - cpu, 3),
-        "candles_per_s": round(result.candles / wall),
-    }  # fmt: skip
-    recorder.finish(summary, result)
-    emit(summary, as_json)
-
-
-class _Recorder:
-    """Writes a backtest's records beside its summary; a folder appears whole or not at all."""
-
-    def __init__(self, out: Path | None) -> None:
-        self.out = out
-        self.partial = out.with_name(out.name + ".partial") if out else None
-
-    def __enter__(self) -> "_Recorder":
-        if self.out is not None and self.partial is not None:
-            if self.out.exists() and any(self.out.iterdir()):
-                raise InputError(f"--out {self.out}: exists and is not empty; choose another folder")
-            self.partial.mkdir(parents=True, exist_ok=True)
-            self.file = (self.partial / "records.jsonl").open("w", encoding="utf-8")
-        return self
-
-    def write(self, record: Any) -> None:
-        if self.out is not None:
-            self.file.write(record.model_dump_json() + "\n")
-
-    def finish(self, summary: dict[str, Any], result: Any) -> None:
-        if self.out is None or self.partial is None:
-            return
-        closes = [result.grid.closes_at(k).isoformat() for k in range(len(result.equity))]
-        rows = [f"{at},{value:.8g}" for at, value in zip(closes, result.equity, strict=True)]
-        (self.partial / "equity.csv").write_text("\n".join(["at,equity", *rows]) + "\n", encoding="utf-8")
-        from flows.output import plain
-
-        (self.partial / "summary.json").write_text(json.dumps(plain(summary), indent=2) + "\n", encoding="utf-8")
-        if self.out.exists():
-            self.out.rmdir()
-        self.partial.rename(self.out)
-
-    def __exit__(self, *_: object) -> None:
-        if self.out is not None:
-            self.file.close()
-
-
-class _progress:
-    """A progress bar on stderr when a person watches."""
-
-    def __init__(self, as_json: bool) -> None:
-        self.shown = not as_json
-
-    def __enter__(self) -> Any:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self.bar = Progress(console=console, disable=not (self.shown and console.is_terminal), transient=True)
-        self.bar.start()
-        task = self.bar.add_task("backtest", total=None)
-        return lambda done, total: self.bar.update(task, completed=done, total=total)
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
-
-COMMANDS = (snapshot, events, decide, guard, backtest)
+COMMANDS = (snapshot, events, decide, guard)

@@ -18,7 +18,7 @@ from tasks.core.market.bars import bar_frame
 from tasks.core.market.snapshot import Market
 from tasks.core.trading.brief import Brief
 from tasks.core.types.decision import DECISION, Decided
-from tasks.core.types.limits import EventThresholds
+from tasks.core.types.limits import EventThresholds, Limits
 from tasks.core.types.record import CycleRecord, CycleStatus
 
 SYMBOL, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -148,7 +148,7 @@ class RandomDecider:
 
 
 def assert_ledger_is_engine(run: Backtest) -> None:
-    ours = {p.symbol: p for p in run._open_positions()}
+    ours = {p.symbol: p for p in run.open_positions()}
     theirs = {p.symbol: p for p in run.engine.positions()}
     assert set(ours) == set(theirs)
     for symbol, position in theirs.items():
@@ -180,7 +180,8 @@ def test_the_ledger_holds_what_the_engine_holds_at_every_record_whatever_is_deci
 
 def recorded(market: Market, at: pd.Timestamp, **changes: object) -> tuple[Backtest, Result, list[CycleRecord]]:
     """Replay with one decision of OPEN_LONG at `at`, else HOLD."""
-    plan = {"thresholds": changes.pop("thresholds", EventThresholds())}
+    limits = Limits(max_offset_spreads=Decimal(100))
+    plan = {"thresholds": changes.pop("thresholds", EventThresholds()), "limits": limits}
     line = json.dumps({"as_of": at.isoformat(), "symbol": SYMBOL, "reply": json.dumps({**LONG, **changes})})
     records: list[CycleRecord] = []
     run = Backtest({SYMBOL: market}, RecordedDecider([line]), Plan(**plan), on_record=records.append)

@@ -1,16 +1,21 @@
 """Candles of several symbols on one 5m grid, as plain arrays, with searches ahead for the first touch."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import numpy as np
+import pandas as pd
 
 from tasks.core.errors import DataError
 from tasks.core.market.bars import epoch_s
+from tasks.core.market.position_events import Closes
 from tasks.core.market.snapshot import Market
 from tasks.core.trading.matching import PriceBar, Triggers
 from tasks.core.trading.money import exact
+from tasks.core.types.orders import Side
 
 STEP = 300
 CHUNK = 2016  # a week of bars: searches ahead go in pieces of this length
@@ -30,6 +35,10 @@ class Grid:
         """Return the bar that closes at `close_s`."""
         return (close_s - self.start_s) // STEP - 1
 
+    def index_after(self, at: datetime) -> int:
+        """Return the first bar that closes at or after `at`."""
+        return -int(-(at.timestamp() - self.start_s) // STEP) - 1
+
 
 class Tape:
     """One symbol on the grid; a bar that never traded is NaN and touches nothing."""
@@ -46,11 +55,39 @@ class Tape:
         self.traded = np.flatnonzero(np.isfinite(self.arrays["close"]))
         filled = np.maximum.accumulate(np.where(np.isfinite(self.arrays["close"]), np.arange(grid.n), 0))
         self.marks = self.arrays["close"][filled]
+        self.closes = Closes(grid.start_s + (self.traded + 1) * STEP, self.arrays["close"][self.traded])
 
     def next_traded(self, k: int) -> int | None:
         """Return the first bar after k that traded."""
         i = int(np.searchsorted(self.traded, k, side="right"))
         return int(self.traded[i]) if i < len(self.traded) else None
+
+    def mark(self, k: int) -> Decimal:
+        """Return the last close by bar k."""
+        return exact(self.marks[k])
+
+    def closes_from(self, at: datetime) -> Closes:
+        """Return the closes at or after `at`."""
+        i = int(np.searchsorted(self.closes.at_s, math.ceil(at.timestamp())))
+        return Closes(self.closes.at_s[i:], self.closes.price[i:])
+
+    def series_before(self, at: datetime, days: int) -> pd.Series:
+        """Return the closes of the last `days` days up to and including `at`, by open time."""
+        end = int(at.timestamp())
+        part = slice(*np.searchsorted(self.closes.at_s, (end - days * 86_400, end), side="right").tolist())
+        opens = pd.DatetimeIndex((self.closes.at_s[part] - STEP) * 10**9, tz=UTC)
+        return pd.Series(self.closes.price[part], index=opens)
+
+    def price_in(self, k: int, seconds: float, side: Side) -> Decimal:
+        """Return what an order that arrives `seconds` into bar k meets: the open, or as far on the way to the worse."""
+        opened = exact(self.arrays["open"][k])
+        worse = exact(self.arrays["high" if side == "buy" else "low"][k])
+        return opened + (worse - opened) * exact(seconds) / STEP if seconds else opened
+
+    def depth(self, k: int) -> Decimal | None:
+        """Return the most one order can take of bar k: all that traded; None where volume is not recorded."""
+        volume = self.arrays["volume"][k]
+        return exact(volume) if volume > 0 else None
 
     def bar(self, k: int) -> PriceBar:
         """Cross bar k from float to Decimal."""

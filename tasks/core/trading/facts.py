@@ -107,6 +107,11 @@ def kelly(outcomes: Sequence[Outcome], least: int) -> Decimal | None:
     has no edge. p counts trades that were won among those won or lost.
     """
     rs = [r for r in map(net_r, sorted(outcomes, key=lambda o: o.closed_at)[-KEPT:]) if r is not None]
+    return kelly_of(rs, least)
+
+
+def kelly_of(rs: Sequence[Decimal], least: int) -> Decimal | None:
+    """Return what `kelly` does, of the outcomes' R after fees."""
     wins, losses = [r for r in rs if r > 0], [-r for r in rs if r < 0]
     if len(rs) < least or not losses:
         return None

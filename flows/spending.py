@@ -1,0 +1,68 @@
+"""Before a replay asks models: how often, at most how much, and a yes."""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tasks.core.errors import InputError
+from tasks.settings import settings
+
+max_cost_option = click.option("--max-cost", help="USD that models may cost; needed where nobody can be asked")
+ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
+
+
+def agree(expected: Any, max_cost: Decimal | None) -> Decimal | None:
+    """Say what models will be asked and cost, and get a yes: `--max-cost`, or a person's. Returns the cap."""
+    click.echo(
+        f"models will be asked about {expected.calls} times, at most {expected.usd} USD; kept replies cost nothing",
+        err=True,
+    )
+    if max_cost is not None:
+        return max_cost
+    if not sys.stdin.isatty():
+        raise InputError("--max-cost: say what this may cost in USD, as there is no terminal to ask on")
+    click.confirm("go on?", abort=True, err=True)
+    cap: Decimal = expected.usd
+    return cap
+
+
+def usd(text: str | None) -> Decimal | None:
+    """Read an amount of USD; raises InputError."""
+    if text is None:
+        return None
+    try:
+        amount = Decimal(text)
+    except ArithmeticError as e:
+        raise InputError(f"--max-cost {text!r}: not an amount in USD such as 2.50") from e
+    if not amount.is_finite() or amount < 0:
+        raise InputError(f"--max-cost {text!r}: not an amount in USD such as 2.50")
+    return amount
+
+
+def decider_for(
+    name: str, candles: dict[str, Path], start: datetime | None, end: datetime | None, max_cost: Decimal | None
+) -> tuple[Any, Any]:
+    """Return the decider a backtest replays, and what it may spend; None where it asks no model."""
+    from tasks.adapters.deciders import build
+
+    if not name.startswith(("llm:", "ensemble:")):  # before the imports that only models need: they take seconds
+        return build(name, settings()), None
+    from tasks.adapters import replays, variants
+    from tasks.connections import store
+    from tasks.core.evaluation.comparison import Window
+    from tasks.core.evaluation.replies import Spending
+
+    if not variants.asks_a_model(name):
+        return build(name, settings()), None
+    variant = variants.variants((name,), (), {}, settings())[0]
+    window = Window(index=0, start=start or ALWAYS[0], end=end or ALWAYS[1])
+    files = tuple((symbol, str(path.resolve())) for symbol, path in sorted(candles.items()))
+    job = replays.Job(label=name, decider=name, window=window, candles=files, thresholds=settings().events)
+    cap = agree(asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost)
+    spending = Spending(cap)
+    return variants.paid_decider(variant, settings(), store(), spending), spending

@@ -1,0 +1,54 @@
+"""Going on with an interrupted replay: its records are made again, its decisions are not asked for again.
+
+Everything but a decider's answer follows from the inputs, so the prefix is replayed with the answers that were kept,
+at no model's cost, and each record is held against the one on disk: a run of other candles, limits or code is refused
+at the first that differs. What comes out is what the run would have given had it never stopped.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from tasks.core.errors import InputError
+from tasks.core.ports import Decider
+from tasks.core.types.decision import Decided
+from tasks.core.types.snapshot import Brief
+
+
+class Kept:
+    """What a run left behind: the hash of each record's line, and the decision in it."""
+
+    def __init__(self, lines: Iterable[bytes] = ()) -> None:
+        self.hashes: list[bytes] = []
+        self.decided: dict[tuple[datetime, str], Decided] = {}
+        self.seen = 0
+        for line in lines:
+            record = json.loads(line)
+            self.hashes.append(hashlib.sha256(line).digest())
+            at = datetime.fromisoformat(record["as_of"])
+            self.decided[at, record["symbol"]] = Decided.model_validate_json(json.dumps(record["decided"]))
+
+    def has(self, line: bytes) -> bool:
+        """Take the run's next line; say whether it was kept before. Raises InputError where it was another one."""
+        self.seen += 1
+        if self.seen > len(self.hashes):
+            return False
+        if hashlib.sha256(line).digest() != self.hashes[self.seen - 1]:
+            raise InputError(f"its record {self.seen} differs: that run had other candles, options, settings or code")
+        return True
+
+
+class ResumedDecider:
+    """Gives the kept answers, and asks the decider where there is none."""
+
+    def __init__(self, decider: Decider, kept: Kept) -> None:
+        self.name, self.decider, self.kept = decider.name, decider, kept
+
+    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+        """Answer each brief; a close of which any answer is missing is asked about as a whole, as it was then."""
+        found = [self.kept.decided.get((brief.snapshot.as_of, brief.snapshot.pair)) for brief in briefs]
+        if None not in found:
+            return [decided for decided in found if decided is not None]
+        asked = await self.decider.decide(briefs)
+        return [old or new for old, new in zip(found, asked, strict=True)]

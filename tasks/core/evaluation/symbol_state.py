@@ -1,0 +1,68 @@
+"""What a replay tracks of one symbol: its tape, its events still to come, and our position in it."""
+
+from bisect import bisect_right
+from collections import deque
+
+import numpy as np
+
+from tasks.core.evaluation.plan import Plan
+from tasks.core.evaluation.tape import STEP, Grid, Tape
+from tasks.core.market.calendar import CalendarEvent, calendar_reasons
+from tasks.core.market.snapshot import Market
+from tasks.core.types.portfolio import Position
+from tasks.core.types.record import Outcome, Reason
+from tasks.core.types.snapshot import TradeDigest
+
+DIGESTED = 200  # outcomes of a symbol that its digest is made of
+AHEAD = 512  # event closes whose moments are read at once
+
+
+class SymbolState:
+    """One symbol of a replay."""
+
+    def __init__(self, market: Market, grid: Grid, plan: Plan) -> None:
+        self.market, self.tape, self.grid = market, Tape(market, grid), grid
+        self.events = _events(market, grid, plan.calendar)
+        self.event_bars = sorted(self.events)
+        self.position: Position | None = None
+        self.ahead: dict[int, list[Reason]] = {}
+        self.said: set[str] = set()
+        self.touch: int | None = None
+        self.outcomes: deque[Outcome] = deque(maxlen=DIGESTED)
+        self.digest = TradeDigest()
+        rates = ((grid.index_after(funding.at), funding.rate) for funding in plan.funding.get(market.symbol, ()))
+        self.funding = {k: rate for k, rate in rates if 0 <= k < grid.n}
+        self.funding_bars = sorted(self.funding)
+        self.read_to = -1
+
+    def next_bars(self, k: int) -> list[int]:
+        """Return the next bar of each kind after k on which anything happens."""
+        i = bisect_right(self.event_bars, k)
+        bars = self.event_bars[i : i + 1] + [bar for bar in self.ahead if bar > k]
+        if self.touch is not None:
+            bars.append(self.touch)
+        if self.funding_bars and self.position is not None:
+            i = bisect_right(self.funding_bars, k)
+            bars += self.funding_bars[i : i + 1]
+        return bars
+
+    def reasons_at(self, k: int) -> list[Reason]:
+        found = (*self.events.get(k, ()), *self.ahead.get(k, ()))
+        return [reason for reason in found if reason.fingerprint not in self.said]
+
+    def read_ahead(self, k: int) -> None:
+        """Have the market's moments of the coming events read together."""
+        if k > self.read_to:
+            i = bisect_right(self.event_bars, k - 1)
+            coming = self.event_bars[i : i + AHEAD]
+            if coming:
+                self.market.read_ahead(self.grid.start_s + (np.array(coming) + 1) * STEP)
+                self.read_to = coming[-1]
+
+
+def _events(market: Market, grid: Grid, calendar: tuple[CalendarEvent, ...]) -> dict[int, list[Reason]]:
+    first, last = grid.closes_at(-1), grid.closes_at(grid.n - 1)
+    found: dict[int, list[Reason]] = {}
+    for reason in (*market.reasons(first, last), *calendar_reasons(calendar, market.symbol, first, last)):
+        found.setdefault(grid.index(int(reason.as_of.timestamp())), []).append(reason)
+    return found

@@ -1,0 +1,128 @@
+"""The backtest command: interrupted, resumed, masked, with funding; a folder appears when it is whole."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from flows.cli import cli
+from tasks.core.errors import InputError
+from tasks.settings import ROOT
+
+SYMBOL = "X/USDT:USDT"
+
+
+@pytest.fixture(scope="module")
+def candles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12,000 candles of a seeded walk with drifts."""
+    rng = np.random.default_rng(5)
+    n = 12_000
+    close = 60_000 * np.exp(np.cumsum(rng.normal(0, 1.5e-3, n) + np.repeat(rng.normal(0, 4e-4, n // 400), 400)))
+    open_ = np.r_[60_000.0, close[:-1]]
+    values = {"open": open_, "high": np.maximum(open_, close) * 1.001, "low": np.minimum(open_, close) * 0.999}
+    frame = pd.DataFrame(values | {"close": close, "volume": rng.lognormal(3, 0.7, n)}).round(1)
+    path = tmp_path_factory.mktemp("candles") / "x.parquet"
+    frame.assign(ts=1_735_689_600_000 + np.arange(n) * 300_000).to_parquet(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_home(home: Path) -> None:
+    """Each command gets a state of its own."""
+
+
+def backtest(candles: Path, *options: object) -> dict[str, Any]:
+    arguments = ["backtest", "--candles", f"{SYMBOL}={candles}", "--decider", "rules", "--json", *map(str, options)]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(candles, tmp_path, home):
+    straight = backtest(candles, "--out", tmp_path / "a")
+    records = tmp_path / "b.partial" / "records.jsonl"
+    options = ["--candles", f"{SYMBOL}={candles}", "--decider", "rules", "--out", str(tmp_path / "b")]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "backtest", *options], cwd=ROOT, stdout=subprocess.DEVNULL,
+        env={**os.environ, "QUARTERDECK_HOME": str(home)}, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while run.poll() is None and not (records.exists() and records.stat().st_size):
+        time.sleep(0.01)
+    run.send_signal(signal.SIGINT)
+    _, said = run.communicate()
+    if run.returncode:  # 0: a machine so slow to wake us that all was done
+        assert run.returncode == 130, said
+        assert "the same command goes on" in said
+        with records.open("ab") as file:
+            file.write(b'{"half a rec')
+        assert backtest(candles, "--out", tmp_path / "b")["fingerprint"] == straight["fingerprint"]
+    written = [(tmp_path / name / "records.jsonl").read_bytes() for name in ("a", "b")]
+    assert [hashlib.sha256(text).hexdigest() for text in written] == [straight["fingerprint"]] * 2
+    assert not (tmp_path / "b.partial").exists()
+
+
+def test_a_folder_of_another_run_is_not_gone_on_with(candles, tmp_path):
+    backtest(candles, "--out", tmp_path / "a")
+    (tmp_path / "b.partial").mkdir()
+    lines = (tmp_path / "a" / "records.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "b.partial" / "records.jsonl").write_bytes(lines[0].replace(b'"rules"', b'"hold"') + lines[1])
+    with pytest.raises(InputError, match=r"cannot go on with .*b\.partial: its record 1 differs"):
+        backtest(candles, "--out", tmp_path / "b")
+
+
+def test_a_mask_hides_the_market_trades_the_same_and_says_how_to_undo_it(candles, tmp_path):
+    window = ("--start", "2025-01-10", "--end", "2025-01-30")
+    plain, masked = backtest(candles, *window), backtest(candles, *window, "--mask", "--out", tmp_path / "m")
+    assert masked["by_action"] == plain["by_action"]
+    assert masked["return_pct"] == pytest.approx(plain["return_pct"], abs=0.01)
+    [(name, undone)] = masked["mask"]["symbols"].items()
+    assert [name] == masked["symbols"] != plain["symbols"]
+    assert undone["symbol"] == SYMBOL
+    text = (tmp_path / "m" / "records.jsonl").read_text()
+    assert SYMBOL not in text
+    assert "2025-01-" not in text
+    assert backtest(candles, *window, "--mask=other")["symbols"] != masked["symbols"]
+
+
+def test_recorded_replies_are_not_looked_for_behind_a_mask(candles, tmp_path):
+    arguments = ["backtest", "--candles", f"{SYMBOL}={candles}", "--decider", "recorded:x", "--mask"]
+    with pytest.raises(InputError, match="answers by symbol and time"):
+        CliRunner().invoke(cli, arguments, catch_exceptions=False)
+
+
+def test_funding_is_read_from_a_file_and_else_unknown(candles, tmp_path):
+    rates = pd.DataFrame({"ts": 1_735_689_600_000 + np.arange(120) * 28_800_000, "rate": 1e-4})
+    rates.to_csv(tmp_path / "f.csv", index=False)
+    known = backtest(candles, "--funding", f"{SYMBOL}={tmp_path / 'f.csv'}", "--mask")
+    assert known["funding"] == "known"
+    assert known["funding_quote"] != 0
+    assert backtest(candles)["funding"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("Y/USDT:USDT=f.csv", "with a symbol of X/USDT:USDT"),
+        (f"{SYMBOL}=/no.csv", "no such file"),
+        ("f", "SYMBOL=FILE"),
+    ],
+)
+def test_wrong_funding_is_named(option, named, candles):
+    with pytest.raises(InputError, match=named):
+        backtest(candles, "--funding", option)
+
+
+def test_a_file_without_rates_is_named(candles, tmp_path):
+    (tmp_path / "f.csv").write_text("ts,price\n1,2\n")
+    with pytest.raises(InputError, match="needs numeric columns ts,rate"):
+        backtest(candles, "--funding", f"{SYMBOL}={tmp_path / 'f.csv'}")
