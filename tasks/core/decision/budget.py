@@ -59,6 +59,9 @@ class KeptReply(Dto):
     model: str
     raw_reply: str
     created_at: Utc
+    cost_usd: Exact = Decimal(0)
+    tokens_in: int = 0
+    tokens_out: int = 0
 
 
 class Purse(Protocol):

@@ -8,6 +8,9 @@ flips against it. As a fallback rung the guard lets it only reduce risk.
 from collections.abc import Sequence
 from decimal import Decimal
 
+from pydantic import Field
+
+from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import CloseAll, Decided, Decision, OpenLong, OpenShort, hold
 from tasks.core.types.snapshot import Brief, Snapshot
 
@@ -16,17 +19,28 @@ CONFIDENCE = Decimal("0.6")
 BREAKEVEN = "MOVE_STOP: breakeven on +1.0R"
 
 
+class Sizes(Dto):
+    """How large an entry is and how far its stop and target are."""
+
+    size_pct: Exact = Field(default=SIZE_PCT, gt=0, le=1000)
+    stop_atr: Exact = Field(default=STOP_ATR, gt=0, le=20)
+    tp_atr: Exact = Field(default=TP_ATR, gt=0, le=100)
+
+
 class RulesDecider:
     """The rules of the module's docstring; every unknown number means no."""
 
     name = "rules"
 
+    def __init__(self, sizes: Sizes | None = None) -> None:
+        self.sizes = sizes or Sizes()
+
     async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
         """Decide each brief on its own."""
-        return [Decided(decision=choose(brief), source="rules", rung="primary") for brief in briefs]
+        return [Decided(decision=choose(brief, self.sizes), source="rules", rung="primary") for brief in briefs]
 
 
-def choose(brief: Brief) -> Decision:
+def choose(brief: Brief, sizes: Sizes | None = None) -> Decision:
     """Apply the rules to one brief."""
     snapshot = brief.snapshot
     if snapshot.position.side != "flat":
@@ -35,7 +49,7 @@ def choose(brief: Brief) -> Decision:
         if action in snapshot.constraints.allowed_actions:
             why = _with_trend(snapshot, direction) or _reversion(brief, direction)
             if why:
-                return _enter(snapshot.pair, direction, why)
+                return _enter(snapshot.pair, direction, why, sizes or Sizes())
     return hold(snapshot.pair, "no rule applies", source="rules")
 
 
@@ -71,18 +85,18 @@ def _reversion(brief: Brief, direction: int) -> str:
     return ""
 
 
-def _enter(symbol: str, direction: int, why: str) -> Decision:
+def _enter(symbol: str, direction: int, why: str, sizes: Sizes) -> Decision:
     action = OpenLong if direction > 0 else OpenShort
     return action(
         symbol=symbol,
-        size_pct=SIZE_PCT,
-        stop_atr=STOP_ATR,
-        tp_atr=TP_ATR,
+        size_pct=sizes.size_pct,
+        stop_atr=sizes.stop_atr,
+        tp_atr=sizes.tp_atr,
         followups=(BREAKEVEN,),
         confidence=CONFIDENCE,
         comment=why,
         reasoning=why,
         key_factors=tuple(part.strip() for part in why.split(",")),
-        risk_assessment=f"stop {STOP_ATR} ATR, target {TP_ATR} ATR; a gap through the stop loses more",
+        risk_assessment=f"stop {sizes.stop_atr} ATR, target {sizes.tp_atr} ATR; a gap through the stop loses more",
         source="rules",
     )

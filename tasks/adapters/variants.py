@@ -1,0 +1,159 @@
+"""What a comparison is asked to compare: names into variants, the models behind them, and what asking will cost."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+
+from tasks.adapters.deciders import build
+from tasks.adapters.replays import Job, plan_of, treated_for
+from tasks.adapters.store import Store
+from tasks.core.decision.prompt import Prompt
+from tasks.core.errors import InputError
+from tasks.core.evaluation import quiet
+from tasks.core.evaluation.comparison import Estimate, Tried, Variant
+from tasks.core.evaluation.replies import KeptModel, Probe, Spending
+from tasks.core.ports import Decider, Model
+from tasks.settings import Settings
+
+BASELINES = ("hold", "buy-and-hold", "rules")
+PANEL_CALLS = 6  # every role once
+
+
+def asks_a_model(decider: str) -> bool:
+    """Say whether replaying this decider costs money."""
+    return decider.startswith(("llm:", "ensemble:")) and "llm:" in decider
+
+
+def variants(
+    deciders: Sequence[str], models: Sequence[str], cutoffs: Mapping[str, datetime], settings: Settings
+) -> list[Variant]:
+    """Return one variant for each decider, or decider and model, with the baselines among them."""
+    found = [_variant(name, model, cutoffs, settings) for name in deciders for model in _models(name, models, settings)]
+    named = {variant.decider for variant in found}
+    found += [Variant(label=name, decider=name) for name in BASELINES if name not in named]
+    labels = [variant.label for variant in found]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise InputError(f"--decider {twice[0]}: named twice")
+    if unknown := sorted(set(cutoffs) - {variant.model for variant in found}):
+        raise InputError(f"--cutoff {unknown[0]}: no variant asks that model")
+    return [variant.model_copy(update={"baseline": variant.decider in BASELINES}) for variant in found]
+
+
+def _models(name: str, models: Sequence[str], settings: Settings) -> Sequence[str]:
+    if not asks_a_model(name):
+        return ("",)
+    chosen = tuple(models) or settings.model[:1]
+    if not chosen:
+        raise InputError(f"--decider {name}: name a model with --model, e.g. --model openai/gpt-4o")
+    return chosen
+
+
+def _variant(name: str, model: str, cutoffs: Mapping[str, datetime], settings: Settings) -> Variant:
+    decider = build(name, settings, model=Probe() if model else None)
+    prompts = _prompts(decider)
+    label = " ".join(part for part in (_labelled(name, prompts), model) if part)
+    return Variant(
+        label=label, decider=name, model=model, cutoff=cutoffs.get(model),
+        prompt="+".join(f"{prompt.name}/{prompt.version}" for prompt in prompts),
+        prompt_sha256="+".join(prompt.sha256 for prompt in prompts),
+    )  # fmt: skip
+
+
+def _labelled(name: str, prompts: Sequence[Prompt]) -> str:
+    """Say the version where one prompt is sent, also when an alias or nothing named it."""
+    alone = len(prompts) == 1 and name.startswith("llm:")
+    return f"{name.partition('@')[0]}@{prompts[0].version}" if alone else name
+
+
+def _prompts(decider: Decider) -> list[Prompt]:
+    one = getattr(decider, "prompt", None)
+    return [one] if one else list(getattr(decider, "prompts", {}).values())
+
+
+def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
+    """Build a variant's decider on its one model, every reply of which is kept."""
+    from tasks.adapters.deciders import one_model
+    from tasks.adapters.prices import LiteLLMPrices
+
+    prices = LiteLLMPrices(settings.budget.usd_per_1k_tokens)
+    asked: Model = KeptModel(
+        one_model(variant.model, settings), variant.model, settings.model_base_url, store, prices, spending,
+        lambda: datetime.now(UTC),
+    )  # fmt: skip
+    return build(variant.decider, settings, model=asked)
+
+
+async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Settings) -> Estimate:
+    """Return how often models will be asked, and what that costs if every reply is as long as allowed.
+
+    Every market event is one decision; positions raise some more of their own. Kept replies are not deducted.
+    """
+    from tasks.adapters.prices import LiteLLMPrices
+
+    prices, calls, usd = LiteLLMPrices(settings.budget.usd_per_1k_tokens), 0, Decimal(0)
+    for variant, jobs in paid:
+        decisions, probe = sum(_decisions(job) for job in jobs), Probe()
+        await _first_question(build(variant.decider, settings, model=probe), jobs[0])
+        each = PANEL_CALLS if "panel" in variant.decider else 1
+        worst = sum((prices.worst((variant.model,), *question) for question in probe.asked), Decimal(0))
+        calls += decisions * each
+        usd += decisions * each * worst / max(1, len(probe.asked))
+    return Estimate(variants=len(paid), calls=calls, usd=usd.quantize(Decimal("0.0001")))
+
+
+def _decisions(job: Job) -> int:
+    markets = treated_for(job).markets.values()
+    plan = plan_of(job)
+    assert plan.start is not None
+    assert plan.end is not None
+    events = sum(len(quiet.closes(market, plan.start, plan.end).events) for market in markets)
+    return events + 2 * job.quiet * len(markets)
+
+
+async def _first_question(decider: Decider, job: Job) -> None:
+    """Put the middle event of a job to a decider that notes what it would ask."""
+    plan, market = plan_of(job), next(iter(treated_for(job).markets.values()))
+    assert plan.start is not None
+    assert plan.end is not None
+    events = quiet.closes(market, plan.start, plan.end).events
+    if len(events):
+        when = datetime.fromtimestamp(int(events[len(events) // 2]), tz=UTC)
+        asked: Decider = getattr(decider, "chooser", decider)  # of an ensemble whose timer may wait at that event
+        await asked.decide([quiet.flat_brief(market, plan, when, market.reasons(when, when))[1]])
+
+
+class Tally:
+    """Every variant ever compared, by the data it was compared on: one line each in HOME, the newest one counts."""
+
+    def __init__(self, home: Path) -> None:
+        self.path = home / "evaluations" / "tried.jsonl"
+
+    def add(self, data_sha256: str, tried: Mapping[str, float], at: datetime) -> None:
+        """Write down the daily Sharpe ratio of each variant (named by all it consists of)."""
+        lines = [
+            json.dumps({"data": data_sha256, "variant": name, "sharpe": sharpe, "at": at.isoformat()})
+            for name, sharpe in tried.items()
+        ]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, "".join(f"{line}\n" for line in lines).encode())  # whole, beside other processes' lines
+        finally:
+            os.close(handle)
+
+    def tried(self, data_sha256: str) -> Tried:
+        """Return how many distinct variants were compared on this data, and how much their Sharpe ratios vary."""
+        if not self.path.is_file():
+            return Tried(0, 0.0)
+        found: dict[str, float] = {}
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["data"] == data_sha256:
+                found[row["variant"]] = row["sharpe"]
+        values = np.array(list(found.values()))
+        return Tried(len(values), float(values.var(ddof=1)) if len(values) > 1 else 0.0)

@@ -1,0 +1,107 @@
+"""Replay variants, put them beside each other, and keep what was found."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.adapters import replays, report, variants
+from tasks.adapters.replays import Job
+from tasks.connections import log, store
+from tasks.core.errors import TrackingUnavailable
+from tasks.core.evaluation import compare
+from tasks.core.evaluation.comparison import Comparison, Trial, Variant, Window
+from tasks.core.evaluation.replies import Spending
+from tasks.settings import settings
+
+
+@task(task_run_name="replay-{job.label}-{job.window.index}-{job.treatment}", cache_policy=NO_CACHE)
+def replay_trial(job: Job) -> Trial:
+    """Replay one variant over one window, here or on a Dask worker."""
+    trial = replays.run_job(job)
+    log().info("replay variant=%s window=%d trades=%d", job.label, job.window.index, len(trial.trades))
+    return trial
+
+
+@task(cache_policy=NO_CACHE)
+def replay_trials(jobs: Sequence[Job], dask: str = "", done: Any = None) -> list[Trial]:
+    """Replay every job that asks no model, in as many processes as there are cores."""
+    found = []
+    for trial in replays.run_all(jobs, dask):
+        found.append(trial)
+        if done:
+            done(trial)
+    return found
+
+
+@task(cache_policy=NO_CACHE)
+def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: Any = None) -> list[Trial]:
+    """Replay what asks models: kept replies first, then paid ones up to the cap."""
+    found: list[Trial] = []
+
+    def note(trial: Trial) -> None:
+        found.append(trial)
+        if done:
+            done(trial)
+
+    pairs = [(job, variants.paid_decider(variant, settings(), store(), spending)) for variant, job in jobs]
+    asyncio.run(replays.run_paid(pairs, spending, note))
+    log().info("models asked=%d reused=%d usd=%s", spending.asked, spending.reused, spending.spent_usd)
+    return found
+
+
+@task(cache_policy=NO_CACHE)
+def compare_trials(
+    chosen: Sequence[Variant], windows: Sequence[Window], trials: Sequence[Trial], job: Job, seeds: int
+) -> Comparison:
+    """Count these variants as tried on this data, and put them beside each other."""
+    seen = replays.treated_for(job)
+    data, tally = replays.data_hash(seen), variants.Tally(settings().home)
+    sharpes = {v: compare.daily_sharpe(compare.of(trials, v.label)) for v in chosen}
+    limits = job.limits.model_dump_json()
+    tally.add(
+        data, {f"{v.label} {v.prompt_sha256} {limits}": s for v, s in sharpes.items() if s is not None},
+        datetime.now(UTC),
+    )  # fmt: skip
+    return compare.compare(
+        chosen, windows, trials, replays.bars_of(seen), tally.tried(data), data_sha256=data, cash=float(job.cash),
+        costs=job.costs, seeds=seeds,
+    )  # fmt: skip
+
+
+@task(cache_policy=NO_CACHE)
+def write_report(
+    found: Comparison, chosen: Sequence[Variant], trials: Sequence[Trial], job: Job, notes: Mapping[str, Any], out: Path
+) -> Path:
+    """Write the report, and each variant's charts and tables, into a folder; returns the report."""
+    report.write(out, {"report.html": report.page(found, chosen, trials, notes).encode()})
+    paths = replays.bars_of(replays.treated_for(job))
+    for variant in chosen:
+        files = report.variant_files(variant, trials, paths)
+        report.write(out / report.file_name(variant.label), files)
+    return out / "report.html"
+
+
+@task(cache_policy=NO_CACHE)
+def track_comparison(
+    found: Comparison, chosen: Sequence[Variant], notes: Mapping[str, Any], params: Mapping[str, str], folder: Path
+) -> str:
+    """Log the comparison to MLflow from the report's folder; empty where tracking is off or not there."""
+    from tasks.adapters.tracking_compare import ComparisonTracker
+
+    if not settings().mlflow_url:
+        return ""
+    files = {v.label: {f.name: f.read_bytes() for f in (folder / report.file_name(v.label)).iterdir()} for v in chosen}
+    tags = {"data_sha256": found.data_sha256, "git_commit": notes["commit"], "mask": notes["mask"]}
+    page = (folder / "report.html").read_bytes()
+    try:
+        return ComparisonTracker(settings().mlflow_url).log_comparison(
+            found, chosen, notes["title"], params, {k: v for k, v in tags.items() if v}, page, files
+        )
+    except TrackingUnavailable as e:
+        log().warning("the comparison is not in MLflow: %s", e)
+        return ""

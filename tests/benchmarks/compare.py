@@ -1,0 +1,65 @@
+"""Eight deciders on one year: the features once, not eight times; and 200 random traders of equal turnover."""
+
+import resource
+import time
+
+import numpy as np
+import pandas as pd
+
+from tasks.adapters import replays
+from tasks.core.evaluation import chance, compare
+from tasks.core.evaluation.comparison import Window
+from tasks.core.market.snapshot import Market
+from tests.benchmarks.tapes import candles
+
+SYMBOL = "BTC/USDT:USDT"
+YEAR = 105_120
+DECIDERS = ("hold", "buy-and-hold", "rules", "random:1", "random:2", "random:3", "rules:stop_atr=3,tp_atr=6",
+            "rules:stop_atr=2,tp_atr=8")  # fmt: skip
+
+
+def cpu() -> float:
+    """Return the CPU seconds of this process and of its children that ended."""
+    spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in spent)
+
+
+def jobs(path: str, bars: pd.DataFrame, deciders: tuple[str, ...]) -> list[replays.Job]:
+    first, last = bars.index[0].to_pydatetime(), bars.index[-1].to_pydatetime()
+    window = Window(index=0, start=first, end=last)
+    return [replays.Job(label=d, decider=d, window=window, candles=((SYMBOL, path),)) for d in deciders]
+
+
+def main() -> None:
+    """Print CPU seconds for the features, one decider, eight of them, and the random seeds."""
+    from tempfile import TemporaryDirectory
+
+    what, bars = candles()
+    bars = bars.iloc[:YEAR]
+    with TemporaryDirectory() as folder:
+        path = f"{folder}/year.parquet"
+        ts = bars.index.astype("datetime64[ms, UTC]").astype("int64")
+        bars.assign(ts=np.asarray(ts)).to_parquet(path)
+        begun, wall = cpu(), time.perf_counter()
+        list(replays.run_all(jobs(path, bars, DECIDERS)))
+        took, wall = cpu() - begun, time.perf_counter() - wall
+        print(f"{what}, {YEAR:,} bars; compare of {len(DECIDERS)}: cpu_s={took:.2f} wall_s={wall:.2f}")
+        begun = cpu()
+        market = Market.from_base(SYMBOL, bars)
+        for each in ("events", "event_closes", "tables", "anchor_table", "votes", "roles"):
+            getattr(market, each)
+        features = cpu() - begun
+        print(f"features and events once: cpu_s={features:.2f}; eight times would be {8 * features:.2f}")
+        [trial] = [replays.run_job(job) for job in jobs(path, bars, ("rules",))]
+        begun = cpu()
+        paths = replays.bars_of(replays.treated_for(jobs(path, bars, ("rules",))[0]))
+        drawn = chance.random_returns(
+            trial.trades, paths, trial.days, 10_000.0, replays.plan_of(jobs(path, bars, ("rules",))[0]).costs
+        )
+        stands = chance.standing(compare.series([trial]).returns, drawn, len(trial.trades))
+        took = cpu() - begun
+        print(f"{stands.seeds} random traders of {stands.trades} trades each: cpu_s={took:.2f}")
+
+
+if __name__ == "__main__":
+    main()

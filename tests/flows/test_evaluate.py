@@ -1,0 +1,235 @@
+"""`compare` as a user runs it: baselines among the variants, replies paid once, a cap that holds, a whole report."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from model_server import ModelServer, Reply
+
+from flows.cli import cli
+from flows.evaluate import Request, carry_out, evaluate, plan_work
+from tasks.adapters import replays
+from tasks.adapters.variants import Tally
+from tasks.settings import settings
+
+SYMBOL = "BTC/USDT:USDT"
+SPAN = ("--start", "2025-01-12", "--end", "2025-01-15")
+OPEN = {
+    "symbol": SYMBOL, "action": "OPEN_LONG", "size_pct": 20, "entry": {"type": "market", "offset_bps": 0},
+    "stop_atr": 2, "tp_atr": 4, "followups": [], "confidence": 0.8, "comment": "up", "reasoning": "r",
+    "key_factors": ["k"], "risk_assessment": "a",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def candles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng, n = np.random.default_rng(5), 5000
+    close = np.round(60_000 * np.exp(np.cumsum(rng.normal(0, 1.5e-3, n))), 1)
+    open_ = np.r_[60_000.0, close[:-1]]
+    frame = pd.DataFrame(
+        {
+            "ts": 1_735_689_600_000 + np.arange(n) * 300_000, "open": open_, "high": np.maximum(open_, close) + 20,
+            "low": np.minimum(open_, close) - 20, "close": close, "volume": rng.lognormal(3, 0.5, n),
+        }
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("candles") / "btc.parquet"
+    frame.to_parquet(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_home(home: Path) -> None:
+    """Each comparison gets a state of its own."""
+
+
+def run(candles: Path, *arguments: str) -> Any:
+    few = ("--seeds", "20", "--quiet", "0")
+    return CliRunner().invoke(
+        cli, ["compare", "--candles", str(candles), "--symbol", SYMBOL, "--json", *few, *arguments]
+    )
+
+
+def compared(candles: Path, *arguments: str) -> dict[str, Any]:
+    result = run(candles, *arguments)
+    if result.exception is not None:
+        raise result.exception
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def rows(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["label"]: row for row in found["rows"]}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
+    answers = Reply(json.dumps(OPEN), tokens_in=1000, tokens_out=100)
+    with ModelServer(default=answers) as running:
+        monkeypatch.setenv("QUARTERDECK_MODEL_BASE_URL", running.url)
+        settings.cache_clear()
+        yield running
+
+
+def test_baselines_are_always_among_the_variants_and_the_report_needs_no_network(candles, tmp_path):
+    out = tmp_path / "out"
+    asked = ("--decider", "rules:stop_atr=3,tp_atr=6", "--windows", "2", "--mask", "--quiet", "20")
+    found = compared(candles, *asked, "--out", str(out))
+    assert list(rows(found)) == ["rules:stop_atr=3,tp_atr=6", "hold", "buy-and-hold", "rules"]
+    assert [row["baseline"] for row in found["rows"]] == [False, True, True, True]
+    assert rows(found)["hold"]["return_pct"] == 0
+    assert all(len(row["windows"]) == 2 for row in found["rows"])
+    assert found["rows"][0]["chance"]["seeds"] == 20
+    assert len(found["pairs"]) == 6
+    assert {gate["label"] for gate in found["gate"]} == {"rules:stop_atr=3,tp_atr=6", "rules"}
+    page = (out / "report.html").read_text()
+    assert len(page) < 5_000_000
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
+    names = {path.name for path in (out / "rules").iterdir()}
+    assert names == {"charts.html", "equity.png", "r_histogram.png", "decisions.png", "decisions.csv", "trades.csv"}
+
+
+def test_masked_rules_decide_as_unmasked(candles):
+    found = compared(candles, "--decider", "rules", "--mask", "--perturb")
+    [leak] = found["leakage"]
+    assert leak["masked_agreement"] == 1.0
+    assert leak["masked_gap_bps"]["estimate"] == pytest.approx(0, abs=0.05)
+    assert leak["input_dependency"] is None or leak["input_dependency"] > 0
+
+
+def test_forked_processes_and_this_one_print_the_same_fingerprints(candles):
+    work = plan_work(Request(candles={SYMBOL: str(candles)}, deciders=("rules", "random:1"), quiet=0))
+    here = {trial.label: trial.summary["fingerprint"] for trial in map(replays.run_job, work.free)}
+    forked = {trial.label: trial.summary["fingerprint"] for trial in replays.run_all(work.free, processes=2)}
+    assert here == forked
+    assert len(set(here.values())) == len(work.variants)
+
+
+@pytest.mark.slow
+async def test_the_flow_leaves_the_table_and_a_link_as_artifacts(candles, prefect_server):
+    from prefect.client.orchestration import get_client
+
+    days = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
+    found = await asyncio.to_thread(evaluate, Request(candles={SYMBOL: str(candles)}, quiet=0, seeds=5, **days))
+    assert Path(found["report"]).is_file()
+    async with get_client() as client:
+        artifacts = {artifact.key: artifact for artifact in await client.read_artifacts()}
+    assert "| rules |" in artifacts["comparison"].data
+    assert "report.html" in artifacts["comparison-report"].data
+
+
+@pytest.mark.slow
+def test_dask_workers_print_the_same_fingerprints(candles):
+    distributed = pytest.importorskip("distributed")
+    work = plan_work(Request(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0))
+    here = {trial.label: trial.summary["fingerprint"] for trial in map(replays.run_job, work.free)}
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        there = list(replays.run_all(work.free, dask=cluster.scheduler_address))
+    assert {trial.label: trial.summary["fingerprint"] for trial in there} == here
+
+
+def test_a_second_run_asks_nothing_and_finds_the_same(candles, server):
+    asked = ("--decider", "llm:single@v001", "--model", "openai/test", "--max-cost", "100", *SPAN)
+    first = compared(candles, *asked)
+    paid = len(server.requests)
+    again = compared(candles, *asked)
+    assert paid > 5
+    assert len(server.requests) == paid
+    assert first["rows"] == again["rows"]
+    assert (again["spent"]["asked"], again["spent"]["usd"], again["spent"]["reused"]) == (0, 0, paid)
+    mine = rows(first)["llm:single@v001 openai/test"]
+    assert mine["trades"] > 0
+    assert mine["llm_cost_usd"] == pytest.approx(first["spent"]["usd"])
+    assert mine["model_calls"] == mine["decisions"] == paid
+
+
+def test_the_cap_stops_with_what_there_is_and_says_so(candles, server):
+    found = compared(
+        candles, "--decider", "llm:single", "--model", "openai/test", "--max-cost", "0.10", "--start", "2025-01-08"
+    )
+    assert 0 < found["spent"]["usd"] <= 0.10
+    assert not found["complete"]
+    mine = found["rows"][0]
+    assert (mine["complete"], mine["invalid"]) == (False, 0)
+    assert 0 < mine["decisions"] == len(server.requests)
+    assert mine["decisions"] < rows(found)["hold"]["decisions"]
+
+
+def test_every_role_of_a_panel_is_asked_and_paid_for_once(candles, server):
+    asked = ("--decider", "llm:panel@risk/v001", "--model", "openai/test", "--max-cost", "100", *SPAN)
+    first = compared(candles, *asked)
+    assert first["spent"]["asked"] == len(server.requests) >= 2 * first["rows"][0]["decisions"]
+    assert compared(candles, *asked)["spent"]["asked"] == 0
+
+
+def test_two_models_and_a_cutoff_are_variants_of_one_decider(candles, server):
+    found = compared(
+        candles, "--decider", "llm:single", "--model", "openai/a", "--model", "openai/b", "--max-cost", "100",
+        "--cutoff", "openai/a=2025-01-13", *SPAN, "--windows", "3",
+    )  # fmt: skip
+    assert list(rows(found))[:2] == ["llm:single@v001 openai/a", "llm:single@v001 openai/b"]
+    assert {request["model"] for request in server.requests} == {"a", "b"}
+    assert [w["cutoff"] for w in found["rows"][0]["windows"]] == ["before", "after", "after"]
+    assert [w["cutoff"] for w in found["rows"][1]["windows"]] == ["unknown"] * 3
+
+
+def test_what_will_be_asked_is_said_before_and_needs_a_yes(candles, server):
+    result = run(candles, "--decider", "llm:single", "--model", "openai/test", *SPAN)
+    assert "--max-cost" in str(result.exception)
+    assert re.search(r"asked about \d+ times, at most [\d.]+ USD", result.stderr)
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--decider", "rulez"), "rulez"),
+        (("--decider", "rules:stop=3"), "rules:stop=3"),
+        (("--decider", "rules", "--decider", "rules"), "named twice"),
+        (("--decider", "llm:single"), "--model"),
+        (("--decider", "llm:tools", "--model", "openai/a"), "cannot be replayed"),
+        (("--decider", "llm:single@v999", "--model", "openai/a"), "v999"),
+        (("--decider", "llm:panel@cook/v001", "--model", "openai/a"), "no role cook"),
+        (("--decider", "rules", "--cutoff", "gpt=2024-01-01"), "no variant asks"),
+        (("--decider", "rules", "--cutoff", "gpt"), "MODEL=DATE"),
+        (("--decider", "rules", "--max-cost", "lots"), "lots"),
+        (("--decider", "rules", "--window-days", "400"), "windows of a day"),
+        (("--decider", "rules", "--start", "2030-01-01"), "windows of a day"),
+    ],
+)
+def test_wrong_input_is_named(candles, arguments, said):
+    result = run(candles, *arguments)
+    assert result.exit_code != 0
+    assert said in str(result.exception)
+
+
+@pytest.mark.slow
+def test_a_dask_scheduler_that_is_not_there_is_named(candles):
+    assert "--dask tcp://127.0.0.1:1" in str(
+        run(candles, "--decider", "rules", "--dask", "tcp://127.0.0.1:1").exception
+    )
+
+
+def test_every_variant_ever_compared_on_this_data_counts(candles, home):
+    days = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
+    request = Request(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0, seeds=5, **days)
+    first = carry_out(plan_work(request), None, None)
+    more = request.model_copy(update={"deciders": ("rules:stop_atr=3,tp_atr=6", "random:1")})
+    second = carry_out(plan_work(more), None, None)
+    assert second["tried"] == first["tried"] + 2
+    assert carry_out(plan_work(request), None, None)["tried"] == second["tried"]
+
+
+def test_the_tally_of_other_data_is_another(home):
+    tally = Tally(home)
+    tally.add("a", {"x": 0.1, "y": 0.2}, datetime(2026, 1, 1, tzinfo=UTC))
+    tally.add("a", {"x": 0.3}, datetime(2026, 1, 2, tzinfo=UTC))
+    assert tally.tried("a") == (2, pytest.approx(0.005))
+    assert tally.tried("b") == (0, 0.0)
