@@ -109,7 +109,8 @@ def test_blocks_have_the_mean_length_asked_for_and_wrap_around():
     assert (drawn.min(), drawn.max()) == (0, 399)
 
 
-# Seen with 1,000 series each (2,000 draws): 94.9 % for independent days, 93.3 % at 0.3. Here fewer, for the time.
+# Seen with 1,000 series each of 120, 300 and 600 days: 94.9, 94.7 and 95.6 % where independent, 90.3, 91.4 and 93.1 %
+# at 0.3. Here fewer, for the time.
 @pytest.mark.parametrize(("rho", "least"), [(0.0, 0.90), (0.3, 0.86)])
 def test_intervals_cover_the_true_difference_about_as_often_as_they_say(rho, least):
     rng, hits, sims = np.random.default_rng(6), 0, 150
