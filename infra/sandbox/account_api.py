@@ -1,6 +1,6 @@
 """Bybit's private endpoints that read: key, wallet, positions, orders, executions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 from infra.sandbox import views
@@ -48,15 +48,9 @@ def api_key(ex: Exchange, _params: Params) -> Json:
 
 def account_info(ex: Exchange, _params: Params) -> Json:
     return {
-        "marginMode": "REGULAR_MARGIN",
-        "updatedTime": str(ex.now_ms),
-        "unifiedMarginStatus": 6,
-        "dcpStatus": "OFF",
-        "timeWindow": 0,
-        "smpGroup": 0,
-        "isMasterTrader": False,
-        "spotHedgingStatus": "OFF",
-    }
+        "marginMode": "REGULAR_MARGIN", "updatedTime": str(ex.now_ms), "unifiedMarginStatus": 6, "dcpStatus": "OFF",
+        "timeWindow": 0, "smpGroup": 0, "isMasterTrader": False, "spotHedgingStatus": "OFF",
+    }  # fmt: skip
 
 
 def coins(ex: Exchange, _params: Params) -> Json:
@@ -87,19 +81,12 @@ def wallet(ex: Exchange, params: Params) -> Json:
     for h in spot:
         listed.append(_coin(ex.markets[h.symbol].base, h.quantity, h.quantity, marks[h.symbol]))
     entry = {
-        "accountType": "UNIFIED",
-        "totalEquity": text(balance.equity),
-        "totalWalletBalance": text(balance.equity - unrealized),
-        "totalMarginBalance": text(balance.equity),
-        "totalAvailableBalance": text(balance.available),
-        "totalPerpUPL": text(unrealized),
-        "totalInitialMargin": text(margin),
-        "totalMaintenanceMargin": "0",
-        "accountIMRate": "0",
-        "accountMMRate": "0",
-        "accountLTV": "0",
-        "coin": [c for c in listed if params.get("coin") in (None, "", c["coin"])],
-    }
+        "accountType": "UNIFIED", "totalEquity": text(balance.equity),
+        "totalWalletBalance": text(balance.equity - unrealized), "totalMarginBalance": text(balance.equity),
+        "totalAvailableBalance": text(balance.available), "totalPerpUPL": text(unrealized),
+        "totalInitialMargin": text(margin), "totalMaintenanceMargin": "0", "accountIMRate": "0", "accountMMRate": "0",
+        "accountLTV": "0", "coin": [c for c in listed if params.get("coin") in (None, "", c["coin"])],
+    }  # fmt: skip
     return {"list": [entry]}
 
 
@@ -113,26 +100,12 @@ def _coin(
     order_margin: Decimal = Decimal(0),
 ) -> Json:
     return {
-        "coin": name,
-        "equity": text(equity),
-        "usdValue": text(equity * price),
-        "walletBalance": text(held),
-        "free": "",
-        "locked": "0",
-        "borrowAmount": "0",
-        "accruedInterest": "0",
-        "availableToWithdraw": "",
-        "availableToBorrow": "",
-        "totalOrderIM": text(order_margin),
-        "totalPositionIM": text(position_margin),
-        "totalPositionMM": "0",
-        "unrealisedPnl": text(unrealized),
-        "cumRealisedPnl": "0",
-        "bonus": "0",
-        "collateralSwitch": True,
-        "marginCollateral": True,
-        "spotBorrow": "0",
-    }
+        "coin": name, "equity": text(equity), "usdValue": text(equity * price), "walletBalance": text(held),
+        "free": "", "locked": "0", "borrowAmount": "0", "accruedInterest": "0", "availableToWithdraw": "",
+        "availableToBorrow": "", "totalOrderIM": text(order_margin), "totalPositionIM": text(position_margin),
+        "totalPositionMM": "0", "unrealisedPnl": text(unrealized), "cumRealisedPnl": "0", "bonus": "0",
+        "collateralSwitch": True, "marginCollateral": True, "spotBorrow": "0",
+    }  # fmt: skip
 
 
 def positions(ex: Exchange, params: Params) -> Json:
@@ -182,10 +155,14 @@ def order_history(ex: Exchange, params: Params) -> Json:
 def _orders(ex: Exchange, params: Params, found: Sequence[Order]) -> Json:
     """Filter as asked, newest first."""
     category = category_of(params)
-    asked = {name: params[name] for name in ("symbol", "orderId", "orderLinkId", "side") if params.get(name)}
-    listed = [views.order_view(ex, o) for o in reversed(found) if ex.markets[o.symbol].category == category]
-    listed = [view for view in listed if all(view[name] == value for name, value in asked.items())]
-    return page(category, listed, params, 20, 50)
+    told: dict[str, Callable[[Order], str]] = {
+        "symbol": lambda o: ex.markets[o.symbol].id, "orderId": lambda o: o.venue_order_id,
+        "orderLinkId": lambda o: views.link_id(o.client_order_id), "side": lambda o: o.side.capitalize(),
+    }  # fmt: skip
+    asked = {name: params[name] for name in told if params.get(name)}
+    here = [o for o in reversed(found) if ex.markets[o.symbol].category == category]
+    fitting = [o for o in here if all(told[name](o) == value for name, value in asked.items())]
+    return page(category, [views.order_view(ex, o) for o in fitting], params, 20, 50)
 
 
 def executions(ex: Exchange, params: Params) -> Json:

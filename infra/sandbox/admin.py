@@ -43,12 +43,12 @@ def admin_router(ex: Exchange, bench: FaultBench) -> APIRouter:
         try:
             bench.pending.append(Fault(**wanted))  # type: ignore[arg-type]  # checked by Fault and by its names
         except TypeError as e:
-            raise InputError(f"fault {wanted}: give kind, path, times, seconds, status ({e})") from e
+            raise InputError(f"fault {wanted}: give kind, path, times, seconds, status, share, seed ({e})") from e
         return {"faults": bench.listed()}
 
     @router.delete("/faults")
     async def clear_faults() -> Json:
-        bench.pending.clear()
+        bench.clear()
         return {"faults": []}
 
     return router
@@ -68,60 +68,35 @@ def exchange_state(ex: Exchange) -> Json:
     marks = ex.marks()
     totals = {s: ex.engine.totals(s).model_dump(mode="json") for s in ex.markets}
     return {
-        "clock": ex.now.isoformat(),
-        "orders": [_order(order) for order in ex.engine.orders],
+        "clock": ex.now.isoformat(), "orders": [_order(order) for order in ex.engine.orders],
         "fills": [_fill(fill) for fill in ex.engine.fills],
         "positions": [_position(ex, position) for position in ex.engine.positions()],
         "unprotected_s": {symbol: ex.naked_ms[symbol] / 1000 for symbol in ex.markets},
-        "equity": str(ex.engine.balance(marks).equity),
-        "available": str(ex.engine.balance(marks).available),
-        "prices": {symbol: str(price) for symbol, price in marks.items()},
-        "totals": totals,
+        "equity": str(ex.engine.balance(marks).equity), "available": str(ex.engine.balance(marks).available),
+        "prices": {symbol: str(price) for symbol, price in marks.items()}, "totals": totals,
         "requests": dict(ex.requests),
-    }
+    }  # fmt: skip
 
 
 def _order(order: Order) -> Json:
-    protection = order.type in views.STOP_TYPE
-    resting = order.status is OrderStatus.OPEN
-    return {
-        "orderLinkId": views.link_id(order.client_order_id),
-        "orderId": order.venue_order_id,
-        "symbol": order.symbol,
-        "side": order.side,
-        "type": order.type,
-        "qty": str(order.quantity),
-        "filled": str(order.filled),
-        "price": None if order.price is None else str(order.price),
-        "avg_price": None if order.avg_price is None else str(order.avg_price),
-        "status": order.status.value,
-        "reason": order.reason,
-        "stop": None if order.stop is None else str(order.stop),
-        "target": None if order.target is None else str(order.target),
-        "reduce_only": order.reduce_only,
-        "resting": resting,
-        "protection": protection,
-        "created": order.created_at.isoformat(),
+    return order.model_dump(mode="json") | {
+        "orderLinkId": views.link_id(order.client_order_id), "orderId": order.venue_order_id,
+        "qty": str(order.quantity), "resting": order.status is OrderStatus.OPEN,
+        "protection": order.type in views.STOP_TYPE, "created": order.created_at.isoformat(),
         "updated": order.updated_at.isoformat(),
-    }
+    }  # fmt: skip
 
 
 def _fill(fill: Fill) -> Json:
     return fill.model_dump(mode="json") | {
-        "orderLinkId": views.link_id(fill.client_order_id),
-        "orderId": fill.venue_order_id,
-        "qty": str(fill.quantity),
-    }
+        "orderLinkId": views.link_id(fill.client_order_id), "orderId": fill.venue_order_id, "qty": str(fill.quantity),
+    }  # fmt: skip
 
 
 def _position(ex: Exchange, position: VenuePosition) -> Json:
     return {
-        "symbol": position.symbol,
-        "side": position.side,
-        "size": str(position.quantity),
-        "avg_price": str(position.avg_price),
-        "stopLoss": None if position.stop is None else str(position.stop),
+        "symbol": position.symbol, "side": position.side, "size": str(position.quantity),
+        "avg_price": str(position.avg_price), "stopLoss": None if position.stop is None else str(position.stop),
         "takeProfit": None if position.target is None else str(position.target),
-        "unrealized_pnl": str(position.unrealized_pnl),
-        "unprotected_s": ex.naked_now_ms[position.symbol] / 1000,
-    }
+        "unrealized_pnl": str(position.unrealized_pnl), "unprotected_s": ex.naked_now_ms[position.symbol] / 1000,
+    }  # fmt: skip

@@ -15,8 +15,9 @@ from infra.sandbox.clock import wall_ms
 from infra.sandbox.config import SandboxConfig
 from infra.sandbox.errors import BybitError, bad_parameter
 from infra.sandbox.exchange import Exchange
-from infra.sandbox.faults import Call, FaultBench
+from infra.sandbox.faults import Call, Fault, FaultBench
 from infra.sandbox.market_api import Params
+from infra.sandbox.scenario import ERROR_SHARE
 from infra.sandbox.views import Json
 from tasks.core.errors import InputError
 
@@ -29,6 +30,13 @@ WRITES: dict[str, Handler] = {**order_api.ENDPOINTS}
 class Venue:
     exchange: Exchange
     bench: FaultBench
+    crash: Fault
+
+    def trouble(self, path: str) -> Fault | None:
+        """Return the fault ordered for a request, or the one that a crash brings with it."""
+        ordered = self.bench.take(path)
+        crashing = ordered is None and self.exchange.crashing(self.exchange.clock.now_ms())
+        return self.crash if crashing and self.crash.strikes() else ordered
 
 
 class SandboxApp(FastAPI):
@@ -41,19 +49,21 @@ class SandboxApp(FastAPI):
             await super().__call__(scope, receive, send)
             return
         self.venue.exchange.requests[scope["path"]] += 1
-        fault = self.venue.bench.take(scope["path"])
-        call = Call(self.venue.exchange, super().__call__, scope, receive, send)
+        ex, bench = self.venue.exchange, self.venue.bench
+        fault = self.venue.trouble(scope["path"])
+        call = Call(ex, bench, super().__call__, scope, receive, send)
         if fault is None:
             await call.serve()
         else:
             await fault.act(call)
+        bench.answered()
 
 
 def create_app(config: SandboxConfig) -> SandboxApp:
     """Build the exchange and the app around it; raises InputError if the configuration makes no sense."""
     exchange, bench = Exchange(config), FaultBench()
     app = SandboxApp(title="Quarterdeck sandbox exchange", docs_url=None, redoc_url=None, openapi_url=None)
-    app.venue = Venue(exchange, bench)
+    app.venue = Venue(exchange, bench, Fault("somehow", share=ERROR_SHARE, seed=config.seed))
     app.include_router(admin_router(exchange, bench))
     app.add_exception_handler(InputError, refuse)
 
@@ -77,10 +87,11 @@ def _answer(
     if handler is None:
         return JSONResponse({"error": f"no such endpoint: {request.method} /v5/{path}"}, status_code=404)
     ex.catch_up()
-    ex.quirks = request.scope.get("quirks", set())
+    ex.quirks = request.scope.get("quirks", {})
+    ex.skew_ms = round(ex.quirks.get("clock_skew", 0) * 1000)
     try:
         if path not in market_api.ENDPOINTS:
-            clocks = [ex.now_ms, wall_ms()]
+            clocks = [now + ex.skew_ms for now in (ex.now_ms, wall_ms())]
             check_signature(request.headers, payload, ex.config.key, ex.config.secret, clocks)
         result = handler(ex, _json_params(payload) if params is None else params)
     except BybitError as e:
@@ -107,5 +118,5 @@ def _as_text(value: object) -> str:
 
 
 def _envelope(ex: Exchange, code: int, message: str, result: Json) -> JSONResponse:
-    body = {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": ex.now_ms}
+    body = {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": ex.now_ms + ex.skew_ms}
     return JSONResponse(body)

@@ -30,6 +30,10 @@ class Candles:
     def ensure(self, until_ms: int) -> None:
         """Have every candle that opens before `until_ms`; a file has what it has."""
 
+    def spread_times(self, at_ms: int) -> int:  # noqa: ARG002
+        """Return how many times its usual width the spread has."""
+        return 1
+
 
 def read_candles(path: Path) -> Candles:
     """Read a parquet or CSV file; raises InputError saying in one line what is wrong with it."""

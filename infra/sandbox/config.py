@@ -5,6 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
+from infra.sandbox.scenario import Crash
 from tasks.core.errors import InputError
 from tasks.core.types.limits import Costs
 
@@ -17,7 +18,7 @@ class SandboxConfig:
     """`candles` maps symbols to files; without any, `symbols` get a synthetic market of `seed`.
 
     start: None means wall time on a synthetic market, and some way into the files on candles (`clock`).
-    state: a file that keeps the account over a restart.
+    state: a file that keeps the account over a restart. crash: the market crashes then.
     speed: market seconds per wall second; with `stepped` time moves through the admin endpoint only.
     """
 
@@ -33,6 +34,7 @@ class SandboxConfig:
     costs: Costs = field(default_factory=Costs)
     funding_rate: Decimal = Decimal("0.0001")
     state: Path | None = None
+    crash: Crash | None = None
 
     def traded(self) -> tuple[str, ...]:
         """Return the symbols this sandbox lists; raises InputError naming the first that makes no sense."""
@@ -41,6 +43,8 @@ class SandboxConfig:
             split_symbol(symbol)
             if self.candles and symbol not in self.candles:
                 raise InputError(f"symbol {symbol} has no candle file: add --candles {symbol}=FILE")
+        if self.crash and self.state:
+            raise InputError("--scenario with --state: a restart would be another market; leave one of them out")
         if self.speed <= 0:
             raise InputError(f"speed is {self.speed}: give a number above 0")
         return chosen

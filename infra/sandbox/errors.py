@@ -26,6 +26,7 @@ LINEAR = {
     "no_position": (110017, "current position is zero, cannot fix reduce-only order qty"),
     "would_increase": (110017, "orders will not be reduce-only, reduce-only rule not satisfied"),
     "shorting": (110007, "ab not enough for new order"),
+    "delisted": (110042, "Delivery in progress, order can only reduce positions"),
     "stop_wrong_side": (10001, "StopLoss set for position is on the wrong side of base_price"),
     "target_wrong_side": (10001, "TakeProfit set for position is on the wrong side of base_price"),
 }
@@ -38,6 +39,7 @@ SPOT = LINEAR | {
     "step": (170137, "Order quantity has too many decimals."),
     "tick": (170134, "Order price has too many decimals."),
     "no_position": (170131, "Insufficient balance."),
+    "delisted": (170121, "Invalid symbol."),
 }
 
 

@@ -17,6 +17,7 @@ from infra.sandbox.candles import Candles, read_candles
 from infra.sandbox.clock import Clock, default_start
 from infra.sandbox.config import SandboxConfig
 from infra.sandbox.market import Market, Segment
+from infra.sandbox.scenario import SPREAD_TIMES, CrashingCandles
 from infra.sandbox.synthetic import EPOCH_MS, SyntheticCandles, synthetic_candles
 from tasks.core.errors import InputError
 from tasks.core.trading.matching import MatchingEngine, PriceBar
@@ -49,8 +50,11 @@ class Exchange:
                 raise InputError(f"start {when(self.now_ms)} is before the first candle of {market.symbol}")
         self.instruments = {s: m.instrument(_reference(m.candles)) for s, m in self.markets.items()}
         self.engine = MatchingEngine(config.cash, self.instruments, config.costs)
+        half_spread = config.costs.half_spread_bps * SPREAD_TIMES
+        self._in_a_crash = config.costs.model_copy(update={"half_spread_bps": half_spread})
         self.requests: Counter[str] = Counter()
-        self.quirks: set[str] = set()  # venue misbehaviours the fault bench has ordered for the current request
+        self.quirks: dict[str, float] = {}  # venue misbehaviours the fault bench has ordered for the current request
+        self.skew_ms = 0  # how far ahead the venue's clock is for the current request
         self.time_in_force: dict[str, str] = {}  # by venue order id
         self.naked_ms: Counter[str] = Counter()
         self.naked_now_ms: Counter[str] = Counter()  # of the position that is open
@@ -99,11 +103,20 @@ class Exchange:
         market = self.markets[intent.symbol]
         spread = exact(round(quotes.conditions(market, self.now_ms).half_spread_bps, 4))
         depth = Decimal(0) if post_only else None
-        if "partial_fill" in self.quirks:
+        if "partial_fill" in self.quirks or "partial_fill_cancel" in self.quirks:
             depth = floor_to_step(intent.quantity / 2, self.instruments[intent.symbol].step)
         return self.engine.submit(
             intent, self.price(intent.symbol), self.now, modelled_half_spread_bps=spread, depth=depth
         )
+
+    def crashing(self, at_ms: int) -> bool:
+        return self.config.crash is not None and self.config.crash.lasts(at_ms)
+
+    def liquidate(self) -> None:
+        """Let the venue's risk engine close every position now."""
+        self.catch_up()
+        for position in self.engine.positions():
+            self.engine.liquidate(position.symbol, self.price(position.symbol), self.now)
 
     def catch_up(self) -> None:
         self.advance_to(self.clock.now_ms())
@@ -131,6 +144,7 @@ class Exchange:
             start_ms = stop
 
     def _match_window(self, market: Market, start_ms: int, end_ms: int) -> None:
+        self.engine.costs = self._in_a_crash if self.crashing(start_ms) else self.config.costs
         segments = market.segments(start_ms, end_ms)
         if self._could_trigger(market.symbol, segments):
             for segment in segments:
@@ -170,12 +184,13 @@ def _bar(market: Market, segment: Segment) -> PriceBar:
 
 
 def _candles(symbol: str, config: SandboxConfig) -> Candles:
-    if symbol in config.candles:
-        return read_candles(config.candles[symbol])
-    return synthetic_candles(symbol, config.seed)
+    given = config.candles.get(symbol)
+    calm = read_candles(given) if given else synthetic_candles(symbol, config.seed)
+    return CrashingCandles(calm, config.crash) if config.crash else calm
 
 
 def _reference(candles: Candles) -> float:
+    candles = candles.calm if isinstance(candles, CrashingCandles) else candles
     return candles.usual if isinstance(candles, SyntheticCandles) else float(np.median(candles.close))
 
 

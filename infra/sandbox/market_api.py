@@ -39,12 +39,14 @@ def number(params: Params, name: str, default: int, most: int | None = None) -> 
 
 
 def server_time(ex: Exchange, _params: Params) -> Json:
-    return {"timeSecond": str(ex.now_ms // 1000), "timeNano": str(ex.now_ms * 1_000_000)}
+    now_ms = ex.now_ms + ex.skew_ms
+    return {"timeSecond": str(now_ms // 1000), "timeNano": str(now_ms * 1_000_000)}
 
 
 def instruments(ex: Exchange, params: Params) -> Json:
     category = category_of(params)
-    listed = [] if params.get("status") not in (None, "", "Trading") else list(ex.markets.values())
+    gone = "delisting" in ex.quirks or params.get("status") not in (None, "", "Trading")
+    listed = [] if gone else list(ex.markets.values())
     chosen = [m for m in listed if m.category == category and params.get("symbol") in (None, "", m.id)]
     view = _spot if category == "spot" else _linear
     return {"category": category, "list": [view(ex, market) for market in chosen], "nextPageCursor": ""}
@@ -164,32 +166,19 @@ def _ticker(ex: Exchange, market: Market) -> Json:
     last = market.price_at(ex.now_ms)
     bids, asks = quotes.book(market, ex.now_ms, 1, float(ex.instruments[market.symbol].step))
     ticker: Json = {
-        "symbol": market.id,
-        "bid1Price": bids[0][0],
-        "bid1Size": bids[0][1],
-        "ask1Price": asks[0][0],
-        "ask1Size": asks[0][1],
-        "lastPrice": market.text(last),
-        "prevPrice24h": market.text(day.open),
-        "price24hPcnt": f"{last / day.open - 1:.6f}",
-        "highPrice24h": market.text(day.high),
-        "lowPrice24h": market.text(day.low),
-        "turnover24h": f"{day.turnover:.4f}",
-        "volume24h": f"{day.volume:.4f}",
-    }
+        "symbol": market.id, "bid1Price": bids[0][0], "bid1Size": bids[0][1], "ask1Price": asks[0][0],
+        "ask1Size": asks[0][1], "lastPrice": market.text(last), "prevPrice24h": market.text(day.open),
+        "price24hPcnt": f"{last / day.open - 1:.6f}", "highPrice24h": market.text(day.high),
+        "lowPrice24h": market.text(day.low), "turnover24h": f"{day.turnover:.4f}", "volume24h": f"{day.volume:.4f}",
+    }  # fmt: skip
     if market.category == "spot":
         return ticker | {"usdIndexPrice": market.text(last)}
     return ticker | {
-        "indexPrice": market.text(last),
-        "markPrice": market.text(last),
-        "openInterest": f"{day.volume:.4f}",
-        "openInterestValue": f"{day.turnover:.4f}",
-        "fundingRate": text(ex.config.funding_rate),
-        "nextFundingTime": str((ex.now_ms // FUNDING_MS + 1) * FUNDING_MS),
-        "basisRate": "",
-        "deliveryFeeRate": "",
+        "indexPrice": market.text(last), "markPrice": market.text(last), "openInterest": f"{day.volume:.4f}",
+        "openInterestValue": f"{day.turnover:.4f}", "fundingRate": text(ex.config.funding_rate),
+        "nextFundingTime": str((ex.now_ms // FUNDING_MS + 1) * FUNDING_MS), "basisRate": "", "deliveryFeeRate": "",
         "deliveryTime": "0",
-    }
+    }  # fmt: skip
 
 
 def funding_history(ex: Exchange, params: Params) -> Json:

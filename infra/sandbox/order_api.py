@@ -31,6 +31,8 @@ def create(ex: Exchange, params: Params) -> Json:
     """Place an order; stop and target given with it become the position's when it first fills."""
     market = find_market(ex, params)
     intent = _intent(ex, market, params)
+    if "delisting" in ex.quirks and not intent.reduce_only:
+        raise refusal("delisted", market.category)
     force = params.get("timeInForce") or ("IOC" if intent.type is OrderType.MARKET else "GTC")
     if force not in TIMES_IN_FORCE:
         raise bad_parameter(f"params error: timeInForce invalid {force}")
@@ -46,7 +48,8 @@ def _enforce(ex: Exchange, order: Order, force: str) -> None:
     """Cancel what an IOC or FOK order left over, and a PostOnly one that would have taken."""
     if order.status is not OrderStatus.OPEN or order.type != OrderType.LIMIT.value:
         return
-    if force in ("IOC", "FOK") or (force == "PostOnly" and _would_take(ex, order)):
+    leaves = force in ("IOC", "FOK") or "partial_fill_cancel" in ex.quirks
+    if leaves or (force == "PostOnly" and _would_take(ex, order)):
         ex.engine.cancel(order.client_order_id, ex.now)
 
 

@@ -26,10 +26,11 @@ class Conditions(NamedTuple):
     vol_bps: float
     minute_volume: float
     drift: float
+    spread_times: int = 1
 
     @property
     def half_spread_bps(self) -> float:
-        return float(min(MIN_HALF_SPREAD_BPS + 0.06 * self.vol_bps, MAX_HALF_SPREAD_BPS))
+        return float(min(MIN_HALF_SPREAD_BPS + 0.06 * self.vol_bps, MAX_HALF_SPREAD_BPS)) * self.spread_times
 
 
 def conditions(market: Market, now_ms: int) -> Conditions:
@@ -43,7 +44,8 @@ def conditions(market: Market, now_ms: int) -> Conditions:
     moves = np.diff(np.log(closes))
     deviation = float(moves.std())
     drift = float(moves[-5:].sum() / (deviation * np.sqrt(5))) if deviation else 0.0
-    return Conditions(deviation / np.sqrt(minutes) * 1e4, max(float(volumes.mean() / minutes), 1e-6), drift)
+    volume = max(float(volumes.mean() / minutes), 1e-6)
+    return Conditions(deviation / np.sqrt(minutes) * 1e4, volume, drift, market.candles.spread_times(now_ms))
 
 
 def book(market: Market, now_ms: int, levels: int, step: float) -> tuple[list[list[str]], list[list[str]]]:

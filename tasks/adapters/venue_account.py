@@ -14,6 +14,7 @@ from tasks.adapters.venue_client import translated, understood
 from tasks.adapters.venue_market import MarketData
 from tasks.adapters.venue_translate import Permissions, ms
 from tasks.core.errors import InputError, VenueError, VenueUnavailable
+from tasks.core.trading.money import floor_to_step
 from tasks.core.types.orders import Balance, Fill, Order, OrderStatus, VenuePosition
 from tasks.settings import Settings
 
@@ -59,7 +60,9 @@ class VenueAccount(MarketData):
             held = venue_translate.exact(venue_translate.coin_of(wallet, symbol.partition("/")[0])["equity"])
         if held < max(instrument.step, instrument.min_quantity):
             return None
-        stops = [order.price for order in await self.open_orders(symbol) if order.type == "stop" and order.price]
+        covered = floor_to_step(held, instrument.step)  # a larger stop would be refused when it fires, for want of coins
+        resting = [order for order in await self.open_orders(symbol) if order.type == "stop" and order.price]
+        stops = [order.price for order in resting if order.quantity - order.filled == covered]
         bought = [fill for fill in await self.fills(symbol, await self.now() - FILL_WINDOW) if fill.side == "buy"]
         paid = bought[-1].price if bought else (await self.fetch_book(symbol)).bids[0][0]
         return VenuePosition(symbol=symbol, side="long", quantity=held, avg_price=paid, stop=max(stops, default=None))
@@ -148,11 +151,17 @@ class VenueAccount(MarketData):
         return {"category": "spot" if market["spot"] else "linear", "symbol": market["id"]}
 
     def _symbol(self, market_id: str) -> str:
-        """Return the unified symbol of a linear contract's id (spot uses the same ids)."""
-        for market in self._client.markets_by_id[market_id]:
+        """Return the unified symbol of a linear contract's id (spot uses the same ids).
+
+        One that is listed no longer can still be held: its name is read from the id, so that the watchdog sees it.
+        """
+        for market in self._client.markets_by_id.get(market_id, ()):
             if market["linear"]:
                 return str(market["symbol"])
-        raise KeyError(market_id)
+        base = market_id.removesuffix("USDT")
+        if not base or base == market_id:
+            raise KeyError(market_id)
+        return f"{base}/USDT:USDT"
 
     async def _call(
         self,

@@ -372,6 +372,18 @@ def test_a_position_is_liquidated_where_equity_is_gone():
 # --- the sandbox's and the paper venue's needs --------------------------------------------------------------------
 
 
+def test_a_venue_that_liquidates_closes_everything_at_its_price_and_takes_the_orders_along():
+    eng = engine()
+    enter(eng, stop=D(90))
+    eng.submit(intent("sell", kind="limit", price=D(120), reduce_only=True), D(100), START)
+    eng.liquidate(PERP, D(80), START + FIVE)
+    (_, fill) = eng.fills
+    assert (fill.reason, fill.side, fill.quantity, fill.price) == ("liquidation", "sell", D(1), D(80))
+    assert (eng.positions(), eng.open_orders()) == ([], [])
+    eng.liquidate(PERP, D(80), START + FIVE)
+    assert len(eng.fills) == 2
+
+
 def test_thin_depth_fills_part_of_a_market_order_and_cancels_the_rest():
     eng = engine()
     order = eng.submit(intent(quantity=2, stop=D(90)), D(100), START, depth=D(1))

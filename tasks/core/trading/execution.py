@@ -245,6 +245,13 @@ class Executor:
         for key in legs:
             self._end(key, OrderStatus.CANCELLED, "no_position", at)
 
+    def forget(self, before: datetime) -> None:
+        """Drop fills, and orders that ended, before then; their client ids are free again."""
+        self.fills = [fill for fill in self.fills if fill.at >= before]
+        kept = [o for o in self._orders.values() if o.status is OrderStatus.OPEN or o.updated_at >= before]
+        self._orders = {order.venue_order_id: order for order in kept}
+        self._ids = {order.client_order_id: order.venue_order_id for order in kept if order.client_order_id}
+
     def dump(self) -> str:
         """Return the whole state as JSON; `load` gives it back exactly."""
         account = self.account

@@ -222,6 +222,13 @@ class MatchingEngine(Executor):
         self.fills.append(fill)
         return fill
 
+    def liquidate(self, symbol: str, price: Decimal, at: datetime) -> None:
+        """Close the position for the venue's own reasons, as a taker at `price` less spread and impact."""
+        holding = self.account.holdings.get(symbol)
+        if holding is not None:
+            paid = self._slipped(-holding.sign, price, holding.quantity, self.costs.half_spread_bps)
+            self._close(holding, paid, "taker", "liquidation", at, at)
+
     def on_bar(self, symbol: str, bar: PriceBar, closes_at: datetime) -> list[Fill]:
         """Let one bar pass over what rests and what is open; returns the fills it caused, timed at its close."""
         resting = self._resting.get(symbol)
@@ -232,8 +239,10 @@ class MatchingEngine(Executor):
             self._expire(symbol, bar.open_time)
             self._add(symbol, bar, closes_at)
         self._stop_out(symbol, bar, closes_at)
+        before = len(self.fills)
         self._take_profit(symbol, bar, closes_at)
-        self._stop_out(symbol, bar, closes_at)  # what a deep limit opened on this bar can be stopped on it
+        if len(self.fills) > before:
+            self._stop_out(symbol, bar, closes_at)  # what a deep limit opened on this bar can be stopped on it
         self.account.last[symbol] = bar.close
         return self.fills[first:]
 
