@@ -1,6 +1,7 @@
 """Fills into the ledger: positions as a projection of them, with the follow-ups their decision asked for."""
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -35,10 +36,12 @@ async def book_fills(symbol: str) -> list[Position]:
     kept, strategy = store(), settings().strategy
     entries = kept.own_intents(strategy, symbol)
     first = min(at for at, *_ in entries.values()) if entries else await venue().now() - LOST
-    since = _start(symbol, open_in(symbol), first)
+    past = kept.closed_positions(strategy, symbol=symbol)
+    since = _start(open_in(symbol), past, first)
     known = kept.fills(symbol, since)
     fetched = await venue().fills(symbol, max(since, known[-1].at - OVERLAP) if known else since)
     reached("fills_fetched")
+    least = await dust(symbol)
     if await adopt_orders(symbol, {fill.client_order_id: fill.at for fill in fetched}):
         entries = kept.own_intents(strategy, symbol)
     if not entries:
@@ -47,10 +50,11 @@ async def book_fills(symbol: str) -> list[Position]:
     reached("fills_saved")
     ours = {key: (cycle_id, intent) for key, (_, cycle_id, intent) in entries.items()}
     before = open_in(symbol)  # only now: a stop may have been moved while the venue was asked
-    ended = {p.position_id for p in kept.closed_positions(strategy, symbol=symbol)}
-    positions, foreign = booking.project(kept.fills(symbol, since), ours, before, strategy, ended)
+    again = {p.position_id for p in past if p.opened_at >= since}
+    ended = {p.position_id for p in kept.closed_positions(strategy, symbol=symbol)} - again
+    positions, foreign = booking.project(kept.fills(symbol, since), ours, before, strategy, ended, least)
     _tell_of_others(symbol, [fill for fill in new if booking.is_manual(fill, ours)], foreign)
-    changed = [_with_followups(p) for p in positions if before.get(p.position_id) != p]
+    changed = [_with_followups(p) for p in positions if before.get(p.position_id) != p and p.position_id not in again]
     for position in changed:
         kept.save_position(position)
         reached("position_saved")
@@ -61,6 +65,14 @@ async def book_fills(symbol: str) -> list[Position]:
         )  # fmt: skip
     reached("booked")
     return changed
+
+
+async def dust(symbol: str) -> Decimal:
+    """Return what less of cannot be sold and so is nothing: spot fees taken in the coin leave it; contracts have none."""
+    if ":" in symbol:
+        return Decimal(0)
+    instrument = await venue().instrument(symbol)
+    return max(instrument.step, instrument.min_quantity)
 
 
 def open_in(symbol: str) -> dict[str, Position]:
@@ -79,12 +91,21 @@ def own_intents(symbol: str) -> dict[str, tuple[datetime, str, OrderIntent]]:
     return store().own_intents(settings().strategy, symbol)
 
 
-def _start(symbol: str, open_now: dict[str, Position], first_intent: datetime) -> datetime:
-    """Return the moment our position in `symbol` was last flat."""
-    if open_now:
-        return min(p.opened_at for p in open_now.values())
-    last = last_closed(symbol)
-    return first_intent - OVERLAP if last is None else last + timedelta(milliseconds=1)
+def _start(open_now: dict[str, Position], past: list[Position], first_intent: datetime) -> datetime:
+    """Return the moment our position was last flat; past: what is closed, newest first.
+
+    A position that began at the very instant its predecessor ended (a liquidation, then an order under way) shares
+    that instant's fills with it: both are gone through once more.
+    """
+    if not open_now:
+        last = past[0].closed_at if past else None
+        return first_intent - OVERLAP if last is None else last + timedelta(milliseconds=1)
+    start = min(p.opened_at for p in open_now.values())
+    for position in past:
+        if position.closed_at != start:
+            break
+        start = position.opened_at
+    return start
 
 
 def _tell_of_others(symbol: str, manual: list[Fill], foreign: list[Fill]) -> None:
