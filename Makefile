@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test lint bench fuzz clean
+.PHONY: help setup run up down test lint bench fuzz chaos clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -41,6 +41,9 @@ bench: setup ## Measure what the README claims
 
 fuzz: setup ## Put a million random decisions through the guard
 	$(PY) -m tests.benchmarks.fuzz $(ARGS)
+
+chaos: setup ## Kill the real stories at every step under every fault; --kills N, --seconds S, --prefect N
+	$(PY) -m tests.chaos $(ARGS)
 
 clean: ## Remove what setup and the tools made; the state in .quarterdeck stays
 	rm -rf .venv .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,209 @@
+"""Bar after bar in one world: a decision, a fault, deaths and restarts, and a look at what is left."""
+
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from tasks.core.types.bars import floor_time
+from tasks.steps import STEPS
+from tests.chaos import invariants
+from tests.chaos.fork import BROKEN, HANG_S, Plan, Run, fork, look, trade
+from tests.chaos.world import SYMBOLS, World
+
+INSTANT = "(any instant)"
+DEATHS = 3  # in one bar, at most
+TRIES = 8
+ORDER, STOP, ANY = "order/create", "position/trading-stop", ""
+# kind -> how it is ordered; the path is drawn
+FAULTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "none": ((), {}),
+    "timeout_after_accept": ((ORDER, ORDER, STOP, "order/cancel", ANY), {}),
+    "drop": ((ORDER, STOP, "order/realtime", ANY), {"times": 2}),
+    "late": ((ORDER, ORDER, STOP), {"seconds": 0.05}),
+    "http_500": ((ORDER, STOP, "execution/list", "position/list"), {"times": 2}),
+    "rate_limit": ((ORDER, "order/", ANY), {"times": 3}),
+    "ban": ((ORDER, "wallet", ANY), {"seconds": 0.15}),
+    "html": ((ORDER, STOP, "execution/list"), {}),
+    "latency": ((ORDER, STOP, ANY), {"seconds": 0.05, "times": 2}),
+    "duplicate": ((ORDER, STOP, "order/cancel"), {"times": 3}),
+    "reorder": ((ORDER, "position/list", "wallet"), {"seconds": 0.05, "times": 2}),
+    "insufficient_margin": ((ORDER,), {}),
+    "liquidation": ((ORDER, "position/list", "wallet", "execution/list"), {}),
+    "clock_skew": ((ORDER, "/v5/position", "market/time"), {"times": 2}),
+    "delisting": ((ORDER, ANY), {"times": 3}),
+    "reject_stop": ((ORDER,), {}),
+    "reject_stop_twice": (("order/create",), {}),
+    "partial_fill": ((ORDER,), {"times": 2}),
+    "partial_fill_cancel": ((ORDER,), {"times": 2}),
+    "somehow": ((ANY,), {"share": 0.3, "times": 12}),
+}
+
+
+@dataclass
+class Tally:
+    """What has been seen so far, over all worlds."""
+
+    kills: Counter[tuple[str, str]] = field(default_factory=Counter)
+    reached: Counter[str] = field(default_factory=Counter)
+    runs: int = 0
+    bars: int = 0
+    failed: int = 0
+    actions: Counter[str] = field(default_factory=Counter)
+    orders: int = 0
+    fills: int = 0
+    breaches: list[str] = field(default_factory=list)
+    naked_s: float = 0.0
+    naked_attached_s: float = 0.0  # where the venue took the stops it was given
+    risk_pct: float = 0.0
+    run_s: float = 0.5
+
+    def add(self, other: "Tally") -> None:
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, Counter):
+                mine.update(value)
+            elif isinstance(mine, list):
+                mine += value
+            elif isinstance(mine, float):
+                setattr(self, name, max(mine, value))
+            else:
+                setattr(self, name, mine + value)
+
+
+class Bars:
+    """Everything that happens in one world."""
+
+    def __init__(self, world: World, tally: Tally, luck: random.Random, name: str) -> None:
+        self.world, self.tally, self.luck, self.name = world, tally, luck, name
+        self.seen: set[str] = set()
+        self.replies = world.home / "replies.jsonl"
+        self.lines: list[str] = []
+
+    def bar(self, kind: str) -> None:
+        """Go to the next close, ask for something there, and die over it."""
+        close = self._go_to_the_next_close(kind)
+        state = self.world.state()
+        symbol, reply = self._reply(state)
+        self._write(close, symbol, reply)
+        self._order_fault(kind)
+        self._until_done(symbol, kind)
+        self.world.clear_faults()
+        self._look(f"{kind} {reply['action']} {symbol} {close:%m-%d %H:%M}", kind)
+        self.tally.bars += 1
+        self.tally.actions[reply["action"]] += 1
+
+    def _go_to_the_next_close(self, kind: str) -> datetime:
+        """Minute by minute under the watchdog while an entry rests that the venue took without its stop."""
+        state = self.world.state()
+        now = datetime.fromisoformat(state["clock"])
+        close = floor_time(now, "5m") + timedelta(minutes=5)
+        while invariants.rests_without_a_stop(state) and (close - now).total_seconds() > invariants.WATCHDOG_S:
+            self.world.advance(invariants.WATCHDOG_S)
+            self._look("between closes", kind)
+            state = self.world.state()
+            now = datetime.fromisoformat(state["clock"])
+        self.world.advance((close - now).total_seconds() + 5)
+        return close
+
+    def _until_done(self, symbol: str, kind: str) -> None:
+        deaths = 0
+        for _ in range(TRIES):
+            plan = self._plan(kind) if deaths < DEATHS else Plan()
+            run = fork(trade(symbol, f"recorded:{self.replies}", deaths > 0), plan)
+            self._count(run, plan, kind)
+            if run.clean:
+                return
+            if run.killed:
+                deaths += 1
+                self._note(kind, f"after {plan.step or INSTANT}")
+                self.world.advance(invariants.WATCHDOG_S)
+                self._note(kind, f"a minute after {plan.step or INSTANT}")
+
+    def _plan(self, kind: str) -> Plan:
+        """Draw where to die: where deaths are few for how often the place is come to."""
+        if self.luck.random() < 0.12:
+            return Plan(after_s=self.luck.uniform(0.0, self.tally.run_s))
+        tally = self.tally
+        odds = [((tally.reached[s] + 1) / (tally.runs + 1)) ** 0.5 / (1 + tally.kills[s, kind]) for s in STEPS]
+        step = self.luck.choices(STEPS, odds)[0]
+        return Plan(step, self.luck.choice((1, 1, 1, 1, 2)))
+
+    def _count(self, run: Run, plan: Plan, kind: str) -> None:
+        self.tally.runs += 1
+        self.tally.reached.update(set(run.reached))
+        if run.killed and (plan.step or plan.after_s is not None):
+            self.tally.kills[plan.step or INSTANT, kind] += 1
+        elif run.killed or run.code == BROKEN:
+            self.tally.breaches.append(f"{self.name} {kind}: a run broke off or hung for {HANG_S} s, see stderr")
+        elif run.code:
+            self.tally.failed += 1
+        elif not plan.step:
+            self.tally.run_s = 0.9 * self.tally.run_s + 0.1 * run.seconds
+
+    def _note(self, kind: str, when: str) -> None:
+        """Look at the venue alone."""
+        state = self.world.state()
+        naked = invariants.naked_s(state)
+        self.tally.naked_s = max(self.tally.naked_s, naked)
+        self.tally.naked_attached_s = max(self.tally.naked_attached_s, invariants.naked_s(state, attached=True))
+        self.tally.risk_pct = max(self.tally.risk_pct, float(invariants.risk_pct(state)))
+        self._tell(invariants.at_the_venue(state), f"{kind} {when}")
+
+    def _look(self, what: str, kind: str) -> None:
+        self._note(kind, what)
+        run = fork(look)
+        if not run.clean:
+            self.tally.breaches.append(f"{self.name} {what}: protect failed without a fault: {run.said}")
+            return
+        state = self.world.state()
+        self._tell(invariants.reconciled(state, run.said), what)
+        if invariants.naked_s(state) > (DEATHS + 1) * invariants.WATCHDOG_S:
+            self._tell(iter([f"naked for {invariants.naked_s(state)} s"]), what)
+        self.tally.orders, self.tally.fills = len(state["orders"]), len(state["fills"])
+
+    def _tell(self, breaches: Any, what: str) -> None:
+        for breach in breaches:
+            if breach not in self.seen:
+                self.seen.add(breach)
+                self.tally.breaches.append(f"{self.name} {what}: {breach}")
+
+    # -- what is asked for --------------------------------------------------------------------------------------
+
+    def _reply(self, state: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Draw something the position allows, entries above all."""
+        symbol = self.luck.choice(SYMBOLS)
+        held = next((p for p in state["positions"] if p["symbol"] == symbol), None)
+        draw = self.luck.uniform
+        entry = self.luck.choice(({"type": "market"}, {"type": "market"}, {"type": "limit", "offset_bps": 1}))
+        size = {"size_pct": round(draw(3, 40), 1), "entry": entry, "stop_atr": round(draw(0.5, 3), 2),
+                "tp_atr": round(draw(1, 6), 2)}  # fmt: skip
+        if held is None:
+            action, more = self.luck.choice(("OPEN_LONG", "OPEN_SHORT")), dict(size)
+            more["followups"] = self.luck.choice(
+                ([], ["MOVE_STOP: breakeven on +0.2R"], ["TRIM 30% at +0.1R", "MOVE_STOP: breakeven on +0.3R"])
+            )
+        else:
+            action = self.luck.choice(
+                ("ADD", "ADD", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP", "SET_TP", "CANCEL_TP", "HOLD")
+            )
+            more = {
+                "ADD": size, "TRIM": {"size_pct": 30}, "CLOSE_PARTIAL": {"size_pct": 50},
+                "MOVE_STOP": {"to": {"kind": "atr", "x": -round(draw(0.3, 1.5), 2)}}, "SET_TP": {"tp_atr": 2},
+            }.get(action, {})  # fmt: skip
+        return symbol, {"symbol": symbol, "action": action, "confidence": 0.9, "comment": "chaos", **more}
+
+    def _write(self, close: datetime, symbol: str, reply: dict[str, Any]) -> None:
+        line = {"as_of": close.isoformat(), "symbol": symbol, "reply": json.dumps(reply)}
+        self.lines.append(json.dumps(line))
+        self.replies.write_text("\n".join(self.lines))
+
+    def _order_fault(self, kind: str) -> None:
+        paths, details = FAULTS[kind]
+        if kind == "reject_stop_twice":  # nor can it be set afterwards: the position has to go
+            self.world.fault(kind="reject_stop", path=ORDER, times=1)
+            self.world.fault(kind="reject_stop", path=STOP, times=6)
+        elif paths:
+            self.world.fault(kind=kind, path=self.luck.choice(paths), seed=self.luck.randrange(10**6), **details)

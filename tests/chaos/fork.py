@@ -1,0 +1,192 @@
+"""The forked runner: a child runs the real stories, says which steps it reached, and dies where it is told to."""
+
+import asyncio
+import json
+import os
+import random
+import select
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import update
+
+from flows.protect import reconcile
+from flows.trade import Request, run_cycles
+from tasks import fetch, sending, steps, validate
+from tasks import protect as stage
+from tasks.adapters import venue_client
+from tasks.adapters.store_models import LeaseRow
+from tasks.connections import store, venue
+from tasks.core.errors import TradingError
+from tasks.settings import Settings, settings
+
+DONE, FAILED, BROKEN = 0, 3, 4
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+HANG_S = 120  # a child that is not through by then is a finding
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where to die: as `step` is reached for the n-th time, or after some seconds; neither: nowhere."""
+
+    step: str = ""
+    n: int = 1
+    after_s: float | None = None
+
+
+@dataclass
+class Run:
+    """What became of a child."""
+
+    killed: bool = False
+    code: int = DONE
+    reached: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    said: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def clean(self) -> bool:
+        return not self.killed and self.code == DONE
+
+
+Story = Callable[[], Awaitable[dict[str, Any] | None]]
+
+
+def prepare() -> None:
+    """Make a fork cheap: everything imported, pauses short, and the bars' validation, which no kill can hurt, away."""
+    sending.PAUSES = (0.02, 0.02, 0.05, 0.1)
+    stage.PAUSES = (0.02, 0.02)
+    fetch.PAUSES = (0.02, 0.05)
+    validate.validate_candles.fn = lambda *_: []  # type: ignore[method-assign]  # half of a cycle's CPU
+    build, built = venue_client.build, dict[int, Any]()
+
+    def once(chosen: Settings) -> Any:
+        if os.getpid() not in built:
+            built[os.getpid()] = build(chosen)
+        return built[os.getpid()]
+
+    venue_client.build = once
+
+
+def trade(symbol: str, decider: str, after_a_death: bool) -> Story:
+    """Return one bar's work. After a death the leases of the dead have run out and the watchdog comes first."""
+
+    async def story() -> None:
+        if after_a_death:
+            end_leases()
+            await reconcile()
+        await run_cycles(Request(symbols=(symbol,), decider=decider, reason="chaos asks"))
+        await reconcile()
+
+    return story
+
+
+async def look() -> dict[str, Any]:
+    """Reconcile once more, with nothing in the way, and tell what the ledger has."""
+    end_leases()
+    await reconcile()
+    return ledger()
+
+
+def end_leases() -> None:
+    """Let the time pass after which the leases of a dead process are free."""
+    with store()._writing() as connection:
+        connection.execute(update(LeaseRow).values(expires_at=datetime.now(UTC) - timedelta(seconds=1)))
+
+
+def fork(story: Story, plan: Plan = Plan()) -> Run:
+    """Run `story` in a child and wait for its end, whichever it is."""
+    reads, writes = os.pipe()
+    began = time.monotonic()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reads)
+        _child(story, plan, writes)
+    os.close(writes)
+    text, status = _follow(pid, reads, plan)
+    run = Run(killed=os.WIFSIGNALED(status), seconds=time.monotonic() - began)
+    run.code = 0 if run.killed else os.WEXITSTATUS(status)
+    for line in text.splitlines():
+        if line.startswith("{"):
+            run.said = json.loads(line)
+        elif line:
+            run.reached.append(line)
+    return run
+
+
+def _follow(pid: int, reads: int, plan: Plan) -> tuple[str, int]:
+    """Read what the child says until it has ended; kill it when its time is up."""
+    deadline = time.monotonic() + (HANG_S if plan.after_s is None else plan.after_s)
+    text = b""
+    while True:
+        ready, _, _ = select.select([reads], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            os.kill(pid, signal.SIGKILL)
+            break
+        part = os.read(reads, 65536)
+        if not part:
+            break
+        text += part
+    os.close(reads)
+    return text.decode(), os.waitpid(pid, 0)[1]
+
+
+def _child(story: Story, plan: Plan, writes: int) -> None:
+    """Run to the end or to death; never returns."""
+    code = DONE
+    seen = 0
+
+    def hook(step: str) -> None:
+        nonlocal seen
+        os.write(writes, f"{step}\n".encode())
+        if step == plan.step:
+            seen += 1
+            if seen == plan.n:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    try:
+        steps.hook = hook
+        settings.cache_clear()
+        random.seed()
+        said = asyncio.run(_closing(story))
+        os.write(writes, f"\n{json.dumps(said or {}, default=str)}\n".encode())
+    except TradingError as e:
+        os.write(writes, f"\n{json.dumps({'error': str(e)[:300]})}\n".encode())
+        code = FAILED
+    except BaseException:  # noqa: BLE001  (a child never returns)
+        traceback.print_exc()
+        code = BROKEN
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+async def _closing(story: Story) -> dict[str, Any] | None:
+    try:
+        return await story()
+    finally:
+        await venue().close()
+
+
+def ledger() -> dict[str, Any]:
+    """Return our side of the account, to be held against the venue's."""
+    kept, strategy, known = store(), settings().strategy, {}
+    for symbol in settings().symbols:
+        known |= kept.own_intents(strategy, symbol)
+    halt = kept.active_halt()
+    if halt:
+        kept.resume("chaos", datetime.now(UTC))  # it is told; the next bar shall trade again
+    return {
+        "positions": {p.symbol: [p.side, str(p.quantity), str(p.stop)] for p in kept.open_positions(strategy)},
+        "states": {name: kept.intent_state(name) for name in known},
+        "cycles": {name: cycle for name, (_, cycle, _) in known.items()},
+        "fills": [fill.fill_id for symbol in settings().symbols for fill in kept.fills(symbol, LONG_AGO)],
+        "unfinished": [record.cycle_id for record in kept.unfinished_cycles(strategy)],
+        "halt": halt.reason if halt else "",
+    }

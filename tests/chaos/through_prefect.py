@@ -1,0 +1,133 @@
+"""The same deaths through Prefect: a real server, the worker and warm daemon of `up`, and runs that kill themselves.
+
+A run learns where to die from the environment in its job variables. What comes after a death is what comes in
+service: the watchdog's next run, and a new run of the same bar.
+"""
+
+import asyncio
+import itertools
+import os
+import random
+import resource
+import shutil
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from deployments.machine import Machine
+from deployments.progress import Board
+from tasks.settings import settings
+from tasks.steps import KILL_AT, STEPS
+from tests.chaos import invariants, report
+from tests.chaos.bars import DEATHS, FAULTS, Bars, Plan, Tally
+from tests.chaos.fork import end_leases, fork
+from tests.chaos.world import Databases, World, world
+
+TRADE, PROTECT = "trade/trade-adhoc", "protect/protect"
+OF_PROTECT = STEPS[STEPS.index("protect_begun") :]
+RARE = {
+    "protection_noted", "position_saved", "before_stop", "stop_set", "before_cancel", "cancelled", "adopted",
+    "protect_intent_saved", "followup_sent", "followup_noted",
+}  # fmt: skip
+OFTEN = [step for step in STEPS if step not in RARE]  # a run costs seconds here: it shall die
+RUN_S = 180.0  # on a busy machine
+POLL_S = 0.1
+
+
+def main(kills: int, seed: int, seconds: float) -> int:
+    """Kill that many runs; the table and what it took go to stdout."""
+    began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="quarterdeck-chaos-"))
+    os.environ["QUARTERDECK_PREFECT_API_URL"] = f"http://127.0.0.1:{_free_port()}/api"
+    total = Tally()
+    try:
+        with world(Databases(folder, postgres=False), seed, False) as here, asyncio.Runner() as runner:
+            os.environ["QUARTERDECK_DECIDER"] = f"recorded:{here.home / 'replies.jsonl'}"
+            settings.cache_clear()
+            _kill(here, runner, total, kills, seed, began + seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(report.table(total))
+    print(f"wall_s={time.monotonic() - began:.0f} cpu_s={sum(t.ru_utime + t.ru_stime for t in times):.0f}")
+    return 1 if total.breaches else 0
+
+
+def _kill(here: World, runner: asyncio.Runner, total: Tally, kills: int, seed: int, until: float) -> None:
+    machine = Machine(settings(), Board())
+    machine.plan.pop("sandbox")  # a stepped one runs already
+    machine.logs.mkdir(parents=True, exist_ok=True)
+    try:
+        runner.run(machine.start())
+        bars = PrefectBars(here, total, random.Random(seed), "prefect", machine, runner)
+        kinds = itertools.cycle(random.Random(seed).sample(sorted(FAULTS), len(FAULTS)))
+        while sum(total.kills.values()) < kills and time.monotonic() < until:
+            bars.bar(next(kinds))
+    finally:
+        machine.stop()
+
+
+class PrefectBars(Bars):
+    """Bars whose every story is a flow run of a deployment."""
+
+    def __init__(
+        self, here: World, tally: Tally, luck: random.Random, name: str, machine: Machine, runner: asyncio.Runner
+    ) -> None:
+        super().__init__(here, tally, luck, name)
+        self.machine, self.runner = machine, runner
+
+    def _until_done(self, symbol: str, kind: str) -> None:
+        for _ in range(DEATHS):
+            plan = self._plan(kind)
+            first, second = (Plan(), plan) if plan.step in OF_PROTECT else (plan, Plan())
+            if not (self._flow(TRADE, first, kind, symbol) or self._flow(PROTECT, second, kind)):
+                break
+            self.world.advance(invariants.WATCHDOG_S)
+            self._note(kind, f"a minute after {plan.step}")
+            fork(_leases_run_out)
+        self._flow(PROTECT, Plan(), kind)
+        self._flow(TRADE, Plan(), kind, symbol)
+
+    def _plan(self, kind: str) -> Plan:
+        fewest = min(self.tally.kills[step, kind] for step in OFTEN)
+        return Plan(self.luck.choice([step for step in OFTEN if self.tally.kills[step, kind] == fewest]))
+
+    def _flow(self, deployment: str, plan: Plan, kind: str, symbol: str = "") -> bool:
+        """Run a deployment to its end, whichever it is; says whether it died as planned."""
+        state = self.runner.run(self._followed(deployment, plan, symbol))
+        self.tally.runs += 1
+        died = state == "CRASHED"
+        if died and plan.step:
+            self.tally.kills[plan.step, kind] += 1
+            self.tally.reached[plan.step] += 1
+        elif state != "COMPLETED":
+            self.tally.failed += 1
+        return died
+
+    async def _followed(self, deployment: str, plan: Plan, symbol: str) -> str:
+        api = self.machine._api
+        found = await api.call("GET", f"deployments/name/{deployment}")
+        asked = {"symbols": [symbol], "reason": "chaos asks"} if symbol else {}
+        body: dict[str, Any] = {"parameters": asked, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
+        if plan.step:
+            body["job_variables"] = {"env": {KILL_AT: f"{plan.step}:{plan.n}"}}
+        run = await api.call("POST", f"deployments/{found['id']}/create_flow_run", body)
+        deadline = time.monotonic() + RUN_S
+        while time.monotonic() < deadline:
+            if (state := await api.run_state(str(run["id"]))).is_final:
+                return state.type
+            await asyncio.sleep(POLL_S)
+        self.tally.breaches.append(f"{deployment} {plan} did not end within {RUN_S:.0f} s")
+        return "HUNG"
+
+
+async def _leases_run_out() -> None:
+    end_leases()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
