@@ -1,15 +1,18 @@
 """All state in one archive, and back: databases, MLflow's artifacts, the sandbox's account.
 
 SQLite files are copied through SQLite's own backup, so that a running system may be saved; PostgreSQL through
-pg_dump. Restoring wants everything stopped and an empty HOME: it never writes over what is there.
+pg_dump. Restoring wants everything stopped and an empty HOME: it never writes over what is there, and looks at
+everything before it writes anything. An archive holds whole accounts: only its owner may read it.
 """
 
+import gzip
 import io
 import shutil
 import sqlite3
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from contextlib import closing
 from pathlib import Path
 
@@ -31,30 +34,38 @@ def backup(settings: Settings, archive: Path) -> list[str]:
     if not archive.parent.is_dir():
         raise InputError(f"{archive.parent} is no directory: create it, or give another place")
     partial = archive.with_name(archive.name + ".partial")
-    with tempfile.TemporaryDirectory(prefix="quarterdeck-backup-") as made:
-        for name, url in _urls(settings).items():
-            _save(name, url, Path(made))
-        try:
-            with tarfile.open(partial, "w:gz") as tar:
-                tar.addfile(tarfile.TarInfo(LAYOUT), io.BytesIO())
-                for path in (*sorted(Path(made).iterdir()), *(settings.home / name for name in FILES)):
-                    if path.exists():
-                        tar.add(path, path.name)
-                names = [name for name in tar.getnames() if "/" not in name and name != LAYOUT]
-            partial.rename(archive)
-        finally:
-            partial.unlink(missing_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".quarterdeck-backup-", dir=archive.parent) as made:
+            for name, url in _urls(settings).items():
+                _save(name, url, Path(made))
+            partial.touch(mode=0o600)
+            names = _pack(partial, [*sorted(Path(made).iterdir()), *(settings.home / name for name in FILES)])
+        partial.rename(archive)
+    except OSError as e:
+        raise InputError(f"{archive} cannot be written: {e.strerror or e}") from e
+    finally:
+        partial.unlink(missing_ok=True)
     return names
+
+
+def _pack(archive: Path, paths: list[Path]) -> list[str]:
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo(LAYOUT), io.BytesIO())
+        for path in paths:
+            if path.exists():
+                tar.add(path, path.name)
+        return [name for name in tar.getnames() if "/" not in name and name != LAYOUT]
 
 
 def restore(settings: Settings, archive: Path) -> list[str]:
     """Bring back what `backup` wrote; raises InputError where it would write over something."""
     if state.running(settings.home):
         raise InputError(f"quarterdeck runs with HOME {settings.home}: `quarterdeck down` first")
-    with tempfile.TemporaryDirectory(prefix="quarterdeck-restore-") as made:
+    with tempfile.TemporaryDirectory(prefix=".quarterdeck-restore-", dir=settings.home) as made:
         found = _unpacked(archive, Path(made))
         urls = _urls(settings)
         for name, url in urls.items():
+            _require_kind(name, url, found)
             _require_empty(name, url)
         for name in FILES:
             if (settings.home / name).exists():
@@ -78,22 +89,28 @@ def _save(name: str, url: str, to: Path) -> None:
     if not url.startswith("sqlite"):
         _pg("pg_dump", url, "--format=custom", f"--file={to / name}.dump")
     elif (file := _file(url)).exists():
-        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to / f"{name}.db")) as copy:
-            source.backup(copy)
+        try:
+            with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to / f"{name}.db")) as copy:
+                source.backup(copy)
+        except sqlite3.Error as e:
+            raise TradingError(f"{file} could not be copied: {e}") from e
 
 
 def _load(name: str, url: str, made: Path) -> None:
     dump, copy = made / f"{name}.dump", made / f"{name}.db"
-    if url.startswith("sqlite"):
-        if dump.exists():
-            raise InputError(f"the archive's {name} is of PostgreSQL, {url} is SQLite: give a PostgreSQL URL")
-        if copy.exists():
-            _file(url).parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(copy, _file(url))
-    elif copy.exists():
-        raise InputError(f"the archive's {name} is of SQLite, the setting a PostgreSQL URL: restore into SQLite")
+    if copy.exists():
+        _file(url).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(copy, _file(url))
     elif dump.exists():
         _pg("pg_restore", url, "--no-owner", "--exit-on-error", "--single-transaction", str(dump))
+
+
+def _require_kind(name: str, url: str, found: list[str]) -> None:
+    """Raise InputError if the archive has the other kind of database than the setting names."""
+    if url.startswith("sqlite") and f"{name}.dump" in found:
+        raise InputError(f"the archive's {name} is of PostgreSQL, {url} is SQLite: give a PostgreSQL URL")
+    if not url.startswith("sqlite") and f"{name}.db" in found:
+        raise InputError(f"the archive's {name} is of SQLite, the setting a PostgreSQL URL: restore into SQLite")
 
 
 def _require_empty(name: str, url: str) -> None:
@@ -130,11 +147,26 @@ def _pg(tool: str, url: str, *options: str) -> None:
 
 def _unpacked(archive: Path, to: Path) -> list[str]:
     try:
+        _require_whole(archive)
         with tarfile.open(archive, "r:gz") as tar:
             names = tar.getnames()
-            if LAYOUT not in names:
+            if LAYOUT not in names or not all(_ours(name) for name in names):
                 raise InputError(f"{archive} was not written by `quarterdeck backup`")
             tar.extractall(to, filter="data")
-    except (OSError, tarfile.TarError) as e:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
         raise InputError(f"{archive} cannot be read: {e}") from e
     return [name for name in names if "/" not in name and name != LAYOUT]
+
+
+def _require_whole(archive: Path) -> None:
+    """Read to the checksum at the end: tarfile takes a damaged header for the end of the archive, and says nothing."""
+    with gzip.open(archive) as whole:
+        while whole.read(1 << 20):
+            pass
+
+
+def _ours(name: str) -> bool:
+    """Say whether `backup` gives a member this name; one that leads elsewhere, it does not."""
+    top, *inside = name.split("/")
+    databases = {f"{database}.{kind}" for database in SQLITE for kind in ("db", "dump")}
+    return top in {LAYOUT, *FILES, *databases} and ".." not in inside

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from urllib.parse import urlsplit
 
 from deployments import services, state
 from deployments.status import has_store
@@ -46,7 +47,7 @@ class Check(Dto):
 def examine(settings: Settings) -> list[Check]:
     """Look at everything; what cannot be looked at fails with its error, and the rest is still looked at."""
     looks: tuple[Callable[[Settings], list[Check]], ...] = (
-        _python, _pins, _settings, _home, _disk, _services, _database, _venue, _account, _model,
+        _python, _pins, _settings, _home, _disk, _services, _passwords, _database, _venue, _account, _model,
     )  # fmt: skip
     return [check for look in looks for check in look(settings)]
 
@@ -114,6 +115,23 @@ def _services(settings: Settings) -> list[Check]:
         if service.health
         for check in _check(name, services.answers(service.health), service.url, f"see {service.log}")
     ]
+
+
+def _passwords(settings: Settings) -> list[Check]:
+    """Look at servers that are not this machine's own: whoever reaches one without a password may trade or lie."""
+    asked = (
+        ("prefect", settings.prefect_api_url, ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"), Result.FAIL),
+        ("mlflow", settings.mlflow_url, ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"), Result.WARN),
+    )
+    return [
+        check
+        for name, url, names, otherwise in asked
+        if url and (urlsplit(url).hostname or "") not in services.LOOPBACK
+        for check in _check(
+            f"{name} password", any(os.environ.get(variable) for variable in names), f"{name} is at {url}",
+            f"set {names[0]} here and a password there", otherwise=otherwise,
+        )
+    ]  # fmt: skip
 
 
 def _free(service: services.Service) -> Check:

@@ -2,12 +2,13 @@
 
 import asyncio
 import os
+import socket
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deployments import services, state
+from deployments import alerting, schedules, services, state
 from deployments.orchestrator import Orchestrator, PrefectError, RunState
 from deployments.progress import Board, Step
 from deployments.services import Child, Service
@@ -40,6 +41,7 @@ class Machine:
         self._children: dict[str, Child] = {}
         self._due: dict[str, float] = {}  # dead services, and when each is started again
         self._delays: dict[str, float] = {}
+        self._telling = set[asyncio.Task[None]]()  # alerts on their way
         self._api = Orchestrator(settings.prefect_api_url, settings.home)
 
     async def start(self) -> None:
@@ -93,13 +95,15 @@ class Machine:
 
     async def _deployed(self) -> None:
         with self.board.step("deploy"):
-            child = Child(Service("deploy", services.deploy_command()), self._env, self.logs)
+            command = services.deploy_command(schedules.write(self.settings))
+            child = Child(Service("deploy", command), self._env, self.logs)
             self._children["deploy"] = child
             while child.exit_code is None:
                 await self._patience(child, may_end=True)
             del self._children["deploy"]
             if child.exit_code:
                 raise _ended(child)
+            await alerting.ensure(self._api, self.settings.alert_urls)
 
     def _spawn(self, service: Service) -> Child:
         child = self._children[service.name] = Child(service, self._env, self.logs)
@@ -156,6 +160,10 @@ class Machine:
             f"{name} ended after {lived:.0f} s with code {child.exit_code}: {child.last_line()}; "
             f"it starts again in {delay:.0f} s, its log: {child.log}"
         )
+        text = f"{name} ended by itself with code {child.exit_code} and starts again in {delay:.0f} s"
+        telling = asyncio.create_task(asyncio.to_thread(_tell, self.settings, name, text, self.board))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
         return delay
 
     async def _restart(self, name: str) -> None:
@@ -193,6 +201,26 @@ class Machine:
 def _ended(child: Child) -> StartError:
     name = child.service.name
     return StartError(f"{name} ended with code {child.exit_code}: {child.last_line()}; its log: {child.log}")
+
+
+def _tell(settings: Settings, name: str, text: str, board: Board) -> None:
+    """Alert about a process that died, once an hour for each; directly, as Prefect's server may be the one."""
+    from tasks.adapters import alerts
+    from tasks.adapters.store import Store
+    from tasks.core.types.alert import Alert, AlertKind
+
+    alert = Alert(kind=AlertKind.DEAD, key=f"{socket.gethostname()}:{name}", text=text)
+    try:
+        store = Store(settings.store_url)
+        try:
+            if not store.note_alert(alert, datetime.now(UTC)):
+                return
+        finally:
+            store.close()
+    except TradingError as e:
+        board.say(f"the alert could not be noted, it is sent all the same: {e}")
+    if failed := alerts.send(settings.alert_urls, "Quarterdeck: dead", text):
+        board.say(f"{failed} of {len(settings.alert_urls)} addresses did not take the alert")
 
 
 def _migrate(settings: Settings) -> None:

@@ -54,11 +54,11 @@ class Orchestrator:
     async def ensure_pool(self, working_dir: Path) -> None:
         """Create or refresh the process pool; runs start in `working_dir`, as commands given there would."""
         template = _base_job_template(working_dir)
-        found = await self._call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}})
+        found = await self.call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}})
         if found:
-            await self._call("PATCH", f"work_pools/{POOL}", {"base_job_template": template})
+            await self.call("PATCH", f"work_pools/{POOL}", {"base_job_template": template})
         else:
-            await self._call("POST", "work_pools/", {"name": POOL, "type": "process", "base_job_template": template})
+            await self.call("POST", "work_pools/", {"name": POOL, "type": "process", "base_job_template": template})
 
     async def close_lost(self) -> int:
         """End runs of this HOME whose process died with it or with SIGKILL; they would hold their concurrency slot.
@@ -84,34 +84,34 @@ class Orchestrator:
     ) -> int:
         runs |= {"deployment_id": {"is_null_": False}}
         closed = set[str]()
-        while found := await self._call("POST", "flow_runs/filter", {"flow_runs": runs}):
+        while found := await self.call("POST", "flow_runs/filter", {"flow_runs": runs}):
             fresh = {run["id"] for run in found if only(run)} - closed
             if not fresh:
                 break
             for run_id in fresh:
                 new = {"state": {"type": to, "message": why}, "force": True}
-                await self._call("POST", f"flow_runs/{run_id}/set_state", new)
+                await self.call("POST", f"flow_runs/{run_id}/set_state", new)
             closed |= fresh
         return len(closed)
 
     async def worker_is_online(self, name: str, since: datetime) -> bool:
         """Say whether the worker of this machine called `name` has reported since then."""
-        found = await self._call("POST", f"work_pools/{POOL}/workers/filter", {})
+        found = await self.call("POST", f"work_pools/{POOL}/workers/filter", {})
         beats = [worker["last_heartbeat_time"] for worker in found if worker["name"] == prefect_name(name)]
         return any(beat and datetime.fromisoformat(beat) >= since for beat in beats)
 
     async def start_run(self, deployment: str, parameters: dict[str, Any]) -> str:
         """Create a run of `flow/deployment` that is due now and return its id."""
-        found = await self._call("GET", f"deployments/name/{deployment}")
+        found = await self.call("GET", f"deployments/name/{deployment}")
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
-        created = await self._call("POST", f"deployments/{found['id']}/create_flow_run", body)
+        created = await self.call("POST", f"deployments/{found['id']}/create_flow_run", body)
         return str(created["id"])
 
     async def run_state(self, run_id: str) -> RunState:
-        state = (await self._call("GET", f"flow_runs/{run_id}"))["state"] or {}
+        state = (await self.call("GET", f"flow_runs/{run_id}"))["state"] or {}
         return RunState(state.get("type", ""), state.get("name", ""), state.get("message") or "")
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         try:
             answer = await self._http.request(method, path, json=body)
             for pause in PAUSES:

@@ -81,7 +81,6 @@ def _mlflow(settings: Settings) -> Service:
     url, home = settings.mlflow_url.removesuffix("/"), settings.home
     command = (
         "-m", "mlflow", "server", "--host", urlsplit(url).hostname or "", "--port", str(_port(url)), "--workers", "1",
-        "--backend-store-uri", database(settings.mlflow_database_url, "psycopg", home / "mlflow.db"),
         "--artifacts-destination", str(home / "mlartifacts"),
     )  # fmt: skip
     return Service("mlflow", (sys.executable, *command), url, f"{url}/health", "QUARTERDECK_MLFLOW_URL")
@@ -108,8 +107,7 @@ def prefect_name(worker: str) -> str:
     return f"{worker}@{socket.gethostname()}"
 
 
-def deploy_command() -> tuple[str, ...]:
-    file = Path(__file__).with_name("prefect.yaml")
+def deploy_command(file: Path) -> tuple[str, ...]:
     return (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
 
 
@@ -122,6 +120,7 @@ def environment(settings: Settings) -> dict[str, str]:
     """
     home = settings.home / "prefect"
     own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") or k.startswith(PASSED)}
+    own.pop("QUARTERDECK_ALERT_URLS", None)  # secrets that only the supervisor and Prefect's blocks need
     toml = Path(own.get("QUARTERDECK_TOML", "quarterdeck.toml")).resolve()
     local = ",".join(filter(None, (own.get("NO_PROXY") or own.get("no_proxy"), *LOOPBACK)))
     return own | {
@@ -142,6 +141,8 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+        # not among the server's arguments, where every user of the machine could read a password
+        "MLFLOW_BACKEND_STORE_URI": database(settings.mlflow_database_url, "psycopg", settings.home / "mlflow.db"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",

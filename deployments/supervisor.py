@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -251,6 +252,28 @@ def restore(archive: Path) -> int:
     settings = load()
     _make_home(settings)
     click.echo(f"{settings.home}: {', '.join(bring_back(settings, archive))}")
+    return 0
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 only where a network keeps others out: there is no login")
+@click.option("--port", type=click.IntRange(1, 65535), default=9464)
+def metrics(host: str, port: int) -> int:
+    """Serve Prometheus metrics of the store."""
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    from tasks.adapters.metrics import Exporter
+
+    settings, registry = load(), CollectorRegistry()
+    registry.register(Exporter(settings.store_url, settings.strategy, settings.budget))
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as e:
+        raise InputError(f"--host {host} --port {port}: {e.strerror}; give another port") from e
+    click.echo(f"http://{host}:{port}/metrics of strategy {settings.strategy}; Ctrl-C stops it", err=True)
+    signal.signal(signal.SIGTERM, lambda *_: server.shutdown())
+    with suppress(KeyboardInterrupt):
+        thread.join()
     return 0
 
 

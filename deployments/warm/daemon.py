@@ -18,7 +18,6 @@ import runpy
 import selectors
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.nanny import PR_SET_PDEATHSIG, prctl
-from deployments.warm.wire import EXIT, LENGTH, REFUSED, STARTED, stamp
+from deployments.warm.wire import EXIT, LENGTH, REFUSED, STARTED, peer_uid, stamp
 
 PRELOADED = (
     "numpy", "pandas", "pyarrow", "talib", "pandas_ta_classic", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql",
@@ -89,24 +88,35 @@ class Daemon:
             client.close()
 
     def _start(self, client: socket.socket) -> None:
-        if _peer_uid(client) != os.getuid():
+        if peer_uid(client) != os.getuid():
             raise OSError("it is another user's")
         request, files = _request(client)
-        if request["stamp"] != self._stamp or stamp() != self._stamp:
-            client.sendall(REFUSED)
+        try:
+            pid = self._forked(request, files, client)
+        finally:
             _close(files)
+        if not pid:
             client.close()
             return
-        pid = os.fork()
-        if pid == 0:
-            self._become(request, files)
-        _close(files)
         client.settimeout(None)
         run = Run(pid, os.pidfd_open(pid), client)
         self._runs[pid] = run
-        client.sendall(STARTED)
         self._selector.register(run.pidfd, selectors.EVENT_READ, lambda: self._ended(run))
         self._selector.register(client, selectors.EVENT_READ, lambda: self._told(run))
+        with suppress(OSError):  # a client that is gone by now is noticed as any later
+            client.sendall(STARTED)
+
+    def _forked(self, request: dict[str, Any], files: list[int], client: socket.socket) -> int:
+        """Return the run's process id; 0 where none was started, and the client has been told or is gone."""
+        if request["stamp"] != self._stamp or stamp() != self._stamp:
+            client.sendall(REFUSED)
+            return 0
+        if _is_gone(client):  # it did not wait and may have started cold: no run starts twice
+            return 0
+        pid = os.fork()
+        if pid == 0:
+            self._become(request, files)
+        return pid
 
     def _become(self, request: dict[str, Any], files: list[int]) -> None:
         """In the child: take over the client's place, run the engine and leave as any interpreter does.
@@ -162,9 +172,14 @@ def _private() -> Iterator[None]:
         os.umask(before)
 
 
-def _peer_uid(client: socket.socket) -> int:
-    credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", credentials)[1])
+def _is_gone(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return not client.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    finally:
+        client.settimeout(REQUEST_S)
 
 
 def _request(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -195,8 +210,8 @@ def _exactly(client: socket.socket, size: int) -> bytes:
 
 
 def _close(files: list[int]) -> None:
-    for file in files:
-        os.close(file)
+    while files:  # once each: a run's own exit comes by here too
+        os.close(files.pop())
 
 
 def _engine(request: dict[str, Any], files: list[int]) -> int:
@@ -209,7 +224,6 @@ def _engine(request: dict[str, Any], files: list[int]) -> int:
     os.chdir(request["cwd"])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-    gc.unfreeze()
     import numpy as np
     from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging
@@ -240,6 +254,12 @@ def preload() -> list[str]:
     return missing
 
 
+def native_threads() -> list[str]:
+    """Return the names of threads besides ours and jemalloc's own, which knows about forks."""
+    names = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
+    return sorted(name for name in names if not name.startswith("jemalloc"))[1:]
+
+
 def main() -> int:
     began = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -250,6 +270,8 @@ def main() -> int:
         names = ", ".join(thread.name for thread in threading.enumerate())
         print(f"warm: these threads would not survive a fork, and may hold locks: {names}", file=sys.stderr)
         return 1
+    if foreign := native_threads():
+        print(f"warm: libraries run threads that a fork leaves behind: {', '.join(foreign)}", file=sys.stderr)
     daemon = Daemon(Path(sys.argv[1]))
     print(f"warm: ready after {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
     daemon.serve()

@@ -14,8 +14,9 @@ import socket
 import sys
 from contextlib import suppress
 
-from deployments.warm.wire import EXIT, LENGTH, REFUSED, VARIABLE, stamp
+from deployments.warm.wire import EXIT, LENGTH, REFUSED, VARIABLE, peer_uid, stamp
 
+ANSWER_S = 60.0  # a daemon that has not forked by then does not
 LOST = 70  # the daemon went away in the middle of a run: Prefect marks the run as crashed
 
 
@@ -53,13 +54,16 @@ def _run() -> int:
     passed = [signal.SIGTERM, signal.SIGINT]
     signal.pthread_sigmask(signal.SIG_BLOCK, passed)  # until there is a run to pass them on to
     try:
+        daemon.settimeout(ANSWER_S)
         _ask(daemon)
         answer = daemon.recv(1)
     except OSError:
         answer = b""
     if answer in (REFUSED, b""):
+        daemon.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
         return _cold("the warm daemon is of an earlier installation" if answer else "the warm daemon did not answer")
+    daemon.settimeout(None)
     for number in passed:
         signal.signal(number, lambda n, _frame: _pass_on(daemon, n))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, passed)
@@ -70,10 +74,13 @@ def _connected(path: str) -> socket.socket | None:
     daemon = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         daemon.connect(path)
+        if peer_uid(daemon) == os.getuid():  # it is handed our whole environment
+            return daemon
+        print(f"WARNING {path} is another user's", file=sys.stderr)
     except OSError:
-        daemon.close()
-        return None
-    return daemon
+        pass
+    daemon.close()
+    return None
 
 
 def _ask(daemon: socket.socket) -> None:

@@ -6,6 +6,7 @@ signal that ended the run.
 """
 
 import os
+import socket
 import struct
 import sys
 from pathlib import Path
@@ -24,3 +25,9 @@ def stamp() -> str:
     except OSError:
         changed = 0
     return f"{os.path.realpath(sys.executable)}|{sys.prefix}|{changed}"
+
+
+def peer_uid(other: socket.socket) -> int:
+    """Return whose process is at the other end."""
+    credentials = other.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])

@@ -6,7 +6,9 @@ Machines are noisy: read the figures as ratios, CPU seconds before wall seconds.
 import importlib
 import sys
 
-PARTS = ("market", "guard", "matching", "backtest", "compare", "startup", "quality", "deciders", "export", "replay")
+PARTS = (
+    "market", "guard", "matching", "backtest", "compare", "startup", "warm", "quality", "deciders", "export", "replay",
+)  # fmt: skip
 
 
 def main(wanted: list[str]) -> None:

@@ -12,6 +12,9 @@ from prefect.events import DeploymentEventTrigger
 from prefect.events.schemas.events import Event
 from prefect.flows import Flow, load_flow_from_entrypoint
 
+from deployments import schedules
+from tasks.settings import Settings
+
 FILE = Path(__file__).parents[2] / "deployments" / "prefect.yaml"
 TEXT = FILE.read_text()
 SPEC = yaml.safe_load(TEXT)
@@ -41,12 +44,24 @@ def test_runs_wait_their_turn_instead_of_being_cancelled(spec):
 
 
 @every
-def test_schedule_falls_shortly_after_a_5m_close(spec):
+def test_schedule_falls_shortly_after_a_close(spec):
     for schedule in spec.get("schedules", []):
         anchor = datetime.fromisoformat(schedule["anchor_date"])
         assert anchor.tzinfo is not None
-        assert schedule["interval"] % 300 == 0
-        assert 0 < anchor.timestamp() % 300 <= 120
+        assert schedule["interval"] % 300 == 0 or schedule["interval"] == 60
+        assert 0 < anchor.timestamp() % 300 <= 120 or spec["name"] == "report"
+
+
+def test_schedules_are_moved_by_the_offset_and_cold_runs_watch_each_5_minutes():
+    chosen = Settings(close_offset_s=20, watch_every_s=300)
+    arranged = {d["name"]: d for d in schedules.arranged(yaml.safe_load(TEXT), chosen)["deployments"]}
+    assert arranged["watch"]["schedules"] == [{"interval": 300, "anchor_date": "2024-01-01T00:00:20+00:00"}]
+    assert arranged["protect"]["parameters"] == {"max_age_s": 300}
+    assert arranged["trade-15m"]["schedules"] == [{"interval": 900, "anchor_date": "2024-01-01T00:00:25+00:00"}]
+
+
+def test_as_it_is_the_file_has_the_default_schedules():
+    assert schedules.arranged(yaml.safe_load(TEXT), Settings()) == yaml.safe_load(TEXT)
 
 
 def test_scheduled_trades_say_that_a_schedule_started_them():

@@ -225,7 +225,8 @@ def test_up_once_completes_a_cycle_and_leaves_no_process(env):
     report = json.loads(done.stdout)
     assert report["first_cycle"]["state"] == "Completed"
     assert len(report["first_cycle"]["cycles"]) == 2
-    assert set(report["seconds"]) == {"database", "sandbox", "prefect", "mlflow", "deploy", "worker", "first cycle"}
+    started = {"database", "sandbox", "prefect", "mlflow", "deploy", "warm", "worker", "first cycle"}
+    assert set(report["seconds"]) == started
     assert processes_of(env) == []
     status = json.loads(quarterdeck("status", "--json", env=env).stdout)
     assert (status["running"], status["cycles"]["total"]) == (False, 2)
