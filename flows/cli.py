@@ -51,6 +51,7 @@ _supervised("migrate", "Bring the store's tables up to this release.")
 _supervised("deploy", "Create or refresh the work pool and every deployment.")
 _supervised("backup", "Save all state: backup ARCHIVE.tar.gz.")
 _supervised("restore", "Bring all state back into an empty HOME: restore ARCHIVE.tar.gz.")
+_supervised("metrics", "Serve Prometheus metrics: metrics [--host 127.0.0.1] [--port 9464].")
 _supervised("status", "What runs, what was decided, what is open.")
 _supervised("doctor", "Check everything and say the remedy.")
 

@@ -1,15 +1,18 @@
 """What time a run is about, and whether it is too late to act on it."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
+from tasks.connections import close_venues
+
 Call = Callable[[Any], Any]
+T = TypeVar("T")
 
 
 def through_prefect(task: Any) -> Any:
@@ -41,3 +44,11 @@ def too_old(max_age_s: int) -> State[Any] | None:
     if age <= timedelta(seconds=max_age_s):
         return None
     return Cancelled(name="Skipped", message=f"{age.total_seconds():.0f} s late, more than {max_age_s} s: skipped")
+
+
+async def to_the_end(story: Awaitable[T]) -> T:
+    """Carry out a run's story and close its venue connections, however it ends."""
+    try:
+        return await story
+    finally:
+        await close_venues()

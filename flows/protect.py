@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from prefect import flow
 
-from flows.clock import Call, owner, plainly, through_prefect, too_old
-from tasks import account, adopt, fetch, followups, working
+from flows.clock import Call, owner, plainly, through_prefect, to_the_end, too_old
+from tasks import account, adopt, alerts, fetch, followups, working
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import LedgerMismatch, TradingError
@@ -29,7 +29,7 @@ async def protect(max_age_s: int = 240) -> Any:
     """Reconcile every symbol once."""
     if late := too_old(max_age_s):
         return late
-    return await reconcile(through_prefect)
+    return await to_the_end(reconcile(through_prefect))
 
 
 async def reconcile(call: Call = plainly) -> dict[str, Any]:
@@ -62,6 +62,7 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
         reached("cycles_ended")
         if (found := await tried("account", call(fetch.fetch_account)(), None)) is not None:
             await tried("equity", _in_turn(call(account.keep_equity), found[0], now), None)
+    await tried("alerts", _in_turn(call(alerts.tell_protection), wrong), 0)
     result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": wrong, "followups": done}
     reached("protect_ended")
     log().info("protect %s", result)
@@ -76,12 +77,16 @@ class Tried:
         self.failed: list[str] = []
 
     async def __call__(self, what: str, doing: Awaitable[T], otherwise: T) -> T:
-        """Return what came of it, or `otherwise`; a ledger that cannot be right halts new entries."""
+        """Return what came of it, or `otherwise`; a ledger that cannot be right halts new entries.
+
+        Nothing may keep the watchdog from the next symbol, not even a defect of our own or a library's.
+        """
         try:
             return await doing
-        except TradingError as e:
-            log().error("protect %s failed: %s", what, e)
-            self.failed.append(f"{what}: {e}")
+        except Exception as e:  # noqa: BLE001  (it is told at the end)
+            said = e if isinstance(e, TradingError) else repr(e)
+            log().error("protect %s failed: %s", what, said, exc_info=not isinstance(e, TradingError))
+            self.failed.append(f"{what}: {said}")
             if isinstance(e, LedgerMismatch):
                 stage.halt(f"{what}: {e}")
             return otherwise
@@ -109,7 +114,7 @@ async def _compare(call: Call, tried: Tried, wrong: list[str]) -> list[VenuePosi
     The two are read at different instants while orders fill, so a difference is booked and looked at again.
     """
     at_venue: list[VenuePosition] = await call(stage.venue_positions)()
-    differing, foreign = stage.mismatches(at_venue)
+    differing, foreign = await stage.mismatches(at_venue)
     for _ in range(LOOKS):
         suspects = {*differing, *(symbol for symbol in foreign if symbol in settings().symbols)}
         if not suspects:
@@ -118,7 +123,7 @@ async def _compare(call: Call, tried: Tried, wrong: list[str]) -> list[VenuePosi
         for symbol in sorted(suspects):
             await tried(f"booking {symbol} again", call(stage.book_fills)(symbol), [])
         at_venue = await call(stage.venue_positions)()
-        differing, foreign = stage.mismatches(at_venue)
+        differing, foreign = await stage.mismatches(at_venue)
     for line in (*differing.values(), *foreign.values()):
         log().error("protect %s", line)
         wrong.append(line)
@@ -153,6 +158,7 @@ async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[
                 continue
             if (lease := await leases.take(symbol_lease(position.symbol))) is None:
                 continue
+            position = store().position(position.position_id) or position  # a cycle may have changed it until now
             instrument = await tried("instrument", call(fetch.fetch_instrument)(position.symbol), None)
             if instrument is not None:
                 doing = call(followups.carry_out_followups)(position, price, instrument, lease)

@@ -4,9 +4,9 @@ from typing import Any
 
 from prefect import flow
 
-from flows.clock import Call, plainly, through_prefect, too_old
+from flows.clock import Call, plainly, through_prefect, to_the_end, too_old
 from flows.promote import watch_champions
-from tasks import fetch, record, shadow
+from tasks import fetch, record, retention, shadow
 from tasks import settle as stage
 from tasks.connections import log
 
@@ -16,7 +16,7 @@ async def settle(max_age_s: int = 1800) -> Any:
     """Settle what closed since the last time."""
     if late := too_old(max_age_s):
         return late
-    return await settle_all(through_prefect)
+    return await to_the_end(settle_all(through_prefect))
 
 
 async def settle_all(call: Call = plainly) -> dict[str, int]:
@@ -34,6 +34,7 @@ async def settle_all(call: Call = plainly) -> dict[str, int]:
     tracked = call(record.track_decisions)()
     call(stage.track_session)(at)
     result = {"outcomes": len(settled), "tracked": tracked, "prompts": prompts, "shadows_scored": scored}
+    result["pruned"] = call(retention.prune)(at)
     for name, equity in books.items():
         log().info("paper book decider=%s equity=%s", name, equity)
     log().info("settle %s", result)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.clock import Call, owner, plainly, scheduled_time, through_prefect, too_old
+from flows.clock import Call, owner, plainly, scheduled_time, through_prefect, to_the_end, too_old
 from flows.cycle import Cycle, Request
 from tasks import account, decide, features, fetch, record, settle, shadow, validate
 from tasks.connections import log, store
@@ -55,7 +55,7 @@ async def trade(
         symbols=_symbols(symbols), decider=decider or settings().decider_name, dry_run=dry_run, reason=reason,
         as_of=as_of, trigger=trigger, review_only=review_only,
     )  # fmt: skip
-    records = await run_cycles(request, through_prefect)
+    records = await to_the_end(run_cycles(request, through_prefect))
     return [explain.summary_line(record) for record in records]
 
 
@@ -81,6 +81,8 @@ async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord
     symbols = _held(request.symbols) if request.review_only else request.symbols
     if not symbols:
         return []
+    if request.trigger == "schedule" and not (request.review_only or request.dry_run):
+        call(record.record_missed)(symbols, as_of)
     async with Leases(owner()) as leases:
         return await _run([Cycle(request, symbol, as_of, call, leases) for symbol in symbols], request, as_of, call)
 
@@ -91,7 +93,7 @@ async def _run(cycles: list[Cycle], request: Request, as_of: datetime, call: Cal
     frames = call(features.load_candles)(symbols, as_of)
     failures = [*unfetched, *call(validate.validate_candles)(frames, as_of)]
     asked: list[tuple[Cycle, Brief]] = []
-    broken: list[TradingError] = []
+    broken: list[Exception] = []
     for cycle in sorted(cycles, key=lambda cycle: cycle.symbol):  # one order for all runs, or two wait for each other
         await cycle.take_lease()
     for cycle in cycles:
@@ -108,7 +110,7 @@ async def _run(cycles: list[Cycle], request: Request, as_of: datetime, call: Cal
 
 
 async def _decide_and_act(
-    asked: list[tuple[Cycle, Brief]], broken: list[TradingError], request: Request, call: Call
+    asked: list[tuple[Cycle, Brief]], broken: list[Exception], request: Request, call: Call
 ) -> None:
     news = await call(fetch.fetch_headlines)()
     briefs = [brief.model_copy(update={"news": news}) for _, brief in asked]
@@ -133,12 +135,16 @@ async def _afterwards(asked: list[tuple[Cycle, Brief]], request: Request, as_of:
 
 
 @contextmanager
-def _isolated(cycle: Cycle, broken: list[TradingError]) -> Iterator[None]:
-    """Keep one symbol's trouble from the others; it is raised when they are through."""
+def _isolated(cycle: Cycle, broken: list[Exception]) -> Iterator[None]:
+    """Keep one symbol's trouble, whatever it is, from the others; it is raised when they are through."""
     try:
         yield
-    except TradingError as e:
-        log().error("cycle symbol=%s cycle_id=%s broke off: %s", cycle.symbol, cycle.record.cycle_id, e)
+    except Exception as e:  # noqa: BLE001  (it is raised in the end)
+        ours = isinstance(e, TradingError)
+        said = e if ours else repr(e)
+        log().error(
+            "cycle symbol=%s cycle_id=%s broke off: %s", cycle.symbol, cycle.record.cycle_id, said, exc_info=not ours
+        )
         broken.append(e)
 
 

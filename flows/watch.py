@@ -9,8 +9,8 @@ from typing import Any
 from prefect import flow
 from prefect.events import emit_event
 
-from flows.clock import Call, plainly, scheduled_time, through_prefect, too_old
-from tasks import account, detect, features, fetch
+from flows.clock import Call, plainly, scheduled_time, through_prefect, to_the_end, too_old
+from tasks import account, alerts, detect, features, fetch
 from tasks.connections import log, store
 from tasks.settings import settings
 
@@ -22,7 +22,7 @@ async def watch(max_age_s: int = 240) -> Any:
     """Detect on every symbol and emit one event per symbol with claimable reasons."""
     if late := too_old(max_age_s):
         return late
-    waiting = await look(through_prefect)
+    waiting = await to_the_end(look(through_prefect))
     for symbol, n in waiting.items():
         resource = {"prefect.resource.id": f"quarterdeck.symbol.{symbol}", "quarterdeck.strategy": settings().strategy}
         emit_event(event=EVENT, resource=resource, payload={"symbols": [symbol], "reasons": n})
@@ -30,7 +30,7 @@ async def watch(max_age_s: int = 240) -> Any:
 
 
 async def look(call: Call = plainly, as_of: datetime | None = None) -> dict[str, int]:
-    """Return how many reasons wait per symbol, after fetching and detecting."""
+    """Return how many reasons wait per symbol, after fetching and detecting; one that fails keeps its trouble."""
     symbols = settings().symbols
     venue_time = await call(fetch.venue_now)()
     as_of = as_of or fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
@@ -38,12 +38,20 @@ async def look(call: Call = plainly, as_of: datetime | None = None) -> dict[str,
     frames = call(features.load_candles)(symbols, as_of)
     positions = store().open_positions(settings().strategy)
     waiting: dict[str, int] = {}
+    failed: list[Exception] = []
     for symbol in symbols:
         if frames[symbol]["5m"].empty:
             continue
-        market = call(features.build_market)(symbol, frames[symbol])
-        call(detect.detect_reasons)(market, as_of, positions, account.daily_pnl_pct(as_of))
-        if n := detect.claimable(symbol, as_of):
-            waiting[symbol] = n
+        try:
+            market = call(features.build_market)(symbol, frames[symbol])
+            call(detect.detect_reasons)(market, as_of, positions, account.daily_pnl_pct(as_of))
+            if n := detect.claimable(symbol, as_of):
+                waiting[symbol] = n
+        except Exception as e:  # noqa: BLE001  (it is raised where no bell is to be rung)
+            log().error("watch symbol=%s failed: %r", symbol, e)
+            failed.append(e)
+    call(alerts.look_around)(as_of)
+    if failed and not waiting:
+        raise failed[0]
     log().info("watch as_of=%s waiting=%s", as_of.isoformat(), waiting)
     return waiting

@@ -53,6 +53,13 @@ def venue(chosen: Settings | None = None) -> Venue:
     return PaperVenue(connect(s), opened(s.store_url), s) if s.profile == "paper" else connect(s)
 
 
+async def close_venues() -> None:
+    """Close every client that `venue` opened in this event loop; the next `venue` opens another."""
+    from tasks.adapters.venue import close_all
+
+    await close_all()
+
+
 def stored_frames(symbol: str, as_of: datetime) -> Frames:
     """Return the last bars of `symbol` that had closed at as_of, per timeframe, as the store has them."""
     kept, name, limit = store(), venue().name, settings().history_bars

@@ -1,19 +1,24 @@
 """Keep what a cycle did: the record in the store, a page in Prefect, a trace in MLflow."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.prompts import load_prompt
+from tasks.adapters.store import BeginResult
 from tasks.connections import log, store, stored_frames, tracker
 from tasks.core.errors import TrackingUnavailable, TradingError
 from tasks.core.evaluation import explain
 from tasks.core.market.market import Market
-from tasks.core.types.record import CycleRecord, HistoryRecord, Outcome
+from tasks.core.trading.orders import cycle_id
+from tasks.core.types.bars import duration, floor_time
+from tasks.core.types.record import CycleRecord, CycleStatus, HistoryRecord, Outcome
 from tasks.settings import settings
 
+SCHEDULE = "15m"  # every close of it is due a cycle
+LOOKED_BACK = timedelta(days=1)  # for closes that were missed
 CHART_SIZE = (900, 480)  # pixels: as wide as Prefect's page, and about 40 KB inside it
 CHART_BARS = 96  # a day of 15m
 
@@ -29,6 +34,37 @@ def record_cycle(record: CycleRecord, first: bool = False) -> None:
             HistoryRecord(ts=at, kind="execution", reference_id=record.cycle_id, payload=payload), record.symbol
         )
     log().info("cycle %s", explain.summary_line(record))
+
+
+@task(cache_policy=NO_CACHE)
+def record_missed(symbols: tuple[str, ...], as_of: datetime) -> int:
+    """Keep a record of each scheduled close before as_of that no cycle was about, at most a day back; return how many.
+
+    Whatever was down (worker, server, machine), what matters is that nothing was decided; a late run never does it.
+    """
+    kept, s, missed = store(), settings(), 0
+    due = floor_time(as_of, SCHEDULE)
+    begin = due - LOOKED_BACK
+    known = kept.closes(s.strategy, begin, as_of)
+    for symbol in symbols:
+        had = known.get(symbol) or {record.as_of for record in kept.cycles(s.strategy, symbol, limit=1)}
+        close = max(begin, floor_time(min(had), SCHEDULE)) if had else due  # one that has never run misses nothing
+        while (close := close + duration(SCHEDULE)) < due:
+            if close not in had:
+                missed += _keep_missed(symbol, close)
+    return missed
+
+
+def _keep_missed(symbol: str, close: datetime) -> bool:
+    s = settings()
+    record = CycleRecord(
+        cycle_id=cycle_id(s.strategy, symbol, close), strategy=s.strategy, symbol=symbol, as_of=close,
+        decider=s.decider_name, status=CycleStatus.MISSED,
+    )  # fmt: skip
+    if store().begin_cycle(record, datetime.now(UTC)) is not BeginResult.STARTED:
+        return False
+    log().warning("cycle %s", explain.summary_line(record))
+    return True
 
 
 def artifact_key(record: CycleRecord) -> str:

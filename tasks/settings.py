@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "QUARTERDECK_"
 Profile = Literal["sandbox", "paper", "testnet", "live"]
 Names = Annotated[tuple[str, ...], NoDecode]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
 class Settings(BaseSettings):
@@ -53,11 +54,17 @@ class Settings(BaseSettings):
     paper_cash: Exact = Field(default=Decimal(10_000), gt=0, description="what a paper account begins with, in quote")
     prefect_api_url: str = "http://127.0.0.1:4210/api"
     mlflow_url: str = Field(default="http://127.0.0.1:5510", description="empty: no tracking")
-    prefect_database_url: str = Field(default="", description="of the Prefect server `up` starts; empty: SQLite in HOME")
+    prefect_database_url: str = Field(
+        default="", description="of the Prefect server `up` starts; empty: SQLite in HOME"
+    )
     mlflow_database_url: str = Field(default="", description="of the MLflow server `up` starts; empty: SQLite in HOME")
     workers: int = Field(default=1, ge=1, le=64, description="how many `up` and `worker` start on this machine")
+    alert_urls: Secrets = Field(default=(), description="Apprise URLs such as discord://...: where alerts are sent")
+    close_offset_s: int = Field(default=5, ge=1, le=60, description="from a bar's close to the runs about it")
+    watch_every_s: Literal[60, 300] = Field(default=60, description="watch and protect; 300 where runs start cold")
     live_account: str = Field(default="", description="live only: the account id typed out, which arms it")
     stop_within_s: float = Field(default=10, gt=0, description="else close, where entries take no stop with them")
+    retention_days: int = Field(default=365, ge=0, description="then bulk that explains no order goes; 0: never")
     history_bars: int = Field(default=1000, ge=300, le=5000, description="bars per timeframe the features see")
     calendar: Path | None = Field(default=None, description="an .ics or .csv of events to be asked about")
     decision_latency_s: float = Field(default=0, ge=0, lt=300, description="replays: from close to order")
@@ -85,7 +92,7 @@ class Settings(BaseSettings):
     events: EventThresholds = EventThresholds()
     promotion: Promotion = Promotion()
 
-    @field_validator("symbols", "model", "shadow", "news_feeds", "cheap_model", mode="before")
+    @field_validator("symbols", "model", "shadow", "news_feeds", "cheap_model", "alert_urls", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -130,7 +137,9 @@ def load(**overrides: object) -> Settings:
     except ValidationError as e:
         first = e.errors()[0]
         name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
-        raise InputError(f"{name}={first.get('input')!r}: {first['msg']}") from e
+        # a setting there is not may be a secret in the wrong place: its value is not shown
+        given = "" if first["type"] == "extra_forbidden" else f"={first['input']!r}"
+        raise InputError(f"{name}{given}: {first['msg']}") from e
     except tomllib.TOMLDecodeError as e:
         raise InputError(f"quarterdeck.toml is not TOML: {e}") from e
 

@@ -57,6 +57,11 @@ def variant_files(variant: Variant, trials: Sequence[Trial], paths: Mapping[str,
     }  # fmt: skip
 
 
+def page_of(template: str, **given: Any) -> str:
+    """Render another page in the same manner."""
+    return _environment().get_template(template).render(**given)
+
+
 def write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files into a folder, made if need be."""
     for name, content in files.items():

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Select, func, insert, select, update
 
+from tasks.adapters.store_alerts import AlertStore
 from tasks.adapters.store_candles import CandleStore, SavedBars
 from tasks.adapters.store_cycles import BeginResult, CycleStore
 from tasks.adapters.store_decisions import DecisionStore
@@ -20,6 +21,7 @@ from tasks.adapters.store_models import Base, HaltRow, HistoryRow, PauseRow
 from tasks.adapters.store_orders import OrderStore
 from tasks.adapters.store_positions import PositionStore
 from tasks.adapters.store_prompts import PromptStore
+from tasks.adapters.store_retention import RetentionStore
 from tasks.adapters.store_shadow import ShadowStore
 from tasks.adapters.store_types import columns_of, document_of, dto_of
 from tasks.core.types.record import Halt, HistoryRecord
@@ -27,7 +29,10 @@ from tasks.core.types.record import Halt, HistoryRecord
 __all__ = ["BeginResult", "SavedBars", "Store", "opened"]
 
 
-class Store(CandleStore, EventStore, CycleStore, OrderStore, PositionStore, DecisionStore, ShadowStore, PromptStore):
+class Store(
+    CandleStore, EventStore, CycleStore, OrderStore, PositionStore, DecisionStore, ShadowStore, PromptStore, AlertStore,
+    RetentionStore,
+):  # fmt: skip
     """Everything that outlives a process."""
 
     def halt(self, reason: str, who: str, at: datetime, flatten: bool = False) -> Halt:

@@ -107,6 +107,15 @@ class CycleStore(Database):
             first, last = connection.execute(query).one()
         return None if first is None else (first, last)
 
+    def closes(self, strategy: str, since: datetime, until: datetime) -> dict[str, set[datetime]]:
+        """Return by symbol which closes of since <= as_of < until have a cycle, however it ended."""
+        query = select(Cycle.symbol, Cycle.as_of).where(Cycle.strategy == strategy)
+        found: dict[str, set[datetime]] = {}
+        with self._reading() as connection:
+            for row in connection.execute(query.where(Cycle.as_of >= since, Cycle.as_of < until)):
+                found.setdefault(row.symbol, set()).add(row.as_of)
+        return found
+
     def unfinished_cycles(self, strategy: str) -> list[CycleRecord]:
         """Return cycles that run now or whose process died, oldest first."""
         unfinished = select(Cycle.record).where(Cycle.strategy == strategy, Cycle.status == CycleStatus.STARTED)
@@ -116,13 +125,23 @@ class CycleStore(Database):
         """Return the newest cycle."""
         return next(iter(self.cycles(strategy, limit=1)), None)
 
-    def cycles_by_status(self, strategy: str) -> dict[str, int]:
-        """Return how many cycles ended in each status."""
-        query = (
-            select(Cycle.status, func.count().label("number")).where(Cycle.strategy == strategy).group_by(Cycle.status)
-        )
+    def cycles_by_status(
+        self, strategy: str, since: datetime | None = None, until: datetime | None = None
+    ) -> dict[str, int]:
+        """Return how many cycles about since <= as_of < until ended in each status."""
+        query = select(Cycle.status, func.count().label("number")).where(Cycle.strategy == strategy)
+        query = query if since is None else query.where(Cycle.as_of >= since)
+        query = (query if until is None else query.where(Cycle.as_of < until)).group_by(Cycle.status)
         with self._reading() as connection:
             return {row.status: row.number for row in connection.execute(query)}
+
+    def decided_between(self, strategy: str, since: datetime, until: datetime) -> list[tuple[CycleStatus, Decided]]:
+        """Return what was decided about closes of since <= as_of < until, and how each cycle ended, oldest first."""
+        query = select(Cycle.status, DecisionRow.decided).join(DecisionRow, DecisionRow.cycle_id == Cycle.cycle_id)
+        query = query.where(Cycle.strategy == strategy, Cycle.as_of >= since, Cycle.as_of < until)
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(Cycle.as_of, Cycle.symbol)).all()
+        return [(CycleStatus(row.status), Decided.model_validate(row.decided)) for row in rows]
 
     def untracked(self, limit: int) -> list[str]:
         """Return the oldest cycles whose decision MLflow does not have."""

@@ -434,3 +434,15 @@ class PromotionRow(Base):
     role: Mapped[str] = mapped_column(index=True)
     kind: Mapped[str]
     move: Mapped[dict[str, Any]] = mapped_column(VerbatimDocument)
+
+
+class AlertRow(Base):
+    """Something people were told, since when it is so, and when that was last seen."""
+
+    __tablename__ = "alerts"
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    text: Mapped[str]
+    raised_at: Mapped[datetime]
+    seen_at: Mapped[datetime] = mapped_column(index=True)
+    times: Mapped[int] = mapped_column(BigInteger)

@@ -40,6 +40,13 @@ def connect(settings: Settings) -> "CcxtVenue":
     return _open[key]
 
 
+async def close_all() -> None:
+    """Close every client of the running event loop."""
+    here = asyncio.get_running_loop()
+    for client in [client for key, client in _open.items() if key[0] is here]:
+        await client.close()
+
+
 class CcxtVenue(VenueAccount):
     """`ports.Venue` over a ccxt client; see that Protocol for what each method promises."""
 
@@ -91,7 +98,7 @@ class CcxtVenue(VenueAccount):
         one_way, leverage = await self.position_terms(symbol)
         if not one_way:
             raise OrderRejected(f"{symbol} is in hedge mode at {self.name}: switch the account to one-way mode")
-        wanted = min(limits.leverage, (await self.instrument(symbol)).max_leverage)
+        wanted = min(limits.leverage_of(symbol), (await self.instrument(symbol)).max_leverage)
         if leverage != wanted:
             value = venue_translate.wire(wanted)
             body = self._category(market) | {"buyLeverage": value, "sellLeverage": value}

@@ -6,6 +6,7 @@ from tasks.core.types.verdict import Code
 STATUSES: dict[CycleStatus, str] = {
     CycleStatus.STARTED: "The cycle began and has not finished: it is running, or its process died.",
     CycleStatus.QUIET: "Nothing had changed, so no decision was asked for.",
+    CycleStatus.MISSED: "Nothing ran when this bar closed, so nothing was decided.",
     CycleStatus.STALE: "The cycle came too late for its bar, so it held.",
     CycleStatus.QUARANTINED: "The market data failed validation, so nothing was decided on it.",
     CycleStatus.HELD: "It was decided to do nothing.",

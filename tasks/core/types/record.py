@@ -38,6 +38,7 @@ class CycleStatus(StrEnum):
     STARTED = "started"
     QUIET = "quiet"  # nothing changed: no model call
     STALE = "stale"  # reached `decide` too late
+    MISSED = "missed"  # was due while nothing ran: recorded afterwards, never carried out
     QUARANTINED = "quarantined"  # its market data failed validation
     HELD = "held"  # decided to do nothing
     DENIED = "denied"  # the guard refused

@@ -1,0 +1,48 @@
+"""Tell people: an alert is an event that Prefect's automation sends on, an ERROR in the log, a row in the store."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.runtime import flow_run
+
+from tasks.connections import log, store
+from tasks.core.evaluation import alarms
+from tasks.core.types.alert import Alert
+from tasks.halts import active_halts
+from tasks.settings import settings
+
+EVENT = "quarterdeck.alert"
+LATELY, A_DAY = timedelta(minutes=30), timedelta(days=1)
+
+
+def tell(found: Sequence[Alert]) -> int:
+    """Tell what was not told yet, and say how much that was; outside a Prefect run only log and store have it."""
+    new = [alert for alert in found if store().note_alert(alert, datetime.now(UTC))]
+    for alert in new:
+        log().error("alert kind=%s key=%s %s", alert.kind, alert.key, alert.text)
+        if flow_run.id is not None:
+            resource = {"prefect.resource.id": f"{EVENT}.{alert.fingerprint}", "prefect.resource.name": alert.key}
+            payload = {"kind": alert.kind.value, "text": alert.text, "strategy": settings().strategy}
+            emit_event(event=f"{EVENT}.{alert.kind}", resource=resource, payload=payload)
+    return len(new)
+
+
+@task(cache_policy=NO_CACHE)
+def look_around(as_of: datetime) -> int:
+    """Tell what the store says: halts, the budget, fallback rungs, missed bars."""
+    kept, s, now = store(), settings(), datetime.now(UTC)
+    return tell([
+        *alarms.of_halts(active_halts()),
+        *alarms.of_budget(kept.spent(now), s.budget, now.date().isoformat()),
+        *alarms.of_rungs(kept.rungs_since(s.strategy, as_of - LATELY)),
+        *alarms.of_missed(kept.missed_since(s.strategy, as_of - A_DAY)),
+    ])  # fmt: skip
+
+
+@task(cache_policy=NO_CACHE)
+def tell_protection(wrong: list[str]) -> int:
+    """Tell what `protect` found wrong."""
+    return tell(alarms.of_protection(wrong))

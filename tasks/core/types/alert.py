@@ -1,0 +1,31 @@
+"""What a person has to know at once."""
+
+from enum import StrEnum
+
+from tasks.core.types.base import Dto
+
+
+class AlertKind(StrEnum):
+    """What an alert is about; the event it rings is `quarterdeck.alert.<kind>`."""
+
+    HALT = "halt"
+    EXPOSED = "exposed"  # a position without its stop
+    FOREIGN = "foreign"  # a position at the venue that is not ours
+    MISMATCH = "mismatch"  # venue and ledger disagree
+    BUDGET = "budget"
+    FALLBACK = "fallback"  # a rung below the model's first answered
+    MISSED = "missed"
+    DEAD = "dead"  # a process of ours ended by itself
+    REPORT = "report"  # the day's summary: not trouble, but sent the same way
+
+
+class Alert(Dto):
+    """One thing to tell. While `key` goes on being seen, it is told once."""
+
+    kind: AlertKind
+    key: str
+    text: str
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.kind}:{self.key}"

@@ -1,0 +1,111 @@
+"""Metrics of a real store, scraped over HTTP and read by Prometheus' own parser; the dashboard asks for no others."""
+
+import json
+import re
+import urllib.request
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.parser import text_string_to_metric_families
+from store_samples import BTC, a_cycle, a_full_cycle, a_position, a_verdict, an_intent, minutes
+
+from tasks.adapters.metrics import Exporter
+from tasks.core.types.alert import Alert, AlertKind
+from tasks.core.types.limits import Budget
+from tasks.core.types.record import CycleStatus, EquityPoint
+from tasks.core.types.verdict import Code
+from tasks.settings import ROOT
+
+DASHBOARD = ROOT / "infra" / "grafana" / "dashboards" / "quarterdeck.json"
+
+
+def scraped(url: str) -> dict[str, dict[tuple[str, ...], float]]:
+    """Serve the exporter, scrape it once and return its samples: name, then label values by the labels' names."""
+    registry = CollectorRegistry()
+    registry.register(Exporter(url, "default", Budget()))
+    server, thread = start_http_server(0, "127.0.0.1", registry)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    found: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, {})[tuple(sample.labels.values())] = sample.value
+    return found
+
+
+def fill(store) -> datetime:
+    """Keep a day's life: one executed, one denied, one quiet and one missed cycle, a position, a halt, an alert."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    close = now.replace(minute=0, second=0)
+    denied = a_verdict().model_copy(update={"allowed": False, "codes": (Code.SIZE_CLAMPED,)})
+    records = (
+        a_full_cycle("c1", as_of=close), a_full_cycle("c2", symbol="ETH/USDT:USDT", as_of=close,
+                                                      status=CycleStatus.DENIED, verdict=denied, error="refused"),
+        a_cycle("c3", symbol="SOL/USDT:USDT", as_of=close, status=CycleStatus.QUIET, trigger="event"),
+        a_cycle("c4", symbol="XRP/USDT:USDT", as_of=close, status=CycleStatus.MISSED),
+    )  # fmt: skip
+    for n, record in enumerate(records):
+        store.begin_cycle(record.model_copy(update={"status": CycleStatus.STARTED}), close + minutes(n))
+        store.save_cycle(record, close + minutes(n + 1))
+    store.save_intents("c1", (an_intent(),), now)
+    store.mark_intent("qd-1", "rejected", now)
+    store.save_position(a_position())
+    store.save_equity(EquityPoint(at=now, strategy="default", equity=Decimal(9500), peak=Decimal(10000)))
+    store.halt("by hand", "a person", now)
+    store.note_alert(Alert(kind=AlertKind.HALT, key="1", text="halted"), now)
+    return close
+
+
+def test_scrape_says_what_the_store_knows(store, store_url):
+    close = fill(store)
+    found = scraped(store_url)
+    assert found["quarterdeck_store_up"] == {(): 1}
+    assert found["quarterdeck_cycles_total"] == {
+        ("denied", "schedule"): 1, ("executed", "schedule"): 1, ("missed", "schedule"): 1, ("quiet", "event"): 1,
+    }  # fmt: skip
+    assert found["quarterdeck_decisions_total"] == {
+        ("OPEN_LONG", "primary", "llm:openai/gpt-4o", "denied"): 1,
+        ("OPEN_LONG", "primary", "llm:openai/gpt-4o", "executed"): 1,
+    }
+    assert found["quarterdeck_denials_total"] == {(Code.SIZE_CLAMPED.value,): 1}
+    assert found["quarterdeck_intents_total"] == {("rejected",): 1}
+    assert found["quarterdeck_last_close_timestamp_seconds"] == {(): close.timestamp()}
+    assert found["quarterdeck_cycle_stage_seconds"][("1.0", "late")] == 120  # the quiet one; a missed one never began
+    assert found["quarterdeck_equity"] == {(): 9500}
+    assert found["quarterdeck_drawdown_ratio"][()] == 0.05
+    assert found["quarterdeck_exposure"] == {("long", BTC): 0.012 * 65000.1}
+    assert round(found["quarterdeck_open_risk"][("long", BTC)], 6) == round(0.012 * 1000.1, 6)
+    assert found["quarterdeck_halts"] == {(): 1}
+    assert found["quarterdeck_alerts"] == {("halt",): 1}
+
+
+def test_model_calls_are_counted_by_provider_model_and_role(store, store_url):
+    fill(store)
+    found = scraped(store_url)
+    who = ("gpt-4o", "openai", "trader")
+    assert found["quarterdeck_model_calls_total"] == {("gpt-4o", "openai", "ok", "trader"): 4}
+    assert found["quarterdeck_model_tokens_total"] == {("in", *who): 3600, ("out", *who): 320}
+    assert found["quarterdeck_model_cost_usd_total"][who] == pytest.approx(0.00492)
+    assert found["quarterdeck_model_seconds_total"][who] == pytest.approx(3.249)
+
+
+def test_store_that_does_not_answer_is_a_metric_not_a_failed_scrape(tmp_path):
+    assert scraped(f"sqlite:///{tmp_path}/no/such/folder/store.db") == {"quarterdeck_store_up": {(): 0}}
+
+
+def test_dashboard_asks_only_for_metrics_that_exist(store, store_url):
+    fill(store)
+    offered = set(scraped(store_url))
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    asked = {name for panel in panels for target in panel.get("targets", ())
+             for name in re.findall(r"quarterdeck_\w+", target["expr"])}  # fmt: skip
+    assert asked - offered == set()
+    assert len(panels) > 10
+    assert offered - asked <= {"quarterdeck_lease_held"}
