@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import AwareDatetime
 
 from flows.clock import Call, through_prefect
-from tasks import account, connections, detect, execute, features, fetch, guard, protect, record
+from tasks import account, book, connections, detect, execute, features, fetch, guard, protect, record
 from tasks.adapters.store import BeginResult
 from tasks.connections import log, store, venue
 from tasks.core.errors import StoreError
@@ -128,10 +128,10 @@ class Cycle:
         close = market.value("5m", "close", self.as_of)
         self.last = None if close is None else exact(close)
         state = await self._account()
-        book = await self.call(fetch.fetch_book)(self.symbol, state.equity * settings().limits.max_gross_pct / 500)
+        depth = await self.call(fetch.fetch_book)(self.symbol, state.equity * settings().limits.max_gross_pct / 500)
         held = [p for p in store().open_positions(settings().strategy) if p.symbol == self.symbol]
         given = Inputs(
-            terms=connections.terms(), state=state, position=held[0] if held else None, book=book,
+            terms=connections.terms(), state=state, position=held[0] if held else None, book=depth,
             digest=account.trade_digest(self.symbol, self.as_of), known_at=datetime.now(UTC),
         )  # fmt: skip
         self.record = self.record.model_copy(update={"inputs": given})
@@ -144,14 +144,16 @@ class Cycle:
             settings().symbols,
             reasons=self.record.reasons,
             position=given.position,
-            book=book,
+            book=depth,
             digest=given.digest,
         )
 
     async def _account(self) -> AccountState:
         balance, _ = await self.call(fetch.fetch_account)()
         instrument = await self.call(fetch.fetch_instrument)(self.symbol)
-        state: AccountState = self.call(account.account_state)(balance, instrument, self.last, self.as_of)
+        state: AccountState = self.call(account.account_state)(
+            balance, instrument, self.last, self.as_of, self.request.decider
+        )
         return state
 
     async def act(self, brief: Brief, decided: Decided) -> None:
@@ -220,11 +222,13 @@ class Cycle:
         if len(sent) < len(intents):
             self._give_up(sent, lost(self._lease))
             return
-        await self.call(protect.book_fills)(self.symbol)
-        if not venue().attaches_protection and any(order.filled and not order.reduce_only for order in sent):
-            await self.call(protect.stop_at_once)(self.symbol)
+        try:
+            await self.call(protect.book_fills)(self.symbol)
+        finally:  # no stop waits for a venue that cannot tell its fills
+            if not venue().attaches_protection and any(order.filled and not order.reduce_only for order in sent):
+                await self.call(protect.stop_at_once)(self.symbol)
         for order in sent:
-            if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED):
+            if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and book.is_booked(order):
                 store().mark_intent(order.client_order_id, "done", datetime.now(UTC))
         failed = [order for order in sent if _came_to_nothing(order)]
         status = CycleStatus.FAILED if failed else CycleStatus.EXECUTED

@@ -23,9 +23,12 @@ RECENT = 50
 
 @task(task_run_name="account-{instrument.symbol}", cache_policy=NO_CACHE)
 def account_state(
-    balance: Balance, instrument: Instrument, last_price: Decimal | None, as_of: datetime
+    balance: Balance, instrument: Instrument, last_price: Decimal | None, as_of: datetime, decider: str = ""
 ) -> AccountState:
-    """Put together what the guard judges against; the equity points give the day's start and the peaks."""
+    """Put together what the guard judges against; the equity points give the day's start and the peaks.
+
+    decider: whose outcomes count for its size; empty: the configured one's.
+    """
     kept, strategy = store(), settings().strategy
     midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
     today = kept.equity_since(strategy, midnight)
@@ -50,18 +53,20 @@ def account_state(
         last_price=last_price,
         last_price_at=None if last_price is None else as_of,
         venue=venue().name,
-        **_facts(instrument.symbol, as_of, sorted(others), entries),
+        **_facts(instrument.symbol, as_of, sorted(others), entries, decider or settings().decider_name),
     )
 
 
-def _facts(symbol: str, as_of: datetime, others: list[str], entries: list[tuple[datetime, str | None]]) -> Facts:
+def _facts(
+    symbol: str, as_of: datetime, others: list[str], entries: list[tuple[datetime, str | None]], decider: str
+) -> Facts:
     kept, s = store(), settings()
     midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
     compared = (symbol, *others) if others else ()
     return facts.facts(
         symbol, as_of, s.limits, others=others,
         closes={each: kept.load_bars(venue().name, each, "5m", midnight, facts.BARS)["close"] for each in compared},
-        outcomes=kept.outcomes(s.strategy, until=as_of, limit=facts.KEPT, decider=s.decider_name),
+        outcomes=kept.outcomes(s.strategy, until=as_of, limit=facts.KEPT, decider=decider),
         sent=[(at, status == OrderStatus.REJECTED) for at, status in entries if status is not None],
         fills=kept.fills(since=as_of - timedelta(minutes=s.limits.liquidation_cooldown_min)),
     )  # fmt: skip

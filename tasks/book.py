@@ -10,7 +10,7 @@ from tasks.adopt import adopt_orders
 from tasks.connections import log, store, venue
 from tasks.core.trading import booking
 from tasks.core.types.decision import ENTRIES
-from tasks.core.types.orders import Fill, OrderIntent
+from tasks.core.types.orders import Fill, Order, OrderIntent
 from tasks.core.types.portfolio import Position
 from tasks.settings import settings
 from tasks.steps import reached
@@ -68,11 +68,21 @@ async def book_fills(symbol: str) -> list[Position]:
 
 
 async def dust(symbol: str) -> Decimal:
-    """Return what less of cannot be sold and so is nothing: spot fees taken in the coin leave it; contracts have none."""
+    """Return what less of cannot be sold, and so is nothing: spot fees taken in the coin leave some."""
     if ":" in symbol:
         return Decimal(0)
     instrument = await venue().instrument(symbol)
     return max(instrument.step, instrument.min_quantity)
+
+
+def is_booked(order: Order) -> bool:
+    """Say whether the ledger has all fills of an order: the venue may tell them later than the order itself.
+
+    A fee that was taken in the coin makes them less, by at most 2 %.
+    """
+    told = store().fills(order.symbol, order.created_at - OVERLAP)
+    had = sum((fill.quantity for fill in told if fill.client_order_id == order.client_order_id), Decimal(0))
+    return had >= order.filled * Decimal("0.98")
 
 
 def open_in(symbol: str) -> dict[str, Position]:

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.store_orders import FINAL_STATES
-from tasks.book import book_fills, last_closed, open_in, own_intents, symbols_of_ours
+from tasks.book import book_fills, dust, last_closed, open_in, own_intents, symbols_of_ours
 from tasks.connections import log, store, venue
 from tasks.core.errors import OrderRejected, VenueError, VenueUnavailable
 from tasks.core.trading import orders, sizing
@@ -42,21 +42,28 @@ async def venue_positions() -> list[VenuePosition]:
     return await venue().positions()
 
 
-def mismatches(at_venue: list[VenuePosition]) -> tuple[dict[str, str], dict[str, str]]:
-    """Compare venue and ledger: one line by symbol where they differ; the same for positions that are not ours."""
+async def mismatches(at_venue: list[VenuePosition]) -> tuple[dict[str, str], dict[str, str]]:
+    """Compare venue and ledger: one line by symbol where they differ; the same for positions that are not ours.
+
+    What cannot be sold is no difference.
+    """
     ledger_side = {p.symbol: p for p in store().open_positions(settings().strategy)}
     wrong, foreign = dict[str, str](), dict[str, str]()
     for held in at_venue:
         ours = ledger_side.pop(held.symbol, None)
         if ours is None:
             foreign[held.symbol] = f"foreign position {held.symbol} {held.side} {held.quantity}: left alone"
-        elif (held.side, held.quantity) != (ours.side, ours.quantity):
+        elif held.side != ours.side or await _apart(held.symbol, held.quantity, ours.quantity):
             wrong[held.symbol] = (
                 f"mismatch {held.symbol}: venue {held.side} {held.quantity}, ledger {ours.side} {ours.quantity}"
             )
     for p in ledger_side.values():
         wrong[p.symbol] = f"mismatch {p.symbol}: ledger {p.side} {p.quantity}, venue flat"
     return wrong, foreign
+
+
+async def _apart(symbol: str, at_venue: Decimal, in_ledger: Decimal) -> bool:
+    return at_venue != in_ledger and abs(at_venue - in_ledger) >= await dust(symbol)
 
 
 def exposed(held: VenuePosition) -> bool:
@@ -130,8 +137,15 @@ async def _set_protection(symbol: str, stop: Decimal, target: Decimal | None) ->
 
 @task(task_run_name="stop-{symbol}", cache_policy=NO_CACHE)
 async def stop_at_once(symbol: str) -> None:
-    """After a fill where the venue takes no stop with the entry: set it within `stop_within_s`, or close."""
-    for position in open_in(symbol).values():
+    """After a fill where the venue takes no stop with the entry: set it within `stop_within_s`, or close.
+
+    Fills the venue has not told yet have no position in the ledger: then what it holds gets the stop of its entry.
+    """
+    booked = open_in(symbol)
+    for held in () if booked else await venue_positions.fn():
+        if held.symbol == symbol and held.stop is None:
+            log().error("protect %s", await restore_stop.fn(held) or f"naked position {symbol}: not ours")
+    for position in booked.values():
         if position.stop is None:
             continue
         try:
@@ -166,11 +180,11 @@ async def take_target(position: Position) -> bool:
 
 
 async def flatten(position: Position, quantity: Decimal, why: str = "flatten") -> Order:
-    """Close the position at market; each attempt has its own number, and one that was not answered keeps it.
+    """Close the position at market, in whole steps; each attempt has its own number, an unanswered one keeps it.
 
     Such a one is sent as it was written: what it leaves open is the next look's.
     """
-    attempt = 0
+    quantity, attempt = sizing.sellable(await venue().instrument(position.symbol), quantity), 0
     while store().intent_state(_exit_id(position, why, attempt)) in FINAL_STATES:
         attempt += 1
     intent = store().intent(_exit_id(position, why, attempt)) or OrderIntent(

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.book import book_fills, open_in
+from tasks.book import book_fills, is_booked, open_in
 from tasks.connections import log, store, venue
 from tasks.core.errors import TradingError
 from tasks.core.types.decision import Add
@@ -52,6 +52,8 @@ async def _settle(cycle_id: str, intent: OrderIntent, state: str, now: datetime)
         return False
     if order.filled > 0:
         await book_fills.fn(intent.symbol)  # first: until then its risk counts as pending
+        if not is_booked(order) and now - order.updated_at <= _too_late():
+            return False
     kept.mark_intent(intent.client_order_id, "done", now)
     return True
 
@@ -119,5 +121,5 @@ def _end_cycle(record: CycleRecord, now: datetime) -> None:
             "fills": tuple(kept.fills_of(record.cycle_id)), "error": error,
         }
     )  # fmt: skip
-    kept.save_cycle(done, datetime.now(UTC))
+    kept.save_cycle(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
     log().error("cycle symbol=%s cycle_id=%s %s", record.symbol, record.cycle_id, error)

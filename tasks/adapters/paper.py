@@ -144,6 +144,7 @@ class PaperVenue:
         working = sorted({*engine.account.holdings, *(order.symbol for order in engine.open_orders())})
         named = sorted({*working, symbol} - {""})
         engine.account.instruments = {name: await self.instrument(name) for name in named}
+        engine.account.leverages |= {name: self._settings.limits.leverage_of(name) for name in named}
         self._require_one_quote(named)
         if stored is None or not working:
             return book, max(end, stored.until) if stored else end

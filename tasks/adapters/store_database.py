@@ -151,6 +151,8 @@ def _remedy(cause: str) -> str:
     low = cause.lower()
     if "no such table" in low or ("relation" in low and "does not exist" in low):
         return "its schema is missing: run `quarterdeck up` or Store.migrate() first"
+    if "no such column" in low or ("column" in low and "does not exist" in low):
+        return "its schema is of an earlier version: `quarterdeck up` brings it up to date"
     if "locked" in low:
         return f"another process has held its write lock for {LOCK_WAIT_S} s: find and end it"
     if "not a database" in low or "malformed" in low:

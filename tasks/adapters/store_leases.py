@@ -7,7 +7,7 @@ What the time is, the database says where it is a server; machines with wrong cl
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Interval, and_, case, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Interval, and_, case, func, literal, or_, select, update
 
 from tasks.adapters.store_database import Database
 from tasks.adapters.store_models import LeaseRow
@@ -55,11 +55,17 @@ class LeaseStore(Database):
         mine = (LeaseRow.name == lease.name, LeaseRow.holder == lease.holder, LeaseRow.token == lease.token)
         return select(LeaseRow.name).where(*mine, LeaseRow.expires_at > self._in()).exists()
 
+    def _keep_held(self, connection: Connection, lease: Lease) -> bool:
+        """Say whether the lease is still held; if so nobody takes it over before this transaction has ended."""
+        return self._changed(connection, lease, LeaseRow.expires_at)
+
     def _change(self, lease: Lease, expires_at: Any) -> bool:
-        change = update(LeaseRow).where(LeaseRow.name == lease.name, self.still_held(lease))
         with self._writing() as connection:
-            done = connection.scalar(change.values(expires_at=expires_at).returning(LeaseRow.token))
-        return done is not None
+            return self._changed(connection, lease, expires_at)
+
+    def _changed(self, connection: Connection, lease: Lease, expires_at: Any) -> bool:
+        change = update(LeaseRow).where(LeaseRow.name == lease.name, self.still_held(lease))
+        return connection.scalar(change.values(expires_at=expires_at).returning(LeaseRow.token)) is not None
 
     def _in(self, time: timedelta = timedelta(0)) -> ColumnElement[datetime]:
         """Return the moment `time` from now, by the server's clock or, for a file, this machine's."""

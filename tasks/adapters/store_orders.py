@@ -44,7 +44,7 @@ class OrderStore(LeaseStore):
         wanted = {i.client_order_id: (cycle_id, i) for i in intents}
         query = select(Intent.cycle_id, *columns_of(Intent, OrderIntent)).where(Intent.client_order_id.in_(wanted))
         with self._writing() as connection:
-            if lease is not None and not connection.scalar(select(self.still_held(lease))):
+            if lease is not None and not self._keep_held(connection, lease):
                 raise StoreError(f"{lease.name} was lost to another run before its intents were kept; nothing is sent")
             connection.execute(self._insert(Intent).on_conflict_do_nothing(), rows)
             for row in connection.execute(query):

@@ -60,9 +60,9 @@ class VenueAccount(MarketData):
             held = venue_translate.exact(venue_translate.coin_of(wallet, symbol.partition("/")[0])["equity"])
         if held < max(instrument.step, instrument.min_quantity):
             return None
-        covered = floor_to_step(held, instrument.step)  # a larger stop would be refused when it fires, for want of coins
-        resting = [order for order in await self.open_orders(symbol) if order.type == "stop" and order.price]
-        stops = [order.price for order in resting if order.quantity - order.filled == covered]
+        covered = floor_to_step(held, instrument.step)  # a larger stop is refused when it fires, for want of coins
+        resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
+        stops = [order.price for order in resting if order.price and order.quantity - order.filled == covered]
         bought = [fill for fill in await self.fills(symbol, await self.now() - FILL_WINDOW) if fill.side == "buy"]
         paid = bought[-1].price if bought else (await self.fetch_book(symbol)).bids[0][0]
         return VenuePosition(symbol=symbol, side="long", quantity=held, avg_price=paid, stop=max(stops, default=None))

@@ -17,6 +17,7 @@ from tasks.adapters.store import Store
 from tasks.adapters.venue import connect
 from tasks.core.errors import InputError, OrderRejected, VenueUnavailable
 from tasks.core.types.bars import floor_time
+from tasks.core.types.limits import Limits, SymbolLimits
 from tasks.core.types.orders import Fill, OrderIntent, OrderStatus, OrderType
 from tasks.settings import Settings
 
@@ -91,6 +92,14 @@ async def test_a_market_order_pays_the_ask_of_the_book_and_the_fee(open_paper):
     assert (order.status, order.avg_price) == (OrderStatus.FILLED, ask)
     (fill,) = await venue.fills(BTC, START)
     assert fill.fee == ask * Decimal("0.010") * Decimal("0.00055")
+
+
+async def test_margin_is_reckoned_with_the_symbols_own_leverage(open_paper):
+    limits = Limits(leverage=Decimal(10), per_symbol={BTC: SymbolLimits(leverage=Decimal(2))})
+    venue = open_paper(limits=limits)
+    order = await venue.submit(entry("own-leverage"))
+    balance = await venue.balance()
+    assert round(balance.equity - balance.available, 6) == round(order.filled * order.avg_price / 2, 6)
 
 
 async def test_an_order_larger_than_the_book_is_filled_as_far_as_the_book_goes(open_paper):

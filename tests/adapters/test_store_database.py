@@ -151,6 +151,13 @@ def test_migration_that_breaks_half_way_leaves_no_table(empty_url, open_store):
         store.cycle("c1")
 
 
+def test_a_schema_of_an_earlier_version_says_how_to_bring_it_up_to_date(store):
+    with store._writing() as connection:
+        connection.execute(text("ALTER TABLE halts DROP COLUMN flatten"))
+    with pytest.raises(StoreError, match="of an earlier version: `quarterdeck up`"):
+        store.active_halts()
+
+
 def test_url_with_percent_and_spaces_in_the_path_works(tmp_path, open_store):
     path = tmp_path / "a 100% new folder" / "store.db"
     store = open_store(f"sqlite:///{path}")

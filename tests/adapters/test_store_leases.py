@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import text
 from store_samples import AT, a_cycle, an_intent, minutes
 
 from tasks.adapters.store import Store
@@ -94,3 +95,14 @@ def test_of_many_at_once_one_gets_the_lease(store_url, open_store):
     with ThreadPoolExecutor(8) as pool:
         got = list(pool.map(lambda n: stores[n].acquire_lease(NAME, str(n), LONG), range(8)))
     assert len([lease for lease in got if lease is not None]) == 1
+
+
+def test_nobody_takes_a_lease_over_while_intents_are_kept_under_it(two):
+    first, second = two
+    if not first.is_postgres:
+        pytest.skip("SQLite lets one transaction write at a time")
+    mine = first.acquire_lease(NAME, "a", LONG)
+    with first._writing() as connection:
+        assert first._keep_held(connection, mine)
+        with pytest.raises(StoreError, match="could not obtain lock"), second._reading() as other:
+            other.execute(text("SELECT name FROM leases FOR UPDATE NOWAIT"))

@@ -13,6 +13,7 @@ from tasks.adapters import venue as venue_module
 from tasks.adapters.venue import CcxtVenue, connect
 from tasks.core.errors import DataError, DuplicateOrder, InputError, OrderRejected, VenueError, VenueUnavailable
 from tasks.core.types.bars import COLUMNS
+from tasks.core.types.limits import Limits, SymbolLimits
 from tasks.core.types.orders import OrderIntent, OrderStatus, OrderType
 
 BTC = "BTC/USDT:USDT"
@@ -127,6 +128,16 @@ async def test_leverage_is_set_to_the_limits_once_and_before_the_first_entry(ven
     assert sent.body == {"category": "linear", "symbol": "BTCUSDT", "buyLeverage": "3", "sellLeverage": "3"}
     paths = [asked.path for asked in stub.asked]
     assert paths.index(LEVERAGE) < paths.index(CREATE)
+
+
+async def test_the_leverage_set_is_the_one_the_guard_reckons_with_for_this_symbol(stub):
+    accepts(stub)
+    stub.answers |= {"/v5/position/list": ok(list=[FLAT | {"leverage": "10"}]), LEVERAGE: ok()}
+    limits = Limits(leverage=Decimal(10), per_symbol={BTC: SymbolLimits(leverage=Decimal(2))})
+    venue = connect(config.load(profile="sandbox", sandbox_url=stub.url, limits=limits))
+    await venue.submit(entry())
+    await venue.close()
+    assert stub.requests(LEVERAGE)[0].body["buyLeverage"] == "2"
 
 
 async def test_leverage_that_is_right_is_left_alone(venue, stub):
@@ -336,7 +347,7 @@ async def test_positions_are_the_linear_ones_and_flat_rows_are_none(venue, stub)
     assert position.unrealized_pnl == Decimal("-1.23000001")
 
 
-@pytest.mark.parametrize("row", [{"symbol": "NEWUSDT"}, {"size": "NaN"}, {"side": "None"}])
+@pytest.mark.parametrize("row", [{"symbol": "NEWPERP"}, {"size": "NaN"}, {"side": "None"}])
 async def test_a_position_that_cannot_be_read_is_never_taken_for_flat(venue, stub, row):
     stub.answers["/v5/position/list"] = ok(list=[POSITION | row])
     with pytest.raises(VenueUnavailable, match="fetch the positions: malformed"):
@@ -419,6 +430,19 @@ async def test_a_spot_stop_is_a_resting_order_that_does_not_tie_up_the_coins(ven
         "category": "spot", "symbol": "BTCUSDT", "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
         "qty": "0.009994", "triggerPrice": "86000.5", "orderFilter": "StopOrder",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("quantity", "stop"), [("0.009994", Decimal(86000)), ("0.004", None), ("0.012", None)])
+async def test_a_spot_stop_counts_only_where_it_covers_all_that_is_held_and_no_more(venue, stub, quantity, stop):
+    resting = ORDER | {"side": "Sell", "stopOrderType": "Stop", "orderStatus": "Untriggered", "triggerPrice": "86000",
+                       "qty": quantity, "cumExecQty": "0"}  # fmt: skip
+    stub.answers |= {
+        "/v5/account/wallet-balance": ok(list=[{"coin": [{"coin": "BTC", "equity": "0.0099945"}]}]),
+        REALTIME: lambda asked: ok(list=[resting] if "orderFilter" in asked.query else []),
+        "/v5/execution/list": ok(list=[FILL]),
+    }  # fmt: skip
+    held = await venue._spot_position("BTC/USDT")
+    assert (held.quantity, held.stop) == (Decimal("0.0099945"), stop)
 
 
 async def test_fills_are_read_window_by_window_page_by_page_once_each_oldest_first(venue, stub):

@@ -143,3 +143,22 @@ def test_an_entry_of_the_other_side_that_is_larger_closes_and_opens_with_its_own
     assert (closed.quantity, closed.fees, closed.closed_at) == (0, D("0.2"), AT + timedelta(minutes=1))
     assert (opened.side, opened.quantity, opened.fees, opened.stop) == ("short", D("0.5"), D("0.1"), D(110))
     assert not foreign
+
+
+def test_what_a_fee_in_the_coin_leaves_below_the_smallest_order_closes_with_the_exit_at_its_price():
+    bought, sold = fill("1", ENTRY, "buy", "0.999"), fill("2", EXIT, "sell", "0.99", minute=1, fee=D(1))
+    [position], foreign = booking.project([bought, sold], OURS, {}, "default", dust=D("0.01"))
+    assert (position.quantity, position.closed_at, position.realized_pnl, position.fees) == (0, sold.at, 0, 1)
+    [left], _ = booking.project([bought, sold], OURS, {}, "default", dust=D("0.009"))
+    assert (left.quantity, left.closed_at) == (D("0.009"), None)
+    again = fill("3", AGAIN, "buy", "0.999", minute=2), fill("4", EXIT, "sell", "1.002", minute=3)
+    _, second = booking.project([bought, sold, *again], OURS, {}, "default", dust=D("0.01"))[0]
+    assert (second.quantity, second.closed_at) == (0, again[1].at)
+    assert not foreign
+
+
+def test_dust_earns_what_the_rest_of_its_exit_earns():
+    bought, out = fill("1", ENTRY, "buy", 2), fill("2", EXIT, "sell", 1, minute=1)
+    last = fill("3", EXIT, "sell", "0.9", minute=2).model_copy(update={"price": D(110)})
+    [position], _ = booking.project([bought, out, last], OURS, {}, "default", dust=D("0.2"))
+    assert (position.quantity, position.realized_pnl, position.exit_price) == (0, 10, 105)

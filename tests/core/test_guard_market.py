@@ -97,3 +97,10 @@ def test_a_symbol_of_its_own_limits_keeps_to_them():
     assert judge(limits={"per_symbol": {ETH: {"max_pct": D(5)}}}).codes == ()
     assert judge(state=account(available=D(500)), limits=own).quantity == 5
     assert Code.AVAILABLE_CLAMPED in judge(state=account(available=D(200)), limits=own).codes
+
+
+def test_a_book_one_tick_wide_leaves_room_for_a_limit_of_three_modelled_spreads():
+    narrow = seen(spread=0.016)
+    assert judge(asked(entry=Entry(type="limit", offset_bps=D(3))), snapshot=narrow).allowed
+    denied = judge(asked(entry=Entry(type="limit", offset_bps=D("3.1"))), snapshot=narrow)
+    assert denied.codes == (Code.OFFSET_TOO_FAR,)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from market_data import walk
-from store_samples import a_cycle, a_fill, a_position, an_intent, an_order
+from store_samples import a_cycle, a_fill, a_position, an_intent, an_order, an_outcome
 
 from tasks import account
 from tasks.connections import store, venue
@@ -33,4 +33,19 @@ async def test_the_past_of_a_live_account_reaches_the_guard(home):
     assert (state.rejections, len(state.opens)) == (2, 2)
     assert state.last_liquidation == NOON - timedelta(hours=2)
     assert (state.kelly, state.last_price_at, state.venue) == (None, NOON, name)
+    await venue().close()
+
+
+async def test_size_is_judged_by_the_outcomes_of_the_decider_that_is_asked(home):
+    kept = store()
+    kept.begin_cycle(a_cycle("c1", decider="llm:single"), NOON)
+    for n in range(30):
+        kept.save_position(a_position(f"p{n}", quantity=Decimal(0), exit_price=Decimal(64000), closed_at=NOON))
+        kept.save_outcome(an_outcome(f"p{n}", r_multiple=Decimal(-1), pnl=Decimal(-10), closed_at=NOON))
+    balance, instrument = Balance(equity=Decimal(1000), available=Decimal(900)), Instrument(symbol=BTC)
+    kellys = [
+        account.account_state.fn(balance, instrument, Decimal(100), NOON, decider).kelly
+        for decider in ("llm:single", "rules", "")
+    ]
+    assert kellys == [-1, None, None]
     await venue().close()

@@ -54,11 +54,7 @@ async def opened(home: Path, **changes: object):
 
 
 async def test_one_symbols_ledger_mismatch_leaves_no_other_naked(home, two_symbols, monkeypatch):
-    lines = [
-        {"as_of": START.isoformat(), "symbol": s, "reply": json.dumps({**OPEN, "symbol": s})} for s in (SYMBOL, ETH)
-    ]
-    (home / "replies.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    await run_cycles(Request(symbols=(SYMBOL, ETH), decider=f"recorded:{home / 'replies.jsonl'}", reason="a test asks"))
+    await both_opened(home)
     assert len(state(two_symbols)["positions"]) == 2
     await venue().set_protection(ETH, D(0), None)
     real = book.book_fills.fn
@@ -289,3 +285,15 @@ async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home,
     assert "no cycles today" in done.message
     assert state(exchange)["positions"][0]["stopLoss"]
     assert len(store().equity_since("default", START - timedelta(days=1))) == points + 1
+
+
+async def both_opened(home: Path) -> None:
+    lines = [
+        {"as_of": START.isoformat(), "symbol": s, "reply": json.dumps({**OPEN, "symbol": s})} for s in (SYMBOL, ETH)
+    ]
+    (home / "replies.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    decider = f"recorded:{home / 'replies.jsonl'}"
+    try:
+        await run_cycles(Request(symbols=(SYMBOL, ETH), decider=decider, reason="a test asks"))
+    finally:
+        await venue().close()

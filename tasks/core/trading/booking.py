@@ -18,14 +18,15 @@ def project(
     kept: Mapping[str, Position],
     strategy: str,
     closed: Collection[str] = (),
+    dust: Decimal = ledger.ZERO,
 ) -> tuple[list[Position], list[Fill]]:
     """Fold one symbol's fills, starting flat.
 
     entries: our intents by client order id, with their cycle_id; kept: positions as stored, whose moved stops and
-    follow-ups are carried over; closed: ids of positions that ended before, never to be opened again. Returns every
-    position in order (the last may be open) and the fills not ours.
+    follow-ups are carried over; closed: ids of positions that ended before, never to be opened again; dust: less than
+    that of a position is none. Returns every position in order (the last may be open) and the fills not ours.
     """
-    fold = _Fold(entries, strategy, closed)
+    fold = _Fold(entries, strategy, closed, dust)
     in_time = sorted(fills, key=lambda fill: (fill.at, fill.fill_id))
     for _, at_once in groupby(in_time, key=lambda fill: fill.at):
         fold.instant(list(at_once))
@@ -43,8 +44,8 @@ def is_manual(fill: Fill, entries: Entries) -> bool:
 class _Fold:
     """One symbol's position while its fills are gone through."""
 
-    def __init__(self, entries: Entries, strategy: str, ended: Collection[str]) -> None:
-        self.entries, self.strategy, self.ended = entries, strategy, set(ended)
+    def __init__(self, entries: Entries, strategy: str, ended: Collection[str], dust: Decimal) -> None:
+        self.entries, self.strategy, self.ended, self.dust = entries, strategy, set(ended), dust
         self.closed: list[Position] = []
         self.foreign: list[Fill] = []
         self.current: Position | None = None
@@ -105,7 +106,7 @@ class _Fold:
     def _turn(self, fill: Fill, current: Position, cycle_id: str, intent: OrderIntent) -> None:
         """Take an entry of the other side: it reduces, and what is more than we held opens a position there."""
         rest = fill.quantity - current.quantity
-        self.current = ledger.apply_fill(current, _part(fill, min(fill.quantity, current.quantity)))
+        self.current = ledger.apply_fill(current, _part(fill, min(fill.quantity, current.quantity)), self.dust)
         self._close()
         if rest > 0:
             self._open(_part(fill, rest), cycle_id, intent)
@@ -123,9 +124,10 @@ class _Fold:
             return
         rest = fill.quantity - current.quantity
         if rest > 0:
-            self.foreign.append(_part(fill, rest))
+            if rest >= self.dust:  # less is what earlier positions of ours have left in the wallet
+                self.foreign.append(_part(fill, rest))
             fill = _part(fill, current.quantity)
-        self.current = ledger.apply_fill(current, fill)
+        self.current = ledger.apply_fill(current, fill, self.dust)
 
     def _of_others(self, fill: Fill, current: Position) -> None:
         """Take over a manual exit of no more than we hold; their own additions come off first."""
@@ -140,7 +142,7 @@ class _Fold:
             self.foreign.append(fill)
         else:
             self.theirs = Decimal(0)
-            self.current = ledger.apply_fill(current, _part(fill, left))
+            self.current = ledger.apply_fill(current, _part(fill, left), self.dust)
 
 
 def _reduces(fill: Fill, position: Position) -> bool:

@@ -138,10 +138,12 @@ def _closed(state: AccountState, symbol: str, limits: Limits, at: datetime) -> C
     """Look through the closed trades once. One that does not name its symbol counts as this one's."""
     midnight = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     lately, cooled = at - timedelta(minutes=limits.cool_off_min), at - timedelta(minutes=limits.reentry_cooldown_min)
-    recent = min(lately, cooled)
+    recent, oldest = min(lately, cooled), min(midnight, lately, cooled)
     today, last_exit, losses = ZERO, None, 0
     for trade in state.closed_trades:
         closed_at = trade.closed_at
+        if closed_at < oldest:
+            continue
         if closed_at >= midnight:
             today += trade.pnl
         if closed_at <= recent:
@@ -189,9 +191,7 @@ def leverage(state: AccountState, symbol: str, limits: Limits) -> Decimal:
     instrument = state.instrument
     if instrument.kind == "spot":
         return Decimal(1)
-    most = min(limits.leverage, instrument.max_leverage)
-    own = limits.per_symbol.get(symbol)
-    return most if own is None or own.leverage is None else min(most, own.leverage)
+    return min(limits.leverage_of(symbol), instrument.max_leverage)
 
 
 def gross_limit(a: Account) -> Decimal:

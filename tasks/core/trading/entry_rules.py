@@ -92,10 +92,13 @@ def reward_too_low(t: Ticket) -> Check:
 
 
 def offset_too_far(t: Ticket) -> Check:
-    """A limit far from the market is a wish: at most so many spreads away, the modelled one where none was seen."""
+    """A limit far from the market is a wish: at most so many spreads away.
+
+    The spread is the modelled one where none was seen, and where the book is narrower: of a book one tick wide three
+    spreads are less than the price moves while the model thinks, and no limit order would ever be allowed.
+    """
     seen, costs, most = t.case.snapshot.orderbook.spread_bps, t.account.costs, t.account.limits.max_offset_spreads
-    spread = known(seen)
-    spread = 2 * costs.half_spread_bps if spread is None else spread
+    spread = max(known(seen) or Decimal(0), 2 * costs.half_spread_bps)
     fired = t.offset_bps is not None and t.offset_bps > most * spread
     return check(Code.OFFSET_TOO_FAR, fired, offset_bps=t.offset_bps, spread_bps=spread, most=most)
 

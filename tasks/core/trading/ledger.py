@@ -2,8 +2,9 @@
 
 Every function is a projection: the same fills in the same order give the same position. Fees are kept apart from
 `realized_pnl`, so equity = initial + the sum over positions of realized - fees + unrealized. A fee taken in the base
-(spot) lowers what was bought by that much and is valued at the fill's price. Left out on purpose: fees in a third
-currency, which cannot be valued from fills alone.
+(spot) lowers what was bought by that much and is valued at the fill's price. What it leaves below the smallest order
+counts as sold with the last exit, at its price: it is still in the wallet, and worth that. Left out on purpose: fees
+in a third currency, which cannot be valued from fills alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -59,9 +60,10 @@ def open_position(intent: OrderIntent, fills: Sequence[Fill], strategy: str, cyc
     return flat
 
 
-def apply_fill(position: Position, fill: Fill) -> Position:
+def apply_fill(position: Position, fill: Fill, dust: Decimal = ZERO) -> Position:
     """Return the position after one more fill: an add averages the price, a reduction realizes PnL.
 
+    dust: what is less than that cannot be sold, and a reduction that leaves no more closes the position.
     Raises LedgerMismatch for another symbol, a closed position, or more than is open.
     """
     if fill.symbol != position.symbol:
@@ -73,7 +75,7 @@ def apply_fill(position: Position, fill: Fill) -> Position:
     fee, kept = fee_of(fill)
     position = position.model_copy(update={"fees": position.fees + fee})
     adds = (fill.side == "buy") == (position.side == "long")
-    return _add(position, fill, kept) if adds else _reduce(position, fill)
+    return _add(position, fill, kept) if adds else _reduce(position, fill, dust)
 
 
 def fee_of(fill: Fill) -> tuple[Decimal, Decimal]:
@@ -101,28 +103,30 @@ def _add(position: Position, fill: Fill, quantity: Decimal) -> Position:
     )
 
 
-def _reduce(position: Position, fill: Fill) -> Position:
+def _reduce(position: Position, fill: Fill, dust: Decimal) -> Position:
     left = position.quantity - fill.quantity
     if left < 0:
         raise LedgerMismatch(
             f"fill {fill.fill_id} takes {fill.quantity} out of {position.quantity} {position.symbol}; reconcile"
         )
-    gain = direction(position.side) * (fill.price - position.avg_price) * fill.quantity
+    left = ZERO if left < dust else left
+    taken = position.quantity - left
+    gain = direction(position.side) * (fill.price - position.avg_price) * taken
     return position.model_copy(
         update={
             "quantity": left,
             "realized_pnl": position.realized_pnl + gain,
-            "exit_price": _exit_price(position, fill),
+            "exit_price": _exit_price(position, fill.price, taken),
             "closed_at": fill.at if left == 0 else None,
         }
     )
 
 
-def _exit_price(position: Position, fill: Fill) -> Decimal:
-    if position.exit_price is None or position.exit_price == fill.price:
-        return fill.price
+def _exit_price(position: Position, price: Decimal, taken: Decimal) -> Decimal:
+    if position.exit_price is None or position.exit_price == price:
+        return price
     out = position.entry_quantity - position.quantity
-    return (position.exit_price * out + fill.price * fill.quantity) / (out + fill.quantity)
+    return (position.exit_price * out + price * taken) / (out + taken)
 
 
 def entry_price(position: Position) -> Decimal:
@@ -185,15 +189,16 @@ def digest_of(seen: Sequence[Outcome]) -> TradeDigest:
     """Sum up `seen`, oldest first."""
     if not seen:
         return TradeDigest()
+    pnls = [o.pnl for o in seen]
     return TradeDigest(
         trade_count=len(seen),
-        realized_pnl=float(sum((o.pnl for o in seen), ZERO)),
-        win_rate=sum(o.pnl > 0 for o in seen) / len(seen),
+        realized_pnl=float(sum(pnls, ZERO)),
+        win_rate=len([pnl for pnl in pnls if pnl > 0]) / len(seen),
         avg_holding_ms=fmean([o.hold_seconds * 1000 for o in seen]),
         last_trade_ts=seen[-1].closed_at,
         avg_entry_price=fmean([float(o.entry_price) for o in seen]),
-        max_drawdown=_max_drawdown([o.pnl for o in seen]),
-        recent_performance_score=performance_score([o.r_multiple for o in seen if o.r_multiple is not None]),
+        max_drawdown=_max_drawdown(pnls),
+        recent_performance_score=performance_score([r for o in seen if (r := o.r_multiple) is not None]),
     )
 
 
@@ -201,8 +206,10 @@ def _max_drawdown(pnls: Sequence[Decimal]) -> float:
     total = peak = worst = ZERO
     for pnl in pnls:
         total += pnl
-        peak = max(peak, total)
-        worst = max(worst, peak - total)
+        if total > peak:
+            peak = total
+        elif peak - total > worst:
+            worst = peak - total
     return float(worst)
 
 

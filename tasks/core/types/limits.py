@@ -42,7 +42,7 @@ class Limits(Dto):
     stack_min_r: Exact = Field(default=Decimal(1), ge=0, description="what a position earns before it is stacked on")
     chase_rsi: float = Field(default=75, ge=50, le=100, description="15m, mirrored at 100 - x")
     chase_z: float = Field(default=1.5, ge=0, description="15m price_z20, mirrored at -x")
-    max_offset_spreads: Exact = Field(default=Decimal(3), ge=0)
+    max_offset_spreads: Exact = Field(default=Decimal(3), ge=0, description="of the book's, at least the modelled one")
     max_slippage_bps: Exact = Field(default=Decimal(15), gt=0, description="estimated, and against the decision price")
     limit_entry_minutes: int = Field(default=15, ge=1, description="an unfilled limit entry is cancelled after this")
     # when to stay out
@@ -61,6 +61,11 @@ class Limits(Dto):
     liquidation_cooldown_min: int = Field(default=1440, ge=0)
     venues: tuple[str, ...] = Field(default=(), description="where entries may go; empty: wherever the profile trades")
     fallback_may_open: bool = False
+
+    def leverage_of(self, symbol: str) -> Decimal:
+        """Return the leverage `symbol` is traded with, unless the instrument takes less."""
+        own = self.per_symbol.get(symbol)
+        return self.leverage if own is None or own.leverage is None else min(self.leverage, own.leverage)
 
 
 class Costs(Dto):
