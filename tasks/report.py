@@ -1,0 +1,74 @@
+"""The day's report: one HTML page in HOME/reports, a page in Prefect, and its headline by alert."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from tasks import alerts
+from tasks.connections import store, venue
+from tasks.core.evaluation.compare import Series
+from tasks.core.evaluation.daily import Day, day_of
+from tasks.core.types.alert import Alert, AlertKind
+from tasks.core.types.record import EquityPoint
+from tasks.settings import settings
+
+ARTIFACT = "daily-report"
+SHOWN = timedelta(days=30)
+POINTS = 1000
+
+
+@task(cache_policy=NO_CACHE)
+async def write_report(day: date) -> Path:
+    """Write the page about one UTC day, show it in Prefect and send its headline; again: the same files."""
+    from tasks.adapters import charts, plot
+    from tasks.adapters.report import page_of
+
+    kept, s = store(), settings()
+    begin = datetime.combine(day, time(), UTC)
+    end = begin + timedelta(days=1)
+    points = [point for point in kept.equity_since(s.strategy, end - SHOWN) if point.at < end]
+    decided = kept.decided_between(s.strategy, begin, end)
+    outcomes = [each for each in kept.outcomes(s.strategy, until=end, limit=1000) if each.closed_at >= begin]
+    found = day_of(
+        day, s.strategy, [point for point in points if point.at >= begin],
+        kept.cycles_by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),
+    )  # fmt: skip
+    picture = plot.data_uri(charts.equity_png({s.strategy: _series(points)})) if len(points) > 1 else ""
+    told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts(begin) if begin <= at < end}
+    path = s.home / "reports" / f"{s.strategy}-{day}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page_of("daily.html.j2", day=found, decided=decided, outcomes=outcomes, picture=picture, told=told))
+    if flow_run.id is not None:
+        await acreate_markdown_artifact(key=ARTIFACT, markdown=_markdown(found, path), description=found.headline)
+    alerts.tell([Alert(kind=AlertKind.REPORT, key=str(day), text=f"{found.headline}; {path}")])
+    return path
+
+
+def _baselines(end: datetime) -> dict[str, float]:
+    """Return what holding each symbol would have brought in that day, in percent."""
+    found = {}
+    for symbol in settings().symbols:
+        closes = store().load_bars(venue().name, symbol, "1h", end, 25)["close"]
+        if len(closes) == 25:
+            found[f"hold {symbol}"] = float(closes.iloc[-1] / closes.iloc[0] - 1) * 100
+    return found
+
+
+def _series(points: list[EquityPoint]) -> Series:
+    """Return the curve as the charts take it, thinned."""
+    shown = [*points[:: max(1, len(points) // POINTS)], points[-1]]
+    returns = [float(after.equity / before.equity - 1) if before.equity else 0.0 for before, after in pairwise(shown)]
+    return Series(np.array([int(point.at.timestamp()) for point in shown[1:]]), np.array(returns))
+
+
+def _markdown(found: Day, path: Path) -> str:
+    rows = {**found.statuses, **found.actions, **{f"cost {model}, USD": usd for model, usd in found.costs.items()}}
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join([f"# {found.day}", found.headline, "", "| what | how many |", "|---|---|", *lines,
+                      "", f"The whole page: `{path}`"])  # fmt: skip

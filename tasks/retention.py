@@ -1,0 +1,20 @@
+"""Old bulk leaves the store; what explains an order stays."""
+
+from datetime import datetime, timedelta
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.connections import log, store
+from tasks.settings import settings
+
+
+@task(cache_policy=NO_CACHE)
+def prune(at: datetime) -> int:
+    """Delete what is older than `retention_days` (see `store_retention`); returns how many rows went."""
+    if not (days := settings().retention_days):
+        return 0
+    deleted = store().prune(settings().strategy, at - timedelta(days=days))
+    if any(deleted.values()):
+        log().info("pruned %s", " ".join(f"{table}={count}" for table, count in deleted.items()))
+    return sum(deleted.values())
