@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test lint bench fuzz chaos clean
+.PHONY: help setup run up down test lint bench fuzz chaos composed manifests audit clean
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -45,6 +45,20 @@ fuzz: setup ## Put a million random decisions through the guard
 chaos: setup ## Kill the real stories at every step under every fault; --kills N, --seconds S, --prefect N
 	$(PY) -m tests.chaos $(ARGS)
 
+composed: setup ## Run the processes of infra/compose.yaml without containers (needs PostgreSQL's server)
+	QUARTERDECK_COMPOSED=1 $(PY) -m pytest tests/flows/test_infra_processes.py $(ARGS)
+
+manifests: setup ## Check compose.yaml by the specification's schema, and render the Kubernetes manifests
+	$$(.ci/find-uv) tool run check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
+	kubectl kustomize infra/k8s > /dev/null
+
+audit: setup ## Licences (docs/licences.md), an SBOM (build/sbom.cdx.json), known vulnerabilities
+	mkdir -p build
+	$(PY) -m infra.licences
+	$$(.ci/find-uv) export --quiet --locked --no-dev --format cyclonedx1.5 --output-file build/sbom.cdx.json
+	$$(.ci/find-uv) export --quiet --locked --no-dev --no-emit-project --no-hashes --output-file build/requirements.txt
+	$$(.ci/find-uv) tool run pip-audit --strict --no-deps --disable-pip -r build/requirements.txt
+
 clean: ## Remove what setup and the tools made; the state in .quarterdeck stays
-	rm -rf .venv .venv-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-uv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -not -path './.quarterdeck/*' -prune -exec rm -rf {} +

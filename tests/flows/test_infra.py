@@ -1,0 +1,293 @@
+"""What a container engine would run, without one: the compose file, the manifests, and their processes on this machine.
+
+compose.yaml is checked twice: against the Compose specification's JSON schema where check-jsonschema is installed
+(it ships the schema), and by what the schema cannot know: that each command exists with those options, that names of
+services, volumes and variables are real, that nothing is published beyond this machine and no secret is written down.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.settings.legacy import _get_valid_setting_names
+from prefect.settings.models.root import Settings as PrefectSettings
+
+from deployments.supervisor import cli as supervised
+from flows.cli import cli
+from infra.sandbox.server import parse as parse_sandbox
+from tasks.adapters import venue_client
+from tasks.settings import PREFIX, ROOT, Settings
+
+INFRA = ROOT / "infra"
+COMPOSE = yaml.safe_load((INFRA / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("quarterdeck:")}
+CONDITIONS = {"service_healthy", "service_completed_successfully", "service_started"}
+SECRETS = re.compile(r"PASSWORD|SECRET|AUTH|_KEY|TOKEN")
+GIVEN = re.compile(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}")
+
+
+def filled(value: Any, given: dict[str, str]) -> Any:
+    """Return `value` with its ${variables} as Compose would fill them in; KeyError for one that must be given."""
+    if isinstance(value, dict):
+        return {key: filled(item, given) for key, item in value.items()}
+    if isinstance(value, list):
+        return [filled(item, given) for item in value]
+    if not isinstance(value, str):
+        return value
+    return GIVEN.sub(lambda m: given.get(m[1]) or (m[3] if m[2] == ":-" else given[m[1]]), value)
+
+
+def environment(service: dict[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in service.get("environment", {}).items()}
+
+
+# --- compose.yaml -------------------------------------------------------------------------------------------------
+
+
+def test_compose_file_is_valid_by_the_compose_specification():
+    pytest.importorskip("check_jsonschema", reason="check-jsonschema, which ships the schema, is not installed")
+    command = ("-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(INFRA / "compose.yaml"))
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def accepted(name: str, command: str, arguments: list[str]) -> None:
+    """Let the command itself read its arguments; some are the supervisor's."""
+    assert command in cli.commands, f"{name}: quarterdeck has no command {command}"
+    (supervised.commands.get(command) or cli.commands[command]).make_context(command, list(arguments))
+
+
+@pytest.mark.parametrize("name", [name for name, service in OURS.items() if "entrypoint" not in service])
+def test_services_of_our_image_start_with_a_command_that_takes_those_options(name):
+    command, *arguments = filled(OURS[name]["command"], {})
+    if command == "sandbox":
+        parse_sandbox(arguments)
+    else:
+        accepted(name, command, arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, service in OURS.items() if "entrypoint" in service])
+def test_the_other_servers_know_every_option_they_are_started_with(name):
+    *_, program = OURS[name]["entrypoint"]
+    command = [part for part in OURS[name]["command"] if not part.startswith("-")]
+    words = [part for part in command if re.fullmatch(r"[a-z]+", part)]
+    options = {part.partition("=")[0] for part in OURS[name]["command"] if part.startswith("--")}
+    done = subprocess.run(
+        [sys.executable, "-m", program, *words, "--help"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert [option for option in options if option not in done.stdout] == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_waits_for_exists_and_can_become_true(name):
+    waits = SERVICES[name].get("depends_on", {})
+    for other, how in waits.items() if isinstance(waits, dict) else ((other, {}) for other in waits):
+        condition = how.get("condition", "service_started")
+        assert condition in CONDITIONS
+        if condition == "service_healthy":
+            assert SERVICES[other]["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+        if condition == "service_completed_successfully":
+            assert SERVICES[other]["restart"] == "no"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_ports_are_published_on_this_machine_alone(name):
+    assert [port for port in SERVICES[name].get("ports", []) if not port.startswith("127.0.0.1:")] == []
+
+
+def test_no_secret_is_written_down():
+    for name, service in SERVICES.items():
+        for variable, value in environment(service).items():
+            if SECRETS.search(variable):
+                assert "${" in value, f"{name}: {variable} is written down"
+            assert not re.search(r"://[^:/@]+:[^$@{][^@]*@", value), f"{name}: a password in {variable}"
+        assert "${POSTGRES_PASSWORD" not in str(service.get("command")), f"{name}: a password among the arguments"
+
+
+def test_the_system_does_not_start_without_passwords():
+    for must in ("POSTGRES_PASSWORD", "PREFECT_AUTH", "GRAFANA_PASSWORD"):
+        assert f"${{{must}:?" in (INFRA / "compose.yaml").read_text()
+        assert re.search(rf"^{must}=$", (ROOT / ".env.example").read_text(), re.MULTILINE), f"{must} has a default"
+
+
+def test_every_variable_that_is_set_is_one_somebody_reads():
+    keys = {name for name in vars(venue_client).values() if isinstance(name, str) and name.startswith(PREFIX)}
+    ours = {PREFIX + field.upper() for field in Settings.model_fields} | keys
+    prefects = set(_get_valid_setting_names(PrefectSettings)) | {"PREFECT_REDIS_MESSAGING_HOST"}
+    for name, service in OURS.items():
+        for variable in environment(service):
+            known = ours if variable.startswith(PREFIX) else prefects
+            assert variable in known or variable.startswith("MLFLOW_"), f"{name}: nobody reads {variable}"
+    mentioned = set(re.findall(r"^#?(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert {name for name in mentioned if name.startswith(PREFIX)} <= ours | {"QUARTERDECK_VERSION"}
+
+
+def test_settings_accept_what_the_containers_are_given(monkeypatch):
+    given = {"POSTGRES_PASSWORD": "x", "PREFECT_AUTH": "admin:x", "GRAFANA_PASSWORD": "x"}
+    for name in (name for name, service in OURS.items() if "QUARTERDECK_DATABASE_URL" in environment(service)):
+        service = OURS[name]
+        with monkeypatch.context() as patched:
+            for variable, value in filled(environment(service), given).items():
+                patched.setenv(variable, value)
+            settings = Settings()
+            assert settings.store_url == "postgresql+psycopg://quarterdeck:x@postgres/quarterdeck", name
+            venue_client._check_profile(settings, "bybit")  # the sandbox's name in the network is no stranger
+
+
+def test_containers_of_our_image_are_not_root_and_cannot_write_outside_their_volumes():
+    dockerfile = (INFRA / "Dockerfile").read_text()
+    assert re.search(r"^USER 10001$", dockerfile, re.MULTILINE)
+    for name, service in OURS.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+    assert ".env" in (ROOT / ".dockerignore").read_text().splitlines(), "the image would hold the secrets"
+
+
+def test_volumes_exist_and_no_replicas_share_one():
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            assert source in COMPOSE["volumes"] or (INFRA / source).exists() or source == "./grafana/dashboards", name
+        if service.get("deploy", {}).get("replicas", 1) > 1:
+            assert "volumes" not in service, f"{name}: one HOME has one `quarterdeck worker`"
+
+
+def test_the_image_can_dump_the_server_it_is_composed_with():
+    [client] = re.findall(r"postgresql-client-(\d+)", (INFRA / "Dockerfile").read_text())
+    assert SERVICES["postgres"]["image"] == f"postgres:{client}"
+    assert f"image: postgres:{client}" in (INFRA / "k8s" / "postgres.yaml").read_text()
+    assert (INFRA / "k8s" / "databases.sql").read_text() == (INFRA / "postgres" / "databases.sql").read_text()
+
+
+# --- Kubernetes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def manifests() -> list[dict[str, Any]]:
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl, which renders the manifests, is not installed")
+    done = subprocess.run(["kubectl", "kustomize", INFRA / "k8s"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def pods(manifests: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for each in manifests:
+        if each["kind"] in ("Deployment", "StatefulSet", "Job"):
+            yield each["metadata"]["name"], each["spec"]["template"]
+
+
+def containers(pod: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def named(manifests: list[dict[str, Any]], kind: str) -> set[str]:
+    return {each["metadata"]["name"] for each in manifests if each["kind"] == kind}
+
+
+def test_every_manifest_names_its_kind_and_lies_in_our_namespace(manifests):
+    for each in manifests:
+        assert {"apiVersion", "kind", "metadata"} <= set(each)
+        assert each["kind"] == "Namespace" or each["metadata"]["namespace"] == "quarterdeck"
+    assert named(manifests, "Secret") == set(), "secrets are made by hand, never committed"
+    [namespace] = [each for each in manifests if each["kind"] == "Namespace"]
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+
+
+def test_selectors_find_their_pods_and_services_have_somebody_behind_them(manifests):
+    labels = [pod["metadata"]["labels"] for _, pod in pods(manifests)]
+    for each in manifests:
+        spec = each.get("spec", {})
+        if each["kind"] in ("Deployment", "StatefulSet"):
+            wanted = spec["selector"]["matchLabels"]
+            assert wanted.items() <= spec["template"]["metadata"]["labels"].items()
+        if each["kind"] == "Service":
+            assert any(spec["selector"].items() <= found.items() for found in labels)
+
+
+def test_pods_keep_the_restricted_standard(manifests):
+    for name, pod in pods(manifests):
+        security = pod["spec"]["securityContext"]
+        assert security["runAsNonRoot"], name
+        assert security["runAsUser"] > 0, name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        for container in containers(pod):
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False, name
+            assert own["capabilities"] == {"drop": ["ALL"]}, name
+
+
+def test_what_a_container_refers_to_exists(manifests):
+    maps = named(manifests, "ConfigMap")
+    for name, pod in pods(manifests):
+        volumes = {volume["name"] for volume in pod["spec"].get("volumes", [])}
+        templates = next(each for each in manifests if each["metadata"]["name"] == name and "spec" in each
+                         and each["kind"] in ("Deployment", "StatefulSet", "Job"))["spec"]  # fmt: skip
+        volumes |= {claim["metadata"]["name"] for claim in templates.get("volumeClaimTemplates", [])}
+        for container in containers(pod):
+            assert container["image"]
+            assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes, name
+            for source in container.get("envFrom", []):
+                assert (
+                    source.get("secretRef", {}).get("name") == "quarterdeck" or source["configMapRef"]["name"] in maps
+                )
+            _check_environment(name, container)
+
+
+def _check_environment(pod: str, container: dict[str, Any]) -> None:
+    """A secret comes by reference; a $(NAME) is declared before it is used, or it would stay as it is."""
+    seen = set[str]()
+    for variable in container.get("env", []):
+        value = variable.get("value", "")
+        assert set(re.findall(r"\$\((\w+)\)", value)) <= seen, f"{pod}: {variable['name']} uses what is not yet set"
+        if SECRETS.search(variable["name"]):
+            assert variable["valueFrom"]["secretKeyRef"]["name"] == "quarterdeck", pod
+        seen.add(variable["name"])
+    arguments = " ".join([*container.get("command", []), *container.get("args", [])])
+    assert "PASSWORD" not in arguments, f"{pod}: a password among the arguments"
+
+
+def test_commands_in_the_cluster_exist(manifests):
+    for name, pod in pods(manifests):
+        for container in containers(pod):
+            if container["image"].startswith("quarterdeck") and "command" not in container:
+                accepted(name, *container["args"][:1], container["args"][1:])
+
+
+def test_variables_in_the_cluster_are_ones_somebody_reads(manifests):
+    ours = {PREFIX + field.upper() for field in Settings.model_fields}
+    given = {name for each in manifests if each["kind"] == "ConfigMap" for name in each["data"]}
+    given |= {
+        v["name"] for _, pod in pods(manifests) for container in containers(pod) for v in container.get("env", [])
+    }
+    assert {name for name in given if name.startswith(PREFIX)} <= ours
+
+
+def test_nothing_outside_the_namespace_may_come_in(manifests):
+    [policy] = [each for each in manifests if each["kind"] == "NetworkPolicy"]
+    assert policy["spec"]["podSelector"] == {}
+    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {}}]}]
+
+
+def test_prometheus_asks_a_service_that_is_there():
+    config = yaml.safe_load((INFRA / "prometheus" / "prometheus.yml").read_text())
+    targets = [
+        target for job in config["scrape_configs"] for each in job["static_configs"] for target in each["targets"]
+    ]
+    for target in targets:
+        host, port = target.split(":")
+        assert port in SERVICES[host]["command"], target
+    mounted = [
+        Path(volume.split(":")[0]) for volume in SERVICES["prometheus"]["volumes"] + SERVICES["grafana"]["volumes"]
+    ]
+    assert all((INFRA / path).exists() for path in mounted if str(path).startswith("prometheus/"))
