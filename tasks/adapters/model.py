@@ -28,7 +28,7 @@ from tasks.core.types.decision import ModelCall, PromptRef
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
 GRACE_S = 0.2  # how long a cancelled request may take to clean up
 _CONVERSION_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)  # litellm, on odd bodies
-SECRET_SUFFIXES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_AUTH_STRING")
 
 
 @dataclass
@@ -168,15 +168,11 @@ class LiteLLMModel:
             raise _Failed("empty", self._taped(tape))
         raw = text.encode("utf-8", "replace")
         if len(raw) > self.max_reply_bytes:
-            raise _Failed("too_long", raw[: self.max_reply_bytes].decode("utf-8", "ignore"))
-        return raw.decode().replace("\x00", "�")
+            raise _Failed("too_long", _redacted(raw[: self.max_reply_bytes].decode("utf-8", "ignore")))
+        return _redacted(raw.decode().replace("\x00", "�"))
 
     def _taped(self, tape: Tape) -> str:
-        """Return the reply as it came, without this process's secrets: some providers echo the key they were given."""
-        text = tape.text(self.max_reply_bytes)
-        for secret in _secrets():
-            text = text.replace(secret, "***")
-        return text
+        return _redacted(tape.text(self.max_reply_bytes))
 
 
 async def prepare() -> None:
@@ -247,6 +243,13 @@ def _reasons() -> tuple[tuple[type[Exception], str], ...]:
         (httpx.HTTPError, "unavailable"),
         (OSError, "unavailable"),
     )
+
+
+def _redacted(text: str) -> str:
+    """Return a reply without this process's secrets: some providers echo the key they were given."""
+    for secret in _secrets():
+        text = text.replace(secret, "***")
+    return text
 
 
 def _secrets() -> Iterator[str]:
