@@ -239,6 +239,13 @@ def test_spot_is_not_shorted_nor_levered():
     assert spot.quantity * 100 <= D(10_000)
 
 
+@pytest.mark.parametrize("decision", [hold(BTC, "wait"), Pause(symbol=BTC, minutes=D(60))], ids=lambda d: d.action)
+def test_numbers_beyond_arithmetic_deny_neither_a_hold_nor_a_pause(decision):
+    assert judge(decision, account(equity=D("9E+999999"), peak_equity=D("9E+999999"))) == Verdict(
+        allowed=True, decision=decision
+    )
+
+
 # --- what is offered to the model
 
 

@@ -129,6 +129,8 @@ def judge(
     symbols: what may be entered, None for any. now: None when lateness does not matter (replay, dry run).
     fallback: the decision comes from a rung below the chosen decider.
     """
+    if isinstance(decision, Hold | Pause):
+        return Verdict(allowed=True, decision=decision)
     with localcontext(_ARITHMETIC):
         try:
             return _judge(_case(decision, snapshot, state, limits, costs, symbols, now, fallback))
@@ -205,8 +207,6 @@ def _as_told(limits: Limits, told: Constraints) -> Limits:
 
 def _judge(case: Case) -> Verdict:
     decision, account = case.decision, case.account
-    if isinstance(decision, Hold | Pause):
-        return Verdict(allowed=True, decision=decision)
     first = [rule(account) for rule in _ACCOUNT_RULES_OF[decision.action]]
     first += [rule(case) for rule in _CASE_RULES_OF[decision.action]]
     return _verdict(case, first, _terms(case, decision, account.position))

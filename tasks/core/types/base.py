@@ -22,7 +22,7 @@ def _no_float(value: object) -> object:
 def _aware_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError(f"{value.isoformat()} has no timezone; times are aware UTC")
-    return value.astimezone(UTC)
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
 Exact = Annotated[Decimal, BeforeValidator(_no_float)]
