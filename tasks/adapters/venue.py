@@ -7,6 +7,7 @@ spot's one-cancels-other orders (for limit entries only), streaming.
 """
 
 import asyncio
+import os
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -22,7 +23,7 @@ from tasks.settings import Settings
 
 LOOKS = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look for a new order; Bybit creates them asynchronously
 CREATE, CANCEL = "private_post_v5_order_create", "private_post_v5_order_cancel"
-TOLD_APART_BY = {"profile", "sandbox_url", "venue_url", "venue_demo", "live_account", "symbols", "limits"}
+TOLD_APART_BY = {"profile", "venue", "sandbox_url", "venue_url", "venue_demo", "live_account", "symbols", "limits"}
 _open: dict[tuple[object, ...], "CcxtVenue"] = {}
 
 
@@ -33,10 +34,10 @@ def connect(settings: Settings) -> "CcxtVenue":
     """
     for key in [k for k in _open if isinstance(k[0], asyncio.AbstractEventLoop) and k[0].is_closed()]:
         del _open[key]
-    client = venue_client.build(settings)
-    key = (asyncio.get_running_loop(), client.id, client.apiKey, settings.model_dump_json(include=TOLD_APART_BY))
-    if key not in _open:
-        _open[key] = CcxtVenue(client, settings)
+    keys = [os.environ.get(name) for name in (venue_client.KEY, venue_client.SECRET, venue_client.SANDBOX_KEY)]
+    key = (asyncio.get_running_loop(), *keys, settings.model_dump_json(include=TOLD_APART_BY))
+    if key not in _open:  # making a client takes some 10 ms, and a cycle asks for it dozens of times
+        _open[key] = CcxtVenue(venue_client.build(settings), settings)
     return _open[key]
 
 
