@@ -42,7 +42,7 @@ async def trade(
 
     Args:
         symbols: ccxt unified names such as BTC/USDT:USDT, a list or comma-separated; empty: all of the strategy's.
-        decider: rules, hold, llm:single, recorded:FILE; empty: the configured one.
+        decider: rules, hold, llm:single, llm:single@v002 (a prompt version), recorded:FILE; empty: the configured one.
         dry_run: go as far as the guard, send nothing.
         reason: why you ask; with a reason an ad-hoc run always asks the decider.
         as_of: the 5m close the run is about (UTC); empty: the latest.

@@ -49,7 +49,7 @@ class ComparisonTracker(Tracker):
             self._fill(parent, overall, params, {"report.html": page})
             for variant, row in zip(variants, found.rows, strict=True):
                 named = {**tags, **_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
-                child = self._start(variant.label, named)
+                child = self._start(_run_name(variant), named)
                 self._fill(child, _metrics(row, found), {**params, **_params(variant)}, files[variant.label])
                 self._by_window(child, row)
                 self._client.set_terminated(child)
@@ -82,6 +82,12 @@ class ComparisonTracker(Tracker):
             if (value := getattr(one, name)) is not None
         ]
         self._client.log_batch(run_id, metrics=metrics)
+
+
+def _run_name(variant: Variant) -> str:
+    """Say the prompt's version first: MLflow's list cuts names off at the end."""
+    version = variant.prompt.partition("/")[2] if "+" not in variant.prompt else ""
+    return f"{version} {variant.label}".strip()
 
 
 def _tags(variant: Variant) -> dict[str, str]:
