@@ -1,0 +1,1 @@
+"""The two UIs that people use, walked through in a real browser against a real `quarterdeck up`."""
