@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .PHONY: help setup run up down test lint bench fuzz chaos composed manifests audit clean
 
 PYTHON ?= python3
+JOBS ?= 2
 PY := .venv/bin/python
 STAMP := .venv/.quarterdeck-setup
 export LITELLM_LOCAL_MODEL_COST_MAP := True
@@ -28,7 +29,7 @@ down: setup ## Stop what `make up` or `quarterdeck up --detach` started
 	.venv/bin/quarterdeck down
 
 test: setup ## Run the whole test suite
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: setup ## Style, types and layers
 	.venv/bin/ruff check .

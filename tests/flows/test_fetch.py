@@ -59,7 +59,7 @@ async def test_a_bar_that_came_late_fills_its_gap(home, exchange):
         leftover.unlink()
     from tasks import connections
 
-    connections._store.cache_clear()
+    connections.close_stores()
     store().save_bars(VENUE, SYMBOL, "5m", with_gap, START)
     advance(exchange, 300)
     await fetched(START + timedelta(minutes=5))
