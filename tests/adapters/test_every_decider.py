@@ -189,7 +189,7 @@ def decide(exchange, sqlite_template, tmp_path):
         shutil.copy(sqlite_template, path)
         settings: Settings = load(
             model=("openai/test",) if server else (), model_base_url=server.url if server else "", home=tmp_path,
-            sandbox_url=exchange, symbols=(SYMBOL,), provider_timeout_s=4, decision_deadline_s=9, panel_stage_s=4,
+            sandbox_url=exchange, symbols=(SYMBOL,), provider_timeout_s=60, decision_deadline_s=180, panel_stage_s=60,
         )  # fmt: skip
         toolbox.meter.cache_clear()
         store = Store(settings.store_url)

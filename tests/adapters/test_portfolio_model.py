@@ -29,7 +29,7 @@ def brief(pair: str) -> Brief:
 
 
 def decide(server: ModelServer, *pairs: str):
-    model = LiteLLMModel(("openai/test",), server.url, provider_timeout_s=5, deadline_s=10)
+    model = LiteLLMModel(("openai/test",), server.url, provider_timeout_s=60, deadline_s=120)
     decider = PortfolioDecider(model, load_prompt("portfolio", "v001"), lean.encode)
     return asyncio.run(decider.decide([brief(pair) for pair in pairs]))
 

@@ -227,7 +227,7 @@ def test_a_signal_ends_it_cleanly_even_with_a_client_connected(number):
                 assert client.get(f"{where}/v5/market/time").json()["retCode"] == 0
                 assert signed(where, "GET", "account/info", "", secret="other")["retCode"] == 0
                 process.send_signal(number)
-                assert process.wait(timeout=10) == 0
+                assert process.wait(timeout=60) == 0
             assert process.stderr.read() == ""
         finally:
             process.kill()
