@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.store_orders import FINAL_STATES
 from tasks.connections import log, store, venue
+from tasks.core.errors import OrderRejected
 from tasks.core.trading import followups
 from tasks.core.types.orders import Instrument, OrderIntent
 from tasks.core.types.portfolio import Position
@@ -26,7 +27,11 @@ async def carry_out_followups(
     for rule in followups.due(position, price):
         intent = followups.intent(rule, position, instrument)
         # without an intent there is nothing to do: the stop is as tight already
-        stop = None if intent is None else await _carry_out(position, intent, lease)
+        try:
+            stop = None if intent is None else await _carry_out(position, intent, lease)
+        except OrderRejected as e:  # the market has come back beyond it by now: the stop there is stays
+            log().warning("followup symbol=%s rule=%r refused, due again: %s", position.symbol, str(rule), e)
+            continue
         reached("followup_sent")
         position = store().position(position.position_id) or position  # booked or changed meanwhile
         if stop is not None:

@@ -297,3 +297,13 @@ async def both_opened(home: Path) -> None:
         await run_cycles(Request(symbols=(SYMBOL, ETH), decider=decider, reason="a test asks"))
     finally:
         await venue().close()
+
+
+async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_nothing(home, exchange):
+    [position] = await opened(home, followups=["MOVE_STOP: breakeven on +1.0R"])
+    instrument = await venue().instrument(SYMBOL)
+    reached = position.avg_price + 2 * position.risk_per_unit  # at the last close; the market is back at the entry
+    assert await followups.carry_out_followups.fn(position, reached, instrument) == []
+    [kept] = store().open_positions("default")
+    assert (kept.stop, kept.followups_done) == (position.stop, ())
+    await venue().close()
