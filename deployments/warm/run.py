@@ -72,13 +72,11 @@ def _run() -> int:
 
 def _connected(path: str) -> socket.socket | None:
     daemon = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with suppress(OSError):  # nobody listens: `_run` says so, and the run starts cold
         daemon.connect(path)
         if peer_uid(daemon) == os.getuid():  # it is handed our whole environment
             return daemon
         print(f"WARNING {path} is another user's", file=sys.stderr)
-    except OSError:
-        pass
     daemon.close()
     return None
 

@@ -138,11 +138,6 @@ def parse_as(text: str, cls: type[Reply], *, max_bytes: int = MAX_REPLY_BYTES) -
     return _read(text, lambda reply: _filled(cls, reply, cls.model_fields), max_bytes)
 
 
-def extract_object(text: str, *, max_bytes: int = MAX_REPLY_BYTES) -> dict[str, object] | Rejected:
-    """Return the one JSON object in a model's reply as it stands, numbers as Decimal; never raises."""
-    return _read(text, lambda reply: reply, max_bytes)
-
-
 def read_as(reply: dict[str, object], cls: type[Reply]) -> Reply | Rejected:
     """Return an object found inside a reply as `cls`, or why it is none; never raises, and refuses any other field."""
     try:
