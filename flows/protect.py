@@ -111,8 +111,10 @@ async def _watch_stops(call: Call, tried: Tried, exposed: list[VenuePosition]) -
 async def _compare(call: Call, tried: Tried, wrong: list[str]) -> list[VenuePosition]:
     """Compare the ledger with the venue and halt on a difference that stays; returns what the venue holds.
 
-    The two are read at different instants while orders fill, so a difference is booked and looked at again.
+    The two are read at different instants while orders fill, so a difference is booked and looked at again. Where the
+    venue tells no fills and holds no more than the ledger has, a trade of ours was just not told yet: the next look's.
     """
+    unread: set[str] = set()
     at_venue: list[VenuePosition] = await call(stage.venue_positions)()
     differing, foreign = await stage.mismatches(at_venue)
     for _ in range(LOOKS):
@@ -120,15 +122,16 @@ async def _compare(call: Call, tried: Tried, wrong: list[str]) -> list[VenuePosi
         if not suspects:
             break
         await asyncio.sleep(PAUSE_S)
-        for symbol in sorted(suspects):
-            await tried(f"booking {symbol} again", call(stage.book_fills)(symbol), [])
+        booked = {s: await tried(f"booking {s} again", call(stage.book_fills)(s), None) for s in sorted(suspects)}
+        unread = {symbol for symbol, changed in booked.items() if changed is None}
         at_venue = await call(stage.venue_positions)()
         differing, foreign = await stage.mismatches(at_venue)
     for line in (*differing.values(), *foreign.values()):
         log().error("protect %s", line)
         wrong.append(line)
-    if differing:
-        stage.halt(next(iter(differing.values())))
+    more = stage.more_than_ours(at_venue)
+    if certain := [line for symbol, line in differing.items() if symbol not in unread or symbol in more]:
+        stage.halt(certain[0])
     return at_venue
 
 

@@ -62,6 +62,17 @@ async def mismatches(at_venue: list[VenuePosition]) -> tuple[dict[str, str], dic
     return wrong, foreign
 
 
+def more_than_ours(at_venue: list[VenuePosition]) -> set[str]:
+    """Return the symbols in which the venue holds more than our ledger, or the other side: risk nobody counts."""
+    ours = {p.symbol: p for p in store().open_positions(settings().strategy)}
+    more = set()
+    for held in at_venue:
+        known = ours.get(held.symbol)
+        if known is None or known.side != held.side or held.quantity > known.quantity:
+            more.add(held.symbol)
+    return more
+
+
 async def _apart(symbol: str, at_venue: Decimal, in_ledger: Decimal) -> bool:
     return at_venue != in_ledger and abs(at_venue - in_ledger) >= await dust(symbol)
 

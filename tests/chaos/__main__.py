@@ -74,10 +74,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--shards", type=int, default=max(2, os.cpu_count() or 2))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=86_400, help="say what there is after that long")
+    parser.add_argument("--faults", default="", help=f"only these, comma-separated, of: {', '.join(FAULTS)}")
     parser.add_argument("--sqlite", action="store_true", help="no PostgreSQL")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--prefect", type=int, default=0, metavar="N", help="kill N runs of a Prefect worker instead")
-    return parser.parse_args()
+    given = parser.parse_args()
+    given.faults = given.faults.split(",") if given.faults else sorted(FAULTS)
+    if unknown := set(given.faults) - set(FAULTS):
+        parser.error(f"--faults {', '.join(sorted(unknown))}: choose of {', '.join(FAULTS)}")
+    return given
 
 
 def _run(given: argparse.Namespace, databases: Databases) -> Tally:
@@ -89,7 +94,8 @@ def _run(given: argparse.Namespace, databases: Databases) -> Tally:
     share = -(-given.kills // given.shards)
     with context.Pool(given.shards) as pool:
         limit = Limit(share, time.monotonic() + given.seconds)
-        work = [(databases, limit, given.seed * 1000 + number, not given.sqlite) for number in range(given.shards)]
+        seeds = [given.seed * 1000 + number for number in range(given.shards)]
+        work = [(databases, limit, seed, not given.sqlite, given.faults) for seed in seeds]
         tallies = pool.starmap(_shard, work)
     total = Tally()
     for tally in tallies:
@@ -114,10 +120,10 @@ def _warm_up(here: object) -> None:
     connections.close_stores()
 
 
-def _shard(databases: Databases, limit: Limit, seed: int, postgres: bool) -> Tally:
+def _shard(databases: Databases, limit: Limit, seed: int, postgres: bool, faults: list[str]) -> Tally:
     """Go from world to world until enough have died."""
     total, luck = Tally(), random.Random(seed)
-    kinds = itertools.cycle(luck.sample(sorted(FAULTS), len(FAULTS)))
+    kinds = itertools.cycle(luck.sample(faults, len(faults)))
     for number in itertools.count():
         with world(databases, seed + number, postgres and number % 2 == seed % 2) as here:
             bars = Bars(here, total, luck, f"world {seed + number}")

@@ -3,19 +3,33 @@
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from tasks.core.types.bars import floor_time
 from tasks.steps import STEPS
 from tests.chaos import invariants
-from tests.chaos.fork import BROKEN, HANG_S, Plan, Run, fork, look, trade
+from tests.chaos.fork import BROKEN, HANG_S, Plan, Run, Story, fork, halted, look, protected, take_stop_away, trade
+from tests.chaos.invariants import State
 from tests.chaos.world import SYMBOLS, World
 
 INSTANT = "(any instant)"
 DEATHS = 3  # in one bar, at most
 TRIES = 8
+# what happens before a bar's fault, and where a process then dies that otherwise seldom comes there
+SCENES: dict[str, tuple[str, ...]] = {
+    "": (),
+    "stop lost": ("before_stop", "stop_set"),
+    "protection": ("protection_noted",),
+    "follow-ups": ("protect_intent_saved", "followup_sent", "followup_noted"),
+    "halted": ("before_cancel", "cancelled"),
+    "restored": ("adopted", "fills_saved", "position_saved"),
+}
+HELD = ("stop lost", "protection", "follow-ups")  # where there must be a position
 ORDER, STOP, ANY = "order/create", "position/trading-stop", ""
 # kind -> how it is ordered; the path is drawn
 FAULTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
@@ -40,6 +54,15 @@ FAULTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "partial_fill_cancel": ((ORDER,), {"times": 2}),
     "somehow": ((ANY,), {"share": 0.3, "times": 12}),
 }
+# what is asked of a position, in a scene and in any other
+ASKED_OF: dict[str, tuple[str, ...]] = {
+    "": ("ADD", "ADD", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP", "SET_TP", "CANCEL_TP", "HOLD"),
+    "protection": ("MOVE_STOP", "SET_TP", "SET_TP", "CANCEL_TP"),
+    "follow-ups": ("HOLD",),
+    "stop lost": ("HOLD", "ADD", "TRIM", "CLOSE_ALL"),
+    "halted": ("ADD",),
+}
+FOLLOWUPS = ["TRIM 10% at +0.01R", "MOVE_STOP: -0.5R on +0.1R", "TRIM 10% at +0.2R", "MOVE_STOP: breakeven on +0.4R"]
 
 
 @dataclass
@@ -52,6 +75,7 @@ class Tally:
     bars: int = 0
     failed: int = 0
     actions: Counter[str] = field(default_factory=Counter)
+    scenes: Counter[str] = field(default_factory=Counter)
     orders: int = 0
     fills: int = 0
     breaches: list[str] = field(default_factory=list)
@@ -79,6 +103,7 @@ class Bars:
     def __init__(self, world: World, tally: Tally, luck: random.Random, name: str) -> None:
         self.world, self.tally, self.luck, self.name = world, tally, luck, name
         self.seen: set[str] = set()
+        self.bared: set[str] = set()  # whose stop we took away
         self.replies = world.home / "replies.jsonl"
         self.lines: list[str] = []
 
@@ -86,14 +111,37 @@ class Bars:
         """Go to the next close, ask for something there, and die over it."""
         close = self._go_to_the_next_close(kind)
         state = self.world.state()
-        symbol, reply = self._reply(state)
+        scene = self._scene(state)
+        symbol, reply = self._reply(state, scene)
         self._write(close, symbol, reply)
+        first = self._begin(scene, symbol)
         self._order_fault(kind)
-        self._until_done(symbol, kind)
+        self._until_done(first, kind, scene)
         self.world.clear_faults()
-        self._look(f"{kind} {reply['action']} {symbol} {close:%m-%d %H:%M}", kind)
+        self._look(f"{kind} {reply['action']} {symbol} {close:%m-%d %H:%M} {scene}".rstrip(), kind)
         self.tally.bars += 1
         self.tally.actions[reply["action"]] += 1
+        self.tally.scenes[scene or "plain"] += 1
+
+    def _scene(self, state: State) -> str:
+        earns = any(Decimal(p["unrealized_pnl"]) > 0 for p in state["positions"])
+        possible = [s for s in SCENES if (state["positions"] or s not in HELD) and (earns or s != "follow-ups")]
+        return self.luck.choice(["", *possible])
+
+    def _begin(self, scene: str, symbol: str) -> Callable[[bool], Story]:
+        """Bring about what a scene begins with; returns the story to be killed, given whether one died before."""
+        story = partial(trade, symbol, f"recorded:{self.replies}")
+        if scene == "stop lost":
+            self.bared.add(symbol)
+            fork(partial(take_stop_away, symbol))
+        elif scene == "halted":
+            fork(story(False))
+            return halted
+        elif scene == "restored":
+            with self.world.restored():
+                fork(story(False))
+            return protected
+        return story
 
     def _go_to_the_next_close(self, kind: str) -> datetime:
         """Minute by minute under the watchdog while an entry rests that the venue took without its stop."""
@@ -108,11 +156,11 @@ class Bars:
         self.world.advance((close - now).total_seconds() + 5)
         return close
 
-    def _until_done(self, symbol: str, kind: str) -> None:
+    def _until_done(self, story: Callable[[bool], Story], kind: str, scene: str) -> None:
         deaths = 0
         for _ in range(TRIES):
-            plan = self._plan(kind) if deaths < DEATHS else Plan()
-            run = fork(trade(symbol, f"recorded:{self.replies}", deaths > 0), plan)
+            plan = self._plan(kind, scene) if deaths < DEATHS else Plan()
+            run = fork(story(deaths > 0), plan)
             self._count(run, plan, kind)
             if run.clean:
                 return
@@ -122,13 +170,13 @@ class Bars:
                 self.world.advance(invariants.WATCHDOG_S)
                 self._note(kind, f"a minute after {plan.step or INSTANT}")
 
-    def _plan(self, kind: str) -> Plan:
-        """Draw where to die: where deaths are few for how often the place is come to."""
+    def _plan(self, kind: str, scene: str) -> Plan:
+        """Draw where to die: where deaths are few for how often the place is come to, above all what a scene is for."""
         if self.luck.random() < 0.12:
             return Plan(after_s=self.luck.uniform(0.0, self.tally.run_s))
-        tally = self.tally
-        odds = [((tally.reached[s] + 1) / (tally.runs + 1)) ** 0.5 / (1 + tally.kills[s, kind]) for s in STEPS]
-        step = self.luck.choices(STEPS, odds)[0]
+        tally, steps = self.tally, SCENES[scene] if self.luck.random() < 0.7 and scene else STEPS
+        odds = [((tally.reached[s] + 1) / (tally.runs + 1)) ** 0.5 / (1 + tally.kills[s, kind]) for s in steps]
+        step = self.luck.choices(steps, odds)[0]
         return Plan(step, self.luck.choice((1, 1, 1, 1, 2)))
 
     def _count(self, run: Run, plan: Plan, kind: str) -> None:
@@ -148,7 +196,9 @@ class Bars:
         state = self.world.state()
         naked = invariants.naked_s(state)
         self.tally.naked_s = max(self.tally.naked_s, naked)
-        self.tally.naked_attached_s = max(self.tally.naked_attached_s, invariants.naked_s(state, attached=True))
+        self.tally.naked_attached_s = max(
+            self.tally.naked_attached_s, invariants.naked_s(state, self.bared, attached=True)
+        )
         self.tally.risk_pct = max(self.tally.risk_pct, float(invariants.risk_pct(state)))
         self._tell(invariants.at_the_venue(state), f"{kind} {when}")
 
@@ -159,6 +209,7 @@ class Bars:
             self.tally.breaches.append(f"{self.name} {what}: protect failed without a fault: {run.said}")
             return
         state = self.world.state()
+        self.bared -= {p["symbol"] for p in state["positions"] if p["stopLoss"]}
         self._tell(invariants.reconciled(state, run.said), what)
         if invariants.naked_s(state) > (DEATHS + 1) * invariants.WATCHDOG_S:
             self._tell(iter([f"naked for {invariants.naked_s(state)} s"]), what)
@@ -172,23 +223,22 @@ class Bars:
 
     # -- what is asked for --------------------------------------------------------------------------------------
 
-    def _reply(self, state: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Draw something the position allows, entries above all."""
-        symbol = self.luck.choice(SYMBOLS)
-        held = next((p for p in state["positions"] if p["symbol"] == symbol), None)
+    def _reply(self, state: State, scene: str) -> tuple[str, dict[str, Any]]:
+        """Draw something the position allows, entries above all, and what the scene needs."""
+        held = {p["symbol"]: Decimal(p["unrealized_pnl"]) for p in state["positions"]}
+        symbol = self.luck.choice(sorted(held) if scene in HELD else SYMBOLS)
+        if scene == "follow-ups":
+            symbol = max(held, key=lambda symbol: held[symbol])
         draw = self.luck.uniform
-        entry = self.luck.choice(({"type": "market"}, {"type": "market"}, {"type": "limit", "offset_bps": 1}))
+        limit = {"type": "limit", "offset_bps": 1}
+        entry = limit if scene == "halted" else self.luck.choice(({"type": "market"}, {"type": "market"}, limit))
         size = {"size_pct": round(draw(3, 40), 1), "entry": entry, "stop_atr": round(draw(0.5, 3), 2),
                 "tp_atr": round(draw(1, 6), 2)}  # fmt: skip
-        if held is None:
+        if symbol not in held:
             action, more = self.luck.choice(("OPEN_LONG", "OPEN_SHORT")), dict(size)
-            more["followups"] = self.luck.choice(
-                ([], ["MOVE_STOP: breakeven on +0.2R"], ["TRIM 30% at +0.1R", "MOVE_STOP: breakeven on +0.3R"])
-            )
+            more["followups"] = FOLLOWUPS
         else:
-            action = self.luck.choice(
-                ("ADD", "ADD", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP", "SET_TP", "CANCEL_TP", "HOLD")
-            )
+            action = self.luck.choice(ASKED_OF[scene] if scene in ASKED_OF else ASKED_OF[""])
             more = {
                 "ADD": size, "TRIM": {"size_pct": 30}, "CLOSE_PARTIAL": {"size_pct": 50},
                 "MOVE_STOP": {"to": {"kind": "atr", "x": -round(draw(0.3, 1.5), 2)}}, "SET_TP": {"tp_atr": 2},

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import update
@@ -85,6 +86,36 @@ def trade(symbol: str, decider: str, after_a_death: bool) -> Story:
         await reconcile()
 
     return story
+
+
+def protected(after_a_death: bool) -> Story:
+    """Return the watchdog's work alone."""
+
+    async def story() -> None:
+        if after_a_death:
+            end_leases()
+        await reconcile()
+
+    return story
+
+
+def halted(after_a_death: bool) -> Story:
+    """Return the watchdog's work under a halt, which is gone afterwards: entries that rest are cancelled."""
+
+    async def story() -> None:
+        if after_a_death:
+            end_leases()
+        if store().active_halt() is None:
+            store().halt("chaos halts", "chaos", datetime.now(UTC))
+        await reconcile()
+        store().resume("chaos", datetime.now(UTC))
+
+    return story
+
+
+async def take_stop_away(symbol: str) -> None:
+    """Do what a hand at the venue's own page can do."""
+    await venue().set_protection(symbol, Decimal(0), None)
 
 
 async def look() -> dict[str, Any]:

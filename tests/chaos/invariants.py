@@ -1,7 +1,7 @@
 """What must hold whatever dies: read from the exchange's own state, and the ledger held against it."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -35,12 +35,13 @@ def risk_pct(state: State) -> Decimal:
     return sum((max(r, Decimal(0)) for r in risk), Decimal(0)) / Decimal(state["equity"]) * 100
 
 
-def naked_s(state: State, attached: bool = False) -> float:
+def naked_s(state: State, bared: Collection[str] = (), attached: bool = False) -> float:
     """Return how long the position that is naked for the longest has been so.
 
-    attached: only of those whose every entry the venue took with its stop.
+    attached: only of those whose every entry the venue took with its stop, and whose stop nobody took away (`bared`).
     """
     bare = {o["symbol"] for o in state["orders"] if _entered(o) and o["stop"] is None} if attached else set()
+    bare |= set(bared) if attached else set()
     naked = [p for p in state["positions"] if not p["stopLoss"] and p["symbol"] not in bare]
     return max((p["unprotected_s"] for p in naked), default=0.0)
 

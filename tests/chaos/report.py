@@ -28,6 +28,7 @@ def document(tally: Tally) -> dict[str, Any]:
     return {
         "kills": sum(tally.kills.values()), "bars": tally.bars, "runs": tally.runs, "runs_failed": tally.failed,
         "orders": tally.orders, "fills": tally.fills, "actions": dict(tally.actions.most_common()),
+        "scenes": dict(tally.scenes.most_common()),
         "steps_never_died_at": never, **{name: sorts[kind] for kind, name in SORTS.items()},
         "longest_unprotected_s": tally.naked_s, "longest_unprotected_where_stops_attach_s": tally.naked_attached_s,
         "largest_risk_pct": round(tally.risk_pct, 3), "breaches": tally.breaches,

