@@ -27,8 +27,8 @@ os.environ.update(
 
 from tests.chaos import report
 from tests.chaos.bars import FAULTS, Bars, Tally
-from tests.chaos.fork import prepare, trade
-from tests.chaos.world import SYMBOLS, Databases, world
+from tests.chaos.fork import prepare, warm_up
+from tests.chaos.world import Databases, world
 
 BARS = 40  # in one world
 TOO_MUCH = 30  # breaches in one shard
@@ -88,8 +88,8 @@ def _arguments() -> argparse.Namespace:
 def _run(given: argparse.Namespace, databases: Databases) -> Tally:
     """Let every shard kill its part; what is imported and warm here is so in every fork."""
     prepare()
-    with world(databases, 0, False) as here:
-        _warm_up(here)
+    with world(databases, 0, False):
+        warm_up()
     context = multiprocessing.get_context("fork")
     share = -(-given.kills // given.shards)
     with context.Pool(given.shards) as pool:
@@ -101,23 +101,6 @@ def _run(given: argparse.Namespace, databases: Databases) -> Tally:
     for tally in tallies:
         total.add(tally)
     return total
-
-
-def _warm_up(here: object) -> None:
-    """Run one cycle in this process, so that no fork has to import anything."""
-    import asyncio
-
-    from tasks import connections
-    from tasks.connections import venue
-
-    async def once() -> None:
-        try:
-            await trade(SYMBOLS[0], "hold", False)()
-        finally:
-            await venue().close()
-
-    asyncio.run(once())
-    connections.close_stores()
 
 
 def _shard(databases: Databases, limit: Limit, seed: int, postgres: bool, faults: list[str]) -> Tally:
@@ -133,6 +116,8 @@ def _shard(databases: Databases, limit: Limit, seed: int, postgres: bool, faults
                 if limit.reached(total):
                     break
             total.orders, total.fills = orders + total.orders, fills + total.fills
+        dead = sum(total.kills.values())
+        print(f"world {seed + number}: {dead} of {limit.kills} killed, {len(total.breaches)} breaches", file=sys.stderr)
         if limit.reached(total):
             return total
     raise AssertionError("unreachable")

@@ -23,7 +23,7 @@ from tasks import fetch, sending, steps, validate
 from tasks import protect as stage
 from tasks.adapters import venue_client
 from tasks.adapters.store_models import LeaseRow
-from tasks.connections import store, venue
+from tasks.connections import close_stores, store, venue
 from tasks.core.errors import TradingError
 from tasks.settings import Settings, settings
 
@@ -73,6 +73,19 @@ def prepare() -> None:
         return built[os.getpid()]
 
     venue_client.build = once
+
+
+def warm_up() -> None:
+    """Run one cycle in this process, in some world, so that no fork has to import anything."""
+
+    async def once() -> None:
+        try:
+            await trade(settings().symbols[0], "hold", False)()
+        finally:
+            await venue().close()
+
+    asyncio.run(once())
+    close_stores()
 
 
 def trade(symbol: str, decider: str, after_a_death: bool) -> Story:

@@ -6,14 +6,19 @@ service: the watchdog's next run, and a new run of the same bar.
 
 import asyncio
 import itertools
+import json
 import os
 import random
 import resource
 import shutil
 import socket
+import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,20 +26,17 @@ from uuid import uuid4
 from deployments.machine import Machine
 from deployments.orchestrator import PrefectError
 from deployments.progress import Board
+from tasks.connections import store
 from tasks.settings import settings
 from tasks.steps import KILL_AT, STEPS
 from tests.chaos import invariants, report
-from tests.chaos.bars import DEATHS, FAULTS, Bars, Plan, Tally
-from tests.chaos.fork import end_leases, fork
+from tests.chaos.bars import DEATHS, FAULTS, SCENES, Bars, Plan, Tally
+from tests.chaos.fork import Story, end_leases, fork, warm_up
 from tests.chaos.world import Databases, World, world
 
 TRADE, PROTECT = "trade/trade-adhoc", "protect/protect"
 OF_PROTECT = STEPS[STEPS.index("protect_begun") :]
-RARE = {
-    "protection_noted", "position_saved", "before_stop", "stop_set", "before_cancel", "cancelled", "adopted",
-    "protect_intent_saved", "followup_sent", "followup_noted",
-}  # fmt: skip
-OFTEN = [step for step in STEPS if step not in RARE]  # a run costs seconds here: it shall die
+OF_TRADE = STEPS[: STEPS.index("protect_begun")]
 RUN_S = 180.0  # on a busy machine
 POLL_S = 0.1
 
@@ -48,6 +50,7 @@ def main(kills: int, seed: int, seconds: float) -> int:
         with world(Databases(folder, postgres=False), seed, False) as here, asyncio.Runner() as runner:
             os.environ["QUARTERDECK_DECIDER"] = f"recorded:{here.home / 'replies.jsonl'}"
             settings.cache_clear()
+            warm_up()
             _kill(here, runner, total, kills, seed, began + seconds)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,26 +82,48 @@ class PrefectBars(Bars):
     ) -> None:
         super().__init__(here, tally, luck, name)
         self.machine, self.runner = machine, runner
+        self.aimed: Counter[str] = Counter()
 
-    def _until_done(self, symbol: str, kind: str) -> None:
+    def _until_done(self, story: Callable[[bool], Story], kind: str, scene: str) -> None:
+        """Trade to the end, then watch over it; each dies on its way as often as it is told to."""
+        trading = {"symbols": [json.loads(self.lines[-1])["symbol"]], "reason": "chaos asks"}
+        if scene not in ("halted", "restored"):  # there the trade is done, and only the watchdog dies
+            self._die_over(TRADE, trading, kind, scene)
+        if scene == "halted":
+            fork(_halt)
+        self._die_over(PROTECT, {}, kind, scene)
+        if scene == "halted":
+            fork(_resume)
+
+    def _die_over(self, deployment: str, asked: dict[str, Any], kind: str, scene: str) -> None:
         for _ in range(DEATHS):
-            plan = self._plan(kind)
-            first, second = (Plan(), plan) if plan.step in OF_PROTECT else (plan, Plan())
-            if not (self._flow(TRADE, first, kind, symbol) or self._flow(PROTECT, second, kind)):
+            plan = self._aim(deployment, kind, scene)
+            if not self._flow(deployment, asked, plan, kind):
                 break
             self.world.advance(invariants.WATCHDOG_S)
             self._note(kind, f"a minute after {plan.step}")
             fork(_leases_run_out)
-        self._flow(PROTECT, Plan(), kind)
-        self._flow(TRADE, Plan(), kind, symbol)
+        else:
+            self._flow(deployment, asked, Plan(), kind)
 
-    def _plan(self, kind: str) -> Plan:
-        fewest = min(self.tally.kills[step, kind] for step in OFTEN)
-        return Plan(self.luck.choice([step for step in OFTEN if self.tally.kills[step, kind] == fewest]))
+    def _aim(self, deployment: str, kind: str, scene: str) -> Plan:
+        """Draw where to die: a run costs seconds here, so rather where one is come to, and where few died before."""
+        steps = OF_PROTECT if deployment == PROTECT else OF_TRADE
+        if (rare := set(SCENES[scene]) & set(steps)) and self.luck.random() < 0.5:
+            steps = sorted(rare)
+        odds = [self._hits(step) ** 2 / (1 + sum(self.tally.kills[step, kind] for kind in FAULTS)) for step in steps]
+        step = self.luck.choices(steps, odds)[0]
+        self.aimed[step] += 1
+        return Plan(step)
 
-    def _flow(self, deployment: str, plan: Plan, kind: str, symbol: str = "") -> bool:
+    def _hits(self, step: str) -> float:
+        return (self.tally.reached[step] + 1) / (self.aimed[step] + 1)
+
+    def _flow(self, deployment: str, asked: dict[str, Any], plan: Plan, kind: str) -> bool:
         """Run a deployment to its end, whichever it is; says whether it died as planned."""
-        state = self.runner.run(self._followed(deployment, plan, symbol))
+        begun = time.monotonic()
+        state = self.runner.run(self._followed(deployment, asked, plan))
+        print(f"{deployment} {plan.step or '-'} {kind}: {state} in {time.monotonic() - begun:.1f} s", file=sys.stderr)
         self.tally.runs += 1
         died = state == "CRASHED"
         if died and plan.step:
@@ -108,10 +133,9 @@ class PrefectBars(Bars):
             self.tally.failed += 1
         return died
 
-    async def _followed(self, deployment: str, plan: Plan, symbol: str) -> str:
+    async def _followed(self, deployment: str, asked: dict[str, Any], plan: Plan) -> str:
         api = self.machine._api
         found = await api.call("GET", f"deployments/name/{deployment}")
-        asked = {"symbols": [symbol], "reason": "chaos asks"} if symbol else {}
         body: dict[str, Any] = {"parameters": asked, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
         if plan.step:
             body["job_variables"] = {"env": {KILL_AT: f"{plan.step}:{plan.n}"}}
@@ -128,6 +152,14 @@ class PrefectBars(Bars):
 
 async def _leases_run_out() -> None:
     end_leases()
+
+
+async def _halt() -> None:
+    store().halt("chaos halts", "chaos", datetime.now(UTC))
+
+
+async def _resume() -> None:
+    store().resume("chaos", datetime.now(UTC))
 
 
 def _free_port() -> int:
