@@ -138,12 +138,10 @@ def _closed(state: AccountState, symbol: str, limits: Limits, at: datetime) -> C
     """Look through the closed trades once. One that does not name its symbol counts as this one's."""
     midnight = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     lately, cooled = at - timedelta(minutes=limits.cool_off_min), at - timedelta(minutes=limits.reentry_cooldown_min)
-    recent, oldest = min(lately, cooled), min(midnight, lately, cooled)
+    recent = min(lately, cooled)
     today, last_exit, losses = ZERO, None, 0
     for trade in state.closed_trades:
         closed_at = trade.closed_at
-        if closed_at < oldest:
-            continue
         if closed_at >= midnight:
             today += trade.pnl
         if closed_at <= recent:

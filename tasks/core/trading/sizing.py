@@ -14,7 +14,7 @@ from tasks.core.types.decision import Entry
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import Instrument, PositionSide
 
-HUNDRED = Decimal(100)
+ZERO, HUNDRED = Decimal(0), Decimal(100)
 TIDY_PLACES = (6, 12, 18)
 
 
@@ -48,7 +48,8 @@ def cost_per_unit(entry: Decimal, stop: Decimal, costs: Costs) -> Decimal:
 
 def loss_per_unit(side: PositionSide, entry: Decimal, stop: Decimal, costs: Costs) -> Decimal:
     """Return what one unit loses when it is stopped out, costs included; never below 0 (a stop beyond breakeven)."""
-    return max(direction(side) * (entry - stop) + cost_per_unit(entry, stop, costs), Decimal(0))
+    way_lost = entry - stop if side == "long" else stop - entry
+    return max(way_lost + cost_per_unit(entry, stop, costs), ZERO)
 
 
 def by_notional(equity: Decimal, size_pct: Decimal, entry: Decimal, step: Decimal) -> Quantity:
@@ -58,7 +59,7 @@ def by_notional(equity: Decimal, size_pct: Decimal, entry: Decimal, step: Decima
 
 def by_budget(budget: Decimal, per_unit: Decimal, step: Decimal) -> Quantity:
     """Return the largest quantity that uses no more than `budget` at `per_unit`, floored to the step; 0 if none."""
-    return floor_to_step(max(budget, Decimal(0)) / per_unit, step)
+    return floor_to_step(max(budget, ZERO) / per_unit, step)
 
 
 def pct_of_quantity(equity: Decimal, quantity: Decimal, entry: Decimal, step: Decimal) -> Decimal:
