@@ -32,7 +32,8 @@ from deployments.nanny import PR_SET_PDEATHSIG, prctl
 from deployments.warm.wire import EXIT, LENGTH, REFUSED, STARTED, peer_uid, stamp
 
 PRELOADED = (
-    "numpy", "pandas", "pyarrow", "talib", "pandas_ta_classic", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql",
+    "numpy", "pandas", "pyarrow", "talib", "pandas_ta_classic.overlap", "pandas_ta_classic.trend",
+    "pandas_ta_classic.volatility", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql",
     "sqlalchemy.dialects.sqlite", "alembic.command", "psycopg", "pydantic_settings", "ccxt.async_support", "aiohttp",
     "great_expectations", "litellm", "mlflow", "mlflow.tracking", "prefect", "prefect.flow_engine",
     "prefect.task_engine", "prefect.flow_runs", "prefect.events", "prefect.artifacts", "prefect.runtime", "feedparser",

@@ -8,6 +8,7 @@ import sys
 
 PARTS = (
     "market", "guard", "matching", "backtest", "compare", "startup", "warm", "quality", "deciders", "export", "replay",
+    "cycles",
 )  # fmt: skip
 
 

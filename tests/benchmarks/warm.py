@@ -20,10 +20,17 @@ from uuid import uuid4
 import httpx
 import psutil
 
+from deployments.services import POOL
 from tasks.settings import ROOT
 from tests.benchmarks.startup import _free_port
 
-COLD = {"command": "python -m prefect.engine"}  # the stock pool, already without its workspace resolver
+STOCK = "stock"  # a process pool as Prefect makes it, and a worker with Prefect's own settings
+TRADE = {"decider": "hold", "dry_run": True, "reason": "a benchmark asks"}
+# flow, its module or file, parameters, and how often it runs warm and stock
+FLOWS: tuple[tuple[str, str, dict[str, Any], int, int], ...] = (
+    ("heavy", "tests/benchmarks/heavy.py:heavy", {}, 5, 3),
+    ("trade", "flows.trade.trade", TRADE, 5, 2),
+)
 FORKS = 300
 SOAK = """
 import sys, threading
@@ -58,7 +65,7 @@ def whole() -> None:
             machine = Machine(env, Path(home))
             machine.pause()
             print(f"idle: worker and daemon take {machine.idle():.3f} CPU seconds a second")
-            runs(machine)
+            runs(machine, env)
             events(machine)
             cancellation(machine)
             deaths(machine, alerts)
@@ -138,33 +145,70 @@ class Machine:
         return self.resting
 
     def cpu(self) -> float:
-        total = 0.0
-        for name in ("warm", "worker"):
-            root = psutil.Process(self.pids()[name])
-            for process in [root, *root.children(recursive=True)]:
-                total += sum(process.cpu_times()[:4])
-        return total
+        return sum(_cpu(self.pids()[name]) for name in ("warm", "worker"))
+
+    def deploy(self, flow: str, entrypoint: str, pool: str) -> str:
+        """Deploy a flow as it lies here to a pool; returns its id."""
+        wanted = {
+            "name": f"{flow}-{pool}", "flow_id": self.call("POST", "flows/", {"name": flow})["id"],
+            "work_pool_name": pool, "entrypoint": entrypoint, "path": str(ROOT),
+            "job_variables": {"command": f"{sys.executable} -m deployments.warm.run"} if pool == POOL else {},
+            "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
+        }  # fmt: skip
+        return str(self.call("POST", "deployments/", wanted)["id"])
 
 
-def runs(machine: Machine) -> None:
-    """From create_flow_run to the flow's start, and the CPU of worker, daemon and run together."""
-    figures: dict[str, tuple[float, float]] = {}
-    asked_for = {"decider": "hold", "dry_run": True, "reason": "a benchmark asks"}
-    for kind, count, variables in (("warm", 4, {}), ("stock", 2, COLD)):
-        starts, cpu, states = [], [], []
-        for _ in range(count):
-            before, begun, asked = machine.cpu(), time.monotonic(), datetime.now(UTC)
-            run = machine.start("trade/trade-adhoc", parameters=asked_for, job_variables=variables)
-            done = machine.ended(run)
-            time.sleep(3)  # its process ships the last logs
-            cpu.append(machine.cpu() - before - machine.resting * (time.monotonic() - begun))
-            starts.append((datetime.fromisoformat(done["start_time"]) - asked).total_seconds())
-            states.append(done["state"]["name"])
-        figures[kind] = statistics.median(starts), statistics.median(cpu)
-        print(f"{kind}: n={count} flow start median {figures[kind][0]:.2f} s {[round(s, 2) for s in starts]}, "
-              f"CPU median {figures[kind][1]:.2f} s {[round(c, 2) for c in cpu]} {states}")  # fmt: skip
-    (warm, warm_cpu), (stock, stock_cpu) = figures["warm"], figures["stock"]
-    print(f"ratio: start {stock / warm:.1f}x, CPU {stock_cpu / warm_cpu:.1f}x")
+def runs(machine: Machine, env: dict[str, str]) -> None:
+    """From create_flow_run to the flow's start, and the CPU of worker, daemon and run together; warm beside stock."""
+    with _stock_worker(env) as stock:
+        for flow, entrypoint, parameters, warm_runs, stock_runs in FLOWS:
+            warm_one, stock_one = (machine.deploy(flow, entrypoint, pool) for pool in (POOL, STOCK))
+            asked = {"parameters": parameters}
+            warm = _figures(machine, f"{flow}, warm", warm_one, asked, warm_runs, machine.cpu, machine.resting)
+            cold = _figures(machine, f"{flow}, stock", stock_one, asked, stock_runs, lambda: _cpu(stock), 0.0)
+            print(f"{flow}: start {cold[0] / warm[0]:.1f}x, CPU {cold[1] / warm[1]:.1f}x")
+
+
+def _figures(
+    machine: Machine, name: str, deployment: str, asked: Any, count: int, cpu: Callable[[], float], resting: float
+) -> tuple[float, float]:
+    """Run a deployment some times, after a first that does not count; returns the medians."""
+    starts, taken, states = [], [], []
+    for _ in range(count + 1):
+        before, begun, at = cpu(), time.monotonic(), datetime.now(UTC)
+        new = {"state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4()), **asked}
+        done = machine.ended(machine.call("POST", f"deployments/{deployment}/create_flow_run", new)["id"])
+        time.sleep(3)  # its process ships the last logs
+        taken.append(cpu() - before - resting * (time.monotonic() - begun))
+        starts.append((datetime.fromisoformat(done["start_time"]) - at).total_seconds())
+        states.append(done["state"]["name"])
+    start, used = statistics.median(starts[1:]), statistics.median(taken[1:])
+    print(f"{name}: n={count} flow start median {start:.2f} s {[round(s, 2) for s in starts]}, "
+          f"CPU median {used:.2f} s {[round(c, 2) for c in taken]} {sorted(set(states))}")  # fmt: skip
+    return start, used
+
+
+@contextmanager
+def _stock_worker(env: dict[str, str]) -> Iterator[int]:
+    """Run a worker of a stock pool beside ours; yields its process id."""
+    its = {"PREFECT_API_URL": env["QUARTERDECK_PREFECT_API_URL"], "PREFECT_HOME": f"{env['QUARTERDECK_HOME']}/stock"}
+    prefect = [sys.executable, "-m", "prefect"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    pool = (*prefect, "work-pool", "create", STOCK, "--type", "process")
+    subprocess.run(pool, env=env | its, cwd=ROOT, check=True, **quiet)
+    worker = subprocess.Popen((*prefect, "worker", "start", "--pool", STOCK), env=env | its, cwd=ROOT, **quiet)
+    time.sleep(20)
+    try:
+        yield worker.pid
+    finally:
+        worker.terminate()
+        worker.wait(60)
+
+
+def _cpu(pid: int) -> float:
+    """Return the CPU seconds of a process, its children and those of them that have ended."""
+    root = psutil.Process(pid)
+    return float(sum(sum(process.cpu_times()[:4]) for process in [root, *root.children(recursive=True)]))
 
 
 def events(machine: Machine) -> None:
@@ -251,7 +295,8 @@ def _receiver() -> Iterator[tuple[list[dict[str, Any]], str]]:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("QUARTERDECK_", "PREFECT_"))}
+    left_out = ("QUARTERDECK_", "PREFECT_", "PYTHONDONTWRITEBYTECODE")  # as a user has it: modules compiled once
+    own = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     ports = [_free_port() for _ in range(3)]
     return own | {
         "QUARTERDECK_HOME": str(home), "QUARTERDECK_SANDBOX_URL": f"http://127.0.0.1:{ports[0]}",
