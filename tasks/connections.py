@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -62,8 +62,14 @@ async def close_venues() -> None:
 
 def stored_frames(symbol: str, as_of: datetime) -> Frames:
     """Return the last bars of `symbol` that had closed at as_of, per timeframe, as the store has them."""
+    return all_frames((symbol,), as_of)[symbol]
+
+
+def all_frames(symbols: Sequence[str], as_of: datetime) -> dict[str, Frames]:
+    """Return what `stored_frames` does for each symbol, with one query a timeframe."""
     kept, name, limit = store(), venue().name, settings().history_bars
-    return {tf: kept.load_bars(name, symbol, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
+    found = {tf: kept.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
+    return {symbol: {tf: found[tf][symbol] for tf in WORKING_TIMEFRAMES} for symbol in symbols}
 
 
 def terms() -> Terms:

@@ -20,6 +20,7 @@ from tasks.settings import settings
 
 PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
 REPAIRED = 300  # newest stored bars in which a gap is asked for again
+KEPT_AT_ONCE = 50  # symbols whose bars are saved together
 PARALLEL = 8  # requests under way at once; ccxt's own limiter keeps the venue's rate
 
 
@@ -35,24 +36,45 @@ async def fetch_candles(symbols: tuple[str, ...], as_of: datetime) -> list[DataF
 
     Returns what could not be fetched: those symbols are quarantined, the others go on.
     """
-    gate = asyncio.Semaphore(PARALLEL)
-
-    async def one(symbol: str, timeframe: str) -> int | DataFailure:
-        async with gate:
-            return await _fetch_or_fail(symbol, timeframe, as_of)
-
-    jobs = [(symbol, tf) for symbol in symbols for tf in WORKING_TIMEFRAMES]
-    results = await asyncio.gather(*(one(symbol, tf) for symbol, tf in jobs))
-    failures = [result for result in results if isinstance(result, DataFailure)]
-    new = sum(result for result in results if isinstance(result, int))
+    failures: list[DataFailure] = []
+    new = 0
+    for first in range(0, len(symbols), KEPT_AT_ONCE):
+        found = await _fetch_all(symbols[first : first + KEPT_AT_ONCE], as_of)
+        failures += [bars for bars in found.values() if isinstance(bars, DataFailure)]
+        new += _keep({series: bars for series, bars in found.items() if isinstance(bars, pd.DataFrame)})
     log().info("fetch as_of=%s symbols=%d new_bars=%d failures=%d", as_of.isoformat(), len(symbols), new, len(failures))
     return failures
 
 
-async def _fetch_or_fail(symbol: str, timeframe: str, as_of: datetime) -> int | DataFailure:
+async def _fetch_all(symbols: tuple[str, ...], as_of: datetime) -> dict[tuple[str, str], pd.DataFrame | DataFailure]:
+    """Fetch what closed since the newest stored bars, or say why that failed.
+
+    The newest two bars are asked for again, and everything from the first recent gap on: a bar that comes late is
+    kept, one that comes back different is kept with its first values and flagged.
+    """
+    gate, name = asyncio.Semaphore(PARALLEL), venue().name
+    due: dict[tuple[str, str], datetime] = {}
+    for timeframe in WORKING_TIMEFRAMES:
+        step = duration(timeframe)
+        for symbol, bars in store().load_frames(name, symbols, timeframe, as_of, REPAIRED).items():
+            since = _since(bars, timeframe)
+            if since is None:
+                due[symbol, timeframe] = floor_time(as_of, timeframe) - step * settings().history_bars
+            elif since + 3 * step <= as_of:
+                due[symbol, timeframe] = since
+
+    async def one(symbol: str, timeframe: str, since: datetime) -> pd.DataFrame | DataFailure:
+        async with gate:
+            return await _fetch_or_fail(symbol, timeframe, since, as_of)
+
+    found = await asyncio.gather(*(one(*series, since) for series, since in due.items()))
+    return dict(zip(due, found, strict=True))
+
+
+async def _fetch_or_fail(symbol: str, timeframe: str, since: datetime, as_of: datetime) -> pd.DataFrame | DataFailure:
     for pause in (*PAUSES, None):
         try:
-            return await _fetch_missing(symbol, timeframe, as_of)
+            return await _fetch(symbol, timeframe, since, as_of)
         except (VenueError, DataError, InputError) as e:
             log().warning("fetch symbol=%s timeframe=%s error=%s", symbol, timeframe, e)
             if pause is None:
@@ -63,27 +85,21 @@ async def _fetch_or_fail(symbol: str, timeframe: str, as_of: datetime) -> int | 
     raise AssertionError("unreachable")
 
 
-async def _fetch_missing(symbol: str, timeframe: str, as_of: datetime) -> int:
-    """Fetch what closed since the newest stored bar; the venue may need a moment after a close to serve it.
-
-    The newest two bars are asked for again, and everything from the first recent gap on: a bar that comes late is
-    kept, one that comes back different is kept with its first values and flagged.
-    """
+async def _fetch(symbol: str, timeframe: str, since: datetime, as_of: datetime) -> pd.DataFrame:
+    """Fetch closed bars; the venue may need a moment after a close to serve the newest."""
     client, step = venue(), duration(timeframe)
-    due = floor_time(as_of, timeframe)
-    since = _since(store().load_bars(client.name, symbol, timeframe, as_of, REPAIRED), timeframe)
-    if since is None:
-        since = due - step * settings().history_bars
-    elif since + 3 * step > as_of:
-        return 0
     bars = await client.fetch_bars(symbol, timeframe, since, as_of)
-    if timeframe == "5m" and (bars.empty or bars.index[-1] + step < due):
+    if timeframe == "5m" and (bars.empty or bars.index[-1] + step < floor_time(as_of, timeframe)):
         await asyncio.sleep(1)
         bars = await client.fetch_bars(symbol, timeframe, since, as_of)
-    saved = store().save_bars(client.name, symbol, timeframe, bars, datetime.now(UTC))
-    if saved.revised:
-        log().warning("fetch symbol=%s timeframe=%s revised=%d: first values kept", symbol, timeframe, saved.revised)
-    return saved.new
+    return bars
+
+
+def _keep(bars: dict[tuple[str, str], pd.DataFrame]) -> int:
+    new, revised = store().save_frames(venue().name, bars, datetime.now(UTC))
+    for (symbol, timeframe), count in revised.items():
+        log().warning("fetch symbol=%s timeframe=%s revised=%d: first values kept", symbol, timeframe, count)
+    return new
 
 
 def _since(bars: pd.DataFrame, timeframe: str) -> datetime | None:
@@ -92,7 +108,8 @@ def _since(bars: pd.DataFrame, timeframe: str) -> datetime | None:
         return None
     first, *gaps = [bars.index[part.stop - 1] for part in segments(bars.index, timeframe)]
     before_gap = first if gaps else bars.index[max(0, len(bars) - 2)]
-    return before_gap.to_pydatetime()
+    since: datetime = before_gap.to_pydatetime()
+    return since
 
 
 @task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)

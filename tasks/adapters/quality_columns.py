@@ -29,7 +29,7 @@ Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 def stack_frames(frames: Mapping[FrameKey, pd.DataFrame]) -> pd.DataFrame:
     """Put all frames under each other: a row number as index, open_time as a column, inf as missing."""
-    parts = [frame.loc[:, list(COLUMNS)].astype("float64") for frame in frames.values()]
+    parts = [_floats(frame) for frame in frames.values()]
     stack = pd.concat(parts, ignore_index=True).replace([np.inf, -np.inf], np.nan)
     lengths = [len(part) for part in parts]
     stack["symbol"] = np.repeat([symbol for symbol, _ in frames], lengths)
@@ -38,6 +38,12 @@ def stack_frames(frames: Mapping[FrameKey, pd.DataFrame]) -> pd.DataFrame:
     opens = np.concatenate([_nanoseconds(part.index) for part in parts])
     stack["open_time"] = pd.to_datetime(opens, utc=True)
     return stack
+
+
+def _floats(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the five columns as floats; a frame that has nothing else, as the store's, is not copied."""
+    plain = list(frame.columns) == list(COLUMNS) and all(kind == np.float64 for kind in frame.dtypes)
+    return frame if plain else frame.loc[:, list(COLUMNS)].astype("float64")
 
 
 def _nanoseconds(times: pd.Index) -> Ints:
@@ -157,7 +163,7 @@ def _ascending(frame: pd.DataFrame) -> pd.DataFrame | None:
     """Return the five columns as floats; None if the bars are out of order, which is another rule's business."""
     if not (frame.index.is_monotonic_increasing and frame.index.is_unique):
         return None
-    return frame.loc[:, list(COLUMNS)].astype("float64")
+    return _floats(frame)
 
 
 def _gaps(five: pd.DataFrame, native: pd.DataFrame, timeframe: str) -> np.ndarray:

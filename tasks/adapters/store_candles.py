@@ -4,7 +4,10 @@ A venue sometimes changes a bar after its close. What was decided on is the firs
 later ones are kept beside it.
 """
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,14 @@ from tasks.adapters.store_database import Database
 from tasks.adapters.store_models import Candle
 from tasks.core.errors import DataError
 from tasks.core.market.bars import bar_frame, check_frame
-from tasks.core.types.bars import COLUMNS, duration
+from tasks.core.types.bars import COLUMNS, duration, floor_time
 from tasks.core.types.base import Dto
 
 VALUES = [getattr(Candle, name) for name in COLUMNS]
 BATCH = 20_000
+Series = tuple[str, str]  # symbol, timeframe
+Row = tuple[str, datetime, list[float]]  # symbol, open time, values
+Known = dict[tuple[str, datetime], list[float]]
 
 
 class SavedBars(Dto):
@@ -36,18 +42,27 @@ class CandleStore(Database):
         self, venue: str, symbol: str, timeframe: str, frame: pd.DataFrame, recorded_at: datetime
     ) -> SavedBars:
         """Save closed bars; known ones keep their first values. Raises DataError if `frame` is no bar frame."""
-        check_frame(frame)
-        if frame[list(COLUMNS)].isna().to_numpy().any():
-            raise DataError(f"{symbol} {timeframe}: bars with missing values cannot be saved; drop or repair them")
-        key = {"venue": venue, "symbol": symbol, "timeframe": timeframe}
-        new = revised = 0
-        for start in range(0, len(frame), BATCH):
-            part = frame.iloc[start : start + BATCH]
-            with self._writing() as connection:
-                known = self._between(connection, key, part.index[0], part.index[-1])
-                new += self._add(connection, key, part.loc[~part.index.isin(known.index)], recorded_at)
-                revised += _revise(connection, key, part, known, recorded_at)
-        return SavedBars(new=new, revised=revised)
+        new, revised = self.save_frames(venue, {(symbol, timeframe): frame}, recorded_at)
+        return SavedBars(new=new, revised=revised.total())
+
+    def save_frames(
+        self, venue: str, frames: Mapping[Series, pd.DataFrame], recorded_at: datetime
+    ) -> tuple[int, Counter[Series]]:
+        """Do what `save_bars` does for many series, `BATCH` bars of a timeframe at once.
+
+        Returns how many bars were new in all, and how many of each series came with values not seen before.
+        """
+        new, revised = 0, Counter[Series]()
+        for timeframe in sorted({timeframe for _, timeframe in frames}):
+            # one order for all writers, or two could deadlock
+            rows = [row for series in sorted(frames) if series[1] == timeframe for row in _rows(series, frames[series])]
+            for start in range(0, len(rows), BATCH):
+                part = rows[start : start + BATCH]
+                with self._writing() as connection:
+                    known = self._between(connection, venue, timeframe, part)
+                    new += self._add(connection, venue, timeframe, part, known, recorded_at)
+                    revised += _revise(connection, venue, timeframe, part, known, recorded_at)
+        return new, revised
 
     def load_bars(self, venue: str, symbol: str, timeframe: str, until: datetime, limit: int) -> pd.DataFrame:
         """Return the last `limit` bars that had closed at `until`, ascending."""
@@ -60,6 +75,25 @@ class CandleStore(Database):
         with self._reading() as connection:
             rows = connection.execute(query).all()
         return self._frame(rows[::-1])
+
+    def load_frames(
+        self, venue: str, symbols: Sequence[str], timeframe: str, until: datetime, limit: int
+    ) -> dict[str, pd.DataFrame]:
+        """Return by symbol what `load_bars` does; all that have no gap in one query."""
+        begin = floor_time(until, timeframe) - limit * duration(timeframe)
+        query = select(Candle.symbol, self._open_ms(), *VALUES).where(
+            Candle.venue == venue, Candle.symbol.in_(symbols), Candle.timeframe == timeframe,
+            Candle.open_time.between(begin, until - duration(timeframe)),
+        )  # fmt: skip
+        with self._reading() as connection:
+            rows = connection.execute(query.order_by(Candle.symbol, Candle.open_time)).all()
+        named, *columns = zip(*rows, strict=True) if rows else ((), *((),) * (1 + len(COLUMNS)))
+        counts = Counter(named)
+        whole, frames, end = self._columns(*columns), {}, 0
+        for symbol, count in counts.items():  # in the order of the rows
+            frames[symbol] = whole.iloc[end : (end := end + count)]
+        short = (symbol for symbol in symbols if counts[symbol] < limit)  # a gap, or a history that is no longer
+        return frames | {symbol: self.load_bars(venue, symbol, timeframe, until, limit) for symbol in short}
 
     def all_bars(self, venue: str, symbol: str, timeframe: str) -> tuple[pd.DataFrame, np.ndarray]:
         """Return every bar, ascending, and when each was stored, in seconds since 1970."""
@@ -79,24 +113,29 @@ class CandleStore(Database):
         with self._reading() as connection:
             return connection.scalar(select(func.count()).select_from(Candle)) or 0
 
-    def _add(self, connection: Connection, key: dict[str, str], bars: pd.DataFrame, recorded_at: datetime) -> int:
-        if bars.empty:
+    def _add(
+        self, connection: Connection, venue: str, timeframe: str, rows: list[Row], known: Known, recorded_at: datetime
+    ) -> int:
+        unknown = [
+            {"venue": venue, "symbol": symbol, "timeframe": timeframe, "open_time": at, "recorded_at": recorded_at,
+             **dict(zip(COLUMNS, values, strict=True))}
+            for symbol, at, values in rows if (symbol, at) not in known
+        ]  # fmt: skip
+        if not unknown:
             return 0
-        rows = [
-            {**key, "open_time": at, **dict(zip(COLUMNS, values, strict=True)), "recorded_at": recorded_at}
-            for at, values in _rows(bars)
-        ]
         return connection.execute(
-            self._insert(Candle).on_conflict_do_nothing(), rows, execution_options={"preserve_rowcount": True}
+            self._insert(Candle).on_conflict_do_nothing(), unknown, execution_options={"preserve_rowcount": True}
         ).rowcount
 
-    def _between(self, connection: Connection, key: dict[str, str], first: datetime, last: datetime) -> pd.DataFrame:
-        query = (
-            select(self._open_ms(), *VALUES)
-            .where(_series(**key), Candle.open_time.between(first, last))
-            .order_by(Candle.open_time)
-        )
-        return self._frame(connection.execute(query).all())
+    def _between(self, connection: Connection, venue: str, timeframe: str, rows: list[Row]) -> Known:
+        """Return the bars already stored in the time and of the symbols of `rows`."""
+        times = [at for _, at, _ in rows]
+        symbols = {symbol for symbol, *_ in rows}
+        query = select(Candle.symbol, Candle.open_time, *VALUES).where(
+            Candle.venue == venue, Candle.symbol.in_(symbols), Candle.timeframe == timeframe,
+            Candle.open_time.between(min(times), max(times)),
+        )  # fmt: skip
+        return {(symbol, at): values for symbol, at, *values in connection.execute(query)}
 
     def _open_ms(self) -> ColumnElement[Any]:
         """Select the open time in the form that numpy reads fastest: text on SQLite, milliseconds on PostgreSQL."""
@@ -105,7 +144,9 @@ class CandleStore(Database):
         return type_coerce(Candle.open_time, Text)
 
     def _frame(self, rows: Any) -> pd.DataFrame:
-        times, *values = zip(*rows, strict=True) if rows else ((), *((),) * len(COLUMNS))
+        return self._columns(*(zip(*rows, strict=True) if rows else ((),) * (1 + len(COLUMNS))))
+
+    def _columns(self, times: Sequence[Any], *values: Sequence[float]) -> pd.DataFrame:
         if self.is_postgres:
             open_ms = np.array(times, dtype=float).astype("int64")
         else:
@@ -117,24 +158,29 @@ def _series(venue: str, symbol: str, timeframe: str) -> ColumnElement[bool]:
     return and_(Candle.venue == venue, Candle.symbol == symbol, Candle.timeframe == timeframe)
 
 
-def _rows(bars: pd.DataFrame) -> list[tuple[datetime, list[float]]]:
-    return list(zip(pd.DatetimeIndex(bars.index).to_pydatetime(), bars[list(COLUMNS)].to_numpy().tolist(), strict=True))
+def _rows(series: Series, bars: pd.DataFrame) -> Iterator[Row]:
+    check_frame(bars)
+    values = bars[list(COLUMNS)].to_numpy(dtype=float)
+    if np.isnan(values).any():
+        raise DataError(f"{' '.join(series)}: bars with missing values cannot be saved; drop or repair them")
+    symbol, _ = series
+    yield from zip(repeat(symbol), pd.DatetimeIndex(bars.index).to_pydatetime(), values.tolist())
 
 
 def _revise(
-    connection: Connection, key: dict[str, str], bars: pd.DataFrame, known: pd.DataFrame, recorded_at: datetime
-) -> int:
-    """Keep beside the first values those of `bars` that differ from them and from their last revision."""
-    again = bars.loc[bars.index.isin(known.index), list(COLUMNS)]
-    changed = again.loc[(again.to_numpy() != known.loc[again.index].to_numpy()).any(axis=1)]
-    count = 0
-    for at, values in _rows(changed):
-        here = and_(_series(**key), Candle.open_time == at)
+    connection: Connection, venue: str, timeframe: str, rows: list[Row], known: Known, recorded_at: datetime
+) -> Counter[Series]:
+    """Keep beside the first values those of `rows` that differ from them and from their last revision."""
+    count = Counter[Series]()
+    for symbol, at, values in rows:
+        if known.get((symbol, at), values) == values:
+            continue
+        here = and_(_series(venue, symbol, timeframe), Candle.open_time == at)
         revisions = connection.scalar(select(Candle.revisions).where(here)) or []
         later = dict(zip(COLUMNS, values, strict=True))
         if revisions and {name: revisions[-1][name] for name in COLUMNS} == later:
             continue
         revisions = [*revisions, {**later, "recorded_at": recorded_at.isoformat()}]
         connection.execute(update(Candle).where(here).values(revisions=bindparam("kept")), {"kept": revisions})
-        count += 1
+        count[symbol, timeframe] += 1
     return count

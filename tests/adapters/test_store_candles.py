@@ -83,6 +83,31 @@ def test_overlap_adds_only_what_is_new(store):
     pd.testing.assert_frame_equal(store.load_bars(*KEY, AT + timedelta(days=1), 99), frame, check_freq=False)
 
 
+def test_many_series_at_once_are_those_one_by_one(store):
+    whole, gap, young = bars(40), bars(40, seed=2).drop(bars(40).index[20]), bars(7, seed=3)
+    frames = {("B", "5m"): whole, ("a", "5m"): gap, ("C", "5m"): young, ("B", "15m"): bars(4, seed=4)}
+    assert store.save_frames("v", frames, AT) == (40 + 39 + 7 + 4, {})
+    symbols = ("a", "B", "none", "C")
+    for until in (AT + minutes(200), AT + minutes(142), AT + minutes(600)):
+        for limit in (5, 30, 100):
+            found = store.load_frames("v", symbols, "5m", until, limit)
+            for symbol in symbols:
+                one = store.load_bars("v", symbol, "5m", until, limit)
+                pd.testing.assert_frame_equal(found[symbol], one, check_freq=False)
+
+
+def test_many_series_saved_again_tell_which_were_revised(store):
+    frames = {("A", "5m"): bars(5), ("B", "5m"): bars(5, seed=2)}
+    store.save_frames("v", frames, AT)
+    later = frames | {
+        ("B", "5m"): frames["B", "5m"].assign(close=lambda f: f["close"].where(f.index != f.index[3], 1.0))
+    }
+    assert store.save_frames("v", later, AT) == (0, {("B", "5m"): 1})
+    pd.testing.assert_frame_equal(
+        store.load_bars("v", "B", "5m", AT + minutes(60), 9), frames["B", "5m"], check_freq=False
+    )
+
+
 def test_threads_that_save_the_same_bars_count_each_once(store, monkeypatch):
     frame = bars(300)
     read = Store._between

@@ -15,6 +15,8 @@ from tasks.core.types.bars import COLUMNS, SECONDS, Timeframe, duration
 
 Frames = Mapping[str, pd.DataFrame]
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
+BAR_COLUMNS = pd.Index(COLUMNS)  # made once: what text it holds takes pandas longer than the bars
+BAR_COLUMNS = pd.Index(COLUMNS)  # made once: finding out that these are text takes pandas longer than the bars
 Columns = dict[str, np.ndarray]  # a frame's columns by name: what the arithmetic works on
 AGGREGATION = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
 SNAPSHOT_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "1h", "4h", "1d")
@@ -23,8 +25,9 @@ WORKING_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "30m", "1h", "4h", "1d
 
 def bar_frame(open_ms: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Build a bar frame from open times (UTC, ms) and the five columns."""
-    index = pd.DatetimeIndex(pd.to_datetime(open_ms, unit="ms", utc=True), name="open_time").as_unit("ms")
-    return pd.DataFrame({name: np.asarray(values[name], dtype=float) for name in COLUMNS}, index=index)
+    times = np.asarray(open_ms).astype("int64").view("datetime64[ms]")
+    block = np.array([values[name] for name in COLUMNS], dtype=float)
+    return pd.DataFrame(block.T, pd.DatetimeIndex(times, tz="UTC", name="open_time"), BAR_COLUMNS, copy=False)
 
 
 def columns_of(frame: pd.DataFrame) -> Columns:
