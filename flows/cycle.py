@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import AwareDatetime
 
 from flows.clock import Call, through_prefect
-from tasks import account, book, connections, detect, execute, features, fetch, guard, protect, record
+from tasks import account, book, connections, execute, fetch, guard, protect, record
 from tasks.adapters.store import BeginResult
 from tasks.connections import log, store, venue
 from tasks.core.errors import StoreError
@@ -64,31 +64,40 @@ class Cycle:
     def _lease_name(self) -> str:
         return f"{symbol_lease(self.symbol)}{':dry-run' if self.request.dry_run else ''}"
 
-    async def prepare(self, frames: dict[str, Any], failures: tuple[DataFailure, ...]) -> Brief | None:
-        """Go through the stages up to the question; None where the cycle has ended before it."""
+    async def begin(self, failures: tuple[DataFailure, ...]) -> bool:
+        """Take the cycle up; False where it has ended by that, or is another run's."""
         if self._lease is None:
             self._yield("another run has had the symbol's lease all the while")
-            return None
+            return False
         begun = store().begin_cycle(self.record, datetime.now(UTC))
         reached("cycle_begun")
         if begun is BeginResult.DONE:
             self._yield("done already")
-            return None
+            return False
         if begun is BeginResult.RESUMED and store().intents(self.record.cycle_id):
             await self._finish_sending()
-            return None
+            return False
         if failures:
             self._end(CycleStatus.QUARANTINED, failures=failures)
-            return None
-        if not self.request.dry_run and await self._is_late():
+            return False
+        return True
+
+    def ends_late(self, venue_time: datetime) -> bool:
+        """End the cycle if its close is too long ago to be acted on, and say whether it was; a dry run's never is."""
+        late = venue_time - self.as_of > timedelta(seconds=settings().limits.max_lateness_s)
+        if late and not self.request.dry_run:
             self._end(CycleStatus.STALE)
-            return None
-        market = self.call(features.build_market)(self.symbol, frames)
-        reasons = self._reasons(market)
-        if not reasons:
-            self._end(CycleStatus.QUIET)
-            return None
-        self.record = self.record.model_copy(update={"reasons": reasons})
+        return late and not self.request.dry_run
+
+    def has_reason(self, found: list[Reason]) -> bool:
+        """Take the reasons that were found; without one the cycle is quiet."""
+        reasons = self._reasons(found)
+        status = CycleStatus.STARTED if reasons else CycleStatus.QUIET
+        self.record = self.record.model_copy(update={"status": status, "reasons": reasons})
+        return bool(reasons)
+
+    async def question(self, market: Market) -> Brief:
+        """Put together what the decider is asked."""
         brief = await self._brief(market)
         reached("prepared")
         return brief
@@ -102,15 +111,15 @@ class Cycle:
     def _end(self, status: CycleStatus, *, first: bool = False, **changes: Any) -> None:
         self.record = self.record.model_copy(update={"status": status, **changes})
         self.call(record.record_cycle)(self.record, first)
+        self.recorded()
+
+    def recorded(self) -> None:
+        """Let the symbol go: the cycle's record is kept."""
         reached("cycle_ended")
         self._leases.give_back(self._lease_name)
 
-    def _reasons(self, market: Market) -> tuple[Reason, ...]:
-        """Find what changed and claim it; a person's own reason counts as one."""
-        positions = store().open_positions(settings().strategy)
-        found = self.call(detect.detect_reasons)(market, self.as_of, positions, account.daily_pnl_pct(self.as_of))
-        if not self.request.dry_run:
-            found = self.call(detect.claim_reasons)(self.symbol, self.record.cycle_id, self.as_of, self.as_of)
+    def _reasons(self, found: list[Reason]) -> tuple[Reason, ...]:
+        """Return what is to be told; a person's own reason counts as one."""
         reasons = [reason for reason in found if not reason.context]
         if self.request.trigger == "adhoc" and self.request.reason:
             reasons.append(self._asked())
@@ -157,7 +166,7 @@ class Cycle:
         return state
 
     async def act(self, brief: Brief, decided: Decided) -> None:
-        """Guard the answer against the account as it is now, carry it out and explain it.
+        """Guard the answer against the account as it is now, and carry it out.
 
         From the account to the written intents nobody else may: two symbols judged at once would both see the same
         free risk. The intents count as pending from then on.
@@ -182,7 +191,6 @@ class Cycle:
                 until = self.as_of + timedelta(minutes=float(verdict.decision.minutes))
                 store().pause(settings().strategy, self.symbol, until)
             await self._send()
-        await self._explain()
 
     async def _judge(self, brief: Brief, decided: Decided, guarding: Lease) -> None:
         state = await self._account()
@@ -252,13 +260,10 @@ class Cycle:
         )
         self._resumed = "resumed: the run that wrote the intents ended before the cycle did"
         await self._send()
-        await self._explain()
+        await self.explain()
 
-    async def _is_late(self) -> bool:
-        venue_time: datetime = await self.call(fetch.venue_now)()
-        return venue_time - self.as_of > timedelta(seconds=settings().limits.max_lateness_s)
-
-    async def _explain(self) -> None:
+    async def explain(self) -> None:
+        """Write the page about the decision; only a run of Prefect has a place for it."""
         if self.call is through_prefect:
             await self.call(record.explain_decision)(self.record)
 

@@ -14,13 +14,17 @@ from pydantic import Field
 
 from flows.clock import Call, owner, plainly, scheduled_time, through_prefect, to_the_end, too_old
 from flows.cycle import Cycle, Request
-from tasks import account, decide, features, fetch, record, settle, shadow, validate
+from tasks import account, decide, detect, features, fetch, record, settle, shadow, validate
 from tasks.connections import log, store
 from tasks.core.errors import InputError, TradingError
 from tasks.core.evaluation import explain
+from tasks.core.market.bars import Frames
+from tasks.core.market.market import Market
 from tasks.core.types.bars import floor_time
-from tasks.core.types.record import CycleRecord
+from tasks.core.types.record import CycleRecord, DataFailure, Reason
 from tasks.core.types.snapshot import Brief
+from tasks.features import TOGETHER
+from tasks.isolation import result
 from tasks.leases import Leases
 from tasks.settings import settings
 from tasks.steps import reached
@@ -96,17 +100,75 @@ async def _run(cycles: list[Cycle], request: Request, as_of: datetime, call: Cal
     broken: list[Exception] = []
     for cycle in sorted(cycles, key=lambda cycle: cycle.symbol):  # one order for all runs, or two wait for each other
         await cycle.take_lease()
-    for cycle in cycles:
-        failed = tuple(failure for failure in failures if failure.symbol == cycle.symbol)
-        with _isolated(cycle, broken):
-            if brief := await cycle.prepare(frames[cycle.symbol], failed):
-                asked.append((cycle, brief))
+    for first in range(0, len(cycles), TOGETHER):
+        some = cycles[first : first + TOGETHER]
+        asked += await _prepare(some, frames, failures, broken, call)
     if asked:
         await _decide_and_act(asked, broken, request, call)
         await _afterwards(asked, request, as_of, call)
     if broken:
         raise broken[0]  # everything else is done: a retry takes up only the cycles that are not
     return [cycle.record for cycle in cycles]
+
+
+async def _prepare(
+    cycles: list[Cycle], frames: dict[str, Frames], failures: list[DataFailure], broken: list[Exception], call: Call
+) -> list[tuple[Cycle, Brief]]:
+    """Go through the stages up to the question; the cycles without one have ended then."""
+    begun: list[Cycle] = []
+    for cycle in cycles:
+        with _isolated(broken, cycle):
+            if await cycle.begin(tuple(failure for failure in failures if failure.symbol == cycle.symbol)):
+                begun.append(cycle)
+    if begun:
+        with _isolated(broken, *begun):
+            return await _look(begun, frames, broken, call)
+    return []
+
+
+async def _look(
+    begun: list[Cycle], frames: dict[str, Frames], broken: list[Exception], call: Call
+) -> list[tuple[Cycle, Brief]]:
+    """Look for reasons; one symbol's trouble stays its own."""
+    venue_time, cycles = await call(fetch.venue_now)(), []
+    for cycle in begun:
+        with _isolated(broken, cycle):
+            if not cycle.ends_late(venue_time):
+                cycles.append(cycle)
+    if not cycles:
+        return []
+    markets = call(features.build_markets)({cycle.symbol: frames[cycle.symbol] for cycle in cycles})
+    found = _reasons(cycles, markets, call)
+    with_reason: list[Cycle] = []
+    quiet: list[Cycle] = []
+    for cycle in cycles:
+        with _isolated(broken, cycle):
+            (with_reason if cycle.has_reason(result(found[cycle.symbol])) else quiet).append(cycle)
+    if quiet:
+        with _isolated(broken, *quiet):
+            call(record.record_quiet)([cycle.record for cycle in quiet])
+            for cycle in quiet:
+                cycle.recorded()
+    asked = []
+    for cycle in with_reason:
+        with _isolated(broken, cycle):
+            asked.append((cycle, await cycle.question(result(markets[cycle.symbol]))))
+    return asked
+
+
+def _reasons(
+    cycles: list[Cycle], markets: dict[str, Market | Exception], call: Call
+) -> dict[str, list[Reason] | Exception]:
+    """Find what changed and claim it; a dry run claims nothing."""
+    as_of, positions = cycles[0].as_of, store().open_positions(settings().strategy)
+    found: dict[str, list[Reason] | Exception]
+    found = call(detect.detect_reasons)(markets, as_of, positions, account.daily_pnl_pct(as_of))
+    if cycles[0].request.dry_run:
+        return found
+    ids = {cycle.symbol: cycle.record.cycle_id for cycle in cycles}
+    failed = {symbol: e for symbol, e in found.items() if isinstance(e, Exception)}
+    claimed: dict[str, list[Reason] | Exception] = call(detect.claim_reasons)(ids | failed, as_of)
+    return claimed
 
 
 async def _decide_and_act(
@@ -118,9 +180,14 @@ async def _decide_and_act(
     ids = [cycle.record.cycle_id for cycle, _ in asked]
     answers = await call(decide.decide)(briefs, ids, request.decider)
     reached("decided")
+    acted: list[Cycle] = []
     for (cycle, _), brief, decided in zip(asked, briefs, answers, strict=True):
-        with _isolated(cycle, broken):
+        with _isolated(broken, cycle):
             await cycle.act(brief, decided)
+            acted.append(cycle)
+    for cycle in acted:  # only now: no order waits for a picture
+        with _isolated(broken, cycle):
+            await cycle.explain()
 
 
 async def _afterwards(asked: list[tuple[Cycle, Brief]], request: Request, as_of: datetime, call: Call) -> None:
@@ -135,16 +202,18 @@ async def _afterwards(asked: list[tuple[Cycle, Brief]], request: Request, as_of:
 
 
 @contextmanager
-def _isolated(cycle: Cycle, broken: list[Exception]) -> Iterator[None]:
-    """Keep one symbol's trouble, whatever it is, from the others; it is raised when they are through."""
+def _isolated(broken: list[Exception], *cycles: Cycle) -> Iterator[None]:
+    """Keep the trouble of these, whatever it is, from the others; it is raised when they are through."""
     try:
         yield
     except Exception as e:  # noqa: BLE001  (it is raised in the end)
         ours = isinstance(e, TradingError)
         said = e if ours else repr(e)
-        log().error(
-            "cycle symbol=%s cycle_id=%s broke off: %s", cycle.symbol, cycle.record.cycle_id, said, exc_info=not ours
-        )
+        for cycle in cycles:
+            log().error(
+                "cycle symbol=%s cycle_id=%s broke off: %s",
+                cycle.symbol, cycle.record.cycle_id, said, exc_info=None if ours else e,
+            )  # fmt: skip
         broken.append(e)
 
 

@@ -12,6 +12,8 @@ from prefect.events import emit_event
 from flows.clock import Call, plainly, scheduled_time, through_prefect, to_the_end, too_old
 from tasks import account, alerts, detect, features, fetch
 from tasks.connections import log, store
+from tasks.features import TOGETHER
+from tasks.isolation import result
 from tasks.settings import settings
 
 EVENT = "quarterdeck.reasons"
@@ -39,17 +41,19 @@ async def look(call: Call = plainly, as_of: datetime | None = None) -> dict[str,
     positions = store().open_positions(settings().strategy)
     waiting: dict[str, int] = {}
     failed: list[Exception] = []
-    for symbol in symbols:
-        if frames[symbol]["5m"].empty:
-            continue
-        try:
-            market = call(features.build_market)(symbol, frames[symbol])
-            call(detect.detect_reasons)(market, as_of, positions, account.daily_pnl_pct(as_of))
-            if n := detect.claimable(symbol, as_of):
-                waiting[symbol] = n
-        except Exception as e:  # noqa: BLE001  (it is raised where no bell is to be rung)
-            log().error("watch symbol=%s failed: %r", symbol, e)
-            failed.append(e)
+    known = [symbol for symbol in symbols if not frames[symbol]["5m"].empty]
+    for first in range(0, len(known), TOGETHER):
+        some = {symbol: frames[symbol] for symbol in known[first : first + TOGETHER]}
+        markets = call(features.build_markets)(some)
+        found = call(detect.detect_reasons)(markets, as_of, positions, account.daily_pnl_pct(as_of))
+        for symbol, reasons in found.items():
+            try:
+                result(reasons)
+                if n := detect.claimable(symbol, as_of):
+                    waiting[symbol] = n
+            except Exception as e:  # noqa: BLE001  (it is raised where no bell is to be rung)
+                log().error("watch symbol=%s failed: %r", symbol, e)
+                failed.append(e)
     call(alerts.look_around)(as_of)
     if failed and not waiting:
         raise failed[0]

@@ -14,26 +14,35 @@ from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.snapshot import Market
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Reason
+from tasks.isolation import apart
 from tasks.settings import settings
 
 WINDOW = timedelta(minutes=15)  # an unclaimed change older than this is no longer news
 
 
-@task(task_run_name="detect-{market.symbol}", cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE)
 def detect_reasons(
-    market: Market, as_of: datetime, positions: list[Position], daily_pnl_pct: float | None
-) -> list[Reason]:
-    """Find every reason of the last window and keep the new ones in the store; returns all found."""
+    markets: dict[str, Market | Exception], as_of: datetime, positions: list[Position], daily_pnl_pct: float | None
+) -> dict[str, list[Reason] | Exception]:
+    """Find every reason of the last window and keep the new ones in the store; returns all found by symbol."""
+
+    def detect(symbol: str, market: Market) -> list[Reason]:
+        found = _reasons(market, as_of, [p for p in positions if p.symbol == symbol], daily_pnl_pct)
+        new = store().add_reasons(settings().strategy, found, as_of)
+        log().info("detect symbol=%s found=%d new=%d", symbol, len(found), new)
+        return found
+
+    return apart(detect, markets)
+
+
+def _reasons(market: Market, as_of: datetime, held: list[Position], daily_pnl_pct: float | None) -> list[Reason]:
     thresholds = settings().events
     found = list(market.reasons(as_of - WINDOW, as_of))
-    for position in positions:
-        if position.symbol == market.symbol:
-            given = position_events.position_reasons(position, market.bars["5m"], as_of, thresholds)
-            found += [reason for reason in given if reason.as_of > as_of - WINDOW]
+    for position in held:
+        given = position_events.position_reasons(position, market.bars["5m"], as_of, thresholds)
+        found += [reason for reason in given if reason.as_of > as_of - WINDOW]
     found += position_events.drawdown(market.symbol, daily_pnl_pct, as_of, thresholds)
     found += calendar_reasons(_calendar(settings().calendar), market.symbol, as_of - WINDOW, as_of)
-    new = store().add_reasons(settings().strategy, found, as_of)
-    log().info("detect symbol=%s found=%d new=%d", market.symbol, len(found), new)
     return found
 
 
@@ -42,10 +51,15 @@ def _calendar(path: Path | None) -> tuple[CalendarEvent, ...]:
     return () if path is None else read_calendar(path)
 
 
-@task(task_run_name="claim-{symbol}", cache_policy=NO_CACHE)
-def claim_reasons(symbol: str, cycle_id: str, as_of: datetime, at: datetime) -> list[Reason]:
-    """Claim every unconsumed reason of `symbol` for this cycle, in one atomic statement."""
-    return store().claim_reasons(settings().strategy, symbol, cycle_id, as_of, as_of - WINDOW, at)
+@task(cache_policy=NO_CACHE)
+def claim_reasons(cycle_ids: dict[str, str | Exception], as_of: datetime) -> dict[str, list[Reason] | Exception]:
+    """Claim every unconsumed reason of each symbol for its cycle, in one atomic statement a symbol."""
+    kept, strategy = store(), settings().strategy
+
+    def claim(symbol: str, cycle_id: str) -> list[Reason]:
+        return kept.claim_reasons(strategy, symbol, cycle_id, as_of, as_of - WINDOW, as_of)
+
+    return apart(claim, cycle_ids)
 
 
 def claimable(symbol: str, as_of: datetime) -> int:

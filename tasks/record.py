@@ -23,6 +23,14 @@ CHART_SIZE = (900, 480)  # pixels: as wide as Prefect's page, and about 40 KB in
 CHART_BARS = 96  # a day of 15m
 
 
+@task(retries=2, retry_delay_seconds=1, cache_policy=NO_CACHE)
+def record_quiet(records: list[CycleRecord]) -> None:
+    """Keep the records of cycles that ended without a question; running it again changes nothing."""
+    store().save_cycles(records, datetime.now(UTC))
+    for record in records:
+        log().info("cycle %s", explain.summary_line(record))
+
+
 @task(task_run_name="record-{record.symbol}", retries=2, retry_delay_seconds=1, cache_policy=NO_CACHE)
 def record_cycle(record: CycleRecord, first: bool = False) -> None:
     """Keep the record; running it again with the same record changes nothing. first: as in `Store.save_cycle`."""

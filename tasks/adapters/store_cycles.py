@@ -47,6 +47,16 @@ class CycleStore(Database):
         A finished cycle never becomes unfinished: a late process that still thinks so writes nothing. A decision
         that was kept before stays as it is. first: one that another run has finished stays as it is.
         """
+        with self._writing() as connection:
+            self._save(connection, record, at, first)
+
+    def save_cycles(self, records: Sequence[CycleRecord], at: datetime) -> None:
+        """Do what `save_cycle` does for many, all or nothing."""
+        with self._writing() as connection:
+            for record in sorted(records, key=lambda record: record.cycle_id):  # one order, or two could deadlock
+                self._save(connection, record, at)
+
+    def _save(self, connection: Connection, record: CycleRecord, at: datetime, first: bool = False) -> None:
         unfinished = Cycle.status == CycleStatus.STARTED
         statement = self._upsert(
             Cycle,
@@ -55,13 +65,12 @@ class CycleStore(Database):
             keep=["started_at"],
             only=lambda new: unfinished if first else or_(unfinished, new.status != CycleStatus.STARTED),
         )
-        with self._writing() as connection:
-            if not connection.scalar(statement.returning(Cycle.cycle_id)):
-                return
-            if record.decided is not None:
-                self._keep_decision(connection, record.cycle_id, record.decided, at)
-            if record.verdict is not None:
-                self._write_verdict(connection, record.cycle_id, record.verdict, at)
+        if not connection.scalar(statement.returning(Cycle.cycle_id)):
+            return
+        if record.decided is not None:
+            self._keep_decision(connection, record.cycle_id, record.decided, at)
+        if record.verdict is not None:
+            self._write_verdict(connection, record.cycle_id, record.verdict, at)
 
     def keep_decision(self, cycle_id: str, decided: Decided, at: datetime) -> Decided:
         """Keep the decision of a cycle and return the one that counts: the first, whoever kept it."""

@@ -40,9 +40,9 @@ async def test_a_defect_in_one_symbols_booking_leaves_no_other_naked(home, two_s
 async def test_a_defect_in_one_symbols_features_leaves_the_others_their_cycles_and_their_bells(
     home, two_symbols, monkeypatch
 ):
-    real = features.build_market.fn
+    real = features.build_market
     broken = lambda symbol, *rest: {}["a defect"] if symbol == SYMBOL else real(symbol, *rest)  # noqa: E731
-    monkeypatch.setattr(features.build_market, "fn", broken)
+    monkeypatch.setattr(features, "build_market", broken)
     with pytest.raises(KeyError):
         await both_opened(home)
     assert [position.symbol for position in store().open_positions("default")] == [ETH]
