@@ -69,7 +69,8 @@ class Market:
         """Return the path's price at each time in ms; in a gap and after the end, the last close."""
         c = self.candles
         c.ensure(int(times.max()))
-        i = np.clip(np.searchsorted(c.ts, times, side="right") - 1, 0, None)
+        whole_ms = times.astype("int64")  # searching for floats would first turn all of ts into them
+        i = np.clip(np.searchsorted(c.ts, whole_ms, side="right") - 1, 0, None)
         share = np.clip((times - c.ts[i]) / self.base_ms, 0.0, 1.0)
         points = self._vertices(i)
         leg = np.minimum((share * 3).astype(int), 2)
