@@ -15,7 +15,6 @@ from tasks.core.types.bars import COLUMNS, SECONDS, Timeframe, duration
 
 Frames = Mapping[str, pd.DataFrame]
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
-BAR_COLUMNS = pd.Index(COLUMNS)  # made once: what text it holds takes pandas longer than the bars
 BAR_COLUMNS = pd.Index(COLUMNS)  # made once: finding out that these are text takes pandas longer than the bars
 Columns = dict[str, np.ndarray]  # a frame's columns by name: what the arithmetic works on
 AGGREGATION = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
