@@ -19,6 +19,7 @@ from tasks.settings import Settings
 START_S = 240.0
 FIRST_CYCLE_S = 600.0
 LOOK_S = 0.2
+SWEEP_S = 15.0  # between two looks for runs that are lost or too late
 STEADY_S = 300.0  # a service that lived this long starts again at the shortest back-off
 FIRST = "trade/trade-adhoc"
 
@@ -52,8 +53,12 @@ class Machine:
         self._save()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
         others = [self._healthy(service) for name, service in self.plan.items() if name != "prefect" and service.health]
-        first = self._orchestrated() if "prefect" in self.plan else self._working()
-        await asyncio.gather(first, self._migrated(), *others)
+        if "prefect" in self.plan:
+            await asyncio.gather(self._orchestrated(), self._migrated(), *others)
+        else:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
+            await asyncio.gather(self._migrated(), *others)
+            await self._close_lost()
+            await self._working()
         self.state.phase = "up"
         self._save()
 
@@ -141,7 +146,17 @@ class Machine:
         return now
 
     async def watch_over(self) -> None:
-        """Start again what dies, for ever."""
+        """Start again what dies, and close the runs that are lost or too late, for ever."""
+        await asyncio.gather(self._keep_alive(), self._sweep())
+
+    async def _sweep(self) -> None:
+        while True:
+            with suppress(PrefectError):  # it is down: what it did not hear meanwhile is closed when it is back
+                await self._api.skip_late()
+                await self._api.close_lost(patiently=True)
+            await asyncio.sleep(SWEEP_S)
+
+    async def _keep_alive(self) -> None:
         while True:
             now = time.monotonic()
             for name, child in self._children.items():
@@ -174,8 +189,9 @@ class Machine:
         self._save()
 
     async def _close_lost(self) -> None:
-        """The worker's runs ended with it: free their slots. Prefect itself may be down too: then it notices later."""
+        """The worker's runs ended with it: free their slots. Prefect itself may be down too: then `_sweep` does it."""
         try:
+            await self._api.skip_late()
             await self._api.close_lost()
         except PrefectError as e:
             self.board.say(f"runs of the lost worker could not be closed now: {e}")

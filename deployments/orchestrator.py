@@ -17,7 +17,7 @@ from tasks.core.errors import TradingError
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 MISSED_AFTER = timedelta(seconds=60)  # a run that is less late may still be worth it
-PENDING_FOR = timedelta(minutes=2)  # a worker that lives gives a run its process within seconds
+PENDING_FOR = timedelta(minutes=1)  # a worker that lives gives a run its process within seconds
 RUNNERS = ("deployments.warm.run", "prefect.engine")
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
@@ -45,6 +45,7 @@ class Orchestrator:
 
     def __init__(self, api_url: str, home: Path) -> None:
         self._notes = home / "runs"
+        self._gone = set[str]()  # runs that were without a process at the last look
         auth = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
         self._http = httpx.AsyncClient(
             base_url=api_url.removesuffix("/") + "/", timeout=30, trust_env=False,
@@ -60,17 +61,26 @@ class Orchestrator:
         else:
             await self.call("POST", "work_pools/", {"name": POOL, "type": "process", "base_job_template": template})
 
-    async def close_lost(self) -> int:
-        """End runs of this HOME whose process died with it or with SIGKILL; they would hold their concurrency slot.
+    async def close_lost(self, *, patiently: bool = False) -> int:
+        """End runs of this HOME whose process is gone, which Prefect did not hear of; they would hold their slot.
 
         Runs of other machines' workers are theirs. One that is pending for long without a process never got one.
+        patiently: only those that were lost at the last look too; a worker may just be telling Prefect of the others.
         """
-        runs = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
-        why = "its process was gone when the worker started"
-        closed = await self._close(runs, "CRASHED", why, only=lambda run: _lost(self._notes, run))
-        for note in self._notes.glob("*"):
-            if not _alive(note):
-                note.unlink(missing_ok=True)
+        before, self._gone = self._gone, set()
+        dead = {note.name for note in self._notes.glob("*") if not _alive(note)}
+
+        def lost(run: dict[str, Any]) -> bool:
+            if not _lost(self._notes, run):
+                return False
+            self._gone.add(run["id"])
+            return not patiently or run["id"] in before
+
+        closed, why = 0, "its process was gone and had not said how it ended"
+        for types, to in ((["PENDING", "RUNNING"], "CRASHED"), (["CANCELLING"], "CANCELLED")):
+            closed += await self._close({"state": {"type": {"any_": types}}}, to, why, lost)
+        for name in dead - (self._gone - before if patiently else set()):
+            (self._notes / name).unlink(missing_ok=True)
         return closed
 
     async def close_missed(self) -> int:
@@ -79,8 +89,22 @@ class Orchestrator:
         runs = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}
         return await self._close(runs, "CANCELLED", "was due while nothing ran")
 
+    async def skip_late(self) -> int:
+        """End runs that would find themselves too late, by their parameter, as soon as they had a process.
+
+        One of each minute of an outage, each in its turn for a few seconds, would keep the one of now from its slot.
+        """
+        due = {"before_": (datetime.now(UTC) - MISSED_AFTER).isoformat()}
+        runs = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}
+        return await self._close(runs, "CANCELLED", "was due while nothing ran: skipped", _too_late, name="Skipped")
+
     async def _close(
-        self, runs: dict[str, Any], to: str, why: str, only: Callable[[dict[str, Any]], bool] = lambda _: True
+        self,
+        runs: dict[str, Any],
+        to: str,
+        why: str,
+        only: Callable[[dict[str, Any]], bool] = lambda _: True,
+        name: str | None = None,
     ) -> int:
         runs |= {"deployment_id": {"is_null_": False}}
         closed = set[str]()
@@ -89,7 +113,7 @@ class Orchestrator:
             if not fresh:
                 break
             for run_id in fresh:
-                new = {"state": {"type": to, "message": why}, "force": True}
+                new = {"state": {"type": to, "name": name, "message": why}, "force": True}
                 await self.call("POST", f"flow_runs/{run_id}/set_state", new)
             closed |= fresh
         return len(closed)
@@ -134,6 +158,11 @@ def _lost(notes: Path, run: dict[str, Any]) -> bool:
         return not _alive(note)
     since = datetime.fromisoformat(run["state"]["timestamp"])
     return not run.get("infrastructure_pid") and datetime.now(UTC) - since > PENDING_FOR
+
+
+def _too_late(run: dict[str, Any]) -> bool:
+    most, due = run["parameters"].get("max_age_s"), datetime.fromisoformat(run["expected_start_time"])
+    return most is not None and datetime.now(UTC) - due > timedelta(seconds=most)
 
 
 def _alive(note: Path) -> bool:

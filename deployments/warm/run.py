@@ -3,7 +3,8 @@
 The worker's command for every run. It hands its environment, directory and output to the daemon, passes signals on,
 and ends as the run ended, so that Prefect sees the states, logs, cancellation and crashes it would see of its own
 process. Without a daemon it becomes the engine itself: a cold start, said on stderr. HOME/runs keeps a file with its
-process id for each run, so that a later start on this machine knows which of Prefect's runs were lost here.
+process id for each run that has not ended well, so that the supervisor knows which of Prefect's runs were lost here:
+their process died, or could not tell a Prefect that was down how it ended.
 """
 
 import array
@@ -22,12 +23,11 @@ LOST = 70  # the daemon went away in the middle of a run: Prefect marks the run 
 
 def main() -> int:
     note = _noted()
-    try:
-        return _run()
-    finally:
-        if note:
-            with suppress(OSError):
-                os.unlink(note)
+    code = _run()
+    if note and not code:
+        with suppress(OSError):
+            os.unlink(note)
+    return code
 
 
 def _noted() -> str:

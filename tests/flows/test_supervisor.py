@@ -1,5 +1,6 @@
 """`quarterdeck up`, `down`, `status` and `doctor` as a user runs them: real processes, free ports, own HOME."""
 
+import asyncio
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,81 @@ async def test_a_prefect_whose_database_was_locked_is_asked_once_more(monkeypatc
     prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
     assert await prefect.worker_is_online("worker", since=datetime.now(UTC)) is False
     assert len(keys) == 2
+
+
+async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_look(tmp_path):
+    import httpx
+
+    from deployments import orchestrator
+
+    state = {"timestamp": datetime.now(UTC).isoformat()}
+    open_runs = {"RUNNING": ["lost"], "CANCELLING": ["unwanted"]}
+    told = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.content)
+        if request.url.path.endswith("set_state"):
+            told.append((request.url.path.split("/")[-2], asked["state"]["type"]))
+            return httpx.Response(200, json={})
+        names = [name for kind in asked["flow_runs"]["state"]["type"]["any_"] for name in open_runs.get(kind, ())]
+        return httpx.Response(200, json=[{"id": name, "state": state, "infrastructure_pid": "1"} for name in names])
+
+    (tmp_path / "runs").mkdir()
+    notes = [tmp_path / "runs" / name for name in ("lost", "unwanted")]
+    for note in notes:
+        note.write_text(str(2**22 + 1))  # more than Linux gives any process
+    prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", tmp_path)
+    prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
+    assert await prefect.close_lost(patiently=True) == 0  # a worker may just be telling it
+    assert all(note.exists() for note in notes)
+    assert await prefect.close_lost(patiently=True) == 2
+    assert told == [("lost", "CRASHED"), ("unwanted", "CANCELLED")]
+    assert not any(note.exists() for note in notes)
+
+
+async def test_runs_that_would_find_themselves_too_late_are_skipped_before_they_take_a_slot(tmp_path):
+    import httpx
+
+    from deployments import orchestrator
+
+    def late(name: str, seconds: float, **parameters: object) -> dict[str, Any]:
+        due = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
+        return {"id": name, "expected_start_time": due, "parameters": parameters}
+
+    found = [late("protect", 90, max_age_s=60), late("cold", 90, max_age_s=300), late("trade", 9000, trigger="event")]
+    told = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("set_state"):
+            state = json.loads(request.content)["state"]
+            told.append((request.url.path.split("/")[-2], state["type"], state["name"]))
+        return httpx.Response(200, json=found)
+
+    prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", tmp_path)
+    prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
+    assert await prefect.skip_late() == 1
+    assert told == [("protect", "CANCELLED", "Skipped")]
+
+
+async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_down(tmp_path, monkeypatch):
+    from deployments import machine
+    from deployments.orchestrator import PrefectError
+    from deployments.progress import Board
+
+    looks = asyncio.Event()
+    answers: list[Exception | int] = [PrefectError("500"), 1]
+
+    async def close_lost(*, patiently: bool) -> int:
+        if isinstance(said := answers.pop(0), Exception):
+            raise said
+        looks.set()
+        await asyncio.Event().wait()
+        return said
+
+    monkeypatch.setattr(machine, "SWEEP_S", 0.0)
+    one = machine.Machine(load(home=tmp_path), Board())
+    monkeypatch.setattr(one._api, "close_lost", close_lost)
+    monkeypatch.setattr(one._api, "skip_late", lambda: asyncio.sleep(0))
+    watching = asyncio.create_task(one.watch_over())
+    await asyncio.wait_for(looks.wait(), 60)
+    watching.cancel()

@@ -155,6 +155,14 @@ def test_client_that_is_killed_takes_its_run_along_and_the_daemon_stays(warm):
     assert outcome(warm.client(0, "next"))[0] == 0
 
 
+def test_only_a_run_that_ended_well_takes_its_note_away(warm):
+    warm.started()
+    home = {"QUARTERDECK_HOME": str(warm.folder)}
+    for code in (0, 1):  # 1: the engine could not tell Prefect how the run ended, for one
+        assert outcome(warm.client(code, f"run-{code}", PREFECT__FLOW_RUN_ID=f"id-{code}", **home))[0] == code
+    assert [note.name for note in (warm.folder / "runs").iterdir()] == ["id-1"]
+
+
 def test_sigterm_is_passed_on_to_the_run(warm):
     warm.started()
     waiting = warm.client("wait")
