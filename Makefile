@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test lint bench fuzz chaos composed manifests audit clean
+.PHONY: help setup run up down test lint bench fuzz chaos soak drills composed manifests audit clean
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -12,6 +12,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP := True
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
+unexport PYTHONDONTWRITEBYTECODE # every process would compile our modules anew: most of a second each
 
 help: ## Show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -45,6 +46,12 @@ fuzz: setup ## Put a million random decisions through the guard
 
 chaos: setup ## Kill the real stories at every step under every fault; --kills N, --seconds S, --prefect N
 	$(PY) -m tests.chaos $(ARGS)
+
+soak: setup ## Simulated days under faults: bars missed or doubled, memory, growth; --days 7, --prefect --hours 24
+	$(PY) -m tests.soak $(ARGS)
+
+drills: setup ## Take a part away for a minute: postgres, server, worker or namespaces; all without a name
+	$(PY) -m tests.drills $(ARGS)
 
 composed: setup ## Run the processes of infra/compose.yaml without containers (needs PostgreSQL's server)
 	QUARTERDECK_COMPOSED=1 $(PY) -m pytest tests/flows/test_infra_processes.py $(ARGS)
