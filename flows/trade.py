@@ -29,7 +29,6 @@ from tasks.leases import Leases
 from tasks.settings import settings
 from tasks.steps import reached
 
-MAX_AGE_S = 840  # a scheduled run older than this has a newer one behind it
 
 
 @flow(name="trade", retries=1, retry_delay_seconds=5)
@@ -41,6 +40,7 @@ async def trade(
     as_of: datetime | None = None,
     trigger: Literal["schedule", "event", "adhoc"] = "adhoc",
     review_only: bool = False,
+    max_age_s: int = 840,
 ) -> Any:
     """Run one cycle for each symbol.
 
@@ -52,8 +52,9 @@ async def trade(
         as_of: the 5m close the run is about (UTC); empty: the latest.
         trigger: what started the run.
         review_only: only symbols with an open position.
+        max_age_s: a scheduled run that comes later than this ends at once: there is a newer one behind it.
     """
-    if trigger == "schedule" and (late := too_old(MAX_AGE_S)):
+    if trigger == "schedule" and (late := too_old(max_age_s)):
         return late
     request = Request(
         symbols=_symbols(symbols), decider=decider or settings().decider_name, dry_run=dry_run, reason=reason,
