@@ -1,0 +1,110 @@
+"""The long-lived process: the stories of every schedule, one after the other as they are asked for on stdin.
+
+Each line is a JSON object with `story` and its arguments, each answer one line. Tasks have their retries as in
+Prefect, and a trade run that fails is tried once more, as its flow is; their pauses of seconds are as much shorter as
+the faults' own (a ban of 10 s lasts 0.15 here).
+"""
+
+import asyncio
+import gc
+import json
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any
+
+from flows.protect import reconcile
+from flows.report import write
+from flows.settle import settle_all
+from flows.trade import Request, run_cycles
+from flows.watch import look
+from tasks import fetch, sending
+from tasks import protect as stage
+from tasks.adapters import venue as venue_adapter
+from tasks.connections import close_venues
+from tasks.core.errors import TradingError
+
+Said = dict[str, Any]
+PAUSE_S = 0.1
+
+
+def patiently(task: Any) -> Any:
+    """Call a task's own function as often as Prefect would."""
+
+    async def later(*given: Any, **named: Any) -> Any:
+        for _ in range(task.retries):
+            try:
+                return await task.fn(*given, **named)
+            except Exception as e:  # noqa: BLE001  (the last attempt raises it)
+                logging.getLogger("soak").warning("%s again after %r", task.name, e)
+                await asyncio.sleep(PAUSE_S)
+        return await task.fn(*given, **named)
+
+    return later if asyncio.iscoroutinefunction(task.fn) else task.fn
+
+
+async def watch(as_of: str) -> Said:
+    return {"waiting": list(await look(patiently, datetime.fromisoformat(as_of)))}
+
+
+async def trade(as_of: str, symbols: list[str], decider: str, trigger: str, review_only: bool = False) -> Said:
+    request = Request(
+        symbols=tuple(symbols), decider=decider, as_of=datetime.fromisoformat(as_of), trigger=trigger,
+        review_only=review_only,
+    )  # fmt: skip
+    try:
+        records = await run_cycles(request, patiently)
+    except TradingError as e:
+        logging.getLogger("soak").warning("trade once more after %s", e)
+        await asyncio.sleep(PAUSE_S)
+        records = await run_cycles(request, patiently)
+    return {"cycles": [[record.symbol, record.cycle_id, record.status.value] for record in records]}
+
+
+async def protect() -> Said:
+    return await reconcile(patiently)
+
+
+async def settle() -> Said:
+    return await settle_all(patiently)
+
+
+async def report() -> Said:
+    return {"path": await write(call=patiently)}
+
+
+async def rest() -> Said:
+    """Collect what is garbage, so that what stays can be measured."""
+    gc.collect()
+    return {"objects": len(gc.get_objects()), "clients": len(venue_adapter._open), "tasks": len(asyncio.all_tasks())}
+
+
+STORIES: dict[str, Callable[..., Awaitable[Said]]] = {
+    story.__name__: story for story in (watch, trade, protect, settle, report, rest)
+}
+
+
+async def answer(asked: Said) -> Said:
+    try:
+        return await STORIES[asked.pop("story")](**asked)
+    except TradingError as e:
+        return {"error": str(e)[:300]}
+
+
+async def serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else prints goes to the log
+    for line in iter(sys.stdin.readline, ""):
+        said = await answer(json.loads(line))
+        print(json.dumps(said, default=str), file=answers, flush=True)
+    await close_venues()
+
+
+if __name__ == "__main__":
+    sending.PAUSES = (0.02, 0.02, 0.05, 0.1)  # the market stands still meanwhile
+    stage.PAUSES = (0.02, 0.02)
+    fetch.PAUSES = (0.02, 0.05)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    asyncio.run(serve())
