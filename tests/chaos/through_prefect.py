@@ -1,7 +1,9 @@
 """The same deaths through Prefect: a real server, the worker and warm daemon of `up`, and runs that kill themselves.
 
 A run learns where to die from the environment in its job variables. What comes after a death is what comes in
-service: the watchdog's next run, and a new run of the same bar.
+service: the watchdog's next run, and a new run of the same bar. Prefect's store is a PostgreSQL of our own where there
+is one to start: on SQLite its server stands still for a minute now and then when a run is killed. Our ledger is on
+SQLite with an even seed, on PostgreSQL with an odd one.
 """
 
 import asyncio
@@ -33,6 +35,7 @@ from tests.chaos import invariants, report
 from tests.chaos.bars import DEATHS, FAULTS, SCENES, Bars, Plan, Tally
 from tests.chaos.fork import Story, end_leases, fork, warm_up
 from tests.chaos.world import Databases, World, world
+from tests.drills.cluster import NEWEST, Cluster
 
 TRADE, PROTECT = "trade/trade-adhoc", "protect/protect"
 OF_PROTECT = STEPS[STEPS.index("protect_begun") :]
@@ -45,14 +48,19 @@ def main(kills: int, seed: int, seconds: float) -> int:
     """Kill that many runs; the table and what it took go to stdout."""
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="quarterdeck-chaos-"))
     os.environ["QUARTERDECK_PREFECT_API_URL"] = f"http://127.0.0.1:{_free_port()}/api"
-    total = Tally()
+    total, cluster = Tally(), Cluster(folder / "prefect", _free_port()) if NEWEST else None
+    if cluster:
+        os.environ["QUARTERDECK_PREFECT_DATABASE_URL"] = cluster.url("prefect")
     try:
-        with world(Databases(folder, postgres=False), seed, False) as here, asyncio.Runner() as runner:
+        databases = Databases(folder, postgres=bool(seed % 2))
+        with world(databases, seed, bool(seed % 2)) as here, asyncio.Runner() as runner:
             os.environ["QUARTERDECK_DECIDER"] = f"recorded:{here.home / 'replies.jsonl'}"
             settings.cache_clear()
             warm_up()
             _kill(here, runner, total, kills, seed, began + seconds)
     finally:
+        if cluster:
+            cluster.stop()
         shutil.rmtree(folder, ignore_errors=True)
     times = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     print(report.table(total))
@@ -66,6 +74,7 @@ def _kill(here: World, runner: asyncio.Runner, total: Tally, kills: int, seed: i
     machine.logs.mkdir(parents=True, exist_ok=True)
     try:
         runner.run(machine.start())
+        runner.run(_pause(machine))
         bars = PrefectBars(here, total, random.Random(seed), "prefect", machine, runner)
         kinds = itertools.cycle(random.Random(seed).sample(sorted(FAULTS), len(FAULTS)))
         while sum(total.kills.values()) < kills and time.monotonic() < until:
@@ -139,15 +148,21 @@ class PrefectBars(Bars):
         body: dict[str, Any] = {"parameters": asked, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
         if plan.step:
             body["job_variables"] = {"env": {KILL_AT: f"{plan.step}:{plan.n}"}}
-        run = await api.call("POST", f"deployments/{found['id']}/create_flow_run", body)
-        deadline = time.monotonic() + RUN_S
+        run, deadline = None, time.monotonic() + RUN_S
         while time.monotonic() < deadline:
             with suppress(PrefectError):  # its server is busy too
+                run = run or await api.call("POST", f"deployments/{found['id']}/create_flow_run", body)
                 if (state := await api.run_state(str(run["id"]))).is_final:
                     return state.type
             await asyncio.sleep(POLL_S)
         self.tally.breaches.append(f"{deployment} {plan} did not end within {RUN_S:.0f} s")
         return "HUNG"
+
+
+async def _pause(machine: Machine) -> None:
+    """Let the schedules rest: time here goes from one story to the next."""
+    for deployment in await machine._api.call("POST", "deployments/filter", {}):
+        await machine._api.call("PATCH", f"deployments/{deployment['id']}", {"paused": True})
 
 
 async def _leases_run_out() -> None:
