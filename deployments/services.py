@@ -1,6 +1,7 @@
 """The processes `up` runs: what each is started with, where it answers, and how it is started and stopped."""
 
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -111,6 +112,17 @@ def deploy_command(file: Path) -> tuple[str, ...]:
     return (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
 
 
+# A day has some 3,000 runs of ours. Prefect keeps their events for a week, and runs, tasks, logs and pages for ever
+# unless told otherwise. What was decided is in the ledger and MLflow; a task's events only repeat its states.
+VACUUMED = {
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(14 * 86_400),
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": json.dumps(
+        {f"prefect.task-run.{state}": 3600 for state in ("Pending", "Running", "Completed")}
+    ),
+}
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """Return what every child is started with.
 
@@ -142,6 +154,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_WORKER_PREFETCH_SECONDS": "1",
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # 30: half of what a run of a minute has
+        **VACUUMED,
         # not among the server's arguments, where every user of the machine could read a password
         "MLFLOW_BACKEND_STORE_URI": database(settings.mlflow_database_url, "psycopg", settings.home / "mlflow.db"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
