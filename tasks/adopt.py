@@ -8,7 +8,7 @@ entry before it, and only to reduce. What proves nothing is reported and left.
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from tasks.connections import log, store, venue
+from tasks.connections import answered, log, store, venue
 from tasks.core.trading import orders
 from tasks.core.types.bars import floor_time
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
@@ -17,6 +17,7 @@ from tasks.settings import settings
 from tasks.steps import reached
 
 BAR = timedelta(minutes=5)
+PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
 SENT = {OrderType.MARKET.value, OrderType.LIMIT.value}
 WHY = "adopted: the venue has its order, the ledger knew nothing of it"
 
@@ -34,7 +35,8 @@ async def adopt_orders(symbol: str, seen: Mapping[str, datetime]) -> int:
 
 async def adopt_working(symbol: str) -> list[str]:
     """Take over working orders of ours that the ledger does not know; returns a line for each that is foreign."""
-    found = [order for order in await venue().open_orders(symbol) if order.type in SENT]
+    resting = await answered(lambda: venue().open_orders(symbol), f"orders of {symbol}", PAUSES)
+    found = [order for order in resting if order.type in SENT]
     await adopt_orders(symbol, {order.client_order_id: order.created_at for order in found})
     foreign = [order for order in found if store().intent(order.client_order_id) is None]
     return [f"foreign order {symbol} {order.side} {order.quantity} {_name(order)}: left alone" for order in foreign]

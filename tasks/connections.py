@@ -1,18 +1,19 @@
 """The adapters a run uses, opened once per process from the settings; and a logger that works outside a run too."""
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks.adapters.store import Store, opened
-from tasks.core.errors import TrackingUnavailable
+from tasks.core.errors import TrackingUnavailable, VenueUnavailable
 from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.ports import Decider, Venue
 from tasks.core.types.record import Terms
@@ -21,6 +22,7 @@ from tasks.settings import Settings, settings
 if TYPE_CHECKING:
     from tasks.adapters.tracking import Tracker
 
+T = TypeVar("T")
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
@@ -51,6 +53,17 @@ def venue(chosen: Settings | None = None) -> Venue:
 
     s = chosen or settings()
     return PaperVenue(connect(s), opened(s.store_url), s) if s.profile == "paper" else connect(s)
+
+
+async def answered(question: Callable[[], Awaitable[T]], what: str, pauses: Iterable[float]) -> T:
+    """Ask the venue, and again after each pause while it gives no answer; raises what came of the last try."""
+    for pause in pauses:
+        try:
+            return await question()
+        except VenueUnavailable as e:
+            log().warning("%s not answered, asking again: %s", what, e)
+            await asyncio.sleep(pause)
+    return await question()
 
 
 async def close_venues() -> None:

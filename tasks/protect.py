@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.store_orders import FINAL_STATES
 from tasks.book import book_fills, dust, last_closed, open_in, own_intents, symbols_of_ours
-from tasks.connections import log, store, venue
+from tasks.connections import answered, log, store, venue
 from tasks.core.errors import OrderRejected, VenueError, VenueUnavailable
 from tasks.core.trading import orders, sizing
 from tasks.core.types.orders import Order, OrderIntent, OrderType, VenuePosition
@@ -33,13 +33,7 @@ def halt(why: str) -> None:
 @task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)
 async def venue_positions() -> list[VenuePosition]:
     """Fetch what the venue holds for us: the watchdog needs nothing else."""
-    for pause in PAUSES:
-        try:
-            return await venue().positions()
-        except VenueUnavailable as e:
-            log().warning("positions not answered, asking again: %s", e)
-            await asyncio.sleep(pause)
-    return await venue().positions()
+    return await answered(venue().positions, "positions", PAUSES)
 
 
 async def mismatches(at_venue: list[VenuePosition]) -> tuple[dict[str, str], dict[str, str]]:

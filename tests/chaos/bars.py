@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -220,6 +221,7 @@ class Bars:
             if breach not in self.seen:
                 self.seen.add(breach)
                 self.tally.breaches.append(f"{self.name} {what}: {breach}")
+                print(f"BREACH {self.tally.breaches[-1]}", file=sys.stderr)
 
     # -- what is asked for --------------------------------------------------------------------------------------
 

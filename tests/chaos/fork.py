@@ -19,7 +19,7 @@ from sqlalchemy import update
 
 from flows.protect import reconcile
 from flows.trade import Request, run_cycles
-from tasks import fetch, sending, steps, validate
+from tasks import adopt, fetch, sending, steps, validate
 from tasks import protect as stage
 from tasks.adapters import venue_client
 from tasks.adapters.store_models import LeaseRow
@@ -62,7 +62,7 @@ Story = Callable[[], Awaitable[dict[str, Any] | None]]
 def prepare() -> None:
     """Make a fork cheap: everything imported, pauses short, and the bars' validation, which no kill can hurt, away."""
     sending.PAUSES = (0.02, 0.02, 0.05, 0.1)
-    stage.PAUSES = (0.02, 0.02)
+    stage.PAUSES = adopt.PAUSES = (0.02, 0.02)
     fetch.PAUSES = (0.02, 0.05)
     validate.validate_candles.fn = lambda *_: []  # type: ignore[method-assign]  # half of a cycle's CPU
     build, built = venue_client.build, dict[int, Any]()

@@ -14,7 +14,7 @@ from test_protect import limit_entry, manual, opened
 from test_trade import OPEN, START, SYMBOL, exchange, protect_once, recorded, run
 
 from flows.cli import cli
-from tasks import connections, halts, sending, steps
+from tasks import adopt, connections, halts, sending, steps
 from tasks import protect as stage
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
@@ -84,6 +84,13 @@ async def test_a_difference_of_untold_fills_halts_only_where_the_venue_holds_mor
     await protect_once()
     [ours] = store().open_positions("default")
     assert halts or str(ours.quantity) == state(exchange)["positions"][0]["size"]
+
+
+async def test_an_order_list_that_is_not_answered_at_once_is_asked_for_again(home, exchange, monkeypatch):
+    monkeypatch.setattr(adopt, "PAUSES", (0.01, 0.01))
+    await opened(home)
+    fault(exchange, "http_500", "/v5/order/realtime", times=2)
+    assert (await protect_once())["wrong"] == []
 
 
 async def test_orders_and_positions_of_others_are_reported_and_left(home, exchange):
