@@ -42,6 +42,8 @@ class World:
 
     def environment(self) -> dict[str, str]:
         return {
+            # a halt by variable of some Prefect that runs beside us is none of ours
+            "QUARTERDECK_PREFECT_API_URL": os.environ.get("QUARTERDECK_PREFECT_API_URL", "http://127.0.0.1:9/api"),
             "QUARTERDECK_HOME": str(self.home), "QUARTERDECK_SANDBOX_URL": self.url, "QUARTERDECK_MLFLOW_URL": "",
             "QUARTERDECK_DATABASE_URL": self.database, "QUARTERDECK_SYMBOLS": ",".join(SYMBOLS),
             "QUARTERDECK_HISTORY_BARS": "300", "QUARTERDECK_PROFILE": "sandbox", "QUARTERDECK_MODEL": "",
