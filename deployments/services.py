@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -224,10 +225,12 @@ class Child:
         self.log = logs / f"{service.name}.log"
         self.restarts = 0
         self._env = dict(env)
+        self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
     def start(self) -> None:
         """Start it; from the main thread only, since Linux ends a child with the thread that started it."""
+        self._end_remains()
         nanny = (sys.executable, "-I", str(NANNY), str(os.getpid()), str(GRACE_S))
         self.started = time.monotonic()
         with self.log.open("ab") as log:
@@ -236,27 +239,37 @@ class Child:
                 start_new_session=True,
             )  # fmt: skip
 
+    def _end_remains(self) -> None:
+        """Kill what a nanny that was itself killed left behind: a server of its would keep the port."""
+        if self._process is not None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     @property
     def pid(self) -> int:
+        assert self._process is not None
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
         """Return how it ended; None while it runs."""
+        assert self._process is not None
         return self._process.poll()
 
     def stop(self) -> None:
         """Ask it to end; `wait` then says when everything of it has."""
-        if self.exit_code is None:
+        if self._process is not None and self.exit_code is None:
             self._process.send_signal(signal.SIGTERM)
 
     def wait(self) -> None:
         """Return once it and its descendants are gone; the nanny kills what does not go within `GRACE_S`."""
+        assert self._process is not None
         try:
             self._process.wait(timeout=GRACE_S + 5)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._end_remains()
 
     def last_line(self) -> str:
         """Return the log's last line that says something."""

@@ -165,6 +165,8 @@ async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[
             instrument = await tried("instrument", call(fetch.fetch_instrument)(position.symbol), None)
             if instrument is not None:
                 doing = call(followups.carry_out_followups)(position, price, instrument, lease)
-                done += await tried(f"follow-ups of {position.symbol}", doing, [])
+                if carried_out := await tried(f"follow-ups of {position.symbol}", doing, []):
+                    await tried(f"booking {position.symbol}", call(stage.book_fills)(position.symbol), [])
+                    done += carried_out
             leases.give_back(symbol_lease(position.symbol))
     return done

@@ -30,7 +30,6 @@ from tasks.settings import settings
 from tasks.steps import reached
 
 
-
 @flow(name="trade", retries=1, retry_delay_seconds=5)
 async def trade(
     symbols: list[str] | str | None = None,

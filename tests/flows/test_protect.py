@@ -13,7 +13,7 @@ from test_trade import OPEN, START, SYMBOL, exchange, killed_after_the_intents_w
 
 from flows.protect import protect
 from flows.trade import Request, run_cycles
-from tasks import book, followups, sending
+from tasks import account, book, followups, sending
 from tasks import protect as stage
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
@@ -160,6 +160,15 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
     await protect_once()
     [after] = store().open_positions("default")
     assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
+
+
+async def test_what_a_followup_trims_is_booked_in_the_same_run(home, exchange, monkeypatch):
+    [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
+    monkeypatch.setattr(account, "last_close", lambda *_: position.avg_price + 2 * position.risk_per_unit)
+    assert (await protect_once())["followups"] == ["TRIM 30% at +1R"]
+    [trimmed] = store().open_positions("default")
+    assert trimmed.quantity < position.quantity
+    assert str(trimmed.quantity) == state(exchange)["positions"][0]["size"]
 
 
 async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(home, exchange, monkeypatch):

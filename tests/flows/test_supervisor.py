@@ -115,6 +115,23 @@ def test_nanny_ends_the_rest_when_its_command_is_killed(family):
     assert not [process for process in members if process.is_running()]
 
 
+@pytest.mark.parametrize("then", ["start", "wait"])
+def test_what_a_killed_nanny_left_behind_holds_no_port_of_the_next(tmp_path, then):
+    command = (sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '612'])")
+    child = services.Child(services.Service("sleeper", command), os.environ, tmp_path)
+    nanny = psutil.Process(child.pid)
+    assert wait_until(lambda: any(p.name() == "sleep" for p in nanny.children(recursive=True)), 60)
+    members = nanny.children(recursive=True)
+    nanny.kill()
+    assert wait_until(lambda: child.exit_code is not None, 60)
+    try:
+        getattr(child, then)()
+        assert wait_until(lambda: not [p for p in members if p.is_running() and p.status() != "zombie"], 60)
+    finally:
+        child.stop()
+        child.wait()
+
+
 def test_everything_ends_when_the_nanny_s_parent_is_killed(tmp_path):
     script = f"""
 import os, subprocess, sys, time
