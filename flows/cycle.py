@@ -69,7 +69,8 @@ class Cycle:
         if self._lease is None:
             self._yield("another run has had the symbol's lease all the while")
             return False
-        begun = store().begin_cycle(self.record, datetime.now(UTC))
+        asked = self.request.trigger == "adhoc" and bool(self.request.reason)
+        begun = store().begin_cycle(self.record, datetime.now(UTC), asked=asked)
         reached("cycle_begun")
         if begun is BeginResult.DONE:
             self._yield("done already")

@@ -27,13 +27,20 @@ class BeginResult(StrEnum):
 class CycleStore(Database):
     """Cycles, decisions, model calls, tool calls, verdicts."""
 
-    def begin_cycle(self, record: CycleRecord, at: datetime) -> BeginResult:
-        """Insert the cycle unless it exists, and say which it was."""
+    def begin_cycle(self, record: CycleRecord, at: datetime, *, asked: bool = False) -> BeginResult:
+        """Insert the cycle unless it exists, and say which it was.
+
+        asked: somebody wants a decision, so one that ended quiet, without a question, is taken up again.
+        """
         insert = self._insert(Cycle).values(_cycle_row(record, at)).on_conflict_do_nothing()
         with self._writing() as connection:
             if connection.scalar(insert.returning(Cycle.cycle_id)):
                 return BeginResult.STARTED
-            status = connection.scalar(select(Cycle.status).where(Cycle.cycle_id == record.cycle_id))
+            one = Cycle.cycle_id == record.cycle_id
+            if asked:
+                quiet = update(Cycle).where(one, Cycle.status == CycleStatus.QUIET)
+                connection.execute(quiet.values(_cycle_row(record, at)))
+            status = connection.scalar(select(Cycle.status).where(one))
         if status is None:
             raise StoreError(
                 f"cycle {record.cycle_id}: {record.strategy} {record.symbol} {record.as_of.isoformat()} "

@@ -127,6 +127,19 @@ async def test_protect_restores_a_stop_that_someone_removed(home, exchange):
     assert state(exchange)["positions"][0]["stopLoss"]
 
 
+async def test_who_asks_with_a_reason_is_answered_after_a_quiet_cycle_of_the_same_bar_and_once(home, exchange):
+    quiet = await run("hold")  # takes the reasons of the first bar
+    while quiet.status is not CycleStatus.QUIET:
+        advance(exchange, 300)
+        [quiet] = await run_cycles(Request(symbols=(SYMBOL,), decider="hold"))
+        await venue().close()
+    decider = recorded(home, (quiet.as_of, OPEN))
+    asked = await run(decider)
+    assert (asked.status, asked.cycle_id) == (CycleStatus.EXECUTED, quiet.cycle_id)
+    assert (await run(decider)).status is CycleStatus.EXECUTED
+    assert len(state(exchange)["orders"]) == 1
+
+
 async def test_a_dry_run_goes_as_far_as_the_guard(home, exchange):
     record = await run(recorded(home, (START, OPEN)), dry_run=True)
     assert record.status is CycleStatus.DRY_RUN
