@@ -184,9 +184,10 @@ def _run_suite(stack: pd.DataFrame) -> Iterator[tuple[Rule, list[int]]]:
     # GX reads this before it builds its first context; a validation must not depend on a telemetry host.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
-
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):  # the latter tells of its folder
+        logging.getLogger(name).setLevel(logging.WARNING)
 
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.core.decision.baselines import HoldDecider, RecordedDecider
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.errors import DataError
+from tasks.core.errors import InputError
 from tasks.core.evaluation.backtest import Backtest, Plan, Result
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.snapshot import Market
@@ -114,7 +114,7 @@ def test_the_window_bounds_every_decision(market):
 
 def test_an_empty_window_says_so(market):
     after = market.bars["5m"].index[-1].to_pydatetime().replace(year=2030)
-    with pytest.raises(DataError, match="no candles between"):
+    with pytest.raises(InputError, match="no candles between .* these are from"):
         Backtest({SYMBOL: market}, HoldDecider(), Plan(start=after))
 
 

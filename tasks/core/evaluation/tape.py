@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from tasks.core.errors import DataError
+from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.position_events import Closes
 from tasks.core.market.snapshot import Market
@@ -113,7 +113,7 @@ class Tape:
 
 
 def make_grid(markets: Mapping[str, Market], start: datetime | None, end: datetime | None) -> Grid:
-    """Lay the grid over every symbol's 5m bars within [start, end]; raises DataError when nothing is left."""
+    """Lay the grid over every symbol's 5m bars within [start, end]; raises InputError when nothing is left."""
     for symbol, market in markets.items():
         if market.bars["5m"].empty:
             raise DataError(f"{symbol}: a backtest needs candles of 5m or finer")
@@ -122,5 +122,8 @@ def make_grid(markets: Mapping[str, Market], start: datetime | None, end: dateti
     start_s = max(first, int(start.timestamp()) // STEP * STEP) if start else first
     end_s = min(last, int(end.timestamp()) // STEP * STEP) if end else last
     if end_s <= start_s:
-        raise DataError(f"no candles between {start or 'the beginning'} and {end or 'the end'}")
+        there = " to ".join(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for at in (first, last))
+        raise InputError(
+            f"no candles between {start or 'the beginning'} and {end or 'the end'}: these are from {there}"
+        )
     return Grid(start_s, (end_s - start_s) // STEP)
