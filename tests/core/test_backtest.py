@@ -114,7 +114,7 @@ def test_the_window_bounds_every_decision(market):
 
 def test_an_empty_window_says_so(market):
     after = market.bars["5m"].index[-1].to_pydatetime().replace(year=2030)
-    with pytest.raises(InputError, match="no candles between .* these are from"):
+    with pytest.raises(InputError, match=r"no candles between .* these are from"):
         Backtest({SYMBOL: market}, HoldDecider(), Plan(start=after))
 
 
