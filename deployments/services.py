@@ -225,45 +225,44 @@ class Child:
         self.log = logs / f"{service.name}.log"
         self.restarts = 0
         self._env = dict(env)
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
+        self._process = self._started()
 
     def start(self) -> None:
-        """Start it; from the main thread only, since Linux ends a child with the thread that started it."""
+        """Start it again, once it has ended; from the main thread only, as in `_started`."""
         self._end_remains()
+        self._process = self._started()
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        """Start it; from the main thread only, since Linux ends a child with the thread that started it."""
         nanny = (sys.executable, "-I", str(NANNY), str(os.getpid()), str(GRACE_S))
         self.started = time.monotonic()
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603  (our own list, no shell)
+            return subprocess.Popen(  # noqa: S603  (our own list, no shell)
                 (*nanny, *self.service.command), env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True,
             )  # fmt: skip
 
     def _end_remains(self) -> None:
         """Kill what a nanny that was itself killed left behind: a server of its would keep the port."""
-        if self._process is not None:
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     @property
     def pid(self) -> int:
-        assert self._process is not None
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
         """Return how it ended; None while it runs."""
-        assert self._process is not None
         return self._process.poll()
 
     def stop(self) -> None:
         """Ask it to end; `wait` then says when everything of it has."""
-        if self._process is not None and self.exit_code is None:
+        if self.exit_code is None:
             self._process.send_signal(signal.SIGTERM)
 
     def wait(self) -> None:
         """Return once it and its descendants are gone; the nanny kills what does not go within `GRACE_S`."""
-        assert self._process is not None
         try:
             self._process.wait(timeout=GRACE_S + 5)
         except subprocess.TimeoutExpired:

@@ -85,10 +85,11 @@ class Cycle:
 
     def ends_late(self, venue_time: datetime) -> bool:
         """End the cycle if its close is too long ago to be acted on, and say whether it was; a dry run's never is."""
-        late = venue_time - self.as_of > timedelta(seconds=settings().limits.max_lateness_s)
-        if late and not self.request.dry_run:
+        most = timedelta(seconds=settings().limits.max_lateness_s)
+        late = not self.request.dry_run and venue_time - self.as_of > most
+        if late:
             self._end(CycleStatus.STALE)
-        return late and not self.request.dry_run
+        return late
 
     def has_reason(self, found: list[Reason]) -> bool:
         """Take the reasons that were found; without one the cycle is quiet."""

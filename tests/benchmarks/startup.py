@@ -2,23 +2,18 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+from tests.chaos.world import free_port
 
 
 def main() -> None:
     """Start everything in a fresh HOME on free ports, and print the seconds per step that it reports."""
     with tempfile.TemporaryDirectory() as home:
-        ports = [_free_port() for _ in range(3)]
+        ports = [free_port() for _ in range(3)]
         env = {
             **os.environ, "QUARTERDECK_HOME": home, "QUARTERDECK_SANDBOX_URL": f"http://127.0.0.1:{ports[0]}",
             "QUARTERDECK_PREFECT_API_URL": f"http://127.0.0.1:{ports[1]}/api",

@@ -22,7 +22,7 @@ import psutil
 
 from deployments.services import POOL
 from tasks.settings import ROOT
-from tests.benchmarks.startup import _free_port
+from tests.chaos.world import free_port
 
 STOCK = "stock"  # a process pool as Prefect makes it, and a worker with Prefect's own settings
 TRADE = {"decider": "hold", "dry_run": True, "reason": "a benchmark asks"}
@@ -297,7 +297,7 @@ def _receiver() -> Iterator[tuple[list[dict[str, Any]], str]]:
 def _environment(home: Path) -> dict[str, str]:
     left_out = ("QUARTERDECK_", "PREFECT_", "PYTHONDONTWRITEBYTECODE")  # as a user has it: modules compiled once
     own = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     return own | {
         "QUARTERDECK_HOME": str(home), "QUARTERDECK_SANDBOX_URL": f"http://127.0.0.1:{ports[0]}",
         "QUARTERDECK_PREFECT_API_URL": f"http://127.0.0.1:{ports[1]}/api",

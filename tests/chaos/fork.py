@@ -116,11 +116,9 @@ def halted(after_a_death: bool) -> Story:
     """Return the watchdog's work under a halt, which is gone afterwards: entries that rest are cancelled."""
 
     async def story() -> None:
-        if after_a_death:
-            end_leases()
         if store().active_halt() is None:
             store().halt("chaos halts", "chaos", datetime.now(UTC))
-        await reconcile()
+        await protected(after_a_death)()
         store().resume("chaos", datetime.now(UTC))
 
     return story

@@ -13,7 +13,6 @@ import os
 import random
 import resource
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -34,7 +33,7 @@ from tasks.steps import KILL_AT, STEPS
 from tests.chaos import invariants, report
 from tests.chaos.bars import DEATHS, FAULTS, SCENES, Bars, Plan, Tally
 from tests.chaos.fork import Story, end_leases, fork, warm_up
-from tests.chaos.world import Databases, World, world
+from tests.chaos.world import Databases, World, free_port, world
 from tests.drills.cluster import NEWEST, Cluster
 
 TRADE, PROTECT = "trade/trade-adhoc", "protect/protect"
@@ -47,8 +46,8 @@ POLL_S = 0.1
 def main(kills: int, seed: int, seconds: float) -> int:
     """Kill that many runs; the table and what it took go to stdout."""
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="quarterdeck-chaos-"))
-    os.environ["QUARTERDECK_PREFECT_API_URL"] = f"http://127.0.0.1:{_free_port()}/api"
-    total, cluster = Tally(), Cluster(folder / "prefect", _free_port()) if NEWEST else None
+    os.environ["QUARTERDECK_PREFECT_API_URL"] = f"http://127.0.0.1:{free_port()}/api"
+    total, cluster = Tally(), Cluster(folder / "prefect", free_port()) if NEWEST else None
     if cluster:
         os.environ["QUARTERDECK_PREFECT_DATABASE_URL"] = cluster.url("prefect")
     try:
@@ -175,9 +174,3 @@ async def _halt() -> None:
 
 async def _resume() -> None:
     store().resume("chaos", datetime.now(UTC))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

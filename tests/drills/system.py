@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -22,7 +21,7 @@ from tasks.core.types.bars import floor_time
 from tasks.settings import settings
 from tests.chaos import invariants
 from tests.chaos.fork import ledger
-from tests.chaos.world import OFTEN, SYMBOLS
+from tests.chaos.world import OFTEN, SYMBOLS, free_port
 from tests.drills.seen import Seen, until
 
 TRADE, WATCH, PROTECT = "trade/trade-15m", "watch/watch", "protect/protect"
@@ -51,12 +50,6 @@ def prepare(folder: Path, host: str = "127.0.0.1", **more: str) -> None:
     })  # fmt: skip
     (folder / "home" / "logs").mkdir(parents=True, exist_ok=True)
     settings.cache_clear()
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def write_play(path: Path, symbols: Iterable[str], begin: datetime, hours: int = 12) -> str:

@@ -8,7 +8,6 @@ way. In service `watch` and `protect` come each minute: growth there is what a r
 
 import asyncio
 import os
-import socket
 import sys
 import time
 from contextlib import suppress
@@ -26,7 +25,7 @@ from tasks.connections import close_stores
 from tasks.settings import settings
 from tests.chaos import invariants
 from tests.chaos.fork import ledger
-from tests.chaos.world import World
+from tests.chaos.world import World, free_port
 from tests.soak import growth, holds
 from tests.soak.draws import BAR, Draws
 from tests.soak.week import Soaked
@@ -156,12 +155,7 @@ class Day:
         self.world.clear_faults()
         if (ended := await self._flow("protect")) != "COMPLETED":
             self.seen.tell(iter([f"protect {ended} without a fault"]), hour)
-        state, books = self.world.state(), ledger()
-        if books["halt"]:
-            self.seen.halts[books.pop("halt").split(":")[0]] += 1
-        self.seen.tell(invariants.reconciled(state, books | {"halt": ""}), hour)
-        self.seen.orders, self.seen.fills = len(state["orders"]), len(state["fills"])
-        self.seen.requests = sum(state["requests"].values())
+        self.seen.compare(self.world.state(), ledger(), hour)
         events = {"flow_runs": {"deployment_id": {"any_": [self.ids["event"]]}}}
         self.seen.stories["event"] = await self.api.call("POST", "flow_runs/count", events)
         self._weigh((hour - self.begin) / timedelta(hours=1), hour)
@@ -195,7 +189,7 @@ class Day:
 def soak(world: World, hours: float, seed: int, until: float) -> Soaked:
     """Start everything but the exchange, which runs stepped, and go through so many hours."""
     for name, path in (("PREFECT_API", "/api"), ("MLFLOW", "")):
-        os.environ[f"QUARTERDECK_{name}_URL"] = f"http://127.0.0.1:{_free_port()}{path}"
+        os.environ[f"QUARTERDECK_{name}_URL"] = f"http://127.0.0.1:{free_port()}{path}"
     settings.cache_clear()
     machine = Machine(settings(), Board())
     machine.plan.pop("sandbox")
@@ -207,9 +201,3 @@ def soak(world: World, hours: float, seed: int, until: float) -> Soaked:
     finally:
         machine.stop()
         close_stores()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -97,6 +97,14 @@ class Soaked:
             if not any(breach in known for known in self.breaches):
                 self.breaches.append(f"{at:%m-%d %H:%M} {breach}")
 
+    def compare(self, state: invariants.State, books: dict[str, Any], at: datetime) -> None:
+        """Hold the ledger against the venue, with no fault in the way; a halt is told apart."""
+        if books["halt"]:
+            self.halts[books["halt"].split(":")[0]] += 1
+        self.tell(invariants.reconciled(state, books | {"halt": ""}), at)
+        self.orders, self.fills = len(state["orders"]), len(state["fills"])
+        self.requests = sum(state["requests"].values())
+
 
 class Week:
     """Simulated time, minute by minute."""
@@ -186,12 +194,7 @@ class Week:
         self.world.clear_faults()
         if error := self._ask("protect").get("error"):
             self.seen.tell(iter([f"protect failed without a fault: {error}"]), hour)
-        state, books = self.world.state(), ledger()
-        if books["halt"]:
-            self.seen.halts[books.pop("halt").split(":")[0]] += 1
-        self.seen.tell(invariants.reconciled(state, books | {"halt": ""}), hour)
-        self.seen.orders, self.seen.fills = len(state["orders"]), len(state["fills"])
-        self.seen.requests = sum(state["requests"].values())
+        self.seen.compare(self.world.state(), ledger(), hour)
         self.seen.objects.append(self.process.ask("rest")["objects"])
         since = (hour - self.begin) / timedelta(hours=1)
         self.seen.memory.note("trader", since, growth.resident(self.process.memory))
