@@ -66,7 +66,7 @@ def _read(settings: Settings) -> dict[str, Any]:
         equity = store.last_equity(strategy)
         return {
             "cycles": {"total": sum(by_status.values()), "by_status": by_status},
-            "last_cycle": _brief(last) if last else None,
+            "last_cycle": _short(last) if last else None,
             "open_positions": store.open_positions(strategy),
             "equity": equity.equity if equity else None,
             "halt": store.active_halt(),
@@ -86,7 +86,7 @@ def _spend(spent: Spent, budget: Budget) -> dict[str, Any]:
     }
 
 
-def _brief(record: CycleRecord) -> dict[str, Any]:
+def _short(record: CycleRecord) -> dict[str, Any]:
     return {
         "cycle_id": record.cycle_id,
         "symbol": record.symbol,

@@ -14,14 +14,14 @@ from tasks.core.errors import StoreError
 from tasks.core.market.calendar import sample_reason, sampled
 from tasks.core.market.snapshot import Market, bar_closes
 from tasks.core.trading import orders
-from tasks.core.trading.brief import make_brief
 from tasks.core.trading.money import exact
+from tasks.core.trading.question import make_question
 from tasks.core.types.base import Dto
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Order, OrderStatus
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Inputs, Lease, Reason, Trigger
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 from tasks.leases import Leases, lost, symbol_lease
 from tasks.settings import settings
 from tasks.steps import reached
@@ -98,11 +98,11 @@ class Cycle:
         self.record = self.record.model_copy(update={"status": status, "reasons": reasons})
         return bool(reasons)
 
-    async def question(self, market: Market) -> Brief:
+    async def question(self, market: Market) -> Question:
         """Put together what the decider is asked."""
-        brief = await self._brief(market)
+        question = await self._question(market)
         reached("prepared")
-        return brief
+        return question
 
     def _yield(self, why: str) -> None:
         """Leave the cycle to the run that has or had it."""
@@ -135,7 +135,7 @@ class Cycle:
         mark = f"AdHoc|{self.symbol}|{self.record.cycle_id}"
         return Reason(rule="AdHoc", symbol=self.symbol, detail=text, as_of=self.as_of, fingerprint=mark)
 
-    async def _brief(self, market: Market) -> Brief:
+    async def _question(self, market: Market) -> Question:
         close = market.value("5m", "close", self.as_of)
         self.last = None if close is None else exact(close)
         state = await self._account()
@@ -146,7 +146,7 @@ class Cycle:
             digest=account.trade_digest(self.symbol, self.as_of), known_at=datetime.now(UTC),
         )  # fmt: skip
         self.record = self.record.model_copy(update={"inputs": given})
-        return make_brief(
+        return make_question(
             market,
             self.as_of,
             state,
@@ -167,7 +167,7 @@ class Cycle:
         )
         return state
 
-    async def act(self, brief: Brief, decided: Decided) -> None:
+    async def act(self, question: Question, decided: Answer) -> None:
         """Guard the answer against the account as it is now, and carry it out.
 
         From the account to the written intents nobody else may: two symbols judged at once would both see the same
@@ -179,7 +179,7 @@ class Cycle:
             raise StoreError(f"{name} is held by another run all the while; see what hangs in `quarterdeck status`")
         reached("guard_leased")
         try:
-            await self._judge(brief, decided, lease)
+            await self._judge(question, decided, lease)
         finally:
             self._leases.give_back(name)
         reached("guard_released")
@@ -194,14 +194,14 @@ class Cycle:
                 store().pause(settings().strategy, self.symbol, until)
             await self._send()
 
-    async def _judge(self, brief: Brief, decided: Decided, guarding: Lease) -> None:
+    async def _judge(self, question: Question, decided: Answer, guarding: Lease) -> None:
         state = await self._account()
         now = await self.call(fetch.venue_now)()
-        verdict, intents = self.call(guard.guard_decision)(decided, brief.snapshot, state, self.record.cycle_id, now)
+        verdict, intents = self.call(guard.guard_decision)(decided, question.snapshot, state, self.record.cycle_id, now)
         self.record = self.record.model_copy(
             update={
-                "snapshot": brief.snapshot, "role_inputs": brief.role_inputs, "state": state, "decided": decided,
-                "verdict": verdict, "intents": intents, "inputs": self._given(brief, state, now),
+                "snapshot": question.snapshot, "role_inputs": question.role_inputs, "state": state, "decided": decided,
+                "verdict": verdict, "intents": intents, "inputs": self._given(question, state, now),
             }
         )  # fmt: skip
         reached("judged")
@@ -211,13 +211,13 @@ class Cycle:
             store().save_intents(self.record.cycle_id, intents, self.as_of, guarding)
             reached("intents_saved")
 
-    def _given(self, brief: Brief, state: AccountState, now: datetime) -> Inputs | None:
-        """Add what became known since the brief was made; `replay` needs it."""
+    def _given(self, question: Question, state: AccountState, now: datetime) -> Inputs | None:
+        """Add what became known since the question was made; `replay` needs it."""
         given = self.record.inputs
         if given is None:
             return None
         seen = None if given.state == state else given.state
-        update = {"state": seen, "news": brief.news, "memory": brief.memory, "judged_at": now}
+        update = {"state": seen, "news": question.news, "memory": question.memory, "judged_at": now}
         return given.model_copy(update=update)
 
     async def _send(self) -> None:

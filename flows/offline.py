@@ -51,7 +51,7 @@ def snapshot(
     """What a decider would see at a moment."""
     from tasks.core.market import lean as lean_encoding
     from tasks.core.market.snapshot import to_json
-    from tasks.core.trading.brief import make_brief
+    from tasks.core.trading.question import make_question
     from tasks.core.types.bars import floor_time
     from tasks.core.types.portfolio import AccountState
 
@@ -60,15 +60,15 @@ def snapshot(
     market = markets(candles, symbols)[symbols[0]]
     at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
     reasons = market.reasons(at - timedelta(minutes=5), at)
-    brief = make_brief(market, at, AccountState(), settings().limits, settings().costs, reasons=reasons)
+    question = make_question(market, at, AccountState(), settings().limits, settings().costs, reasons=reasons)
     if plot is not None:
         from tasks.adapters import plot as chart
 
-        chart.write(plot, market, at, text=lean_encoding.encode(brief.snapshot), reasons=reasons)
+        chart.write(plot, market, at, text=lean_encoding.encode(question.snapshot), reasons=reasons)
         click.echo(f"plot {plot}", err=True)
-    if brief.snapshot.timeframes["5m"].close is None and not as_json:
+    if question.snapshot.timeframes["5m"].close is None and not as_json:
         click.echo(f"no 5m bar closed at {at.isoformat()}: everything of it is unknown", err=True)
-    click.echo(lean_encoding.encode(brief.snapshot) if lean else to_json(brief.snapshot))
+    click.echo(lean_encoding.encode(question.snapshot) if lean else to_json(question.snapshot))
 
 
 def _never() -> Any:
@@ -103,11 +103,11 @@ def events(candles: tuple[str, ...], symbols: tuple[str, ...], start: str | None
 def decide(file: str, decider: str, as_json: bool) -> None:
     """Ask a decider about a snapshot."""
     from tasks.adapters.deciders import build
-    from tasks.core.types.snapshot import Brief
+    from tasks.core.types.snapshot import Question
 
     chosen = build(decider or settings().decider_name, settings())
     seen = _snapshot(file)
-    decided = asyncio.run(chosen.decide([Brief(snapshot=seen)]))[0]
+    decided = asyncio.run(chosen.decide([Question(snapshot=seen)]))[0]
     emit(
         {
             "decision": reply_of(decided.decision), "source": decided.source, "rung": decided.rung,

@@ -22,7 +22,7 @@ from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
 from tasks.core.types.bars import floor_time
 from tasks.core.types.record import CycleRecord, DataFailure, Reason
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 from tasks.features import TOGETHER
 from tasks.isolation import result
 from tasks.leases import Leases
@@ -96,7 +96,7 @@ async def _run(cycles: list[Cycle], request: Request, as_of: datetime, call: Cal
     unfetched = await call(fetch.fetch_candles)(symbols, as_of)
     frames = call(features.load_candles)(symbols, as_of)
     failures = [*unfetched, *call(validate.validate_candles)(frames, as_of)]
-    asked: list[tuple[Cycle, Brief]] = []
+    asked: list[tuple[Cycle, Question]] = []
     broken: list[Exception] = []
     for cycle in sorted(cycles, key=lambda cycle: cycle.symbol):  # one order for all runs, or two wait for each other
         await cycle.take_lease()
@@ -113,7 +113,7 @@ async def _run(cycles: list[Cycle], request: Request, as_of: datetime, call: Cal
 
 async def _prepare(
     cycles: list[Cycle], frames: dict[str, Frames], failures: list[DataFailure], broken: list[Exception], call: Call
-) -> list[tuple[Cycle, Brief]]:
+) -> list[tuple[Cycle, Question]]:
     """Go through the stages up to the question; the cycles without one have ended then."""
     begun: list[Cycle] = []
     for cycle in cycles:
@@ -128,7 +128,7 @@ async def _prepare(
 
 async def _look(
     begun: list[Cycle], frames: dict[str, Frames], broken: list[Exception], call: Call
-) -> list[tuple[Cycle, Brief]]:
+) -> list[tuple[Cycle, Question]]:
     """Look for reasons; one symbol's trouble stays its own."""
     venue_time, cycles = await call(fetch.venue_now)(), []
     for cycle in begun:
@@ -172,27 +172,27 @@ def _reasons(
 
 
 async def _decide_and_act(
-    asked: list[tuple[Cycle, Brief]], broken: list[Exception], request: Request, call: Call
+    asked: list[tuple[Cycle, Question]], broken: list[Exception], request: Request, call: Call
 ) -> None:
     news = await call(fetch.fetch_headlines)()
-    briefs = [brief.model_copy(update={"news": news}) for _, brief in asked]
-    briefs = call(decide.recall)(briefs, request.decider)
+    questions = [question.model_copy(update={"news": news}) for _, question in asked]
+    questions = call(decide.recall)(questions, request.decider)
     ids = [cycle.record.cycle_id for cycle, _ in asked]
-    answers = await call(decide.decide)(briefs, ids, request.decider)
+    answers = await call(decide.decide)(questions, ids, request.decider)
     reached("decided")
     acted: list[Cycle] = []
-    for (cycle, _), brief, decided in zip(asked, briefs, answers, strict=True):
+    for (cycle, _), question, decided in zip(asked, questions, answers, strict=True):
         with _isolated(broken, cycle):
-            await cycle.act(brief, decided)
+            await cycle.act(question, decided)
             acted.append(cycle)
     for cycle in acted:  # only now: no order waits for a picture
         with _isolated(broken, cycle):
             await cycle.explain()
 
 
-async def _afterwards(asked: list[tuple[Cycle, Brief]], request: Request, as_of: datetime, call: Call) -> None:
+async def _afterwards(asked: list[tuple[Cycle, Question]], request: Request, as_of: datetime, call: Call) -> None:
     """Ask the challengers, keep the equity, and show MLflow what was decided: nothing here can change an order."""
-    await call(shadow.decide_shadows)([brief for _, brief in asked], [cycle.record for cycle, _ in asked])
+    await call(shadow.decide_shadows)([question for _, question in asked], [cycle.record for cycle, _ in asked])
     if not request.dry_run:
         balance, _ = await call(fetch.fetch_account)()
         call(account.keep_equity)(balance, await call(fetch.venue_now)())

@@ -7,35 +7,35 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import connections
 from tasks.connections import log, store
-from tasks.core.types.decision import Decided
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.decision import Answer
+from tasks.core.types.snapshot import Question
 from tasks.settings import settings
 
 
 @task(cache_policy=NO_CACHE)
-def recall(briefs: list[Brief], decider_name: str) -> list[Brief]:
-    """Put into each brief what may be remembered at its time."""
+def recall(questions: list[Question], decider_name: str) -> list[Question]:
+    """Put into each question what may be remembered at its time."""
     version = getattr(connections.decider(decider_name), "prompt_version", None)
     strategy, remember = settings().strategy, store().remember
-    found = [remember(strategy, decider_name, version, brief.snapshot) for brief in briefs]
-    return [brief.model_copy(update={"memory": memory}) for brief, memory in zip(briefs, found, strict=True)]
+    found = [remember(strategy, decider_name, version, question.snapshot) for question in questions]
+    return [question.model_copy(update={"memory": memory}) for question, memory in zip(questions, found, strict=True)]
 
 
 @task(cache_policy=NO_CACHE)
-async def decide(briefs: list[Brief], cycle_ids: list[str], decider_name: str) -> list[Decided]:
+async def decide(questions: list[Question], cycle_ids: list[str], decider_name: str) -> list[Answer]:
     """Ask about every symbol at once; a retried or doubled run of a cycle gets the answer that was kept first."""
-    answers = await connections.decider(decider_name).decide(briefs)
-    return [_keep(*each) for each in zip(briefs, cycle_ids, answers, strict=True)]
+    answers = await connections.decider(decider_name).decide(questions)
+    return [_keep(*each) for each in zip(questions, cycle_ids, answers, strict=True)]
 
 
-def _keep(brief: Brief, cycle_id: str, decided: Decided) -> Decided:
+def _keep(question: Question, cycle_id: str, decided: Answer) -> Answer:
     kept = store().keep_decision(cycle_id, decided, datetime.now(UTC))
-    store().keep_vector(cycle_id, brief.snapshot)
+    store().keep_vector(cycle_id, question.snapshot)
     failed = kept.rung == "hold" and kept.errors
     level = log().error if failed else log().warning if kept.errors else log().info
     level(
         "decide symbol=%s cycle_id=%s action=%s confidence=%s source=%s rung=%s cost_usd=%s calls=%d errors=%s",
-        brief.snapshot.pair, cycle_id, kept.decision.action, kept.decision.confidence,
+        question.snapshot.pair, cycle_id, kept.decision.action, kept.decision.confidence,
         kept.source, kept.rung, kept.cost_usd, len(kept.calls), ",".join(kept.errors) or "-",
     )  # fmt: skip
     return kept

@@ -7,7 +7,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import log
 from tasks.core.trading import guard, orders
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.snapshot import Snapshot
@@ -17,7 +17,7 @@ from tasks.settings import settings
 
 @task(task_run_name="guard-{snapshot.pair}", cache_policy=NO_CACHE)
 def guard_decision(
-    decided: Decided, snapshot: Snapshot, state: AccountState, cycle_id: str, now: datetime
+    decided: Answer, snapshot: Snapshot, state: AccountState, cycle_id: str, now: datetime
 ) -> tuple[Verdict, tuple[OrderIntent, ...]]:
     """Judge, clamp and plan; the verdict says every rule that fired."""
     s = settings()

@@ -13,32 +13,34 @@ from tasks.core.errors import InputError
 from tasks.core.evaluation.counterfactual import HORIZON_BARS, PaperBook, score
 from tasks.core.trading import guard, orders
 from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Instrument
 from tasks.core.types.record import CycleRecord
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 from tasks.settings import settings
 
 HORIZON = HORIZON_BARS * duration("5m")
 
 
 @task(cache_policy=NO_CACHE)
-async def decide_shadows(briefs: list[Brief], records: list[CycleRecord]) -> int:
+async def decide_shadows(questions: list[Question], records: list[CycleRecord]) -> int:
     """Ask every challenger about the cycles the champion has just decided; returns how many answers were kept.
 
     A challenger that fails costs a line in the log: the champion's cycle is over by now.
     """
     kept = 0
-    judged = [(brief, record) for brief, record in zip(briefs, records, strict=True) if record.state is not None]
-    briefs, records = [brief for brief, _ in judged], [record for _, record in judged]
+    judged = [
+        (question, record) for question, record in zip(questions, records, strict=True) if record.state is not None
+    ]
+    questions, records = [question for question, _ in judged], [record for _, record in judged]
     for name in settings().shadow if judged else ():
         try:
-            answers = await connections.decider(name, shadow=True).decide(briefs)
+            answers = await connections.decider(name, shadow=True).decide(questions)
         except InputError as e:
             log().error("shadow decider=%s cannot answer: %s", name, e)
             continue
-        for brief, record, decided in zip(briefs, records, answers, strict=True):
-            store().keep_shadow(_judged(name, brief, record, decided))
+        for question, record, decided in zip(questions, records, answers, strict=True):
+            store().keep_shadow(_judged(name, question, record, decided))
             kept += 1
     for record in records if settings().shadow else ():
         if record.state and record.decided and record.verdict:
@@ -52,13 +54,13 @@ async def decide_shadows(briefs: list[Brief], records: list[CycleRecord]) -> int
     return kept
 
 
-def _judged(name: str, brief: Brief, record: CycleRecord, decided: Decided) -> ShadowDecision:
+def _judged(name: str, question: Question, record: CycleRecord, decided: Answer) -> ShadowDecision:
     """Put a challenger's answer through the same guard, on the account the champion had."""
     if record.state is None:
         raise ValueError(f"cycle {record.cycle_id} was not judged; only judged cycles have a shadow")
     s = settings()
     verdict = guard.judge(
-        decided.decision, brief.snapshot, record.state, s.limits, s.costs,
+        decided.decision, question.snapshot, record.state, s.limits, s.costs,
         symbols=s.symbols, now=record.as_of, fallback=decided.is_fallback,
     )  # fmt: skip
     shadow_id = orders.cycle_id(f"{record.strategy}/{name}", record.symbol, record.as_of)

@@ -3,7 +3,7 @@
 from functools import partial
 from typing import Any
 
-from tasks.core.types.decision import Decided, ModelCall, PromptRef, ToolCall
+from tasks.core.types.decision import Answer, ModelCall, PromptRef, ToolCall
 from tasks.core.types.record import CycleRecord, CycleStatus
 
 _MILLI = 1_000_000  # nanoseconds
@@ -100,7 +100,7 @@ def _write_spans(mlflow: Any, record: CycleRecord, root: Any) -> int:
     return at
 
 
-def _decide_ms(decided: Decided) -> float:
+def _decide_ms(decided: Answer) -> float:
     calls = [call.latency_ms for call in decided.calls]
     return max([decided.latency_ms, *calls, *(tool.latency_ms for tool in decided.tool_calls)])
 

@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from tasks.core.errors import InputError
 from tasks.core.evaluation import rl_state
 from tasks.core.types.base import Dto
-from tasks.core.types.decision import DECISION, Decided, Decision, hold
-from tasks.core.types.snapshot import Brief, Snapshot
+from tasks.core.types.decision import DECISION, Answer, Decision, hold
+from tasks.core.types.snapshot import Question, Snapshot
 
 KEY = "quarterdeck"  # of the metadata in the file
 LAYERS, EPOCHS, BATCH, SEED = (64, 32), 30, 64, 0
@@ -60,13 +60,14 @@ class OnnxDecider:
         if shape[-1] != 2 * len(rl_state.COMPONENTS):
             raise InputError(f"model:{path}: reads {shape[-1]} numbers, {rl_state.SPEC} is another length")
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        if not briefs:
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        if not questions:
             return []
-        states = [rl_state.state(brief.snapshot) for brief in briefs]
+        states = [rl_state.state(question.snapshot) for question in questions]
         rows = rl_state.policy_input([values for values, _ in states], [unknown for _, unknown in states])
         return [
-            self._decided(brief.snapshot, odds) for brief, odds in zip(briefs, self.probabilities(rows), strict=True)
+            self._decided(question.snapshot, odds)
+            for question, odds in zip(questions, self.probabilities(rows), strict=True)
         ]
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
@@ -79,10 +80,10 @@ class OnnxDecider:
         name: str = self.session.get_inputs()[0].name
         return name
 
-    def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Decided:
+    def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Answer:
         action, share = choose(self.card.actions, odds, rl_state.allowed_mask(snapshot))
         decision = self._decision(snapshot.pair, action, share)
-        return Decided(decision=decision, source=self.name, rung="primary", model=self.mark)
+        return Answer(decision=decision, source=self.name, rung="primary", model=self.mark)
 
     def _decision(self, symbol: str, action: str, share: float) -> Decision:
         confidence, why = Decimal(str(round(share, 4))), f"{action} {share:.2f} of what is allowed"

@@ -11,7 +11,7 @@ from tasks.adapters.store_database import Database
 from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, ToolCallRow, VerdictRow
 from tasks.adapters.store_types import columns_of, document_of, dto_of, row_of, storable
 from tasks.core.errors import StoreError
-from tasks.core.types.decision import Decided, ModelCall, ToolCall
+from tasks.core.types.decision import Answer, ModelCall, ToolCall
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.verdict import Verdict
 
@@ -79,13 +79,13 @@ class CycleStore(Database):
         if record.verdict is not None:
             self._write_verdict(connection, record.cycle_id, record.verdict, at)
 
-    def keep_decision(self, cycle_id: str, decided: Decided, at: datetime) -> Decided:
+    def keep_decision(self, cycle_id: str, decided: Answer, at: datetime) -> Answer:
         """Keep the decision of a cycle and return the one that counts: the first, whoever kept it."""
         with self._writing() as connection:
             if self._keep_decision(connection, cycle_id, decided, at):
                 return decided
             first = connection.scalar(select(DecisionRow.decided).where(DecisionRow.cycle_id == cycle_id))
-        return Decided.model_validate(first)
+        return Answer.model_validate(first)
 
     def cycle(self, cycle_id: str) -> CycleRecord | None:
         """Return the record of one cycle."""
@@ -151,13 +151,13 @@ class CycleStore(Database):
         with self._reading() as connection:
             return {row.status: row.number for row in connection.execute(query)}
 
-    def decided_between(self, strategy: str, since: datetime, until: datetime) -> list[tuple[CycleStatus, Decided]]:
+    def decided_between(self, strategy: str, since: datetime, until: datetime) -> list[tuple[CycleStatus, Answer]]:
         """Return what was decided about closes of since <= as_of < until, and how each cycle ended, oldest first."""
         query = select(Cycle.status, DecisionRow.decided).join(DecisionRow, DecisionRow.cycle_id == Cycle.cycle_id)
         query = query.where(Cycle.strategy == strategy, Cycle.as_of >= since, Cycle.as_of < until)
         with self._reading() as connection:
             rows = connection.execute(query.order_by(Cycle.as_of, Cycle.symbol)).all()
-        return [(CycleStatus(row.status), Decided.model_validate(row.decided)) for row in rows]
+        return [(CycleStatus(row.status), Answer.model_validate(row.decided)) for row in rows]
 
     def untracked(self, limit: int) -> list[str]:
         """Return the oldest cycles whose decision MLflow does not have."""
@@ -186,7 +186,7 @@ class CycleStore(Database):
             documents = connection.scalars(query).all()
         return [CycleRecord.model_validate(document) for document in documents]
 
-    def _keep_decision(self, connection: Connection, cycle_id: str, decided: Decided, at: datetime) -> bool:
+    def _keep_decision(self, connection: Connection, cycle_id: str, decided: Answer, at: datetime) -> bool:
         insert = self._insert(DecisionRow).values(_decision_row(cycle_id, decided, at)).on_conflict_do_nothing()
         if not connection.scalar(insert.returning(DecisionRow.cycle_id)):
             return False
@@ -222,7 +222,7 @@ def _cycle_row(record: CycleRecord, at: datetime) -> dict[str, Any]:
     }
 
 
-def _decision_row(cycle_id: str, decided: Decided, at: datetime) -> dict[str, Any]:
+def _decision_row(cycle_id: str, decided: Answer, at: datetime) -> dict[str, Any]:
     return {
         "cycle_id": cycle_id,
         "symbol": decided.decision.symbol,

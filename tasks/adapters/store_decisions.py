@@ -27,7 +27,7 @@ from tasks.core.decision.breaker import BreakerState
 from tasks.core.decision.budget import SCOPES, Charge, KeptReply, Reserved, Spent, refusal
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.memory import SPEC, Performance, Vector, distances, vector
-from tasks.core.types.decision import Decided, ModelCall
+from tasks.core.types.decision import Answer, ModelCall
 from tasks.core.types.limits import Budget
 from tasks.core.types.snapshot import Memory, Past, Snapshot
 
@@ -118,7 +118,7 @@ class DecisionStore(Database):
         with self._reading() as connection:
             rows = connection.execute(query.where(DecisionRow.source.like("llm:%"))).all()
         return [
-            KeptDecision(as_of=row.as_of, decided=Decided.model_validate(row.decided), vector=_vector(row),
+            KeptDecision(as_of=row.as_of, decided=Answer.model_validate(row.decided), vector=_vector(row),
                          reasons=row.reasons) for row in rows
         ]  # fmt: skip
 

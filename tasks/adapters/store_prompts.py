@@ -12,7 +12,7 @@ from sqlalchemy import and_, exists, select
 from tasks.adapters.store_database import Database
 from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, OutcomeRow, PromotionRow, PromptAliasRow
 from tasks.adapters.store_types import document_of
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.promotion import Move
 
 
@@ -59,7 +59,7 @@ class PromptStore(Database):
         with self._reading() as connection:
             return [Move.model_validate(document) for document in connection.scalars(query)]
 
-    def decisions_with(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Decided]:
+    def decisions_with(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Answer]:
         """Return the last decisions that sent this prompt, newest first."""
         sent = exists().where(ModelCallRow.cycle_id == DecisionRow.cycle_id, ModelCallRow.prompt_sha256 == sha256)
         query = (
@@ -70,7 +70,7 @@ class PromptStore(Database):
             .limit(limit)
         )
         with self._reading() as connection:
-            return [Decided.model_validate(document) for document in connection.scalars(query)]
+            return [Answer.model_validate(document) for document in connection.scalars(query)]
 
     def outcomes_with(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Decimal]:
         """Return the R multiples of the last positions that this prompt opened since then, newest first."""

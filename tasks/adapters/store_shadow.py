@@ -11,7 +11,7 @@ from tasks.adapters.store_models import PaperBookRow, ShadowRow
 from tasks.adapters.store_types import document_of
 from tasks.core.evaluation.counterfactual import Counterfactual
 from tasks.core.types.base import Dto, Exact, Utc
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.verdict import Verdict
@@ -28,7 +28,7 @@ class ShadowDecision(Dto):
     symbol: str
     as_of: Utc
     state: AccountState
-    decided: Decided
+    decided: Answer
     verdict: Verdict
     intents: tuple[OrderIntent, ...] = ()
 

@@ -30,7 +30,7 @@ from tasks.core.types.bars import COLUMNS
 from tasks.core.types.limits import ToolLimits, ToolRates
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Outcome
-from tasks.core.types.snapshot import Brief, Past
+from tasks.core.types.snapshot import Past, Question
 from tasks.settings import Settings
 
 SEARCHED = 100  # last decisions among which those with an outcome are looked for
@@ -51,16 +51,16 @@ class Kept(Protocol):
 
 
 class DataToolbox:
-    """Implements `core.decision.tools.Toolbox`. `brief` is the decision it serves, with what was remembered for it.
+    """Implements `core.decision.tools.Toolbox`. `question` is the decision it serves, with what was remembered for it.
 
     With `now` as_of is the present by definition (MCP); without, the venue's clock says whether it is.
     """
 
     def __init__(
-        self, kept: Kept, market: Callable[[], MarketData], settings: Settings, brief: Brief | None = None,
+        self, kept: Kept, market: Callable[[], MarketData], settings: Settings, question: Question | None = None,
         *, now: bool = False,
     ) -> None:  # fmt: skip
-        self.kept, self.market, self.brief, self.now = kept, market, brief, now
+        self.kept, self.market, self.question, self.now = kept, market, question, now
         self.strategy, self.lateness = settings.strategy, timedelta(seconds=settings.limits.max_lateness_s)
 
     async def run(self, tool: str, parameters: Parameters, as_of: datetime) -> str:
@@ -113,9 +113,9 @@ class DataToolbox:
 
     async def _similar_decisions(self, asked: Listed, as_of: datetime) -> dict[str, object]:
         """Answer with the nearest moments remembered for this decision; without, with the last whose R is known."""
-        brief = self.brief
-        if brief and brief.memory and brief.snapshot.pair == asked.symbol:
-            found = brief.memory.similar
+        question = self.question
+        if question and question.memory and question.snapshot.pair == asked.symbol:
+            found = question.memory.similar
         else:
             recent = await asyncio.to_thread(self.kept.recent, self.strategy, asked.symbol, as_of, SEARCHED)
             found = tuple(past for past in recent if past.r_multiple is not None)
@@ -167,8 +167,8 @@ def tools_decider(settings: Settings, model: Model, prepare: Callable[[], Awaita
     """Build `llm:tools` on the venue client of the running event loop."""
     prompts = Prompts(*(load_prompt(role) for role in Prompts._fields))
 
-    def toolbox(brief: Brief) -> DataToolbox:
-        return DataToolbox(readings(settings.store_url), lambda: connect(settings), settings, brief)
+    def toolbox(question: Question) -> DataToolbox:
+        return DataToolbox(readings(settings.store_url), lambda: connect(settings), settings, question)
 
     counted = meter(settings.tool_rates)
     return ToolsDecider(model, prompts, lean.encode, toolbox, limits_of(settings), counted, prepare)

@@ -124,7 +124,7 @@ async def _first_question(decider: Decider, job: Job) -> None:
     if len(events):
         when = datetime.fromtimestamp(int(events[len(events) // 2]), tz=UTC)
         asked: Decider = getattr(decider, "chooser", decider)  # of an ensemble whose timer may wait at that event
-        await asked.decide([quiet.flat_brief(market, plan, when, market.reasons(when, when))[1]])
+        await asked.decide([quiet.flat_question(market, plan, when, market.reasons(when, when))[1]])
 
 
 class Tally:

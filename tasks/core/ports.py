@@ -11,17 +11,17 @@ from typing import Protocol
 
 import pandas as pd
 
-from tasks.core.types.decision import Decided, ModelCall, PromptRef
+from tasks.core.types.decision import Answer, ModelCall, PromptRef
 from tasks.core.types.orders import Balance, Fill, Instrument, Order, OrderIntent, VenuePosition
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 
 
 class Decider(Protocol):
-    """Frozen briefs in, one decision for each, in the same order. Never raises for what a model did: it holds."""
+    """Frozen questions in, one decision for each, in the same order. Never raises for what a model did: it holds."""
 
     name: str
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]: ...
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]: ...
 
 
 class Model(Protocol):

@@ -21,8 +21,8 @@ from tasks.core.decision.actions import Rejected, parse_reply
 from tasks.core.market import orderbook
 from tasks.core.market.snapshot import Market
 from tasks.core.trading import facts, guard, orders
-from tasks.core.trading.brief import make_brief
 from tasks.core.trading.money import exact
+from tasks.core.trading.question import make_question
 from tasks.core.types.bars import floor_time
 from tasks.core.types.decision import Decision
 from tasks.core.types.limits import Costs, Limits
@@ -121,7 +121,7 @@ def _judged(entry: dict, document: dict, flat: bool, sided: bool) -> RealOpen:
     if isinstance(decision, Rejected):
         return RealOpen(reply, decision.reason)
     book = orderbook.modelled(market.value("15m", "atr_pct", as_of), float(state.equity) / 5)
-    snapshot = make_brief(market, as_of, state, LIMITS, COSTS, SYMBOLS, book=book).snapshot
+    snapshot = make_question(market, as_of, state, LIMITS, COSTS, SYMBOLS, book=book).snapshot
     verdict = guard.judge(decision, snapshot, state, LIMITS, COSTS, symbols=SYMBOLS, now=as_of)
     intents = orders.plan(verdict, orders.cycle_id("real", symbol, as_of), state, as_of, LIMITS)
     return RealOpen(reply, "", decision, snapshot, state, verdict, intents)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from tasks.core.types.decision import Decided, Entry, Hold, ModelCall, OpenLong, PromptRef
+from tasks.core.types.decision import Answer, Entry, Hold, ModelCall, OpenLong, PromptRef
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome, Reason
@@ -22,7 +22,7 @@ def a_cycle(cycle_id: str = "c1", **fields: object) -> CycleRecord:
     return CycleRecord(**{"cycle_id": cycle_id, "strategy": "default", "symbol": BTC, "as_of": AT, **fields})
 
 
-def a_decision(comment: str = "trend", calls: int = 2) -> Decided:
+def a_decision(comment: str = "trend", calls: int = 2) -> Answer:
     opening = OpenLong(symbol=BTC, confidence=Decimal("0.70"), comment=comment, size_pct=Decimal(20), entry=Entry(),
                        stop_atr=Decimal("1.5"), tp_atr=Decimal("3"))  # fmt: skip
     call = ModelCall(
@@ -31,7 +31,7 @@ def a_decision(comment: str = "trend", calls: int = 2) -> Decided:
         raw_reply='{"action":"OPEN_LONG"}', latency_ms=812.25, cost_usd=Decimal("0.001230"),
         tokens_in=900, tokens_out=80,
     )  # fmt: skip
-    return Decided(decision=opening, source="llm:openai/gpt-4o", rung="primary", model="openai/gpt-4o",
+    return Answer(decision=opening, source="llm:openai/gpt-4o", rung="primary", model="openai/gpt-4o",
                    cost_usd=Decimal("0.002460"), tokens=1960, calls=(call,) * calls)  # fmt: skip
 
 
@@ -58,8 +58,8 @@ def a_full_cycle(cycle_id: str = "c1", **fields: object) -> CycleRecord:
     return a_cycle(cycle_id, **(whole | fields))
 
 
-def a_hold() -> Decided:
-    return Decided(decision=Hold(symbol=BTC, comment="nothing"), source="hold", rung="hold")
+def a_hold() -> Answer:
+    return Answer(decision=Hold(symbol=BTC, comment="nothing"), source="hold", rung="hold")
 
 
 def a_reason(number: int = 1, **fields: object) -> Reason:

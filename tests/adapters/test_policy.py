@@ -20,7 +20,7 @@ from tasks.adapters.variants import asks_a_model
 from tasks.core.errors import InputError
 from tasks.core.evaluation import rl_state
 from tasks.core.evaluation.replies import Probe
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 from tasks.settings import load
 
 
@@ -46,13 +46,13 @@ def candles(data: Path) -> Path:
     return path
 
 
-def brief(**fields: object) -> Brief:
-    one = panel_cases.brief()
+def question(**fields: object) -> Question:
+    one = panel_cases.question()
     limits = one.snapshot.constraints.model_copy(update=fields)
     return one.model_copy(update={"snapshot": one.snapshot.model_copy(update={"constraints": limits})})
 
 
-def decided(decider: object, about: Brief):
+def decided(decider: object, about: Question):
     [answer] = asyncio.run(decider.decide([about]))
     return answer
 
@@ -95,7 +95,7 @@ def test_what_is_not_allowed_is_never_chosen(policy):
     assert {decider.card.actions[best] for best in odds.argmax(axis=1)} > {"OPEN_LONG"}
     nothing = [action == "HOLD" for action in rl_state.ACTION_IDS]
     assert {choose(decider.card.actions, each, nothing)[0] for each in odds} == {"HOLD"}
-    assert decided(decider, brief(allowed_actions=())).decision.action == "HOLD"
+    assert decided(decider, question(allowed_actions=())).decision.action == "HOLD"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_confidence_is_the_share_of_what_is_allowed(odds, chosen):
 
 
 def test_an_answer_says_which_file_gave_it(policy):
-    answer = decided(build(f"model:{policy}", load()), brief())
+    answer = decided(build(f"model:{policy}", load()), question())
     assert answer.model == OnnxDecider(policy).mark
     assert answer.model.startswith("policy.onnx@")
     assert (answer.source, answer.decision.source, answer.rung) == (f"model:{answer.model}",) * 2 + ("primary",)
@@ -182,7 +182,7 @@ def test_the_model_is_asked_only_when_the_policy_would_act(policy, tmp_path, sql
     with ModelServer(default=Reply("not even JSON")) as server:
         settings = load(model=("openai/test",), model_base_url=server.url, home=tmp_path)
         decider = build(f"ensemble:llm:single+model:{policy}", settings)
-        assert decided(decider, brief(allowed_actions=("HOLD",))).decision.action == "HOLD"
+        assert decided(decider, question(allowed_actions=("HOLD",))).decision.action == "HOLD"
         assert server.requests == []
         assert decider.prompts == {}, "it stands on its ladder, which keeps the prompt to itself"
 

@@ -13,25 +13,25 @@ from tasks.adapters.model import LiteLLMModel
 from tasks.adapters.prompts import load_prompt
 from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider
 from tasks.core.market import lean
-from tasks.core.types.snapshot import Brief, Constraints, Snapshot, TimeframeView
+from tasks.core.types.snapshot import Constraints, Question, Snapshot, TimeframeView
 from tasks.settings import load
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 PRICES = {BTC: 64_000.0, ETH: 3_200.0}
 
 
-def brief(pair: str) -> Brief:
+def question(pair: str) -> Question:
     views = {tf: TimeframeView(close=PRICES[pair], atr=PRICES[pair] / 300) for tf in ("5m", "15m", "1h")}
     limits = Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=("HOLD", "OPEN_LONG"))
     at = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
     snapshot = Snapshot(pair=pair, as_of=at, reason_for_call=("TrendFlip(1h)",), timeframes=views, constraints=limits)
-    return Brief(snapshot=snapshot, equity=10_000.0, last_price=PRICES[pair], quantity=0.0)
+    return Question(snapshot=snapshot, equity=10_000.0, last_price=PRICES[pair], quantity=0.0)
 
 
 def decide(server: ModelServer, *pairs: str):
     model = LiteLLMModel(("openai/test",), server.url, provider_timeout_s=60, deadline_s=120)
     decider = PortfolioDecider(model, load_prompt("portfolio", "v001"), lean.encode)
-    return asyncio.run(decider.decide([brief(pair) for pair in pairs]))
+    return asyncio.run(decider.decide([question(pair) for pair in pairs]))
 
 
 def entry(instrument: str, action: str, target_qty: float | None) -> dict[str, object]:
@@ -61,7 +61,7 @@ def test_by_its_name_it_is_built_so_that_all_symbols_are_still_one_request(tmp_p
     reply = json.dumps({"decisions": [entry(BTC, "buy", 0.025), entry(ETH, "buy", 0.5)]})
     with ModelServer([Reply(reply)]) as server:
         settings = load(home=tmp_path, model=("openai/test",), model_base_url=server.url)
-        both = asyncio.run(build("llm:portfolio", settings).decide([brief(BTC), brief(ETH)]))
+        both = asyncio.run(build("llm:portfolio", settings).decide([question(BTC), question(ETH)]))
     assert len(server.requests) == 1
     assert [(d.decision.action, d.decision.size_pct) for d in both] == [("OPEN_LONG", 16)] * 2
 

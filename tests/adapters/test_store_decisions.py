@@ -22,7 +22,7 @@ from tasks.core.decision.budget import Charge
 from tasks.core.decision.memory import Vector, vector
 from tasks.core.types.decision import ModelCall, PromptRef
 from tasks.core.types.limits import Budget
-from tasks.core.types.snapshot import Brief, Confluence
+from tasks.core.types.snapshot import Confluence, Question
 from tasks.settings import Settings, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ RACER = """
 import asyncio, sys
 from tasks.adapters.deciders import build
 from tasks.adapters.model import prepare
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 from tasks.settings import load
 sys.path[:0] = ["tests/core", "tests/adapters"]
 from test_memory import moment
@@ -108,7 +108,7 @@ ladder = build("llm:single", load())
 asyncio.run(prepare())
 print("ready", flush=True)
 sys.stdin.readline()
-[decided] = asyncio.run(ladder.decide([Brief(snapshot=moment())]))
+[decided] = asyncio.run(ladder.decide([Question(snapshot=moment())]))
 print(decided.rung, decided.errors)
 """
 
@@ -288,12 +288,12 @@ def ladder_of(store, tmp_path):
     return make
 
 
-def asked(side: str = "flat", **fields) -> Brief:
-    return Brief(snapshot=moment(50, side, reason_for_call=("TrendFlip(1h up)",)).model_copy(update=fields))
+def asked(side: str = "flat", **fields) -> Question:
+    return Question(snapshot=moment(50, side, reason_for_call=("TrendFlip(1h up)",)).model_copy(update=fields))
 
 
-async def decide(ladder, brief: Brief | None = None):
-    [decided] = await ladder.decide([brief or asked()])
+async def decide(ladder, question: Question | None = None):
+    [decided] = await ladder.decide([question or asked()])
     return decided
 
 

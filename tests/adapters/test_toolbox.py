@@ -28,7 +28,7 @@ from tasks.core.errors import VenueUnavailable
 from tasks.core.market.bars import bar_frame
 from tasks.core.types.decision import ToolCall
 from tasks.core.types.limits import ToolRates
-from tasks.core.types.snapshot import Brief, Memory, Past
+from tasks.core.types.snapshot import Memory, Past, Question
 from tasks.settings import load
 
 
@@ -44,9 +44,9 @@ class Market:
         return self.at
 
 
-def desk(store, market=None, brief=None, now=False, **settings: object) -> ToolDesk:
+def desk(store, market=None, question=None, now=False, **settings: object) -> ToolDesk:
     chosen, market = load(symbols=(BTC, "ETH/USDT:USDT"), **settings), market or Market()
-    toolbox = DataToolbox(store, lambda: market, chosen, brief, now=now)
+    toolbox = DataToolbox(store, lambda: market, chosen, question, now=now)
     return ToolDesk(toolbox, limits_of(chosen), Meter(ToolRates(), time.monotonic))
 
 
@@ -128,7 +128,7 @@ async def test_digest_and_similar_decisions_know_only_outcomes_of_before(store):
 
 async def test_what_was_remembered_for_this_decision_is_what_is_similar_in_its_symbol(store):
     past = [Past(as_of=AT, action=f"A{number}", confidence=0.5, distance=number) for number in range(3)]
-    one = desk(store, brief=Brief(snapshot=a_snapshot(), memory=Memory(similar=tuple(past))))
+    one = desk(store, question=Question(snapshot=a_snapshot(), memory=Memory(similar=tuple(past))))
     found = await ask(one, "similar_decisions", limit=2)
     assert [row["action"] for row in found["rows"]] == ["A0", "A1"]
     assert (await ask(one, "similar_decisions", symbol="ETH/USDT:USDT"))["rows"] == []

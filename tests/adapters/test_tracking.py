@@ -25,7 +25,7 @@ from tasks.adapters.tracking import Tracker, to_file, to_template
 from tasks.adapters.tracking_compare import git_commit
 from tasks.connections import close_stores
 from tasks.core.errors import InputError, TrackingUnavailable
-from tasks.core.types.decision import Decided, ModelCall, OpenLong, PromptRef, ToolCall
+from tasks.core.types.decision import Answer, ModelCall, OpenLong, PromptRef, ToolCall
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome, Reason
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
@@ -147,7 +147,7 @@ def record(cycle_id: str, prompt: File, calls: int = 2) -> CycleRecord:
         status=CycleStatus.EXECUTED,
         reasons=(Reason(rule="TrendFlip", symbol=BTC, timeframe="1h", as_of=AS_OF, fingerprint="f"),),
         snapshot=snapshot,
-        decided=Decided(
+        decided=Answer(
             decision=decision,
             source=decision.source,
             rung="primary",

@@ -102,15 +102,15 @@ async def _timed(decide: Callable[[], Awaitable[object]], count: int) -> tuple[f
 
 
 async def _overhead(name: str, how: str, decider: Decider, count: int) -> None:
-    brief = panel_cases.brief()
+    question = panel_cases.question()
 
     async def decide() -> None:
-        [decided] = await decider.decide([brief])
+        [decided] = await decider.decide([question])
         if (decided.decision.action, decided.rung) != ("OPEN_LONG", "primary"):
             sys.exit(f"{name}: {decided.rung} {decided.errors}: not what is to be measured")
 
     cpu_ms, wall_ms = await _timed(decide, count)
-    calls = len((await decider.decide([brief]))[0].calls)
+    calls = len((await decider.decide([question]))[0].calls)
     print(f"{name:10} {how:34} calls={calls} n={count} cpu_ms={cpu_ms:.2f} wall_ms={wall_ms:.2f}")
 
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from tasks.adapters.prompts import load_prompt
 from tasks.core.decision.roles import REPLIES
 from tasks.core.types.snapshot import (
-    Brief,
     Constraints,
     Headline,
     News,
     PositionView,
+    Question,
     RoleInput,
     RoleInputs,
     Snapshot,
@@ -27,7 +27,7 @@ HOUR = {"adx": 30.0, "ema50": 99.0, "ema200": 97.0, "swing_low": 99.0, "swing_hi
 QUARTER = {"adx": 20.0, "bb_lower": 100.5, "bb_middle": 102.0, "bb_upper": 103.5}
 
 
-def brief(
+def question(
     pair: str = SYMBOL,
     side: str = "flat",
     news: News | None = NEWS,
@@ -37,14 +37,14 @@ def brief(
     last: float | None = 100.0,
     atr: float | None = 0.5,
     allowed: tuple[str, ...] = ALLOWED,
-) -> Brief:
+) -> Question:
     views = {"5m": TimeframeView(close=last), "15m": TimeframeView(close=last, atr=atr, rsi=rsi), "1h": TimeframeView()}
     snapshot = Snapshot(
         pair=pair, as_of=AT, reason_for_call=("TrendFlip(1h up)",), timeframes=views, position=PositionView(side=side),
         constraints=Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=allowed),
     )  # fmt: skip
     inputs = RoleInputs(timeframes={"15m": RoleInput(**quarter), "1h": RoleInput(**hour)}, volume_24h=1234.5)
-    return Brief(snapshot=snapshot, role_inputs=inputs, news=news)
+    return Question(snapshot=snapshot, role_inputs=inputs, news=news)
 
 
 def said(**fields: object) -> str:

@@ -16,8 +16,8 @@ from tasks.core.errors import InputError
 from tasks.core.evaluation.backtest import Backtest, Plan, Result
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.snapshot import Market
-from tasks.core.trading.brief import Brief
-from tasks.core.types.decision import DECISION, Decided
+from tasks.core.trading.question import Question
+from tasks.core.types.decision import DECISION, Answer
 from tasks.core.types.limits import EventThresholds, Limits
 from tasks.core.types.record import CycleRecord, CycleStatus
 
@@ -126,11 +126,11 @@ class RandomDecider:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        return [Decided(decision=self._decision(brief), source="random", rung="primary") for brief in briefs]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        return [Answer(decision=self._decision(question), source="random", rung="primary") for question in questions]
 
-    def _decision(self, brief: Brief):
-        draw, symbol = self.random, brief.snapshot.pair
+    def _decision(self, question: Question):
+        draw, symbol = self.random, question.snapshot.pair
         enter = {
             "size_pct": draw.choice((5, 10, 15)), "stop_atr": draw.choice((1, 2)), "tp_atr": draw.choice((2, 4, 8)),
             "entry": draw.choice(({"type": "market"}, {"type": "limit", "offset_bps": draw.choice((2, 10, 30))})),
@@ -143,7 +143,7 @@ class RandomDecider:
             {"action": "CANCEL_TP"}, {"action": "HOLD"}, {"action": "CLOSE_ALL"},
         )  # fmt: skip
         flat = ({"action": "OPEN_LONG", **enter}, {"action": "OPEN_SHORT", **enter}, {"action": "HOLD"})
-        fields = draw.choice(flat if brief.snapshot.position.side == "flat" else held)
+        fields = draw.choice(flat if question.snapshot.position.side == "flat" else held)
         return DECISION.validate_python({"symbol": symbol, "confidence": "0.9", **fields})
 
 

@@ -16,8 +16,8 @@ from tasks.core.evaluation.backtest import Backtest, Plan
 from tasks.core.market import features
 from tasks.core.market.bars import Columns, closed_by
 from tasks.core.market.snapshot import Market
-from tasks.core.types.decision import Decided
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.decision import Answer
+from tasks.core.types.snapshot import Question
 
 SYMBOL = "X/USDT"
 BARS = walk(2_400, seed=11)
@@ -63,16 +63,16 @@ class Seeker:
     def __init__(self, later_prices: dict[datetime, set[float]]) -> None:
         self.rules, self.later, self.found, self.turned = RulesDecider(), later_prices, [], 0
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        for brief in briefs:
-            as_of = brief.snapshot.as_of
-            for each in reachable(brief):
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        for question in questions:
+            as_of = question.snapshot.as_of
+            for each in reachable(question):
                 self.turned += 1
                 later = (at := time_of(each)) is not None and at > as_of
                 frame = isinstance(each, np.ndarray | pd.DataFrame | pd.Series | Market)
                 if later or frame or (isinstance(each, float) and each in self.later[as_of]):
                     self.found.append((as_of, each))
-        return await self.rules.decide(briefs)
+        return await self.rules.decide(questions)
 
 
 class Unheard(dict):
@@ -96,8 +96,8 @@ def test_a_decider_that_goes_looking_for_the_future_finds_nothing() -> None:
 def test_the_seeker_finds_what_is_hidden_in_a_closure_or_an_attribute() -> None:
     as_of = BARS.index[500].to_pydatetime()
     hidden = BARS.index[600].to_pydatetime()
-    brief = types.SimpleNamespace(ask=lambda: hidden)
-    assert hidden in list(reachable(brief))
+    question = types.SimpleNamespace(ask=lambda: hidden)
+    assert hidden in list(reachable(question))
     assert time_of(int(hidden.timestamp() * 1000)) == time_of(hidden.isoformat()) == hidden > as_of
     assert next(iter(Unheard()[as_of])) in BARS.to_numpy()[500:]
 

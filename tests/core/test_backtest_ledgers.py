@@ -21,10 +21,10 @@ from tasks.core.market.bars import bar_frame
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.snapshot import Market
 from tasks.core.types.bars import COLUMNS
-from tasks.core.types.decision import DECISION, Decided, hold
+from tasks.core.types.decision import DECISION, Answer, hold
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 
 A, B = "A/USDT:USDT", "B/USDT:USDT"
 START = datetime(2025, 1, 6, tzinfo=UTC)
@@ -51,15 +51,15 @@ class Scripted:
     def __init__(self, script: dict[Any, dict[str, Any]]) -> None:
         self.script = {(key if isinstance(key, tuple) else (key, A)): told for key, told in script.items()}
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        return [self._one(brief.snapshot.pair, brief.snapshot.as_of) for brief in briefs]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        return [self._one(question.snapshot.pair, question.snapshot.as_of) for question in questions]
 
-    def _one(self, symbol: str, as_of: datetime) -> Decided:
+    def _one(self, symbol: str, as_of: datetime) -> Answer:
         told = self.script.get(((as_of - START) // FIVE - 1, symbol))
         decision = hold(symbol, "not in the script")
         if told:
             decision = DECISION.validate_python({"symbol": symbol, "confidence": Decimal(1), **told})
-        return Decided(decision=decision, source="scripted", rung="primary")
+        return Answer(decision=decision, source="scripted", rung="primary")
 
 
 def market(symbol: str, bars: Sequence[Bar], scale: float = 1.0) -> Market:

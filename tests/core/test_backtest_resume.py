@@ -24,10 +24,10 @@ from tasks.core.evaluation.backtest import Backtest, Plan, Result
 from tasks.core.evaluation.resume import Kept, ResumedDecider
 from tasks.core.market.moments import rounded, significant
 from tasks.core.market.snapshot import Market
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 
 X, Y = "X/USDT:USDT", "Y/USDT:USDT"
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,10 +45,10 @@ class Counting:
     def __init__(self) -> None:
         self.rules, self.asked, self.together = RulesDecider(), 0, 0
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        self.asked += len(briefs)
-        self.together = max(self.together, len(briefs))
-        return await self.rules.decide(briefs)
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        self.asked += len(questions)
+        self.together = max(self.together, len(questions))
+        return await self.rules.decide(questions)
 
 
 def replay(decider: Any, **given: Any) -> tuple[Result, list[bytes], list[CycleRecord]]:

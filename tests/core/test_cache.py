@@ -9,7 +9,7 @@ from test_memory import moment
 from tasks.core.decision.budget import TICKET, Charge, Ticket
 from tasks.core.decision.cache import CachedModel, KeptDecision, content_hash, nearest, rules_of
 from tasks.core.decision.memory import vector
-from tasks.core.types.decision import Decided, ModelCall, PromptRef
+from tasks.core.types.decision import Answer, ModelCall, PromptRef
 from tasks.core.types.decision import hold as do_nothing
 
 TTL = timedelta(seconds=3600)
@@ -75,7 +75,7 @@ def test_the_hash_names_model_prompt_and_messages():
 def kept(rsi: float = 50, reasons=("TrendFlip(1h up)",), prompt: PromptRef = REF, side="flat") -> KeptDecision:
     at = moment(rsi, side)
     call = ModelCall(role="single", model="m", prompt=prompt)
-    decided = Decided(decision=do_nothing("BTC", "x"), source="llm:m", rung="primary", calls=(call,))
+    decided = Answer(decision=do_nothing("BTC", "x"), source="llm:m", rung="primary", calls=(call,))
     return KeptDecision(as_of=at.as_of, decided=decided, vector=vector(at), reasons=reasons)
 
 

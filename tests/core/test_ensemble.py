@@ -8,8 +8,8 @@ import panel_cases
 import pytest
 
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
-from tasks.core.types.decision import DECISION, Decided, ModelCall
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.decision import DECISION, Answer, ModelCall
+from tasks.core.types.snapshot import Question
 
 SYMBOL = panel_cases.SYMBOL
 ENTRY = {"size_pct": 20, "stop_atr": 2, "tp_atr": 4}
@@ -17,30 +17,30 @@ FIELDS = {"OPEN_LONG": ENTRY, "OPEN_SHORT": ENTRY, "TRIM": {"size_pct": 50}, "PA
 
 
 class Says:
-    """Says one thing of every brief."""
+    """Says one thing of every question."""
 
     def __init__(self, action: str, confidence: str = "0.8", name: str = "", rung: str = "primary", **more) -> None:
         self.name, self.asked = name or action.lower(), 0
         told = {"symbol": SYMBOL, "action": action, "confidence": Decimal(confidence), "reasoning": f"{self.name} says"}
         call = ModelCall(role="single", model="m", cost_usd=Decimal("0.01"))
-        self.answer = Decided(
+        self.answer = Answer(
             decision=DECISION.validate_python(told | FIELDS.get(action, {}) | more), source=self.name, rung=rung,
             model=self.name, cost_usd=Decimal("0.01"), tokens=7, calls=(call,), flags=("seen",),
         )  # fmt: skip
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        self.asked += len(briefs)
-        return [self.answer] * len(briefs)
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        self.asked += len(questions)
+        return [self.answer] * len(questions)
 
 
-def brief(side: str = "flat") -> Brief:
-    one = panel_cases.brief()
+def question(side: str = "flat") -> Question:
+    one = panel_cases.question()
     position = one.snapshot.position.model_copy(update={"side": side})
     return one.model_copy(update={"snapshot": one.snapshot.model_copy(update={"position": position})})
 
 
-def asked(decider: object, side: str = "flat") -> Decided:
-    [decided] = asyncio.run(decider.decide([brief(side)]))
+def asked(decider: object, side: str = "flat") -> Answer:
+    [decided] = asyncio.run(decider.decide([question(side)]))
     return decided
 
 
@@ -90,7 +90,7 @@ def test_an_answer_from_a_fallback_rung_keeps_its_label():
     assert (unheard.decision.action, unheard.rung) == ("CLOSE_ALL", "primary")
 
 
-def vote(*members: tuple[Says, str]) -> Decided:
+def vote(*members: tuple[Says, str]) -> Answer:
     return asked(VoteDecider([(member, Decimal(weight)) for member, weight in members]))
 
 

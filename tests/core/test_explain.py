@@ -13,7 +13,7 @@ from markdown_it.token import Token
 
 from tasks.core.evaluation.explain import position_after, summary_line, to_markdown
 from tasks.core.evaluation.words import CODES, STATUSES
-from tasks.core.types.decision import Decided, Hold, ModelCall, OpenLong, PromptRef
+from tasks.core.types.decision import Answer, Hold, ModelCall, OpenLong, PromptRef
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Outcome, Reason
@@ -85,7 +85,7 @@ def record(**changes) -> CycleRecord:
             risk=RiskView(daily_pnl_pct=-0.4),
             constraints=Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=("HOLD",)),
         ),
-        "decided": Decided(
+        "decided": Answer(
             decision=asked,
             source=asked.source,
             rung="primary",

@@ -18,10 +18,10 @@ from tasks.core.decision.ladder import Ladder, Terms
 from tasks.core.decision.memory import vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
-from tasks.core.types.decision import ACTIONS, DECISION, MAY_AS_FALLBACK, Decided, ModelCall
+from tasks.core.types.decision import ACTIONS, DECISION, MAY_AS_FALLBACK, Answer, ModelCall
 from tasks.core.types.decision import hold as do_nothing
 from tasks.core.types.limits import Budget
-from tasks.core.types.snapshot import Brief, Confluence
+from tasks.core.types.snapshot import Confluence, Question
 
 BTC = "BTC/USDT:USDT"
 OPEN = '{"action":"OPEN_LONG","size_pct":20,"stop_atr":1.5,"tp_atr":3,"confidence":0.6}'
@@ -47,8 +47,8 @@ class Bench:
                      "breaker": Breaker(3, timedelta(seconds=900))} | terms), self.clock,
         )  # fmt: skip
 
-    async def decide(self, side="flat", reasons=("TrendFlip(1h up)",), confluence=EVEN) -> Decided:
-        [decided] = await self.ladder.decide([brief(side, reasons, confluence)])
+    async def decide(self, side="flat", reasons=("TrendFlip(1h up)",), confluence=EVEN) -> Answer:
+        [decided] = await self.ladder.decide([question(side, reasons, confluence)])
         return decided
 
     def keep(self, action: str, minutes: float = 10, side="flat", rsi: float = 52) -> None:
@@ -56,7 +56,7 @@ class Bench:
         at = moment(rsi, side).model_copy(update={"confluence": Confluence()})
         decision = made(action)
         call = ModelCall(role="single", model=BIG, prompt=PROMPT.ref)
-        decided = Decided(decision=decision, source=f"llm:{BIG}", rung="primary", calls=(call,))
+        decided = Answer(decision=decision, source=f"llm:{BIG}", rung="primary", calls=(call,))
         self.desk.kept.append(
             KeptDecision(as_of=at.as_of - timedelta(minutes=minutes), decided=decided, vector=vector(at),
                          reasons=("TrendFlip(1h down)",))
@@ -77,10 +77,12 @@ def _fields(action: str) -> set[str]:
     return {"symbol", "confidence"} | wanted.get(action, set())
 
 
-def brief(side="flat", reasons=("TrendFlip(1h up)",), confluence=EVEN, pair=BTC) -> Brief:
+def question(side="flat", reasons=("TrendFlip(1h up)",), confluence=EVEN, pair=BTC) -> Question:
     snapshot = moment(50, side, reason_for_call=reasons)
     allowed = snapshot.constraints.model_copy(update={"allowed_actions": ACTIONS})
-    return Brief(snapshot=snapshot.model_copy(update={"confluence": confluence, "constraints": allowed, "pair": pair}))
+    return Question(
+        snapshot=snapshot.model_copy(update={"confluence": confluence, "constraints": allowed, "pair": pair})
+    )
 
 
 WORKING, DEAD = FakeModel(reply=OPEN), FakeModel(error="unavailable")
@@ -193,12 +195,12 @@ class Answering:
 
     name = "llm:panel"
 
-    def __init__(self, *answers: Decided) -> None:
+    def __init__(self, *answers: Answer) -> None:
         self.answers, self.groups = answers, []
 
-    async def decide(self, briefs):
-        self.groups.append([b.snapshot.pair for b in briefs])
-        return list(self.answers[: len(briefs)])
+    async def decide(self, questions):
+        self.groups.append([b.snapshot.pair for b in questions])
+        return list(self.answers[: len(questions)])
 
 
 def ladder(primary, **terms) -> Ladder:
@@ -208,28 +210,28 @@ def ladder(primary, **terms) -> Ladder:
 
 async def test_a_hold_for_which_nothing_failed_is_an_answer_and_not_stepped_down():
     failed_over = ModelCall(role="technical", model="openai/b", attempts=("openai/a: timeout",))
-    vetoed = Decided(
+    vetoed = Answer(
         decision=do_nothing(BTC, "no consensus"), source="hold", rung="hold", calls=(failed_over,),
         errors=("technical: openai/a: timeout", "no_consensus"), flags=("no_consensus",),
     )  # fmt: skip
-    [decided] = await ladder(Answering(vetoed)).decide([brief(**LONG_AGAINST)])
+    [decided] = await ladder(Answering(vetoed)).decide([question(**LONG_AGAINST)])
     assert (decided.rung, decided.decision.action, decided.is_fallback) == ("primary", "HOLD", False)
     late = vetoed.model_copy(update={"errors": ("technical: late", "no_consensus")})
-    [decided] = await ladder(Answering(late)).decide([brief(**LONG_AGAINST)])
+    [decided] = await ladder(Answering(late)).decide([question(**LONG_AGAINST)])
     assert (decided.rung, decided.decision.action) == ("rules", "CLOSE_ALL")
 
 
 async def test_symbols_are_asked_one_by_one_or_together_and_answered_in_order():
     good, bad = (
-        Decided(decision=made("OPEN_LONG"), source="llm:m", rung="primary"),
-        Decided(decision=do_nothing(BTC, "x"), source="hold", rung="hold", errors=("missing",)),
+        Answer(decision=made("OPEN_LONG"), source="llm:m", rung="primary"),
+        Answer(decision=do_nothing(BTC, "x"), source="hold", rung="hold", errors=("missing",)),
     )
-    briefs = [brief(pair="A"), brief(pair="B", **LONG_AGAINST)]
+    questions = [question(pair="A"), question(pair="B", **LONG_AGAINST)]
     apart = Answering(good)
-    await ladder(apart).decide(briefs)
+    await ladder(apart).decide(questions)
     assert apart.groups == [["A"], ["B"]]
     joint = Answering(good, bad)
-    answers = await ladder(joint, together=True).decide(briefs)
+    answers = await ladder(joint, together=True).decide(questions)
     assert joint.groups == [["A", "B"]]
     assert [each.rung for each in answers] == ["primary", "rules"]
     assert await ladder(joint).decide([]) == []
@@ -250,7 +252,7 @@ def test_a_model_that_cannot_be_reached_never_leaves_a_position_worse_protected(
 ):
     """Whatever was cached and whatever the rules say: no entry, no stop or target taken away."""
 
-    async def run() -> Decided:
+    async def run() -> Answer:
         bench = Bench(FakeModel(reply=reply))
         await bench.decide(side, reasons, confluence)  # leaves an exact reply behind
         for action in kept:

@@ -7,12 +7,12 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from panel_cases import ALLOWED, ANSWERS, NONE, PROMPTS, SYMBOL, brief, reversion, review, said, trend, vote
+from panel_cases import ALLOWED, ANSWERS, NONE, PROMPTS, SYMBOL, question, reversion, review, said, trend, vote
 
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.errors import InputError
-from tasks.core.types.decision import Decided, ModelCall, PromptRef
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.decision import Answer, ModelCall, PromptRef
+from tasks.core.types.snapshot import Question
 
 STAGE_S = 0.05
 HANG, STUBBORN = "hang", "stubborn"  # the second one ignores being cancelled
@@ -54,13 +54,13 @@ def panel(cast: Cast, stage_s: float = STAGE_S, deadline_s: float = 30.0) -> Pan
     return PanelDecider(cast, PROMPTS, lambda s: f"lean {s.pair}", stage_s, deadline_s)
 
 
-async def decide(about: Brief | None = None, /, **answers: str | ModelCall) -> tuple[Decided, Cast]:
+async def decide(about: Question | None = None, /, **answers: str | ModelCall) -> tuple[Answer, Cast]:
     cast = Cast(ANSWERS | answers)
-    [decided] = await panel(cast).decide([about or brief()])
+    [decided] = await panel(cast).decide([about or question()])
     return decided, cast
 
 
-def outcome(decided: Decided) -> tuple[str, str, tuple[str, ...]]:
+def outcome(decided: Answer) -> tuple[str, str, tuple[str, ...]]:
     return decided.decision.action, decided.rung, decided.flags
 
 
@@ -119,7 +119,7 @@ async def test_roles_of_a_stage_are_asked_at_the_same_time():
                 await gate.wait()
             return await super().ask(role, *rest)
 
-    [decided] = await panel(Meeting(ANSWERS)).decide([brief()])
+    [decided] = await panel(Meeting(ANSWERS)).decide([question()])
     assert decided.decision.action == "OPEN_LONG"
 
 
@@ -133,13 +133,13 @@ async def test_the_better_proposal_wins_by_confidence_and_reward_to_risk():
 async def test_shorts_are_proposed_on_a_bearish_consensus():
     hour = {"adx": 30.0, "ema50": 97.0, "ema200": 99.0, "swing_high": 101.0}
     bearish = dict.fromkeys(("technical", "sentiment"), vote("bearish"))
-    decided, _ = await decide(brief(hour=hour), **bearish, trend=trend(signal="short", stop=103.5, target=93))
+    decided, _ = await decide(question(hour=hour), **bearish, trend=trend(signal="short", stop=103.5, target=93))
     assert (decided.decision.action, decided.decision.stop_atr) == ("OPEN_SHORT", 7)
 
 
 async def test_each_brief_has_its_own_sitting_in_order():
     cast = Cast(ANSWERS)
-    first, second = await panel(cast).decide([brief("A/USDT"), brief("B/USDT", side="short")])
+    first, second = await panel(cast).decide([question("A/USDT"), question("B/USDT", side="short")])
     assert (first.decision.symbol, first.decision.action) == ("A/USDT", "OPEN_LONG")
     assert (second.decision.symbol, second.decision.action) == ("B/USDT", "CLOSE_ALL")
     assert (len(first.calls), len(second.calls)) == (6, 3)
@@ -153,7 +153,7 @@ async def test_what_prepares_the_model_runs_before_the_deadlines():
         ready.append(True)
 
     decider = PanelDecider(Cast(ANSWERS), PROMPTS, lambda s: "", STAGE_S, STAGE_S, prepare)
-    [decided] = await decider.decide([brief()])
+    [decided] = await decider.decide([question()])
     assert (ready, decided.decision.action) == ([True], "OPEN_LONG")
 
 
@@ -173,10 +173,10 @@ async def test_without_consensus_no_strategist_is_asked():
 
 
 async def test_without_news_the_sentiment_analyst_is_not_asked_and_both_others_must_agree():
-    decided, cast = await decide(brief(news=None))
+    decided, cast = await decide(question(news=None))
     assert outcome(decided) == ("OPEN_LONG", "primary", ())
     assert "sentiment" not in cast.roles
-    decided, _ = await decide(brief(news=None), orderbook=vote("neutral"))
+    decided, _ = await decide(question(news=None), orderbook=vote("neutral"))
     assert outcome(decided) == ("HOLD", "primary", ("no_consensus",))
 
 
@@ -206,7 +206,7 @@ async def test_all_analysts_late_hold_within_the_deadline(how):
 
 async def test_the_whole_deadline_cuts_the_stages_short():
     cast = Cast(ANSWERS | {"trend": HANG, "reversion": HANG})
-    [decided] = await panel(cast, stage_s=500, deadline_s=0.3).decide([brief()])
+    [decided] = await panel(cast, stage_s=500, deadline_s=0.3).decide([question()])
     assert outcome(decided) == ("HOLD", "hold", ("late:trend", "late:reversion", "no_proposal"))
 
 
@@ -215,7 +215,7 @@ async def test_a_cancelled_decision_leaves_no_task_behind():
     before = asyncio.all_tasks()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
-            await panel(cast, stage_s=60, deadline_s=60).decide([brief()])
+            await panel(cast, stage_s=60, deadline_s=60).decide([question()])
     await asyncio.sleep(0.01)
     assert (asyncio.all_tasks() - before, cast.cancelled) == (set(), ["technical"])
 
@@ -239,7 +239,7 @@ async def test_no_proposal_that_stands_asks_no_risk_officer():
 
 
 async def test_an_entry_that_is_not_allowed_now_costs_no_further_calls():
-    decided, cast = await decide(brief(allowed=tuple(a for a in ALLOWED if a != "OPEN_LONG")))
+    decided, cast = await decide(question(allowed=tuple(a for a in ALLOWED if a != "OPEN_LONG")))
     assert (outcome(decided), len(cast.asked)) == (("HOLD", "primary", ("not_allowed",)), 3)
 
 
@@ -306,14 +306,14 @@ def test_the_size_is_never_more_than_proposed_nor_than_the_officer_says(proposed
     ],
 )
 async def test_a_position_is_closed_by_a_consensus_against_it_and_by_nothing_else(side, signal, expected):
-    decided, cast = await decide(brief(side=side), technical=vote(signal), orderbook=vote(signal))
+    decided, cast = await decide(question(side=side), technical=vote(signal), orderbook=vote(signal))
     assert outcome(decided) == expected
     assert sorted(cast.roles) == ["orderbook", "sentiment", "technical"]
     assert decided.decision.source == "llm:panel"
 
 
 async def test_a_close_says_why():
-    decided, _ = await decide(brief(side="short"))
+    decided, _ = await decide(question(side="short"))
     assert decided.decision.comment == "consensus bullish 0.65 is against the short"
     assert decided.decision.confidence == Decimal("0.65")
 

@@ -15,12 +15,12 @@ from tasks.core.decision.prompt import parse_prompt
 from tasks.core.errors import InputError
 from tasks.core.market.snapshot import Market
 from tasks.core.trading import guard
-from tasks.core.trading.brief import make_brief
-from tasks.core.types.decision import Decided, Decision, ModelCall
+from tasks.core.trading.question import make_question
+from tasks.core.types.decision import Answer, Decision, ModelCall
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, HeldPosition, Position
-from tasks.core.types.snapshot import Brief, Constraints, PositionView, Snapshot, TimeframeView
+from tasks.core.types.snapshot import Constraints, PositionView, Question, Snapshot, TimeframeView
 
 BTC, ETH, SOL = "BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
@@ -28,9 +28,9 @@ ALL = ("HOLD", "OPEN_LONG", "OPEN_SHORT", "ADD", "TRIM", "CLOSE_PARTIAL", "CLOSE
 PROMPT = load_prompt("portfolio", "v001")
 
 
-def brief(
+def question(
     pair: str = BTC, held: float | None = 0.0, last: float | None = 64_123.45, equity: float | None = 10_000.0
-) -> Brief:
+) -> Question:
     side = "flat" if held == 0 else "long" if held is None or held > 0 else "short"
     close = None if last is None else float(f"{last:.6g}")  # a snapshot rounds
     snapshot = Snapshot(
@@ -41,7 +41,7 @@ def brief(
         },
         constraints=Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=ALL),
     )  # fmt: skip
-    return Brief(snapshot=snapshot, equity=equity, last_price=last, quantity=held)
+    return Question(snapshot=snapshot, equity=equity, last_price=last, quantity=held)
 
 
 def entry(instrument: str = BTC, action: str = "buy", qty: object = 0.03, **more: object) -> dict[str, object]:
@@ -64,20 +64,20 @@ class OneReply:
         return ModelCall(role=role, model="openai/x", **(told | self.more))
 
 
-def decide(reply: object, *briefs: Brief, **more: object) -> list[Decided]:
+def decide(reply: object, *questions: Question, **more: object) -> list[Answer]:
     raw = reply if isinstance(reply, str) else json.dumps({"decisions": reply})
     decider = PortfolioDecider(OneReply(raw, **more), PROMPT, lambda s: f"lean {s.pair}")
-    return asyncio.run(decider.decide(briefs or [brief()]))
+    return asyncio.run(decider.decide(questions or [question()]))
 
 
 def decision(reply: dict[str, object], held: float = 0.0) -> Decision:
-    [decided] = decide([reply], brief(held=held))
+    [decided] = decide([reply], question(held=held))
     assert decided.rung == "primary", decided.errors
     return decided.decision
 
 
-def why(reply: dict[str, object], one: Brief | None = None) -> str:
-    [decided] = decide([reply], one or brief())
+def why(reply: dict[str, object], one: Question | None = None) -> str:
+    [decided] = decide([reply], one or question())
     assert (decided.decision.action, decided.rung, decided.source) == ("HOLD", "hold", "hold")
     assert not decided.calls[0].error
     return decided.errors[0]
@@ -133,7 +133,7 @@ def test_going_through_zero_closes_and_says_that_the_opening_waits():
 
 @pytest.mark.parametrize(("held", "action", "target"), [(0.0, "sell", 0.5), (0.0, "buy", -0.5), (0.2, "sell", 0.5)])
 def test_a_word_against_its_own_target_adds_no_risk(held, action, target):
-    assert why(entry(action=action, qty=target), brief(held=held)).startswith(f"contradiction: {action} from")
+    assert why(entry(action=action, qty=target), question(held=held)).startswith(f"contradiction: {action} from")
 
 
 def test_a_target_that_reduces_is_followed_whatever_the_word():
@@ -162,22 +162,22 @@ def test_an_entry_that_cannot_be_used_holds_its_instrument_and_says_why(reply, s
 
 
 def test_a_missing_number_of_the_account_is_never_taken_for_zero():
-    assert why(entry(), brief(equity=None)).startswith("unknown_size")
-    assert why(entry(), brief(equity=0.0)).startswith("unknown_size")
-    assert why(entry(), brief(equity=float("nan"))).startswith("unknown_size")
-    assert why(entry(), brief(last=None)).startswith("unknown_size")
-    assert why(entry(), brief(held=None)).startswith("unknown_quantity")
-    assert decide([entry(action="flat", qty=None)], brief(held=None))[0].decision.action == "CLOSE_ALL"
+    assert why(entry(), question(equity=None)).startswith("unknown_size")
+    assert why(entry(), question(equity=0.0)).startswith("unknown_size")
+    assert why(entry(), question(equity=float("nan"))).startswith("unknown_size")
+    assert why(entry(), question(last=None)).startswith("unknown_size")
+    assert why(entry(), question(held=None)).startswith("unknown_quantity")
+    assert decide([entry(action="flat", qty=None)], question(held=None))[0].decision.action == "CLOSE_ALL"
 
 
 def test_a_brief_without_the_unrounded_price_uses_the_snapshot_s_close():
-    one = brief().model_copy(update={"last_price": None})
+    one = question().model_copy(update={"last_price": None})
     assert float(decide([entry()], one)[0].decision.size_pct) == pytest.approx(0.03 * 64_123.4 / 100, rel=1e-14)
 
 
 def test_one_call_answers_all_and_is_paid_for_once():
     model = OneReply(json.dumps({"decisions": [entry(ETH, "sell", -1.0), entry(BTC, "noop", None)]}))
-    asked = [brief(BTC), brief(ETH, last=3_000.0), brief(SOL, last=150.0)]
+    asked = [question(BTC), question(ETH, last=3_000.0), question(SOL, last=150.0)]
     first, second, third = asyncio.run(PortfolioDecider(model, PROMPT, lambda s: f"lean {s.pair}").decide(asked))
     assert len(model.asked) == 1
     assert [d.decision.symbol for d in (first, second, third)] == [BTC, ETH, SOL]
@@ -194,7 +194,7 @@ def test_one_call_answers_all_and_is_paid_for_once():
 
 def test_the_prompt_shows_every_instrument_with_what_is_held_and_the_schema_is_flat():
     model = OneReply("")
-    asked = [brief(BTC, held=0.04), brief(ETH, held=-2.0, last=3_000.0)]
+    asked = [question(BTC, held=0.04), question(ETH, held=-2.0, last=3_000.0)]
     asyncio.run(PortfolioDecider(model, PROMPT, lambda s: f"lean {s.pair}").decide(asked))
     [(role, ref, messages, schema)] = model.asked
     assert (role, ref, schema) == ("portfolio", PROMPT.ref, SCHEMA)
@@ -224,12 +224,12 @@ def test_an_instrument_nobody_asked_about_is_ignored_and_named():
     assert decided.decision.action == "OPEN_LONG"
     assert decided.flags[:3] == ("portfolio", "not_asked:DOGE/USDT", "not_asked:\\x00\\ud800" + "x" * 30)
     assert len(decided.flags) == 11
-    Decided.model_validate_json(decided.model_dump_json())
+    Answer.model_validate_json(decided.model_dump_json())
 
 
 def test_a_second_entry_for_an_instrument_holds_it_and_leaves_the_others_alone():
     reply = [entry(BTC), entry(ETH, "buy", 1), entry(BTC, "noop", None)]
-    first, second = decide(reply, brief(BTC), brief(ETH, last=3_000.0))
+    first, second = decide(reply, question(BTC), question(ETH, last=3_000.0))
     assert (first.decision.action, first.errors, first.rung) == ("HOLD", (f"duplicate: {BTC}",), "hold")
     assert (second.decision.action, second.errors, second.rung) == ("OPEN_LONG", (), "primary")
 
@@ -250,14 +250,14 @@ def test_a_second_entry_for_an_instrument_holds_it_and_leaves_the_others_alone()
     ],
 )
 def test_a_reply_that_cannot_be_used_holds_everything(raw, said):
-    both = decide(raw, brief(BTC), brief(ETH))
+    both = decide(raw, question(BTC), question(ETH))
     assert [d.decision.action for d in both] == ["HOLD", "HOLD"]
     assert all(d.errors[0].startswith(said) and d.rung == "hold" for d in both)
     assert both[0].calls[0].raw_reply == raw
 
 
 def test_a_model_that_does_not_answer_holds_everything_and_a_failover_is_labelled():
-    timed_out = decide("", brief(BTC), brief(ETH), error="timeout", attempts=("openai/x: timeout",))
+    timed_out = decide("", question(BTC), question(ETH), error="timeout", attempts=("openai/x: timeout",))
     assert [(d.decision.action, d.errors) for d in timed_out] == [("HOLD", ("timeout",))] * 2
     [second] = decide([entry()], attempts=("openai/a: timeout",))
     assert (second.rung, second.errors, second.decision.action) == ("failover", ("openai/a: timeout",), "OPEN_LONG")
@@ -283,7 +283,7 @@ steps = st.integers(min_value=-40, max_value=40).map(lambda n: n * STEP)
 def test_what_the_guard_sizes_is_target_minus_current_to_the_step(held, wanted, cents, equity):
     """With room for all of it; and nothing but the through-zero case ends elsewhere than at the target."""
     last, equity = Decimal(cents) / 100, Decimal(equity)
-    one = brief(held=float(held), last=float(last), equity=float(equity))
+    one = question(held=float(held), last=float(last), equity=float(equity))
     word = "buy" if wanted > held else "sell"
     target = Target(
         instrument=BTC, action=word, target_qty=wanted, stop_atr=Decimal(1), tp_atr=Decimal(3), confidence=Decimal(1)
@@ -327,7 +327,7 @@ anything = st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_si
 @given(st.text(max_size=300) | anything.map(as_entry))
 def test_no_reply_makes_it_raise(raw):
     [decided] = decide(raw)
-    Decided.model_validate_json(decided.model_dump_json())
+    Answer.model_validate_json(decided.model_dump_json())
 
 
 def test_a_deeply_nested_entry_is_refused_not_raised():
@@ -340,13 +340,13 @@ def test_a_deeply_nested_entry_is_refused_not_raised():
 def test_a_brief_says_what_the_account_holds():
     frame = Market.from_base(BTC, _bars())
     state = AccountState(equity=Decimal("12345.67"), last_price=Decimal("64123.45"))
-    flat = make_brief(frame, AT, state, Limits(), Costs())
+    flat = make_question(frame, AT, state, Limits(), Costs())
     assert (flat.equity, flat.last_price, flat.quantity) == (12345.67, 64123.45, 0.0)
     short = Position(
         position_id="p", strategy="s", cycle_id="c", symbol=BTC, side="short", quantity=Decimal("0.031"),
         entry_quantity=Decimal("0.05"), avg_price=Decimal(64_000), opened_at=AT,
     )  # fmt: skip
-    assert make_brief(frame, AT, state, Limits(), Costs(), position=short).quantity == -0.031
+    assert make_question(frame, AT, state, Limits(), Costs(), position=short).quantity == -0.031
 
 
 def _bars():

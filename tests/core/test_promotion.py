@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.core.evaluation.promotion import Evidence, Measured, Shadows, Use, breaches, criteria, use_of
-from tasks.core.types.decision import Decided, ModelCall, PromptRef, hold
+from tasks.core.types.decision import Answer, ModelCall, PromptRef, hold
 from tasks.core.types.limits import Promotion
 
 NEW, OLD, DATA = "a" * 64, "b" * 64, "d" * 64
@@ -83,10 +83,10 @@ def test_an_edge_must_lie_above_the_threshold_not_above_zero():
     assert failed(terms=TERMS.model_copy(update={"min_edge_pct": Decimal("0.3")})) == ["shadow edge"]
 
 
-def decided(rung: str, reply: str, sha256: str = NEW) -> Decided:
+def decided(rung: str, reply: str, sha256: str = NEW) -> Answer:
     call = ModelCall(role="single", model="m", prompt=PromptRef(name="single", version="v002", sha256=sha256),
                      raw_reply=reply)  # fmt: skip
-    return Decided(decision=hold("X", "x"), source="llm:m", rung=rung, cost_usd=Decimal("0.01"), calls=(call,))
+    return Answer(decision=hold("X", "x"), source="llm:m", rung=rung, cost_usd=Decimal("0.01"), calls=(call,))
 
 
 def test_a_fallback_counts_as_invalid_only_where_the_model_had_answered():

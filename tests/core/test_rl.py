@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
 from tasks.core.evaluation import rl, rl_state
-from tasks.core.types.decision import ACTIONS, Decided, ModelCall, OpenLong, PromptRef, hold
+from tasks.core.types.decision import ACTIONS, Answer, ModelCall, OpenLong, PromptRef, hold
 from tasks.core.types.orders import Fill, OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, Position
 from tasks.core.types.record import CycleRecord, CycleStatus, Inputs, Terms
@@ -39,7 +39,7 @@ def point(hours: float, equity: str = "10000", decision=None, *, symbol: str = B
         "cycle_id": f"{symbol[:3]}{hours:g}", "strategy": "default", "symbol": symbol, "as_of": at, "decider": "rules",
         "status": CycleStatus.EXECUTED if decision else CycleStatus.HELD, "snapshot": snapshot(symbol, at),
         "state": AccountState(equity=Decimal(equity)),
-        "decided": Decided(decision=asked, source="rules", rung="primary"),
+        "decided": Answer(decision=asked, source="rules", rung="primary"),
         "verdict": Verdict(allowed=True, decision=asked),
     }  # fmt: skip
     return CycleRecord(**(whole | fields))
@@ -201,7 +201,7 @@ def test_a_symbols_reward_is_its_own_trades_and_position_after_fees():
 
 def test_the_behaviour_policy_is_named():
     call = ModelCall(role="single", model="m", prompt=PromptRef(name="single", version="v002", sha256="0"))
-    told = Decided(decision=BUY, source="llm:m", rung="failover", model="m", calls=(call, call))
+    told = Answer(decision=BUY, source="llm:m", rung="failover", model="m", calls=(call, call))
     [row] = steps(point(0, decision=BUY, decided=told, decider="llm:single"), point(1))
     assert (row["decider"], row["rung"], row["model"], row["prompt_version"]) == (
         "llm:single", "failover", "m", "single/v002",
@@ -211,7 +211,7 @@ def test_the_behaviour_policy_is_named():
 
 @pytest.mark.parametrize(("decision", "share"), [(None, 0.5), (BUY, 0.25)])
 def test_the_odds_of_random_are_known(decision, share):
-    told = Decided(decision=decision or hold(BTC, ""), source="random", rung="primary")
+    told = Answer(decision=decision or hold(BTC, ""), source="random", rung="primary")
     [row] = steps(point(0, decision=decision, decided=told), point(1))
     assert (row["propensity"], row["propensity_kind"]) == (share, "random")
 
@@ -219,13 +219,13 @@ def test_the_odds_of_random_are_known(decision, share):
 def test_a_panels_propensity_is_the_share_of_votes_for_its_way():
     votes = {"technical": "bullish", "orderbook": "bullish", "sentiment": "bearish"}
     said = [ModelCall(role=r, model="m", raw_reply=f'{{"signal":"{v}","confidence":0.8}}') for r, v in votes.items()]
-    told = Decided(decision=BUY, source="llm:panel", rung="primary", calls=tuple(said))
+    told = Answer(decision=BUY, source="llm:panel", rung="primary", calls=tuple(said))
     [row] = steps(point(0, decision=BUY, decided=told), point(1))
     assert (row["propensity"], row["propensity_kind"]) == (pytest.approx(2 / 3), "vote_share")
 
 
 def test_rules_are_certain_but_not_as_a_fallback():
-    ruled = Decided(decision=hold(BTC, ""), source="rules", rung="rules")
+    ruled = Answer(decision=hold(BTC, ""), source="rules", rung="rules")
     first, second = steps(point(0), point(1, decided=ruled), point(2))
     assert (first["propensity"], second["propensity"]) == (1.0, None)
 

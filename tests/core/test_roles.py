@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from panel_cases import AT, HOUR, PROMPTS, QUARTER, brief, reversion, review, trend, vote
+from panel_cases import AT, HOUR, PROMPTS, QUARTER, question, reversion, review, trend, vote
 
 from tasks.core.decision.actions import Rejected, object_schema, parse_as
 from tasks.core.decision.prompt import check_variables, render
@@ -27,7 +27,7 @@ from tasks.core.decision.roles import (
     told,
 )
 from tasks.core.types.decision import OpenLong, OpenShort
-from tasks.core.types.snapshot import Brief, Headline, News
+from tasks.core.types.snapshot import Headline, News, Question
 
 SHORT_HOUR = HOUR | {"ema50": 97.0, "ema200": 99.0}
 SHORT_QUARTER = {"adx": 20.0, "bb_lower": 96.5, "bb_middle": 98.0, "bb_upper": 99.5}
@@ -133,24 +133,24 @@ def test_consensus_needs_two_votes_for_one_direction_and_confidence(cast, expect
 # --- rules
 
 
-def entry(role: str, text: str, about: Brief, way: int = UP):
+def entry(role: str, text: str, about: Question, way: int = UP):
     return checked_entry(role, parse_as(text, REPLIES[role]), about, way)
 
 
 def test_a_trend_proposal_within_its_rules_becomes_an_entry_in_15m_atr():
-    assert entry("trend", trend(), brief()) == OpenLong(
+    assert entry("trend", trend(), question()) == OpenLong(
         symbol="BTC/USDT:USDT", size_pct=Decimal(20), stop_atr=Decimal(7), tp_atr=Decimal(16),
         confidence=Decimal("0.6"), key_factors=("a", "b"),
     )  # fmt: skip
 
 
 def test_a_reversion_proposal_within_its_rules_becomes_an_entry():
-    opened = entry("reversion", reversion(), brief())
+    opened = entry("reversion", reversion(), question())
     assert (opened.action, opened.stop_atr, opened.tp_atr, opened.size_pct) == ("OPEN_LONG", 2, 4, 10)
 
 
 def test_both_strategies_mirror_for_shorts():
-    about = brief(hour=SHORT_HOUR, quarter=SHORT_QUARTER, rsi=75.0)
+    about = question(hour=SHORT_HOUR, quarter=SHORT_QUARTER, rsi=75.0)
     short = {"signal": "short"}
     opened = entry("trend", trend(**short, stop=103.5, target=93), about, DOWN)
     assert isinstance(opened, OpenShort)
@@ -162,28 +162,28 @@ def test_both_strategies_mirror_for_shorts():
 @pytest.mark.parametrize(
     ("text", "about", "reason"),
     [
-        (trend(), brief(hour=HOUR | {"ema50": 97.0}), "ema"),
-        (trend(), brief(hour=HOUR | {"ema50": 96.9}), "ema"),
-        (trend(), brief(hour=HOUR | {"adx": 25.0}), "adx"),
-        (trend(), brief(hour=HOUR | {"adx": None}), "unknown_numbers"),
-        (trend(), brief(hour=HOUR | {"ema200": None}), "unknown_numbers"),
-        (trend(), brief(hour=HOUR | {"swing_low": None}), "unknown_numbers"),
-        (trend(), brief(hour={}), "unknown_numbers"),
-        (trend(), brief(last=None), "unknown_numbers"),
-        (trend(), brief(atr=None), "unknown_numbers"),
-        (trend(stop=97.1), brief(), "stop"),
-        (trend(stop=95.9), brief(), "stop"),
-        (trend(stop=100), brief(), "levels"),
-        (trend(stop=0), brief(), "levels"),
-        (trend(stop=None), brief(), "levels"),
-        (trend(target=100), brief(), "levels"),
-        (trend(target=None), brief(), "levels"),
-        (trend(signal="short"), brief(), "against_consensus"),
-        (trend(size_pct=None), brief(), "out_of_range"),
-        (trend(target=151), brief(), "out_of_range"),
-        (trend(target=9e29), brief(), "out_of_range"),
-        (trend(), brief(atr=0.1), "out_of_range"),
-        (trend(), brief(atr=1e-9), "out_of_range"),
+        (trend(), question(hour=HOUR | {"ema50": 97.0}), "ema"),
+        (trend(), question(hour=HOUR | {"ema50": 96.9}), "ema"),
+        (trend(), question(hour=HOUR | {"adx": 25.0}), "adx"),
+        (trend(), question(hour=HOUR | {"adx": None}), "unknown_numbers"),
+        (trend(), question(hour=HOUR | {"ema200": None}), "unknown_numbers"),
+        (trend(), question(hour=HOUR | {"swing_low": None}), "unknown_numbers"),
+        (trend(), question(hour={}), "unknown_numbers"),
+        (trend(), question(last=None), "unknown_numbers"),
+        (trend(), question(atr=None), "unknown_numbers"),
+        (trend(stop=97.1), question(), "stop"),
+        (trend(stop=95.9), question(), "stop"),
+        (trend(stop=100), question(), "levels"),
+        (trend(stop=0), question(), "levels"),
+        (trend(stop=None), question(), "levels"),
+        (trend(target=100), question(), "levels"),
+        (trend(target=None), question(), "levels"),
+        (trend(signal="short"), question(), "against_consensus"),
+        (trend(size_pct=None), question(), "out_of_range"),
+        (trend(target=151), question(), "out_of_range"),
+        (trend(target=9e29), question(), "out_of_range"),
+        (trend(), question(atr=0.1), "out_of_range"),
+        (trend(), question(atr=1e-9), "out_of_range"),
     ],
 )
 def test_a_trend_proposal_that_breaks_a_rule_is_named(text, about, reason):
@@ -192,22 +192,22 @@ def test_a_trend_proposal_that_breaks_a_rule_is_named(text, about, reason):
 
 @pytest.mark.parametrize("stop", [96.03, 97.02])
 def test_the_trend_stop_may_be_exactly_2_or_3_percent_beyond_the_swing(stop):
-    assert isinstance(entry("trend", trend(stop=stop), brief()), OpenLong)
+    assert isinstance(entry("trend", trend(stop=stop), question()), OpenLong)
 
 
 @pytest.mark.parametrize(
     ("text", "about", "reason"),
     [
-        (reversion(), brief(quarter=QUARTER | {"adx": 25.0}), "adx"),
-        (reversion(), brief(rsi=30.0), "rsi"),
-        (reversion(), brief(rsi=None), "unknown_numbers"),
-        (reversion(), brief(quarter=QUARTER | {"bb_lower": 100.0}), "band"),
-        (reversion(), brief(quarter=QUARTER | {"bb_middle": None}), "unknown_numbers"),
-        (reversion(), brief(quarter={}), "unknown_numbers"),
-        (reversion(target=102.2), brief(), "target"),
-        (reversion(target=101.8), brief(), "target"),
-        (reversion(signal="short"), brief(), "against_consensus"),
-        (reversion(stop=100.5), brief(), "levels"),
+        (reversion(), question(quarter=QUARTER | {"adx": 25.0}), "adx"),
+        (reversion(), question(rsi=30.0), "rsi"),
+        (reversion(), question(rsi=None), "unknown_numbers"),
+        (reversion(), question(quarter=QUARTER | {"bb_lower": 100.0}), "band"),
+        (reversion(), question(quarter=QUARTER | {"bb_middle": None}), "unknown_numbers"),
+        (reversion(), question(quarter={}), "unknown_numbers"),
+        (reversion(target=102.2), question(), "target"),
+        (reversion(target=101.8), question(), "target"),
+        (reversion(signal="short"), question(), "against_consensus"),
+        (reversion(stop=100.5), question(), "levels"),
     ],
 )
 def test_a_reversion_proposal_that_breaks_a_rule_is_named(text, about, reason):
@@ -217,7 +217,7 @@ def test_a_reversion_proposal_that_breaks_a_rule_is_named(text, about, reason):
 @pytest.mark.parametrize(("quarter", "rsi", "reason"), [(SHORT_QUARTER, 70.0, "rsi"), (QUARTER, 75.0, "band")])
 def test_a_short_reversion_needs_the_upper_side(quarter, rsi, reason):
     text = reversion(signal="short", stop=101, target=98)
-    assert entry("reversion", text, brief(quarter=quarter, rsi=rsi), DOWN).reason == reason
+    assert entry("reversion", text, question(quarter=quarter, rsi=rsi), DOWN).reason == reason
 
 
 def opened(confidence: str, tp: int) -> OpenLong:
@@ -235,16 +235,16 @@ def test_confidence_and_reward_to_risk_both_count_and_a_far_target_is_not_believ
 # --- what roles are told
 
 
-def news(*titles: str, fear_greed: int | None = None) -> Brief:
-    return brief(news=News(headlines=tuple(Headline(title=t) for t in titles), fear_greed=fear_greed))
+def news(*titles: str, fear_greed: int | None = None) -> Question:
+    return question(news=News(headlines=tuple(Headline(title=t) for t in titles), fear_greed=fear_greed))
 
 
-def news_text(about: Brief) -> str:
+def news_text(about: Question) -> str:
     return told(about, lambda s: "lean")["news"]
 
 
 def test_each_prompt_asks_only_for_what_there_is_and_keeps_the_headlines_to_one_role():
-    values = told(brief(), lambda s: "lean")
+    values = told(question(), lambda s: "lean")
     assert set(values) == VARIABLES
     for role, prompt in PROMPTS.items():
         check_variables(prompt, VARIABLES)
@@ -254,7 +254,7 @@ def test_each_prompt_asks_only_for_what_there_is_and_keeps_the_headlines_to_one_
 
 
 def test_prices_and_indicators_are_written_out_and_unknown_is_a_dash():
-    values = told(brief(hour={"adx": 31.5, "ema50": 64123.4}), lambda s: "lean")
+    values = told(question(hour={"adx": 31.5, "ema50": 64123.4}), lambda s: "lean")
     assert values["price"] == "last=100.0 atr=.5 rsi=25 (15m)"
     rows = dict(line.split(" ", 1) for line in values["indicators"].splitlines())
     assert rows["1h"].startswith("adx=31.5 bb_upper=- ")
@@ -262,7 +262,9 @@ def test_prices_and_indicators_are_written_out_and_unknown_is_a_dash():
 
 
 def test_headlines_stand_one_a_line_between_the_markers():
-    seen = brief(news=News(headlines=(Headline(title="A", source="x.example", published_at=AT), Headline(title="B"))))
+    seen = question(
+        news=News(headlines=(Headline(title="A", source="x.example", published_at=AT), Headline(title="B")))
+    )
     lines = news_text(seen).splitlines()
     assert lines[1:] == [FENCE[0], "- 2026-01-02 03:05 | x.example | A", "- ? |  | B", FENCE[1]]
 
@@ -276,14 +278,14 @@ def test_no_headline_is_longer_than_160_characters_and_none_after_the_20th_is_to
 
 def test_what_was_published_after_as_of_is_not_known():
     late = Headline(title="tomorrow", published_at=AT + timedelta(seconds=1))
-    assert known_news(brief(news=News(headlines=(late,)))) is None
-    assert known_news(brief(news=News(headlines=(late,), fear_greed=1))) == News(fear_greed=1)
+    assert known_news(question(news=News(headlines=(late,)))) is None
+    assert known_news(question(news=News(headlines=(late,), fear_greed=1))) == News(fear_greed=1)
 
 
 @pytest.mark.parametrize("empty", [None, News(), News(headlines=(Headline(title=" \x00\u202e "),))])
 def test_no_news_is_none(empty):
-    assert known_news(brief(news=empty)) is None
-    assert news_text(brief(news=empty)) == "no news"
+    assert known_news(question(news=empty)) is None
+    assert news_text(question(news=empty)) == "no news"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`llm:single`, `hold` and `recorded`: every brief gets a decision, whatever came back."""
+"""`llm:single`, `hold` and `recorded`: every question gets a decision, whatever came back."""
 
 import json
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from tasks.core.decision.prompt import parse_prompt
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Hold, ModelCall, OpenLong, PromptRef
-from tasks.core.types.snapshot import Brief, Constraints, Snapshot
+from tasks.core.types.snapshot import Constraints, Question, Snapshot
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
@@ -36,10 +36,10 @@ class ScriptedModel:
         return self.calls[messages[1]["content"][:3]]
 
 
-def brief(pair: str = BTC) -> Brief:
+def question(pair: str = BTC) -> Question:
     limits = Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=("HOLD", "OPEN_LONG"))
     reasons = ("TrendFlip(1h)", "Calendar()")
-    return Brief(snapshot=Snapshot(pair=pair, as_of=AT, reason_for_call=reasons, timeframes={}, constraints=limits))
+    return Question(snapshot=Snapshot(pair=pair, as_of=AT, reason_for_call=reasons, timeframes={}, constraints=limits))
 
 
 def call(raw: str = OPEN, error: str = "", attempts: tuple[str, ...] = ()) -> ModelCall:
@@ -50,7 +50,7 @@ def call(raw: str = OPEN, error: str = "", attempts: tuple[str, ...] = ()) -> Mo
 
 
 async def decide(answer: ModelCall):
-    [decided] = await SingleDecider(ScriptedModel(BTC=answer), PROMPT, lambda s: "lean").decide([brief()])
+    [decided] = await SingleDecider(ScriptedModel(BTC=answer), PROMPT, lambda s: "lean").decide([question()])
     return decided
 
 
@@ -87,7 +87,9 @@ async def test_a_reply_that_cannot_be_used_holds_and_is_kept(answer, errors):
 
 async def test_each_brief_gets_its_own_answer_in_order_with_the_prompt_filled_in():
     model = ScriptedModel(BTC=call(), ETH=call(raw='{"action":"HOLD"}'))
-    first, second = await SingleDecider(model, PROMPT, lambda s: f"lean {s.pair}").decide([brief(ETH), brief(BTC)])
+    first, second = await SingleDecider(model, PROMPT, lambda s: f"lean {s.pair}").decide(
+        [question(ETH), question(BTC)]
+    )
     assert (first.decision.symbol, first.decision.action) == (ETH, "HOLD")
     assert (second.decision.symbol, second.decision.action) == (BTC, "OPEN_LONG")
     role, ref, messages, schema = model.asked[1]
@@ -104,7 +106,7 @@ def test_a_prompt_with_a_variable_nobody_fills_is_refused_before_any_call():
 
 
 async def test_hold_holds():
-    [decided] = await HoldDecider().decide([brief()])
+    [decided] = await HoldDecider().decide([question()])
     assert (decided.decision.action, decided.decision.symbol, decided.rung) == ("HOLD", BTC, "primary")
 
 
@@ -114,14 +116,14 @@ def line(reply: str, symbol: str = BTC, as_of: str = "2026-01-02T03:05:00Z") -> 
 
 async def test_a_recorded_reply_goes_through_the_same_parser():
     lines = [line(f"```json\n{OPEN}\n```"), "", line("nonsense", ETH, "2026-01-02T04:05:00+01:00")]
-    opened, bad = await RecordedDecider(lines).decide([brief(BTC), brief(ETH)])
+    opened, bad = await RecordedDecider(lines).decide([question(BTC), question(ETH)])
     assert (opened.decision.action, opened.source, opened.rung) == ("OPEN_LONG", "recorded", "primary")
     assert (bad.decision.action, bad.rung, bad.errors) == ("HOLD", "hold", ("no_json: nonsense",))
     assert bad.calls[0].raw_reply == "nonsense"
 
 
 async def test_a_decision_point_without_a_record_holds():
-    [decided] = await RecordedDecider([line(OPEN, as_of="2026-01-02T03:10:00Z")]).decide([brief()])
+    [decided] = await RecordedDecider([line(OPEN, as_of="2026-01-02T03:10:00Z")]).decide([question()])
     assert (decided.decision.action, decided.errors) == ("HOLD", ("no_record",))
 
 

@@ -30,7 +30,7 @@ from tasks.core.errors import DataError
 from tasks.core.market.bars import WORKING_TIMEFRAMES
 from tasks.core.types.decision import ModelCall
 from tasks.core.types.limits import ToolRates
-from tasks.core.types.snapshot import Brief, Constraints, PositionView, Snapshot, TimeframeView
+from tasks.core.types.snapshot import Constraints, PositionView, Question, Snapshot, TimeframeView
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
@@ -244,11 +244,11 @@ class Script:
         return ModelCall(role=role, model="openai/x", prompt=prompt, messages=tuple(messages), raw_reply=raw, **spent)
 
 
-def brief() -> Brief:
+def question() -> Question:
     limits = Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=("HOLD", "OPEN_LONG"))
     views = {"15m": TimeframeView(close=100.5, rsi=61.8, atr=0.7, atr_pct=0.69)}
     held = PositionView(side="long", size_pct=12.5)
-    return Brief(snapshot=Snapshot(pair=BTC, as_of=AT, timeframes=views, constraints=limits, position=held))
+    return Question(snapshot=Snapshot(pair=BTC, as_of=AT, timeframes=views, constraints=limits, position=held))
 
 
 def plan(*requests: dict, done: bool = False) -> dict:
@@ -260,7 +260,7 @@ async def decide(model: Script, shelf: Shelf | None = None, limits: ToolLimits =
     loop = asyncio.get_running_loop()
     meter, shelf = Meter(ToolRates(**rates), loop.time), shelf or Shelf()
     decider = ToolsDecider(model, prompts, lambda s: SUMMARY, lambda b: shelf, limits, meter)
-    [decided] = await decider.decide([brief()])
+    [decided] = await decider.decide([question()])
     return decided
 
 
@@ -396,5 +396,5 @@ async def test_what_takes_long_once_is_prepared_before_the_deadline_starts():
     meter = Meter(ToolRates(), asyncio.get_running_loop().time)
     model = Script(plan(CANDLES, done=True), OPEN)
     decider = ToolsDecider(model, prompts, lambda s: SUMMARY, lambda b: Shelf(slow=0.05), limits, meter, prepare)
-    [decided] = await decider.decide([brief()])
+    [decided] = await decider.decide([question()])
     assert decided.tool_calls[0].error == ""

@@ -22,7 +22,7 @@ from tasks.adapters.tracking_compare import git_commit
 from tasks.connections import store
 from tasks.core.errors import InputError
 from tasks.core.evaluation.counterfactual import Counterfactual
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.settings import settings
 
@@ -78,7 +78,7 @@ def champion() -> str:
     return load_prompt("single").version
 
 
-def decision(version: str, rung: str = "primary") -> Decided:
+def decision(version: str, rung: str = "primary") -> Answer:
     made = a_decision(calls=1)
     call = made.calls[0].model_copy(update={"prompt": load_prompt("single", version).ref})
     return made.model_copy(update={"calls": (call,), "rung": rung})

@@ -18,13 +18,13 @@ from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
 from tasks.core.evaluation.backtest import Backtest, Plan
 from tasks.core.evaluation.history import History, window_ema
-from tasks.core.evaluation.replay import Replayer, questions, remake, remake_brief
+from tasks.core.evaluation.replay import Replayer, questions, remake, remake_question
 from tasks.core.evaluation.rerun import Shelf
 from tasks.core.evaluation.what_if import changed_verdict, total
 from tasks.core.market import lean
 from tasks.core.market.features import ema
 from tasks.core.market.snapshot import Market
-from tasks.core.types.decision import Decided, ModelCall, hold
+from tasks.core.types.decision import Answer, ModelCall, hold
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord, Terms
 from tasks.settings import settings
@@ -129,7 +129,7 @@ def live(record: CycleRecord, history: History, known_s: float) -> CycleRecord:
     terms = Terms.model_validate({**record.inputs.terms.model_dump(), "history_bars": 1_000, "venue": "v"})
     inputs = record.inputs.model_copy(update={"terms": terms, "known_at": known_at})
     seen = record.model_copy(update={"inputs": inputs})
-    return remake(seen, remake_brief(seen, history.seen(inputs, record.as_of)), seen.decided)
+    return remake(seen, remake_question(seen, history.seen(inputs, record.as_of)), seen.decided)
 
 
 def test_a_live_cycle_is_replayed_on_the_bars_it_saw_and_late_bars_are_left_out(records):
@@ -192,16 +192,16 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
     record = next(r for r in records if r.snapshot.position.side == "flat" and r.inputs.state is None)
     record = record.model_copy(update={"decider": "llm:single", "trigger": "schedule"})
     history, prompt = histories()[record.symbol], load_prompt("single", "v001")
-    brief = remake_brief(record, history.market(record.inputs.terms.thresholds, 0))
-    values = (None if v is None else v + 0.02 * (i % 3) for i, v in enumerate(vector(brief.snapshot).values))
+    question = remake_question(record, history.market(record.inputs.terms.thresholds, 0))
+    values = (None if v is None else v + 0.02 * (i % 3) for i, v in enumerate(vector(question.snapshot).values))
     moved = list(values)
-    moved[SIDE] = vector(brief.snapshot).values[SIDE]
-    earlier = Decided(
+    moved[SIDE] = vector(question.snapshot).values[SIDE]
+    earlier = Answer(
         decision=hold(record.symbol, "waited").model_copy(update={"confidence": Decimal("0.70")}), source="llm:m",
         rung="primary", calls=(ModelCall(role="single", model="m", prompt=prompt.ref),),
     )  # fmt: skip
     kept = KeptDecision(as_of=record.as_of - timedelta(seconds=90), decided=earlier, vector=Vector(values=tuple(moved)),
-                        reasons=brief.snapshot.reason_for_call)  # fmt: skip
+                        reasons=question.snapshot.reason_for_call)  # fmt: skip
     until = record.as_of + timedelta(minutes=9, seconds=7)
     state = BreakerState(errors=5, retry_at=until) if breaker_open else BreakerState()
     terms = ladder.Terms(strategy="default", ttl=timedelta(hours=1), max_distance=0.15,
@@ -209,7 +209,7 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
     standing = ladder.Ladder(
         SingleDecider(Down(), prompt, lean.encode), RulesDecider(), Shared([kept], state), terms, lambda: record.as_of
     )
-    [decided] = asyncio.run(standing.decide([brief]))
+    [decided] = asyncio.run(standing.decide([question]))
     assert decided.rung in (rung, "rules")
-    [result] = replay([remake(record, brief, decided)])
+    [result] = replay([remake(record, question, decided)])
     assert (result.lacks, result.differences) == ("", ())

@@ -15,8 +15,8 @@ from tasks.core.decision import rules
 from tasks.core.decision.single import decided_from
 from tasks.core.errors import InputError
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import DECISION, Decided, Decision, ModelCall, OpenLong, hold
-from tasks.core.types.snapshot import Brief, Snapshot
+from tasks.core.types.decision import DECISION, Answer, Decision, ModelCall, OpenLong, hold
+from tasks.core.types.snapshot import Question, Snapshot
 
 HOLD_SHARE = 0.5  # of random decisions; the rest is shared equally by the other actions on offer
 _ENTRY: dict[str, object] = {"size_pct": rules.SIZE_PCT, "stop_atr": rules.STOP_ATR, "tp_atr": rules.TP_ATR}
@@ -39,10 +39,10 @@ class HoldDecider:
 
     name = "hold"
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         return [
-            Decided(decision=hold(b.snapshot.pair, "the hold decider holds"), source="hold", rung="primary")
-            for b in briefs
+            Answer(decision=hold(b.snapshot.pair, "the hold decider holds"), source="hold", rung="primary")
+            for b in questions
         ]
 
 
@@ -56,8 +56,8 @@ class RandomDecider:
         self.seed = seed
         self.name = f"random:{seed}"
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        return [Decided(decision=self._choose(b.snapshot), source="random", rung="primary") for b in briefs]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        return [Answer(decision=self._choose(b.snapshot), source="random", rung="primary") for b in questions]
 
     def _choose(self, snapshot: Snapshot) -> Decision:
         key = f"{self.seed}|{snapshot.pair}|{snapshot.as_of.isoformat()}"
@@ -80,8 +80,8 @@ class BuyAndHoldDecider:
 
     name = "buy-and-hold"
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        return [Decided(decision=self._choose(b.snapshot), source=self.name, rung="primary") for b in briefs]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        return [Answer(decision=self._choose(b.snapshot), source=self.name, rung="primary") for b in questions]
 
     def _choose(self, snapshot: Snapshot) -> Decision:
         if "OPEN_LONG" not in snapshot.constraints.allowed_actions or snapshot.position.side != "flat":
@@ -130,15 +130,13 @@ class RecordedDecider:
             raise InputError(f"recorded replies, line {number}: a second reply for {line.symbol} at {line.as_of}")
         self.replies[key] = line.reply.replace("\x00", "�")  # no database keeps NUL
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        return [self._decide(brief) for brief in briefs]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        return [self._decide(question) for question in questions]
 
-    def _decide(self, brief: Brief) -> Decided:
-        symbol = brief.snapshot.pair
-        reply = self.replies.get((brief.snapshot.as_of, symbol))
+    def _decide(self, question: Question) -> Answer:
+        symbol = question.snapshot.pair
+        reply = self.replies.get((question.snapshot.as_of, symbol))
         if reply is None:
-            return Decided(
-                decision=hold(symbol, "no recorded reply"), source="hold", rung="hold", errors=("no_record",)
-            )
+            return Answer(decision=hold(symbol, "no recorded reply"), source="hold", rung="hold", errors=("no_record",))
         call = ModelCall(role="single", model="recorded", raw_reply=reply)
         return decided_from(call, symbol, source="recorded")

@@ -15,7 +15,7 @@ from tasks.core.decision.budget import TICKET
 from tasks.core.decision.memory import SIDE, Vector, distances, vector
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import Decided, ModelCall, PromptRef
+from tasks.core.types.decision import Answer, ModelCall, PromptRef
 from tasks.core.types.snapshot import Snapshot
 
 
@@ -23,7 +23,7 @@ class KeptDecision(Dto):
     """A decision a model made, and the moment it was made for."""
 
     as_of: Utc
-    decided: Decided
+    decided: Answer
     vector: Vector
     reasons: tuple[str, ...]
 

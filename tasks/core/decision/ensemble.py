@@ -16,15 +16,15 @@ from typing import NamedTuple
 
 from tasks.core.decision.prompt import Prompt
 from tasks.core.ports import Decider
-from tasks.core.types.decision import ENTRIES, Decided, Decision, hold
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.decision import ENTRIES, Answer, Decision, hold
+from tasks.core.types.snapshot import Question
 
 
 class Said(NamedTuple):
     """What one member answered; `agrees`: its voice is in the decision."""
 
     name: str
-    decided: Decided
+    decided: Answer
     agrees: bool
 
 
@@ -36,14 +36,16 @@ class TimedDecider:
         self.name = f"ensemble:{chooser.name}+{timer.name}"
         self.prompts = _prompts([chooser, timer])
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        timed = await self.timer.decide(briefs)
-        asked = [i for i, brief in enumerate(briefs) if not _waits(brief, timed[i].decision)]
-        chosen = dict(zip(asked, await self.chooser.decide([briefs[i] for i in asked]), strict=True)) if asked else {}
-        return [self._both(brief, chosen.get(i), timed[i]) for i, brief in enumerate(briefs)]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        timed = await self.timer.decide(questions)
+        asked = [i for i, question in enumerate(questions) if not _waits(question, timed[i].decision)]
+        chosen = (
+            dict(zip(asked, await self.chooser.decide([questions[i] for i in asked]), strict=True)) if asked else {}
+        )
+        return [self._both(question, chosen.get(i), timed[i]) for i, question in enumerate(questions)]
 
-    def _both(self, brief: Brief, chosen: Decided | None, timed: Decided) -> Decided:
-        symbol, timer = brief.snapshot.pair, Said(self.timer.name, timed, agrees=True)
+    def _both(self, question: Question, chosen: Answer | None, timed: Answer) -> Answer:
+        symbol, timer = question.snapshot.pair, Said(self.timer.name, timed, agrees=True)
         if chosen is None:
             pause = timed.decision if _reduces(timed.decision) else None
             return _joined(self.name, pause or hold(symbol, "the timer waits", source=self.name), [timer])
@@ -68,11 +70,11 @@ class VoteDecider:
         self.name = "ensemble:vote:" + ",".join(f"{member.name}={weight}" for member, weight in members)
         self.prompts = _prompts([member for member, _ in members])
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        answers = [await member.decide(briefs) for member, _ in self.members]
-        return [self._count(brief, [each[i] for each in answers]) for i, brief in enumerate(briefs)]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        answers = [await member.decide(questions) for member, _ in self.members]
+        return [self._count(question, [each[i] for each in answers]) for i, question in enumerate(questions)]
 
-    def _count(self, brief: Brief, answers: Sequence[Decided]) -> Decided:
+    def _count(self, question: Question, answers: Sequence[Answer]) -> Answer:
         weights = [weight for _, weight in self.members]
         for_action: dict[str, Decimal] = {}
         for decided, weight in zip(answers, weights, strict=True):
@@ -85,7 +87,7 @@ class VoteDecider:
             for (member, weight), decided in zip(self.members, answers, strict=True)
         ]
         if not won:
-            undecided = hold(brief.snapshot.pair, "no action has more than half of the weight", source=self.name)
+            undecided = hold(question.snapshot.pair, "no action has more than half of the weight", source=self.name)
             return _joined(self.name, undecided, said)
         heard = [(weight, each) for weight, each in zip(weights, said, strict=True) if each.agrees]
         sure = sum((weight * each.decided.decision.confidence for weight, each in heard), Decimal(0)) / total
@@ -102,20 +104,20 @@ def _prompts(members: Sequence[Decider]) -> dict[str, Prompt]:
     return alone | {role: prompt for member in members for role, prompt in getattr(member, "prompts", {}).items()}
 
 
-def _waits(brief: Brief, moment: Decision) -> bool:
-    return brief.snapshot.position.side == "flat" and not isinstance(moment, ENTRIES)
+def _waits(question: Question, moment: Decision) -> bool:
+    return question.snapshot.position.side == "flat" and not isinstance(moment, ENTRIES)
 
 
 def _reduces(decision: Decision) -> bool:
     return decision.action != "HOLD" and not isinstance(decision, ENTRIES)
 
 
-def _joined(name: str, decision: Decision, said: Sequence[Said]) -> Decided:
+def _joined(name: str, decision: Decision, said: Sequence[Said]) -> Answer:
     """Return the decision with every member's answer, calls and costs; the lowest rung among those who agree."""
     answers = [each.decided for each in said]
     fallback = next((each.decided.rung for each in said if each.agrees and each.decided.is_fallback), "")
     heard = (f"{each.name}: {each.decided.decision.action} {each.decided.decision.reasoning}".strip() for each in said)
-    return Decided(
+    return Answer(
         decision=decision.model_copy(update={"source": name, "reasoning": "\n".join(heard)}),
         source=name,
         rung=fallback or "primary",

@@ -16,8 +16,8 @@ from tasks.core.decision.budget import TICKET, Charge, Purse, Ticket
 from tasks.core.decision.cache import DecisionCache, nearest, prompts_of
 from tasks.core.ports import Decider
 from tasks.core.types.base import Dto
-from tasks.core.types.decision import ENTRIES, MAY_AS_FALLBACK, Decided, Decision, hold
-from tasks.core.types.snapshot import Brief, Snapshot
+from tasks.core.types.decision import ENTRIES, MAY_AS_FALLBACK, Answer, Decision, hold
+from tasks.core.types.snapshot import Question, Snapshot
 
 CACHED, RULED = Decimal("0.8"), Decimal("0.3")
 
@@ -35,7 +35,7 @@ class Terms(Dto):
     max_distance: float
     breaker: Breaker
     may_open: bool = False
-    together: bool = False  # the decider wants all briefs in one call
+    together: bool = False  # the decider wants all questions in one call
 
 
 class Ladder:
@@ -49,57 +49,59 @@ class Ladder:
         prompt = getattr(primary, "prompt", None)  # of a decider with one prompt; a panel has no one version
         self.prompt_version = f"{prompt.name}/{prompt.version}" if prompt else None
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        """Decide each brief, at the same time; each is a decision of its own to budget and breaker."""
-        groups = [list(briefs)] if self.terms.together else [[brief] for brief in briefs]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Decide each question, at the same time; each is a decision of its own to budget and breaker."""
+        groups = [list(questions)] if self.terms.together else [[question] for question in questions]
         answers = await asyncio.gather(*(self._decide(group) for group in groups if group))
         return [decided for group in answers for decided in group]
 
-    async def _decide(self, briefs: list[Brief]) -> list[Decided]:
+    async def _decide(self, questions: list[Question]) -> list[Answer]:
         at, breaker = self.clock(), self.terms.breaker
-        charge = self._charge(briefs, at)
+        charge = self._charge(questions, at)
         mine = f"{charge.session}/{self.name}"
         before = self.shared.change_breaker(mine, lambda state: breaker.tried(state, at))
         if breaker.is_open(before, at):
             why = f"breaker open until {before.retry_at:%H:%M:%S} UTC after {before.errors} errors"
-            return [await self._ruled(brief, _failed(brief.snapshot, why), even_hold=False) for brief in briefs]
+            return [
+                await self._ruled(question, _failed(question.snapshot, why), even_hold=False) for question in questions
+            ]
         ticket = Ticket(charge, self.shared, self.clock)
         TICKET.set(ticket)  # of this group's task alone
-        answers = [_labelled(decided, ticket) for decided in await self.primary.decide(briefs)]
+        answers = [_labelled(decided, ticket) for decided in await self.primary.decide(questions)]
         if ticket.cached or all(decided.rung == "hold" for decided in answers):
             if not ticket.refused:
                 self.shared.change_breaker(mine, lambda state: breaker.failed(state, self.clock()))
         elif before.errors:
             self.shared.change_breaker(mine, lambda _: BreakerState())
-        return [await self._step_down(*each) for each in zip(briefs, answers, strict=True)]
+        return [await self._step_down(*each) for each in zip(questions, answers, strict=True)]
 
-    def _charge(self, briefs: Sequence[Brief], at: datetime) -> Charge:
-        strategy, symbols = self.terms.strategy, "+".join(brief.snapshot.pair for brief in briefs)
+    def _charge(self, questions: Sequence[Question], at: datetime) -> Charge:
+        strategy, symbols = self.terms.strategy, "+".join(question.snapshot.pair for question in questions)
         return Charge(
             session=self.terms.session or f"{strategy}/{at:%Y-%m-%d}", symbol=symbols,
-            decision=f"{strategy}/{self.name}/{symbols}/{briefs[0].snapshot.as_of.isoformat()}",
+            decision=f"{strategy}/{self.name}/{symbols}/{questions[0].snapshot.as_of.isoformat()}",
         )  # fmt: skip
 
-    async def _step_down(self, brief: Brief, decided: Decided) -> Decided:
+    async def _step_down(self, question: Question, decided: Answer) -> Answer:
         if decided.rung != "hold" and (not decided.is_fallback or self._may(decided.decision)):
             return decided
-        snapshot, terms = brief.snapshot, self.terms
+        snapshot, terms = question.snapshot, self.terms
         kept = self.shared.kept_decisions(terms.strategy, snapshot.pair, snapshot.as_of - terms.ttl, snapshot.as_of)
         kept = [one for one in kept if self._may(one.decided.decision)]
         found = nearest(snapshot, prompts_of(decided.calls), kept, terms.max_distance)
         if found is None:
-            return await self._ruled(brief, decided)
+            return await self._ruled(question, decided)
         one, distance = found
         flag = f"cached:{distance:.3f}:{(snapshot.as_of - one.as_of).total_seconds():.0f}s"
         return _on(decided, "cache", one.decided.decision, one.decided.decision.confidence * CACHED, flag)
 
-    async def _ruled(self, brief: Brief, decided: Decided, even_hold: bool = True) -> Decided:
+    async def _ruled(self, question: Question, decided: Answer, even_hold: bool = True) -> Answer:
         """Follow the rules where they may be followed; else hold."""
-        [ruled] = await self.rules.decide([brief])
+        [ruled] = await self.rules.decide([question])
         if self._may(ruled.decision) and (even_hold or ruled.decision.action != "HOLD"):
             return _on(decided, "rules", ruled.decision, RULED)
         why = decided.errors[0] if decided.errors else f"{decided.decision.action} may not be a fallback"
-        last = _failed(brief.snapshot, f"no usable decision: {why}")
+        last = _failed(question.snapshot, f"no usable decision: {why}")
         return decided.model_copy(
             update={"decision": last.decision, "source": "hold", "rung": "hold", "errors": decided.errors or (why,)}
         )
@@ -108,7 +110,7 @@ class Ladder:
         return decision.action in MAY_AS_FALLBACK or (self.terms.may_open and isinstance(decision, ENTRIES))
 
 
-def _labelled(decided: Decided, ticket: Ticket) -> Decided:
+def _labelled(decided: Answer, ticket: Ticket) -> Answer:
     """Say which rung it came from; a HOLD for which nothing failed (no consensus, a veto) is an answer like any."""
     decided = decided.model_copy(update={"flags": (*decided.flags, *ticket.flags)})
     if decided.rung == "hold" and _broken(decided):
@@ -120,18 +122,18 @@ def _labelled(decided: Decided, ticket: Ticket) -> Decided:
     return decided
 
 
-def _broken(decided: Decided) -> bool:
+def _broken(decided: Answer) -> bool:
     """Say whether an error is more than a flag of the decider's own or an attempt that failed over."""
     harmless = (*decided.flags, *(attempt for call in decided.calls for attempt in call.attempts if not call.error))
     return not decided.errors or not all(error.endswith(harmless) for error in decided.errors)
 
 
-def _on(decided: Decided, rung: str, decision: Decision, confidence: Decimal, *flags: str) -> Decided:
+def _on(decided: Answer, rung: str, decision: Decision, confidence: Decimal, *flags: str) -> Answer:
     """Return `decided`, its calls and errors kept, with another rung's decision."""
     taken = decision.model_copy(update={"confidence": confidence, "source": rung})
     update = {"decision": taken, "source": rung, "rung": rung, "flags": (*decided.flags, *flags)}
     return decided.model_copy(update=update)
 
 
-def _failed(snapshot: Snapshot, why: str) -> Decided:
-    return Decided(decision=hold(snapshot.pair, why), source="hold", rung="hold", errors=(why,))
+def _failed(snapshot: Snapshot, why: str) -> Answer:
+    return Answer(decision=hold(snapshot.pair, why), source="hold", rung="hold", errors=(why,))

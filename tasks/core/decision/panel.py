@@ -19,16 +19,16 @@ from tasks.core.decision.actions import Rejected, object_schema, parse_as
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.roles import Analysis, Consensus, Proposal, Review
 from tasks.core.ports import Model
-from tasks.core.types.decision import CloseAll, Decided, Decision, ModelCall, OpenLong, OpenShort, hold
-from tasks.core.types.snapshot import Brief, Snapshot
+from tasks.core.types.decision import Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, hold
+from tasks.core.types.snapshot import Question, Snapshot
 
 GRACE_S = 0.1  # how long those who are late may take to clean up
 SAID_CHARS = 240
-Answer = TypeVar("Answer", Analysis, Proposal, Review)
+Reply = TypeVar("Reply", Analysis, Proposal, Review)
 
 
 class PanelDecider:
-    """Holds a sitting for each brief, all at the same time. `prepare` runs before any deadline starts."""
+    """Holds a sitting for each question, all at the same time. `prepare` runs before any deadline starts."""
 
     name = "llm:panel"
 
@@ -42,30 +42,30 @@ class PanelDecider:
         self.stage_s, self.deadline_s = stage_s, deadline_s
         self.schemas = {role: object_schema(reply) for role, reply in roles.REPLIES.items()}
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        """Return one decision per brief, in order."""
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Return one decision per question, in order."""
         if self.prepare:
             await self.prepare()
-        return list(await asyncio.gather(*(_Sitting(self, brief).decide() for brief in briefs)))
+        return list(await asyncio.gather(*(_Sitting(self, question).decide() for question in questions)))
 
 
 class _Sitting:
-    """One brief before the panel: what is known, what was asked and said so far, and the time left."""
+    """One question before the panel: what is known, what was asked and said so far, and the time left."""
 
-    def __init__(self, panel: PanelDecider, brief: Brief) -> None:
-        self.panel, self.brief, self.snapshot = panel, brief, brief.snapshot
+    def __init__(self, panel: PanelDecider, question: Question) -> None:
+        self.panel, self.question, self.snapshot = panel, question, question.snapshot
         self.started = time.monotonic()
-        self.told = roles.told(brief, panel.encode)
+        self.told = roles.told(question, panel.encode)
         self.complete = True  # every role of the last stage answered usably
         self.calls: list[ModelCall] = []
         self.flags: list[str] = []
         self.errors: list[str] = []
         self.said: list[str] = []
 
-    async def decide(self) -> Decided:
+    async def decide(self) -> Answer:
         decision = await self._deliberate()
         failover = any(call.attempts and not call.error for call in self.calls)
-        return Decided(
+        return Answer(
             decision=decision.model_copy(update={"reasoning": "\n".join([decision.reasoning, *self.said])}),
             source=decision.source,
             rung="hold" if decision.source == "hold" else "failover" if failover else "primary",
@@ -79,7 +79,7 @@ class _Sitting:
         )
 
     async def _deliberate(self) -> Decision:
-        silent = set() if roles.known_news(self.brief) else {"sentiment"}
+        silent = set() if roles.known_news(self.question) else {"sentiment"}
         votes = await self._ask({role: reply for role, reply in roles.ANALYSTS.items() if role not in silent})
         agreed = roles.consensus(votes)
         if agreed is None:
@@ -105,11 +105,13 @@ class _Sitting:
         """Return the proposal with the highest expected R among those that keep their rules."""
         entries: dict[str, OpenLong | OpenShort] = {}
         for role, proposal in proposals.items():
-            entry = roles.checked_entry(role, proposal, self.brief, agreed.way) if proposal.signal != "none" else None
+            if proposal.signal == "none":
+                continue
+            entry = roles.checked_entry(role, proposal, self.question, agreed.way)
             if isinstance(entry, Rejected):
                 self.flags.append(f"{role}:{entry.reason}")
                 self.errors.append(f"{role} broke its rules: {entry}")
-            elif entry:
+            else:
                 entries[role] = entry
         if not entries:
             return None
@@ -135,7 +137,7 @@ class _Sitting:
         self.flags.append(flag)
         return hold(self.snapshot.pair, why, source=self.panel.name if self.complete else "hold")
 
-    async def _ask(self, asked: Mapping[str, type[Answer]]) -> dict[str, Answer]:
+    async def _ask(self, asked: Mapping[str, type[Reply]]) -> dict[str, Reply]:
         """Ask these roles at once and return the usable answers of those who were in time."""
         prompts = {role: self.panel.prompts[role] for role in asked}
         sent = {role: render(prompt, self.told) for role, prompt in prompts.items()}
@@ -152,7 +154,7 @@ class _Sitting:
         self.complete = len(answers) == len(asked)
         return answers
 
-    def _read(self, call: ModelCall, reply: type[Answer]) -> Answer | None:
+    def _read(self, call: ModelCall, reply: type[Reply]) -> Reply | None:
         answer = Rejected(reason=call.error) if call.error else parse_as(call.raw_reply, reply)
         if isinstance(answer, Rejected):
             self.flags += [f"late:{call.role}"] if call.error == "timeout" else []

@@ -20,9 +20,9 @@ from tasks.core.decision.single import VARIABLES, decided_from, variables_of
 from tasks.core.decision.tools import Meter, Toolbox, ToolDesk, compact, described, refused, shown, within
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import Decided, ModelCall, ToolCall
+from tasks.core.types.decision import Answer, ModelCall, ToolCall
 from tasks.core.types.limits import ToolLimits
-from tasks.core.types.snapshot import Brief, Snapshot, TimeframeView
+from tasks.core.types.snapshot import Question, Snapshot, TimeframeView
 
 PLANNER_VARIABLES = VARIABLES | {"tools", "rounds", "calls"}
 DECISION_VARIABLES = VARIABLES | {"state", "answers"}
@@ -68,8 +68,10 @@ def plan_schema() -> dict[str, object]:
 
 
 class ToolsDecider:
-    """Plans and decides for each brief, all at the same time; no usable reply becomes HOLD. `prepare` runs before any
-    deadline starts."""
+    """Plans and decides for each question, all at the same time; no usable reply becomes HOLD.
+
+    `prepare` runs before any deadline starts.
+    """
 
     name = "llm:tools"
 
@@ -78,7 +80,7 @@ class ToolsDecider:
         model: Model,
         prompts: Prompts,
         encode: Callable[[Snapshot], str],
-        toolbox: Callable[[Brief], Toolbox],
+        toolbox: Callable[[Question], Toolbox],
         limits: ToolLimits,
         meter: Meter,
         prepare: Callable[[], Awaitable[None]] | None = None,
@@ -89,25 +91,25 @@ class ToolsDecider:
         self.model, self.prompts, self.encode, self.toolbox = model, prompts, encode, toolbox
         self.limits, self.meter, self.prepare = limits, meter, prepare
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        """Return one decision per brief, in order."""
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Return one decision per question, in order."""
         if self.prepare:
             await self.prepare()
-        return list(await asyncio.gather(*(_Talk(self, brief).decide() for brief in briefs)))
+        return list(await asyncio.gather(*(_Talk(self, question).decide() for question in questions)))
 
 
 class _Talk:
-    """What is said about one brief, from the first plan to the decision."""
+    """What is said about one question, from the first plan to the decision."""
 
-    def __init__(self, decider: ToolsDecider, brief: Brief) -> None:
-        self.to, self.limits, self.snapshot = decider, decider.limits, brief.snapshot
-        self.desk = ToolDesk(decider.toolbox(brief), decider.limits, decider.meter)
+    def __init__(self, decider: ToolsDecider, question: Question) -> None:
+        self.to, self.limits, self.snapshot = decider, decider.limits, question.snapshot
+        self.desk = ToolDesk(decider.toolbox(question), decider.limits, decider.meter)
         self.started = self.now()
         self.calls: list[ModelCall] = []
         self.answers: list[ToolCall] = []
         self.errors: list[str] = []
         self.flags: list[str] = []
-        self.told = variables_of(self.snapshot, decider.encode, brief.memory) | {
+        self.told = variables_of(self.snapshot, decider.encode, question.memory) | {
             "tools": described(self.limits), "rounds": str(self.limits.rounds), "calls": str(self.limits.calls),
         }  # fmt: skip
 
@@ -118,7 +120,7 @@ class _Talk:
         """Return the seconds until that share of the deadline is used up."""
         return self.started + self.limits.deadline_s * share - self.now()
 
-    async def decide(self) -> Decided:
+    async def decide(self) -> Answer:
         await self._plan()
         prompt, messages = self._question()
         call = await self._ask("decision", prompt, messages, wire_schema(), self.left())

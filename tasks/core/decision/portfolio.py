@@ -21,8 +21,8 @@ from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.single import decided_as, variables_of
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import DECISION, Decided, ModelCall, hold
-from tasks.core.types.snapshot import Brief, Snapshot
+from tasks.core.types.decision import DECISION, Answer, ModelCall, hold
+from tasks.core.types.snapshot import Question, Snapshot
 
 VARIABLES = frozenset({"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments"})
 ZERO, HUNDRED = Decimal(0), Decimal(100)
@@ -55,7 +55,7 @@ Answers = dict[str, Target | Rejected | None]  # None: the reply does not mentio
 
 
 class PortfolioDecider:
-    """Asks the model once about all briefs; whatever is not a usable reply, or entry, becomes HOLD."""
+    """Asks the model once about all questions; whatever is not a usable reply, or entry, becomes HOLD."""
 
     name = "llm:portfolio"
 
@@ -63,31 +63,31 @@ class PortfolioDecider:
         check_variables(prompt, VARIABLES)
         self.model, self.prompt, self.encode = model, prompt, encode
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        """Return one decision per brief, in order."""
-        if not briefs:
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Return one decision per question, in order."""
+        if not questions:
             return []
-        messages = render(self.prompt, portfolio_variables(briefs, self.encode))
+        messages = render(self.prompt, portfolio_variables(questions, self.encode))
         call = await self.model.ask(self.prompt.ref.name, self.prompt.ref, messages, SCHEMA)
-        answers, ignored = read_targets(call, [brief.snapshot.pair for brief in briefs])
+        answers, ignored = read_targets(call, [question.snapshot.pair for question in questions])
         shared = call.model_copy(update={"cost_usd": ZERO, "tokens_in": 0, "tokens_out": 0})
         flags = ("portfolio", *ignored)
-        told = [(call, flags)] + [(shared, ("shared_call", *flags))] * (len(briefs) - 1)
-        return [_decided(b, answers[b.snapshot.pair], *each) for b, each in zip(briefs, told, strict=True)]
+        told = [(call, flags)] + [(shared, ("shared_call", *flags))] * (len(questions) - 1)
+        return [_decided(b, answers[b.snapshot.pair], *each) for b, each in zip(questions, told, strict=True)]
 
 
-def portfolio_variables(briefs: Sequence[Brief], encode: Callable[[Snapshot], str]) -> dict[str, str]:
-    """Return what the prompt may put into its user part; the account's limits are the same in all briefs."""
+def portfolio_variables(questions: Sequence[Question], encode: Callable[[Snapshot], str]) -> dict[str, str]:
+    """Return what the prompt may put into its user part; the account's limits are the same in all questions."""
     blocks = []
-    for brief in briefs:
-        told, last, held = variables_of(brief.snapshot, encode), _last(brief), _held(brief)
+    for question in questions:
+        told, last, held = variables_of(question.snapshot, encode), _last(question), _held(question)
         quantity = "unknown" if held is None else f"{held:f}"
         blocks.append(
             f"### {told['pair']}\nWhy you are asked: {told['reasons']}\nAllowed now: {told['allowed_actions']}\n"
             f"Last price: {'unknown' if last is None else last}\nCurrent quantity: {quantity}\n{told['snapshot']}"
         )
-    equity = _exact(briefs[0].equity)
-    return variables_of(briefs[0].snapshot, encode) | {
+    equity = _exact(questions[0].equity)
+    return variables_of(questions[0].snapshot, encode) | {
         "equity": "unknown" if equity is None else f"{equity:.2f}",
         "instruments": "\n\n".join(blocks),
     }
@@ -125,44 +125,44 @@ def _target(entry: dict[str, object]) -> Target | Rejected:
 # --- from targets to actions
 
 
-def _decided(brief: Brief, answer: Target | Rejected | None, call: ModelCall, flags: tuple[str, ...]) -> Decided:
-    symbol = brief.snapshot.pair
+def _decided(question: Question, answer: Target | Rejected | None, call: ModelCall, flags: tuple[str, ...]) -> Answer:
+    symbol = question.snapshot.pair
     if answer is None:
         flags = ("not_mentioned", *flags)
         made: Parsed = hold(symbol, "the portfolio reply does not mention it")
     else:
-        made = answer if isinstance(answer, Rejected) else to_action(answer, brief)
+        made = answer if isinstance(answer, Rejected) else to_action(answer, question)
     return decided_as(made, call, symbol, source=f"llm:{call.model}").model_copy(update={"flags": flags})
 
 
-def to_action(target: Target, brief: Brief) -> Parsed:
+def to_action(target: Target, question: Question) -> Parsed:
     """Return the action that takes the position to `target`, or why there is none."""
-    symbol, held = brief.snapshot.pair, _held(brief)
+    symbol, held = question.snapshot.pair, _held(question)
     wanted = ZERO if target.action == "flat" else target.target_qty
     if target.action == "noop" or wanted == held:
         return _act(target, symbol, action="HOLD")
     if wanted == 0:
         return _act(target, symbol, action="CLOSE_ALL")
     if held is None:
-        return Rejected(reason="unknown_quantity", detail="the brief does not say what is held now")
+        return Rejected(reason="unknown_quantity", detail="the question does not say what is held now")
     if held * wanted < 0:
         note = f"through zero to {wanted}: closes now, the opening waits for the next cycle"
         return _act(target, symbol, note, action="CLOSE_ALL")
     if abs(wanted) < abs(held):
         return _act(target, symbol, action="TRIM", size_pct=_share(held - wanted, held))
-    return _enter(target, brief, wanted, held)
+    return _enter(target, question, wanted, held)
 
 
-def _enter(target: Target, brief: Brief, wanted: Decimal, held: Decimal) -> Parsed:
+def _enter(target: Target, question: Question, wanted: Decimal, held: Decimal) -> Parsed:
     """Size an entry as a share of equity, at the price that the guard sizes at; it adds risk: both words must agree."""
-    last, equity = _last(brief), _exact(brief.equity)
+    last, equity = _last(question), _exact(question.equity)
     if (wanted > held) != (target.action == "buy"):
         return Rejected(reason="contradiction", detail=f"{target.action} from {held} to {wanted}")
     if last is None or equity is None or last <= 0 or equity <= 0:
         return Rejected(reason="unknown_size", detail=f"last price {last}, equity {equity}")
     opening = "OPEN_LONG" if wanted > 0 else "OPEN_SHORT"
     return _act(
-        target, brief.snapshot.pair, action="ADD" if held else opening,
+        target, question.snapshot.pair, action="ADD" if held else opening,
         size_pct=_share((wanted - held) * last, equity), stop_atr=target.stop_atr, tp_atr=target.tp_atr,
     )  # fmt: skip
 
@@ -185,16 +185,16 @@ def _share(part: Decimal, whole: Decimal) -> Decimal:
     return _SHARE.divide(abs(part) * HUNDRED, abs(whole))
 
 
-def _held(brief: Brief) -> Decimal | None:
-    """Return the signed quantity held; None where the brief says that there is some, not how much."""
-    return ZERO if brief.snapshot.position.side == "flat" else _exact(brief.quantity)
+def _held(question: Question) -> Decimal | None:
+    """Return the signed quantity held; None where the question says that there is some, not how much."""
+    return ZERO if question.snapshot.position.side == "flat" else _exact(question.quantity)
 
 
-def _last(brief: Brief) -> Decimal | None:
-    five = brief.snapshot.timeframes.get("5m")
-    return _exact(brief.last_price) or (_exact(five.close) if five else None)
+def _last(question: Question) -> Decimal | None:
+    five = question.snapshot.timeframes.get("5m")
+    return _exact(question.last_price) or (_exact(five.close) if five else None)
 
 
 def _exact(number: float | None) -> Decimal | None:
-    """Cross from a brief's float to the Decimal one reads when it is printed; None when it is no number."""
+    """Cross from a question's float to the Decimal one reads when it is printed; None when it is no number."""
     return Decimal(repr(number)) if number is not None and isfinite(number) else None

@@ -20,7 +20,7 @@ from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import OpenLong, OpenShort
-from tasks.core.types.snapshot import Brief, News, RoleInput, Snapshot, TimeframeView
+from tasks.core.types.snapshot import News, Question, RoleInput, Snapshot, TimeframeView
 
 VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes", "proposal"}
 VOTES_NEEDED, LEAST_CONFIDENCE = 2, Decimal("0.5")
@@ -103,22 +103,22 @@ def consensus(votes: Mapping[str, Analysis]) -> Consensus | None:
 # --- what a proposal must keep
 
 
-def checked_entry(role: str, p: Proposal, brief: Brief, way: int) -> OpenLong | OpenShort | Rejected:
+def checked_entry(role: str, p: Proposal, question: Question, way: int) -> OpenLong | OpenShort | Rejected:
     """Return the entry that `p` asks for, its distances in 15m ATR, or the rule it breaks."""
-    last, atr = last_price(brief.snapshot), _view(brief, "15m").atr
+    last, atr = last_price(question.snapshot), _view(question, "15m").atr
     if last is None or not atr:
         return Rejected(reason="unknown_numbers")
     if p.signal != ("long" if way > 0 else "short"):
         return Rejected(reason="against_consensus")
     if p.stop <= 0 or p.target <= 0 or way * (last - p.stop) <= 0 or way * (p.target - last) <= 0:
         return Rejected(reason="levels", detail=f"stop {p.stop}, last {last}, target {p.target}")
-    broken = _trend_rule(p, brief, way) if role == "trend" else _reversion_rule(p, brief, way, last)
+    broken = _trend_rule(p, question, way) if role == "trend" else _reversion_rule(p, question, way, last)
     if broken:
         return Rejected(reason=broken)
     stop_atr, tp_atr = (_RATIO.divide(abs(last - level), Decimal(repr(atr))) for level in (p.stop, p.target))
     try:
         return (OpenLong if way > 0 else OpenShort)(
-            symbol=brief.snapshot.pair,
+            symbol=question.snapshot.pair,
             size_pct=p.size_pct,
             stop_atr=stop_atr,
             tp_atr=tp_atr,
@@ -129,9 +129,9 @@ def checked_entry(role: str, p: Proposal, brief: Brief, way: int) -> OpenLong | 
         return Rejected(reason="out_of_range", detail=str(e.errors()[0]["loc"][0]))
 
 
-def _trend_rule(p: Proposal, brief: Brief, way: int) -> str:
+def _trend_rule(p: Proposal, question: Question, way: int) -> str:
     """With EMA50 against EMA200 and ADX above 25; the stop 2 to 3 % beyond the last swing."""
-    hour = _inputs(brief, TREND_TF)
+    hour = _inputs(question, TREND_TF)
     swing = hour.swing_low if way > 0 else hour.swing_high
     if hour.ema50 is None or hour.ema200 is None or hour.adx is None or not swing:
         return "unknown_numbers"
@@ -143,9 +143,9 @@ def _trend_rule(p: Proposal, brief: Brief, way: int) -> str:
     return "" if Decimal("1.995") <= beyond_pct <= Decimal("3.005") else "stop"  # prices are rounded
 
 
-def _reversion_rule(p: Proposal, brief: Brief, way: int, last: Decimal) -> str:
+def _reversion_rule(p: Proposal, question: Question, way: int, last: Decimal) -> str:
     """Without a trend, RSI beyond 30/70 and the price outside its band; the target is the middle band."""
-    quarter, rsi = _inputs(brief, REVERSION_TF), _view(brief, REVERSION_TF).rsi
+    quarter, rsi = _inputs(question, REVERSION_TF), _view(question, REVERSION_TF).rsi
     band = quarter.bb_lower if way > 0 else quarter.bb_upper
     if quarter.adx is None or quarter.bb_middle is None or band is None or rsi is None:
         return "unknown_numbers"
@@ -167,28 +167,28 @@ def expected_r(entry: OpenLong | OpenShort) -> Decimal:
 # --- what the roles are told
 
 
-def told(brief: Brief, encode: Callable[[Snapshot], str]) -> dict[str, str]:
+def told(question: Question, encode: Callable[[Snapshot], str]) -> dict[str, str]:
     """Return every variable a role's prompt may use; votes and proposal are filled in as the panel goes on."""
-    indicators = [f"{tf} {_pairs(row)}" for tf, row in brief.role_inputs.timeframes.items()]
-    flow = [f"{tf} {_pairs(_view(brief, tf), FLOW)}" for tf in ("5m", "15m", "1h")]
-    closes = " ".join(cell(close, 6) for close in brief.role_inputs.recent_closes) or "-"
-    volume = cell(brief.role_inputs.volume_24h, 4)
+    indicators = [f"{tf} {_pairs(row)}" for tf, row in question.role_inputs.timeframes.items()]
+    flow = [f"{tf} {_pairs(_view(question, tf), FLOW)}" for tf in ("5m", "15m", "1h")]
+    closes = " ".join(cell(close, 6) for close in question.role_inputs.recent_closes) or "-"
+    volume = cell(question.role_inputs.volume_24h, 4)
     about = {
-        "price": f"last={last_price(brief.snapshot) or '-'} {_pairs(_view(brief, '15m'), ('atr', 'rsi'))} (15m)",
+        "price": f"last={last_price(question.snapshot) or '-'} {_pairs(_view(question, '15m'), ('atr', 'rsi'))} (15m)",
         "indicators": "\n".join(indicators) or "none known",
-        "book": "\n".join([f"{_pairs(brief.snapshot.orderbook)} volume_24h={volume}", *flow, f"5m closes {closes}"]),
-        "news": fenced(known_news(brief)),
+        "book": "\n".join([f"{_pairs(question.snapshot.orderbook)} volume_24h={volume}", *flow, f"5m closes {closes}"]),
+        "news": fenced(known_news(question)),
     }
-    return variables_of(brief.snapshot, encode) | about | {"votes": "none", "proposal": "none"}
+    return variables_of(question.snapshot, encode) | about | {"votes": "none", "proposal": "none"}
 
 
 def _pairs(view: Dto, names: Iterable[str] = ()) -> str:
     return " ".join(f"{name}={cell(getattr(view, name), 6)}" for name in names or type(view).model_fields)
 
 
-def known_news(brief: Brief) -> News | None:
+def known_news(question: Question) -> News | None:
     """Return the news that was out at as_of, at most 20 headlines as plain text; None where nothing is left."""
-    news, as_of = brief.news or News(), brief.snapshot.as_of
+    news, as_of = question.news or News(), question.snapshot.as_of
     out = (h for h in news.headlines if h.published_at is None or h.published_at <= as_of)
     plain = (h.model_copy(update={"title": plain_text(h.title), "source": plain_text(h.source, 40)}) for h in out)
     kept = tuple(h for h in plain if h.title)[:MAX_HEADLINES]
@@ -210,9 +210,9 @@ def plain_text(text: str, most: int = HEADLINE_CHARS) -> str:
     return " ".join(_FENCE_LIKE.sub(" ", visible).split())[:most].rstrip()
 
 
-def _inputs(brief: Brief, timeframe: str) -> RoleInput:
-    return brief.role_inputs.timeframes.get(timeframe, RoleInput())
+def _inputs(question: Question, timeframe: str) -> RoleInput:
+    return question.role_inputs.timeframes.get(timeframe, RoleInput())
 
 
-def _view(brief: Brief, timeframe: str) -> TimeframeView:
-    return brief.snapshot.timeframes.get(timeframe, TimeframeView())
+def _view(question: Question, timeframe: str) -> TimeframeView:
+    return question.snapshot.timeframes.get(timeframe, TimeframeView())

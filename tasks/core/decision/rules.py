@@ -11,8 +11,8 @@ from decimal import Decimal
 from pydantic import Field
 
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import CloseAll, Decided, Decision, OpenLong, OpenShort, hold
-from tasks.core.types.snapshot import Brief, Snapshot
+from tasks.core.types.decision import Answer, CloseAll, Decision, OpenLong, OpenShort, hold
+from tasks.core.types.snapshot import Question, Snapshot
 
 SIZE_PCT, STOP_ATR, TP_ATR = Decimal(20), Decimal("1.5"), Decimal(3)
 CONFIDENCE = Decimal("0.6")
@@ -35,19 +35,19 @@ class RulesDecider:
     def __init__(self, sizes: Sizes | None = None) -> None:
         self.sizes = sizes or Sizes()
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        """Decide each brief on its own."""
-        return [Decided(decision=choose(brief, self.sizes), source="rules", rung="primary") for brief in briefs]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Decide each question on its own."""
+        return [Answer(decision=choose(question, self.sizes), source="rules", rung="primary") for question in questions]
 
 
-def choose(brief: Brief, sizes: Sizes | None = None) -> Decision:
-    """Apply the rules to one brief."""
-    snapshot = brief.snapshot
+def choose(question: Question, sizes: Sizes | None = None) -> Decision:
+    """Apply the rules to one question."""
+    snapshot = question.snapshot
     if snapshot.position.side != "flat":
         return _exit(snapshot)
     for direction, action in ((1, "OPEN_LONG"), (-1, "OPEN_SHORT")):
         if action in snapshot.constraints.allowed_actions:
-            why = _with_trend(snapshot, direction) or _reversion(brief, direction)
+            why = _with_trend(snapshot, direction) or _reversion(question, direction)
             if why:
                 return _enter(snapshot.pair, direction, why, sizes or Sizes())
     return hold(snapshot.pair, "no rule applies", source="rules")
@@ -74,9 +74,9 @@ def _with_trend(snapshot: Snapshot, direction: int) -> str:
     return ""
 
 
-def _reversion(brief: Brief, direction: int) -> str:
-    hour, quarter = (brief.role_inputs.timeframes.get(tf) for tf in ("1h", "15m"))
-    rsi = brief.snapshot.timeframes["15m"].rsi
+def _reversion(question: Question, direction: int) -> str:
+    hour, quarter = (question.role_inputs.timeframes.get(tf) for tf in ("1h", "15m"))
+    rsi = question.snapshot.timeframes["15m"].rsi
     if hour is None or quarter is None or hour.adx is None or quarter.bb_percent_b is None or rsi is None:
         return ""
     stretched = (rsi < 30 and quarter.bb_percent_b < 0) if direction > 0 else (rsi > 70 and quarter.bb_percent_b > 1)

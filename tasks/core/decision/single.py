@@ -1,4 +1,4 @@
-"""`llm:single`: one model, one prompt, one decision per brief."""
+"""`llm:single`: one model, one prompt, one decision per question."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,8 +7,8 @@ from tasks.core.decision.actions import Parsed, Rejected, parse_reply, wire_sche
 from tasks.core.decision.memory import memory_text
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.ports import Model
-from tasks.core.types.decision import Decided, Decision, ModelCall, hold
-from tasks.core.types.snapshot import Brief, Memory, Snapshot
+from tasks.core.types.decision import Answer, Decision, ModelCall, hold
+from tasks.core.types.snapshot import Memory, Question, Snapshot
 
 MEMORY_BYTES = 600
 VARIABLES = frozenset(
@@ -17,7 +17,7 @@ VARIABLES = frozenset(
 
 
 class SingleDecider:
-    """Asks the model once per brief, all at the same time; whatever is not a usable reply becomes HOLD."""
+    """Asks the model once per question, all at the same time; whatever is not a usable reply becomes HOLD."""
 
     name = "llm:single"
 
@@ -26,14 +26,14 @@ class SingleDecider:
         self.model, self.prompt, self.encode = model, prompt, encode
         self.schema = wire_schema()
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        """Return one decision per brief, in order."""
-        return list(await asyncio.gather(*(self._decide(brief) for brief in briefs)))
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Return one decision per question, in order."""
+        return list(await asyncio.gather(*(self._decide(question) for question in questions)))
 
-    async def _decide(self, brief: Brief) -> Decided:
-        messages = render(self.prompt, variables_of(brief.snapshot, self.encode, brief.memory))
+    async def _decide(self, question: Question) -> Answer:
+        messages = render(self.prompt, variables_of(question.snapshot, self.encode, question.memory))
         call = await self.model.ask(self.prompt.ref.name, self.prompt.ref, messages, self.schema)
-        return decided_from(call, brief.snapshot.pair, source=f"llm:{call.model}")
+        return decided_from(call, question.snapshot.pair, source=f"llm:{call.model}")
 
 
 def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str], memory: Memory | None = None) -> dict[str, str]:
@@ -51,13 +51,13 @@ def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str], memory: 
     }
 
 
-def decided_from(call: ModelCall, symbol: str, source: str) -> Decided:
+def decided_from(call: ModelCall, symbol: str, source: str) -> Answer:
     """Turn one model call into a decision; the call, with its raw reply, is kept either way."""
     parsed = Rejected(reason=call.error) if call.error else parse_reply(call.raw_reply, symbol)
     return decided_as(parsed, call, symbol, source)
 
 
-def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str) -> Decided:
+def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str) -> Answer:
     """Wrap what was read out of a model call, a decision or why there is none, with where it came from."""
     decision: Decision
     if isinstance(parsed, Rejected):
@@ -66,7 +66,7 @@ def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str) -> Dec
         decision = parsed.model_copy(update={"source": source})
         rung = "failover" if call.attempts else "primary"
     unusable = (str(parsed),) if isinstance(parsed, Rejected) else ()
-    return Decided(
+    return Answer(
         decision=decision,
         source=decision.source,
         rung=rung,

@@ -30,12 +30,12 @@ from tasks.core.market.snapshot import Market, bar_closes
 from tasks.core.ports import Decider
 from tasks.core.trading import guard
 from tasks.core.trading import orders as order_plan
-from tasks.core.trading.brief import make_brief, realized_today_pct
-from tasks.core.types.decision import ENTRIES, Decided, Pause
+from tasks.core.trading.question import make_question, realized_today_pct
+from tasks.core.types.decision import ENTRIES, Answer, Pause
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import CycleRecord, CycleStatus, Inputs, Reason, Terms
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 from tasks.core.types.verdict import Verdict
 
 __all__ = ["Backtest", "FundingRate", "Plan", "Result"]
@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
     symbol: str
     account: AccountState
-    brief: Brief
+    question: Question
     inputs: Inputs
     reasons: tuple[Reason, ...]
 
@@ -105,9 +105,9 @@ class Backtest(Desk):
         asked = [question for _, question in found if question is not None]
         if not asked:
             return
-        answers = await self.decider.decide([question.brief for question in asked])
-        for i, (question, decided) in enumerate(zip(asked, answers, strict=True)):
-            self._act(question, decided, k, question.account if i == 0 else self.account(question.symbol, k))
+        answers = await self.decider.decide([each.question for each in asked])
+        for i, (each, decided) in enumerate(zip(asked, answers, strict=True)):
+            self._act(each, decided, k, each.account if i == 0 else self.account(each.symbol, k))
 
     def _question(self, symbol: str, k: int, lost: bool) -> Asked | None:
         state = self.symbols[symbol]
@@ -127,20 +127,20 @@ class Backtest(Desk):
     def _asked(self, symbol: str, as_of: datetime, account: AccountState, reasons: tuple[Reason, ...]) -> Asked:
         state = self.symbols[symbol]
         book = orderbook.modelled(state.market.value("15m", "atr_pct", as_of), float(account.equity) / 5)
-        brief = make_brief(
+        question = make_question(
             state.market, as_of, account, self.plan.limits, self.plan.costs, self.names,
             reasons=reasons, position=state.position, book=book, digest=state.digest,
         )  # fmt: skip
         inputs = Inputs(terms=self.terms, position=state.position, book=book, digest=state.digest)
-        return Asked(symbol, account, brief, inputs, reasons)
+        return Asked(symbol, account, question, inputs, reasons)
 
-    def _act(self, asked: Asked, decided: Decided, k: int, account: AccountState) -> None:
+    def _act(self, asked: Asked, decided: Answer, k: int, account: AccountState) -> None:
         """Guard one answer against the account as it is by now, carry it out and record it."""
-        as_of, inputs = asked.brief.snapshot.as_of, asked.inputs
+        as_of, inputs = asked.question.snapshot.as_of, asked.inputs
         if account != asked.account:
             inputs = inputs.model_copy(update={"state": asked.account})
         verdict = guard.judge(
-            decided.decision, asked.brief.snapshot, account, self.plan.limits, self.plan.costs,
+            decided.decision, asked.question.snapshot, account, self.plan.limits, self.plan.costs,
             symbols=self.names, now=as_of, fallback=decided.is_fallback,
         )  # fmt: skip
         cycle_id = order_plan.cycle_id(self.plan.strategy, asked.symbol, as_of)
@@ -155,12 +155,12 @@ class Backtest(Desk):
         self._keep(CycleRecord(
             cycle_id=cycle_id, strategy=self.plan.strategy, symbol=asked.symbol, as_of=as_of, trigger="backtest",
             decider=self.decider.name, status=_status(verdict, intents, refusals), reasons=asked.reasons,
-            snapshot=asked.brief.snapshot, role_inputs=asked.brief.role_inputs, modelled_book=True, state=account,
+            snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True, state=account,
             inputs=inputs, decided=decided, verdict=verdict, intents=intents,
             fills=tuple(self.engine.fills[first:]), error="; ".join(refusals),
         ))  # fmt: skip
 
-    def _count(self, decided: Decided, verdict: Verdict, k: int, account: AccountState, as_of: datetime) -> None:
+    def _count(self, decided: Answer, verdict: Verdict, k: int, account: AccountState, as_of: datetime) -> None:
         self.asked.append(k)
         self.by_action[decided.decision.action] += 1
         self.cost_usd += decided.cost_usd
@@ -170,7 +170,7 @@ class Backtest(Desk):
         if self.halted_at is None and (peak - account.equity) * 100 >= self.plan.limits.drawdown_halt_pct * peak:
             self.halted_at = as_of
 
-    def _send_for(self, cycle_id: str, decided: Decided, intent: OrderIntent, k: int) -> str:
+    def _send_for(self, cycle_id: str, decided: Answer, intent: OrderIntent, k: int) -> str:
         """Send one intent of a decision, known as ours before it can fill. Returns the refusal."""
         if not intent.reduce_only:
             rules = decided.decision.followups if isinstance(decided.decision, ENTRIES) else ()

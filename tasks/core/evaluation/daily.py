@@ -6,7 +6,7 @@ from datetime import date
 from decimal import Decimal
 
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.record import CycleStatus, EquityPoint, Outcome
 
 
@@ -47,7 +47,7 @@ def day_of(
     strategy: str,
     points: Sequence[EquityPoint],
     statuses: Mapping[str, int],
-    decided: Sequence[tuple[CycleStatus, Decided]],
+    decided: Sequence[tuple[CycleStatus, Answer]],
     outcomes: Sequence[Outcome],
     baselines: Mapping[str, float],
 ) -> Day:

@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from tasks.core.evaluation.words import CODES, STATUSES
-from tasks.core.types.decision import Decided, Decision, ModelCall, OpenLong, OpenShort, ToolCall
+from tasks.core.types.decision import Answer, Decision, ModelCall, OpenLong, OpenShort, ToolCall
 from tasks.core.types.orders import Fill, Order, OrderIntent, PositionSide
 from tasks.core.types.portfolio import HeldPosition
 from tasks.core.types.record import CycleRecord, DataFailure, Outcome, Reason
@@ -154,7 +154,7 @@ def _risk(r: RiskView) -> str:
     return f"{today}, mode {r.risk_mode}"
 
 
-def _decided(decided: Decided) -> str:
+def _decided(decided: Answer) -> str:
     d = decided.decision
     asked = "".join(f", {name} {_escape(value)}" for name, value in _parameters(d).items())
     came = (
@@ -205,7 +205,7 @@ def _calls(calls: Sequence[ModelCall]) -> str:
     return _table(("role", "model", "prompt", "seconds", "tokens in / out", "USD", "error"), rows)
 
 
-def _verdict(verdict: Verdict, decided: Decided | None) -> str:
+def _verdict(verdict: Verdict, decided: Answer | None) -> str:
     asked = _parameters(decided.decision) if decided else {}
     allowed = _parameters(verdict.decision)
     changed = [(k, asked.get(k, UNKNOWN), v) for k, v in allowed.items() if decided and asked.get(k) != v]

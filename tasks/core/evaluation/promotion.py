@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.core.evaluation.statistics import interval
 from tasks.core.types.base import Dto
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.limits import Promotion
 from tasks.core.types.promotion import Criterion
 
@@ -61,12 +61,12 @@ class Shadows(NamedTuple):
     use: Use
 
 
-def used(decided: Decided, sha256: str) -> bool:
+def used(decided: Answer, sha256: str) -> bool:
     """Say whether a decision sent this prompt."""
     return any(call.prompt is not None and call.prompt.sha256 == sha256 for call in decided.calls)
 
 
-def use_of(decisions: Sequence[Decided], sha256: str) -> Use:
+def use_of(decisions: Sequence[Answer], sha256: str) -> Use:
     """Sum up the decisions that sent this prompt; invalid is one that fell back although the model had answered."""
     mine = [each for each in decisions if used(each, sha256)]
     fell = [each for each in mine if each.is_fallback and any(call.raw_reply for call in each.calls)]

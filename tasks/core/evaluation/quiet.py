@@ -22,13 +22,13 @@ from tasks.core.market.snapshot import Market
 from tasks.core.ports import Decider
 from tasks.core.trading import guard
 from tasks.core.trading import orders as order_plan
-from tasks.core.trading.brief import make_brief
 from tasks.core.trading.money import exact
+from tasks.core.trading.question import make_question
 from tasks.core.types.bars import duration
 from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import Reason
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 
 WARM_UP = timedelta(days=9)  # of the longest average that rules look at: 200 hours
 
@@ -80,9 +80,9 @@ def _chosen(symbol: str, seconds: np.ndarray, wanted: int) -> Iterable[datetime]
     return (at for at in times if sampled(order_plan.cycle_id("quiet", symbol, at), share))
 
 
-def flat_brief(
+def flat_question(
     market: Market, plan: Plan, at: datetime, reasons: tuple[Reason, ...] = ()
-) -> tuple[AccountState, Brief]:
+) -> tuple[AccountState, Question]:
     """Return what a decider is told at a close when the account is flat, and that account."""
     price = market.value("5m", "close", at)
     instrument = plan.instruments.get(market.symbol, Instrument(symbol=market.symbol))
@@ -90,15 +90,15 @@ def flat_brief(
     state = AccountState(equity=plan.cash, instrument=instrument, last_price=last)
     book = orderbook.modelled(market.value("15m", "atr_pct", at), float(plan.cash) / 5)
     reasons = (*reasons, *bar_closes(market.symbol, at))
-    return state, make_brief(market, at, state, plan.limits, plan.costs, reasons=reasons, book=book)
+    return state, make_question(market, at, state, plan.limits, plan.costs, reasons=reasons, book=book)
 
 
 async def _one(market: Market, decider: Decider, plan: Plan, at: datetime, quiet: bool) -> Sampled:
     cycle_id = order_plan.cycle_id("quiet", market.symbol, at)
     fired = market.reasons(at - duration("5m"), at)
-    state, brief = flat_brief(market, plan, at, fired or (sample_reason(market.symbol, cycle_id, at, 1.0),))
-    [decided] = await decider.decide([brief])
-    verdict = guard.judge(decided.decision, brief.snapshot, state, plan.limits, plan.costs, now=at)
+    state, question = flat_question(market, plan, at, fired or (sample_reason(market.symbol, cycle_id, at, 1.0),))
+    [decided] = await decider.decide([question])
+    verdict = guard.judge(decided.decision, question.snapshot, state, plan.limits, plan.costs, now=at)
     intents = order_plan.plan(verdict, cycle_id, state, at, plan.limits)
     later = market.bars["5m"].loc[at : at + HORIZON_BARS * duration("5m")]
     found = score(state, market.symbol, intents, later, plan.costs) if intents else None

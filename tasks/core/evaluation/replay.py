@@ -19,14 +19,14 @@ from tasks.core.market.events import RULES
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
 from tasks.core.trading import guard, orders
-from tasks.core.trading.brief import make_brief
+from tasks.core.trading.question import make_question
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import CycleRecord, Inputs
-from tasks.core.types.snapshot import Brief, Snapshot
+from tasks.core.types.snapshot import Question, Snapshot
 from tasks.core.types.verdict import Verdict
 
 MADE = ("snapshot", "role_inputs", "decided", "verdict", "intents")
@@ -97,11 +97,11 @@ class Replayer:
 
     async def _again(self, records: Sequence[CycleRecord], exact: bool) -> list[Replayed]:
         markets = [self._market(record, exact) for record in records]
-        briefs = [remake_brief(record, market) for record, market in zip(records, markets, strict=True)]
-        answers = await redecide(records, briefs, self.prompt_of, self.plain)
+        questions = [remake_question(record, market) for record, market in zip(records, markets, strict=True)]
+        answers = await redecide(records, questions, self.prompt_of, self.plain)
         found = []
-        for record, market, brief, decided in zip(records, markets, briefs, answers, strict=True):
-            again = remake(record, brief, decided)
+        for record, market, question, decided in zip(records, markets, questions, answers, strict=True):
+            again = remake(record, question, decided)
             found.append(_result(record, (*_lost_reasons(record, market), *differences(record, again))))
         return found
 
@@ -139,18 +139,18 @@ def state_of(record: CycleRecord) -> AccountState:
     return record.state
 
 
-def remake_brief(record: CycleRecord, market: Market) -> Brief:
+def remake_question(record: CycleRecord, market: Market) -> Question:
     """Build what the decider was handed."""
     given = inputs_of(record)
     terms = given.terms
-    brief = make_brief(
+    question = make_question(
         market, record.as_of, given.state or state_of(record), terms.limits, terms.costs, terms.symbols,
         reasons=record.reasons, position=given.position, book=given.book, digest=given.digest,
     )  # fmt: skip
-    return brief.model_copy(update={"news": given.news, "memory": given.memory})
+    return question.model_copy(update={"news": given.news, "memory": given.memory})
 
 
-def rejudge(record: CycleRecord, snapshot: Snapshot, decided: Decided) -> tuple[Verdict, tuple[OrderIntent, ...]]:
+def rejudge(record: CycleRecord, snapshot: Snapshot, decided: Answer) -> tuple[Verdict, tuple[OrderIntent, ...]]:
     """Guard the decision, and plan its orders, as the cycle did."""
     given, state = inputs_of(record), state_of(record)
     terms = given.terms
@@ -161,11 +161,11 @@ def rejudge(record: CycleRecord, snapshot: Snapshot, decided: Decided) -> tuple[
     return verdict, orders.plan(verdict, record.cycle_id, state, record.as_of, terms.limits)
 
 
-def remake(record: CycleRecord, brief: Brief, decided: Decided) -> CycleRecord:
+def remake(record: CycleRecord, question: Question, decided: Answer) -> CycleRecord:
     """Put together the record as it comes out now."""
-    verdict, intents = rejudge(record, brief.snapshot, decided)
+    verdict, intents = rejudge(record, question.snapshot, decided)
     made = {
-        "snapshot": brief.snapshot, "role_inputs": brief.role_inputs, "decided": decided, "verdict": verdict,
+        "snapshot": question.snapshot, "role_inputs": question.role_inputs, "decided": decided, "verdict": verdict,
         "intents": intents,
     }  # fmt: skip
     return record.model_copy(update=made)

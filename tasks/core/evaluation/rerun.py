@@ -29,10 +29,10 @@ from tasks.core.decision.tools import TOOLS, Meter, Parameters, compact
 from tasks.core.errors import DataError, InputError
 from tasks.core.market import lean
 from tasks.core.ports import Decider
-from tasks.core.types.decision import Decided, ModelCall, PromptRef, ToolCall
+from tasks.core.types.decision import Answer, ModelCall, PromptRef, ToolCall
 from tasks.core.types.limits import Budget, ToolLimits, ToolRates
 from tasks.core.types.record import CycleRecord
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.snapshot import Question
 
 ROLES: dict[str, tuple[str, ...]] = {
     "llm:single": ("single",), "llm:portfolio": ("portfolio",), "llm:panel": tuple(REPLIES),
@@ -49,21 +49,21 @@ class NotReplayable(Exception):
 
 
 async def redecide(
-    records: Sequence[CycleRecord], briefs: Sequence[Brief], prompt_of: PromptOf, plain: Callable[[str], Decider]
-) -> list[Decided]:
+    records: Sequence[CycleRecord], questions: Sequence[Question], prompt_of: PromptOf, plain: Callable[[str], Decider]
+) -> list[Answer]:
     """Decide again; several records only where one call answered for all of them.
 
     plain: builds the deciders that ask no model. Raises NotReplayable saying what is missing.
     """
     decider = decider_of(records, prompt_of, plain)
-    again = [_as_observed(*each) for each in zip(await decider.decide(briefs), records, strict=True)]
+    again = [_as_observed(*each) for each in zip(await decider.decide(questions), records, strict=True)]
     if records[0].trigger != "backtest" or again == [record.decided for record in records]:
         return again
     alone = getattr(decider_of(records, prompt_of, plain), "primary", decider)  # a comparison asks without a ladder
-    return [_as_observed(*each) for each in zip(await alone.decide(briefs), records, strict=True)]
+    return [_as_observed(*each) for each in zip(await alone.decide(questions), records, strict=True)]
 
 
-def _as_observed(new: Decided, record: CycleRecord) -> Decided:
+def _as_observed(new: Answer, record: CycleRecord) -> Answer:
     old = record.decided
     if old is None:
         return new
@@ -107,7 +107,7 @@ def _line(record: CycleRecord) -> str:
     return compact({"as_of": record.as_of.isoformat(), "symbol": record.symbol, "reply": calls[0].raw_reply})
 
 
-def _prompt(role: str, decided: Decided, prompt_of: PromptOf) -> Prompt:
+def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
     """Return the version that was sent, unchanged; any where none was."""
     sent = next((call.prompt for call in decided.calls if call.prompt and call.prompt.name == role), None)
     try:
@@ -139,7 +139,7 @@ def _primary(name: str, tape: "Tape", prompts: dict[str, Prompt], record: CycleR
 class Tape:
     """Implements `ports.Model` and `tools.Toolbox`: every answer once, in the order in which it was given."""
 
-    def __init__(self, decided: Decided, as_of: datetime) -> None:
+    def __init__(self, decided: Answer, as_of: datetime) -> None:
         self.decided, self.as_of = decided, as_of
         self.calls, self.tools = list(decided.calls), list(decided.tool_calls)
         self.spent = False  # the planner has used up its time

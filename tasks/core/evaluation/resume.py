@@ -12,8 +12,8 @@ from datetime import datetime
 
 from tasks.core.errors import InputError
 from tasks.core.ports import Decider
-from tasks.core.types.decision import Decided
-from tasks.core.types.snapshot import Brief
+from tasks.core.types.decision import Answer
+from tasks.core.types.snapshot import Question
 
 
 class Kept:
@@ -21,13 +21,13 @@ class Kept:
 
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
         self.hashes: list[bytes] = []
-        self.decided: dict[tuple[datetime, str], Decided] = {}
+        self.decided: dict[tuple[datetime, str], Answer] = {}
         self.seen = 0
         for line in lines:
             record = json.loads(line)
             self.hashes.append(hashlib.sha256(line).digest())
             at = datetime.fromisoformat(record["as_of"])
-            self.decided[at, record["symbol"]] = Decided.model_validate_json(json.dumps(record["decided"]))
+            self.decided[at, record["symbol"]] = Answer.model_validate_json(json.dumps(record["decided"]))
 
     def has(self, line: bytes) -> bool:
         """Take the run's next line; say whether it was kept before. Raises InputError where it was another one."""
@@ -45,10 +45,10 @@ class ResumedDecider:
     def __init__(self, decider: Decider, kept: Kept) -> None:
         self.name, self.decider, self.kept = decider.name, decider, kept
 
-    async def decide(self, briefs: Sequence[Brief]) -> list[Decided]:
-        """Answer each brief; a close of which any answer is missing is asked about as a whole, as it was then."""
-        found = [self.kept.decided.get((brief.snapshot.as_of, brief.snapshot.pair)) for brief in briefs]
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Answer each question; a close of which any answer is missing is asked about as a whole, as it was then."""
+        found = [self.kept.decided.get((question.snapshot.as_of, question.snapshot.pair)) for question in questions]
         if None not in found:
             return [decided for decided in found if decided is not None]
-        asked = await self.decider.decide(briefs)
+        asked = await self.decider.decide(questions)
         return [old or new for old, new in zip(found, asked, strict=True)]

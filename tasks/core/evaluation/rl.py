@@ -37,7 +37,7 @@ from tasks.core.decision.baselines import HOLD_SHARE
 from tasks.core.errors import InputError
 from tasks.core.evaluation.rl_state import Row, allowed_mask, parameters, state
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import ENTRIES, Decided, Decision, PromptRef, hold
+from tasks.core.types.decision import ENTRIES, Answer, Decision, PromptRef, hold
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import AccountState, ClosedTrade
 from tasks.core.types.record import CycleRecord, CycleStatus
@@ -260,7 +260,7 @@ def _behaviour(record: CycleRecord) -> Row:
     }  # fmt: skip
 
 
-def propensity(record: CycleRecord, decided: Decided) -> tuple[float | None, str | None]:
+def propensity(record: CycleRecord, decided: Answer) -> tuple[float | None, str | None]:
     """Return how likely the behaviour policy was to ask for this, and what that number is; (None, None): not known.
 
     `deterministic` 1; `random` the baseline's own odds; `vote_share` the analysts who voted for the direction it took,
@@ -279,7 +279,7 @@ def propensity(record: CycleRecord, decided: Decided) -> tuple[float | None, str
     return share, None if share is None else "vote_share"
 
 
-def _vote_share(record: CycleRecord, decided: Decided) -> float | None:
+def _vote_share(record: CycleRecord, decided: Answer) -> float | None:
     side = record.snapshot.position.side if record.snapshot else "flat"
     ways = {"OPEN_LONG": "bullish", "OPEN_SHORT": "bearish", "CLOSE_ALL": "bearish" if side == "long" else "bullish"}
     said = [parse_as(call.raw_reply, roles.Analysis) for call in decided.calls if call.role in roles.ANALYSTS]

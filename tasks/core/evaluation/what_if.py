@@ -11,8 +11,8 @@ from typing import Any
 from tasks.core.evaluation.counterfactual import HORIZON_BARS, score
 from tasks.core.evaluation.history import History
 from tasks.core.evaluation.replay import inputs_of, lacks, rejudge, state_of
-from tasks.core.trading.brief import risk_view
 from tasks.core.trading.guard import allowed_actions
+from tasks.core.trading.question import risk_view
 from tasks.core.types.bars import duration
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.orders import OrderIntent

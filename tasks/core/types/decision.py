@@ -154,7 +154,7 @@ class ToolCall(Dto):
     latency_ms: float = 0.0
 
 
-class Decided(Dto):
+class Answer(Dto):
     """A decision with its provenance: what `quarterdeck decide --json` prints, plus the calls made."""
 
     decision: Decision

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from tasks.core.types.base import Dto, Exact, Utc
-from tasks.core.types.decision import Decided
+from tasks.core.types.decision import Answer
 from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
 from tasks.core.types.orders import Fill, Order, OrderIntent
 from tasks.core.types.portfolio import AccountState, Position
@@ -101,7 +101,7 @@ class CycleRecord(Dto):
     modelled_book: bool = False
     state: AccountState | None = None
     inputs: Inputs | None = None
-    decided: Decided | None = None
+    decided: Answer | None = None
     verdict: Verdict | None = None
     intents: tuple[OrderIntent, ...] = ()
     orders: tuple[Order, ...] = ()

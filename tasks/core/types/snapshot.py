@@ -201,7 +201,7 @@ class Memory(Dto):
     decider_mean_r: Number = None
 
 
-class Brief(Dto):
+class Question(Dto):
     """What a decider is handed: frozen, and nothing else. No frame, no clock, no store."""
 
     snapshot: Snapshot

@@ -12,10 +12,10 @@ from tasks.core.trading.guard import allowed_actions
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState, Position
 from tasks.core.types.record import Reason
-from tasks.core.types.snapshot import Brief, Constraints, OrderBookView, PositionView, RiskView, TradeDigest
+from tasks.core.types.snapshot import Constraints, OrderBookView, PositionView, Question, RiskView, TradeDigest
 
 
-def make_brief(
+def make_question(
     market: Market,
     as_of: datetime,
     state: AccountState,
@@ -27,7 +27,7 @@ def make_brief(
     position: Position | None = None,
     book: OrderBookView | None = None,
     digest: TradeDigest | None = None,
-) -> Brief:
+) -> Question:
     """Put together everything a decider may know about `market.symbol` at as_of."""
     risk = risk_view(state, limits, digest, as_of)
     offered = allowed_actions(
@@ -47,7 +47,7 @@ def make_brief(
         ),
         digest=digest,
     )
-    return Brief(
+    return Question(
         snapshot=snapshot,
         role_inputs=snapshots.role_inputs(market, as_of),
         equity=float(state.equity),
