@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from flows.spending import max_cost_option, usd
 from tasks.core.errors import InputError
 from tasks.settings import settings
 
+STRATEGIES = "strategies.json"  # beside records.jsonl: what its records name by hash
+
 
 @click.command()
 @candles_option
@@ -27,13 +29,14 @@ from tasks.settings import settings
 @start_option
 @end_option
 @click.option("--funding", multiple=True, help="SYMBOL=FILE with ts,rate; without it funding is unknown")
+@click.option("--news", default="", help='JSON lines {"at","title","source"}; without it news are unknown')
 @click.option("--mask", is_flag=False, flag_value="mask", help="hide names, dates and prices; --mask=KEY says how")
 @max_cost_option
 @click.option("--out", type=click.Path(path_type=Path), help="a folder for its records; goes on where it was stopped")
 @json_option
 def backtest(
     candles: tuple[str, ...], symbols: tuple[str, ...], decider: str, start: str | None, end: str | None,
-    funding: tuple[str, ...], mask: str | None, max_cost: str | None, out: Path | None, as_json: bool,
+    funding: tuple[str, ...], news: str, mask: str | None, max_cost: str | None, out: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Replay the cycle over candle files.
 
@@ -50,69 +53,55 @@ def backtest(
     if mask is not None and name.startswith("recorded:"):
         raise InputError(f"--mask: {name} answers by symbol and time, which a mask hides; leave one of them out")
     recorder = Recorder(out)
-    markets, plan, described = _prepared(files, funding, mask)
-    shift = described.shift if described else timedelta(0)
-    plan = replace(plan, start=first and first - shift, end=last and last - shift)
+    job = _job(files, name, first, last, funding, news, mask)
     chosen, spending = decider_for(name, files, first, last, usd(max_cost))
     began, cpu = time.perf_counter(), time.process_time()
-    result, complete = _carried_out(markets, chosen, plan, recorder, spending, as_json)
+    result, complete = _carried_out(job, chosen, recorder, spending, as_json)
     wall = time.perf_counter() - began
     summary = {
-        "symbols": list(markets), "decider": chosen.name, **result.summary(), "complete": complete,
-        "mask": described and described.describe(tuple(files)), "wall_s": round(wall, 3),
+        "symbols": list(job.strategy.symbols), "decider": chosen.name, **result.summary(), "complete": complete,
+        "mask": None if mask is None else job.mask.describe(tuple(files)), "wall_s": round(wall, 3),
         "cpu_s": round(time.process_time() - cpu, 3), "candles_per_s": round(result.candles / wall),
     }  # fmt: skip
-    recorder.finish(summary, result)
+    recorder.finish(summary, result, job)
     emit(summary, as_json)
 
 
-def _prepared(files: dict[str, Path], funding: tuple[str, ...], mask: str | None) -> tuple[dict[str, Any], Any, Any]:
-    """Read every file; return the markets, the plan and the mask over both, if any."""
-    from tasks.adapters.calendar import read_calendar
-    from tasks.adapters.candles import read_candles
-    from tasks.core.evaluation.masking import Mask, mask_bars, mask_instrument
-    from tasks.core.evaluation.plan import FundingRate, Plan
-    from tasks.core.market.snapshot import Market
-    from tasks.core.types.orders import Instrument
+def _job(
+    files: dict[str, Path], decider: str, first: datetime | None, last: datetime | None, funding: tuple[str, ...],
+    news: str, mask: str | None,
+) -> Any:  # fmt: skip
+    """Make the options out into the one replay they ask for."""
+    from flows.spending import ALWAYS, asks_a_model
+    from tasks.adapters import replays
+    from tasks.core.evaluation.comparison import Window
 
-    s, over = settings(), None if mask is None else Mask(mask)
-    calendar, rates = read_calendar(s.calendar) if s.calendar else (), _rates(funding, files)
-    bars = {symbol: read_candles(path) for symbol, path in files.items()}
-    instruments = {symbol: Instrument(symbol=symbol) for symbol in files}
-    if over is not None:
-        bars = dict(mask_bars(frame, symbol, over) for symbol, frame in bars.items())
-        instruments = {over.symbol(symbol): mask_instrument(each, over) for symbol, each in instruments.items()}
-        calendar = tuple(event.model_copy(update={"at": over.time(event.at)}) for event in calendar)
-        rates = {
-            over.symbol(symbol): tuple(FundingRate(over.time(at), rate) for at, rate in of)
-            for symbol, of in rates.items()
-        }
-    plan = Plan(
-        strategy=s.strategy, limits=s.limits, costs=s.costs, thresholds=s.events, instruments=instruments,
-        calendar=calendar, latency_s=s.decision_latency_s, funding=rates,
+    s, candles = settings(), tuple((symbol, str(path.resolve())) for symbol, path in sorted(files.items()))
+    return replays.Job(
+        label=decider, strategy=replays.replayed(s, decider, candles, memory=asks_a_model(decider)),
+        window=Window(index=0, start=first or ALWAYS[0], end=last or ALWAYS[1]), candles=candles,
+        treatment="raw" if mask is None else "masked", mask_key=mask or "", funding=_rates(funding, files), news=news,
+        calendar=str(s.calendar or ""), latency_s=s.decision_latency_s,
     )  # fmt: skip
-    return {symbol: Market.from_base(symbol, frame, s.events) for symbol, frame in bars.items()}, plan, over
 
 
-def _rates(options: tuple[str, ...], files: dict[str, Path]) -> dict[str, Any]:
-    from tasks.adapters.funding import read_funding
-
-    rates = {}
+def _rates(options: tuple[str, ...], files: dict[str, Path]) -> tuple[tuple[str, str], ...]:
+    rates = []
     for option in options:
         symbol, sep, path = option.partition("=")
         if not sep or symbol not in files:
             raise InputError(f"--funding {option}: write SYMBOL=FILE with a symbol of {', '.join(files)}")
-        rates[symbol] = read_funding(Path(path))
-    return rates
+        rates.append((symbol, str(Path(path).resolve())))
+    return tuple(rates)
 
 
-def _carried_out(
-    markets: dict[str, Any], decider: Any, plan: Any, recorder: "Recorder", spending: Any, as_json: bool
-) -> tuple[Any, bool]:
+def _carried_out(job: Any, decider: Any, recorder: "Recorder", spending: Any, as_json: bool) -> tuple[Any, bool]:
     """Replay, up to where the agreed cost is reached; say whether that was all of it."""
-    from tasks.adapters.replays import CapReached
+    from tasks.adapters.replays import CapReached, strategy_for, treated_for, world_of
     from tasks.core.evaluation.backtest import Backtest
     from tasks.core.evaluation.resume import ResumedDecider
+
+    markets, strategy, world = treated_for(job).markets, strategy_for(job), world_of(job)
 
     def note(record: Any) -> None:
         if spending is not None and spending.reached:
@@ -120,18 +109,19 @@ def _carried_out(
 
     def replay(until: Any) -> Any:
         with recorder as kept, _progress(as_json) as progress:
+            resumed = ResumedDecider(decider, kept)
             run = Backtest(
-                markets, ResumedDecider(decider, kept), until, on_record=note, progress=progress, on_line=recorder.write
-            )
+                markets, resumed, strategy, until, on_record=note, progress=progress, on_line=recorder.write
+            )  # fmt: skip
             return asyncio.run(run.run())
 
     try:
-        return replay(plan), True
+        return replay(world), True
     except CapReached as e:
         click.echo(f"{e}: what was decided before that counts", err=True)
         spending = None
         recorder.start_over()
-        return replay(replace(plan, end=e.as_of - timedelta(minutes=5))), False  # all its replies are kept
+        return replay(replace(world, end=e.as_of - timedelta(minutes=5))), False  # all its replies are kept
 
 
 class Recorder:
@@ -174,9 +164,14 @@ class Recorder:
         if not known:
             self.file.write(line)
 
-    def finish(self, summary: dict[str, Any], result: Any) -> None:
+    def finish(self, summary: dict[str, Any], result: Any, job: Any) -> None:
         if self.out is None:
             return
+        from tasks.adapters.replays import strategy_for
+
+        strategy = strategy_for(job)
+        named = {strategy.sha256: strategy.model_dump(mode="json")}
+        (self.partial / STRATEGIES).write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
         closes = [result.grid.closes_at(k).isoformat() for k in range(len(result.equity))]
         rows = [f"{at},{value:.8g}" for at, value in zip(closes, result.equity, strict=True)]
         (self.partial / "equity.csv").write_text("\n".join(["at,equity", *rows]) + "\n", encoding="utf-8")

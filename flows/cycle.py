@@ -7,21 +7,25 @@ from typing import Any
 from pydantic import AwareDatetime
 
 from flows.clock import Call, through_prefect
-from tasks import account, book, connections, execute, fetch, guard, protect, record
+from tasks import account, book, execute, fetch, guard, protect, record
 from tasks.adapters.store import BeginResult
 from tasks.connections import log, store, venue
-from tasks.core.errors import StoreError
+from tasks.core.decision.memory import Remembered
+from tasks.core.errors import StoreError, VenueError
 from tasks.core.market.calendar import sample_reason, sampled
 from tasks.core.market.snapshot import Market, bar_closes
 from tasks.core.trading import orders
+from tasks.core.trading.judge import Judgement, status_of
 from tasks.core.trading.money import exact
-from tasks.core.trading.question import make_question
+from tasks.core.trading.question import order_size, question
 from tasks.core.types.base import Dto
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Order, OrderStatus
 from tasks.core.types.portfolio import AccountState
-from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Inputs, Lease, Reason, Trigger
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question, Reason
+from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Inputs, Lease, Trigger
+from tasks.core.types.snapshot import News
+from tasks.core.types.strategy import Strategy
 from tasks.leases import Leases, lost, symbol_lease
 from tasks.settings import settings
 from tasks.steps import reached
@@ -42,12 +46,15 @@ class Request(Dto):
 class Cycle:
     """One symbol's cycle at one close; every way out leaves a finished record."""
 
-    def __init__(self, request: Request, symbol: str, as_of: datetime, call: Call, leases: Leases) -> None:
-        self.request, self.symbol, self.as_of, self.call = request, symbol, as_of, call
+    def __init__(
+        self, request: Request, strategy: Strategy, symbol: str, as_of: datetime, call: Call, leases: Leases
+    ) -> None:
+        self.request, self.strategy, self.symbol, self.as_of, self.call = request, strategy, symbol, as_of, call
         # a dry run is a strategy of its own: it takes no bar and no reason from the real one
-        strategy = f"{settings().strategy}/dry-run/{request.decider}" if request.dry_run else settings().strategy
+        dry = f"{strategy.name}/dry-run/{request.decider}"
+        self.acting = strategy.called(dry, strategy.decider) if request.dry_run else strategy
         self.record = CycleRecord(
-            cycle_id=orders.cycle_id(strategy, symbol, as_of), strategy=strategy, symbol=symbol,
+            cycle_id=orders.cycle_id(self.acting.name, symbol, as_of), strategy=self.acting.name, symbol=symbol,
             as_of=as_of, trigger=request.trigger, decider=request.decider,
         )  # fmt: skip
         self.last: Decimal | None = None
@@ -85,7 +92,7 @@ class Cycle:
 
     def ends_late(self, venue_time: datetime) -> bool:
         """End the cycle if its close is too long ago to be acted on, and say whether it was; a dry run's never is."""
-        most = timedelta(seconds=settings().limits.max_lateness_s)
+        most = timedelta(seconds=self.strategy.limits.max_lateness_s)
         late = not self.request.dry_run and venue_time - self.as_of > most
         if late:
             self._end(CycleStatus.STALE)
@@ -98,11 +105,11 @@ class Cycle:
         self.record = self.record.model_copy(update={"status": status, "reasons": reasons})
         return bool(reasons)
 
-    async def question(self, market: Market) -> Question:
+    async def question(self, market: Market, news: News | None, remembered: Remembered) -> Question:
         """Put together what the decider is asked."""
-        question = await self._question(market)
+        asked = await self._question(market, news, remembered)
         reached("prepared")
-        return question
+        return asked
 
     def _yield(self, why: str) -> None:
         """Leave the cycle to the run that has or had it."""
@@ -135,39 +142,35 @@ class Cycle:
         mark = f"AdHoc|{self.symbol}|{self.record.cycle_id}"
         return Reason(rule="AdHoc", symbol=self.symbol, detail=text, as_of=self.as_of, fingerprint=mark)
 
-    async def _question(self, market: Market) -> Question:
-        close = market.value("5m", "close", self.as_of)
+    async def _question(self, market: Market, news: News | None, remembered: Remembered) -> Question:
+        close, strategy = market.value("5m", "close", self.as_of), self.strategy
         self.last = None if close is None else exact(close)
         state = await self._account()
-        depth = await self.call(fetch.fetch_book)(self.symbol, state.equity * settings().limits.max_gross_pct / 500)
-        held = [p for p in store().open_positions(settings().strategy) if p.symbol == self.symbol]
+        book = await self.call(fetch.fetch_book)(self.symbol, order_size(strategy, state.equity))
+        held = [p for p in store().open_positions(strategy.name) if p.symbol == self.symbol]
+        position, digest = held[0] if held else None, account.trade_digest(strategy.name, self.symbol, self.as_of)
+        known_at = datetime.now(UTC)
+        asked = question(
+            strategy, market, state, book, news, remembered, self.record.reasons, self.as_of, position=position,
+            digest=digest,
+        )  # fmt: skip
         given = Inputs(
-            terms=connections.terms(), state=state, position=held[0] if held else None, book=depth,
-            digest=account.trade_digest(self.symbol, self.as_of), known_at=datetime.now(UTC),
+            strategy=strategy.sha256, state=state, position=position, book=book, digest=digest, news=news,
+            memory=asked.memory, known_at=known_at,
         )  # fmt: skip
         self.record = self.record.model_copy(update={"inputs": given})
-        return make_question(
-            market,
-            self.as_of,
-            state,
-            settings().limits,
-            settings().costs,
-            settings().symbols,
-            reasons=self.record.reasons,
-            position=given.position,
-            book=depth,
-            digest=given.digest,
-        )
+        return asked
 
     async def _account(self) -> AccountState:
+        if self.symbol not in self.strategy.instruments:
+            raise VenueError(f"{self.symbol}: the venue names no instrument for it; is it still listed?")
         balance, _ = await self.call(fetch.fetch_account)()
-        instrument = await self.call(fetch.fetch_instrument)(self.symbol)
         state: AccountState = self.call(account.account_state)(
-            balance, instrument, self.last, self.as_of, self.request.decider
+            self.strategy, self.symbol, balance, self.last, self.as_of
         )
         return state
 
-    async def act(self, question: Question, decided: Answer) -> None:
+    async def act(self, question: Question, answer: Answer) -> None:
         """Guard the answer against the account as it is now, and carry it out.
 
         From the account to the written intents nobody else may: two symbols judged at once would both see the same
@@ -179,46 +182,41 @@ class Cycle:
             raise StoreError(f"{name} is held by another run all the while; see what hangs in `quarterdeck status`")
         reached("guard_leased")
         try:
-            await self._judge(question, decided, lease)
+            judgement = await self._judge(question, answer, lease)
         finally:
             self._leases.give_back(name)
         reached("guard_released")
-        verdict = self.record.verdict
-        if verdict is None or not verdict.allowed:
-            self._end(CycleStatus.DENIED)
-        elif self.request.dry_run:
-            self._end(CycleStatus.DRY_RUN)
-        else:
-            if verdict.decision.action == "PAUSE":
-                until = self.as_of + timedelta(minutes=float(verdict.decision.minutes))
-                store().pause(settings().strategy, self.symbol, until)
-            await self._send()
+        status = status_of(judgement, dry_run=self.request.dry_run)
+        if status in (CycleStatus.DENIED, CycleStatus.DRY_RUN):
+            self._end(status)
+            return
+        decision = judgement.verdict.decision
+        if decision.action == "PAUSE":
+            until = self.as_of + timedelta(minutes=float(decision.minutes))
+            store().pause(self.strategy.name, self.symbol, until)
+        await self._send()
 
-    async def _judge(self, question: Question, decided: Answer, guarding: Lease) -> None:
+    async def _judge(self, question: Question, answer: Answer, guarding: Lease) -> Judgement:
         state = await self._account()
         now = await self.call(fetch.venue_now)()
-        verdict, intents = self.call(guard.guard_decision)(decided, question.snapshot, state, self.record.cycle_id, now)
+        judgement: Judgement = self.call(guard.guard_decision)(question, answer, state, self.acting, now)
+        given = self.record.inputs
+        if given is not None:  # what became known since the question was made: `replay` needs it
+            seen = None if given.state == state else given.state
+            given = given.model_copy(update={"state": seen, "judged_at": now})
         self.record = self.record.model_copy(
             update={
-                "snapshot": question.snapshot, "role_inputs": question.role_inputs, "state": state, "decided": decided,
-                "verdict": verdict, "intents": intents, "inputs": self._given(question, state, now),
+                "snapshot": question.snapshot, "role_inputs": question.role_inputs, "state": state, "decided": answer,
+                "verdict": judgement.verdict, "intents": judgement.intents, "inputs": given,
             }
         )  # fmt: skip
         reached("judged")
-        if intents and not self.request.dry_run:
+        if judgement.intents and not self.request.dry_run:
             store().save_cycle(self.record, datetime.now(UTC))
             reached("cycle_saved")
-            store().save_intents(self.record.cycle_id, intents, self.as_of, guarding)
+            store().save_intents(self.record.cycle_id, judgement.intents, self.as_of, guarding)
             reached("intents_saved")
-
-    def _given(self, question: Question, state: AccountState, now: datetime) -> Inputs | None:
-        """Add what became known since the question was made; `replay` needs it."""
-        given = self.record.inputs
-        if given is None:
-            return None
-        seen = None if given.state == state else given.state
-        update = {"state": seen, "news": question.news, "memory": question.memory, "judged_at": now}
-        return given.model_copy(update=update)
+        return judgement
 
     async def _send(self) -> None:
         if not self.record.intents:

@@ -36,6 +36,8 @@ class Request(Dto):
 
     candles: dict[str, str] = {}
     funding: dict[str, str] = {}
+    news: str = ""
+    instruments: str = ""
     deciders: tuple[str, ...] = ("rules",)
     models: tuple[str, ...] = ()
     start: Utc | None = None
@@ -80,21 +82,22 @@ def plan_work(request: Request) -> Work:
 
 
 def _job(request: Request, variant: Variant, window: Window, treatment: Treatment, windows: int) -> Job:
-    s, sampled = settings(), request.quiet
+    s, sampled, asks = settings(), request.quiet, variants.asks_a_model(variant.decider)
     if sampled is None:
-        sampled = 0 if variants.asks_a_model(variant.decider) else QUIET
+        sampled = 0 if asks else QUIET
     gated = treatment == "raw" and not variant.decider.startswith(("hold", "buy-and-hold", "recorded:"))
+    candles = tuple(sorted(request.candles.items()))
     return Job(
-        label=variant.label, decider=variant.decider, window=window, treatment=treatment,
-        quiet=-(-sampled // windows) if gated else 0, candles=tuple(sorted(request.candles.items())),
-        funding=tuple(sorted(request.funding.items())), latency_s=s.decision_latency_s,
-        strategy=s.strategy, limits=s.limits, costs=s.costs, thresholds=s.events, calendar=str(s.calendar or ""),
+        label=variant.label, strategy=replays.replayed(s, variant.decider, candles, memory=asks), window=window,
+        treatment=treatment, quiet=-(-sampled // windows) if gated else 0, candles=candles,
+        funding=tuple(sorted(request.funding.items())), news=request.news, latency_s=s.decision_latency_s,
+        calendar=str(s.calendar or ""),
     )  # fmt: skip
 
 
 def _windows(request: Request) -> tuple[Window, ...]:
     """Cut the time that the candles and the request have in common."""
-    seen = replays.treated(tuple(sorted(request.candles.items())), "raw", "", settings().events)
+    seen = replays.treated(tuple(sorted(request.candles.items())), "raw", None, settings().events)
     opens = [market.bars["5m"].index for market in seen.markets.values()]
     first, last = (edge.to_pydatetime() for edge in (min(i[0] for i in opens), max(i[-1] for i in opens)))
     start = max(first, request.start or first)

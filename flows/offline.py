@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from flows.output import emit, read_json, read_text, utc_time
 from tasks.core.errors import DataError, InputError
-from tasks.settings import settings
+from tasks.settings import settings, strategy_of
 
 candles_option = click.option("--candles", multiple=True, required=True, help="FILE, or SYMBOL=FILE, repeatable")
 symbol_option = click.option("--symbol", "symbols", multiple=True, help="ccxt unified, e.g. BTC/USDT:USDT")
@@ -51,24 +51,27 @@ def snapshot(
     """What a decider would see at a moment."""
     from tasks.core.market import lean as lean_encoding
     from tasks.core.market.snapshot import to_json
-    from tasks.core.trading.question import make_question
+    from tasks.core.trading.question import question as asked
     from tasks.core.types.bars import floor_time
+    from tasks.core.types.orders import Instrument
     from tasks.core.types.portfolio import AccountState
+    from tasks.core.types.snapshot import OrderBookView
 
     if len(symbols) != 1:
         raise InputError("snapshot needs exactly one --symbol")
     market = markets(candles, symbols)[symbols[0]]
     at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
     reasons = market.reasons(at - timedelta(minutes=5), at)
-    question = make_question(market, at, AccountState(), settings().limits, settings().costs, reasons=reasons)
+    strategy, account = strategy_of(settings(), ""), AccountState(instrument=Instrument(symbol=symbols[0]))
+    seen = asked(strategy, market, account, OrderBookView(), None, None, reasons, at).snapshot
     if plot is not None:
         from tasks.adapters import plot as chart
 
-        chart.write(plot, market, at, text=lean_encoding.encode(question.snapshot), reasons=reasons)
+        chart.write(plot, market, at, text=lean_encoding.encode(seen), reasons=reasons)
         click.echo(f"plot {plot}", err=True)
-    if question.snapshot.timeframes["5m"].close is None and not as_json:
+    if seen.timeframes["5m"].close is None and not as_json:
         click.echo(f"no 5m bar closed at {at.isoformat()}: everything of it is unknown", err=True)
-    click.echo(lean_encoding.encode(question.snapshot) if lean else to_json(question.snapshot))
+    click.echo(lean_encoding.encode(seen) if lean else to_json(seen))
 
 
 def _never() -> Any:
@@ -103,7 +106,7 @@ def events(candles: tuple[str, ...], symbols: tuple[str, ...], start: str | None
 def decide(file: str, decider: str, as_json: bool) -> None:
     """Ask a decider about a snapshot."""
     from tasks.adapters.deciders import build
-    from tasks.core.types.snapshot import Question
+    from tasks.core.types.question import Question
 
     chosen = build(decider or settings().decider_name, settings())
     seen = _snapshot(file)
@@ -148,10 +151,10 @@ def _first(error: ValidationError) -> str:
 def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
     """Put a raw model reply through the parser and the guard."""
     from tasks.core.decision.actions import Rejected, parse_reply
-    from tasks.core.trading import guard as rules
-    from tasks.core.trading import orders
-    from tasks.core.types.decision import hold
+    from tasks.core.trading.judge import judged
+    from tasks.core.types.decision import Answer, hold
     from tasks.core.types.portfolio import AccountState
+    from tasks.core.types.question import Question
 
     seen = _snapshot(file)
     try:
@@ -161,14 +164,15 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
     parsed = parse_reply(read_text(reply, "--reply"), seen.pair, max_bytes=settings().max_reply_bytes)
     refused = parsed if isinstance(parsed, Rejected) else None
     decision = hold(seen.pair, f"reply refused: {parsed.reason}") if isinstance(parsed, Rejected) else parsed
-    verdict = rules.judge(decision, seen, account, settings().limits, settings().costs)
-    cycle_id = orders.cycle_id(settings().strategy, seen.pair, seen.as_of)
+    asked = Question(snapshot=seen, reasons=_reasons(seen))
+    answer = Answer(decision=decision, source="", rung="primary")
+    _, verdict, intents = judged(asked, answer, account, strategy_of(settings(), ""))
     emit(
         {
             "allowed": verdict.allowed and refused is None,
             "decision": reply_of(verdict.decision),
             "codes": [f"REPLY_{refused.reason.partition(':')[0].upper()}"] if refused else list(verdict.codes),
-            "intents": [_shape(i) for i in orders.plan(verdict, cycle_id, account, seen.as_of, settings().limits)],
+            "intents": [_shape(intent) for intent in intents],
             "trade_risk_pct": verdict.trade_risk_pct,
             "total_risk_pct": verdict.total_risk_pct,
             "errors": [refused.reason, refused.detail] if refused else [],
@@ -177,9 +181,79 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
     )
 
 
+def _reasons(seen: Any) -> tuple[Any, ...]:
+    """Read a snapshot file's reasons, `RangeBreak(15m up)`, as what they were before they were written down."""
+    from tasks.core.types.question import Reason
+
+    found = []
+    for text in seen.reason_for_call:
+        rule, _, inside = text.removesuffix(")").partition("(")
+        timeframe, _, detail = inside.partition(" ")
+        about = {"rule": rule, "timeframe": timeframe, "detail": detail, "fingerprint": text}
+        found.append(Reason(symbol=seen.pair, as_of=seen.as_of, **about))
+    return tuple(found)
+
+
+@click.command()
+@click.option("--cycle", "cycle_id", default="", help="of a cycle in the store: what its decider was sent")
+@click.option("--candles", multiple=True, help="FILE, or SYMBOL=FILE, repeatable")
+@symbol_option
+@click.option("--as-of", help="ISO time, UTC; floored to 5 minutes")
+@click.option("--decider", default="", help="llm:single, llm:panel, llm:single@v002; empty: the configured one")
+@click.option("--news", default="", help='JSON lines {"at","title","source"}; without it news are unknown')
+@click.option("--json", "as_json", is_flag=True, help="JSON lines; it prints nothing else anyway")
+def question(
+    cycle_id: str, candles: tuple[str, ...], symbols: tuple[str, ...], as_of: str | None, decider: str, news: str,
+    as_json: bool,  # noqa: ARG001  (every command that prints takes it)
+) -> None:  # fmt: skip
+    """The very messages a model is sent: a line {"role","messages"} for each role that is asked."""
+    if bool(cycle_id) == bool(candles):
+        raise InputError("question needs either --cycle ID, or --candles with --symbol and --as-of")
+    calls = _calls_of(cycle_id) if cycle_id else _calls_about(candles, symbols, as_of, decider, news)
+    for role, messages in calls:
+        emit({"role": role, "messages": messages}, as_json=True)
+
+
+def _calls_of(cycle_id: str) -> list[tuple[str, Any]]:
+    """Make a stored cycle's question again and let its decider ask it, on the replies that were recorded."""
+    from flows.replay import asked_again
+
+    answer = asyncio.run(asked_again(cycle_id))
+    if not answer.calls:
+        raise InputError(f"cycle {cycle_id}: {answer.source} asked no model")
+    return [(call.role, call.messages) for call in answer.calls]
+
+
+def _calls_about(
+    candles: tuple[str, ...], symbols: tuple[str, ...], as_of: str | None, decider: str, news: str
+) -> list[tuple[str, Any]]:
+    """Ask about a flat account at a moment of candle files, as a replay does."""
+    from tasks.adapters.deciders import build
+    from tasks.adapters.news import read_news
+    from tasks.core.evaluation.plan import World
+    from tasks.core.evaluation.quiet import flat_question
+    from tasks.core.evaluation.replies import Probe
+    from tasks.core.types.bars import floor_time
+    from tasks.core.types.orders import Instrument
+
+    if len(symbols) != 1:
+        raise InputError("question needs exactly one --symbol")
+    symbol, name, probe = symbols[0], decider or settings().decider_name, Probe()
+    chosen = build(name, settings(), model=probe)
+    market = markets(candles, symbols)[symbol]
+    at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
+    strategy = strategy_of(settings(), name, symbols=symbols, instruments={symbol: Instrument(symbol=symbol)})
+    world = World(headlines=read_news(Path(news)) if news else None)
+    reasons = market.reasons(at - timedelta(minutes=5), at)
+    asyncio.run(chosen.decide([flat_question(market, strategy, world, at, reasons)[1]]))
+    if not probe.asked:
+        raise InputError(f"--decider {name}: asks no model; name one that does, such as llm:single")
+    return [(prompt.name, messages) for prompt, messages, _ in probe.asked]
+
+
 def _shape(intent: Any) -> dict[str, Any]:
     names = ("symbol", "side", "type", "quantity", "price", "stop", "target", "reduce_only", "client_order_id")
     return {name: getattr(intent, name) for name in names}
 
 
-COMMANDS = (snapshot, events, decide, guard)
+COMMANDS = (snapshot, question, events, decide, guard)

@@ -33,10 +33,6 @@ def replay(
     limits: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Recompute stored cycles byte for byte; exit 1 when any comes out otherwise."""
-    from tasks.adapters.deciders import build
-    from tasks.adapters.prompts import load_prompt
-    from tasks.core.evaluation.replay import Replayer
-
     if bool(cycle_id) == every:
         raise InputError("replay needs a CYCLE_ID, or --all")
     if candles and not records:
@@ -46,8 +42,7 @@ def replay(
     found = _read(records) if records else _stored(cycle_id)
     if cycle_id:
         found = (record for record in found if record.cycle_id == cycle_id)
-    history = partial(_from_files, _files(candles, symbols)) if records else cache(_from_store)
-    replayer = Replayer(history, cache(load_prompt), cache(lambda name: build(name, settings())))
+    replayer = _file_replayer(records, candles, symbols) if records else _store_replayer()
     report = _Report(replayer, changed)
     asyncio.run(report.run(found))
     if cycle_id and not report.counts["records"]:
@@ -62,6 +57,32 @@ def replay(
         raise SystemExit(1)
 
 
+def _store_replayer() -> Any:
+    return _replayer(cache(_from_store), cache(_kept))
+
+
+def _file_replayer(records: Path, candles: tuple[str, ...], symbols: tuple[str, ...]) -> Any:
+    return _replayer(partial(_from_files, _files(candles, symbols)), _beside(records))
+
+
+def _replayer(history: Any, strategies: Any) -> Any:
+    from tasks.adapters.deciders import build
+    from tasks.adapters.prompts import load_prompt
+    from tasks.core.evaluation.replay import Replayer
+
+    return Replayer(history, strategies, cache(load_prompt), cache(lambda name: build(name, settings())))
+
+
+async def asked_again(cycle_id: str) -> Any:
+    """Return the answer of a stored cycle, made once more on what was recorded; its calls hold the messages."""
+    records = list(_stored(cycle_id))
+    [answer] = [
+        answer for record, answer in zip(records, await _store_replayer().answers(records), strict=True)
+        if record.cycle_id == cycle_id
+    ]  # fmt: skip
+    return answer
+
+
 class _Report:
     """Counts what became of the records; keeps the ones that differ, and the verdicts other limits would change."""
 
@@ -73,9 +94,7 @@ class _Report:
         self.verdicts: list[Any] = []
 
     async def run(self, records: Iterator[Any]) -> None:
-        from tasks.core.evaluation.replay import questions
-
-        stream = questions(records)
+        stream = self.replayer.questions(records)
         while batch := list(islice(stream, AHEAD)):
             self.replayer.read_ahead(chain.from_iterable(batch))
             for asked in batch:
@@ -98,9 +117,9 @@ class _Report:
         from tasks.core.evaluation.what_if import changed_verdict
 
         if record.inputs is not None and self.changed is not None:
-            found = changed_verdict(
-                record, self.changed, self.replayer.history(record.inputs.terms.venue, record.symbol)
-            )
+            strategy = self.replayer.strategy(record)
+            history = self.replayer.history(strategy.venue, record.symbol)
+            found = changed_verdict(record, strategy, self.changed, history)
             self.verdicts += [found] if found else []
 
     def summary(self) -> dict[str, Any]:
@@ -157,6 +176,34 @@ def _read(path: Path) -> Iterator[Any]:
                 yield CycleRecord.model_validate_json(line)
             except ValidationError as e:
                 raise InputError(f"--records {path}, line {number}: {e.errors()[0]['msg']}") from e
+
+
+def _kept(sha256: str) -> Any:
+    from tasks.connections import store
+
+    return store().strategy(sha256)
+
+
+def _beside(records: Path) -> Any:
+    """Return what finds a strategy by its hash in the file that `backtest --out` writes beside its records."""
+    import json
+
+    from flows.backtest import STRATEGIES
+    from tasks.core.types.strategy import Strategy
+
+    path = records.with_name(STRATEGIES)
+    try:
+        documents = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = {sha256: Strategy.model_validate(document) for sha256, document in documents.items()}
+    except (ValueError, AttributeError) as e:
+        raise InputError(f"{path}: not the strategies of a backtest ({str(e).splitlines()[0][:120]})") from e
+
+    def find(sha256: str) -> Strategy:
+        if sha256 not in known:
+            raise InputError(f"{sha256[:12]}... is not in {path}, which `backtest --out` writes beside its records")
+        return known[sha256]
+
+    return find
 
 
 def _stored(cycle_id: str | None) -> Iterator[Any]:

@@ -44,25 +44,30 @@ def usd(text: str | None) -> Decimal | None:
     return amount
 
 
+def asks_a_model(decider: str) -> bool:
+    """Say whether replaying this decider costs money."""
+    return decider.startswith(("llm:", "ensemble:")) and "llm:" in decider
+
+
 def decider_for(
     name: str, candles: dict[str, Path], start: datetime | None, end: datetime | None, max_cost: Decimal | None
 ) -> tuple[Any, Any]:
     """Return the decider a backtest replays, and what it may spend; None where it asks no model."""
     from tasks.adapters.deciders import build
 
-    if not name.startswith(("llm:", "ensemble:")):  # before the imports that only models need: they take seconds
+    if not asks_a_model(name):  # before the imports that only models need: they take seconds
         return build(name, settings()), None
     from tasks.adapters import replays, variants
     from tasks.connections import store
     from tasks.core.evaluation.comparison import Window
     from tasks.core.evaluation.replies import Spending
 
-    if not variants.asks_a_model(name):
-        return build(name, settings()), None
     variant = variants.variants((name,), (), {}, settings())[0]
     window = Window(index=0, start=start or ALWAYS[0], end=end or ALWAYS[1])
     files = tuple((symbol, str(path.resolve())) for symbol, path in sorted(candles.items()))
-    job = replays.Job(label=name, decider=name, window=window, candles=files, thresholds=settings().events)
+    job = replays.Job(
+        label=name, strategy=replays.replayed(settings(), name, files, memory=True), window=window, candles=files
+    )
     cap = agree(asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost)
     spending = Spending(cap)
     return variants.paid_decider(variant, settings(), store(), spending), spending

@@ -21,8 +21,9 @@ from tasks.core.evaluation import explain
 from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
 from tasks.core.types.bars import floor_time
-from tasks.core.types.record import CycleRecord, DataFailure, Reason
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question, Reason
+from tasks.core.types.record import CycleRecord, DataFailure
+from tasks.core.types.strategy import Strategy
 from tasks.features import TOGETHER
 from tasks.isolation import result
 from tasks.leases import Leases
@@ -87,134 +88,137 @@ async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord
         return []
     if request.trigger == "schedule" and not (request.review_only or request.dry_run):
         call(record.record_missed)(symbols, as_of)
+    strategy = await call(fetch.fetch_strategy)(request.decider)
     async with Leases(owner()) as leases:
-        return await _run([Cycle(request, symbol, as_of, call, leases) for symbol in symbols], request, as_of, call)
+        cycles = [Cycle(request, strategy, symbol, as_of, call, leases) for symbol in symbols]
+        return await _Run(request, strategy, as_of, call).carry_out(cycles)
 
 
-async def _run(cycles: list[Cycle], request: Request, as_of: datetime, call: Call) -> list[CycleRecord]:
-    symbols = tuple(cycle.symbol for cycle in cycles)
-    unfetched = await call(fetch.fetch_candles)(symbols, as_of)
-    frames = call(features.load_candles)(symbols, as_of)
-    failures = [*unfetched, *call(validate.validate_candles)(frames, as_of)]
-    asked: list[tuple[Cycle, Question]] = []
-    broken: list[Exception] = []
-    for cycle in sorted(cycles, key=lambda cycle: cycle.symbol):  # one order for all runs, or two wait for each other
-        await cycle.take_lease()
-    for first in range(0, len(cycles), TOGETHER):
-        some = cycles[first : first + TOGETHER]
-        asked += await _prepare(some, frames, failures, broken, call)
-    if asked:
-        await _decide_and_act(asked, broken, request, call)
-        await _afterwards(asked, request, as_of, call)
-    if broken:
-        raise broken[0]  # everything else is done: a retry takes up only the cycles that are not
-    return [cycle.record for cycle in cycles]
+class _Run:
+    """One run of the story over its cycles."""
 
+    def __init__(self, request: Request, strategy: Strategy, as_of: datetime, call: Call) -> None:
+        self.request, self.strategy, self.as_of, self.call = request, strategy, as_of, call
+        self.asked: list[tuple[Cycle, Question]] = []
+        self.broken: list[Exception] = []
 
-async def _prepare(
-    cycles: list[Cycle], frames: dict[str, Frames], failures: list[DataFailure], broken: list[Exception], call: Call
-) -> list[tuple[Cycle, Question]]:
-    """Go through the stages up to the question; the cycles without one have ended then."""
-    begun: list[Cycle] = []
-    for cycle in cycles:
-        with _isolated(broken, cycle):
-            if await cycle.begin(tuple(failure for failure in failures if failure.symbol == cycle.symbol)):
-                begun.append(cycle)
-    if begun:
-        with _isolated(broken, *begun):
-            return await _look(begun, frames, broken, call)
-    return []
+    async def carry_out(self, cycles: list[Cycle]) -> list[CycleRecord]:
+        """Go through every stage; what broke is raised at the end."""
+        symbols = tuple(cycle.symbol for cycle in cycles)
+        unfetched = await self.call(fetch.fetch_candles)(symbols, self.as_of)
+        frames = self.call(features.load_candles)(symbols, self.as_of, self.strategy.history_bars)
+        failures = [*unfetched, *self.call(validate.validate_candles)(frames, self.as_of)]
+        for cycle in sorted(cycles, key=lambda cycle: cycle.symbol):  # one order for all, or two wait for each other
+            await cycle.take_lease()
+        for first in range(0, len(cycles), TOGETHER):
+            await self._prepare(cycles[first : first + TOGETHER], frames, failures)
+        if self.asked:
+            await self._decide_and_act()
+            await self._afterwards()
+        if self.broken:
+            raise self.broken[0]  # everything else is done: a retry takes up only the cycles that are not
+        return [cycle.record for cycle in cycles]
 
-
-async def _look(
-    begun: list[Cycle], frames: dict[str, Frames], broken: list[Exception], call: Call
-) -> list[tuple[Cycle, Question]]:
-    """Look for reasons; one symbol's trouble stays its own."""
-    venue_time, cycles = await call(fetch.venue_now)(), []
-    for cycle in begun:
-        with _isolated(broken, cycle):
-            if not cycle.ends_late(venue_time):
-                cycles.append(cycle)
-    if not cycles:
-        return []
-    markets = call(features.build_markets)({cycle.symbol: frames[cycle.symbol] for cycle in cycles})
-    found = _reasons(cycles, markets, call)
-    with_reason: list[Cycle] = []
-    quiet: list[Cycle] = []
-    for cycle in cycles:
-        with _isolated(broken, cycle):
-            (with_reason if cycle.has_reason(result(found[cycle.symbol])) else quiet).append(cycle)
-    if quiet:
-        with _isolated(broken, *quiet):
-            call(record.record_quiet)([cycle.record for cycle in quiet])
-            for cycle in quiet:
-                cycle.recorded()
-    asked = []
-    for cycle in with_reason:
-        with _isolated(broken, cycle):
-            asked.append((cycle, await cycle.question(result(markets[cycle.symbol]))))
-    return asked
-
-
-def _reasons(
-    cycles: list[Cycle], markets: dict[str, Market | Exception], call: Call
-) -> dict[str, list[Reason] | Exception]:
-    """Find what changed and claim it; a dry run claims nothing."""
-    as_of, positions = cycles[0].as_of, store().open_positions(settings().strategy)
-    found: dict[str, list[Reason] | Exception]
-    found = call(detect.detect_reasons)(markets, as_of, positions, account.daily_pnl_pct(as_of))
-    if cycles[0].request.dry_run:
-        return found
-    ids = {cycle.symbol: cycle.record.cycle_id for cycle in cycles}
-    failed = {symbol: e for symbol, e in found.items() if isinstance(e, Exception)}
-    claimed: dict[str, list[Reason] | Exception] = call(detect.claim_reasons)(ids | failed, as_of)
-    return claimed
-
-
-async def _decide_and_act(
-    asked: list[tuple[Cycle, Question]], broken: list[Exception], request: Request, call: Call
-) -> None:
-    news = await call(fetch.fetch_headlines)()
-    questions = [question.model_copy(update={"news": news}) for _, question in asked]
-    questions = call(decide.recall)(questions, request.decider)
-    ids = [cycle.record.cycle_id for cycle, _ in asked]
-    answers = await call(decide.decide)(questions, ids, request.decider)
-    reached("decided")
-    acted: list[Cycle] = []
-    for (cycle, _), question, decided in zip(asked, questions, answers, strict=True):
-        with _isolated(broken, cycle):
-            await cycle.act(question, decided)
-            acted.append(cycle)
-    for cycle in acted:  # only now: no order waits for a picture
-        with _isolated(broken, cycle):
-            await cycle.explain()
-
-
-async def _afterwards(asked: list[tuple[Cycle, Question]], request: Request, as_of: datetime, call: Call) -> None:
-    """Ask the challengers, keep the equity, and show MLflow what was decided: nothing here can change an order."""
-    await call(shadow.decide_shadows)([question for _, question in asked], [cycle.record for cycle, _ in asked])
-    if not request.dry_run:
-        balance, _ = await call(fetch.fetch_account)()
-        call(account.keep_equity)(balance, await call(fetch.venue_now)())
-    call(record.track_decisions)()
-    call(settle.sync_prompts)()
-    call(settle.track_session)(as_of)
-
-
-@contextmanager
-def _isolated(broken: list[Exception], *cycles: Cycle) -> Iterator[None]:
-    """Keep the trouble of these, whatever it is, from the others; it is raised when they are through."""
-    try:
-        yield
-    except Exception as e:  # noqa: BLE001  (it is raised in the end)
-        ours = isinstance(e, TradingError)
-        said = e if ours else repr(e)
+    async def _prepare(self, cycles: list[Cycle], frames: dict[str, Frames], failures: list[DataFailure]) -> None:
+        """Go through the stages up to the question; the cycles without one have ended then."""
+        begun: list[Cycle] = []
         for cycle in cycles:
-            log().error(
-                "cycle symbol=%s cycle_id=%s broke off: %s",
-                cycle.symbol, cycle.record.cycle_id, said, exc_info=None if ours else e,
-            )  # fmt: skip
-        broken.append(e)
+            with self._isolated(cycle):
+                if await cycle.begin(tuple(failure for failure in failures if failure.symbol == cycle.symbol)):
+                    begun.append(cycle)
+        if begun:
+            with self._isolated(*begun):
+                await self._look(begun, frames)
+
+    async def _look(self, begun: list[Cycle], frames: dict[str, Frames]) -> None:
+        """Look for reasons, and make the questions; one symbol's trouble stays its own."""
+        venue_time, cycles = await self.call(fetch.venue_now)(), []
+        for cycle in begun:
+            with self._isolated(cycle):
+                if not cycle.ends_late(venue_time):
+                    cycles.append(cycle)
+        if not cycles:
+            return
+        chosen = {cycle.symbol: frames[cycle.symbol] for cycle in cycles}
+        markets = self.call(features.build_markets)(chosen, self.strategy.thresholds)
+        found = self._reasons(cycles, markets)
+        with_reason: list[Cycle] = []
+        quiet: list[Cycle] = []
+        for cycle in cycles:
+            with self._isolated(cycle):
+                (with_reason if cycle.has_reason(result(found[cycle.symbol])) else quiet).append(cycle)
+        if quiet:
+            with self._isolated(*quiet):
+                self.call(record.record_quiet)([cycle.record for cycle in quiet])
+                for cycle in quiet:
+                    cycle.recorded()
+        if with_reason:
+            with self._isolated(*with_reason):
+                await self._ask(with_reason, markets)
+
+    async def _ask(self, cycles: list[Cycle], markets: dict[str, Market | Exception]) -> None:
+        """Make the question of each, with what the world says and what may be remembered."""
+        news = await self.call(fetch.fetch_headlines)()
+        remembered = self.call(decide.recall)(self.strategy, [cycle.symbol for cycle in cycles], self.as_of)
+        for cycle in cycles:
+            with self._isolated(cycle):
+                market = result(markets[cycle.symbol])
+                self.asked.append((cycle, await cycle.question(market, news, remembered[cycle.symbol])))
+
+    def _reasons(
+        self, cycles: list[Cycle], markets: dict[str, Market | Exception]
+    ) -> dict[str, list[Reason] | Exception]:
+        """Find what changed and claim it; a dry run claims nothing."""
+        name, positions = self.strategy.name, store().open_positions(self.strategy.name)
+        found: dict[str, list[Reason] | Exception]
+        daily = account.daily_pnl_pct(name, self.as_of)
+        found = self.call(detect.detect_reasons)(self.strategy, markets, self.as_of, positions, daily)
+        if self.request.dry_run:
+            return found
+        ids = {cycle.symbol: cycle.record.cycle_id for cycle in cycles}
+        failed = {symbol: e for symbol, e in found.items() if isinstance(e, Exception)}
+        claimed: dict[str, list[Reason] | Exception] = self.call(detect.claim_reasons)(ids | failed, self.as_of)
+        return claimed
+
+    async def _decide_and_act(self) -> None:
+        questions = [question for _, question in self.asked]
+        ids = [cycle.record.cycle_id for cycle, _ in self.asked]
+        answers = await self.call(decide.decide)(questions, ids, self.request.decider)
+        reached("decided")
+        acted: list[Cycle] = []
+        for (cycle, question), answer in zip(self.asked, answers, strict=True):
+            with self._isolated(cycle):
+                await cycle.act(question, answer)
+                acted.append(cycle)
+        for cycle in acted:  # only now: no order waits for a picture
+            with self._isolated(cycle):
+                await cycle.explain()
+
+    async def _afterwards(self) -> None:
+        """Ask the challengers, keep the equity, and show MLflow what was decided: nothing here can change an order."""
+        questions, records = [question for _, question in self.asked], [cycle.record for cycle, _ in self.asked]
+        await self.call(shadow.decide_shadows)(self.strategy, questions, records)
+        if not self.request.dry_run:
+            balance, _ = await self.call(fetch.fetch_account)()
+            self.call(account.keep_equity)(balance, await self.call(fetch.venue_now)())
+        self.call(record.track_decisions)()
+        self.call(settle.sync_prompts)()
+        self.call(settle.track_session)(self.as_of)
+
+    @contextmanager
+    def _isolated(self, *cycles: Cycle) -> Iterator[None]:
+        """Keep the trouble of these, whatever it is, from the others; it is raised when they are through."""
+        try:
+            yield
+        except Exception as e:  # noqa: BLE001  (it is raised in the end)
+            ours = isinstance(e, TradingError)
+            said = e if ours else repr(e)
+            for cycle in cycles:
+                log().error(
+                    "cycle symbol=%s cycle_id=%s broke off: %s",
+                    cycle.symbol, cycle.record.cycle_id, said, exc_info=None if ours else e,
+                )  # fmt: skip
+            self.broken.append(e)
 
 
 def _held(symbols: tuple[str, ...]) -> tuple[str, ...]:

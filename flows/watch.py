@@ -37,15 +37,17 @@ async def look(call: Call = plainly, as_of: datetime | None = None) -> dict[str,
     venue_time = await call(fetch.venue_now)()
     as_of = as_of or fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
     await call(fetch.fetch_candles)(symbols, as_of)
-    frames = call(features.load_candles)(symbols, as_of)
-    positions = store().open_positions(settings().strategy)
+    strategy = await call(fetch.fetch_strategy)()
+    frames = call(features.load_candles)(symbols, as_of, strategy.history_bars)
+    positions = store().open_positions(strategy.name)
     waiting: dict[str, int] = {}
     failed: list[Exception] = []
     known = [symbol for symbol in symbols if not frames[symbol]["5m"].empty]
     for first in range(0, len(known), TOGETHER):
         some = {symbol: frames[symbol] for symbol in known[first : first + TOGETHER]}
-        markets = call(features.build_markets)(some)
-        found = call(detect.detect_reasons)(markets, as_of, positions, account.daily_pnl_pct(as_of))
+        markets = call(features.build_markets)(some, strategy.thresholds)
+        daily = account.daily_pnl_pct(strategy.name, as_of)
+        found = call(detect.detect_reasons)(strategy, markets, as_of, positions, daily)
         for symbol, reasons in found.items():
             try:
                 result(reasons)

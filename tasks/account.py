@@ -11,32 +11,32 @@ from tasks.core.trading import facts, ledger
 from tasks.core.trading.facts import Facts
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.orders import Balance, Instrument, OrderStatus, PositionSide
+from tasks.core.types.orders import Balance, OrderStatus, PositionSide
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
 from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
+from tasks.core.types.strategy import Strategy
 from tasks.halts import active_halt
 from tasks.settings import settings
 
 RECENT = 50
 
 
-@task(task_run_name="account-{instrument.symbol}", cache_policy=NO_CACHE)
+@task(task_run_name="account-{symbol}", cache_policy=NO_CACHE)
 def account_state(
-    balance: Balance, instrument: Instrument, last_price: Decimal | None, as_of: datetime, decider: str = ""
+    strategy: Strategy, symbol: str, balance: Balance, last_price: Decimal | None, as_of: datetime
 ) -> AccountState:
     """Put together what the guard judges against; the equity points give the day's start and the peaks.
 
-    decider: whose outcomes count for its size; empty: the configured one's.
+    The outcomes of the strategy's decider count for its size.
     """
-    kept, strategy = store(), settings().strategy
-    midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
-    today = kept.equity_since(strategy, midnight)
-    last = kept.last_equity(strategy)
+    kept, name = store(), strategy.name
+    today = kept.equity_since(name, floor_time(as_of, "1d"))
+    last = kept.last_equity(name)
     halt = active_halt()
-    positions = tuple(_held(position, as_of) for position in kept.open_positions(strategy))
-    pending, entries = _pending_entries(as_of), kept.recent_entries(strategy, as_of - timedelta(days=1))
-    others = {*(p.symbol for p in positions), *(p.symbol for p in pending)} - {instrument.symbol}
+    positions = tuple(_held(position, as_of) for position in kept.open_positions(name))
+    pending, entries = _pending_entries(name, as_of), kept.recent_entries(name, as_of - timedelta(days=1))
+    others = {*(p.symbol for p in positions), *(p.symbol for p in pending)} - {symbol}
     return AccountState(
         equity=balance.equity,
         available=balance.available,
@@ -45,30 +45,29 @@ def account_state(
         day_peak_equity=max([balance.equity, *(point.equity for point in today)]),
         positions=positions,
         pending=pending,
-        instrument=instrument,
-        closed_trades=tuple(_closed(position) for position in kept.closed_positions(strategy, limit=RECENT)),
+        instrument=strategy.instruments[symbol],
+        closed_trades=tuple(_closed(position) for position in kept.closed_positions(name, limit=RECENT)),
         opens=tuple(at for at, _ in entries),
-        paused_until=kept.paused_until(strategy, instrument.symbol),
+        paused_until=kept.paused_until(name, symbol),
         halt=halt.reason if halt else None,
         last_price=last_price,
         last_price_at=None if last_price is None else as_of,
         venue=venue().name,
-        **_facts(instrument.symbol, as_of, sorted(others), entries, decider or settings().decider_name),
+        **_facts(strategy, symbol, as_of, sorted(others), entries),
     )
 
 
 def _facts(
-    symbol: str, as_of: datetime, others: list[str], entries: list[tuple[datetime, str | None]], decider: str
+    strategy: Strategy, symbol: str, as_of: datetime, others: list[str], entries: list[tuple[datetime, str | None]]
 ) -> Facts:
-    kept, s = store(), settings()
-    midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
+    kept, limits, midnight = store(), strategy.limits, floor_time(as_of, "1d")
     compared = (symbol, *others) if others else ()
     return facts.facts(
-        symbol, as_of, s.limits, others=others,
+        symbol, as_of, limits, others=others,
         closes={each: kept.load_bars(venue().name, each, "5m", midnight, facts.BARS)["close"] for each in compared},
-        outcomes=kept.outcomes(s.strategy, until=as_of, limit=facts.KEPT, decider=decider),
+        outcomes=kept.outcomes(strategy.name, until=as_of, limit=facts.KEPT, decider=strategy.decider),
         sent=[(at, status == OrderStatus.REJECTED) for at, status in entries if status is not None],
-        fills=kept.fills(since=as_of - timedelta(minutes=s.limits.liquidation_cooldown_min)),
+        fills=kept.fills(since=as_of - timedelta(minutes=limits.liquidation_cooldown_min)),
     )  # fmt: skip
 
 
@@ -96,10 +95,10 @@ def _closed(position: Position) -> ClosedTrade:
     )
 
 
-def _pending_entries(as_of: datetime) -> tuple[PendingEntry, ...]:
+def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]:
     """Return working entries: intents on their way or resting; their risk counts toward the total."""
     found = []
-    for _, intent, _ in store().open_intents(settings().strategy):
+    for _, intent, _ in store().open_intents(strategy):
         price = intent.price or last_close(intent.symbol, as_of) or intent.stop
         if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
             continue
@@ -110,21 +109,16 @@ def _pending_entries(as_of: datetime) -> tuple[PendingEntry, ...]:
     return tuple(found)
 
 
-def daily_pnl_pct(as_of: datetime) -> float | None:
+def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
     """Return today's realized PnL in percent of the equity at 00:00 UTC; None before today's first equity point."""
-    kept, strategy = store(), settings().strategy
-    midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
-    first = kept.first_equity_of_day(strategy, as_of)
-    if first is None or first.equity <= 0:
-        return None
-    pnl = sum((_closed(p).pnl for p in kept.closed_positions(strategy, since=midnight)), Decimal(0))
-    return float(pnl / first.equity * 100)
+    first = store().first_equity_of_day(strategy, as_of)
+    closed = store().closed_positions(strategy, since=floor_time(as_of, "1d"))
+    return ledger.realized_today_pct(map(_closed, closed), None if first is None else first.equity, as_of)
 
 
-def trade_digest(symbol: str, as_of: datetime) -> TradeDigest:
+def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:
     """Return what `symbol` has done for us, known at as_of."""
-    outcomes = store().outcomes(settings().strategy, symbol, until=as_of, limit=200)
-    return ledger.digest(outcomes, as_of, symbol)
+    return ledger.digest(store().outcomes(strategy, symbol, until=as_of, limit=200), as_of, symbol)
 
 
 @task(cache_policy=NO_CACHE)

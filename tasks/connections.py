@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -16,8 +16,9 @@ from tasks.adapters.store import Store, opened
 from tasks.core.errors import TrackingUnavailable, VenueUnavailable
 from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.ports import Decider, Venue
-from tasks.core.types.record import Terms
-from tasks.settings import Settings, settings
+from tasks.core.types.orders import Instrument
+from tasks.core.types.strategy import Strategy
+from tasks.settings import Settings, settings, strategy_of
 
 if TYPE_CHECKING:
     from tasks.adapters.tracking import Tracker
@@ -73,25 +74,25 @@ async def close_venues() -> None:
     await close_all()
 
 
-def stored_frames(symbol: str, as_of: datetime) -> Frames:
-    """Return the last bars of `symbol` that had closed at as_of, per timeframe, as the store has them."""
-    return all_frames((symbol,), as_of)[symbol]
+def stored_frames(symbol: str, as_of: datetime, limit: int) -> Frames:
+    """Return the last `limit` bars of `symbol` that had closed at as_of, per timeframe, as the store has them."""
+    return all_frames((symbol,), as_of, limit)[symbol]
 
 
-def all_frames(symbols: Sequence[str], as_of: datetime) -> dict[str, Frames]:
+def all_frames(symbols: Sequence[str], as_of: datetime, limit: int) -> dict[str, Frames]:
     """Return what `stored_frames` does for each symbol, with one query a timeframe."""
-    kept, name, limit = store(), venue().name, settings().history_bars
+    kept, name = store(), venue().name
     found = {tf: kept.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
     return {symbol: {tf: found[tf][symbol] for tf in WORKING_TIMEFRAMES} for symbol in symbols}
 
 
-def terms() -> Terms:
-    """Return what is in force now, for the record."""
+def strategy(decider: str, instruments: Mapping[str, Instrument]) -> Strategy:
+    """Return what is in force now, as the settings and the venue say."""
     from tasks.adapters.toolbox import limits_of
 
     s = settings()
-    return Terms(
-        symbols=s.symbols, limits=s.limits, costs=s.costs, thresholds=s.events, venue=venue().name,
+    return strategy_of(
+        s, decider, symbols=s.symbols, instruments=dict(instruments), venue=venue().name,
         history_bars=s.history_bars, tools=limits_of(s), tool_rates=s.tool_rates,
     )  # fmt: skip
 

@@ -7,18 +7,18 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks import connections
 from tasks.connections import log, store
+from tasks.core.decision.memory import Remembered
 from tasks.core.types.decision import Answer
-from tasks.core.types.snapshot import Question
-from tasks.settings import settings
+from tasks.core.types.question import Question
+from tasks.core.types.strategy import Strategy
 
 
 @task(cache_policy=NO_CACHE)
-def recall(questions: list[Question], decider_name: str) -> list[Question]:
-    """Put into each question what may be remembered at its time."""
-    version = getattr(connections.decider(decider_name), "prompt_version", None)
-    strategy, remember = settings().strategy, store().remember
-    found = [remember(strategy, decider_name, version, question.snapshot) for question in questions]
-    return [question.model_copy(update={"memory": memory}) for question, memory in zip(questions, found, strict=True)]
+def recall(strategy: Strategy, symbols: list[str], as_of: datetime) -> dict[str, Remembered]:
+    """Return what may be remembered of each symbol at as_of."""
+    version = getattr(connections.decider(strategy.decider), "prompt_version", None)
+    remembered = store().remembered
+    return {symbol: remembered(strategy.name, strategy.decider, version, symbol, as_of) for symbol in symbols}
 
 
 @task(cache_policy=NO_CACHE)

@@ -12,8 +12,10 @@ from tasks.connections import log, store
 from tasks.core.market import position_events
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.snapshot import Market
+from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
-from tasks.core.types.record import Reason
+from tasks.core.types.question import Reason
+from tasks.core.types.strategy import Strategy
 from tasks.isolation import apart
 from tasks.settings import settings
 
@@ -22,21 +24,27 @@ WINDOW = timedelta(minutes=15)  # an unclaimed change older than this is no long
 
 @task(cache_policy=NO_CACHE)
 def detect_reasons(
-    markets: dict[str, Market | Exception], as_of: datetime, positions: list[Position], daily_pnl_pct: float | None
+    strategy: Strategy,
+    markets: dict[str, Market | Exception],
+    as_of: datetime,
+    positions: list[Position],
+    daily_pnl_pct: float | None,
 ) -> dict[str, list[Reason] | Exception]:
     """Find every reason of the last window and keep the new ones in the store; returns all found by symbol."""
 
     def detect(symbol: str, market: Market) -> list[Reason]:
-        found = _reasons(market, as_of, [p for p in positions if p.symbol == symbol], daily_pnl_pct)
-        new = store().add_reasons(settings().strategy, found, as_of)
+        held = [p for p in positions if p.symbol == symbol]
+        found = _reasons(strategy.thresholds, market, as_of, held, daily_pnl_pct)
+        new = store().add_reasons(strategy.name, found, as_of)
         log().info("detect symbol=%s found=%d new=%d", symbol, len(found), new)
         return found
 
     return apart(detect, markets)
 
 
-def _reasons(market: Market, as_of: datetime, held: list[Position], daily_pnl_pct: float | None) -> list[Reason]:
-    thresholds = settings().events
+def _reasons(
+    thresholds: EventThresholds, market: Market, as_of: datetime, held: list[Position], daily_pnl_pct: float | None
+) -> list[Reason]:
     found = list(market.reasons(as_of - WINDOW, as_of))
     for position in held:
         given = position_events.position_reasons(position, market.bars["5m"], as_of, thresholds)

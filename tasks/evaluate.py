@@ -62,14 +62,14 @@ def compare_trials(
     seen = replays.treated_for(job)
     data, tally = replays.data_hash(seen), variants.Tally(settings().home)
     sharpes = {v: compare.daily_sharpe(compare.of(trials, v.label)) for v in chosen}
-    limits = job.limits.model_dump_json()
+    limits = job.strategy.limits.model_dump_json()
     tally.add(
         data, {f"{v.label} {v.prompt_sha256} {limits}": s for v, s in sharpes.items() if s is not None},
         datetime.now(UTC),
     )  # fmt: skip
     return compare.compare(
-        chosen, windows, trials, replays.bars_of(seen), tally.tried(data), data_sha256=data, cash=float(job.cash),
-        costs=job.costs, seeds=seeds,
+        chosen, windows, trials, replays.bars_of(seen), tally.tried(data), data_sha256=data,
+        cash=float(job.strategy.capital), costs=job.strategy.costs, seeds=seeds,
     )  # fmt: skip
 
 

@@ -8,27 +8,27 @@ from prefect.cache_policies import NO_CACHE
 from tasks.connections import all_frames, log
 from tasks.core.market.bars import Frames
 from tasks.core.market.snapshot import Market
+from tasks.core.types.limits import EventThresholds
 from tasks.isolation import apart
-from tasks.settings import settings
 
 TOGETHER = 25  # symbols whose features are in memory at once
 
 
 @task(cache_policy=NO_CACHE)
-def load_candles(symbols: tuple[str, ...], as_of: datetime) -> dict[str, Frames]:
-    """Load the last bars that had closed at as_of, per symbol and timeframe."""
-    return all_frames(symbols, as_of)
+def load_candles(symbols: tuple[str, ...], as_of: datetime, limit: int) -> dict[str, Frames]:
+    """Load the last `limit` bars that had closed at as_of, per symbol and timeframe."""
+    return all_frames(symbols, as_of, limit)
 
 
 @task(cache_policy=NO_CACHE)
-def build_markets(frames: dict[str, Frames]) -> dict[str, Market | Exception]:
+def build_markets(frames: dict[str, Frames], thresholds: EventThresholds) -> dict[str, Market | Exception]:
     """Compute features, anchors and events of each symbol."""
-    return apart(lambda symbol, its: build_market(symbol, its), frames)
+    return apart(lambda symbol, its: build_market(symbol, its, thresholds), frames)
 
 
-def build_market(symbol: str, frames: Frames) -> Market:
+def build_market(symbol: str, frames: Frames, thresholds: EventThresholds) -> Market:
     """Compute features, anchors and events of one symbol."""
-    market = Market(symbol, frames, settings().events)
+    market = Market(symbol, frames, thresholds)
     rows = {tf: len(frame) for tf, frame in market.features.items()}
     log().info("features symbol=%s rows=%s events=%d", symbol, rows, len(market.events))
     return market

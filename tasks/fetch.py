@@ -8,14 +8,16 @@ import pandas as pd
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks import connections
 from tasks.connections import log, store, venue
-from tasks.core.errors import DataError, InputError, VenueError, VenueUnavailable
+from tasks.core.errors import DataError, InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
 from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, Instrument, VenuePosition
 from tasks.core.types.record import DataFailure
 from tasks.core.types.snapshot import News, OrderBookView
+from tasks.core.types.strategy import Strategy
 from tasks.settings import settings
 
 PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
@@ -124,6 +126,29 @@ async def fetch_account() -> tuple[Balance, list[VenuePosition]]:
 async def fetch_instrument(symbol: str) -> Instrument:
     """Fetch what the venue lets one trade on `symbol`."""
     return await venue().instrument(symbol)
+
+
+@task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)
+async def fetch_strategy(decider: str = "") -> Strategy:
+    """Put together the strategy in force, with its instruments as the venue has them, and keep it under its hash.
+
+    A symbol for which the venue has none is left out: its cycles fail, the others go on.
+    """
+    names, client = settings().symbols, venue()
+    found = await asyncio.gather(*map(client.instrument, names), return_exceptions=True)
+    instruments = {}
+    for symbol, instrument in zip(names, found, strict=True):
+        if isinstance(instrument, VenueUnavailable):
+            raise instrument
+        if isinstance(instrument, TradingError):
+            log().error("instrument symbol=%s unknown: %s", symbol, instrument)
+        elif isinstance(instrument, BaseException):
+            raise instrument
+        else:
+            instruments[symbol] = instrument
+    strategy = connections.strategy(decider or settings().decider_name, instruments)
+    store().keep_strategy(strategy, datetime.now(UTC))
+    return strategy
 
 
 @task(cache_policy=NO_CACHE)

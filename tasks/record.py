@@ -96,7 +96,8 @@ def chart_of(record: CycleRecord) -> str:
     from tasks.adapters import plot
 
     try:
-        market = Market(record.symbol, stored_frames(record.symbol, record.as_of), settings().events)
+        frames = stored_frames(record.symbol, record.as_of, settings().history_bars)
+        market = Market(record.symbol, frames, settings().events)
         position = explain.position_after(record)
         picture = plot.draw(
             market, record.as_of, bars=CHART_BARS, reasons=record.reasons, position=position, size=CHART_SIZE

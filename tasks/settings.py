@@ -10,7 +10,7 @@ import tomllib
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -24,6 +24,7 @@ from pydantic_settings import (
 from tasks.core.errors import InputError
 from tasks.core.types.base import Exact
 from tasks.core.types.limits import Budget, Costs, EventThresholds, Limits, Promotion, ToolRates
+from tasks.core.types.strategy import Strategy
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "QUARTERDECK_"
@@ -128,6 +129,14 @@ class Settings(BaseSettings):
             if url.startswith(alias):
                 return "postgresql+psycopg://" + url.removeprefix(alias)
         return url
+
+
+def strategy_of(s: Settings, decider: str, **given: Any) -> Strategy:
+    """Return what the settings make of a strategy; given: its symbols, instruments, venue and whatever else differs."""
+    return Strategy(
+        name=s.strategy, decider=decider, models=s.model, capital=s.paper_cash, limits=s.limits, costs=s.costs,
+        thresholds=s.events, **given,
+    )  # fmt: skip
 
 
 def load(**overrides: object) -> Settings:

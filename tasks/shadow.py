@@ -11,27 +11,27 @@ from tasks.adapters.store_shadow import CHAMPION, PaperBookState, ShadowDecision
 from tasks.connections import log, store, venue
 from tasks.core.errors import InputError
 from tasks.core.evaluation.counterfactual import HORIZON_BARS, PaperBook, score
-from tasks.core.trading import guard, orders
+from tasks.core.trading import judge
+from tasks.core.trading.judge import Judgement
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Instrument
+from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
-from tasks.core.types.snapshot import Question
+from tasks.core.types.strategy import Strategy
 from tasks.settings import settings
 
 HORIZON = HORIZON_BARS * duration("5m")
 
 
 @task(cache_policy=NO_CACHE)
-async def decide_shadows(questions: list[Question], records: list[CycleRecord]) -> int:
-    """Ask every challenger about the cycles the champion has just decided; returns how many answers were kept.
+async def decide_shadows(strategy: Strategy, questions: list[Question], records: list[CycleRecord]) -> int:
+    """Put the champion's very questions to every challenger; returns how many answers were kept.
 
     A challenger that fails costs a line in the log: the champion's cycle is over by now.
     """
     kept = 0
-    judged = [
-        (question, record) for question, record in zip(questions, records, strict=True) if record.state is not None
-    ]
+    judged = [each for each in zip(questions, records, strict=True) if each[1].state is not None]
     questions, records = [question for question, _ in judged], [record for _, record in judged]
     for name in settings().shadow if judged else ():
         try:
@@ -39,35 +39,31 @@ async def decide_shadows(questions: list[Question], records: list[CycleRecord]) 
         except InputError as e:
             log().error("shadow decider=%s cannot answer: %s", name, e)
             continue
-        for question, record, decided in zip(questions, records, answers, strict=True):
-            store().keep_shadow(_judged(name, question, record, decided))
+        for question, record, answer in zip(questions, records, answers, strict=True):
+            store().keep_shadow(_judged(strategy, name, question, record, answer))
             kept += 1
     for record in records if settings().shadow else ():
         if record.state and record.decided and record.verdict:
             store().keep_shadow(
-                ShadowDecision(
-                    cycle_id=record.cycle_id, strategy=record.strategy, decider=CHAMPION, symbol=record.symbol,
-                    as_of=record.as_of, state=record.state, decided=record.decided, verdict=record.verdict,
-                    intents=record.intents,
-                )
-            )  # fmt: skip
+                _shadow(CHAMPION, record, record.decided, Judgement(record.cycle_id, record.verdict, record.intents))
+            )
     return kept
 
 
-def _judged(name: str, question: Question, record: CycleRecord, decided: Answer) -> ShadowDecision:
-    """Put a challenger's answer through the same guard, on the account the champion had."""
-    if record.state is None:
+def _judged(strategy: Strategy, name: str, question: Question, record: CycleRecord, answer: Answer) -> ShadowDecision:
+    """Judge a challenger's answer on the account, and at the time, that the champion's was judged on."""
+    if record.state is None or record.inputs is None:
         raise ValueError(f"cycle {record.cycle_id} was not judged; only judged cycles have a shadow")
-    s = settings()
-    verdict = guard.judge(
-        decided.decision, question.snapshot, record.state, s.limits, s.costs,
-        symbols=s.symbols, now=record.as_of, fallback=decided.is_fallback,
-    )  # fmt: skip
-    shadow_id = orders.cycle_id(f"{record.strategy}/{name}", record.symbol, record.as_of)
-    intents = orders.plan(verdict, shadow_id, record.state, record.as_of, s.limits)
+    challenger = strategy.called(f"{record.strategy}/{name}", name)
+    now = record.inputs.judged_at or record.as_of
+    return _shadow(name, record, answer, judge.judged(question, answer, record.state, challenger, now))
+
+
+def _shadow(decider: str, record: CycleRecord, answer: Answer, judgement: Judgement) -> ShadowDecision:
+    assert record.state is not None  # judged cycles have one
     return ShadowDecision(
-        cycle_id=record.cycle_id, strategy=record.strategy, decider=name, symbol=record.symbol, as_of=record.as_of,
-        state=record.state, decided=decided, verdict=verdict, intents=intents,
+        cycle_id=record.cycle_id, strategy=record.strategy, decider=decider, symbol=record.symbol, as_of=record.as_of,
+        state=record.state, decided=answer, verdict=judgement.verdict, intents=judgement.intents,
     )  # fmt: skip
 
 

@@ -11,12 +11,16 @@ import logging
 from calendar import timegm
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import feedparser  # type: ignore[import-untyped]  # ships no types
 import httpx
+from pydantic import ConfigDict, ValidationError
 
 from tasks.core.decision.roles import MAX_HEADLINES, plain_text
+from tasks.core.errors import InputError
+from tasks.core.types.base import Dto
 from tasks.core.types.snapshot import Headline, News
 
 MAX_BYTES = 1_000_000
@@ -34,6 +38,40 @@ async def fetch_news(feeds: Sequence[str], fear_greed_url: str = "", timeout_s: 
     headlines.sort(key=lambda headline: headline.published_at or UNDATED, reverse=True)
     fear_greed = next((news.fear_greed for news in found if news.fear_greed is not None), None)
     return News(headlines=tuple(headlines[:MAX_HEADLINES]), fear_greed=fear_greed)
+
+
+class _Line(Dto):
+    """One line of a news file; whatever else was written down with it is not needed here."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    at: datetime
+    title: str
+    source: str = ""
+
+
+def read_news(path: Path) -> tuple[Headline, ...]:
+    """Read JSON lines {"at", "title", "source"} as headlines, oldest first; a naive time is UTC.
+
+    Raises InputError naming the file, the line and what is wrong with it.
+    """
+    if not path.is_file():
+        raise InputError(f"--news {path}: no such file of JSON lines")
+    found = []
+    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if not text.strip():
+            continue
+        try:
+            line = _Line.model_validate_json(text)
+        except ValidationError as e:
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "not an object"
+            example = '{"at":"2025-03-01T12:00Z","title":"..."}'
+            raise InputError(f"--news {path}, line {number}: {where}: {first['msg']}; write {example}") from e
+        at = line.at if line.at.tzinfo else line.at.replace(tzinfo=UTC)
+        title = plain_text(line.title)
+        found += [Headline(title=title, source=plain_text(line.source, 40), published_at=at)] if title else []
+    return tuple(sorted(found, key=lambda headline: headline.published_at or UNDATED))
 
 
 async def _fetch(client: httpx.AsyncClient, url: str, read: Callable[[bytes, str], News], timeout_s: float) -> News:

@@ -19,7 +19,8 @@ from tasks.core.errors import InputError
 from tasks.core.evaluation import rl_state
 from tasks.core.types.base import Dto
 from tasks.core.types.decision import DECISION, Answer, Decision, hold
-from tasks.core.types.snapshot import Question, Snapshot
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Snapshot
 
 KEY = "quarterdeck"  # of the metadata in the file
 LAYERS, EPOCHS, BATCH, SEED = (64, 32), 30, 64, 0

@@ -19,7 +19,7 @@ from tasks.core.errors import InputError
 from tasks.core.market.market import Market
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.portfolio import HeldPosition
-from tasks.core.types.record import Reason
+from tasks.core.types.question import Reason
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

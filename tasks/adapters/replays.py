@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from pydantic import Field
 
 from tasks.adapters.calendar import read_calendar
 from tasks.adapters.candles import read_candles
 from tasks.adapters.deciders import build
 from tasks.adapters.funding import read_funding
+from tasks.adapters.news import read_news
 from tasks.core.errors import InputError, TradingError
 from tasks.core.evaluation import compare, metrics, quiet
 from tasks.core.evaluation.backtest import Backtest
@@ -32,37 +33,40 @@ from tasks.core.evaluation.chance import Path as Bars
 from tasks.core.evaluation.chance import Trade
 from tasks.core.evaluation.comparison import Point, Treatment, Trial, Window
 from tasks.core.evaluation.masking import Mask, mask_bars, mask_instrument, perturbed
-from tasks.core.evaluation.plan import Plan, Result
+from tasks.core.evaluation.plan import Result, World
 from tasks.core.evaluation.replies import Spending
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
-from tasks.core.types.base import Dto, Exact
-from tasks.core.types.limits import Costs, EventThresholds, Limits
+from tasks.core.types.base import Dto
+from tasks.core.types.limits import EventThresholds
 from tasks.core.types.orders import Instrument
 from tasks.core.types.record import CycleRecord, Outcome
-from tasks.settings import settings
+from tasks.core.types.strategy import Strategy, Told
+from tasks.settings import Settings, settings, strategy_of
 
 NOISE_SEED, NOISE = 1, 1.0  # of the perturbed treatment
 
 
 class Job(Dto):
-    """One replay: a decider over one window under one treatment."""
+    """One replay: a strategy over one window under one treatment, and the files it reads."""
 
     label: str
-    decider: str
+    strategy: Strategy
     window: Window
     treatment: Treatment = "raw"
+    mask_key: str = Field(default="", description="of the masked treatment; empty: follows from the files' names")
     candles: tuple[tuple[str, str], ...]
     funding: tuple[tuple[str, str], ...] = ()
+    news: str = ""
+    calendar: str = ""
     latency_s: float = 0.0
     quiet: int = 0
-    strategy: str = "default"
-    cash: Exact = Decimal(10_000)
-    limits: Limits = Limits()
-    costs: Costs = Costs()
-    thresholds: EventThresholds = EventThresholds()
-    calendar: str = ""
+
+    @property
+    def mask(self) -> Mask:
+        """Return how symbols are disguised."""
+        return Mask(self.mask_key or hashlib.sha256(str(self.candles).encode()).hexdigest())
 
 
 class CapReached(TradingError):
@@ -78,43 +82,60 @@ class Treated:
     """Markets as a treatment shows them, and the way back: true symbols, and how far time was moved."""
 
     markets: dict[str, Market]
-    instruments: dict[str, Instrument]
     names: dict[str, str]
     shift: timedelta
 
 
 @cache
 def treated(
-    candles: tuple[tuple[str, str], ...], treatment: Treatment, key: str, thresholds: EventThresholds
+    candles: tuple[tuple[str, str], ...], treatment: Treatment, mask: Mask | None, thresholds: EventThresholds
 ) -> Treated:
     """Read candle files and compute everything a replay looks up; once per process and treatment."""
-    markets, instruments, names, shift = {}, {}, {}, timedelta(0)
+    markets, names, shift = {}, {}, timedelta(0)
     for symbol, path in candles:
         read = read_candles(Path(path))
-        shown, bars, instrument = symbol, read, Instrument(symbol=symbol)
-        if treatment != "raw":
-            shown, bars, instrument = _shown(symbol, read, treatment, key)
+        shown, bars = symbol, read
+        if treatment == "perturbed":
+            bars = perturbed(read, NOISE_SEED, NOISE)
+        elif mask is not None:
+            shown, bars = mask_bars(read, symbol, mask)
         market = Market.from_base(shown, bars, thresholds)
         for each in ("events", "event_closes", "tables", "anchor_table", "votes", "roles"):
             getattr(market, each)
-        markets[shown], instruments[shown], names[shown] = market, instrument, symbol
+        markets[shown], names[shown] = market, symbol
         shift = (bars.index[0] - read.index[0]).to_pytimedelta()
-    return Treated(markets, instruments, names, shift)
-
-
-def _shown(symbol: str, bars: pd.DataFrame, treatment: Treatment, key: str) -> tuple[str, pd.DataFrame, Instrument]:
-    """Return a market's name, bars and instrument as a treatment shows them."""
-    instrument = Instrument(symbol=symbol)
-    if treatment == "perturbed":
-        return symbol, perturbed(bars, NOISE_SEED, NOISE), instrument
-    shown, masked = mask_bars(bars, symbol, Mask(key))
-    return shown, masked, mask_instrument(instrument, Mask(key))
+    return Treated(markets, names, shift)
 
 
 def treated_for(job: Job) -> Treated:
     """Return the markets of a job."""
-    key = hashlib.sha256(str(job.candles).encode()).hexdigest() if job.treatment == "masked" else ""
-    return treated(job.candles, job.treatment, key, job.thresholds)
+    mask = job.mask if job.treatment == "masked" else None
+    return treated(job.candles, job.treatment, mask, job.strategy.thresholds)
+
+
+def instruments_of(candles: tuple[tuple[str, str], ...]) -> dict[str, Instrument]:
+    """Return what each symbol may be traded in."""
+    return {symbol: Instrument(symbol=symbol) for symbol, _ in candles}
+
+
+def replayed(s: Settings, decider: str, candles: tuple[tuple[str, str], ...], *, memory: bool) -> Strategy:
+    """Return the strategy that a replay of `decider` over candle files carries out.
+
+    memory: whether its decider reads any; remembering costs time that the others need not spend.
+    """
+    instruments = instruments_of(candles)
+    return strategy_of(
+        s, decider, symbols=tuple(sorted(instruments)), instruments=instruments, told=Told(memory=memory)
+    )
+
+
+def strategy_for(job: Job) -> Strategy:
+    """Return the job's strategy as its treatment shows it: masked symbols have masked instruments."""
+    if job.treatment != "masked":
+        return job.strategy
+    hidden = [mask_instrument(each, job.mask) for each in job.strategy.instruments.values()]
+    shown = {"symbols": tuple(each.symbol for each in hidden), "instruments": {each.symbol: each for each in hidden}}
+    return job.strategy.model_copy(update=shown)
 
 
 def data_hash(seen: Treated) -> str:
@@ -136,8 +157,8 @@ def bars_of(seen: Treated) -> dict[str, Bars]:
     }
 
 
-def plan_of(job: Job) -> Plan:
-    """Return what is replayed, in the treatment's own time."""
+def world_of(job: Job) -> World:
+    """Return the window and what the world says in it, in the treatment's own time."""
     seen = treated_for(job)
     events = read_calendar(Path(job.calendar)) if job.calendar else ()
     shown = {real: name for name, real in seen.names.items()}
@@ -145,38 +166,38 @@ def plan_of(job: Job) -> Plan:
         shown[symbol]: [rate._replace(at=rate.at + seen.shift) for rate in read_funding(Path(path))]
         for symbol, path in job.funding
     }
-    return Plan(
-        strategy=job.strategy, cash=job.cash, limits=job.limits, costs=job.costs, thresholds=job.thresholds,
-        instruments=seen.instruments, start=job.window.start + seen.shift, end=job.window.end + seen.shift,
+    return World(
+        start=job.window.start + seen.shift, end=job.window.end + seen.shift, latency_s=job.latency_s, funding=rates,
         calendar=tuple(event.model_copy(update={"at": event.at + seen.shift}) for event in events),
-        latency_s=job.latency_s, funding=rates,
+        headlines=read_news(Path(job.news)) if job.news and job.treatment != "masked" else None,  # they name names
     )  # fmt: skip
 
 
 def run_job(job: Job) -> Trial:
     """Replay one job whose decider asks no model."""
-    return asyncio.run(replay(job, build(job.decider, settings())))
+    return asyncio.run(replay(job, build(job.strategy.decider, settings())))
 
 
 async def replay(job: Job, decider: Decider, spending: Spending | None = None) -> Trial:
     """Replay one job; when the spending reaches its cap, what was decided before that counts."""
-    plan, seen = plan_of(job), treated_for(job)
+    strategy, world, seen = strategy_for(job), world_of(job), treated_for(job)
     try:
-        trial = await _replay(job, seen, decider, plan, spending)
+        trial = await _replay(job, seen, decider, world, spending)
     except CapReached as e:
         end = e.as_of - timedelta(seconds=300)
-        if plan.start is None or end <= plan.start + timedelta(seconds=300):
+        if world.start is None or end <= world.start + timedelta(seconds=300):
             return _nothing(job)
-        trial = await _replay(job, seen, decider, replace(plan, end=end), None)  # all its replies are kept
+        trial = await _replay(job, seen, decider, replace(world, end=end), None)  # all its replies are kept
         trial = replace(trial, complete=False)
-    if job.quiet and plan.start and plan.end and trial.complete:
+    if job.quiet and world.start and world.end and trial.complete:
         for market in seen.markets.values():
-            trial.sampled.extend(await quiet.sample(market, decider, plan, plan.start, plan.end, job.quiet))
+            found = await quiet.sample(market, decider, strategy, world, world.start, world.end, job.quiet)
+            trial.sampled.extend(found)
         trial = replace(trial, complete=not (spending and spending.reached))
     return trial
 
 
-async def _replay(job: Job, seen: Treated, decider: Decider, plan: Plan, spending: Spending | None) -> Trial:
+async def _replay(job: Job, seen: Treated, decider: Decider, world: World, spending: Spending | None) -> Trial:
     points: list[Point] = []
     sides: dict[str, tuple[str, int]] = {}
     back = round(seen.shift.total_seconds())
@@ -189,9 +210,9 @@ async def _replay(job: Job, seen: Treated, decider: Decider, plan: Plan, spendin
             if not intent.reduce_only:
                 sides[record.cycle_id] = ("long" if intent.side == "buy" else "short", points[-1].at_s)
 
-    result = await Backtest(seen.markets, decider, plan, on_record=note).run()
+    result = await Backtest(seen.markets, decider, strategy_for(job), world, on_record=note).run()
     trades = [_trade(outcome, seen.names, sides, back) for outcome in result.outcomes]
-    days, equity = _daily(result, float(plan.cash))
+    days, equity = _daily(result, float(job.strategy.capital))
     summary = result.summary()
     return Trial(
         label=job.label, window=job.window.index, treatment=job.treatment, days=days - back, equity=equity,
@@ -215,7 +236,7 @@ def _nothing(job: Job) -> Trial:
     days = np.array([int(job.window.start.timestamp())])
     return Trial(
         label=job.label, window=job.window.index, treatment=job.treatment, days=days,
-        equity=np.array([float(job.cash)]), summary=summary, trades=[], points=[], complete=False,
+        equity=np.array([float(job.strategy.capital)]), summary=summary, trades=[], points=[], complete=False,
     )  # fmt: skip
 
 

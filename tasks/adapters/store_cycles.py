@@ -8,11 +8,12 @@ from typing import Any
 from sqlalchemy import Connection, Select, and_, func, or_, select, update
 
 from tasks.adapters.store_database import Database
-from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, ToolCallRow, VerdictRow
+from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, StrategyRow, ToolCallRow, VerdictRow
 from tasks.adapters.store_types import columns_of, document_of, dto_of, row_of, storable
-from tasks.core.errors import StoreError
+from tasks.core.errors import InputError, StoreError
 from tasks.core.types.decision import Answer, ModelCall, ToolCall
 from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
 
@@ -26,6 +27,20 @@ class BeginResult(StrEnum):
 
 class CycleStore(Database):
     """Cycles, decisions, model calls, tool calls, verdicts."""
+
+    def keep_strategy(self, strategy: Strategy, at: datetime) -> None:
+        """Keep a strategy under its hash; the same one again is a no-op."""
+        row = {"sha256": strategy.sha256, "name": strategy.name, "document": document_of(strategy), "kept_at": at}
+        with self._writing() as connection:
+            connection.execute(self._insert(StrategyRow).values(row).on_conflict_do_nothing())
+
+    def strategy(self, sha256: str) -> Strategy:
+        """Return the strategy that is kept under a hash; raises InputError where none is."""
+        with self._reading() as connection:
+            document = connection.scalar(select(StrategyRow.document).where(StrategyRow.sha256 == sha256))
+        if document is None:
+            raise InputError(f"{sha256[:12]}... is not in this database; give the one that the record was made with")
+        return Strategy.model_validate(document)
 
     def begin_cycle(self, record: CycleRecord, at: datetime, *, asked: bool = False) -> BeginResult:
         """Insert the cycle unless it exists, and say which it was.

@@ -26,15 +26,25 @@ from tasks.adapters.store_types import storable
 from tasks.core.decision.breaker import BreakerState
 from tasks.core.decision.budget import SCOPES, Charge, KeptReply, Reserved, Spent, refusal
 from tasks.core.decision.cache import KeptDecision
-from tasks.core.decision.memory import SPEC, Performance, Vector, distances, vector
+from tasks.core.decision.memory import (
+    COMPARED,
+    JUDGED,
+    LAST,
+    SPEC,
+    Earlier,
+    Performance,
+    Remembered,
+    Vector,
+    performance,
+    vector,
+)  # fmt: skip
 from tasks.core.types.decision import Answer, ModelCall
 from tasks.core.types.limits import Budget
-from tasks.core.types.snapshot import Memory, Past, Snapshot
+from tasks.core.types.snapshot import Snapshot
 
 BUDGET_LOCK = 7_305_114_807  # any number, the same in every process
 RESERVED_FOR = timedelta(minutes=10)
 NANO = Decimal(1_000_000_000)
-LAST, COMPARED, JUDGED = 5, 2000, 1000  # decisions remembered, compared with, trades judged by
 
 
 class DecisionStore(Database):
@@ -122,19 +132,15 @@ class DecisionStore(Database):
                          reasons=row.reasons) for row in rows
         ]  # fmt: skip
 
-    def recent(self, strategy: str, symbol: str, as_of: datetime, k: int = LAST) -> tuple[Past, ...]:
-        """Return the last decisions before `as_of`, newest first, each with its outcome if that was known then."""
-        query = _earlier(strategy, symbol, as_of, with_outcome=False).where(DecisionRow.rung != "hold").limit(k)
+    def remembered(
+        self, strategy: str, decider: str, prompt_version: str | None, symbol: str, as_of: datetime
+    ) -> Remembered:
+        """Return what may be remembered of `symbol` at as_of: earlier decisions, and outcomes closed by then."""
+        known = _earlier(strategy, symbol, as_of, with_outcome=False).where(DecisionRow.rung != "hold").limit(LAST)
+        settled = _earlier(strategy, symbol, as_of, with_outcome=True).limit(COMPARED)
         with self._reading() as connection:
-            return tuple(_past(row) for row in connection.execute(query))
-
-    def similar(self, strategy: str, symbol: str, here: Vector, as_of: datetime, k: int = LAST) -> tuple[Past, ...]:
-        """Return the decisions nearest to `here` whose outcome was known at `as_of`, nearest first."""
-        with self._reading() as connection:
-            rows = connection.execute(_earlier(strategy, symbol, as_of, with_outcome=True).limit(COMPARED)).all()
-        far = distances(here, [_vector(row) for row in rows])
-        nearest = [i for i in far.argsort(kind="stable")[:k] if far[i] != float("inf")]
-        return tuple(_past(rows[i], round(float(far[i]), 4)) for i in nearest)
+            recent, ended = (tuple(map(_one, connection.execute(query))) for query in (known, settled))
+        return Remembered(recent, ended, self.performance(strategy, decider, prompt_version, as_of))
 
     def performance(self, strategy: str, decider: str, prompt_version: str | None, as_of: datetime) -> Performance:
         """Return how a decider did over trades closed by `as_of`; prompt_version: `single/v001`, None for all."""
@@ -146,20 +152,7 @@ class DecisionStore(Database):
             query = query.where(select(1).where(*asked, ModelCallRow.prompt_version == version).exists())
         with self._reading() as connection:
             rows = connection.execute(query.order_by(OutcomeRow.closed_at.desc()).limit(JUDGED)).all()
-        rs = [float(row.r_multiple) for row in rows if row.r_multiple is not None]
-        return Performance(
-            trades=len(rows), win_rate=sum(row.pnl > 0 for row in rows) / len(rows) if rows else None,
-            mean_r=sum(rs) / len(rs) if rs else None,
-        )  # fmt: skip
-
-    def remember(self, strategy: str, decider: str, prompt_version: str | None, snapshot: Snapshot) -> Memory:
-        """Return everything that may be remembered at the snapshot's as_of."""
-        at, symbol = snapshot.as_of, snapshot.pair
-        done = self.performance(strategy, decider, prompt_version, at)
-        return Memory(
-            recent=self.recent(strategy, symbol, at), similar=self.similar(strategy, symbol, vector(snapshot), at),
-            decider_trades=done.trades, decider_win_rate=done.win_rate, decider_mean_r=done.mean_r,
-        )  # fmt: skip
+        return performance([(row.pnl, row.r_multiple) for row in rows])
 
 
 def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | None = None) -> Select[Any]:
@@ -175,10 +168,9 @@ def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | N
     return query.order_by(Cycle.as_of.desc())
 
 
-def _past(row: Any, distance: float | None = None) -> Past:
+def _one(row: Any) -> Earlier:
     r = None if row.r_multiple is None else float(row.r_multiple)
-    return Past(as_of=row.as_of, action=row.action, confidence=float(row.confidence), reasons=row.reasons,
-                r_multiple=r, distance=distance)  # fmt: skip
+    return Earlier(row.as_of, row.action, float(row.confidence), tuple(row.reasons), _vector(row), r)
 
 
 def _vector(row: Any) -> Vector:

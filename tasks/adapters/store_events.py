@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from tasks.adapters.store_database import Database
 from tasks.adapters.store_models import Cycle, Event
 from tasks.adapters.store_types import columns_of, dto_of, row_of
-from tasks.core.types.record import CycleStatus, Reason
+from tasks.core.types.question import Reason
+from tasks.core.types.record import CycleStatus
 
 CLAIM_EXPIRES = timedelta(minutes=4)  # less than a bar: the next run may take over from one that died
 

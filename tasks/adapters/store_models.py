@@ -74,6 +74,16 @@ class Event(Base):
     claimed_at: Mapped[datetime | None]
 
 
+class StrategyRow(Base):
+    """A strategy that was in force, whole; records name it by the hash of its document."""
+
+    __tablename__ = "strategies"
+    sha256: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    document: Mapped[dict[str, Any]] = mapped_column(VerbatimDocument)
+    kept_at: Mapped[datetime]
+
+
 class Cycle(Base):
     """One cycle; `record` is the whole CycleRecord and explains it alone."""
 

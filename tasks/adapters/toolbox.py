@@ -20,6 +20,8 @@ from tasks.adapters.prompts import load_prompt
 from tasks.adapters.store import Store
 from tasks.adapters.venue import connect
 from tasks.adapters.venue_market import MarketData
+from tasks.core.decision import memory
+from tasks.core.decision.memory import Remembered
 from tasks.core.decision.planner import Prompts, ToolsDecider
 from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, compact
 from tasks.core.errors import DataError
@@ -29,11 +31,9 @@ from tasks.core.trading import ledger
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.limits import ToolLimits, ToolRates
 from tasks.core.types.portfolio import Position
+from tasks.core.types.question import Question
 from tasks.core.types.record import Outcome
-from tasks.core.types.snapshot import Past, Question
 from tasks.settings import Settings
-
-SEARCHED = 100  # last decisions among which those with an outcome are looked for
 
 
 class Kept(Protocol):
@@ -47,7 +47,9 @@ class Kept(Protocol):
         self, strategy: str, symbol: str | None = None, until: datetime | None = None, limit: int = 20
     ) -> list[Outcome]: ...
 
-    def recent(self, strategy: str, symbol: str, as_of: datetime, k: int) -> tuple[Past, ...]: ...
+    def remembered(
+        self, strategy: str, decider: str, prompt_version: str | None, symbol: str, as_of: datetime
+    ) -> Remembered: ...
 
 
 class DataToolbox:
@@ -117,8 +119,8 @@ class DataToolbox:
         if question and question.memory and question.snapshot.pair == asked.symbol:
             found = question.memory.similar
         else:
-            recent = await asyncio.to_thread(self.kept.recent, self.strategy, asked.symbol, as_of, SEARCHED)
-            found = tuple(past for past in recent if past.r_multiple is not None)
+            known = await asyncio.to_thread(self.kept.remembered, self.strategy, "", None, asked.symbol, as_of)
+            found = tuple(map(memory.past, known.settled))
         return {"rows": [past.model_dump(mode="json", exclude_none=True) for past in found[: asked.limit]]}
 
     async def _observed(self, as_of: datetime) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.adapters.deciders import build
-from tasks.adapters.replays import Job, plan_of, treated_for
+from tasks.adapters.replays import Job, strategy_for, treated_for, world_of
 from tasks.adapters.store import Store
 from tasks.core.decision.prompt import Prompt
 from tasks.core.errors import InputError
@@ -108,23 +108,19 @@ async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Sett
 
 def _decisions(job: Job) -> int:
     markets = treated_for(job).markets.values()
-    plan = plan_of(job)
-    assert plan.start is not None
-    assert plan.end is not None
-    events = sum(len(quiet.closes(market, plan.start, plan.end).events) for market in markets)
+    events = sum(len(quiet.closes(market, job.window.start, job.window.end).events) for market in markets)
     return events + 2 * job.quiet * len(markets)
 
 
 async def _first_question(decider: Decider, job: Job) -> None:
     """Put the middle event of a job to a decider that notes what it would ask."""
-    plan, market = plan_of(job), next(iter(treated_for(job).markets.values()))
-    assert plan.start is not None
-    assert plan.end is not None
-    events = quiet.closes(market, plan.start, plan.end).events
+    market = next(iter(treated_for(job).markets.values()))
+    events = quiet.closes(market, job.window.start, job.window.end).events
     if len(events):
         when = datetime.fromtimestamp(int(events[len(events) // 2]), tz=UTC)
+        reasons = market.reasons(when, when)
         asked: Decider = getattr(decider, "chooser", decider)  # of an ensemble whose timer may wait at that event
-        await asked.decide([quiet.flat_question(market, plan, when, market.reasons(when, when))[1]])
+        await asked.decide([quiet.flat_question(market, strategy_for(job), world_of(job), when, reasons)[1]])
 
 
 class Tally:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from tasks.core.types.decision import Answer, ModelCall, PromptRef
 from tasks.core.types.orders import Balance, Fill, Instrument, Order, OrderIntent, VenuePosition
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 
 
 class Decider(Protocol):

@@ -18,17 +18,18 @@ import test_real_replies as replies
 
 from tasks.adapters.candles import read_candles
 from tasks.core.decision.actions import Rejected, parse_reply
-from tasks.core.market import orderbook
 from tasks.core.market.snapshot import Market
-from tasks.core.trading import facts, guard, orders
+from tasks.core.trading import facts
+from tasks.core.trading.judge import judged
 from tasks.core.trading.money import exact
-from tasks.core.trading.question import make_question
+from tasks.core.trading.question import question
 from tasks.core.types.bars import floor_time
-from tasks.core.types.decision import Decision
+from tasks.core.types.decision import Answer, Decision
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument, OrderIntent
 from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.snapshot import Snapshot
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 from tasks.settings import ROOT
 
@@ -120,8 +121,8 @@ def _judged(entry: dict, document: dict, flat: bool, sided: bool) -> RealOpen:
     decision = parse_reply(json.dumps(reply, default=float), symbol)
     if isinstance(decision, Rejected):
         return RealOpen(reply, decision.reason)
-    book = orderbook.modelled(market.value("15m", "atr_pct", as_of), float(state.equity) / 5)
-    snapshot = make_question(market, as_of, state, LIMITS, COSTS, SYMBOLS, book=book).snapshot
-    verdict = guard.judge(decision, snapshot, state, LIMITS, COSTS, symbols=SYMBOLS, now=as_of)
-    intents = orders.plan(verdict, orders.cycle_id("real", symbol, as_of), state, as_of, LIMITS)
-    return RealOpen(reply, "", decision, snapshot, state, verdict, intents)
+    strategy = Strategy(name="real", symbols=SYMBOLS, limits=LIMITS, costs=COSTS)
+    asked = question(strategy, market, state, None, None, None, (), as_of)
+    answer = Answer(decision=decision, source="recorded", rung="primary")
+    _, verdict, intents = judged(asked, answer, state, strategy, as_of)
+    return RealOpen(reply, "", decision, asked.snapshot, state, verdict, intents)

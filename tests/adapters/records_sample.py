@@ -5,10 +5,9 @@ from functools import cache
 
 import pandas as pd
 from market_data import walk
+from replayed import backtest
 
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.evaluation.backtest import Backtest
-from tasks.core.evaluation.plan import Plan
 from tasks.core.market.snapshot import Market
 from tasks.core.types.record import CycleRecord
 
@@ -28,7 +27,7 @@ def markets() -> dict[str, Market]:
 def records() -> tuple[CycleRecord, ...]:
     """What `rules` decided about both, on one account."""
     found: list[CycleRecord] = []
-    asyncio.run(Backtest(markets(), RulesDecider(), Plan(), on_record=found.append).run())
+    asyncio.run(backtest(markets(), RulesDecider(), on_record=found.append).run())
     return tuple(found)
 
 

@@ -6,7 +6,8 @@ from decimal import Decimal
 from tasks.core.types.decision import Answer, Entry, Hold, ModelCall, OpenLong, PromptRef
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import Position
-from tasks.core.types.record import CycleRecord, CycleStatus, Outcome, Reason
+from tasks.core.types.question import Reason
+from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.core.types.verdict import Check, Code, Verdict
 

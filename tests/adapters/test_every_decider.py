@@ -26,7 +26,8 @@ from tasks.adapters.venue import connect
 from tasks.core.decision.roles import FENCE, REPLIES
 from tasks.core.market import snapshot as snapshots
 from tasks.core.types.decision import DECISION, ENTRIES, Answer
-from tasks.core.types.snapshot import Constraints, Headline, News, Question
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Constraints, Headline, News
 from tasks.settings import Settings, load
 
 SYMBOL = panel_cases.SYMBOL

@@ -17,7 +17,8 @@ from tasks.core.decision.panel import PanelDecider
 from tasks.core.decision.roles import FENCE, REPLIES
 from tasks.core.market import lean
 from tasks.core.types.decision import Answer
-from tasks.core.types.snapshot import Headline, News, Question
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Headline, News
 from tasks.settings import load
 
 STAGE_S, DEADLINE_S = 60.0, 180.0

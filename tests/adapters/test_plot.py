@@ -18,7 +18,8 @@ from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.market import Market
 from tasks.core.types.portfolio import HeldPosition
-from tasks.core.types.record import CycleRecord, Reason
+from tasks.core.types.question import Reason
+from tasks.core.types.record import CycleRecord
 
 pytestmark = pytest.mark.slow  # importing matplotlib takes seconds
 
@@ -187,7 +188,7 @@ def record() -> CycleRecord:
 def test_the_decisions_chart_is_a_picture_inside_its_url(market, monkeypatch):
     from tasks import record as task
 
-    monkeypatch.setattr(task, "stored_frames", lambda symbol, as_of: market.bars)
+    monkeypatch.setattr(task, "stored_frames", lambda symbol, as_of, limit: market.bars)
     url = task.chart_of(record())
     assert url.startswith("data:image/png;base64,")
     assert len(url) <= 80_000
@@ -197,7 +198,7 @@ def test_the_decisions_chart_is_a_picture_inside_its_url(market, monkeypatch):
 def test_a_chart_that_cannot_be_drawn_is_a_warning(error, monkeypatch, caplog):
     from tasks import record as task
 
-    def fail(symbol: str, as_of: datetime) -> None:
+    def fail(symbol: str, as_of: datetime, limit: int) -> None:
         raise error
 
     monkeypatch.setattr(task, "stored_frames", fail)

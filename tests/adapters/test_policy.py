@@ -20,7 +20,7 @@ from tasks.adapters.variants import asks_a_model
 from tasks.core.errors import InputError
 from tasks.core.evaluation import rl_state
 from tasks.core.evaluation.replies import Probe
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 from tasks.settings import load
 
 

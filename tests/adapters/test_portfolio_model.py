@@ -13,7 +13,8 @@ from tasks.adapters.model import LiteLLMModel
 from tasks.adapters.prompts import load_prompt
 from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider
 from tasks.core.market import lean
-from tasks.core.types.snapshot import Constraints, Question, Snapshot, TimeframeView
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.settings import load
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"

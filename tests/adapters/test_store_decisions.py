@@ -19,10 +19,10 @@ from test_memory import moment
 from tasks.adapters.deciders import build
 from tasks.core.decision.breaker import BreakerState
 from tasks.core.decision.budget import Charge
-from tasks.core.decision.memory import Vector, vector
 from tasks.core.types.decision import ModelCall, PromptRef
 from tasks.core.types.limits import Budget
-from tasks.core.types.snapshot import Confluence, Question
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Confluence
 from tasks.settings import Settings, load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +100,7 @@ RACER = """
 import asyncio, sys
 from tasks.adapters.deciders import build
 from tasks.adapters.model import prepare
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 from tasks.settings import load
 sys.path[:0] = ["tests/core", "tests/adapters"]
 from test_memory import moment
@@ -199,7 +199,8 @@ def remembered(store, number: int, decided=None, outcome_at=None, r="0.5", **cyc
         )
 
 
-HERE = vector(moment(50))
+def past_of(store, as_of, symbol=BTC, strategy="default"):
+    return store.remembered(strategy, "llm:single", None, symbol, as_of).at(moment(50))
 
 
 def test_recent_decisions_come_newest_first_with_the_outcomes_known_then(store):
@@ -207,14 +208,13 @@ def test_recent_decisions_come_newest_first_with_the_outcomes_known_then(store):
     remembered(store, 1)
     remembered(store, 2, a_hold())  # the last rung: nobody decided
     at = AT + minutes(20)
-    past = store.recent("default", BTC, at)
+    past = past_of(store, at).recent
     assert [(one.as_of, one.action, one.r_multiple) for one in past] == [
         (AT + minutes(5), "OPEN_LONG", None), (AT, "OPEN_LONG", None),
     ]  # fmt: skip
     assert (past[0].confidence, past[0].reasons, past[0].distance) == (0.7, (), None)
-    assert store.recent("default", BTC, AT + minutes(30))[1].r_multiple == 0.5
-    assert store.recent("default", BTC, at, k=1) == past[:1]
-    assert store.recent("default", "ETH/USDT:USDT", at) == store.recent("other", BTC, at) == ()
+    assert past_of(store, AT + minutes(30)).recent[1].r_multiple == 0.5
+    assert past_of(store, at, "ETH/USDT:USDT").recent == past_of(store, at, strategy="other").recent == ()
 
 
 def test_similar_decisions_come_nearest_first_and_only_with_an_outcome(store):
@@ -222,11 +222,10 @@ def test_similar_decisions_come_nearest_first_and_only_with_an_outcome(store):
         remembered(store, number, outcome_at=AT + minutes(60), r=r)
     remembered(store, 1)
     later = AT + timedelta(days=1)
-    past = store.similar("default", BTC, HERE, later, k=2)
+    past = past_of(store, later).similar[:2]
     assert [(one.as_of, one.r_multiple) for one in past] == [(AT + minutes(10), 0.25), (AT + minutes(25), 2.0)]
     assert 0 < past[0].distance < past[1].distance < 0.2
-    assert store.similar("default", BTC, Vector(spec="v0", values=HERE.values), later) == ()
-    assert store.similar("default", BTC, HERE, AT + minutes(59)) == ()
+    assert past_of(store, AT + minutes(59)).similar == ()
 
 
 def test_performance_is_of_one_decider_and_prompt_version_and_of_trades_closed_by_then(store):
@@ -243,7 +242,7 @@ def test_performance_is_of_one_decider_and_prompt_version_and_of_trades_closed_b
 def test_the_first_vector_of_a_cycle_stays(store):
     remembered(store, 0, outcome_at=AT + minutes(1))
     store.keep_vector("c0", moment(90))
-    [past] = store.similar("default", BTC, HERE, AT + minutes(5))
+    [past] = past_of(store, AT + minutes(5)).similar
     assert past.distance == 0
 
 
@@ -266,7 +265,7 @@ def test_nothing_is_remembered_that_was_not_known_at_as_of(store, made, bar_now)
             closed = at + minutes(5 * held)
             store.save_outcome(an_outcome(cycle_id, cycle_id=cycle_id, closed_at=closed, r_multiple=Decimal(number)))
     as_of = AT + minutes(5 * bar_now)
-    memory = store.remember(strategy, "rules", None, moment().model_copy(update={"as_of": as_of}))
+    memory = past_of(store, as_of, strategy=strategy)
     known = {n: held is not None and n + held <= bar_now for n, held in made if n < bar_now}
     bar = {AT + minutes(5 * n): n for n, _ in made}
     assert {bar[past.as_of] for past in memory.recent} == set(sorted(known)[-5:])
@@ -353,7 +352,7 @@ async def test_a_sample_snapshot_has_a_vector_too(store):
     store.begin_cycle(a_cycle(), AT)
     store.keep_decision("c1", a_decision(), AT)
     store.keep_vector("c1", a_snapshot())
-    [past] = store.recent("default", BTC, AT + minutes(5))
+    [past] = past_of(store, AT + minutes(5)).recent
     assert past.reasons == ("TrendFlip(1h)",)
 
 

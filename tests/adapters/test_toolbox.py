@@ -28,7 +28,8 @@ from tasks.core.errors import VenueUnavailable
 from tasks.core.market.bars import bar_frame
 from tasks.core.types.decision import ToolCall
 from tasks.core.types.limits import ToolRates
-from tasks.core.types.snapshot import Memory, Past, Question
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Memory, Past
 from tasks.settings import load
 
 

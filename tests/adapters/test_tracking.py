@@ -27,7 +27,8 @@ from tasks.connections import close_stores
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.decision import Answer, ModelCall, OpenLong, PromptRef, ToolCall
 from tasks.core.types.orders import OrderIntent, OrderType
-from tasks.core.types.record import CycleRecord, CycleStatus, Outcome, Reason
+from tasks.core.types.question import Reason
+from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.core.types.verdict import Check, Code, Verdict
 from tasks.settings import settings

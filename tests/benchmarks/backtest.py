@@ -21,9 +21,10 @@ from backtesting import Strategy
 
 from tasks.core.decision.baselines import HoldDecider
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.evaluation.backtest import Backtest, Plan
+from tasks.core.evaluation.backtest import Backtest
 from tasks.core.market.snapshot import Market
 from tests.benchmarks.tapes import candles
+from tests.core.replayed import strategy
 
 SYMBOL = "BTC/USDT:USDT"
 
@@ -57,7 +58,7 @@ def measured(name: str, count: int, work: Callable[[], str]) -> float:
 def ours(decider: HoldDecider | RulesDecider, bars: pd.DataFrame, symbols: int) -> str:
     names = [SYMBOL, *(f"C{n}/USDT:USDT" for n in range(1, symbols))]
     markets = {name: Market.from_base(name, bars) for name in names}
-    result = asyncio.run(Backtest(markets, decider, Plan()).run())
+    result = asyncio.run(Backtest(markets, decider, strategy(*sorted(markets))).run())
     return f"calls={result.calls} trades={len(result.outcomes)} fingerprint={result.fingerprint[:12]}"
 
 

@@ -10,7 +10,9 @@ from tasks.adapters import replays
 from tasks.core.evaluation import chance, compare
 from tasks.core.evaluation.comparison import Window
 from tasks.core.market.snapshot import Market
+from tasks.core.types.limits import Costs
 from tests.benchmarks.tapes import candles
+from tests.core.replayed import strategy
 
 SYMBOL = "BTC/USDT:USDT"
 YEAR = 105_120
@@ -27,7 +29,9 @@ def cpu() -> float:
 def jobs(path: str, bars: pd.DataFrame, deciders: tuple[str, ...]) -> list[replays.Job]:
     first, last = bars.index[0].to_pydatetime(), bars.index[-1].to_pydatetime()
     window = Window(index=0, start=first, end=last)
-    return [replays.Job(label=d, decider=d, window=window, candles=((SYMBOL, path),)) for d in deciders]
+    candles = ((SYMBOL, path),)
+    chosen = [strategy(SYMBOL, decider=decider) for decider in deciders]
+    return [replays.Job(label=each.decider, strategy=each, window=window, candles=candles) for each in chosen]
 
 
 def main() -> None:
@@ -53,9 +57,7 @@ def main() -> None:
         [trial] = [replays.run_job(job) for job in jobs(path, bars, ("rules",))]
         begun = cpu()
         paths = replays.bars_of(replays.treated_for(jobs(path, bars, ("rules",))[0]))
-        drawn = chance.random_returns(
-            trial.trades, paths, trial.days, 10_000.0, replays.plan_of(jobs(path, bars, ("rules",))[0]).costs
-        )
+        drawn = chance.random_returns(trial.trades, paths, trial.days, 10_000.0, Costs())
         stands = chance.standing(compare.series([trial]).returns, drawn, len(trial.trades))
         took = cpu() - begun
         print(f"{stands.seeds} random traders of {stands.trades} trades each: cpu_s={took:.2f}")

@@ -14,9 +14,9 @@ from pathlib import Path
 from tasks.adapters import dataset
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.evaluation.backtest import Backtest
-from tasks.core.evaluation.plan import Plan
 from tasks.core.market.snapshot import Market
 from tests.benchmarks.tapes import candles
+from tests.core.replayed import strategy
 
 DAYS, SYMBOLS, A_DAY = 365, 10, 12
 SYMBOL = "BTC/USDT:USDT"
@@ -28,8 +28,9 @@ def main() -> None:
     _, bars = candles()
     lines = list[str]()
     market = {SYMBOL: Market.from_base(SYMBOL, bars.iloc[:20_000])}
-    plan = Plan()
-    asyncio.run(Backtest(market, RulesDecider(), plan, lambda r: lines.append(r.model_dump_json())).run())
+    asyncio.run(
+        Backtest(market, RulesDecider(), strategy(SYMBOL), on_record=lambda r: lines.append(r.model_dump_json())).run()
+    )
     with tempfile.TemporaryDirectory() as folder:
         for days in (DAYS // 12, DAYS):
             file = Path(folder) / f"{days}.jsonl"

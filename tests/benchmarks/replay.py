@@ -5,13 +5,15 @@ import time
 
 from tasks.adapters.deciders import build
 from tasks.adapters.prompts import load_prompt
-from tasks.core.evaluation.backtest import Backtest, Plan
+from tasks.core.evaluation.backtest import Backtest
 from tasks.core.evaluation.history import History
-from tasks.core.evaluation.replay import Replayer, questions
+from tasks.core.evaluation.replay import Replayer
 from tasks.core.market.snapshot import Market
 from tasks.core.types.record import CycleRecord
+from tasks.core.types.strategy import Strategy
 from tasks.settings import settings
 from tests.benchmarks.tapes import candles
+from tests.core.replayed import strategy
 
 SYMBOL = "BTC/USDT:USDT"
 N = 3000
@@ -22,16 +24,17 @@ def main() -> None:
     """Print CPU and wall seconds for reading, features and recomputing."""
     what, bars = candles()
     lines: list[bytes] = []
-    run = Backtest({SYMBOL: Market.from_base(SYMBOL, bars)}, build("rules", settings()), Plan(), on_line=lines.append)
+    chosen = strategy(SYMBOL)
+    run = Backtest({SYMBOL: Market.from_base(SYMBOL, bars)}, build("rules", settings()), chosen, on_line=lines.append)
     asyncio.run(run.run())
     kept = lines[:: max(1, len(lines) // N)]
     cpu, wall = time.process_time(), time.perf_counter()
     history = History(SYMBOL, Market.from_base(SYMBOL, bars).bars)
-    _ = history.market(Plan().thresholds, 0).tables
+    _ = history.market(chosen.thresholds, 0).tables
     features, cpu, wall = time.process_time() - cpu, time.process_time(), time.perf_counter()
     records = [CycleRecord.model_validate_json(line) for line in kept]
     read = time.process_time() - cpu
-    matched = asyncio.run(_replay(records, history))
+    matched = asyncio.run(_replay(records, history, chosen))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     print(f"{what}: {len(records)} records of {sum(map(len, kept)) // len(kept):,} bytes, {matched} match")
     print(
@@ -40,13 +43,13 @@ def main() -> None:
     )
 
 
-async def _replay(records: list[CycleRecord], history: History) -> int:
-    replayer = Replayer(lambda *_: history, load_prompt, lambda name: build(name, settings()))
+async def _replay(records: list[CycleRecord], history: History, chosen: Strategy) -> int:
+    replayer = Replayer(lambda *_: history, lambda _: chosen, load_prompt, lambda name: build(name, settings()))
     matched = 0
     for start in range(0, len(records), BATCH):
         batch = records[start : start + BATCH]
         replayer.read_ahead(batch)
-        for asked in questions(batch):
+        for asked in replayer.questions(batch):
             matched += sum(not each.differences and not each.lacks for each in await replayer.replay(asked))
     return matched
 

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 from tasks.adapters.prompts import load_prompt
 from tasks.core.decision.roles import REPLIES
+from tasks.core.types.question import Question
 from tasks.core.types.snapshot import (
     Constraints,
     Headline,
     News,
     PositionView,
-    Question,
     RoleInput,
     RoleInputs,
     Snapshot,

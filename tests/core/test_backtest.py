@@ -9,11 +9,12 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+from replayed import backtest
 
 from tasks.core.decision.baselines import HoldDecider, RecordedDecider
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
-from tasks.core.evaluation.backtest import Backtest, Plan, Result
+from tasks.core.evaluation.backtest import Backtest, Result
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.snapshot import Market
 from tasks.core.trading.question import Question
@@ -46,7 +47,7 @@ def walk(seed: int, n: int = 8000, start_ms: int = 1_735_689_600_000, minutes: i
 
 def replay(market: Market, decider: object, **plan: object) -> tuple[Result, list[CycleRecord]]:
     records: list[CycleRecord] = []
-    run = Backtest({SYMBOL: market}, decider, Plan(**plan), on_record=records.append)
+    run = backtest({SYMBOL: market}, decider, on_record=records.append, **plan)
     return asyncio.run(run.run()), records
 
 
@@ -77,7 +78,7 @@ def test_hold_is_asked_as_often_and_trades_nothing(market):
 def test_equity_is_cash_plus_every_outcome_when_flat_at_the_end(market):
     result, _ = replay(market, RulesDecider())
     assert len(result.outcomes) > 5
-    run = Backtest({SYMBOL: market}, RulesDecider(), Plan())
+    run = backtest({SYMBOL: market}, RulesDecider())
     asyncio.run(run.run())
     unrealized = run.engine.balance({SYMBOL: Decimal(repr(float(run.symbols[SYMBOL].tape.marks[-1])))}).equity
     realized = Decimal(10_000) + sum((o.pnl for o in run.outcomes), Decimal(0))
@@ -115,7 +116,7 @@ def test_the_window_bounds_every_decision(market):
 def test_an_empty_window_says_so(market):
     after = market.bars["5m"].index[-1].to_pydatetime().replace(year=2030)
     with pytest.raises(InputError, match=r"no candles between .* these are from"):
-        Backtest({SYMBOL: market}, HoldDecider(), Plan(start=after))
+        backtest({SYMBOL: market}, HoldDecider(), start=after)
 
 
 class RandomDecider:
@@ -162,14 +163,14 @@ def assert_ledger_is_engine(run: Backtest) -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_the_ledger_holds_what_the_engine_holds_at_every_record_whatever_is_decided(seed):
     records: list[CycleRecord] = []
-    plan = Plan(thresholds=EventThresholds(drawdown_pct=0.1))
 
     def check(record: CycleRecord) -> None:
         records.append(record)
         assert_ledger_is_engine(run)
 
     markets = {SYMBOL: walk(seed, 3000), OTHER: Market.from_base(OTHER, walk(seed + 50, 3000).bars["5m"].iloc[700:])}
-    run = Backtest(markets, RandomDecider(seed), plan, on_record=check)
+    thresholds = EventThresholds(drawdown_pct=0.1)
+    run = backtest(markets, RandomDecider(seed), thresholds=thresholds, on_record=check)
     result = asyncio.run(run.run())
     assert_ledger_is_engine(run)
     assert run.booked == len(run.engine.fills)
@@ -184,7 +185,7 @@ def recorded(market: Market, at: pd.Timestamp, **changes: object) -> tuple[Backt
     plan = {"thresholds": changes.pop("thresholds", EventThresholds()), "limits": limits}
     line = json.dumps({"as_of": at.isoformat(), "symbol": SYMBOL, "reply": json.dumps({**LONG, **changes})})
     records: list[CycleRecord] = []
-    run = Backtest({SYMBOL: market}, RecordedDecider([line]), Plan(**plan), on_record=records.append)
+    run = backtest({SYMBOL: market}, RecordedDecider([line]), on_record=records.append, **plan)
     return run, asyncio.run(run.run()), records
 
 
@@ -237,7 +238,7 @@ def test_two_follow_ups_on_one_bar_keep_each_others_work(market, points):
         line = json.dumps(
             {"as_of": at.isoformat(), "symbol": SYMBOL, "reply": json.dumps({**LONG, "followups": rules})}
         )
-        asyncio.run(Watched({SYMBOL: market}, RecordedDecider([line]), Plan()).run())
+        asyncio.run(backtest({SYMBOL: market}, RecordedDecider([line]), Watched).run())
         if done:
             break
     assert done[0].stop >= done[0].avg_price
@@ -252,7 +253,7 @@ def test_a_follow_up_does_not_hide_the_r_that_called_it(market, points):
 def test_a_symbol_that_starts_later_is_asked_about_only_then(market):
     later = Market.from_base(OTHER, walk(8).bars["5m"].iloc[3000:])
     records: list[CycleRecord] = []
-    run = Backtest({SYMBOL: market, OTHER: later}, HoldDecider(), Plan(), on_record=records.append)
+    run = backtest({SYMBOL: market, OTHER: later}, HoldDecider(), on_record=records.append)
     asyncio.run(run.run())
     asked = {s: min(r.as_of for r in records if r.symbol == s) for s in (SYMBOL, OTHER)}
     assert asked[SYMBOL] < later.bars["5m"].index[0] < asked[OTHER]

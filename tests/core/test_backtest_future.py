@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from market_data import replace_after, told, walk
+from replayed import backtest
 
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.evaluation.backtest import Backtest, Plan
 from tasks.core.market import features
 from tasks.core.market.bars import Columns, closed_by
 from tasks.core.market.snapshot import Market
 from tasks.core.types.decision import Answer
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 
 SYMBOL = "X/USDT"
 BARS = walk(2_400, seed=11)
@@ -87,7 +87,7 @@ class Unheard(dict):
 
 def test_a_decider_that_goes_looking_for_the_future_finds_nothing() -> None:
     seeker = Seeker(Unheard())
-    result = asyncio.run(Backtest({SYMBOL: Market.from_base(SYMBOL, BARS)}, seeker, Plan()).run())
+    result = asyncio.run(backtest({SYMBOL: Market.from_base(SYMBOL, BARS)}, seeker).run())
     assert seeker.found == []
     assert len(result.outcomes) > 3
     assert seeker.turned > 300 * result.calls

@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from replayed import backtest, perpetual
 
 from tasks.core.errors import InputError
-from tasks.core.evaluation.backtest import Backtest, FundingRate, Plan
+from tasks.core.evaluation.backtest import Backtest, FundingRate
+from tasks.core.evaluation.plan import World
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.snapshot import Market
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.decision import DECISION, Answer, hold
 from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import Instrument
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 
 A, B = "A/USDT:USDT", "B/USDT:USDT"
 START = datetime(2025, 1, 6, tzinfo=UTC)
@@ -74,9 +75,9 @@ def replay(bars: Sequence[Bar], script: dict[Any, dict[str, Any]], other: Sequen
     markets = {A: market(A, bars)} | ({B: market(B, other, 0.5)} if other else {})
     at = {key[0] if isinstance(key, tuple) else key for key in script}
     calendar = tuple(CalendarEvent(at=START + (k + 1) * FIVE, title=str(k)) for k in sorted(at))
-    instruments = {symbol: Instrument(symbol=symbol, tick=Decimal("0.1"), step=Decimal("0.01")) for symbol in markets}
+    instruments = {symbol: perpetual(symbol, step=Decimal("0.01")) for symbol in markets}
     given = {"limits": LIMITS, "costs": COSTS, "calendar": calendar, "instruments": instruments} | plan
-    run = Backtest(markets, Scripted(script), Plan(**given))
+    run = backtest(markets, Scripted(script), **given)
     run.result = asyncio.run(run.run())
     return run
 
@@ -213,4 +214,4 @@ def test_an_order_arrives_after_the_latency_at_a_price_gone_that_far_to_the_wors
 
 def test_a_latency_of_a_bar_or_more_is_refused() -> None:
     with pytest.raises(InputError, match="latency 300 s: must be from 0 to less than 300"):
-        Plan(latency_s=300)
+        World(latency_s=300)

@@ -17,17 +17,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from market_data import walk
+from replayed import backtest
 
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
-from tasks.core.evaluation.backtest import Backtest, Plan, Result
+from tasks.core.evaluation.backtest import Result
 from tasks.core.evaluation.resume import Kept, ResumedDecider
 from tasks.core.market.moments import rounded, significant
 from tasks.core.market.snapshot import Market
 from tasks.core.types.decision import Answer
 from tasks.core.types.limits import Limits
+from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
-from tasks.core.types.snapshot import Question
 
 X, Y = "X/USDT:USDT", "Y/USDT:USDT"
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,8 +55,7 @@ class Counting:
 def replay(decider: Any, **given: Any) -> tuple[Result, list[bytes], list[CycleRecord]]:
     lines: list[bytes] = []
     records: list[CycleRecord] = []
-    plan = Plan(**given)
-    run = Backtest(markets(), decider, plan, on_record=records.append, on_line=lines.append)
+    run = backtest(markets(), decider, on_record=records.append, on_line=lines.append, **given)
     return asyncio.run(run.run()), lines, records
 
 
@@ -74,8 +74,8 @@ def test_the_fingerprint_is_the_hash_of_the_records_written(whole) -> None:
 
 def test_markets_that_were_pickled_give_the_same_fingerprint(whole) -> None:
     used = markets()
-    asyncio.run(Backtest(used, Counting(), Plan()).run())
-    again = Backtest(pickle.loads(pickle.dumps(used)), Counting(), Plan())
+    asyncio.run(backtest(used, Counting()).run())
+    again = backtest(pickle.loads(pickle.dumps(used)), Counting())
     assert asyncio.run(again.run()).fingerprint == whole[0].fingerprint
 
 

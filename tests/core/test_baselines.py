@@ -13,7 +13,8 @@ from tasks.core.trading import guard
 from tasks.core.types.decision import ACTIONS, ENTRIES
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState, HeldPosition
-from tasks.core.types.snapshot import Constraints, PositionView, Question, Snapshot, TimeframeView
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Constraints, PositionView, Snapshot, TimeframeView
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)

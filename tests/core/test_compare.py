@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from market_data import START, walk
+from replayed import strategy
 
 from tasks.core.decision.budget import KeptReply
 from tasks.core.decision.rules import RulesDecider
@@ -17,7 +18,7 @@ from tasks.core.evaluation import chance, compare, quiet
 from tasks.core.evaluation.chance import Path, Trade
 from tasks.core.evaluation.comparison import Point, Trial, Tried, Variant
 from tasks.core.evaluation.counterfactual import price_bars
-from tasks.core.evaluation.plan import Plan
+from tasks.core.evaluation.plan import World
 from tasks.core.evaluation.replies import CAPPED, KeptModel, Spending
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.snapshot import Market
@@ -232,7 +233,7 @@ def test_quiet_and_event_bars_are_sampled_alike_and_always_the_same():
     window = (START + timedelta(days=21), START + timedelta(days=39))
 
     def sampled() -> list[quiet.Sampled]:
-        return asyncio.run(quiet.sample(market, RulesDecider(), Plan(), *window, 30))
+        return asyncio.run(quiet.sample(market, RulesDecider(), strategy(market.symbol), World(), *window, 30))
 
     found = sampled()
     assert found == sampled()

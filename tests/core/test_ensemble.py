@@ -9,7 +9,7 @@ import pytest
 
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
 from tasks.core.types.decision import DECISION, Answer, ModelCall
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 
 SYMBOL = panel_cases.SYMBOL
 ENTRY = {"size_pct": 20, "stop_atr": 2, "tp_atr": 4}

@@ -16,7 +16,8 @@ from tasks.core.evaluation.words import CODES, STATUSES
 from tasks.core.types.decision import Answer, Hold, ModelCall, OpenLong, PromptRef
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition
-from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Outcome, Reason
+from tasks.core.types.question import Reason
+from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Outcome
 from tasks.core.types.snapshot import Confluence, Constraints, OrderBookView, RiskView, Snapshot, TimeframeView
 from tasks.core.types.verdict import Check, Code, Verdict
 

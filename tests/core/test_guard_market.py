@@ -18,13 +18,16 @@ def test_a_limit_above_the_last_close_chases_and_one_at_it_does_not():
 
 
 def test_what_has_run_is_not_bought_at_market_unless_it_breaks_out_on_volume():
-    ran, broke = {"rsi": 80.0, "price_z20": 2.0}, ("RangeBreak(15m 2.4 swings)",)
-    assert Code.CHASING in judge(snapshot=seen(**ran, reasons=broke)).codes
+    ran, up, down = {"rsi": 80.0, "price_z20": 2.0}, frozenset({1}), frozenset({-1})
+    assert Code.CHASING in judge(snapshot=seen(**ran), breakouts=up).codes
     assert Code.CHASING in judge(snapshot=seen(**ran, vol_spike=True)).codes
-    assert judge(snapshot=seen(**ran, reasons=broke, vol_spike=True)).allowed
+    assert judge(snapshot=seen(**ran, vol_spike=True), breakouts=up).allowed
+    assert Code.CHASING in judge(snapshot=seen(**ran, vol_spike=True), breakouts=down).codes
     assert judge(asked(OpenShort), snapshot=seen(**ran)).allowed
     fell = {"rsi": 20.0, "price_z20": -2.0}
     assert Code.CHASING in judge(asked(OpenShort), snapshot=seen(**fell)).codes
+    assert judge(asked(OpenShort), snapshot=seen(**fell, vol_spike=True), breakouts=down).allowed
+    assert Code.CHASING in judge(asked(OpenShort), snapshot=seen(**fell, vol_spike=True), breakouts=up).codes
     assert judge(snapshot=seen(**fell)).allowed
 
 

@@ -21,7 +21,8 @@ from tasks.core.decision.single import SingleDecider
 from tasks.core.types.decision import ACTIONS, DECISION, MAY_AS_FALLBACK, Answer, ModelCall
 from tasks.core.types.decision import hold as do_nothing
 from tasks.core.types.limits import Budget
-from tasks.core.types.snapshot import Confluence, Question
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Confluence
 
 BTC = "BTC/USDT:USDT"
 OPEN = '{"action":"OPEN_LONG","size_pct":20,"stop_atr":1.5,"tp_atr":3,"confidence":0.6}'

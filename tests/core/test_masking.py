@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from market_data import walk
+from replayed import backtest
 
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.evaluation.backtest import Backtest, Plan
+from tasks.core.evaluation.backtest import Backtest
 from tasks.core.evaluation.masking import Mask, mask_bars, mask_instrument, perturbed
 from tasks.core.market.snapshot import Market
 from tasks.core.types.bars import COLUMNS
@@ -23,7 +24,7 @@ BARS = walk(8_000, seed=3, price=500.0)
 
 def trades(bars: pd.DataFrame, instrument: Instrument) -> Backtest:
     symbol = instrument.symbol
-    run = Backtest({symbol: Market.from_base(symbol, bars)}, RulesDecider(), Plan(instruments={symbol: instrument}))
+    run = backtest({symbol: Market.from_base(symbol, bars)}, RulesDecider(), instruments={symbol: instrument})
     asyncio.run(run.run())
     return run
 

@@ -12,7 +12,7 @@ from panel_cases import ALLOWED, ANSWERS, NONE, PROMPTS, SYMBOL, question, rever
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Answer, ModelCall, PromptRef
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 
 STAGE_S = 0.05
 HANG, STUBBORN = "hang", "stubborn"  # the second one ignores being cancelled

@@ -15,12 +15,14 @@ from tasks.core.decision.prompt import parse_prompt
 from tasks.core.errors import InputError
 from tasks.core.market.snapshot import Market
 from tasks.core.trading import guard
-from tasks.core.trading.question import make_question
+from tasks.core.trading.question import question as put
 from tasks.core.types.decision import Answer, Decision, ModelCall
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, HeldPosition, Position
-from tasks.core.types.snapshot import Constraints, PositionView, Question, Snapshot, TimeframeView
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Constraints, OrderBookView, PositionView, Snapshot, TimeframeView
+from tasks.core.types.strategy import Strategy
 
 BTC, ETH, SOL = "BTC/USDT:USDT", "ETH/USDT:USDT", "SOL/USDT:USDT"
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
@@ -340,13 +342,13 @@ def test_a_deeply_nested_entry_is_refused_not_raised():
 def test_a_brief_says_what_the_account_holds():
     frame = Market.from_base(BTC, _bars())
     state = AccountState(equity=Decimal("12345.67"), last_price=Decimal("64123.45"))
-    flat = make_question(frame, AT, state, Limits(), Costs())
+    flat = put(Strategy(), frame, state, OrderBookView(), None, None, (), AT)
     assert (flat.equity, flat.last_price, flat.quantity) == (12345.67, 64123.45, 0.0)
     short = Position(
         position_id="p", strategy="s", cycle_id="c", symbol=BTC, side="short", quantity=Decimal("0.031"),
         entry_quantity=Decimal("0.05"), avg_price=Decimal(64_000), opened_at=AT,
     )  # fmt: skip
-    assert make_question(frame, AT, state, Limits(), Costs(), position=short).quantity == -0.031
+    assert put(Strategy(), frame, state, OrderBookView(), None, None, (), AT, position=short).quantity == -0.031
 
 
 def _bars():

@@ -15,7 +15,7 @@ from tasks.core.evaluation import rl, rl_state
 from tasks.core.types.decision import ACTIONS, Answer, ModelCall, OpenLong, PromptRef, hold
 from tasks.core.types.orders import Fill, OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, Position
-from tasks.core.types.record import CycleRecord, CycleStatus, Inputs, Terms
+from tasks.core.types.record import CycleRecord, CycleStatus, Inputs
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.core.types.verdict import Code, Verdict
 
@@ -183,8 +183,7 @@ def test_a_symbols_reward_is_its_own_trades_and_position_after_fees():
         position_id="p", strategy="default", cycle_id="BTC0", symbol=BTC, side="short", quantity=Decimal(2),
         entry_quantity=Decimal(2), avg_price=Decimal(100), fees=Decimal(1), realized_pnl=Decimal(5), opened_at=START,
     )  # fmt: skip
-    terms = Terms.model_construct()
-    holding = {"inputs": Inputs.model_construct(terms=terms, position=position)}
+    holding = {"inputs": Inputs(strategy="", position=position)}
     opened, closed = steps(
         point(0),
         point(1, "10500", state=AccountState(equity=Decimal(10500), positions=(held,)), **holding),

@@ -27,7 +27,8 @@ from tasks.core.decision.roles import (
     told,
 )
 from tasks.core.types.decision import OpenLong, OpenShort
-from tasks.core.types.snapshot import Headline, News, Question
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Headline, News
 
 SHORT_HOUR = HOUR | {"ema50": 97.0, "ema200": 99.0}
 SHORT_QUARTER = {"adx": 20.0, "bb_lower": 96.5, "bb_middle": 98.0, "bb_upper": 99.5}
@@ -285,7 +286,7 @@ def test_what_was_published_after_as_of_is_not_known():
 @pytest.mark.parametrize("empty", [None, News(), News(headlines=(Headline(title=" \x00\u202e "),))])
 def test_no_news_is_none(empty):
     assert known_news(question(news=empty)) is None
-    assert news_text(question(news=empty)) == "no news"
+    assert news_text(question(news=empty)) == ("unknown" if empty is None else "no news")
 
 
 @pytest.mark.parametrize(

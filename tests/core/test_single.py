@@ -11,7 +11,8 @@ from tasks.core.decision.prompt import parse_prompt
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Hold, ModelCall, OpenLong, PromptRef
-from tasks.core.types.snapshot import Constraints, Question, Snapshot
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Constraints, Snapshot
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)

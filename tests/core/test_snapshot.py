@@ -27,7 +27,7 @@ from tasks.core.market.snapshot import (
     to_json,
 )
 from tasks.core.types.bars import COLUMNS
-from tasks.core.types.record import Reason
+from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import (
     Confluence,
     Constraints,

@@ -30,7 +30,8 @@ from tasks.core.errors import DataError
 from tasks.core.market.bars import WORKING_TIMEFRAMES
 from tasks.core.types.decision import ModelCall
 from tasks.core.types.limits import ToolRates
-from tasks.core.types.snapshot import Constraints, PositionView, Question, Snapshot, TimeframeView
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Constraints, PositionView, Snapshot, TimeframeView
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)

@@ -201,7 +201,10 @@ async def test_a_good_reply_is_a_decision(home, exchange, monkeypatch):
     assert record.decided.source == "llm:openai/test"
     assert record.decided.calls[0].prompt.version == "v001"
     assert "AdHoc" in prompt
-    assert store().recent("default", SYMBOL, START + timedelta(days=1))[0].action == "OPEN_LONG"
+    assert (
+        store().remembered("default", "llm:single", None, SYMBOL, START + timedelta(days=1)).recent[0].action
+        == "OPEN_LONG"
+    )
 
 
 async def test_a_model_that_does_not_answer_is_a_hold(home, exchange, monkeypatch):

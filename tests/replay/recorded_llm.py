@@ -20,12 +20,14 @@ from tempfile import TemporaryDirectory
 
 from tasks.adapters.candles import read_candles
 from tasks.adapters.deciders import build
-from tasks.core.evaluation.backtest import Backtest, Plan
+from tasks.core.evaluation.backtest import Backtest
+from tasks.core.evaluation.plan import World
 from tasks.core.market.calendar import CalendarEvent, _next_close
 from tasks.core.market.snapshot import Market
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
 from tasks.settings import ROOT, settings
+from tests.core.replayed import strategy
 
 SHARED = ROOT.parent / "shared" / "data"
 REPLIES = SHARED / "llm/decisions.jsonl.gz"
@@ -103,8 +105,8 @@ def run(guarded: bool) -> dict[str, object]:
         path, calendar = adapt(markets, Path(folder))
         limits = Limits() if guarded else Limits().model_copy(update=NO_GUARD)
         start = calendar[0].at - timedelta(hours=1)
-        plan = Plan(limits=limits, calendar=calendar, start=start, cash=Decimal(10_000))
-        done = Backtest(markets, build(f"recorded:{path}", settings()), plan, on_record=records.append)
+        chosen, world = strategy(*sorted(markets), limits=limits), World(calendar=calendar, start=start)
+        done = Backtest(markets, build(f"recorded:{path}", settings()), chosen, world, on_record=records.append)
         result = asyncio.run(done.run())
     answered = [record for record in records if record.decided.calls]
     summary = result.summary()

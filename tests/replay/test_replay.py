@@ -7,6 +7,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from market_data import walk
+from replayed import backtest, strategy
 
 from tasks.adapters.deciders import build
 from tasks.adapters.prompts import load_prompt
@@ -16,9 +17,8 @@ from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
-from tasks.core.evaluation.backtest import Backtest, Plan
 from tasks.core.evaluation.history import History, window_ema
-from tasks.core.evaluation.replay import Replayer, questions, remake, remake_question
+from tasks.core.evaluation.replay import Replayer, remake, remake_question
 from tasks.core.evaluation.rerun import Shelf
 from tasks.core.evaluation.what_if import changed_verdict, total
 from tasks.core.market import lean
@@ -26,11 +26,14 @@ from tasks.core.market.features import ema
 from tasks.core.market.snapshot import Market
 from tasks.core.types.decision import Answer, ModelCall, hold
 from tasks.core.types.limits import Limits
-from tasks.core.types.record import CycleRecord, Terms
+from tasks.core.types.record import CycleRecord
 from tasks.settings import settings
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 BARS = {BTC: walk(6_000, 11), ETH: walk(6_000, 12)}
+STRATEGY = strategy(BTC, ETH)
+LIVE = STRATEGY.model_copy(update={"history_bars": 1_000, "venue": "v"})
+KNOWN = {each.sha256: each for each in (STRATEGY, LIVE)}
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +41,8 @@ def records() -> list[CycleRecord]:
     """Records of a replay of two symbols, read back from their JSON."""
     lines: list[str] = []
     markets = {symbol: Market.from_base(symbol, bars) for symbol, bars in BARS.items()}
-    run = Backtest(
-        markets, build("random:5", settings()), Plan(), on_record=lambda r: lines.append(r.model_dump_json())
-    )
+    decider = build("random:5", settings())
+    run = backtest(markets, decider, on_record=lambda r: lines.append(r.model_dump_json()))
     asyncio.run(run.run())
     return [CycleRecord.model_validate_json(line) for line in lines]
 
@@ -51,11 +53,13 @@ def histories(bars=BARS) -> dict[str, History]:
 
 def replay(records: list[CycleRecord], kept: dict[str, History] | None = None):
     kept = kept or histories()
-    replayer = Replayer(lambda _, symbol: kept[symbol], load_prompt, lambda name: build(name, settings()))
+    replayer = Replayer(
+        lambda _, symbol: kept[symbol], KNOWN.__getitem__, load_prompt, lambda name: build(name, settings())
+    )
 
     async def all_of_them():
         replayer.read_ahead(records)
-        return [result for asked in questions(records) for result in await replayer.replay(asked)]
+        return [result for asked in replayer.questions(records) for result in await replayer.replay(asked)]
 
     return asyncio.run(all_of_them())
 
@@ -126,10 +130,10 @@ def test_an_average_over_a_window_is_the_same_cut_out_of_all_of_history(length):
 def live(record: CycleRecord, history: History, known_s: float) -> CycleRecord:
     """Return what a live cycle on the last 1,000 bars would have recorded: its features from exactly those."""
     known_at = record.as_of.fromtimestamp(known_s, tz=record.as_of.tzinfo)
-    terms = Terms.model_validate({**record.inputs.terms.model_dump(), "history_bars": 1_000, "venue": "v"})
-    inputs = record.inputs.model_copy(update={"terms": terms, "known_at": known_at})
+    inputs = record.inputs.model_copy(update={"strategy": LIVE.sha256, "known_at": known_at})
     seen = record.model_copy(update={"inputs": inputs})
-    return remake(seen, remake_question(seen, history.seen(inputs, record.as_of)), seen.decided)
+    asked = remake_question(seen, LIVE, history.seen(LIVE, known_at, record.as_of))
+    return remake(seen, LIVE, asked, seen.decided)
 
 
 def test_a_live_cycle_is_replayed_on_the_bars_it_saw_and_late_bars_are_left_out(records):
@@ -155,7 +159,7 @@ def test_a_live_cycle_is_replayed_on_the_bars_it_saw_and_late_bars_are_left_out(
 def test_other_limits_change_verdicts_and_what_they_would_have_earned(records):
     kept = histories()
     strict = {"max_trade_risk_pct": Decimal("0.1")}
-    changed = [found for r in records if (found := changed_verdict(r, strict, kept[r.symbol]))]
+    changed = [found for r in records if (found := changed_verdict(r, STRATEGY, strict, kept[r.symbol]))]
     entries = [r for r in records if r.intents and not r.intents[0].reduce_only]
     assert 0 < len(changed) <= len(entries)
     assert {each.action for each in changed} <= {"OPEN_LONG", "OPEN_SHORT", "ADD"}
@@ -164,7 +168,7 @@ def test_other_limits_change_verdicts_and_what_they_would_have_earned(records):
     sums = total(changed)
     assert sums["difference_pct"] == sum(each.difference for each in settled)
     same = Limits().model_dump(include={"max_trade_risk_pct"})
-    assert not any(changed_verdict(r, same, kept[r.symbol]) for r in records)
+    assert not any(changed_verdict(r, STRATEGY, same, kept[r.symbol]) for r in records)
 
 
 class Down:
@@ -192,7 +196,7 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
     record = next(r for r in records if r.snapshot.position.side == "flat" and r.inputs.state is None)
     record = record.model_copy(update={"decider": "llm:single", "trigger": "schedule"})
     history, prompt = histories()[record.symbol], load_prompt("single", "v001")
-    question = remake_question(record, history.market(record.inputs.terms.thresholds, 0))
+    question = remake_question(record, STRATEGY, history.market(STRATEGY.thresholds, 0))
     values = (None if v is None else v + 0.02 * (i % 3) for i, v in enumerate(vector(question.snapshot).values))
     moved = list(values)
     moved[SIDE] = vector(question.snapshot).values[SIDE]
@@ -211,5 +215,5 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
     )
     [decided] = asyncio.run(standing.decide([question]))
     assert decided.rung in (rung, "rules")
-    [result] = replay([remake(record, question, decided)])
+    [result] = replay([remake(record, STRATEGY, question, decided)])
     assert (result.lacks, result.differences) == ("", ())

@@ -16,7 +16,8 @@ from tasks.core.decision.single import decided_from
 from tasks.core.errors import InputError
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import DECISION, Answer, Decision, ModelCall, OpenLong, hold
-from tasks.core.types.snapshot import Question, Snapshot
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Snapshot
 
 HOLD_SHARE = 0.5  # of random decisions; the rest is shared equally by the other actions on offer
 _ENTRY: dict[str, object] = {"size_pct": rules.SIZE_PCT, "stop_atr": rules.STOP_ATR, "tp_atr": rules.TP_ATR}

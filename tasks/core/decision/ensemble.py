@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tasks.core.decision.prompt import Prompt
 from tasks.core.ports import Decider
 from tasks.core.types.decision import ENTRIES, Answer, Decision, hold
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 
 
 class Said(NamedTuple):

@@ -17,7 +17,8 @@ from tasks.core.decision.cache import DecisionCache, nearest, prompts_of
 from tasks.core.ports import Decider
 from tasks.core.types.base import Dto
 from tasks.core.types.decision import ENTRIES, MAY_AS_FALLBACK, Answer, Decision, hold
-from tasks.core.types.snapshot import Question, Snapshot
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Snapshot
 
 CACHED, RULED = Decimal("0.8"), Decimal("0.3")
 

@@ -5,7 +5,10 @@ another choice of numbers is another spec, and vectors of different specs are no
 """
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import datetime
+from decimal import Decimal
+from math import inf
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ from tasks.core.types.base import Dto
 from tasks.core.types.snapshot import Memory, Past, Snapshot
 
 SPEC = "v1"
+LAST, COMPARED, JUDGED = 5, 2000, 1000  # decisions remembered, compared with, trades judged by
 SIDES: dict[Any, int] = {"flat": 0, "long": 1, "short": -1}
 _RSI, _Z, _PCTILE, _ATR = (50, 20), (0, 2), (50, 30), (0, 5)
 COMPONENTS: dict[str, tuple[float, float]] = {
@@ -66,10 +70,57 @@ def distances(here: Vector, others: Sequence[Vector]) -> npt.NDArray[np.float64]
     return np.where(2 * count >= len(here.values), np.sqrt(mean), np.inf)
 
 
+class Earlier(NamedTuple):
+    """One earlier decision, and the R of its trade where that was closed at the time of asking."""
+
+    as_of: datetime
+    action: str
+    confidence: float
+    reasons: tuple[str, ...]
+    vector: Vector
+    r_multiple: float | None = None
+
+
+class Remembered(NamedTuple):
+    """What may be remembered at one moment, newest first: the last decisions, those whose trade has ended since, and
+    how the decider has done."""
+
+    recent: Sequence[Earlier] = ()
+    settled: Sequence[Earlier] = ()
+    done: Performance = Performance()
+
+    def at(self, snapshot: Snapshot) -> Memory:
+        """Return the memory a decider has at `snapshot`: the last decisions, and the settled ones nearest to it."""
+        far = distances(vector(snapshot), [one.vector for one in self.settled])
+        near = [i for i in far.argsort(kind="stable")[:LAST] if far[i] != inf]
+        return Memory(
+            recent=tuple(map(past, self.recent[:LAST])),
+            similar=tuple(past(self.settled[i], round(float(far[i]), 4)) for i in near),
+            decider_trades=self.done.trades, decider_win_rate=self.done.win_rate, decider_mean_r=self.done.mean_r,
+        )  # fmt: skip
+
+
+def past(one: Earlier, distance: float | None = None) -> Past:
+    """Return an earlier decision as it is told."""
+    return Past(
+        as_of=one.as_of, action=one.action, confidence=one.confidence, reasons=one.reasons, r_multiple=one.r_multiple,
+        distance=distance,
+    )  # fmt: skip
+
+
+def performance(results: Sequence[tuple[Decimal, Decimal | None]]) -> Performance:
+    """Return how a decider did over closed trades, given as (PnL in quote, R or None)."""
+    rs = [float(r) for _, r in results if r is not None]
+    return Performance(
+        trades=len(results), win_rate=sum(pnl > 0 for pnl, _ in results) / len(results) if results else None,
+        mean_r=sum(rs) / len(rs) if rs else None,
+    )  # fmt: skip
+
+
 def memory_text(memory: Memory, max_bytes: int) -> str:
     """Write the most telling lines of `memory` that fit: how it went so far, similar moments, the last decisions."""
     lines = [f"so far {memory.decider_trades} trades" + _rates(memory)] if memory.decider_trades else []
-    lines += [f"similar {_line(past)}" for past in memory.similar] + [f"last {_line(past)}" for past in memory.recent]
+    lines += [f"similar {_line(one)}" for one in memory.similar] + [f"last {_line(one)}" for one in memory.recent]
     kept = ""
     for line in lines:
         longer = f"{kept}\n{line}" if kept else line
@@ -84,7 +135,7 @@ def _rates(memory: Memory) -> str:
     return win + ("" if memory.decider_mean_r is None else f", mean {memory.decider_mean_r:+.2f}R")
 
 
-def _line(past: Past) -> str:
-    said = f"{past.as_of:%Y-%m-%d %H:%M} {past.action} {past.confidence:.2f} {', '.join(past.reasons)}".rstrip()
-    became = "" if past.r_multiple is None else f" -> {past.r_multiple:+.2f}R"
-    return said + became + ("" if past.distance is None else f" (distance {past.distance:.2f})")
+def _line(one: Past) -> str:
+    said = f"{one.as_of:%Y-%m-%d %H:%M} {one.action} {one.confidence:.2f} {', '.join(one.reasons)}".rstrip()
+    became = "" if one.r_multiple is None else f" -> {one.r_multiple:+.2f}R"
+    return said + became + ("" if one.distance is None else f" (distance {one.distance:.2f})")

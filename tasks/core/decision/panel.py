@@ -20,7 +20,8 @@ from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.roles import Analysis, Consensus, Proposal, Review
 from tasks.core.ports import Model
 from tasks.core.types.decision import Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, hold
-from tasks.core.types.snapshot import Question, Snapshot
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Snapshot
 
 GRACE_S = 0.1  # how long those who are late may take to clean up
 SAID_CHARS = 240

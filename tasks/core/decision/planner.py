@@ -22,7 +22,8 @@ from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Answer, ModelCall, ToolCall
 from tasks.core.types.limits import ToolLimits
-from tasks.core.types.snapshot import Question, Snapshot, TimeframeView
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Snapshot, TimeframeView
 
 PLANNER_VARIABLES = VARIABLES | {"tools", "rounds", "calls"}
 DECISION_VARIABLES = VARIABLES | {"state", "answers"}

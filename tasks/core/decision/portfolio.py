@@ -22,7 +22,8 @@ from tasks.core.decision.single import decided_as, variables_of
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import DECISION, Answer, ModelCall, hold
-from tasks.core.types.snapshot import Question, Snapshot
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Snapshot
 
 VARIABLES = frozenset({"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments"})
 ZERO, HUNDRED = Decimal(0), Decimal(100)

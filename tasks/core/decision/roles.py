@@ -20,7 +20,8 @@ from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import OpenLong, OpenShort
-from tasks.core.types.snapshot import News, Question, RoleInput, Snapshot, TimeframeView
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import News, RoleInput, Snapshot, TimeframeView
 
 VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes", "proposal"}
 VOTES_NEEDED, LEAST_CONFIDENCE = 2, Decimal("0.5")
@@ -177,9 +178,9 @@ def told(question: Question, encode: Callable[[Snapshot], str]) -> dict[str, str
         "price": f"last={last_price(question.snapshot) or '-'} {_pairs(_view(question, '15m'), ('atr', 'rsi'))} (15m)",
         "indicators": "\n".join(indicators) or "none known",
         "book": "\n".join([f"{_pairs(question.snapshot.orderbook)} volume_24h={volume}", *flow, f"5m closes {closes}"]),
-        "news": fenced(known_news(question)),
+        "news": "unknown" if question.news is None else fenced(known_news(question)),
     }
-    return variables_of(question.snapshot, encode) | about | {"votes": "none", "proposal": "none"}
+    return variables_of(question.snapshot, encode, question.memory) | about | {"votes": "none", "proposal": "none"}
 
 
 def _pairs(view: Dto, names: Iterable[str] = ()) -> str:

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Answer, CloseAll, Decision, OpenLong, OpenShort, hold
-from tasks.core.types.snapshot import Question, Snapshot
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Snapshot
 
 SIZE_PCT, STOP_ATR, TP_ATR = Decimal(20), Decimal("1.5"), Decimal(3)
 CONFIDENCE = Decimal("0.6")

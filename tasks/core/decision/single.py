@@ -8,7 +8,8 @@ from tasks.core.decision.memory import memory_text
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.ports import Model
 from tasks.core.types.decision import Answer, Decision, ModelCall, hold
-from tasks.core.types.snapshot import Memory, Question, Snapshot
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Memory, Snapshot
 
 MEMORY_BYTES = 600
 VARIABLES = frozenset(
@@ -47,7 +48,7 @@ def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str], memory: 
         "max_trade_risk_pct": f"{limits.max_trade_risk_pct:g}",
         "max_total_risk_pct": f"{limits.max_total_risk_pct:g}",
         "snapshot": encode(snapshot),
-        "memory": (memory_text(memory, MEMORY_BYTES) if memory else "") or "none",
+        "memory": "unknown" if memory is None else memory_text(memory, MEMORY_BYTES) or "none",
     }
 
 

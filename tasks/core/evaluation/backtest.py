@@ -13,7 +13,7 @@ import asyncio
 import gc
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -22,23 +22,23 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.core.evaluation.desk import Desk, Entry
-from tasks.core.evaluation.lines import LineWriter
-from tasks.core.evaluation.plan import FundingRate, Plan, Result
+from tasks.core.evaluation.plan import FundingRate, Result, World
 from tasks.core.evaluation.tape import STEP
-from tasks.core.market import orderbook, position_events
+from tasks.core.market import position_events
 from tasks.core.market.snapshot import Market, bar_closes
 from tasks.core.ports import Decider
-from tasks.core.trading import guard
-from tasks.core.trading import orders as order_plan
-from tasks.core.trading.question import make_question, realized_today_pct
+from tasks.core.trading import ledger
+from tasks.core.trading.judge import judged, status_of
+from tasks.core.trading.question import question
 from tasks.core.types.decision import ENTRIES, Answer, Pause
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
-from tasks.core.types.record import CycleRecord, CycleStatus, Inputs, Reason, Terms
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question, Reason
+from tasks.core.types.record import CycleRecord, Inputs
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
-__all__ = ["Backtest", "FundingRate", "Plan", "Result"]
+__all__ = ["Backtest", "FundingRate", "Result", "World"]
 
 BREATH = 32  # decision bars between which the event loop gets a turn, and with it Ctrl-C
 
@@ -50,7 +50,6 @@ class Asked(NamedTuple):
     account: AccountState
     question: Question
     inputs: Inputs
-    reasons: tuple[Reason, ...]
 
 
 class Backtest(Desk):
@@ -61,16 +60,16 @@ class Backtest(Desk):
         self,
         markets: Mapping[str, Market],
         decider: Decider,
-        plan: Plan,
+        strategy: Strategy,
+        world: World = World(),  # noqa: B008  (frozen)
         on_record: Callable[[CycleRecord], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
         on_line: Callable[[bytes], None] | None = None,
     ) -> None:
-        super().__init__(markets, plan)
+        super().__init__(markets, strategy, world)
         self.decider, self.on_record, self.progress, self.on_line = decider, on_record, progress, on_line
         self.names = tuple(self.symbols)
-        self.terms = Terms(symbols=self.names, limits=plan.limits, costs=plan.costs, thresholds=plan.thresholds)
-        self.line = LineWriter()
+        self.strategy_id = strategy.sha256
         self.hash = hashlib.sha256()
         self.by_action: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
@@ -115,8 +114,8 @@ class Backtest(Desk):
         if not (reasons or lost) or np.isnan(state.tape.marks[k]):
             return None
         as_of, account = self.grid.closes_at(k), self.account(symbol, k)
-        daily = realized_today_pct(account, as_of)
-        drawdown = position_events.drawdown(symbol, daily, as_of, self.plan.thresholds)
+        daily = ledger.realized_today_pct(account.closed_trades, account.day_start_equity, as_of)
+        drawdown = position_events.drawdown(symbol, daily, as_of, self.strategy.thresholds)
         drawdown = [reason for reason in drawdown if reason.fingerprint not in state.said]
         if not (reasons or drawdown):
             return None
@@ -125,38 +124,37 @@ class Backtest(Desk):
         return self._asked(symbol, as_of, account, (*reasons, *bar_closes(symbol, as_of), *drawdown))
 
     def _asked(self, symbol: str, as_of: datetime, account: AccountState, reasons: tuple[Reason, ...]) -> Asked:
-        state = self.symbols[symbol]
-        book = orderbook.modelled(state.market.value("15m", "atr_pct", as_of), float(account.equity) / 5)
-        question = make_question(
-            state.market, as_of, account, self.plan.limits, self.plan.costs, self.names,
-            reasons=reasons, position=state.position, book=book, digest=state.digest,
+        state, news = self.symbols[symbol], self.world.news(as_of) if self.strategy.told.news else None
+        asked = question(
+            self.strategy, state.market, account, None, news, self.remembered(symbol), reasons, as_of,
+            position=state.position, digest=state.digest,
         )  # fmt: skip
-        inputs = Inputs(terms=self.terms, position=state.position, book=book, digest=state.digest)
-        return Asked(symbol, account, question, inputs, reasons)
+        inputs = Inputs(
+            strategy=self.strategy_id, position=state.position, digest=state.digest, news=news, memory=asked.memory
+        )
+        return Asked(symbol, account, asked, inputs)
 
-    def _act(self, asked: Asked, decided: Answer, k: int, account: AccountState) -> None:
-        """Guard one answer against the account as it is by now, carry it out and record it."""
+    def _act(self, asked: Asked, answer: Answer, k: int, account: AccountState) -> None:
+        """Judge one answer against the account as it is by now, carry it out and record it."""
         as_of, inputs = asked.question.snapshot.as_of, asked.inputs
         if account != asked.account:
             inputs = inputs.model_copy(update={"state": asked.account})
-        verdict = guard.judge(
-            decided.decision, asked.question.snapshot, account, self.plan.limits, self.plan.costs,
-            symbols=self.names, now=as_of, fallback=decided.is_fallback,
-        )  # fmt: skip
-        cycle_id = order_plan.cycle_id(self.plan.strategy, asked.symbol, as_of)
-        intents = order_plan.plan(verdict, cycle_id, account, as_of, self.plan.limits)
-        self._count(decided, verdict, k, account, as_of)
+        judgement = judged(asked.question, answer, account, self.strategy, as_of)
+        cycle_id, verdict, intents = judgement
+        self._count(answer, verdict, k, account, as_of)
         first = len(self.engine.fills)
-        refusals = [refusal for intent in intents if (refusal := self._send_for(cycle_id, decided, intent, k))]
+        refusals = [refusal for intent in intents if (refusal := self._send_for(cycle_id, answer, intent, k))]
         if intents:
             self._look_ahead(asked.symbol, k)
         if isinstance(verdict.decision, Pause) and verdict.allowed:
             self.paused[asked.symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
+        if self.strategy.told.memory:
+            self.symbols[asked.symbol].remember(cycle_id, asked.question, answer)
         self._keep(CycleRecord(
-            cycle_id=cycle_id, strategy=self.plan.strategy, symbol=asked.symbol, as_of=as_of, trigger="backtest",
-            decider=self.decider.name, status=_status(verdict, intents, refusals), reasons=asked.reasons,
-            snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True, state=account,
-            inputs=inputs, decided=decided, verdict=verdict, intents=intents,
+            cycle_id=cycle_id, strategy=self.strategy.name, symbol=asked.symbol, as_of=as_of, trigger="backtest",
+            decider=self.decider.name, status=status_of(judgement, refusals), reasons=asked.question.reasons,
+            snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True,
+            state=account, inputs=inputs, decided=answer, verdict=verdict, intents=intents,
             fills=tuple(self.engine.fills[first:]), error="; ".join(refusals),
         ))  # fmt: skip
 
@@ -167,7 +165,7 @@ class Backtest(Desk):
         if not verdict.allowed:
             self.rejected.update(code.value for code in verdict.codes)
         peak = account.peak_equity or account.equity
-        if self.halted_at is None and (peak - account.equity) * 100 >= self.plan.limits.drawdown_halt_pct * peak:
+        if self.halted_at is None and (peak - account.equity) * 100 >= self.strategy.limits.drawdown_halt_pct * peak:
             self.halted_at = as_of
 
     def _send_for(self, cycle_id: str, decided: Answer, intent: OrderIntent, k: int) -> str:
@@ -182,7 +180,7 @@ class Backtest(Desk):
         return refusal
 
     def _keep(self, record: CycleRecord) -> None:
-        line = self.line(record)
+        line = record.model_dump_json().encode() + b"\n"
         self.hash.update(line)
         if self.on_line:
             self.on_line(line)
@@ -206,7 +204,7 @@ class Backtest(Desk):
             fees=sum((each.fees for each in totals), Decimal(0)),
             cost_usd=self.cost_usd,
             funding_paid=-sum((each.funding for each in totals), Decimal(0)),
-            funding_unknown=tuple(symbol for symbol in self.names if symbol not in self.plan.funding),
+            funding_unknown=tuple(symbol for symbol in self.names if symbol not in self.world.funding),
             halted_at=self.halted_at,
         )
 
@@ -220,11 +218,3 @@ def _seldom_collected() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _status(verdict: Verdict, intents: Sequence[OrderIntent], refusals: Sequence[str]) -> CycleStatus:
-    if refusals:
-        return CycleStatus.FAILED
-    if intents:
-        return CycleStatus.EXECUTED
-    return CycleStatus.HELD if verdict.allowed else CycleStatus.DENIED

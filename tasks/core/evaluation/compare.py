@@ -30,6 +30,7 @@ from tasks.core.evaluation.comparison import (
     WindowRow,
 )
 from tasks.core.evaluation.statistics import Interval, Overfit
+from tasks.core.types.bars import floor_time
 from tasks.core.types.limits import Costs
 
 YEAR = float(np.sqrt(DAYS_PER_YEAR))
@@ -49,7 +50,7 @@ def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tu
 
 
 def _midnight(at: datetime) -> datetime:
-    return (at + timedelta(hours=12)).replace(hour=0, minute=0, second=0, microsecond=0)
+    return floor_time(at + timedelta(hours=12), "1d")
 
 
 def daily(equity: np.ndarray, closes_s: np.ndarray, cash: float) -> tuple[np.ndarray, np.ndarray]:

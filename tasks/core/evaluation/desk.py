@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.core.errors import LedgerMismatch
-from tasks.core.evaluation.plan import Plan
+from tasks.core.decision.memory import JUDGED, Remembered, performance
+from tasks.core.errors import InputError, LedgerMismatch
+from tasks.core.evaluation.plan import World
 from tasks.core.evaluation.symbol_state import SymbolState
 from tasks.core.evaluation.tape import STEP, make_grid
 from tasks.core.market import position_events
@@ -23,9 +24,10 @@ from tasks.core.trading import booking, facts, followups, ledger
 from tasks.core.trading.facts import Facts
 from tasks.core.trading.matching import MatchingEngine
 from tasks.core.trading.money import exact
-from tasks.core.types.orders import Fill, Instrument, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
 from tasks.core.types.record import Outcome
+from tasks.core.types.strategy import Strategy
 
 RECENT = 50  # closed trades the guard looks back on
 
@@ -41,16 +43,18 @@ class Entry(NamedTuple):
 class Desk:
     """Money and positions of one replay."""
 
-    def __init__(self, markets: Mapping[str, Market], plan: Plan) -> None:
-        self.plan = plan
-        self.grid = make_grid(markets, plan.start, plan.end)
-        self.symbols = {symbol: SymbolState(market, self.grid, plan) for symbol, market in sorted(markets.items())}
-        self.instruments = {s: plan.instruments.get(s, Instrument(symbol=s)) for s in self.symbols}
-        self.engine = MatchingEngine(plan.cash, self.instruments, plan.costs)
-        self.latency = timedelta(seconds=plan.latency_s)
-        self.equity = np.full(self.grid.n, float(plan.cash))
+    def __init__(self, markets: Mapping[str, Market], strategy: Strategy, world: World) -> None:
+        self.strategy, self.world = strategy, world
+        self.grid = make_grid(markets, world.start, world.end)
+        self.symbols = {symbol: SymbolState(market, self.grid, world) for symbol, market in sorted(markets.items())}
+        if unknown := [symbol for symbol in self.symbols if symbol not in strategy.instruments]:
+            raise InputError(f"{unknown[0]}: the strategy has no instrument for it; name its terms with --instruments")
+        self.instruments = {symbol: strategy.instruments[symbol] for symbol in self.symbols}
+        self.engine = MatchingEngine(strategy.capital, self.instruments, strategy.costs)
+        self.latency = timedelta(seconds=world.latency_s)
+        self.equity = np.full(self.grid.n, float(strategy.capital))
         self.filled_to = -1
-        self.peak = float(plan.cash)
+        self.peak = float(strategy.capital)
         self.entries: dict[str, Entry] = {}
         self.booked = 0
         self.losses: set[int] = set()  # bars to come, or this one, on which a position was closed at a loss
@@ -85,7 +89,7 @@ class Desk:
     def _position_ahead(self, state: SymbolState, position: Position, k: int) -> None:
         until = self.grid.closes_at(self.grid.n - 1 if state.touch is None else state.touch)
         closes = state.tape.closes_from(position.opened_at)
-        for reason in position_events.reasons_at(position, closes, until, self.plan.thresholds):
+        for reason in position_events.reasons_at(position, closes, until, self.strategy.thresholds):
             bar = self.grid.index(int(reason.as_of.timestamp()))
             if bar >= k and reason.fingerprint not in state.said:
                 state.ahead.setdefault(bar, []).append(reason)
@@ -148,7 +152,7 @@ class Desk:
             return booking.add_protection(position, entry.intent) if entry and fill.reason == "entry" else position
         if entry is None:
             raise LedgerMismatch(f"fill {fill.fill_id} ({fill.reason}) on {fill.symbol} is of no entry of this replay")
-        position = ledger.open_position(entry.intent, [fill], self.plan.strategy, entry.cycle_id)
+        position = ledger.open_position(entry.intent, [fill], self.strategy.name, entry.cycle_id)
         return position.model_copy(update={"followups": entry.followups})
 
     def _close(self, state: SymbolState, outcome: Outcome, bar: int) -> None:
@@ -157,13 +161,12 @@ class Desk:
             self.losses.add(bar)
         self.outcomes.append(outcome)
         self.net_rs.append(facts.net_r(outcome))
-        state.outcomes.append(outcome)
+        state.settle(outcome)
         self.closed.append(
             ClosedTrade(
                 closed_at=outcome.closed_at, pnl=outcome.pnl, symbol=outcome.symbol, r_multiple=outcome.r_multiple
             )
         )
-        state.digest = ledger.digest_of(state.outcomes)
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
         """Carry out what `protect` would at this close; what is refused is due again."""
@@ -223,9 +226,16 @@ class Desk:
             **self._facts(symbol, as_of),
         )
 
+    def remembered(self, symbol: str) -> Remembered | None:
+        """Return what may be remembered by now; None where the strategy is not told."""
+        if not self.strategy.told.memory:
+            return None
+        lately = self.outcomes[: -JUDGED - 1 : -1]
+        return self.symbols[symbol].remembered(performance([(each.pnl, each.r_multiple) for each in lately]))
+
     def _facts(self, symbol: str, as_of: datetime) -> Facts:
         """Work out what `facts.facts` does, each part only when something changed; see there."""
-        limits = self.plan.limits
+        limits = self.strategy.limits
         since = as_of - timedelta(minutes=limits.liquidation_cooldown_min)
         if self.kelly[0] != len(self.outcomes):
             known = [r for r in self.net_rs if r is not None]

@@ -15,7 +15,8 @@ from tasks.core.evaluation.words import CODES, STATUSES
 from tasks.core.types.decision import Answer, Decision, ModelCall, OpenLong, OpenShort, ToolCall
 from tasks.core.types.orders import Fill, Order, OrderIntent, PositionSide
 from tasks.core.types.portfolio import HeldPosition
-from tasks.core.types.record import CycleRecord, DataFailure, Outcome, Reason
+from tasks.core.types.question import Reason
+from tasks.core.types.record import CycleRecord, DataFailure, Outcome
 from tasks.core.types.snapshot import Confluence, PositionView, RiskView, Snapshot
 from tasks.core.types.verdict import Check, Verdict
 

@@ -13,7 +13,7 @@ from tasks.core.market.features import ema, rolling_mean
 from tasks.core.market.market import Market
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
-from tasks.core.types.record import Inputs
+from tasks.core.types.strategy import Strategy
 
 _EMAS = {"ema50": 50, "ema200": 200}
 
@@ -69,21 +69,21 @@ class History:
             )
         return self._markets[key]
 
-    def seen(self, inputs: Inputs, as_of: datetime) -> Market:
+    def seen(self, strategy: Strategy, known_at: datetime | None, as_of: datetime) -> Market:
         """Return the market as a live cycle saw it: its last bars, those stored by then."""
         frames = {}
         for tf, frame in self.frames.items():
             bars = frame
-            if inputs.known_at is not None and tf in self.recorded:
-                bars = frame[self.recorded[tf] <= inputs.known_at.timestamp()]
-            frames[tf] = closed_by(bars, tf, as_of).tail(inputs.terms.history_bars)
-        return Market(self.symbol, frames, inputs.terms.thresholds)
+            if known_at is not None and tf in self.recorded:
+                bars = frame[self.recorded[tf] <= known_at.timestamp()]
+            frames[tf] = closed_by(bars, tf, as_of).tail(strategy.history_bars)
+        return Market(self.symbol, frames, strategy.thresholds)
 
-    def has_later(self, inputs: Inputs, as_of: datetime) -> bool:
+    def has_later(self, strategy: Strategy, known_at: datetime | None, as_of: datetime) -> bool:
         """Say whether a bar among the last ones was stored only after the cycle had read them."""
-        if inputs.known_at is None:
+        if known_at is None:
             return False
-        known, limit = inputs.known_at.timestamp(), inputs.terms.history_bars
+        known, limit = known_at.timestamp(), strategy.history_bars
         for tf, recorded in self.recorded.items():
             end = int(np.searchsorted(self._closes[tf], as_of.timestamp(), side="right"))
             part = recorded[max(0, end - limit) : end]

@@ -1,5 +1,6 @@
-"""What a replay is given and what it gives back."""
+"""What a replay is given besides its strategy, and what it gives back."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ from tasks.core.errors import InputError
 from tasks.core.evaluation import metrics
 from tasks.core.evaluation.tape import STEP, Grid
 from tasks.core.market.calendar import CalendarEvent
-from tasks.core.types.limits import Costs, EventThresholds, Limits
-from tasks.core.types.orders import Instrument
 from tasks.core.types.record import Outcome
+from tasks.core.types.snapshot import Headline, News
+
+HEADLINES = 20  # the newest that are told, as many as a live fetch keeps
 
 
 class FundingRate(NamedTuple):
@@ -26,28 +28,30 @@ class FundingRate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is replayed: the strategy's name, its money, limits and costs, and the window.
+class World:
+    """The window of a replay, and what the world says in it besides candles.
 
     latency_s: from a decision's close to its orders' arrival, less than a bar. funding: rates by symbol; those of a
-    symbol that is missing are unknown.
+    symbol that is missing are unknown. headlines: oldest first, each with its time; None: news are unknown.
     """
 
-    strategy: str = "default"
-    cash: Decimal = Decimal(10_000)
-    limits: Limits = field(default_factory=Limits)
-    costs: Costs = field(default_factory=Costs)
-    thresholds: EventThresholds = field(default_factory=EventThresholds)
-    instruments: Mapping[str, Instrument] = field(default_factory=dict)
-    calendar: tuple[CalendarEvent, ...] = ()
     start: datetime | None = None
     end: datetime | None = None
     latency_s: float = 0.0
+    calendar: tuple[CalendarEvent, ...] = ()
     funding: Mapping[str, Sequence[FundingRate]] = field(default_factory=dict)
+    headlines: tuple[Headline, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.latency_s < STEP:
             raise InputError(f"latency {self.latency_s:g} s: must be from 0 to less than {STEP}, one 5m bar")
+
+    def news(self, as_of: datetime) -> News | None:
+        """Return the newest headlines that were out at as_of, newest first; None where there is no file of them."""
+        if self.headlines is None:
+            return None
+        out = bisect_right(self.headlines, as_of, key=lambda headline: headline.published_at or as_of)
+        return News(headlines=self.headlines[max(0, out - HEADLINES) : out][::-1])
 
 
 @dataclass

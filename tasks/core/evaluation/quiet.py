@@ -13,22 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.core.evaluation.counterfactual import HORIZON_BARS, score
-from tasks.core.evaluation.plan import Plan
-from tasks.core.market import orderbook
+from tasks.core.evaluation.plan import World
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import sample_reason, sampled
 from tasks.core.market.market import bar_closes
 from tasks.core.market.snapshot import Market
 from tasks.core.ports import Decider
-from tasks.core.trading import guard
 from tasks.core.trading import orders as order_plan
+from tasks.core.trading.judge import judged
 from tasks.core.trading.money import exact
-from tasks.core.trading.question import make_question
+from tasks.core.trading.question import question
 from tasks.core.types.bars import duration
-from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState
-from tasks.core.types.record import Reason
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question, Reason
+from tasks.core.types.strategy import Strategy
 
 WARM_UP = timedelta(days=9)  # of the longest average that rules look at: 200 hours
 
@@ -60,15 +58,15 @@ def closes(market: Market, start: datetime, end: datetime) -> Closes:
 
 
 async def sample(
-    market: Market, decider: Decider, plan: Plan, start: datetime, end: datetime, wanted: int
+    market: Market, decider: Decider, strategy: Strategy, world: World, start: datetime, end: datetime, wanted: int
 ) -> list[Sampled]:
     """Put about `wanted` quiet closes and as many event closes of the window to `decider`."""
     opens = market.bars["5m"].index
     start = max(start, opens[0].to_pydatetime() + WARM_UP)
     until = min(end, opens[-1].to_pydatetime() - HORIZON_BARS * duration("5m"))
-    found = closes(market, start, until)
+    found, named = closes(market, start, until), strategy.called("quiet", strategy.decider)
     return [
-        await _one(market, decider, plan, at, quiet=quiet)
+        await _one(market, decider, named, world, at, quiet=quiet)
         for quiet, seconds in ((True, found.quiet), (False, found.events))
         for at in _chosen(market.symbol, seconds, wanted)
     ]
@@ -81,28 +79,29 @@ def _chosen(symbol: str, seconds: np.ndarray, wanted: int) -> Iterable[datetime]
 
 
 def flat_question(
-    market: Market, plan: Plan, at: datetime, reasons: tuple[Reason, ...] = ()
+    market: Market, strategy: Strategy, world: World, at: datetime, reasons: tuple[Reason, ...] = ()
 ) -> tuple[AccountState, Question]:
-    """Return what a decider is told at a close when the account is flat, and that account."""
+    """Return what a decider is asked at a close when the account is flat, and that account; it remembers nothing."""
     price = market.value("5m", "close", at)
-    instrument = plan.instruments.get(market.symbol, Instrument(symbol=market.symbol))
     last = None if price is None else exact(price)
-    state = AccountState(equity=plan.cash, instrument=instrument, last_price=last)
-    book = orderbook.modelled(market.value("15m", "atr_pct", at), float(plan.cash) / 5)
+    state = AccountState(
+        equity=strategy.capital, instrument=strategy.instruments[market.symbol], last_price=last
+    )  # fmt: skip
     reasons = (*reasons, *bar_closes(market.symbol, at))
-    return state, make_question(market, at, state, plan.limits, plan.costs, reasons=reasons, book=book)
+    news = world.news(at) if strategy.told.news else None
+    return state, question(strategy, market, state, None, news, None, reasons, at)
 
 
-async def _one(market: Market, decider: Decider, plan: Plan, at: datetime, quiet: bool) -> Sampled:
-    cycle_id = order_plan.cycle_id("quiet", market.symbol, at)
+async def _one(
+    market: Market, decider: Decider, strategy: Strategy, world: World, at: datetime, quiet: bool
+) -> Sampled:
+    cycle_id = order_plan.cycle_id(strategy.name, market.symbol, at)
     fired = market.reasons(at - duration("5m"), at)
-    state, question = flat_question(market, plan, at, fired or (sample_reason(market.symbol, cycle_id, at, 1.0),))
-    [decided] = await decider.decide([question])
-    verdict = guard.judge(decided.decision, question.snapshot, state, plan.limits, plan.costs, now=at)
-    intents = order_plan.plan(verdict, cycle_id, state, at, plan.limits)
+    reasons = fired or (sample_reason(market.symbol, cycle_id, at, 1.0),)
+    state, asked = flat_question(market, strategy, world, at, reasons)
+    [answer] = await decider.decide([asked])
+    intents = judged(asked, answer, state, strategy, at).intents
     later = market.bars["5m"].loc[at : at + HORIZON_BARS * duration("5m")]
-    found = score(state, market.symbol, intents, later, plan.costs) if intents else None
+    found = score(state, market.symbol, intents, later, strategy.costs) if intents else None
     earned = Decimal(0) if found is None else found.return_pct
-    return Sampled(
-        market.symbol, int(at.timestamp()), quiet, decided.decision.action, float(earned), len(decided.calls)
-    )
+    return Sampled(market.symbol, int(at.timestamp()), quiet, answer.decision.action, float(earned), len(answer.calls))

@@ -6,6 +6,7 @@ then counts: candles stored later, to fill a gap, are left out, and of a revised
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -13,21 +14,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tasks.core.errors import InputError
 from tasks.core.evaluation.history import History
 from tasks.core.evaluation.rerun import NotReplayable, PromptOf, redecide
 from tasks.core.market.events import RULES
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
-from tasks.core.trading import guard, orders
-from tasks.core.trading.question import make_question
+from tasks.core.trading.judge import judged
+from tasks.core.trading.question import question
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import Answer
 from tasks.core.types.limits import EventThresholds
-from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
+from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord, Inputs
-from tasks.core.types.snapshot import Question, Snapshot
-from tasks.core.types.verdict import Verdict
+from tasks.core.types.strategy import Strategy
 
 MADE = ("snapshot", "role_inputs", "decided", "verdict", "intents")
 MARKET_RULES = frozenset(name for name, *_ in RULES)
@@ -55,20 +56,45 @@ class Replayed(Dto):
 
 @dataclass(frozen=True)
 class Replayer:
-    """Replays records; `history` gives a symbol's candles at a venue, "" for candle files."""
+    """Replays records; `history` gives a symbol's candles at a venue, "" for candle files; `strategies` what is kept
+    under a hash, and raises InputError where nothing is."""
 
     history: Callable[[str, str], History]
+    strategies: Callable[[str], Strategy]
     prompt_of: PromptOf
     plain: Callable[[str], Decider]
+
+    def strategy(self, record: CycleRecord) -> Strategy:
+        """Return the strategy in force when the cycle ran."""
+        kept = inputs_of(record).strategy
+        try:
+            found = kept if isinstance(kept, Strategy) else self.strategies(kept)
+        except InputError as e:
+            raise NotReplayable(f"its strategy: {e}") from e
+        return found.called(record.strategy, record.decider)
+
+    def questions(self, records: Iterable[CycleRecord]) -> Iterator[tuple[CycleRecord, ...]]:
+        """Yield records by question, oldest first: each alone, those of one portfolio call together, in its order."""
+        for _, at_one_close in groupby(records, key=lambda record: record.as_of):
+            together: dict[str, list[CycleRecord]] = {}
+            for record in at_one_close:
+                if record.decider == "llm:portfolio" and not lacks(record):
+                    together.setdefault(record.strategy, []).append(record)
+                else:
+                    yield (record,)
+            for asked in together.values():
+                order = self.strategy(asked[0]).symbols
+                yield tuple(sorted(asked, key=lambda each: order.index(each.symbol)))
 
     def read_ahead(self, records: Iterable[CycleRecord]) -> None:
         """Read the markets at the records' times together, a tenth of the work."""
         closes: dict[tuple[str, str, EventThresholds, int], set[int]] = {}
         for record in records:
-            if not lacks(record):
-                terms = inputs_of(record).terms
-                key = (terms.venue, record.symbol, terms.thresholds, terms.history_bars)
-                closes.setdefault(key, set()).add(int(record.as_of.timestamp()))
+            with suppress(NotReplayable):  # it is named when its turn comes
+                strategy = self.strategy(record)
+                if not lacks(record):
+                    key = (strategy.venue, record.symbol, strategy.thresholds, strategy.history_bars)
+                    closes.setdefault(key, set()).add(int(record.as_of.timestamp()))
         for (venue, symbol, thresholds, limit), at in closes.items():
             self.history(venue, symbol).market(thresholds, limit).read_ahead(np.array(sorted(at)))
 
@@ -86,30 +112,44 @@ class Replayer:
 
     async def _exactly(self, records: Sequence[CycleRecord], first: list[Replayed]) -> list[Replayed]:
         """Replay from the very bars that were seen; where those are all of history, the first result stands."""
-        windowed = all(record.inputs and record.inputs.terms.history_bars for record in records)
+        windowed = all(self.strategy(record).history_bars for record in records)
         return await self._again(records, exact=True) if windowed else first
 
     def _needs_window(self, record: CycleRecord) -> bool:
-        return self._history(record).has_later(inputs_of(record), record.as_of)
+        strategy = self.strategy(record)
+        history = self.history(strategy.venue, record.symbol)
+        return history.has_later(strategy, inputs_of(record).known_at, record.as_of)
 
-    def _history(self, record: CycleRecord) -> History:
-        return self.history(inputs_of(record).terms.venue, record.symbol)
+    async def answers(self, records: Sequence[CycleRecord]) -> list[Answer]:
+        """Return what the deciders of one question's records answer once more; raises InputError saying what lacks."""
+        try:
+            if missing := next((text for text in map(lacks, records) if text), ""):
+                raise NotReplayable(missing)
+            return [made.decided for _, made in await self._made(records, exact=True) if made.decided is not None]
+        except NotReplayable as e:
+            raise InputError(f"cycle {records[0].cycle_id} lacks {e}") from e
 
     async def _again(self, records: Sequence[CycleRecord], exact: bool) -> list[Replayed]:
-        markets = [self._market(record, exact) for record in records]
-        questions = [remake_question(record, market) for record, market in zip(records, markets, strict=True)]
-        answers = await redecide(records, questions, self.prompt_of, self.plain)
-        found = []
-        for record, market, question, decided in zip(records, markets, questions, answers, strict=True):
-            again = remake(record, question, decided)
-            found.append(_result(record, (*_lost_reasons(record, market), *differences(record, again))))
-        return found
+        return [
+            _result(record, (*_lost_reasons(record, market), *differences(record, made)))
+            for record, (market, made) in zip(records, await self._made(records, exact), strict=True)
+        ]
 
-    def _market(self, record: CycleRecord, exact: bool) -> Market:
-        inputs, history = inputs_of(record), self._history(record)
+    async def _made(self, records: Sequence[CycleRecord], exact: bool) -> list[tuple[Market, CycleRecord]]:
+        """Make each record once more: its question, what the decider answers to that, and what becomes of it."""
+        strategies = [self.strategy(record) for record in records]
+        pairs = list(zip(records, strategies, strict=True))
+        markets = [self._market(record, strategy, exact) for record, strategy in pairs]
+        asked = [remake_question(*pair, market) for pair, market in zip(pairs, markets, strict=True)]
+        answers = await redecide(records, asked, strategies[0], self.prompt_of, self.plain)
+        made = [remake(*each) for each in zip(records, strategies, asked, answers, strict=True)]
+        return list(zip(markets, made, strict=True))
+
+    def _market(self, record: CycleRecord, strategy: Strategy, exact: bool) -> Market:
+        history = self.history(strategy.venue, record.symbol)
         if exact:
-            return history.seen(inputs, record.as_of)
-        return history.market(inputs.terms.thresholds, inputs.terms.history_bars)
+            return history.seen(strategy, inputs_of(record).known_at, record.as_of)
+        return history.market(strategy.thresholds, strategy.history_bars)
 
 
 def _result(record: CycleRecord, found: tuple[Difference, ...] = (), lacks: str = "") -> Replayed:
@@ -139,33 +179,21 @@ def state_of(record: CycleRecord) -> AccountState:
     return record.state
 
 
-def remake_question(record: CycleRecord, market: Market) -> Question:
+def remake_question(record: CycleRecord, strategy: Strategy, market: Market) -> Question:
     """Build what the decider was handed."""
     given = inputs_of(record)
-    terms = given.terms
-    question = make_question(
-        market, record.as_of, given.state or state_of(record), terms.limits, terms.costs, terms.symbols,
-        reasons=record.reasons, position=given.position, book=given.book, digest=given.digest,
+    return question(
+        strategy, market, given.state or state_of(record), given.book, given.news, given.memory, record.reasons,
+        record.as_of, position=given.position, digest=given.digest,
     )  # fmt: skip
-    return question.model_copy(update={"news": given.news, "memory": given.memory})
 
 
-def rejudge(record: CycleRecord, snapshot: Snapshot, decided: Answer) -> tuple[Verdict, tuple[OrderIntent, ...]]:
-    """Guard the decision, and plan its orders, as the cycle did."""
-    given, state = inputs_of(record), state_of(record)
-    terms = given.terms
-    verdict = guard.judge(
-        decided.decision, snapshot, state, terms.limits, terms.costs,
-        symbols=terms.symbols, now=given.judged_at or record.as_of, fallback=decided.is_fallback,
-    )  # fmt: skip
-    return verdict, orders.plan(verdict, record.cycle_id, state, record.as_of, terms.limits)
-
-
-def remake(record: CycleRecord, question: Question, decided: Answer) -> CycleRecord:
+def remake(record: CycleRecord, strategy: Strategy, asked: Question, answer: Answer) -> CycleRecord:
     """Put together the record as it comes out now."""
-    verdict, intents = rejudge(record, question.snapshot, decided)
+    now = inputs_of(record).judged_at or record.as_of
+    _, verdict, intents = judged(asked, answer, state_of(record), strategy, now)
     made = {
-        "snapshot": question.snapshot, "role_inputs": question.role_inputs, "decided": decided, "verdict": verdict,
+        "snapshot": asked.snapshot, "role_inputs": asked.role_inputs, "decided": answer, "verdict": verdict,
         "intents": intents,
     }  # fmt: skip
     return record.model_copy(update=made)
@@ -207,17 +235,3 @@ _NONE = object()
 
 def _text(value: Any) -> str:
     return "-" if value is _NONE else str(value)[:400]
-
-
-def questions(records: Iterable[CycleRecord]) -> Iterator[tuple[CycleRecord, ...]]:
-    """Yield records by question, oldest first: each alone, those of one portfolio call together, in its order."""
-    for _, at_one_close in groupby(records, key=lambda record: record.as_of):
-        together: dict[str, list[CycleRecord]] = {}
-        for record in at_one_close:
-            if record.decider == "llm:portfolio" and not lacks(record):
-                together.setdefault(record.strategy, []).append(record)
-            else:
-                yield (record,)
-        for asked in together.values():
-            order = inputs_of(asked[0]).terms.symbols
-            yield tuple(sorted(asked, key=lambda each: order.index(each.symbol)))

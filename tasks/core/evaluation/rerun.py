@@ -31,8 +31,9 @@ from tasks.core.market import lean
 from tasks.core.ports import Decider
 from tasks.core.types.decision import Answer, ModelCall, PromptRef, ToolCall
 from tasks.core.types.limits import Budget, ToolLimits, ToolRates
+from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
-from tasks.core.types.snapshot import Question
+from tasks.core.types.strategy import Strategy
 
 ROLES: dict[str, tuple[str, ...]] = {
     "llm:single": ("single",), "llm:portfolio": ("portfolio",), "llm:panel": tuple(REPLIES),
@@ -49,17 +50,20 @@ class NotReplayable(Exception):
 
 
 async def redecide(
-    records: Sequence[CycleRecord], questions: Sequence[Question], prompt_of: PromptOf, plain: Callable[[str], Decider]
-) -> list[Answer]:
+    records: Sequence[CycleRecord], questions: Sequence[Question], strategy: Strategy, prompt_of: PromptOf,
+    plain: Callable[[str], Decider],
+) -> list[Answer]:  # fmt: skip
     """Decide again; several records only where one call answered for all of them.
 
     plain: builds the deciders that ask no model. Raises NotReplayable saying what is missing.
     """
-    decider = decider_of(records, prompt_of, plain)
+    decider = decider_of(records, strategy, prompt_of, plain)
     again = [_as_observed(*each) for each in zip(await decider.decide(questions), records, strict=True)]
     if records[0].trigger != "backtest" or again == [record.decided for record in records]:
         return again
-    alone = getattr(decider_of(records, prompt_of, plain), "primary", decider)  # a comparison asks without a ladder
+    alone = getattr(
+        decider_of(records, strategy, prompt_of, plain), "primary", decider
+    )  # a comparison asks without a ladder
     return [_as_observed(*each) for each in zip(await alone.decide(questions), records, strict=True)]
 
 
@@ -75,7 +79,9 @@ def _as_observed(new: Answer, record: CycleRecord) -> Answer:
     return new.model_copy(update={"latency_ms": old.latency_ms, "tool_calls": tuple(tools)})
 
 
-def decider_of(records: Sequence[CycleRecord], prompt_of: PromptOf, plain: Callable[[str], Decider]) -> Decider:
+def decider_of(
+    records: Sequence[CycleRecord], strategy: Strategy, prompt_of: PromptOf, plain: Callable[[str], Decider]
+) -> Decider:
     """Build the decider that decided `records`, on what it was answered then."""
     record = records[0]
     decided, name = record.decided, record.decider
@@ -93,10 +99,10 @@ def decider_of(records: Sequence[CycleRecord], prompt_of: PromptOf, plain: Calla
     prompts = {role: _prompt(role, decided, prompt_of) for role in ROLES[name]}
     terms = Terms(
         strategy=record.strategy, ttl=timedelta(days=1), max_distance=inf, breaker=Breaker(1, timedelta(days=1)),
-        may_open=record.inputs is not None and record.inputs.terms.limits.fallback_may_open,
+        may_open=strategy.limits.fallback_may_open,
         together=name == PortfolioDecider.name,
     )  # fmt: skip
-    primary = _primary(name, tape, prompts, record)
+    primary = _primary(name, tape, prompts, strategy)
     return Ladder(primary, RulesDecider(), Shelf(records), terms, lambda: record.as_of)
 
 
@@ -120,15 +126,14 @@ def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
     return prompt
 
 
-def _primary(name: str, tape: "Tape", prompts: dict[str, Prompt], record: CycleRecord) -> Decider:
+def _primary(name: str, tape: "Tape", prompts: dict[str, Prompt], strategy: Strategy) -> Decider:
     if name == "llm:single":
         return SingleDecider(tape, prompts["single"], lean.encode)
     if name == "llm:portfolio":
         return PortfolioDecider(tape, prompts["portfolio"], lean.encode)
     if name == "llm:panel":
         return PanelDecider(tape, prompts, lean.encode, ENDLESS_S, ENDLESS_S)
-    limits = record.inputs.terms.tools if record.inputs else None
-    rates = record.inputs.terms.tool_rates if record.inputs else None
+    limits, rates = strategy.tools, strategy.tool_rates
     if limits is None or rates is None:
         raise NotReplayable("what its tools were allowed")
     return ToolsDecider(

@@ -13,7 +13,7 @@ from datetime import datetime
 from tasks.core.errors import InputError
 from tasks.core.ports import Decider
 from tasks.core.types.decision import Answer
-from tasks.core.types.snapshot import Question
+from tasks.core.types.question import Question
 
 
 class Kept:

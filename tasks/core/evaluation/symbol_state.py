@@ -2,15 +2,20 @@
 
 from bisect import bisect_right
 from collections import deque
+from itertools import islice
 
 import numpy as np
 
-from tasks.core.evaluation.plan import Plan
+from tasks.core.decision.memory import COMPARED, LAST, Earlier, Performance, Remembered, vector
+from tasks.core.evaluation.plan import World
 from tasks.core.evaluation.tape import STEP, Grid, Tape
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.snapshot import Market
+from tasks.core.trading import ledger
+from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import Position
-from tasks.core.types.record import Outcome, Reason
+from tasks.core.types.question import Question, Reason
+from tasks.core.types.record import Outcome
 from tasks.core.types.snapshot import TradeDigest
 
 DIGESTED = 200  # outcomes of a symbol that its digest is made of
@@ -20,9 +25,9 @@ AHEAD = 512  # event closes whose moments are read at once
 class SymbolState:
     """One symbol of a replay."""
 
-    def __init__(self, market: Market, grid: Grid, plan: Plan) -> None:
+    def __init__(self, market: Market, grid: Grid, world: World) -> None:
         self.market, self.tape, self.grid = market, Tape(market, grid), grid
-        self.events = _events(market, grid, plan.calendar)
+        self.events = _events(market, grid, world.calendar)
         self.event_bars = sorted(self.events)
         self.position: Position | None = None
         self.ahead: dict[int, list[Reason]] = {}
@@ -30,7 +35,9 @@ class SymbolState:
         self.touch: int | None = None
         self.outcomes: deque[Outcome] = deque(maxlen=DIGESTED)
         self.digest = TradeDigest()
-        rates = ((grid.index_after(funding.at), funding.rate) for funding in plan.funding.get(market.symbol, ()))
+        self.made: dict[str, Earlier] = {}  # our decisions but those that nothing usable came of, by cycle
+        self.settled: list[Earlier] = []  # those whose trade has ended
+        rates = ((grid.index_after(funding.at), funding.rate) for funding in world.funding.get(market.symbol, ()))
         self.funding = {k: rate for k, rate in rates if 0 <= k < grid.n}
         self.funding_bars = sorted(self.funding)
         self.read_to = -1
@@ -49,6 +56,29 @@ class SymbolState:
     def reasons_at(self, k: int) -> list[Reason]:
         found = (*self.events.get(k, ()), *self.ahead.get(k, ()))
         return [reason for reason in found if reason.fingerprint not in self.said]
+
+    def remember(self, cycle_id: str, question: Question, answer: Answer) -> None:
+        """Keep a decision for the memory of later ones."""
+        if answer.rung != "hold":
+            said, snapshot = answer.decision, question.snapshot
+            earlier = Earlier(
+                snapshot.as_of, said.action, float(said.confidence), snapshot.reason_for_call, vector(snapshot)
+            )
+            self.made[cycle_id] = earlier
+
+    def remembered(self, done: Performance) -> Remembered:
+        """Return what the store would remember of a live strategy: all that is decided, and ended, by now."""
+        recent = tuple(islice(reversed(self.made.values()), LAST))
+        return Remembered(recent, self.settled[: -COMPARED - 1 : -1], done)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take note of a trade that has ended."""
+        self.outcomes.append(outcome)
+        if (opened := self.made.get(outcome.cycle_id)) is not None:
+            r = None if outcome.r_multiple is None else float(outcome.r_multiple)
+            self.made[outcome.cycle_id] = opened._replace(r_multiple=r)
+            self.settled.append(self.made[outcome.cycle_id])
+        self.digest = ledger.digest_of(self.outcomes)
 
     def read_ahead(self, k: int) -> None:
         """Have the market's moments of the coming events read together."""

@@ -10,14 +10,17 @@ from typing import Any
 
 from tasks.core.evaluation.counterfactual import HORIZON_BARS, score
 from tasks.core.evaluation.history import History
-from tasks.core.evaluation.replay import inputs_of, lacks, rejudge, state_of
-from tasks.core.trading.guard import allowed_actions
-from tasks.core.trading.question import risk_view
+from tasks.core.evaluation.replay import inputs_of, lacks, state_of
+from tasks.core.trading.judge import judged
+from tasks.core.trading.question import constraints, risk_view
 from tasks.core.types.bars import duration
 from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent
-from tasks.core.types.record import CycleRecord, Terms
+from tasks.core.types.question import Question
+from tasks.core.types.record import CycleRecord
 from tasks.core.types.snapshot import Snapshot
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
 
@@ -43,37 +46,31 @@ class ChangedVerdict(Dto):
         return f"{at} {self.symbol} {self.action:<10} {self.was} -> {self.would_be}{settled}"
 
 
-def changed_verdict(record: CycleRecord, limits: Mapping[str, Any], history: History) -> ChangedVerdict | None:
+def changed_verdict(
+    record: CycleRecord, strategy: Strategy, limits: Mapping[str, Any], history: History
+) -> ChangedVerdict | None:
     """Judge the record's decision under other limits; None where the orders would have been the same."""
     if lacks(record) or record.decided is None or record.snapshot is None or record.verdict is None:
         return None
-    given = inputs_of(record)
-    terms = given.terms.model_copy(update={"limits": given.terms.limits.model_copy(update=dict(limits))})
-    other = record.model_copy(update={"inputs": given.model_copy(update={"terms": terms})})
-    verdict, intents = rejudge(other, _as_told(other, record.snapshot, terms), record.decided)
+    other = strategy.model_copy(update={"limits": strategy.limits.model_copy(update=dict(limits))})
+    asked = Question(snapshot=_as_told(record, record.snapshot, other), reasons=record.reasons)
+    now = inputs_of(record).judged_at or record.as_of
+    _, verdict, intents = judged(asked, record.decided, state_of(record), other, now)
     if intents == record.intents:
         return None
-    was, would = (_scored(record, sent, history) for sent in (record.intents, intents))
+    was, would = (_scored(record, sent, history, strategy.costs) for sent in (record.intents, intents))
     return ChangedVerdict(
         cycle_id=record.cycle_id, symbol=record.symbol, as_of=record.as_of, action=record.decided.decision.action,
         was=_said(record.verdict), would_be=_said(verdict), was_pct=was, would_pct=would,
     )  # fmt: skip
 
 
-def _as_told(record: CycleRecord, snapshot: Snapshot, terms: Terms) -> Snapshot:
+def _as_told(record: CycleRecord, snapshot: Snapshot, strategy: Strategy) -> Snapshot:
     """Return the snapshot with the room that these limits leave; the market in it stays."""
-    given, limits = inputs_of(record), terms.limits
+    given = inputs_of(record)
     state = given.state or state_of(record)
-    risk = risk_view(state, limits, given.digest, record.as_of)
-    offered = allowed_actions(
-        state, record.symbol, limits, record.as_of, symbols=terms.symbols, risk_mode=risk.risk_mode, costs=terms.costs
-    )
-    told = snapshot.constraints.model_copy(
-        update={
-            "max_trade_risk_pct": float(limits.max_trade_risk_pct),
-            "max_total_risk_pct": float(limits.max_total_risk_pct), "allowed_actions": offered,
-        }
-    )  # fmt: skip
+    risk = risk_view(state, strategy.limits, given.digest, record.as_of)
+    told = constraints(strategy, state, record.symbol, record.as_of, risk.risk_mode)
     mode = snapshot.risk.model_copy(update={"risk_mode": risk.risk_mode})
     return snapshot.model_copy(update={"constraints": told, "risk": mode})
 
@@ -83,13 +80,13 @@ def _said(verdict: Verdict) -> str:
     return f"{word} ({', '.join(verdict.codes)})" if verdict.codes else word
 
 
-def _scored(record: CycleRecord, intents: Sequence[OrderIntent], history: History) -> Decimal | None:
+def _scored(record: CycleRecord, intents: Sequence[OrderIntent], history: History, costs: Costs) -> Decimal | None:
     """Return what the orders earned over the day that followed; None where its candles are not all there."""
     five = history.frames["5m"]
     bars = five.loc[record.as_of :].iloc[:HORIZON_BARS]
     if five.empty or five.index[-1] < record.as_of + (HORIZON_BARS - 1) * duration("5m"):
         return None
-    found = score(state_of(record), record.symbol, intents, bars, inputs_of(record).terms.costs)
+    found = score(state_of(record), record.symbol, intents, bars, costs)
     return None if found is None else found.return_pct
 
 

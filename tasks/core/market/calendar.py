@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.record import Reason
+from tasks.core.types.question import Reason
 
 AROUND = timedelta(minutes=10)
 STEP = timedelta(minutes=5)

@@ -26,7 +26,7 @@ from tasks.core.market.bars import (
 from tasks.core.market.tables import Table
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.limits import EventThresholds
-from tasks.core.types.record import Reason
+from tasks.core.types.question import Reason
 
 ROLE_TIMEFRAMES = ("15m", "1h")
 MOST_READ = 2048

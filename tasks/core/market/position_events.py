@@ -15,7 +15,7 @@ from tasks.core.market.bars import epoch_s
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
-from tasks.core.types.record import Reason
+from tasks.core.types.question import Reason
 
 STEP = SECONDS["5m"]
 

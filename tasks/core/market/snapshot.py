@@ -14,7 +14,7 @@ from typing import TypeVar
 from tasks.core.market import confluence
 from tasks.core.market.market import Market, bar_closes
 from tasks.core.market.moments import NUMBERS, significant
-from tasks.core.types.record import Reason
+from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import (
     Constraints,
     OrderBookView,

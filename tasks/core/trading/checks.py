@@ -6,11 +6,12 @@ action. Percentages of equity are compared as amounts, so that a rule divides as
 """
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from math import inf
 from typing import NamedTuple
 
+from tasks.core.trading.ledger import realized_today
 from tasks.core.trading.sizing import HUNDRED, direction, known, loss_per_unit
 from tasks.core.types.base import Price
 from tasks.core.types.decision import Decision
@@ -52,7 +53,10 @@ class Account(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A decision before the guard; `last` and `atr` are None when they are unknown or not positive."""
+    """A decision before the guard; `last` and `atr` are None when they are unknown or not positive.
+
+    breakouts: the ways (+1, -1) in which the market has just broken out.
+    """
 
     account: Account
     decision: Decision
@@ -60,6 +64,7 @@ class Case(NamedTuple):
     fallback: bool
     last: Decimal | None
     atr: Decimal | None
+    breakouts: frozenset[int] = frozenset()
 
 
 class Ticket(NamedTuple):
@@ -136,21 +141,18 @@ def losing(state: AccountState, limits: Limits) -> bool:
 
 def _closed(state: AccountState, symbol: str, limits: Limits, at: datetime) -> Closed:
     """Look through the closed trades once. One that does not name its symbol counts as this one's."""
-    midnight = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     lately, cooled = at - timedelta(minutes=limits.cool_off_min), at - timedelta(minutes=limits.reentry_cooldown_min)
     recent = min(lately, cooled)
-    today, last_exit, losses = ZERO, None, 0
+    last_exit, losses = None, 0
     for trade in state.closed_trades:
         closed_at = trade.closed_at
-        if closed_at >= midnight:
-            today += trade.pnl
         if closed_at <= recent:
             continue
         if closed_at > lately and trade.pnl < 0:
             losses += 1
         if closed_at > cooled and trade.symbol in ("", symbol) and (last_exit is None or closed_at > last_exit):
             last_exit = closed_at
-    return Closed(today, last_exit, losses)
+    return Closed(realized_today(state.closed_trades, at), last_exit, losses)
 
 
 # --- what is open already

@@ -13,7 +13,6 @@ from tasks.core.types.portfolio import HeldPosition
 from tasks.core.types.snapshot import TimeframeView
 from tasks.core.types.verdict import Check, Code
 
-BREAKOUTS = ("RangeBreak(", "BreakHold(")
 RISING, FALLING = "20>50>200", "200>50>20"
 UNKNOWN = TimeframeView()
 
@@ -118,7 +117,7 @@ def slippage_too_high(t: Ticket) -> Check:
 def chasing(t: Ticket) -> Check:
     """No buying above the last close by limit, nor at market what has run: RSI and z of 15m both beyond their bounds.
 
-    A breakout may be bought: a breakout among the reasons, and a volume spike. Mirrored for shorts.
+    A breakout in the trade's direction may be bought, with a volume spike. Mirrored for shorts.
     """
     snapshot, limits, way = t.case.snapshot, t.account.limits, direction(t.side)
     if t.offset_bps is not None:
@@ -129,7 +128,7 @@ def chasing(t: Ticket) -> Check:
     rsi, z = view.rsi, view.price_z20
     by_rsi = rsi is not None and way * (rsi - 50) <= limits.chase_rsi - 50
     calm = by_rsi or (z is not None and way * z <= limits.chase_z)
-    broke_out = view.vol_spike is True and any(reason.startswith(BREAKOUTS) for reason in snapshot.reason_for_call)
+    broke_out = view.vol_spike is True and way in t.case.breakouts
     return check(Code.CHASING, not (calm or broke_out), rsi=rsi, price_z20=z, breakout=broke_out)
 
 

@@ -16,7 +16,7 @@ when a position closes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
 from typing import TypedDict
 
@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.market.bars import epoch_s
+from tasks.core.types.bars import floor_time
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import Fill
 from tasks.core.types.record import Outcome
@@ -75,7 +76,7 @@ def correlations(
     wanted = [other for other in others if other != symbol]
     if not wanted or symbol not in closes:
         return {}
-    end = int(as_of.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0).timestamp())
+    end = int(floor_time(as_of, "1d").timestamp())
     own, found = _returns(closes[symbol], end), {}
     for other in wanted:
         r = _correlation(own, _returns(closes[other], end)) if other in closes else None

@@ -123,17 +123,19 @@ def judge(
     symbols: tuple[str, ...] | None = None,
     now: datetime | None = None,
     fallback: bool = False,
+    breakouts: frozenset[int] = frozenset(),
 ) -> Verdict:
     """Judge `decision` against every rule of its action.
 
     symbols: what may be entered, None for any. now: None when lateness does not matter (replay, dry run).
-    fallback: the decision comes from a rung below the chosen decider.
+    fallback: the decision comes from a rung below the chosen decider. breakouts: as in `Case`.
     """
     if isinstance(decision, Hold | Pause):
         return Verdict(allowed=True, decision=decision)
     with localcontext(_ARITHMETIC):
         try:
-            return _judge(_case(decision, snapshot, state, limits, costs, symbols, now, fallback))
+            case = _case(decision, snapshot, state, limits, costs, symbols, now, fallback)
+            return _judge(case._replace(breakouts=breakouts))
         except ArithmeticError as e:  # numbers too large or too small to compute with: decimal's own signals
             missing = check(Code.DATA_MISSING, True, arithmetic=type(e).__name__)
             return Verdict(allowed=False, decision=decision, codes=(Code.DATA_MISSING,), checks=(missing,))

@@ -16,8 +16,9 @@ from uuid import uuid5
 from tasks.core.errors import LedgerMismatch
 from tasks.core.trading.orders import NAMESPACE
 from tasks.core.trading.sizing import HUNDRED, direction
+from tasks.core.types.bars import floor_time
 from tasks.core.types.orders import Fill, OrderIntent
-from tasks.core.types.portfolio import Position
+from tasks.core.types.portfolio import ClosedTrade, Position
 from tasks.core.types.record import Outcome
 from tasks.core.types.snapshot import TradeDigest
 
@@ -168,6 +169,17 @@ def outcome(position: Position) -> Outcome:
         hold_seconds=int((position.closed_at - position.opened_at).total_seconds()),
         closed_at=position.closed_at,
     )
+
+
+def realized_today(closed: Iterable[ClosedTrade], at: datetime) -> Decimal:
+    """Return the PnL, in quote, of trades closed in the UTC day of `at`: [00:00, 24:00), for everybody."""
+    today = floor_time(at, "1d")
+    return sum((trade.pnl for trade in closed if trade.closed_at >= today), ZERO)
+
+
+def realized_today_pct(closed: Iterable[ClosedTrade], day_start: Decimal | None, at: datetime) -> float | None:
+    """Return it in percent of the equity at 00:00 UTC; None where that is unknown."""
+    return float(realized_today(closed, at) / day_start * 100) if day_start and day_start > 0 else None
 
 
 def equity(initial: Decimal, positions: Iterable[Position], marks: Mapping[str, Decimal]) -> Decimal:

@@ -5,54 +5,80 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Literal
 
+from tasks.core.decision.memory import Remembered
+from tasks.core.market import orderbook
 from tasks.core.market import snapshot as snapshots
 from tasks.core.market.snapshot import Market
 from tasks.core.trading.checks import losing
 from tasks.core.trading.guard import allowed_actions
-from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState, Position
-from tasks.core.types.record import Reason
-from tasks.core.types.snapshot import Constraints, OrderBookView, PositionView, Question, RiskView, TradeDigest
+from tasks.core.types.question import Question, Reason
+from tasks.core.types.snapshot import Constraints, Memory, News, OrderBookView, PositionView, RiskView, TradeDigest
+from tasks.core.types.strategy import Strategy
+
+BOOK_SHARE = 500  # of equity x max_gross_pct: the order whose slippage is looked up before any is decided on
 
 
-def make_question(
+def question(
+    strategy: Strategy,
     market: Market,
+    account: AccountState,
+    book: OrderBookView | None,
+    news: News | None,
+    memory: Memory | Remembered | None,
+    reasons: Sequence[Reason],
     as_of: datetime,
-    state: AccountState,
-    limits: Limits,
-    costs: Costs,
-    symbols: tuple[str, ...] | None = None,
     *,
-    reasons: Sequence[Reason] = (),
     position: Position | None = None,
-    book: OrderBookView | None = None,
     digest: TradeDigest | None = None,
 ) -> Question:
-    """Put together everything a decider may know about `market.symbol` at as_of."""
-    risk = risk_view(state, limits, digest, as_of)
-    offered = allowed_actions(
-        state, market.symbol, limits, as_of, symbols=symbols, risk_mode=risk.risk_mode, costs=costs
-    )
+    """Put together everything a decider may know about `market.symbol` at as_of: the only one who does.
+
+    book: None where none was recorded: a modelled one takes its place. news, memory: None is unknown, and told as
+    such; `Remembered` is what may be remembered, of which the question takes what resembles this moment.
+    """
+    limits = strategy.limits
+    risk = risk_view(account, limits, digest, as_of)
+    if book is None:
+        atr_pct = market.value("15m", "atr_pct", as_of)
+        book = orderbook.modelled(atr_pct, float(order_size(strategy, account.equity)))
     snapshot = snapshots.build(
         market,
         as_of,
         reasons=reasons,
         book=book,
-        position=position_view(position, state, market, as_of),
+        position=position_view(position, account, market, as_of),
         risk=risk,
-        constraints=Constraints(
-            max_trade_risk_pct=float(limits.max_trade_risk_pct),
-            max_total_risk_pct=float(limits.max_total_risk_pct),
-            allowed_actions=offered,
-        ),
+        constraints=constraints(strategy, account, market.symbol, as_of, risk.risk_mode),
         digest=digest,
     )
     return Question(
         snapshot=snapshot,
+        reasons=tuple(reasons),
         role_inputs=snapshots.role_inputs(market, as_of),
-        equity=float(state.equity),
-        last_price=None if state.last_price is None else float(state.last_price),
+        news=news,
+        memory=memory.at(snapshot) if isinstance(memory, Remembered) else memory,
+        equity=float(account.equity),
+        last_price=None if account.last_price is None else float(account.last_price),
         quantity=float(_signed(position)),
+    )
+
+
+def order_size(strategy: Strategy, equity: Decimal) -> Decimal:
+    """Return the notional, in quote, whose slippage a decider is told."""
+    return equity * strategy.limits.max_gross_pct / BOOK_SHARE
+
+
+def constraints(strategy: Strategy, account: AccountState, symbol: str, as_of: datetime, risk_mode: str) -> Constraints:
+    """Return what the account leaves room for, as the model is told."""
+    limits = strategy.limits
+    return Constraints(
+        max_trade_risk_pct=float(limits.max_trade_risk_pct),
+        max_total_risk_pct=float(limits.max_total_risk_pct),
+        allowed_actions=allowed_actions(
+            account, symbol, limits, as_of, symbols=strategy.symbols or None, risk_mode=risk_mode, costs=strategy.costs
+        ),
     )
 
 
@@ -104,12 +130,3 @@ def _risk_mode(
         return "pause"
     score = None if digest is None else digest.recent_performance_score
     return "tighten" if losing(state, limits) or (score is not None and score < -0.5) else "normal"
-
-
-def realized_today_pct(state: AccountState, as_of: datetime) -> float | None:
-    """Return the day's realized PnL in percent of the equity at 00:00 UTC; None where that is unknown."""
-    if not state.day_start_equity:
-        return None
-    midnight = as_of.replace(hour=0, minute=0, second=0, microsecond=0)
-    pnl = sum((trade.pnl for trade in state.closed_trades if trade.closed_at > midnight), Decimal(0))
-    return float(pnl / state.day_start_equity * 100)

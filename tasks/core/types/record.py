@@ -1,35 +1,20 @@
 """Why a cycle ran, and everything it did: the record alone explains a decision."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.decision import Answer
-from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
 from tasks.core.types.orders import Fill, Order, OrderIntent
 from tasks.core.types.portfolio import AccountState, Position
+from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import Memory, News, OrderBookView, RoleInputs, Snapshot, TradeDigest
+from tasks.core.types.strategy import FIRST_RULES, Strategy
 from tasks.core.types.verdict import Verdict
 
 Trigger = Literal["schedule", "event", "adhoc", "backtest"]
-
-
-class Reason(Dto):
-    """Something changed at `as_of`, the close of the bar that shows it; the fingerprint makes it once per change."""
-
-    rule: str
-    symbol: str
-    timeframe: str = ""
-    detail: str = ""
-    as_of: Utc
-    fingerprint: str
-    context: bool = Field(default=False, description="a bar close: said in the reasons, never a reason alone")
-
-    def __str__(self) -> str:
-        inside = " ".join(part for part in (self.timeframe, self.detail) if part)
-        return f"{self.rule}({inside})"
 
 
 class CycleStatus(StrEnum):
@@ -57,31 +42,28 @@ class DataFailure(Dto):
     rows: tuple[str, ...] = Field(default=(), description="open times or values of the first offenders")
 
 
-class Terms(Dto):
-    """What was in force when a cycle ran."""
-
-    symbols: tuple[str, ...]
-    limits: Limits
-    costs: Costs
-    thresholds: EventThresholds
-    venue: str = Field(default="", description="whose stored candles; empty: candle files")
-    history_bars: int = Field(default=0, description="bars per timeframe that the features saw; 0: all")
-    tools: ToolLimits | None = None
-    tool_rates: ToolRates | None = None
-
-
 class Inputs(Dto):
     """What a cycle was given besides candles and reasons: with it everything it made can be computed again."""
 
-    terms: Terms
+    strategy: str | Strategy = Field(description="its hash; the whole of it in records of before they were kept")
     state: AccountState | None = Field(default=None, description="as the decider saw it; None: as the guard did")
     position: Position | None = None
-    book: OrderBookView = OrderBookView()
+    book: OrderBookView | None = Field(default=None, description="None: not recorded, so modelled")
     digest: TradeDigest = TradeDigest()
     news: News | None = None
     memory: Memory | None = None
     judged_at: Utc | None = Field(default=None, description="the venue's clock at the guard; None: as_of")
     known_at: Utc | None = Field(default=None, description="the wall clock when the candles were read")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_rules(cls, document: Any) -> Any:
+        """Read a record of before: its terms are a strategy under the first rules; no memory was an empty one."""
+        if not isinstance(document, dict) or "terms" not in document:
+            return document
+        told = {**document, "strategy": {**document["terms"], "rules": FIRST_RULES}}
+        told["memory"] = told.get("memory") or {}
+        return {key: value for key, value in told.items() if key != "terms"}
 
 
 class CycleRecord(Dto):

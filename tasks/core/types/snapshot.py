@@ -199,15 +199,3 @@ class Memory(Dto):
     decider_trades: int = 0
     decider_win_rate: Number = None
     decider_mean_r: Number = None
-
-
-class Question(Dto):
-    """What a decider is handed: frozen, and nothing else. No frame, no clock, no store."""
-
-    snapshot: Snapshot
-    role_inputs: RoleInputs = RoleInputs()
-    news: News | None = None
-    memory: Memory | None = None
-    equity: Number = None
-    last_price: Number = Field(default=None, description="unrounded; what the guard sizes at")
-    quantity: Number = Field(default=None, description="base held now, negative when short; 0 when flat")

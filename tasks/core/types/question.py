@@ -1,0 +1,45 @@
+"""Why a decider is asked, and what it is handed: frozen, no frame, no clock, no store."""
+
+from pydantic import Field
+
+from tasks.core.types.base import Dto, Utc
+from tasks.core.types.snapshot import Memory, News, Number, RoleInputs, Snapshot
+
+WAYS = {"up": 1, "down": -1}
+
+
+class Reason(Dto):
+    """Something changed at `as_of`, the close of the bar that shows it; the fingerprint makes it once per change."""
+
+    rule: str
+    symbol: str
+    timeframe: str = ""
+    detail: str = ""
+    as_of: Utc
+    fingerprint: str
+    context: bool = Field(default=False, description="a bar close: said in the reasons, never a reason alone")
+
+    @property
+    def way(self) -> int:
+        """Return +1 for a market event upwards, -1 downwards, 0 for what has no direction."""
+        return WAYS.get(self.detail, 0)
+
+    def __str__(self) -> str:
+        inside = " ".join(part for part in (self.timeframe, self.detail) if part)
+        return f"{self.rule}({inside})"
+
+
+class Question(Dto):
+    """What a decider is handed about one symbol; `core.trading.question` is the only one who makes it.
+
+    news, memory: None is unknown, as in a replay without them; empty ones are known to be empty.
+    """
+
+    snapshot: Snapshot
+    reasons: tuple[Reason, ...] = ()
+    role_inputs: RoleInputs = RoleInputs()
+    news: News | None = None
+    memory: Memory | None = None
+    equity: Number = None
+    last_price: Number = Field(default=None, description="unrounded; what the guard sizes at")
+    quantity: Number = Field(default=None, description="base held now, negative when short; 0 when flat")

@@ -1,0 +1,53 @@
+"""What trades, and how: the one frozen value that every stage takes, kept once under its hash."""
+
+import json
+from hashlib import sha256
+
+from pydantic import Field
+
+from tasks.core.types.base import Dto, Exact
+from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
+from tasks.core.types.orders import Instrument
+
+RULES = 2  # raised when the code comes to parse, word or guard differently; 1: records of before strategies were kept
+FIRST_RULES = 1
+
+
+class Told(Dto):
+    """What a decider is told beside the market and the account; a replay that lacks one says unknown in its place."""
+
+    memory: bool = True
+    news: bool = True
+
+
+class Strategy(Dto):
+    """A named way to trade: who decides, on what, with which money, limits and costs.
+
+    A challenger, a dry run and a gate sample are strategies of their own name. `rules` says which wording and guard
+    were in force, so that a record replays as it was recorded.
+    """
+
+    name: str = "default"
+    rules: int = RULES
+    decider: str = Field(default="", description="as asked for; empty in records of before")
+    models: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    instruments: dict[str, Instrument] = {}
+    capital: Exact = Field(default="10000", validate_default=True, description="quote, what a replay begins with")
+    limits: Limits = Limits()
+    costs: Costs = Costs()
+    thresholds: EventThresholds = EventThresholds()
+    told: Told = Told()
+    venue: str = Field(default="", description="whose stored candles; empty: candle files")
+    history_bars: int = Field(default=0, description="bars per timeframe that the features see; 0: all")
+    tools: ToolLimits | None = None
+    tool_rates: ToolRates | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Return what names this very strategy: the hash of its JSON, keys sorted."""
+        return sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+    def called(self, name: str, decider: str) -> "Strategy":
+        """Return the same strategy under another name, with another decider: a challenger, a dry run."""
+        return self.model_copy(update={"name": name, "decider": decider})
