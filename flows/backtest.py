@@ -72,13 +72,13 @@ def _prepared(files: dict[str, Path], funding: tuple[str, ...], mask: str | None
     from tasks.adapters.candles import read_candles
     from tasks.core.evaluation.masking import Mask, mask_bars, mask_instrument
     from tasks.core.evaluation.plan import FundingRate, Plan
+    from tasks.core.market.instruments import by_first_close
     from tasks.core.market.snapshot import Market
-    from tasks.core.types.orders import Instrument
 
     s, over = settings(), None if mask is None else Mask(mask)
     calendar, rates = read_calendar(s.calendar) if s.calendar else (), _rates(funding, files)
     bars = {symbol: read_candles(path) for symbol, path in files.items()}
-    instruments = {symbol: Instrument(symbol=symbol) for symbol in files}
+    instruments = {symbol: by_first_close(symbol, frame) for symbol, frame in bars.items()}
     if over is not None:
         bars = dict(mask_bars(frame, symbol, over) for symbol, frame in bars.items())
         instruments = {over.symbol(symbol): mask_instrument(each, over) for symbol, each in instruments.items()}

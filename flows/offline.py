@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +53,14 @@ def snapshot(
     from tasks.core.market.snapshot import to_json
     from tasks.core.trading.question import make_question
     from tasks.core.types.bars import floor_time
-    from tasks.core.types.portfolio import AccountState
 
     if len(symbols) != 1:
         raise InputError("snapshot needs exactly one --symbol")
     market = markets(candles, symbols)[symbols[0]]
     at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
     reasons = market.reasons(at - timedelta(minutes=5), at)
-    question = make_question(market, at, AccountState(), settings().limits, settings().costs, reasons=reasons)
+    account = _flat_account(market, at)
+    question = make_question(market, at, account, settings().limits, settings().costs, reasons=reasons)
     if plot is not None:
         from tasks.adapters import plot as chart
 
@@ -69,6 +69,17 @@ def snapshot(
     if question.snapshot.timeframes["5m"].close is None and not as_json:
         click.echo(f"no 5m bar closed at {at.isoformat()}: everything of it is unknown", err=True)
     click.echo(lean_encoding.encode(question.snapshot) if lean else to_json(question.snapshot))
+
+
+def _flat_account(market: Any, at: datetime) -> Any:
+    """Return an account that trades the market's symbol, as far as its last close, of any timeframe, tells."""
+    from tasks.core.market.instruments import derived
+    from tasks.core.trading.sizing import known
+    from tasks.core.types.portfolio import AccountState
+
+    closes = (market.value(timeframe, "close", at) for timeframe in market.bars)
+    found = derived(market.symbol, known(next((close for close in closes if close is not None), None)))
+    return AccountState(instrument=found and found.instrument)
 
 
 def _never() -> Any:
@@ -129,15 +140,15 @@ def _snapshot(file: str) -> Any:
     from tasks.core.types.snapshot import Snapshot
 
     document = json.loads(json.dumps(read_json(file, "--snapshot"), default=float))
+    return _valid(Snapshot, document, f"--snapshot {file}")
+
+
+def _valid(dto: Any, document: Any, what: str) -> Any:
     try:
-        return Snapshot.model_validate(document)
+        return dto.model_validate(document)
     except ValidationError as e:
-        raise InputError(f"--snapshot {file}: {_first(e)}") from e
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        first = e.errors()[0]
+        raise InputError(f"{what}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
 
 
 @click.command()
@@ -151,13 +162,9 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
     from tasks.core.trading import guard as rules
     from tasks.core.trading import orders
     from tasks.core.types.decision import hold
-    from tasks.core.types.portfolio import AccountState
 
     seen = _snapshot(file)
-    try:
-        account = AccountState.model_validate(read_json(state, "--state")) if state else AccountState()
-    except ValidationError as e:
-        raise InputError(f"--state {state}: {_first(e)}") from e
+    account, source = _account(state, seen)
     parsed = parse_reply(read_text(reply, "--reply"), seen.pair, max_bytes=settings().max_reply_bytes)
     refused = parsed if isinstance(parsed, Rejected) else None
     decision = hold(seen.pair, f"reply refused: {parsed.reason}") if isinstance(parsed, Rejected) else parsed
@@ -172,9 +179,30 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
             "trade_risk_pct": verdict.trade_risk_pct,
             "total_risk_pct": verdict.total_risk_pct,
             "errors": [refused.reason, refused.detail] if refused else [],
+            "instrument": account.instrument and {**account.instrument.model_dump(), "source": source},
         },
         as_json,
     )
+
+
+def _account(file: str | None, seen: Any) -> tuple[Any, str]:
+    """Read `--state`; what it leaves out of the instrument comes by the symbol's form and the price. Says so."""
+    from tasks.core.market.instruments import derived
+    from tasks.core.trading.sizing import known
+    from tasks.core.types.orders import InstrumentTerms
+    from tasks.core.types.portfolio import AccountState
+
+    document = read_json(file, "--state") if file else {}
+    told = document.pop("instrument", None) or {} if isinstance(document, dict) else {}
+    if isinstance(told, dict) and told.pop("symbol", "") not in ("", seen.pair):
+        raise InputError(f"--state {file}: instrument: symbol: it is of another symbol than the snapshot's {seen.pair}")
+    account = _valid(AccountState, document, f"--state {file}")
+    terms = _valid(InstrumentTerms, told, f"--state {file}: instrument")
+    close = seen.timeframes["5m"].close if "5m" in seen.timeframes else None
+    found = derived(seen.pair, account.last_price or known(close), terms)
+    if found is None:
+        return account, ""
+    return account.model_copy(update={"instrument": found.instrument}), found.source
 
 
 def _shape(intent: Any) -> dict[str, Any]:

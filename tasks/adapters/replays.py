@@ -35,6 +35,7 @@ from tasks.core.evaluation.masking import Mask, mask_bars, mask_instrument, pert
 from tasks.core.evaluation.plan import Plan, Result
 from tasks.core.evaluation.replies import Spending
 from tasks.core.market.bars import epoch_s
+from tasks.core.market.instruments import by_first_close
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
 from tasks.core.types.base import Dto, Exact
@@ -91,7 +92,7 @@ def treated(
     markets, instruments, names, shift = {}, {}, {}, timedelta(0)
     for symbol, path in candles:
         read = read_candles(Path(path))
-        shown, bars, instrument = symbol, read, Instrument(symbol=symbol)
+        shown, bars, instrument = symbol, read, by_first_close(symbol, read)
         if treatment != "raw":
             shown, bars, instrument = _shown(symbol, read, treatment, key)
         market = Market.from_base(shown, bars, thresholds)
@@ -104,7 +105,7 @@ def treated(
 
 def _shown(symbol: str, bars: pd.DataFrame, treatment: Treatment, key: str) -> tuple[str, pd.DataFrame, Instrument]:
     """Return a market's name, bars and instrument as a treatment shows them."""
-    instrument = Instrument(symbol=symbol)
+    instrument = by_first_close(symbol, bars)
     if treatment == "perturbed":
         return symbol, perturbed(bars, NOISE_SEED, NOISE), instrument
     shown, masked = mask_bars(bars, symbol, Mask(key))

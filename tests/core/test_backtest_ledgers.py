@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from instrument_cases import linear
 
 from tasks.core.errors import InputError
 from tasks.core.evaluation.backtest import Backtest, FundingRate, Plan
@@ -23,7 +24,6 @@ from tasks.core.market.snapshot import Market
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.decision import DECISION, Answer, hold
 from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import Instrument
 from tasks.core.types.snapshot import Question
 
 A, B = "A/USDT:USDT", "B/USDT:USDT"
@@ -74,7 +74,7 @@ def replay(bars: Sequence[Bar], script: dict[Any, dict[str, Any]], other: Sequen
     markets = {A: market(A, bars)} | ({B: market(B, other, 0.5)} if other else {})
     at = {key[0] if isinstance(key, tuple) else key for key in script}
     calendar = tuple(CalendarEvent(at=START + (k + 1) * FIVE, title=str(k)) for k in sorted(at))
-    instruments = {symbol: Instrument(symbol=symbol, tick=Decimal("0.1"), step=Decimal("0.01")) for symbol in markets}
+    instruments = {symbol: linear(symbol, tick=Decimal("0.1"), step=Decimal("0.01")) for symbol in markets}
     given = {"limits": LIMITS, "costs": COSTS, "calendar": calendar, "instruments": instruments} | plan
     run = Backtest(markets, Scripted(script), Plan(**given))
     run.result = asyncio.run(run.run())

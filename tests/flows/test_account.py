@@ -3,12 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from instrument_cases import linear
 from market_data import walk
 from store_samples import a_cycle, a_fill, a_position, an_intent, an_order, an_outcome
 
 from tasks import account
 from tasks.connections import store, venue
-from tasks.core.types.orders import Balance, Instrument, OrderStatus
+from tasks.core.types.orders import Balance, OrderStatus
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 NOON = datetime(2024, 1, 9, 12, tzinfo=UTC)
@@ -28,7 +29,7 @@ async def test_the_past_of_a_live_account_reaches_the_guard(home):
         kept.save_order(an_order(sent, status=OrderStatus.REJECTED), "c1")
     kept.save_fills([a_fill(reason="liquidation", at=NOON - timedelta(hours=2))])
     balance = Balance(equity=Decimal(1000), available=Decimal(900))
-    state = account.account_state.fn(balance, Instrument(symbol=BTC), Decimal(100), NOON)
+    state = account.account_state.fn(balance, linear(BTC), Decimal(100), NOON)
     assert state.correlations == {ETH: 1.0}
     assert (state.rejections, len(state.opens)) == (2, 2)
     assert state.last_liquidation == NOON - timedelta(hours=2)
@@ -42,7 +43,7 @@ async def test_size_is_judged_by_the_outcomes_of_the_decider_that_is_asked(home)
     for n in range(30):
         kept.save_position(a_position(f"p{n}", quantity=Decimal(0), exit_price=Decimal(64000), closed_at=NOON))
         kept.save_outcome(an_outcome(f"p{n}", r_multiple=Decimal(-1), pnl=Decimal(-10), closed_at=NOON))
-    balance, instrument = Balance(equity=Decimal(1000), available=Decimal(900)), Instrument(symbol=BTC)
+    balance, instrument = Balance(equity=Decimal(1000), available=Decimal(900)), linear(BTC)
     kellys = [
         account.account_state.fn(balance, instrument, Decimal(100), NOON, decider).kelly
         for decider in ("llm:single", "rules", "")

@@ -18,12 +18,13 @@ from tasks.core.evaluation.plan import Plan
 from tasks.core.evaluation.symbol_state import SymbolState
 from tasks.core.evaluation.tape import STEP, make_grid
 from tasks.core.market import position_events
+from tasks.core.market.instruments import by_first_close
 from tasks.core.market.snapshot import Market
 from tasks.core.trading import booking, facts, followups, ledger
 from tasks.core.trading.facts import Facts
 from tasks.core.trading.matching import MatchingEngine
 from tasks.core.trading.money import exact
-from tasks.core.types.orders import Fill, Instrument, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
 from tasks.core.types.record import Outcome
 
@@ -45,7 +46,9 @@ class Desk:
         self.plan = plan
         self.grid = make_grid(markets, plan.start, plan.end)
         self.symbols = {symbol: SymbolState(market, self.grid, plan) for symbol, market in sorted(markets.items())}
-        self.instruments = {s: plan.instruments.get(s, Instrument(symbol=s)) for s in self.symbols}
+        self.instruments = {
+            s: plan.instruments.get(s) or by_first_close(s, markets[s].bars["5m"]) for s in self.symbols
+        }
         self.engine = MatchingEngine(plan.cash, self.instruments, plan.costs)
         self.latency = timedelta(seconds=plan.latency_s)
         self.equity = np.full(self.grid.n, float(plan.cash))

@@ -17,6 +17,7 @@ from tasks.core.evaluation.plan import Plan
 from tasks.core.market import orderbook
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import sample_reason, sampled
+from tasks.core.market.instruments import by_first_close
 from tasks.core.market.market import bar_closes
 from tasks.core.market.snapshot import Market
 from tasks.core.ports import Decider
@@ -25,7 +26,6 @@ from tasks.core.trading import orders as order_plan
 from tasks.core.trading.money import exact
 from tasks.core.trading.question import make_question
 from tasks.core.types.bars import duration
-from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import Reason
 from tasks.core.types.snapshot import Question
@@ -85,7 +85,7 @@ def flat_question(
 ) -> tuple[AccountState, Question]:
     """Return what a decider is told at a close when the account is flat, and that account."""
     price = market.value("5m", "close", at)
-    instrument = plan.instruments.get(market.symbol, Instrument(symbol=market.symbol))
+    instrument = plan.instruments.get(market.symbol) or by_first_close(market.symbol, market.bars["5m"])
     last = None if price is None else exact(price)
     state = AccountState(equity=plan.cash, instrument=instrument, last_price=last)
     book = orderbook.modelled(market.value("15m", "atr_pct", at), float(plan.cash) / 5)
