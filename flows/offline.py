@@ -199,7 +199,9 @@ def _account(file: str | None, seen: Any) -> tuple[Any, str]:
     account = _valid(AccountState, document, f"--state {file}")
     terms = _valid(InstrumentTerms, told, f"--state {file}: instrument")
     close = seen.timeframes["5m"].close if "5m" in seen.timeframes else None
-    found = derived(seen.pair, account.last_price or known(close), terms)
+    held = account.position(seen.pair)
+    prices = (account.last_price, known(close), held and held.mark_price, held and held.avg_price)
+    found = derived(seen.pair, next((price for price in prices if price and price > 0), None), terms)
     if found is None:
         return account, ""
     return account.model_copy(update={"instrument": found.instrument}), found.source

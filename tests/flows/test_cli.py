@@ -122,6 +122,20 @@ def test_a_wrong_instrument_in_the_state_is_named_in_one_line(
     assert len(error.strip().splitlines()) == 1
 
 
+def test_a_position_can_be_closed_where_the_snapshot_has_no_price(candles, tmp_path):
+    blind = json.loads(snapshot_file(candles, tmp_path).read_text())
+    blind["timeframes"]["5m"]["close"] = None
+    (tmp_path / "blind.json").write_text(json.dumps(blind))
+    (tmp_path / "reply.json").write_text('{"action":"CLOSE_ALL","confidence":0.9}')
+    held = {"symbol": SYMBOL, "side": "long", "quantity": 0.25, "avg_price": 60000}
+    (tmp_path / "s.json").write_text(json.dumps({"positions": [held]}))
+    options = ["--snapshot", str(tmp_path / "blind.json"), "--reply", str(tmp_path / "reply.json")]
+    verdict = json.loads(said("guard", *options, "--state", str(tmp_path / "s.json"), "--json"))
+    assert [intent["quantity"] for intent in verdict["intents"]] == [0.25]
+    flat = json.loads(said("guard", *options, "--json"))
+    assert (flat["allowed"], flat["instrument"]) == (False, None)
+
+
 def test_spot_is_never_offered_nor_allowed_a_short(candles, tmp_path):
     options = ["--candles", str(candles), "--symbol", "BTC/USDT", "--as-of", AS_OF, "--json"]
     text = said("snapshot", *options)
