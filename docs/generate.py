@@ -154,6 +154,9 @@ loss, a halt, lateness or low confidence. Try it without an account:
 .venv/bin/quarterdeck guard --snapshot snapshot.json --reply reply.json --json
 ```
 
+What `--state` leaves out of the instrument comes by the symbol's form (`BTC/USDT` is spot: no shorting, leverage 1) and
+the price, and `instrument.source` in the answer says so.
+
 The limits are `QUARTERDECK_LIMITS__...`, see [configuration.md](configuration.md); this page is made by
 `.venv/bin/python docs/generate.py`, and a test fails when a code is missing here."""
 

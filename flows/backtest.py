@@ -29,6 +29,7 @@ STRATEGIES = "strategies.json"  # beside records.jsonl: what its records name by
 @start_option
 @end_option
 @click.option("--funding", multiple=True, help="SYMBOL=FILE with ts,rate; without it funding is unknown")
+@click.option("--instruments", default="", help="JSON or TOML, symbol -> tick, step, ...; else as stored or inferred")
 @click.option("--news", default="", help='JSON lines {"at","title","source"}; without it news are unknown')
 @click.option("--mask", is_flag=False, flag_value="mask", help="hide names, dates and prices; --mask=KEY says how")
 @max_cost_option
@@ -36,7 +37,8 @@ STRATEGIES = "strategies.json"  # beside records.jsonl: what its records name by
 @json_option
 def backtest(
     candles: tuple[str, ...], symbols: tuple[str, ...], decider: str, start: str | None, end: str | None,
-    funding: tuple[str, ...], news: str, mask: str | None, max_cost: str | None, out: Path | None, as_json: bool,
+    funding: tuple[str, ...], instruments: str, news: str, mask: str | None, max_cost: str | None, out: Path | None,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Replay the cycle over candle files.
 
@@ -44,6 +46,7 @@ def backtest(
     """
     from flows.spending import decider_for
     from tasks.adapters.candles import parse_candle_options
+    from tasks.adapters.replays import terms_of
 
     for symbol in symbols:
         check_symbol(symbol)
@@ -53,13 +56,14 @@ def backtest(
     if mask is not None and name.startswith("recorded:"):
         raise InputError(f"--mask: {name} answers by symbol and time, which a mask hides; leave one of them out")
     recorder = Recorder(out)
-    job = _job(files, name, first, last, funding, news, mask)
-    chosen, spending = decider_for(name, files, first, last, usd(max_cost))
+    job, sources = _job(files, name, first, last, funding, news, mask, instruments)
+    chosen, spending = decider_for(job, usd(max_cost))
     began, cpu = time.perf_counter(), time.process_time()
     result, complete = _carried_out(job, chosen, recorder, spending, as_json)
     wall = time.perf_counter() - began
     summary = {
-        "symbols": list(job.strategy.symbols), "decider": chosen.name, **result.summary(), "complete": complete,
+        "symbols": list(files), "instruments": terms_of(job.strategy, sources), "decider": chosen.name,
+        **result.summary(), "complete": complete,
         "mask": None if mask is None else job.mask.describe(tuple(files)), "wall_s": round(wall, 3),
         "cpu_s": round(time.process_time() - cpu, 3), "candles_per_s": round(result.candles / wall),
     }  # fmt: skip
@@ -69,20 +73,23 @@ def backtest(
 
 def _job(
     files: dict[str, Path], decider: str, first: datetime | None, last: datetime | None, funding: tuple[str, ...],
-    news: str, mask: str | None,
-) -> Any:  # fmt: skip
-    """Make the options out into the one replay they ask for."""
+    news: str, mask: str | None, instruments: str,
+) -> tuple[Any, dict[str, str]]:  # fmt: skip
+    """Make the options out into the one replay they ask for; says where its instruments come from."""
     from flows.spending import ALWAYS, asks_a_model
     from tasks.adapters import replays
     from tasks.core.evaluation.comparison import Window
 
     s, candles = settings(), tuple((symbol, str(path.resolve())) for symbol, path in sorted(files.items()))
-    return replays.Job(
-        label=decider, strategy=replays.replayed(s, decider, candles, memory=asks_a_model(decider)),
-        window=Window(index=0, start=first or ALWAYS[0], end=last or ALWAYS[1]), candles=candles,
+    window = Window(index=0, start=first or ALWAYS[0], end=last or ALWAYS[1])
+    read = replays.Files(candles=candles, instruments=instruments, calendar=str(s.calendar or ""))
+    strategy, sources = replays.replayed(s, decider, read, window, memory=asks_a_model(decider))
+    job = replays.Job(
+        label=decider, strategy=strategy, window=window, candles=candles, calendar=read.calendar,
         treatment="raw" if mask is None else "masked", mask_key=mask or "", funding=_rates(funding, files), news=news,
-        calendar=str(s.calendar or ""), latency_s=s.decision_latency_s,
+        latency_s=s.decision_latency_s,
     )  # fmt: skip
+    return job, sources
 
 
 def _rates(options: tuple[str, ...], files: dict[str, Path]) -> tuple[tuple[str, str], ...]:

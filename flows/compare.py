@@ -47,6 +47,8 @@ def print_table(found: dict[str, Any]) -> None:
 @click.option("--perturb", is_flag=True, help="also replay with noise in the candles")
 @click.option("--quiet", type=click.IntRange(0), help="quiet bars sampled per symbol; models: 0 unless said")
 @click.option("--funding", multiple=True, help="SYMBOL=FILE with ts,rate; without it funding is unknown")
+@click.option("--instruments", default="", help="JSON or TOML, symbol -> tick, step, ...; else as stored or inferred")
+@click.option("--news", default="", help='JSON lines {"at","title","source"}; without it news are unknown')
 @click.option("--seeds", type=click.IntRange(1), default=200, help="random traders of equal turnover")
 @click.option("--cutoff", "cutoffs", multiple=True, help="MODEL=DATE, what the model's maker states")
 @max_cost_option

@@ -26,6 +26,7 @@ from tasks.core.evaluation import compare, statistics
 from tasks.core.evaluation.comparison import Treatment, Trial, Variant, Window
 from tasks.core.evaluation.replies import Spending
 from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.strategy import Strategy
 from tasks.settings import settings
 
 QUIET = 200  # bars of each kind sampled per symbol, where asking is free
@@ -63,6 +64,7 @@ class Work:
     windows: tuple[Window, ...]
     free: list[Job]
     paid: list[tuple[Variant, Job]]
+    instruments: dict[str, dict[str, Any]]
 
 
 def plan_work(request: Request) -> Work:
@@ -71,25 +73,35 @@ def plan_work(request: Request) -> Work:
         raise InputError("nothing to compare over: give candles as {symbol: file}")
     chosen = variants.variants(request.deciders, request.models, request.cutoffs, settings())
     windows = _windows(request)
+    files = replays.Files(
+        candles=tuple(sorted(request.candles.items())), instruments=request.instruments,
+        calendar=str(settings().calendar or ""),
+    )  # fmt: skip
+    whole = Window(index=0, start=windows[0].start, end=windows[-1].end)
+    strategy, sources = replays.replayed(settings(), "", files, whole, memory=True)
     jobs = [
-        (variant, _job(request, variant, window, treatment, len(windows)))
+        (variant, _job(request, strategy, variant, window, treatment, len(windows)))
         for variant in chosen
         for window in windows
         for treatment in _treatments(request, variant)
     ]
     paid = [(variant, job) for variant, job in jobs if variants.asks_a_model(variant.decider)]
-    return Work(request, chosen, windows, [job for each, job in jobs if (each, job) not in paid], paid)
+    free = [job for each, job in jobs if (each, job) not in paid]
+    return Work(request, chosen, windows, free, paid, replays.terms_of(strategy, sources))
 
 
-def _job(request: Request, variant: Variant, window: Window, treatment: Treatment, windows: int) -> Job:
+def _job(
+    request: Request, strategy: Strategy, variant: Variant, window: Window, treatment: Treatment, windows: int
+) -> Job:
     s, sampled, asks = settings(), request.quiet, variants.asks_a_model(variant.decider)
     if sampled is None:
         sampled = 0 if asks else QUIET
     gated = treatment == "raw" and not variant.decider.startswith(("hold", "buy-and-hold", "recorded:"))
-    candles = tuple(sorted(request.candles.items()))
+    told = strategy.told.model_copy(update={"memory": asks})
     return Job(
-        label=variant.label, strategy=replays.replayed(s, variant.decider, candles, memory=asks), window=window,
-        treatment=treatment, quiet=-(-sampled // windows) if gated else 0, candles=candles,
+        label=variant.label, window=window, treatment=treatment,
+        strategy=strategy.called(strategy.name, variant.decider).model_copy(update={"told": told}),
+        quiet=-(-sampled // windows) if gated else 0, candles=tuple(sorted(request.candles.items())),
         funding=tuple(sorted(request.funding.items())), news=request.news, latency_s=s.decision_latency_s,
         calendar=str(s.calendar or ""),
     )  # fmt: skip
@@ -143,6 +155,7 @@ def carry_out(
     return {
         **plain(compared),
         **by,
+        "instruments": plain(work.instruments),
         "spent": plain(paid),
         "report": str(page) if out else None,
         "mlflow_run": run,
@@ -155,6 +168,10 @@ def _params(work: Work) -> dict[str, str]:
         "symbols": ", ".join(work.request.candles), "windows": str(len(work.windows)),
         "start": work.windows[0].start.isoformat(), "end": work.windows[-1].end.isoformat(),
         "seeds": str(work.request.seeds),
+        "instruments": "; ".join(
+            f"{symbol} tick {terms['tick']} step {terms['step']} ({terms['source']})"
+            for symbol, terms in work.instruments.items()
+        ),
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from tasks.settings import settings
 
 @flow(name="ingest")
 async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str = "") -> dict[str, Any]:
-    """Fetch every closed bar of `symbol` since `since` and keep those the store lacks."""
+    """Fetch every closed bar of `symbol` since `since`, keep those the store lacks, and the instrument beside them."""
     return await backfill(venue_name, symbol, timeframe, since)
 
 
@@ -27,12 +27,14 @@ async def backfill(venue_name: str, symbol: str, timeframe: str, since: datetime
     chosen = settings() if not venue_name else settings().model_copy(update={"venue": venue_name, "profile": "paper"})
     client = venue(chosen)
     try:
-        await client.instrument(symbol)
+        instrument = await client.instrument(symbol)
         now = await client.now()
         bars = await client.fetch_bars(symbol, timeframe, floor_time(since, timeframe), now)
     finally:
         await client.close()
-    saved = store().save_bars(client.name, symbol, timeframe, bars, datetime.now(UTC))
+    kept, at = store(), datetime.now(UTC)
+    saved = kept.save_bars(client.name, symbol, timeframe, bars, at)
+    kept.save_instrument(client.name, instrument, at)
     gaps = [bars.index[part.start].isoformat() for part in segments(bars.index, timeframe)][1:]
     result = {"fetched": len(bars), "new": saved.new, "revised": saved.revised, "gaps_before": gaps}
     log().info("ingest symbol=%s timeframe=%s %s", symbol, timeframe, result)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,6 @@ def snapshot(
     from tasks.core.market.snapshot import to_json
     from tasks.core.trading.question import question as asked
     from tasks.core.types.bars import floor_time
-    from tasks.core.types.orders import Instrument
-    from tasks.core.types.portfolio import AccountState
     from tasks.core.types.snapshot import OrderBookView
 
     if len(symbols) != 1:
@@ -62,7 +60,7 @@ def snapshot(
     market = markets(candles, symbols)[symbols[0]]
     at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
     reasons = market.reasons(at - timedelta(minutes=5), at)
-    strategy, account = strategy_of(settings(), ""), AccountState(instrument=Instrument(symbol=symbols[0]))
+    strategy, account = strategy_of(settings(), ""), _flat_account(market, at)
     seen = asked(strategy, market, account, OrderBookView(), None, None, reasons, at).snapshot
     if plot is not None:
         from tasks.adapters import plot as chart
@@ -72,6 +70,17 @@ def snapshot(
     if seen.timeframes["5m"].close is None and not as_json:
         click.echo(f"no 5m bar closed at {at.isoformat()}: everything of it is unknown", err=True)
     click.echo(lean_encoding.encode(seen) if lean else to_json(seen))
+
+
+def _flat_account(market: Any, at: datetime) -> Any:
+    """Return an account that trades the market's symbol, as far as its last close, of any timeframe, tells."""
+    from tasks.core.market.instruments import derived
+    from tasks.core.trading.sizing import known
+    from tasks.core.types.portfolio import AccountState
+
+    closes = (market.value(timeframe, "close", at) for timeframe in market.bars)
+    found = derived(market.symbol, known(next((close for close in closes if close is not None), None)))
+    return AccountState(instrument=found and found.instrument)
 
 
 def _never() -> Any:
@@ -132,15 +141,15 @@ def _snapshot(file: str) -> Any:
     from tasks.core.types.snapshot import Snapshot
 
     document = json.loads(json.dumps(read_json(file, "--snapshot"), default=float))
+    return _valid(Snapshot, document, f"--snapshot {file}")
+
+
+def _valid(dto: Any, document: Any, what: str) -> Any:
     try:
-        return Snapshot.model_validate(document)
+        return dto.model_validate(document)
     except ValidationError as e:
-        raise InputError(f"--snapshot {file}: {_first(e)}") from e
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        first = e.errors()[0]
+        raise InputError(f"{what}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
 
 
 @click.command()
@@ -153,14 +162,10 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
     from tasks.core.decision.actions import Rejected, parse_reply
     from tasks.core.trading.judge import judged
     from tasks.core.types.decision import Answer, hold
-    from tasks.core.types.portfolio import AccountState
     from tasks.core.types.question import Question
 
     seen = _snapshot(file)
-    try:
-        account = AccountState.model_validate(read_json(state, "--state")) if state else AccountState()
-    except ValidationError as e:
-        raise InputError(f"--state {state}: {_first(e)}") from e
+    account, source = _account(state, seen)
     parsed = parse_reply(read_text(reply, "--reply"), seen.pair, max_bytes=settings().max_reply_bytes)
     refused = parsed if isinstance(parsed, Rejected) else None
     decision = hold(seen.pair, f"reply refused: {parsed.reason}") if isinstance(parsed, Rejected) else parsed
@@ -176,6 +181,7 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
             "trade_risk_pct": verdict.trade_risk_pct,
             "total_risk_pct": verdict.total_risk_pct,
             "errors": [refused.reason, refused.detail] if refused else [],
+            "instrument": account.instrument and {**account.instrument.model_dump(), "source": source},
         },
         as_json,
     )
@@ -234,7 +240,6 @@ def _calls_about(
     from tasks.core.evaluation.quiet import flat_question
     from tasks.core.evaluation.replies import Probe
     from tasks.core.types.bars import floor_time
-    from tasks.core.types.orders import Instrument
 
     if len(symbols) != 1:
         raise InputError("question needs exactly one --symbol")
@@ -242,13 +247,35 @@ def _calls_about(
     chosen = build(name, settings(), model=probe)
     market = markets(candles, symbols)[symbol]
     at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
-    strategy = strategy_of(settings(), name, symbols=symbols, instruments={symbol: Instrument(symbol=symbol)})
+    strategy = strategy_of(settings(), name, symbols=symbols)
     world = World(headlines=read_news(Path(news)) if news else None)
     reasons = market.reasons(at - timedelta(minutes=5), at)
-    asyncio.run(chosen.decide([flat_question(market, strategy, world, at, reasons)[1]]))
+    asyncio.run(chosen.decide([flat_question(market, _flat_account(market, at), strategy, world, at, reasons)]))
     if not probe.asked:
         raise InputError(f"--decider {name}: asks no model; name one that does, such as llm:single")
     return [(prompt.name, messages) for prompt, messages, _ in probe.asked]
+
+
+def _account(file: str | None, seen: Any) -> tuple[Any, str]:
+    """Read `--state`; what it leaves out of the instrument comes by the symbol's form and the price. Says so."""
+    from tasks.core.market.instruments import derived
+    from tasks.core.trading.sizing import known
+    from tasks.core.types.orders import InstrumentTerms
+    from tasks.core.types.portfolio import AccountState
+
+    document = read_json(file, "--state") if file else {}
+    told = document.pop("instrument", None) or {} if isinstance(document, dict) else {}
+    if isinstance(told, dict) and told.pop("symbol", "") not in ("", seen.pair):
+        raise InputError(f"--state {file}: instrument: symbol: it is of another symbol than the snapshot's {seen.pair}")
+    account = _valid(AccountState, document, f"--state {file}")
+    terms = _valid(InstrumentTerms, told, f"--state {file}: instrument")
+    close = seen.timeframes["5m"].close if "5m" in seen.timeframes else None
+    held = account.position(seen.pair)
+    prices = (account.last_price, known(close), held and held.mark_price, held and held.avg_price)
+    found = derived(seen.pair, next((price for price in prices if price and price > 0), None), terms)
+    if found is None:
+        return account, ""
+    return account.model_copy(update={"instrument": found.instrument}), found.source
 
 
 def _shape(intent: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import click
@@ -49,25 +48,17 @@ def asks_a_model(decider: str) -> bool:
     return decider.startswith(("llm:", "ensemble:")) and "llm:" in decider
 
 
-def decider_for(
-    name: str, candles: dict[str, Path], start: datetime | None, end: datetime | None, max_cost: Decimal | None
-) -> tuple[Any, Any]:
+def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:
     """Return the decider a backtest replays, and what it may spend; None where it asks no model."""
     from tasks.adapters.deciders import build
 
+    name = job.strategy.decider
     if not asks_a_model(name):  # before the imports that only models need: they take seconds
         return build(name, settings()), None
-    from tasks.adapters import replays, variants
+    from tasks.adapters import variants
     from tasks.connections import store
-    from tasks.core.evaluation.comparison import Window
     from tasks.core.evaluation.replies import Spending
 
     variant = variants.variants((name,), (), {}, settings())[0]
-    window = Window(index=0, start=start or ALWAYS[0], end=end or ALWAYS[1])
-    files = tuple((symbol, str(path.resolve())) for symbol, path in sorted(candles.items()))
-    job = replays.Job(
-        label=name, strategy=replays.replayed(settings(), name, files, memory=True), window=window, candles=files
-    )
-    cap = agree(asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost)
-    spending = Spending(cap)
+    spending = Spending(agree(asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost))
     return variants.paid_decider(variant, settings(), store(), spending), spending

@@ -80,5 +80,5 @@ def _check_rows(path: Path, ts: npt.NDArray[np.int64], values: dict[str, Floats]
 def _decimals(closes: Floats) -> int:
     """Return the decimals prices are quoted in: those of the data, at most 6 significant digits' worth."""
     sample = closes[:: max(1, len(closes) // 500)]
-    found = max(len(f"{x:.8f}".rstrip("0").partition(".")[2]) for x in sample)
-    return int(min(found, 8, max(0, 6 - int(np.floor(np.log10(np.median(closes)))))))
+    most = max(0, 6 - int(np.floor(np.log10(np.median(closes)))))
+    return max(len(f"{x:.{most}f}".rstrip("0").partition(".")[2]) for x in sample)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -25,7 +25,10 @@ from tasks.adapters.calendar import read_calendar
 from tasks.adapters.candles import read_candles
 from tasks.adapters.deciders import build
 from tasks.adapters.funding import read_funding
+from tasks.adapters.instruments import resolved
 from tasks.adapters.news import read_news
+from tasks.adapters.store import opened
+from tasks.adapters.store_database import parse_url
 from tasks.core.errors import InputError, TradingError
 from tasks.core.evaluation import compare, metrics, quiet
 from tasks.core.evaluation.backtest import Backtest
@@ -36,11 +39,12 @@ from tasks.core.evaluation.masking import Mask, mask_bars, mask_instrument, pert
 from tasks.core.evaluation.plan import Result, World
 from tasks.core.evaluation.replies import Spending
 from tasks.core.market.bars import epoch_s
+from tasks.core.market.calendar import CalendarEvent, calendar_reasons
+from tasks.core.market.instruments import Resolved
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import EventThresholds
-from tasks.core.types.orders import Instrument
 from tasks.core.types.record import CycleRecord, Outcome
 from tasks.core.types.strategy import Strategy, Told
 from tasks.settings import Settings, settings, strategy_of
@@ -113,20 +117,57 @@ def treated_for(job: Job) -> Treated:
     return treated(job.candles, job.treatment, mask, job.strategy.thresholds)
 
 
-def instruments_of(candles: tuple[tuple[str, str], ...]) -> dict[str, Instrument]:
-    """Return what each symbol may be traded in."""
-    return {symbol: Instrument(symbol=symbol) for symbol, _ in candles}
+class Files(Dto):
+    """What a replay reads beside its candles; `instruments` names terms, the calendar may ask first."""
+
+    candles: tuple[tuple[str, str], ...]
+    instruments: str = ""
+    calendar: str = ""
 
 
-def replayed(s: Settings, decider: str, candles: tuple[tuple[str, str], ...], *, memory: bool) -> Strategy:
-    """Return the strategy that a replay of `decider` over candle files carries out.
+def instruments_of(files: Files, window: Window, s: Settings) -> dict[str, Resolved]:
+    """Return what each symbol may be traded in, and where that comes from; nothing of after the first decision."""
+    markets = treated(files.candles, "raw", None, s.events).markets
+    events = read_calendar(Path(files.calendar)) if files.calendar else ()
+    decisions = {symbol: _first_decision(market, window, events) for symbol, market in markets.items()}
+    bars = {symbol: market.bars["5m"] for symbol, market in markets.items()}
+    file = parse_url(s.store_url).database
+    known = None if s.store_url.startswith("sqlite") and not Path(file or "").exists() else opened(s.store_url)
+    return resolved(
+        bars, decisions, Path(files.instruments) if files.instruments else None,
+        lambda symbol: None if known is None else known.instrument(s.venue, symbol),
+    )  # fmt: skip
+
+
+def _first_decision(market: Market, window: Window, events: tuple[CalendarEvent, ...]) -> datetime:
+    """Return the first close of the window about which the market or the calendar asks; its end where none does."""
+    closes = quiet.closes(market, window.start, window.end).events
+    asked = [datetime.fromtimestamp(int(closes[0]), tz=UTC)] if len(closes) else []
+    asked += [reason.as_of for reason in calendar_reasons(events, market.symbol, window.start, window.end)]
+    return min(asked, default=window.end)
+
+
+def replayed(
+    s: Settings, decider: str, files: Files, window: Window, *, memory: bool
+) -> tuple[Strategy, dict[str, str]]:
+    """Return the strategy that a replay of `decider` carries out, and where its instruments come from.
 
     memory: whether its decider reads any; remembering costs time that the others need not spend.
     """
-    instruments = instruments_of(candles)
-    return strategy_of(
-        s, decider, symbols=tuple(sorted(instruments)), instruments=instruments, told=Told(memory=memory)
-    )
+    found = instruments_of(files, window, s)
+    instruments = {symbol: found[symbol].instrument for symbol in sorted(found)}
+    strategy = strategy_of(
+        s, decider, symbols=tuple(instruments), instruments=instruments, told=Told(memory=memory)
+    )  # fmt: skip
+    return strategy, {symbol: each.source.value for symbol, each in sorted(found.items())}
+
+
+def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Return each symbol's terms and where they come from, for people."""
+    return {
+        symbol: {**instrument.model_dump(exclude={"symbol"}), "source": sources[symbol]}
+        for symbol, instrument in strategy.instruments.items()
+    }
 
 
 def strategy_for(job: Job) -> Strategy:

@@ -1,4 +1,4 @@
-"""Closed bars: saved once, read fast.
+"""Closed bars: saved once, read fast; and what their symbols may be traded in.
 
 A venue sometimes changes a bar after its close. What was decided on is the first version, so that one stays; the
 later ones are kept beside it.
@@ -15,11 +15,13 @@ import pandas as pd
 from sqlalchemy import ColumnElement, Connection, Text, and_, bindparam, func, select, type_coerce, update
 
 from tasks.adapters.store_database import Database
-from tasks.adapters.store_models import Candle
+from tasks.adapters.store_models import Candle, InstrumentRow
+from tasks.adapters.store_types import document_of
 from tasks.core.errors import DataError
 from tasks.core.market.bars import bar_frame, check_frame
 from tasks.core.types.bars import COLUMNS, duration, floor_time
 from tasks.core.types.base import Dto
+from tasks.core.types.orders import Instrument
 
 VALUES = [getattr(Candle, name) for name in COLUMNS]
 BATCH = 20_000
@@ -36,7 +38,7 @@ class SavedBars(Dto):
 
 
 class CandleStore(Database):
-    """Candles by (venue, symbol, timeframe)."""
+    """Candles by (venue, symbol, timeframe), instruments by (venue, symbol)."""
 
     def save_bars(
         self, venue: str, symbol: str, timeframe: str, frame: pd.DataFrame, recorded_at: datetime
@@ -112,6 +114,19 @@ class CandleStore(Database):
         """Return how many bars are saved, of all series."""
         with self._reading() as connection:
             return connection.scalar(select(func.count()).select_from(Candle)) or 0
+
+    def save_instrument(self, venue: str, instrument: Instrument, stored_at: datetime) -> None:
+        """Keep what the venue says of a symbol now, in place of what it said before."""
+        row = {"venue": venue, "symbol": instrument.symbol, "document": document_of(instrument), "stored_at": stored_at}
+        with self._writing() as connection:
+            connection.execute(self._upsert(InstrumentRow, row, ["venue", "symbol"]))
+
+    def instrument(self, venue: str, symbol: str) -> Instrument | None:
+        """Return what the venue last said of a symbol; None if it was never asked."""
+        query = select(InstrumentRow.document).where(InstrumentRow.venue == venue, InstrumentRow.symbol == symbol)
+        with self._reading() as connection:
+            document = connection.scalar(query)
+        return None if document is None else Instrument.model_validate(document)
 
     def _add(
         self, connection: Connection, venue: str, timeframe: str, rows: list[Row], known: Known, recorded_at: datetime

@@ -52,6 +52,16 @@ class Candle(Base):
     revisions: Mapped[list[Any] | None]
 
 
+class InstrumentRow(Base):
+    """What a venue lets one trade on a symbol, as `ingest` last read it: for replays of the candles beside it."""
+
+    __tablename__ = "instruments"
+    venue: Mapped[str] = mapped_column(primary_key=True)
+    symbol: Mapped[str] = mapped_column(primary_key=True)
+    document: Mapped[dict[str, Any]]
+    stored_at: Mapped[datetime]
+
+
 class Event(Base):
     """A Reason seen, and the cycle that claimed it. No key to cycles: a claim may come before its cycle's row."""
 

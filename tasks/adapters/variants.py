@@ -120,7 +120,9 @@ async def _first_question(decider: Decider, job: Job) -> None:
         when = datetime.fromtimestamp(int(events[len(events) // 2]), tz=UTC)
         reasons = market.reasons(when, when)
         asked: Decider = getattr(decider, "chooser", decider)  # of an ensemble whose timer may wait at that event
-        await asked.decide([quiet.flat_question(market, strategy_for(job), world_of(job), when, reasons)[1]])
+        strategy = strategy_for(job)
+        account = quiet.flat_account(market, strategy, when)
+        await asked.decide([quiet.flat_question(market, account, strategy, world_of(job), when, reasons)])
 
 
 class Tally:

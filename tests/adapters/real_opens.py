@@ -15,6 +15,7 @@ from functools import cache
 from typing import NamedTuple
 
 import test_real_replies as replies
+from instrument_cases import linear
 
 from tasks.adapters.candles import read_candles
 from tasks.core.decision.actions import Rejected, parse_reply
@@ -26,7 +27,7 @@ from tasks.core.trading.question import question
 from tasks.core.types.bars import floor_time
 from tasks.core.types.decision import Answer, Decision
 from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import Instrument, OrderIntent
+from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.snapshot import Snapshot
 from tasks.core.types.strategy import Strategy
@@ -87,7 +88,7 @@ def stated(document: dict, symbol: str, as_of: datetime, flat: bool) -> AccountS
     closes = {each: markets()[each].bars["5m"]["close"] for each in SYMBOLS}
     return AccountState(
         equity=equity, available=min(Decimal(balance[2]), equity) if balance and not flat else None, positions=held,
-        instrument=Instrument(symbol=symbol, tick=Decimal(tick), step=Decimal(step)),
+        instrument=linear(symbol, tick=Decimal(tick), step=Decimal(step)),
         last_price=exact(market.value("5m", "close", as_of)),
         **facts.facts(symbol, as_of, LIMITS, others=[p.symbol for p in held if p.symbol != symbol], closes=closes),
     )  # fmt: skip

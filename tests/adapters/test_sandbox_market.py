@@ -238,6 +238,22 @@ def test_the_seconds_a_position_has_no_stop_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("price", "step", "tick"),
+    [(2e-8, 1.3e-12, "1E-13"), (2.13e-8, 0.0, "1E-10"), (60_000.0, 0.1, "0.1"), (0.07, 1e-5, "0.00001")],
+)
+def test_prices_of_any_size_are_quoted_as_the_file_has_them(tmp_path, price, step, tick):
+    closes = [float(f"{price + i * step:.12g}") for i in range(20)]
+    market = market_of(tmp_path, [(x, x, x, x) for x in closes])
+    assert market.instrument(price).tick == Decimal(tick)
+    assert [float(market.text(x)) for x in closes] == closes
+
+
+def test_digits_beyond_the_seventh_are_the_floats_own(tmp_path):
+    assert market_of(tmp_path, flat(5, 0.1 + 0.2)).decimals == 1
+    assert market_of(tmp_path, flat(5, 2e-8 / 3)).decimals == 15
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("ts,open,high,low,close\n1,1,1,1,1\n", "no column volume"),

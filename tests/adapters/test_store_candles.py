@@ -3,10 +3,12 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
 import pytest
+from instrument_cases import spot
 from sqlalchemy import select
 from store_samples import AT, BTC, minutes
 
@@ -139,3 +141,16 @@ def test_what_is_no_bar_frame_is_refused(store):
     with pytest.raises(DataError, match="missing values"):
         store.save_bars(*KEY, holes, AT)
     assert store.count_bars() == 0
+
+
+def test_the_venues_last_word_on_an_instrument_is_kept_beside_its_candles(store):
+    first = spot("DOGE/USDT", tick=Decimal("0.00001"), step=Decimal("1"), min_notional=Decimal("1.50"))
+    store.save_instrument("bybit", first, AT)
+    store.save_instrument("binance", first.model_copy(update={"step": Decimal("0.1")}), AT)
+    assert store.instrument("bybit", "DOGE/USDT") == first
+    assert str(store.instrument("bybit", "DOGE/USDT").min_notional) == "1.50"
+    later = first.model_copy(update={"tick": Decimal("1E-7")})
+    store.save_instrument("bybit", later, AT + minutes(5))
+    assert store.instrument("bybit", "DOGE/USDT") == later
+    assert store.instrument("bybit", "DOGE/USDT:USDT") is None
+    assert store.counts()["instruments"] == 2

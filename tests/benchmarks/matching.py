@@ -4,9 +4,10 @@ import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from tasks.core.market.instruments import by_form
 from tasks.core.trading.matching import MatchingEngine, PriceBar
 from tasks.core.types.limits import Costs
-from tasks.core.types.orders import Instrument, OrderIntent
+from tasks.core.types.orders import OrderIntent
 
 SYMBOL = "BTC/USDT:USDT"
 BEGIN = datetime(2025, 3, 1, tzinfo=UTC)
@@ -14,7 +15,7 @@ N = 200_000
 
 
 def _engine() -> MatchingEngine:
-    rules = Instrument(symbol=SYMBOL, tick=Decimal("0.1"), step=Decimal("0.001"))
+    rules = by_form(SYMBOL, Decimal("0.1"), Decimal("0.001"))
     return MatchingEngine(Decimal(10_000), {SYMBOL: rules}, Costs())
 
 

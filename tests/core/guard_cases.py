@@ -7,10 +7,11 @@ one unit loses 2 + 0.12 = 2.12 at its stop.
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal as D
 
+from instrument_cases import linear
+
 from tasks.core.trading import guard
 from tasks.core.types.decision import ACTIONS, Add, Decision, MoveStop, OpenLong, OpenShort, StopTarget
 from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import (
     Confluence,
@@ -26,7 +27,7 @@ from tasks.core.types.verdict import Verdict
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATE, STEP = NOON + timedelta(seconds=390), timedelta(seconds=1)
-GRID = Instrument(symbol=BTC, tick=D("0.1"), step=D("0.001"), min_quantity=D("0.001"), min_notional=D(5))
+GRID = linear(min_quantity=D("0.001"))
 
 
 def ago(**span: float) -> datetime:

@@ -5,6 +5,7 @@ from decimal import Decimal
 from random import Random
 
 from guard_cases import BTC, ETH, NOON
+from instrument_cases import linear
 
 from tasks.core.types.decision import (
     ACTIONS,
@@ -24,7 +25,6 @@ from tasks.core.types.decision import (
     Trim,
 )
 from tasks.core.types.limits import Limits, SymbolLimits
-from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import (
     Confluence,
@@ -144,7 +144,7 @@ def draw_state(rng: Random, calm: bool) -> AccountState:
         peak_equity=some(abs(equity) * _amount(rng, *drawn, 4)), positions=positions, pending=pending,
         day_start_equity=some(abs(equity) * _amount(rng, *drawn, 4)), closed_trades=closed,
         opens=tuple(ago() for _ in range(rng.choice((0, 2) if calm else (0, 13)))),
-        instrument=Instrument(
+        instrument=linear(
             tick=rng.choice((Decimal("0.0001"), Decimal("0.01"), Decimal(1))),
             step=rng.choice((Decimal("0.000001"), Decimal("0.001"), Decimal(1))), min_quantity=_amount(rng, 0, 0.01, 3),
             min_notional=_amount(rng, 0, 20), max_leverage=Decimal(rng.choice((1, 2, 50, 100))),

@@ -1,31 +1,21 @@
 """Backtests of tests: a strategy over the given markets, each traded in terms of a BTC perpetual unless told."""
 
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
 from tasks.core.evaluation.backtest import Backtest
 from tasks.core.evaluation.plan import World
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
-from tasks.core.types.orders import Instrument
 from tasks.core.types.strategy import Strategy, Told
+from tests.core.instrument_cases import linear as perpetual
 
 WORLD = ("start", "end", "latency_s", "calendar", "funding", "headlines")
 
 
-def perpetual(symbol: str, **terms: Any) -> Instrument:
-    """Return the terms of BTC's perpetual, for whatever symbol."""
-    usual = {
-        "tick": Decimal("0.1"), "step": Decimal("0.001"), "min_quantity": Decimal(0), "min_notional": Decimal(5),
-        "max_leverage": Decimal(100), "shorting": True, "kind": "linear",
-    }  # fmt: skip
-    return Instrument(symbol=symbol, **{**usual, **terms})
-
-
 def strategy(*symbols: str, **given: Any) -> Strategy:
     """Return a strategy on `symbols` that is not told what it remembers, unless it is given otherwise."""
-    usual = {"symbols": symbols, "instruments": {s: perpetual(s) for s in symbols}, "told": Told(memory=False)}
+    usual = {"symbols": symbols, "instruments": {each: perpetual(each) for each in symbols}, "told": Told(memory=False)}
     return Strategy(**{**usual, **given})
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replayed import backtest, perpetual
+from instrument_cases import linear
+from replayed import backtest
 
 from tasks.core.errors import InputError
 from tasks.core.evaluation.backtest import Backtest, FundingRate
@@ -75,7 +76,7 @@ def replay(bars: Sequence[Bar], script: dict[Any, dict[str, Any]], other: Sequen
     markets = {A: market(A, bars)} | ({B: market(B, other, 0.5)} if other else {})
     at = {key[0] if isinstance(key, tuple) else key for key in script}
     calendar = tuple(CalendarEvent(at=START + (k + 1) * FIVE, title=str(k)) for k in sorted(at))
-    instruments = {symbol: perpetual(symbol, step=Decimal("0.01")) for symbol in markets}
+    instruments = {symbol: linear(symbol, step=Decimal("0.01")) for symbol in markets}
     given = {"limits": LIMITS, "costs": COSTS, "calendar": calendar, "instruments": instruments} | plan
     run = backtest(markets, Scripted(script), **given)
     run.result = asyncio.run(run.run())

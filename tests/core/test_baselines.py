@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from instrument_cases import linear
 
 from tasks.core.decision.baselines import BuyAndHoldDecider, RandomDecider
 from tasks.core.decision.rules import SIZE_PCT, STOP_ATR, TP_ATR
@@ -88,7 +89,12 @@ def test_the_guard_lets_buy_and_hold_in_and_clamps_it_to_the_risk_at_its_far_sto
     one = question()
     [decided] = asyncio.run(BuyAndHoldDecider().decide([one]))
     verdict = guard.judge(
-        decided.decision, one.snapshot, AccountState(), Limits(), Costs(), fallback=decided.is_fallback
+        decided.decision,
+        one.snapshot,
+        AccountState(instrument=linear()),
+        Limits(),
+        Costs(),
+        fallback=decided.is_fallback,
     )
     assert verdict.allowed, verdict.codes
     assert {code.value for code in verdict.codes} == {"TRADE_RISK_CLAMPED", "TOTAL_RISK_CLAMPED"}
@@ -101,13 +107,13 @@ def test_a_market_wide_enough_to_lose_the_margin_before_the_stop_keeps_buy_and_h
     wild = one.snapshot.timeframes | {"15m": TimeframeView(close=60_000.0, atr=1_100.0, rsi=50.0)}
     snapshot = one.snapshot.model_copy(update={"timeframes": wild})
     [decided] = asyncio.run(BuyAndHoldDecider().decide([one]))
-    verdict = guard.judge(decided.decision, snapshot, AccountState(), Limits(), Costs())
+    verdict = guard.judge(decided.decision, snapshot, AccountState(instrument=linear()), Limits(), Costs())
     assert [code.value for code in verdict.codes] == ["STOP_TOO_FAR", "LIQUIDATION_NEAR"]
 
 
 def test_random_is_judged_like_anyone_and_never_gets_around_the_guard():
     held = HeldPosition(symbol=BTC, side="long", quantity=Decimal(1), avg_price=Decimal(60_000), stop=Decimal(59_000))
-    state = AccountState(equity=Decimal(100_000), positions=(held,), halt="test")
+    state = AccountState(equity=Decimal(100_000), positions=(held,), halt="test", instrument=linear())
     for one in questions(300, ACTIONS):
         [decided] = asyncio.run(RandomDecider().decide([one]))
         verdict = guard.judge(decided.decision, one.snapshot, state, Limits(), Costs())

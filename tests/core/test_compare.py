@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from instrument_cases import linear
 from market_data import START, walk
 from replayed import strategy
 
@@ -25,7 +26,7 @@ from tasks.core.market.snapshot import Market
 from tasks.core.trading.matching import MatchingEngine
 from tasks.core.types.decision import ModelCall, PromptRef
 from tasks.core.types.limits import Costs
-from tasks.core.types.orders import Instrument, OrderIntent, OrderType
+from tasks.core.types.orders import OrderIntent, OrderType
 
 BTC = "BTC/USDT:USDT"
 DAY = 86_400
@@ -111,7 +112,7 @@ def test_random_trades_cost_what_the_fill_engine_takes():
     days = T0 + DAY * np.arange(7)
     found = chance.earned(trades, at, path, days, COSTS)
 
-    instrument = Instrument(symbol=BTC, step=Decimal("1e-12"), tick=Decimal("1e-12"), min_notional=Decimal(0))
+    instrument = linear(BTC, step=Decimal("1e-12"), tick=Decimal("1e-12"), min_notional=Decimal(0))
     engine, tape, equity = MatchingEngine(Decimal(10_000), {BTC: instrument}, COSTS), price_bars(bars), []
     for k, bar in enumerate(tape):
         if k % 288 == 0:

@@ -5,16 +5,17 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from instrument_cases import linear
 
 from tasks.core.evaluation.counterfactual import FREE, PaperBook, score
 from tasks.core.market.bars import bar_frame
 from tasks.core.types.limits import Costs
-from tasks.core.types.orders import Instrument, OrderIntent, OrderType
+from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition
 
 SYMBOL = "BTC/USDT:USDT"
 AT = datetime(2025, 1, 1, 12, tzinfo=UTC)
-FLAT = AccountState(equity=Decimal(10_000), instrument=Instrument(symbol=SYMBOL))
+FLAT = AccountState(equity=Decimal(10_000), instrument=linear(SYMBOL))
 LONG = HeldPosition(symbol=SYMBOL, side="long", quantity=Decimal(10), avg_price=Decimal(90), stop=Decimal(95))
 
 
@@ -72,7 +73,7 @@ def test_without_a_bar_there_is_no_score():
 
 
 def test_a_paper_book_in_two_sittings_is_the_same_as_in_one():
-    instruments = {SYMBOL: Instrument(symbol=SYMBOL)}
+    instruments = {SYMBOL: linear(SYMBOL)}
     tape = bars(104, 103, 102, 107, 111, 105)
     due = [(AT + timedelta(minutes=5), SYMBOL, [entry(target="108")])]
     whole = PaperBook(Decimal(10_000), instruments, Costs())

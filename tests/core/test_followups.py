@@ -4,13 +4,14 @@ from decimal import Decimal as D
 
 import pytest
 from guard_cases import BTC, NOON
+from instrument_cases import linear
 
 from tasks.core.trading import followups
 from tasks.core.trading.followups import MoveStopRule, Rejected, TrimRule
-from tasks.core.types.orders import Instrument, OrderType
+from tasks.core.types.orders import OrderType
 from tasks.core.types.portfolio import Position
 
-GRID = Instrument(tick=D("0.1"), step=D("0.001"))
+GRID = linear()
 EVEN, THIRD = "MOVE_STOP: breakeven on +1.0R", "TRIM 30% at +1.5R"
 
 

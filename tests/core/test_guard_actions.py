@@ -32,6 +32,7 @@ from tasks.core.types.decision import (
     CloseAll,
     ClosePartial,
     Entry,
+    Hold,
     OpenShort,
     Pause,
     SetTarget,
@@ -285,3 +286,13 @@ def test_the_same_input_gives_the_same_verdict():
     assert judge() == judge()
     assert judge().model_dump_json() == judge().model_dump_json()
     assert Verdict.model_validate_json(judge().model_dump_json()) == judge()
+
+
+@pytest.mark.parametrize("decision", [asked(), asked(Add), move(), CloseAll(symbol=BTC)])
+def test_without_an_instrument_nothing_is_offered_or_allowed_but_to_wait(decision):
+    state = account(instrument=None, positions=(position(),))
+    assert guard.allowed_actions(state, BTC, Limits(), NOON) == ("HOLD", "PAUSE")
+    verdict = judge(decision, state)
+    assert (verdict.allowed, verdict.codes) == (False, (Code.DATA_MISSING,))
+    assert verdict.checks[0].inputs == {"instrument": "None"}
+    assert judge(Hold(symbol=BTC), state).allowed

@@ -7,6 +7,7 @@ from fractions import Fraction
 from guard_cases import BTC, ETH, NOON, account
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from instrument_cases import linear
 
 from tasks.core.trading import guard
 from tasks.core.types.decision import (
@@ -26,7 +27,6 @@ from tasks.core.types.decision import (
     Trim,
 )
 from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import Constraints, OrderBookView, RiskView, Snapshot, TimeframeView, TradeDigest
 from tasks.core.types.verdict import Code
@@ -70,7 +70,7 @@ waiting = st.builds(
     PendingEntry, symbol=symbols, side=sides, quantity=amounts("0.001", 10), price=prices, stop=st.none() | prices
 )
 instruments = st.builds(
-    Instrument, tick=st.sampled_from([D("0.0001"), D("0.1"), D(1), D(25)]),
+    linear, tick=st.sampled_from([D("0.0001"), D("0.1"), D(1), D(25)]),
     step=st.sampled_from([D("0.00001"), D("0.001"), D(1)]), min_quantity=amounts(0, 1), min_notional=amounts(0, 20),
     shorting=st.booleans(), kind=st.sampled_from(["linear", "spot"]), max_leverage=amounts(1, 100, 0),
 )  # fmt: skip
@@ -124,7 +124,7 @@ sane_entries = st.one_of(
     )
 )  # fmt: skip
 grids = st.builds(
-    Instrument, tick=st.sampled_from([D("0.00001"), D("0.001")]),
+    linear, tick=st.sampled_from([D("0.00001"), D("0.001")]),
     step=st.sampled_from([D("0.000001"), D("0.001"), D(1)]), min_notional=st.just(D(1)),
 )  # fmt: skip
 loaded = st.builds(
@@ -222,7 +222,7 @@ def test_more_equity_never_means_a_smaller_order(decision, snapshot, equity, mor
 @given(targets, sides, amounts(90, 110, 2), amounts(80, 120, 2), st.sampled_from([D("0.01"), D(1)]))
 def test_a_stop_is_only_ever_tightened_and_never_through_the_market(to, side, last, stop, tick):
     held = HeldPosition(symbol=BTC, side=side, quantity=D(1), avg_price=D("100.37"), stop=stop)
-    state = account(positions=(held,), last_price=last, instrument=Instrument(tick=tick))
+    state = account(positions=(held,), last_price=last, instrument=linear(tick=tick))
     verdict = guard.judge(MoveStop(symbol=BTC, to=to), calm(atr=0.8), state, Limits(), COSTS)
     way = 1 if side == "long" else -1
     aim = D("100.37") + (way * to.x * D("0.8") if to.kind == "atr" else 0)

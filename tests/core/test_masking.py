@@ -7,6 +7,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 import pytest
+from instrument_cases import linear
 from market_data import walk
 from replayed import backtest
 
@@ -18,7 +19,7 @@ from tasks.core.types.bars import COLUMNS
 from tasks.core.types.orders import Instrument
 
 SYMBOL = "BTC/USDT:USDT"
-INSTRUMENT = Instrument(symbol=SYMBOL, tick=Decimal("0.01"), step=Decimal("0.001"))
+INSTRUMENT = linear(SYMBOL, tick=Decimal("0.01"), step=Decimal("0.001"))
 BARS = walk(8_000, seed=3, price=500.0)
 
 

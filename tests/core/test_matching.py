@@ -8,10 +8,11 @@ from decimal import Decimal as D
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from instrument_cases import linear, spot
 
 from tasks.core.trading.matching import MatchingEngine, PriceBar
 from tasks.core.types.limits import Costs
-from tasks.core.types.orders import Instrument, OrderIntent, OrderStatus
+from tasks.core.types.orders import OrderIntent, OrderStatus
 
 PERP, OTHER, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USDT"
 START = datetime(2025, 3, 1, tzinfo=UTC)
@@ -21,13 +22,12 @@ FEES = Costs(half_spread_bps=D(0), impact_bps_per_million=D(0))
 
 
 def engine(costs: Costs = FREE, cash: str = "10000") -> MatchingEngine:
-    rules = {"tick": D("0.1"), "step": D("0.001")}
     return MatchingEngine(
         D(cash),
         {
-            PERP: Instrument(symbol=PERP, **rules),
-            OTHER: Instrument(symbol=OTHER, **rules),
-            SPOT: Instrument(symbol=SPOT, kind="spot", max_leverage=D(1), shorting=False, **rules),
+            PERP: linear(PERP),
+            OTHER: linear(OTHER),
+            SPOT: spot(SPOT),
         },
         costs,
     )

@@ -8,6 +8,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from instrument_cases import linear
 
 from tasks.adapters.prompts import load_prompt
 from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider, Target, read_targets, to_action
@@ -18,7 +19,6 @@ from tasks.core.trading import guard
 from tasks.core.trading.question import question as put
 from tasks.core.types.decision import Answer, Decision, ModelCall
 from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, HeldPosition, Position
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Constraints, OrderBookView, PositionView, Snapshot, TimeframeView
@@ -314,7 +314,7 @@ def account(held: Decimal, last: Decimal, equity: Decimal) -> AccountState:
     position = HeldPosition(symbol=BTC, side=side, quantity=abs(held), avg_price=last, stop=stop) if held else None
     return AccountState(
         equity=equity, last_price=last, positions=(position,) if position else (),
-        instrument=Instrument(tick=Decimal("0.01"), step=STEP, min_notional=Decimal(0)),
+        instrument=linear(tick=Decimal("0.01"), step=STEP, min_notional=Decimal(0)),
     )  # fmt: skip
 
 

@@ -6,11 +6,12 @@ from itertools import groupby
 
 from hypothesis import given
 from hypothesis import strategies as st
+from instrument_cases import linear, spot
 
 from tasks.core.trading import booking, ledger, postings
 from tasks.core.trading.account import Account
 from tasks.core.trading.postings import Account as Books
-from tasks.core.types.orders import Fill, Instrument, OrderIntent, OrderType
+from tasks.core.types.orders import Fill, OrderIntent, OrderType
 
 BTC, ETH, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USDT"
 START = datetime(2026, 1, 2, tzinfo=UTC)
@@ -58,7 +59,7 @@ trades = st.lists(
 
 def made(drawn):
     """Fills of an account, and the account itself; nothing is sold on spot that is not held."""
-    instruments = {symbol: Instrument(symbol=symbol, kind="spot" if symbol == SPOT else "linear") for symbol in
+    instruments = {symbol: spot(symbol) if symbol == SPOT else linear(symbol) for symbol in
                    (BTC, ETH, SPOT)}  # fmt: skip
     account, fills = Account(CASH, instruments, D(3)), []
     for number, (symbol, side, quantity, price, fee) in enumerate(drawn):

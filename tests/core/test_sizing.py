@@ -5,11 +5,11 @@ from decimal import ROUND_FLOOR, Context, localcontext
 from decimal import Decimal as D
 
 import pytest
+from instrument_cases import linear
 
 from tasks.core.trading import sizing
 from tasks.core.types.decision import Entry
 from tasks.core.types.limits import Costs
-from tasks.core.types.orders import Instrument
 
 COSTS = Costs()
 MILLI = D("0.001")
@@ -63,13 +63,13 @@ def test_a_tidy_share_has_six_places():
 
 
 def test_a_position_is_sold_in_whole_steps_unless_it_is_less_than_one():
-    grid = Instrument(step=MILLI)
+    grid = linear(step=MILLI)
     assert sizing.sellable(grid, D("1.2345")) == D("1.234")
     assert sizing.sellable(grid, D("0.0005")) == D("0.0005")
 
 
 def test_a_rest_is_too_small_by_quantity_or_by_value():
-    grid = Instrument(step=MILLI, min_quantity=D("0.01"), min_notional=D(5))
+    grid = linear(step=MILLI, min_quantity=D("0.01"), min_notional=D(5))
     assert sizing.too_small(grid, D("0.009"), None)
     assert not sizing.too_small(grid, D("0.01"), None)
     assert sizing.too_small(grid, D("0.01"), D("499.9"))

@@ -7,6 +7,7 @@ from guard_cases import BTC, ETH, NOON, seen
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from instrument_cases import linear
 
 from tasks.core.trading import booking, guard, ledger, orders
 from tasks.core.trading.matching import MatchingEngine, PriceBar
@@ -24,11 +25,11 @@ from tasks.core.types.decision import (
     Trim,
 )
 from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import Instrument, OrderStatus, OrderType
+from tasks.core.types.orders import OrderStatus, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition, PendingEntry, Position
 
 CASH = D(10_000)
-RULES = {name: Instrument(symbol=name, tick=D("0.1"), step=D("0.001"), min_notional=D(5)) for name in (BTC, ETH)}
+RULES = {name: linear(name) for name in (BTC, ETH)}
 OFTEN = {
     "opens_per_hour": 10_000, "opens_per_day": 10_000, "reentry_cooldown_min": 0, "daily_loss_halt_pct": D(99),
     "drawdown_halt_pct": D(99), "stack_min_r": D(0), "min_reward_risk": D(0),

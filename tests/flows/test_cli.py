@@ -88,6 +88,69 @@ def test_decide_and_guard_speak_the_contract(candles, tmp_path):
     assert 0 < verdict["trade_risk_pct"] <= 0.75
 
 
+def test_guard_says_what_the_symbol_trades_in_and_where_that_comes_from(candles, tmp_path):
+    file = snapshot_file(candles, tmp_path)
+    (tmp_path / "reply.json").write_text('{"action":"OPEN_SHORT","size_pct":20,"stop_atr":1.5,"tp_atr":3}')
+    options = ["--snapshot", str(file), "--reply", str(tmp_path / "reply.json"), "--state", str(tmp_path / "s.json")]
+
+    def told(instrument) -> dict:
+        (tmp_path / "s.json").write_text(json.dumps({} if instrument is None else {"instrument": instrument}))
+        return json.loads(said("guard", *options, "--json"))["instrument"]
+
+    derived = told(None)
+    assert derived["source"] == "derived from the price"
+    assert [derived[key] for key in ("symbol", "kind", "shorting", "max_leverage")] == [SYMBOL, "linear", True, 100]
+    part = told({"tick": 0.5, "step": 0.01, "min_notional": 7})
+    assert part == derived | {"tick": 0.5, "step": 0.01, "min_notional": 7, "source": "state"}
+    assert told({"tick": 0.5}) == derived | {"tick": 0.5, "source": "state, the rest derived from the price"}
+
+
+@pytest.mark.parametrize(
+    ("instrument", "named"), [({"tick": 0}, "tick: "), ({"tik": 1}, "tik: "), ({"symbol": "X/Y"}, "symbol: "), (7, "")]
+)
+def test_a_wrong_instrument_in_the_state_is_named_in_one_line(
+    instrument, named, candles, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "s.json").write_text(json.dumps({"instrument": instrument}))
+    arguments = ["guard", "--snapshot", str(snapshot_file(candles, tmp_path)), "--reply", "-"]
+    monkeypatch.setattr(sys, "argv", ["quarterdeck", *arguments, "--state", str(tmp_path / "s.json")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert f"--state {tmp_path / 's.json'}: instrument: {named}" in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_position_can_be_closed_where_the_snapshot_has_no_price(candles, tmp_path):
+    blind = json.loads(snapshot_file(candles, tmp_path).read_text())
+    blind["timeframes"]["5m"]["close"] = None
+    (tmp_path / "blind.json").write_text(json.dumps(blind))
+    (tmp_path / "reply.json").write_text('{"action":"CLOSE_ALL","confidence":0.9}')
+    held = {"symbol": SYMBOL, "side": "long", "quantity": 0.25, "avg_price": 60000}
+    (tmp_path / "s.json").write_text(json.dumps({"positions": [held]}))
+    options = ["--snapshot", str(tmp_path / "blind.json"), "--reply", str(tmp_path / "reply.json")]
+    verdict = json.loads(said("guard", *options, "--state", str(tmp_path / "s.json"), "--json"))
+    assert [intent["quantity"] for intent in verdict["intents"]] == [0.25]
+    flat = json.loads(said("guard", *options, "--json"))
+    assert (flat["allowed"], flat["instrument"]) == (False, None)
+
+
+def test_spot_is_never_offered_nor_allowed_a_short(candles, tmp_path):
+    options = ["--candles", str(candles), "--symbol", "BTC/USDT", "--as-of", AS_OF, "--json"]
+    text = said("snapshot", *options)
+    assert json.loads(text)["constraints"]["allowed_actions"] == ["HOLD", "OPEN_LONG", "PAUSE"]
+    (tmp_path / "spot.json").write_text(text)
+    (tmp_path / "reply.json").write_text('{"action":"OPEN_SHORT","size_pct":20,"stop_atr":1.5,"tp_atr":3}')
+    told = {"tick": 0.1, "step": 0.001, "max_leverage": 100, "shorting": True}
+    (tmp_path / "s.json").write_text(json.dumps({"instrument": told}))
+    files = ["--snapshot", str(tmp_path / "spot.json"), "--reply", str(tmp_path / "reply.json")]
+    for state in ([], ["--state", str(tmp_path / "s.json")]):
+        verdict = json.loads(said("guard", *files, *state, "--json"))
+        assert "SHORTING_NOT_ALLOWED" in verdict["codes"]
+        assert (verdict["instrument"]["shorting"], verdict["instrument"]["max_leverage"]) == (False, 1)
+
+
 def test_guard_turns_prose_into_a_refusal(candles, tmp_path):
     file = snapshot_file(candles, tmp_path)
     (tmp_path / "reply.txt").write_text("I think we should buy.")

@@ -1,11 +1,13 @@
 """Candles come in incrementally, late ones fill gaps, and a revised one keeps its first values."""
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from sandbox_server import advance, running_sandbox, state
 
+from flows.ingest import backfill
 from tasks import fetch
 from tasks.connections import store, venue
 from tasks.settings import settings
@@ -47,6 +49,16 @@ async def test_a_second_fetch_asks_only_for_what_closed_since(home, exchange):
     await fetched(START + timedelta(minutes=5))
     assert five(START + timedelta(minutes=5)).index[-1].to_pydatetime() == START
     assert state(exchange)["requests"]["/v5/market/kline"] == asked + 1
+
+
+async def test_ingest_keeps_the_venues_instrument_beside_the_candles(home, exchange):
+    assert store().instrument(VENUE, SYMBOL) is None
+    result = await backfill("", SYMBOL, "5m", START - timedelta(hours=1))
+    assert result["new"] == 12
+    kept = store().instrument(VENUE, SYMBOL)
+    assert kept == await venue().instrument(SYMBOL)
+    assert (kept.tick, kept.shorting, kept.max_leverage) == (Decimal("0.1"), True, 100)
+    await venue().close()
 
 
 async def test_a_bar_that_came_late_fills_its_gap(home, exchange):

@@ -136,8 +136,10 @@ def remember_live(asked: Question, answer: Answer, decider: str) -> None:
 
 
 def closed(at: datetime):
-    return a_position("p0", cycle_id="c0", symbol=SYMBOL, strategy="default", quantity=Decimal(0),
-                      exit_price=Decimal(66000), initial_stop=Decimal(63000), opened_at=TRADED, closed_at=at)  # fmt: skip
+    return a_position(
+        "p0", cycle_id="c0", symbol=SYMBOL, strategy="default", quantity=Decimal(0), exit_price=Decimal(66000),
+        initial_stop=Decimal(63000), opened_at=TRADED, closed_at=at,
+    )  # fmt: skip
 
 
 def outcome(at: datetime):

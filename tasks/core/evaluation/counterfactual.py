@@ -10,6 +10,7 @@ from decimal import Decimal
 
 import pandas as pd
 
+from tasks.core.errors import DataError
 from tasks.core.trading.matching import MatchingEngine, PriceBar
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration
@@ -58,6 +59,8 @@ def score(
 
 def _account(state: AccountState, symbol: str, costs: Costs, first: PriceBar) -> MatchingEngine:
     """Build an account that holds what `state` holds in `symbol`, taken over at the first open without cost."""
+    if state.instrument is None:
+        raise DataError(f"{symbol}: the account of this decision names no instrument to score it with")
     instrument = state.instrument.model_copy(update={"symbol": symbol})
     engine = MatchingEngine(state.equity, {symbol: instrument}, FREE)
     held = state.position(symbol)

@@ -78,18 +78,19 @@ def _chosen(symbol: str, seconds: np.ndarray, wanted: int) -> Iterable[datetime]
     return (at for at in times if sampled(order_plan.cycle_id("quiet", symbol, at), share))
 
 
-def flat_question(
-    market: Market, strategy: Strategy, world: World, at: datetime, reasons: tuple[Reason, ...] = ()
-) -> tuple[AccountState, Question]:
-    """Return what a decider is asked at a close when the account is flat, and that account; it remembers nothing."""
+def flat_account(market: Market, strategy: Strategy, at: datetime) -> AccountState:
+    """Return the strategy's account before its first trade."""
     price = market.value("5m", "close", at)
     last = None if price is None else exact(price)
-    state = AccountState(
-        equity=strategy.capital, instrument=strategy.instruments[market.symbol], last_price=last
-    )  # fmt: skip
-    reasons = (*reasons, *bar_closes(market.symbol, at))
+    return AccountState(equity=strategy.capital, instrument=strategy.instruments[market.symbol], last_price=last)
+
+
+def flat_question(
+    market: Market, account: AccountState, strategy: Strategy, world: World, at: datetime, reasons: tuple[Reason, ...]
+) -> Question:
+    """Return what a decider is asked at a close when the account is flat and nothing is remembered."""
     news = world.news(at) if strategy.told.news else None
-    return state, question(strategy, market, state, None, news, None, reasons, at)
+    return question(strategy, market, account, None, news, None, (*reasons, *bar_closes(market.symbol, at)), at)
 
 
 async def _one(
@@ -98,7 +99,8 @@ async def _one(
     cycle_id = order_plan.cycle_id(strategy.name, market.symbol, at)
     fired = market.reasons(at - duration("5m"), at)
     reasons = fired or (sample_reason(market.symbol, cycle_id, at, 1.0),)
-    state, asked = flat_question(market, strategy, world, at, reasons)
+    state = flat_account(market, strategy, at)
+    asked = flat_question(market, state, strategy, world, at, reasons)
     [answer] = await decider.decide([asked])
     intents = judged(asked, answer, state, strategy, at).intents
     later = market.bars["5m"].loc[at : at + HORIZON_BARS * duration("5m")]

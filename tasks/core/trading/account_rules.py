@@ -45,7 +45,7 @@ def equity_gone(a: Account) -> Check:
 
 
 def shorting_off(a: Account) -> Check:
-    instrument = a.state.instrument
+    instrument = a.instrument
     fired = not instrument.shorting or instrument.kind == "spot"
     return check(Code.SHORTING_NOT_ALLOWED, fired, shorting=instrument.shorting, kind=instrument.kind)
 

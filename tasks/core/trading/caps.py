@@ -143,5 +143,5 @@ def _held_risk(t: Ticket) -> Decimal:
 def _cap(
     code: Code, t: Ticket, asked: Quantity, room: Decimal, per_unit: Decimal, **also: object
 ) -> tuple[Quantity, Check]:
-    most = sizing.by_budget(room, per_unit, t.account.state.instrument.step)
+    most = sizing.by_budget(room, per_unit, t.account.instrument.step)
     return most, check(code, most < asked, room=room, per_unit=per_unit, most=most, asked=asked, **also)

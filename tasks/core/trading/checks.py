@@ -16,7 +16,7 @@ from tasks.core.trading.sizing import HUNDRED, direction, known, loss_per_unit
 from tasks.core.types.base import Price
 from tasks.core.types.decision import Decision
 from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import PositionSide
+from tasks.core.types.orders import Instrument, PositionSide
 from tasks.core.types.portfolio import AccountState, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import Snapshot
 from tasks.core.types.verdict import Check, Code
@@ -37,6 +37,7 @@ class Account(NamedTuple):
     """What is true of the account and `symbol` at `at`, before any decision is asked for."""
 
     state: AccountState
+    instrument: Instrument
     symbol: str
     limits: Limits
     costs: Costs
@@ -109,6 +110,7 @@ def lateness_s(now: datetime | None, as_of: datetime) -> float | None:
 
 def account(
     state: AccountState,
+    instrument: Instrument,
     symbol: str,
     limits: Limits,
     costs: Costs,
@@ -122,9 +124,9 @@ def account(
     """Work out once what several rules compare."""
     mode = "tighten" if risk_mode == "normal" and losing(state, limits) else risk_mode
     return Account(
-        state, symbol, limits, costs, at, lateness_s, symbols, mode, daily_pnl_pct, state.position(symbol),
+        state, instrument, symbol, limits, costs, at, lateness_s, symbols, mode, daily_pnl_pct, state.position(symbol),
         _closed(state, symbol, limits, at), open_risk(state, costs), gross_notional(state),
-        leverage(state, symbol, limits),
+        leverage(instrument, symbol, limits),
     )  # fmt: skip
 
 
@@ -186,9 +188,8 @@ def gross_notional(state: AccountState) -> Decimal:
     return held + sum((p.quantity * p.price for p in state.pending), ZERO)
 
 
-def leverage(state: AccountState, symbol: str, limits: Limits) -> Decimal:
+def leverage(instrument: Instrument, symbol: str, limits: Limits) -> Decimal:
     """Return the leverage in force: ours, capped by the symbol's and the instrument's; 1 on spot."""
-    instrument = state.instrument
     if instrument.kind == "spot":
         return Decimal(1)
     return min(limits.leverage_of(symbol), instrument.max_leverage)

@@ -68,7 +68,7 @@ def liquidation_near(t: Ticket) -> Check:
     (1 / leverage - maintenance margin) of it. An ADD reckons from the worse of the entry and the price it holds at.
     """
     a, way = t.account, direction(t.side)
-    if a.state.instrument.kind == "spot":
+    if a.instrument.kind == "spot":
         return check(Code.LIQUIDATION_NEAR, False, kind="spot")
     base = t.entry if a.position is None else way * max(way * t.entry, way * a.position.avg_price)
     margin = base * (HUNDRED / a.leverage - a.limits.maintenance_margin_pct) / HUNDRED

@@ -40,6 +40,7 @@ from tasks.core.types.decision import (
     Trim,
 )
 from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.snapshot import Constraints, Snapshot
 from tasks.core.types.verdict import Check, Code, Verdict
@@ -132,13 +133,14 @@ def judge(
     """
     if isinstance(decision, Hold | Pause):
         return Verdict(allowed=True, decision=decision)
+    if state.instrument is None:
+        return _missing(decision, instrument=None)
     with localcontext(_ARITHMETIC):
         try:
-            case = _case(decision, snapshot, state, limits, costs, symbols, now, fallback)
+            case = _case(decision, snapshot, state, state.instrument, limits, costs, symbols, now, fallback)
             return _judge(case._replace(breakouts=breakouts))
         except ArithmeticError as e:  # numbers too large or too small to compute with: decimal's own signals
-            missing = check(Code.DATA_MISSING, True, arithmetic=type(e).__name__)
-            return Verdict(allowed=False, decision=decision, codes=(Code.DATA_MISSING,), checks=(missing,))
+            return _missing(decision, arithmetic=type(e).__name__)
 
 
 def allowed_actions(
@@ -152,10 +154,12 @@ def allowed_actions(
     costs: Costs | None = None,
 ) -> tuple[str, ...]:
     """Return the actions the account leaves open at `as_of`, in the order of ACTIONS: the model is told these only."""
+    if state.instrument is None:
+        return tuple(action for action in ACTIONS if action not in ACT)
     with localcontext(_ARITHMETIC):
         try:
             account = checks.account(
-                state, symbol, limits, costs or Costs(), as_of, risk_mode=risk_mode, symbols=symbols
+                state, state.instrument, symbol, limits, costs or Costs(), as_of, risk_mode=risk_mode, symbols=symbols
             )  # fmt: skip
             denied = {action for rule, actions in ACCOUNT_RULES if rule(account).fired for action in actions}
         except ArithmeticError:
@@ -163,10 +167,16 @@ def allowed_actions(
     return tuple(action for action in ACTIONS if action not in denied)
 
 
+def _missing(decision: Decision, **inputs: object) -> Verdict:
+    missing = check(Code.DATA_MISSING, True, **inputs)
+    return Verdict(allowed=False, decision=decision, codes=(Code.DATA_MISSING,), checks=(missing,))
+
+
 def _case(
     decision: Decision,
     snapshot: Snapshot,
     state: AccountState,
+    instrument: Instrument,
     limits: Limits,
     costs: Costs,
     symbols: tuple[str, ...] | None,
@@ -178,7 +188,7 @@ def _case(
     last = last if last is not None and last > 0 else None
     state = _marked(state, symbol, last)
     account = checks.account(
-        state, symbol, _as_told(limits, snapshot.constraints), costs,
+        state, instrument, symbol, _as_told(limits, snapshot.constraints), costs,
         now if now is not None and now.tzinfo else snapshot.as_of,
         risk_mode=snapshot.risk.risk_mode, symbols=symbols, lateness_s=checks.lateness_s(now, snapshot.as_of),
         daily_pnl_pct=sizing.known(snapshot.risk.daily_pnl_pct),

@@ -53,7 +53,7 @@ def ticket(case: Case, decision: Enter, shrinks: Iterable[Shrink]) -> Ticket | N
     side = _entry_side(decision, a.position)
     if side is None or case.last is None or case.atr is None or a.state.equity <= 0:
         return None
-    tick, way = a.state.instrument.tick, direction(side)
+    tick, way = a.instrument.tick, direction(side)
     entry = sizing.entry_price(decision.entry, side, case.last, tick)
     stop = protective_price(side, entry - way * decision.stop_atr * case.atr, tick)
     target = protective_price(side, entry + way * decision.tp_atr * case.atr, tick)
@@ -86,7 +86,7 @@ def enter(t: Ticket, decision: Enter, rules: Iterable[TicketRule], limits: Itera
     done = [rule(t) for rule in rules]
     if any(c.fired for c in done):
         return Terms(tuple(done), decision)
-    instrument, equity = t.account.state.instrument, caps.sizing_equity(t)
+    instrument, equity = t.account.instrument, caps.sizing_equity(t)
     asked = sizing.by_notional(equity, decision.size_pct, t.entry, instrument.step)
     rooms = [cap(t, asked) for cap in limits]
     quantity = min(asked, *(most for most, _ in rooms))
@@ -118,7 +118,7 @@ def below_min_quantity(instrument: Instrument, quantity: Quantity) -> Check:
 
 def trim(case: Case, decision: Trim | ClosePartial, held: HeldPosition) -> Terms:
     """Reduce a position; all of it where the rest would be too small to be sold later."""
-    instrument = case.account.state.instrument
+    instrument = case.account.instrument
     quantity = floor_to_step(held.quantity * decision.size_pct / sizing.HUNDRED, instrument.step)
     enough = below_min_quantity(instrument, quantity)
     rest = held.quantity - quantity
@@ -133,7 +133,7 @@ def trim(case: Case, decision: Trim | ClosePartial, held: HeldPosition) -> Terms
 
 def close_all(case: Case, decision: CloseAll, held: HeldPosition) -> Terms:
     """Close a position: allowed whatever else is true."""
-    return Terms((), decision, sizing.sellable(case.account.state.instrument, held.quantity), case.last, risk=ZERO)
+    return Terms((), decision, sizing.sellable(case.account.instrument, held.quantity), case.last, risk=ZERO)
 
 
 # --- protection
@@ -145,7 +145,7 @@ def move_stop(case: Case, decision: MoveStop, held: HeldPosition) -> Terms:
         return Terms((check(Code.DATA_MISSING, True, last_price=case.last, atr_15m=case.atr),), decision)
     way = direction(held.side)
     away = way * decision.to.x * case.atr if decision.to.kind == "atr" and case.atr is not None else ZERO
-    stop = protective_price(held.side, held.avg_price + away, case.account.state.instrument.tick)
+    stop = protective_price(held.side, held.avg_price + away, case.account.instrument.tick)
     wrong = stop <= 0 or way * (case.last - stop) <= 0
     looser = held.stop is not None and way * (stop - held.stop) < 0
     done = (
@@ -162,7 +162,7 @@ def set_target(case: Case, decision: SetTarget, held: HeldPosition) -> Terms:
         return Terms((check(Code.DATA_MISSING, True, last_price=case.last, atr_15m=case.atr),), decision)
     way = direction(held.side)
     aim = held.avg_price + way * decision.tp_atr * case.atr
-    target = protective_price(held.side, aim, case.account.state.instrument.tick)
+    target = protective_price(held.side, aim, case.account.instrument.tick)
     wrong = target <= 0 or way * (target - case.last) <= 0
     done = (check(Code.TARGET_WRONG_SIDE, wrong, side=held.side, target=target, last_price=case.last),)
     return Terms(done, decision, Quantity(held.quantity), case.last, target=target)

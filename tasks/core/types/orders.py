@@ -10,19 +10,48 @@ from tasks.core.types.base import Dto, Exact, Utc
 
 Side = Literal["buy", "sell"]
 PositionSide = Literal["long", "short"]
+Kind = Literal["linear", "spot"]
 
 
 class Instrument(Dto):
-    """What the venue lets one trade on a symbol. `step` and `min_quantity` are base, `min_notional` is quote."""
+    """What the venue lets one trade on a symbol. `step` and `min_quantity` are base, `min_notional` is quote.
 
-    symbol: str = ""
-    tick: Exact = Field(default=Decimal("0.1"), gt=0)
-    step: Exact = Field(default=Decimal("0.001"), gt=0)
-    min_quantity: Exact = Field(default=Decimal(0), ge=0)
-    min_notional: Exact = Field(default=Decimal(5), ge=0)
-    max_leverage: Exact = Field(default=Decimal(100), gt=0)
-    shorting: bool = True
-    kind: Literal["linear", "spot"] = "linear"
+    Nothing has a default: the venue says it, or `core.market.instruments` says where it comes from.
+    """
+
+    symbol: str
+    tick: Exact = Field(gt=0)
+    step: Exact = Field(gt=0)
+    min_quantity: Exact = Field(ge=0, description="0: the step")
+    min_notional: Exact = Field(ge=0)
+    max_leverage: Exact = Field(gt=0)
+    shorting: bool
+    kind: Kind
+
+
+class InstrumentTerms(Dto):
+    """What someone says of an instrument; None: not said."""
+
+    tick: Exact | None = Field(default=None, gt=0)
+    step: Exact | None = Field(default=None, gt=0)
+    min_quantity: Exact | None = Field(default=None, ge=0)
+    min_notional: Exact | None = Field(default=None, ge=0)
+    max_leverage: Exact | None = Field(default=None, gt=0)
+    shorting: bool | None = None
+    kind: Kind | None = None
+
+
+class InstrumentSource(StrEnum):
+    """Where an instrument comes from; two joined: the first names some terms, the second the rest."""
+
+    FILE = "file"
+    INGESTED = "ingested"
+    INFERRED = "inferred"
+    FILE_AND_INGESTED = "file+ingested"
+    FILE_AND_INFERRED = "file+inferred"
+    STATE = "state"
+    PRICE = "derived from the price"
+    STATE_AND_PRICE = "state, the rest derived from the price"
 
 
 class OrderType(StrEnum):

@@ -88,7 +88,7 @@ class AccountState(Dto):
     day_peak_equity: Exact | None = None
     positions: tuple[HeldPosition, ...] = ()
     pending: tuple[PendingEntry, ...] = ()
-    instrument: Instrument = Instrument()
+    instrument: Instrument | None = Field(default=None, description="None: not named; the guard allows nothing")
     closed_trades: tuple[ClosedTrade, ...] = ()
     opens: tuple[Utc, ...] = Field(default=(), description="when the last entries were sent")
     paused_until: Utc | None = None
