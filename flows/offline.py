@@ -225,9 +225,10 @@ def _calls_of(cycle_id: str) -> list[tuple[str, Any]]:
     from flows.replay import asked_again
 
     answer = asyncio.run(asked_again(cycle_id))
-    if not answer.calls:
+    sent = [(call.role, call.messages) for call in answer.calls if call.messages]
+    if not sent:
         raise InputError(f"cycle {cycle_id}: {answer.source} asked no model")
-    return [(call.role, call.messages) for call in answer.calls]
+    return sent
 
 
 def _calls_about(
