@@ -16,6 +16,7 @@ import click
 from flows.offline import candles_option, check_symbol, end_option, json_option, start_option, symbol_option
 from flows.output import emit, plain, utc_time
 from flows.spending import max_cost_option, usd
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.settings import settings
 
@@ -47,7 +48,7 @@ def backtest(
     files = parse_candle_options(candles, symbols)
     first, last = utc_time(start, "--start"), utc_time(end, "--end")
     name = decider or settings().decider_name
-    if mask is not None and name.startswith("recorded:"):
+    if mask is not None and kind_of(name).by_time:
         raise InputError(f"--mask: {name} answers by symbol and time, which a mask hides; leave one of them out")
     recorder = Recorder(out)
     markets, plan, described = _prepared(files, funding, mask)

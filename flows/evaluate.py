@@ -21,6 +21,7 @@ from tasks import evaluate as stage
 from tasks.adapters import replays, variants
 from tasks.adapters.replays import Job
 from tasks.adapters.tracking_compare import git_commit
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.evaluation import compare, statistics
 from tasks.core.evaluation.comparison import Treatment, Trial, Variant, Window
@@ -75,15 +76,15 @@ def plan_work(request: Request) -> Work:
         for window in windows
         for treatment in _treatments(request, variant)
     ]
-    paid = [(variant, job) for variant, job in jobs if variants.asks_a_model(variant.decider)]
+    paid = [(variant, job) for variant, job in jobs if kind_of(variant.decider).asks_model]
     return Work(request, chosen, windows, [job for each, job in jobs if (each, job) not in paid], paid)
 
 
 def _job(request: Request, variant: Variant, window: Window, treatment: Treatment, windows: int) -> Job:
-    s, sampled = settings(), request.quiet
+    s, sampled, kind = settings(), request.quiet, kind_of(variant.decider)
     if sampled is None:
-        sampled = 0 if variants.asks_a_model(variant.decider) else QUIET
-    gated = treatment == "raw" and not variant.decider.startswith(("hold", "buy-and-hold", "recorded:"))
+        sampled = 0 if kind.asks_model else QUIET
+    gated = treatment == "raw" and kind.sees_market
     return Job(
         label=variant.label, decider=variant.decider, window=window, treatment=treatment,
         quiet=-(-sampled // windows) if gated else 0, candles=tuple(sorted(request.candles.items())),
@@ -104,7 +105,7 @@ def _windows(request: Request) -> tuple[Window, ...]:
 
 def _treatments(request: Request, variant: Variant) -> list[Treatment]:
     """Return how a variant is shown the market; what holds whatever it sees has nothing to leak."""
-    if variant.decider in ("hold", "buy-and-hold"):
+    if not kind_of(variant.decider).sees_market:
         return ["raw"]
     return ["raw", *(["masked"] if request.mask else []), *(["perturbed"] if request.perturb else [])]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.settings import settings
 
@@ -50,15 +51,13 @@ def decider_for(
     """Return the decider a backtest replays, and what it may spend; None where it asks no model."""
     from tasks.adapters.deciders import build
 
-    if not name.startswith(("llm:", "ensemble:")):  # before the imports that only models need: they take seconds
+    if not kind_of(name).asks_model:  # before the imports that only models need: they take seconds
         return build(name, settings()), None
     from tasks.adapters import replays, variants
     from tasks.connections import store
     from tasks.core.evaluation.comparison import Window
     from tasks.core.evaluation.replies import Spending
 
-    if not variants.asks_a_model(name):
-        return build(name, settings()), None
     variant = variants.variants((name,), (), {}, settings())[0]
     window = Window(index=0, start=start or ALWAYS[0], end=end or ALWAYS[1])
     files = tuple((symbol, str(path.resolve())) for symbol, path in sorted(candles.items()))

@@ -15,9 +15,10 @@ from tasks.settings import settings
 @task(cache_policy=NO_CACHE)
 def recall(questions: list[Question], decider_name: str) -> list[Question]:
     """Put into each question what may be remembered at its time."""
-    version = getattr(connections.decider(decider_name), "prompt_version", None)
+    sent = connections.decider(decider_name).prompts
+    prompt = sent[0] if len(sent) == 1 else None  # of several no one version has traded
     strategy, remember = settings().strategy, store().remember
-    found = [remember(strategy, decider_name, version, question.snapshot) for question in questions]
+    found = [remember(strategy, decider_name, prompt, question.snapshot) for question in questions]
     return [question.model_copy(update={"memory": memory}) for question, memory in zip(questions, found, strict=True)]
 
 

@@ -27,7 +27,7 @@ from tasks.core.decision.breaker import BreakerState
 from tasks.core.decision.budget import SCOPES, Charge, KeptReply, Reserved, Spent, refusal
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.memory import SPEC, Performance, Vector, distances, vector
-from tasks.core.types.decision import Answer, ModelCall
+from tasks.core.types.decision import Answer, ModelCall, PromptRef
 from tasks.core.types.limits import Budget
 from tasks.core.types.snapshot import Memory, Past, Snapshot
 
@@ -136,14 +136,13 @@ class DecisionStore(Database):
         nearest = [i for i in far.argsort(kind="stable")[:k] if far[i] != float("inf")]
         return tuple(_past(rows[i], round(float(far[i]), 4)) for i in nearest)
 
-    def performance(self, strategy: str, decider: str, prompt_version: str | None, as_of: datetime) -> Performance:
-        """Return how a decider did over trades closed by `as_of`; prompt_version: `single/v001`, None for all."""
+    def performance(self, strategy: str, decider: str, prompt: PromptRef | None, as_of: datetime) -> Performance:
+        """Return how a decider did over trades closed by `as_of`, on one version of a prompt or on all."""
         query = select(OutcomeRow.pnl, OutcomeRow.r_multiple).join(Cycle, Cycle.cycle_id == OutcomeRow.cycle_id)
         query = query.where(Cycle.strategy == strategy, Cycle.decider == decider, OutcomeRow.closed_at <= as_of)
-        if prompt_version is not None:
-            name, _, version = prompt_version.partition("/")
-            asked = (ModelCallRow.cycle_id == Cycle.cycle_id, ModelCallRow.prompt_name == name)
-            query = query.where(select(1).where(*asked, ModelCallRow.prompt_version == version).exists())
+        if prompt is not None:
+            asked = (ModelCallRow.cycle_id == Cycle.cycle_id, ModelCallRow.prompt_name == prompt.name)
+            query = query.where(select(1).where(*asked, ModelCallRow.prompt_version == prompt.version).exists())
         with self._reading() as connection:
             rows = connection.execute(query.order_by(OutcomeRow.closed_at.desc()).limit(JUDGED)).all()
         rs = [float(row.r_multiple) for row in rows if row.r_multiple is not None]
@@ -152,10 +151,10 @@ class DecisionStore(Database):
             mean_r=sum(rs) / len(rs) if rs else None,
         )  # fmt: skip
 
-    def remember(self, strategy: str, decider: str, prompt_version: str | None, snapshot: Snapshot) -> Memory:
+    def remember(self, strategy: str, decider: str, prompt: PromptRef | None, snapshot: Snapshot) -> Memory:
         """Return everything that may be remembered at the snapshot's as_of."""
         at, symbol = snapshot.as_of, snapshot.pair
-        done = self.performance(strategy, decider, prompt_version, at)
+        done = self.performance(strategy, decider, prompt, at)
         return Memory(
             recent=self.recent(strategy, symbol, at), similar=self.similar(strategy, symbol, vector(snapshot), at),
             decider_trades=done.trades, decider_win_rate=done.win_rate, decider_mean_r=done.mean_r,

@@ -164,7 +164,7 @@ def a_call(number: int, **fields: object) -> ToolCall:
 def test_tool_calls_come_back_in_order_as_they_were(store):
     calls = (
         a_call(0, truncated=True, flags=("clamped:candles", "truncated")),
-        a_call(1, error="timeout", response="", bytes=0),
+        a_call(1, error="timeout", late=True, response="", bytes=0),
         a_call(2, tool="x", parameters={}, error="unknown tool"),
     )
     decided = a_decision().model_copy(update={"tool_calls": calls, "flags": ("truncated",)})
