@@ -121,7 +121,9 @@ def _labelled(decided: Answer) -> Answer:
         return decided
     if _kept(decided):
         taken = _taken("cache", decided.decision, decided.decision.confidence * CACHED)
-        return _ending(decided, {"rung": "cache", "source": "cache"}, **taken)
+        ends = decided.trail[-1].rung == "cache"  # one reply is the whole answer
+        trail = decided.trail if ends else (*decided.trail, Rung(rung="cache", source="cache"))
+        return decided.model_copy(update={**taken, "trail": trail})
     cheap = any(rung.rung == "cheap" and rung.why is Why.ANSWERED for rung in decided.trail)
     return _ending(decided, {"rung": "cheap"}, rung="cheap") if cheap else decided
 

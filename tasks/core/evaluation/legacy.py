@@ -29,8 +29,14 @@ def with_trail(old: Answer, as_of: datetime) -> Answer:
     )
 
 
-def without_trail(new: Answer) -> Answer:
-    """Return an answer as the release before trails would have kept it, to compare with one of its."""
+def stood(old: Answer) -> bool:
+    """Return whether a hold for lack of answers was taken for one: its error ended, by chance, in a flag's words."""
+    return not old.trail and old.source == "hold" and old.rung != "hold"
+
+
+def without_trail(new: Answer, old: Answer) -> Answer:
+    """Return an answer as the release before trails would have kept it, to compare with `old`, one of its."""
+    new = new.model_copy(update={"rung": old.rung}) if stood(old) else new
     calls = tuple(call.model_copy(update={"trail": ()}) for call in new.calls)
     tools = tuple(call.model_copy(update={"dropped": False, "late": False}) for call in new.tool_calls)
     return new.model_copy(update={"trail": (), "calls": calls, "tool_calls": tools})

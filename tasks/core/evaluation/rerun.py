@@ -46,7 +46,8 @@ async def redecide(
     plain: builds the deciders that ask no model. Raises NotReplayable saying what is missing.
     """
     told = [record.model_copy(update={"decided": _typed(record)}) for record in records]
-    answers = await decider_of(told, prompt_of, plain).decide(questions)
+    laddered = not any(record.decided and legacy.stood(record.decided) for record in records)
+    answers = await decider_of(told, prompt_of, plain, laddered).decide(questions)
     again = [_as_observed(*each) for each in zip(answers, records, strict=True)]
     if records[0].trigger != "backtest" or again == [record.decided for record in records]:
         return again
@@ -68,7 +69,7 @@ def _as_observed(new: Answer, record: CycleRecord) -> Answer:
         for i, call in enumerate(new.tool_calls)
     ]
     new = new.model_copy(update={"latency_ms": old.latency_ms, "tool_calls": tuple(tools)})
-    return new if old.trail else legacy.without_trail(new)
+    return new if old.trail else legacy.without_trail(new, old)
 
 
 def decider_of(
