@@ -130,7 +130,7 @@ def _versions(name: str, wanted: str, kind: Kind) -> Versions:
     alone = kind.roles[0] if len(kind.roles) == 1 else ""
     versions = {role or alone: version for role, _, version in parts}
     if unknown := sorted(set(versions) - set(kind.roles)):
-        raise InputError(f"{name}: no role {unknown[0]!r}; name one of {', '.join(sorted(kind.roles))}")
+        raise InputError(f"{name}: no role {unknown[0] or wanted}; name one of {', '.join(sorted(kind.roles))}")
     return versions
 
 

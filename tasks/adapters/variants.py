@@ -55,7 +55,7 @@ def _variant(name: str, model: str, cutoffs: Mapping[str, datetime], settings: S
     return Variant(
         label=label, decider=name, model=model, cutoff=cutoffs.get(model),
         prompt="+".join(f"{prompt.name}/{prompt.version}" for prompt in prompts),
-        prompt_sha256="+".join(prompt.sha256 for prompt in prompts),
+        prompt_sha256="+".join(prompt.sha256 for prompt in prompts), prompts=prompts,
     )  # fmt: skip
 
 
