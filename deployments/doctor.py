@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from deployments import services, state
 from deployments.status import has_store
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError, StoreError, TradingError
 from tasks.core.types.base import Dto
 from tasks.settings import Settings
@@ -203,7 +204,7 @@ async def _clock_skew(settings: Settings) -> tuple[float, float]:
 def _model(settings: Settings) -> list[Check]:
     """Only the names of keys are looked at and shown, never a value."""
     if not settings.model:
-        needs = settings.decider_name.startswith("llm:")
+        needs = kind_of(settings.decider_name).asks_model
         detail = f"none configured; the decider is {settings.decider_name}"
         return _check("model", not needs, detail, "set QUARTERDECK_MODEL, such as openai/gpt-4o")
     missing = sorted({name for name in map(_key_name, settings.model) if name and not os.environ.get(name)})

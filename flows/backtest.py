@@ -16,6 +16,7 @@ import click
 from flows.offline import candles_option, check_symbol, end_option, json_option, start_option, symbol_option
 from flows.output import emit, plain, utc_time
 from flows.spending import max_cost_option, usd
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.settings import settings
 
@@ -53,7 +54,7 @@ def backtest(
     files = parse_candle_options(candles, symbols)
     first, last = utc_time(start, "--start"), utc_time(end, "--end")
     name = decider or settings().decider_name
-    if mask is not None and name.startswith("recorded:"):
+    if mask is not None and kind_of(name).by_time:
         raise InputError(f"--mask: {name} answers by symbol and time, which a mask hides; leave one of them out")
     recorder = Recorder(out)
     job, sources = _job(files, name, first, last, funding, news, mask, instruments)
@@ -76,14 +77,14 @@ def _job(
     news: str, mask: str | None, instruments: str,
 ) -> tuple[Any, dict[str, str]]:  # fmt: skip
     """Make the options out into the one replay they ask for; says where its instruments come from."""
-    from flows.spending import ALWAYS, asks_a_model
+    from flows.spending import ALWAYS
     from tasks.adapters import replays
     from tasks.core.evaluation.comparison import Window
 
     s, candles = settings(), tuple((symbol, str(path.resolve())) for symbol, path in sorted(files.items()))
     window = Window(index=0, start=first or ALWAYS[0], end=last or ALWAYS[1])
     read = replays.Files(candles=candles, instruments=instruments, calendar=str(s.calendar or ""))
-    strategy, sources = replays.replayed(s, decider, read, window, memory=asks_a_model(decider))
+    strategy, sources = replays.replayed(s, decider, read, window, memory=kind_of(decider).asks_model)
     job = replays.Job(
         label=decider, strategy=strategy, window=window, candles=candles, calendar=read.calendar,
         treatment="raw" if mask is None else "masked", mask_key=mask or "", funding=_rates(funding, files), news=news,

@@ -21,6 +21,7 @@ from tasks import evaluate as stage
 from tasks.adapters import replays, variants
 from tasks.adapters.replays import Job
 from tasks.adapters.tracking_compare import git_commit
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.evaluation import compare, statistics
 from tasks.core.evaluation.comparison import Treatment, Trial, Variant, Window
@@ -85,7 +86,7 @@ def plan_work(request: Request) -> Work:
         for window in windows
         for treatment in _treatments(request, variant)
     ]
-    paid = [(variant, job) for variant, job in jobs if variants.asks_a_model(variant.decider)]
+    paid = [(variant, job) for variant, job in jobs if kind_of(variant.decider).asks_model]
     free = [job for each, job in jobs if (each, job) not in paid]
     return Work(request, chosen, windows, free, paid, replays.terms_of(strategy, sources))
 
@@ -93,11 +94,11 @@ def plan_work(request: Request) -> Work:
 def _job(
     request: Request, strategy: Strategy, variant: Variant, window: Window, treatment: Treatment, windows: int
 ) -> Job:
-    s, sampled, asks = settings(), request.quiet, variants.asks_a_model(variant.decider)
+    s, sampled, kind = settings(), request.quiet, kind_of(variant.decider)
     if sampled is None:
-        sampled = 0 if asks else QUIET
-    gated = treatment == "raw" and not variant.decider.startswith(("hold", "buy-and-hold", "recorded:"))
-    told = strategy.told.model_copy(update={"memory": asks})
+        sampled = 0 if kind.asks_model else QUIET
+    gated = treatment == "raw" and kind.sees_market
+    told = strategy.told.model_copy(update={"memory": kind.asks_model})
     return Job(
         label=variant.label, window=window, treatment=treatment,
         strategy=strategy.called(strategy.name, variant.decider).model_copy(update={"told": told}),
@@ -119,7 +120,7 @@ def _windows(request: Request) -> tuple[Window, ...]:
 
 def _treatments(request: Request, variant: Variant) -> list[Treatment]:
     """Return how a variant is shown the market; what holds whatever it sees has nothing to leak."""
-    if variant.decider in ("hold", "buy-and-hold"):
+    if not kind_of(variant.decider).sees_market:
         return ["raw"]
     return ["raw", *(["masked"] if request.mask else []), *(["perturbed"] if request.perturb else [])]
 

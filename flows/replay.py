@@ -13,6 +13,7 @@ import click
 from pydantic import ValidationError
 
 from flows.output import emit, read_text
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
 from tasks.settings import settings
 
@@ -216,7 +217,7 @@ def _stored(cycle_id: str | None) -> Iterator[Any]:
     record = store().cycle(cycle_id)
     if record is None:
         raise InputError(f"no cycle {cycle_id} in the store")
-    if record.decider != "llm:portfolio":
+    if not kind_of(record.decider).together:
         yield record
         return
     same = store().cycles(record.strategy, since=record.as_of, limit=10_000)

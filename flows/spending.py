@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.settings import settings
 
@@ -43,17 +44,12 @@ def usd(text: str | None) -> Decimal | None:
     return amount
 
 
-def asks_a_model(decider: str) -> bool:
-    """Say whether replaying this decider costs money."""
-    return decider.startswith(("llm:", "ensemble:")) and "llm:" in decider
-
-
 def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:
     """Return the decider a backtest replays, and what it may spend; None where it asks no model."""
     from tasks.adapters.deciders import build
 
     name = job.strategy.decider
-    if not asks_a_model(name):  # before the imports that only models need: they take seconds
+    if not kind_of(name).asks_model:  # before the imports that only models need: they take seconds
         return build(name, settings()), None
     from tasks.adapters import variants
     from tasks.connections import store

@@ -16,9 +16,10 @@ from tasks.core.types.strategy import Strategy
 @task(cache_policy=NO_CACHE)
 def recall(strategy: Strategy, symbols: list[str], as_of: datetime) -> dict[str, Remembered]:
     """Return what may be remembered of each symbol at as_of."""
-    version = getattr(connections.decider(strategy.decider), "prompt_version", None)
+    sent = connections.decider(strategy.decider).prompts
+    prompt = sent[0] if len(sent) == 1 else None  # of several no one version has traded
     remembered = store().remembered
-    return {symbol: remembered(strategy.name, strategy.decider, version, symbol, as_of) for symbol in symbols}
+    return {symbol: remembered(strategy.name, strategy.decider, prompt, symbol, as_of) for symbol in symbols}
 
 
 @task(cache_policy=NO_CACHE)

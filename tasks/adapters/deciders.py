@@ -1,23 +1,22 @@
-"""Names of deciders -> deciders: adding one is one file in core/decision and one line here."""
+"""Names of deciders -> deciders. One that asks a model is a line in `core.decision.kinds`, another one here too."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.adapters.prompts import load_prompt
+from tasks.core.decision import kinds
 from tasks.core.decision.baselines import BuyAndHoldDecider, HoldDecider, RandomDecider, RecordedDecider
 from tasks.core.decision.breaker import Breaker
 from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
+from tasks.core.decision.kinds import Kind, Maker, Means
 from tasks.core.decision.ladder import Ladder, Terms
-from tasks.core.decision.panel import PanelDecider
-from tasks.core.decision.portfolio import PortfolioDecider
-from tasks.core.decision.roles import REPLIES
 from tasks.core.decision.rules import RulesDecider, Sizes
-from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
 from tasks.core.market import lean
 from tasks.core.ports import Decider, Model
@@ -57,44 +56,28 @@ def _litellm(names: tuple[str, ...], settings: Settings) -> Model:
     )
 
 
-def _panel(settings: Settings, model: Model | None, versions: Versions) -> Decider:
-    from tasks.adapters.model import prepare
-
-    share = settings.panel_stage_s / max(1, len(settings.model))  # so that a failover fits into its stage
-    own = settings.model_copy(update={"provider_timeout_s": min(settings.provider_timeout_s, share)})
-    model = model or _model(own)
-    prompts = {role: load_prompt(role, versions.get(role)) for role in REPLIES}
-    stage_s, deadline_s = settings.panel_stage_s, settings.decision_deadline_s
-    return PanelDecider(model, prompts, lean.encode, stage_s, deadline_s, prepare)
+def _recorded(argument: str, kind: str) -> Decider:
+    path = Path(argument)
+    if not path.is_file():
+        raise InputError(f"{kind}:{argument}: no such file of replies")
+    return RecordedDecider(path.read_text(encoding="utf-8", errors="replace").split("\n"))
 
 
-def _tools(settings: Settings, model: Model | None, versions: Versions) -> Decider:
-    from tasks.adapters.model import prepare
-    from tasks.adapters.toolbox import tools_decider
+def _policy(argument: str) -> Decider:
+    from tasks.adapters.onnx_policy import OnnxDecider
 
-    if model is not None:
-        raise InputError("llm:tools asks the venue for what is true now: it cannot be replayed over candle files")
-    if versions:
-        raise InputError("llm:tools takes no prompt version: promote the planner's with `quarterdeck prompts promote`")
-    return tools_decider(settings, _model(settings), prepare)
+    return OnnxDecider(Path(argument))
 
 
-BUILDERS: dict[str, Callable[[Settings, Model | None, Versions], Decider]] = {
-    "rules": lambda *_: RulesDecider(),
-    "hold": lambda *_: HoldDecider(),
-    "random": lambda *_: RandomDecider(),
-    "buy-and-hold": lambda *_: BuyAndHoldDecider(),
-    "llm:single": lambda s, m, v: SingleDecider(m or _model(s), load_prompt("single", v.get("single")), lean.encode),
-    "llm:panel": _panel,
-    "llm:tools": _tools,
-    "llm:portfolio": lambda s, m, v: PortfolioDecider(
-        m or _model(s), load_prompt("portfolio", v.get("portfolio")), lean.encode
-    ),
+PLAIN: dict[str, Callable[[str], Decider]] = {  # those that ask no model, each by what its name says after the kind
+    "rules": lambda text: RulesDecider(_sizes(text) if text else None),
+    "hold": lambda _: HoldDecider(),
+    "random": lambda seed: RandomDecider(seed or "0"),
+    "buy-and-hold": lambda _: BuyAndHoldDecider(),
+    "recorded": lambda path: _recorded(path, "recorded"),
+    "model": _policy,
 }
-
-
 ENSEMBLES = ("ensemble:llm:single+model:FILE.onnx", "ensemble:vote:rules=1,model:FILE.onnx=2")
-WITH_ARGUMENT = ("random:SEED", "rules:stop_atr=3", "recorded:FILE", "model:FILE.onnx", *ENSEMBLES)
 
 
 def build(name: str, settings: Settings, store: "Store | None" = None, model: Model | None = None) -> Decider:
@@ -104,55 +87,68 @@ def build(name: str, settings: Settings, store: "Store | None" = None, model: Mo
     `model` that one is asked, and no ladder stands around it: a replay must not answer from what is known now.
     Raises InputError listing the deciders there are.
     """
-    name, _, wanted = name.partition("@") if name.startswith("llm:") else (name, "", "")
-    kind, _, argument = name.partition(":")
-    if kind == "recorded" and argument:
-        path = Path(argument)
-        if not path.is_file():
-            raise InputError(f"recorded:{argument}: no such file of replies")
-        return RecordedDecider(path.read_text(encoding="utf-8", errors="replace").split("\n"))
-    if kind == "random" and argument:
-        return RandomDecider(argument)
-    if kind == "rules" and argument:
-        return RulesDecider(_sizes(argument))
-    if kind == "model" and argument:
-        from tasks.adapters.onnx_policy import OnnxDecider
-
-        return OnnxDecider(Path(argument))
-    if kind == "ensemble" and argument:
-        return _ensemble(argument, lambda member: build(member, settings, store, model))
-    if name not in BUILDERS:
-        raise InputError(f"decider {name!r} is unknown; there are {', '.join(BUILDERS)}, {', '.join(WITH_ARGUMENT)}")
-    decider = BUILDERS[name](settings, model, _versions(argument, wanted))
-    alone = kind != "llm" or model is not None
-    return decider if alone else _ladder(decider, settings, store or _open(settings.store_url))
+    if kinds.members(name):
+        return _ensemble(name, lambda member: build(member, settings, store, model))
+    named = kinds.read(name)
+    kind = kinds.KINDS.get(named.kind)
+    if kind is None or (kind.file and not named.argument):
+        raise InputError(f"decider {name!r} is unknown; there are {_all_names()}")
+    if kind.make is None:
+        return PLAIN[named.kind](named.argument)
+    decider = _asking(kind, kind.make, settings, model, _versions(name, named.versions, kind))
+    return decider if model is not None else _ladder(decider, settings, store or _open(settings.store_url))
 
 
-def _versions(kind: str, wanted: str) -> Versions:
+def _all_names() -> str:
+    alone = [name for name, kind in kinds.KINDS.items() if not kind.file]
+    return ", ".join([*alone, *(f"{n}:{k.argument}" for n, k in kinds.KINDS.items() if k.argument), *ENSEMBLES])
+
+
+def _asking(kind: Kind, make: Maker, settings: Settings, model: Model | None, versions: Versions) -> Decider:
+    from tasks.adapters.model import prepare
+
+    if kind.live and model is not None:
+        raise InputError("llm:tools asks the venue for what is true now: it cannot be replayed over candle files")
+    prompts = {role: load_prompt(role, versions.get(role)) for role in kind.roles}
+    means = Means(lean.encode, settings.panel_stage_s, settings.decision_deadline_s, prepare)
+    if kind.live:
+        from tasks.adapters.toolbox import tools_of
+
+        means = replace(means, tools=tools_of(settings))
+    return make(model or _model(_in_stages(settings) if kind.staged else settings), prompts, means)
+
+
+def _in_stages(settings: Settings) -> Settings:
+    """Leave each model its share of a stage, so that a failover fits into it."""
+    share = settings.panel_stage_s / max(1, len(settings.model))
+    return settings.model_copy(update={"provider_timeout_s": min(settings.provider_timeout_s, share)})
+
+
+def _versions(name: str, wanted: str, kind: Kind) -> Versions:
     """Read `v002`, an alias, or `role/v002` joined by +, into role -> version."""
     parts = [part.rpartition("/") for part in wanted.split("+") if part]
-    versions = {role or kind: version for role, _, version in parts}
-    known = set(REPLIES) if kind == "panel" else {kind}
-    if unknown := sorted(set(versions) - known):
-        raise InputError(f"llm:{kind}@{wanted}: no role {unknown[0]}; name one of {', '.join(sorted(known))}")
+    alone = kind.roles[0] if len(kind.roles) == 1 else ""
+    versions = {role or alone: version for role, _, version in parts}
+    if unknown := sorted(set(versions) - set(kind.roles)):
+        raise InputError(f"{name}: no role {unknown[0] or wanted}; name one of {', '.join(sorted(kind.roles))}")
     return versions
 
 
-def _ensemble(text: str, member: Callable[[str], Decider]) -> Decider:
-    """Read `CHOOSER+TIMER` (parted at the last +) or `vote:A=1,B=2`, its members deciders but no ensembles."""
-    votes = [part.rpartition("=") for part in text.removeprefix("vote:").split(",")]
-    names = [name for name, _, _ in votes] if text.startswith("vote:") else [*text.rpartition("+")[::2]]
-    if len(names) < 2 or not all(names) or any(name.startswith("ensemble") for name in names):
-        raise InputError(f"ensemble:{text}: write CHOOSER+TIMER or vote:A=1,B=2, e.g. {', '.join(ENSEMBLES)}")
-    if not text.startswith("vote:"):
+def _ensemble(name: str, member: Callable[[str], Decider]) -> Decider:
+    """Build `CHOOSER+TIMER` or `vote:A=1,B=2`, its members deciders but no ensembles."""
+    parts = kinds.members(name)
+    names, weights = [each for each, _ in parts], [weight for _, weight in parts if weight is not None]
+    if len(names) < 2 or not all(names) or any(map(kinds.members, names)):
+        raise InputError(f"{name}: write CHOOSER+TIMER or vote:A=1,B=2, e.g. {', '.join(ENSEMBLES)}")
+    if not weights:
         return TimedDecider(member(names[0]), member(names[1]))
     try:
-        weights = [Decimal(weight) for _, _, weight in votes]
+        exact = [Decimal(weight) for weight in weights]
     except ArithmeticError as e:
-        raise InputError(f"ensemble:{text}: a weight is no number; write e.g. {ENSEMBLES[1]}") from e
-    if not all(weight.is_finite() and weight > 0 for weight in weights):
-        raise InputError(f"ensemble:{text}: every weight must be above 0")
-    return VoteDecider(list(zip(map(member, names), weights, strict=True)))
+        raise InputError(f"{name}: a weight is no number; write e.g. {ENSEMBLES[1]}") from e
+    if not all(weight.is_finite() and weight > 0 for weight in exact):
+        raise InputError(f"{name}: every weight must be above 0")
+    return VoteDecider(list(zip(map(member, names), exact, strict=True)))
 
 
 def _sizes(text: str) -> Sizes:
@@ -168,7 +164,6 @@ def _ladder(decider: Decider, settings: Settings, store: "Store") -> Decider:
     terms = Terms(
         strategy=settings.strategy, session=settings.budget.session, ttl=timedelta(seconds=settings.cache_ttl_s),
         max_distance=settings.cache_distance, breaker=breaker, may_open=settings.limits.fallback_may_open,
-        together=decider.name == PortfolioDecider.name,
     )  # fmt: skip
     return Ladder(decider, RulesDecider(), store, terms, lambda: datetime.now(UTC))
 

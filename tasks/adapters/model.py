@@ -23,7 +23,7 @@ import httpx
 
 from tasks.adapters.wire_tape import TAPE, Tape, TapeTransport
 from tasks.core.errors import InputError, ModelError
-from tasks.core.types.decision import ModelCall, PromptRef
+from tasks.core.types.decision import ModelCall, PromptRef, Rung, Why
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
 GRACE_S = 0.2  # how long a cancelled request may take to clean up
@@ -41,6 +41,23 @@ class _Progress:
     cost_usd: Decimal = Decimal(0)
     tokens_in: int = 0
     tokens_out: int = 0
+    trail: list[Rung] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    def passed(self, role: str, error: str = "") -> None:
+        """Put what became of the model just asked into the trail, with what it took since the one before."""
+        if error:
+            self.attempts.append(f"{self.model}: {error}")
+        failed = Why.LATE if error == "timeout" else Why.PROVIDER_ERROR
+        source, took = f"llm:{self.model}", (time.monotonic() - self.started) * 1000
+        rung = Rung(
+            rung="failover" if self.trail else "primary", source=source, why=failed if error else Why.ANSWERED,
+            role=role, retry=sum(each.source == source for each in self.trail),
+            latency_ms=round(took - sum(each.latency_ms for each in self.trail), 1),
+            cost_usd=self.cost_usd - sum((each.cost_usd for each in self.trail), Decimal(0)),
+            tokens=self.tokens_in + self.tokens_out - sum(each.tokens for each in self.trail),
+        )  # fmt: skip
+        self.trail.append(rung)
 
     def spend(self, response: Any) -> None:  # litellm is untyped
         usage = getattr(response, "usage", None)
@@ -51,7 +68,7 @@ class _Progress:
     def call(self, asked: ModelCall, text: str, error: str = "") -> ModelCall:
         update = {"model": self.model, "raw_reply": text, "error": error, "attempts": tuple(self.attempts)}
         spent = {"cost_usd": self.cost_usd, "tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
-        return asked.model_copy(update=update | spent)
+        return asked.model_copy(update=update | spent | {"trail": tuple(self.trail)})
 
 
 class _Failed(ModelError):
@@ -104,17 +121,19 @@ class LiteLLMModel:
         return os.environ.get(BLOCK_VARIABLE) == "1" and not local
 
     def _out_of_time(self, asked: ModelCall, progress: _Progress) -> ModelCall:
-        progress.attempts.append(f"{progress.model}: timeout")
+        progress.passed(asked.role, "timeout")
         return progress.call(asked, self._taped(progress.tape), error="timeout")
 
     async def _failover(self, asked: ModelCall, schema: dict[str, object], progress: _Progress) -> ModelCall:
         failed = _Failed("unavailable")
         for progress.model in self.models:
             try:
-                return progress.call(asked, await self._one(asked, schema, progress))
+                text = await self._one(asked, schema, progress)
+                progress.passed(asked.role)
+                return progress.call(asked, text)
             except _Failed as e:
                 failed = e
-                progress.attempts.append(f"{progress.model}: {e.reason}")
+                progress.passed(asked.role, e.reason)
         return progress.call(asked, failed.text, error=failed.reason)
 
     async def _one(self, asked: ModelCall, schema: dict[str, object], progress: _Progress) -> str:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
+from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
 from tasks.core.evaluation import rl_state
 from tasks.core.types.base import Dto
-from tasks.core.types.decision import DECISION, Answer, Decision, hold
+from tasks.core.types.decision import DECISION, Answer, Decision, PromptRef, answered, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
@@ -39,6 +40,9 @@ class PolicyCard(Dto):
 
 class OnnxDecider:
     """Takes the likeliest action among the allowed; its confidence is that probability. One thread, no randomness."""
+
+    kind = KINDS["model"]
+    prompts: tuple[PromptRef, ...] = ()
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -84,7 +88,7 @@ class OnnxDecider:
     def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Answer:
         action, share = choose(self.card.actions, odds, rl_state.allowed_mask(snapshot))
         decision = self._decision(snapshot.pair, action, share)
-        return Answer(decision=decision, source=self.name, rung="primary", model=self.mark)
+        return answered(decision, self.name).model_copy(update={"model": self.mark})
 
     def _decision(self, symbol: str, action: str, share: float) -> Decision:
         confidence, why = Decimal(str(round(share, 4))), f"{action} {share:.2f} of what is allowed"

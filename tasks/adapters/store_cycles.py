@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Select, and_, func, or_, select, update
 
 from tasks.adapters.store_database import Database
 from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, StrategyRow, ToolCallRow, VerdictRow
-from tasks.adapters.store_types import columns_of, document_of, dto_of, row_of, storable
+from tasks.adapters.store_types import document_of, row_of, storable
 from tasks.core.errors import InputError, StoreError
 from tasks.core.types.decision import Answer, ModelCall, ToolCall
 from tasks.core.types.record import CycleRecord, CycleStatus
@@ -192,9 +192,9 @@ class CycleStore(Database):
 
     def tool_calls(self, cycle_id: str) -> list[ToolCall]:
         """Return what the model asked the tools in this cycle and was answered, in order."""
-        query = select(*columns_of(ToolCallRow, ToolCall)).where(ToolCallRow.cycle_id == cycle_id)
         with self._reading() as connection:
-            return [dto_of(ToolCall, row) for row in connection.execute(query.order_by(ToolCallRow.seq))]
+            found = connection.scalar(select(DecisionRow.decided).where(DecisionRow.cycle_id == cycle_id))
+        return list(Answer.model_validate(found).tool_calls) if found else []
 
     def _records(self, query: Select[Any]) -> list[CycleRecord]:
         with self._reading() as connection:
@@ -209,7 +209,7 @@ class CycleStore(Database):
         if calls:
             connection.execute(self._insert(ModelCallRow).on_conflict_do_nothing(), calls)
         key = {"cycle_id": cycle_id, "called_at": at}
-        tools = [{**key, "seq": seq, **row_of(call)} for seq, call in enumerate(decided.tool_calls)]
+        tools = [{**key, "seq": seq, **_tool_row(call)} for seq, call in enumerate(decided.tool_calls)]
         if tools:
             connection.execute(self._insert(ToolCallRow).on_conflict_do_nothing(), tools)
         return True
@@ -252,6 +252,10 @@ def _decision_row(cycle_id: str, decided: Answer, at: datetime) -> dict[str, Any
         "decided": document_of(decided),
         "decided_at": at,
     }
+
+
+def _tool_row(call: ToolCall) -> dict[str, Any]:
+    return {name: value for name, value in row_of(call).items() if name in ToolCallRow.__table__.columns}
 
 
 def _call_rows(cycle_id: str, calls: Sequence[ModelCall], at: datetime) -> list[dict[str, Any]]:

@@ -37,8 +37,8 @@ from tasks.core.decision.memory import (
     Vector,
     performance,
     vector,
-)  # fmt: skip
-from tasks.core.types.decision import Answer, ModelCall
+)
+from tasks.core.types.decision import Answer, ModelCall, PromptRef
 from tasks.core.types.limits import Budget
 from tasks.core.types.snapshot import Snapshot
 
@@ -133,23 +133,22 @@ class DecisionStore(Database):
         ]  # fmt: skip
 
     def remembered(
-        self, strategy: str, decider: str, prompt_version: str | None, symbol: str, as_of: datetime
+        self, strategy: str, decider: str, prompt: PromptRef | None, symbol: str, as_of: datetime
     ) -> Remembered:
         """Return what may be remembered of `symbol` at as_of: earlier decisions, and outcomes closed by then."""
         known = _earlier(strategy, symbol, as_of, with_outcome=False).where(DecisionRow.rung != "hold").limit(LAST)
         settled = _earlier(strategy, symbol, as_of, with_outcome=True).limit(COMPARED)
         with self._reading() as connection:
             recent, ended = (tuple(map(_one, connection.execute(query))) for query in (known, settled))
-        return Remembered(recent, ended, self.performance(strategy, decider, prompt_version, as_of))
+        return Remembered(recent, ended, self.performance(strategy, decider, prompt, as_of))
 
-    def performance(self, strategy: str, decider: str, prompt_version: str | None, as_of: datetime) -> Performance:
-        """Return how a decider did over trades closed by `as_of`; prompt_version: `single/v001`, None for all."""
+    def performance(self, strategy: str, decider: str, prompt: PromptRef | None, as_of: datetime) -> Performance:
+        """Return how a decider did over trades closed by `as_of`, on one version of a prompt or on all."""
         query = select(OutcomeRow.pnl, OutcomeRow.r_multiple).join(Cycle, Cycle.cycle_id == OutcomeRow.cycle_id)
         query = query.where(Cycle.strategy == strategy, Cycle.decider == decider, OutcomeRow.closed_at <= as_of)
-        if prompt_version is not None:
-            name, _, version = prompt_version.partition("/")
-            asked = (ModelCallRow.cycle_id == Cycle.cycle_id, ModelCallRow.prompt_name == name)
-            query = query.where(select(1).where(*asked, ModelCallRow.prompt_version == version).exists())
+        if prompt is not None:
+            asked = (ModelCallRow.cycle_id == Cycle.cycle_id, ModelCallRow.prompt_name == prompt.name)
+            query = query.where(select(1).where(*asked, ModelCallRow.prompt_version == prompt.version).exists())
         with self._reading() as connection:
             rows = connection.execute(query.order_by(OutcomeRow.closed_at.desc()).limit(JUDGED)).all()
         return performance([(row.pnl, row.r_multiple) for row in rows])

@@ -7,7 +7,7 @@ are now; for another as_of, a replay's, they are refused.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import zip_longest
@@ -16,19 +16,17 @@ from typing import Protocol
 import pandas as pd
 
 from tasks.adapters import venue_client
-from tasks.adapters.prompts import load_prompt
 from tasks.adapters.store import Store
 from tasks.adapters.venue import connect
 from tasks.adapters.venue_market import MarketData
 from tasks.core.decision import memory
+from tasks.core.decision.kinds import Tools
 from tasks.core.decision.memory import Remembered
-from tasks.core.decision.planner import Prompts, ToolsDecider
 from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, compact
 from tasks.core.errors import DataError
-from tasks.core.market import lean
-from tasks.core.ports import Model
 from tasks.core.trading import ledger
 from tasks.core.types.bars import COLUMNS
+from tasks.core.types.decision import PromptRef
 from tasks.core.types.limits import ToolLimits, ToolRates
 from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Question
@@ -48,7 +46,7 @@ class Kept(Protocol):
     ) -> list[Outcome]: ...
 
     def remembered(
-        self, strategy: str, decider: str, prompt_version: str | None, symbol: str, as_of: datetime
+        self, strategy: str, decider: str, prompt: PromptRef | None, symbol: str, as_of: datetime
     ) -> Remembered: ...
 
 
@@ -165,15 +163,13 @@ def public_market(settings: Settings) -> MarketData:
     return MarketData(client, name=f"{_venue_id(settings)}-{settings.profile}")
 
 
-def tools_decider(settings: Settings, model: Model, prepare: Callable[[], Awaitable[None]]) -> ToolsDecider:
-    """Build `llm:tools` on the venue client of the running event loop."""
-    prompts = Prompts(*(load_prompt(role) for role in Prompts._fields))
+def tools_of(settings: Settings) -> Tools:
+    """Return the tools on the venue client of the running event loop."""
 
     def toolbox(question: Question) -> DataToolbox:
         return DataToolbox(readings(settings.store_url), lambda: connect(settings), settings, question)
 
-    counted = meter(settings.tool_rates)
-    return ToolsDecider(model, prompts, lean.encode, toolbox, limits_of(settings), counted, prepare)
+    return Tools(toolbox, limits_of(settings), meter(settings.tool_rates))
 
 
 def _venue_id(settings: Settings) -> str:

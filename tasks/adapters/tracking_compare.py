@@ -86,16 +86,15 @@ class ComparisonTracker(Tracker):
 
 def _run_name(variant: Variant) -> str:
     """Say the prompt's version first: MLflow's list cuts names off at the end."""
-    version = variant.prompt.partition("/")[2] if "+" not in variant.prompt else ""
+    version = variant.prompts[0].version if len(variant.prompts) == 1 else ""
     return f"{version} {variant.label}".strip()
 
 
 def _tags(variant: Variant) -> dict[str, str]:
-    name, _, version = variant.prompt.partition("/")
-    one = "+" not in variant.prompt
+    one = variant.prompts[0] if len(variant.prompts) == 1 else None
     tags = {
         "decider": variant.decider, "model": variant.model, "baseline": str(variant.baseline).lower(),
-        "prompt_name": name if one else variant.prompt, "prompt_version": version if one else variant.prompt,
+        "prompt_name": one.name if one else variant.prompt, "prompt_version": one.version if one else variant.prompt,
         "prompt_sha256": variant.prompt_sha256, "cutoff": f"{variant.cutoff:%Y-%m-%d}" if variant.cutoff else "",
     }  # fmt: skip
     return {key: value for key, value in tags.items() if value}

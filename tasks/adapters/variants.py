@@ -12,21 +12,16 @@ import numpy as np
 from tasks.adapters.deciders import build
 from tasks.adapters.replays import Job, strategy_for, treated_for, world_of
 from tasks.adapters.store import Store
-from tasks.core.decision.prompt import Prompt
+from tasks.core.decision import kinds
 from tasks.core.errors import InputError
 from tasks.core.evaluation import quiet
 from tasks.core.evaluation.comparison import Estimate, Tried, Variant
 from tasks.core.evaluation.replies import KeptModel, Probe, Spending
 from tasks.core.ports import Decider, Model
+from tasks.core.types.decision import PromptRef
 from tasks.settings import Settings
 
 BASELINES = ("hold", "buy-and-hold", "rules")
-PANEL_CALLS = 6  # every role once
-
-
-def asks_a_model(decider: str) -> bool:
-    """Say whether replaying this decider costs money."""
-    return decider.startswith(("llm:", "ensemble:")) and "llm:" in decider
 
 
 def variants(
@@ -45,7 +40,7 @@ def variants(
 
 
 def _models(name: str, models: Sequence[str], settings: Settings) -> Sequence[str]:
-    if not asks_a_model(name):
+    if not kinds.kind_of(name).asks_model:
         return ("",)
     chosen = tuple(models) or settings.model[:1]
     if not chosen:
@@ -55,24 +50,19 @@ def _models(name: str, models: Sequence[str], settings: Settings) -> Sequence[st
 
 def _variant(name: str, model: str, cutoffs: Mapping[str, datetime], settings: Settings) -> Variant:
     decider = build(name, settings, model=Probe() if model else None)
-    prompts = _prompts(decider)
+    prompts = decider.prompts
     label = " ".join(part for part in (_labelled(name, prompts), model) if part)
     return Variant(
         label=label, decider=name, model=model, cutoff=cutoffs.get(model),
         prompt="+".join(f"{prompt.name}/{prompt.version}" for prompt in prompts),
-        prompt_sha256="+".join(prompt.sha256 for prompt in prompts),
+        prompt_sha256="+".join(prompt.sha256 for prompt in prompts), prompts=prompts,
     )  # fmt: skip
 
 
-def _labelled(name: str, prompts: Sequence[Prompt]) -> str:
+def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
     """Say the version where one prompt is sent, also when an alias or nothing named it."""
-    alone = len(prompts) == 1 and name.startswith("llm:")
-    return f"{name.partition('@')[0]}@{prompts[0].version}" if alone else name
-
-
-def _prompts(decider: Decider) -> list[Prompt]:
-    one = getattr(decider, "prompt", None)
-    return [one] if one else list(getattr(decider, "prompts", {}).values())
+    alone = len(prompts) == 1 and not kinds.members(name)
+    return f"{kinds.read(name).kind}@{prompts[0].version}" if alone else name
 
 
 def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
@@ -98,8 +88,9 @@ async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Sett
     prices, calls, usd = LiteLLMPrices(settings.budget.usd_per_1k_tokens), 0, Decimal(0)
     for variant, jobs in paid:
         decisions, probe = sum(_decisions(job) for job in jobs), Probe()
-        await _first_question(build(variant.decider, settings, model=probe), jobs[0])
-        each = PANEL_CALLS if "panel" in variant.decider else 1
+        for name in kinds.askers(variant.decider):  # each by itself: an ensemble's timer may wait at that event
+            await _first_question(build(name, settings, model=probe), jobs[0])
+        each = len(kinds.kind_of(variant.decider).roles)
         worst = sum((prices.worst((variant.model,), *question) for question in probe.asked), Decimal(0))
         calls += decisions * each
         usd += decisions * each * worst / max(1, len(probe.asked))
@@ -118,11 +109,9 @@ async def _first_question(decider: Decider, job: Job) -> None:
     events = quiet.closes(market, job.window.start, job.window.end).events
     if len(events):
         when = datetime.fromtimestamp(int(events[len(events) // 2]), tz=UTC)
-        reasons = market.reasons(when, when)
-        asked: Decider = getattr(decider, "chooser", decider)  # of an ensemble whose timer may wait at that event
-        strategy = strategy_for(job)
+        reasons, strategy = market.reasons(when, when), strategy_for(job)
         account = quiet.flat_account(market, strategy, when)
-        await asked.decide([quiet.flat_question(market, account, strategy, world_of(job), when, reasons)])
+        await decider.decide([quiet.flat_question(market, account, strategy, world_of(job), when, reasons)])
 
 
 class Tally:

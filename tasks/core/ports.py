@@ -11,15 +11,21 @@ from typing import Protocol
 
 import pandas as pd
 
+from tasks.core.decision.kinds import Kind
 from tasks.core.types.decision import Answer, ModelCall, PromptRef
 from tasks.core.types.orders import Balance, Fill, Instrument, Order, OrderIntent, VenuePosition
 from tasks.core.types.question import Question
 
 
 class Decider(Protocol):
-    """Frozen questions in, one decision for each, in the same order. Never raises for what a model did: it holds."""
+    """Frozen questions in, one decision for each, in the same order. Never raises for what a model did: it holds.
+
+    kind: what it is, see `decision.kinds`. prompts: the versions it may send.
+    """
 
     name: str
+    kind: Kind
+    prompts: tuple[PromptRef, ...]
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]: ...
 

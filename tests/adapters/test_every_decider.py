@@ -212,7 +212,9 @@ def checked(decided: Answer) -> None:
     assert Answer.model_validate_json(decided.model_dump_json()) == decided
     assert decided.decision.symbol == SYMBOL
     assert decided.source
-    assert decided.rung in ("primary", "failover", "cheap", "cache", "rules", "hold")
+    assert (decided.trail[-1].rung, decided.trail[-1].source) == (decided.rung, decided.source)
+    assert sum(rung.cost_usd for rung in decided.trail) == decided.cost_usd
+    assert sum(rung.tokens for rung in decided.trail) == decided.tokens
 
 
 def assert_nothing_entered(decided: Answer) -> None:

@@ -10,7 +10,7 @@ from model_server import Fault, ModelServer, Reply, Step, completion
 from tasks.adapters.model import BLOCK_VARIABLE, LiteLLMModel, _litellm
 from tasks.core.decision.actions import Rejected, parse_reply, wire_schema
 from tasks.core.errors import InputError
-from tasks.core.types.decision import Hold, ModelCall, PromptRef
+from tasks.core.types.decision import Hold, ModelCall, PromptRef, Why
 
 SYMBOL = "BTC/USDT:USDT"
 HOLD = '{"symbol":"BTC/USDT:USDT","action":"HOLD","confidence":0.5}'
@@ -150,17 +150,28 @@ async def test_when_one_provider_fails_the_next_one_answers_and_the_failure_is_k
     assert (call.raw_reply, call.error, call.model) == (HOLD, "", "anthropic/b")
     assert len(call.attempts) == 1
     assert call.attempts[0].startswith("openai/a: ")
+    first, second = call.tried()
+    assert (first.rung, first.source, first.why is Why.ANSWERED) == ("primary", "llm:openai/a", False)
+    assert (second.rung, second.source, second.why) == ("failover", "llm:anthropic/b", Why.ANSWERED)
 
 
 async def test_what_a_failed_attempt_cost_is_counted():
     call = await ask(Reply("", tokens_in=10), Reply(HOLD, tokens_in=20), models=("openai/a", "openai/b"))
     assert call.tokens_in == 30
+    assert sum(rung.tokens for rung in call.tried()) == call.tokens_in + call.tokens_out
+    assert call.tried()[0].tokens >= 10
+
+
+async def test_the_same_model_asked_again_is_a_retry():
+    call = await ask(Reply(""), Reply(""), Reply(HOLD), models=("openai/a", "openai/a", "openai/b"))
+    assert [(rung.rung, rung.retry) for rung in call.tried()] == [("primary", 0), ("failover", 1), ("failover", 0)]
 
 
 async def test_all_providers_together_get_one_deadline():
     call = await ask(Fault("hang"), Fault("drip"), models=("openai/a", "openai/b"), timeout_s=3.0, deadline_s=5.0)
     assert (call.error, call.model) == ("timeout", "openai/b")
     assert call.attempts == ("openai/a: timeout", "openai/b: timeout")
+    assert [rung.why for rung in call.tried()] == [Why.LATE, Why.LATE]
     assert call.raw_reply.startswith('{"')
 
 

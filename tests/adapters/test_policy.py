@@ -16,7 +16,7 @@ from flows.cli import cli
 from tasks.adapters import dataset, onnx_policy
 from tasks.adapters.deciders import build
 from tasks.adapters.onnx_policy import OnnxDecider, choose
-from tasks.adapters.variants import asks_a_model
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.evaluation import rl_state
 from tasks.core.evaluation.replies import Probe
@@ -184,7 +184,7 @@ def test_the_model_is_asked_only_when_the_policy_would_act(policy, tmp_path, sql
         decider = build(f"ensemble:llm:single+model:{policy}", settings)
         assert decided(decider, question(allowed_actions=("HOLD",))).decision.action == "HOLD"
         assert server.requests == []
-        assert decider.prompts == {}, "it stands on its ladder, which keeps the prompt to itself"
+        assert [prompt.name for prompt in decider.prompts] == ["single"], "through its ladder"
 
 
 @pytest.mark.parametrize(
@@ -206,6 +206,6 @@ def test_train_is_a_command(data, tmp_path):
 
 def test_an_ensemble_that_asks_a_model_costs_money_and_names_its_prompts(policy):
     name = f"ensemble:llm:single@v001+model:{policy}"
-    assert asks_a_model(name)
-    assert not asks_a_model(f"ensemble:rules+model:{policy}")
-    assert [prompt.name for prompt in build(name, load(), model=Probe()).prompts.values()] == ["single"]
+    assert kind_of(name).asks_model
+    assert not kind_of(f"ensemble:rules+model:{policy}").asks_model
+    assert [prompt.name for prompt in build(name, load(), model=Probe()).prompts] == ["single"]

@@ -28,6 +28,7 @@ from tasks.settings import Settings, load
 ROOT = Path(__file__).resolve().parents[2]
 CHARGE = Charge(session="default/today", symbol=BTC, decision="d1")
 CENT = Decimal("0.01")
+TRADER = PromptRef(name="trader", version="v001", sha256="ab" * 32)
 OPEN = '{"action":"OPEN_LONG","size_pct":20,"stop_atr":1.5,"tp_atr":3,"confidence":0.6}'
 
 
@@ -232,10 +233,15 @@ def test_performance_is_of_one_decider_and_prompt_version_and_of_trades_closed_b
     remembered(store, 0, outcome_at=AT + minutes(30), r="2")
     remembered(store, 1, outcome_at=AT + minutes(40), r="-1")
     remembered(store, 2, outcome_at=AT + minutes(20), r="9", decider="rules")
-    done = store.performance("default", "llm:single", "trader/v001", AT + minutes(40))
+    done = store.performance("default", "llm:single", TRADER, AT + minutes(40))
     assert (done.trades, done.win_rate, done.mean_r) == (2, 0.5, 0.5)
     assert store.performance("default", "llm:single", None, AT + minutes(39)).trades == 1
-    assert store.performance("default", "llm:single", "trader/v002", AT + minutes(40)).trades == 0
+    assert (
+        store.performance(
+            "default", "llm:single", TRADER.model_copy(update={"version": "v002"}), AT + minutes(40)
+        ).trades
+        == 0
+    )
     assert store.performance("default", "llm:single", None, AT + minutes(29)).win_rate is None
 
 

@@ -9,6 +9,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from sandbox_server import advance, running_sandbox
+from sqlalchemy import select
 from store_samples import (
     AT,
     BTC,
@@ -22,6 +23,7 @@ from store_samples import (
     minutes,
 )
 
+from tasks.adapters.store_models import ToolCallRow
 from tasks.adapters.toolbox import DataToolbox, limits_of, public_market
 from tasks.core.decision.tools import Meter, ToolDesk
 from tasks.core.errors import VenueUnavailable
@@ -165,12 +167,15 @@ def a_call(number: int, **fields: object) -> ToolCall:
 def test_tool_calls_come_back_in_order_as_they_were(store):
     calls = (
         a_call(0, truncated=True, flags=("clamped:candles", "truncated")),
-        a_call(1, error="timeout", response="", bytes=0),
+        a_call(1, error="timeout", late=True, response="", bytes=0),
         a_call(2, tool="x", parameters={}, error="unknown tool"),
     )
     decided = a_decision().model_copy(update={"tool_calls": calls, "flags": ("truncated",)})
     store.save_cycle(a_full_cycle(decided=decided), AT)
     assert store.tool_calls("c1") == list(calls)
+    with store._reading() as connection:
+        rows = connection.execute(select(ToolCallRow.tool, ToolCallRow.error).order_by(ToolCallRow.seq)).all()
+    assert [tuple(row) for row in rows] == [(call.tool, call.error) for call in calls]
     assert store.cycle("c1").decided.flags == ("truncated",)
     assert store.tool_calls("another") == []
 

@@ -19,6 +19,7 @@ from hypothesis.extra.numpy import arrays
 from market_data import walk
 from replayed import backtest
 
+from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
 from tasks.core.evaluation.backtest import Result
@@ -41,7 +42,7 @@ def markets() -> dict[str, Market]:
 class Counting:
     """Decides as `rules` does and counts how often it was asked."""
 
-    name = "rules"
+    name, kind, prompts = "rules", KINDS["rules"], ()
 
     def __init__(self) -> None:
         self.rules, self.asked, self.together = RulesDecider(), 0, 0

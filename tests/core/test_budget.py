@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.core.decision.budget import SCOPES, TICKET, BudgetedModel, Charge, Spent, Ticket, Tier, refusal
 from tasks.core.errors import InputError
+from tasks.core.types.decision import Why
 from tasks.core.types.limits import Budget
 from tasks.settings import load
 
@@ -62,7 +63,7 @@ def test_a_call_is_reserved_at_its_worst_case_and_settled_at_its_cost():
     call, ticket = ask(Budget(), desk, Tier(Looking(), ("openai/big",)))
     assert (call.error, seen, desk.usd) == ("", [{1: ONE}], {1: Decimal("0.25")})
     assert desk.charges == [CHARGE]
-    assert (ticket.cheap, ticket.refused) == (False, False)
+    assert ([rung.rung for rung in call.tried()], ticket.refused) == (["primary"], False)
 
 
 def test_a_call_that_does_not_fit_is_not_made_and_says_which_cap():
@@ -71,14 +72,18 @@ def test_a_call_that_does_not_fit_is_not_made_and_says_which_cap():
     assert call.error == "budget usd_per_day 0 + 1 > 0.99"
     assert (call.prompt, call.messages, call.cost_usd) == (REF, tuple(MESSAGES), 0)
     assert (model.asked, desk.usd, ticket.refused) == (0, {}, True)
+    assert [(rung.rung, rung.why) for rung in call.tried()] == [("primary", Why.BUDGET_REFUSED)]
 
 
 def test_the_cheap_model_is_asked_when_only_it_fits_and_the_primary_while_it_fits():
     tiers = [Tier(FakeModel(), ("openai/big",)), Tier(FakeModel("openai/cheap"), ("openai/cheap",))]
     call, ticket = ask(Budget(usd_per_day=Decimal("0.99")), FakeDesk(), *tiers)
-    assert (call.model, ticket.cheap, ticket.refused) == ("openai/cheap", True, False)
+    assert (call.model, ticket.refused) == ("openai/cheap", False)
+    refused, made = call.tried()
+    assert (refused.rung, refused.source, refused.why) == ("primary", "llm:openai/big", Why.BUDGET_REFUSED)
+    assert (made.rung, made.source, made.why) == ("cheap", "llm:openai/cheap", Why.ANSWERED)
     call, ticket = ask(Budget(usd_per_day=ONE), FakeDesk(), *tiers)
-    assert (call.model, ticket.cheap) == ("openai/big", False)
+    assert (call.model, [rung.rung for rung in call.tried()]) == ("openai/big", ["primary"])
 
 
 def test_every_model_of_a_failover_is_in_the_worst_case():

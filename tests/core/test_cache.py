@@ -9,7 +9,7 @@ from test_memory import moment
 from tasks.core.decision.budget import TICKET, Charge, Ticket
 from tasks.core.decision.cache import CachedModel, KeptDecision, content_hash, nearest, rules_of
 from tasks.core.decision.memory import vector
-from tasks.core.types.decision import Answer, ModelCall, PromptRef
+from tasks.core.types.decision import Answer, ModelCall, PromptRef, Why
 from tasks.core.types.decision import hold as do_nothing
 
 TTL = timedelta(seconds=3600)
@@ -32,10 +32,12 @@ async def test_the_same_question_is_answered_free_when_the_model_fails(ticket):
     first = await ask(FakeModel())
     ticket.clock.wait(600)
     again = await ask(FakeModel(error="unavailable"))
-    assert (first.raw_reply, first.cost_usd > 0, ticket.cached) == (HOLD, True, True)
+    assert (first.raw_reply, first.cost_usd > 0, [rung.rung for rung in first.tried()]) == (HOLD, True, ["primary"])
     assert (again.raw_reply, again.error, again.cost_usd) == (HOLD, "", 0)
     assert again.attempts == ("openai/big: unavailable",)
-    assert ticket.flags == ["cached:single:600s"]
+    failed, kept = again.tried()
+    assert (failed.rung, failed.source, failed.why) == ("primary", "llm:openai/big", Why.PROVIDER_ERROR)
+    assert (kept.rung, kept.role, kept.age_s, kept.why) == ("cache", "single", 600, Why.ANSWERED)
 
 
 async def test_a_model_that_answers_is_never_replaced_by_an_older_reply(ticket):
@@ -57,8 +59,8 @@ async def test_another_question_or_an_old_reply_is_no_answer(ticket):
     assert (await ask(failing, other)).error == "unavailable"
     assert (await ask(failing, prompt=REF.model_copy(update={"sha256": "cd" * 32}))).error == "unavailable"
     ticket.clock.wait(3601)
-    assert (await ask(failing)).error == "unavailable"
-    assert (ticket.cached, ticket.flags) == (False, [])
+    late = await ask(failing)
+    assert (late.error, [rung.rung for rung in late.tried()]) == ("unavailable", ["primary"])
 
 
 async def test_an_error_is_not_kept(ticket):

@@ -8,7 +8,8 @@ import panel_cases
 import pytest
 
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
-from tasks.core.types.decision import DECISION, Answer, ModelCall
+from tasks.core.decision.kinds import KINDS
+from tasks.core.types.decision import DECISION, Answer, ModelCall, PromptRef, Rung, Why
 from tasks.core.types.question import Question
 
 SYMBOL = panel_cases.SYMBOL
@@ -19,6 +20,8 @@ FIELDS = {"OPEN_LONG": ENTRY, "OPEN_SHORT": ENTRY, "TRIM": {"size_pct": 50}, "PA
 class Says:
     """Says one thing of every question."""
 
+    kind, prompts = KINDS["model"], ()
+
     def __init__(self, action: str, confidence: str = "0.8", name: str = "", rung: str = "primary", **more) -> None:
         self.name, self.asked = name or action.lower(), 0
         told = {"symbol": SYMBOL, "action": action, "confidence": Decimal(confidence), "reasoning": f"{self.name} says"}
@@ -26,6 +29,7 @@ class Says:
         self.answer = Answer(
             decision=DECISION.validate_python(told | FIELDS.get(action, {}) | more), source=self.name, rung=rung,
             model=self.name, cost_usd=Decimal("0.01"), tokens=7, calls=(call,), flags=("seen",),
+            trail=(Rung(rung=rung, source=self.name),),
         )  # fmt: skip
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
@@ -81,11 +85,14 @@ def test_what_each_said_and_cost_is_kept():
         Decimal("0.02"), 14, 2, "llm, policy",
     )  # fmt: skip
     assert decided.source == decided.decision.source == "ensemble:llm+policy"
+    assert [(rung.source, rung.why) for rung in decided.trail] == [
+        ("llm", Why.ANSWERED), ("policy", Why.ANSWERED), ("ensemble:llm+policy", Why.ANSWERED),
+    ]  # fmt: skip
 
 
 def test_an_answer_from_a_fallback_rung_keeps_its_label():
     decided = asked(TimedDecider(Says("OPEN_LONG", rung="cache"), Says("OPEN_LONG")))
-    assert (decided.rung, decided.is_fallback) == ("cache", True)
+    assert (decided.rung, decided.is_fallback, decided.trail[-1].rung) == ("cache", True, "cache")
     unheard = asked(TimedDecider(Says("HOLD", rung="hold"), Says("CLOSE_ALL")), "long")
     assert (unheard.decision.action, unheard.rung) == ("CLOSE_ALL", "primary")
 
@@ -102,10 +109,23 @@ def test_more_than_half_of_the_weight_wins_with_the_heaviests_numbers():
 
 @pytest.mark.parametrize("members", [("OPEN_LONG", "OPEN_SHORT"), ("OPEN_LONG", "HOLD"), ("CLOSE_ALL", "TRIM")])
 def test_half_of_the_weight_is_not_enough(members):
-    assert vote(*((Says(action), "1") for action in members)).decision.action == "HOLD"
+    undecided = vote(*((Says(action), "1") for action in members))
+    assert (undecided.decision.action, undecided.trail[-1].why) == ("HOLD", Why.NO_CONSENSUS)
 
 
 def test_a_vote_says_who_voted_for_what():
     decided = vote((Says("OPEN_LONG", name="a"), "1"), (Says("OPEN_SHORT", name="b", rung="rules"), "3"))
     assert decided.flags[:2] == ("b=3:OPEN_SHORT@0.8:rules", "a=1:OPEN_LONG@0.8:primary")
     assert decided.rung == "rules"
+
+
+def test_an_ensemble_is_what_its_members_are():
+    first, second, third = (PromptRef(name="single", version=f"v00{n}", sha256=str(n) * 64) for n in (1, 2, 3))
+    asking, all_at_once = Says("HOLD", name="a"), Says("HOLD", name="b")
+    asking.kind, asking.prompts = KINDS["llm:single"], (first, second)
+    all_at_once.kind, all_at_once.prompts = KINDS["llm:portfolio"], (second, third)
+    both = TimedDecider(asking, all_at_once)
+    assert both.prompts == (first, second, third)
+    assert (both.kind.roles, both.kind.together, both.kind.live) == (("single", "portfolio"), True, False)
+    silent = VoteDecider([(Says("HOLD"), Decimal(1)), (Says("HOLD"), Decimal(1))])
+    assert (silent.kind.asks_model, silent.kind.together, silent.prompts) == (False, False, ())

@@ -14,11 +14,22 @@ from test_single import PROMPT
 from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel, KeptDecision
+from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.ladder import Ladder, Terms
 from tasks.core.decision.memory import vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
-from tasks.core.types.decision import ACTIONS, DECISION, MAY_AS_FALLBACK, Answer, ModelCall
+from tasks.core.types.decision import (
+    ACTIONS,
+    DECISION,
+    HELD,
+    MAY_AS_FALLBACK,
+    Answer,
+    ModelCall,
+    PromptRef,
+    Rung,
+    Why,
+)
 from tasks.core.types.decision import hold as do_nothing
 from tasks.core.types.limits import Budget
 from tasks.core.types.question import Question
@@ -86,6 +97,12 @@ def question(side="flat", reasons=("TrendFlip(1h up)",), confluence=EVEN, pair=B
     )
 
 
+def steps(decided: Answer) -> list[str]:
+    """Say each rung that was tried, and what became of it; the last is the one that decided."""
+    assert (decided.trail[-1].rung, decided.trail[-1].source) == (decided.rung, decided.source)
+    return [f"{rung.rung} {rung.why}" for rung in decided.trail]
+
+
 WORKING, DEAD = FakeModel(reply=OPEN), FakeModel(error="unavailable")
 LONG_AGAINST = {"side": "long", "confluence": Confluence(score=3, direction=-1)}
 
@@ -94,12 +111,25 @@ async def test_a_good_reply_is_the_primary_rung_and_nothing_else_is_touched():
     decided = await Bench(FakeModel(reply=OPEN)).decide()
     assert (decided.rung, decided.source, decided.decision.confidence) == ("primary", f"llm:{BIG}", Decimal("0.6"))
     assert (decided.is_fallback, decided.errors, decided.flags) == (False, (), ())
+    assert decided.trail == (
+        Rung(rung="primary", source=f"llm:{BIG}", role="single", cost_usd=Decimal("0.25")),
+    )  # fmt: skip
 
 
 async def test_a_tight_budget_asks_the_cheap_model_which_may_open():
     decided = await Bench(FakeModel(), FakeModel(CHEAP, OPEN), Budget(usd_per_day=Decimal("0.5"))).decide()
     assert (decided.rung, decided.source, decided.decision.action) == ("cheap", f"llm:{CHEAP}", "OPEN_LONG")
     assert not decided.is_fallback
+    assert steps(decided) == ["primary budget_refused", "cheap answered"]
+    assert [rung.source for rung in decided.trail] == [f"llm:{BIG}", f"llm:{CHEAP}"]
+
+
+async def test_a_cheap_model_that_fails_steps_down_like_any():
+    budget = Budget(usd_per_day=Decimal("0.5"))
+    bench = Bench(FakeModel(), FakeModel(CHEAP, error="timeout"), budget)
+    assert steps(await bench.decide()) == ["primary budget_refused", "cheap late", "cache nothing_near",
+                                           "rules answered"]  # fmt: skip
+    assert [state.errors for state in bench.desk.breakers.values()] == [1]
 
 
 async def test_the_exact_reply_again_is_the_cache_rung_at_a_fifth_less_confidence():
@@ -112,6 +142,17 @@ async def test_the_exact_reply_again_is_the_cache_rung_at_a_fifth_less_confidenc
     assert (decided.decision.action, decided.decision.confidence) == ("CLOSE_ALL", Decimal("0.64"))
     assert (decided.flags, decided.errors, decided.cost_usd) == (("cached:single:120s",), (f"{BIG}: timeout",), 0)
     assert decided.is_fallback
+    assert steps(decided) == ["primary late", "cache answered"]
+    assert (decided.trail[-1].role, decided.trail[-1].age_s, decided.trail[-1].distance) == ("single", 120, None)
+
+
+async def test_an_exact_entry_may_not_be_and_the_trail_says_so():
+    bench = Bench(FakeModel(reply=OPEN))
+    await bench.decide()
+    bench.model.error = "timeout"
+    decided = await bench.decide()
+    assert (decided.rung, decided.flags) == ("rules", ("cached:single:0s",))
+    assert steps(decided) == ["primary late", "cache may_not_open", "cache nothing_near", "rules answered"]
 
 
 async def test_a_near_decision_of_the_last_hour_is_the_cache_rung_with_distance_and_age():
@@ -119,9 +160,11 @@ async def test_a_near_decision_of_the_last_hour_is_the_cache_rung_with_distance_
     bench.keep("TRIM", minutes=30, side="long")
     decided = await bench.decide("long")
     assert (decided.rung, decided.decision.action, decided.decision.confidence) == ("cache", "TRIM", Decimal("0.64"))
-    [flag] = decided.flags
-    assert flag.startswith("cached:0.0")
-    assert flag.endswith(":1800s")
+    assert steps(decided) == ["primary provider_error", "cache answered"]
+    near = decided.trail[-1]
+    assert (near.as_of, near.age_s) == (moment().as_of - timedelta(minutes=30), 1800)
+    assert 0 < near.distance < 0.1
+    assert decided.flags == (f"cached:{near.distance:.3f}:1800s",)
     assert decided.errors == ("unavailable",)
 
 
@@ -138,6 +181,7 @@ async def test_rules_close_what_turned_against_us_with_little_confidence():
     assert (decided.decision.confidence, decided.decision.source) == (Decimal("0.3"), "rules")
     assert decided.errors == ("unavailable",)
     assert decided.calls, "what was tried stays in the record"
+    assert steps(decided) == ["primary provider_error", "cache nothing_near", "rules answered"]
 
 
 async def test_rules_that_would_enter_are_a_hold_with_the_error_in_it():
@@ -145,6 +189,7 @@ async def test_rules_that_would_enter_are_a_hold_with_the_error_in_it():
     decided = await Bench(DEAD).decide(confluence=up)
     assert (decided.rung, decided.source, decided.decision.action) == ("hold", "hold", "HOLD")
     assert decided.errors == ("unavailable",)
+    assert steps(decided) == ["primary provider_error", "cache nothing_near", "rules may_not_open", "hold answered"]
     allowed = await Bench(DEAD, may_open=True).decide(confluence=up)
     assert (allowed.rung, allowed.decision.action, allowed.is_fallback) == ("rules", "OPEN_LONG", True)
 
@@ -152,6 +197,7 @@ async def test_rules_that_would_enter_are_a_hold_with_the_error_in_it():
 async def test_a_reply_nobody_can_read_steps_down_too():
     decided = await Bench(FakeModel(reply="I would wait.")).decide(**LONG_AGAINST)
     assert (decided.rung, decided.errors) == ("rules", ("no_json: I would wait.",))
+    assert steps(decided) == ["primary unusable_reply", "cache nothing_near", "rules answered"]
 
 
 async def test_a_budget_that_is_used_up_steps_down_says_so_and_is_no_error_of_the_model():
@@ -160,6 +206,7 @@ async def test_a_budget_that_is_used_up_steps_down_says_so_and_is_no_error_of_th
         decided = await bench.decide()
     assert (decided.rung, decided.errors) == ("rules", ("budget calls_per_day 0 + 1 > 0",))
     assert bench.model.asked == 0
+    assert steps(decided) == ["primary budget_refused", "cache nothing_near", "rules answered"]
     assert list(bench.desk.breakers.values()) == [BreakerState()]
 
 
@@ -170,6 +217,8 @@ async def test_the_breaker_opens_after_errors_in_a_row_then_one_try_closes_it():
     barred = await bench.decide()
     assert (barred.rung, barred.decision.action) == ("hold", "HOLD")
     assert barred.errors == ("breaker open until 03:20:20 UTC after 3 errors",)
+    assert steps(barred) == ["primary breaker_open", "rules no_rule", "hold answered"]
+    assert (barred.trail[0].retry_at, barred.trail[0].errors) == (bench.clock.at + timedelta(seconds=900), 3)
     assert (await bench.decide(**LONG_AGAINST)).decision.action == "CLOSE_ALL"
     assert bench.model.asked == 3
     bench.clock.wait(900)
@@ -194,7 +243,7 @@ async def test_a_new_day_is_a_new_session_unless_it_has_a_name():
 class Answering:
     """A decider of several roles that answers what it is told."""
 
-    name = "llm:panel"
+    name, kind, prompts = "llm:panel", KINDS["llm:panel"], ()
 
     def __init__(self, *answers: Answer) -> None:
         self.answers, self.groups = answers, []
@@ -209,30 +258,41 @@ def ladder(primary, **terms) -> Ladder:
     return Ladder(primary, RulesDecider(), bench.desk, bench.ladder.terms, bench.clock)
 
 
-async def test_a_hold_for_which_nothing_failed_is_an_answer_and_not_stepped_down():
+async def test_a_hold_that_was_decided_is_an_answer_and_one_for_lack_of_answers_is_not():
+    """What an error says is no matter: a reply may end with any word of ours."""
     failed_over = ModelCall(role="technical", model="openai/b", attempts=("openai/a: timeout",))
     vetoed = Answer(
-        decision=do_nothing(BTC, "no consensus"), source="hold", rung="hold", calls=(failed_over,),
-        errors=("technical: openai/a: timeout", "no_consensus"), flags=("no_consensus",),
+        decision=do_nothing(BTC, "no consensus", "llm:panel"), source="llm:panel", rung="failover",
+        calls=(failed_over,), errors=("technical: openai/a: timeout",), flags=("no_consensus",),
+        trail=(*failed_over.tried(), Rung(rung="failover", source="llm:panel", why=Why.NO_CONSENSUS)),
     )  # fmt: skip
     [decided] = await ladder(Answering(vetoed)).decide([question(**LONG_AGAINST)])
-    assert (decided.rung, decided.decision.action, decided.is_fallback) == ("primary", "HOLD", False)
-    late = vetoed.model_copy(update={"errors": ("technical: late", "no_consensus")})
-    [decided] = await ladder(Answering(late)).decide([question(**LONG_AGAINST)])
+    assert (decided.rung, decided.decision.action, decided.is_fallback) == ("failover", "HOLD", False)
+    assert steps(decided) == ["failover answered", "failover no_consensus"]
+    late = ModelCall(role="technical", model="", error="timeout")
+    errors = ("technical: no_json: there is no_consensus",)
+    lacking = vetoed.model_copy(
+        update={"rung": "hold", "source": "hold", "errors": errors, "trail": (*late.tried(), HELD)}
+    )  # fmt: skip
+    [decided] = await ladder(Answering(lacking)).decide([question(**LONG_AGAINST)])
     assert (decided.rung, decided.decision.action) == ("rules", "CLOSE_ALL")
+    assert steps(decided) == ["primary late", "cache nothing_near", "rules answered"]
 
 
 async def test_symbols_are_asked_one_by_one_or_together_and_answered_in_order():
     good, bad = (
-        Answer(decision=made("OPEN_LONG"), source="llm:m", rung="primary"),
-        Answer(decision=do_nothing(BTC, "x"), source="hold", rung="hold", errors=("missing",)),
+        Answer(decision=made("OPEN_LONG"), source="llm:m", rung="primary", trail=(Rung(rung="primary", source="m"),)),
+        Answer(decision=do_nothing(BTC, "x"), source="hold", rung="hold", errors=("missing",), trail=(HELD,)),
     )
     questions = [question(pair="A"), question(pair="B", **LONG_AGAINST)]
     apart = Answering(good)
     await ladder(apart).decide(questions)
     assert apart.groups == [["A"], ["B"]]
     joint = Answering(good, bad)
-    answers = await ladder(joint, together=True).decide(questions)
+    joint.kind, joint.prompts = KINDS["llm:portfolio"], (PromptRef(name="portfolio", version="v001", sha256="ab"),)
+    standing = ladder(joint)
+    answers = await standing.decide(questions)
+    assert (standing.kind, standing.prompts) == (joint.kind, joint.prompts), "a ladder is what stands on it"
     assert joint.groups == [["A", "B"]]
     assert [each.rung for each in answers] == ["primary", "rules"]
     assert await ladder(joint).decide([]) == []

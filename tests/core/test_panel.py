@@ -11,7 +11,7 @@ from panel_cases import ALLOWED, ANSWERS, NONE, PROMPTS, SYMBOL, question, rever
 
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.errors import InputError
-from tasks.core.types.decision import Answer, ModelCall, PromptRef
+from tasks.core.types.decision import Answer, ModelCall, PromptRef, Why
 from tasks.core.types.question import Question
 
 STAGE_S = 0.05
@@ -344,6 +344,19 @@ async def test_failed_attempts_before_an_answer_are_kept_and_make_it_a_failover(
     raw = ModelCall(role="trend", model="b", raw_reply=ANSWERS["trend"], attempts=("a: timeout",))
     decided, _ = await decide(trend=raw)
     assert (decided.rung, decided.errors, decided.model) == ("failover", ("trend: a: timeout",), "m, b")
+    assert [rung.role for rung in decided.trail if rung.rung == "failover"] == ["trend", ""]
+
+
+async def test_the_trail_names_who_was_asked_and_what_the_panel_made_of_it():
+    decided, _ = await decide(orderbook="no json", sentiment=vote("bearish"))
+    last = decided.trail[-1]
+    assert [(r.role, str(r.why)) for r in decided.trail[:3]] == [
+        ("technical", "answered"), ("orderbook", "unusable_reply"), ("sentiment", "answered"),
+    ]  # fmt: skip
+    assert (decided.rung, last.rung, last.source) == ("hold", "hold", "hold"), "an answer was missing"
+    agreed, _ = await decide(orderbook=vote("neutral"), sentiment=vote("bearish"))
+    last = agreed.trail[-1]
+    assert (agreed.rung, last.source, last.why) == ("primary", "llm:panel", Why.NO_CONSENSUS)
 
 
 @given(

@@ -342,6 +342,7 @@ async def test_flags_of_every_call_reach_the_decision_once():
     decided = await decide(Script(plan(many, many, CANDLES, done=True), OPEN), Shelf(rows=50), candles=2)
     assert decided.flags == ("clamped:candles", "truncated", "dropped:candles")
     assert [call.truncated for call in decided.tool_calls] == [True, True, False]
+    assert [call.dropped for call in decided.tool_calls] == [False, False, True]
 
 
 @pytest.mark.parametrize(

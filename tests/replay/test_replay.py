@@ -24,7 +24,7 @@ from tasks.core.evaluation.what_if import changed_verdict, total
 from tasks.core.market import lean
 from tasks.core.market.features import ema
 from tasks.core.market.snapshot import Market
-from tasks.core.types.decision import Answer, ModelCall, hold
+from tasks.core.types.decision import Answer, ModelCall, Why, hold
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
 from tasks.settings import settings
@@ -215,5 +215,34 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
     )
     [decided] = asyncio.run(standing.decide([question]))
     assert decided.rung in (rung, "rules")
-    [result] = replay([remake(record, STRATEGY, question, decided)])
-    assert (result.lacks, result.differences) == ("", ())
+    made = remake(record, STRATEGY, question, decided)
+    results = replay([made, older(made)])
+    assert [(result.lacks, result.differences) for result in results] == [("", ()), ("", ())]
+
+
+NEW = ("trail", "dropped", "late")
+
+
+def older(record: CycleRecord) -> CycleRecord:
+    """Return the record as the release before trails wrote it."""
+
+    def without(value):
+        if isinstance(value, dict):
+            return {key: without(each) for key, each in value.items() if key not in NEW}
+        return [without(each) for each in value] if isinstance(value, list) else value
+
+    return CycleRecord.model_validate(without(record.model_dump(mode="json")))
+
+
+def test_records_older_than_trails_come_out_as_they_were(records):
+    old = [older(record) for record in records]
+    assert not any(record.decided.trail for record in old)
+    assert [result for result in replay(old) if result.differences or result.lacks] == []
+
+
+def test_a_forged_trail_is_a_difference(records):
+    record = records[0]
+    [rung] = record.decided.trail
+    forged = record.decided.model_copy(update={"trail": (rung.model_copy(update={"why": Why.LATE}),)})
+    [result] = replay([record.model_copy(update={"decided": forged})])
+    assert [each.path for each in result.differences] == ["decided.trail[0].why"]

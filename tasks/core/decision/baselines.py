@@ -12,10 +12,22 @@ from decimal import Decimal
 from pydantic import ConfigDict, ValidationError
 
 from tasks.core.decision import rules
+from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.single import decided_from
 from tasks.core.errors import InputError
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import DECISION, Answer, Decision, ModelCall, OpenLong, hold
+from tasks.core.types.decision import (
+    DECISION,
+    HELD,
+    Answer,
+    Decision,
+    ModelCall,
+    OpenLong,
+    PromptRef,
+    Rung,
+    answered,
+    hold,
+)
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
@@ -38,13 +50,11 @@ FAR_STOP_ATR, FAR_TP_ATR, ALL_PCT = Decimal(20), Decimal(100), Decimal(100)
 class HoldDecider:
     """Does nothing, always."""
 
-    name = "hold"
+    name, kind = "hold", KINDS["hold"]
+    prompts: tuple[PromptRef, ...] = ()
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
-        return [
-            Answer(decision=hold(b.snapshot.pair, "the hold decider holds"), source="hold", rung="primary")
-            for b in questions
-        ]
+        return [answered(hold(b.snapshot.pair, "the hold decider holds"), "hold") for b in questions]
 
 
 class RandomDecider:
@@ -53,12 +63,15 @@ class RandomDecider:
     The choice is a hash of (seed, symbol, as_of), not a generator's next number: the same in any order of calls.
     """
 
+    kind = KINDS["random"]
+    prompts: tuple[PromptRef, ...] = ()
+
     def __init__(self, seed: str = "0") -> None:
         self.seed = seed
         self.name = f"random:{seed}"
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
-        return [Answer(decision=self._choose(b.snapshot), source="random", rung="primary") for b in questions]
+        return [answered(self._choose(b.snapshot), "random") for b in questions]
 
     def _choose(self, snapshot: Snapshot) -> Decision:
         key = f"{self.seed}|{snapshot.pair}|{snapshot.as_of.isoformat()}"
@@ -79,10 +92,11 @@ class BuyAndHoldDecider:
     not the asset's own return. Stopped out, it buys again once the guard lets it.
     """
 
-    name = "buy-and-hold"
+    name, kind = "buy-and-hold", KINDS["buy-and-hold"]
+    prompts: tuple[PromptRef, ...] = ()
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
-        return [Answer(decision=self._choose(b.snapshot), source=self.name, rung="primary") for b in questions]
+        return [answered(self._choose(b.snapshot), self.name) for b in questions]
 
     def _choose(self, snapshot: Snapshot) -> Decision:
         if "OPEN_LONG" not in snapshot.constraints.allowed_actions or snapshot.position.side != "flat":
@@ -111,7 +125,8 @@ class _Line(Dto):
 class RecordedDecider:
     """Answers each decision point with the raw reply recorded for it, through the same parser; none: it holds."""
 
-    name = "recorded"
+    name, kind = "recorded", KINDS["recorded"]
+    prompts: tuple[PromptRef, ...] = ()
 
     def __init__(self, lines: Iterable[str]) -> None:
         self.replies: dict[tuple[datetime, str], str] = {}
@@ -138,6 +153,8 @@ class RecordedDecider:
         symbol = question.snapshot.pair
         reply = self.replies.get((question.snapshot.as_of, symbol))
         if reply is None:
-            return Answer(decision=hold(symbol, "no recorded reply"), source="hold", rung="hold", errors=("no_record",))
-        call = ModelCall(role="single", model="recorded", raw_reply=reply)
+            why = hold(symbol, "no recorded reply")
+            return Answer(decision=why, source="hold", rung="hold", errors=("no_record",), trail=(HELD,))
+        read = Rung(rung="primary", source="recorded", role="single")
+        call = ModelCall(role="single", model="recorded", raw_reply=reply, trail=(read,))
         return decided_from(call, symbol, source="recorded")

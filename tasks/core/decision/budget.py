@@ -7,14 +7,14 @@ call whose end nobody saw (a timeout, a cancelled stage) is taken to have cost i
 import asyncio
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Exact, Utc
-from tasks.core.types.decision import ModelCall, PromptRef
+from tasks.core.types.decision import ModelCall, PromptRef, Rung, RungName, Why
 from tasks.core.types.limits import Budget
 
 SCOPES = ("day", "session", "symbol_day", "decision")
@@ -90,15 +90,12 @@ class Prices(Protocol):
 
 @dataclass
 class Ticket:
-    """One decision's way through budget and cache; its asks find it in TICKET, and leave what became of them."""
+    """One decision's way through budget and cache; its asks find it in TICKET. `refused`: one of them was not made."""
 
     charge: Charge
     purse: Purse
     clock: Callable[[], datetime]
-    cheap: bool = False
     refused: bool = False
-    cached: bool = False
-    flags: list[str] = field(default_factory=list)
 
 
 TICKET: ContextVar[Ticket] = ContextVar("ticket")
@@ -121,18 +118,21 @@ class BudgetedModel:
         self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
     ) -> ModelCall:
         """Reserve, ask, settle."""
-        ticket, refused = TICKET.get(), ""
+        ticket, refused, why = TICKET.get(), list[Rung](), ""
         for tier in self.tiers:
             worst = await asyncio.to_thread(self.prices.worst, tier.names, prompt, messages, schema)
             held = ticket.purse.reserve(ticket.charge, worst, self.budget, ticket.clock())
             if not held.refused:
-                ticket.cheap |= tier is not self.tiers[0]
-                return await self._ask(tier.model, held, worst, role, prompt, messages, schema)
-            refused = refused or held.refused
+                call = await self._ask(tier.model, held, worst, role, prompt, messages, schema)
+                return _cheap(call, refused) if refused else call
+            step: RungName = "cheap" if refused else "primary"
+            refused.append(Rung(rung=step, source=f"llm:{tier.names[0]}", role=role, why=Why.BUDGET_REFUSED))
+            why = why or held.refused
         ticket.refused = True
         return ModelCall(
-            role=role, model=self.tiers[0].names[0], prompt=prompt, messages=tuple(messages), error=f"budget {refused}"
-        )
+            role=role, model=self.tiers[0].names[0], prompt=prompt, messages=tuple(messages), error=f"budget {why}",
+            trail=tuple(refused),
+        )  # fmt: skip
 
     async def _ask(
         self, model: Model, held: Reserved, worst: Decimal, role: str, prompt: PromptRef,
@@ -145,3 +145,8 @@ class BudgetedModel:
         finally:
             TICKET.get().purse.settle(held.budget_id, usd)
         return call
+
+
+def _cheap(call: ModelCall, refused: Sequence[Rung]) -> ModelCall:
+    tried = (rung.model_copy(update={"rung": "cheap"}) for rung in call.tried())
+    return call.model_copy(update={"trail": (*refused, *tried)})

@@ -15,7 +15,7 @@ from tasks.core.decision.budget import TICKET
 from tasks.core.decision.memory import SIDE, Vector, distances, vector
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import Answer, ModelCall, PromptRef
+from tasks.core.types.decision import Answer, ModelCall, PromptRef, Rung
 from tasks.core.types.snapshot import Snapshot
 
 
@@ -59,12 +59,12 @@ class CachedModel:
         found = ticket.purse.find_reply(questions, at - self.ttl)
         if found is None:
             return call
-        ticket.cached = True
-        ticket.flags.append(f"cached:{role}:{(at - found.created_at).total_seconds():.0f}s")
-        failed = call.attempts or (f"{call.model}: {call.error}",)
-        return call.model_copy(
-            update={"model": found.model, "raw_reply": found.raw_reply, "error": "", "attempts": failed}
-        )
+        kept = Rung(rung="cache", source="cache", role=role, age_s=round((at - found.created_at).total_seconds()))
+        update = {
+            "model": found.model, "raw_reply": found.raw_reply, "error": "",
+            "attempts": call.attempts or (f"{call.model}: {call.error}",), "trail": (*call.tried(), kept),
+        }  # fmt: skip
+        return call.model_copy(update=update)
 
 
 def rules_of(reasons: Sequence[str]) -> frozenset[str]:

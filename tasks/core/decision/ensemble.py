@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
-from tasks.core.decision.prompt import Prompt
+from tasks.core.decision.kinds import joined
 from tasks.core.ports import Decider
-from tasks.core.types.decision import ENTRIES, Answer, Decision, hold
+from tasks.core.types.decision import ENTRIES, Answer, Decision, PromptRef, Rung, Why, hold
 from tasks.core.types.question import Question
 
 
@@ -34,7 +34,7 @@ class TimedDecider:
     def __init__(self, chooser: Decider, timer: Decider) -> None:
         self.chooser, self.timer = chooser, timer
         self.name = f"ensemble:{chooser.name}+{timer.name}"
-        self.prompts = _prompts([chooser, timer])
+        self.kind, self.prompts = joined([chooser.kind, timer.kind]), _prompts([chooser, timer])
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         timed = await self.timer.decide(questions)
@@ -59,7 +59,7 @@ class TimedDecider:
         if _reduces(moment):
             return _joined(self.name, moment, [timer, chooser._replace(agrees=False)])
         waits = hold(symbol, f"{plan.action} is planned, the moment says {moment.action}", source=self.name)
-        return _joined(self.name, waits, [chooser, timer])
+        return _joined(self.name, waits, [chooser, timer], Why.NO_CONSENSUS)
 
 
 class VoteDecider:
@@ -68,7 +68,8 @@ class VoteDecider:
     def __init__(self, members: Sequence[tuple[Decider, Decimal]]) -> None:
         self.members = members
         self.name = "ensemble:vote:" + ",".join(f"{member.name}={weight}" for member, weight in members)
-        self.prompts = _prompts([member for member, _ in members])
+        deciders = [member for member, _ in members]
+        self.kind, self.prompts = joined(each.kind for each in deciders), _prompts(deciders)
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         answers = [await member.decide(questions) for member, _ in self.members]
@@ -88,7 +89,7 @@ class VoteDecider:
         ]
         if not won:
             undecided = hold(question.snapshot.pair, "no action has more than half of the weight", source=self.name)
-            return _joined(self.name, undecided, said)
+            return _joined(self.name, undecided, said, Why.NO_CONSENSUS)
         heard = [(weight, each) for weight, each in zip(weights, said, strict=True) if each.agrees]
         sure = sum((weight * each.decided.decision.confidence for weight, each in heard), Decimal(0)) / total
         _, first = max(heard, key=lambda one: one[0])
@@ -98,10 +99,9 @@ class VoteDecider:
         )  # fmt: skip
 
 
-def _prompts(members: Sequence[Decider]) -> dict[str, Prompt]:
-    """Return what the members send, by role: a comparison says which versions it compared."""
-    alone = {prompt.name: prompt for member in members if (prompt := getattr(member, "prompt", None))}
-    return alone | {role: prompt for member in members for role, prompt in getattr(member, "prompts", {}).items()}
+def _prompts(members: Sequence[Decider]) -> tuple[PromptRef, ...]:
+    """Return what the members send, each version once: a comparison says which it compared."""
+    return tuple(dict.fromkeys(prompt for member in members for prompt in member.prompts))
 
 
 def _waits(question: Question, moment: Decision) -> bool:
@@ -112,15 +112,16 @@ def _reduces(decision: Decision) -> bool:
     return decision.action != "HOLD" and not isinstance(decision, ENTRIES)
 
 
-def _joined(name: str, decision: Decision, said: Sequence[Said]) -> Answer:
+def _joined(name: str, decision: Decision, said: Sequence[Said], why: Why = Why.ANSWERED) -> Answer:
     """Return the decision with every member's answer, calls and costs; the lowest rung among those who agree."""
     answers = [each.decided for each in said]
-    fallback = next((each.decided.rung for each in said if each.agrees and each.decided.is_fallback), "")
+    fallback = next((each.decided.rung for each in said if each.agrees and each.decided.is_fallback), None)
+    end = Rung(rung=fallback or "primary", source=name, why=why)
     heard = (f"{each.name}: {each.decided.decision.action} {each.decided.decision.reasoning}".strip() for each in said)
     return Answer(
         decision=decision.model_copy(update={"source": name, "reasoning": "\n".join(heard)}),
         source=name,
-        rung=fallback or "primary",
+        rung=end.rung,
         model=", ".join(dict.fromkeys(decided.model for decided in answers if decided.model)),
         latency_ms=round(sum(decided.latency_ms for decided in answers), 1),
         cost_usd=sum((decided.cost_usd for decided in answers), Decimal(0)),
@@ -129,6 +130,7 @@ def _joined(name: str, decision: Decision, said: Sequence[Said]) -> Answer:
         calls=tuple(call for decided in answers for call in decided.calls),
         tool_calls=tuple(call for decided in answers for call in decided.tool_calls),
         flags=tuple(_flag(each) for each in said) + tuple(flag for decided in answers for flag in decided.flags),
+        trail=(*(rung for decided in answers for rung in decided.trail), end),
     )
 
 

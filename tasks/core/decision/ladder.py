@@ -16,7 +16,7 @@ from tasks.core.decision.budget import TICKET, Charge, Purse, Ticket
 from tasks.core.decision.cache import DecisionCache, nearest, prompts_of
 from tasks.core.ports import Decider
 from tasks.core.types.base import Dto
-from tasks.core.types.decision import ENTRIES, MAY_AS_FALLBACK, Answer, Decision, hold
+from tasks.core.types.decision import ENTRIES, HELD, MAY_AS_FALLBACK, Answer, Decision, Rung, RungName, Why, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
@@ -36,7 +36,6 @@ class Terms(Dto):
     max_distance: float
     breaker: Breaker
     may_open: bool = False
-    together: bool = False  # the decider wants all questions in one call
 
 
 class Ladder:
@@ -45,14 +44,12 @@ class Ladder:
     def __init__(
         self, primary: Decider, rules: Decider, shared: Shared, terms: Terms, clock: Callable[[], datetime]
     ) -> None:
-        self.name, self.primary, self.rules, self.shared, self.terms = primary.name, primary, rules, shared, terms
-        self.clock = clock
-        prompt = getattr(primary, "prompt", None)  # of a decider with one prompt; a panel has no one version
-        self.prompt_version = f"{prompt.name}/{prompt.version}" if prompt else None
+        self.name, self.kind, self.prompts = primary.name, primary.kind, primary.prompts
+        self.primary, self.rules, self.shared, self.terms, self.clock = primary, rules, shared, terms, clock
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Decide each question, at the same time; each is a decision of its own to budget and breaker."""
-        groups = [list(questions)] if self.terms.together else [[question] for question in questions]
+        groups = [list(questions)] if self.kind.together else [[question] for question in questions]
         answers = await asyncio.gather(*(self._decide(group) for group in groups if group))
         return [decided for group in answers for decided in group]
 
@@ -62,14 +59,12 @@ class Ladder:
         mine = f"{charge.session}/{self.name}"
         before = self.shared.change_breaker(mine, lambda state: breaker.tried(state, at))
         if breaker.is_open(before, at):
-            why = f"breaker open until {before.retry_at:%H:%M:%S} UTC after {before.errors} errors"
-            return [
-                await self._ruled(question, _failed(question.snapshot, why), even_hold=False) for question in questions
-            ]
+            barred = [_barred(self.name, question.snapshot, before) for question in questions]
+            return [await self._ruled(*each, even_hold=False) for each in zip(questions, barred, strict=True)]
         ticket = Ticket(charge, self.shared, self.clock)
         TICKET.set(ticket)  # of this group's task alone
-        answers = [_labelled(decided, ticket) for decided in await self.primary.decide(questions)]
-        if ticket.cached or all(decided.rung == "hold" for decided in answers):
+        answers = [_labelled(decided) for decided in await self.primary.decide(questions)]
+        if any(map(_kept, answers)) or all(decided.rung == "hold" for decided in answers):
             if not ticket.refused:
                 self.shared.change_breaker(mine, lambda state: breaker.failed(state, self.clock()))
         elif before.errors:
@@ -86,55 +81,80 @@ class Ladder:
     async def _step_down(self, question: Question, decided: Answer) -> Answer:
         if decided.rung != "hold" and (not decided.is_fallback or self._may(decided.decision)):
             return decided
+        decided = _in_vain(decided)
         snapshot, terms = question.snapshot, self.terms
         kept = self.shared.kept_decisions(terms.strategy, snapshot.pair, snapshot.as_of - terms.ttl, snapshot.as_of)
         kept = [one for one in kept if self._may(one.decided.decision)]
         found = nearest(snapshot, prompts_of(decided.calls), kept, terms.max_distance)
         if found is None:
-            return await self._ruled(question, decided)
-        one, distance = found
-        flag = f"cached:{distance:.3f}:{(snapshot.as_of - one.as_of).total_seconds():.0f}s"
-        return _on(decided, "cache", one.decided.decision, one.decided.decision.confidence * CACHED, flag)
+            return await self._ruled(question, _with(decided, Rung(rung="cache", source="cache", why=Why.NOTHING_NEAR)))
+        one, distance = found[0], round(found[1], 4)
+        age_s = round((snapshot.as_of - one.as_of).total_seconds())
+        near = Rung(rung="cache", source="cache", as_of=one.as_of, distance=distance, age_s=age_s)
+        taken = _taken("cache", one.decided.decision, one.decided.decision.confidence * CACHED)
+        return _with(decided, near, **taken, flags=(*decided.flags, f"cached:{distance:.3f}:{age_s}s"))
 
     async def _ruled(self, question: Question, decided: Answer, even_hold: bool = True) -> Answer:
         """Follow the rules where they may be followed; else hold."""
         [ruled] = await self.rules.decide([question])
-        if self._may(ruled.decision) and (even_hold or ruled.decision.action != "HOLD"):
-            return _on(decided, "rules", ruled.decision, RULED)
+        may, rung = self._may(ruled.decision), Rung(rung="rules", source="rules")
+        if may and (even_hold or ruled.decision.action != "HOLD"):
+            return _with(decided, rung, **_taken("rules", ruled.decision, RULED))
         why = decided.errors[0] if decided.errors else f"{decided.decision.action} may not be a fallback"
-        last = _failed(question.snapshot, f"no usable decision: {why}")
-        return decided.model_copy(
-            update={"decision": last.decision, "source": "hold", "rung": "hold", "errors": decided.errors or (why,)}
-        )
+        decided = _with(decided, rung.model_copy(update={"why": Why.NO_RULE if may else Why.MAY_NOT_OPEN}))
+        last = hold(question.snapshot.pair, f"no usable decision: {why}")
+        return _with(decided, HELD, decision=last, source="hold", rung="hold", errors=decided.errors or (why,))
 
     def _may(self, decision: Decision) -> bool:
         return decision.action in MAY_AS_FALLBACK or (self.terms.may_open and isinstance(decision, ENTRIES))
 
 
-def _labelled(decided: Answer, ticket: Ticket) -> Answer:
-    """Say which rung it came from; a HOLD for which nothing failed (no consensus, a veto) is an answer like any."""
-    decided = decided.model_copy(update={"flags": (*decided.flags, *ticket.flags)})
-    if decided.rung == "hold" and _broken(decided):
+def _kept(decided: Answer) -> list[Rung]:
+    """Return where a kept reply answered instead of a model."""
+    return [rung for rung in decided.trail if rung.rung == "cache"]
+
+
+def _labelled(decided: Answer) -> Answer:
+    """Name the answer after the lowest rung that one of its replies came from; `hold` is a decider without any."""
+    flags = (*decided.flags, *(f"cached:{rung.role}:{rung.age_s}s" for rung in _kept(decided)))
+    decided = decided.model_copy(update={"flags": flags})
+    if decided.rung == "hold":
         return decided
-    if ticket.cached:
-        return _on(decided, "cache", decided.decision, decided.decision.confidence * CACHED)
-    if ticket.cheap or decided.rung == "hold":
-        return decided.model_copy(update={"rung": "cheap" if ticket.cheap else "primary"})
-    return decided
+    if _kept(decided):
+        taken = _taken("cache", decided.decision, decided.decision.confidence * CACHED)
+        ends = decided.trail[-1].rung == "cache"  # one reply is the whole answer
+        trail = decided.trail if ends else (*decided.trail, Rung(rung="cache", source="cache"))
+        return decided.model_copy(update={**taken, "trail": trail})
+    cheap = any(rung.rung == "cheap" and rung.why is Why.ANSWERED for rung in decided.trail)
+    return _ending(decided, {"rung": "cheap"}, rung="cheap") if cheap else decided
 
 
-def _broken(decided: Answer) -> bool:
-    """Say whether an error is more than a flag of the decider's own or an attempt that failed over."""
-    harmless = (*decided.flags, *(attempt for call in decided.calls for attempt in call.attempts if not call.error))
-    return not decided.errors or not all(error.endswith(harmless) for error in decided.errors)
+def _in_vain(decided: Answer) -> Answer:
+    """Return an answer that does not stand: its own hold is no rung of the ladder, and its entry may not be."""
+    if decided.rung == "hold":
+        return decided.model_copy(update={"trail": decided.trail[:-1]})
+    return _ending(decided, {"why": Why.MAY_NOT_OPEN})
 
 
-def _on(decided: Answer, rung: str, decision: Decision, confidence: Decimal, *flags: str) -> Answer:
-    """Return `decided`, its calls and errors kept, with another rung's decision."""
+def _ending(decided: Answer, end: dict[str, object], **changes: object) -> Answer:
+    """Return the answer with changes, and changes to the end of its trail."""
+    *before, last = decided.trail
+    return decided.model_copy(update={**changes, "trail": (*before, last.model_copy(update=end))})
+
+
+def _with(decided: Answer, rung: Rung, /, **changes: object) -> Answer:
+    """Return the answer one rung further down; its calls and errors stay."""
+    return decided.model_copy(update={**changes, "trail": (*decided.trail, rung)})
+
+
+def _taken(rung: RungName, decision: Decision, confidence: Decimal) -> dict[str, object]:
+    """Return what an answer says when `rung` decides."""
     taken = decision.model_copy(update={"confidence": confidence, "source": rung})
-    update = {"decision": taken, "source": rung, "rung": rung, "flags": (*decided.flags, *flags)}
-    return decided.model_copy(update=update)
+    return {"decision": taken, "source": rung, "rung": rung}
 
 
-def _failed(snapshot: Snapshot, why: str) -> Answer:
-    return Answer(decision=hold(snapshot.pair, why), source="hold", rung="hold", errors=(why,))
+def _barred(name: str, snapshot: Snapshot, breaker: BreakerState) -> Answer:
+    """Return that no model was asked, as the breaker is open."""
+    why = f"breaker open until {breaker.retry_at:%H:%M:%S} UTC after {breaker.errors} errors"
+    shut = Rung(rung="primary", source=name, why=Why.BREAKER_OPEN, retry_at=breaker.retry_at, errors=breaker.errors)
+    return Answer(decision=hold(snapshot.pair, why), source="hold", rung="hold", errors=(why,), trail=(shut,))

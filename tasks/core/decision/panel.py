@@ -16,10 +16,11 @@ from typing import TypeVar
 
 from tasks.core.decision import roles
 from tasks.core.decision.actions import Rejected, object_schema, parse_as
+from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.roles import Analysis, Consensus, Proposal, Review
 from tasks.core.ports import Model
-from tasks.core.types.decision import Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, hold
+from tasks.core.types.decision import HELD, Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, Rung, Why, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
@@ -31,7 +32,7 @@ Reply = TypeVar("Reply", Analysis, Proposal, Review)
 class PanelDecider:
     """Holds a sitting for each question, all at the same time. `prepare` runs before any deadline starts."""
 
-    name = "llm:panel"
+    name, kind = "llm:panel", KINDS["llm:panel"]
 
     def __init__(
         self, model: Model, prompts: Mapping[str, Prompt], encode: Callable[[Snapshot], str],
@@ -39,7 +40,8 @@ class PanelDecider:
     ) -> None:  # fmt: skip
         for prompt in prompts.values():
             check_variables(prompt, roles.VARIABLES)
-        self.model, self.prompts, self.encode, self.prepare = model, prompts, encode, prepare
+        self.model, self.texts, self.encode, self.prepare = model, prompts, encode, prepare
+        self.prompts = tuple(prompt.ref for prompt in prompts.values())
         self.stage_s, self.deadline_s = stage_s, deadline_s
         self.schemas = {role: object_schema(reply) for role, reply in roles.REPLIES.items()}
 
@@ -58,6 +60,8 @@ class _Sitting:
         self.started = time.monotonic()
         self.told = roles.told(question, panel.encode)
         self.complete = True  # every role of the last stage answered usably
+        self.end = Rung(rung="primary", source=panel.name)
+        self.trail: list[Rung] = []
         self.calls: list[ModelCall] = []
         self.flags: list[str] = []
         self.errors: list[str] = []
@@ -65,11 +69,12 @@ class _Sitting:
 
     async def decide(self) -> Answer:
         decision = await self._deliberate()
-        failover = any(call.attempts and not call.error for call in self.calls)
+        if self.end.rung == "primary" and any(call.attempts and not call.error for call in self.calls):
+            self.end = self.end.model_copy(update={"rung": "failover"})
         return Answer(
             decision=decision.model_copy(update={"reasoning": "\n".join([decision.reasoning, *self.said])}),
             source=decision.source,
-            rung="hold" if decision.source == "hold" else "failover" if failover else "primary",
+            rung=self.end.rung,
             model=", ".join(dict.fromkeys(call.model for call in self.calls if call.model)),
             latency_ms=round((time.monotonic() - self.started) * 1000, 1),
             cost_usd=sum((call.cost_usd for call in self.calls), Decimal(0)),
@@ -77,6 +82,7 @@ class _Sitting:
             errors=tuple(self.errors),
             calls=tuple(self.calls),
             flags=tuple(self.flags),
+            trail=(*self.trail, self.end),
         )
 
     async def _deliberate(self) -> Decision:
@@ -84,6 +90,7 @@ class _Sitting:
         votes = await self._ask({role: reply for role, reply in roles.ANALYSTS.items() if role not in silent})
         agreed = roles.consensus(votes)
         if agreed is None:
+            self.end = self.end.model_copy(update={"why": Why.NO_CONSENSUS})
             return self._hold("no_consensus", "the analysts do not agree")
         self.told["votes"] = "\n".join([f"consensus {agreed}", *(f"{role} {vote}" for role, vote in votes.items())])
         if self.snapshot.position.side != "flat":
@@ -136,11 +143,12 @@ class _Sitting:
 
     def _hold(self, flag: str, why: str) -> Decision:
         self.flags.append(flag)
-        return hold(self.snapshot.pair, why, source=self.panel.name if self.complete else "hold")
+        self.end = self.end if self.complete else HELD
+        return hold(self.snapshot.pair, why, source=self.end.source)
 
     async def _ask(self, asked: Mapping[str, type[Reply]]) -> dict[str, Reply]:
         """Ask these roles at once and return the usable answers of those who were in time."""
-        prompts = {role: self.panel.prompts[role] for role in asked}
+        prompts = {role: self.panel.texts[role] for role in asked}
         sent = {role: render(prompt, self.told) for role, prompt in prompts.items()}
         ask, schemas = self.panel.model.ask, self.panel.schemas
         tasks = {r: asyncio.create_task(ask(r, p.ref, sent[r], schemas[r])) for r, p in prompts.items()}
@@ -150,6 +158,7 @@ class _Sitting:
             late = ModelCall(role=role, model="", prompt=prompts[role].ref, messages=tuple(sent[role]), error="timeout")
             self.calls.append(task.result() if task in done else late)
             answer = self._read(self.calls[-1], asked[role])
+            self.trail += self.calls[-1].tried(usable=answer is not None)
             if answer is not None:
                 answers[role] = answer
         self.complete = len(answers) == len(asked)

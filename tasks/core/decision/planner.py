@@ -15,12 +15,13 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import Field, StrictBool
 
 from tasks.core.decision.actions import Rejected, object_schema, parse_as, wire_schema
+from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.single import VARIABLES, decided_from, variables_of
 from tasks.core.decision.tools import Meter, Toolbox, ToolDesk, compact, described, refused, shown, within
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import Answer, ModelCall, ToolCall
+from tasks.core.types.decision import Answer, ModelCall, Rung, ToolCall, Why
 from tasks.core.types.limits import ToolLimits
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot, TimeframeView
@@ -74,7 +75,7 @@ class ToolsDecider:
     `prepare` runs before any deadline starts.
     """
 
-    name = "llm:tools"
+    name, kind = "llm:tools", KINDS["llm:tools"]
 
     def __init__(
         self,
@@ -89,7 +90,8 @@ class ToolsDecider:
         check_variables(prompts.planner, PLANNER_VARIABLES)
         check_variables(prompts.decision, DECISION_VARIABLES)
         check_variables(prompts.single, VARIABLES)
-        self.model, self.prompts, self.encode, self.toolbox = model, prompts, encode, toolbox
+        self.model, self.texts, self.encode, self.toolbox = model, prompts, encode, toolbox
+        self.prompts = tuple(prompt.ref for prompt in prompts)
         self.limits, self.meter, self.prepare = limits, meter, prepare
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
@@ -110,6 +112,7 @@ class _Talk:
         self.answers: list[ToolCall] = []
         self.errors: list[str] = []
         self.flags: list[str] = []
+        self.trail: list[Rung] = []
         self.told = variables_of(self.snapshot, decider.encode, question.memory) | {
             "tools": described(self.limits), "rounds": str(self.limits.rounds), "calls": str(self.limits.calls),
         }  # fmt: skip
@@ -136,21 +139,24 @@ class _Talk:
                 "calls": tuple(self.calls),
                 "tool_calls": tuple(self.answers),
                 "flags": tuple(dict.fromkeys(flags)),
+                "trail": (*self.trail, *decided.trail),
             }
         )
 
     async def _plan(self) -> None:
         """Let the planner ask until it is done, out of rounds or of time, or answers with nothing usable."""
-        messages = render(self.to.prompts.planner, self.told)
+        messages = render(self.to.texts.planner, self.told)
         for left in reversed(range(self.limits.rounds)):
-            call = await self._ask("planner", self.to.prompts.planner, messages, plan_schema(), self.left(PLANNING))
+            call = await self._ask("planner", self.to.texts.planner, messages, plan_schema(), self.left(PLANNING))
             plan = Rejected(reason=call.error) if call.error else parse_as(call.raw_reply, Plan)
+            self.trail += call.tried(usable=not isinstance(plan, Rejected))
             if isinstance(plan, Rejected):
                 self.errors.append(f"planner: {plan}")
             else:
                 messages = [*messages, *await self._fetch(plan, left)]
             if self.left(PLANNING) <= 0:
                 self.flags.append("late:planner")
+                self.trail.append(Rung(rung="primary", source=self.to.name, role="planner", why=Why.OUT_OF_TIME))
                 return
             if isinstance(plan, Rejected) or plan.done or not plan.requests:
                 return
@@ -178,11 +184,11 @@ class _Talk:
         if any(not answer.error for answer in self.answers):
             told = {name: text for name, text in self.told.items() if name != "snapshot"}
             told |= {"answers": lines, "state": _state(self.snapshot)}
-            return self.to.prompts.decision, render(self.to.prompts.decision, told)
-        system, user = render(self.to.prompts.single, self.told)
+            return self.to.texts.decision, render(self.to.texts.decision, told)
+        system, user = render(self.to.texts.single, self.told)
         if self.answers:
             user = user | {"content": f"{user['content']}\n\n{lines}"}
-        return self.to.prompts.single, [system, user]
+        return self.to.texts.single, [system, user]
 
     async def _ask(
         self, role: str, prompt: Prompt, messages: list[dict[str, str]], schema: dict[str, object], seconds: float

@@ -17,11 +17,12 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from tasks.core.decision.actions import Parsed, Rejected, object_schema, parse_as, read_as
+from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.single import decided_as, variables_of
 from tasks.core.ports import Model
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import DECISION, Answer, ModelCall, hold
+from tasks.core.types.decision import DECISION, Answer, ModelCall, PromptRef, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
@@ -58,11 +59,12 @@ Answers = dict[str, Target | Rejected | None]  # None: the reply does not mentio
 class PortfolioDecider:
     """Asks the model once about all questions; whatever is not a usable reply, or entry, becomes HOLD."""
 
-    name = "llm:portfolio"
+    name, kind = "llm:portfolio", KINDS["llm:portfolio"]
 
     def __init__(self, model: Model, prompt: Prompt, encode: Callable[[Snapshot], str]) -> None:
         check_variables(prompt, VARIABLES)
         self.model, self.prompt, self.encode = model, prompt, encode
+        self.prompts: tuple[PromptRef, ...] = (prompt.ref,)
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Return one decision per question, in order."""
@@ -71,7 +73,8 @@ class PortfolioDecider:
         messages = render(self.prompt, portfolio_variables(questions, self.encode))
         call = await self.model.ask(self.prompt.ref.name, self.prompt.ref, messages, SCHEMA)
         answers, ignored = read_targets(call, [question.snapshot.pair for question in questions])
-        shared = call.model_copy(update={"cost_usd": ZERO, "tokens_in": 0, "tokens_out": 0})
+        free = tuple(rung.model_copy(update={"cost_usd": ZERO, "tokens": 0}) for rung in call.trail)
+        shared = call.model_copy(update={"cost_usd": ZERO, "tokens_in": 0, "tokens_out": 0, "trail": free})
         flags = ("portfolio", *ignored)
         told = [(call, flags)] + [(shared, ("shared_call", *flags))] * (len(questions) - 1)
         return [_decided(b, answers[b.snapshot.pair], *each) for b, each in zip(questions, told, strict=True)]

@@ -10,8 +10,9 @@ from decimal import Decimal
 
 from pydantic import Field
 
+from tasks.core.decision.kinds import KINDS
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import Answer, CloseAll, Decision, OpenLong, OpenShort, hold
+from tasks.core.types.decision import Answer, CloseAll, Decision, OpenLong, OpenShort, PromptRef, answered, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
@@ -31,14 +32,15 @@ class Sizes(Dto):
 class RulesDecider:
     """The rules of the module's docstring; every unknown number means no."""
 
-    name = "rules"
+    name, kind = "rules", KINDS["rules"]
+    prompts: tuple[PromptRef, ...] = ()
 
     def __init__(self, sizes: Sizes | None = None) -> None:
         self.sizes = sizes or Sizes()
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Decide each question on its own."""
-        return [Answer(decision=choose(question, self.sizes), source="rules", rung="primary") for question in questions]
+        return [answered(choose(question, self.sizes), "rules") for question in questions]
 
 
 def choose(question: Question, sizes: Sizes | None = None) -> Decision:

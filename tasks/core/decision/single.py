@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from tasks.core.decision.actions import Parsed, Rejected, parse_reply, wire_schema
+from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.memory import memory_text
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.ports import Model
-from tasks.core.types.decision import Answer, Decision, ModelCall, hold
+from tasks.core.types.decision import HELD, Answer, Decision, ModelCall, PromptRef, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Memory, Snapshot
 
@@ -20,11 +21,12 @@ VARIABLES = frozenset(
 class SingleDecider:
     """Asks the model once per question, all at the same time; whatever is not a usable reply becomes HOLD."""
 
-    name = "llm:single"
+    name, kind = "llm:single", KINDS["llm:single"]
 
     def __init__(self, model: Model, prompt: Prompt, encode: Callable[[Snapshot], str]) -> None:
         check_variables(prompt, VARIABLES)
         self.model, self.prompt, self.encode = model, prompt, encode
+        self.prompts: tuple[PromptRef, ...] = (prompt.ref,)
         self.schema = wire_schema()
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
@@ -62,19 +64,19 @@ def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str) -> Ans
     """Wrap what was read out of a model call, a decision or why there is none, with where it came from."""
     decision: Decision
     if isinstance(parsed, Rejected):
-        decision, rung = hold(symbol, f"no usable reply: {parsed.reason}"), "hold"
+        decision, trail = hold(symbol, f"no usable reply: {parsed.reason}"), (*call.tried(usable=False), HELD)
     else:
-        decision = parsed.model_copy(update={"source": source})
-        rung = "failover" if call.attempts else "primary"
+        decision, trail = parsed.model_copy(update={"source": source}), call.tried()
     unusable = (str(parsed),) if isinstance(parsed, Rejected) else ()
     return Answer(
         decision=decision,
         source=decision.source,
-        rung=rung,
+        rung=trail[-1].rung,
         model=call.model,
         latency_ms=call.latency_ms,
         cost_usd=call.cost_usd,
         tokens=call.tokens_in + call.tokens_out,
         errors=unusable if call.error else (*call.attempts, *unusable),
         calls=(call,),
+        trail=trail,
     )

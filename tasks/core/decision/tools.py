@@ -138,7 +138,7 @@ class ToolDesk:
         call = ToolCall(trace_id=trace_id, tool=tool, parameters=texts, flags=flags)
         if not self.meter.take(tool):
             error = f"dropped: at most {getattr(self.meter.rates, tool)} {tool} calls a minute"
-            return call.model_copy(update={"error": error, "flags": (*flags, f"dropped:{tool}")})
+            return call.model_copy(update={"error": error, "dropped": True, "flags": (*flags, f"dropped:{tool}")})
         found = await self._run(tool, parameters, as_of, seconds)
         found["latency_ms"] = round((self.meter.clock() - started) * 1000, 1)
         if found.get("truncated"):
@@ -151,7 +151,7 @@ class ToolDesk:
         except TradingError as e:
             return {"error": _short(e, 300)}
         if text is None:
-            return {"error": "timeout"}
+            return {"error": "timeout", "late": True}
         budget = self.limits.response_bytes
         fitted, truncated = fit(text, budget)
         error = "" if fitted else f"the answer does not fit into {budget} bytes, and has no rows to leave out"

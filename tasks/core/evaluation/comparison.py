@@ -9,6 +9,7 @@ from tasks.core.evaluation.chance import Chance, Trade
 from tasks.core.evaluation.quiet import Sampled
 from tasks.core.evaluation.statistics import Interval, Overfit
 from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.decision import PromptRef
 
 Treatment = Literal["raw", "masked", "perturbed"]
 
@@ -20,6 +21,7 @@ class Variant(Dto):
     decider: str
     prompt: str = ""  # single/v001; a panel's, joined by +
     prompt_sha256: str = ""
+    prompts: tuple[PromptRef, ...] = ()
     model: str = ""
     cutoff: Utc | None = None
     baseline: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.evaluation.history import History
 from tasks.core.evaluation.rerun import NotReplayable, PromptOf, redecide
@@ -78,7 +79,7 @@ class Replayer:
         for _, at_one_close in groupby(records, key=lambda record: record.as_of):
             together: dict[str, list[CycleRecord]] = {}
             for record in at_one_close:
-                if record.decider == "llm:portfolio" and not lacks(record):
+                if kind_of(record.decider).together and not lacks(record):
                     together.setdefault(record.strategy, []).append(record)
                 else:
                     yield (record,)

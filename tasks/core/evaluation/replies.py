@@ -16,7 +16,7 @@ from typing import Protocol
 from tasks.core.decision.budget import KeptReply, Prices
 from tasks.core.decision.cache import content_hash
 from tasks.core.ports import Model
-from tasks.core.types.decision import ModelCall, PromptRef
+from tasks.core.types.decision import ModelCall, PromptRef, Rung, Why
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 CAPPED = "max_cost"
@@ -75,7 +75,8 @@ class KeptModel:
         if question not in self.failed:
             worst = await asyncio.to_thread(self.prices.worst, (self.name,), prompt, messages, schema)
             if not self.spending.hold(worst):
-                return asked.model_copy(update={"error": CAPPED})
+                capped = Rung(rung="primary", source=f"llm:{self.name}", role=role, why=Why.BUDGET_REFUSED)
+                return asked.model_copy(update={"error": CAPPED, "trail": (capped,)})
             call = await self._pay(asked, worst, schema)
             if not call.error:
                 self.kept.keep_reply(question, call, self.clock())
@@ -94,7 +95,8 @@ class KeptModel:
             spending.held_usd -= worst
             spending.spent_usd += cost
         spending.errors += bool(call.error)
-        return call.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, "model": self.name, "attempts": ()})
+        alone = {"model": self.name, "attempts": (), "trail": ()}
+        return call.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, **alone})
 
 
 class Probe:

@@ -6,7 +6,6 @@ How long things took was observed, not computed: latencies are taken over.
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,34 +13,25 @@ from math import inf
 
 from tasks.core.decision.baselines import RecordedDecider
 from tasks.core.decision.breaker import Breaker, BreakerState
-from tasks.core.decision.budget import TICKET, Charge, KeptReply, Reserved, Ticket
+from tasks.core.decision.budget import Charge, KeptReply, Reserved
 from tasks.core.decision.cache import KeptDecision
+from tasks.core.decision.kinds import Means, Tools, kind_of
 from tasks.core.decision.ladder import CACHED, Ladder, Terms
 from tasks.core.decision.memory import SIDE, Vector, vector
-from tasks.core.decision.panel import PanelDecider
-from tasks.core.decision.planner import Prompts, ToolsDecider
-from tasks.core.decision.portfolio import PortfolioDecider
 from tasks.core.decision.prompt import Prompt
-from tasks.core.decision.roles import REPLIES
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.decision.single import SingleDecider
 from tasks.core.decision.tools import TOOLS, Meter, Parameters, compact
 from tasks.core.errors import DataError, InputError
+from tasks.core.evaluation import legacy
 from tasks.core.market import lean
 from tasks.core.ports import Decider
-from tasks.core.types.decision import Answer, ModelCall, PromptRef, ToolCall
+from tasks.core.types.decision import Answer, ModelCall, PromptRef, Rung, ToolCall, Why
 from tasks.core.types.limits import Budget, ToolLimits, ToolRates
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy
 
-ROLES: dict[str, tuple[str, ...]] = {
-    "llm:single": ("single",), "llm:portfolio": ("portfolio",), "llm:panel": tuple(REPLIES),
-    "llm:tools": Prompts._fields,
-}  # fmt: skip
 ENDLESS_S = 3600.0  # nothing is waited for: recorded answers come at once
-_OPEN = re.compile(r"breaker open until (\d\d):(\d\d):(\d\d) UTC after (\d+) errors")
-_NEAR = re.compile(r"cached:(\d+\.\d+):(\d+)s")
 PromptOf = Callable[[str, str | None], Prompt]  # by role and version; None: any
 
 
@@ -57,14 +47,20 @@ async def redecide(
 
     plain: builds the deciders that ask no model. Raises NotReplayable saying what is missing.
     """
-    decider = decider_of(records, strategy, prompt_of, plain)
-    again = [_as_observed(*each) for each in zip(await decider.decide(questions), records, strict=True)]
+    told = [record.model_copy(update={"decided": _typed(record)}) for record in records]
+    laddered = not any(record.decided and legacy.stood(record.decided) for record in records)
+    answers = await decider_of(told, strategy, prompt_of, plain, laddered).decide(questions)
+    again = [_as_observed(*each) for each in zip(answers, records, strict=True)]
     if records[0].trigger != "backtest" or again == [record.decided for record in records]:
         return again
-    alone = getattr(
-        decider_of(records, strategy, prompt_of, plain), "primary", decider
-    )  # a comparison asks without a ladder
-    return [_as_observed(*each) for each in zip(await alone.decide(questions), records, strict=True)]
+    answers = await decider_of(told, strategy, prompt_of, plain, laddered=False).decide(
+        questions
+    )  # as a comparison asks
+    return [_as_observed(*each) for each in zip(answers, records, strict=True)]
+
+
+def _typed(record: CycleRecord) -> Answer | None:
+    return None if record.decided is None else legacy.with_trail(record.decided, record.as_of)
 
 
 def _as_observed(new: Answer, record: CycleRecord) -> Answer:
@@ -76,34 +72,36 @@ def _as_observed(new: Answer, record: CycleRecord) -> Answer:
         call.model_copy(update={"latency_ms": seen[i]}) if i < len(seen) else call
         for i, call in enumerate(new.tool_calls)
     ]
-    return new.model_copy(update={"latency_ms": old.latency_ms, "tool_calls": tuple(tools)})
+    new = new.model_copy(update={"latency_ms": old.latency_ms, "tool_calls": tuple(tools)})
+    return new if old.trail else legacy.without_trail(new, old)
 
 
 def decider_of(
-    records: Sequence[CycleRecord], strategy: Strategy, prompt_of: PromptOf, plain: Callable[[str], Decider]
-) -> Decider:
-    """Build the decider that decided `records`, on what it was answered then."""
+    records: Sequence[CycleRecord], strategy: Strategy, prompt_of: PromptOf, plain: Callable[[str], Decider],
+    laddered: bool = True,
+) -> Decider:  # fmt: skip
+    """Build the decider that decided `records`, all with a trail, on what it was answered then."""
     record = records[0]
-    decided, name = record.decided, record.decider
-    name = name.partition("@")[0] if name.startswith("llm:") else name
+    decided, kind = record.decided, kind_of(record.decider)
     if decided is None:
         raise NotReplayable("decision")
-    if name.partition(":")[0] == "recorded":
+    if kind.by_time:
         return RecordedDecider(map(_line, records))
-    if name not in ROLES:
+    if not kind.asks_model:
         try:
-            return plain(name)
+            return plain(record.decider)
         except InputError as e:
             raise NotReplayable(f"its decider: {e}") from e
-    tape = Tape(decided, record.as_of)
-    prompts = {role: _prompt(role, decided, prompt_of) for role in ROLES[name]}
+    if kind.make is None:
+        raise NotReplayable(f"its decider: {record.decider} asks a model among others")
+    tape, shelf = Tape(decided), Shelf(records)
+    prompts = {role: _prompt(role, decided, prompt_of) for role in kind.roles}
+    primary = kind.make(tape, prompts, _means(tape, strategy, kind.live))
     terms = Terms(
         strategy=record.strategy, ttl=timedelta(days=1), max_distance=inf, breaker=Breaker(1, timedelta(days=1)),
         may_open=strategy.limits.fallback_may_open,
-        together=name == PortfolioDecider.name,
     )  # fmt: skip
-    primary = _primary(name, tape, prompts, strategy)
-    return Ladder(primary, RulesDecider(), Shelf(records), terms, lambda: record.as_of)
+    return Ladder(primary, RulesDecider(), shelf, terms, shelf.now) if laddered else primary
 
 
 def _line(record: CycleRecord) -> str:
@@ -126,30 +124,22 @@ def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
     return prompt
 
 
-def _primary(name: str, tape: "Tape", prompts: dict[str, Prompt], strategy: Strategy) -> Decider:
-    if name == "llm:single":
-        return SingleDecider(tape, prompts["single"], lean.encode)
-    if name == "llm:portfolio":
-        return PortfolioDecider(tape, prompts["portfolio"], lean.encode)
-    if name == "llm:panel":
-        return PanelDecider(tape, prompts, lean.encode, ENDLESS_S, ENDLESS_S)
+def _means(tape: "Tape", strategy: Strategy, live: bool) -> Means:
     limits, rates = strategy.tools, strategy.tool_rates
+    if not live:
+        return Means(lean.encode, ENDLESS_S, ENDLESS_S)
     if limits is None or rates is None:
         raise NotReplayable("what its tools were allowed")
-    return ToolsDecider(
-        tape, Prompts(**prompts), lean.encode, lambda _: tape, limits, _Drops(rates, tape, limits)
-    )  # fmt: skip
+    return Means(lean.encode, tools=Tools(lambda _: tape, limits, _Drops(rates, tape, limits)))
 
 
 class Tape:
     """Implements `ports.Model` and `tools.Toolbox`: every answer once, in the order in which it was given."""
 
-    def __init__(self, decided: Answer, as_of: datetime) -> None:
-        self.decided, self.as_of = decided, as_of
+    def __init__(self, decided: Answer) -> None:
         self.calls, self.tools = list(decided.calls), list(decided.tool_calls)
+        self.overran = any(rung.why is Why.OUT_OF_TIME for rung in decided.trail)
         self.spent = False  # the planner has used up its time
-        charge = Charge(session="", symbol="", decision="")
-        self.unused = Ticket(charge, Shelf(()), lambda: as_of)  # for a decider without a ladder
 
     async def ask(
         self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], _schema: dict[str, object]
@@ -158,18 +148,8 @@ class Tape:
         if call is None:
             return ModelCall(role=role, model="", prompt=prompt, messages=tuple(messages), error="not in the record")
         self.calls.remove(call)
-        self._note(role)
+        self.spent |= self.overran and role == "planner" and all(other.role != role for other in self.calls)
         return call.model_copy(update={"prompt": prompt, "messages": tuple(messages)})
-
-    def _note(self, role: str) -> None:
-        """Leave what budget and cache left on the decision's ticket, and use up the time the planner used up."""
-        ticket, flags = TICKET.get(self.unused), self.decided.flags
-        ticket.cheap |= self.decided.rung == "cheap"
-        found = [flag for flag in flags if flag.startswith(f"cached:{role}:") and flag not in ticket.flags]
-        ticket.cached |= bool(found)
-        ticket.flags += found[:1]
-        if role == "planner" and "late:planner" in flags and all(call.role != role for call in self.calls):
-            self.spent = True
 
     async def run(self, tool: str, parameters: Parameters, _as_of: datetime) -> str:
         texts = {name: str(value) for name, value in parameters.model_dump(mode="json", exclude_none=True).items()}
@@ -177,7 +157,7 @@ class Tape:
         if call is None:
             raise DataError("not in the record")
         self.tools.remove(call)
-        if call.error == "timeout":
+        if call.late:
             raise asyncio.CancelledError
         if call.truncated:
             return _uncut(call)
@@ -204,11 +184,11 @@ class _Drops(Meter):
 
     def take(self, tool: str) -> bool:
         given = self.metered[tool]
-        return not (given and f"dropped:{tool}" in given.pop(0).flags)
+        return not (given and given.pop(0).dropped)
 
 
 def _was_metered(call: ToolCall) -> bool:
-    return bool(f"dropped:{call.tool}" in call.flags or call.response or call.latency_ms)
+    return bool(call.dropped or call.response or call.latency_ms)
 
 
 class Shelf:
@@ -216,6 +196,12 @@ class Shelf:
 
     def __init__(self, records: Sequence[CycleRecord]) -> None:
         self.records = {record.symbol: record for record in records}
+        self.barred = next((rung for rung in _trail(records[0]) if rung.why is Why.BREAKER_OPEN), None)
+
+    def now(self) -> datetime:
+        """Return when it was decided, as far as the breaker can tell."""
+        until = self.barred.retry_at if self.barred else None
+        return until - timedelta(seconds=1) if until else next(iter(self.records.values())).as_of
 
     def reserve(self, _charge: Charge, _worst_usd: Decimal, _budget: Budget, _at: datetime) -> Reserved:
         return Reserved()
@@ -228,26 +214,22 @@ class Shelf:
         return None
 
     def change_breaker(self, _session: str, _change: Callable[[BreakerState], BreakerState]) -> BreakerState:
-        record = next(iter(self.records.values()))
-        first = record.decided.errors[:1] if record.decided else ()
-        found = _OPEN.fullmatch(first[0]) if first else None
-        if found is None:
-            return BreakerState()
-        hour, minute, second, errors = map(int, found.groups())
-        until = record.as_of.replace(hour=hour, minute=minute, second=second, microsecond=0)
-        return BreakerState(errors=errors, retry_at=until if until > record.as_of else until + timedelta(days=1))
+        return BreakerState(errors=self.barred.errors, retry_at=self.barred.retry_at) if self.barred else BreakerState()
 
     def kept_decisions(self, _strategy: str, symbol: str, _since: datetime, _before: datetime) -> list[KeptDecision]:
         record = self.records[symbol]
-        if record.decided is None or record.snapshot is None or record.decided.rung != "cache":
-            return []
-        found = _NEAR.fullmatch(record.decided.flags[-1]) if record.decided.flags else None
-        if found is None:
-            return []
-        return [_kept(record, float(found[1]), int(found[2]))]
+        return [
+            _kept(record, near.as_of, near.distance)
+            for near in _trail(record)
+            if near.as_of and near.distance is not None
+        ]
 
 
-def _kept(record: CycleRecord, distance: float, age_s: int) -> KeptDecision:
+def _trail(record: CycleRecord) -> tuple[Rung, ...]:
+    return record.decided.trail if record.decided else ()
+
+
+def _kept(record: CycleRecord, as_of: datetime, distance: float) -> KeptDecision:
     """Make up the moment that was found near this one, with the decision that was taken over from it."""
     decided, snapshot = record.decided, record.snapshot
     if decided is None or snapshot is None:
@@ -262,5 +244,4 @@ def _kept(record: CycleRecord, distance: float, age_s: int) -> KeptDecision:
     digits = said.as_tuple().exponent
     full = (said / CACHED).quantize(Decimal(1).scaleb(int(digits) - int(CACHED.as_tuple().exponent)))
     earlier = decided.model_copy(update={"decision": decided.decision.model_copy(update={"confidence": full})})
-    as_of = record.as_of - timedelta(seconds=age_s)
     return KeptDecision(as_of=as_of, decided=earlier, vector=Vector(values=moved), reasons=snapshot.reason_for_call)

@@ -43,7 +43,8 @@ class ResumedDecider:
     """Gives the kept answers, and asks the decider where there is none."""
 
     def __init__(self, decider: Decider, kept: Kept) -> None:
-        self.name, self.decider, self.kept = decider.name, decider, kept
+        self.name, self.kind, self.prompts = decider.name, decider.kind, decider.prompts
+        self.decider, self.kept = decider, kept
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer each question; a close of which any answer is missing is asked about as a whole, as it was then."""

@@ -34,6 +34,7 @@ from typing import NamedTuple
 from tasks.core.decision import roles
 from tasks.core.decision.actions import parse_as
 from tasks.core.decision.baselines import HOLD_SHARE
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.evaluation.rl_state import Row, allowed_mask, parameters, state
 from tasks.core.types.base import Dto, Utc
@@ -46,7 +47,6 @@ from tasks.core.types.snapshot import Snapshot
 RUIN = -10.0
 ZERO = Decimal(0)
 SPLITS = ("train", "validation", "test")
-DETERMINISTIC = ("rules", "hold", "buy-and-hold", "model")
 
 Scores = Callable[[str], Mapping[str, float]]
 
@@ -266,16 +266,16 @@ def propensity(record: CycleRecord, decided: Answer) -> tuple[float | None, str 
     `deterministic` 1; `random` the baseline's own odds; `vote_share` the analysts who voted for the direction it took,
     of those who answered: no probability, but what there is. Below the primary rungs nothing is known.
     """
-    kind = decided.source.partition(":")[0]
+    odds = kind_of(decided.source).odds
     if decided.is_fallback:
         return None, None
-    if kind in DETERMINISTIC:
+    if odds == "certain":
         return 1.0, "deterministic"
-    if kind == "random" and record.snapshot is not None:
+    if odds == "random" and record.snapshot is not None:
         others = len(set(record.snapshot.constraints.allowed_actions) - {"HOLD"})
         held = decided.decision.action == "HOLD"
         return (HOLD_SHARE if held else (1 - HOLD_SHARE) / others) if others else 1.0, "random"
-    share = _vote_share(record, decided) if decided.source == "llm:panel" else None
+    share = _vote_share(record, decided) if odds == "votes" else None
     return share, None if share is None else "vote_share"
 
 

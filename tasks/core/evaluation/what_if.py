@@ -33,6 +33,8 @@ class ChangedVerdict(Dto):
     action: str
     was: str
     would_be: str
+    was_allowed: bool
+    would_be_allowed: bool
     was_pct: Exact | None = None
     would_pct: Exact | None = None
 
@@ -61,7 +63,8 @@ def changed_verdict(
     was, would = (_scored(record, sent, history, strategy.costs) for sent in (record.intents, intents))
     return ChangedVerdict(
         cycle_id=record.cycle_id, symbol=record.symbol, as_of=record.as_of, action=record.decided.decision.action,
-        was=_said(record.verdict), would_be=_said(verdict), was_pct=was, would_pct=would,
+        was=_said(record.verdict), would_be=_said(verdict), was_allowed=record.verdict.allowed,
+        would_be_allowed=verdict.allowed, was_pct=was, would_pct=would,
     )  # fmt: skip
 
 
@@ -95,8 +98,8 @@ def total(changed: Sequence[ChangedVerdict]) -> dict[str, Any]:
     settled = [each.difference for each in changed if each.difference is not None]
     return {
         "changed": len(changed),
-        "denied_now": sum(each.would_be.startswith("denied") for each in changed),
-        "allowed_now": sum(each.was.startswith("denied") for each in changed),
+        "denied_now": sum(not each.would_be_allowed for each in changed),
+        "allowed_now": sum(not each.was_allowed for each in changed),
         "settled": len(settled),
         "difference_pct": sum(settled, Decimal(0)),
     }

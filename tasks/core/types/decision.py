@@ -5,11 +5,12 @@ These are the decisions the code works with. What a model must send is the flat 
 """
 
 from decimal import Decimal
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, field_validator
 
-from tasks.core.types.base import Dto, Exact
+from tasks.core.types.base import Dto, Exact, Utc
 
 MAX_COMMENT_WORDS = 12
 
@@ -124,6 +125,46 @@ class PromptRef(Dto):
     max_tokens: int = 1200
 
 
+RungName = Literal["primary", "failover", "cheap", "cache", "rules", "hold"]
+
+
+class Why(StrEnum):
+    """What became of a rung."""
+
+    ANSWERED = "answered"  # what it said was taken
+    NO_CONSENSUS = "no_consensus"  # it holds, as its members want different things
+    LATE = "late"  # no reply in time
+    OUT_OF_TIME = "out_of_time"  # planning took all its time; the decision was made on what there was
+    PROVIDER_ERROR = "provider_error"
+    UNUSABLE_REPLY = "unusable_reply"
+    BUDGET_REFUSED = "budget_refused"
+    BREAKER_OPEN = "breaker_open"
+    NOTHING_NEAR = "nothing_near"  # no earlier decision on nearly the same moment
+    NO_RULE = "no_rule"  # the rules have nothing to do
+    MAY_NOT_OPEN = "may_not_open"  # it would add risk, which a fallback may not
+
+
+class Rung(Dto):
+    """One rung that was tried for a decision, and what became of it."""
+
+    rung: RungName
+    source: str = Field(description="llm:MODEL, a decider, cache, rules or hold")
+    why: Why = Why.ANSWERED
+    role: str = Field(default="", description="whose prompt, where one of a decider's asks is meant")
+    retry: int = Field(default=0, description="how often this model was asked in vain before, about the same")
+    latency_ms: float = 0.0
+    cost_usd: Exact = Decimal(0)
+    tokens: int = 0
+    retry_at: Utc | None = Field(default=None, description="until when the breaker is open")
+    errors: int = Field(default=0, description="in a row, which opened the breaker")
+    as_of: Utc | None = Field(default=None, description="of the earlier cycle whose decision was taken over")
+    distance: float | None = Field(default=None, description="between that moment and this one")
+    age_s: int | None = Field(default=None, description="of the reply or decision that was kept")
+
+
+HELD = Rung(rung="hold", source="hold")
+
+
 class ModelCall(Dto):
     """One request to a model and what came back, whether or not it was usable."""
 
@@ -138,6 +179,22 @@ class ModelCall(Dto):
     tokens_in: int = 0
     tokens_out: int = 0
     attempts: tuple[str, ...] = Field(default=(), description='each failed one before it, "model: error"')
+    trail: tuple[Rung, ...] = Field(default=(), description="where more than one rung was tried; the last one counts")
+
+    def tried(self, usable: bool = True) -> tuple[Rung, ...]:
+        """Return every rung this request tried; `usable`: what came back could be read."""
+        *before, last = self.trail or (self._alone(),)
+        if not usable and not self.error:
+            last = last.model_copy(update={"why": Why.UNUSABLE_REPLY})
+        return (*before, last)
+
+    def _alone(self) -> Rung:
+        failed = Why.LATE if self.error == "timeout" else Why.PROVIDER_ERROR
+        return Rung(
+            rung="failover" if self.attempts and not self.error else "primary", source=f"llm:{self.model}",
+            why=failed if self.error else Why.ANSWERED, role=self.role, latency_ms=self.latency_ms,
+            cost_usd=self.cost_usd, tokens=self.tokens_in + self.tokens_out,
+        )  # fmt: skip
 
 
 class ToolCall(Dto):
@@ -149,7 +206,9 @@ class ToolCall(Dto):
     response: str = ""
     error: str = Field(default="", description="why it was refused or dropped; the model sees it")
     truncated: bool = False
-    flags: tuple[str, ...] = Field(default=(), description="truncated, clamped:<tool>, dropped:<tool>")
+    dropped: bool = Field(default=False, description="this minute's calls of the tool were used up")
+    late: bool = Field(default=False, description="no answer in time")
+    flags: tuple[str, ...] = Field(default=(), description="truncated, clamped:<tool>, dropped:<tool>; for readers")
     bytes: int = 0
     latency_ms: float = 0.0
 
@@ -159,7 +218,7 @@ class Answer(Dto):
 
     decision: Decision
     source: str
-    rung: str = Field(description="primary, failover, cheap, cache, rules or hold")
+    rung: RungName
     model: str = ""
     latency_ms: float = 0.0
     cost_usd: Exact = Decimal(0)
@@ -167,12 +226,18 @@ class Answer(Dto):
     errors: tuple[str, ...] = ()
     calls: tuple[ModelCall, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
-    flags: tuple[str, ...] = Field(default=(), description="truncated, late:<role>, no_consensus, shrunk, ...")
+    flags: tuple[str, ...] = Field(default=(), description="truncated, late:<role>, shrunk, ...; for readers")
+    trail: tuple[Rung, ...] = Field(default=(), description="every rung tried, in order; none: older than trails are")
 
     @property
     def is_fallback(self) -> bool:
         """Return whether this came from below the model's own rungs, and may therefore only reduce risk."""
         return self.rung not in ("primary", "failover", "cheap")
+
+
+def answered(decision: Decision, source: str) -> Answer:
+    """Return the answer of a decider that asks no model."""
+    return Answer(decision=decision, source=source, rung="primary", trail=(Rung(rung="primary", source=source),))
 
 
 def hold(symbol: str, comment: str, source: str = "hold") -> Hold:

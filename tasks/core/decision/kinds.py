@@ -1,0 +1,155 @@
+"""What deciders there are: one line for each kind, read by whoever builds, replays, compares or pays for them.
+
+Cheap to import, so that a command may ask before it loads anything: what makes a decider is imported when it is made.
+A name is a kind, and what it takes: `rules:stop_atr=3`, `llm:panel@risk/v002+trend/v003`, `ensemble:A+B`.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from tasks.core.decision.prompt import Prompt
+    from tasks.core.decision.tools import Meter, Toolbox
+    from tasks.core.ports import Decider, Model
+    from tasks.core.types.limits import ToolLimits
+    from tasks.core.types.question import Question
+    from tasks.core.types.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a decider may ask for, and how much of it."""
+
+    toolbox: "Callable[[Question], Toolbox]"
+    limits: "ToolLimits"
+    meter: "Meter"
+
+
+@dataclass(frozen=True)
+class Means:
+    """What deciders work with besides a model and prompts. `prepare` runs before any deadline starts."""
+
+    encode: "Callable[[Snapshot], str]"
+    stage_s: float = 10
+    deadline_s: float = 60
+    prepare: Callable[[], Awaitable[None]] | None = None
+    tools: Tools | None = None
+
+
+Maker = Callable[["Model", "Mapping[str, Prompt]", Means], "Decider"]
+
+
+def _single(model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
+    from tasks.core.decision.single import SingleDecider
+
+    return SingleDecider(model, prompts["single"], means.encode)
+
+
+def _portfolio(model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
+    from tasks.core.decision.portfolio import PortfolioDecider
+
+    return PortfolioDecider(model, prompts["portfolio"], means.encode)
+
+
+def _panel(model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
+    from tasks.core.decision.panel import PanelDecider
+
+    return PanelDecider(model, prompts, means.encode, means.stage_s, means.deadline_s, means.prepare)
+
+
+def _tools(model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
+    from tasks.core.decision.planner import Prompts, ToolsDecider
+
+    if means.tools is None:
+        raise ValueError("llm:tools was given no tools")
+    tools = means.tools
+    return ToolsDecider(
+        model, Prompts(**prompts), means.encode, tools.toolbox, tools.limits, tools.meter, means.prepare
+    )
+
+
+class Kind(NamedTuple):
+    """What is true of every decider of one kind."""
+
+    roles: tuple[str, ...] = ()  # whose prompts it may send; none: it asks no model
+    make: Maker | None = None  # of those that ask a model, ensembles aside
+    together: bool = False  # takes the questions about all symbols at once
+    live: bool = False  # asks the venue for what is true now: not to be replayed over candle files
+    staged: bool = False  # asks in stages, each with a deadline of its own
+    argument: str = ""  # how what it takes is written
+    file: bool = False  # that is a file, without which it is none
+    sees_market: bool = True  # what it decides follows from what it is shown
+    by_time: bool = False  # finds its answers by symbol and time
+    odds: Literal["", "certain", "random", "votes"] = ""  # how one knows how likely its choice was
+
+    @property
+    def asks_model(self) -> bool:
+        """Return whether deciding costs money."""
+        return bool(self.roles)
+
+
+KINDS = {
+    "rules": Kind(argument="stop_atr=3", odds="certain"),
+    "hold": Kind(sees_market=False, odds="certain"),
+    "random": Kind(argument="SEED", odds="random"),
+    "buy-and-hold": Kind(sees_market=False, odds="certain"),
+    "recorded": Kind(argument="FILE", file=True, sees_market=False, by_time=True),
+    "model": Kind(argument="FILE.onnx", file=True, odds="certain"),
+    "llm:single": Kind(("single",), _single),
+    "llm:panel": Kind(
+        ("technical", "orderbook", "sentiment", "trend", "reversion", "risk"), _panel, staged=True, odds="votes"
+    ),
+    "llm:tools": Kind(("planner", "decision", "single"), _tools, live=True),
+    "llm:portfolio": Kind(("portfolio",), _portfolio, together=True),
+}
+
+
+class Named(NamedTuple):
+    """A decider's name, taken apart."""
+
+    kind: str
+    argument: str = ""
+    versions: str = ""  # of its prompts
+
+
+def read(name: str) -> Named:
+    """Take a name apart; one of no kind is its own."""
+    plain, _, versions = name.partition("@") if name.startswith("llm:") else (name, "", "")
+    kind, _, argument = plain.partition(":")
+    if kind in KINDS and KINDS[kind].argument:
+        return Named(kind, argument)
+    return Named(plain, versions=versions)
+
+
+def members(name: str) -> tuple[tuple[str, str | None], ...]:
+    """Return the deciders of an ensemble and what each one's vote weighs, None of a chooser and of its timer."""
+    kind, _, text = name.partition(":")
+    if kind != "ensemble" or not text:
+        return ()
+    if text.startswith("vote:"):
+        votes = (vote.rpartition("=") for vote in text.removeprefix("vote:").split(","))
+        return tuple((member, weight) for member, _, weight in votes)
+    chooser, _, timer = text.rpartition("+")
+    return ((chooser, None), (timer, None))
+
+
+def kind_of(name: str) -> Kind:
+    """Return what a decider so named is; one that nobody knows asks no model."""
+    parts = [kind_of(member) for member, _ in members(name)]
+    return joined(parts) if parts else KINDS.get(read(name).kind, Kind())
+
+
+def askers(name: str) -> list[str]:
+    """Return those that ask a model: of an ensemble its members, else the decider itself."""
+    return [each for each in [member for member, _ in members(name)] or [name] if kind_of(each).asks_model]
+
+
+def joined(kinds: Iterable[Kind]) -> Kind:
+    """Return what an ensemble of such deciders is."""
+    each = list(kinds)
+    return Kind(
+        roles=tuple(role for kind in each for role in kind.roles), together=any(kind.together for kind in each),
+        live=any(kind.live for kind in each), sees_market=any(kind.sees_market for kind in each),
+        by_time=any(kind.by_time for kind in each),
+    )  # fmt: skip
