@@ -47,7 +47,7 @@ def backtest(
     """
     from flows.spending import decider_for
     from tasks.adapters.candles import parse_candle_options
-    from tasks.adapters.replays import terms_of
+    from tasks.adapters.replays import strategy_for, terms_of
 
     for symbol in symbols:
         check_symbol(symbol)
@@ -60,10 +60,11 @@ def backtest(
     job, sources = _job(files, name, first, last, funding, news, mask, instruments)
     chosen, spending = decider_for(job, usd(max_cost))
     began, cpu = time.perf_counter(), time.process_time()
+    shown = strategy_for(job)
     result, complete = _carried_out(job, chosen, recorder, spending, as_json)
     wall = time.perf_counter() - began
     summary = {
-        "symbols": list(files), "instruments": terms_of(job.strategy, sources), "decider": chosen.name,
+        "symbols": list(shown.symbols), "instruments": terms_of(shown, sources), "decider": chosen.name,
         **result.summary(), "complete": complete,
         "mask": None if mask is None else job.mask.describe(tuple(files)), "wall_s": round(wall, 3),
         "cpu_s": round(time.process_time() - cpu, 3), "candles_per_s": round(result.candles / wall),
@@ -90,7 +91,7 @@ def _job(
         treatment="raw" if mask is None else "masked", mask_key=mask or "", funding=_rates(funding, files), news=news,
         latency_s=s.decision_latency_s,
     )  # fmt: skip
-    return job, sources
+    return job, {shown: sources[real] for shown, real in replays.treated_for(job).names.items()}
 
 
 def _rates(options: tuple[str, ...], files: dict[str, Path]) -> tuple[tuple[str, str], ...]:

@@ -126,3 +126,66 @@ def test_a_file_without_rates_is_named(candles, tmp_path):
     (tmp_path / "f.csv").write_text("ts,price\n1,2\n")
     with pytest.raises(InputError, match="needs numeric columns ts,rate"):
         backtest(candles, "--funding", f"{SYMBOL}={tmp_path / 'f.csv'}")
+
+
+def test_instruments_come_from_a_file_or_from_the_candles_before_the_first_decision(candles, tmp_path):
+    found = backtest(candles)["instruments"][SYMBOL]
+    assert (found["tick"], found["shorting"], found["source"]) == (0.1, True, "inferred")
+    terms = tmp_path / "terms.toml"
+    terms.write_text(f'["{SYMBOL}"]\ntick = 0.5\nstep = 0.01\n')
+    named = backtest(candles, "--instruments", terms)["instruments"][SYMBOL]
+    assert (named["tick"], named["step"], named["source"]) == (0.5, 0.01, "file")
+    cut = tmp_path / "cut.parquet"
+    pd.read_parquet(candles).iloc[:6000].to_parquet(cut)
+    assert backtest(cut)["instruments"][SYMBOL] == found
+
+
+def test_spot_is_never_sold_short(candles, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["backtest", "--candles", str(candles), "--symbol", "X/USDT", "--decider", "rules", "--json"]
+    done = json.loads(CliRunner().invoke(cli, [*arguments, "--out", str(out)]).stdout)
+    assert (done["instruments"]["X/USDT"]["shorting"], done["instruments"]["X/USDT"]["max_leverage"]) == (False, 1)
+    assert done["trades"] >= 3
+    assert "OPEN_SHORT" not in done["by_action"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "named"),
+    [('{"at": "yesterday", "title": "x"}', "line 1: at"), ('{"title": "x"}', "line 1: at"), ("[]", "line 1")],
+)
+def test_a_news_file_that_cannot_be_read_is_named_with_its_line(lines, named, candles, tmp_path):
+    news = tmp_path / "news.jsonl"
+    news.write_text(lines)
+    arguments = ["backtest", "--candles", str(candles), "--symbol", SYMBOL, "--news", str(news)]
+    result = CliRunner().invoke(cli, arguments)
+    assert isinstance(result.exception, InputError)
+    assert str(news) in str(result.exception)
+    assert named in str(result.exception)
+
+
+def test_records_name_their_strategy_which_stands_beside_them(candles, tmp_path):
+    out = tmp_path / "out"
+    backtest(candles, "--out", out)
+    first = json.loads((out / "records.jsonl").open().readline())
+    strategies = json.loads((out / "strategies.json").read_text())
+    assert strategies[first["inputs"]["strategy"]]["instruments"][SYMBOL]["tick"] == "0.1"
+    again = ["replay", "--all", "--records", str(out / "records.jsonl"), "--candles", str(candles), "--symbol", SYMBOL]
+    done = json.loads(CliRunner().invoke(cli, [*again, "--json"]).stdout)
+    assert (done["match"], done["differ"], done["not_replayable"]) == (done["records"], 0, {})
+    (out / "strategies.json").unlink()
+    done = json.loads(CliRunner().invoke(cli, [*again, "--json"]).stdout)
+    assert done["match"] == 0
+    assert "strategies.json" in next(iter(done["not_replayable"]))
+
+
+def test_question_prints_the_very_messages_that_a_model_is_sent(candles, monkeypatch):
+    at = pd.to_datetime(pd.read_parquet(candles)["ts"].iloc[6000], unit="ms", utc=True).isoformat()
+    base = ["question", "--candles", str(candles), "--symbol", SYMBOL, "--as-of", at]
+    [line] = CliRunner().invoke(cli, [*base, "--decider", "llm:single"]).stdout.splitlines()
+    asked = json.loads(line)
+    assert (asked["role"], [each["role"] for each in asked["messages"]]) == ("single", ["system", "user"])
+    assert "unknown" in asked["messages"][1]["content"]  # nothing is remembered
+    panel = CliRunner().invoke(cli, [*base, "--decider", "llm:panel"]).stdout.splitlines()
+    assert [json.loads(each)["role"] for each in panel] == ["technical", "orderbook"]  # no news: no sentiment
+    for wrong, named in ((["--decider", "rules"], "asks no model"), (["--cycle", "c1"], "either --cycle")):
+        assert named in str(CliRunner().invoke(cli, [*base, *wrong]).exception)
