@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import store, venue
 from tasks.core.trading import facts, ledger
@@ -16,12 +15,13 @@ from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, 
 from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
 from tasks.halts import active_halt
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 RECENT = 50
 
 
-@task(task_run_name="account-{instrument.symbol}", cache_policy=NO_CACHE)
+@task(task_run_name="account-{instrument.symbol}", **STAGE)
 def account_state(
     balance: Balance, instrument: Instrument, last_price: Decimal | None, as_of: datetime, decider: str = ""
 ) -> AccountState:
@@ -127,7 +127,7 @@ def trade_digest(symbol: str, as_of: datetime) -> TradeDigest:
     return ledger.digest(outcomes, as_of, symbol)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def keep_equity(balance: Balance, as_of: datetime) -> EquityPoint:
     """Keep one point of the equity curve, with the running peak."""
     kept, strategy = store(), settings().strategy

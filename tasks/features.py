@@ -3,24 +3,24 @@
 from datetime import datetime
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import all_frames, log
 from tasks.core.market.bars import Frames
 from tasks.core.market.snapshot import Market
 from tasks.isolation import apart
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 TOGETHER = 25  # symbols whose features are in memory at once
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def load_candles(symbols: tuple[str, ...], as_of: datetime) -> dict[str, Frames]:
     """Load the last bars that had closed at as_of, per symbol and timeframe."""
     return all_frames(symbols, as_of)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def build_markets(frames: dict[str, Frames]) -> dict[str, Market | Exception]:
     """Compute features, anchors and events of each symbol."""
     return apart(lambda symbol, its: build_market(symbol, its), frames)

@@ -3,7 +3,6 @@
 from datetime import datetime
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import log
 from tasks.core.trading import guard, orders
@@ -12,10 +11,11 @@ from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.snapshot import Snapshot
 from tasks.core.types.verdict import Verdict
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 
-@task(task_run_name="guard-{snapshot.pair}", cache_policy=NO_CACHE)
+@task(task_run_name="guard-{snapshot.pair}", **STAGE)
 def guard_decision(
     decided: Answer, snapshot: Snapshot, state: AccountState, cycle_id: str, now: datetime
 ) -> tuple[Verdict, tuple[OrderIntent, ...]]:

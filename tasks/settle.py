@@ -4,17 +4,17 @@ from collections import Counter
 from datetime import datetime, timedelta
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.prompts import list_prompts
 from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.trading import ledger
 from tasks.core.types.record import CycleRecord, Outcome
+from tasks.retries import STAGE, is_tried_again
 from tasks.settings import settings
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
     """Attach an outcome to every closed position that has none, with the decision that opened it."""
     kept, settled = store(), []
@@ -29,7 +29,7 @@ def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
     return settled
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def sync_prompts() -> int:
     """Register every prompt file as a version in MLflow, in order; what is there already is left alone."""
     mirror = tracker()
@@ -40,12 +40,14 @@ def sync_prompts() -> int:
         for prompt in prompts:
             mirror.register_prompt(prompt)
     except (TrackingUnavailable, InputError) as e:
+        if is_tried_again(e):
+            raise
         log().error("prompts not synced error=%s", e)
         return 0
     return len(prompts)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def track_session(at: datetime) -> None:
     """Log the session's run (one per strategy and UTC day): equity, decisions, calls, cost; outcomes onto traces."""
     mirror, kept, s = tracker(), store(), settings()
@@ -64,6 +66,8 @@ def track_session(at: datetime) -> None:
             params={"decider": s.decider_name, "models": ",".join(s.model), "symbols": ",".join(s.symbols)},
         )  # fmt: skip
     except TrackingUnavailable as e:
+        if is_tried_again(e):
+            raise
         log().warning("mlflow unavailable, the session waits error=%s", e)
 
 

@@ -4,7 +4,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks import connections
 from tasks.adapters.store_shadow import CHAMPION, PaperBookState, ShadowDecision
@@ -17,12 +16,14 @@ from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Instrument
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.snapshot import Question
+from tasks.decide import first_answers, forget
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 HORIZON = HORIZON_BARS * duration("5m")
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 async def decide_shadows(questions: list[Question], records: list[CycleRecord]) -> int:
     """Ask every challenger about the cycles the champion has just decided; returns how many answers were kept.
 
@@ -33,15 +34,18 @@ async def decide_shadows(questions: list[Question], records: list[CycleRecord]) 
         (question, record) for question, record in zip(questions, records, strict=True) if record.state is not None
     ]
     questions, records = [question for question, _ in judged], [record for _, record in judged]
+    ids = [record.cycle_id for record in records]
     for name in settings().shadow if judged else ():
         try:
-            answers = await connections.decider(name, shadow=True).decide(questions)
+            decider = connections.decider(name, shadow=True)
+            answers = await first_answers(name, decider, questions, ids, store().shadow_answers(name, ids))
         except InputError as e:
             log().error("shadow decider=%s cannot answer: %s", name, e)
             continue
         for question, record, decided in zip(questions, records, answers, strict=True):
             store().keep_shadow(_judged(name, question, record, decided))
             kept += 1
+        forget(name, ids)
     for record in records if settings().shadow else ():
         if record.state and record.decided and record.verdict:
             store().keep_shadow(
@@ -71,7 +75,7 @@ def _judged(name: str, question: Question, record: CycleRecord, decided: Answer)
     )  # fmt: skip
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def score_shadows(now: datetime) -> int:
     """Score every answer whose horizon has passed, champion and challengers alike; returns how many."""
     kept, scored = store(), 0
@@ -85,7 +89,7 @@ def score_shadows(now: datetime) -> int:
     return scored
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 async def run_paper_books(now: datetime) -> dict[str, Decimal]:
     """Bring each challenger's own account up to the last close; returns its equity by challenger."""
     if not settings().shadow:

@@ -87,6 +87,12 @@ class CycleStore(Database):
             first = connection.scalar(select(DecisionRow.decided).where(DecisionRow.cycle_id == cycle_id))
         return Answer.model_validate(first)
 
+    def decisions(self, cycle_ids: Sequence[str]) -> dict[str, Answer]:
+        """Return the decisions kept of these cycles, by cycle."""
+        query = select(DecisionRow.cycle_id, DecisionRow.decided).where(DecisionRow.cycle_id.in_(cycle_ids))
+        with self._reading() as connection:
+            return {row.cycle_id: Answer.model_validate(row.decided) for row in connection.execute(query)}
+
     def cycle(self, cycle_id: str) -> CycleRecord | None:
         """Return the record of one cycle."""
         return next(iter(self._records(select(Cycle.record).where(Cycle.cycle_id == cycle_id))), None)
