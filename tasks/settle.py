@@ -1,7 +1,7 @@
 """What became of the decisions: outcomes, the digest, and the session's run in MLflow."""
 
 from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from prefect import task
 
@@ -16,16 +16,18 @@ from tasks.settings import settings
 
 @task(**STAGE)
 def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
-    """Attach an outcome to every closed position that has none, with the decision that opened it."""
-    kept, settled = store(), []
-    for position in kept.unsettled_positions(settings().strategy):
-        outcome = ledger.outcome(position)
-        kept.save_outcome(outcome)
+    """Hand on each outcome once, with the decision that opened its position."""
+    kept, strategy = store(), settings().strategy
+    for position in kept.unsettled_positions(strategy):
+        kept.save_outcome(ledger.outcome(position))
+    outcomes = kept.unsettled_outcomes(strategy)
+    settled = [(kept.cycle(outcome.cycle_id), outcome) for outcome in outcomes]
+    kept.mark_outcomes_settled(outcomes, datetime.now(UTC))  # last: until then another try finds them all again
+    for outcome in outcomes:
         log().info(
             "outcome symbol=%s cycle_id=%s pnl=%s r_multiple=%s hold_s=%d",
             outcome.symbol, outcome.cycle_id, outcome.pnl, outcome.r_multiple, outcome.hold_seconds,
         )  # fmt: skip
-        settled.append((kept.cycle(outcome.cycle_id), outcome))
     return settled
 
 
