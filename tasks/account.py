@@ -46,7 +46,7 @@ def account_state(
         positions=positions,
         pending=pending,
         instrument=instrument,
-        closed_trades=tuple(_closed(position) for position in kept.closed_positions(strategy, limit=RECENT)),
+        closed_trades=_closed_trades(as_of),
         opens=tuple(at for at, _ in entries),
         paused_until=kept.paused_until(strategy, instrument.symbol),
         halt=halt.reason if halt else None,
@@ -89,6 +89,13 @@ def _held(position: Position, as_of: datetime) -> HeldPosition:
     )  # fmt: skip
 
 
+def _closed_trades(as_of: datetime) -> tuple[ClosedTrade, ...]:
+    """Return the last trades, newest first; all of a day, however many: what they lost is added up."""
+    kept, strategy = store(), settings().strategy
+    day = kept.closed_positions(strategy, since=as_of - timedelta(days=1), limit=None)
+    return tuple(map(_closed, max(day, kept.closed_positions(strategy, limit=RECENT), key=len)))
+
+
 def _closed(position: Position) -> ClosedTrade:
     outcome = ledger.outcome(position)
     return ClosedTrade(
@@ -117,13 +124,13 @@ def daily_pnl_pct(as_of: datetime) -> float | None:
     first = kept.first_equity_of_day(strategy, as_of)
     if first is None or first.equity <= 0:
         return None
-    pnl = sum((_closed(p).pnl for p in kept.closed_positions(strategy, since=midnight)), Decimal(0))
+    pnl = sum((_closed(p).pnl for p in kept.closed_positions(strategy, since=midnight, limit=None)), Decimal(0))
     return float(pnl / first.equity * 100)
 
 
 def trade_digest(symbol: str, as_of: datetime) -> TradeDigest:
     """Return what `symbol` has done for us, known at as_of."""
-    outcomes = store().outcomes(settings().strategy, symbol, until=as_of, limit=200)
+    outcomes = store().outcomes(settings().strategy, symbol, until=as_of, limit=None)
     return ledger.digest(outcomes, as_of, symbol)
 
 

@@ -34,7 +34,7 @@ async def write_report(day: date) -> Path:
     end = begin + timedelta(days=1)
     points = [point for point in kept.equity_since(s.strategy, end - SHOWN) if point.at < end]
     decided = kept.decided_between(s.strategy, begin, end)
-    outcomes = [each for each in kept.outcomes(s.strategy, until=end, limit=1000) if each.closed_at >= begin]
+    outcomes = [each for each in kept.outcomes(s.strategy, since=begin, until=end, limit=None) if each.closed_at < end]
     found = day_of(
         day, s.strategy, [point for point in points if point.at >= begin],
         kept.cycles_by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),

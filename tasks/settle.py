@@ -1,6 +1,5 @@
 """What became of the decisions: outcomes, the digest, and the session's run in MLflow."""
 
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from prefect import task
@@ -77,14 +76,13 @@ def session_metrics(midnight: datetime) -> dict[str, float]:
     """Return the day's numbers so far."""
     kept, strategy = store(), settings().strategy
     points = kept.equity_since(strategy, midnight)
-    records = kept.cycles(strategy, since=midnight, limit=2000)
-    decided = [r.decided for r in records if r.decided is not None]
-    outcomes = [o for o in kept.outcomes(strategy, limit=200) if o.closed_at >= midnight]
+    cycles, decided = kept.cycles_by_status(strategy, midnight), kept.decided_since(strategy, midnight)
+    outcomes = kept.outcomes(strategy, since=midnight, limit=None)
     metrics: dict[str, float] = {
-        "cycles": len(records),
-        "decisions": len(decided),
-        "model_calls": sum(len(d.calls) for d in decided),
-        "cost_usd": float(sum(d.cost_usd for d in decided)),
+        "cycles": sum(cycles.values()),
+        "decisions": sum(decided.by_action.values()),
+        "model_calls": decided.model_calls,
+        "cost_usd": float(decided.cost_usd),
         "closed_trades": len(outcomes),
         "realized_pnl": float(sum(o.pnl for o in outcomes)),
     }
@@ -94,6 +92,6 @@ def session_metrics(midnight: datetime) -> dict[str, float]:
     if points:
         metrics["equity"] = float(points[-1].equity)
         metrics["drawdown_pct"] = float((1 - points[-1].equity / points[-1].peak) * 100)
-    metrics |= {f"action.{name}": n for name, n in Counter(d.decision.action for d in decided).items()}
-    metrics |= {f"status.{name}": n for name, n in Counter(r.status.value for r in records).items()}
+    metrics |= {f"action.{name}": n for name, n in decided.by_action.items()}
+    metrics |= {f"status.{name}": n for name, n in cycles.items()}
     return metrics

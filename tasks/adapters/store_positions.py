@@ -34,9 +34,9 @@ class PositionStore(Database):
         return self._positions(query.order_by(PositionRow.opened_at))
 
     def closed_positions(
-        self, strategy: str, since: datetime | None = None, limit: int = 100, symbol: str | None = None
+        self, strategy: str, since: datetime | None = None, limit: int | None = 100, symbol: str | None = None
     ) -> list[Position]:
-        """Return positions closed at `since` or later, newest first."""
+        """Return positions closed at `since` or later, newest first; limit None: all of them."""
         query = _positions().where(PositionRow.strategy == strategy, PositionRow.closed_at.is_not(None))
         if symbol is not None:
             query = query.where(PositionRow.symbol == symbol)
@@ -83,10 +83,11 @@ class PositionStore(Database):
         strategy: str,
         symbol: str | None = None,
         until: datetime | None = None,
-        limit: int = 20,
+        limit: int | None = 20,
         decider: str | None = None,
+        since: datetime | None = None,
     ) -> list[Outcome]:
-        """Return outcomes of positions closed at `until` or before, newest first."""
+        """Return outcomes of positions with since <= closed_at <= until, newest first; limit None: all of them."""
         query = _outcomes().join(PositionRow, PositionRow.position_id == OutcomeRow.position_id)
         query = query.where(PositionRow.strategy == strategy)
         if decider is not None:
@@ -95,6 +96,8 @@ class PositionStore(Database):
             query = query.where(OutcomeRow.symbol == symbol)
         if until is not None:
             query = query.where(OutcomeRow.closed_at <= until)
+        if since is not None:
+            query = query.where(OutcomeRow.closed_at >= since)
         return self._outcomes(query.order_by(OutcomeRow.closed_at.desc()).limit(limit))
 
     def untracked_outcomes(self, limit: int) -> list[Outcome]:

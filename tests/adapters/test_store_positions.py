@@ -85,6 +85,7 @@ def test_outcomes_are_newest_first_and_none_of_the_future(store):
     assert ids() == ["p3", "p2", "p1"]
     assert ids(symbol=BTC) == ["p2", "p1"]
     assert ids(until=AT + minutes(2)) == ["p2", "p1"]
+    assert ids(since=AT + minutes(2)) == ["p3", "p2"]
     assert ids(limit=1) == ["p3"]
 
 
