@@ -95,10 +95,10 @@ async def run_paper_books(now: datetime) -> dict[str, Decimal]:
     if not settings().shadow:
         return {}
     instruments = {symbol: await venue().instrument(symbol) for symbol in settings().symbols}
-    return {name: _run_book(name, instruments, floor_time(now, "5m")) for name in settings().shadow}
+    return {name: await _run_book(name, instruments, floor_time(now, "5m")) for name in settings().shadow}
 
 
-def _run_book(name: str, instruments: dict[str, Instrument], until: datetime) -> Decimal:
+async def _run_book(name: str, instruments: dict[str, Instrument], until: datetime) -> Decimal:
     kept, strategy = store(), settings().strategy
     stored, cash = kept.paper_book(strategy, name), settings().paper_cash
     before = stored or PaperBookState(state="", equity=cash, until=until - timedelta(hours=1))
@@ -108,7 +108,10 @@ def _run_book(name: str, instruments: dict[str, Instrument], until: datetime) ->
         return before.equity
     bars = {s: kept.load_bars(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
     answers = kept.shadows_between(strategy, name, before.until - duration("5m"), until - duration("5m"))
-    equity = book.run(bars, [(each.as_of, each.symbol, each.intents) for each in answers])
+    due = [(each.as_of, each.symbol, each.intents) for each in answers]
+    working = (*book.engine.open_orders(), *answers)
+    held = {*book.engine.account.holdings, *(each.symbol for each in working)}
+    equity = book.run(bars, due, await venue().funding_paid(sorted(held), before.until, until))
     after = PaperBookState(state=book.engine.dump(), equity=equity, until=until)
     kept.save_paper_book(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
     return equity
