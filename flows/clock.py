@@ -21,7 +21,10 @@ def through_prefect(task: Any) -> Any:
 
 
 def plainly(task: Any) -> Any:
-    """Call a task's own function: no server needed (`quarterdeck cycle`)."""
+    """Call a task's own function: no server needed (`quarterdeck cycle`).
+
+    Once: whoever calls it sees what failed and asks again, and a pause in a plain function would hold up the leases.
+    """
     return task.fn
 
 

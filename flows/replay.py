@@ -220,8 +220,7 @@ def _stored(cycle_id: str | None) -> Iterator[Any]:
     if not kind_of(record.decider).together:
         yield record
         return
-    same = store().cycles(record.strategy, since=record.as_of, limit=10_000)
-    yield from (each for each in same if each.as_of == record.as_of)
+    yield from store().cycles(record.strategy, since=record.as_of, until=record.as_of, limit=None)
 
 
 def _files(candles: tuple[str, ...], symbols: tuple[str, ...]) -> dict[str, Any]:

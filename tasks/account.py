@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import store, venue
 from tasks.core.trading import facts, ledger
@@ -17,12 +16,13 @@ from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
 from tasks.core.types.strategy import Strategy
 from tasks.halts import active_halt
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 RECENT = 50
 
 
-@task(task_run_name="account-{symbol}", cache_policy=NO_CACHE)
+@task(task_run_name="account-{symbol}", **STAGE)
 def account_state(
     strategy: Strategy, symbol: str, balance: Balance, last_price: Decimal | None, as_of: datetime
 ) -> AccountState:
@@ -46,7 +46,7 @@ def account_state(
         positions=positions,
         pending=pending,
         instrument=strategy.instruments[symbol],
-        closed_trades=tuple(_closed(position) for position in kept.closed_positions(name, limit=RECENT)),
+        closed_trades=_closed_trades(name, as_of),
         opens=tuple(at for at, _ in entries),
         paused_until=kept.paused_until(name, symbol),
         halt=halt.reason if halt else None,
@@ -88,6 +88,13 @@ def _held(position: Position, as_of: datetime) -> HeldPosition:
     )  # fmt: skip
 
 
+def _closed_trades(strategy: str, as_of: datetime) -> tuple[ClosedTrade, ...]:
+    """Return the last trades, newest first; all of a day, however many: what they lost is added up."""
+    kept = store()
+    day = kept.closed_positions(strategy, since=as_of - timedelta(days=1), limit=None)
+    return tuple(map(_closed, max(day, kept.closed_positions(strategy, limit=RECENT), key=len)))
+
+
 def _closed(position: Position) -> ClosedTrade:
     outcome = ledger.outcome(position)
     return ClosedTrade(
@@ -112,16 +119,16 @@ def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]
 def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
     """Return today's realized PnL in percent of the equity at 00:00 UTC; None before today's first equity point."""
     first = store().first_equity_of_day(strategy, as_of)
-    closed = store().closed_positions(strategy, since=floor_time(as_of, "1d"))
+    closed = store().closed_positions(strategy, since=floor_time(as_of, "1d"), limit=None)
     return ledger.realized_today_pct(map(_closed, closed), None if first is None else first.equity, as_of)
 
 
 def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:
     """Return what `symbol` has done for us, known at as_of."""
-    return ledger.digest(store().outcomes(strategy, symbol, until=as_of, limit=200), as_of, symbol)
+    return ledger.digest(store().outcomes(strategy, symbol, until=as_of, limit=None), as_of, symbol)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def keep_equity(balance: Balance, as_of: datetime) -> EquityPoint:
     """Keep one point of the equity curve, with the running peak."""
     kept, strategy = store(), settings().strategy

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
@@ -12,6 +11,7 @@ from tasks.connections import log, store
 from tasks.core.evaluation import alarms
 from tasks.core.types.alert import Alert
 from tasks.halts import active_halts
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 EVENT = "quarterdeck.alert"
@@ -20,17 +20,20 @@ LATELY, A_DAY = timedelta(minutes=30), timedelta(days=1)
 
 def tell(found: Sequence[Alert]) -> int:
     """Tell what was not told yet, and say how much that was; outside a Prefect run only log and store have it."""
-    new = [alert for alert in found if store().note_alert(alert, datetime.now(UTC))]
-    for alert in new:
+    new = 0
+    for alert in found:
+        if not store().note_alert(alert, datetime.now(UTC)):
+            continue
+        new += 1
         log().error("alert kind=%s key=%s %s", alert.kind, alert.key, alert.text)
         if flow_run.id is not None:
             resource = {"prefect.resource.id": f"{EVENT}.{alert.fingerprint}", "prefect.resource.name": alert.key}
             payload = {"kind": alert.kind.value, "text": alert.text, "strategy": settings().strategy}
             emit_event(event=f"{EVENT}.{alert.kind}", resource=resource, payload=payload)
-    return len(new)
+    return new
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def look_around(as_of: datetime) -> int:
     """Tell what the store says: halts, the budget, fallback rungs, missed bars."""
     kept, s, now = store(), settings(), datetime.now(UTC)
@@ -42,7 +45,7 @@ def look_around(as_of: datetime) -> int:
     ])  # fmt: skip
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def tell_protection(wrong: list[str]) -> int:
     """Tell what `protect` found wrong."""
     return tell(alarms.of_protection(wrong))

@@ -5,7 +5,6 @@ from functools import cache
 from pathlib import Path
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.calendar import read_calendar
 from tasks.connections import log, store
@@ -17,12 +16,13 @@ from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Reason
 from tasks.core.types.strategy import Strategy
 from tasks.isolation import apart
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 WINDOW = timedelta(minutes=15)  # an unclaimed change older than this is no longer news
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def detect_reasons(
     strategy: Strategy,
     markets: dict[str, Market | Exception],
@@ -59,7 +59,7 @@ def _calendar(path: Path | None) -> tuple[CalendarEvent, ...]:
     return () if path is None else read_calendar(path)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def claim_reasons(cycle_ids: dict[str, str | Exception], as_of: datetime) -> dict[str, list[Reason] | Exception]:
     """Claim every unconsumed reason of each symbol for its cycle, in one atomic statement a symbol."""
     kept, strategy = store(), settings().strategy

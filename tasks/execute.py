@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.store_orders import FINAL_STATES
 from tasks.connections import log, store, venue
@@ -13,12 +12,13 @@ from tasks.core.trading import booking
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import Lease
 from tasks.halts import active_halt
+from tasks.retries import PATIENT
 from tasks.sending import PROTECTION, prove, send
 from tasks.settings import settings
 from tasks.steps import reached
 
 
-@task(retries=2, retry_delay_seconds=[5, 15], cache_policy=NO_CACHE)
+@task(**PATIENT)
 async def execute_intents(
     cycle_id: str, intents: tuple[OrderIntent, ...], lease: Lease, as_of: datetime, price: Decimal | None = None
 ) -> tuple[Order, ...]:

@@ -6,7 +6,6 @@ from decimal import Decimal
 
 import pandas as pd
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks import connections
 from tasks.connections import log, store, venue
@@ -18,6 +17,7 @@ from tasks.core.types.orders import Balance, Instrument, VenuePosition
 from tasks.core.types.record import DataFailure
 from tasks.core.types.snapshot import News, OrderBookView
 from tasks.core.types.strategy import Strategy
+from tasks.retries import STAGE, is_tried_again
 from tasks.settings import settings
 
 PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
@@ -26,13 +26,13 @@ KEPT_AT_ONCE = 50  # symbols whose bars are saved together
 PARALLEL = 8  # requests under way at once; ccxt's own limiter keeps the venue's rate
 
 
-@task(retries=3, retry_delay_seconds=[1, 3, 10], cache_policy=NO_CACHE)
+@task(**STAGE | {"retries": 3, "retry_delay_seconds": [1, 3, 10]})
 async def venue_now() -> datetime:
     """Return the venue's clock: cycles take it, never the wall's."""
     return await venue().now()
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 async def fetch_candles(symbols: tuple[str, ...], as_of: datetime) -> list[DataFailure]:
     """Bring the store's candles up to as_of: only bars that closed since.
 
@@ -114,7 +114,7 @@ def _since(bars: pd.DataFrame, timeframe: str) -> datetime | None:
     return since
 
 
-@task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)
+@task(**STAGE)
 async def fetch_account() -> tuple[Balance, list[VenuePosition]]:
     """Fetch the balance and the open positions."""
     client = venue()
@@ -122,13 +122,13 @@ async def fetch_account() -> tuple[Balance, list[VenuePosition]]:
     return balance, positions
 
 
-@task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)
+@task(**STAGE)
 async def fetch_instrument(symbol: str) -> Instrument:
     """Fetch what the venue lets one trade on `symbol`."""
     return await venue().instrument(symbol)
 
 
-@task(retries=2, retry_delay_seconds=[1, 3], cache_policy=NO_CACHE)
+@task(**STAGE)
 async def fetch_strategy(decider: str = "") -> Strategy:
     """Put together the strategy in force, with its instruments as the venue has them, and keep it under its hash.
 
@@ -151,18 +151,20 @@ async def fetch_strategy(decider: str = "") -> Strategy:
     return strategy
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 async def fetch_book(symbol: str, notional: Decimal) -> OrderBookView:
-    """Read the order book for an order of `notional` quote; unknown if the venue does not answer in time."""
+    """Read the order book for an order of `notional` quote; unknown if the venue does not answer."""
     try:
         book = await venue().fetch_book(symbol)
     except VenueUnavailable as e:
+        if is_tried_again(e):
+            raise
         log().warning("book symbol=%s unknown error=%s", symbol, e)
         return OrderBookView()
     return orderbook.view(book.bids, book.asks, notional)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 async def fetch_headlines() -> News | None:
     """Fetch the configured feeds, for the deciders that read them; None where none are configured."""
     s = settings()

@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.store_orders import FINAL_STATES
 from tasks.connections import log, store, venue
@@ -14,16 +13,18 @@ from tasks.core.types.orders import Instrument, OrderIntent
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Lease
 from tasks.protect import submit
+from tasks.retries import STAGE
 from tasks.sending import PROTECTION, send
 from tasks.steps import reached
 
 
-@task(task_run_name="followups-{position.symbol}", cache_policy=NO_CACHE)
+@task(task_run_name="followups-{position.symbol}", **STAGE)
 async def carry_out_followups(
     position: Position, price: Decimal, instrument: Instrument, lease: Lease | None = None
 ) -> list[str]:
     """Do what the decision asked for once its R was reached: move the stop, or trim; under the symbol's lease."""
     done: list[str] = []
+    position = store().position(position.position_id) or position  # as a try before this one has left it
     for rule in followups.due(position, price):
         intent = followups.intent(rule, position, instrument)
         # without an intent there is nothing to do: the stop is as tight already

@@ -3,7 +3,6 @@
 from datetime import datetime
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import log
 from tasks.core.trading import judge
@@ -12,9 +11,10 @@ from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.strategy import Strategy
+from tasks.retries import STAGE
 
 
-@task(task_run_name="guard-{question.snapshot.pair}", cache_policy=NO_CACHE)
+@task(task_run_name="guard-{question.snapshot.pair}", **STAGE)
 def guard_decision(
     question: Question, answer: Answer, account: AccountState, strategy: Strategy, now: datetime
 ) -> Judgement:

@@ -3,19 +3,26 @@
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from tasks.retries import is_tried_again
+
 G = TypeVar("G")
 T = TypeVar("T")
 
 
 def apart(work: Callable[[str, G], T], given: Mapping[str, G | Exception]) -> dict[str, T | Exception]:
-    """Do `work` for each symbol; an exception takes the place of its result, and one that was given is passed on."""
+    """Do `work` for each symbol; an exception takes the place of its result, and one that was given is passed on.
+
+    What infrastructure broke is no symbol's own trouble: it is raised as long as the whole task is tried again.
+    """
     return {symbol: one if isinstance(one, Exception) else _tried(work, symbol, one) for symbol, one in given.items()}
 
 
 def _tried(work: Callable[[str, G], T], symbol: str, one: G) -> T | Exception:
     try:
         return work(symbol, one)
-    except Exception as e:  # noqa: BLE001  (whoever takes the result raises it)
+    except Exception as e:
+        if is_tried_again(e):
+            raise
         return e
 
 

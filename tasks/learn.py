@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import log, store
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def export_dataset(out: Path, records: Path | None, formats: Sequence[str]) -> dict[str, Any]:
     """Write the RL dataset of a backtest's records, or of the store's cycles, and return its card."""
     from tasks.adapters import dataset
@@ -22,7 +22,7 @@ def export_dataset(out: Path, records: Path | None, formats: Sequence[str]) -> d
     return card
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def train_policy(data: Path, out: Path) -> dict[str, Any]:
     """Clone the behaviour of a dataset into an ONNX file and return how well it imitates."""
     from tasks.adapters import onnx_policy

@@ -3,7 +3,6 @@
 from datetime import datetime, timedelta
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.prompts import CHAMPION, aliases, load_prompt
 from tasks.adapters.store_shadow import CHAMPION as SHADOWED
@@ -13,10 +12,11 @@ from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.evaluation import promotion
 from tasks.core.evaluation.promotion import Shadows
 from tasks.core.types.promotion import Criterion, Move
+from tasks.retries import STAGE, is_tried_again
 from tasks.settings import settings
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def judge_candidate(candidate: Prompt, evidence_name: str, at: datetime) -> tuple[Criterion, ...]:
     """Judge a prompt against the one in use, on a comparison and on the shadow decisions kept."""
     from tasks.adapters.evidence import read_evidence
@@ -46,7 +46,7 @@ def _shadows(candidate: Prompt, champion: Prompt, since: datetime) -> Shadows:
     return Shadows([mine for mine, _ in pairs], [his for _, his in pairs], use)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def move_alias(move: Move) -> Move:
     """Move an alias here, and in MLflow where it is there; the comparison it rests on is tagged."""
     prompt, mirror = load_prompt(move.role, move.version), tracker()
@@ -54,6 +54,8 @@ def move_alias(move: Move) -> Move:
         if mirror is not None:
             mirror.set_prompt_alias(prompt, move.alias)
     except TrackingUnavailable as e:
+        if is_tried_again(e):
+            raise
         log().warning("not in MLflow yet, `quarterdeck prompts sync` does that later: %s", e)
     moved = store().move_alias(move)
     if move.evidence and settings().mlflow_url and move.kind == "promoted":
@@ -76,7 +78,7 @@ def _tag(move: Move) -> None:
         log().warning("evidence %s is not tagged: %s", move.evidence, e)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def breached(at: datetime) -> list[Move]:
     """Return the moves back that are due: of each promoted champion that breaks its limits, with what it broke."""
     due = []

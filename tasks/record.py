@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.prompts import load_prompt
 from tasks.adapters.store import BeginResult
@@ -15,6 +14,7 @@ from tasks.core.market.market import Market
 from tasks.core.trading.orders import cycle_id
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus, HistoryRecord, Outcome
+from tasks.retries import STAGE, is_tried_again
 from tasks.settings import settings
 
 SCHEDULE = "15m"  # every close of it is due a cycle
@@ -23,7 +23,7 @@ CHART_SIZE = (900, 480)  # pixels: as wide as Prefect's page, and about 40 KB in
 CHART_BARS = 96  # a day of 15m
 
 
-@task(retries=2, retry_delay_seconds=1, cache_policy=NO_CACHE)
+@task(**STAGE)
 def record_quiet(records: list[CycleRecord]) -> None:
     """Keep the records of cycles that ended without a question; running it again changes nothing."""
     store().save_cycles(records, datetime.now(UTC))
@@ -31,7 +31,7 @@ def record_quiet(records: list[CycleRecord]) -> None:
         log().info("cycle %s", explain.summary_line(record))
 
 
-@task(task_run_name="record-{record.symbol}", retries=2, retry_delay_seconds=1, cache_policy=NO_CACHE)
+@task(task_run_name="record-{record.symbol}", **STAGE)
 def record_cycle(record: CycleRecord, first: bool = False) -> None:
     """Keep the record; running it again with the same record changes nothing. first: as in `Store.save_cycle`."""
     at = datetime.now(UTC)
@@ -44,7 +44,7 @@ def record_cycle(record: CycleRecord, first: bool = False) -> None:
     log().info("cycle %s", explain.summary_line(record))
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def record_missed(symbols: tuple[str, ...], as_of: datetime) -> int:
     """Keep a record of each scheduled close before as_of that no cycle was about, at most a day back; return how many.
 
@@ -81,7 +81,7 @@ def artifact_key(record: CycleRecord) -> str:
     return f"decision-{base}"
 
 
-@task(task_run_name="explain-{record.symbol}", cache_policy=NO_CACHE)
+@task(task_run_name="explain-{record.symbol}", **STAGE)
 async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) -> None:
     """Write the page that explains the decision to a person, with the chart as it was then."""
     await acreate_markdown_artifact(
@@ -108,7 +108,7 @@ def chart_of(record: CycleRecord) -> str:
     return plot.data_uri(picture)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def track_decisions(limit: int = 50) -> int:
     """Mirror decisions not yet in MLflow: its prompt, then a trace for each; MLflow down: they wait."""
     mirror, kept = tracker(), store()
@@ -126,5 +126,7 @@ def track_decisions(limit: int = 50) -> int:
             kept.mark_tracked(cycle_id, mirror.track_decision(record, settings().profile))
             sent += 1
     except TrackingUnavailable as e:
+        if is_tried_again(e):
+            raise
         log().warning("mlflow unavailable, decisions wait sent=%d error=%s", sent, e)
     return sent

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from tasks import alerts
@@ -16,6 +15,7 @@ from tasks.core.evaluation.compare import Series
 from tasks.core.evaluation.daily import Day, day_of
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.record import EquityPoint
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 ARTIFACT = "daily-report"
@@ -23,7 +23,7 @@ SHOWN = timedelta(days=30)
 POINTS = 1000
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 async def write_report(day: date) -> Path:
     """Write the page about one UTC day, show it in Prefect and send its headline; again: the same files."""
     from tasks.adapters import charts, plot
@@ -34,7 +34,7 @@ async def write_report(day: date) -> Path:
     end = begin + timedelta(days=1)
     points = [point for point in kept.equity_since(s.strategy, end - SHOWN) if point.at < end]
     decided = kept.decided_between(s.strategy, begin, end)
-    outcomes = [each for each in kept.outcomes(s.strategy, until=end, limit=1000) if each.closed_at >= begin]
+    outcomes = [each for each in kept.outcomes(s.strategy, since=begin, until=end, limit=None) if each.closed_at < end]
     found = day_of(
         day, s.strategy, [point for point in points if point.at >= begin],
         kept.cycles_by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),

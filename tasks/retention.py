@@ -3,13 +3,13 @@
 from datetime import datetime, timedelta
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.connections import log, store
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def prune(at: datetime) -> int:
     """Delete what is older than `retention_days` (see `store_retention`); returns how many rows went."""
     if not (days := settings().retention_days):

@@ -1,35 +1,36 @@
 """What became of the decisions: outcomes, the digest, and the session's run in MLflow."""
 
-from collections import Counter
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks.adapters.prompts import list_prompts
 from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.trading import ledger
 from tasks.core.types.record import CycleRecord, Outcome
+from tasks.retries import STAGE, is_tried_again
 from tasks.settings import settings
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
-    """Attach an outcome to every closed position that has none, with the decision that opened it."""
-    kept, settled = store(), []
-    for position in kept.unsettled_positions(settings().strategy):
-        outcome = ledger.outcome(position)
-        kept.save_outcome(outcome)
+    """Hand on each outcome once, with the decision that opened its position."""
+    kept, strategy = store(), settings().strategy
+    for position in kept.unsettled_positions(strategy):
+        kept.save_outcome(ledger.outcome(position))
+    outcomes = kept.unsettled_outcomes(strategy)
+    settled = [(kept.cycle(outcome.cycle_id), outcome) for outcome in outcomes]
+    kept.mark_outcomes_settled(outcomes, datetime.now(UTC))  # last: until then another try finds them all again
+    for outcome in outcomes:
         log().info(
             "outcome symbol=%s cycle_id=%s pnl=%s r_multiple=%s hold_s=%d",
             outcome.symbol, outcome.cycle_id, outcome.pnl, outcome.r_multiple, outcome.hold_seconds,
         )  # fmt: skip
-        settled.append((kept.cycle(outcome.cycle_id), outcome))
     return settled
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def sync_prompts() -> int:
     """Register every prompt file as a version in MLflow, in order; what is there already is left alone."""
     mirror = tracker()
@@ -40,12 +41,14 @@ def sync_prompts() -> int:
         for prompt in prompts:
             mirror.register_prompt(prompt)
     except (TrackingUnavailable, InputError) as e:
+        if is_tried_again(e):
+            raise
         log().error("prompts not synced error=%s", e)
         return 0
     return len(prompts)
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def track_session(at: datetime) -> None:
     """Log the session's run (one per strategy and UTC day): equity, decisions, calls, cost; outcomes onto traces."""
     mirror, kept, s = tracker(), store(), settings()
@@ -64,6 +67,8 @@ def track_session(at: datetime) -> None:
             params={"decider": s.decider_name, "models": ",".join(s.model), "symbols": ",".join(s.symbols)},
         )  # fmt: skip
     except TrackingUnavailable as e:
+        if is_tried_again(e):
+            raise
         log().warning("mlflow unavailable, the session waits error=%s", e)
 
 
@@ -71,14 +76,13 @@ def session_metrics(midnight: datetime) -> dict[str, float]:
     """Return the day's numbers so far."""
     kept, strategy = store(), settings().strategy
     points = kept.equity_since(strategy, midnight)
-    records = kept.cycles(strategy, since=midnight, limit=2000)
-    decided = [r.decided for r in records if r.decided is not None]
-    outcomes = [o for o in kept.outcomes(strategy, limit=200) if o.closed_at >= midnight]
+    cycles, decided = kept.cycles_by_status(strategy, midnight), kept.decided_since(strategy, midnight)
+    outcomes = kept.outcomes(strategy, since=midnight, limit=None)
     metrics: dict[str, float] = {
-        "cycles": len(records),
-        "decisions": len(decided),
-        "model_calls": sum(len(d.calls) for d in decided),
-        "cost_usd": float(sum(d.cost_usd for d in decided)),
+        "cycles": sum(cycles.values()),
+        "decisions": sum(decided.by_action.values()),
+        "model_calls": decided.model_calls,
+        "cost_usd": float(decided.cost_usd),
         "closed_trades": len(outcomes),
         "realized_pnl": float(sum(o.pnl for o in outcomes)),
     }
@@ -88,6 +92,6 @@ def session_metrics(midnight: datetime) -> dict[str, float]:
     if points:
         metrics["equity"] = float(points[-1].equity)
         metrics["drawdown_pct"] = float((1 - points[-1].equity / points[-1].peak) * 100)
-    metrics |= {f"action.{name}": n for name, n in Counter(d.decision.action for d in decided).items()}
-    metrics |= {f"status.{name}": n for name, n in Counter(r.status.value for r in records).items()}
+    metrics |= {f"action.{name}": n for name, n in decided.by_action.items()}
+    metrics |= {f"status.{name}": n for name, n in cycles.items()}
     return metrics

@@ -4,7 +4,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from tasks import connections
 from tasks.adapters.store_shadow import CHAMPION, PaperBookState, ShadowDecision
@@ -19,12 +18,14 @@ from tasks.core.types.orders import Instrument
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy
+from tasks.decide import first_answers, forget
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 HORIZON = HORIZON_BARS * duration("5m")
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 async def decide_shadows(strategy: Strategy, questions: list[Question], records: list[CycleRecord]) -> int:
     """Put the champion's very questions to every challenger; returns how many answers were kept.
 
@@ -33,15 +34,18 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
     kept = 0
     judged = [each for each in zip(questions, records, strict=True) if each[1].state is not None]
     questions, records = [question for question, _ in judged], [record for _, record in judged]
+    ids = [record.cycle_id for record in records]
     for name in settings().shadow if judged else ():
         try:
-            answers = await connections.decider(name, shadow=True).decide(questions)
+            decider = connections.decider(name, shadow=True)
+            answers = await first_answers(name, decider, questions, ids, store().shadow_answers(name, ids))
         except InputError as e:
             log().error("shadow decider=%s cannot answer: %s", name, e)
             continue
         for question, record, answer in zip(questions, records, answers, strict=True):
             store().keep_shadow(_judged(strategy, name, question, record, answer))
             kept += 1
+        forget(name, ids)
     for record in records if settings().shadow else ():
         if record.state and record.decided and record.verdict:
             store().keep_shadow(
@@ -67,7 +71,7 @@ def _shadow(decider: str, record: CycleRecord, answer: Answer, judgement: Judgem
     )  # fmt: skip
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def score_shadows(now: datetime) -> int:
     """Score every answer whose horizon has passed, champion and challengers alike; returns how many."""
     kept, scored = store(), 0
@@ -81,16 +85,16 @@ def score_shadows(now: datetime) -> int:
     return scored
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 async def run_paper_books(now: datetime) -> dict[str, Decimal]:
     """Bring each challenger's own account up to the last close; returns its equity by challenger."""
     if not settings().shadow:
         return {}
     instruments = {symbol: await venue().instrument(symbol) for symbol in settings().symbols}
-    return {name: _run_book(name, instruments, floor_time(now, "5m")) for name in settings().shadow}
+    return {name: await _run_book(name, instruments, floor_time(now, "5m")) for name in settings().shadow}
 
 
-def _run_book(name: str, instruments: dict[str, Instrument], until: datetime) -> Decimal:
+async def _run_book(name: str, instruments: dict[str, Instrument], until: datetime) -> Decimal:
     kept, strategy = store(), settings().strategy
     stored, cash = kept.paper_book(strategy, name), settings().paper_cash
     before = stored or PaperBookState(state="", equity=cash, until=until - timedelta(hours=1))
@@ -100,7 +104,10 @@ def _run_book(name: str, instruments: dict[str, Instrument], until: datetime) ->
         return before.equity
     bars = {s: kept.load_bars(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
     answers = kept.shadows_between(strategy, name, before.until - duration("5m"), until - duration("5m"))
-    equity = book.run(bars, [(each.as_of, each.symbol, each.intents) for each in answers])
+    due = [(each.as_of, each.symbol, each.intents) for each in answers]
+    working = (*book.engine.open_orders(), *answers)
+    held = {*book.engine.account.holdings, *(each.symbol for each in working)}
+    equity = book.run(bars, due, await venue().funding_paid(sorted(held), before.until, until))
     after = PaperBookState(state=book.engine.dump(), equity=equity, until=until)
     kept.save_paper_book(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
     return equity

@@ -4,17 +4,17 @@ from datetime import datetime
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.context import TaskRunContext
 
 from tasks.connections import log
 from tasks.core.market.bars import Frames
 from tasks.core.types.record import DataFailure
+from tasks.retries import STAGE
 
 ARTIFACT = "validation"
 
 
-@task(cache_policy=NO_CACHE)
+@task(**STAGE)
 def validate_candles(frames: dict[str, Frames], as_of: datetime) -> list[DataFailure]:
     """Run the one suite over all symbols and timeframes; a symbol with failures is quarantined by the cycle.
 

@@ -22,7 +22,7 @@ from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUn
 from tasks.core.evaluation.counterfactual import PaperBook
 from tasks.core.trading.execution import quote_of
 from tasks.core.trading.matching import MatchingEngine
-from tasks.core.trading.money import BPS, exact
+from tasks.core.trading.money import BPS
 from tasks.core.trading.venue_rules import protection_refusal
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, Side, VenuePosition
@@ -42,7 +42,7 @@ class PaperVenue:
     def __init__(self, market: MarketData, books: ShadowStore, settings: Settings) -> None:
         self.name = market.name
         self.now, self.instrument, self.close = market.now, market.instrument, market.close
-        self.fetch_bars, self.fetch_book = market.fetch_bars, market.fetch_book
+        self.fetch_bars, self.fetch_book, self.funding_paid = market.fetch_bars, market.fetch_book, market.funding_paid
         self._market, self._books, self._settings = market, books, settings
         self._account = (settings.strategy, f"venue:{market.name}")
         self._step = "1m" if market.has_timeframe("1m") else "5m"
@@ -153,7 +153,7 @@ class PaperVenue:
         bars = {name: await self.fetch_bars(name, self._step, stored.until, now) for name in working}
         end = max(min(map(self._end_of, bars.values())) if all(map(len, bars.values())) else stored.until, end - LATE)
         cut = {name: frame.loc[: end - duration(self._step)] for name, frame in bars.items()}
-        rates = await self._funding(sorted(engine.account.holdings), stored.until, end)
+        rates = await self.funding_paid(sorted(engine.account.holdings), stored.until, end)
         book.run(cut, funding=rates, timeframe=self._step)
         return book, max(end, stored.until)
 
@@ -164,18 +164,3 @@ class PaperVenue:
         quotes = sorted({quote_of(name) for name in (*self._settings.symbols, *symbols)})
         if len(quotes) > 1:
             raise InputError(f"a paper account has one quote currency, not {' and '.join(quotes)}: QUARTERDECK_SYMBOLS")
-
-    async def _funding(self, held: list[str], since: datetime, end: datetime) -> list[tuple[datetime, str, Decimal]]:
-        """Return the rates paid with since <= time < end, oldest first; none where the venue does not tell."""
-        hour = duration("1h")
-        first = floor_time(since + hour - timedelta(microseconds=1), "1h")
-        if first >= end:
-            return []
-        found: list[tuple[datetime, str, Decimal]] = []
-        for symbol in held:
-            try:
-                rates = await self._market.fetch_funding(symbol, min(200, int((end - since) / hour) + 2))
-            except InputError:
-                continue  # a spot market, or a venue without them
-            found += [(at, symbol, exact(rate)) for at, rate in rates if since <= at < end]
-        return sorted(found)

@@ -1,7 +1,9 @@
 """Cycles and what they decided: one row per cycle, at most one decision in it, and whether MLflow has it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -11,6 +13,7 @@ from tasks.adapters.store_database import Database
 from tasks.adapters.store_models import Cycle, DecisionRow, ModelCallRow, StrategyRow, ToolCallRow, VerdictRow
 from tasks.adapters.store_types import document_of, row_of, storable
 from tasks.core.errors import InputError, StoreError
+from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Answer, ModelCall, ToolCall
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.strategy import Strategy
@@ -23,6 +26,14 @@ class BeginResult(StrEnum):
     STARTED = "started"  # new: it is ours
     RESUMED = "resumed"  # begun before and not finished: carry on, reconcile what was persisted first
     DONE = "done"  # finished before: nothing to do
+
+
+class Decided(Dto):
+    """What was decided in some time, summed up."""
+
+    by_action: dict[str, int]
+    model_calls: int
+    cost_usd: Exact
 
 
 class CycleStore(Database):
@@ -102,14 +113,21 @@ class CycleStore(Database):
             first = connection.scalar(select(DecisionRow.decided).where(DecisionRow.cycle_id == cycle_id))
         return Answer.model_validate(first)
 
+    def decisions(self, cycle_ids: Sequence[str]) -> dict[str, Answer]:
+        """Return the decisions kept of these cycles, by cycle."""
+        query = select(DecisionRow.cycle_id, DecisionRow.decided).where(DecisionRow.cycle_id.in_(cycle_ids))
+        with self._reading() as connection:
+            return {row.cycle_id: Answer.model_validate(row.decided) for row in connection.execute(query)}
+
     def cycle(self, cycle_id: str) -> CycleRecord | None:
         """Return the record of one cycle."""
         return next(iter(self._records(select(Cycle.record).where(Cycle.cycle_id == cycle_id))), None)
 
     def cycles(
-        self, strategy: str | None = None, symbol: str | None = None, since: datetime | None = None, limit: int = 50
-    ) -> list[CycleRecord]:
-        """Return cycles about `since` or later, newest first."""
+        self, strategy: str | None = None, symbol: str | None = None, since: datetime | None = None,
+        limit: int | None = 50, until: datetime | None = None,
+    ) -> list[CycleRecord]:  # fmt: skip
+        """Return cycles about since <= as_of <= until, newest first; limit None: all of them."""
         query = select(Cycle.record).order_by(Cycle.as_of.desc(), Cycle.started_at.desc()).limit(limit)
         if strategy is not None:
             query = query.where(Cycle.strategy == strategy)
@@ -117,6 +135,8 @@ class CycleStore(Database):
             query = query.where(Cycle.symbol == symbol)
         if since is not None:
             query = query.where(Cycle.as_of >= since)
+        if until is not None:
+            query = query.where(Cycle.as_of <= until)
         return self._records(query)
 
     def cycles_oldest_first(self, strategy: str | None = None, batch: int = 500) -> Iterator[CycleRecord]:
@@ -173,6 +193,17 @@ class CycleStore(Database):
         with self._reading() as connection:
             rows = connection.execute(query.order_by(Cycle.as_of, Cycle.symbol)).all()
         return [(CycleStatus(row.status), Answer.model_validate(row.decided)) for row in rows]
+
+    def decided_since(self, strategy: str, since: datetime) -> Decided:
+        """Sum up what was decided about closes of since <= as_of."""
+        about = (Cycle.strategy == strategy, Cycle.as_of >= since)
+        decided = select(DecisionRow.action, DecisionRow.cost_usd).join(Cycle, Cycle.cycle_id == DecisionRow.cycle_id)
+        calls = select(func.count()).select_from(ModelCallRow).join(Cycle, Cycle.cycle_id == ModelCallRow.cycle_id)
+        with self._reading() as connection:  # costs are added here: SQLite would add them as floats
+            rows = connection.execute(decided.where(*about)).all()
+            asked = connection.scalar(calls.where(*about)) or 0
+        cost = sum((row.cost_usd for row in rows), Decimal(0))
+        return Decided(by_action=Counter(row.action for row in rows), model_calls=asked, cost_usd=cost)
 
     def untracked(self, limit: int) -> list[str]:
         """Return the oldest cycles whose decision MLflow does not have."""

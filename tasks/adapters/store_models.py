@@ -287,7 +287,7 @@ class PositionRow(Base):
 
 
 class OutcomeRow(Base):
-    """What became of a decision; one per closed position."""
+    """What became of a decision; one per closed position. `settled_at` is null until `settle` has handed it on."""
 
     __tablename__ = "outcomes"
     position_id: Mapped[str] = mapped_column(ForeignKey("positions.position_id"), primary_key=True)
@@ -303,6 +303,7 @@ class OutcomeRow(Base):
     hold_seconds: Mapped[int] = mapped_column(BigInteger)
     closed_at: Mapped[datetime] = mapped_column(index=True)
     tracked: Mapped[bool]
+    settled_at: Mapped[datetime | None]
 
 
 class EquityRow(Base):

@@ -1,5 +1,6 @@
 """Challengers' decisions beside the champion's, their scores, and paper books: theirs and the paper venue's."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -52,6 +53,16 @@ class ShadowStore(Database):
         }  # fmt: skip
         with self._writing() as connection:
             connection.execute(self._insert(ShadowRow).on_conflict_do_nothing(), [row])
+
+    def shadow_answers(self, decider: str, cycle_ids: Sequence[str]) -> dict[str, Answer]:
+        """Return what one decider was kept to have answered in these cycles, by cycle."""
+        mine = (ShadowRow.decider == decider, ShadowRow.cycle_id.in_(cycle_ids))
+        with self._reading() as connection:
+            found = [
+                ShadowDecision.model_validate(row)
+                for row in connection.scalars(select(ShadowRow.document).where(*mine))
+            ]
+        return {shadow.cycle_id: shadow.decided for shadow in found}
 
     def unscored_shadows(self, strategy: str, before: datetime, limit: int) -> list[ShadowDecision]:
         """Return answers about closes up to `before` that have no score yet, oldest first."""

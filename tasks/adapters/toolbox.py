@@ -42,7 +42,7 @@ class Kept(Protocol):
     def open_positions(self, strategy: str) -> list[Position]: ...
 
     def outcomes(
-        self, strategy: str, symbol: str | None = None, until: datetime | None = None, limit: int = 20
+        self, strategy: str, symbol: str | None = None, until: datetime | None = None, limit: int | None = 20
     ) -> list[Outcome]: ...
 
     def remembered(
@@ -108,7 +108,7 @@ class DataToolbox:
 
     async def _digest(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
         await self._present(as_of)
-        outcomes = await asyncio.to_thread(self.kept.outcomes, self.strategy, asked.symbol, as_of, 200)
+        outcomes = await asyncio.to_thread(self.kept.outcomes, self.strategy, asked.symbol, as_of, None)
         return ledger.digest(outcomes, as_of, asked.symbol).model_dump(mode="json")
 
     async def _similar_decisions(self, asked: Listed, as_of: datetime) -> dict[str, object]:

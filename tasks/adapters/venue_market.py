@@ -1,8 +1,9 @@
 """Market data of any venue through ccxt's unified calls: the clock, instruments, closed bars, the book."""
 
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,7 +16,7 @@ from tasks.adapters.venue_translate import at, exact, ms
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
 from tasks.core.ports import OrderBook
-from tasks.core.types.bars import COLUMNS, SECONDS, duration
+from tasks.core.types.bars import COLUMNS, SECONDS, duration, floor_time
 from tasks.core.types.orders import Instrument
 
 BARS_PER_PAGE = 1000
@@ -107,6 +108,23 @@ class MarketData:
             rows = [(at(row["timestamp"]), float(row["fundingRate"])) for row in past]
             rows.append((at(coming["fundingTimestamp"]), float(coming["fundingRate"])))
         return sorted(rows, reverse=True)[:limit]
+
+    async def funding_paid(
+        self, symbols: Sequence[str], since: datetime, end: datetime
+    ) -> list[tuple[datetime, str, Decimal]]:
+        """Return the rates paid with since <= time < end, oldest first; none where the venue does not tell."""
+        hour = duration("1h")
+        first = floor_time(since + hour - timedelta(microseconds=1), "1h")
+        if first >= end:
+            return []
+        found: list[tuple[datetime, str, Decimal]] = []
+        for symbol in symbols:
+            try:
+                rates = await self.fetch_funding(symbol, min(200, int((end - since) / hour) + 2))
+            except InputError:
+                continue  # a spot market, or a venue without them
+            found += [(paid, symbol, exact(rate)) for paid, rate in rates if since <= paid < end]
+        return sorted(found)
 
     async def close(self) -> None:
         await self._client.close()

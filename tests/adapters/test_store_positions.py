@@ -3,8 +3,13 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from store_samples import AT, BTC, a_position, an_outcome, minutes
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
+from store_samples import AT, BTC, a_cycle, a_decision, a_position, an_outcome, minutes
 
+from tasks.adapters.store_database import MIGRATIONS
+from tasks.core.trading import ledger
 from tasks.core.types.record import EquityPoint, HistoryRecord
 
 
@@ -34,15 +39,37 @@ def test_open_and_closed_positions_are_told_apart(store):
     assert [p.position_id for p in store.closed_positions("default", limit=1)] == ["new"]
 
 
-def test_outcome_settles_its_position(store):
+def test_a_position_that_closes_has_its_outcome_at_once_and_an_open_one_has_none(store):
     store.save_position(a_position("open"))
     store.save_position(closed("p1", 60))
-    store.save_position(closed("p2", 50))
-    assert [p.position_id for p in store.unsettled_positions("default")] == ["p2", "p1"]
-    store.save_outcome(an_outcome("p1"))
-    store.save_outcome(an_outcome("p1"))
-    assert [p.position_id for p in store.unsettled_positions("default")] == ["p2"]
-    assert store.outcomes("default") == [an_outcome("p1")]
+    assert store.outcomes("default") == [ledger.outcome(closed("p1", 60))]
+    assert store.unsettled_positions("default") == []
+
+
+def test_an_outcome_is_settled_once_and_again_when_a_late_fee_changes_it(store):
+    for position_id, after in (("p1", 60), ("p2", 50)):
+        store.save_position(closed(position_id, after))
+    store.save_position(closed("other", 1, strategy="other"))
+    found = store.unsettled_outcomes("default")
+    assert [outcome.position_id for outcome in found] == ["p2", "p1"]
+    store.mark_outcomes_settled(found, AT)
+    store.save_position(closed("p1", 60))
+    assert store.unsettled_outcomes("default") == []
+    store.save_position(closed("p1", 60, fees=Decimal("0.5")))
+    assert [outcome.fees for outcome in store.unsettled_outcomes("default")] == [Decimal("0.5")]
+
+
+def test_what_closed_before_outcomes_came_with_positions_is_settled_and_what_was_settled_is_not_again(store):
+    for position_id in ("settled", "waiting"):
+        store.save_position(closed(position_id, 60))
+    config = Config(MIGRATIONS / "alembic.ini")
+    with store._writing() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0009")
+        connection.execute(text("DELETE FROM outcomes WHERE position_id = 'waiting'"))
+    store.migrate()
+    assert [position.position_id for position in store.unsettled_positions("default")] == ["waiting"]
+    assert store.unsettled_outcomes("default") == []
 
 
 def test_outcomes_are_newest_first_and_none_of_the_future(store):
@@ -58,12 +85,17 @@ def test_outcomes_are_newest_first_and_none_of_the_future(store):
     assert ids() == ["p3", "p2", "p1"]
     assert ids(symbol=BTC) == ["p2", "p1"]
     assert ids(until=AT + minutes(2)) == ["p2", "p1"]
+    assert ids(since=AT + minutes(2)) == ["p3", "p2"]
     assert ids(limit=1) == ["p3"]
 
 
 def test_outcome_is_tracked_once_and_again_when_it_changes(store):
     store.save_position(closed("p1", 60))
     store.save_outcome(an_outcome())
+    store.begin_cycle(a_cycle(), AT)
+    store.keep_decision("c1", a_decision(), AT)
+    assert store.untracked_outcomes(5) == []  # MLflow has no trace yet to attach it to
+    store.mark_tracked("c1", "trace")
     assert store.untracked_outcomes(5) == [an_outcome()]
     store.mark_outcome_tracked("p1")
     store.save_outcome(an_outcome())

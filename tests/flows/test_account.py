@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from market_data import walk
 from replayed import strategy
 from store_samples import a_cycle, a_fill, a_position, an_intent, an_order, an_outcome
@@ -10,6 +11,7 @@ from store_samples import a_cycle, a_fill, a_position, an_intent, an_order, an_o
 from tasks import account
 from tasks.connections import store, venue
 from tasks.core.types.orders import Balance, OrderStatus
+from tasks.core.types.record import EquityPoint
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 NOON = datetime(2024, 1, 9, 12, tzinfo=UTC)
@@ -49,4 +51,20 @@ async def test_size_is_judged_by_the_outcomes_of_the_decider_that_is_asked(home)
         for decider in ("llm:single", "rules")
     ]
     assert kellys == [-1, None]
+    await venue().close()
+
+
+async def test_all_of_a_days_losses_are_counted_however_many_there_are(home):
+    kept = store()
+    kept.save_equity(
+        EquityPoint(at=NOON - timedelta(hours=1), strategy="default", equity=Decimal(100), peak=Decimal(100))
+    )
+    for n in range(220):
+        lost = {"realized_pnl": Decimal("-0.01"), "fees": Decimal(0), "closed_at": NOON - timedelta(minutes=n)}
+        kept.save_position(a_position(f"p{n}", symbol=BTC, quantity=Decimal(0), exit_price=Decimal(64000), **lost))
+    balance = Balance(equity=Decimal(1000), available=Decimal(900))
+    state = account.account_state.fn(strategy(BTC), BTC, balance, Decimal(100), NOON)
+    assert sum(trade.pnl for trade in state.closed_trades) == Decimal("-2.2")
+    assert account.daily_pnl_pct("default", NOON) == pytest.approx(-2.2)
+    assert account.trade_digest("default", BTC, NOON).trade_count == 220
     await venue().close()

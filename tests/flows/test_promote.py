@@ -84,8 +84,8 @@ def decision(version: str, rung: str = "primary") -> Answer:
     return made.model_copy(update={"calls": (call,), "rung": rung})
 
 
-def shadows(n: int = 40, edge: float = 0.3, rung: str = "primary") -> None:
-    """Keep n settled cycles that the champion's v001 and a challenger's v002 answered."""
+def shadows(n: int = 40, edge: float = 0.3, rung: str = "primary", fell: int = 0) -> None:
+    """Keep n settled cycles that the champion's v001 and a challenger's v002 answered; `fell`: v002 unusably."""
     rng = np.random.default_rng(3)
     for i in range(n):
         at = NOW - timedelta(hours=i)
@@ -94,7 +94,8 @@ def shadows(n: int = 40, edge: float = 0.3, rung: str = "primary") -> None:
         for name, version, mean in ((CHAMPION, "v001", 0.0), ("llm:single@challenger", "v002", edge)):
             shadow = ShadowDecision(
                 cycle_id=cycle.cycle_id, strategy="default", decider=name, symbol=cycle.symbol, as_of=at,
-                state=AccountState(), decided=decision(version, rung), verdict=a_verdict(),
+                state=AccountState(), verdict=a_verdict(),
+                decided=decision(version, "rules" if version == "v002" and i < fell else rung),
             )  # fmt: skip
             store().keep_shadow(shadow)
             earned = Decimal(repr(float(rng.normal(mean, 0.1))))
@@ -157,6 +158,13 @@ def test_the_first_thing_that_is_missing_is_named(home, changed, edge, rung, fir
     shadows(edge=edge, rung=rung)
     with pytest.raises(InputError, match=f"single/v002 is not promoted: {first} is"):
         promote("--evidence", evidence(home, **changed))
+    assert champion() == "v001"
+
+
+def test_replies_that_were_of_no_use_count_against_a_challenger_also_where_most_were(home):
+    shadows(fell=10)
+    with pytest.raises(InputError, match=r"not promoted: invalid replies is 25\.0% of 40, needs at most"):
+        promote("--evidence", evidence(home))
     assert champion() == "v001"
 
 

@@ -7,11 +7,17 @@ from pathlib import Path
 
 import pytest
 from sandbox_server import advance, running_sandbox, state
+from store_samples import a_cycle, a_decision, a_verdict, an_intent
 
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
-from tasks import fetch
+from tasks import fetch, shadow
+from tasks.adapters.paper import PaperVenue
+from tasks.adapters.store_shadow import ShadowDecision
+from tasks.adapters.venue import connect
 from tasks.connections import store, venue
+from tasks.core.evaluation.counterfactual import PaperBook
+from tasks.core.types.portfolio import AccountState
 from tasks.settings import settings
 
 SYMBOL = "BTC/USDT:USDT"
@@ -59,3 +65,31 @@ async def test_a_challenger_sends_nothing_and_is_scored_like_the_champion(home, 
     assert books["hold"].equity == 10_000
     assert books[challenger].equity != 10_000
     assert state(exchange)["orders"] == []
+
+
+async def test_a_challengers_long_pays_the_funding_that_the_paper_venues_pays(home, exchange, monkeypatch):
+    begin = datetime(2025, 3, 10, 15, 30, tzinfo=UTC)  # half an hour before the rate is paid
+    advance(exchange, (begin - START).total_seconds())
+    monkeypatch.setenv("QUARTERDECK_SHADOW", "hold")
+    settings.cache_clear()
+    long, paper = an_intent(stop=None, target=None), PaperVenue(connect(settings()), store(), settings())
+    await paper.submit(long)
+    store().begin_cycle(a_cycle(as_of=begin), begin)
+    store().keep_shadow(
+        ShadowDecision(
+            cycle_id="c1", strategy="default", decider="hold", symbol=SYMBOL, as_of=begin, state=AccountState(),
+            decided=a_decision(), verdict=a_verdict(), intents=(long,),
+        )
+    )  # fmt: skip
+    advance(exchange, 3600)
+    await fetch.fetch_candles.fn((SYMBOL,), begin + timedelta(hours=1))
+    [equity] = (await shadow.run_paper_books.fn(begin + timedelta(hours=1))).values()
+    stored = store().paper_book("default", "hold")
+    book = PaperBook(settings().paper_cash, {}, settings().costs, stored.state)
+    [theirs] = [fill for fill in book.engine.fills if fill.reason == "funding"]
+    [ours] = [fill for fill in await paper.fills(SYMBOL, begin) if fill.reason == "funding"]
+    await venue().close()
+    assert theirs.fee == ours.fee > 0
+    assert theirs.at == ours.at == begin + timedelta(minutes=30)
+    held, paid = book.engine.account.holdings[SYMBOL], sum(fill.fee for fill in book.engine.fills)
+    assert equity == settings().paper_cash - paid + (book.engine.account.last[SYMBOL] - held.avg_price) * held.quantity

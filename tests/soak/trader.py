@@ -25,6 +25,7 @@ from tasks import protect as stage
 from tasks.adapters import venue as venue_adapter
 from tasks.connections import close_venues
 from tasks.core.errors import TradingError
+from tasks.retries import BROKEN
 
 Said = dict[str, Any]
 PAUSE_S = 0.1
@@ -37,7 +38,9 @@ def patiently(task: Any) -> Any:
         for _ in range(task.retries):
             try:
                 return await task.fn(*given, **named)
-            except Exception as e:  # noqa: BLE001  (the last attempt raises it)
+            except Exception as e:
+                if task.retry_condition_fn and not isinstance(e, BROKEN):
+                    raise
                 logging.getLogger("soak").warning("%s again after %r", task.name, e)
                 await asyncio.sleep(PAUSE_S)
         return await task.fn(*given, **named)

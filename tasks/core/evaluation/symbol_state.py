@@ -1,7 +1,6 @@
 """What a replay tracks of one symbol: its tape, its events still to come, and our position in it."""
 
 from bisect import bisect_right
-from collections import deque
 from itertools import islice
 
 import numpy as np
@@ -18,7 +17,6 @@ from tasks.core.types.question import Question, Reason
 from tasks.core.types.record import Outcome
 from tasks.core.types.snapshot import TradeDigest
 
-DIGESTED = 200  # outcomes of a symbol that its digest is made of
 AHEAD = 512  # event closes whose moments are read at once
 
 
@@ -33,7 +31,7 @@ class SymbolState:
         self.ahead: dict[int, list[Reason]] = {}
         self.said: set[str] = set()
         self.touch: int | None = None
-        self.outcomes: deque[Outcome] = deque(maxlen=DIGESTED)
+        self.outcomes: list[Outcome] = []
         self.digest = TradeDigest()
         self.made: dict[str, Earlier] = {}  # our decisions but those that nothing usable came of, by cycle
         self.settled: list[Earlier] = []  # those whose trade has ended
