@@ -119,7 +119,7 @@ def decide(file: str, decider: str, as_json: bool) -> None:
 
     chosen = build(decider or settings().decider_name, settings())
     seen = _snapshot(file)
-    decided = asyncio.run(chosen.decide([Question(snapshot=seen)]))[0]
+    decided = asyncio.run(chosen.decide([Question(snapshot=seen, reasons=_reasons(seen))]))[0]
     emit(
         {
             "decision": reply_of(decided.decision), "source": decided.source, "rung": decided.rung,

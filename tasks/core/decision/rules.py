@@ -47,7 +47,7 @@ def choose(question: Question, sizes: Sizes | None = None) -> Decision:
     """Apply the rules to one question."""
     snapshot = question.snapshot
     if snapshot.position.side != "flat":
-        return _exit(snapshot)
+        return _exit(question)
     for direction, action in ((1, "OPEN_LONG"), (-1, "OPEN_SHORT")):
         if action in snapshot.constraints.allowed_actions:
             why = _with_trend(snapshot, direction) or _reversion(question, direction)
@@ -56,13 +56,14 @@ def choose(question: Question, sizes: Sizes | None = None) -> Decision:
     return hold(snapshot.pair, "no rule applies", source="rules")
 
 
-def _exit(snapshot: Snapshot) -> Decision:
+def _exit(question: Question) -> Decision:
+    snapshot = question.snapshot
     direction = 1 if snapshot.position.side == "long" else -1
-    against = "down" if direction > 0 else "up"
+    flips = (reason for reason in question.reasons if (reason.rule, reason.timeframe) == ("TrendFlip", "1h"))
     if snapshot.confluence.signed * direction <= -2:
         why = f"confluence {snapshot.confluence.signed:+d} is against the {snapshot.position.side}"
-    elif any(reason.startswith("TrendFlip(1h") and against in reason for reason in snapshot.reason_for_call):
-        why = f"the 1h trend flipped {against} against the {snapshot.position.side}"
+    elif any(flip.way == -direction for flip in flips):
+        why = f"the 1h trend flipped {'down' if direction > 0 else 'up'} against the {snapshot.position.side}"
     else:
         return hold(snapshot.pair, "the position stands", source="rules")
     return CloseAll(symbol=snapshot.pair, confidence=CONFIDENCE, comment=why, reasoning=why, source="rules")
