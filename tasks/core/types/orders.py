@@ -10,6 +10,7 @@ from tasks.core.types.base import Dto, Exact, Utc
 
 Side = Literal["buy", "sell"]
 PositionSide = Literal["long", "short"]
+FINAL_STATES = ("done", "rejected")  # of an intent: nothing more comes of it
 
 
 class Instrument(Dto):
