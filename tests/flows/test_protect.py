@@ -13,7 +13,7 @@ from test_trade import OPEN, START, SYMBOL, exchange, killed_after_the_intents_w
 
 from flows.protect import protect
 from flows.trade import Request, run_cycles
-from tasks import account, book, followups, sending
+from tasks import account, book, followups, ledger, sending
 from tasks import protect as stage
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
@@ -262,7 +262,7 @@ async def test_a_symbol_that_left_the_settings_is_still_booked(home, two_symbols
     await manual("sell", position.quantity)
     monkeypatch.setenv("QUARTERDECK_SYMBOLS", ETH)
     settings.cache_clear()
-    assert stage.symbols_of_ours() == (ETH, SYMBOL)
+    assert ledger.symbols_of_ours() == (ETH, SYMBOL)
     await protect_once()
     assert store().open_positions("default") == []
     assert store().active_halt() is None
@@ -275,7 +275,7 @@ async def test_the_last_close_of_a_symbol_is_found_behind_many_of_others(home, e
     for number in range(60):
         other = {"position_id": f"p{number}", "symbol": ETH, "closed_at": START + timedelta(minutes=number)}
         store().save_position(closed.model_copy(update=other))
-    assert book.last_closed(SYMBOL) == START
+    assert ledger.view(SYMBOL).closed[0].closed_at == START
 
 
 async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home, exchange, prefect_server, monkeypatch):

@@ -257,9 +257,9 @@ async def test_a_resting_entry_is_not_sent_where_its_fill_would_be_naked(home, e
 async def test_protect_takes_the_target_that_the_venue_does_not(home, exchange):
     [position] = await opened(home)
     venue().attaches_protection = False
-    assert not await stage.take_target.fn(position)
+    assert not await stage.take_exit.fn(position)
     bid = (await venue().fetch_book(SYMBOL)).bids[0][0]
-    assert await stage.take_target.fn(position.model_copy(update={"target": bid}))
+    assert await stage.take_exit.fn(position.model_copy(update={"target": bid}))
     await venue().close()
     assert state(exchange)["positions"] == []
 

@@ -12,12 +12,14 @@ from test_trade import OPEN, START
 from venue_stub import NOW_MS, ORDER, Asked, Stub, ok, stub_venue
 
 from flows.trade import Request, run_cycles
-from tasks import book
+from tasks import book, ledger
 from tasks import protect as stage
 from tasks.adapters import venue as venue_module
 from tasks.connections import store, venue
 from tasks.core.errors import VenueUnavailable
+from tasks.core.trading.reconcile import reconcile
 from tasks.core.types.orders import VenuePosition
+from tasks.core.types.reconcile import LookAgain, VenueView
 from tasks.settings import settings
 
 SPOT, CREATE = "BTC/USDT", "/v5/order/create"
@@ -42,9 +44,11 @@ def at_venue(quantity: D) -> list[VenuePosition]:
 
 
 async def test_dust_is_no_difference_between_venue_and_ledger_and_what_can_be_sold_is(stub):
-    assert await stage.mismatches(at_venue(HELD + D("0.0000109"))) == ({}, {})
-    differing, _ = await stage.mismatches(at_venue(HELD + D("0.000011")))
-    assert list(differing) == [SPOT]
+    ours = ledger.view(dust={SPOT: await ledger.dust(SPOT)})
+    for more, asked_again in (("0.0000109", []), ("0.000011", [SPOT])):
+        look = VenueView(observed_at=START, positions=tuple(at_venue(HELD + D(more))), booked=frozenset({SPOT}))
+        found = reconcile(ours, look, None, START)
+        assert [action.about for action in found if isinstance(action, LookAgain)] == asked_again
     await venue().close()
 
 
