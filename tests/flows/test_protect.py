@@ -13,8 +13,9 @@ from test_trade import OPEN, START, SYMBOL, exchange, killed_after_the_intents_w
 
 from flows.protect import protect
 from flows.trade import Request, run_cycles
-from tasks import account, book, followups, ledger, sending
+from tasks import account, book, followups, ledger, sending, steps
 from tasks import protect as stage
+from tasks.adapters.venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
 from tasks.core.types.orders import OrderIntent, OrderType
@@ -105,9 +106,10 @@ async def test_a_lost_stop_comes_back_where_it_was_moved_to(home, exchange):
     [position] = await opened(home)
     tighter = position.stop + D(10)
     store().save_position(position.model_copy(update={"stop": tighter}))
-    await venue().set_protection(SYMBOL, D(0), None)
+    await venue().set_protection(SYMBOL, D(0), D(0))
     await protect_once()
-    assert D(str(state(exchange)["positions"][0]["stopLoss"])) == tighter
+    [at_venue] = state(exchange)["positions"]
+    assert (D(str(at_venue["stopLoss"])), D(str(at_venue["takeProfit"]))) == (tighter, position.target)
     assert store().open_positions("default")[0].stop == tighter
 
 
@@ -160,6 +162,22 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
     await protect_once()
     [after] = store().open_positions("default")
     assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
+
+
+async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home, exchange, monkeypatch):
+    [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
+    price, booked = position.avg_price + 2 * position.risk_per_unit, position.quantity / 2
+    instrument = await venue().instrument(SYMBOL)
+
+    def book_it(step: str) -> None:
+        if step == "followup_sent":
+            store().save_position(position.model_copy(update={"quantity": booked}))
+
+    monkeypatch.setattr(steps, "hook", book_it)
+    await followups.carry_out_followups.fn(position, price, instrument)
+    await venue().close()
+    [after] = store().open_positions("default")
+    assert (after.quantity, len(after.followups_done)) == (booked, 1)
 
 
 async def test_what_a_followup_trims_is_booked_in_the_same_run(home, exchange, monkeypatch):
@@ -238,6 +256,54 @@ async def test_a_position_that_closes_between_booking_and_comparing_halts_nothin
     assert len(looks) > 2
     assert store().active_halt() is None
     assert store().open_positions("default") == []
+
+
+async def test_a_stop_that_is_lost_while_a_difference_is_looked_at_again_waits_for_no_further_look(
+    home, exchange, monkeypatch
+):
+    await opened(home)
+    real, stops = stage.venue_positions.fn, []
+
+    async def racing():
+        at_venue = state(exchange)["positions"][0]
+        stops.append(at_venue["stopLoss"])
+        if len(stops) == 2:  # the comparison's first
+            await manual("buy", D("0.001"))
+            await venue().set_protection(SYMBOL, D(0), None)
+        return await real()
+
+    monkeypatch.setattr(stage.venue_positions, "fn", racing)
+    await protect_once()
+    assert len(stops) == 4
+    assert all(stops)
+
+
+async def test_a_position_that_is_missing_in_one_look_is_not_closed(home, exchange, monkeypatch):
+    await opened(home)
+    real, looks = stage.venue_positions.fn, []
+
+    async def blinking():
+        looks.append(1)
+        return [] if len(looks) == 2 else await real()
+
+    monkeypatch.setattr(stage.venue_positions, "fn", blinking)
+    assert (await protect_once())["wrong"] == []
+    assert len(looks) == 3
+    assert store().active_halt() is None
+    assert len(store().open_positions("default")) == 1
+
+
+async def test_an_entry_stays_open_while_the_venue_tells_its_order_and_not_its_fills(home, exchange, monkeypatch):
+    async def none_yet(*_: object) -> list[object]:
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CcxtVenue, "fills", none_yet)
+        await run(recorded(home, (START, OPEN)))
+        await protect_once()
+    [(_, _, now)] = store().open_intents("default")
+    assert now == "sent"
+    assert store().active_halt() is None
 
 
 async def test_a_difference_that_stays_halts(home, exchange):

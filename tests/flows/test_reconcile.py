@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal as D
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -19,11 +20,14 @@ from tasks import protect as stage
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
 from tasks.core.trading import orders, postings
+from tasks.core.types.decision import Add, Entry, OpenLong
 from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.verdict import Verdict
 from tasks.settings import settings
 
 __all__ = ["exchange"]  # a fixture
 pytestmark = pytest.mark.slow
+ANOTHERS = orders.client_order_id(orders.cycle_id("another", SYMBOL, START), "e0")
 
 
 @pytest.fixture(autouse=True)
@@ -93,14 +97,26 @@ async def test_an_order_list_that_is_not_answered_at_once_is_asked_for_again(hom
     assert (await protect_once())["wrong"] == []
 
 
-async def test_orders_and_positions_of_others_are_reported_and_left(home, exchange):
+@pytest.mark.parametrize("name", ["theirs-1", ANOTHERS])
+async def test_orders_and_positions_of_others_are_reported_and_left(home, exchange, name):
     await manual("buy", D("0.01"))
-    await venue().submit(limit_entry().model_copy(update={"client_order_id": "theirs-1"}))
+    await venue().submit(limit_entry().model_copy(update={"client_order_id": name}))
     result = await protect_once()
     assert any(line.startswith(f"foreign order {SYMBOL} buy 0.01") for line in result["wrong"])
     assert any(line.startswith(f"foreign position {SYMBOL}") for line in result["wrong"])
     assert len(state(exchange)["positions"]) == 1
-    assert [order.client_order_id for order in await venue().open_orders(SYMBOL)] == ["theirs-1"]
+    assert [order.client_order_id for order in await venue().open_orders(SYMBOL)] == [name]
+    assert store().intent(name) is None
+    await venue().close()
+
+
+async def test_an_order_of_another_strategy_in_the_same_ledger_is_not_foreign(home, exchange):
+    entry = limit_entry().model_copy(update={"client_order_id": ANOTHERS})
+    store().begin_cycle(CycleRecord(cycle_id="c", strategy="another", symbol=SYMBOL, as_of=START), START)
+    store().save_intents("c", (entry,), START)
+    await venue().submit(entry)
+    assert (await protect_once())["wrong"] == []
+    assert [order.client_order_id for order in await venue().open_orders(SYMBOL)] == [ANOTHERS]
     await venue().close()
 
 
@@ -135,6 +151,24 @@ async def test_the_rest_of_an_entry_goes_with_its_position(home, exchange):
     assert store().open_intents("default") == []
     assert await venue().open_orders(SYMBOL) == []
     assert [p.quantity for p in store().closed_positions("default")] == [0]
+    await venue().close()
+
+
+@pytest.mark.parametrize(("action", "left"), [("ADD", []), ("OPEN_LONG", ["sent"])])
+async def test_an_add_that_filled_nothing_goes_with_its_position_and_a_first_entry_waits(home, exchange, action, left):
+    entry = Entry(type="limit", offset_bps=D(2))
+    kind = {"ADD": Add, "OPEN_LONG": OpenLong}[action]
+    decision = kind(symbol=SYMBOL, size_pct=D(10), entry=entry, stop_atr=D(1), tp_atr=D(2), confidence=D(1))
+    verdict, cycle_id = Verdict(allowed=True, decision=decision), orders.cycle_id("default", SYMBOL, START)
+    begun = CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START, verdict=verdict)
+    store().begin_cycle(begun, START)
+    store().save_cycle(begun, START)
+    store().save_intents(cycle_id, (limit_entry(),), START)
+    await venue().submit(limit_entry())
+    store().mark_intent(limit_entry().client_order_id, "sent", START)
+    await protect_once()
+    assert [now for _, _, now in store().open_intents("default")] == left
+    assert len(await venue().open_orders(SYMBOL)) == len(left)
     await venue().close()
 
 
@@ -176,6 +210,13 @@ async def test_a_file_that_is_gone_resumes_nothing_by_itself(home, exchange):
     [lifted] = json.loads(CliRunner().invoke(cli, ["resume", "--json"]).stdout)["resumed"]
     assert lifted["reason"] == "no reason given"
     assert halts.active_halt() is None
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")], ids=["folder", "dead link"])
+async def test_a_halt_that_cannot_be_read_halts(home, exchange, make):
+    make(home / "HALT")
+    assert halts.active_halt().reason.startswith("it is there and cannot be read")
+    assert (await run(recorded(home, (START, OPEN)))).status is CycleStatus.DENIED
 
 
 @pytest.fixture
