@@ -299,7 +299,9 @@ async def test_protect_takes_the_target_that_the_venue_does_not(home, exchange):
     [position] = await opened(home)
     venue().attaches_protection = False
     assert not await stage.take_exit.fn(position)
-    bid = (await venue().fetch_book(SYMBOL)).bids[0][0]
+    book = await venue().fetch_book(SYMBOL)
+    bid, ask = book.bids[0][0], book.asks[0][0]
+    assert not await stage.take_exit.fn(position.model_copy(update={"target": ask}))
     assert await stage.take_exit.fn(position.model_copy(update={"target": bid}))
     await venue().close()
     assert state(exchange)["positions"] == []
