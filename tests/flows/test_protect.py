@@ -1,57 +1,24 @@
 """What protect does when something is wrong: one symbol's trouble is not the others', and nothing stays naked."""
 
 import contextlib
-import json
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal as D
-from pathlib import Path
 
 import pytest
-from sandbox_server import advance, fault, running_sandbox, state
-from test_trade import OPEN, START, SYMBOL, exchange, killed_after_the_intents_were_written, protect_once, recorded, run
+from sandbox_cycles import OPEN, START, SYMBOL, killed_after_the_intents_were_written, protect_once, recorded, run
+from sandbox_positions import ETH, both_opened, limit_entry, manual, opened
+from sandbox_server import advance, fault, state
 
 from flows.protect import protect
-from flows.trade import Request, run_cycles
-from tasks import account, book, followups, ledger, sending, steps
+from tasks import account, book, followups, ledger, steps
 from tasks import protect as stage
 from tasks.adapters.venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
-from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.record import CycleStatus
 from tasks.settings import settings
 
-__all__ = ["exchange"]  # a fixture
-ETH = "ETH/USDT:USDT"
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "PAUSES", (0.01,))
-    monkeypatch.setattr(stage, "PAUSES", (0.01, 0.01))
-
-
-@pytest.fixture
-def two_symbols(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with running_sandbox(symbols=(SYMBOL, ETH), start=START, stepped=True, seed=3) as url:
-        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
-        monkeypatch.setenv("QUARTERDECK_SYMBOLS", f"{SYMBOL},{ETH}")
-        settings.cache_clear()
-        yield url
-
-
-async def manual(side: str, quantity: D, name: str = "manual-1") -> None:
-    order = OrderIntent(client_order_id=name, symbol=SYMBOL, side=side, type=OrderType.MARKET, quantity=quantity,
-                        reduce_only=side == "sell")  # fmt: skip
-    await venue().submit(order)
-
-
-async def opened(home: Path, **changes: object):
-    record = await run(recorded(home, (START, {**OPEN, **changes})))
-    assert record.status is CycleStatus.EXECUTED, record.error
-    return store().open_positions("default")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty")]
 
 
 async def test_one_symbols_ledger_mismatch_leaves_no_other_naked(home, two_symbols, monkeypatch):
@@ -224,11 +191,6 @@ async def test_an_entry_that_was_never_sent_ends_with_its_cycle(home, exchange, 
     assert store().unfinished_cycles("default") == []
 
 
-def limit_entry() -> OrderIntent:
-    return OrderIntent(client_order_id="qd" + "7" * 32 + "e0", symbol=SYMBOL, side="buy", type=OrderType.LIMIT,
-                       quantity=D("0.01"), price=D(10_000), stop=D(9_000))  # fmt: skip
-
-
 async def test_a_halt_cancels_working_entries(home, exchange):
     record = await run(recorded(home, (START, {**OPEN, "entry": {"type": "limit", "offset_bps": 2}})))
     assert [order.status for order in record.orders] == ["open"]
@@ -361,18 +323,6 @@ async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home,
     assert "no cycles today" in done.message
     assert state(exchange)["positions"][0]["stopLoss"]
     assert len(store().equity_since("default", START - timedelta(days=1))) == points + 1
-
-
-async def both_opened(home: Path) -> None:
-    lines = [
-        {"as_of": START.isoformat(), "symbol": s, "reply": json.dumps({**OPEN, "symbol": s})} for s in (SYMBOL, ETH)
-    ]
-    (home / "replies.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    decider = f"recorded:{home / 'replies.jsonl'}"
-    try:
-        await run_cycles(Request(symbols=(SYMBOL, ETH), decider=decider, reason="a test asks"))
-    finally:
-        await venue().close()
 
 
 async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_nothing(home, exchange):

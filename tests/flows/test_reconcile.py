@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
+from sandbox_positions import limit_entry, manual, opened
 from sandbox_server import admin, advance, fault, state
-from test_protect import limit_entry, manual, opened
-from test_trade import OPEN, START, SYMBOL, exchange, protect_once, recorded, run
 
 from flows.cli import cli
-from tasks import adopt, connections, halts, sending, steps
+from tasks import connections, halts, steps
 from tasks import protect as stage
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
@@ -25,15 +25,12 @@ from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.verdict import Verdict
 from tasks.settings import settings
 
-__all__ = ["exchange"]  # a fixture
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty")]
 ANOTHERS = orders.client_order_id(orders.cycle_id("another", SYMBOL, START), "e0")
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "PAUSES", (0.01,))
-    monkeypatch.setattr(stage, "PAUSES", (0.01, 0.01))
+def _no_variable_known() -> None:
     halts._asked.clear()
 
 
@@ -90,8 +87,7 @@ async def test_a_difference_of_untold_fills_halts_only_where_the_venue_holds_mor
     assert halts or str(ours.quantity) == state(exchange)["positions"][0]["size"]
 
 
-async def test_an_order_list_that_is_not_answered_at_once_is_asked_for_again(home, exchange, monkeypatch):
-    monkeypatch.setattr(adopt, "PAUSES", (0.01, 0.01))
+async def test_an_order_list_that_is_not_answered_at_once_is_asked_for_again(home, exchange):
     await opened(home)
     fault(exchange, "http_500", "/v5/order/realtime", times=2)
     assert (await protect_once())["wrong"] == []
