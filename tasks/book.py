@@ -12,7 +12,7 @@ from tasks.core.trading import booking, reconcile
 from tasks.core.types.decision import ENTRIES
 from tasks.core.types.orders import Order
 from tasks.core.types.portfolio import Position
-from tasks.core.types.reconcile import Book, ToldFills, VenueView
+from tasks.core.types.reconcile import BookFills, ToldFills, VenueView
 from tasks.steps import reached
 
 LOST = timedelta(days=2)  # how far back orders of ours are looked for where the ledger knows of none
@@ -40,7 +40,7 @@ async def book_fills(symbol: str) -> list[Position]:
     ours = ledger.view(symbol, intents=intents, dust={symbol: dust})  # a stop may have been moved meanwhile
     told, now = ToldFills(since=since, fills=tuple(kept.fills(symbol, since)), new=new), datetime.now(UTC)
     actions = reconcile.reconcile(ours, VenueView(observed_at=now, fills={symbol: told}), None, now)
-    changed = [position for action in actions if isinstance(action, Book) for position in _keep(action)]
+    changed = [position for action in actions if isinstance(action, BookFills) for position in _keep(action)]
     reached("booked")
     return changed
 
@@ -50,7 +50,7 @@ def is_booked(order: Order) -> bool:
     return reconcile.is_booked(order, ledger.booked_of(order))
 
 
-def _keep(book: Book) -> list[Position]:
+def _keep(book: BookFills) -> list[Position]:
     if book.foreign:
         log().error("foreign symbol=%s fills=%s: not ours, left alone", book.symbol, [f.fill_id for f in book.foreign])
     for fill in book.manual:

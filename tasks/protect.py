@@ -40,10 +40,10 @@ async def venue_positions() -> list[VenuePosition]:
 
 def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
     """Return what is to be done about positions without a stop, from what the venue says alone."""
-    held = {p.symbol for p in ledger.view().open}
-    unbooked = [p.symbol for p in at_venue if p.stop is None and p.symbol not in held]
+    ours = ledger.view()
+    unbooked = [held.symbol for held in at_venue if held.stop is None and ours.position(held.symbol, held.side) is None]
     look = VenueView(observed_at=datetime.now(UTC), positions=tuple(at_venue))
-    return list(reconcile.reconcile(ledger.view(*unbooked), look, None, look.observed_at))
+    return list(reconcile.reconcile(ledger.view(*unbooked, open=ours.open), look, None, look.observed_at))
 
 
 @task(task_run_name="watchdog-{wanted.symbol}", cache_policy=NO_CACHE)

@@ -12,7 +12,16 @@ from tasks.core.errors import TradingError
 from tasks.core.trading import reconcile
 from tasks.core.types.decision import Add
 from tasks.core.types.orders import Order, OrderIntent
-from tasks.core.types.reconcile import Action, Cancel, EndCycle, EndIntent, Keep, LookAgain, OwnIntent, VenueView
+from tasks.core.types.reconcile import (
+    Action,
+    CancelOrder,
+    EndCycle,
+    EndIntent,
+    KeepOrder,
+    LookAgain,
+    OwnIntent,
+    VenueView,
+)
 from tasks.core.types.record import CycleStatus
 from tasks.halts import active_halts
 from tasks.settings import settings
@@ -48,10 +57,10 @@ async def _settle(cycle_id: str, intent: OrderIntent, now: datetime) -> bool:
         ours = ledger.view(intents=(_own(cycle_id, intent, order),), halts=tuple(active_halts()))
         actions = reconcile.reconcile(ours, look, earlier, now)
         if cancelled:  # once in a run: what the venue has not taken note of is the next one's
-            actions = tuple(action for action in actions if not isinstance(action, Cancel))
+            actions = tuple(action for action in actions if not isinstance(action, CancelOrder))
         for action in actions:
             await _carry_out(action, intent, now)
-        cancelled |= (cancels := any(isinstance(action, Cancel) for action in actions))
+        cancelled |= (cancels := any(isinstance(action, CancelOrder) for action in actions))
         again = any(isinstance(action, LookAgain) for action in actions)
         if not (cancels or again):
             return any(isinstance(action, EndIntent) for action in actions)
@@ -71,9 +80,9 @@ def _own(cycle_id: str, intent: OrderIntent, order: Order | None) -> OwnIntent:
 
 async def _carry_out(action: Action, intent: OrderIntent, now: datetime) -> None:
     kept = store()
-    if isinstance(action, Keep):
+    if isinstance(action, KeepOrder):
         kept.save_order(action.order, action.cycle_id)
-    elif isinstance(action, Cancel):
+    elif isinstance(action, CancelOrder):
         reached("before_cancel")
         await venue().cancel(action.symbol, action.client_order_id)
         reached("cancelled")

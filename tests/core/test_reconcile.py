@@ -14,13 +14,13 @@ from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, Order
 from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import (
     Adopt,
-    Book,
-    Cancel,
+    BookFills,
+    CancelOrder,
     EndCycle,
     EndIntent,
     Flatten,
     HaltEntries,
-    Keep,
+    KeepOrder,
     LedgerView,
     LookAgain,
     OwnIntent,
@@ -249,6 +249,12 @@ def test_an_order_the_venue_does_not_know_ends_when_it_is_too_late_and_asked_twi
     assert (end.client_order_id, end.state) == (ENTRY, ends)
 
 
+def test_an_order_whose_fills_were_asked_for_and_that_is_not_found_once_does_not_end():
+    view, seen = ours(intents=(own(),)), of_orders(order(status="filled", filled="1"))
+    earlier = noted(seen, did(view, seen))
+    assert kinds(view, of_orders(**{ENTRY: None}), earlier, now=CLOSE + LATE + SECOND) == [LookAgain]
+
+
 def test_an_order_that_was_not_asked_for_does_not_end():
     view = ours(intents=(own(),))
     assert did(view, of_orders(), noted(of_orders(), []), now=NOW + 10 * LATE) == []
@@ -264,7 +270,7 @@ def test_an_unknown_order_of_protect_waits_for_its_position():
 
 def test_a_working_order_is_kept():
     view, seen = ours(intents=(own(expires_at=NOW + SECOND),)), of_orders(order())
-    assert did(view, seen) == [Keep(order=order(), cycle_id=CYCLE)]
+    assert did(view, seen) == [KeepOrder(order=order(), cycle_id=CYCLE)]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +280,7 @@ def test_a_working_order_is_kept():
     ids=["past its time", "halted", "an exit under a halt"],
 )  # fmt: skip
 def test_a_working_entry_is_cancelled_past_its_time_and_under_a_halt(intent, halts, cancelled):
-    assert (Cancel in kinds(ours(intents=(intent,), halts=halts), of_orders(order()))) is cancelled
+    assert (CancelOrder in kinds(ours(intents=(intent,), halts=halts), of_orders(order()))) is cancelled
 
 
 REST = {"filled": "0.4"}
@@ -286,30 +292,30 @@ def rest_of(intent, found, *positions, booked=frozenset({BTC})):
 
 def test_the_rest_of_an_add_or_of_an_entry_goes_with_its_position():
     for intent, found in ((own(adds=True), order()), (own(booked=D("0.4")), order(**REST))):
-        assert rest_of(intent, found, booked=frozenset()) == [Keep, LookAgain]  # first its fills
-        assert rest_of(intent, found) == [Keep, Cancel]
-        assert rest_of(intent, found, position(ETH)) == [Keep, Cancel]
-        assert rest_of(intent, found, position()) == [Keep]
-    assert rest_of(own(), order()) == [Keep]  # a first entry waits for its own position
+        assert rest_of(intent, found, booked=frozenset()) == [KeepOrder, LookAgain]  # first its fills
+        assert rest_of(intent, found) == [KeepOrder, CancelOrder]
+        assert rest_of(intent, found, position(ETH)) == [KeepOrder, CancelOrder]
+        assert rest_of(intent, found, position()) == [KeepOrder]
+    assert rest_of(own(), order()) == [KeepOrder]  # a first entry waits for its own position
 
 
 def test_the_rest_of_an_entry_whose_own_fills_are_not_told_yet_is_not_left_behind():
-    assert rest_of(own(), order(**REST)) == [Keep]
+    assert rest_of(own(), order(**REST)) == [KeepOrder]
 
 
 def test_an_entry_stays_open_until_its_fills_are_told():
     view, filled = ours(intents=(own(),)), order(status="filled", filled="1")
-    assert kinds(view, of_orders(filled)) == [Keep, LookAgain]
-    assert kinds(view, of_orders(filled, booked=ALL)) == [Keep]
-    assert kinds(view, of_orders(filled, booked=ALL), now=NOW + LATE) == [Keep]
-    assert kinds(view, of_orders(filled, booked=ALL), now=NOW + LATE + SECOND) == [Keep, EndIntent]
+    assert kinds(view, of_orders(filled)) == [KeepOrder, LookAgain]
+    assert kinds(view, of_orders(filled, booked=ALL)) == [KeepOrder]
+    assert kinds(view, of_orders(filled, booked=ALL), now=NOW + LATE) == [KeepOrder]
+    assert kinds(view, of_orders(filled, booked=ALL), now=NOW + LATE + SECOND) == [KeepOrder, EndIntent]
     in_the_coin = ours(intents=(own(booked=D("0.98")),))
     assert did(in_the_coin, of_orders(filled, booked=ALL))[1] == EndIntent(client_order_id=ENTRY, state="done")
-    assert kinds(ours(intents=(own(booked=D("0.97")),)), of_orders(filled, booked=ALL)) == [Keep]
+    assert kinds(ours(intents=(own(booked=D("0.97")),)), of_orders(filled, booked=ALL)) == [KeepOrder]
 
 
 def test_an_order_that_filled_nothing_ends_at_once():
-    assert kinds(ours(intents=(own(),)), of_orders(order(status="cancelled"))) == [Keep, EndIntent]
+    assert kinds(ours(intents=(own(),)), of_orders(order(status="cancelled"))) == [KeepOrder, EndIntent]
 
 
 def test_an_intent_that_has_ended_is_left_as_it_is():
@@ -508,14 +514,14 @@ def test_no_action_touches_what_is_not_ours(view, seen, asked_before):
             ours_there = view.position(action.symbol, at_venue.side)
             assert ours_there == action.position
             assert ours_there or mine >= at_venue.quantity
-        elif isinstance(action, Cancel | EndIntent):
+        elif isinstance(action, CancelOrder | EndIntent):
             assert not known[action.client_order_id].ended
-        elif isinstance(action, Keep):
+        elif isinstance(action, KeepOrder):
             assert action.order.client_order_id in known
         elif isinstance(action, Adopt):
             assert action.order.client_order_id not in known
             assert action.order.client_order_id == ENTRY or action.order.reduce_only
-        elif isinstance(action, Book):
+        elif isinstance(action, BookFills):
             entries = {name for name, each in known.items() if not each.intent.reduce_only}
             opening = {ledger.position_id(name) for name in entries}
             opening |= {ledger.position_id(name, f) for name in entries for f in "abc"}

@@ -19,14 +19,14 @@ from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import (
     Action,
     Adopt,
-    Book,
-    Cancel,
+    BookFills,
+    CancelOrder,
     EndCycle,
     EndIntent,
     Finding,
     Flatten,
     HaltEntries,
-    Keep,
+    KeepOrder,
     LedgerView,
     LookAgain,
     OwnIntent,
@@ -158,13 +158,18 @@ def _orders(ledger: LedgerView, look: VenueView, asked: _Asked, now: datetime) -
         if order is None:
             yield from _not_found(own, ledger, asked, now)
             continue
-        yield Keep(order=order, cycle_id=own.cycle_id)
+        yield KeepOrder(order=order, cycle_id=own.cycle_id)
         if order.status is OrderStatus.OPEN:
             yield from _working(own, order, ledger, look, now)
         elif order.filled > 0 and not is_told:
-            yield LookAgain(symbol=symbol, about=name, since=look.observed_at)
+            yield _fills_of(own, look)
         elif is_booked(order, own.booked) or now - order.updated_at > too_late(ledger.limits):
             yield EndIntent(client_order_id=name, state="done")
+
+
+def _fills_of(own: OwnIntent, look: VenueView) -> LookAgain:
+    about = f"fills of {own.intent.client_order_id}"  # no word on the order itself
+    return LookAgain(symbol=own.intent.symbol, about=about, since=look.observed_at)
 
 
 def _not_found(own: OwnIntent, ledger: LedgerView, asked: _Asked, now: datetime) -> Iterator[Action]:
@@ -189,7 +194,7 @@ def _not_found(own: OwnIntent, ledger: LedgerView, asked: _Asked, now: datetime)
 def _working(own: OwnIntent, order: Order, ledger: LedgerView, look: VenueView, now: datetime) -> Iterator[Action]:
     """Cancel an entry past its time, under a halt, or whose position is gone that its rest would have added to."""
     intent = own.intent
-    cancel = Cancel(symbol=intent.symbol, client_order_id=intent.client_order_id)
+    cancel = CancelOrder(symbol=intent.symbol, client_order_id=intent.client_order_id)
     if intent.expires_at is not None and intent.expires_at <= now:
         yield cancel
     elif intent.reduce_only:
@@ -198,7 +203,7 @@ def _working(own: OwnIntent, order: Order, ledger: LedgerView, look: VenueView, 
         yield cancel
     elif own.adds or order.filled > 0:
         if intent.symbol not in (look.booked or ()):
-            yield LookAgain(symbol=intent.symbol, about=intent.client_order_id, since=look.observed_at)
+            yield _fills_of(own, look)
         elif is_booked(order, own.booked) and ledger.position(intent.symbol) is None:
             yield cancel
 
@@ -259,7 +264,7 @@ def _cycle_of(order: Order, ledger: LedgerView) -> CycleRecord | None:
 # --- fills
 
 
-def _booked(ledger: LedgerView, symbol: str, told: ToldFills) -> Iterator[Book]:
+def _booked(ledger: LedgerView, symbol: str, told: ToldFills) -> Iterator[BookFills]:
     """Project the fills; a position that began since is gone through once more and, closed, stays as it is."""
     ours = {own.intent.client_order_id: (own.cycle_id, own.intent) for own in ledger.intents}
     if not ours:
@@ -275,7 +280,7 @@ def _booked(ledger: LedgerView, symbol: str, told: ToldFills) -> Iterator[Book]:
     ids = {fill.fill_id for fill in foreign}
     manual = [f for f in told.fills if f.fill_id in told.new and f.fill_id not in ids and booking.is_manual(f, ours)]
     if changed or left or manual:
-        yield Book(symbol=symbol, positions=tuple(changed), foreign=tuple(left), manual=tuple(manual))
+        yield BookFills(symbol=symbol, positions=tuple(changed), foreign=tuple(left), manual=tuple(manual))
 
 
 # --- positions that differ

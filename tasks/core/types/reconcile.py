@@ -104,7 +104,7 @@ class Flatten(Dto):
     text: str
 
 
-class Keep(Dto):
+class KeepOrder(Dto):
     """Keep what the venue says of an order of ours."""
 
     action: Literal["KEEP"] = "KEEP"
@@ -112,7 +112,7 @@ class Keep(Dto):
     cycle_id: str
 
 
-class Cancel(Dto):
+class CancelOrder(Dto):
     """Cancel a working entry of ours, and look it up again."""
 
     action: Literal["CANCEL"] = "CANCEL"
@@ -140,7 +140,7 @@ class Adopt(Dto):
     state: Literal["sent", "done"]
 
 
-class Book(Dto):
+class BookFills(Dto):
     """Keep what a symbol's fills have made of our positions; foreign, manual: new fills of others, ours taken over."""
 
     action: Literal["BOOK"] = "BOOK"
@@ -182,6 +182,7 @@ class EndCycle(Dto):
 
 
 Action = Annotated[
-    SetStop | Flatten | Keep | Cancel | EndIntent | Adopt | Book | LookAgain | HaltEntries | Tell | EndCycle,
+    SetStop | Flatten | KeepOrder | CancelOrder | EndIntent | Adopt | BookFills | LookAgain | HaltEntries | Tell
+    | EndCycle,
     Field(discriminator="action"),
-]
+]  # fmt: skip
