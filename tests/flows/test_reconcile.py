@@ -17,6 +17,7 @@ from sandbox_server import admin, advance, fault, state
 from flows.cli import cli
 from tasks import connections, halts, steps
 from tasks import protect as stage
+from tasks.adapters.venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
 from tasks.core.trading import orders, postings
@@ -181,6 +182,25 @@ async def test_an_entry_that_fills_while_it_is_cancelled_is_booked_whole(home, e
     assert store().intent_state(entry.client_order_id) == "done"
     assert sum(fill.quantity for fill in store().fills_of(cycle_id)) == entry.quantity
     assert store().active_halt() is None
+
+
+async def test_an_order_that_stays_open_is_cancelled_once_in_a_run(home, exchange, monkeypatch):
+    cycle_id, cancelled = orders.cycle_id("default", SYMBOL, START), []
+    store().begin_cycle(CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START), START)
+    entry = limit_entry().model_copy(update={"expires_at": START})
+    store().save_intents(cycle_id, (entry,), START)
+    await venue().submit(entry)
+
+    async def not_noticed(_: object, *order: str) -> None:
+        cancelled.append(order)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CcxtVenue, "cancel", not_noticed)
+        await protect_once()
+    assert cancelled == [(SYMBOL, entry.client_order_id)]
+    assert len(store().open_intents("default")) == 1
+    await protect_once()
+    assert store().open_intents("default") == []
 
 
 async def test_a_file_halts_until_it_is_gone_and_someone_resumes(home, exchange):
