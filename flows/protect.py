@@ -1,20 +1,20 @@
 """Venue truth against our ledger: watch stops, book fills, carry out follow-ups, keep the equity curve."""
 
 import asyncio
-from collections.abc import Awaitable
-from datetime import datetime
+from collections.abc import Awaitable, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from prefect import flow
 
 from flows.clock import Call, owner, plainly, through_prefect, to_the_end, too_old
-from tasks import account, adopt, alerts, fetch, followups, working
+from tasks import account, adopt, alerts, fetch, followups, ledger, working
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import LedgerMismatch, TradingError
+from tasks.core.trading import reconcile as core
 from tasks.core.types.bars import floor_time
-from tasks.core.types.orders import VenuePosition
-from tasks.halts import active_halts
+from tasks.core.types.reconcile import Action, Finding, Flatten, HaltEntries, LookAgain, SetStop, Tell, VenueView
 from tasks.leases import Leases, symbol_lease
 from tasks.settings import settings
 from tasks.steps import reached
@@ -38,10 +38,10 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
     Stops come first, from what the venue says alone. What fails keeps nothing else from being tried.
     Raises TradingError at the end, naming all that failed.
     """
-    tried = Tried()
+    tried, wrong = Tried(), list[Finding]()
     reached("protect_begun")
-    held = await tried("positions", call(stage.venue_positions)(), [])
-    wrong = await _watch_stops(call, tried, [position for position in held if position.stop is None])
+    wanted = await tried("positions", _naked(call), [])
+    wrong += await _watch_stops(call, tried, wanted)
     reached("stops_watched")
     now = await tried("clock", call(fetch.venue_now)(), None)
     ended = 0
@@ -49,13 +49,13 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
         ended = await tried("working orders", call(working.settle_working_orders)(now), 0)
     reached("working_settled")
     changed = []
-    for symbol in stage.symbols_of_ours():
+    for symbol in ledger.symbols_of_ours():
         wrong += await tried(f"orders of {symbol}", adopt.adopt_working(symbol), [])
         changed += await tried(f"booking {symbol}", call(stage.book_fills)(symbol), [])
-    at_venue = await tried("comparison", _compare(call, tried, wrong), [])
+    wanted = await tried("comparison", _compare(call, tried, wrong), [])
     reached("compared")
-    wrong += await _watch_stops(call, tried, [position for position in at_venue if stage.exposed(position)])
-    done = await _close_what_must_go(call, tried)
+    wrong += await _watch_stops(call, tried, wanted)
+    done = await _take_exits(call, tried)
     if now is not None:
         done += await _carry_out_followups(call, tried, now)
         await tried("cycles", _in_turn(call(working.end_abandoned_cycles), now), 0)
@@ -63,7 +63,8 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
         if (found := await tried("account", call(fetch.fetch_account)(), None)) is not None:
             await tried("equity", _in_turn(call(account.keep_equity), found[0], now), None)
     await tried("alerts", _in_turn(call(alerts.tell_protection), wrong), 0)
-    result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": wrong, "followups": done}
+    lines = [finding.text for finding in wrong]
+    result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": lines, "followups": done}
     reached("protect_ended")
     log().info("protect %s", result)
     tried.raise_what_failed()
@@ -88,7 +89,7 @@ class Tried:
             log().error("protect %s failed: %s", what, said, exc_info=not isinstance(e, TradingError))
             self.failed.append(f"{what}: {said}")
             if isinstance(e, LedgerMismatch):
-                stage.halt(f"{what}: {e}")
+                stage.halt(f"ledger mismatch: {what}: {e}")
             return otherwise
 
     def raise_what_failed(self) -> None:
@@ -101,53 +102,64 @@ async def _in_turn(task: Any, *given: Any) -> Any:
     return task(*given)
 
 
-async def _watch_stops(call: Call, tried: Tried, exposed: list[VenuePosition]) -> list[str]:
-    lines = [await tried(f"stop of {held.symbol}", call(stage.restore_stop)(held), "") for held in exposed]
-    for line in filter(None, lines):
-        log().error("protect %s", line)
-    return [line for line in lines if line]
+async def _naked(call: Call) -> list[Action]:
+    return stage.stops_wanted(await call(stage.venue_positions)())
 
 
-async def _compare(call: Call, tried: Tried, wrong: list[str]) -> list[VenuePosition]:
-    """Compare the ledger with the venue and halt on a difference that stays; returns what the venue holds.
+async def _watch_stops(call: Call, tried: Tried, wanted: Sequence[Action]) -> list[Finding]:
+    found = []
+    for action in wanted:
+        if isinstance(action, SetStop | Flatten):
+            done = await tried(f"stop of {action.symbol}", call(stage.restore_stop)(action), None)
+            if done is not None:
+                log().error("protect %s", done.text)
+                found.append(done)
+    return found
 
-    The two are read at different instants while orders fill, so a difference is booked and looked at again. Where the
-    venue tells no fills and holds no more than the ledger has, a trade of ours was just not told yet: the next look's.
+
+async def _compare(call: Call, tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
+    """Compare the ledger with the venue; tell, and halt on, a difference that stays. Returns all that is to be done.
+
+    The two are read at different instants while orders fill: what differs is booked and looked at again.
     """
-    unread: set[str] = set()
-    at_venue: list[VenuePosition] = await call(stage.venue_positions)()
-    differing, foreign = await stage.mismatches(at_venue)
-    for _ in range(LOOKS):
-        suspects = {*differing, *(symbol for symbol in foreign if symbol in settings().symbols)}
-        if not suspects:
+    earlier, booked = None, frozenset[str]()
+    actions: Sequence[Action] = ()
+    for look_again in range(LOOKS, -1, -1):
+        look, actions = await _look(call, earlier, booked)
+        odd = {action.symbol for action in actions if isinstance(action, LookAgain)}
+        if not (odd and look_again):
             break
+        wrong += await _watch_stops(call, tried, actions)
         await asyncio.sleep(PAUSE_S)
-        booked = {s: await tried(f"booking {s} again", call(stage.book_fills)(s), None) for s in sorted(suspects)}
-        unread = {symbol for symbol, changed in booked.items() if changed is None}
-        at_venue = await call(stage.venue_positions)()
-        differing, foreign = await stage.mismatches(at_venue)
-    for line in (*differing.values(), *foreign.values()):
-        log().error("protect %s", line)
-        wrong.append(line)
-    more = stage.more_than_ours(at_venue)
-    if certain := [line for symbol, line in differing.items() if symbol not in unread or symbol in more]:
-        stage.halt(certain[0])
-    return at_venue
+        ours = sorted(odd & {*ledger.symbols_of_ours()})
+        told = {s: await tried(f"booking {s} again", call(stage.book_fills)(s), None) for s in ours}
+        earlier, booked = core.noted(look, actions), frozenset(s for s, changed in told.items() if changed is not None)
+    for action in actions:
+        if isinstance(action, Tell):
+            log().error("protect %s", action.finding.text)
+            wrong.append(action.finding)
+        elif isinstance(action, HaltEntries):
+            stage.halt(action.reason)
+    return actions
 
 
-async def _close_what_must_go(call: Call, tried: Tried) -> list[str]:
-    """Close every position under a halt that asks for it, else those whose target only we can take."""
+async def _look(call: Call, earlier: VenueView | None, booked: frozenset[str]) -> tuple[VenueView, Sequence[Action]]:
+    at_venue = await call(stage.venue_positions)()
+    look = VenueView(observed_at=datetime.now(UTC), positions=tuple(at_venue), booked=booked)
+    ours = ledger.view()
+    dust = {p.symbol: await ledger.dust(p.symbol) for p in ours.open}
+    ours = ours.model_copy(update={"dust": dust})
+    patience = timedelta(seconds=LOOKS * PAUSE_S)
+    return look, core.reconcile(ours, look, earlier, look.observed_at, patience)
+
+
+async def _take_exits(call: Call, tried: Tried) -> list[str]:
+    """Close what must go: all under a halt that asks for it, else what has reached a target that only we can take."""
     done: list[str] = []
-    flat = any(halt.flatten for halt in active_halts())
     for position in store().open_positions(settings().strategy):
-        if flat:
-            closing = stage.flatten(position, position.quantity)
-            if await tried(f"flattening {position.symbol}", closing, None) is None:
-                continue
-        elif not await tried(f"target of {position.symbol}", call(stage.take_target)(position), False):
-            continue
-        await tried(f"booking {position.symbol}", call(stage.book_fills)(position.symbol), [])
-        done.append(f"{position.symbol} closed: {'halted' if flat else f'target {position.target}'}")
+        if said := await tried(f"exit of {position.symbol}", call(stage.take_exit)(position), ""):
+            await tried(f"booking {position.symbol}", call(stage.book_fills)(position.symbol), [])
+            done.append(said)
     return done
 
 

@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from tasks.connections import log, store
 from tasks.core.evaluation import alarms
 from tasks.core.types.alert import Alert
+from tasks.core.types.reconcile import Finding
 from tasks.halts import active_halts
 from tasks.retries import STAGE
 from tasks.settings import settings
@@ -46,6 +47,6 @@ def look_around(as_of: datetime) -> int:
 
 
 @task(**STAGE)
-def tell_protection(wrong: list[str]) -> int:
+def tell_protection(wrong: Sequence[Finding]) -> int:
     """Tell what `protect` found wrong."""
     return tell(alarms.of_protection(wrong))

@@ -5,11 +5,10 @@ from decimal import Decimal
 
 from prefect import task
 
-from tasks.adapters.store_orders import FINAL_STATES
 from tasks.connections import log, store, venue
 from tasks.core.errors import LeaseLost, OrderRejected
 from tasks.core.trading import booking
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.orders import FINAL_STATES, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import Lease
 from tasks.halts import active_halt
 from tasks.retries import PATIENT

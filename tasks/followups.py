@@ -5,11 +5,10 @@ from decimal import Decimal
 
 from prefect import task
 
-from tasks.adapters.store_orders import FINAL_STATES
 from tasks.connections import log, store, venue
 from tasks.core.errors import OrderRejected
 from tasks.core.trading import followups
-from tasks.core.types.orders import Instrument, OrderIntent
+from tasks.core.types.orders import FINAL_STATES, Instrument, OrderIntent
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Lease
 from tasks.protect import submit

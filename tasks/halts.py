@@ -49,9 +49,9 @@ def switches(fresh: bool = False) -> dict[str, str]:
 def _file(path: Path) -> str | None:
     try:
         return " ".join(path.read_text(errors="replace").split())[:200] or "no reason given"
-    except FileNotFoundError:
-        return None
     except OSError as e:
+        if isinstance(e, FileNotFoundError) and not path.is_symlink():
+            return None
         return f"it is there and cannot be read: {e.strerror}"
 
 

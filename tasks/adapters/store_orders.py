@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 
 from sqlalchemy import func, or_, select, update
 
@@ -9,7 +10,8 @@ from tasks.adapters.store_leases import LeaseStore
 from tasks.adapters.store_models import Cycle, FillRow, Intent, OrderRow
 from tasks.adapters.store_types import columns_of, dto_of, row_of
 from tasks.core.errors import StoreError
-from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.orders import FINAL_STATES, Fill, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.reconcile import OwnIntent
 from tasks.core.types.record import Lease
 
 # From which states an intent may come into each: it never goes back.
@@ -19,7 +21,6 @@ INTENT_STATES = {
     "done": ("persisted", "sending", "sent", "done", "rejected"),
     "rejected": ("persisted", "sending", "sent", "rejected"),
 }
-FINAL_STATES = ("done", "rejected")
 SENDABLE = ("persisted", "sending", "sent")
 
 
@@ -118,16 +119,24 @@ class OrderStore(LeaseStore):
         with self._reading() as connection:
             return connection.scalar(select(Intent.persisted_at).where(Intent.client_order_id == client_order_id))
 
-    def own_intents(self, strategy: str, symbol: str) -> dict[str, tuple[datetime, str, OrderIntent]]:
-        """Return every intent of `symbol` ever persisted, by client order id, with when and for which cycle."""
+    def own_intents(self, strategy: str, symbol: str) -> list[OwnIntent]:
+        """Return every intent of `symbol` ever persisted, oldest first, with what is known of its order."""
         query = (
-            select(Intent.persisted_at, Intent.cycle_id, *columns_of(Intent, OrderIntent))
+            select(Intent.persisted_at, Intent.cycle_id, Intent.state, *columns_of(Intent, OrderIntent))
+            .add_columns(OrderRow.filled)
             .join(Cycle, Cycle.cycle_id == Intent.cycle_id)
+            .outerjoin(OrderRow, OrderRow.client_order_id == Intent.client_order_id)
             .where(Cycle.strategy == strategy, Intent.symbol == symbol)
+            .order_by(Intent.persisted_at, Intent.leg)
         )
         with self._reading() as connection:
-            rows = connection.execute(query).all()
-        return {row.client_order_id: (row.persisted_at, row.cycle_id, dto_of(OrderIntent, row)) for row in rows}
+            return [
+                OwnIntent(
+                    intent=dto_of(OrderIntent, row), cycle_id=row.cycle_id, state=row.state,
+                    persisted_at=row.persisted_at, filled=row.filled or Decimal(0),
+                )
+                for row in connection.execute(query)
+            ]  # fmt: skip
 
     def fills_of(self, cycle_id: str) -> list[Fill]:
         """Return the fills of a cycle's own orders, oldest first."""

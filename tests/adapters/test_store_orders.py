@@ -77,6 +77,18 @@ def test_open_intents_are_those_of_the_strategy_oldest_first(begun):
     ]
 
 
+def test_own_intents_are_all_of_a_strategy_and_symbol_oldest_first_with_what_they_filled(begun):
+    begun.save_intents("c2", [an_intent("b"), an_intent("other", symbol="ETH/USDT:USDT")], AT + minutes(5))
+    begun.save_intents("c1", [an_intent("a")], AT)
+    begun.save_intents("o1", [an_intent("theirs")], AT)
+    begun.save_order(an_order("a", filled=Decimal("0.004")), "c1")
+    begun.mark_intent("a", "done", AT)
+    first, second = begun.own_intents("default", BTC)
+    assert (first.intent, first.cycle_id, first.persisted_at) == (an_intent("a"), "c1", AT)
+    assert (first.state, first.filled, first.ended) == ("done", Decimal("0.004"), True)
+    assert (second.intent.client_order_id, second.state, second.filled) == ("b", "persisted", 0)
+
+
 def test_recent_entries_are_entries_only_with_what_became_of_their_orders(begun):
     entry, limit = an_intent("market"), an_intent("limit", type=OrderType.LIMIT, price=Decimal(1))
     stop, closing = an_intent("stop", type=OrderType.STOP), an_intent("close", reduce_only=True)

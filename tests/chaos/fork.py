@@ -218,16 +218,15 @@ async def _closing(story: Story) -> dict[str, Any] | None:
 
 def ledger() -> dict[str, Any]:
     """Return our side of the account, to be held against the venue's."""
-    kept, strategy, known = store(), settings().strategy, {}
-    for symbol in settings().symbols:
-        known |= kept.own_intents(strategy, symbol)
+    kept, strategy = store(), settings().strategy
+    known = [own for symbol in settings().symbols for own in kept.own_intents(strategy, symbol)]
     halt = kept.active_halt()
     if halt:
         kept.resume("chaos", datetime.now(UTC))  # it is told; the next bar shall trade again
     return {
         "positions": {p.symbol: [p.side, str(p.quantity), str(p.stop)] for p in kept.open_positions(strategy)},
-        "states": {name: kept.intent_state(name) for name in known},
-        "cycles": {name: cycle for name, (_, cycle, _) in known.items()},
+        "states": {own.intent.client_order_id: own.state for own in known},
+        "cycles": {own.intent.client_order_id: own.cycle_id for own in known},
         "fills": [fill.fill_id for symbol in settings().symbols for fill in kept.fills(symbol, LONG_AGO)],
         "unfinished": [record.cycle_id for record in kept.unfinished_cycles(strategy)],
         "halt": halt.reason if halt else "",

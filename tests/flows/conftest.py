@@ -4,8 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sandbox_cycles import START, SYMBOL
+from sandbox_positions import ETH
+from sandbox_server import running_sandbox
 
-from tasks import connections
+from tasks import adopt, connections, protect, sending
 from tasks.settings import settings
 
 
@@ -29,3 +32,30 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     settings.cache_clear()
     connections.close_stores()
+
+
+@pytest.fixture
+def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a sandbox with one symbol, its time stepped, which the settings name."""
+    with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
+        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
+        monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
+        settings.cache_clear()
+        yield url
+
+
+@pytest.fixture
+def two_symbols(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a sandbox like `exchange`, with two symbols."""
+    with running_sandbox(symbols=(SYMBOL, ETH), start=START, stepped=True, seed=3) as url:
+        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
+        monkeypatch.setenv("QUARTERDECK_SYMBOLS", f"{SYMBOL},{ETH}")
+        settings.cache_clear()
+        yield url
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a venue that does not answer again at once: its clock stands still meanwhile."""
+    for module in (sending, protect, adopt):
+        monkeypatch.setattr(module, "PAUSES", (0.01, 0.01))

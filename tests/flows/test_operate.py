@@ -33,6 +33,7 @@ from tasks.core.evaluation import alarms
 from tasks.core.evaluation.daily import day_of
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.limits import Budget
+from tasks.core.types.reconcile import Finding
 from tasks.core.types.record import CycleStatus, EquityPoint
 from tasks.settings import load, settings
 
@@ -164,13 +165,9 @@ def test_budget_without_caps_tells_nothing():
 
 
 def test_what_protect_found_is_told_by_kind_and_symbol():
-    found = alarms.of_protection([
-        f"naked position {SYMBOL}: stop 1 restored", f"stop 5 looser than ours {SYMBOL}: stop 6 restored",
-        f"foreign position {SYMBOL} long 1: left alone", f"mismatch {SYMBOL}: venue flat",
-    ])  # fmt: skip
-    assert [(alert.kind.value, alert.key) for alert in found] == [
-        ("exposed", SYMBOL), ("exposed", SYMBOL), ("foreign", SYMBOL), ("mismatch", SYMBOL),
-    ]  # fmt: skip
+    kinds = (AlertKind.EXPOSED, AlertKind.FOREIGN, AlertKind.MISMATCH)
+    found = alarms.of_protection([Finding(kind=kind, symbol=SYMBOL, text=f"any words: {kind}") for kind in kinds])
+    assert [(alert.kind, alert.key) for alert in found] == [(kind, SYMBOL) for kind in kinds]
 
 
 # --- sent

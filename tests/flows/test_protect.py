@@ -1,56 +1,24 @@
 """What protect does when something is wrong: one symbol's trouble is not the others', and nothing stays naked."""
 
 import contextlib
-import json
-from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal as D
-from pathlib import Path
 
 import pytest
-from sandbox_server import advance, fault, running_sandbox, state
-from test_trade import OPEN, START, SYMBOL, exchange, killed_after_the_intents_were_written, protect_once, recorded, run
+from sandbox_cycles import OPEN, START, SYMBOL, killed_after_the_intents_were_written, protect_once, recorded, run
+from sandbox_positions import ETH, both_opened, limit_entry, manual, opened
+from sandbox_server import advance, fault, state
 
 from flows.protect import protect
-from flows.trade import Request, run_cycles
-from tasks import account, book, followups, sending
+from tasks import account, book, followups, ledger, steps
 from tasks import protect as stage
+from tasks.adapters.venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
-from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.record import CycleStatus
 from tasks.settings import settings
 
-__all__ = ["exchange"]  # a fixture
-ETH = "ETH/USDT:USDT"
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "PAUSES", (0.01,))
-    monkeypatch.setattr(stage, "PAUSES", (0.01, 0.01))
-
-
-@pytest.fixture
-def two_symbols(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with running_sandbox(symbols=(SYMBOL, ETH), start=START, stepped=True, seed=3) as url:
-        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
-        monkeypatch.setenv("QUARTERDECK_SYMBOLS", f"{SYMBOL},{ETH}")
-        settings.cache_clear()
-        yield url
-
-
-async def manual(side: str, quantity: D, name: str = "manual-1") -> None:
-    order = OrderIntent(client_order_id=name, symbol=SYMBOL, side=side, type=OrderType.MARKET, quantity=quantity,
-                        reduce_only=side == "sell")  # fmt: skip
-    await venue().submit(order)
-
-
-async def opened(home: Path, **changes: object):
-    record = await run(recorded(home, (START, {**OPEN, **changes})))
-    assert record.status is CycleStatus.EXECUTED, record.error
-    return store().open_positions("default")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty")]
 
 
 async def test_one_symbols_ledger_mismatch_leaves_no_other_naked(home, two_symbols, monkeypatch):
@@ -105,9 +73,10 @@ async def test_a_lost_stop_comes_back_where_it_was_moved_to(home, exchange):
     [position] = await opened(home)
     tighter = position.stop + D(10)
     store().save_position(position.model_copy(update={"stop": tighter}))
-    await venue().set_protection(SYMBOL, D(0), None)
+    await venue().set_protection(SYMBOL, D(0), D(0))
     await protect_once()
-    assert D(str(state(exchange)["positions"][0]["stopLoss"])) == tighter
+    [at_venue] = state(exchange)["positions"]
+    assert (D(str(at_venue["stopLoss"])), D(str(at_venue["takeProfit"]))) == (tighter, position.target)
     assert store().open_positions("default")[0].stop == tighter
 
 
@@ -162,6 +131,22 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
     assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
 
 
+async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home, exchange, monkeypatch):
+    [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
+    price, booked = position.avg_price + 2 * position.risk_per_unit, position.quantity / 2
+    instrument = await venue().instrument(SYMBOL)
+
+    def book_it(step: str) -> None:
+        if step == "followup_sent":
+            store().save_position(position.model_copy(update={"quantity": booked}))
+
+    monkeypatch.setattr(steps, "hook", book_it)
+    await followups.carry_out_followups.fn(position, price, instrument)
+    await venue().close()
+    [after] = store().open_positions("default")
+    assert (after.quantity, len(after.followups_done)) == (booked, 1)
+
+
 async def test_what_a_followup_trims_is_booked_in_the_same_run(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
     monkeypatch.setattr(account, "last_close", lambda *_: position.avg_price + 2 * position.risk_per_unit)
@@ -206,11 +191,6 @@ async def test_an_entry_that_was_never_sent_ends_with_its_cycle(home, exchange, 
     assert store().unfinished_cycles("default") == []
 
 
-def limit_entry() -> OrderIntent:
-    return OrderIntent(client_order_id="qd" + "7" * 32 + "e0", symbol=SYMBOL, side="buy", type=OrderType.LIMIT,
-                       quantity=D("0.01"), price=D(10_000), stop=D(9_000))  # fmt: skip
-
-
 async def test_a_halt_cancels_working_entries(home, exchange):
     record = await run(recorded(home, (START, {**OPEN, "entry": {"type": "limit", "offset_bps": 2}})))
     assert [order.status for order in record.orders] == ["open"]
@@ -240,6 +220,55 @@ async def test_a_position_that_closes_between_booking_and_comparing_halts_nothin
     assert store().open_positions("default") == []
 
 
+async def test_a_stop_that_is_lost_while_a_difference_is_looked_at_again_waits_for_no_further_look(
+    home, exchange, monkeypatch
+):
+    await opened(home)
+    real, stops = stage.venue_positions.fn, []
+
+    async def racing():
+        at_venue = state(exchange)["positions"][0]
+        stops.append(at_venue["stopLoss"])
+        if len(stops) == 2:  # the comparison's first
+            await manual("buy", D("0.001"))
+            await venue().set_protection(SYMBOL, D(0), None)
+        return await real()
+
+    monkeypatch.setattr(stage.venue_positions, "fn", racing)
+    await protect_once()
+    assert len(stops) == 4
+    assert all(stops)
+
+
+@pytest.mark.parametrize("missing", [{2}, {2, 3}], ids=["in one look", "in two within a second"])
+async def test_a_position_that_is_missing_for_a_moment_is_not_closed(home, exchange, monkeypatch, missing):
+    await opened(home)
+    real, looks = stage.venue_positions.fn, []
+
+    async def blinking():
+        looks.append(1)
+        return [] if len(looks) in missing else await real()
+
+    monkeypatch.setattr(stage.venue_positions, "fn", blinking)
+    assert (await protect_once())["wrong"] == []
+    assert len(looks) == 2 + len(missing)
+    assert store().active_halt() is None
+    assert len(store().open_positions("default")) == 1
+
+
+async def test_an_entry_stays_open_while_the_venue_tells_its_order_and_not_its_fills(home, exchange, monkeypatch):
+    async def none_yet(*_: object) -> list[object]:
+        return []
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CcxtVenue, "fills", none_yet)
+        await run(recorded(home, (START, OPEN)))
+        await protect_once()
+    [(_, _, now)] = store().open_intents("default")
+    assert now == "sent"
+    assert store().active_halt() is None
+
+
 async def test_a_difference_that_stays_halts(home, exchange):
     await opened(home)
     await manual("buy", D("0.001"))
@@ -262,7 +291,7 @@ async def test_a_symbol_that_left_the_settings_is_still_booked(home, two_symbols
     await manual("sell", position.quantity)
     monkeypatch.setenv("QUARTERDECK_SYMBOLS", ETH)
     settings.cache_clear()
-    assert stage.symbols_of_ours() == (ETH, SYMBOL)
+    assert ledger.symbols_of_ours() == (ETH, SYMBOL)
     await protect_once()
     assert store().open_positions("default") == []
     assert store().active_halt() is None
@@ -275,7 +304,7 @@ async def test_the_last_close_of_a_symbol_is_found_behind_many_of_others(home, e
     for number in range(60):
         other = {"position_id": f"p{number}", "symbol": ETH, "closed_at": START + timedelta(minutes=number)}
         store().save_position(closed.model_copy(update=other))
-    assert book.last_closed(SYMBOL) == START
+    assert ledger.view(SYMBOL).closed[0].closed_at == START
 
 
 async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home, exchange, prefect_server, monkeypatch):
@@ -294,18 +323,6 @@ async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home,
     assert "no cycles today" in done.message
     assert state(exchange)["positions"][0]["stopLoss"]
     assert len(store().equity_since("default", START - timedelta(days=1))) == points + 1
-
-
-async def both_opened(home: Path) -> None:
-    lines = [
-        {"as_of": START.isoformat(), "symbol": s, "reply": json.dumps({**OPEN, "symbol": s})} for s in (SYMBOL, ETH)
-    ]
-    (home / "replies.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    decider = f"recorded:{home / 'replies.jsonl'}"
-    try:
-        await run_cycles(Request(symbols=(SYMBOL, ETH), decider=decider, reason="a test asks"))
-    finally:
-        await venue().close()
 
 
 async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_nothing(home, exchange):

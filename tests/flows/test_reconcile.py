@@ -6,30 +6,32 @@ from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal as D
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
+from sandbox_positions import limit_entry, manual, opened
 from sandbox_server import admin, advance, fault, state
-from test_protect import limit_entry, manual, opened
-from test_trade import OPEN, START, SYMBOL, exchange, protect_once, recorded, run
 
 from flows.cli import cli
-from tasks import adopt, connections, halts, sending, steps
+from tasks import connections, halts, steps
 from tasks import protect as stage
+from tasks.adapters.venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
 from tasks.core.trading import orders, postings
+from tasks.core.types.decision import Add, Entry, OpenLong
 from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.verdict import Verdict
 from tasks.settings import settings
 
-__all__ = ["exchange"]  # a fixture
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty")]
+ANOTHERS = orders.client_order_id(orders.cycle_id("another", SYMBOL, START), "e0")
 
 
 @pytest.fixture(autouse=True)
-def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sending, "PAUSES", (0.01,))
-    monkeypatch.setattr(stage, "PAUSES", (0.01, 0.01))
+def _no_variable_known() -> None:
     halts._asked.clear()
 
 
@@ -86,21 +88,32 @@ async def test_a_difference_of_untold_fills_halts_only_where_the_venue_holds_mor
     assert halts or str(ours.quantity) == state(exchange)["positions"][0]["size"]
 
 
-async def test_an_order_list_that_is_not_answered_at_once_is_asked_for_again(home, exchange, monkeypatch):
-    monkeypatch.setattr(adopt, "PAUSES", (0.01, 0.01))
+async def test_an_order_list_that_is_not_answered_at_once_is_asked_for_again(home, exchange):
     await opened(home)
     fault(exchange, "http_500", "/v5/order/realtime", times=2)
     assert (await protect_once())["wrong"] == []
 
 
-async def test_orders_and_positions_of_others_are_reported_and_left(home, exchange):
+@pytest.mark.parametrize("name", ["theirs-1", ANOTHERS])
+async def test_orders_and_positions_of_others_are_reported_and_left(home, exchange, name):
     await manual("buy", D("0.01"))
-    await venue().submit(limit_entry().model_copy(update={"client_order_id": "theirs-1"}))
+    await venue().submit(limit_entry().model_copy(update={"client_order_id": name}))
     result = await protect_once()
     assert any(line.startswith(f"foreign order {SYMBOL} buy 0.01") for line in result["wrong"])
     assert any(line.startswith(f"foreign position {SYMBOL}") for line in result["wrong"])
     assert len(state(exchange)["positions"]) == 1
-    assert [order.client_order_id for order in await venue().open_orders(SYMBOL)] == ["theirs-1"]
+    assert [order.client_order_id for order in await venue().open_orders(SYMBOL)] == [name]
+    assert store().intent(name) is None
+    await venue().close()
+
+
+async def test_an_order_of_another_strategy_in_the_same_ledger_is_not_foreign(home, exchange):
+    entry = limit_entry().model_copy(update={"client_order_id": ANOTHERS})
+    store().begin_cycle(CycleRecord(cycle_id="c", strategy="another", symbol=SYMBOL, as_of=START), START)
+    store().save_intents("c", (entry,), START)
+    await venue().submit(entry)
+    assert (await protect_once())["wrong"] == []
+    assert [order.client_order_id for order in await venue().open_orders(SYMBOL)] == [ANOTHERS]
     await venue().close()
 
 
@@ -138,6 +151,24 @@ async def test_the_rest_of_an_entry_goes_with_its_position(home, exchange):
     await venue().close()
 
 
+@pytest.mark.parametrize(("action", "left"), [("ADD", []), ("OPEN_LONG", ["sent"])])
+async def test_an_add_that_filled_nothing_goes_with_its_position_and_a_first_entry_waits(home, exchange, action, left):
+    entry = Entry(type="limit", offset_bps=D(2))
+    kind = {"ADD": Add, "OPEN_LONG": OpenLong}[action]
+    decision = kind(symbol=SYMBOL, size_pct=D(10), entry=entry, stop_atr=D(1), tp_atr=D(2), confidence=D(1))
+    verdict, cycle_id = Verdict(allowed=True, decision=decision), orders.cycle_id("default", SYMBOL, START)
+    begun = CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START, verdict=verdict)
+    store().begin_cycle(begun, START)
+    store().save_cycle(begun, START)
+    store().save_intents(cycle_id, (limit_entry(),), START)
+    await venue().submit(limit_entry())
+    store().mark_intent(limit_entry().client_order_id, "sent", START)
+    await protect_once()
+    assert [now for _, _, now in store().open_intents("default")] == left
+    assert len(await venue().open_orders(SYMBOL)) == len(left)
+    await venue().close()
+
+
 async def test_an_entry_that_fills_while_it_is_cancelled_is_booked_whole(home, exchange, monkeypatch):
     bid = (await venue().fetch_book(SYMBOL)).bids[0][0]
     cycle_id = orders.cycle_id("default", SYMBOL, START)
@@ -151,6 +182,25 @@ async def test_an_entry_that_fills_while_it_is_cancelled_is_booked_whole(home, e
     assert store().intent_state(entry.client_order_id) == "done"
     assert sum(fill.quantity for fill in store().fills_of(cycle_id)) == entry.quantity
     assert store().active_halt() is None
+
+
+async def test_an_order_that_stays_open_is_cancelled_once_in_a_run(home, exchange, monkeypatch):
+    cycle_id, cancelled = orders.cycle_id("default", SYMBOL, START), []
+    store().begin_cycle(CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START), START)
+    entry = limit_entry().model_copy(update={"expires_at": START})
+    store().save_intents(cycle_id, (entry,), START)
+    await venue().submit(entry)
+
+    async def not_noticed(_: object, *order: str) -> None:
+        cancelled.append(order)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CcxtVenue, "cancel", not_noticed)
+        await protect_once()
+    assert cancelled == [(SYMBOL, entry.client_order_id)]
+    assert len(store().open_intents("default")) == 1
+    await protect_once()
+    assert store().open_intents("default") == []
 
 
 async def test_a_file_halts_until_it_is_gone_and_someone_resumes(home, exchange):
@@ -176,6 +226,13 @@ async def test_a_file_that_is_gone_resumes_nothing_by_itself(home, exchange):
     [lifted] = json.loads(CliRunner().invoke(cli, ["resume", "--json"]).stdout)["resumed"]
     assert lifted["reason"] == "no reason given"
     assert halts.active_halt() is None
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.symlink_to("nowhere")], ids=["folder", "dead link"])
+async def test_a_halt_that_cannot_be_read_halts(home, exchange, make):
+    make(home / "HALT")
+    assert halts.active_halt().reason.startswith("it is there and cannot be read")
+    assert (await run(recorded(home, (START, OPEN)))).status is CycleStatus.DENIED
 
 
 @pytest.fixture
@@ -257,9 +314,11 @@ async def test_a_resting_entry_is_not_sent_where_its_fill_would_be_naked(home, e
 async def test_protect_takes_the_target_that_the_venue_does_not(home, exchange):
     [position] = await opened(home)
     venue().attaches_protection = False
-    assert not await stage.take_target.fn(position)
-    bid = (await venue().fetch_book(SYMBOL)).bids[0][0]
-    assert await stage.take_target.fn(position.model_copy(update={"target": bid}))
+    assert not await stage.take_exit.fn(position)
+    book = await venue().fetch_book(SYMBOL)
+    bid, ask = book.bids[0][0], book.asks[0][0]
+    assert not await stage.take_exit.fn(position.model_copy(update={"target": ask}))
+    assert await stage.take_exit.fn(position.model_copy(update={"target": bid}))
     await venue().close()
     assert state(exchange)["positions"] == []
 

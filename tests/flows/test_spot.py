@@ -6,11 +6,13 @@ from decimal import Decimal as D
 from pathlib import Path
 
 import pytest
+from sandbox_cycles import OPEN, START
 from sandbox_server import running_sandbox, state
 from store_samples import a_cycle, a_position
-from test_trade import OPEN, START
 from venue_stub import NOW_MS, ORDER, Asked, Stub, ok, stub_venue
 
+from flows import protect
+from flows.clock import plainly
 from flows.trade import Request, run_cycles
 from tasks import book
 from tasks import protect as stage
@@ -18,6 +20,7 @@ from tasks.adapters import venue as venue_module
 from tasks.connections import store, venue
 from tasks.core.errors import VenueUnavailable
 from tasks.core.types.orders import VenuePosition
+from tasks.core.types.reconcile import LookAgain
 from tasks.settings import settings
 
 SPOT, CREATE = "BTC/USDT", "/v5/order/create"
@@ -37,15 +40,17 @@ def stub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
         yield running
 
 
-def at_venue(quantity: D) -> list[VenuePosition]:
-    return [VenuePosition(symbol=SPOT, side="long", quantity=quantity, avg_price=D(65000))]
+@pytest.mark.parametrize(("more", "asked_again"), [("0.0000109", []), ("0.000011", [SPOT])])
+async def test_dust_is_no_difference_between_venue_and_ledger_and_what_can_be_sold_is(
+    stub, monkeypatch, more, asked_again
+):
+    async def at_venue() -> list[VenuePosition]:
+        return [VenuePosition(symbol=SPOT, side="long", quantity=HELD + D(more), avg_price=D(65000), stop=D(64000))]
 
-
-async def test_dust_is_no_difference_between_venue_and_ledger_and_what_can_be_sold_is(stub):
-    assert await stage.mismatches(at_venue(HELD + D("0.0000109"))) == ({}, {})
-    differing, _ = await stage.mismatches(at_venue(HELD + D("0.000011")))
-    assert list(differing) == [SPOT]
+    monkeypatch.setattr(stage.venue_positions, "fn", at_venue)
+    _, actions = await protect._look(plainly, None, frozenset({SPOT}))
     await venue().close()
+    assert [action.about for action in actions if isinstance(action, LookAgain)] == asked_again
 
 
 async def test_a_position_with_dust_is_flattened_in_whole_steps(stub):

@@ -7,12 +7,10 @@ from decimal import Decimal
 from tasks.core.decision.budget import Spent
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.limits import Budget
+from tasks.core.types.reconcile import Finding
 from tasks.core.types.record import Halt
 
 NEARLY = Decimal("0.8")
-_KINDS = {
-    "mismatch": AlertKind.MISMATCH, "foreign": AlertKind.FOREIGN, "naked": AlertKind.EXPOSED, "stop": AlertKind.EXPOSED,
-}  # fmt: skip
 
 
 def of_halts(halts: Sequence[Halt]) -> list[Alert]:
@@ -53,11 +51,6 @@ def of_missed(closes: Sequence[datetime]) -> list[Alert]:
     return [Alert(kind=AlertKind.MISSED, key=last.isoformat(), text=text)]
 
 
-def of_protection(lines: Sequence[str]) -> list[Alert]:
+def of_protection(findings: Sequence[Finding]) -> list[Alert]:
     """Tell what `protect` found wrong, once for each kind and symbol."""
-    found = []
-    for line in lines:
-        first, *rest = line.split()
-        symbol = next((word.strip(":") for word in rest if "/" in word), "")
-        found.append(Alert(kind=_KINDS.get(first, AlertKind.MISMATCH), key=symbol, text=line))
-    return found
+    return [Alert(kind=found.kind, key=found.symbol, text=found.text) for found in findings]

@@ -1,6 +1,7 @@
 """Fills -> positions, as a projection: the same fills always give the same positions, however often it is run."""
 
 from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
 
@@ -9,7 +10,25 @@ from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import Position
 
 ATTACHED = ("stop", "target", "liquidation", "funding")  # what the venue does to our position by itself
+OVERLAP = timedelta(minutes=10)  # fills are asked for again this far back: a late one is not missed
 Entries = Mapping[str, tuple[str, OrderIntent]]
+
+
+def flat_at(open_now: Collection[Position], past: Sequence[Position], first_intent: datetime) -> datetime:
+    """Return the moment our position in a symbol was last flat; past: what is closed, newest first.
+
+    A position that began at the very instant its predecessor ended (a liquidation, then an order under way) shares
+    that instant's fills with it: both are gone through once more.
+    """
+    if not open_now:
+        last = past[0].closed_at if past else None
+        return first_intent - OVERLAP if last is None else last + timedelta(milliseconds=1)
+    start = min(p.opened_at for p in open_now)
+    for position in past:
+        if position.closed_at != start:
+            break
+        start = position.opened_at
+    return start
 
 
 def project(

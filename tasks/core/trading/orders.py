@@ -27,6 +27,7 @@ from tasks.core.types.verdict import Verdict
 
 NAMESPACE = UUID("6f1f9e0c-6c1e-5c0e-9b7a-2d1f4a7c9e55")  # fixed for ever: every id ever sent derives from it
 PREFIX = "qd"
+PROTECT_LEG = "p0"
 _LEG = re.compile(r"[a-z0-9]{2}")
 _OURS = re.compile(rf"{PREFIX}([0-9a-f]{{32}})[a-z0-9]{{2}}")
 
@@ -47,7 +48,7 @@ def client_order_id(cycle_id: str, leg: str) -> str:
 
 def protect_order_id(position_id: str, kind: str, sequence: int) -> str:
     """Return the client order id of an order `protect` sends for a position; persist `sequence` before sending."""
-    return client_order_id(str(uuid5(NAMESPACE, f"{position_id}|{kind}|{sequence}")), "p0")
+    return client_order_id(str(uuid5(NAMESPACE, f"{position_id}|{kind}|{sequence}")), PROTECT_LEG)
 
 
 def is_ours(client_order_id: str) -> bool:

@@ -11,6 +11,7 @@ from tasks.core.types.base import Dto, Exact, Utc
 Side = Literal["buy", "sell"]
 PositionSide = Literal["long", "short"]
 Kind = Literal["linear", "spot"]
+FINAL_STATES = ("done", "rejected")  # of an intent: nothing more comes of it
 
 
 class Instrument(Dto):

@@ -1,0 +1,353 @@
+"""Venue against ledger: what to set, book, adopt, cancel, end, close, halt or tell, as typed actions.
+
+A view holds what was asked for it, and what it does not hold is not decided on. One odd look is never a fact: it asks
+to be looked at again, and is a fact once the look before this one found the same, `patience` ago or more. Only a
+missing or looser stop is acted on in the look that misses it. What is not ours is told and left alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+from tasks.core.trading import booking, orders, sizing
+from tasks.core.types.alert import AlertKind
+from tasks.core.types.bars import floor_time
+from tasks.core.types.limits import Limits
+from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, VenuePosition
+from tasks.core.types.portfolio import Position
+from tasks.core.types.reconcile import (
+    Action,
+    Adopt,
+    BookFills,
+    CancelOrder,
+    EndCycle,
+    EndIntent,
+    Finding,
+    Flatten,
+    HaltEntries,
+    KeepOrder,
+    LedgerView,
+    LookAgain,
+    OwnIntent,
+    SetStop,
+    Tell,
+    ToldFills,
+    VenueView,
+)
+from tasks.core.types.record import CycleRecord, CycleStatus
+
+AT_ONCE = timedelta(0)  # two looks in a row, however close
+GRACE = timedelta(minutes=5)  # after the last moment a decision may be sent at
+BAR = timedelta(minutes=5)
+SENT = (OrderType.MARKET.value, OrderType.LIMIT.value)
+FEE_SHARE = Decimal("0.98")  # a fee that is taken in the coin makes fills less than their order, by at most 2 %
+ADOPTED = "adopted: the venue has its order, the ledger knew nothing of it"
+
+
+def reconcile(
+    ledger: LedgerView, look: VenueView, earlier: VenueView | None, now: datetime, patience: timedelta = AT_ONCE
+) -> tuple[Action, ...]:
+    """Return what is to be done, in its order; nothing where venue and ledger agree.
+
+    earlier: the look before this one, as `noted`; now: the venue's clock, by which orders and cycles are too late.
+    """
+    asked = _Asked(look, earlier, patience)
+    return (
+        *_stops(ledger, look),
+        *_orders(ledger, look, asked, now),
+        *_unknown(ledger, look),
+        *(book for symbol, told in look.fills.items() for book in _booked(ledger, symbol, told)),
+        *_compared(ledger, look, asked),
+        *_exits(ledger, look),
+        *_abandoned(ledger, now),
+    )
+
+
+def noted(look: VenueView, actions: Sequence[Action]) -> VenueView:
+    """Return a look with what was odd in it, for the next one to be told as the look before."""
+    odd = {action.about: action.since for action in actions if isinstance(action, LookAgain)}
+    return look.model_copy(update={"odd": odd})
+
+
+class _Asked:
+    """What was odd before, and whether it has been so for long enough."""
+
+    def __init__(self, look: VenueView, earlier: VenueView | None, patience: timedelta) -> None:
+        self.at, self.odd, self.patience = look.observed_at, earlier.odd if earlier else {}, patience
+
+    def again(self, symbol: str, about: str) -> LookAgain | None:
+        """Return that it must be looked at again; None: it is a fact."""
+        since = self.odd.get(about)
+        if since is not None and self.at - since >= self.patience:
+            return None
+        return LookAgain(symbol=symbol, about=about, since=since or self.at)
+
+
+# --- no position without its stop
+
+
+def _stops(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
+    """Set what is missing or looser than ours; where the venue will not have it, our position goes."""
+    for held in look.positions or ():
+        ours = ledger.position(held.symbol, held.side)
+        looser = _looser(held, ours) and look.booked is not None  # until then an ADD may have brought its own
+        if held.stop is not None and not looser:
+            continue
+        kept = ours or _unbooked_entry(ledger, held)
+        what = f"stop {held.stop} looser than ours" if looser else "naked position"
+        if kept is not None and kept.stop is not None and held.symbol not in look.refused:
+            yield SetStop(
+                symbol=held.symbol, stop=kept.stop, target=kept.target, position=ours,
+                text=f"{what} {held.symbol}: stop {kept.stop} restored",
+            )  # fmt: skip
+        elif ours is not None:
+            yield Flatten(
+                symbol=held.symbol, position=ours, quantity=min(held.quantity, ours.quantity),
+                text=f"{what} {held.symbol}: flattened, no stop could be placed",
+            )  # fmt: skip
+
+
+def _looser(held: VenuePosition, ours: Position | None) -> bool:
+    if ours is None or ours.stop is None or held.stop is None:
+        return False
+    return sizing.direction(held.side) * (held.stop - ours.stop) < 0
+
+
+def _unbooked_entry(ledger: LedgerView, held: VenuePosition) -> OrderIntent | None:
+    """Return our newest entry, if a position the ledger does not have yet is no more than our entries can have made."""
+    last = max((p.closed_at for p in ledger.closed if p.symbol == held.symbol and p.closed_at), default=None)
+    side = "buy" if held.side == "long" else "sell"
+    entries = [
+        own
+        for own in ledger.intents
+        if (own.intent.symbol, own.intent.side, own.intent.reduce_only) == (held.symbol, side, False)
+        and own.intent.stop is not None
+        and (last is None or own.persisted_at > last)
+        and (own.filled > 0 or not own.ended)
+    ]
+    if sum((own.intent.quantity for own in entries), Decimal(0)) < held.quantity:
+        return None
+    return max(entries, key=lambda own: own.persisted_at).intent
+
+
+def _finding(kind: AlertKind, symbol: str, text: str) -> Finding:
+    return Finding(kind=kind, symbol=symbol, text=text)
+
+
+# --- orders on their way or resting
+
+
+def too_late(limits: Limits) -> timedelta:
+    """Return how long after its close nothing of a decision can still be sent."""
+    return timedelta(seconds=limits.max_lateness_s) + GRACE
+
+
+def is_booked(order: Order, booked: Decimal) -> bool:
+    """Say whether the ledger has all fills of an order: the venue may tell them later than the order itself."""
+    return booked >= order.filled * FEE_SHARE
+
+
+def _orders(ledger: LedgerView, look: VenueView, asked: _Asked, now: datetime) -> Iterator[Action]:
+    """Keep, cancel or end what was begun; fills come first: until they are booked their risk counts as pending."""
+    for own in ledger.intents:
+        name, symbol = own.intent.client_order_id, own.intent.symbol
+        if own.ended or name not in look.orders:
+            continue
+        order, is_told = look.orders[name], symbol in (look.booked or ())
+        if order is None:
+            yield from _not_found(own, ledger, asked, now)
+            continue
+        yield KeepOrder(order=order, cycle_id=own.cycle_id)
+        if order.status is OrderStatus.OPEN:
+            yield from _working(own, order, ledger, look, now)
+        elif order.filled > 0 and not is_told:
+            yield _fills_of(own, look)
+        elif is_booked(order, own.booked) or now - order.updated_at > too_late(ledger.limits):
+            yield EndIntent(client_order_id=name, state="done")
+
+
+def _fills_of(own: OwnIntent, look: VenueView) -> LookAgain:
+    about = f"fills of {own.intent.client_order_id}"  # no word on the order itself
+    return LookAgain(symbol=own.intent.symbol, about=about, since=look.observed_at)
+
+
+def _not_found(own: OwnIntent, ledger: LedgerView, asked: _Asked, now: datetime) -> Iterator[Action]:
+    """End an intent the venue knows nothing of, once it is too old to be sent; protect's own wait for their position.
+
+    A retry of the flow may still send it: its position is what it reduces.
+    """
+    intent = own.intent
+    if intent.client_order_id.endswith(orders.PROTECT_LEG):
+        waits = ledger.position(intent.symbol) is not None
+    else:
+        waits = now - own.persisted_at <= too_late(ledger.limits)
+    if waits:
+        return
+    state: Literal["done", "rejected"] = "rejected" if own.state == "persisted" else "done"
+    why = f"{own.state} at {own.persisted_at}: the venue has no such order"
+    yield asked.again(intent.symbol, intent.client_order_id) or EndIntent(
+        client_order_id=intent.client_order_id, state=state, reason=why
+    )
+
+
+def _working(own: OwnIntent, order: Order, ledger: LedgerView, look: VenueView, now: datetime) -> Iterator[Action]:
+    """Cancel an entry past its time, under a halt, or whose position is gone that its rest would have added to."""
+    intent = own.intent
+    cancel = CancelOrder(symbol=intent.symbol, client_order_id=intent.client_order_id)
+    if intent.expires_at is not None and intent.expires_at <= now:
+        yield cancel
+    elif intent.reduce_only:
+        return
+    elif ledger.halts:
+        yield cancel
+    elif own.adds or order.filled > 0:
+        if intent.symbol not in (look.booked or ()):
+            yield _fills_of(own, look)
+        elif is_booked(order, own.booked) and ledger.position(intent.symbol) is None:
+            yield cancel
+
+
+# --- orders the ledger does not know, as after it was restored from an older backup
+
+
+def _unknown(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
+    """Take over what is proven ours, oldest first: an exit belongs to the entry before it. The rest is told."""
+    found = [order for order in look.orders.values() if order is not None]
+    found += [order for resting in look.resting.values() for order in resting]
+    known = [(own.persisted_at, own.intent.symbol, own.cycle_id) for own in ledger.intents]
+    for order in sorted(found, key=lambda order: order.created_at):
+        name = order.client_order_id
+        if order.type not in SENT or name in ledger.known or ledger.intent(name):
+            continue
+        adopted = _adopt(order, known, ledger) if orders.is_ours(name) else None
+        if adopted is not None:
+            known.append((order.created_at, order.symbol, adopted.cycle_id))
+            yield adopted
+        else:
+            what = f"{order.symbol} {order.side} {order.quantity} {name or order.venue_order_id}"
+            yield Tell(finding=_finding(AlertKind.FOREIGN, order.symbol, f"foreign order {what}: left alone"))
+
+
+def _adopt(order: Order, known: Sequence[tuple[datetime, str, str]], ledger: LedgerView) -> Adopt | None:
+    cycle = _cycle_of(order, ledger)
+    before = [(at, cycle_id) for at, symbol, cycle_id in known if symbol == order.symbol and at <= order.created_at]
+    if cycle is None and not (order.reduce_only and before):
+        return None
+    cycle_id = cycle.cycle_id if cycle else max(before, key=lambda entry: entry[0])[1]
+    limit = order.type == OrderType.LIMIT.value
+    ends_at = order.created_at + timedelta(minutes=ledger.limits.limit_entry_minutes)
+    intent = OrderIntent(
+        client_order_id=order.client_order_id, symbol=order.symbol, side=order.side, type=OrderType(order.type),
+        quantity=order.quantity, price=order.price if limit else None, stop=order.stop, target=order.target,
+        reduce_only=order.reduce_only, expires_at=ends_at if limit else None,
+    )  # fmt: skip
+    return Adopt(
+        order=order, intent=intent, cycle_id=cycle_id, cycle=cycle,
+        state="sent" if order.status is OrderStatus.OPEN else "done",
+    )  # fmt: skip
+
+
+def _cycle_of(order: Order, ledger: LedgerView) -> CycleRecord | None:
+    """Return the cycle that an order's id proves: it derives from strategy, symbol and a close shortly before."""
+    named, close = orders.cycle_of(order.client_order_id), floor_time(order.created_at, "5m")
+    for number in range(ledger.limits.max_lateness_s // 300 + 2):
+        as_of = close - number * BAR
+        if orders.cycle_id(ledger.strategy, order.symbol, as_of) == named:
+            return CycleRecord(
+                cycle_id=named, strategy=ledger.strategy, symbol=order.symbol, as_of=as_of,
+                status=CycleStatus.FAILED, error=ADOPTED,
+            )  # fmt: skip
+    return None
+
+
+# --- fills
+
+
+def _booked(ledger: LedgerView, symbol: str, told: ToldFills) -> Iterator[BookFills]:
+    """Project the fills; a position that began since is gone through once more and, closed, stays as it is."""
+    ours = {own.intent.client_order_id: (own.cycle_id, own.intent) for own in ledger.intents}
+    if not ours:
+        return
+    before = {p.position_id: p for p in ledger.open if p.symbol == symbol}
+    past = [p for p in ledger.closed if p.symbol == symbol]
+    again = {p.position_id for p in past if p.opened_at >= told.since}
+    ended = {p.position_id for p in past} - again
+    least = ledger.dust.get(symbol, Decimal(0))
+    positions, foreign = booking.project(told.fills, ours, before, ledger.strategy, ended, least)
+    changed = [p for p in positions if before.get(p.position_id) != p and p.position_id not in again]
+    left = [fill for fill in foreign if fill.fill_id in told.new]
+    ids = {fill.fill_id for fill in foreign}
+    manual = [f for f in told.fills if f.fill_id in told.new and f.fill_id not in ids and booking.is_manual(f, ours)]
+    if changed or left or manual:
+        yield BookFills(symbol=symbol, positions=tuple(changed), foreign=tuple(left), manual=tuple(manual))
+
+
+# --- positions that differ
+
+
+def _compared(ledger: LedgerView, look: VenueView, asked: _Asked) -> Iterator[Action]:
+    """Tell and halt on what stays different.
+
+    The two sides are read at different instants while orders fill. Where the venue tells no fills and holds no more
+    than the ledger has, a trade of ours was just not told yet: the next look's.
+    """
+    if look.positions is None or look.booked is None:
+        return
+    for finding, more in _differences(ledger, look.positions):
+        symbol = finding.symbol
+        if again := asked.again(symbol, symbol):
+            yield again
+            continue
+        yield Tell(finding=finding)
+        if finding.kind is AlertKind.MISMATCH and (more or symbol in look.booked):
+            yield HaltEntries(reason=f"ledger mismatch: {finding.text}")
+
+
+def _differences(ledger: LedgerView, positions: Sequence[VenuePosition]) -> Iterator[tuple[Finding, bool]]:
+    """Yield what differs by more than can be sold, and whether the venue holds risk that nobody counts."""
+    for held in positions:
+        ours, at_venue = ledger.position(held.symbol), f"{held.symbol} {held.side} {held.quantity}"
+        if ours is None:
+            yield _finding(AlertKind.FOREIGN, held.symbol, f"foreign position {at_venue}: left alone"), True
+        elif held.side != ours.side or _apart(held.quantity, ours.quantity, ledger.dust.get(held.symbol)):
+            text = f"mismatch {held.symbol}: venue {held.side} {held.quantity}, ledger {ours.side} {ours.quantity}"
+            more = held.side != ours.side or held.quantity > ours.quantity
+            yield _finding(AlertKind.MISMATCH, held.symbol, text), more
+    for p in ledger.open:
+        if p.symbol not in {held.symbol for held in positions}:
+            text = f"mismatch {p.symbol}: ledger {p.side} {p.quantity}, venue flat"
+            yield _finding(AlertKind.MISMATCH, p.symbol, text), False
+
+
+def _apart(at_venue: Decimal, in_ledger: Decimal, dust: Decimal | None) -> bool:
+    return at_venue != in_ledger and abs(at_venue - in_ledger) >= (dust or 0)
+
+
+# --- what must be closed, and what nobody ends
+
+
+def _exits(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
+    """Close everything under a halt that asks for it, else what has reached a target that only we can take."""
+    if look.prices is None:
+        return
+    halted = any(halt.flatten for halt in ledger.halts)
+    for p in ledger.open:
+        bid, ask = look.prices.get(p.symbol, (None, None))
+        out = bid if p.side == "long" else ask
+        if halted:
+            yield Flatten(symbol=p.symbol, position=p, quantity=p.quantity, text=f"{p.symbol} closed: halted")
+        elif ledger.attaches_protection or p.target is None or out is None:
+            continue
+        elif sizing.direction(p.side) * (out - p.target) >= 0:
+            text = f"{p.symbol} closed: target {p.target}"
+            yield Flatten(symbol=p.symbol, position=p, quantity=p.quantity, why="target", text=text)
+
+
+def _abandoned(ledger: LedgerView, now: datetime) -> Iterator[EndCycle]:
+    """End cycles whose process died and that no run can take up any more."""
+    for record in ledger.unfinished:
+        late = now - record.as_of
+        if late > too_late(ledger.limits):
+            error = f"abandoned: its process ended before it did; found unfinished {late.total_seconds():.0f} s"
+            yield EndCycle(record=record, error=f"{error} after its close")

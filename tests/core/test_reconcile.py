@@ -1,0 +1,543 @@
+"""Every action `reconcile` asks for, what it waits for, and what it never touches."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal as D
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks.core.trading import ledger, orders
+from tasks.core.trading.reconcile import noted, reconcile
+from tasks.core.types.alert import AlertKind
+from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType, VenuePosition
+from tasks.core.types.portfolio import Position
+from tasks.core.types.reconcile import (
+    Adopt,
+    BookFills,
+    CancelOrder,
+    EndCycle,
+    EndIntent,
+    Flatten,
+    HaltEntries,
+    KeepOrder,
+    LedgerView,
+    LookAgain,
+    OwnIntent,
+    SetStop,
+    Tell,
+    ToldFills,
+    VenueView,
+)
+from tasks.core.types.record import CycleRecord, Halt
+
+NOW = datetime(2026, 1, 2, 12, 2, tzinfo=UTC)
+CLOSE = NOW - timedelta(minutes=2)
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+LATE = timedelta(seconds=390) + 5 * MINUTE
+BTC, ETH, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USDT"
+CYCLE = orders.cycle_id("default", BTC, CLOSE)
+ENTRY = orders.client_order_id(CYCLE, "e0")
+THEIRS = orders.client_order_id(orders.cycle_id("another", BTC, CLOSE), "e0")
+ALL = frozenset({BTC, ETH, SPOT})
+
+
+def position(symbol=BTC, side="long", quantity="1", stop="90", target="130", **fields):
+    return Position(
+        position_id=f"p-{symbol}", strategy="default", cycle_id=CYCLE, symbol=symbol, side=side, quantity=D(quantity),
+        entry_quantity=D(quantity), avg_price=D(100), stop=stop and D(stop), target=target and D(target),
+        opened_at=CLOSE, **fields,
+    )  # fmt: skip
+
+
+def held(symbol=BTC, side="long", quantity="1", stop="90", target="130"):
+    return VenuePosition(
+        symbol=symbol, side=side, quantity=D(quantity), avg_price=D(100), stop=stop and D(stop),
+        target=target and D(target),
+    )  # fmt: skip
+
+
+def own(name=ENTRY, state="sent", at=CLOSE, quantity="1", **fields):
+    told = {key: fields.pop(key) for key in ("filled", "booked", "adds") if key in fields}
+    wanted = {"symbol": BTC, "side": "buy", "type": OrderType.LIMIT, "quantity": D(quantity), "price": D(100),
+              "stop": D(90), "target": D(130)}  # fmt: skip
+    intent = OrderIntent(client_order_id=name, **(wanted | fields))
+    return OwnIntent(intent=intent, cycle_id=CYCLE, state=state, persisted_at=at, **told)
+
+
+def order(name=ENTRY, status="open", filled="0", **fields):
+    told = {"symbol": BTC, "side": "buy", "type": "limit", "quantity": D(1), "price": D(100), "created_at": NOW,
+            "updated_at": NOW, "stop": D(90), "target": D(130)}  # fmt: skip
+    return Order(
+        client_order_id=name, venue_order_id=f"v-{name}", status=OrderStatus(status), filled=D(filled),
+        **(told | fields),
+    )  # fmt: skip
+
+
+def fill(fill_id, name=ENTRY, side="buy", quantity="1", at=NOW, **fields):
+    return Fill(
+        fill_id=fill_id, venue_order_id="v", client_order_id=name, symbol=BTC, side=side, quantity=D(quantity),
+        price=D(100), at=at, **fields,
+    )  # fmt: skip
+
+
+def ours(*positions, **fields):
+    return LedgerView(strategy="default", open=positions, **fields)
+
+
+def look(*positions, at=NOW, booked=ALL, **fields):
+    return VenueView(observed_at=at, positions=positions, booked=booked, **fields)
+
+
+def of_orders(*found, at=NOW, booked=frozenset(), **missing):
+    return VenueView(observed_at=at, orders={o.client_order_id: o for o in found} | missing, booked=booked)
+
+
+def did(view, seen, earlier=None, now=NOW, patience=timedelta(0)):
+    return list(reconcile(view, seen, earlier, now, patience))
+
+
+def kinds(*given_, **named):
+    return [type(action) for action in did(*given_, **named)]
+
+
+def twice(view, seen, again=None):
+    """Return what comes of the same look a second later."""
+    earlier = noted(seen, did(view, seen))
+    return did(view, (again or seen).model_copy(update={"observed_at": seen.observed_at + SECOND}), earlier)
+
+
+# --- stops
+
+
+@pytest.mark.parametrize("booked", [None, ALL], ids=["from positions alone", "after booking"])
+def test_a_missing_stop_is_set_with_its_target_in_the_first_look(booked):
+    [action] = did(ours(position()), look(held(stop=None, target=None), booked=booked))
+    assert (action.symbol, action.stop, action.target) == (BTC, D(90), D(130))
+    assert action.text == f"naked position {BTC}: stop 90 restored"
+
+
+@pytest.mark.parametrize(("side", "stop", "theirs"), [("long", "90", "89.9"), ("short", "110", "110.1")])
+def test_a_looser_stop_is_set_in_the_first_look_after_booking(side, stop, theirs):
+    view, seen = ours(position(side=side, stop=stop, target=None)), held(side=side, stop=theirs, target=None)
+    [action] = did(view, look(seen))
+    assert (type(action), action.stop) == (SetStop, D(stop))
+    assert "looser than ours" in action.text
+    assert did(view, look(seen, booked=None)) == []  # an ADD that is not booked may have brought its own
+
+
+@pytest.mark.parametrize(("side", "stop", "theirs"), [("long", "90", "90.1"), ("short", "110", "109.9")])
+def test_a_tighter_stop_is_theirs_to_keep(side, stop, theirs):
+    assert did(ours(position(side=side, stop=stop)), look(held(side=side, stop=theirs))) == []
+
+
+@pytest.mark.parametrize("stop", [None, "89"])
+def test_where_the_stop_is_refused_no_more_than_ours_is_closed(stop):
+    seen = look(held(stop=stop, quantity="3"), refused=frozenset({BTC}))
+    flat = did(ours(position()), seen)[0]
+    assert (type(flat), flat.quantity, flat.why) == (Flatten, 1, "flatten")
+    assert did(ours(position(quantity="3")), seen.model_copy(update={"positions": (held(stop=stop),)}))[0].quantity == 1
+
+
+def test_a_position_that_never_had_a_stop_is_closed():
+    assert kinds(ours(position(stop=None)), look(held(stop=None))) == [Flatten]
+
+
+def naked(view, **fields):
+    return did(view, look(held(stop=None, **fields), booked=None))
+
+
+def test_a_position_not_booked_yet_gets_the_stop_of_its_newest_entry():
+    older = own("qd" + "1" * 32 + "e0", at=CLOSE - MINUTE, stop=D(80))
+    for state, filled in (("sent", 0), ("persisted", 0), ("done", D("0.5"))):
+        [action] = naked(ours(intents=(own(state=state, filled=filled), older)))
+        assert (type(action), action.stop, action.target, action.position) == (SetStop, D(90), D(130), None)
+    assert naked(ours(intents=(own(),)))[0].symbol == BTC
+
+
+@pytest.mark.parametrize(
+    "intent",
+    [own(state="rejected"), own(state="done"), own(side="sell"), own(stop=None), own(reduce_only=True),
+     own(symbol=ETH), own(at=CLOSE - MINUTE), own(quantity="0.9")],
+    ids=["refused", "ended unfilled", "other side", "no stop", "exit", "other symbol", "before the last close", "less"],
+)  # fmt: skip
+def test_a_naked_position_that_no_entry_of_ours_explains_is_left_alone(intent):
+    closed = position(closed_at=CLOSE - MINUTE)
+    assert naked(ours(intents=(intent,), closed=(closed,))) == []
+
+
+def test_a_refused_stop_closes_nothing_that_is_not_booked():
+    seen = look(held(stop=None), booked=None, refused=frozenset({BTC}))
+    assert did(ours(intents=(own(),)), seen) == []
+
+
+# --- positions that differ
+
+MISSING = (ours(position()), look())
+MORE = (ours(position()), look(held(quantity="2")))
+LESS = (ours(position()), look(held(quantity="0.5")))
+TURNED = (ours(position()), look(held(side="short", stop="110")))
+FOREIGN = (ours(), look(held()))
+
+
+@pytest.mark.parametrize(("view", "seen"), [MISSING, MORE, LESS, TURNED, FOREIGN])
+def test_one_odd_look_is_only_looked_at_again(view, seen):
+    assert did(view, seen) == [LookAgain(symbol=BTC, about=BTC, since=NOW)]
+
+
+@pytest.mark.parametrize(("view", "seen"), [MISSING, MORE, LESS, TURNED])
+def test_a_difference_seen_twice_is_told_and_halts(view, seen):
+    tell, halt = twice(view, seen)
+    assert (tell.finding.kind, tell.finding.symbol) == (AlertKind.MISMATCH, BTC)
+    assert halt == HaltEntries(reason=f"ledger mismatch: {tell.finding.text}")
+
+
+def test_a_foreign_position_seen_twice_is_told_and_nothing_else():
+    [tell] = twice(*FOREIGN)
+    assert (type(tell), tell.finding.kind) == (Tell, AlertKind.FOREIGN)
+    assert tell.finding.text == f"foreign position {BTC} long 1: left alone"
+
+
+def test_what_was_fine_in_between_or_odd_elsewhere_starts_anew():
+    view, seen = MISSING
+    assert kinds(view, seen, noted(look(held()), did(view, look(held())))) == [LookAgain]
+    both = ours(position(), position(ETH))
+    earlier = noted(look(held()), did(both, look(held())))  # ETH was missing, BTC was not
+    assert [(type(a), getattr(a, "symbol", "")) for a in did(both, look(held(ETH)), earlier)] == [(LookAgain, BTC)]
+
+
+def test_patience_is_counted_from_the_first_odd_look():
+    view, seen = MISSING
+    earlier, said = None, []
+    for seconds in range(4):
+        now = seen.model_copy(update={"observed_at": NOW + seconds * SECOND})
+        actions = did(view, now, earlier, patience=2 * SECOND)
+        earlier = noted(now, actions)
+        said.append(HaltEntries in map(type, actions))
+    assert said == [False, False, True, False]  # the look after a fact counts anew
+
+
+@pytest.mark.parametrize(("case", "halts"), [(MISSING, False), (LESS, False), (MORE, True), (TURNED, True)])
+def test_where_fills_are_not_told_only_risk_that_nobody_counts_halts(case, halts):
+    view, seen = case
+    untold = seen.model_copy(update={"booked": frozenset()})
+    assert (HaltEntries in map(type, twice(view, untold))) is halts
+
+
+def test_a_look_that_asked_for_no_positions_or_fills_finds_no_difference():
+    assert did(ours(position()), VenueView(observed_at=NOW)) == []
+    assert did(ours(position()), VenueView(observed_at=NOW, booked=ALL)) == []
+    assert did(ours(position()), look(booked=None)) == []
+
+
+def test_a_difference_that_cannot_be_sold_is_none():
+    view = ours(position(SPOT), dust={SPOT: D("0.01")})
+    assert did(view, look(held(SPOT, quantity="1.0099"))) == []
+    assert kinds(view, look(held(SPOT, quantity="1.01"))) == [LookAgain]
+
+
+# --- orders
+
+
+@pytest.mark.parametrize(("state", "ends"), [("persisted", "rejected"), ("sending", "done"), ("sent", "done")])
+def test_an_order_the_venue_does_not_know_ends_when_it_is_too_late_and_asked_twice(state, ends):
+    view, unknown = ours(intents=(own(state=state),)), of_orders(**{ENTRY: None})
+    assert did(view, unknown, now=CLOSE + LATE) == []
+    [again] = did(view, unknown, now=CLOSE + LATE + SECOND)
+    assert again == LookAgain(symbol=BTC, about=ENTRY, since=NOW)
+    [end] = did(view, unknown, noted(unknown, [again]), now=CLOSE + LATE + SECOND)
+    assert (end.client_order_id, end.state) == (ENTRY, ends)
+
+
+def test_an_order_whose_fills_were_asked_for_and_that_is_not_found_once_does_not_end():
+    view, seen = ours(intents=(own(),)), of_orders(order(status="filled", filled="1"))
+    earlier = noted(seen, did(view, seen))
+    assert kinds(view, of_orders(**{ENTRY: None}), earlier, now=CLOSE + LATE + SECOND) == [LookAgain]
+
+
+def test_an_order_that_was_not_asked_for_does_not_end():
+    view = ours(intents=(own(),))
+    assert did(view, of_orders(), noted(of_orders(), []), now=NOW + 10 * LATE) == []
+
+
+def test_an_unknown_order_of_protect_waits_for_its_position():
+    name = orders.protect_order_id("p", "flatten", 0)
+    closing, unknown = own(name, reduce_only=True, at=NOW), of_orders(**{name: None})
+    earlier = noted(unknown, [LookAgain(symbol=BTC, about=name, since=NOW)])
+    assert did(ours(position(), intents=(closing,)), unknown, earlier, now=NOW + 10 * LATE) == []
+    assert kinds(ours(position(ETH), intents=(closing,)), unknown, earlier) == [EndIntent]
+
+
+def test_a_working_order_is_kept():
+    view, seen = ours(intents=(own(expires_at=NOW + SECOND),)), of_orders(order())
+    assert did(view, seen) == [KeepOrder(order=order(), cycle_id=CYCLE)]
+
+
+@pytest.mark.parametrize(
+    ("intent", "halts", "cancelled"),
+    [(own(expires_at=NOW), (), True), (own(), (Halt(halt_id=1, reason="r", who="w", since=NOW),), True),
+     (own(reduce_only=True), (Halt(halt_id=1, reason="r", who="w", since=NOW),), False)],
+    ids=["past its time", "halted", "an exit under a halt"],
+)  # fmt: skip
+def test_a_working_entry_is_cancelled_past_its_time_and_under_a_halt(intent, halts, cancelled):
+    assert (CancelOrder in kinds(ours(intents=(intent,), halts=halts), of_orders(order()))) is cancelled
+
+
+REST = {"filled": "0.4"}
+
+
+def rest_of(intent, found, *positions, booked=frozenset({BTC})):
+    return kinds(ours(*positions, intents=(intent,)), of_orders(found, booked=booked))
+
+
+def test_the_rest_of_an_add_or_of_an_entry_goes_with_its_position():
+    for intent, found in ((own(adds=True), order()), (own(booked=D("0.4")), order(**REST))):
+        assert rest_of(intent, found, booked=frozenset()) == [KeepOrder, LookAgain]  # first its fills
+        assert rest_of(intent, found) == [KeepOrder, CancelOrder]
+        assert rest_of(intent, found, position(ETH)) == [KeepOrder, CancelOrder]
+        assert rest_of(intent, found, position()) == [KeepOrder]
+    assert rest_of(own(), order()) == [KeepOrder]  # a first entry waits for its own position
+
+
+def test_the_rest_of_an_entry_whose_own_fills_are_not_told_yet_is_not_left_behind():
+    assert rest_of(own(), order(**REST)) == [KeepOrder]
+
+
+def test_an_entry_stays_open_until_its_fills_are_told():
+    view, filled = ours(intents=(own(),)), order(status="filled", filled="1")
+    assert kinds(view, of_orders(filled)) == [KeepOrder, LookAgain]
+    assert kinds(view, of_orders(filled, booked=ALL)) == [KeepOrder]
+    assert kinds(view, of_orders(filled, booked=ALL), now=NOW + LATE) == [KeepOrder]
+    assert kinds(view, of_orders(filled, booked=ALL), now=NOW + LATE + SECOND) == [KeepOrder, EndIntent]
+    in_the_coin = ours(intents=(own(booked=D("0.98")),))
+    assert did(in_the_coin, of_orders(filled, booked=ALL))[1] == EndIntent(client_order_id=ENTRY, state="done")
+    assert kinds(ours(intents=(own(booked=D("0.97")),)), of_orders(filled, booked=ALL)) == [KeepOrder]
+
+
+def test_an_order_that_filled_nothing_ends_at_once():
+    assert kinds(ours(intents=(own(),)), of_orders(order(status="cancelled"))) == [KeepOrder, EndIntent]
+
+
+def test_an_intent_that_has_ended_is_left_as_it_is():
+    assert did(ours(intents=(own(state="done"),)), of_orders(order())) == []
+
+
+# --- orders the ledger does not know
+
+
+def adopted(*found, view=None, resting=True):
+    seen = {"resting": {BTC: found}} if resting else {"orders": {o.client_order_id: o for o in found}}
+    return did(view or ours(), VenueView(observed_at=NOW, **seen))
+
+
+@pytest.mark.parametrize("resting", [True, False])
+@pytest.mark.parametrize("minutes", [0, 5, 10])
+def test_an_entry_whose_id_proves_its_cycle_is_adopted(resting, minutes):
+    as_of = CLOSE - minutes * MINUTE
+    cycle = orders.cycle_id("default", BTC, as_of)
+    [action] = adopted(order(orders.client_order_id(cycle, "e0")), resting=resting)
+    assert (action.cycle_id, action.cycle.as_of, action.state) == (cycle, as_of, "sent")
+    assert (action.intent.stop, action.intent.target, action.intent.price) == (D(90), D(130), D(100))
+    assert action.intent.expires_at == NOW + 15 * MINUTE
+
+
+def test_a_filled_market_entry_is_adopted_as_done_and_never_expires():
+    [action] = adopted(order(type="market", status="filled", filled="1"))
+    assert (action.state, action.intent.type, action.intent.price, action.intent.expires_at) == (
+        "done", OrderType.MARKET, None, None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name",
+    [THEIRS, "theirs-1", "", orders.client_order_id(orders.cycle_id("default", ETH, CLOSE), "e0"),
+     orders.client_order_id(orders.cycle_id("default", BTC, CLOSE - 15 * MINUTE), "e0"),
+     orders.client_order_id(orders.cycle_id("default", BTC, CLOSE + 5 * MINUTE), "e0")],
+    ids=["another strategy", "a name", "no name", "another symbol", "too long before", "a close to come"],
+)  # fmt: skip
+def test_an_entry_that_proves_nothing_stays_foreign(name):
+    view = ours(intents=(own("qd" + "1" * 32 + "e0"),))  # an entry of ours before it proves nothing for an entry
+    [tell] = adopted(order(name), view=view)
+    assert (tell.finding.kind, tell.finding.symbol) == (AlertKind.FOREIGN, BTC)
+    assert tell.finding.text == f"foreign order {BTC} buy 1 {name or 'v-'}: left alone"
+
+
+def test_an_exit_of_protect_is_adopted_with_the_entry_before_it():
+    name = orders.protect_order_id("p", "flatten", 0)
+    closing = order(name, side="sell", type="market", reduce_only=True)
+    assert [type(a) for a in adopted(closing)] == [Tell]
+    assert [type(a) for a in adopted(closing, view=ours(intents=(own(at=NOW + SECOND),)))] == [Tell]
+    assert [type(a) for a in adopted(closing, view=ours(intents=(own(symbol=ETH),)))] == [Tell]
+    older = own("qd" + "1" * 32 + "e0", at=CLOSE - MINUTE).model_copy(update={"cycle_id": "before"})
+    [action] = adopted(closing, view=ours(intents=(older, own())))
+    assert (action.cycle_id, action.cycle, action.intent.reduce_only) == (CYCLE, None, True)
+    both = adopted(closing.model_copy(update={"created_at": NOW + SECOND}), order(), resting=False)
+    assert [(a.order.client_order_id, a.cycle_id) for a in both] == [(ENTRY, CYCLE), (name, CYCLE)]
+
+
+def test_attached_stops_and_what_the_ledger_knows_are_not_adopted():
+    assert adopted(order(type="stop")) == []
+    assert adopted(order(), view=ours(intents=(own(),))) == []
+    assert adopted(order(THEIRS), view=ours(known=frozenset({THEIRS}))) == []
+
+
+# --- fills
+
+
+def told(*fills, new=None, since=CLOSE):
+    ids = frozenset(f.fill_id for f in fills) if new is None else frozenset(new)
+    return VenueView(observed_at=NOW, fills={BTC: ToldFills(since=since, fills=fills, new=ids)})
+
+
+def test_fills_of_ours_are_booked_and_then_there_is_nothing_to_book():
+    view = ours(intents=(own(),))
+    [book] = did(view, told(fill("a")))
+    [opened] = book.positions
+    assert (opened.quantity, opened.stop, opened.target, opened.cycle_id) == (1, D(90), D(130), CYCLE)
+    assert did(ours(opened, intents=view.intents), told(fill("a"), new=())) == []
+
+
+def test_fills_of_others_are_told_once_and_make_no_position():
+    view = ours(intents=(own(),))
+    [book] = did(view, told(fill("x", "theirs-1")))
+    assert (book.positions, [f.fill_id for f in book.foreign], book.manual) == ((), ["x"], ())
+    assert did(view, told(fill("x", "theirs-1"), new=())) == []
+    assert did(ours(), told(fill("x", "theirs-1"))) == []
+
+
+def test_a_manual_exit_is_booked_and_told():
+    [opened] = did(ours(intents=(own(),)), told(fill("a")))[0].positions
+    view = ours(opened, intents=(own(),))
+    [book] = did(view, told(fill("a"), fill("m", "", "sell", at=NOW + SECOND), new=("m",)))
+    assert ([p.quantity for p in book.positions], [f.fill_id for f in book.manual]) == ([0], ["m"])
+
+
+def test_a_position_that_closed_is_neither_written_nor_opened_again():
+    closing = fill("b", "", "sell", at=NOW + SECOND, reason="stop")
+    [gone] = did(ours(intents=(own(),)), told(fill("a"), closing))[0].positions
+    assert gone.closed_at == NOW + SECOND
+    view = ours(intents=(own(),), closed=(gone,))
+    assert did(view, told(fill("a"), closing, new=())) == []
+    [book] = did(view, told(fill("c", at=NOW + MINUTE), since=gone.closed_at + SECOND))
+    assert [p.position_id for p in book.positions] == [ledger.position_id(ENTRY, "c")]
+
+
+def test_dust_closes_a_position():
+    intents, fills = (own(),), told(fill("a"), fill("b", "", "sell", "0.995", at=NOW + SECOND, reason="stop"))
+    [book] = did(ours(intents=intents, dust={BTC: D("0.01")}), fills)
+    assert book.positions[0].closed_at is not None
+
+
+# --- exits, cycles
+
+FLAT = Halt(halt_id=1, reason="enough", who="w", since=NOW, flatten=True)
+
+
+def prices(bid, ask):
+    return VenueView(observed_at=NOW, prices={BTC: (bid and D(bid), ask and D(ask))})
+
+
+@pytest.mark.parametrize(
+    ("side", "target", "bid", "ask", "closes"),
+    [("long", "130", "130", "131", True), ("long", "130", "129.9", "131", False), ("long", "130", None, "131", False),
+     ("short", "70", "69", "70", True), ("short", "70", "69", "70.1", False), ("long", None, "130", "131", False)],
+)  # fmt: skip
+def test_a_target_that_only_we_can_take_is_taken_at_the_price_we_would_get(side, target, bid, ask, closes):
+    view = ours(position(side=side, target=target), attaches_protection=False)
+    found = did(view, prices(bid, ask))
+    assert [(a.why, a.quantity, a.text) for a in found] == [("target", 1, f"{BTC} closed: target {target}")] * closes
+    assert did(view.model_copy(update={"attaches_protection": True}), prices(bid, ask)) == []
+
+
+def test_only_a_halt_that_asks_for_it_closes_positions_and_needs_no_price():
+    view = ours(position(), position(ETH), halts=(FLAT,))
+    closing = did(view, VenueView(observed_at=NOW, prices={}))
+    assert [(a.symbol, a.why, a.text) for a in closing] == [
+        (BTC, "flatten", f"{BTC} closed: halted"), (ETH, "flatten", f"{ETH} closed: halted"),
+    ]  # fmt: skip
+    kept = view.model_copy(update={"halts": (FLAT.model_copy(update={"flatten": False}),)})
+    assert did(kept, VenueView(observed_at=NOW, prices={})) == []
+    assert did(view, VenueView(observed_at=NOW)) == []
+
+
+def test_a_cycle_is_abandoned_when_no_run_can_take_it_up():
+    begun = CycleRecord(cycle_id="c", strategy="default", symbol=BTC, as_of=CLOSE)
+    view, seen = ours(unfinished=(begun,)), VenueView(observed_at=NOW)
+    assert did(view, seen, now=CLOSE + LATE) == []
+    [end] = did(view, seen, now=CLOSE + LATE + SECOND)
+    assert (type(end), end.record) == (EndCycle, begun)
+    assert "abandoned" in end.error
+
+
+# --- what holds whatever is seen
+
+SYMBOLS, SIDES = st.sampled_from([BTC, ETH]), st.sampled_from(["long", "short"])
+AMOUNTS, STOPS = st.sampled_from(["0.5", "1", "2"]), st.sampled_from([None, "80", "90", "110"])
+NAMES = st.sampled_from([ENTRY, THEIRS, "theirs-1", "qd" + "9" * 32 + "p0"])
+by_symbol = lambda found: tuple({each.symbol: each for each in found}.values())  # noqa: E731
+POSITIONS = st.lists(st.builds(position, SYMBOLS, SIDES, AMOUNTS, STOPS), max_size=2).map(by_symbol)
+HELD = st.lists(st.builds(held, SYMBOLS, SIDES, AMOUNTS, STOPS), max_size=2).map(by_symbol)
+OWN = st.builds(own, NAMES, st.sampled_from(["persisted", "sent", "done", "rejected"]), quantity=AMOUNTS,
+                filled=st.sampled_from([D(0), D(1)]), adds=st.booleans(), reduce_only=st.booleans())  # fmt: skip
+ORDERS = st.builds(order, NAMES, st.sampled_from(["open", "filled", "cancelled"]), st.sampled_from(["0", "1"]),
+                   reduce_only=st.booleans(), created_at=st.sampled_from([NOW, NOW - LATE]))  # fmt: skip
+LEDGERS = st.builds(
+    lambda positions, intents, flat, attaches: ours(
+        *positions, intents=tuple({each.intent.client_order_id: each for each in intents}.values()),
+        halts=(FLAT,) * flat, attaches_protection=attaches,
+    ),
+    POSITIONS, st.lists(OWN, max_size=3), st.booleans(), st.booleans(),
+)  # fmt: skip
+LOOKS = st.builds(
+    lambda positions, found, booked, refused, fills: VenueView(
+        observed_at=NOW + SECOND, positions=positions, booked=booked, refused=refused, resting={BTC: tuple(found)},
+        orders={each.client_order_id: each for each in found}, prices={BTC: (D(1000), D(1))},
+        fills={BTC: ToldFills(since=CLOSE, fills=tuple({f.fill_id: f for f in fills}.values()))},
+    ),
+    HELD, st.lists(ORDERS, max_size=3), st.sampled_from([None, frozenset(), ALL]),
+    st.sampled_from([frozenset(), frozenset({BTC})]),
+    st.lists(st.sampled_from([fill("a"), fill("b", "theirs-1"), fill("c", "", "sell", reason="stop")])),
+)  # fmt: skip
+
+
+@given(LEDGERS, LOOKS, st.booleans())
+def test_no_action_touches_what_is_not_ours(view, seen, asked_before):
+    earlier = noted(seen.model_copy(update={"observed_at": NOW}), did(view, seen)) if asked_before else None
+    known = {each.intent.client_order_id: each for each in view.intents}
+    for action in did(view, seen, earlier, now=NOW + 2 * LATE):
+        if isinstance(action, Flatten):
+            assert action.position in view.open
+            assert 0 < action.quantity <= action.position.quantity
+        elif isinstance(action, SetStop):
+            [at_venue] = [each for each in seen.positions if each.symbol == action.symbol]
+            mine = sum(each.intent.quantity for each in view.intents if each.intent.symbol == action.symbol)
+            ours_there = view.position(action.symbol, at_venue.side)
+            assert ours_there == action.position
+            assert ours_there or mine >= at_venue.quantity
+        elif isinstance(action, CancelOrder | EndIntent):
+            assert not known[action.client_order_id].ended
+        elif isinstance(action, KeepOrder):
+            assert action.order.client_order_id in known
+        elif isinstance(action, Adopt):
+            assert action.order.client_order_id not in known
+            assert action.order.client_order_id == ENTRY or action.order.reduce_only
+        elif isinstance(action, BookFills):
+            entries = {name for name, each in known.items() if not each.intent.reduce_only}
+            opening = {ledger.position_id(name) for name in entries}
+            opening |= {ledger.position_id(name, f) for name in entries for f in "abc"}
+            assert {p.position_id for p in action.positions} <= opening
+
+
+@given(POSITIONS)
+def test_agreeing_views_give_nothing(positions):
+    mirrored = [held(p.symbol, p.side, p.quantity, p.stop or D(95)) for p in positions]
+    seen = look(*mirrored, resting={BTC: (order(),)}, prices={})
+    assert did(ours(*positions, intents=(own(),)), seen) == []
+
+
+@given(LEDGERS, LOOKS)
+def test_what_was_done_is_not_asked_for_again(view, seen):
+    stops = {a.symbol: a.stop for a in did(view, seen) if isinstance(a, SetStop)}
+    set_now = [p.model_copy(update={"stop": stops.get(p.symbol, p.stop)}) for p in seen.positions]
+    again = did(view, seen.model_copy(update={"positions": tuple(set_now)}))
+    assert not [a for a in again if isinstance(a, SetStop)]
