@@ -29,6 +29,7 @@ from tasks.adapters.instruments import resolved
 from tasks.adapters.news import read_news
 from tasks.adapters.store import opened
 from tasks.adapters.store_database import parse_url
+from tasks.adapters.venue_client import name_of
 from tasks.core.errors import InputError, TradingError
 from tasks.core.evaluation import compare, metrics, quiet
 from tasks.core.evaluation.backtest import Backtest
@@ -45,6 +46,7 @@ from tasks.core.market.market import Market
 from tasks.core.ports import Decider
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import EventThresholds
+from tasks.core.types.orders import Instrument
 from tasks.core.types.record import CycleRecord, Outcome
 from tasks.core.types.strategy import Strategy, Told
 from tasks.settings import Settings, settings, strategy_of
@@ -133,10 +135,14 @@ def instruments_of(files: Files, window: Window, s: Settings) -> dict[str, Resol
     bars = {symbol: market.bars["5m"] for symbol, market in markets.items()}
     file = parse_url(s.store_url).database
     known = None if s.store_url.startswith("sqlite") and not Path(file or "").exists() else opened(s.store_url)
-    return resolved(
-        bars, decisions, Path(files.instruments) if files.instruments else None,
-        lambda symbol: None if known is None else known.instrument(s.venue, symbol),
-    )  # fmt: skip
+    # as `ingest` keeps them: under the profile's own name, and with --venue under that of paper
+    venues = dict.fromkeys((name_of(s), name_of(s.model_copy(update={"profile": "paper"}))))
+
+    def stored(symbol: str) -> Instrument | None:
+        found = (known.instrument(venue, symbol) for venue in venues) if known else iter(())
+        return next((instrument for instrument in found if instrument is not None), None)
+
+    return resolved(bars, decisions, Path(files.instruments) if files.instruments else None, stored)
 
 
 def _first_decision(market: Market, window: Window, events: tuple[CalendarEvent, ...]) -> datetime:

@@ -27,7 +27,7 @@ class VenueAccount(MarketData):
     """What `ports.Venue` tells of an account; on live every signed call first sees whose key it is."""
 
     def __init__(self, client: Any, settings: Settings) -> None:
-        super().__init__(client, name=f"{client.id}-{settings.profile}")
+        super().__init__(client, name=venue_client.name_of(settings))
         self._settings = settings
         self._key_checked = settings.profile != "live"
         self.spot = tuple(symbol for symbol in settings.symbols if ":" not in symbol)

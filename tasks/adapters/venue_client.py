@@ -41,11 +41,20 @@ _CODE = re.compile(r'"ret_?[cC]ode"\s*:\s*"?(-?\d+)')
 _SAID = re.compile(r'"ret_?[mM]sg"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
+def name_of(settings: Settings) -> str:
+    """Return the name under which a profile's venue keeps what it tells: candles, instruments, books."""
+    return f"{_exchange(settings)}-{settings.profile}"
+
+
+def _exchange(settings: Settings) -> str:
+    return "bybit" if settings.profile == "sandbox" else settings.venue
+
+
 def build(settings: Settings) -> Any:
     """Make the ccxt client of a profile; opens no connection. Raises InputError naming what is missing."""
     import ccxt.async_support as ccxt
 
-    venue = "bybit" if settings.profile == "sandbox" else settings.venue
+    venue = _exchange(settings)
     if venue not in ccxt.exchanges:
         raise InputError(f"QUARTERDECK_VENUE={venue!r} is not a ccxt exchange id, such as bybit")
     _check_profile(settings, venue)

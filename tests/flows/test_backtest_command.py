@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from instrument_cases import linear
 
 from flows.cli import cli
+from tasks.connections import store
 from tasks.core.errors import InputError
 from tasks.settings import ROOT
 
@@ -138,6 +142,14 @@ def test_instruments_come_from_a_file_or_from_the_candles_before_the_first_decis
     cut = tmp_path / "cut.parquet"
     pd.read_parquet(candles).iloc[:6000].to_parquet(cut)
     assert backtest(cut)["instruments"][SYMBOL] == found
+
+
+@pytest.mark.parametrize("venue", ["bybit-sandbox", "bybit-paper"])
+def test_instruments_come_from_what_ingest_kept_under_its_venues_name(venue, candles):
+    stored = linear(SYMBOL, tick=Decimal("0.7"), step=Decimal("0.03"))
+    store().save_instrument(venue, stored, datetime(2025, 1, 1, tzinfo=UTC))
+    found = backtest(candles)["instruments"][SYMBOL]
+    assert (found["tick"], found["step"], found["source"]) == (0.7, 0.03, "ingested")
 
 
 def test_spot_is_never_sold_short(candles, tmp_path):
