@@ -4,7 +4,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache, partial
+from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -115,9 +117,12 @@ class _Report:
             self.counts["match"] += 1
 
     def _ask_what_if(self, record: Any) -> None:
+        from tasks.core.evaluation.rerun import NotReplayable
         from tasks.core.evaluation.what_if import changed_verdict
 
-        if record.inputs is not None and self.changed is not None:
+        if record.inputs is None or self.changed is None:
+            return
+        with suppress(NotReplayable):  # the report has counted it as such
             strategy = self.replayer.strategy(record)
             history = self.replayer.history(strategy.venue, record.symbol)
             found = changed_verdict(record, strategy, self.changed, history)
@@ -195,16 +200,26 @@ def _beside(records: Path) -> Any:
     path = records.with_name(STRATEGIES)
     try:
         documents = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        known = {sha256: Strategy.model_validate(document) for sha256, document in documents.items()}
+        known = {name: Strategy.model_validate(document) for name, document in documents.items()}
+        edited = [name for name, document in documents.items() if _hash(document) != name]
     except (ValueError, AttributeError) as e:
         raise InputError(f"{path}: not the strategies of a backtest ({str(e).splitlines()[0][:120]})") from e
 
-    def find(sha256: str) -> Strategy:
-        if sha256 not in known:
-            raise InputError(f"{sha256[:12]}... is not in {path}, which `backtest --out` writes beside its records")
-        return known[sha256]
+    def find(name: str) -> Strategy:
+        if name not in known:
+            raise InputError(f"{name[:12]}... is not in {path}, which `backtest --out` writes beside its records")
+        if name in edited:
+            raise InputError(f"{name[:12]}... in {path} was changed since: its hash is another")
+        return known[name]
 
     return find
+
+
+def _hash(document: Any) -> str:
+    """Return what a strategy was named by when it was written, whatever fields it has come to have since."""
+    import json
+
+    return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _stored(cycle_id: str | None) -> Iterator[Any]:

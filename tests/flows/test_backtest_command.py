@@ -184,10 +184,28 @@ def test_records_name_their_strategy_which_stands_beside_them(candles, tmp_path)
     again = ["replay", "--all", "--records", str(out / "records.jsonl"), "--candles", str(candles), "--symbol", SYMBOL]
     done = json.loads(CliRunner().invoke(cli, [*again, "--json"]).stdout)
     assert (done["match"], done["differ"], done["not_replayable"]) == (done["records"], 0, {})
-    (out / "strategies.json").unlink()
+    text = (out / "strategies.json").read_text()
+    (out / "strategies.json").write_text(text.replace('"tick": "0.1"', '"tick": "0.2"'))
     done = json.loads(CliRunner().invoke(cli, [*again, "--json"]).stdout)
-    assert done["match"] == 0
-    assert "strategies.json" in next(iter(done["not_replayable"]))
+    assert (done["match"], done["differ"]) == (0, 0)
+    assert "changed since" in next(iter(done["not_replayable"]))
+    (out / "strategies.json").unlink()
+    (tmp_path / "limits.json").write_text('{"max_trade_risk_pct": 0.1}')
+    for more in ([], ["--limits", str(tmp_path / "limits.json")]):
+        done = json.loads(CliRunner().invoke(cli, [*again, *more, "--json"]).stdout)
+        assert done["match"] == 0
+        assert "strategies.json" in next(iter(done["not_replayable"]))
+
+
+def test_records_of_one_call_for_all_symbols_without_their_strategy_say_so(candles, tmp_path):
+    out = tmp_path / "out"
+    backtest(candles, "--out", out, "--end", "2025-01-10")
+    lines = [json.loads(line) | {"decider": "llm:portfolio"} for line in (out / "records.jsonl").open()]
+    (out / "records.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (out / "strategies.json").unlink()
+    again = ["replay", "--all", "--records", str(out / "records.jsonl"), "--candles", str(candles), "--symbol", SYMBOL]
+    done = json.loads(CliRunner().invoke(cli, [*again, "--json"]).stdout)
+    assert list(done["not_replayable"].values()) == [len(lines)]
 
 
 def test_question_prints_the_very_messages_that_a_model_is_sent(candles, monkeypatch):

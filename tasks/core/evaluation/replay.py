@@ -83,9 +83,13 @@ class Replayer:
                     together.setdefault(record.strategy, []).append(record)
                 else:
                     yield (record,)
-            for asked in together.values():
-                order = self.strategy(asked[0]).symbols
-                yield tuple(sorted(asked, key=lambda each: order.index(each.symbol)))
+            yield from map(self._ordered, together.values())
+
+    def _ordered(self, asked: Sequence[CycleRecord]) -> tuple[CycleRecord, ...]:
+        with suppress(NotReplayable):  # it is named when its turn comes
+            order = self.strategy(asked[0]).symbols
+            return tuple(sorted(asked, key=lambda each: order.index(each.symbol)))
+        return tuple(asked)
 
     def read_ahead(self, records: Iterable[CycleRecord]) -> None:
         """Read the markets at the records' times together, a tenth of the work."""
