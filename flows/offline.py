@@ -60,7 +60,8 @@ def snapshot(
     market = markets(candles, symbols)[symbols[0]]
     at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
     reasons = market.reasons(at - timedelta(minutes=5), at)
-    strategy, account = strategy_of(settings(), ""), _flat_account(market, at)
+    strategy = strategy_of(settings(), "")
+    account = _flat_account(market, strategy, at)
     seen = asked(strategy, market, account, OrderBookView(), None, None, reasons, at).snapshot
     if plot is not None:
         from tasks.adapters import plot as chart
@@ -72,15 +73,15 @@ def snapshot(
     click.echo(lean_encoding.encode(seen) if lean else to_json(seen))
 
 
-def _flat_account(market: Any, at: datetime) -> Any:
+def _flat_account(market: Any, strategy: Any, at: datetime) -> Any:
     """Return an account that trades the market's symbol, as far as its last close, of any timeframe, tells."""
+    from tasks.core.evaluation.quiet import untraded
     from tasks.core.market.instruments import derived
     from tasks.core.trading.sizing import known
-    from tasks.core.types.portfolio import AccountState
 
     closes = (market.value(timeframe, "close", at) for timeframe in market.bars)
     found = derived(market.symbol, known(next((close for close in closes if close is not None), None)))
-    return AccountState(instrument=found and found.instrument)
+    return untraded(strategy.capital, found and found.instrument, known(market.value("5m", "close", at)))
 
 
 def _never() -> Any:
@@ -251,7 +252,9 @@ def _calls_about(
     strategy = strategy_of(settings(), name, symbols=symbols)
     world = World(headlines=read_news(Path(news)) if news else None)
     reasons = market.reasons(at - timedelta(minutes=5), at)
-    asyncio.run(chosen.decide([flat_question(market, _flat_account(market, at), strategy, world, at, reasons)]))
+    asyncio.run(
+        chosen.decide([flat_question(market, _flat_account(market, strategy, at), strategy, world, at, reasons)])
+    )
     if not probe.asked:
         raise InputError(f"--decider {name}: asks no model; name one that does, such as llm:single")
     return [(prompt.name, messages) for prompt, messages, _ in probe.asked]

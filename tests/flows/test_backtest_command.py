@@ -18,9 +18,16 @@ import pytest
 from click.testing import CliRunner
 from instrument_cases import linear
 
+from flows import offline
 from flows.cli import cli
+from flows.offline import markets
 from tasks.connections import store
 from tasks.core.errors import InputError
+from tasks.core.evaluation.plan import World
+from tasks.core.evaluation.quiet import flat_account, flat_question
+from tasks.core.types.record import CycleRecord
+from tasks.core.types.snapshot import Memory
+from tasks.core.types.strategy import Strategy
 from tasks.settings import ROOT
 
 SYMBOL = "X/USDT:USDT"
@@ -163,7 +170,13 @@ def test_spot_is_never_sold_short(candles, tmp_path):
 
 @pytest.mark.parametrize(
     ("lines", "named"),
-    [('{"at": "yesterday", "title": "x"}', "line 1: at"), ('{"title": "x"}', "line 1: at"), ("[]", "line 1")],
+    [
+        ('{"at": "yesterday", "title": "x"}', "line 1: at"),
+        ('{"title": "x"}', "line 1: at"),
+        ("[]", "line 1"),
+        ('{"at": "2025-01-02", "title": "x"}', "without a time"),
+        ('{"at": "9999-12-31T23:59:59-05:00", "title": "x"}', "line 1: at"),
+    ],
 )
 def test_a_news_file_that_cannot_be_read_is_named_with_its_line(lines, named, candles, tmp_path):
     news = tmp_path / "news.jsonl"
@@ -214,8 +227,25 @@ def test_question_prints_the_very_messages_that_a_model_is_sent(candles, monkeyp
     [line] = CliRunner().invoke(cli, [*base, "--decider", "llm:single"]).stdout.splitlines()
     asked = json.loads(line)
     assert (asked["role"], [each["role"] for each in asked["messages"]]) == ("single", ["system", "user"])
-    assert "unknown" in asked["messages"][1]["content"]  # nothing is remembered
+    assert "unknown" not in asked["messages"][1]["content"].split("Earlier decisions")[1]  # none, and that is known
     panel = CliRunner().invoke(cli, [*base, "--decider", "llm:panel"]).stdout.splitlines()
     assert [json.loads(each)["role"] for each in panel] == ["technical", "orderbook"]  # no news: no sentiment
     for wrong, named in ((["--decider", "rules"], "asks no model"), (["--cycle", "c1"], "either --cycle")):
         assert named in str(CliRunner().invoke(cli, [*base, *wrong]).exception)
+
+
+def test_question_is_the_first_one_of_a_replay(candles, tmp_path):
+    """Its snapshot, byte for byte: what `question` prints is made of nothing else, and of an empty memory."""
+    out = tmp_path / "out"
+    backtest(candles, "--out", out, "--end", "2025-01-10")
+    first = CycleRecord.model_validate_json((out / "records.jsonl").open().readline())
+    strategy = next(iter(json.loads((out / "strategies.json").read_text()).values()))
+    [market] = markets((str(candles),), (SYMBOL,)).values()
+    chosen = Strategy.model_validate(strategy | {"told": {"memory": True, "news": True}})
+    reasons = tuple(reason for reason in first.reasons if not reason.context)
+    account = flat_account(market, chosen, first.as_of)
+    asked = flat_question(market, account, chosen, World(), first.as_of, reasons)
+    assert asked.snapshot.model_dump_json() == first.snapshot.model_dump_json()
+    assert asked.memory == Memory()
+    same = offline._flat_account(market, chosen, first.as_of)
+    assert same.model_copy(update={"instrument": account.instrument}) == account

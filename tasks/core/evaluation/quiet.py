@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tasks.core.decision.memory import Remembered
 from tasks.core.evaluation.counterfactual import HORIZON_BARS, score
 from tasks.core.evaluation.plan import World
 from tasks.core.market.bars import epoch_s
@@ -24,6 +25,7 @@ from tasks.core.trading.judge import judged
 from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
 from tasks.core.types.bars import duration
+from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question, Reason
 from tasks.core.types.strategy import Strategy
@@ -82,7 +84,15 @@ def flat_account(market: Market, strategy: Strategy, at: datetime) -> AccountSta
     """Return the strategy's account before its first trade."""
     price = market.value("5m", "close", at)
     last = None if price is None else exact(price)
-    return AccountState(equity=strategy.capital, instrument=strategy.instruments[market.symbol], last_price=last)
+    return untraded(strategy.capital, strategy.instruments[market.symbol], last)
+
+
+def untraded(equity: Decimal, instrument: Instrument | None, last_price: Decimal | None) -> AccountState:
+    """Return an account that has not traded: neither gain nor loss since midnight, as a replay begins."""
+    return AccountState(
+        equity=equity, available=equity, peak_equity=equity, day_start_equity=equity, day_peak_equity=equity,
+        instrument=instrument, last_price=last_price,
+    )  # fmt: skip
 
 
 def flat_question(
@@ -90,7 +100,8 @@ def flat_question(
 ) -> Question:
     """Return what a decider is asked at a close when the account is flat and nothing is remembered."""
     news = world.news(at) if strategy.told.news else None
-    return question(strategy, market, account, None, news, None, (*reasons, *bar_closes(market.symbol, at)), at)
+    memory = Remembered() if strategy.told.memory else None
+    return question(strategy, market, account, None, news, memory, (*reasons, *bar_closes(market.symbol, at)), at)
 
 
 async def _one(
