@@ -62,7 +62,7 @@ def _document(path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in (".json", ".toml"):
         raise InputError(f"{where}: give a file that ends in .json or .toml")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         toml = path.suffix.lower() == ".toml"
         document = tomllib.loads(text, parse_float=Decimal) if toml else json.loads(text, parse_float=Decimal)
     except OSError as e:

@@ -8,6 +8,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 from calendar import timegm
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 import feedparser  # type: ignore[import-untyped]  # ships no types
 import httpx
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, ValidationError, field_validator
 
 from tasks.core.decision.roles import MAX_HEADLINES, plain_text
 from tasks.core.errors import InputError
@@ -25,6 +26,7 @@ from tasks.core.types.snapshot import Headline, News
 
 MAX_BYTES = 1_000_000
 UNDATED = datetime.min.replace(tzinfo=UTC)
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _PARSE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)  # on odd bodies
 _log = logging.getLogger(__name__)
 
@@ -49,16 +51,32 @@ class _Line(Dto):
     title: str
     source: str = ""
 
+    @field_validator("at", mode="before")
+    @classmethod
+    def _with_its_time(cls, at: object) -> object:
+        if isinstance(at, str) and _DATE.fullmatch(at.strip()):
+            raise ValueError("a date without a time does not say when it was known")
+        return at
+
+    @field_validator("at")
+    @classmethod
+    def _in_utc(cls, at: datetime) -> datetime:
+        try:
+            return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+        except OverflowError as e:
+            raise ValueError("a time that UTC does not have") from e
+
 
 def read_news(path: Path) -> tuple[Headline, ...]:
     """Read JSON lines {"at", "title", "source"} as headlines, oldest first; a naive time is UTC.
 
-    Raises InputError naming the file, the line and what is wrong with it.
+    Raises InputError naming the file, the line and what is wrong with it. A date without a time is wrong too: taken
+    for its midnight it would be known up to a day before it was out.
     """
     if not path.is_file():
         raise InputError(f"--news {path}: no such file of JSON lines")
     found = []
-    for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+    for number, text in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").split("\n"), start=1):
         if not text.strip():
             continue
         try:
@@ -68,9 +86,8 @@ def read_news(path: Path) -> tuple[Headline, ...]:
             where = ".".join(map(str, first["loc"])) or "not an object"
             example = '{"at":"2025-03-01T12:00Z","title":"..."}'
             raise InputError(f"--news {path}, line {number}: {where}: {first['msg']}; write {example}") from e
-        at = line.at if line.at.tzinfo else line.at.replace(tzinfo=UTC)
         title = plain_text(line.title)
-        found += [Headline(title=title, source=plain_text(line.source, 40), published_at=at)] if title else []
+        found += [Headline(title=title, source=plain_text(line.source, 40), published_at=line.at)] if title else []
     return tuple(sorted(found, key=lambda headline: headline.published_at or UNDATED))
 
 

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -211,3 +211,13 @@ def test_feeds_are_settings_separated_by_commas(monkeypatch):
     assert load().fear_greed_url == "https://c.example/fng"
     with pytest.raises(InputError, match="PANEL_STAGE_S"):
         load(panel_stage_s=0)
+
+
+def test_a_news_file_with_the_mark_that_windows_puts_first_is_read(tmp_path):
+    path = tmp_path / "news.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"at":"2026-01-02T03:00","title":"Naive"}\r\n{"at":"2026-01-02T03:30+01:00","title":"Before"}\r\n'
+    )
+    assert [(h.title, h.published_at) for h in news.read_news(path)] == [
+        ("Before", AT - timedelta(minutes=30)), ("Naive", AT),
+    ]  # fmt: skip
