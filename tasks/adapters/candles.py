@@ -30,6 +30,7 @@ def read_candles(path: Path) -> pd.DataFrame:
     if missing:
         raise InputError(f"{path}: lacks the columns {', '.join(missing)}; has {', '.join(map(str, raw.columns))}")
     try:
+        raw = raw.assign(**{name: _decimal(raw[name]) for name in COLUMNS if raw[name].dtype == "float32"})
         raw = raw.astype({"ts": "int64", **dict.fromkeys(COLUMNS, "float64")})
     except (TypeError, ValueError) as e:
         raise InputError(f"{path}: a column is not numeric ({_first_line(e)})") from e
@@ -40,6 +41,11 @@ def read_candles(path: Path) -> pd.DataFrame:
     except DataError as e:
         raise InputError(f"{path}: {e}") from e
     return bars
+
+
+def _decimal(column: "pd.Series[float]") -> "pd.Series[float]":
+    """Return the float64 of the shortest decimal that is this float32: 45000.1, and not 45000.1015625."""
+    return column.astype(str).astype("float64")
 
 
 def _first_line(error: Exception) -> str:

@@ -159,6 +159,12 @@ def test_instruments_come_from_what_ingest_kept_under_its_venues_name(venue, can
     assert (found["tick"], found["step"], found["source"]) == (0.7, 0.03, "ingested")
 
 
+def test_a_grid_is_found_in_32_bits_too(candles, tmp_path):
+    short, frame = tmp_path / "short.parquet", pd.read_parquet(candles)
+    frame.astype({name: "float32" for name in frame.columns if name != "ts"}).to_parquet(short)
+    assert backtest(short)["instruments"] == backtest(candles)["instruments"]
+
+
 def test_spot_is_never_sold_short(candles, tmp_path):
     out = tmp_path / "out"
     arguments = ["backtest", "--candles", str(candles), "--symbol", "X/USDT", "--decider", "rules", "--json"]
