@@ -106,6 +106,8 @@ def treated(
         elif mask is not None:
             shown, bars = mask_bars(read, symbol, mask)
         market = Market.from_base(shown, bars, thresholds)
+        if market.bars["5m"].empty:
+            raise InputError(f"{symbol}: a replay needs candles of 5m or finer; {path} has coarser ones")
         for each in ("events", "event_closes", "tables", "anchor_table", "votes", "roles"):
             getattr(market, each)
         markets[shown], names[shown] = market, symbol
