@@ -175,6 +175,13 @@ def test_candles_that_are_too_coarse_are_said_to_be(command, candles, tmp_path):
     assert "5m or finer" in str(error)
 
 
+def test_an_inverse_contract_is_refused_as_at_the_venue(candles):
+    arguments = ["backtest", "--candles", str(candles), "--symbol", "BTC/USD:BTC", "--decider", "rules"]
+    error = CliRunner().invoke(cli, arguments).exception
+    assert isinstance(error, InputError)
+    assert "BTC/USD:BTC is inverse" in str(error)
+
+
 def test_spot_is_never_sold_short(candles, tmp_path):
     out = tmp_path / "out"
     arguments = ["backtest", "--candles", str(candles), "--symbol", "X/USDT", "--decider", "rules", "--json"]

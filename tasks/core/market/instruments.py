@@ -106,8 +106,11 @@ def infer(symbol: str, bars: pd.DataFrame, named: InstrumentTerms = NOTHING) -> 
 def resolve(symbol: str, before: pd.DataFrame, named: InstrumentTerms | None, stored: Instrument | None) -> Resolved:
     """Return the instrument of a replay: each term from a file, else what `ingest` stored, else what `before` tells.
 
-    before: the rows of `warm_up`. Raises InputError where they do not tell.
+    before: the rows of `warm_up`. Raises InputError where they do not tell, and for an inverse contract.
     """
+    base, settled = symbol.partition("/")[0], symbol.partition(":")[2].partition("-")[0]
+    if base == settled:
+        raise InputError(f"{symbol} is inverse, settled in {settled}: only spot and linear contracts can be replayed")
     named = named or NOTHING
     if stored is None:
         return Resolved(infer(symbol, before, named), _beside_candles(named))
