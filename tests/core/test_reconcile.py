@@ -182,7 +182,8 @@ FOREIGN = (ours(), look(held()))
 
 @pytest.mark.parametrize(("view", "seen"), [MISSING, MORE, LESS, TURNED, FOREIGN])
 def test_one_odd_look_is_only_looked_at_again(view, seen):
-    assert did(view, seen) == [LookAgain(symbol=BTC, about=BTC, since=NOW)]
+    [again] = did(view, seen)
+    assert (type(again), again.symbol, again.since) == (LookAgain, BTC, NOW)
 
 
 @pytest.mark.parametrize(("view", "seen"), [MISSING, MORE, LESS, TURNED])
@@ -204,6 +205,14 @@ def test_what_was_fine_in_between_or_odd_elsewhere_starts_anew():
     both = ours(position(), position(ETH))
     earlier = noted(look(held()), did(both, look(held())))  # ETH was missing, BTC was not
     assert [(type(a), getattr(a, "symbol", "")) for a in did(both, look(held(ETH)), earlier)] == [(LookAgain, BTC)]
+
+
+def test_another_difference_is_looked_at_again_itself():
+    view, seen = MORE
+    earlier = noted(seen, did(view, seen))
+    [other] = [held.model_copy(update={"quantity": held.quantity + 1}) for held in seen.positions]
+    changed = seen.model_copy(update={"positions": (other,), "observed_at": NOW + SECOND})
+    assert kinds(view, changed, earlier) == [LookAgain]
 
 
 def test_patience_is_counted_from_the_first_odd_look():

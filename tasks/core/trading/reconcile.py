@@ -296,7 +296,7 @@ def _compared(ledger: LedgerView, look: VenueView, asked: _Asked) -> Iterator[Ac
         return
     for finding, more in _differences(ledger, look.positions):
         symbol = finding.symbol
-        if again := asked.again(symbol, symbol):
+        if again := asked.again(symbol, finding.text):  # another difference is a new one
             yield again
             continue
         yield Tell(finding=finding)
