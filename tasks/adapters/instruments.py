@@ -21,9 +21,9 @@ from tasks.core.market.instruments import Resolved, kind_of, resolve, warm_up
 from tasks.core.types.orders import Instrument, InstrumentTerms
 
 FORM = re.compile(r"[^\s/:]+/[^\s/:]+(:[^\s/:]+)?")
-ABOVE, LEAST = "a number above 0", "a number of at least 0"
+GRID, ABOVE, LEAST = "a number from 1e-18 to 1e18", "a number above 0, up to 1e18", "a number from 0 to 1e18"
 MEANT = {
-    "tick": ABOVE, "step": ABOVE, "min_quantity": LEAST, "min_notional": LEAST, "max_leverage": ABOVE,
+    "tick": GRID, "step": GRID, "min_quantity": LEAST, "min_notional": LEAST, "max_leverage": ABOVE,
     "shorting": "true or false", "kind": "spot or linear",
 }  # fmt: skip
 

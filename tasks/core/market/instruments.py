@@ -111,7 +111,13 @@ def resolve(symbol: str, before: pd.DataFrame, named: InstrumentTerms | None, st
     base, settled = symbol.partition("/")[0], symbol.partition(":")[2].partition("-")[0]
     if base == settled:
         raise InputError(f"{symbol} is inverse, settled in {settled}: only spot and linear contracts can be replayed")
-    named = named or NOTHING
+    found = _resolved(symbol, before, named or NOTHING, stored)
+    if len(before) and found.instrument.tick > (price := _exact(float(before["close"].median()))):
+        raise InputError(f"{symbol}: its tick {found.instrument.tick} is above its price, some {price}: mend the tick")
+    return found
+
+
+def _resolved(symbol: str, before: pd.DataFrame, named: InstrumentTerms, stored: Instrument | None) -> Resolved:
     if stored is None:
         return Resolved(infer(symbol, before, named), _beside_candles(named))
     if named == NOTHING:

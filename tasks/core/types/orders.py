@@ -12,6 +12,7 @@ Side = Literal["buy", "sell"]
 PositionSide = Literal["long", "short"]
 Kind = Literal["linear", "spot"]
 FINAL_STATES = ("done", "rejected")  # of an intent: nothing more comes of it
+TINIEST, VASTEST = Decimal("1e-18"), Decimal("1e18")  # beyond them no venue lists anything
 
 
 class Instrument(Dto):
@@ -33,11 +34,11 @@ class Instrument(Dto):
 class InstrumentTerms(Dto):
     """What someone says of an instrument; None: not said."""
 
-    tick: Exact | None = Field(default=None, gt=0)
-    step: Exact | None = Field(default=None, gt=0)
-    min_quantity: Exact | None = Field(default=None, ge=0)
-    min_notional: Exact | None = Field(default=None, ge=0)
-    max_leverage: Exact | None = Field(default=None, gt=0)
+    tick: Exact | None = Field(default=None, ge=TINIEST, le=VASTEST)
+    step: Exact | None = Field(default=None, ge=TINIEST, le=VASTEST)
+    min_quantity: Exact | None = Field(default=None, ge=0, le=VASTEST)
+    min_notional: Exact | None = Field(default=None, ge=0, le=VASTEST)
+    max_leverage: Exact | None = Field(default=None, gt=0, le=VASTEST)
     shorting: bool | None = None
     kind: Kind | None = None
 
