@@ -21,6 +21,7 @@ from tasks import evaluate as stage
 from tasks.adapters import replays, variants
 from tasks.adapters.replays import Job
 from tasks.adapters.tracking_compare import git_commit
+from tasks.connections import log
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.evaluation import compare, statistics
@@ -72,6 +73,8 @@ def plan_work(request: Request) -> Work:
     """Make a request out into variants, windows and jobs; raises InputError for what cannot be compared."""
     if not request.candles:
         raise InputError("nothing to compare over: give candles as {symbol: file}")
+    if request.mask and request.news:
+        log().warning("--news: headlines name coins and dates, so masked replays are told none of them")
     chosen = variants.variants(request.deciders, request.models, request.cutoffs, settings())
     windows = _windows(request)
     files = replays.Files(
@@ -98,10 +101,13 @@ def _job(
     if sampled is None:
         sampled = 0 if kind.asks_model else QUIET
     gated = treatment == "raw" and kind.sees_market
-    told = strategy.told.model_copy(update={"memory": kind.asks_model})
+    asked = {
+        "told": strategy.told.model_copy(update={"memory": kind.asks_model}),
+        "models": (variant.model,) if variant.model else strategy.models,
+    }
     return Job(
         label=variant.label, window=window, treatment=treatment,
-        strategy=strategy.called(strategy.name, variant.decider).model_copy(update={"told": told}),
+        strategy=strategy.called(strategy.name, variant.decider).model_copy(update=asked),
         quiet=-(-sampled // windows) if gated else 0, candles=tuple(sorted(request.candles.items())),
         funding=tuple(sorted(request.funding.items())), news=request.news, latency_s=s.decision_latency_s,
         calendar=str(s.calendar or ""),

@@ -104,6 +104,18 @@ def test_masked_rules_decide_as_unmasked(candles):
     assert leak["input_dependency"] is None or leak["input_dependency"] > 0
 
 
+def test_a_job_names_the_model_it_asks_and_masked_ones_are_told_no_news(candles, tmp_path, caplog):
+    news = tmp_path / "news.jsonl"
+    news.write_text('{"at": "2025-01-12T00:00:00Z", "title": "x", "source": "y"}\n')
+    models = ("openai/a", "openai/b")
+    request = Request(
+        candles={SYMBOL: str(candles)}, deciders=("llm:single",), models=models, mask=True, news=str(news)
+    )
+    work = plan_work(request)
+    assert {(variant.model, job.strategy.models) for variant, job in work.paid} == {(each, (each,)) for each in models}
+    assert "masked replays are told none" in caplog.text
+
+
 def test_forked_processes_and_this_one_print_the_same_fingerprints(candles):
     work = plan_work(Request(candles={SYMBOL: str(candles)}, deciders=("rules", "random:1"), quiet=0))
     here = {trial.label: trial.summary["fingerprint"] for trial in map(replays.run_job, work.free)}
