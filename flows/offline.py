@@ -248,10 +248,13 @@ def _calls_about(
     symbol, name, probe = symbols[0], decider or settings().decider_name, Probe()
     chosen = build(name, settings(), model=probe)
     market = markets(candles, symbols)[symbol]
-    at = floor_time(utc_time(as_of, "--as-of") or _never(), "5m")
+    at, bar = floor_time(utc_time(as_of, "--as-of") or _never(), "5m"), timedelta(minutes=5)
+    first, last = market.bars["5m"].index[[0, -1]] + bar
+    if not first <= at <= last:
+        raise InputError(f"--as-of {as_of}: no candle of {symbol} closes then; they close from {first} to {last}")
     strategy = strategy_of(settings(), name, symbols=symbols)
     world = World(headlines=read_news(Path(news)) if news else None)
-    reasons = market.reasons(at - timedelta(minutes=5), at)
+    reasons = market.reasons(at - bar, at)
     asyncio.run(
         chosen.decide([flat_question(market, _flat_account(market, strategy, at), strategy, world, at, reasons)])
     )

@@ -182,6 +182,15 @@ def test_an_inverse_contract_is_refused_as_at_the_venue(candles):
     assert "BTC/USD:BTC is inverse" in str(error)
 
 
+def test_a_tick_above_the_price_is_refused(candles, tmp_path):
+    file = tmp_path / "terms.json"
+    file.write_text(json.dumps({SYMBOL: {"tick": 1e9, "step": 0.001}}))
+    arguments = ["backtest", "--candles", str(candles), "--symbol", SYMBOL, "--decider", "rules"]
+    error = CliRunner().invoke(cli, [*arguments, "--instruments", str(file)]).exception
+    assert isinstance(error, InputError)
+    assert f"{SYMBOL}: its tick 1000000000.0 is above its price" in str(error)
+
+
 def test_spot_is_never_sold_short(candles, tmp_path):
     out = tmp_path / "out"
     arguments = ["backtest", "--candles", str(candles), "--symbol", "X/USDT", "--decider", "rules", "--json"]
@@ -253,7 +262,10 @@ def test_question_prints_the_very_messages_that_a_model_is_sent(candles, monkeyp
     assert "unknown" not in asked["messages"][1]["content"].split("Earlier decisions")[1]  # none, and that is known
     panel = CliRunner().invoke(cli, [*base, "--decider", "llm:panel"]).stdout.splitlines()
     assert [json.loads(each)["role"] for each in panel] == ["technical", "orderbook"]  # no news: no sentiment
-    for wrong, named in ((["--decider", "rules"], "asks no model"), (["--cycle", "c1"], "either --cycle")):
+    late = ["--as-of", "2099-01-01", "--decider", "llm:single"]
+    for wrong, named in (
+        (["--decider", "rules"], "asks no model"), (["--cycle", "c1"], "either --cycle"), (late, "no candle of"),
+    ):  # fmt: skip
         assert named in str(CliRunner().invoke(cli, [*base, *wrong]).exception)
 
 
