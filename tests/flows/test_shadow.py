@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from guard_cases import GRID, NOON, account, seen
 from sandbox_server import advance, running_sandbox, state
 from store_samples import a_cycle, a_decision, a_verdict, an_intent
 
@@ -18,6 +19,10 @@ from tasks.adapters.venue import connect
 from tasks.connections import store, venue
 from tasks.core.evaluation.counterfactual import PaperBook
 from tasks.core.types.portfolio import AccountState
+from tasks.core.types.question import Question
+from tasks.core.types.record import Inputs
+from tasks.core.types.strategy import Strategy
+from tasks.core.types.verdict import Code
 from tasks.settings import settings
 
 SYMBOL = "BTC/USDT:USDT"
@@ -65,6 +70,21 @@ async def test_a_challenger_sends_nothing_and_is_scored_like_the_champion(home, 
     assert books["hold"].equity == 10_000
     assert books[challenger].equity != 10_000
     assert state(exchange)["orders"] == []
+
+
+@pytest.mark.parametrize("seconds", [0, 391])
+async def test_a_challenger_is_judged_at_the_champions_time(home, monkeypatch, seconds):
+    replies = home / "replies.jsonl"
+    replies.write_text(json.dumps({"as_of": NOON.isoformat(), "symbol": SYMBOL, "reply": json.dumps(OPEN)}))
+    monkeypatch.setenv("QUARTERDECK_SHADOW", f"recorded:{replies}")
+    settings.cache_clear()
+    inputs = Inputs(strategy="", judged_at=NOON + timedelta(seconds=seconds))
+    record = a_cycle(as_of=NOON, state=account(), inputs=inputs)
+    store().begin_cycle(record, NOON)
+    strategy = Strategy(symbols=(SYMBOL,), instruments={SYMBOL: GRID})
+    await shadow.decide_shadows.fn(strategy, [Question(snapshot=seen())], [record])
+    [kept] = store().shadows_between("default", f"recorded:{replies}", NOON - timedelta(minutes=5), NOON)
+    assert (Code.STALE in kept.verdict.codes) == bool(seconds)
 
 
 async def test_a_challengers_long_pays_the_funding_that_the_paper_venues_pays(home, exchange, monkeypatch):
