@@ -200,8 +200,8 @@ def remembered(store, number: int, decided=None, outcome_at=None, r="0.5", **cyc
         )
 
 
-def past_of(store, as_of, symbol=BTC, strategy="default"):
-    return store.remembered(strategy, "llm:single", None, symbol, as_of).at(moment(50))
+def past_of(store, as_of, symbol=BTC, strategy="default", decider="llm:single"):
+    return store.remembered(strategy, decider, None, symbol, as_of).at(moment(50))
 
 
 def test_recent_decisions_come_newest_first_with_the_outcomes_known_then(store):
@@ -271,7 +271,7 @@ def test_nothing_is_remembered_that_was_not_known_at_as_of(store, made, bar_now)
             closed = at + minutes(5 * held)
             store.save_outcome(an_outcome(cycle_id, cycle_id=cycle_id, closed_at=closed, r_multiple=Decimal(number)))
     as_of = AT + minutes(5 * bar_now)
-    memory = past_of(store, as_of, strategy=strategy)
+    memory = past_of(store, as_of, strategy=strategy, decider="rules")
     known = {n: held is not None and n + held <= bar_now for n, held in made if n < bar_now}
     bar = {AT + minutes(5 * n): n for n, _ in made}
     assert {bar[past.as_of] for past in memory.recent} == set(sorted(known)[-5:])
