@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sandbox_cycles import START, SYMBOL
+from sandbox_server import running_sandbox
 
 from tasks import connections
 from tasks.settings import settings
@@ -29,3 +31,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     settings.cache_clear()
     connections.close_stores()
+
+
+@pytest.fixture
+def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a sandbox with one symbol, its time stepped, which the settings name."""
+    with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
+        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
+        monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
+        settings.cache_clear()
+        yield url

@@ -4,10 +4,10 @@ from datetime import timedelta
 from decimal import Decimal as D
 
 import pytest
+from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
 from sandbox_server import state
 from store_samples import a_cycle
 from test_protect import ETH, _hasty, both_opened, opened, two_symbols
-from test_trade import OPEN, START, SYMBOL, exchange, protect_once, recorded, run
 
 from flows.watch import look
 from tasks import account, book, detect, features, working
@@ -18,7 +18,7 @@ from tasks.core.errors import TradingError
 from tasks.core.types.record import CycleStatus
 from tasks.leases import Leases
 
-__all__ = ["_hasty", "exchange", "two_symbols"]  # fixtures
+__all__ = ["_hasty", "two_symbols"]  # fixtures
 pytestmark = pytest.mark.slow
 
 

@@ -8,8 +8,8 @@ from decimal import Decimal as D
 from pathlib import Path
 
 import pytest
+from sandbox_cycles import OPEN, START, SYMBOL, killed_after_the_intents_were_written, protect_once, recorded, run
 from sandbox_server import advance, fault, running_sandbox, state
-from test_trade import OPEN, START, SYMBOL, exchange, killed_after_the_intents_were_written, protect_once, recorded, run
 
 from flows.protect import protect
 from flows.trade import Request, run_cycles
@@ -21,7 +21,6 @@ from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.record import CycleStatus
 from tasks.settings import settings
 
-__all__ = ["exchange"]  # a fixture
 ETH = "ETH/USDT:USDT"
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from click.testing import CliRunner
+from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
 from sandbox_server import admin, advance, fault, state
 from test_protect import limit_entry, manual, opened
-from test_trade import OPEN, START, SYMBOL, exchange, protect_once, recorded, run
 
 from flows.cli import cli
 from tasks import adopt, connections, halts, sending, steps
@@ -22,7 +22,6 @@ from tasks.core.trading import orders, postings
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.settings import settings
 
-__all__ = ["exchange"]  # a fixture
 pytestmark = pytest.mark.slow
 
 

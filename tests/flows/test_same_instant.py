@@ -3,13 +3,12 @@
 from decimal import Decimal
 
 import pytest
+from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
 from sandbox_server import advance, fault, state
-from test_trade import OPEN, START, SYMBOL, exchange, protect_once, recorded, run
 
 from tasks.connections import store, venue
 from tasks.core.types.record import CycleStatus
 
-__all__ = ["exchange"]  # a fixture
 pytestmark = pytest.mark.slow
 
 

@@ -6,9 +6,9 @@ from decimal import Decimal as D
 from pathlib import Path
 
 import pytest
+from sandbox_cycles import OPEN, START
 from sandbox_server import running_sandbox, state
 from store_samples import a_cycle, a_position
-from test_trade import OPEN, START
 from venue_stub import NOW_MS, ORDER, Asked, Stub, ok, stub_venue
 
 from flows.trade import Request, run_cycles

@@ -3,16 +3,24 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from model_server import Fault, ModelServer, Reply
-from sandbox_server import advance, fault, running_sandbox, state
+from sandbox_cycles import (
+    CLOSE,
+    OPEN,
+    START,
+    SYMBOL,
+    die_at,
+    killed_after_the_intents_were_written,
+    protect_once,
+    recorded,
+    run,
+)
+from sandbox_server import advance, fault, state
 
-from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles, trade
 from tasks import sending, steps
@@ -21,51 +29,10 @@ from tasks.connections import store, venue
 from tasks.core.errors import VenueUnavailable
 from tasks.core.types.orders import Order, OrderIntent
 from tasks.core.types.record import CycleStatus
-from tasks.leases import symbol_lease
+from tasks.leases import Leases, symbol_lease
 from tasks.settings import settings
 
-SYMBOL = "BTC/USDT:USDT"
-START = datetime(2025, 3, 10, 12, 0, tzinfo=UTC)
-OPEN = {
-    "symbol": SYMBOL, "action": "OPEN_LONG", "size_pct": 20, "entry": {"type": "market"}, "stop_atr": 1.5,
-    "tp_atr": 3, "confidence": 0.8, "comment": "a test opens", "followups": ["MOVE_STOP: breakeven on +1.0R"],
-}  # fmt: skip
-CLOSE = {"symbol": SYMBOL, "action": "CLOSE_ALL", "confidence": 0.9, "comment": "a test closes"}
-
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
-        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
-        monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
-        settings.cache_clear()
-        yield url
-
-
-def recorded(home: Path, *replies: tuple[datetime, object]) -> str:
-    lines = [
-        json.dumps({"as_of": at.isoformat(), "symbol": SYMBOL, "reply": r if isinstance(r, str) else json.dumps(r)})
-        for at, r in replies
-    ]
-    (home / "replies.jsonl").write_text("\n".join(lines))
-    return f"recorded:{home / 'replies.jsonl'}"
-
-
-async def run(decider: str, **options: object):
-    request = Request(symbols=(SYMBOL,), decider=decider, reason="a test asks", **options)
-    try:
-        return (await run_cycles(request))[0]
-    finally:
-        await venue().close()
-
-
-async def protect_once() -> dict[str, object]:
-    try:
-        return await reconcile()
-    finally:
-        await venue().close()
 
 
 async def test_a_decision_becomes_one_order_with_its_stop_and_target(home, exchange):
@@ -233,24 +200,6 @@ async def test_the_whole_flow_runs_under_prefect_and_leaves_its_page(home, excha
     assert "OPEN_LONG" in pages[-1].data
 
 
-async def killed_after_the_intents_were_written(home: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Leave a cycle as a process does that dies between writing its intents and sending them, its lease run out."""
-    decider = recorded(home, (START, OPEN))
-    with monkeypatch.context() as patch:
-        patch.setattr(steps, "hook", die_at("before_look_up"))
-        with pytest.raises(KeyboardInterrupt):
-            await run(decider)
-    return decider
-
-
-def die_at(step: str) -> Callable[[str], None]:
-    def die(reached: str) -> None:
-        if reached == step:
-            raise KeyboardInterrupt
-
-    return die
-
-
 async def test_a_cycle_killed_before_sending_is_finished_by_the_next_run(home, exchange, monkeypatch):
     decider = await killed_after_the_intents_were_written(home, monkeypatch)
     assert state(exchange)["orders"] == []
@@ -273,14 +222,23 @@ async def test_two_runs_of_one_cycle_at_once_ask_once_and_order_once(home, excha
     from tasks import decide
 
     asked: list[object] = []
-    real = decide.decide.fn
+    wanted: list[str] = []
+    both = asyncio.Event()
+    decided, taken = decide.decide.fn, Leases.take
 
     async def slow(*arguments: object):
         asked.append(arguments)
-        await asyncio.sleep(0.5)
-        return await real(*arguments)
+        await asyncio.wait_for(both.wait(), 60)
+        return await decided(*arguments)
+
+    async def take(self: Leases, name: str, lasts: timedelta | None = None):
+        wanted.append(name)
+        if wanted.count(symbol_lease(SYMBOL)) == 2:
+            both.set()
+        return await taken(self, name, lasts)
 
     monkeypatch.setattr(decide.decide, "fn", slow)
+    monkeypatch.setattr(Leases, "take", take)
     request = Request(symbols=(SYMBOL,), decider=recorded(home, (START, OPEN)), reason="a test asks")
     await asyncio.gather(run_cycles(request), run_cycles(request))
     await venue().close()
