@@ -4,7 +4,6 @@ import struct
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_data import SHARED
 
 from tasks.adapters import plot, plot_layers
 from tasks.core.errors import DataError, InputError
@@ -206,7 +206,7 @@ def test_a_chart_that_cannot_be_drawn_is_a_warning(error, monkeypatch, caplog):
 
 
 def test_the_recorded_market_fits_the_page():
-    found = sorted((Path(__file__).resolve().parents[3] / "shared/data/ohlcv").glob("BTC-USDT-PERP_5m_*.parquet"))
+    found = sorted((SHARED / "ohlcv").glob("BTC-USDT-PERP_5m_*.parquet"))
     if not found:
         pytest.skip("needs ../shared/data/ohlcv/BTC-USDT-PERP_5m_*.parquet")
     from tasks.adapters.candles import read_candles

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from shared_data import SHARED
 
 from tasks.adapters.candles import read_candles
 from tasks.adapters.quality import PRESENT, RULES, SHAPE, SPIKE, rules_table, validate
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow  # importing great_expectations takes seconds
 AS_OF = datetime(2026, 3, 2, 10, 5, tzinfo=UTC)
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 ROOT = Path(__file__).resolve().parents[2]
-RECORDED = ROOT.parent / "shared/data/ohlcv"
+RECORDED = SHARED / "ohlcv"
 AGREEMENT = {"prices_agree", "volume_agrees"}
 
 

@@ -1,12 +1,11 @@
 """Candles for tests: a seeded random walk, noise, and the recorded files where they are there."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from reference import Bar
+from shared_data import shared
 
 from tasks.adapters.candles import read_candles
 from tasks.core.market.bars import bar_frame, epoch_s
@@ -14,17 +13,8 @@ from tasks.core.market.snapshot import Market, build, to_json
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.snapshot import Constraints
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 START = datetime(2024, 1, 1, tzinfo=UTC)  # a Monday
 CONSTRAINTS = Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=("HOLD", "OPEN_LONG"))
-
-
-def shared(name: str) -> Path:
-    """Return a recorded file, or skip the test saying why."""
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"needs the recorded data in {path}")
-    return path
 
 
 def recorded(symbol: str, rows: slice = slice(None)) -> pd.DataFrame:

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import reference
-from market_data import START, rows, shared
+from market_data import START, rows
+from shared_data import shared
 
 from tasks.core.market import anchors, features
 from tasks.core.market.bars import bar_frame, columns_of

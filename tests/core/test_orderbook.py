@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from market_data import shared
+from shared_data import shared
 
 from tasks.core.market import orderbook
 from tasks.core.types.snapshot import OrderBookView

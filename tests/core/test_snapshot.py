@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from market_data import CONSTRAINTS, START, recorded, shared, walk
+from market_data import CONSTRAINTS, START, recorded, walk
+from shared_data import shared
 
 from tasks.adapters.candles import read_candles
 from tasks.core.errors import DataError

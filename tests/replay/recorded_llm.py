@@ -9,6 +9,7 @@ every limit as wide as the fill engine can carry, beyond what settings accept.
 import asyncio
 import gzip
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -27,7 +28,7 @@ from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
 from tasks.settings import ROOT, settings
 
-SHARED = ROOT.parent / "shared" / "data"
+SHARED = Path(os.environ.get("QUARTERDECK_SHARED") or ROOT.parent / "shared") / "data"
 REPLIES = SHARED / "llm/decisions.jsonl.gz"
 CANDLES = {
     f"{base}/USDT:USDT": SHARED / f"ohlcv/{base}-USDT-PERP_5m_binanceusdm_2024-12_2026-02.parquet"
