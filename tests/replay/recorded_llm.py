@@ -99,14 +99,20 @@ def run(guarded: bool) -> dict[str, object]:
     """Replay the recording; returns what is compared."""
     bars = {symbol: read_candles(path).loc["2025-10-15":"2025-12-31"] for symbol, path in CANDLES.items()}
     markets = {symbol: Market.from_base(symbol, frame) for symbol, frame in bars.items()}
-    records: list[CycleRecord] = []
     with TemporaryDirectory() as folder:
-        path, calendar = adapt(markets, Path(folder))
-        limits = Limits() if guarded else Limits().model_copy(update=NO_GUARD)
-        start = calendar[0].at - timedelta(hours=1)
-        plan = Plan(limits=limits, calendar=calendar, start=start, cash=Decimal(10_000))
-        done = Backtest(markets, build(f"recorded:{path}", settings()), plan, on_record=records.append)
-        result = asyncio.run(done.run())
+        return compared(markets, *adapt(markets, Path(folder)), guarded)
+
+
+def compared(
+    markets: dict[str, Market], path: Path, calendar: tuple[CalendarEvent, ...], guarded: bool
+) -> dict[str, object]:
+    """Replay the replies in `path`, asked for at the times of `calendar`, with the guard or with none to speak of."""
+    records: list[CycleRecord] = []
+    limits = Limits() if guarded else Limits().model_copy(update=NO_GUARD)
+    start = calendar[0].at - timedelta(hours=1)
+    plan = Plan(limits=limits, calendar=calendar, start=start, cash=Decimal(10_000))
+    done = Backtest(markets, build(f"recorded:{path}", settings()), plan, on_record=records.append)
+    result = asyncio.run(done.run())
     answered = [record for record in records if record.decided.calls]
     summary = result.summary()
     return {
