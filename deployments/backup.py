@@ -59,7 +59,7 @@ def _pack(archive: Path, paths: list[Path]) -> list[str]:
 
 def restore(settings: Settings, archive: Path) -> list[str]:
     """Bring back what `backup` wrote; raises InputError where it would write over something."""
-    if state.running(settings.home):
+    if state.claimed(settings.home):
         raise InputError(f"quarterdeck runs with HOME {settings.home}: `quarterdeck down` first")
     with tempfile.TemporaryDirectory(prefix=".quarterdeck-restore-", dir=settings.home) as made:
         found = _unpacked(archive, Path(made))

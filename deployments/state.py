@@ -67,16 +67,21 @@ def write(home: Path, state: UpState) -> None:
 
 
 def running(home: Path) -> UpState | None:
-    """Return the state of the `up` that runs with this HOME; None if none does."""
+    """Return the state of the `up` that runs with this HOME; None if none does, or it has not said yet."""
+    return read(home) if claimed(home) else None
+
+
+def claimed(home: Path) -> bool:
+    """Return whether an `up` has this HOME, also one that is only starting."""
     lock = home / "up.lock"
     if not lock.exists():
-        return None
+        return False
     with lock.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return read(home)
-    return None
+            return True
+    return False
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def decide(file: str, decider: str, as_json: bool) -> None:
         {
             "decision": reply_of(decided.decision), "source": decided.source, "rung": decided.rung,
             "model": decided.model, "latency_ms": decided.latency_ms, "cost_usd": decided.cost_usd,
-            "tokens": decided.tokens, "errors": decided.errors, "trail": decided.trail,
+            "tokens": decided.tokens, "errors": decided.errors,
         },
         as_json,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """No test reaches a model or a network: only servers that the tests start on this machine."""
 
 import os
+import shutil
 import tempfile
 
 from hypothesis import HealthCheck
@@ -11,7 +12,8 @@ os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["QUARTERDECK_NO_MODEL_CALLS"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-os.environ["QUARTERDECK_HOME"] = tempfile.mkdtemp(prefix="quarterdeck-tests-")
+_home = tempfile.TemporaryDirectory(prefix="quarterdeck-tests-")  # of a test that asks for none of its own
+os.environ["QUARTERDECK_HOME"] = _home.name
 os.environ["QUARTERDECK_MLFLOW_URL"] = ""
 
 # A busy machine is not a failing test, and a landing must not depend on the examples of the day.
@@ -22,3 +24,9 @@ hypothesis_settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("quarterdeck")
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing behind; what still writes there by now is a thread that the process takes with it."""
+    shutil.rmtree(_home.name, ignore_errors=True)
+    _home.cleanup()

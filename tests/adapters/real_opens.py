@@ -14,8 +14,9 @@ from decimal import Decimal
 from functools import cache
 from typing import NamedTuple
 
-import test_real_replies as replies
+import real_replies as replies
 from instrument_cases import linear
+from shared_data import SHARED
 
 from tasks.adapters.candles import read_candles
 from tasks.core.decision.actions import Rejected, parse_reply
@@ -32,10 +33,9 @@ from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.snapshot import Snapshot
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
-from tasks.settings import ROOT
 
 CANDLES = "BTC-USDT-PERP_5m_binanceusdm_2024-12_2026-02.parquet"
-FOLDER = ROOT.parent / "shared/data/ohlcv"
+FOLDER = SHARED / "ohlcv"
 SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 GRIDS = dict(zip(SYMBOLS, (("0.1", "0.001"), ("0.01", "0.01")), strict=True))
 LIMITS, COSTS = Limits(), Costs()

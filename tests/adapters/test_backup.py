@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 from store_samples import AT, a_full_cycle, a_position
 
+from deployments import state
 from deployments.backup import LAYOUT, backup, restore
 from deployments.supervisor import cli
 from tasks.adapters.store import Store
@@ -141,6 +142,27 @@ def test_restore_never_writes_over_what_is_there(saved, tmp_path):
         backup(saved, archive)
 
 
+@pytest.mark.parametrize("said_so", [True, False], ids=["up", "only starting"])
+def test_restore_is_refused_while_quarterdeck_runs_and_not_after(saved, tmp_path, said_so):
+    archive, home = tmp_path / "all.tar.gz", tmp_path / "home-that-runs"
+    names = backup(saved, archive)
+    home.mkdir()
+    with state.claim(home):
+        if said_so:
+            up = state.UpState(pid=os.getpid(), started_at=AT, profile="sandbox", strategy="default")
+            state.write(home, up)
+        code, said = in_home(home, "restore", str(archive))
+        assert (code, f"quarterdeck runs with HOME {home}: `quarterdeck down` first" in said) == (2, True)
+        assert set(inside(home)) <= {"up.lock", "up.json"}, "nothing was half written"
+    assert in_home(home, "restore", str(archive))[0] == 0
+    assert {name for name in names if name not in ("prefect.db",)} <= set(inside(home))
+
+
+def test_a_running_system_is_saved_all_the_same(saved, tmp_path):
+    with state.claim(saved.home):
+        assert "quarterdeck.db" in backup(saved, tmp_path / "all.tar.gz")
+
+
 def test_a_broken_archive_is_refused_whole(saved, tmp_path):
     archive = tmp_path / "all.tar.gz"
     backup(saved, archive)
@@ -155,8 +177,10 @@ def test_a_broken_archive_is_refused_whole(saved, tmp_path):
         assert inside(home) == [], "nothing was half written"
 
 
-@pytest.mark.parametrize("name", ["../escaped.db", "/tmp/quarterdeck-escaped.db", "quarterdeck.db/../../escaped.db"])
+@pytest.mark.parametrize("name", ["../escaped.db", "{elsewhere}/escaped.db", "quarterdeck.db/../../escaped.db"])
 def test_names_that_lead_out_of_the_archive_are_refused(name, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    name = name.format(elsewhere=tmp_path / "elsewhere")
     archive = tmp_path / "evil.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         for each in (LAYOUT, name):
@@ -167,7 +191,6 @@ def test_names_that_lead_out_of_the_archive_are_refused(name, tmp_path):
     assert in_home(home, "restore", str(archive))[0] == 2
     assert inside(home) == []
     assert not list(tmp_path.rglob("*escaped*"))
-    assert not Path("/tmp/quarterdeck-escaped.db").exists()
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path):

@@ -4,7 +4,6 @@ import struct
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from shared_data import SHARED
 
 from tasks.adapters import plot, plot_layers
 from tasks.core.errors import DataError, InputError
@@ -206,15 +206,17 @@ def test_a_chart_that_cannot_be_drawn_is_a_warning(error, monkeypatch, caplog):
     assert f"not drawn error={error}" in caplog.text
 
 
-def test_the_recorded_market_fits_the_page():
-    found = sorted((Path(__file__).resolve().parents[3] / "shared/data/ohlcv").glob("BTC-USDT-PERP_5m_*.parquet"))
-    if not found:
-        pytest.skip("needs ../shared/data/ohlcv/BTC-USDT-PERP_5m_*.parquet")
+@pytest.mark.parametrize("source", ["own", "recorded"])
+def test_a_long_market_fits_the_page(source):
     from tasks.adapters.candles import read_candles
 
-    recorded = Market.from_base(SYMBOL, read_candles(found[0]).iloc[:25_000])
+    found = sorted((SHARED / "ohlcv").glob("BTC-USDT-PERP_5m_*.parquet"))
+    if source == "recorded" and not found:
+        pytest.skip(f"needs {SHARED}/ohlcv/BTC-USDT-PERP_5m_*.parquet")
+    bars = candles(25_000) if source == "own" else read_candles(found[0]).iloc[:25_000]
+    market = Market.from_base(SYMBOL, bars)
     sizes = [
-        len(plot.draw(recorded, datetime(2025, 3, day, 12, tzinfo=UTC), bars=96, position=LONG, size=(900, 480)))
+        len(plot.draw(market, datetime(2025, 3, day, 12, tzinfo=UTC), bars=96, position=LONG, size=(900, 480)))
         for day in (3, 10, 20)
     ]
     assert max(sizes) <= 60_000

@@ -1,9 +1,10 @@
 """Candles: saved once, first values win, read back exactly."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import pandas as pd
@@ -114,12 +115,16 @@ def test_threads_that_save_the_same_bars_count_each_once(store, monkeypatch):
     frame = bars(300)
     read = Store._between
 
-    def read_slowly(*args):
+    together = Barrier(4)
+
+    def read_together(*args):
+        """All have read before the first one writes, if the database lets them."""
         known = read(*args)
-        time.sleep(0.05)  # so that the others come between reading and writing, if the database lets them
+        with suppress(BrokenBarrierError):
+            together.wait(0.1)
         return known
 
-    monkeypatch.setattr(Store, "_between", read_slowly)
+    monkeypatch.setattr(Store, "_between", read_together)
     with ThreadPoolExecutor(4) as pool:
         saved = list(pool.map(lambda _: store.save_bars(*KEY, frame, AT), range(4)))
     assert sum(one.new for one in saved) == 300 == store.count_bars()

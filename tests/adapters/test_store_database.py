@@ -4,7 +4,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -16,6 +15,7 @@ from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from ports import nobody
 from sqlalchemy import insert, select, text
 from store_samples import AT, a_cycle, a_fill, an_outcome, minutes
 
@@ -53,13 +53,10 @@ def test_every_postgresql_url_goes_through_psycopg_3(scheme):
 
 
 def test_server_that_is_not_there_is_one_line_naming_host_and_remedy_without_password():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(StoreError) as caught:
-        Store(f"postgresql://me:s3cr3t@127.0.0.1:{port}/quarterdeck")
+    with nobody() as address, pytest.raises(StoreError) as caught:
+        Store(f"postgresql://me:s3cr3t@{address}/quarterdeck")
     message = str(caught.value)
-    assert f"quarterdeck on 127.0.0.1:{port}" in message
+    assert f"quarterdeck on {address}" in message
     assert "QUARTERDECK_DATABASE_URL" in message
     assert "s3cr3t" not in message
     assert "\n" not in message
@@ -182,8 +179,8 @@ def test_sqlite_writers_wait_for_each_other_instead_of_failing(tmp_path, sqlite_
     other.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(store.begin_cycle, a_cycle(), AT)
-        time.sleep(0.3)
-        assert not waiting.done()
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)  # a writer that fails instead of waiting has failed by then
         other.execute("COMMIT")
         assert waiting.result(timeout=60) == "started"
     other.close()

@@ -4,17 +4,19 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from model_server import Fault, ModelServer, Reply
+from moments_sample import moment
 from store_samples import AT, BTC, a_cycle, a_decision, a_hold, a_position, a_snapshot, an_outcome, minutes
-from test_memory import moment
 
 from tasks.adapters.deciders import build
 from tasks.core.decision.breaker import BreakerState
@@ -104,7 +106,7 @@ from tasks.adapters.model import prepare
 from tasks.core.types.question import Question
 from tasks.settings import load
 sys.path[:0] = ["tests/core", "tests/adapters"]
-from test_memory import moment
+from moments_sample import moment
 ladder = build("llm:single", load())
 asyncio.run(prepare())
 print("ready", flush=True)
@@ -145,8 +147,12 @@ def now() -> datetime:
 
 
 def test_the_breaker_is_one_for_all_who_change_it(store):
+    together = Barrier(6)
+
     def more(state: BreakerState) -> BreakerState:
-        time.sleep(0.01)
+        """All have read before the first one writes, if the database lets them."""
+        with suppress(BrokenBarrierError):
+            together.wait(0.1)
         return BreakerState(errors=state.errors + 1, retry_at=AT)
 
     with ThreadPoolExecutor(6) as pool:
@@ -200,8 +206,8 @@ def remembered(store, number: int, decided=None, outcome_at=None, r="0.5", **cyc
         )
 
 
-def past_of(store, as_of, symbol=BTC, strategy="default"):
-    return store.remembered(strategy, "llm:single", None, symbol, as_of).at(moment(50))
+def past_of(store, as_of, symbol=BTC, strategy="default", decider="llm:single"):
+    return store.remembered(strategy, decider, None, symbol, as_of).at(moment(50))
 
 
 def test_recent_decisions_come_newest_first_with_the_outcomes_known_then(store):
@@ -271,7 +277,7 @@ def test_nothing_is_remembered_that_was_not_known_at_as_of(store, made, bar_now)
             closed = at + minutes(5 * held)
             store.save_outcome(an_outcome(cycle_id, cycle_id=cycle_id, closed_at=closed, r_multiple=Decimal(number)))
     as_of = AT + minutes(5 * bar_now)
-    memory = past_of(store, as_of, strategy=strategy)
+    memory = past_of(store, as_of, strategy=strategy, decider="rules")
     known = {n: held is not None and n + held <= bar_now for n, held in made if n < bar_now}
     bar = {AT + minutes(5 * n): n for n, _ in made}
     assert {bar[past.as_of] for past in memory.recent} == set(sorted(known)[-5:])

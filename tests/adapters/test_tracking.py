@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import NamedTuple
 from urllib.error import URLError
 
 import pytest
+from ports import free_port, nobody
 
 from flows.cli import cli
 from tasks.adapters.evidence import EvidenceTracker, read_evidence
@@ -52,42 +52,46 @@ def prompt_file(role: str, version: str, text: str) -> File:
 TEXT = "---\nrole: single\n---\n## system\nHold the wheel.\n## user\nPair ${pair}: ${snapshot}\n"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until_healthy(url: str, server: subprocess.Popen[bytes], seconds: float = 90) -> None:
+def healthy(url: str, server: subprocess.Popen[bytes], seconds: float = 90) -> bool:
+    """Wait until the server answers; False when it has ended instead, as it does where its port is taken."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        assert server.poll() is None, "the MLflow server ended while starting"
+        if server.poll() is not None:
+            return False
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2) as reply:
                 if reply.status == 200:
-                    return
+                    return True
         except (URLError, OSError):
             time.sleep(0.3)
     pytest.fail(f"no MLflow server at {url} after {seconds} s")
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = tmp_path_factory.mktemp("mlflow")
-    address = f"http://127.0.0.1:{(port := free_port())}"
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "artifacts"),
-    ]  # fmt: skip
+def serve_mlflow(home: Path) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start an MLflow server; on another port where the first one was taken meanwhile."""
     quiet = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
-    with (home / "log").open("wb") as log:
-        server = subprocess.Popen(command, env={**os.environ, **quiet}, cwd=home, stdout=log, stderr=log)
+    for _ in range(3):
+        port = str(free_port())
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
+            "--artifacts-destination", str(home / "artifacts"),
+        ]  # fmt: skip
+        with (home / "log").open("ab") as log:
+            server = subprocess.Popen(command, env={**os.environ, **quiet}, cwd=home, stdout=log, stderr=log)
+        if healthy(f"http://127.0.0.1:{port}", server):
+            return f"http://127.0.0.1:{port}", server
+    pytest.fail(f"the MLflow server ended while starting: {(home / 'log').read_text()[-1000:]}")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    address, server = serve_mlflow(tmp_path_factory.mktemp("mlflow"))
     try:
-        wait_until_healthy(address, server)
         yield address
     finally:
         server.terminate()  # it passes the signal on to its one worker
@@ -186,9 +190,10 @@ def test_a_file_that_holds_braces_of_its_own_is_kept_as_it_is():
 
 
 def test_an_unreachable_server_is_tracking_unavailable_and_does_not_show_its_password():
-    tracker = Tracker(f"http://person:hunter2@127.0.0.1:{free_port()}")
-    with pytest.raises(TrackingUnavailable) as caught:
-        tracker.log_session("default", "sandbox", date(2026, 3, 2), {"equity": 1.0}, 0)
+    with nobody() as address:
+        tracker = Tracker(f"http://person:hunter2@{address}")
+        with pytest.raises(TrackingUnavailable) as caught:
+            tracker.log_session("default", "sandbox", date(2026, 3, 2), {"equity": 1.0}, 0)
     assert "127.0.0.1" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
@@ -351,7 +356,12 @@ def named(alias: str) -> str | None:
 
 @pytest.mark.slow
 def test_promoting_moves_the_alias_here_and_there_and_without_mlflow_here_alone(quarterdeck, tmp_path, monkeypatch):
-    monkeypatch.setenv("QUARTERDECK_PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")  # nobody is told
+    with nobody() as silent:
+        monkeypatch.setenv("QUARTERDECK_PREFECT_API_URL", f"http://{silent}/api")  # nobody is told
+        _promote_here_and_there(quarterdeck, tmp_path, gone=f"http://{silent}")
+
+
+def _promote_here_and_there(quarterdeck, tmp_path, gone):
     registry = f"sqlite:///{tmp_path / 'mlflow.db'}"  # one of its own: the tests' server has other texts
     out, _ = quarterdeck("promote", "portfolio", "v001", "--alias", "champion", "--json", mlflow=registry)
     assert {"role": "portfolio", "alias": "champion", "version": "v001"}.items() <= json.loads(out).items()
@@ -359,7 +369,6 @@ def test_promoting_moves_the_alias_here_and_there_and_without_mlflow_here_alone(
     client = Tracker(registry)._client
     assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "champion").tags["file_version"] == "v001"
 
-    gone = f"http://127.0.0.1:{free_port()}"
     quarterdeck("promote", "portfolio", "v001", "--alias", "challenger", "--json", mlflow=gone)
     assert named("challenger") == "v001"
 

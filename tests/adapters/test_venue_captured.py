@@ -2,14 +2,14 @@
 
 import json
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
+from shared_data import SHARED
 
 from tasks.adapters import venue_translate as translate
 from tasks.core.types.orders import OrderStatus
 
-CAPTURED = Path(__file__).resolve().parents[2].parent / "shared/data/wire/nautilus/bybit"
+CAPTURED = SHARED / "wire/nautilus/bybit"
 pytestmark = pytest.mark.skipif(not CAPTURED.is_dir(), reason=f"{CAPTURED} is not here")
 MARKET = {"symbol": "S", "settle": "USDT", "quote": "USDT", "base": "S", "spot": False}
 

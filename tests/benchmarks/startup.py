@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 
-from tests.chaos.world import free_port
+from tests.adapters.ports import free_port
 
 
 def main() -> None:

@@ -30,10 +30,11 @@ from deployments.progress import Board
 from tasks.connections import store
 from tasks.settings import settings
 from tasks.steps import KILL_AT, STEPS
+from tests.adapters.ports import free_port
 from tests.chaos import invariants, report
 from tests.chaos.bars import DEATHS, FAULTS, SCENES, Bars, Plan, Tally
 from tests.chaos.fork import Story, end_leases, fork, warm_up
-from tests.chaos.world import Databases, World, free_port, world
+from tests.chaos.world import Databases, World, world
 from tests.drills.cluster import NEWEST, Cluster
 
 TRADE, PROTECT = "trade/trade-adhoc", "protect/protect"

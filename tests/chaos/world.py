@@ -4,7 +4,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -149,12 +148,6 @@ def _execute(server: str, statement: str) -> None:
 
 def _database(server: str, name: str) -> str:
     return parse_url(server).set(database=name).render_as_string(hide_password=False)
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -131,7 +131,7 @@ def draw_state(rng: Random, calm: bool) -> AccountState:
         PendingEntry(
             symbol=symbol, side=rng.choice(("long", "short")), quantity=lots(), price=near(),
             stop=near() if calm else some(near()),
-        ) for symbol in rng.sample(SYMBOLS[1:] if calm else SYMBOLS, rng.choice((0, 0, 0, 1)))
+        ) for symbol in rng.sample(SYMBOLS[1:] if calm else SYMBOLS, rng.choice((0, 0, 1)))
     )  # fmt: skip
     closed = tuple(
         ClosedTrade(
@@ -164,7 +164,8 @@ def draw_limits(rng: Random, calm: bool) -> Limits:
     return Limits(
         max_trade_risk_pct=_amount(rng, 0.1, 1), max_total_risk_pct=_amount(rng, 0.5, 5),
         leverage=Decimal(rng.randint(1, 20)), max_gross_pct=Decimal(rng.randint(10, 300)),
-        max_net_pct=Decimal(rng.randint(10, 300)), max_symbol_pct=Decimal(rng.randint(5, 200)),
+        max_net_pct=Decimal(rng.randint(*rng.choice(((3, 30), (10, 300))))),
+        max_symbol_pct=Decimal(rng.randint(5, 200)),
         per_symbol={BTC: SymbolLimits(leverage=Decimal(2), max_pct=Decimal(30))} if rng.random() < 0.3 else {},
         target_atr_pct=_amount(rng, 0.1, 5), fallback_may_open=rng.random() < 0.2,
         cool_off=rng.choice(("half", "pause")), min_reward_risk=_amount(rng, 0, 2),

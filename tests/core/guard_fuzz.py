@@ -147,6 +147,7 @@ def _entry(case: FuzzCase, v: Verdict) -> dict[str, bool]:
     taken = {p.symbol for p in (*state.positions, *state.pending)}
     opening = not isinstance(decision, Add)
     start, peak = state.day_start_equity, state.peak_equity
+    worse = v.price if held is None else way * max(way * v.price, way * held.avg_price)
     return {
         "something on the grid": quantity > 0 and quantity % instrument.step == 0 and v.stop % instrument.tick == 0,
         "not below the venue's least": quantity >= instrument.min_quantity and notional >= instrument.min_notional,
@@ -162,7 +163,7 @@ def _entry(case: FuzzCase, v: Verdict) -> dict[str, bool]:
         "net": net * 100 <= equity * limits.max_net_pct * SLACK,
         "symbol": one * 100 <= equity * most * SLACK,
         "free balance": notional / leverage + notional * PER_UNIT <= free * SLACK,
-        "before liquidation": instrument.kind == "spot" or abs(v.price - v.stop) * leverage < v.price,
+        "before liquidation": instrument.kind == "spot" or way * (worse - v.stop) * leverage < worse,
         "told of the risk": v.trade_risk_pct * equity >= (own + new) * 100 / SLACK
         and v.total_risk_pct * equity >= total * 100 / SLACK,
         "not while halted or paused": not state.halt

@@ -1,12 +1,12 @@
 """Candles for tests: a seeded random walk, noise, and the recorded files where they are there."""
 
 from datetime import UTC, datetime
-from pathlib import Path
+from functools import cache
 
 import numpy as np
 import pandas as pd
-import pytest
 from reference import Bar
+from shared_data import shared
 
 from tasks.adapters.candles import read_candles
 from tasks.core.market.bars import bar_frame, epoch_s
@@ -14,22 +14,33 @@ from tasks.core.market.snapshot import Market, build, to_json
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.snapshot import Constraints
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+OWN = "own"
+MARKETS = (OWN, "BTC", "DOGE")  # a fresh clone has only the first
 START = datetime(2024, 1, 1, tzinfo=UTC)  # a Monday
 CONSTRAINTS = Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=("HOLD", "OPEN_LONG"))
 
 
-def shared(name: str) -> Path:
-    """Return a recorded file, or skip the test saying why."""
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"needs the recorded data in {path}")
-    return path
-
-
 def recorded(symbol: str, rows: slice = slice(None)) -> pd.DataFrame:
-    """Return the recorded 5m candles of BTC or DOGE, 2022-01 to 2023-09."""
+    """Return the recorded 5m candles of BTC or DOGE, 2022-01 to 2023-09, or as many of OWN, which are made here."""
+    if symbol == OWN:
+        return made().iloc[rows]
     return read_candles(shared(f"ohlcv/{symbol}-USDT_5m_binance_2022-01_2023-09.parquet")).iloc[rows]
+
+
+def long(symbol: str) -> pd.DataFrame:
+    """Return all that was recorded; of OWN the 40,000 rows around the outage, for the time it takes."""
+    return recorded(symbol, slice(100_000, 140_000) if symbol == OWN else slice(None))
+
+
+@cache
+def made() -> pd.DataFrame:
+    """Return candles of our own over the recorded time, with its outage: no trades, then no bars at all."""
+    bars = walk(183_000, seed=20_220_101, start=datetime(2022, 1, 1, tzinfo=UTC), price=20_000.0)
+    still = bars.loc["2023-03-24 11:30":"2023-03-24 12:35"].index
+    last = bars["close"].loc[: still[0]].iloc[-2]
+    bars.loc[still, ["open", "high", "low", "close"]] = last
+    bars.loc[still, "volume"] = 0.0
+    return bars.drop(bars.loc["2023-03-24 12:40":"2023-03-24 13:55"].index)
 
 
 def walk(n: int, seed: int = 0, timeframe: str = "5m", start: datetime = START, price: float = 100.0) -> pd.DataFrame:

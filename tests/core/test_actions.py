@@ -200,6 +200,8 @@ def test_what_no_database_keeps_is_taken_out_of_the_texts():
         (OPEN.replace("20", "0"), "invalid:size_pct"),
         (OPEN.replace("20", "1000.01"), "invalid:size_pct"),
         (OPEN.replace("0.6", "60"), "invalid:confidence"),
+        (OPEN.replace("1.5", "-1.5"), "invalid:stop_atr"),  # a stop on the wrong side, as models ask for them
+        (OPEN.replace('"tp_atr":3', '"tp_atr":-3'), "invalid:tp_atr"),
         (OPEN.replace('"size_pct":20,', ""), "missing:size_pct"),
         (OPEN.replace("20", "null"), "missing:size_pct"),
         ('{"action":"MOVE_STOP"}', "missing:to"),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from market_data import CONSTRAINTS, START, recorded, rows, walk
+from market_data import CONSTRAINTS, MARKETS, START, recorded, rows, walk
 from reference import anchors as reference_anchors
 
 from tasks.core.market import anchors
@@ -31,7 +31,7 @@ def test_anchors_equal_the_reference_wherever_history_begins(i: int, offset: int
     assert_like_reference(walk(17 * BARS, seed=1, start=START + timedelta(minutes=5 * offset)), i)
 
 
-@pytest.mark.parametrize("symbol", ["BTC", "DOGE"])
+@pytest.mark.parametrize("symbol", MARKETS)
 def test_anchors_of_real_candles_equal_the_reference(symbol: str) -> None:
     bars = recorded(symbol, slice(50_000, 50_000 + 20 * BARS))
     for i in np.random.default_rng(3).integers(0, len(bars), 10):

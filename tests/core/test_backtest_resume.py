@@ -6,58 +6,22 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from market_data import walk
 from replayed import backtest
+from resumed_runs import ROOT, Counting, markets, replay
 
-from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
 from tasks.core.evaluation.backtest import Result
 from tasks.core.evaluation.resume import Kept, ResumedDecider
 from tasks.core.market.moments import rounded, significant
-from tasks.core.market.snapshot import Market
-from tasks.core.types.decision import Answer
 from tasks.core.types.limits import Limits
-from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
-
-X, Y = "X/USDT:USDT", "Y/USDT:USDT"
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def markets() -> dict[str, Market]:
-    return {X: Market.from_base(X, walk(4_000, seed=3)), Y: Market.from_base(Y, walk(4_000, seed=3).iloc[500:])}
-
-
-class Counting:
-    """Decides as `rules` does and counts how often it was asked."""
-
-    name, kind, prompts = "rules", KINDS["rules"], ()
-
-    def __init__(self) -> None:
-        self.rules, self.asked, self.together = RulesDecider(), 0, 0
-
-    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
-        self.asked += len(questions)
-        self.together = max(self.together, len(questions))
-        return await self.rules.decide(questions)
-
-
-def replay(decider: Any, **given: Any) -> tuple[Result, list[bytes], list[CycleRecord]]:
-    lines: list[bytes] = []
-    records: list[CycleRecord] = []
-    run = backtest(markets(), decider, on_record=records.append, on_line=lines.append, **given)
-    return asyncio.run(run.run()), lines, records
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +54,9 @@ def test_a_drawdown_that_halts_entries_is_reported_with_its_time() -> None:
 
 
 def test_another_process_prints_the_same_fingerprint(whole) -> None:
-    code = "import test_backtest_resume as t; print(t.replay(t.Counting())[0].fingerprint)"
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "core")])
     other = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "17"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=other, check=True)
+    done = subprocess.run([sys.executable, "-m", "resumed_runs"], capture_output=True, text=True, env=other, check=True)
     assert done.stdout.split()[-1] == whole[0].fingerprint
 
 

@@ -99,16 +99,18 @@ def test_an_error_costs_what_is_known_and_a_timeout_the_worst():
 
 
 async def test_a_cancelled_call_is_taken_to_have_cost_its_worst_case():
+    begun = asyncio.Event()
+
     class Hanging:
         async def ask(self, *args):
-            await asyncio.sleep(60)
+            begun.set()
+            await asyncio.Event().wait()
 
     desk = FakeDesk()
     TICKET.set(Ticket(CHARGE, desk, Clock()))
     model = BudgetedModel([Tier(Hanging(), ("openai/big",))], FakePrices(), Budget())
     asked = asyncio.create_task(model.ask("single", REF, MESSAGES, {}))
-    while not desk.usd:
-        await asyncio.sleep(0.001)
+    await asyncio.wait_for(begun.wait(), 60)
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asked

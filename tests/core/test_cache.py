@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 from fake_desk import HOLD, MESSAGES, REF, Clock, FakeDesk, FakeModel
-from test_memory import moment
+from moments_sample import moment
 
 from tasks.core.decision.budget import TICKET, Charge, Ticket
 from tasks.core.decision.cache import CachedModel, KeptDecision, content_hash, nearest, rules_of

@@ -13,9 +13,10 @@ from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition
 
-SYMBOL = "BTC/USDT:USDT"
+SYMBOL, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
 AT = datetime(2025, 1, 1, 12, tzinfo=UTC)
-FLAT = AccountState(equity=Decimal(10_000), instrument=linear(SYMBOL))
+GRID = linear(SYMBOL, min_quantity=Decimal("0.001"))
+FLAT = AccountState(equity=Decimal(10_000), instrument=GRID)
 LONG = HeldPosition(symbol=SYMBOL, side="long", quantity=Decimal(10), avg_price=Decimal(90), stop=Decimal(95))
 
 
@@ -33,6 +34,10 @@ def entry(stop: str = "95", target: str = "110") -> OrderIntent:
         client_order_id="e", symbol=SYMBOL, side="buy", type=OrderType.MARKET, quantity=Decimal(10),
         stop=Decimal(stop), target=Decimal(target),
     )  # fmt: skip
+
+
+def entry_in(symbol: str, stop: str = "10") -> OrderIntent:
+    return entry(stop=stop, target="900").model_copy(update={"symbol": symbol, "client_order_id": f"e-{symbol}"})
 
 
 def close_all() -> OrderIntent:
@@ -73,7 +78,7 @@ def test_without_a_bar_there_is_no_score():
 
 
 def test_a_paper_book_in_two_sittings_is_the_same_as_in_one():
-    instruments = {SYMBOL: linear(SYMBOL)}
+    instruments = {SYMBOL: GRID}
     tape = bars(104, 103, 102, 107, 111, 105)
     due = [(AT + timedelta(minutes=5), SYMBOL, [entry(target="108")])]
     whole = PaperBook(Decimal(10_000), instruments, Costs())
@@ -84,6 +89,51 @@ def test_a_paper_book_in_two_sittings_is_the_same_as_in_one():
     assert second.run({SYMBOL: tape.iloc[3:]}, []) == once
     assert once > 10_000
     assert [fill.reason for fill in whole.engine.fills] == ["entry", "target"]
+
+
+def book(costs: Costs = FREE, state: str = "") -> PaperBook:
+    return PaperBook(Decimal(10_000), {SYMBOL: GRID, OTHER: GRID.model_copy(update={"symbol": OTHER})}, costs, state)
+
+
+@pytest.mark.parametrize(("minute", "bar"), [(0, 0), (2, 1), (5, 1), (6, 2)])
+def test_a_decisions_orders_meet_the_first_bar_that_opens_at_or_after_it(minute, bar):
+    """One made at 12:02 knows nothing of what the bar of 12:00 was going to do: it fills at 12:05."""
+    tape, made = bars(104, 103, 102, 107), book()
+    made.run({SYMBOL: tape}, [(AT + timedelta(minutes=minute), SYMBOL, [entry(target="900")])])
+    [fill] = made.engine.fills
+    assert (fill.at, fill.price) == (AT + timedelta(minutes=5 * bar), Decimal(str(tape["open"].iloc[bar])))
+
+
+def test_a_decision_about_one_symbol_does_not_meet_anothers_bar():
+    made = book()
+    made.run({SYMBOL: bars(104, 103), OTHER: bars(50, 51).iloc[1:]}, [(AT, OTHER, [entry_in(OTHER)])])
+    assert [(fill.symbol, fill.at) for fill in made.engine.fills] == [(OTHER, AT + timedelta(minutes=5))]
+
+
+def test_two_decisions_of_one_time_are_carried_out_in_their_order():
+    made = book()
+    made.run({SYMBOL: bars(104, 103)}, [(AT, SYMBOL, [entry(target="900")]), (AT, SYMBOL, [close_all()])])
+    assert [fill.client_order_id for fill in made.engine.fills] == ["e", "x"]
+
+
+def test_funding_is_paid_on_what_is_open_then_and_only_on_that():
+    """10 at a mark of 103 pay 1 bp: 0.103. What was due before the entry, or in another symbol, costs nothing."""
+    dues = [
+        (AT - timedelta(minutes=5), SYMBOL, Decimal("0.01")),
+        (AT + timedelta(minutes=10), OTHER, Decimal("0.01")),
+        (AT + timedelta(minutes=10), SYMBOL, Decimal("0.0001")),
+    ]
+    made = book()
+    equity = made.run({SYMBOL: bars(104, 103, 110)}, [(AT, SYMBOL, [entry(target="900")])], dues)
+    assert equity == 10_100 - Decimal("0.103")
+    assert [fill.reason for fill in made.engine.fills] == ["entry", "funding"]
+
+
+def test_equity_is_reckoned_at_each_symbols_own_last_close():
+    made = book()
+    tapes = {SYMBOL: bars(104, 103), OTHER: bars(90, 80).iloc[:1]}
+    equity = made.run(tapes, [(AT, SYMBOL, [entry(target="900")]), (AT, OTHER, [entry_in(OTHER, stop="1")])])
+    assert equity == 10_000 + 30 - 100
 
 
 @pytest.mark.parametrize("n", [1, 300])

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from market_data import recorded, rows, walk
+from market_data import MARKETS, recorded, rows, walk
 from reference import features as reference_features
 
 from tasks.core.market import features
@@ -40,7 +40,7 @@ def test_features_of_any_walk_equal_the_reference(seed: int, i: int) -> None:
     assert_like_reference(walk(260, seed), i)
 
 
-@pytest.mark.parametrize("symbol", ["BTC", "DOGE"])
+@pytest.mark.parametrize("symbol", MARKETS)
 def test_features_of_real_candles_equal_the_reference(symbol: str) -> None:
     bars = recorded(symbol, slice(90_000, 91_000))
     for i in np.random.default_rng(7).integers(200, 1_000, 12):

@@ -3,15 +3,15 @@
 from decimal import Decimal as D
 
 import pytest
-from guard_cases import BTC, NOON
-from instrument_cases import linear
+from guard_cases import BTC, GRID, NOON
 
 from tasks.core.trading import followups
 from tasks.core.trading.followups import MoveStopRule, Rejected, TrimRule
-from tasks.core.types.orders import OrderType
+from tasks.core.trading.matching import MatchingEngine
+from tasks.core.types.limits import Costs
+from tasks.core.types.orders import OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import Position
 
-GRID = linear()
 EVEN, THIRD = "MOVE_STOP: breakeven on +1.0R", "TRIM 30% at +1.5R"
 
 
@@ -117,3 +117,34 @@ def test_the_same_rule_on_the_same_position_is_the_same_order():
     first = followups.intent(rule, position(), GRID)
     assert followups.intent(rule, position(), GRID).client_order_id == first.client_order_id
     assert followups.intent(rule, position(position_id="q"), GRID).client_order_id != first.client_order_id
+
+
+def test_two_rules_of_one_kind_are_two_orders_and_both_fill():
+    """By the id of its kind alone the second trim would be the first one over again, and never be sent."""
+    first, second = followups.parse(["TRIM 30% at 1R", "TRIM 50% at 2R"]).rules
+    engine = MatchingEngine(D(10_000), {BTC: GRID}, Costs())
+    entry = OrderIntent(client_order_id="e", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=D(2), stop=D(98))
+    engine.submit(entry, D(100), NOON)
+    held, sent = position(followups=(str(first), str(second))), []
+    for rule, price, left in ((first, D(102), D("1.4")), (second, D(104), D("0.7"))):
+        assert followups.due(held, price) == (rule,)
+        order = engine.submit(followups.intent(rule, held, GRID), price, NOON)
+        assert order.status is OrderStatus.FILLED
+        sent.append(order.client_order_id)
+        held = followups.mark_done(held.model_copy(update={"quantity": left}), rule)
+    assert len(set(sent)) == 2
+    assert engine.position(BTC).quantity == D("0.7")
+    assert followups.pending(held) == ()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TrimRule(at_r=D(1), size_pct=D(50)), TrimRule(at_r=D(2), size_pct=D(30)), MoveStopRule(at_r=D(1)),
+        MoveStopRule(at_r=D(1), to_r=D("0.5")), MoveStopRule(at_r=D(2)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_tells_rules_apart_tells_their_orders_apart(other):
+    plain = followups.intent(TrimRule(at_r=D(1), size_pct=D(30)), position(), GRID)
+    assert followups.intent(other, position(), GRID).client_order_id != plain.client_order_id

@@ -39,7 +39,7 @@ from tasks.core.types.decision import (
     Trim,
     hold,
 )
-from tasks.core.types.limits import Limits
+from tasks.core.types.limits import Limits, SymbolLimits
 from tasks.core.types.verdict import Code, Verdict
 
 # --- getting out is never blocked
@@ -203,6 +203,59 @@ def test_a_pending_short_gives_a_long_no_room():
     assert Code.NET_CLAMPED not in judge(state=short, limits={"max_net_pct": D(9)}).codes
 
 
+def test_a_pending_entry_on_the_same_side_elsewhere_leaves_less_room_by_the_net():
+    waiting = account(pending=(pending(quantity=D(5), stop=D("99.9")),))
+    verdict = judge(state=waiting, limits={"max_net_pct": D(12)})  # 1,200, of which the 5 at 100 take 500
+    assert (verdict.codes, verdict.quantity) == ((Code.NET_CLAMPED,), D(7))
+    assert judge(state=waiting, limits={"max_net_pct": D(15)}).codes == ()
+
+
+def test_a_pending_entry_on_either_side_leaves_less_room_by_the_gross():
+    for side, stop in (("long", D("99.9")), ("short", D("100.1"))):
+        waiting = account(pending=(pending(side=side, quantity=D(5), stop=stop),))
+        verdict = judge(state=waiting, limits={"max_gross_pct": D(12)})
+        assert (verdict.codes, verdict.quantity) == ((Code.GROSS_CLAMPED,), D(7))
+
+
+def test_a_pending_entry_of_the_own_symbol_leaves_an_add_less_of_the_symbol():
+    """10 of BTC at 100 are held and 5 more rest: 1,700 less 1,500."""
+    more = holding().model_copy(update={"pending": (pending(symbol=BTC, quantity=D(5)),)})
+    verdict = judge(asked(Add), more, limits={"max_symbol_pct": D(17)})
+    assert (verdict.codes, verdict.quantity) == ((Code.SYMBOL_CLAMPED,), D(2))
+    assert judge(asked(Add), more, limits={"max_symbol_pct": D(25)}).codes == ()
+
+
+def test_a_pending_entry_that_moves_alike_leaves_less_of_one_trades_risk():
+    """10 ETH at 100 with their stop at 94.7 lose 10 x (5.3 + 0.12), up to rounding 54.2 of one trade's 75."""
+    state = account(pending=(pending(stop=D("94.7")),), correlations={ETH: 0.81})
+    verdict = judge(state=state, snapshot=seen(stack="50>20>200"))
+    assert verdict.codes == (Code.CORRELATION_CLAMPED,)
+    assert verdict.quantity == D("9.811")  # 20.8 left at 2.12 a unit
+
+
+def test_an_adds_kelly_share_counts_the_units_already_held():
+    """A quarter of 0.0128 is 32 of 10,000, the 10 held at 99 risk 11.2: 20.8 left at 1.12 a unit."""
+    verdict = judge(asked(Add, size_pct=D(50)), holding().model_copy(update={"kelly": D("0.0128")}))
+    assert Code.KELLY_CLAMPED in verdict.codes
+    assert verdict.quantity == D("18.571")
+
+
+@pytest.mark.parametrize(
+    ("side", "price", "near", "clear"),
+    [("long", 110, D("92.8"), D("92.9")), ("short", 90, D("104.1"), D("104.0"))],
+)
+def test_an_adds_liquidation_is_reckoned_from_the_worse_of_its_two_prices(side, price, near, clear):
+    """At leverage 5 the margin is 19.5 % of the price, and four fifths of that may be used: 15.6 %.
+
+    Long 10 from 110, 100 now: the stop may be 17.16 below 110, not 15.6 below 100. Short from 90: 14.04 above 90.
+    """
+    for kept, denied in ((near, True), (clear, False)):
+        held = holding(side=side, avg_price=D(price), quantity=D("0.1"), stop=kept, tp=None)
+        verdict = judge(asked(Add, stop_atr=D(10), tp_atr=D(30)), held, limits={"leverage": D(5)})
+        assert (Code.LIQUIDATION_NEAR in verdict.codes) is denied
+        assert verdict.stop in (None, kept)
+
+
 def test_tightened_risk_halves_the_size_whichever_limit_binds():
     for size in (D(10), D(500)):
         whole, half = judge(asked(size_pct=size)), judge(asked(size_pct=size), snapshot=seen(mode="tighten"))
@@ -238,6 +291,17 @@ def test_spot_is_not_shorted_nor_levered():
     assert Code.SHORTING_NOT_ALLOWED in judge(asked(OpenShort), grid(kind="spot")).codes
     spot = judge(asked(stop_atr=D("0.25"), size_pct=D(300)), grid(kind="spot"), limits={"max_gross_pct": D(300)})
     assert spot.quantity * 100 <= D(10_000)
+
+
+@pytest.mark.parametrize(
+    ("instrument", "limits"),
+    [({"max_leverage": D(1)}, {}), ({}, {"per_symbol": {BTC: SymbolLimits(leverage=D(1))}}), ({}, {"leverage": D(1)})],
+)
+def test_the_gross_is_bound_by_the_least_leverage_in_force(instrument, limits):
+    wide = {"max_gross_pct": D(300), "max_net_pct": D(300), "max_symbol_pct": D(300)}
+    large = asked(stop_atr=D("0.25"), size_pct=D(110))  # 110 units risk 68 of 75, and are worth 11,000
+    assert Code.GROSS_CLAMPED in judge(large, grid(**instrument), limits=wide | limits).codes
+    assert judge(large, limits=wide).codes == ()
 
 
 @pytest.mark.parametrize("decision", [hold(BTC, "wait"), Pause(symbol=BTC, minutes=D(60))], ids=lambda d: d.action)

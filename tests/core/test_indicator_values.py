@@ -10,16 +10,16 @@ import math
 from functools import cache
 
 import numpy as np
+import openpyxl
 import pandas as pd
 import pytest
 import reference
-from market_data import START, rows, shared
+from market_data import OWN, START, rows, walk
+from shared_data import shared
 
 from tasks.core.market import anchors, features
 from tasks.core.market.bars import bar_frame, columns_of
 from tasks.core.types.bars import COLUMNS
-
-openpyxl = pytest.importorskip("openpyxl")
 
 
 def quotes(name: str) -> pd.DataFrame:
@@ -147,8 +147,9 @@ def test_session_vwap_equals_the_sheets_cumulative_vwap() -> None:
     assert_same(anchors.compute(day, day.iloc[:0])["session_vwap"].to_numpy(), sheet("Vwap", "VWAP")[:288], from_row=0)
 
 
-def test_swings_of_the_quotes_equal_the_reference() -> None:
-    bars = quotes("default")
+@pytest.mark.parametrize("source", [OWN, "default"])
+def test_swings_equal_the_reference(source: str) -> None:
+    bars = walk(400, seed=6) if source == OWN else quotes(source)
     frame, plain = features.compute(bars, "5m"), rows(bars)
     for i in range(len(bars)):
         for name, column, sign in (("high", 2, 1), ("low", 3, -1)):
@@ -157,9 +158,24 @@ def test_swings_of_the_quotes_equal_the_reference() -> None:
             np.testing.assert_equal(frame[f"prev_{name}"].iloc[i], levels[-2])
 
 
-@pytest.mark.parametrize("file", ["zeros", "bad", "penny", "bitcoin"])
+def odd(kind: str) -> pd.DataFrame:
+    """Return quotes as odd as the recorded ones: all zero, with numbers missing, of a hundredth, or large."""
+    bars = walk(502, seed=3, price={"own penny": 0.01, "own large": 60_000.0}.get(kind, 100.0))
+    if kind == "own zeros":
+        bars.loc[:, :] = 0.0
+    if kind == "own holes":
+        bars.iloc[100:103, 3] = np.nan
+        bars.iloc[200, 1:3] = np.nan
+        bars.iloc[300, 4] = np.nan
+    return bars
+
+
+OWN_ODD = ["own zeros", "own holes", "own penny", "own large"]
+
+
+@pytest.mark.parametrize("file", [*OWN_ODD, "zeros", "bad", "penny", "bitcoin"])
 def test_odd_quotes_give_finite_numbers_or_unknown(file: str) -> None:
-    frame = features.compute(quotes(file), "5m")
+    frame = features.compute(odd(file) if file in OWN_ODD else quotes(file), "5m")
     assert not np.isinf(frame.to_numpy()).any()
-    if file == "zeros":
+    if "zeros" in file:
         assert frame[["rsi", "price_z20", "vwap_z", "atr", "atr_pct", "vol_z20"]].isna().all(axis=None)

@@ -13,11 +13,12 @@ from tasks.core.decision.planner import Prompts
 from tasks.core.decision.roles import REPLIES
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
-from tasks.core.evaluation.replay import questions
+from tasks.core.evaluation.replay import Replayer
 from tasks.core.evaluation.replies import Probe
 from tasks.core.evaluation.rerun import decider_of
 from tasks.core.types.decision import Answer, hold
 from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.strategy import Strategy
 from tasks.settings import load
 
 ASKING = [name for name, kind in KINDS.items() if kind.asks_model and not kind.live]
@@ -88,9 +89,10 @@ def test_a_new_kind_is_one_line(monkeypatch):
         decider="llm:echo@v001", status=CycleStatus.HELD,
         decided=Answer(decision=hold("BTC/USDT:USDT", "x"), source="hold", rung="hold"),
     )  # fmt: skip
-    again = decider_of([record], lambda role, _: build("llm:single", load(), model=Probe()).prompt, build)
+    again = decider_of([record], Strategy(), lambda role, _: build("llm:single", load(), model=Probe()).prompt, build)
     assert (again.name, again.kind) == ("llm:echo", KINDS["llm:echo"])
-    assert list(questions([record])) == [(record,)]
+    replayer = Replayer(lambda *_: None, lambda _: Strategy(), lambda *_: None, build)
+    assert list(replayer.questions([record])) == [(record,)]
 
 
 def test_asking_what_a_decider_is_loads_nothing_heavy():

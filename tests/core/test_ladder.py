@@ -8,8 +8,8 @@ import pytest
 from fake_desk import Clock, FakeDesk, FakeModel, FakePrices
 from hypothesis import given
 from hypothesis import strategies as st
-from test_memory import moment
-from test_single import PROMPT
+from moments_sample import moment
+from prompt_sample import PROMPT
 
 from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.budget import BudgetedModel, Tier

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from market_data import shared
+from shared_data import shared
 
 from tasks.core.market import orderbook
 from tasks.core.types.snapshot import OrderBookView
@@ -118,11 +119,52 @@ def rebuilt(path: Path) -> Iterator[tuple[Book, dict]]:
             yield book, best
 
 
+def streamed(path: Path, diffs: int = 600) -> Path:
+    """Write a stream of our own: a snapshot after some diffs, seeded changes near the middle, each best announced."""
+    rng = np.random.default_rng(4)
+    middle, ids = 600_000, 1_000  # prices in ticks of 0.1
+    sides = {"b": {middle - 1 - i: 1.0 + i for i in range(300)}, "a": {middle + 1 + i: 1.0 + i for i in range(300)}}
+
+    def levels(side: dict[int, float]) -> list[list[str]]:
+        return [[f"{price / 10:.1f}", f"{quantity:.3f}"] for price, quantity in side.items()]
+
+    with gzip.open(path, "wt") as file:
+
+        def say(message: dict) -> None:
+            file.write(f"0 {json.dumps(message)}\n")
+
+        for n in range(diffs):
+            if n == 3:
+                say({"lastUpdateId": ids, "bids": levels(sides["b"]), "asks": levels(sides["a"])})
+            first, changed = ids, {"b": {}, "a": {}}
+            for side, sign in (("b", -1), ("a", 1)):
+                for away in rng.integers(1, 40, 4):
+                    quantity = float(rng.choice((0.0, rng.lognormal(1, 1))))
+                    changed[side][middle + sign * int(away)] = round(quantity, 3)
+                changed[side][middle + sign] = round(float(rng.lognormal(0, 1)) + 0.01, 3)
+                sides[side] |= changed[side]
+                sides[side] = {price: quantity for price, quantity in sides[side].items() if quantity}
+            ids += 5
+            diff = {"e": "depthUpdate", "U": first, "u": ids, "pu": first}
+            say({"data": diff | {side: levels(changed[side]) for side in ("b", "a")}})
+            best = {"b": f"{max(sides['b']) / 10:.1f}", "a": f"{min(sides['a']) / 10:.1f}"}
+            say({"data": {"e": "bookTicker", **best}})
+    return path
+
+
+def test_features_of_a_book_of_our_own_equal_plain_arithmetic_and_its_best_prices(tmp_path: Path) -> None:
+    assert_like_arithmetic(streamed(tmp_path / "stream.gz"), every=5)
+
+
 @pytest.mark.slow
 def test_features_of_the_recorded_book_equal_plain_arithmetic_and_the_venues_own_best_prices() -> None:
+    assert_like_arithmetic(shared("l2/usdm_btcusdt_20240808.gz"), every=50)
+
+
+def assert_like_arithmetic(path: Path, every: int) -> None:
     looked = same_best = 0
-    for book, best in rebuilt(shared("l2/usdm_btcusdt_20240808.gz")):
-        if book.diffs % 50:
+    for book, best in rebuilt(path):
+        if book.diffs % every:
             continue
         looked += 1
         bids, asks = book.top()

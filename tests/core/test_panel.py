@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from panel_cases import ALLOWED, ANSWERS, NONE, PROMPTS, SYMBOL, question, reversion, review, said, trend, vote
+from stepped_time import SteppedPolicy
 
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.errors import InputError
@@ -16,6 +17,12 @@ from tasks.core.types.question import Question
 
 STAGE_S = 0.05
 HANG, STUBBORN = "hang", "stubborn"  # the second one ignores being cancelled
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> SteppedPolicy:
+    """No test here takes the time it speaks of."""
+    return SteppedPolicy()
 
 
 class Cast:

@@ -79,6 +79,26 @@ def test_too_few_no_better_invalid_or_dear_shadow_decisions_do_not_promote(seen,
     assert failed(seen=seen) == names
 
 
+def test_a_mean_that_is_better_within_its_noise_does_not_promote():
+    """Ten times +3.1 and fifty times -0.5: 0.1 % better on average, and as likely chance."""
+    noisy = Shadows([Decimal("3.1" if i % 6 == 0 else "-0.5") for i in range(60)], [Decimal(0)] * 60, USE)
+    assert sum(noisy.candidate_pct) > 0
+    assert failed(seen=noisy) == ["shadow edge"]
+    steady = Shadows([Decimal("0.2" if i % 2 else "0.0") for i in range(60)], [Decimal(0)] * 60, USE)
+    assert failed(seen=steady) == []
+
+
+def test_the_edge_is_over_the_champions_own_return_on_the_same_decisions():
+    rose = [Decimal("0.5") + Decimal(i % 3) / 100 for i in range(60)]
+    assert failed(seen=Shadows(rose, rose[1:] + rose[:1], USE)) == ["shadow edge"]
+
+
+def test_a_wider_interval_is_harder_to_lie_above():
+    seen = shadows(mean=0.03)
+    assert failed(seen=seen, terms=TERMS.model_copy(update={"confidence": 0.6})) == []
+    assert failed(seen=seen, terms=TERMS.model_copy(update={"confidence": 0.9999})) == ["shadow edge"]
+
+
 def test_an_edge_must_lie_above_the_threshold_not_above_zero():
     assert failed(terms=TERMS.model_copy(update={"min_edge_pct": Decimal("0.3")})) == ["shadow edge"]
 

@@ -1,123 +1,138 @@
-"""The one question: what is known and what is not; memory and news are part of it."""
+"""What a decider is handed says what the account, the position and the day are, and no more than may be done."""
 
-import asyncio
 from datetime import timedelta
-from decimal import Decimal
+from decimal import Decimal as D
 
 import pytest
-from market_data import walk
-from replayed import backtest, strategy
+from guard_cases import BTC, ETH, GRID, account, closed, position
+from market_data import START, walk
 
-from tasks.core.decision.baselines import HoldDecider
-from tasks.core.decision.memory import Earlier, Performance, Remembered, performance, vector
-from tasks.core.decision.rules import RulesDecider
-from tasks.core.decision.single import variables_of
-from tasks.core.evaluation.plan import World
-from tasks.core.market.market import Market
-from tasks.core.trading.question import order_size, question
-from tasks.core.types.limits import Limits
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.snapshot import Headline, Memory, OrderBookView, TradeDigest
-from tasks.core.types.strategy import Told
+from tasks.core.market.snapshot import Market
+from tasks.core.trading.question import question
+from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.portfolio import AccountState, Position
+from tasks.core.types.question import Question, Reason
+from tasks.core.types.snapshot import OrderBookView, TradeDigest
+from tasks.core.types.strategy import Strategy
 
-BTC = "BTC/USDT:USDT"
-MARKET = Market.from_base(BTC, walk(3_000, 11))
-AT = MARKET.bars["5m"].index[-1].to_pydatetime()
-FIVE = timedelta(minutes=5)
+AT = START + timedelta(days=10)
+MARKET = Market.from_base(BTC, walk(3_000, 5))
+LAST = D(repr(MARKET.value("5m", "close", AT)))
+ATR = MARKET.value("15m", "atr", AT)
 
 
-def ask(memory=None, news=None, book=None, limits=None, **given):
-    chosen = strategy(BTC, limits=limits or Limits())
-    return question(chosen, MARKET, AccountState(), book, news, memory, (), AT, **given)
+def ask(state: AccountState | None = None, limits: Limits | None = None, **given: object) -> Question:
+    """Make the question of AT; the one place here that says how."""
+    given = {"symbols": (BTC, ETH), "costs": Costs(), "book": None, "reasons": (), **given}
+    strategy = Strategy(symbols=given.pop("symbols"), costs=given.pop("costs"), limits=limits or Limits())
+    book, reasons = given.pop("book"), given.pop("reasons")
+    return question(strategy, MARKET, state or account(), book, None, None, reasons, AT, **given)
 
 
-def test_without_a_recorded_book_it_is_modelled_for_the_order_that_could_be_sent():
-    modelled, recorded = ask().snapshot.orderbook, ask(book=OrderBookView()).snapshot.orderbook
-    assert modelled.spread_bps > 1
-    assert (recorded.spread_bps, recorded.slippage_bps_for_size) == (None, None)
-    assert order_size(strategy(BTC), Decimal(10_000)) == 2_000
-    larger = ask(limits=Limits(max_gross_pct=Decimal(300))).snapshot.orderbook
-    assert larger.slippage_bps_for_size > modelled.slippage_bps_for_size
-    assert larger.spread_bps == modelled.spread_bps
+def ours(**changed: object) -> Position:
+    plain = {
+        "position_id": "p", "strategy": "default", "cycle_id": "c", "symbol": BTC, "side": "long", "quantity": D(2),
+        "entry_quantity": D(2), "avg_price": LAST - 1, "initial_stop": LAST - 3, "stop": LAST - 2, "target": LAST + 4,
+        "opened_at": AT - timedelta(minutes=62),
+    }  # fmt: skip
+    return Position(**{**plain, **changed})
 
 
-def test_unknown_memory_is_told_as_unknown_and_an_empty_one_as_none():
-    told = [variables_of(ask(memory).snapshot, str, ask(memory).memory)["memory"] for memory in (None, Memory())]
-    assert told == ["unknown", "none"]
-    assert ask(Remembered()).memory == Memory()
+@pytest.mark.parametrize(
+    ("score", "mode"), [(None, "normal"), (0.0, "normal"), (-0.5, "normal"), (-0.51, "tighten"), (-1.0, "tighten")]
+)
+def test_a_poor_score_is_told_as_tighten(score, mode):
+    assert ask(digest=TradeDigest(recent_performance_score=score)).snapshot.risk.risk_mode == mode
 
 
-def test_what_may_be_remembered_is_sorted_by_how_near_it_is_to_this_moment():
-    here = vector(ask().snapshot)
-    far = here.model_copy(update={"values": tuple(None if v is None else v + 0.3 for v in here.values)})
-    made = [Earlier(AT - n * FIVE, "OPEN_LONG", 0.7, ("TrendFlip(1h up)",), each, float(n))
-            for n, each in ((1, far), (2, here))]  # fmt: skip
-    found = ask(Remembered(made, made, Performance(trades=2, win_rate=0.5, mean_r=1.5))).memory
-    assert [past.r_multiple for past in found.recent] == [1.0, 2.0]
-    assert [(past.r_multiple, past.distance) for past in found.similar] == [(2.0, 0.0), (1.0, 0.3)]
-    assert (found.decider_trades, found.decider_win_rate, found.decider_mean_r) == (2, 0.5, 1.5)
+@pytest.mark.parametrize(
+    ("changed", "mode"),
+    [
+        ({}, "normal"),
+        ({"halt": "a test"}, "pause"),
+        ({"halt": False}, "normal"),
+        ({"paused_until": AT + timedelta(seconds=1)}, "pause"),
+        ({"paused_until": AT}, "normal"),
+        ({"day_start_equity": D("10152.3")}, "tighten"),  # half of the 3 % that halts
+        ({"day_start_equity": D("10152.2")}, "normal"),
+        ({"peak_equity": D("10810.9")}, "tighten"),  # half of the 15 %
+        ({"peak_equity": D("10810.8")}, "normal"),
+    ],
+)
+def test_a_halt_a_pause_and_half_a_halts_loss_are_told_as_the_risk_mode(changed, mode):
+    assert ask(account(**changed)).snapshot.risk.risk_mode == mode
 
 
-def test_performance_counts_what_was_won_and_leaves_an_unknown_r_out_of_the_mean():
-    done = performance([(Decimal(5), Decimal(1)), (Decimal(-5), None), (Decimal(0), Decimal("-0.5"))])
-    assert (done.trades, done.win_rate, done.mean_r) == (3, 1 / 3, 0.25)
-    assert performance([]) == Performance()
+def test_a_pause_is_told_before_a_poor_score():
+    poor = TradeDigest(recent_performance_score=-1.0)
+    assert ask(account(halt="a test"), digest=poor).snapshot.risk.risk_mode == "pause"
 
 
-def test_a_poor_score_is_told_as_tighten_and_tightens():
-    assert ask(digest=TradeDigest(recent_performance_score=-0.51)).snapshot.risk.risk_mode == "tighten"
-    assert ask(digest=TradeDigest(recent_performance_score=-0.5)).snapshot.risk.risk_mode == "normal"
+def test_the_day_is_told_from_its_start_and_its_peak():
+    risk = ask(account(day_start_equity=D(9_800), day_peak_equity=D(10_200))).snapshot.risk
+    assert risk.daily_pnl_pct == pytest.approx(100 * (10_000 / 9_800 - 1), abs=1e-4)
+    assert risk.max_drawdown_today_pct == pytest.approx(100 * (1 - 10_000 / 10_200), abs=1e-4)
+    assert ask(account(day_peak_equity=D(9_000))).snapshot.risk.max_drawdown_today_pct == 0
+    unknown = ask().snapshot.risk
+    assert (unknown.daily_pnl_pct, unknown.max_drawdown_today_pct) == (None, None)
 
 
-def test_news_of_a_replay_are_what_was_out_by_then_the_newest_first():
-    told = tuple(Headline(title=str(n), published_at=AT + n * FIVE) for n in range(-30, 3))
-    assert World().news(AT) is None
-    assert World(headlines=()).news(AT).headlines == ()
-    found = World(headlines=told).news(AT).headlines
-    assert [headline.title for headline in found] == [str(n) for n in range(0, -20, -1)]
+OPENS = {"OPEN_LONG", "OPEN_SHORT"}
+EXITS = {"TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP", "SET_TP", "CANCEL_TP"}
 
 
-class Noting(RulesDecider):
-    """Rules that note what they are asked."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked = []
-
-    async def decide(self, questions):
-        self.asked += questions
-        return await super().decide(questions)
-
-
-@pytest.mark.parametrize("told", [True, False])
-def test_a_replay_remembers_its_own_decisions_and_only_trades_that_have_ended(told):
-    noting, records = Noting(), []
-    run = backtest({BTC: MARKET}, noting, told=Told(memory=told), on_record=records.append)
-    result = asyncio.run(run.run())
-    assert len(result.outcomes) > 3
-    if not told:
-        assert {each.memory for each in noting.asked} == {None}
-        return
-    closed = {outcome.cycle_id: outcome for outcome in result.outcomes}
-    by_close = {record.as_of: record for record in records}
-    for each in noting.asked:
-        at, memory = each.snapshot.as_of, each.memory
-        before = [record for record in records if record.as_of < at]
-        assert [past.as_of for past in memory.recent] == [record.as_of for record in before[:-6:-1]]
-        for past in (*memory.recent, *memory.similar):
-            outcome = closed.get(by_close[past.as_of].cycle_id)
-            if outcome is not None and outcome.closed_at == at:
-                continue  # closed by the very decision that is asked for here, or by the bar before it
-            ended = outcome is not None and outcome.closed_at < at
-            assert past.r_multiple == (float(outcome.r_multiple) if ended else None)
-        ended = [sum(test(outcome.closed_at) for outcome in result.outcomes) for test in (at.__gt__, at.__ge__)]
-        assert ended[0] <= memory.decider_trades <= ended[1]
-    assert any(each.memory.similar for each in noting.asked)
+@pytest.mark.parametrize(
+    ("state", "given", "offered"),
+    [
+        (account(), {}, OPENS),
+        (account(positions=(position(),)), {}, EXITS | {"ADD"}),
+        (account(positions=(position(),), halt=True), {}, EXITS),
+        (account(), {"symbols": (ETH,)}, set()),
+        (account(rejections=2), {"limits": Limits(max_rejections=2)}, set()),
+        (account(instrument=GRID.model_copy(update={"shorting": False})), {}, {"OPEN_LONG"}),
+        (account(closed_trades=(closed(closed_at=AT - timedelta(minutes=59)),)), {}, set()),
+        (account(closed_trades=(closed(closed_at=AT - timedelta(minutes=60)),)), {}, OPENS),
+        # 150 may be at risk in all: what the exit costs is part of it
+        (account(positions=(position(symbol=ETH, stop=D("85.1")),)), {}, set()),
+        (account(positions=(position(symbol=ETH, stop=D("85.1")),)), {"costs": Costs(taker_bps=D(0))}, OPENS),
+    ],
+)
+def test_only_what_the_account_leaves_open_is_offered(state, given, offered):
+    told = ask(state, **given).snapshot.constraints.allowed_actions
+    assert set(told) == offered | {"HOLD", "PAUSE"}
 
 
-def test_remembering_changes_no_decision_of_who_does_not_read_it():
-    prints = {
-        told: asyncio.run(backtest({BTC: MARKET}, HoldDecider(), told=Told(memory=told)).run()).by_action
-        for told in (True, False)
-    }
-    assert prints[True] == prints[False]
+def test_the_limits_are_told_as_they_are():
+    told = ask(limits=Limits(max_trade_risk_pct=D("0.3"), max_total_risk_pct=D("1.1"))).snapshot.constraints
+    assert (told.max_trade_risk_pct, told.max_total_risk_pct) == (0.3, 1.1)
+
+
+def test_a_position_is_told_in_equity_in_r_and_in_atr():
+    view = ask(position=ours()).snapshot.position
+    assert view.side == "long"
+    assert view.size_pct == pytest.approx(float(2 * LAST / 10_000 * 100), abs=0.01)
+    assert view.unrealized_R == pytest.approx(0.5)  # 1 above its price, which was 2 above the initial stop
+    assert view.age_bars_5m == 12
+    assert (view.stop_atr, view.tp_atr) == (pytest.approx(2 / ATR, abs=0.01), pytest.approx(4 / ATR, abs=0.01))
+
+
+def test_a_short_is_told_as_one_and_its_quantity_is_negative():
+    asked = ask(position=ours(side="short", avg_price=LAST + 1, initial_stop=LAST + 3, stop=None, target=None))
+    assert (asked.snapshot.position.side, asked.quantity) == ("short", -2)
+    assert asked.snapshot.position.unrealized_R == pytest.approx(0.5)
+    assert (asked.snapshot.position.stop_atr, asked.snapshot.position.tp_atr) == (None, None)
+    assert ask(position=ours()).quantity == 2
+    assert (ask().quantity, ask().snapshot.position.side) == (0, "flat")
+
+
+def test_what_is_given_is_handed_on():
+    reason = Reason(rule="AdHoc", symbol=BTC, detail="a test asks", as_of=AT, fingerprint="f")
+    book = OrderBookView(spread_bps=1.5, slippage_bps_for_size=2.5)
+    digest = TradeDigest(trade_count=7, win_rate=0.5)
+    asked = ask(account(equity=D("9876.5"), last_price=D("101.25")), reasons=(reason,), book=book, digest=digest)
+    assert asked.snapshot.reason_for_call == (str(reason),)
+    assert (asked.snapshot.orderbook, asked.snapshot.digest) == (book, digest)
+    assert (asked.equity, asked.last_price) == (9876.5, 101.25)
+    assert (asked.snapshot.pair, asked.snapshot.as_of) == (BTC, AT)
+    assert asked.role_inputs == ask().role_inputs != type(asked.role_inputs)()
+    assert ask().last_price is None

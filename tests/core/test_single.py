@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from prompt_sample import PROMPT
 
 from tasks.core.decision.baselines import HoldDecider, RecordedDecider
-from tasks.core.decision.prompt import parse_prompt
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Hold, ModelCall, OpenLong, PromptRef
@@ -17,13 +17,6 @@ from tasks.core.types.snapshot import Constraints, Snapshot
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
 OPEN = '{"action":"OPEN_LONG","size_pct":20,"stop_atr":1.5,"tp_atr":3,"confidence":0.6}'
-PROMPT = parse_prompt(
-    "---\nrole: single\nversion: v001\nschema: decision\n"
-    "variables: [pair, as_of, reasons, allowed_actions, max_trade_risk_pct, max_total_risk_pct, snapshot]\n"
-    "temperature: 0\nseed: 7\nmax_tokens: 900\n---\n## system\nYou trade.\n\n## user\n"
-    "$pair|$as_of|$reasons|$allowed_actions|$max_trade_risk_pct|$max_total_risk_pct|$snapshot\n",
-    "single/v001",
-)
 
 
 class ScriptedModel:

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from market_data import CONSTRAINTS, START, recorded, shared, walk
+from market_data import CONSTRAINTS, MARKETS, OWN, START, long, walk
+from shared_data import shared
 
 from tasks.adapters.candles import read_candles
 from tasks.core.errors import DataError
@@ -109,8 +110,12 @@ def test_the_1m_view_is_there_when_there_are_1m_bars_without_swings_and_bars() -
     assert Snapshot.model_validate_json(to_json(snapshot)) == snapshot
 
 
-def test_recorded_1m_candles_fit_the_budget_with_all_six_views() -> None:
-    bars = read_candles(shared("ohlcv/ETH-USDT_1m_binance_2024-07_2024-08.parquet"))
+@pytest.mark.parametrize("source", [OWN, "ETH"])
+def test_1m_candles_fit_the_budget_with_all_six_views(source: str) -> None:
+    if source == OWN:
+        bars = walk(44_000, seed=8, timeframe="1m", price=3_000.0)
+    else:
+        bars = read_candles(shared("ohlcv/ETH-USDT_1m_binance_2024-07_2024-08.parquet"))
     market = Market.from_base("ETH/USDT", bars)
     for i in range(30_000, 43_000, 500):
         as_of = bars.index[i].floor("5min").to_pydatetime()
@@ -335,17 +340,17 @@ def test_the_last_price_crosses_to_decimal_by_its_text() -> None:
     assert last_price(build(Market.from_base("X", bars), at(bars), constraints=CONSTRAINTS)) == Decimal("0.1")
 
 
-def test_real_snapshots_stay_far_below_the_budgets() -> None:
-    for symbol in ("BTC", "DOGE"):
-        bars = recorded(symbol, slice(60_000, 180_000))
-        market = Market.from_base(f"{symbol}/USDT", bars)
-        for i in np.random.default_rng(5).integers(60_000, 120_000, 60):
-            as_of = at(bars, int(i))
-            reasons = (*market.reasons(as_of - timedelta(hours=1), as_of), *bar_closes(symbol, as_of))
-            snapshot = build(market, as_of, reasons=reasons, constraints=CONSTRAINTS)
-            finite_or_null(json.loads(to_json(snapshot)))
-            assert len(to_json(snapshot)) <= 4_900
-            assert len(lean.encode(snapshot)) <= 1_300
+@pytest.mark.parametrize("symbol", MARKETS)
+def test_snapshots_stay_far_below_the_budgets(symbol: str) -> None:
+    bars = long(symbol)
+    market = Market.from_base(f"{symbol}/USDT", bars)
+    for i in np.random.default_rng(5).integers(len(bars) // 2, len(bars), 60):
+        as_of = at(bars, int(i))
+        reasons = (*market.reasons(as_of - timedelta(hours=1), as_of), *bar_closes(symbol, as_of))
+        snapshot = build(market, as_of, reasons=reasons, constraints=CONSTRAINTS)
+        finite_or_null(json.loads(to_json(snapshot)))
+        assert len(to_json(snapshot)) <= 4_900
+        assert len(lean.encode(snapshot)) <= 1_300
 
 
 def test_bars_of_no_length_make_no_market() -> None:

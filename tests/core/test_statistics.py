@@ -121,6 +121,24 @@ def test_intervals_cover_the_true_difference_about_as_often_as_they_say(rho, lea
     assert least <= hits / sims <= 0.99
 
 
+def test_a_p_value_counts_both_sides():
+    """Of 99 draws of gains alone none is at or below 0: twice 1 of 100, in either direction."""
+    gains = np.linspace(1, 2, 40)
+    for values in (gains, -gains):
+        assert interval(values, draws=99).p_value == pytest.approx(0.02)
+
+
+def test_a_p_value_is_that_of_the_normal_distribution_where_nothing_is_remembered():
+    """A mean of 1.5 of its standard errors is beaten by chance with 2 x 6.68 %, one of none by nothing less."""
+    noise = np.random.default_rng(9).normal(size=400)
+    noise = (noise - noise.mean()) / noise.std()
+    found = interval(noise + 1.5 / np.sqrt(400), draws=4000)
+    assert found.block < 2
+    assert found.p_value == pytest.approx(0.1336, abs=0.02)
+    assert interval(noise, draws=4000).p_value > 0.95
+    assert interval(noise, draws=4000).p_value <= 1
+
+
 def test_pairing_takes_what_both_share_out_of_the_interval():
     rng = np.random.default_rng(7)
     market, one, other = rng.normal(size=300) * 10, rng.normal(size=300), rng.normal(size=300)

@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stepped_time import SteppedPolicy
 
 from tasks.adapters.prompts import load_prompt
 from tasks.core.decision.planner import Prompts, ToolsDecider, plan_schema
@@ -39,6 +40,12 @@ LIMITS = ToolLimits(symbols=(BTC, ETH), venue="bybit", response_bytes=300, deadl
 OPEN = '{"action":"OPEN_LONG","size_pct":20,"stop_atr":1.5,"tp_atr":3,"confidence":0.6}'
 CANDLES = {"tool": "candles", "symbol": BTC, "timeframe": "1h", "limit": 5}
 SUMMARY = "LEAN SUMMARY"
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> SteppedPolicy:
+    """No test here takes the time it speaks of."""
+    return SteppedPolicy()
 
 
 class Clock:

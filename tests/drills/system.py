@@ -19,9 +19,10 @@ from deployments.orchestrator import Orchestrator
 from deployments.progress import Board
 from tasks.core.types.bars import floor_time
 from tasks.settings import settings
+from tests.adapters.ports import free_port
 from tests.chaos import invariants
 from tests.chaos.fork import ledger
-from tests.chaos.world import OFTEN, SYMBOLS, free_port
+from tests.chaos.world import OFTEN, SYMBOLS
 from tests.drills.seen import Seen, until
 
 TRADE, WATCH, PROTECT = "trade/trade-15m", "watch/watch", "protect/protect"

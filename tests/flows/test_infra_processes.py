@@ -19,8 +19,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_infra import INFRA, OURS, environment, filled
-from test_supervisor import free_port
+from composed import INFRA, OURS, environment, filled
+from ports import free_port
 
 from deployments.orchestrator import Orchestrator
 from tasks.adapters.store import Store

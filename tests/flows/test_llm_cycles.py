@@ -1,13 +1,13 @@
 """Panel and portfolio from the question to the order, on the real sandbox and a local model server over HTTP."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from model_replies import panel
 from model_server import ModelServer, Reply
 from sandbox_server import running_sandbox, state
 
@@ -19,7 +19,6 @@ from tasks.settings import settings
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 START = datetime(2025, 1, 23, 4, 0, tzinfo=UTC)  # seed 3: 1h ADX 32.6, EMA50 above EMA200
-ANALYSIS = {"signal": "bullish", "confidence": 0.8, "reasoning": "up", "key_factors": ["trend"], "risk_level": "low"}
 
 pytestmark = pytest.mark.slow
 
@@ -43,33 +42,6 @@ async def cycles(
             return await run_cycles(Request(symbols=symbols, decider=decider, reason="a test asks")), server.requests
         finally:
             await venue().close()
-
-
-def role(request: Any) -> str:
-    """Tell the role of the panel by the reply it is asked for."""
-    asked = json.dumps(request.get("response_format", {}))
-    return next((name for name in ("approved", "trend_phase", "risk_reward", "risk_level") if name in asked), "")
-
-
-def panel(request: Any) -> Reply:
-    text = request["messages"][-1]["content"]
-    match role(request):
-        case "approved":
-            content = {"approved": True, "adjusted_size": 5, "risk_score": 0.3, "warnings": ["thin"],
-                       "reasoning": "small", "key_factors": ["size"], "confidence": 0.8}  # fmt: skip
-        case "trend_phase":
-            low = float(re.search(r"swing_low[ =:]+([\d.]+)", text)[1])
-            stop = round(low * 0.975, 1)
-            target = round(low + 2 * (low - stop), 1)
-            content = {"signal": "long", "trend_phase": "early", "stop": stop, "target": target, "risk_reward": 2,
-                       "size_pct": 20, "confidence": 0.7, "reasoning": "with the trend",
-                       "key_factors": ["EMA50 above EMA200"]}  # fmt: skip
-        case "risk_reward":
-            content = {"signal": "none", "stop": None, "target": None, "risk_reward": None, "size_pct": None,
-                       "confidence": 0.1, "reasoning": "trending", "key_factors": ["ADX"]}  # fmt: skip
-        case _:
-            content = ANALYSIS
-    return Reply(json.dumps(content))
 
 
 async def test_the_panel_goes_from_six_voices_to_one_order_and_its_page_says_who_said_what(home, exchange, monkeypatch):

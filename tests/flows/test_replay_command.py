@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from model_replies import asks, panel, plan
 from model_server import ModelServer, Reply
 from sandbox_server import advance, running_sandbox
-from test_llm_cycles import panel
-from test_tools_cycle import asks, plan
 
 from flows.cli import cli
 from flows.trade import Request, run_cycles

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ports import free_port
 
 from deployments import services, state
 from deployments.state import UpState
@@ -22,12 +23,6 @@ from tasks.core.errors import InputError
 from tasks.settings import ROOT, load
 
 NANNY = ROOT / "deployments" / "nanny.py"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from model_replies import asks, plan
 from model_server import Fault, ModelServer, Reply
 from sandbox_server import running_sandbox, state
 
@@ -35,15 +36,6 @@ def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         settings.cache_clear()
         toolbox.meter.cache_clear()
         yield url
-
-
-def plan(*requests: dict[str, object], done: bool = False) -> Reply:
-    return Reply("I need more.\n" + json.dumps({"reasoning": "to see", "requests": requests, "done": done}))
-
-
-def asks(tool: str, symbol: str = SYMBOL, **parameters: object) -> dict[str, object]:
-    nothing = dict.fromkeys(("venue", "timeframe", "limit", "until"))
-    return {"tool": tool, "symbol": symbol, **nothing, **parameters}
 
 
 async def run(server: ModelServer, monkeypatch: pytest.MonkeyPatch):

@@ -5,10 +5,12 @@ The stand-in is a package called `prefect` in front of the real one, so the code
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -206,16 +208,17 @@ def test_refused_run_starts_cold_with_a_warning(warm):
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-def test_environment_is_not_handed_to_another_user_s_socket(warm):
+def test_environment_is_not_handed_to_another_user_s_socket(warm, request):
     warm.folder.chmod(0o777)
     listen = "import os, socket, sys, time; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]);"
     listen += "s.listen(); os.chmod(sys.argv[1], 0o777); print(flush=True); a, _ = s.accept(); print(len(a.recv(99)))"
-    where = "/tmp/quarterdeck-test-of-another-user.sock"
-    Path(where).unlink(missing_ok=True)
+    theirs_too = Path(tempfile.mkdtemp(prefix="quarterdeck-another-"))  # pytest's own folder is closed to other users
+    request.addfinalizer(lambda: shutil.rmtree(theirs_too))
+    theirs_too.chmod(0o777)
+    where = str(theirs_too / "warm.sock")
     theirs = warm._process([sys.executable, "-I", "-c", listen, where], {})
     assert theirs.stdout.readline() == "\n"
     code, _, err = outcome(warm.client(4, **{VARIABLE: where}))
-    Path(where).unlink()
     assert code == 4
     assert f"WARNING {where} is another user's\n" in err
     assert outcome(theirs)[1] == "0\n"

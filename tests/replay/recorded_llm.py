@@ -9,6 +9,7 @@ every limit as wide as the fill engine can carry, beyond what settings accept.
 import asyncio
 import gzip
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -29,7 +30,7 @@ from tasks.core.types.record import CycleRecord
 from tasks.settings import ROOT, settings
 from tests.core.replayed import strategy
 
-SHARED = ROOT.parent / "shared" / "data"
+SHARED = Path(os.environ.get("QUARTERDECK_SHARED") or ROOT.parent / "shared") / "data"
 REPLIES = SHARED / "llm/decisions.jsonl.gz"
 CANDLES = {
     f"{base}/USDT:USDT": SHARED / f"ohlcv/{base}-USDT-PERP_5m_binanceusdm_2024-12_2026-02.parquet"
@@ -100,14 +101,20 @@ def run(guarded: bool) -> dict[str, object]:
     """Replay the recording; returns what is compared."""
     bars = {symbol: read_candles(path).loc["2025-10-15":"2025-12-31"] for symbol, path in CANDLES.items()}
     markets = {symbol: Market.from_base(symbol, frame) for symbol, frame in bars.items()}
-    records: list[CycleRecord] = []
     with TemporaryDirectory() as folder:
-        path, calendar = adapt(markets, Path(folder))
-        limits = Limits() if guarded else Limits().model_copy(update=NO_GUARD)
-        start = calendar[0].at - timedelta(hours=1)
-        chosen, world = strategy(*sorted(markets), limits=limits), World(calendar=calendar, start=start)
-        done = Backtest(markets, build(f"recorded:{path}", settings()), chosen, world, on_record=records.append)
-        result = asyncio.run(done.run())
+        return compared(markets, *adapt(markets, Path(folder)), guarded)
+
+
+def compared(
+    markets: dict[str, Market], path: Path, calendar: tuple[CalendarEvent, ...], guarded: bool
+) -> dict[str, object]:
+    """Replay the replies in `path`, asked for at the times of `calendar`, with the guard or with none to speak of."""
+    records: list[CycleRecord] = []
+    limits = Limits() if guarded else Limits().model_copy(update=NO_GUARD)
+    start = calendar[0].at - timedelta(hours=1)
+    chosen, world = strategy(*sorted(markets), limits=limits), World(calendar=calendar, start=start)
+    done = Backtest(markets, build(f"recorded:{path}", settings()), chosen, world, on_record=records.append)
+    result = asyncio.run(done.run())
     answered = [record for record in records if record.decided.calls]
     summary = result.summary()
     return {

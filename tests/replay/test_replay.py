@@ -24,9 +24,11 @@ from tasks.core.evaluation.what_if import changed_verdict, total
 from tasks.core.market import lean
 from tasks.core.market.features import ema
 from tasks.core.market.snapshot import Market
+from tasks.core.trading.judge import judged
 from tasks.core.types.decision import Answer, ModelCall, Why, hold
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
+from tasks.core.types.verdict import Code
 from tasks.settings import settings
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -115,6 +117,47 @@ def test_a_record_that_lacks_something_says_what(records):
     assert told[0] == "its inputs: it is older than they are recorded"
     assert told[1].startswith("a decision: it ended")
     assert "decider 'oracle' is unknown" in told[2]
+
+
+class Ruled:
+    """Answers what it is given, under the label of a rung below the model's."""
+
+    name = "ruled"
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    async def decide(self, _questions) -> list[Answer]:
+        return [self.answer]
+
+
+@pytest.mark.parametrize(
+    ("code", "known", "rung", "late_s"),
+    [
+        (Code.FALLBACK_MAY_NOT_OPEN, {}, "rules", 0),
+        (Code.STALE, {}, "primary", 600),
+        (Code.SYMBOL_NOT_ALLOWED, {"symbols": ("DOGE/USDT:USDT",)}, "primary", 0),
+        (Code.LOW_CONFIDENCE, {"limits": Limits(min_confidence=Decimal(1))}, "primary", 0),
+    ],
+    ids=lambda given: given.value if isinstance(given, Code) else "",
+)
+def test_what_was_denied_for_its_rung_its_time_or_its_terms_is_denied_again(records, code, known, rung, late_s):
+    """The record is made here by a judgement of its own, from all that the cycle had handed to it."""
+    record = next(r for r in records if r.intents and r.decided.decision.action == "OPEN_LONG")
+    answer = record.decided.model_copy(update={"rung": rung, "source": rung})
+    answer = answer.model_copy(update={"decision": answer.decision.model_copy(update={"confidence": Decimal("0.9")})})
+    judged_at, terms = record.as_of + timedelta(seconds=late_s), STRATEGY.model_copy(update=known)
+    inputs = record.inputs.model_copy(update={"judged_at": judged_at, "strategy": terms.sha256})
+    record = record.model_copy(update={"inputs": inputs, "decided": answer, "decider": "ruled"})
+    kept = histories()
+    question = remake_question(record, terms, kept[record.symbol].market(terms.thresholds, 0))
+    verdict = judged(question, answer, record.state, terms, judged_at).verdict
+    assert code in verdict.codes
+    assert not verdict.allowed
+    made = {"snapshot": question.snapshot, "role_inputs": question.role_inputs, "verdict": verdict, "intents": ()}
+    replayer = Replayer(lambda _, symbol: kept[symbol], lambda _: terms, load_prompt, lambda _: Ruled(answer))
+    [result] = asyncio.run(replayer.replay([record.model_copy(update=made)]))
+    assert (result.lacks, result.differences) == ("", ())
 
 
 @pytest.mark.parametrize("length", [50, 200])

@@ -23,9 +23,10 @@ from deployments.progress import Board
 from tasks import detect
 from tasks.connections import close_stores
 from tasks.settings import settings
+from tests.adapters.ports import free_port
 from tests.chaos import invariants
 from tests.chaos.fork import ledger
-from tests.chaos.world import World, free_port
+from tests.chaos.world import World
 from tests.soak import growth, holds
 from tests.soak.draws import BAR, Draws
 from tests.soak.week import Soaked

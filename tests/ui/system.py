@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from model_server import ModelServer, Reply
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SYMBOL = "BTC/USDT:USDT"
@@ -80,20 +80,14 @@ def _environment(folder: Path, model_url: str) -> dict[str, str]:
     return own | {
         "QUARTERDECK_HOME": str(folder / "home"),
         "QUARTERDECK_TOML": str(folder / "none.toml"),
-        "QUARTERDECK_SANDBOX_URL": f"http://127.0.0.1:{_free_port()}",
-        "QUARTERDECK_PREFECT_API_URL": f"http://127.0.0.1:{_free_port()}/api",
-        "QUARTERDECK_MLFLOW_URL": f"http://127.0.0.1:{_free_port()}",
+        "QUARTERDECK_SANDBOX_URL": f"http://127.0.0.1:{free_port()}",
+        "QUARTERDECK_PREFECT_API_URL": f"http://127.0.0.1:{free_port()}/api",
+        "QUARTERDECK_MLFLOW_URL": f"http://127.0.0.1:{free_port()}",
         "QUARTERDECK_SYMBOLS": SYMBOL,
         "QUARTERDECK_LIMITS__MAX_LATENESS_S": "3600",  # a bar of the past is asked about, see `earlier_close`
         "QUARTERDECK_MODEL": "openai/scripted",
         "QUARTERDECK_MODEL_BASE_URL": model_url,
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def earlier_close(system: System) -> str:
