@@ -11,6 +11,7 @@ from sandbox_server import advance, state
 from flows.trade import Request, run_cycles
 from tasks import decide, fetch, leases, steps
 from tasks.connections import store, venue
+from tasks.core.decision.memory import Earlier, Performance, Remembered, Vector
 from tasks.core.errors import StoreError
 from tasks.core.types.decision import Answer, hold
 from tasks.core.types.record import CycleStatus
@@ -19,7 +20,9 @@ from tasks.leases import symbol_lease
 
 LONG = timedelta(minutes=10)
 NEWS = News(headlines=(Headline(title="A test is run", source="the test", published_at=START),), fear_greed=41)
-MEMORY = Memory(recent=(Past(as_of=START - timedelta(hours=1), action="HOLD", confidence=0.5),), decider_trades=3)
+BEFORE = START - timedelta(hours=1)
+REMEMBERED = Remembered(recent=(Earlier(BEFORE, "HOLD", 0.5, (), Vector(values=())),), done=Performance(trades=3))
+MEMORY = Memory(recent=(Past(as_of=BEFORE, action="HOLD", confidence=0.5),), decider_trades=3)
 
 pytestmark = pytest.mark.slow
 
@@ -93,9 +96,7 @@ async def test_the_record_keeps_when_it_was_judged_and_the_news_and_memory_that_
         ]
 
     monkeypatch.setattr(fetch.fetch_headlines, "fn", headlines)
-    monkeypatch.setattr(
-        decide.recall, "fn", lambda questions, _: [q.model_copy(update={"memory": MEMORY}) for q in questions]
-    )
+    monkeypatch.setattr(decide.recall, "fn", lambda strategy, symbols, as_of: dict.fromkeys(symbols, REMEMBERED))
     monkeypatch.setattr(decide.decide, "fn", think)
     record = await run("hold")
     [question] = asked
