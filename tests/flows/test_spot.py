@@ -50,7 +50,7 @@ async def test_dust_is_no_difference_between_venue_and_ledger_and_what_can_be_so
     monkeypatch.setattr(stage.venue_positions, "fn", at_venue)
     _, actions = await protect._look(plainly, None, frozenset({SPOT}))
     await venue().close()
-    assert [action.about for action in actions if isinstance(action, LookAgain)] == asked_again
+    assert [action.symbol for action in actions if isinstance(action, LookAgain)] == asked_again
 
 
 async def test_a_position_with_dust_is_flattened_in_whole_steps(stub):
