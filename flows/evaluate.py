@@ -150,6 +150,7 @@ def carry_out(
         "title": work.request.title or f"{', '.join(compared.symbols)}: {len(work.variants)} variants",
         "command": f"quarterdeck {shlex.join(sys.argv[1:])}", "commit": git_commit(), "draws": statistics.DRAWS,
         "mask": "+".join(_treatments(work.request, work.variants[0])),
+        "instruments": _terms(work),
         "spent": "{asked} asked, {reused} answered from kept replies, {errors} failed, {usd:.4f} USD".format(**paid),
     }  # fmt: skip
     page, run = None, ""
@@ -174,12 +175,16 @@ def _params(work: Work) -> dict[str, str]:
     return {
         "symbols": ", ".join(work.request.candles), "windows": str(len(work.windows)),
         "start": work.windows[0].start.isoformat(), "end": work.windows[-1].end.isoformat(),
-        "seeds": str(work.request.seeds),
-        "instruments": "; ".join(
-            f"{symbol} tick {terms['tick']} step {terms['step']} ({terms['source']})"
-            for symbol, terms in work.instruments.items()
-        ),
+        "seeds": str(work.request.seeds), "instruments": _terms(work),
     }  # fmt: skip
+
+
+def _terms(work: Work) -> str:
+    return "; ".join(
+        f"{symbol} {terms['kind']}, tick {terms['tick']:f}, step {terms['step']:f}, "
+        f"least order {terms['min_notional']} quote ({terms['source']})"
+        for symbol, terms in work.instruments.items()
+    )
 
 
 @flow(name="sweep")

@@ -20,7 +20,7 @@ NONE = "–"
 
 
 def page(found: Comparison, variants: Sequence[Variant], trials: Sequence[Trial], notes: Mapping[str, Any]) -> str:
-    """Render the report; notes: title, command, git commit and what was spent."""
+    """Render the report; notes: title, command, git commit, instruments and what was spent."""
     lines = {v.label: compare.series(compare.of(trials, v.label)) for v in variants}
     traded = {label: [t for trial in compare.of(trials, label) for t in trial.trades] for label in lines}
     return _environment().get_template("report.html.j2").render(

@@ -90,6 +90,9 @@ def test_baselines_are_always_among_the_variants_and_the_report_needs_no_network
     assert len(found["pairs"]) == 6
     assert {gate["label"] for gate in found["gate"]} == {"rules:stop_atr=3,tp_atr=6", "rules"}
     page = (out / "report.html").read_text()
+    assert found["instruments"][SYMBOL]["tick"] == 0.1
+    terms = rf"Instruments: {SYMBOL} linear, tick 0\.1, step [0-9.]+, least order 5 quote \(inferred\)"
+    assert re.search(terms, page)
     assert len(page) < 5_000_000
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     names = {path.name for path in (out / "rules").iterdir()}
