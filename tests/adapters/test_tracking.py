@@ -52,7 +52,7 @@ def prompt_file(role: str, version: str, text: str) -> File:
 TEXT = "---\nrole: single\n---\n## system\nHold the wheel.\n## user\nPair ${pair}: ${snapshot}\n"
 
 
-def healthy(url: str, server: subprocess.Popen[bytes], seconds: float = 90) -> bool:
+def healthy(url: str, server: subprocess.Popen[bytes], seconds: float = 180) -> bool:
     """Wait until the server answers; False when it has ended instead, as it does where its port is taken."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -64,6 +64,7 @@ def healthy(url: str, server: subprocess.Popen[bytes], seconds: float = 90) -> b
                     return True
         except (URLError, OSError):
             time.sleep(0.3)
+    server.terminate()
     pytest.fail(f"no MLflow server at {url} after {seconds} s")
 
 
