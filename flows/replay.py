@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, partial
-from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -195,13 +194,13 @@ def _beside(records: Path) -> Any:
     import json
 
     from flows.backtest import STRATEGIES
-    from tasks.core.types.strategy import Strategy
+    from tasks.core.types.strategy import Strategy, hash_of
 
     path = records.with_name(STRATEGIES)
     try:
         documents = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         known = {name: Strategy.model_validate(document) for name, document in documents.items()}
-        edited = [name for name, document in documents.items() if _hash(document) != name]
+        edited = [name for name, document in documents.items() if hash_of(document) != name]
     except (ValueError, AttributeError) as e:
         raise InputError(f"{path}: not the strategies of a backtest ({str(e).splitlines()[0][:120]})") from e
 
@@ -213,13 +212,6 @@ def _beside(records: Path) -> Any:
         return known[name]
 
     return find
-
-
-def _hash(document: Any) -> str:
-    """Return what a strategy was named by when it was written, whatever fields it has come to have since."""
-    import json
-
-    return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _stored(cycle_id: str | None) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 import json
 from hashlib import sha256
+from typing import Any
 
 from pydantic import Field
 
@@ -11,6 +12,11 @@ from tasks.core.types.orders import Instrument
 
 RULES = 2  # raised when the code comes to parse, word or guard differently; 1: records of before strategies were kept
 FIRST_RULES = 1
+
+
+def hash_of(document: Any) -> str:
+    """Return the hash of a strategy's JSON, keys sorted; of one written earlier, whatever fields have come since."""
+    return sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 class Told(Dto):
@@ -45,8 +51,8 @@ class Strategy(Dto):
 
     @property
     def sha256(self) -> str:
-        """Return what names this very strategy: the hash of its JSON, keys sorted."""
-        return sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+        """Return what names this very strategy."""
+        return hash_of(self.model_dump(mode="json"))
 
     def called(self, name: str, decider: str) -> "Strategy":
         """Return the same strategy under another name, with another decider: a challenger, a dry run."""
