@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
-from sandbox_server import advance, running_sandbox
+from sandbox_server import advance
 from store_samples import a_cycle, a_full_cycle, a_position, an_outcome
 
 from deployments import alerting, machine
@@ -35,20 +35,11 @@ from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.limits import Budget
 from tasks.core.types.reconcile import Finding
 from tasks.core.types.record import CycleStatus, EquityPoint
-from tasks.settings import load, settings
+from tasks.settings import load
 
 SYMBOL = "BTC/USDT:USDT"
 START = datetime(2025, 3, 10, 12, 0, tzinfo=UTC)
 QUARTER = timedelta(minutes=15)
-
-
-@pytest.fixture
-def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
-        monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
-        monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
-        settings.cache_clear()
-        yield url
 
 
 @pytest.fixture
