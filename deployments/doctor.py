@@ -144,7 +144,7 @@ def _free(service: services.Service) -> Check:
 
 
 def _database(settings: Settings) -> list[Check]:
-    from tasks.adapters.store import Store
+    from tasks.adapters.store.store import Store
 
     if not has_store(settings):
         return [Check(name="database", result=Result.OK, detail="none yet; `quarterdeck up` makes it")]
@@ -176,7 +176,7 @@ def _venue(settings: Settings) -> list[Check]:
 
 def _account(settings: Settings) -> list[Check]:
     """Ask whose account it is and how it is set, where there is one at a venue."""
-    from tasks.adapters.venue_arming import examine
+    from tasks.adapters.venue.arming import examine
 
     if settings.profile == "paper" or (settings.profile == "sandbox" and state.running(settings.home) is None):
         return []
@@ -188,7 +188,7 @@ def _account(settings: Settings) -> list[Check]:
 
 
 async def _clock_skew(settings: Settings) -> tuple[float, float]:
-    from tasks.adapters.venue import connect
+    from tasks.adapters.venue.ccxt_venue import connect
 
     venue = connect(settings)
     try:
@@ -215,7 +215,7 @@ def _model(settings: Settings) -> list[Check]:
 
 def _answers(settings: Settings, model: str) -> list[Check]:
     """Ask one model for one word: a few tokens, so that a wrong key or name is found before money is at stake."""
-    from tasks.adapters.model import LiteLLMModel
+    from tasks.adapters.model.litellm_model import LiteLLMModel
     from tasks.core.types.decision import PromptRef
 
     asked = LiteLLMModel((model,), settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s)

@@ -222,7 +222,7 @@ def _ended(child: Child) -> StartError:
 def _tell(settings: Settings, name: str, text: str, board: Board) -> None:
     """Alert about a process that died, once an hour for each; directly, as Prefect's server may be the one."""
     from tasks.adapters import alerts
-    from tasks.adapters.store import Store
+    from tasks.adapters.store.store import Store
     from tasks.core.types.alert import Alert, AlertKind
 
     alert = Alert(kind=AlertKind.DEAD, key=f"{socket.gethostname()}:{name}", text=text)
@@ -240,7 +240,7 @@ def _tell(settings: Settings, name: str, text: str, board: Board) -> None:
 
 
 def _migrate(settings: Settings) -> None:
-    from tasks.adapters.store import Store
+    from tasks.adapters.store.store import Store
 
     store = Store(settings.store_url)
     store.migrate()
@@ -249,8 +249,8 @@ def _migrate(settings: Settings) -> None:
 
 def _summaries(settings: Settings) -> list[str]:
     """Return the newest cycle of each symbol as one line."""
-    from tasks.adapters.store import Store
-    from tasks.core.evaluation.explain import summary_line
+    from tasks.adapters.store.store import Store
+    from tasks.core.pages.decision import summary_line
 
     store = Store(settings.store_url)
     newest = [store.cycles(settings.strategy, symbol, limit=1) for symbol in settings.symbols]

@@ -9,11 +9,11 @@ import psutil
 from deployments import state
 from deployments.services import answers
 from deployments.state import ServiceState
-from tasks.adapters.store import Store
-from tasks.adapters.store_database import parse_url
+from tasks.adapters.store.database import parse_url
+from tasks.adapters.store.store import Store
 from tasks.core.decision.budget import Spent
 from tasks.core.errors import StoreError
-from tasks.core.evaluation.explain import summary_line
+from tasks.core.pages.decision import summary_line
 from tasks.core.types.limits import Budget
 from tasks.core.types.record import CycleRecord
 from tasks.settings import Settings

@@ -57,9 +57,9 @@ def _arm(settings: Settings, yes_live: bool) -> None:
     """Profile live: say whose account it is and what may be lost, and start nothing that was not confirmed."""
     if settings.profile != "live":
         return
-    from tasks.adapters import venue_arming
+    from tasks.adapters.venue import arming
 
-    lines = [f"LIVE, with real money: {asyncio.run(venue_arming.examine(settings))}", *venue_arming.terms(settings)]
+    lines = [f"LIVE, with real money: {asyncio.run(arming.examine(settings))}", *arming.terms(settings)]
     click.echo("\n".join(lines), err=True)
     if yes_live:
         return
@@ -207,7 +207,7 @@ async def _work(settings: Settings) -> int:
 @cli.command()
 def migrate() -> int:
     """Bring the store's tables up to this release; every other command waits for nothing else."""
-    from tasks.adapters.store import Store
+    from tasks.adapters.store.store import Store
 
     store = Store(load().store_url)
     try:

@@ -46,8 +46,8 @@ def backtest(
     Ctrl-C stops it; with --out the same command goes on from there and ends as if it had never stopped.
     """
     from flows.spending import decider_for
-    from tasks.adapters.candles import parse_candle_options
-    from tasks.adapters.replays import strategy_for, terms_of
+    from tasks.adapters.files.candles import parse_candle_options
+    from tasks.adapters.parallel_replays import strategy_for, terms_of
 
     for symbol in symbols:
         check_symbol(symbol)
@@ -79,19 +79,19 @@ def _job(
 ) -> tuple[Any, dict[str, str]]:  # fmt: skip
     """Make the options out into the one replay they ask for; says where its instruments come from."""
     from flows.spending import ALWAYS
-    from tasks.adapters import replays
-    from tasks.core.evaluation.comparison import Window
+    from tasks.adapters import parallel_replays
+    from tasks.core.lab.comparison import Window
 
     s, candles = settings(), tuple((symbol, str(path.resolve())) for symbol, path in sorted(files.items()))
     window = Window(index=0, start=first or ALWAYS[0], end=last or ALWAYS[1])
-    read = replays.Files(candles=candles, instruments=instruments, calendar=str(s.calendar or ""))
-    strategy, sources = replays.replayed(s, decider, read, window, memory=kind_of(decider).asks_model)
-    job = replays.Job(
+    read = parallel_replays.Files(candles=candles, instruments=instruments, calendar=str(s.calendar or ""))
+    strategy, sources = parallel_replays.replayed(s, decider, read, window, memory=kind_of(decider).asks_model)
+    job = parallel_replays.Job(
         label=decider, strategy=strategy, window=window, candles=candles, calendar=read.calendar,
         treatment="raw" if mask is None else "masked", mask_key=mask or "", funding=_rates(funding, files), news=news,
         latency_s=s.decision_latency_s,
     )  # fmt: skip
-    return job, {shown: sources[real] for shown, real in replays.treated_for(job).names.items()}
+    return job, {shown: sources[real] for shown, real in parallel_replays.treated_for(job).names.items()}
 
 
 def _rates(options: tuple[str, ...], files: dict[str, Path]) -> tuple[tuple[str, str], ...]:
@@ -106,9 +106,9 @@ def _rates(options: tuple[str, ...], files: dict[str, Path]) -> tuple[tuple[str,
 
 def _carried_out(job: Any, decider: Any, recorder: "Recorder", spending: Any, as_json: bool) -> tuple[Any, bool]:
     """Replay, up to where the agreed cost is reached; say whether that was all of it."""
-    from tasks.adapters.replays import CapReached, strategy_for, treated_for, world_of
-    from tasks.core.evaluation.backtest import Backtest
-    from tasks.core.evaluation.resume import ResumedDecider
+    from tasks.adapters.parallel_replays import CapReached, strategy_for, treated_for, world_of
+    from tasks.core.simulation.backtest import Backtest
+    from tasks.core.simulation.resume import ResumedDecider
 
     markets, strategy, world = treated_for(job).markets, strategy_for(job), world_of(job)
 
@@ -151,7 +151,7 @@ class Recorder:
             (self.partial / "records.jsonl").unlink()
 
     def __enter__(self) -> Any:
-        from tasks.core.evaluation.resume import Kept
+        from tasks.core.simulation.resume import Kept
 
         self.kept = Kept()
         if self.out is not None:
@@ -176,7 +176,7 @@ class Recorder:
     def finish(self, summary: dict[str, Any], result: Any, job: Any) -> None:
         if self.out is None:
             return
-        from tasks.adapters.replays import strategy_for
+        from tasks.adapters.parallel_replays import strategy_for
 
         strategy = strategy_for(job)
         named = {strategy.sha256: strategy.model_dump(mode="json")}

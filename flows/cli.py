@@ -74,7 +74,7 @@ def cycle(symbol: str, decider: str, as_of: str | None, dry_run: bool, reason: s
     """One cycle here and now, no server needed."""
     from flows.trade import Request, run_cycles
     from tasks.connections import venue
-    from tasks.core.evaluation.explain import summary_line
+    from tasks.core.pages.decision import summary_line
 
     if symbol not in settings().symbols:
         raise InputError(f"--symbol {symbol!r}: QUARTERDECK_SYMBOLS has {', '.join(settings().symbols)}")
@@ -100,7 +100,7 @@ def step(hours: float, as_json: bool) -> None:
     """Step a `sandbox --stepped` through time: watch, trade, protect and settle at each 5m close."""
     from flows.step import step as through
     from tasks.connections import venue
-    from tasks.core.evaluation.explain import summary_line
+    from tasks.core.pages.decision import summary_line
 
     def show(_: datetime, records: list[Any]) -> None:
         for record in records:

@@ -63,7 +63,7 @@ def compare(
     """Replay deciders over the same candles and say which is better, and how sure that is."""
     from flows.evaluate import Request, carry_out, plan_work
     from tasks.adapters import variants
-    from tasks.adapters.candles import parse_candle_options
+    from tasks.adapters.files.candles import parse_candle_options
 
     for symbol in symbols:
         check_symbol(symbol)

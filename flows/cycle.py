@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import AwareDatetime
 
 from flows.clock import Call, through_prefect
-from tasks import account, book, execute, fetch, guard, protect, record
-from tasks.adapters.store import BeginResult
+from tasks import account, execute, fetch, fills, guard, protect, record
+from tasks.adapters.store.store import BeginResult
 from tasks.connections import log, store, venue
 from tasks.core.decision.memory import Remembered
 from tasks.core.errors import StoreError, VenueError
@@ -26,9 +26,9 @@ from tasks.core.types.question import Question, Reason
 from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Inputs, Lease, Trigger
 from tasks.core.types.snapshot import News
 from tasks.core.types.strategy import Strategy
+from tasks.crash_points import reached
 from tasks.leases import Leases, lost, symbol_lease
 from tasks.settings import settings
-from tasks.steps import reached
 
 
 class Request(Dto):
@@ -236,7 +236,7 @@ class Cycle:
             if not venue().attaches_protection and any(order.filled and not order.reduce_only for order in sent):
                 await self.call(protect.stop_at_once)(self.symbol)
         for order in sent:
-            if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and book.is_booked(order):
+            if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and fills.is_booked(order):
                 store().mark_intent(order.client_order_id, "done", datetime.now(UTC))
         failed = [order for order in sent if _came_to_nothing(order)]
         status = CycleStatus.FAILED if failed else CycleStatus.EXECUTED

@@ -18,15 +18,15 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.clock import Call, plainly, through_prefect
 from flows.output import plain
 from tasks import evaluate as stage
-from tasks.adapters import replays, variants
-from tasks.adapters.replays import Job
-from tasks.adapters.tracking_compare import git_commit
+from tasks.adapters import parallel_replays, variants
+from tasks.adapters.mlflow.comparison import git_commit
+from tasks.adapters.parallel_replays import Job
 from tasks.connections import log
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
-from tasks.core.evaluation import compare, statistics
-from tasks.core.evaluation.comparison import Treatment, Trial, Variant, Window
-from tasks.core.evaluation.replies import Spending
+from tasks.core.lab import compare, statistics
+from tasks.core.lab.comparison import Treatment, Trial, Variant, Window
+from tasks.core.simulation.paid_replies import Spending
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.strategy import Strategy
 from tasks.settings import settings
@@ -77,12 +77,12 @@ def plan_work(request: Request) -> Work:
         log().warning("--news: headlines name coins and dates, so masked replays are told none of them")
     chosen = variants.variants(request.deciders, request.models, request.cutoffs, settings())
     windows = _windows(request)
-    files = replays.Files(
+    files = parallel_replays.Files(
         candles=tuple(sorted(request.candles.items())), instruments=request.instruments,
         calendar=str(settings().calendar or ""),
     )  # fmt: skip
     whole = Window(index=0, start=windows[0].start, end=windows[-1].end)
-    strategy, sources = replays.replayed(settings(), "", files, whole, memory=True)
+    strategy, sources = parallel_replays.replayed(settings(), "", files, whole, memory=True)
     jobs = [
         (variant, _job(request, strategy, variant, window, treatment, len(windows)))
         for variant in chosen
@@ -91,7 +91,7 @@ def plan_work(request: Request) -> Work:
     ]
     paid = [(variant, job) for variant, job in jobs if kind_of(variant.decider).asks_model]
     free = [job for each, job in jobs if (each, job) not in paid]
-    return Work(request, chosen, windows, free, paid, replays.terms_of(strategy, sources))
+    return Work(request, chosen, windows, free, paid, parallel_replays.terms_of(strategy, sources))
 
 
 def _job(
@@ -116,7 +116,7 @@ def _job(
 
 def _windows(request: Request) -> tuple[Window, ...]:
     """Cut the time that the candles and the request have in common."""
-    seen = replays.treated(tuple(sorted(request.candles.items())), "raw", None, settings().events)
+    seen = parallel_replays.treated(tuple(sorted(request.candles.items())), "raw", None, settings().events)
     opens = [market.bars["5m"].index for market in seen.markets.values()]
     first, last = (edge.to_pydatetime() for edge in (min(i[0] for i in opens), max(i[-1] for i in opens)))
     start = max(first, request.start or first)

@@ -17,7 +17,7 @@ def export(out: str = "", records: str = "", formats: tuple[str, ...] = ("parque
     """Write a dataset; out: by default a new folder in HOME/exports, records: by default the store's cycles."""
     from prefect.artifacts import create_markdown_artifact
 
-    from tasks.adapters.dataset_card import render
+    from tasks.adapters.files.dataset_card import render
     from tasks.learn import export_dataset
 
     folder = Path(out or settings().home / "exports" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime()))

@@ -51,7 +51,7 @@ def loop(
     """Export, train, replay and compare in one go."""
     from flows.compare import print_table
     from flows.policy import close_loop
-    from tasks.adapters.candles import parse_candle_options
+    from tasks.adapters.files.candles import parse_candle_options
 
     files = {symbol: str(path.resolve()) for symbol, path in parse_candle_options(candles, symbols).items()}
     found = close_loop(records, files, out, deciders)

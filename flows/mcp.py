@@ -22,8 +22,8 @@ from mcp_types import (
     ToolAnnotations,
 )
 
-from tasks.adapters.toolbox import DataToolbox, limits_of, meter, public_market, readings
-from tasks.adapters.venue_market import MarketData
+from tasks.adapters.model.toolbox import DataToolbox, limits_of, meter, public_market, readings
+from tasks.adapters.venue.market import MarketData
 from tasks.core.decision.tools import TOOLS, ToolDesk, shown
 from tasks.core.errors import TradingError
 from tasks.settings import settings

@@ -22,7 +22,7 @@ end_option = click.option("--end", help="ISO time, UTC")
 
 def markets(candles: tuple[str, ...], symbols: tuple[str, ...]) -> dict[str, Any]:
     """Read candle files into markets, by symbol."""
-    from tasks.adapters.candles import parse_candle_options, read_candles
+    from tasks.adapters.files.candles import parse_candle_options, read_candles
     from tasks.core.market.snapshot import Market
 
     for symbol in symbols:
@@ -64,7 +64,7 @@ def snapshot(
     account = _flat_account(market, strategy, at)
     seen = asked(strategy, market, account, OrderBookView(), None, None, reasons, at).snapshot
     if plot is not None:
-        from tasks.adapters import plot as chart
+        from tasks.adapters.charts import moment as chart
 
         chart.write(plot, market, at, text=lean_encoding.encode(seen), reasons=reasons)
         click.echo(f"plot {plot}", err=True)
@@ -75,9 +75,9 @@ def snapshot(
 
 def _flat_account(market: Any, strategy: Any, at: datetime) -> Any:
     """Return an account that trades the market's symbol, as far as its last close, of any timeframe, tells."""
-    from tasks.core.evaluation.quiet import untraded
+    from tasks.core.lab.gate_sampling import untraded
     from tasks.core.market.instruments import derived
-    from tasks.core.trading.sizing import known
+    from tasks.core.trading.guard.sizing import known
 
     closes = (market.value(timeframe, "close", at) for timeframe in market.bars)
     found = derived(market.symbol, known(next((close for close in closes if close is not None), None)))
@@ -238,9 +238,9 @@ def _calls_about(
     """Ask about a flat account at a moment of candle files, as a replay does."""
     from tasks.adapters.deciders import build
     from tasks.adapters.news import read_news
-    from tasks.core.evaluation.plan import World
-    from tasks.core.evaluation.quiet import flat_question
-    from tasks.core.evaluation.replies import Probe
+    from tasks.core.lab.gate_sampling import flat_question
+    from tasks.core.simulation.paid_replies import Probe
+    from tasks.core.simulation.world import World
     from tasks.core.types.bars import floor_time
 
     if len(symbols) != 1:
@@ -266,7 +266,7 @@ def _calls_about(
 def _account(file: str | None, seen: Any) -> tuple[Any, str]:
     """Read `--state`; what it leaves out of the instrument comes by the symbol's form and the price. Says so."""
     from tasks.core.market.instruments import derived
-    from tasks.core.trading.sizing import known
+    from tasks.core.trading.guard.sizing import known
     from tasks.core.types.orders import InstrumentTerms
     from tasks.core.types.portfolio import AccountState
 

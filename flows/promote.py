@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 
 from flows.clock import Call, plainly
 from tasks import promotion as stage
-from tasks.adapters.prompts import CHAMPION, load_prompt
+from tasks.adapters.files.prompts import CHAMPION, load_prompt
 from tasks.connections import log, store
 from tasks.core.errors import InputError
 from tasks.core.types.promotion import Criterion, Move

@@ -16,7 +16,7 @@ def prompts() -> None:
 @json_option
 def list_(as_json: bool) -> None:
     """Every prompt file with its version, hash and aliases."""
-    from tasks.adapters.prompts import aliases, list_prompts
+    from tasks.adapters.files.prompts import aliases, list_prompts
 
     known = aliases()
     for prompt in list_prompts():
@@ -36,7 +36,7 @@ def sync() -> None:
     MLflow counts versions itself: the file's version and hash are tags. A file that differs from what was registered
     under its version is refused.
     """
-    from tasks.adapters.prompts import aliases, list_prompts, load_prompt
+    from tasks.adapters.files.prompts import aliases, list_prompts, load_prompt
     from tasks.connections import tracker
 
     mirror = tracker()
@@ -57,7 +57,7 @@ def sync() -> None:
 @click.argument("new")
 def diff(role: str, old: str, new: str) -> None:
     """What changed between two versions of a role's prompt; OLD and NEW may be aliases."""
-    from tasks.adapters.prompts import diff_prompts
+    from tasks.adapters.files.prompts import diff_prompts
 
     click.echo(diff_prompts(role, old, new) or f"{role}: {old} and {new} are the same")
 

@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 from prefect import flow
 
 from flows.clock import Call, owner, plainly, through_prefect, to_the_end, too_old
-from tasks import account, adopt, alerts, fetch, followups, ledger, working
+from tasks import account, alerts, fetch, followups, ledger, lost_orders, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import LedgerMismatch, TradingError
 from tasks.core.trading import reconcile as core
 from tasks.core.types.bars import floor_time
 from tasks.core.types.reconcile import Action, Finding, Flatten, HaltEntries, LookAgain, SetStop, Tell, VenueView
+from tasks.crash_points import reached
 from tasks.leases import Leases, symbol_lease
 from tasks.settings import settings
-from tasks.steps import reached
 
 T = TypeVar("T")
 LOOKS = 2  # how often a difference is looked at again before it counts
@@ -46,11 +46,11 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
     now = await tried("clock", call(fetch.venue_now)(), None)
     ended = 0
     if now is not None:
-        ended = await tried("working orders", call(working.settle_working_orders)(now), 0)
+        ended = await tried("working orders", call(unfinished.settle_working_orders)(now), 0)
     reached("working_settled")
     changed = []
     for symbol in ledger.symbols_of_ours():
-        wrong += await tried(f"orders of {symbol}", adopt.adopt_working(symbol), [])
+        wrong += await tried(f"orders of {symbol}", lost_orders.adopt_working(symbol), [])
         changed += await tried(f"booking {symbol}", call(stage.book_fills)(symbol), [])
     wanted = await tried("comparison", _compare(call, tried, wrong), [])
     reached("compared")
@@ -58,7 +58,7 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
     done = await _take_exits(call, tried)
     if now is not None:
         done += await _carry_out_followups(call, tried, now)
-        await tried("cycles", _in_turn(call(working.end_abandoned_cycles), now), 0)
+        await tried("cycles", _in_turn(call(unfinished.end_abandoned_cycles), now), 0)
         reached("cycles_ended")
         if (found := await tried("account", call(fetch.fetch_account)(), None)) is not None:
             await tried("equity", _in_turn(call(account.keep_equity), found[0], now), None)

@@ -69,8 +69,8 @@ def _file_replayer(records: Path, candles: tuple[str, ...], symbols: tuple[str, 
 
 def _replayer(history: Any, strategies: Any) -> Any:
     from tasks.adapters.deciders import build
-    from tasks.adapters.prompts import load_prompt
-    from tasks.core.evaluation.replay import Replayer
+    from tasks.adapters.files.prompts import load_prompt
+    from tasks.core.lab.replay import Replayer
 
     return Replayer(history, strategies, cache(load_prompt), cache(lambda name: build(name, settings())))
 
@@ -116,8 +116,8 @@ class _Report:
             self.counts["match"] += 1
 
     def _ask_what_if(self, record: Any) -> None:
-        from tasks.core.evaluation.rerun import NotReplayable
-        from tasks.core.evaluation.what_if import changed_verdict
+        from tasks.core.lab.redecide import NotReplayable
+        from tasks.core.lab.what_if import changed_verdict
 
         if record.inputs is None or self.changed is None:
             return
@@ -128,7 +128,7 @@ class _Report:
             self.verdicts += [found] if found else []
 
     def summary(self) -> dict[str, Any]:
-        from tasks.core.evaluation.what_if import total
+        from tasks.core.lab.what_if import total
 
         told = {
             "records": self.counts["records"], "match": self.counts["match"], "differ": self.counts["differ"],
@@ -232,7 +232,7 @@ def _stored(cycle_id: str | None) -> Iterator[Any]:
 
 def _files(candles: tuple[str, ...], symbols: tuple[str, ...]) -> dict[str, Any]:
     from flows.offline import markets
-    from tasks.core.evaluation.history import History
+    from tasks.core.simulation.candle_history import History
 
     if not candles:
         raise InputError("--records needs --candles: the files the backtest was made from")
@@ -247,8 +247,8 @@ def _from_files(files: dict[str, Any], _venue: str, symbol: str) -> Any:
 
 def _from_store(venue: str, symbol: str) -> Any:
     from tasks.connections import store
-    from tasks.core.evaluation.history import History
     from tasks.core.market.bars import WORKING_TIMEFRAMES
+    from tasks.core.simulation.candle_history import History
 
     if not venue:
         raise DataError(f"a cycle of {symbol} names no venue: it is of a backtest, use --records and --candles")

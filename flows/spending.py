@@ -53,7 +53,7 @@ def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:
         return build(name, settings()), None
     from tasks.adapters import variants
     from tasks.connections import store
-    from tasks.core.evaluation.replies import Spending
+    from tasks.core.simulation.paid_replies import Spending
 
     variant = variants.variants((name,), (), {}, settings())[0]
     spending = Spending(agree(asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost))

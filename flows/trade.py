@@ -17,18 +17,18 @@ from flows.cycle import Cycle, Request
 from tasks import account, decide, detect, features, fetch, record, settle, shadow, validate
 from tasks.connections import log, store
 from tasks.core.errors import InputError, TradingError
-from tasks.core.evaluation import explain
 from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
+from tasks.core.pages import decision
 from tasks.core.types.bars import floor_time
 from tasks.core.types.question import Question, Reason
 from tasks.core.types.record import CycleRecord, DataFailure
 from tasks.core.types.strategy import Strategy
+from tasks.crash_points import reached
 from tasks.features import TOGETHER
-from tasks.isolation import result
 from tasks.leases import Leases
+from tasks.per_symbol import result
 from tasks.settings import settings
-from tasks.steps import reached
 
 
 @flow(name="trade", retries=1, retry_delay_seconds=5)
@@ -61,7 +61,7 @@ async def trade(
         as_of=as_of, trigger=trigger, review_only=review_only,
     )  # fmt: skip
     records = await to_the_end(run_cycles(request, through_prefect))
-    return [explain.summary_line(record) for record in records]
+    return [decision.summary_line(record) for record in records]
 
 
 def _symbols(asked: list[str] | str | None) -> tuple[str, ...]:

@@ -6,8 +6,9 @@ from decimal import Decimal
 from prefect import task
 
 from tasks.connections import store, venue
-from tasks.core.trading import facts, ledger
-from tasks.core.trading.facts import Facts
+from tasks.core.trading import ledger
+from tasks.core.trading.guard import past
+from tasks.core.trading.guard.past import Facts
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, OrderStatus, PositionSide
@@ -62,10 +63,10 @@ def _facts(
 ) -> Facts:
     kept, limits, midnight = store(), strategy.limits, floor_time(as_of, "1d")
     compared = (symbol, *others) if others else ()
-    return facts.facts(
+    return past.facts(
         symbol, as_of, limits, others=others,
-        closes={each: kept.load_bars(venue().name, each, "5m", midnight, facts.BARS)["close"] for each in compared},
-        outcomes=kept.outcomes(strategy.name, until=as_of, limit=facts.KEPT, decider=strategy.decider),
+        closes={each: kept.load_bars(venue().name, each, "5m", midnight, past.BARS)["close"] for each in compared},
+        outcomes=kept.outcomes(strategy.name, until=as_of, limit=past.KEPT, decider=strategy.decider),
         sent=[(at, status == OrderStatus.REJECTED) for at, status in entries if status is not None],
         fills=kept.fills(since=as_of - timedelta(minutes=limits.liquidation_cooldown_min)),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from tasks.connections import log, store
-from tasks.core.evaluation import alarms
+from tasks.core.pages import alerts
 from tasks.core.types.alert import Alert
 from tasks.core.types.reconcile import Finding
 from tasks.halts import active_halts
@@ -39,14 +39,14 @@ def look_around(as_of: datetime) -> int:
     """Tell what the store says: halts, the budget, fallback rungs, missed bars."""
     kept, s, now = store(), settings(), datetime.now(UTC)
     return tell([
-        *alarms.of_halts(active_halts()),
-        *alarms.of_budget(kept.spent(now), s.budget, now.date().isoformat()),
-        *alarms.of_rungs(kept.rungs_since(s.strategy, as_of - LATELY)),
-        *alarms.of_missed(kept.missed_since(s.strategy, as_of - A_DAY)),
+        *alerts.of_halts(active_halts()),
+        *alerts.of_budget(kept.spent(now), s.budget, now.date().isoformat()),
+        *alerts.of_rungs(kept.rungs_since(s.strategy, as_of - LATELY)),
+        *alerts.of_missed(kept.missed_since(s.strategy, as_of - A_DAY)),
     ])  # fmt: skip
 
 
 @task(**STAGE)
 def tell_protection(wrong: Sequence[Finding]) -> int:
     """Tell what `protect` found wrong."""
-    return tell(alarms.of_protection(wrong))
+    return tell(alerts.of_protection(wrong))

@@ -12,7 +12,7 @@ from uuid import uuid4
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
-from tasks.adapters.store import Store, opened
+from tasks.adapters.store.store import Store, opened
 from tasks.core.errors import TrackingUnavailable, VenueUnavailable
 from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.ports import Decider, Venue
@@ -21,7 +21,7 @@ from tasks.core.types.strategy import Strategy
 from tasks.settings import Settings, settings, strategy_of
 
 if TYPE_CHECKING:
-    from tasks.adapters.tracking import Tracker
+    from tasks.adapters.mlflow.tracking import Tracker
 
 T = TypeVar("T")
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
@@ -49,8 +49,8 @@ def close_stores() -> None:
 
 def venue(chosen: Settings | None = None) -> Venue:
     """Return the venue's client of this event loop; on paper with its account in the store."""
-    from tasks.adapters.paper import PaperVenue
-    from tasks.adapters.venue import connect
+    from tasks.adapters.venue.ccxt_venue import connect
+    from tasks.adapters.venue.paper import PaperVenue
 
     s = chosen or settings()
     return PaperVenue(connect(s), opened(s.store_url), s) if s.profile == "paper" else connect(s)
@@ -69,7 +69,7 @@ async def answered(question: Callable[[], Awaitable[T]], what: str, pauses: Iter
 
 async def close_venues() -> None:
     """Close every client that `venue` opened in this event loop; the next `venue` opens another."""
-    from tasks.adapters.venue import close_all
+    from tasks.adapters.venue.ccxt_venue import close_all
 
     await close_all()
 
@@ -88,7 +88,7 @@ def all_frames(symbols: Sequence[str], as_of: datetime, limit: int) -> dict[str,
 
 def strategy(decider: str, instruments: Mapping[str, Instrument]) -> Strategy:
     """Return what is in force now, as the settings and the venue say."""
-    from tasks.adapters.toolbox import limits_of
+    from tasks.adapters.model.toolbox import limits_of
 
     s = settings()
     return strategy_of(
@@ -115,7 +115,7 @@ def alone(name: str) -> Iterator[None]:
 
 def tracker() -> "Tracker | None":
     """Return the MLflow mirror; None when tracking is off."""
-    from tasks.adapters.tracking import Tracker
+    from tasks.adapters.mlflow.tracking import Tracker
 
     url = settings().mlflow_url
     return Tracker(url, alone=alone) if url else None

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from prefect import task
 
 from tasks import connections
-from tasks.adapters.store import Store
+from tasks.adapters.store.store import Store
 from tasks.connections import log, store
 from tasks.core.decision.memory import Remembered
 from tasks.core.ports import Decider

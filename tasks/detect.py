@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect import task
 
-from tasks.adapters.calendar import read_calendar
+from tasks.adapters.files.calendar import read_calendar
 from tasks.connections import log, store
 from tasks.core.market import position_events
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
@@ -15,7 +15,7 @@ from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Reason
 from tasks.core.types.strategy import Strategy
-from tasks.isolation import apart
+from tasks.per_symbol import apart
 from tasks.retries import STAGE
 from tasks.settings import settings
 

@@ -9,20 +9,21 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.adapters import replays, report, variants
-from tasks.adapters.replays import Job
+from tasks.adapters import parallel_replays, variants
+from tasks.adapters.charts import report
+from tasks.adapters.parallel_replays import Job
 from tasks.connections import log, store
 from tasks.core.errors import TrackingUnavailable
-from tasks.core.evaluation import compare
-from tasks.core.evaluation.comparison import Comparison, Trial, Variant, Window
-from tasks.core.evaluation.replies import Spending
+from tasks.core.lab import compare
+from tasks.core.lab.comparison import Comparison, Trial, Variant, Window
+from tasks.core.simulation.paid_replies import Spending
 from tasks.settings import settings
 
 
 @task(task_run_name="replay-{job.label}-{job.window.index}-{job.treatment}", cache_policy=NO_CACHE)
 def replay_trial(job: Job) -> Trial:
     """Replay one variant over one window, here or on a Dask worker."""
-    trial = replays.run_job(job)
+    trial = parallel_replays.run_job(job)
     log().info("replay variant=%s window=%d trades=%d", job.label, job.window.index, len(trial.trades))
     return trial
 
@@ -31,7 +32,7 @@ def replay_trial(job: Job) -> Trial:
 def replay_trials(jobs: Sequence[Job], dask: str = "", done: Any = None) -> list[Trial]:
     """Replay every job that asks no model, in as many processes as there are cores."""
     found = []
-    for trial in replays.run_all(jobs, dask):
+    for trial in parallel_replays.run_all(jobs, dask):
         found.append(trial)
         if done:
             done(trial)
@@ -49,7 +50,7 @@ def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: A
             done(trial)
 
     pairs = [(job, variants.paid_decider(variant, settings(), store(), spending)) for variant, job in jobs]
-    asyncio.run(replays.run_paid(pairs, spending, note))
+    asyncio.run(parallel_replays.run_paid(pairs, spending, note))
     log().info("models asked=%d reused=%d usd=%s", spending.asked, spending.reused, spending.spent_usd)
     return found
 
@@ -59,8 +60,8 @@ def compare_trials(
     chosen: Sequence[Variant], windows: Sequence[Window], trials: Sequence[Trial], job: Job, seeds: int
 ) -> Comparison:
     """Count these variants as tried on this data, and put them beside each other."""
-    seen = replays.treated_for(job)
-    data, tally = replays.data_hash(seen), variants.Tally(settings().home)
+    seen = parallel_replays.treated_for(job)
+    data, tally = parallel_replays.data_hash(seen), variants.Tally(settings().home)
     sharpes = {v: compare.daily_sharpe(compare.of(trials, v.label)) for v in chosen}
     limits = job.strategy.limits.model_dump_json()
     tally.add(
@@ -68,7 +69,7 @@ def compare_trials(
         datetime.now(UTC),
     )  # fmt: skip
     return compare.compare(
-        chosen, windows, trials, replays.bars_of(seen), tally.tried(data), data_sha256=data,
+        chosen, windows, trials, parallel_replays.bars_of(seen), tally.tried(data), data_sha256=data,
         cash=float(job.strategy.capital), costs=job.strategy.costs, seeds=seeds,
     )  # fmt: skip
 
@@ -79,7 +80,7 @@ def write_report(
 ) -> Path:
     """Write the report, and each variant's charts and tables, into a folder; returns the report."""
     report.write(out, {"report.html": report.page(found, chosen, trials, notes).encode()})
-    paths = replays.bars_of(replays.treated_for(job))
+    paths = parallel_replays.bars_of(parallel_replays.treated_for(job))
     for variant in chosen:
         files = report.variant_files(variant, trials, paths)
         report.write(out / report.file_name(variant.label), files)
@@ -91,7 +92,7 @@ def track_comparison(
     found: Comparison, chosen: Sequence[Variant], notes: Mapping[str, Any], params: Mapping[str, str], folder: Path
 ) -> str:
     """Log the comparison to MLflow from the report's folder; empty where tracking is off or not there."""
-    from tasks.adapters.tracking_compare import ComparisonTracker
+    from tasks.adapters.mlflow.comparison import ComparisonTracker
 
     if not settings().mlflow_url:
         return ""

@@ -10,11 +10,11 @@ from tasks.core.errors import LeaseLost, OrderRejected
 from tasks.core.trading import booking
 from tasks.core.types.orders import FINAL_STATES, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import Lease
+from tasks.crash_points import reached
 from tasks.halts import active_halt
 from tasks.retries import PATIENT
-from tasks.sending import PROTECTION, prove, send
+from tasks.send_once import PROTECTION, prove, send
 from tasks.settings import settings
-from tasks.steps import reached
 
 
 @task(**PATIENT)

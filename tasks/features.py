@@ -8,7 +8,7 @@ from tasks.connections import all_frames, log
 from tasks.core.market.bars import Frames
 from tasks.core.market.snapshot import Market
 from tasks.core.types.limits import EventThresholds
-from tasks.isolation import apart
+from tasks.per_symbol import apart
 from tasks.retries import STAGE
 
 TOGETHER = 25  # symbols whose features are in memory at once

@@ -11,10 +11,10 @@ from tasks.core.trading import followups
 from tasks.core.types.orders import FINAL_STATES, Instrument, OrderIntent
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Lease
+from tasks.crash_points import reached
 from tasks.protect import submit
 from tasks.retries import STAGE
-from tasks.sending import PROTECTION, send
-from tasks.steps import reached
+from tasks.send_once import PROTECTION, send
 
 
 @task(task_run_name="followups-{position.symbol}", **STAGE)

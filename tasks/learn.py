@@ -14,7 +14,7 @@ from tasks.settings import settings
 @task(**STAGE)
 def export_dataset(out: Path, records: Path | None, formats: Sequence[str]) -> dict[str, Any]:
     """Write the RL dataset of a backtest's records, or of the store's cycles, and return its card."""
-    from tasks.adapters import dataset
+    from tasks.adapters.files import dataset
 
     source = dataset.file_source(records) if records else dataset.store_source(store(), settings().strategy)
     card = dataset.export(source, out, formats)
@@ -25,7 +25,7 @@ def export_dataset(out: Path, records: Path | None, formats: Sequence[str]) -> d
 @task(**STAGE)
 def train_policy(data: Path, out: Path) -> dict[str, Any]:
     """Clone the behaviour of a dataset into an ONNX file and return how well it imitates."""
-    from tasks.adapters import onnx_policy
+    from tasks.adapters.model import onnx_policy
 
     report = onnx_policy.train(data, out)
     log().info("train decider=%s validation=%s", report["decider"], report.get("validation"))

@@ -4,13 +4,13 @@ from datetime import datetime, timedelta
 
 from prefect import task
 
-from tasks.adapters.prompts import CHAMPION, aliases, load_prompt
-from tasks.adapters.store_shadow import CHAMPION as SHADOWED
+from tasks.adapters.files.prompts import CHAMPION, aliases, load_prompt
+from tasks.adapters.store.shadow import CHAMPION as SHADOWED
 from tasks.connections import log, store, tracker
 from tasks.core.decision.prompt import Prompt
 from tasks.core.errors import InputError, TrackingUnavailable
-from tasks.core.evaluation import promotion
-from tasks.core.evaluation.promotion import Shadows
+from tasks.core.lab import promotion
+from tasks.core.lab.promotion import Shadows
 from tasks.core.types.promotion import Criterion, Move
 from tasks.retries import STAGE, is_tried_again
 from tasks.settings import settings
@@ -19,7 +19,7 @@ from tasks.settings import settings
 @task(**STAGE)
 def judge_candidate(candidate: Prompt, evidence_name: str, at: datetime) -> tuple[Criterion, ...]:
     """Judge a prompt against the one in use, on a comparison and on the shadow decisions kept."""
-    from tasks.adapters.evidence import read_evidence
+    from tasks.adapters.mlflow.evidence import read_evidence
 
     evidence = read_evidence(evidence_name, settings().mlflow_url) if evidence_name else None
     champion, terms = load_prompt(candidate.name), settings().promotion
@@ -68,7 +68,7 @@ def move_alias(move: Move) -> Move:
 
 
 def _tag(move: Move) -> None:
-    from tasks.adapters.evidence import EvidenceTracker
+    from tasks.adapters.mlflow.evidence import EvidenceTracker
 
     try:
         EvidenceTracker(settings().mlflow_url).tag(

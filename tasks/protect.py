@@ -8,20 +8,21 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks import ledger
-from tasks.book import book_fills
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import OrderRejected, VenueError, VenueUnavailable
-from tasks.core.trading import orders, reconcile, sizing
+from tasks.core.trading import orders, reconcile
+from tasks.core.trading.guard import sizing
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.orders import FINAL_STATES, Order, OrderIntent, OrderType, VenuePosition
 from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import Action, Finding, Flatten, SetStop, VenueView
 from tasks.core.types.record import Lease
+from tasks.crash_points import reached
+from tasks.fills import book_fills
 from tasks.halts import active_halt, active_halts
 from tasks.retries import STAGE
-from tasks.sending import PROTECTION, prove, send
+from tasks.send_once import PROTECTION, prove, send
 from tasks.settings import settings
-from tasks.steps import reached
 
 __all__ = ["book_fills"]  # what a cycle needs beside the watchdog
 PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again

@@ -5,12 +5,12 @@ from datetime import UTC, datetime, timedelta
 from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
-from tasks.adapters.prompts import load_prompt
-from tasks.adapters.store import BeginResult
+from tasks.adapters.files.prompts import load_prompt
+from tasks.adapters.store.store import BeginResult
 from tasks.connections import log, store, stored_frames, tracker
 from tasks.core.errors import TrackingUnavailable, TradingError
-from tasks.core.evaluation import explain
 from tasks.core.market.market import Market
+from tasks.core.pages import decision
 from tasks.core.trading.orders import cycle_id
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus, HistoryRecord, Outcome
@@ -28,7 +28,7 @@ def record_quiet(records: list[CycleRecord]) -> None:
     """Keep the records of cycles that ended without a question; running it again changes nothing."""
     store().save_cycles(records, datetime.now(UTC))
     for record in records:
-        log().info("cycle %s", explain.summary_line(record))
+        log().info("cycle %s", decision.summary_line(record))
 
 
 @task(task_run_name="record-{record.symbol}", **STAGE)
@@ -41,7 +41,7 @@ def record_cycle(record: CycleRecord, first: bool = False) -> None:
         store().add_history(
             HistoryRecord(ts=at, kind="execution", reference_id=record.cycle_id, payload=payload), record.symbol
         )
-    log().info("cycle %s", explain.summary_line(record))
+    log().info("cycle %s", decision.summary_line(record))
 
 
 @task(**STAGE)
@@ -71,7 +71,7 @@ def _keep_missed(symbol: str, close: datetime) -> bool:
     )  # fmt: skip
     if store().begin_cycle(record, datetime.now(UTC)) is not BeginResult.STARTED:
         return False
-    log().warning("cycle %s", explain.summary_line(record))
+    log().warning("cycle %s", decision.summary_line(record))
     return True
 
 
@@ -86,26 +86,26 @@ async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) 
     """Write the page that explains the decision to a person, with the chart as it was then."""
     await acreate_markdown_artifact(
         key=artifact_key(record),
-        markdown=explain.to_markdown(record, outcome, chart_of(record)),
-        description=explain.summary_line(record),
+        markdown=decision.to_markdown(record, outcome, chart_of(record)),
+        description=decision.summary_line(record),
     )
 
 
 def chart_of(record: CycleRecord) -> str:
     """Draw what was known at the record's close, as a URL that holds the picture; "" where it cannot be drawn."""
-    from tasks.adapters import plot
+    from tasks.adapters.charts import moment
 
     try:
         frames = stored_frames(record.symbol, record.as_of, settings().history_bars)
         market = Market(record.symbol, frames, settings().events)
-        position = explain.position_after(record)
-        picture = plot.draw(
+        position = decision.position_after(record)
+        picture = moment.draw(
             market, record.as_of, bars=CHART_BARS, reasons=record.reasons, position=position, size=CHART_SIZE
         )
     except (TradingError, ImportError, OSError, ValueError) as e:  # no candles, or the drawing library's own
         log().warning("chart symbol=%s cycle_id=%s not drawn error=%s", record.symbol, record.cycle_id, e)
         return ""
-    return plot.data_uri(picture)
+    return moment.data_uri(picture)
 
 
 @task(**STAGE)

@@ -11,8 +11,8 @@ from prefect.runtime import flow_run
 
 from tasks import alerts
 from tasks.connections import store, venue
-from tasks.core.evaluation.compare import Series
-from tasks.core.evaluation.daily import Day, day_of
+from tasks.core.lab.compare import Series
+from tasks.core.pages.day import Day, day_of
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.record import EquityPoint
 from tasks.retries import STAGE
@@ -26,8 +26,8 @@ POINTS = 1000
 @task(**STAGE)
 async def write_report(day: date) -> Path:
     """Write the page about one UTC day, show it in Prefect and send its headline; again: the same files."""
-    from tasks.adapters import charts, plot
-    from tasks.adapters.report import page_of
+    from tasks.adapters.charts import comparison, moment
+    from tasks.adapters.charts.report import page_of
 
     kept, s = store(), settings()
     begin = datetime.combine(day, time(), UTC)
@@ -39,7 +39,7 @@ async def write_report(day: date) -> Path:
         day, s.strategy, [point for point in points if point.at >= begin],
         kept.cycles_by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),
     )  # fmt: skip
-    picture = plot.data_uri(charts.equity_png({s.strategy: _series(points)})) if len(points) > 1 else ""
+    picture = moment.data_uri(comparison.equity_png({s.strategy: _series(points)})) if len(points) > 1 else ""
     told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts(begin) if begin <= at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)

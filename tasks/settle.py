@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from prefect import task
 
-from tasks.adapters.prompts import list_prompts
+from tasks.adapters.files.prompts import list_prompts
 from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.trading import ledger

@@ -6,10 +6,10 @@ from decimal import Decimal
 from prefect import task
 
 from tasks import connections
-from tasks.adapters.store_shadow import CHAMPION, PaperBookState, ShadowDecision
+from tasks.adapters.store.shadow import CHAMPION, PaperBookState, ShadowDecision
 from tasks.connections import log, store, venue
 from tasks.core.errors import InputError
-from tasks.core.evaluation.counterfactual import HORIZON_BARS, PaperBook, score
+from tasks.core.simulation.counterfactual import HORIZON_BARS, PaperBook, score
 from tasks.core.trading import judge
 from tasks.core.trading.judge import Judgement
 from tasks.core.types.bars import duration, floor_time

@@ -20,9 +20,9 @@ def validate_candles(frames: dict[str, Frames], as_of: datetime) -> list[DataFai
 
     In a Prefect run the result is also a table artifact, one series for all runs.
     """
-    from tasks.adapters import quality
+    from tasks.adapters.quality import suite
 
-    failures = quality.validate(frames, as_of)
+    failures = suite.validate(frames, as_of)
     for failure in failures:
         log().warning(
             "quarantine symbol=%s timeframe=%s expectation=%s count=%d rows=%s",

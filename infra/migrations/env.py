@@ -8,8 +8,8 @@ from typing import Literal
 from alembic import context
 from sqlalchemy import Connection
 
-from tasks.adapters.store_models import Base, BigKey
-from tasks.adapters.store_types import Document, Money, UtcTime
+from tasks.adapters.store.tables import Base, BigKey
+from tasks.adapters.store.types import Document, Money, UtcTime
 
 
 def render_item(kind: str, item: object, _context: object) -> str | Literal[False]:
@@ -32,7 +32,7 @@ def migrate_on(connection: Connection) -> None:
 
 def migrate_by_hand() -> None:
     """Connect to the database of the settings, as `alembic` on the command line needs."""
-    from tasks.adapters.store_database import Database
+    from tasks.adapters.store.database import Database
     from tasks.settings import settings
 
     database = Database(settings().store_url)

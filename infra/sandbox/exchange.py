@@ -20,7 +20,7 @@ from infra.sandbox.market import Market, Segment
 from infra.sandbox.scenario import SPREAD_TIMES, CrashingCandles
 from infra.sandbox.synthetic import EPOCH_MS, SyntheticCandles, synthetic_candles
 from tasks.core.errors import InputError
-from tasks.core.trading.matching import MatchingEngine, PriceBar
+from tasks.core.simulation.matching import MatchingEngine, PriceBar
 from tasks.core.trading.money import exact, floor_to_step
 from tasks.core.types.orders import Order, OrderIntent
 

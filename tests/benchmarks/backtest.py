@@ -21,8 +21,8 @@ from backtesting import Strategy
 
 from tasks.core.decision.baselines import HoldDecider
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.evaluation.backtest import Backtest
 from tasks.core.market.snapshot import Market
+from tasks.core.simulation.backtest import Backtest
 from tests.benchmarks.tapes import candles
 from tests.core.replayed import strategy
 

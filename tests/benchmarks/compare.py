@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pandas as pd
 
-from tasks.adapters import replays
-from tasks.core.evaluation import chance, compare
-from tasks.core.evaluation.comparison import Window
+from tasks.adapters import parallel_replays
+from tasks.core.lab import chance, compare
+from tasks.core.lab.comparison import Window
 from tasks.core.market.snapshot import Market
 from tasks.core.types.limits import Costs
 from tests.benchmarks.tapes import candles
@@ -26,12 +26,12 @@ def cpu() -> float:
     return sum(each.ru_utime + each.ru_stime for each in spent)
 
 
-def jobs(path: str, bars: pd.DataFrame, deciders: tuple[str, ...]) -> list[replays.Job]:
+def jobs(path: str, bars: pd.DataFrame, deciders: tuple[str, ...]) -> list[parallel_replays.Job]:
     first, last = bars.index[0].to_pydatetime(), bars.index[-1].to_pydatetime()
     window = Window(index=0, start=first, end=last)
     candles = ((SYMBOL, path),)
     chosen = [strategy(SYMBOL, decider=decider) for decider in deciders]
-    return [replays.Job(label=each.decider, strategy=each, window=window, candles=candles) for each in chosen]
+    return [parallel_replays.Job(label=each.decider, strategy=each, window=window, candles=candles) for each in chosen]
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         ts = bars.index.astype("datetime64[ms, UTC]").astype("int64")
         bars.assign(ts=np.asarray(ts)).to_parquet(path)
         begun, wall = cpu(), time.perf_counter()
-        list(replays.run_all(jobs(path, bars, DECIDERS)))
+        list(parallel_replays.run_all(jobs(path, bars, DECIDERS)))
         took, wall = cpu() - begun, time.perf_counter() - wall
         print(f"{what}, {YEAR:,} bars; compare of {len(DECIDERS)}: cpu_s={took:.2f} wall_s={wall:.2f}")
         begun = cpu()
@@ -54,9 +54,9 @@ def main() -> None:
             getattr(market, each)
         features = cpu() - begun
         print(f"features and events once: cpu_s={features:.2f}; eight times would be {8 * features:.2f}")
-        [trial] = [replays.run_job(job) for job in jobs(path, bars, ("rules",))]
+        [trial] = [parallel_replays.run_job(job) for job in jobs(path, bars, ("rules",))]
         begun = cpu()
-        paths = replays.bars_of(replays.treated_for(jobs(path, bars, ("rules",))[0]))
+        paths = parallel_replays.bars_of(parallel_replays.treated_for(jobs(path, bars, ("rules",))[0]))
         drawn = chance.random_returns(trial.trades, paths, trial.days, 10_000.0, Costs())
         stands = chance.standing(compare.series([trial]).returns, drawn, len(trial.trades))
         took = cpu() - begun

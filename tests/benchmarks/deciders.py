@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import median
 
 from tasks.adapters.deciders import build
-from tasks.adapters.prompts import load_prompt
-from tasks.adapters.store import Store
+from tasks.adapters.files.prompts import load_prompt
+from tasks.adapters.store.store import Store
 from tasks.core.decision.actions import Rejected, parse_reply
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.decision.single import SingleDecider

@@ -11,10 +11,10 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
-from tasks.adapters import dataset
+from tasks.adapters.files import dataset
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.evaluation.backtest import Backtest
 from tasks.core.market.snapshot import Market
+from tasks.core.simulation.backtest import Backtest
 from tests.benchmarks.tapes import candles
 from tests.core.replayed import strategy
 

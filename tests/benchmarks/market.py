@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from statistics import median
 
-from tasks.adapters.candles import read_candles
+from tasks.adapters.files.candles import read_candles
 from tasks.core.market.bars import Frames, closed_by
 from tasks.core.market.lean import encode
 from tasks.core.market.snapshot import Market, build, role_inputs, to_json

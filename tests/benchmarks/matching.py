@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from tasks.core.market.instruments import by_form
-from tasks.core.trading.matching import MatchingEngine, PriceBar
+from tasks.core.simulation.matching import MatchingEngine, PriceBar
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent
 

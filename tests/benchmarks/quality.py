@@ -3,7 +3,7 @@
 import time
 from datetime import timedelta
 
-from tasks.adapters.quality import RULES, validate
+from tasks.adapters.quality.suite import RULES, validate
 from tasks.core.market.bars import WORKING_TIMEFRAMES, resample
 from tests.benchmarks.tapes import candles
 

@@ -4,11 +4,11 @@ import asyncio
 import time
 
 from tasks.adapters.deciders import build
-from tasks.adapters.prompts import load_prompt
-from tasks.core.evaluation.backtest import Backtest
-from tasks.core.evaluation.history import History
-from tasks.core.evaluation.replay import Replayer
+from tasks.adapters.files.prompts import load_prompt
+from tasks.core.lab.replay import Replayer
 from tasks.core.market.snapshot import Market
+from tasks.core.simulation.backtest import Backtest
+from tasks.core.simulation.candle_history import History
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy
 from tasks.settings import settings

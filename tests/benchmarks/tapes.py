@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from tasks.adapters.candles import read_candles
+from tasks.adapters.files.candles import read_candles
 from tasks.core.market.bars import bar_frame
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared/data/ohlcv/BTC-USDT_5m_binance_2022-01_2023-09.parquet"

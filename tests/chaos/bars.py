@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from tasks.core.types.bars import floor_time
-from tasks.steps import STEPS
+from tasks.crash_points import STEPS
 from tests.chaos import invariants
 from tests.chaos.fork import BROKEN, HANG_S, Plan, Run, Story, fork, halted, look, protected, take_stop_away, trade
 from tests.chaos.invariants import State

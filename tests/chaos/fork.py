@@ -19,10 +19,10 @@ from sqlalchemy import update
 
 from flows.protect import reconcile
 from flows.trade import Request, run_cycles
-from tasks import adopt, fetch, sending, steps, validate
+from tasks import crash_points, fetch, lost_orders, send_once, validate
 from tasks import protect as stage
-from tasks.adapters import venue_client
-from tasks.adapters.store_models import LeaseRow
+from tasks.adapters.store.tables import LeaseRow
+from tasks.adapters.venue import client
 from tasks.connections import close_stores, store, venue
 from tasks.core.errors import TradingError
 from tasks.settings import Settings, settings
@@ -61,18 +61,18 @@ Story = Callable[[], Awaitable[dict[str, Any] | None]]
 
 def prepare() -> None:
     """Make a fork cheap: everything imported, pauses short, and the bars' validation, which no kill can hurt, away."""
-    sending.PAUSES = (0.02, 0.02, 0.05, 0.1)
-    stage.PAUSES = adopt.PAUSES = (0.02, 0.02)
+    send_once.PAUSES = (0.02, 0.02, 0.05, 0.1)
+    stage.PAUSES = lost_orders.PAUSES = (0.02, 0.02)
     fetch.PAUSES = (0.02, 0.05)
     validate.validate_candles.fn = lambda *_: []  # type: ignore[method-assign]  # half of a cycle's CPU
-    build, built = venue_client.build, dict[int, Any]()
+    build, built = client.build, dict[int, Any]()
 
     def once(chosen: Settings) -> Any:
         if os.getpid() not in built:
             built[os.getpid()] = build(chosen)
         return built[os.getpid()]
 
-    venue_client.build = once
+    client.build = once
 
 
 def warm_up() -> None:
@@ -193,7 +193,7 @@ def _child(story: Story, plan: Plan, writes: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     try:
-        steps.hook = hook
+        crash_points.hook = hook
         settings.cache_clear()
         random.seed()
         said = asyncio.run(_closing(story))

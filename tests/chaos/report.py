@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from tasks.steps import STEPS
+from tasks.crash_points import STEPS
 from tests.chaos.bars import FAULTS, INSTANT, Tally
 
 

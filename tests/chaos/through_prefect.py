@@ -28,8 +28,8 @@ from deployments.machine import Machine
 from deployments.orchestrator import PrefectError
 from deployments.progress import Board
 from tasks.connections import store
+from tasks.crash_points import KILL_AT, STEPS
 from tasks.settings import settings
-from tasks.steps import KILL_AT, STEPS
 from tests.adapters.ports import free_port
 from tests.chaos import invariants, report
 from tests.chaos.bars import DEATHS, FAULTS, SCENES, Bars, Plan, Tally

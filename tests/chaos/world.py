@@ -18,8 +18,8 @@ from uuid import uuid4
 
 from sqlalchemy import create_engine, text
 
-from tasks.adapters.store import Store
-from tasks.adapters.store_database import parse_url
+from tasks.adapters.store.database import parse_url
+from tasks.adapters.store.store import Store
 
 SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 START = "2025-03-10T12:00:00+00:00"

@@ -9,7 +9,7 @@ from decimal import Decimal as D
 
 from instrument_cases import linear
 
-from tasks.core.trading import guard
+from tasks.core.trading.guard import rulebook
 from tasks.core.types.decision import ACTIONS, Add, Decision, MoveStop, OpenLong, OpenShort, StopTarget
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry
@@ -134,6 +134,6 @@ def judge(
     **options: object,
 ) -> Verdict:
     limits = {"target_atr_pct": D(5), **(limits or {})}  # an ATR of 2 % is nothing out of the ordinary here
-    return guard.judge(
+    return rulebook.judge(
         decision or asked(), snapshot or seen(), state or account(), Limits(**limits), Costs(), **options
     )

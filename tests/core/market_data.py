@@ -8,7 +8,7 @@ import pandas as pd
 from reference import Bar
 from shared_data import shared
 
-from tasks.adapters.candles import read_candles
+from tasks.adapters.files.candles import read_candles
 from tasks.core.market.bars import bar_frame, epoch_s
 from tasks.core.market.snapshot import Market, build, to_json
 from tasks.core.types.bars import COLUMNS, SECONDS

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.core.evaluation.backtest import Backtest
-from tasks.core.evaluation.plan import World
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
+from tasks.core.simulation.backtest import Backtest
+from tasks.core.simulation.world import World
 from tasks.core.types.strategy import Strategy, Told
 from tests.core.instrument_cases import linear as perpetual
 

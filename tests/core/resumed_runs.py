@@ -10,8 +10,8 @@ from replayed import backtest
 
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.evaluation.backtest import Result
 from tasks.core.market.snapshot import Market
+from tasks.core.simulation.backtest import Result
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord

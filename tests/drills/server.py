@@ -14,7 +14,7 @@ import psutil
 from sqlalchemy import select
 
 from deployments.services import answers
-from tasks.adapters.store_models import Event
+from tasks.adapters.store.tables import Event
 from tasks.connections import store
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.types.bars import floor_time

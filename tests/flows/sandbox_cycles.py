@@ -9,7 +9,7 @@ import pytest
 
 from flows.protect import reconcile
 from flows.trade import Request, run_cycles
-from tasks import steps
+from tasks import crash_points
 from tasks.connections import venue
 from tasks.core.types.record import CycleRecord
 
@@ -52,7 +52,7 @@ async def killed_after_the_intents_were_written(home: Path, monkeypatch: pytest.
     """Leave a cycle as a process does that dies between writing its intents and sending them, its lease run out."""
     decider = recorded(home, (START, OPEN))
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "hook", die_at("before_look_up"))
+        patch.setattr(crash_points, "hook", die_at("before_look_up"))
         with pytest.raises(KeyboardInterrupt):
             await run(decider)
     return decider

@@ -23,8 +23,8 @@ from flows.cli import cli
 from flows.offline import markets
 from tasks.connections import store
 from tasks.core.errors import InputError
-from tasks.core.evaluation.plan import World
-from tasks.core.evaluation.quiet import flat_account, flat_question
+from tasks.core.lab.gate_sampling import flat_account, flat_question
+from tasks.core.simulation.world import World
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.snapshot import Memory
 from tasks.core.types.strategy import Strategy

@@ -9,7 +9,7 @@ from sandbox_cycles import OPEN, START, SYMBOL, recorded, run
 from sandbox_server import advance, state
 
 from flows.trade import Request, run_cycles
-from tasks import decide, fetch, leases, steps
+from tasks import crash_points, decide, fetch, leases
 from tasks.connections import store, venue
 from tasks.core.decision.memory import Earlier, Performance, Remembered, Vector
 from tasks.core.errors import StoreError
@@ -114,7 +114,7 @@ async def test_the_record_keeps_the_account_as_it_was_asked_about_and_as_it_was_
         if step == "decided":
             store().pause("default", SYMBOL, START + timedelta(hours=1))
 
-    monkeypatch.setattr(steps, "hook", pause)
+    monkeypatch.setattr(crash_points, "hook", pause)
     record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.DENIED
     assert "PAUSED" in record.verdict.codes
@@ -128,7 +128,7 @@ async def test_an_answer_that_took_too_long_is_stale_by_the_venues_clock(home, e
         if step == "decided":
             advance(exchange, 600)
 
-    monkeypatch.setattr(steps, "hook", slow)
+    monkeypatch.setattr(crash_points, "hook", slow)
     record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.DENIED
     assert "STALE" in record.verdict.codes

@@ -10,7 +10,7 @@ import pytest
 from store_samples import AT, BTC, a_cycle, a_position, an_intent, an_order
 
 from tasks import execute
-from tasks.adapters.store import Store
+from tasks.adapters.store.store import Store
 from tasks.connections import store
 from tasks.core.errors import OrderRejected
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType

@@ -22,7 +22,7 @@ from prefect.settings.models.root import Settings as PrefectSettings
 from deployments.supervisor import cli as supervised
 from flows.cli import cli
 from infra.sandbox.server import parse as parse_sandbox
-from tasks.adapters import venue_client
+from tasks.adapters.venue import client
 from tasks.settings import PREFIX, ROOT, Settings
 
 CONDITIONS = {"service_healthy", "service_completed_successfully", "service_started"}
@@ -101,7 +101,7 @@ def test_the_system_does_not_start_without_passwords():
 
 
 def test_every_variable_that_is_set_is_one_somebody_reads():
-    keys = {name for name in vars(venue_client).values() if isinstance(name, str) and name.startswith(PREFIX)}
+    keys = {name for name in vars(client).values() if isinstance(name, str) and name.startswith(PREFIX)}
     ours = {PREFIX + field.upper() for field in Settings.model_fields} | keys
     prefects = set(_get_valid_setting_names(PrefectSettings)) | {"PREFECT_REDIS_MESSAGING_HOST"}
     for name, service in OURS.items():
@@ -121,7 +121,7 @@ def test_settings_accept_what_the_containers_are_given(monkeypatch):
                 patched.setenv(variable, value)
             settings = Settings()
             assert settings.store_url == "postgresql+psycopg://quarterdeck:x@postgres/quarterdeck", name
-            venue_client._check_profile(settings, "bybit")  # the sandbox's name in the network is no stranger
+            client._check_profile(settings, "bybit")  # the sandbox's name in the network is no stranger
 
 
 def test_containers_of_our_image_are_not_root_and_cannot_write_outside_their_volumes():

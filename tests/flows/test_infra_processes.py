@@ -23,7 +23,7 @@ from composed import INFRA, OURS, environment, filled
 from ports import free_port
 
 from deployments.orchestrator import Orchestrator
-from tasks.adapters.store import Store
+from tasks.adapters.store.store import Store
 from tasks.settings import ROOT
 
 NEWEST = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)

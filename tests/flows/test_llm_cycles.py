@@ -13,7 +13,7 @@ from sandbox_server import running_sandbox, state
 
 from flows.trade import Request, run_cycles
 from tasks.connections import store, venue
-from tasks.core.evaluation import explain
+from tasks.core.pages import decision
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.settings import settings
 
@@ -51,7 +51,7 @@ async def test_the_panel_goes_from_six_voices_to_one_order_and_its_page_says_who
     assert "shrunk" in record.decided.flags
     assert len(requests) == len(record.decided.calls) == 5  # no news: sentiment is not asked
     assert state(exchange)["positions"][0]["stopLoss"]
-    page = explain.to_markdown(record)
+    page = decision.to_markdown(record)
     for name in ("technical", "orderbook", "trend", "reversion", "risk"):
         assert name in page
     assert store().cycle(record.cycle_id) == record

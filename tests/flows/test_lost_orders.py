@@ -15,9 +15,9 @@ from sandbox_positions import limit_entry, manual, opened
 from sandbox_server import admin, advance, fault, state
 
 from flows.cli import cli
-from tasks import connections, halts, steps
+from tasks import connections, crash_points, halts
 from tasks import protect as stage
-from tasks.adapters.venue import CcxtVenue
+from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
 from tasks.core.trading import orders, postings
@@ -177,7 +177,7 @@ async def test_an_entry_that_fills_while_it_is_cancelled_is_booked_whole(home, e
     store().save_intents(cycle_id, (entry,), START)
     fault(exchange, "partial_fill", "/v5/order/create")
     assert (await venue().submit(entry)).status == "open"
-    monkeypatch.setattr(steps, "hook", lambda step: advance(exchange, 300) if step == "before_cancel" else None)
+    monkeypatch.setattr(crash_points, "hook", lambda step: advance(exchange, 300) if step == "before_cancel" else None)
     await protect_once()
     assert store().intent_state(entry.client_order_id) == "done"
     assert sum(fill.quantity for fill in store().fills_of(cycle_id)) == entry.quantity

@@ -24,11 +24,11 @@ from tasks import connections
 from tasks.adapters.news import read_news
 from tasks.connections import store, venue
 from tasks.core.decision.baselines import RecordedDecider
-from tasks.core.evaluation.backtest import Backtest
-from tasks.core.evaluation.plan import World
-from tasks.core.evaluation.replay import remake_question
+from tasks.core.lab.replay import remake_question
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.market import Market
+from tasks.core.simulation.backtest import Backtest
+from tasks.core.simulation.world import World
 from tasks.core.trading.question import question
 from tasks.core.types.decision import Answer, OpenLong
 from tasks.core.types.portfolio import AccountState

@@ -26,11 +26,11 @@ from flows.trade import Request, run_cycles
 from flows.watch import look
 from tasks import alerts, record
 from tasks.adapters import alerts as messages
-from tasks.adapters import venue as venues
+from tasks.adapters.venue import ccxt_venue as venues
 from tasks.connections import store
 from tasks.core.decision.budget import Spent
-from tasks.core.evaluation import alarms
-from tasks.core.evaluation.daily import day_of
+from tasks.core.pages import alerts as pages
+from tasks.core.pages.day import day_of
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.limits import Budget
 from tasks.core.types.reconcile import Finding
@@ -147,17 +147,17 @@ def test_halts_the_budget_and_fallbacks_are_found_in_the_store(home, caplog):
      ("2.5", 100, ["d:calls:100", "d:USD:100"])],
 )  # fmt: skip
 def test_budget_is_told_at_80_and_at_100_percent(usd, calls, keys):
-    found = alarms.of_budget(Spent(usd=Decimal(usd), calls=calls), Budget(), "d")
+    found = pages.of_budget(Spent(usd=Decimal(usd), calls=calls), Budget(), "d")
     assert [alert.key for alert in found] == keys
 
 
 def test_budget_without_caps_tells_nothing():
-    assert alarms.of_budget(Spent(usd=Decimal(9), calls=9), Budget(usd_per_day=None, calls_per_day=None), "d") == []
+    assert pages.of_budget(Spent(usd=Decimal(9), calls=9), Budget(usd_per_day=None, calls_per_day=None), "d") == []
 
 
 def test_what_protect_found_is_told_by_kind_and_symbol():
     kinds = (AlertKind.EXPOSED, AlertKind.FOREIGN, AlertKind.MISMATCH)
-    found = alarms.of_protection([Finding(kind=kind, symbol=SYMBOL, text=f"any words: {kind}") for kind in kinds])
+    found = pages.of_protection([Finding(kind=kind, symbol=SYMBOL, text=f"any words: {kind}") for kind in kinds])
     assert [(alert.kind, alert.key) for alert in found] == [(kind, SYMBOL) for kind in kinds]
 
 

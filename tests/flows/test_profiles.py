@@ -17,7 +17,7 @@ from deployments.doctor import Result, examine
 from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
-from tasks.adapters import venue_client
+from tasks.adapters.venue import client
 from tasks.connections import store, venue
 from tasks.core.errors import InputError
 from tasks.core.types.record import CycleStatus
@@ -121,13 +121,13 @@ async def test_a_spot_entry_is_under_a_resting_stop_and_sold_by_it(home, monkeyp
 def live(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     """Profile live with keys, its real addresses replaced by a scripted server; nothing is started."""
     with stub_venue() as stub:
-        to_account = venue_client._to_account
+        to_account = client._to_account
 
         def to_stub(client: object, chosen: object) -> None:
             to_account(client, chosen)
-            venue_client._to_server(client, stub.url)
+            client._to_server(client, stub.url)
 
-        monkeypatch.setattr(venue_client, "_to_account", to_stub)
+        monkeypatch.setattr(client, "_to_account", to_stub)
         values = {"PROFILE": "live", "LIVE_ACCOUNT": "24600000", "VENUE_KEY": "K3Y", "VENUE_SECRET": "S3CRET"}
         for name, value in (values | {"SYMBOLS": SYMBOL}).items():
             monkeypatch.setenv(f"QUARTERDECK_{name}", value)

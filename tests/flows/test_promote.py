@@ -15,13 +15,13 @@ from store_samples import a_cycle, a_decision, a_position, a_verdict, an_outcome
 
 from flows.cli import cli
 from flows.promote import watch_champions
-from tasks.adapters import prompts
-from tasks.adapters.prompts import load_prompt
-from tasks.adapters.store_shadow import CHAMPION, ShadowDecision
-from tasks.adapters.tracking_compare import git_commit
+from tasks.adapters.files import prompts
+from tasks.adapters.files.prompts import load_prompt
+from tasks.adapters.mlflow.comparison import git_commit
+from tasks.adapters.store.shadow import CHAMPION, ShadowDecision
 from tasks.connections import store
 from tasks.core.errors import InputError
-from tasks.core.evaluation.counterfactual import Counterfactual
+from tasks.core.simulation.counterfactual import Counterfactual
 from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.settings import settings

@@ -10,9 +10,9 @@ from sandbox_positions import ETH, both_opened, limit_entry, manual, opened
 from sandbox_server import advance, fault, state
 
 from flows.protect import protect
-from tasks import account, book, followups, ledger, steps
+from tasks import account, crash_points, fills, followups, ledger
 from tasks import protect as stage
-from tasks.adapters.venue import CcxtVenue
+from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
 from tasks.core.types.record import CycleStatus
@@ -25,14 +25,14 @@ async def test_one_symbols_ledger_mismatch_leaves_no_other_naked(home, two_symbo
     await both_opened(home)
     assert len(state(two_symbols)["positions"]) == 2
     await venue().set_protection(ETH, D(0), None)
-    real = book.book_fills.fn
+    real = fills.book_fills.fn
 
     async def broken(symbol: str):
         if symbol == SYMBOL:
             raise LedgerMismatch("fill x takes 2 out of 1; reconcile")
         return await real(symbol)
 
-    monkeypatch.setattr(book.book_fills, "fn", broken)
+    monkeypatch.setattr(fills.book_fills, "fn", broken)
     with pytest.raises(TradingError, match=f"booking {SYMBOL}"):
         await protect_once()
     assert all(position["stopLoss"] for position in state(two_symbols)["positions"])
@@ -85,7 +85,7 @@ async def test_a_position_not_booked_yet_gets_the_stop_of_its_entry(home, exchan
         raise VenueUnavailable("no fills")
 
     with monkeypatch.context() as patch:
-        patch.setattr(book.book_fills, "fn", unbooked)
+        patch.setattr(fills.book_fills, "fn", unbooked)
         with pytest.raises(TradingError):
             await run(recorded(home, (START, OPEN)))
         assert store().open_positions("default") == []
@@ -122,7 +122,7 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
         patch.setattr(followups.followups, "mark_done", die)
         with pytest.raises(KeyboardInterrupt):
             await followups.carry_out_followups.fn(position, price, instrument)
-    await book.book_fills.fn(SYMBOL)
+    await fills.book_fills.fn(SYMBOL)
     [trimmed] = store().open_positions("default")
     assert trimmed.quantity < position.quantity
     assert await followups.carry_out_followups.fn(trimmed, price, instrument)
@@ -140,7 +140,7 @@ async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home
         if step == "followup_sent":
             store().save_position(position.model_copy(update={"quantity": booked}))
 
-    monkeypatch.setattr(steps, "hook", book_it)
+    monkeypatch.setattr(crash_points, "hook", book_it)
     await followups.carry_out_followups.fn(position, price, instrument)
     await venue().close()
     [after] = store().open_positions("default")

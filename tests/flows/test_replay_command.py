@@ -14,7 +14,7 @@ from sandbox_server import advance, running_sandbox
 
 from flows.cli import cli
 from flows.trade import Request, run_cycles
-from tasks.adapters import toolbox
+from tasks.adapters.model import toolbox
 from tasks.connections import store, venue
 from tasks.core.types.record import CycleRecord
 from tasks.settings import settings

@@ -16,19 +16,19 @@ from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, a_
 
 import tasks
 from tasks import connections, decide, detect, guard, record, shadow
-from tasks.adapters.store import Store
+from tasks.adapters.store.store import Store
 from tasks.connections import store
 from tasks.core.errors import InputError, OrderRejected, StoreError, TrackingUnavailable, VenueUnavailable
 from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.record import Inputs
-from tasks.isolation import result
+from tasks.per_symbol import result
 from tasks.retries import BROKEN, STAGE, broken_infrastructure
 from tasks.settings import settings
 
 ETH = "ETH/USDT:USDT"
-ELSEWHERE = {"tasks.evaluate", "tasks.book", "tasks.protect", "tasks.working"}  # replays; what reconciles
+ELSEWHERE = {"tasks.evaluate", "tasks.fills", "tasks.protect", "tasks.unfinished"}  # replays; what reconciles
 
 
 class Scripted:

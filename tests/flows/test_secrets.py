@@ -19,7 +19,7 @@ from sqlalchemy import make_url
 
 from flows.settle import settle
 from flows.trade import trade
-from tasks.adapters.store import Store
+from tasks.adapters.store.store import Store
 from tasks.connections import store, venue
 from tasks.core.errors import InputError, StoreError
 from tasks.settings import load, settings

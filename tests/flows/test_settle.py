@@ -8,8 +8,8 @@ from sqlalchemy import insert
 from store_samples import a_cycle, a_decision, a_full_cycle, a_hold, a_position
 
 from tasks import settle
-from tasks.adapters.store_cycles import _cycle_row
-from tasks.adapters.store_models import Cycle
+from tasks.adapters.store.cycles import _cycle_row
+from tasks.adapters.store.tables import Cycle
 from tasks.connections import store
 from tasks.core.types.record import CycleStatus
 

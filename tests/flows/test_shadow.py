@@ -13,11 +13,11 @@ from store_samples import a_cycle, a_decision, a_verdict, an_intent
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
 from tasks import fetch, shadow
-from tasks.adapters.paper import PaperVenue
-from tasks.adapters.store_shadow import ShadowDecision
-from tasks.adapters.venue import connect
+from tasks.adapters.store.shadow import ShadowDecision
+from tasks.adapters.venue.ccxt_venue import connect
+from tasks.adapters.venue.paper import PaperVenue
 from tasks.connections import store, venue
-from tasks.core.evaluation.counterfactual import PaperBook
+from tasks.core.simulation.counterfactual import PaperBook
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.record import Inputs

@@ -11,7 +11,7 @@ from model_server import Fault, ModelServer, Reply
 from sandbox_server import running_sandbox, state
 
 from flows.trade import Request, run_cycles
-from tasks.adapters import toolbox
+from tasks.adapters.model import toolbox
 from tasks.connections import store, venue
 from tasks.core.market import lean
 from tasks.core.types.record import CycleStatus
@@ -114,7 +114,7 @@ async def test_a_decision_that_cannot_be_used_trades_nothing_and_keeps_what_was_
 
 
 async def test_one_deadline_spans_planner_tools_and_decision(exchange, monkeypatch):
-    from tasks.adapters.model import prepare
+    from tasks.adapters.model.litellm_model import prepare
 
     await prepare()
     monkeypatch.setenv("QUARTERDECK_DECISION_DEADLINE_S", "1.5")

@@ -23,8 +23,8 @@ from sandbox_server import advance, fault, state
 
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles, trade
-from tasks import sending, steps
-from tasks.adapters.store import Store
+from tasks import crash_points, send_once
+from tasks.adapters.store.store import Store
 from tasks.connections import store, venue
 from tasks.core.errors import VenueUnavailable
 from tasks.core.types.orders import Order, OrderIntent
@@ -278,7 +278,7 @@ async def test_a_market_that_ran_away_is_not_chased(home, exchange, monkeypatch)
             monkeypatch.setenv("QUARTERDECK_LIMITS__MAX_SLIPPAGE_BPS", "0.01")
             settings.cache_clear()
 
-    monkeypatch.setattr(steps, "hook", runs_away)
+    monkeypatch.setattr(crash_points, "hook", runs_away)
     record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.FAILED
     assert "slippage" in record.error
@@ -302,7 +302,7 @@ async def test_a_run_that_loses_its_lease_before_sending_sends_nothing_and_says_
             other.release_lease(other.lease(name))  # as if its time were up
             assert other.acquire_lease(name, "another", timedelta(minutes=5))
 
-    monkeypatch.setattr(steps, "hook", taken_over)
+    monkeypatch.setattr(crash_points, "hook", taken_over)
     record = await run(recorded(home, (START, OPEN)))
     other.close()
     assert record.status is CycleStatus.FAILED
@@ -339,8 +339,8 @@ async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_o
             await real.submit(late[0])
             return await real.submit(intent)
 
-    monkeypatch.setattr(sending, "PAUSES", (0.01,))
-    order = await sending.send(Slow(), intent)
+    monkeypatch.setattr(send_once, "PAUSES", (0.01,))
+    order = await send_once.send(Slow(), intent)
     await venue().close()
     assert order.status == "filled"
     [sent] = [each for each in state(exchange)["orders"] if each["orderLinkId"]]
@@ -364,7 +364,7 @@ async def test_two_processes_on_one_bar_make_one_decision_and_one_order(home, ex
 async def test_a_run_that_died_anywhere_in_sending_is_finished_with_one_order(home, exchange, monkeypatch, step):
     decider = recorded(home, (START, OPEN))
     with monkeypatch.context() as patch:
-        patch.setattr(steps, "hook", die_at(step))
+        patch.setattr(crash_points, "hook", die_at(step))
         with pytest.raises(KeyboardInterrupt):
             await run(decider)
     record = await run(decider)

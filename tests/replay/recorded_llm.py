@@ -19,12 +19,12 @@ from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tasks.adapters.candles import read_candles
 from tasks.adapters.deciders import build
-from tasks.core.evaluation.backtest import Backtest
-from tasks.core.evaluation.plan import World
+from tasks.adapters.files.candles import read_candles
 from tasks.core.market.calendar import CalendarEvent, _next_close
 from tasks.core.market.snapshot import Market
+from tasks.core.simulation.backtest import Backtest
+from tasks.core.simulation.world import World
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
 from tasks.settings import ROOT, settings

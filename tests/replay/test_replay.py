@@ -10,20 +10,20 @@ from market_data import walk
 from replayed import backtest, strategy
 
 from tasks.adapters.deciders import build
-from tasks.adapters.prompts import load_prompt
+from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision import ladder
 from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
-from tasks.core.evaluation.history import History, window_ema
-from tasks.core.evaluation.replay import Replayer, remake, remake_question
-from tasks.core.evaluation.rerun import Shelf
-from tasks.core.evaluation.what_if import changed_verdict, total
+from tasks.core.lab.redecide import Shelf
+from tasks.core.lab.replay import Replayer, remake, remake_question
+from tasks.core.lab.what_if import changed_verdict, total
 from tasks.core.market import lean
 from tasks.core.market.features import ema
 from tasks.core.market.snapshot import Market
+from tasks.core.simulation.candle_history import History, window_ema
 from tasks.core.trading.judge import judged
 from tasks.core.types.decision import Answer, ModelCall, Why, hold
 from tasks.core.types.limits import Limits

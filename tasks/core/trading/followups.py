@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from tasks.core.trading import sizing
+from tasks.core.trading.guard import sizing
 from tasks.core.trading.money import floor_to_step
 from tasks.core.trading.orders import protect_order_id
 from tasks.core.types.base import Dto, Exact, Quantity

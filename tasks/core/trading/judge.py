@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from tasks.core.trading import guard, orders
+from tasks.core.trading import orders
+from tasks.core.trading.guard import rulebook
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
@@ -33,7 +34,7 @@ def judged(
     from the strategy's name, so that no other strategy's orders are these.
     """
     snapshot = question.snapshot
-    verdict = guard.judge(
+    verdict = rulebook.judge(
         answer.decision, snapshot, account, strategy.limits, strategy.costs, symbols=strategy.symbols or None, now=now,
         fallback=answer.is_fallback, breakouts=_breakouts(question.reasons, strategy),
     )  # fmt: skip

@@ -14,8 +14,8 @@ from statistics import fmean
 from uuid import uuid5
 
 from tasks.core.errors import LedgerMismatch
+from tasks.core.trading.guard.sizing import HUNDRED, direction
 from tasks.core.trading.orders import NAMESPACE
-from tasks.core.trading.sizing import HUNDRED, direction
 from tasks.core.types.bars import floor_time
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import ClosedTrade, Position

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-from tasks.core.trading import booking, orders, sizing
+from tasks.core.trading import booking, orders
+from tasks.core.trading.guard import sizing
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.bars import floor_time
 from tasks.core.types.limits import Limits

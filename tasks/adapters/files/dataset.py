@@ -1,0 +1,251 @@
+"""The RL dataset on disk: `train|validation|test.parquet` and a card (`card.json`, `README.md`), appearing whole.
+
+What a transition is stands in `core.evaluation.rl`. Records are read, paired and written in batches, so memory does not
+grow with them; other formats are made from the Parquet files (`dataset_formats`).
+"""
+
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from tasks.adapters.files.dataset_card import render
+from tasks.core.errors import InputError
+from tasks.core.lab import rl, rl_state
+from tasks.core.types.decision import ACTIONS
+from tasks.core.types.record import CycleRecord
+
+if TYPE_CHECKING:
+    from tasks.adapters.store.store import Store
+
+BATCH = 2000  # rows in memory per split, and in a row group
+FORMATS = ("parquet", "minari", "finrl")
+_AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
+
+
+class Source(NamedTuple):
+    """Where records come from: said in the card, from when to when they are, and a fresh pass over them."""
+
+    name: str
+    span: tuple[datetime, datetime]
+    records: Callable[[], Iterable[CycleRecord]]
+    scores: rl.Scores = lambda _: {}
+
+
+def file_source(path: Path) -> Source:
+    """Read the records.jsonl that `backtest --out` writes, or the folder it is in; `.gz` too."""
+    path = path / "records.jsonl" if path.is_dir() else path
+    times: list[datetime] = []
+    try:
+        with _open(path) as lines:
+            for line in lines:
+                if found := _AS_OF.search(line):
+                    at = datetime.fromisoformat(found[1].decode()).astimezone(UTC)
+                    times = [min(at, *times[:1]), max(at, *times[1:])] if times else [at, at]
+    except (OSError, ValueError) as e:
+        raise InputError(f"--records {path}: {getattr(e, 'strerror', None) or e}") from e
+    if not times:
+        raise InputError(f"--records {path}: no cycle record in it; `quarterdeck backtest --out DIR` writes them")
+    return Source(path.name, (times[0], times[1]), lambda: _parsed(path))
+
+
+def store_source(store: "Store", strategy: str) -> Source:
+    """Read a strategy's cycles from the store, with what its challengers' answers would have earned."""
+    span = store.cycles_span(strategy)
+    if span is None:
+        raise InputError(f"the store has no cycle of strategy {strategy!r} yet; name a backtest's with --records")
+    scores = store.shadow_scores(strategy)
+
+    def score(cycle_id: str) -> dict[str, float]:
+        return {decider: float(by_cycle[cycle_id]) for decider, by_cycle in scores.items() if cycle_id in by_cycle}
+
+    return Source(f"store: {strategy}", span, lambda: store.cycles_oldest_first(strategy), score)
+
+
+def _open(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]  # both read bytes
+
+
+def _parsed(path: Path) -> Iterator[CycleRecord]:
+    with _open(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield CycleRecord.model_validate_json(line)
+            except ValidationError as e:
+                first = e.errors()[0]
+                where = ".".join(map(str, first["loc"]))
+                raise InputError(f"--records {path}, line {number}: {where}: {first['msg']}") from e
+
+
+def schema() -> pa.Schema:
+    """Return the columns; each is explained in `core.evaluation.rl`."""
+    state, flags = pa.list_(pa.float32(), len(rl_state.COMPONENTS)), pa.list_(pa.bool_(), len(rl_state.COMPONENTS))
+    mask, time, text, real = pa.list_(pa.bool_(), len(ACTIONS)), pa.timestamp("us", "UTC"), pa.string(), pa.float64()
+    action: dict[str, pa.DataType] = {"action_id": pa.int8(), "action": text}
+    action |= dict.fromkeys(("size_pct", "stop_atr", "tp_atr", "minutes", "offset_bps", "stop_to_atr"), real)
+    action |= {"entry_type": text, "stop_to": text, "followups": pa.list_(text)}
+    columns: dict[str, pa.DataType] = {
+        "cycle_id": text, "strategy": text, "symbol": text, "as_of": time, "next_as_of": time, "elapsed_s": pa.int64(),
+        "state": state, "state_unknown": flags, "allowed": mask, **action,
+        "reward": real, "reward_symbol": real, "reward_r": real, "entry_cycle_id": text,
+        "equity_before": real, "equity_after": real,
+        "next_state": state, "next_state_unknown": flags, "next_allowed": mask,
+        "terminated": pa.bool_(), "truncated": pa.bool_(), "done": pa.bool_(),
+        **{f"asked_{name}": kind for name, kind in action.items()},
+        "guard_rewrite": pa.bool_(), "codes": pa.list_(text), "status": text,
+        "decider": text, "source": text, "rung": text, "model": text, "prompt_version": text, "confidence": real,
+        "propensity": real, "propensity_kind": text, "counterfactual": pa.map_(text, real),
+        **dict.fromkeys(("open", "high", "low", "close", "volume"), real),
+    }  # fmt: skip
+    metadata = {"spec": rl_state.SPEC, "spec_sha256": rl_state.SPEC_SHA256}
+    return pa.schema(list(columns.items()), metadata=metadata)
+
+
+class _Writer:
+    """One Parquet file per split, and what the card says of their rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.schema = schema()
+        self.waiting: dict[str, list[rl_state.Row]] = {split: [] for split in rl.SPLITS}
+        self.files = {split: pq.ParquetWriter(folder / f"{split}.parquet", self.schema) for split in rl.SPLITS}
+        self.rows: Counter[str] = Counter()
+        self.seen: dict[str, Counter[str]] = {
+            name: Counter() for name in ("symbol", "action", "status", "decider", "model", "prompt_version", "rung")
+        }
+        self.codes: Counter[str] = Counter()
+        self.ranges = {name: _Range() for name in ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity")}
+        self.features = [_Range() for _ in rl_state.COMPONENTS]
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def add(self, split: str, row: rl_state.Row) -> None:
+        self.waiting[split].append(row)
+        if len(self.waiting[split]) >= BATCH:
+            self._flush(split)
+
+    def _flush(self, split: str) -> None:
+        rows = self.waiting[split]
+        self.files[split].write_table(pa.Table.from_pylist(rows, schema=self.schema))
+        self.rows[split] += len(rows)
+        for name, counter in self.seen.items():
+            counter.update(row[name] for row in rows)
+        self.codes.update(code for row in rows for code in row["codes"])
+        for name, each in self.ranges.items():
+            each.add(np.array([row[name] for row in rows], dtype=float))
+        state, unknown = np.array([r["state"] for r in rows]), np.array([r["state_unknown"] for r in rows])
+        for feature, column in zip(self.features, np.where(unknown, np.nan, state).T, strict=True):
+            feature.add(column)
+        rows.clear()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+        for split, file in self.files.items():
+            if kind is None and self.waiting[split]:
+                self._flush(split)
+            file.close()
+
+
+class _Range:
+    """Count, extremes and mean of the known values of a column; NaN is unknown."""
+
+    def __init__(self) -> None:
+        self.known, self.unknown, self.total, self.low, self.high = 0, 0, 0.0, np.inf, -np.inf
+
+    def add(self, values: np.ndarray) -> None:
+        known = values[~np.isnan(values)]
+        self.known, self.unknown = self.known + len(known), self.unknown + len(values) - len(known)
+        self.total += float(known.sum())
+        if len(known):
+            self.low, self.high = min(self.low, float(known.min())), max(self.high, float(known.max()))
+
+    def document(self) -> dict[str, float | int | None]:
+        shown = {"min": self.low, "max": self.high, "mean": self.total / self.known} if self.known else {}
+        return {"known": self.known, "unknown": self.unknown, **{k: float(f"{v:.6g}") for k, v in shown.items()}}
+
+
+def export(source: Source, out: Path, formats: Sequence[str] = ("parquet",)) -> dict[str, Any]:
+    """Write the dataset of `source` into the new folder `out` and return its card."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown:
+        raise InputError(f"--format {unknown[0]!r}: there are {', '.join(FORMATS)}")
+    plan = rl.SplitPlan(start=source.span[0], end=source.span[1])
+    left_out: Counter[str] = Counter()
+    with _whole(out) as partial:
+        with _Writer(partial) as writer:
+            for split, row in rl.transitions(source.records(), plan, left_out, source.scores):
+                writer.add(split, row)
+        if not writer.rows:
+            raise InputError(f"{source.name}: no transition in it; left out: {dict(left_out)}")
+        _also(partial, formats)
+        card = _card(source, plan, writer, left_out, partial)
+        (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(render(card), encoding="utf-8")
+    return card
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """Give a folder beside `out` that becomes it at the end, or goes."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: exists and is not empty; choose another folder")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _also(folder: Path, formats: Sequence[str]) -> None:
+    from tasks.adapters.files import dataset_formats
+
+    if "minari" in formats:
+        dataset_formats.write_minari(folder)
+    if "finrl" in formats:
+        dataset_formats.write_finrl(folder)
+
+
+def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter[str], folder: Path) -> dict[str, Any]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    features = dict(zip(rl_state.COMPONENTS, (each.document() for each in writer.features), strict=True))
+    return {
+        "source": source.name,
+        "first": plan.start.isoformat(),
+        "last": plan.end.isoformat(),
+        "transitions": sum(writer.rows.values()),
+        "splits": {split: writer.rows[split] for split in rl.SPLITS},
+        "cuts": [cut.isoformat() for cut in plan.cuts],
+        "embargo_s": int(plan.embargo.total_seconds()),
+        "left_out": dict(sorted(left_out.items())),
+        **{name: dict(counter.most_common()) for name, counter in writer.seen.items()},
+        "codes": dict(writer.codes.most_common()),
+        "ranges": {name: each.document() for name, each in writer.ranges.items()},
+        "features": features,
+        "spec": rl_state.spec_document(),
+        "spec_sha256": rl_state.SPEC_SHA256,
+        "sha256": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,126 @@
+"""The dataset in other shapes, made from its Parquet files: Minari episodes, and FinRL's frame."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tasks.core.lab import rl, rl_state
+from tasks.core.types.decision import ACTIONS
+
+if TYPE_CHECKING:
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+EPISODE = 50_000  # steps; Minari reads an episode as one Arrow batch of at most 131,072 rows
+_PAIRS = (("state", "next_state"), ("unknown", "next_state_unknown"), ("allowed", "next_allowed"))
+
+
+def write_minari(folder: Path) -> None:
+    """Write `minari/quarterdeck-<split>-v0`; read with MINARI_DATASETS_PATH=<folder>/minari.
+
+    An episode is one symbol's run through a split. Observation: a dict of state, unknown and allowed; action: the
+    action's id; reward: `reward`; infos: reward_r and elapsed_s, of the step that led there (first: 0).
+    """
+    import minari
+    from gymnasium import spaces
+
+    n = len(rl_state.COMPONENTS)
+    observation = spaces.Dict(
+        {
+            "state": spaces.Box(-1, 1, (n,)),
+            "unknown": spaces.MultiBinary(n),
+            "allowed": spaces.MultiBinary(len(ACTIONS)),
+        }
+    )
+    with _datasets_in(folder / "minari"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="minari")  # that there is no environment to play on
+        for split in rl.SPLITS:
+            dataset = None
+            for episode in _episodes(folder / f"{split}.parquet"):
+                if dataset is not None:
+                    dataset.update_dataset_from_buffer([episode])
+                    continue
+                dataset = minari.create_dataset_from_buffers(
+                    f"quarterdeck-{split}-v0", [episode], observation_space=observation,
+                    action_space=spaces.Discrete(len(ACTIONS)), data_format="arrow",
+                    algorithm_name="see card.json: decider", author="quarterdeck", author_email="none",
+                    code_permalink="none", description=f"state {rl_state.SPEC} {rl_state.SPEC_SHA256}",
+                )  # fmt: skip
+
+
+@contextmanager
+def _datasets_in(folder: Path) -> Iterator[None]:
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before
+
+
+def _episodes(file: Path) -> Iterator["EpisodeBuffer"]:
+    symbols = pq.read_table(file, columns=["symbol"])["symbol"].unique().to_pylist()
+    for symbol in sorted(symbols):
+        table = pq.read_table(file, filters=[("symbol", "=", symbol)])
+        for start in range(0, len(table), EPISODE):
+            yield _episode(table.slice(start, EPISODE))
+
+
+def _episode(table: Any) -> "EpisodeBuffer":
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+
+    columns = {"state": "state", "unknown": "state_unknown", "allowed": "allowed"}
+    truncated = column(table, "truncated")
+    truncated[-1] = not column(table, "terminated")[-1]
+    return EpisodeBuffer(
+        observations={
+            name: np.concatenate([column(table, columns[name]), column(table, after)[-1:]]) for name, after in _PAIRS
+        },
+        actions=column(table, "action_id").astype(np.int64),
+        rewards=column(table, "reward"),
+        terminations=column(table, "terminated"),
+        truncations=truncated,
+        infos={
+            name: [0.0, *column(table, name).tolist()] for name in ("reward_r", "elapsed_s")
+        },  # it cannot read arrays back
+    )
+
+
+def column(table: Any, name: str) -> np.ndarray:
+    """Return a column as an array of its own; a list column as rows, bools in it as int8."""
+    array = table[name].combine_chunks()
+    if not hasattr(array, "flatten") or "list" not in str(array.type):
+        return np.array(array.to_numpy(zero_copy_only=False))
+    width = array.type.list_size
+    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return values.astype(np.int8) if values.dtype == bool else values
+
+
+def write_finrl(folder: Path) -> None:
+    """Write `finrl/<split>.csv`: day (index of the date), date, tic, open..volume, then one column per feature.
+
+    Dates are decision points, so not every tic has every date: FinRL's environments want one tic, or a frame filled
+    to a common calendar first. An unknown feature is empty.
+    """
+    import pandas as pd
+
+    (folder / "finrl").mkdir()
+    bars = ["open", "high", "low", "close", "volume"]
+    for split in rl.SPLITS:
+        table = pq.read_table(folder / f"{split}.parquet", columns=["as_of", "symbol", *bars, "state", "state_unknown"])
+        state = np.where(column(table, "state_unknown"), np.nan, column(table, "state"))
+        frame = table.select(["as_of", "symbol", *bars]).to_pandas().rename(columns={"as_of": "date", "symbol": "tic"})
+        frame = pd.concat([frame, pd.DataFrame(state, columns=list(rl_state.COMPONENTS))], axis=1)
+        frame = frame.sort_values(["date", "tic"])
+        frame.insert(0, "day", pd.factorize(frame["date"])[0])
+        frame.to_csv(
+            folder / "finrl" / f"{split}.csv", index=False, date_format="%Y-%m-%d %H:%M:%S", float_format="%.6g"
+        )

@@ -1,0 +1,99 @@
+"""Prompt files on disk, `prompts/<role>/vNNN.md`, and which of them is used: the aliases in the database.
+
+They say, by role, which version is `champion` (what is used where no version is named; else the latest) and which is
+`challenger`. They lie in the database, so that workers on many machines use the same ones; MLflow has them too, but a
+live cycle must not depend on MLflow.
+"""
+
+from datetime import UTC, datetime
+from difflib import unified_diff
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter, ValidationError
+
+from tasks.core.decision.prompt import Prompt, parse_prompt
+from tasks.core.errors import InputError
+from tasks.core.types.promotion import Move
+from tasks.settings import ROOT, settings
+
+if TYPE_CHECKING:
+    from tasks.adapters.store.prompts import Alias
+    from tasks.adapters.store.store import Store
+
+FOLDER = ROOT / "prompts"
+CHAMPION, CHALLENGER = "champion", "challenger"
+
+
+def load_prompt(role: str, version: str | None = None, folder: Path = FOLDER) -> Prompt:
+    """Read a role's prompt; `version` may be an alias, and without one the champion is read, else the latest.
+
+    Raises InputError saying what there is instead, or that the file is not the one that an alias was set on.
+    """
+    versions = sorted(path.stem for path in (folder / role).glob("v[0-9][0-9][0-9].md"))
+    if not versions:
+        raise InputError(f"no prompt for role {role} in {folder}")
+    named = None if version in versions else aliases().get(role, {}).get(version or CHAMPION)
+    chosen = named.version if named else version or versions[-1]
+    if chosen not in versions:
+        raise InputError(f"no prompt {role}/{chosen}; there is {', '.join(versions)}")
+    prompt = _read(folder / role / f"{chosen}.md")
+    if named and named.sha256 != prompt.sha256:
+        raise InputError(
+            f"prompt {role}/{chosen} has sha256 {prompt.sha256[:12]}, but the {version or CHAMPION} was set on "
+            f"{named.sha256[:12]}: bring this machine's prompts up to date"
+        )
+    return prompt
+
+
+def list_prompts(folder: Path = FOLDER) -> list[Prompt]:
+    """Read every prompt, by role and version; raises InputError for the first one that is malformed."""
+    return [_read(path) for path in sorted(folder.glob("*/v[0-9][0-9][0-9].md"))]
+
+
+def aliases() -> "dict[str, dict[str, Alias]]":
+    """Return which version each alias names, by role; nothing where none was ever set. Makes no database."""
+    url, old = settings().store_url, settings().home / "prompts.json"
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file() and not old.is_file():
+        return {}
+    from tasks.adapters.store.store import opened
+
+    if old.is_file():
+        _take_over(opened(url), old)
+    return opened(url).prompt_aliases()
+
+
+def _take_over(store: "Store", old: Path) -> None:
+    """Move the aliases of the file that once held them into the database, but for those it has; only once."""
+    try:
+        found = TypeAdapter(dict[str, dict[str, str]]).validate_json(old.read_bytes())
+    except ValidationError as e:
+        raise InputError(f'{old} is not {{"single": {{"champion": "v001"}}}}: correct or delete it: {e}') from e
+    known, at = store.prompt_aliases(), datetime.now(UTC)
+    for role, named in found.items():
+        for alias, version in named.items():
+            if alias not in known.get(role, {}):
+                prompt = load_prompt(role, version)
+                store.move_alias(
+                    Move(at=at, role=role, alias=alias, version=version, sha256=prompt.sha256, kind="pinned",
+                         who=old.name)
+                )  # fmt: skip
+    old.rename(old.with_suffix(".json.moved"))
+
+
+def diff_prompts(role: str, old: str, new: str, folder: Path = FOLDER) -> str:
+    """Return what changed between two versions as a unified diff; nothing when they are the same."""
+    before, after = load_prompt(role, old, folder), load_prompt(role, new, folder)
+    lines = unified_diff(
+        before.text.splitlines(), after.text.splitlines(),
+        f"{role}/{before.version}", f"{role}/{after.version}", lineterm="",
+    )  # fmt: skip
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> Prompt:
+    name = f"{path.parent.name}/{path.stem}"
+    try:
+        return parse_prompt(path.read_bytes().decode(), name)
+    except UnicodeDecodeError as e:
+        raise InputError(f"prompt {name}: not UTF-8: {e}") from e

@@ -1,0 +1,225 @@
+"""`model:FILE.onnx`: a small policy cloned from a dataset's behaviour, kept as ONNX with everything it needs to act.
+
+What the network reads is `rl_state`'s spec, whose hash stands in the file beside the actions it knows and, for each,
+the behaviour's usual numbers (medians, and the commonest words): the network says when, not how much.
+"""
+
+import hashlib
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from tasks.core.decision.kinds import KINDS
+from tasks.core.errors import InputError
+from tasks.core.lab import rl_state
+from tasks.core.types.base import Dto
+from tasks.core.types.decision import DECISION, Answer, Decision, PromptRef, answered, hold
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Snapshot
+
+KEY = "quarterdeck"  # of the metadata in the file
+LAYERS, EPOCHS, BATCH, SEED = (64, 32), 30, 64, 0
+
+
+class PolicyCard(Dto):
+    """What an ONNX file says of itself."""
+
+    spec: str
+    spec_sha256: str
+    actions: tuple[str, ...]
+    parameters: dict[str, dict[str, Any]]
+    data_sha256: str
+    rows: int
+
+
+class OnnxDecider:
+    """Takes the likeliest action among the allowed; its confidence is that probability. One thread, no randomness."""
+
+    kind = KINDS["model"]
+    prompts: tuple[PromptRef, ...] = ()
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what is wrong is said below, in one line
+        try:
+            content = path.read_bytes()
+        except OSError as e:
+            raise InputError(f"model:{path}: {e.strerror}") from e
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as e:  # onnxruntime's errors have no base of their own
+            raise InputError(f"model:{path}: not an ONNX model that can be run: {e}") from e
+        self.card = _card_of(path, self.session.get_modelmeta().custom_metadata_map)
+        self.mark = f"{path.name}@{hashlib.sha256(content).hexdigest()[:8]}"
+        self.name = f"model:{self.mark}"
+        shape = self.session.get_inputs()[0].shape
+        if shape[-1] != 2 * len(rl_state.COMPONENTS):
+            raise InputError(f"model:{path}: reads {shape[-1]} numbers, {rl_state.SPEC} is another length")
+
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        if not questions:
+            return []
+        states = [rl_state.state(question.snapshot) for question in questions]
+        rows = rl_state.policy_input([values for values, _ in states], [unknown for _, unknown in states])
+        return [
+            self._decided(question.snapshot, odds)
+            for question, odds in zip(questions, self.probabilities(rows), strict=True)
+        ]
+
+    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+        """Return, for each row, the probability of each of the card's actions."""
+        found: np.ndarray = self.session.run([self.session.get_outputs()[1].name], {self._input: rows})[0]
+        return found
+
+    @property
+    def _input(self) -> str:
+        name: str = self.session.get_inputs()[0].name
+        return name
+
+    def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Answer:
+        action, share = choose(self.card.actions, odds, rl_state.allowed_mask(snapshot))
+        decision = self._decision(snapshot.pair, action, share)
+        return answered(decision, self.name).model_copy(update={"model": self.mark})
+
+    def _decision(self, symbol: str, action: str, share: float) -> Decision:
+        confidence, why = Decimal(str(round(share, 4))), f"{action} {share:.2f} of what is allowed"
+        if action == "HOLD":
+            return hold(symbol, why, source=self.name).model_copy(update={"confidence": confidence})
+        told = {"action": action, "symbol": symbol, "confidence": confidence, "comment": why, "reasoning": why}
+        return DECISION.validate_python(told | {"source": self.name} | self.card.parameters.get(action, {}))
+
+
+def choose(actions: Sequence[str], odds: np.ndarray, allowed: Sequence[bool]) -> tuple[str, float]:
+    """Return the likeliest allowed action and its share of all that are allowed; HOLD where none of them is."""
+    masked = np.array([p if allowed[rl_state.ACTION_IDS[a]] else 0.0 for a, p in zip(actions, odds, strict=True)])
+    total = float(masked.sum())
+    if not np.isfinite(total) or total <= 0:
+        return "HOLD", 0.0
+    best = int(masked.argmax())
+    return actions[best], float(masked[best]) / total
+
+
+def _card_of(path: Path, metadata: Mapping[str, str]) -> PolicyCard:
+    try:
+        card = PolicyCard.model_validate_json(metadata.get(KEY, ""))
+        for action in card.actions:  # so that no decision can fail later
+            DECISION.validate_python({"action": action, "symbol": "-", **card.parameters.get(action, {})})
+    except ValidationError as e:
+        raise InputError(f"model:{path}: not one of `quarterdeck train`'s: {e.errors()[0]['msg']}") from e
+    if card.spec_sha256 != rl_state.SPEC_SHA256:
+        ours, theirs = f"{rl_state.SPEC} {rl_state.SPEC_SHA256[:12]}", f"{card.spec} {card.spec_sha256[:12]}"
+        raise InputError(f"model:{path}: was trained on state {theirs}, this is {ours}; train it on a new export")
+    return card
+
+
+def train(data: Path, out: Path, epochs: int = EPOCHS) -> dict[str, Any]:
+    """Clone the behaviour in `data` (a folder of `export-rl`), write `out` and return how well it imitates.
+
+    Learns from the train split alone. Figures: accuracy on train and validation beside the share of HOLD, which doing
+    nothing would reach, and how often ONNX and scikit-learn choose alike.
+    """
+    from skl2onnx import to_onnx
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    splits = {split: _split(data, split) for split in ("train", "validation")}
+    rows, actions = _pair(splits["train"])
+    if len(set(actions)) < 2:
+        raise InputError(f"--records {data}: train knows {len(set(actions))} action(s) only: nothing to learn from")
+    network = MLPClassifier(LAYERS, batch_size=BATCH, random_state=SEED, max_iter=epochs, n_iter_no_change=epochs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the number of epochs is the plan
+        network.fit(rows, actions)
+    model = to_onnx(network, rows[:1], options={id(network): {"zipmap": False}})
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, _policy_card(data, splits["train"], network.classes_).model_dump_json()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_bytes(model.SerializeToString())
+    return _report(out, network, splits)
+
+
+def _split(data: Path, split: str) -> Any:
+    import pyarrow.parquet as pq
+
+    file = data / f"{split}.parquet"
+    if not file.is_file():
+        raise InputError(f"--records {data}: has no {split}.parquet; `quarterdeck export-rl --out DIR` writes it")
+    spec = (pq.read_schema(file).metadata or {}).get(b"spec_sha256", b"none").decode()
+    if spec != rl_state.SPEC_SHA256:
+        ours = f"{rl_state.SPEC} {rl_state.SPEC_SHA256[:12]}"
+        raise InputError(f"--records {data}: its state is {spec[:12]}, this is {ours}; export it again")
+    numbers = rl_state.parameters(hold("-", ""))
+    return pq.read_table(file, columns=["state", "state_unknown", *numbers])
+
+
+def _pair(table: Any) -> tuple[np.ndarray, np.ndarray]:
+    from tasks.adapters.files.dataset_formats import column
+
+    rows = rl_state.policy_input(column(table, "state"), column(table, "state_unknown"))
+    return rows, np.array(table["action"].to_pylist())
+
+
+def _policy_card(data: Path, table: Any, actions: Sequence[str]) -> PolicyCard:
+    with (data / "train.parquet").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    wordless = table.drop_columns(["state", "state_unknown"])
+    by_action = {action: list[dict[str, Any]]() for action in actions}
+    for row in wordless.to_pylist():
+        by_action[row["action"]].append(row)
+    return PolicyCard(
+        spec=rl_state.SPEC, spec_sha256=rl_state.SPEC_SHA256, actions=tuple(actions), rows=len(table),
+        data_sha256=digest, parameters={action: usual(rows) for action, rows in by_action.items()},
+    )  # fmt: skip
+
+
+def usual(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return an action's usual parameters as a decision takes them: medians, and the commonest words."""
+    told: dict[str, Any] = {n: m for n in ("size_pct", "stop_atr", "tp_atr", "minutes") if (m := _median(rows, n))}
+    if entry := _commonest(rows, "entry_type"):
+        told["entry"] = {"type": entry, "offset_bps": _median(rows, "offset_bps") or "0"}
+    if kind := _commonest(rows, "stop_to"):
+        told["to"] = {"kind": kind, "x": _median(rows, "stop_to_atr") or "0"}
+    if rules := Counter(tuple(row["followups"]) for row in rows).most_common(1)[0][0]:
+        told["followups"] = rules
+    return told
+
+
+def _median(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    known = [row[name] for row in rows if row[name] is not None]
+    return f"{np.median(known):.4g}" if known else None
+
+
+def _commonest(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
+    known = Counter(row[name] for row in rows if row[name] is not None)
+    return known.most_common(1)[0][0] if known else None
+
+
+def _report(out: Path, network: Any, splits: Mapping[str, Any]) -> dict[str, Any]:
+    policy = OnnxDecider(out)
+    report: dict[str, Any] = {"model": str(out), "decider": policy.name, "actions": list(policy.card.actions)}
+    for split, table in splits.items():
+        rows, actions = _pair(table)
+        if not len(rows):
+            continue
+        said = np.array(policy.card.actions)[policy.probabilities(rows).argmax(axis=1)]
+        report[split] = {
+            "rows": len(rows),
+            "accuracy": round(float((said == actions).mean()), 4),
+            "hold_share": round(float((actions == "HOLD").mean()), 4),
+            "acted_alike": _share(said == actions, actions != "HOLD"),
+            "onnx_agrees": round(float((said == network.predict(rows)).mean()), 4),
+        }
+    return report
+
+
+def _share(right: np.ndarray, among: np.ndarray) -> float | None:
+    return round(float(right[among].mean()), 4) if among.any() else None

@@ -1,0 +1,43 @@
+"""What model calls cost, by litellm's bundled price list; a model that is not on it has the budget's assumed price."""
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+
+from tasks.adapters.model.litellm_model import _litellm as litellm_module  # the one way to import it
+from tasks.core.types.decision import ModelCall, PromptRef
+
+MARGIN = Decimal("1.25")  # tokens are counted with OpenAI's tokenizer; other providers' find up to a quarter more
+
+
+class LiteLLMPrices:
+    """Implements `budget.Prices`."""
+
+    def __init__(self, usd_per_1k_tokens: Decimal) -> None:
+        self.assumed = usd_per_1k_tokens / 1000
+
+    def worst(
+        self, models: Sequence[str], prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
+    ) -> Decimal:
+        """Return the cost if every model of the failover is paid, each for all the tokens it may write."""
+        litellm = litellm_module()
+        tokens = litellm.token_counter(model="gpt-4o", messages=list(messages))
+        tokens += litellm.token_counter(model="gpt-4o", text=json.dumps(schema))
+        prices = [self._price(model) or (self.assumed, self.assumed) for model in models]
+        costs = (MARGIN * tokens * paid_in + prompt.max_tokens * paid_out for paid_in, paid_out in prices)
+        return sum(costs, Decimal(0))
+
+    def cost(self, call: ModelCall) -> Decimal:
+        """Return what the provider took, as far as prices are known."""
+        if call.cost_usd or self._price(call.model):
+            return call.cost_usd
+        return self.assumed * (call.tokens_in + call.tokens_out)
+
+    def _price(self, model: str) -> tuple[Decimal, Decimal] | None:
+        prices = litellm_module().model_cost
+        found = prices.get(model) or prices.get(model.partition("/")[2])
+        names = ("input_cost_per_token", "output_cost_per_token")
+        if not found or any(found.get(name) is None for name in names):
+            return None
+        paid_in, paid_out = (Decimal(str(found[name])) for name in names)
+        return paid_in, paid_out

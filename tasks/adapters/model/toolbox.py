@@ -1,0 +1,176 @@
+"""What the tools of `core.decision.tools` answer with: stored candles, the venue's public data, our own ledger.
+
+Reads only: it knows the market half of a venue, which has no orders, and the readings of the store in `Kept`. Candles
+and similar decisions are as known at as_of. The book, trades, funding, our position and digest are known only as they
+are now; for another as_of, a replay's, they are refused.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import cache
+from itertools import zip_longest
+from typing import Protocol
+
+import pandas as pd
+
+from tasks.adapters.store.store import Store
+from tasks.adapters.venue import client
+from tasks.adapters.venue.ccxt_venue import connect
+from tasks.adapters.venue.market import MarketData
+from tasks.core.decision import memory
+from tasks.core.decision.kinds import Tools
+from tasks.core.decision.memory import Remembered
+from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, compact
+from tasks.core.errors import DataError
+from tasks.core.trading import ledger
+from tasks.core.types.bars import COLUMNS
+from tasks.core.types.decision import PromptRef
+from tasks.core.types.limits import ToolLimits, ToolRates
+from tasks.core.types.portfolio import Position
+from tasks.core.types.question import Question
+from tasks.core.types.record import Outcome
+from tasks.settings import Settings
+
+
+class Kept(Protocol):
+    """What the tools may read from the store."""
+
+    def load_bars(self, venue: str, symbol: str, timeframe: str, until: datetime, limit: int) -> pd.DataFrame: ...
+
+    def open_positions(self, strategy: str) -> list[Position]: ...
+
+    def outcomes(
+        self, strategy: str, symbol: str | None = None, until: datetime | None = None, limit: int | None = 20
+    ) -> list[Outcome]: ...
+
+    def remembered(
+        self, strategy: str, decider: str, prompt: PromptRef | None, symbol: str, as_of: datetime
+    ) -> Remembered: ...
+
+
+class DataToolbox:
+    """Implements `core.decision.tools.Toolbox`. `question` is the decision it serves, with what was remembered for it.
+
+    With `now` as_of is the present by definition (MCP); without, the venue's clock says whether it is.
+    """
+
+    def __init__(
+        self, kept: Kept, market: Callable[[], MarketData], settings: Settings, question: Question | None = None,
+        *, now: bool = False,
+    ) -> None:  # fmt: skip
+        self.kept, self.market, self.question, self.now = kept, market, question, now
+        self.strategy, self.lateness = settings.strategy, timedelta(seconds=settings.limits.max_lateness_s)
+
+    async def run(self, tool: str, parameters: Parameters, as_of: datetime) -> str:
+        found: dict[str, object] = await getattr(self, f"_{tool}")(parameters, as_of)
+        return compact({"as_of": _text(as_of), **found})
+
+    async def _candles(self, asked: Candles, as_of: datetime) -> dict[str, object]:
+        until = asked.until or as_of
+        series = (self.market().name, asked.symbol, asked.timeframe)
+        bars = await asyncio.to_thread(self.kept.load_bars, *series, until, asked.limit)
+        if bars.empty:
+            raise DataError(
+                f"no {asked.timeframe} candles of {asked.symbol} that had closed at {_text(until)} are kept"
+            )
+        values = bars[list(COLUMNS)].to_numpy().tolist()
+        rows = [[_text(t), *(float(f"{x:.10g}") for x in v)] for t, v in zip(bars.index, values, strict=True)]
+        return {"columns": ["open_time", *COLUMNS], "rows": rows[::-1]}
+
+    async def _order_book(self, asked: Listed, as_of: datetime) -> dict[str, object]:
+        observed = await self._observed(as_of)
+        book = await self.market().fetch_book(asked.symbol)
+        nothing = (None, None)
+        levels = zip_longest(book.bids[: asked.limit], book.asks[: asked.limit], fillvalue=nothing)
+        rows = [[None if x is None else float(x) for x in (*bid, *ask)] for bid, ask in levels]
+        return {"observed_at": observed, "columns": ["bid", "bid_size", "ask", "ask_size"], "rows": rows}
+
+    async def _trades(self, asked: Listed, as_of: datetime) -> dict[str, object]:
+        observed = await self._observed(as_of)
+        trades = await self.market().fetch_trades(asked.symbol, asked.limit)
+        rows = [[_text(at), *rest] for at, *rest in trades]
+        return {"observed_at": observed, "columns": ["at", "side", "price", "size"], "rows": rows}
+
+    async def _funding(self, asked: Listed, as_of: datetime) -> dict[str, object]:
+        observed = await self._observed(as_of)
+        rates = await self.market().fetch_funding(asked.symbol, asked.limit)
+        rows = [[_text(at), rate] for at, rate in rates]
+        return {"observed_at": observed, "columns": ["paid_at", "rate"], "rows": rows}
+
+    async def _position(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
+        await self._present(as_of)
+        held = await asyncio.to_thread(self.kept.open_positions, self.strategy)
+        mine = [p for p in held if p.symbol == asked.symbol]
+        hidden = {"position_id", "strategy", "cycle_id", "closed_at", "exit_price"}
+        return {"position": mine[0].model_dump(mode="json", exclude=hidden)} if mine else {"position": None}
+
+    async def _digest(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
+        await self._present(as_of)
+        outcomes = await asyncio.to_thread(self.kept.outcomes, self.strategy, asked.symbol, as_of, None)
+        return ledger.digest(outcomes, as_of, asked.symbol).model_dump(mode="json")
+
+    async def _similar_decisions(self, asked: Listed, as_of: datetime) -> dict[str, object]:
+        """Answer with the nearest moments remembered for this decision; without, with the last whose R is known."""
+        question = self.question
+        if question and question.memory and question.snapshot.pair == asked.symbol:
+            found = question.memory.similar
+        else:
+            known = await asyncio.to_thread(self.kept.remembered, self.strategy, "", None, asked.symbol, as_of)
+            found = tuple(map(memory.past, known.settled))
+        return {"rows": [past.model_dump(mode="json", exclude_none=True) for past in found[: asked.limit]]}
+
+    async def _observed(self, as_of: datetime) -> str:
+        """Return the venue's time; raises DataError if as_of is not the present."""
+        now = await self.market().now()
+        if not self.now and abs(now - as_of) > self.lateness:
+            raise DataError(f"known only as of now, {_text(now)}, not as of {_text(as_of)}")
+        return _text(now)
+
+    async def _present(self, as_of: datetime) -> None:
+        if not self.now:
+            await self._observed(as_of)
+
+
+def _text(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
+@cache
+def meter(rates: ToolRates) -> Meter:
+    """Return this process's meter: decisions and MCP calls count together."""
+    return Meter(rates, time.monotonic)
+
+
+@cache
+def readings(url: str) -> Kept:
+    """Open the store without migrating it: a reader changes nothing."""
+    return Store(url)
+
+
+def limits_of(settings: Settings) -> ToolLimits:
+    return ToolLimits(
+        symbols=settings.symbols, venue=_venue_id(settings), rounds=settings.tool_rounds, calls=settings.tool_calls,
+        response_bytes=settings.tool_bytes, deadline_s=settings.decision_deadline_s,
+    )  # fmt: skip
+
+
+def public_market(settings: Settings) -> MarketData:
+    """Make a client for public data alone: it has no key, whatever the profile. Opens no connection."""
+    public = settings.profile in ("sandbox", "paper")
+    exchange = client.build(settings if public else settings.model_copy(update={"profile": "paper"}))
+    return MarketData(exchange, name=f"{_venue_id(settings)}-{settings.profile}")
+
+
+def tools_of(settings: Settings) -> Tools:
+    """Return the tools on the venue client of the running event loop."""
+
+    def toolbox(question: Question) -> DataToolbox:
+        return DataToolbox(readings(settings.store_url), lambda: connect(settings), settings, question)
+
+    return Tools(toolbox, limits_of(settings), meter(settings.tool_rates))
+
+
+def _venue_id(settings: Settings) -> str:
+    return "bybit" if settings.profile == "sandbox" else settings.venue

@@ -1,0 +1,364 @@
+"""Variants replayed side by side: features once per market, then one process per replay, forked with the markets in.
+
+A job names everything a replay depends on, candle files included, so that a Dask worker elsewhere runs the same one;
+there the markets are read once per worker. Replays that ask a model run in this process, where the spending is.
+"""
+
+import asyncio
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from tasks.adapters.deciders import build
+from tasks.adapters.files.calendar import read_calendar
+from tasks.adapters.files.candles import read_candles
+from tasks.adapters.files.funding import read_funding
+from tasks.adapters.files.instruments import resolved
+from tasks.adapters.news import read_news
+from tasks.adapters.store.database import parse_url
+from tasks.adapters.store.store import opened
+from tasks.adapters.venue.client import name_of
+from tasks.core.errors import InputError, TradingError
+from tasks.core.lab import compare, gate_sampling
+from tasks.core.lab.chance import Path as Bars
+from tasks.core.lab.chance import Trade
+from tasks.core.lab.comparison import Point, Treatment, Trial, Window
+from tasks.core.lab.masking import Mask, mask_bars, mask_instrument, perturbed
+from tasks.core.market.bars import epoch_s
+from tasks.core.market.calendar import CalendarEvent, calendar_reasons
+from tasks.core.market.instruments import Resolved
+from tasks.core.market.market import Market
+from tasks.core.ports import Decider
+from tasks.core.simulation import performance
+from tasks.core.simulation.backtest import Backtest
+from tasks.core.simulation.paid_replies import Spending
+from tasks.core.simulation.world import Result, World
+from tasks.core.types.base import Dto
+from tasks.core.types.limits import EventThresholds
+from tasks.core.types.orders import Instrument
+from tasks.core.types.record import CycleRecord, Outcome
+from tasks.core.types.strategy import Strategy, Told
+from tasks.settings import Settings, settings, strategy_of
+
+NOISE_SEED, NOISE = 1, 1.0  # of the perturbed treatment
+
+
+class Job(Dto):
+    """One replay: a strategy over one window under one treatment, and the files it reads."""
+
+    label: str
+    strategy: Strategy
+    window: Window
+    treatment: Treatment = "raw"
+    mask_key: str = Field(default="", description="of the masked treatment; empty: follows from the files' names")
+    candles: tuple[tuple[str, str], ...]
+    funding: tuple[tuple[str, str], ...] = ()
+    news: str = ""
+    calendar: str = ""
+    latency_s: float = 0.0
+    quiet: int = 0
+
+    @property
+    def mask(self) -> Mask:
+        """Return how symbols are disguised."""
+        return Mask(self.mask_key or hashlib.sha256(str(self.candles).encode()).hexdigest())
+
+
+class CapReached(TradingError):
+    """The agreed cost is used up at `as_of`: the replay ends before it, with what it has."""
+
+    def __init__(self, as_of: datetime) -> None:
+        super().__init__(f"the agreed cost was reached at {as_of.isoformat()}")
+        self.as_of = as_of
+
+
+@dataclass(frozen=True)
+class Treated:
+    """Markets as a treatment shows them, and the way back: true symbols, and how far time was moved."""
+
+    markets: dict[str, Market]
+    names: dict[str, str]
+    shift: timedelta
+
+
+@cache
+def treated(
+    candles: tuple[tuple[str, str], ...], treatment: Treatment, mask: Mask | None, thresholds: EventThresholds
+) -> Treated:
+    """Read candle files and compute everything a replay looks up; once per process and treatment."""
+    markets, names, shift = {}, {}, timedelta(0)
+    for symbol, path in candles:
+        read = read_candles(Path(path))
+        shown, bars = symbol, read
+        if treatment == "perturbed":
+            bars = perturbed(read, NOISE_SEED, NOISE)
+        elif mask is not None:
+            shown, bars = mask_bars(read, symbol, mask)
+        market = Market.from_base(shown, bars, thresholds)
+        if market.bars["5m"].empty:
+            raise InputError(f"{symbol}: a replay needs candles of 5m or finer; {path} has coarser ones")
+        for each in ("events", "event_closes", "tables", "anchor_table", "votes", "roles"):
+            getattr(market, each)
+        markets[shown], names[shown] = market, symbol
+        shift = (bars.index[0] - read.index[0]).to_pytimedelta()
+    return Treated(markets, names, shift)
+
+
+def treated_for(job: Job) -> Treated:
+    """Return the markets of a job."""
+    mask = job.mask if job.treatment == "masked" else None
+    return treated(job.candles, job.treatment, mask, job.strategy.thresholds)
+
+
+class Files(Dto):
+    """What a replay reads beside its candles; `instruments` names terms, the calendar may ask first."""
+
+    candles: tuple[tuple[str, str], ...]
+    instruments: str = ""
+    calendar: str = ""
+
+
+def instruments_of(files: Files, window: Window, s: Settings) -> dict[str, Resolved]:
+    """Return what each symbol may be traded in, and where that comes from; nothing of after the first decision."""
+    markets = treated(files.candles, "raw", None, s.events).markets
+    events = read_calendar(Path(files.calendar)) if files.calendar else ()
+    decisions = {symbol: _first_decision(market, window, events) for symbol, market in markets.items()}
+    bars = {symbol: market.bars["5m"] for symbol, market in markets.items()}
+    file = parse_url(s.store_url).database
+    known = None if s.store_url.startswith("sqlite") and not Path(file or "").exists() else opened(s.store_url)
+    # as `ingest` keeps them: under the profile's own name, and with --venue under that of paper
+    venues = dict.fromkeys((name_of(s), name_of(s.model_copy(update={"profile": "paper"}))))
+
+    def stored(symbol: str) -> Instrument | None:
+        found = (known.instrument(venue, symbol) for venue in venues) if known else iter(())
+        return next((instrument for instrument in found if instrument is not None), None)
+
+    return resolved(bars, decisions, Path(files.instruments) if files.instruments else None, stored)
+
+
+def _first_decision(market: Market, window: Window, events: tuple[CalendarEvent, ...]) -> datetime:
+    """Return the first close of the window about which the market or the calendar asks; its end where none does."""
+    closes = gate_sampling.closes(market, window.start, window.end).events
+    asked = [datetime.fromtimestamp(int(closes[0]), tz=UTC)] if len(closes) else []
+    asked += [reason.as_of for reason in calendar_reasons(events, market.symbol, window.start, window.end)]
+    return min(asked, default=window.end)
+
+
+def replayed(
+    s: Settings, decider: str, files: Files, window: Window, *, memory: bool
+) -> tuple[Strategy, dict[str, str]]:
+    """Return the strategy that a replay of `decider` carries out, and where its instruments come from.
+
+    memory: whether its decider reads any; remembering costs time that the others need not spend.
+    """
+    found = instruments_of(files, window, s)
+    instruments = {symbol: found[symbol].instrument for symbol in sorted(found)}
+    strategy = strategy_of(
+        s, decider, symbols=tuple(instruments), instruments=instruments, told=Told(memory=memory)
+    )  # fmt: skip
+    return strategy, {symbol: each.source.value for symbol, each in sorted(found.items())}
+
+
+def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Return each symbol's terms and where they come from, for people."""
+    return {
+        symbol: {**instrument.model_dump(exclude={"symbol"}), "source": sources[symbol]}
+        for symbol, instrument in strategy.instruments.items()
+    }
+
+
+def strategy_for(job: Job) -> Strategy:
+    """Return the job's strategy as its treatment shows it: masked symbols have masked instruments."""
+    if job.treatment != "masked":
+        return job.strategy
+    hidden = [mask_instrument(each, job.mask) for each in job.strategy.instruments.values()]
+    shown = {"symbols": tuple(each.symbol for each in hidden), "instruments": {each.symbol: each for each in hidden}}
+    return job.strategy.model_copy(update=shown)
+
+
+def data_hash(seen: Treated) -> str:
+    """Return the sha256 of every symbol's 5m candles."""
+    found = hashlib.sha256()
+    for symbol, market in sorted(seen.markets.items()):
+        bars = market.bars["5m"]
+        found.update(symbol.encode())
+        found.update(np.ascontiguousarray(epoch_s(bars.index)).tobytes())
+        found.update(np.ascontiguousarray(bars.to_numpy()).tobytes())
+    return found.hexdigest()
+
+
+def bars_of(seen: Treated) -> dict[str, Bars]:
+    """Return the bars that traded, as random trades need them."""
+    return {
+        symbol: Bars(bars["open"].to_numpy(), bars["close"].to_numpy(), epoch_s(bars.index) + 300)
+        for symbol, bars in ((symbol, market.bars["5m"].dropna()) for symbol, market in seen.markets.items())
+    }
+
+
+def world_of(job: Job) -> World:
+    """Return the window and what the world says in it, in the treatment's own time."""
+    seen = treated_for(job)
+    events = read_calendar(Path(job.calendar)) if job.calendar else ()
+    shown = {real: name for name, real in seen.names.items()}
+    rates = {
+        shown[symbol]: [rate._replace(at=rate.at + seen.shift) for rate in read_funding(Path(path))]
+        for symbol, path in job.funding
+    }
+    return World(
+        start=job.window.start + seen.shift, end=job.window.end + seen.shift, latency_s=job.latency_s, funding=rates,
+        calendar=tuple(event.model_copy(update={"at": event.at + seen.shift}) for event in events),
+        headlines=read_news(Path(job.news)) if job.news and job.treatment != "masked" else None,  # they name names
+    )  # fmt: skip
+
+
+def run_job(job: Job) -> Trial:
+    """Replay one job whose decider asks no model."""
+    return asyncio.run(replay(job, build(job.strategy.decider, settings())))
+
+
+async def replay(job: Job, decider: Decider, spending: Spending | None = None) -> Trial:
+    """Replay one job; when the spending reaches its cap, what was decided before that counts."""
+    strategy, world, seen = strategy_for(job), world_of(job), treated_for(job)
+    try:
+        trial = await _replay(job, seen, decider, world, spending)
+    except CapReached as e:
+        end = e.as_of - timedelta(seconds=300)
+        if world.start is None or end <= world.start + timedelta(seconds=300):
+            return _nothing(job)
+        trial = await _replay(job, seen, decider, replace(world, end=end), None)  # all its replies are kept
+        trial = replace(trial, complete=False)
+    if job.quiet and world.start and world.end and trial.complete:
+        for market in seen.markets.values():
+            found = await gate_sampling.sample(market, decider, strategy, world, world.start, world.end, job.quiet)
+            trial.sampled.extend(found)
+        trial = replace(trial, complete=not (spending and spending.reached))
+    return trial
+
+
+async def _replay(job: Job, seen: Treated, decider: Decider, world: World, spending: Spending | None) -> Trial:
+    points: list[Point] = []
+    sides: dict[str, tuple[str, int]] = {}
+    back = round(seen.shift.total_seconds())
+
+    def note(record: CycleRecord) -> None:
+        if spending is not None and spending.reached:
+            raise CapReached(record.as_of)
+        points.append(_point(record, seen.names, back))
+        for intent in record.intents:
+            if not intent.reduce_only:
+                sides[record.cycle_id] = ("long" if intent.side == "buy" else "short", points[-1].at_s)
+
+    result = await Backtest(seen.markets, decider, strategy_for(job), world, on_record=note).run()
+    trades = [_trade(outcome, seen.names, sides, back) for outcome in result.outcomes]
+    days, equity = _daily(result, float(job.strategy.capital))
+    summary = result.summary()
+    return Trial(
+        label=job.label, window=job.window.index, treatment=job.treatment, days=days - back, equity=equity,
+        summary=summary, trades=trades, points=points,
+    )  # fmt: skip
+
+
+def _daily(result: Result, cash: float) -> tuple[np.ndarray, np.ndarray]:
+    first = int(result.grid.closes_at(0).timestamp())
+    return compare.daily(result.equity, first + 300 * np.arange(len(result.equity)), cash)
+
+
+def _nothing(job: Job) -> Trial:
+    summary = {
+        "max_drawdown_pct": 0.0,
+        "funding": "unknown",
+        "fees_quote": Decimal(0),
+        "llm_cost_usd": Decimal(0),
+        "fingerprint": "",
+    }
+    days = np.array([int(job.window.start.timestamp())])
+    return Trial(
+        label=job.label, window=job.window.index, treatment=job.treatment, days=days,
+        equity=np.array([float(job.strategy.capital)]), summary=summary, trades=[], points=[], complete=False,
+    )  # fmt: skip
+
+
+def _point(record: CycleRecord, names: dict[str, str], back: int) -> Point:
+    decided, verdict = record.decided, record.verdict
+    assert decided is not None
+    assert verdict is not None
+    view = record.snapshot.timeframes["5m"] if record.snapshot else None
+    return Point(
+        at_s=int(record.as_of.timestamp()) - back, symbol=names[record.symbol], action=decided.decision.action,
+        confidence=float(decided.decision.confidence), status=record.status.value,
+        codes=" ".join(code.value for code in verdict.codes), price=None if view is None else view.close,
+        reasons=", ".join(str(reason) for reason in record.reasons if not reason.context),
+        comment=decided.decision.comment, rung=decided.rung, model_calls=len(decided.calls),
+        errors="; ".join(decided.errors),
+    )  # fmt: skip
+
+
+def _trade(outcome: Outcome, names: dict[str, str], sides: dict[str, tuple[str, int]], back: int) -> Trade:
+    closed = int(outcome.closed_at.timestamp()) - back
+    side, decided_s = sides.get(outcome.cycle_id, ("long", closed))
+    notional = abs(float(outcome.pnl / outcome.pnl_pct * 100)) if outcome.pnl_pct else float(outcome.entry_price)
+    return Trade(
+        symbol=names[outcome.symbol], side=side, notional=notional, opened_s=closed - outcome.hold_seconds,
+        closed_s=closed, pnl=float(outcome.pnl), fees=float(outcome.fees), r=performance.r_after_fees(outcome),
+        decided_s=decided_s,
+    )  # fmt: skip
+
+
+def run_all(jobs: Sequence[Job], dask: str = "", processes: int = 0) -> Iterator[Trial]:
+    """Replay jobs that ask no model, each as soon as there is a process for it; in any order.
+
+    dask: a scheduler's address; the candle files must be readable there. Else processes of this machine.
+    """
+    if dask:
+        yield from _on_dask(jobs, dask)
+        return
+    for job in jobs:
+        treated_for(job)  # before the fork: computed once, shared by every process
+    count = min(processes or os.cpu_count() or 1, len(jobs))
+    if count <= 1:
+        yield from map(run_job, jobs)
+        return
+    with ProcessPoolExecutor(count, multiprocessing.get_context("fork")) as pool:
+        for done in as_completed([pool.submit(run_job, job) for job in jobs]):
+            yield done.result()
+
+
+def _on_dask(jobs: Sequence[Job], address: str) -> Iterator[Trial]:
+    with _client(address) as client:
+        from distributed import as_completed as finished
+
+        futures = client.map(run_job, jobs, pure=False)
+        yield from (future.result() for future in finished(futures))  # type: ignore[no-untyped-call]  # dask has no types
+
+
+@contextmanager
+def _client(address: str) -> Iterator[Any]:
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout="10s")  # type: ignore[no-untyped-call]  # dask has no types
+    except (OSError, ValueError, TimeoutError) as e:
+        raise InputError(f"--dask {address}: no Dask scheduler answers there ({e})") from e
+    with client:
+        yield client
+
+
+async def run_paid(jobs: Iterable[tuple[Job, Decider]], spending: Spending, done: Callable[[Trial], None]) -> None:
+    """Replay jobs that ask models, side by side in this process: they wait for the network most of the time."""
+
+    async def one(job: Job, decider: Decider) -> None:
+        done(await replay(job, decider, spending))
+
+    await asyncio.gather(*(one(*each) for each in jobs))

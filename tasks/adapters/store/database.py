@@ -1,0 +1,207 @@
+"""The connection under the store: URL, engine, transactions, one-line errors, migration.
+
+Every call is one short transaction on a connection of its own, so threads need no care. Writers on SQLite begin
+IMMEDIATE: they wait for the lock up front (15 s) instead of failing half way. No SQLAlchemy error leaves this module.
+"""
+
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import URL, ColumnElement, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from tasks.adapters.store.tables import Base
+from tasks.core.errors import InputError, StoreError
+
+MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "migrations"
+LOCK_WAIT_S = 15
+MIGRATION_LOCK = 7_305_114_806  # any number, the same in every process
+POSTGRES_OPTIONS: dict[str, Any] = {
+    "connect_timeout": 4,
+    "keepalives_idle": 10,  # a server that vanished is noticed within half a minute
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+    "options": f"-c lock_timeout={LOCK_WAIT_S}s",
+    "application_name": "quarterdeck",
+}
+EXAMPLE = "use sqlite:////path/to/file.db or postgresql://user:password@host:5432/name"
+
+
+class Database:
+    """An open database; the parts of the store are mixed into it."""
+
+    def __init__(self, url: str) -> None:
+        """Open `url` and see that it answers.
+
+        Raises InputError if it is no URL of ours, StoreError if the server or file does not answer within 5 s.
+        """
+        self._url = parse_url(url)
+        self.is_postgres = self._url.get_backend_name() == "postgresql"
+        self._engine = _postgres_engine(self._url) if self.is_postgres else _sqlite_engine(self._url)
+        self._writer = self._engine.execution_options(writes=True)
+        with self._reading() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    def migrate(self) -> None:
+        """Bring the schema to its newest version; when two processes do it at once, the second waits."""
+        from alembic import command
+        from alembic.config import Config
+        from alembic.util import CommandError
+
+        config = Config(MIGRATIONS / "alembic.ini")
+        try:
+            with self._writing() as connection:
+                if self.is_postgres:
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+        except CommandError as e:
+            raise StoreError(
+                f"database {self.place}: {e}; it belongs to another program or a newer version: give another URL"
+            ) from e
+
+    @property
+    def place(self) -> str:
+        """Say which database this is, without its password."""
+        if not self.is_postgres:
+            return str(self._url.database)
+        host = self._url.host or self._url.query.get("host") or "local socket"
+        return f"{self._url.database} on {host}:{self._url.port or 5432}"
+
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Open one transaction: all of it is written at the end of the block, or nothing if the block raises."""
+        with self._translated(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as e:
+            raise StoreError(self._explain(e)) from e
+
+    def _explain(self, error: SQLAlchemyError) -> str:
+        cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
+        if self._url.password:
+            cause = cause.replace(str(self._url.password), "***")
+        return f"database {self.place}: {cause}; {_remedy(cause)}"
+
+    def _insert(self, table: type[Base]) -> postgresql.Insert:
+        """Return an INSERT that knows ON CONFLICT; SQLite's has the same methods."""
+        if self.is_postgres:
+            return postgresql.insert(table)
+        return cast(postgresql.Insert, sqlite.insert(table))
+
+    def _upsert(
+        self,
+        table: type[Base],
+        row: dict[str, Any],
+        key: Sequence[str],
+        keep: Sequence[str] = (),
+        only: Callable[[Any], ColumnElement[bool]] | None = None,
+    ) -> postgresql.Insert:
+        """Return INSERT of `row`; on a conflict of `key` UPDATE of everything but `key` and `keep`.
+
+        only: given the new values, the condition under which a row that exists is changed at all.
+        """
+        statement = self._insert(table).values(row)
+        new = statement.excluded
+        changed = {name: new[name] for name in row if name not in (*key, *keep)}
+        return statement.on_conflict_do_update(
+            index_elements=list(key), set_=changed, where=only(new) if only else None
+        )
+
+
+def parse_url(url: str) -> URL:
+    """Return the SQLAlchemy URL, PostgreSQL always through psycopg 3; raises InputError saying what would be right."""
+    shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as e:
+        raise InputError(f"database URL {shown!r} cannot be read; {EXAMPLE}") from e
+    backend = parsed.get_backend_name()
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise InputError(f"database URL {shown!r}: {backend} is not supported; {EXAMPLE}")
+    if not parsed.database or parsed.database == ":memory:":
+        raise InputError(f"database URL {shown!r} names no file; a store must outlive its process: {EXAMPLE}")
+    return parsed.set(drivername="sqlite")
+
+
+def _remedy(cause: str) -> str:
+    low = cause.lower()
+    if "no such table" in low or ("relation" in low and "does not exist" in low):
+        return "its schema is missing: run `quarterdeck up` or Store.migrate() first"
+    if "no such column" in low or ("column" in low and "does not exist" in low):
+        return "its schema is of an earlier version: `quarterdeck up` brings it up to date"
+    if "locked" in low:
+        return f"another process has held its write lock for {LOCK_WAIT_S} s: find and end it"
+    if "not a database" in low or "malformed" in low:
+        return "restore the file or name another in QUARTERDECK_DATABASE_URL"
+    if "foreign key" in low:
+        return "write what it refers to first (begin_cycle before its parts, the position before its outcome)"
+    if "connect" in low or "unable to open" in low or "authentication" in low or "timeout" in low:
+        return "start it, or correct QUARTERDECK_DATABASE_URL"
+    return "nothing was written"
+
+
+def _postgres_engine(url: URL) -> Engine:
+    options = {name: value for name, value in POSTGRES_OPTIONS.items() if name not in url.query}
+    return create_engine(url, connect_args=options, pool_pre_ping=True, pool_timeout=LOCK_WAIT_S, hide_parameters=True)
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    folder = Path(str(url.database)).expanduser().resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise StoreError(f"database {url.database}: cannot make {folder} ({e.strerror}); name another file") from e
+    engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S}, pool_timeout=LOCK_WAIT_S, hide_parameters=True)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves: the driver would begin late, and not IMMEDIATE
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")  # an intent must survive a power cut before it is sent
+    _use_wal(connection)
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL; SQLite does not wait for its lock here, so two first starts at once must try again."""
+    give_up = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as e:
+            if "locked" not in str(e) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,64 @@
+"""What is deleted once it is old, in short transactions: bulk that explains no decision, or says it a second time.
+
+Cycles in which nothing was asked, reasons, history lines, kept replies, settled budgets, and tool answers, which their
+decision holds too. Never deleted: every cycle that decided, failed or was missed, with its decision, verdict, intents,
+orders and fills; positions, outcomes, equity, halts, promotions, shadows; and candles, which `replay` and backtests
+read and `ingest` may have fetched on purpose. SQLite keeps the room for new rows; its file does not shrink.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, delete, exists, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from tasks.adapters.store.database import Database
+from tasks.adapters.store.tables import (
+    BudgetRow,
+    Cycle,
+    DecisionRow,
+    Event,
+    HistoryRow,
+    ReplyRow,
+    ShadowRow,
+    ToolCallRow,
+)
+from tasks.core.types.record import CycleStatus
+
+BATCH = 1000
+BATCHES = 200  # of one table in one run: the rest goes next time
+
+
+class RetentionStore(Database):
+    """Deletes what is old."""
+
+    def prune(self, strategy: str, before: datetime) -> dict[str, int]:
+        """Delete bulk from before then; returns how many rows by table."""
+        return {key.class_.__tablename__: self._prune(key, old) for key, old in _bulk(strategy, before)}
+
+    def _prune(self, key: InstrumentedAttribute[Any], old: ColumnElement[bool]) -> int:
+        """Delete in batches, each a transaction of its own, so that no writer waits for long."""
+        deleted = 0
+        for _ in range(BATCHES):
+            with self._writing() as connection:
+                keys = connection.scalars(select(key).where(old).limit(BATCH)).all()
+                if not keys:
+                    break
+                connection.execute(delete(key.class_).where(key.in_(keys)))
+                deleted += len(keys)
+        return deleted
+
+
+def _bulk(strategy: str, before: datetime) -> list[tuple[InstrumentedAttribute[Any], ColumnElement[bool]]]:
+    asked = exists().where(DecisionRow.cycle_id == Cycle.cycle_id) | exists().where(
+        ShadowRow.cycle_id == Cycle.cycle_id
+    )
+    quiet = and_(Cycle.strategy == strategy, Cycle.as_of < before, Cycle.status == CycleStatus.QUIET.value, ~asked)
+    return [
+        (Cycle.cycle_id, quiet),
+        (Event.event_id, and_(Event.strategy == strategy, Event.as_of < before)),
+        (HistoryRow.history_id, HistoryRow.ts < before),
+        (ReplyRow.content_hash, ReplyRow.created_at < before),
+        (BudgetRow.budget_id, BudgetRow.at < before),
+        (ToolCallRow.cycle_id, ToolCallRow.called_at < before),
+    ]

@@ -1,0 +1,236 @@
+"""The ccxt client of each profile, and ccxt's errors turned into ours.
+
+Left out on purpose: ccxt's own retries (0 by default). A retry of an order is a decision, and it starts with a look-up.
+"""
+
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from tasks.adapters.venue.bybit import Permissions
+from tasks.core.errors import (
+    DataError,
+    DuplicateOrder,
+    InputError,
+    OrderRejected,
+    TradingError,
+    VenueError,
+    VenueUnavailable,
+)
+from tasks.settings import Settings
+
+SPEAKS_ORDERS = ("bybit",)  # whose order dialect `venue_translate` knows; public data works for any ccxt venue
+PRIVATE_NAMES = (".local", ".internal", ".svc", ".localhost")
+TIMEOUT_MS = 10_000
+KEY, SECRET, PASSWORD = "QUARTERDECK_VENUE_KEY", "QUARTERDECK_VENUE_SECRET", "QUARTERDECK_VENUE_PASSWORD"
+SANDBOX_KEY, SANDBOX_SECRET = "QUARTERDECK_SANDBOX_KEY", "QUARTERDECK_SANDBOX_SECRET"
+DUPLICATE = frozenset({"110030", "110072", "170141"})
+GONE = frozenset({"110001", "110008", "110010", "170139", "170142", "170143", "170190", "170213"})
+NOT_MODIFIED = frozenset({"34040", "110043"})
+# The venue answered, but not about the order: timeouts and failures inside it, and "still working on it".
+OUTCOME_UNKNOWN = frozenset((
+    "10000", "10014", "10016", "10019", "10429", "110079", "340099", "3400214",
+    "170001", "170007", "170032", "170146", "170147", "170234",
+))  # fmt: skip
+_CODE = re.compile(r'"ret_?[cC]ode"\s*:\s*"?(-?\d+)')
+_SAID = re.compile(r'"ret_?[mM]sg"\s*:\s*("(?:[^"\\]|\\.)*")')
+
+
+def name_of(settings: Settings) -> str:
+    """Return the name under which a profile's venue keeps what it tells: candles, instruments, books."""
+    return f"{_exchange(settings)}-{settings.profile}"
+
+
+def _exchange(settings: Settings) -> str:
+    return "bybit" if settings.profile == "sandbox" else settings.venue
+
+
+def build(settings: Settings) -> Any:
+    """Make the ccxt client of a profile; opens no connection. Raises InputError naming what is missing."""
+    import ccxt.async_support as ccxt
+
+    venue = _exchange(settings)
+    if venue not in ccxt.exchanges:
+        raise InputError(f"QUARTERDECK_VENUE={venue!r} is not a ccxt exchange id, such as bybit")
+    _check_profile(settings, venue)
+    # 100 ms between requests is Bybit's limit; a local server has none, and stepped time should not wait for it
+    near = settings.profile == "sandbox" or bool(settings.venue_url)
+    client = getattr(ccxt, venue)({"timeout": TIMEOUT_MS, "enableRateLimit": not near})
+    _trim(client)
+    if settings.profile == "sandbox":
+        _to_server(client, settings.sandbox_url)
+        client.apiKey = os.environ.get(SANDBOX_KEY, "sandbox")
+        client.secret = os.environ.get(SANDBOX_SECRET, "sandbox")
+        client.options["keyNames"] = (SANDBOX_KEY, SANDBOX_SECRET)
+    elif settings.profile != "paper":
+        _to_account(client, settings)
+    elif settings.venue_url:
+        _to_server(client, settings.venue_url)
+    client.fetch = _only_json(client.fetch)
+    return client
+
+
+def _check_profile(settings: Settings, venue: str) -> None:
+    """Refuse what would send an order where its profile does not belong."""
+    if settings.profile in ("testnet", "live") and venue not in SPEAKS_ORDERS:
+        raise InputError(
+            f"profile {settings.profile} sends orders to {', '.join(SPEAKS_ORDERS)} only, not {venue}; "
+            f"set QUARTERDECK_VENUE=bybit, or QUARTERDECK_PROFILE=paper for {venue}'s public data"
+        )
+    if settings.profile == "live" and not settings.live_account:
+        raise InputError("profile live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the venue's account id, typed out")
+    if settings.venue_url and settings.profile in ("testnet", "live"):
+        raise InputError(f"QUARTERDECK_VENUE_URL={settings.venue_url!r} is for profile paper, not {settings.profile}")
+    if settings.venue_url and not _is_near(settings.venue_url, loopback=True):
+        raise InputError(f"QUARTERDECK_VENUE_URL={settings.venue_url!r} is not http://127.0.0.1:PORT")
+    if settings.profile == "sandbox" and not _is_near(settings.sandbox_url):
+        raise InputError(f"QUARTERDECK_SANDBOX_URL={settings.sandbox_url!r} is no sandbox: not in this network")
+
+
+def _is_near(url: str, *, loopback: bool = False) -> bool:
+    """Say whether a server is on this machine or, unless `loopback`, in a private network or a cluster."""
+    host = urlsplit(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        inside = "." not in host or host.endswith(PRIVATE_NAMES)
+        return host == "localhost" or (inside and bool(host) and not loopback)
+    return address.is_loopback or (address.is_private and not loopback)
+
+
+def check_key(key: Permissions, settings: Settings) -> None:
+    """Live only: refuse a key that is not the armed account's, may withdraw, or may not trade."""
+    armed = settings.live_account
+    if key.account_id != armed:
+        raise InputError(f"QUARTERDECK_LIVE_ACCOUNT={armed!r}, but the key belongs to account {key.account_id}")
+    if key.withdraw is not False:
+        said = "may withdraw" if key.withdraw else "does not say whether it may withdraw"
+        raise InputError(f"the key in {KEY} {said}: make one without withdrawal permission")
+    if key.read_only:
+        raise InputError(f"the key in {KEY} is read-only: make one that may trade contracts")
+
+
+def _trim(client: Any) -> None:
+    """Load only what is traded: spot and linear markets, no currencies."""
+    client.has["fetchCurrencies"] = False
+    wanted = client.options.get("fetchMarkets")
+    if isinstance(wanted, dict) and "types" in wanted:
+        wanted["types"] = ["spot", "linear"]
+
+
+def _to_server(client: Any, url: str) -> None:
+    client.urls["api"] = dict.fromkeys(client.urls["api"], url.rstrip("/"))
+    client.timeout_on_exit = 0  # ccxt waits 250 ms for TLS to say goodbye; there is none here
+
+
+def _to_account(client: Any, settings: Settings) -> None:
+    client.apiKey, client.secret = _needed(KEY, settings), _needed(SECRET, settings)
+    if client.requiredCredentials.get("password"):
+        client.password = _needed(PASSWORD, settings)
+    client.options["adjustForTimeDifference"] = True  # a drifting clock here must not make the venue refuse a close
+    if settings.profile == "testnet":
+        (client.enable_demo_trading if settings.venue_demo else client.set_sandbox_mode)(True)
+
+
+def _needed(variable: str, settings: Settings) -> str:
+    value = os.environ.get(variable, "")
+    if not value:
+        raise InputError(f"{variable} is not set: profile {settings.profile} needs a {settings.venue} API key")
+    return value
+
+
+def _only_json(fetch: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+    """Refuse a page where JSON belongs: ccxt would read a proxy's HTML with status 200 as an empty answer."""
+
+    async def strict(*args: Any, **kwargs: Any) -> object:
+        from ccxt.base.errors import BadResponse
+
+        answer = await fetch(*args, **kwargs)
+        if not isinstance(answer, dict | list):
+            raise BadResponse("the answer is not JSON")
+        return answer
+
+    return strict
+
+
+@contextmanager
+def translated(client: Any, doing: str, *, order: bool = False) -> Iterator[None]:
+    """Let no ccxt error out: raise ours, saying what we were `doing`. With `order`, a refusal is OrderRejected."""
+    from ccxt.base.errors import BaseError
+
+    try:
+        yield
+    except BaseError as e:
+        raise ours(client, e, doing, order) from (None if _leaks(client, e) else e)
+
+
+@contextmanager
+def understood(what: str, error: type[TradingError] = DataError) -> Iterator[None]:
+    """Turn an answer of the wrong shape into `error`, saying `what` it should have been."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, AttributeError) as e:
+        raise error(f"{what}: malformed ({type(e).__name__}: {str(e)[:200]})") from e
+
+
+def ours(client: Any, e: Exception, doing: str, order: bool = False) -> TradingError:
+    """Choose our error for one of ccxt's."""
+    from ccxt.base import errors as theirs
+
+    code, said = code_of(e), _said(client, e)
+    text = f"{doing}: {said}"
+    if code in DUPLICATE:
+        return DuplicateOrder(text)
+    if isinstance(e, theirs.AuthenticationError):
+        refused = OrderRejected if order else VenueError
+        names = " and ".join(client.options.get("keyNames", (KEY, SECRET)))
+        return refused(f"{text}; check the key in {names}, its permissions and its IP list")
+    if isinstance(e, theirs.BadSymbol | theirs.NotSupported):
+        return InputError(text)
+    unexplained = code is None and (order or type(e) is theirs.ExchangeError)
+    if isinstance(e, theirs.OperationFailed) or code in OUTCOME_UNKNOWN or unexplained:
+        return VenueUnavailable(text)
+    return OrderRejected(text) if order else VenueError(text)
+
+
+def code_of(e: BaseException) -> str | None:
+    """Return the venue's own error code in a ccxt error."""
+    found = _CODE.search(str(e))
+    return found.group(1) if found else None
+
+
+def _said(client: Any, e: Exception) -> str:
+    """Return the venue's code and words, or what ccxt says, without keys; for an answer that is no answer, its kind."""
+    from ccxt.base.errors import ExchangeError, OperationFailed
+
+    code, words = code_of(e), _SAID.search(str(e))
+    if code is not None:
+        text = f"{client.id} answered {code} {json.loads(words.group(1), strict=False) if words else ''}".rstrip()
+    elif isinstance(e, OperationFailed) or type(e) is ExchangeError:
+        return f"{client.id} at {_host(client)} gave no usable answer ({type(e).__name__})"
+    else:
+        text = str(e)[:300]
+    for secret in _secrets(client):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _host(client: Any) -> str:
+    url = client.urls["api"]
+    first = next(iter(url.values())) if isinstance(url, dict) else url
+    return str(client.implode_hostname(first)) if isinstance(first, str) else client.id
+
+
+def _secrets(client: Any) -> list[str]:
+    """Return what must not be printed; the sandbox's well-known default is no secret."""
+    return [s for s in (client.apiKey, client.secret, client.password) if s and s != "sandbox"]
+
+
+def _leaks(client: Any, e: BaseException) -> bool:
+    """Tell whether ccxt's text holds a key: Bybit quotes it when a signature is wrong."""
+    return any(secret in str(e) for secret in _secrets(client))

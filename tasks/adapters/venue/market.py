@@ -1,0 +1,152 @@
+"""Market data of any venue through ccxt's unified calls: the clock, instruments, closed bars, the book."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tasks.adapters.venue import bybit
+from tasks.adapters.venue.bybit import at, exact, ms
+from tasks.adapters.venue.client import translated, understood
+from tasks.core.errors import InputError
+from tasks.core.market.bars import bar_frame
+from tasks.core.ports import OrderBook
+from tasks.core.types.bars import COLUMNS, SECONDS, duration, floor_time
+from tasks.core.types.orders import Instrument
+
+BARS_PER_PAGE = 1000
+MARKETS_KEPT_S = 3600.0
+
+
+class MarketData:
+    """The public half of `ports.Venue` over a ccxt client; see that Protocol for what each method promises."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.name = name
+        self._client = client
+        self._markets_at = float("-inf")
+        self._clock: datetime | None = None
+
+    def has_timeframe(self, timeframe: str) -> bool:
+        return timeframe in (self._client.timeframes or ())
+
+    async def now(self) -> datetime:
+        """Return the venue's clock; ours, where it has none to ask."""
+        if not self._client.has.get("fetchTime"):
+            self._clock = datetime.now(UTC)
+            return self._clock
+        with translated(self._client, "ask the clock"):
+            answered = await self._client.fetch_time()
+        with understood("the venue's clock"):
+            self._clock = at(answered)
+        return self._clock
+
+    async def instrument(self, symbol: str) -> Instrument:
+        """Return what may be traded; raises InputError for an unknown symbol, an inverse one and an option."""
+        from ccxt.base.decimal_to_precision import TICK_SIZE
+
+        market = await self._market(symbol)
+        if not (market["spot"] or market["linear"]) or (market.get("contractSize") or 1) != 1:
+            raise InputError(f"{symbol} is neither spot nor a linear contract of 1 base unit")
+        with understood(f"instrument {symbol}"):
+            return bybit.instrument_of(market, self._client.precisionMode == TICK_SIZE)
+
+    async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
+        """Return closed bars by the venue's clock; empty if there are none. Raises DataError for garbled ones."""
+        await self._offered(symbol, "fetchOHLCV")
+        if timeframe not in SECONDS or not self.has_timeframe(timeframe):
+            offered = ", ".join(self._client.timeframes or ()) or "none"
+            raise InputError(f"timeframe {timeframe!r}: {self._client.id} has {offered}")
+        if self._clock is None or until > self._clock:
+            await self.now()
+        last = ms(min(until, self._clock or until) - duration(timeframe))
+        rows: dict[int, list[object]] = {}
+        page = min(BARS_PER_PAGE, self._client.feature_value(symbol, "fetchOHLCV", "limit") or BARS_PER_PAGE)
+        span = page * SECONDS[timeframe] * 1000
+        for start in range(ms(since), last + 1, span):
+            rows |= await self._bars_page(symbol, timeframe, start, min(start + span - 1, last), page)
+        ordered = sorted(rows)
+        values = np.array([rows[t] for t in ordered], dtype=float).reshape(len(ordered), len(COLUMNS))
+        return bar_frame(np.array(ordered, dtype="int64"), dict(zip(COLUMNS, values.T, strict=True)))
+
+    async def _bars_page(self, symbol: str, timeframe: str, start: int, end: int, n: int) -> dict[int, list[object]]:
+        with translated(self._client, f"fetch {symbol} {timeframe} bars"), understood(f"{symbol} {timeframe} bars"):
+            page = await self._client.fetch_ohlcv(symbol, timeframe, start, n, {"until": end})
+            rows = {int(row[0]): list(row[1:6]) for row in page}
+            for open_time, row in rows.items():
+                if len(row) != len(COLUMNS) or not all(x is not None and np.isfinite(x) for x in row):
+                    raise ValueError(f"the bar of {at(open_time):%Y-%m-%dT%H:%MZ} is {row}")
+        return {t: row for t, row in rows.items() if start <= t <= end}
+
+    async def fetch_book(self, symbol: str) -> OrderBook:
+        await self._offered(symbol, "fetchOrderBook")
+        with translated(self._client, f"fetch the {symbol} book"), understood(f"{symbol} book"):
+            raw = await self._client.fetch_order_book(symbol, 50)
+            bids, asks = ([(exact(p), exact(q)) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
+            return bybit.Book(bids=bids, asks=asks)
+
+    async def fetch_trades(self, symbol: str, limit: int) -> list[tuple[datetime, str, float, float]]:
+        """Return the last public trades, newest first: time, side of the taker, price, base."""
+        await self._offered(symbol, "fetchTrades")
+        with translated(self._client, f"fetch {symbol} trades"), understood(f"{symbol} trades"):
+            raw = await self._client.fetch_trades(symbol, limit=limit)
+            rows = [(at(t["timestamp"]), str(t["side"]), float(t["price"]), float(t["amount"])) for t in raw]
+        return sorted(rows, key=lambda row: row[0], reverse=True)[:limit]
+
+    async def fetch_funding(self, symbol: str, limit: int) -> list[tuple[datetime, float]]:
+        """Return funding rates with the time each is paid, newest first: the coming one, then past ones."""
+        if (await self._offered(symbol, "fetchFundingRate", "fetchFundingRateHistory"))["spot"]:
+            raise InputError(f"{symbol} is spot: it has no funding")
+        with translated(self._client, f"fetch {symbol} funding"), understood(f"{symbol} funding"):
+            coming = await self._client.fetch_funding_rate(symbol)
+            past = await self._client.fetch_funding_rate_history(symbol, limit=limit)
+            rows = [(at(row["timestamp"]), float(row["fundingRate"])) for row in past]
+            rows.append((at(coming["fundingTimestamp"]), float(coming["fundingRate"])))
+        return sorted(rows, reverse=True)[:limit]
+
+    async def funding_paid(
+        self, symbols: Sequence[str], since: datetime, end: datetime
+    ) -> list[tuple[datetime, str, Decimal]]:
+        """Return the rates paid with since <= time < end, oldest first; none where the venue does not tell."""
+        hour = duration("1h")
+        first = floor_time(since + hour - timedelta(microseconds=1), "1h")
+        if first >= end:
+            return []
+        found: list[tuple[datetime, str, Decimal]] = []
+        for symbol in symbols:
+            try:
+                rates = await self.fetch_funding(symbol, min(200, int((end - since) / hour) + 2))
+            except InputError:
+                continue  # a spot market, or a venue without them
+            found += [(paid, symbol, exact(rate)) for paid, rate in rates if since <= paid < end]
+        return sorted(found)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _ready(self) -> None:
+        """Load the markets, and again after an hour: steps change."""
+        if time.monotonic() - self._markets_at > MARKETS_KEPT_S:
+            with translated(self._client, "load the markets"), understood("the list of markets"):
+                await self._client.load_markets(self._markets_at > float("-inf"))
+            self._markets_at = time.monotonic()
+
+    async def _offered(self, symbol: str, *capabilities: str) -> Mapping[str, Any]:
+        """Return the market; raises InputError for what ccxt says this venue does not have."""
+        for name in capabilities:
+            if not self._client.has.get(name):
+                raise InputError(f"{self._client.id} has no {name} in ccxt: choose another QUARTERDECK_VENUE")
+        return await self._market(symbol)
+
+    async def _market(self, symbol: str) -> Mapping[str, Any]:
+        await self._ready()
+        markets: Mapping[str, Mapping[str, Any]] = self._client.markets
+        if symbol not in markets:
+            near = ", ".join(get_close_matches(symbol.upper(), markets, n=3, cutoff=0.5)) or "nothing"
+            raise InputError(f"unknown symbol {symbol!r} at {self.name}; near it: {near}")
+        return markets[symbol]

@@ -1,0 +1,166 @@
+"""The paper venue: a real venue's public data, and an account in the fill engine whose state is in the database.
+
+Nothing runs in the background. Whoever asks first brings the account up to date: the bars that have closed since the
+last look (1m where the venue has them, else 5m) pass over what rests and what is open, with funding where the venue
+tells rates. Market orders fill at the book as fetched, spread included. Every change is a compare-and-swap on the
+stored state, so processes may share an account: whoever was slower starts over, and nothing is applied twice.
+What cannot be known is decided against the account: on the bar of its entry a position can be stopped, also by a
+price from before it. Left out on purpose: queues (limits fill when traded through) and accounts of several quotes.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TypeVar
+
+import pandas as pd
+
+from tasks.adapters.store.shadow import PaperBookState, ShadowStore
+from tasks.adapters.venue import bybit
+from tasks.adapters.venue.market import MarketData
+from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
+from tasks.core.simulation.counterfactual import PaperBook
+from tasks.core.simulation.execution import quote_of
+from tasks.core.simulation.matching import MatchingEngine
+from tasks.core.simulation.venue_rules import protection_refusal
+from tasks.core.trading.money import BPS
+from tasks.core.types.bars import duration, floor_time
+from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, Side, VenuePosition
+from tasks.settings import Settings
+
+T = TypeVar("T")
+ATTEMPTS = 100  # each one that fails is another process's success
+LATE = timedelta(minutes=10)  # a market without bars for longer no longer holds the others up
+KEPT = timedelta(days=90)  # closed orders and fills, as long as a venue would tell of them
+
+
+class PaperVenue:
+    """`ports.Venue` over public market data and a paper book; see that Protocol for what each method promises."""
+
+    attaches_protection = True
+
+    def __init__(self, market: MarketData, books: ShadowStore, settings: Settings) -> None:
+        self.name = market.name
+        self.now, self.instrument, self.close = market.now, market.instrument, market.close
+        self.fetch_bars, self.fetch_book, self.funding_paid = market.fetch_bars, market.fetch_book, market.funding_paid
+        self._market, self._books, self._settings = market, books, settings
+        self._account = (settings.strategy, f"venue:{market.name}")
+        self._step = "1m" if market.has_timeframe("1m") else "5m"
+
+    # --- the account -------------------------------------------------------------------------------------------
+
+    async def balance(self) -> Balance:
+        return (await self._engine()).balance({}).model_copy(update={"currency": quote_of(self._settings.symbols[0])})
+
+    async def positions(self) -> list[VenuePosition]:
+        return (await self._engine()).positions()
+
+    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
+        """Return executions since then, oldest first; funding payments among them (quantity 0)."""
+        mine = [fill for fill in (await self._engine()).fills if fill.symbol == symbol and fill.at >= since]
+        return [f.model_copy(update={"quantity": Decimal(0)}) if f.reason == "funding" else f for f in mine]
+
+    # --- orders ------------------------------------------------------------------------------------------------
+
+    async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
+        order = (await self._engine()).order(client_order_id)
+        return order if order is not None and order.symbol == symbol else None
+
+    async def open_orders(self, symbol: str) -> list[Order]:
+        """Return working limit orders; stops and targets are the position's."""
+        return (await self._engine()).open_orders(symbol)
+
+    async def submit(self, intent: OrderIntent) -> Order:
+        """Carry an intent out against the book of this moment."""
+        doing = f"send order {intent.client_order_id}"
+        if intent.type in bybit.PROTECTION:
+            stop, target = bybit.protection_of(intent)
+            await self.set_protection(intent.symbol, stop, target)
+            return bybit.accepted(intent, "", await self.now())
+        bid, ask, depth = await self._top(intent.symbol, intent.side)
+        mid = (bid + ask) / 2
+
+        def send(engine: MatchingEngine, now: datetime) -> Order:
+            spread = (ask - mid) / mid / BPS
+            order = engine.submit(intent, mid, now, modelled_half_spread_bps=spread, depth=depth)
+            if order.status is OrderStatus.REJECTED:
+                error = DuplicateOrder if order.reason == "duplicate_id" else OrderRejected
+                raise error(f"{doing}: {order.reason}")
+            return order
+
+        return await self._on_account(send, intent.symbol)
+
+    async def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None) -> None:
+        bid, ask, _ = await self._top(symbol, "sell")
+
+        def change(engine: MatchingEngine, now: datetime) -> None:
+            held = engine.account.holdings.get(symbol)
+            price = bid if held is not None and held.sign > 0 else ask
+            refusal = protection_refusal(held.sign, price, stop, target) if held is not None else "no_position"
+            if refusal:
+                raise OrderRejected(f"set {symbol} stop={stop} target={target}: {refusal} at {price}")
+            engine.set_protection(symbol, stop, target, now)
+
+        await self._on_account(change, symbol)
+
+    async def cancel(self, symbol: str, client_order_id: str) -> None:
+        await self._on_account(lambda engine, now: engine.cancel(client_order_id, now), symbol)
+
+    async def _top(self, symbol: str, side: Side) -> tuple[Decimal, Decimal, Decimal]:
+        """Return best bid and ask, and how much an order of `side` finds on the other side of the book."""
+        book = await self.fetch_book(symbol)
+        if not book.bids or not book.asks:
+            raise VenueUnavailable(f"the {symbol} book is empty on one side: there is no price to fill at")
+        depth = sum((quantity for _, quantity in (book.asks if side == "buy" else book.bids)), Decimal(0))
+        return book.bids[0][0], book.asks[0][0], depth
+
+    # --- underneath --------------------------------------------------------------------------------------------
+
+    async def _on_account(self, act: Callable[[MatchingEngine, datetime], T], symbol: str = "") -> T:
+        """Bring the account up to now, let `act` look at it or change it, and keep it; over again if others changed it.
+
+        What `act` raises leaves the account as it was.
+        """
+        for _ in range(ATTEMPTS):
+            now, stored = await self.now(), self._books.paper_book(*self._account)
+            book, until = await self._caught_up(stored, now, symbol)
+            result = act(book.engine, now)
+            book.engine.forget(now - KEPT)
+            after = PaperBookState(state=book.engine.dump(), equity=book.engine.balance({}).equity, until=until)
+            if after == stored or self._books.save_paper_book(*self._account, after, stored):
+                return result
+        raise VenueUnavailable(f"paper account {self._account}: others changed it {ATTEMPTS} times; nothing was done")
+
+    async def _engine(self) -> MatchingEngine:
+        """Return the account as it is now, to be looked at."""
+        return await self._on_account(lambda engine, _: engine)
+
+    async def _caught_up(self, stored: PaperBookState | None, now: datetime, symbol: str) -> tuple[PaperBook, datetime]:
+        """Return the account as the bars up to now have left it, and until when they went."""
+        end = floor_time(now, self._step)
+        book = PaperBook(self._settings.paper_cash, {}, self._settings.costs, stored.state if stored else "")
+        engine = book.engine
+        engine.account.default_leverage = self._settings.limits.leverage
+        working = sorted({*engine.account.holdings, *(order.symbol for order in engine.open_orders())})
+        named = sorted({*working, symbol} - {""})
+        engine.account.instruments = {name: await self.instrument(name) for name in named}
+        engine.account.leverages |= {name: self._settings.limits.leverage_of(name) for name in named}
+        self._require_one_quote(named)
+        if stored is None or not working:
+            return book, max(end, stored.until) if stored else end
+        if end <= stored.until:
+            return book, stored.until
+        bars = {name: await self.fetch_bars(name, self._step, stored.until, now) for name in working}
+        end = max(min(map(self._end_of, bars.values())) if all(map(len, bars.values())) else stored.until, end - LATE)
+        cut = {name: frame.loc[: end - duration(self._step)] for name, frame in bars.items()}
+        rates = await self.funding_paid(sorted(engine.account.holdings), stored.until, end)
+        book.run(cut, funding=rates, timeframe=self._step)
+        return book, max(end, stored.until)
+
+    def _end_of(self, bars: pd.DataFrame) -> datetime:
+        return bars.index[-1].to_pydatetime() + duration(self._step)  # type: ignore[no-any-return]  # pandas' index
+
+    def _require_one_quote(self, symbols: list[str]) -> None:
+        quotes = sorted({quote_of(name) for name in (*self._settings.symbols, *symbols)})
+        if len(quotes) > 1:
+            raise InputError(f"a paper account has one quote currency, not {' and '.join(quotes)}: QUARTERDECK_SYMBOLS")

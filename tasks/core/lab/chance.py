@@ -1,0 +1,132 @@
+"""What luck would have earned with the same turnover: a variant's own trades, at other times.
+
+Each seed keeps a variant's trades as they were (symbol, side, quote size, holding time, fee rate) and moves them: in
+random order, with random pauses between them, never two at once in a symbol. So it buys and sells exactly as much, as
+long and as often, and all that differs is when. Prices are the market's opens, moved by half the spread and the impact
+as the fill engine does; a test carries the same trades out in that engine. Seeds are drawn as arrays: 200 of them cost
+less than one replay.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.core.lab.statistics import sharpe_of
+from tasks.core.types.base import Dto
+from tasks.core.types.limits import Costs
+
+SEEDS = 200
+STEP = 300
+DAYS_PER_YEAR = 365
+
+
+class Trade(NamedTuple):
+    """One closed position; money in quote, times in epoch seconds, `r` after fees."""
+
+    symbol: str
+    side: str
+    notional: float
+    opened_s: int
+    closed_s: int
+    pnl: float
+    fees: float
+    r: float | None
+    decided_s: int
+
+
+class Path(NamedTuple):
+    """The bars of one symbol that traded: opens, closes and the second each closed."""
+
+    opens: np.ndarray
+    closes: np.ndarray
+    close_s: np.ndarray
+
+
+class Chance(Dto):
+    """Where a variant stands among seeds of equal turnover; returns in percent, Sharpe ratios annualised."""
+
+    seeds: int
+    trades: int
+    median_return_pct: float
+    low_return_pct: float
+    high_return_pct: float
+    median_sharpe: float
+    beaten: float  # share of seeds with a lower return than the variant
+
+
+def random_returns(
+    trades: Sequence[Trade], paths: Mapping[str, Path], days: np.ndarray, cash: float, costs: Costs,
+    seeds: int = SEEDS,
+) -> np.ndarray:  # fmt: skip
+    """Return one row of returns between `days` (epoch seconds, ascending) for each seed."""
+    equity = np.full((seeds, len(days)), cash)
+    for symbol, path in sorted(paths.items()):
+        mine = [trade for trade in trades if trade.symbol == symbol]
+        inside = (path.close_s > days[0] - STEP) & (path.close_s <= days[-1])
+        part = Path(*(column[inside] for column in path))
+        if mine and len(part.opens) > 1:
+            for seed in range(seeds):
+                at = place(mine, len(part.opens), np.random.default_rng((seed, len(mine))))
+                equity[seed] += earned(mine, at, part, days, costs)
+    return np.asarray(equity[:, 1:] / equity[:, :-1] - 1)
+
+
+class Placed(NamedTuple):
+    """Trades in their new order: which one, the bar at whose open it enters, and the one at whose open it ends."""
+
+    order: np.ndarray
+    entry: np.ndarray
+    exit: np.ndarray
+
+
+def place(trades: Sequence[Trade], bars: int, rng: np.random.Generator) -> Placed:
+    """Draw a random order and random pauses; what does not fit into the bars is cut at their end."""
+    order = rng.permutation(len(trades))
+    held = np.array([max(1, round((t.closed_s - t.opened_s) / STEP)) for t in trades])[order]
+    free = max(0, bars - 1 - int(held.sum()))
+    pauses = np.sort(rng.integers(0, free + 1, len(trades)))
+    entry = pauses + np.r_[0, np.cumsum(held)[:-1]]
+    return Placed(order, np.minimum(entry, bars - 2), np.minimum(entry + held, bars - 1))
+
+
+def earned(trades: Sequence[Trade], at: Placed, path: Path, days: np.ndarray, costs: Costs) -> np.ndarray:
+    """Return the profit at each of `days`, realized and open, of trades carried out at the placed bars."""
+    sign = np.array([1.0 if t.side == "long" else -1.0 for t in trades])[at.order]
+    notional = np.array([t.notional for t in trades])[at.order]
+    quantity = notional / path.opens[at.entry]
+    rate = np.array([t.fees / (2 * t.notional) for t in trades])[at.order]
+    bought = _slipped(path.opens[at.entry], sign, quantity, costs)
+    sold = _slipped(path.opens[at.exit], -sign, quantity, costs)
+    paid_in, paid_out = rate * quantity * bought, rate * quantity * sold
+    realized = np.r_[0.0, np.cumsum(sign * quantity * (sold - bought) - paid_in - paid_out)]
+    seen = np.searchsorted(path.close_s, days, side="right") - 1  # the last bar that had closed
+    last = np.searchsorted(at.entry, seen, side="right") - 1  # the last trade that had begun
+    done = np.searchsorted(at.exit, seen, side="right")
+    open_ = (last >= 0) & (done == last)
+    i, mark = np.maximum(last, 0), path.closes[np.maximum(seen, 0)]
+    floating = sign[i] * quantity[i] * (mark - bought[i]) - paid_in[i]
+    return np.asarray(realized[done] + np.where(open_, floating, 0.0))
+
+
+def _slipped(price: np.ndarray, sign: np.ndarray, quantity: np.ndarray, costs: Costs) -> np.ndarray:
+    """Move the price against the order, as `trading.execution` does."""
+    impact = float(costs.impact_bps_per_million) * quantity * price / 1e6
+    return np.asarray(price * (1 + sign * (float(costs.half_spread_bps) + impact) / 1e4))
+
+
+def standing(returns: np.ndarray, seeds: np.ndarray, trades: int) -> Chance:
+    """Say where a variant's returns stand among the seeds' rows; a tie counts half."""
+    total = _total_pct(seeds)
+    mine = float(_total_pct(returns[None])[0])
+    low, median, high = np.quantile(total, (0.05, 0.5, 0.95))
+    sharpes = sharpe_of(seeds) * np.sqrt(DAYS_PER_YEAR)
+    return Chance(
+        seeds=len(seeds), trades=trades, median_return_pct=float(median), low_return_pct=float(low),
+        high_return_pct=float(high), median_sharpe=float(np.median(sharpes)),
+        beaten=float(np.mean(total < mine) + np.mean(total == mine) / 2),
+    )  # fmt: skip
+
+
+def _total_pct(returns: np.ndarray) -> np.ndarray:
+    return np.asarray((np.prod(1 + returns, axis=1) - 1) * 100)

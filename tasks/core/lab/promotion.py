@@ -1,0 +1,169 @@
+"""What a prompt version must show before it becomes champion, and when a champion has to go.
+
+Evidence is checked, not believed: a comparison counts only where it replayed these very prompts, by hash, over masked
+candles that it names, at a commit that is known here; shadow decisions only where both answered the same cycle, each
+with its own version. Pure: the numbers come from `tasks.promotion`.
+"""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import NamedTuple
+
+import numpy as np
+
+from tasks.core.lab.statistics import interval
+from tasks.core.types.base import Dto
+from tasks.core.types.decision import Answer
+from tasks.core.types.limits import Promotion
+from tasks.core.types.promotion import Criterion
+
+
+class Measured(Dto):
+    """One variant of a comparison, named by the prompts it sent."""
+
+    label: str
+    model: str = ""
+    prompt_sha256: str = ""
+    masked_sharpe: float | None = None
+
+
+class Evidence(Dto):
+    """What a comparison found; `name` is its run in MLflow, or its file."""
+
+    name: str
+    data_sha256: str = ""
+    git_commit: str = ""
+    commit_known: bool = False
+    variants: tuple[Measured, ...] = ()
+
+
+class Use(NamedTuple):
+    """How a prompt version has done in decisions: how many, how many without a usable reply, what they cost."""
+
+    decisions: int
+    invalid: int
+    cost_usd: Decimal
+
+    @property
+    def invalid_rate(self) -> float:
+        return self.invalid / self.decisions if self.decisions else 0.0
+
+    @property
+    def mean_cost_usd(self) -> Decimal:
+        return self.cost_usd / self.decisions if self.decisions else Decimal(0)
+
+
+class Shadows(NamedTuple):
+    """The returns of both versions in the cycles that both answered, oldest first, and the candidate's use in all."""
+
+    candidate_pct: Sequence[Decimal]
+    champion_pct: Sequence[Decimal]
+    use: Use
+
+
+def used(decided: Answer, sha256: str) -> bool:
+    """Say whether a decision sent this prompt."""
+    return any(call.prompt is not None and call.prompt.sha256 == sha256 for call in decided.calls)
+
+
+def use_of(decisions: Sequence[Answer], sha256: str) -> Use:
+    """Sum up the decisions that sent this prompt; invalid is one that fell back although the model had answered."""
+    mine = [each for each in decisions if used(each, sha256)]
+    fell = [each for each in mine if each.is_fallback and any(call.raw_reply for call in each.calls)]
+    return Use(len(mine), len(fell), sum((each.cost_usd for each in mine), Decimal(0)))
+
+
+def criteria(
+    candidate: str, champion: str, evidence: Evidence | None, shadows: Shadows, terms: Promotion
+) -> tuple[Criterion, ...]:
+    """Judge a candidate against the champion, both named by the sha256 of their files."""
+    return (*_replay(candidate, champion, evidence, terms), *_shadow(shadows, terms))
+
+
+def _replay(candidate: str, champion: str, evidence: Evidence | None, terms: Promotion) -> tuple[Criterion, ...]:
+    if evidence is None:
+        return (Criterion(name="evidence", value="none", threshold="a comparison: --evidence", passed=False),)
+    ours, theirs = (_with(evidence, sha256) for sha256 in (candidate, champion))
+    found = f"{len(ours)} of the candidate, {len(theirs)} of the champion"
+    gap = _masked_gap(ours, theirs)
+    return (
+        Criterion(
+            name="evidence data", value=evidence.data_sha256[:12] or "unknown", threshold="a hash of the candles",
+            passed=len(evidence.data_sha256) == 64,
+        ),
+        Criterion(
+            name="evidence commit", value=evidence.git_commit[:18] or "unknown", threshold="known in this checkout",
+            passed=evidence.commit_known,
+        ),
+        Criterion(
+            name="evidence prompts", value=found, threshold="variants of both, by sha256", passed=bool(ours and theirs)
+        ),
+        Criterion(
+            name="masked replay", value="not replayed masked" if gap is None else f"{gap:+.3f} Sharpe",
+            threshold=f"at least {-terms.masked_loss_sharpe:+.3f} against the champion",
+            passed=gap is not None and gap >= -terms.masked_loss_sharpe,
+        ),
+    )  # fmt: skip
+
+
+def _with(evidence: Evidence, sha256: str) -> list[Measured]:
+    return [each for each in evidence.variants if sha256 in each.prompt_sha256.split("+")]
+
+
+def _masked_gap(ours: Sequence[Measured], theirs: Sequence[Measured]) -> float | None:
+    """Return the candidate's masked Sharpe ratio less the champion's, on the model where that is least."""
+    gaps = [
+        a.masked_sharpe - b.masked_sharpe
+        for a in ours
+        for b in theirs
+        if a.model == b.model and a.masked_sharpe is not None and b.masked_sharpe is not None
+    ]
+    return min(gaps, default=None)
+
+
+def _shadow(shadows: Shadows, terms: Promotion) -> tuple[Criterion, ...]:
+    settled = len(shadows.candidate_pct)
+    ours, theirs = (np.array(each, dtype=float) for each in (shadows.candidate_pct, shadows.champion_pct))
+    found = interval(ours, theirs, level=terms.confidence) if settled > 1 else None
+    low = None if found is None else found.low
+    edge = "unknown" if found is None or low is None else f"{found.estimate:+.4f}, from {low:+.4f} %"
+    return (
+        Criterion(
+            name="shadow decisions", value=str(settled), threshold=f"{terms.min_shadows} settled beside the champion's",
+            passed=settled >= terms.min_shadows,
+        ),
+        Criterion(
+            name="shadow edge", value=edge,
+            threshold=f"its {terms.confidence:.0%} interval above {terms.min_edge_pct} %",
+            passed=low is not None and low > terms.min_edge_pct,
+        ),
+        *_limits(shadows.use, terms),
+    )  # fmt: skip
+
+
+def _limits(use: Use, terms: Promotion) -> tuple[Criterion, ...]:
+    return (
+        Criterion(
+            name="invalid replies", value=f"{use.invalid_rate:.1%} of {use.decisions}",
+            threshold=f"at most {terms.max_invalid_rate:.1%}",
+            passed=use.decisions > 0 and use.invalid_rate <= terms.max_invalid_rate,
+        ),
+        Criterion(
+            name="cost", value=f"{use.mean_cost_usd:.5f} USD a decision", threshold=f"at most {terms.max_cost_usd} USD",
+            passed=use.decisions > 0 and use.mean_cost_usd <= terms.max_cost_usd,
+        ),
+    )  # fmt: skip
+
+
+def breaches(use: Use, r_multiples: Sequence[Decimal], terms: Promotion) -> tuple[Criterion, ...]:
+    """Return the limits that a live champion breaks over its last decisions and outcomes, once it has them."""
+    found = list(_limits(use, terms)) if use.decisions >= terms.watched else []
+    if len(r_multiples) >= terms.watched:
+        mean = sum(r_multiples, Decimal(0)) / len(r_multiples)
+        found.append(
+            Criterion(
+                name="mean R", value=f"{mean:+.3f} over {len(r_multiples)}", threshold=f"at least {terms.min_mean_r}",
+                passed=mean >= terms.min_mean_r,
+            )
+        )  # fmt: skip
+    return tuple(each for each in found if not each.passed)

@@ -1,0 +1,242 @@
+"""Compute what a cycle made once more, from its record and the candles, and say where the two differ byte for byte.
+
+Features are computed once over all of a symbol's candles and read at each record's time; a live cycle saw only its
+last 1,000 bars, so a record that then differs is computed again from exactly the bars that it saw. What was known
+then counts: candles stored later, to fill a gap, are left out, and of a revised one the first values are kept.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.decision.kinds import kind_of
+from tasks.core.errors import InputError
+from tasks.core.lab.redecide import NotReplayable, PromptOf, redecide
+from tasks.core.market.events import RULES
+from tasks.core.market.market import Market
+from tasks.core.ports import Decider
+from tasks.core.simulation.candle_history import History
+from tasks.core.trading.judge import judged
+from tasks.core.trading.question import question
+from tasks.core.types.base import Dto, Utc
+from tasks.core.types.decision import Answer
+from tasks.core.types.limits import EventThresholds
+from tasks.core.types.portfolio import AccountState
+from tasks.core.types.question import Question
+from tasks.core.types.record import CycleRecord, Inputs
+from tasks.core.types.strategy import Strategy
+
+MADE = ("snapshot", "role_inputs", "decided", "verdict", "intents")
+MARKET_RULES = frozenset(name for name, *_ in RULES)
+
+
+class Difference(Dto):
+    """One value that came out otherwise, as JSON; "-" where there is none."""
+
+    path: str
+    recorded: str
+    replayed: str
+
+
+class Replayed(Dto):
+    """What became of one record: it matched, differs, or lacks what replaying needs."""
+
+    cycle_id: str
+    strategy: str
+    symbol: str
+    as_of: Utc
+    decided: bool = True
+    lacks: str = ""
+    differences: tuple[Difference, ...] = ()
+
+
+@dataclass(frozen=True)
+class Replayer:
+    """Replays records; `history` gives a symbol's candles at a venue, "" for candle files; `strategies` what is kept
+    under a hash, and raises InputError where nothing is."""
+
+    history: Callable[[str, str], History]
+    strategies: Callable[[str], Strategy]
+    prompt_of: PromptOf
+    plain: Callable[[str], Decider]
+
+    def strategy(self, record: CycleRecord) -> Strategy:
+        """Return the strategy in force when the cycle ran."""
+        kept = inputs_of(record).strategy
+        try:
+            found = kept if isinstance(kept, Strategy) else self.strategies(kept)
+        except InputError as e:
+            raise NotReplayable(f"its strategy: {e}") from e
+        return found.called(record.strategy, record.decider)
+
+    def questions(self, records: Iterable[CycleRecord]) -> Iterator[tuple[CycleRecord, ...]]:
+        """Yield records by question, oldest first: each alone, those of one portfolio call together, in its order."""
+        for _, at_one_close in groupby(records, key=lambda record: record.as_of):
+            together: dict[str, list[CycleRecord]] = {}
+            for record in at_one_close:
+                if kind_of(record.decider).together and not lacks(record):
+                    together.setdefault(record.strategy, []).append(record)
+                else:
+                    yield (record,)
+            yield from map(self._ordered, together.values())
+
+    def _ordered(self, asked: Sequence[CycleRecord]) -> tuple[CycleRecord, ...]:
+        with suppress(NotReplayable):  # it is named when its turn comes
+            order = self.strategy(asked[0]).symbols
+            return tuple(sorted(asked, key=lambda each: order.index(each.symbol)))
+        return tuple(asked)
+
+    def read_ahead(self, records: Iterable[CycleRecord]) -> None:
+        """Read the markets at the records' times together, a tenth of the work."""
+        closes: dict[tuple[str, str, EventThresholds, int], set[int]] = {}
+        for record in records:
+            with suppress(NotReplayable):  # it is named when its turn comes
+                strategy = self.strategy(record)
+                if not lacks(record):
+                    key = (strategy.venue, record.symbol, strategy.thresholds, strategy.history_bars)
+                    closes.setdefault(key, set()).add(int(record.as_of.timestamp()))
+        for (venue, symbol, thresholds, limit), at in closes.items():
+            self.history(venue, symbol).market(thresholds, limit).read_ahead(np.array(sorted(at)))
+
+    async def replay(self, records: Sequence[CycleRecord]) -> list[Replayed]:
+        """Replay records of one question: one, or those of one portfolio call."""
+        try:
+            missing = next((text for text in map(lacks, records) if text), "")
+            if missing:
+                raise NotReplayable(missing)
+            first = [] if any(map(self._needs_window, records)) else await self._again(records, exact=False)
+            results = first if first and not any(r.differences for r in first) else await self._exactly(records, first)
+        except NotReplayable as e:
+            return [_result(record, lacks=str(e)) for record in records]
+        return results
+
+    async def _exactly(self, records: Sequence[CycleRecord], first: list[Replayed]) -> list[Replayed]:
+        """Replay from the very bars that were seen; where those are all of history, the first result stands."""
+        windowed = all(self.strategy(record).history_bars for record in records)
+        return await self._again(records, exact=True) if windowed else first
+
+    def _needs_window(self, record: CycleRecord) -> bool:
+        strategy = self.strategy(record)
+        history = self.history(strategy.venue, record.symbol)
+        return history.has_later(strategy, inputs_of(record).known_at, record.as_of)
+
+    async def answers(self, records: Sequence[CycleRecord]) -> list[Answer]:
+        """Return what the deciders of one question's records answer once more; raises InputError saying what lacks."""
+        try:
+            if missing := next((text for text in map(lacks, records) if text), ""):
+                raise NotReplayable(missing)
+            return [made.decided for _, made in await self._made(records, exact=True) if made.decided is not None]
+        except NotReplayable as e:
+            raise InputError(f"cycle {records[0].cycle_id} lacks {e}") from e
+
+    async def _again(self, records: Sequence[CycleRecord], exact: bool) -> list[Replayed]:
+        return [
+            _result(record, (*_lost_reasons(record, market), *differences(record, made)))
+            for record, (market, made) in zip(records, await self._made(records, exact), strict=True)
+        ]
+
+    async def _made(self, records: Sequence[CycleRecord], exact: bool) -> list[tuple[Market, CycleRecord]]:
+        """Make each record once more: its question, what the decider answers to that, and what becomes of it."""
+        strategies = [self.strategy(record) for record in records]
+        pairs = list(zip(records, strategies, strict=True))
+        markets = [self._market(record, strategy, exact) for record, strategy in pairs]
+        asked = [remake_question(*pair, market) for pair, market in zip(pairs, markets, strict=True)]
+        answers = await redecide(records, asked, strategies[0], self.prompt_of, self.plain)
+        made = [remake(*each) for each in zip(records, strategies, asked, answers, strict=True)]
+        return list(zip(markets, made, strict=True))
+
+    def _market(self, record: CycleRecord, strategy: Strategy, exact: bool) -> Market:
+        history = self.history(strategy.venue, record.symbol)
+        if exact:
+            return history.seen(strategy, inputs_of(record).known_at, record.as_of)
+        return history.market(strategy.thresholds, strategy.history_bars)
+
+
+def _result(record: CycleRecord, found: tuple[Difference, ...] = (), lacks: str = "") -> Replayed:
+    return Replayed(
+        cycle_id=record.cycle_id, strategy=record.strategy, symbol=record.symbol, as_of=record.as_of,
+        decided=record.decided is not None, lacks=lacks, differences=found,
+    )  # fmt: skip
+
+
+def lacks(record: CycleRecord) -> str:
+    """Return what the record lacks to be replayed; nothing when it can be."""
+    if record.decided is None or record.snapshot is None or record.verdict is None or record.state is None:
+        return f"a decision: it ended {record.status.value}"
+    return "" if record.inputs is not None else "its inputs: it is older than they are recorded"
+
+
+def inputs_of(record: CycleRecord) -> Inputs:
+    if record.inputs is None:
+        raise NotReplayable(lacks(record))
+    return record.inputs
+
+
+def state_of(record: CycleRecord) -> AccountState:
+    """Return the account the guard judged on."""
+    if record.state is None:
+        raise NotReplayable(lacks(record))
+    return record.state
+
+
+def remake_question(record: CycleRecord, strategy: Strategy, market: Market) -> Question:
+    """Build what the decider was handed."""
+    given = inputs_of(record)
+    return question(
+        strategy, market, given.state or state_of(record), given.book, given.news, given.memory, record.reasons,
+        record.as_of, position=given.position, digest=given.digest,
+    )  # fmt: skip
+
+
+def remake(record: CycleRecord, strategy: Strategy, asked: Question, answer: Answer) -> CycleRecord:
+    """Put together the record as it comes out now."""
+    now = inputs_of(record).judged_at or record.as_of
+    _, verdict, intents = judged(asked, answer, state_of(record), strategy, now)
+    made = {
+        "snapshot": asked.snapshot, "role_inputs": asked.role_inputs, "decided": answer, "verdict": verdict,
+        "intents": intents,
+    }  # fmt: skip
+    return record.model_copy(update=made)
+
+
+def _lost_reasons(record: CycleRecord, market: Market) -> Iterator[Difference]:
+    """Yield the market's reasons for the call that the candles no longer give; others come from elsewhere."""
+    mine = [each for each in record.reasons if each.rule in MARKET_RULES]
+    if mine:
+        first = min(each.as_of for each in mine) - pd.Timedelta(seconds=1)
+        given = {each.fingerprint for each in market.reasons(first, record.as_of)}
+        lost = [each for each in mine if each.fingerprint not in given]
+        yield from (Difference(path="reasons", recorded=str(each), replayed="-") for each in lost)
+
+
+def differences(recorded: CycleRecord, replayed: CycleRecord) -> tuple[Difference, ...]:
+    """Compare what the cycle made, byte for byte, and name every value that differs."""
+    parts = set(MADE)
+    if recorded.model_dump_json(include=parts) == replayed.model_dump_json(include=parts):
+        return ()
+    old, new = (each.model_dump(mode="json", include=parts) for each in (recorded, replayed))
+    return tuple(_differing(old, new, ""))
+
+
+def _differing(old: Any, new: Any, path: str) -> Iterator[Difference]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys((*old, *new)):
+            yield from _differing(old.get(key, _NONE), new.get(key, _NONE), f"{path}.{key}" if path else str(key))
+    elif isinstance(old, list) and isinstance(new, list):
+        for i in range(max(len(old), len(new))):
+            was, now = (each[i] if i < len(each) else _NONE for each in (old, new))
+            yield from _differing(was, now, f"{path}[{i}]")
+    elif old != new or type(old) is not type(new):
+        yield Difference(path=path, recorded=_text(old), replayed=_text(new))
+
+
+_NONE = object()
+
+
+def _text(value: Any) -> str:
+    return "-" if value is _NONE else str(value)[:400]

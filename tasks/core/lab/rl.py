@@ -1,0 +1,294 @@
+"""Cycle records as transitions for reinforcement learning, streamed: one open step per symbol is held, no more.
+
+A **transition** goes from one decision point of a symbol to the next of the same strategy and symbol: decisions fall
+where events do, so time between them varies (`elapsed_s`; a semi-Markov process). Every record with a snapshot and an
+account is a decision point, HOLD included; one that ended before the question (quiet, stale, quarantined) has no state
+and is counted, not guessed.
+
+- **state**: see `rl_state`, the named spec.
+- **action**: what was carried out, after the guard; HOLD where it denied or the venue refused. `asked_*` is what the
+  behaviour policy said, `guard_rewrite` whether they differ, `codes` why.
+- **reward**: ln(equity after / equity before), equity of the whole account at the two closes, marked to market, after
+  fees, spread, impact and whatever funding the account paid. A step to ruin (equity <= 0) is `RUIN` and terminates.
+- **reward_symbol**: the same of this symbol alone: its closed trades' pnl and its open position's, realized and not,
+  after fees, as a share of the account's equity before. With several symbols on one account this is what a decision
+  can be credited with; null where a record does not hold the position.
+- **reward_r**: what the symbol's trade that closed after this decision and up to the next made, after fees, in units of
+  its initial risk: the quantity of its entries times their distance to their stops. It stands on the step on which the
+  trade *closed*, and `entry_cycle_id` names the last entry sent before, whose trade it is: joined on it, R can be
+  credited to the entry instead. 0 where nothing closed, null where the risk is unknown.
+- **next_state**: the state at the next decision point. **terminated**: ruin. **truncated**: the last step of a symbol
+  in its split. **done**: either.
+
+Splits go by time: train, validation, test. A step that spans a cut is purged; one that starts within `embargo` after a
+cut is left out, so what a split was trained on is over before the next begins.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+from tasks.core.decision import roles
+from tasks.core.decision.actions import parse_as
+from tasks.core.decision.baselines import HOLD_SHARE
+from tasks.core.decision.kinds import kind_of
+from tasks.core.errors import InputError
+from tasks.core.lab.rl_state import Row, allowed_mask, parameters, state
+from tasks.core.types.base import Dto, Utc
+from tasks.core.types.decision import ENTRIES, Answer, Decision, PromptRef, hold
+from tasks.core.types.orders import Fill, OrderIntent
+from tasks.core.types.portfolio import AccountState, ClosedTrade
+from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.snapshot import Snapshot
+
+RUIN = -10.0
+ZERO = Decimal(0)
+SPLITS = ("train", "validation", "test")
+
+Scores = Callable[[str], Mapping[str, float]]
+
+
+class SplitPlan(Dto):
+    """Where the cuts are: shares of the time from the first record to the last."""
+
+    start: Utc
+    end: Utc
+    train: float = 0.7
+    validation: float = 0.15
+    embargo: timedelta = timedelta(days=1)
+
+    @property
+    def cuts(self) -> tuple[datetime, datetime]:
+        whole = self.end - self.start
+        return self.start + whole * self.train, self.start + whole * (self.train + self.validation)
+
+    def split_of(self, at: datetime, until: datetime) -> str:
+        """Return the split of a step, or why it is in none: `purged` (spans a cut) or `embargoed`."""
+        for cut in self.cuts:
+            if at < cut < until:
+                return "purged"
+            if cut <= at < cut + self.embargo:
+                return "embargoed"
+        return SPLITS[sum(cut <= at for cut in self.cuts)]
+
+
+class _Entry(NamedTuple):
+    """The last entry of a symbol: its cycle and, with what was added to it, its initial risk in quote."""
+
+    cycle_id: str
+    risk: Decimal
+
+
+class _Step(NamedTuple):
+    """A decision point that waits for its next."""
+
+    as_of: datetime
+    equity: float
+    closed: tuple[ClosedTrade, ...]
+    open_gain: float | None
+    entry_risk: Decimal | None  # None: sent no entry
+    row: Row
+
+
+def transitions(
+    records: Iterable[CycleRecord], plan: SplitPlan, counts: Counter[str], scores: Scores = lambda _: {}
+) -> Iterator[tuple[str, Row]]:
+    """Yield (split, row) for every transition in a split; `counts` gets what was left out, and why.
+
+    records: of each strategy and symbol oldest first. scores: cycle_id -> what other deciders' answers would have
+    earned there, in percent of equity. Raises InputError where time goes back.
+    """
+    before: dict[tuple[str, str], _Step] = {}
+    entries: dict[tuple[str, str], _Entry] = {}
+    held: dict[tuple[str, str], tuple[str, Row]] = {}
+    for record in records:
+        key, step = (record.strategy, record.symbol), _step(record, scores)
+        if step is None:
+            counts[f"no_state:{record.status}"] += 1
+            continue
+        last, before[key] = before.get(key), step
+        if last is not None and last.equity <= 0:
+            counts["after_ruin"] += 1
+        elif last is not None:
+            _check_order(record, last)
+            if last.entry_risk is not None:
+                entries[key] = _entered(entries.get(key), last)
+            split = plan.split_of(last.as_of, step.as_of)
+            if key in held:
+                yield _ended(*held.pop(key), split)
+            if split in SPLITS:
+                held[key] = split, _row(last, step, record.symbol, entries.get(key))
+            else:
+                counts[split] += 1
+    for kept, row in held.values():
+        yield _ended(kept, row, "")
+    counts["no_next"] += len(before)
+
+
+def _check_order(record: CycleRecord, last: _Step) -> None:
+    if record.as_of <= last.as_of:
+        raise InputError(
+            f"records go back in time: {record.strategy} {record.symbol} at {record.as_of.isoformat()} follows "
+            f"{last.as_of.isoformat()}; export one run at a time"
+        )
+
+
+def _ended(split: str, row: Row, following: str) -> tuple[str, Row]:
+    row["truncated"] = split != following and not row["terminated"]
+    row["done"] = row["truncated"] or row["terminated"]
+    return split, row
+
+
+def _entered(entry: _Entry | None, last: _Step) -> _Entry:
+    added = last.row["action"] == "ADD" and entry is not None
+    return _Entry(last.row["cycle_id"], (last.entry_risk or ZERO) + (entry.risk if added and entry else ZERO))
+
+
+def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
+    closed = _closed_between(last, step, symbol)
+    ruined = step.equity <= 0
+    return last.row | {
+        "next_as_of": step.as_of,
+        "elapsed_s": int((step.as_of - last.as_of).total_seconds()),
+        "equity_before": last.equity,
+        "equity_after": step.equity,
+        "reward": RUIN if ruined else math.log(step.equity / last.equity),
+        "reward_symbol": _symbol_reward(last, step, closed),
+        "reward_r": _reward_r(closed, entry),
+        "entry_cycle_id": entry.cycle_id if closed and entry else None,
+        "terminated": ruined,
+        **{f"next_{name}": step.row[name] for name in ("state", "state_unknown", "allowed")},
+    }
+
+
+def _symbol_reward(last: _Step, step: _Step, closed: list[ClosedTrade] | None) -> float | None:
+    if closed is None or last.open_gain is None or step.open_gain is None:
+        return None
+    gain = step.open_gain - last.open_gain + float(sum(trade.pnl for trade in closed))
+    return math.log1p(gain / last.equity) if gain > -last.equity else RUIN
+
+
+def _open_gain(record: CycleRecord, account: AccountState) -> float | None:
+    """Return what the symbol's open position has made so far, after fees; None if the record does not hold it."""
+    held = account.position(record.symbol)
+    if held is None:
+        return 0.0
+    position, mark = record.inputs.position if record.inputs else None, held.mark_price or account.last_price
+    if position is None or mark is None:
+        return None
+    move = (mark - position.avg_price) * (1 if position.side == "long" else -1)
+    return float(position.realized_pnl - position.fees + move * position.quantity)
+
+
+def _closed_between(last: _Step, step: _Step, symbol: str) -> list[ClosedTrade] | None:
+    """Return the symbol's trades the later account lists and the earlier did not; None if it may have lost some.
+
+    Both have the last so many, in either order: where all are new, some may have come and gone between them.
+    """
+    until = max((trade.closed_at for trade in last.closed), default=last.as_of)
+    new = [t for t in step.closed if t.closed_at > until or (t.closed_at == until and t not in last.closed)]
+    if last.closed and len(new) == len(step.closed):
+        return None
+    return [trade for trade in new if trade.symbol in (symbol, "")]
+
+
+def _reward_r(closed: list[ClosedTrade] | None, entry: _Entry | None) -> float | None:
+    if not closed:
+        return None if closed is None else 0.0
+    risk = entry.risk if entry else ZERO
+    return float(sum((trade.pnl for trade in closed), ZERO) / risk) if risk > 0 else None
+
+
+def _entry_risk(record: CycleRecord) -> Decimal | None:
+    """Return quantity times distance to the stop over the entries sent, as filled or else as asked; None: none sent."""
+    price = record.verdict.price if record.verdict else None
+    sent = [intent for intent in record.intents if not intent.reduce_only]
+    return sum((_risk_of(intent, record.fills, price) for intent in sent), ZERO) if sent else None
+
+
+def _risk_of(intent: OrderIntent, fills: Sequence[Fill], price: Decimal | None) -> Decimal:
+    mine = [fill for fill in fills if fill.client_order_id == intent.client_order_id and fill.side == intent.side]
+    if intent.stop is None:
+        return ZERO
+    if mine:
+        return sum((fill.quantity * abs(fill.price - intent.stop) for fill in mine), ZERO)
+    asked = intent.price or price
+    return ZERO if asked is None else intent.quantity * abs(asked - intent.stop)
+
+
+def _step(record: CycleRecord, scores: Scores) -> _Step | None:
+    snapshot, account = record.snapshot, record.state
+    if snapshot is None or account is None:
+        return None
+    values, unknown = state(snapshot)
+    carried, asked = _carried(record), record.decided.decision if record.decided else hold(record.symbol, "not asked")
+    row = {
+        "cycle_id": record.cycle_id, "strategy": record.strategy, "symbol": record.symbol, "as_of": record.as_of,
+        "state": values, "state_unknown": unknown, "allowed": allowed_mask(snapshot),
+        **parameters(carried),
+        **{f"asked_{name}": value for name, value in parameters(asked).items()},
+        "guard_rewrite": parameters(carried) != parameters(asked),
+        "codes": [code.value for code in record.verdict.codes] if record.verdict else [],
+        "status": record.status.value, "counterfactual": list(scores(record.cycle_id).items()),
+        **_behaviour(record), **_bar(snapshot),
+    }  # fmt: skip
+    risk = _entry_risk(record) if isinstance(carried, ENTRIES) else None
+    gain = _open_gain(record, account)
+    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, risk, row)
+
+
+def _carried(record: CycleRecord) -> Decision:
+    verdict = record.verdict
+    sent = record.status in (CycleStatus.EXECUTED, CycleStatus.HELD) or bool(record.fills)
+    return verdict.decision if verdict and verdict.allowed and sent else hold(record.symbol, "nothing was carried out")
+
+
+def _behaviour(record: CycleRecord) -> Row:
+    decided = record.decided
+    if decided is None:
+        told = {"source": "", "rung": "", "model": "", "prompt_version": "", "confidence": None}
+        return {"decider": record.decider, **told, "propensity": None, "propensity_kind": None}
+    share, kind = propensity(record, decided)
+    refs: list[PromptRef] = [call.prompt for call in decided.calls if call.prompt]
+    return {
+        "decider": record.decider, "source": decided.source, "rung": decided.rung, "model": decided.model,
+        "prompt_version": ", ".join(dict.fromkeys(f"{ref.name}/{ref.version}" for ref in refs)),
+        "confidence": float(decided.decision.confidence), "propensity": share, "propensity_kind": kind,
+    }  # fmt: skip
+
+
+def propensity(record: CycleRecord, decided: Answer) -> tuple[float | None, str | None]:
+    """Return how likely the behaviour policy was to ask for this, and what that number is; (None, None): not known.
+
+    `deterministic` 1; `random` the baseline's own odds; `vote_share` the analysts who voted for the direction it took,
+    of those who answered: no probability, but what there is. Below the primary rungs nothing is known.
+    """
+    odds = kind_of(decided.source).odds
+    if decided.is_fallback:
+        return None, None
+    if odds == "certain":
+        return 1.0, "deterministic"
+    if odds == "random" and record.snapshot is not None:
+        others = len(set(record.snapshot.constraints.allowed_actions) - {"HOLD"})
+        held = decided.decision.action == "HOLD"
+        return (HOLD_SHARE if held else (1 - HOLD_SHARE) / others) if others else 1.0, "random"
+    share = _vote_share(record, decided) if odds == "votes" else None
+    return share, None if share is None else "vote_share"
+
+
+def _vote_share(record: CycleRecord, decided: Answer) -> float | None:
+    side = record.snapshot.position.side if record.snapshot else "flat"
+    ways = {"OPEN_LONG": "bullish", "OPEN_SHORT": "bearish", "CLOSE_ALL": "bearish" if side == "long" else "bullish"}
+    said = [parse_as(call.raw_reply, roles.Analysis) for call in decided.calls if call.role in roles.ANALYSTS]
+    votes: list[str] = [vote.signal for vote in said if isinstance(vote, roles.Analysis)]
+    way = ways.get(decided.decision.action)
+    return votes.count(way) / len(votes) if way and votes else None
+
+
+def _bar(snapshot: Snapshot) -> Row:
+    view = snapshot.timeframes.get("5m")
+    last = view.last3[-1] if view and view.last3 else (None,) * 5
+    return dict(zip(("open", "high", "low", "close", "volume"), last, strict=True))

@@ -1,0 +1,105 @@
+"""What if the guard had had other limits: verdicts that would change, and what that would have earned or saved.
+
+Each decision stands alone, on the account as it was: the model is not asked again, and what a changed verdict would
+have meant for later ones is not followed. Both verdicts are scored over the day that followed by the one fill engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from tasks.core.lab.replay import inputs_of, lacks, state_of
+from tasks.core.simulation.candle_history import History
+from tasks.core.simulation.counterfactual import HORIZON_BARS, score
+from tasks.core.trading.judge import judged
+from tasks.core.trading.question import constraints, risk_view
+from tasks.core.types.bars import duration
+from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.limits import Costs
+from tasks.core.types.orders import OrderIntent
+from tasks.core.types.question import Question
+from tasks.core.types.record import CycleRecord
+from tasks.core.types.snapshot import Snapshot
+from tasks.core.types.strategy import Strategy
+from tasks.core.types.verdict import Verdict
+
+
+class ChangedVerdict(Dto):
+    """A decision that would have been judged otherwise; returns in percent of equity, None before a day has passed."""
+
+    cycle_id: str
+    symbol: str
+    as_of: Utc
+    action: str
+    was: str
+    would_be: str
+    was_allowed: bool
+    would_be_allowed: bool
+    was_pct: Exact | None = None
+    would_pct: Exact | None = None
+
+    @property
+    def difference(self) -> Decimal | None:
+        return None if self.was_pct is None or self.would_pct is None else self.would_pct - self.was_pct
+
+    def __str__(self) -> str:
+        settled = "" if self.difference is None else f"  {self.was_pct:+.3f}% -> {self.would_pct:+.3f}%"
+        at = f"{self.as_of:%Y-%m-%d %H:%M}"
+        return f"{at} {self.symbol} {self.action:<10} {self.was} -> {self.would_be}{settled}"
+
+
+def changed_verdict(
+    record: CycleRecord, strategy: Strategy, limits: Mapping[str, Any], history: History
+) -> ChangedVerdict | None:
+    """Judge the record's decision under other limits; None where the orders would have been the same."""
+    if lacks(record) or record.decided is None or record.snapshot is None or record.verdict is None:
+        return None
+    other = strategy.model_copy(update={"limits": strategy.limits.model_copy(update=dict(limits))})
+    asked = Question(snapshot=_as_told(record, record.snapshot, other), reasons=record.reasons)
+    now = inputs_of(record).judged_at or record.as_of
+    _, verdict, intents = judged(asked, record.decided, state_of(record), other, now)
+    if intents == record.intents:
+        return None
+    was, would = (_scored(record, sent, history, strategy.costs) for sent in (record.intents, intents))
+    return ChangedVerdict(
+        cycle_id=record.cycle_id, symbol=record.symbol, as_of=record.as_of, action=record.decided.decision.action,
+        was=_said(record.verdict), would_be=_said(verdict), was_allowed=record.verdict.allowed,
+        would_be_allowed=verdict.allowed, was_pct=was, would_pct=would,
+    )  # fmt: skip
+
+
+def _as_told(record: CycleRecord, snapshot: Snapshot, strategy: Strategy) -> Snapshot:
+    """Return the snapshot with the room that these limits leave; the market in it stays."""
+    given = inputs_of(record)
+    state = given.state or state_of(record)
+    risk = risk_view(state, strategy.limits, given.digest, record.as_of)
+    told = constraints(strategy, state, record.symbol, record.as_of, risk.risk_mode)
+    mode = snapshot.risk.model_copy(update={"risk_mode": risk.risk_mode})
+    return snapshot.model_copy(update={"constraints": told, "risk": mode})
+
+
+def _said(verdict: Verdict) -> str:
+    word = f"{verdict.quantity:f}" if verdict.allowed else "denied"
+    return f"{word} ({', '.join(verdict.codes)})" if verdict.codes else word
+
+
+def _scored(record: CycleRecord, intents: Sequence[OrderIntent], history: History, costs: Costs) -> Decimal | None:
+    """Return what the orders earned over the day that followed; None where its candles are not all there."""
+    five = history.frames["5m"]
+    bars = five.loc[record.as_of :].iloc[:HORIZON_BARS]
+    if five.empty or five.index[-1] < record.as_of + (HORIZON_BARS - 1) * duration("5m"):
+        return None
+    found = score(state_of(record), record.symbol, intents, bars, costs)
+    return None if found is None else found.return_pct
+
+
+def total(changed: Sequence[ChangedVerdict]) -> dict[str, Any]:
+    """Add up: how many verdicts changed, how many of those are settled, and the sum of the differences."""
+    settled = [each.difference for each in changed if each.difference is not None]
+    return {
+        "changed": len(changed),
+        "denied_now": sum(not each.would_be_allowed for each in changed),
+        "allowed_now": sum(not each.was_allowed for each in changed),
+        "settled": len(settled),
+        "difference_pct": sum(settled, Decimal(0)),
+    }

@@ -1,0 +1,121 @@
+"""What was begun and did not end: orders on their way or resting, and cycles whose process died."""
+
+from datetime import UTC, datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks import ledger
+from tasks.connections import log, store, venue
+from tasks.core.errors import TradingError
+from tasks.core.trading import reconcile
+from tasks.core.types.decision import Add
+from tasks.core.types.orders import Order, OrderIntent
+from tasks.core.types.reconcile import (
+    Action,
+    CancelOrder,
+    EndCycle,
+    EndIntent,
+    KeepOrder,
+    LookAgain,
+    OwnIntent,
+    VenueView,
+)
+from tasks.core.types.record import CycleStatus
+from tasks.crash_points import reached
+from tasks.fills import book_fills
+from tasks.halts import active_halts
+from tasks.settings import settings
+
+LOOKS = 5  # at one order in one run: its rest cancelled and each time its fills asked for, and one to spare
+
+
+@task(cache_policy=NO_CACHE)
+async def settle_working_orders(now: datetime) -> int:
+    """Look up every order still on its way or resting; returns how many ended.
+
+    Entries are cancelled past their time, and under a halt at once. One order's trouble is raised after the others.
+    """
+    ended, failed = 0, list[str]()
+    for cycle_id, intent, _ in store().open_intents(settings().strategy):
+        try:
+            ended += await _settle(cycle_id, intent, now)
+        except TradingError as e:
+            log().error("protect symbol=%s client_order_id=%s: %s", intent.symbol, intent.client_order_id, e)
+            failed.append(f"{intent.client_order_id}: {e}")
+    if failed:
+        raise TradingError("; ".join(failed))
+    return ended
+
+
+async def _settle(cycle_id: str, intent: OrderIntent, now: datetime) -> bool:
+    """Look at one order until there is nothing to look at again; returns whether it ended."""
+    name, earlier, booked, cancelled = intent.client_order_id, None, frozenset[str](), False
+    for _ in range(LOOKS):
+        order = await venue().find_order(intent.symbol, name)
+        look = VenueView(observed_at=datetime.now(UTC), orders={name: order}, booked=booked)
+        ours = ledger.view(intents=(_own(cycle_id, intent, order),), halts=tuple(active_halts()))
+        actions = reconcile.reconcile(ours, look, earlier, now)
+        if cancelled:  # once in a run: what the venue has not taken note of is the next one's
+            actions = tuple(action for action in actions if not isinstance(action, CancelOrder))
+        for action in actions:
+            await _carry_out(action, intent, now)
+        cancelled |= (cancels := any(isinstance(action, CancelOrder) for action in actions))
+        again = any(isinstance(action, LookAgain) for action in actions)
+        if not (cancels or again):
+            return any(isinstance(action, EndIntent) for action in actions)
+        booked, earlier = frozenset({intent.symbol} if again else ()), reconcile.noted(look, actions)
+    return False
+
+
+def _own(cycle_id: str, intent: OrderIntent, order: Order | None) -> OwnIntent:
+    kept, name = store(), intent.client_order_id
+    record = None if intent.reduce_only else kept.cycle(cycle_id)
+    adds = record is not None and record.verdict is not None and isinstance(record.verdict.decision, Add)
+    return OwnIntent(
+        intent=intent, cycle_id=cycle_id, state=str(kept.intent_state(name)), persisted_at=kept.persisted_at(name),
+        booked=ledger.booked_of(order) if order else 0, adds=adds,
+    )  # fmt: skip
+
+
+async def _carry_out(action: Action, intent: OrderIntent, now: datetime) -> None:
+    kept = store()
+    if isinstance(action, KeepOrder):
+        kept.save_order(action.order, action.cycle_id)
+    elif isinstance(action, CancelOrder):
+        reached("before_cancel")
+        await venue().cancel(action.symbol, action.client_order_id)
+        reached("cancelled")
+    elif isinstance(action, LookAgain):
+        await book_fills.fn(action.symbol)
+    elif isinstance(action, EndIntent):
+        kept.mark_intent(action.client_order_id, action.state, now)
+        if action.reason:
+            log().warning(
+                "protect symbol=%s client_order_id=%s %s, ended", intent.symbol, intent.client_order_id, action.reason
+            )
+
+
+@task(cache_policy=NO_CACHE)
+def end_abandoned_cycles(now: datetime) -> int:
+    """End cycles whose process died and that no run can take up any more; returns how many."""
+    ours = ledger.view(open=(), unfinished=tuple(store().unfinished_cycles(settings().strategy)))
+    actions = reconcile.reconcile(ours, VenueView(observed_at=datetime.now(UTC)), None, now)
+    ended = [action for action in actions if isinstance(action, EndCycle)]
+    for action in ended:
+        _end_cycle(action)
+    return len(ended)
+
+
+def _end_cycle(action: EndCycle) -> None:
+    kept, record = store(), action.record
+    intents = kept.intents(record.cycle_id)
+    known = [kept.order(intent.client_order_id) for intent in intents]
+    done = record.model_copy(
+        update={
+            "status": CycleStatus.FAILED, "intents": intents, "orders": tuple(o for o in known if o is not None),
+            "fills": tuple(kept.fills_of(record.cycle_id)), "error": action.error,
+        }
+    )  # fmt: skip
+    kept.save_cycle(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
+    log().error("cycle symbol=%s cycle_id=%s %s", record.symbol, record.cycle_id, action.error)

@@ -1,0 +1,223 @@
+"""The dataset on disk: whole or not at all, the same every time, and what others' libraries make of it."""
+
+import gzip
+import hashlib
+import json
+import math
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from records_sample import BTC, ETH, lines, records
+from store_samples import AT, a_cycle
+
+from flows.cli import cli
+from tasks.adapters.files import dataset
+from tasks.adapters.store.store import Store
+from tasks.core.errors import InputError
+from tasks.core.lab import rl, rl_state
+from tasks.core.types.decision import ACTIONS
+from tasks.core.types.record import CycleStatus
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "records.jsonl"
+    path.write_text(lines())
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(file: Path) -> Path:
+    out = file.parent / "dataset"
+    dataset.export(dataset.file_source(file.parent), out, ("minari", "finrl"))
+    return out
+
+
+def table(folder: Path) -> pd.DataFrame:
+    return pd.concat([pq.read_table(folder / f"{split}.parquet").to_pandas() for split in rl.SPLITS])
+
+
+def test_every_decision_is_a_step_or_left_out_for_a_reason(exported):
+    card = json.loads((exported / "card.json").read_text())
+    assert card["transitions"] == len(table(exported)) > 200
+    assert card["transitions"] + sum(card["left_out"].values()) == len(records())
+    assert set(card["left_out"]) <= {"purged", "embargoed", "no_next"}
+    assert set(card["symbol"]) == {BTC, ETH}
+
+
+def test_the_symbols_rewards_add_up_to_the_accounts(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(rl.SplitPlan, "split_of", lambda *_: "train")
+    dataset.export(dataset.file_source(file), tmp_path / "all")
+    rows = table(tmp_path / "all")
+    assert rows["reward_symbol"].notna().all()
+    last = max(records(), key=lambda r: (r.as_of, r.symbol)).state.equity
+    assert rows["reward_symbol"].sum() == pytest.approx(math.log(float(last) / 10_000), abs=1e-3)
+    traded = rows[rows["entry_cycle_id"].notna()]
+    assert len(traded) > 10
+    assert set(traded["entry_cycle_id"]) <= {r.cycle_id for r in records() if any(not i.reduce_only for i in r.intents)}
+
+
+def test_the_columns_say_which_spec_they_are_of(exported):
+    schema = pq.read_schema(exported / "train.parquet")
+    assert schema.metadata[b"spec_sha256"].decode() == rl_state.SPEC_SHA256
+    assert schema.field("state").type.list_size == len(rl_state.COMPONENTS)
+    rows = table(exported)
+    allowed = np.stack(rows["allowed"])
+    assert allowed[np.arange(len(rows)), rows["action_id"]].all(), "what the guard let through was allowed"
+
+
+def test_the_card_is_for_people_too_and_knows_every_file(exported):
+    card, text = json.loads((exported / "card.json").read_text()), (exported / "README.md").read_text()
+    for name, digest in card["sha256"].items():
+        assert hashlib.sha256((exported / name).read_bytes()).hexdigest() == digest
+        assert digest in text
+    assert {"train.parquet", "validation.parquet", "test.parquet", "finrl/test.csv"} <= set(card["sha256"])
+    assert rl_state.SPEC_SHA256 in text
+    assert "Caveats" in text
+
+
+def test_the_same_records_make_the_same_bytes(file, tmp_path):
+    packed = tmp_path / "records.jsonl.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    first = dataset.export(dataset.file_source(file), tmp_path / "a")
+    second = dataset.export(dataset.file_source(packed), tmp_path / "b")
+    assert first["sha256"] == second["sha256"]
+
+
+def test_rows_are_written_in_batches_however_many_there_are(file, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "BATCH", 50)
+    waiting: list[int] = []
+    add = dataset._Writer.add
+
+    def watched(writer: dataset._Writer, split: str, row: dict[str, object]) -> None:
+        add(writer, split, row)
+        waiting.append(max(map(len, writer.waiting.values())))
+
+    monkeypatch.setattr(dataset._Writer, "add", watched)
+    dataset.export(dataset.file_source(file), tmp_path / "out")
+    assert max(waiting) < 50
+    groups = pq.ParquetFile(tmp_path / "out" / "train.parquet").metadata
+    assert groups.num_row_groups == math.ceil(groups.num_rows / 50) > 2
+
+
+# --- from the store
+
+
+def test_the_store_gives_what_the_file_gives(store: Store, file, tmp_path):
+    kept = records()[:40]
+    for record in reversed(kept):
+        store.begin_cycle(record, record.as_of)
+        store.save_cycle(record, record.as_of)
+    store.begin_cycle(a_cycle("late", as_of=AT), AT)  # has not ended: not a step
+    store.save_cycle(a_cycle("quiet", as_of=kept[0].as_of + timedelta(minutes=1), status=CycleStatus.QUIET), AT)
+    read = list(store.cycles_oldest_first("default", batch=7))
+    assert [r.cycle_id for r in read if r.cycle_id != "quiet"] == [
+        r.cycle_id for r in sorted(kept, key=lambda r: (r.as_of, r.cycle_id))
+    ]
+    source = dataset.store_source(store, "default")
+    assert source.span == (kept[0].as_of, AT)
+    card = dataset.export(source, tmp_path / "out")
+    assert card["left_out"]["no_state:quiet"] == 1
+    assert card["transitions"] == 38
+
+
+def test_a_store_without_cycles_says_what_to_do(store: Store):
+    with pytest.raises(InputError, match="no cycle of strategy 'other' yet"):
+        dataset.store_source(store, "other")
+
+
+# --- what others make of it
+
+
+def test_minari_loads_it_and_one_epoch_of_behaviour_cloning_trains_on_it(exported, monkeypatch):
+    import minari
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.metrics import log_loss
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(exported / "minari"))
+    data = minari.load_dataset("quarterdeck-train-v0")
+    assert data.total_steps == pq.read_metadata(exported / "train.parquet").num_rows
+    assert data.total_episodes == 2
+    policy, classes, losses = SGDClassifier(loss="log_loss", random_state=0), np.arange(len(ACTIONS)), []
+    for _ in range(2):
+        for episode in data.iterate_episodes():
+            seen = rl_state.policy_input(episode.observations["state"][:-1], episode.observations["unknown"][:-1])
+            policy.partial_fit(seen, episode.actions, classes=classes)
+            assert len(episode.observations["state"]) == len(episode.actions) + 1
+            assert episode.truncations[-1]
+            assert not episode.truncations[:-1].any()
+        losses.append(log_loss(episode.actions, policy.predict_proba(seen), labels=classes))
+    assert losses[0] < math.log(len(ACTIONS)), "one epoch is better than not knowing"
+
+
+def test_minari_holds_the_same_steps_as_parquet(exported, monkeypatch):
+    import minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(exported / "minari"))
+    rows = pq.read_table(exported / "test.parquet", filters=[("symbol", "=", BTC)]).to_pandas()
+    episode = minari.load_dataset("quarterdeck-test-v0")[0]
+    assert episode.rewards.tolist() == rows["reward"].tolist()
+    assert episode.actions.tolist() == rows["action_id"].tolist()
+    assert np.array_equal(episode.observations["state"][:-1], np.stack(rows["state"]))
+    assert np.array_equal(episode.observations["state"][-1], rows["next_state"].iloc[-1])
+    assert np.array_equal(episode.observations["allowed"][:-1].astype(bool), np.stack(rows["allowed"]))
+    assert episode.infos["reward_r"][1:].tolist() == rows["reward_r"].tolist()
+
+
+def test_finrl_gets_its_frame(exported):
+    frame = pd.read_csv(exported / "finrl" / "train.csv")
+    assert list(frame.columns[:8]) == ["day", "date", "tic", "open", "high", "low", "close", "volume"]
+    assert list(frame.columns[8:]) == list(rl_state.COMPONENTS)
+    assert frame["date"].is_monotonic_increasing
+    assert frame["day"].max() + 1 == frame["date"].nunique()
+    assert (frame["high"] >= frame["low"]).all()
+    assert len(frame) == pq.read_metadata(exported / "train.parquet").num_rows
+
+
+# --- the command, and what is wrong with its input
+
+
+def test_the_command_writes_it_and_says_what_is_in_it(file, tmp_path):
+    out = tmp_path / "out"
+    result = CliRunner().invoke(cli, ["export-rl", "--records", str(file), "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.output
+    said = json.loads(result.stdout)
+    assert said["transitions"] == sum(said["splits"].values())
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "card.json", "test.parquet", "train.parquet", "validation.parquet",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no cycle record in it"),
+        ('{"as_of": "yesterday"}\n', "Invalid isoformat"),
+        ('{"as_of": "2025-01-01T00:00:00Z"}\n', "line 1: cycle_id: Field required"),
+    ],
+)
+def test_what_is_no_record_is_named_and_nothing_is_left(tmp_path, text, said):
+    path, out = tmp_path / "records.jsonl", tmp_path / "out"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        dataset.export(dataset.file_source(path), out)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_in_use_is_not_written_to(file, tmp_path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(InputError, match="not empty"):
+        dataset.export(dataset.file_source(file), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_records_without_a_single_step_say_so(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text(lines().split("\n")[0] + "\n")
+    with pytest.raises(InputError, match="no transition in it"):
+        dataset.export(dataset.file_source(path), tmp_path / "out")

@@ -1,0 +1,500 @@
+"""The tracker against a real MLflow server: what a person will find there, and that sending twice changes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+
+import pytest
+from ports import free_port, nobody
+
+from flows.cli import cli
+from tasks.adapters.files.prompts import aliases
+from tasks.adapters.mlflow.comparison import git_commit
+from tasks.adapters.mlflow.evidence import EvidenceTracker, read_evidence
+from tasks.adapters.mlflow.tracking import Tracker, to_file, to_template
+from tasks.connections import close_stores
+from tasks.core.errors import InputError, TrackingUnavailable
+from tasks.core.types.decision import Answer, ModelCall, OpenLong, PromptRef, ToolCall
+from tasks.core.types.orders import OrderIntent, OrderType
+from tasks.core.types.question import Reason
+from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
+from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
+from tasks.core.types.verdict import Check, Code, Verdict
+from tasks.settings import settings
+
+ROOT = Path(__file__).resolve().parents[3]
+AS_OF = datetime(2026, 3, 2, 10, 5, tzinfo=UTC)
+BTC = "BTC/USDT:USDT"
+
+
+class File(NamedTuple):
+    name: str
+    version: str
+    sha256: str
+    text: str
+
+
+def prompt_file(role: str, version: str, text: str) -> File:
+    return File(role, version, sha256(text.encode()).hexdigest(), text)
+
+
+TEXT = "---\nrole: single\n---\n## system\nHold the wheel.\n## user\nPair ${pair}: ${snapshot}\n"
+
+
+def healthy(url: str, server: subprocess.Popen[bytes], seconds: float = 180) -> bool:
+    """Wait until the server answers; False when it has ended instead, as it does where its port is taken."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            return False
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=2) as reply:
+                if reply.status == 200:
+                    return True
+        except (URLError, OSError):
+            time.sleep(0.3)
+    server.terminate()
+    pytest.fail(f"no MLflow server at {url} after {seconds} s")
+
+
+def serve_mlflow(home: Path) -> tuple[str, subprocess.Popen[bytes]]:
+    """Start an MLflow server; on another port where the first one was taken meanwhile."""
+    quiet = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    }
+    for _ in range(3):
+        port = str(free_port())
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1",
+            "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
+            "--artifacts-destination", str(home / "artifacts"),
+        ]  # fmt: skip
+        with (home / "log").open("ab") as log:
+            server = subprocess.Popen(command, env={**os.environ, **quiet}, cwd=home, stdout=log, stderr=log)
+        if healthy(f"http://127.0.0.1:{port}", server):
+            return f"http://127.0.0.1:{port}", server
+    pytest.fail(f"the MLflow server ended while starting: {(home / 'log').read_text()[-1000:]}")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    address, server = serve_mlflow(tmp_path_factory.mktemp("mlflow"))
+    try:
+        yield address
+    finally:
+        server.terminate()  # it passes the signal on to its one worker
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
+
+@pytest.fixture
+def tracker(url: str) -> Tracker:
+    return Tracker(url, "test")
+
+
+def call(role: str, prompt: File, error: str = "") -> ModelCall:
+    return ModelCall(
+        role=role,
+        model="openai/gpt-4o",
+        prompt=PromptRef(name=prompt.name, version=prompt.version, sha256=prompt.sha256),
+        messages=({"role": "system", "content": "Hold the wheel."}, {"role": "user", "content": "Pair BTC"}),
+        raw_reply="" if error else '{"action": "OPEN_LONG"}',
+        error=error,
+        latency_ms=1500,
+        cost_usd=Decimal("0.0031"),
+        tokens_in=900,
+        tokens_out=120,
+    )
+
+
+def record(cycle_id: str, prompt: File, calls: int = 2) -> CycleRecord:
+    decision = OpenLong(
+        symbol=BTC, size_pct=Decimal(40), stop_atr=Decimal("1.5"), tp_atr=Decimal(3), confidence=Decimal("0.7"),
+        comment="trend resumes", source="llm:openai/gpt-4o",
+    )  # fmt: skip
+    verdict = Verdict(
+        allowed=True,
+        decision=decision.model_copy(update={"size_pct": Decimal(20)}),
+        codes=(Code.SIZE_CLAMPED,),
+        checks=(Check(code=Code.SIZE_CLAMPED, fired=True, inputs={"asked": "40", "allowed": "20"}),),
+        quantity=Decimal("0.031"),
+    )
+    intent = OrderIntent(
+        client_order_id=f"qd-{cycle_id}", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=Decimal("0.031"),
+        stop=Decimal(63000),
+    )  # fmt: skip
+    snapshot = Snapshot(
+        pair=BTC,
+        as_of=AS_OF,
+        timeframes={"15m": TimeframeView(close=64000.0, rsi=58.1)},
+        constraints=Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=("HOLD",)),
+    )
+    return CycleRecord(
+        cycle_id=cycle_id,
+        strategy="default",
+        symbol=BTC,
+        as_of=AS_OF,
+        decider="llm:single",
+        status=CycleStatus.EXECUTED,
+        reasons=(Reason(rule="TrendFlip", symbol=BTC, timeframe="1h", as_of=AS_OF, fingerprint="f"),),
+        snapshot=snapshot,
+        decided=Answer(
+            decision=decision,
+            source=decision.source,
+            rung="primary",
+            model="openai/gpt-4o",
+            latency_ms=3200,
+            cost_usd=Decimal("0.0062"),
+            calls=tuple(call("single", prompt, "timeout after 30 s" if n == 0 else "") for n in range(calls)),
+        ),
+        verdict=verdict,
+        intents=(intent,),
+    )
+
+
+def outcome(cycle_id: str, r: str | None = "1.8") -> Outcome:
+    return Outcome(
+        cycle_id=cycle_id, position_id=f"p-{cycle_id}", symbol=BTC, entry_price=Decimal(64000),
+        exit_price=Decimal(65000), pnl=Decimal("29.5"), pnl_pct=Decimal("1.49"),
+        r_multiple=None if r is None else Decimal(r), fees=Decimal("1.5"), hold_seconds=5400,
+        closed_at=datetime(2026, 3, 3, 1, 30, tzinfo=UTC),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", [TEXT, "no variables", "costs $$5, {{literal}} and ${x}", 'json {"a": {"b": 1}}'])
+def test_a_template_can_be_turned_back_into_its_file(text):
+    template = to_template(text)
+    assert template == text or to_file(template) == text
+
+
+def test_variables_become_what_mlflow_shows_as_variables():
+    assert to_template("Pair ${pair}") == "Pair {{pair}}"
+
+
+def test_a_file_that_holds_braces_of_its_own_is_kept_as_it_is():
+    assert to_template("{{literal}} and ${x}") == "{{literal}} and ${x}"
+
+
+def test_an_unreachable_server_is_tracking_unavailable_and_does_not_show_its_password():
+    with nobody() as address:
+        tracker = Tracker(f"http://person:hunter2@{address}")
+        with pytest.raises(TrackingUnavailable) as caught:
+            tracker.log_session("default", "sandbox", date(2026, 3, 2), {"equity": 1.0}, 0)
+    assert "127.0.0.1" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_prompt_is_registered_once_per_text(tracker):
+    first = prompt_file("technical", "v001", TEXT)
+    second = prompt_file("technical", "v002", TEXT + "More.\n")
+    assert [tracker.register_prompt(p) for p in (first, first, second, first)] == [1, 1, 2, 1]
+    stored = tracker._client.get_prompt_version("quarterdeck-technical", "1")
+    assert to_file(stored.template) == first.text
+    assert (stored.tags["file_version"], stored.tags["sha256"]) == ("v001", first.sha256)
+    assert {"pair", "snapshot"} <= set(stored.variables)
+
+
+@pytest.mark.slow
+def test_a_published_version_that_changed_is_an_input_error_naming_both_hashes(tracker):
+    published = prompt_file("reversion", "v001", TEXT)
+    changed = prompt_file("reversion", "v001", TEXT + "Sneaky.\n")
+    tracker.register_prompt(published)
+    with pytest.raises(InputError) as caught:
+        tracker.register_prompt(changed)
+    assert published.sha256 in str(caught.value)
+    assert changed.sha256 in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_decision_is_one_trace_that_a_person_can_read(tracker):
+    prompt = prompt_file("single", "v001", TEXT)
+    version = tracker.register_prompt(prompt)
+    trace_id = tracker.track_decision(record("c1", prompt), "sandbox")
+    trace = tracker._client.get_trace(trace_id, display=False)
+    spans = {span.name: span for span in trace.data.spans}
+    assert [(s.name, s.span_type) for s in trace.data.spans].count(("single", "CHAT_MODEL")) == 2
+    assert set(spans) == {"cycle", "decide", "single", "guard", "execute"}
+    assert spans["cycle"].inputs == {"pair": BTC, "as_of": AS_OF.isoformat(), "reasons": ["TrendFlip(1h)"]}
+    assert spans["cycle"].outputs["codes"] == ["SIZE_CLAMPED"]
+    assert spans["guard"].outputs["decision"]["size_pct"] == "20"
+    assert spans["execute"].inputs["intents"][0]["client_order_id"] == "qd-c1"
+    assert trace.info.execution_duration == 3200
+    tags = trace.info.tags
+    assert (tags["profile"], tags["strategy"], tags["action"]) == ("sandbox", "default", "OPEN_LONG")
+    assert (tags["status"], tags["prompt"], tags["prompt_sha256"]) == ("executed", "single/v001", prompt.sha256)
+    assert trace.info.token_usage["total_tokens"] == 2040
+    by_prompt = tracker._client.search_traces(
+        locations=[tracker._experiment_id], filter_string=f"prompt = 'quarterdeck-single/{version}'"
+    )
+    assert [t.info.trace_id for t in by_prompt] == [trace_id]
+
+
+@pytest.mark.slow
+def test_a_model_call_shows_messages_reply_tokens_cost_and_error(tracker):
+    trace_id = tracker.track_decision(record("c2", prompt_file("single", "v009", "never registered")), "sandbox")
+    trace = tracker._client.get_trace(trace_id, display=False)
+    failed, answered = sorted((s for s in trace.data.spans if s.name == "single"), key=lambda s: s.start_time_ns)
+    assert failed.status.status_code == "ERROR"
+    assert failed.attributes["error"] == "timeout after 30 s"
+    assert answered.inputs["messages"][1] == {"role": "user", "content": "Pair BTC"}
+    assert answered.outputs["choices"][0]["message"]["content"] == '{"action": "OPEN_LONG"}'
+    assert answered.attributes["mlflow.llm.cost"]["total_cost"] == pytest.approx(0.0031)
+
+
+ROLES = ("technical", "orderbook", "sentiment", "trend", "reversion", "risk")
+
+
+def panel_record(cycle_id: str, files: dict[str, File]) -> CycleRecord:
+    """A record of a panel that also asked tools, one of which was refused."""
+    one = record(cycle_id, files["technical"])
+    told = {
+        "calls": tuple(call(role, file) for role, file in files.items()),
+        "tool_calls": (
+            ToolCall(trace_id="t1", tool="get_candles", parameters={"limit": "20"}, response="o h l c", latency_ms=40),
+            ToolCall(trace_id="t2", tool="get_secrets", error="not on the list", flags=("dropped:get_secrets",)),
+        ),
+        "flags": ("no_consensus", "late:sentiment"),
+    }
+    return one.model_copy(update={"decider": "llm:panel", "decided": one.decided.model_copy(update=told)})
+
+
+@pytest.mark.slow
+def test_every_role_and_tool_of_a_decision_is_a_span_under_decide_with_its_prompt_linked(tracker):
+    files = {role: prompt_file(role, "v007", f"{TEXT}As {role}.\n") for role in ROLES}
+    for file in files.values():
+        tracker.register_prompt(file)
+    cycle = panel_record("p1", files)
+    first = tracker.track_decision(cycle, "sandbox")
+    assert tracker.track_decision(cycle, "sandbox") == first
+    trace = tracker._client.get_trace(first, display=False)
+    spans = {span.name: span for span in trace.data.spans}
+    inside = [s for s in trace.data.spans if s.parent_id == spans["decide"].span_id]
+    assert [s.name for s in inside if s.span_type == "CHAT_MODEL"] == list(ROLES)
+    assert [s.name for s in inside if s.span_type == "TOOL"] == ["get_candles", "get_secrets"]
+    assert (spans["get_candles"].inputs, spans["get_candles"].outputs) == ({"limit": "20"}, "o h l c")
+    assert spans["get_candles"].status.status_code == "OK"
+    assert (spans["get_candles"].end_time_ns - spans["get_candles"].start_time_ns) == 40_000_000
+    assert spans["get_secrets"].status.status_code == "ERROR"
+    assert spans["get_secrets"].attributes["error"] == "not on the list"
+    assert "tool_calls" not in spans["decide"].outputs
+    tags = trace.info.tags
+    assert (tags["flags"], tags["rung"]) == ("no_consensus, late:sentiment", "primary")
+    assert tags["prompt"] == ", ".join(f"{role}/v007" for role in ROLES)
+    for role, file in files.items():
+        named = f"prompt = 'quarterdeck-{role}/{tracker.register_prompt(file)}'"
+        linked = tracker._client.search_traces(locations=[tracker._experiment_id], filter_string=named)
+        assert first in [t.info.trace_id for t in linked], role
+    flagged = "tags.flags LIKE '%late:sentiment%'"
+    found = tracker._client.search_traces(locations=[tracker._experiment_id], filter_string=flagged)
+    assert [t.info.trace_id for t in found] == [first]
+
+
+@pytest.mark.slow
+def test_a_prompt_is_found_however_many_pages_of_versions_there_are(tracker, monkeypatch):
+    monkeypatch.setattr("tasks.adapters.mlflow.tracking.PAGE", 2)
+    files = [prompt_file("planner", f"v00{n}", f"{TEXT}Version {n}.\n") for n in range(1, 6)]
+    assert [tracker.register_prompt(file) for file in files] == [1, 2, 3, 4, 5]
+    assert [tracker.register_prompt(file) for file in files] == [1, 2, 3, 4, 5]
+    with pytest.raises(InputError, match="planner/v001 has sha256"):
+        tracker.register_prompt(prompt_file("planner", "v001", f"{TEXT}Sneaky.\n"))
+    trace_id = tracker.track_decision(record("p2", files[0]), "sandbox")
+    linked = tracker._client.search_traces(
+        locations=[tracker._experiment_id], filter_string="prompt = 'quarterdeck-planner/1'"
+    )
+    assert [t.info.trace_id for t in linked] == [trace_id]
+
+
+@pytest.mark.slow
+def test_an_alias_names_one_version_and_moves(tracker):
+    first, second = (prompt_file("weather", v, f"{TEXT}{v}\n") for v in ("v001", "v002"))
+    assert [tracker.set_prompt_alias(file, "champion") for file in (first, second)] == [1, 2]
+    assert tracker.set_prompt_alias(first, "challenger") == 1
+    named = {
+        a: tracker._client.get_prompt_version_by_alias("quarterdeck-weather", a) for a in ("champion", "challenger")
+    }
+    assert {alias: version.tags["file_version"] for alias, version in named.items()} == {
+        "champion": "v002", "challenger": "v001",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def quarterdeck(tmp_path, monkeypatch, capsys):
+    """Run `quarterdeck prompts ...` on a HOME of its own; returns what it printed on stdout and stderr."""
+
+    def run(*arguments: str, mlflow: str) -> tuple[str, str]:
+        monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
+        monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", mlflow)
+        settings.cache_clear()
+        cli.main(["prompts", *arguments], standalone_mode=False)
+        return capsys.readouterr()
+
+    yield run
+    close_stores()
+    settings.cache_clear()
+
+
+def named(alias: str) -> str | None:
+    """Return the version that an alias of the portfolio's prompt names here."""
+    to = aliases().get("portfolio", {}).get(alias)
+    return to and to.version
+
+
+@pytest.mark.slow
+def test_promoting_moves_the_alias_here_and_there_and_without_mlflow_here_alone(quarterdeck, tmp_path, monkeypatch):
+    with nobody() as silent:
+        monkeypatch.setenv("QUARTERDECK_PREFECT_API_URL", f"http://{silent}/api")  # nobody is told
+        _promote_here_and_there(quarterdeck, tmp_path, gone=f"http://{silent}")
+
+
+def _promote_here_and_there(quarterdeck, tmp_path, gone):
+    registry = f"sqlite:///{tmp_path / 'mlflow.db'}"  # one of its own: the tests' server has other texts
+    out, _ = quarterdeck("promote", "portfolio", "v001", "--alias", "champion", "--json", mlflow=registry)
+    assert {"role": "portfolio", "alias": "champion", "version": "v001"}.items() <= json.loads(out).items()
+    assert named("champion") == "v001"
+    client = Tracker(registry)._client
+    assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "champion").tags["file_version"] == "v001"
+
+    quarterdeck("promote", "portfolio", "v001", "--alias", "challenger", "--json", mlflow=gone)
+    assert named("challenger") == "v001"
+
+    quarterdeck("sync", mlflow=registry)
+    client = Tracker(registry)._client
+    assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "challenger").tags["file_version"] == "v001"
+    with pytest.raises(InputError, match="no prompt portfolio/v999; there is v001"):
+        quarterdeck("promote", "portfolio", "v999", "--alias", "champion", mlflow=registry)
+
+
+@pytest.mark.slow
+def test_a_version_published_with_another_text_is_not_promoted_anywhere(quarterdeck, url, tmp_path):
+    Tracker(url).register_prompt(prompt_file("portfolio", "v001", TEXT))
+    with pytest.raises(InputError, match="portfolio/v001 has sha256"):
+        quarterdeck("promote", "portfolio", "v001", "--alias", "champion", mlflow=url)
+    assert named("champion") is None
+
+
+@pytest.mark.slow
+def test_a_version_that_another_machine_registers_meanwhile_is_registered_once(url):
+    file = prompt_file("racer", "v001", TEXT)
+    held: list[str] = []
+
+    @contextmanager
+    def other_machine(name: str) -> Iterator[None]:
+        held.append(name)
+        assert Tracker(url, "test").register_prompt(file) == 1
+        yield
+
+    assert Tracker(url, "test", alone=other_machine).register_prompt(file) == 1
+    assert held == ["mlflow:quarterdeck-racer"]
+    assert len(Tracker(url, "test")._prompt_versions("racer")) == 1
+
+
+@pytest.mark.slow
+def test_evidence_is_read_from_the_runs_of_a_comparison_and_tagged_with_what_it_was_for(url):
+    mirror = EvidenceTracker(url)
+    tags = {"data_sha256": "d" * 64, "git_commit": f"{git_commit().removesuffix('-dirty')}-dirty"}
+    parent = mirror._start("a comparison", {**tags, "kind": "comparison"})
+    for label, sharpe in (("v001", 0.9), ("v002", 1.1)):
+        child = {"kind": "variant", "mlflow.parentRunId": parent, "model": "m", "prompt_sha256": label * 16}
+        mirror._fill(mirror._start(label, {**tags, **child}), {"masked_sharpe": sharpe}, {}, {})
+    found = read_evidence(parent, url)
+    assert (found.data_sha256, found.commit_known) == ("d" * 64, bool(git_commit()))
+    assert {(v.label, v.model, v.prompt_sha256, v.masked_sharpe) for v in found.variants} == {
+        ("v001", "m", "v001" * 16, 0.9), ("v002", "m", "v002" * 16, 1.1),
+    }  # fmt: skip
+    mirror.tag(parent, "promoted", "single/v002")
+    assert mirror._client.get_run(parent).data.tags["promoted"] == "single/v002"
+    with pytest.raises(InputError, match="no comparison of that id"):
+        read_evidence("0" * 32, url)
+
+
+@pytest.mark.slow
+def test_a_decision_sent_twice_is_one_trace_and_other_profiles_have_their_own(tracker):
+    prompt = prompt_file("single", "v001", TEXT)
+    ids = [tracker.track_decision(record("c3", prompt), profile) for profile in ("sandbox", "sandbox", "paper")]
+    assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.slow
+def test_half_a_trace_is_replaced_by_the_whole(tracker):
+    prompt = prompt_file("single", "v001", TEXT)
+    half = tracker.track_decision(record("c4", prompt, calls=1), "sandbox")
+    whole = tracker.track_decision(record("c4", prompt, calls=2), "sandbox")
+    assert half != whole
+    found = tracker._client.search_traces(locations=[tracker._experiment_id], filter_string="tags.cycle_id = 'c4'")
+    assert [t.info.trace_id for t in found] == [whole]
+
+
+@pytest.mark.slow
+def test_a_trace_the_server_lost_is_not_reported_as_sent(tracker, monkeypatch):
+    monkeypatch.setattr("tasks.adapters.mlflow.tracking.write_trace", lambda *_: "tr-lost")
+    with pytest.raises(TrackingUnavailable, match="tr-lost"):
+        tracker.track_decision(record("c5", prompt_file("x", "v001", "unregistered")), "sandbox")
+
+
+@pytest.mark.slow
+def test_a_quiet_cycle_without_any_stage_is_still_a_trace(tracker):
+    quiet = CycleRecord(cycle_id="c6", strategy="default", symbol=BTC, as_of=AS_OF, status=CycleStatus.QUIET)
+    trace = tracker._client.get_trace(tracker.track_decision(quiet, "sandbox"), display=False)
+    assert [span.name for span in trace.data.spans] == ["cycle"]
+
+
+@pytest.mark.slow
+def test_a_session_is_one_run_per_profile_strategy_and_day(tracker):
+    day = date(2026, 3, 4)
+    first = tracker.log_session(
+        "default", "sandbox", day, {"equity": 10_000.0, "by_action.HOLD": 3}, 0, {"decider": "a"}
+    )
+    again = tracker.log_session("default", "sandbox", day, {"equity": 10_050.0}, 1, {"decider": "b", "models": "m"})
+    other = tracker.log_session("default", "paper", day, {"equity": 1.0}, 0)
+    assert first == again != other
+    run = tracker._client.get_run(first)
+    assert run.data.metrics == {"equity": 10_050.0, "by_action.HOLD": 3}
+    assert run.data.params == {"decider": "a", "models": "m"}
+    assert run.data.tags["decider"] == "b"
+    assert [m.value for m in tracker._client.get_metric_history(first, "equity")] == [10_000.0, 10_050.0]
+    assert run.info.status == "FINISHED"
+
+
+@pytest.mark.slow
+def test_nothing_is_printed_on_stdout(tracker, capfd):
+    tracker.log_session("default", "sandbox", date(2026, 3, 5), {"equity": 1.0}, 0)
+    tracker.track_decision(record("c8", prompt_file("single", "v001", TEXT)), "sandbox")
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("r", ["1.8", None])
+def test_an_outcome_sent_twice_is_on_its_trace_and_session_once(tracker, r):
+    cycle = f"c7{r}"
+    trace_id = tracker.track_decision(record(cycle, prompt_file("single", "v001", TEXT)), "sandbox")
+    for _ in range(2):
+        tracker.attach_outcome(trace_id, outcome(cycle, r))
+    assessments = tracker._client.get_trace(trace_id, display=False).info.assessments
+    expected = {"pnl": 29.5, "pnl_pct": 1.49, "hold_seconds": 5400} | ({} if r is None else {"r_multiple": 1.8})
+    assert sorted((a.name, a.value) for a in assessments) == sorted(expected.items())
+    assert {a.source.source_type for a in assessments} == {"CODE"}
+    session = tracker._session_run("default", "sandbox", date(2026, 3, 3))
+    assert session.data.metrics["outcome.pnl"] == 29.5
+    assert len(tracker._client.get_metric_history(session.info.run_id, "outcome.hold_seconds")) == 1
+
+
+@pytest.mark.slow
+def test_an_outcome_for_a_trace_that_is_gone_is_tracking_unavailable(tracker):
+    with pytest.raises(TrackingUnavailable, match="tr-"):
+        tracker.attach_outcome("tr-00000000000000000000000000000000", outcome("x"))

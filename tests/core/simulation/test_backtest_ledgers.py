@@ -1,0 +1,218 @@
+"""Small replays worked out on paper: hand-typed candles, a scripted decider, and money to the last digit.
+
+Sixty bars of 99-101 around 100 make the 15m ATR exactly 2; the first decision is at 05:00, close of bar 59, and its
+market order meets the open of bar 60. Half the spread is 5 bps, taker 10 bps, maker 4 bps, no impact. OPEN_LONG of
+10 % is 1,000 quote, so 10 units at 100; its stop is 1 ATR away at 98, its target 4 ATR away at 108. Bought at
+100 x 1.0005 = 100.05 for 1000.5 with a fee of 1.0005.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+from instrument_cases import linear
+from replayed import backtest
+
+from tasks.core.errors import InputError
+from tasks.core.market.bars import bar_frame
+from tasks.core.market.calendar import CalendarEvent
+from tasks.core.market.snapshot import Market
+from tasks.core.simulation.backtest import Backtest, FundingRate
+from tasks.core.simulation.world import World
+from tasks.core.types.bars import COLUMNS
+from tasks.core.types.decision import DECISION, Answer, hold
+from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.question import Question
+
+A, B = "A/USDT:USDT", "B/USDT:USDT"
+START = datetime(2025, 1, 6, tzinfo=UTC)
+FIVE = timedelta(minutes=5)
+FLAT = (100, 101, 99, 100)
+BEFORE = [FLAT, FLAT, (100, 101, 99, 99.5), (99.5, 101, 99, 100), *[FLAT] * 56]  # moves once: without that no RSI
+COSTS = Costs(taker_bps=10, maker_bps=4, half_spread_bps=5, impact_bps_per_million=0)
+LIMITS = Limits(
+    max_trade_risk_pct=1, max_total_risk_pct=5, target_atr_pct=100, stack_min_r=0, reentry_cooldown_min=0,
+    cool_off_min=0, min_reward_risk=0, max_slippage_bps=100, max_offset_spreads=100, chase_rsi=100,
+)  # fmt: skip
+LONG = {"action": "OPEN_LONG", "size_pct": 10, "stop_atr": 1, "tp_atr": 4}
+SHORT = LONG | {"action": "OPEN_SHORT"}
+LIMIT = LONG | {"entry": {"type": "limit", "offset_bps": 50}}
+CLOSE = {"action": "CLOSE_ALL"}
+Bar = tuple[float, ...]  # open, high, low, close and perhaps volume, else 1,000
+
+
+class Scripted:
+    """Says what stands in the script for a bar and symbol, else holds."""
+
+    name = "scripted"
+
+    def __init__(self, script: dict[Any, dict[str, Any]]) -> None:
+        self.script = {(key if isinstance(key, tuple) else (key, A)): told for key, told in script.items()}
+
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        return [self._one(question.snapshot.pair, question.snapshot.as_of) for question in questions]
+
+    def _one(self, symbol: str, as_of: datetime) -> Answer:
+        told = self.script.get(((as_of - START) // FIVE - 1, symbol))
+        decision = hold(symbol, "not in the script")
+        if told:
+            decision = DECISION.validate_python({"symbol": symbol, "confidence": Decimal(1), **told})
+        return Answer(decision=decision, source="scripted", rung="primary")
+
+
+def market(symbol: str, bars: Sequence[Bar], scale: float = 1.0) -> Market:
+    rows = np.array([(*bar[:4], bar[4] if len(bar) > 4 else 1000) for bar in [*BEFORE, *bars]], dtype=float)
+    rows[:, :4] *= scale
+    ms = int(START.timestamp() * 1000) + np.arange(len(rows)) * 300_000
+    return Market.from_base(symbol, bar_frame(ms, dict(zip(COLUMNS, rows.T, strict=True))))
+
+
+def replay(bars: Sequence[Bar], script: dict[Any, dict[str, Any]], other: Sequence[Bar] = (), **plan: Any) -> Backtest:
+    """Replay `bars` after the sixty flat ones, `other` for symbol B at half the price; asked at each bar scripted."""
+    markets = {A: market(A, bars)} | ({B: market(B, other, 0.5)} if other else {})
+    at = {key[0] if isinstance(key, tuple) else key for key in script}
+    calendar = tuple(CalendarEvent(at=START + (k + 1) * FIVE, title=str(k)) for k in sorted(at))
+    instruments = {symbol: linear(symbol, step=Decimal("0.01")) for symbol in markets}
+    given = {"limits": LIMITS, "costs": COSTS, "calendar": calendar, "instruments": instruments} | plan
+    run = backtest(markets, Scripted(script), **given)
+    run.result = asyncio.run(run.run())
+    return run
+
+
+def equity(run: Backtest) -> Decimal:
+    """Return the wallet of an account that is flat, after checking it against outcomes and curve."""
+    assert run.engine.positions() == []
+    assert run.engine.account.wallet == 10_000 + sum(outcome.pnl for outcome in run.outcomes)
+    assert run.equity[-1] == pytest.approx(float(run.engine.account.wallet), rel=1e-15)
+    return run.engine.account.wallet
+
+
+def fills(run: Backtest) -> list[tuple[str, str]]:
+    return [(fill.reason, f"{fill.price.normalize():f}") for fill in run.engine.fills]
+
+
+def test_a_gap_through_the_stop_is_filled_at_the_open() -> None:
+    run = replay([FLAT, (95, 96, 94, 95), (95, 96, 94, 95)], {59: LONG})
+    # out at the open of 95, not at 98: 95 x 0.9995 = 94.9525, fee 949.525 x 0.001 = 0.949525
+    # 949.525 - 1000.5 - 1.0005 - 0.949525 = -52.925025
+    assert fills(run) == [("entry", "100.05"), ("stop", "94.9525")]
+    assert equity(run) == Decimal("9947.074975")
+
+
+def test_the_stop_comes_first_when_one_bar_touches_both() -> None:
+    run = replay([FLAT, (100, 110, 97, 109), (109, 109, 109, 109)], {59: LONG})
+    # out at 98 x 0.9995 = 97.951, fee 0.97951: 979.51 - 1000.5 - 1.0005 - 0.97951 = -22.97001
+    assert fills(run) == [("entry", "100.05"), ("stop", "97.951")]
+    assert equity(run) == Decimal("9977.02999")
+
+
+def test_an_entry_takes_no_more_than_its_bar_traded() -> None:
+    run = replay([(100, 101, 99, 100, 4), (100, 109, 99, 108), FLAT], {59: LONG})
+    # 4 of 10 units: 4 x 100.05 = 400.2, fee 0.4002; the target is a limit at 108: 432, maker fee 0.1728
+    # 432 - 400.2 - 0.4002 - 0.1728 = 31.227
+    assert next((o.type, o.status.value, o.filled) for o in run.engine.orders) == ("market", "cancelled", 4)
+    assert fills(run) == [("entry", "100.05"), ("target", "108")]
+    assert equity(run) == Decimal("10031.227")
+
+
+def test_funding_is_paid_on_the_close_at_its_time_and_received_by_a_short() -> None:
+    rates = {A: [FundingRate(START + timedelta(hours=h), Decimal("0.0001")) for h in (0, 4, 8, 16)]}
+    run = replay([FLAT] * 45, {59: LONG, 100: CLOSE}, funding=rates)
+    # at 08:00 alone there is a position: 10 x 100 x 0.0001 = 0.1; out at 100 x 0.9995 = 99.95, fee 0.9995
+    # 999.5 - 1000.5 - 1.0005 - 0.9995 - 0.1 = -3.1
+    assert fills(run) == [("entry", "100.05"), ("funding", "100"), ("exit", "99.95")]
+    assert equity(run) == Decimal("9996.9")
+    assert run.result.summary()["funding_quote"] == Decimal("0.1")
+    assert run.result.summary()["fees_quote"] == 2
+    short = replay([FLAT] * 45, {59: SHORT, 100: CLOSE}, funding=rates)
+    # sold for 999.5, bought back for 1000.5, fees 0.9995 + 1.0005, received 0.1: -1 - 2 + 0.1
+    assert equity(short) == Decimal("9997.1")
+
+
+def test_funding_without_rates_is_unknown_and_free() -> None:
+    run = replay([FLAT] * 45, {59: LONG, 100: CLOSE})
+    assert equity(run) == 9997
+    assert (run.result.summary()["funding"], run.result.summary()["funding_unknown"]) == ("unknown", (A,))
+
+
+@pytest.mark.parametrize(("taker", "maker", "wallet"), [(10, 4, "10003.62001"), (3, 1, "10004.6235025")])
+def test_a_fee_tier_charges_makers_and_takers_its_own_share(taker: int, maker: int, wallet: str) -> None:
+    costs = Costs(taker_bps=taker, maker_bps=maker, half_spread_bps=0, impact_bps_per_million=0)
+    run = replay([(100, 101, 99.4, 100), (100, 101, 99, 100), FLAT], {59: LIMIT, 60: CLOSE}, costs=costs)
+    # 50 bps below 100 is 99.5; 1000 / 99.5 = 10.0502.. -> 10.05 units for 999.975, sold for 1005: +5.025
+    # default tier: 999.975 x 0.0004 = 0.39999 and 1005 x 0.001 = 1.005: 5.025 - 1.40499 = 3.62001
+    # better tier:  999.975 x 0.0001 = 0.0999975 and 1005 x 0.0003 = 0.3015: 5.025 - 0.4014975 = 4.6235025
+    assert fills(run) == [("entry", "99.5"), ("exit", "100")]
+    assert [fill.liquidity for fill in run.engine.fills] == ["maker", "taker"]
+    assert equity(run) == Decimal(wallet)
+
+
+def test_a_short_earns_what_the_price_loses() -> None:
+    run = replay([FLAT, (100, 100, 91.9, 93), (93, 93, 93, 93)], {59: SHORT})
+    # sold at 99.95 for 999.5, fee 0.9995; target 100 - 8 = 92: 920, maker fee 0.368; 79.5 - 0.9995 - 0.368
+    assert fills(run) == [("entry", "99.95"), ("target", "92")]
+    assert equity(run) == Decimal("10078.1325")
+
+
+def test_an_add_moves_the_average_and_a_trim_realizes_half() -> None:
+    bars = [FLAT, (100, 102, 99.5, 102), (102, 102.5, 101.5, 102), (102, 103, 101.5, 103), (104, 105, 103.5, 104.5)]
+    to_breakeven = {"action": "MOVE_STOP", "to": {"kind": "breakeven"}}  # the guard adds to what is safe
+    add, trim = LONG | {"action": "ADD"}, {"action": "TRIM", "size_pct": 50}
+    run = replay([*bars, (105, 105, 104, 105)], {59: LONG, 61: to_breakeven, 62: add, 63: trim, 64: CLOSE})
+    # equity at 102: 10000 - 1.0005 + 19.5 = 10018.4995; a tenth / 102 = 9.822.. -> 9.82 units at 102 x 1.0005 = 102.051
+    # = 1002.14082, fee 1.00214082; 19.82 units cost 2002.64082
+    # half of 19.82 = 9.91 at 104 x 0.9995 = 103.948: 1030.12468, fee 1.03012468
+    # the rest at 105 x 0.9995 = 104.9475: 1040.029725, fee 1.040029725
+    # 1030.12468 + 1040.029725 - 2002.64082 - 1.0005 - 1.00214082 - 1.03012468 - 1.040029725 = 63.440789775
+    assert fills(run) == [("entry", "100.05"), ("entry", "102.051"), ("exit", "103.948"), ("exit", "104.9475")]
+    assert equity(run).quantize(Decimal("1e-20")) == Decimal("10063.440789775")
+    assert len(run.outcomes) == 1
+
+
+def test_the_stop_moved_to_breakeven_ends_the_trade_there() -> None:
+    told = LONG | {"followups": ["MOVE_STOP: breakeven on +1.0R"]}
+    run = replay([FLAT, (101, 103, 100.5, 102.5), (102, 102, 99, 99.5), FLAT], {59: told})
+    # risk 100.05 - 98 = 2.05; the close of 102.5 earned 2.45 / 2.05 = 1.195 R: the stop goes to 100.05, on a tick 100.1
+    # out at 100.1 x 0.9995 = 100.04995, fee 1.0004995: 1000.4995 - 1000.5 - 1.0005 - 1.0004995 = -2.0014995
+    assert fills(run) == [("entry", "100.05"), ("stop", "100.04995")]
+    assert equity(run) == Decimal("9997.9985005")
+
+
+def test_a_limit_that_is_not_traded_through_in_time_costs_nothing() -> None:
+    quiet = (100, 101, 99.5, 100)  # touches 99.5 and does not trade through
+    run = replay([quiet, quiet, quiet, (100, 101, 99, 100), FLAT], {59: LIMIT})
+    # good for 15 minutes, the three bars to 05:15; the fourth would have filled it
+    assert [(o.status.value, o.reason) for o in run.engine.orders] == [("cancelled", "expired")]
+    assert equity(run) == 10_000
+
+
+def test_two_symbols_share_one_account() -> None:
+    bars = [FLAT, (100, 109, 99, 108), FLAT]
+    other = [FLAT, (100, 102.5, 99, 102), FLAT]  # at half the price: ATR 1, stop 51
+    run = replay(bars, {(59, A): LONG, (59, B): SHORT}, other)
+    # A: 108 x 10 - 1000.5 - 1.0005 - 1080 x 0.0004 = 78.0675
+    # B is sized on what A left: 10000 - 1.0005 - 0.5 = 9998.4995; a tenth / 50 = 19.996.. -> 19.99 units
+    # sold at 50 x 0.9995 = 49.975, back at 51 x 1.0005 = 51.0255: 19.99 x -1.0505 = -20.999495
+    # fees 999.00025 x 0.001 + 1019.999745 x 0.001 = 2.018999995: -23.018494995
+    assert sorted(fills(run)) == [("entry", "100.05"), ("entry", "49.975"), ("stop", "51.0255"), ("target", "108")]
+    assert equity(run) == Decimal("10055.049005005")
+    assert {o.symbol: o.pnl for o in run.outcomes} == {A: Decimal("78.0675"), B: Decimal("-23.018494995")}
+
+
+def test_an_order_arrives_after_the_latency_at_a_price_gone_that_far_to_the_worse() -> None:
+    run = replay([FLAT, FLAT, FLAT], {59: LONG, 60: CLOSE}, latency_s=60)
+    # a fifth into the bar: 100 + (101 - 100) / 5 = 100.2, x 1.0005 = 100.2501; out: 99.8 x 0.9995 = 99.7501
+    # -5 - 1.002501 - 0.997501 = -7.000002
+    assert fills(run) == [("entry", "100.2501"), ("exit", "99.7501")]
+    assert equity(run) == Decimal("9992.999998")
+    closes = [START + 60 * FIVE, START + 61 * FIVE]
+    assert [fill.at for fill in run.engine.fills] == [at + timedelta(seconds=60) for at in closes]
+
+
+def test_a_latency_of_a_bar_or_more_is_refused() -> None:
+    with pytest.raises(InputError, match="latency 300 s: must be from 0 to less than 300"):
+        World(latency_s=300)

@@ -1,0 +1,99 @@
+"""What the guard looks back on: correlations, Kelly, refusals in a row, liquidations."""
+
+from datetime import timedelta
+from decimal import Decimal as D
+
+import numpy as np
+import pandas as pd
+import pytest
+from guard_cases import BTC, ETH, NOON, ago
+
+from tasks.core.trading.guard import past
+from tasks.core.types.limits import Limits
+from tasks.core.types.orders import Fill
+from tasks.core.types.portfolio import AccountState
+from tasks.core.types.record import Outcome
+
+MIDNIGHT = NOON.replace(hour=0)
+SOL = "SOL/USDT:USDT"
+
+
+def walk(seed, shared=None, share=0.0, n=past.BARS):
+    """Closes of the 5m bars up to midnight; `share` of each return is the shared walk's."""
+    noise = np.random.default_rng(seed).normal(0, 0.001, n)
+    noise = noise if shared is None else share * np.r_[0, np.diff(np.log(shared.to_numpy()))] + (1 - share) * noise
+    times = pd.date_range(end=MIDNIGHT - timedelta(minutes=5), periods=n, freq="5min")
+    return pd.Series(100 * np.exp(np.cumsum(noise)), index=times)
+
+
+def outcome(r, fees=0, minutes=0):
+    return Outcome(
+        cycle_id="c", position_id="p", symbol=BTC, entry_price=D(100), exit_price=D(100), pnl=D(r) * 10 - D(fees),
+        pnl_pct=D(0), r_multiple=D(r), fees=D(fees), hold_seconds=60, closed_at=ago(minutes=minutes),
+    )  # fmt: skip
+
+
+def test_returns_that_go_together_correlate_and_others_do_not():
+    btc = walk(1)
+    closes = {BTC: btc, ETH: walk(2, btc, 0.8), SOL: walk(3)}
+    found = past.correlations(BTC, [ETH, SOL], closes, NOON)
+    expected = np.corrcoef(*(np.diff(np.log(closes[s].to_numpy())) for s in (BTC, ETH)))[0, 1]
+    assert found[ETH] == pytest.approx(expected, abs=1e-4)
+    assert found[ETH] > 0.9
+    assert abs(found[SOL]) < 0.1
+
+
+def test_a_days_cycles_share_one_answer_and_none_sees_the_day_itself():
+    btc = walk(1)
+    closes = {BTC: btc, ETH: walk(2, btc, 0.8)}
+    later = pd.date_range(MIDNIGHT, periods=200, freq="5min")
+    more = {s: pd.concat([c, pd.Series(np.linspace(1, 9, 200), index=later)]) for s, c in closes.items()}
+    first = past.correlations(BTC, [ETH], closes, MIDNIGHT)
+    assert first == past.correlations(BTC, [ETH], more, NOON)
+
+
+def test_bars_that_one_of_them_lacks_are_not_compared():
+    btc = walk(1)
+    holed = walk(2, btc, 0.8).drop(btc.index[100:200])
+    assert past.correlations(BTC, [ETH], {BTC: btc, ETH: holed}, NOON)[ETH] > 0.9
+
+
+@pytest.mark.parametrize("other", [walk(2, n=200), walk(2) * 0 + 5.0, walk(2).iloc[:0]], ids=["few", "still", "none"])
+def test_a_correlation_that_cannot_be_told_is_left_out(other):
+    assert past.correlations(BTC, [ETH, SOL], {BTC: walk(1), ETH: other}, NOON) == {}
+
+
+def test_kelly_is_by_hand():
+    # 18 of 30 won at 2 R, 12 lost at 1 R: 0.6 / 1 - 0.4 / 2
+    outcomes = [outcome(2)] * 18 + [outcome(-1)] * 12
+    assert past.kelly(outcomes, 30) == D("0.4")
+    assert past.kelly(outcomes[1:], 30) is None
+
+
+def test_kelly_reckons_after_fees_and_by_the_newest_outcomes():
+    fair = [outcome(1)] * 15 + [outcome(-1)] * 15
+    assert past.kelly(fair, 30) == 0
+    assert past.kelly([outcome(1, fees=1)] * 15 + [outcome(-1, fees=1)] * 15, 30) < 0
+    old = [outcome(-1, minutes=500)] * past.KEPT
+    assert past.kelly([*[outcome(1), outcome(-1)] * (past.KEPT // 2), *old], 30) == 0
+
+
+def test_kelly_without_losses_says_nothing_and_without_wins_the_worst():
+    assert past.kelly([outcome(1)] * 40, 30) is None
+    assert past.kelly([outcome(-1)] * 40, 30) == -1
+
+
+def test_refusals_count_from_the_newest_back_to_the_last_entry_that_was_taken():
+    sent = [(ago(minutes=m), refused) for m, refused in ((5, True), (50, True), (30, True), (55, False), (58, True))]
+    assert past.rejections(sent, ago(hours=1)) == 3
+    assert past.rejections(sent, ago(minutes=40)) == 2
+    assert past.rejections([], ago(hours=1)) == 0
+
+
+def test_facts_are_fields_of_the_account_state():
+    fill = {"venue_order_id": "1", "symbol": BTC, "side": "sell", "quantity": D(1), "price": D(1)}
+    fills = [Fill(fill_id=str(i), reason=why, at=ago(hours=i), **fill) for i, why in ((1, "stop"), (2, "liquidation"))]
+    found = past.facts(BTC, NOON, Limits(), fills=fills, sent=[(ago(minutes=1), True)], outcomes=[outcome(-1)] * 30)
+    state = AccountState(**found)
+    assert (state.last_liquidation, state.rejections, state.kelly) == (ago(hours=2), 1, -1)
+    assert state.correlations == {}
