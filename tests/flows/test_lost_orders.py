@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from equity_cases import equity_of_fills
 from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
 from sandbox_positions import limit_entry, manual, opened
 from sandbox_server import admin, advance, fault, state
@@ -20,7 +21,7 @@ from tasks import protect as stage
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
-from tasks.core.trading import orders, postings
+from tasks.core.trading import orders
 from tasks.core.types.decision import Add, Entry, OpenLong
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.verdict import Verdict
@@ -332,4 +333,4 @@ async def test_the_accounts_equity_comes_out_of_its_fills_to_the_last_digit(home
     fills = await venue().fills(SYMBOL, START - timedelta(hours=1))
     balance = await venue().balance()
     await venue().close()
-    assert postings.equity(D(10_000), fills, {}) == balance.equity
+    assert equity_of_fills(D(10_000), fills, {}) == balance.equity

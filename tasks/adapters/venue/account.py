@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.adapters.venue import bybit, client
 from tasks.adapters.venue.bybit import Permissions, ms
-from tasks.adapters.venue.client import translated, understood
+from tasks.adapters.venue.client import name_of, translated, understood
 from tasks.adapters.venue.market import MarketData
 from tasks.core.errors import InputError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
@@ -27,7 +27,7 @@ class VenueAccount(MarketData):
     """What `ports.Venue` tells of an account; on live every signed call first sees whose key it is."""
 
     def __init__(self, client: Any, settings: Settings) -> None:
-        super().__init__(client, name=client.name_of(settings))
+        super().__init__(client, name=name_of(settings))
         self._settings = settings
         self._key_checked = settings.profile != "live"
         self.spot = tuple(symbol for symbol in settings.symbols if ":" not in symbol)
