@@ -160,7 +160,7 @@ def _valid(dto: Any, document: Any, what: str) -> Any:
 @json_option
 def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
     """Put a raw model reply through the parser and the guard."""
-    from tasks.core.decision.actions import Rejected, parse_reply
+    from tasks.core.decision.actions import Unusable, parse_reply
     from tasks.core.trading.judge import judged
     from tasks.core.types.decision import Answer, hold
     from tasks.core.types.question import Question
@@ -168,8 +168,8 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
     seen = _snapshot(file)
     account, source = _account(state, seen)
     parsed = parse_reply(read_text(reply, "--reply"), seen.pair, max_bytes=settings().max_reply_bytes)
-    refused = parsed if isinstance(parsed, Rejected) else None
-    decision = hold(seen.pair, f"reply refused: {parsed.reason}") if isinstance(parsed, Rejected) else parsed
+    refused = parsed if isinstance(parsed, Unusable) else None
+    decision = hold(seen.pair, f"reply refused: {parsed.reason}") if isinstance(parsed, Unusable) else parsed
     asked = Question(snapshot=seen, reasons=_reasons(seen))
     answer = Answer(decision=decision, source="", rung="primary")
     _, verdict, intents = judged(asked, answer, account, strategy_of(settings(), ""))

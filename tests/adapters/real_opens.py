@@ -19,7 +19,7 @@ from instrument_cases import linear
 from shared_data import SHARED
 
 from tasks.adapters.files.candles import read_candles
-from tasks.core.decision.actions import Rejected, parse_reply
+from tasks.core.decision.actions import Unusable, parse_reply
 from tasks.core.market.snapshot import Market
 from tasks.core.trading.guard import past
 from tasks.core.trading.judge import judged
@@ -120,7 +120,7 @@ def _judged(entry: dict, document: dict, flat: bool, sided: bool) -> RealOpen:
             distance = side * (Decimal(entry[theirs]) - state.last_price) / exact(market.value("15m", "atr", as_of))
             reply[ours] = round(distance if sided else abs(distance), 6)
     decision = parse_reply(json.dumps(reply, default=float), symbol)
-    if isinstance(decision, Rejected):
+    if isinstance(decision, Unusable):
         return RealOpen(reply, decision.reason)
     strategy = Strategy(name="real", symbols=SYMBOLS, limits=LIMITS, costs=COSTS)
     asked = question(strategy, market, state, None, None, None, (), as_of)

@@ -21,7 +21,7 @@ from statistics import median
 from tasks.adapters.deciders import build
 from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.store.store import Store
-from tasks.core.decision.actions import Rejected, parse_reply
+from tasks.core.decision.actions import Unusable, parse_reply
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.decision.single import SingleDecider
 from tasks.core.market import lean
@@ -193,13 +193,13 @@ def fuzz() -> None:
         slowest = max(slowest, time.perf_counter() - started)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     for text, each in zip(texts, parsed, strict=True):
-        if not isinstance(each, Rejected) and DECISION.validate_json(DECISION.dump_json(each)) != each:
+        if not isinstance(each, Unusable) and DECISION.validate_json(DECISION.dump_json(each)) != each:
             sys.exit(f"outside the schema: {each!r} from {text!r}")
     size = sum(map(len, texts)) / len(texts)
     print(f"fuzz: {len(texts)} replies of {size:.0f} characters on average, cpu_s={cpu:.2f} wall_s={wall:.2f} "
           f"slowest_ms={slowest * 1000:.1f} raised=0 outside_schema=0")  # fmt: skip
     ends = Counter(
-        each.reason.partition(":")[0] if isinstance(each, Rejected) else f"parsed {each.action}" for each in parsed
+        each.reason.partition(":")[0] if isinstance(each, Unusable) else f"parsed {each.action}" for each in parsed
     )
     for end, times in ends.most_common():
         print(f"  {end:18} {times:5}")

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tasks.adapters.model.reply_limit import TAPE, Tape, TapeTransport
+from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
 from tasks.core.errors import InputError, ModelError
 from tasks.core.types.decision import ModelCall, PromptRef, Rung, Why
 
@@ -37,7 +37,7 @@ class _Progress:
 
     model: str = ""
     attempts: list[str] = field(default_factory=list)
-    tape: Tape = field(default_factory=lambda: Tape(0))
+    received: Received = field(default_factory=lambda: Received(0))
     cost_usd: Decimal = Decimal(0)
     tokens_in: int = 0
     tokens_out: int = 0
@@ -122,7 +122,7 @@ class LiteLLMModel:
 
     def _out_of_time(self, asked: ModelCall, progress: _Progress) -> ModelCall:
         progress.passed(asked.role, "timeout")
-        return progress.call(asked, self._taped(progress.tape), error="timeout")
+        return progress.call(asked, self._received(progress.received), error="timeout")
 
     async def _failover(self, asked: ModelCall, schema: dict[str, object], progress: _Progress) -> ModelCall:
         failed = _Failed("unavailable")
@@ -147,14 +147,14 @@ class LiteLLMModel:
                         raise
                 return await self._request(asked, None, progress)
         except TimeoutError:
-            raise _Failed("timeout", self._taped(progress.tape)) from None
+            raise _Failed("timeout", self._received(progress.received)) from None
 
     async def _request(self, asked: ModelCall, schema: dict[str, object] | None, progress: _Progress) -> str:
         import openai  # litellm's exceptions are its subclasses
 
         # the envelope and JSON's escapes may double the size of what the model wrote
-        tape = progress.tape = Tape(2 * self.max_reply_bytes + 4096)
-        TAPE.set(tape)
+        received = progress.received = Received(2 * self.max_reply_bytes + 4096)
+        RECEIVED.set(received)
         try:
             response = await _litellm().acompletion(
                 messages=list(asked.messages),
@@ -164,9 +164,9 @@ class LiteLLMModel:
                 **_sampling(asked.prompt, schema, progress.model, self.base_url),
             )
         except (openai.OpenAIError, httpx.HTTPError, OSError, *_CONVERSION_ERRORS) as e:
-            raise _Failed(_reason(e, tape), self._taped(tape)) from e
+            raise _Failed(_reason(e, received), self._received(received)) from e
         progress.spend(response)
-        return self._text(response, tape)
+        return self._text(response, received)
 
     def _route(self, model: str) -> dict[str, Any]:
         if not self.base_url:
@@ -175,23 +175,23 @@ class LiteLLMModel:
         name = model.removeprefix("openai/")
         return {"model": name, "custom_llm_provider": "openai", "base_url": self.base_url, "api_key": key}
 
-    def _text(self, response: Any, tape: Tape) -> str:  # litellm is untyped
+    def _text(self, response: Any, received: Received) -> str:  # litellm is untyped
         """Return what the model wrote; raises _Failed when that is nothing, a refusal or too much."""
         choice = next(iter(response.choices or ()), None)
         message = getattr(choice, "message", None)
         text = getattr(message, "content", None) or ""
         refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
         if refusal or getattr(choice, "finish_reason", "") == "content_filter":
-            raise _Failed("refused", self._taped(tape))
+            raise _Failed("refused", self._received(received))
         if not isinstance(text, str) or not text.strip():
-            raise _Failed("empty", self._taped(tape))
+            raise _Failed("empty", self._received(received))
         raw = text.encode("utf-8", "replace")
         if len(raw) > self.max_reply_bytes:
             raise _Failed("too_long", _redacted(raw[: self.max_reply_bytes].decode("utf-8", "ignore")))
         return _redacted(raw.decode().replace("\x00", "�"))
 
-    def _taped(self, tape: Tape) -> str:
-        return _redacted(tape.text(self.max_reply_bytes))
+    def _received(self, received: Received) -> str:
+        return _redacted(received.text(self.max_reply_bytes))
 
 
 async def prepare() -> None:
@@ -200,12 +200,12 @@ async def prepare() -> None:
 
 
 def _own_client(model: str) -> dict[str, Any]:
-    """Tape Anthropic too: unlike OpenAI's dialect, its handler does not use litellm's `aclient_session`."""
+    """Received Anthropic too: unlike OpenAI's dialect, its handler does not use litellm's `aclient_session`."""
     if not model.startswith("anthropic/"):
         return {}
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
-    return {"client": AsyncHTTPHandler(transport=TapeTransport())}
+    return {"client": AsyncHTTPHandler(transport=LimitedTransport())}
 
 
 def _sampling(prompt: PromptRef | None, schema: dict[str, object] | None, model: str, base_url: str) -> dict[str, Any]:
@@ -229,15 +229,15 @@ def response_format(schema: Mapping[str, object], model: str, base_url: str) -> 
     return {"type": "json_object"} if "response_format" in supported else None
 
 
-def _reason(error: Exception, tape: Tape) -> str:
+def _reason(error: Exception, received: Received) -> str:
     """Return the short reason for what the library raised; the error's own text stays out of the record."""
-    if tape.over:
+    if received.over:
         return "too_long"
-    if tape.complete and tape.status == HTTPStatus.OK:
+    if received.complete and received.status == HTTPStatus.OK:
         return "malformed"
-    if tape.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+    if received.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return "auth"  # litellm calls a 403 an unavailable service
-    if tape.status == 0 and "api_key" in str(error):  # nothing was sent: the client has no key
+    if received.status == 0 and "api_key" in str(error):  # nothing was sent: the client has no key
         return "auth"
     return next((reason for cls, reason in _reasons() if isinstance(error, cls)), "malformed")
 
@@ -288,6 +288,6 @@ def _litellm() -> ModuleType:
     litellm.telemetry = False
     litellm.suppress_debug_info = True
     litellm.drop_params = True
-    litellm.aclient_session = httpx.AsyncClient(transport=TapeTransport())
+    litellm.aclient_session = httpx.AsyncClient(transport=LimitedTransport())
     module: ModuleType = litellm
     return module

@@ -1,4 +1,4 @@
-"""A limit on what a provider may send, below every client library: the reply's bytes pass over a tape.
+"""A limit on what a provider may send, below every client library: the reply's bytes are counted as they arrive.
 
 litellm reads a whole body before it returns. This transport counts the bytes as they arrive, keeps them (so that a
 reply that was cut, too long or not JSON is still in the record) and stops reading at the limit. Each request gets a
@@ -15,7 +15,7 @@ import httpx
 
 
 @dataclass
-class Tape:
+class Received:
     """The reply's status and bytes so far; `over` once there were more than `limit`, `complete` at its end."""
 
     limit: int
@@ -36,28 +36,28 @@ class Tape:
         return bytes(self.body[:max_bytes]).decode("utf-8", "replace").replace("\x00", "�")
 
 
-TAPE: ContextVar[Tape | None] = ContextVar("tape", default=None)
+RECEIVED: ContextVar[Received | None] = ContextVar("received", default=None)
 
 
-class _TapedStream(httpx.AsyncByteStream):
-    def __init__(self, client: httpx.AsyncClient, response: httpx.Response, tape: Tape | None) -> None:
-        self.client, self.response, self.tape = client, response, tape
+class _LimitedStream(httpx.AsyncByteStream):
+    def __init__(self, client: httpx.AsyncClient, response: httpx.Response, received: Received | None) -> None:
+        self.client, self.response, self.received = client, response, received
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self.response.aiter_raw():
-            if self.tape is not None and not self.tape.add(chunk):
-                raise httpx.ReadError(f"the reply is longer than {self.tape.limit} bytes")
+            if self.received is not None and not self.received.add(chunk):
+                raise httpx.ReadError(f"the reply is longer than {self.received.limit} bytes")
             yield chunk
-        if self.tape is not None:
-            self.tape.complete = True
+        if self.received is not None:
+            self.received.complete = True
 
     async def aclose(self) -> None:
         await self.response.aclose()
         await self.client.aclose()
 
 
-class TapeTransport(httpx.AsyncBaseTransport):
-    """Sends each request through a client of its own (proxies from the environment) and tapes the reply."""
+class LimitedTransport(httpx.AsyncBaseTransport):
+    """Sends each request through a client of its own (proxies from the environment) and counts the reply."""
 
     def __init__(self) -> None:
         _tls()  # reading the certificates takes time: not inside a deadline
@@ -70,10 +70,10 @@ class TapeTransport(httpx.AsyncBaseTransport):
         except BaseException:
             await client.aclose()
             raise
-        tape = TAPE.get()
-        if tape is not None:
-            tape.status = response.status_code
-        stream = _TapedStream(client, response, tape)
+        received = RECEIVED.get()
+        if received is not None:
+            received.status = response.status_code
+        stream = _LimitedStream(client, response, received)
         return httpx.Response(
             response.status_code, headers=response.headers, stream=stream, extensions=response.extensions
         )

@@ -2,7 +2,7 @@
 
 `wire_schema` is generated from the DTOs, so the two cannot drift; `object_schema` and `parse_as` do the same for a
 role whose reply is one DTO. The parsers never raise and never guess: one JSON object may stand in prose or code
-fences; a list, two objects, an object keyed by symbol or a broken one is `Rejected` with a reason. Each character is
+fences; a list, two objects, an object keyed by symbol or a broken one is `Unusable` with a reason. Each character is
 read a bounded number of times, so no reply can make them slow.
 """
 
@@ -36,7 +36,7 @@ _OPENING = re.compile(r"[{\[]")
 _OBJECT_START = re.compile(r'\{\s*["}]')
 
 
-class Rejected(Dto):
+class Unusable(Dto):
     """Why a reply is not a decision: a reason for machines and what was seen, for people."""
 
     reason: str
@@ -46,18 +46,18 @@ class Rejected(Dto):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-Parsed = Decision | Rejected
+Parsed = Decision | Unusable
 Reply = TypeVar("Reply", bound=Dto)
 Read = TypeVar("Read")
 
 
 class _Refused(ValueError):
-    """Leaves the JSON decoder's callbacks; becomes a `Rejected`."""
+    """Leaves the JSON decoder's callbacks; becomes a `Unusable`."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         # a model's own keys stand in both: plain and short, whatever it wrote
-        self.rejected = Rejected(reason=ascii(reason)[1:-1][:80], detail=ascii(detail)[1:-1][:200])
+        self.rejected = Unusable(reason=ascii(reason)[1:-1][:80], detail=ascii(detail)[1:-1][:200])
 
 
 # --- the schema ---------------------------------------------------------------------------------------------------
@@ -133,30 +133,30 @@ def parse_reply(text: str, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> 
     return _read(text, lambda reply: _decision(reply, symbol), max_bytes)
 
 
-def parse_as(text: str, cls: type[Reply], *, max_bytes: int = MAX_REPLY_BYTES) -> Reply | Rejected:
+def parse_as(text: str, cls: type[Reply], *, max_bytes: int = MAX_REPLY_BYTES) -> Reply | Unusable:
     """Return the one `cls` in a model's reply, or why there is none; never raises, and refuses any other field."""
     return _read(text, lambda reply: _filled(cls, reply, cls.model_fields), max_bytes)
 
 
-def read_as(reply: dict[str, object], cls: type[Reply]) -> Reply | Rejected:
+def read_as(reply: dict[str, object], cls: type[Reply]) -> Reply | Unusable:
     """Return an object found inside a reply as `cls`, or why it is none; never raises, and refuses any other field."""
     try:
         return _filled(cls, reply, cls.model_fields)
     except _Refused as e:
         return e.rejected
     except RecursionError:
-        return Rejected(reason="too_deep", detail="nested deeper than any decision")
+        return Unusable(reason="too_deep", detail="nested deeper than any decision")
 
 
-def _read(text: str, take: Callable[[dict[str, object]], Read], max_bytes: int) -> Read | Rejected:
+def _read(text: str, take: Callable[[dict[str, object]], Read], max_bytes: int) -> Read | Unusable:
     if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
-        return Rejected(reason="too_long", detail=f"{len(text)} characters, at most {max_bytes} bytes are read")
+        return Unusable(reason="too_long", detail=f"{len(text)} characters, at most {max_bytes} bytes are read")
     try:
         return take(_only_object(text))
     except _Refused as e:
         return e.rejected
     except RecursionError:
-        return Rejected(reason="too_deep", detail="nested deeper than any decision")
+        return Unusable(reason="too_deep", detail="nested deeper than any decision")
 
 
 def reply_of(decision: Decision) -> dict[str, object]:

@@ -112,7 +112,7 @@ class BuyAndHoldDecider:
         )
 
 
-class _Line(Dto):
+class RecordedReply(Dto):
     """One line of a recording; whatever else was written down with it is not needed here."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -136,7 +136,7 @@ class RecordedDecider:
 
     def _add(self, number: int, text: str) -> None:
         try:
-            line = _Line.model_validate_json(text)
+            line = RecordedReply.model_validate_json(text)
         except ValidationError as e:
             first = e.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from tasks.core.decision import roles
-from tasks.core.decision.actions import Rejected, object_schema, parse_as
+from tasks.core.decision.actions import Unusable, object_schema, parse_as
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.roles import Analysis, Consensus, Proposal, Review
@@ -116,7 +116,7 @@ class _Sitting:
             if proposal.signal == "none":
                 continue
             entry = roles.checked_entry(role, proposal, self.question, agreed.way)
-            if isinstance(entry, Rejected):
+            if isinstance(entry, Unusable):
                 self.flags.append(f"{role}:{entry.reason}")
                 self.errors.append(f"{role} broke its rules: {entry}")
             else:
@@ -165,8 +165,8 @@ class _Sitting:
         return answers
 
     def _read(self, call: ModelCall, reply: type[Reply]) -> Reply | None:
-        answer = Rejected(reason=call.error) if call.error else parse_as(call.raw_reply, reply)
-        if isinstance(answer, Rejected):
+        answer = Unusable(reason=call.error) if call.error else parse_as(call.raw_reply, reply)
+        if isinstance(answer, Unusable):
             self.flags += [f"late:{call.role}"] if call.error == "timeout" else []
             self.errors.append(f"{call.role}: {answer}")
             return None

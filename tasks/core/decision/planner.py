@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import Field, StrictBool
 
-from tasks.core.decision.actions import Rejected, object_schema, parse_as, wire_schema
+from tasks.core.decision.actions import Unusable, object_schema, parse_as, wire_schema
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.single import VARIABLES, decided_from, variables_of
@@ -40,7 +40,7 @@ class Prompts(NamedTuple):
     single: Prompt
 
 
-class Asked(Dto):
+class ToolRequest(Dto):
     """One request on the wire: the tool and everything any tool takes."""
 
     tool: str
@@ -63,7 +63,7 @@ def plan_schema() -> dict[str, object]:
     """Return the planner's strict schema; a field that its tool does not take is null."""
     fields: dict[str, object] = {
         "reasoning": {"type": "string"},
-        "requests": {"type": "array", "items": object_schema(Asked)},
+        "requests": {"type": "array", "items": object_schema(ToolRequest)},
         "done": {"type": "boolean", "description": "true: decide after these"},
     }
     return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
@@ -148,9 +148,9 @@ class _Talk:
         messages = render(self.to.texts.planner, self.told)
         for left in reversed(range(self.limits.rounds)):
             call = await self._ask("planner", self.to.texts.planner, messages, plan_schema(), self.left(PLANNING))
-            plan = Rejected(reason=call.error) if call.error else parse_as(call.raw_reply, Plan)
-            self.trail += call.tried(usable=not isinstance(plan, Rejected))
-            if isinstance(plan, Rejected):
+            plan = Unusable(reason=call.error) if call.error else parse_as(call.raw_reply, Plan)
+            self.trail += call.tried(usable=not isinstance(plan, Unusable))
+            if isinstance(plan, Unusable):
                 self.errors.append(f"planner: {plan}")
             else:
                 messages = [*messages, *await self._fetch(plan, left)]
@@ -158,7 +158,7 @@ class _Talk:
                 self.flags.append("late:planner")
                 self.trail.append(Rung(rung="primary", source=self.to.name, role="planner", why=Why.OUT_OF_TIME))
                 return
-            if isinstance(plan, Rejected) or plan.done or not plan.requests:
+            if isinstance(plan, Unusable) or plan.done or not plan.requests:
                 return
 
     async def _fetch(self, plan: Plan, rounds_left: int) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from tasks.core.decision.actions import Parsed, Rejected, object_schema, parse_as, read_as
+from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_as, read_as
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import Prompt, check_variables, render
 from tasks.core.decision.single import decided_as, variables_of
@@ -53,7 +53,7 @@ _ITEMS = {"type": "array", "items": object_schema(Target)}
 SCHEMA: dict[str, object] = {
     "type": "object", "properties": {"decisions": _ITEMS}, "required": ["decisions"], "additionalProperties": False,
 }  # fmt: skip
-Answers = dict[str, Target | Rejected | None]  # None: the reply does not mention the instrument
+Answers = dict[str, Target | Unusable | None]  # None: the reply does not mention the instrument
 
 
 class PortfolioDecider:
@@ -102,14 +102,14 @@ def portfolio_variables(questions: Sequence[Question], encode: Callable[[Snapsho
 
 def read_targets(call: ModelCall, asked: Sequence[str]) -> tuple[Answers, tuple[str, ...]]:
     """Return each asked instrument's answer, and a flag for each other one that the reply has an entry about."""
-    reply = Rejected(reason=call.error) if call.error else parse_as(call.raw_reply, _Reply)
-    if isinstance(reply, Rejected):
+    reply = Unusable(reason=call.error) if call.error else parse_as(call.raw_reply, _Reply)
+    if isinstance(reply, Unusable):
         return dict.fromkeys(asked, reply), ()
     answers: Answers = dict.fromkeys(asked)
     names = Counter(_name(entry) for entry in reply.decisions)
     for entry in reply.decisions:
         if (name := _name(entry)) in answers:
-            answers[name] = _target(entry) if names[name] == 1 else Rejected(reason="duplicate", detail=name)
+            answers[name] = _target(entry) if names[name] == 1 else Unusable(reason="duplicate", detail=name)
     strangers = [name for name in names if name not in answers][:MAX_NAMED]
     return answers, tuple(f"not_asked:{ascii(name)[1:-1][:40]}" for name in strangers)
 
@@ -119,7 +119,7 @@ def _name(entry: dict[str, object]) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _target(entry: dict[str, object]) -> Target | Rejected:
+def _target(entry: dict[str, object]) -> Target | Unusable:
     """Read one entry; `flat` and `noop` need no quantity, for `buy` and `sell` a missing one is not 0."""
     if entry.get("action") in ("flat", "noop"):
         entry = entry | {"target_qty": ZERO}
@@ -129,13 +129,13 @@ def _target(entry: dict[str, object]) -> Target | Rejected:
 # --- from targets to actions
 
 
-def _decided(question: Question, answer: Target | Rejected | None, call: ModelCall, flags: tuple[str, ...]) -> Answer:
+def _decided(question: Question, answer: Target | Unusable | None, call: ModelCall, flags: tuple[str, ...]) -> Answer:
     symbol = question.snapshot.pair
     if answer is None:
         flags = ("not_mentioned", *flags)
         made: Parsed = hold(symbol, "the portfolio reply does not mention it")
     else:
-        made = answer if isinstance(answer, Rejected) else to_action(answer, question)
+        made = answer if isinstance(answer, Unusable) else to_action(answer, question)
     return decided_as(made, call, symbol, source=f"llm:{call.model}").model_copy(update={"flags": flags})
 
 
@@ -148,7 +148,7 @@ def to_action(target: Target, question: Question) -> Parsed:
     if wanted == 0:
         return _act(target, symbol, action="CLOSE_ALL")
     if held is None:
-        return Rejected(reason="unknown_quantity", detail="the question does not say what is held now")
+        return Unusable(reason="unknown_quantity", detail="the question does not say what is held now")
     if held * wanted < 0:
         note = f"through zero to {wanted}: closes now, the opening waits for the next cycle"
         return _act(target, symbol, note, action="CLOSE_ALL")
@@ -161,9 +161,9 @@ def _enter(target: Target, question: Question, wanted: Decimal, held: Decimal) -
     """Size an entry as a share of equity, at the price that the guard sizes at; it adds risk: both words must agree."""
     last, equity = _last(question), _exact(question.equity)
     if (wanted > held) != (target.action == "buy"):
-        return Rejected(reason="contradiction", detail=f"{target.action} from {held} to {wanted}")
+        return Unusable(reason="contradiction", detail=f"{target.action} from {held} to {wanted}")
     if last is None or equity is None or last <= 0 or equity <= 0:
-        return Rejected(reason="unknown_size", detail=f"last price {last}, equity {equity}")
+        return Unusable(reason="unknown_size", detail=f"last price {last}, equity {equity}")
     opening = "OPEN_LONG" if wanted > 0 else "OPEN_SHORT"
     return _act(
         target, question.snapshot.pair, action="ADD" if held else opening,
@@ -181,7 +181,7 @@ def _act(target: Target, symbol: str, note: str = "", **fields: object) -> Parse
         return DECISION.validate_python(told | fields)
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False)[0]
-        return Rejected(reason=f"invalid:{first['loc'][-1]}", detail=f"{first['msg']}, was {first['input']!s:.60}")
+        return Unusable(reason=f"invalid:{first['loc'][-1]}", detail=f"{first['msg']}, was {first['input']!s:.60}")
 
 
 def _share(part: Decimal, whole: Decimal) -> Decimal:

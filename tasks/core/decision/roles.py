@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, StrictBool, ValidationError
 
-from tasks.core.decision.actions import Rejected
+from tasks.core.decision.actions import Unusable
 from tasks.core.decision.single import VARIABLES as SNAPSHOT_VARIABLES
 from tasks.core.decision.single import variables_of
 from tasks.core.market.lean import cell
@@ -104,18 +104,18 @@ def consensus(votes: Mapping[str, Analysis]) -> Consensus | None:
 # --- what a proposal must keep
 
 
-def checked_entry(role: str, p: Proposal, question: Question, way: int) -> OpenLong | OpenShort | Rejected:
+def checked_entry(role: str, p: Proposal, question: Question, way: int) -> OpenLong | OpenShort | Unusable:
     """Return the entry that `p` asks for, its distances in 15m ATR, or the rule it breaks."""
     last, atr = last_price(question.snapshot), _view(question, "15m").atr
     if last is None or not atr:
-        return Rejected(reason="unknown_numbers")
+        return Unusable(reason="unknown_numbers")
     if p.signal != ("long" if way > 0 else "short"):
-        return Rejected(reason="against_consensus")
+        return Unusable(reason="against_consensus")
     if p.stop <= 0 or p.target <= 0 or way * (last - p.stop) <= 0 or way * (p.target - last) <= 0:
-        return Rejected(reason="levels", detail=f"stop {p.stop}, last {last}, target {p.target}")
+        return Unusable(reason="levels", detail=f"stop {p.stop}, last {last}, target {p.target}")
     broken = _trend_rule(p, question, way) if role == "trend" else _reversion_rule(p, question, way, last)
     if broken:
-        return Rejected(reason=broken)
+        return Unusable(reason=broken)
     stop_atr, tp_atr = (_RATIO.divide(abs(last - level), Decimal(repr(atr))) for level in (p.stop, p.target))
     try:
         return (OpenLong if way > 0 else OpenShort)(
@@ -127,7 +127,7 @@ def checked_entry(role: str, p: Proposal, question: Question, way: int) -> OpenL
             key_factors=p.key_factors,
         )
     except ValidationError as e:
-        return Rejected(reason="out_of_range", detail=str(e.errors()[0]["loc"][0]))
+        return Unusable(reason="out_of_range", detail=str(e.errors()[0]["loc"][0]))
 
 
 def _trend_rule(p: Proposal, question: Question, way: int) -> str:

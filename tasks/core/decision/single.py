@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from tasks.core.decision.actions import Parsed, Rejected, parse_reply, wire_schema
+from tasks.core.decision.actions import Parsed, Unusable, parse_reply, wire_schema
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.memory import memory_text
 from tasks.core.decision.prompt import Prompt, check_variables, render
@@ -56,18 +56,18 @@ def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str], memory: 
 
 def decided_from(call: ModelCall, symbol: str, source: str) -> Answer:
     """Turn one model call into a decision; the call, with its raw reply, is kept either way."""
-    parsed = Rejected(reason=call.error) if call.error else parse_reply(call.raw_reply, symbol)
+    parsed = Unusable(reason=call.error) if call.error else parse_reply(call.raw_reply, symbol)
     return decided_as(parsed, call, symbol, source)
 
 
 def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str) -> Answer:
     """Wrap what was read out of a model call, a decision or why there is none, with where it came from."""
     decision: Decision
-    if isinstance(parsed, Rejected):
+    if isinstance(parsed, Unusable):
         decision, trail = hold(symbol, f"no usable reply: {parsed.reason}"), (*call.tried(usable=False), HELD)
     else:
         decision, trail = parsed.model_copy(update={"source": source}), call.tried()
-    unusable = (str(parsed),) if isinstance(parsed, Rejected) else ()
+    unusable = (str(parsed),) if isinstance(parsed, Unusable) else ()
     return Answer(
         decision=decision,
         source=decision.source,

@@ -8,7 +8,7 @@ import pytest
 from model_server import Fault, ModelServer, Reply, Step, completion
 
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, _litellm
-from tasks.core.decision.actions import Rejected, parse_reply, wire_schema
+from tasks.core.decision.actions import Unusable, parse_reply, wire_schema
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Hold, ModelCall, PromptRef, Why
 
@@ -81,7 +81,7 @@ async def test_what_the_model_wrote_reaches_the_parser_unchanged(reply, expected
     call = await ask(Reply(reply))
     assert (call.raw_reply, call.error) == (reply, "")
     parsed = parse_reply(call.raw_reply, SYMBOL)
-    assert (parsed.reason if isinstance(parsed, Rejected) else parsed.action) == expected
+    assert (parsed.reason if isinstance(parsed, Unusable) else parsed.action) == expected
 
 
 @pytest.mark.parametrize(

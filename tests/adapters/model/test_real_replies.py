@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from real_replies import FILE, documents, entries, translated
 
-from tasks.core.decision.actions import Rejected, parse_reply
+from tasks.core.decision.actions import Unusable, parse_reply
 from tasks.core.types.decision import DECISION
 
 RAW = {"array": 43}
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(not FILE.exists(), reason=f"needs the recorded r
 def word(text: str, symbol: str = "BTC/USDT:USDT") -> str:
     """Parse, and name the action or the reason; a decision must validate and be about the symbol that was asked."""
     parsed = parse_reply(text, symbol)
-    if isinstance(parsed, Rejected):
+    if isinstance(parsed, Unusable):
         assert parsed.reason
         return parsed.reason
     assert DECISION.validate_python(parsed.model_dump()) == parsed
@@ -82,4 +82,4 @@ def test_an_opening_whose_stop_or_target_is_on_the_wrong_side_is_rejected_when_t
 def test_an_entry_about_another_symbol_than_the_asked_one_is_never_parsed():
     for entry, document in entries():
         reply = json.dumps(translated(entry, document), default=float)
-        assert isinstance(parse_reply(reply, "NONE/USDT:USDT"), Rejected)
+        assert isinstance(parse_reply(reply, "NONE/USDT:USDT"), Unusable)

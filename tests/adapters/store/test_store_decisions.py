@@ -102,7 +102,7 @@ def test_of_threads_that_race_for_the_last_calls_no_more_than_fit_get_one(store)
 RACER = """
 import asyncio, sys
 from tasks.adapters.deciders import build
-from tasks.adapters.model import prepare
+from tasks.adapters.model.litellm_model import prepare
 from tasks.core.types.question import Question
 from tasks.settings import load
 sys.path[:0] = ["tests/core", "tests/adapters"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.decision.actions import WIRE_FIELDS, Rejected, parse_reply, reply_of, wire_schema
+from tasks.core.decision.actions import WIRE_FIELDS, Unusable, parse_reply, reply_of, wire_schema
 from tasks.core.types.decision import (
     ACTIONS,
     Add,
@@ -32,13 +32,13 @@ OPEN = '{"symbol":"BTC/USDT:USDT","action":"OPEN_LONG","size_pct":20,"stop_atr":
 
 def reason(text: str) -> str:
     parsed = parse_reply(text, SYMBOL)
-    assert isinstance(parsed, Rejected), parsed
+    assert isinstance(parsed, Unusable), parsed
     return str(parsed)
 
 
 def accepted(text: str) -> Decision:
     parsed = parse_reply(text, SYMBOL)
-    assert not isinstance(parsed, Rejected), str(parsed)
+    assert not isinstance(parsed, Unusable), str(parsed)
     return parsed
 
 
@@ -242,7 +242,7 @@ FRAGMENTS = [*WORDS, OPEN, '"action"', '"HOLD"', '"symbol"', '"to"', '"entry"', 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join)))
 def test_no_text_makes_the_parser_raise(text):
     parsed = parse_reply(text, SYMBOL)
-    if isinstance(parsed, Rejected):
+    if isinstance(parsed, Unusable):
         str(parsed).encode()
     else:
         assert parsed.symbol == SYMBOL
@@ -259,7 +259,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from(WIRE_FIELDS), JSON), st.sampled_from(ACTIONS))
 def test_no_object_makes_the_parser_raise_and_what_it_accepts_is_what_was_said(fields, action):
     parsed = parse_reply(json.dumps(fields | {"action": action}), SYMBOL)
-    assert isinstance(parsed, Rejected) or (parsed.action, parsed.symbol) == (action, SYMBOL)
+    assert isinstance(parsed, Unusable) or (parsed.action, parsed.symbol) == (action, SYMBOL)
 
 
 @pytest.mark.parametrize(
@@ -281,4 +281,4 @@ def test_no_object_makes_the_parser_raise_and_what_it_accepts_is_what_was_said(f
     ids=lambda t: t[:10],
 )
 def test_a_reply_made_to_be_slow_is_refused(text):
-    assert isinstance(parse_reply(text, SYMBOL), Rejected)
+    assert isinstance(parse_reply(text, SYMBOL), Unusable)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from panel_cases import AT, HOUR, PROMPTS, QUARTER, question, reversion, review, trend, vote
 
-from tasks.core.decision.actions import Rejected, object_schema, parse_as
+from tasks.core.decision.actions import Unusable, object_schema, parse_as
 from tasks.core.decision.prompt import check_variables, render
 from tasks.core.decision.roles import (
     FENCE,
@@ -64,7 +64,7 @@ def test_no_analyst_can_express_an_order():
     expressible = set(object_schema(Analysis)["properties"])
     assert not expressible & {"action", "size_pct", "stop", "target", "approved", "adjusted_size", "symbol"}
     order = '{"signal":"bullish","confidence":1,"action":"OPEN_LONG","size_pct":100}'
-    assert parse_as(order, Analysis) == Rejected(reason="invalid", detail="unknown field action")
+    assert parse_as(order, Analysis) == Unusable(reason="invalid", detail="unknown field action")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_no_analyst_can_express_an_order():
 )
 def test_a_reply_that_is_not_the_roles_is_rejected_with_its_reason(text, cls, reason):
     parsed = parse_as(text, cls)
-    assert isinstance(parsed, Rejected), parsed
+    assert isinstance(parsed, Unusable), parsed
     assert parsed.reason == reason
 
 
@@ -102,7 +102,7 @@ def test_numbers_come_in_as_decimals_and_strings_of_them_too():
 @given(st.text(max_size=300), st.sampled_from(sorted(REPLIES)))
 def test_no_text_makes_the_parser_raise(text, role):
     for reply in (text, "{" + text + "}", json.dumps({"signal": text, "reasoning": text, "confidence": text})):
-        assert isinstance(parse_as(reply, REPLIES[role]), Rejected | REPLIES[role])
+        assert isinstance(parse_as(reply, REPLIES[role]), Unusable | REPLIES[role])
 
 
 # --- consensus
