@@ -29,3 +29,4 @@ Exact = Annotated[Decimal, BeforeValidator(_no_float)]
 Utc = Annotated[datetime, AfterValidator(_aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base
 Quantity = NewType("Quantity", Decimal)  # base, never negative
+ZERO = Decimal(0)

@@ -58,15 +58,28 @@ class HeldPosition(Dto):
     initial_stop: Exact | None = None
     mark_price: Exact | None = None
 
+    @property
+    def notional(self) -> Decimal:
+        """Return what the position is worth at its mark, else at its entry."""
+        return self.quantity * (self.mark_price or self.avg_price)
+
 
 class PendingEntry(Dto):
-    """A working entry order: its risk counts toward the total."""
+    """A working entry order: its risk and notional count like those of a position at its price."""
 
     symbol: str
     side: PositionSide
     quantity: Exact
     price: Exact
     stop: Exact | None = None
+
+    @property
+    def avg_price(self) -> Decimal:
+        return self.price
+
+    @property
+    def notional(self) -> Decimal:
+        return self.quantity * self.price
 
 
 class ClosedTrade(Dto):
@@ -103,6 +116,10 @@ class AccountState(Dto):
     kelly: Exact | None = Field(default=None, description="share of equity; None: too few outcomes, or no losses")
     rejections: int = Field(default=0, ge=0, description="entries the venue refused in a row, lately")
     last_liquidation: Utc | None = None
+
+    @property
+    def exposures(self) -> tuple[HeldPosition | PendingEntry, ...]:
+        return (*self.positions, *self.pending)
 
     def position(self, symbol: str) -> HeldPosition | None:
         """Return the open position in `symbol`, if any."""

@@ -22,7 +22,7 @@ from guard_cases import (
     seen,
 )
 
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import rules
 from tasks.core.trading.guard.rulebook import ALLOWED_WITH, allowed_actions
 from tasks.core.types.decision import (
     ACTIONS,
@@ -167,7 +167,7 @@ def test_a_rule_denies_the_actions_of_its_row_and_no_others(rule, action):
         assert verdict.allowed
 
 
-@pytest.mark.parametrize("rule", [rule.__name__ for rule, _ in rulebook.ACCOUNT_RULES if rule.__name__ != "stale"])
+@pytest.mark.parametrize("rule", [rule.__name__ for rule, _ in rules.ACCOUNT_RULES if rule.__name__ != "stale"])
 def test_what_an_account_rule_denies_is_not_offered_either(rule):
     """How late a decision is nobody knows before it is made: `stale` alone is not told."""
     _, changed, arguments, _ = FIRED_BY[rule]
@@ -181,9 +181,7 @@ def test_what_an_account_rule_denies_is_not_offered_either(rule):
 
 
 def test_the_table_has_every_rule_and_every_action():
-    assert (
-        set(DENIES) == set(FIRED_BY) == {rule.__name__ for rule, _ in (*rulebook.ACCOUNT_RULES, *rulebook.CASE_RULES)}
-    )
+    assert set(DENIES) == set(FIRED_BY) == {rule.__name__ for rule, _ in (*rules.ACCOUNT_RULES, *rules.CASE_RULES)}
     assert set(DECISIONS) == set(ACTIONS)
     assert all(action == decision.action for action, decision in DECISIONS.items())
 

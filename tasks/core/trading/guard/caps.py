@@ -4,23 +4,20 @@ A cap only ever shrinks. Caps are floored to the step before they are compared w
 says "clamped" only when the order really is smaller than asked for.
 """
 
-from collections.abc import Callable
 from decimal import ROUND_FLOOR, Decimal
 
 from tasks.core.trading.guard import checks, sizing
-from tasks.core.trading.guard.checks import ZERO, Case, Ticket, check
+from tasks.core.trading.guard.checks import Case, EntryTerms, check
 from tasks.core.trading.money import bps
-from tasks.core.types.base import Quantity
+from tasks.core.types.base import ZERO, Quantity
 from tasks.core.types.orders import PositionSide
-from tasks.core.types.portfolio import AccountState
 from tasks.core.types.verdict import Check, Code
 
 HALF, WHOLE = Decimal("0.5"), Decimal(1)
 POOR_SCORE = Decimal("-0.5")
 SHARE = Decimal("0.0001")
 MILLION = Decimal(1_000_000)
-Cap = Callable[[Ticket, Quantity], tuple[Quantity, Check]]
-Shrink = Callable[[Case, PositionSide], tuple[Decimal, Check]]
+Room = tuple[Quantity, Check]
 
 # --- the share of equity that sizes are computed on; guarding a verdict again gives the same size
 
@@ -50,98 +47,82 @@ def cooled(c: Case, side: PositionSide) -> tuple[Decimal, Check]:
     return factor, check(Code.COOL_OFF_CLAMPED, fired, losses=losses, confluence=votes, factor=factor)
 
 
-def sizing_equity(t: Ticket) -> Decimal:
-    """Return what `size_pct` and the trade's risk are a share of."""
-    return t.account.state.equity * t.factor
-
-
 # --- how many units there is room for
 
 
-def trade_risk(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
+def trade_risk(t: EntryTerms) -> Room:
     """Risk of one position: an ADD has what the units already held leave of it."""
-    budget = sizing_equity(t) * t.account.limits.max_trade_risk_pct / sizing.HUNDRED
-    return _cap(Code.TRADE_RISK_CLAMPED, t, asked, budget - _held_risk(t), t.loss)
+    budget = t.equity * t.account.limits.max_trade_risk_pct / sizing.HUNDRED
+    return _cap(Code.TRADE_RISK_CLAMPED, t, budget - t.account.position_risk, t.loss)
 
 
-def total_risk(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
+def total_risk(t: EntryTerms) -> Room:
     a = t.account
     budget = a.state.equity * a.limits.max_total_risk_pct / sizing.HUNDRED
-    return _cap(Code.TOTAL_RISK_CLAMPED, t, asked, budget - a.open_risk, t.loss)
+    return _cap(Code.TOTAL_RISK_CLAMPED, t, budget - a.open_risk, t.loss)
 
 
-def correlation(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
+def correlation(t: EntryTerms) -> Room:
     """Positions that move alike are one position's risk, this one included."""
-    a = t.account
-    held, waiting = checks.alike(a, t.side)
-    if not held and not waiting:
-        return asked, check(Code.CORRELATION_CLAMPED, False, alike=())
-    used = sum((checks.position_risk(p, a.costs) for p in held), _held_risk(t))
-    used += sum((checks.pending_risk(p, a.costs) for p in waiting), ZERO)
+    a, alike = t.account, t.account.alike(t.side)
+    if not alike:
+        return t.asked, check(Code.CORRELATION_CLAMPED, False, alike=())
+    used = sum((checks.risk(p, a.costs) for p in alike), a.position_risk)
     room = a.state.equity * a.limits.max_trade_risk_pct / sizing.HUNDRED - used
-    symbols = (*(p.symbol for p in held), *(p.symbol for p in waiting))
-    return _cap(Code.CORRELATION_CLAMPED, t, asked, room, t.loss, alike=symbols)
+    return _cap(Code.CORRELATION_CLAMPED, t, room, t.loss, alike=tuple(p.symbol for p in alike))
 
 
-def kelly(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
+def kelly(t: EntryTerms) -> Room:
     """Risk a fraction of what Kelly would; a decider without an edge keeps the floor, so that it can still show one."""
     a, limits = t.account, t.account.limits
     if a.state.kelly is None:
-        return asked, check(Code.KELLY_CLAMPED, False, kelly=None)
+        return t.asked, check(Code.KELLY_CLAMPED, False, kelly=None)
     share = max(a.state.kelly * limits.kelly_fraction, limits.kelly_floor_pct / sizing.HUNDRED)
-    room = sizing_equity(t) * share - _held_risk(t)
-    return _cap(Code.KELLY_CLAMPED, t, asked, room, t.loss, kelly=a.state.kelly)
+    room = t.equity * share - t.account.position_risk
+    return _cap(Code.KELLY_CLAMPED, t, room, t.loss, kelly=a.state.kelly)
 
 
-def gross(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
-    return _cap(Code.GROSS_CLAMPED, t, asked, checks.gross_limit(t.account) - t.account.gross, t.entry)
+def gross(t: EntryTerms) -> Room:
+    return _cap(Code.GROSS_CLAMPED, t, t.account.gross_limit - t.account.gross, t.entry)
 
 
-def symbol(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
+def symbol(t: EntryTerms) -> Room:
     a = t.account
     own = a.limits.per_symbol.get(a.symbol)
     most = a.limits.max_symbol_pct if own is None or own.max_pct is None else min(own.max_pct, a.limits.max_symbol_pct)
-    taken = sum((p.quantity * p.price for p in a.state.pending if p.symbol == a.symbol), ZERO)
-    taken += ZERO if a.position is None else checks.notional(a.position)
-    return _cap(Code.SYMBOL_CLAMPED, t, asked, a.state.equity * most / sizing.HUNDRED - taken, t.entry)
+    taken = sum((p.notional for p in a.state.exposures if p.symbol == a.symbol), ZERO)
+    return _cap(Code.SYMBOL_CLAMPED, t, a.state.equity * most / sizing.HUNDRED - taken, t.entry)
 
 
-def net(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
-    a = t.account
-    room = a.state.equity * a.limits.max_net_pct / sizing.HUNDRED - _leaning(a.state, t)
-    return _cap(Code.NET_CLAMPED, t, asked, room, t.entry)
+def net(t: EntryTerms) -> Room:
+    """Net notional in the entry's direction; pending entries the other way are not counted on to fill."""
+    state = t.account.state
+    leaning = sum((p.notional for p in state.exposures if p.side == t.side), ZERO)
+    leaning -= sum((p.notional for p in state.positions if p.side != t.side), ZERO)
+    return _cap(Code.NET_CLAMPED, t, state.equity * t.account.limits.max_net_pct / sizing.HUNDRED - leaning, t.entry)
 
 
-def _leaning(state: AccountState, t: Ticket) -> Decimal:
-    """Return net notional in the ticket's direction; pending entries the other way are not counted on to fill."""
-    total = sum((p.quantity * p.price for p in state.pending if p.side == t.side), ZERO)
-    return sum((checks.notional(p) if p.side == t.side else -checks.notional(p) for p in state.positions), total)
-
-
-def slippage(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
+def slippage(t: EntryTerms) -> Room:
     """Size at market must stay where half the modelled spread and its own impact are within the slippage limit."""
     costs, impact = t.account.costs, t.account.costs.impact_bps_per_million
     if t.offset_bps is not None or impact <= 0:
-        return asked, check(Code.SLIPPAGE_CLAMPED, False, offset_bps=t.offset_bps, impact_bps_per_million=impact)
+        return t.asked, check(Code.SLIPPAGE_CLAMPED, False, offset_bps=t.offset_bps, impact_bps_per_million=impact)
     room = (t.account.limits.max_slippage_bps - costs.half_spread_bps) / impact * MILLION
-    return _cap(Code.SLIPPAGE_CLAMPED, t, asked, room, t.entry)
+    return _cap(Code.SLIPPAGE_CLAMPED, t, room, t.entry)
 
 
-def available(t: Ticket, asked: Quantity) -> tuple[Quantity, Check]:
+def available(t: EntryTerms) -> Room:
     """Margin and the way in must be paid from what is free."""
     a = t.account
     free = a.state.equity if a.state.available is None else a.state.available
     margin = t.entry / a.leverage + bps(t.entry, a.costs.taker_bps + a.costs.half_spread_bps)
-    return _cap(Code.AVAILABLE_CLAMPED, t, asked, free, margin)
+    return _cap(Code.AVAILABLE_CLAMPED, t, free, margin)
 
 
-def _held_risk(t: Ticket) -> Decimal:
-    held = t.account.position
-    return checks.position_risk(held, t.account.costs) if held else ZERO
-
-
-def _cap(
-    code: Code, t: Ticket, asked: Quantity, room: Decimal, per_unit: Decimal, **also: object
-) -> tuple[Quantity, Check]:
+def _cap(code: Code, t: EntryTerms, room: Decimal, per_unit: Decimal, **also: object) -> Room:
     most = sizing.by_budget(room, per_unit, t.account.instrument.step)
-    return most, check(code, most < asked, room=room, per_unit=per_unit, most=most, asked=asked, **also)
+    return most, check(code, most < t.asked, room=room, per_unit=per_unit, most=most, asked=t.asked, **also)
+
+
+SHRINKS = (careful, volatile, cooled)
+SIZE_CAPS = (trade_risk, total_risk, correlation, kelly, gross, symbol, net, slippage, available)

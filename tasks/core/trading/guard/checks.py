@@ -1,11 +1,10 @@
 """What the guard's rules are given, what they answer, and what is open already.
 
-A rule is one small function, a case in, a Check out, that states what it compared and never what follows. The rules
-are in `account_rules` and `entry_rules`, what limits the size of an entry in `caps`; `guard` says which apply to which
-action. Percentages of equity are compared as amounts, so that a rule divides as little as it can.
+A rule is one small function, a case in, a Check out, that states what it compared and never what follows. They are
+all in `rules`, what limits the size of an entry in `caps`. Percentages of equity are compared as amounts, so that a
+rule divides as little as it can.
 """
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from math import inf
@@ -13,7 +12,7 @@ from typing import NamedTuple
 
 from tasks.core.trading.guard.sizing import HUNDRED, direction, known, loss_per_unit
 from tasks.core.trading.ledger import realized_today
-from tasks.core.types.base import Price
+from tasks.core.types.base import ZERO, Price, Quantity
 from tasks.core.types.decision import Decision
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument, PositionSide
@@ -21,8 +20,7 @@ from tasks.core.types.portfolio import AccountState, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import Snapshot
 from tasks.core.types.verdict import Check, Code
 
-ZERO = Decimal(0)
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+Exposure = HeldPosition | PendingEntry
 
 
 class Closed(NamedTuple):
@@ -48,9 +46,33 @@ class Account(NamedTuple):
     daily_pnl_pct: Decimal | None
     position: HeldPosition | None
     closed: Closed
-    open_risk: Decimal
-    gross: Decimal
-    leverage: Decimal
+    open_risk: Decimal  # quote lost at the stops of every open position and pending entry
+    gross: Decimal  # their notional
+    leverage: Decimal  # in force: ours, capped by the symbol's and the instrument's; 1 on spot
+
+    @property
+    def gross_limit(self) -> Decimal:
+        return self.state.equity * min(self.limits.max_gross_pct / HUNDRED, self.leverage)
+
+    @property
+    def position_risk(self) -> Decimal:
+        """Return what the open position in this symbol loses at its stop."""
+        return risk(self.position, self.costs) if self.position else ZERO
+
+    def alike(self, side: PositionSide) -> list[Exposure]:
+        """Return what is open or pending in other symbols and wins and loses with a `side` entry in this one.
+
+        Their returns must be correlated beyond the limit, or be of unknown correlation and on the same side.
+        """
+        correlations, way = self.state.correlations, direction(side)
+        if correlations is None:
+            return []
+        return [
+            p
+            for p in self.state.exposures
+            if p.symbol != self.symbol  # NaN is unknown, too
+            and not way * direction(p.side) * correlations.get(p.symbol, inf) <= self.limits.max_correlation
+        ]
 
 
 class Case(NamedTuple):
@@ -65,11 +87,11 @@ class Case(NamedTuple):
     fallback: bool
     last: Decimal | None
     atr: Decimal | None
-    breakouts: frozenset[int] = frozenset()
+    breakouts: frozenset[int]
 
 
-class Ticket(NamedTuple):
-    """Final prices of an entry, rounded to the tick, and the share of equity its size is computed on."""
+class EntryTerms(NamedTuple):
+    """Final prices of an entry, rounded to the tick, and the size asked for."""
 
     case: Case
     account: Account
@@ -80,14 +102,10 @@ class Ticket(NamedTuple):
     target: Price
     last: Decimal
     atr: Decimal
-    factor: Decimal
-    shrunk: tuple[Check, ...]
     loss: Decimal  # quote per base at the stop, costs included
-
-
-AccountRule = Callable[[Account], Check]
-CaseRule = Callable[[Case], Check]
-TicketRule = Callable[[Ticket], Check]
+    equity: Decimal  # what its size and risk are a share of
+    asked: Quantity
+    shrunk: tuple[Check, ...]
 
 
 def check(code: Code, fired: bool, **inputs: object) -> Check:
@@ -95,17 +113,10 @@ def check(code: Code, fired: bool, **inputs: object) -> Check:
     return tuple.__new__(Check, (code, fired, inputs))
 
 
-def number(value: float | None) -> Decimal | None:
+def positive(value: float | None) -> Decimal | None:
     """Cross a price or distance of the snapshot; None unless it is positive."""
     crossed = known(value)
     return crossed if crossed is not None and crossed > 0 else None
-
-
-def lateness_s(now: datetime | None, as_of: datetime) -> float | None:
-    """Return seconds from `as_of` to `now`; None when there is no now, infinite when it has no timezone."""
-    if now is None:
-        return None
-    return (now - as_of).total_seconds() if now.tzinfo else inf
 
 
 def account(
@@ -123,95 +134,33 @@ def account(
 ) -> Account:
     """Work out once what several rules compare."""
     mode = "tighten" if risk_mode == "normal" and losing(state, limits) else risk_mode
+    leverage = min(limits.leverage_of(symbol), instrument.max_leverage)
     return Account(
         state, instrument, symbol, limits, costs, at, lateness_s, symbols, mode, daily_pnl_pct, state.position(symbol),
-        _closed(state, symbol, limits, at), open_risk(state, costs), gross_notional(state),
-        leverage(instrument, symbol, limits),
+        _closed(state, symbol, limits, at), sum((risk(p, costs) for p in state.exposures), ZERO),
+        sum((p.notional for p in state.exposures), ZERO), Decimal(1) if instrument.kind == "spot" else leverage,
     )  # fmt: skip
 
 
 def losing(state: AccountState, limits: Limits) -> bool:
-    """Say whether half of what halts trading is lost, of the day's start or of the peak: risk is tightened then."""
-    for before, halt_pct in (
-        (state.day_start_equity, limits.daily_loss_halt_pct),
-        (state.peak_equity, limits.drawdown_halt_pct),
-    ):
-        if before is not None and (before - state.equity) * 2 * HUNDRED >= halt_pct * before > 0:
-            return True
-    return False
+    """Return whether half of what halts trading is lost, of the day's start or of the peak: risk is tightened then."""
+    return any(
+        before is not None and (before - state.equity) * 2 * HUNDRED >= halt_pct * before > 0
+        for before, halt_pct in (
+            (state.day_start_equity, limits.daily_loss_halt_pct),
+            (state.peak_equity, limits.drawdown_halt_pct),
+        )
+    )
 
 
 def _closed(state: AccountState, symbol: str, limits: Limits, at: datetime) -> Closed:
     """Look through the closed trades once. One that does not name its symbol counts as this one's."""
     lately, cooled = at - timedelta(minutes=limits.cool_off_min), at - timedelta(minutes=limits.reentry_cooldown_min)
-    recent = min(lately, cooled)
-    last_exit, losses = None, 0
-    for trade in state.closed_trades:
-        closed_at = trade.closed_at
-        if closed_at <= recent:
-            continue
-        if closed_at > lately and trade.pnl < 0:
-            losses += 1
-        if closed_at > cooled and trade.symbol in ("", symbol) and (last_exit is None or closed_at > last_exit):
-            last_exit = closed_at
-    return Closed(realized_today(state.closed_trades, at), last_exit, losses)
+    exits = [t.closed_at for t in state.closed_trades if t.closed_at > cooled and t.symbol in ("", symbol)]
+    losses = [t for t in state.closed_trades if t.closed_at > lately and t.pnl < 0]
+    return Closed(realized_today(state.closed_trades, at), max(exits, default=None), len(losses))
 
 
-# --- what is open already
-
-
-def position_risk(p: HeldPosition, costs: Costs) -> Decimal:
-    """Return what the position loses at its stop, in quote; without a stop its whole notional is at risk."""
-    if p.stop is None:
-        return p.quantity * (p.mark_price or p.avg_price)
-    return p.quantity * loss_per_unit(p.side, p.avg_price, p.stop, costs)
-
-
-def pending_risk(p: PendingEntry, costs: Costs) -> Decimal:
-    return p.quantity * (p.price if p.stop is None else loss_per_unit(p.side, p.price, p.stop, costs))
-
-
-def open_risk(state: AccountState, costs: Costs) -> Decimal:
-    """Return the risk of every open position and pending entry, in quote."""
-    held = sum((position_risk(p, costs) for p in state.positions), ZERO)
-    return held + sum((pending_risk(p, costs) for p in state.pending), ZERO)
-
-
-def notional(p: HeldPosition) -> Decimal:
-    """Return what a position is worth at its mark, else at its entry."""
-    return p.quantity * (p.mark_price or p.avg_price)
-
-
-def gross_notional(state: AccountState) -> Decimal:
-    """Return the notional of every open position and pending entry, in quote."""
-    held = sum((notional(p) for p in state.positions), ZERO)
-    return held + sum((p.quantity * p.price for p in state.pending), ZERO)
-
-
-def leverage(instrument: Instrument, symbol: str, limits: Limits) -> Decimal:
-    """Return the leverage in force: ours, capped by the symbol's and the instrument's; 1 on spot."""
-    if instrument.kind == "spot":
-        return Decimal(1)
-    return min(limits.leverage_of(symbol), instrument.max_leverage)
-
-
-def gross_limit(a: Account) -> Decimal:
-    return a.state.equity * min(a.limits.max_gross_pct / HUNDRED, a.leverage)
-
-
-def alike(a: Account, side: PositionSide) -> tuple[list[HeldPosition], list[PendingEntry]]:
-    """Return what is open or pending in other symbols and wins and loses with a `side` entry in this one.
-
-    Their returns must be correlated beyond the limit, or be of unknown correlation and on the same side.
-    """
-    correlations, way = a.state.correlations, direction(side)
-    if correlations is None:
-        return [], []
-
-    def is_alike(p: HeldPosition | PendingEntry) -> bool:
-        if p.symbol == a.symbol:
-            return False
-        together = way * direction(p.side) * correlations.get(p.symbol, inf)
-        return not together <= a.limits.max_correlation  # NaN is unknown, too
-
-    return [p for p in a.state.positions if is_alike(p)], [p for p in a.state.pending if is_alike(p)]
+def risk(p: Exposure, costs: Costs) -> Decimal:
+    """Return what is lost at the stop, in quote; without a stop the whole notional is at risk."""
+    return p.notional if p.stop is None else p.quantity * loss_per_unit(p.side, p.avg_price, p.stop, costs)

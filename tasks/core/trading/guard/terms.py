@@ -1,19 +1,18 @@
 """The terms on which an action may be carried out: final prices and quantities, and the rules that depend on them.
 
-One function per kind of action, a case in, `Terms` out. `guard` holds the tables of rules and makes the verdict.
+One function per kind of action, a case in, `ActionTerms` out. `rulebook` makes the verdict of it.
 """
 
-from collections.abc import Iterable
 from decimal import Decimal
 from math import prod
 from typing import NamedTuple
 
 from tasks.core.trading.guard import caps, checks, sizing
-from tasks.core.trading.guard.caps import Cap, Shrink
-from tasks.core.trading.guard.checks import ZERO, Case, Ticket, TicketRule, check
+from tasks.core.trading.guard.checks import Case, EntryTerms, check
+from tasks.core.trading.guard.rules import ENTRY_RULES
 from tasks.core.trading.guard.sizing import direction, protective_price
 from tasks.core.trading.money import floor_to_step
-from tasks.core.types.base import Price, Quantity
+from tasks.core.types.base import ZERO, Quantity
 from tasks.core.types.decision import (
     Add,
     CloseAll,
@@ -32,7 +31,7 @@ from tasks.core.types.verdict import Check, Code
 Enter = OpenLong | OpenShort | Add
 
 
-class Terms(NamedTuple):
+class ActionTerms(NamedTuple):
     """What an action comes to. `risk`: quote lost at the stop once it is done, units held before included."""
 
     checks: tuple[Check, ...]
@@ -44,60 +43,67 @@ class Terms(NamedTuple):
     risk: Decimal | None = None  # None: as it was
 
 
+def terms(case: Case) -> ActionTerms:
+    """Ask what depends on the action; without what that needs, the rule that said so has fired already."""
+    decision, position = case.decision, case.account.position
+    if isinstance(decision, OpenLong | OpenShort | Add):
+        priced = price(case, decision)
+        return enter(priced, decision) if priced else ActionTerms((), decision)
+    if position is None:
+        return ActionTerms((), decision)
+    if isinstance(decision, Trim | ClosePartial):
+        return trim(case, decision, position)
+    if isinstance(decision, CloseAll):  # allowed whatever else is true
+        quantity = sizing.sellable(case.account.instrument, position.quantity)
+        return ActionTerms((), decision, quantity, case.last, risk=ZERO)
+    if isinstance(decision, MoveStop):
+        return move_stop(case, decision, position)
+    if isinstance(decision, SetTarget):
+        return set_target(case, decision, position)
+    return ActionTerms((), decision, Quantity(position.quantity), case.last)
+
+
 # --- entries
 
 
-def ticket(case: Case, decision: Enter, shrinks: Iterable[Shrink]) -> Ticket | None:
+def price(case: Case, decision: Enter) -> EntryTerms | None:
     """Return the entry's final prices; None where price, ATR, equity or the position to add to is missing."""
     a = case.account
-    side = _entry_side(decision, a.position)
+    side: PositionSide | None = a.position.side if a.position else None
+    if not isinstance(decision, Add):
+        side = "long" if isinstance(decision, OpenLong) else "short"
     if side is None or case.last is None or case.atr is None or a.state.equity <= 0:
         return None
     tick, way = a.instrument.tick, direction(side)
     entry = sizing.entry_price(decision.entry, side, case.last, tick)
     stop = protective_price(side, entry - way * decision.stop_atr * case.atr, tick)
     target = protective_price(side, entry + way * decision.tp_atr * case.atr, tick)
-    stop = _tighter(side, stop, a.position, tick)
-    offset = None if decision.entry.type == "market" else decision.entry.offset_bps
-    shares = [shrink(case, side) for shrink in shrinks]
-    return Ticket(
-        case, a, side, entry, offset, stop, target, case.last, case.atr,
-        prod((share for share, _ in shares), start=caps.WHOLE), tuple(c for _, c in shares),
-        sizing.loss_per_unit(side, entry, stop, a.costs),
+    if a.position and a.position.stop is not None:  # the venue holds one for all of it: it is not loosened
+        now = protective_price(side, a.position.stop, tick)
+        stop = max(stop, now) if side == "long" else min(stop, now)
+    shares, shrunk = zip(*(shrink(case, side) for shrink in caps.SHRINKS), strict=True)
+    equity = a.state.equity * prod(shares)
+    return EntryTerms(
+        case, a, side, entry, None if decision.entry.type == "market" else decision.entry.offset_bps, stop, target,
+        case.last, case.atr, sizing.loss_per_unit(side, entry, stop, a.costs), equity,
+        sizing.by_notional(equity, decision.size_pct, entry, a.instrument.step), shrunk,
     )  # fmt: skip
 
 
-def _entry_side(decision: Enter, held: HeldPosition | None) -> PositionSide | None:
-    if isinstance(decision, Add):
-        return held.side if held else None
-    return "long" if isinstance(decision, OpenLong) else "short"
-
-
-def _tighter(side: PositionSide, stop: Price, held: HeldPosition | None, tick: Decimal) -> Price:
-    """Keep the stop of a position that is added to where it would be loosened: the venue holds one for all of it."""
-    if held is None or held.stop is None:
-        return stop
-    kept = protective_price(side, held.stop, tick)
-    return max(stop, kept) if side == "long" else min(stop, kept)
-
-
-def enter(t: Ticket, decision: Enter, rules: Iterable[TicketRule], limits: Iterable[Cap]) -> Terms:
-    """Size an entry whose prices pass `rules`: the smallest of what was asked and what each cap leaves."""
-    done = [rule(t) for rule in rules]
+def enter(t: EntryTerms, decision: Enter) -> ActionTerms:
+    """Size an entry whose prices pass the rules: the smallest of what was asked and what each cap leaves."""
+    done = [rule(t) for rule in ENTRY_RULES]
     if any(c.fired for c in done):
-        return Terms(tuple(done), decision)
-    instrument, equity = t.account.instrument, caps.sizing_equity(t)
-    asked = sizing.by_notional(equity, decision.size_pct, t.entry, instrument.step)
-    rooms = [cap(t, asked) for cap in limits]
-    quantity = min(asked, *(most for most, _ in rooms))
-    if ZERO < quantity < asked:
-        size_pct = sizing.pct_of_quantity(equity, quantity, t.entry, instrument.step)
-        quantity = sizing.by_notional(equity, size_pct, t.entry, instrument.step)
+        return ActionTerms(tuple(done), decision)
+    instrument, rooms = t.account.instrument, [cap(t) for cap in caps.SIZE_CAPS]
+    quantity = min(t.asked, *(most for most, _ in rooms))
+    if ZERO < quantity < t.asked:
+        size_pct = sizing.pct_of_quantity(t.equity, quantity, t.entry, instrument.step)
+        quantity = sizing.by_notional(t.equity, size_pct, t.entry, instrument.step)
         decision = decision.model_copy(update={"size_pct": size_pct})
     done += [*t.shrunk, *(c for _, c in rooms), *_floors(instrument, quantity, t.entry)]
-    held = t.account.position
-    before = checks.position_risk(held, t.account.costs) if held else ZERO
-    return Terms(tuple(done), decision, quantity, t.entry, t.stop, t.target, before + quantity * t.loss)
+    risk = t.account.position_risk + quantity * t.loss
+    return ActionTerms(tuple(done), decision, quantity, t.entry, t.stop, t.target, risk)
 
 
 def _floors(instrument: Instrument, quantity: Quantity, entry: Decimal) -> tuple[Check, Check]:
@@ -116,53 +122,54 @@ def below_min_quantity(instrument: Instrument, quantity: Quantity) -> Check:
 # --- exits
 
 
-def trim(case: Case, decision: Trim | ClosePartial, held: HeldPosition) -> Terms:
+def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> ActionTerms:
     """Reduce a position; all of it where the rest would be too small to be sold later."""
     instrument = case.account.instrument
-    quantity = floor_to_step(held.quantity * decision.size_pct / sizing.HUNDRED, instrument.step)
+    quantity = floor_to_step(position.quantity * decision.size_pct / sizing.HUNDRED, instrument.step)
     enough = below_min_quantity(instrument, quantity)
-    rest = held.quantity - quantity
+    rest = position.quantity - quantity
     stranded = not enough.fired and rest > 0 and sizing.too_small(instrument, rest, case.last)
     done = (enough, check(Code.REMAINDER_CLOSED, stranded, rest=rest, last_price=case.last))
     if stranded:
-        told = decision.model_dump(exclude={"action", "size_pct"})
-        return Terms(done, CloseAll(**told), sizing.sellable(instrument, held.quantity), case.last, risk=ZERO)
-    risk = checks.position_risk(held.model_copy(update={"quantity": rest}), case.account.costs)
-    return Terms(done, decision, quantity, case.last, risk=risk)
-
-
-def close_all(case: Case, decision: CloseAll, held: HeldPosition) -> Terms:
-    """Close a position: allowed whatever else is true."""
-    return Terms((), decision, sizing.sellable(case.account.instrument, held.quantity), case.last, risk=ZERO)
+        rest_of_it = decision.model_dump(exclude={"action", "size_pct"})
+        return ActionTerms(
+            done, CloseAll(**rest_of_it), sizing.sellable(instrument, position.quantity), case.last, risk=ZERO
+        )
+    risk = checks.risk(position.model_copy(update={"quantity": rest}), case.account.costs)
+    return ActionTerms(done, decision, quantity, case.last, risk=risk)
 
 
 # --- protection
 
 
-def move_stop(case: Case, decision: MoveStop, held: HeldPosition) -> Terms:
+def _unknown(case: Case) -> ActionTerms:
+    return ActionTerms((check(Code.DATA_MISSING, True, last_price=case.last, atr_15m=case.atr),), case.decision)
+
+
+def move_stop(case: Case, decision: MoveStop, position: HeldPosition) -> ActionTerms:
     """Tighten the stop: never further from the market than it is, and never through it."""
-    if case.last is None or (decision.to.kind == "atr" and case.atr is None):
-        return Terms((check(Code.DATA_MISSING, True, last_price=case.last, atr_15m=case.atr),), decision)
-    way = direction(held.side)
-    away = way * decision.to.x * case.atr if decision.to.kind == "atr" and case.atr is not None else ZERO
-    stop = protective_price(held.side, held.avg_price + away, case.account.instrument.tick)
+    atr = case.atr if decision.to.kind == "atr" else ZERO
+    if case.last is None or atr is None:
+        return _unknown(case)
+    way = direction(position.side)
+    stop = protective_price(position.side, position.avg_price + way * decision.to.x * atr, case.account.instrument.tick)
     wrong = stop <= 0 or way * (case.last - stop) <= 0
-    looser = held.stop is not None and way * (stop - held.stop) < 0
+    looser = position.stop is not None and way * (stop - position.stop) < 0
     done = (
-        check(Code.STOP_WRONG_SIDE, wrong, side=held.side, stop=stop, last_price=case.last),
-        check(Code.STOP_WOULD_LOOSEN, looser, side=held.side, stop=stop, stop_now=held.stop),
+        check(Code.STOP_WRONG_SIDE, wrong, side=position.side, stop=stop, last_price=case.last),
+        check(Code.STOP_WOULD_LOOSEN, looser, side=position.side, stop=stop, stop_now=position.stop),
     )
-    risk = checks.position_risk(held.model_copy(update={"stop": stop}), case.account.costs)
-    return Terms(done, decision, Quantity(held.quantity), case.last, stop, risk=risk)
+    risk = checks.risk(position.model_copy(update={"stop": stop}), case.account.costs)
+    return ActionTerms(done, decision, Quantity(position.quantity), case.last, stop, risk=risk)
 
 
-def set_target(case: Case, decision: SetTarget, held: HeldPosition) -> Terms:
+def set_target(case: Case, decision: SetTarget, position: HeldPosition) -> ActionTerms:
     """Put the target `tp_atr` from the average entry; it must be ahead of the market."""
     if case.last is None or case.atr is None:
-        return Terms((check(Code.DATA_MISSING, True, last_price=case.last, atr_15m=case.atr),), decision)
-    way = direction(held.side)
-    aim = held.avg_price + way * decision.tp_atr * case.atr
-    target = protective_price(held.side, aim, case.account.instrument.tick)
+        return _unknown(case)
+    way = direction(position.side)
+    aim = position.avg_price + way * decision.tp_atr * case.atr
+    target = protective_price(position.side, aim, case.account.instrument.tick)
     wrong = target <= 0 or way * (target - case.last) <= 0
-    done = (check(Code.TARGET_WRONG_SIDE, wrong, side=held.side, target=target, last_price=case.last),)
-    return Terms(done, decision, Quantity(held.quantity), case.last, target=target)
+    done = (check(Code.TARGET_WRONG_SIDE, wrong, side=position.side, target=target, last_price=case.last),)
+    return ActionTerms(done, decision, Quantity(position.quantity), case.last, target=target)
