@@ -105,9 +105,9 @@ async def _run_book(name: str, instruments: dict[str, Instrument], until: dateti
     bars = {s: kept.load_bars(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
     answers = kept.shadows_between(strategy, name, before.until - duration("5m"), until - duration("5m"))
     due = [(each.as_of, each.symbol, each.intents) for each in answers]
-    working = (*book.engine.open_orders(), *answers)
-    held = {*book.engine.account.holdings, *(each.symbol for each in working)}
+    working = (*book.account.open_orders(), *answers)
+    held = {*book.account.wallet.holdings, *(each.symbol for each in working)}
     equity = book.run(bars, due, await venue().funding_paid(sorted(held), before.until, until))
-    after = PaperBookState(state=book.engine.dump(), equity=equity, until=until)
+    after = PaperBookState(state=book.account.dump(), equity=equity, until=until)
     kept.save_paper_book(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
     return equity

@@ -69,13 +69,13 @@ def wallet(ex: Exchange, params: Params) -> Json:
     """Return the unified account: equity, margin in use, and each coin it holds."""
     if params.get("accountType") != "UNIFIED":
         raise bad_parameter("accountType only support UNIFIED.")
-    marks, account = ex.marks(), ex.engine.account
-    balance = ex.engine.balance(marks)
+    marks, account = ex.marks(), ex.account.wallet
+    balance = ex.account.balance(marks)
     linear = [h for h in account.holdings.values() if ex.markets[h.symbol].category == "linear"]
     spot = [h for h in account.holdings.values() if ex.markets[h.symbol].category == "spot"]
     unrealized = sum((h.unrealized(marks[h.symbol]) for h in linear), Decimal(0))
     margin = sum((account.margin(h) for h in linear), Decimal(0))
-    quote = account.wallet - sum((h.cost for h in spot), Decimal(0))
+    quote = account.cash - sum((h.cost for h in spot), Decimal(0))
     ordered = quote + unrealized - margin - balance.available
     listed = [_coin("USDT", quote, quote + unrealized, Decimal(1), unrealized, margin, max(ordered, Decimal(0)))]
     for h in spot:
@@ -117,7 +117,7 @@ def positions(ex: Exchange, params: Params) -> Json:
         if not chosen:
             raise bad_parameter(f"params error: symbol invalid {params['symbol']}")
     else:
-        chosen = [s for s in linear if ex.engine.position(s)]
+        chosen = [s for s in linear if ex.account.position(s)]
     return {"category": category, "list": [views.position_view(ex, s) for s in chosen], "nextPageCursor": ""}
 
 
@@ -132,10 +132,10 @@ def _contract_scope(params: Params) -> str:
 def open_orders(ex: Exchange, params: Params) -> Json:
     """Open orders with the stops and targets that wait; asked for one id, also one that has closed since."""
     category = _contract_scope(params) if not (params.get("orderId") or params.get("orderLinkId")) else ""
-    waiting = [leg for position in ex.engine.positions() for leg in views.attached(ex, position)]
+    waiting = [leg for position in ex.account.positions() for leg in views.attached(ex, position)]
     if params.get("orderId") or params.get("orderLinkId"):
-        return _orders(ex, params, [*ex.engine.orders, *waiting])
-    found = [*ex.engine.open_orders(), *waiting]
+        return _orders(ex, params, [*ex.account.orders, *waiting])
+    found = [*ex.account.open_orders(), *waiting]
     wanted = params.get("orderFilter") or ("Order" if category == "spot" else "")
     if wanted:
         found = [o for o in found if (o.type in views.STOP_TYPE) == (wanted != "Order")]
@@ -143,7 +143,7 @@ def open_orders(ex: Exchange, params: Params) -> Json:
 
 
 def order_history(ex: Exchange, params: Params) -> Json:
-    closed = [o for o in ex.engine.orders if o.status is not OrderStatus.OPEN]
+    closed = [o for o in ex.account.orders if o.status is not OrderStatus.OPEN]
     start, end = time_window(ex, params)
     inside = [o for o in closed if start <= int(views.ms(o.created_at)) <= end]
     wanted = params.get("orderFilter")
@@ -168,7 +168,7 @@ def _orders(ex: Exchange, params: Params, found: Sequence[Order]) -> Json:
 def executions(ex: Exchange, params: Params) -> Json:
     """Fills within the time window (7 days at most), newest first."""
     start, end = time_window(ex, params)
-    inside = [f for f in reversed(ex.engine.fills) if start <= int(views.ms(f.at)) <= end]
+    inside = [f for f in reversed(ex.account.fills) if start <= int(views.ms(f.at)) <= end]
     return page(category_of(params), _matching(ex, params, inside), params, 50, 100)
 
 

@@ -66,13 +66,13 @@ def _clock(ex: Exchange) -> Json:
 def exchange_state(ex: Exchange) -> Json:
     """Return everything that has happened at this exchange."""
     marks = ex.marks()
-    totals = {s: ex.engine.totals(s).model_dump(mode="json") for s in ex.markets}
+    totals = {s: ex.account.totals(s).model_dump(mode="json") for s in ex.markets}
     return {
-        "clock": ex.now.isoformat(), "orders": [_order(order) for order in ex.engine.orders],
-        "fills": [_fill(fill) for fill in ex.engine.fills],
-        "positions": [_position(ex, position) for position in ex.engine.positions()],
+        "clock": ex.now.isoformat(), "orders": [_order(order) for order in ex.account.orders],
+        "fills": [_fill(fill) for fill in ex.account.fills],
+        "positions": [_position(ex, position) for position in ex.account.positions()],
         "unprotected_s": {symbol: ex.naked_ms[symbol] / 1000 for symbol in ex.markets},
-        "equity": str(ex.engine.balance(marks).equity), "available": str(ex.engine.balance(marks).available),
+        "equity": str(ex.account.balance(marks).equity), "available": str(ex.account.balance(marks).available),
         "prices": {symbol: str(price) for symbol, price in marks.items()}, "totals": totals,
         "requests": dict(ex.requests),
     }  # fmt: skip

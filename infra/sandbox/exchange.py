@@ -20,7 +20,7 @@ from infra.sandbox.market import Market, Segment
 from infra.sandbox.scenario import SPREAD_TIMES, CrashingCandles
 from infra.sandbox.synthetic import EPOCH_MS, SyntheticCandles, synthetic_candles
 from tasks.core.errors import InputError
-from tasks.core.simulation.matching import MatchingEngine, PriceBar
+from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.trading.money import exact, floor_to_step
 from tasks.core.types.orders import Order, OrderIntent
 
@@ -49,7 +49,7 @@ class Exchange:
             if market.candles.ts[0] > self.now_ms:
                 raise InputError(f"start {when(self.now_ms)} is before the first candle of {market.symbol}")
         self.instruments = {s: m.instrument(_reference(m.candles)) for s, m in self.markets.items()}
-        self.engine = MatchingEngine(config.cash, self.instruments, config.costs)
+        self.account = SimulatedAccount(config.cash, self.instruments, config.costs)
         half_spread = config.costs.half_spread_bps * SPREAD_TIMES
         self._in_a_crash = config.costs.model_copy(update={"half_spread_bps": half_spread})
         self.requests: Counter[str] = Counter()
@@ -68,21 +68,21 @@ class Exchange:
         return {"symbols": sorted(self.markets), "seed": self.config.seed, "candles": files}
 
     def _wake(self, kept: dict[str, Any]) -> None:
-        self.engine.load(kept["engine"])
+        self.account.load(kept["engine"])
         self.now_ms = int(kept["now_ms"])
         self.time_in_force = dict(kept["time_in_force"])
         self.naked_ms.update(kept["naked_ms"])
         self.naked_now_ms.update(kept["naked_now_ms"])
-        self._saved_fills = len(self.engine.fills)
+        self._saved_fills = len(self.account.fills)
 
     def save(self, changed: bool) -> None:
         """Keep the account if a request changed it, or if an order filled since the last time."""
-        path, fills = self.config.state, len(self.engine.fills)
+        path, fills = self.config.state, len(self.account.fills)
         if path is None or not (changed or fills != self._saved_fills):
             return
         self._saved_fills = fills
         document = {
-            "market": self._market(), "now_ms": self.now_ms, "engine": self.engine.dump(),
+            "market": self._market(), "now_ms": self.now_ms, "engine": self.account.dump(),
             "time_in_force": self.time_in_force, "naked_ms": self.naked_ms, "naked_now_ms": self.naked_now_ms,
         }  # fmt: skip
         keep.save(path, document)
@@ -105,7 +105,7 @@ class Exchange:
         depth = Decimal(0) if post_only else None
         if "partial_fill" in self.quirks or "partial_fill_cancel" in self.quirks:
             depth = floor_to_step(intent.quantity / 2, self.instruments[intent.symbol].step)
-        return self.engine.submit(
+        return self.account.submit(
             intent, self.price(intent.symbol), self.now, modelled_half_spread_bps=spread, depth=depth
         )
 
@@ -115,15 +115,15 @@ class Exchange:
     def liquidate(self) -> None:
         """Let the venue's risk engine close every position now."""
         self.catch_up()
-        for position in self.engine.positions():
-            self.engine.liquidate(position.symbol, self.price(position.symbol), self.now)
+        for position in self.account.positions():
+            self.account.liquidate(position.symbol, self.price(position.symbol), self.now)
 
     def catch_up(self) -> None:
         self.advance_to(self.clock.now_ms())
 
     def advance_to(self, until_ms: int) -> None:
         """Let the market run to `until_ms`."""
-        while self.now_ms < until_ms and any(self.engine.has_work(s) for s in self.markets):
+        while self.now_ms < until_ms and any(self.account.has_work(s) for s in self.markets):
             stop = min(until_ms, (self.now_ms // FUNDING_MS + 1) * FUNDING_MS)
             self._match(self.now_ms, stop)
             self.now_ms = stop
@@ -131,7 +131,7 @@ class Exchange:
                 self._charge_funding()
         self.now_ms = max(self.now_ms, until_ms)
         for symbol, price in self.marks().items():
-            self.engine.mark(symbol, price)
+            self.account.mark(symbol, price)
 
     def _match(self, start_ms: int, end_ms: int) -> None:
         """Pass the path over the account, one base candle of the finest market at a time."""
@@ -139,29 +139,29 @@ class Exchange:
         while start_ms < end_ms:
             stop = min((start_ms // window + 1) * window, end_ms)
             for symbol, market in self.markets.items():
-                if self.engine.has_work(symbol):
+                if self.account.has_work(symbol):
                     self._match_window(market, start_ms, stop)
             start_ms = stop
 
     def _match_window(self, market: Market, start_ms: int, end_ms: int) -> None:
-        self.engine.costs = self._in_a_crash if self.crashing(start_ms) else self.config.costs
+        self.account.costs = self._in_a_crash if self.crashing(start_ms) else self.config.costs
         segments = market.segments(start_ms, end_ms)
         if self._could_trigger(market.symbol, segments):
             for segment in segments:
                 self._count_naked(market.symbol, segment.end_ms - segment.start_ms)
-                self.engine.on_bar(market.symbol, _bar(market, segment), when(segment.end_ms))
+                self.account.on_bar(market.symbol, _bar(market, segment), when(segment.end_ms))
         else:
             self._count_naked(market.symbol, end_ms - start_ms)
 
     def _could_trigger(self, symbol: str, segments: list[Segment]) -> bool:
-        triggers = self.engine.next_triggers(symbol)
+        triggers = self.account.next_triggers(symbol)
         low = min((min(s.start, s.end) for s in segments), default=np.inf)
         high = max((max(s.start, s.end) for s in segments), default=-np.inf)
         below, above = triggers.below, triggers.above
         return (below is not None and low <= float(below)) or (above is not None and high >= float(above))
 
     def _count_naked(self, symbol: str, milliseconds: int) -> None:
-        position = self.engine.position(symbol)
+        position = self.account.position(symbol)
         if position is None or position.stop is not None:
             return
         self.naked_ms[symbol] += milliseconds
@@ -170,12 +170,12 @@ class Exchange:
     def forget_closed(self) -> None:
         """Start counting unprotected seconds afresh for symbols that are flat."""
         for symbol in self.markets:
-            if self.engine.position(symbol) is None:
+            if self.account.position(symbol) is None:
                 self.naked_now_ms.pop(symbol, None)
 
     def _charge_funding(self) -> None:
         for symbol in self.markets:
-            self.engine.apply_funding(symbol, self.config.funding_rate, self.price(symbol), self.now)
+            self.account.apply_funding(symbol, self.config.funding_rate, self.price(symbol), self.now)
 
 
 def _bar(market: Market, segment: Segment) -> PriceBar:

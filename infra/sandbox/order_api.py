@@ -50,7 +50,7 @@ def _enforce(ex: Exchange, order: Order, force: str) -> None:
         return
     leaves = force in ("IOC", "FOK") or "partial_fill_cancel" in ex.quirks
     if leaves or (force == "PostOnly" and _would_take(ex, order)):
-        ex.engine.cancel(order.client_order_id, ex.now)
+        ex.account.cancel(order.client_order_id, ex.now)
 
 
 def _intent(ex: Exchange, market: Market, params: Params) -> OrderIntent:
@@ -89,7 +89,7 @@ def _kind(ex: Exchange, market: Market, params: Params) -> OrderType:
         if found is None:
             raise bad_parameter(f"params error: orderType invalid {params.get('orderType', '')}")
         return found
-    position = ex.engine.position(market.symbol)
+    position = ex.account.position(market.symbol)
     closing = "sell" if position and position.side == "long" else "buy"
     if position is None or params.get("side", "").lower() != closing:
         raise bad_parameter("conditional orders that open a position are not offered by the sandbox")
@@ -102,7 +102,7 @@ def _link_id(ex: Exchange, params: Params) -> str:
     given = params.get("orderLinkId", "")
     if len(given) > MAX_LINK_ID:
         raise bad_parameter(f"params error: OrderLinkedID longer than {MAX_LINK_ID} characters")
-    return given or f"{OWN_ID}{len(ex.engine.orders)}-{ex.now_ms}"
+    return given or f"{OWN_ID}{len(ex.account.orders)}-{ex.now_ms}"
 
 
 def _quantity(ex: Exchange, market: Market, params: Params, kind: OrderType) -> Decimal:
@@ -121,8 +121,8 @@ def _find(ex: Exchange, market: Market, params: Params) -> Order:
     """Return the working order that orderId or orderLinkId names."""
     if not params.get("orderId") and not params.get("orderLinkId"):
         raise bad_parameter("params error: orderId or orderLinkId is required")
-    by_id = ex.engine.order_by_venue_id(params.get("orderId", ""))
-    order = by_id or ex.engine.order(params.get("orderLinkId", ""))
+    by_id = ex.account.order_by_venue_id(params.get("orderId", ""))
+    order = by_id or ex.account.order(params.get("orderLinkId", ""))
     if order is None or order.symbol != market.symbol or order.status is not OrderStatus.OPEN:
         raise unknown_order(market.category)
     return order
@@ -131,7 +131,7 @@ def _find(ex: Exchange, market: Market, params: Params) -> Order:
 def amend(ex: Exchange, params: Params) -> Json:
     market = find_market(ex, params)
     order = _find(ex, market, params)
-    changed = ex.engine.amend(order.client_order_id, amount(params, "qty"), amount(params, "price"), ex.now)
+    changed = ex.account.amend(order.client_order_id, amount(params, "qty"), amount(params, "price"), ex.now)
     if changed is None:
         raise unknown_order(market.category)
     if changed.reason:
@@ -144,17 +144,17 @@ def cancel(ex: Exchange, params: Params) -> Json:
     if _cancel_attached(ex, market, params.get("orderId", "")):
         return {"orderId": params["orderId"], "orderLinkId": ""}
     order = _find(ex, market, params)
-    ex.engine.cancel(order.client_order_id, ex.now)
+    ex.account.cancel(order.client_order_id, ex.now)
     return _ids(order)
 
 
 def _cancel_attached(ex: Exchange, market: Market, venue_order_id: str) -> bool:
     """Remove an attached stop or target that is cancelled by its order id."""
-    position = ex.engine.position(market.symbol)
+    position = ex.account.position(market.symbol)
     for leg in views.attached(ex, position) if position else []:
         if leg.venue_order_id == venue_order_id:
             stop, target = (Decimal(0), None) if leg.type == "stop" else (None, Decimal(0))
-            ex.engine.set_protection(market.symbol, stop, target, ex.now)
+            ex.account.set_protection(market.symbol, stop, target, ex.now)
             return True
     return False
 
@@ -163,10 +163,10 @@ def cancel_all(ex: Exchange, params: Params) -> Json:
     """Cancel working limit orders of a symbol or of the category."""
     category = params.get("category")
     cancelled = []
-    for order in ex.engine.open_orders():
+    for order in ex.account.open_orders():
         market = ex.markets[order.symbol]
         if market.category == category and params.get("symbol") in (None, "", market.id):
-            ex.engine.cancel(order.client_order_id, ex.now)
+            ex.account.cancel(order.client_order_id, ex.now)
             cancelled.append(_ids(order))
     return {"list": cancelled, "success": "1"}
 
@@ -176,16 +176,16 @@ def set_leverage(ex: Exchange, params: Params) -> Json:
     leverage = amount(params, "buyLeverage")
     if leverage is None or leverage < 1 or leverage > ex.instruments[market.symbol].max_leverage:
         raise BybitError(110013, "cannot set leverage due to risk limit")
-    if leverage == ex.engine.account.leverage(market.symbol):
+    if leverage == ex.account.wallet.leverage(market.symbol):
         raise BybitError(110043, "leverage not modified")
-    ex.engine.set_leverage(market.symbol, leverage)
+    ex.account.set_leverage(market.symbol, leverage)
     return {}
 
 
 def trading_stop(ex: Exchange, params: Params) -> Json:
     """Set or, with "0", remove the position's stop and target; what is not given stays."""
     market = find_market(ex, params)
-    position = ex.engine.position(market.symbol)
+    position = ex.account.position(market.symbol)
     if position is None or market.category != "linear":
         raise bad_parameter("can not set tp/sl/ts for zero position")
     if "reject_stop" in ex.quirks:
@@ -195,7 +195,7 @@ def trading_stop(ex: Exchange, params: Params) -> Json:
     same = stop in (None, position.stop or Decimal(0)) and target in (None, position.target or Decimal(0))
     if same:
         raise BybitError(34040, "not modified")
-    ex.engine.set_protection(market.symbol, stop, target, ex.now)
+    ex.account.set_protection(market.symbol, stop, target, ex.now)
     return {}
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.market import Market
-from tasks.core.simulation.execution import derived_id
+from tasks.core.simulation.account import derived_id
 from tasks.core.types.orders import Fill, Order, OrderStatus, OrderType, VenuePosition
 
 Json = dict[str, object]
@@ -43,7 +43,7 @@ def order_view(ex: Exchange, order: Order) -> Json:
     """Return one entry of /v5/order/realtime and /v5/order/history."""
     market = ex.markets[order.symbol]
     conditional = order.type in STOP_TYPE
-    fees = sum((f.fee for f in ex.engine.fills if f.venue_order_id == order.venue_order_id), Decimal(0))
+    fees = sum((f.fee for f in ex.account.fills if f.venue_order_id == order.venue_order_id), Decimal(0))
     spent = (order.avg_price or Decimal(0)) * order.filled
     left = order.quantity - order.filled if order.status is OrderStatus.OPEN else Decimal(0)
     return {
@@ -94,7 +94,7 @@ def _direction(order: Order) -> int:
 
 def attached(ex: Exchange, position: VenuePosition) -> list[Order]:
     """Return the position's attached stop and target as the orders Bybit lists for them."""
-    holding = ex.engine.account.holdings[position.symbol]
+    holding = ex.account.wallet.holdings[position.symbol]
     legs = (("stop", position.stop, holding.stop_order), ("target", position.target, holding.target_order))
     return [
         Order(
@@ -118,7 +118,7 @@ def attached(ex: Exchange, position: VenuePosition) -> list[Order]:
 def execution_view(ex: Exchange, fill: Fill) -> Json:
     """Return one entry of /v5/execution/list."""
     market = ex.markets[fill.symbol]
-    order = ex.engine.order_by_venue_id(fill.venue_order_id)
+    order = ex.account.order_by_venue_id(fill.venue_order_id)
     exec_type = {"funding": "Funding", "liquidation": "BustTrade"}.get(fill.reason, "Trade")
     closing = fill.reason not in ("entry", "funding")
     return {
@@ -138,15 +138,15 @@ def execution_view(ex: Exchange, fill: Fill) -> Json:
 
 def position_view(ex: Exchange, symbol: str) -> Json:
     """Return one entry of /v5/position/list; a flat one has size 0 and no side."""
-    position = ex.engine.position(symbol)
-    account, mark = ex.engine.account, ex.price(symbol)
+    position = ex.account.position(symbol)
+    account, mark = ex.account.wallet, ex.price(symbol)
     empty: Json = {
         "positionIdx": 0, "riskId": 1, "riskLimitValue": "2000000", "symbol": ex.markets[symbol].id, "side": "",
         "size": "0", "avgPrice": "0", "positionValue": "", "tradeMode": 0, "positionStatus": "Normal",
         "autoAddMargin": 0, "adlRankIndicator": 0, "leverage": text(account.leverage(symbol)), "positionBalance": "0",
         "markPrice": text(mark), "liqPrice": "", "bustPrice": "", "positionMM": "0", "positionIM": "0",
         "tpslMode": "Full", "takeProfit": "", "stopLoss": "", "trailingStop": "0", "unrealisedPnl": "",
-        "curRealisedPnl": "0", "cumRealisedPnl": text(ex.engine.totals(symbol).realized), "seq": 0,
+        "curRealisedPnl": "0", "cumRealisedPnl": text(ex.account.totals(symbol).realized), "seq": 0,
         "isReduceOnly": False, "createdTime": ms(ex.now), "updatedTime": ms(ex.now),
     }  # fmt: skip
     if position is None:

@@ -106,10 +106,10 @@ async def test_a_challengers_long_pays_the_funding_that_the_paper_venues_pays(ho
     [equity] = (await shadow.run_paper_books.fn(begin + timedelta(hours=1))).values()
     stored = store().paper_book("default", "hold")
     book = PaperBook(settings().paper_cash, {}, settings().costs, stored.state)
-    [theirs] = [fill for fill in book.engine.fills if fill.reason == "funding"]
+    [theirs] = [fill for fill in book.account.fills if fill.reason == "funding"]
     [ours] = [fill for fill in await paper.fills(SYMBOL, begin) if fill.reason == "funding"]
     await venue().close()
     assert theirs.fee == ours.fee > 0
     assert theirs.at == ours.at == begin + timedelta(minutes=30)
-    held, paid = book.engine.account.holdings[SYMBOL], sum(fill.fee for fill in book.engine.fills)
-    assert equity == settings().paper_cash - paid + (book.engine.account.last[SYMBOL] - held.avg_price) * held.quantity
+    held, paid = book.account.wallet.holdings[SYMBOL], sum(fill.fee for fill in book.account.fills)
+    assert equity == settings().paper_cash - paid + (book.account.wallet.last[SYMBOL] - held.avg_price) * held.quantity

@@ -19,10 +19,9 @@ from tasks.adapters.store.shadow import PaperBookState, ShadowStore
 from tasks.adapters.venue import bybit
 from tasks.adapters.venue.market import MarketData
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
+from tasks.core.simulation.account import SimulatedAccount, quote_of
 from tasks.core.simulation.counterfactual import PaperBook
-from tasks.core.simulation.execution import quote_of
-from tasks.core.simulation.matching import MatchingEngine
-from tasks.core.simulation.venue_rules import protection_refusal
+from tasks.core.simulation.refusals import protection_refusal
 from tasks.core.trading.money import BPS
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, Side, VenuePosition
@@ -50,25 +49,25 @@ class PaperVenue:
     # --- the account -------------------------------------------------------------------------------------------
 
     async def balance(self) -> Balance:
-        return (await self._engine()).balance({}).model_copy(update={"currency": quote_of(self._settings.symbols[0])})
+        return (await self._read()).balance({}).model_copy(update={"currency": quote_of(self._settings.symbols[0])})
 
     async def positions(self) -> list[VenuePosition]:
-        return (await self._engine()).positions()
+        return (await self._read()).positions()
 
     async def fills(self, symbol: str, since: datetime) -> list[Fill]:
         """Return executions since then, oldest first; funding payments among them (quantity 0)."""
-        mine = [fill for fill in (await self._engine()).fills if fill.symbol == symbol and fill.at >= since]
+        mine = [fill for fill in (await self._read()).fills if fill.symbol == symbol and fill.at >= since]
         return [f.model_copy(update={"quantity": Decimal(0)}) if f.reason == "funding" else f for f in mine]
 
     # --- orders ------------------------------------------------------------------------------------------------
 
     async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
-        order = (await self._engine()).order(client_order_id)
+        order = (await self._read()).order(client_order_id)
         return order if order is not None and order.symbol == symbol else None
 
     async def open_orders(self, symbol: str) -> list[Order]:
         """Return working limit orders; stops and targets are the position's."""
-        return (await self._engine()).open_orders(symbol)
+        return (await self._read()).open_orders(symbol)
 
     async def submit(self, intent: OrderIntent) -> Order:
         """Carry an intent out against the book of this moment."""
@@ -80,9 +79,9 @@ class PaperVenue:
         bid, ask, depth = await self._top(intent.symbol, intent.side)
         mid = (bid + ask) / 2
 
-        def send(engine: MatchingEngine, now: datetime) -> Order:
+        def send(account: SimulatedAccount, now: datetime) -> Order:
             spread = (ask - mid) / mid / BPS
-            order = engine.submit(intent, mid, now, modelled_half_spread_bps=spread, depth=depth)
+            order = account.submit(intent, mid, now, modelled_half_spread_bps=spread, depth=depth)
             if order.status is OrderStatus.REJECTED:
                 error = DuplicateOrder if order.reason == "duplicate_id" else OrderRejected
                 raise error(f"{doing}: {order.reason}")
@@ -93,18 +92,18 @@ class PaperVenue:
     async def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None) -> None:
         bid, ask, _ = await self._top(symbol, "sell")
 
-        def change(engine: MatchingEngine, now: datetime) -> None:
-            held = engine.account.holdings.get(symbol)
+        def change(account: SimulatedAccount, now: datetime) -> None:
+            held = account.wallet.holdings.get(symbol)
             price = bid if held is not None and held.sign > 0 else ask
             refusal = protection_refusal(held.sign, price, stop, target) if held is not None else "no_position"
             if refusal:
                 raise OrderRejected(f"set {symbol} stop={stop} target={target}: {refusal} at {price}")
-            engine.set_protection(symbol, stop, target, now)
+            account.set_protection(symbol, stop, target, now)
 
         await self._on_account(change, symbol)
 
     async def cancel(self, symbol: str, client_order_id: str) -> None:
-        await self._on_account(lambda engine, now: engine.cancel(client_order_id, now), symbol)
+        await self._on_account(lambda account, now: account.cancel(client_order_id, now), symbol)
 
     async def _top(self, symbol: str, side: Side) -> tuple[Decimal, Decimal, Decimal]:
         """Return best bid and ask, and how much an order of `side` finds on the other side of the book."""
@@ -116,7 +115,7 @@ class PaperVenue:
 
     # --- underneath --------------------------------------------------------------------------------------------
 
-    async def _on_account(self, act: Callable[[MatchingEngine, datetime], T], symbol: str = "") -> T:
+    async def _on_account(self, act: Callable[[SimulatedAccount, datetime], T], symbol: str = "") -> T:
         """Bring the account up to now, let `act` look at it or change it, and keep it; over again if others changed it.
 
         What `act` raises leaves the account as it was.
@@ -124,27 +123,27 @@ class PaperVenue:
         for _ in range(ATTEMPTS):
             now, stored = await self.now(), self._books.paper_book(*self._account)
             book, until = await self._caught_up(stored, now, symbol)
-            result = act(book.engine, now)
-            book.engine.forget(now - KEPT)
-            after = PaperBookState(state=book.engine.dump(), equity=book.engine.balance({}).equity, until=until)
+            result = act(book.account, now)
+            book.account.forget(now - KEPT)
+            after = PaperBookState(state=book.account.dump(), equity=book.account.balance({}).equity, until=until)
             if after == stored or self._books.save_paper_book(*self._account, after, stored):
                 return result
         raise VenueUnavailable(f"paper account {self._account}: others changed it {ATTEMPTS} times; nothing was done")
 
-    async def _engine(self) -> MatchingEngine:
+    async def _read(self) -> SimulatedAccount:
         """Return the account as it is now, to be looked at."""
-        return await self._on_account(lambda engine, _: engine)
+        return await self._on_account(lambda account, _: account)
 
     async def _caught_up(self, stored: PaperBookState | None, now: datetime, symbol: str) -> tuple[PaperBook, datetime]:
         """Return the account as the bars up to now have left it, and until when they went."""
         end = floor_time(now, self._step)
         book = PaperBook(self._settings.paper_cash, {}, self._settings.costs, stored.state if stored else "")
-        engine = book.engine
-        engine.account.default_leverage = self._settings.limits.leverage
-        working = sorted({*engine.account.holdings, *(order.symbol for order in engine.open_orders())})
+        account = book.account
+        account.wallet.default_leverage = self._settings.limits.leverage
+        working = sorted({*account.wallet.holdings, *(order.symbol for order in account.open_orders())})
         named = sorted({*working, symbol} - {""})
-        engine.account.instruments = {name: await self.instrument(name) for name in named}
-        engine.account.leverages |= {name: self._settings.limits.leverage_of(name) for name in named}
+        account.wallet.instruments = {name: await self.instrument(name) for name in named}
+        account.wallet.leverages |= {name: self._settings.limits.leverage_of(name) for name in named}
         self._require_one_quote(named)
         if stored is None or not working:
             return book, max(end, stored.until) if stored else end
@@ -153,7 +152,7 @@ class PaperVenue:
         bars = {name: await self.fetch_bars(name, self._step, stored.until, now) for name in working}
         end = max(min(map(self._end_of, bars.values())) if all(map(len, bars.values())) else stored.until, end - LATE)
         cut = {name: frame.loc[: end - duration(self._step)] for name, frame in bars.items()}
-        rates = await self.funding_paid(sorted(engine.account.holdings), stored.until, end)
+        rates = await self.funding_paid(sorted(account.wallet.holdings), stored.until, end)
         book.run(cut, funding=rates, timeframe=self._step)
         return book, max(end, stored.until)
 

@@ -1,4 +1,4 @@
-"""Replay the live cycle's own functions over history: decisions only where events fire, fills by the one engine.
+"""Replay the live cycle's own functions over history: decisions only where events fire, fills by the one account.
 
 Between two events nothing is computed bar by bar: the next touch of a stop, target or limit, the next crossing of
 R and the next market event are searched for ahead, and the earliest is carried out. Within one bar the order is:
@@ -106,14 +106,14 @@ class Backtest(Desk):
             return
         answers = await self.decider.decide([each.question for each in asked])
         for i, (each, decided) in enumerate(zip(asked, answers, strict=True)):
-            self._act(each, decided, k, each.account if i == 0 else self.account(each.symbol, k))
+            self._act(each, decided, k, each.account if i == 0 else self.state(each.symbol, k))
 
     def _question(self, symbol: str, k: int, lost: bool) -> Asked | None:
         state = self.symbols[symbol]
         reasons = state.reasons_at(k)
         if not (reasons or lost) or np.isnan(state.tape.marks[k]):
             return None
-        as_of, account = self.grid.closes_at(k), self.account(symbol, k)
+        as_of, account = self.grid.closes_at(k), self.state(symbol, k)
         daily = ledger.realized_today_pct(account.closed_trades, account.day_start_equity, as_of)
         drawdown = position_events.drawdown(symbol, daily, as_of, self.strategy.thresholds)
         drawdown = [reason for reason in drawdown if reason.fingerprint not in state.said]
@@ -142,7 +142,7 @@ class Backtest(Desk):
         judgement = judged(asked.question, answer, account, self.strategy, as_of)
         cycle_id, verdict, intents = judgement
         self._count(answer, verdict, k, account, as_of)
-        first = len(self.engine.fills)
+        first = len(self.account.fills)
         refusals = [refusal for intent in intents if (refusal := self._send_for(cycle_id, answer, intent, k))]
         if intents:
             self._look_ahead(asked.symbol, k)
@@ -155,7 +155,7 @@ class Backtest(Desk):
             decider=self.decider.name, status=status_of(judgement, refusals), reasons=asked.question.reasons,
             snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True,
             state=account, inputs=inputs, decided=answer, verdict=verdict, intents=intents,
-            fills=tuple(self.engine.fills[first:]), error="; ".join(refusals),
+            fills=tuple(self.account.fills[first:]), error="; ".join(refusals),
         ))  # fmt: skip
 
     def _count(self, decided: Answer, verdict: Verdict, k: int, account: AccountState, as_of: datetime) -> None:
@@ -190,7 +190,7 @@ class Backtest(Desk):
     def _result(self) -> Result:
         closes = self.grid.start_s + (np.arange(self.grid.n) + 1) * STEP
         extra = int(np.count_nonzero(closes[np.array(self.asked, dtype=int)] % 900))
-        totals = self.engine.account.totals.values()
+        totals = self.account.wallet.totals.values()
         return Result(
             grid=self.grid,
             equity=self.equity,

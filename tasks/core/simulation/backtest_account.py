@@ -17,7 +17,7 @@ from tasks.core.decision.memory import JUDGED, Remembered, performance
 from tasks.core.errors import InputError, LedgerMismatch
 from tasks.core.market import position_events
 from tasks.core.market.snapshot import Market
-from tasks.core.simulation.matching import MatchingEngine
+from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.symbol_state import SymbolState
 from tasks.core.simulation.tape import STEP, make_grid
 from tasks.core.simulation.world import World
@@ -51,7 +51,7 @@ class Desk:
         if unknown := [symbol for symbol in self.symbols if symbol not in strategy.instruments]:
             raise InputError(f"{unknown[0]}: the strategy has no instrument for it; name its terms with --instruments")
         self.instruments = {symbol: strategy.instruments[symbol] for symbol in self.symbols}
-        self.engine = MatchingEngine(strategy.capital, self.instruments, strategy.costs)
+        self.account = SimulatedAccount(strategy.capital, self.instruments, strategy.costs)
         self.latency = timedelta(seconds=world.latency_s)
         self.equity = np.full(self.grid.n, float(strategy.capital))
         self.filled_to = -1
@@ -81,9 +81,9 @@ class Desk:
         """After anything changed: find the next touch of a resting price, and the position's coming reasons."""
         state = self.symbols[symbol]
         state.touch, state.ahead = None, {}
-        if not self.engine.has_work(symbol):
+        if not self.account.has_work(symbol):
             return
-        state.touch = state.tape.first_touch(k, self.engine.next_triggers(symbol))
+        state.touch = state.tape.first_touch(k, self.account.next_triggers(symbol))
         if state.position is not None:
             self._position_ahead(state, state.position, k)
 
@@ -109,7 +109,7 @@ class Desk:
         for symbol, state in self.symbols.items():
             if state.touch == k:
                 self.mark_equity(k - 1)
-                self.engine.on_bar(symbol, state.tape.bar(k), self.grid.closes_at(k))
+                self.account.on_bar(symbol, state.tape.bar(k), self.grid.closes_at(k))
                 self._book(k)
                 self._look_ahead(symbol, k)
             if state.position is not None and k in state.ahead:
@@ -117,7 +117,7 @@ class Desk:
                 self._follow_up(symbol, state.position, k)
             if state.position is not None and k in state.funding:
                 self.mark_equity(k - 1)
-                self.engine.apply_funding(symbol, state.funding[k], state.tape.mark(k), self.grid.closes_at(k))
+                self.account.apply_funding(symbol, state.funding[k], state.tape.mark(k), self.grid.closes_at(k))
                 self._book(k)
                 self._look_ahead(symbol, k)
         self.mark_equity(k)
@@ -127,9 +127,9 @@ class Desk:
         if k <= self.filled_to:
             return
         part = slice(self.filled_to + 1, k + 1)
-        held = self.engine.account.holdings.values()
+        held = self.account.wallet.holdings.values()
         curve = self.equity[part]
-        curve[:] = float(self.engine.account.wallet - sum(h.sign * h.cost for h in held))
+        curve[:] = float(self.account.wallet.cash - sum(h.sign * h.cost for h in held))
         for h in held:
             curve += h.sign * float(h.quantity) * self.symbols[h.symbol].tape.marks[part]
         self.peak = max(self.peak, float(curve.max()))
@@ -137,7 +137,7 @@ class Desk:
 
     def _book(self, bar: int) -> None:
         """Book every fill the engine has made since the last time; `bar`: the one they happened on."""
-        fills = self.engine.fills[self.booked :]
+        fills = self.account.fills[self.booked :]
         self.booked += len(fills)
         for fill in fills:
             state = self.symbols[fill.symbol]
@@ -191,9 +191,9 @@ class Desk:
         at = max(opens_at, self.grid.closes_at(k) + self.latency)
         if intent.type in (OrderType.MARKET, OrderType.LIMIT):
             price = state.tape.price_in(following, (at - opens_at).total_seconds(), intent.side)
-            order = self.engine.submit(intent, price, at, depth=state.tape.depth(following))
+            order = self.account.submit(intent, price, at, depth=state.tape.depth(following))
         else:
-            order = self.engine.submit(intent, state.tape.mark(k), at)
+            order = self.account.submit(intent, state.tape.mark(k), at)
         if order.status is OrderStatus.REJECTED:
             return order.reason
         self._book(following)
@@ -203,12 +203,12 @@ class Desk:
 
     # what the guard judges against
 
-    def account(self, symbol: str, k: int) -> AccountState:
+    def state(self, symbol: str, k: int) -> AccountState:
         """Build what the guard judges against, as the live cycle does from the venue and the store."""
         as_of = self.grid.closes_at(k)
-        held = {*self.engine.account.holdings, symbol}
+        held = {*self.account.wallet.holdings, symbol}
         marks = {s: self.symbols[s].tape.mark(k) for s in held}
-        balance = self.engine.balance(marks)
+        balance = self.account.balance(marks)
         midnight = max(0, k - int(as_of.timestamp()) % 86_400 // STEP)
         since = as_of - timedelta(days=1)
         return AccountState(
@@ -250,7 +250,7 @@ class Desk:
 
     def _correlations(self, symbol: str, as_of: datetime) -> dict[str, float]:
         """Look up how this symbol moves with those that are open or waiting; each pair is computed once a day."""
-        others = {*self.engine.account.holdings, *(order.symbol for order in self.engine.open_orders())} - {symbol}
+        others = {*self.account.wallet.holdings, *(order.symbol for order in self.account.open_orders())} - {symbol}
         found: dict[str, float] = {}
         for other in sorted(others):
             pair = (as_of.date(), symbol, other)
@@ -266,7 +266,7 @@ class Desk:
                 symbol=order.symbol, side="long" if order.side == "buy" else "short",
                 quantity=order.quantity - order.filled, price=order.price, stop=order.stop,
             )
-            for order in self.engine.open_orders()
+            for order in self.account.open_orders()
             if order.type == "limit" and order.price is not None and self._works(order, as_of)
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 import pandas as pd
 
 from tasks.core.errors import DataError
-from tasks.core.simulation.matching import MatchingEngine, PriceBar
+from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration
 from tasks.core.types.base import Dto, Exact
@@ -41,37 +41,37 @@ def score(
     tape = price_bars(bars.iloc[:HORIZON_BARS])
     if not tape:
         return None
-    engine = _account(state, symbol, costs, tape[0])
-    start = engine.balance({symbol: tape[0].open}).equity
+    account = _account(state, symbol, costs, tape[0])
+    start = account.balance({symbol: tape[0].open}).equity
     for intent in intents:
-        engine.submit(intent, tape[0].open, tape[0].open_time)
+        account.submit(intent, tape[0].open, tape[0].open_time)
     used = 0
     for bar in tape:
         used += 1
-        engine.on_bar(symbol, bar, bar.open_time + duration("5m"))
-        if not engine.has_work(symbol):
+        account.on_bar(symbol, bar, bar.open_time + duration("5m"))
+        if not account.has_work(symbol):
             break
-    end = engine.balance({symbol: tape[used - 1].close}).equity
+    end = account.balance({symbol: tape[used - 1].close}).equity
     return Counterfactual(
-        return_pct=(end / start - 1) * 100 if start > 0 else Decimal(0), bars=used, closed=not engine.has_work(symbol)
+        return_pct=(end / start - 1) * 100 if start > 0 else Decimal(0), bars=used, closed=not account.has_work(symbol)
     )
 
 
-def _account(state: AccountState, symbol: str, costs: Costs, first: PriceBar) -> MatchingEngine:
+def _account(state: AccountState, symbol: str, costs: Costs, first: PriceBar) -> SimulatedAccount:
     """Build an account that holds what `state` holds in `symbol`, taken over at the first open without cost."""
     if state.instrument is None:
         raise DataError(f"{symbol}: the account of this decision names no instrument to score it with")
     instrument = state.instrument.model_copy(update={"symbol": symbol})
-    engine = MatchingEngine(state.equity, {symbol: instrument}, FREE)
+    account = SimulatedAccount(state.equity, {symbol: instrument}, FREE)
     held = state.position(symbol)
     if held is not None:
         entry = OrderIntent(
             client_order_id="held", symbol=symbol, side="buy" if held.side == "long" else "sell",
             type=OrderType.MARKET, quantity=held.quantity, stop=held.stop, target=held.tp,
         )  # fmt: skip
-        engine.submit(entry, first.open, first.open_time)
-    engine.costs = costs
-    return engine
+        account.submit(entry, first.open, first.open_time)
+    account.costs = costs
+    return account
 
 
 def price_bars(bars: pd.DataFrame) -> list[PriceBar]:
@@ -86,9 +86,9 @@ class PaperBook:
     """A challenger's own account, run over the market bar by bar; its whole state is one text."""
 
     def __init__(self, cash: Decimal, instruments: dict[str, Instrument], costs: Costs, state: str = "") -> None:
-        self.engine = MatchingEngine(cash, instruments, costs)
+        self.account = SimulatedAccount(cash, instruments, costs)
         if state:
-            self.engine.load(state)
+            self.account.load(state)
 
     def run(
         self,
@@ -112,20 +112,20 @@ class PaperBook:
             while ready := [each for each in waiting if each[1] == symbol and each[0] <= opened]:
                 waiting.remove(ready[0])
                 for intent in ready[0][2]:
-                    self.engine.submit(intent, bar.open, opened)
+                    self.account.submit(intent, bar.open, opened)
             while unpaid and unpaid[0][0] <= opened:
                 self._pay(*unpaid.pop(0), bar.open)
             if self._lived(symbol, opened + step):
-                self.engine.on_bar(symbol, bar, opened + step)
-            self.engine.mark(symbol, bar.close)
+                self.account.on_bar(symbol, bar, opened + step)
+            self.account.mark(symbol, bar.close)
             marks[symbol] = bar.close
-        return self.engine.balance(marks).equity
+        return self.account.balance(marks).equity
 
     def _pay(self, at: datetime, symbol: str, rate: Decimal, price: Decimal) -> None:
         if self._lived(symbol, at):
-            self.engine.apply_funding(symbol, rate, self.engine.account.last.get(symbol, price), at)
+            self.account.apply_funding(symbol, rate, self.account.wallet.last.get(symbol, price), at)
 
     def _lived(self, symbol: str, at: datetime) -> bool:
         """Say whether what is open in `symbol`, if anything, was open before `at`: no bar acts backwards."""
-        holding = self.engine.account.holdings.get(symbol)
+        holding = self.account.wallet.holdings.get(symbol)
         return holding is None or holding.opened_at < at

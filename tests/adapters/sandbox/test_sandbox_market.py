@@ -199,7 +199,7 @@ def test_the_outcome_does_not_depend_on_how_often_one_looks(tmp_path):
         while until < START_MS + 150 * MINUTE:
             until = min(until + stride, START_MS + 150 * MINUTE)
             ex.advance_to(until)
-        outcomes.append([(f.reason, f.price, f.quantity) for f in ex.engine.fills])
+        outcomes.append([(f.reason, f.price, f.quantity) for f in ex.account.fills])
     assert outcomes[0] == outcomes[1] == outcomes[2]
     assert len(outcomes[0]) > 2
 
@@ -209,18 +209,18 @@ def test_the_path_decides_which_of_stop_and_target_is_met_first(tmp_path):
     ex = exchange_on(tmp_path, [*flat(2), both, *flat(2)])
     buy(ex, stop=Decimal(95), target=Decimal(105))
     ex.advance_to(START_MS + 5 * MINUTE)
-    assert [f.reason for f in ex.engine.fills] == ["entry", "stop"]
+    assert [f.reason for f in ex.account.fills] == ["entry", "stop"]
     ex = exchange_on(tmp_path, [*flat(2), (101.0, 106.0, 94.0, 100.0), *flat(2)])
     buy(ex, stop=Decimal(95), target=Decimal(105))
     ex.advance_to(START_MS + 5 * MINUTE)
-    assert [f.reason for f in ex.engine.fills] == ["entry", "target"]
+    assert [f.reason for f in ex.account.fills] == ["entry", "target"]
 
 
 def test_funding_is_charged_on_its_hours_in_order_of_time(tmp_path):
     ex = exchange_on(tmp_path, flat(17 * 60), funding_rate=Decimal("0.0001"))
     buy(ex, quantity="2")
     ex.advance_to(START_MS + 16 * HOUR + MINUTE)
-    charged = [f for f in ex.engine.fills if f.reason == "funding"]
+    charged = [f for f in ex.account.fills if f.reason == "funding"]
     assert [f.at for f in charged] == [START + timedelta(hours=8), START + timedelta(hours=16)]
     assert [f.fee for f in charged] == [Decimal("0.02")] * 2
 
@@ -229,7 +229,7 @@ def test_the_seconds_a_position_has_no_stop_are_counted(tmp_path):
     ex = exchange_on(tmp_path, flat(60))
     buy(ex)
     ex.advance_to(START_MS + 90_000)
-    ex.engine.set_protection(BTC, Decimal(90), None, ex.now)
+    ex.account.set_protection(BTC, Decimal(90), None, ex.now)
     ex.advance_to(START_MS + 10 * MINUTE)
     assert ex.naked_ms[BTC] == 90_000
 

@@ -20,8 +20,8 @@ from tasks.core.lab.chance import Path, Trade
 from tasks.core.lab.comparison import Point, Trial, Tried, Variant
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.snapshot import Market
+from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.counterfactual import price_bars
-from tasks.core.simulation.matching import MatchingEngine
 from tasks.core.simulation.paid_replies import CAPPED, KeptModel, Spending
 from tasks.core.simulation.world import World
 from tasks.core.types.decision import ModelCall, PromptRef
@@ -113,21 +113,21 @@ def test_random_trades_cost_what_the_fill_engine_takes():
     found = chance.earned(trades, at, path, days, COSTS)
 
     instrument = linear(BTC, step=Decimal("1e-12"), tick=Decimal("1e-12"), min_notional=Decimal(0))
-    engine, tape, equity = MatchingEngine(Decimal(10_000), {BTC: instrument}, COSTS), price_bars(bars), []
+    account, tape, equity = SimulatedAccount(Decimal(10_000), {BTC: instrument}, COSTS), price_bars(bars), []
     for k, bar in enumerate(tape):
         if k % 288 == 0:
-            equity.append(engine.balance({BTC: tape[k - 1].close if k else bar.open}).equity)
+            equity.append(account.balance({BTC: tape[k - 1].close if k else bar.open}).equity)
         for i in np.flatnonzero(at.exit == k):
-            held = engine.position(BTC)
+            held = account.position(BTC)
             side = "sell" if held.side == "long" else "buy"
-            engine.submit(market_order(f"x{i}", side, held.quantity, reduce_only=True), bar.open, bar.open_time)
+            account.submit(market_order(f"x{i}", side, held.quantity, reduce_only=True), bar.open, bar.open_time)
         for i in np.flatnonzero(at.entry == k):
             one = trades[at.order[i]]
             quantity = Decimal(one.notional / path.opens[k]).quantize(Decimal("1e-12"))
-            engine.submit(
+            account.submit(
                 market_order(f"e{i}", "buy" if one.side == "long" else "sell", quantity), bar.open, bar.open_time
             )
-    equity.append(engine.balance({BTC: tape[-1].close}).equity)
+    equity.append(account.balance({BTC: tape[-1].close}).equity)
     assert np.allclose(np.array(equity, dtype=float) - 10_000, found, atol=1e-5)
 
 

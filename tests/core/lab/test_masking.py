@@ -39,7 +39,7 @@ def plain() -> Backtest:
 def test_rules_trade_the_same_behind_a_mask(key, plain):
     mask = Mask(key)
     masked = trades(mask_bars(BARS, SYMBOL, mask)[1], mask_instrument(INSTRUMENT, mask))
-    real, seen = plain.engine.fills, masked.engine.fills
+    real, seen = plain.account.fills, masked.account.fills
     assert len(real) > 20
     assert [(f.reason, f.side, f.at) for f in real] == [(f.reason, f.side, mask.real_time(f.at)) for f in seen]
     assert [float(f.price) for f in real] == pytest.approx(

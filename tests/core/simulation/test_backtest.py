@@ -80,7 +80,7 @@ def test_equity_is_cash_plus_every_outcome_when_flat_at_the_end(market):
     assert len(result.outcomes) > 5
     run = backtest({SYMBOL: market}, RulesDecider())
     asyncio.run(run.run())
-    unrealized = run.engine.balance({SYMBOL: Decimal(repr(float(run.symbols[SYMBOL].tape.marks[-1])))}).equity
+    unrealized = run.account.balance({SYMBOL: Decimal(repr(float(run.symbols[SYMBOL].tape.marks[-1])))}).equity
     realized = Decimal(10_000) + sum((o.pnl for o in run.outcomes), Decimal(0))
     if run.symbols[SYMBOL].position is None:
         assert unrealized == realized
@@ -150,7 +150,7 @@ class RandomDecider:
 
 def assert_ledger_is_engine(run: Backtest) -> None:
     ours = {p.symbol: p for p in run.open_positions()}
-    theirs = {p.symbol: p for p in run.engine.positions()}
+    theirs = {p.symbol: p for p in run.account.positions()}
     assert set(ours) == set(theirs)
     for symbol, position in theirs.items():
         mine = ours[symbol]
@@ -173,10 +173,10 @@ def test_the_ledger_holds_what_the_engine_holds_at_every_record_whatever_is_deci
     run = backtest(markets, RandomDecider(seed), thresholds=thresholds, on_record=check)
     result = asyncio.run(run.run())
     assert_ledger_is_engine(run)
-    assert run.booked == len(run.engine.fills)
+    assert run.booked == len(run.account.fills)
     assert len(result.outcomes) > 5
     marks = {symbol: Decimal(repr(float(state.tape.marks[-1]))) for symbol, state in run.symbols.items()}
-    assert float(run.engine.balance(marks).equity) == pytest.approx(result.equity[-1], rel=1e-9)
+    assert float(run.account.balance(marks).equity) == pytest.approx(result.equity[-1], rel=1e-9)
 
 
 def recorded(market: Market, at: pd.Timestamp, **changes: object) -> tuple[Backtest, Result, list[CycleRecord]]:
@@ -204,7 +204,7 @@ def first_with(market, points, seen, **changes):
 
 
 def exits(run: Backtest) -> list[str]:
-    return [fill.reason for fill in run.engine.fills if fill.reason != "entry"]
+    return [fill.reason for fill in run.account.fills if fill.reason != "entry"]
 
 
 def test_a_close_all_follow_up_ends_the_trade(market, points):
@@ -220,7 +220,7 @@ def test_a_limit_entry_that_fills_later_becomes_a_trade_of_its_cycle(market, poi
     entry = next(record for record in records if record.intents)
     assert entry.fills == ()
     assert result.outcomes[0].cycle_id == entry.cycle_id
-    assert any(r.state.positions for r in records if r.as_of > run.engine.fills[0].at)
+    assert any(r.state.positions for r in records if r.as_of > run.account.fills[0].at)
 
 
 def test_two_follow_ups_on_one_bar_keep_each_others_work(market, points):
@@ -265,9 +265,9 @@ def test_a_limit_that_expires_where_nothing_trades_is_cancelled_and_not_filled_b
         gone = (index > at) & (index < at + pd.Timedelta(minutes=30))
         cut = Market.from_base(SYMBOL, market.bars["5m"].loc[~gone])
         run, result, _ = recorded(cut, at, entry={"type": "limit", "offset_bps": 100})
-        if run.engine.orders:
+        if run.account.orders:
             break
-    assert [(order.status, order.reason) for order in run.engine.orders] == [("cancelled", "expired")]
+    assert [(order.status, order.reason) for order in run.account.orders] == [("cancelled", "expired")]
     assert result.outcomes == []
 
 
@@ -277,7 +277,7 @@ def test_an_entry_the_engine_refuses_is_recorded_as_failed_with_the_reason(marke
     run, _, records = recorded(Market.from_base(SYMBOL, bars), points[15])
     record = next(r for r in records if r.intents)
     assert (record.status, record.error, record.fills) == (CycleStatus.FAILED, "stop_wrong_side", ())
-    assert run.engine.orders == []
+    assert run.account.orders == []
 
 
 def test_a_loss_that_passes_the_drawdown_limit_is_a_decision_point_at_its_close(market, points):

@@ -85,14 +85,14 @@ def replay(bars: Sequence[Bar], script: dict[Any, dict[str, Any]], other: Sequen
 
 def equity(run: Backtest) -> Decimal:
     """Return the wallet of an account that is flat, after checking it against outcomes and curve."""
-    assert run.engine.positions() == []
-    assert run.engine.account.wallet == 10_000 + sum(outcome.pnl for outcome in run.outcomes)
-    assert run.equity[-1] == pytest.approx(float(run.engine.account.wallet), rel=1e-15)
-    return run.engine.account.wallet
+    assert run.account.positions() == []
+    assert run.account.wallet.cash == 10_000 + sum(outcome.pnl for outcome in run.outcomes)
+    assert run.equity[-1] == pytest.approx(float(run.account.wallet.cash), rel=1e-15)
+    return run.account.wallet.cash
 
 
 def fills(run: Backtest) -> list[tuple[str, str]]:
-    return [(fill.reason, f"{fill.price.normalize():f}") for fill in run.engine.fills]
+    return [(fill.reason, f"{fill.price.normalize():f}") for fill in run.account.fills]
 
 
 def test_a_gap_through_the_stop_is_filled_at_the_open() -> None:
@@ -114,7 +114,7 @@ def test_an_entry_takes_no_more_than_its_bar_traded() -> None:
     run = replay([(100, 101, 99, 100, 4), (100, 109, 99, 108), FLAT], {59: LONG})
     # 4 of 10 units: 4 x 100.05 = 400.2, fee 0.4002; the target is a limit at 108: 432, maker fee 0.1728
     # 432 - 400.2 - 0.4002 - 0.1728 = 31.227
-    assert next((o.type, o.status.value, o.filled) for o in run.engine.orders) == ("market", "cancelled", 4)
+    assert next((o.type, o.status.value, o.filled) for o in run.account.orders) == ("market", "cancelled", 4)
     assert fills(run) == [("entry", "100.05"), ("target", "108")]
     assert equity(run) == Decimal("10031.227")
 
@@ -147,7 +147,7 @@ def test_a_fee_tier_charges_makers_and_takers_its_own_share(taker: int, maker: i
     # default tier: 999.975 x 0.0004 = 0.39999 and 1005 x 0.001 = 1.005: 5.025 - 1.40499 = 3.62001
     # better tier:  999.975 x 0.0001 = 0.0999975 and 1005 x 0.0003 = 0.3015: 5.025 - 0.4014975 = 4.6235025
     assert fills(run) == [("entry", "99.5"), ("exit", "100")]
-    assert [fill.liquidity for fill in run.engine.fills] == ["maker", "taker"]
+    assert [fill.liquidity for fill in run.account.fills] == ["maker", "taker"]
     assert equity(run) == Decimal(wallet)
 
 
@@ -186,7 +186,7 @@ def test_a_limit_that_is_not_traded_through_in_time_costs_nothing() -> None:
     quiet = (100, 101, 99.5, 100)  # touches 99.5 and does not trade through
     run = replay([quiet, quiet, quiet, (100, 101, 99, 100), FLAT], {59: LIMIT})
     # good for 15 minutes, the three bars to 05:15; the fourth would have filled it
-    assert [(o.status.value, o.reason) for o in run.engine.orders] == [("cancelled", "expired")]
+    assert [(o.status.value, o.reason) for o in run.account.orders] == [("cancelled", "expired")]
     assert equity(run) == 10_000
 
 
@@ -210,7 +210,7 @@ def test_an_order_arrives_after_the_latency_at_a_price_gone_that_far_to_the_wors
     assert fills(run) == [("entry", "100.2501"), ("exit", "99.7501")]
     assert equity(run) == Decimal("9992.999998")
     closes = [START + 60 * FIVE, START + 61 * FIVE]
-    assert [fill.at for fill in run.engine.fills] == [at + timedelta(seconds=60) for at in closes]
+    assert [fill.at for fill in run.account.fills] == [at + timedelta(seconds=60) for at in closes]
 
 
 def test_a_latency_of_a_bar_or_more_is_refused() -> None:

@@ -85,10 +85,10 @@ def test_a_paper_book_in_two_sittings_is_the_same_as_in_one():
     once = whole.run({SYMBOL: tape}, due)
     first = PaperBook(Decimal(10_000), instruments, Costs())
     first.run({SYMBOL: tape.iloc[:3]}, due)
-    second = PaperBook(Decimal(10_000), instruments, Costs(), first.engine.dump())
+    second = PaperBook(Decimal(10_000), instruments, Costs(), first.account.dump())
     assert second.run({SYMBOL: tape.iloc[3:]}, []) == once
     assert once > 10_000
-    assert [fill.reason for fill in whole.engine.fills] == ["entry", "target"]
+    assert [fill.reason for fill in whole.account.fills] == ["entry", "target"]
 
 
 def book(costs: Costs = FREE, state: str = "") -> PaperBook:
@@ -100,20 +100,20 @@ def test_a_decisions_orders_meet_the_first_bar_that_opens_at_or_after_it(minute,
     """One made at 12:02 knows nothing of what the bar of 12:00 was going to do: it fills at 12:05."""
     tape, made = bars(104, 103, 102, 107), book()
     made.run({SYMBOL: tape}, [(AT + timedelta(minutes=minute), SYMBOL, [entry(target="900")])])
-    [fill] = made.engine.fills
+    [fill] = made.account.fills
     assert (fill.at, fill.price) == (AT + timedelta(minutes=5 * bar), Decimal(str(tape["open"].iloc[bar])))
 
 
 def test_a_decision_about_one_symbol_does_not_meet_anothers_bar():
     made = book()
     made.run({SYMBOL: bars(104, 103), OTHER: bars(50, 51).iloc[1:]}, [(AT, OTHER, [entry_in(OTHER)])])
-    assert [(fill.symbol, fill.at) for fill in made.engine.fills] == [(OTHER, AT + timedelta(minutes=5))]
+    assert [(fill.symbol, fill.at) for fill in made.account.fills] == [(OTHER, AT + timedelta(minutes=5))]
 
 
 def test_two_decisions_of_one_time_are_carried_out_in_their_order():
     made = book()
     made.run({SYMBOL: bars(104, 103)}, [(AT, SYMBOL, [entry(target="900")]), (AT, SYMBOL, [close_all()])])
-    assert [fill.client_order_id for fill in made.engine.fills] == ["e", "x"]
+    assert [fill.client_order_id for fill in made.account.fills] == ["e", "x"]
 
 
 def test_funding_is_paid_on_what_is_open_then_and_only_on_that():
@@ -126,7 +126,7 @@ def test_funding_is_paid_on_what_is_open_then_and_only_on_that():
     made = book()
     equity = made.run({SYMBOL: bars(104, 103, 110)}, [(AT, SYMBOL, [entry(target="900")])], dues)
     assert equity == 10_100 - Decimal("0.103")
-    assert [fill.reason for fill in made.engine.fills] == ["entry", "funding"]
+    assert [fill.reason for fill in made.account.fills] == ["entry", "funding"]
 
 
 def test_equity_is_reckoned_at_each_symbols_own_last_close():

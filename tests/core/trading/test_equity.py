@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from instrument_cases import linear, spot
 
-from tasks.core.simulation.account import Account
+from tasks.core.simulation.wallet import Wallet
 from tasks.core.trading import booking, ledger
 from tasks.core.types.orders import Fill, OrderIntent, OrderType
 
@@ -37,7 +37,7 @@ def made(drawn):
     """Fills of an account, and the account itself; nothing is sold on spot that is not held."""
     instruments = {symbol: spot(symbol) if symbol == SPOT else linear(symbol) for symbol in
                    (BTC, ETH, SPOT)}  # fmt: skip
-    account, fills = Account(CASH, instruments, D(3)), []
+    account, fills = Wallet(CASH, instruments, D(3)), []
     for number, (symbol, side, quantity, price, fee) in enumerate(drawn):
         held = account.holdings.get(symbol)
         if side == "funding":

@@ -5,7 +5,7 @@ from decimal import Decimal as D
 import pytest
 from guard_cases import BTC, GRID, NOON
 
-from tasks.core.simulation.matching import MatchingEngine
+from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.trading import followups
 from tasks.core.trading.followups import MoveStopRule, Rejected, TrimRule
 from tasks.core.types.limits import Costs
@@ -122,18 +122,18 @@ def test_the_same_rule_on_the_same_position_is_the_same_order():
 def test_two_rules_of_one_kind_are_two_orders_and_both_fill():
     """By the id of its kind alone the second trim would be the first one over again, and never be sent."""
     first, second = followups.parse(["TRIM 30% at 1R", "TRIM 50% at 2R"]).rules
-    engine = MatchingEngine(D(10_000), {BTC: GRID}, Costs())
+    account = SimulatedAccount(D(10_000), {BTC: GRID}, Costs())
     entry = OrderIntent(client_order_id="e", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=D(2), stop=D(98))
-    engine.submit(entry, D(100), NOON)
+    account.submit(entry, D(100), NOON)
     held, sent = position(followups=(str(first), str(second))), []
     for rule, price, left in ((first, D(102), D("1.4")), (second, D(104), D("0.7"))):
         assert followups.due(held, price) == (rule,)
-        order = engine.submit(followups.intent(rule, held, GRID), price, NOON)
+        order = account.submit(followups.intent(rule, held, GRID), price, NOON)
         assert order.status is OrderStatus.FILLED
         sent.append(order.client_order_id)
         held = followups.mark_done(held.model_copy(update={"quantity": left}), rule)
     assert len(set(sent)) == 2
-    assert engine.position(BTC).quantity == D("0.7")
+    assert account.position(BTC).quantity == D("0.7")
     assert followups.pending(held) == ()
 
 

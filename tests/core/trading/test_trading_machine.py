@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from instrument_cases import linear
 
-from tasks.core.simulation.matching import MatchingEngine, PriceBar
+from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.trading import booking, ledger, orders
 from tasks.core.trading.guard import rulebook
 from tasks.core.types.decision import (
@@ -49,7 +49,7 @@ class Desk(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = MatchingEngine(CASH, RULES, Costs())
+        self.account = SimulatedAccount(CASH, RULES, Costs())
         self.price = {BTC: D(100), ETH: D(50)}
         self.now: datetime = NOON
         self.entries: dict[str, tuple[str, object]] = {}
@@ -66,9 +66,9 @@ class Desk(RuleBasedStateMachine):
         self.now += timedelta(minutes=5)
         top, bottom = max(opened, ends) * (1 + D(high) / 1000), min(opened, ends) * (1 - D(low) / 1000)
         prices = [price.quantize(D("0.1")) for price in (opened, top, bottom, ends)]
-        self.engine.on_bar(symbol, PriceBar(at, *prices), self.now)
+        self.account.on_bar(symbol, PriceBar(at, *prices), self.now)
         self.price[symbol] = prices[-1]
-        self.engine.mark(symbol, prices[-1])
+        self.account.mark(symbol, prices[-1])
 
     @rule(symbol=symbols, percent=st.integers(-15, 15))
     def gap(self, symbol: str, percent: int) -> None:
@@ -79,26 +79,26 @@ class Desk(RuleBasedStateMachine):
     @rule(symbol=symbols, rate=st.integers(-10, 10))
     def funding(self, symbol: str, rate: int) -> None:
         self.now += timedelta(seconds=1)
-        self.engine.apply_funding(symbol, D(rate) / 10_000, self.price[symbol], self.now)
+        self.account.apply_funding(symbol, D(rate) / 10_000, self.price[symbol], self.now)
 
     @precondition(lambda self: self.kept)
     @rule(symbol=symbols)
     def liquidation(self, symbol: str) -> None:
         self.now += timedelta(seconds=1)
-        self.engine.liquidate(symbol, self.price[symbol], self.now)
+        self.account.liquidate(symbol, self.price[symbol], self.now)
 
     @rule(symbol=symbols)
     def cancel(self, symbol: str) -> None:
-        for order in self.engine.open_orders(symbol):
+        for order in self.account.open_orders(symbol):
             if order.type == OrderType.LIMIT.value:
-                self.engine.cancel(order.client_order_id, self.now)
+                self.account.cancel(order.client_order_id, self.now)
 
     # -- what is decided ----------------------------------------------------------------------------------------
 
     @rule(symbol=symbols, kind=st.sampled_from((OpenLong, OpenShort)), size=shares, stop=distances, tp=distances,
           entry=entries, thin=st.booleans())  # fmt: skip
     def enter(self, symbol: str, kind: type, entry: dict[str, object], thin: bool, size: D, stop: D, tp: D) -> None:
-        if held := self.engine.position(symbol):
+        if held := self.account.position(symbol):
             self.gap(symbol, 2 if held.side == "long" else -2)  # no adding to a loss
             kind = Add
         shape = {"size_pct": size, "stop_atr": stop, "tp_atr": tp, "entry": entry}
@@ -130,14 +130,14 @@ class Desk(RuleBasedStateMachine):
         """Guard, plan, send and book, as a cycle does; `thin`: only half of it is there to be taken."""
         symbol = decision.symbol
         self.now += timedelta(seconds=1)
-        state, price = self.account(symbol), self.price[symbol]
+        state, price = self.state(symbol), self.price[symbol]
         snapshot = seen(pair=symbol, close=float(price), atr=float(price) / 100)
         verdict = rulebook.judge(decision, snapshot, state, LIMITS, Costs(), symbols=(BTC, ETH))
         cycle = orders.cycle_id("default", symbol, self.now)
         for intent in orders.plan(verdict, cycle, state, self.now, LIMITS):
             self.entries[intent.client_order_id] = (cycle, intent)
             depth = (intent.quantity / 2).quantize(D("0.001")) if thin else None
-            order = self.engine.submit(intent, price, self.now, depth=depth)
+            order = self.account.submit(intent, price, self.now, depth=depth)
             if order.status is not OrderStatus.REJECTED:
                 self.kept = {
                     key: booking.with_protection(p, intent) if p.symbol == symbol else p for key, p in self.kept.items()
@@ -146,8 +146,8 @@ class Desk(RuleBasedStateMachine):
                 self.book()
                 self.within_limits(state.equity)
 
-    def account(self, symbol: str) -> AccountState:
-        balance = self.engine.balance(self.price)
+    def state(self, symbol: str) -> AccountState:
+        balance = self.account.balance(self.price)
         held = tuple(
             HeldPosition(symbol=p.symbol, side=p.side, quantity=p.quantity, avg_price=p.avg_price, stop=p.stop,
                          tp=p.target, initial_stop=p.initial_stop, mark_price=self.price[p.symbol])
@@ -156,7 +156,7 @@ class Desk(RuleBasedStateMachine):
         pending = tuple(
             PendingEntry(symbol=o.symbol, side="long" if o.side == "buy" else "short",
                          quantity=o.quantity - o.filled, price=o.price, stop=o.stop)
-            for o in self.engine.open_orders() if o.type == OrderType.LIMIT.value and not o.reduce_only
+            for o in self.account.open_orders() if o.type == OrderType.LIMIT.value and not o.reduce_only
         )  # fmt: skip
         return AccountState(
             equity=balance.equity, available=balance.available, positions=held, pending=pending,
@@ -170,7 +170,7 @@ class Desk(RuleBasedStateMachine):
         """Project the fills as `protect` does; the invariants below look at the outcome."""
         fresh: list[Position] = []
         for symbol in (BTC, ETH):
-            fills = [fill for fill in self.engine.fills if fill.symbol == symbol]
+            fills = [fill for fill in self.account.fills if fill.symbol == symbol]
             found, foreign = booking.project(fills, self.entries, self.kept, "default")
             assert not foreign
             fresh += found
@@ -181,28 +181,28 @@ class Desk(RuleBasedStateMachine):
     def the_ledger_holds_what_the_venue_holds_under_the_same_stop_and_target(self) -> None:
         self.book()
         ours = {p.symbol: (p.side, p.quantity, p.stop, p.target) for p in self.kept.values()}
-        assert ours == {p.symbol: (p.side, p.quantity, p.stop, p.target) for p in self.engine.positions()}
+        assert ours == {p.symbol: (p.side, p.quantity, p.stop, p.target) for p in self.account.positions()}
 
     @invariant()
     def equity_is_the_same_from_the_fills_alone(self) -> None:
         self.book()
         ours = ledger.equity(CASH, [*self.kept.values(), *self.closed.values()], self.price)
-        theirs = self.engine.balance(self.price).equity
+        theirs = self.account.balance(self.price).equity
         assert abs(ours - theirs) <= SAME * CASH
 
     @invariant()
     def every_position_has_a_stop_and_no_quantity_is_negative(self) -> None:
-        for position in self.engine.positions():
+        for position in self.account.positions():
             assert position.stop is not None
             assert position.quantity > 0
         assert all(p.quantity >= 0 for p in (*self.kept.values(), *self.closed.values()))
 
     def within_limits(self, equity: D) -> None:
         """Right after an entry: what the stops may cost, and what is held, against equity before it."""
-        held = self.engine.positions()
+        held = self.account.positions()
         risk = sum((max(_loss(p.side, p.avg_price, p.stop), D(0)) * p.quantity for p in held), D(0))
         gross = sum((p.quantity * self.price[p.symbol] for p in held), D(0))
-        grown = {p.symbol for p in held if self.engine.fills and self.engine.fills[-1].at == self.now}
+        grown = {p.symbol for p in held if self.account.fills and self.account.fills[-1].at == self.now}
         if grown:
             assert risk <= equity * LIMITS.max_total_risk_pct / 100
             assert gross <= equity * LIMITS.max_gross_pct / 100 * D("1.0001")

@@ -6,7 +6,7 @@ stop_wrong_side target_wrong_side insufficient_balance`
 
 from decimal import Decimal
 
-from tasks.core.simulation.account import Account, Holding
+from tasks.core.simulation.wallet import Holding, Wallet
 from tasks.core.types.orders import Instrument, OrderIntent, OrderType
 
 PROTECTIVE = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
@@ -76,14 +76,14 @@ def opening_quantity(holding: Holding | None, sign: int, quantity: Decimal) -> D
 
 
 def margin_refusal(
-    account: Account, intent: OrderIntent, quantity: Decimal, price: Decimal, taker_bps: Decimal, reserved: Decimal
+    wallet: Wallet, intent: OrderIntent, quantity: Decimal, price: Decimal, taker_bps: Decimal, reserved: Decimal
 ) -> str:
     """Return "insufficient_balance" if the part that opens needs more margin and fee than is free."""
     symbol = intent.symbol
-    holding = account.holdings.get(symbol)
+    holding = wallet.holdings.get(symbol)
     opening = opening_quantity(holding, sign_of(intent.side), quantity)
     if intent.reduce_only or not opening:
         return ""
-    released = account.margin(holding) if holding is not None and opening < quantity else Decimal(0)
-    need = opening * price * (1 / account.leverage(symbol) + taker_bps / 10_000)
-    return "" if need <= account.available({}) - reserved + released else "insufficient_balance"
+    released = wallet.margin(holding) if holding is not None and opening < quantity else Decimal(0)
+    need = opening * price * (1 / wallet.leverage(symbol) + taker_bps / 10_000)
+    return "" if need <= wallet.available({}) - reserved + released else "insufficient_balance"

@@ -1,0 +1,161 @@
+"""The wallet of a simulated account: cash, positions and margin, exact to the last digit.
+
+Spot and linear perpetuals share one book-keeping: a spot holding is a long position at leverage 1, and the free quote
+balance is the wallet less what the holdings cost. So equity is always cash + unrealized, and
+cash = cash at the start + realized - fees - funding. Fees are paid in quote, also where a venue would take a spot
+buy's fee in base. Left out on purpose: isolated margin, hedge mode, maintenance margin tiers.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import ROUND_HALF_EVEN, Context, Decimal
+
+from pydantic import BaseModel
+
+from tasks.core.types.orders import Balance, Instrument, PositionSide, VenuePosition
+
+ZERO = Decimal(0)
+ONE = Decimal(1)
+SHARE = Decimal("1e-12")
+REPORTED = Context(prec=16, rounding=ROUND_HALF_EVEN)
+
+
+class Holding(BaseModel):
+    """One open position. `sign` is +1 long, -1 short; `cost` its entry notional; `entered_at` its last increase."""
+
+    symbol: str
+    sign: int
+    quantity: Decimal
+    cost: Decimal
+    opened_at: datetime
+    entered_at: datetime
+    stop: Decimal | None = None
+    target: Decimal | None = None
+    stop_order: str = ""
+    target_order: str = ""
+
+    @property
+    def side(self) -> PositionSide:
+        return "long" if self.sign > 0 else "short"
+
+    @property
+    def avg_price(self) -> Decimal:
+        return REPORTED.divide(self.cost, self.quantity)
+
+    def unrealized(self, mark: Decimal) -> Decimal:
+        return self.sign * (mark * self.quantity - self.cost)
+
+
+class Totals(BaseModel):
+    """What a symbol has earned and paid since the start, in quote; `funding` is positive when received."""
+
+    realized: Decimal = ZERO
+    fees: Decimal = ZERO
+    funding: Decimal = ZERO
+
+
+class Wallet:
+    """Wallet and positions. `last` holds the newest price seen of each symbol, for margin between bars."""
+
+    def __init__(self, cash: Decimal, instruments: Mapping[str, Instrument], leverage: Decimal) -> None:
+        self.cash = cash
+        self.instruments = instruments
+        self.default_leverage = leverage
+        self.leverages: dict[str, Decimal] = {}
+        self.holdings: dict[str, Holding] = {}
+        self.totals: dict[str, Totals] = {}
+        self.last: dict[str, Decimal] = {}
+
+    def leverage(self, symbol: str) -> Decimal:
+        """Return what margin is computed with: 1 on spot, else the chosen leverage within the instrument's."""
+        instrument = self.instruments[symbol]
+        if instrument.kind == "spot":
+            return ONE
+        return min(self.leverages.get(symbol, self.default_leverage), instrument.max_leverage)
+
+    def trade(
+        self, symbol: str, sign: int, quantity: Decimal, price: Decimal, fee: Decimal, entered_at: datetime
+    ) -> None:
+        """Book one execution that either opens, increases or reduces; the caller splits one that would flip."""
+        holding = self.holdings.get(symbol)
+        realized = ZERO
+        if holding is None:
+            self.holdings[symbol] = Holding(
+                symbol=symbol,
+                sign=sign,
+                quantity=quantity,
+                cost=quantity * price,
+                opened_at=entered_at,
+                entered_at=entered_at,
+            )
+        elif holding.sign == sign:
+            holding.quantity += quantity
+            holding.cost += quantity * price
+            holding.entered_at = entered_at
+        else:
+            realized = self._reduce(holding, quantity, price)
+        totals = self.totals.setdefault(symbol, Totals())
+        totals.realized += realized
+        totals.fees += fee
+        self.cash += realized - fee
+
+    def _reduce(self, holding: Holding, quantity: Decimal, price: Decimal) -> Decimal:
+        whole = quantity == holding.quantity
+        share = holding.cost if whole else (holding.cost * quantity / holding.quantity).quantize(SHARE)
+        holding.quantity -= quantity
+        holding.cost -= share
+        if whole:
+            del self.holdings[holding.symbol]
+        return holding.sign * (quantity * price - share)
+
+    def fund(self, symbol: str, paid: Decimal) -> None:
+        """Book a funding payment; negative: received."""
+        self.totals.setdefault(symbol, Totals()).funding -= paid
+        self.cash -= paid
+
+    def margin(self, holding: Holding) -> Decimal:
+        return holding.cost / self.leverage(holding.symbol)
+
+    def equity(self, marks: Mapping[str, Decimal]) -> Decimal:
+        """Return cash plus unrealized PnL, at `marks` or else the last price seen."""
+        return self.cash + sum((h.unrealized(self._mark(h, marks)) for h in self.holdings.values()), ZERO)
+
+    def available(self, marks: Mapping[str, Decimal]) -> Decimal:
+        """Return what is free as margin for new orders; gains on spot holdings are not until they are sold."""
+        free = self.cash
+        for holding in self.holdings.values():
+            free -= self.margin(holding)
+            if self.instruments[holding.symbol].kind == "linear":
+                free += holding.unrealized(self._mark(holding, marks))
+        return free
+
+    def balance(self, marks: Mapping[str, Decimal], reserved: Decimal) -> Balance:
+        return Balance(equity=self.equity(marks), available=max(self.available(marks) - reserved, ZERO))
+
+    def _mark(self, holding: Holding, marks: Mapping[str, Decimal]) -> Decimal:
+        return marks.get(holding.symbol) or self.last.get(holding.symbol) or holding.avg_price
+
+    def liquidation_price(self, symbol: str) -> Decimal | None:
+        """Return the price of `symbol` at which equity is gone, other positions at their last price; None: never."""
+        holding = self.holdings[symbol]
+        if self.instruments[symbol].kind == "spot":
+            return None
+        others = sum((h.unrealized(self._mark(h, {})) for h in self.holdings.values() if h is not holding), ZERO)
+        price = REPORTED.divide(holding.cost - holding.sign * (self.cash + others), holding.quantity)
+        return price if price > 0 else None
+
+    def position(self, symbol: str, marks: Mapping[str, Decimal]) -> VenuePosition | None:
+        """Return the open position as a venue reports it; None when flat."""
+        holding = self.holdings.get(symbol)
+        if holding is None:
+            return None
+        return VenuePosition(
+            symbol=symbol,
+            side=holding.side,
+            quantity=holding.quantity,
+            avg_price=holding.avg_price,
+            stop=holding.stop,
+            target=holding.target,
+            unrealized_pnl=holding.unrealized(self._mark(holding, marks)),
+            liquidation_price=self.liquidation_price(symbol),
+        )
