@@ -6,13 +6,14 @@ so that no secret can end up in a task argument or a record.
 """
 
 import os
+import re
 import tomllib
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -42,52 +43,50 @@ class Settings(BaseSettings):
 
     profile: Profile = "sandbox"
     symbols: Names = ("BTC/USDT:USDT", "ETH/USDT:USDT")
-    strategy: str = Field(default="default", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
-    decider: str = Field(default="", description="empty: llm:single if a model is set, else rules")
-    database_url: str = Field(default="", description="empty: SQLite in HOME")
+    strategy: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
+    decider: str = Field("", description="empty: llm:single if a model is set, else rules")
+    database_url: str = Field("", description="empty: SQLite in HOME")
     home: Path = ROOT / ".quarterdeck"
-    model: Names = Field(default=(), description="litellm names in failover order; empty: rules")
-    model_base_url: str = Field(default="", description="an OpenAI-compatible server for all of them")
-    venue: str = Field(default="bybit", description="ccxt id, for paper, testnet and live")
+    model: Names = Field((), description="litellm names in failover order; empty: rules")
+    model_base_url: str = Field("", description="an OpenAI-compatible server for all of them")
+    venue: str = Field("bybit", description="ccxt id, for paper, testnet and live")
     sandbox_url: str = "http://127.0.0.1:8891"
-    venue_url: str = Field(default="", description="paper only: a server on this machine to read market data from")
-    venue_demo: bool = Field(default=True, description="testnet: the venue's demo trading; false: its testnet")
-    paper_cash: Exact = Field(default=Decimal(10_000), gt=0, description="what a paper account begins with, in quote")
+    venue_url: str = Field("", description="paper only: a server on this machine to read market data from")
+    venue_demo: bool = Field(True, description="testnet: the venue's demo trading; false: its testnet")
+    paper_cash: Exact = Field(Decimal(10_000), gt=0, description="what a paper account begins with, in quote")
     prefect_api_url: str = "http://127.0.0.1:4210/api"
-    mlflow_url: str = Field(default="http://127.0.0.1:5510", description="empty: no tracking")
-    prefect_database_url: str = Field(
-        default="", description="of the Prefect server `up` starts; empty: SQLite in HOME"
-    )
-    mlflow_database_url: str = Field(default="", description="of the MLflow server `up` starts; empty: SQLite in HOME")
-    workers: int = Field(default=1, ge=1, le=64, description="how many `up` and `worker` start on this machine")
-    alert_urls: Secrets = Field(default=(), description="Apprise URLs such as discord://...: where alerts are sent")
-    close_offset_s: int = Field(default=5, ge=1, le=60, description="from a bar's close to the runs about it")
-    watch_every_s: Literal[60, 300] = Field(default=60, description="watch and protect; 300 where runs start cold")
-    live_account: str = Field(default="", description="live only: the account id typed out, which arms it")
-    stop_within_s: float = Field(default=10, gt=0, description="else close, where entries take no stop with them")
-    retention_days: int = Field(default=365, ge=0, description="then bulk that explains no order goes; 0: never")
-    history_bars: int = Field(default=1000, ge=300, le=5000, description="bars per timeframe the features see")
-    calendar: Path | None = Field(default=None, description="an .ics or .csv of events to be asked about")
-    decision_latency_s: float = Field(default=0, ge=0, lt=300, description="replays: from close to order")
-    sample_quiet: float = Field(default=0, ge=0, le=1, description="share of quiet bars asked about all the same")
-    shadow: Names = Field(default=(), description="challengers: deciders asked beside, whose answers are not sent")
-    shadow_budget: Budget = Field(default=Budget(purse="shadow"), description="what challengers may cost, apart")
-    provider_timeout_s: float = Field(default=30, gt=0)
-    decision_deadline_s: float = Field(default=60, gt=0)
-    panel_stage_s: float = Field(default=10, gt=0, description="each of the panel's three stages")
-    news_feeds: Names = Field(default=(), description="RSS or Atom URLs, for the sentiment analyst")
-    fear_greed_url: str = Field(default="", description="an index in alternative.me's JSON; empty: none")
-    max_reply_bytes: int = Field(default=200_000, ge=1000)
-    tool_rounds: int = Field(default=3, ge=1, le=10, description="how often a planner may ask for data")
-    tool_calls: int = Field(default=6, ge=0, le=50, description="tool calls per decision")
-    tool_bytes: int = Field(default=4000, ge=200, description="of one tool's answer")
+    mlflow_url: str = Field("http://127.0.0.1:5510", description="empty: no tracking")
+    prefect_database_url: str = Field("", description="of the Prefect server `up` starts; empty: SQLite in HOME")
+    mlflow_database_url: str = Field("", description="of the MLflow server `up` starts; empty: SQLite in HOME")
+    workers: int = Field(1, ge=1, le=64, description="how many `up` and `worker` start on this machine")
+    alert_urls: Secrets = Field((), description="Apprise URLs such as discord://...: where alerts are sent")
+    close_offset_s: int = Field(5, ge=1, le=60, description="from a bar's close to the runs about it")
+    watch_every_s: Literal[60, 300] = Field(60, description="watch and protect; 300 where runs start cold")
+    live_account: str = Field("", description="live only: the account id typed out, which arms it")
+    stop_within_s: PositiveFloat = Field(10, description="else close, where entries take no stop with them")
+    retention_days: NonNegativeInt = Field(365, description="then bulk that explains no order goes; 0: never")
+    history_bars: int = Field(1000, ge=300, le=5000, description="bars per timeframe the features see")
+    calendar: Path | None = Field(None, description="an .ics or .csv of events to be asked about")
+    decision_latency_s: float = Field(0, ge=0, lt=300, description="replays: from close to order")
+    sample_quiet: float = Field(0, ge=0, le=1, description="share of quiet bars asked about all the same")
+    shadow: Names = Field((), description="challengers: deciders asked beside, whose answers are not sent")
+    shadow_budget: Budget = Field(Budget(purse="shadow"), description="what challengers may cost, apart")
+    provider_timeout_s: PositiveFloat = 30
+    decision_deadline_s: PositiveFloat = 60
+    panel_stage_s: PositiveFloat = Field(10, description="each of the panel's three stages")
+    news_feeds: Names = Field((), description="RSS or Atom URLs, for the sentiment analyst")
+    fear_greed_url: str = Field("", description="an index in alternative.me's JSON; empty: none")
+    max_reply_bytes: int = Field(200_000, ge=1000)
+    tool_rounds: int = Field(3, ge=1, le=10, description="how often a planner may ask for data")
+    tool_calls: int = Field(6, ge=0, le=50, description="tool calls per decision")
+    tool_bytes: int = Field(4000, ge=200, description="of one tool's answer")
     tool_rates: ToolRates = ToolRates()
-    cheap_model: Names = Field(default=(), description="asked when the budget is too tight for MODEL")
+    cheap_model: Names = Field((), description="asked when the budget is too tight for MODEL")
     budget: Budget = Budget()
-    cache_ttl_s: float = Field(default=3600, ge=0, description="how old a reply or decision may be that answers again")
-    cache_distance: float = Field(default=0.15, ge=0, description="of an earlier moment in feature space (0 to 2)")
-    breaker_errors: int = Field(default=5, ge=1, description="errors in a row after which no model is asked")
-    breaker_cooldown_s: float = Field(default=900, gt=0)
+    cache_ttl_s: NonNegativeFloat = Field(3600, description="how old a reply or decision may be that answers again")
+    cache_distance: NonNegativeFloat = Field(0.15, description="of an earlier moment in feature space (0 to 2)")
+    breaker_errors: int = Field(5, ge=1, description="errors in a row after which no model is asked")
+    breaker_cooldown_s: PositiveFloat = 900
     limits: Limits = Limits()
     costs: Costs = Costs()
     events: EventThresholds = EventThresholds()
@@ -106,13 +105,8 @@ class Settings(BaseSettings):
         return home.expanduser().resolve()
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (the signature is pydantic's)
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    def settings_customise_sources(  # type: ignore[override]  # of the sources we read
+        cls, settings_cls: type[BaseSettings], init_settings: Any, env_settings: Any, **_: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = Path(os.environ.get("QUARTERDECK_TOML", "quarterdeck.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml)
@@ -125,10 +119,7 @@ class Settings(BaseSettings):
     def store_url(self) -> str:
         """Return the SQLAlchemy URL of our store, PostgreSQL always through psycopg 3."""
         url = self.database_url or f"sqlite:///{self.home / 'quarterdeck.db'}"
-        for alias in ("postgresql://", "postgres://"):
-            if url.startswith(alias):
-                return "postgresql+psycopg://" + url.removeprefix(alias)
-        return url
+        return re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
 def strategy_of(s: Settings, decider: str, **given: Any) -> Strategy:

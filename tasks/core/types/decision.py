@@ -19,24 +19,24 @@ class Entry(Dto):
     """How to get in: at market, or a limit `offset_bps` better than the last price."""
 
     type: Literal["market", "limit"] = "market"
-    offset_bps: Exact = Field(default=Decimal(0), ge=0, le=1000, description="bps below (long) or above (short) last")
+    offset_bps: Exact = Field(Decimal(0), ge=0, le=1000, description="bps below (long) or above (short) last")
 
 
 class StopTarget(Dto):
     """Where MOVE_STOP puts the stop: the average entry price, or entry plus `x` ATR (minus: negative x)."""
 
     kind: Literal["breakeven", "atr"]
-    x: Exact = Field(default=Decimal(0), ge=-20, le=20, description="ATR(14, 15m) from entry, in the trade's favour")
+    x: Exact = Field(Decimal(0), ge=-20, le=20, description="ATR(14, 15m) from entry, in the trade's favour")
 
 
 class _Action(Dto):
     symbol: str = Field(min_length=1, max_length=40, description="ccxt unified symbol")
-    confidence: Exact = Field(default=Decimal(0), ge=0, le=1)
-    comment: str = Field(default="", description=f"at most {MAX_COMMENT_WORDS} words")
-    reasoning: str = Field(default="", description="why, for people; never parsed")
-    key_factors: tuple[str, ...] = Field(default=(), description="what weighed most, for people")
-    risk_assessment: str = Field(default="", description="what could go wrong, for people")
-    source: str = Field(default="", description="llm:model, cache, rules, hold, recorded")
+    confidence: Exact = Field(Decimal(0), ge=0, le=1)
+    comment: str = Field("", description=f"at most {MAX_COMMENT_WORDS} words")
+    reasoning: str = Field("", description="why, for people; never parsed")
+    key_factors: tuple[str, ...] = Field((), description="what weighed most, for people")
+    risk_assessment: str = Field("", description="what could go wrong, for people")
+    source: str = Field("", description="llm:model, cache, rules, hold, recorded")
 
     @field_validator("comment")
     @classmethod
@@ -49,7 +49,7 @@ class _Enter(_Action):
     entry: Entry = Entry()
     stop_atr: Exact = Field(gt=0, le=20, description="stop distance in ATR(14) of 15m")
     tp_atr: Exact = Field(gt=0, le=100, description="target distance in ATR(14) of 15m")
-    followups: tuple[str, ...] = Field(default=(), max_length=4, description='e.g. "MOVE_STOP: breakeven on +1.0R"')
+    followups: tuple[str, ...] = Field((), max_length=4, description='e.g. "MOVE_STOP: breakeven on +1.0R"')
 
 
 class Hold(_Action):
@@ -148,18 +148,18 @@ class Rung(Dto):
     """One rung that was tried for a decision, and what became of it."""
 
     rung: RungName
-    source: str = Field(description="llm:MODEL, a decider, cache, rules or hold")
+    source: str  # llm:MODEL, a decider, cache, rules or hold
     why: Why = Why.ANSWERED
-    role: str = Field(default="", description="whose prompt, where one of a decider's asks is meant")
-    retry: int = Field(default=0, description="how often this model was asked in vain before, about the same")
+    role: str = ""  # whose prompt, where one of a decider's asks is meant
+    retry: int = 0  # how often this model was asked in vain before, about the same
     latency_ms: float = 0.0
     cost_usd: Exact = Decimal(0)
     tokens: int = 0
-    retry_at: Utc | None = Field(default=None, description="until when the breaker is open")
-    errors: int = Field(default=0, description="in a row, which opened the breaker")
-    as_of: Utc | None = Field(default=None, description="of the earlier cycle whose decision was taken over")
-    distance: float | None = Field(default=None, description="between that moment and this one")
-    age_s: int | None = Field(default=None, description="of the reply or decision that was kept")
+    retry_at: Utc | None = None  # until when the breaker is open
+    errors: int = 0  # in a row, which opened the breaker
+    as_of: Utc | None = None  # of the earlier cycle whose decision was taken over
+    distance: float | None = None  # between that moment and this one
+    age_s: int | None = None  # of the reply or decision that was kept
 
 
 HELD = Rung(rung="hold", source="hold")
@@ -178,8 +178,8 @@ class ModelCall(Dto):
     cost_usd: Exact = Decimal(0)
     tokens_in: int = 0
     tokens_out: int = 0
-    attempts: tuple[str, ...] = Field(default=(), description='each failed one before it, "model: error"')
-    trail: tuple[Rung, ...] = Field(default=(), description="where more than one rung was tried; the last one counts")
+    attempts: tuple[str, ...] = ()  # each failed one before it, "model: error"
+    trail: tuple[Rung, ...] = ()  # where more than one rung was tried; the last one counts
 
     def tried(self, usable: bool = True) -> tuple[Rung, ...]:
         """Return every rung this request tried; `usable`: what came back could be read."""
@@ -204,11 +204,11 @@ class ToolCall(Dto):
     tool: str
     parameters: dict[str, str] = {}
     response: str = ""
-    error: str = Field(default="", description="why it was refused or dropped; the model sees it")
+    error: str = ""  # why it was refused or dropped; the model sees it
     truncated: bool = False
-    dropped: bool = Field(default=False, description="this minute's calls of the tool were used up")
-    late: bool = Field(default=False, description="no answer in time")
-    flags: tuple[str, ...] = Field(default=(), description="truncated, clamped:<tool>, dropped:<tool>; for readers")
+    dropped: bool = False  # this minute's calls of the tool were used up
+    late: bool = False  # no answer in time
+    flags: tuple[str, ...] = ()  # truncated, clamped:<tool>, dropped:<tool>; for readers
     bytes: int = 0
     latency_ms: float = 0.0
 
@@ -226,8 +226,8 @@ class Answer(Dto):
     errors: tuple[str, ...] = ()
     calls: tuple[ModelCall, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
-    flags: tuple[str, ...] = Field(default=(), description="truncated, late:<role>, shrunk, ...; for readers")
-    trail: tuple[Rung, ...] = Field(default=(), description="every rung tried, in order; none: older than trails are")
+    flags: tuple[str, ...] = ()  # truncated, late:<role>, shrunk, ...; for readers
+    trail: tuple[Rung, ...] = ()  # every rung tried, in order; none: older than trails are
 
     @property
     def is_fallback(self) -> bool:

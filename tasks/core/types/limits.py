@@ -3,78 +3,81 @@
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 from tasks.core.types.base import Dto, Exact
+
+Positive = Annotated[Exact, Field(gt=0)]
+NonNegative = Annotated[Exact, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class SymbolLimits(Dto):
     """What one symbol may take where it is less than the general limits."""
 
-    leverage: Exact | None = Field(default=None, ge=1)
-    max_pct: Exact | None = Field(default=None, gt=0, description="notional in percent of equity")
+    leverage: Exact | None = Field(None, ge=1)
+    max_pct: Exact | None = Field(None, gt=0, description="notional in percent of equity")
 
 
 class Limits(Dto):
     """The hard limits of the guard. Percentages are of equity unless the name says otherwise."""
 
     # risk and size
-    max_trade_risk_pct: Exact = Field(default=Decimal("0.75"), gt=0, le=1)
-    max_total_risk_pct: Exact = Field(default=Decimal("1.5"), gt=0, le=5)
-    leverage: Exact = Field(default=Decimal(3), ge=1, le=20)
-    max_gross_pct: Exact = Field(default=Decimal(100), gt=0)
-    max_net_pct: Exact = Field(default=Decimal(100), gt=0)
-    max_symbol_pct: Exact = Field(default=Decimal(100), gt=0)
+    max_trade_risk_pct: Exact = Field(Decimal("0.75"), gt=0, le=1)
+    max_total_risk_pct: Exact = Field(Decimal("1.5"), gt=0, le=5)
+    leverage: Exact = Field(Decimal(3), ge=1, le=20)
+    max_gross_pct: Positive = Decimal(100)
+    max_net_pct: Positive = Decimal(100)
+    max_symbol_pct: Positive = Decimal(100)
     per_symbol: dict[str, SymbolLimits] = {}
-    max_positions: int = Field(default=5, ge=1)
-    max_correlation: float = Field(default=0.8, gt=0, le=1, description="above it two positions are one risk")
-    target_atr_pct: Exact = Field(default=Decimal(1), gt=0, description="15m ATR in % of price; above it sizes shrink")
-    kelly_fraction: Exact = Field(default=Decimal("0.25"), ge=Decimal("0.25"), le=Decimal("0.5"))
-    kelly_min_outcomes: int = Field(default=30, ge=30)
-    kelly_floor_pct: Exact = Field(default=Decimal("0.1"), gt=0, description="risk left to a decider without an edge")
+    max_positions: Count = 5
+    max_correlation: float = Field(0.8, gt=0, le=1, description="above it two positions are one risk")
+    target_atr_pct: Positive = Field(Decimal(1), description="15m ATR in % of price; above it sizes shrink")
+    kelly_fraction: Exact = Field(Decimal("0.25"), ge=Decimal("0.25"), le=Decimal("0.5"))
+    kelly_min_outcomes: int = Field(30, ge=30)
+    kelly_floor_pct: Positive = Field(Decimal("0.1"), description="risk left to a decider without an edge")
     # the entry itself
-    min_reward_risk: Exact = Field(default=Decimal("1.5"), ge=0)
-    min_confidence: Exact = Field(default=Decimal("0.5"), ge=0, le=1)
-    min_stop_atr: Exact = Field(default=Decimal("0.25"), gt=0, description="a closer stop is noise")
-    max_stop_pct: Exact = Field(default=Decimal(20), gt=0, le=100, description="of the entry price")
-    maintenance_margin_pct: Exact = Field(default=Decimal("0.5"), ge=0, le=5, description="of notional, at the venue")
-    liquidation_buffer_pct: Exact = Field(default=Decimal(20), ge=0, le=90, description="of the way to liquidation")
-    stack_min_r: Exact = Field(default=Decimal(1), ge=0, description="what a position earns before it is stacked on")
-    chase_rsi: float = Field(default=75, ge=50, le=100, description="15m, mirrored at 100 - x")
-    chase_z: float = Field(default=1.5, ge=0, description="15m price_z20, mirrored at -x")
-    max_offset_spreads: Exact = Field(default=Decimal(3), ge=0, description="of the book's, at least the modelled one")
-    max_slippage_bps: Exact = Field(default=Decimal(15), gt=0, description="estimated, and against the decision price")
-    limit_entry_minutes: int = Field(default=15, ge=1, description="an unfilled limit entry is cancelled after this")
+    min_reward_risk: NonNegative = Decimal("1.5")
+    min_confidence: Exact = Field(Decimal("0.5"), ge=0, le=1)
+    min_stop_atr: Positive = Field(Decimal("0.25"), description="a closer stop is noise")
+    max_stop_pct: Exact = Field(Decimal(20), gt=0, le=100, description="of the entry price")
+    maintenance_margin_pct: Exact = Field(Decimal("0.5"), ge=0, le=5, description="of notional, at the venue")
+    liquidation_buffer_pct: Exact = Field(Decimal(20), ge=0, le=90, description="of the way to liquidation")
+    stack_min_r: NonNegative = Field(Decimal(1), description="what a position earns before it is stacked on")
+    chase_rsi: float = Field(75, ge=50, le=100, description="15m, mirrored at 100 - x")
+    chase_z: NonNegativeFloat = Field(1.5, description="15m price_z20, mirrored at -x")
+    max_offset_spreads: NonNegative = Field(Decimal(3), description="of the book's, at least the modelled one")
+    max_slippage_bps: Positive = Field(Decimal(15), description="estimated, and against the decision price")
+    limit_entry_minutes: Count = Field(15, description="an unfilled limit entry is cancelled after this")
     # when to stay out
-    max_lateness_s: int = Field(default=390, ge=0, description="one 5m bar and 90 s")
-    daily_loss_halt_pct: Exact = Field(default=Decimal(3), gt=0)
-    drawdown_halt_pct: Exact = Field(default=Decimal(15), gt=0)
-    opens_per_hour: int = Field(default=3, ge=0)
-    opens_per_day: int = Field(default=12, ge=0)
-    reentry_cooldown_min: int = Field(default=60, ge=0)
+    max_lateness_s: NonNegativeInt = Field(390, description="one 5m bar and 90 s")
+    daily_loss_halt_pct: Positive = Decimal(3)
+    drawdown_halt_pct: Positive = Decimal(15)
+    opens_per_hour: NonNegativeInt = 3
+    opens_per_day: NonNegativeInt = 12
+    reentry_cooldown_min: NonNegativeInt = 60
     cool_off: Literal["half", "pause"] = "half"
-    cool_off_losses: int = Field(default=2, ge=1)
-    cool_off_min: int = Field(default=60, ge=0)
-    cool_off_confluence: int = Field(default=4, ge=0, le=6, description="at which half is not halved; 6 is never")
-    max_rejections: int = Field(default=3, ge=1, description="entries the venue refused in a row")
-    rejection_window_min: int = Field(default=60, ge=1, description="older refusals are forgotten")
-    liquidation_cooldown_min: int = Field(default=1440, ge=0)
-    venues: tuple[str, ...] = Field(default=(), description="where entries may go; empty: wherever the profile trades")
+    cool_off_losses: Count = 2
+    cool_off_min: NonNegativeInt = 60
+    cool_off_confluence: int = Field(4, ge=0, le=6, description="at which half is not halved; 6 is never")
+    max_rejections: Count = Field(3, description="entries the venue refused in a row")
+    rejection_window_min: Count = Field(60, description="older refusals are forgotten")
+    liquidation_cooldown_min: NonNegativeInt = 1440
+    venues: tuple[str, ...] = Field((), description="where entries may go; empty: wherever the profile trades")
     fallback_may_open: bool = False
 
     def leverage_of(self, symbol: str) -> Decimal:
         """Return the leverage `symbol` is traded with, unless the instrument takes less."""
-        own = self.per_symbol.get(symbol)
-        return self.leverage if own is None or own.leverage is None else min(self.leverage, own.leverage)
+        return min(self.leverage, self.per_symbol.get(symbol, SymbolLimits()).leverage or self.leverage)
 
 
 class Costs(Dto):
     """What trading costs in the fill engine and in sizing, in basis points of notional."""
 
-    taker_bps: Exact = Field(default=Decimal("5.5"), ge=0)
-    maker_bps: Exact = Field(default=Decimal("2"), ge=0)
-    half_spread_bps: Exact = Field(default=Decimal("0.5"), ge=0)
-    impact_bps_per_million: Exact = Field(default=Decimal("5"), ge=0, description="bps per million quote of size")
+    taker_bps: NonNegative = Decimal("5.5")
+    maker_bps: NonNegative = Decimal("2")
+    half_spread_bps: NonNegative = Decimal("0.5")
+    impact_bps_per_million: NonNegative = Field(Decimal("5"), description="bps per million quote of size")
 
 
 class ToolLimits(Dto):
@@ -91,18 +94,18 @@ class ToolLimits(Dto):
 class ToolRates(Dto):
     """How often a minute each tool of `llm:tools` and of the MCP server may run, in one process."""
 
-    candles: int = Field(default=60, ge=0)
-    order_book: int = Field(default=30, ge=0)
-    trades: int = Field(default=30, ge=0)
-    funding: int = Field(default=30, ge=0)
-    position: int = Field(default=60, ge=0)
-    digest: int = Field(default=60, ge=0)
-    similar_decisions: int = Field(default=60, ge=0)
+    candles: NonNegativeInt = 60
+    order_book: NonNegativeInt = 30
+    trades: NonNegativeInt = 30
+    funding: NonNegativeInt = 30
+    position: NonNegativeInt = 60
+    digest: NonNegativeInt = 60
+    similar_decisions: NonNegativeInt = 60
 
 
 _none = BeforeValidator(lambda value: None if value in ("none", "") else value)  # TOML and the environment lack null
-UsdCap = Annotated[Annotated[Exact, Field(ge=0)] | None, _none]
-CallCap = Annotated[Annotated[int, Field(ge=0)] | None, _none]
+UsdCap = Annotated[NonNegative | None, _none]
+CallCap = Annotated[NonNegativeInt | None, _none]
 
 
 class Budget(Dto):
@@ -111,8 +114,8 @@ class Budget(Dto):
     A day is a UTC day of the whole database for one purse, whatever the strategy, and so are the symbol's.
     """
 
-    session: str = Field(default="", description="its name; empty: a strategy's UTC day is a session")
-    purse: str = Field(default="", description="budgets of different purses never touch each other's days")
+    session: str = Field("", description="its name; empty: a strategy's UTC day is a session")
+    purse: str = Field("", description="budgets of different purses never touch each other's days")
     usd_per_day: UsdCap = Decimal(2)
     calls_per_day: CallCap = 100
     usd_per_session: UsdCap = None
@@ -121,46 +124,46 @@ class Budget(Dto):
     calls_per_symbol_day: CallCap = None
     usd_per_decision: UsdCap = None
     calls_per_decision: CallCap = None
-    usd_per_1k_tokens: Exact = Field(default=Decimal("0.01"), ge=0, description="assumed where a price is unknown")
+    usd_per_1k_tokens: NonNegative = Field(Decimal("0.01"), description="assumed where a price is unknown")
 
 
 class EventThresholds(Dto):
     """When a rule of `core.market.events` fires; distances are in the timeframe's ATR(14)."""
 
-    flip_confirm_bars: int = Field(default=3, ge=0, description="bars after the cross in which it may be confirmed")
-    flip_vwap_std: float = Field(default=0.5, ge=0)
-    vol_high: float = Field(default=70, gt=0, lt=100, description="percentile crossed upwards")
-    vol_low: float = Field(default=30, gt=0, lt=100, description="percentile crossed downwards")
-    vol_hysteresis: float = Field(default=5, ge=0, description="points back before it may fire again")
-    vol_z: float = Field(default=1.5, description="volume z that confirms the upward cross")
-    vol_agree: float = Field(default=10, ge=0, le=50, description="points beyond 50 that the other percentile needs")
-    break_swings: float = Field(default=2, gt=0, description="recent swing distances")
-    confluence_delta: int = Field(default=2, ge=1, description="move of the signed score since it last fired")
-    confluence_score: int = Field(default=2, ge=0, description="the least |score| it must move to, on that side")
-    confluence_bars: int = Field(default=6, ge=1, description="bars on which it must hold there")
-    sweep_atr: float = Field(default=0.6, gt=0)
+    flip_confirm_bars: NonNegativeInt = Field(3, description="bars after the cross in which it may be confirmed")
+    flip_vwap_std: NonNegativeFloat = 0.5
+    vol_high: float = Field(70, gt=0, lt=100, description="percentile crossed upwards")
+    vol_low: float = Field(30, gt=0, lt=100, description="percentile crossed downwards")
+    vol_hysteresis: NonNegativeFloat = Field(5, description="points back before it may fire again")
+    vol_z: float = Field(1.5, description="volume z that confirms the upward cross")
+    vol_agree: float = Field(10, ge=0, le=50, description="points beyond 50 that the other percentile needs")
+    break_swings: PositiveFloat = Field(2, description="recent swing distances")
+    confluence_delta: Count = Field(2, description="move of the signed score since it last fired")
+    confluence_score: NonNegativeInt = Field(2, description="the least |score| it must move to, on that side")
+    confluence_bars: Count = Field(6, description="bars on which it must hold there")
+    sweep_atr: PositiveFloat = 0.6
     sweep_vol_z: float = 1.8
-    hold_atr: float = Field(default=0.3, gt=0)
-    hold_bars: int = Field(default=3, ge=1)
+    hold_atr: PositiveFloat = 0.3
+    hold_bars: Count = 3
     run_vol_z: float = 3.0
-    run_range: float = Field(default=2.0, gt=0, description="median true ranges")
+    run_range: PositiveFloat = Field(2.0, description="median true ranges")
     r_levels: tuple[float, ...] = (1.0, 2.0)
-    drawdown_pct: float = Field(default=2.0, gt=0, description="daily realized loss, then each further 1 %")
-    age_bars: int = Field(default=96, ge=1, description="5m bars open without reaching age_r")
-    age_r: float = Field(default=0.5, gt=0)
+    drawdown_pct: PositiveFloat = Field(2.0, description="daily realized loss, then each further 1 %")
+    age_bars: Count = Field(96, description="5m bars open without reaching age_r")
+    age_r: PositiveFloat = 0.5
 
 
 class Promotion(Dto):
     """What a prompt version must show before it becomes champion, and what a champion must keep to."""
 
-    masked_loss_sharpe: float = Field(default=0, ge=0, description="Sharpe ratio it may lack on masked candles")
-    shadow_days: int = Field(default=90, ge=1, description="older shadow decisions do not count")
-    min_shadows: int = Field(default=100, ge=2, description="settled decisions beside the champion's")
+    masked_loss_sharpe: NonNegativeFloat = Field(0, description="Sharpe ratio it may lack on masked candles")
+    shadow_days: Count = Field(90, description="older shadow decisions do not count")
+    min_shadows: int = Field(100, ge=2, description="settled decisions beside the champion's")
     min_edge_pct: Exact = Field(
-        default=Decimal(0), description="the interval of the mean difference per decision must lie above; % of equity"
+        Decimal(0), description="the interval of the mean difference per decision must lie above; % of equity"
     )
-    confidence: float = Field(default=0.95, gt=0.5, lt=1, description="of that interval")
-    max_invalid_rate: float = Field(default=0.05, ge=0, le=1, description="decisions without a usable reply")
-    max_cost_usd: Exact = Field(default=Decimal("0.05"), ge=0, description="mean, per decision")
-    watched: int = Field(default=20, ge=1, description="last outcomes and decisions a champion is watched by")
-    min_mean_r: Exact = Field(default=Decimal("-0.5"), description="of those outcomes; less rolls the champion back")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of that interval")
+    max_invalid_rate: float = Field(0.05, ge=0, le=1, description="decisions without a usable reply")
+    max_cost_usd: NonNegative = Field(Decimal("0.05"), description="mean, per decision")
+    watched: Count = Field(20, description="last outcomes and decisions a champion is watched by")
+    min_mean_r: Exact = Field(Decimal("-0.5"), description="of those outcomes; less rolls the champion back")

@@ -24,7 +24,7 @@ class Instrument(Dto):
     symbol: str
     tick: Exact = Field(gt=0)
     step: Exact = Field(gt=0)
-    min_quantity: Exact = Field(ge=0, description="0: the step")
+    min_quantity: Exact = Field(ge=0)  # 0: the step
     min_notional: Exact = Field(ge=0)
     max_leverage: Exact = Field(gt=0)
     shorting: bool
@@ -34,11 +34,11 @@ class Instrument(Dto):
 class InstrumentTerms(Dto):
     """What someone says of an instrument; None: not said."""
 
-    tick: Exact | None = Field(default=None, ge=TINIEST, le=VASTEST)
-    step: Exact | None = Field(default=None, ge=TINIEST, le=VASTEST)
-    min_quantity: Exact | None = Field(default=None, ge=0, le=VASTEST)
-    min_notional: Exact | None = Field(default=None, ge=0, le=VASTEST)
-    max_leverage: Exact | None = Field(default=None, gt=0, le=VASTEST)
+    tick: Exact | None = Field(None, ge=TINIEST, le=VASTEST)
+    step: Exact | None = Field(None, ge=TINIEST, le=VASTEST)
+    min_quantity: Exact | None = Field(None, ge=0, le=VASTEST)
+    min_notional: Exact | None = Field(None, ge=0, le=VASTEST)
+    max_leverage: Exact | None = Field(None, gt=0, le=VASTEST)
     shorting: bool | None = None
     kind: Kind | None = None
 
@@ -74,11 +74,11 @@ class OrderIntent(Dto):
     side: Side
     type: OrderType
     quantity: Exact = Field(ge=0)
-    price: Exact | None = Field(default=None, description="limit price, or the trigger of a stop or target")
-    stop: Exact | None = Field(default=None, description="attached stop of an entry")
-    target: Exact | None = Field(default=None, description="attached target of an entry")
+    price: Exact | None = None  # limit price, or the trigger of a stop or target
+    stop: Exact | None = None  # attached stop of an entry
+    target: Exact | None = None  # attached target of an entry
     reduce_only: bool = False
-    expires_at: Utc | None = Field(default=None, description="when an unfilled limit entry is cancelled")
+    expires_at: Utc | None = None  # when an unfilled limit entry is cancelled
 
 
 class OrderStatus(StrEnum):
@@ -122,7 +122,7 @@ class Fill(Dto):
     fee: Exact = Decimal(0)
     fee_currency: str = "USDT"
     liquidity: Literal["maker", "taker"] = "taker"
-    reason: str = Field(default="", description="entry, exit, stop, target, liquidation, funding; empty if unknown")
+    reason: str = ""  # entry, exit, stop, target, liquidation, funding; empty if unknown
     at: Utc
 
 

@@ -13,18 +13,18 @@ class Position(Dto):
 
     position_id: str
     strategy: str
-    cycle_id: str = Field(description="the cycle that opened it")
+    cycle_id: str  # the cycle that opened it
     symbol: str
     side: PositionSide
-    quantity: Exact = Field(ge=0, description="base, what is open now; 0 once closed")
-    entry_quantity: Exact = Field(description="base, everything ever bought into it")
+    quantity: Exact = Field(ge=0)  # base, what is open now; 0 once closed
+    entry_quantity: Exact  # base, everything ever bought into it
     avg_price: Exact
     initial_stop: Exact | None = None
     stop: Exact | None = None
     target: Exact | None = None
-    realized_pnl: Exact = Field(default=Decimal(0), description="quote, before fees")
+    realized_pnl: Exact = Decimal(0)  # quote, before fees
     fees: Exact = Decimal(0)
-    exit_price: Exact | None = Field(default=None, description="average over exits")
+    exit_price: Exact | None = None  # average over exits
     followups: tuple[str, ...] = ()
     followups_done: tuple[str, ...] = ()
     peak_r: float = 0.0
@@ -95,26 +95,25 @@ class AccountState(Dto):
     """What the guard judges a decision against; by default a flat account of 10,000 quote."""
 
     equity: Exact = Decimal(10_000)
-    available: Exact | None = Field(default=None, description="None: all of equity")
+    available: Exact | None = None  # None: all of equity
     peak_equity: Exact | None = None
     day_start_equity: Exact | None = None
     day_peak_equity: Exact | None = None
     positions: tuple[HeldPosition, ...] = ()
     pending: tuple[PendingEntry, ...] = ()
-    instrument: Instrument | None = Field(default=None, description="None: not named; the guard allows nothing")
+    instrument: Instrument | None = None  # None: not named; the guard allows nothing
     closed_trades: tuple[ClosedTrade, ...] = ()
-    opens: tuple[Utc, ...] = Field(default=(), description="when the last entries were sent")
+    opens: tuple[Utc, ...] = ()  # when the last entries were sent
     paused_until: Utc | None = None
-    halt: str | bool | None = Field(default=None, description="why trading is halted; None or false: it is not")
-    last_price: Exact | None = Field(default=None, description="None: the snapshot's last close")
-    last_price_at: Utc | None = Field(default=None, description="None: its age is not judged")
-    venue: str = Field(default="", description="where the entry would go")
+    halt: str | bool | None = None  # why trading is halted; None or false: it is not
+    last_price: Exact | None = None  # None: the snapshot's last close
+    last_price_at: Utc | None = None  # None: its age is not judged
+    venue: str = ""  # where the entry would go
     # what `core.trading.facts` works out of the past
-    correlations: dict[str, float] | None = Field(
-        default=None, description="of `instrument` with other symbols; None: not judged; one that is missing is close"
-    )
-    kelly: Exact | None = Field(default=None, description="share of equity; None: too few outcomes, or no losses")
-    rejections: int = Field(default=0, ge=0, description="entries the venue refused in a row, lately")
+    # of `instrument` with other symbols; None: not judged; one that is missing is close
+    correlations: dict[str, float] | None = None
+    kelly: Exact | None = None  # share of equity; None: too few outcomes, or no losses
+    rejections: int = Field(0, ge=0)  # entries the venue refused in a row, lately
     last_liquidation: Utc | None = None
 
     @property

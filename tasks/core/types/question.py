@@ -1,7 +1,5 @@
 """Why a decider is asked, and what it is handed: frozen, no frame, no clock, no store."""
 
-from pydantic import Field
-
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.snapshot import Memory, News, Number, RoleInputs, Snapshot
 
@@ -17,7 +15,7 @@ class Reason(Dto):
     detail: str = ""
     as_of: Utc
     fingerprint: str
-    context: bool = Field(default=False, description="a bar close: said in the reasons, never a reason alone")
+    context: bool = False  # a bar close: said in the reasons, never a reason alone
 
     @property
     def way(self) -> int:
@@ -41,5 +39,5 @@ class Question(Dto):
     news: News | None = None
     memory: Memory | None = None
     equity: Number = None
-    last_price: Number = Field(default=None, description="unrounded; what the guard sizes at")
-    quantity: Number = Field(default=None, description="base held now, negative when short; 0 when flat")
+    last_price: Number = None  # unrounded; what the guard sizes at
+    quantity: Number = None  # base held now, negative when short; 0 when flat

@@ -1,9 +1,7 @@
 """What ledger and venue say at one moment, and what `reconcile` wants done about it: one class per action."""
 
 from decimal import Decimal
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.base import Dto, Exact, Utc
@@ -20,9 +18,9 @@ class OwnIntent(Dto):
     cycle_id: str
     state: str
     persisted_at: Utc
-    filled: Exact = Field(default=Decimal(0), description="as the venue last told of the order")
-    booked: Exact = Field(default=Decimal(0), description="its fills in the ledger; only where it is looked up")
-    adds: bool = Field(default=False, description="to a position there was; only where it is looked up")
+    filled: Exact = Decimal(0)  # as the venue last told of the order
+    booked: Exact = Decimal(0)  # its fills in the ledger; only where it is looked up
+    adds: bool = False  # to a position there was; only where it is looked up
 
     @property
     def ended(self) -> bool:
@@ -34,12 +32,12 @@ class LedgerView(Dto):
 
     strategy: str
     open: tuple[Position, ...] = ()
-    closed: tuple[Position, ...] = Field(default=(), description="lately, newest first")
+    closed: tuple[Position, ...] = ()  # lately, newest first
     intents: tuple[OwnIntent, ...] = ()
-    known: frozenset[str] = Field(default=frozenset(), description="ids of orders that any strategy here has sent")
+    known: frozenset[str] = frozenset()  # ids of orders that any strategy here has sent
     unfinished: tuple[CycleRecord, ...] = ()
     halts: tuple[Halt, ...] = ()
-    dust: dict[str, Exact] = Field(default={}, description="by symbol: what less of cannot be sold, and is nothing")
+    dust: dict[str, Exact] = {}  # by symbol: what less of cannot be sold, and is nothing
     limits: Limits = Limits()
     attaches_protection: bool = True
 
@@ -63,15 +61,15 @@ class ToldFills(Dto):
 class VenueView(Dto):
     """The venue's side. What is None or has no key was not asked or not answered: never the same as nothing there."""
 
-    observed_at: Utc = Field(description="our own clock: looks are told apart by it")
+    observed_at: Utc  # our own clock: looks are told apart by it
     positions: tuple[VenuePosition, ...] | None = None
-    booked: frozenset[str] | None = Field(default=None, description="symbols whose fills were told for this look")
-    refused: frozenset[str] = Field(default=frozenset(), description="symbols whose stop the venue would not take")
-    orders: dict[str, Order | None] = Field(default={}, description="looked up, by client id; None: it has none")
-    resting: dict[str, tuple[Order, ...]] = Field(default={}, description="all working orders, by symbol")
+    booked: frozenset[str] | None = None  # symbols whose fills were told for this look
+    refused: frozenset[str] = frozenset()  # symbols whose stop the venue would not take
+    orders: dict[str, Order | None] = {}  # looked up, by client id; None: it has none
+    resting: dict[str, tuple[Order, ...]] = {}  # all working orders, by symbol
     fills: dict[str, ToldFills] = {}
-    prices: dict[str, tuple[Exact | None, Exact | None]] | None = Field(default=None, description="best bid and ask")
-    odd: dict[str, Utc] = Field(default={}, description="what was odd at this look, and since when; see `LookAgain`")
+    prices: dict[str, tuple[Exact | None, Exact | None]] | None = None  # best bid and ask
+    odd: dict[str, Utc] = {}  # what was odd at this look, and since when; see `LookAgain`
 
 
 class Finding(Dto):
@@ -85,7 +83,6 @@ class Finding(Dto):
 class SetStop(Dto):
     """Set a position's stop, and its target beside it; position: None: not booked yet."""
 
-    action: Literal["SET_STOP"] = "SET_STOP"
     symbol: str
     stop: Exact
     target: Exact | None = None
@@ -96,7 +93,6 @@ class SetStop(Dto):
 class Flatten(Dto):
     """Close a position of ours, or as much of it as there is."""
 
-    action: Literal["FLATTEN"] = "FLATTEN"
     symbol: str
     position: Position
     quantity: Exact
@@ -107,7 +103,6 @@ class Flatten(Dto):
 class KeepOrder(Dto):
     """Keep what the venue says of an order of ours."""
 
-    action: Literal["KEEP"] = "KEEP"
     order: Order
     cycle_id: str
 
@@ -115,7 +110,6 @@ class KeepOrder(Dto):
 class CancelOrder(Dto):
     """Cancel a working entry of ours, and look it up again."""
 
-    action: Literal["CANCEL"] = "CANCEL"
     symbol: str
     client_order_id: str
 
@@ -123,7 +117,6 @@ class CancelOrder(Dto):
 class EndIntent(Dto):
     """Note that nothing more comes of an intent."""
 
-    action: Literal["END_INTENT"] = "END_INTENT"
     client_order_id: str
     state: Literal["done", "rejected"]
     reason: str = ""
@@ -132,7 +125,6 @@ class EndIntent(Dto):
 class Adopt(Dto):
     """Take over an order of ours that the ledger does not know; cycle: begun with it, where its id proves it."""
 
-    action: Literal["ADOPT"] = "ADOPT"
     order: Order
     intent: OrderIntent
     cycle_id: str
@@ -143,7 +135,6 @@ class Adopt(Dto):
 class BookFills(Dto):
     """Keep what a symbol's fills have made of our positions; foreign, manual: new fills of others, ours taken over."""
 
-    action: Literal["BOOK"] = "BOOK"
     symbol: str
     positions: tuple[Position, ...] = ()
     foreign: tuple[Fill, ...] = ()
@@ -153,7 +144,6 @@ class BookFills(Dto):
 class LookAgain(Dto):
     """No fact yet: book the symbol's fills, then look once more at what it is about (a symbol, or a client id)."""
 
-    action: Literal["LOOK_AGAIN"] = "LOOK_AGAIN"
     symbol: str
     about: str
     since: Utc
@@ -162,27 +152,32 @@ class LookAgain(Dto):
 class HaltEntries(Dto):
     """Stop new entries, unless they are stopped already."""
 
-    action: Literal["HALT"] = "HALT"
     reason: str
 
 
 class Tell(Dto):
     """Tell a person; nothing else is done about it."""
 
-    action: Literal["TELL"] = "TELL"
     finding: Finding
 
 
 class EndCycle(Dto):
     """End a cycle whose process died."""
 
-    action: Literal["END_CYCLE"] = "END_CYCLE"
     record: CycleRecord
     error: str
 
 
-Action = Annotated[
-    SetStop | Flatten | KeepOrder | CancelOrder | EndIntent | Adopt | BookFills | LookAgain | HaltEntries | Tell
-    | EndCycle,
-    Field(discriminator="action"),
-]  # fmt: skip
+Action = (
+    SetStop
+    | Flatten
+    | KeepOrder
+    | CancelOrder
+    | EndIntent
+    | Adopt
+    | BookFills
+    | LookAgain
+    | HaltEntries
+    | Tell
+    | EndCycle
+)

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.decision import Answer
@@ -39,21 +39,21 @@ class DataFailure(Dto):
     timeframe: str
     expectation: str
     count: int = 0
-    rows: tuple[str, ...] = Field(default=(), description="open times or values of the first offenders")
+    rows: tuple[str, ...] = ()  # open times or values of the first offenders
 
 
 class Inputs(Dto):
     """What a cycle was given besides candles and reasons: with it everything it made can be computed again."""
 
-    strategy: str | Strategy = Field(description="its hash; the whole of it in records of before they were kept")
-    state: AccountState | None = Field(default=None, description="as the decider saw it; None: as the guard did")
+    strategy: str | Strategy  # its hash; the whole of it in records of before they were kept
+    state: AccountState | None = None  # as the decider saw it; None: as the guard did
     position: Position | None = None
-    book: OrderBookView | None = Field(default=None, description="None: not recorded, so modelled")
+    book: OrderBookView | None = None  # None: not recorded, so modelled
     digest: TradeDigest = TradeDigest()
     news: News | None = None
     memory: Memory | None = None
-    judged_at: Utc | None = Field(default=None, description="the venue's clock at the guard; None: as_of")
-    known_at: Utc | None = Field(default=None, description="the wall clock when the candles were read")
+    judged_at: Utc | None = None  # the venue's clock at the guard; None: as_of
+    known_at: Utc | None = None  # the wall clock when the candles were read
 
     @model_validator(mode="before")
     @classmethod
@@ -100,8 +100,8 @@ class Outcome(Dto):
     executed: bool = True
     entry_price: Exact
     exit_price: Exact
-    pnl: Exact = Field(description="quote, after fees")
-    pnl_pct: Exact = Field(description="of the entry notional")
+    pnl: Exact  # quote, after fees
+    pnl_pct: Exact  # of the entry notional
     r_multiple: Exact | None = None
     fees: Exact
     hold_seconds: int
@@ -124,7 +124,7 @@ class Halt(Dto):
     reason: str
     who: str
     since: Utc
-    flatten: bool = Field(default=False, description="protect closes our positions too")
+    flatten: bool = False  # protect closes our positions too
     resumed_at: Utc | None = None
 
 

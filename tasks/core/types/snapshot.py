@@ -47,7 +47,7 @@ class TimeframeView(Dto):
     vol_spike: bool | None = None
     delta20: Number = None
     swing: Swing = Swing()
-    last3: tuple[tuple[float, float, float, float, float], ...] = Field(default=(), max_length=3)
+    last3: tuple[tuple[float, float, float, float, float], ...] = Field((), max_length=3)
 
 
 class HtfAnchors(Dto):
@@ -102,11 +102,11 @@ class Confluence(Dto):
 
     score: int = 0
     direction: int = 0
-    alignment: int | None = Field(default=None, description="SMA50 against SMA200")
-    momentum: int | None = Field(default=None, description="RSI side of 50 with the MACD sign")
-    volume: int | None = Field(default=None, description="OBV direction")
-    vwap: int | None = Field(default=None, description="VWAP z")
-    book: int | None = Field(default=None, description="book imbalance")
+    alignment: int | None = None  # SMA50 against SMA200
+    momentum: int | None = None  # RSI side of 50 with the MACD sign
+    volume: int | None = None  # OBV direction
+    vwap: int | None = None  # VWAP z
+    book: int | None = None  # book imbalance
 
     @property
     def signed(self) -> int:
@@ -177,7 +177,7 @@ class News(Dto):
     """What the world says, as fetched before the decision: headlines and a fear-and-greed index of 0-100."""
 
     headlines: tuple[Headline, ...] = ()
-    fear_greed: int | None = Field(default=None, ge=0, le=100)
+    fear_greed: int | None = Field(None, ge=0, le=100)
 
 
 class Past(Dto):

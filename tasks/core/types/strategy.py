@@ -35,17 +35,17 @@ class Strategy(Dto):
 
     name: str = "default"
     rules: int = RULES
-    decider: str = Field(default="", description="as asked for; empty in records of before")
+    decider: str = ""  # as asked for; empty in records of before
     models: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
     instruments: dict[str, Instrument] = {}
-    capital: Exact = Field(default="10000", validate_default=True, description="quote, what a replay begins with")
+    capital: Exact = Field("10000", validate_default=True)  # quote, what a replay begins with
     limits: Limits = Limits()
     costs: Costs = Costs()
     thresholds: EventThresholds = EventThresholds()
     told: Told = Told()
-    venue: str = Field(default="", description="whose stored candles; empty: candle files")
-    history_bars: int = Field(default=0, description="bars per timeframe that the features see; 0: all")
+    venue: str = ""  # whose stored candles; empty: candle files
+    history_bars: int = 0  # bars per timeframe that the features see; 0: all
     tools: ToolLimits | None = None
     tool_rates: ToolRates | None = None
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 from operator import itemgetter
 from typing import Annotated
 
-from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Decision
@@ -136,9 +136,9 @@ class Verdict(Dto):
     decision: Decision
     codes: tuple[Code, ...] = ()
     checks: Checks = ()
-    quantity: Exact = Field(default=Decimal(0), description="base, floored to the step")
-    price: Exact | None = Field(default=None, description="limit price, or the price the size was computed at")
+    quantity: Exact = Decimal(0)  # base, floored to the step
+    price: Exact | None = None  # limit price, or the price the size was computed at
     stop: Exact | None = None
     target: Exact | None = None
-    trade_risk_pct: Exact = Field(default=Decimal(0), description="risk of this trade at its stop, percent of equity")
-    total_risk_pct: Exact = Field(default=Decimal(0), description="risk of everything open with it, percent of equity")
+    trade_risk_pct: Exact = Decimal(0)  # risk of this trade at its stop, percent of equity
+    total_risk_pct: Exact = Decimal(0)  # risk of everything open with it, percent of equity
