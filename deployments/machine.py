@@ -229,7 +229,7 @@ def _tell(settings: Settings, name: str, text: str, board: Board) -> None:
     try:
         store = Store(settings.store_url)
         try:
-            if not store.note_alert(alert, datetime.now(UTC)):
+            if not store.alerts.note(alert, datetime.now(UTC)):
                 return
         finally:
             store.close()
@@ -253,6 +253,6 @@ def _summaries(settings: Settings) -> list[str]:
     from tasks.core.pages.decision import summary_line
 
     store = Store(settings.store_url)
-    newest = [store.cycles(settings.strategy, symbol, limit=1) for symbol in settings.symbols]
+    newest = [store.cycles.last(settings.strategy, symbol) for symbol in settings.symbols]
     store.close()
-    return [summary_line(record) for records in newest for record in records]
+    return [summary_line(record) for record in newest if record is not None]

@@ -62,15 +62,15 @@ def has_store(settings: Settings) -> bool:
 def _read(settings: Settings) -> dict[str, Any]:
     store, strategy = Store(settings.store_url), settings.strategy
     try:
-        by_status, last = store.cycles_by_status(strategy), store.last_cycle(strategy)
-        equity = store.last_equity(strategy)
+        by_status, last = store.cycles.by_status(strategy), store.cycles.last(strategy)
+        equity = store.equity.last(strategy)
         return {
             "cycles": {"total": sum(by_status.values()), "by_status": by_status},
             "last_cycle": _short(last) if last else None,
-            "open_positions": store.open_positions(strategy),
+            "open_positions": store.positions.open(strategy),
             "equity": equity.equity if equity else None,
-            "halt": store.active_halt(),
-            "models": _spend(store.spent(datetime.now(UTC)), settings.budget),
+            "halt": store.halts.newest(),
+            "models": _spend(store.budget.spent(datetime.now(UTC)), settings.budget),
         }
     finally:
         store.close()

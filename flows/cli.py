@@ -140,7 +140,7 @@ def halt(reason: str, flatten: bool, as_json: bool) -> None:
     """
     from tasks.connections import store
 
-    emit(store().halt(reason, _who(), datetime.now(UTC), flatten), as_json)
+    emit(store().halts.add(reason, _who(), datetime.now(UTC), flatten), as_json)
 
 
 @cli.command()
@@ -151,7 +151,7 @@ def resume(as_json: bool) -> None:
     from tasks.connections import store
 
     halts.active_halts()  # what a file or variable asked for meanwhile is lifted, and so listed, too
-    resumed = store().resume(_who(), datetime.now(UTC))
+    resumed = store().halts.resume(_who(), datetime.now(UTC))
     still = [{"who": who, "reason": reason} for who, reason in halts.switches(fresh=True).items()]
     emit({"resumed": resumed, "still_halted_by": still}, as_json)
     for switch in still:

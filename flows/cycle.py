@@ -8,7 +8,7 @@ from pydantic import AwareDatetime
 
 from flows.clock import Call, through_prefect
 from tasks import account, execute, fetch, fills, guard, protect, record
-from tasks.adapters.store.store import BeginResult
+from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store, venue
 from tasks.core.decision.memory import Remembered
 from tasks.core.errors import StoreError, VenueError
@@ -77,12 +77,12 @@ class Cycle:
             self._yield("another run has had the symbol's lease all the while")
             return False
         asked = self.request.trigger == "adhoc" and bool(self.request.reason)
-        begun = store().begin_cycle(self.record, datetime.now(UTC), asked=asked)
+        begun = store().cycles.begin(self.record, datetime.now(UTC), asked=asked)
         reached("cycle_begun")
         if begun is BeginResult.DONE:
             self._yield("done already")
             return False
-        if begun is BeginResult.RESUMED and store().intents(self.record.cycle_id):
+        if begun is BeginResult.RESUMED and store().intents.of_cycle(self.record.cycle_id):
             await self._finish_sending()
             return False
         if failures:
@@ -114,7 +114,7 @@ class Cycle:
     def _yield(self, why: str) -> None:
         """Leave the cycle to the run that has or had it."""
         log().info("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, why)
-        self.record = store().cycle(self.record.cycle_id) or self.record.model_copy(update={"error": why})
+        self.record = store().cycles.get(self.record.cycle_id) or self.record.model_copy(update={"error": why})
         self._leases.give_back(self._lease_name)
 
     def _end(self, status: CycleStatus, *, first: bool = False, **changes: Any) -> None:
@@ -147,7 +147,7 @@ class Cycle:
         self.last = None if close is None else exact(close)
         state = await self._account()
         book = await self.call(fetch.fetch_book)(self.symbol, order_size(strategy, state.equity))
-        held = [p for p in store().open_positions(strategy.name) if p.symbol == self.symbol]
+        held = [p for p in store().positions.open(strategy.name) if p.symbol == self.symbol]
         position, digest = held[0] if held else None, account.trade_digest(strategy.name, self.symbol, self.as_of)
         known_at = datetime.now(UTC)
         asked = question(
@@ -193,7 +193,7 @@ class Cycle:
         decision = judgement.verdict.decision
         if decision.action == "PAUSE":
             until = self.as_of + timedelta(minutes=float(decision.minutes))
-            store().pause(self.strategy.name, self.symbol, until)
+            store().pauses.add(self.strategy.name, self.symbol, until)
         await self._send()
 
     async def _judge(self, question: Question, answer: Answer, guarding: Lease) -> Judgement:
@@ -212,9 +212,9 @@ class Cycle:
         )  # fmt: skip
         reached("judged")
         if judgement.intents and not self.request.dry_run:
-            store().save_cycle(self.record, datetime.now(UTC))
+            store().cycles.save(self.record, datetime.now(UTC))
             reached("cycle_saved")
-            store().save_intents(self.record.cycle_id, judgement.intents, self.as_of, guarding)
+            store().intents.save(self.record.cycle_id, judgement.intents, self.as_of, guarding)
             reached("intents_saved")
         return judgement
 
@@ -237,23 +237,23 @@ class Cycle:
                 await self.call(protect.stop_at_once)(self.symbol)
         for order in sent:
             if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and fills.is_booked(order):
-                store().mark_intent(order.client_order_id, "done", datetime.now(UTC))
+                store().intents.mark(order.client_order_id, "done", datetime.now(UTC))
         failed = [order for order in sent if _came_to_nothing(order)]
         status = CycleStatus.FAILED if failed else CycleStatus.EXECUTED
         why = [order.reason or f"{order.client_order_id} filled nothing" for order in failed]
         error = "; ".join(filter(None, (self._resumed, *why)))
-        self._end(status, orders=sent, fills=tuple(store().fills_of(self.record.cycle_id)), error=error)
+        self._end(status, orders=sent, fills=tuple(store().fills.of_cycle(self.record.cycle_id)), error=error)
 
     def _give_up(self, sent: tuple[Order, ...], error: str) -> None:
         """Another run may have the cycle by now: end only what nobody has begun to send or finished."""
         log().error("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, error)
-        store().drop_intents(self.record.cycle_id, datetime.now(UTC))
+        store().intents.drop(self.record.cycle_id, datetime.now(UTC))
         self._end(CycleStatus.FAILED, first=True, orders=sent, error=error)
 
     async def _finish_sending(self) -> None:
         """A process died after the intents were written: finish exactly those; too late, only take note of them."""
-        self.record = store().cycle(self.record.cycle_id) or self.record
-        intents = store().intents(self.record.cycle_id)
+        self.record = store().cycles.get(self.record.cycle_id) or self.record
+        intents = store().intents.of_cycle(self.record.cycle_id)
         self.record = self.record.model_copy(update={"intents": intents})
         log().warning(
             "cycle symbol=%s cycle_id=%s resumed with %d intents", self.symbol, self.record.cycle_id, len(intents)

@@ -33,9 +33,9 @@ async def backfill(venue_name: str, symbol: str, timeframe: str, since: datetime
     finally:
         await client.close()
     kept, at = store(), datetime.now(UTC)
-    saved = kept.save_bars(client.name, symbol, timeframe, bars, at)
-    kept.save_instrument(client.name, instrument, at)
+    new, revised = kept.candles.save(client.name, {(symbol, timeframe): bars}, at)
+    kept.instruments.save(client.name, instrument, at)
     gaps = [bars.index[part.start].isoformat() for part in segments(bars.index, timeframe)][1:]
-    result = {"fetched": len(bars), "new": saved.new, "revised": saved.revised, "gaps_before": gaps}
+    result = {"fetched": len(bars), "new": new, "revised": revised.total(), "gaps_before": gaps}
     log().info("ingest symbol=%s timeframe=%s %s", symbol, timeframe, result)
     return result

@@ -33,7 +33,7 @@ def promote(
     if alias == CHAMPION:
         move = _judged(move, prompt.sha256 == load_prompt(role).sha256, call)
     if move.kind == "refused":
-        store().keep_move(move)
+        store().prompts.note_refusal(move)
     else:
         move = call(stage.move_alias)(move)
     emit(move)

@@ -100,7 +100,7 @@ def history(role: str | None, as_json: bool) -> None:
     """Every move of an alias, and every refusal, newest first."""
     from tasks.connections import store
 
-    for move in store().moves(role):
+    for move in store().prompts.moves(role):
         if as_json:
             emit(move, as_json=True)
         else:

@@ -156,7 +156,7 @@ async def _look(call: Call, earlier: VenueView | None, booked: frozenset[str]) -
 async def _take_exits(call: Call, tried: Tried) -> list[str]:
     """Close what must go: all under a halt that asks for it, else what has reached a target that only we can take."""
     done: list[str] = []
-    for position in store().open_positions(settings().strategy):
+    for position in store().positions.open(settings().strategy):
         if said := await tried(f"exit of {position.symbol}", call(stage.take_exit)(position), ""):
             await tried(f"booking {position.symbol}", call(stage.book_fills)(position.symbol), [])
             done.append(said)
@@ -167,13 +167,13 @@ async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[
     """Do what is due, unless a cycle is deciding on the symbol right now: then at the next run."""
     done: list[str] = []
     async with Leases(owner(), patience_s=0) as leases:
-        for position in store().open_positions(settings().strategy):
+        for position in store().positions.open(settings().strategy):
             price = account.last_close(position.symbol, floor_time(now, "5m"))
             if price is None or not position.followups:
                 continue
             if (lease := await leases.take(symbol_lease(position.symbol))) is None:
                 continue
-            position = store().position(position.position_id) or position  # a cycle may have changed it until now
+            position = store().positions.get(position.position_id) or position  # a cycle may have changed it until now
             instrument = await tried("instrument", call(fetch.fetch_instrument)(position.symbol), None)
             if instrument is not None:
                 doing = call(followups.carry_out_followups)(position, price, instrument, lease)

@@ -186,7 +186,7 @@ def _read(path: Path) -> Iterator[Any]:
 def _kept(sha256: str) -> Any:
     from tasks.connections import store
 
-    return store().strategy(sha256)
+    return store().strategies.get(sha256)
 
 
 def _beside(records: Path) -> Any:
@@ -219,15 +219,15 @@ def _stored(cycle_id: str | None) -> Iterator[Any]:
     from tasks.connections import store
 
     if cycle_id is None:
-        yield from store().cycles_oldest_first()
+        yield from store().cycles.oldest_first()
         return
-    record = store().cycle(cycle_id)
+    record = store().cycles.get(cycle_id)
     if record is None:
         raise InputError(f"no cycle {cycle_id} in the store")
     if not kind_of(record.decider).together:
         yield record
         return
-    yield from store().cycles(record.strategy, since=record.as_of, until=record.as_of, limit=None)
+    yield from store().cycles.newest(record.strategy, since=record.as_of, until=record.as_of, limit=None)
 
 
 def _files(candles: tuple[str, ...], symbols: tuple[str, ...]) -> dict[str, Any]:
@@ -252,7 +252,7 @@ def _from_store(venue: str, symbol: str) -> Any:
 
     if not venue:
         raise DataError(f"a cycle of {symbol} names no venue: it is of a backtest, use --records and --candles")
-    series = {tf: store().all_bars(venue, symbol, tf) for tf in WORKING_TIMEFRAMES}
+    series = {tf: store().candles.all(venue, symbol, tf) for tf in WORKING_TIMEFRAMES}
     return History(symbol, {tf: each[0] for tf, each in series.items()}, {tf: each[1] for tf, each in series.items()})
 
 

@@ -169,7 +169,7 @@ class _Run:
         self, cycles: list[Cycle], markets: dict[str, Market | Exception]
     ) -> dict[str, list[Reason] | Exception]:
         """Find what changed and claim it; a dry run claims nothing."""
-        name, positions = self.strategy.name, store().open_positions(self.strategy.name)
+        name, positions = self.strategy.name, store().positions.open(self.strategy.name)
         found: dict[str, list[Reason] | Exception]
         daily = account.daily_pnl_pct(name, self.as_of)
         found = self.call(detect.detect_reasons)(self.strategy, markets, self.as_of, positions, daily)
@@ -222,5 +222,5 @@ class _Run:
 
 
 def _held(symbols: tuple[str, ...]) -> tuple[str, ...]:
-    held = {position.symbol for position in store().open_positions(settings().strategy)}
+    held = {position.symbol for position in store().positions.open(settings().strategy)}
     return tuple(symbol for symbol in symbols if symbol in held)

@@ -39,7 +39,7 @@ async def look(call: Call = plainly, as_of: datetime | None = None) -> dict[str,
     await call(fetch.fetch_candles)(symbols, as_of)
     strategy = await call(fetch.fetch_strategy)()
     frames = call(features.load_candles)(symbols, as_of, strategy.history_bars)
-    positions = store().open_positions(strategy.name)
+    positions = store().positions.open(strategy.name)
     waiting: dict[str, int] = {}
     failed: list[Exception] = []
     known = [symbol for symbol in symbols if not frames[symbol]["5m"].empty]

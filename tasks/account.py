@@ -32,11 +32,11 @@ def account_state(
     The outcomes of the strategy's decider count for its size.
     """
     kept, name = store(), strategy.name
-    today = kept.equity_since(name, floor_time(as_of, "1d"))
-    last = kept.last_equity(name)
+    today = kept.equity.since(name, floor_time(as_of, "1d"))
+    last = kept.equity.last(name)
     halt = active_halt()
-    positions = tuple(_held(position, as_of) for position in kept.open_positions(name))
-    pending, entries = _pending_entries(name, as_of), kept.recent_entries(name, as_of - timedelta(days=1))
+    positions = tuple(_held(position, as_of) for position in kept.positions.open(name))
+    pending, entries = _pending_entries(name, as_of), kept.intents.recent_entries(name, as_of - timedelta(days=1))
     others = {*(p.symbol for p in positions), *(p.symbol for p in pending)} - {symbol}
     return AccountState(
         equity=balance.equity,
@@ -49,7 +49,7 @@ def account_state(
         instrument=strategy.instruments[symbol],
         closed_trades=_closed_trades(name, as_of),
         opens=tuple(at for at, _ in entries),
-        paused_until=kept.paused_until(name, symbol),
+        paused_until=kept.pauses.until(name, symbol),
         halt=halt.reason if halt else None,
         last_price=last_price,
         last_price_at=None if last_price is None else as_of,
@@ -65,16 +65,16 @@ def _facts(
     compared = (symbol, *others) if others else ()
     return past.facts(
         symbol, as_of, limits, others=others,
-        closes={each: kept.load_bars(venue().name, each, "5m", midnight, past.BARS)["close"] for each in compared},
-        outcomes=kept.outcomes(strategy.name, until=as_of, limit=past.KEPT, decider=strategy.decider),
+        closes={each: kept.candles.load(venue().name, each, "5m", midnight, past.BARS)["close"] for each in compared},
+        outcomes=kept.outcomes.newest(strategy.name, until=as_of, limit=past.KEPT, decider=strategy.decider),
         sent=[(at, status == OrderStatus.REJECTED) for at, status in entries if status is not None],
-        fills=kept.fills(since=as_of - timedelta(minutes=limits.liquidation_cooldown_min)),
+        fills=kept.fills.since(as_of - timedelta(minutes=limits.liquidation_cooldown_min)),
     )  # fmt: skip
 
 
 def last_close(symbol: str, as_of: datetime) -> Decimal | None:
     """Return the 5m close at as_of; None if that bar is not stored: an older price is not the price."""
-    bars = store().load_bars(venue().name, symbol, "5m", as_of, 1)
+    bars = store().candles.load(venue().name, symbol, "5m", as_of, 1)
     due = floor_time(as_of, "5m") - duration("5m")
     if bars.empty or bars.index[-1].to_pydatetime() != due:
         return None
@@ -92,8 +92,8 @@ def _held(position: Position, as_of: datetime) -> HeldPosition:
 def _closed_trades(strategy: str, as_of: datetime) -> tuple[ClosedTrade, ...]:
     """Return the last trades, newest first; all of a day, however many: what they lost is added up."""
     kept = store()
-    day = kept.closed_positions(strategy, since=as_of - timedelta(days=1), limit=None)
-    return tuple(map(_closed, max(day, kept.closed_positions(strategy, limit=RECENT), key=len)))
+    day = kept.positions.closed(strategy, since=as_of - timedelta(days=1), limit=None)
+    return tuple(map(_closed, max(day, kept.positions.closed(strategy, limit=RECENT), key=len)))
 
 
 def _closed(position: Position) -> ClosedTrade:
@@ -106,7 +106,7 @@ def _closed(position: Position) -> ClosedTrade:
 def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]:
     """Return working entries: intents on their way or resting; their risk counts toward the total."""
     found = []
-    for _, intent, _ in store().open_intents(strategy):
+    for _, intent, _ in store().intents.open(strategy):
         price = intent.price or last_close(intent.symbol, as_of) or intent.stop
         if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
             continue
@@ -119,22 +119,22 @@ def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]
 
 def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
     """Return today's realized PnL in percent of the equity at 00:00 UTC; None before today's first equity point."""
-    first = store().first_equity_of_day(strategy, as_of)
-    closed = store().closed_positions(strategy, since=floor_time(as_of, "1d"), limit=None)
+    first = store().equity.first_of_day(strategy, as_of)
+    closed = store().positions.closed(strategy, since=floor_time(as_of, "1d"), limit=None)
     return ledger.realized_today_pct(map(_closed, closed), None if first is None else first.equity, as_of)
 
 
 def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:
     """Return what `symbol` has done for us, known at as_of."""
-    return ledger.digest(store().outcomes(strategy, symbol, until=as_of, limit=None), as_of, symbol)
+    return ledger.digest(store().outcomes.newest(strategy, symbol, until=as_of, limit=None), as_of, symbol)
 
 
 @task(**STAGE)
 def keep_equity(balance: Balance, as_of: datetime) -> EquityPoint:
     """Keep one point of the equity curve, with the running peak."""
     kept, strategy = store(), settings().strategy
-    last = kept.last_equity(strategy)
+    last = kept.equity.last(strategy)
     peak = max(balance.equity, last.peak) if last else balance.equity
     point = EquityPoint(at=as_of.astimezone(UTC), strategy=strategy, equity=balance.equity, peak=peak)
-    kept.save_equity(point)
+    kept.equity.save(point)
     return point

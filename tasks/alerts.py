@@ -23,7 +23,7 @@ def tell(found: Sequence[Alert]) -> int:
     """Tell what was not told yet, and say how much that was; outside a Prefect run only log and store have it."""
     new = 0
     for alert in found:
-        if not store().note_alert(alert, datetime.now(UTC)):
+        if not store().alerts.note(alert, datetime.now(UTC)):
             continue
         new += 1
         log().error("alert kind=%s key=%s %s", alert.kind, alert.key, alert.text)
@@ -40,9 +40,9 @@ def look_around(as_of: datetime) -> int:
     kept, s, now = store(), settings(), datetime.now(UTC)
     return tell([
         *alerts.of_halts(active_halts()),
-        *alerts.of_budget(kept.spent(now), s.budget, now.date().isoformat()),
-        *alerts.of_rungs(kept.rungs_since(s.strategy, as_of - LATELY)),
-        *alerts.of_missed(kept.missed_since(s.strategy, as_of - A_DAY)),
+        *alerts.of_budget(kept.budget.spent(now), s.budget, now.date().isoformat()),
+        *alerts.of_rungs(kept.decisions.by_rung(s.strategy, as_of - LATELY)),
+        *alerts.of_missed(kept.cycles.missed(s.strategy, as_of - A_DAY)),
     ])  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def venue(chosen: Settings | None = None) -> Venue:
     from tasks.adapters.venue.paper import PaperVenue
 
     s = chosen or settings()
-    return PaperVenue(connect(s), opened(s.store_url), s) if s.profile == "paper" else connect(s)
+    return PaperVenue(connect(s), opened(s.store_url).paper_books, s) if s.profile == "paper" else connect(s)
 
 
 async def answered(question: Callable[[], Awaitable[T]], what: str, pauses: Iterable[float]) -> T:
@@ -82,7 +82,7 @@ def stored_frames(symbol: str, as_of: datetime, limit: int) -> Frames:
 def all_frames(symbols: Sequence[str], as_of: datetime, limit: int) -> dict[str, Frames]:
     """Return what `stored_frames` does for each symbol, with one query a timeframe."""
     kept, name = store(), venue().name
-    found = {tf: kept.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
+    found = {tf: kept.candles.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
     return {symbol: {tf: found[tf][symbol] for tf in WORKING_TIMEFRAMES} for symbol in symbols}
 
 
@@ -102,7 +102,7 @@ def alone(name: str) -> Iterator[None]:
     """Hold a lease over something short; raises TrackingUnavailable if others keep it for half a minute."""
     holder = uuid4().hex
     for _ in range(300):
-        if lease := store().acquire_lease(name, holder, timedelta(seconds=60)):
+        if lease := store().leases.acquire(name, holder, timedelta(seconds=60)):
             break
         time.sleep(0.1)
     else:
@@ -110,7 +110,7 @@ def alone(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        store().release_lease(lease)
+        store().leases.release(lease)
 
 
 def tracker() -> "Tracker | None":

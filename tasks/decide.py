@@ -26,14 +26,14 @@ def recall(strategy: Strategy, symbols: list[str], as_of: datetime) -> dict[str,
     """Return what may be remembered of each symbol at as_of."""
     sent = connections.decider(strategy.decider).prompts
     prompt = sent[0] if len(sent) == 1 else None  # of several no one version has traded
-    remembered = store().remembered
+    remembered = store().memory.remembered
     return {symbol: remembered(strategy.name, strategy.decider, prompt, symbol, as_of) for symbol in symbols}
 
 
 @task(**STAGE)
 async def decide(questions: list[Question], cycle_ids: list[str], decider_name: str) -> list[Answer]:
     """Ask about every symbol at once; a retried or doubled run of a cycle gets the answer that came first."""
-    kept = store().decisions(cycle_ids)
+    kept = store().decisions.of(cycle_ids)
     answers = await first_answers("champion", connections.decider(decider_name), questions, cycle_ids, kept)
     first = [_keep(*each) for each in zip(questions, cycle_ids, answers, strict=True)]
     forget("champion", cycle_ids)
@@ -71,8 +71,8 @@ def forget(who: str, cycle_ids: Sequence[str]) -> None:
 
 
 def _keep(question: Question, cycle_id: str, decided: Answer) -> Answer:
-    kept = store().keep_decision(cycle_id, decided, datetime.now(UTC))
-    store().keep_vector(cycle_id, question.snapshot)
+    kept = store().decisions.keep(cycle_id, decided, datetime.now(UTC))
+    store().memory.keep(cycle_id, question.snapshot)
     failed = kept.rung == "hold" and kept.errors
     level = log().error if failed else log().warning if kept.errors else log().info
     level(

@@ -35,7 +35,7 @@ def detect_reasons(
     def detect(symbol: str, market: Market) -> list[Reason]:
         held = [p for p in positions if p.symbol == symbol]
         found = _reasons(strategy.thresholds, market, as_of, held, daily_pnl_pct)
-        new = store().add_reasons(strategy.name, found, as_of)
+        new = store().events.add(strategy.name, found, as_of)
         log().info("detect symbol=%s found=%d new=%d", symbol, len(found), new)
         return found
 
@@ -65,11 +65,11 @@ def claim_reasons(cycle_ids: dict[str, str | Exception], as_of: datetime) -> dic
     kept, strategy = store(), settings().strategy
 
     def claim(symbol: str, cycle_id: str) -> list[Reason]:
-        return kept.claim_reasons(strategy, symbol, cycle_id, as_of, as_of - WINDOW, as_of)
+        return kept.events.claim(strategy, symbol, cycle_id, as_of, as_of - WINDOW, as_of)
 
     return apart(claim, cycle_ids)
 
 
 def claimable(symbol: str, as_of: datetime) -> int:
     """Return how many reasons wait for a cycle."""
-    return store().claimable(settings().strategy, symbol, as_of, as_of - WINDOW)
+    return store().events.claimable(settings().strategy, symbol, as_of, as_of - WINDOW)

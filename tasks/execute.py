@@ -27,7 +27,7 @@ async def execute_intents(
     price: what the decision was sized at. An entry is not sent when the decision is too old by now, when the market
     has run away from that price, or while trading is halted; what the venue has already is taken over all the same.
     """
-    store().save_intents(cycle_id, intents, as_of)
+    store().intents.save(cycle_id, intents, as_of)
     done: list[Order] = []
     for intent in intents:
         try:
@@ -40,11 +40,11 @@ async def execute_intents(
 
 def _ended(intent: OrderIntent) -> Order | None:
     """Return what became of an intent that a run before this one has ended."""
-    state = store().intent_state(intent.client_order_id)
+    state = store().intents.state(intent.client_order_id)
     if state not in FINAL_STATES:
         return None
     reason = "its intent was ended by another run before it was sent"
-    return store().order(intent.client_order_id) or _refused(intent, reason)
+    return store().orders.get(intent.client_order_id) or _refused(intent, reason)
 
 
 async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: datetime, price: Decimal | None) -> Order:
@@ -58,14 +58,14 @@ async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: da
             order = await send(venue(), intent, lambda: prove(intent, lease))
     except OrderRejected as e:
         order = _refused(intent, str(e))
-    kept.save_order(order, cycle_id)
+    kept.orders.save(order)
     reached("order_saved")
     state = "rejected" if order.status is OrderStatus.REJECTED else "sent"
     if intent.type in PROTECTION and state == "sent":
         _note_protection(intent)
         reached("protection_noted")
         state = "done"
-    kept.mark_intent(intent.client_order_id, state, datetime.now(UTC))
+    kept.intents.mark(intent.client_order_id, state, datetime.now(UTC))
     reached("intent_marked")
     level = log().error if order.status is OrderStatus.REJECTED else log().info
     level(
@@ -78,9 +78,9 @@ async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: da
 
 def _note_protection(intent: OrderIntent) -> None:
     """Take the new stop or target over into the ledger: no fill ever tells of it."""
-    for position in store().open_positions(settings().strategy):
+    for position in store().positions.open(settings().strategy):
         if position.symbol == intent.symbol:
-            store().save_position(booking.with_protection(position, intent))
+            store().positions.save(booking.with_protection(position, intent))
 
 
 async def _objection(intent: OrderIntent, as_of: datetime, price: Decimal | None) -> str:

@@ -58,7 +58,7 @@ async def _fetch_all(symbols: tuple[str, ...], as_of: datetime) -> dict[tuple[st
     due: dict[tuple[str, str], datetime] = {}
     for timeframe in WORKING_TIMEFRAMES:
         step = duration(timeframe)
-        for symbol, bars in store().load_frames(name, symbols, timeframe, as_of, REPAIRED).items():
+        for symbol, bars in store().candles.load_frames(name, symbols, timeframe, as_of, REPAIRED).items():
             since = _since(bars, timeframe)
             if since is None:
                 due[symbol, timeframe] = floor_time(as_of, timeframe) - step * settings().history_bars
@@ -98,7 +98,7 @@ async def _fetch(symbol: str, timeframe: str, since: datetime, as_of: datetime) 
 
 
 def _keep(bars: dict[tuple[str, str], pd.DataFrame]) -> int:
-    new, revised = store().save_frames(venue().name, bars, datetime.now(UTC))
+    new, revised = store().candles.save(venue().name, bars, datetime.now(UTC))
     for (symbol, timeframe), count in revised.items():
         log().warning("fetch symbol=%s timeframe=%s revised=%d: first values kept", symbol, timeframe, count)
     return new
@@ -147,7 +147,7 @@ async def fetch_strategy(decider: str = "") -> Strategy:
         else:
             instruments[symbol] = instrument
     strategy = connections.strategy(decider or settings().decider_name, instruments)
-    store().keep_strategy(strategy, datetime.now(UTC))
+    store().strategies.keep(strategy, datetime.now(UTC))
     return strategy
 
 

@@ -27,7 +27,7 @@ async def book_fills(symbol: str) -> list[Position]:
     kept, ours = store(), ledger.view(symbol)
     first = ours.intents[0].persisted_at if ours.intents else await venue().now() - LOST
     since = booking.flat_at([p for p in ours.open if p.symbol == symbol], ours.closed, first)
-    known = kept.fills(symbol, since)
+    known = kept.fills.since(since, symbol)
     fetched = await venue().fills(symbol, max(since, known[-1].at - booking.OVERLAP) if known else since)
     reached("fills_fetched")
     dust, intents = await ledger.dust(symbol), ours.intents
@@ -35,10 +35,10 @@ async def book_fills(symbol: str) -> list[Position]:
         intents = ledger.view(symbol).intents
     if not intents:
         return []
-    new = frozenset(fill.fill_id for fill in kept.save_fills(fetched))
+    new = frozenset(fill.fill_id for fill in kept.fills.save(fetched))
     reached("fills_saved")
     ours = ledger.view(symbol, intents=intents, dust={symbol: dust})  # a stop may have been moved meanwhile
-    told, now = ToldFills(since=since, fills=tuple(kept.fills(symbol, since)), new=new), datetime.now(UTC)
+    told, now = ToldFills(since=since, fills=tuple(kept.fills.since(since, symbol)), new=new), datetime.now(UTC)
     actions = reconcile.reconcile(ours, VenueView(observed_at=now, fills={symbol: told}), None, now)
     changed = [position for action in actions if isinstance(action, BookFills) for position in _keep(action)]
     reached("booked")
@@ -60,7 +60,7 @@ def _keep(book: BookFills) -> list[Position]:
         )  # fmt: skip
     changed = [_with_followups(position) for position in book.positions]
     for position in changed:
-        store().save_position(position)
+        store().positions.save(position)
         reached("position_saved")
         log().info(
             "position symbol=%s position_id=%s side=%s quantity=%s avg_price=%s stop=%s closed_at=%s",
@@ -74,7 +74,7 @@ def _with_followups(position: Position) -> Position:
     """Take the follow-ups from the decision that opened the position."""
     if position.followups:
         return position
-    record = store().cycle(position.cycle_id)
+    record = store().cycles.get(position.cycle_id)
     decision = record.verdict.decision if record and record.verdict else None
     if isinstance(decision, ENTRIES) and decision.followups:
         return position.model_copy(update={"followups": decision.followups})

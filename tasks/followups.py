@@ -23,7 +23,7 @@ async def carry_out_followups(
 ) -> list[str]:
     """Do what the decision asked for once its R was reached: move the stop, or trim; under the symbol's lease."""
     done: list[str] = []
-    position = store().position(position.position_id) or position  # as a try before this one has left it
+    position = store().positions.get(position.position_id) or position  # as a try before this one has left it
     for rule in followups.due(position, price):
         intent = followups.intent(rule, position, instrument)
         # without an intent there is nothing to do: the stop is as tight already
@@ -33,11 +33,11 @@ async def carry_out_followups(
             log().warning("followup symbol=%s rule=%r refused, due again: %s", position.symbol, str(rule), e)
             continue
         reached("followup_sent")
-        position = store().position(position.position_id) or position  # booked or changed meanwhile
+        position = store().positions.get(position.position_id) or position  # booked or changed meanwhile
         if stop is not None:
             position = position.model_copy(update={"stop": stop})
         position = followups.mark_done(position, rule)
-        store().save_position(position)
+        store().positions.save(position)
         reached("followup_noted")
         log().info(
             "followup symbol=%s position_id=%s rule=%r price=%s",
@@ -54,14 +54,14 @@ async def _carry_out(position: Position, wanted: OrderIntent, lease: Lease | Non
     """
     intent = wanted
     if wanted.type not in PROTECTION:
-        intent = store().intent(wanted.client_order_id) or wanted
-        if store().intent_state(intent.client_order_id) in FINAL_STATES:
+        intent = store().intents.get(wanted.client_order_id) or wanted
+        if store().intents.state(intent.client_order_id) in FINAL_STATES:
             return None
         await submit(position, intent, lease)
         return None
-    if store().intent(wanted.client_order_id) is None:
+    if store().intents.get(wanted.client_order_id) is None:
         await submit(position, wanted, lease)
     else:
         await send(venue(), wanted)
-        store().mark_intent(wanted.client_order_id, "done", datetime.now(UTC))
+        store().intents.mark(wanted.client_order_id, "done", datetime.now(UTC))
     return wanted.price

@@ -30,11 +30,11 @@ def active_halt() -> Halt | None:
 
 def active_halts() -> list[Halt]:
     """Return every halt in force, oldest first."""
-    found = store().active_halts()
+    found = store().halts.active()
     known = {halt.who for halt in found}
     for who, reason in switches().items():
         if who not in known:
-            found.append(store().halt(reason, who, datetime.now(UTC)))
+            found.append(store().halts.add(reason, who, datetime.now(UTC)))
             log().error("halt who=%s reason=%s", who, reason)
     return found
 

@@ -1,8 +1,8 @@
 """The right to decide on a symbol: one run at a time has it, on all machines, and keeps it by a heartbeat.
 
 A run that dies loses it when LASTS is over. One that was only held up loses it too and cannot send any more: every
-order is proven against the lease's token first (`Store.begin_sending`). The watchdog's own orders need none: they
-only reduce, their ids derive from the position, and nothing may keep it waiting.
+order is proven against the lease's token first (`IntentRepository.begin_sending`). The watchdog's own orders need none:
+they only reduce, their ids derive from the position, and nothing may keep it waiting.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class Leases:
         """Take the lease, waiting for others as long as this run may wait in all; None: somebody still has it."""
         began = time.monotonic()
         while True:
-            lease = store().acquire_lease(name, self._holder, lasts or LASTS)
+            lease = store().leases.acquire(name, self._holder, lasts or LASTS)
             waited = time.monotonic() - began
             if lease is not None or waited >= self._patience:
                 break
@@ -66,14 +66,14 @@ class Leases:
     def give_back(self, name: str) -> None:
         """Let the next one have it."""
         if lease := self._held.pop(name, None):
-            store().release_lease(lease)
+            store().leases.release(lease)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
             for name, lease in list(self._held.items()):
                 try:
-                    if not store().renew_lease(lease, LASTS):
+                    if not store().leases.renew(lease, LASTS):
                         del self._held[name]
                         log().error("lease %s token=%d is lost: nothing more is sent under it", name, lease.token)
                 except StoreError as e:
@@ -82,7 +82,7 @@ class Leases:
 
 def lost(lease: Lease) -> str:
     """Say why nothing can be sent under `lease` any more."""
-    now = store().lease(lease.name)
+    now = store().leases.get(lease.name)
     if now is None or now.token == lease.token:
         became = "was not renewed in time"
     else:

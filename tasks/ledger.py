@@ -19,29 +19,29 @@ def view(*symbols: str, **more: Any) -> LedgerView:
     kept, s = store(), settings()
     read: dict[str, Any] = {"strategy": s.strategy, "limits": s.limits}
     if "open" not in more:
-        read["open"] = tuple(kept.open_positions(s.strategy))
+        read["open"] = tuple(kept.positions.open(s.strategy))
     if "intents" not in more:
-        read["intents"] = tuple(own for symbol in symbols for own in kept.own_intents(s.strategy, symbol))
-    read["closed"] = tuple(p for symbol in symbols for p in kept.closed_positions(s.strategy, symbol=symbol))
+        read["intents"] = tuple(own for symbol in symbols for own in kept.intents.own(s.strategy, symbol))
+    read["closed"] = tuple(p for symbol in symbols for p in kept.positions.closed(s.strategy, symbol=symbol))
     return LedgerView(**(read | more))
 
 
 def symbols_of_ours() -> tuple[str, ...]:
     """Return the strategy's symbols and those in which it still has a position or an order."""
     kept, strategy = store(), settings().strategy
-    held = [p.symbol for p in kept.open_positions(strategy)]
-    working = [intent.symbol for _, intent, _ in kept.open_intents(strategy)]
+    held = [p.symbol for p in kept.positions.open(strategy)]
+    working = [intent.symbol for _, intent, _ in kept.intents.open(strategy)]
     return tuple(dict.fromkeys((*settings().symbols, *held, *working)))
 
 
 def open_in(symbol: str) -> dict[str, Position]:
     """Return our open positions of `symbol` by id."""
-    return {p.position_id: p for p in store().open_positions(settings().strategy) if p.symbol == symbol}
+    return {p.position_id: p for p in store().positions.open(settings().strategy) if p.symbol == symbol}
 
 
 def booked_of(order: Order) -> Decimal:
     """Return how much of an order the ledger has fills of."""
-    told = store().fills(order.symbol, order.created_at - booking.OVERLAP)
+    told = store().fills.since(order.created_at - booking.OVERLAP, order.symbol)
     return sum((fill.quantity for fill in told if fill.client_order_id == order.client_order_id), Decimal(0))
 
 

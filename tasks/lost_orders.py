@@ -19,7 +19,7 @@ PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
 
 async def adopt_orders(symbol: str, seen: Collection[str]) -> int:
     """Take over those of the orders `seen` (client ids) that are ours and unknown; returns how many."""
-    unknown = [name for name in seen if orders.is_ours(name) and store().intent(name) is None]
+    unknown = [name for name in seen if orders.is_ours(name) and store().intents.get(name) is None]
     if not unknown:
         return 0
     found = {name: await venue().find_order(symbol, name) for name in unknown}
@@ -36,7 +36,7 @@ async def adopt_working(symbol: str) -> list[Finding]:
 
 def _carry_out(symbol: str, look: VenueView) -> tuple[int, list[Finding]]:
     names = [order.client_order_id for resting in look.resting.values() for order in resting]
-    known = frozenset(name for name in names if store().intent(name) is not None)
+    known = frozenset(name for name in names if store().intents.get(name) is not None)
     adopted, foreign = 0, list[Finding]()
     for action in reconcile.reconcile(ledger.view(symbol, known=known), look, None, look.observed_at):
         if isinstance(action, Adopt):
@@ -51,10 +51,10 @@ def _carry_out(symbol: str, look: VenueView) -> tuple[int, list[Finding]]:
 def _adopt(action: Adopt) -> None:
     kept, order, cycle_id, now = store(), action.order, action.cycle_id, datetime.now(UTC)
     if action.cycle is not None:
-        kept.begin_cycle(action.cycle.model_copy(update={"status": CycleStatus.STARTED}), now)
-        kept.save_cycle(action.cycle, now, first=True)
-    kept.save_intents(cycle_id, (action.intent,), order.created_at)
-    kept.save_order(order, cycle_id)
-    kept.mark_intent(order.client_order_id, action.state, now)
+        kept.cycles.begin(action.cycle.model_copy(update={"status": CycleStatus.STARTED}), now)
+        kept.cycles.save(action.cycle, now, first=True)
+    kept.intents.save(cycle_id, (action.intent,), order.created_at)
+    kept.orders.save(order)
+    kept.intents.mark(order.client_order_id, action.state, now)
     reached("adopted")
     log().error("adopted symbol=%s cycle_id=%s client_order_id=%s", order.symbol, cycle_id, order.client_order_id)

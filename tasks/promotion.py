@@ -29,7 +29,7 @@ def judge_candidate(candidate: Prompt, evidence_name: str, at: datetime) -> tupl
 
 def _shadows(candidate: Prompt, champion: Prompt, since: datetime) -> Shadows:
     """Pair the answers of both versions by cycle."""
-    scored = store().scored_shadows(settings().strategy, since)
+    scored = store().shadow.scored(settings().strategy, since)
     theirs = {
         shadow.cycle_id: pct
         for shadow, pct in scored
@@ -57,7 +57,7 @@ def move_alias(move: Move) -> Move:
         if is_tried_again(e):
             raise
         log().warning("not in MLflow yet, `quarterdeck prompts sync` does that later: %s", e)
-    moved = store().move_alias(move)
+    moved = store().prompts.move(move)
     if move.evidence and settings().mlflow_url and move.kind == "promoted":
         _tag(move)
     log().warning(
@@ -83,7 +83,9 @@ def breached(at: datetime) -> list[Move]:
     """Return the moves back that are due: of each promoted champion that breaks its limits, with what it broke."""
     due = []
     for role, named in aliases().items():
-        last = next((move for move in store().moves(role) if move.alias == CHAMPION and move.kind != "refused"), None)
+        last = next(
+            (move for move in store().prompts.moves(role) if move.alias == CHAMPION and move.kind != "refused"), None
+        )
         if last is None or not last.previous or last.kind == "rolled_back" or CHAMPION not in named:
             continue
         broken = _broken(last)
@@ -107,6 +109,6 @@ def breached(at: datetime) -> list[Move]:
 
 def _broken(last: Move) -> tuple[Criterion, ...]:
     kept, terms, strategy = store(), settings().promotion, settings().strategy
-    decided = kept.decisions_with(strategy, last.sha256, last.at, terms.watched)
-    r_multiples = kept.outcomes_with(strategy, last.sha256, last.at, terms.watched)
+    decided = kept.prompts.decisions(strategy, last.sha256, last.at, terms.watched)
+    r_multiples = kept.prompts.outcomes(strategy, last.sha256, last.at, terms.watched)
     return promotion.breaches(promotion.use_of(decided, last.sha256), r_multiples, terms)

@@ -31,7 +31,7 @@ PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
 def halt(why: str) -> None:
     """Stop new entries unless they are stopped already."""
     if active_halt() is None:
-        store().halt(why, "protect", datetime.now(UTC))
+        store().halts.add(why, "protect", datetime.now(UTC))
 
 
 @task(**STAGE)
@@ -143,9 +143,9 @@ async def flatten(position: Position, quantity: Decimal, why: str = "flatten") -
     Such a one is sent as it was written: what it leaves open is the next look's.
     """
     quantity, attempt = sizing.sellable(await venue().instrument(position.symbol), quantity), 0
-    while store().intent_state(_exit_id(position, why, attempt)) in FINAL_STATES:
+    while store().intents.state(_exit_id(position, why, attempt)) in FINAL_STATES:
         attempt += 1
-    intent = store().intent(_exit_id(position, why, attempt)) or OrderIntent(
+    intent = store().intents.get(_exit_id(position, why, attempt)) or OrderIntent(
         client_order_id=_exit_id(position, why, attempt), symbol=position.symbol,
         side="sell" if position.side == "long" else "buy", type=OrderType.MARKET, quantity=quantity, reduce_only=True,
     )  # fmt: skip
@@ -159,17 +159,17 @@ def _exit_id(position: Position, why: str, attempt: int) -> str:
 async def submit(position: Position, intent: OrderIntent, lease: Lease | None = None) -> Order:
     """Send one order of `protect`: persisted first, looked up before sent, and proven where it has a lease."""
     kept, at = store(), datetime.now(UTC)
-    kept.save_intents(position.cycle_id, (intent,), at)
+    kept.intents.save(position.cycle_id, (intent,), at)
     reached("protect_intent_saved")
     try:
         order = await send(venue(), intent, None if lease is None else lambda: prove(intent, lease))
     except OrderRejected as e:
-        kept.mark_intent(intent.client_order_id, "rejected", at)
+        kept.intents.mark(intent.client_order_id, "rejected", at)
         log().error("protect symbol=%s client_order_id=%s refused: %s", position.symbol, intent.client_order_id, e)
         raise
     if intent.type not in PROTECTION:
-        kept.save_order(order, position.cycle_id)
+        kept.orders.save(order)
         reached("order_saved")
-    kept.mark_intent(intent.client_order_id, "done", at)
+    kept.intents.mark(intent.client_order_id, "done", at)
     reached("intent_marked")
     return order

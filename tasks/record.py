@@ -6,14 +6,14 @@ from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
 from tasks.adapters.files.prompts import load_prompt
-from tasks.adapters.store.store import BeginResult
+from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store, stored_frames, tracker
 from tasks.core.errors import TrackingUnavailable, TradingError
 from tasks.core.market.market import Market
 from tasks.core.pages import decision
 from tasks.core.trading.orders import cycle_id
 from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.record import CycleRecord, CycleStatus, HistoryRecord, Outcome
+from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.retries import STAGE, is_tried_again
 from tasks.settings import settings
 
@@ -26,21 +26,15 @@ CHART_BARS = 96  # a day of 15m
 @task(**STAGE)
 def record_quiet(records: list[CycleRecord]) -> None:
     """Keep the records of cycles that ended without a question; running it again changes nothing."""
-    store().save_cycles(records, datetime.now(UTC))
+    store().cycles.save_all(records, datetime.now(UTC))
     for record in records:
         log().info("cycle %s", decision.summary_line(record))
 
 
 @task(task_run_name="record-{record.symbol}", **STAGE)
 def record_cycle(record: CycleRecord, first: bool = False) -> None:
-    """Keep the record; running it again with the same record changes nothing. first: as in `Store.save_cycle`."""
-    at = datetime.now(UTC)
-    store().save_cycle(record, at, first=first)
-    if record.decided is not None:
-        payload = {"status": record.status.value, "action": record.decided.decision.action}
-        store().add_history(
-            HistoryRecord(ts=at, kind="execution", reference_id=record.cycle_id, payload=payload), record.symbol
-        )
+    """Keep the record; running it again with the same record changes nothing. first: as in `CycleRepository.save`."""
+    store().cycles.save(record, datetime.now(UTC), first=first)
     log().info("cycle %s", decision.summary_line(record))
 
 
@@ -53,9 +47,10 @@ def record_missed(symbols: tuple[str, ...], as_of: datetime) -> int:
     kept, s, missed = store(), settings(), 0
     due = floor_time(as_of, SCHEDULE)
     begin = due - LOOKED_BACK
-    known = kept.closes(s.strategy, begin, as_of)
+    known = kept.cycles.closes(s.strategy, begin, as_of)
     for symbol in symbols:
-        had = known.get(symbol) or {record.as_of for record in kept.cycles(s.strategy, symbol, limit=1)}
+        last = kept.cycles.last(s.strategy, symbol)
+        had = known.get(symbol) or ({last.as_of} if last else set())
         close = max(begin, floor_time(min(had), SCHEDULE)) if had else due  # one that has never run misses nothing
         while (close := close + duration(SCHEDULE)) < due:
             if close not in had:
@@ -69,7 +64,7 @@ def _keep_missed(symbol: str, close: datetime) -> bool:
         cycle_id=cycle_id(s.strategy, symbol, close), strategy=s.strategy, symbol=symbol, as_of=close,
         decider=s.decider_name, status=CycleStatus.MISSED,
     )  # fmt: skip
-    if store().begin_cycle(record, datetime.now(UTC)) is not BeginResult.STARTED:
+    if store().cycles.begin(record, datetime.now(UTC)) is not BeginResult.STARTED:
         return False
     log().warning("cycle %s", decision.summary_line(record))
     return True
@@ -116,14 +111,14 @@ def track_decisions(limit: int = 50) -> int:
         return 0
     sent = 0
     try:
-        for cycle_id in kept.untracked(limit):
-            record = kept.cycle(cycle_id)
+        for cycle_id in kept.decisions.untracked(limit):
+            record = kept.cycles.get(cycle_id)
             if record is None:
                 continue
             for call in record.decided.calls if record.decided else ():
                 if call.prompt is not None:
                     mirror.register_prompt(load_prompt(call.prompt.name, call.prompt.version))
-            kept.mark_tracked(cycle_id, mirror.track_decision(record, settings().profile))
+            kept.decisions.mark_tracked(cycle_id, mirror.track_decision(record, settings().profile))
             sent += 1
     except TrackingUnavailable as e:
         if is_tried_again(e):

@@ -32,15 +32,17 @@ async def write_report(day: date) -> Path:
     kept, s = store(), settings()
     begin = datetime.combine(day, time(), UTC)
     end = begin + timedelta(days=1)
-    points = [point for point in kept.equity_since(s.strategy, end - SHOWN) if point.at < end]
-    decided = kept.decided_between(s.strategy, begin, end)
-    outcomes = [each for each in kept.outcomes(s.strategy, since=begin, until=end, limit=None) if each.closed_at < end]
+    points = [point for point in kept.equity.since(s.strategy, end - SHOWN) if point.at < end]
+    decided = kept.decisions.between(s.strategy, begin, end)
+    outcomes = [
+        each for each in kept.outcomes.newest(s.strategy, since=begin, until=end, limit=None) if each.closed_at < end
+    ]
     found = day_of(
         day, s.strategy, [point for point in points if point.at >= begin],
-        kept.cycles_by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),
+        kept.cycles.by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),
     )  # fmt: skip
     picture = moment.data_uri(comparison.equity_png({s.strategy: _series(points)})) if len(points) > 1 else ""
-    told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts(begin) if begin <= at < end}
+    told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if begin <= at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page_of("daily.html.j2", day=found, decided=decided, outcomes=outcomes, picture=picture, told=told))
@@ -54,7 +56,7 @@ def _baselines(end: datetime) -> dict[str, float]:
     """Return what holding each symbol would have brought in that day, in percent."""
     found = {}
     for symbol in settings().symbols:
-        closes = store().load_bars(venue().name, symbol, "1h", end, 25)["close"]
+        closes = store().candles.load(venue().name, symbol, "1h", end, 25)["close"]
         if len(closes) == 25:
             found[f"hold {symbol}"] = float(closes.iloc[-1] / closes.iloc[0] - 1) * 100
     return found

@@ -11,10 +11,10 @@ from tasks.settings import settings
 
 @task(**STAGE)
 def prune(at: datetime) -> int:
-    """Delete what is older than `retention_days` (see `store_retention`); returns how many rows went."""
+    """Delete what is older than `retention_days` (see `store.retention`); returns how many rows went."""
     if not (days := settings().retention_days):
         return 0
-    deleted = store().prune(settings().strategy, at - timedelta(days=days))
+    deleted = store().retention.prune(settings().strategy, at - timedelta(days=days))
     if any(deleted.values()):
         log().info("pruned %s", " ".join(f"{table}={count}" for table, count in deleted.items()))
     return sum(deleted.values())

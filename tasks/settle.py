@@ -17,11 +17,11 @@ from tasks.settings import settings
 def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
     """Hand on each outcome once, with the decision that opened its position."""
     kept, strategy = store(), settings().strategy
-    for position in kept.unsettled_positions(strategy):
-        kept.save_outcome(ledger.outcome(position))
-    outcomes = kept.unsettled_outcomes(strategy)
-    settled = [(kept.cycle(outcome.cycle_id), outcome) for outcome in outcomes]
-    kept.mark_outcomes_settled(outcomes, datetime.now(UTC))  # last: until then another try finds them all again
+    for position in kept.positions.without_outcome(strategy):
+        kept.outcomes.save(ledger.outcome(position))
+    outcomes = kept.outcomes.unsettled(strategy)
+    settled = [(kept.cycles.get(outcome.cycle_id), outcome) for outcome in outcomes]
+    kept.outcomes.mark_settled(outcomes, datetime.now(UTC))  # last: until then another try finds them all again
     for outcome in outcomes:
         log().info(
             "outcome symbol=%s cycle_id=%s pnl=%s r_multiple=%s hold_s=%d",
@@ -56,11 +56,11 @@ def track_session(at: datetime) -> None:
         return
     midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
     try:
-        for outcome in kept.untracked_outcomes(100):
-            trace_id = kept.trace_id(outcome.cycle_id)
+        for outcome in kept.outcomes.untracked(100):
+            trace_id = kept.decisions.trace_id(outcome.cycle_id)
             if trace_id:
                 mirror.attach_outcome(trace_id, outcome)
-                kept.mark_outcome_tracked(outcome.position_id)
+                kept.outcomes.mark_tracked(outcome.position_id)
         metrics = session_metrics(midnight)
         mirror.log_session(
             s.strategy, s.profile, midnight.date(), metrics, step=int((at - midnight) / timedelta(minutes=5)),
@@ -75,9 +75,9 @@ def track_session(at: datetime) -> None:
 def session_metrics(midnight: datetime) -> dict[str, float]:
     """Return the day's numbers so far."""
     kept, strategy = store(), settings().strategy
-    points = kept.equity_since(strategy, midnight)
-    cycles, decided = kept.cycles_by_status(strategy, midnight), kept.decided_since(strategy, midnight)
-    outcomes = kept.outcomes(strategy, since=midnight, limit=None)
+    points = kept.equity.since(strategy, midnight)
+    cycles, decided = kept.cycles.by_status(strategy, midnight), kept.decisions.totals(strategy, midnight)
+    outcomes = kept.outcomes.newest(strategy, since=midnight, limit=None)
     metrics: dict[str, float] = {
         "cycles": sum(cycles.values()),
         "decisions": sum(decided.by_action.values()),

@@ -38,17 +38,17 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
     for name in settings().shadow if judged else ():
         try:
             decider = connections.decider(name, shadow=True)
-            answers = await first_answers(name, decider, questions, ids, store().shadow_answers(name, ids))
+            answers = await first_answers(name, decider, questions, ids, store().shadow.answers(name, ids))
         except InputError as e:
             log().error("shadow decider=%s cannot answer: %s", name, e)
             continue
         for question, record, answer in zip(questions, records, answers, strict=True):
-            store().keep_shadow(_judged(strategy, name, question, record, answer))
+            store().shadow.keep(_judged(strategy, name, question, record, answer))
             kept += 1
         forget(name, ids)
     for record in records if settings().shadow else ():
         if record.state and record.decided and record.verdict:
-            store().keep_shadow(
+            store().shadow.keep(
                 _shadow(CHAMPION, record, record.decided, Judgement(record.cycle_id, record.verdict, record.intents))
             )
     return kept
@@ -75,12 +75,12 @@ def _shadow(decider: str, record: CycleRecord, answer: Answer, judgement: Judgem
 def score_shadows(now: datetime) -> int:
     """Score every answer whose horizon has passed, champion and challengers alike; returns how many."""
     kept, scored = store(), 0
-    for shadow in kept.unscored_shadows(settings().strategy, now - HORIZON, limit=500):
+    for shadow in kept.shadow.unscored(settings().strategy, now - HORIZON, limit=500):
         until = shadow.as_of + HORIZON
-        bars = kept.load_bars(venue().name, shadow.symbol, "5m", until, HORIZON_BARS)
+        bars = kept.candles.load(venue().name, shadow.symbol, "5m", until, HORIZON_BARS)
         result = score(shadow.state, shadow.symbol, shadow.intents, bars.loc[shadow.as_of :], settings().costs)
         if result is not None:
-            kept.score_shadow(shadow, result)
+            kept.shadow.score(shadow, result)
             scored += 1
     return scored
 
@@ -96,18 +96,18 @@ async def run_paper_books(now: datetime) -> dict[str, Decimal]:
 
 async def _run_book(name: str, instruments: dict[str, Instrument], until: datetime) -> Decimal:
     kept, strategy = store(), settings().strategy
-    stored, cash = kept.paper_book(strategy, name), settings().paper_cash
+    stored, cash = kept.paper_books.get(strategy, name), settings().paper_cash
     before = stored or PaperBookState(state="", equity=cash, until=until - timedelta(hours=1))
     book = PaperBook(cash, instruments, settings().costs, before.state)
     n = min(5000, int((until - before.until) / duration("5m")))
     if n <= 0:
         return before.equity
-    bars = {s: kept.load_bars(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
-    answers = kept.shadows_between(strategy, name, before.until - duration("5m"), until - duration("5m"))
+    bars = {s: kept.candles.load(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
+    answers = kept.shadow.between(strategy, name, before.until - duration("5m"), until - duration("5m"))
     due = [(each.as_of, each.symbol, each.intents) for each in answers]
     working = (*book.account.open_orders(), *answers)
     held = {*book.account.wallet.holdings, *(each.symbol for each in working)}
     equity = book.run(bars, due, await venue().funding_paid(sorted(held), before.until, until))
     after = PaperBookState(state=book.account.dump(), equity=equity, until=until)
-    kept.save_paper_book(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
+    kept.paper_books.save(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
     return equity

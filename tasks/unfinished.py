@@ -37,7 +37,7 @@ async def settle_working_orders(now: datetime) -> int:
     Entries are cancelled past their time, and under a halt at once. One order's trouble is raised after the others.
     """
     ended, failed = 0, list[str]()
-    for cycle_id, intent, _ in store().open_intents(settings().strategy):
+    for cycle_id, intent, _ in store().intents.open(settings().strategy):
         try:
             ended += await _settle(cycle_id, intent, now)
         except TradingError as e:
@@ -70,10 +70,11 @@ async def _settle(cycle_id: str, intent: OrderIntent, now: datetime) -> bool:
 
 def _own(cycle_id: str, intent: OrderIntent, order: Order | None) -> OwnIntent:
     kept, name = store(), intent.client_order_id
-    record = None if intent.reduce_only else kept.cycle(cycle_id)
+    persisted_at = kept.intents.persisted_at(name)
+    record = None if intent.reduce_only else kept.cycles.get(cycle_id)
     adds = record is not None and record.verdict is not None and isinstance(record.verdict.decision, Add)
     return OwnIntent(
-        intent=intent, cycle_id=cycle_id, state=str(kept.intent_state(name)), persisted_at=kept.persisted_at(name),
+        intent=intent, cycle_id=cycle_id, state=str(kept.intents.state(name)), persisted_at=persisted_at,
         booked=ledger.booked_of(order) if order else 0, adds=adds,
     )  # fmt: skip
 
@@ -81,7 +82,7 @@ def _own(cycle_id: str, intent: OrderIntent, order: Order | None) -> OwnIntent:
 async def _carry_out(action: Action, intent: OrderIntent, now: datetime) -> None:
     kept = store()
     if isinstance(action, KeepOrder):
-        kept.save_order(action.order, action.cycle_id)
+        kept.orders.save(action.order)
     elif isinstance(action, CancelOrder):
         reached("before_cancel")
         await venue().cancel(action.symbol, action.client_order_id)
@@ -89,7 +90,7 @@ async def _carry_out(action: Action, intent: OrderIntent, now: datetime) -> None
     elif isinstance(action, LookAgain):
         await book_fills.fn(action.symbol)
     elif isinstance(action, EndIntent):
-        kept.mark_intent(action.client_order_id, action.state, now)
+        kept.intents.mark(action.client_order_id, action.state, now)
         if action.reason:
             log().warning(
                 "protect symbol=%s client_order_id=%s %s, ended", intent.symbol, intent.client_order_id, action.reason
@@ -99,7 +100,7 @@ async def _carry_out(action: Action, intent: OrderIntent, now: datetime) -> None
 @task(cache_policy=NO_CACHE)
 def end_abandoned_cycles(now: datetime) -> int:
     """End cycles whose process died and that no run can take up any more; returns how many."""
-    ours = ledger.view(open=(), unfinished=tuple(store().unfinished_cycles(settings().strategy)))
+    ours = ledger.view(open=(), unfinished=tuple(store().cycles.unfinished(settings().strategy)))
     actions = reconcile.reconcile(ours, VenueView(observed_at=datetime.now(UTC)), None, now)
     ended = [action for action in actions if isinstance(action, EndCycle)]
     for action in ended:
@@ -109,13 +110,13 @@ def end_abandoned_cycles(now: datetime) -> int:
 
 def _end_cycle(action: EndCycle) -> None:
     kept, record = store(), action.record
-    intents = kept.intents(record.cycle_id)
-    known = [kept.order(intent.client_order_id) for intent in intents]
+    intents = kept.intents.of_cycle(record.cycle_id)
+    known = [kept.orders.get(intent.client_order_id) for intent in intents]
     done = record.model_copy(
         update={
             "status": CycleStatus.FAILED, "intents": intents, "orders": tuple(o for o in known if o is not None),
-            "fills": tuple(kept.fills_of(record.cycle_id)), "error": action.error,
+            "fills": tuple(kept.fills.of_cycle(record.cycle_id)), "error": action.error,
         }
     )  # fmt: skip
-    kept.save_cycle(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
+    kept.cycles.save(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
     log().error("cycle symbol=%s cycle_id=%s %s", record.symbol, record.cycle_id, action.error)

@@ -36,7 +36,7 @@ def migrate_by_hand() -> None:
     from tasks.settings import settings
 
     database = Database(settings().store_url)
-    with database._writing() as connection:  # the one caller outside the store, and it only migrates
+    with database.writing() as connection:  # the one caller outside the store, and it only migrates
         migrate_on(connection)
     database.close()
 

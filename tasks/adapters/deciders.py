@@ -15,7 +15,7 @@ from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
 from tasks.core.decision.kinds import Kind, Maker, Means
-from tasks.core.decision.ladder import Ladder, Terms
+from tasks.core.decision.ladder import Ladder, Shared, Terms
 from tasks.core.decision.rules import RulesDecider, Sizes
 from tasks.core.errors import InputError
 from tasks.core.market import lean
@@ -165,7 +165,8 @@ def _ladder(decider: Decider, settings: Settings, store: "Store") -> Decider:
         strategy=settings.strategy, session=settings.budget.session, ttl=timedelta(seconds=settings.cache_ttl_s),
         max_distance=settings.cache_distance, breaker=breaker, may_open=settings.limits.fallback_may_open,
     )  # fmt: skip
-    return Ladder(decider, RulesDecider(), store, terms, lambda: datetime.now(UTC))
+    shared = Shared(store.budget, store.replies, store.breakers, store.memory)
+    return Ladder(decider, RulesDecider(), shared, terms, lambda: datetime.now(UTC))
 
 
 def _open(url: str) -> "Store":

@@ -14,15 +14,16 @@ from typing import Any
 import numpy as np
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 
+from tasks.adapters.store.database import Database
 from tasks.adapters.store.store import Store
 from tasks.adapters.store.tables import (
     AlertRow,
-    Cycle,
+    CycleRow,
     DecisionRow,
     HaltRow,
-    Intent,
+    IntentRow,
     LeaseRow,
     ModelCallRow,
     VerdictRow,
@@ -36,26 +37,12 @@ HOUR = timedelta(hours=1)
 Labelled = Mapping[Any, float]  # by the values of its labels
 
 
-class Readings(Store):
-    """The store, asked for numbers."""
-
-    def newest_close(self, strategy: str) -> datetime | None:
-        """Return what the newest cycle is about."""
-        query = select(func.max(Cycle.as_of)).where(Cycle.strategy == strategy)
-        with self._reading() as connection:
-            return connection.scalar(query)
-
-    def rows(self, query: Select[Any]) -> Sequence[Any]:
-        with self._reading() as connection:
-            return connection.execute(query).all()
-
-
 class Exporter(Collector):
     """What one strategy does, as metrics. A store that does not answer is a metric too, not a failed scrape."""
 
     def __init__(self, url: str, strategy: str, budget: Budget) -> None:
         self._url, self._strategy, self._budget = url, strategy, budget
-        self._store: Readings | None = None
+        self._store: Store | None = None
 
     def describe(self) -> Iterable[Metric]:
         """Say nothing beforehand: registering must not need a database."""
@@ -64,33 +51,37 @@ class Exporter(Collector):
     def collect(self) -> Iterator[Metric]:
         now = datetime.now(UTC)
         try:
-            self._store = self._store or Readings(self._url)
-            found = [*self._cycles(self._store, now), *self._models(self._store, now), *self._account(self._store),
-                     *self._safety(self._store, now)]  # fmt: skip
+            self._store = store = self._store or Store(self._url)
+            found = [*self._cycles(store.database, now), *self._models(store, now), *self._account(store),
+                     *self._safety(store.database, now)]  # fmt: skip
         except StoreError:
             yield _gauge("store_up", "1 when the database answered", {(): 0.0})
             return
         yield _gauge("store_up", "1 when the database answered", {(): 1.0})
         yield from found
 
-    def _cycles(self, store: Readings, now: datetime) -> Iterator[Metric]:
-        newest = store.newest_close(self._strategy)
+    def _cycles(self, store: Database, now: datetime) -> Iterator[Metric]:
+        newest = store.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
         day = (newest or now).replace(hour=0, minute=0, second=0, microsecond=0)
-        about = (Cycle.strategy == self._strategy, Cycle.as_of >= day)
+        about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= day)
         ended = store.rows(
-            select(Cycle.status, Cycle.trigger, func.count()).where(*about).group_by(Cycle.status, Cycle.trigger)
+            select(CycleRow.status, CycleRow.trigger, func.count())
+            .where(*about)
+            .group_by(CycleRow.status, CycleRow.trigger)
         )
         yield _counter("cycles", "Cycles by how they ended and what started them", ("status", "trigger"), _by(ended))
-        errors = store.rows(select(Cycle.symbol, func.count()).where(*about, Cycle.error != "").group_by(Cycle.symbol))
+        errors = store.rows(
+            select(CycleRow.symbol, func.count()).where(*about, CycleRow.error != "").group_by(CycleRow.symbol)
+        )
         yield _counter("cycle_errors", "Cycles with an error, such as a venue that refused", ("symbol",), _by(errors))
-        of_day = (DecisionRow.cycle_id == Cycle.cycle_id, *about)
-        columns = (DecisionRow.action, DecisionRow.rung, DecisionRow.source, Cycle.status)
+        of_day = (DecisionRow.cycle_id == CycleRow.cycle_id, *about)
+        columns = (DecisionRow.action, DecisionRow.rung, DecisionRow.source, CycleRow.status)
         decided = store.rows(select(*columns, func.count()).where(*of_day).group_by(*columns))
         yield _counter(
             "decisions", "Decisions; rung cache is a hit", ("action", "rung", "source", "status"), _by(decided)
         )
         refused = select(VerdictRow.codes).where(
-            VerdictRow.cycle_id == Cycle.cycle_id, *about, VerdictRow.allowed.is_(False)
+            VerdictRow.cycle_id == CycleRow.cycle_id, *about, VerdictRow.allowed.is_(False)
         )
         codes = Counter(code for row in store.rows(refused) for code in row.codes)
         yield _counter(
@@ -100,14 +91,14 @@ class Exporter(Collector):
             yield _gauge("last_close_timestamp_seconds", "What the newest cycle is about", {(): newest.timestamp()})
             yield from self._stages(store, newest - HOUR)
 
-    def _stages(self, store: Readings, since: datetime) -> Iterator[Metric]:
+    def _stages(self, store: Database, since: datetime) -> Iterator[Metric]:
         query = (
-            select(Cycle.as_of, Cycle.started_at, Cycle.updated_at)
+            select(CycleRow.as_of, CycleRow.started_at, CycleRow.updated_at)
             .add_columns(DecisionRow.decided_at, DecisionRow.latency_ms, VerdictRow.judged_at)
-            .outerjoin(DecisionRow, DecisionRow.cycle_id == Cycle.cycle_id)
-            .outerjoin(VerdictRow, VerdictRow.cycle_id == Cycle.cycle_id)
-            .where(Cycle.strategy == self._strategy, Cycle.as_of > since)
-            .where(Cycle.status.not_in((CycleStatus.STARTED, CycleStatus.MISSED)))
+            .outerjoin(DecisionRow, DecisionRow.cycle_id == CycleRow.cycle_id)
+            .outerjoin(VerdictRow, VerdictRow.cycle_id == CycleRow.cycle_id)
+            .where(CycleRow.strategy == self._strategy, CycleRow.as_of > since)
+            .where(CycleRow.status.not_in((CycleStatus.STARTED, CycleStatus.MISSED)))
         )  # fmt: skip
         spans: dict[str, list[float]] = {}
         for row in store.rows(query):
@@ -117,14 +108,14 @@ class Exporter(Collector):
         yield _gauge("cycle_stage_seconds", "Time per stage, last hour; late: from the close to the cycle's begin",
                      values, ("stage", "quantile"))  # fmt: skip
 
-    def _models(self, store: Readings, now: datetime) -> Iterator[Metric]:
+    def _models(self, store: Store, now: datetime) -> Iterator[Metric]:
         day = now.replace(hour=0, minute=0, second=0, microsecond=0)
         query = select(
             ModelCallRow.model, ModelCallRow.role, ModelCallRow.error, ModelCallRow.latency_ms, ModelCallRow.cost_usd,
             ModelCallRow.tokens_in, ModelCallRow.tokens_out,
         ).where(ModelCallRow.called_at >= day)  # fmt: skip
         calls, seconds, usd, tokens = (defaultdict[tuple[str, ...], float](float) for _ in range(4))
-        for row in store.rows(query):
+        for row in store.database.rows(query):
             provider, _, model = row.model.rpartition("/")
             who = (provider or "unknown", model, row.role)
             calls[*who, "error" if row.error else "ok"] += 1
@@ -137,31 +128,34 @@ class Exporter(Collector):
         yield _counter("model_seconds", "Time spent waiting for models", who, seconds)
         yield _counter("model_cost_usd", "What models cost", who, usd)
         yield _counter("model_tokens", "Tokens sent and received", (*who, "direction"), tokens)
-        spent, budget = store.spent(now), self._budget
+        spent, budget = store.budget.spent(now), self._budget
         uses = {("usd",): (spent.usd, budget.usd_per_day), ("calls",): (Decimal(spent.calls), budget.calls_per_day)}
         shares = {unit: float(used / cap) for unit, (used, cap) in uses.items() if cap}
         yield _gauge("budget_used_ratio", "Share of the day's budget that is used", shares, ("unit",))
 
-    def _account(self, store: Readings) -> Iterator[Metric]:
-        if (last := store.last_equity(self._strategy)) is not None:
+    def _account(self, store: Store) -> Iterator[Metric]:
+        if (last := store.equity.last(self._strategy)) is not None:
             yield _gauge("equity", "Equity in quote", {(): float(last.equity)})
             drawdown = float(1 - last.equity / last.peak) if last.peak else 0.0
             yield _gauge("drawdown_ratio", "Below the highest equity", {(): drawdown})
-        held = store.open_positions(self._strategy)
+        held = store.positions.open(self._strategy)
         at_entry = {(p.symbol, p.side): float(p.quantity * p.avg_price) for p in held}
         risks = {(p.symbol, p.side): float(p.quantity * abs(p.avg_price - p.stop)) for p in held if p.stop is not None}
         yield _gauge("exposure", "Open positions at their entry price, in quote", at_entry, ("symbol", "side"))
         yield _gauge("open_risk", "From entry to stop, in quote", risks, ("symbol", "side"))
 
-    def _safety(self, store: Readings, now: datetime) -> Iterator[Metric]:
+    def _safety(self, store: Database, now: datetime) -> Iterator[Metric]:
         halted = store.rows(select(HaltRow.halt_id).where(HaltRow.resumed_at.is_(None)))
         yield _gauge("halts", "Halts in force", {(): len(halted)})
         day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        sent = select(Intent.state, func.count()).where(Intent.persisted_at >= day).group_by(Intent.state)
+        sent = select(IntentRow.state, func.count()).where(IntentRow.persisted_at >= day).group_by(IntentRow.state)
         yield _counter("intents", "Orders written down, by what became of them", ("state",), _by(store.rows(sent)))
         alerts = select(AlertRow.kind, func.count()).where(AlertRow.seen_at >= now - HOUR).group_by(AlertRow.kind)
         yield _gauge(
-            "alerts", "Things told to people that were so within the last hour", _by(store.rows(alerts)), ("kind",)
+            "alerts",
+            "Things told to people that were so within the last hour",
+            _by(store.rows(alerts)),
+            ("kind",),
         )
         leases = store.rows(select(LeaseRow.name, LeaseRow.holder).where(LeaseRow.expires_at > now))
         yield _gauge(

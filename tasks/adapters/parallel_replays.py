@@ -142,7 +142,7 @@ def instruments_of(files: Files, window: Window, s: Settings) -> dict[str, Resol
     venues = dict.fromkeys((name_of(s), name_of(s.model_copy(update={"profile": "paper"}))))
 
     def stored(symbol: str) -> Instrument | None:
-        found = (known.instrument(venue, symbol) for venue in venues) if known else iter(())
+        found = (known.instruments.get(venue, symbol) for venue in venues) if known else iter(())
         return next((instrument for instrument in found if instrument is not None), None)
 
     return resolved(bars, decisions, Path(files.instruments) if files.instruments else None, stored)

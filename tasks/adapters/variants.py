@@ -72,7 +72,7 @@ def paid_decider(variant: Variant, settings: Settings, store: Store, spending: S
 
     prices = LiteLLMPrices(settings.budget.usd_per_1k_tokens)
     asked: Model = KeptModel(
-        one_model(variant.model, settings), variant.model, settings.model_base_url, store, prices, spending,
+        one_model(variant.model, settings), variant.model, settings.model_base_url, store.replies, prices, spending,
         lambda: datetime.now(UTC),
     )  # fmt: skip
     return build(variant.decider, settings, model=asked)

@@ -37,10 +37,10 @@ def fill(url: str) -> None:
     """A cycle with its order, a position and a champion of our own."""
     store = Store(url)
     store.migrate()
-    store.begin_cycle(a_full_cycle(), AT)
-    store.save_cycle(a_full_cycle(), AT)
-    store.save_position(a_position())
-    store.move_alias(
+    store.cycles.begin(a_full_cycle(), AT)
+    store.cycles.save(a_full_cycle(), AT)
+    store.positions.save(a_position())
+    store.prompts.move(
         Move(at=AT, role="single", alias="champion", version="v001", sha256="ab" * 32, kind="pinned", who="me")
     )
     store.close()
@@ -49,7 +49,7 @@ def fill(url: str) -> None:
 def kept(url: str) -> tuple[Any, ...]:
     store = Store(url)
     try:
-        return store.cycle("c1"), store.open_positions("default"), store.prompt_aliases(), store.counts()
+        return store.cycles.get("c1"), store.positions.open("default"), store.prompts.aliases(), store.counts()
     finally:
         store.close()
 
@@ -79,7 +79,7 @@ def writer(saved: Settings) -> Iterator[threading.Event]:
     def write() -> None:
         store, count = Store(saved.store_url), 0
         while not stop.is_set():
-            store.halt(f"writer {count}", "writer", AT)
+            store.halts.add(f"writer {count}", "writer", AT)
             began.set()
             count += 1
         store.close()

@@ -52,14 +52,14 @@ def fill(store) -> datetime:
         a_cycle("c4", symbol="XRP/USDT:USDT", as_of=close, status=CycleStatus.MISSED),
     )  # fmt: skip
     for n, record in enumerate(records):
-        store.begin_cycle(record.model_copy(update={"status": CycleStatus.STARTED}), close + minutes(n))
-        store.save_cycle(record, close + minutes(n + 1))
-    store.save_intents("c1", (an_intent(),), now)
-    store.mark_intent("qd-1", "rejected", now)
-    store.save_position(a_position())
-    store.save_equity(EquityPoint(at=now, strategy="default", equity=Decimal(9500), peak=Decimal(10000)))
-    store.halt("by hand", "a person", now)
-    store.note_alert(Alert(kind=AlertKind.HALT, key="1", text="halted"), now)
+        store.cycles.begin(record.model_copy(update={"status": CycleStatus.STARTED}), close + minutes(n))
+        store.cycles.save(record, close + minutes(n + 1))
+    store.intents.save("c1", (an_intent(),), now)
+    store.intents.mark("qd-1", "rejected", now)
+    store.positions.save(a_position())
+    store.equity.save(EquityPoint(at=now, strategy="default", equity=Decimal(9500), peak=Decimal(10000)))
+    store.halts.add("by hand", "a person", now)
+    store.alerts.note(Alert(kind=AlertKind.HALT, key="1", text="halted"), now)
     return close
 
 

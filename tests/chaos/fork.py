@@ -116,10 +116,10 @@ def halted(after_a_death: bool) -> Story:
     """Return the watchdog's work under a halt, which is gone afterwards: entries that rest are cancelled."""
 
     async def story() -> None:
-        if store().active_halt() is None:
-            store().halt("chaos halts", "chaos", datetime.now(UTC))
+        if store().halts.newest() is None:
+            store().halts.add("chaos halts", "chaos", datetime.now(UTC))
         await protected(after_a_death)()
-        store().resume("chaos", datetime.now(UTC))
+        store().halts.resume("chaos", datetime.now(UTC))
 
     return story
 
@@ -138,7 +138,7 @@ async def look() -> dict[str, Any]:
 
 def end_leases() -> None:
     """Let the time pass after which the leases of a dead process are free."""
-    with store()._writing() as connection:
+    with store().database.writing() as connection:
         connection.execute(update(LeaseRow).values(expires_at=datetime.now(UTC) - timedelta(seconds=1)))
 
 
@@ -219,15 +219,15 @@ async def _closing(story: Story) -> dict[str, Any] | None:
 def ledger() -> dict[str, Any]:
     """Return our side of the account, to be held against the venue's."""
     kept, strategy = store(), settings().strategy
-    known = [own for symbol in settings().symbols for own in kept.own_intents(strategy, symbol)]
-    halt = kept.active_halt()
+    known = [own for symbol in settings().symbols for own in kept.intents.own(strategy, symbol)]
+    halt = kept.halts.newest()
     if halt:
-        kept.resume("chaos", datetime.now(UTC))  # it is told; the next bar shall trade again
+        kept.halts.resume("chaos", datetime.now(UTC))  # it is told; the next bar shall trade again
     return {
-        "positions": {p.symbol: [p.side, str(p.quantity), str(p.stop)] for p in kept.open_positions(strategy)},
+        "positions": {p.symbol: [p.side, str(p.quantity), str(p.stop)] for p in kept.positions.open(strategy)},
         "states": {own.intent.client_order_id: own.state for own in known},
         "cycles": {own.intent.client_order_id: own.cycle_id for own in known},
-        "fills": [fill.fill_id for symbol in settings().symbols for fill in kept.fills(symbol, LONG_AGO)],
-        "unfinished": [record.cycle_id for record in kept.unfinished_cycles(strategy)],
+        "fills": [fill.fill_id for symbol in settings().symbols for fill in kept.fills.since(LONG_AGO, symbol)],
+        "unfinished": [record.cycle_id for record in kept.cycles.unfinished(strategy)],
         "halt": halt.reason if halt else "",
     }

@@ -170,8 +170,8 @@ async def _leases_run_out() -> None:
 
 
 async def _halt() -> None:
-    store().halt("chaos halts", "chaos", datetime.now(UTC))
+    store().halts.add("chaos halts", "chaos", datetime.now(UTC))
 
 
 async def _resume() -> None:
-    store().resume("chaos", datetime.now(UTC))
+    store().halts.resume("chaos", datetime.now(UTC))

@@ -27,7 +27,7 @@ class Clock:
 
 
 class FakeDesk:
-    """Implements Purse, Breakers and DecisionCache; every scope is one and the same."""
+    """Implements all parts of `ladder.Shared`; every scope is one and the same."""
 
     def __init__(self) -> None:
         self.usd: dict[int, Decimal] = {}
@@ -48,10 +48,10 @@ class FakeDesk:
     def settle(self, budget_id, usd) -> None:
         self.usd[budget_id] = usd
 
-    def keep_reply(self, content_hash, call, at) -> None:
+    def keep(self, content_hash, call, at) -> None:
         self.replies[content_hash] = (call, at)
 
-    def find_reply(self, content_hashes, since) -> KeptReply | None:
+    def find(self, content_hashes, since) -> KeptReply | None:
         found = [self.replies[h] for h in content_hashes if h in self.replies and self.replies[h][1] >= since]
         return (
             KeptReply(model=found[0][0].model, raw_reply=found[0][0].raw_reply, created_at=found[0][1])
@@ -59,12 +59,12 @@ class FakeDesk:
             else None
         )
 
-    def change_breaker(self, session, change) -> BreakerState:
+    def change(self, session, change) -> BreakerState:
         before = self.breakers.get(session, BreakerState())
         self.breakers[session] = change(before)
         return before
 
-    def kept_decisions(self, strategy, symbol, since, before):
+    def decisions(self, strategy, symbol, since, before):
         return [one for one in self.kept if since <= one.as_of < before]
 
 

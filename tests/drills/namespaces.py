@@ -166,19 +166,21 @@ class _Cut:
         return {"symbols": [SYMBOL], "trigger": "adhoc", "reason": "a drill", "as_of": self.close.isoformat()}
 
     def _lease(self) -> Lease:
-        lease = store().lease(f"symbol:bybit-sandbox:-:{SYMBOL}")
+        lease = store().leases.get(f"symbol:bybit-sandbox:-:{SYMBOL}")
         assert lease is not None
         return lease
 
     def _must_be_fenced(self, held: Lease) -> None:
         """Ask in the name of a, while the order may still be sent under the newer lease."""
-        sending = [(intent.client_order_id, state) for _, intent, state in store().open_intents(settings().strategy)]
-        refused = [not store().begin_sending(name, held, now()) for name, _ in sending]
+        sending = [(intent.client_order_id, state) for _, intent, state in store().intents.open(settings().strategy)]
+        refused = [not store().intents.begin_sending(name, held, now()) for name, _ in sending]
         said = ", ".join(f"{name} is {state}" for name, state in sending)
         self.seen.must(refused and all(refused), f"nothing can be sent under the lease that a had: {said}")
 
     def _must_be_one_order(self, held: Lease) -> None:
-        records = [record for record in store().cycles(settings().strategy, SYMBOL) if record.as_of == self.close]
+        records = [
+            record for record in store().cycles.newest(settings().strategy, SYMBOL) if record.as_of == self.close
+        ]
         said = ", ".join(f"{record.status.value} {record.error}".strip() for record in records)
         self.seen.must(len(records) == 1, f"one decision about the bar: {said}")
         orders = [order["orderLinkId"] for order in self.exchange.state()["orders"]]

@@ -14,7 +14,7 @@ import psutil
 from sqlalchemy import select
 
 from deployments.services import answers
-from tasks.adapters.store.tables import Event
+from tasks.adapters.store.tables import EventRow
 from tasks.connections import store
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.types.bars import floor_time
@@ -100,9 +100,8 @@ async def _outage(system: System) -> datetime:
 
 
 def _rows(fingerprints: set[str]) -> list[tuple[str, str | None]]:
-    query = select(Event.fingerprint, Event.cycle_id).where(Event.fingerprint.in_(fingerprints))
-    with store()._reading() as connection:
-        return [(row.fingerprint, row.cycle_id) for row in connection.execute(query)]
+    query = select(EventRow.fingerprint, EventRow.cycle_id).where(EventRow.fingerprint.in_(fingerprints))
+    return [(row.fingerprint, row.cycle_id) for row in store().database.rows(query)]
 
 
 def _unclaimed(fingerprints: set[str]) -> set[str]:
@@ -110,7 +109,7 @@ def _unclaimed(fingerprints: set[str]) -> set[str]:
 
 
 def _must_be_claimed_once(seen: Seen, known: set[str], fired: set[str]) -> None:
-    records = list(store().cycles_oldest_first(settings().strategy))
+    records = list(store().cycles.oldest_first(settings().strategy))
     used = Counter(reason.fingerprint for record in records for reason in record.reasons)
     lost = sorted(name for name in fired if not used[name])
     twice = sorted(name for name in known if used[name] > 1)

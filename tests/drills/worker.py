@@ -120,7 +120,7 @@ async def _all_final(system: System, due: list[str]) -> bool:
 def _must_have_one_current_cycle(seen: Seen, at: datetime) -> None:
     due = floor_time(at, "15m")
     for symbol in SYMBOLS:
-        records: list[CycleRecord] = list(store().cycles(settings().strategy, symbol, limit=50))
+        records: list[CycleRecord] = list(store().cycles.newest(settings().strategy, symbol, limit=50))
         missed = sorted(record.as_of for record in records if record.status is CycleStatus.MISSED)
         expected = [due - n * BAR for n in range(MISSED, 0, -1)]
         seen.must(missed == expected, f"{symbol} missed {', '.join(f'{close:%H:%M}' for close in missed) or 'nothing'}")

@@ -19,7 +19,7 @@ async def opened(home: Path, **changes: object) -> list[Position]:
     """Open a position by a cycle whose decision has these fields."""
     record = await run(recorded(home, (START, {**OPEN, **changes})))
     assert record.status is CycleStatus.EXECUTED, record.error
-    return store().open_positions("default")
+    return store().positions.open("default")
 
 
 async def both_opened(home: Path) -> None:

@@ -21,15 +21,15 @@ async def test_the_past_of_a_live_account_reaches_the_guard(home):
     kept, name = store(), venue().name
     bars = walk(8 * 288)
     for symbol in (BTC, ETH):
-        kept.save_bars(name, symbol, "5m", bars, NOON)
+        kept.candles.save(name, {(symbol, "5m"): bars}, NOON)
     cycle = a_cycle("c1", strategy="default")
-    kept.begin_cycle(cycle, NOON)
-    kept.save_position(a_position(symbol=ETH, strategy="default"))
+    kept.cycles.begin(cycle, NOON)
+    kept.positions.save(a_position(symbol=ETH, strategy="default"))
     for minutes in (1, 2):
         sent = f"qd-{minutes}"
-        kept.save_intents("c1", [an_intent(sent)], NOON - timedelta(minutes=minutes))
-        kept.save_order(an_order(sent, status=OrderStatus.REJECTED), "c1")
-    kept.save_fills([a_fill(reason="liquidation", at=NOON - timedelta(hours=2))])
+        kept.intents.save("c1", [an_intent(sent)], NOON - timedelta(minutes=minutes))
+        kept.orders.save(an_order(sent, status=OrderStatus.REJECTED))
+    kept.fills.save([a_fill(reason="liquidation", at=NOON - timedelta(hours=2))])
     balance = Balance(equity=Decimal(1000), available=Decimal(900))
     state = account.account_state.fn(strategy(BTC), BTC, balance, Decimal(100), NOON)
     assert state.correlations == {ETH: 1.0}
@@ -41,10 +41,10 @@ async def test_the_past_of_a_live_account_reaches_the_guard(home):
 
 async def test_size_is_judged_by_the_outcomes_of_the_decider_that_is_asked(home):
     kept = store()
-    kept.begin_cycle(a_cycle("c1", decider="llm:single"), NOON)
+    kept.cycles.begin(a_cycle("c1", decider="llm:single"), NOON)
     for n in range(30):
-        kept.save_position(a_position(f"p{n}", quantity=Decimal(0), exit_price=Decimal(64000), closed_at=NOON))
-        kept.save_outcome(an_outcome(f"p{n}", r_multiple=Decimal(-1), pnl=Decimal(-10), closed_at=NOON))
+        kept.positions.save(a_position(f"p{n}", quantity=Decimal(0), exit_price=Decimal(64000), closed_at=NOON))
+        kept.outcomes.save(an_outcome(f"p{n}", r_multiple=Decimal(-1), pnl=Decimal(-10), closed_at=NOON))
     balance = Balance(equity=Decimal(1000), available=Decimal(900))
     kellys = [
         account.account_state.fn(strategy(BTC, decider=decider), BTC, balance, Decimal(100), NOON).kelly
@@ -56,12 +56,12 @@ async def test_size_is_judged_by_the_outcomes_of_the_decider_that_is_asked(home)
 
 async def test_all_of_a_days_losses_are_counted_however_many_there_are(home):
     kept = store()
-    kept.save_equity(
+    kept.equity.save(
         EquityPoint(at=NOON - timedelta(hours=1), strategy="default", equity=Decimal(100), peak=Decimal(100))
     )
     for n in range(220):
         lost = {"realized_pnl": Decimal("-0.01"), "fees": Decimal(0), "closed_at": NOON - timedelta(minutes=n)}
-        kept.save_position(a_position(f"p{n}", symbol=BTC, quantity=Decimal(0), exit_price=Decimal(64000), **lost))
+        kept.positions.save(a_position(f"p{n}", symbol=BTC, quantity=Decimal(0), exit_price=Decimal(64000), **lost))
     balance = Balance(equity=Decimal(1000), available=Decimal(900))
     state = account.account_state.fn(strategy(BTC), BTC, balance, Decimal(100), NOON)
     assert sum(trade.pnl for trade in state.closed_trades) == Decimal("-2.2")

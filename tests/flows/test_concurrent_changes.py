@@ -11,7 +11,6 @@ from store_samples import a_cycle
 
 from flows.watch import look
 from tasks import account, detect, features, fills, unfinished
-from tasks.adapters.store.store import Store
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
@@ -33,7 +32,7 @@ async def test_a_defect_in_one_symbols_booking_leaves_no_other_naked(home, two_s
     with pytest.raises(TradingError, match=f"booking {SYMBOL}: KeyError"):
         await protect_once()
     assert all(position["stopLoss"] for position in state(two_symbols)["positions"])
-    assert store().last_equity("default").at > START - timedelta(hours=1)
+    assert store().equity.last("default").at > START - timedelta(hours=1)
 
 
 async def test_a_defect_in_one_symbols_features_leaves_the_others_their_cycles_and_their_bells(
@@ -44,7 +43,7 @@ async def test_a_defect_in_one_symbols_features_leaves_the_others_their_cycles_a
     monkeypatch.setattr(features, "build_market", broken)
     with pytest.raises(KeyError):
         await both_opened(home)
-    assert [position.symbol for position in store().open_positions("default")] == [ETH]
+    assert [position.symbol for position in store().positions.open("default")] == [ETH]
     monkeypatch.setattr(detect, "claimable", lambda *_: 1)
     assert await look(as_of=START) == {ETH: 1}
     await venue().close()
@@ -58,22 +57,23 @@ async def test_an_entry_counts_as_pending_until_the_venue_has_told_its_fills(hom
         patch.setattr(CcxtVenue, "fills", none_yet)
         record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.EXECUTED
-    assert [intent.client_order_id for _, intent, _ in store().open_intents("default")] == [
+    assert [intent.client_order_id for _, intent, _ in store().intents.open("default")] == [
         record.intents[0].client_order_id
     ]
     await protect_once()
-    assert store().open_intents("default") == []
-    assert len(store().open_positions("default")) == 1
+    assert store().intents.open("default") == []
+    assert len(store().positions.open("default")) == 1
 
 
 def test_a_cycle_that_ends_by_itself_is_not_called_abandoned(home, monkeypatch):
     begun = a_cycle("c1")
-    store().begin_cycle(begun, begun.as_of)
-    found = store().unfinished_cycles("default")
+    store().cycles.begin(begun, begun.as_of)
+    found = store().cycles.unfinished("default")
     ended = begun.model_copy(update={"status": CycleStatus.EXECUTED})
-    monkeypatch.setattr(Store, "unfinished_cycles", lambda *_: [store().save_cycle(ended, begun.as_of), *found][1:])
+    cycles = store().cycles
+    monkeypatch.setattr(cycles, "unfinished", lambda _: [cycles.save(ended, begun.as_of), *found][1:])
     unfinished.end_abandoned_cycles.fn(begun.as_of + timedelta(hours=1))
-    assert store().cycle("c1").status is CycleStatus.EXECUTED
+    assert store().cycles.get("c1").status is CycleStatus.EXECUTED
 
 
 async def test_a_follow_up_never_loosens_a_stop_that_a_cycle_has_moved_until_it_had_the_lease(
@@ -85,11 +85,11 @@ async def test_a_follow_up_never_loosens_a_stop_that_a_cycle_has_moved_until_it_
     real = Leases.take
 
     async def after_a_cycle(self: Leases, name: str, lasts: timedelta | None = None) -> object:
-        store().save_position(position.model_copy(update={"stop": tighter}))
+        store().positions.save(position.model_copy(update={"stop": tighter}))
         return await real(self, name, lasts)
 
     monkeypatch.setattr(Leases, "take", after_a_cycle)
     monkeypatch.setattr(account, "last_close", lambda *_: price)
     await protect_once()
-    [kept] = store().open_positions("default")
+    [kept] = store().positions.open("default")
     assert (kept.stop, kept.followups_done) == (tighter, ("MOVE_STOP: breakeven on +1R",))

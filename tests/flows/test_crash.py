@@ -82,7 +82,7 @@ async def test_a_crash_ends_trading_for_the_day_and_the_next_day_it_goes_on_by_i
         after = await day.at(CRASH + 70 * MINUTE)
         assert after.status is CycleStatus.DENIED
         assert "DAILY_LOSS" in after.verdict.codes
-        assert store().active_halt() is None
+        assert store().halts.newest() is None
         assert state(url)["positions"] == []
         midnight = EVENING.replace(hour=0) + timedelta(days=1)
         tomorrow = await day.at(midnight + 30 * MINUTE)

@@ -40,34 +40,34 @@ def sent(exchange: str) -> list[str]:
 async def test_a_run_that_never_gets_the_symbols_lease_leaves_the_cycle_to_the_one_that_has_it(
     home, exchange, impatient
 ):
-    store().acquire_lease(symbol_lease(SYMBOL), "another", LONG)
+    store().leases.acquire(symbol_lease(SYMBOL), "another", LONG)
     record = await run(recorded(home, (START, OPEN)))
     assert record.error == "another run has had the symbol's lease all the while"
     assert (record.status, record.decided) == (CycleStatus.STARTED, None)
-    assert store().cycles("default") == []
+    assert store().cycles.newest("default") == []
     assert sent(exchange) == []
-    assert store().lease(symbol_lease(SYMBOL)).holder == "another"
+    assert store().leases.get(symbol_lease(SYMBOL)).holder == "another"
 
 
 async def test_a_dry_run_waits_for_no_real_run_and_a_real_run_for_no_dry_one(home, exchange, impatient):
     decider, real, dry = recorded(home, (START, OPEN)), symbol_lease(SYMBOL), f"{symbol_lease(SYMBOL)}:dry-run"
-    store().acquire_lease(dry, "another", LONG)
+    store().leases.acquire(dry, "another", LONG)
     assert (await run(decider, dry_run=True)).error == "another run has had the symbol's lease all the while"
-    store().release_lease(store().lease(dry))
-    store().acquire_lease(real, "another", LONG)
+    store().leases.release(store().leases.get(dry))
+    store().leases.acquire(real, "another", LONG)
     assert (await run(decider, dry_run=True)).status is CycleStatus.DRY_RUN
-    store().release_lease(store().lease(real))
-    store().acquire_lease(dry, "another", LONG)
+    store().leases.release(store().leases.get(real))
+    store().leases.acquire(dry, "another", LONG)
     assert (await run(decider)).status is CycleStatus.EXECUTED
 
 
 async def test_nothing_is_judged_beside_another_run_that_judges(home, exchange, impatient):
     decider = recorded(home, (START, OPEN))
-    store().acquire_lease("guard:default", "another", LONG)
+    store().leases.acquire("guard:default", "another", LONG)
     with pytest.raises(StoreError, match="guard:default is held by another run"):
         await run(decider)
     assert sent(exchange) == []
-    store().release_lease(store().lease("guard:default"))
+    store().leases.release(store().leases.get("guard:default"))
     assert (await run(decider)).status is CycleStatus.EXECUTED
 
 
@@ -76,9 +76,9 @@ async def test_leases_are_given_back_for_the_next_run_however_the_cycle_ends(hom
     for options in ({}, {}, {"as_of": START - timedelta(minutes=30)}):
         await run(decider, **options)
         for name in (symbol_lease(SYMBOL), "guard:default"):
-            taken = store().acquire_lease(name, "the next", LONG)
+            taken = store().leases.acquire(name, "the next", LONG)
             assert taken is not None, name
-            store().release_lease(taken)
+            store().leases.release(taken)
 
 
 async def test_the_record_keeps_when_it_was_judged_and_the_news_and_memory_that_were_told(home, exchange, monkeypatch):
@@ -104,7 +104,7 @@ async def test_the_record_keeps_when_it_was_judged_and_the_news_and_memory_that_
     assert (record.inputs.news, record.inputs.memory) == (NEWS, MEMORY)
     assert record.inputs.judged_at == START + timedelta(seconds=7)
     assert (record.snapshot, record.role_inputs) == (question.snapshot, question.role_inputs)
-    assert store().cycle(record.cycle_id) == record
+    assert store().cycles.get(record.cycle_id) == record
 
 
 async def test_the_record_keeps_the_account_as_it_was_asked_about_and_as_it_was_judged(home, exchange, monkeypatch):
@@ -112,7 +112,7 @@ async def test_the_record_keeps_the_account_as_it_was_asked_about_and_as_it_was_
 
     def pause(step: str) -> None:
         if step == "decided":
-            store().pause("default", SYMBOL, START + timedelta(hours=1))
+            store().pauses.add("default", SYMBOL, START + timedelta(hours=1))
 
     monkeypatch.setattr(crash_points, "hook", pause)
     record = await run(recorded(home, (START, OPEN)))
@@ -148,7 +148,7 @@ async def test_the_question_is_about_the_position_the_book_and_the_past_of_its_s
     advance(exchange, 900)
     monkeypatch.setattr(decide.decide, "fn", keep)
     record = await run(decider)
-    [question], [held] = asked, store().open_positions("default")
+    [question], [held] = asked, store().positions.open("default")
     assert record.as_of == later
     assert record.inputs.position == held
     assert question.snapshot.position.side == "long"
@@ -174,7 +174,7 @@ async def test_missed_bars_are_noted_by_scheduled_runs_alone(home, exchange, mon
 
 
 async def test_who_yields_says_so(home, exchange, impatient, caplog):
-    store().acquire_lease(symbol_lease(SYMBOL), "another", LONG)
+    store().leases.acquire(symbol_lease(SYMBOL), "another", LONG)
     with caplog.at_level(logging.INFO, "quarterdeck"):
         await run("hold")
     assert "another run has had the symbol's lease all the while" in caplog.text

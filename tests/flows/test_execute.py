@@ -64,12 +64,12 @@ def venue(home, migrated, monkeypatch) -> Venue:
     shutil.copy(migrated, home)
     fake = Venue()
     monkeypatch.setattr(execute, "venue", lambda: fake)
-    store().begin_cycle(a_cycle("c1"), AT)
+    store().cycles.begin(a_cycle("c1"), AT)
     return fake
 
 
 def lease(holder: str = "me", lasts: timedelta = LONG) -> Lease:
-    return store().acquire_lease(NAME, holder, lasts)
+    return store().leases.acquire(NAME, holder, lasts)
 
 
 async def executed(*intents: OrderIntent, under: Lease | None = None, price: D | None = None) -> tuple[Order, ...]:
@@ -81,35 +81,35 @@ async def test_every_intent_is_written_before_the_first_is_sent_and_all_in_order
     submit, venue.submit = venue.submit, None
 
     async def look_first(intent: OrderIntent) -> Order:
-        written.append([store().intent_state(name) for name in ("qd-1", "qd-2")])
+        written.append([store().intents.state(name) for name in ("qd-1", "qd-2")])
         return await submit(intent)
 
     venue.submit = look_first
     done = await executed(an_intent("qd-1"), an_intent("qd-2"))
     assert [order.client_order_id for order in done] == ["qd-1", "qd-2"]
     assert written == [["sending", "persisted"], ["sent", "sending"]]
-    assert [store().order(name).status for name in ("qd-1", "qd-2")] == [OrderStatus.FILLED] * 2
+    assert [store().orders.get(name).status for name in ("qd-1", "qd-2")] == [OrderStatus.FILLED] * 2
 
 
 @pytest.mark.parametrize("late", [timedelta(0), LATE], ids=["to send", "to refuse"])
 async def test_a_run_without_the_lease_neither_sends_nor_ends_what_another_may_be_sending(venue, late):
     """Too late to send, it would note a refusal, over an order that the other run has on its way."""
     mine = lease("me", timedelta(0))
-    store().save_intents("c1", [an_intent()], AT)
+    store().intents.save("c1", [an_intent()], AT)
     theirs = lease("another")
-    assert store().begin_sending("qd-1", theirs, AT)
+    assert store().intents.begin_sending("qd-1", theirs, AT)
     venue.late = late
     assert await executed(an_intent(), under=mine) == ()
     assert venue.sent == []
-    assert store().intent_state("qd-1") == "sending"
-    assert store().order("qd-1") is None
+    assert store().intents.state("qd-1") == "sending"
+    assert store().orders.get("qd-1") is None
 
 
 async def test_after_a_lost_lease_the_later_intents_are_left_alone_too(venue):
     mine = lease("me", timedelta(0))
     lease("another")
     assert await executed(an_intent("qd-1"), an_intent("qd-2"), under=mine) == ()
-    assert [store().intent_state(name) for name in ("qd-1", "qd-2")] == ["persisted", "persisted"]
+    assert [store().intents.state(name) for name in ("qd-1", "qd-2")] == ["persisted", "persisted"]
 
 
 # why an entry must not be sent: what is so, and what is said
@@ -130,7 +130,7 @@ def arrange(venue: Venue, case: str) -> tuple[OrderIntent, str]:
     for name, value in state.items():
         setattr(venue, name, value)
     if case == "halted":
-        store().halt("a test", "tester", AT)
+        store().halts.add("a test", "tester", AT)
     return an_intent(**intent), said
 
 
@@ -141,7 +141,7 @@ async def test_an_entry_is_not_sent_against_an_objection_and_says_it(venue, case
     assert order.status is OrderStatus.REJECTED
     assert said in order.reason
     assert venue.sent == []
-    assert (store().intent_state("qd-1"), store().order("qd-1")) == ("rejected", order)
+    assert (store().intents.state("qd-1"), store().orders.get("qd-1")) == ("rejected", order)
 
 
 @pytest.mark.parametrize("case", OBJECTIONS)
@@ -187,7 +187,7 @@ async def test_a_refusal_of_the_venue_is_kept_with_its_reason_and_the_next_inten
     venue.refuses = "110007 not enough"
     [first] = await executed(an_intent("qd-1"))
     assert (first.status, first.reason) == (OrderStatus.REJECTED, "110007 not enough")
-    assert store().intent_state("qd-1") == "rejected"
+    assert store().intents.state("qd-1") == "rejected"
     venue.refuses = ""
     [second] = await executed(an_intent("qd-2"))
     assert second.status is OrderStatus.FILLED
@@ -195,21 +195,21 @@ async def test_a_refusal_of_the_venue_is_kept_with_its_reason_and_the_next_inten
 
 @pytest.mark.parametrize("state", ["done", "rejected"])
 async def test_an_intent_that_another_run_has_ended_is_not_sent_again(venue, state):
-    store().save_intents("c1", [an_intent()], AT)
-    store().mark_intent("qd-1", state, AT)
+    store().intents.save("c1", [an_intent()], AT)
+    store().intents.mark("qd-1", state, AT)
     [order] = await executed(an_intent())
     assert venue.sent == []
     assert order.reason == "its intent was ended by another run before it was sent"
-    store().save_order(an_order(status=OrderStatus.FILLED), "c1")
+    store().orders.save(an_order(status=OrderStatus.FILLED))
     [order] = await executed(an_intent())
     assert order.status is OrderStatus.FILLED
 
 
 async def test_a_stop_that_was_set_is_done_and_the_ledgers_own_at_once(venue):
-    store().save_position(a_position())
-    store().save_position(a_position("eth", symbol="ETH/USDT:USDT"))
+    store().positions.save(a_position())
+    store().positions.save(a_position("eth", symbol="ETH/USDT:USDT"))
     await executed(an_intent(type=OrderType.STOP, side="sell", price=D("64500"), stop=None, target=None))
-    assert store().intent_state("qd-1") == "done"
-    assert {each.symbol: each.stop for each in store().open_positions("default")} == {
+    assert store().intents.state("qd-1") == "done"
+    assert {each.symbol: each.stop for each in store().positions.open("default")} == {
         BTC: D(64500), "ETH/USDT:USDT": D(64000)
     }  # fmt: skip

@@ -36,7 +36,7 @@ async def fetched(as_of: datetime) -> None:
 
 
 def five(as_of: datetime):
-    return store().load_bars(VENUE, SYMBOL, "5m", as_of, 1000)
+    return store().candles.load(VENUE, SYMBOL, "5m", as_of, 1000)
 
 
 async def test_a_second_fetch_asks_only_for_what_closed_since(home, exchange):
@@ -52,10 +52,10 @@ async def test_a_second_fetch_asks_only_for_what_closed_since(home, exchange):
 
 
 async def test_ingest_keeps_the_venues_instrument_beside_the_candles(home, exchange):
-    assert store().instrument(VENUE, SYMBOL) is None
+    assert store().instruments.get(VENUE, SYMBOL) is None
     result = await backfill("", SYMBOL, "5m", START - timedelta(hours=1))
     assert result["new"] == 12
-    kept = store().instrument(VENUE, SYMBOL)
+    kept = store().instruments.get(VENUE, SYMBOL)
     assert kept == await venue().instrument(SYMBOL)
     assert (kept.tick, kept.shorting, kept.max_leverage) == (Decimal("0.1"), True, 100)
     await venue().close()
@@ -72,7 +72,7 @@ async def test_a_bar_that_came_late_fills_its_gap(home, exchange):
     from tasks import connections
 
     connections.close_stores()
-    store().save_bars(VENUE, SYMBOL, "5m", with_gap, START)
+    store().candles.save(VENUE, {(SYMBOL, "5m"): with_gap}, START)
     advance(exchange, 300)
     await fetched(START + timedelta(minutes=5))
     assert five(START).equals(whole)
@@ -82,5 +82,5 @@ async def test_a_revised_bar_keeps_its_first_values(home, exchange):
     await fetched(START)
     first = five(START)
     changed = first.iloc[[-1]] * 1.01
-    assert store().save_bars(VENUE, SYMBOL, "5m", changed, START).revised == 1
+    assert store().candles.save(VENUE, {(SYMBOL, "5m"): changed}, START)[1].total() == 1
     assert five(START).equals(first)

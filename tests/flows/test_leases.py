@@ -22,8 +22,9 @@ class Shelf:
         self.released: list[str] = []
         self.lasted: list[timedelta] = []
         self.down = False
+        self.leases = self
 
-    def acquire_lease(self, name: str, holder: str, lasts: timedelta) -> Lease | None:
+    def acquire(self, name: str, holder: str, lasts: timedelta) -> Lease | None:
         now = self.held.get(name)
         if now is not None and now.holder != holder:
             return None
@@ -31,18 +32,18 @@ class Shelf:
         self.held[name] = Lease(name=name, holder=holder, token=now.token if now else 1)
         return self.held[name]
 
-    def renew_lease(self, lease: Lease, lasts: timedelta) -> bool:
+    def renew(self, lease: Lease, lasts: timedelta) -> bool:
         if self.down:
             raise StoreError("the database is away")
         self.renewed.append((lease.name, lasts))
         return self.held.get(lease.name) == lease
 
-    def release_lease(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         self.released.append(lease.name)
         if self.held.get(lease.name) == lease:
             del self.held[lease.name]
 
-    def lease(self, name: str) -> Lease | None:
+    def get(self, name: str) -> Lease | None:
         return self.held.get(name)
 
     def takes(self, name: str, holder: str, token: int) -> None:

@@ -36,8 +36,8 @@ def test_the_loop_ends_in_a_comparison_over_what_was_not_learnt(home: Path):
 
 def test_without_records_the_stores_cycles_are_exported(home: Path):
     for record in records()[:40]:
-        store().begin_cycle(record, record.as_of)
-        store().save_cycle(record, record.as_of)
+        store().cycles.begin(record, record.as_of)
+        store().cycles.save(record, record.as_of)
     said = run("export-rl", "--out", home / "out")
     assert said["transitions"] + sum(said["left_out"].values()) == 40
     assert json.loads((home / "out" / "card.json").read_text())["source"] == "store: default"

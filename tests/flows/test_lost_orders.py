@@ -47,12 +47,12 @@ async def test_a_position_of_ours_that_a_restored_ledger_lacks_is_adopted_with_i
     lose_the_database(home, monkeypatch)
     await venue().set_protection(SYMBOL, D(0), None)
     await protect_once()
-    [adopted] = store().open_positions("default")
+    [adopted] = store().positions.open("default")
     same = ("position_id", "cycle_id", "quantity", "avg_price", "stop", "target", "initial_stop")
     assert [getattr(adopted, name) for name in same] == [getattr(position, name) for name in same]
     assert state(exchange)["positions"][0]["stopLoss"]
-    assert store().active_halt() is None
-    assert "adopted" in store().cycle(position.cycle_id).error
+    assert store().halts.newest() is None
+    assert "adopted" in store().cycles.get(position.cycle_id).error
 
 
 async def test_what_protect_closed_after_the_backup_is_adopted_too(home, exchange, monkeypatch):
@@ -60,7 +60,7 @@ async def test_what_protect_closed_after_the_backup_is_adopted_too(home, exchang
     await stage.flatten(position, position.quantity)
     lose_the_database(home, monkeypatch)
     await protect_once()
-    [closed] = store().closed_positions("default")
+    [closed] = store().positions.closed("default")
     assert (closed.position_id, closed.quantity) == (position.position_id, 0)
 
 
@@ -69,9 +69,9 @@ async def test_a_resting_entry_of_ours_is_adopted_and_ends_in_its_time(home, exc
     [order] = record.orders
     lose_the_database(home, monkeypatch)
     await protect_once()
-    [(cycle_id, intent, _)] = store().open_intents("default")
+    [(cycle_id, intent, _)] = store().intents.open("default")
     assert (cycle_id, intent.client_order_id) == (record.cycle_id, order.client_order_id)
-    store().mark_intent(intent.client_order_id, "done", START)  # what is left of it is the market's
+    store().intents.mark(intent.client_order_id, "done", START)  # what is left of it is the market's
     await venue().close()
 
 
@@ -82,10 +82,10 @@ async def test_a_difference_of_untold_fills_halts_only_where_the_venue_holds_mor
     fault(exchange, "http_500", "/v5/execution/list", times=100)
     with pytest.raises(TradingError, match="booking"):
         await protect_once()
-    assert (store().active_halt() is not None) is halts
+    assert (store().halts.newest() is not None) is halts
     admin(exchange, "faults", method="DELETE")
     await protect_once()
-    [ours] = store().open_positions("default")
+    [ours] = store().positions.open("default")
     assert halts or str(ours.quantity) == state(exchange)["positions"][0]["size"]
 
 
@@ -104,14 +104,14 @@ async def test_orders_and_positions_of_others_are_reported_and_left(home, exchan
     assert any(line.startswith(f"foreign position {SYMBOL}") for line in result["wrong"])
     assert len(state(exchange)["positions"]) == 1
     assert [order.client_order_id for order in await venue().open_orders(SYMBOL)] == [name]
-    assert store().intent(name) is None
+    assert store().intents.get(name) is None
     await venue().close()
 
 
 async def test_an_order_of_another_strategy_in_the_same_ledger_is_not_foreign(home, exchange):
     entry = limit_entry().model_copy(update={"client_order_id": ANOTHERS})
-    store().begin_cycle(CycleRecord(cycle_id="c", strategy="another", symbol=SYMBOL, as_of=START), START)
-    store().save_intents("c", (entry,), START)
+    store().cycles.begin(CycleRecord(cycle_id="c", strategy="another", symbol=SYMBOL, as_of=START), START)
+    store().intents.save("c", (entry,), START)
     await venue().submit(entry)
     assert (await protect_once())["wrong"] == []
     assert [order.client_order_id for order in await venue().open_orders(SYMBOL)] == [ANOTHERS]
@@ -136,19 +136,19 @@ async def test_a_stop_that_someone_tightened_is_theirs_to_keep(home, exchange):
 async def test_the_rest_of_an_entry_goes_with_its_position(home, exchange):
     bid = (await venue().fetch_book(SYMBOL)).bids[0][0]
     cycle_id = orders.cycle_id("default", SYMBOL, START)
-    store().begin_cycle(CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START), START)
+    store().cycles.begin(CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START), START)
     entry = limit_entry().model_copy(update={"price": bid + D(100)})
-    store().save_intents(cycle_id, (entry,), START)
+    store().intents.save(cycle_id, (entry,), START)
     fault(exchange, "partial_fill", "/v5/order/create")
     order = await venue().submit(entry)
     assert 0 < order.filled < order.quantity
     await protect_once()
-    assert store().open_intents("default")
+    assert store().intents.open("default")
     await manual("sell", order.filled)
     await protect_once()
-    assert store().open_intents("default") == []
+    assert store().intents.open("default") == []
     assert await venue().open_orders(SYMBOL) == []
-    assert [p.quantity for p in store().closed_positions("default")] == [0]
+    assert [p.quantity for p in store().positions.closed("default")] == [0]
     await venue().close()
 
 
@@ -159,13 +159,13 @@ async def test_an_add_that_filled_nothing_goes_with_its_position_and_a_first_ent
     decision = kind(symbol=SYMBOL, size_pct=D(10), entry=entry, stop_atr=D(1), tp_atr=D(2), confidence=D(1))
     verdict, cycle_id = Verdict(allowed=True, decision=decision), orders.cycle_id("default", SYMBOL, START)
     begun = CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START, verdict=verdict)
-    store().begin_cycle(begun, START)
-    store().save_cycle(begun, START)
-    store().save_intents(cycle_id, (limit_entry(),), START)
+    store().cycles.begin(begun, START)
+    store().cycles.save(begun, START)
+    store().intents.save(cycle_id, (limit_entry(),), START)
     await venue().submit(limit_entry())
-    store().mark_intent(limit_entry().client_order_id, "sent", START)
+    store().intents.mark(limit_entry().client_order_id, "sent", START)
     await protect_once()
-    assert [now for _, _, now in store().open_intents("default")] == left
+    assert [now for _, _, now in store().intents.open("default")] == left
     assert len(await venue().open_orders(SYMBOL)) == len(left)
     await venue().close()
 
@@ -173,23 +173,23 @@ async def test_an_add_that_filled_nothing_goes_with_its_position_and_a_first_ent
 async def test_an_entry_that_fills_while_it_is_cancelled_is_booked_whole(home, exchange, monkeypatch):
     bid = (await venue().fetch_book(SYMBOL)).bids[0][0]
     cycle_id = orders.cycle_id("default", SYMBOL, START)
-    store().begin_cycle(CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START), START)
+    store().cycles.begin(CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START), START)
     entry = limit_entry().model_copy(update={"price": bid + D(100), "expires_at": START})
-    store().save_intents(cycle_id, (entry,), START)
+    store().intents.save(cycle_id, (entry,), START)
     fault(exchange, "partial_fill", "/v5/order/create")
     assert (await venue().submit(entry)).status == "open"
     monkeypatch.setattr(crash_points, "hook", lambda step: advance(exchange, 300) if step == "before_cancel" else None)
     await protect_once()
-    assert store().intent_state(entry.client_order_id) == "done"
-    assert sum(fill.quantity for fill in store().fills_of(cycle_id)) == entry.quantity
-    assert store().active_halt() is None
+    assert store().intents.state(entry.client_order_id) == "done"
+    assert sum(fill.quantity for fill in store().fills.of_cycle(cycle_id)) == entry.quantity
+    assert store().halts.newest() is None
 
 
 async def test_an_order_that_stays_open_is_cancelled_once_in_a_run(home, exchange, monkeypatch):
     cycle_id, cancelled = orders.cycle_id("default", SYMBOL, START), []
-    store().begin_cycle(CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START), START)
+    store().cycles.begin(CycleRecord(cycle_id=cycle_id, strategy="default", symbol=SYMBOL, as_of=START), START)
     entry = limit_entry().model_copy(update={"expires_at": START})
-    store().save_intents(cycle_id, (entry,), START)
+    store().intents.save(cycle_id, (entry,), START)
     await venue().submit(entry)
 
     async def not_noticed(_: object, *order: str) -> None:
@@ -199,9 +199,9 @@ async def test_an_order_that_stays_open_is_cancelled_once_in_a_run(home, exchang
         patch.setattr(CcxtVenue, "cancel", not_noticed)
         await protect_once()
     assert cancelled == [(SYMBOL, entry.client_order_id)]
-    assert len(store().open_intents("default")) == 1
+    assert len(store().intents.open("default")) == 1
     await protect_once()
-    assert store().open_intents("default") == []
+    assert store().intents.open("default") == []
 
 
 async def test_a_file_halts_until_it_is_gone_and_someone_resumes(home, exchange):
@@ -285,7 +285,7 @@ async def test_a_halt_may_ask_for_the_positions_to_be_closed(home, exchange):
     result = await protect_once()
     assert result["followups"] == [f"{SYMBOL} closed: halted"]
     assert state(exchange)["positions"] == []
-    assert store().open_positions("default") == []
+    assert store().positions.open("default") == []
     assert halts.active_halt().reason == "enough"
 
 
@@ -302,7 +302,7 @@ async def test_a_fill_whose_stop_cannot_be_placed_is_closed(home, exchange):
     venue().attaches_protection = False
     assert await opened(home) == []
     assert state(exchange)["positions"] == []
-    assert len(store().closed_positions("default")) == 1
+    assert len(store().positions.closed("default")) == 1
 
 
 async def test_a_resting_entry_is_not_sent_where_its_fill_would_be_naked(home, exchange):
@@ -328,7 +328,7 @@ async def test_the_accounts_equity_comes_out_of_its_fills_to_the_last_digit(home
     await opened(home)
     advance(exchange, 8 * 3600 + 300)  # past a funding
     await protect_once()
-    if p := store().open_positions("default"):
+    if p := store().positions.open("default"):
         await stage.flatten(p[0], p[0].quantity)
     fills = await venue().fills(SYMBOL, START - timedelta(hours=1))
     balance = await venue().balance()

@@ -27,15 +27,15 @@ def save_history() -> None:
     """Keep 300 hours of candles and one closed trade."""
     hours = np.array([int((AT - timedelta(hours=n)).timestamp() * 1000) for n in range(300, 0, -1)], dtype="int64")
     values = {name: np.arange(300.0, 0.0, -1.0) for name in ("open", "high", "low", "close", "volume")}
-    store().save_bars("bybit-sandbox", BTC, "1h", bar_frame(hours, values), AT)
+    store().candles.save("bybit-sandbox", {(BTC, "1h"): bar_frame(hours, values)}, AT)
     closed = AT - timedelta(hours=2)
-    store().save_position(
+    store().positions.save(
         Position(
             position_id="p1", strategy="default", cycle_id="c1", symbol=BTC, side="long", quantity=Decimal(0),
             entry_quantity=Decimal(1), avg_price=Decimal(100), opened_at=closed, closed_at=closed,
         )
     )  # fmt: skip
-    store().save_outcome(
+    store().outcomes.save(
         Outcome(
             cycle_id="c1", position_id="p1", symbol=BTC, entry_price=Decimal(100), exit_price=Decimal(110),
             pnl=Decimal("9.5"), pnl_pct=Decimal("9.5"), fees=Decimal("0.5"), hold_seconds=60, closed_at=closed,

@@ -126,13 +126,13 @@ def earlier() -> tuple[Question, Answer]:
 
 def remember_live(asked: Question, answer: Answer, decider: str) -> None:
     kept, ended = store(), TRADED + timedelta(hours=1)
-    kept.begin_cycle(a_cycle("c0", as_of=TRADED, symbol=SYMBOL, strategy="default", decider=decider), TRADED)
-    kept.keep_decision("c0", answer, TRADED)
-    kept.keep_vector("c0", asked.snapshot)
-    kept.save_cycle(a_cycle("c0", as_of=TRADED, symbol=SYMBOL, strategy="default", decider=decider, status="executed"),
+    kept.cycles.begin(a_cycle("c0", as_of=TRADED, symbol=SYMBOL, strategy="default", decider=decider), TRADED)
+    kept.decisions.keep("c0", answer, TRADED)
+    kept.memory.keep("c0", asked.snapshot)
+    kept.cycles.save(a_cycle("c0", as_of=TRADED, symbol=SYMBOL, strategy="default", decider=decider, status="executed"),
                     TRADED)  # fmt: skip
-    kept.save_position(closed(ended))
-    kept.save_outcome(outcome(ended))
+    kept.positions.save(closed(ended))
+    kept.outcomes.save(outcome(ended))
 
 
 def closed(at: datetime):
@@ -185,7 +185,7 @@ async def test_one_moment_is_the_same_question_everywhere(home, live):
     assert len(asked) == len(records) >= 4
     assert spies["challenger"].seen == asked  # the very same, book included
 
-    strategy = store().strategy(records[0].inputs.strategy)
+    strategy = store().strategies.get(records[0].inputs.strategy)
     spy = Spy(RecordedDecider(replies(home).read_text().split("\n")))
     run = Backtest({SYMBOL: Market.from_base(SYMBOL, BARS)}, spy, strategy, world(home))
     run.symbols[SYMBOL].remember("c0", *earlier())

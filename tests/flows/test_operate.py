@@ -69,31 +69,31 @@ def inbox() -> Iterator[tuple[list[dict[str, Any]], SecretStr]]:
 
 
 def missed() -> list[datetime]:
-    return store().missed_since("default", START - timedelta(days=2))
+    return store().cycles.missed("default", START - timedelta(days=2))
 
 
 def test_five_closes_that_went_by_are_recorded_once_as_missed(home):
     for minutes in (0, 15, 35):  # the last one an event's
-        store().begin_cycle(a_cycle(f"c{minutes}", as_of=START + timedelta(minutes=minutes)), START)
+        store().cycles.begin(a_cycle(f"c{minutes}", as_of=START + timedelta(minutes=minutes)), START)
     back = START + timedelta(minutes=105)
     assert [record.record_missed.fn((SYMBOL,), back) for _ in range(2)] == [5, 0]
     assert missed() == [START + n * QUARTER for n in (2, 3, 4, 5, 6)]
-    assert store().cycles_by_status("default")["missed"] == 5
+    assert store().cycles.by_status("default")["missed"] == 5
 
 
 def test_symbol_that_has_never_run_has_missed_nothing(home):
-    store().begin_cycle(a_cycle("c", as_of=START), START)
+    store().cycles.begin(a_cycle("c", as_of=START), START)
     assert record.record_missed.fn(("ETH/USDT:USDT",), START + timedelta(hours=9)) == 0
 
 
 def test_at_most_a_day_is_looked_back(home):
-    store().begin_cycle(a_cycle("c", as_of=START), START)
+    store().cycles.begin(a_cycle("c", as_of=START), START)
     assert record.record_missed.fn((SYMBOL,), START + timedelta(days=9)) == 95
 
 
 def test_close_that_is_being_worked_on_is_not_missed(home):
-    store().begin_cycle(a_cycle("a", as_of=START), START)
-    store().begin_cycle(a_cycle("b", as_of=START + QUARTER), START)
+    store().cycles.begin(a_cycle("a", as_of=START), START)
+    store().cycles.begin(a_cycle("b", as_of=START + QUARTER), START)
     assert record.record_missed.fn((SYMBOL,), START + 2 * QUARTER) == 0
 
 
@@ -109,7 +109,7 @@ async def test_after_an_outage_of_five_bars_one_cycle_runs_and_people_are_told_o
     for _ in range(2):
         await look(as_of=now.as_of)
     await to_the_end(look(as_of=now.as_of))
-    told = [(kind, text) for _, kind, text in store().alerts(datetime.now(UTC) - timedelta(hours=1))]
+    told = [(kind, text) for _, kind, text in store().alerts.since(datetime.now(UTC) - timedelta(hours=1))]
     assert told == [("missed", "5 scheduled closes were missed in the last day, 2025-03-10 12:15 to 13:15 UTC")]
     assert venues._open == {}  # every run has closed its connections
 
@@ -124,16 +124,16 @@ def halted() -> Alert:
 def test_alert_is_told_once_while_it_lasts_and_again_when_it_comes_back(home):
     kept, at = store(), datetime.now(UTC)
     seen = [0, 1, 2, 50, 100, 130, 200]
-    assert [m for m in seen if kept.note_alert(halted(), at + timedelta(minutes=m))] == [0, 200]
+    assert [m for m in seen if kept.alerts.note(halted(), at + timedelta(minutes=m))] == [0, 200]
 
 
 def test_halts_the_budget_and_fallbacks_are_found_in_the_store(home, caplog):
     at = datetime.now(UTC)
-    store().halt("by hand", "a person", at)
+    store().halts.add("by hand", "a person", at)
     decided = a_full_cycle().decided.model_copy(update={"rung": "rules"})
     cycle = a_full_cycle("c", as_of=START, decided=decided)
-    store().begin_cycle(cycle, at)
-    store().save_cycle(cycle, at)
+    store().cycles.begin(cycle, at)
+    store().cycles.save(cycle, at)
     assert alerts.look_around.fn(START) == 2
     assert alerts.look_around.fn(START) == 0
     errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
@@ -207,15 +207,15 @@ async def test_report_is_one_page_that_says_what_the_day_was(home, exchange):
     kept, day = store(), START - timedelta(days=1)
     for n, worth in enumerate((10_000, 10_050, 10_100)):
         at, peak = day + timedelta(hours=n), Decimal(10_100)
-        kept.save_equity(EquityPoint(at=at, strategy="default", equity=Decimal(worth), peak=peak))
+        kept.equity.save(EquityPoint(at=at, strategy="default", equity=Decimal(worth), peak=peak))
     comment = {"comment": "<script>alert(1)</script>"}
     decided = a_full_cycle().decided
     decided = decided.model_copy(update={"decision": decided.decision.model_copy(update=comment)})
     cycle = a_full_cycle("c1", as_of=day, decided=decided)
-    kept.begin_cycle(cycle, day)
-    kept.save_cycle(cycle, day)
-    kept.save_position(a_position(closed_at=day, opened_at=day))
-    kept.save_outcome(an_outcome(closed_at=day))
+    kept.cycles.begin(cycle, day)
+    kept.cycles.save(cycle, day)
+    kept.positions.save(a_position(closed_at=day, opened_at=day))
+    kept.outcomes.save(an_outcome(closed_at=day))
     path = Path(await to_the_end(write()))
     page = path.read_text()
     assert path == home / "reports" / "default-2025-03-09.html"
@@ -223,7 +223,7 @@ async def test_report_is_one_page_that_says_what_the_day_was(home, exchange):
     assert "data:image/png;base64," in page
     assert "<script>alert" not in page
     assert "http" not in page.replace("data:image", "")
-    [(_, kind, text)] = kept.alerts(datetime.now(UTC) - timedelta(hours=1))
+    [(_, kind, text)] = kept.alerts.since(datetime.now(UTC) - timedelta(hours=1))
     assert (kind, text.endswith(str(path))) == ("report", True)
 
 
@@ -244,7 +244,7 @@ def test_dead_process_is_told_once_by_the_supervisor_itself(home, inbox, monkeyp
     for _ in range(2):
         machine._tell(load(), "worker", "worker ended by itself with code -9", Board())
     assert [m["message"] for m in taken] == ["worker ended by itself with code -9"]
-    [(_, kind, _)] = store().alerts(datetime.now(UTC) - timedelta(hours=1))
+    [(_, kind, _)] = store().alerts.since(datetime.now(UTC) - timedelta(hours=1))
     assert kind == "dead"
 
 

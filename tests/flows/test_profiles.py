@@ -50,7 +50,7 @@ async def test_a_paper_cycle_goes_from_candles_to_a_stopped_position_and_its_out
     [record] = await run_cycles(request)
     assert record.status is CycleStatus.EXECUTED, record.error
     [held] = await venue().positions()
-    [position] = store().open_positions("default")
+    [position] = store().positions.open("default")
     assert (held.quantity, held.stop, held.target) == (position.quantity, position.stop, position.target)
     assert held.stop is not None
     for _ in range(48):
@@ -58,16 +58,18 @@ async def test_a_paper_cycle_goes_from_candles_to_a_stopped_position_and_its_out
         if not await venue().positions():
             break
     assert (await reconcile())["wrong"] == []
-    assert store().open_positions("default") == []
+    assert store().positions.open("default") == []
     result = await settle_all()
     await venue().close()
     assert result["outcomes"] == 1
-    [outcome] = store().outcomes("default")
+    [outcome] = store().outcomes.newest("default")
     assert outcome.cycle_id == record.cycle_id
-    closing = [fill for fill in store().fills(SYMBOL, START - timedelta(hours=1)) if fill.reason in ("stop", "target")]
+    closing = [
+        fill for fill in store().fills.since(START - timedelta(hours=1), SYMBOL) if fill.reason in ("stop", "target")
+    ]
     assert [fill.at.second for fill in closing] == [0]
-    assert store().active_halt() is None
-    last = store().last_equity("default")
+    assert store().halts.newest() is None
+    last = store().equity.last("default")
     assert last.equity == Decimal(10_000) + outcome.pnl
     assert state(market)["orders"] == []  # not one order left for a venue
 
@@ -98,7 +100,7 @@ async def test_a_spot_entry_is_under_a_resting_stop_and_sold_by_it(home, monkeyp
         )
         assert record.status is CycleStatus.EXECUTED, record.error
         await reconcile()
-        [position] = store().open_positions("default")
+        [position] = store().positions.open("default")
         [held] = await venue().positions()
         assert (held.quantity, held.stop, held.target) == (position.quantity, position.stop, None)
         await venue().set_protection(spot, (await venue().fetch_book(spot)).bids[3][0], None)
@@ -107,9 +109,9 @@ async def test_a_spot_entry_is_under_a_resting_stop_and_sold_by_it(home, monkeyp
             if not await venue().positions():
                 break
         assert (await reconcile())["wrong"] == []
-        assert store().open_positions("default") == []
-        assert store().active_halt() is None
-        reasons = [fill.reason for fill in store().fills(spot, START - timedelta(hours=1))]
+        assert store().positions.open("default") == []
+        assert store().halts.newest() is None
+        reasons = [fill.reason for fill in store().fills.since(START - timedelta(hours=1), spot)]
         assert reasons == ["", "stop"]
         await venue().close()
 

@@ -90,16 +90,16 @@ def shadows(n: int = 40, edge: float = 0.3, rung: str = "primary", fell: int = 0
     for i in range(n):
         at = NOW - timedelta(hours=i)
         cycle = a_cycle(f"s{i}", as_of=at)
-        store().begin_cycle(cycle, at)
+        store().cycles.begin(cycle, at)
         for name, version, mean in ((CHAMPION, "v001", 0.0), ("llm:single@challenger", "v002", edge)):
             shadow = ShadowDecision(
                 cycle_id=cycle.cycle_id, strategy="default", decider=name, symbol=cycle.symbol, as_of=at,
                 state=AccountState(), verdict=a_verdict(),
                 decided=decision(version, "rules" if version == "v002" and i < fell else rung),
             )  # fmt: skip
-            store().keep_shadow(shadow)
+            store().shadow.keep(shadow)
             earned = Decimal(repr(float(rng.normal(mean, 0.1))))
-            store().score_shadow(shadow, Counterfactual(return_pct=earned, bars=288, closed=True))
+            store().shadow.score(shadow, Counterfactual(return_pct=earned, bars=288, closed=True))
 
 
 def evidence(home: Path, **changed: object) -> str:
@@ -121,14 +121,14 @@ def promote(*words: str) -> dict:
 
 def test_naming_the_version_in_use_takes_no_evidence_and_a_newer_file_changes_nothing_then():
     assert champion() == "v001"
-    assert [(move.kind, move.version) for move in store().moves()] == [("pinned", "v001")]
+    assert [(move.kind, move.version) for move in store().prompts.moves()] == [("pinned", "v001")]
 
 
 def test_without_evidence_nothing_moves_and_the_refusal_is_kept_and_told(told):
     with pytest.raises(InputError, match="single/v002 is not promoted: evidence is none"):
         promote()
     assert champion() == "v001"
-    assert store().moves()[0].kind == "refused"
+    assert store().prompts.moves()[0].kind == "refused"
     assert [event["event"] for event in told][-1:] == ["quarterdeck.prompt.refused"]
 
 
@@ -187,10 +187,10 @@ def live(n: int, version: str, r: str, rung: str = "primary") -> None:
     at = datetime.now(UTC) + timedelta(seconds=1)
     for i in range(n):
         cycle = a_cycle(f"live{i}", as_of=at + timedelta(minutes=5 * i))
-        store().begin_cycle(cycle, at)
-        store().keep_decision(cycle.cycle_id, decision(version, rung), at)
-        store().save_position(a_position(f"p{i}", cycle_id=cycle.cycle_id, closed_at=at))
-        store().save_outcome(an_outcome(f"p{i}", cycle_id=cycle.cycle_id, r_multiple=Decimal(r)))
+        store().cycles.begin(cycle, at)
+        store().decisions.keep(cycle.cycle_id, decision(version, rung), at)
+        store().positions.save(a_position(f"p{i}", cycle_id=cycle.cycle_id, closed_at=at))
+        store().outcomes.save(an_outcome(f"p{i}", cycle_id=cycle.cycle_id, r_multiple=Decimal(r)))
 
 
 @pytest.mark.parametrize(

@@ -36,13 +36,13 @@ async def test_one_symbols_ledger_mismatch_leaves_no_other_naked(home, two_symbo
     with pytest.raises(TradingError, match=f"booking {SYMBOL}"):
         await protect_once()
     assert all(position["stopLoss"] for position in state(two_symbols)["positions"])
-    assert "fill x" in store().active_halt().reason
-    assert store().last_equity("default").at > START - timedelta(hours=1)
+    assert "fill x" in store().halts.newest().reason
+    assert store().equity.last("default").at > START - timedelta(hours=1)
 
 
 async def test_a_lookup_that_fails_does_not_keep_a_position_naked(home, exchange):
     await opened(home)
-    store().save_intents(store().cycles("default")[0].cycle_id, (limit_entry(),), START)
+    store().intents.save(store().cycles.newest("default")[0].cycle_id, (limit_entry(),), START)
     await venue().set_protection(SYMBOL, D(0), None)
     fault(exchange, "http_500", "/v5/order/realtime", times=1)
     with pytest.raises(TradingError, match="working orders"):
@@ -58,7 +58,7 @@ async def test_one_http_500_leaves_no_position_naked(home, exchange, path):
     with contextlib.suppress(TradingError):  # what it could not do it says; the stop is what counts
         await protect_once()
     assert state(exchange)["positions"][0]["stopLoss"]
-    assert store().open_positions("default")
+    assert store().positions.open("default")
 
 
 async def test_a_stop_whose_answer_is_lost_is_no_reason_to_close_the_position(home, exchange):
@@ -72,12 +72,12 @@ async def test_a_stop_whose_answer_is_lost_is_no_reason_to_close_the_position(ho
 async def test_a_lost_stop_comes_back_where_it_was_moved_to(home, exchange):
     [position] = await opened(home)
     tighter = position.stop + D(10)
-    store().save_position(position.model_copy(update={"stop": tighter}))
+    store().positions.save(position.model_copy(update={"stop": tighter}))
     await venue().set_protection(SYMBOL, D(0), D(0))
     await protect_once()
     [at_venue] = state(exchange)["positions"]
     assert (D(str(at_venue["stopLoss"])), D(str(at_venue["takeProfit"]))) == (tighter, position.target)
-    assert store().open_positions("default")[0].stop == tighter
+    assert store().positions.open("default")[0].stop == tighter
 
 
 async def test_a_position_not_booked_yet_gets_the_stop_of_its_entry(home, exchange, monkeypatch):
@@ -88,7 +88,7 @@ async def test_a_position_not_booked_yet_gets_the_stop_of_its_entry(home, exchan
         patch.setattr(fills.book_fills, "fn", unbooked)
         with pytest.raises(TradingError):
             await run(recorded(home, (START, OPEN)))
-        assert store().open_positions("default") == []
+        assert store().positions.open("default") == []
         await venue().set_protection(SYMBOL, D(0), None)
         with pytest.raises(TradingError):
             await protect_once()
@@ -123,11 +123,11 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
         with pytest.raises(KeyboardInterrupt):
             await followups.carry_out_followups.fn(position, price, instrument)
     await fills.book_fills.fn(SYMBOL)
-    [trimmed] = store().open_positions("default")
+    [trimmed] = store().positions.open("default")
     assert trimmed.quantity < position.quantity
     assert await followups.carry_out_followups.fn(trimmed, price, instrument)
     await protect_once()
-    [after] = store().open_positions("default")
+    [after] = store().positions.open("default")
     assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
 
 
@@ -138,12 +138,12 @@ async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home
 
     def book_it(step: str) -> None:
         if step == "followup_sent":
-            store().save_position(position.model_copy(update={"quantity": booked}))
+            store().positions.save(position.model_copy(update={"quantity": booked}))
 
     monkeypatch.setattr(crash_points, "hook", book_it)
     await followups.carry_out_followups.fn(position, price, instrument)
     await venue().close()
-    [after] = store().open_positions("default")
+    [after] = store().positions.open("default")
     assert (after.quantity, len(after.followups_done)) == (booked, 1)
 
 
@@ -151,7 +151,7 @@ async def test_what_a_followup_trims_is_booked_in_the_same_run(home, exchange, m
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
     monkeypatch.setattr(account, "last_close", lambda *_: position.avg_price + 2 * position.risk_per_unit)
     assert (await protect_once())["followups"] == ["TRIM 30% at +1R"]
-    [trimmed] = store().open_positions("default")
+    [trimmed] = store().positions.open("default")
     assert trimmed.quantity < position.quantity
     assert str(trimmed.quantity) == state(exchange)["positions"][0]["size"]
 
@@ -168,37 +168,37 @@ async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(ho
         patch.setattr(stage, "send", die)
         with pytest.raises(KeyboardInterrupt):
             await followups.carry_out_followups.fn(position, price, instrument)
-    [(_, written, _)] = store().open_intents("default")
+    [(_, written, _)] = store().intents.open("default")
     await manual("sell", position.quantity / 2)
     await protect_once()
-    [halved] = store().open_positions("default")
+    [halved] = store().positions.open("default")
     assert await followups.carry_out_followups.fn(halved, price, instrument)
     await protect_once()
-    [trimmed] = store().open_positions("default")
+    [trimmed] = store().positions.open("default")
     assert trimmed.quantity == halved.quantity - written.quantity
 
 
 async def test_an_entry_that_was_never_sent_ends_with_its_cycle(home, exchange, monkeypatch):
     await killed_after_the_intents_were_written(home, monkeypatch)
     await protect_once()
-    assert store().open_intents("default")  # it may still be sent
+    assert store().intents.open("default")  # it may still be sent
     advance(exchange, 3600)
     await protect_once()
-    assert store().open_intents("default") == []
-    [record] = store().cycles("default")
+    assert store().intents.open("default") == []
+    [record] = store().cycles.newest("default")
     assert record.status is CycleStatus.FAILED
     assert "abandoned" in record.error
-    assert store().unfinished_cycles("default") == []
+    assert store().cycles.unfinished("default") == []
 
 
 async def test_a_halt_cancels_working_entries(home, exchange):
     record = await run(recorded(home, (START, {**OPEN, "entry": {"type": "limit", "offset_bps": 2}})))
     assert [order.status for order in record.orders] == ["open"]
     await protect_once()
-    assert store().open_intents("default")
-    store().halt("a test", "tester", START)
+    assert store().intents.open("default")
+    store().halts.add("a test", "tester", START)
     await protect_once()
-    assert store().open_intents("default") == []
+    assert store().intents.open("default") == []
     assert await venue().open_orders(SYMBOL) == []
     await venue().close()
 
@@ -216,8 +216,8 @@ async def test_a_position_that_closes_between_booking_and_comparing_halts_nothin
     monkeypatch.setattr(stage.venue_positions, "fn", racing)
     await protect_once()
     assert len(looks) > 2
-    assert store().active_halt() is None
-    assert store().open_positions("default") == []
+    assert store().halts.newest() is None
+    assert store().positions.open("default") == []
 
 
 async def test_a_stop_that_is_lost_while_a_difference_is_looked_at_again_waits_for_no_further_look(
@@ -252,8 +252,8 @@ async def test_a_position_that_is_missing_for_a_moment_is_not_closed(home, excha
     monkeypatch.setattr(stage.venue_positions, "fn", blinking)
     assert (await protect_once())["wrong"] == []
     assert len(looks) == 2 + len(missing)
-    assert store().active_halt() is None
-    assert len(store().open_positions("default")) == 1
+    assert store().halts.newest() is None
+    assert len(store().positions.open("default")) == 1
 
 
 async def test_an_entry_stays_open_while_the_venue_tells_its_order_and_not_its_fills(home, exchange, monkeypatch):
@@ -264,9 +264,9 @@ async def test_an_entry_stays_open_while_the_venue_tells_its_order_and_not_its_f
         patch.setattr(CcxtVenue, "fills", none_yet)
         await run(recorded(home, (START, OPEN)))
         await protect_once()
-    [(_, _, now)] = store().open_intents("default")
+    [(_, _, now)] = store().intents.open("default")
     assert now == "sent"
-    assert store().active_halt() is None
+    assert store().halts.newest() is None
 
 
 async def test_a_difference_that_stays_halts(home, exchange):
@@ -274,15 +274,15 @@ async def test_a_difference_that_stays_halts(home, exchange):
     await manual("buy", D("0.001"))
     result = await protect_once()
     assert any(line.startswith(f"mismatch {SYMBOL}") for line in result["wrong"])
-    assert "mismatch" in store().active_halt().reason
+    assert "mismatch" in store().halts.newest().reason
 
 
 async def test_a_manual_close_is_taken_over(home, exchange, caplog):
     [position] = await opened(home)
     await manual("sell", position.quantity)
     await protect_once()
-    assert store().active_halt() is None
-    assert store().open_positions("default") == []
+    assert store().halts.newest() is None
+    assert store().positions.open("default") == []
     assert "reason=manual" in caplog.text
 
 
@@ -293,36 +293,36 @@ async def test_a_symbol_that_left_the_settings_is_still_booked(home, two_symbols
     settings.cache_clear()
     assert ledger.symbols_of_ours() == (ETH, SYMBOL)
     await protect_once()
-    assert store().open_positions("default") == []
-    assert store().active_halt() is None
+    assert store().positions.open("default") == []
+    assert store().halts.newest() is None
 
 
 async def test_the_last_close_of_a_symbol_is_found_behind_many_of_others(home, exchange):
     [position] = await opened(home)
     closed = position.model_copy(update={"closed_at": START, "quantity": D(0)})
-    store().save_position(closed)
+    store().positions.save(closed)
     for number in range(60):
         other = {"position_id": f"p{number}", "symbol": ETH, "closed_at": START + timedelta(minutes=number)}
-        store().save_position(closed.model_copy(update=other))
+        store().positions.save(closed.model_copy(update=other))
     assert ledger.view(SYMBOL).closed[0].closed_at == START
 
 
 async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home, exchange, prefect_server, monkeypatch):
     await opened(home)
-    points = len(store().equity_since("default", START - timedelta(days=1)))
+    points = len(store().equity.since("default", START - timedelta(days=1)))
     await venue().set_protection(SYMBOL, D(0), None)
     advance(exchange, 60)
 
     def broken() -> int:
         raise TradingError("no cycles today")
 
-    monkeypatch.setattr(store(), "unfinished_cycles", lambda _: broken())
+    monkeypatch.setattr(store().cycles, "unfinished", lambda _: broken())
     done = await protect(return_state=True)
     await venue().close()
     assert done.is_failed()
     assert "no cycles today" in done.message
     assert state(exchange)["positions"][0]["stopLoss"]
-    assert len(store().equity_since("default", START - timedelta(days=1))) == points + 1
+    assert len(store().equity.since("default", START - timedelta(days=1))) == points + 1
 
 
 async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_nothing(home, exchange):
@@ -330,6 +330,6 @@ async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_n
     instrument = await venue().instrument(SYMBOL)
     reached = position.avg_price + 2 * position.risk_per_unit  # at the last close; the market is back at the entry
     assert await followups.carry_out_followups.fn(position, reached, instrument) == []
-    [kept] = store().open_positions("default")
+    [kept] = store().positions.open("default")
     assert (kept.stop, kept.followups_done) == (position.stop, ())
     await venue().close()

@@ -109,7 +109,7 @@ async def test_a_failed_model_its_fallback_and_a_tampered_record_are_told_apart(
         [btc, _] = await cycles(server, monkeypatch, "llm:single")
     assert (await replayed(btc.cycle_id))["match"] == 1
     forged = btc.decided.model_copy(update={"decision": btc.decided.decision.model_copy(update={"comment": "other"})})
-    store().save_cycle(btc.model_copy(update={"decided": forged}), datetime.now(UTC) + timedelta(seconds=1))
+    store().cycles.save(btc.model_copy(update={"decided": forged}), datetime.now(UTC) + timedelta(seconds=1))
     told = await replayed(btc.cycle_id)
     assert (told["exit"], told["differ"]) == (1, 1)
     assert {each["path"] for each in told["differences"][0]["differences"]} == {"decided.decision.comment"}

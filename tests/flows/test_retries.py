@@ -16,7 +16,9 @@ from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, a_
 
 import tasks
 from tasks import connections, decide, detect, guard, record, shadow
-from tasks.adapters.store.store import Store
+from tasks.adapters.store.decisions import DecisionRepository
+from tasks.adapters.store.events import EventRepository
+from tasks.adapters.store.shadow import ShadowRepository
 from tasks.connections import store
 from tasks.core.errors import InputError, OrderRejected, StoreError, TrackingUnavailable, VenueUnavailable
 from tasks.core.types.decision import Answer
@@ -63,9 +65,9 @@ class Failing:
 
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Failing]:
-    def fail(method: str, times: int, error: Exception | None = None) -> Failing:
-        found = Failing(getattr(Store, method), times, error or StoreError("no answer"))
-        monkeypatch.setattr(Store, method, lambda *given, **named: found(*given, **named))
+    def fail(part: type, method: str, times: int, error: Exception | None = None) -> Failing:
+        found = Failing(getattr(part, method), times, error or StoreError("no answer"))
+        monkeypatch.setattr(part, method, lambda *given, **named: found(*given, **named))
         return found
 
     return fail
@@ -80,7 +82,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, **how: Any) -> Scripted:
 def questions() -> list[Question]:
     """Return a question about each symbol, whose cycles `btc` and `eth` have begun."""
     for cycle_id, symbol in (("btc", BTC), ("eth", ETH)):
-        store().begin_cycle(a_cycle(cycle_id, symbol=symbol), AT)
+        store().cycles.begin(a_cycle(cycle_id, symbol=symbol), AT)
     return [Question(snapshot=a_snapshot().model_copy(update={"pair": symbol})) for symbol in (BTC, ETH)]
 
 
@@ -94,12 +96,12 @@ IDS = ["btc", "eth"]
 async def test_a_decision_that_could_not_be_kept_twice_is_kept_the_third_time_and_paid_for_once(
     home, prefect_server, monkeypatch, failing
 ):
-    decider, keep = scripted(monkeypatch), failing("keep_decision", 2)
+    decider, keep = scripted(monkeypatch), failing(DecisionRepository, "keep", 2)
     [answer] = await at_once(decide.decide)(questions()[:1], IDS[:1], "scripted")
     assert keep.runs == [1, 2, 3]
     assert decider.asked == [[BTC]]
     assert answer.decision.comment == f"{BTC} as asked the 1. time"
-    assert store().decisions(IDS) == {"btc": answer}
+    assert store().decisions.of(IDS) == {"btc": answer}
 
 
 async def test_what_broke_one_symbols_answer_makes_no_other_be_asked_again(home, prefect_server, monkeypatch):
@@ -114,7 +116,7 @@ async def test_what_broke_one_symbols_answer_makes_no_other_be_asked_again(home,
 async def test_after_three_tries_the_run_fails_and_the_next_one_still_has_the_answer(
     home, prefect_server, monkeypatch, failing
 ):
-    decider, keep = scripted(monkeypatch), failing("keep_decision", 3)
+    decider, keep = scripted(monkeypatch), failing(DecisionRepository, "keep", 3)
     asked = questions()
     with pytest.raises(StoreError):
         await at_once(decide.decide)(asked, IDS, "scripted")
@@ -137,17 +139,17 @@ async def test_only_cycles_without_an_answer_are_asked_about_or_all_where_they_g
 ):
     decider, given = scripted(monkeypatch, together=together), questions()
     for cycle_id in kept:
-        store().keep_decision(cycle_id, a_decision("first"), AT)
+        store().decisions.keep(cycle_id, a_decision("first"), AT)
     answers = await decide.decide.fn(given, IDS, "scripted")
     assert decider.asked == asked
     assert [answer.decision.comment == "first" for answer in answers] == [cycle_id in kept for cycle_id in IDS]
-    assert list(store().decisions(IDS).values()) == answers
+    assert list(store().decisions.of(IDS).values()) == answers
 
 
 async def test_a_challenger_whose_answer_could_not_be_kept_is_asked_once(home, prefect_server, monkeypatch, failing):
     monkeypatch.setenv("QUARTERDECK_SHADOW", "scripted")
     settings.cache_clear()
-    decider, keep = scripted(monkeypatch), failing("keep_shadow", 1)
+    decider, keep = scripted(monkeypatch), failing(ShadowRepository, "keep", 1)
     judged = a_full_cycle("btc", state=AccountState(), decided=a_hold(), inputs=Inputs(strategy=""))
     assert await at_once(shadow.decide_shadows)(strategy(BTC, ETH), questions()[:1], [judged]) == 1
     assert keep.runs == [1, 2, 2]  # once more, and the champion's own
@@ -157,8 +159,8 @@ async def test_a_challenger_whose_answer_could_not_be_kept_is_asked_once(home, p
 
 
 def test_a_database_that_is_away_is_no_symbols_own_trouble_until_the_last_try(home, prefect_server, failing):
-    store().add_reasons("default", [a_reason()], AT)
-    claim = failing("claim_reasons", 2)
+    store().events.add("default", [a_reason()], AT)
+    claim = failing(EventRepository, "claim", 2)
     claimed = at_once(detect.claim_reasons)({BTC: "btc", ETH: "eth"}, AT)
     assert claim.runs == [1, 2, 3, 3]
     assert [reason.rule for reason in result(claimed[BTC])] == ["TrendFlip"]
@@ -179,13 +181,13 @@ class Mirror:
 @pytest.mark.parametrize(("times", "sent"), [(2, 1), (3, 0)])
 def test_mlflow_is_tried_again_and_waited_for_no_longer_after_that(home, prefect_server, monkeypatch, times, sent):
     cycle = a_full_cycle("btc", decided=a_hold())
-    store().begin_cycle(cycle, AT)
-    store().save_cycle(cycle, AT)
+    store().cycles.begin(cycle, AT)
+    store().cycles.save(cycle, AT)
     mirror = Mirror(times)
     monkeypatch.setattr(record, "tracker", lambda: mirror)
     assert at_once(record.track_decisions)() == sent
     assert mirror.track_decision.runs == [1, 2, 3]
-    assert store().untracked(1) == ([] if sent else ["btc"])
+    assert store().decisions.untracked(1) == ([] if sent else ["btc"])
 
 
 @pytest.mark.parametrize("error", [InputError("no such decider"), OrderRejected("too small"), KeyError("a defect")])

@@ -109,7 +109,7 @@ async def test_no_secret_is_kept_anywhere_though_model_and_venue_echo_them(
         asked = len(server.headers)
     assert asked >= 4, "every kind of echo was heard"
     assert refused.is_failed()
-    assert store().cycles("default", BTC)
+    assert store().cycles.newest("default", BTC)
     assert store().counts()["model_calls"] >= 2
     found = places(planted) | {"log": caplog.text.encode(), "state": str(refused.message).encode()}
     assert any(name.endswith("mlflow.db") for name in found)

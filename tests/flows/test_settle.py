@@ -4,12 +4,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
-from sqlalchemy import insert
 from store_samples import a_cycle, a_decision, a_full_cycle, a_hold, a_position
 
 from tasks import settle
-from tasks.adapters.store.cycles import _cycle_row
-from tasks.adapters.store.tables import Cycle
+from tasks.adapters.store.database import row_of
+from tasks.adapters.store.tables import CycleRow
 from tasks.connections import store
 from tasks.core.types.record import CycleStatus
 
@@ -34,11 +33,12 @@ def test_a_day_of_many_cycles_and_trades_is_added_up_whole_and_without_the_day_b
         a_full_cycle("held", as_of=MIDNIGHT + timedelta(minutes=5), status=CycleStatus.HELD, decided=a_hold()),
         a_full_cycle("before", as_of=LAST),
     ]
-    store().save_cycles(decided, MIDNIGHT)
-    with store()._writing() as connection:
-        connection.execute(insert(Cycle), [_cycle_row(cycle, MIDNIGHT) for cycle in quiet])
+    store().cycles.save_all(decided, MIDNIGHT)
+    times = {"started_at": MIDNIGHT, "updated_at": MIDNIGHT}
+    rows = [row_of(CycleRow, cycle, record=cycle.model_dump(mode="json"), **times) for cycle in quiet]
+    store().database.write(store().database.insert(CycleRow), rows)
     for n in range(205):
-        store().save_position(closed(n, MIDNIGHT + timedelta(seconds=n - 1)))
+        store().positions.save(closed(n, MIDNIGHT + timedelta(seconds=n - 1)))
     found = settle.session_metrics(MIDNIGHT)
     assert found["cycles"] == 2402
     assert {name: n for name, n in found.items() if name.startswith(("status.", "action."))} == {
@@ -52,17 +52,17 @@ def test_a_day_of_many_cycles_and_trades_is_added_up_whole_and_without_the_day_b
 
 def test_an_outcome_is_handed_on_once_with_its_decision_though_it_was_there_before(home):
     cycle = a_full_cycle("decided", as_of=MIDNIGHT)
-    store().save_cycle(cycle, MIDNIGHT)
-    store().save_position(closed(1, MIDNIGHT))
-    [outcome] = store().outcomes("default")
+    store().cycles.save(cycle, MIDNIGHT)
+    store().positions.save(closed(1, MIDNIGHT))
+    [outcome] = store().outcomes.newest("default")
     assert settle.settle_outcomes.fn() == [(cycle, outcome)]
     assert settle.settle_outcomes.fn() == []
 
 
 def test_an_outcome_whose_handing_on_was_not_noted_is_handed_on_again(home, monkeypatch):
-    store().save_position(closed(1, MIDNIGHT))
+    store().positions.save(closed(1, MIDNIGHT))
     with monkeypatch.context() as patch:
-        patch.setattr(type(store()), "mark_outcomes_settled", lambda *_: {}["no answer"])
+        patch.setattr(store().outcomes, "mark_settled", lambda *_: {}["no answer"])
         with pytest.raises(KeyError):
             settle.settle_outcomes.fn()
     assert len(settle.settle_outcomes.fn()) == 1

@@ -52,21 +52,21 @@ async def test_a_challenger_sends_nothing_and_is_scored_like_the_champion(home, 
     request = Request(symbols=(SYMBOL,), decider="hold", reason="a test asks", as_of=START)
     await run_cycles(request)
     assert state(exchange)["orders"] == []
-    kept = store().shadows_between("default", challenger, START - timedelta(minutes=5), START)
+    kept = store().shadow.between("default", challenger, START - timedelta(minutes=5), START)
     assert [shadow.decided.decision.action for shadow in kept] == ["OPEN_LONG"]
     assert kept[0].intents
     await settle_all()
-    assert store().shadow_scores("default") == {}  # a day has to pass first
+    assert store().shadow.scores("default") == {}  # a day has to pass first
     advance(exchange, 25 * 3600)
     await fetch.fetch_candles.fn((SYMBOL,), START + timedelta(hours=25))
     await settle_all()
     await venue().close()
-    scores = store().shadow_scores("default")
+    scores = store().shadow.scores("default")
     assert set(scores) == {champion, challenger, "hold"}
     [cycle_id] = scores[champion]
     assert scores[champion][cycle_id] == scores["hold"][cycle_id] == 0
     assert scores[challenger][cycle_id] != 0
-    books = {name: store().paper_book("default", name) for name in (challenger, "hold")}
+    books = {name: store().paper_books.get("default", name) for name in (challenger, "hold")}
     assert books["hold"].equity == 10_000
     assert books[challenger].equity != 10_000
     assert state(exchange)["orders"] == []
@@ -80,10 +80,10 @@ async def test_a_challenger_is_judged_at_the_champions_time(home, monkeypatch, s
     settings.cache_clear()
     inputs = Inputs(strategy="", judged_at=NOON + timedelta(seconds=seconds))
     record = a_cycle(as_of=NOON, state=account(), inputs=inputs)
-    store().begin_cycle(record, NOON)
+    store().cycles.begin(record, NOON)
     strategy = Strategy(symbols=(SYMBOL,), instruments={SYMBOL: GRID})
     await shadow.decide_shadows.fn(strategy, [Question(snapshot=seen())], [record])
-    [kept] = store().shadows_between("default", f"recorded:{replies}", NOON - timedelta(minutes=5), NOON)
+    [kept] = store().shadow.between("default", f"recorded:{replies}", NOON - timedelta(minutes=5), NOON)
     assert (Code.STALE in kept.verdict.codes) == bool(seconds)
 
 
@@ -92,10 +92,10 @@ async def test_a_challengers_long_pays_the_funding_that_the_paper_venues_pays(ho
     advance(exchange, (begin - START).total_seconds())
     monkeypatch.setenv("QUARTERDECK_SHADOW", "hold")
     settings.cache_clear()
-    long, paper = an_intent(stop=None, target=None), PaperVenue(connect(settings()), store(), settings())
+    long, paper = an_intent(stop=None, target=None), PaperVenue(connect(settings()), store().paper_books, settings())
     await paper.submit(long)
-    store().begin_cycle(a_cycle(as_of=begin), begin)
-    store().keep_shadow(
+    store().cycles.begin(a_cycle(as_of=begin), begin)
+    store().shadow.keep(
         ShadowDecision(
             cycle_id="c1", strategy="default", decider="hold", symbol=SYMBOL, as_of=begin, state=AccountState(),
             decided=a_decision(), verdict=a_verdict(), intents=(long,),
@@ -104,7 +104,7 @@ async def test_a_challengers_long_pays_the_funding_that_the_paper_venues_pays(ho
     advance(exchange, 3600)
     await fetch.fetch_candles.fn((SYMBOL,), begin + timedelta(hours=1))
     [equity] = (await shadow.run_paper_books.fn(begin + timedelta(hours=1))).values()
-    stored = store().paper_book("default", "hold")
+    stored = store().paper_books.get("default", "hold")
     book = PaperBook(settings().paper_cash, {}, settings().costs, stored.state)
     [theirs] = [fill for fill in book.account.fills if fill.reason == "funding"]
     [ours] = [fill for fill in await paper.fills(SYMBOL, begin) if fill.reason == "funding"]

@@ -35,8 +35,8 @@ def stub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", running.url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", SPOT)
         settings.cache_clear()
-        store().begin_cycle(a_cycle("c1"), START)
-        store().save_position(a_position(symbol=SPOT, quantity=HELD))
+        store().cycles.begin(a_cycle("c1"), START)
+        store().positions.save(a_position(symbol=SPOT, quantity=HELD))
         yield running
 
 
@@ -67,7 +67,7 @@ async def test_a_position_with_dust_is_flattened_in_whole_steps(stub):
         "/v5/account/wallet-balance": ok(list=[{"coin": [], "totalAvailableBalance": "1"}]),
         "/v5/market/orderbook": ok(s="BTCUSDT", b=[["87000", "1"]], a=[["87001", "1"]], ts=NOW_MS),
     }  # fmt: skip
-    [position] = store().open_positions("default")
+    [position] = store().positions.open("default")
     await stage.flatten(position, position.quantity)
     await venue().close()
     assert stub.requests(CREATE)[0].body["qty"] == "0.000122"

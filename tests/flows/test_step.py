@@ -29,10 +29,10 @@ async def test_hours_of_stepped_time_leave_ledger_and_venue_equal(home, monkeypa
     ids = [order["orderLinkId"] for order in seen["orders"] if order["orderLinkId"]]
     assert len(ids) == len(set(ids))
     assert set(seen["unprotected_s"].values()) == {0}
-    assert store().active_halt() is None
+    assert store().halts.newest() is None
     at_venue = {each["symbol"]: (each["side"], Decimal(str(each["size"]))) for each in seen["positions"]}
-    ours = {each.symbol: (each.side, each.quantity) for each in store().open_positions("default")}
+    ours = {each.symbol: (each.side, each.quantity) for each in store().positions.open("default")}
     assert ours == at_venue
     paid = sum((Decimal(t["fees"]) - Decimal(t["funding"]) for t in seen["totals"].values()), Decimal(0))
-    positions = [*store().closed_positions("default"), *store().open_positions("default")]
+    positions = [*store().positions.closed("default"), *store().positions.open("default")]
     assert sum((position.fees for position in positions), Decimal(0)) == paid

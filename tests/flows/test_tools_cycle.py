@@ -79,8 +79,8 @@ async def test_what_was_clamped_cut_and_refused_reaches_model_decision_and_recor
     assert json.loads(position.response)["position"] is None
     assert all(call.trace_id and call.latency_ms >= 0 for call in decided.tool_calls)
 
-    assert store().cycle(record.cycle_id) == record
-    assert store().tool_calls(record.cycle_id) == list(decided.tool_calls)
+    assert store().cycles.get(record.cycle_id) == record
+    assert store().decisions.of([record.cycle_id])[record.cycle_id].tool_calls == decided.tool_calls
     assert record.verdict.allowed
 
     summary = lean.encode(record.snapshot)
@@ -100,7 +100,7 @@ async def test_calls_over_the_rate_are_dropped_and_the_decision_goes_on(exchange
         record = await run(server, monkeypatch)
     assert record.status is CycleStatus.EXECUTED, record.error
     assert record.decided.flags == ("dropped:candles",)
-    [first, dropped] = store().tool_calls(record.cycle_id)
+    [first, dropped] = store().decisions.of([record.cycle_id])[record.cycle_id].tool_calls
     assert (first.error, dropped.error) == ("", "dropped: at most 1 candles calls a minute")
 
 
@@ -110,7 +110,7 @@ async def test_a_decision_that_cannot_be_used_trades_nothing_and_keeps_what_was_
     assert record.decided.decision.action == "HOLD"
     assert any("no_json" in error for error in record.decided.errors)
     assert state(exchange)["orders"] == []
-    assert [call.tool for call in store().tool_calls(record.cycle_id)] == ["digest"]
+    assert [call.tool for call in store().decisions.of([record.cycle_id])[record.cycle_id].tool_calls] == ["digest"]
 
 
 async def test_one_deadline_spans_planner_tools_and_decision(exchange, monkeypatch):

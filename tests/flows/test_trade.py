@@ -44,11 +44,11 @@ async def test_a_decision_becomes_one_order_with_its_stop_and_target(home, excha
     assert seen["positions"][0]["stopLoss"]
     assert seen["positions"][0]["takeProfit"]
     assert seen["unprotected_s"][SYMBOL] == 0
-    [position] = store().open_positions("default")
+    [position] = store().positions.open("default")
     assert position.cycle_id == record.cycle_id
     assert position.quantity == Decimal(str(seen["positions"][0]["size"]))
     assert position.followups == ("MOVE_STOP: breakeven on +1.0R",)
-    assert store().cycle(record.cycle_id) == record
+    assert store().cycles.get(record.cycle_id) == record
 
 
 async def test_running_the_same_bar_again_orders_once(home, exchange):
@@ -77,7 +77,7 @@ async def test_a_position_closes_and_its_outcome_lands_on_the_decision(home, exc
     result = await settle_all()
     await venue().close()
     assert result["outcomes"] == 1
-    [outcome] = store().outcomes("default")
+    [outcome] = store().outcomes.newest("default")
     assert outcome.cycle_id == opened.cycle_id
     fills = state(exchange)["fills"]
     paid = sum(Decimal(str(fill["fee"])) for fill in fills)
@@ -115,7 +115,7 @@ async def test_a_dry_run_goes_as_far_as_the_guard(home, exchange):
 
 
 async def test_a_halt_denies_entries(home, exchange):
-    store().halt("a test", "tester", START)
+    store().halts.add("a test", "tester", START)
     record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.DENIED
     assert "HALTED" in record.verdict.codes
@@ -154,7 +154,7 @@ async def test_a_bad_reply_is_a_hold_with_its_reason_and_the_raw_text_is_kept(ho
     assert record.decided.decision.action == "HOLD"
     assert record.decided.errors
     assert record.decided.calls[0].raw_reply
-    assert store().cycle(record.cycle_id) == record
+    assert store().cycles.get(record.cycle_id) == record
 
 
 async def test_a_good_reply_is_a_decision(home, exchange, monkeypatch):
@@ -169,7 +169,7 @@ async def test_a_good_reply_is_a_decision(home, exchange, monkeypatch):
     assert record.decided.calls[0].prompt.version == "v001"
     assert "AdHoc" in prompt
     assert (
-        store().remembered("default", "llm:single", None, SYMBOL, START + timedelta(days=1)).recent[0].action
+        store().memory.remembered("default", "llm:single", None, SYMBOL, START + timedelta(days=1)).recent[0].action
         == "OPEN_LONG"
     )
 
@@ -183,7 +183,7 @@ async def test_a_model_that_does_not_answer_is_a_hold(home, exchange, monkeypatc
     assert record.status is CycleStatus.HELD
     assert record.decided.is_fallback
     assert record.decided.errors == ("unavailable",)
-    assert store().spent(datetime.now(UTC)).calls == 1
+    assert store().budget.spent(datetime.now(UTC)).calls == 1
 
 
 async def test_the_whole_flow_runs_under_prefect_and_leaves_its_page(home, exchange, prefect_server):
@@ -245,7 +245,7 @@ async def test_two_runs_of_one_cycle_at_once_ask_once_and_order_once(home, excha
     request = Request(symbols=(SYMBOL,), decider=recorded(home, (START, OPEN)), reason="a test asks")
     await asyncio.gather(run_cycles(request), run_cycles(request))
     await venue().close()
-    [kept] = store().cycles("default")
+    [kept] = store().cycles.newest("default")
     assert kept.status is CycleStatus.EXECUTED
     assert len(asked) == 1
     assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
@@ -259,7 +259,7 @@ async def test_a_stop_that_a_decision_moved_is_the_ledgers_too(home, exchange):
     advance(exchange, 300)
     moved = await run(decider)
     assert moved.status is CycleStatus.EXECUTED, moved.error or moved.verdict.codes
-    [position] = store().open_positions("default")
+    [position] = store().positions.open("default")
     assert position.stop == Decimal(str(state(exchange)["positions"][0]["stopLoss"]))
     assert position.stop > position.initial_stop
 
@@ -299,23 +299,23 @@ async def test_a_run_that_loses_its_lease_before_sending_sends_nothing_and_says_
     def taken_over(step: str) -> None:
         if step == "guard_released":
             name = symbol_lease(SYMBOL)
-            other.release_lease(other.lease(name))  # as if its time were up
-            assert other.acquire_lease(name, "another", timedelta(minutes=5))
+            other.leases.release(other.leases.get(name))  # as if its time were up
+            assert other.leases.acquire(name, "another", timedelta(minutes=5))
 
     monkeypatch.setattr(crash_points, "hook", taken_over)
     record = await run(recorded(home, (START, OPEN)))
     other.close()
     assert record.status is CycleStatus.FAILED
     assert "was taken over by another with token 2; nothing more was sent" in record.error
-    assert store().cycle(record.cycle_id) == record
+    assert store().cycles.get(record.cycle_id) == record
     assert state(exchange)["orders"] == []
-    assert store().open_intents("default") == []
+    assert store().intents.open("default") == []
 
 
 async def test_what_another_run_has_ended_is_not_sent_by_the_one_that_resumes(home, exchange, monkeypatch):
     decider = await killed_after_the_intents_were_written(home, monkeypatch)
-    [cycle] = store().cycles("default")
-    store().drop_intents(cycle.cycle_id, START)
+    [cycle] = store().cycles.newest("default")
+    store().intents.drop(cycle.cycle_id, START)
     record = await run(decider)
     assert record.status is CycleStatus.FAILED
     assert "ended by another run" in record.error
@@ -372,5 +372,5 @@ async def test_a_run_that_died_anywhere_in_sending_is_finished_with_one_order(ho
     assert record.error.startswith("resumed: the run that wrote the intents ended")
     assert len([order for order in state(exchange)["orders"] if order["orderLinkId"]]) == 1
     assert state(exchange)["positions"][0]["stopLoss"]
-    [position] = store().open_positions("default")
+    [position] = store().positions.open("default")
     assert position.cycle_id == record.cycle_id

@@ -221,16 +221,16 @@ class Down:
         return ModelCall(role=role, model="m", prompt=prompt, messages=tuple(messages), error="timeout")
 
 
-class Shared(Shelf):
+class Found(Shelf):
     """A near decision in the cache, or an open breaker, as found by a live ladder."""
 
     def __init__(self, kept: list[KeptDecision], breaker: BreakerState) -> None:
         self.kept, self.breaker = kept, breaker
 
-    def change_breaker(self, *_: object) -> BreakerState:
+    def change(self, *_: object) -> BreakerState:
         return self.breaker
 
-    def kept_decisions(self, *_: object) -> list[KeptDecision]:
+    def decisions(self, *_: object) -> list[KeptDecision]:
         return self.kept
 
 
@@ -254,7 +254,11 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
     terms = ladder.Terms(strategy="default", ttl=timedelta(hours=1), max_distance=0.15,
                          breaker=Breaker(5, timedelta(minutes=15)))  # fmt: skip
     standing = ladder.Ladder(
-        SingleDecider(Down(), prompt, lean.encode), RulesDecider(), Shared([kept], state), terms, lambda: record.as_of
+        SingleDecider(Down(), prompt, lean.encode),
+        RulesDecider(),
+        ladder.Shared(*[Found([kept], state)] * 4),
+        terms,
+        lambda: record.as_of,
     )
     [decided] = asyncio.run(standing.decide([question]))
     assert decided.rung in (rung, "rules")

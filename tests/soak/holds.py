@@ -35,7 +35,7 @@ def look(first: datetime, last: datetime, down: set[datetime], found: Closes) ->
     """
     due = [first + n * BAR for n in range(int((last - first) / BAR) + 1)]
     for symbol in settings().symbols:
-        records = store().cycles(settings().strategy, symbol, limit=EVERYTHING)
+        records = store().cycles.newest(settings().strategy, symbol, limit=EVERYTHING)
         by_close = {record.as_of: record for record in records}
         if len(by_close) != len(records):
             yield f"doubled: {symbol} has {len(records)} cycles at {len(by_close)} closes"
@@ -61,7 +61,7 @@ def _wrong_with(record: CycleRecord, down: set[datetime]) -> Iterator[str]:
 def _gaps(symbol: str, first: datetime, last: datetime, found: Closes) -> Iterator[str]:
     """Every bar that opened and closed meanwhile is there, once by the table's key."""
     for timeframe in TIMEFRAMES:
-        bars, _ = store().all_bars(VENUE, symbol, timeframe)
+        bars, _ = store().candles.all(VENUE, symbol, timeframe)
         step = duration(timeframe)
         opened, at = set(bars.index), floor_time(first, timeframe)
         while at + step <= last:

@@ -64,15 +64,15 @@ def file_source(path: Path) -> Source:
 
 def store_source(store: "Store", strategy: str) -> Source:
     """Read a strategy's cycles from the store, with what its challengers' answers would have earned."""
-    span = store.cycles_span(strategy)
+    span = store.cycles.span(strategy)
     if span is None:
         raise InputError(f"the store has no cycle of strategy {strategy!r} yet; name a backtest's with --records")
-    scores = store.shadow_scores(strategy)
+    scores = store.shadow.scores(strategy)
 
     def score(cycle_id: str) -> dict[str, float]:
         return {decider: float(by_cycle[cycle_id]) for decider, by_cycle in scores.items() if cycle_id in by_cycle}
 
-    return Source(f"store: {strategy}", span, lambda: store.cycles_oldest_first(strategy), score)
+    return Source(f"store: {strategy}", span, lambda: store.cycles.oldest_first(strategy), score)
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -60,7 +60,7 @@ def aliases() -> "dict[str, dict[str, Alias]]":
 
     if old.is_file():
         _take_over(opened(url), old)
-    return opened(url).prompt_aliases()
+    return opened(url).prompts.aliases()
 
 
 def _take_over(store: "Store", old: Path) -> None:
@@ -69,12 +69,12 @@ def _take_over(store: "Store", old: Path) -> None:
         found = TypeAdapter(dict[str, dict[str, str]]).validate_json(old.read_bytes())
     except ValidationError as e:
         raise InputError(f'{old} is not {{"single": {{"champion": "v001"}}}}: correct or delete it: {e}') from e
-    known, at = store.prompt_aliases(), datetime.now(UTC)
+    known, at = store.prompts.aliases(), datetime.now(UTC)
     for role, named in found.items():
         for alias, version in named.items():
             if alias not in known.get(role, {}):
                 prompt = load_prompt(role, version)
-                store.move_alias(
+                store.prompts.move(
                     Move(at=at, role=role, alias=alias, version=version, sha256=prompt.sha256, kind="pinned",
                          who=old.name)
                 )  # fmt: skip

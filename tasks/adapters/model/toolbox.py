@@ -1,6 +1,6 @@
 """What the tools of `core.decision.tools` answer with: stored candles, the venue's public data, our own ledger.
 
-Reads only: it knows the market half of a venue, which has no orders, and the readings of the store in `Kept`. Candles
+Reads only: it knows the market half of a venue, which has no orders, and the store, of which it only reads. Candles
 and similar decisions are as known at as_of. The book, trades, funding, our position and digest are known only as they
 are now; for another as_of, a replay's, they are refused.
 """
@@ -11,9 +11,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import zip_longest
-from typing import Protocol
-
-import pandas as pd
 
 from tasks.adapters.store.store import Store
 from tasks.adapters.venue import client
@@ -21,33 +18,13 @@ from tasks.adapters.venue.ccxt_venue import connect
 from tasks.adapters.venue.market import MarketData
 from tasks.core.decision import memory
 from tasks.core.decision.kinds import Tools
-from tasks.core.decision.memory import Remembered
 from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, compact
 from tasks.core.errors import DataError
 from tasks.core.trading import ledger
 from tasks.core.types.bars import COLUMNS
-from tasks.core.types.decision import PromptRef
 from tasks.core.types.limits import ToolLimits, ToolRates
-from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Question
-from tasks.core.types.record import Outcome
 from tasks.settings import Settings
-
-
-class Kept(Protocol):
-    """What the tools may read from the store."""
-
-    def load_bars(self, venue: str, symbol: str, timeframe: str, until: datetime, limit: int) -> pd.DataFrame: ...
-
-    def open_positions(self, strategy: str) -> list[Position]: ...
-
-    def outcomes(
-        self, strategy: str, symbol: str | None = None, until: datetime | None = None, limit: int | None = 20
-    ) -> list[Outcome]: ...
-
-    def remembered(
-        self, strategy: str, decider: str, prompt: PromptRef | None, symbol: str, as_of: datetime
-    ) -> Remembered: ...
 
 
 class DataToolbox:
@@ -57,7 +34,7 @@ class DataToolbox:
     """
 
     def __init__(
-        self, kept: Kept, market: Callable[[], MarketData], settings: Settings, question: Question | None = None,
+        self, kept: Store, market: Callable[[], MarketData], settings: Settings, question: Question | None = None,
         *, now: bool = False,
     ) -> None:  # fmt: skip
         self.kept, self.market, self.question, self.now = kept, market, question, now
@@ -70,7 +47,7 @@ class DataToolbox:
     async def _candles(self, asked: Candles, as_of: datetime) -> dict[str, object]:
         until = asked.until or as_of
         series = (self.market().name, asked.symbol, asked.timeframe)
-        bars = await asyncio.to_thread(self.kept.load_bars, *series, until, asked.limit)
+        bars = await asyncio.to_thread(self.kept.candles.load, *series, until, asked.limit)
         if bars.empty:
             raise DataError(
                 f"no {asked.timeframe} candles of {asked.symbol} that had closed at {_text(until)} are kept"
@@ -101,14 +78,14 @@ class DataToolbox:
 
     async def _position(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
         await self._present(as_of)
-        held = await asyncio.to_thread(self.kept.open_positions, self.strategy)
+        held = await asyncio.to_thread(self.kept.positions.open, self.strategy)
         mine = [p for p in held if p.symbol == asked.symbol]
         hidden = {"position_id", "strategy", "cycle_id", "closed_at", "exit_price"}
         return {"position": mine[0].model_dump(mode="json", exclude=hidden)} if mine else {"position": None}
 
     async def _digest(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
         await self._present(as_of)
-        outcomes = await asyncio.to_thread(self.kept.outcomes, self.strategy, asked.symbol, as_of, None)
+        outcomes = await asyncio.to_thread(self.kept.outcomes.newest, self.strategy, asked.symbol, as_of, None)
         return ledger.digest(outcomes, as_of, asked.symbol).model_dump(mode="json")
 
     async def _similar_decisions(self, asked: Listed, as_of: datetime) -> dict[str, object]:
@@ -117,7 +94,7 @@ class DataToolbox:
         if question and question.memory and question.snapshot.pair == asked.symbol:
             found = question.memory.similar
         else:
-            known = await asyncio.to_thread(self.kept.remembered, self.strategy, "", None, asked.symbol, as_of)
+            known = await asyncio.to_thread(self.kept.memory.remembered, self.strategy, "", None, asked.symbol, as_of)
             found = tuple(map(memory.past, known.settled))
         return {"rows": [past.model_dump(mode="json", exclude_none=True) for past in found[: asked.limit]]}
 
@@ -144,7 +121,7 @@ def meter(rates: ToolRates) -> Meter:
 
 
 @cache
-def readings(url: str) -> Kept:
+def readings(url: str) -> Store:
     """Open the store without migrating it: a reader changes nothing."""
     return Store(url)
 

@@ -7,19 +7,22 @@ IMMEDIATE: they wait for the lock up front (15 s) instead of failing half way. N
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import URL, ColumnElement, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, ColumnElement, Connection, Engine, Executable, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from tasks.adapters.store.tables import Base
+from tasks.adapters.store.types import storable_json
 from tasks.core.errors import InputError, StoreError
+from tasks.core.types.base import Dto
 
+D = TypeVar("D", bound=Dto)
 MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "migrations"
 LOCK_WAIT_S = 15
 MIGRATION_LOCK = 7_305_114_806  # any number, the same in every process
@@ -32,11 +35,16 @@ POSTGRES_OPTIONS: dict[str, Any] = {
     "options": f"-c lock_timeout={LOCK_WAIT_S}s",
     "application_name": "quarterdeck",
 }
+ENGINE_OPTIONS: dict[str, Any] = {
+    "pool_timeout": LOCK_WAIT_S,
+    "hide_parameters": True,
+    "json_serializer": storable_json,
+}
 EXAMPLE = "use sqlite:////path/to/file.db or postgresql://user:password@host:5432/name"
 
 
 class Database:
-    """An open database; the parts of the store are mixed into it."""
+    """An open database, shared by all repositories of a store."""
 
     def __init__(self, url: str) -> None:
         """Open `url` and see that it answers.
@@ -47,7 +55,7 @@ class Database:
         self.is_postgres = self._url.get_backend_name() == "postgresql"
         self._engine = _postgres_engine(self._url) if self.is_postgres else _sqlite_engine(self._url)
         self._writer = self._engine.execution_options(writes=True)
-        with self._reading() as connection:
+        with self.reading() as connection:
             connection.execute(text("SELECT 1"))
 
     def close(self) -> None:
@@ -62,7 +70,7 @@ class Database:
 
         config = Config(MIGRATIONS / "alembic.ini")
         try:
-            with self._writing() as connection:
+            with self.writing() as connection:
                 if self.is_postgres:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
                 config.attributes["connection"] = connection
@@ -80,13 +88,39 @@ class Database:
         host = self._url.host or self._url.query.get("host") or "local socket"
         return f"{self._url.database} on {host}:{self._url.port or 5432}"
 
+    def rows(self, statement: Executable) -> Sequence[Any]:
+        """Return the rows that a query selects, or that an INSERT or UPDATE returns."""
+        with self.writing() if statement.is_dml else self.reading() as connection:
+            return connection.execute(statement).all()
+
+    def values(self, statement: Executable) -> list[Any]:
+        """Return the first column of `rows`."""
+        return [row[0] for row in self.rows(statement)]
+
+    def value(self, statement: Executable) -> Any:
+        """Return the first of `values`; None if there is none."""
+        return next(iter(self.values(statement)), None)
+
+    def all(self, dto: type[D], statement: Executable) -> list[D]:
+        """Return `rows` as DTOs: each made of the columns of its names, or of the one column, its document."""
+        return [dto_of(dto, row) for row in self.rows(statement)]
+
+    def first(self, dto: type[D], statement: Executable) -> D | None:
+        """Return the first of `all`; None if there is none."""
+        return next(iter(self.all(dto, statement)), None)
+
+    def write(self, statement: Executable, rows: Sequence[dict[str, Any]] | None = None) -> None:
+        """Carry out a statement, in one transaction for all `rows`."""
+        with self.writing() as connection:
+            connection.execute(statement, rows)
+
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
+    def reading(self) -> Iterator[Connection]:
         with self._translated(), self._engine.begin() as connection:
             yield connection
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def writing(self) -> Iterator[Connection]:
         """Open one transaction: all of it is written at the end of the block, or nothing if the block raises."""
         with self._translated(), self._writer.begin() as connection:
             yield connection
@@ -104,30 +138,40 @@ class Database:
             cause = cause.replace(str(self._url.password), "***")
         return f"database {self.place}: {cause}; {_remedy(cause)}"
 
-    def _insert(self, table: type[Base]) -> postgresql.Insert:
-        """Return an INSERT that knows ON CONFLICT; SQLite's has the same methods."""
-        if self.is_postgres:
-            return postgresql.insert(table)
-        return cast(postgresql.Insert, sqlite.insert(table))
+    def insert(self, table: type[Base]) -> postgresql.Insert:
+        """Return an INSERT that leaves rows alone that are there already."""
+        return self.raw_insert(table).on_conflict_do_nothing()
 
-    def _upsert(
+    def upsert(
         self,
         table: type[Base],
         row: dict[str, Any],
-        key: Sequence[str],
-        keep: Sequence[str] = (),
+        keep: Collection[str] = (),
         only: Callable[[Any], ColumnElement[bool]] | None = None,
     ) -> postgresql.Insert:
-        """Return INSERT of `row`; on a conflict of `key` UPDATE of everything but `key` and `keep`.
+        """Return INSERT of `row`; if its key is there, UPDATE of everything but `keep`.
 
         only: given the new values, the condition under which a row that exists is changed at all.
         """
-        statement = self._insert(table).values(row)
-        new = statement.excluded
-        changed = {name: new[name] for name in row if name not in (*key, *keep)}
-        return statement.on_conflict_do_update(
-            index_elements=list(key), set_=changed, where=only(new) if only else None
-        )
+        statement = self.raw_insert(table).values(row)
+        key = [column.name for column in inspect(table).primary_key]
+        changed = {name: statement.excluded[name] for name in row if name not in (*key, *keep)}
+        where = only(statement.excluded) if only else None
+        return statement.on_conflict_do_update(index_elements=key, set_=changed, where=where)
+
+    def raw_insert(self, table: type[Base]) -> postgresql.Insert:
+        """Return an INSERT that knows ON CONFLICT; SQLite's has the same methods."""
+        return postgresql.insert(table) if self.is_postgres else cast(postgresql.Insert, sqlite.insert(table))
+
+
+def dto_of(dto: type[D], row: Any) -> D:
+    """Build a DTO of a row: of the columns of its names, or of the one column, its document."""
+    return dto.model_validate(row[0] if len(row) == 1 else row, from_attributes=True)
+
+
+def row_of(table: type[Base], dto: Dto, **more: Any) -> dict[str, Any]:
+    """Return the fields of `dto` that `table` has columns for, and `more`."""
+    return {name: getattr(dto, name) for name in type(dto).model_fields if name in table.__table__.columns} | more
 
 
 def parse_url(url: str) -> URL:
@@ -158,7 +202,7 @@ def _remedy(cause: str) -> str:
     if "not a database" in low or "malformed" in low:
         return "restore the file or name another in QUARTERDECK_DATABASE_URL"
     if "foreign key" in low:
-        return "write what it refers to first (begin_cycle before its parts, the position before its outcome)"
+        return "write what it refers to first (the cycle before its parts, the position before its outcome)"
     if "connect" in low or "unable to open" in low or "authentication" in low or "timeout" in low:
         return "start it, or correct QUARTERDECK_DATABASE_URL"
     return "nothing was written"
@@ -166,7 +210,7 @@ def _remedy(cause: str) -> str:
 
 def _postgres_engine(url: URL) -> Engine:
     options = {name: value for name, value in POSTGRES_OPTIONS.items() if name not in url.query}
-    return create_engine(url, connect_args=options, pool_pre_ping=True, pool_timeout=LOCK_WAIT_S, hide_parameters=True)
+    return create_engine(url, connect_args=options, pool_pre_ping=True, **ENGINE_OPTIONS)
 
 
 def _sqlite_engine(url: URL) -> Engine:
@@ -175,7 +219,7 @@ def _sqlite_engine(url: URL) -> Engine:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise StoreError(f"database {url.database}: cannot make {folder} ({e.strerror}); name another file") from e
-    engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S}, pool_timeout=LOCK_WAIT_S, hide_parameters=True)
+    engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S}, **ENGINE_OPTIONS)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -1,203 +1,102 @@
-"""What decisions share between processes: the budget, breakers, paid replies, and the memory of earlier decisions.
+"""What cycles decided: at most one decision each, what it cost, and whether MLflow has it."""
 
-Money is counted in whole billionths of a USD, rounded up, so that SQLite can add it. Memory is what was known at
-as_of: decisions about earlier closes, and outcomes of positions closed by then.
-"""
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from decimal import ROUND_CEILING, Decimal
-from typing import Any
+from sqlalchemy import Connection, func, select, update
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, insert, or_, select, text, update
-
-from tasks.adapters.store.database import Database
-from tasks.adapters.store.tables import (
-    BreakerRow,
-    BudgetRow,
-    Cycle,
-    DecisionRow,
-    ModelCallRow,
-    OutcomeRow,
-    ReplyRow,
-    VectorRow,
-)
-from tasks.adapters.store.types import storable
-from tasks.core.decision.breaker import BreakerState
-from tasks.core.decision.budget import SCOPES, Charge, KeptReply, Reserved, Spent, refusal
-from tasks.core.decision.cache import KeptDecision
-from tasks.core.decision.memory import (
-    COMPARED,
-    JUDGED,
-    LAST,
-    SPEC,
-    Earlier,
-    Performance,
-    Remembered,
-    Vector,
-    performance,
-    vector,
-)
-from tasks.core.types.decision import Answer, ModelCall, PromptRef
-from tasks.core.types.limits import Budget
-from tasks.core.types.snapshot import Snapshot
-
-BUDGET_LOCK = 7_305_114_807  # any number, the same in every process
-RESERVED_FOR = timedelta(minutes=10)
-NANO = Decimal(1_000_000_000)
+from tasks.adapters.store.database import Database, row_of
+from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow
+from tasks.core.types.base import Dto, Exact
+from tasks.core.types.decision import Answer
+from tasks.core.types.record import CycleStatus
 
 
-class DecisionStore(Database):
-    """Budgets, breakers, replies, vectors."""
+class Decided(Dto):
+    """What was decided in some time, summed up."""
 
-    # --- the budget
-
-    def reserve(self, charge: Charge, worst_usd: Decimal, budget: Budget, at: datetime) -> Reserved:
-        """Reserve the worst case of one call, unless that could break a cap. Of those who race, one is first.
-
-        The reservation of a process that died gives its money back after ten minutes; the call stays counted, so
-        that a process that dies in every call cannot spend for ever.
-        """
-        row = {"nano_usd": _nano(worst_usd), "settled": False, "at": at, "expires_at": at + RESERVED_FOR}
-        with self._writing() as connection:  # on SQLite that is the lock
-            if self.is_postgres:
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": BUDGET_LOCK})
-            refused = refusal(budget, _spent(connection, charge, at, budget.purse), worst_usd)
-            if refused:
-                return Reserved(refused=refused)
-            new = insert(BudgetRow).values(day=_day(at, budget.purse), **charge.model_dump(), **row)
-            return Reserved(budget_id=connection.execute(new.returning(BudgetRow.budget_id)).scalar_one())
-
-    def settle(self, budget_id: int, usd: Decimal) -> None:
-        """Replace a reservation by what the call cost."""
-        settled = update(BudgetRow).where(BudgetRow.budget_id == budget_id).values(nano_usd=_nano(usd), settled=True)
-        with self._writing() as connection:
-            connection.execute(settled)
-
-    def spent(self, at: datetime) -> Spent:
-        """Return what the main purse has used in the whole UTC day of `at`."""
-        with self._reading() as connection:
-            return _spent(connection, Charge(session="", symbol="", decision=""), at, "")["day"]
-
-    # --- breakers
-
-    def change_breaker(self, session: str, change: Callable[[BreakerState], BreakerState]) -> BreakerState:
-        """Set the session's state to `change` of it under a lock, and return what it was."""
-        new = self._insert(BreakerRow).values(session=session, errors=0).on_conflict_do_nothing()
-        here = BreakerRow.session == session
-        with self._writing() as connection:
-            connection.execute(new)
-            row = connection.execute(select(BreakerRow.errors, BreakerRow.retry_at).where(here).with_for_update()).one()
-            before = BreakerState(errors=row.errors, retry_at=row.retry_at)
-            if (after := change(before)) != before:
-                connection.execute(update(BreakerRow).where(here).values(after.model_dump()))
-        return before
-
-    # --- replies
-
-    def keep_reply(self, content_hash: str, call: ModelCall, at: datetime) -> None:
-        """Keep a reply that was paid for; a newer one to the same question replaces it."""
-        prompt = {f"prompt_{n}": getattr(call.prompt, n, None) for n in ("name", "version", "sha256")}
-        paid = call.model_dump(include={"model", "raw_reply", "cost_usd", "tokens_in", "tokens_out"})
-        row = {"content_hash": content_hash, "created_at": at, **prompt, **paid, "raw_reply": storable(call.raw_reply)}
-        with self._writing() as connection:
-            connection.execute(self._upsert(ReplyRow, row, ["content_hash"]))
-
-    def find_reply(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None:
-        """Return the newest of these replies that was kept at `since` or later."""
-        names = ("model", "raw_reply", "created_at", "cost_usd", "tokens_in", "tokens_out")
-        query = select(*(getattr(ReplyRow, name) for name in names))
-        query = query.where(ReplyRow.content_hash.in_(content_hashes), ReplyRow.created_at >= since)
-        with self._reading() as connection:
-            row = connection.execute(query.order_by(ReplyRow.created_at.desc()).limit(1)).mappings().first()
-        return None if row is None else KeptReply(**row)
-
-    # --- memory
-
-    def keep_vector(self, cycle_id: str, snapshot: Snapshot) -> None:
-        """Keep the moment of a cycle's decision; the first one counts, as with the decision."""
-        row = {"cycle_id": cycle_id, "spec": SPEC, "values": list(vector(snapshot).values),
-               "reasons": storable(snapshot.reason_for_call)}  # fmt: skip
-        with self._writing() as connection:
-            connection.execute(self._insert(VectorRow).values(row).on_conflict_do_nothing())
-
-    def kept_decisions(self, strategy: str, symbol: str, since: datetime, before: datetime) -> list[KeptDecision]:
-        """Return what models decided for closes of since <= as_of < before."""
-        query = _earlier(strategy, symbol, before).add_columns(DecisionRow.decided)
-        query = query.where(Cycle.as_of >= since, DecisionRow.rung.in_(("primary", "failover", "cheap")))
-        with self._reading() as connection:
-            rows = connection.execute(query.where(DecisionRow.source.like("llm:%"))).all()
-        return [
-            KeptDecision(as_of=row.as_of, decided=Answer.model_validate(row.decided), vector=_vector(row),
-                         reasons=row.reasons) for row in rows
-        ]  # fmt: skip
-
-    def remembered(
-        self, strategy: str, decider: str, prompt: PromptRef | None, symbol: str, as_of: datetime
-    ) -> Remembered:
-        """Return what may be remembered of `symbol` at as_of: earlier decisions, and outcomes closed by then."""
-        known = _earlier(strategy, symbol, as_of, with_outcome=False).where(DecisionRow.rung != "hold").limit(LAST)
-        settled = _earlier(strategy, symbol, as_of, with_outcome=True).limit(COMPARED)
-        with self._reading() as connection:
-            recent, ended = (tuple(map(_one, connection.execute(query))) for query in (known, settled))
-        return Remembered(recent, ended, self.performance(strategy, decider, prompt, as_of))
-
-    def performance(self, strategy: str, decider: str, prompt: PromptRef | None, as_of: datetime) -> Performance:
-        """Return how a decider did over trades closed by `as_of`, on one version of a prompt or on all."""
-        query = select(OutcomeRow.pnl, OutcomeRow.r_multiple).join(Cycle, Cycle.cycle_id == OutcomeRow.cycle_id)
-        query = query.where(Cycle.strategy == strategy, Cycle.decider == decider, OutcomeRow.closed_at <= as_of)
-        if prompt is not None:
-            asked = (ModelCallRow.cycle_id == Cycle.cycle_id, ModelCallRow.prompt_name == prompt.name)
-            query = query.where(select(1).where(*asked, ModelCallRow.prompt_version == prompt.version).exists())
-        with self._reading() as connection:
-            rows = connection.execute(query.order_by(OutcomeRow.closed_at.desc()).limit(JUDGED)).all()
-        return performance([(row.pnl, row.r_multiple) for row in rows])
+    by_action: dict[str, int]
+    model_calls: int
+    cost_usd: Exact
 
 
-def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | None = None) -> Select[Any]:
-    """Select decisions about closes before `as_of`, newest first; with_outcome: True only those, False maybe."""
-    columns = (Cycle.as_of, DecisionRow.action, DecisionRow.confidence, VectorRow.spec, VectorRow.values,
-               VectorRow.reasons)  # fmt: skip
-    query = select(*columns).join(DecisionRow, DecisionRow.cycle_id == Cycle.cycle_id)
-    query = query.join(VectorRow, VectorRow.cycle_id == Cycle.cycle_id)
-    if with_outcome is not None:
-        known = and_(OutcomeRow.cycle_id == Cycle.cycle_id, OutcomeRow.closed_at <= as_of)
-        query = query.add_columns(OutcomeRow.r_multiple).join(OutcomeRow, known, isouter=not with_outcome)
-    query = query.where(Cycle.strategy == strategy, Cycle.symbol == symbol, Cycle.as_of < as_of)
-    return query.order_by(Cycle.as_of.desc())
+@dataclass
+class DecisionRepository:
+    """Decisions and model calls by cycle."""
 
+    database: Database
 
-def _one(row: Any) -> Earlier:
-    r = None if row.r_multiple is None else float(row.r_multiple)
-    return Earlier(row.as_of, row.action, float(row.confidence), tuple(row.reasons), _vector(row), r)
+    def keep(self, cycle_id: str, decided: Answer, at: datetime) -> Answer:
+        """Keep the decision of a cycle and return the one that counts: the first, whoever kept it."""
+        with self.database.writing() as connection:
+            if self.keep_on(connection, cycle_id, decided, at):
+                return decided
+        return self.of((cycle_id,))[cycle_id]
 
+    def keep_on(self, connection: Connection, cycle_id: str, decided: Answer, at: datetime) -> bool:
+        """Do what `keep` does as part of a transaction; False: there was one before."""
+        row = row_of(
+            DecisionRow, decided, cycle_id=cycle_id, symbol=decided.decision.symbol, action=decided.decision.action,
+            confidence=decided.decision.confidence, decided=decided.model_dump(mode="json"), decided_at=at,
+        )  # fmt: skip
+        insert = self.database.insert(DecisionRow).values(row)
+        if not connection.scalar(insert.returning(DecisionRow.cycle_id)):
+            return False
+        calls = [
+            row_of(ModelCallRow, call, cycle_id=cycle_id, seq=seq, called_at=at)
+            | {f"prompt_{name}": getattr(call.prompt, name, None) for name in ("name", "version", "sha256")}
+            for seq, call in enumerate(decided.calls)
+        ]
+        if calls:
+            connection.execute(self.database.insert(ModelCallRow), calls)
+        return True
 
-def _vector(row: Any) -> Vector:
-    return Vector(spec=row.spec, values=row.values)
+    def of(self, cycle_ids: Sequence[str]) -> dict[str, Answer]:
+        """Return the decisions kept of these cycles, by cycle."""
+        query = select(DecisionRow.cycle_id, DecisionRow.decided).where(DecisionRow.cycle_id.in_(cycle_ids))
+        return {cycle_id: Answer.model_validate(decided) for cycle_id, decided in self.database.rows(query)}
 
+    def between(self, strategy: str, since: datetime, until: datetime) -> list[tuple[CycleStatus, Answer]]:
+        """Return what was decided about closes of since <= as_of < until, and how each cycle ended, oldest first."""
+        query = select(CycleRow.status, DecisionRow.decided).join(
+            DecisionRow, DecisionRow.cycle_id == CycleRow.cycle_id
+        )
+        query = query.where(CycleRow.strategy == strategy, CycleRow.as_of >= since, CycleRow.as_of < until)
+        rows = self.database.rows(query.order_by(CycleRow.as_of, CycleRow.symbol))
+        return [(CycleStatus(status), Answer.model_validate(decided)) for status, decided in rows]
 
-def _spent(connection: Connection, charge: Charge, at: datetime, purse: str) -> dict[str, Spent]:
-    """Return what each scope of `charge` has used; reservations that have expired count as calls only."""
-    today = BudgetRow.day == _day(at, purse)
-    scopes: dict[str, ColumnElement[bool]] = {
-        "day": today,
-        "session": BudgetRow.session == charge.session,
-        "symbol_day": and_(today, BudgetRow.symbol == charge.symbol),
-        "decision": BudgetRow.decision == charge.decision,
-    }
-    counts = or_(BudgetRow.settled, BudgetRow.expires_at > at)
-    columns = []
-    for scope in SCOPES:
-        columns.append(func.sum(case((and_(scopes[scope], counts), BudgetRow.nano_usd), else_=0)))
-        columns.append(func.sum(case((scopes[scope], 1), else_=0)))
-    used = connection.execute(select(*columns).where(or_(today, scopes["session"]))).one()
-    pairs = zip(SCOPES, used[::2], used[1::2], strict=True)
-    return {scope: Spent(usd=Decimal(int(nano or 0)) / NANO, calls=int(calls or 0)) for scope, nano, calls in pairs}
+    def totals(self, strategy: str, since: datetime) -> Decided:
+        """Sum up what was decided about closes of since <= as_of."""
+        about = (CycleRow.strategy == strategy, CycleRow.as_of >= since)
+        decided = select(DecisionRow.action, DecisionRow.cost_usd)
+        calls = (
+            select(func.count()).select_from(ModelCallRow).join(CycleRow, CycleRow.cycle_id == ModelCallRow.cycle_id)
+        )
+        rows = self.database.rows(decided.join(CycleRow, CycleRow.cycle_id == DecisionRow.cycle_id).where(*about))
+        return Decided(
+            by_action=Counter(row.action for row in rows),
+            model_calls=self.database.value(calls.where(*about)),
+            cost_usd=sum((row.cost_usd for row in rows), Decimal(0)),  # here: SQLite would add them as floats
+        )
 
+    def by_rung(self, strategy: str, since: datetime) -> dict[str, int]:
+        """Return how many decisions about closes at `since` or later came from each rung."""
+        query = select(DecisionRow.rung, func.count()).join(CycleRow, CycleRow.cycle_id == DecisionRow.cycle_id)
+        query = query.where(CycleRow.strategy == strategy, CycleRow.as_of >= since).group_by(DecisionRow.rung)
+        return dict(map(tuple, self.database.rows(query)))
 
-def _nano(usd: Decimal) -> int:
-    return int((usd * NANO).to_integral_value(ROUND_CEILING))
+    def untracked(self, limit: int) -> list[str]:
+        """Return the oldest cycles whose decision MLflow does not have."""
+        query = select(DecisionRow.cycle_id).where(DecisionRow.trace_id.is_(None))
+        return self.database.values(query.order_by(DecisionRow.decided_at).limit(limit))
 
+    def mark_tracked(self, cycle_id: str, trace_id: str) -> None:
+        """Note that MLflow has this cycle's decision."""
+        self.database.write(update(DecisionRow).where(DecisionRow.cycle_id == cycle_id).values(trace_id=trace_id))
 
-def _day(at: datetime, purse: str) -> str:
-    return f"{purse} {at.astimezone(UTC).date().isoformat()}".strip()
+    def trace_id(self, cycle_id: str) -> str | None:
+        """Return the MLflow trace of this cycle's decision."""
+        return self.database.value(select(DecisionRow.trace_id).where(DecisionRow.cycle_id == cycle_id))  # type: ignore[no-any-return]  # a column of text

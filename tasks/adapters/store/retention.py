@@ -1,11 +1,12 @@
 """What is deleted once it is old, in short transactions: bulk that explains no decision, or says it a second time.
 
-Cycles in which nothing was asked, reasons, history lines, kept replies, settled budgets, and tool answers, which their
-decision holds too. Never deleted: every cycle that decided, failed or was missed, with its decision, verdict, intents,
-orders and fills; positions, outcomes, equity, halts, promotions, shadows; and candles, which `replay` and backtests
-read and `ingest` may have fetched on purpose. SQLite keeps the room for new rows; its file does not shrink.
+Cycles in which nothing was asked, reasons, kept replies and settled budgets. Never deleted: every cycle that decided,
+failed or was missed, with its decision, verdict, intents, orders and fills; positions, outcomes, equity, halts,
+promotions, shadows; and candles, which `replay` and backtests read and `ingest` may have fetched on purpose. SQLite
+keeps the room for new rows; its file does not shrink.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -15,13 +16,11 @@ from sqlalchemy.orm import InstrumentedAttribute
 from tasks.adapters.store.database import Database
 from tasks.adapters.store.tables import (
     BudgetRow,
-    Cycle,
+    CycleRow,
     DecisionRow,
-    Event,
-    HistoryRow,
+    EventRow,
     ReplyRow,
     ShadowRow,
-    ToolCallRow,
 )
 from tasks.core.types.record import CycleStatus
 
@@ -29,8 +28,11 @@ BATCH = 1000
 BATCHES = 200  # of one table in one run: the rest goes next time
 
 
-class RetentionStore(Database):
+@dataclass
+class Retention:
     """Deletes what is old."""
+
+    database: Database
 
     def prune(self, strategy: str, before: datetime) -> dict[str, int]:
         """Delete bulk from before then; returns how many rows by table."""
@@ -40,7 +42,7 @@ class RetentionStore(Database):
         """Delete in batches, each a transaction of its own, so that no writer waits for long."""
         deleted = 0
         for _ in range(BATCHES):
-            with self._writing() as connection:
+            with self.database.writing() as connection:
                 keys = connection.scalars(select(key).where(old).limit(BATCH)).all()
                 if not keys:
                     break
@@ -50,15 +52,13 @@ class RetentionStore(Database):
 
 
 def _bulk(strategy: str, before: datetime) -> list[tuple[InstrumentedAttribute[Any], ColumnElement[bool]]]:
-    asked = exists().where(DecisionRow.cycle_id == Cycle.cycle_id) | exists().where(
-        ShadowRow.cycle_id == Cycle.cycle_id
+    asked = exists().where(DecisionRow.cycle_id == CycleRow.cycle_id) | exists().where(
+        ShadowRow.cycle_id == CycleRow.cycle_id
     )
-    quiet = and_(Cycle.strategy == strategy, Cycle.as_of < before, Cycle.status == CycleStatus.QUIET.value, ~asked)
+    quiet = and_(CycleRow.strategy == strategy, CycleRow.as_of < before, CycleRow.status == CycleStatus.QUIET, ~asked)
     return [
-        (Cycle.cycle_id, quiet),
-        (Event.event_id, and_(Event.strategy == strategy, Event.as_of < before)),
-        (HistoryRow.history_id, HistoryRow.ts < before),
+        (CycleRow.cycle_id, quiet),
+        (EventRow.event_id, and_(EventRow.strategy == strategy, EventRow.as_of < before)),
         (ReplyRow.content_hash, ReplyRow.created_at < before),
         (BudgetRow.budget_id, BudgetRow.at < before),
-        (ToolCallRow.cycle_id, ToolCallRow.called_at < before),
     ]

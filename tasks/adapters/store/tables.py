@@ -8,10 +8,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, MetaData, Text, UniqueConstraint, false, text
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, MetaData, UniqueConstraint, false, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from tasks.adapters.store.types import Document, Money, UtcTime, VerbatimDocument
+from tasks.adapters.store.types import Document, Money, SafeText, UtcTime, VerbatimDocument
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -25,7 +25,7 @@ BigKey = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts up INTE
 class Base(DeclarativeBase):
     metadata = MetaData(naming_convention=NAMES)
     type_annotation_map = {
-        str: Text(),
+        str: SafeText(),
         float: Double(),
         Decimal: Money(),
         datetime: UtcTime(),
@@ -34,7 +34,7 @@ class Base(DeclarativeBase):
     }
 
 
-class Candle(Base):
+class CandleRow(Base):
     """A closed bar with its first values; `revisions` holds later ones that differ, each with its `recorded_at`."""
 
     __tablename__ = "candles"
@@ -62,7 +62,7 @@ class InstrumentRow(Base):
     stored_at: Mapped[datetime]
 
 
-class Event(Base):
+class EventRow(Base):
     """A Reason seen, and the cycle that claimed it. No key to cycles: a claim may come before its cycle's row."""
 
     __tablename__ = "events"
@@ -94,7 +94,7 @@ class StrategyRow(Base):
     kept_at: Mapped[datetime]
 
 
-class Cycle(Base):
+class CycleRow(Base):
     """One cycle; `record` is the whole CycleRecord and explains it alone."""
 
     __tablename__ = "cycles"
@@ -193,7 +193,7 @@ class VerdictRow(Base):
     judged_at: Mapped[datetime]
 
 
-class Intent(Base):
+class IntentRow(Base):
     """An order leg, whole, written before the first byte goes to the venue; `leg` keeps their order.
 
     `fence` is the token of the lease it was last sent under.

@@ -1,23 +1,20 @@
-"""Column types that mean the same on SQLite and PostgreSQL, and the way DTOs become rows and come back.
+"""Column types that mean the same on SQLite and PostgreSQL.
 
 SQLite has neither exact numbers nor times: money is kept there as the Decimal's own text, times as UTC text of one
 width, so that order is kept. PostgreSQL gets NUMERIC, TIMESTAMPTZ and JSONB.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
-from sqlalchemy import JSON, ColumnElement, DateTime, Dialect, Numeric, Text
+from sqlalchemy import JSON, DateTime, Dialect, Numeric, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from tasks.core.types.base import Dto
-
-D = TypeVar("D", bound=Dto)
 REPLACEMENT = "\ufffd"
 
 
@@ -61,6 +58,16 @@ class UtcTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class SafeText(TypeDecorator[str]):
+    """Text without what PostgreSQL refuses, see `storable`."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        return None if value is None else _storable_text(value)
+
+
 Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 # Replay reads this one byte for byte: JSONB would sort the keys of every object in it.
 VerbatimDocument = JSON(none_as_null=True)
@@ -83,27 +90,12 @@ def storable(value: Any) -> Any:
 
 
 def _storable_text(text: str) -> str:
-    plain = str(text) if isinstance(text, StrEnum) else text
+    plain = str(text)  # an enum's member too
     if not plain.isascii():
         plain = plain.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return plain.replace("\0", REPLACEMENT)
 
 
-def document_of(dto: Dto) -> Any:
-    """Return the JSON document that `dto` is stored as."""
-    return storable(dto.model_dump(mode="json"))
-
-
-def row_of(dto: Dto) -> dict[str, Any]:
-    """Return the fields of a flat DTO as column values."""
-    return {name: storable(value) for name, value in dto.model_dump().items()}
-
-
-def columns_of(table: Any, dto: type[Dto]) -> list[ColumnElement[Any]]:
-    """Return the columns of `table` that make up a `dto`, to select them."""
-    return [getattr(table, name) for name in dto.model_fields]
-
-
-def dto_of(dto: type[D], row: Any) -> D:
-    """Build a DTO from a row selected with `columns_of`, and maybe more."""
-    return dto.model_validate({name: getattr(row, name) for name in dto.model_fields})
+def storable_json(document: Any) -> str:
+    """Write `document` as every JSON column holds it."""
+    return json.dumps(storable(document))

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pandas as pd
 
-from tasks.adapters.store.shadow import PaperBookState, ShadowStore
+from tasks.adapters.store.shadow import PaperBookRepository, PaperBookState
 from tasks.adapters.venue import bybit
 from tasks.adapters.venue.market import MarketData
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
@@ -38,7 +38,7 @@ class PaperVenue:
 
     attaches_protection = True
 
-    def __init__(self, market: MarketData, books: ShadowStore, settings: Settings) -> None:
+    def __init__(self, market: MarketData, books: PaperBookRepository, settings: Settings) -> None:
         self.name = market.name
         self.now, self.instrument, self.close = market.now, market.instrument, market.close
         self.fetch_bars, self.fetch_book, self.funding_paid = market.fetch_bars, market.fetch_book, market.funding_paid
@@ -121,12 +121,12 @@ class PaperVenue:
         What `act` raises leaves the account as it was.
         """
         for _ in range(ATTEMPTS):
-            now, stored = await self.now(), self._books.paper_book(*self._account)
+            now, stored = await self.now(), self._books.get(*self._account)
             book, until = await self._caught_up(stored, now, symbol)
             result = act(book.account, now)
             book.account.forget(now - KEPT)
             after = PaperBookState(state=book.account.dump(), equity=book.account.balance({}).equity, until=until)
-            if after == stored or self._books.save_paper_book(*self._account, after, stored):
+            if after == stored or self._books.save(*self._account, after, stored):
                 return result
         raise VenueUnavailable(f"paper account {self._account}: others changed it {ATTEMPTS} times; nothing was done")
 

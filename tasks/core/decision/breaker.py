@@ -20,7 +20,7 @@ class BreakerState(Dto):
 class Breakers(Protocol):
     """The breakers that all processes share."""
 
-    def change_breaker(self, session: str, change: Callable[[BreakerState], BreakerState]) -> BreakerState:
+    def change(self, session: str, change: Callable[[BreakerState], BreakerState]) -> BreakerState:
         """Set the session's state to `change` of it, atomically, and return what it was before."""
         ...
 

@@ -65,15 +65,19 @@ class KeptReply(Dto):
 
 
 class Purse(Protocol):
-    """The budget that all processes share, and the replies it has paid for, by content hash."""
+    """The budget that all processes share."""
 
     def reserve(self, charge: Charge, worst_usd: Decimal, budget: Budget, at: datetime) -> Reserved: ...
 
     def settle(self, budget_id: int, usd: Decimal) -> None: ...
 
-    def keep_reply(self, content_hash: str, call: ModelCall, at: datetime) -> None: ...
 
-    def find_reply(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None:
+class Replies(Protocol):
+    """The replies that were paid for, by the hash of their question."""
+
+    def keep(self, content_hash: str, call: ModelCall, at: datetime) -> None: ...
+
+    def find(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None:
         """Return the newest of them kept at `since` or later."""
         ...
 
@@ -94,6 +98,7 @@ class Ticket:
 
     charge: Charge
     purse: Purse
+    replies: Replies
     clock: Callable[[], datetime]
     refused: bool = False
 

@@ -31,7 +31,7 @@ class KeptDecision(Dto):
 class DecisionCache(Protocol):
     """Earlier decisions of models."""
 
-    def kept_decisions(self, strategy: str, symbol: str, since: datetime, before: datetime) -> list[KeptDecision]: ...
+    def decisions(self, strategy: str, symbol: str, since: datetime, before: datetime) -> list[KeptDecision]: ...
 
 
 def content_hash(model: str, prompt: PromptRef, messages: Sequence[dict[str, str]]) -> str:
@@ -53,10 +53,10 @@ class CachedModel:
         ticket = TICKET.get()
         call, at = await self.model.ask(role, prompt, messages, schema), ticket.clock()
         if not call.error:
-            ticket.purse.keep_reply(content_hash(call.model, prompt, messages), call, at)
+            ticket.replies.keep(content_hash(call.model, prompt, messages), call, at)
             return call
         questions = [content_hash(name, prompt, messages) for name in self.names]
-        found = ticket.purse.find_reply(questions, at - self.ttl)
+        found = ticket.replies.find(questions, at - self.ttl)
         if found is None:
             return call
         kept = Rung(rung="cache", source="cache", role=role, age_s=round((at - found.created_at).total_seconds()))

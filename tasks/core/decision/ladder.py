@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Protocol
+from typing import NamedTuple
 
 from tasks.core.decision.breaker import Breaker, Breakers, BreakerState
-from tasks.core.decision.budget import TICKET, Charge, Purse, Ticket
+from tasks.core.decision.budget import TICKET, Charge, Purse, Replies, Ticket
 from tasks.core.decision.cache import DecisionCache, nearest, prompts_of
 from tasks.core.ports import Decider
 from tasks.core.types.base import Dto
@@ -23,8 +23,13 @@ from tasks.core.types.snapshot import Snapshot
 CACHED, RULED = Decimal("0.8"), Decimal("0.3")
 
 
-class Shared(Purse, Breakers, DecisionCache, Protocol):
+class Shared(NamedTuple):
     """What the ladders of all processes share."""
+
+    purse: Purse
+    replies: Replies
+    breakers: Breakers
+    cache: DecisionCache
 
 
 class Terms(Dto):
@@ -57,18 +62,18 @@ class Ladder:
         at, breaker = self.clock(), self.terms.breaker
         charge = self._charge(questions, at)
         mine = f"{charge.session}/{self.name}"
-        before = self.shared.change_breaker(mine, lambda state: breaker.tried(state, at))
+        before = self.shared.breakers.change(mine, lambda state: breaker.tried(state, at))
         if breaker.is_open(before, at):
             barred = [_barred(self.name, question.snapshot, before) for question in questions]
             return [await self._ruled(*each, even_hold=False) for each in zip(questions, barred, strict=True)]
-        ticket = Ticket(charge, self.shared, self.clock)
+        ticket = Ticket(charge, self.shared.purse, self.shared.replies, self.clock)
         TICKET.set(ticket)  # of this group's task alone
         answers = [_labelled(decided) for decided in await self.primary.decide(questions)]
         if any(map(_kept, answers)) or all(decided.rung == "hold" for decided in answers):
             if not ticket.refused:
-                self.shared.change_breaker(mine, lambda state: breaker.failed(state, self.clock()))
+                self.shared.breakers.change(mine, lambda state: breaker.failed(state, self.clock()))
         elif before.errors:
-            self.shared.change_breaker(mine, lambda _: BreakerState())
+            self.shared.breakers.change(mine, lambda _: BreakerState())
         return [await self._step_down(*each) for each in zip(questions, answers, strict=True)]
 
     def _charge(self, questions: Sequence[Question], at: datetime) -> Charge:
@@ -83,7 +88,7 @@ class Ladder:
             return decided
         decided = _in_vain(decided)
         snapshot, terms = question.snapshot, self.terms
-        kept = self.shared.kept_decisions(terms.strategy, snapshot.pair, snapshot.as_of - terms.ttl, snapshot.as_of)
+        kept = self.shared.cache.decisions(terms.strategy, snapshot.pair, snapshot.as_of - terms.ttl, snapshot.as_of)
         kept = [one for one in kept if self._may(one.decided.decision)]
         found = nearest(snapshot, prompts_of(decided.calls), kept, terms.max_distance)
         if found is None:

@@ -16,7 +16,7 @@ from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.budget import Charge, KeptReply, Reserved
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.kinds import Means, Tools, kind_of
-from tasks.core.decision.ladder import CACHED, Ladder, Terms
+from tasks.core.decision.ladder import CACHED, Ladder, Shared, Terms
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.prompt import Prompt
 from tasks.core.decision.rules import RulesDecider
@@ -101,7 +101,9 @@ def decider_of(
         strategy=record.strategy, ttl=timedelta(days=1), max_distance=inf, breaker=Breaker(1, timedelta(days=1)),
         may_open=strategy.limits.fallback_may_open,
     )  # fmt: skip
-    return Ladder(primary, RulesDecider(), shelf, terms, shelf.now) if laddered else primary
+    return (
+        Ladder(primary, RulesDecider(), Shared(shelf, shelf, shelf, shelf), terms, shelf.now) if laddered else primary
+    )
 
 
 def _line(record: CycleRecord) -> str:
@@ -192,7 +194,7 @@ def _was_metered(call: ToolCall) -> bool:
 
 
 class Shelf:
-    """Implements `ladder.Shared`: the breaker as it was found, and the decision that the near cache found."""
+    """Implements all of `ladder.Shared`: the breaker as it was found, and the decision that the near cache found."""
 
     def __init__(self, records: Sequence[CycleRecord]) -> None:
         self.records = {record.symbol: record for record in records}
@@ -208,15 +210,15 @@ class Shelf:
 
     def settle(self, budget_id: int, usd: Decimal) -> None: ...
 
-    def keep_reply(self, content_hash: str, call: ModelCall, at: datetime) -> None: ...
+    def keep(self, content_hash: str, call: ModelCall, at: datetime) -> None: ...
 
-    def find_reply(self, _content_hashes: Sequence[str], _since: datetime) -> KeptReply | None:
+    def find(self, _content_hashes: Sequence[str], _since: datetime) -> KeptReply | None:
         return None
 
-    def change_breaker(self, _session: str, _change: Callable[[BreakerState], BreakerState]) -> BreakerState:
+    def change(self, _session: str, _change: Callable[[BreakerState], BreakerState]) -> BreakerState:
         return BreakerState(errors=self.barred.errors, retry_at=self.barred.retry_at) if self.barred else BreakerState()
 
-    def kept_decisions(self, _strategy: str, symbol: str, _since: datetime, _before: datetime) -> list[KeptDecision]:
+    def decisions(self, _strategy: str, symbol: str, _since: datetime, _before: datetime) -> list[KeptDecision]:
         record = self.records[symbol]
         return [
             _kept(record, near.as_of, near.distance)

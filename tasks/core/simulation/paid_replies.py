@@ -11,23 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Protocol
 
-from tasks.core.decision.budget import KeptReply, Prices
+from tasks.core.decision.budget import Prices, Replies
 from tasks.core.decision.cache import content_hash
 from tasks.core.ports import Model
 from tasks.core.types.decision import ModelCall, PromptRef, Rung, Why
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 CAPPED = "max_cost"
-
-
-class Replies(Protocol):
-    """Where replies are kept, by content hash."""
-
-    def keep_reply(self, content_hash: str, call: ModelCall, at: datetime) -> None: ...
-
-    def find_reply(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None: ...
 
 
 @dataclass
@@ -68,7 +59,7 @@ class KeptModel:
         parameters = {"role": "schema", "content": json.dumps(schema, sort_keys=True)}
         question = content_hash(f"{self.name} {self.address}".strip(), prompt, [*messages, parameters])
         asked = ModelCall(role=role, model=self.name, prompt=prompt, messages=tuple(messages))
-        if (kept := self.kept.find_reply([question], EVER)) is not None:
+        if (kept := self.kept.find([question], EVER)) is not None:
             self.spending.reused += 1
             paid = kept.model_dump(include={"raw_reply", "cost_usd", "tokens_in", "tokens_out"})
             return asked.model_copy(update=paid)
@@ -79,7 +70,7 @@ class KeptModel:
                 return asked.model_copy(update={"error": CAPPED, "trail": (capped,)})
             call = await self._pay(asked, worst, schema)
             if not call.error:
-                self.kept.keep_reply(question, call, self.clock())
+                self.kept.keep(question, call, self.clock())
                 return call
             self.failed[question] = call
         return self.failed[question]

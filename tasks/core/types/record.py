@@ -108,15 +108,6 @@ class Outcome(Dto):
     closed_at: Utc
 
 
-class HistoryRecord(Dto):
-    """One line of a symbol's history: what kind, of which cycle, and the payload."""
-
-    ts: Utc
-    kind: Literal["features", "compose", "instructions", "execution"]
-    reference_id: str
-    payload: dict[str, object] = {}
-
-
 class Halt(Dto):
     """A stop of new entries: why, by whom, since when, and when it was lifted."""
 

@@ -111,11 +111,11 @@ def test_rows_are_written_in_batches_however_many_there_are(file, tmp_path, monk
 def test_the_store_gives_what_the_file_gives(store: Store, file, tmp_path):
     kept = records()[:40]
     for record in reversed(kept):
-        store.begin_cycle(record, record.as_of)
-        store.save_cycle(record, record.as_of)
-    store.begin_cycle(a_cycle("late", as_of=AT), AT)  # has not ended: not a step
-    store.save_cycle(a_cycle("quiet", as_of=kept[0].as_of + timedelta(minutes=1), status=CycleStatus.QUIET), AT)
-    read = list(store.cycles_oldest_first("default", batch=7))
+        store.cycles.begin(record, record.as_of)
+        store.cycles.save(record, record.as_of)
+    store.cycles.begin(a_cycle("late", as_of=AT), AT)  # has not ended: not a step
+    store.cycles.save(a_cycle("quiet", as_of=kept[0].as_of + timedelta(minutes=1), status=CycleStatus.QUIET), AT)
+    read = list(store.cycles.oldest_first("default", batch=7))
     assert [r.cycle_id for r in read if r.cycle_id != "quiet"] == [
         r.cycle_id for r in sorted(kept, key=lambda r: (r.as_of, r.cycle_id))
     ]

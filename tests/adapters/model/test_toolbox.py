@@ -9,7 +9,6 @@ from decimal import Decimal
 import numpy as np
 import pytest
 from sandbox_server import advance, running_sandbox
-from sqlalchemy import select
 from store_samples import (
     AT,
     BTC,
@@ -24,7 +23,6 @@ from store_samples import (
 )
 
 from tasks.adapters.model.toolbox import DataToolbox, limits_of, public_market
-from tasks.adapters.store.tables import ToolCallRow
 from tasks.core.decision.tools import Meter, ToolDesk
 from tasks.core.errors import VenueUnavailable
 from tasks.core.market.bars import bar_frame
@@ -68,7 +66,7 @@ def save_hours(store, count: int, symbol: str = BTC) -> None:
     opened = [AT - timedelta(hours=count - i) for i in range(count)]
     values = {name: np.arange(count - 1.0, -1.0, -1.0) for name in ("open", "high", "low", "close", "volume")}
     ms = np.array([int(t.timestamp() * 1000) for t in opened], dtype="int64")
-    store.save_bars("bybit-sandbox", symbol, "1h", bar_frame(ms, values), AT)
+    store.candles.save("bybit-sandbox", {(symbol, "1h"): bar_frame(ms, values)}, AT)
 
 
 async def test_candles_are_the_last_closed_ones_newest_first(store):
@@ -103,23 +101,23 @@ async def test_a_long_list_of_candles_keeps_the_newest(store):
 
 
 async def test_position_is_our_ledgers(store):
-    store.save_position(a_position("p1"))
-    store.save_position(a_position("p2", symbol="ETH/USDT:USDT", side="short"))
+    store.positions.save(a_position("p1"))
+    store.positions.save(a_position("p2", symbol="ETH/USDT:USDT", side="short"))
     found = (await ask(desk(store), "position"))["position"]
     assert (found["side"], found["avg_price"], found["stop"]) == ("long", "65000.1", "64000")
     assert not {"cycle_id", "position_id"} & set(found)
-    store.save_position(a_position("p1", closed_at=AT, quantity=Decimal(0)))
+    store.positions.save(a_position("p1", closed_at=AT, quantity=Decimal(0)))
     assert (await ask(desk(store), "position"))["position"] is None
 
 
 async def test_digest_and_similar_decisions_know_only_outcomes_of_before(store):
     for number in range(4):
         cycle_id = f"c{number}"
-        store.save_cycle(a_full_cycle(cycle_id, as_of=AT - minutes(600 - number * 60)), AT)
-        store.keep_vector(cycle_id, a_snapshot())
-        store.save_position(a_position(f"p{number}", cycle_id=cycle_id, closed_at=AT))
+        store.cycles.save(a_full_cycle(cycle_id, as_of=AT - minutes(600 - number * 60)), AT)
+        store.memory.keep(cycle_id, a_snapshot())
+        store.positions.save(a_position(f"p{number}", cycle_id=cycle_id, closed_at=AT))
         closed = AT - minutes(90 - number * 60)  # the third and fourth close after AT
-        store.save_outcome(an_outcome(f"p{number}", cycle_id=cycle_id, closed_at=closed))
+        store.outcomes.save(an_outcome(f"p{number}", cycle_id=cycle_id, closed_at=closed))
     assert (await ask(desk(store), "digest"))["trade_count"] == 2
     rows = (await ask(desk(store), "similar_decisions"))["rows"]
     assert [row["as_of"] for row in rows] == ["2026-11-20T03:00:00Z", "2026-11-20T02:00:00Z"]
@@ -171,22 +169,18 @@ def test_tool_calls_come_back_in_order_as_they_were(store):
         a_call(2, tool="x", parameters={}, error="unknown tool"),
     )
     decided = a_decision().model_copy(update={"tool_calls": calls, "flags": ("truncated",)})
-    store.save_cycle(a_full_cycle(decided=decided), AT)
-    assert store.tool_calls("c1") == list(calls)
-    with store._reading() as connection:
-        rows = connection.execute(select(ToolCallRow.tool, ToolCallRow.error).order_by(ToolCallRow.seq)).all()
-    assert [tuple(row) for row in rows] == [(call.tool, call.error) for call in calls]
-    assert store.cycle("c1").decided.flags == ("truncated",)
-    assert store.tool_calls("another") == []
+    store.cycles.save(a_full_cycle(decided=decided), AT)
+    assert store.cycles.get("c1").decided.tool_calls == calls
+    assert store.cycles.get("c1").decided.flags == ("truncated",)
 
 
 def test_tool_calls_are_those_of_the_decision_that_counts(store):
     first = a_hold().model_copy(update={"tool_calls": (a_call(0),)})
-    store.begin_cycle(a_cycle(), AT)
-    store.keep_decision("c1", first, AT)
-    store.keep_decision("c1", first.model_copy(update={"tool_calls": (a_call(1), a_call(2))}), AT)
-    store.save_cycle(a_cycle(decided=first), AT)
-    assert store.tool_calls("c1") == [a_call(0)]
+    store.cycles.begin(a_cycle(), AT)
+    store.decisions.keep("c1", first, AT)
+    store.decisions.keep("c1", first.model_copy(update={"tool_calls": (a_call(1), a_call(2))}), AT)
+    store.cycles.save(a_cycle(decided=first), AT)
+    assert store.decisions.of(["c1"])["c1"].tool_calls == (a_call(0),)
 
 
 # --- the venue

@@ -87,32 +87,32 @@ def test_folder_that_cannot_be_made_is_a_store_error(tmp_path):
 
 def test_missing_schema_says_how_to_make_it(empty_url, open_store):
     with pytest.raises(StoreError, match="migrate"):
-        open_store(empty_url).cycle("c1")
+        open_store(empty_url).cycles.get("c1")
 
 
 def test_broken_reference_says_what_to_write_first(store):
     with pytest.raises(StoreError, match="the position before its outcome"):
-        store.save_outcome(an_outcome())
+        store.outcomes.save(an_outcome())
 
 
 def test_naive_time_and_float_money_are_refused(store):
     with pytest.raises(StoreError, match="no timezone"):
-        store.begin_cycle(a_cycle(), datetime(2026, 11, 20, 12))  # noqa: DTZ001  (naive on purpose)
+        store.cycles.begin(a_cycle(), datetime(2026, 11, 20, 12))  # noqa: DTZ001  (naive on purpose)
     row = {"strategy": "default", "at": AT, "equity": 1.1, "peak": Decimal(1)}
-    with pytest.raises(StoreError, match="not money"), store._writing() as connection:
+    with pytest.raises(StoreError, match="not money"), store.database.writing() as connection:
         connection.execute(insert(EquityRow).values(row))
     assert store.counts()["cycles"] == store.counts()["equity"] == 0
 
 
 def test_migrating_again_changes_nothing(store):
-    store.begin_cycle(a_cycle(), AT)
+    store.cycles.begin(a_cycle(), AT)
     store.migrate()
     assert store.counts()["cycles"] == 1
 
 
 def test_tables_of_the_migrations_are_the_tables_of_the_models(store):
-    with store._reading() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": store.is_postgres})
+    with store.database.reading() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": store.database.is_postgres})
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -125,14 +125,14 @@ def test_threads_that_migrate_at_once_all_succeed(empty_url, open_store):
 
 @pytest.mark.slow
 def test_processes_that_open_and_migrate_at_once_all_succeed(empty_url):
-    code = f"from tasks.adapters.store import Store; s = Store({empty_url!r}); s.migrate(); s.counts()"
+    code = f"from tasks.adapters.store.store import Store; s = Store({empty_url!r}); s.migrate(); s.counts()"
     runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
     errors = [run.communicate(timeout=120)[1].decode() for run in runs]
     assert [run.returncode for run in runs] == [0, 0, 0, 0], errors
 
 
 def test_database_of_a_newer_version_is_refused(store):
-    with store._writing() as connection:
+    with store.database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(StoreError, match="newer version"):
         store.migrate()
@@ -140,19 +140,19 @@ def test_database_of_a_newer_version_is_refused(store):
 
 def test_migration_that_breaks_half_way_leaves_no_table(empty_url, open_store):
     store = open_store(empty_url)
-    with store._writing() as connection:
+    with store.database.writing() as connection:
         connection.execute(text("CREATE TABLE verdicts (mine TEXT)"))  # the last one the migration makes
     with pytest.raises(StoreError, match="already exists"):
         store.migrate()
     with pytest.raises(StoreError, match="schema is missing"):
-        store.cycle("c1")
+        store.cycles.get("c1")
 
 
 def test_a_schema_of_an_earlier_version_says_how_to_bring_it_up_to_date(store):
-    with store._writing() as connection:
+    with store.database.writing() as connection:
         connection.execute(text("ALTER TABLE halts DROP COLUMN flatten"))
     with pytest.raises(StoreError, match="of an earlier version: `quarterdeck up`"):
-        store.active_halts()
+        store.halts.active()
 
 
 def test_url_with_percent_and_spaces_in_the_path_works(tmp_path, open_store):
@@ -165,7 +165,7 @@ def test_url_with_percent_and_spaces_in_the_path_works(tmp_path, open_store):
 
 def test_sqlite_is_opened_with_wal_foreign_keys_and_full_durability(tmp_path, open_store):
     store = open_store(f"sqlite:///{tmp_path / 'store.db'}")
-    with store._reading() as connection:
+    with store.database.reading() as connection:
         read = {name: connection.scalar(text(f"PRAGMA {name}")) for name in
                 ("journal_mode", "foreign_keys", "busy_timeout", "synchronous")}  # fmt: skip
     assert read == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 15_000, "synchronous": 2}
@@ -178,7 +178,7 @@ def test_sqlite_writers_wait_for_each_other_instead_of_failing(tmp_path, sqlite_
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(store.begin_cycle, a_cycle(), AT)
+        waiting = pool.submit(store.cycles.begin, a_cycle(), AT)
         with pytest.raises(TimeoutError):
             waiting.result(timeout=0.3)  # a writer that fails instead of waiting has failed by then
         other.execute("COMMIT")
@@ -194,8 +194,8 @@ times = st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=st.ti
 @given(price=exact, at=times)
 def test_money_and_times_come_back_as_they_went(store, price, at):
     point = EquityPoint(at=at, strategy="default", equity=price, peak=Decimal(0))
-    store.save_equity(point)
-    [back] = [p for p in store.equity_since("default", point.at) if p.at == point.at]
+    store.equity.save(point)
+    [back] = [p for p in store.equity.since("default", point.at) if p.at == point.at]
     assert back == point
     assert back.equity.as_tuple() == point.equity.as_tuple()
     assert back.at.tzinfo is UTC
@@ -203,8 +203,8 @@ def test_money_and_times_come_back_as_they_went(store, price, at):
 
 def test_times_are_ordered_whatever_their_fraction(store):
     for part in (minutes(0), minutes(1 / 60), minutes(0.5 / 60), minutes(1e-6)):
-        store.save_equity(EquityPoint(at=AT + part, strategy="default", equity=Decimal(1), peak=Decimal(1)))
-    at = [point.at for point in store.equity_since("default", AT)]
+        store.equity.save(EquityPoint(at=AT + part, strategy="default", equity=Decimal(1), peak=Decimal(1)))
+    at = [point.at for point in store.equity.since("default", AT)]
     assert at == sorted(at)
     assert len(at) == 4
 
@@ -212,17 +212,17 @@ def test_times_are_ordered_whatever_their_fraction(store):
 def test_price_is_kept_as_exact_text_in_sqlite(tmp_path, sqlite_template, open_store):
     path = tmp_path / "store.db"
     path.write_bytes(Path(sqlite_template).read_bytes())
-    open_store(f"sqlite:///{path}").save_fills([a_fill()])
+    open_store(f"sqlite:///{path}").fills.save([a_fill()])
     with sqlite3.connect(path) as raw:
         assert raw.execute("SELECT price, typeof(price) FROM fills").fetchone() == ("65000.123456789012345678", "text")
 
 
 def test_json_is_jsonb_and_money_numeric_in_postgresql(store):
-    if not store.is_postgres:
+    if not store.database.is_postgres:
         pytest.skip("types of PostgreSQL")
     columns = text("SELECT table_name || '.' || column_name, data_type FROM information_schema.columns "
                    "WHERE table_schema = 'public'")  # fmt: skip
-    with store._reading() as connection:
+    with store.database.reading() as connection:
         kinds = dict(connection.execute(columns).all())
     assert kinds["positions.followups"] == kinds["history.payload"] == kinds["verdicts.codes"] == "jsonb"
     assert kinds["cycles.record"] == "json"
@@ -237,8 +237,8 @@ def test_text_that_a_database_refuses_is_made_storable():
 
 
 def test_select_one_row_per_table_is_what_counts_says(store):
-    store.begin_cycle(a_cycle(), AT)
+    store.cycles.begin(a_cycle(), AT)
     counts = store.counts()
     assert set(counts) == set(Base.metadata.tables)
-    with store._reading() as connection:
+    with store.database.reading() as connection:
         assert len(connection.execute(select(Base.metadata.tables["cycles"])).all()) == counts["cycles"] == 1

@@ -42,12 +42,12 @@ def usd(cap: str, scope: str = "day") -> Budget:
 
 
 def test_a_reservation_counts_at_once_and_is_replaced_by_the_real_cost(store):
-    held = store.reserve(CHARGE, CENT, usd("0.015"), AT)
-    assert (store.spent(AT).usd, store.spent(AT).calls) == (CENT, 1)
-    assert store.reserve(CHARGE, CENT, usd("0.015"), AT).refused == "usd_per_day 0.01 + 0.01 > 0.015"
-    store.settle(held.budget_id, Decimal("0.0012345678"))
-    assert store.spent(AT).usd == Decimal("0.001234568"), "rounded up to a billionth"
-    assert store.reserve(CHARGE, CENT, usd("0.015"), AT).refused == ""
+    held = store.budget.reserve(CHARGE, CENT, usd("0.015"), AT)
+    assert (store.budget.spent(AT).usd, store.budget.spent(AT).calls) == (CENT, 1)
+    assert store.budget.reserve(CHARGE, CENT, usd("0.015"), AT).refused == "usd_per_day 0.01 + 0.01 > 0.015"
+    store.budget.settle(held.budget_id, Decimal("0.0012345678"))
+    assert store.budget.spent(AT).usd == Decimal("0.001234568"), "rounded up to a billionth"
+    assert store.budget.reserve(CHARGE, CENT, usd("0.015"), AT).refused == ""
 
 
 @pytest.mark.parametrize(
@@ -61,40 +61,44 @@ def test_a_reservation_counts_at_once_and_is_replaced_by_the_real_cost(store):
 )
 def test_a_scope_counts_its_own_calls_whatever_else_they_are(store, scope, other):
     budget = usd("0.01", scope)
-    assert not store.reserve(CHARGE, CENT, budget, AT).refused
-    assert store.reserve(CHARGE.model_copy(update=other), CENT, budget, AT).refused.startswith(f"usd_per_{scope} ")
+    assert not store.budget.reserve(CHARGE, CENT, budget, AT).refused
+    assert store.budget.reserve(CHARGE.model_copy(update=other), CENT, budget, AT).refused.startswith(
+        f"usd_per_{scope} "
+    )
     calls = Budget(**({"usd_per_day": None, "calls_per_day": None} | {f"calls_per_{scope}": 1}))
-    assert store.reserve(CHARGE.model_copy(update=other), CENT, calls, AT).refused == f"calls_per_{scope} 1 + 1 > 1"
+    assert (
+        store.budget.reserve(CHARGE.model_copy(update=other), CENT, calls, AT).refused == f"calls_per_{scope} 1 + 1 > 1"
+    )
 
 
 def test_scopes_do_not_mix(store):
-    store.reserve(CHARGE, CENT, usd("1"), AT)
+    store.budget.reserve(CHARGE, CENT, usd("1"), AT)
     fresh = {"session": "other", "symbol": "ETH", "decision": "d2"}
     for scope, changed in zip(("session", "symbol_day", "decision"), fresh.items(), strict=True):
         charge = CHARGE.model_copy(update=dict([changed]))
-        assert not store.reserve(charge, CENT, usd("0.01", scope), AT).refused
+        assert not store.budget.reserve(charge, CENT, usd("0.01", scope), AT).refused
 
 
 def test_a_new_day_begins_anew_but_a_named_session_goes_on(store):
-    store.settle(store.reserve(CHARGE, CENT, usd("1"), AT).budget_id, CENT)
+    store.budget.settle(store.budget.reserve(CHARGE, CENT, usd("1"), AT).budget_id, CENT)
     tomorrow = AT + timedelta(days=1)
-    assert not store.reserve(CHARGE, CENT, usd("0.01"), tomorrow).refused
-    assert store.reserve(CHARGE, CENT, usd("0.02", "session"), tomorrow).budget_id == 0
-    assert store.spent(tomorrow).calls == 1
+    assert not store.budget.reserve(CHARGE, CENT, usd("0.01"), tomorrow).refused
+    assert store.budget.reserve(CHARGE, CENT, usd("0.02", "session"), tomorrow).budget_id == 0
+    assert store.budget.spent(tomorrow).calls == 1
 
 
 def test_the_reservation_of_a_process_that_died_gives_its_money_back_but_stays_a_call(store):
-    dead = store.reserve(CHARGE, CENT, usd("0.01"), AT)
-    assert store.reserve(CHARGE, CENT, usd("0.01"), AT + minutes(9.9)).refused
-    assert not store.reserve(CHARGE, CENT, usd("0.01"), AT + minutes(10)).refused
-    assert store.spent(AT + minutes(10)).calls == 2
-    store.settle(dead.budget_id, CENT)  # it lived after all: what it spent is spent
-    assert store.spent(AT + minutes(10)).usd == 2 * CENT
+    dead = store.budget.reserve(CHARGE, CENT, usd("0.01"), AT)
+    assert store.budget.reserve(CHARGE, CENT, usd("0.01"), AT + minutes(9.9)).refused
+    assert not store.budget.reserve(CHARGE, CENT, usd("0.01"), AT + minutes(10)).refused
+    assert store.budget.spent(AT + minutes(10)).calls == 2
+    store.budget.settle(dead.budget_id, CENT)  # it lived after all: what it spent is spent
+    assert store.budget.spent(AT + minutes(10)).usd == 2 * CENT
 
 
 def test_of_threads_that_race_for_the_last_calls_no_more_than_fit_get_one(store):
     with ThreadPoolExecutor(8) as pool:
-        held = list(pool.map(lambda _: store.reserve(CHARGE, CENT, usd("0.03"), AT), range(16)))
+        held = list(pool.map(lambda _: store.budget.reserve(CHARGE, CENT, usd("0.03"), AT), range(16)))
     assert sum(not one.refused for one in held) == 3
     assert len({one.budget_id for one in held if one.budget_id}) == 3
 
@@ -134,7 +138,7 @@ def test_of_two_processes_on_the_last_cent_exactly_one_calls_the_model(store, st
         assert len(server.requests) == 1, said
     assert said[0].startswith("primary ()")
     assert said[1].startswith("rules ('budget usd_per_day 0.0")
-    today = store.spent(now())
+    today = store.budget.spent(now())
     assert today.calls == 1
     assert 0 < today.usd < Decimal("0.001"), "settled at what 100 + 20 tokens cost"
 
@@ -156,11 +160,11 @@ def test_the_breaker_is_one_for_all_who_change_it(store):
         return BreakerState(errors=state.errors + 1, retry_at=AT)
 
     with ThreadPoolExecutor(6) as pool:
-        before = list(pool.map(lambda _: store.change_breaker("s", more), range(6)))
+        before = list(pool.map(lambda _: store.breakers.change("s", more), range(6)))
     assert sorted(state.errors for state in before) == [0, 1, 2, 3, 4, 5]
-    assert store.change_breaker("s", lambda _: BreakerState()) == BreakerState(errors=6, retry_at=AT)
-    assert store.change_breaker("s", lambda state: state) == BreakerState()
-    assert store.change_breaker("other", lambda state: state) == BreakerState()
+    assert store.breakers.change("s", lambda _: BreakerState()) == BreakerState(errors=6, retry_at=AT)
+    assert store.breakers.change("s", lambda state: state) == BreakerState()
+    assert store.breakers.change("other", lambda state: state) == BreakerState()
 
 
 # --- replies
@@ -172,19 +176,19 @@ CALL = ModelCall(
 
 
 def test_the_newest_of_several_questions_replies_is_found_while_it_is_young(store):
-    store.keep_reply("h1", CALL, AT)
-    store.keep_reply("h2", CALL.model_copy(update={"model": "openai/b"}), AT + minutes(1))
-    found = store.find_reply(["h1", "h2"], AT)
+    store.replies.keep("h1", CALL, AT)
+    store.replies.keep("h2", CALL.model_copy(update={"model": "openai/b"}), AT + minutes(1))
+    found = store.replies.find(["h1", "h2"], AT)
     assert (found.model, found.created_at, found.raw_reply) == ("openai/b", AT + minutes(1), '{"action":"HOLD"}\ufffd')
-    assert store.find_reply(["h1"], AT).model == "openai/a"
-    assert store.find_reply(["h1"], AT + minutes(0.1)) is None
-    assert store.find_reply(["h3"], AT) is None
+    assert store.replies.find(["h1"], AT).model == "openai/a"
+    assert store.replies.find(["h1"], AT + minutes(0.1)) is None
+    assert store.replies.find(["h3"], AT) is None
 
 
 def test_a_newer_reply_to_the_same_question_replaces_the_older(store):
-    store.keep_reply("h1", CALL, AT)
-    store.keep_reply("h1", CALL.model_copy(update={"raw_reply": "{}"}), AT + minutes(2))
-    assert store.find_reply(["h1"], AT).raw_reply == "{}"
+    store.replies.keep("h1", CALL, AT)
+    store.replies.keep("h1", CALL.model_copy(update={"raw_reply": "{}"}), AT + minutes(2))
+    assert store.replies.find(["h1"], AT).raw_reply == "{}"
     assert store.counts()["replies"] == 1
 
 
@@ -195,19 +199,19 @@ def remembered(store, number: int, decided=None, outcome_at=None, r="0.5", **cyc
     """Leave a decision behind, `number` bars of 5 minutes after AT; with an outcome closed at `outcome_at`."""
     cycle_id = f"c{number}"
     at = AT + minutes(5 * number)
-    store.begin_cycle(a_cycle(cycle_id, **{"as_of": at, "decider": "llm:single", **cycle}), at)
-    store.keep_decision(cycle_id, decided or a_decision(), at)
-    store.keep_vector(cycle_id, moment(50 + number))
+    store.cycles.begin(a_cycle(cycle_id, **{"as_of": at, "decider": "llm:single", **cycle}), at)
+    store.decisions.keep(cycle_id, decided or a_decision(), at)
+    store.memory.keep(cycle_id, moment(50 + number))
     if outcome_at is not None:
-        store.save_position(a_position(cycle_id, cycle_id=cycle_id))
+        store.positions.save(a_position(cycle_id, cycle_id=cycle_id))
         pnl = Decimal(r) * 10
-        store.save_outcome(
+        store.outcomes.save(
             an_outcome(cycle_id, cycle_id=cycle_id, closed_at=outcome_at, r_multiple=Decimal(r), pnl=pnl)
         )
 
 
 def past_of(store, as_of, symbol=BTC, strategy="default", decider="llm:single"):
-    return store.remembered(strategy, decider, None, symbol, as_of).at(moment(50))
+    return store.memory.remembered(strategy, decider, None, symbol, as_of).at(moment(50))
 
 
 def test_recent_decisions_come_newest_first_with_the_outcomes_known_then(store):
@@ -239,21 +243,21 @@ def test_performance_is_of_one_decider_and_prompt_version_and_of_trades_closed_b
     remembered(store, 0, outcome_at=AT + minutes(30), r="2")
     remembered(store, 1, outcome_at=AT + minutes(40), r="-1")
     remembered(store, 2, outcome_at=AT + minutes(20), r="9", decider="rules")
-    done = store.performance("default", "llm:single", TRADER, AT + minutes(40))
+    done = store.memory.performance("default", "llm:single", TRADER, AT + minutes(40))
     assert (done.trades, done.win_rate, done.mean_r) == (2, 0.5, 0.5)
-    assert store.performance("default", "llm:single", None, AT + minutes(39)).trades == 1
+    assert store.memory.performance("default", "llm:single", None, AT + minutes(39)).trades == 1
     assert (
-        store.performance(
+        store.memory.performance(
             "default", "llm:single", TRADER.model_copy(update={"version": "v002"}), AT + minutes(40)
         ).trades
         == 0
     )
-    assert store.performance("default", "llm:single", None, AT + minutes(29)).win_rate is None
+    assert store.memory.performance("default", "llm:single", None, AT + minutes(29)).win_rate is None
 
 
 def test_the_first_vector_of_a_cycle_stays(store):
     remembered(store, 0, outcome_at=AT + minutes(1))
-    store.keep_vector("c0", moment(90))
+    store.memory.keep("c0", moment(90))
     [past] = past_of(store, AT + minutes(5)).similar
     assert past.distance == 0
 
@@ -269,13 +273,13 @@ def test_nothing_is_remembered_that_was_not_known_at_as_of(store, made, bar_now)
     for number, held in made:
         cycle_id = f"{strategy}-{number}"
         at = AT + minutes(5 * number)
-        store.begin_cycle(a_cycle(cycle_id, as_of=at, strategy=strategy, decider="rules"), at)
-        store.keep_decision(cycle_id, a_decision(), at)
-        store.keep_vector(cycle_id, moment(50))
+        store.cycles.begin(a_cycle(cycle_id, as_of=at, strategy=strategy, decider="rules"), at)
+        store.decisions.keep(cycle_id, a_decision(), at)
+        store.memory.keep(cycle_id, moment(50))
         if held is not None:
-            store.save_position(a_position(cycle_id, cycle_id=cycle_id))
+            store.positions.save(a_position(cycle_id, cycle_id=cycle_id))
             closed = at + minutes(5 * held)
-            store.save_outcome(an_outcome(cycle_id, cycle_id=cycle_id, closed_at=closed, r_multiple=Decimal(number)))
+            store.outcomes.save(an_outcome(cycle_id, cycle_id=cycle_id, closed_at=closed, r_multiple=Decimal(number)))
     as_of = AT + minutes(5 * bar_now)
     memory = past_of(store, as_of, strategy=strategy, decider="rules")
     known = {n: held is not None and n + held <= bar_now for n, held in made if n < bar_now}
@@ -316,9 +320,9 @@ async def test_the_rungs_fire_one_after_the_other_on_a_real_model_server(store, 
         ladder = ladder_of(server, breaker_errors=3, cheap_model=("openai/cheap",))
         first = await decide(ladder)
         again = await decide(ladder)
-        store.begin_cycle(a_cycle(as_of=first_bar()), AT)
-        store.keep_decision("c1", first, AT)
-        store.keep_vector("c1", asked().snapshot)
+        store.cycles.begin(a_cycle(as_of=first_bar()), AT)
+        store.decisions.keep("c1", first, AT)
+        store.memory.keep("c1", asked().snapshot)
         near = await decide(ladder, asked(confluence=Confluence(score=3, direction=-1, book=1), digest=traded()))
         ruled = await decide(ladder, asked("long", confluence=Confluence(score=4, direction=-1)))
         barred = await decide(ladder)
@@ -333,7 +337,7 @@ async def test_the_rungs_fire_one_after_the_other_on_a_real_model_server(store, 
     assert ruled.errors == ("unavailable",)
     assert barred.errors[0].startswith("breaker open until ")
     assert count == 4, "the breaker asked nobody"
-    assert store.spent(now()).calls == 4
+    assert store.budget.spent(now()).calls == 4
 
 
 def first_bar():
@@ -351,19 +355,19 @@ async def test_a_tight_budget_asks_the_cheap_model_over_the_wire(store, ladder_o
         decided = await decide(ladder)
         assert [request["model"] for request in server.requests] == ["gpt-4o-mini"]
     assert (decided.rung, decided.source) == ("cheap", "llm:openai/gpt-4o-mini")
-    assert (decided.cost_usd, store.spent(now()).usd) == (Decimal("0.00015"), Decimal("0.00015"))
+    assert (decided.cost_usd, store.budget.spent(now()).usd) == (Decimal("0.00015"), Decimal("0.00015"))
 
 
 async def test_a_model_without_a_known_price_is_charged_the_assumed_one(store, ladder_of):
     with ModelServer(default=Reply(OPEN, tokens_in=1500, tokens_out=500)) as server:
         await decide(ladder_of(server))
-    assert store.spent(now()).usd == Decimal("0.02")
+    assert store.budget.spent(now()).usd == Decimal("0.02")
 
 
 async def test_a_sample_snapshot_has_a_vector_too(store):
-    store.begin_cycle(a_cycle(), AT)
-    store.keep_decision("c1", a_decision(), AT)
-    store.keep_vector("c1", a_snapshot())
+    store.cycles.begin(a_cycle(), AT)
+    store.decisions.keep("c1", a_decision(), AT)
+    store.memory.keep("c1", a_snapshot())
     [past] = past_of(store, AT + minutes(5)).recent
     assert past.reasons == ("TrendFlip(1h)",)
 
@@ -371,8 +375,8 @@ async def test_a_sample_snapshot_has_a_vector_too(store):
 def test_a_purse_of_its_own_spends_nobody_elses_day(store):
     main = usd("0.015")
     apart = main.model_copy(update={"purse": "shadow"})
-    assert not store.reserve(CHARGE, CENT, apart, AT).refused
+    assert not store.budget.reserve(CHARGE, CENT, apart, AT).refused
     elsewhere = CHARGE.model_copy(update={"session": "other", "decision": "other"})
-    assert not store.reserve(elsewhere, CENT, main, AT).refused
-    assert store.reserve(elsewhere, CENT, main, AT).refused.startswith("usd_per_day")
-    assert store.spent(AT).calls == 1
+    assert not store.budget.reserve(elsewhere, CENT, main, AT).refused
+    assert store.budget.reserve(elsewhere, CENT, main, AT).refused.startswith("usd_per_day")
+    assert store.budget.spent(AT).calls == 1

@@ -19,90 +19,90 @@ NAME = "symbol:BTC"
 def two(store_url: str, open_store: Callable[[str], Store]) -> tuple[Store, Store]:
     """Two processes' stores over one database, one cycle's intent written."""
     first = open_store(store_url)
-    first.begin_cycle(a_cycle("c1"), AT)
-    first.save_intents("c1", [an_intent()], AT)
+    first.cycles.begin(a_cycle("c1"), AT)
+    first.intents.save("c1", [an_intent()], AT)
     return first, open_store(store_url)
 
 
 def test_a_lease_that_is_held_is_nobody_elses(two):
     first, second = two
-    assert first.acquire_lease(NAME, "a", LONG).token == 1
-    assert second.acquire_lease(NAME, "b", LONG) is None
-    assert second.acquire_lease("symbol:ETH", "b", LONG).token == 1
+    assert first.leases.acquire(NAME, "a", LONG).token == 1
+    assert second.leases.acquire(NAME, "b", LONG) is None
+    assert second.leases.acquire("symbol:ETH", "b", LONG).token == 1
 
 
 def test_renewing_keeps_the_token_and_every_other_way_to_a_lease_makes_it_grow(two):
     first, second = two
-    mine = first.acquire_lease(NAME, "a", LONG)
-    assert first.acquire_lease(NAME, "a", LONG) == mine
-    assert first.renew_lease(mine, LONG)
-    first.release_lease(mine)
-    assert not first.renew_lease(mine, LONG)
-    again = first.acquire_lease(NAME, "a", OVER)
+    mine = first.leases.acquire(NAME, "a", LONG)
+    assert first.leases.acquire(NAME, "a", LONG) == mine
+    assert first.leases.renew(mine, LONG)
+    first.leases.release(mine)
+    assert not first.leases.renew(mine, LONG)
+    again = first.leases.acquire(NAME, "a", OVER)
     assert again.token == 2
-    assert second.acquire_lease(NAME, "b", LONG).token == 3
-    assert first.lease(NAME).holder == "b"
+    assert second.leases.acquire(NAME, "b", LONG).token == 3
+    assert first.leases.get(NAME).holder == "b"
 
 
 def test_an_old_token_releases_nothing(two):
     first, second = two
-    mine = first.acquire_lease(NAME, "a", OVER)
-    second.acquire_lease(NAME, "b", LONG)
-    first.release_lease(mine)
-    assert first.acquire_lease(NAME, "a", LONG) is None
+    mine = first.leases.acquire(NAME, "a", OVER)
+    second.leases.acquire(NAME, "b", LONG)
+    first.leases.release(mine)
+    assert first.leases.acquire(NAME, "a", LONG) is None
 
 
 def test_who_lost_the_lease_cannot_begin_to_send(two):
     first, second = two
-    mine = first.acquire_lease(NAME, "a", OVER)
-    assert not first.begin_sending("qd-1", mine, AT)
-    theirs = second.acquire_lease(NAME, "b", LONG)
-    assert not first.begin_sending("qd-1", mine, AT)
-    assert first.intent_state("qd-1") == "persisted"
-    assert second.begin_sending("qd-1", theirs, AT)
-    assert second.intent_state("qd-1") == "sending"
+    mine = first.leases.acquire(NAME, "a", OVER)
+    assert not first.intents.begin_sending("qd-1", mine, AT)
+    theirs = second.leases.acquire(NAME, "b", LONG)
+    assert not first.intents.begin_sending("qd-1", mine, AT)
+    assert first.intents.state("qd-1") == "persisted"
+    assert second.intents.begin_sending("qd-1", theirs, AT)
+    assert second.intents.state("qd-1") == "sending"
 
 
 def test_what_a_later_holder_has_sent_an_earlier_one_never_sends_again(two):
     first, second = two
-    mine = first.acquire_lease(NAME, "a", OVER)
-    theirs = second.acquire_lease(NAME, "b", LONG)
-    assert second.begin_sending("qd-1", theirs, AT)
-    assert not first.begin_sending("qd-1", mine.model_copy(update={"holder": "b"}), AT)
-    second.mark_intent("qd-1", "done", AT)
-    assert not second.begin_sending("qd-1", theirs, AT)
+    mine = first.leases.acquire(NAME, "a", OVER)
+    theirs = second.leases.acquire(NAME, "b", LONG)
+    assert second.intents.begin_sending("qd-1", theirs, AT)
+    assert not first.intents.begin_sending("qd-1", mine.model_copy(update={"holder": "b"}), AT)
+    second.intents.mark("qd-1", "done", AT)
+    assert not second.intents.begin_sending("qd-1", theirs, AT)
 
 
 def test_intents_are_not_kept_under_a_lease_that_is_lost(two):
     first, second = two
-    mine = first.acquire_lease("guard", "a", OVER)
-    second.acquire_lease("guard", "b", LONG)
+    mine = first.leases.acquire("guard", "a", OVER)
+    second.leases.acquire("guard", "b", LONG)
     with pytest.raises(StoreError, match="guard was lost"):
-        first.save_intents("c1", [an_intent("qd-2")], AT, mine)
-    assert first.intent("qd-2") is None
+        first.intents.save("c1", [an_intent("qd-2")], AT, mine)
+    assert first.intents.get("qd-2") is None
 
 
 def test_only_what_nobody_began_to_send_is_dropped(two):
     first, _ = two
-    first.save_intents("c1", [an_intent("qd-2")], AT)
-    first.begin_sending("qd-1", first.acquire_lease(NAME, "a", LONG), AT)
-    first.drop_intents("c1", AT + minutes(1))
-    assert (first.intent_state("qd-1"), first.intent_state("qd-2")) == ("sending", "rejected")
+    first.intents.save("c1", [an_intent("qd-2")], AT)
+    first.intents.begin_sending("qd-1", first.leases.acquire(NAME, "a", LONG), AT)
+    first.intents.drop("c1", AT + minutes(1))
+    assert (first.intents.state("qd-1"), first.intents.state("qd-2")) == ("sending", "rejected")
 
 
 def test_of_many_at_once_one_gets_the_lease(store_url, open_store):
     stores = [open_store(store_url) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda n: stores[n].acquire_lease(NAME, str(n), LONG), range(8)))
+        got = list(pool.map(lambda n: stores[n].leases.acquire(NAME, str(n), LONG), range(8)))
     assert len([lease for lease in got if lease is not None]) == 1
 
 
 def test_nobody_takes_a_lease_over_while_intents_are_kept_under_it(two):
     first, second = two
-    if not first.is_postgres:
+    if not first.database.is_postgres:
         pytest.skip("SQLite lets one transaction write at a time")
-    mine = first.acquire_lease(NAME, "a", LONG)
-    with first._writing() as connection:
-        assert first._keep_held(connection, mine)
-        with pytest.raises(StoreError, match="could not obtain lock"), second._reading() as other:
+    mine = first.leases.acquire(NAME, "a", LONG)
+    with first.database.writing() as connection:
+        assert first.leases.keep_held(connection, mine)
+        with pytest.raises(StoreError, match="could not obtain lock"), second.database.reading() as other:
             other.execute(text("SELECT name FROM leases FOR UPDATE NOWAIT"))

@@ -16,32 +16,32 @@ def move(version: str, kind: str = "promoted", role: str = "single", **fields: o
 
 def test_an_alias_moves_and_the_history_says_from_where(store):
     met = Criterion(name="cost", value="0.01", threshold="at most 0.05", passed=True)
-    assert store.move_alias(move("v001", "pinned")).previous == ""
-    assert store.move_alias(move("v002", criteria=(met,), evidence="run1")).previous == "v001"
-    store.keep_move(move("v003", "refused"))
-    store.move_alias(move("v001", role="risk"))
-    assert {role: {a: tuple(to) for a, to in named.items()} for role, named in store.prompt_aliases().items()} == {
+    assert store.prompts.move(move("v001", "pinned")).previous == ""
+    assert store.prompts.move(move("v002", criteria=(met,), evidence="run1")).previous == "v001"
+    store.prompts.note_refusal(move("v003", "refused"))
+    store.prompts.move(move("v001", role="risk"))
+    assert {role: {a: tuple(to) for a, to in named.items()} for role, named in store.prompts.aliases().items()} == {
         "single": {"champion": ("v002", "v002" * 16)}, "risk": {"champion": ("v001", "v001" * 16)},
     }  # fmt: skip
-    assert [(one.kind, one.version) for one in store.moves("single")] == [
+    assert [(one.kind, one.version) for one in store.prompts.moves("single")] == [
         ("refused", "v003"), ("promoted", "v002"), ("pinned", "v001"),
     ]  # fmt: skip
-    assert store.moves("single")[1] == move("v002", criteria=(met,), evidence="run1", previous="v001")
+    assert store.prompts.moves("single")[1] == move("v002", criteria=(met,), evidence="run1", previous="v001")
 
 
 def test_the_first_champion_comes_after_the_version_that_was_used_without_one(store):
-    assert store.move_alias(move("v001", previous="v004")).previous == "v004"
+    assert store.prompts.move(move("v001", previous="v004")).previous == "v004"
 
 
 def test_decisions_and_outcomes_are_found_by_the_prompt_they_sent(store):
     for i, (strategy, cycle) in enumerate([("default", "c1"), ("default", "c2"), ("other", "c3")]):
         at = AT + minutes(5 * i)
-        store.begin_cycle(a_cycle(cycle, strategy=strategy, as_of=at), at)
-        store.keep_decision(cycle, a_decision(comment=cycle), at)
-        store.save_position(a_position(f"p{i}", cycle_id=cycle, strategy=strategy, closed_at=at))
-        store.save_outcome(an_outcome(f"p{i}", cycle_id=cycle, r_multiple=Decimal(i), closed_at=at))
-    assert [d.decision.comment for d in store.decisions_with("default", SHA, AT, 9)] == ["c2", "c1"]
-    assert [d.decision.comment for d in store.decisions_with("default", SHA, AT + minutes(1), 9)] == ["c2"]
-    assert len(store.decisions_with("default", SHA, AT, 1)) == 1
-    assert store.decisions_with("default", "cd" * 32, AT, 9) == []
-    assert store.outcomes_with("default", SHA, AT, 9) == [Decimal(1), Decimal(0)]
+        store.cycles.begin(a_cycle(cycle, strategy=strategy, as_of=at), at)
+        store.decisions.keep(cycle, a_decision(comment=cycle), at)
+        store.positions.save(a_position(f"p{i}", cycle_id=cycle, strategy=strategy, closed_at=at))
+        store.outcomes.save(an_outcome(f"p{i}", cycle_id=cycle, r_multiple=Decimal(i), closed_at=at))
+    assert [d.decision.comment for d in store.prompts.decisions("default", SHA, AT, 9)] == ["c2", "c1"]
+    assert [d.decision.comment for d in store.prompts.decisions("default", SHA, AT + minutes(1), 9)] == ["c2"]
+    assert len(store.prompts.decisions("default", SHA, AT, 1)) == 1
+    assert store.prompts.decisions("default", "cd" * 32, AT, 9) == []
+    assert store.prompts.outcomes("default", SHA, AT, 9) == [Decimal(1), Decimal(0)]

@@ -7,8 +7,7 @@ import pytest
 from store_samples import AT, a_cycle, a_decision, a_full_cycle, a_position, a_reason, a_snapshot, an_outcome, minutes
 
 from tasks.adapters.store import retention
-from tasks.core.types.decision import ToolCall
-from tasks.core.types.record import CycleStatus, HistoryRecord
+from tasks.core.types.record import CycleStatus
 
 OLD = AT - timedelta(days=400)
 BEFORE = AT - timedelta(days=365)
@@ -16,41 +15,35 @@ BEFORE = AT - timedelta(days=365)
 
 def keep_quiet(store, name, at):
     record = a_cycle(name, as_of=at, status=CycleStatus.QUIET)
-    store.begin_cycle(record, at)
-    store.save_cycle(record, at)
+    store.cycles.begin(record, at)
+    store.cycles.save(record, at)
 
 
 def fill(store, at, name):
     """A quiet cycle and a decided one with everything about it."""
     keep_quiet(store, f"quiet-{name}", at)
-    tool = ToolCall(trace_id=f"t-{name}", tool="digest", parameters={}, response="{}", latency_ms=1)
-    decided = a_full_cycle(
-        f"decided-{name}", as_of=at + minutes(5), decided=a_decision().model_copy(update={"tool_calls": (tool,)})
-    )
-    store.begin_cycle(decided, at)
-    store.save_cycle(decided, at)
-    store.add_reasons("default", [a_reason(as_of=at, fingerprint=f"f-{name}")], at)
-    store.add_history(
-        HistoryRecord(ts=at, kind="execution", reference_id=f"decided-{name}", payload={}), "BTC/USDT:USDT"
-    )
-    store.keep_reply(f"hash-{name}", a_decision().calls[0], at)
+    decided = a_full_cycle(f"decided-{name}", as_of=at + minutes(5))
+    store.cycles.begin(decided, at)
+    store.cycles.save(decided, at)
+    store.events.add("default", [a_reason(as_of=at, fingerprint=f"f-{name}")], at)
+    store.replies.keep(f"hash-{name}", a_decision().calls[0], at)
 
 
 def test_old_bulk_is_deleted_and_every_decision_stays_whole(store):
     fill(store, OLD, "old"), fill(store, AT, "new")
-    store.save_position(a_position())
-    store.save_outcome(an_outcome())
-    before, kept = store.counts(), store.cycle("decided-old")
-    assert store.prune("default", BEFORE) == {
-        "cycles": 1, "events": 1, "history": 1, "replies": 1, "budgets": 0, "tool_calls": 1
+    store.positions.save(a_position())
+    store.outcomes.save(an_outcome())
+    before, kept = store.counts(), store.cycles.get("decided-old")
+    assert store.retention.prune("default", BEFORE) == {
+        "cycles": 1, "events": 1, "replies": 1, "budgets": 0
     }  # fmt: skip
     after = store.counts()
     assert {name: before[name] - after[name] for name in before if before[name] != after[name]} == {
-        "cycles": 1, "events": 1, "history": 1, "replies": 1, "tool_calls": 1
+        "cycles": 1, "events": 1, "replies": 1
     }  # fmt: skip
-    assert store.cycle("decided-old") == kept
-    assert (store.cycle("quiet-old"), store.cycle("quiet-new") is None) == (None, False)
-    assert sum(store.prune("default", BEFORE).values()) == 0
+    assert store.cycles.get("decided-old") == kept
+    assert (store.cycles.get("quiet-old"), store.cycles.get("quiet-new") is None) == (None, False)
+    assert sum(store.retention.prune("default", BEFORE).values()) == 0
 
 
 def test_budgets_of_old_days_go(store):
@@ -58,21 +51,21 @@ def test_budgets_of_old_days_go(store):
     from tasks.core.types.limits import Budget
 
     for at in (OLD, AT):
-        store.reserve(Charge(session="s", symbol="BTC/USDT:USDT", decision="d"), Decimal("0.01"), Budget(), at)
-    assert store.prune("default", BEFORE)["budgets"] == 1
-    assert store.spent(AT).calls == 1
+        store.budget.reserve(Charge(session="s", symbol="BTC/USDT:USDT", decision="d"), Decimal("0.01"), Budget(), at)
+    assert store.retention.prune("default", BEFORE)["budgets"] == 1
+    assert store.budget.spent(AT).calls == 1
 
 
 def test_another_strategys_cycles_are_its_own_affair(store):
     keep_quiet(store, "theirs", OLD)
-    assert store.prune("other", BEFORE)["cycles"] == 0
+    assert store.retention.prune("other", BEFORE)["cycles"] == 0
 
 
 def test_a_quiet_cycle_that_was_sampled_stays(store):
     record = a_full_cycle("sampled", as_of=OLD, status=CycleStatus.QUIET, snapshot=a_snapshot())
-    store.begin_cycle(record, OLD)
-    store.save_cycle(record, OLD)
-    assert store.prune("default", BEFORE)["cycles"] == 0
+    store.cycles.begin(record, OLD)
+    store.cycles.save(record, OLD)
+    assert store.retention.prune("default", BEFORE)["cycles"] == 0
 
 
 def test_much_goes_in_batches_and_the_rest_next_time(store, monkeypatch):
@@ -80,7 +73,7 @@ def test_much_goes_in_batches_and_the_rest_next_time(store, monkeypatch):
     monkeypatch.setattr(retention, "BATCHES", 2)
     for number in range(5):
         keep_quiet(store, f"q{number}", OLD + minutes(5 * number))
-    assert [store.prune("default", BEFORE)["cycles"] for _ in range(3)] == [4, 1, 0]
+    assert [store.retention.prune("default", BEFORE)["cycles"] for _ in range(3)] == [4, 1, 0]
 
 
 @pytest.mark.parametrize(("days", "left"), [(0, 1), (365, 0)])

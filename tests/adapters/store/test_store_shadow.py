@@ -25,8 +25,8 @@ def a_shadow(cycle_id: str = "c1", **fields: object) -> ShadowDecision:
 def keep(store: Store, shadow: ShadowDecision) -> None:
     """Keep an answer about a cycle that was begun."""
     begun = a_cycle(shadow.cycle_id, strategy=shadow.strategy, symbol=shadow.symbol, as_of=shadow.as_of)
-    store.begin_cycle(begun, shadow.as_of)
-    store.keep_shadow(shadow)
+    store.cycles.begin(begun, shadow.as_of)
+    store.shadow.keep(shadow)
 
 
 def a_book(state: str = "one", equity: int = 10_000, until: int = 0) -> PaperBookState:
@@ -39,37 +39,37 @@ def a_book(state: str = "one", equity: int = 10_000, until: int = 0) -> PaperBoo
 def test_of_two_writers_who_read_the_same_book_the_second_is_refused(store_url, open_store, theirs):
     """Another run has passed the same bars over it: to write once more would undo what that one kept."""
     first, second = open_store(store_url), open_store(store_url)
-    assert first.save_paper_book("default", "rules", a_book(), None)
-    read = [each.paper_book("default", "rules") for each in (first, second)]
-    assert first.save_paper_book("default", "rules", theirs, read[0])
-    assert not second.save_paper_book("default", "rules", a_book("late", until=10), read[1])
-    assert second.paper_book("default", "rules") == theirs
-    assert second.save_paper_book("default", "rules", a_book("late", until=10), theirs)
+    assert first.paper_books.save("default", "rules", a_book(), None)
+    read = [each.paper_books.get("default", "rules") for each in (first, second)]
+    assert first.paper_books.save("default", "rules", theirs, read[0])
+    assert not second.paper_books.save("default", "rules", a_book("late", until=10), read[1])
+    assert second.paper_books.get("default", "rules") == theirs
+    assert second.paper_books.save("default", "rules", a_book("late", until=10), theirs)
 
 
 def test_of_two_writers_of_a_first_book_the_second_is_refused(store_url, open_store):
     first, second = open_store(store_url), open_store(store_url)
-    assert first.paper_book("default", "rules") is second.paper_book("default", "rules") is None
-    assert first.save_paper_book("default", "rules", a_book("mine"), None)
-    assert not second.save_paper_book("default", "rules", a_book("late"), None)
-    assert second.paper_book("default", "rules") == a_book("mine")
+    assert first.paper_books.get("default", "rules") is second.paper_books.get("default", "rules") is None
+    assert first.paper_books.save("default", "rules", a_book("mine"), None)
+    assert not second.paper_books.save("default", "rules", a_book("late"), None)
+    assert second.paper_books.get("default", "rules") == a_book("mine")
 
 
 def test_a_book_is_its_strategys_and_its_challengers_own(store):
     for strategy, decider in (("default", "rules"), ("default", "hold"), ("other", "rules")):
-        assert store.save_paper_book(strategy, decider, a_book(f"{strategy}/{decider}"), None)
+        assert store.paper_books.save(strategy, decider, a_book(f"{strategy}/{decider}"), None)
     moved = a_book("moved", until=5)
-    assert store.save_paper_book("default", "rules", moved, a_book("default/rules"))
-    assert store.paper_book("default", "rules") == moved
-    assert store.paper_book("default", "hold").state == "default/hold"
-    assert store.paper_book("other", "rules").state == "other/rules"
+    assert store.paper_books.save("default", "rules", moved, a_book("default/rules"))
+    assert store.paper_books.get("default", "rules") == moved
+    assert store.paper_books.get("default", "hold").state == "default/hold"
+    assert store.paper_books.get("other", "rules").state == "other/rules"
 
 
 def test_the_first_answer_of_a_decider_in_a_cycle_is_its_only_one(store):
     keep(store, a_shadow())
     keep(store, a_shadow(decided=a_decision("second thoughts")))
     keep(store, a_shadow(decider="hold"))
-    [kept] = store.shadows_between("default", "rules", AT - minutes(5), AT)
+    [kept] = store.shadow.between("default", "rules", AT - minutes(5), AT)
     assert kept == a_shadow()
 
 
@@ -78,7 +78,7 @@ def test_answers_are_found_by_strategy_decider_and_time_with_the_later_end_inclu
         keep(store, a_shadow(f"c{i}", as_of=AT + minutes(5 * i)))
     keep(store, a_shadow("c1", decider="hold", as_of=AT + minutes(5)))
     keep(store, a_shadow("other", strategy="other", as_of=AT + minutes(5)))
-    found = store.shadows_between("default", "rules", AT, AT + minutes(10))
+    found = store.shadow.between("default", "rules", AT, AT + minutes(10))
     assert [each.cycle_id for each in found] == ["c1", "c2"]
 
 
@@ -87,11 +87,11 @@ def test_a_score_is_its_answers_own_and_is_asked_for_once(store):
         keep(store, a_shadow(decider=decider))
     keep(store, a_shadow("young", as_of=AT + timedelta(days=1)))
     keep(store, a_shadow("other", strategy="other", as_of=AT - minutes(5)))
-    assert {each.decider for each in store.unscored_shadows("default", AT, 10)} == {"rules", "hold"}
-    assert len(store.unscored_shadows("default", AT, 1)) == 1
-    store.score_shadow(a_shadow(), Counterfactual(return_pct=Decimal("1.25"), bars=288, closed=True))
-    assert [each.decider for each in store.unscored_shadows("default", AT, 10)] == ["hold"]
-    assert store.shadow_scores("default") == {"rules": {"c1": Decimal("1.25")}}
-    assert store.scored_shadows("default", AT) == [(a_shadow(), Decimal("1.25"))]
-    assert store.scored_shadows("default", AT + minutes(5)) == []
-    assert store.shadow_scores("other") == {}
+    assert {each.decider for each in store.shadow.unscored("default", AT, 10)} == {"rules", "hold"}
+    assert len(store.shadow.unscored("default", AT, 1)) == 1
+    store.shadow.score(a_shadow(), Counterfactual(return_pct=Decimal("1.25"), bars=288, closed=True))
+    assert [each.decider for each in store.shadow.unscored("default", AT, 10)] == ["hold"]
+    assert store.shadow.scores("default") == {"rules": {"c1": Decimal("1.25")}}
+    assert store.shadow.scored("default", AT) == [(a_shadow(), Decimal("1.25"))]
+    assert store.shadow.scored("default", AT + minutes(5)) == []
+    assert store.shadow.scores("other") == {}

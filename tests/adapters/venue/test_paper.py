@@ -55,7 +55,7 @@ async def open_paper(url: str, kept: Store) -> AsyncIterator[Open]:
 
     def open_one(**changes: object) -> PaperVenue:
         settings = paper_settings(url, **changes)
-        opened.append(PaperVenue(connect(settings), kept, settings))
+        opened.append(PaperVenue(connect(settings), kept.paper_books, settings))
         return opened[-1]
 
     yield open_one
@@ -248,7 +248,7 @@ def trade(url: str, store_url: str, strategy: str, name: str, ready: object) -> 
     async def send() -> None:
         settings = paper_settings(url, strategy=strategy)
         store = Store(store_url)
-        venue = PaperVenue(connect(settings), store, settings)
+        venue = PaperVenue(connect(settings), store.paper_books, settings)
         await venue.now()
         await asyncio.to_thread(ready.wait, 120)
         for n in range(ORDERS):
@@ -268,7 +268,7 @@ async def test_orders_of_two_processes_at_once_are_all_filled_and_none_twice(url
         await asyncio.to_thread(child.join, 180)
     assert [child.exitcode for child in children] == [0, 0]
     settings = paper_settings(url, strategy=strategy)
-    venue = PaperVenue(connect(settings), open_store(store_url), settings)
+    venue = PaperVenue(connect(settings), open_store(store_url).paper_books, settings)
     fills = await venue.fills(BTC, START)
     sent = sorted(f"{name}-{n}" for name in ("a", "b") for n in range(ORDERS))
     assert sorted(fill.client_order_id for fill in fills) == sent
@@ -280,8 +280,8 @@ def test_a_book_that_others_changed_is_not_overwritten(store):
     from tasks.adapters.store.shadow import PaperBookState
 
     first, second = (PaperBookState(state=s, equity=Decimal(1), until=START) for s in ("one", "two"))
-    assert store.save_paper_book("s", "d", first, None)
-    assert not store.save_paper_book("s", "d", second, None)
-    assert store.save_paper_book("s", "d", second, first)
-    assert not store.save_paper_book("s", "d", first, first)
-    assert store.paper_book("s", "d") == second
+    assert store.paper_books.save("s", "d", first, None)
+    assert not store.paper_books.save("s", "d", second, None)
+    assert store.paper_books.save("s", "d", second, first)
+    assert not store.paper_books.save("s", "d", first, first)
+    assert store.paper_books.get("s", "d") == second

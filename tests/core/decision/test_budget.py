@@ -20,7 +20,7 @@ ONE = Decimal(1)
 
 
 def ask(budget: Budget, desk: FakeDesk, *tiers: Tier):
-    ticket = Ticket(CHARGE, desk, Clock())
+    ticket = Ticket(CHARGE, desk, desk, Clock())
 
     async def once():
         TICKET.set(ticket)
@@ -107,7 +107,7 @@ async def test_a_cancelled_call_is_taken_to_have_cost_its_worst_case():
             await asyncio.Event().wait()
 
     desk = FakeDesk()
-    TICKET.set(Ticket(CHARGE, desk, Clock()))
+    TICKET.set(Ticket(CHARGE, desk, desk, Clock()))
     model = BudgetedModel([Tier(Hanging(), ("openai/big",))], FakePrices(), Budget())
     asked = asyncio.create_task(model.ask("single", REF, MESSAGES, {}))
     await asyncio.wait_for(begun.wait(), 60)

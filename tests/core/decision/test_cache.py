@@ -18,7 +18,7 @@ NAMES = ("openai/big", "openai/other")
 
 @pytest.fixture
 def ticket():
-    one = Ticket(Charge(session="s", symbol="BTC", decision="d"), FakeDesk(), Clock())
+    one = Ticket(Charge(session="s", symbol="BTC", decision="d"), *[FakeDesk()] * 2, Clock())
     token = TICKET.set(one)
     yield one
     TICKET.reset(token)

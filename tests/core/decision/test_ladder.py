@@ -15,7 +15,7 @@ from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel, KeptDecision
 from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.ladder import Ladder, Terms
+from tasks.core.decision.ladder import Ladder, Shared, Terms
 from tasks.core.decision.memory import vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
@@ -54,7 +54,7 @@ class Bench:
                             timedelta(hours=1))  # fmt: skip
         self.primary = SingleDecider(asked, PROMPT, lambda s: "lean")
         self.ladder = Ladder(
-            self.primary, RulesDecider(), self.desk,
+            self.primary, RulesDecider(), Shared(*[self.desk] * 4),
             Terms(**{"strategy": "s", "ttl": timedelta(hours=1), "max_distance": 0.15,
                      "breaker": Breaker(3, timedelta(seconds=900))} | terms), self.clock,
         )  # fmt: skip
@@ -255,7 +255,7 @@ class Answering:
 
 def ladder(primary, **terms) -> Ladder:
     bench = Bench(DEAD, **terms)
-    return Ladder(primary, RulesDecider(), bench.desk, bench.ladder.terms, bench.clock)
+    return Ladder(primary, RulesDecider(), bench.ladder.shared, bench.ladder.terms, bench.clock)
 
 
 async def test_a_hold_that_was_decided_is_an_answer_and_one_for_lack_of_answers_is_not():

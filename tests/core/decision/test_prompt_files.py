@@ -79,7 +79,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
 
 
 def set_alias(prompt: Prompt, alias: str) -> None:
-    opened(settings().store_url).move_alias(
+    opened(settings().store_url).prompts.move(
         Move(
             at=AT, role=prompt.name, alias=alias, version=prompt.version, sha256=prompt.sha256, kind="pinned", who="me"
         )

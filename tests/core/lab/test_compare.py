@@ -269,11 +269,11 @@ class Desk:
     def __init__(self) -> None:
         self.kept: dict[str, KeptReply] = {}
 
-    def keep_reply(self, content_hash, call, at) -> None:
+    def keep(self, content_hash, call, at) -> None:
         paid = call.model_dump(include={"model", "raw_reply", "cost_usd", "tokens_in", "tokens_out"})
         self.kept[content_hash] = KeptReply(created_at=at, **paid)
 
-    def find_reply(self, content_hashes, since) -> KeptReply | None:
+    def find(self, content_hashes, since) -> KeptReply | None:
         return next((self.kept[one] for one in content_hashes if one in self.kept), None)
 
 

@@ -1,0 +1,27 @@
+"""What a venue lets one trade on a symbol, as `ingest` last read it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+
+from tasks.adapters.store.database import Database
+from tasks.adapters.store.tables import InstrumentRow
+from tasks.core.types.orders import Instrument
+
+
+@dataclass
+class InstrumentRepository:
+    """Instruments by venue and symbol."""
+
+    database: Database
+
+    def save(self, venue: str, instrument: Instrument, stored_at: datetime) -> None:
+        """Keep what the venue says of a symbol now, in place of what it said before."""
+        row = {"venue": venue, "symbol": instrument.symbol, "document": instrument.model_dump(mode="json")}
+        self.database.write(self.database.upsert(InstrumentRow, row | {"stored_at": stored_at}))
+
+    def get(self, venue: str, symbol: str) -> Instrument | None:
+        """Return what the venue last said of a symbol; None if it was never asked."""
+        query = select(InstrumentRow.document).where(InstrumentRow.venue == venue, InstrumentRow.symbol == symbol)
+        return self.database.first(Instrument, query)
