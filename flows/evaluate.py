@@ -26,6 +26,7 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import compare, statistics
 from tasks.core.lab.comparison import Treatment, Trial, Variant, Window
+from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.strategy import Strategy
@@ -223,25 +224,14 @@ def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return the table of variants as text."""
     return [
         (
-            row["label"] + ("" if row["complete"] else " (partial)"), f"{row['return_pct']:+.2f}",
-            _spread(row["daily_bps"], 2), _told(row["sharpe"], 2), f"{row['max_drawdown_pct']:.2f}", str(row["trades"]),
-            _spread(row["expectancy_r"], 3), _told(row["psr"], 3), _told(row["dsr"], 3),
-            "-" if row["chance"] is None else f"{row['chance']['beaten']:.0%}", f"{row['fees_quote']:.0f}",
-            f"{row['llm_cost_usd']:.4f}",
+            row["label"] + ("" if row["complete"] else " (partial)"), fixed(row["return_pct"], sign=True),
+            interval(row["daily_bps"]), fixed(row["sharpe"]), fixed(row["max_drawdown_pct"]), str(row["trades"]),
+            interval(row["expectancy_r"], 3), fixed(row["psr"], 3), fixed(row["dsr"], 3),
+            percent(row["chance"] and row["chance"]["beaten"]), fixed(row["fees_quote"], 0),
+            fixed(row["llm_cost_usd"], 4),
         )
         for row in found["rows"]
     ]  # fmt: skip
-
-
-def _told(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def _spread(found: dict[str, Any] | None, digits: int) -> str:
-    if found is None:
-        return "-"
-    known = f"{found['estimate']:+.{digits}f}"
-    return known if found["low"] is None else f"{known} [{found['low']:+.{digits}f}, {found['high']:+.{digits}f}]"
 
 
 def markdown(found: dict[str, Any]) -> str:

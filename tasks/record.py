@@ -88,7 +88,7 @@ async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) 
 
 def chart_of(record: CycleRecord) -> str:
     """Draw what was known at the record's close, as a URL that holds the picture; "" where it cannot be drawn."""
-    from tasks.adapters.charts import moment
+    from tasks.adapters.charts import canvas, moment
 
     try:
         frames = stored_frames(record.symbol, record.as_of, settings().history_bars)
@@ -100,7 +100,7 @@ def chart_of(record: CycleRecord) -> str:
     except (TradingError, ImportError, OSError, ValueError) as e:  # no candles, or the drawing library's own
         log().warning("chart symbol=%s cycle_id=%s not drawn error=%s", record.symbol, record.cycle_id, e)
         return ""
-    return moment.data_uri(picture)
+    return canvas.data_uri(picture)
 
 
 @task(**STAGE)

@@ -26,7 +26,7 @@ POINTS = 1000
 @task(**STAGE)
 async def write_report(day: date) -> Path:
     """Write the page about one UTC day, show it in Prefect and send its headline; again: the same files."""
-    from tasks.adapters.charts import comparison, moment
+    from tasks.adapters.charts import canvas, comparison
     from tasks.adapters.charts.report import page_of
 
     kept, s = store(), settings()
@@ -41,7 +41,7 @@ async def write_report(day: date) -> Path:
         day, s.strategy, [point for point in points if point.at >= begin],
         kept.cycles.by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),
     )  # fmt: skip
-    picture = moment.data_uri(comparison.equity_png({s.strategy: _series(points)})) if len(points) > 1 else ""
+    picture = canvas.data_uri(comparison.equity({s.strategy: _series(points)})) if len(points) > 1 else ""
     told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if begin <= at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ PRELOADED = (
     "sqlalchemy.dialects.sqlite", "alembic.command", "psycopg", "pydantic_settings", "ccxt.async_support", "aiohttp",
     "great_expectations", "litellm", "mlflow", "mlflow.tracking", "prefect", "prefect.flow_engine",
     "prefect.task_engine", "prefect.flow_runs", "prefect.events", "prefect.artifacts", "prefect.runtime", "feedparser",
-    "icalendar", "mplfinance", "prometheus_client",
+    "icalendar", "matplotlib.figure", "prometheus_client",
 )  # fmt: skip
 ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",

@@ -121,6 +121,10 @@ class Pair(Dto):
     daily_bps: Interval
     sharpe: Interval
 
+    def less(self, label: str) -> "Pair":
+        """Return the pair as the other one less `label`."""
+        return self if self.b == label else Pair(a=self.b, b=self.a, daily_bps=-self.daily_bps, sharpe=-self.sharpe)
+
 
 class Leakage(Dto):
     """What a variant may owe to memory: masked or perturbed, it sees the same market under another name."""

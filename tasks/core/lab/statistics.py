@@ -41,6 +41,10 @@ class Interval(Dto):
     n: int = 0
     block: float | None = None
 
+    def __neg__(self) -> "Interval":
+        low, high = self.high and -self.high, self.low and -self.low
+        return self.model_copy(update={"estimate": -self.estimate, "low": low, "high": high})
+
 
 class Moments(NamedTuple):
     """A return series' Sharpe ratio per period, its length, skewness and (not excess) kurtosis."""

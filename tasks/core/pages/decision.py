@@ -12,6 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from tasks.core.pages.explanations import CODES, STATUSES
+from tasks.core.pages.numbers import UNKNOWN, plain
 from tasks.core.types.decision import Answer, Decision, ModelCall, OpenLong, OpenShort, ToolCall
 from tasks.core.types.orders import Fill, Order, OrderIntent, PositionSide
 from tasks.core.types.portfolio import HeldPosition
@@ -21,7 +22,6 @@ from tasks.core.types.snapshot import Confluence, PositionView, RiskView, Snapsh
 from tasks.core.types.verdict import Check, Verdict
 
 MAX_TEXT = 4000
-UNKNOWN = "–"
 # An underscore inside a word (OPEN_LONG) is never markup; "//" after ":" and "." after "www" would become links.
 _ACTIVE = re.compile(r"[\\`*\[\]<>&|~#!@$]|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=www)\.", re.IGNORECASE)
 _LINE_START = re.compile(r"^(\d*)([-+=.)])")
@@ -59,7 +59,7 @@ def summary_line(record: CycleRecord) -> str:
         facts |= {"action": decided.decision.action, "source": decided.source, "rung": decided.rung}
     if verdict:
         facts |= {"allowed": str(verdict.allowed).lower(), "codes": ",".join(verdict.codes) or "-"}
-        facts |= {"quantity": _number(verdict.quantity)} if verdict.quantity else {}
+        facts |= {"quantity": plain(verdict.quantity)} if verdict.quantity else {}
     if record.failures:
         facts["failures"] = ",".join(sorted({failure.expectation for failure in record.failures}))
     facts["cycle_id"] = record.cycle_id
@@ -113,12 +113,12 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
     rows = [
         (
             name,
-            _number(view.close),
-            _number(view.rsi, 3),
-            _number(view.macd_hist, 3),
+            plain(view.close),
+            plain(view.rsi, 3),
+            plain(view.macd_hist, 3),
             (view.ma_stack or UNKNOWN).replace(">", " › "),
-            _number(view.price_z20, 3),
-            _number(view.atr_pct, 3),
+            plain(view.price_z20, 3),
+            plain(view.atr_pct, 3),
         )
         for name, view in snapshot.timeframes.items()
     ]
@@ -127,8 +127,8 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
         f"- Confluence: {_confluence(snapshot.confluence)}",
         f"- Position: {_position(snapshot.position)}",
         f"- Risk: {_risk(snapshot.risk)}",
-        f"- Book{' (modelled)' if modelled_book else ''}: imbalance {_number(book.imbalance, 3)}, spread "
-        f"{_number(book.spread_bps, 3)} bps, slippage for our size {_number(book.slippage_bps_for_size, 3)} bps",
+        f"- Book{' (modelled)' if modelled_book else ''}: imbalance {plain(book.imbalance, 3)}, spread "
+        f"{plain(book.spread_bps, 3)} bps, slippage for our size {plain(book.slippage_bps_for_size, 3)} bps",
     ]
     head = ("timeframe", "close", "RSI", "MACD hist", "MA stack", "price z20", "ATR %")
     return _table(head, rows) + "\n\n" + "\n".join(lines)
@@ -144,14 +144,14 @@ def _position(p: PositionView) -> str:
     if p.side == "flat":
         return "flat"
     return (
-        f"{p.side} {_number(p.size_pct, 4)} % of equity at {_number(p.avg_price)}, {_number(p.unrealized_R, 3)} R, "
+        f"{p.side} {plain(p.size_pct, 4)} % of equity at {plain(p.avg_price)}, {plain(p.unrealized_R, 3)} R, "
         f"open for {UNKNOWN if p.age_bars_5m is None else p.age_bars_5m} bars of 5m, "
-        f"stop {_number(p.stop_atr, 3)} ATR and target {_number(p.tp_atr, 3)} ATR away"
+        f"stop {plain(p.stop_atr, 3)} ATR and target {plain(p.tp_atr, 3)} ATR away"
     )
 
 
 def _risk(r: RiskView) -> str:
-    today = f"today {_number(r.daily_pnl_pct, 3)} %, worst drawdown today {_number(r.max_drawdown_today_pct, 3)} %"
+    today = f"today {plain(r.daily_pnl_pct, 3)} %, worst drawdown today {plain(r.max_drawdown_today_pct, 3)} %"
     return f"{today}, mode {r.risk_mode}"
 
 
@@ -160,10 +160,10 @@ def _decided(decided: Answer) -> str:
     asked = "".join(f", {name} {_escape(value)}" for name, value in _parameters(d).items())
     came = (
         f"From {_escape(decided.source)}, rung {_escape(decided.rung)}, model {_escape(decided.model) or UNKNOWN}: "
-        f"{_number(decided.latency_ms / 1000, 3)} s, {_number(decided.cost_usd)} USD, {decided.tokens} tokens."
+        f"{plain(decided.latency_ms / 1000, 3)} s, {plain(decided.cost_usd)} USD, {decided.tokens} tokens."
     )
     parts = [
-        f"**{_escape(d.action)}**{asked}, confidence {_number(d.confidence)}",
+        f"**{_escape(d.action)}**{asked}, confidence {plain(d.confidence)}",
         _labelled("Comment", _quote(d.comment)),
         _labelled("Reasoning", _quote(d.reasoning)),
         _labelled("Key factors", _quoted_list(d.key_factors)),
@@ -183,7 +183,7 @@ def _tools(calls: Sequence[ToolCall]) -> str:
             call.tool,
             ", ".join(f"{name}={value}" for name, value in call.parameters.items()),
             call.error[:200] or f"{call.bytes} bytes{', cut' if call.truncated else ''}",
-            _number(call.latency_ms / 1000, 3),
+            plain(call.latency_ms / 1000, 3),
         )
         for call in calls
     ]
@@ -196,9 +196,9 @@ def _calls(calls: Sequence[ModelCall]) -> str:
             call.role,
             call.model,
             f"{call.prompt.name}/{call.prompt.version} ({call.prompt.sha256[:8]})" if call.prompt else UNKNOWN,
-            _number(call.latency_ms / 1000, 3),
+            plain(call.latency_ms / 1000, 3),
             f"{call.tokens_in} / {call.tokens_out}",
-            _number(call.cost_usd),
+            plain(call.cost_usd),
             call.error[:200] or "none",
         )
         for call in calls
@@ -222,7 +222,7 @@ def _verdict(verdict: Verdict, decided: Answer | None) -> str:
         f"**{answer}**",
         _table(("", "asked", "allowed"), changed),
         _table(("code", "meaning", "compared"), [_code(check) for check in verdict.checks if check.fired]),
-        _table(("as allowed", ""), [(k, _number(v)) for k, v in numbers.items()]) if sends else "",
+        _table(("as allowed", ""), [(k, plain(v)) for k, v in numbers.items()]) if sends else "",
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -240,16 +240,16 @@ def _sent(intents: Sequence[OrderIntent], orders: Sequence[Order]) -> str:
 
 def _order(i: OrderIntent, order: Order | None) -> tuple[str, ...]:
     what = f"{i.side} {i.type.value}{' reduce-only' if i.reduce_only else ''}"
-    sent = (i.client_order_id, what, _number(i.quantity), _number(i.price), _number(i.stop), _number(i.target))
+    sent = (i.client_order_id, what, plain(i.quantity), plain(i.price), plain(i.stop), plain(i.target))
     if order is None:
         return (*sent, UNKNOWN, "no answer recorded", UNKNOWN, UNKNOWN)
     status = f"{order.status.value}{f': {order.reason}' if order.reason else ''}"
-    return (*sent, order.venue_order_id, status, _number(order.filled), _number(order.avg_price))
+    return (*sent, order.venue_order_id, status, plain(order.filled), plain(order.avg_price))
 
 
 def _fills(fills: Sequence[Fill]) -> str:
     rows = [
-        (_time(f.at), f.side, _number(f.quantity), _number(f.price), f"{_number(f.fee)} {f.fee_currency}", f.liquidity)
+        (_time(f.at), f.side, plain(f.quantity), plain(f.price), f"{plain(f.fee)} {f.fee_currency}", f.liquidity)
         for f in fills
     ]
     return _table(("at", "side", "quantity", "price", "fee", "liquidity"), rows)
@@ -258,9 +258,9 @@ def _fills(fills: Sequence[Fill]) -> str:
 def _outcome(o: Outcome) -> str:
     return (
         f"Closed at {_time(o.closed_at)} after {o.hold_seconds // 3600} h {o.hold_seconds % 3600 // 60} min: "
-        f"entry {_number(o.entry_price)}, exit {_number(o.exit_price)}, "
-        f"**PnL {_number(o.pnl)}** after fees of {_number(o.fees)} ({_number(o.pnl_pct)} % of the entry notional), "
-        f"{_number(o.r_multiple)} R."
+        f"entry {plain(o.entry_price)}, exit {plain(o.exit_price)}, "
+        f"**PnL {plain(o.pnl)}** after fees of {plain(o.fees)} ({plain(o.pnl_pct)} % of the entry notional), "
+        f"{plain(o.r_multiple)} R."
     )
 
 
@@ -303,8 +303,8 @@ def _escape(text: str) -> str:
 
 def _visible(text: str) -> str:
     """Drop what cannot be seen (control and direction characters, surrogates) and make every space a plain one."""
-    plain = "".join(" " if unicodedata.category(c)[0] == "Z" or c in "\t\r\n" else c for c in text)
-    return "".join(c for c in plain if unicodedata.category(c)[0] != "C")
+    spaced = "".join(" " if unicodedata.category(c)[0] == "Z" or c in "\t\r\n" else c for c in text)
+    return "".join(c for c in spaced if unicodedata.category(c)[0] != "C")
 
 
 def _quoted(text: str) -> str:
@@ -321,17 +321,8 @@ def _parameters(decision: Decision) -> dict[str, str]:
 
 def _parameter(value: object) -> str:
     if isinstance(value, Decimal):
-        return _number(value)
+        return plain(value)
     return "; ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
-
-
-def _number(value: float | Decimal | None, digits: int = 6) -> str:
-    """Return a number without exponent or trailing zeros: a Decimal in full, a float to `digits` digits."""
-    if value is None:
-        return UNKNOWN
-    exact = value if isinstance(value, Decimal) else Decimal(f"{value:.{digits}g}")
-    text = format(exact, "f")
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _time(at: datetime) -> str:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared_data import SHARED
 
-from tasks.adapters.charts import layers, moment
+from tasks.adapters.charts import moment
 from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.market import Market
@@ -73,17 +73,14 @@ def test_nothing_after_as_of_changes_a_pixel(market, timeframe):
     )
 
 
-def test_the_window_ends_with_the_last_closed_bar_and_holds_its_events_only(market):
+def test_the_last_closed_bar_is_the_last_one_seen_with_the_levels_known_at_its_close(market):
     at = AS_OF + timedelta(minutes=5)
-    seen = layers.window(market, at, "15m", 120)
-    assert seen.closes[-1] == AS_OF.timestamp()
-    assert len(seen.closes) == 120
-    begin = seen.closes[0] - 900
-    assert seen.events
-    assert list(seen.events) == [event for event in market.events if begin < event[0] <= at.timestamp()]
-    assert seen.last("sma20") == market.value("15m", "sma20", AS_OF)
+    seen = moment.visible(market, at, "15m", 120)
+    assert seen.index[-1] + timedelta(minutes=15) == AS_OF
+    assert len(seen) == 120
+    assert seen["sma20"].iloc[-1] == market.value("15m", "sma20", AS_OF)
     five = market.anchors["prev_day_high"]
-    assert seen.anchors["prev_day_high"][-1] == five[five.index[five.index + timedelta(minutes=5) <= AS_OF][-1]]
+    assert seen["prev_day_high"].iloc[-1] == five[five.index[five.index + timedelta(minutes=5) <= AS_OF][-1]]
 
 
 def test_position_and_reasons_are_drawn(market):
@@ -150,19 +147,11 @@ def test_an_hourly_market_is_drawn_in_hours(tmp_path):
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.floats(0.1, 8))
 def test_level_names_keep_their_order_and_distance_and_stay_below_the_top(wanted, gap):
-    placed = layers._spread(sorted(wanted), gap, 0, 100)
+    placed = moment._spread(sorted(wanted), gap, 0, 100)
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(placed))
     assert max(placed) <= 100 + 1e-9
     if len(wanted) == 1:
         assert placed == wanted
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(83540.2, "83,540.2"), (84000.0, "84,000"), (0.065321, "0.065321"), (1_234_567.0, "1,234,567"), (0.0, "0")],
-)
-def test_prices_are_written_for_people(value, text):
-    assert layers.number(value) == text
 
 
 # --- where the picture goes

@@ -1,0 +1,30 @@
+"""Numbers are written for people: no exponent, no digits nobody asked for, a dash where nothing is known."""
+
+from decimal import Decimal
+
+import pytest
+
+from tasks.core.pages.numbers import fixed, interval, percent, plain
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(83540.2, "83,540.2"), (84000.0, "84,000"), (0.065321, "0.065321"), (1_234_567.0, "1,234,567"), (0.0, "0")],
+)
+def test_prices_are_written_for_people(value, text):
+    assert plain(value, thousands=True) == text
+
+
+def test_a_decimal_is_written_in_full_and_a_float_to_the_digits_asked_for():
+    assert plain(Decimal("0.00000012300")) == "0.000000123"
+    assert plain(1.5e-7) == "0.00000015"
+    assert (plain(58.12, 3), plain(-12.25, 3)) == ("58.1", "-12.2")
+
+
+def test_what_is_unknown_is_a_dash():
+    assert {plain(None), fixed(None), percent(None), interval(None)} == {"–"}
+
+
+def test_an_interval_without_bounds_is_its_estimate():
+    assert interval({"estimate": 1.234, "low": None, "high": None}) == "+1.23"
+    assert interval({"estimate": 1.2344, "low": -0.5, "high": 3.0}, 3) == "+1.234 [-0.500, +3.000]"
