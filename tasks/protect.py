@@ -145,10 +145,9 @@ async def flatten(position: Position, quantity: Decimal, why: str = "flatten") -
     quantity, attempt = sizing.sellable(await venue().instrument(position.symbol), quantity), 0
     while store().intents.state(_exit_id(position, why, attempt)) in FINAL_STATES:
         attempt += 1
-    intent = store().intents.get(_exit_id(position, why, attempt)) or OrderIntent(
-        client_order_id=_exit_id(position, why, attempt), symbol=position.symbol,
-        side="sell" if position.side == "long" else "buy", type=OrderType.MARKET, quantity=quantity, reduce_only=True,
-    )  # fmt: skip
+    intent = store().intents.get(_exit_id(position, why, attempt)) or orders.reducing(
+        position, _exit_id(position, why, attempt), OrderType.MARKET, quantity
+    )
     return await submit(position, intent)
 
 

@@ -10,14 +10,11 @@ needs no indicator and `protect` can carry it out between bars. Each rule runs o
 import re
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Literal, NamedTuple
-
-from pydantic import Field
 
 from tasks.core.trading.guard import sizing
 from tasks.core.trading.money import floor_to_step
-from tasks.core.trading.orders import protect_order_id
-from tasks.core.types.base import Dto, Exact, Quantity
+from tasks.core.trading.orders import protect_order_id, reducing
+from tasks.core.types.base import ZERO, Dto, Exact
 from tasks.core.types.orders import Instrument, OrderIntent, OrderType
 from tasks.core.types.portfolio import Position
 
@@ -31,9 +28,8 @@ _CLOSE = re.compile(rf"close[_ ]?all\s*:?{_AT}")
 class MoveStopRule(Dto):
     """Move the stop to the entry plus `to_r` times the initial risk (0: breakeven)."""
 
-    kind: Literal["MOVE_STOP"] = "MOVE_STOP"
-    at_r: Exact = Field(gt=0)
-    to_r: Exact = Decimal(0)
+    at_r: Exact
+    to_r: Exact = ZERO
 
     def __str__(self) -> str:
         where = "breakeven" if self.to_r == 0 else f"{_plain(self.to_r)}R"
@@ -43,71 +39,57 @@ class MoveStopRule(Dto):
 class TrimRule(Dto):
     """Close `size_pct` percent of what is open then."""
 
-    kind: Literal["TRIM"] = "TRIM"
-    at_r: Exact = Field(gt=0)
-    size_pct: Exact = Field(gt=0, le=100)
+    at_r: Exact
+    size_pct: Exact
 
     def __str__(self) -> str:
         return f"TRIM {self.size_pct.normalize():f}% at {_plain(self.at_r)}R"
 
 
-Rule = MoveStopRule | TrimRule
-
-
-class Rejected(Dto):
+class RejectedFollowup(Dto):
     """A follow-up nobody will carry out, and why."""
 
     text: str
     reason: str
 
 
-class Parsed(NamedTuple):
-    rules: tuple[Rule, ...]
-    rejected: tuple[Rejected, ...]
+Rule = MoveStopRule | TrimRule
 
 
 def _plain(r: Decimal) -> str:
     return f"{r.normalize():+f}"
 
 
-def parse(texts: Iterable[str]) -> Parsed:
-    """Parse follow-ups into rules, a repeated one once, and those that are none."""
-    found = [parse_one(text) for text in texts]
-    rules = {str(rule): rule for rule in found if not isinstance(rule, Rejected)}
-    return Parsed(tuple(rules.values()), tuple(r for r in found if isinstance(r, Rejected)))
+def parse(texts: Iterable[str]) -> tuple[Rule, ...]:
+    """Parse follow-ups into rules, a repeated one once; what is none is left out."""
+    rules = {str(rule): rule for text in texts if not isinstance(rule := parse_one(text), RejectedFollowup)}
+    return tuple(rules.values())
 
 
-def parse_one(text: str) -> Rule | Rejected:
+def parse_one(text: str) -> Rule | RejectedFollowup:
     """Parse one follow-up; `str` of the rule is its one canonical spelling."""
-    said = text.strip().rstrip(".").lower()
-    match = _MOVE.fullmatch(said) or _TRIM.fullmatch(said) or _CLOSE.fullmatch(said)
+    plain = text.strip().rstrip(".").lower()
+    match = _MOVE.fullmatch(plain) or _TRIM.fullmatch(plain) or _CLOSE.fullmatch(plain)
     if match is None:
-        return Rejected(text=text, reason='not understood; say "MOVE_STOP: breakeven on +1.0R" or "TRIM 30% at +1.5R"')
-    at_r = _number(match["at"])
+        reason = 'not understood; say "MOVE_STOP: breakeven on +1.0R" or "TRIM 30% at +1.5R"'
+        return RejectedFollowup(text=text, reason=reason)
+    group = {name: Decimal("".join(value.split())) for name, value in match.groupdict().items() if value}
+    at_r, to_r, size_pct = group["at"], group.get("to", ZERO), group.get("pct", sizing.HUNDRED)
     if at_r <= 0:
-        return Rejected(text=text, reason=f"trigger {at_r}R must be a profit, above 0R; the stop takes losses")
-    if match.re is _MOVE:
-        return _move_rule(text, at_r, _number(match["to"] or "0"))
-    size_pct = Decimal(match["pct"]) if match.re is _TRIM else Decimal(100)
-    if not 0 < size_pct <= 100:
-        return Rejected(text=text, reason=f"{size_pct}% must be above 0 and at most 100")
-    return TrimRule(at_r=at_r, size_pct=size_pct)
-
-
-def _number(text: str) -> Decimal:
-    return Decimal("".join(text.split()))
-
-
-def _move_rule(text: str, at_r: Decimal, to_r: Decimal) -> Rule | Rejected:
-    if not -1 < to_r < at_r:
-        return Rejected(text=text, reason=f"stop at {to_r}R must be above -1R and below its trigger {at_r}R")
-    return MoveStopRule(at_r=at_r, to_r=to_r)
+        reason = f"trigger {at_r}R must be a profit, above 0R; the stop takes losses"
+    elif match.re is _MOVE and not -1 < to_r < at_r:
+        reason = f"stop at {to_r}R must be above -1R and below its trigger {at_r}R"
+    elif not 0 < size_pct <= 100:
+        reason = f"{size_pct}% must be above 0 and at most 100"
+    else:
+        return MoveStopRule(at_r=at_r, to_r=to_r) if match.re is _MOVE else TrimRule(at_r=at_r, size_pct=size_pct)
+    return RejectedFollowup(text=text, reason=reason)
 
 
 def pending(position: Position) -> tuple[Rule, ...]:
     """Return the position's rules that were not carried out yet, nearest trigger first."""
-    done = {str(parse_one(text)) for text in position.followups_done}
-    rules = [rule for rule in parse(position.followups).rules if str(rule) not in done]
+    done = {str(rule) for rule in parse(position.followups_done)}
+    rules = [rule for rule in parse(position.followups) if str(rule) not in done]
     return tuple(sorted(rules, key=lambda rule: rule.at_r))
 
 
@@ -127,42 +109,21 @@ def mark_done(position: Position, rule: Rule) -> Position:
 def intent(rule: Rule, position: Position, instrument: Instrument) -> OrderIntent | None:
     """Return the reduce-only order that carries out `rule`; None when nothing is left to do.
 
-    Its id derives from position and rule, so carrying a rule out twice orders once.
+    Its id derives from position and rule, so carrying a rule out twice orders once. A stop only tightens. A trim sells
+    nothing below the venue's minimum, and all where the rest would be below it.
     """
+    name, quantity = protect_order_id(position.position_id, str(rule), 0), position.quantity
     if isinstance(rule, MoveStopRule):
-        stop = _stop(rule, position, instrument)
-        return None if stop is None else _order(rule, position, OrderType.STOP, Quantity(position.quantity), stop)
-    quantity = _trim(rule, position, instrument)
-    return _order(rule, position, OrderType.MARKET, quantity, None) if quantity else None
-
-
-def _order(rule: Rule, position: Position, kind: OrderType, quantity: Quantity, price: Decimal | None) -> OrderIntent:
-    return OrderIntent(
-        client_order_id=protect_order_id(position.position_id, str(rule), 0),
-        symbol=position.symbol,
-        side="sell" if position.side == "long" else "buy",
-        type=kind,
-        quantity=quantity,
-        price=price,
-        reduce_only=True,
-    )
-
-
-def _stop(rule: MoveStopRule, position: Position, instrument: Instrument) -> Decimal | None:
-    """Return the new stop; None when the stop is as tight already: follow-ups only tighten."""
-    if position.risk_per_unit is None:
+        if position.risk_per_unit is None:
+            return None
+        way = sizing.direction(position.side)
+        aim = position.avg_price + way * rule.to_r * position.risk_per_unit
+        stop = sizing.protective_price(position.side, aim, instrument.tick)
+        tighter = position.stop is None or way * (stop - position.stop) > 0
+        return reducing(position, name, OrderType.STOP, quantity, stop) if tighter else None
+    part = floor_to_step(quantity * rule.size_pct / sizing.HUNDRED, instrument.step)
+    if sizing.too_small(instrument, part, None):
         return None
-    way = sizing.direction(position.side)
-    stop = sizing.protective_price(
-        position.side, position.avg_price + way * rule.to_r * position.risk_per_unit, instrument.tick
-    )
-    return None if position.stop is not None and way * (stop - position.stop) <= 0 else stop
-
-
-def _trim(rule: TrimRule, position: Position, instrument: Instrument) -> Quantity:
-    """Return how much to sell: nothing below the venue's minimum, all where the rest would be below it."""
-    quantity = floor_to_step(position.quantity * rule.size_pct / sizing.HUNDRED, instrument.step)
-    rest = position.quantity - quantity
-    if sizing.too_small(instrument, quantity, None):
-        return Quantity(Decimal(0))
-    return sizing.sellable(instrument, position.quantity) if sizing.too_small(instrument, rest, None) else quantity
+    if sizing.too_small(instrument, quantity - part, None):
+        part = sizing.sellable(instrument, quantity)
+    return reducing(position, name, OrderType.MARKET, part)

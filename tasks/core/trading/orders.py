@@ -7,28 +7,27 @@ stop, t0 target, c0 cancel target, p0 sent by protect.
 
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from uuid import UUID, uuid5
 
-from tasks.core.types.decision import (
-    Add,
-    CancelTarget,
-    CloseAll,
-    ClosePartial,
-    MoveStop,
-    OpenLong,
-    OpenShort,
-    SetTarget,
-    Trim,
-)
+from tasks.core.types.decision import ENTRIES, Add, OpenLong
 from tasks.core.types.limits import Limits
-from tasks.core.types.orders import OrderIntent, OrderType, PositionSide, Side
-from tasks.core.types.portfolio import AccountState
+from tasks.core.types.orders import OrderIntent, OrderType
+from tasks.core.types.portfolio import AccountState, HeldPosition, Position
 from tasks.core.types.verdict import Verdict
 
 NAMESPACE = UUID("6f1f9e0c-6c1e-5c0e-9b7a-2d1f4a7c9e55")  # fixed for ever: every id ever sent derives from it
 PREFIX = "qd"
 PROTECT_LEG = "p0"
 _LEG = re.compile(r"[a-z0-9]{2}")
+_REDUCING = {
+    "TRIM": ("x0", OrderType.MARKET),
+    "CLOSE_PARTIAL": ("x0", OrderType.MARKET),
+    "CLOSE_ALL": ("x0", OrderType.MARKET),
+    "MOVE_STOP": ("s0", OrderType.STOP),
+    "SET_TP": ("t0", OrderType.TARGET),
+    "CANCEL_TP": ("c0", OrderType.CANCEL_TARGET),
+}
 _OURS = re.compile(rf"{PREFIX}([0-9a-f]{{32}})[a-z0-9]{{2}}")
 
 
@@ -62,72 +61,55 @@ def cycle_of(client_order_id: str) -> str | None:
     return str(UUID(match[1])) if match else None
 
 
+def reducing(
+    position: Position | HeldPosition, name: str, kind: OrderType, quantity: Decimal, price: Decimal | None = None
+) -> OrderIntent:
+    """Return an order that can only reduce `position`; name: its client order id, price: a trigger."""
+    return OrderIntent(
+        client_order_id=name,
+        symbol=position.symbol,
+        side="sell" if position.side == "long" else "buy",
+        type=kind,
+        quantity=quantity,
+        price=price,
+        reduce_only=True,
+    )
+
+
 def plan(
     verdict: Verdict, cycle_id: str, state: AccountState, as_of: datetime, limits: Limits
 ) -> tuple[OrderIntent, ...]:
-    """Return the orders that carry out a verdict; none when it is denied or asks for nothing of the venue."""
+    """Return the orders that carry out a verdict; none when it is denied or asks for nothing of the venue.
+
+    An entry is one order: its stop and target go with it, so that it is never naked. The others can only reduce: an
+    exit at market, or the position's stop or target at its trigger.
+    """
     decision = verdict.decision
+    position = state.position(decision.symbol)
     if not verdict.allowed:
         return ()
-    if isinstance(decision, OpenLong | OpenShort | Add):
-        return (_entry(verdict, decision, cycle_id, state, as_of, limits),)
-    held = state.position(decision.symbol)
-    if held is None:
-        return ()
-    if isinstance(decision, Trim | ClosePartial | CloseAll):
-        return (_reduce(verdict, cycle_id, "x0", OrderType.MARKET, held.side),)
-    if isinstance(decision, MoveStop):
-        return (_reduce(verdict, cycle_id, "s0", OrderType.STOP, held.side),)
-    if isinstance(decision, SetTarget):
-        return (_reduce(verdict, cycle_id, "t0", OrderType.TARGET, held.side),)
-    if isinstance(decision, CancelTarget):
-        return (_reduce(verdict, cycle_id, "c0", OrderType.CANCEL_TARGET, held.side),)
-    return ()
-
-
-def _entry(
-    verdict: Verdict,
-    decision: OpenLong | OpenShort | Add,
-    cycle_id: str,
-    state: AccountState,
-    as_of: datetime,
-    limits: Limits,
-) -> OrderIntent:
-    """Build the one order of an entry: its stop and target go with it, so that it is never naked."""
-    limit = decision.entry.type == "limit"
-    return OrderIntent(
-        client_order_id=client_order_id(cycle_id, "e0"),
-        symbol=decision.symbol,
-        side=_entry_side(decision, state),
-        type=OrderType.LIMIT if limit else OrderType.MARKET,
-        quantity=verdict.quantity,
-        price=verdict.price if limit else None,
-        stop=verdict.stop,
-        target=verdict.target,
-        expires_at=as_of + timedelta(minutes=limits.limit_entry_minutes) if limit else None,
-    )
-
-
-def _entry_side(decision: OpenLong | OpenShort | Add, state: AccountState) -> Side:
-    if isinstance(decision, Add):
-        held = state.position(decision.symbol)
-        if held is None:
+    if isinstance(decision, ENTRIES):
+        if isinstance(decision, Add) and position is None:
             raise ValueError(
-                f"ADD on {decision.symbol} was allowed without a position; pass the state it was judged on"
+                f"ADD on {decision.symbol} was allowed without a position: pass the state it was judged on"
             )
-        return "buy" if held.side == "long" else "sell"
-    return "buy" if isinstance(decision, OpenLong) else "sell"
-
-
-def _reduce(verdict: Verdict, cycle_id: str, leg: str, kind: OrderType, held: PositionSide) -> OrderIntent:
-    """Build an order that can only reduce: an exit at market, or the position's stop or target at its trigger."""
-    triggers = {OrderType.STOP: verdict.stop, OrderType.TARGET: verdict.target}
-    return OrderIntent(
-        client_order_id=client_order_id(cycle_id, leg),
-        symbol=verdict.decision.symbol,
-        side="sell" if held == "long" else "buy",
-        type=kind,
-        quantity=verdict.quantity,
-        price=triggers.get(kind),
-        reduce_only=True,
-    )
+        limit = decision.entry.type == "limit"
+        adds_long = position is not None and position.side == "long"
+        intent = OrderIntent(
+            client_order_id=client_order_id(cycle_id, "e0"),
+            symbol=decision.symbol,
+            side="buy" if (adds_long if isinstance(decision, Add) else isinstance(decision, OpenLong)) else "sell",
+            type=OrderType.LIMIT if limit else OrderType.MARKET,
+            quantity=verdict.quantity,
+            price=verdict.price if limit else None,
+            stop=verdict.stop,
+            target=verdict.target,
+            expires_at=as_of + timedelta(minutes=limits.limit_entry_minutes) if limit else None,
+        )
+    elif position is not None and decision.action in _REDUCING:
+        leg, kind = _REDUCING[decision.action]
+        triggers = {OrderType.STOP: verdict.stop, OrderType.TARGET: verdict.target}
+        intent = reducing(position, client_order_id(cycle_id, leg), kind, verdict.quantity, triggers.get(kind))
+    else:
+        return ()
+    return (intent,)

@@ -7,7 +7,7 @@ from guard_cases import BTC, GRID, NOON
 
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.trading import followups
-from tasks.core.trading.followups import MoveStopRule, Rejected, TrimRule
+from tasks.core.trading.followups import MoveStopRule, RejectedFollowup, TrimRule
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import Position
@@ -54,16 +54,15 @@ def test_a_follow_up_is_read_in_any_case_and_spacing(text, rule):
 )  # fmt: skip
 def test_what_is_not_understood_is_returned_with_the_reason(text, why):
     rejected = followups.parse_one(text)
-    assert isinstance(rejected, Rejected)
+    assert isinstance(rejected, RejectedFollowup)
     assert rejected.text == text
     assert why in rejected.reason
 
 
 def test_a_rule_prints_in_the_spelling_it_is_parsed_from():
-    rules, rejected = followups.parse([EVEN, THIRD, "CLOSE_ALL at 2r", "trim 30% on 1.50R", "nonsense"])
+    rules = followups.parse([EVEN, THIRD, "CLOSE_ALL at 2r", "trim 30% on 1.50R", "nonsense"])
     assert [str(r) for r in rules] == ["MOVE_STOP: breakeven on +1R", "TRIM 30% at +1.5R", "TRIM 100% at +2R"]
-    assert followups.parse(str(r) for r in rules).rules == rules
-    assert [r.text for r in rejected] == ["nonsense"]
+    assert followups.parse(str(r) for r in rules) == rules
 
 
 def test_a_rule_is_due_from_its_r_on_and_once():
@@ -121,7 +120,7 @@ def test_the_same_rule_on_the_same_position_is_the_same_order():
 
 def test_two_rules_of_one_kind_are_two_orders_and_both_fill():
     """By the id of its kind alone the second trim would be the first one over again, and never be sent."""
-    first, second = followups.parse(["TRIM 30% at 1R", "TRIM 50% at 2R"]).rules
+    first, second = followups.parse(["TRIM 30% at 1R", "TRIM 50% at 2R"])
     account = SimulatedAccount(D(10_000), {BTC: GRID}, Costs())
     entry = OrderIntent(client_order_id="e", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=D(2), stop=D(98))
     account.submit(entry, D(100), NOON)
