@@ -9,7 +9,8 @@ from tasks import connections
 from tasks.adapters.store.shadow import CHAMPION, PaperBookState, ShadowDecision
 from tasks.connections import log, store, venue
 from tasks.core.errors import InputError
-from tasks.core.simulation.counterfactual import HORIZON_BARS, PaperBook, score
+from tasks.core.simulation.account import SimulatedAccount
+from tasks.core.simulation.counterfactual import HORIZON_BARS, score
 from tasks.core.trading import judge
 from tasks.core.trading.judge import Judgement
 from tasks.core.types.bars import duration, floor_time
@@ -98,16 +99,18 @@ async def _run_book(name: str, instruments: dict[str, Instrument], until: dateti
     kept, strategy = store(), settings().strategy
     stored, cash = kept.paper_books.get(strategy, name), settings().paper_cash
     before = stored or PaperBookState(state="", equity=cash, until=until - timedelta(hours=1))
-    book = PaperBook(cash, instruments, settings().costs, before.state)
     n = min(5000, int((until - before.until) / duration("5m")))
     if n <= 0:
         return before.equity
+    account = SimulatedAccount(cash, instruments, settings().costs)
+    if stored:
+        account.load(stored.state)
     bars = {s: kept.candles.load(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
     answers = kept.shadow.between(strategy, name, before.until - duration("5m"), until - duration("5m"))
     due = [(each.as_of, each.symbol, each.intents) for each in answers]
-    working = (*book.account.open_orders(), *answers)
-    held = {*book.account.wallet.holdings, *(each.symbol for each in working)}
-    equity = book.run(bars, due, await venue().funding_paid(sorted(held), before.until, until))
-    after = PaperBookState(state=book.account.dump(), equity=equity, until=until)
+    held = {*account.wallet.holdings, *(each.symbol for each in (*account.open_orders(), *answers))}
+    rates = await venue().funding_paid(sorted(held), before.until, until)
+    account.pass_bars(bars, duration("5m"), due, rates)
+    after = PaperBookState(state=account.dump(), equity=account.balance({}).equity, until=until)
     kept.paper_books.save(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
-    return equity
+    return after.equity

@@ -131,7 +131,7 @@ class Exchange:
                 self._charge_funding()
         self.now_ms = max(self.now_ms, until_ms)
         for symbol, price in self.marks().items():
-            self.account.mark(symbol, price)
+            self.account.wallet.last[symbol] = price
 
     def _match(self, start_ms: int, end_ms: int) -> None:
         """Pass the path over the account, one base candle of the finest market at a time."""

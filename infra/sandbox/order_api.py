@@ -178,7 +178,7 @@ def set_leverage(ex: Exchange, params: Params) -> Json:
         raise BybitError(110013, "cannot set leverage due to risk limit")
     if leverage == ex.account.wallet.leverage(market.symbol):
         raise BybitError(110043, "leverage not modified")
-    ex.account.set_leverage(market.symbol, leverage)
+    ex.account.wallet.leverages[market.symbol] = leverage
     return {}
 
 

@@ -17,7 +17,7 @@ from tasks.adapters.store.shadow import ShadowDecision
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.adapters.venue.paper import PaperVenue
 from tasks.connections import store, venue
-from tasks.core.simulation.counterfactual import PaperBook
+from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.record import Inputs
@@ -105,11 +105,12 @@ async def test_a_challengers_long_pays_the_funding_that_the_paper_venues_pays(ho
     await fetch.fetch_candles.fn((SYMBOL,), begin + timedelta(hours=1))
     [equity] = (await shadow.run_paper_books.fn(begin + timedelta(hours=1))).values()
     stored = store().paper_books.get("default", "hold")
-    book = PaperBook(settings().paper_cash, {}, settings().costs, stored.state)
-    [theirs] = [fill for fill in book.account.fills if fill.reason == "funding"]
+    book = SimulatedAccount(settings().paper_cash, {}, settings().costs)
+    book.load(stored.state)
+    [theirs] = [fill for fill in book.fills if fill.reason == "funding"]
     [ours] = [fill for fill in await paper.fills(SYMBOL, begin) if fill.reason == "funding"]
     await venue().close()
     assert theirs.fee == ours.fee > 0
     assert theirs.at == ours.at == begin + timedelta(minutes=30)
-    held, paid = book.account.wallet.holdings[SYMBOL], sum(fill.fee for fill in book.account.fills)
-    assert equity == settings().paper_cash - paid + (book.account.wallet.last[SYMBOL] - held.avg_price) * held.quantity
+    held, paid = book.wallet.holdings[SYMBOL], sum(fill.fee for fill in book.fills)
+    assert equity == settings().paper_cash - paid + (book.wallet.last[SYMBOL] - held.avg_price) * held.quantity

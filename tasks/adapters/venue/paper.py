@@ -13,14 +13,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
-import pandas as pd
-
 from tasks.adapters.store.shadow import PaperBookRepository, PaperBookState
 from tasks.adapters.venue import bybit
 from tasks.adapters.venue.market import MarketData
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
 from tasks.core.simulation.account import SimulatedAccount, quote_of
-from tasks.core.simulation.counterfactual import PaperBook
 from tasks.core.simulation.refusals import protection_refusal
 from tasks.core.trading.money import BPS
 from tasks.core.types.bars import duration, floor_time
@@ -122,10 +119,10 @@ class PaperVenue:
         """
         for _ in range(ATTEMPTS):
             now, stored = await self.now(), self._books.get(*self._account)
-            book, until = await self._caught_up(stored, now, symbol)
-            result = act(book.account, now)
-            book.account.forget(now - KEPT)
-            after = PaperBookState(state=book.account.dump(), equity=book.account.balance({}).equity, until=until)
+            account, until = await self._caught_up(stored, now, symbol)
+            result = act(account, now)
+            account.forget(now - KEPT)
+            after = PaperBookState(state=account.dump(), equity=account.balance({}).equity, until=until)
             if after == stored or self._books.save(*self._account, after, stored):
                 return result
         raise VenueUnavailable(f"paper account {self._account}: others changed it {ATTEMPTS} times; nothing was done")
@@ -134,30 +131,33 @@ class PaperVenue:
         """Return the account as it is now, to be looked at."""
         return await self._on_account(lambda account, _: account)
 
-    async def _caught_up(self, stored: PaperBookState | None, now: datetime, symbol: str) -> tuple[PaperBook, datetime]:
+    async def _caught_up(
+        self, stored: PaperBookState | None, now: datetime, symbol: str
+    ) -> tuple[SimulatedAccount, datetime]:
         """Return the account as the bars up to now have left it, and until when they went."""
-        end = floor_time(now, self._step)
-        book = PaperBook(self._settings.paper_cash, {}, self._settings.costs, stored.state if stored else "")
-        account = book.account
-        account.wallet.default_leverage = self._settings.limits.leverage
-        working = sorted({*account.wallet.holdings, *(order.symbol for order in account.open_orders())})
+        end, settings = floor_time(now, self._step), self._settings
+        account = SimulatedAccount(settings.paper_cash, {}, settings.costs)
+        if stored is not None:
+            account.load(stored.state)
+        wallet = account.wallet
+        wallet.default_leverage = settings.limits.leverage
+        working = sorted({*wallet.holdings, *(order.symbol for order in account.open_orders())})
         named = sorted({*working, symbol} - {""})
-        account.wallet.instruments = {name: await self.instrument(name) for name in named}
-        account.wallet.leverages |= {name: self._settings.limits.leverage_of(name) for name in named}
+        wallet.instruments = {name: await self.instrument(name) for name in named}
+        wallet.leverages |= {name: settings.limits.leverage_of(name) for name in named}
         self._require_one_quote(named)
         if stored is None or not working:
-            return book, max(end, stored.until) if stored else end
+            return account, max(end, stored.until) if stored else end
         if end <= stored.until:
-            return book, stored.until
+            return account, stored.until
         bars = {name: await self.fetch_bars(name, self._step, stored.until, now) for name in working}
-        end = max(min(map(self._end_of, bars.values())) if all(map(len, bars.values())) else stored.until, end - LATE)
-        cut = {name: frame.loc[: end - duration(self._step)] for name, frame in bars.items()}
-        rates = await self.funding_paid(sorted(account.wallet.holdings), stored.until, end)
-        book.run(cut, funding=rates, timeframe=self._step)
-        return book, max(end, stored.until)
-
-    def _end_of(self, bars: pd.DataFrame) -> datetime:
-        return bars.index[-1].to_pydatetime() + duration(self._step)  # type: ignore[no-any-return]  # pandas' index
+        step = duration(self._step)
+        ends = [frame.index[-1].to_pydatetime() + step if len(frame) else stored.until for frame in bars.values()]
+        end = max(min(ends), end - LATE)
+        cut = {name: frame.loc[: end - step] for name, frame in bars.items()}
+        rates = await self.funding_paid(sorted(wallet.holdings), stored.until, end)
+        account.pass_bars(cut, step, funding=rates)
+        return account, max(end, stored.until)
 
     def _require_one_quote(self, symbols: list[str]) -> None:
         quotes = sorted({quote_of(name) for name in (*self._settings.symbols, *symbols)})

@@ -1,18 +1,19 @@
-"""The one fill engine: backtest, paper venue and sandbox all trade through it.
+"""The one simulated exchange account: backtest, paper venue, counterfactuals and sandbox all trade through it.
 
 Pure, exact and deterministic; it has no clock, times are passed in. Fill rules: a market order fills at the next
 price plus half the spread and size impact; a limit only when traded through, at its price, as maker; a stop at the
 stop or the gap's open, whichever is worse, paying spread, impact and the taker fee; a target is a limit. When one bar
 touches both, the stop fires; on the bar that opened or increased the position only the stop can. Between known
-prices the engine always assumes the order of events that is worse for the wallet.
+prices the account always assumes the order of events that is worse for it.
 """
 
 import uuid
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from decimal import Context, Decimal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import pandas as pd
 from pydantic import BaseModel
 
 from tasks.core.simulation.refusals import (
@@ -25,8 +26,8 @@ from tasks.core.simulation.refusals import (
     sign_of,
     size_refusal,
 )
-from tasks.core.simulation.wallet import Holding, Totals, Wallet
-from tasks.core.trading.money import BPS, bps
+from tasks.core.simulation.wallet import ZERO, Holding, Totals, Wallet
+from tasks.core.trading.money import BPS, bps, exact
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import (
     Balance,
@@ -40,22 +41,10 @@ from tasks.core.types.orders import (
     VenuePosition,
 )
 
-ZERO = Decimal(0)
 AVERAGE = Context(prec=12)  # a fill is an average over book levels: finer than the tick, still finite
 IDS = uuid.UUID("6d0f6c1e-2f52-5d0b-9a53-0f3f6c1b7a10")
-
-
-class _State(BaseModel):
-    wallet: Decimal
-    default_leverage: Decimal
-    leverages: dict[str, Decimal]
-    holdings: dict[str, Holding]
-    totals: dict[str, Totals]
-    last: dict[str, Decimal]
-    orders: list[Order]
-    fills: list[Fill]
-    expiries: dict[str, datetime]
-    protection: list[str]
+WALLET = ("default_leverage", "leverages", "holdings", "totals", "last")  # what is stored of it under its own name
+Liquidity = Literal["maker", "taker"]
 
 
 class PriceBar(NamedTuple):
@@ -77,6 +66,20 @@ class Triggers(NamedTuple):
     expires_at: datetime | None
 
 
+class _Stored(BaseModel):
+    """The state as it is stored; `wallet` is the cash in it."""
+
+    wallet: Decimal
+    default_leverage: Decimal
+    leverages: dict[str, Decimal]
+    holdings: dict[str, Holding]
+    totals: dict[str, Totals]
+    last: dict[str, Decimal]
+    orders: list[Order]
+    fills: list[Fill]
+    expiries: dict[str, datetime]
+
+
 class SimulatedAccount:
     """An account at a simulated venue: orders in, fills out."""
 
@@ -88,8 +91,7 @@ class SimulatedAccount:
         self.fills: list[Fill] = []
         self._orders: dict[str, Order] = {}  # by venue id, in the order they arrived
         self._ids: dict[str, str] = {}  # client id -> venue id
-        self._resting: dict[str, list[str]] = {}  # symbol -> venue ids of working limit orders
-        self._expiries: dict[str, datetime] = {}
+        self._resting: dict[str, datetime | None] = {}  # venue id of each working limit order -> when it expires
 
     # -- what is there ------------------------------------------------------------------------------------------
 
@@ -107,21 +109,20 @@ class SimulatedAccount:
 
     def open_orders(self, symbol: str | None = None) -> list[Order]:
         """Return working limits, and stops and targets sent under a client id of their own; attached ones are not."""
-        ids = [key for name, keys in self._resting.items() if symbol in (None, name) for key in keys]
-        for holding in self.wallet.holdings.values():
-            if symbol in (None, holding.symbol):
-                ids += [key for key in (holding.stop_order, holding.target_order) if key]
-        return [self._orders[key] for key in ids]
+        holdings = self.wallet.holdings.values()
+        keys = [*self._resting, *(key for h in holdings for key in (h.stop_order, h.target_order) if key)]
+        return [order for key in keys if symbol in (None, (order := self._orders[key]).symbol)]
 
     def position(self, symbol: str) -> VenuePosition | None:
-        return self.wallet.position(symbol, {})
+        """Return the open position as a venue reports it; None when flat."""
+        return self.wallet.position(symbol)
 
     def positions(self) -> list[VenuePosition]:
-        found = (self.position(symbol) for symbol in sorted(self.wallet.holdings))
-        return [position for position in found if position is not None]
+        return [position for s in sorted(self.wallet.holdings) if (position := self.position(s)) is not None]
 
     def balance(self, marks: Mapping[str, Decimal]) -> Balance:
-        return self.wallet.balance(marks, self._reserved())
+        free = self.wallet.available(marks) - self._reserved()
+        return Balance(equity=self.wallet.equity(marks), available=max(free, ZERO))
 
     def totals(self, symbol: str) -> Totals:
         """Return realized PnL, fees and funding of `symbol` since the start."""
@@ -129,31 +130,21 @@ class SimulatedAccount:
 
     def has_work(self, symbol: str) -> bool:
         """Say whether anything rests or is open, so that the next bar matters."""
-        return symbol in self.wallet.holdings or bool(self._resting.get(symbol))
+        return symbol in self.wallet.holdings or bool(self._working(symbol))
 
     def next_triggers(self, symbol: str) -> Triggers:
         """Return the nearest prices below and above at which anything could happen, liquidation included."""
-        below: list[Decimal] = []
-        above: list[Decimal] = []
-        resting = [self._orders[key] for key in self._resting.get(symbol, ())]
-        for order in resting:
-            (below if order.side == "buy" else above).append(limit_price(order))
-        holding = self.wallet.holdings.get(symbol)
-        if holding is not None:
+        resting = self._working(symbol)
+        below = [limit_price(order) for order in resting if order.side == "buy"]
+        above = [limit_price(order) for order in resting if order.side == "sell"]
+        if (holding := self.wallet.holdings.get(symbol)) is not None:
             adverse, kind = (below, above) if holding.sign > 0 else (above, below)
             adverse += [p for p in (holding.stop, self.wallet.liquidation_price(symbol)) if p is not None]
             kind += [holding.target] if holding.target is not None else []
-        expiries = [self._expiries[o.venue_order_id] for o in resting if o.venue_order_id in self._expiries]
+        expiries = [at for order in resting if (at := self._resting[order.venue_order_id])]
         return Triggers(max(below, default=None), min(above, default=None), min(expiries, default=None))
 
     # -- commands -----------------------------------------------------------------------------------------------
-
-    def set_leverage(self, symbol: str, leverage: Decimal) -> None:
-        self.wallet.leverages[symbol] = leverage
-
-    def mark(self, symbol: str, price: Decimal) -> None:
-        """Take note of the newest price, for margin and unrealized PnL between bars."""
-        self.wallet.last[symbol] = price
 
     def submit(
         self,
@@ -172,32 +163,48 @@ class SimulatedAccount:
         leaves no trace: the id may be used again.
         """
         refusal = self._refusal(intent, price)
-        order = self._new_order(intent, at)
+        key = derived_id(intent.client_order_id, str(len(self._orders)), at)
+        instrument = self.wallet.instruments.get(intent.symbol)
+        shortable = instrument is None or (instrument.shorting and instrument.kind != "spot")
+        order = Order(
+            client_order_id=intent.client_order_id,
+            venue_order_id=key,
+            symbol=intent.symbol,
+            side=intent.side,
+            type=intent.type.value,
+            status=OrderStatus.REJECTED if refusal else OrderStatus.OPEN,
+            quantity=self._clamped(intent),
+            price=None if intent.type is OrderType.MARKET else intent.price,
+            stop=intent.stop,
+            target=intent.target,
+            reduce_only=intent.reduce_only or (intent.side == "sell" and not shortable),
+            reason=refusal,
+            created_at=at,
+            updated_at=at,
+        )
         if refusal:
-            return order.model_copy(update={"status": OrderStatus.REJECTED, "reason": refusal})
-        self._keep(order)
-        self._ids[intent.client_order_id] = order.venue_order_id
+            return order
+        self._orders[key], self._ids[intent.client_order_id] = order, key
         if intent.type in PROTECTIVE:
             self._change_protection(order, at)
         else:
             spread = self.costs.half_spread_bps if modelled_half_spread_bps is None else modelled_half_spread_bps
             self._take(order, price, spread, depth, at)
-            self._rest_or_end(order.venue_order_id, intent.expires_at, at)
-        return self._orders[order.venue_order_id]
+            self._rest_or_end(key, intent.expires_at, at)
+        return self._orders[key]
 
     def cancel(self, client_order_id: str, at: datetime) -> Order | None:
         """Cancel what still works; None if there is no such open order."""
         order = self.order(client_order_id)
         if order is None or order.status is not OrderStatus.OPEN:
             return None
-        holding = self.wallet.holdings.get(order.symbol)
-        if holding is not None and order.venue_order_id == holding.stop_order:
-            self.set_protection(order.symbol, ZERO, None, at)
-        elif holding is not None and order.venue_order_id == holding.target_order:
-            self.set_protection(order.symbol, None, ZERO, at)
+        key, holding = order.venue_order_id, self.wallet.holdings.get(order.symbol)
+        legs = {holding.stop_order: (ZERO, None), holding.target_order: (None, ZERO)} if holding is not None else {}
+        if key in legs:
+            self.set_protection(order.symbol, *legs[key], at)
         else:
-            self._end(order.venue_order_id, OrderStatus.CANCELLED, "cancelled", at)
-        return self._orders[order.venue_order_id]
+            self._end(key, OrderStatus.CANCELLED, "cancelled", at)
+        return self._orders[key]
 
     def amend(
         self, client_order_id: str, quantity: Decimal | None, price: Decimal | None, at: datetime
@@ -207,64 +214,108 @@ class SimulatedAccount:
         A refusal comes back as the order as it was, with the code in `reason`.
         """
         order = self.order(client_order_id)
-        if order is None or order.venue_order_id not in self._resting.get(order.symbol, ()):
+        if order is None or order.venue_order_id not in self._resting:
             return None
-        instrument = self.wallet.instruments[order.symbol]
-        wanted = order.model_copy(update={"quantity": quantity or order.quantity, "price": price or order.price})
-        intent = _intent_of(wanted)
-        refusal = size_refusal(intent, instrument, wanted.quantity, limit_price(wanted), closes=False)
-        if not refusal and wanted.quantity <= order.filled:
-            refusal = "below_filled"
-        reserved = self._reserved(besides=order.venue_order_id)
-        left = wanted.quantity - order.filled
-        refusal = refusal or margin_refusal(
-            self.wallet, intent, left, limit_price(wanted), self.costs.taker_bps, reserved
+        changes = {"quantity": quantity or order.quantity, "price": price or order.price}
+        wanted = order.model_copy(update=changes)
+        left, reserved = wanted.quantity - order.filled, self._reserved(besides=order.venue_order_id)
+        refusal = (
+            size_refusal(wanted, self.wallet.instruments[order.symbol], wanted.quantity, limit_price(wanted))
+            or ("below_filled" if left <= 0 else "")
+            or margin_refusal(self.wallet, wanted, left, limit_price(wanted), self.costs.taker_bps, reserved)
         )
         if refusal:
             return order.model_copy(update={"reason": refusal})
-        self._keep(wanted.model_copy(update={"updated_at": at}))
-        return self._orders[order.venue_order_id]
+        return self._change(order.venue_order_id, at, **changes)
 
-    def apply_funding(self, symbol: str, rate: Decimal, mark: Decimal, at: datetime) -> Fill | None:
+    def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None, at: datetime) -> str:
+        """Set the position's resting stop and target; None leaves, 0 removes. Returns "" or the refusal's code."""
+        holding = self.wallet.holdings.get(symbol)
+        if holding is None:
+            return "no_position"
+        for leg, price in (("stop", stop), ("target", target)):
+            if price is not None:
+                if key := getattr(holding, f"{leg}_order"):
+                    self._end(key, OrderStatus.CANCELLED, "replaced", at)
+                setattr(holding, leg, price or None)
+                setattr(holding, f"{leg}_order", "")
+        return ""
+
+    def apply_funding(self, symbol: str, rate: Decimal, mark: Decimal, at: datetime) -> None:
         """Charge funding on the open position: a long pays a positive rate. The fill's fee is what was paid."""
         holding = self.wallet.holdings.get(symbol)
         if holding is None or self.wallet.instruments[symbol].kind != "linear":
-            return None
+            return
         paid = holding.sign * holding.quantity * mark * rate
         self.wallet.fund(symbol, paid)
         key = derived_id("funding", symbol, at)
-        side: Side = "buy" if holding.sign > 0 else "sell"
-        fill = Fill(
-            fill_id=key,
-            venue_order_id=key,
-            symbol=symbol,
-            side=side,
-            quantity=holding.quantity,
-            price=mark,
-            fee=paid,
-            fee_currency=quote_of(symbol),
-            reason="funding",
-            at=at,
+        self.fills.append(
+            Fill(
+                fill_id=key,
+                venue_order_id=key,
+                symbol=symbol,
+                side=side_of(holding.sign),
+                quantity=holding.quantity,
+                price=mark,
+                fee=paid,
+                fee_currency=quote_of(symbol),
+                reason="funding",
+                at=at,
+            )
         )
-        self.fills.append(fill)
-        return fill
 
     def liquidate(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Close the position for the venue's own reasons, as a taker at `price` less spread and impact."""
+        if (holding := self.wallet.holdings.get(symbol)) is not None:
+            self._close(holding, self._slipped_out(holding, price), "taker", "liquidation", at, at)
+
+    # -- the market passes over it --------------------------------------------------------------------------------
+
+    def pass_bars(
+        self,
+        bars: Mapping[str, pd.DataFrame],
+        step: timedelta,
+        due: Iterable[tuple[datetime, str, Sequence[OrderIntent]]] = (),
+        funding: Iterable[tuple[datetime, str, Decimal]] = (),
+        until_idle: bool = False,
+    ) -> int:
+        """Pass bars over the account, oldest first; a decision's orders meet the first that opens at or after it.
+
+        due: (as_of, symbol, intents), funding: (paid at, symbol, rate), both oldest first; step: the bars' length;
+        until_idle: stop after the bar that leaves nothing open or resting. Returns how many bars passed.
+        """
+        waiting, unpaid = list(due), list(funding)
+        stream = ((bar.open_time, symbol, bar) for symbol, frame in bars.items() for bar in price_bars(frame))
+        passed = 0
+        for opened, symbol, bar in sorted(stream, key=lambda each: each[:2]):
+            passed += 1
+            for each in [each for each in waiting if each[1] == symbol and each[0] <= opened]:
+                waiting.remove(each)
+                for intent in each[2]:
+                    self.submit(intent, bar.open, opened)
+            while unpaid and unpaid[0][0] <= opened:
+                at, payer, rate = unpaid.pop(0)
+                if self._was_open(payer, at):
+                    self.apply_funding(payer, rate, self.wallet.last.get(payer, bar.open), at)
+            if self._was_open(symbol, opened + step):
+                self.on_bar(symbol, bar, opened + step)
+            self.wallet.last[symbol] = bar.close
+            if until_idle and not (self._resting or self.wallet.holdings):
+                break
+        return passed
+
+    def _was_open(self, symbol: str, at: datetime) -> bool:
+        """Say whether what is open in `symbol`, if anything, was open before `at`: no bar acts backwards."""
         holding = self.wallet.holdings.get(symbol)
-        if holding is not None:
-            paid = self._slipped(-holding.sign, price, holding.quantity, self.costs.half_spread_bps)
-            self._close(holding, paid, "taker", "liquidation", at, at)
+        return holding is None or holding.opened_at < at
 
     def on_bar(self, symbol: str, bar: PriceBar, closes_at: datetime) -> list[Fill]:
         """Let one bar pass over what rests and what is open; returns the fills it caused, timed at its close."""
-        resting = self._resting.get(symbol)
-        if not resting and symbol not in self.wallet.holdings:
+        if not self.has_work(symbol):
             return []
         first = len(self.fills)
-        if resting:
-            self._expire(symbol, bar.open_time)
-            self._add(symbol, bar, closes_at)
+        self._expire(symbol, bar.open_time)
+        self._add(symbol, bar, closes_at)
         self._stop_out(symbol, bar, closes_at)
         before = len(self.fills)
         self._take_profit(symbol, bar, closes_at)
@@ -273,23 +324,20 @@ class SimulatedAccount:
         self.wallet.last[symbol] = bar.close
         return self.fills[first:]
 
-    # -- one bar ------------------------------------------------------------------------------------------------
-
     def _expire(self, symbol: str, now: datetime) -> None:
-        for key in tuple(self._resting.get(symbol, ())):
-            if key in self._expiries and self._expiries[key] <= now:
-                self._end(key, OrderStatus.CANCELLED, "expired", now)
+        for order in self._working(symbol):
+            if (expires_at := self._resting[order.venue_order_id]) is not None and expires_at <= now:
+                self._end(order.venue_order_id, OrderStatus.CANCELLED, "expired", now)
 
     def _touched(self, symbol: str, bar: PriceBar) -> list[Order]:
         """Return the working limits this bar traded through, nearest to its open first."""
-        found = []
-        for key in self._resting.get(symbol, ()):
-            order = self._orders[key]
-            limit = limit_price(order)
-            through = bar.low < limit if order.side == "buy" else bar.high > limit
-            if through and order.created_at <= bar.open_time:
-                found.append(order)
-        return sorted(found, key=lambda order: abs(bar.open - limit_price(order)))
+        through = [
+            order
+            for order in self._working(symbol)
+            if order.created_at <= bar.open_time
+            and (bar.low < limit_price(order) if order.side == "buy" else bar.high > limit_price(order))
+        ]
+        return sorted(through, key=lambda order: abs(bar.open - limit_price(order)))
 
     def _add(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Fill limits that open or increase before the price could have reached the stop."""
@@ -306,14 +354,12 @@ class SimulatedAccount:
         holding = self.wallet.holdings.get(symbol)
         if holding is None:
             return
-        extreme = bar.low if holding.sign > 0 else bar.high
-        worse = min if holding.sign > 0 else max
+        extreme, worse = (bar.low, min) if holding.sign > 0 else (bar.high, max)
         ways_out = [(holding.stop, "stop"), (self.wallet.liquidation_price(symbol), "liquidation")]
         met = [(p, reason) for p, reason in ways_out if p is not None and holding.sign * (extreme - p) <= 0]
         if met:
             trigger, reason = max(met, key=lambda way: holding.sign * way[0])
-            base = worse(trigger, bar.open)
-            price = self._slipped(-holding.sign, base, holding.quantity, self.costs.half_spread_bps)
+            price = self._slipped_out(holding, worse(trigger, bar.open))
             self._close(holding, price, "taker", reason, bar.open_time, at)
 
     def _take_profit(self, symbol: str, bar: PriceBar, at: datetime) -> None:
@@ -323,7 +369,7 @@ class SimulatedAccount:
             return
         for order in self._touched(symbol, bar):
             self._fire_target(symbol, bar, at, before=limit_price(order))
-            if order.venue_order_id in self._resting.get(symbol, ()):
+            if order.venue_order_id in self._resting:
                 self._fill_limit(order, bar, at)
         self._fire_target(symbol, bar, at, before=None)
 
@@ -339,6 +385,8 @@ class SimulatedAccount:
     def _fill_limit(self, order: Order, bar: PriceBar, at: datetime) -> None:
         self._execute(order, order.quantity - order.filled, limit_price(order), "maker", bar.open_time, at)
         self._rest_or_end(order.venue_order_id, None, at)
+
+    # -- executing and booking ----------------------------------------------------------------------------------
 
     def _refusal(self, intent: OrderIntent, price: Decimal) -> str:
         instrument = self.wallet.instruments.get(intent.symbol)
@@ -361,11 +409,28 @@ class SimulatedAccount:
             or margin_refusal(self.wallet, intent, quantity, at_price, self.costs.taker_bps, self._reserved())
         )
 
-    # -- executing and booking ----------------------------------------------------------------------------------
+    def _clamped(self, intent: OrderIntent) -> Decimal:
+        """Return the quantity, for reduce-only at most the position's."""
+        holding = self.wallet.holdings.get(intent.symbol)
+        if not intent.reduce_only or holding is None:
+            return intent.quantity
+        return min(intent.quantity, holding.quantity)
+
+    def _reserved(self, besides: str = "") -> Decimal:
+        """Return the margin that working orders tie up, `besides` one; what only reduces ties up none."""
+        opening = [order for key in self._resting if not (order := self._orders[key]).reduce_only and key != besides]
+        ties = [(o.quantity - o.filled) * limit_price(o) / self.wallet.leverage(o.symbol) for o in opening]
+        return sum(ties, ZERO)
+
+    def _working(self, symbol: str) -> list[Order]:
+        return [order for key in self._resting if (order := self._orders[key]).symbol == symbol]
 
     def _slipped(self, sign: int, price: Decimal, quantity: Decimal, half_spread_bps: Decimal) -> Decimal:
         impact = self.costs.impact_bps_per_million * quantity * price / 1_000_000
         return AVERAGE.multiply(price, 1 + sign * (half_spread_bps + impact) * BPS)
+
+    def _slipped_out(self, holding: Holding, price: Decimal) -> Decimal:
+        return self._slipped(-holding.sign, price, holding.quantity, self.costs.half_spread_bps)
 
     def _take(self, order: Order, price: Decimal, spread: Decimal, depth: Decimal | None, at: datetime) -> None:
         """Trade at once what is marketable; a limit order never pays more than its price."""
@@ -381,35 +446,33 @@ class SimulatedAccount:
             self._execute(order, quantity, fill_price, "taker", at, at)
 
     def _execute(
-        self, order: Order, quantity: Decimal, price: Decimal, liquidity: str, entered_at: datetime, at: datetime
+        self, order: Order, quantity: Decimal, price: Decimal, liquidity: Liquidity, entered_at: datetime, at: datetime
     ) -> None:
         """Fill `quantity` of an order; one that flips the position fills in two parts, exit first."""
-        sign = sign_of(order.side)
-        holding = self.wallet.holdings.get(order.symbol)
-        opening = opening_quantity(holding, sign, quantity)
+        opening = opening_quantity(self.wallet.holdings.get(order.symbol), sign_of(order.side), quantity)
         closing = quantity - opening
         if order.reduce_only:
             opening = ZERO
         for part, reason in ((closing, "exit"), (opening, "entry")):
             if part:
                 self._book(order.venue_order_id, part, price, liquidity, reason, entered_at, at)
-        holding = self.wallet.holdings.get(order.symbol)
-        if opening and holding is not None and (order.stop or order.target):
+        if opening and (order.stop or order.target):
             self.set_protection(order.symbol, order.stop, order.target, at)
 
     def _close(
-        self, holding: Holding, price: Decimal, liquidity: str, reason: str, entered_at: datetime, at: datetime
+        self, holding: Holding, price: Decimal, liquidity: Liquidity, reason: str, entered_at: datetime, at: datetime
     ) -> None:
         """Close the whole position through its stop or target, or for the venue when equity is gone."""
         key = {"stop": holding.stop_order, "target": holding.target_order}.get(reason, "")
-        if not key:
+        if key:
+            self._change(key, at, quantity=holding.quantity)
+        else:
             key = derived_id(reason, holding.symbol, holding.opened_at, at, str(len(self.fills)))
-            side: Side = "sell" if holding.sign > 0 else "buy"
-            order = Order(
+            self._orders[key] = Order(
                 client_order_id="",
                 venue_order_id=key,
                 symbol=holding.symbol,
-                side=side,
+                side=side_of(-holding.sign),
                 type=reason,
                 status=OrderStatus.OPEN,
                 quantity=holding.quantity,
@@ -418,191 +481,124 @@ class SimulatedAccount:
                 created_at=at,
                 updated_at=at,
             )
-            self._keep(order)
-        else:
-            self._keep(self._orders[key].model_copy(update={"quantity": holding.quantity}))
         self._book(key, holding.quantity, price, liquidity, reason, entered_at, at)
-        self._keep(self._orders[key].model_copy(update={"status": OrderStatus.FILLED}))
+        self._change(key, at, status=OrderStatus.FILLED)
 
     def _book(
         self,
         key: str,
         quantity: Decimal,
         price: Decimal,
-        liquidity: str,
+        liquidity: Liquidity,
         reason: str,
         entered_at: datetime,
         at: datetime,
     ) -> None:
-        """Book one execution: the fill, the account, the order; a position that ends takes its protection along."""
+        """Book one execution: the fill, the wallet, the order; a position that ends takes its protection along."""
         order = self._orders[key]
+        symbol = order.symbol
         fee = bps(quantity * price, self.costs.maker_bps if liquidity == "maker" else self.costs.taker_bps)
-        before = self.wallet.holdings.get(order.symbol)
-        self.wallet.trade(order.symbol, sign_of(order.side), quantity, price, fee, entered_at)
-        fill = Fill(
-            fill_id=derived_id(key, str(len(self.fills)), at),
-            venue_order_id=key,
-            client_order_id=order.client_order_id,
-            symbol=order.symbol,
-            side=order.side,
-            quantity=quantity,
-            price=price,
-            fee=fee,
-            fee_currency=quote_of(order.symbol),
-            liquidity="maker" if liquidity == "maker" else "taker",
-            reason=reason,
-            at=at,
+        before = self.wallet.holdings.get(symbol)
+        self.wallet.trade(symbol, sign_of(order.side), quantity, price, fee, entered_at)
+        self.fills.append(
+            Fill(
+                fill_id=derived_id(key, str(len(self.fills)), at),
+                venue_order_id=key,
+                client_order_id=order.client_order_id,
+                symbol=symbol,
+                side=order.side,
+                quantity=quantity,
+                price=price,
+                fee=fee,
+                fee_currency=quote_of(symbol),
+                liquidity=liquidity,
+                reason=reason,
+                at=at,
+            )
         )
-        self.fills.append(fill)
         filled = order.filled + quantity
         spent = (order.avg_price or ZERO) * order.filled + quantity * price
-        self._keep(
-            order.model_copy(update={"filled": filled, "avg_price": AVERAGE.divide(spent, filled), "updated_at": at})
-        )
-        if before is not None and order.symbol not in self.wallet.holdings:
-            self._end_protection(before, key, at)
+        self._change(key, at, filled=filled, avg_price=AVERAGE.divide(spent, filled))
+        if before is not None and symbol not in self.wallet.holdings:
+            # what only made sense with the position: its other leg and its reduce-only orders
+            reducing = [o.venue_order_id for o in self._working(symbol) if o.reduce_only]
+            for other in (before.stop_order, before.target_order, *reducing):
+                if other and other != key:
+                    self._end(other, OrderStatus.CANCELLED, "no_position", at)
 
-    def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None, at: datetime) -> str:
-        """Set the position's resting stop and target; None leaves, 0 removes. Returns "" or the refusal's code."""
-        holding = self.wallet.holdings.get(symbol)
-        if holding is None:
-            return "no_position"
-        if stop is not None:
-            self._replace(holding.stop_order, at)
-            holding.stop, holding.stop_order = stop or None, ""
-        if target is not None:
-            self._replace(holding.target_order, at)
-            holding.target, holding.target_order = target or None, ""
-        return ""
-
-    def _clamped(self, intent: OrderIntent) -> Decimal:
-        """Return the quantity, for reduce-only at most the position's."""
-        holding = self.wallet.holdings.get(intent.symbol)
-        if not intent.reduce_only or holding is None:
-            return intent.quantity
-        return min(intent.quantity, holding.quantity)
-
-    def _reserved(self, besides: str = "") -> Decimal:
-        """Return the margin that working orders tie up, `besides` one; what only reduces ties up none."""
-        total = ZERO
-        for symbol in self._resting:
-            for order in self._working(symbol):
-                if not order.reduce_only and order.venue_order_id != besides:
-                    total += (order.quantity - order.filled) * limit_price(order) / self.wallet.leverage(symbol)
-        return total
-
-    def _working(self, symbol: str) -> list[Order]:
-        return [self._orders[key] for key in self._resting.get(symbol, ())]
-
-    def _new_order(self, intent: OrderIntent, at: datetime) -> Order:
-        """Return the order an intent becomes; where nothing can be shorted every sell is reduce-only."""
-        instrument = self.wallet.instruments.get(intent.symbol)
-        shortable = instrument is None or (instrument.shorting and instrument.kind != "spot")
-        return Order(
-            client_order_id=intent.client_order_id,
-            venue_order_id=derived_id(intent.client_order_id, str(len(self._orders)), at),
-            symbol=intent.symbol,
-            side=intent.side,
-            type=intent.type.value,
-            status=OrderStatus.OPEN,
-            quantity=self._clamped(intent),
-            price=None if intent.type is OrderType.MARKET else intent.price,
-            stop=intent.stop,
-            target=intent.target,
-            reduce_only=intent.reduce_only or (intent.side == "sell" and not shortable),
-            created_at=at,
-            updated_at=at,
-        )
-
-    def _keep(self, order: Order) -> None:
-        self._orders[order.venue_order_id] = order
+    def _change(self, key: str, at: datetime, **changes: object) -> Order:
+        self._orders[key] = order = self._orders[key].model_copy(update={**changes, "updated_at": at})
+        return order
 
     def _rest_or_end(self, key: str, expires_at: datetime | None, at: datetime) -> None:
         """Put an order where it now belongs: done, in the book, or cancelled for want of a position or depth."""
         order = self._orders[key]
-        resting = self._resting.setdefault(order.symbol, [])
         if order.filled == order.quantity:
             self._end(key, OrderStatus.FILLED, "", at)
         elif order.type == OrderType.MARKET.value:
             self._end(key, OrderStatus.CANCELLED, "partial", at)
         elif order.reduce_only and order.symbol not in self.wallet.holdings:
             self._end(key, OrderStatus.CANCELLED, "no_position", at)
-        elif key not in resting:
-            resting.append(key)
-            if expires_at is not None:
-                self._expiries[key] = expires_at
+        else:
+            self._resting.setdefault(key, expires_at)
 
     def _end(self, key: str, status: OrderStatus, reason: str, at: datetime) -> None:
-        order = self._orders[key]
-        if key in self._resting.get(order.symbol, ()):
-            self._resting[order.symbol].remove(key)
-        self._expiries.pop(key, None)
-        self._keep(order.model_copy(update={"status": status, "reason": reason, "updated_at": at}))
+        self._resting.pop(key, None)
+        self._change(key, at, status=status, reason=reason)
 
     def _change_protection(self, order: Order, at: datetime) -> None:
-        holding = self.wallet.holdings[order.symbol]
-        if order.type == OrderType.STOP.value:
-            self.set_protection(order.symbol, order.price, None, at)
-            holding.stop_order = order.venue_order_id
-        elif order.type == OrderType.TARGET.value:
-            self.set_protection(order.symbol, None, order.price, at)
-            holding.target_order = order.venue_order_id
+        legs = {"stop": (order.price, None), "target": (None, order.price)}
+        self.set_protection(order.symbol, *legs.get(order.type, (None, ZERO)), at)
+        if order.type in legs:
+            setattr(self.wallet.holdings[order.symbol], f"{order.type}_order", order.venue_order_id)
         else:
-            self.set_protection(order.symbol, None, ZERO, at)
             self._end(order.venue_order_id, OrderStatus.FILLED, "", at)
 
-    def _replace(self, key: str, at: datetime) -> None:
-        if key:
-            self._end(key, OrderStatus.CANCELLED, "replaced", at)
-
-    def _end_protection(self, holding: Holding, fired: str, at: datetime) -> None:
-        """Cancel what only made sense with the position: its other leg and its reduce-only orders."""
-        legs = [key for key in (holding.stop_order, holding.target_order) if key and key != fired]
-        legs += [o.venue_order_id for o in self._working(holding.symbol) if o.reduce_only and o.venue_order_id != fired]
-        for key in legs:
-            self._end(key, OrderStatus.CANCELLED, "no_position", at)
+    # -- storing it -----------------------------------------------------------------------------------------------
 
     def forget(self, before: datetime) -> None:
         """Drop fills, and orders that ended, before then; their client ids are free again."""
         self.fills = [fill for fill in self.fills if fill.at >= before]
-        kept = [o for o in self._orders.values() if o.status is OrderStatus.OPEN or o.updated_at >= before]
-        self._orders = {order.venue_order_id: order for order in kept}
-        self._ids = {order.client_order_id: order.venue_order_id for order in kept if order.client_order_id}
+        self._restore([o for o in self._orders.values() if o.status is OrderStatus.OPEN or o.updated_at >= before])
+
+    def _restore(self, orders: list[Order]) -> None:
+        self._orders = {order.venue_order_id: order for order in orders}
+        self._ids = {order.client_order_id: order.venue_order_id for order in orders if order.client_order_id}
 
     def dump(self) -> str:
         """Return the whole state as JSON; `load` gives it back exactly."""
-        wallet = self.wallet
-        protection = [key for h in wallet.holdings.values() for key in (h.stop_order, h.target_order) if key]
-        return _State(
-            wallet=wallet.cash,
-            default_leverage=wallet.default_leverage,
-            leverages=wallet.leverages,
-            holdings=wallet.holdings,
-            totals=wallet.totals,
-            last=wallet.last,
-            orders=list(self._orders.values()),
+        return _Stored(
+            wallet=self.wallet.cash,
+            orders=self.orders,
             fills=self.fills,
-            expiries=self._expiries,
-            protection=protection,
+            expiries={key: at for key, at in self._resting.items() if at is not None},
+            **{name: getattr(self.wallet, name) for name in WALLET},
         ).model_dump_json()
 
     def load(self, text: str) -> None:
-        """Replace the state by a dumped one; instruments and costs stay this engine's."""
-        state = _State.model_validate_json(text)
-        wallet = Wallet(state.wallet, self.wallet.instruments, state.default_leverage)
-        wallet.leverages, wallet.holdings = state.leverages, state.holdings
-        wallet.totals, wallet.last = state.totals, state.last
-        self.wallet, self.fills, self._expiries = wallet, state.fills, state.expiries
-        self._orders = {order.venue_order_id: order for order in state.orders}
-        self._ids = {o.client_order_id: o.venue_order_id for o in state.orders if o.client_order_id}
-        self._resting = {}
-        for order in state.orders:
-            if order.status is OrderStatus.OPEN and order.venue_order_id not in state.protection:
-                self._resting.setdefault(order.symbol, []).append(order.venue_order_id)
+        """Replace the state by a dumped one; instruments and costs stay this account's."""
+        stored = _Stored.model_validate_json(text)
+        self.wallet.cash, self.fills = stored.wallet, stored.fills
+        for name in WALLET:
+            setattr(self.wallet, name, getattr(stored, name))
+        self._restore(stored.orders)
+        legs = {key for h in stored.holdings.values() for key in (h.stop_order, h.target_order)}
+        working = [key for key, o in self._orders.items() if o.status is OrderStatus.OPEN and key not in legs]
+        self._resting = {key: stored.expiries.get(key) for key in working}
+
+
+def price_bars(bars: pd.DataFrame) -> list[PriceBar]:
+    """Cross bars from float to Decimal."""
+    columns = [map(exact, bars[name].tolist()) for name in ("open", "high", "low", "close", "volume")]
+    return list(map(PriceBar, pd.DatetimeIndex(bars.index).to_pydatetime(), *columns))
 
 
 def limit_price(order: Order) -> Decimal:
     return order.price if order.price is not None else ZERO
+
+
+def side_of(sign: int) -> Side:
+    return "buy" if sign > 0 else "sell"
 
 
 def quote_of(symbol: str) -> str:
@@ -612,15 +608,3 @@ def quote_of(symbol: str) -> str:
 
 def derived_id(*parts: str | datetime) -> str:
     return str(uuid.uuid5(IDS, ":".join(p.isoformat() if isinstance(p, datetime) else p for p in parts)))
-
-
-def _intent_of(order: Order) -> OrderIntent:
-    return OrderIntent(
-        client_order_id=order.client_order_id,
-        symbol=order.symbol,
-        side=order.side,
-        type=OrderType.LIMIT,
-        quantity=order.quantity,
-        price=order.price,
-        reduce_only=order.reduce_only,
-    )

@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from pydantic import BaseModel
 
-from tasks.core.types.orders import Balance, Instrument, PositionSide, VenuePosition
+from tasks.core.types.orders import Instrument, PositionSide, VenuePosition
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
@@ -129,9 +129,6 @@ class Wallet:
                 free += holding.unrealized(self._mark(holding, marks))
         return free
 
-    def balance(self, marks: Mapping[str, Decimal], reserved: Decimal) -> Balance:
-        return Balance(equity=self.equity(marks), available=max(self.available(marks) - reserved, ZERO))
-
     def _mark(self, holding: Holding, marks: Mapping[str, Decimal]) -> Decimal:
         return marks.get(holding.symbol) or self.last.get(holding.symbol) or holding.avg_price
 
@@ -144,7 +141,7 @@ class Wallet:
         price = REPORTED.divide(holding.cost - holding.sign * (self.cash + others), holding.quantity)
         return price if price > 0 else None
 
-    def position(self, symbol: str, marks: Mapping[str, Decimal]) -> VenuePosition | None:
+    def position(self, symbol: str) -> VenuePosition | None:
         """Return the open position as a venue reports it; None when flat."""
         holding = self.holdings.get(symbol)
         if holding is None:
@@ -156,6 +153,6 @@ class Wallet:
             avg_price=holding.avg_price,
             stop=holding.stop,
             target=holding.target,
-            unrealized_pnl=holding.unrealized(self._mark(holding, marks)),
+            unrealized_pnl=holding.unrealized(self._mark(holding, {})),
             liquidation_price=self.liquidation_price(symbol),
         )

@@ -20,8 +20,7 @@ from tasks.core.lab.chance import Path, Trade
 from tasks.core.lab.comparison import Point, Trial, Tried, Variant
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.snapshot import Market
-from tasks.core.simulation.account import SimulatedAccount
-from tasks.core.simulation.counterfactual import price_bars
+from tasks.core.simulation.account import SimulatedAccount, price_bars
 from tasks.core.simulation.paid_replies import CAPPED, KeptModel, Spending
 from tasks.core.simulation.world import World
 from tasks.core.types.decision import ModelCall, PromptRef

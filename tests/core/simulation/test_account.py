@@ -354,10 +354,12 @@ def test_a_working_spot_sell_ends_with_the_holding_instead_of_going_short():
 def test_a_long_pays_positive_funding_and_a_short_receives_it(side, paid):
     account = an_account()
     enter(account, side=side, quantity=2)
-    fill = account.apply_funding(PERP, D("0.0001"), D(100), START + 8 * timedelta(hours=1))
+    account.apply_funding(PERP, D("0.0001"), D(100), START + 8 * timedelta(hours=1))
+    fill = account.fills[-1]
     assert (fill.reason, fill.fee, fill.quantity) == ("funding", paid, D(2))
     assert account.balance({PERP: D(100)}).equity == D(10_000) - paid
-    assert account.apply_funding(OTHER, D("0.0001"), D(100), START) is None
+    account.apply_funding(OTHER, D("0.0001"), D(100), START)
+    assert account.fills[-1] is fill
 
 
 def test_a_position_is_liquidated_where_equity_is_gone():

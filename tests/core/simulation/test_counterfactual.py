@@ -8,12 +8,14 @@ import pytest
 from instrument_cases import linear
 
 from tasks.core.market.bars import bar_frame
-from tasks.core.simulation.counterfactual import FREE, PaperBook, score
+from tasks.core.simulation.account import SimulatedAccount
+from tasks.core.simulation.counterfactual import FREE, score
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition
 
 SYMBOL, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
+STEP = timedelta(minutes=5)
 AT = datetime(2025, 1, 1, 12, tzinfo=UTC)
 GRID = linear(SYMBOL, min_quantity=Decimal("0.001"))
 FLAT = AccountState(equity=Decimal(10_000), instrument=GRID)
@@ -77,43 +79,42 @@ def test_without_a_bar_there_is_no_score():
     assert score(FLAT, SYMBOL, [entry()], bars(104).iloc[:0], FREE) is None
 
 
-def test_a_paper_book_in_two_sittings_is_the_same_as_in_one():
-    instruments = {SYMBOL: GRID}
+def an_account() -> SimulatedAccount:
+    return SimulatedAccount(Decimal(10_000), {s: GRID.model_copy(update={"symbol": s}) for s in (SYMBOL, OTHER)}, FREE)
+
+
+def test_an_account_that_is_stored_between_bars_ends_as_the_one_that_is_not():
     tape = bars(104, 103, 102, 107, 111, 105)
     due = [(AT + timedelta(minutes=5), SYMBOL, [entry(target="108")])]
-    whole = PaperBook(Decimal(10_000), instruments, Costs())
-    once = whole.run({SYMBOL: tape}, due)
-    first = PaperBook(Decimal(10_000), instruments, Costs())
-    first.run({SYMBOL: tape.iloc[:3]}, due)
-    second = PaperBook(Decimal(10_000), instruments, Costs(), first.account.dump())
-    assert second.run({SYMBOL: tape.iloc[3:]}, []) == once
-    assert once > 10_000
-    assert [fill.reason for fill in whole.account.fills] == ["entry", "target"]
-
-
-def book(costs: Costs = FREE, state: str = "") -> PaperBook:
-    return PaperBook(Decimal(10_000), {SYMBOL: GRID, OTHER: GRID.model_copy(update={"symbol": OTHER})}, costs, state)
+    whole, first, second = an_account(), an_account(), an_account()
+    whole.pass_bars({SYMBOL: tape}, STEP, due)
+    first.pass_bars({SYMBOL: tape.iloc[:3]}, STEP, due)
+    second.load(first.dump())
+    second.pass_bars({SYMBOL: tape.iloc[3:]}, STEP)
+    assert second.balance({}) == whole.balance({})
+    assert second.balance({}).equity > 10_000
+    assert [fill.reason for fill in whole.fills] == ["entry", "target"]
 
 
 @pytest.mark.parametrize(("minute", "bar"), [(0, 0), (2, 1), (5, 1), (6, 2)])
 def test_a_decisions_orders_meet_the_first_bar_that_opens_at_or_after_it(minute, bar):
     """One made at 12:02 knows nothing of what the bar of 12:00 was going to do: it fills at 12:05."""
-    tape, made = bars(104, 103, 102, 107), book()
-    made.run({SYMBOL: tape}, [(AT + timedelta(minutes=minute), SYMBOL, [entry(target="900")])])
-    [fill] = made.account.fills
+    tape, made = bars(104, 103, 102, 107), an_account()
+    made.pass_bars({SYMBOL: tape}, STEP, [(AT + timedelta(minutes=minute), SYMBOL, [entry(target="900")])])
+    [fill] = made.fills
     assert (fill.at, fill.price) == (AT + timedelta(minutes=5 * bar), Decimal(str(tape["open"].iloc[bar])))
 
 
 def test_a_decision_about_one_symbol_does_not_meet_anothers_bar():
-    made = book()
-    made.run({SYMBOL: bars(104, 103), OTHER: bars(50, 51).iloc[1:]}, [(AT, OTHER, [entry_in(OTHER)])])
-    assert [(fill.symbol, fill.at) for fill in made.account.fills] == [(OTHER, AT + timedelta(minutes=5))]
+    made = an_account()
+    made.pass_bars({SYMBOL: bars(104, 103), OTHER: bars(50, 51).iloc[1:]}, STEP, [(AT, OTHER, [entry_in(OTHER)])])
+    assert [(fill.symbol, fill.at) for fill in made.fills] == [(OTHER, AT + timedelta(minutes=5))]
 
 
 def test_two_decisions_of_one_time_are_carried_out_in_their_order():
-    made = book()
-    made.run({SYMBOL: bars(104, 103)}, [(AT, SYMBOL, [entry(target="900")]), (AT, SYMBOL, [close_all()])])
-    assert [fill.client_order_id for fill in made.account.fills] == ["e", "x"]
+    made = an_account()
+    made.pass_bars({SYMBOL: bars(104, 103)}, STEP, [(AT, SYMBOL, [entry(target="900")]), (AT, SYMBOL, [close_all()])])
+    assert [fill.client_order_id for fill in made.fills] == ["e", "x"]
 
 
 def test_funding_is_paid_on_what_is_open_then_and_only_on_that():
@@ -123,16 +124,18 @@ def test_funding_is_paid_on_what_is_open_then_and_only_on_that():
         (AT + timedelta(minutes=10), OTHER, Decimal("0.01")),
         (AT + timedelta(minutes=10), SYMBOL, Decimal("0.0001")),
     ]
-    made = book()
-    equity = made.run({SYMBOL: bars(104, 103, 110)}, [(AT, SYMBOL, [entry(target="900")])], dues)
+    made = an_account()
+    made.pass_bars({SYMBOL: bars(104, 103, 110)}, STEP, [(AT, SYMBOL, [entry(target="900")])], dues)
+    equity = made.balance({}).equity
     assert equity == 10_100 - Decimal("0.103")
-    assert [fill.reason for fill in made.account.fills] == ["entry", "funding"]
+    assert [fill.reason for fill in made.fills] == ["entry", "funding"]
 
 
 def test_equity_is_reckoned_at_each_symbols_own_last_close():
-    made = book()
+    made = an_account()
     tapes = {SYMBOL: bars(104, 103), OTHER: bars(90, 80).iloc[:1]}
-    equity = made.run(tapes, [(AT, SYMBOL, [entry(target="900")]), (AT, OTHER, [entry_in(OTHER, stop="1")])])
+    made.pass_bars(tapes, STEP, [(AT, SYMBOL, [entry(target="900")]), (AT, OTHER, [entry_in(OTHER, stop="1")])])
+    equity = made.balance({}).equity
     assert equity == 10_000 + 30 - 100
 
 

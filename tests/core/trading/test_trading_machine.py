@@ -68,7 +68,7 @@ class Desk(RuleBasedStateMachine):
         prices = [price.quantize(D("0.1")) for price in (opened, top, bottom, ends)]
         self.account.on_bar(symbol, PriceBar(at, *prices), self.now)
         self.price[symbol] = prices[-1]
-        self.account.mark(symbol, prices[-1])
+        self.account.wallet.last[symbol] = prices[-1]
 
     @rule(symbol=symbols, percent=st.integers(-15, 15))
     def gap(self, symbol: str, percent: int) -> None:
