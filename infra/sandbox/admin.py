@@ -1,102 +1,97 @@
 """What a test bench needs beside the exchange: state, clock and faults, as JSON under /__admin."""
 
-from typing import Annotated
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_jsonable_python
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
-from fastapi import APIRouter, Body, Request
-from fastapi.responses import JSONResponse
-
-from infra.sandbox import views
+from infra.sandbox import rows
+from infra.sandbox.answers import Json
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.faults import Fault, FaultBench
-from tasks.core.errors import InputError
-from tasks.core.types.orders import Fill, Order, OrderStatus, VenuePosition
-
-Json = dict[str, object]
+from tasks.core.types.orders import Order, OrderStatus, VenuePosition
 
 
-def admin_router(ex: Exchange, bench: FaultBench) -> APIRouter:
+class Advance(BaseModel):
+    advance_s: float
+
+
+def admin_routes(ex: Exchange, bench: FaultBench) -> list[Route]:
     """Return the admin endpoints of one exchange."""
-    router = APIRouter(prefix="/__admin")
 
-    @router.get("/state")
-    async def state() -> Json:
+    async def state(_request: Request) -> JSONResponse:
         ex.catch_up()
-        return exchange_state(ex)
+        return JSONResponse(to_jsonable_python(exchange_state(ex)))
 
-    @router.get("/clock")
-    async def clock() -> Json:
+    async def clock(request: Request) -> JSONResponse:
+        if request.method == "POST":
+            ex.clock.step(round(Advance.model_validate_json(await request.body()).advance_s * 1000))
         ex.catch_up()
-        return _clock(ex)
+        where = {"stepped": ex.clock.stepped, "speed": ex.clock.speed}
+        return JSONResponse({"clock": ex.now.isoformat(), "now_ms": ex.now_ms, **where})
 
-    @router.post("/clock")
-    async def advance(advance_s: Annotated[float, Body(embed=True)]) -> Json:
-        ex.clock.step(round(advance_s * 1000))
-        ex.catch_up()
-        return _clock(ex)
+    async def faults(request: Request) -> JSONResponse:
+        if request.method == "POST":
+            bench.pending.append(Fault.model_validate_json(await request.body()))
+        elif request.method == "DELETE":
+            bench.clear()
+        return JSONResponse({"faults": [fault.model_dump() for fault in bench.pending]})
 
-    @router.get("/faults")
-    async def faults() -> Json:
-        return {"faults": bench.listed()}
-
-    @router.post("/faults")
-    async def add_fault(wanted: Annotated[Json, Body()]) -> Json:
-        try:
-            bench.pending.append(Fault(**wanted))  # type: ignore[arg-type]  # checked by Fault and by its names
-        except TypeError as e:
-            raise InputError(f"fault {wanted}: give kind, path, times, seconds, status, share, seed ({e})") from e
-        return {"faults": bench.listed()}
-
-    @router.delete("/faults")
-    async def clear_faults() -> Json:
-        bench.clear()
-        return {"faults": []}
-
-    return router
+    return [
+        Route("/__admin/state", state),
+        Route("/__admin/clock", clock, methods=["GET", "POST"]),
+        Route("/__admin/faults", faults, methods=["GET", "POST", "DELETE"]),
+    ]
 
 
 async def refuse(_request: Request, error: Exception) -> JSONResponse:
     """Answer wrong input to an admin endpoint with 400 and the one line that says what is wrong."""
-    return JSONResponse({"error": str(error)}, status_code=400)
-
-
-def _clock(ex: Exchange) -> Json:
-    return {"clock": ex.now.isoformat(), "now_ms": ex.now_ms, "stepped": ex.clock.stepped, "speed": ex.clock.speed}
+    message = str(error)
+    if isinstance(error, ValidationError):
+        why = error.errors()[0]
+        message = " ".join([error.title.lower(), *map(str, why["loc"]), f"is {why['input']}: {why['msg']}"])
+    return JSONResponse({"error": message}, 400)
 
 
 def exchange_state(ex: Exchange) -> Json:
     """Return everything that has happened at this exchange."""
     marks = ex.marks()
-    totals = {s: ex.account.totals(s).model_dump(mode="json") for s in ex.markets}
+    balance = ex.account.balance(marks)
     return {
-        "clock": ex.now.isoformat(), "orders": [_order(order) for order in ex.account.orders],
-        "fills": [_fill(fill) for fill in ex.account.fills],
+        "clock": ex.now.isoformat(),
+        "orders": [_order(order) for order in ex.account.orders],
+        "fills": [fill.model_dump() | rows.ids(fill) | {"qty": fill.quantity} for fill in ex.account.fills],
         "positions": [_position(ex, position) for position in ex.account.positions()],
-        "unprotected_s": {symbol: ex.naked_ms[symbol] / 1000 for symbol in ex.markets},
-        "equity": str(ex.account.balance(marks).equity), "available": str(ex.account.balance(marks).available),
-        "prices": {symbol: str(price) for symbol, price in marks.items()}, "totals": totals,
-        "requests": dict(ex.requests),
-    }  # fmt: skip
+        "unprotected_s": {symbol: ex.naked_ms[symbol] / 1000 for symbol in marks},
+        "equity": balance.equity,
+        "available": balance.available,
+        "prices": marks,
+        "totals": {symbol: ex.account.totals(symbol) for symbol in marks},
+        "requests": ex.requests,
+    }
 
 
 def _order(order: Order) -> Json:
-    return order.model_dump(mode="json") | {
-        "orderLinkId": views.link_id(order.client_order_id), "orderId": order.venue_order_id,
-        "qty": str(order.quantity), "resting": order.status is OrderStatus.OPEN,
-        "protection": order.type in views.STOP_TYPE, "created": order.created_at.isoformat(),
+    return {
+        **order.model_dump(),
+        **rows.ids(order),
+        "qty": order.quantity,
+        "resting": order.status is OrderStatus.OPEN,
+        "protection": order.type in rows.STOP_TYPE,
+        "created": order.created_at.isoformat(),
         "updated": order.updated_at.isoformat(),
-    }  # fmt: skip
-
-
-def _fill(fill: Fill) -> Json:
-    return fill.model_dump(mode="json") | {
-        "orderLinkId": views.link_id(fill.client_order_id), "orderId": fill.venue_order_id, "qty": str(fill.quantity),
-    }  # fmt: skip
+    }
 
 
 def _position(ex: Exchange, position: VenuePosition) -> Json:
     return {
-        "symbol": position.symbol, "side": position.side, "size": str(position.quantity),
-        "avg_price": str(position.avg_price), "stopLoss": None if position.stop is None else str(position.stop),
-        "takeProfit": None if position.target is None else str(position.target),
-        "unrealized_pnl": str(position.unrealized_pnl), "unprotected_s": ex.naked_now_ms[position.symbol] / 1000,
-    }  # fmt: skip
+        "symbol": position.symbol,
+        "side": position.side,
+        "size": position.quantity,
+        "avg_price": position.avg_price,
+        "stopLoss": position.stop,
+        "takeProfit": position.target,
+        "unrealized_pnl": position.unrealized_pnl,
+        "unprotected_s": ex.naked_now_ms[position.symbol] / 1000,
+    }

@@ -5,9 +5,7 @@ import time
 from tasks.core.errors import InputError
 
 HOUR_MS = 3_600_000  # of a replay's distance to wall time: 15m and 1h closes fall together
-ALIGN_MS = 300_000
-DAY_MS = 86_400_000
-WARM_UP_DAYS = 250
+DAY_MS = 24 * HOUR_MS
 
 
 def wall_ms() -> int:
@@ -18,12 +16,11 @@ class Clock:
     """Milliseconds UTC. A replay in real time keeps its distance to wall time a multiple of an hour."""
 
     def __init__(self, start_ms: int | None, speed: float, stepped: bool) -> None:
-        self.stepped = stepped
-        self.speed = speed
-        self._wall_start = wall_ms()
-        self._start = self._wall_start if start_ms is None else start_ms
-        if not stepped and start_ms is not None:
-            self._start = self._wall_start + (start_ms - self._wall_start) // HOUR_MS * HOUR_MS
+        self.stepped, self.speed = stepped, speed
+        self._wall_start = self._start = wall_ms()
+        if start_ms is not None:
+            ahead = start_ms - self._start
+            self._start += ahead if stepped else ahead // HOUR_MS * HOUR_MS
 
     def now_ms(self) -> int:
         if self.stepped:
@@ -37,11 +34,3 @@ class Clock:
         if milliseconds < 0:
             raise InputError(f"advance_s is {milliseconds / 1000}: time only moves forward")
         self._start += milliseconds
-
-
-def default_start(first_ms: int, last_ms: int) -> int:
-    """Return where a replay of candle files begins: 250 days in, or a third of a shorter file."""
-    begin = first_ms + WARM_UP_DAYS * DAY_MS
-    if begin >= last_ms:
-        begin = first_ms + (last_ms - first_ms) // 3
-    return begin // ALIGN_MS * ALIGN_MS

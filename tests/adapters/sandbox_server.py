@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from infra.sandbox.app import create_app
+from infra.sandbox.app import SandboxApp
 from infra.sandbox.config import SandboxConfig
-from infra.sandbox.server import _listen, uvicorn_server
+from infra.sandbox.server import listen, uvicorn_server
 
 
 @contextmanager
 def running_sandbox(config: SandboxConfig | None = None, **options: Any) -> Iterator[str]:
     """Serve a sandbox built from `config`, or from SandboxConfig's fields given by name, and yield its URL."""
-    app = create_app(config or SandboxConfig(**options))
-    server, listener = uvicorn_server(app), _listen(0)
+    app = SandboxApp(config or SandboxConfig(**options))
+    server, listener = uvicorn_server(app), listen(0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20

@@ -203,7 +203,7 @@ async def test_the_trading_stop_is_moved_and_removed(bybit):
     await bybit.privatePostV5PositionTradingStop(request | {"takeProfit": "0"})
     (position,) = await bybit.fetch_positions([BTC])
     assert not position["takeProfitPrice"]
-    with pytest.raises(ccxt.BadRequest, match="lower than base_price"):
+    with pytest.raises(ccxt.BadRequest, match="wrong side of base_price"):
         await bybit.privatePostV5PositionTradingStop(request | {"stopLoss": f"{price * 1.01:.1f}"})
     with pytest.raises(ccxt.BadRequest, match="zero position"):
         await bybit.privatePostV5PositionTradingStop(request | {"symbol": "ETHUSDT", "stopLoss": "1"})

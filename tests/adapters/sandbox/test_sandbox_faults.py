@@ -10,9 +10,10 @@ import httpx
 import pytest
 from sandbox_server import admin, advance, fault, running_sandbox, state
 
+from infra.sandbox import order_book
 from infra.sandbox.config import SandboxConfig
+from infra.sandbox.crash import Crash
 from infra.sandbox.exchange import Exchange
-from infra.sandbox.scenario import Crash
 from infra.sandbox.server import parse
 from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
@@ -193,16 +194,14 @@ def test_a_crash_takes_forty_percent_in_an_hour_and_gives_most_of_it_back():
     ex.clock.step(3_600_000)
     ex.catch_up()
     assert 0.55 * before < float(ex.price(BTC)) < 0.65 * before
-    assert not ex.crashing(ex.now_ms)
+    assert not ex.markets[BTC].candles.crashing(ex.now_ms)
     ex.clock.step(6 * 3_600_000)
     ex.catch_up()
     assert float(ex.price(BTC)) > 0.85 * before
 
 
 def _spread(ex: Exchange) -> float:
-    from infra.sandbox import quotes
-
-    return quotes.conditions(ex.markets[BTC], ex.now_ms).half_spread_bps
+    return order_book.conditions(ex.markets[BTC], ex.now_ms).half_spread_bps
 
 
 async def test_in_a_crash_requests_fail_and_a_stop_pays_the_gap_and_the_spread():

@@ -189,12 +189,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--candles", "BTC/USDT:USDT=/nowhere/x.parquet"], "/nowhere/x.parquet: no such file"),
+        (["--candles", "BTC/USDT:USDT=/nowhere/x.parquet"], "/nowhere/x.parquet: cannot be read"),
         (["--candles", "nonsense"], "write SYMBOL=FILE"),
         (["--symbols", "BTCUSDT"], "write BTC/USDT:USDT"),
-        (["--start", "yesterday"], "write a time"),
-        (["--speed", "0"], "above 0"),
-        (["--cash", "-5"], "more than 0"),
+        (["--start", "yesterday"], "--start: invalid"),
+        (["--speed", "0"], "--speed 0: Input should be greater than 0"),
+        (["--cash", "-5"], "--cash -5: Input should be greater than 0"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_code_2(arguments, said):

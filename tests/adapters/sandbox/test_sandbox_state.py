@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sandbox_server import advance, running_sandbox, state
 
-from infra.sandbox.app import create_app
+from infra.sandbox.app import SandboxApp
 from infra.sandbox.config import SandboxConfig
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.core.errors import DuplicateOrder, InputError
@@ -56,10 +56,10 @@ def test_a_state_of_another_market_is_refused(tmp_path):
     with running_sandbox(**options(tmp_path)) as url:
         send(url, ENTRY)
     with pytest.raises(InputError, match="another file"):
-        create_app(SandboxConfig(**{**options(tmp_path), "seed": 8}))
+        SandboxApp(SandboxConfig(**{**options(tmp_path), "seed": 8}))
 
 
 def test_a_state_that_is_not_one_is_refused(tmp_path):
     (tmp_path / "sandbox.json").write_text("{}")
     with pytest.raises(InputError, match="remove it"):
-        create_app(SandboxConfig(**options(tmp_path)))
+        SandboxApp(SandboxConfig(**options(tmp_path)))

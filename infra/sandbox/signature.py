@@ -5,9 +5,10 @@ import hmac
 from collections.abc import Mapping
 from urllib.parse import unquote
 
-from infra.sandbox.errors import BybitError
+from infra.sandbox.answers import BybitError
 
 AHEAD_MS = 1000
+STALE = "invalid request, please check your server timestamp or recv_window param."
 
 
 def check_signature(headers: Mapping[str, str], payload: str, key: str, secret: str, clocks_ms: list[int]) -> None:
@@ -20,18 +21,13 @@ def check_signature(headers: Mapping[str, str], payload: str, key: str, secret: 
         raise BybitError(10003, "API key is invalid.")
     stamp, window = headers.get("x-bapi-timestamp", ""), headers.get("x-bapi-recv-window", "5000")
     if not stamp.isdigit() or not window.isdigit():
-        raise BybitError(10002, "invalid request, please check your server timestamp or recv_window param.")
-    sign = headers.get("x-bapi-sign", "")
-    texts = (stamp + key + window + payload, stamp + key + window + unquote(payload))
-    if not any(hmac.compare_digest(_sign(text, secret), sign) for text in texts):
-        raise BybitError(10004, f"error sign! origin_string[{texts[0]}]")
+        raise BybitError(10002, STALE)
+    for text in (payload, unquote(payload)):
+        signed = hmac.new(secret.encode(), (stamp + key + window + text).encode(), hashlib.sha256).hexdigest()
+        if hmac.compare_digest(signed, headers.get("x-bapi-sign", "")):
+            break
+    else:
+        raise BybitError(10004, f"error sign! origin_string[{stamp}{key}{window}{payload}]")
     if not any(now - int(window) <= int(stamp) < now + AHEAD_MS for now in clocks_ms):
-        raise BybitError(
-            10002,
-            "invalid request, please check your server timestamp or recv_window param. "
-            f"req_timestamp[{stamp}],server_timestamp[{clocks_ms[0]}],recv_window[{window}]",
-        )
-
-
-def _sign(text: str, secret: str) -> str:
-    return hmac.new(secret.encode(), text.encode(), hashlib.sha256).hexdigest()
+        times = f"req_timestamp[{stamp}],server_timestamp[{clocks_ms[0]}],recv_window[{window}]"
+        raise BybitError(10002, f"{STALE} {times}")

@@ -1,13 +1,42 @@
-"""Bybit's answers when it refuses: HTTP 200 with a retCode."""
+"""Bybit's answers: HTTP 200 with a retCode, also when it refuses."""
+
+import json
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+Json = dict[str, Any]
 
 
 class BybitError(Exception):
     """The request is refused with this code and message."""
 
     def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
+        super().__init__(code, message)
+
+
+OK = BybitError(0, "OK")
+
+
+class BybitAnswer(JSONResponse):
+    """The envelope; numbers and times in a result become text, as on the wire."""
+
+    def __init__(self, outcome: BybitError, now_ms: int, result: object = None, status: int = 200) -> None:
+        code, message = outcome.args
+        body = {"retCode": code, "retMsg": message, "result": result or {}, "retExtInfo": {}, "time": now_ms}
+        super().__init__(body, status)
+
+    def render(self, content: object) -> bytes:
+        return json.dumps(content, default=text, separators=(",", ":")).encode()
+
+
+def text(value: Decimal | datetime | None) -> str:
+    """Return a number without exponent, a time in ms, nothing as ""."""
+    if isinstance(value, datetime):
+        return str(round(value.timestamp() * 1000))
+    return "" if value is None else f"{value:f}"
 
 
 def bad_parameter(message: str) -> BybitError:
@@ -16,6 +45,7 @@ def bad_parameter(message: str) -> BybitError:
 
 # what the fill engine says -> what Bybit says, on perpetuals and on spot
 LINEAR = {
+    "unknown": (110001, "order not exists or too late to cancel"),
     "duplicate_id": (110072, "OrderLinkedID is duplicate"),
     "insufficient_balance": (110007, "ab not enough for new order"),
     "below_min_notional": (110094, "Order does not meet minimum order value 5USDT"),
@@ -31,6 +61,7 @@ LINEAR = {
     "target_wrong_side": (10001, "TakeProfit set for position is on the wrong side of base_price"),
 }
 SPOT = LINEAR | {
+    "unknown": (170213, "Order does not exist."),
     "duplicate_id": (170141, "Duplicate clientOrderId."),
     "insufficient_balance": (170131, "Insufficient balance."),
     "shorting": (170131, "Insufficient balance."),
@@ -44,11 +75,4 @@ SPOT = LINEAR | {
 
 
 def refusal(reason: str, category: str) -> BybitError:
-    code, message = (SPOT if category == "spot" else LINEAR)[reason]
-    return BybitError(code, message)
-
-
-def unknown_order(category: str) -> BybitError:
-    if category == "spot":
-        return BybitError(170213, "Order does not exist.")
-    return BybitError(110001, "order not exists or too late to cancel")
+    return BybitError(*(SPOT if category == "spot" else LINEAR)[reason])

@@ -1,0 +1,139 @@
+"""Bybit's public endpoints: instruments, klines, book, trades, tickers, funding."""
+
+import numpy as np
+
+from infra.sandbox import order_book
+from infra.sandbox.answers import Json, bad_parameter
+from infra.sandbox.clock import DAY_MS
+from infra.sandbox.exchange import FUNDING_MS
+from infra.sandbox.listing import Listing
+from infra.sandbox.query import Query
+
+MINUTE_MS = 60_000
+INTERVALS = {str(n): n * MINUTE_MS for n in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)} | {"D": DAY_MS}
+
+
+def server_time(q: Query) -> Json:
+    return {"timeSecond": str(q.now_ms // 1000), "timeNano": str(q.now_ms * 1_000_000)}
+
+
+def instruments(q: Query) -> Json:
+    gone = "delisting" in q.quirks or q["status"] not in ("", "Trading")
+    return {"category": q.category, "list": [] if gone else [_instrument(m) for m in q.markets], "nextPageCursor": ""}
+
+
+def _instrument(market: Listing) -> Json:
+    rules = market.instrument
+    size = {"minOrderQty": rules.min_quantity, "maxOrderQty": rules.step * 1_000_000}
+    about = {"symbol": market.id, "status": "Trading", "baseCoin": market.base, "quoteCoin": market.quote}
+    if market.category == "spot":
+        precision = {"basePrecision": rules.step, "quotePrecision": "0.0000001"}
+        amounts = {"minOrderAmt": rules.min_notional, "maxOrderAmt": "4000000"}
+        return about | {
+            "marginTrading": "none",
+            "lotSizeFilter": precision | size | amounts,
+            "priceFilter": {"tickSize": rules.tick},
+        }
+    return about | {
+        "contractType": "LinearPerpetual",
+        "settleCoin": market.quote,
+        "launchTime": str(int(market.candles.ts[0])),
+        "deliveryTime": "0",
+        "leverageFilter": {"minLeverage": "1", "maxLeverage": rules.max_leverage, "leverageStep": "0.01"},
+        "priceFilter": {"minPrice": rules.tick, "maxPrice": "19999998", "tickSize": rules.tick},
+        "lotSizeFilter": size | {"qtyStep": rules.step, "minNotionalValue": rules.min_notional},
+        "fundingInterval": FUNDING_MS // MINUTE_MS,
+    }
+
+
+def klines(q: Query) -> Json:
+    """Newest first, the forming bar included. With start alone: the `limit` bars from it; else the last in range."""
+    market, now_ms = q.market, q.ex.now_ms
+    timeframe = INTERVALS.get(q["interval"])
+    if timeframe is None:
+        raise bad_parameter("Invalid period!")
+    span = (q.number("limit", 200, 1000) - 1) * timeframe
+    if q["start"] and not q["end"]:
+        start = -(-q.number("start", 0) // timeframe) * timeframe
+        end = start + span
+    else:
+        end = min(q.number("end", now_ms), now_ms) // timeframe * timeframe
+        start = max(q.number("start", 0), end - span)
+    rows = market.klines(timeframe, start, end, now_ms)[::-1]
+    return {"category": market.category, "symbol": market.id, "list": [_row(market, row) for row in rows.tolist()]}
+
+
+def _row(market: Listing, row: list[float]) -> list[str]:
+    opened, *prices, volume = row
+    middle = (prices[0] + prices[3]) / 2
+    return [str(int(opened)), *map(market.text, prices), f"{volume:.4f}", f"{volume * middle:.4f}"]
+
+
+def book(q: Query) -> Json:
+    bids, asks = order_book.book(q.market, q.ex.now_ms, q.number("limit", 25 if q.category == "linear" else 1, 200))
+    return {"s": q.market.id, "b": bids, "a": asks, "ts": q.ex.now_ms, "u": q.ex.now_ms, "seq": q.ex.now_ms}
+
+
+def recent_trades(q: Query) -> Json:
+    market, most, default = q.market, *((1000, 500) if q.category == "linear" else (60, 60))
+    listed = [
+        {
+            "execId": f"{market.id}-{at}",
+            "symbol": market.id,
+            "price": market.text(price),
+            "size": f"{size:.8f}".rstrip("0").rstrip("."),
+            "side": side,
+            "time": str(at),
+        }
+        for at, price, size, side in order_book.trades(market, q.ex.now_ms, q.number("limit", default, most))
+    ]
+    return {"category": market.category, "list": listed}
+
+
+def tickers(q: Query) -> Json:
+    markets = [q.market] if q["symbol"] else q.markets
+    return {"category": q.category, "list": [_ticker(q, market) for market in markets]}
+
+
+def _ticker(q: Query, market: Listing) -> Json:
+    now_ms = q.ex.now_ms
+    last = market.price_at(now_ms)
+    day = market.klines(market.candles.base_ms, now_ms - DAY_MS, now_ms, now_ms)
+    if not len(day):
+        day = np.array([[now_ms, last, last, last, last, 0.0]])
+    first, volume, turnover = float(day[0, 1]), f"{day[:, 5].sum():.4f}", f"{(day[:, 4] * day[:, 5]).sum():.4f}"
+    ((bid, bid_size),), ((ask, ask_size),) = order_book.book(market, now_ms, 1)
+    prices = {"lastPrice": last, "prevPrice24h": first, "highPrice24h": day[:, 2].max(), "lowPrice24h": day[:, 3].min()}
+    ticker: Json = {"symbol": market.id, "bid1Price": bid, "bid1Size": bid_size, "ask1Price": ask, "ask1Size": ask_size}
+    ticker |= {"price24hPcnt": f"{last / first - 1:.6f}", "volume24h": volume, "turnover24h": turnover}
+    if market.category == "linear":
+        prices |= {"indexPrice": last, "markPrice": last}
+        ticker |= {
+            "openInterest": volume,
+            "openInterestValue": turnover,
+            "fundingRate": q.ex.config.funding_rate,
+            "nextFundingTime": str((now_ms // FUNDING_MS + 1) * FUNDING_MS),
+        }
+    return ticker | {name: market.text(price) for name, price in prices.items()}
+
+
+def funding_history(q: Query) -> Json:
+    market, now_ms = q.market, q.ex.now_ms
+    if market.category != "linear":
+        raise bad_parameter("params error: Category is invalid")
+    last = min(q.number("endTime", now_ms), now_ms) // FUNDING_MS * FUNDING_MS
+    first = max(q.number("startTime", 0), int(market.candles.ts[0]))
+    times = range(last, first - 1, -FUNDING_MS)[: q.number("limit", 200, 200)]
+    row = {"symbol": market.id, "fundingRate": q.ex.config.funding_rate}
+    return {"category": market.category, "list": [row | {"fundingRateTimestamp": str(at)} for at in times]}
+
+
+ENDPOINTS = {
+    "market/time": server_time,
+    "market/instruments-info": instruments,
+    "market/kline": klines,
+    "market/orderbook": book,
+    "market/recent-trade": recent_trades,
+    "market/tickers": tickers,
+    "market/funding/history": funding_history,
+}

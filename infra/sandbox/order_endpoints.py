@@ -1,0 +1,172 @@
+"""Bybit's private endpoints that change something: orders, leverage, trading stops."""
+
+from decimal import Decimal
+
+from infra.sandbox import rows
+from infra.sandbox.answers import BybitError, Json, bad_parameter, refusal
+from infra.sandbox.query import Query, invalid
+from infra.sandbox.rows import OWN_ID, ids
+from tasks.core.simulation.refusals import protection_refusal
+from tasks.core.trading.money import floor_to_step
+from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
+
+MAX_LINK_ID = 36
+TIMES_IN_FORCE = ("GTC", "IOC", "FOK", "PostOnly")
+PLAIN = {"Market": OrderType.MARKET, "Limit": OrderType.LIMIT}
+
+
+def create(q: Query) -> Json:
+    """Place an order; stop and target given with it become the position's when it first fills."""
+    ex, intent = q.ex, _intent(q)
+    if "delisting" in q.quirks and not intent.reduce_only:
+        raise refusal("delisted", q.category)
+    force = q["timeInForce"] or ("IOC" if intent.type is OrderType.MARKET else "GTC")
+    if force not in TIMES_IN_FORCE:
+        raise invalid("timeInForce", force)
+    depth = Decimal(0) if force == "PostOnly" else None
+    if q.quirks.keys() & {"partial_fill", "partial_fill_cancel"}:
+        depth = floor_to_step(intent.quantity / 2, q.market.instrument.step)
+    order = ex.submit(intent, depth)
+    if order.status is OrderStatus.REJECTED:
+        raise refusal(order.reason, q.category)
+    ex.time_in_force[order.venue_order_id] = force
+    leaves = force in ("IOC", "FOK") or "partial_fill_cancel" in q.quirks or _would_take(q, order)
+    if order.status is OrderStatus.OPEN and order.type == OrderType.LIMIT and leaves:
+        ex.account.cancel(order.client_order_id, ex.now)
+    return ids(order)
+
+
+def _would_take(q: Query, order: Order) -> bool:
+    """Say whether a PostOnly order would have taken at once."""
+    if q["timeInForce"] != "PostOnly" or order.price is None:
+        return False
+    price = q.ex.price(order.symbol)
+    return order.price >= price if order.side == "buy" else order.price <= price
+
+
+def _intent(q: Query) -> OrderIntent:
+    market = q.market
+    if q["side"].lower() not in ("buy", "sell"):
+        raise invalid("side", q["side"])
+    stop, target = q.amount("stopLoss"), q.amount("takeProfit")
+    if "reject_stop" in q.quirks:
+        stop = Decimal(0)
+    kind = _kind(q)
+    if market.category == "spot" and kind is not OrderType.LIMIT and (stop or target):
+        raise bad_parameter("tpsl order is not supported for spot market orders")
+    if len(q["orderLinkId"]) > MAX_LINK_ID:
+        raise bad_parameter(f"params error: OrderLinkedID longer than {MAX_LINK_ID} characters")
+    return OrderIntent(
+        client_order_id=q["orderLinkId"] or f"{OWN_ID}{len(q.ex.account.orders)}-{q.ex.now_ms}",
+        symbol=market.symbol,
+        side="buy" if q["side"].lower() == "buy" else "sell",
+        type=kind,
+        quantity=_quantity(q, kind),
+        price=q.amount("price" if kind is OrderType.LIMIT else "triggerPrice") or None,
+        stop=stop or None,
+        target=target or None,
+        reduce_only=q["reduceOnly"].lower() == "true",
+    )
+
+
+def _kind(q: Query) -> OrderType:
+    """Return what is asked for; a conditional order can only be a stop or target of the open position."""
+    trigger = q.amount("triggerPrice")
+    if not trigger:
+        if q["orderType"] not in PLAIN:
+            raise invalid("orderType", q["orderType"])
+        return PLAIN[q["orderType"]]
+    position = q.ex.account.position(q.market.symbol)
+    if position is None or (q["side"].lower() == "sell") != (position.side == "long"):
+        raise bad_parameter("conditional orders that open a position are not offered by the sandbox")
+    falls = trigger < q.ex.price(q.market.symbol)
+    return OrderType.STOP if falls == (position.side == "long") else OrderType.TARGET
+
+
+def _quantity(q: Query, kind: OrderType) -> Decimal:
+    """Return base units; a spot market buy counts in quote unless marketUnit says baseCoin, as on Bybit."""
+    quantity, market = q.amount("qty"), q.market
+    if not quantity:
+        raise bad_parameter("params error: qty invalid")
+    unit = q["marketUnit"] or ("quoteCoin" if q["side"] == "Buy" else "baseCoin")
+    if market.category == "spot" and kind is OrderType.MARKET and unit == "quoteCoin":
+        return floor_to_step(quantity / q.ex.price(market.symbol), market.instrument.step)
+    return quantity
+
+
+def _find(q: Query) -> Order:
+    """Return the working order that orderId or orderLinkId names."""
+    if not q["orderId"] and not q["orderLinkId"]:
+        raise bad_parameter("params error: orderId or orderLinkId is required")
+    order = q.ex.account.order_by_venue_id(q["orderId"]) or q.ex.account.order(q["orderLinkId"])
+    if order is None or order.symbol != q.market.symbol or order.status is not OrderStatus.OPEN:
+        raise refusal("unknown", q.category)
+    return order
+
+
+def amend(q: Query) -> Json:
+    order, (quantity, price) = _find(q), (q.amount(name) or None for name in ("qty", "price"))
+    changed = q.ex.account.amend(order.client_order_id, quantity, price, q.ex.now)
+    if changed is None or changed.reason:
+        raise refusal(changed.reason if changed else "unknown", q.category)
+    return ids(order)
+
+
+def cancel(q: Query) -> Json:
+    """Cancel a working order; or remove the attached stop or target that has this order id."""
+    position = q.ex.account.position(q.market.symbol)
+    for leg in rows.attached(q.ex, position) if position else []:
+        if leg.venue_order_id == q["orderId"]:
+            stop, target = (Decimal(0), None) if leg.type == "stop" else (None, Decimal(0))
+            q.ex.account.set_protection(leg.symbol, stop, target, q.ex.now)
+            return ids(leg)
+    order = _find(q)
+    q.ex.account.cancel(order.client_order_id, q.ex.now)
+    return ids(order)
+
+
+def cancel_all(q: Query) -> Json:
+    """Cancel working limit orders of a symbol or of the category."""
+    symbols = [market.symbol for market in q.markets]
+    chosen = [order for order in q.ex.account.open_orders() if order.symbol in symbols]
+    for order in chosen:
+        q.ex.account.cancel(order.client_order_id, q.ex.now)
+    return {"list": [ids(order) for order in chosen], "success": "1"}
+
+
+def set_leverage(q: Query) -> Json:
+    market, leverage = q.market, q.amount("buyLeverage")
+    if not 1 <= leverage <= market.instrument.max_leverage:
+        raise BybitError(110013, "cannot set leverage due to risk limit")
+    if leverage == q.ex.account.wallet.leverage(market.symbol):
+        raise BybitError(110043, "leverage not modified")
+    q.ex.account.wallet.leverages[market.symbol] = leverage
+    return {}
+
+
+def trading_stop(q: Query) -> Json:
+    """Set or, with "0", remove the position's stop and target; what is not given stays."""
+    position = q.ex.account.position(q.market.symbol)
+    if position is None or q.category != "linear":
+        raise bad_parameter("can not set tp/sl/ts for zero position")
+    if "reject_stop" in q.quirks:
+        raise bad_parameter("StopLoss can not be set now")
+    stop, target = (q.amount(name) if q[name] else None for name in ("stopLoss", "takeProfit"))
+    sign = 1 if position.side == "long" else -1
+    wrong = protection_refusal(sign, q.ex.price(position.symbol), stop, target)
+    if wrong:
+        raise refusal(wrong, q.category)
+    if stop in (None, position.stop or 0) and target in (None, position.target or 0):
+        raise BybitError(34040, "not modified")
+    q.ex.account.set_protection(position.symbol, stop, target, q.ex.now)
+    return {}
+
+
+ENDPOINTS = {
+    "order/create": create,
+    "order/amend": amend,
+    "order/cancel": cancel,
+    "order/cancel-all": cancel_all,
+    "position/set-leverage": set_leverage,
+    "position/trading-stop": trading_stop,
+}
