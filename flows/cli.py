@@ -14,8 +14,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 
 import click
 
-from flows import backtest, compare, learning, offline, prompts, replay
-from flows.offline import json_option
+from flows import backtest, compare, guard, learning, prompts, replay, snapshot
+from flows.options import json_option
 from flows.output import emit, utc_time
 from tasks.core.errors import InputError, TradingError
 from tasks.settings import ROOT, settings
@@ -29,7 +29,7 @@ def cli(verbose: bool) -> None:
     logging.getLogger("quarterdeck").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-for part in (offline, backtest, compare, replay, prompts, learning):
+for part in (snapshot, guard, backtest, compare, replay, prompts, learning):
     for command in part.COMMANDS:
         cli.add_command(command)
 

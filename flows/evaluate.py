@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,22 +21,22 @@ from flows.output import plain
 from tasks import evaluate as stage
 from tasks.adapters import parallel_replays, variants
 from tasks.adapters.mlflow.comparison import git_commit
-from tasks.adapters.parallel_replays import Job
+from tasks.adapters.parallel_replays import Job, ReplayFiles
 from tasks.connections import log
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import compare, statistics
-from tasks.core.lab.comparison import Treatment, Trial, Variant, Window
+from tasks.core.lab.compare import ReplayWindow, Treatment, Trial, Variant
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.types.base import Dto, Exact, Utc
-from tasks.core.types.strategy import Strategy
+from tasks.core.types.strategy import Told
 from tasks.settings import settings
 
-QUIET = 200  # bars of each kind sampled per symbol, where asking is free
+SAMPLES = 200  # bars of each kind sampled per symbol, where asking is free
 
 
-class Request(Dto):
+class ComparisonRequest(Dto):
     """What to compare, over which candles (symbol -> file)."""
 
     candles: dict[str, str] = {}
@@ -62,62 +63,54 @@ class Request(Dto):
 class Work:
     """A request made out into replays: those that are free, and those that ask models."""
 
-    request: Request
+    request: ComparisonRequest
     variants: list[Variant]
-    windows: tuple[Window, ...]
+    windows: tuple[ReplayWindow, ...]
     free: list[Job]
     paid: list[tuple[Variant, Job]]
     instruments: dict[str, dict[str, Any]]
 
 
-def plan_work(request: Request) -> Work:
+def plan_work(request: ComparisonRequest) -> Work:
     """Make a request out into variants, windows and jobs; raises InputError for what cannot be compared."""
     if not request.candles:
         raise InputError("nothing to compare over: give candles as {symbol: file}")
     if request.mask and request.news:
         log().warning("--news: headlines name coins and dates, so masked replays are told none of them")
-    chosen = variants.variants(request.deciders, request.models, request.cutoffs, settings())
-    windows = _windows(request)
-    files = parallel_replays.Files(
-        candles=tuple(sorted(request.candles.items())), instruments=request.instruments,
-        calendar=str(settings().calendar or ""),
-    )  # fmt: skip
-    whole = Window(index=0, start=windows[0].start, end=windows[-1].end)
-    strategy, sources = parallel_replays.replayed(settings(), "", files, whole, memory=True)
-    jobs = [
-        (variant, _job(request, strategy, variant, window, treatment, len(windows)))
-        for variant in chosen
-        for window in windows
-        for treatment in _treatments(request, variant)
-    ]
-    paid = [(variant, job) for variant, job in jobs if kind_of(variant.decider).asks_model]
-    free = [job for each, job in jobs if (each, job) not in paid]
+    s, chosen = settings(), variants.variants(request.deciders, request.models, request.cutoffs, settings())
+    files = ReplayFiles(
+        candles=sorted(request.candles.items()),
+        funding=request.funding.items(),
+        news=request.news,
+        instruments=request.instruments,
+        calendar=str(s.calendar or ""),
+    )
+    windows = _windows(request, files)
+    whole = ReplayWindow(start=windows[0].start, end=windows[-1].end)
+    strategy, sources = parallel_replays.replayed(s, "", files, whole)
+    free, paid = [], []
+    for variant in chosen:
+        kind = kind_of(variant.decider)
+        asked = {"told": Told(memory=kind.asks_model), "models": (variant.model,) if variant.model else strategy.models}
+        mine = strategy.called(strategy.name, variant.decider).model_copy(update=asked)
+        samples = (0 if kind.asks_model else SAMPLES) if request.quiet is None else request.quiet
+        for window, treatment in product(windows, _treatments(request, variant)):
+            job = Job(
+                label=variant.label,
+                strategy=mine,
+                window=window,
+                treatment=treatment,
+                files=files,
+                latency_s=s.decision_latency_s,
+                samples=-(-samples // len(windows)) if treatment == "raw" and kind.sees_market else 0,
+            )
+            paid.append((variant, job)) if kind.asks_model else free.append(job)
     return Work(request, chosen, windows, free, paid, parallel_replays.terms_of(strategy, sources))
 
 
-def _job(
-    request: Request, strategy: Strategy, variant: Variant, window: Window, treatment: Treatment, windows: int
-) -> Job:
-    s, sampled, kind = settings(), request.quiet, kind_of(variant.decider)
-    if sampled is None:
-        sampled = 0 if kind.asks_model else QUIET
-    gated = treatment == "raw" and kind.sees_market
-    asked = {
-        "told": strategy.told.model_copy(update={"memory": kind.asks_model}),
-        "models": (variant.model,) if variant.model else strategy.models,
-    }
-    return Job(
-        label=variant.label, window=window, treatment=treatment,
-        strategy=strategy.called(strategy.name, variant.decider).model_copy(update=asked),
-        quiet=-(-sampled // windows) if gated else 0, candles=tuple(sorted(request.candles.items())),
-        funding=tuple(sorted(request.funding.items())), news=request.news, latency_s=s.decision_latency_s,
-        calendar=str(s.calendar or ""),
-    )  # fmt: skip
-
-
-def _windows(request: Request) -> tuple[Window, ...]:
+def _windows(request: ComparisonRequest, files: ReplayFiles) -> tuple[ReplayWindow, ...]:
     """Cut the time that the candles and the request have in common."""
-    seen = parallel_replays.treated(tuple(sorted(request.candles.items())), "raw", None, settings().events)
+    seen = parallel_replays.treated(files.candles, "raw", None, settings().events)
     opens = [market.bars["5m"].index for market in seen.markets.values()]
     first, last = (edge.to_pydatetime() for edge in (min(i[0] for i in opens), max(i[-1] for i in opens)))
     start = max(first, request.start or first)
@@ -125,51 +118,60 @@ def _windows(request: Request) -> tuple[Window, ...]:
     return compare.split(start, end, request.windows, request.window_days)
 
 
-def _treatments(request: Request, variant: Variant) -> list[Treatment]:
+def _treatments(request: ComparisonRequest, variant: Variant) -> list[Treatment]:
     """Return how a variant is shown the market; what holds whatever it sees has nothing to leak."""
-    if not kind_of(variant.decider).sees_market:
-        return ["raw"]
-    return ["raw", *(["masked"] if request.mask else []), *(["perturbed"] if request.perturb else [])]
+    others = {"masked": request.mask, "perturbed": request.perturb} if kind_of(variant.decider).sees_market else {}
+    return ["raw", *(treatment for treatment, asked in others.items() if asked)]
 
 
 def carry_out(
-    work: Work, cap: Decimal | None, out: Path | None, call: Call = plainly,
-    done: Callable[[Trial], None] | None = None, trials: Sequence[Trial] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    work: Work,
+    cap: Decimal | None,
+    out: Path | None,
+    call: Call = plainly,
+    done: Callable[[Trial], None] = lambda _: None,
+    trials: Sequence[Trial] | None = None,
+) -> dict[str, Any]:
     """Replay, compare, write the report into `out`, and log it; returns the document that `compare --json` prints.
 
     out: None for no report but MLflow's. trials: the free ones, where they were replayed elsewhere.
     """
     began, cpu, spending = time.perf_counter(), time.process_time(), Spending(cap)
-    found = list(trials) if trials is not None else call(stage.replay_trials)(work.free, work.request.dask, done)
+    trials = call(stage.replay_trials)(work.free, work.request.dask, done) if trials is None else trials
     if work.paid:
-        found += call(stage.replay_paid)(work.paid, spending, done)
+        trials = [*trials, *call(stage.replay_paid)(work.paid, spending, done)]
     job = (work.free or [job for _, job in work.paid])[0]
-    compared = call(stage.compare_trials)(work.variants, work.windows, found, job, work.request.seeds)
-    paid = {"asked": spending.asked, "reused": spending.reused, "errors": spending.errors, "usd": spending.spent_usd}
+    compared = call(stage.compare_trials)(work.variants, work.windows, trials, job, work.request.seeds)
     notes = {
         "title": work.request.title or f"{', '.join(compared.symbols)}: {len(work.variants)} variants",
-        "command": f"quarterdeck {shlex.join(sys.argv[1:])}", "commit": git_commit(), "draws": statistics.DRAWS,
+        "command": f"quarterdeck {shlex.join(sys.argv[1:])}",
+        "commit": git_commit(),
+        "draws": statistics.DRAWS,
         "mask": "+".join(_treatments(work.request, work.variants[0])),
         "instruments": _terms(work),
-        "spent": "{asked} asked, {reused} answered from kept replies, {errors} failed, {usd:.4f} USD".format(**paid),
-    }  # fmt: skip
+        "spent": f"{spending.asked} asked, {spending.reused} answered from kept replies, {spending.errors} failed, "
+        f"{spending.spent_usd:.4f} USD",
+    }
     page, run = None, ""
     with nullcontext(out) if out or not settings().mlflow_url else TemporaryDirectory() as folder:
         if folder is not None:
-            page = call(stage.write_report)(compared, work.variants, found, job, notes, Path(folder))
+            page = call(stage.write_report)(compared, work.variants, trials, job, notes, Path(folder))
             run = call(stage.track_comparison)(compared, work.variants, notes, _params(work), Path(folder))
-    took = {"wall_s": round(time.perf_counter() - began, 2), "cpu_s": round(time.process_time() - cpu, 2)}
-    by = {"variants": plain(work.variants), "git_commit": notes["commit"], "mask": notes["mask"]}
-    return {
-        **plain(compared),
-        **by,
-        "instruments": plain(work.instruments),
-        "spent": plain(paid),
-        "report": str(page) if out else None,
-        "mlflow_run": run,
-        **took,
-    }
+    return plain(
+        {
+            **dict(compared),
+            "variants": work.variants,
+            "git_commit": notes["commit"],
+            "mask": notes["mask"],
+            "instruments": work.instruments,
+            "spent": {name: getattr(spending, name) for name in ("asked", "reused", "errors")}
+            | {"usd": spending.spent_usd},
+            "report": page if out else None,
+            "mlflow_run": run,
+            "wall_s": round(time.perf_counter() - began, 2),
+            "cpu_s": round(time.process_time() - cpu, 2),
+        }
+    )
 
 
 def _params(work: Work) -> dict[str, str]:
@@ -195,7 +197,7 @@ def sweep(jobs: list[Job]) -> list[Trial]:
 
 
 @flow(name="evaluate")
-def evaluate(request: Request = Request()) -> dict[str, Any]:  # noqa: B008  (frozen)
+def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]:  # noqa: B008  (frozen)
     """Compare and leave the report as an artifact of this run; models need `max_cost`."""
     work = plan_work(request)
     if work.paid and request.max_cost is None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from flows.offline import candles_option, json_option, symbol_option
+from flows.options import candle_options, json_option
 from flows.output import emit
 
 
@@ -39,21 +39,15 @@ def train(data: Path, out: Path, as_json: bool) -> None:
 
 @click.command()
 @click.option("--records", required=True, type=click.Path(path_type=Path), help="records.jsonl of a backtest")
-@candles_option
-@symbol_option
+@candle_options()
 @click.option("--decider", "deciders", multiple=True, help="also compared; repeatable")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="a new folder")
 @json_option
-def loop(
-    records: Path, candles: tuple[str, ...], symbols: tuple[str, ...], deciders: tuple[str, ...], out: Path,
-    as_json: bool,
-) -> None:  # fmt: skip
+def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Export, train, replay and compare in one go."""
     from flows.compare import print_table
     from flows.policy import close_loop
-    from tasks.adapters.files.candles import parse_candle_options
 
-    files = {symbol: str(path.resolve()) for symbol, path in parse_candle_options(candles, symbols).items()}
     found = close_loop(records, files, out, deciders)
     if as_json:
         emit(found, True)

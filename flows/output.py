@@ -2,9 +2,12 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +72,14 @@ def utc_time(text: str | None, option: str) -> datetime | None:
     except ValueError as e:
         raise InputError(f"{option} {text!r}: not an ISO time such as 2025-03-01T12:00Z") from e
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+@contextmanager
+def progress(what: str, as_json: bool, total: int | None = None) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on stderr when a person watches; yields what updates it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, disable=as_json or not console.is_terminal, transient=True) as bar:
+        yield partial(bar.update, bar.add_task(what, total=total))

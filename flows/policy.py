@@ -23,16 +23,16 @@ def close_loop(
 
     Raises InputError for a decider that asks models: compare that one with `quarterdeck compare`, which asks first.
     """
-    from flows.evaluate import Request, carry_out, plan_work
+    from flows.evaluate import ComparisonRequest, carry_out, plan_work
+    from tasks.adapters.files.folders import check_new
     from tasks.learn import export_dataset, train_policy
 
     model = out / "policy.onnx"
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {out}: exists and is not empty; choose another folder")
+    check_new(out)
     card = call(export_dataset)(out / "dataset", records, ("parquet",))
     trained = call(train_policy)(out / "dataset", model)
     start = datetime.fromisoformat(card["cuts"][-1]) + timedelta(seconds=card["embargo_s"])
-    request = Request(
+    request = ComparisonRequest(
         candles=candles, deciders=(f"model:{model.resolve()}", *deciders), start=start,
         end=datetime.fromisoformat(card["last"]), title="a policy cloned from records, where it has not learnt",
     )  # fmt: skip

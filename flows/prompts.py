@@ -2,7 +2,7 @@
 
 import click
 
-from flows.offline import json_option
+from flows.options import json_option
 from flows.output import emit
 from tasks.core.errors import InputError
 

@@ -12,7 +12,6 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.settings import settings
 
-max_cost_option = click.option("--max-cost", help="USD that models may cost; needed where nobody can be asked")
 ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 
 
@@ -31,17 +30,22 @@ def agree(expected: Any, max_cost: Decimal | None) -> Decimal | None:
     return cap
 
 
-def usd(text: str | None) -> Decimal | None:
+def _usd(_: Any, __: Any, text: str | None) -> Decimal | None:
     """Read an amount of USD; raises InputError."""
     if text is None:
         return None
     try:
         amount = Decimal(text)
-    except ArithmeticError as e:
-        raise InputError(f"--max-cost {text!r}: not an amount in USD such as 2.50") from e
+    except ArithmeticError:
+        amount = Decimal("NaN")
     if not amount.is_finite() or amount < 0:
         raise InputError(f"--max-cost {text!r}: not an amount in USD such as 2.50")
     return amount
+
+
+max_cost_option = click.option(
+    "--max-cost", callback=_usd, help="USD that models may cost; needed where nobody can be asked"
+)
 
 
 def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Replay variants, put them beside each other, and keep what was found."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tasks.adapters.parallel_replays import Job
 from tasks.connections import log, store
 from tasks.core.errors import TrackingUnavailable
 from tasks.core.lab import compare
-from tasks.core.lab.comparison import Comparison, Trial, Variant, Window
+from tasks.core.lab.compare import Comparison, ReplayWindow, Trial, Variant
 from tasks.core.simulation.paid_replies import Spending
 from tasks.settings import settings
 
@@ -29,35 +29,27 @@ def replay_trial(job: Job) -> Trial:
 
 
 @task(cache_policy=NO_CACHE)
-def replay_trials(jobs: Sequence[Job], dask: str = "", done: Any = None) -> list[Trial]:
+def replay_trials(jobs: Sequence[Job], dask: str, done: Callable[[Trial], None]) -> list[Trial]:
     """Replay every job that asks no model, in as many processes as there are cores."""
-    found = []
+    trials = []
     for trial in parallel_replays.run_all(jobs, dask):
-        found.append(trial)
-        if done:
-            done(trial)
-    return found
+        trials.append(trial)
+        done(trial)
+    return trials
 
 
 @task(cache_policy=NO_CACHE)
-def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: Any = None) -> list[Trial]:
+def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: Callable[[Trial], None]) -> list[Trial]:
     """Replay what asks models: kept replies first, then paid ones up to the cap."""
-    found: list[Trial] = []
-
-    def note(trial: Trial) -> None:
-        found.append(trial)
-        if done:
-            done(trial)
-
     pairs = [(job, variants.paid_decider(variant, settings(), store(), spending)) for variant, job in jobs]
-    asyncio.run(parallel_replays.run_paid(pairs, spending, note))
+    trials = asyncio.run(parallel_replays.run_paid(pairs, spending, done))
     log().info("models asked=%d reused=%d usd=%s", spending.asked, spending.reused, spending.spent_usd)
-    return found
+    return trials
 
 
 @task(cache_policy=NO_CACHE)
 def compare_trials(
-    chosen: Sequence[Variant], windows: Sequence[Window], trials: Sequence[Trial], job: Job, seeds: int
+    chosen: Sequence[Variant], windows: Sequence[ReplayWindow], trials: Sequence[Trial], job: Job, seeds: int
 ) -> Comparison:
     """Count these variants as tried on this data, and put them beside each other."""
     seen = parallel_replays.treated_for(job)

@@ -10,10 +10,8 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,21 +28,20 @@ from tasks.adapters.news import read_news
 from tasks.adapters.store.database import parse_url
 from tasks.adapters.store.store import opened
 from tasks.adapters.venue.client import name_of
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError, TradingError
 from tasks.core.lab import compare, gate_sampling
-from tasks.core.lab.chance import Path as Bars
-from tasks.core.lab.chance import Trade
-from tasks.core.lab.comparison import Point, Treatment, Trial, Window
+from tasks.core.lab.chance import Trade, TradedBars
+from tasks.core.lab.compare import Point, ReplayWindow, Treatment, Trial
 from tasks.core.lab.masking import Mask, mask_bars, mask_instrument, perturbed
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
-from tasks.core.market.instruments import Resolved
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
 from tasks.core.simulation import performance
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.paid_replies import Spending
-from tasks.core.simulation.world import Result, World
+from tasks.core.simulation.world import World
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.orders import Instrument
@@ -55,25 +52,37 @@ from tasks.settings import Settings, settings, strategy_of
 NOISE_SEED, NOISE = 1, 1.0  # of the perturbed treatment
 
 
+class ReplayFiles(Dto):
+    """What a replay reads, by symbol or as one file; `instruments` names terms, the calendar may ask first."""
+
+    candles: tuple[tuple[str, str], ...]
+    funding: tuple[tuple[str, str], ...] = ()
+    news: str = ""
+    instruments: str = ""
+    calendar: str = ""
+
+    def events(self) -> tuple[CalendarEvent, ...]:
+        """Return what the calendar knows beforehand."""
+        return read_calendar(Path(self.calendar)) if self.calendar else ()
+
+
 class Job(Dto):
     """One replay: a strategy over one window under one treatment, and the files it reads."""
 
     label: str
     strategy: Strategy
-    window: Window
+    window: ReplayWindow
     treatment: Treatment = "raw"
     mask_key: str = Field(default="", description="of the masked treatment; empty: follows from the files' names")
-    candles: tuple[tuple[str, str], ...]
-    funding: tuple[tuple[str, str], ...] = ()
-    news: str = ""
-    calendar: str = ""
+    files: ReplayFiles
     latency_s: float = 0.0
-    quiet: int = 0
+    samples: int = Field(default=0, description="bars of each kind, with an event and without, to measure the gate by")
 
     @property
-    def mask(self) -> Mask:
-        """Return how symbols are disguised."""
-        return Mask(self.mask_key or hashlib.sha256(str(self.candles).encode()).hexdigest())
+    def mask(self) -> Mask | None:
+        """Return how symbols are disguised, if they are."""
+        key = self.mask_key or hashlib.sha256(str(self.files.candles).encode()).hexdigest()
+        return Mask(key) if self.treatment == "masked" else None
 
 
 class CapReached(TradingError):
@@ -82,6 +91,16 @@ class CapReached(TradingError):
     def __init__(self, as_of: datetime) -> None:
         super().__init__(f"the agreed cost was reached at {as_of.isoformat()}")
         self.as_of = as_of
+
+
+def capped(spending: Spending | None) -> Callable[[CycleRecord], None]:
+    """Return what ends a replay at the decision at which the agreed cost is used up."""
+
+    def check(record: CycleRecord) -> None:
+        if spending is not None and spending.reached:
+            raise CapReached(record.as_of)
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -118,57 +137,40 @@ def treated(
 
 def treated_for(job: Job) -> Treated:
     """Return the markets of a job."""
-    mask = job.mask if job.treatment == "masked" else None
-    return treated(job.candles, job.treatment, mask, job.strategy.thresholds)
+    return treated(job.files.candles, job.treatment, job.mask, job.strategy.thresholds)
 
 
-class Files(Dto):
-    """What a replay reads beside its candles; `instruments` names terms, the calendar may ask first."""
-
-    candles: tuple[tuple[str, str], ...]
-    instruments: str = ""
-    calendar: str = ""
-
-
-def instruments_of(files: Files, window: Window, s: Settings) -> dict[str, Resolved]:
-    """Return what each symbol may be traded in, and where that comes from; nothing of after the first decision."""
-    markets = treated(files.candles, "raw", None, s.events).markets
-    events = read_calendar(Path(files.calendar)) if files.calendar else ()
-    decisions = {symbol: _first_decision(market, window, events) for symbol, market in markets.items()}
-    bars = {symbol: market.bars["5m"] for symbol, market in markets.items()}
-    file = parse_url(s.store_url).database
-    known = None if s.store_url.startswith("sqlite") and not Path(file or "").exists() else opened(s.store_url)
-    # as `ingest` keeps them: under the profile's own name, and with --venue under that of paper
-    venues = dict.fromkeys((name_of(s), name_of(s.model_copy(update={"profile": "paper"}))))
-
-    def stored(symbol: str) -> Instrument | None:
-        found = (known.instruments.get(venue, symbol) for venue in venues) if known else iter(())
-        return next((instrument for instrument in found if instrument is not None), None)
-
-    return resolved(bars, decisions, Path(files.instruments) if files.instruments else None, stored)
-
-
-def _first_decision(market: Market, window: Window, events: tuple[CalendarEvent, ...]) -> datetime:
-    """Return the first close of the window about which the market or the calendar asks; its end where none does."""
-    closes = gate_sampling.closes(market, window.start, window.end).events
-    asked = [datetime.fromtimestamp(int(closes[0]), tz=UTC)] if len(closes) else []
-    asked += [reason.as_of for reason in calendar_reasons(events, market.symbol, window.start, window.end)]
-    return min(asked, default=window.end)
-
-
-def replayed(
-    s: Settings, decider: str, files: Files, window: Window, *, memory: bool
-) -> tuple[Strategy, dict[str, str]]:
+def replayed(s: Settings, decider: str, files: ReplayFiles, window: ReplayWindow) -> tuple[Strategy, dict[str, str]]:
     """Return the strategy that a replay of `decider` carries out, and where its instruments come from.
 
-    memory: whether its decider reads any; remembering costs time that the others need not spend.
+    They are read off nothing of after the first decision. Only who asks a model remembers: it costs time.
     """
-    found = instruments_of(files, window, s)
-    instruments = {symbol: found[symbol].instrument for symbol in sorted(found)}
-    strategy = strategy_of(
-        s, decider, symbols=tuple(instruments), instruments=instruments, told=Told(memory=memory)
-    )  # fmt: skip
-    return strategy, {symbol: each.source.value for symbol, each in sorted(found.items())}
+    markets = treated(files.candles, "raw", None, s.events).markets
+    events = files.events()
+    decisions = {
+        symbol: min(
+            (
+                *gate_sampling.closes(market, window.start, window.end)[:1],
+                *(reason.as_of for reason in calendar_reasons(events, symbol, window.start, window.end)),
+            ),
+            default=window.end,
+        )
+        for symbol, market in markets.items()
+    }
+    database = parse_url(s.store_url).database
+    known = None if s.store_url.startswith("sqlite") and not Path(database or "").exists() else opened(s.store_url)
+    # as `ingest` keeps them: under the profile's own name, and with --venue under that of paper
+    venues = (name_of(s), name_of(s.model_copy(update={"profile": "paper"})))
+
+    def stored(symbol: str) -> Instrument | None:
+        return next(filter(None, (known.instruments.get(venue, symbol) for venue in venues)), None) if known else None
+
+    bars = {symbol: market.bars["5m"] for symbol, market in markets.items()}
+    found = resolved(bars, decisions, Path(files.instruments) if files.instruments else None, stored)
+    instruments = {symbol: each.instrument for symbol, each in found.items()}
+    told = Told(memory=kind_of(decider).asks_model)
+    strategy = strategy_of(s, decider, symbols=tuple(instruments), instruments=instruments, told=told)
+    return strategy, {symbol: each.source.value for symbol, each in found.items()}
 
 
 def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -181,11 +183,11 @@ def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, dict[str,
 
 def strategy_for(job: Job) -> Strategy:
     """Return the job's strategy as its treatment shows it: masked symbols have masked instruments."""
-    if job.treatment != "masked":
+    if job.mask is None:
         return job.strategy
     hidden = [mask_instrument(each, job.mask) for each in job.strategy.instruments.values()]
-    shown = {"symbols": tuple(each.symbol for each in hidden), "instruments": {each.symbol: each for each in hidden}}
-    return job.strategy.model_copy(update=shown)
+    instruments = {each.symbol: each for each in hidden}
+    return job.strategy.model_copy(update={"symbols": tuple(instruments), "instruments": instruments})
 
 
 def data_hash(seen: Treated) -> str:
@@ -199,28 +201,31 @@ def data_hash(seen: Treated) -> str:
     return found.hexdigest()
 
 
-def bars_of(seen: Treated) -> dict[str, Bars]:
+def bars_of(seen: Treated) -> dict[str, TradedBars]:
     """Return the bars that traded, as random trades need them."""
+    traded = {symbol: market.bars["5m"].dropna() for symbol, market in seen.markets.items()}
     return {
-        symbol: Bars(bars["open"].to_numpy(), bars["close"].to_numpy(), epoch_s(bars.index) + 300)
-        for symbol, bars in ((symbol, market.bars["5m"].dropna()) for symbol, market in seen.markets.items())
+        symbol: TradedBars(bars["open"].to_numpy(), bars["close"].to_numpy(), epoch_s(bars.index) + 300)
+        for symbol, bars in traded.items()
     }
 
 
 def world_of(job: Job) -> World:
     """Return the window and what the world says in it, in the treatment's own time."""
-    seen = treated_for(job)
-    events = read_calendar(Path(job.calendar)) if job.calendar else ()
+    seen, files = treated_for(job), job.files
     shown = {real: name for name, real in seen.names.items()}
     rates = {
         shown[symbol]: [rate._replace(at=rate.at + seen.shift) for rate in read_funding(Path(path))]
-        for symbol, path in job.funding
+        for symbol, path in files.funding
     }
     return World(
-        start=job.window.start + seen.shift, end=job.window.end + seen.shift, latency_s=job.latency_s, funding=rates,
-        calendar=tuple(event.model_copy(update={"at": event.at + seen.shift}) for event in events),
-        headlines=read_news(Path(job.news)) if job.news and job.treatment != "masked" else None,  # they name names
-    )  # fmt: skip
+        start=job.window.start + seen.shift,
+        end=job.window.end + seen.shift,
+        latency_s=job.latency_s,
+        funding=rates,
+        calendar=tuple(event.model_copy(update={"at": event.at + seen.shift}) for event in files.events()),
+        headlines=read_news(Path(files.news)) if files.news and not job.mask else None,  # they name names
+    )
 
 
 def run_job(job: Job) -> Trial:
@@ -235,14 +240,13 @@ async def replay(job: Job, decider: Decider, spending: Spending | None = None) -
         trial = await _replay(job, seen, decider, world, spending)
     except CapReached as e:
         end = e.as_of - timedelta(seconds=300)
-        if world.start is None or end <= world.start + timedelta(seconds=300):
+        if end <= job.window.start + seen.shift + timedelta(seconds=300):
             return _nothing(job)
         trial = await _replay(job, seen, decider, replace(world, end=end), None)  # all its replies are kept
-        trial = replace(trial, complete=False)
-    if job.quiet and world.start and world.end and trial.complete:
+        return replace(trial, complete=False)
+    if job.samples:
         for market in seen.markets.values():
-            found = await gate_sampling.sample(market, decider, strategy, world, world.start, world.end, job.quiet)
-            trial.sampled.extend(found)
+            trial.sampled.extend(await gate_sampling.sample(market, decider, strategy, world, job.samples))
         trial = replace(trial, complete=not (spending and spending.reached))
     return trial
 
@@ -250,11 +254,10 @@ async def replay(job: Job, decider: Decider, spending: Spending | None = None) -
 async def _replay(job: Job, seen: Treated, decider: Decider, world: World, spending: Spending | None) -> Trial:
     points: list[Point] = []
     sides: dict[str, tuple[str, int]] = {}
-    back = round(seen.shift.total_seconds())
+    back, check = round(seen.shift.total_seconds()), capped(spending)
 
     def note(record: CycleRecord) -> None:
-        if spending is not None and spending.reached:
-            raise CapReached(record.as_of)
+        check(record)
         points.append(_point(record, seen.names, back))
         for intent in record.intents:
             if not intent.reduce_only:
@@ -262,32 +265,17 @@ async def _replay(job: Job, seen: Treated, decider: Decider, world: World, spend
 
     result = await Backtest(seen.markets, decider, strategy_for(job), world, on_record=note).run()
     trades = [_trade(outcome, seen.names, sides, back) for outcome in result.outcomes]
-    days, equity = _daily(result, float(job.strategy.capital))
-    summary = result.summary()
-    return Trial(
-        label=job.label, window=job.window.index, treatment=job.treatment, days=days - back, equity=equity,
-        summary=summary, trades=trades, points=points,
-    )  # fmt: skip
-
-
-def _daily(result: Result, cash: float) -> tuple[np.ndarray, np.ndarray]:
-    first = int(result.grid.closes_at(0).timestamp())
-    return compare.daily(result.equity, first + 300 * np.arange(len(result.equity)), cash)
+    closes = int(result.grid.closes_at(0).timestamp()) + 300 * np.arange(len(result.equity))
+    days, equity = compare.daily(result.equity, closes, float(job.strategy.capital))
+    label, window = job.label, job.window.index
+    return Trial(label, window, job.treatment, days - back, equity, result.summary(), trades, points)
 
 
 def _nothing(job: Job) -> Trial:
-    summary = {
-        "max_drawdown_pct": 0.0,
-        "funding": "unknown",
-        "fees_quote": Decimal(0),
-        "llm_cost_usd": Decimal(0),
-        "fingerprint": "",
-    }
-    days = np.array([int(job.window.start.timestamp())])
-    return Trial(
-        label=job.label, window=job.window.index, treatment=job.treatment, days=days,
-        equity=np.array([float(job.strategy.capital)]), summary=summary, trades=[], points=[], complete=False,
-    )  # fmt: skip
+    """Return a replay that ended before its first decision."""
+    days, equity = np.array([int(job.window.start.timestamp())]), np.array([float(job.strategy.capital)])
+    summary = {"max_drawdown_pct": 0.0, "funding": "unknown", "fees_quote": 0, "llm_cost_usd": 0, "fingerprint": ""}
+    return Trial(job.label, job.window.index, job.treatment, days, equity, summary, [], [], complete=False)
 
 
 def _point(record: CycleRecord, names: dict[str, str], back: int) -> Point:
@@ -336,29 +324,26 @@ def run_all(jobs: Sequence[Job], dask: str = "", processes: int = 0) -> Iterator
 
 
 def _on_dask(jobs: Sequence[Job], address: str) -> Iterator[Trial]:
-    with _client(address) as client:
-        from distributed import as_completed as finished
-
-        futures = client.map(run_job, jobs, pure=False)
-        yield from (future.result() for future in finished(futures))  # type: ignore[no-untyped-call]  # dask has no types
-
-
-@contextmanager
-def _client(address: str) -> Iterator[Any]:
     from distributed import Client
+    from distributed import as_completed as finished
 
     try:
         client = Client(address, timeout="10s")  # type: ignore[no-untyped-call]  # dask has no types
     except (OSError, ValueError, TimeoutError) as e:
         raise InputError(f"--dask {address}: no Dask scheduler answers there ({e})") from e
     with client:
-        yield client
+        futures = client.map(run_job, jobs, pure=False)
+        yield from (future.result() for future in finished(futures))  # type: ignore[no-untyped-call]  # dask has no types
 
 
-async def run_paid(jobs: Iterable[tuple[Job, Decider]], spending: Spending, done: Callable[[Trial], None]) -> None:
+async def run_paid(
+    jobs: Iterable[tuple[Job, Decider]], spending: Spending, done: Callable[[Trial], None]
+) -> list[Trial]:
     """Replay jobs that ask models, side by side in this process: they wait for the network most of the time."""
 
-    async def one(job: Job, decider: Decider) -> None:
-        done(await replay(job, decider, spending))
+    async def one(job: Job, decider: Decider) -> Trial:
+        trial = await replay(job, decider, spending)
+        done(trial)
+        return trial
 
-    await asyncio.gather(*(one(*each) for each in jobs))
+    return await asyncio.gather(*(one(*each) for each in jobs))

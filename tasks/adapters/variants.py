@@ -1,7 +1,6 @@
 """What a comparison is asked to compare: names into variants, the models behind them, and what asking will cost."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,8 +13,8 @@ from tasks.adapters.parallel_replays import Job, strategy_for, treated_for, worl
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
 from tasks.core.errors import InputError
-from tasks.core.lab import gate_sampling
-from tasks.core.lab.comparison import Estimate, Tried, Variant
+from tasks.core.lab.compare import Estimate, Variant, VariantsTried
+from tasks.core.lab.gate_sampling import closes, flat_account, flat_question
 from tasks.core.ports import Decider, Model
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
 from tasks.core.types.decision import PromptRef
@@ -87,31 +86,28 @@ async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Sett
 
     prices, calls, usd = LiteLLMPrices(settings.budget.usd_per_1k_tokens), 0, Decimal(0)
     for variant, jobs in paid:
-        decisions, probe = sum(_decisions(job) for job in jobs), Probe()
+        probe = Probe()
         for name in kinds.askers(variant.decider):  # each by itself: an ensemble's timer may wait at that event
-            await _first_question(build(name, settings, model=probe), jobs[0])
-        each = len(kinds.kind_of(variant.decider).roles)
+            await _middle_question(build(name, settings, model=probe), jobs[0])
+        asked = sum(map(_decisions, jobs)) * len(kinds.kind_of(variant.decider).roles)
         worst = sum((prices.worst((variant.model,), *question) for question in probe.asked), Decimal(0))
-        calls += decisions * each
-        usd += decisions * each * worst / max(1, len(probe.asked))
+        calls += asked
+        usd += asked * worst / max(1, len(probe.asked))
     return Estimate(variants=len(paid), calls=calls, usd=usd.quantize(Decimal("0.0001")))
 
 
 def _decisions(job: Job) -> int:
     markets = treated_for(job).markets.values()
-    events = sum(len(gate_sampling.closes(market, job.window.start, job.window.end).events) for market in markets)
-    return events + 2 * job.quiet * len(markets)
+    return sum(len(closes(market, job.window.start, job.window.end)) + 2 * job.samples for market in markets)
 
 
-async def _first_question(decider: Decider, job: Job) -> None:
+async def _middle_question(decider: Decider, job: Job) -> None:
     """Put the middle event of a job to a decider that notes what it would ask."""
-    market = next(iter(treated_for(job).markets.values()))
-    events = gate_sampling.closes(market, job.window.start, job.window.end).events
-    if len(events):
-        when = datetime.fromtimestamp(int(events[len(events) // 2]), tz=UTC)
-        reasons, strategy = market.reasons(when, when), strategy_for(job)
-        account = gate_sampling.flat_account(market, strategy, when)
-        await decider.decide([gate_sampling.flat_question(market, account, strategy, world_of(job), when, reasons)])
+    market, strategy = next(iter(treated_for(job).markets.values())), strategy_for(job)
+    if events := closes(market, job.window.start, job.window.end):
+        when = events[len(events) // 2]
+        account, reasons = flat_account(market, strategy, when), market.reasons(when, when)
+        await decider.decide([flat_question(market, account, strategy, world_of(job), when, reasons)])
 
 
 class Tally:
@@ -122,25 +118,16 @@ class Tally:
 
     def add(self, data_sha256: str, tried: Mapping[str, float], at: datetime) -> None:
         """Write down the daily Sharpe ratio of each variant (named by all it consists of)."""
-        lines = [
-            json.dumps({"data": data_sha256, "variant": name, "sharpe": sharpe, "at": at.isoformat()})
-            for name, sharpe in tried.items()
-        ]
+        rows = (
+            {"data": data_sha256, "variant": name, "sharpe": each, "at": at.isoformat()} for name, each in tried.items()
+        )
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(handle, "".join(f"{line}\n" for line in lines).encode())  # whole, beside other processes' lines
-        finally:
-            os.close(handle)
+        with self.path.open("ab", buffering=0) as file:  # whole, beside other processes' lines
+            file.write("".join(f"{json.dumps(row)}\n" for row in rows).encode())
 
-    def tried(self, data_sha256: str) -> Tried:
+    def tried(self, data_sha256: str) -> VariantsTried:
         """Return how many distinct variants were compared on this data, and how much their Sharpe ratios vary."""
-        if not self.path.is_file():
-            return Tried(0, 0.0)
-        found: dict[str, float] = {}
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
-            if row["data"] == data_sha256:
-                found[row["variant"]] = row["sharpe"]
-        values = np.array(list(found.values()))
-        return Tried(len(values), float(values.var(ddof=1)) if len(values) > 1 else 0.0)
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ()
+        sharpes = {row["variant"]: row["sharpe"] for row in map(json.loads, lines) if row["data"] == data_sha256}
+        variance = np.var(list(sharpes.values()), ddof=1) if len(sharpes) > 1 else 0.0
+        return VariantsTried(len(sharpes), float(variance))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from tasks.adapters import parallel_replays
 from tasks.core.lab import chance, compare
-from tasks.core.lab.comparison import Window
+from tasks.core.lab.compare import ReplayWindow
 from tasks.core.market.snapshot import Market
 from tasks.core.types.limits import Costs
 from tests.benchmarks.tapes import candles
@@ -28,10 +28,10 @@ def cpu() -> float:
 
 def jobs(path: str, bars: pd.DataFrame, deciders: tuple[str, ...]) -> list[parallel_replays.Job]:
     first, last = bars.index[0].to_pydatetime(), bars.index[-1].to_pydatetime()
-    window = Window(index=0, start=first, end=last)
-    candles = ((SYMBOL, path),)
+    window = ReplayWindow(start=first, end=last)
+    files = parallel_replays.ReplayFiles(candles=((SYMBOL, path),))
     chosen = [strategy(SYMBOL, decider=decider) for decider in deciders]
-    return [parallel_replays.Job(label=each.decider, strategy=each, window=window, candles=candles) for each in chosen]
+    return [parallel_replays.Job(label=each.decider, strategy=each, window=window, files=files) for each in chosen]
 
 
 def main() -> None:

@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner
 from instrument_cases import linear
 
-from flows import offline
 from flows.cli import cli
-from flows.offline import markets
+from flows.options import markets
+from flows.snapshot import _moment
 from tasks.connections import store
 from tasks.core.errors import InputError
 from tasks.core.lab.gate_sampling import flat_account, flat_question
@@ -275,12 +275,12 @@ def test_question_is_the_first_one_of_a_replay(candles, tmp_path):
     backtest(candles, "--out", out, "--end", "2025-01-10")
     first = CycleRecord.model_validate_json((out / "records.jsonl").open().readline())
     strategy = next(iter(json.loads((out / "strategies.json").read_text()).values()))
-    [market] = markets((str(candles),), (SYMBOL,)).values()
+    [market] = markets({SYMBOL: str(candles)}).values()
     chosen = Strategy.model_validate(strategy | {"told": {"memory": True, "news": True}})
     reasons = tuple(reason for reason in first.reasons if not reason.context)
     account = flat_account(market, chosen, first.as_of)
     asked = flat_question(market, account, chosen, World(), first.as_of, reasons)
     assert asked.snapshot.model_dump_json() == first.snapshot.model_dump_json()
     assert asked.memory == Memory()
-    same = offline._flat_account(market, chosen, first.as_of)
+    _, _, same, _ = _moment(market, first.as_of, "")
     assert same.model_copy(update={"instrument": account.instrument}) == account

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from model_server import ModelServer, Reply
 
 from flows.cli import cli
-from flows.evaluate import Request, carry_out, evaluate, plan_work
+from flows.evaluate import ComparisonRequest, carry_out, evaluate, plan_work
 from tasks.adapters import parallel_replays
 from tasks.adapters.variants import Tally
 from tasks.settings import settings
@@ -111,7 +111,7 @@ def test_a_job_names_the_model_it_asks_and_masked_ones_are_told_no_news(candles,
     news = tmp_path / "news.jsonl"
     news.write_text('{"at": "2025-01-12T00:00:00Z", "title": "x", "source": "y"}\n')
     models = ("openai/a", "openai/b")
-    request = Request(
+    request = ComparisonRequest(
         candles={SYMBOL: str(candles)}, deciders=("llm:single",), models=models, mask=True, news=str(news)
     )
     work = plan_work(request)
@@ -120,7 +120,7 @@ def test_a_job_names_the_model_it_asks_and_masked_ones_are_told_no_news(candles,
 
 
 def test_forked_processes_and_this_one_print_the_same_fingerprints(candles):
-    work = plan_work(Request(candles={SYMBOL: str(candles)}, deciders=("rules", "random:1"), quiet=0))
+    work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules", "random:1"), quiet=0))
     here = {trial.label: trial.summary["fingerprint"] for trial in map(parallel_replays.run_job, work.free)}
     forked = {trial.label: trial.summary["fingerprint"] for trial in parallel_replays.run_all(work.free, processes=2)}
     assert here == forked
@@ -132,7 +132,9 @@ async def test_the_flow_leaves_the_table_and_a_link_as_artifacts(candles, prefec
     from prefect.client.orchestration import get_client
 
     days = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
-    found = await asyncio.to_thread(evaluate, Request(candles={SYMBOL: str(candles)}, quiet=0, seeds=5, **days))
+    found = await asyncio.to_thread(
+        evaluate, ComparisonRequest(candles={SYMBOL: str(candles)}, quiet=0, seeds=5, **days)
+    )
     assert Path(found["report"]).is_file()
     async with get_client() as client:
         artifacts = {artifact.key: artifact for artifact in await client.read_artifacts()}
@@ -143,7 +145,7 @@ async def test_the_flow_leaves_the_table_and_a_link_as_artifacts(candles, prefec
 @pytest.mark.slow
 def test_dask_workers_print_the_same_fingerprints(candles):
     distributed = pytest.importorskip("distributed")
-    work = plan_work(Request(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0))
+    work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0))
     here = {trial.label: trial.summary["fingerprint"] for trial in map(parallel_replays.run_job, work.free)}
     with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
         there = list(parallel_replays.run_all(work.free, dask=cluster.scheduler_address))
@@ -234,7 +236,7 @@ def test_a_dask_scheduler_that_is_not_there_is_named(candles):
 
 def test_every_variant_ever_compared_on_this_data_counts(candles, home):
     days = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
-    request = Request(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0, seeds=5, **days)
+    request = ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0, seeds=5, **days)
     first = carry_out(plan_work(request), None, None)
     more = request.model_copy(update={"deciders": ("rules:stop_atr=3,tp_atr=6", "random:1")})
     second = carry_out(plan_work(more), None, None)

@@ -17,7 +17,7 @@ from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
-from tasks.core.lab.redecide import Shelf
+from tasks.core.lab.recorded_replies import RecordedCache
 from tasks.core.lab.replay import Replayer, remake, remake_question
 from tasks.core.lab.what_if import changed_verdict, total
 from tasks.core.market import lean
@@ -221,7 +221,7 @@ class Down:
         return ModelCall(role=role, model="m", prompt=prompt, messages=tuple(messages), error="timeout")
 
 
-class Found(Shelf):
+class Found(RecordedCache):
     """A near decision in the cache, or an open breaker, as found by a live ladder."""
 
     def __init__(self, kept: list[KeptDecision], breaker: BreakerState) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.adapters.charts import canvas
 from tasks.adapters.charts.canvas import DOWN, INK, UP
-from tasks.core.lab.chance import Path, Trade
+from tasks.core.lab.chance import Trade, TradedBars
 from tasks.core.lab.compare import Series
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def r_histogram(trades: Sequence[Trade]) -> bytes:
     return canvas.png(figure)
 
 
-def decisions(trades: Sequence[Trade], paths: Mapping[str, Path], first: float, last: float) -> bytes:
+def decisions(trades: Sequence[Trade], paths: Mapping[str, TradedBars], first: float, last: float) -> bytes:
     """Draw where a variant entered and left on the price, one panel per symbol."""
     figure = canvas.figure(1000, 100 + 300 * len(paths))
     panels = figure.subplots(len(paths), 1, sharex=True, squeeze=False)[:, 0]

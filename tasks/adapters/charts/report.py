@@ -10,8 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tasks.adapters.charts import comparison
 from tasks.adapters.charts.canvas import data_uri
 from tasks.core.lab import compare
-from tasks.core.lab.chance import Path as Bars
-from tasks.core.lab.comparison import Comparison, Trial, Variant
+from tasks.core.lab.chance import TradedBars
+from tasks.core.lab.compare import Comparison, Trial, Variant
 from tasks.core.pages import numbers
 
 
@@ -28,7 +28,7 @@ def page(found: Comparison, variants: Sequence[Variant], trials: Sequence[Trial]
     )  # fmt: skip
 
 
-def variant_files(variant: Variant, trials: Sequence[Trial], paths: Mapping[str, Bars]) -> dict[str, bytes]:
+def variant_files(variant: Variant, trials: Sequence[Trial], paths: Mapping[str, TradedBars]) -> dict[str, bytes]:
     """Return what is kept of one variant, by file name: figures, decisions and trades."""
     mine = compare.of(trials, variant.label)
     trades = [trade for trial in mine for trade in trial.trades]

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from tasks.adapters.files.dataset_card import render
+from tasks.adapters.files.folders import check_new
 from tasks.core.errors import InputError
 from tasks.core.lab import rl, rl_state
 from tasks.core.types.decision import ACTIONS
@@ -201,8 +202,7 @@ def export(source: Source, out: Path, formats: Sequence[str] = ("parquet",)) -> 
 @contextmanager
 def _whole(out: Path) -> Iterator[Path]:
     """Give a folder beside `out` that becomes it at the end, or goes."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: exists and is not empty; choose another folder")
+    check_new(out)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.adapters.charts import report
 from tasks.adapters.mlflow.tracking import Tracker
-from tasks.core.lab.comparison import Comparison, Row, Variant
+from tasks.core.lab.compare import Comparison, Row, Variant
 from tasks.core.lab.statistics import Interval
 from tasks.settings import ROOT
 

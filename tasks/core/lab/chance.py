@@ -35,7 +35,7 @@ class Trade(NamedTuple):
     decided_s: int
 
 
-class Path(NamedTuple):
+class TradedBars(NamedTuple):
     """The bars of one symbol that traded: opens, closes and the second each closed."""
 
     opens: np.ndarray
@@ -56,7 +56,7 @@ class Chance(Dto):
 
 
 def random_returns(
-    trades: Sequence[Trade], paths: Mapping[str, Path], days: np.ndarray, cash: float, costs: Costs,
+    trades: Sequence[Trade], paths: Mapping[str, TradedBars], days: np.ndarray, cash: float, costs: Costs,
     seeds: int = SEEDS,
 ) -> np.ndarray:  # fmt: skip
     """Return one row of returns between `days` (epoch seconds, ascending) for each seed."""
@@ -64,12 +64,12 @@ def random_returns(
     for symbol, path in sorted(paths.items()):
         mine = [trade for trade in trades if trade.symbol == symbol]
         inside = (path.close_s > days[0] - STEP) & (path.close_s <= days[-1])
-        part = Path(*(column[inside] for column in path))
+        part = TradedBars(*(column[inside] for column in path))
         if mine and len(part.opens) > 1:
             for seed in range(seeds):
                 at = place(mine, len(part.opens), np.random.default_rng((seed, len(mine))))
                 equity[seed] += earned(mine, at, part, days, costs)
-    return np.asarray(equity[:, 1:] / equity[:, :-1] - 1)
+    return returns_of(equity)
 
 
 class Placed(NamedTuple):
@@ -90,12 +90,11 @@ def place(trades: Sequence[Trade], bars: int, rng: np.random.Generator) -> Place
     return Placed(order, np.minimum(entry, bars - 2), np.minimum(entry + held, bars - 1))
 
 
-def earned(trades: Sequence[Trade], at: Placed, path: Path, days: np.ndarray, costs: Costs) -> np.ndarray:
+def earned(trades: Sequence[Trade], at: Placed, path: TradedBars, days: np.ndarray, costs: Costs) -> np.ndarray:
     """Return the profit at each of `days`, realized and open, of trades carried out at the placed bars."""
-    sign = np.array([1.0 if t.side == "long" else -1.0 for t in trades])[at.order]
-    notional = np.array([t.notional for t in trades])[at.order]
+    columns = [(1.0 if t.side == "long" else -1.0, t.notional, t.fees / (2 * t.notional)) for t in trades]
+    sign, notional, rate = np.array(columns)[at.order].T
     quantity = notional / path.opens[at.entry]
-    rate = np.array([t.fees / (2 * t.notional) for t in trades])[at.order]
     bought = _slipped(path.opens[at.entry], sign, quantity, costs)
     sold = _slipped(path.opens[at.exit], -sign, quantity, costs)
     paid_in, paid_out = rate * quantity * bought, rate * quantity * sold
@@ -117,8 +116,7 @@ def _slipped(price: np.ndarray, sign: np.ndarray, quantity: np.ndarray, costs: C
 
 def standing(returns: np.ndarray, seeds: np.ndarray, trades: int) -> Chance:
     """Say where a variant's returns stand among the seeds' rows; a tie counts half."""
-    total = _total_pct(seeds)
-    mine = float(_total_pct(returns[None])[0])
+    total, mine = total_pct(seeds), total_pct(returns)
     low, median, high = np.quantile(total, (0.05, 0.5, 0.95))
     sharpes = sharpe_of(seeds) * np.sqrt(DAYS_PER_YEAR)
     return Chance(
@@ -128,5 +126,11 @@ def standing(returns: np.ndarray, seeds: np.ndarray, trades: int) -> Chance:
     )  # fmt: skip
 
 
-def _total_pct(returns: np.ndarray) -> np.ndarray:
-    return np.asarray((np.prod(1 + returns, axis=1) - 1) * 100)
+def returns_of(equity: np.ndarray) -> np.ndarray:
+    """Return the returns between the points of an equity curve, or of each row of curves."""
+    return np.asarray(equity[..., 1:] / equity[..., :-1] - 1)
+
+
+def total_pct(returns: np.ndarray) -> np.ndarray:
+    """Compound returns, or each row of them, into percent."""
+    return np.asarray(np.prod(1 + returns, axis=-1) - 1) * 100

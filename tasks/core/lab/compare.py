@@ -6,39 +6,201 @@ decision times differ. Everything is per day; only Sharpe ratios in tables are a
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import reduce
 from itertools import combinations, pairwise
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from tasks.core.errors import InputError
 from tasks.core.lab import chance, statistics
-from tasks.core.lab.chance import DAYS_PER_YEAR, Chance, Path
-from tasks.core.lab.comparison import (
-    Comparison,
-    Gate,
-    Leakage,
-    Pair,
-    Row,
-    Treatment,
-    Trial,
-    Tried,
-    Variant,
-    Window,
-    WindowRow,
-)
+from tasks.core.lab.chance import DAYS_PER_YEAR, Chance, Trade, TradedBars, returns_of, total_pct
+from tasks.core.lab.gate_sampling import Sampled
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation import performance
 from tasks.core.types.bars import floor_time
+from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.decision import PromptRef
 from tasks.core.types.limits import Costs
 
 YEAR = float(np.sqrt(DAYS_PER_YEAR))
 BPS = 1e4
 
+Treatment = Literal["raw", "masked", "perturbed"]
 
-def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tuple[Window, ...]:
+
+class Variant(Dto):
+    """What is compared; `label` names it in tables."""
+
+    label: str
+    decider: str
+    prompt: str = ""  # single/v001; a panel's, joined by +
+    prompt_sha256: str = ""
+    prompts: tuple[PromptRef, ...] = ()
+    model: str = ""
+    cutoff: Utc | None = None
+    baseline: bool = False
+
+
+class ReplayWindow(Dto):
+    """One stretch of time that is replayed from fresh cash."""
+
+    index: int = 0
+    start: Utc
+    end: Utc
+
+
+class Point(NamedTuple):
+    """One decision, as the tables and charts show it."""
+
+    at_s: int
+    symbol: str
+    action: str
+    confidence: float
+    status: str
+    codes: str
+    price: float | None
+    reasons: str
+    comment: str
+    rung: str
+    model_calls: int
+    errors: str
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant over one window, under one treatment."""
+
+    label: str
+    window: int
+    treatment: Treatment
+    days: np.ndarray
+    equity: np.ndarray
+    summary: dict[str, Any]
+    trades: list[Trade]
+    points: list[Point]
+    sampled: list[Sampled] = field(default_factory=list)
+    complete: bool = True
+
+
+class WindowRow(Dto):
+    """A variant in one window."""
+
+    window: int
+    start: Utc
+    end: Utc
+    cutoff: str  # before, after, spans or unknown: the window against the model's stated cutoff
+    return_pct: float
+    sharpe: float | None
+    max_drawdown_pct: float
+    trades: int
+    complete: bool
+    fingerprint: str
+
+
+class Row(Dto):
+    """A variant over all windows. Interval `daily_bps` is of the mean daily return in basis points."""
+
+    label: str
+    baseline: bool
+    return_pct: float
+    sharpe: float | None
+    max_drawdown_pct: float
+    trades: int
+    win_rate: float | None
+    expectancy_r: Interval | None
+    daily_bps: Interval
+    psr: float | None
+    dsr: float | None
+    chance: Chance | None
+    decisions: int
+    model_calls: int
+    invalid: int
+    fees_quote: float
+    llm_cost_usd: float
+    cost_per_decision_usd: float
+    complete: bool
+    windows: tuple[WindowRow, ...]
+
+
+class Pair(Dto):
+    """`a` less `b` on the days both have: mean daily return in basis points, and annualised Sharpe ratio."""
+
+    a: str
+    b: str
+    daily_bps: Interval
+    sharpe: Interval
+
+    def less(self, label: str) -> "Pair":
+        """Return the pair as the other one less `label`."""
+        return self if self.b == label else Pair(a=self.b, b=self.a, daily_bps=-self.daily_bps, sharpe=-self.sharpe)
+
+
+class Leakage(Dto):
+    """What a variant may owe to memory: masked or perturbed, it sees the same market under another name."""
+
+    label: str
+    sharpe: float | None
+    masked_sharpe: float | None = None
+    masked_gap_bps: Interval | None = None
+    masked_agreement: float | None = None  # share of common decision points with the same action
+    perturbed_sharpe: float | None = None
+    perturbed_gap_bps: Interval | None = None
+    input_dependency: float | None = None  # share of common decision points whose action changed with the inputs
+    before_sharpe: float | None = None
+    after_sharpe: float | None = None
+
+
+class Gate(Dto):
+    """What asking only at events saves, and what sampled quiet bars would have earned, in percent of equity each."""
+
+    label: str
+    calls: int
+    bars: int
+    quiet_asked: int
+    quiet_acted: int
+    quiet_pct: Interval | None
+    event_asked: int
+    event_acted: int
+    event_pct: Interval | None
+
+
+class Comparison(Dto):
+    """Everything a comparison shows: the document `compare --json` prints."""
+
+    symbols: tuple[str, ...]
+    asset_pct: dict[str, float]  # what the assets themselves did over the windows, without costs or limits
+    data_sha256: str
+    windows: tuple[ReplayWindow, ...]
+    rows: tuple[Row, ...]
+    pairs: tuple[Pair, ...]
+    overfit: Overfit | None
+    tried: int  # distinct variants ever compared on this data
+    leakage: tuple[Leakage, ...]
+    gate: tuple[Gate, ...]
+    complete: bool
+    funding: str
+
+
+class VariantsTried(NamedTuple):
+    """What was ever compared on the same candles: how many variants, and the variance of their daily Sharpe ratios."""
+
+    variants: int
+    variance: float
+
+
+class Estimate(Dto):
+    """What models will be asked, at most, where every decision point is an event known ahead."""
+
+    variants: int
+    calls: int
+    usd: Exact
+
+
+def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tuple[ReplayWindow, ...]:
     """Cut [start, end] into `count` equal windows, or into whole ones of `days`, at UTC midnights."""
     if days:
         count = int((end - start) / timedelta(days=days))
@@ -46,12 +208,8 @@ def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tu
     span = (end - start) / max(count, 1)
     if count < 1 or span < timedelta(days=1):
         raise InputError(f"{start:%Y-%m-%d} to {end:%Y-%m-%d} has no {count or 'whole'} windows of a day or more")
-    cuts = [start, *(_midnight(start + k * span) for k in range(1, count)), end]
-    return tuple(Window(index=k, start=a, end=b) for k, (a, b) in enumerate(pairwise(cuts)))
-
-
-def _midnight(at: datetime) -> datetime:
-    return floor_time(at + timedelta(hours=12), "1d")
+    midnights = (floor_time(start + k * span + timedelta(hours=12), "1d") for k in range(1, count))
+    return tuple(ReplayWindow(index=k, start=a, end=b) for k, (a, b) in enumerate(pairwise([start, *midnights, end])))
 
 
 def daily(equity: np.ndarray, closes_s: np.ndarray, cash: float) -> tuple[np.ndarray, np.ndarray]:
@@ -68,11 +226,12 @@ class Series(NamedTuple):
 
 
 def series(trials: Sequence[Trial]) -> Series:
-    """Put a variant's windows together."""
-    ordered = sorted(trials, key=lambda trial: trial.window)
-    if not ordered:
-        return Series(np.array([], dtype=int), np.array([]))
-    return Series(np.concatenate([t.days[1:] for t in ordered]), np.concatenate([t.returns for t in ordered]))
+    """Put a variant's windows together, in their order."""
+    empty = np.array([])
+    return Series(
+        np.concatenate([empty.astype(int), *(trial.days[1:] for trial in trials)]),
+        np.concatenate([empty, *(returns_of(trial.equity) for trial in trials)]),
+    )
 
 
 def of(trials: Sequence[Trial], label: str, treatment: Treatment = "raw") -> list[Trial]:
@@ -82,84 +241,100 @@ def of(trials: Sequence[Trial], label: str, treatment: Treatment = "raw") -> lis
 
 
 def compare(
-    variants: Sequence[Variant], windows: Sequence[Window], trials: Sequence[Trial], paths: Mapping[str, Path],
-    tried: Tried, *, data_sha256: str = "", cash: float = 10_000.0, costs: Costs | None = None,
-    seeds: int = chance.SEEDS, draws: int = statistics.DRAWS,
+    variants: Sequence[Variant], windows: Sequence[ReplayWindow], trials: Sequence[Trial],
+    bars: Mapping[str, TradedBars], tried: VariantsTried, *, data_sha256: str = "", cash: float = 10_000.0,
+    costs: Costs | None = None, seeds: int = chance.SEEDS, draws: int = statistics.DRAWS,
 ) -> Comparison:  # fmt: skip
     """Put every variant beside every other. `tried` counts these variants too."""
-    costs = costs or Costs()
-    rows = []
-    for variant in variants:
-        luck = _luck(of(trials, variant.label), paths, cash, costs, seeds)
-        rows.append(_row(variant, windows, of(trials, variant.label), tried, luck, draws))
-    found = {variant.label: series(of(trials, variant.label)) for variant in variants}
+    raw = {variant.label: of(trials, variant.label) for variant in variants}
+    returns = {label: series(mine) for label, mine in raw.items()}
+    luck = {label: _luck(mine, bars, cash, costs or Costs(), seeds) for label, mine in raw.items()}
+    leakage = (_leakage(variant, windows, trials, draws) for variant in variants)
+    gates = (_gate(label, mine, bars) for label, mine in raw.items())
     return Comparison(
-        symbols=tuple(sorted(paths)),
-        asset_pct={symbol: _moved(path, windows) for symbol, path in paths.items()},
-        data_sha256=data_sha256, windows=tuple(windows), rows=tuple(rows),
-        pairs=tuple(_pair(a, b, found, draws) for a, b in combinations(found, 2)),
-        overfit=_overfit(list(found.values())), tried=tried.variants,
-        leakage=tuple(leak for v in variants if (leak := _leakage(v, windows, trials, draws)) is not None),
-        gate=tuple(gate for v in variants if (gate := _gate(v, of(trials, v.label), paths)) is not None),
+        symbols=tuple(sorted(bars)),
+        asset_pct={symbol: _moved(each, windows) for symbol, each in bars.items()},
+        data_sha256=data_sha256,
+        windows=tuple(windows),
+        rows=tuple(_row(v, windows, raw[v.label], tried, luck[v.label], draws) for v in variants),
+        pairs=tuple(_pair(a, b, returns, draws) for a, b in combinations(returns, 2)),
+        overfit=_overfit(list(returns.values())),
+        tried=tried.variants,
+        leakage=tuple(filter(None, leakage)),
+        gate=tuple(filter(None, gates)),
         complete=all(trial.complete for trial in trials),
         funding="known" if all(trial.summary["funding"] == "known" for trial in trials) else "unknown",
-    )  # fmt: skip
+    )
 
 
-def _moved(path: Path, windows: Sequence[Window]) -> float:
+def _moved(bars: TradedBars, windows: Sequence[ReplayWindow]) -> float:
     """Return by how many percent the price moved from the first open to the last close of all windows."""
-    inside = (path.close_s > windows[0].start.timestamp()) & (path.close_s <= windows[-1].end.timestamp())
-    opens, closes = path.opens[inside], path.closes[inside]
-    return float((closes[-1] / opens[0] - 1) * 100) if len(closes) else 0.0
+    inside = (bars.close_s > windows[0].start.timestamp()) & (bars.close_s <= windows[-1].end.timestamp())
+    return float((bars.closes[inside][-1] / bars.opens[inside][0] - 1) * 100) if inside.any() else 0.0
 
 
 def daily_sharpe(trials: Sequence[Trial]) -> float | None:
     """Return a variant's Sharpe ratio per day over all windows; None without variation."""
-    seen = statistics.moments(series(trials).returns)
-    return None if seen is None else seen.sharpe
+    moments = statistics.moments(series(trials).returns)
+    return None if moments is None else moments.sharpe
 
 
-def _annual(sharpe: float | None) -> float | None:
+def _annual_sharpe(trials: Sequence[Trial]) -> float | None:
+    sharpe = daily_sharpe(trials)
     return None if sharpe is None else sharpe * YEAR
 
 
 def _row(
-    variant: Variant, windows: Sequence[Window], trials: Sequence[Trial], tried: Tried, luck: Chance | None, draws: int
-) -> Row:
+    variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence[Trial], tried: VariantsTried,
+    luck: Chance | None, draws: int,
+) -> Row:  # fmt: skip
     returns = series(trials).returns
-    seen = statistics.moments(returns)
+    moments, best = statistics.moments(returns), statistics.expected_best(tried.variance, tried.variants)
     trades = [trade for trial in trials for trade in trial.trades]
     rs = np.array([trade.r for trade in trades if trade.r is not None])
     points = [point for trial in trials for point in trial.points]
     cost = float(sum((Decimal(str(trial.summary["llm_cost_usd"])) for trial in trials), Decimal(0)))
+    deepest = performance.max_drawdown_pct(np.r_[1.0, np.cumprod(1 + returns)])  # it may span windows
     return Row(
-        label=variant.label, baseline=variant.baseline,
-        return_pct=_total_pct(returns), sharpe=_annual(seen.sharpe if seen else None),
-        max_drawdown_pct=max([_deepest(returns), *(t.summary["max_drawdown_pct"] for t in trials)]), trades=len(trades),
+        label=variant.label,
+        baseline=variant.baseline,
+        return_pct=float(total_pct(returns)),
+        sharpe=_annual_sharpe(trials),
+        max_drawdown_pct=max([deepest, *(t.summary["max_drawdown_pct"] for t in trials)]),
+        trades=len(trades),
         win_rate=sum(trade.pnl > 0 for trade in trades) / len(trades) if trades else None,
         expectancy_r=statistics.interval(rs, draws=draws) if len(rs) else None,
         daily_bps=statistics.interval(returns * BPS, draws=draws) if len(returns) else Interval(estimate=0.0),
-        psr=statistics.probabilistic_sharpe(seen) if seen else None,
-        dsr=statistics.deflated_sharpe(seen, tried.variance, tried.variants) if seen else None,
-        chance=luck, decisions=len(points), model_calls=sum(point.model_calls for point in points),
+        psr=statistics.probabilistic_sharpe(moments) if moments else None,
+        dsr=statistics.probabilistic_sharpe(moments, best) if moments else None,
+        chance=luck,
+        decisions=len(points),
+        model_calls=sum(point.model_calls for point in points),
         invalid=sum(bool(point.errors) for point in points),
-        fees_quote=float(sum(t.summary["fees_quote"] for t in trials)), llm_cost_usd=cost,
+        fees_quote=float(sum(t.summary["fees_quote"] for t in trials)),
+        llm_cost_usd=cost,
         cost_per_decision_usd=cost / len(points) if points else 0.0,
         complete=len(trials) == len(windows) and all(trial.complete for trial in trials),
         windows=tuple(_window_row(variant, windows[trial.window], trial) for trial in trials),
-    )  # fmt: skip
+    )
 
 
-def _window_row(variant: Variant, window: Window, trial: Trial) -> WindowRow:
+def _window_row(variant: Variant, window: ReplayWindow, trial: Trial) -> WindowRow:
     return WindowRow(
-        window=window.index, start=window.start, end=window.end, cutoff=_side(window, variant.cutoff),
-        return_pct=_total_pct(trial.returns), sharpe=_annual(daily_sharpe([trial])),
-        max_drawdown_pct=trial.summary["max_drawdown_pct"], trades=len(trial.trades), complete=trial.complete,
+        window=window.index,
+        start=window.start,
+        end=window.end,
+        cutoff=_side(window, variant.cutoff),
+        return_pct=float(total_pct(returns_of(trial.equity))),
+        sharpe=_annual_sharpe([trial]),
+        max_drawdown_pct=trial.summary["max_drawdown_pct"],
+        trades=len(trial.trades),
+        complete=trial.complete,
         fingerprint=trial.summary["fingerprint"],
-    )  # fmt: skip
+    )
 
 
-def _side(window: Window, cutoff: datetime | None) -> str:
+def _side(window: ReplayWindow, cutoff: datetime | None) -> str:
     if cutoff is None:
         return "unknown"
     if window.end <= cutoff:
@@ -167,96 +342,73 @@ def _side(window: Window, cutoff: datetime | None) -> str:
     return "after" if window.start >= cutoff else "spans"
 
 
-def _total_pct(returns: np.ndarray) -> float:
-    return float((np.prod(1 + returns) - 1) * 100)
-
-
-def _deepest(returns: np.ndarray) -> float:
-    """Return the drawdown of the windows put together, which may span several of them."""
-    return performance.max_drawdown_pct(np.r_[1.0, np.cumprod(1 + returns)])
-
-
-def _luck(trials: Sequence[Trial], paths: Mapping[str, Path], cash: float, costs: Costs, seeds: int) -> Chance | None:
+def _luck(
+    trials: Sequence[Trial], bars: Mapping[str, TradedBars], cash: float, costs: Costs, seeds: int
+) -> Chance | None:
     trades = sum(len(trial.trades) for trial in trials)
     if not trades:
         return None
-    drawn = [chance.random_returns(t.trades, paths, t.days, cash, costs, seeds) for t in trials]
+    drawn = [chance.random_returns(t.trades, bars, t.days, cash, costs, seeds) for t in trials]
     return chance.standing(series(trials).returns, np.concatenate(drawn, axis=1), trades)
 
 
-def paired(a: Series, b: Series) -> tuple[np.ndarray, np.ndarray]:
+def _paired(a: Series, b: Series) -> tuple[np.ndarray, np.ndarray]:
     """Return the returns of the days both have."""
     _, mine, theirs = np.intersect1d(a.days, b.days, return_indices=True)
     return a.returns[mine], b.returns[theirs]
 
 
-def _pair(a: str, b: str, found: Mapping[str, Series], draws: int) -> Pair:
-    mine, theirs = paired(found[a], found[b])
-    return Pair(a=a, b=b, daily_bps=_gap(mine, theirs, draws), sharpe=_sharpe_gap(mine, theirs, draws))
+def _pair(a: str, b: str, returns: Mapping[str, Series], draws: int) -> Pair:
+    mine, theirs = _paired(returns[a], returns[b])
+    sharpe = Interval(estimate=0.0, n=len(mine))
+    if len(mine) > 2:
+        sharpe = statistics.interval(mine, theirs, lambda x: statistics.sharpe_of(x) * YEAR, draws)
+    return Pair(a=a, b=b, daily_bps=_gap(mine, theirs, draws), sharpe=sharpe)
 
 
 def _gap(mine: np.ndarray, theirs: np.ndarray, draws: int) -> Interval:
-    if not len(mine):
-        return Interval(estimate=0.0)
-    return statistics.interval(mine * BPS, theirs * BPS, draws=draws)
+    return statistics.interval(mine * BPS, theirs * BPS, draws=draws) if len(mine) else Interval(estimate=0.0)
 
 
-def _sharpe_gap(mine: np.ndarray, theirs: np.ndarray, draws: int) -> Interval:
-    if len(mine) < 3:
-        return Interval(estimate=0.0, n=len(mine))
-    return statistics.interval(mine, theirs, lambda x: statistics.sharpe_of(x) * YEAR, draws=draws)
-
-
-def _overfit(found: Sequence[Series]) -> Overfit | None:
+def _overfit(variants: Sequence[Series]) -> Overfit | None:
     """PBO over the days all variants have; one that never moved (hold) is a choice like any."""
-    common = found[0].days if found else np.array([])
-    for one in found[1:]:
-        common = np.intersect1d(common, one.days)
-    columns = [one.returns[np.isin(one.days, common)] for one in found]
-    return statistics.overfitting(np.array(columns).T) if columns else None
+    if not variants:
+        return None
+    common = reduce(np.intersect1d, (each.days for each in variants))
+    return statistics.overfitting(np.array([each.returns[np.isin(each.days, common)] for each in variants]).T)
 
 
-def _leakage(variant: Variant, windows: Sequence[Window], trials: Sequence[Trial], draws: int) -> Leakage | None:
+def _leakage(variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence[Trial], draws: int) -> Leakage | None:
     raw, masked, noisy = (of(trials, variant.label, each) for each in ("raw", "masked", "perturbed"))
     if not (masked or noisy or variant.cutoff):
         return None
-    sides = {side: [t for t in raw if _side(windows[t.window], variant.cutoff) == side] for side in ("before", "after")}
-    agreement, dependency = agreed(raw, masked), agreed(raw, noisy)
-    return Leakage(
-        label=variant.label, sharpe=_annual(daily_sharpe(raw)),
-        masked_sharpe=_annual(daily_sharpe(masked)), masked_agreement=agreement,
-        masked_gap_bps=_gap(*paired(series(raw), series(masked)), draws) if masked else None,
-        perturbed_sharpe=_annual(daily_sharpe(noisy)),
-        perturbed_gap_bps=_gap(*paired(series(raw), series(noisy)), draws) if noisy else None,
-        input_dependency=None if dependency is None else 1 - dependency,
-        before_sharpe=_annual(daily_sharpe(sides["before"])), after_sharpe=_annual(daily_sharpe(sides["after"])),
-    )  # fmt: skip
+    figures: dict[str, Any] = {"masked_agreement": _agreement(raw, masked)}
+    for name, shown in (("masked", masked), ("perturbed", noisy)):
+        figures[f"{name}_sharpe"] = _annual_sharpe(shown)
+        figures[f"{name}_gap_bps"] = _gap(*_paired(series(raw), series(shown)), draws) if shown else None
+    for side in ("before", "after"):
+        figures[f"{side}_sharpe"] = _annual_sharpe([t for t in raw if _side(windows[t.window], variant.cutoff) == side])
+    same = _agreement(raw, noisy)
+    figures["input_dependency"] = None if same is None else 1 - same
+    return Leakage(label=variant.label, sharpe=_annual_sharpe(raw), **figures)
 
 
-def agreed(a: Sequence[Trial], b: Sequence[Trial]) -> float | None:
+def _agreement(a: Sequence[Trial], b: Sequence[Trial]) -> float | None:
     """Return the share of common decision points (window, symbol, close) with the same action; None without any."""
     left, right = ({(t.window, p.symbol, p.at_s): p.action for t in trials for p in t.points} for trials in (a, b))
     common = left.keys() & right.keys()
     return sum(left[key] == right[key] for key in common) / len(common) if common else None
 
 
-def _gate(variant: Variant, trials: Sequence[Trial], paths: Mapping[str, Path]) -> Gate | None:
-    asked = [each for trial in trials for each in trial.sampled]
-    if not asked:
+def _gate(label: str, trials: Sequence[Trial], bars: Mapping[str, TradedBars]) -> Gate | None:
+    sampled = [each for trial in trials for each in trial.sampled]
+    if not sampled:
         return None
-    parts = {quiet: [each for each in asked if each.quiet is quiet] for quiet in (True, False)}
-    earned = {quiet: np.array([each.return_pct for each in part]) for quiet, part in parts.items()}
-    acted = {quiet: sum(each.action != "HOLD" for each in part) for quiet, part in parts.items()}
-    inside = [((p.close_s > t.days[0]) & (p.close_s <= t.days[-1])).sum() for p in paths.values() for t in trials]
-    return Gate(
-        label=variant.label, calls=sum(len(trial.points) for trial in trials), bars=int(sum(inside)),
-        quiet_asked=len(parts[True]), quiet_acted=acted[True],
-        quiet_pct=statistics.interval(earned[True]) if parts[True] else None,
-        event_asked=len(parts[False]), event_acted=acted[False],
-        event_pct=statistics.interval(earned[False]) if parts[False] else None,
-    )  # fmt: skip
-
-
-def at(seconds: float) -> datetime:
-    """Return an epoch second as aware UTC."""
-    return datetime.fromtimestamp(seconds, tz=UTC)
+    figures: dict[str, Any] = {}
+    for name, at_event in (("quiet", False), ("event", True)):
+        part = [each for each in sampled if each.at_event is at_event]
+        figures[f"{name}_asked"] = len(part)
+        figures[f"{name}_acted"] = sum(each.action != "HOLD" for each in part)
+        figures[f"{name}_pct"] = statistics.interval(np.array([each.return_pct for each in part])) if part else None
+    inside = [((b.close_s > t.days[0]) & (b.close_s <= t.days[-1])).sum() for b in bars.values() for t in trials]
+    return Gate(label=label, calls=sum(len(trial.points) for trial in trials), bars=int(sum(inside)), **figures)

@@ -8,7 +8,7 @@ rounded to six decimal digits (the ATR the guard sizes with) may move a stop by 
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 
 import numpy as np
@@ -48,27 +48,9 @@ class Mask:
         drawn = self._draw(f"{symbol}|doublings", 2 * MOST_DOUBLINGS) - MOST_DOUBLINGS
         return drawn if drawn < 0 else drawn + 1
 
-    def price(self, symbol: str, price: Decimal) -> Decimal:
-        """Disguise a price of `symbol`, given by its own name."""
-        return _scaled(price, self.doublings(symbol))
-
-    def real_price(self, symbol: str, price: Decimal) -> Decimal:
-        """Return the price behind a disguised one of `symbol`, given by its own name."""
-        return _scaled(price, -self.doublings(symbol))
-
-    def time(self, at: datetime) -> datetime:
-        """Disguise a time."""
-        return at - self.shift
-
-    def real_time(self, at: datetime) -> datetime:
-        """Return the time behind a disguised one."""
-        return at + self.shift
-
     def describe(self, symbols: tuple[str, ...] = ()) -> dict[str, object]:
         """Return all it takes to undo the mask, for the record of a run."""
-        each = {
-            self.symbol(s): {"symbol": s, "price_times": 2.0 ** self.doublings(s)} for s in symbols
-        }  # fmt: skip
+        each = {self.symbol(s): {"symbol": s, "price_times": 2.0 ** self.doublings(s)} for s in symbols}
         return {"key": self.key, "weeks_back": self.shift.days // 7, "symbols": each}
 
 
@@ -76,20 +58,15 @@ def mask_bars(bars: pd.DataFrame, symbol: str, mask: Mask) -> tuple[str, pd.Data
     """Return the disguised name and candles of `symbol`; `bars` stay as they are."""
     factor = 2.0 ** mask.doublings(symbol)
     columns = {name: bars[name] * (factor if name in PRICES else 1 / factor) for name in COLUMNS}
-    masked = pd.DataFrame(columns)
-    masked.index = pd.DatetimeIndex(bars.index) - mask.shift
-    return mask.symbol(symbol), masked
+    return mask.symbol(symbol), pd.DataFrame(columns).set_axis(pd.DatetimeIndex(bars.index) - mask.shift)
 
 
 def mask_instrument(instrument: Instrument, mask: Mask) -> Instrument:
     """Return what the disguised symbol may be traded in: the same steps, seen through the mask."""
     n = mask.doublings(instrument.symbol)
-    return instrument.model_copy(
-        update={
-            "symbol": mask.symbol(instrument.symbol), "tick": _scaled(instrument.tick, n),
-            "step": _scaled(instrument.step, -n), "min_quantity": _scaled(instrument.min_quantity, -n),
-        }
-    )  # fmt: skip
+    steps = {"tick": n, "step": -n, "min_quantity": -n}
+    scaled = {name: _scaled(getattr(instrument, name), doublings) for name, doublings in steps.items()}
+    return instrument.model_copy(update={"symbol": mask.symbol(instrument.symbol), **scaled})
 
 
 def perturbed(bars: pd.DataFrame, seed: int, strength: float = 1.0) -> pd.DataFrame:
@@ -99,20 +76,16 @@ def perturbed(bars: pd.DataFrame, seed: int, strength: float = 1.0) -> pd.DataFr
     a like draw; opens follow the close before, highs and lows keep their distance in percent.
     """
     rng = np.random.default_rng(seed)
-    close = bars["close"].to_numpy()
-    deviation = float(np.std(np.diff(np.log(close)))) if len(close) > 1 else 0.0
-    moved = np.exp(rng.normal(0, strength * deviation, len(close)))
-    before = np.r_[1.0, moved[:-1]]
-    body = np.array([bars["open"].to_numpy() * before, close * moved])
-    was = np.array([bars["open"].to_numpy(), close])
-    above, below = bars["high"].to_numpy() / was.max(axis=0), bars["low"].to_numpy() / was.min(axis=0)
-    values = {
-        "open": body[0], "close": body[1],
-        "high": body.max(axis=0) * above,
-        "low": body.min(axis=0) * below,
-        "volume": bars["volume"].to_numpy() * np.exp(rng.normal(0, strength * 0.5, len(close))),
-    }  # fmt: skip
-    return pd.DataFrame({name: values[name] for name in COLUMNS}, index=bars.index)
+    close, count = bars["close"].to_numpy(), len(bars)
+    deviation = float(np.std(np.diff(np.log(close)))) if count > 1 else 0.0
+    moved = np.exp(rng.normal(0, strength * deviation, count))
+    noise = rng.normal(0, strength * 0.5, count)
+    bodies = bars[["open", "close"]] * np.array([np.r_[1.0, moved[:-1]], moved]).T
+    return bodies.assign(
+        high=bodies.max(axis=1) * (bars["high"] / bars[["open", "close"]].max(axis=1)),
+        low=bodies.min(axis=1) * (bars["low"] / bars[["open", "close"]].min(axis=1)),
+        volume=bars["volume"] * np.exp(noise),
+    )[list(COLUMNS)]
 
 
 def _scaled(value: Decimal, doublings: int) -> Decimal:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
-from tasks.core.lab.redecide import NotReplayable, PromptOf, redecide
+from tasks.core.lab.recorded_replies import NotReplayable, PromptOf, decide_again, decision_of
 from tasks.core.market.events import RULES
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
@@ -31,7 +31,7 @@ from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord, Inputs
 from tasks.core.types.strategy import Strategy
 
-MADE = ("snapshot", "role_inputs", "decided", "verdict", "intents")
+MADE = {"snapshot", "role_inputs", "decided", "verdict", "intents"}
 MARKET_RULES = frozenset(name for name, *_ in RULES)
 
 
@@ -67,12 +67,12 @@ class Replayer:
 
     def strategy(self, record: CycleRecord) -> Strategy:
         """Return the strategy in force when the cycle ran."""
-        kept = inputs_of(record).strategy
+        strategy = inputs_of(record).strategy
         try:
-            found = kept if isinstance(kept, Strategy) else self.strategies(kept)
+            strategy = strategy if isinstance(strategy, Strategy) else self.strategies(strategy)
         except InputError as e:
             raise NotReplayable(f"its strategy: {e}") from e
-        return found.called(record.strategy, record.decider)
+        return strategy.called(record.strategy, record.decider)
 
     def questions(self, records: Iterable[CycleRecord]) -> Iterator[tuple[CycleRecord, ...]]:
         """Yield records by question, oldest first: each alone, those of one portfolio call together, in its order."""
@@ -97,56 +97,51 @@ class Replayer:
         for record in records:
             with suppress(NotReplayable):  # it is named when its turn comes
                 strategy = self.strategy(record)
-                if not lacks(record):
-                    key = (strategy.venue, record.symbol, strategy.thresholds, strategy.history_bars)
-                    closes.setdefault(key, set()).add(int(record.as_of.timestamp()))
+                key = (strategy.venue, record.symbol, strategy.thresholds, strategy.history_bars)
+                closes.setdefault(key, set()).add(int(record.as_of.timestamp()))
         for (venue, symbol, thresholds, limit), at in closes.items():
             self.history(venue, symbol).market(thresholds, limit).read_ahead(np.array(sorted(at)))
 
     async def replay(self, records: Sequence[CycleRecord]) -> list[Replayed]:
-        """Replay records of one question: one, or those of one portfolio call."""
+        """Replay records of one question: one, or those of one portfolio call.
+
+        From all candles first; where that differs, from the very bars that were seen, if those were not all.
+        """
+        results: list[Replayed] = []
         try:
-            missing = next((text for text in map(lacks, records) if text), "")
-            if missing:
-                raise NotReplayable(missing)
-            first = [] if any(map(self._needs_window, records)) else await self._again(records, exact=False)
-            results = first if first and not any(r.differences for r in first) else await self._exactly(records, first)
+            strategies = [self.strategy(record) for record in records]
+            if not any(map(self._has_later, records, strategies)):
+                results = await self._compared(records, exact=False)
+            differs = not results or any(result.differences for result in results)
+            if differs and all(strategy.history_bars for strategy in strategies):
+                results = await self._compared(records, exact=True)
         except NotReplayable as e:
             return [_result(record, lacks=str(e)) for record in records]
         return results
 
-    async def _exactly(self, records: Sequence[CycleRecord], first: list[Replayed]) -> list[Replayed]:
-        """Replay from the very bars that were seen; where those are all of history, the first result stands."""
-        windowed = all(self.strategy(record).history_bars for record in records)
-        return await self._again(records, exact=True) if windowed else first
-
-    def _needs_window(self, record: CycleRecord) -> bool:
-        strategy = self.strategy(record)
+    def _has_later(self, record: CycleRecord, strategy: Strategy) -> bool:
         history = self.history(strategy.venue, record.symbol)
         return history.has_later(strategy, inputs_of(record).known_at, record.as_of)
 
     async def answers(self, records: Sequence[CycleRecord]) -> list[Answer]:
         """Return what the deciders of one question's records answer once more; raises InputError saying what lacks."""
         try:
-            if missing := next((text for text in map(lacks, records) if text), ""):
-                raise NotReplayable(missing)
-            return [made.decided for _, made in await self._made(records, exact=True) if made.decided is not None]
+            return [decision_of(made) for _, made in await self._made(records, exact=True)]
         except NotReplayable as e:
             raise InputError(f"cycle {records[0].cycle_id} lacks {e}") from e
 
-    async def _again(self, records: Sequence[CycleRecord], exact: bool) -> list[Replayed]:
+    async def _compared(self, records: Sequence[CycleRecord], exact: bool) -> list[Replayed]:
         return [
-            _result(record, (*_lost_reasons(record, market), *differences(record, made)))
+            _result(record, differences=(*_lost_reasons(record, market), *differences(record, made)))
             for record, (market, made) in zip(records, await self._made(records, exact), strict=True)
         ]
 
     async def _made(self, records: Sequence[CycleRecord], exact: bool) -> list[tuple[Market, CycleRecord]]:
         """Make each record once more: its question, what the decider answers to that, and what becomes of it."""
         strategies = [self.strategy(record) for record in records]
-        pairs = list(zip(records, strategies, strict=True))
-        markets = [self._market(record, strategy, exact) for record, strategy in pairs]
-        asked = [remake_question(*pair, market) for pair, market in zip(pairs, markets, strict=True)]
-        answers = await redecide(records, asked, strategies[0], self.prompt_of, self.plain)
+        markets = [self._market(*each, exact) for each in zip(records, strategies, strict=True)]
+        asked = [remake_question(*each) for each in zip(records, strategies, markets, strict=True)]
+        answers = await decide_again(records, asked, strategies[0], self.prompt_of, self.plain)
         made = [remake(*each) for each in zip(records, strategies, asked, answers, strict=True)]
         return list(zip(markets, made, strict=True))
 
@@ -157,23 +152,22 @@ class Replayer:
         return history.market(strategy.thresholds, strategy.history_bars)
 
 
-def _result(record: CycleRecord, found: tuple[Difference, ...] = (), lacks: str = "") -> Replayed:
-    return Replayed(
-        cycle_id=record.cycle_id, strategy=record.strategy, symbol=record.symbol, as_of=record.as_of,
-        decided=record.decided is not None, lacks=lacks, differences=found,
-    )  # fmt: skip
+def _result(record: CycleRecord, **found: Any) -> Replayed:
+    same = {name: getattr(record, name) for name in ("cycle_id", "strategy", "symbol", "as_of")}
+    return Replayed(**same, decided=record.decided is not None, **found)
 
 
 def lacks(record: CycleRecord) -> str:
     """Return what the record lacks to be replayed; nothing when it can be."""
-    if record.decided is None or record.snapshot is None or record.verdict is None or record.state is None:
+    if None in (record.decided, record.snapshot, record.verdict, record.state):
         return f"a decision: it ended {record.status.value}"
     return "" if record.inputs is not None else "its inputs: it is older than they are recorded"
 
 
 def inputs_of(record: CycleRecord) -> Inputs:
-    if record.inputs is None:
-        raise NotReplayable(lacks(record))
+    """Return what was known beside the market, of a record that lacks nothing."""
+    if (missing := lacks(record)) or record.inputs is None:
+        raise NotReplayable(missing)
     return record.inputs
 
 
@@ -197,11 +191,8 @@ def remake(record: CycleRecord, strategy: Strategy, asked: Question, answer: Ans
     """Put together the record as it comes out now."""
     now = inputs_of(record).judged_at or record.as_of
     _, verdict, intents = judged(asked, answer, state_of(record), strategy, now)
-    made = {
-        "snapshot": asked.snapshot, "role_inputs": asked.role_inputs, "decided": answer, "verdict": verdict,
-        "intents": intents,
-    }  # fmt: skip
-    return record.model_copy(update=made)
+    made = {"decided": answer, "verdict": verdict, "intents": intents}
+    return record.model_copy(update={"snapshot": asked.snapshot, "role_inputs": asked.role_inputs, **made})
 
 
 def _lost_reasons(record: CycleRecord, market: Market) -> Iterator[Difference]:
@@ -216,27 +207,21 @@ def _lost_reasons(record: CycleRecord, market: Market) -> Iterator[Difference]:
 
 def differences(recorded: CycleRecord, replayed: CycleRecord) -> tuple[Difference, ...]:
     """Compare what the cycle made, byte for byte, and name every value that differs."""
-    parts = set(MADE)
-    if recorded.model_dump_json(include=parts) == replayed.model_dump_json(include=parts):
+    if recorded.model_dump_json(include=MADE) == replayed.model_dump_json(include=MADE):
         return ()
-    old, new = (each.model_dump(mode="json", include=parts) for each in (recorded, replayed))
-    return tuple(_differing(old, new, ""))
+    old, new = (dict(_values(each.model_dump(mode="json", include=MADE))) for each in (recorded, replayed))
+    return tuple(
+        Difference(path=path, recorded=str(old.get(path, "-"))[:400], replayed=str(new.get(path, "-"))[:400])
+        for path in dict.fromkeys((*old, *new))
+        if repr(old.get(path, ...)) != repr(new.get(path, ...))
+    )
 
 
-def _differing(old: Any, new: Any, path: str) -> Iterator[Difference]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in dict.fromkeys((*old, *new)):
-            yield from _differing(old.get(key, _NONE), new.get(key, _NONE), f"{path}.{key}" if path else str(key))
-    elif isinstance(old, list) and isinstance(new, list):
-        for i in range(max(len(old), len(new))):
-            was, now = (each[i] if i < len(each) else _NONE for each in (old, new))
-            yield from _differing(was, now, f"{path}[{i}]")
-    elif old != new or type(old) is not type(new):
-        yield Difference(path=path, recorded=_text(old), replayed=_text(new))
-
-
-_NONE = object()
-
-
-def _text(value: Any) -> str:
-    return "-" if value is _NONE else str(value)[:400]
+def _values(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value in a JSON document with its path; an empty list or object is one."""
+    if isinstance(value, dict | list) and value:
+        inner = value.items() if isinstance(value, dict) else ((f"[{i}]", each) for i, each in enumerate(value))
+        for key, each in inner:
+            yield from _values(each, f"{path}{'.' if path and isinstance(value, dict) else ''}{key}")
+    else:
+        yield path, value

@@ -12,12 +12,13 @@ Everything is per period (a UTC day in a comparison), never annualised, in plain
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from itertools import combinations
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from tasks.core.types.base import Dto
 
@@ -28,7 +29,8 @@ BLOCKS = 16  # of CSCV: 12,870 ways to choose half of them
 _EULER = 0.5772156649015329
 _NORMAL = NormalDist()
 
-Statistic = Callable[[np.ndarray], np.ndarray]
+Statistic = Callable[[np.ndarray], Any]
+MEAN: Statistic = partial(np.mean, axis=-1)
 
 
 class Interval(Dto):
@@ -55,35 +57,31 @@ class Moments(NamedTuple):
     kurtosis: float
 
 
-def mean_of(draws: np.ndarray) -> np.ndarray:
-    """Return the mean of each row."""
-    return np.asarray(draws.mean(axis=-1))
-
-
 def sharpe_of(draws: np.ndarray) -> np.ndarray:
     """Return the Sharpe ratio per period of each row; 0 without variation."""
     if draws.shape[-1] < 2:
         return np.zeros(draws.shape[:-1])
     deviation = draws.std(axis=-1, ddof=1)
-    return np.asarray(np.where(deviation > 1e-15, draws.mean(axis=-1) / np.maximum(deviation, 1e-15), 0.0))
+    return np.where(deviation > 1e-15, draws.mean(axis=-1) / np.maximum(deviation, 1e-15), 0.0)
 
 
 def block_length(values: np.ndarray) -> float:
-    """Return the expected block length that suits the stationary bootstrap of this series' mean, at least 1."""
+    """Return the expected block length that suits the stationary bootstrap of this series' mean, at least 1.
+
+    values: at least FEWEST, not all alike.
+    """
     x = values - values.mean()
     n = len(x)
-    if n < FEWEST or not x.any():
-        return 1.0
     most = min(math.ceil(math.sqrt(n)) + max(5, math.ceil(math.log10(n))), n - 1)
     covariance = np.array([x[: n - k] @ x[k:] for k in range(most + 1)]) / n
     lags = min(2 * _last_correlated(covariance / covariance[0], n), most)
-    k = np.arange(-lags, lags + 1)
-    flat_top = np.clip(2 * (1 - np.abs(k) / max(lags, 1)), 0, 1)  # 1 up to half the lags, then down to 0
-    weighted = flat_top * covariance[np.abs(k)]
-    g, spectrum = float(np.sum(np.abs(k) * weighted)), float(np.sum(weighted))
+    k = np.abs(np.arange(-lags, lags + 1))
+    flat_top = np.clip(2 * (1 - k / max(lags, 1)), 0, 1)  # 1 up to half the lags, then down to 0
+    weighted = flat_top * covariance[k]
+    g, spectrum = float(np.sum(k * weighted)), float(np.sum(weighted))
     if spectrum <= 0:
         return 1.0
-    best = (2 * g**2 / (2 * spectrum**2)) ** (1 / 3) * n ** (1 / 3)
+    best = (g**2 / spectrum**2) ** (1 / 3) * n ** (1 / 3)
     return float(np.clip(best, 1.0, math.ceil(min(3 * math.sqrt(n), n / 3))))
 
 
@@ -91,11 +89,8 @@ def _last_correlated(correlation: np.ndarray, n: int) -> int:
     """Return the lag after which max(5, sqrt(log10 n)) correlations in a row are within noise; at least 1."""
     run = max(5, math.ceil(math.sqrt(math.log10(n))))
     noisy = np.abs(correlation[1:]) < 2 * math.sqrt(math.log10(n) / n)
-    for lag in range(len(noisy) - run + 1):
-        if noisy[lag : lag + run].all():
-            return max(lag, 1)
-    significant = np.flatnonzero(~noisy)
-    return int(significant[-1]) + 1 if len(significant) else 1
+    starts = np.flatnonzero(sliding_window_view(noisy, run).all(axis=1))
+    return max(int(starts[0]), 1) if len(starts) else int(np.flatnonzero(~noisy)[-1]) + 1
 
 
 def resample(n: int, block: float, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -105,39 +100,26 @@ def resample(n: int, block: float, draws: int, rng: np.random.Generator) -> np.n
     starts = rng.integers(0, n, (draws, n))
     at = np.arange(n)
     began = np.maximum.accumulate(np.where(fresh, at, 0), axis=1)
-    return np.asarray((np.take_along_axis(starts, began, axis=1) + at - began) % n)
+    return (np.take_along_axis(starts, began, axis=1) + at - began) % n
 
 
 def interval(
-    values: np.ndarray, other: np.ndarray | None = None, statistic: Statistic = mean_of, draws: int = DRAWS,
+    values: np.ndarray, other: np.ndarray | None = None, statistic: Statistic = MEAN, draws: int = DRAWS,
     level: float = LEVEL, seed: int = SEED,
 ) -> Interval:  # fmt: skip
     """Bootstrap `statistic` of a series, or its difference to a paired one: both are drawn on the same days."""
-    n = len(values)
-    both = np.array([values] if other is None else [values, other], dtype=float)
-    found = statistic(both)
-    estimate = float(found[0] - found[1]) if other is not None else float(found[0])
-    difference = both[0] - both[1] if other is not None else both[0]
+    n, both = len(values), (values, np.zeros(len(values)) if other is None else other)  # a statistic of zeros is 0
+    estimate, difference = float(np.subtract(*map(statistic, both))), both[0] - both[1]
     if n < FEWEST or not np.ptp(difference):
         return Interval(estimate=estimate, n=n)
-    block, rng = block_length(difference), np.random.default_rng(seed)
-    drawn = np.concatenate([
-        _draw(both, statistic, resample(n, block, part, rng)) for part in _parts(draws, max(1, CHUNK // n))
-    ])  # fmt: skip
+    block, rng, size = block_length(difference), np.random.default_rng(seed), max(1, CHUNK // n)
+    parts = (resample(n, block, min(size, draws - begun), rng) for begun in range(0, draws, size))
+    drawn = np.concatenate([np.subtract(*(statistic(series[at]) for series in both)) for at in parts])
     low, high = np.quantile(drawn, ((1 - level) / 2, (1 + level) / 2))
-    beyond = min((1 + np.sum(drawn <= 0)) / (draws + 1), (1 + np.sum(drawn >= 0)) / (draws + 1))
+    beyond = (1 + min(np.sum(drawn <= 0), np.sum(drawn >= 0))) / (draws + 1)
     return Interval(
         estimate=estimate, low=float(low), high=float(high), p_value=min(1.0, 2 * float(beyond)), n=n, block=block
     )
-
-
-def _draw(both: np.ndarray, statistic: Statistic, at: np.ndarray) -> np.ndarray:
-    found = statistic(both[0][at])
-    return found - statistic(both[1][at]) if len(both) > 1 else found
-
-
-def _parts(total: int, size: int) -> list[int]:
-    return [min(size, total - begun) for begun in range(0, total, size)]
 
 
 def moments(returns: np.ndarray) -> Moments | None:
@@ -158,16 +140,11 @@ def probabilistic_sharpe(seen: Moments, benchmark: float = 0.0) -> float | None:
 
 
 def expected_best(variance: float, trials: int) -> float:
-    """Return the Sharpe ratio that the best of `trials` without skill is expected to show."""
+    """Return the Sharpe ratio that the best of `trials` without skill is expected to show: the benchmark of DSR."""
     if trials < 2:
         return 0.0
     one, rare = _NORMAL.inv_cdf(1 - 1 / trials), _NORMAL.inv_cdf(1 - 1 / (trials * math.e))
     return math.sqrt(variance) * ((1 - _EULER) * one + _EULER * rare)
-
-
-def deflated_sharpe(seen: Moments, variance: float, trials: int) -> float | None:
-    """Return the probability that the true Sharpe ratio exceeds what luck gives the best of all that were tried."""
-    return probabilistic_sharpe(seen, expected_best(variance, trials))
 
 
 class Overfit(Dto):
@@ -189,9 +166,11 @@ def overfitting(returns: np.ndarray, blocks: int = BLOCKS) -> Overfit | None:
     if variants < 2 or size < 2:
         return None
     parts = returns[len(returns) - size * blocks :].reshape(blocks, size, variants)
-    sums, squares, chosen = parts.sum(axis=1), (parts**2).sum(axis=1), _halves(blocks)
-    seen = _sharpes(chosen @ sums, chosen @ squares, size * blocks // 2)
-    unseen = _sharpes((1 - chosen) @ sums, (1 - chosen) @ squares, size * blocks // 2)
+    sums, squares = parts.sum(axis=1), (parts**2).sum(axis=1)
+    halves = np.array(list(combinations(range(blocks), blocks // 2)))
+    chosen = np.zeros((len(halves), blocks))
+    np.put_along_axis(chosen, halves, 1.0, axis=1)
+    seen, unseen = (_sharpes(half @ sums, half @ squares, size * blocks // 2) for half in (chosen, 1 - chosen))
     best = seen.argmax(axis=1)[:, None]
     theirs = np.take_along_axis(unseen, best, axis=1)
     rank = (unseen < theirs).sum(axis=1) + ((unseen == theirs).sum(axis=1) + 1) / 2
@@ -203,15 +182,7 @@ def overfitting(returns: np.ndarray, blocks: int = BLOCKS) -> Overfit | None:
     )  # fmt: skip
 
 
-@cache
-def _halves(blocks: int) -> np.ndarray:
-    rows = np.zeros((math.comb(blocks, blocks // 2), blocks))
-    for row, chosen in zip(rows, combinations(range(blocks), blocks // 2), strict=True):
-        row[list(chosen)] = 1.0
-    return rows
-
-
 def _sharpes(sums: np.ndarray, squares: np.ndarray, n: int) -> np.ndarray:
     mean = sums / n
     variance = np.maximum(squares / n - mean**2, 0) * n / (n - 1)
-    return np.asarray(np.where(variance > 1e-18, mean / np.sqrt(np.maximum(variance, 1e-18)), 0.0))
+    return np.where(variance > 1e-18, mean / np.sqrt(np.maximum(variance, 1e-18)), 0.0)

@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from tasks.core.lab.replay import inputs_of, lacks, state_of
+from tasks.core.lab.replay import inputs_of, remake, state_of
 from tasks.core.simulation.candle_history import History
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
-from tasks.core.trading.judge import judged
 from tasks.core.trading.question import constraints, risk_view
 from tasks.core.types.bars import duration
 from tasks.core.types.base import Dto, Exact, Utc
@@ -52,45 +51,53 @@ def changed_verdict(
     record: CycleRecord, strategy: Strategy, limits: Mapping[str, Any], history: History
 ) -> ChangedVerdict | None:
     """Judge the record's decision under other limits; None where the orders would have been the same."""
-    if lacks(record) or record.decided is None or record.snapshot is None or record.verdict is None:
+    decided, snapshot, was = record.decided, record.snapshot, record.verdict
+    if decided is None or snapshot is None or was is None:
         return None
     other = strategy.model_copy(update={"limits": strategy.limits.model_copy(update=dict(limits))})
-    asked = Question(snapshot=_as_told(record, record.snapshot, other), reasons=record.reasons)
-    now = inputs_of(record).judged_at or record.as_of
-    _, verdict, intents = judged(asked, record.decided, state_of(record), other, now)
-    if intents == record.intents:
+    asked = Question(snapshot=_with_room(record, snapshot, other), reasons=record.reasons)
+    made = remake(record, other, asked, decided)
+    would_be = made.verdict
+    if made.intents == record.intents or would_be is None:
         return None
-    was, would = (_scored(record, sent, history, strategy.costs) for sent in (record.intents, intents))
+    was_pct, would_pct = (_earned_pct(record, sent, history, strategy.costs) for sent in (record.intents, made.intents))
     return ChangedVerdict(
-        cycle_id=record.cycle_id, symbol=record.symbol, as_of=record.as_of, action=record.decided.decision.action,
-        was=_said(record.verdict), would_be=_said(verdict), was_allowed=record.verdict.allowed,
-        would_be_allowed=verdict.allowed, was_pct=was, would_pct=would,
-    )  # fmt: skip
+        cycle_id=record.cycle_id,
+        symbol=record.symbol,
+        as_of=record.as_of,
+        action=decided.decision.action,
+        was=_text(was),
+        would_be=_text(would_be),
+        was_allowed=was.allowed,
+        would_be_allowed=would_be.allowed,
+        was_pct=was_pct,
+        would_pct=would_pct,
+    )
 
 
-def _as_told(record: CycleRecord, snapshot: Snapshot, strategy: Strategy) -> Snapshot:
+def _with_room(record: CycleRecord, snapshot: Snapshot, strategy: Strategy) -> Snapshot:
     """Return the snapshot with the room that these limits leave; the market in it stays."""
-    given = inputs_of(record)
-    state = given.state or state_of(record)
-    risk = risk_view(state, strategy.limits, given.digest, record.as_of)
-    told = constraints(strategy, state, record.symbol, record.as_of, risk.risk_mode)
-    mode = snapshot.risk.model_copy(update={"risk_mode": risk.risk_mode})
-    return snapshot.model_copy(update={"constraints": told, "risk": mode})
+    inputs = inputs_of(record)
+    state = inputs.state or state_of(record)
+    mode = risk_view(state, strategy.limits, inputs.digest, record.as_of).risk_mode
+    room = constraints(strategy, state, record.symbol, record.as_of, mode)
+    risk = snapshot.risk.model_copy(update={"risk_mode": mode})
+    return snapshot.model_copy(update={"constraints": room, "risk": risk})
 
 
-def _said(verdict: Verdict) -> str:
+def _text(verdict: Verdict) -> str:
     word = f"{verdict.quantity:f}" if verdict.allowed else "denied"
     return f"{word} ({', '.join(verdict.codes)})" if verdict.codes else word
 
 
-def _scored(record: CycleRecord, intents: Sequence[OrderIntent], history: History, costs: Costs) -> Decimal | None:
+def _earned_pct(record: CycleRecord, intents: Sequence[OrderIntent], history: History, costs: Costs) -> Decimal | None:
     """Return what the orders earned over the day that followed; None where its candles are not all there."""
     five = history.frames["5m"]
     bars = five.loc[record.as_of :].iloc[:HORIZON_BARS]
     if five.empty or five.index[-1] < record.as_of + (HORIZON_BARS - 1) * duration("5m"):
         return None
-    found = score(state_of(record), record.symbol, intents, bars, costs)
-    return None if found is None else found.return_pct
+    scored = score(state_of(record), record.symbol, intents, bars, costs)
+    return scored.return_pct if scored else None
 
 
 def total(changed: Sequence[ChangedVerdict]) -> dict[str, Any]:

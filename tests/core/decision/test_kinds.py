@@ -13,7 +13,7 @@ from tasks.core.decision.planner import Prompts
 from tasks.core.decision.roles import REPLIES
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
-from tasks.core.lab.redecide import decider_of
+from tasks.core.lab.recorded_replies import decider_of
 from tasks.core.lab.replay import Replayer
 from tasks.core.simulation.paid_replies import Probe
 from tasks.core.types.decision import Answer, hold

@@ -16,8 +16,8 @@ from tasks.core.decision.budget import KeptReply
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
 from tasks.core.lab import chance, compare, gate_sampling
-from tasks.core.lab.chance import Path, Trade
-from tasks.core.lab.comparison import Point, Trial, Tried, Variant
+from tasks.core.lab.chance import Trade, TradedBars
+from tasks.core.lab.compare import Point, Trial, Variant, VariantsTried
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.snapshot import Market
 from tasks.core.simulation.account import SimulatedAccount, price_bars
@@ -33,8 +33,8 @@ T0 = int(START.timestamp())
 COSTS = Costs()
 
 
-def path_of(bars: pd.DataFrame) -> Path:
-    return Path(bars["open"].to_numpy(), bars["close"].to_numpy(), epoch_s(bars.index) + 300)
+def path_of(bars: pd.DataFrame) -> TradedBars:
+    return TradedBars(bars["open"].to_numpy(), bars["close"].to_numpy(), epoch_s(bars.index) + 300)
 
 
 def trade(opened: int, bars: int, side: str = "long", notional: float = 2000.0, **other: object) -> Trade:
@@ -68,7 +68,7 @@ def compared(trials: list[Trial], windows: int = 1, cutoff: datetime | None = No
     variants = [Variant(label=label, decider=label, cutoff=cutoff) for label in labels]
     cuts = compare.split(START, START + timedelta(days=60), windows)
     paths = {BTC: path_of(walk(288 * 61))}
-    return compare.compare(variants, cuts, trials, paths, Tried(5, 0.01), draws=200, seeds=20, **other)
+    return compare.compare(variants, cuts, trials, paths, VariantsTried(5, 0.01), draws=200, seeds=20, **other)
 
 
 # --- windows
@@ -233,14 +233,14 @@ def test_quiet_and_event_bars_are_sampled_alike_and_always_the_same():
     window = (START + timedelta(days=21), START + timedelta(days=39))
 
     def sampled() -> list[gate_sampling.Sampled]:
-        return asyncio.run(gate_sampling.sample(market, RulesDecider(), strategy(market.symbol), World(), *window, 30))
+        return asyncio.run(gate_sampling.sample(market, RulesDecider(), strategy(market.symbol), World(*window), 30))
 
     found = sampled()
     assert found == sampled()
     events = set(market.event_closes.tolist())
-    assert {each.quiet for each in found} == {True, False}
-    assert all((each.at_s in events) is not each.quiet for each in found)
-    assert 10 <= sum(each.quiet for each in found) <= 60
+    assert {each.at_event for each in found} == {True, False}
+    assert all((each.at_s in events) is each.at_event for each in found)
+    assert 10 <= sum(not each.at_event for each in found) <= 60
     assert all(each.return_pct == 0 for each in found if each.action == "HOLD")
 
 

@@ -9,7 +9,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import zip_longest
 from math import inf
+from typing import TypeVar
 
 from tasks.core.decision.baselines import RecordedDecider
 from tasks.core.decision.breaker import Breaker, BreakerState
@@ -20,12 +22,12 @@ from tasks.core.decision.ladder import CACHED, Ladder, Shared, Terms
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.prompt import Prompt
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.decision.tools import TOOLS, Meter, Parameters, compact
+from tasks.core.decision.tools import Meter, Parameters, compact
 from tasks.core.errors import DataError, InputError
 from tasks.core.lab import old_records
 from tasks.core.market import lean
 from tasks.core.ports import Decider
-from tasks.core.types.decision import Answer, ModelCall, PromptRef, Rung, ToolCall, Why
+from tasks.core.types.decision import Answer, ModelCall, PromptRef, ToolCall, Why
 from tasks.core.types.limits import Budget, ToolLimits, ToolRates
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
@@ -33,44 +35,49 @@ from tasks.core.types.strategy import Strategy
 
 ENDLESS_S = 3600.0  # nothing is waited for: recorded answers come at once
 PromptOf = Callable[[str, str | None], Prompt]  # by role and version; None: any
+T = TypeVar("T")
 
 
 class NotReplayable(Exception):
     """The record, or this machine, lacks something that deciding again needs."""
 
 
-async def redecide(
-    records: Sequence[CycleRecord], questions: Sequence[Question], strategy: Strategy, prompt_of: PromptOf,
+def decision_of(record: CycleRecord) -> Answer:
+    """Return what was decided."""
+    if record.decided is None:
+        raise NotReplayable("decision")
+    return record.decided
+
+
+async def decide_again(
+    records: Sequence[CycleRecord],
+    questions: Sequence[Question],
+    strategy: Strategy,
+    prompt_of: PromptOf,
     plain: Callable[[str], Decider],
-) -> list[Answer]:  # fmt: skip
+) -> list[Answer]:
     """Decide again; several records only where one call answered for all of them.
 
     plain: builds the deciders that ask no model. Raises NotReplayable saying what is missing.
     """
-    told = [record.model_copy(update={"decided": _typed(record)}) for record in records]
-    laddered = not any(record.decided and old_records.stood(record.decided) for record in records)
-    answers = await decider_of(told, strategy, prompt_of, plain, laddered).decide(questions)
-    again = [_as_observed(*each) for each in zip(answers, records, strict=True)]
-    if records[0].trigger != "backtest" or again == [record.decided for record in records]:
-        return again
-    answers = await decider_of(told, strategy, prompt_of, plain, laddered=False).decide(
-        questions
-    )  # as a comparison asks
-    return [_as_observed(*each) for each in zip(answers, records, strict=True)]
+    old = [decision_of(record) for record in records]
+    typed = [
+        record.model_copy(update={"decided": old_records.with_trail(answer, record.as_of)})
+        for record, answer in zip(records, old, strict=True)
+    ]
+    again: list[Answer] = []
+    for laddered in dict.fromkeys((not any(map(old_records.stood, old)), False)):  # a comparison asks without a ladder
+        answers = await decider_of(typed, strategy, prompt_of, plain, laddered).decide(questions)
+        again = [_as_observed(*each) for each in zip(answers, old, strict=True)]
+        if records[0].trigger != "backtest" or again == old:
+            break
+    return again
 
 
-def _typed(record: CycleRecord) -> Answer | None:
-    return None if record.decided is None else old_records.with_trail(record.decided, record.as_of)
-
-
-def _as_observed(new: Answer, record: CycleRecord) -> Answer:
-    old = record.decided
-    if old is None:
-        return new
-    seen = [call.latency_ms for call in old.tool_calls]
+def _as_observed(new: Answer, old: Answer) -> Answer:
     tools = [
-        call.model_copy(update={"latency_ms": seen[i]}) if i < len(seen) else call
-        for i, call in enumerate(new.tool_calls)
+        call.model_copy(update={"latency_ms": seen.latency_ms}) if seen else call
+        for call, seen in zip_longest(new.tool_calls, old.tool_calls[: len(new.tool_calls)])
     ]
     new = new.model_copy(update={"latency_ms": old.latency_ms, "tool_calls": tuple(tools)})
     return new if old.trail else old_records.without_trail(new, old)
@@ -82,9 +89,7 @@ def decider_of(
 ) -> Decider:  # fmt: skip
     """Build the decider that decided `records`, all with a trail, on what it was answered then."""
     record = records[0]
-    decided, kind = record.decided, kind_of(record.decider)
-    if decided is None:
-        raise NotReplayable("decision")
+    decided, kind = decision_of(record), kind_of(record.decider)
     if kind.by_time:
         return RecordedDecider(map(_line, records))
     if not kind.asks_model:
@@ -94,21 +99,23 @@ def decider_of(
             raise NotReplayable(f"its decider: {e}") from e
     if kind.make is None:
         raise NotReplayable(f"its decider: {record.decider} asks a model among others")
-    tape, shelf = Tape(decided), Shelf(records)
+    replies, cache, day = RecordedReplies(decided), RecordedCache(records), timedelta(days=1)
     prompts = {role: _prompt(role, decided, prompt_of) for role in kind.roles}
-    primary = kind.make(tape, prompts, _means(tape, strategy, kind.live))
+    primary = kind.make(replies, prompts, _means(replies, strategy, kind.live))
+    if not laddered:
+        return primary
     terms = Terms(
-        strategy=record.strategy, ttl=timedelta(days=1), max_distance=inf, breaker=Breaker(1, timedelta(days=1)),
+        strategy=record.strategy,
+        ttl=day,
+        max_distance=inf,
+        breaker=Breaker(1, day),
         may_open=strategy.limits.fallback_may_open,
-    )  # fmt: skip
-    return (
-        Ladder(primary, RulesDecider(), Shared(shelf, shelf, shelf, shelf), terms, shelf.now) if laddered else primary
     )
+    return Ladder(primary, RulesDecider(), Shared(cache, cache, cache, cache), terms, cache.now)
 
 
 def _line(record: CycleRecord) -> str:
-    calls = record.decided.calls if record.decided else ()
-    if not calls:
+    if not (calls := decision_of(record).calls):
         return ""
     return compact({"as_of": record.as_of.isoformat(), "symbol": record.symbol, "reply": calls[0].raw_reply})
 
@@ -126,39 +133,47 @@ def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
     return prompt
 
 
-def _means(tape: "Tape", strategy: Strategy, live: bool) -> Means:
+def _means(replies: "RecordedReplies", strategy: Strategy, live: bool) -> Means:
     limits, rates = strategy.tools, strategy.tool_rates
     if not live:
         return Means(lean.encode, ENDLESS_S, ENDLESS_S)
     if limits is None or rates is None:
         raise NotReplayable("what its tools were allowed")
-    return Means(lean.encode, tools=Tools(lambda _: tape, limits, _Drops(rates, tape, limits)))
+    return Means(lean.encode, tools=Tools(lambda _: replies, limits, RecordedMeter(rates, replies, limits)))
 
 
-class Tape:
+def _take(calls: list[T], fits: Callable[[T], bool]) -> T | None:
+    """Take the first call that fits out of those that are left."""
+    call = next(filter(fits, calls), None)
+    if call is not None:
+        calls.remove(call)
+    return call
+
+
+class RecordedReplies:
     """Implements `ports.Model` and `tools.Toolbox`: every answer once, in the order in which it was given."""
 
     def __init__(self, decided: Answer) -> None:
         self.calls, self.tools = list(decided.calls), list(decided.tool_calls)
         self.overran = any(rung.why is Why.OUT_OF_TIME for rung in decided.trail)
-        self.spent = False  # the planner has used up its time
+
+    @property
+    def planner_is_late(self) -> bool:
+        """Return whether the planner has used up its time."""
+        return self.overran and all(call.role != "planner" for call in self.calls)
 
     async def ask(
         self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], _schema: dict[str, object]
     ) -> ModelCall:
-        call = next((call for call in self.calls if call.role == role), None)
-        if call is None:
-            return ModelCall(role=role, model="", prompt=prompt, messages=tuple(messages), error="not in the record")
-        self.calls.remove(call)
-        self.spent |= self.overran and role == "planner" and all(other.role != role for other in self.calls)
+        call = _take(self.calls, lambda call: call.role == role)
+        call = call or ModelCall(role=role, model="", error="not in the record")
         return call.model_copy(update={"prompt": prompt, "messages": tuple(messages)})
 
     async def run(self, tool: str, parameters: Parameters, _as_of: datetime) -> str:
         texts = {name: str(value) for name, value in parameters.model_dump(mode="json", exclude_none=True).items()}
-        call = next((one for one in self.tools if (one.tool, one.parameters) == (tool, texts)), None)
+        call = _take(self.tools, lambda call: (call.tool, call.parameters) == (tool, texts))
         if call is None:
             raise DataError("not in the record")
-        self.tools.remove(call)
         if call.late:
             raise asyncio.CancelledError
         if call.truncated:
@@ -177,32 +192,29 @@ def _uncut(call: ToolCall) -> str:
     return call.response.removesuffix("]}") + rows
 
 
-class _Drops(Meter):
+class RecordedMeter(Meter):
     """Drops the calls that were dropped; its clock stands still until the planner's time is used up."""
 
-    def __init__(self, rates: ToolRates, tape: Tape, limits: ToolLimits) -> None:
-        super().__init__(rates, lambda: limits.deadline_s if tape.spent else 0.0)
-        self.metered = {tool: [c for c in tape.tools if c.tool == tool and _was_metered(c)] for tool in TOOLS}
+    def __init__(self, rates: ToolRates, replies: RecordedReplies, limits: ToolLimits) -> None:
+        super().__init__(rates, lambda: limits.deadline_s if replies.planner_is_late else 0.0)
+        self.metered = [call for call in replies.tools if call.dropped or call.response or call.latency_ms]
 
     def take(self, tool: str) -> bool:
-        given = self.metered[tool]
-        return not (given and given.pop(0).dropped)
+        call = _take(self.metered, lambda call: call.tool == tool)
+        return call is None or not call.dropped
 
 
-def _was_metered(call: ToolCall) -> bool:
-    return bool(call.dropped or call.response or call.latency_ms)
-
-
-class Shelf:
+class RecordedCache:
     """Implements all of `ladder.Shared`: the breaker as it was found, and the decision that the near cache found."""
 
     def __init__(self, records: Sequence[CycleRecord]) -> None:
-        self.records = {record.symbol: record for record in records}
-        self.barred = next((rung for rung in _trail(records[0]) if rung.why is Why.BREAKER_OPEN), None)
+        self.records, trail = {record.symbol: record for record in records}, decision_of(records[0]).trail
+        shut = next((rung for rung in trail if rung.why is Why.BREAKER_OPEN), None)
+        self.breaker = BreakerState(errors=shut.errors, retry_at=shut.retry_at) if shut else BreakerState()
 
     def now(self) -> datetime:
         """Return when it was decided, as far as the breaker can tell."""
-        until = self.barred.retry_at if self.barred else None
+        until = self.breaker.retry_at
         return until - timedelta(seconds=1) if until else next(iter(self.records.values())).as_of
 
     def reserve(self, _charge: Charge, _worst_usd: Decimal, _budget: Budget, _at: datetime) -> Reserved:
@@ -216,34 +228,28 @@ class Shelf:
         return None
 
     def change(self, _session: str, _change: Callable[[BreakerState], BreakerState]) -> BreakerState:
-        return BreakerState(errors=self.barred.errors, retry_at=self.barred.retry_at) if self.barred else BreakerState()
+        return self.breaker
 
     def decisions(self, _strategy: str, symbol: str, _since: datetime, _before: datetime) -> list[KeptDecision]:
         record = self.records[symbol]
         return [
-            _kept(record, near.as_of, near.distance)
-            for near in _trail(record)
-            if near.as_of and near.distance is not None
+            _near(record, rung.as_of, rung.distance)
+            for rung in decision_of(record).trail
+            if rung.as_of and rung.distance is not None
         ]
 
 
-def _trail(record: CycleRecord) -> tuple[Rung, ...]:
-    return record.decided.trail if record.decided else ()
-
-
-def _kept(record: CycleRecord, as_of: datetime, distance: float) -> KeptDecision:
+def _near(record: CycleRecord, as_of: datetime, distance: float) -> KeptDecision:
     """Make up the moment that was found near this one, with the decision that was taken over from it."""
-    decided, snapshot = record.decided, record.snapshot
-    if decided is None or snapshot is None:
-        raise NotReplayable("decision")
+    decided, snapshot = decision_of(record), record.snapshot
+    if snapshot is None:
+        raise NotReplayable("snapshot")
     here = vector(snapshot).values
     others = [i for i, value in enumerate(here) if value is not None and i != SIDE]
     shift = distance * ((len(others) + 1) / len(others)) ** 0.5 if others else 0.0
-    moved = tuple(
-        value + shift if value is not None and i in others else value for i, value in enumerate(here)
-    )  # fmt: skip
-    said = decided.decision.confidence
-    digits = said.as_tuple().exponent
-    full = (said / CACHED).quantize(Decimal(1).scaleb(int(digits) - int(CACHED.as_tuple().exponent)))
+    moved = tuple(value + shift if value is not None and i != SIDE else value for i, value in enumerate(here))
+    cached = decided.decision.confidence
+    digits = int(cached.as_tuple().exponent) - int(CACHED.as_tuple().exponent)
+    full = (cached / CACHED).quantize(Decimal(1).scaleb(digits))
     earlier = decided.model_copy(update={"decision": decided.decision.model_copy(update={"confidence": full})})
     return KeptDecision(as_of=as_of, decided=earlier, vector=Vector(values=moved), reasons=snapshot.reason_for_call)

@@ -1,0 +1,83 @@
+"""Options that several commands take, and what becomes of their values."""
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.output import utc_time
+from tasks.core.errors import InputError
+from tasks.settings import settings
+
+json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+decider_option = click.option("--decider", default="", help="rules, hold, llm:single, llm:single@v002, recorded:FILE")
+news_option = click.option("--news", default="", help='JSON lines {"at","title","source"}; without it news are unknown')
+instruments_option = click.option(
+    "--instruments", default="", help="JSON or TOML, symbol -> tick, step, ...; else as stored or inferred"
+)
+funding_option = click.option(
+    "--funding", multiple=True, help="SYMBOL=FILE with ts,rate; without it funding is unknown"
+)
+
+
+def time_option(name: str, **more: Any) -> Callable[[Any], Any]:
+    """Take a time, None where it is empty."""
+    return click.option(name, callback=lambda _, option, text: utc_time(text, option.opts[0]), **more)
+
+
+def span_options(command: Any) -> Any:
+    """Take --start and --end."""
+    return time_option("--start", help="ISO time, UTC")(time_option("--end", help="ISO time, UTC")(command))
+
+
+def candle_options(required: bool = True) -> Callable[[Any], Any]:
+    """Take --candles and --symbol; the command gets `files`, symbol -> path."""
+
+    def decorated(command: Any) -> Any:
+        @click.option("--candles", multiple=True, required=required, help="FILE, or SYMBOL=FILE, repeatable")
+        @click.option("--symbol", "symbols", multiple=True, help="ccxt unified, e.g. BTC/USDT:USDT")
+        @wraps(command)
+        def with_files(candles: tuple[str, ...], symbols: tuple[str, ...], **options: Any) -> Any:
+            from tasks.adapters.files.candles import parse_candle_options
+
+            for symbol in symbols:
+                base, slash, rest = symbol.partition("/")
+                if not (base and slash and rest):
+                    raise InputError(
+                        f"--symbol {symbol!r}: not a ccxt unified symbol such as BTC/USDT:USDT or BTC/USDT"
+                    )
+            files = parse_candle_options(candles, symbols) if candles else {}
+            return command(files={symbol: str(path.resolve()) for symbol, path in files.items()}, **options)
+
+        return with_files
+
+    return decorated
+
+
+def one_market(files: dict[str, str], command: str) -> Any:
+    """Return the market of the one symbol that a command is about."""
+    if len(files) != 1:
+        raise InputError(f"{command} needs exactly one --symbol")
+    [market] = markets(files).values()
+    return market
+
+
+def markets(files: dict[str, str]) -> dict[str, Any]:
+    """Read candle files into markets, by symbol."""
+    from tasks.adapters.files.candles import read_candles
+    from tasks.core.market.market import Market
+
+    return {s: Market.from_base(s, read_candles(Path(path)), settings().events) for s, path in files.items()}
+
+
+def funding_files(options: Sequence[str], files: dict[str, str]) -> dict[str, str]:
+    """Read `--funding SYMBOL=FILE` into symbol -> path."""
+    paths = {}
+    for option in options:
+        symbol, sep, path = option.partition("=")
+        if not sep or symbol not in files:
+            raise InputError(f"--funding {option}: write SYMBOL=FILE with a symbol of {', '.join(files)}")
+        paths[symbol] = str(Path(path).resolve())
+    return paths

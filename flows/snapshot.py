@@ -1,0 +1,145 @@
+"""`snapshot`, `events` and `question`: what a decider sees, when it is asked, and the messages it is sent."""
+
+import asyncio
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.options import (
+    candle_options,
+    decider_option,
+    json_option,
+    markets,
+    news_option,
+    one_market,
+    span_options,
+    time_option,
+)
+from flows.output import emit
+from tasks.core.errors import DataError, InputError
+from tasks.settings import settings, strategy_of
+
+BAR = timedelta(minutes=5)
+
+
+@click.command()
+@candle_options()
+@time_option("--as-of", required=True, help="ISO time, UTC; floored to 5 minutes")
+@click.option("--lean", is_flag=True, help="the small text that prompts send")
+@click.option("--plot", type=click.Path(path_type=Path), help="a .png or .html to write the chart to")
+@json_option
+def snapshot(files: dict[str, str], as_of: datetime | None, lean: bool, plot: Path | None, as_json: bool) -> None:
+    """What a decider would see at a moment."""
+    from tasks.core.market import lean as lean_encoding
+    from tasks.core.market.snapshot import to_json
+    from tasks.core.trading.question import question as asked
+    from tasks.core.types.snapshot import OrderBookView
+
+    market = one_market(files, "snapshot")
+    at, strategy, account, reasons = _moment(market, as_of, "")
+    seen = asked(strategy, market, account, OrderBookView(), None, None, reasons, at).snapshot
+    if plot is not None:
+        from tasks.adapters.charts import moment as chart
+
+        chart.write(plot, market, at, text=lean_encoding.encode(seen), reasons=reasons)
+        click.echo(f"plot {plot}", err=True)
+    if seen.timeframes["5m"].close is None and not as_json:
+        click.echo(f"no 5m bar closed at {at.isoformat()}: everything of it is unknown", err=True)
+    click.echo(lean_encoding.encode(seen) if lean else to_json(seen))
+
+
+def _moment(market: Any, as_of: datetime | None, decider: str) -> tuple[datetime, Any, Any, Any]:
+    """Return a close, a strategy of the market's symbol, its account before it trades, and the reasons to ask.
+
+    The instrument is the one that the last close, of any timeframe, tells.
+    """
+    from tasks.core.lab.gate_sampling import flat_account
+    from tasks.core.market.instruments import derived
+    from tasks.core.trading.guard.sizing import known
+    from tasks.core.types.bars import floor_time
+
+    if as_of is None:
+        raise InputError("--as-of is empty")
+    at, symbol = floor_time(as_of, "5m"), market.symbol
+    closes = (market.value(timeframe, "close", at) for timeframe in market.bars)
+    found = derived(symbol, known(next((close for close in closes if close is not None), None)))
+    instruments = {symbol: found.instrument} if found else {}
+    strategy = strategy_of(settings(), decider, symbols=(symbol,), instruments=instruments)
+    return at, strategy, flat_account(market, strategy, at), market.reasons(at - BAR, at)
+
+
+@click.command()
+@candle_options()
+@span_options
+def events(files: dict[str, str], start: datetime | None, end: datetime | None) -> None:
+    """When a decider would be asked, and why: one JSON line per 5m close with a reason."""
+    for symbol, market in markets(files).items():
+        opens = market.bars["5m"].index
+        if not len(opens):
+            raise DataError(f"{symbol}: events need candles of 5m or finer")
+        fired = market.reasons(start or opens[0].to_pydatetime(), end or opens[-1].to_pydatetime() + BAR)
+        for at, group in groupby(fired, key=lambda reason: reason.as_of):
+            emit({"at": at, "symbol": symbol, "reasons": [str(reason) for reason in group]}, as_json=True)
+
+
+@click.command()
+@click.option("--cycle", "cycle_id", default="", help="of a cycle in the store: what its decider was sent")
+@candle_options(required=False)
+@time_option("--as-of", help="ISO time, UTC; floored to 5 minutes")
+@decider_option
+@news_option
+@click.option("--json", "as_json", is_flag=True, help="JSON lines; it prints nothing else anyway")
+def question(
+    cycle_id: str,
+    files: dict[str, str],
+    as_of: datetime | None,
+    decider: str,
+    news: str,
+    as_json: bool,  # noqa: ARG001  (every command that prints takes it)
+) -> None:
+    """The very messages a model is sent: a line {"role","messages"} for each role that is asked."""
+    if bool(cycle_id) == bool(files):
+        raise InputError("question needs either --cycle ID, or --candles with --symbol and --as-of")
+    calls = _calls_of(cycle_id) if cycle_id else _calls_about(files, as_of, decider, news)
+    for role, messages in calls:
+        emit({"role": role, "messages": messages}, as_json=True)
+
+
+def _calls_of(cycle_id: str) -> list[tuple[str, Any]]:
+    """Make a stored cycle's question again and let its decider ask it, on the replies that were recorded."""
+    from flows.replay import asked_again
+
+    answer = asyncio.run(asked_again(cycle_id))
+    sent = [(call.role, call.messages) for call in answer.calls if call.messages]
+    if not sent:
+        raise InputError(f"cycle {cycle_id}: {answer.source} asked no model")
+    return sent
+
+
+def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, news: str) -> list[tuple[str, Any]]:
+    """Ask about a flat account at a moment of candle files, as a replay does."""
+    from tasks.adapters.deciders import build
+    from tasks.adapters.news import read_news
+    from tasks.core.lab.gate_sampling import flat_question
+    from tasks.core.simulation.paid_replies import Probe
+    from tasks.core.simulation.world import World
+
+    name, probe, market = decider or settings().decider_name, Probe(), one_market(files, "question")
+    chosen = build(name, settings(), model=probe)
+    at, strategy, account, reasons = _moment(market, as_of, name)
+    first, last = market.bars["5m"].index[[0, -1]] + BAR
+    if not first <= at <= last:
+        raise InputError(
+            f"--as-of {as_of}: no candle of {market.symbol} closes then; they close from {first} to {last}"
+        )
+    world = World(headlines=read_news(Path(news)) if news else None)
+    asyncio.run(chosen.decide([flat_question(market, account, strategy, world, at, reasons)]))
+    if not probe.asked:
+        raise InputError(f"--decider {name}: asks no model; name one that does, such as llm:single")
+    return [(prompt.name, messages) for prompt, messages, _ in probe.asked]
+
+
+COMMANDS = (snapshot, question, events)
