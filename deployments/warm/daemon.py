@@ -7,9 +7,11 @@ the installed packages refuses (the run starts cold) and ends, to be started aga
 One thread, also natively (BLAS and Arrow are held to one): what forks must not hold another thread's lock. A run dies
 with the daemon (PR_SET_PDEATHSIG) and with its client, so none is left behind to send orders that nobody watches; what
 it had sent is looked up by its id in the next cycle.
+
+The standard library's forkserver serves only descendants of the process that started it, which Prefect's runs are not;
+its children leave by os._exit, without the exit in which Prefect ships the last logs, and outlive a killed client.
 """
 
-import array
 import gc
 import importlib
 import json
@@ -22,14 +24,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from deployments.nanny import PR_SET_PDEATHSIG, prctl
-from deployments.warm.wire import EXIT, LENGTH, REFUSED, STARTED, peer_uid, stamp
+from deployments.warm.wire import REFUSED, STARTED, endpoint, stamp
 
 PRELOADED = (
     "numpy", "pandas", "pyarrow", "talib", "pandas_ta_classic.overlap", "pandas_ta_classic.trend",
@@ -44,16 +45,7 @@ ONE_THREAD = {
     "ARROW_DEFAULT_MEMORY_POOL": "system", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
 }  # fmt: skip
 REQUEST_S = 5.0  # a client says what it wants at once
-MOST = 64 * 1024 * 1024
-
-
-@dataclass
-class Run:
-    """One forked run: its process, a descriptor that tells its end, and the client that waits for it."""
-
-    pid: int
-    pidfd: int
-    client: socket.socket
+MOST = 1 << 20
 
 
 class Daemon:
@@ -61,63 +53,53 @@ class Daemon:
 
     def __init__(self, path: Path) -> None:
         self._stamp, self._pid = stamp(), os.getpid()
-        self._runs: dict[int, Run] = {}
         self._selector = selectors.DefaultSelector()
+        self._listener = endpoint()
         path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with _private():
-            self._listener.bind(str(path))
+        umask = os.umask(0o077)  # nobody else may connect
+        self._listener.bind(str(path))
+        os.umask(umask)
         self._listener.listen(128)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def serve(self) -> None:
         """Serve until the packages change; the last runs end first."""
-        while self._runs or stamp() == self._stamp:
-            for key, _ in self._selector.select(timeout=5):
+        while len(self._selector.get_map()) > 1 or stamp() == self._stamp:
+            for key, _ in self._selector.select(timeout=5)[:1]:  # one: it may take another's socket away
                 key.data()
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
         client.settimeout(REQUEST_S)
+        started, files = False, list[int]()
         try:
-            if client.recv(1, socket.MSG_PEEK):  # nothing: somebody only looked whether we are here
-                self._start(client)
-            else:
-                client.close()
-        except (OSError, ValueError, KeyError) as e:
+            request, files, _, _ = socket.recv_fds(client, MOST, 3)
+            if request:  # nothing: somebody only looked whether we are here
+                started = self._start(json.loads(request), files, client)
+        except (OSError, ValueError, KeyError, TypeError) as e:
             print(f"warm: a client was not understood: {e!r}", file=sys.stderr, flush=True)
+        for file in files:
+            os.close(file)
+        if not started:
             client.close()
 
-    def _start(self, client: socket.socket) -> None:
-        if peer_uid(client) != os.getuid():
-            raise OSError("it is another user's")
-        request, files = _request(client)
-        try:
-            pid = self._forked(request, files, client)
-        finally:
-            _close(files)
-        if not pid:
-            client.close()
-            return
-        client.settimeout(None)
-        run = Run(pid, os.pidfd_open(pid), client)
-        self._runs[pid] = run
-        self._selector.register(run.pidfd, selectors.EVENT_READ, lambda: self._ended(run))
-        self._selector.register(client, selectors.EVENT_READ, lambda: self._told(run))
-        with suppress(OSError):  # a client that is gone by now is noticed as any later
-            client.sendall(STARTED)
-
-    def _forked(self, request: dict[str, Any], files: list[int], client: socket.socket) -> int:
-        """Return the run's process id; 0 where none was started, and the client has been told or is gone."""
+    def _start(self, request: dict[str, Any], files: list[int], client: socket.socket) -> bool:
         if request["stamp"] != self._stamp or stamp() != self._stamp:
-            client.sendall(REFUSED)
-            return 0
-        if _is_gone(client):  # it did not wait and may have started cold: no run starts twice
-            return 0
+            client.send(REFUSED)
+            return False
+        client.setblocking(False)
+        with suppress(BlockingIOError):
+            if not client.recv(1, socket.MSG_PEEK):  # it did not wait and may have started cold: no run starts twice
+                return False
         pid = os.fork()
         if pid == 0:
             self._become(request, files)
-        return pid
+        pidfd = os.pidfd_open(pid)
+        self._selector.register(pidfd, selectors.EVENT_READ, partial(self._ended, pid, pidfd, client))
+        self._selector.register(client, selectors.EVENT_READ, partial(self._signalled, pid, client))
+        with suppress(OSError):  # a client that is gone by now is noticed as any later
+            client.send(STARTED)
+        return True
 
     def _become(self, request: dict[str, Any], files: list[int]) -> None:
         """In the child: take over the client's place, run the engine and leave as any interpreter does.
@@ -129,102 +111,46 @@ class Daemon:
             os._exit(1)
         try:
             os.setsid()
-            self._selector.close()
-            self._listener.close()
-            for run in self._runs.values():
-                run.client.close()
-            code = _engine(request, files)
-        except BaseException:  # noqa: BLE001  (whatever it was, this process must not go on as a second daemon)
+            _engine(request, files)
+        except Exception:  # noqa: BLE001  (whatever it was, this process must not go on as a second daemon)
             traceback.print_exc()
-            code = 1
-        sys.exit(code)
+            sys.exit(1)
+        sys.exit()
 
-    def _told(self, run: Run) -> None:
+    def _signalled(self, pid: int, client: socket.socket) -> None:
         """Pass a signal on; a client that is gone was killed, and its run is to end with it."""
         try:
-            said = run.client.recv(16)
+            numbers = client.recv(16)
         except OSError:
-            said = b""
+            numbers = b""
         with suppress(ProcessLookupError):
-            for number in said or [signal.SIGKILL]:
-                os.kill(run.pid, number)
-        if not said:
-            self._selector.unregister(run.client)
-            run.client.close()
+            for number in numbers or [signal.SIGKILL]:
+                os.kill(pid, number)
+        if not numbers:
+            self._selector.unregister(client)
+            client.close()
 
-    def _ended(self, run: Run) -> None:
-        _, status = os.waitpid(run.pid, 0)
-        del self._runs[run.pid]
-        self._selector.unregister(run.pidfd)
-        os.close(run.pidfd)
-        if run.client.fileno() >= 0:
-            self._selector.unregister(run.client)
+    def _ended(self, pid: int, pidfd: int, client: socket.socket) -> None:
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self._selector.unregister(pidfd)
+        os.close(pidfd)
+        if client.fileno() >= 0:
+            self._selector.unregister(client)
             with suppress(OSError):
-                run.client.sendall(EXIT.pack(os.waitstatus_to_exitcode(status)))
-            run.client.close()
+                client.send(str(code).encode())
+            client.close()
 
 
-@contextmanager
-def _private() -> Iterator[None]:
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
-
-
-def _is_gone(client: socket.socket) -> bool:
-    client.setblocking(False)
-    try:
-        return not client.recv(1, socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    finally:
-        client.settimeout(REQUEST_S)
-
-
-def _request(client: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """Read one request and the client's three files."""
-    head, ancillary, _, _ = client.recvmsg(LENGTH.size, socket.CMSG_SPACE(12))
-    files = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            files.frombytes(data[: len(data) - len(data) % files.itemsize])
-    try:
-        length = LENGTH.unpack(head + _exactly(client, LENGTH.size - len(head)))[0]
-        if length > MOST or len(files) != 3:
-            raise ValueError(f"{length} bytes and {len(files)} files")
-        return json.loads(_exactly(client, length)), list(files)
-    except (OSError, ValueError):
-        _close(list(files))
-        raise
-
-
-def _exactly(client: socket.socket, size: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < size:
-        part = client.recv(min(65_536, size - len(parts)))
-        if not part:
-            raise OSError("it broke off")
-        parts += part
-    return bytes(parts)
-
-
-def _close(files: list[int]) -> None:
-    while files:  # once each: a run's own exit comes by here too
-        os.close(files.pop())
-
-
-def _engine(request: dict[str, Any], files: list[int]) -> int:
-    """Run Prefect's engine as `python -m prefect.engine` would in the client's place; returns the exit code."""
+def _engine(request: dict[str, Any], files: list[int]) -> None:
+    """Run Prefect's engine as `python -m prefect.engine` would in the client's place."""
     for number, file in enumerate(files):
         os.dup2(file, number)
-    _close(files)
+        os.close(file)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import numpy as np
     from prefect.context import refresh_global_settings_context
     from prefect.logging.configuration import setup_logging
@@ -234,11 +160,7 @@ def _engine(request: dict[str, Any], files: list[int]) -> int:
     refresh_global_settings_context()
     setup_logging()
     sys.argv = ["prefect.engine"]
-    try:
-        runpy.run_module("prefect.engine", run_name="__main__")
-    except SystemExit as e:
-        return e.code if isinstance(e.code, int) else int(e.code is not None)
-    return 0
+    runpy.run_module("prefect.engine", run_name="__main__")
 
 
 def preload() -> list[str]:

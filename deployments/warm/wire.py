@@ -1,8 +1,8 @@
-"""What client and daemon say to each other over the socket; standard library only, and little of it.
+"""What client and daemon say to each other over the socket, a packet each; standard library only, and little of it.
 
-Client: one frame (4 bytes length, JSON `{"env", "cwd", "stamp"}`) with its stdin, stdout and stderr, then one byte for
-each signal to pass on. Daemon: `r` (refused: start cold) or `s` (started), then 4 bytes: the exit code, or minus the
-signal that ended the run.
+Client: JSON `{"env", "cwd", "stamp"}` with its stdin, stdout and stderr, then a byte for each signal to pass on.
+Daemon: `r` (refused: start cold) or `s` (started), then the exit code, or minus the signal that ended the run. A packet
+holds some 200 KB: who has more environment than that starts cold.
 """
 
 import os
@@ -12,9 +12,12 @@ import sys
 from pathlib import Path
 
 VARIABLE = "QUARTERDECK_WARM_SOCKET"
-LENGTH = struct.Struct("!I")
-EXIT = struct.Struct("!i")
 STARTED, REFUSED = b"s", b"r"
+
+
+def endpoint() -> socket.socket:
+    """Return a socket that keeps packets apart."""
+    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
 def stamp() -> str:

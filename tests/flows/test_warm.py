@@ -21,7 +21,7 @@ import pytest
 
 from deployments.services import answers
 from deployments.warm import run as client
-from deployments.warm.wire import LENGTH, REFUSED, VARIABLE, stamp
+from deployments.warm.wire import REFUSED, VARIABLE, endpoint, stamp
 from tasks.settings import ROOT
 
 ENGINE = """
@@ -175,25 +175,25 @@ def test_sigterm_is_passed_on_to_the_run(warm):
 
 def test_daemon_refuses_a_client_of_another_installation(warm):
     warm.started()
-    with socket.socket(socket.AF_UNIX) as other:
+    with endpoint() as other:
         other.settimeout(60)
         other.connect(str(warm.socket))
         body = json.dumps({"env": {}, "cwd": "/", "stamp": "another"}).encode()
-        socket.send_fds(other, [LENGTH.pack(len(body)) + body], [0, 1, 2])
+        socket.send_fds(other, [body], [0, 1, 2])
         assert other.recv(1) == REFUSED
 
 
 def test_nonsense_does_not_end_the_daemon(warm):
     warm.started()
-    for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"\0\0\0\2{}", b"\0"):
-        with socket.socket(socket.AF_UNIX) as other:
+    for nonsense in (b"GET / HTTP/1.1\r\n\r\n", b"{}", b"[]", b"\0"):
+        with endpoint() as other:
             other.connect(str(warm.socket))
             other.sendall(nonsense)
     assert outcome(warm.client(0))[0] == 0
 
 
 def test_refused_run_starts_cold_with_a_warning(warm):
-    with socket.socket(socket.AF_UNIX) as daemon:
+    with endpoint() as daemon:
         daemon.bind(str(warm.socket))
         daemon.listen()
         daemon.settimeout(60)
@@ -210,7 +210,8 @@ def test_refused_run_starts_cold_with_a_warning(warm):
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
 def test_environment_is_not_handed_to_another_user_s_socket(warm, request):
     warm.folder.chmod(0o777)
-    listen = "import os, socket, sys, time; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]);"
+    listen = "import os, socket as k, sys, time; os.setuid(65534); s = k.socket(k.AF_UNIX, k.SOCK_SEQPACKET);"
+    listen += "s.bind(sys.argv[1]);"
     listen += "s.listen(); os.chmod(sys.argv[1], 0o777); print(flush=True); a, _ = s.accept(); print(len(a.recv(99)))"
     theirs_too = Path(tempfile.mkdtemp(prefix="quarterdeck-another-"))  # pytest's own folder is closed to other users
     request.addfinalizer(lambda: shutil.rmtree(theirs_too))
@@ -220,18 +221,18 @@ def test_environment_is_not_handed_to_another_user_s_socket(warm, request):
     assert theirs.stdout.readline() == "\n"
     code, _, err = outcome(warm.client(4, **{VARIABLE: where}))
     assert code == 4
-    assert f"WARNING {where} is another user's\n" in err
+    assert f"WARNING {where} is another user's: this run starts cold\n" in err
     assert outcome(theirs)[1] == "0\n"
 
 
 def test_daemon_does_not_start_the_run_of_a_client_that_did_not_wait(warm):
     daemon = warm.started()
     daemon.send_signal(signal.SIGSTOP)
-    with socket.socket(socket.AF_UNIX) as hasty:
+    with endpoint() as hasty:
         hasty.connect(str(warm.socket))
         env = warm.env | {"DO": "0", "SAYS": str(warm.folder / "run")}
         body = json.dumps({"env": env, "cwd": "/", "stamp": stamp()}).encode()
-        socket.send_fds(hasty, [LENGTH.pack(len(body)) + body], [0, 1, 2])
+        socket.send_fds(hasty, [body], [0, 1, 2])
     daemon.send_signal(signal.SIGCONT)
     assert outcome(warm.client(0, "next"))[0] == 0
     assert not (warm.folder / "run").exists()
