@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from deployments import state
+from deployments import running
 from tasks.core.errors import InputError, TradingError
 from tasks.settings import Settings
 
@@ -59,7 +59,7 @@ def _pack(archive: Path, paths: list[Path]) -> list[str]:
 
 def restore(settings: Settings, archive: Path) -> list[str]:
     """Bring back what `backup` wrote; raises InputError where it would write over something."""
-    if state.claimed(settings.home):
+    if running.claimed(settings.home):
         raise InputError(f"quarterdeck runs with HOME {settings.home}: `quarterdeck down` first")
     with tempfile.TemporaryDirectory(prefix=".quarterdeck-restore-", dir=settings.home) as made:
         found = _unpacked(archive, Path(made))

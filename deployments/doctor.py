@@ -5,20 +5,23 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import urlsplit
 
-from deployments import services, state
+from packaging.specifiers import SpecifierSet
+
+from deployments import running, services
 from deployments.status import has_store
 from tasks.core.decision.kinds import kind_of
-from tasks.core.errors import InputError, StoreError, TradingError
+from tasks.core.errors import TradingError
 from tasks.core.types.base import Dto
 from tasks.settings import Settings
 
-PINS = {"sqlalchemy": ((2, 0), (2, 1)), "fastapi": ((0, 139), (0, 151)), "prefect": ((3, 8), (3, 9))}
+PINS = {"sqlalchemy": ">=2.0,<2.1", "fastapi": ">=0.139,<0.151", "prefect": ">=3.8,<3.9"}
 FREE_GB = 2.0
 SKEW_S = 5.0
 # Whose key a model's name asks for; other providers follow the same form.
@@ -26,165 +29,135 @@ KEY_FORM = "{provider}_API_KEY"
 KEYLESS = ("ollama", "ollama_chat", "lm_studio", "llamafile")
 
 
-class Result(StrEnum):
+class Health(StrEnum):
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
 
 
-class Check(Dto):
-    """One thing looked at: what was found, and what to do about it."""
+class Diagnosis(Dto):
+    """One thing looked at: how it is, and what to do about it."""
 
     name: str
-    result: Result
+    result: Health
     detail: str
     remedy: str = ""
 
-    @property
-    def failed(self) -> bool:
-        return self.result is Result.FAIL
+    def __str__(self) -> str:
+        return f"{self.result:<5} {self.name:<14} {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def examine(settings: Settings) -> list[Check]:
+def examine(settings: Settings) -> list[Diagnosis]:
     """Look at everything; what cannot be looked at fails with its error, and the rest is still looked at."""
-    looks: tuple[Callable[[Settings], list[Check]], ...] = (
-        _python, _pins, _settings, _home, _disk, _services, _passwords, _database, _venue, _account, _model,
-    )  # fmt: skip
-    return [check for look in looks for check in look(settings)]
+    looks = (_installation, _services, _passwords, _database, _venue, _account, _model)
+    return [diagnosis for look in looks for diagnosis in look(settings)]
 
 
-def _check(name: str, good: bool, detail: str, remedy: str, *, otherwise: Result = Result.FAIL) -> list[Check]:
-    return [Check(name=name, result=Result.OK if good else otherwise, detail=detail, remedy="" if good else remedy)]
+def _diagnosis(name: str, good: bool, detail: str, remedy: str = "", otherwise: Health = Health.FAIL) -> Diagnosis:
+    return Diagnosis(name=name, result=Health.OK if good else otherwise, detail=detail, remedy="" if good else remedy)
 
 
-def _python(_: Settings) -> list[Check]:
-    found = sys.version_info
-    return _check("python", (3, 11) <= found[:2] < (3, 14), f"{found[0]}.{found[1]}.{found[2]}", "use Python 3.11-3.13")
-
-
-def _pins(_: Settings) -> list[Check]:
-    return [_pin(name, low, high) for name, (low, high) in PINS.items()]
-
-
-def _pin(name: str, low: tuple[int, int], high: tuple[int, int]) -> Check:
-    wanted = f">={low[0]}.{low[1]},<{high[0]}.{high[1]}"
+def _tried(name: str, remedy: str, look: Callable[[], str]) -> Diagnosis:
     try:
-        found = version(name)
-    except PackageNotFoundError:
-        return Check(name=name, result=Result.FAIL, detail="not installed", remedy="run `make setup`")
-    good = low <= tuple(int(part) for part in found.split(".")[:2]) < high
-    remedy = "" if good else "run `make setup`: other versions stop Prefect's server or its scheduler"
-    return Check(name=name, result=Result.OK if good else Result.FAIL, detail=f"{found} ({wanted})", remedy=remedy)
+        return _diagnosis(name, True, look())
+    except (TradingError, OSError) as e:
+        return _diagnosis(name, False, str(e), remedy)
 
 
-def _settings(settings: Settings) -> list[Check]:
-    detail = (
-        f"profile {settings.profile}, strategy {settings.strategy}, decider {settings.decider_name}, "
-        f"{', '.join(settings.symbols)}"
-    )
+def _installation(settings: Settings) -> Iterator[Diagnosis]:
+    python = sys.version_info[:3]
+    yield _diagnosis("python", (3, 11) <= python < (3, 14), ".".join(map(str, python)), "use Python 3.11-3.13")
+    for name, wanted in PINS.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield _diagnosis(name, False, "not installed", "run `make setup`")
+            continue
+        remedy = "run `make setup`: other versions stop Prefect's server or its scheduler"
+        yield _diagnosis(name, found in SpecifierSet(wanted), f"{found} ({wanted})", remedy)
+    detail = f"profile {settings.profile}, strategy {settings.strategy}, decider {settings.decider_name}, "
     armed = settings.profile != "live" or bool(settings.live_account)
-    return _check("settings", armed, detail, "live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the account's id")
-
-
-def _home(settings: Settings) -> list[Check]:
-    place = settings.home
-    while not place.exists():
-        place = place.parent
-    return _check("home", os.access(place, os.W_OK), str(settings.home), "make it writable or set QUARTERDECK_HOME")
-
-
-def _disk(settings: Settings) -> list[Check]:
-    place = settings.home
-    while not place.exists():
-        place = place.parent
+    remedy = "live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the account's id"
+    yield _diagnosis("settings", armed, detail + ", ".join(settings.symbols), remedy)
+    place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
+    remedy = "make it writable or set QUARTERDECK_HOME"
+    yield _diagnosis("home", os.access(place, os.W_OK), str(settings.home), remedy)
     free = shutil.disk_usage(place).free / 1e9
-    return _check("disk", free >= FREE_GB, f"{free:.1f} GB free", f"free {FREE_GB:.0f} GB", otherwise=Result.WARN)
+    yield _diagnosis("disk", free >= FREE_GB, f"{free:.1f} GB free", f"free {FREE_GB:.0f} GB", Health.WARN)
 
 
-def _services(settings: Settings) -> list[Check]:
+def _services(settings: Settings) -> Iterator[Diagnosis]:
     """Running: every service answers. Not running: their ports are free."""
-    now = state.running(settings.home)
     try:
         plan = services.plan(settings)
-    except InputError as e:
-        return [Check(name="addresses", result=Result.FAIL, detail=str(e), remedy="correct the setting")]
-    if now is None:
-        return [_free(service) for service in plan.values() if service.url]
-    return [
-        check
-        for name, service in now.services.items()
-        if service.health
-        for check in _check(name, services.answers(service.health), service.url, f"see {service.log}")
-    ]
+    except TradingError as e:
+        yield _diagnosis("addresses", False, str(e), "correct the setting")
+        return
+    if now := running.state(settings.home):
+        for name, service in now.services.items():
+            if service.health:
+                yield _diagnosis(name, services.answers(service.health), service.url, f"see {service.log}")
+    else:
+        yield from (_free(service) for service in plan.values() if service.url)
 
 
-def _passwords(settings: Settings) -> list[Check]:
-    """Look at servers that are not this machine's own: whoever reaches one without a password may trade or lie."""
-    asked = (
-        ("prefect", settings.prefect_api_url, ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"), Result.FAIL),
-        ("mlflow", settings.mlflow_url, ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"), Result.WARN),
-    )
-    return [
-        check
-        for name, url, names, otherwise in asked
-        if url and (urlsplit(url).hostname or "") not in services.LOOPBACK
-        for check in _check(
-            f"{name} password", any(os.environ.get(variable) for variable in names), f"{name} is at {url}",
-            f"set {names[0]} here and a password there", otherwise=otherwise,
-        )
-    ]  # fmt: skip
-
-
-def _free(service: services.Service) -> Check:
-    try:
+def _free(service: services.Service) -> Diagnosis:
+    def look() -> str:
         services.require_free(service)
-    except InputError as e:
-        return Check(name=service.name, result=Result.FAIL, detail=str(e), remedy=f"set {service.setting}")
-    return Check(name=service.name, result=Result.OK, detail=f"not running; port {service.port} is free")
+        return f"not running; port {service.port} is free"
+
+    return _tried(service.name, f"set {service.setting}", look)
 
 
-def _database(settings: Settings) -> list[Check]:
+def _passwords(settings: Settings) -> Iterator[Diagnosis]:
+    """Look at servers that are not this machine's own: whoever reaches one without a password may trade or lie."""
+    for name, url, variables, otherwise in (
+        ("prefect", settings.prefect_api_url, ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"), Health.FAIL),
+        ("mlflow", settings.mlflow_url, ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"), Health.WARN),
+    ):
+        if url and (urlsplit(url).hostname or "") not in services.LOOPBACK:
+            known = any(map(os.environ.get, variables))
+            remedy = f"set {variables[0]} here and a password there"
+            yield _diagnosis(f"{name} password", known, f"{name} is at {url}", remedy, otherwise)
+
+
+def _database(settings: Settings) -> Iterator[Diagnosis]:
     from tasks.adapters.store.store import Store
 
-    if not has_store(settings):
-        return [Check(name="database", result=Result.OK, detail="none yet; `quarterdeck up` makes it")]
-    try:
-        store = Store(settings.store_url)
-        try:
-            cycles = store.counts()["cycles"]
-        finally:
-            store.close()
-    except (StoreError, InputError) as e:
-        return [Check(name="database", result=Result.FAIL, detail=str(e), remedy="correct QUARTERDECK_DATABASE_URL")]
-    return [Check(name="database", result=Result.OK, detail=f"{store.place}: {cycles} cycles")]
+    def look() -> str:
+        if not has_store(settings):
+            return "none yet; `quarterdeck up` makes it"
+        with closing(Store(settings.store_url)) as store:
+            return f"{store.place}: {store.counts()['cycles']} cycles"
+
+    yield _tried("database", "correct QUARTERDECK_DATABASE_URL", look)
 
 
-def _venue(settings: Settings) -> list[Check]:
+def _venue(settings: Settings) -> Iterator[Diagnosis]:
     """The sandbox is asked only while it runs; any other venue always."""
-    if settings.profile == "sandbox" and state.running(settings.home) is None:
-        return [Check(name="venue", result=Result.OK, detail="the sandbox, which `quarterdeck up` starts")]
+    sandbox = settings.profile == "sandbox"
+    if sandbox and running.state(settings.home) is None:
+        yield _diagnosis("venue", True, "the sandbox, which `quarterdeck up` starts")
+        return
     try:
         skew, took = asyncio.run(_clock_skew(settings))
     except (TradingError, OSError) as e:
         remedy = "check the network and the keys' permissions, or choose another QUARTERDECK_VENUE"
-        return [Check(name="venue", result=Result.FAIL, detail=str(e), remedy=remedy)]
-    name = "sandbox" if settings.profile == "sandbox" else settings.venue_url or settings.venue
+        yield _diagnosis("venue", False, str(e), remedy)
+        return
+    name = "sandbox" if sandbox else settings.venue_url or settings.venue
     detail = f"{name} answers in {took:.2f} s, its clock is {skew:+.1f} s from ours"
-    good = abs(skew) <= SKEW_S or settings.profile == "sandbox"
-    return _check("venue", good, detail, "set this machine's clock (NTP)")
+    yield _diagnosis("venue", sandbox or abs(skew) <= SKEW_S, detail, "set this machine's clock (NTP)")
 
 
-def _account(settings: Settings) -> list[Check]:
+def _account(settings: Settings) -> Iterator[Diagnosis]:
     """Ask whose account it is and how it is set, where there is one at a venue."""
-    from tasks.adapters.venue.arming import examine
+    from tasks.adapters.venue import arming
 
-    if settings.profile == "paper" or (settings.profile == "sandbox" and state.running(settings.home) is None):
-        return []
-    try:
-        return [Check(name="account", result=Result.OK, detail=str(asyncio.run(examine(settings))))]
-    except (TradingError, OSError) as e:
-        remedy = "correct the key, QUARTERDECK_LIVE_ACCOUNT or the account's settings at the venue"
-        return [Check(name="account", result=Result.FAIL, detail=str(e), remedy=remedy)]
+    if settings.profile == "paper" or (settings.profile == "sandbox" and running.state(settings.home) is None):
+        return
+    remedy = "correct the key, QUARTERDECK_LIVE_ACCOUNT or the account's settings at the venue"
+    yield _tried("account", remedy, lambda: str(asyncio.run(arming.examine(settings))))
 
 
 async def _clock_skew(settings: Settings) -> tuple[float, float]:
@@ -201,41 +174,39 @@ async def _clock_skew(settings: Settings) -> tuple[float, float]:
         await venue.close()
 
 
-def _model(settings: Settings) -> list[Check]:
+def _model(settings: Settings) -> Iterator[Diagnosis]:
     """Only the names of keys are looked at and shown, never a value."""
     if not settings.model:
-        needs = kind_of(settings.decider_name).asks_model
         detail = f"none configured; the decider is {settings.decider_name}"
-        return _check("model", not needs, detail, "set QUARTERDECK_MODEL, such as openai/gpt-4o")
+        needless = not kind_of(settings.decider_name).asks_model
+        yield _diagnosis("model", needless, detail, "set QUARTERDECK_MODEL, such as openai/gpt-4o")
+        return
     missing = sorted({name for name in map(_key_name, settings.model) if name and not os.environ.get(name)})
     if missing and not settings.model_base_url:
-        return _check("model", False, ", ".join(settings.model), f"no key in the environment: {', '.join(missing)}")
-    return [check for model in settings.model for check in _answers(settings, model)]
+        remedy = f"no key in the environment: {', '.join(missing)}"
+        yield _diagnosis("model", False, ", ".join(settings.model), remedy)
+    else:
+        yield from (_answer(settings, model) for model in settings.model)
 
 
-def _answers(settings: Settings, model: str) -> list[Check]:
+def _answer(settings: Settings, model: str) -> Diagnosis:
     """Ask one model for one word: a few tokens, so that a wrong key or name is found before money is at stake."""
     from tasks.adapters.model.litellm_model import LiteLLMModel
     from tasks.core.types.decision import PromptRef
 
     asked = LiteLLMModel((model,), settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s)
     prompt = PromptRef(name="doctor", version="v000", sha256="", max_tokens=16)
-    schema: dict[str, object] = {
-        "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False,
-    }  # fmt: skip
+    answer = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     message = {"role": "user", "content": 'Answer with the JSON object {"ok": true}.'}
-    call = asyncio.run(asked.ask("doctor", prompt, [message], schema))
+    call = asyncio.run(asked.ask("doctor", prompt, [message], answer | {"additionalProperties": False}))
     good = call.error in ("", "empty")  # an empty answer came from a model that was reached
-    detail = (
-        f"{model} answered in {call.latency_ms / 1000:.1f} s for {call.cost_usd} USD"
-        if good
-        else f"{model}: {call.error}"
+    detail = f" answered in {call.latency_ms / 1000:.1f} s for {call.cost_usd} USD" if good else f": {call.error}"
+    return _diagnosis(
+        f"model {model}", good, model + detail, "check its name, its key in the environment, and the network"
     )
-    return _check(f"model {model}", good, detail, "check its name, its key in the environment, and the network")
 
 
 def _key_name(model: str) -> str:
     """Return the variable that holds a model's key by the providers' usual form; empty if it needs none."""
-    provider, slash, _ = model.partition("/")
-    provider = provider if slash else "openai"
+    provider = model.partition("/")[0] if "/" in model else "openai"
     return "" if provider in KEYLESS else KEY_FORM.format(provider=provider.upper())

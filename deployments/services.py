@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from deployments.warm.wire import VARIABLE as WARM_SOCKET
+from deployments.warm.wire import endpoint
 from tasks.core.errors import InputError
 from tasks.settings import Settings
 
@@ -209,7 +210,7 @@ def require_free(service: Service) -> None:
 def answers(url: str, timeout_s: float = 2.0) -> bool:
     """Say whether `url` answers 200, or the socket after `unix:` takes a connection."""
     if url.startswith("unix:"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        with endpoint() as probe:
             return probe.connect_ex(url.removeprefix("unix:")) == 0
     try:
         return httpx.get(url, timeout=timeout_s, trust_env=False).status_code == 200

@@ -6,9 +6,9 @@ from typing import Any
 
 import psutil
 
-from deployments import state
+from deployments import running
+from deployments.running import ServiceState
 from deployments.services import answers
-from deployments.state import ServiceState
 from tasks.adapters.store.database import parse_url
 from tasks.adapters.store.store import Store
 from tasks.core.decision.budget import Spent
@@ -21,7 +21,7 @@ from tasks.settings import Settings
 
 def status(settings: Settings) -> dict[str, Any]:
     """Return the whole status as plain values and DTOs."""
-    now = state.running(settings.home)
+    now = running.state(settings.home)
     return {
         "running": now is not None,
         "phase": now.phase if now else "down",

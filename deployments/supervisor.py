@@ -1,328 +1,254 @@
-"""`quarterdeck up`, `down`, `status` and `doctor`: everything on this machine with one command.
-
-Exit codes: 0 done, 2 the user's input was wrong (one line says what), 1 the system failed.
-"""
+"""Everything `up` starts on this machine: brought up in parallel, looked after, and taken down without a trace."""
 
 import asyncio
 import os
-import signal
-import subprocess
-import sys
+import socket
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
-import click
-import psutil
+from deployments import alerting, running, schedules, services
+from deployments.orchestrator import Orchestrator, PrefectError, RunState
+from deployments.progress import Board, Step
+from deployments.running import FirstCycle, ServiceState, UpState
+from deployments.services import Child, Service
+from tasks.core.errors import TradingError
+from tasks.settings import Settings
 
-from deployments import state
-from deployments.machine import Machine
-from deployments.progress import Board
-from deployments.state import UpState
-from flows.output import emit
-from tasks.core.errors import InputError, TradingError
-from tasks.settings import Settings, load
-
-STOP_S = 60.0
-json_option = click.option("--json", "as_json", is_flag=True, help="print one JSON document on stdout")
-
-
-@click.group()
-def cli() -> None:
-    """Run everything on this machine."""
+START_S = 240.0
+FIRST_CYCLE_S = 600.0
+LOOK_S = 0.2
+SWEEP_S = 15.0  # between two looks for runs that are lost or too late
+STEADY_S = 300.0  # a service that lived this long starts again at the shortest back-off
+FIRST = "trade/trade-adhoc"
 
 
-@cli.command()
-@click.option("--profile", help="sandbox, paper, testnet or live; default: QUARTERDECK_PROFILE")
-@click.option("--once", is_flag=True, help="stop after the first cycle; exit 0 if it completed")
-@click.option("--detach", is_flag=True, help="come back when it is up, and leave it running")
-@click.option("--yes-live", is_flag=True, envvar="QUARTERDECK_YES_LIVE", help="profile live: confirm it beforehand")
-@json_option
-def up(profile: str | None, once: bool, detach: bool, yes_live: bool, as_json: bool) -> int:
-    """Start the services and run a first cycle; Ctrl-C stops everything."""
-    if once and detach:
-        raise InputError("--once and --detach: one stops after the first cycle, the other keeps running; choose one")
-    if profile:
-        os.environ["QUARTERDECK_PROFILE"] = profile
-    settings = load()
-    _arm(settings, yes_live)
-    _make_home(settings)
-    if detach:
-        return _detached(settings, as_json)
-    with state.claim(settings.home):
-        return asyncio.run(_up(settings, once=once, as_json=as_json))
+class StartError(TradingError):
+    """A service did not come up: everything is stopped again; the message names its log."""
 
 
-def _arm(settings: Settings, yes_live: bool) -> None:
-    """Profile live: say whose account it is and what may be lost, and start nothing that was not confirmed."""
-    if settings.profile != "live":
-        return
-    from tasks.adapters.venue import arming
+class Supervisor:
+    """The services of one HOME. Children are started from the main thread only (see `Child.start`)."""
 
-    lines = [f"LIVE, with real money: {asyncio.run(arming.examine(settings))}", *arming.terms(settings)]
-    click.echo("\n".join(lines), err=True)
-    if yes_live:
-        return
-    if not sys.stdin.isatty():
-        raise InputError("profile live asks before it starts: run `up` in a terminal, or add --yes-live")
-    click.confirm("Trade on this account?", abort=True, err=True)
-
-
-def _make_home(settings: Settings) -> None:
-    try:
-        (settings.home / "logs").mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"QUARTERDECK_HOME={settings.home} cannot be created: {e.strerror}") from e
-
-
-async def _up(settings: Settings, *, once: bool, as_json: bool) -> int:
-    board = Board()
-    machine = Machine(settings, board)
-    _cancel_on_signals()
-    try:
-        with board.live():
-            await machine.start()
-            watch = asyncio.create_task(machine.watch_over())
-            done = await machine.first_cycle()
-        _report(settings, machine.state, as_json)
-        if once:
-            watch.cancel()
-            return 0 if done.ok else 1
-        board.say("Ctrl-C or `quarterdeck down` stops it")
-        await watch
-    except asyncio.CancelledError:
-        return 0 if machine.state.first_cycle and not once else 1
-    finally:
-        board.say("stopping")
-        machine.stop()
-        board.say("stopped")
-    return 0
-
-
-def _cancel_on_signals() -> None:
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, task.cancel if task else loop.stop)
-
-
-def _report(settings: Settings, now: UpState, as_json: bool) -> None:
-    """Say where everything is, what the first cycle did and where the time went."""
-    urls = {name: service.url for name, service in now.services.items() if service.url}
-    if as_json:
-        emit({"home": settings.home, "profile": now.profile, "urls": urls, "first_cycle": now.first_cycle,
-              "seconds": now.seconds}, True)  # fmt: skip
-        return
-    first = now.first_cycle
-    lines = [f"{name:<8} {url}" for name, url in urls.items()]
-    if first:
-        said = f": {first.message}" if first.message and not first.ok else ""
-        lines.append(f"first cycle {first.state}{said}")
-        lines += first.cycles
-        lines += [] if first.ok else [f"its log: {now.services['worker'].log}"]
-    lines.append("seconds  " + "  ".join(f"{name} {seconds}" for name, seconds in now.seconds.items()))
-    click.echo("\n".join(lines))
-
-
-def _detached(settings: Settings, as_json: bool) -> int:
-    """Start `up` in a session of its own, show its lines until it is up, and leave it there."""
-    if state.running(settings.home):
-        with state.claim(settings.home):  # raises, saying who runs
-            pass
-    log = settings.home / "logs" / "supervisor.log"
-    flags = (*(("--json",) if as_json else ()), *(("--yes-live",) if settings.profile == "live" else ()))
-    command = (sys.executable, "-m", "deployments.supervisor", "up", *flags)
-    with log.open("ab") as out:
-        start = out.tell()
-        child = subprocess.Popen(  # noqa: S603  (our own module)
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+    def __init__(self, settings: Settings, board: Board, *, only_workers: bool = False) -> None:
+        self.settings, self.board = settings, board
+        self.plan = services.working_plan(settings) if only_workers else services.plan(settings)
+        self.logs = settings.home / "logs"
+        self.state = UpState(
+            pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile, strategy=settings.strategy
         )
-    while child.poll() is None:
-        start = _show(log, start)
-        now = state.read(settings.home)
-        if now and now.pid == child.pid and now.first_cycle:
-            _show(log, start)
-            if as_json:
-                _report(settings, now, as_json)
-            return 0 if now.first_cycle.ok else 1
-        time.sleep(0.2)
-    _show(log, start)
-    return child.returncode or 1
+        self._env = services.environment(settings)
+        self._children: dict[str, Child] = {}
+        self._due: dict[str, float] = {}  # dead services, and when each is started again
+        self._delays: dict[str, float] = {}
+        self._telling = set[asyncio.Task[None]]()  # alerts on their way
+        self._api = Orchestrator(settings.prefect_api_url, settings.home)
+
+    async def start(self) -> None:
+        """Bring everything up; raises InputError for a taken port and StartError naming a log."""
+        for service in self.plan.values():
+            if service.url:
+                services.require_free(service)
+        self._save()
+        (self.settings.home / "prefect").mkdir(exist_ok=True)
+        others = [self._healthy(service) for name, service in self.plan.items() if name != "prefect" and service.health]
+        if "prefect" in self.plan:
+            await asyncio.gather(self._orchestrated(), self._migrated(), *others)
+        else:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
+            await asyncio.gather(self._migrated(), *others)
+            await self._close_lost()
+            await self._working()
+        self.state.phase = "up"
+        self._save()
+
+    async def _orchestrated(self) -> None:
+        await self._healthy(self.plan["prefect"])
+        lost, missed = await self._api.close_lost(), await self._api.close_missed()
+        if lost or missed:
+            self.board.say(f"closed {lost} runs of an earlier life that never ended, {missed} that were missed")
+        await self._api.ensure_pool(Path.cwd())
+        await asyncio.gather(self._deployed(), self._working())
+
+    async def deploy(self) -> None:
+        """Create or refresh the pool and every deployment, on a server that runs already."""
+        await self._api.ensure_pool(Path.cwd())
+        await self._deployed()
+
+    @property
+    def _workers(self) -> list[str]:
+        return [name for name in self.plan if name.startswith("worker")]
+
+    async def _migrated(self) -> None:
+        with self.board.step("database"):
+            await asyncio.to_thread(migrate, self.settings)
+
+    async def _healthy(self, service: Service) -> None:
+        """Start a service and wait until it answers."""
+        with self.board.step(service.name, service.url):
+            child = self._spawn(service)
+            while not await asyncio.to_thread(services.answers, service.health):
+                await self._patience(child)
+
+    async def _working(self) -> None:
+        since = datetime.now(UTC)
+        with self.board.step("worker"):
+            for name in self._workers:
+                child = self._spawn(self.plan[name])
+                while not await self._api.worker_is_online(name, since):
+                    await self._patience(child)
+
+    async def _deployed(self) -> None:
+        with self.board.step("deploy"):
+            command = services.deploy_command(schedules.write(self.settings))
+            child = Child(Service("deploy", command), self._env, self.logs)
+            self._children["deploy"] = child
+            while child.exit_code is None:
+                await self._patience(child, may_end=True)
+            del self._children["deploy"]
+            if child.exit_code:
+                raise _ended(child)
+            await alerting.ensure(self._api, self.settings.alert_urls)
+
+    def _spawn(self, service: Service) -> Child:
+        child = self._children[service.name] = Child(service, self._env, self.logs)
+        self._save()
+        return child
+
+    async def _patience(self, child: Child, *, may_end: bool = False) -> None:
+        if child.exit_code is not None and not may_end:
+            raise _ended(child)
+        if time.monotonic() - child.started > START_S:
+            raise StartError(f"{child.service.name} did not come up within {START_S:.0f} s; its log: {child.log}")
+        await asyncio.sleep(LOOK_S)
+
+    async def first_cycle(self) -> FirstCycle:
+        """Run one trade through Prefect at once and say what it did."""
+        with self.board.step("first cycle", "asking for a run") as step:
+            run_id = await self._api.start_run(FIRST, {"reason": "first cycle after start", "trigger": "adhoc"})
+            final = await self._followed(run_id, step)
+        done = FirstCycle(state=final.name, message=final.message)
+        if done.ok:
+            done.cycles = await asyncio.to_thread(_summaries, self.settings)
+        self.state.first_cycle, self.state.seconds = done, self.board.seconds
+        self._save()
+        return done
+
+    async def _followed(self, run_id: str, step: Step) -> RunState:
+        now, deadline = RunState("", "Unknown", ""), time.monotonic() + FIRST_CYCLE_S
+        while not now.is_final:
+            if time.monotonic() > deadline:
+                return RunState("", "TimedOut", f"still {now.name} after {FIRST_CYCLE_S:.0f} s")
+            with suppress(PrefectError):  # its server may just be starting again
+                now = await self._api.run_state(run_id)
+            step.show(now.name)
+            await asyncio.sleep(LOOK_S)
+        return now
+
+    async def watch_over(self) -> None:
+        """Start again what dies, and close the runs that are lost or too late, for ever."""
+        await asyncio.gather(self._keep_alive(), self._sweep())
+
+    async def _sweep(self) -> None:
+        while True:
+            with suppress(PrefectError):  # it is down: what it did not hear meanwhile is closed when it is back
+                await self._api.skip_late()
+                await self._api.close_lost(patiently=True)
+            await asyncio.sleep(SWEEP_S)
+
+    async def _keep_alive(self) -> None:
+        while True:
+            now = time.monotonic()
+            for name, child in self._children.items():
+                if child.exit_code is not None and name not in self._due:
+                    self._due[name] = now + self._next_delay(name, now - child.started)
+            for name in [name for name, at in self._due.items() if at <= now]:
+                await self._restart(name)
+            await asyncio.sleep(LOOK_S)
+
+    def _next_delay(self, name: str, lived: float) -> float:
+        """Return how long to wait, 1 s doubling to 60, and say so."""
+        child = self._children[name]
+        delay = 1.0 if lived > STEADY_S else min(60.0, 2 * self._delays.get(name, 0.5))
+        self._delays[name] = delay
+        self.board.say(
+            f"{name} ended after {lived:.0f} s with code {child.exit_code}: {child.last_line()}; "
+            f"it starts again in {delay:.0f} s, its log: {child.log}"
+        )
+        text = f"{name} ended by itself with code {child.exit_code} and starts again in {delay:.0f} s"
+        telling = asyncio.create_task(asyncio.to_thread(_tell, self.settings, name, text, self.board))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
+        return delay
+
+    async def _restart(self, name: str) -> None:
+        if name in self._workers:
+            await self._close_lost()
+        del self._due[name]
+        self._children[name].start()
+        self._save()
+
+    async def _close_lost(self) -> None:
+        """The worker's runs ended with it: free their slots. Prefect itself may be down too: then `_sweep` does it."""
+        try:
+            await self._api.skip_late()
+            await self._api.close_lost()
+        except PrefectError as e:
+            self.board.say(f"runs of the lost worker could not be closed now: {e}")
+
+    def stop(self) -> None:
+        """End the worker and its runs, which may still report to the others; then the others."""
+        workers = [self._children.pop(name) for name in self._workers if name in self._children]
+        for group in (workers, list(self._children.values())):
+            for child in group:
+                child.stop()
+            for child in group:
+                child.wait()
+
+    def _save(self) -> None:
+        self.state.services = {
+            name: ServiceState(pid=child.pid, url=child.service.url, health=child.service.health, log=str(child.log))
+            for name, child in self._children.items()
+            if name in self.plan
+        }
+        running.write(self.settings.home, self.state)
 
 
-def _show(log: Path, start: int) -> int:
-    with log.open("rb") as file:
-        file.seek(start)
-        new = file.read()
-    click.echo(new.decode(errors="replace"), nl=False, err=True)
-    return start + len(new)
+def _ended(child: Child) -> StartError:
+    name = child.service.name
+    return StartError(f"{name} ended with code {child.exit_code}: {child.last_line()}; its log: {child.log}")
 
 
-@cli.command()
-def down() -> int:
-    """Stop what `up` started with this HOME."""
-    home = load().home
-    now = state.running(home)
-    if now is None:
-        if home.exists():
-            with state.claim(home):  # waits for what an `up` that was killed left behind
-                pass
-        click.echo(f"nothing runs with HOME {home}")
-        return 0
-    process = psutil.Process(now.pid)
-    process.terminate()
+def _tell(settings: Settings, name: str, text: str, board: Board) -> None:
+    """Alert about a process that died, once an hour for each; directly, as Prefect's server may be the one."""
+    from tasks.adapters import alerts
+    from tasks.adapters.store.store import Store
+    from tasks.core.types.alert import Alert, AlertKind
+
+    alert = Alert(kind=AlertKind.DEAD, key=f"{socket.gethostname()}:{name}", text=text)
     try:
-        process.wait(STOP_S)
-    except psutil.TimeoutExpired:
-        process.kill()
-    click.echo(f"stopped quarterdeck (pid {now.pid}, up since {now.started_at:%Y-%m-%d %H:%M:%S} UTC)")
-    return 0
+        with closing(Store(settings.store_url)) as store:
+            if not store.alerts.note(alert, datetime.now(UTC)):
+                return
+    except TradingError as e:
+        board.say(f"the alert could not be noted, it is sent all the same: {e}")
+    if failed := alerts.send(settings.alert_urls, "Quarterdeck: dead", text):
+        board.say(f"{failed} of {len(settings.alert_urls)} addresses did not take the alert")
 
 
-@cli.command()
-def worker() -> int:
-    """Carry out runs of a Prefect server that runs elsewhere: a warm daemon and QUARTERDECK_WORKERS workers."""
-    settings = load()
-    _make_home(settings)
-    with state.claim(settings.home):
-        return asyncio.run(_work(settings))
-
-
-async def _work(settings: Settings) -> int:
-    board = Board()
-    machine = Machine(settings, board, only_workers=True)
-    _cancel_on_signals()
-    try:
-        with board.live():
-            await machine.start()
-        board.say(f"works for {settings.prefect_api_url}; Ctrl-C stops it")
-        await machine.watch_over()
-    except asyncio.CancelledError:
-        return 0
-    finally:
-        machine.stop()
-        board.say("stopped")
-    return 0
-
-
-@cli.command()
-def migrate() -> int:
-    """Bring the store's tables up to this release; every other command waits for nothing else."""
+def migrate(settings: Settings) -> None:
+    """Bring the store's tables up to this release."""
     from tasks.adapters.store.store import Store
 
-    store = Store(load().store_url)
-    try:
+    with closing(Store(settings.store_url)) as store:
         store.migrate()
-    finally:
-        store.close()
-    click.echo("the store is of this release")
-    return 0
 
 
-@cli.command()
-def deploy() -> int:
-    """Create or refresh the work pool and every deployment on the Prefect server."""
-    settings = load()
-    _make_home(settings)
-    board = Board()
+def _summaries(settings: Settings) -> list[str]:
+    """Return the newest cycle of each symbol as one line."""
+    from tasks.adapters.store.store import Store
+    from tasks.core.pages.decision import summary_line
 
-    async def once() -> None:
-        with board.live():
-            await Machine(settings, board, only_workers=True).deploy()
-
-    asyncio.run(once())
-    return 0
-
-
-@cli.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-def backup(archive: Path) -> int:
-    """Save all state to ARCHIVE (.tar.gz); the system may be running."""
-    from deployments.backup import backup as save
-
-    click.echo(f"{archive}: {', '.join(save(load(), archive.absolute()))}")
-    return 0
-
-
-@cli.command()
-@click.argument("archive", type=click.Path(path_type=Path))
-def restore(archive: Path) -> int:
-    """Bring back what `backup` saved, into an empty HOME and empty databases."""
-    from deployments.backup import restore as bring_back
-
-    settings = load()
-    _make_home(settings)
-    click.echo(f"{settings.home}: {', '.join(bring_back(settings, archive))}")
-    return 0
-
-
-@cli.command()
-@click.option("--host", default="127.0.0.1", help="0.0.0.0 only where a network keeps others out: there is no login")
-@click.option("--port", type=click.IntRange(1, 65535), default=9464)
-def metrics(host: str, port: int) -> int:
-    """Serve Prometheus metrics of the store."""
-    from prometheus_client import CollectorRegistry, start_http_server
-
-    from tasks.adapters.metrics import Exporter
-
-    settings, registry = load(), CollectorRegistry()
-    registry.register(Exporter(settings.store_url, settings.strategy, settings.budget))
-    try:
-        server, thread = start_http_server(port, host, registry)
-    except OSError as e:
-        raise InputError(f"--host {host} --port {port}: {e.strerror}; give another port") from e
-    click.echo(f"http://{host}:{port}/metrics of strategy {settings.strategy}; Ctrl-C stops it", err=True)
-    signal.signal(signal.SIGTERM, lambda *_: server.shutdown())
-    with suppress(KeyboardInterrupt):
-        thread.join()
-    return 0
-
-
-@cli.command("status")
-@json_option
-def show_status(as_json: bool) -> int:
-    """Say what runs, what was decided and what is open."""
-    from deployments.status import status
-
-    found = status(load())
-    if not as_json and found["last_cycle"]:
-        found["last_cycle"] = found["last_cycle"]["summary"]
-    emit(found, as_json)
-    return 0
-
-
-@cli.command()
-@json_option
-def doctor(as_json: bool) -> int:
-    """Check everything `up` needs and say the remedy; exit 1 if something fails."""
-    from deployments.doctor import examine
-
-    found = examine(load())
-    if as_json:
-        emit({"ok": not any(check.failed for check in found), "checks": found}, True)
-    else:
-        for check in found:
-            click.echo(
-                f"{check.result:<5} {check.name:<14} {check.detail}" + (f"; {check.remedy}" if check.remedy else "")
-            )
-    return 1 if any(check.failed for check in found) else 0
-
-
-def main() -> None:
-    try:
-        code = cli(prog_name="quarterdeck", standalone_mode=False)
-    except click.ClickException as e:
-        e.show()
-        code = 2
-    except InputError as e:
-        click.echo(f"quarterdeck: {e}", err=True)
-        code = 2
-    except TradingError as e:
-        click.echo(f"quarterdeck: {e}", err=True)
-        code = 1
-    except (click.Abort, KeyboardInterrupt):
-        code = 1
-    sys.exit(code or 0)
-
-
-if __name__ == "__main__":
-    main()
+    with closing(Store(settings.store_url)) as store:
+        newest = [store.cycles.last(settings.strategy, symbol) for symbol in settings.symbols]
+    return [summary_line(record) for record in newest if record is not None]

@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 from store_samples import AT, a_full_cycle, a_position
 
-from deployments import state
+from deployments import running
 from deployments.backup import LAYOUT, backup, restore
-from deployments.supervisor import cli
+from deployments.cli import cli
 from tasks.adapters.store.database import parse_url
 from tasks.adapters.store.store import Store
 from tasks.core.errors import InputError
@@ -147,10 +147,10 @@ def test_restore_is_refused_while_quarterdeck_runs_and_not_after(saved, tmp_path
     archive, home = tmp_path / "all.tar.gz", tmp_path / "home-that-runs"
     names = backup(saved, archive)
     home.mkdir()
-    with state.claim(home):
+    with running.claim(home):
         if said_so:
-            up = state.UpState(pid=os.getpid(), started_at=AT, profile="sandbox", strategy="default")
-            state.write(home, up)
+            up = running.UpState(pid=os.getpid(), started_at=AT, profile="sandbox", strategy="default")
+            running.write(home, up)
         code, said = in_home(home, "restore", str(archive))
         assert (code, f"quarterdeck runs with HOME {home}: `quarterdeck down` first" in said) == (2, True)
         assert set(inside(home)) <= {"up.lock", "up.json"}, "nothing was half written"
@@ -159,7 +159,7 @@ def test_restore_is_refused_while_quarterdeck_runs_and_not_after(saved, tmp_path
 
 
 def test_a_running_system_is_saved_all_the_same(saved, tmp_path):
-    with state.claim(saved.home):
+    with running.claim(saved.home):
         assert "quarterdeck.db" in backup(saved, tmp_path / "all.tar.gz")
 
 

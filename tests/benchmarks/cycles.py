@@ -266,7 +266,7 @@ def served(env: dict[str, str]) -> Iterator[tuple[Machine, Callable[[], float]]]
                 raise RuntimeError(f"{command}: {done.stderr[-500:]}")
         for one in machine.call("POST", "deployments/filter", {}):
             machine.call("PATCH", f"deployments/{one['id']}", {"paused": True})
-        machine.worker = stack.enter_context(process(env, "-m", "deployments.supervisor", "worker"))
+        machine.worker = stack.enter_context(process(env, "-m", "deployments.cli", "worker"))
         time.sleep(30)
         yield machine, lambda: cpu_of(server)
 

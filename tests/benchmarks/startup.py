@@ -20,7 +20,7 @@ def main() -> None:
             "QUARTERDECK_MLFLOW_URL": f"http://127.0.0.1:{ports[2]}",
         }  # fmt: skip
         began = time.perf_counter()
-        command = [sys.executable, "-m", "deployments.supervisor", "up", "--once", "--json"]
+        command = [sys.executable, "-m", "deployments.cli", "up", "--once", "--json"]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
         print(f"exit={done.returncode} wall_s={time.perf_counter() - began:.1f}")
         document = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else "{}"

@@ -306,7 +306,7 @@ def _environment(home: Path) -> dict[str, str]:
 
 
 def _quarterdeck(env: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deployments.supervisor", *arguments]
+    command = [sys.executable, "-m", "deployments.cli", *arguments]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from deployments.machine import Machine
 from deployments.orchestrator import PrefectError
 from deployments.progress import Board
+from deployments.supervisor import Supervisor
 from tasks.connections import store
 from tasks.crash_points import KILL_AT, STEPS
 from tasks.settings import settings
@@ -69,7 +69,7 @@ def main(kills: int, seed: int, seconds: float) -> int:
 
 
 def _kill(here: World, runner: asyncio.Runner, total: Tally, kills: int, seed: int, until: float) -> None:
-    machine = Machine(settings(), Board())
+    machine = Supervisor(settings(), Board())
     machine.plan.pop("sandbox")  # a stepped one runs already
     machine.logs.mkdir(parents=True, exist_ok=True)
     try:
@@ -87,7 +87,7 @@ class PrefectBars(Bars):
     """Bars whose every story is a flow run of a deployment."""
 
     def __init__(
-        self, here: World, tally: Tally, luck: random.Random, name: str, machine: Machine, runner: asyncio.Runner
+        self, here: World, tally: Tally, luck: random.Random, name: str, machine: Supervisor, runner: asyncio.Runner
     ) -> None:
         super().__init__(here, tally, luck, name)
         self.machine, self.runner = machine, runner
@@ -159,7 +159,7 @@ class PrefectBars(Bars):
         return "HUNG"
 
 
-async def _pause(machine: Machine) -> None:
+async def _pause(machine: Supervisor) -> None:
     """Let the schedules rest: time here goes from one story to the next."""
     for deployment in await machine._api.call("POST", "deployments/filter", {}):
         await machine._api.call("PATCH", f"deployments/{deployment['id']}", {"paused": True})

@@ -17,10 +17,10 @@ from pathlib import Path
 import psutil
 
 from deployments import services
-from deployments.machine import Machine, _migrate
 from deployments.orchestrator import Orchestrator
 from deployments.progress import Board
 from deployments.services import Child, Service
+from deployments.supervisor import Supervisor, migrate
 from tasks.connections import store
 from tasks.core.types.bars import floor_time
 from tasks.core.types.record import Lease
@@ -74,7 +74,7 @@ async def drill(seen: Seen, folder: Path) -> None:
 @contextmanager
 def _servers(logs: Path, host: str) -> Iterator[tuple[Exchange, Runs]]:
     s = settings()
-    _migrate(s)
+    migrate(s)
     (s.home / "prefect").mkdir(exist_ok=True)
     env, prefect = services.environment(s), services._prefect(s.prefect_api_url.removesuffix("/api"))
     market = ("-m", "infra.sandbox", "--host", host, "--port", s.sandbox_url.rpartition(":")[2], "--stepped",
@@ -93,13 +93,13 @@ async def _deployed(exchange: Exchange, runs: Runs) -> None:
     """Register what `quarterdeck deploy` does, and let nothing start by itself."""
     await until(exchange.state, "the exchange to answer")
     await until(runs.healthy, "Prefect to answer", 240)
-    await Machine(settings(), Board(), only_workers=True).deploy()
+    await Supervisor(settings(), Board(), only_workers=True).deploy()
     await runs.pause()
 
 
 def _worker(network: Network, name: str, home: Path) -> Worker:
     home.mkdir()
-    command = network.command(name, sys.executable, "-m", "deployments.supervisor", "worker")
+    command = network.command(name, sys.executable, "-m", "deployments.cli", "worker")
     with (home / "worker.log").open("ab") as log:
         env = os.environ | {"QUARTERDECK_HOME": str(home)}
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=env, start_new_session=True)

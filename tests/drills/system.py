@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import httpx
 
-from deployments.machine import Machine
 from deployments.orchestrator import Orchestrator
 from deployments.progress import Board
+from deployments.supervisor import Supervisor
 from tasks.core.types.bars import floor_time
 from tasks.settings import settings
 from tests.adapters.ports import free_port
@@ -193,7 +193,7 @@ def told(counts: Counter[str]) -> str:
 class System:
     """One Quarterdeck that runs."""
 
-    def __init__(self, machine: Machine, seen: Seen) -> None:
+    def __init__(self, machine: Supervisor, seen: Seen) -> None:
         self.machine, self.seen = machine, seen
         self.exchange, self.runs = Exchange(settings().sandbox_url), Runs(machine._api)
 
@@ -227,7 +227,7 @@ async def up(seen: Seen, *sandbox: str, works: bool = True) -> AsyncIterator[Sys
 
     sandbox: more arguments for it. works: also carry out runs; otherwise only the servers run.
     """
-    machine = Machine(settings(), Board())
+    machine = Supervisor(settings(), Board())
     machine.plan["sandbox"] = replace(machine.plan["sandbox"], command=(*machine.plan["sandbox"].command, *sandbox))
     if not works:
         del machine.plan["worker"], machine.plan["warm"]

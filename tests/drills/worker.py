@@ -60,7 +60,7 @@ def start_worker(home: Path) -> "subprocess.Popen[bytes]":
     home.mkdir(exist_ok=True)
     with (home / "worker.log").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "deployments.supervisor", "worker"], cwd=ROOT, stdout=log, stderr=log,
+            [sys.executable, "-m", "deployments.cli", "worker"], cwd=ROOT, stdout=log, stderr=log,
             env=os.environ | {"QUARTERDECK_HOME": str(home)}, start_new_session=True,
         )  # fmt: skip
 

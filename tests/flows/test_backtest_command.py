@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from instrument_cases import linear
 
-from flows.cli import cli
+from deployments.cli import cli
 from flows.options import markets
 from flows.snapshot import _moment
 from tasks.connections import store
@@ -64,7 +64,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(candles, tmp_path, h
     records = tmp_path / "b.partial" / "records.jsonl"
     options = ["--candles", f"{SYMBOL}={candles}", "--decider", "rules", "--out", str(tmp_path / "b")]
     run = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "backtest", *options], cwd=ROOT, stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "deployments.cli", "backtest", *options], cwd=ROOT, stdout=subprocess.DEVNULL,
         env={**os.environ, "QUARTERDECK_HOME": str(home)}, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     while run.poll() is None and not (records.exists() and records.stat().st_size):

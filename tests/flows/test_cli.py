@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from flows.cli import cli, main
+from deployments.cli import cli, main
 from tasks.settings import settings
 
 SYMBOL = "BTC/USDT:USDT"
@@ -240,6 +240,6 @@ def test_a_wrong_setting_is_named_with_its_value(name, value, monkeypatch, capsy
 @pytest.mark.slow
 def test_the_command_starts_without_the_heavy_libraries():
     heavy = ("mlflow", "litellm", "great_expectations", "ccxt", "prefect", "pandas")
-    code = f"import sys, flows.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    code = f"import sys, deployments.cli; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

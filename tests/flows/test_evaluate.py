@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from model_server import ModelServer, Reply
 
-from flows.cli import cli
+from deployments.cli import cli
 from flows.evaluate import ComparisonRequest, carry_out, evaluate, plan_work
 from tasks.adapters import parallel_replays
 from tasks.adapters.variants import Tally

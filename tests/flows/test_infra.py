@@ -19,8 +19,7 @@ from composed import COMPOSE, INFRA, OURS, SERVICES, environment, filled
 from prefect.settings.legacy import _get_valid_setting_names
 from prefect.settings.models.root import Settings as PrefectSettings
 
-from deployments.supervisor import cli as supervised
-from flows.cli import cli
+from deployments.cli import cli
 from infra.sandbox.server import parse as parse_sandbox
 from tasks.adapters.venue import client
 from tasks.settings import PREFIX, ROOT, Settings
@@ -40,9 +39,9 @@ def test_compose_file_is_valid_by_the_compose_specification():
 
 
 def accepted(name: str, command: str, arguments: list[str]) -> None:
-    """Let the command itself read its arguments; some are the supervisor's."""
+    """Let the command itself read its arguments."""
     assert command in cli.commands, f"{name}: quarterdeck has no command {command}"
-    (supervised.commands.get(command) or cli.commands[command]).make_context(command, list(arguments))
+    cli.commands[command].make_context(command, list(arguments))
 
 
 @pytest.mark.parametrize("name", [name for name, service in OURS.items() if "entrypoint" not in service])

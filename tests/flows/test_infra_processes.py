@@ -84,7 +84,7 @@ class Composed:
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         service = OURS[name]
-        program = service.get("entrypoint", ["flows.cli"])[-1]
+        program = service.get("entrypoint", ["deployments.cli"])[-1]
         ports = {"4200": str(self.prefect), "8891": str(self.sandbox)}
         arguments = [ports.get(each, each) for each in self._here(filled(service["command"], self.given))]
         own = {k: v for k, v in os.environ.items() if not k.startswith(("QUARTERDECK_", "PREFECT_", "MLFLOW_"))}

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from records_sample import BTC, bars, records
 
-from flows.cli import cli
+from deployments.cli import cli
 from tasks.connections import store
 
 

@@ -15,7 +15,7 @@ from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
 from sandbox_positions import limit_entry, manual, opened
 from sandbox_server import admin, advance, fault, state
 
-from flows.cli import cli
+from deployments.cli import cli
 from tasks import connections, crash_points, halts
 from tasks import protect as stage
 from tasks.adapters.venue.ccxt_venue import CcxtVenue

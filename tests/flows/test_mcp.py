@@ -49,7 +49,9 @@ def server() -> Client:
     env = {name: value for name, value in os.environ.items() if name.startswith(("QUARTERDECK_", "LITELLM_"))}
     env |= {"QUARTERDECK_SYMBOLS": BTC, "QUARTERDECK_SANDBOX_URL": "http://127.0.0.1:1"}
     env |= {"QUARTERDECK_TOOL_RATES__TRADES": "0"}
-    command = StdioServerParameters(command=sys.executable, args=["-m", "flows.cli", "-v", "mcp"], env=env, cwd=ROOT)
+    command = StdioServerParameters(
+        command=sys.executable, args=["-m", "deployments.cli", "-v", "mcp"], env=env, cwd=ROOT
+    )
     return Client(command, read_timeout_seconds=60)
 
 

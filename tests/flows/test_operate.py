@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from sandbox_server import advance
 from store_samples import a_cycle, a_full_cycle, a_position, an_outcome
 
-from deployments import alerting, machine
+from deployments import alerting, supervisor
 from deployments.orchestrator import Orchestrator
 from deployments.progress import Board
 from flows.clock import to_the_end
@@ -242,7 +242,7 @@ def test_dead_process_is_told_once_by_the_supervisor_itself(home, inbox, monkeyp
     monkeypatch.setenv("QUARTERDECK_ALERT_URLS", url.get_secret_value())
     store()
     for _ in range(2):
-        machine._tell(load(), "worker", "worker ended by itself with code -9", Board())
+        supervisor._tell(load(), "worker", "worker ended by itself with code -9", Board())
     assert [m["message"] for m in taken] == ["worker ended by itself with code -9"]
     [(_, kind, _)] = store().alerts.since(datetime.now(UTC) - timedelta(hours=1))
     assert kind == "dead"
@@ -252,7 +252,7 @@ def test_dead_process_is_told_although_the_store_does_not_answer(home, inbox, mo
     taken, url = inbox
     monkeypatch.setenv("QUARTERDECK_ALERT_URLS", url.get_secret_value())
     monkeypatch.setenv("QUARTERDECK_DATABASE_URL", f"sqlite:///{home}/no/such/folder/store.db")
-    machine._tell(load(), "prefect", "prefect ended", Board())
+    supervisor._tell(load(), "prefect", "prefect ended", Board())
     assert [m["message"] for m in taken] == ["prefect ended"]
 
 

@@ -13,7 +13,7 @@ from sandbox_server import advance, running_sandbox, state
 from venue_stub import FLAT, Stub, ok, stub_venue
 
 from deployments import supervisor
-from deployments.doctor import Result, examine
+from deployments.doctor import Health, examine
 from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
@@ -209,9 +209,9 @@ def test_up_on_live_refuses_another_account_a_key_that_withdraws_and_hedge_mode(
 
 def test_the_doctor_reports_the_account_and_what_is_wrong_with_it(live):
     [account] = [check for check in examine(load()) if check.name == "account"]
-    assert (account.result, account.remedy) == (Result.OK, "")
+    assert (account.result, account.remedy) == (Health.OK, "")
     assert "margin REGULAR_MARGIN, leverage BTC/USDT:USDT 3x" in account.detail
     live.answers["/v5/user/query-api"] = ok(userID=24600000, readOnly=1, permissions={"Wallet": []})
     [account] = [check for check in examine(load()) if check.name == "account"]
-    assert account.result is Result.FAIL
+    assert account.result is Health.FAIL
     assert "read-only" in account.detail

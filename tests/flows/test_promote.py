@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from store_samples import a_cycle, a_decision, a_position, a_verdict, an_outcome
 
-from flows.cli import cli
+from deployments.cli import cli
 from flows.promote import watch_champions
 from tasks.adapters.files import prompts
 from tasks.adapters.files.prompts import load_prompt

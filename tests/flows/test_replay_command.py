@@ -12,7 +12,7 @@ from model_replies import asks, panel, plan
 from model_server import ModelServer, Reply
 from sandbox_server import advance, running_sandbox
 
-from flows.cli import cli
+from deployments.cli import cli
 from flows.trade import Request, run_cycles
 from tasks.adapters.model import toolbox
 from tasks.connections import store, venue

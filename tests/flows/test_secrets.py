@@ -135,7 +135,7 @@ def test_a_secret_in_quarterdeck_toml_is_refused_without_being_shown(name, tmp_p
 
 
 def test_settings_and_doctor_show_no_secret(home, monkeypatch):
-    from deployments.supervisor import cli
+    from deployments.cli import cli
 
     secret = {name: value for name, value in PLANTED.items() if name != "QUARTERDECK_PREFECT_DATABASE_URL"}
     for name, value in secret.items():
@@ -152,11 +152,11 @@ def test_a_server_elsewhere_without_a_password_fails_the_doctor(monkeypatch):
 
     for variable in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.delenv(variable, raising=False)
-    assert _passwords(load(mlflow_url="http://127.0.0.1:5510")) == []
+    assert not list(_passwords(load(mlflow_url="http://127.0.0.1:5510")))
     elsewhere = load(prefect_api_url="http://prefect:4200/api", mlflow_url="http://mlflow:5000")
     assert [check.result for check in _passwords(elsewhere)] == ["fail", "warn"]
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:planted-auth-0f")
-    checks = _passwords(elsewhere)
+    checks = list(_passwords(elsewhere))
     assert [check.result for check in checks] == ["ok", "warn"]
     assert "planted" not in str(checks)
 

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from ports import free_port
 
-from deployments import services, state
-from deployments.state import UpState
+from deployments import running, services
+from deployments.running import UpState
 from tasks.core.errors import InputError
 from tasks.settings import ROOT, load
 
@@ -39,7 +39,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 def quarterdeck(*arguments: str, env: dict[str, str], timeout: float = 170) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "deployments.supervisor", *arguments]
+    command = [sys.executable, "-m", "deployments.cli", *arguments]
     return subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=timeout)
 
 
@@ -160,7 +160,7 @@ def test_taken_port_exits_2_and_names_the_port_and_its_setting(env):
 def test_second_up_with_the_same_home_exits_2_and_says_so(env):
     home = Path(env["QUARTERDECK_HOME"])
     home.mkdir()
-    with state.claim(home):
+    with running.claim(home):
         done = quarterdeck("up", "--once", env=env)
     assert done.returncode == 2
     assert f"up already with HOME {home}" in done.stderr
@@ -220,11 +220,11 @@ def test_doctor_exits_1_for_a_port_that_is_taken(env):
 
 def test_file_of_a_machine_that_went_down_is_not_taken_for_a_running_one(tmp_path):
     stale = {"pid": os.getpid(), "started_at": "2026-01-01T00:00:00Z", "profile": "sandbox", "strategy": "default"}
-    state.write(tmp_path, UpState.model_validate(stale))
-    assert state.running(tmp_path) is None
-    with state.claim(tmp_path):
-        assert state.running(tmp_path) is not None
-    assert state.read(tmp_path) is None
+    running.write(tmp_path, UpState.model_validate(stale))
+    assert running.state(tmp_path) is None
+    with running.claim(tmp_path):
+        assert running.state(tmp_path) is not None
+    assert running.read(tmp_path) is None
 
 
 # --- the whole thing
@@ -260,18 +260,18 @@ def test_detached_up_survives_a_dead_service_and_a_killed_supervisor_leaves_noth
         os.kill(before["services"]["worker"]["pid"], signal.SIGKILL)
         assert wait_until(lambda: _worker_pid(home) != before["services"]["worker"]["pid"], 30)
 
-        running = state.running(home)
-        assert running
-        os.kill(running.pid, signal.SIGKILL)
+        now = running.state(home)
+        assert now
+        os.kill(now.pid, signal.SIGKILL)
         assert wait_until(lambda: processes_of(env) == [], 30), processes_of(env)
-        assert state.running(home) is None
+        assert running.state(home) is None
     finally:
         quarterdeck("down", env=env, timeout=90)
     assert processes_of(env) == []
 
 
 def _worker_pid(home: Path) -> int:
-    now = state.read(home)
+    now = running.read(home)
     return now.services["worker"].pid if now and "worker" in now.services else 0
 
 
@@ -349,7 +349,7 @@ async def test_runs_that_would_find_themselves_too_late_are_skipped_before_they_
 
 
 async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_down(tmp_path, monkeypatch):
-    from deployments import machine
+    from deployments import supervisor
     from deployments.orchestrator import PrefectError
     from deployments.progress import Board
 
@@ -363,8 +363,8 @@ async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_dow
         await asyncio.Event().wait()
         return said
 
-    monkeypatch.setattr(machine, "SWEEP_S", 0.0)
-    one = machine.Machine(load(home=tmp_path), Board())
+    monkeypatch.setattr(supervisor, "SWEEP_S", 0.0)
+    one = supervisor.Supervisor(load(home=tmp_path), Board())
     monkeypatch.setattr(one._api, "close_lost", close_lost)
     monkeypatch.setattr(one._api, "skip_late", lambda: asyncio.sleep(0))
     watching = asyncio.create_task(one.watch_over())

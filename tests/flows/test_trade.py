@@ -349,7 +349,7 @@ async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_o
 
 async def test_two_processes_on_one_bar_make_one_decision_and_one_order(home, exchange):
     command = [
-        sys.executable, "-m", "flows.cli", "cycle", "--symbol", SYMBOL, "--as-of", START.isoformat(),
+        sys.executable, "-m", "deployments.cli", "cycle", "--symbol", SYMBOL, "--as-of", START.isoformat(),
         "--decider", recorded(home, (START, OPEN)), "--json",
     ]  # fmt: skip
     running = [await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE) for _ in range(2)]

@@ -17,9 +17,9 @@ from uuid import uuid4
 
 import psutil
 
-from deployments.machine import Machine
 from deployments.orchestrator import PrefectError
 from deployments.progress import Board
+from deployments.supervisor import Supervisor
 from tasks import detect
 from tasks.connections import close_stores
 from tasks.settings import settings
@@ -45,7 +45,7 @@ UNDER_WAY = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED", "CAN
 class Day:
     """Simulated time, a quarter of an hour after the other."""
 
-    def __init__(self, world: World, machine: Machine, seed: int) -> None:
+    def __init__(self, world: World, machine: Supervisor, seed: int) -> None:
         self.world, self.machine, self.api = world, machine, machine._api
         self.draws, self.seen = Draws(seed, world), Soaked()
         self.now = self.begin = datetime.fromisoformat(world.state()["clock"])
@@ -192,7 +192,7 @@ def soak(world: World, hours: float, seed: int, until: float) -> Soaked:
     for name, path in (("PREFECT_API", "/api"), ("MLFLOW", "")):
         os.environ[f"QUARTERDECK_{name}_URL"] = f"http://127.0.0.1:{free_port()}{path}"
     settings.cache_clear()
-    machine = Machine(settings(), Board())
+    machine = Supervisor(settings(), Board())
     machine.plan.pop("sandbox")
     machine.logs.mkdir(parents=True, exist_ok=True)
     try:

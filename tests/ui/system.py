@@ -45,7 +45,7 @@ class System:
 
     def quarterdeck(self, *arguments: str, cwd: Path = ROOT) -> str:
         """Run a command of ours against this system; returns its stdout."""
-        command = [sys.executable, "-m", "flows.cli", *arguments]
+        command = [sys.executable, "-m", "deployments.cli", *arguments]
         done = subprocess.run(command, cwd=cwd, env=self.env, capture_output=True, text=True, timeout=500, check=False)
         if done.returncode:
             raise RuntimeError(f"quarterdeck {' '.join(arguments)}: {done.returncode}\n{done.stderr[-3000:]}")

@@ -158,7 +158,7 @@ def test_level_names_keep_their_order_and_distance_and_stay_below_the_top(wanted
 
 
 def test_snapshot_writes_the_plot_beside_what_it_prints(tmp_path):
-    from flows.cli import cli
+    from deployments.cli import cli
 
     bars = candles()
     stamped = bars.reset_index(drop=True).assign(ts=bars.index.as_unit("ms").asi8)

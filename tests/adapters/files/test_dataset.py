@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from records_sample import BTC, ETH, lines, records
 from store_samples import AT, a_cycle
 
-from flows.cli import cli
+from deployments.cli import cli
 from tasks.adapters.files import dataset
 from tasks.adapters.store.store import Store
 from tasks.core.errors import InputError

@@ -18,7 +18,7 @@ from urllib.error import URLError
 import pytest
 from ports import free_port, nobody
 
-from flows.cli import cli
+from deployments.cli import cli
 from tasks.adapters.files.prompts import aliases
 from tasks.adapters.mlflow.comparison import git_commit
 from tasks.adapters.mlflow.evidence import EvidenceTracker, read_evidence

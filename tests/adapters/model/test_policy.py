@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from model_server import ModelServer, Reply
 from records_sample import BTC, bars, lines
 
-from flows.cli import cli
+from deployments.cli import cli
 from tasks.adapters.deciders import build
 from tasks.adapters.files import dataset
 from tasks.adapters.model import onnx_policy

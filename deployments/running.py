@@ -51,6 +51,14 @@ class UpState(BaseModel):
     seconds: dict[str, float] = {}
 
 
+def make_home(home: Path) -> None:
+    """Create HOME and its folder of logs; raises InputError."""
+    try:
+        (home / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"QUARTERDECK_HOME={home} cannot be created: {e.strerror}") from e
+
+
 def read(home: Path) -> UpState | None:
     """Return what the file says, whether or not it still runs; None without a readable file."""
     try:
@@ -59,14 +67,14 @@ def read(home: Path) -> UpState | None:
         return None
 
 
-def write(home: Path, state: UpState) -> None:
+def write(home: Path, now: UpState) -> None:
     """Replace the file in one step."""
     new = _file(home).with_suffix(f".{os.getpid()}")
-    new.write_text(state.model_dump_json(indent=1))
+    new.write_text(now.model_dump_json(indent=1))
     new.replace(_file(home))
 
 
-def running(home: Path) -> UpState | None:
+def state(home: Path) -> UpState | None:
     """Return the state of the `up` that runs with this HOME; None if none does, or it has not said yet."""
     return read(home) if claimed(home) else None
 
