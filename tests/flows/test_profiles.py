@@ -12,8 +12,10 @@ from click.testing import CliRunner
 from sandbox_server import advance, running_sandbox, state
 from venue_stub import FLAT, Stub, ok, stub_venue
 
-from deployments import supervisor
+from deployments import up as upping
+from deployments.cli import cli
 from deployments.doctor import Health, examine
+from deployments.supervisor import Supervisor
 from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
@@ -125,9 +127,9 @@ def live(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     with stub_venue() as stub:
         to_account = client._to_account
 
-        def to_stub(client: object, chosen: object) -> None:
-            to_account(client, chosen)
-            client._to_server(client, stub.url)
+        def to_stub(opened: object, chosen: object) -> None:
+            to_account(opened, chosen)
+            client._to_server(opened, stub.url)
 
         monkeypatch.setattr(client, "_to_account", to_stub)
         values = {"PROFILE": "live", "LIVE_ACCOUNT": "24600000", "VENUE_KEY": "K3Y", "VENUE_SECRET": "S3CRET"}
@@ -146,16 +148,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What `up` would have started."""
     calls: list[str] = []
 
-    async def note(chosen: object, **_: object) -> int:
-        calls.append(chosen.profile)
+    async def note(supervisor: Supervisor, *_: object) -> int:
+        calls.append(supervisor.settings.profile)
         return 0
 
-    monkeypatch.setattr(supervisor, "_up", note)
+    monkeypatch.setattr(upping, "_up", note)
     return calls
 
 
 def up(*flags: str, typed: str | None = None):
-    return CliRunner().invoke(supervisor.cli, ["up", *flags], input=typed)
+    return CliRunner().invoke(cli, ["up", *flags], input=typed)
 
 
 def test_up_on_live_shows_account_and_limits_and_starts_nothing_unconfirmed(live, started):
@@ -182,7 +184,7 @@ def test_up_on_live_asks_and_takes_only_yes_for_yes(live, started, monkeypatch, 
         stdin = type("In", (), {"isatty": staticmethod(lambda: True)})()
         executable, argv = sys.executable, sys.argv
 
-    monkeypatch.setattr(supervisor, "sys", Terminal)
+    monkeypatch.setattr(upping, "sys", Terminal)
     up(typed=typed)
     assert started == expected
 
