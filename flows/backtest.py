@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -24,7 +23,7 @@ from flows.options import (
     news_option,
     span_options,
 )
-from flows.output import emit, plain, progress
+from flows.output import emit, plain, progress, stopwatch
 from flows.spending import max_cost_option
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
@@ -90,14 +89,14 @@ def backtest(
         latency_s=s.decision_latency_s,
     )
     chosen, spending = decider_for(job, max_cost)
-    began, cpu, shown = time.perf_counter(), time.process_time(), strategy_for(job)
+    took, shown = stopwatch(), strategy_for(job)
     try:
         result, complete = _carried_out(job, chosen, out, spending, as_json)
     except KeyboardInterrupt:
         where = f"the same command goes on in {_partial(out)}" if out else "nothing was kept: give it --out DIR"
         click.echo(f"stopped: {where}", err=True)
         raise
-    wall = time.perf_counter() - began
+    seconds = took()
     sources = {masked: sources[real] for masked, real in treated_for(job).names.items()}
     summary = {
         "symbols": shown.symbols,
@@ -106,9 +105,8 @@ def backtest(
         **result.summary(),
         "complete": complete,
         "mask": job.mask and job.mask.describe(tuple(files)),
-        "wall_s": round(wall, 3),
-        "cpu_s": round(time.process_time() - cpu, 3),
-        "candles_per_s": round(result.candles / wall),
+        **seconds,
+        "candles_per_s": round(result.candles / max(seconds["wall_s"], 0.001)),
     }
     if out:
         _finish(out, summary, result, shown)

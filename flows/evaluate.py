@@ -17,7 +17,7 @@ from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.clock import Call, plainly, through_prefect
-from flows.output import plain
+from flows.output import plain, stopwatch
 from tasks import evaluate as stage
 from tasks.adapters import parallel_replays, variants
 from tasks.adapters.mlflow.comparison import git_commit
@@ -136,7 +136,7 @@ def carry_out(
 
     out: None for no report but MLflow's. trials: the free ones, where they were replayed elsewhere.
     """
-    began, cpu, spending = time.perf_counter(), time.process_time(), Spending(cap)
+    took, spending = stopwatch(), Spending(cap)
     trials = call(stage.replay_trials)(work.free, work.request.dask, done) if trials is None else trials
     if work.paid:
         trials = [*trials, *call(stage.replay_paid)(work.paid, spending, done)]
@@ -168,8 +168,7 @@ def carry_out(
             | {"usd": spending.spent_usd},
             "report": page if out else None,
             "mlflow_run": run,
-            "wall_s": round(time.perf_counter() - began, 2),
-            "cpu_s": round(time.process_time() - cpu, 2),
+            **took(),
         }
     )
 

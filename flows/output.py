@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -72,6 +73,15 @@ def utc_time(text: str | None, option: str) -> datetime | None:
     except ValueError as e:
         raise InputError(f"{option} {text!r}: not an ISO time such as 2025-03-01T12:00Z") from e
     return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def stopwatch() -> Callable[[], dict[str, float]]:
+    """Return what tells the seconds since, on the wall and of this process's CPU."""
+    began = time.perf_counter(), time.process_time()
+    return lambda: {
+        "wall_s": round(time.perf_counter() - began[0], 3),
+        "cpu_s": round(time.process_time() - began[1], 3),
+    }
 
 
 @contextmanager

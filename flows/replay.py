@@ -1,7 +1,6 @@
 """`quarterdeck replay`: what cycles made, computed once more from their records and the candles, byte for byte."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +13,7 @@ import click
 from pydantic import ValidationError
 
 from flows.options import candle_options, json_option, markets
-from flows.output import emit, read_text
+from flows.output import emit, read_text, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
 from tasks.settings import settings
@@ -41,7 +40,7 @@ def replay(
     if records and not files:
         raise InputError("--records needs --candles: the files the backtest was made from")
     changed = _limits(limits) if limits else None
-    began, cpu = time.perf_counter(), time.process_time()
+    took = stopwatch()
     stream = _read(records) if records else _stored(cycle_id)
     if cycle_id:
         stream = (record for record in stream if record.cycle_id == cycle_id)
@@ -49,12 +48,8 @@ def replay(
     summary = asyncio.run(_report(replayer, stream, changed))
     if cycle_id and not summary["records"]:
         raise InputError(f"no finished cycle {cycle_id} in {records or 'the store'}")
-    wall = time.perf_counter() - began
-    summary |= {
-        "wall_s": round(wall, 3),
-        "cpu_s": round(time.process_time() - cpu, 3),
-        "records_per_s": round(summary["records"] / wall, 1),
-    }
+    summary |= took()
+    summary["records_per_s"] = round(summary["records"] / max(summary["wall_s"], 0.001), 1)
     emit(summary, True) if as_json else _show(summary)
     if summary["differ"]:
         raise SystemExit(1)

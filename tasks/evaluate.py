@@ -54,16 +54,13 @@ def compare_trials(
     """Count these variants as tried on this data, and put them beside each other."""
     seen = parallel_replays.treated_for(job)
     data, tally = parallel_replays.data_hash(seen), variants.Tally(settings().home)
-    sharpes = {v: compare.daily_sharpe(compare.of(trials, v.label)) for v in chosen}
-    limits = job.strategy.limits.model_dump_json()
-    tally.add(
-        data, {f"{v.label} {v.prompt_sha256} {limits}": s for v, s in sharpes.items() if s is not None},
-        datetime.now(UTC),
-    )  # fmt: skip
-    return compare.compare(
-        chosen, windows, trials, parallel_replays.bars_of(seen), tally.tried(data), data_sha256=data,
-        cash=float(job.strategy.capital), costs=job.strategy.costs, seeds=seeds,
-    )  # fmt: skip
+    limits, now = job.strategy.limits.model_dump_json(), datetime.now(UTC)
+    sharpes = {
+        f"{v.label} {v.prompt_sha256} {limits}": compare.daily_sharpe(compare.of(trials, v.label)) for v in chosen
+    }
+    tally.add(data, {name: sharpe for name, sharpe in sharpes.items() if sharpe is not None}, now)
+    bars, cash, costs = parallel_replays.bars_of(seen), float(job.strategy.capital), job.strategy.costs
+    return compare.compare(chosen, windows, trials, bars, tally.tried(data), data, cash, costs, seeds)
 
 
 @task(cache_policy=NO_CACHE)

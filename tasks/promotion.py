@@ -43,7 +43,7 @@ def _shadows(candidate: Prompt, champion: Prompt, since: datetime) -> Shadows:
     first = {shadow.cycle_id: pct for shadow, pct in reversed(ours) if shadow.cycle_id in theirs}
     pairs = [(pct, theirs[cycle_id]) for cycle_id, pct in reversed(first.items())]
     use = promotion.use_of([shadow.decided for shadow, _ in ours], candidate.sha256)
-    return Shadows([mine for mine, _ in pairs], [his for _, his in pairs], use)
+    return Shadows(pairs, use)
 
 
 @task(**STAGE)
@@ -83,13 +83,11 @@ def breached(at: datetime) -> list[Move]:
     """Return the moves back that are due: of each promoted champion that breaks its limits, with what it broke."""
     due = []
     for role, named in aliases().items():
-        last = next(
-            (move for move in store().prompts.moves(role) if move.alias == CHAMPION and move.kind != "refused"), None
-        )
+        moves = store().prompts.moves(role)
+        last = next((move for move in moves if move.alias == CHAMPION and move.kind != "refused"), None)
         if last is None or not last.previous or last.kind == "rolled_back" or CHAMPION not in named:
             continue
-        broken = _broken(last)
-        if not broken:
+        if not (broken := _broken(last)):
             continue
         try:
             before = load_prompt(role, last.previous)
@@ -98,12 +96,9 @@ def breached(at: datetime) -> list[Move]:
                 "prompt role=%s version=%s breaks %s, and there is no way back: %s", role, last.version, broken, e
             )
             continue
-        due.append(
-            Move(
-                at=at, role=role, alias=CHAMPION, version=before.version, sha256=before.sha256, kind="rolled_back",
-                who="settle", reason=f"{last.version}: {broken[0].name} is {broken[0].value}", criteria=broken,
-            )
-        )  # fmt: skip
+        reason = f"{last.version}: {broken[0].name} is {broken[0].value}"
+        back = {"at": at, "version": before.version, "sha256": before.sha256, "kind": "rolled_back", "who": "settle"}
+        due.append(Move(role=role, alias=CHAMPION, reason=reason, criteria=broken, **back))
     return due
 
 

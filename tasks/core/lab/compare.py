@@ -241,23 +241,29 @@ def of(trials: Sequence[Trial], label: str, treatment: Treatment = "raw") -> lis
 
 
 def compare(
-    variants: Sequence[Variant], windows: Sequence[ReplayWindow], trials: Sequence[Trial],
-    bars: Mapping[str, TradedBars], tried: VariantsTried, *, data_sha256: str = "", cash: float = 10_000.0,
-    costs: Costs | None = None, seeds: int = chance.SEEDS, draws: int = statistics.DRAWS,
-) -> Comparison:  # fmt: skip
+    variants: Sequence[Variant],
+    windows: Sequence[ReplayWindow],
+    trials: Sequence[Trial],
+    bars: Mapping[str, TradedBars],
+    tried: VariantsTried,
+    data_sha256: str,
+    cash: float,
+    costs: Costs,
+    seeds: int,
+) -> Comparison:
     """Put every variant beside every other. `tried` counts these variants too."""
     raw = {variant.label: of(trials, variant.label) for variant in variants}
     returns = {label: series(mine) for label, mine in raw.items()}
-    luck = {label: _luck(mine, bars, cash, costs or Costs(), seeds) for label, mine in raw.items()}
-    leakage = (_leakage(variant, windows, trials, draws) for variant in variants)
+    luck = {label: _luck(mine, bars, cash, costs, seeds) for label, mine in raw.items()}
+    leakage = (_leakage(variant, windows, trials) for variant in variants)
     gates = (_gate(label, mine, bars) for label, mine in raw.items())
     return Comparison(
         symbols=tuple(sorted(bars)),
         asset_pct={symbol: _moved(each, windows) for symbol, each in bars.items()},
         data_sha256=data_sha256,
         windows=tuple(windows),
-        rows=tuple(_row(v, windows, raw[v.label], tried, luck[v.label], draws) for v in variants),
-        pairs=tuple(_pair(a, b, returns, draws) for a, b in combinations(returns, 2)),
+        rows=tuple(_row(v, windows, raw[v.label], tried, luck[v.label]) for v in variants),
+        pairs=tuple(_pair(a, b, returns) for a, b in combinations(returns, 2)),
         overfit=_overfit(list(returns.values())),
         tried=tried.variants,
         leakage=tuple(filter(None, leakage)),
@@ -285,9 +291,12 @@ def _annual_sharpe(trials: Sequence[Trial]) -> float | None:
 
 
 def _row(
-    variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence[Trial], tried: VariantsTried,
-    luck: Chance | None, draws: int,
-) -> Row:  # fmt: skip
+    variant: Variant,
+    windows: Sequence[ReplayWindow],
+    trials: Sequence[Trial],
+    tried: VariantsTried,
+    luck: Chance | None,
+) -> Row:
     returns = series(trials).returns
     moments, best = statistics.moments(returns), statistics.expected_best(tried.variance, tried.variants)
     trades = [trade for trial in trials for trade in trial.trades]
@@ -303,8 +312,8 @@ def _row(
         max_drawdown_pct=max([deepest, *(t.summary["max_drawdown_pct"] for t in trials)]),
         trades=len(trades),
         win_rate=sum(trade.pnl > 0 for trade in trades) / len(trades) if trades else None,
-        expectancy_r=statistics.interval(rs, draws=draws) if len(rs) else None,
-        daily_bps=statistics.interval(returns * BPS, draws=draws) if len(returns) else Interval(estimate=0.0),
+        expectancy_r=statistics.interval(rs) if len(rs) else None,
+        daily_bps=statistics.interval(returns * BPS) if len(returns) else Interval(estimate=0.0),
         psr=statistics.probabilistic_sharpe(moments) if moments else None,
         dsr=statistics.probabilistic_sharpe(moments, best) if moments else None,
         chance=luck,
@@ -358,16 +367,16 @@ def _paired(a: Series, b: Series) -> tuple[np.ndarray, np.ndarray]:
     return a.returns[mine], b.returns[theirs]
 
 
-def _pair(a: str, b: str, returns: Mapping[str, Series], draws: int) -> Pair:
+def _pair(a: str, b: str, returns: Mapping[str, Series]) -> Pair:
     mine, theirs = _paired(returns[a], returns[b])
     sharpe = Interval(estimate=0.0, n=len(mine))
     if len(mine) > 2:
-        sharpe = statistics.interval(mine, theirs, lambda x: statistics.sharpe_of(x) * YEAR, draws)
-    return Pair(a=a, b=b, daily_bps=_gap(mine, theirs, draws), sharpe=sharpe)
+        sharpe = statistics.interval(mine, theirs, lambda x: statistics.sharpe_of(x) * YEAR)
+    return Pair(a=a, b=b, daily_bps=_gap(mine, theirs), sharpe=sharpe)
 
 
-def _gap(mine: np.ndarray, theirs: np.ndarray, draws: int) -> Interval:
-    return statistics.interval(mine * BPS, theirs * BPS, draws=draws) if len(mine) else Interval(estimate=0.0)
+def _gap(mine: np.ndarray, theirs: np.ndarray) -> Interval:
+    return statistics.interval(mine * BPS, theirs * BPS) if len(mine) else Interval(estimate=0.0)
 
 
 def _overfit(variants: Sequence[Series]) -> Overfit | None:
@@ -378,14 +387,14 @@ def _overfit(variants: Sequence[Series]) -> Overfit | None:
     return statistics.overfitting(np.array([each.returns[np.isin(each.days, common)] for each in variants]).T)
 
 
-def _leakage(variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence[Trial], draws: int) -> Leakage | None:
+def _leakage(variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence[Trial]) -> Leakage | None:
     raw, masked, noisy = (of(trials, variant.label, each) for each in ("raw", "masked", "perturbed"))
     if not (masked or noisy or variant.cutoff):
         return None
     figures: dict[str, Any] = {"masked_agreement": _agreement(raw, masked)}
     for name, shown in (("masked", masked), ("perturbed", noisy)):
         figures[f"{name}_sharpe"] = _annual_sharpe(shown)
-        figures[f"{name}_gap_bps"] = _gap(*_paired(series(raw), series(shown)), draws) if shown else None
+        figures[f"{name}_gap_bps"] = _gap(*_paired(series(raw), series(shown))) if shown else None
     for side in ("before", "after"):
         figures[f"{side}_sharpe"] = _annual_sharpe([t for t in raw if _side(windows[t.window], variant.cutoff) == side])
     same = _agreement(raw, noisy)

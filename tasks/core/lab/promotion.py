@@ -54,10 +54,9 @@ class Use(NamedTuple):
 
 
 class Shadows(NamedTuple):
-    """The returns of both versions in the cycles that both answered, oldest first, and the candidate's use in all."""
+    """Returns of candidate and champion in the cycles both answered, oldest first; the candidate's use in all."""
 
-    candidate_pct: Sequence[Decimal]
-    champion_pct: Sequence[Decimal]
+    pairs_pct: Sequence[tuple[Decimal, Decimal]]
     use: Use
 
 
@@ -82,32 +81,26 @@ def criteria(
 
 def _replay(candidate: str, champion: str, evidence: Evidence | None, terms: Promotion) -> tuple[Criterion, ...]:
     if evidence is None:
-        return (Criterion(name="evidence", value="none", threshold="a comparison: --evidence", passed=False),)
-    ours, theirs = (_with(evidence, sha256) for sha256 in (candidate, champion))
-    found = f"{len(ours)} of the candidate, {len(theirs)} of the champion"
-    gap = _masked_gap(ours, theirs)
-    return (
-        Criterion(
-            name="evidence data", value=evidence.data_sha256[:12] or "unknown", threshold="a hash of the candles",
-            passed=len(evidence.data_sha256) == 64,
-        ),
-        Criterion(
-            name="evidence commit", value=evidence.git_commit[:18] or "unknown", threshold="known in this checkout",
-            passed=evidence.commit_known,
-        ),
-        Criterion(
-            name="evidence prompts", value=found, threshold="variants of both, by sha256", passed=bool(ours and theirs)
-        ),
-        Criterion(
-            name="masked replay", value="not replayed masked" if gap is None else f"{gap:+.3f} Sharpe",
-            threshold=f"at least {-terms.masked_loss_sharpe:+.3f} against the champion",
-            passed=gap is not None and gap >= -terms.masked_loss_sharpe,
-        ),
-    )  # fmt: skip
+        return _criteria(("evidence", "none", "a comparison: --evidence", False))
+    ours, theirs = (
+        [each for each in evidence.variants if sha256 in each.prompt_sha256.split("+")]
+        for sha256 in (candidate, champion)
+    )
+    gap, commit, data = _masked_gap(ours, theirs), evidence.git_commit, evidence.data_sha256
+    least = -terms.masked_loss_sharpe
+    variants = f"{len(ours)} of the candidate, {len(theirs)} of the champion"
+    shown = "not replayed masked" if gap is None else f"{gap:+.3f} Sharpe"
+    bar = f"at least {least:+.3f} against the champion"
+    return _criteria(
+        ("evidence data", data[:12] or "unknown", "a hash of the candles", len(data) == 64),
+        ("evidence commit", commit[:18] or "unknown", "known in this checkout", evidence.commit_known),
+        ("evidence prompts", variants, "variants of both, by sha256", bool(ours and theirs)),
+        ("masked replay", shown, bar, gap is not None and gap >= least),
+    )
 
 
-def _with(evidence: Evidence, sha256: str) -> list[Measured]:
-    return [each for each in evidence.variants if sha256 in each.prompt_sha256.split("+")]
+def _criteria(*rows: tuple[str, str, str, bool]) -> tuple[Criterion, ...]:
+    return tuple(Criterion(**dict(zip(Criterion.model_fields, row, strict=True))) for row in rows)
 
 
 def _masked_gap(ours: Sequence[Measured], theirs: Sequence[Measured]) -> float | None:
@@ -122,37 +115,30 @@ def _masked_gap(ours: Sequence[Measured], theirs: Sequence[Measured]) -> float |
 
 
 def _shadow(shadows: Shadows, terms: Promotion) -> tuple[Criterion, ...]:
-    settled = len(shadows.candidate_pct)
-    ours, theirs = (np.array(each, dtype=float) for each in (shadows.candidate_pct, shadows.champion_pct))
+    settled = len(shadows.pairs_pct)
+    ours, theirs = np.array(shadows.pairs_pct, dtype=float).reshape(-1, 2).T
     found = interval(ours, theirs, level=terms.confidence) if settled > 1 else None
-    low = None if found is None else found.low
-    edge = "unknown" if found is None or low is None else f"{found.estimate:+.4f}, from {low:+.4f} %"
+    low = found.low if found else None
+    edge = f"{found.estimate:+.4f}, from {low:+.4f} %" if found and low is not None else "unknown"
+    bar = f"its {terms.confidence:.0%} interval above {terms.min_edge_pct} %"
+    enough = f"{terms.min_shadows} settled beside the champion's"
     return (
-        Criterion(
-            name="shadow decisions", value=str(settled), threshold=f"{terms.min_shadows} settled beside the champion's",
-            passed=settled >= terms.min_shadows,
-        ),
-        Criterion(
-            name="shadow edge", value=edge,
-            threshold=f"its {terms.confidence:.0%} interval above {terms.min_edge_pct} %",
-            passed=low is not None and low > terms.min_edge_pct,
+        *_criteria(
+            ("shadow decisions", str(settled), enough, settled >= terms.min_shadows),
+            ("shadow edge", edge, bar, low is not None and low > terms.min_edge_pct),
         ),
         *_limits(shadows.use, terms),
-    )  # fmt: skip
+    )
 
 
 def _limits(use: Use, terms: Promotion) -> tuple[Criterion, ...]:
-    return (
-        Criterion(
-            name="invalid replies", value=f"{use.invalid_rate:.1%} of {use.decisions}",
-            threshold=f"at most {terms.max_invalid_rate:.1%}",
-            passed=use.decisions > 0 and use.invalid_rate <= terms.max_invalid_rate,
-        ),
-        Criterion(
-            name="cost", value=f"{use.mean_cost_usd:.5f} USD a decision", threshold=f"at most {terms.max_cost_usd} USD",
-            passed=use.decisions > 0 and use.mean_cost_usd <= terms.max_cost_usd,
-        ),
-    )  # fmt: skip
+    invalid, cost, known = use.invalid_rate, use.mean_cost_usd, use.decisions > 0
+    most, dearest = terms.max_invalid_rate, terms.max_cost_usd
+    rate = f"{invalid:.1%} of {use.decisions}"
+    return _criteria(
+        ("invalid replies", rate, f"at most {most:.1%}", known and invalid <= most),
+        ("cost", f"{cost:.5f} USD a decision", f"at most {dearest} USD", known and cost <= dearest),
+    )
 
 
 def breaches(use: Use, r_multiples: Sequence[Decimal], terms: Promotion) -> tuple[Criterion, ...]:
@@ -160,10 +146,6 @@ def breaches(use: Use, r_multiples: Sequence[Decimal], terms: Promotion) -> tupl
     found = list(_limits(use, terms)) if use.decisions >= terms.watched else []
     if len(r_multiples) >= terms.watched:
         mean = sum(r_multiples, Decimal(0)) / len(r_multiples)
-        found.append(
-            Criterion(
-                name="mean R", value=f"{mean:+.3f} over {len(r_multiples)}", threshold=f"at least {terms.min_mean_r}",
-                passed=mean >= terms.min_mean_r,
-            )
-        )  # fmt: skip
+        least = terms.min_mean_r
+        found += _criteria(("mean R", f"{mean:+.3f} over {len(r_multiples)}", f"at least {least}", mean >= least))
     return tuple(each for each in found if not each.passed)

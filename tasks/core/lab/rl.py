@@ -38,7 +38,7 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab.rl_state import Row, allowed_mask, parameters, state
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import ENTRIES, Answer, Decision, PromptRef, hold
+from tasks.core.types.decision import ENTRIES, Answer, Decision, hold
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import AccountState, ClosedTrade
 from tasks.core.types.record import CycleRecord, CycleStatus
@@ -113,9 +113,14 @@ def transitions(
         if last is not None and last.equity <= 0:
             counts["after_ruin"] += 1
         elif last is not None:
-            _check_order(record, last)
+            if record.as_of <= last.as_of:
+                raise InputError(
+                    f"records go back in time: {record.strategy} {record.symbol} at {record.as_of.isoformat()} follows "
+                    f"{last.as_of.isoformat()}; export one run at a time"
+                )
             if last.entry_risk is not None:
-                entries[key] = _entered(entries.get(key), last)
+                added = entries[key].risk if key in entries and last.row["action"] == "ADD" else ZERO
+                entries[key] = _Entry(last.row["cycle_id"], last.entry_risk + added)
             split = plan.split_of(last.as_of, step.as_of)
             if key in held:
                 yield _ended(*held.pop(key), split)
@@ -128,23 +133,10 @@ def transitions(
     counts["no_next"] += len(before)
 
 
-def _check_order(record: CycleRecord, last: _Step) -> None:
-    if record.as_of <= last.as_of:
-        raise InputError(
-            f"records go back in time: {record.strategy} {record.symbol} at {record.as_of.isoformat()} follows "
-            f"{last.as_of.isoformat()}; export one run at a time"
-        )
-
-
 def _ended(split: str, row: Row, following: str) -> tuple[str, Row]:
     row["truncated"] = split != following and not row["terminated"]
     row["done"] = row["truncated"] or row["terminated"]
     return split, row
-
-
-def _entered(entry: _Entry | None, last: _Step) -> _Entry:
-    added = last.row["action"] == "ADD" and entry is not None
-    return _Entry(last.row["cycle_id"], (last.entry_risk or ZERO) + (entry.risk if added and entry else ZERO))
 
 
 def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
@@ -247,17 +239,14 @@ def _carried(record: CycleRecord) -> Decision:
 
 
 def _behaviour(record: CycleRecord) -> Row:
-    decided = record.decided
-    if decided is None:
-        told = {"source": "", "rung": "", "model": "", "prompt_version": "", "confidence": None}
-        return {"decider": record.decider, **told, "propensity": None, "propensity_kind": None}
-    share, kind = propensity(record, decided)
-    refs: list[PromptRef] = [call.prompt for call in decided.calls if call.prompt]
-    return {
-        "decider": record.decider, "source": decided.source, "rung": decided.rung, "model": decided.model,
-        "prompt_version": ", ".join(dict.fromkeys(f"{ref.name}/{ref.version}" for ref in refs)),
-        "confidence": float(decided.decision.confidence), "propensity": share, "propensity_kind": kind,
-    }  # fmt: skip
+    row: Row = {"decider": record.decider, **dict.fromkeys(("source", "rung", "model", "prompt_version"), "")}
+    row |= dict.fromkeys(("confidence", "propensity", "propensity_kind"))
+    if decided := record.decided:
+        row["propensity"], row["propensity_kind"] = propensity(record, decided)
+        sent = (f"{call.prompt.name}/{call.prompt.version}" for call in decided.calls if call.prompt)
+        row |= {name: getattr(decided, name) for name in ("source", "rung", "model")}
+        row |= {"prompt_version": ", ".join(dict.fromkeys(sent)), "confidence": float(decided.decision.confidence)}
+    return row
 
 
 def propensity(record: CycleRecord, decided: Answer) -> tuple[float | None, str | None]:

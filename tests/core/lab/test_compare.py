@@ -63,12 +63,12 @@ def point(at: int, action: str) -> Point:
     return Point(T0 + at * 300, BTC, action, 0.9, "held", "", 100.0, "", "", "primary", 1, "")
 
 
-def compared(trials: list[Trial], windows: int = 1, cutoff: datetime | None = None, **other: object):
+def compared(trials: list[Trial], windows: int = 1, cutoff: datetime | None = None):
     labels = list(dict.fromkeys(each.label for each in trials))
     variants = [Variant(label=label, decider=label, cutoff=cutoff) for label in labels]
     cuts = compare.split(START, START + timedelta(days=60), windows)
     paths = {BTC: path_of(walk(288 * 61))}
-    return compare.compare(variants, cuts, trials, paths, VariantsTried(5, 0.01), draws=200, seeds=20, **other)
+    return compare.compare(variants, cuts, trials, paths, VariantsTried(5, 0.01), "", 10_000.0, COSTS, seeds=20)
 
 
 # --- windows

@@ -27,7 +27,11 @@ def returns(mean: float, n: int = 60, seed: int = 1) -> list[Decimal]:
 
 
 def shadows(mean: float = 0.3, n: int = 60, use: Use = USE) -> Shadows:
-    return Shadows(returns(mean, n), returns(0.0, n, seed=2), use)
+    return beside(returns(mean, n), returns(0.0, n, seed=2), use)
+
+
+def beside(ours: list[Decimal], theirs: list[Decimal], use: Use = USE) -> Shadows:
+    return Shadows(list(zip(ours, theirs, strict=True)), use)
 
 
 def failed(evidence: Evidence | None = GOOD, seen: Shadows | None = None, terms: Promotion = TERMS) -> list[str]:
@@ -69,7 +73,7 @@ def test_evidence_about_other_prompts_other_code_or_unmasked_candles_does_not_co
         (shadows(n=0), ["shadow decisions", "shadow edge"]),
         (shadows(mean=0.0), ["shadow edge"]),
         (shadows(mean=-0.3), ["shadow edge"]),
-        (Shadows([Decimal(0)] * 60, [Decimal(0)] * 60, USE), ["shadow edge"]),
+        (beside([Decimal(0)] * 60, [Decimal(0)] * 60), ["shadow edge"]),
         (shadows(use=Use(60, 4, Decimal("0.6"))), ["invalid replies"]),
         (shadows(use=Use(60, 0, Decimal("3.1"))), ["cost"]),
         (shadows(use=Use(0, 0, Decimal(0))), ["invalid replies", "cost"]),
@@ -81,16 +85,16 @@ def test_too_few_no_better_invalid_or_dear_shadow_decisions_do_not_promote(seen,
 
 def test_a_mean_that_is_better_within_its_noise_does_not_promote():
     """Ten times +3.1 and fifty times -0.5: 0.1 % better on average, and as likely chance."""
-    noisy = Shadows([Decimal("3.1" if i % 6 == 0 else "-0.5") for i in range(60)], [Decimal(0)] * 60, USE)
-    assert sum(noisy.candidate_pct) > 0
+    noisy = beside([Decimal("3.1" if i % 6 == 0 else "-0.5") for i in range(60)], [Decimal(0)] * 60)
+    assert sum(ours - theirs for ours, theirs in noisy.pairs_pct) > 0
     assert failed(seen=noisy) == ["shadow edge"]
-    steady = Shadows([Decimal("0.2" if i % 2 else "0.0") for i in range(60)], [Decimal(0)] * 60, USE)
+    steady = beside([Decimal("0.2" if i % 2 else "0.0") for i in range(60)], [Decimal(0)] * 60)
     assert failed(seen=steady) == []
 
 
 def test_the_edge_is_over_the_champions_own_return_on_the_same_decisions():
     rose = [Decimal("0.5") + Decimal(i % 3) / 100 for i in range(60)]
-    assert failed(seen=Shadows(rose, rose[1:] + rose[:1], USE)) == ["shadow edge"]
+    assert failed(seen=beside(rose, rose[1:] + rose[:1])) == ["shadow edge"]
 
 
 def test_a_wider_interval_is_harder_to_lie_above():
