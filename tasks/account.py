@@ -12,7 +12,7 @@ from tasks.core.trading.guard.past import Facts
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, OrderStatus, PositionSide
-from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
+from tasks.core.types.portfolio import AccountState, ClosedTrade, PendingEntry, Position
 from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
 from tasks.core.types.strategy import Strategy
@@ -35,7 +35,7 @@ def account_state(
     today = kept.equity.since(name, floor_time(as_of, "1d"))
     last = kept.equity.last(name)
     halt = active_halt()
-    positions = tuple(_held(position, as_of) for position in kept.positions.open(name))
+    positions = tuple(p.marked(last_close(p.symbol, as_of)) for p in kept.positions.open(name))
     pending, entries = _pending_entries(name, as_of), kept.intents.recent_entries(name, as_of - timedelta(days=1))
     others = {*(p.symbol for p in positions), *(p.symbol for p in pending)} - {symbol}
     return AccountState(
@@ -47,7 +47,7 @@ def account_state(
         positions=positions,
         pending=pending,
         instrument=strategy.instruments[symbol],
-        closed_trades=_closed_trades(name, as_of),
+        closed_trades=_closed_trades(strategy, symbol, as_of),
         opens=tuple(at for at, _ in entries),
         paused_until=kept.pauses.until(name, symbol),
         halt=halt.reason if halt else None,
@@ -81,19 +81,13 @@ def last_close(symbol: str, as_of: datetime) -> Decimal | None:
     return exact(float(bars["close"].iloc[-1]))
 
 
-def _held(position: Position, as_of: datetime) -> HeldPosition:
-    return HeldPosition(
-        symbol=position.symbol, side=position.side, quantity=position.quantity, avg_price=position.avg_price,
-        stop=position.stop, tp=position.target, initial_stop=position.initial_stop,
-        mark_price=last_close(position.symbol, as_of),
-    )  # fmt: skip
-
-
-def _closed_trades(strategy: str, as_of: datetime) -> tuple[ClosedTrade, ...]:
-    """Return the last trades, newest first; all of a day, however many: what they lost is added up."""
-    kept = store()
-    day = kept.positions.closed(strategy, since=as_of - timedelta(days=1), limit=None)
-    return tuple(map(_closed, max(day, kept.positions.closed(strategy, limit=RECENT), key=len)))
+def _closed_trades(strategy: Strategy, symbol: str, as_of: datetime) -> tuple[ClosedTrade, ...]:
+    """Return what matters of the last trades, newest first; all of a day, however many: what they lost is added up."""
+    kept, name = store(), strategy.name
+    day = kept.positions.closed(name, since=as_of - timedelta(days=1), limit=None)
+    lately = max(day, kept.positions.closed(name, limit=RECENT), key=len)
+    decided_at = kept.cycles.decided_at(name, symbol, as_of)
+    return past.recent_trades([*map(_closed, lately)], as_of, strategy.limits, decided_at)
 
 
 def _closed(position: Position) -> ClosedTrade:

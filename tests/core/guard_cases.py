@@ -83,7 +83,7 @@ def holding(**changed: object) -> AccountState:
 
 
 def position(**changed: object) -> HeldPosition:
-    plain = {"symbol": BTC, "side": "long", "quantity": D(10), "avg_price": D(100), "stop": D(99), "tp": D(110)}
+    plain = {"symbol": BTC, "side": "long", "quantity": D(10), "avg_price": D(100), "stop": D(99), "target": D(110)}
     return HeldPosition(**{**plain, **changed})
 
 

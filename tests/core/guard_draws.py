@@ -123,7 +123,7 @@ def draw_state(rng: Random, calm: bool) -> AccountState:
     positions = tuple(
         HeldPosition(
             symbol=symbol, side=rng.choice(("long", "short")), quantity=lots(), avg_price=near(),
-            stop=near() if calm else some(near()), tp=some(near()), initial_stop=some(near()),
+            stop=near() if calm else some(near()), target=some(near()), initial_stop=some(near()),
             mark_price=some(near()) if symbol == BTC else near(),
         ) for symbol in rng.sample(SYMBOLS[rng.random() < 0.6 :], rng.choice((0, 1, 1, 2)))
     )  # fmt: skip

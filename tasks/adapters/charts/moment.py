@@ -155,7 +155,11 @@ def _swings(seen: pd.DataFrame, bar: float, price: "Axes") -> Iterator[Label]:
 def _position(position: HeldPosition | None, price: "Axes") -> Iterator[Label]:
     if position is None:
         return
-    lines = ((position.side, position.avg_price, "#1f4fbf"), ("stop", position.stop, DOWN), ("target", position.tp, UP))
+    lines = (
+        (position.side, position.avg_price, "#1f4fbf"),
+        ("stop", position.stop, DOWN),
+        ("target", position.target, UP),
+    )
     for text, level, colour in lines:
         if level is not None:
             price.axhline(float(level), color=colour, linewidth=1.8, alpha=0.85)

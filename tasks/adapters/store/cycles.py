@@ -14,6 +14,8 @@ from tasks.adapters.store.tables import CycleRow, VerdictRow
 from tasks.core.errors import StoreError
 from tasks.core.types.record import CycleRecord, CycleStatus
 
+JUDGED = (CycleStatus.HELD, CycleStatus.DENIED, CycleStatus.EXECUTED)
+
 
 class BeginResult(StrEnum):
     """What `begin` found."""
@@ -103,6 +105,12 @@ class CycleRepository:
     def last(self, strategy: str, symbol: str | None = None) -> CycleRecord | None:
         """Return the newest cycle."""
         return next(iter(self.newest(strategy, symbol, limit=1)), None)
+
+    def decided_at(self, strategy: str, symbol: str, before: datetime) -> datetime | None:
+        """Return the close of the last decision that was judged before this one."""
+        query = select(func.max(CycleRow.as_of)).where(CycleRow.strategy == strategy, CycleRow.symbol == symbol)
+        at: datetime | None = self.database.value(query.where(CycleRow.as_of < before, CycleRow.status.in_(JUDGED)))
+        return at
 
     def oldest_first(self, strategy: str | None = None, batch: int = 500) -> Iterator[CycleRecord]:
         """Yield every finished cycle of a strategy, or of all; `batch` of them are in memory at a time."""

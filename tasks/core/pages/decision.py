@@ -74,12 +74,12 @@ def position_after(record: CycleRecord) -> HeldPosition | None:
     if verdict is None or not verdict.allowed:
         return held
     if held is not None:
-        return held.model_copy(update={"stop": verdict.stop or held.stop, "tp": verdict.target or held.tp})
+        return held.model_copy(update={"stop": verdict.stop or held.stop, "target": verdict.target or held.target})
     if isinstance(verdict.decision, OpenLong | OpenShort) and verdict.price:
         side: PositionSide = "long" if isinstance(verdict.decision, OpenLong) else "short"
         return HeldPosition(
             symbol=record.symbol, side=side, quantity=verdict.quantity, avg_price=verdict.price,
-            stop=verdict.stop, tp=verdict.target,
+            stop=verdict.stop, target=verdict.target,
         )  # fmt: skip
     return None
 

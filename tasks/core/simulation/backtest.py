@@ -140,6 +140,7 @@ class Backtest(Desk):
         if account != asked.account:
             inputs = inputs.model_copy(update={"state": asked.account})
         judgement = judged(asked.question, answer, account, self.strategy, as_of)
+        self.decided[asked.symbol] = as_of
         cycle_id, verdict, intents = judgement
         self._count(answer, verdict, k, account, as_of)
         first = len(self.account.fills)

@@ -26,7 +26,7 @@ from tasks.core.trading.guard import past
 from tasks.core.trading.guard.past import Facts
 from tasks.core.trading.money import exact
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
-from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry, Position
+from tasks.core.types.portfolio import AccountState, ClosedTrade, PendingEntry, Position
 from tasks.core.types.record import Outcome
 from tasks.core.types.strategy import Strategy
 
@@ -63,6 +63,7 @@ class Desk:
         self.closed: deque[ClosedTrade] = deque(maxlen=RECENT)
         self.opens: deque[datetime] = deque(maxlen=RECENT)
         self.paused: dict[str, datetime] = {}
+        self.decided: dict[str, datetime] = {}  # when a symbol was last decided on
         self.refused: list[tuple[datetime, bool]] = []  # entries since the last one that was taken
         self.liquidated: datetime | None = None
         self.net_rs: deque[Decimal | None] = deque(maxlen=past.KEPT)
@@ -217,10 +218,10 @@ class Desk:
             peak_equity=exact(self.peak),
             day_start_equity=exact(self.equity[midnight]),
             day_peak_equity=exact(self.equity[midnight : k + 1].max()),
-            positions=tuple(self._held(position, marks) for position in self.open_positions()),
+            positions=tuple(p.marked(marks[p.symbol]) for p in self.open_positions()),
             pending=self._pending(as_of),
             instrument=self.instruments[symbol],
-            closed_trades=tuple(self.closed),
+            closed_trades=past.recent_trades(self.closed, as_of, self.strategy.limits, self.decided.get(symbol)),
             opens=tuple(at for at in self.opens if at > since),
             paused_until=self.paused.get(symbol),
             last_price=marks[symbol],
@@ -277,10 +278,3 @@ class Desk:
 
     def open_positions(self) -> list[Position]:
         return [state.position for state in self.symbols.values() if state.position is not None]
-
-    def _held(self, position: Position, marks: Mapping[str, Decimal]) -> HeldPosition:
-        return HeldPosition(
-            symbol=position.symbol, side=position.side, quantity=position.quantity, avg_price=position.avg_price,
-            stop=position.stop, tp=position.target, initial_stop=position.initial_stop,
-            mark_price=marks[position.symbol],
-        )  # fmt: skip

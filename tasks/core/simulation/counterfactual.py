@@ -60,7 +60,7 @@ def _account(state: AccountState, symbol: str, costs: Costs, first: PriceBar) ->
     if held is not None:
         entry = OrderIntent(
             client_order_id="held", symbol=symbol, side="buy" if held.side == "long" else "sell",
-            type=OrderType.MARKET, quantity=held.quantity, stop=held.stop, target=held.tp,
+            type=OrderType.MARKET, quantity=held.quantity, stop=held.stop, target=held.target,
         )  # fmt: skip
         account.submit(entry, first.open, first.open_time)
     account.costs = costs

@@ -2,7 +2,7 @@
 
 from decimal import Decimal
 
-from pydantic import Field
+from pydantic import AliasChoices, ConfigDict, Field
 
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.orders import Instrument, PositionSide
@@ -45,16 +45,25 @@ class Position(Dto):
         move = price - self.avg_price if self.side == "long" else self.avg_price - price
         return move / self.risk_per_unit
 
+    def marked(self, price: Decimal | None) -> "HeldPosition":
+        """Return what the guard is told of the position, valued at `price`."""
+        return HeldPosition(
+            symbol=self.symbol, side=self.side, quantity=self.quantity, avg_price=self.avg_price, stop=self.stop,
+            target=self.target, initial_stop=self.initial_stop, mark_price=price,
+        )  # fmt: skip
+
 
 class HeldPosition(Dto):
-    """A position as `quarterdeck guard --state` takes it. The last two are filled in by the live cycle."""
+    """A position as `quarterdeck guard --state` takes it, and as records hold it; there its target is named `tp`."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
 
     symbol: str
     side: PositionSide
     quantity: Exact = Field(gt=0)
     avg_price: Exact = Field(gt=0)
     stop: Exact | None = None
-    tp: Exact | None = None
+    target: Exact | None = Field(None, validation_alias=AliasChoices("target", "tp"), serialization_alias="tp")
     initial_stop: Exact | None = None
     mark_price: Exact | None = None
 

@@ -87,7 +87,7 @@ def test_position_and_reasons_are_drawn(market):
     bare = moment.draw(market, AS_OF)
     assert moment.draw(market, AS_OF, position=LONG) != bare
     assert moment.draw(market, AS_OF, position=LONG) != moment.draw(
-        market, AS_OF, position=LONG.model_copy(update={"tp": Decimal(70_000)})
+        market, AS_OF, position=LONG.model_copy(update={"target": Decimal(70_000)})
     )
     reason = Reason(rule="AdHoc", symbol=SYMBOL, detail=r"$\frac{ <b> \x & $ _^ 価", as_of=AS_OF, fingerprint="f")
     assert moment.draw(market, AS_OF, reasons=[reason]) != bare

@@ -315,10 +315,10 @@ def test_the_chart_stands_above_what_was_seen_and_only_when_there_is_one():
 def test_the_position_shown_is_the_one_the_verdict_leads_to():
     entry = position_after(record())
     assert entry is not None
-    assert (entry.side, entry.avg_price, entry.stop, entry.tp) == (
+    assert (entry.side, entry.avg_price, entry.stop, entry.target) == (
         "long", Decimal("64123.5"), Decimal("63719.1"), Decimal("64932.3"),
     )  # fmt: skip
-    held = HeldPosition(symbol=BTC, side="short", quantity=Decimal(1), avg_price=Decimal(65000), tp=Decimal(60000))
+    held = HeldPosition(symbol=BTC, side="short", quantity=Decimal(1), avg_price=Decimal(65000), target=Decimal(60000))
     state = AccountState(positions=(held,))
     moved = Verdict(allowed=True, decision=Hold(symbol=BTC), stop=Decimal(64500))
     assert position_after(record(state=state, verdict=moved)) == held.model_copy(update={"stop": Decimal(64500)})

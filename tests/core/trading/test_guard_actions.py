@@ -120,7 +120,7 @@ def test_dust_beyond_the_step_is_left_and_less_than_a_step_goes_as_it_is():
 def test_breakeven_is_rounded_in_the_trades_favour():
     held = holding(avg_price=D("99.97"))
     assert judge(move(), held, seen(close=101.0)).stop == D("100.0")
-    short = holding(side="short", avg_price=D("100.03"), stop=D(101), tp=D(90))
+    short = holding(side="short", avg_price=D("100.03"), stop=D(101), target=D(90))
     assert judge(move(), short, seen(close=99.0)).stop == D("100.0")
 
 
@@ -250,7 +250,7 @@ def test_an_adds_liquidation_is_reckoned_from_the_worse_of_its_two_prices(side, 
     Long 10 from 110, 100 now: the stop may be 17.16 below 110, not 15.6 below 100. Short from 90: 14.04 above 90.
     """
     for kept, denied in ((near, True), (clear, False)):
-        held = holding(side=side, avg_price=D(price), quantity=D("0.1"), stop=kept, tp=None)
+        held = holding(side=side, avg_price=D(price), quantity=D("0.1"), stop=kept, target=None)
         verdict = judge(asked(Add, stop_atr=D(10), tp_atr=D(30)), held, limits={"leverage": D(5)})
         assert (Code.LIQUIDATION_NEAR in verdict.codes) is denied
         assert verdict.stop in (None, kept)

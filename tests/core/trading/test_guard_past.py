@@ -9,9 +9,10 @@ import pytest
 from guard_cases import BTC, ETH, NOON, ago
 
 from tasks.core.trading.guard import past
+from tasks.core.trading.guard.checks import _closed
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import Fill
-from tasks.core.types.portfolio import AccountState
+from tasks.core.types.portfolio import AccountState, ClosedTrade
 from tasks.core.types.record import Outcome
 
 MIDNIGHT = NOON.replace(hour=0)
@@ -97,3 +98,36 @@ def test_facts_are_fields_of_the_account_state():
     state = AccountState(**found)
     assert (state.last_liquidation, state.rejections, state.kelly) == (ago(hours=2), 1, -1)
     assert state.correlations == {}
+
+
+@pytest.mark.parametrize("way", [1, -1], ids=["oldest first", "newest first"])
+def test_of_closed_trades_the_day_the_looks_back_and_those_since_the_last_decision_matter(way):
+    """At noon the day's and the one before it; just after midnight what the cool-offs look back on."""
+    at = [ago(hours=h) for h in (60, 40, 13, 11.5, 3)]  # 13: yesterday at 23
+    closed = [ClosedTrade(closed_at=each, pnl=D(1), symbol=BTC) for each in at][::way]
+
+    def kept(as_of, decided_at=None):
+        found = past.recent_trades(closed, as_of, Limits(), decided_at)
+        return sorted(at.index(trade.closed_at) for trade in found)
+
+    assert kept(NOON) == [2, 3, 4]
+    assert kept(NOON, decided_at=ago(hours=1)) == [2, 3, 4]
+    assert kept(NOON, decided_at=ago(hours=41)) == [0, 1, 2, 3, 4]
+    assert kept(MIDNIGHT + timedelta(minutes=10)) == [2, 3, 4]
+    assert kept(MIDNIGHT - timedelta(minutes=10)) == [1, 2, 3, 4]
+    assert past.recent_trades([], NOON, Limits(), None) == ()
+
+
+def test_the_guard_says_the_same_of_the_trades_that_matter_as_of_all():
+    closed = [
+        ClosedTrade(closed_at=ago(minutes=m), pnl=D(m % 7 - 3), symbol=(BTC, ETH)[m % 2]) for m in range(1, 3000, 7)
+    ]
+    for minutes in (0, 59, 700, 719, 721, 722, 780):
+        as_of, limits = ago(minutes=minutes), Limits(cool_off_min=90)
+        known = [trade for trade in closed if trade.closed_at <= as_of]
+        few = past.recent_trades(known, as_of, limits, None)
+        assert len(few) < len(known)
+        for late in (-limits.max_lateness_s, 0, limits.max_lateness_s):
+            at = as_of + timedelta(seconds=late)
+            one, other = (AccountState(closed_trades=trades) for trades in (tuple(known), few))
+            assert _closed(one, BTC, limits, at) == _closed(other, BTC, limits, at)

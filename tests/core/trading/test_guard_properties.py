@@ -64,7 +64,7 @@ prices = amounts("0.01", 200_000)
 times = st.integers(-3000, 10).map(lambda minutes: NOON + timedelta(minutes=minutes))
 held = st.builds(
     HeldPosition, symbol=st.sampled_from([BTC, ETH, "SOL/USDT:USDT"]), side=sides, quantity=amounts("0.0001", 100),
-    avg_price=prices, stop=st.none() | prices, tp=st.none() | prices, mark_price=st.none() | prices,
+    avg_price=prices, stop=st.none() | prices, target=st.none() | prices, mark_price=st.none() | prices,
 )  # fmt: skip
 waiting = st.builds(
     PendingEntry, symbol=symbols, side=sides, quantity=amounts("0.001", 10), price=prices, stop=st.none() | prices

@@ -92,7 +92,7 @@ def test_a_limit_entry_expires():
 
 
 def test_an_add_goes_the_way_of_its_position():
-    short = holding(side="short", stop=D(101), tp=D(90))
+    short = holding(side="short", stop=D(101), target=D(90))
     (order,) = planned(asked(Add), short)
     assert (order.side, order.stop, order.target, order.reduce_only) == ("sell", D(101), D(96), False)
 
@@ -117,7 +117,7 @@ def test_everything_but_an_entry_can_only_reduce(decision, leg, kind, quantity, 
 
 
 def test_a_short_is_closed_by_buying():
-    (order,) = planned(CloseAll(symbol=BTC), holding(side="short", stop=D(101), tp=D(90)))
+    (order,) = planned(CloseAll(symbol=BTC), holding(side="short", stop=D(101), target=D(90)))
     assert order.side == "buy"
 
 

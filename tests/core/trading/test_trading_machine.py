@@ -150,7 +150,7 @@ class Desk(RuleBasedStateMachine):
         balance = self.account.balance(self.price)
         held = tuple(
             HeldPosition(symbol=p.symbol, side=p.side, quantity=p.quantity, avg_price=p.avg_price, stop=p.stop,
-                         tp=p.target, initial_stop=p.initial_stop, mark_price=self.price[p.symbol])
+                         target=p.target, initial_stop=p.initial_stop, mark_price=self.price[p.symbol])
             for p in self.kept.values()
         )  # fmt: skip
         pending = tuple(

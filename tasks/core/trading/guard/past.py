@@ -27,6 +27,7 @@ from tasks.core.market.bars import epoch_s
 from tasks.core.types.bars import floor_time
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import Fill
+from tasks.core.types.portfolio import ClosedTrade
 from tasks.core.types.record import Outcome
 
 KEPT = 200  # outcomes that a decider is judged by
@@ -63,6 +64,21 @@ def facts(
         rejections=rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
         last_liquidation=max((fill.at for fill in fills if fill.reason == "liquidation"), default=None),
     )
+
+
+def recent_trades(
+    closed: Sequence[ClosedTrade], as_of: datetime, limits: Limits, decided_at: datetime | None
+) -> tuple[ClosedTrade, ...]:
+    """Return of the closed trades those that the guard looks back on, and those that closed since the last decision.
+
+    The newest one before them comes along: a reader sees by it that none is missing, and credits what closed between
+    two decisions to the first. A clock behind as_of sees no less.
+    """
+    now = as_of - timedelta(seconds=limits.max_lateness_s)
+    looked_back = timedelta(minutes=max(limits.cool_off_min, limits.reentry_cooldown_min))
+    start = min(floor_time(now, "1d"), now - looked_back, decided_at or now)
+    first = max((trade.closed_at for trade in closed if trade.closed_at < start), default=start)
+    return tuple(trade for trade in closed if trade.closed_at >= first)
 
 
 def correlations(
