@@ -13,7 +13,7 @@ from tasks.connections import log, store, venue
 from tasks.core.decision.memory import Remembered
 from tasks.core.errors import StoreError, VenueError
 from tasks.core.market.calendar import sample_reason, sampled
-from tasks.core.market.snapshot import Market, bar_closes
+from tasks.core.market.market import Market, bar_closes
 from tasks.core.trading import orders
 from tasks.core.trading.judge import Judgement, status_of
 from tasks.core.trading.money import exact

@@ -10,7 +10,7 @@ from tasks.adapters.files.calendar import read_calendar
 from tasks.connections import log, store
 from tasks.core.market import position_events
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Reason

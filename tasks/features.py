@@ -6,7 +6,7 @@ from prefect import task
 
 from tasks.connections import all_frames, log
 from tasks.core.market.bars import Frames
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.types.limits import EventThresholds
 from tasks.per_symbol import apart
 from tasks.retries import STAGE

@@ -20,7 +20,7 @@ from shared_data import SHARED
 
 from tasks.adapters.files.candles import read_candles
 from tasks.core.decision.actions import Unusable, parse_reply
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.trading.guard import past
 from tasks.core.trading.judge import judged
 from tasks.core.trading.money import exact

@@ -8,7 +8,7 @@ from market_data import walk
 from replayed import backtest
 
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.types.record import CycleRecord
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"

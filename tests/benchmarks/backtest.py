@@ -21,7 +21,7 @@ from backtesting import Strategy
 
 from tasks.core.decision.baselines import HoldDecider
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
 from tests.benchmarks.tapes import candles
 from tests.core.replayed import strategy

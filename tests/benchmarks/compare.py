@@ -9,7 +9,7 @@ import pandas as pd
 from tasks.adapters import parallel_replays
 from tasks.core.lab import chance, compare
 from tasks.core.lab.compare import ReplayWindow
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.types.limits import Costs
 from tests.benchmarks.tapes import candles
 from tests.core.replayed import strategy

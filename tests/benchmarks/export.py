@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tasks.adapters.files import dataset
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
 from tests.benchmarks.tapes import candles
 from tests.core.replayed import strategy

@@ -13,7 +13,8 @@ from statistics import median
 from tasks.adapters.files.candles import read_candles
 from tasks.core.market.bars import Frames, closed_by
 from tasks.core.market.lean import encode
-from tasks.core.market.snapshot import Market, build, role_inputs, to_json
+from tasks.core.market.market import Market
+from tasks.core.market.snapshot import build, to_json
 from tasks.core.types.snapshot import Constraints, Snapshot
 
 CANDLES = Path(__file__).resolve().parents[3] / "shared/data/ohlcv/BTC-USDT_5m_binance_2022-01_2023-09.parquet"
@@ -53,7 +54,7 @@ def main() -> None:
         ("live snapshot from 1,000 bars per timeframe", lambda: live_cycle(frames, as_of), 30),
         (f"the same for {SYMBOLS} symbols", lambda: [live_cycle(frames, as_of) for _ in range(SYMBOLS)], 3),
         ("build alone (a replay's cycle)", lambda: build(market, as_of, constraints=CONSTRAINTS), 200),
-        ("role inputs alone", lambda: role_inputs(market, as_of), 200),
+        ("role inputs alone", lambda: market.moment(as_of).roles, 200),
         (f"JSON ({len(to_json(snapshot)):,} bytes)", lambda: to_json(snapshot), 200),
         (f"lean ({len(encode(snapshot)):,} bytes)", lambda: encode(snapshot), 200),
     ]

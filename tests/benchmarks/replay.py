@@ -6,7 +6,7 @@ import time
 from tasks.adapters.deciders import build
 from tasks.adapters.files.prompts import load_prompt
 from tasks.core.lab.replay import Replayer
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.candle_history import History
 from tasks.core.types.record import CycleRecord

@@ -10,7 +10,8 @@ from shared_data import shared
 
 from tasks.adapters.files.candles import read_candles
 from tasks.core.market.bars import bar_frame, epoch_s
-from tasks.core.market.snapshot import Market, build, to_json
+from tasks.core.market.market import Market
+from tasks.core.market.snapshot import build, to_json
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.snapshot import Constraints
 

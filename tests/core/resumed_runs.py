@@ -10,7 +10,7 @@ from replayed import backtest
 
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Result
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from tasks.adapters.deciders import build
 from tasks.adapters.files.candles import read_candles
 from tasks.core.market.calendar import CalendarEvent, _next_close
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.world import World
 from tasks.core.types.limits import Limits

@@ -10,7 +10,7 @@ from market_data import walk
 from recorded_llm import CANDLES, REPLIES, compared, run
 
 from tasks.core.market.calendar import CalendarEvent
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
 RECORDED = all(path.exists() for path in (REPLIES, *CANDLES.values()))

@@ -22,7 +22,7 @@ from tasks.core.lab.replay import Replayer, remake, remake_question
 from tasks.core.lab.what_if import changed_verdict, total
 from tasks.core.market import lean
 from tasks.core.market.features import ema
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.candle_history import History, window_ema
 from tasks.core.trading.judge import judged
 from tasks.core.types.decision import Answer, ModelCall, Why, hold

@@ -115,7 +115,7 @@ def visible(market: Market, as_of: datetime, timeframe: str, bars: int) -> pd.Da
     if timeframe not in market.bars:
         raise InputError(f"timeframe {timeframe!r}: {market.symbol} has {', '.join(market.bars)}")
     table = market.tables.get(timeframe)
-    end = 0 if table is None else table.at(int(as_of.timestamp())) + 1
+    end = 0 if table is None else int(table.at(int(as_of.timestamp()))) + 1
     if not end:
         raise DataError(
             f"{market.symbol}: no {timeframe} bar had closed by {as_of:%Y-%m-%d %H:%M} UTC: nothing to draw"

@@ -17,7 +17,6 @@ Frames = Mapping[str, pd.DataFrame]
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 BAR_COLUMNS = pd.Index(COLUMNS)  # made once: finding out that these are text takes pandas longer than the bars
 Columns = dict[str, np.ndarray]  # a frame's columns by name: what the arithmetic works on
-AGGREGATION = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
 SNAPSHOT_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "1h", "4h", "1d")
 WORKING_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "30m", "1h", "4h", "1d")
 

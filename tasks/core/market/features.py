@@ -59,7 +59,7 @@ def windows(values: np.ndarray, length: int) -> np.ndarray:
     """
     values = np.ascontiguousarray(values)
     step = values.strides[0]
-    return np.ndarray((len(values) - length + 1, length), values.dtype, values, 0, (step, step))
+    return np.ndarray((max(0, len(values) - length + 1), length), values.dtype, values, 0, (step, step))
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:
@@ -69,11 +69,7 @@ def _padded(values: np.ndarray, length: int) -> np.ndarray:
 
 def rolling_sum(values: np.ndarray, length: int) -> np.ndarray:
     """Sum each trailing window; each value depends on its own window alone, whatever came before."""
-    return (
-        _padded(windows(values, length).sum(axis=1), len(values))
-        if len(values) >= length
-        else np.full(len(values), np.nan)
-    )
+    return _padded(windows(values, length).sum(axis=1), len(values))
 
 
 def rolling_mean(values: np.ndarray, length: int) -> np.ndarray:
@@ -82,8 +78,6 @@ def rolling_mean(values: np.ndarray, length: int) -> np.ndarray:
 
 def rolling_std(values: np.ndarray, length: int = WINDOW) -> np.ndarray:
     """Return the sample deviation of each trailing window; NaN where nothing moved but rounding."""
-    if len(values) < length:
-        return np.full(len(values), np.nan)
     view = windows(values, length)
     std = view.std(axis=1, ddof=1)
     return _padded(np.where(std > DUST * np.abs(view[:, -1]), std, np.nan), len(values))
@@ -153,8 +147,6 @@ def true_range(c: Columns) -> np.ndarray:
 
 def _percentile(values: np.ndarray) -> np.ndarray:
     """Return 100 x the share of the last 90 values (this one included) that are <= this one."""
-    if len(values) < PERCENTILE_WINDOW:
-        return np.full(len(values), np.nan)
     view = windows(values, PERCENTILE_WINDOW)
     share = np.count_nonzero(view <= view[:, -1:], axis=1) * (100 / PERCENTILE_WINDOW)
     known = np.count_nonzero(windows(np.isfinite(values), PERCENTILE_WINDOW), axis=1) == PERCENTILE_WINDOW
@@ -168,8 +160,6 @@ def realized_vol_pctile(close: np.ndarray) -> np.ndarray:
 
 
 def _rolling_median(values: np.ndarray) -> np.ndarray:
-    if len(values) < WINDOW:
-        return np.full(len(values), np.nan)
     ordered = np.sort(windows(values, WINDOW), axis=1)  # NaN sorts last
     median = (ordered[:, WINDOW // 2 - 1] + ordered[:, WINDOW // 2]) / 2
     return _padded(np.where(np.isnan(ordered[:, -1]), np.nan, median), len(values))

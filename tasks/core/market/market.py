@@ -102,27 +102,13 @@ class Market:
             found = self._read[seconds] = moments.read(self, np.array([seconds]))[0]
         return found
 
-    def row(self, timeframe: str, as_of: datetime) -> tuple[Table, int] | None:
-        """Return the table and row of the last closed bar, or None.
-
-        A row that is not the newest bar due at as_of (a gap, an outage) does not count: its values are of the past.
-        """
-        table = self.tables.get(timeframe)
-        if table is None:
-            return None
-        seconds = int(as_of.timestamp())
-        i = table.at(seconds)
-        due = seconds // SECONDS[timeframe] * SECONDS[timeframe]
-        return (table, i) if i >= 0 and int(table.closes[i]) == due else None
-
     def value(self, timeframe: str, name: str, as_of: datetime) -> float | None:
-        """Return one feature at its last closed bar; None if unknown."""
-        read = self._read.get(int(as_of.timestamp()))
-        if read is None:
-            table, i = self.row(timeframe, as_of) or (None, -1)
-        else:
-            table, i = self.tables.get(timeframe), read.rows.get(timeframe, -1)
-        value = math.nan if table is None or i < 0 else float(table.columns[name][i])
+        """Return one feature at its last closed bar; None if unknown.
+
+        A bar that is not the newest one due at as_of (a gap, an outage) does not count: its values are of the past.
+        """
+        i = self.moment(as_of).rows.get(timeframe, -1)
+        value = math.nan if i < 0 else float(self.tables[timeframe].columns[name][i])
         return value if math.isfinite(value) else None
 
     def reasons(self, after: datetime, until: datetime) -> tuple[Reason, ...]:
@@ -133,14 +119,8 @@ class Market:
 
     def _reason(self, at_s: int, rule: str, timeframe: str, detail: str) -> Reason:
         at = datetime.fromtimestamp(at_s, tz=UTC)
-        return Reason(
-            rule=rule,
-            symbol=self.symbol,
-            timeframe=timeframe,
-            detail=detail,
-            as_of=at,
-            fingerprint=f"{rule}|{self.symbol}|{timeframe}|{detail}|{at:%Y-%m-%dT%H:%M}",
-        )
+        mark = f"{rule}|{self.symbol}|{timeframe}|{detail}|{at:%Y-%m-%dT%H:%M}"
+        return Reason(rule=rule, symbol=self.symbol, timeframe=timeframe, detail=detail, as_of=at, fingerprint=mark)
 
 
 def bar_closes(symbol: str, as_of: datetime) -> tuple[Reason, ...]:

@@ -94,7 +94,7 @@ def read(market: "Market", closes: np.ndarray) -> list[Moment]:
 
 def _due(table: Table, timeframe: str, closes: np.ndarray) -> np.ndarray:
     """Return the row of the newest bar due at each close; -1 where it is not there: what is there is of the past."""
-    rows = np.searchsorted(table.known, closes, side="right") - 1
+    rows = table.at(closes)
     due = closes // SECONDS[timeframe] * SECONDS[timeframe]
     return np.where((rows >= 0) & (table.closes[rows] == due), rows, -1)
 
@@ -148,32 +148,29 @@ def ma_stacks(averages: list[np.ndarray]) -> list[str | None]:
     return [">".join(names[i] for i in of) if is_known else None for of, is_known in zip(order, known, strict=True)]
 
 
-def _column(market: "Market", rows: Mapping[str, np.ndarray], timeframe: str, name: str) -> np.ndarray | None:
-    """Return a feature at each moment, NaN where unknown; None where the market has no such timeframe."""
+def _column(market: "Market", rows: Mapping[str, np.ndarray], timeframe: str, name: str) -> np.ndarray:
+    """Return a feature at each moment, NaN where it or its timeframe is unknown."""
     if timeframe not in rows:
-        return None
+        return np.full(len(rows["5m"]), np.nan)
     at = rows[timeframe]
     return np.where(at >= 0, market.tables[timeframe].columns[name][at], np.nan)
 
 
 def _anchors(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[HtfAnchors]:
-    close, table = _column(market, rows, "5m", "close"), market.anchor_table
-    if close is None:
+    if "5m" not in rows:
         return [HtfAnchors()] * len(closes)
-    nothing = np.full(len(closes), np.nan)
+    close, table = _column(market, rows, "5m", "close"), market.anchor_table
     atr, std = (_column(market, rows, "15m", name) for name in ("atr", "std20"))
-    at = np.searchsorted(table.known, closes, side="right") - 1
+    at = table.at(closes)
     level = {name: column[at] for name, column in table.columns.items()}
-    values = {f"dist_to_{n}_atr": _ratio(level[n] - close, nothing if atr is None else atr) for n in DISTANCES}
-    values |= {f"{n}_z": _ratio(close - level[n], nothing if std is None else std) for n in MEANS}
+    values = {f"dist_to_{n}_atr": _ratio(level[n] - close, atr) for n in DISTANCES}
+    values |= {f"{n}_z": _ratio(close - level[n], std) for n in MEANS}
     of_each = objects(rounded(np.array(list(values.values())))).T.tolist()
     return [HtfAnchors(**dict(zip(values, of, strict=True))) for of in of_each]
 
 
 def _ratio(distance: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    out = np.full(len(unit), np.nan)
-    np.divide(distance, unit, out=out, where=np.isfinite(unit) & (unit != 0))
-    return out
+    return np.asarray(np.divide(distance, unit, out=np.full(len(unit), np.nan), where=np.isfinite(unit) & (unit != 0)))
 
 
 def _votes(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[dict[str, float | None]]:
@@ -216,10 +213,8 @@ def _day_volumes(market: "Market", rows: Mapping[str, np.ndarray], closes: np.nd
     table, last = market.tables["5m"], rows["5m"]
     first = last + 1 - DAY_BARS
     whole = (first >= 0) & (table.closes[last] - table.closes[np.maximum(first, 0)] == SECONDS["1d"] - SECONDS["5m"])
-    sums = [
-        float(table.columns["volume"][a : b + 1].sum()) if known else math.nan
-        for a, b, known in zip(first.tolist(), last.tolist(), whole.tolist(), strict=True)
-    ]
+    volume, ends = table.columns["volume"], zip(first.tolist(), last.tolist(), whole.tolist(), strict=True)
+    sums = [volume[a : b + 1].sum() if known else math.nan for a, b, known in ends]
     volumes: list[float | None] = objects(rounded(np.array(sums))).tolist()
     return volumes
 

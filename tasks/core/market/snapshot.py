@@ -12,29 +12,17 @@ from decimal import Decimal
 from typing import TypeVar
 
 from tasks.core.market import confluence
-from tasks.core.market.market import Market, bar_closes
-from tasks.core.market.moments import NUMBERS, significant
+from tasks.core.market.market import Market
+from tasks.core.market.moments import significant
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import (
     Constraints,
     OrderBookView,
     PositionView,
     RiskView,
-    RoleInputs,
     Snapshot,
     TradeDigest,
 )
-
-__all__ = [
-    "NUMBERS",
-    "Market",
-    "bar_closes",
-    "build",
-    "last_price",
-    "role_inputs",
-    "significant",
-    "to_json",
-]
 
 MAX_BYTES = 6144
 REASON_BYTES = 480
@@ -88,11 +76,6 @@ def _rounded(view: View) -> View:
     floats = ((k, v, significant(v)) for k, v in vars(view).items() if isinstance(v, float))
     changed = {k: r for k, v, r in floats if r != v or v == 0}
     return view.model_copy(update=changed) if changed else view
-
-
-def role_inputs(market: Market, as_of: datetime) -> RoleInputs:
-    """Return what roles get beyond the snapshot: 15m and 1h indicators, recent closes, swing prices, 24h volume."""
-    return market.moment(as_of).roles
 
 
 def to_json(snapshot: Snapshot) -> str:

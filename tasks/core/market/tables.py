@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from tasks.core.market.bars import columns_of, epoch_s
 from tasks.core.types.bars import SECONDS
@@ -14,11 +15,10 @@ class Table:
         self.closes = epoch_s(frame.index) + SECONDS[timeframe]
         self.known = self.closes if base_closes is None else known_at(self.closes, base_closes)
         self.columns = columns_of(frame)
-        self.timeframe = timeframe
 
-    def at(self, as_of_s: int) -> int:
-        """Return the row of the last bar known at `as_of_s`; -1 if there is none."""
-        return int(np.searchsorted(self.known, as_of_s, side="right")) - 1
+    def at(self, as_of_s: ArrayLike) -> np.ndarray:
+        """Return the row of the last bar known at each of `as_of_s`; -1 where there is none."""
+        return np.searchsorted(self.known, as_of_s, side="right") - 1
 
 
 def known_at(closes: np.ndarray, base_closes: np.ndarray) -> np.ndarray:

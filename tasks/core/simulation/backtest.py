@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.core.market import position_events
-from tasks.core.market.snapshot import Market, bar_closes
+from tasks.core.market.market import Market, bar_closes
 from tasks.core.ports import Decider
 from tasks.core.simulation.backtest_account import Desk, Entry
 from tasks.core.simulation.tape import STEP

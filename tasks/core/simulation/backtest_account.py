@@ -16,7 +16,7 @@ import numpy as np
 from tasks.core.decision.memory import JUDGED, Remembered, performance
 from tasks.core.errors import InputError, LedgerMismatch
 from tasks.core.market import position_events
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.symbol_state import SymbolState
 from tasks.core.simulation.tape import STEP, make_grid

@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.core.decision.memory import COMPARED, LAST, Earlier, Performance, Remembered, vector
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.tape import STEP, Grid, Tape
 from tasks.core.simulation.world import World
 from tasks.core.trading import ledger

@@ -11,8 +11,8 @@ import pandas as pd
 
 from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import epoch_s
+from tasks.core.market.market import Market
 from tasks.core.market.position_events import Closes
-from tasks.core.market.snapshot import Market
 from tasks.core.simulation.account import PriceBar, Triggers
 from tasks.core.trading.money import exact
 from tasks.core.types.orders import Side

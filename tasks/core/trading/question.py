@@ -8,7 +8,7 @@ from typing import Literal
 from tasks.core.decision.memory import Remembered
 from tasks.core.market import orderbook
 from tasks.core.market import snapshot as snapshots
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.trading.guard.checks import losing
 from tasks.core.trading.guard.rulebook import allowed_actions
 from tasks.core.types.limits import Limits
@@ -56,7 +56,7 @@ def question(
     return Question(
         snapshot=snapshot,
         reasons=tuple(reasons),
-        role_inputs=snapshots.role_inputs(market, as_of),
+        role_inputs=market.moment(as_of).roles,
         news=news,
         memory=memory.at(snapshot) if isinstance(memory, Remembered) else memory,
         equity=float(account.equity),

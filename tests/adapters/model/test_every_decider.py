@@ -58,7 +58,7 @@ def moment() -> Question:
     market = snapshots.Market.from_base(SYMBOL, BARS)
     limits = Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=panel_cases.ALLOWED)
     seen, wanted = snapshots.build(market, AS_OF, constraints=limits), panel_cases.question()
-    inputs = snapshots.role_inputs(market, AS_OF)
+    inputs = market.moment(AS_OF).roles
     views, rows = dict(seen.timeframes), dict(inputs.timeframes)
     for tf, view in wanted.snapshot.timeframes.items():
         views[tf] = views[tf].model_copy(update=view.model_dump(exclude_none=True, exclude_defaults=True))

@@ -14,7 +14,7 @@ from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider, Target, read_targets, to_action
 from tasks.core.decision.prompt import parse_prompt
 from tasks.core.errors import InputError
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.trading.guard import rulebook
 from tasks.core.trading.question import question as put
 from tasks.core.types.decision import Answer, Decision, ModelCall

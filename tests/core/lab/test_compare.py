@@ -19,7 +19,7 @@ from tasks.core.lab import chance, compare, gate_sampling
 from tasks.core.lab.chance import Trade, TradedBars
 from tasks.core.lab.compare import Point, Trial, Variant, VariantsTried
 from tasks.core.market.bars import epoch_s
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.account import SimulatedAccount, price_bars
 from tasks.core.simulation.paid_replies import CAPPED, KeptModel, Spending
 from tasks.core.simulation.world import World

@@ -13,7 +13,7 @@ from replayed import backtest
 
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.lab.masking import Mask, mask_bars, mask_instrument, perturbed
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.orders import Instrument

@@ -13,7 +13,8 @@ from reference import anchors as reference_anchors
 
 from tasks.core.market import anchors
 from tasks.core.market.bars import resample
-from tasks.core.market.snapshot import Market, build
+from tasks.core.market.market import Market
+from tasks.core.market.snapshot import build
 
 BARS = 288
 

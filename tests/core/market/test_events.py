@@ -11,8 +11,8 @@ from market_data import MARKETS, OWN, START, recorded, walk
 
 from tasks.core.market import events
 from tasks.core.market.bars import Columns, epoch_s
+from tasks.core.market.market import Market, bar_closes
 from tasks.core.market.position_events import drawdown, position_reasons
-from tasks.core.market.snapshot import Market, bar_closes
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from market_data import CONSTRAINTS, START, walk
 
 from tasks.core.market import lean
-from tasks.core.market.snapshot import Market, build
+from tasks.core.market.market import Market
+from tasks.core.market.snapshot import build
 from tasks.core.types.snapshot import OrderBookView, PositionView, RiskView, Snapshot, TradeDigest
 
 FIVE = timedelta(minutes=5)

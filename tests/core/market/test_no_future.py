@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from market_data import CONSTRAINTS, MARKETS, OWN, long, recorded, replace_after, told, walk
 
 from tasks.core.market.bars import closed_by
-from tasks.core.market.snapshot import NUMBERS, Market, build, role_inputs
+from tasks.core.market.market import Market
+from tasks.core.market.moments import NUMBERS
+from tasks.core.market.snapshot import build
 
 FIVE = timedelta(minutes=5)
 OUTAGE = slice(111_000, 133_000)  # 2023-01-21 to 2023-04-07
@@ -58,7 +60,7 @@ def test_every_feature_and_event_of_a_cut_file_is_the_beginning_of_those_of_the_
             pd.testing.assert_frame_equal(frame, whole.features[timeframe].iloc[: len(frame)], check_exact=True)
         pd.testing.assert_frame_equal(part.anchors, whole.anchors.iloc[: len(part.anchors)], check_exact=True)
         assert part.events == [event for event in whole.events if event[0] <= as_of.timestamp()]
-        assert role_inputs(part, as_of) == role_inputs(whole, as_of)
+        assert part.moment(as_of).roles == whole.moment(as_of).roles
 
 
 WALK = walk(3_000, seed=11)
@@ -71,7 +73,7 @@ def test_replacing_every_later_candle_by_noise_changes_nothing(i: int, seed: int
     as_of = (WALK.index[i] + FIVE).to_pydatetime()
     noisy = Market.from_base("X/USDT", replace_after(WALK, as_of, seed))
     assert told(noisy, as_of) == told(WHOLE_WALK, as_of)
-    assert role_inputs(noisy, as_of) == role_inputs(WHOLE_WALK, as_of)
+    assert noisy.moment(as_of).roles == WHOLE_WALK.moment(as_of).roles
 
 
 @settings(max_examples=40, deadline=None)
@@ -92,8 +94,8 @@ def test_a_bar_whose_last_minutes_are_missing_is_not_known_before_the_next_trade
         as_of = (WALK.index[i] + FIVE).to_pydatetime()
         assert told(cut(holed, as_of), as_of) == told(whole, as_of), as_of
     at_close = (WALK.index[hour + 11] + FIVE).to_pydatetime()
-    assert whole.row("1h", at_close) is None
-    assert whole.row("1h", at_close + timedelta(minutes=50)) is not None
+    assert whole.value("1h", "close", at_close) is None
+    assert whole.value("1h", "close", at_close + timedelta(minutes=50)) is not None
 
 
 def test_a_higher_timeframe_never_shows_an_open_bar() -> None:

@@ -17,16 +17,9 @@ from tasks.adapters.files.candles import read_candles
 from tasks.core.errors import DataError
 from tasks.core.market import lean
 from tasks.core.market.bars import bar_frame, timeframes_from
-from tasks.core.market.snapshot import (
-    MAX_BYTES,
-    Market,
-    bar_closes,
-    build,
-    last_price,
-    role_inputs,
-    significant,
-    to_json,
-)
+from tasks.core.market.market import Market, bar_closes
+from tasks.core.market.moments import significant
+from tasks.core.market.snapshot import MAX_BYTES, build, last_price, to_json
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import (
@@ -236,7 +229,7 @@ def test_values_are_finite_or_null_however_little_there_is(n: int, seed: int, ti
     snapshot = build(market, as_of, reasons=bar_closes("X", as_of), constraints=CONSTRAINTS)
     finite_or_null(snapshot.model_dump(mode="json"))
     assert "NaN" not in to_json(snapshot)
-    finite_or_null(role_inputs(market, as_of).model_dump(mode="json"))
+    finite_or_null(market.moment(as_of).roles.model_dump(mode="json"))
     assert len(lean.encode(snapshot)) <= lean.MAX_BYTES
     market.reasons(START, as_of)
 
@@ -250,7 +243,7 @@ def test_a_market_of_1h_bars_has_no_5m_view_and_no_anchors() -> None:
     assert snapshot.htf_anchors == HtfAnchors()
     assert snapshot.confluence == Confluence()
     assert last_price(snapshot) is None
-    assert role_inputs(market, as_of).volume_24h is None
+    assert market.moment(as_of).roles.volume_24h is None
     assert {rule for _, rule, *_ in market.events} == {"TrendFlip"}
 
 
@@ -266,7 +259,7 @@ def test_timeframes_that_are_empty_or_absent_are_null(missing: tuple[str, ...], 
     market, as_of = Market("X", frames), at(bars)
     snapshot = build(market, as_of, reasons=market.reasons(START, as_of), constraints=CONSTRAINTS)
     assert all(snapshot.timeframes[tf] == TimeframeView() for tf in missing if tf != "30m")
-    role_inputs(market, as_of)
+    assert market.moment(as_of).roles is not None
 
 
 def test_a_market_without_a_timeframe_is_refused_in_one_line() -> None:
@@ -298,7 +291,7 @@ def test_before_its_first_bar_a_market_is_null() -> None:
 def test_24h_volume_is_unknown_across_a_gap() -> None:
     bars = walk(600)
     holed = bars.drop(bars.index[500])
-    volumes = [role_inputs(Market.from_base("X", frame), at(bars)).volume_24h for frame in (bars, holed)]
+    volumes = [Market.from_base("X", frame).moment(at(bars)).roles.volume_24h for frame in (bars, holed)]
     assert volumes == [pytest.approx(bars["volume"].iloc[-288:].sum(), rel=1e-5), None]
 
 

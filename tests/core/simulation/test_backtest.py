@@ -15,7 +15,7 @@ from tasks.core.decision.baselines import HoldDecider, RecordedDecider
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest, Result
 from tasks.core.trading.question import Question
 from tasks.core.types.decision import DECISION, Answer

@@ -15,7 +15,7 @@ from replayed import backtest
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.market import features
 from tasks.core.market.bars import Columns, closed_by
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 

@@ -20,7 +20,7 @@ from replayed import backtest
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.calendar import CalendarEvent
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest, FundingRate
 from tasks.core.simulation.world import World
 from tasks.core.types.bars import COLUMNS

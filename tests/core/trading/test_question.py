@@ -7,7 +7,7 @@ import pytest
 from guard_cases import BTC, ETH, GRID, account, closed, position
 from market_data import START, walk
 
-from tasks.core.market.snapshot import Market
+from tasks.core.market.market import Market
 from tasks.core.trading.question import question
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState, Position
