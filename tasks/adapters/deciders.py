@@ -14,8 +14,8 @@ from tasks.core.decision.breaker import Breaker
 from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
-from tasks.core.decision.kinds import Kind, Maker, Means
-from tasks.core.decision.ladder import Ladder, Shared, Terms
+from tasks.core.decision.kinds import Kind, Means
+from tasks.core.decision.ladder import Ladder, Shared
 from tasks.core.decision.rules import RulesDecider, Sizes
 from tasks.core.errors import InputError
 from tasks.core.market import lean
@@ -93,9 +93,9 @@ def build(name: str, settings: Settings, store: "Store | None" = None, model: Mo
     kind = kinds.KINDS.get(named.kind)
     if kind is None or (kind.file and not named.argument):
         raise InputError(f"decider {name!r} is unknown; there are {_all_names()}")
-    if kind.make is None:
+    if not kind.maker:
         return PLAIN[named.kind](named.argument)
-    decider = _asking(kind, kind.make, settings, model, _versions(name, named.versions, kind))
+    decider = _asking(kind, settings, model, _versions(name, named.versions, kind))
     return decider if model is not None else _ladder(decider, settings, store or _open(settings.store_url))
 
 
@@ -104,7 +104,7 @@ def _all_names() -> str:
     return ", ".join([*alone, *(f"{n}:{k.argument}" for n, k in kinds.KINDS.items() if k.argument), *ENSEMBLES])
 
 
-def _asking(kind: Kind, make: Maker, settings: Settings, model: Model | None, versions: Versions) -> Decider:
+def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versions) -> Decider:
     from tasks.adapters.model.litellm_model import prepare
 
     if kind.live and model is not None:
@@ -115,7 +115,7 @@ def _asking(kind: Kind, make: Maker, settings: Settings, model: Model | None, ve
         from tasks.adapters.model.toolbox import tools_of
 
         means = replace(means, tools=tools_of(settings))
-    return make(model or _model(_in_stages(settings) if kind.staged else settings), prompts, means)
+    return kind.make(model or _model(_in_stages(settings) if kind.staged else settings), prompts, means)
 
 
 def _in_stages(settings: Settings) -> Settings:
@@ -161,12 +161,12 @@ def _sizes(text: str) -> Sizes:
 
 def _ladder(decider: Decider, settings: Settings, store: "Store") -> Decider:
     breaker = Breaker(settings.breaker_errors, timedelta(seconds=settings.breaker_cooldown_s))
-    terms = Terms(
-        strategy=settings.strategy, session=settings.budget.session, ttl=timedelta(seconds=settings.cache_ttl_s),
-        max_distance=settings.cache_distance, breaker=breaker, may_open=settings.limits.fallback_may_open,
-    )  # fmt: skip
     shared = Shared(store.budget, store.replies, store.breakers, store.memory)
-    return Ladder(decider, RulesDecider(), shared, terms, lambda: datetime.now(UTC))
+    return Ladder(
+        decider, RulesDecider(), shared, lambda: datetime.now(UTC), settings.strategy, breaker,
+        ttl=timedelta(seconds=settings.cache_ttl_s), max_distance=settings.cache_distance,
+        session=settings.budget.session, may_open=settings.limits.fallback_may_open,
+    )  # fmt: skip
 
 
 def _open(url: str) -> "Store":

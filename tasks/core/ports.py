@@ -16,6 +16,9 @@ from tasks.core.types.decision import Answer, ModelCall, PromptRef
 from tasks.core.types.orders import Balance, Fill, Instrument, Order, OrderIntent, VenuePosition
 from tasks.core.types.question import Question
 
+Messages = Sequence[dict[str, str]]
+Schema = dict[str, object]
+
 
 class Decider(Protocol):
     """Frozen questions in, one decision for each, in the same order. Never raises for what a model did: it holds.
@@ -33,9 +36,7 @@ class Decider(Protocol):
 class Model(Protocol):
     """The one edge to language models. Never raises for what a provider did: `ModelCall.error` says it."""
 
-    async def ask(
-        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
-    ) -> ModelCall:
+    async def ask(self, role: str, prompt: PromptRef, messages: Messages, schema: Schema) -> ModelCall:
         """Send `messages` asking for one JSON object of `schema`; return within the total deadline."""
         ...
 

@@ -14,6 +14,7 @@ from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision import ladder
 from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.cache import KeptDecision
+from tasks.core.decision.kinds import Means
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
@@ -251,15 +252,10 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
                         reasons=question.snapshot.reason_for_call)  # fmt: skip
     until = record.as_of + timedelta(minutes=9, seconds=7)
     state = BreakerState(errors=5, retry_at=until) if breaker_open else BreakerState()
-    terms = ladder.Terms(strategy="default", ttl=timedelta(hours=1), max_distance=0.15,
-                         breaker=Breaker(5, timedelta(minutes=15)))  # fmt: skip
     standing = ladder.Ladder(
-        SingleDecider(Down(), prompt, lean.encode),
-        RulesDecider(),
-        ladder.Shared(*[Found([kept], state)] * 4),
-        terms,
-        lambda: record.as_of,
-    )
+        SingleDecider(Down(), {"single": prompt}, Means(lean.encode)), RulesDecider(), ladder.Shared(*[Found([kept], state)] * 4),
+        lambda: record.as_of, "default", Breaker(5, timedelta(minutes=15)), timedelta(hours=1), 0.15,
+    )  # fmt: skip
     [decided] = asyncio.run(standing.decide([question]))
     assert decided.rung in (rung, "rules")
     made = remake(record, STRATEGY, question, decided)

@@ -9,7 +9,9 @@ read a bounded number of times, so no reply can make them slow.
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from typing import Literal, NoReturn, TypeVar, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, MaxLen
@@ -36,7 +38,8 @@ _OPENING = re.compile(r"[{\[]")
 _OBJECT_START = re.compile(r'\{\s*["}]')
 
 
-class Unusable(Dto):
+@dataclass(unsafe_hash=True)
+class Unusable(ValueError):
     """Why a reply is not a decision: a reason for machines and what was seen, for people."""
 
     reason: str
@@ -48,21 +51,17 @@ class Unusable(Dto):
 
 Parsed = Decision | Unusable
 Reply = TypeVar("Reply", bound=Dto)
-Read = TypeVar("Read")
 
 
-class _Refused(ValueError):
-    """Leaves the JSON decoder's callbacks; becomes a `Unusable`."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(reason)
-        # a model's own keys stand in both: plain and short, whatever it wrote
-        self.rejected = Unusable(reason=ascii(reason)[1:-1][:80], detail=ascii(detail)[1:-1][:200])
+def _unusable(reason: str, detail: str = "") -> Unusable:
+    """Say why; a model's own keys may stand in both: plain and short, whatever it wrote."""
+    return Unusable(ascii(reason)[1:-1][:80], ascii(detail)[1:-1][:200])
 
 
 # --- the schema ---------------------------------------------------------------------------------------------------
 
 
+@cache
 def wire_schema() -> dict[str, object]:
     """Return the flat JSON schema of one decision: every field required and nullable, nothing else allowed."""
     fields: dict[str, object] = {"action": {"type": ["string", "null"], "enum": [*ACTIONS, None]}}
@@ -70,15 +69,17 @@ def wire_schema() -> dict[str, object]:
         owners = {action: c.model_fields[name] for action, c in _CLASSES.items() if name in c.model_fields}
         if name != "action":
             fields[name] = _nullable(next(iter(owners.values())).annotation) | _described(owners)
-    return _object({name: fields[name] for name in WIRE_FIELDS})
+    return strict_object({name: fields[name] for name in WIRE_FIELDS})
 
 
+@cache
 def object_schema(cls: type[Dto]) -> dict[str, object]:
     """Return the flat JSON schema of `cls` in the same strict form."""
-    return _object({n: _nullable(f.annotation) | _described({"": f}) for n, f in cls.model_fields.items()})
+    return strict_object({n: _nullable(f.annotation) | _described({"": f}) for n, f in cls.model_fields.items()})
 
 
-def _object(properties: Mapping[str, object]) -> dict[str, object]:
+def strict_object(properties: Mapping[str, object]) -> dict[str, object]:
+    """Return the schema of an object that has all of these properties and no other."""
     return {
         "type": "object",
         "properties": dict(properties),
@@ -130,33 +131,24 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
 
 def parse_reply(text: str, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
     """Return the one decision in a model's reply, or why there is none; never raises, whatever the text is."""
-    return _read(text, lambda reply: _decision(reply, symbol), max_bytes)
+    return _returned(lambda: _decision(_only_object(text, max_bytes), symbol))
 
 
-def parse_as(text: str, cls: type[Reply], *, max_bytes: int = MAX_REPLY_BYTES) -> Reply | Unusable:
-    """Return the one `cls` in a model's reply, or why there is none; never raises, and refuses any other field."""
-    return _read(text, lambda reply: _filled(cls, reply, cls.model_fields), max_bytes)
+def parse_as(reply: str | dict[str, object], cls: type[Reply]) -> Reply | Unusable:
+    """Return the one `cls` in a reply, or in an object found inside one, or why there is none.
+
+    Never raises, and refuses any other field.
+    """
+    return _returned(lambda: _filled(cls, _only_object(reply) if isinstance(reply, str) else reply, cls.model_fields))
 
 
-def read_as(reply: dict[str, object], cls: type[Reply]) -> Reply | Unusable:
-    """Return an object found inside a reply as `cls`, or why it is none; never raises, and refuses any other field."""
+def _returned(read: Callable[[], Reply]) -> Reply | Unusable:
     try:
-        return _filled(cls, reply, cls.model_fields)
-    except _Refused as e:
-        return e.rejected
+        return read()
+    except Unusable as e:
+        return e.with_traceback(None)
     except RecursionError:
-        return Unusable(reason="too_deep", detail="nested deeper than any decision")
-
-
-def _read(text: str, take: Callable[[dict[str, object]], Read], max_bytes: int) -> Read | Unusable:
-    if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
-        return Unusable(reason="too_long", detail=f"{len(text)} characters, at most {max_bytes} bytes are read")
-    try:
-        return take(_only_object(text))
-    except _Refused as e:
-        return e.rejected
-    except RecursionError:
-        return Unusable(reason="too_deep", detail="nested deeper than any decision")
+        return Unusable("too_deep", "nested deeper than any decision")
 
 
 def reply_of(decision: Decision) -> dict[str, object]:
@@ -164,25 +156,27 @@ def reply_of(decision: Decision) -> dict[str, object]:
     return decision.model_dump(exclude={"source"})
 
 
-def _only_object(text: str) -> dict[str, object]:
+def _only_object(text: str, max_bytes: int = MAX_REPLY_BYTES) -> dict[str, object]:
     """Return the single top-level JSON object of `text`, skipping prose and lists without objects in it."""
+    if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
+        raise _unusable("too_long", f"{len(text)} characters, at most {max_bytes} bytes are read")
     found: dict[str, object] | None = None
     at = lists = 0
     while opening := _OPENING.search(text, at):
         if opening[0] == "[":
             lists += 1
             if lists > MAX_LISTS:
-                raise _Refused("invalid_json", f"more than {MAX_LISTS} brackets")
+                raise _unusable("invalid_json", f"more than {MAX_LISTS} brackets")
             at = _after_list(text, opening.start())
         elif _OBJECT_START.match(text, opening.start()):
             value, at = _object_at(text, opening.start())
             if found is not None:
-                raise _Refused("two_objects", "the reply must be exactly one JSON object")
+                raise _unusable("two_objects", "the reply must be exactly one JSON object")
             found = value
         else:
             at = opening.end()  # a brace in prose
     if found is None:
-        raise _Refused("no_json", text.strip()[:80])
+        raise _unusable("no_json", text.strip()[:80])
     return found
 
 
@@ -193,7 +187,7 @@ def _after_list(text: str, start: int) -> int:
     except json.JSONDecodeError as e:
         end = max(e.pos, start + 1)
     if "{" in text[start:end]:
-        raise _Refused("array", "a list where one object was asked for")
+        raise _unusable("array", "a list where one object was asked for")
     return end
 
 
@@ -202,30 +196,30 @@ def _object_at(text: str, start: int) -> tuple[dict[str, object], int]:
         return cast("tuple[dict[str, object], int]", _OBJECT.raw_decode(text, start))
     except json.JSONDecodeError as e:
         at_end = e.msg.startswith("Unterminated string") or e.pos >= len(text.rstrip("` \t\r\n"))
-        raise _Refused("truncated_json" if at_end else "invalid_json", f"{e.msg} at {e.pos}") from e
+        raise _unusable("truncated_json" if at_end else "invalid_json", f"{e.msg} at {e.pos}") from e
 
 
 def _number(literal: str) -> Decimal:
     if len(literal) > MAX_NUMBER_CHARS:
-        raise _Refused("not_finite", f"a number of {len(literal)} characters")
+        raise _unusable("not_finite", f"a number of {len(literal)} characters")
     try:
         value = Decimal(literal)
     except InvalidOperation:
-        raise _Refused("not_finite", literal) from None
+        raise _unusable("not_finite", literal) from None
     if abs(value.adjusted()) > MAX_MAGNITUDE:
-        raise _Refused("not_finite", literal)
+        raise _unusable("not_finite", literal)
     return value
 
 
 def _no_constant(name: str) -> NoReturn:
-    raise _Refused("not_finite", name)
+    raise _unusable("not_finite", name)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     result: dict[str, object] = {}
     for key, value in pairs:
         if key in result:
-            raise _Refused("duplicate_key", key[:80])
+            raise _unusable("duplicate_key", key[:80])
         result[key] = value
     return result
 
@@ -240,7 +234,7 @@ _LIST = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, str
 def _decision(reply: dict[str, object], symbol: str) -> Decision:
     cls = _CLASSES[_action_of(reply)]
     if reply.get("symbol") not in (None, symbol):
-        raise _Refused("symbol_mismatch", f"asked about {symbol}, answered about {reply['symbol']!s:.40}")
+        raise _unusable("symbol_mismatch", f"asked about {symbol}, answered about {reply['symbol']!s:.40}")
     return cast("Decision", _filled(cls, {**reply, "symbol": symbol}, WIRE_FIELDS))
 
 
@@ -248,7 +242,7 @@ def _filled(cls: type[Reply], reply: dict[str, object], known: Collection[str]) 
     """Read the fields of `cls`; other `known` ones are another action's and left out, any other is refused."""
     unknown = next((key for key in reply if key not in known), None)
     if unknown is not None:
-        raise _Refused("invalid", f"unknown field {unknown[:80]}")
+        raise _unusable("invalid", f"unknown field {unknown[:80]}")
     given = {n: _clean(reply[n], f.annotation, n) for n, f in cls.model_fields.items() if reply.get(n) is not None}
     try:
         return cls.model_validate({name: value for name, value in given.items() if value != {}})
@@ -260,10 +254,10 @@ def _action_of(reply: dict[str, object]) -> str:
     action = reply.get("action")
     if action is None:
         if any(isinstance(value, dict) and _SYMBOL_LIKE.fullmatch(key) for key, value in reply.items()):
-            raise _Refused("keyed_by_symbol", ", ".join(reply)[:80])
-        raise _Refused("missing:action", ", ".join(reply)[:80])
+            raise _unusable("keyed_by_symbol", ", ".join(reply)[:80])
+        raise _unusable("missing:action", ", ".join(reply)[:80])
     if not isinstance(action, str) or action not in _CLASSES:
-        raise _Refused("unknown_action", f"{action!s:.40}")
+        raise _unusable("unknown_action", f"{action!s:.40}")
     return action
 
 
@@ -278,14 +272,14 @@ def _clean(value: object, annotation: object, name: str) -> object:
         return value
     if annotation is Decimal:
         if not _DECIMAL_LITERAL.fullmatch(value):
-            raise _Refused(f"invalid:{name}", f"{value[:40]!r} is not a number")
+            raise _unusable(f"invalid:{name}", f"{value[:40]!r} is not a number")
         return _number(value)
     return value.encode("utf-8", "replace").decode().replace("\x00", "")
 
 
-def _first_error(error: ValidationError) -> _Refused:
+def _first_error(error: ValidationError) -> Unusable:
     first = error.errors(include_url=False, include_context=False)[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
-        return _Refused(f"missing:{name}")
-    return _Refused(f"invalid:{name}", f"{first['msg']}, was {first['input']!s:.60}")
+        return _unusable(f"missing:{name}")
+    return _unusable(f"invalid:{name}", f"{first['msg']}, was {first['input']!s:.60}")

@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from tasks.core.ports import Model
+from tasks.core.ports import Messages, Model, Schema
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.decision import ModelCall, PromptRef, Rung, RungName, Why
 from tasks.core.types.limits import Budget
@@ -85,9 +85,7 @@ class Replies(Protocol):
 class Prices(Protocol):
     """What calls may cost and did; may be slow the first time."""
 
-    def worst(
-        self, models: Sequence[str], prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
-    ) -> Decimal: ...
+    def worst(self, models: Sequence[str], prompt: PromptRef, messages: Messages, schema: Schema) -> Decimal: ...
 
     def cost(self, call: ModelCall) -> Decimal: ...
 
@@ -119,17 +117,23 @@ class BudgetedModel:
     def __init__(self, tiers: Sequence[Tier], prices: Prices, budget: Budget) -> None:
         self.tiers, self.prices, self.budget = tiers, prices, budget
 
-    async def ask(
-        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
-    ) -> ModelCall:
+    async def ask(self, role: str, prompt: PromptRef, messages: Messages, schema: Schema) -> ModelCall:
         """Reserve, ask, settle."""
         ticket, refused, why = TICKET.get(), list[Rung](), ""
         for tier in self.tiers:
             worst = await asyncio.to_thread(self.prices.worst, tier.names, prompt, messages, schema)
             held = ticket.purse.reserve(ticket.charge, worst, self.budget, ticket.clock())
             if not held.refused:
-                call = await self._ask(tier.model, held, worst, role, prompt, messages, schema)
-                return _cheap(call, refused) if refused else call
+                usd = worst
+                try:
+                    call = await tier.model.ask(role, prompt, messages, schema)
+                    usd = max(worst, call.cost_usd) if call.error == "timeout" else self.prices.cost(call)
+                finally:
+                    ticket.purse.settle(held.budget_id, usd)
+                if refused:
+                    tried = (rung.model_copy(update={"rung": "cheap"}) for rung in call.tried())
+                    call = call.model_copy(update={"trail": (*refused, *tried)})
+                return call
             step: RungName = "cheap" if refused else "primary"
             refused.append(Rung(rung=step, source=f"llm:{tier.names[0]}", role=role, why=Why.BUDGET_REFUSED))
             why = why or held.refused
@@ -138,20 +142,3 @@ class BudgetedModel:
             role=role, model=self.tiers[0].names[0], prompt=prompt, messages=tuple(messages), error=f"budget {why}",
             trail=tuple(refused),
         )  # fmt: skip
-
-    async def _ask(
-        self, model: Model, held: Reserved, worst: Decimal, role: str, prompt: PromptRef,
-        messages: Sequence[dict[str, str]], schema: dict[str, object],
-    ) -> ModelCall:  # fmt: skip
-        usd = worst
-        try:
-            call = await model.ask(role, prompt, messages, schema)
-            usd = max(worst, call.cost_usd) if call.error == "timeout" else self.prices.cost(call)
-        finally:
-            TICKET.get().purse.settle(held.budget_id, usd)
-        return call
-
-
-def _cheap(call: ModelCall, refused: Sequence[Rung]) -> ModelCall:
-    tried = (rung.model_copy(update={"rung": "cheap"}) for rung in call.tried())
-    return call.model_copy(update={"trail": (*refused, *tried)})

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from tasks.core.decision.budget import TICKET
 from tasks.core.decision.memory import SIDE, Vector, distances, vector
-from tasks.core.ports import Model
+from tasks.core.ports import Messages, Model, Schema
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import Answer, ModelCall, PromptRef, Rung
 from tasks.core.types.snapshot import Snapshot
@@ -34,7 +34,7 @@ class DecisionCache(Protocol):
     def decisions(self, strategy: str, symbol: str, since: datetime, before: datetime) -> list[KeptDecision]: ...
 
 
-def content_hash(model: str, prompt: PromptRef, messages: Sequence[dict[str, str]]) -> str:
+def content_hash(model: str, prompt: PromptRef, messages: Messages) -> str:
     """Return what names one question to one model; the prompt's own hash covers its sampling."""
     text = json.dumps([model, prompt.sha256, list(messages)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -46,9 +46,7 @@ class CachedModel:
     def __init__(self, model: Model, names: Sequence[str], ttl: timedelta) -> None:
         self.model, self.names, self.ttl = model, names, ttl
 
-    async def ask(
-        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
-    ) -> ModelCall:
+    async def ask(self, role: str, prompt: PromptRef, messages: Messages, schema: Schema) -> ModelCall:
         """Ask; on an error look for the reply to exactly this question."""
         ticket = TICKET.get()
         call, at = await self.model.ask(role, prompt, messages, schema), ticket.clock()

@@ -20,7 +20,7 @@ from tasks.core.types.decision import ENTRIES, Answer, Decision, PromptRef, Rung
 from tasks.core.types.question import Question
 
 
-class Said(NamedTuple):
+class Voice(NamedTuple):
     """What one member answered; `agrees`: its voice is in the decision."""
 
     name: str
@@ -45,12 +45,12 @@ class TimedDecider:
         return [self._both(question, chosen.get(i), timed[i]) for i, question in enumerate(questions)]
 
     def _both(self, question: Question, chosen: Answer | None, timed: Answer) -> Answer:
-        symbol, timer = question.snapshot.pair, Said(self.timer.name, timed, agrees=True)
+        symbol, timer = question.snapshot.pair, Voice(self.timer.name, timed, agrees=True)
         if chosen is None:
             pause = timed.decision if _reduces(timed.decision) else None
             return _joined(self.name, pause or hold(symbol, "the timer waits", source=self.name), [timer])
         plan, moment = chosen.decision, timed.decision
-        chooser = Said(self.chooser.name, chosen, agrees=True)
+        chooser = Voice(self.chooser.name, chosen, agrees=True)
         if isinstance(plan, ENTRIES) and plan.action == moment.action:
             sure = min(plan.confidence, moment.confidence)
             return _joined(self.name, plan.model_copy(update={"confidence": sure}), [chooser, timer])
@@ -76,27 +76,24 @@ class VoteDecider:
         return [self._count(question, [each[i] for each in answers]) for i, question in enumerate(questions)]
 
     def _count(self, question: Question, answers: Sequence[Answer]) -> Answer:
-        weights = [weight for _, weight in self.members]
         for_action: dict[str, Decimal] = {}
-        for decided, weight in zip(answers, weights, strict=True):
+        for (_, weight), decided in zip(self.members, answers, strict=True):
             action = decided.decision.action
             for_action[action] = for_action.get(action, Decimal(0)) + weight
-        total, winner = sum(weights, Decimal(0)), max(for_action, key=lambda action: for_action[action])
+        total, winner = sum(for_action.values(), Decimal(0)), max(for_action, key=lambda action: for_action[action])
         won = 2 * for_action[winner] > total
-        said = [
-            Said(f"{member.name}={weight}", decided, won and decided.decision.action == winner)
+        voices = [
+            Voice(f"{member.name}={weight}", decided, won and decided.decision.action == winner)
             for (member, weight), decided in zip(self.members, answers, strict=True)
         ]
         if not won:
             undecided = hold(question.snapshot.pair, "no action has more than half of the weight", source=self.name)
-            return _joined(self.name, undecided, said, Why.NO_CONSENSUS)
-        heard = [(weight, each) for weight, each in zip(weights, said, strict=True) if each.agrees]
-        sure = sum((weight * each.decided.decision.confidence for weight, each in heard), Decimal(0)) / total
+            return _joined(self.name, undecided, voices, Why.NO_CONSENSUS)
+        heard = [(weight, voice) for (_, weight), voice in zip(self.members, voices, strict=True) if voice.agrees]
+        sure = sum((weight * voice.decided.decision.confidence for weight, voice in heard), Decimal(0)) / total
         _, first = max(heard, key=lambda one: one[0])
-        return _joined(
-            self.name, first.decided.decision.model_copy(update={"confidence": round(sure, 4)}),
-            [first, *(each for each in said if each is not first)],
-        )  # fmt: skip
+        plan = first.decided.decision.model_copy(update={"confidence": round(sure, 4)})
+        return _joined(self.name, plan, [first, *(voice for voice in voices if voice is not first)])
 
 
 def _prompts(members: Sequence[Decider]) -> tuple[PromptRef, ...]:
@@ -112,28 +109,23 @@ def _reduces(decision: Decision) -> bool:
     return decision.action != "HOLD" and not isinstance(decision, ENTRIES)
 
 
-def _joined(name: str, decision: Decision, said: Sequence[Said], why: Why = Why.ANSWERED) -> Answer:
+def _joined(name: str, decision: Decision, voices: Sequence[Voice], why: Why = Why.ANSWERED) -> Answer:
     """Return the decision with every member's answer, calls and costs; the lowest rung among those who agree."""
-    answers = [each.decided for each in said]
-    fallback = next((each.decided.rung for each in said if each.agrees and each.decided.is_fallback), None)
+    answers = [voice.decided for voice in voices]
+    fallback = next((voice.decided.rung for voice in voices if voice.agrees and voice.decided.is_fallback), None)
     end = Rung(rung=fallback or "primary", source=name, why=why)
-    heard = (f"{each.name}: {each.decided.decision.action} {each.decided.decision.reasoning}".strip() for each in said)
+    votes = [(voice.name, voice.decided.decision, voice.decided) for voice in voices]
+    reasoning = "\n".join(f"{who}: {vote.action} {vote.reasoning}".strip() for who, vote, _ in votes)
+    of_all = {part: tuple(one for each in answers for one in getattr(each, part)) for part in ("calls", "tool_calls")}
     return Answer(
-        decision=decision.model_copy(update={"source": name, "reasoning": "\n".join(heard)}),
-        source=name,
-        rung=end.rung,
-        model=", ".join(dict.fromkeys(decided.model for decided in answers if decided.model)),
-        latency_ms=round(sum(decided.latency_ms for decided in answers), 1),
-        cost_usd=sum((decided.cost_usd for decided in answers), Decimal(0)),
-        tokens=sum(decided.tokens for decided in answers),
-        errors=tuple(f"{each.name}: {error}" for each in said for error in each.decided.errors),
-        calls=tuple(call for decided in answers for call in decided.calls),
-        tool_calls=tuple(call for decided in answers for call in decided.tool_calls),
-        flags=tuple(_flag(each) for each in said) + tuple(flag for decided in answers for flag in decided.flags),
-        trail=(*(rung for decided in answers for rung in decided.trail), end),
-    )
-
-
-def _flag(said: Said) -> str:
-    decision = said.decided.decision
-    return f"{said.name}:{decision.action}@{decision.confidence}:{said.decided.rung}"
+        decision=decision.model_copy(update={"source": name, "reasoning": reasoning}), source=name, rung=end.rung,
+        model=", ".join(dict.fromkeys(each.model for each in answers if each.model)),
+        latency_ms=round(sum(each.latency_ms for each in answers), 1),
+        cost_usd=sum((each.cost_usd for each in answers), Decimal(0)), tokens=sum(each.tokens for each in answers),
+        errors=tuple(f"{who}: {error}" for who, _, answer in votes for error in answer.errors),
+        flags=(
+            *(f"{who}:{vote.action}@{vote.confidence}:{answer.rung}" for who, vote, answer in votes),
+            *(flag for each in answers for flag in each.flags),
+        ),
+        trail=(*(rung for each in answers for rung in each.trail), end), **of_all,
+    )  # fmt: skip

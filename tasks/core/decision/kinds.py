@@ -6,7 +6,8 @@ A name is a kind, and what it takes: `rules:stop_atr=3`, `llm:panel@risk/v002+tr
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from tasks.core.decision.prompt import Prompt
@@ -26,6 +27,9 @@ class Tools:
     meter: "Meter"
 
 
+async def _nothing() -> None: ...
+
+
 @dataclass(frozen=True)
 class Means:
     """What deciders work with besides a model and prompts. `prepare` runs before any deadline starts."""
@@ -33,47 +37,15 @@ class Means:
     encode: "Callable[[Snapshot], str]"
     stage_s: float = 10
     deadline_s: float = 60
-    prepare: Callable[[], Awaitable[None]] | None = None
+    prepare: Callable[[], Awaitable[None]] = _nothing
     tools: Tools | None = None
-
-
-Maker = Callable[["Model", "Mapping[str, Prompt]", Means], "Decider"]
-
-
-def _single(model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
-    from tasks.core.decision.single import SingleDecider
-
-    return SingleDecider(model, prompts["single"], means.encode)
-
-
-def _portfolio(model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
-    from tasks.core.decision.portfolio import PortfolioDecider
-
-    return PortfolioDecider(model, prompts["portfolio"], means.encode)
-
-
-def _panel(model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
-    from tasks.core.decision.panel import PanelDecider
-
-    return PanelDecider(model, prompts, means.encode, means.stage_s, means.deadline_s, means.prepare)
-
-
-def _tools(model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
-    from tasks.core.decision.planner import Prompts, ToolsDecider
-
-    if means.tools is None:
-        raise ValueError("llm:tools was given no tools")
-    tools = means.tools
-    return ToolsDecider(
-        model, Prompts(**prompts), means.encode, tools.toolbox, tools.limits, tools.meter, means.prepare
-    )
 
 
 class Kind(NamedTuple):
     """What is true of every decider of one kind."""
 
     roles: tuple[str, ...] = ()  # whose prompts it may send; none: it asks no model
-    make: Maker | None = None  # of those that ask a model, ensembles aside
+    maker: str = ""  # of those that ask a model, ensembles aside: module and class
     together: bool = False  # takes the questions about all symbols at once
     live: bool = False  # asks the venue for what is true now: not to be replayed over candle files
     staged: bool = False  # asks in stages, each with a deadline of its own
@@ -82,6 +54,11 @@ class Kind(NamedTuple):
     sees_market: bool = True  # what it decides follows from what it is shown
     by_time: bool = False  # finds its answers by symbol and time
     odds: Literal["", "certain", "random", "votes"] = ""  # how one knows how likely its choice was
+
+    def make(self, model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
+        """Make a decider that asks `model`."""
+        made: Decider = resolve_name(f"tasks.core.decision.{self.maker}")(model, prompts, means)
+        return made
 
     @property
     def asks_model(self) -> bool:
@@ -96,12 +73,15 @@ KINDS = {
     "buy-and-hold": Kind(sees_market=False, odds="certain"),
     "recorded": Kind(argument="FILE", file=True, sees_market=False, by_time=True),
     "model": Kind(argument="FILE.onnx", file=True, odds="certain"),
-    "llm:single": Kind(("single",), _single),
+    "llm:single": Kind(("single",), "single:SingleDecider"),
     "llm:panel": Kind(
-        ("technical", "orderbook", "sentiment", "trend", "reversion", "risk"), _panel, staged=True, odds="votes"
+        ("technical", "orderbook", "sentiment", "trend", "reversion", "risk"),
+        "panel:PanelDecider",
+        staged=True,
+        odds="votes",
     ),
-    "llm:tools": Kind(("planner", "decision", "single"), _tools, live=True),
-    "llm:portfolio": Kind(("portfolio",), _portfolio, together=True),
+    "llm:tools": Kind(("planner", "decision", "single"), "planner:ToolsDecider", live=True),
+    "llm:portfolio": Kind(("portfolio",), "portfolio:PortfolioDecider", together=True),
 }
 
 
@@ -148,8 +128,7 @@ def askers(name: str) -> list[str]:
 def joined(kinds: Iterable[Kind]) -> Kind:
     """Return what an ensemble of such deciders is."""
     each = list(kinds)
-    return Kind(
-        roles=tuple(role for kind in each for role in kind.roles), together=any(kind.together for kind in each),
-        live=any(kind.live for kind in each), sees_market=any(kind.sees_market for kind in each),
-        by_time=any(kind.by_time for kind in each),
-    )  # fmt: skip
+    flags: dict[str, Any] = {
+        flag: any(getattr(kind, flag) for kind in each) for flag in ("together", "live", "sees_market", "by_time")
+    }
+    return Kind(roles=tuple(role for kind in each for role in kind.roles), **flags)

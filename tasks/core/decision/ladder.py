@@ -7,6 +7,7 @@ usable decision came of them. Below the bar a rung may only reduce risk: a cache
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -15,7 +16,6 @@ from tasks.core.decision.breaker import Breaker, Breakers, BreakerState
 from tasks.core.decision.budget import TICKET, Charge, Purse, Replies, Ticket
 from tasks.core.decision.cache import DecisionCache, nearest, prompts_of
 from tasks.core.ports import Decider
-from tasks.core.types.base import Dto
 from tasks.core.types.decision import ENTRIES, HELD, MAY_AS_FALLBACK, Answer, Decision, Rung, RungName, Why, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
@@ -32,25 +32,26 @@ class Shared(NamedTuple):
     cache: DecisionCache
 
 
-class Terms(Dto):
-    """How far a ladder goes."""
+@dataclass
+class Ladder:
+    """Implements `ports.Decider` around `primary`; `rules` is the rung below the cache.
 
+    ttl, max_distance: how old and how far away an earlier decision may be to be taken over.
+    """
+
+    primary: Decider
+    rules: Decider
+    shared: Shared
+    clock: Callable[[], datetime]
     strategy: str
-    session: str = ""
+    breaker: Breaker
     ttl: timedelta
     max_distance: float
-    breaker: Breaker
+    session: str = ""
     may_open: bool = False
 
-
-class Ladder:
-    """Implements `ports.Decider` around `primary`; `rules` is the rung below the cache."""
-
-    def __init__(
-        self, primary: Decider, rules: Decider, shared: Shared, terms: Terms, clock: Callable[[], datetime]
-    ) -> None:
-        self.name, self.kind, self.prompts = primary.name, primary.kind, primary.prompts
-        self.primary, self.rules, self.shared, self.terms, self.clock = primary, rules, shared, terms, clock
+    def __post_init__(self) -> None:
+        self.name, self.kind, self.prompts = self.primary.name, self.primary.kind, self.primary.prompts
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Decide each question, at the same time; each is a decision of its own to budget and breaker."""
@@ -59,38 +60,33 @@ class Ladder:
         return [decided for group in answers for decided in group]
 
     async def _decide(self, questions: list[Question]) -> list[Answer]:
-        at, breaker = self.clock(), self.terms.breaker
-        charge = self._charge(questions, at)
-        mine = f"{charge.session}/{self.name}"
-        before = self.shared.breakers.change(mine, lambda state: breaker.tried(state, at))
+        at, symbols = self.clock(), "+".join(question.snapshot.pair for question in questions)
+        session = self.session or f"{self.strategy}/{at:%Y-%m-%d}"
+        breaker, own = self.breaker, f"{session}/{self.name}"
+        before = self.shared.breakers.change(own, lambda state: breaker.tried(state, at))
         if breaker.is_open(before, at):
             barred = [_barred(self.name, question.snapshot, before) for question in questions]
             return [await self._ruled(*each, even_hold=False) for each in zip(questions, barred, strict=True)]
+        decision = f"{self.strategy}/{self.name}/{symbols}/{questions[0].snapshot.as_of.isoformat()}"
+        charge = Charge(session=session, symbol=symbols, decision=decision)
         ticket = Ticket(charge, self.shared.purse, self.shared.replies, self.clock)
         TICKET.set(ticket)  # of this group's task alone
         answers = [_labelled(decided) for decided in await self.primary.decide(questions)]
         if any(map(_kept, answers)) or all(decided.rung == "hold" for decided in answers):
             if not ticket.refused:
-                self.shared.breakers.change(mine, lambda state: breaker.failed(state, self.clock()))
+                self.shared.breakers.change(own, lambda state: breaker.failed(state, self.clock()))
         elif before.errors:
-            self.shared.breakers.change(mine, lambda _: BreakerState())
+            self.shared.breakers.change(own, lambda _: BreakerState())
         return [await self._step_down(*each) for each in zip(questions, answers, strict=True)]
-
-    def _charge(self, questions: Sequence[Question], at: datetime) -> Charge:
-        strategy, symbols = self.terms.strategy, "+".join(question.snapshot.pair for question in questions)
-        return Charge(
-            session=self.terms.session or f"{strategy}/{at:%Y-%m-%d}", symbol=symbols,
-            decision=f"{strategy}/{self.name}/{symbols}/{questions[0].snapshot.as_of.isoformat()}",
-        )  # fmt: skip
 
     async def _step_down(self, question: Question, decided: Answer) -> Answer:
         if decided.rung != "hold" and (not decided.is_fallback or self._may(decided.decision)):
             return decided
         decided = _in_vain(decided)
-        snapshot, terms = question.snapshot, self.terms
-        kept = self.shared.cache.decisions(terms.strategy, snapshot.pair, snapshot.as_of - terms.ttl, snapshot.as_of)
+        snapshot = question.snapshot
+        kept = self.shared.kept_decisions(self.strategy, snapshot.pair, snapshot.as_of - self.ttl, snapshot.as_of)
         kept = [one for one in kept if self._may(one.decided.decision)]
-        found = nearest(snapshot, prompts_of(decided.calls), kept, terms.max_distance)
+        found = nearest(snapshot, prompts_of(decided.calls), kept, self.max_distance)
         if found is None:
             return await self._ruled(question, _with(decided, Rung(rung="cache", source="cache", why=Why.NOTHING_NEAR)))
         one, distance = found[0], round(found[1], 4)
@@ -111,7 +107,7 @@ class Ladder:
         return _with(decided, HELD, decision=last, source="hold", rung="hold", errors=decided.errors or (why,))
 
     def _may(self, decision: Decision) -> bool:
-        return decision.action in MAY_AS_FALLBACK or (self.terms.may_open and isinstance(decision, ENTRIES))
+        return decision.action in MAY_AS_FALLBACK or (self.may_open and isinstance(decision, ENTRIES))
 
 
 def _kept(decided: Answer) -> list[Rung]:

@@ -10,80 +10,59 @@ only where an answer was missing in the stage that ended it. A HOLD that a full 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping
+from functools import partial
 from typing import TypeVar
 
 from tasks.core.decision import roles
 from tasks.core.decision.actions import Unusable, object_schema, parse_as
+from tasks.core.decision.decider import AskingDecider, elapsed_ms, spent
 from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.prompt import Prompt, check_variables, render
+from tasks.core.decision.prompt import render
 from tasks.core.decision.roles import Analysis, Consensus, Proposal, Review
-from tasks.core.ports import Model
 from tasks.core.types.decision import HELD, Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, Rung, Why, hold
 from tasks.core.types.question import Question
-from tasks.core.types.snapshot import Snapshot
 
-GRACE_S = 0.1  # how long those who are late may take to clean up
-SAID_CHARS = 240
+EXCERPT = 240  # characters of a role's words that are kept in the reasoning
 Reply = TypeVar("Reply", Analysis, Proposal, Review)
 
 
-class PanelDecider:
-    """Holds a sitting for each question, all at the same time. `prepare` runs before any deadline starts."""
+class PanelDecider(AskingDecider):
+    """Holds a sitting for each question."""
 
     name, kind = "llm:panel", KINDS["llm:panel"]
+    variables = dict.fromkeys(roles.REPLIES, roles.VARIABLES)
 
-    def __init__(
-        self, model: Model, prompts: Mapping[str, Prompt], encode: Callable[[Snapshot], str],
-        stage_s: float = 10, deadline_s: float = 60, prepare: Callable[[], Awaitable[None]] | None = None,
-    ) -> None:  # fmt: skip
-        for prompt in prompts.values():
-            check_variables(prompt, roles.VARIABLES)
-        self.model, self.texts, self.encode, self.prepare = model, prompts, encode, prepare
-        self.prompts = tuple(prompt.ref for prompt in prompts.values())
-        self.stage_s, self.deadline_s = stage_s, deadline_s
-        self.schemas = {role: object_schema(reply) for role, reply in roles.REPLIES.items()}
-
-    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
-        """Return one decision per question, in order."""
-        if self.prepare:
-            await self.prepare()
-        return list(await asyncio.gather(*(_Sitting(self, question).decide() for question in questions)))
+    async def answer(self, question: Question) -> Answer:
+        await self.means.prepare()
+        return await _Sitting(self, question).decide()
 
 
 class _Sitting:
-    """One question before the panel: what is known, what was asked and said so far, and the time left."""
+    """One question before the panel: what is known, what was asked and answered, and the time left."""
 
     def __init__(self, panel: PanelDecider, question: Question) -> None:
         self.panel, self.question, self.snapshot = panel, question, question.snapshot
         self.started = time.monotonic()
-        self.told = roles.told(question, panel.encode)
+        self.variables = roles.variables_of_roles(question, panel.means.encode)
         self.complete = True  # every role of the last stage answered usably
         self.end = Rung(rung="primary", source=panel.name)
         self.trail: list[Rung] = []
         self.calls: list[ModelCall] = []
         self.flags: list[str] = []
         self.errors: list[str] = []
-        self.said: list[str] = []
+        self.excerpts: list[str] = []
 
     async def decide(self) -> Answer:
         decision = await self._deliberate()
         if self.end.rung == "primary" and any(call.attempts and not call.error for call in self.calls):
             self.end = self.end.model_copy(update={"rung": "failover"})
         return Answer(
-            decision=decision.model_copy(update={"reasoning": "\n".join([decision.reasoning, *self.said])}),
-            source=decision.source,
-            rung=self.end.rung,
+            decision=decision.model_copy(update={"reasoning": "\n".join([decision.reasoning, *self.excerpts])}),
+            source=decision.source, rung=self.end.rung, latency_ms=elapsed_ms(self.started),
             model=", ".join(dict.fromkeys(call.model for call in self.calls if call.model)),
-            latency_ms=round((time.monotonic() - self.started) * 1000, 1),
-            cost_usd=sum((call.cost_usd for call in self.calls), Decimal(0)),
-            tokens=sum(call.tokens_in + call.tokens_out for call in self.calls),
-            errors=tuple(self.errors),
-            calls=tuple(self.calls),
-            flags=tuple(self.flags),
-            trail=(*self.trail, self.end),
-        )
+            errors=tuple(self.errors), flags=tuple(self.flags), trail=(*self.trail, self.end), **spent(self.calls),
+        )  # fmt: skip
 
     async def _deliberate(self) -> Decision:
         silent = set() if roles.known_news(self.question) else {"sentiment"}
@@ -92,7 +71,9 @@ class _Sitting:
         if agreed is None:
             self.end = self.end.model_copy(update={"why": Why.NO_CONSENSUS})
             return self._hold("no_consensus", "the analysts do not agree")
-        self.told["votes"] = "\n".join([f"consensus {agreed}", *(f"{role} {vote}" for role, vote in votes.items())])
+        self.variables["votes"] = "\n".join(
+            [f"consensus {agreed}", *(f"{role} {vote}" for role, vote in votes.items())]
+        )
         if self.snapshot.position.side != "flat":
             return self._manage(agreed)
         if f"OPEN_{'LONG' if agreed.way > 0 else 'SHORT'}" not in self.snapshot.constraints.allowed_actions:
@@ -127,7 +108,7 @@ class _Sitting:
         best, asked, why = entries[role], proposals[role], f"consensus {agreed}, {role} proposes"
         plan = f"stop={asked.stop} target={asked.target} stop_atr={best.stop_atr} tp_atr={best.tp_atr}"
         rated = f"reward_risk={best.tp_atr / best.stop_atr:.2f} confidence={best.confidence}"
-        self.told["proposal"] = f"{role} {best.action} size_pct={best.size_pct} {plan} {rated}"
+        self.variables["proposal"] = f"{role} {best.action} size_pct={best.size_pct} {plan} {rated}"
         return best.model_copy(update={"source": self.panel.name, "comment": why, "reasoning": why})
 
     def _reviewed(self, entry: OpenLong | OpenShort, review: Review | None) -> Decision:
@@ -148,44 +129,29 @@ class _Sitting:
 
     async def _ask(self, asked: Mapping[str, type[Reply]]) -> dict[str, Reply]:
         """Ask these roles at once and return the usable answers of those who were in time."""
-        prompts = {role: self.panel.texts[role] for role in asked}
-        sent = {role: render(prompt, self.told) for role, prompt in prompts.items()}
-        ask, schemas = self.panel.model.ask, self.panel.schemas
-        tasks = {r: asyncio.create_task(ask(r, p.ref, sent[r], schemas[r])) for r, p in prompts.items()}
-        done = await self._wait(set(tasks.values()))
+        texts, means = self.panel.texts, self.panel.means
+        seconds = min(means.stage_s, self.started + means.deadline_s - time.monotonic())
+        asks = [
+            self.panel.ask(
+                text, render(text, self.variables), object_schema(reply), partial(parse_as, cls=reply), seconds
+            )
+            for text, reply in ((texts[role], reply) for role, reply in asked.items())
+        ]
         answers = {}
-        for role, task in tasks.items():
-            late = ModelCall(role=role, model="", prompt=prompts[role].ref, messages=tuple(sent[role]), error="timeout")
-            self.calls.append(task.result() if task in done else late)
-            answer = self._read(self.calls[-1], asked[role])
-            self.trail += self.calls[-1].tried(usable=answer is not None)
-            if answer is not None:
-                answers[role] = answer
+        for call, answer in await asyncio.gather(*asks):
+            self.calls.append(call)
+            if isinstance(answer, Unusable):
+                self.trail += call.tried(usable=False)
+                self.flags += [f"late:{call.role}"] if call.error == "timeout" else []
+                self.errors.append(f"{call.role}: {answer}")
+                continue
+            self.trail += call.tried()
+            self.errors += [f"{call.role}: {attempt}" for attempt in call.attempts]
+            self.excerpts.append(_clip(f"{call.role} {answer}: {answer.reasoning}"))
+            answers[call.role] = answer
         self.complete = len(answers) == len(asked)
         return answers
 
-    def _read(self, call: ModelCall, reply: type[Reply]) -> Reply | None:
-        answer = Unusable(reason=call.error) if call.error else parse_as(call.raw_reply, reply)
-        if isinstance(answer, Unusable):
-            self.flags += [f"late:{call.role}"] if call.error == "timeout" else []
-            self.errors.append(f"{call.role}: {answer}")
-            return None
-        self.errors += [f"{call.role}: {attempt}" for attempt in call.attempts]
-        self.said.append(_clip(f"{call.role} {answer}: {answer.reasoning}"))
-        return answer
-
-    async def _wait(self, tasks: set[asyncio.Task[ModelCall]]) -> set[asyncio.Task[ModelCall]]:
-        """Return the tasks that end within the stage and the whole deadline; cancel the others."""
-        left, late = self.started + self.panel.deadline_s - time.monotonic(), tasks
-        try:
-            done, late = await asyncio.wait(tasks, timeout=max(0, min(self.panel.stage_s, left)))
-        finally:
-            for task in late:
-                task.cancel()
-        if late:
-            await asyncio.wait(late, timeout=GRACE_S)
-        return done
-
 
 def _clip(text: str) -> str:
-    return " ".join(text.split())[:SAID_CHARS]
+    return " ".join(text.split())[:EXCERPT]

@@ -11,22 +11,21 @@ first alone, the others are flagged `shared_call`.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
+from functools import partial
 from math import isfinite
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_as, read_as
+from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_as, strict_object
+from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.prompt import Prompt, check_variables, render
-from tasks.core.decision.single import decided_as, variables_of
-from tasks.core.ports import Model
+from tasks.core.decision.prompt import render
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import DECISION, Answer, ModelCall, PromptRef, hold
+from tasks.core.types.decision import DECISION, Answer, ModelCall, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
-VARIABLES = frozenset({"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments"})
 ZERO, HUNDRED = Decimal(0), Decimal(100)
 MAX_NAMED = 10  # entries about instruments that were not asked about
 # Up: the guard floors to the step, and a share cut off at its last digit would lose a whole one.
@@ -45,39 +44,35 @@ class Target(Dto):
     rationale: str = Field(default="", description="why, one or two sentences")
 
 
-class _Reply(Dto):
+class PortfolioReply(Dto):
     decisions: tuple[dict[str, object], ...]  # read one by one: a bad entry spoils its instrument alone
 
 
-_ITEMS = {"type": "array", "items": object_schema(Target)}
-SCHEMA: dict[str, object] = {
-    "type": "object", "properties": {"decisions": _ITEMS}, "required": ["decisions"], "additionalProperties": False,
-}  # fmt: skip
+SCHEMA = strict_object({"decisions": {"type": "array", "items": object_schema(Target)}})
 Answers = dict[str, Target | Unusable | None]  # None: the reply does not mention the instrument
 
 
-class PortfolioDecider:
+class PortfolioDecider(AskingDecider):
     """Asks the model once about all questions; whatever is not a usable reply, or entry, becomes HOLD."""
 
     name, kind = "llm:portfolio", KINDS["llm:portfolio"]
-
-    def __init__(self, model: Model, prompt: Prompt, encode: Callable[[Snapshot], str]) -> None:
-        check_variables(prompt, VARIABLES)
-        self.model, self.prompt, self.encode = model, prompt, encode
-        self.prompts: tuple[PromptRef, ...] = (prompt.ref,)
+    variables = {"portfolio": frozenset({"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments"})}
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Return one decision per question, in order."""
         if not questions:
             return []
-        messages = render(self.prompt, portfolio_variables(questions, self.encode))
-        call = await self.model.ask(self.prompt.ref.name, self.prompt.ref, messages, SCHEMA)
-        answers, ignored = read_targets(call, [question.snapshot.pair for question in questions])
-        free = tuple(rung.model_copy(update={"cost_usd": ZERO, "tokens": 0}) for rung in call.trail)
-        shared = call.model_copy(update={"cost_usd": ZERO, "tokens_in": 0, "tokens_out": 0, "trail": free})
-        flags = ("portfolio", *ignored)
-        told = [(call, flags)] + [(shared, ("shared_call", *flags))] * (len(questions) - 1)
-        return [_decided(b, answers[b.snapshot.pair], *each) for b, each in zip(questions, told, strict=True)]
+        prompt = self.texts["portfolio"]
+        messages = render(prompt, portfolio_variables(questions, self.means.encode))
+        call, reply = await self.ask(prompt, messages, SCHEMA, partial(parse_as, cls=PortfolioReply))
+        answers, ignored = read_targets(reply, [question.snapshot.pair for question in questions])
+        decided = list[Answer]()
+        for question in questions:
+            flags = ("shared_call",) if decided else ()
+            decided.append(_decided(question, answers[question.snapshot.pair], call, (*flags, "portfolio", *ignored)))
+            free = tuple(rung.model_copy(update={"cost_usd": ZERO, "tokens": 0}) for rung in call.trail)
+            call = call.model_copy(update={"cost_usd": ZERO, "tokens_in": 0, "tokens_out": 0, "trail": free})
+        return decided
 
 
 def portfolio_variables(questions: Sequence[Question], encode: Callable[[Snapshot], str]) -> dict[str, str]:
@@ -100,16 +95,15 @@ def portfolio_variables(questions: Sequence[Question], encode: Callable[[Snapsho
 # --- the reply
 
 
-def read_targets(call: ModelCall, asked: Sequence[str]) -> tuple[Answers, tuple[str, ...]]:
+def read_targets(reply: PortfolioReply | Unusable, asked: Sequence[str]) -> tuple[Answers, tuple[str, ...]]:
     """Return each asked instrument's answer, and a flag for each other one that the reply has an entry about."""
-    reply = Unusable(reason=call.error) if call.error else parse_as(call.raw_reply, _Reply)
     if isinstance(reply, Unusable):
         return dict.fromkeys(asked, reply), ()
     answers: Answers = dict.fromkeys(asked)
     names = Counter(_name(entry) for entry in reply.decisions)
     for entry in reply.decisions:
         if (name := _name(entry)) in answers:
-            answers[name] = _target(entry) if names[name] == 1 else Unusable(reason="duplicate", detail=name)
+            answers[name] = _target(entry) if names[name] == 1 else Unusable("duplicate", name)
     strangers = [name for name in names if name not in answers][:MAX_NAMED]
     return answers, tuple(f"not_asked:{ascii(name)[1:-1][:40]}" for name in strangers)
 
@@ -123,7 +117,7 @@ def _target(entry: dict[str, object]) -> Target | Unusable:
     """Read one entry; `flat` and `noop` need no quantity, for `buy` and `sell` a missing one is not 0."""
     if entry.get("action") in ("flat", "noop"):
         entry = entry | {"target_qty": ZERO}
-    return read_as(entry, Target)
+    return parse_as(entry, Target)
 
 
 # --- from targets to actions
@@ -136,7 +130,7 @@ def _decided(question: Question, answer: Target | Unusable | None, call: ModelCa
         made: Parsed = hold(symbol, "the portfolio reply does not mention it")
     else:
         made = answer if isinstance(answer, Unusable) else to_action(answer, question)
-    return decided_as(made, call, symbol, source=f"llm:{call.model}").model_copy(update={"flags": flags})
+    return decided_as(made, call, symbol).model_copy(update={"flags": flags})
 
 
 def to_action(target: Target, question: Question) -> Parsed:
@@ -148,7 +142,7 @@ def to_action(target: Target, question: Question) -> Parsed:
     if wanted == 0:
         return _act(target, symbol, action="CLOSE_ALL")
     if held is None:
-        return Unusable(reason="unknown_quantity", detail="the question does not say what is held now")
+        return Unusable("unknown_quantity", "the question does not say what is held now")
     if held * wanted < 0:
         note = f"through zero to {wanted}: closes now, the opening waits for the next cycle"
         return _act(target, symbol, note, action="CLOSE_ALL")
@@ -161,9 +155,9 @@ def _enter(target: Target, question: Question, wanted: Decimal, held: Decimal) -
     """Size an entry as a share of equity, at the price that the guard sizes at; it adds risk: both words must agree."""
     last, equity = _last(question), _exact(question.equity)
     if (wanted > held) != (target.action == "buy"):
-        return Unusable(reason="contradiction", detail=f"{target.action} from {held} to {wanted}")
+        return Unusable("contradiction", f"{target.action} from {held} to {wanted}")
     if last is None or equity is None or last <= 0 or equity <= 0:
-        return Unusable(reason="unknown_size", detail=f"last price {last}, equity {equity}")
+        return Unusable("unknown_size", f"last price {last}, equity {equity}")
     opening = "OPEN_LONG" if wanted > 0 else "OPEN_SHORT"
     return _act(
         target, question.snapshot.pair, action="ADD" if held else opening,
@@ -181,7 +175,7 @@ def _act(target: Target, symbol: str, note: str = "", **fields: object) -> Parse
         return DECISION.validate_python(told | fields)
     except ValidationError as e:
         first = e.errors(include_url=False, include_context=False)[0]
-        return Unusable(reason=f"invalid:{first['loc'][-1]}", detail=f"{first['msg']}, was {first['input']!s:.60}")
+        return Unusable(f"invalid:{first['loc'][-1]}", f"{first['msg']}, was {first['input']!s:.60}")
 
 
 def _share(part: Decimal, whole: Decimal) -> Decimal:

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 from pydantic import Field, StrictBool, ValidationError
 
 from tasks.core.decision.actions import Unusable
-from tasks.core.decision.single import VARIABLES as SNAPSHOT_VARIABLES
-from tasks.core.decision.single import variables_of
+from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
+from tasks.core.decision.decider import variables_of
 from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
 from tasks.core.types.base import Dto, Exact
@@ -34,7 +34,7 @@ _FENCE_LIKE = re.compile("[<>«»‹›〈〉《》⟨⟩⟪⟫≪≫❮❯˂˃�
 _RATIO = Context(prec=6)  # six digits, and no price is too far to divide
 
 
-class _Said(Dto):
+class _Role(Dto):
     """What every role writes; the rest of its fields are typed, and are all that may travel on."""
 
     reasoning: str = Field(default="", description="for people, never parsed")
@@ -45,13 +45,13 @@ class _Said(Dto):
         return " ".join(f"{name}={value}" for name, value in typed.items())
 
 
-class Analysis(_Said):
+class Analysis(_Role):
     signal: Literal["bullish", "bearish", "neutral"]
     risk_level: Literal["low", "medium", "high"] = "high"
     confidence: Exact = Field(ge=0, le=1)
 
 
-class Proposal(_Said):
+class Proposal(_Role):
     """Prices are absolute, 0 where there is no signal."""
 
     signal: Literal["long", "short", "none"]
@@ -66,7 +66,7 @@ class TrendProposal(Proposal):
     trend_phase: str = Field(default="", description="early, middle or late")
 
 
-class Review(_Said):
+class Review(_Role):
     """Without an adjusted size the proposal's stands."""
 
     warnings: tuple[str, ...] = ()
@@ -108,26 +108,22 @@ def checked_entry(role: str, p: Proposal, question: Question, way: int) -> OpenL
     """Return the entry that `p` asks for, its distances in 15m ATR, or the rule it breaks."""
     last, atr = last_price(question.snapshot), _view(question, "15m").atr
     if last is None or not atr:
-        return Unusable(reason="unknown_numbers")
+        return Unusable("unknown_numbers")
     if p.signal != ("long" if way > 0 else "short"):
-        return Unusable(reason="against_consensus")
+        return Unusable("against_consensus")
     if p.stop <= 0 or p.target <= 0 or way * (last - p.stop) <= 0 or way * (p.target - last) <= 0:
-        return Unusable(reason="levels", detail=f"stop {p.stop}, last {last}, target {p.target}")
+        return Unusable("levels", f"stop {p.stop}, last {last}, target {p.target}")
     broken = _trend_rule(p, question, way) if role == "trend" else _reversion_rule(p, question, way, last)
     if broken:
-        return Unusable(reason=broken)
+        return Unusable(broken)
     stop_atr, tp_atr = (_RATIO.divide(abs(last - level), Decimal(repr(atr))) for level in (p.stop, p.target))
     try:
         return (OpenLong if way > 0 else OpenShort)(
-            symbol=question.snapshot.pair,
-            size_pct=p.size_pct,
-            stop_atr=stop_atr,
-            tp_atr=tp_atr,
-            confidence=p.confidence,
-            key_factors=p.key_factors,
-        )
+            symbol=question.snapshot.pair, stop_atr=stop_atr, tp_atr=tp_atr,
+            **p.model_dump(include={"size_pct", "confidence", "key_factors"}),
+        )  # fmt: skip
     except ValidationError as e:
-        return Unusable(reason="out_of_range", detail=str(e.errors()[0]["loc"][0]))
+        return Unusable("out_of_range", str(e.errors()[0]["loc"][0]))
 
 
 def _trend_rule(p: Proposal, question: Question, way: int) -> str:
@@ -168,7 +164,7 @@ def expected_r(entry: OpenLong | OpenShort) -> Decimal:
 # --- what the roles are told
 
 
-def told(question: Question, encode: Callable[[Snapshot], str]) -> dict[str, str]:
+def variables_of_roles(question: Question, encode: Callable[[Snapshot], str]) -> dict[str, str]:
     """Return every variable a role's prompt may use; votes and proposal are filled in as the panel goes on."""
     indicators = [f"{tf} {_pairs(row)}" for tf, row in question.role_inputs.timeframes.items()]
     flow = [f"{tf} {_pairs(_view(question, tf), FLOW)}" for tf in ("5m", "15m", "1h")]

@@ -5,14 +5,14 @@ stretched price when there is no trend (1h ADX < 25). In a position: out when co
 flips against it. As a fallback rung the guard lets it only reduce risk.
 """
 
-from collections.abc import Sequence
 from decimal import Decimal
 
 from pydantic import Field
 
+from tasks.core.decision.decider import PlainDecider
 from tasks.core.decision.kinds import KINDS
 from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import Answer, CloseAll, Decision, OpenLong, OpenShort, PromptRef, answered, hold
+from tasks.core.types.decision import CloseAll, Decision, OpenLong, OpenShort, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
@@ -29,31 +29,24 @@ class Sizes(Dto):
     tp_atr: Exact = Field(default=TP_ATR, gt=0, le=100)
 
 
-class RulesDecider:
+class RulesDecider(PlainDecider):
     """The rules of the module's docstring; every unknown number means no."""
 
     name, kind = "rules", KINDS["rules"]
-    prompts: tuple[PromptRef, ...] = ()
 
     def __init__(self, sizes: Sizes | None = None) -> None:
         self.sizes = sizes or Sizes()
 
-    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
-        """Decide each question on its own."""
-        return [answered(choose(question, self.sizes), "rules") for question in questions]
-
-
-def choose(question: Question, sizes: Sizes | None = None) -> Decision:
-    """Apply the rules to one question."""
-    snapshot = question.snapshot
-    if snapshot.position.side != "flat":
-        return _exit(question)
-    for direction, action in ((1, "OPEN_LONG"), (-1, "OPEN_SHORT")):
-        if action in snapshot.constraints.allowed_actions:
-            why = _with_trend(snapshot, direction) or _reversion(question, direction)
-            if why:
-                return _enter(snapshot.pair, direction, why, sizes or Sizes())
-    return hold(snapshot.pair, "no rule applies", source="rules")
+    def choose(self, question: Question) -> Decision:
+        snapshot = question.snapshot
+        if snapshot.position.side != "flat":
+            return _exit(question)
+        for direction, action in ((1, "OPEN_LONG"), (-1, "OPEN_SHORT")):
+            if action in snapshot.constraints.allowed_actions:
+                why = _with_trend(snapshot, direction) or _reversion(question, direction)
+                if why:
+                    return _enter(snapshot.pair, direction, why, self.sizes)
+        return hold(snapshot.pair, "no rule applies", source="rules")
 
 
 def _exit(question: Question) -> Decision:
@@ -90,17 +83,8 @@ def _reversion(question: Question, direction: int) -> str:
 
 
 def _enter(symbol: str, direction: int, why: str, sizes: Sizes) -> Decision:
-    action = OpenLong if direction > 0 else OpenShort
-    return action(
-        symbol=symbol,
-        size_pct=sizes.size_pct,
-        stop_atr=sizes.stop_atr,
-        tp_atr=sizes.tp_atr,
-        followups=(BREAKEVEN,),
-        confidence=CONFIDENCE,
-        comment=why,
-        reasoning=why,
-        key_factors=tuple(part.strip() for part in why.split(",")),
+    return (OpenLong if direction > 0 else OpenShort)(
+        symbol=symbol, **dict(sizes), followups=(BREAKEVEN,), confidence=CONFIDENCE, comment=why, reasoning=why,
+        key_factors=tuple(part.strip() for part in why.split(",")), source="rules",
         risk_assessment=f"stop {sizes.stop_atr} ATR, target {sizes.tp_atr} ATR; a gap through the stop loses more",
-        source="rules",
-    )
+    )  # fmt: skip

@@ -5,23 +5,21 @@ asked: a refused, dropped or failed request is answered with its error. What a t
 the real one is `adapters.toolbox`. The loop that lets a model ask is `core.decision.planner`.
 """
 
-import asyncio
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import ClassVar, Literal, Protocol, TypeVar, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 from pydantic import Field, ValidationError
 
+from tasks.core.decision.decider import within
 from tasks.core.errors import TradingError
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import ToolCall
 from tasks.core.types.limits import ToolLimits, ToolRates
 
-T = TypeVar("T")
 Stored = Literal["5m", "15m", "30m", "1h", "4h", "1d"]  # the timeframes every cycle keeps
-GRACE_S = 0.2  # how long cancelled work may take to clean up
 WINDOW_S = 60.0
 REACH = timedelta(days=1100)  # how long before as_of candles may be asked for: what a cycle keeps of 1d, and more
 SHOWN = 100  # characters of a refused parameter that are kept
@@ -225,19 +223,6 @@ def described(limits: ToolLimits) -> str:
 def compact(value: object) -> str:
     """Write JSON without spaces, ASCII only, so that its length is its bytes."""
     return json.dumps(value, separators=(",", ":"))
-
-
-async def within(work: Awaitable[T], seconds: float) -> T | None:
-    """Return what `work` returns, or None once `seconds` are over, whether or not it heeds its cancellation."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task}, timeout=max(0.0, seconds))
-    finally:
-        if not task.done():
-            task.cancel()
-    if not task.done():
-        await asyncio.wait({task}, timeout=GRACE_S)
-    return task.result() if task.done() and not task.cancelled() else None
 
 
 def _short(value: object, length: int = SHOWN) -> str:

@@ -18,7 +18,7 @@ from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.budget import Charge, KeptReply, Reserved
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.kinds import Means, Tools, kind_of
-from tasks.core.decision.ladder import CACHED, Ladder, Shared, Terms
+from tasks.core.decision.ladder import CACHED, Ladder, Shared
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.prompt import Prompt
 from tasks.core.decision.rules import RulesDecider
@@ -97,21 +97,17 @@ def decider_of(
             return plain(record.decider)
         except InputError as e:
             raise NotReplayable(f"its decider: {e}") from e
-    if kind.make is None:
+    if not kind.maker:
         raise NotReplayable(f"its decider: {record.decider} asks a model among others")
     replies, cache, day = RecordedReplies(decided), RecordedCache(records), timedelta(days=1)
     prompts = {role: _prompt(role, decided, prompt_of) for role in kind.roles}
     primary = kind.make(replies, prompts, _means(replies, strategy, kind.live))
     if not laddered:
         return primary
-    terms = Terms(
-        strategy=record.strategy,
-        ttl=day,
-        max_distance=inf,
-        breaker=Breaker(1, day),
+    return Ladder(
+        primary, RulesDecider(), Shared(cache, cache, cache, cache), cache.now, record.strategy, Breaker(1, day), day, inf,
         may_open=strategy.limits.fallback_may_open,
-    )
-    return Ladder(primary, RulesDecider(), Shared(cache, cache, cache, cache), terms, cache.now)
+    )  # fmt: skip
 
 
 def _line(record: CycleRecord) -> str:

@@ -13,6 +13,7 @@ from panel_cases import ANSWERS, PROMPTS, question, reversion, review, said, tre
 from tasks.adapters.deciders import build
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, prepare
 from tasks.core.decision.actions import object_schema
+from tasks.core.decision.kinds import Means
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.decision.roles import FENCE, REPLIES
 from tasks.core.market import lean
@@ -44,7 +45,7 @@ def serving(**answers: str | Fault | Reply) -> ModelServer:
 
 def panel_at(server: ModelServer, *models: str, timeout_s: float = 60, stage_s: float = STAGE_S) -> PanelDecider:
     model = LiteLLMModel(models or ("openai/gpt-4o",), server.url, provider_timeout_s=timeout_s)
-    return PanelDecider(model, PROMPTS, lean.encode, stage_s, DEADLINE_S, prepare)
+    return PanelDecider(model, PROMPTS, Means(lean.encode, stage_s, DEADLINE_S, prepare))
 
 
 async def decide(about: Question | None = None, /, **answers: str | Fault | Reply) -> tuple[Answer, list[str]]:
@@ -59,7 +60,7 @@ def warm_client():
     """Pay the library's import and its first calls once; the deadlines here are shorter than they take."""
     with serving() as server:
         model = LiteLLMModel(("openai/gpt-4o",), server.url)
-        asyncio.run(PanelDecider(model, PROMPTS, lean.encode, 30, 60, prepare).decide([question()]))
+        asyncio.run(PanelDecider(model, PROMPTS, Means(lean.encode, 30, 60, prepare)).decide([question()]))
 
 
 @pytest.fixture(autouse=True)

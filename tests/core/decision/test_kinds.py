@@ -9,7 +9,7 @@ from tasks.adapters.deciders import PLAIN, build
 from tasks.adapters.variants import variants
 from tasks.core.decision import kinds
 from tasks.core.decision.kinds import KINDS, Kind, kind_of
-from tasks.core.decision.planner import Prompts
+from tasks.core.decision.planner import ToolsDecider
 from tasks.core.decision.roles import REPLIES
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
@@ -32,11 +32,11 @@ def test_a_decider_is_what_the_table_says_and_sends_the_prompts_of_its_roles(nam
 
 
 def test_every_kind_can_be_built_and_roles_are_those_that_are_asked():
-    assert {name for name, kind in KINDS.items() if kind.make is None} == set(PLAIN)
+    assert {name for name, kind in KINDS.items() if not kind.maker} == set(PLAIN)
     assert KINDS["llm:panel"].roles == tuple(REPLIES)
-    assert set(KINDS["llm:tools"].roles) == set(Prompts._fields)
+    assert set(KINDS["llm:tools"].roles) == set(ToolsDecider.variables)
     for name, kind in KINDS.items():
-        if kind.make is None and not kind.file:
+        if not kind.maker and not kind.file:
             assert build(name, load()).kind is kind
 
 
@@ -76,10 +76,8 @@ def test_a_new_kind_is_one_line(monkeypatch):
     class Echo(SingleDecider):
         name = "llm:echo"
 
-    def echo(model, prompts, means):
-        return Echo(model, prompts["single"], means.encode)
-
-    monkeypatch.setitem(KINDS, "llm:echo", Kind(("single",), echo, together=True))
+    monkeypatch.setattr("tasks.core.decision.single.Echo", Echo, raising=False)
+    monkeypatch.setitem(KINDS, "llm:echo", Kind(("single",), "single:Echo", together=True))
     Echo.kind = KINDS["llm:echo"]
     assert isinstance(build("llm:echo@v001", load(), model=Probe()), Echo)
     [found, *_] = variants(("llm:echo@v001",), ("openai/m",), {}, load())
@@ -89,7 +87,9 @@ def test_a_new_kind_is_one_line(monkeypatch):
         decider="llm:echo@v001", status=CycleStatus.HELD,
         decided=Answer(decision=hold("BTC/USDT:USDT", "x"), source="hold", rung="hold"),
     )  # fmt: skip
-    again = decider_of([record], Strategy(), lambda role, _: build("llm:single", load(), model=Probe()).prompt, build)
+    again = decider_of(
+        [record], Strategy(), lambda role, _: build("llm:single", load(), model=Probe()).texts["single"], build
+    )
     assert (again.name, again.kind) == ("llm:echo", KINDS["llm:echo"])
     replayer = Replayer(lambda *_: None, lambda _: Strategy(), lambda *_: None, build)
     assert list(replayer.questions([record])) == [(record,)]

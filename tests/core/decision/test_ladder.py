@@ -1,6 +1,7 @@
 """The ladder: every rung fires where it should, says so, and never leaves a position worse protected."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -14,8 +15,8 @@ from prompt_sample import PROMPT
 from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel, KeptDecision
-from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.ladder import Ladder, Shared, Terms
+from tasks.core.decision.kinds import KINDS, Means
+from tasks.core.decision.ladder import Ladder, Shared
 from tasks.core.decision.memory import vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
@@ -52,11 +53,11 @@ class Bench:
         tiers = [Tier(model, (BIG,))] + ([Tier(cheap, (CHEAP,))] if cheap else [])
         asked = CachedModel(BudgetedModel(tiers, FakePrices(), budget or Budget(usd_per_day=None)), (BIG, CHEAP),
                             timedelta(hours=1))  # fmt: skip
-        self.primary = SingleDecider(asked, PROMPT, lambda s: "lean")
+        self.primary = SingleDecider(asked, {"single": PROMPT}, Means(lambda s: "lean"))
         self.ladder = Ladder(
-            self.primary, RulesDecider(), Shared(*[self.desk] * 4),
-            Terms(**{"strategy": "s", "ttl": timedelta(hours=1), "max_distance": 0.15,
-                     "breaker": Breaker(3, timedelta(seconds=900))} | terms), self.clock,
+            self.primary, RulesDecider(), Shared(*[self.desk] * 4), self.clock,
+            **{"strategy": "s", "ttl": timedelta(hours=1), "max_distance": 0.15,
+               "breaker": Breaker(3, timedelta(seconds=900))} | terms,
         )  # fmt: skip
 
     async def decide(self, side="flat", reasons=("TrendFlip(1h up)",), confluence=EVEN) -> Answer:
@@ -255,7 +256,7 @@ class Answering:
 
 def ladder(primary, **terms) -> Ladder:
     bench = Bench(DEAD, **terms)
-    return Ladder(primary, RulesDecider(), bench.ladder.shared, bench.ladder.terms, bench.clock)
+    return replace(bench.ladder, primary=primary)
 
 
 async def test_a_hold_that_was_decided_is_an_answer_and_one_for_lack_of_answers_is_not():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from panel_cases import ALLOWED, ANSWERS, NONE, PROMPTS, SYMBOL, question, reversion, review, said, trend, vote
 from stepped_time import SteppedPolicy
 
+from tasks.core.decision.kinds import Means
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Answer, ModelCall, PromptRef, Why
@@ -58,7 +59,7 @@ class Cast:
 
 
 def panel(cast: Cast, stage_s: float = STAGE_S, deadline_s: float = 30.0) -> PanelDecider:
-    return PanelDecider(cast, PROMPTS, lambda s: f"lean {s.pair}", stage_s, deadline_s)
+    return PanelDecider(cast, PROMPTS, Means(lambda s: f"lean {s.pair}", stage_s, deadline_s))
 
 
 async def decide(about: Question | None = None, /, **answers: str | ModelCall) -> tuple[Answer, Cast]:
@@ -159,7 +160,7 @@ async def test_what_prepares_the_model_runs_before_the_deadlines():
         await asyncio.sleep(3 * STAGE_S)
         ready.append(True)
 
-    decider = PanelDecider(Cast(ANSWERS), PROMPTS, lambda s: "", STAGE_S, STAGE_S, prepare)
+    decider = PanelDecider(Cast(ANSWERS), PROMPTS, Means(lambda s: "", STAGE_S, STAGE_S, prepare))
     [decided] = await decider.decide([question()])
     assert (ready, decided.decision.action) == ([True], "OPEN_LONG")
 
@@ -167,7 +168,7 @@ async def test_what_prepares_the_model_runs_before_the_deadlines():
 def test_a_prompt_with_a_variable_nobody_fills_is_refused_before_any_call():
     wrong = PROMPTS["risk"].model_copy(update={"variables": ("pair", "horoscope")})
     with pytest.raises(InputError, match="unknown variable horoscope"):
-        PanelDecider(Cast({}), PROMPTS | {"risk": wrong}, lambda s: "")
+        PanelDecider(Cast({}), PROMPTS | {"risk": wrong}, Means(lambda s: ""))
 
 
 # --- the consensus

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from instrument_cases import linear
 
 from tasks.adapters.files.prompts import load_prompt
-from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider, Target, read_targets, to_action
+from tasks.core.decision.actions import parse_as
+from tasks.core.decision.kinds import Means
+from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider, PortfolioReply, Target, read_targets, to_action
 from tasks.core.decision.prompt import parse_prompt
 from tasks.core.errors import InputError
 from tasks.core.market.market import Market
@@ -68,7 +70,7 @@ class OneReply:
 
 def decide(reply: object, *questions: Question, **more: object) -> list[Answer]:
     raw = reply if isinstance(reply, str) else json.dumps({"decisions": reply})
-    decider = PortfolioDecider(OneReply(raw, **more), PROMPT, lambda s: f"lean {s.pair}")
+    decider = PortfolioDecider(OneReply(raw, **more), {"portfolio": PROMPT}, Means(lambda s: f"lean {s.pair}"))
     return asyncio.run(decider.decide(questions or [question()]))
 
 
@@ -180,7 +182,9 @@ def test_a_brief_without_the_unrounded_price_uses_the_snapshot_s_close():
 def test_one_call_answers_all_and_is_paid_for_once():
     model = OneReply(json.dumps({"decisions": [entry(ETH, "sell", -1.0), entry(BTC, "noop", None)]}))
     asked = [question(BTC), question(ETH, last=3_000.0), question(SOL, last=150.0)]
-    first, second, third = asyncio.run(PortfolioDecider(model, PROMPT, lambda s: f"lean {s.pair}").decide(asked))
+    first, second, third = asyncio.run(
+        PortfolioDecider(model, {"portfolio": PROMPT}, Means(lambda s: f"lean {s.pair}")).decide(asked)
+    )
     assert len(model.asked) == 1
     assert [d.decision.symbol for d in (first, second, third)] == [BTC, ETH, SOL]
     assert [d.decision.action for d in (first, second, third)] == ["HOLD", "OPEN_SHORT", "HOLD"]
@@ -197,7 +201,7 @@ def test_one_call_answers_all_and_is_paid_for_once():
 def test_the_prompt_shows_every_instrument_with_what_is_held_and_the_schema_is_flat():
     model = OneReply("")
     asked = [question(BTC, held=0.04), question(ETH, held=-2.0, last=3_000.0)]
-    asyncio.run(PortfolioDecider(model, PROMPT, lambda s: f"lean {s.pair}").decide(asked))
+    asyncio.run(PortfolioDecider(model, {"portfolio": PROMPT}, Means(lambda s: f"lean {s.pair}")).decide(asked))
     [(role, ref, messages, schema)] = model.asked
     assert (role, ref, schema) == ("portfolio", PROMPT.ref, SCHEMA)
     assert messages[1]["content"].split("\n\n") == [
@@ -267,14 +271,14 @@ def test_a_model_that_does_not_answer_holds_everything_and_a_failover_is_labelle
 
 def test_nothing_asked_is_nothing_sent():
     model = OneReply("")
-    assert asyncio.run(PortfolioDecider(model, PROMPT, lambda s: "").decide([])) == []
+    assert asyncio.run(PortfolioDecider(model, {"portfolio": PROMPT}, Means(lambda s: "")).decide([])) == []
     assert not model.asked
 
 
 def test_a_prompt_with_a_variable_nobody_fills_is_refused_before_any_call():
     text = PROMPT.text.replace("${equity}", "${pair}").replace("equity, ", "pair, ", 1)
     with pytest.raises(InputError, match="unknown variable pair"):
-        PortfolioDecider(OneReply(""), parse_prompt(text, "portfolio/v001"), lambda s: "")
+        PortfolioDecider(OneReply(""), {"portfolio": parse_prompt(text, "portfolio/v001")}, Means(lambda s: ""))
 
 
 STEP = Decimal("0.001")
@@ -335,7 +339,7 @@ def test_no_reply_makes_it_raise(raw):
 def test_a_deeply_nested_entry_is_refused_not_raised():
     deep = "[" * 450 + "]" * 450
     raw = f'{{"decisions": [{{"instrument": "{BTC}", "action": "buy", "target_qty": 1, "rationale": {deep}}}]}}'
-    answers, _ = read_targets(ModelCall(role="portfolio", model="x", raw_reply=raw), [BTC])
+    answers, _ = read_targets(parse_as(raw, PortfolioReply), [BTC])
     assert answers[BTC].reason in ("too_deep", "invalid:rationale")
 
 

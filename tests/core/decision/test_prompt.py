@@ -5,8 +5,8 @@ import hashlib
 import pytest
 
 from tasks.adapters.files.prompts import list_prompts, load_prompt
+from tasks.core.decision.decider import VARIABLES
 from tasks.core.decision.prompt import check_variables, parse_prompt, render
-from tasks.core.decision.single import VARIABLES
 from tasks.core.errors import InputError
 
 GOOD = """---

@@ -8,6 +8,7 @@ import pytest
 from prompt_sample import PROMPT
 
 from tasks.core.decision.baselines import HoldDecider, RecordedDecider
+from tasks.core.decision.kinds import Means
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Hold, ModelCall, OpenLong, PromptRef
@@ -44,7 +45,9 @@ def call(raw: str = OPEN, error: str = "", attempts: tuple[str, ...] = ()) -> Mo
 
 
 async def decide(answer: ModelCall):
-    [decided] = await SingleDecider(ScriptedModel(BTC=answer), PROMPT, lambda s: "lean").decide([question()])
+    [decided] = await SingleDecider(ScriptedModel(BTC=answer), {"single": PROMPT}, Means(lambda s: "lean")).decide(
+        [question()]
+    )
     return decided
 
 
@@ -81,7 +84,7 @@ async def test_a_reply_that_cannot_be_used_holds_and_is_kept(answer, errors):
 
 async def test_each_brief_gets_its_own_answer_in_order_with_the_prompt_filled_in():
     model = ScriptedModel(BTC=call(), ETH=call(raw='{"action":"HOLD"}'))
-    first, second = await SingleDecider(model, PROMPT, lambda s: f"lean {s.pair}").decide(
+    first, second = await SingleDecider(model, {"single": PROMPT}, Means(lambda s: f"lean {s.pair}")).decide(
         [question(ETH), question(BTC)]
     )
     assert (first.decision.symbol, first.decision.action) == (ETH, "HOLD")
@@ -96,7 +99,7 @@ async def test_each_brief_gets_its_own_answer_in_order_with_the_prompt_filled_in
 def test_a_prompt_with_a_variable_nobody_fills_is_refused_before_any_call():
     prompt = PROMPT.model_copy(update={"variables": ("pair", "news")})
     with pytest.raises(InputError, match="unknown variable news"):
-        SingleDecider(ScriptedModel(), prompt, lambda s: "")
+        SingleDecider(ScriptedModel(), {"single": prompt}, Means(lambda s: ""))
 
 
 async def test_hold_holds():

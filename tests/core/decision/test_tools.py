@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from stepped_time import SteppedPolicy
 
 from tasks.adapters.files.prompts import load_prompt
-from tasks.core.decision.planner import Prompts, ToolsDecider, plan_schema
+from tasks.core.decision.decider import within
+from tasks.core.decision.kinds import Means, Tools
+from tasks.core.decision.planner import PLAN_SCHEMA, ToolsDecider
 from tasks.core.decision.tools import (
     TOOLS,
     Listed,
@@ -25,7 +27,6 @@ from tasks.core.decision.tools import (
     described,
     fit,
     shown,
-    within,
 )  # fmt: skip
 from tasks.core.errors import DataError
 from tasks.core.market.bars import WORKING_TIMEFRAMES
@@ -214,7 +215,7 @@ def test_every_working_timeframe_may_be_asked_and_every_tool_is_described():
 
 
 def test_the_wire_schema_is_strict_and_names_every_parameter():
-    schema = plan_schema()
+    schema = PLAN_SCHEMA
     items = schema["properties"]["requests"]["items"]
     assert schema["additionalProperties"] is items["additionalProperties"] is False
     assert schema["required"] == list(schema["properties"])
@@ -224,7 +225,7 @@ def test_the_wire_schema_is_strict_and_names_every_parameter():
 
 
 def test_a_model_that_asks_with_nothing_but_the_wire_schema_is_understood():
-    wire = dict.fromkeys(plan_schema()["properties"]["requests"]["items"]["properties"])
+    wire = dict.fromkeys(PLAN_SCHEMA["properties"]["requests"]["items"]["properties"])
     for tool, cls in TOOLS.items():
         needed = {"tool": tool, "symbol": BTC} | ({"timeframe": "4h"} if tool == "candles" else {})
         assert isinstance(checked(wire | needed, LIMITS, AT), cls)
@@ -264,10 +265,10 @@ def plan(*requests: dict, done: bool = False) -> dict:
 
 
 async def decide(model: Script, shelf: Shelf | None = None, limits: ToolLimits = LIMITS, **rates: int):
-    prompts = Prompts(*(load_prompt(role) for role in Prompts._fields))
+    prompts = {role: load_prompt(role) for role in ("planner", "decision", "single")}
     loop = asyncio.get_running_loop()
     meter, shelf = Meter(ToolRates(**rates), loop.time), shelf or Shelf()
-    decider = ToolsDecider(model, prompts, lambda s: SUMMARY, lambda b: shelf, limits, meter)
+    decider = ToolsDecider(model, prompts, Means(lambda s: SUMMARY, tools=Tools(lambda b: shelf, limits, meter)))
     [decided] = await decider.decide([question()])
     return decided
 
@@ -287,7 +288,7 @@ async def test_the_planner_asks_sees_the_answers_and_the_model_decides_on_them()
     assert SUMMARY in first
     assert decided.tool_calls[0].response in second
     assert decided.tool_calls[0].response in last
-    assert model.asked[0][3] == plan_schema()
+    assert model.asked[0][3] == PLAN_SCHEMA
     assert "action" in model.asked[2][3]["properties"]
 
 
@@ -400,10 +401,12 @@ async def test_what_takes_long_once_is_prepared_before_the_deadline_starts():
     async def prepare():
         await asyncio.sleep(0.15)
 
-    prompts = Prompts(*(load_prompt(role) for role in Prompts._fields))
+    prompts = {role: load_prompt(role) for role in ("planner", "decision", "single")}
     limits = LIMITS.model_copy(update={"deadline_s": 0.2})
     meter = Meter(ToolRates(), asyncio.get_running_loop().time)
     model = Script(plan(CANDLES, done=True), OPEN)
-    decider = ToolsDecider(model, prompts, lambda s: SUMMARY, lambda b: Shelf(slow=0.05), limits, meter, prepare)
+    decider = ToolsDecider(
+        model, prompts, Means(lambda s: SUMMARY, 10, 60, prepare, Tools(lambda b: Shelf(slow=0.05), limits, meter))
+    )
     [decided] = await decider.decide([question()])
     assert decided.tool_calls[0].error == ""

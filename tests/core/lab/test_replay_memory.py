@@ -9,9 +9,9 @@ from market_data import walk
 from replayed import backtest, strategy
 
 from tasks.core.decision.baselines import HoldDecider
+from tasks.core.decision.decider import variables_of
 from tasks.core.decision.memory import Earlier, Performance, Remembered, performance, vector
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.decision.single import variables_of
 from tasks.core.market.market import Market
 from tasks.core.simulation.world import World
 from tasks.core.trading.question import order_size, question

@@ -1,0 +1,132 @@
+"""What deciders are built on: one that asks no model, one that does, and the one way to ask a role."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, ClassVar, TypeVar
+
+from tasks.core.decision.actions import Parsed, Unusable
+from tasks.core.decision.kinds import Kind, Means
+from tasks.core.decision.memory import memory_text
+from tasks.core.decision.prompt import Prompt, check_variables
+from tasks.core.ports import Messages, Model, Schema
+from tasks.core.types.decision import HELD, Answer, Decision, ModelCall, PromptRef, answered, hold
+from tasks.core.types.question import Question
+from tasks.core.types.snapshot import Memory, Snapshot
+
+GRACE_S = 0.2  # how long cancelled work may take to clean up
+MEMORY_BYTES = 600
+VARIABLES = frozenset(
+    {"pair", "as_of", "reasons", "allowed_actions", "max_trade_risk_pct", "max_total_risk_pct", "snapshot", "memory"}
+)
+T = TypeVar("T")
+
+
+class PlainDecider:
+    """Decides each question on its own, without a model."""
+
+    name: str
+    kind: Kind
+    prompts: tuple[PromptRef, ...] = ()
+
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        return [self.answer(question) for question in questions]
+
+    def answer(self, question: Question) -> Answer:
+        return answered(self.choose(question), self.name.partition(":")[0])
+
+    def choose(self, question: Question) -> Decision:
+        raise NotImplementedError
+
+
+class AskingDecider:
+    """Asks a model about each question, all at the same time. `variables`: what each role's prompt may use."""
+
+    name: str
+    kind: Kind
+    variables: ClassVar[Mapping[str, frozenset[str]]]
+
+    def __init__(self, model: Model, prompts: Mapping[str, Prompt], means: Means) -> None:
+        for role, prompt in prompts.items():
+            check_variables(prompt, self.variables[role])
+        self.model, self.texts, self.means = model, prompts, means
+        self.prompts = tuple(prompt.ref for prompt in prompts.values())
+
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        """Return one decision per question, in order."""
+        return list(await asyncio.gather(*map(self.answer, questions)))
+
+    async def answer(self, question: Question) -> Answer:
+        raise NotImplementedError
+
+    async def ask(
+        self, prompt: Prompt, messages: Messages, schema: Schema, read: Callable[[str], T],
+        seconds: float | None = None, role: str = "",
+    ) -> tuple[ModelCall, T | Unusable]:  # fmt: skip
+        """Ask one role, at most for `seconds`; return the call, and what its reply says or why it cannot be used."""
+        began, role = time.monotonic(), role or prompt.name
+        asked = self.model.ask(role, prompt.ref, messages, schema)
+        call = await (asked if seconds is None else within(asked, seconds))
+        if call is None:  # cut off: what was asked is kept all the same
+            call = ModelCall(
+                role=role, model="", prompt=prompt.ref, messages=tuple(messages), error="timeout",
+                latency_ms=elapsed_ms(began),
+            )  # fmt: skip
+        return call, Unusable(call.error) if call.error else read(call.raw_reply)
+
+
+async def within(work: Awaitable[T], seconds: float) -> T | None:
+    """Return what `work` returns, or None once `seconds` are over, whether or not it heeds its cancellation."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=max(0.0, seconds))
+    finally:
+        if not task.done():
+            task.cancel()
+    if not task.done():
+        await asyncio.wait({task}, timeout=GRACE_S)
+    return task.result() if task.done() and not task.cancelled() else None
+
+
+def elapsed_ms(since: float) -> float:
+    return round((time.monotonic() - since) * 1000, 1)
+
+
+def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str], memory: Memory | None = None) -> dict[str, str]:
+    """Return what a decision prompt may put into its user part."""
+    limits = snapshot.constraints
+    return {
+        "pair": snapshot.pair,
+        "as_of": snapshot.as_of.isoformat(),
+        "reasons": "; ".join(snapshot.reason_for_call) or "review",
+        "allowed_actions": ", ".join(limits.allowed_actions),
+        "max_trade_risk_pct": f"{limits.max_trade_risk_pct:g}",
+        "max_total_risk_pct": f"{limits.max_total_risk_pct:g}",
+        "snapshot": encode(snapshot),
+        "memory": "unknown" if memory is None else memory_text(memory, MEMORY_BYTES) or "none",
+    }
+
+
+def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str = "") -> Answer:
+    """Wrap what was read out of a model call, a decision or why there is none, with where it came from."""
+    decision: Decision
+    if isinstance(parsed, Unusable):
+        decision, trail = hold(symbol, f"no usable reply: {parsed.reason}"), (*call.tried(usable=False), HELD)
+        errors = (str(parsed),) if call.error else (*call.attempts, str(parsed))
+    else:
+        decision = parsed.model_copy(update={"source": source or f"llm:{call.model}"})
+        trail, errors = call.tried(), call.attempts
+    return Answer(
+        decision=decision, source=decision.source, rung=trail[-1].rung, model=call.model, latency_ms=call.latency_ms,
+        errors=errors, trail=trail, **spent([call]),
+    )  # fmt: skip
+
+
+def spent(calls: Sequence[ModelCall]) -> dict[str, Any]:
+    """Return an answer's calls, and what they cost together."""
+    return {
+        "calls": tuple(calls),
+        "cost_usd": sum((call.cost_usd for call in calls), Decimal(0)),
+        "tokens": sum(call.tokens_in + call.tokens_out for call in calls),
+    }
