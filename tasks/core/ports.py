@@ -7,7 +7,7 @@ client is; the store's are plain calls. There is deliberately no generic `query`
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import pandas as pd
 
@@ -41,7 +41,7 @@ class Model(Protocol):
         ...
 
 
-class OrderBook(Protocol):
+class OrderBook(NamedTuple):
     """Best first; (price, quantity in base)."""
 
     bids: Sequence[tuple[Decimal, Decimal]]

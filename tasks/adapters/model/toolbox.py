@@ -144,7 +144,7 @@ def tools_of(settings: Settings) -> Tools:
     """Return the tools on the venue client of the running event loop."""
 
     def toolbox(question: Question) -> DataToolbox:
-        return DataToolbox(readings(settings.store_url), lambda: connect(settings), settings, question)
+        return DataToolbox(readings(settings.store_url), lambda: connect(settings).market, settings, question)
 
     return Tools(toolbox, limits_of(settings), meter(settings.tool_rates))
 

@@ -36,17 +36,18 @@ async def examine(settings: Settings) -> ArmingReport:
     """
     venue = connect(settings)
     try:
-        key = await venue.permissions()
+        account = venue.account
+        key = await account.permissions()
         if settings.profile == "live":
             client.check_key(key, settings)
         leverage: dict[str, Decimal | None] = {}
         for symbol in settings.symbols:
-            if symbol in venue.spot:
+            if symbol in account.spot:
                 continue
-            one_way, leverage[symbol] = await venue.position_terms(symbol)
+            one_way, leverage[symbol] = await account.position_terms(symbol)
             if not one_way:
                 raise InputError(f"{symbol} is in hedge mode at {venue.name}: switch the account to one-way mode")
-        return ArmingReport(venue=venue.name, key=key, margin_mode=await venue.margin_mode(), leverage=leverage)
+        return ArmingReport(venue=venue.name, key=key, margin_mode=await account.margin_mode(), leverage=leverage)
     finally:
         await venue.close()
 

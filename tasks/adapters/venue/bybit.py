@@ -6,7 +6,6 @@ says what that means.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
@@ -37,14 +36,6 @@ STATUS = {
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 NO_REASON = ("", "EC_NoError")
 SPOT_STOPS = ("Stop", "tpslOrder")  # stopOrderType of resting spot orders: we place no others than stops
-
-
-@dataclass
-class Book:
-    """An order book, best first; (price, quantity in base)."""
-
-    bids: Sequence[tuple[Decimal, Decimal]]
-    asks: Sequence[tuple[Decimal, Decimal]]
 
 
 class Permissions(Dto):
@@ -102,14 +93,22 @@ def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
     )
 
 
+def category_of(market: Row) -> dict[str, object]:
+    """Name a market as every private request does."""
+    return {"category": "spot" if market["spot"] else "linear", "symbol": market["id"]}
+
+
+def order_kinds(market: Row) -> tuple[dict[str, object], ...]:
+    """Return the filters of all orders there may be: on spot, stops are listed apart."""
+    return ({}, {"orderFilter": "StopOrder"}) if market["spot"] else ({},)
+
+
 def order_request(intent: OrderIntent, market: Row) -> dict[str, object]:
     """Write the body of /v5/order/create for a market or limit intent: a contract's entry brings its protection.
 
     On spot the quantity is base also for a market buy, and neither protection nor reduce-only exist.
     """
-    body: dict[str, object] = {
-        "category": "spot" if market["spot"] else "linear",
-        "symbol": market["id"],
+    body = category_of(market) | {
         "side": "Buy" if intent.side == "buy" else "Sell",
         "orderType": "Limit" if intent.type is OrderType.LIMIT else "Market",
         "qty": wire(intent.quantity),
@@ -124,10 +123,10 @@ def order_request(intent: OrderIntent, market: Row) -> dict[str, object]:
     return body | {"positionIdx": 0} | protection(intent.stop, intent.target)
 
 
-def spot_stop_request(market_id: str, quantity: Decimal, trigger: Decimal, client_order_id: str) -> dict[str, object]:
+def spot_stop_request(market: Row, quantity: Decimal, trigger: Decimal, client_order_id: str) -> dict[str, object]:
     """Write the body of /v5/order/create for a resting spot stop, the kind that does not tie up the coins."""
-    body: dict[str, object] = {
-        "category": "spot", "symbol": market_id, "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
+    body = category_of(market) | {
+        "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
         "qty": wire(quantity), "triggerPrice": wire(trigger), "orderFilter": "StopOrder",
     }  # fmt: skip
     return body | ({"orderLinkId": client_order_id} if client_order_id else {})
@@ -181,18 +180,12 @@ def order_of(row: Row, symbol: str) -> Order:
 
 def accepted(intent: OrderIntent, venue_order_id: str, when: datetime) -> Order:
     """Describe what the venue acknowledged but does not list: not yet, or as protection never."""
-    cancels = intent.type is OrderType.CANCEL_TARGET
+    fields = {"client_order_id", "symbol", "side", "quantity", "price", "stop", "target"}
     return Order(
-        client_order_id=intent.client_order_id,
+        **intent.model_dump(include=fields),
         venue_order_id=venue_order_id,
-        symbol=intent.symbol,
-        side=intent.side,
         type=intent.type.value,
-        status=OrderStatus.CANCELLED if cancels else OrderStatus.OPEN,
-        quantity=intent.quantity,
-        price=intent.price,
-        stop=intent.stop,
-        target=intent.target,
+        status=OrderStatus.CANCELLED if intent.type is OrderType.CANCEL_TARGET else OrderStatus.OPEN,
         reduce_only=intent.reduce_only or intent.type in PROTECTION,
         created_at=when,
         updated_at=when,

@@ -14,8 +14,9 @@ from typing import Any
 
 from tasks.adapters.venue import bybit, client
 from tasks.adapters.venue.account import VenueAccount
-from tasks.adapters.venue.bybit import at
+from tasks.adapters.venue.bybit import at, category_of
 from tasks.adapters.venue.client import understood
+from tasks.adapters.venue.market import MarketData
 from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
@@ -48,12 +49,17 @@ async def close_all() -> None:
         await opened.close()
 
 
-class CcxtVenue(VenueAccount):
+class CcxtVenue:
     """`ports.Venue` over a ccxt client; see that Protocol for what each method promises."""
 
-    def __init__(self, client: Any, settings: Settings) -> None:
-        super().__init__(client, settings)
-        self.attaches_protection = not self.spot
+    def __init__(self, ccxt_client: Any, settings: Settings) -> None:
+        self.market = market = MarketData(ccxt_client, client.name_of(settings))
+        self.account = account = VenueAccount(market, settings)
+        self.name, self.attaches_protection, self._limits = market.name, not account.spot, settings.limits
+        self.now, self.instrument, self.has_timeframe = market.now, market.instrument, market.has_timeframe
+        self.fetch_bars, self.fetch_book, self.funding_paid = market.fetch_bars, market.fetch_book, market.funding_paid
+        self.balance, self.positions, self.fills = account.balance, account.positions, account.fills
+        self.find_order, self.open_orders = account.find_order, account.open_orders
         self._prepared: set[str] = set()
 
     async def submit(self, intent: OrderIntent) -> Order:
@@ -68,9 +74,9 @@ class CcxtVenue(VenueAccount):
             raise OrderRejected(f"{doing}: a limit order needs a price")
         if not intent.reduce_only:
             await self._prepare(market)
-        answer = await self._call(doing, CREATE, bybit.order_request(intent, market), order=True)
+        answer = await self.account.call(doing, CREATE, bybit.order_request(intent, market), order=True)
         with understood(doing, VenueUnavailable):
-            sent = bybit.accepted(intent, answer["result"]["orderId"], at(answer["time"]))
+            sent = bybit.accepted(intent, answer["orderId"], at(answer["time"]))
         order = await self._settled(sent)
         if order.status is OrderStatus.REJECTED:
             raise OrderRejected(f"{doing}: {self.name} rejected {order.venue_order_id}: {order.reason or 'no reason'}")
@@ -93,18 +99,18 @@ class CcxtVenue(VenueAccount):
 
     async def _prepare(self, market: Mapping[str, Any]) -> None:
         """Before a contract's first entry: one-way mode is required, and the leverage the limits reckon with is set."""
-        symbol, limits = market["symbol"], self._settings.limits
+        symbol = market["symbol"]
         if market["spot"] or symbol in self._prepared:
             return
-        one_way, leverage = await self.position_terms(symbol)
+        one_way, leverage = await self.account.position_terms(symbol)
         if not one_way:
             raise OrderRejected(f"{symbol} is in hedge mode at {self.name}: switch the account to one-way mode")
-        wanted = min(limits.leverage_of(symbol), (await self.instrument(symbol)).max_leverage)
+        wanted = min(self._limits.leverage_of(symbol), (await self.instrument(symbol)).max_leverage)
         if leverage != wanted:
             value = bybit.wire(wanted)
-            body = self._category(market) | {"buyLeverage": value, "sellLeverage": value}
+            body = category_of(market) | {"buyLeverage": value, "sellLeverage": value}
             method, same = "private_post_v5_position_set_leverage", client.NOT_MODIFIED
-            await self._call(f"set {symbol} leverage {value}", method, body, fine=same, order=True)
+            await self.account.call(f"set {symbol} leverage {value}", method, body, fine=same, order=True)
         self._prepared.add(symbol)
 
     async def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None) -> None:
@@ -119,23 +125,23 @@ class CcxtVenue(VenueAccount):
             if stop is not None:
                 await self._rest_stop(market, stop, client_order_id)
         elif prices:
-            body = self._category(market) | {"positionIdx": 0, **prices}
+            body = category_of(market) | {"positionIdx": 0, **prices}
             doing = f"set {market['symbol']} stop={stop} target={target}"
             method, same = "private_post_v5_position_trading_stop", client.NOT_MODIFIED
-            await self._call(doing, method, body, fine=same, order=True)
+            await self.account.call(doing, method, body, fine=same, order=True)
 
     async def cancel(self, symbol: str, client_order_id: str) -> None:
         """Cancel a working order; one that is already gone is fine."""
-        market = await self._market(symbol)
-        for kind in ({}, {"orderFilter": "StopOrder"}) if market["spot"] else ({},):
-            body = self._category(market) | {"orderLinkId": client_order_id} | kind
-            await self._call(f"cancel order {client_order_id}", CANCEL, body, fine=client.GONE, order=True)
+        market = await self.market.listing(symbol)
+        for kind in bybit.order_kinds(market):
+            body = category_of(market) | {"orderLinkId": client_order_id} | kind
+            await self.account.call(f"cancel order {client_order_id}", CANCEL, body, fine=client.GONE, order=True)
 
     async def close(self) -> None:
         """Close the connections; `connect` makes a new client."""
         for key in [k for k, venue in _open.items() if venue is self]:
             del _open[key]
-        await self._client.close()
+        await self.market.client.close()
 
     # --- spot --------------------------------------------------------------------------------------------------
 
@@ -143,7 +149,7 @@ class CcxtVenue(VenueAccount):
         """After a trade: a stop that rests covers what is held now, and goes when nothing is."""
         stops = [order.price for order in await self.open_orders(market["symbol"]) if order.type == "stop"]
         if prices := [price for price in stops if price]:
-            held = await self._spot_position(market["symbol"])
+            held = await self.account.spot_position(market["symbol"])
             await self._rest_stop(market, max(prices) if held else Decimal(0))
 
     async def _rest_stop(self, market: Mapping[str, Any], trigger: Decimal, client_order_id: str = "") -> None:
@@ -152,7 +158,7 @@ class CcxtVenue(VenueAccount):
         resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
         keep: list[Order] = []
         if trigger:
-            held = await self._spot_position(symbol)
+            held = await self.account.spot_position(symbol)
             if held is None:
                 raise OrderRejected(f"{doing}: nothing of it is held")
             quantity = floor_to_step(held.quantity, (await self.instrument(symbol)).step)
@@ -161,15 +167,15 @@ class CcxtVenue(VenueAccount):
             if not keep and trigger >= bid:
                 raise OrderRejected(f"{doing}: must be below the best bid {bid}")
             if not keep:
-                body = bybit.spot_stop_request(market["id"], quantity, trigger, client_order_id)
-                await self._call(doing, CREATE, body, order=True)
+                body = bybit.spot_stop_request(market, quantity, trigger, client_order_id)
+                await self.account.call(doing, CREATE, body, order=True)
         for order in resting:
             if order not in keep:
-                body = self._category(market) | {"orderId": order.venue_order_id, "orderFilter": "StopOrder"}
-                await self._call(doing, CANCEL, body, fine=client.GONE, order=True)
+                body = category_of(market) | {"orderId": order.venue_order_id, "orderFilter": "StopOrder"}
+                await self.account.call(doing, CANCEL, body, fine=client.GONE, order=True)
 
     async def _tradable(self, symbol: str, doing: str) -> Mapping[str, Any]:
-        market = await self._market(symbol)
+        market = await self.market.listing(symbol)
         if not ((market["linear"] and market["settle"] == "USDT") or (market["spot"] and market["quote"] == "USDT")):
             raise OrderRejected(f"{doing}: {symbol} is neither a USDT-settled linear contract nor spot against USDT")
         return market

@@ -178,6 +178,13 @@ def understood(what: str, error: type[TradingError] = DataError) -> Iterator[Non
         raise error(f"{what}: malformed ({type(e).__name__}: {str(e)[:200]})") from e
 
 
+@contextmanager
+def reading(client: Any, what: str) -> Iterator[None]:
+    """Read public data: ccxt's errors become ours, and so does an answer of the wrong shape."""
+    with translated(client, f"fetch {what}"), understood(what):
+        yield
+
+
 def ours(client: Any, e: Exception, doing: str, order: bool = False) -> TradingError:
     """Choose our error for one of ccxt's."""
     from ccxt.base import errors as theirs

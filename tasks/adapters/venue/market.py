@@ -1,7 +1,7 @@
 """Market data of any venue through ccxt's unified calls: the clock, instruments, closed bars, the book."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
@@ -12,7 +12,7 @@ import pandas as pd
 
 from tasks.adapters.venue import bybit
 from tasks.adapters.venue.bybit import at, exact, ms
-from tasks.adapters.venue.client import translated, understood
+from tasks.adapters.venue.client import reading, understood
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
 from tasks.core.ports import OrderBook
@@ -28,45 +28,44 @@ class MarketData:
 
     def __init__(self, client: Any, name: str) -> None:
         self.name = name
-        self._client = client
+        self.client = client
         self._markets_at = float("-inf")
+        self.check_key: Callable[[], Awaitable[None]] | None = None  # before anything is asked for a live account
         self._clock: datetime | None = None
 
     def has_timeframe(self, timeframe: str) -> bool:
-        return timeframe in (self._client.timeframes or ())
+        return timeframe in (self.client.timeframes or ())
 
     async def now(self) -> datetime:
         """Return the venue's clock; ours, where it has none to ask."""
-        if not self._client.has.get("fetchTime"):
+        if not self.client.has.get("fetchTime"):
             self._clock = datetime.now(UTC)
             return self._clock
-        with translated(self._client, "ask the clock"):
-            answered = await self._client.fetch_time()
-        with understood("the venue's clock"):
-            self._clock = at(answered)
+        with reading(self.client, "the venue's clock"):
+            self._clock = at(await self.client.fetch_time())
         return self._clock
 
     async def instrument(self, symbol: str) -> Instrument:
         """Return what may be traded; raises InputError for an unknown symbol, an inverse one and an option."""
         from ccxt.base.decimal_to_precision import TICK_SIZE
 
-        market = await self._market(symbol)
+        market = await self.listing(symbol)
         if not (market["spot"] or market["linear"]) or (market.get("contractSize") or 1) != 1:
             raise InputError(f"{symbol} is neither spot nor a linear contract of 1 base unit")
         with understood(f"instrument {symbol}"):
-            return bybit.instrument_of(market, self._client.precisionMode == TICK_SIZE)
+            return bybit.instrument_of(market, self.client.precisionMode == TICK_SIZE)
 
     async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
         """Return closed bars by the venue's clock; empty if there are none. Raises DataError for garbled ones."""
         await self._offered(symbol, "fetchOHLCV")
         if timeframe not in SECONDS or not self.has_timeframe(timeframe):
-            offered = ", ".join(self._client.timeframes or ()) or "none"
-            raise InputError(f"timeframe {timeframe!r}: {self._client.id} has {offered}")
+            offered = ", ".join(self.client.timeframes or ()) or "none"
+            raise InputError(f"timeframe {timeframe!r}: {self.client.id} has {offered}")
         if self._clock is None or until > self._clock:
             await self.now()
         last = ms(min(until, self._clock or until) - duration(timeframe))
         rows: dict[int, list[object]] = {}
-        page = min(BARS_PER_PAGE, self._client.feature_value(symbol, "fetchOHLCV", "limit") or BARS_PER_PAGE)
+        page = min(BARS_PER_PAGE, self.client.feature_value(symbol, "fetchOHLCV", "limit") or BARS_PER_PAGE)
         span = page * SECONDS[timeframe] * 1000
         for start in range(ms(since), last + 1, span):
             rows |= await self._bars_page(symbol, timeframe, start, min(start + span - 1, last), page)
@@ -75,8 +74,8 @@ class MarketData:
         return bar_frame(np.array(ordered, dtype="int64"), dict(zip(COLUMNS, values.T, strict=True)))
 
     async def _bars_page(self, symbol: str, timeframe: str, start: int, end: int, n: int) -> dict[int, list[object]]:
-        with translated(self._client, f"fetch {symbol} {timeframe} bars"), understood(f"{symbol} {timeframe} bars"):
-            page = await self._client.fetch_ohlcv(symbol, timeframe, start, n, {"until": end})
+        with reading(self.client, f"{symbol} {timeframe} bars"):
+            page = await self.client.fetch_ohlcv(symbol, timeframe, start, n, {"until": end})
             rows = {int(row[0]): list(row[1:6]) for row in page}
             for open_time, row in rows.items():
                 if len(row) != len(COLUMNS) or not all(x is not None and np.isfinite(x) for x in row):
@@ -85,16 +84,16 @@ class MarketData:
 
     async def fetch_book(self, symbol: str) -> OrderBook:
         await self._offered(symbol, "fetchOrderBook")
-        with translated(self._client, f"fetch the {symbol} book"), understood(f"{symbol} book"):
-            raw = await self._client.fetch_order_book(symbol, 50)
+        with reading(self.client, f"{symbol} book"):
+            raw = await self.client.fetch_order_book(symbol, 50)
             bids, asks = ([(exact(p), exact(q)) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
-            return bybit.Book(bids=bids, asks=asks)
+            return OrderBook(bids, asks)
 
     async def fetch_trades(self, symbol: str, limit: int) -> list[tuple[datetime, str, float, float]]:
         """Return the last public trades, newest first: time, side of the taker, price, base."""
         await self._offered(symbol, "fetchTrades")
-        with translated(self._client, f"fetch {symbol} trades"), understood(f"{symbol} trades"):
-            raw = await self._client.fetch_trades(symbol, limit=limit)
+        with reading(self.client, f"{symbol} trades"):
+            raw = await self.client.fetch_trades(symbol, limit=limit)
             rows = [(at(t["timestamp"]), str(t["side"]), float(t["price"]), float(t["amount"])) for t in raw]
         return sorted(rows, key=lambda row: row[0], reverse=True)[:limit]
 
@@ -102,9 +101,9 @@ class MarketData:
         """Return funding rates with the time each is paid, newest first: the coming one, then past ones."""
         if (await self._offered(symbol, "fetchFundingRate", "fetchFundingRateHistory"))["spot"]:
             raise InputError(f"{symbol} is spot: it has no funding")
-        with translated(self._client, f"fetch {symbol} funding"), understood(f"{symbol} funding"):
-            coming = await self._client.fetch_funding_rate(symbol)
-            past = await self._client.fetch_funding_rate_history(symbol, limit=limit)
+        with reading(self.client, f"{symbol} funding"):
+            coming = await self.client.fetch_funding_rate(symbol)
+            past = await self.client.fetch_funding_rate_history(symbol, limit=limit)
             rows = [(at(row["timestamp"]), float(row["fundingRate"])) for row in past]
             rows.append((at(coming["fundingTimestamp"]), float(coming["fundingRate"])))
         return sorted(rows, reverse=True)[:limit]
@@ -126,26 +125,25 @@ class MarketData:
             found += [(paid, symbol, exact(rate)) for paid, rate in rates if since <= paid < end]
         return sorted(found)
 
-    async def close(self) -> None:
-        await self._client.close()
-
-    async def _ready(self) -> None:
-        """Load the markets, and again after an hour: steps change."""
+    async def ready(self) -> None:
+        """Load the markets, and again after an hour: steps change. On live, also check once whose key this is."""
         if time.monotonic() - self._markets_at > MARKETS_KEPT_S:
-            with translated(self._client, "load the markets"), understood("the list of markets"):
-                await self._client.load_markets(self._markets_at > float("-inf"))
+            with reading(self.client, "the list of markets"):
+                await self.client.load_markets(self._markets_at > float("-inf"))
             self._markets_at = time.monotonic()
+        if self.check_key:
+            await self.check_key()
 
     async def _offered(self, symbol: str, *capabilities: str) -> Mapping[str, Any]:
         """Return the market; raises InputError for what ccxt says this venue does not have."""
         for name in capabilities:
-            if not self._client.has.get(name):
-                raise InputError(f"{self._client.id} has no {name} in ccxt: choose another QUARTERDECK_VENUE")
-        return await self._market(symbol)
+            if not self.client.has.get(name):
+                raise InputError(f"{self.client.id} has no {name} in ccxt: choose another QUARTERDECK_VENUE")
+        return await self.listing(symbol)
 
-    async def _market(self, symbol: str) -> Mapping[str, Any]:
-        await self._ready()
-        markets: Mapping[str, Mapping[str, Any]] = self._client.markets
+    async def listing(self, symbol: str) -> Mapping[str, Any]:
+        await self.ready()
+        markets: Mapping[str, Mapping[str, Any]] = self.client.markets
         if symbol not in markets:
             near = ", ".join(get_close_matches(symbol.upper(), markets, n=3, cutoff=0.5)) or "nothing"
             raise InputError(f"unknown symbol {symbol!r} at {self.name}; near it: {near}")

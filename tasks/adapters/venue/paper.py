@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tasks.adapters.store.shadow import PaperBookRepository, PaperBookState
 from tasks.adapters.venue import bybit
-from tasks.adapters.venue.market import MarketData
+from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
 from tasks.core.simulation.account import SimulatedAccount, quote_of
 from tasks.core.simulation.refusals import protection_refusal
@@ -35,7 +35,7 @@ class PaperVenue:
 
     attaches_protection = True
 
-    def __init__(self, market: MarketData, books: PaperBookRepository, settings: Settings) -> None:
+    def __init__(self, market: CcxtVenue, books: PaperBookRepository, settings: Settings) -> None:
         self.name = market.name
         self.now, self.instrument, self.close = market.now, market.instrument, market.close
         self.fetch_bars, self.fetch_book, self.funding_paid = market.fetch_bars, market.fetch_book, market.funding_paid

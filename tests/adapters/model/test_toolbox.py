@@ -225,6 +225,6 @@ def test_the_public_client_has_no_key_whatever_the_profile(monkeypatch):
     monkeypatch.setenv("QUARTERDECK_VENUE_SECRET", "abcdefgh")
     for profile in ("paper", "testnet", "live"):
         market = public_market(load(profile=profile, live_account="1"))
-        assert not market._client.apiKey
+        assert not market.client.apiKey
         assert market.name == f"bybit-{profile}"
         assert not hasattr(market, "submit")

@@ -288,7 +288,7 @@ async def test_what_is_fine_for_a_cancel_or_a_stop_is_a_refusal_of_an_order(venu
 
 
 async def test_a_timeout_leaves_the_outcome_unknown(venue, stub):
-    venue._client.timeout, told = 50, threading.Event()
+    venue.market.client.timeout, told = 50, threading.Event()
     stub.answers[CREATE] = lambda asked: told.wait(60) and "drop"
     with pytest.raises(VenueUnavailable, match="RequestTimeout"):
         await venue.submit(entry())
@@ -313,7 +313,7 @@ async def test_a_key_that_the_venue_quotes_is_never_repeated(stub, monkeypatch):
 
 async def test_a_server_that_is_not_there_is_unavailable():
     venue = connect(config.load(profile="sandbox", sandbox_url="http://127.0.0.1:9"))
-    with pytest.raises(VenueUnavailable, match=r"load the markets: .*http://127\.0\.0\.1:9"):
+    with pytest.raises(VenueUnavailable, match=r"the list of markets: .*http://127\.0\.0\.1:9"):
         await venue.instrument(BTC)
     await venue.close()
 
@@ -494,7 +494,7 @@ async def test_a_spot_stop_counts_only_where_it_covers_all_that_is_held_and_no_m
         REALTIME: lambda asked: ok(list=[resting] if "orderFilter" in asked.query else []),
         "/v5/execution/list": ok(list=[FILL]),
     }  # fmt: skip
-    held = await venue._spot_position("BTC/USDT")
+    held = await venue.account.spot_position("BTC/USDT")
     assert (held.quantity, held.stop) == (Decimal("0.0099945"), stop)
 
 
@@ -578,7 +578,7 @@ async def test_the_book_is_exact(venue, stub):
 
 async def test_bars_are_asked_for_in_pages_the_venue_can_fill(venue, stub):
     stub.answers["/v5/market/kline"] = kline
-    venue._client.features["swap"]["linear"]["fetchOHLCV"]["limit"] = 300
+    venue.market.client.features["swap"]["linear"]["fetchOHLCV"]["limit"] = 300
     bars = await venue.fetch_bars(BTC, "5m", NOW - timedelta(minutes=5 * 650), NOW)
     assert len(bars) == 650
     assert [asked.query["limit"] for asked in stub.requests("/v5/market/kline")] == ["300"] * 3
@@ -589,18 +589,18 @@ async def test_bars_are_asked_for_in_pages_the_venue_can_fill(venue, stub):
     [
         ("fetchOHLCV", lambda venue: venue.fetch_bars(BTC, "5m", NOW - timedelta(hours=1), NOW)),
         ("fetchOrderBook", lambda venue: venue.fetch_book(BTC)),
-        ("fetchTrades", lambda venue: venue.fetch_trades(BTC, 5)),
-        ("fetchFundingRateHistory", lambda venue: venue.fetch_funding(BTC, 5)),
+        ("fetchTrades", lambda venue: venue.market.fetch_trades(BTC, 5)),
+        ("fetchFundingRateHistory", lambda venue: venue.market.fetch_funding(BTC, 5)),
     ],
 )
 async def test_what_a_venue_lacks_is_named(venue, lacks, ask):
-    venue._client.has[lacks] = False
+    venue.market.client.has[lacks] = False
     with pytest.raises(InputError, match=f"bybit has no {lacks} in ccxt: choose another QUARTERDECK_VENUE"):
         await ask(venue)
 
 
 async def test_a_venue_without_a_clock_is_on_ours(venue, stub):
-    venue._client.has["fetchTime"] = False
+    venue.market.client.has["fetchTime"] = False
     assert abs(await venue.now() - datetime.now(UTC)) < timedelta(minutes=1)
     assert stub.asked == []
 
@@ -638,7 +638,7 @@ async def test_steps_are_read_again_after_an_hour(venue, stub, monkeypatch):
     changed = LINEAR | {"priceFilter": LINEAR["priceFilter"] | {"tickSize": "0.50"}}
     stub.answers["/v5/market/instruments-info"] = ok(category="linear", list=[changed])
     assert (await venue.instrument(BTC)).tick == Decimal("0.1")
-    venue._markets_at -= 3601
+    venue.market._markets_at -= 3601
     assert (await venue.instrument(BTC)).tick == Decimal("0.5")
 
 
@@ -674,7 +674,7 @@ async def test_orders_go_only_where_their_dialect_is_known(keys, venue_id, said)
 
 async def test_profiles_talk_to_their_own_servers(keys):
     def urls(profile):
-        return set(connect(config.load(profile=profile, live_account="24600000"))._client.urls["api"].values())
+        return set(connect(config.load(profile=profile, live_account="24600000")).market.client.urls["api"].values())
 
     assert urls("sandbox") == {"http://127.0.0.1:8891"}
     assert urls("testnet") == {"https://api-demo.{hostname}"}
@@ -682,17 +682,17 @@ async def test_profiles_talk_to_their_own_servers(keys):
 
 
 async def test_testnet_is_the_venues_demo_or_its_testnet(keys):
-    client = connect(config.load(profile="testnet", venue_demo=False))._client
+    client = connect(config.load(profile="testnet", venue_demo=False)).market.client
     assert set(client.urls["api"].values()) == {"https://api-testnet.{hostname}"}
 
 
 async def test_paper_has_no_keys_and_can_sign_nothing(keys, stub):
     venue = connect(config.load(profile="paper", venue_url=stub.url))
-    assert not venue._client.apiKey
+    assert not venue.market.client.apiKey
     with pytest.raises(InputError, match="paper has no account"):
         await venue.positions()
     with pytest.raises(Exception, match="apiKey"):
-        await venue._client.private_post_v5_order_create({})
+        await venue.market.client.private_post_v5_order_create({})
     assert stub.asked == []
     await venue.close()
 
@@ -716,13 +716,13 @@ async def test_no_profile_reaches_anothers_server(keys, chosen, said):
 
 @pytest.mark.parametrize("url", ["http://sandbox:8891", "http://10.1.2.3:8891", "http://sandbox.trading.svc:80"])
 async def test_a_sandbox_may_be_elsewhere_in_the_network(url):
-    assert set(connect(config.load(profile="sandbox", sandbox_url=url))._client.urls["api"].values()) == {url}
+    assert set(connect(config.load(profile="sandbox", sandbox_url=url)).market.client.urls["api"].values()) == {url}
 
 
 def live_venue(stub: Stub, **key: object) -> CcxtVenue:
     """Connect with profile live, then point it at the stub."""
     venue = connect(config.load(profile="live", live_account="24600000"))
-    venue._client.urls["api"] = dict.fromkeys(venue._client.urls["api"], stub.url)
+    venue.market.client.urls["api"] = dict.fromkeys(venue.market.client.urls["api"], stub.url)
     permissions = {"Wallet": ["AccountTransfer"], "ContractTrade": ["Order", "Position"]}
     result = {"userID": 24600000, "readOnly": 0, "permissions": permissions} | key
     stub.answers["/v5/user/query-api"] = ok(**result)
@@ -753,7 +753,7 @@ async def test_live_sends_with_the_right_key_after_one_check(keys, stub):
     await venue.submit(entry())
     await venue.submit(entry())
     assert len(stub.requests("/v5/user/query-api")) == 1
-    assert (await venue.permissions()).account_id == "24600000"
+    assert (await venue.account.permissions()).account_id == "24600000"
     await venue.close()
 
 

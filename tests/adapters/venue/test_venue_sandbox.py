@@ -93,7 +93,7 @@ async def test_bars_that_do_not_come_are_an_unavailable_venue(venue, url, kind):
 
 async def test_a_slow_venue_runs_into_the_timeout(venue, url):
     await venue.instrument(BTC)
-    venue._client.timeout = 100
+    venue.market.client.timeout = 100
     fault(url, "latency", "/v5/position/list", seconds=0.4)
     with pytest.raises(VenueUnavailable, match="RequestTimeout"):
         await venue.positions()
@@ -287,7 +287,7 @@ async def test_a_spot_stop_whose_answer_was_lost_is_seen_and_not_placed_twice(sp
 
 async def test_the_first_entry_sets_the_leverage_of_the_limits(venue, url):
     await venue.submit(entry("levered-1"))
-    one_way, leverage = await venue.position_terms(BTC)
+    one_way, leverage = await venue.account.position_terms(BTC)
     assert (one_way, leverage) == (True, 3)
-    assert await venue.margin_mode() == "REGULAR_MARGIN"
+    assert await venue.account.margin_mode() == "REGULAR_MARGIN"
     await flatten(venue, "levered-2")
