@@ -253,7 +253,8 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
     until = record.as_of + timedelta(minutes=9, seconds=7)
     state = BreakerState(errors=5, retry_at=until) if breaker_open else BreakerState()
     standing = ladder.Ladder(
-        SingleDecider(Down(), {"single": prompt}, Means(lean.encode)), RulesDecider(), ladder.Shared(*[Found([kept], state)] * 4),
+        SingleDecider(Down(), {"single": prompt}, Means(lean.encode)), RulesDecider(),
+        ladder.Shared(*[Found([kept], state)] * 4),
         lambda: record.as_of, "default", Breaker(5, timedelta(minutes=15)), timedelta(hours=1), 0.15,
     )  # fmt: skip
     [decided] = asyncio.run(standing.decide([question]))

@@ -84,7 +84,7 @@ class Ladder:
             return decided
         decided = _in_vain(decided)
         snapshot = question.snapshot
-        kept = self.shared.kept_decisions(self.strategy, snapshot.pair, snapshot.as_of - self.ttl, snapshot.as_of)
+        kept = self.shared.cache.decisions(self.strategy, snapshot.pair, snapshot.as_of - self.ttl, snapshot.as_of)
         kept = [one for one in kept if self._may(one.decided.decision)]
         found = nearest(snapshot, prompts_of(decided.calls), kept, self.max_distance)
         if found is None:

@@ -105,8 +105,8 @@ def decider_of(
     if not laddered:
         return primary
     return Ladder(
-        primary, RulesDecider(), Shared(cache, cache, cache, cache), cache.now, record.strategy, Breaker(1, day), day, inf,
-        may_open=strategy.limits.fallback_may_open,
+        primary, RulesDecider(), Shared(cache, cache, cache, cache), cache.now, record.strategy, Breaker(1, day),
+        day, inf, may_open=strategy.limits.fallback_may_open,
     )  # fmt: skip
 
 
