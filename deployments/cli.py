@@ -230,9 +230,9 @@ def step(hours: float, as_json: bool) -> None:
 @json_option
 def ingest(name: str, symbol: str, timeframe: str, since: str, as_json: bool) -> None:
     """Backfill and repair stored candles from a venue."""
-    from flows.ingest import backfill
+    from flows.ingest import ingest as fetch_bars
 
-    emit(asyncio.run(backfill(name, symbol, timeframe, utc_time(since, "--since"))), as_json)
+    emit(asyncio.run(fetch_bars.fn(symbol, timeframe, utc_time(since, "--since"), name)), as_json)
 
 
 @cli.command()

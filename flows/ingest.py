@@ -14,12 +14,10 @@ from tasks.settings import settings
 
 @flow(name="ingest")
 async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str = "") -> dict[str, Any]:
-    """Fetch every closed bar of `symbol` since `since`, keep those the store lacks, and the instrument beside them."""
-    return await backfill(venue_name, symbol, timeframe, since)
+    """Fetch every closed bar of `symbol` since `since`, keep those the store lacks, and the instrument beside them.
 
-
-async def backfill(venue_name: str, symbol: str, timeframe: str, since: datetime | None) -> dict[str, Any]:
-    """Fetch and keep; returns what was new, what the venue has revised, and the gaps that remain."""
+    Returns what was new, what the venue has revised, and the gaps that remain.
+    """
     if timeframe not in TIMEFRAMES:
         raise InputError(f"--timeframe {timeframe!r}: there are {', '.join(TIMEFRAMES)}")
     if since is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sandbox_server import advance, running_sandbox, state
 
-from flows.ingest import backfill
+from flows.ingest import ingest
 from tasks import fetch
 from tasks.connections import store, venue
 from tasks.settings import settings
@@ -53,7 +53,7 @@ async def test_a_second_fetch_asks_only_for_what_closed_since(home, exchange):
 
 async def test_ingest_keeps_the_venues_instrument_beside_the_candles(home, exchange):
     assert store().instruments.get(VENUE, SYMBOL) is None
-    result = await backfill("", SYMBOL, "5m", START - timedelta(hours=1))
+    result = await ingest.fn(SYMBOL, "5m", START - timedelta(hours=1))
     assert result["new"] == 12
     kept = store().instruments.get(VENUE, SYMBOL)
     assert kept == await venue().instrument(SYMBOL)

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from tasks.adapters.files.dataset_card import render
 from tasks.adapters.files.folders import check_new
 from tasks.core.errors import InputError
-from tasks.core.lab import rl, rl_state
+from tasks.core.lab import rl
 from tasks.core.types.decision import ACTIONS
 from tasks.core.types.record import CycleRecord
 
@@ -95,7 +95,7 @@ def _parsed(path: Path) -> Iterator[CycleRecord]:
 
 def schema() -> pa.Schema:
     """Return the columns; each is explained in `core.evaluation.rl`."""
-    state, flags = pa.list_(pa.float32(), len(rl_state.COMPONENTS)), pa.list_(pa.bool_(), len(rl_state.COMPONENTS))
+    state, flags = pa.list_(pa.float32(), len(rl.COMPONENTS)), pa.list_(pa.bool_(), len(rl.COMPONENTS))
     mask, time, text, real = pa.list_(pa.bool_(), len(ACTIONS)), pa.timestamp("us", "UTC"), pa.string(), pa.float64()
     action: dict[str, pa.DataType] = {"action_id": pa.int8(), "action": text}
     action |= dict.fromkeys(("size_pct", "stop_atr", "tp_atr", "minutes", "offset_bps", "stop_to_atr"), real)
@@ -113,7 +113,7 @@ def schema() -> pa.Schema:
         "propensity": real, "propensity_kind": text, "counterfactual": pa.map_(text, real),
         **dict.fromkeys(("open", "high", "low", "close", "volume"), real),
     }  # fmt: skip
-    metadata = {"spec": rl_state.SPEC, "spec_sha256": rl_state.SPEC_SHA256}
+    metadata = {"spec": rl.SPEC, "spec_sha256": rl.SPEC_SHA256}
     return pa.schema(list(columns.items()), metadata=metadata)
 
 
@@ -122,7 +122,7 @@ class _Writer:
 
     def __init__(self, folder: Path) -> None:
         self.schema = schema()
-        self.waiting: dict[str, list[rl_state.Row]] = {split: [] for split in rl.SPLITS}
+        self.waiting: dict[str, list[rl.Row]] = {split: [] for split in rl.SPLITS}
         self.files = {split: pq.ParquetWriter(folder / f"{split}.parquet", self.schema) for split in rl.SPLITS}
         self.rows: Counter[str] = Counter()
         self.seen: dict[str, Counter[str]] = {
@@ -130,12 +130,12 @@ class _Writer:
         }
         self.codes: Counter[str] = Counter()
         self.ranges = {name: _Range() for name in ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity")}
-        self.features = [_Range() for _ in rl_state.COMPONENTS]
+        self.features = [_Range() for _ in rl.COMPONENTS]
 
     def __enter__(self) -> "_Writer":
         return self
 
-    def add(self, split: str, row: rl_state.Row) -> None:
+    def add(self, split: str, row: rl.Row) -> None:
         self.waiting[split].append(row)
         if len(self.waiting[split]) >= BATCH:
             self._flush(split)
@@ -226,7 +226,7 @@ def _also(folder: Path, formats: Sequence[str]) -> None:
 
 def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter[str], folder: Path) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    features = dict(zip(rl_state.COMPONENTS, (each.document() for each in writer.features), strict=True))
+    features = dict(zip(rl.COMPONENTS, (each.document() for each in writer.features), strict=True))
     return {
         "source": source.name,
         "first": plan.start.isoformat(),
@@ -240,8 +240,8 @@ def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter
         "codes": dict(writer.codes.most_common()),
         "ranges": {name: each.document() for name, each in writer.ranges.items()},
         "features": features,
-        "spec": rl_state.spec_document(),
-        "spec_sha256": rl_state.SPEC_SHA256,
+        "spec": rl.spec_document(),
+        "spec_sha256": rl.SPEC_SHA256,
         "sha256": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
     }
 

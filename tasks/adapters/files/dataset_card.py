@@ -28,7 +28,7 @@ def _lines(card: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield f"{card['transitions']} transitions from {card['first']} to {card['last']}, source `{card['source']}`."
     yield f"State `{card['spec']['name']}`, sha256 `{card['spec_sha256']}`: {len(card['features'])} numbers of the "
-    yield "snapshot and as many masks of the unknown. Definitions: `tasks/core/evaluation/rl.py` and `rl_state.py`."
+    yield "snapshot and as many masks of the unknown. Definitions: `tasks/core/evaluation/rl.py` and `rl.py`."
     yield ""
     yield "## Splits"
     yield f"By time, cut at {' and '.join(card['cuts'])}; steps across a cut are purged, those that start within "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from tasks.core.lab import rl, rl_state
+from tasks.core.lab import rl
 from tasks.core.types.decision import ACTIONS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def write_minari(folder: Path) -> None:
     import minari
     from gymnasium import spaces
 
-    n = len(rl_state.COMPONENTS)
+    n = len(rl.COMPONENTS)
     observation = spaces.Dict(
         {
             "state": spaces.Box(-1, 1, (n,)),
@@ -49,7 +49,7 @@ def write_minari(folder: Path) -> None:
                     f"quarterdeck-{split}-v0", [episode], observation_space=observation,
                     action_space=spaces.Discrete(len(ACTIONS)), data_format="arrow",
                     algorithm_name="see card.json: decider", author="quarterdeck", author_email="none",
-                    code_permalink="none", description=f"state {rl_state.SPEC} {rl_state.SPEC_SHA256}",
+                    code_permalink="none", description=f"state {rl.SPEC} {rl.SPEC_SHA256}",
                 )  # fmt: skip
 
 
@@ -118,7 +118,7 @@ def write_finrl(folder: Path) -> None:
         table = pq.read_table(folder / f"{split}.parquet", columns=["as_of", "symbol", *bars, "state", "state_unknown"])
         state = np.where(column(table, "state_unknown"), np.nan, column(table, "state"))
         frame = table.select(["as_of", "symbol", *bars]).to_pandas().rename(columns={"as_of": "date", "symbol": "tic"})
-        frame = pd.concat([frame, pd.DataFrame(state, columns=list(rl_state.COMPONENTS))], axis=1)
+        frame = pd.concat([frame, pd.DataFrame(state, columns=list(rl.COMPONENTS))], axis=1)
         frame = frame.sort_values(["date", "tic"])
         frame.insert(0, "day", pd.factorize(frame["date"])[0])
         frame.to_csv(

@@ -1,6 +1,6 @@
 """`model:FILE.onnx`: a small policy cloned from a dataset's behaviour, kept as ONNX with everything it needs to act.
 
-What the network reads is `rl_state`'s spec, whose hash stands in the file beside the actions it knows and, for each,
+What the network reads is `rl`'s spec, whose hash stands in the file beside the actions it knows and, for each,
 the behaviour's usual numbers (medians, and the commonest words): the network says when, not how much.
 """
 
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
-from tasks.core.lab import rl_state
+from tasks.core.lab import rl
 from tasks.core.types.base import Dto
 from tasks.core.types.decision import DECISION, Answer, Decision, PromptRef, answered, hold
 from tasks.core.types.question import Question
@@ -62,14 +62,14 @@ class OnnxDecider:
         self.mark = f"{path.name}@{hashlib.sha256(content).hexdigest()[:8]}"
         self.name = f"model:{self.mark}"
         shape = self.session.get_inputs()[0].shape
-        if shape[-1] != 2 * len(rl_state.COMPONENTS):
-            raise InputError(f"model:{path}: reads {shape[-1]} numbers, {rl_state.SPEC} is another length")
+        if shape[-1] != 2 * len(rl.COMPONENTS):
+            raise InputError(f"model:{path}: reads {shape[-1]} numbers, {rl.SPEC} is another length")
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         if not questions:
             return []
-        states = [rl_state.state(question.snapshot) for question in questions]
-        rows = rl_state.policy_input([values for values, _ in states], [unknown for _, unknown in states])
+        states = [rl.state(question.snapshot) for question in questions]
+        rows = rl.policy_input([values for values, _ in states], [unknown for _, unknown in states])
         return [
             self._decided(question.snapshot, odds)
             for question, odds in zip(questions, self.probabilities(rows), strict=True)
@@ -86,7 +86,7 @@ class OnnxDecider:
         return name
 
     def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Answer:
-        action, share = choose(self.card.actions, odds, rl_state.allowed_mask(snapshot))
+        action, share = choose(self.card.actions, odds, rl.allowed_mask(snapshot))
         decision = self._decision(snapshot.pair, action, share)
         return answered(decision, self.name).model_copy(update={"model": self.mark})
 
@@ -100,7 +100,7 @@ class OnnxDecider:
 
 def choose(actions: Sequence[str], odds: np.ndarray, allowed: Sequence[bool]) -> tuple[str, float]:
     """Return the likeliest allowed action and its share of all that are allowed; HOLD where none of them is."""
-    masked = np.array([p if allowed[rl_state.ACTION_IDS[a]] else 0.0 for a, p in zip(actions, odds, strict=True)])
+    masked = np.array([p if allowed[rl.ACTION_IDS[a]] else 0.0 for a, p in zip(actions, odds, strict=True)])
     total = float(masked.sum())
     if not np.isfinite(total) or total <= 0:
         return "HOLD", 0.0
@@ -115,8 +115,8 @@ def _card_of(path: Path, metadata: Mapping[str, str]) -> PolicyCard:
             DECISION.validate_python({"action": action, "symbol": "-", **card.parameters.get(action, {})})
     except ValidationError as e:
         raise InputError(f"model:{path}: not one of `quarterdeck train`'s: {e.errors()[0]['msg']}") from e
-    if card.spec_sha256 != rl_state.SPEC_SHA256:
-        ours, theirs = f"{rl_state.SPEC} {rl_state.SPEC_SHA256[:12]}", f"{card.spec} {card.spec_sha256[:12]}"
+    if card.spec_sha256 != rl.SPEC_SHA256:
+        ours, theirs = f"{rl.SPEC} {rl.SPEC_SHA256[:12]}", f"{card.spec} {card.spec_sha256[:12]}"
         raise InputError(f"model:{path}: was trained on state {theirs}, this is {ours}; train it on a new export")
     return card
 
@@ -154,17 +154,17 @@ def _split(data: Path, split: str) -> Any:
     if not file.is_file():
         raise InputError(f"--records {data}: has no {split}.parquet; `quarterdeck export-rl --out DIR` writes it")
     spec = (pq.read_schema(file).metadata or {}).get(b"spec_sha256", b"none").decode()
-    if spec != rl_state.SPEC_SHA256:
-        ours = f"{rl_state.SPEC} {rl_state.SPEC_SHA256[:12]}"
+    if spec != rl.SPEC_SHA256:
+        ours = f"{rl.SPEC} {rl.SPEC_SHA256[:12]}"
         raise InputError(f"--records {data}: its state is {spec[:12]}, this is {ours}; export it again")
-    numbers = rl_state.parameters(hold("-", ""))
+    numbers = rl.parameters(hold("-", ""))
     return pq.read_table(file, columns=["state", "state_unknown", *numbers])
 
 
 def _pair(table: Any) -> tuple[np.ndarray, np.ndarray]:
     from tasks.adapters.files.dataset_formats import column
 
-    rows = rl_state.policy_input(column(table, "state"), column(table, "state_unknown"))
+    rows = rl.policy_input(column(table, "state"), column(table, "state_unknown"))
     return rows, np.array(table["action"].to_pylist())
 
 
@@ -176,7 +176,7 @@ def _policy_card(data: Path, table: Any, actions: Sequence[str]) -> PolicyCard:
     for row in wordless.to_pylist():
         by_action[row["action"]].append(row)
     return PolicyCard(
-        spec=rl_state.SPEC, spec_sha256=rl_state.SPEC_SHA256, actions=tuple(actions), rows=len(table),
+        spec=rl.SPEC, spec_sha256=rl.SPEC_SHA256, actions=tuple(actions), rows=len(table),
         data_sha256=digest, parameters={action: usual(rows) for action, rows in by_action.items()},
     )  # fmt: skip
 

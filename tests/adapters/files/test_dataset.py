@@ -19,7 +19,7 @@ from deployments.cli import cli
 from tasks.adapters.files import dataset
 from tasks.adapters.store.store import Store
 from tasks.core.errors import InputError
-from tasks.core.lab import rl, rl_state
+from tasks.core.lab import rl
 from tasks.core.types.decision import ACTIONS
 from tasks.core.types.record import CycleStatus
 
@@ -64,8 +64,8 @@ def test_the_symbols_rewards_add_up_to_the_accounts(file, tmp_path, monkeypatch)
 
 def test_the_columns_say_which_spec_they_are_of(exported):
     schema = pq.read_schema(exported / "train.parquet")
-    assert schema.metadata[b"spec_sha256"].decode() == rl_state.SPEC_SHA256
-    assert schema.field("state").type.list_size == len(rl_state.COMPONENTS)
+    assert schema.metadata[b"spec_sha256"].decode() == rl.SPEC_SHA256
+    assert schema.field("state").type.list_size == len(rl.COMPONENTS)
     rows = table(exported)
     allowed = np.stack(rows["allowed"])
     assert allowed[np.arange(len(rows)), rows["action_id"]].all(), "what the guard let through was allowed"
@@ -77,7 +77,7 @@ def test_the_card_is_for_people_too_and_knows_every_file(exported):
         assert hashlib.sha256((exported / name).read_bytes()).hexdigest() == digest
         assert digest in text
     assert {"train.parquet", "validation.parquet", "test.parquet", "finrl/test.csv"} <= set(card["sha256"])
-    assert rl_state.SPEC_SHA256 in text
+    assert rl.SPEC_SHA256 in text
     assert "Caveats" in text
 
 
@@ -146,7 +146,7 @@ def test_minari_loads_it_and_one_epoch_of_behaviour_cloning_trains_on_it(exporte
     policy, classes, losses = SGDClassifier(loss="log_loss", random_state=0), np.arange(len(ACTIONS)), []
     for _ in range(2):
         for episode in data.iterate_episodes():
-            seen = rl_state.policy_input(episode.observations["state"][:-1], episode.observations["unknown"][:-1])
+            seen = rl.policy_input(episode.observations["state"][:-1], episode.observations["unknown"][:-1])
             policy.partial_fit(seen, episode.actions, classes=classes)
             assert len(episode.observations["state"]) == len(episode.actions) + 1
             assert episode.truncations[-1]
@@ -172,7 +172,7 @@ def test_minari_holds_the_same_steps_as_parquet(exported, monkeypatch):
 def test_finrl_gets_its_frame(exported):
     frame = pd.read_csv(exported / "finrl" / "train.csv")
     assert list(frame.columns[:8]) == ["day", "date", "tic", "open", "high", "low", "close", "volume"]
-    assert list(frame.columns[8:]) == list(rl_state.COMPONENTS)
+    assert list(frame.columns[8:]) == list(rl.COMPONENTS)
     assert frame["date"].is_monotonic_increasing
     assert frame["day"].max() + 1 == frame["date"].nunique()
     assert (frame["high"] >= frame["low"]).all()

@@ -19,7 +19,7 @@ from tasks.adapters.model import onnx_policy
 from tasks.adapters.model.onnx_policy import OnnxDecider, choose
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
-from tasks.core.lab import rl_state
+from tasks.core.lab import rl
 from tasks.core.simulation.paid_replies import Probe
 from tasks.core.types.question import Question
 from tasks.settings import load
@@ -91,10 +91,10 @@ def test_it_acts_with_the_behaviours_usual_numbers(policy):
 def test_what_is_not_allowed_is_never_chosen(policy):
     decider = OnnxDecider(policy)
     rng = np.random.default_rng(0)
-    rows = rl_state.policy_input(rng.uniform(-1, 1, (500, len(rl_state.COMPONENTS))), np.zeros((500, 55)))
+    rows = rl.policy_input(rng.uniform(-1, 1, (500, len(rl.COMPONENTS))), np.zeros((500, 55)))
     odds = decider.probabilities(rows)
     assert {decider.card.actions[best] for best in odds.argmax(axis=1)} > {"OPEN_LONG"}
-    nothing = [action == "HOLD" for action in rl_state.ACTION_IDS]
+    nothing = [action == "HOLD" for action in rl.ACTION_IDS]
     assert {choose(decider.card.actions, each, nothing)[0] for each in odds} == {"HOLD"}
     assert decided(decider, question(allowed_actions=())).decision.action == "HOLD"
 
@@ -109,7 +109,7 @@ def test_what_is_not_allowed_is_never_chosen(policy):
     ],
 )
 def test_confidence_is_the_share_of_what_is_allowed(odds, chosen):
-    only_hold_and_close = [action in ("HOLD", "CLOSE_ALL") for action in rl_state.ACTION_IDS]
+    only_hold_and_close = [action in ("HOLD", "CLOSE_ALL") for action in rl.ACTION_IDS]
     assert choose(("OPEN_LONG", "HOLD", "CLOSE_ALL"), np.array(odds), only_hold_and_close) == chosen
 
 
@@ -122,7 +122,7 @@ def test_an_answer_says_which_file_gave_it(policy):
 
 def test_a_policy_of_another_spec_is_refused_with_both_names(policy, tmp_path):
     path = edited(policy, tmp_path, spec="state-v0", spec_sha256="ab" * 32)
-    with pytest.raises(InputError, match=f"state state-v0 abababababab, this is state-v1 {rl_state.SPEC_SHA256[:12]}"):
+    with pytest.raises(InputError, match=f"state state-v0 abababababab, this is state-v1 {rl.SPEC_SHA256[:12]}"):
         OnnxDecider(path)
 
 

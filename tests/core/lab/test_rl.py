@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
-from tasks.core.lab import rl, rl_state
+from tasks.core.lab import rl
 from tasks.core.types.decision import ACTIONS, Answer, ModelCall, OpenLong, PromptRef, hold
 from tasks.core.types.orders import Fill, OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, Position
@@ -45,24 +45,24 @@ def point(hours: float, equity: str = "10000", decision=None, *, symbol: str = B
     return CycleRecord(**(whole | fields))
 
 
-def steps(*records: CycleRecord, plan: rl.SplitPlan = WHOLE, **more: object) -> list[rl_state.Row]:
+def steps(*records: CycleRecord, plan: rl.SplitPlan = WHOLE, **more: object) -> list[rl.Row]:
     return [row for _, row in rl.transitions(records, plan, Counter(), **more)]
 
 
 def test_the_spec_never_changes_without_its_name():
-    document = rl_state.spec_document()
-    assert (document["name"], rl_state.SPEC_SHA256[:12]) == ("state-v1", "af8229de9a13")
+    document = rl.spec_document()
+    assert (document["name"], rl.SPEC_SHA256[:12]) == ("state-v1", "af8229de9a13")
     assert document["actions"] == list(ACTIONS)
 
 
 def test_a_state_is_normalised_and_what_is_unknown_is_masked():
-    values, unknown = rl_state.state(snapshot(BTC, START))
-    of = dict(zip(rl_state.COMPONENTS, zip(values, unknown, strict=True), strict=True))
+    values, unknown = rl.state(snapshot(BTC, START))
+    of = dict(zip(rl.COMPONENTS, zip(values, unknown, strict=True), strict=True))
     assert of["5m.rsi"] == (pytest.approx(0.7616), False)
     assert of["15m.rsi"] == (0, False)
     assert of["1h.rsi"] == of["15m.swing.to_last_high_atr"] == of["orderbook.imbalance"] == (0, True)
     assert of["position.side"] == (0, False)
-    assert rl_state.policy_input(values, unknown).shape == (1, 2 * len(rl_state.COMPONENTS))
+    assert rl.policy_input(values, unknown).shape == (1, 2 * len(rl.COMPONENTS))
 
 
 def test_a_step_leads_to_the_next_decision_point_of_the_same_symbol():
@@ -70,7 +70,7 @@ def test_a_step_leads_to_the_next_decision_point_of_the_same_symbol():
     [btc] = [row for row in rows if row["symbol"] == BTC]
     assert btc["next_as_of"] - btc["as_of"] == timedelta(hours=2)
     assert btc["elapsed_s"] == 7200
-    assert btc["next_state"] == rl_state.state(snapshot(BTC, START))[0]
+    assert btc["next_state"] == rl.state(snapshot(BTC, START))[0]
     assert btc["allowed"] == [action in ALLOWED for action in ACTIONS]
 
 
