@@ -189,7 +189,8 @@ def sandbox(arguments: tuple[str, ...]) -> int:
 def cycle(symbol: str, decider: str, as_of: str | None, dry_run: bool, reason: str, as_json: bool) -> None:
     """One cycle here and now, no server needed."""
     from flows.clock import to_the_end
-    from flows.trade import Request, run_cycles
+    from flows.cycle import Request
+    from flows.trade import run_cycles
     from tasks.core.pages.decision import summary_line
 
     if symbol not in settings().symbols:

@@ -14,12 +14,16 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 
 import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 POLL_S = 0.05
+
+
+ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop(Exception):
@@ -30,11 +34,12 @@ def main(arguments: list[str]) -> int:
     parent, grace = int(arguments[0]), float(arguments[1])
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ENDINGS:
         signal.signal(number, _stop)
     code = 1
     try:
-        child = subprocess.Popen(arguments[2:], preexec_fn=_die_with_nanny)  # noqa: S603  (the supervisor's own list)
+        die = partial(prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
+        child = subprocess.Popen(arguments[2:], preexec_fn=die)  # noqa: S603  (the supervisor's own list)
         code = _watch(child, parent)
     except Stop:
         code = 0
@@ -55,35 +60,26 @@ def _watch(child: "subprocess.Popen[bytes]", parent: int) -> int:
 
 def _end_family(grace: float) -> None:
     """Tell every descendant to end, also those that appear meanwhile; after `grace` seconds kill them."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)
-    deadline, told = time.monotonic() + grace, set[int]()
-    while family := _living():
+    deadline, warned = time.monotonic() + grace, set[psutil.Process]()
+    while True:
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        family = set(psutil.Process().children(recursive=True))
+        if not family:
+            return
         late = time.monotonic() > deadline
-        for process in family:
+        for process in family if late else family - warned:
             with suppress(psutil.NoSuchProcess):
-                if late:
-                    process.kill()
-                elif process.pid not in told:
-                    process.terminate()
-                    told.add(process.pid)
+                process.kill() if late else process.terminate()
+        warned |= family
         time.sleep(POLL_S)
-
-
-def _living() -> list[psutil.Process]:
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    family: list[psutil.Process] = psutil.Process().children(recursive=True)
-    return family
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:
     raise Stop
-
-
-def _die_with_nanny() -> None:
-    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def prctl(option: int, value: int) -> None:

@@ -19,8 +19,15 @@ PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 MISSED_AFTER = timedelta(seconds=60)  # a run that is less late may still be worth it
 PENDING_FOR = timedelta(minutes=1)  # a worker that lives gives a run its process within seconds
 RUNNERS = ("deployments.warm.run", "prefect.engine")
+Json = dict[str, Any]
 _TEXT = {"type": "string"}
 _TEXTS = {"type": "object", "additionalProperties": _TEXT}
+# The process worker's job: our own defaults, so that no machine's path is written in prefect.yaml.
+PROPERTIES: Json = {
+    **dict.fromkeys(("name", "command"), _TEXT),
+    **dict.fromkeys(("env", "labels"), _TEXTS),
+    "stream_output": {"type": "boolean", "default": True},
+}
 
 
 class PrefectError(TradingError):
@@ -46,17 +53,18 @@ class Orchestrator:
     def __init__(self, api_url: str, home: Path) -> None:
         self._notes = home / "runs"
         self._gone = set[str]()  # runs that were without a process at the last look
-        auth = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
-        self._http = httpx.AsyncClient(
-            base_url=api_url.removesuffix("/") + "/", timeout=30, trust_env=False,
-            auth=(auth[0], auth[2]) if auth[1] else None,
-        )  # fmt: skip
+        user, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+        auth = (user, password) if colon else None
+        self._http = httpx.AsyncClient(base_url=api_url, timeout=30, trust_env=False, auth=auth)
 
     async def ensure_pool(self, working_dir: Path) -> None:
         """Create or refresh the process pool; runs start in `working_dir`, as commands given there would."""
-        template = _base_job_template(working_dir)
-        found = await self.call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}})
-        if found:
+        properties = PROPERTIES | {"working_dir": {"type": "string", "format": "path", "default": str(working_dir)}}
+        template = {
+            "job_configuration": {name: "{{ " + name + " }}" for name in properties},
+            "variables": {"type": "object", "properties": properties},
+        }
+        if await self.call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
             await self.call("PATCH", f"work_pools/{POOL}", {"base_job_template": template})
         else:
             await self.call("POST", "work_pools/", {"name": POOL, "type": "process", "base_job_template": template})
@@ -70,7 +78,7 @@ class Orchestrator:
         before, self._gone = self._gone, set()
         dead = {note.name for note in self._notes.glob("*") if not _alive(note)}
 
-        def lost(run: dict[str, Any]) -> bool:
+        def lost(run: Json) -> bool:
             if not _lost(self._notes, run):
                 return False
             self._gone.add(run["id"])
@@ -85,46 +93,45 @@ class Orchestrator:
 
     async def close_missed(self) -> int:
         """Cancel runs that were due while nothing ran; a worker would run them all (PrefectHQ/prefect#19313)."""
-        due = {"before_": (datetime.now(UTC) - MISSED_AFTER).isoformat()}
-        runs = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}
-        return await self._close(runs, "CANCELLED", "was due while nothing ran")
+        return await self._close(_late(), "CANCELLED", "was due while nothing ran")
 
     async def skip_late(self) -> int:
         """End runs that would find themselves too late, by their parameter, as soon as they had a process.
 
         One of each minute of an outage, each in its turn for a few seconds, would keep the one of now from its slot.
         """
-        due = {"before_": (datetime.now(UTC) - MISSED_AFTER).isoformat()}
-        runs = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}
-        return await self._close(runs, "CANCELLED", "was due while nothing ran: skipped", _too_late, name="Skipped")
+        return await self._close(_late(), "CANCELLED", "was due while nothing ran: skipped", _too_late, "Skipped")
 
     async def _close(
         self,
-        runs: dict[str, Any],
+        runs: Json,
         to: str,
         why: str,
-        only: Callable[[dict[str, Any]], bool] = lambda _: True,
+        only: Callable[[Json], bool] = lambda _: True,
         name: str | None = None,
     ) -> int:
-        runs |= {"deployment_id": {"is_null_": False}}
         closed = set[str]()
+        runs |= {"deployment_id": {"is_null_": False}}
+        state = {"type": to, "name": name, "message": why}
         while found := await self.call("POST", "flow_runs/filter", {"flow_runs": runs}):
             fresh = {run["id"] for run in found if only(run)} - closed
             if not fresh:
                 break
             for run_id in fresh:
-                new = {"state": {"type": to, "name": name, "message": why}, "force": True}
-                await self.call("POST", f"flow_runs/{run_id}/set_state", new)
+                await self.call("POST", f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
             closed |= fresh
         return len(closed)
 
     async def worker_is_online(self, name: str, since: datetime) -> bool:
         """Say whether the worker of this machine called `name` has reported since then."""
-        found = await self.call("POST", f"work_pools/{POOL}/workers/filter", {})
-        beats = [worker["last_heartbeat_time"] for worker in found if worker["name"] == prefect_name(name)]
-        return any(beat and datetime.fromisoformat(beat) >= since for beat in beats)
+        return any(
+            worker["name"] == prefect_name(name)
+            and (beat := worker["last_heartbeat_time"])
+            and datetime.fromisoformat(beat) >= since
+            for worker in await self.call("POST", f"work_pools/{POOL}/workers/filter", {})
+        )
 
-    async def start_run(self, deployment: str, parameters: dict[str, Any]) -> str:
+    async def start_run(self, deployment: str, parameters: Json) -> str:
         """Create a run of `flow/deployment` that is due now and return its id."""
         found = await self.call("GET", f"deployments/name/{deployment}")
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
@@ -135,14 +142,13 @@ class Orchestrator:
         state = (await self.call("GET", f"flow_runs/{run_id}"))["state"] or {}
         return RunState(state.get("type", ""), state.get("name", ""), state.get("message") or "")
 
-    async def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    async def call(self, method: str, path: str, body: Json | None = None) -> Any:
         try:
-            answer = await self._http.request(method, path, json=body)
-            for pause in PAUSES:
+            for pause in (*PAUSES, 0.0):
+                answer = await self._http.request(method, path, json=body)
                 if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     break
                 await asyncio.sleep(pause)  # its SQLite was locked; it says 503 and means: once more
-                answer = await self._http.request(method, path, json=body)
             answer.raise_for_status()
         except httpx.HTTPStatusError as e:
             raise PrefectError(f"Prefect refused {method} {path}: {e.response.text[:300]}") from e
@@ -151,7 +157,7 @@ class Orchestrator:
         return answer.json() if answer.content else None
 
 
-def _lost(notes: Path, run: dict[str, Any]) -> bool:
+def _lost(notes: Path, run: Json) -> bool:
     """Say whether a run that Prefect takes for alive lost its process on this machine, or never got one anywhere."""
     note = notes / run["id"]
     if note.exists():
@@ -160,7 +166,12 @@ def _lost(notes: Path, run: dict[str, Any]) -> bool:
     return not run.get("infrastructure_pid") and datetime.now(UTC) - since > PENDING_FOR
 
 
-def _too_late(run: dict[str, Any]) -> bool:
+def _late() -> Json:
+    due = {"before_": (datetime.now(UTC) - MISSED_AFTER).isoformat()}
+    return {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}
+
+
+def _too_late(run: Json) -> bool:
     most, due = run["parameters"].get("max_age_s"), datetime.fromisoformat(run["expected_start_time"])
     return most is not None and datetime.now(UTC) - due > timedelta(seconds=most)
 
@@ -170,17 +181,3 @@ def _alive(note: Path) -> bool:
         return any(part in RUNNERS for part in psutil.Process(int(note.read_text())).cmdline())
     except (psutil.Error, OSError, ValueError):
         return False
-
-
-def _base_job_template(working_dir: Path) -> dict[str, Any]:
-    """Return the process worker's job: our own defaults, so that no machine's path is written in prefect.yaml."""
-    variables = {
-        "name": _TEXT,
-        "command": _TEXT,
-        "env": _TEXTS,
-        "labels": _TEXTS,
-        "stream_output": {"type": "boolean", "default": True},
-        "working_dir": {"type": "string", "format": "path", "default": str(working_dir)},
-    }
-    configuration = {name: "{{ " + name + " }}" for name in variables}
-    return {"job_configuration": configuration, "variables": {"type": "object", "properties": variables}}

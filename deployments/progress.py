@@ -2,18 +2,12 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, Task, TextColumn
-from rich.text import Text
-
-
-class _Seconds(TextColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{(task.finished_time if task.finished else task.elapsed) or 0:6.1f} s", style="dim")
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
 class Board:
@@ -23,57 +17,41 @@ class Board:
         self.seconds: dict[str, float] = {}
         self._console = Console(stderr=True, highlight=False)
         columns = (
-            SpinnerColumn(finished_text="[green]✓"), TextColumn("{task.description:<12}", markup=False),
-            _Seconds(""), TextColumn("{task.fields[detail]}", style="dim", markup=False),
-        )  # fmt: skip
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<12}", markup=False),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
+        )
         self._progress = Progress(*columns, console=self._console) if sys.stderr.isatty() else None
 
     @contextmanager
-    def step(self, name: str, detail: str = "") -> Iterator["Step"]:
-        """Show `name` as under way until the block ends; a block that raises stays unfinished."""
-        step, start = Step(self, name, detail), time.monotonic()
-        yield step
-        self.seconds[name] = round(time.monotonic() - start, 1)
-        step.finish(self.seconds[name])
+    def step(self, name: str, detail: str = "") -> Iterator[Callable[[str], None]]:
+        """Show `name` as under way until the block ends, with what the block says; one that raises stays unfinished."""
+        start, progress, last = time.monotonic(), self._progress, detail
+        row = progress.add_task(name, total=1, detail=detail) if progress else None
 
-    @contextmanager
-    def live(self) -> Iterator[None]:
+        def show(detail: str) -> None:
+            nonlocal last
+            if progress and row is not None:
+                progress.update(row, detail=detail)
+            elif detail != last:
+                self.say(f"{name}: {detail}")
+            last = detail
+
+        if not progress:
+            self.say(f"{name}: {detail or 'starting'}")
+        yield show
+        self.seconds[name] = round(time.monotonic() - start, 1)
+        if progress and row is not None:
+            progress.update(row, completed=1)
+        else:
+            show(f"done after {self.seconds[name]} s")
+
+    def live(self) -> AbstractContextManager[object]:
         """Let the spinners turn during the block."""
-        if self._progress is None:
-            yield
-            return
-        with self._progress:
-            yield
+        return self._progress or nullcontext()
 
     def say(self, text: str) -> None:
         """Print one line, with the time where there is no terminal to look at."""
         stamp = "" if self._progress else f"{datetime.now(UTC):%H:%M:%S} "
         self._console.print(stamp + text, markup=False, soft_wrap=True)
-
-
-class Step:
-    """One line of the board."""
-
-    def __init__(self, board: Board, name: str, detail: str) -> None:
-        self._board, self._name, self._detail = board, name, detail
-        self._progress = board._progress
-        if self._progress:
-            self._row = self._progress.add_task(name, total=1, detail=detail)
-        else:
-            board.say(f"{name}: {detail or 'starting'}")
-
-    def show(self, detail: str) -> None:
-        """Say how far it is."""
-        if detail == self._detail:
-            return
-        self._detail = detail
-        if self._progress:
-            self._progress.update(self._row, detail=detail)
-        else:
-            self._board.say(f"{self._name}: {detail}")
-
-    def finish(self, seconds: float) -> None:
-        if self._progress:
-            self._progress.update(self._row, completed=1)
-        else:
-            self._board.say(f"{self._name}: done after {seconds} s")

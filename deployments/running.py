@@ -85,18 +85,14 @@ def claimed(home: Path) -> bool:
     if not lock.exists():
         return False
     with lock.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _locked(file, fcntl.LOCK_SH, 0)
 
 
 @contextmanager
 def claim(home: Path) -> Iterator[None]:
     """Be the only `up` with this HOME; raises InputError naming the other one."""
     with (home / "up.lock").open("ab") as lock:
-        if not _locked(lock):
+        if not _locked(lock, fcntl.LOCK_EX, PROBE_S):
             other = read(home)
             raise InputError(
                 f"quarterdeck is up already with HOME {home}" + (f" (pid {other.pid})" if other else "") + ": "
@@ -109,23 +105,22 @@ def claim(home: Path) -> Iterator[None]:
             _file(home).unlink(missing_ok=True)
 
 
-def _locked(lock: IO[bytes]) -> bool:
-    deadline = time.monotonic() + PROBE_S
+def _locked(lock: IO[bytes], how: int, patience_s: float) -> bool:
+    deadline = time.monotonic() + patience_s
     while True:
         with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
             return True
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
             return False
         time.sleep(0.05)
 
 
 def _bury(home: Path) -> None:
     """Wait for what an `up` that was killed left behind: its nannies end it within their grace."""
-    before = read(home)
-    left = []
+    before, left = read(home), []
     for service in before.services.values() if before else ():
-        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        with suppress(psutil.Error):
             process = psutil.Process(service.pid)
             if any("nanny.py" in part for part in process.cmdline()):
                 left.append(process)

@@ -47,62 +47,48 @@ class Service:
 
 def plan(settings: Settings) -> dict[str, Service]:
     """Return the services this profile needs, the worker last; raises InputError for an address that is not local."""
-    prefect = settings.prefect_api_url.removesuffix("/").removesuffix("/api")
-    services = [_prefect(prefect)]
+    servers = [_prefect(settings.prefect_api_url.removesuffix("/").removesuffix("/api"))]
     if settings.profile == "sandbox":
-        services.append(_sandbox(settings))
+        options = ("--symbols", ",".join(settings.symbols), "--state", str(settings.home / "sandbox.json"))
+        servers.append(_server("sandbox", settings.sandbox_url, "/v5/market/time", "infra.sandbox", *options))
     if settings.mlflow_url:
-        services.append(_mlflow(settings))
-    for service in services:
-        _require_local(service)
-    return {service.name: service for service in services} | working_plan(settings)
+        options = ("--workers", "1", "--artifacts-destination", str(settings.home / "mlartifacts"))
+        servers.append(_server("mlflow", settings.mlflow_url, "/health", "mlflow", "server", *options))
+    for service in servers:
+        if urlsplit(service.url).hostname not in LOOPBACK or not service.port:
+            raise InputError(
+                f"{service.setting}={service.url}: `up` starts its own {service.name} on this machine; "
+                f"give an address such as http://127.0.0.1:{service.port or 4210}"
+            )
+    return {service.name: service for service in servers} | working_plan(settings)
 
 
 def working_plan(settings: Settings) -> dict[str, Service]:
     """Return what carries out runs: one warm daemon and the workers, wherever the servers are."""
-    names = ["worker"] + [f"worker-{n}" for n in range(2, settings.workers + 1)]
-    workers = [Service(name, _worker_command(name)) for name in names]
-    return {service.name: service for service in (_warm(settings), *workers)}
-
-
-def _sandbox(settings: Settings) -> Service:
-    url = settings.sandbox_url.removesuffix("/")
-    kept = str(settings.home / "sandbox.json")
-    command = (
-        "-m", "infra.sandbox", "--port", str(_port(url)), "--symbols", ",".join(settings.symbols), "--state", kept,
-    )  # fmt: skip
-    return Service("sandbox", (sys.executable, *command), url, f"{url}/v5/market/time", "QUARTERDECK_SANDBOX_URL")
+    path = warm_socket(settings)
+    warm = Service("warm", (sys.executable, "-m", "deployments.warm.daemon", path), health=f"unix:{path}")
+    names = ["worker", *(f"worker-{n}" for n in range(2, settings.workers + 1))]
+    options = ("--pool", POOL, "--type", "process", "--name")
+    start = (sys.executable, "-m", "prefect", "worker", "start", *options)
+    return {"warm": warm} | {name: Service(name, (*start, prefect_name(name))) for name in names}
 
 
 def _prefect(url: str) -> Service:
-    host, port = urlsplit(url).hostname or "", str(_port(url))
-    command = ("-m", "prefect", "server", "start", "--host", host, "--port", port)
-    return Service("prefect", (sys.executable, *command), url, f"{url}/api/health", "QUARTERDECK_PREFECT_API_URL")
+    return _server("prefect", url, "/api/health", "prefect", "server", "start")
 
 
-def _mlflow(settings: Settings) -> Service:
-    url, home = settings.mlflow_url.removesuffix("/"), settings.home
-    command = (
-        "-m", "mlflow", "server", "--host", urlsplit(url).hostname or "", "--port", str(_port(url)), "--workers", "1",
-        "--artifacts-destination", str(home / "mlartifacts"),
-    )  # fmt: skip
-    return Service("mlflow", (sys.executable, *command), url, f"{url}/health", "QUARTERDECK_MLFLOW_URL")
-
-
-def _warm(settings: Settings) -> Service:
-    path = warm_socket(settings)
-    return Service("warm", (sys.executable, "-m", "deployments.warm.daemon", path), health=f"unix:{path}")
+def _server(name: str, url: str, health: str, *module: str) -> Service:
+    url = url.removesuffix("/")
+    where = urlsplit(url)
+    address = ("--host", where.hostname or "", "--port", str(where.port or 0))
+    setting = "QUARTERDECK_" + ("PREFECT_API_URL" if name == "prefect" else f"{name.upper()}_URL")
+    return Service(name, (sys.executable, "-m", *module, *address), url, url + health, setting)
 
 
 def warm_socket(settings: Settings) -> str:
     """Return where the warm daemon of this HOME listens: a socket's path is short, and HOME's need not be."""
     of_home = hashlib.sha256(str(settings.home).encode()).hexdigest()[:16]
     return str(Path(tempfile.gettempdir()) / f"quarterdeck-{os.getuid()}-{of_home}.sock")
-
-
-def _worker_command(name: str) -> tuple[str, ...]:
-    command = ("-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", prefect_name(name))
-    return (sys.executable, *command)
 
 
 def prefect_name(worker: str) -> str:
@@ -139,8 +125,7 @@ def environment(settings: Settings) -> dict[str, str]:
     local = ",".join(filter(None, (own.get("NO_PROXY") or own.get("no_proxy"), *LOOPBACK)))
     return own | {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), own.get("PATH", os.defpath))),
-        "NO_PROXY": local,
-        "no_proxy": local,
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), local),
         "QUARTERDECK_HOME": str(settings.home),
         "QUARTERDECK_PROFILE": settings.profile,
         "QUARTERDECK_TOML": str(toml),
@@ -182,18 +167,6 @@ def _absolute(store_url: str) -> str:
     return f"{scheme}:///{Path(path).resolve()}" if scheme.startswith("sqlite") and path else store_url
 
 
-def _port(url: str) -> int:
-    return urlsplit(url).port or 0
-
-
-def _require_local(service: Service) -> None:
-    if service.url and (urlsplit(service.url).hostname not in LOOPBACK or not service.port):
-        raise InputError(
-            f"{service.setting}={service.url}: `up` starts its own {service.name} on this machine; "
-            f"give an address such as http://127.0.0.1:{service.port or 4210}"
-        )
-
-
 def require_free(service: Service) -> None:
     """Raise InputError if something listens where `service` should."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -224,29 +197,27 @@ class Child:
     def __init__(self, service: Service, env: Mapping[str, str], logs: Path) -> None:
         self.service = service
         self.log = logs / f"{service.name}.log"
-        self.restarts = 0
         self._env = dict(env)
-        self._process = self._started()
+        self._start()
 
-    def start(self) -> None:
-        """Start it again, once it has ended; from the main thread only, as in `_started`."""
+    def restart(self) -> None:
+        """Start it again, once it has ended; from the main thread only, as in `_start`."""
         self._end_remains()
-        self._process = self._started()
+        self._start()
 
-    def _started(self) -> "subprocess.Popen[bytes]":
+    def _start(self) -> None:
         """Start it; from the main thread only, since Linux ends a child with the thread that started it."""
-        nanny = (sys.executable, "-I", str(NANNY), str(os.getpid()), str(GRACE_S))
+        command = (sys.executable, "-I", str(NANNY), str(os.getpid()), str(GRACE_S), *self.service.command)
         self.started = time.monotonic()
         with self.log.open("ab") as log:
-            return subprocess.Popen(  # noqa: S603  (our own list, no shell)
-                (*nanny, *self.service.command), env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+            self._process = subprocess.Popen(  # noqa: S603  (our own list, no shell)
+                command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
 
     def _end_remains(self) -> None:
         """Kill what a nanny that was itself killed left behind: a server of its would keep the port."""
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
 
     @property
     def pid(self) -> int:
@@ -259,8 +230,7 @@ class Child:
 
     def stop(self) -> None:
         """Ask it to end; `wait` then says when everything of it has."""
-        if self.exit_code is None:
-            self._process.send_signal(signal.SIGTERM)
+        self._process.terminate()
 
     def wait(self) -> None:
         """Return once it and its descendants are gone; the nanny kills what does not go within `GRACE_S`."""
@@ -273,5 +243,5 @@ class Child:
 
     def last_line(self) -> str:
         """Return the log's last line that says something."""
-        text = self.log.read_bytes()[-4000:].decode(errors="replace")
-        return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
+        lines = self.log.read_bytes()[-4000:].decode(errors="replace").splitlines()
+        return next(filter(None, map(str.strip, reversed(lines))), "no output")

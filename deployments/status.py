@@ -1,5 +1,6 @@
 """What `quarterdeck status` says: the processes by their state file, the trading by the store. Needs nothing to run."""
 
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,8 @@ from deployments.running import ServiceState
 from deployments.services import answers
 from tasks.adapters.store.database import parse_url
 from tasks.adapters.store.store import Store
-from tasks.core.decision.budget import Spent
 from tasks.core.errors import StoreError
 from tasks.core.pages.decision import summary_line
-from tasks.core.types.limits import Budget
 from tasks.core.types.record import CycleRecord
 from tasks.settings import Settings
 
@@ -22,15 +21,26 @@ from tasks.settings import Settings
 def status(settings: Settings) -> dict[str, Any]:
     """Return the whole status as plain values and DTOs."""
     now = running.state(settings.home)
-    return {
+    found: dict[str, Any] = {
         "running": now is not None,
         "phase": now.phase if now else "down",
         "started_at": now.started_at if now else None,
         "services": {name: _service(service) for name, service in now.services.items()} if now else {},
-        "profile": now.profile if now else settings.profile,
+        "profile": (now or settings).profile,
         "strategy": settings.strategy,
         "home": settings.home,
-    } | _trading(settings)
+        "cycles": {"total": 0, "by_status": {}},
+        "last_cycle": None,
+        "open_positions": [],
+        **dict.fromkeys(("equity", "halt", "models", "store_error")),
+    }
+    if has_store(settings):
+        try:
+            with closing(Store(settings.store_url)) as store:
+                found |= _trading(store, settings)
+        except StoreError as e:
+            found["store_error"] = str(e)
+    return found
 
 
 def _service(service: ServiceState) -> dict[str, Any]:
@@ -39,61 +49,35 @@ def _service(service: ServiceState) -> dict[str, Any]:
     return {"pid": service.pid, "healthy": healthy, "url": service.url}
 
 
-def _trading(settings: Settings) -> dict[str, Any]:
-    nothing: dict[str, Any] = {
-        "cycles": {"total": 0, "by_status": {}}, "last_cycle": None, "open_positions": [], "equity": None, "halt": None,
-        "models": None,
-        "store_error": None,
-    }  # fmt: skip
-    if not has_store(settings):
-        return nothing
-    try:
-        return nothing | _read(settings)
-    except StoreError as e:
-        return nothing | {"store_error": str(e)}
-
-
 def has_store(settings: Settings) -> bool:
     """Say whether there is a database to read; SQLite would create the file."""
     url = parse_url(settings.store_url)
     return url.get_backend_name() != "sqlite" or Path(url.database or "").exists()
 
 
-def _read(settings: Settings) -> dict[str, Any]:
-    store, strategy = Store(settings.store_url), settings.strategy
-    try:
-        by_status, last = store.cycles.by_status(strategy), store.cycles.last(strategy)
-        equity = store.equity.last(strategy)
-        return {
-            "cycles": {"total": sum(by_status.values()), "by_status": by_status},
-            "last_cycle": _short(last) if last else None,
-            "open_positions": store.positions.open(strategy),
-            "equity": equity.equity if equity else None,
-            "halt": store.halts.newest(),
-            "models": _spend(store.budget.spent(datetime.now(UTC)), settings.budget),
-        }
-    finally:
-        store.close()
-
-
-def _spend(spent: Spent, budget: Budget) -> dict[str, Any]:
-    """Describe what models cost today (UTC), calls that run now at their worst case, against the day's budget."""
+def _trading(store: Store, settings: Settings) -> dict[str, Any]:
+    strategy, budget = settings.strategy, settings.budget
+    by_status, last = store.cycles.by_status(strategy), store.cycles.last(strategy)
+    equity, spent = store.equity.last(strategy), store.budget.spent(datetime.now(UTC))
     return {
-        "usd_today": spent.usd,
-        "usd_per_day": budget.usd_per_day,
-        "calls_today": spent.calls,
-        "calls_per_day": budget.calls_per_day,
+        "cycles": {"total": sum(by_status.values()), "by_status": by_status},
+        "last_cycle": last and _short(last),
+        "open_positions": store.positions.open(strategy),
+        "equity": equity and equity.equity,
+        "halt": store.halts.newest(),
+        # of today (UTC), calls that run now at their worst case, against the day's budget
+        "models": {
+            "usd_today": spent.usd,
+            "usd_per_day": budget.usd_per_day,
+            "calls_today": spent.calls,
+            "calls_per_day": budget.calls_per_day,
+        },
     }
 
 
 def _short(record: CycleRecord) -> dict[str, Any]:
-    return {
-        "cycle_id": record.cycle_id,
-        "symbol": record.symbol,
-        "as_of": record.as_of,
-        "status": record.status,
-        "trigger": record.trigger,
-        "action": record.decided.decision.action if record.decided else None,
-        "source": record.decided.source if record.decided else None,
+    return {name: getattr(record, name) for name in ("cycle_id", "symbol", "as_of", "status", "trigger")} | {
+        "action": record.decided and record.decided.decision.action,
+        "source": record.decided and record.decided.source,
         "summary": summary_line(record),
     }

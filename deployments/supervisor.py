@@ -4,13 +4,14 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from deployments import alerting, running, schedules, services
 from deployments.orchestrator import Orchestrator, PrefectError, RunState
-from deployments.progress import Board, Step
+from deployments.progress import Board
 from deployments.running import FirstCycle, ServiceState, UpState
 from deployments.services import Child, Service
 from tasks.core.errors import TradingError
@@ -38,11 +39,9 @@ class Supervisor:
         self.state = UpState(
             pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile, strategy=settings.strategy
         )
+        self._workers = [name for name in self.plan if name.startswith("worker")]
         self._env = services.environment(settings)
         self._children: dict[str, Child] = {}
-        self._due: dict[str, float] = {}  # dead services, and when each is started again
-        self._delays: dict[str, float] = {}
-        self._telling = set[asyncio.Task[None]]()  # alerts on their way
         self._api = Orchestrator(settings.prefect_api_url, settings.home)
 
     async def start(self) -> None:
@@ -52,11 +51,10 @@ class Supervisor:
                 services.require_free(service)
         self._save()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
-        others = [self._healthy(service) for name, service in self.plan.items() if name != "prefect" and service.health]
-        if "prefect" in self.plan:
-            await asyncio.gather(self._orchestrated(), self._migrated(), *others)
-        else:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
-            await asyncio.gather(self._migrated(), *others)
+        own = "prefect" in self.plan
+        first = [self._healthy(service) for name, service in self.plan.items() if name != "prefect" and service.health]
+        await asyncio.gather(*([self._orchestrated()] if own else []), self._migrated(), *first)
+        if not own:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
             await self._close_lost()
             await self._working()
         self.state.phase = "up"
@@ -67,17 +65,8 @@ class Supervisor:
         lost, missed = await self._api.close_lost(), await self._api.close_missed()
         if lost or missed:
             self.board.say(f"closed {lost} runs of an earlier life that never ended, {missed} that were missed")
-        await self._api.ensure_pool(Path.cwd())
-        await asyncio.gather(self._deployed(), self._working())
-
-    async def deploy(self) -> None:
-        """Create or refresh the pool and every deployment, on a server that runs already."""
-        await self._api.ensure_pool(Path.cwd())
-        await self._deployed()
-
-    @property
-    def _workers(self) -> list[str]:
-        return [name for name in self.plan if name.startswith("worker")]
+        await self._api.ensure_pool(Path.cwd())  # a worker would make one of its own
+        await asyncio.gather(self.deploy(), self._working())
 
     async def _migrated(self) -> None:
         with self.board.step("database"):
@@ -98,11 +87,11 @@ class Supervisor:
                 while not await self._api.worker_is_online(name, since):
                     await self._patience(child)
 
-    async def _deployed(self) -> None:
+    async def deploy(self) -> None:
+        """Create or refresh the pool and every deployment, on a server that runs."""
         with self.board.step("deploy"):
-            command = services.deploy_command(schedules.write(self.settings))
-            child = Child(Service("deploy", command), self._env, self.logs)
-            self._children["deploy"] = child
+            await self._api.ensure_pool(Path.cwd())
+            child = self._spawn(Service("deploy", services.deploy_command(schedules.write(self.settings))))
             while child.exit_code is None:
                 await self._patience(child, may_end=True)
             del self._children["deploy"]
@@ -124,30 +113,29 @@ class Supervisor:
 
     async def first_cycle(self) -> FirstCycle:
         """Run one trade through Prefect at once and say what it did."""
-        with self.board.step("first cycle", "asking for a run") as step:
+        with self.board.step("first cycle", "asking for a run") as show:
             run_id = await self._api.start_run(FIRST, {"reason": "first cycle after start", "trigger": "adhoc"})
-            final = await self._followed(run_id, step)
-        done = FirstCycle(state=final.name, message=final.message)
+            done = await self._followed(run_id, show)
         if done.ok:
             done.cycles = await asyncio.to_thread(_summaries, self.settings)
         self.state.first_cycle, self.state.seconds = done, self.board.seconds
         self._save()
         return done
 
-    async def _followed(self, run_id: str, step: Step) -> RunState:
+    async def _followed(self, run_id: str, show: Callable[[str], None]) -> FirstCycle:
         now, deadline = RunState("", "Unknown", ""), time.monotonic() + FIRST_CYCLE_S
         while not now.is_final:
             if time.monotonic() > deadline:
-                return RunState("", "TimedOut", f"still {now.name} after {FIRST_CYCLE_S:.0f} s")
+                return FirstCycle(state="TimedOut", message=f"still {now.name} after {FIRST_CYCLE_S:.0f} s")
             with suppress(PrefectError):  # its server may just be starting again
                 now = await self._api.run_state(run_id)
-            step.show(now.name)
+            show(now.name)
             await asyncio.sleep(LOOK_S)
-        return now
+        return FirstCycle(state=now.name, message=now.message)
 
     async def watch_over(self) -> None:
         """Start again what dies, and close the runs that are lost or too late, for ever."""
-        await asyncio.gather(self._keep_alive(), self._sweep())
+        await asyncio.gather(self._sweep(), *map(self._tend, list(self._children.values())))
 
     async def _sweep(self) -> None:
         while True:
@@ -156,37 +144,26 @@ class Supervisor:
                 await self._api.close_lost(patiently=True)
             await asyncio.sleep(SWEEP_S)
 
-    async def _keep_alive(self) -> None:
+    async def _tend(self, child: Child) -> None:
+        """Start a service again whenever it ends, after 1 s doubling to 60, and tell people."""
+        name, delay = child.service.name, 0.5
         while True:
-            now = time.monotonic()
-            for name, child in self._children.items():
-                if child.exit_code is not None and name not in self._due:
-                    self._due[name] = now + self._next_delay(name, now - child.started)
-            for name in [name for name, at in self._due.items() if at <= now]:
-                await self._restart(name)
-            await asyncio.sleep(LOOK_S)
-
-    def _next_delay(self, name: str, lived: float) -> float:
-        """Return how long to wait, 1 s doubling to 60, and say so."""
-        child = self._children[name]
-        delay = 1.0 if lived > STEADY_S else min(60.0, 2 * self._delays.get(name, 0.5))
-        self._delays[name] = delay
-        self.board.say(
-            f"{name} ended after {lived:.0f} s with code {child.exit_code}: {child.last_line()}; "
-            f"it starts again in {delay:.0f} s, its log: {child.log}"
-        )
-        text = f"{name} ended by itself with code {child.exit_code} and starts again in {delay:.0f} s"
-        telling = asyncio.create_task(asyncio.to_thread(_tell, self.settings, name, text, self.board))
-        self._telling.add(telling)
-        telling.add_done_callback(self._telling.discard)
-        return delay
-
-    async def _restart(self, name: str) -> None:
-        if name in self._workers:
-            await self._close_lost()
-        del self._due[name]
-        self._children[name].start()
-        self._save()
+            while child.exit_code is None:
+                await asyncio.sleep(LOOK_S)
+            lived = time.monotonic() - child.started
+            delay = 1.0 if lived > STEADY_S else min(60.0, 2 * delay)
+            self.board.say(
+                f"{name} ended after {lived:.0f} s with code {child.exit_code}: {child.last_line()}; "
+                f"it starts again in {delay:.0f} s, its log: {child.log}"
+            )
+            text = f"{name} ended by itself with code {child.exit_code} and starts again in {delay:.0f} s"
+            alert = asyncio.create_task(asyncio.to_thread(_tell, self.settings, name, text, self.board))
+            await asyncio.sleep(delay)
+            if name in self._workers:
+                await self._close_lost()
+            child.restart()
+            self._save()
+            await asyncio.wait([alert])
 
     async def _close_lost(self) -> None:
         """The worker's runs ended with it: free their slots. Prefect itself may be down too: then `_sweep` does it."""

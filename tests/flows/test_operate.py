@@ -178,9 +178,9 @@ async def test_alert_event_is_sent_on_by_prefect_s_automation(prefect_server, in
     api = Orchestrator(PREFECT_API_URL.value(), home)
     for _ in range(2):  # a second `deploy` leaves one of each
         await alerting.ensure(api, (url,))
-    named = {"automations": {"name": {"any_": [alerting.ALERTS["name"], alerting.FAILURES["name"]]}}}
+    named = {"automations": {"name": {"any_": [alerting.ALERTS[0]["name"], alerting.FAILURES[0]["name"]]}}}
     found = await api.call("POST", "automations/filter", named)
-    assert sorted(one["name"] for one in found) == sorted([alerting.ALERTS["name"], alerting.FAILURES["name"]])
+    assert sorted(one["name"] for one in found) == sorted([alerting.ALERTS[0]["name"], alerting.FAILURES[0]["name"]])
     assert "a-secret-token" not in json.dumps(found)
     blocks = await api.call("POST", "block_documents/filter", {})
     assert "a-secret-token" not in json.dumps(blocks)

@@ -110,7 +110,7 @@ def test_nanny_ends_the_rest_when_its_command_is_killed(family):
     assert not [process for process in members if process.is_running()]
 
 
-@pytest.mark.parametrize("then", ["start", "wait"])
+@pytest.mark.parametrize("then", ["restart", "wait"])
 def test_what_a_killed_nanny_left_behind_holds_no_port_of_the_next(tmp_path, then):
     command = (sys.executable, "-c", "import subprocess; subprocess.run(['sleep', '612'])")
     child = services.Child(services.Service("sleeper", command), os.environ, tmp_path)
