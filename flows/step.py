@@ -4,6 +4,7 @@ Cycles take the venue's clock, so a day takes minutes and comes out the same eac
 with --stepped; no Prefect server.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import TypeVar
@@ -29,15 +30,14 @@ async def step(hours: float, on_step: Callable[[datetime, list[CycleRecord]], No
     """Step through `hours` of the sandbox's time; returns how often each cycle status came out."""
     if settings().profile != "sandbox":
         raise InputError(f"step needs the sandbox profile, not {settings().profile}")
-    counts: dict[str, int] = {}
+    counts = Counter[str]()
     now = await venue().now()
     end = now + timedelta(hours=hours)
     while (close := floor_time(now, "5m") + timedelta(minutes=5)) <= end:
         await advance((close - now).total_seconds() + AFTER_CLOSE_S)
         now = await venue().now()
         records = await one_close(close)
-        for record in records:
-            counts[record.status.value] = counts.get(record.status.value, 0) + 1
+        counts.update(record.status.value for record in records)
         if on_step:
             on_step(close, records)
     await settle_all()

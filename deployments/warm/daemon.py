@@ -40,10 +40,11 @@ PRELOADED = (
     "prefect.task_engine", "prefect.flow_runs", "prefect.events", "prefect.artifacts", "prefect.runtime", "feedparser",
     "icalendar", "matplotlib.figure", "prometheus_client",
 )  # fmt: skip
-ONE_THREAD = {
-    "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1",
-    "ARROW_DEFAULT_MEMORY_POOL": "system", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-}  # fmt: skip
+LIBRARIES = ("OPENBLAS", "OMP", "MKL", "NUMEXPR")
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in LIBRARIES} | {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+}
 REQUEST_S = 5.0  # a client says what it wants at once
 MOST = 1 << 20
 
@@ -177,12 +178,6 @@ def preload() -> list[str]:
     return missing
 
 
-def native_threads() -> list[str]:
-    """Return the names of threads besides ours and jemalloc's own, which knows about forks."""
-    names = [Path(f"/proc/self/task/{task}/comm").read_text().strip() for task in os.listdir("/proc/self/task")]
-    return sorted(name for name in names if not name.startswith("jemalloc"))[1:]
-
-
 def main() -> int:
     began = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -193,7 +188,9 @@ def main() -> int:
         names = ", ".join(thread.name for thread in threading.enumerate())
         print(f"warm: these threads would not survive a fork, and may hold locks: {names}", file=sys.stderr)
         return 1
-    if foreign := native_threads():
+    native = sorted(task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm"))
+    # jemalloc's own thread knows about forks; one is ours
+    if foreign := [name for name in native if not name.startswith("jemalloc")][1:]:
         print(f"warm: libraries run threads that a fork leaves behind: {', '.join(foreign)}", file=sys.stderr)
     daemon = Daemon(Path(sys.argv[1]))
     print(f"warm: ready after {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
