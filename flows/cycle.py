@@ -237,7 +237,7 @@ class Cycle:
                 await self.call(protect.stop_at_once)(self.symbol)
         for order in sent:
             if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and fills.is_booked(order):
-                store().intents.mark(order.client_order_id, "done", datetime.now(UTC))
+                store().intents.mark(order.client_order_id, "done")
         failed = [order for order in sent if _came_to_nothing(order)]
         status = CycleStatus.FAILED if failed else CycleStatus.EXECUTED
         why = [order.reason or f"{order.client_order_id} filled nothing" for order in failed]
@@ -247,7 +247,7 @@ class Cycle:
     def _give_up(self, sent: tuple[Order, ...], error: str) -> None:
         """Another run may have the cycle by now: end only what nobody has begun to send or finished."""
         log().error("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, error)
-        store().intents.drop(self.record.cycle_id, datetime.now(UTC))
+        store().intents.drop(self.record.cycle_id)
         self._end(CycleStatus.FAILED, first=True, orders=sent, error=error)
 
     async def _finish_sending(self) -> None:

@@ -32,7 +32,7 @@ async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str =
         await client.close()
     kept, at = store(), datetime.now(UTC)
     new, revised = kept.candles.save(client.name, {(symbol, timeframe): bars}, at)
-    kept.instruments.save(client.name, instrument, at)
+    kept.instruments.save(client.name, instrument)
     gaps = [bars.index[part.start].isoformat() for part in segments(bars.index, timeframe)][1:]
     result = {"fetched": len(bars), "new": new, "revised": revised.total(), "gaps_before": gaps}
     log().info("ingest symbol=%s timeframe=%s %s", symbol, timeframe, result)

@@ -35,7 +35,7 @@ def detect_reasons(
     def detect(symbol: str, market: Market) -> list[Reason]:
         held = [p for p in positions if p.symbol == symbol]
         found = _reasons(strategy.thresholds, market, as_of, held, daily_pnl_pct)
-        new = store().events.add(strategy.name, found, as_of)
+        new = store().events.add(strategy.name, found)
         log().info("detect symbol=%s found=%d new=%d", symbol, len(found), new)
         return found
 

@@ -65,7 +65,7 @@ async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: da
         _note_protection(intent)
         reached("protection_noted")
         state = "done"
-    kept.intents.mark(intent.client_order_id, state, datetime.now(UTC))
+    kept.intents.mark(intent.client_order_id, state)
     reached("intent_marked")
     level = log().error if order.status is OrderStatus.REJECTED else log().info
     level(

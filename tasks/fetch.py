@@ -147,7 +147,7 @@ async def fetch_strategy(decider: str = "") -> Strategy:
         else:
             instruments[symbol] = instrument
     strategy = connections.strategy(decider or settings().decider_name, instruments)
-    store().strategies.keep(strategy, datetime.now(UTC))
+    store().strategies.keep(strategy)
     return strategy
 
 

@@ -1,6 +1,5 @@
 """What a decision wants done once its trade has earned a given R: `protect` does it, each rule once."""
 
-from datetime import UTC, datetime
 from decimal import Decimal
 
 from prefect import task
@@ -63,5 +62,5 @@ async def _carry_out(position: Position, wanted: OrderIntent, lease: Lease | Non
         await submit(position, wanted, lease)
     else:
         await send(venue(), wanted)
-        store().intents.mark(wanted.client_order_id, "done", datetime.now(UTC))
+        store().intents.mark(wanted.client_order_id, "done")
     return wanted.price

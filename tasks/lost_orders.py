@@ -55,6 +55,6 @@ def _adopt(action: Adopt) -> None:
         kept.cycles.save(action.cycle, now, first=True)
     kept.intents.save(cycle_id, (action.intent,), order.created_at)
     kept.orders.save(order)
-    kept.intents.mark(order.client_order_id, action.state, now)
+    kept.intents.mark(order.client_order_id, action.state)
     reached("adopted")
     log().error("adopted symbol=%s cycle_id=%s client_order_id=%s", order.symbol, cycle_id, order.client_order_id)

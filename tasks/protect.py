@@ -163,12 +163,12 @@ async def submit(position: Position, intent: OrderIntent, lease: Lease | None = 
     try:
         order = await send(venue(), intent, None if lease is None else lambda: prove(intent, lease))
     except OrderRejected as e:
-        kept.intents.mark(intent.client_order_id, "rejected", at)
+        kept.intents.mark(intent.client_order_id, "rejected")
         log().error("protect symbol=%s client_order_id=%s refused: %s", position.symbol, intent.client_order_id, e)
         raise
     if intent.type not in PROTECTION:
         kept.orders.save(order)
         reached("order_saved")
-    kept.intents.mark(intent.client_order_id, "done", at)
+    kept.intents.mark(intent.client_order_id, "done")
     reached("intent_marked")
     return order

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from tasks.connections import log, store
 from tasks.core.errors import DuplicateOrder, LeaseLost, VenueUnavailable
@@ -17,7 +16,7 @@ PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between looks while the venue does not 
 
 def prove(intent: OrderIntent, lease: Lease) -> None:
     """Note that `intent` is now sent under `lease`; raises LeaseLost where another run may be sending by now."""
-    if not store().intents.begin_sending(intent.client_order_id, lease, datetime.now(UTC)):
+    if not store().intents.begin_sending(intent.client_order_id, lease):
         raise LeaseLost(f"{intent.client_order_id} was not sent: {lease.name} is held by another run")
     reached("lease_proven")
 

@@ -59,7 +59,7 @@ async def _settle(cycle_id: str, intent: OrderIntent, now: datetime) -> bool:
         if cancelled:  # once in a run: what the venue has not taken note of is the next one's
             actions = tuple(action for action in actions if not isinstance(action, CancelOrder))
         for action in actions:
-            await _carry_out(action, intent, now)
+            await _carry_out(action, intent)
         cancelled |= (cancels := any(isinstance(action, CancelOrder) for action in actions))
         again = any(isinstance(action, LookAgain) for action in actions)
         if not (cancels or again):
@@ -79,7 +79,7 @@ def _own(cycle_id: str, intent: OrderIntent, order: Order | None) -> OwnIntent:
     )  # fmt: skip
 
 
-async def _carry_out(action: Action, intent: OrderIntent, now: datetime) -> None:
+async def _carry_out(action: Action, intent: OrderIntent) -> None:
     kept = store()
     if isinstance(action, KeepOrder):
         kept.orders.save(action.order)
@@ -90,7 +90,7 @@ async def _carry_out(action: Action, intent: OrderIntent, now: datetime) -> None
     elif isinstance(action, LookAgain):
         await book_fills.fn(action.symbol)
     elif isinstance(action, EndIntent):
-        kept.intents.mark(action.client_order_id, action.state, now)
+        kept.intents.mark(action.client_order_id, action.state)
         if action.reason:
             log().warning(
                 "protect symbol=%s client_order_id=%s %s, ended", intent.symbol, intent.client_order_id, action.reason

@@ -55,7 +55,7 @@ def fill(store) -> datetime:
         store.cycles.begin(record.model_copy(update={"status": CycleStatus.STARTED}), close + minutes(n))
         store.cycles.save(record, close + minutes(n + 1))
     store.intents.save("c1", (an_intent(),), now)
-    store.intents.mark("qd-1", "rejected", now)
+    store.intents.mark("qd-1", "rejected")
     store.positions.save(a_position())
     store.equity.save(EquityPoint(at=now, strategy="default", equity=Decimal(9500), peak=Decimal(10000)))
     store.halts.add("by hand", "a person", now)

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -154,7 +153,7 @@ def test_instruments_come_from_a_file_or_from_the_candles_before_the_first_decis
 @pytest.mark.parametrize("venue", ["bybit-sandbox", "bybit-paper"])
 def test_instruments_come_from_what_ingest_kept_under_its_venues_name(venue, candles):
     stored = linear(SYMBOL, tick=Decimal("0.7"), step=Decimal("0.03"))
-    store().instruments.save(venue, stored, datetime(2025, 1, 1, tzinfo=UTC))
+    store().instruments.save(venue, stored)
     found = backtest(candles)["instruments"][SYMBOL]
     assert (found["tick"], found["step"], found["source"]) == (0.7, 0.03, "ingested")
 

@@ -97,7 +97,7 @@ async def test_a_run_without_the_lease_neither_sends_nor_ends_what_another_may_b
     mine = lease("me", timedelta(0))
     store().intents.save("c1", [an_intent()], AT)
     theirs = lease("another")
-    assert store().intents.begin_sending("qd-1", theirs, AT)
+    assert store().intents.begin_sending("qd-1", theirs)
     venue.late = late
     assert await executed(an_intent(), under=mine) == ()
     assert venue.sent == []
@@ -196,7 +196,7 @@ async def test_a_refusal_of_the_venue_is_kept_with_its_reason_and_the_next_inten
 @pytest.mark.parametrize("state", ["done", "rejected"])
 async def test_an_intent_that_another_run_has_ended_is_not_sent_again(venue, state):
     store().intents.save("c1", [an_intent()], AT)
-    store().intents.mark("qd-1", state, AT)
+    store().intents.mark("qd-1", state)
     [order] = await executed(an_intent())
     assert venue.sent == []
     assert order.reason == "its intent was ended by another run before it was sent"

@@ -71,7 +71,7 @@ async def test_a_resting_entry_of_ours_is_adopted_and_ends_in_its_time(home, exc
     await protect_once()
     [(cycle_id, intent, _)] = store().intents.open("default")
     assert (cycle_id, intent.client_order_id) == (record.cycle_id, order.client_order_id)
-    store().intents.mark(intent.client_order_id, "done", START)  # what is left of it is the market's
+    store().intents.mark(intent.client_order_id, "done")  # what is left of it is the market's
     await venue().close()
 
 
@@ -163,7 +163,7 @@ async def test_an_add_that_filled_nothing_goes_with_its_position_and_a_first_ent
     store().cycles.save(begun, START)
     store().intents.save(cycle_id, (limit_entry(),), START)
     await venue().submit(limit_entry())
-    store().intents.mark(limit_entry().client_order_id, "sent", START)
+    store().intents.mark(limit_entry().client_order_id, "sent")
     await protect_once()
     assert [now for _, _, now in store().intents.open("default")] == left
     assert len(await venue().open_orders(SYMBOL)) == len(left)

@@ -159,7 +159,7 @@ async def test_a_challenger_whose_answer_could_not_be_kept_is_asked_once(home, p
 
 
 def test_a_database_that_is_away_is_no_symbols_own_trouble_until_the_last_try(home, prefect_server, failing):
-    store().events.add("default", [a_reason()], AT)
+    store().events.add("default", [a_reason()])
     claim = failing(EventRepository, "claim", 2)
     claimed = at_once(detect.claim_reasons)({BTC: "btc", ETH: "eth"}, AT)
     assert claim.runs == [1, 2, 3, 3]

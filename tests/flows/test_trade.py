@@ -315,7 +315,7 @@ async def test_a_run_that_loses_its_lease_before_sending_sends_nothing_and_says_
 async def test_what_another_run_has_ended_is_not_sent_by_the_one_that_resumes(home, exchange, monkeypatch):
     decider = await killed_after_the_intents_were_written(home, monkeypatch)
     [cycle] = store().cycles.newest("default")
-    store().intents.drop(cycle.cycle_id, START)
+    store().intents.drop(cycle.cycle_id)
     record = await run(decider)
     assert record.status is CycleStatus.FAILED
     assert "ended by another run" in record.error

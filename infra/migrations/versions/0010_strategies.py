@@ -21,7 +21,3 @@ def upgrade() -> None:
         sa.Column("kept_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("sha256", name=op.f("pk_strategies")),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("strategies")

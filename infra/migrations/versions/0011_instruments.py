@@ -25,7 +25,3 @@ def upgrade() -> None:
         sa.Column("stored_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("venue", "symbol", name=op.f("pk_instruments")),
     )
-
-
-def downgrade() -> None:
-    op.drop_table("instruments")

@@ -17,7 +17,3 @@ depends_on = None
 def upgrade() -> None:
     op.add_column("outcomes", sa.Column("settled_at", sa.DateTime(timezone=True), nullable=True))
     op.execute("UPDATE outcomes SET settled_at = closed_at")
-
-
-def downgrade() -> None:
-    op.drop_column("outcomes", "settled_at")

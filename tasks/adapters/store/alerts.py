@@ -20,7 +20,7 @@ class AlertRepository:
 
     def note(self, alert: Alert, at: datetime) -> bool:
         """Take note that this is so now; says whether to tell it. Of those who race, one is told to."""
-        row = row_of(AlertRow, alert, fingerprint=alert.fingerprint, raised_at=at, seen_at=at, times=1)
+        row = row_of(AlertRow, alert, fingerprint=alert.fingerprint, raised_at=at, seen_at=at)
         new = self.database.insert(AlertRow).values(row).returning(AlertRow.fingerprint)
         here = update(AlertRow).where(AlertRow.fingerprint == alert.fingerprint)
         again = here.where(AlertRow.seen_at < at - QUIET).values(row).returning(AlertRow.fingerprint)
@@ -28,7 +28,7 @@ class AlertRepository:
             if connection.scalar(new) or connection.scalar(again):
                 return True
             later = case((AlertRow.seen_at < at, at), else_=AlertRow.seen_at)
-            connection.execute(here.values(seen_at=later, times=AlertRow.times + 1))
+            connection.execute(here.values(seen_at=later))
         return False
 
     def since(self, since: datetime) -> list[tuple[datetime, str, str]]:

@@ -25,6 +25,7 @@ from tasks.core.types.base import Dto
 D = TypeVar("D", bound=Dto)
 MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "migrations"
 LOCK_WAIT_S = 15
+FIRST = "0009"  # the oldest schema that migrations start from
 MIGRATION_LOCK = 7_305_114_806  # any number, the same in every process
 POSTGRES_OPTIONS: dict[str, Any] = {
     "connect_timeout": 4,
@@ -66,6 +67,7 @@ class Database:
         """Bring the schema to its newest version; when two processes do it at once, the second waits."""
         from alembic import command
         from alembic.config import Config
+        from alembic.migration import MigrationContext
         from alembic.util import CommandError
 
         config = Config(MIGRATIONS / "alembic.ini")
@@ -73,6 +75,12 @@ class Database:
             with self.writing() as connection:
                 if self.is_postgres:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+                has = MigrationContext.configure(connection).get_current_revision()
+                if has and has < FIRST:
+                    raise InputError(
+                        f"database {self.place} has schema {has}, from before {FIRST}: this release cannot update it; "
+                        "run `quarterdeck migrate` of an earlier release on it first, then again with this one"
+                    )
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except CommandError as e:

@@ -39,7 +39,7 @@ class DecisionRepository:
     def keep_on(self, connection: Connection, cycle_id: str, decided: Answer, at: datetime) -> bool:
         """Do what `keep` does as part of a transaction; False: there was one before."""
         row = row_of(
-            DecisionRow, decided, cycle_id=cycle_id, symbol=decided.decision.symbol, action=decided.decision.action,
+            DecisionRow, decided, cycle_id=cycle_id, action=decided.decision.action,
             confidence=decided.decision.confidence, decided=decided.model_dump(mode="json"), decided_at=at,
         )  # fmt: skip
         insert = self.database.insert(DecisionRow).values(row)

@@ -20,11 +20,11 @@ class EventRepository:
 
     database: Database
 
-    def add(self, strategy: str, reasons: Sequence[Reason], at: datetime) -> int:
+    def add(self, strategy: str, reasons: Sequence[Reason]) -> int:
         """Add what is new by fingerprint; return how many were."""
         if not reasons:
             return 0
-        rows = [row_of(EventRow, reason, strategy=strategy, recorded_at=at) for reason in reasons]
+        rows = [row_of(EventRow, reason, strategy=strategy) for reason in reasons]
         rows.sort(key=lambda row: row["fingerprint"])  # one order for all writers, or two could deadlock
         with self.database.writing() as connection:
             return len(connection.execute(self.database.insert(EventRow).returning(EventRow.event_id), rows).all())

@@ -1,7 +1,6 @@
 """What a venue lets one trade on a symbol, as `ingest` last read it."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import select
 
@@ -16,10 +15,10 @@ class InstrumentRepository:
 
     database: Database
 
-    def save(self, venue: str, instrument: Instrument, stored_at: datetime) -> None:
+    def save(self, venue: str, instrument: Instrument) -> None:
         """Keep what the venue says of a symbol now, in place of what it said before."""
         row = {"venue": venue, "symbol": instrument.symbol, "document": instrument.model_dump(mode="json")}
-        self.database.write(self.database.upsert(InstrumentRow, row | {"stored_at": stored_at}))
+        self.database.write(self.database.upsert(InstrumentRow, row))
 
     def get(self, venue: str, symbol: str) -> Instrument | None:
         """Return what the venue last said of a symbol; None if it was never asked."""

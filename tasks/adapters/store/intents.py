@@ -40,7 +40,7 @@ class IntentRepository:
         """
         if not intents:
             return
-        new = {"cycle_id": cycle_id, "state": "persisted", "persisted_at": at, "state_at": at}
+        new = {"cycle_id": cycle_id, "state": "persisted", "persisted_at": at}
         rows = [row_of(IntentRow, intent, leg=leg, **new) for leg, intent in enumerate(intents)]
         rows.sort(key=lambda row: row["client_order_id"])  # one order for all writers, or two could deadlock
         wanted = {i.client_order_id: (cycle_id, i) for i in intents}
@@ -61,18 +61,18 @@ class IntentRepository:
         query = select(IntentRow).where(IntentRow.cycle_id == cycle_id)
         return tuple(self.database.all(OrderIntent, query.order_by(IntentRow.persisted_at, IntentRow.leg)))
 
-    def mark(self, client_order_id: str, state: str, at: datetime) -> None:
+    def mark(self, client_order_id: str, state: str) -> None:
         """Note that an intent was persisted, sent, done or rejected; one that is further stays as it is."""
         if state not in INTENT_STATES:
             raise StoreError(f"intent state {state!r} is none of {', '.join(INTENT_STATES)}")
         this = IntentRow.client_order_id == client_order_id
         move = update(IntentRow).where(this, IntentRow.state.in_(INTENT_STATES[state]), IntentRow.state != state)
         with self.database.writing() as connection:
-            moved = connection.execute(move.values(state=state, state_at=at)).rowcount
+            moved = connection.execute(move.values(state=state)).rowcount
             if not moved and connection.scalar(select(IntentRow.state).where(this)) is None:
                 raise StoreError(f"intent {client_order_id} was never persisted; that comes first")
 
-    def begin_sending(self, client_order_id: str, lease: Lease, at: datetime) -> bool:
+    def begin_sending(self, client_order_id: str, lease: Lease) -> bool:
         """Note that an intent is about to be sent under `lease`, in one statement: False means it must not be.
 
         Then the lease is no longer held, a later holder has sent the intent, or it is done or rejected.
@@ -80,12 +80,12 @@ class IntentRepository:
         ours = or_(IntentRow.fence.is_(None), IntentRow.fence <= lease.token)
         this = (IntentRow.client_order_id == client_order_id, IntentRow.state.in_(SENDABLE), ours)
         move = update(IntentRow).where(*this, self.leases.still_held(lease)).returning(IntentRow.leg)
-        return bool(self.database.rows(move.values(state="sending", state_at=at, fence=lease.token)))
+        return bool(self.database.rows(move.values(state="sending", fence=lease.token)))
 
-    def drop(self, cycle_id: str, at: datetime) -> None:
+    def drop(self, cycle_id: str) -> None:
         """Reject the intents of a cycle that nobody ever began to send."""
         unsent = (IntentRow.cycle_id == cycle_id, IntentRow.state == "persisted", IntentRow.fence.is_(None))
-        self.database.write(update(IntentRow).where(*unsent).values(state="rejected", state_at=at))
+        self.database.write(update(IntentRow).where(*unsent).values(state="rejected"))
 
     def open(self, strategy: str) -> list[tuple[str, OrderIntent, str]]:
         """Return (cycle_id, intent, state) of every intent neither done nor rejected, oldest first."""

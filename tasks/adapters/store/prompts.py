@@ -39,7 +39,7 @@ class PromptRepository:
     def move(self, move: Move) -> Move:
         """Let the alias name another version and write that down, both or neither; returns it with what was before."""
         key = (PromptAliasRow.role == move.role, PromptAliasRow.alias == move.alias)
-        row = row_of(PromptAliasRow, move, moved_at=move.at)
+        row = row_of(PromptAliasRow, move)
         with self.database.writing() as connection:
             before = connection.scalar(select(PromptAliasRow.version).where(*key).with_for_update())
             move = move.model_copy(update={"previous": before or move.previous})

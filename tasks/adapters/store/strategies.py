@@ -1,11 +1,10 @@
 """Strategies that were in force: records name them by their hash."""
 
 from dataclasses import dataclass
-from datetime import datetime
 
 from sqlalchemy import select
 
-from tasks.adapters.store.database import Database, row_of
+from tasks.adapters.store.database import Database
 from tasks.adapters.store.tables import StrategyRow
 from tasks.core.errors import InputError
 from tasks.core.types.strategy import Strategy
@@ -17,11 +16,9 @@ class StrategyRepository:
 
     database: Database
 
-    def keep(self, strategy: Strategy, at: datetime) -> None:
+    def keep(self, strategy: Strategy) -> None:
         """Keep a strategy under its hash; the same one again is a no-op."""
-        row = row_of(
-            StrategyRow, strategy, sha256=strategy.sha256, document=strategy.model_dump(mode="json"), kept_at=at
-        )
+        row = {"sha256": strategy.sha256, "document": strategy.model_dump(mode="json")}
         self.database.write(self.database.insert(StrategyRow).values(row))
 
     def get(self, sha256: str) -> Strategy:

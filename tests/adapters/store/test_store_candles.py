@@ -153,12 +153,12 @@ def test_what_is_no_bar_frame_is_refused(store):
 
 def test_the_venues_last_word_on_an_instrument_is_kept_beside_its_candles(store):
     first = spot("DOGE/USDT", tick=Decimal("0.00001"), step=Decimal("1"), min_notional=Decimal("1.50"))
-    store.instruments.save("bybit", first, AT)
-    store.instruments.save("binance", first.model_copy(update={"step": Decimal("0.1")}), AT)
+    store.instruments.save("bybit", first)
+    store.instruments.save("binance", first.model_copy(update={"step": Decimal("0.1")}))
     assert store.instruments.get("bybit", "DOGE/USDT") == first
     assert str(store.instruments.get("bybit", "DOGE/USDT").min_notional) == "1.50"
     later = first.model_copy(update={"tick": Decimal("1E-7")})
-    store.instruments.save("bybit", later, AT + minutes(5))
+    store.instruments.save("bybit", later)
     assert store.instruments.get("bybit", "DOGE/USDT") == later
     assert store.instruments.get("bybit", "DOGE/USDT:USDT") is None
     assert store.counts()["instruments"] == 2

@@ -1,5 +1,6 @@
 """URLs, errors, migration and column types of the store, on both databases."""
 
+import json
 import socket
 import sqlite3
 import subprocess
@@ -8,24 +9,28 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from ports import nobody
-from sqlalchemy import insert, select, text
+from sqlalchemy import Connection, insert, inspect, select, text
 from store_samples import AT, a_cycle, a_fill, an_outcome, minutes
 
-from tasks.adapters.store.database import parse_url
+from tasks.adapters.store.database import MIGRATIONS, parse_url
 from tasks.adapters.store.store import Store
 from tasks.adapters.store.tables import Base, EquityRow
 from tasks.adapters.store.types import storable
 from tasks.core.errors import InputError, StoreError
 from tasks.core.types.record import EquityPoint
 
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -131,6 +136,53 @@ def test_processes_that_open_and_migrate_at_once_all_succeed(empty_url):
     assert [run.returncode for run in runs] == [0, 0, 0, 0], errors
 
 
+def test_database_of_before_the_first_migration_is_refused_with_what_to_do(store):
+    with store.database.writing() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
+    with pytest.raises(InputError, match=r"has schema 0008, .* an earlier release on it first"):
+        store.migrate()
+
+
+def test_the_first_migration_makes_what_the_nine_before_it_made(empty_url, open_store):
+    """Their schema was read from both databases before they were replaced."""
+    database = open_store(empty_url).database
+    config = Config(MIGRATIONS / "alembic.ini")
+    with database.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0009")
+    kind = "postgres" if database.is_postgres else "sqlite"
+    before = json.loads((FIXTURES / f"schema-0009-{kind}.json").read_text())
+    with database.reading() as connection:
+        assert schema_of(connection) == before
+
+
+def schema_of(connection: Connection) -> dict[str, object]:
+    """Return tables, columns, keys and indexes as the database tells them."""
+    seen = inspect(connection)
+    shown = {"name", "type", "nullable", "default"}
+    return {
+        table: {
+            "columns": [{k: _shown(v) for k, v in each.items() if k in shown} for each in seen.get_columns(table)],
+            "key": seen.get_pk_constraint(table),
+            "references": sorted(f"{each['name']} {each['constrained_columns']} {each['referred_table']}"
+                                 for each in seen.get_foreign_keys(table)),
+            "unique": sorted(f"{each['name']} {each['column_names']}" for each in seen.get_unique_constraints(table)),
+            "indexes": sorted(f"{each['name']} {each['column_names']} {_condition(each)}"
+                              for each in seen.get_indexes(table)),
+        }
+        for table in seen.get_table_names() if table != "alembic_version"
+    }  # fmt: skip
+
+
+def _shown(value: object) -> object:
+    return value if value is None or isinstance(value, bool | str) else str(value)
+
+
+def _condition(index: Any) -> str:
+    options = index.get("dialect_options", {})
+    return next((str(value) for name, value in options.items() if name.endswith("_where")), "")
+
+
 def test_database_of_a_newer_version_is_refused(store):
     with store.database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -224,7 +276,7 @@ def test_json_is_jsonb_and_money_numeric_in_postgresql(store):
                    "WHERE table_schema = 'public'")  # fmt: skip
     with store.database.reading() as connection:
         kinds = dict(connection.execute(columns).all())
-    assert kinds["positions.followups"] == kinds["history.payload"] == kinds["verdicts.codes"] == "jsonb"
+    assert kinds["positions.followups"] == kinds["instruments.document"] == kinds["verdicts.codes"] == "jsonb"
     assert kinds["cycles.record"] == "json"
     assert kinds["fills.price"] == kinds["equity.equity"] == "numeric"
     assert kinds["cycles.as_of"] == "timestamp with time zone"

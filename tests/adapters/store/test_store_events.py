@@ -15,10 +15,10 @@ def claim(store, cycle_id="c1", at=AT, as_of=AT, symbol=BTC):
 
 
 def test_reason_is_added_once_per_strategy(store):
-    assert store.events.add("default", [a_reason(1), a_reason(2)], AT) == 2
-    assert store.events.add("default", [a_reason(2), a_reason(3), a_reason(3)], AT) == 1
-    assert store.events.add("other", [a_reason(1)], AT) == 1
-    assert store.events.add("default", [], AT) == 0
+    assert store.events.add("default", [a_reason(1), a_reason(2)]) == 2
+    assert store.events.add("default", [a_reason(2), a_reason(3), a_reason(3)]) == 1
+    assert store.events.add("other", [a_reason(1)]) == 1
+    assert store.events.add("default", []) == 0
 
 
 def test_claim_takes_the_window_of_its_symbol_and_gives_the_reasons_back_whole(store):
@@ -28,21 +28,21 @@ def test_claim_takes_the_window_of_its_symbol_and_gives_the_reasons_back_whole(s
         a_reason(4, as_of=AT + minutes(5)),
         a_reason(5, symbol="ETH/USDT:USDT"),
     ]
-    store.events.add("default", inside + outside, AT)
-    store.events.add("other", [a_reason(6)], AT)
+    store.events.add("default", inside + outside)
+    store.events.add("other", [a_reason(6)])
     assert claim(store) == inside
     assert claim(store, "c2", as_of=AT + minutes(5)) == [outside[1]]
 
 
 def test_cycle_that_asks_again_gets_its_own_and_no_one_else_does(store):
-    store.events.add("default", [a_reason()], AT)
+    store.events.add("default", [a_reason()])
     assert claim(store) == [a_reason()]
     assert claim(store, "c2") == []
     assert claim(store) == [a_reason()]
 
 
 def test_claim_of_a_cycle_that_died_is_free_after_four_minutes(store):
-    store.events.add("default", [a_reason()], AT)
+    store.events.add("default", [a_reason()])
     store.cycles.begin(a_cycle("c1"), AT)
     claim(store, "c1")
     assert claim(store, "c2", at=AT + minutes(4), as_of=AT + minutes(4)) == []
@@ -51,20 +51,20 @@ def test_claim_of_a_cycle_that_died_is_free_after_four_minutes(store):
 
 
 def test_claim_of_a_cycle_that_died_before_it_was_begun_is_free_too(store):
-    store.events.add("default", [a_reason()], AT)
+    store.events.add("default", [a_reason()])
     claim(store, "c1")
     assert claim(store, "c2", at=AT + minutes(11), as_of=AT + minutes(10)) == [a_reason()]
 
 
 def test_claim_of_a_finished_cycle_stays(store):
-    store.events.add("default", [a_reason()], AT)
+    store.events.add("default", [a_reason()])
     claim(store, "c1")
     store.cycles.save(a_cycle("c1", status=CycleStatus.QUIET), AT)
     assert claim(store, "c2", at=AT + minutes(50), as_of=AT + minutes(50)) == []
 
 
 def test_claimable_counts_what_is_free_but_not_context(store):
-    store.events.add("default", [a_reason(1), a_reason(2, context=True), a_reason(3, as_of=AT + minutes(5))], AT)
+    store.events.add("default", [a_reason(1), a_reason(2, context=True), a_reason(3, as_of=AT + minutes(5))])
     assert store.events.claimable("default", BTC, AT, OLDEST) == 1
     claim(store)
     assert store.events.claimable("default", BTC, AT, OLDEST) == 0
@@ -73,7 +73,7 @@ def test_claimable_counts_what_is_free_but_not_context(store):
 
 def test_no_two_claimers_ever_get_one_reason(store):
     reasons = [a_reason(number, as_of=AT - minutes(number % 50)) for number in range(200)]
-    store.events.add("default", reasons, AT)
+    store.events.add("default", reasons)
     start = threading.Barrier(6)
 
     def race(number: int):
@@ -91,7 +91,7 @@ def test_adders_of_the_same_reasons_in_opposite_orders_do_not_deadlock(store):
 
     def add(order: int) -> int:
         start.wait()
-        return store.events.add("default", reasons[::order], AT)
+        return store.events.add("default", reasons[::order])
 
     with ThreadPoolExecutor(4) as pool:
         assert sum(pool.map(add, (1, -1, 1, -1))) == 400
@@ -104,7 +104,7 @@ def test_claimers_and_adders_in_each_others_way_lose_nothing(store):
     def add(order: int):
         start.wait()
         for first in range(0, 60, 10):
-            store.events.add("default", reasons[first : first + 10][::order], AT)
+            store.events.add("default", reasons[first : first + 10][::order])
         return []
 
     def race(number: int):

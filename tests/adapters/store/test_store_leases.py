@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
-from store_samples import AT, a_cycle, an_intent, minutes
+from store_samples import AT, a_cycle, an_intent
 
 from tasks.adapters.store.store import Store
 from tasks.core.errors import StoreError
@@ -55,11 +55,11 @@ def test_an_old_token_releases_nothing(two):
 def test_who_lost_the_lease_cannot_begin_to_send(two):
     first, second = two
     mine = first.leases.acquire(NAME, "a", OVER)
-    assert not first.intents.begin_sending("qd-1", mine, AT)
+    assert not first.intents.begin_sending("qd-1", mine)
     theirs = second.leases.acquire(NAME, "b", LONG)
-    assert not first.intents.begin_sending("qd-1", mine, AT)
+    assert not first.intents.begin_sending("qd-1", mine)
     assert first.intents.state("qd-1") == "persisted"
-    assert second.intents.begin_sending("qd-1", theirs, AT)
+    assert second.intents.begin_sending("qd-1", theirs)
     assert second.intents.state("qd-1") == "sending"
 
 
@@ -67,10 +67,10 @@ def test_what_a_later_holder_has_sent_an_earlier_one_never_sends_again(two):
     first, second = two
     mine = first.leases.acquire(NAME, "a", OVER)
     theirs = second.leases.acquire(NAME, "b", LONG)
-    assert second.intents.begin_sending("qd-1", theirs, AT)
-    assert not first.intents.begin_sending("qd-1", mine.model_copy(update={"holder": "b"}), AT)
-    second.intents.mark("qd-1", "done", AT)
-    assert not second.intents.begin_sending("qd-1", theirs, AT)
+    assert second.intents.begin_sending("qd-1", theirs)
+    assert not first.intents.begin_sending("qd-1", mine.model_copy(update={"holder": "b"}))
+    second.intents.mark("qd-1", "done")
+    assert not second.intents.begin_sending("qd-1", theirs)
 
 
 def test_intents_are_not_kept_under_a_lease_that_is_lost(two):
@@ -85,8 +85,8 @@ def test_intents_are_not_kept_under_a_lease_that_is_lost(two):
 def test_only_what_nobody_began_to_send_is_dropped(two):
     first, _ = two
     first.intents.save("c1", [an_intent("qd-2")], AT)
-    first.intents.begin_sending("qd-1", first.leases.acquire(NAME, "a", LONG), AT)
-    first.intents.drop("c1", AT + minutes(1))
+    first.intents.begin_sending("qd-1", first.leases.acquire(NAME, "a", LONG))
+    first.intents.drop("c1")
     assert (first.intents.state("qd-1"), first.intents.state("qd-2")) == ("sending", "rejected")
 
 

@@ -26,7 +26,7 @@ def test_intents_come_back_in_their_order(begun):
 
 def test_same_intents_again_are_a_no_op_whatever_their_trailing_zeros(begun):
     begun.intents.save("c1", [an_intent()], AT)
-    begun.intents.mark("qd-1", "sent", AT)
+    begun.intents.mark("qd-1", "sent")
     begun.intents.save("c1", [an_intent(quantity=Decimal("0.012"))], AT + minutes(1))
     assert [state for _, _, state in begun.intents.open("default")] == ["sent"]
     assert begun.intents.recent_entries("default", AT) == [(AT, None)]
@@ -45,32 +45,32 @@ def test_intent_never_goes_back(begun):
     begun.intents.save("c1", [an_intent()], AT)
     states = []
     for state in ("sent", "persisted", "done", "sent", "rejected"):
-        begun.intents.mark("qd-1", state, AT)
+        begun.intents.mark("qd-1", state)
         states.append([kept for _, _, kept in begun.intents.open("default")])
     assert states == [["sent"], ["sent"], [], [], []]
 
 
 def test_refused_intent_that_turns_out_done_is_done(begun):
     begun.intents.save("c1", [an_intent()], AT)
-    begun.intents.mark("qd-1", "rejected", AT)
-    begun.intents.mark("qd-1", "done", AT)
-    begun.intents.mark("qd-1", "rejected", AT)
+    begun.intents.mark("qd-1", "rejected")
+    begun.intents.mark("qd-1", "done")
+    begun.intents.mark("qd-1", "rejected")
     assert begun.intents.open("default") == []
 
 
 def test_unknown_state_or_intent_is_refused(begun):
     begun.intents.save("c1", [an_intent()], AT)
     with pytest.raises(StoreError, match="'lost' is none of persisted, sent, done, rejected"):
-        begun.intents.mark("qd-1", "lost", AT)
+        begun.intents.mark("qd-1", "lost")
     with pytest.raises(StoreError, match="never persisted"):
-        begun.intents.mark("qd-9", "sent", AT)
+        begun.intents.mark("qd-9", "sent")
 
 
 def test_open_intents_are_those_of_the_strategy_oldest_first(begun):
     begun.intents.save("c2", [an_intent("later")], AT + minutes(5))
     begun.intents.save("c1", [an_intent("first"), an_intent("second")], AT)
     begun.intents.save("o1", [an_intent("other")], AT)
-    begun.intents.mark("second", "rejected", AT)
+    begun.intents.mark("second", "rejected")
     assert begun.intents.open("default") == [
         ("c1", an_intent("first"), "persisted"),
         ("c2", an_intent("later"), "persisted"),
@@ -82,7 +82,7 @@ def test_own_intents_are_all_of_a_strategy_and_symbol_oldest_first_with_what_the
     begun.intents.save("c1", [an_intent("a")], AT)
     begun.intents.save("o1", [an_intent("theirs")], AT)
     begun.orders.save(an_order("a", filled=Decimal("0.004")))
-    begun.intents.mark("a", "done", AT)
+    begun.intents.mark("a", "done")
     first, second = begun.intents.own("default", BTC)
     assert (first.intent, first.cycle_id, first.persisted_at) == (an_intent("a"), "c1", AT)
     assert (first.state, first.filled, first.ended) == ("done", Decimal("0.004"), True)

@@ -1,14 +1,15 @@
-"""Positions, outcomes, equity, halts, pauses and history."""
+"""Positions, outcomes, equity, halts and pauses."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
+from sqlalchemy import insert
 from store_samples import AT, BTC, a_cycle, a_decision, a_position, an_outcome, minutes
 
-from tasks.adapters.store.database import MIGRATIONS
+from tasks.adapters.store.database import MIGRATIONS, row_of
+from tasks.adapters.store.tables import OutcomeRow, PositionRow
 from tasks.core.trading import ledger
 from tasks.core.types.record import EquityPoint
 
@@ -59,14 +60,19 @@ def test_an_outcome_is_settled_once_and_again_when_a_late_fee_changes_it(store):
     assert [outcome.fees for outcome in store.outcomes.unsettled("default")] == [Decimal("0.5")]
 
 
-def test_what_closed_before_outcomes_came_with_positions_is_settled_and_what_was_settled_is_not_again(store):
-    for position_id in ("settled", "waiting"):
-        store.positions.save(closed(position_id, 60))
+def test_what_closed_before_outcomes_came_with_positions_is_settled_and_what_was_settled_is_not_again(
+    empty_url, open_store
+):
+    store = open_store(empty_url)
     config = Config(MIGRATIONS / "alembic.ini")
     with store.database.writing() as connection:
         config.attributes["connection"] = connection
-        command.downgrade(config, "0009")
-        connection.execute(text("DELETE FROM outcomes WHERE position_id = 'waiting'"))
+        command.upgrade(config, "0009")
+        for position_id in ("settled", "waiting"):
+            position = closed(position_id, 60)
+            connection.execute(insert(PositionRow).values(row_of(PositionRow, position)))
+        outcome = row_of(OutcomeRow, ledger.outcome(closed("settled", 60)), tracked=False)
+        connection.execute(insert(OutcomeRow).values(outcome))
     store.migrate()
     assert [position.position_id for position in store.positions.without_outcome("default")] == ["waiting"]
     assert store.outcomes.unsettled("default") == []

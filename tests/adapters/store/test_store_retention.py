@@ -25,7 +25,7 @@ def fill(store, at, name):
     decided = a_full_cycle(f"decided-{name}", as_of=at + minutes(5))
     store.cycles.begin(decided, at)
     store.cycles.save(decided, at)
-    store.events.add("default", [a_reason(as_of=at, fingerprint=f"f-{name}")], at)
+    store.events.add("default", [a_reason(as_of=at, fingerprint=f"f-{name}")])
     store.replies.keep(f"hash-{name}", a_decision().calls[0], at)
 
 
