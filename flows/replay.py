@@ -188,7 +188,7 @@ def _stored(cycle_id: str | None) -> Iterator[Any]:
     if not kind_of(record.decider).together:
         yield record
         return
-    yield from store().cycles.newest(record.strategy, since=record.as_of, until=record.as_of, limit=None)
+    yield from store().cycles.at(record.strategy, record.as_of)
 
 
 def _candles(files: dict[str, str]) -> Any:

@@ -1,5 +1,6 @@
 """Tell people: an alert is an event that Prefect's automation sends on, an ERROR in the log, a row in the store."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -41,7 +42,7 @@ def look_around(as_of: datetime) -> int:
     return tell([
         *alerts.of_halts(active_halts()),
         *alerts.of_budget(kept.budget.spent(now), s.budget, now.date().isoformat()),
-        *alerts.of_rungs(kept.decisions.by_rung(s.strategy, as_of - LATELY)),
+        *alerts.of_rungs(Counter(answer.rung for _, answer in kept.decisions.between(s.strategy, as_of - LATELY))),
         *alerts.of_missed(kept.cycles.missed(s.strategy, as_of - A_DAY)),
     ])  # fmt: skip
 

@@ -1,5 +1,6 @@
 """What became of the decisions: outcomes, the digest, and the session's run in MLflow."""
 
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 from prefect import task
@@ -76,13 +77,13 @@ def session_metrics(midnight: datetime) -> dict[str, float]:
     """Return the day's numbers so far."""
     kept, strategy = store(), settings().strategy
     points = kept.equity.since(strategy, midnight)
-    cycles, decided = kept.cycles.by_status(strategy, midnight), kept.decisions.totals(strategy, midnight)
+    cycles, answers = kept.cycles.by_status(strategy, midnight), kept.decisions.between(strategy, midnight)
     outcomes = kept.outcomes.newest(strategy, since=midnight, limit=None)
     metrics: dict[str, float] = {
         "cycles": sum(cycles.values()),
-        "decisions": sum(decided.by_action.values()),
-        "model_calls": decided.model_calls,
-        "cost_usd": float(decided.cost_usd),
+        "decisions": len(answers),
+        "model_calls": sum(len(answer.calls) for _, answer in answers),
+        "cost_usd": float(sum(answer.cost_usd for _, answer in answers)),
         "closed_trades": len(outcomes),
         "realized_pnl": float(sum(o.pnl for o in outcomes)),
     }
@@ -92,6 +93,6 @@ def session_metrics(midnight: datetime) -> dict[str, float]:
     if points:
         metrics["equity"] = float(points[-1].equity)
         metrics["drawdown_pct"] = float((1 - points[-1].equity / points[-1].peak) * 100)
-    metrics |= {f"action.{name}": n for name, n in decided.by_action.items()}
+    metrics |= {f"action.{name}": n for name, n in Counter(answer.decision.action for _, answer in answers).items()}
     metrics |= {f"status.{name}": n for name, n in cycles.items()}
     return metrics

@@ -22,7 +22,7 @@ class AlertRepository:
         """Take note that this is so now; says whether to tell it. Of those who race, one is told to."""
         row = row_of(AlertRow, alert, fingerprint=alert.fingerprint, raised_at=at, seen_at=at)
         new = self.database.insert(AlertRow).values(row).returning(AlertRow.fingerprint)
-        here = update(AlertRow).where(AlertRow.fingerprint == alert.fingerprint)
+        here = update(AlertRow).filter_by(fingerprint=alert.fingerprint)
         again = here.where(AlertRow.seen_at < at - QUIET).values(row).returning(AlertRow.fingerprint)
         with self.database.writing() as connection:
             if connection.scalar(new) or connection.scalar(again):

@@ -43,7 +43,7 @@ class BudgetRepository:
 
     def settle(self, budget_id: int, usd: Decimal) -> None:
         """Replace a reservation by what the call cost."""
-        reserved = update(BudgetRow).where(BudgetRow.budget_id == budget_id)
+        reserved = update(BudgetRow).filter_by(budget_id=budget_id)
         self.database.write(reserved.values(nano_usd=_nano(usd), settled=True))
 
     def spent(self, at: datetime) -> Spent:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Text, and_, bindparam, func, select, type_coerce, update
+from sqlalchemy import ColumnElement, Connection, Select, Text, func, select, type_coerce, update
 
 from tasks.adapters.store.database import Database
 from tasks.adapters.store.tables import CandleRow
@@ -50,31 +50,31 @@ class CandleRepository:
                 part = rows[start : start + BATCH]
                 with self.database.writing() as connection:
                     known = self._between(connection, venue, timeframe, part)
-                    new += self._add(connection, venue, timeframe, part, known, recorded_at)
+                    unknown = [
+                        {"venue": venue, "symbol": symbol, "timeframe": timeframe, "open_time": at,
+                         "recorded_at": recorded_at, **dict(zip(COLUMNS, values, strict=True))}
+                        for symbol, at, values in part if (symbol, at) not in known
+                    ]  # fmt: skip
+                    if unknown:
+                        new += connection.execute(
+                            self.database.insert(CandleRow), unknown, execution_options={"preserve_rowcount": True}
+                        ).rowcount
                     revised += _revise(connection, venue, timeframe, part, known, recorded_at)
         return new, revised
 
     def load(self, venue: str, symbol: str, timeframe: str, until: datetime, limit: int) -> pd.DataFrame:
         """Return the last `limit` bars that had closed at `until`, ascending."""
-        query = (
-            select(self._open_ms(), *VALUES)
-            .where(_series(venue, symbol, timeframe), CandleRow.open_time <= until - duration(timeframe))
-            .order_by(CandleRow.open_time.desc())
-            .limit(limit)
-        )
-        rows = self.database.rows(query)
-        return self._frame(rows[::-1])
+        query = self._series(venue, symbol, timeframe).where(CandleRow.open_time <= until - duration(timeframe))
+        return self._frame(self.database.rows(query.order_by(CandleRow.open_time.desc()).limit(limit))[::-1])
 
     def load_frames(
         self, venue: str, symbols: Sequence[str], timeframe: str, until: datetime, limit: int
     ) -> dict[str, pd.DataFrame]:
         """Return by symbol what `load` does; all that have no gap in one query."""
         begin = floor_time(until, timeframe) - limit * duration(timeframe)
-        query = select(CandleRow.symbol, self._open_ms(), *VALUES).where(
-            CandleRow.venue == venue, CandleRow.symbol.in_(symbols), CandleRow.timeframe == timeframe,
-            CandleRow.open_time.between(begin, until - duration(timeframe)),
-        )  # fmt: skip
-        rows = self.database.rows(query.order_by(CandleRow.symbol, CandleRow.open_time))
+        query = select(CandleRow.symbol, self._open_ms(), *VALUES).filter_by(venue=venue, timeframe=timeframe)
+        bars = (CandleRow.symbol.in_(symbols), CandleRow.open_time.between(begin, until - duration(timeframe)))
+        rows = self.database.rows(query.where(*bars).order_by(CandleRow.symbol, CandleRow.open_time))
         named, *columns = zip(*rows, strict=True) if rows else ((), *((),) * (1 + len(COLUMNS)))
         counts = Counter(named)
         whole, frames, end = self._columns(*columns), {}, 0
@@ -85,34 +85,21 @@ class CandleRepository:
 
     def all(self, venue: str, symbol: str, timeframe: str) -> tuple[pd.DataFrame, np.ndarray]:
         """Return every bar, ascending, and when each was stored, in seconds since 1970."""
-        query = select(self._open_ms(), *VALUES, CandleRow.recorded_at).where(_series(venue, symbol, timeframe))
+        query = self._series(venue, symbol, timeframe).add_columns(CandleRow.recorded_at)
         rows = self.database.rows(query.order_by(CandleRow.open_time))
         stored = np.array([row[-1].timestamp() for row in rows])
         return self._frame([row[:-1] for row in rows]), stored
-
-    def _add(
-        self, connection: Connection, venue: str, timeframe: str, rows: list[Row], known: Known, recorded_at: datetime
-    ) -> int:
-        unknown = [
-            {"venue": venue, "symbol": symbol, "timeframe": timeframe, "open_time": at, "recorded_at": recorded_at,
-             **dict(zip(COLUMNS, values, strict=True))}
-            for symbol, at, values in rows if (symbol, at) not in known
-        ]  # fmt: skip
-        if not unknown:
-            return 0
-        return connection.execute(
-            self.database.insert(CandleRow), unknown, execution_options={"preserve_rowcount": True}
-        ).rowcount
 
     def _between(self, connection: Connection, venue: str, timeframe: str, rows: list[Row]) -> Known:
         """Return the bars already stored in the time and of the symbols of `rows`."""
         times = [at for _, at, _ in rows]
         symbols = {symbol for symbol, *_ in rows}
-        query = select(CandleRow.symbol, CandleRow.open_time, *VALUES).where(
-            CandleRow.venue == venue, CandleRow.symbol.in_(symbols), CandleRow.timeframe == timeframe,
-            CandleRow.open_time.between(min(times), max(times)),
-        )  # fmt: skip
+        query = select(CandleRow.symbol, CandleRow.open_time, *VALUES).filter_by(venue=venue, timeframe=timeframe)
+        query = query.where(CandleRow.symbol.in_(symbols), CandleRow.open_time.between(min(times), max(times)))
         return {(symbol, at): values for symbol, at, *values in connection.execute(query)}
+
+    def _series(self, venue: str, symbol: str, timeframe: str) -> Select[Any]:
+        return select(self._open_ms(), *VALUES).filter_by(venue=venue, symbol=symbol, timeframe=timeframe)
 
     def _open_ms(self) -> ColumnElement[Any]:
         """Select the open time in the form that numpy reads fastest: text on SQLite, milliseconds on PostgreSQL."""
@@ -129,10 +116,6 @@ class CandleRepository:
         else:
             open_ms = np.array(times, dtype="datetime64[ms]").astype("int64")
         return bar_frame(open_ms, {name: np.array(v, dtype=float) for name, v in zip(COLUMNS, values, strict=True)})
-
-
-def _series(venue: str, symbol: str, timeframe: str) -> ColumnElement[bool]:
-    return and_(CandleRow.venue == venue, CandleRow.symbol == symbol, CandleRow.timeframe == timeframe)
 
 
 def _rows(series: Series, bars: pd.DataFrame) -> Iterator[Row]:
@@ -152,12 +135,12 @@ def _revise(
     for symbol, at, values in rows:
         if known.get((symbol, at), values) == values:
             continue
-        here = and_(_series(venue, symbol, timeframe), CandleRow.open_time == at)
-        revisions = connection.scalar(select(CandleRow.revisions).where(here)) or []
+        here = {"venue": venue, "symbol": symbol, "timeframe": timeframe, "open_time": at}
+        revisions = connection.scalar(select(CandleRow.revisions).filter_by(**here)) or []
         later = dict(zip(COLUMNS, values, strict=True))
         if revisions and {name: revisions[-1][name] for name in COLUMNS} == later:
             continue
         revisions = [*revisions, {**later, "recorded_at": recorded_at.isoformat()}]
-        connection.execute(update(CandleRow).where(here).values(revisions=bindparam("kept")), {"kept": revisions})
+        connection.execute(update(CandleRow).filter_by(**here).values(revisions=revisions))
         count[symbol, timeframe] += 1
     return count

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, and_, func, or_, select, update
 
-from tasks.adapters.store.database import Database, row_of
+from tasks.adapters.store.database import Database, known, row_of
 from tasks.adapters.store.decisions import DecisionRepository
 from tasks.adapters.store.tables import CycleRow, VerdictRow
 from tasks.core.errors import StoreError
@@ -59,16 +59,15 @@ class CycleRepository:
         A finished cycle never becomes unfinished: a late process that still thinks so writes nothing. A decision
         that was kept before stays as it is. first: one that another run has finished stays as it is.
         """
-        with self.database.writing() as connection:
-            self._save(connection, record, at, first)
+        self.save_all([record], at, first=first)
 
-    def save_all(self, records: Sequence[CycleRecord], at: datetime) -> None:
+    def save_all(self, records: Sequence[CycleRecord], at: datetime, *, first: bool = False) -> None:
         """Do what `save` does for many, all or nothing."""
         with self.database.writing() as connection:
             for record in sorted(records, key=lambda record: record.cycle_id):  # one order, or two could deadlock
-                self._save(connection, record, at)
+                self._save(connection, record, at, first)
 
-    def _save(self, connection: Connection, record: CycleRecord, at: datetime, first: bool = False) -> None:
+    def _save(self, connection: Connection, record: CycleRecord, at: datetime, first: bool) -> None:
         unfinished = CycleRow.status == CycleStatus.STARTED
         statement = self.database.upsert(
             CycleRow,
@@ -86,21 +85,17 @@ class CycleRepository:
 
     def get(self, cycle_id: str) -> CycleRecord | None:
         """Return the record of one cycle."""
-        return self.database.first(CycleRecord, select(CycleRow.record).where(CycleRow.cycle_id == cycle_id))
+        return self.database.first(CycleRecord, select(CycleRow.record).filter_by(cycle_id=cycle_id))
 
-    def newest(
-        self, strategy: str, symbol: str | None = None, since: datetime | None = None,
-        limit: int | None = 50, until: datetime | None = None,
-    ) -> list[CycleRecord]:  # fmt: skip
-        """Return cycles about since <= as_of <= until, newest first; limit None: all of them."""
-        query = _records(strategy).order_by(CycleRow.as_of.desc(), CycleRow.started_at.desc()).limit(limit)
-        if symbol is not None:
-            query = query.where(CycleRow.symbol == symbol)
-        if since is not None:
-            query = query.where(CycleRow.as_of >= since)
-        if until is not None:
-            query = query.where(CycleRow.as_of <= until)
+    def newest(self, strategy: str, symbol: str | None = None, limit: int | None = 50) -> list[CycleRecord]:
+        """Return the last cycles, newest first; limit None: all of them."""
+        query = _records(strategy).filter_by(**known(symbol=symbol))
+        query = query.order_by(CycleRow.as_of.desc(), CycleRow.started_at.desc()).limit(limit)
         return self.database.all(CycleRecord, query)
+
+    def at(self, strategy: str, as_of: datetime) -> list[CycleRecord]:
+        """Return the cycles about one close."""
+        return self.database.all(CycleRecord, _records(strategy).filter_by(as_of=as_of).order_by(CycleRow.started_at))
 
     def last(self, strategy: str, symbol: str | None = None) -> CycleRecord | None:
         """Return the newest cycle."""
@@ -114,8 +109,8 @@ class CycleRepository:
 
     def oldest_first(self, strategy: str | None = None, batch: int = 500) -> Iterator[CycleRecord]:
         """Yield every finished cycle of a strategy, or of all; `batch` of them are in memory at a time."""
-        query = select(CycleRow.record).where(CycleRow.status != CycleStatus.STARTED)
-        query = query if strategy is None else query.where(CycleRow.strategy == strategy)
+        query = select(CycleRow.record).filter_by(**known(strategy=strategy))
+        query = query.where(CycleRow.status != CycleStatus.STARTED)
         query = query.order_by(CycleRow.as_of, CycleRow.cycle_id).limit(batch)
         page = self.database.all(CycleRecord, query)
         while page:
@@ -126,13 +121,13 @@ class CycleRepository:
 
     def span(self, strategy: str) -> tuple[datetime, datetime] | None:
         """Return the first and the last close a cycle of the strategy was about."""
-        query = select(func.min(CycleRow.as_of), func.max(CycleRow.as_of)).where(CycleRow.strategy == strategy)
+        query = select(func.min(CycleRow.as_of), func.max(CycleRow.as_of)).filter_by(strategy=strategy)
         [(first, last)] = self.database.rows(query)
         return None if first is None else (first, last)
 
     def closes(self, strategy: str, since: datetime, until: datetime) -> dict[str, set[datetime]]:
         """Return by symbol which closes of since <= as_of < until have a cycle, however it ended."""
-        query = select(CycleRow.symbol, CycleRow.as_of).where(CycleRow.strategy == strategy)
+        query = select(CycleRow.symbol, CycleRow.as_of).filter_by(strategy=strategy)
         found: dict[str, set[datetime]] = {}
         for symbol, as_of in self.database.rows(query.where(CycleRow.as_of >= since, CycleRow.as_of < until)):
             found.setdefault(symbol, set()).add(as_of)
@@ -140,24 +135,24 @@ class CycleRepository:
 
     def unfinished(self, strategy: str) -> list[CycleRecord]:
         """Return cycles that run now or whose process died, oldest first."""
-        query = _records(strategy).where(CycleRow.status == CycleStatus.STARTED)
+        query = _records(strategy).filter_by(status=CycleStatus.STARTED)
         return self.database.all(CycleRecord, query.order_by(CycleRow.as_of))
 
     def by_status(self, strategy: str, since: datetime | None = None, until: datetime | None = None) -> dict[str, int]:
         """Return how many cycles about since <= as_of < until ended in each status."""
-        query = select(CycleRow.status, func.count()).where(CycleRow.strategy == strategy)
+        query = select(CycleRow.status, func.count()).filter_by(strategy=strategy)
         query = query if since is None else query.where(CycleRow.as_of >= since)
         query = query if until is None else query.where(CycleRow.as_of < until)
         return dict(map(tuple, self.database.rows(query.group_by(CycleRow.status))))
 
     def missed(self, strategy: str, since: datetime) -> list[datetime]:
         """Return the closes at `since` or later that were missed, for whatever symbol, oldest first."""
-        query = select(CycleRow.as_of).where(CycleRow.strategy == strategy, CycleRow.as_of >= since)
-        return sorted(self.database.values(query.where(CycleRow.status == CycleStatus.MISSED).distinct()))
+        missed = select(CycleRow.as_of).filter_by(strategy=strategy, status=CycleStatus.MISSED)
+        return sorted(self.database.values(missed.where(CycleRow.as_of >= since).distinct()))
 
 
 def _records(strategy: str) -> Select[Any]:
-    return select(CycleRow.record).where(CycleRow.strategy == strategy)
+    return select(CycleRow.record).filter_by(strategy=strategy)
 
 
 def _row(record: CycleRecord, at: datetime) -> dict[str, Any]:

@@ -41,6 +41,14 @@ ENGINE_OPTIONS: dict[str, Any] = {
     "hide_parameters": True,
     "json_serializer": storable_json,
 }
+REMEDIES = {  # by what the cause says, the first that fits
+    "no such table|relation.*does not exist": "its schema is missing: run `quarterdeck up` or Store.migrate() first",
+    "no such column|column.*does not exist": "its schema is of an earlier version: `quarterdeck up` updates it",
+    "locked": f"another process has held its write lock for {LOCK_WAIT_S} s: find and end it",
+    "not a database|malformed": "restore the file or name another in QUARTERDECK_DATABASE_URL",
+    "foreign key": "write what it refers to first (the cycle before its parts, the position before its outcome)",
+    "connect|unable to open|authentication|timeout": "start it, or correct QUARTERDECK_DATABASE_URL",
+}
 EXAMPLE = "use sqlite:////path/to/file.db or postgresql://user:password@host:5432/name"
 
 
@@ -122,6 +130,11 @@ class Database:
         with self.writing() as connection:
             connection.execute(statement, rows)
 
+    def add(self, table: type[Base], row: dict[str, Any]) -> bool:
+        """Insert a row unless its key is there; returns whether it was new."""
+        key = inspect(table).primary_key[0]
+        return bool(self.rows(self.insert(table).values(row).returning(key)))
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         with self._translated(), self._engine.begin() as connection:
@@ -138,13 +151,15 @@ class Database:
         try:
             yield
         except SQLAlchemyError as e:
-            raise StoreError(self._explain(e)) from e
+            cause = " ".join(str(getattr(e, "orig", None) or e).split())[:300]
+            if self._url.password:
+                cause = cause.replace(str(self._url.password), "***")
+            fitting = (remedy for words, remedy in REMEDIES.items() if re.search(words, cause, re.IGNORECASE))
+            raise StoreError(f"database {self.place}: {cause}; {next(fitting, 'nothing was written')}") from e
 
-    def _explain(self, error: SQLAlchemyError) -> str:
-        cause = " ".join(str(getattr(error, "orig", None) or error).split())[:300]
-        if self._url.password:
-            cause = cause.replace(str(self._url.password), "***")
-        return f"database {self.place}: {cause}; {_remedy(cause)}"
+    def put(self, table: type[Base], row: dict[str, Any], **how: Any) -> None:
+        """Carry out `upsert`."""
+        self.write(self.upsert(table, row, **how))
 
     def insert(self, table: type[Base]) -> postgresql.Insert:
         """Return an INSERT that leaves rows alone that are there already."""
@@ -177,6 +192,11 @@ def dto_of(dto: type[D], row: Any) -> D:
     return dto.model_validate(row[0] if len(row) == 1 else row, from_attributes=True)
 
 
+def known(**values: Any) -> dict[str, Any]:
+    """Return the values that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def row_of(table: type[Base], dto: Dto, **more: Any) -> dict[str, Any]:
     """Return the fields of `dto` that `table` has columns for, and `more`."""
     return {name: getattr(dto, name) for name in type(dto).model_fields if name in table.__table__.columns} | more
@@ -197,23 +217,6 @@ def parse_url(url: str) -> URL:
     if not parsed.database or parsed.database == ":memory:":
         raise InputError(f"database URL {shown!r} names no file; a store must outlive its process: {EXAMPLE}")
     return parsed.set(drivername="sqlite")
-
-
-def _remedy(cause: str) -> str:
-    low = cause.lower()
-    if "no such table" in low or ("relation" in low and "does not exist" in low):
-        return "its schema is missing: run `quarterdeck up` or Store.migrate() first"
-    if "no such column" in low or ("column" in low and "does not exist" in low):
-        return "its schema is of an earlier version: `quarterdeck up` brings it up to date"
-    if "locked" in low:
-        return f"another process has held its write lock for {LOCK_WAIT_S} s: find and end it"
-    if "not a database" in low or "malformed" in low:
-        return "restore the file or name another in QUARTERDECK_DATABASE_URL"
-    if "foreign key" in low:
-        return "write what it refers to first (the cycle before its parts, the position before its outcome)"
-    if "connect" in low or "unable to open" in low or "authentication" in low or "timeout" in low:
-        return "start it, or correct QUARTERDECK_DATABASE_URL"
-    return "nothing was written"
 
 
 def _postgres_engine(url: URL) -> Engine:

@@ -1,26 +1,15 @@
 """What cycles decided: at most one decision each, what it cost, and whether MLflow has it."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, select, update
 
 from tasks.adapters.store.database import Database, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow
-from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Answer
 from tasks.core.types.record import CycleStatus
-
-
-class Decided(Dto):
-    """What was decided in some time, summed up."""
-
-    by_action: dict[str, int]
-    model_calls: int
-    cost_usd: Exact
 
 
 @dataclass
@@ -59,44 +48,24 @@ class DecisionRepository:
         query = select(DecisionRow.cycle_id, DecisionRow.decided).where(DecisionRow.cycle_id.in_(cycle_ids))
         return {cycle_id: Answer.model_validate(decided) for cycle_id, decided in self.database.rows(query)}
 
-    def between(self, strategy: str, since: datetime, until: datetime) -> list[tuple[CycleStatus, Answer]]:
+    def between(
+        self, strategy: str, since: datetime, until: datetime | None = None
+    ) -> list[tuple[CycleStatus, Answer]]:
         """Return what was decided about closes of since <= as_of < until, and how each cycle ended, oldest first."""
-        query = select(CycleRow.status, DecisionRow.decided).join(
-            DecisionRow, DecisionRow.cycle_id == CycleRow.cycle_id
-        )
-        query = query.where(CycleRow.strategy == strategy, CycleRow.as_of >= since, CycleRow.as_of < until)
-        rows = self.database.rows(query.order_by(CycleRow.as_of, CycleRow.symbol))
+        query = select(CycleRow.status, DecisionRow.decided).join(DecisionRow).where(CycleRow.as_of >= since)
+        query = query if until is None else query.where(CycleRow.as_of < until)
+        rows = self.database.rows(query.where(CycleRow.strategy == strategy).order_by(CycleRow.as_of, CycleRow.symbol))
         return [(CycleStatus(status), Answer.model_validate(decided)) for status, decided in rows]
-
-    def totals(self, strategy: str, since: datetime) -> Decided:
-        """Sum up what was decided about closes of since <= as_of."""
-        about = (CycleRow.strategy == strategy, CycleRow.as_of >= since)
-        decided = select(DecisionRow.action, DecisionRow.cost_usd)
-        calls = (
-            select(func.count()).select_from(ModelCallRow).join(CycleRow, CycleRow.cycle_id == ModelCallRow.cycle_id)
-        )
-        rows = self.database.rows(decided.join(CycleRow, CycleRow.cycle_id == DecisionRow.cycle_id).where(*about))
-        return Decided(
-            by_action=Counter(row.action for row in rows),
-            model_calls=self.database.value(calls.where(*about)),
-            cost_usd=sum((row.cost_usd for row in rows), Decimal(0)),  # here: SQLite would add them as floats
-        )
-
-    def by_rung(self, strategy: str, since: datetime) -> dict[str, int]:
-        """Return how many decisions about closes at `since` or later came from each rung."""
-        query = select(DecisionRow.rung, func.count()).join(CycleRow, CycleRow.cycle_id == DecisionRow.cycle_id)
-        query = query.where(CycleRow.strategy == strategy, CycleRow.as_of >= since).group_by(DecisionRow.rung)
-        return dict(map(tuple, self.database.rows(query)))
 
     def untracked(self, limit: int) -> list[str]:
         """Return the oldest cycles whose decision MLflow does not have."""
-        query = select(DecisionRow.cycle_id).where(DecisionRow.trace_id.is_(None))
+        query = select(DecisionRow.cycle_id).filter_by(trace_id=None)
         return self.database.values(query.order_by(DecisionRow.decided_at).limit(limit))
 
     def mark_tracked(self, cycle_id: str, trace_id: str) -> None:
         """Note that MLflow has this cycle's decision."""
-        self.database.write(update(DecisionRow).where(DecisionRow.cycle_id == cycle_id).values(trace_id=trace_id))
+        self.database.write(update(DecisionRow).filter_by(cycle_id=cycle_id).values(trace_id=trace_id))
 
     def trace_id(self, cycle_id: str) -> str | None:
         """Return the MLflow trace of this cycle's decision."""
-        return self.database.value(select(DecisionRow.trace_id).where(DecisionRow.cycle_id == cycle_id))  # type: ignore[no-any-return]  # a column of text
+        return self.database.value(select(DecisionRow.trace_id).filter_by(cycle_id=cycle_id))  # type: ignore[no-any-return]  # a column of text

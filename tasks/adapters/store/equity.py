@@ -19,7 +19,7 @@ class EquityRepository:
 
     def save(self, point: EquityPoint) -> None:
         """Keep the equity at one moment; the same moment again replaces it."""
-        self.database.write(self.database.upsert(EquityRow, row_of(EquityRow, point)))
+        self.database.put(EquityRow, row_of(EquityRow, point))
 
     def last(self, strategy: str) -> EquityPoint | None:
         """Return the newest point."""
@@ -37,4 +37,4 @@ class EquityRepository:
 
 
 def _of(strategy: str) -> Select[Any]:
-    return select(EquityRow).where(EquityRow.strategy == strategy)
+    return select(EquityRow).filter_by(strategy=strategy)

@@ -19,14 +19,14 @@ class HaltRepository:
     def add(self, reason: str, who: str, at: datetime, flatten: bool = False) -> Halt:
         """Stop new entries; the same reason by the same person while it is in force is the same halt."""
         values = {"reason": reason, "who": who, "flatten": flatten}
-        same = select(HaltRow).where(HaltRow.resumed_at.is_(None)).filter_by(**values)
+        same = select(HaltRow).filter_by(resumed_at=None, **values)
         new = insert(HaltRow).values(**values, since=at).returning(HaltRow)
         with self.database.writing() as connection:
             return dto_of(Halt, connection.execute(same).first() or connection.execute(new).one())
 
     def active(self) -> list[Halt]:
         """Return every halt in force, oldest first."""
-        return self.database.all(Halt, select(HaltRow).where(HaltRow.resumed_at.is_(None)).order_by(HaltRow.halt_id))
+        return self.database.all(Halt, select(HaltRow).filter_by(resumed_at=None).order_by(HaltRow.halt_id))
 
     def newest(self) -> Halt | None:
         """Return the newest halt in force; None: entries are allowed."""
@@ -34,7 +34,7 @@ class HaltRepository:
 
     def resume(self, who: str, at: datetime) -> list[Halt]:
         """Lift every halt in force and return them."""
-        lift = update(HaltRow).where(HaltRow.resumed_at.is_(None)).values(resumed_at=at, resumed_by=who)
+        lift = update(HaltRow).filter_by(resumed_at=None).values(resumed_at=at, resumed_by=who)
         return sorted(self.database.all(Halt, lift.returning(HaltRow)), key=lambda halt: halt.halt_id)
 
 
@@ -47,9 +47,9 @@ class PauseRepository:
     def add(self, strategy: str, symbol: str, until: datetime) -> None:
         """Allow no new entries in `symbol` before `until`; a shorter pause never ends a longer one."""
         row = {"strategy": strategy, "symbol": symbol, "until": until}
-        self.database.write(self.database.upsert(PauseRow, row, only=lambda new: new.until > PauseRow.until))
+        self.database.put(PauseRow, row, only=lambda new: new.until > PauseRow.until)
 
     def until(self, strategy: str, symbol: str) -> datetime | None:
         """Return when the last pause ends or ended; None if there was none."""
-        query = select(PauseRow.until).where(PauseRow.strategy == strategy, PauseRow.symbol == symbol)
+        query = select(PauseRow.until).filter_by(strategy=strategy, symbol=symbol)
         return self.database.value(query)  # type: ignore[no-any-return]  # a column of times

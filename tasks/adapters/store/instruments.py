@@ -18,9 +18,9 @@ class InstrumentRepository:
     def save(self, venue: str, instrument: Instrument) -> None:
         """Keep what the venue says of a symbol now, in place of what it said before."""
         row = {"venue": venue, "symbol": instrument.symbol, "document": instrument.model_dump(mode="json")}
-        self.database.write(self.database.upsert(InstrumentRow, row))
+        self.database.put(InstrumentRow, row)
 
     def get(self, venue: str, symbol: str) -> Instrument | None:
         """Return what the venue last said of a symbol; None if it was never asked."""
-        query = select(InstrumentRow.document).where(InstrumentRow.venue == venue, InstrumentRow.symbol == symbol)
+        query = select(InstrumentRow.document).filter_by(venue=venue, symbol=symbol)
         return self.database.first(Instrument, query)

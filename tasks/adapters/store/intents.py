@@ -58,7 +58,7 @@ class IntentRepository:
 
     def of_cycle(self, cycle_id: str) -> tuple[OrderIntent, ...]:
         """Return the legs of a cycle in their order."""
-        query = select(IntentRow).where(IntentRow.cycle_id == cycle_id)
+        query = select(IntentRow).filter_by(cycle_id=cycle_id)
         return tuple(self.database.all(OrderIntent, query.order_by(IntentRow.persisted_at, IntentRow.leg)))
 
     def mark(self, client_order_id: str, state: str) -> None:
@@ -105,7 +105,7 @@ class IntentRepository:
 
     def get(self, client_order_id: str) -> OrderIntent | None:
         """Return an intent as it was persisted; None if there is no such intent."""
-        return self.database.first(OrderIntent, select(IntentRow).where(IntentRow.client_order_id == client_order_id))
+        return self.database.first(OrderIntent, select(IntentRow).filter_by(client_order_id=client_order_id))
 
     def own(self, strategy: str, symbol: str) -> list[OwnIntent]:
         """Return every intent of `symbol` ever persisted, oldest first, with what is known of its order."""
@@ -128,6 +128,6 @@ class IntentRepository:
 
 def _of_strategy(strategy: str, *columns: Any) -> Select[Any]:
     """Select from intents and, where one is known, their orders, oldest first."""
-    query = select(*columns).select_from(IntentRow).join(CycleRow, CycleRow.cycle_id == IntentRow.cycle_id)
+    query = select(*columns).select_from(IntentRow).join(CycleRow)
     query = query.outerjoin(OrderRow, OrderRow.client_order_id == IntentRow.client_order_id)
     return query.where(CycleRow.strategy == strategy).order_by(IntentRow.persisted_at, IntentRow.leg)

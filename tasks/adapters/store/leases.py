@@ -46,7 +46,7 @@ class LeaseRepository:
 
     def get(self, name: str) -> Lease | None:
         """Return who has or last had the lease, and with which token."""
-        return self.database.first(Lease, select(LeaseRow).where(LeaseRow.name == name))
+        return self.database.first(Lease, select(LeaseRow).filter_by(name=name))
 
     def still_held(self, lease: Lease) -> ColumnElement[bool]:
         """Return the condition that `lease` is held at the moment the statement runs that it is part of."""

@@ -33,8 +33,13 @@ class MemoryRepository:
 
     def keep(self, cycle_id: str, snapshot: Snapshot) -> None:
         """Keep the moment of a cycle's decision; the first one counts, as with the decision."""
-        row = {"spec": SPEC, "values": vector(snapshot).values, "reasons": snapshot.reason_for_call}
-        self.database.write(self.database.insert(VectorRow).values(cycle_id=cycle_id, **row))
+        row = {
+            "cycle_id": cycle_id,
+            "spec": SPEC,
+            "values": vector(snapshot).values,
+            "reasons": snapshot.reason_for_call,
+        }
+        self.database.add(VectorRow, row)
 
     def decisions(self, strategy: str, symbol: str, since: datetime, before: datetime) -> list[KeptDecision]:
         """Return what models decided for closes of since <= as_of < before."""
@@ -68,8 +73,8 @@ class MemoryRepository:
 def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | None = None) -> Select[Any]:
     """Select decisions about closes before `as_of`, newest first; with_outcome: True only those, False maybe."""
     columns = (DecisionRow.action, DecisionRow.confidence, VectorRow.spec, VectorRow.values, VectorRow.reasons)
-    query = select(CycleRow.as_of, *columns).join(DecisionRow, DecisionRow.cycle_id == CycleRow.cycle_id)
-    query = query.join(VectorRow, VectorRow.cycle_id == CycleRow.cycle_id)
+    query = select(CycleRow.as_of, *columns).join(DecisionRow)
+    query = query.join(VectorRow)
     if with_outcome is not None:
         known = and_(OutcomeRow.cycle_id == CycleRow.cycle_id, OutcomeRow.closed_at <= as_of)
         query = query.add_columns(OutcomeRow.r_multiple).join(OutcomeRow, known, isouter=not with_outcome)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from tasks.adapters.store.database import Database, row_of
+from tasks.adapters.store.database import Database, known, row_of
 from tasks.adapters.store.tables import FillRow, IntentRow, OrderRow
 from tasks.core.errors import StoreError
 from tasks.core.types.orders import Fill, Order
@@ -22,17 +22,12 @@ class OrderRepository:
         """Keep an order's newest state; one older than what is kept changes nothing."""
         if not order.client_order_id:
             raise StoreError(f"order {order.venue_order_id} has no client_order_id; only orders of ours are kept")
-        newer = self.database.upsert(
-            OrderRow,
-            row_of(OrderRow, order),
-            keep=["created_at"],
-            only=lambda new: new.updated_at >= OrderRow.updated_at,
-        )
-        self.database.write(newer)
+        row = row_of(OrderRow, order)
+        self.database.put(OrderRow, row, keep=["created_at"], only=lambda new: new.updated_at >= OrderRow.updated_at)
 
     def get(self, client_order_id: str) -> Order | None:
         """Return an order as the venue last reported it."""
-        return self.database.first(Order, select(OrderRow).where(OrderRow.client_order_id == client_order_id))
+        return self.database.first(Order, select(OrderRow).filter_by(client_order_id=client_order_id))
 
 
 @dataclass
@@ -45,11 +40,11 @@ class FillRepository:
         """Keep fills; return only those that were new."""
         if not fills:
             return []
-        known = {fill.fill_id: fill for fill in fills}
-        rows = [row_of(FillRow, known[key]) for key in sorted(known)]  # one order, or two writers could deadlock
+        by_id = {fill.fill_id: fill for fill in fills}
+        rows = [row_of(FillRow, by_id[key]) for key in sorted(by_id)]  # one order, or two writers could deadlock
         with self.database.writing() as connection:
             new = set(connection.scalars(self.database.insert(FillRow).returning(FillRow.fill_id), rows))
-        return [fill for key, fill in known.items() if key in new]
+        return [fill for key, fill in by_id.items() if key in new]
 
     def of_cycle(self, cycle_id: str) -> list[Fill]:
         """Return the fills of a cycle's own orders, oldest first."""
@@ -59,5 +54,5 @@ class FillRepository:
 
     def since(self, since: datetime, symbol: str | None = None) -> list[Fill]:
         """Return fills at `since` or later, oldest first."""
-        query = select(FillRow).where(FillRow.at >= since).order_by(FillRow.at, FillRow.fill_id)
-        return self.database.all(Fill, query if symbol is None else query.where(FillRow.symbol == symbol))
+        query = select(FillRow).filter_by(**known(symbol=symbol)).where(FillRow.at >= since)
+        return self.database.all(Fill, query.order_by(FillRow.at, FillRow.fill_id))

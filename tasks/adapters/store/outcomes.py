@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select, update
 
-from tasks.adapters.store.database import Database, dto_of, row_of
+from tasks.adapters.store.database import Database, dto_of, known, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, OutcomeRow, PositionRow
 from tasks.core.types.record import Outcome
 
@@ -25,7 +25,7 @@ class OutcomeRepository:
 
     def save_on(self, connection: Connection, outcome: Outcome) -> None:
         """Do what `save` does as part of a transaction."""
-        known = select(OutcomeRow).where(OutcomeRow.position_id == outcome.position_id)
+        known = select(OutcomeRow).filter_by(position_id=outcome.position_id)
         row = connection.execute(known).first()
         if row is None or dto_of(Outcome, row) != outcome:
             values = row_of(OutcomeRow, outcome, tracked=False, settled_at=None)
@@ -51,11 +51,10 @@ class OutcomeRepository:
         since: datetime | None = None,
     ) -> list[Outcome]:
         """Return outcomes of positions with since <= closed_at <= until, newest first; limit None: all of them."""
-        query = _of_strategy(strategy).order_by(OutcomeRow.closed_at.desc()).limit(limit)
+        query = _of_strategy(strategy).filter_by(**known(symbol=symbol))
+        query = query.order_by(OutcomeRow.closed_at.desc()).limit(limit)
         if decider is not None:
-            query = query.join(CycleRow, CycleRow.cycle_id == OutcomeRow.cycle_id).where(CycleRow.decider == decider)
-        if symbol is not None:
-            query = query.where(OutcomeRow.symbol == symbol)
+            query = query.join(CycleRow, CycleRow.cycle_id == OutcomeRow.cycle_id).filter_by(decider=decider)
         if until is not None:
             query = query.where(OutcomeRow.closed_at <= until)
         if since is not None:
@@ -70,9 +69,8 @@ class OutcomeRepository:
 
     def mark_tracked(self, position_id: str) -> None:
         """Note that MLflow has this outcome."""
-        self.database.write(update(OutcomeRow).where(OutcomeRow.position_id == position_id).values(tracked=True))
+        self.database.write(update(OutcomeRow).filter_by(position_id=position_id).values(tracked=True))
 
 
 def _of_strategy(strategy: str) -> Select[Any]:
-    query = select(OutcomeRow).join(PositionRow, PositionRow.position_id == OutcomeRow.position_id)
-    return query.where(PositionRow.strategy == strategy)
+    return select(OutcomeRow).join(PositionRow).filter_by(strategy=strategy)

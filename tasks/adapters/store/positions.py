@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Select, select
 
-from tasks.adapters.store.database import Database, row_of
+from tasks.adapters.store.database import Database, known, row_of
 from tasks.adapters.store.outcomes import OutcomeRepository
 from tasks.adapters.store.tables import OutcomeRow, PositionRow
 from tasks.core.trading import ledger
@@ -29,27 +29,25 @@ class PositionRepository:
 
     def get(self, position_id: str) -> Position | None:
         """Return one position."""
-        return self.database.first(Position, select(PositionRow).where(PositionRow.position_id == position_id))
+        return self.database.first(Position, select(PositionRow).filter_by(position_id=position_id))
 
     def open(self, strategy: str) -> list[Position]:
         """Return the open positions, oldest first."""
-        query = select(PositionRow).where(PositionRow.strategy == strategy, PositionRow.closed_at.is_(None))
+        query = select(PositionRow).filter_by(strategy=strategy, closed_at=None)
         return self.database.all(Position, query.order_by(PositionRow.opened_at))
 
     def closed(
         self, strategy: str, since: datetime | None = None, limit: int | None = 100, symbol: str | None = None
     ) -> list[Position]:
         """Return positions closed at `since` or later, newest first; limit None: all of them."""
-        query = _closed(strategy).order_by(PositionRow.closed_at.desc()).limit(limit)
-        if symbol is not None:
-            query = query.where(PositionRow.symbol == symbol)
+        query = _closed(strategy).filter_by(**known(symbol=symbol)).order_by(PositionRow.closed_at.desc()).limit(limit)
         if since is not None:
             query = query.where(PositionRow.closed_at >= since)
         return self.database.all(Position, query)
 
     def without_outcome(self, strategy: str) -> list[Position]:
         """Return closed positions without an outcome, oldest first: those of before outcomes came with them."""
-        query = _closed(strategy).outerjoin(OutcomeRow, OutcomeRow.position_id == PositionRow.position_id)
+        query = _closed(strategy).outerjoin(OutcomeRow)
         query = query.where(OutcomeRow.position_id.is_(None))
         return self.database.all(Position, query.order_by(PositionRow.closed_at))
 

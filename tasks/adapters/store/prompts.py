@@ -59,7 +59,7 @@ class PromptRepository:
     def decisions(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Answer]:
         """Return the last decisions that sent this prompt, newest first."""
         sent = exists().where(ModelCallRow.cycle_id == DecisionRow.cycle_id, ModelCallRow.prompt_sha256 == sha256)
-        query = select(DecisionRow.decided).join(CycleRow, CycleRow.cycle_id == DecisionRow.cycle_id)
+        query = select(DecisionRow.decided).join(CycleRow)
         query = query.where(CycleRow.strategy == strategy, DecisionRow.decided_at >= since, sent)
         return self.database.all(Answer, query.order_by(DecisionRow.decided_at.desc()).limit(limit))
 

@@ -20,8 +20,7 @@ class ReplyRepository:
 
     def keep(self, content_hash: str, call: ModelCall, at: datetime) -> None:
         """Keep a reply that was paid for; a newer one to the same question replaces it."""
-        row = row_of(ReplyRow, call, content_hash=content_hash, created_at=at)
-        self.database.write(self.database.upsert(ReplyRow, row))
+        self.database.put(ReplyRow, row_of(ReplyRow, call, content_hash=content_hash, created_at=at))
 
     def find(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None:
         """Return the newest of these replies that was kept at `since` or later."""

@@ -51,8 +51,7 @@ class ShadowRepository:
 
     def keep(self, shadow: ShadowDecision) -> None:
         """Keep one answer; the first of a decider in a cycle is its only one."""
-        row = row_of(ShadowRow, shadow, document=shadow.model_dump(mode="json"))
-        self.database.write(self.database.insert(ShadowRow).values(row))
+        self.database.add(ShadowRow, row_of(ShadowRow, shadow, document=shadow.model_dump(mode="json")))
 
     def answers(self, decider: str, cycle_ids: Sequence[str]) -> dict[str, Answer]:
         """Return what one decider was kept to have answered in these cycles, by cycle."""
@@ -71,8 +70,8 @@ class ShadowRepository:
 
     def score(self, shadow: ShadowDecision, score: Counterfactual) -> None:
         """Attach what the answer would have earned."""
-        mine = (ShadowRow.cycle_id == shadow.cycle_id, ShadowRow.decider == shadow.decider)
-        self.database.write(update(ShadowRow).where(*mine).values(return_pct=score.return_pct))
+        mine = update(ShadowRow).filter_by(cycle_id=shadow.cycle_id, decider=shadow.decider)
+        self.database.write(mine.values(return_pct=score.return_pct))
 
     def scores(self, strategy: str) -> dict[str, dict[str, Decimal]]:
         """Return every score: decider -> cycle_id -> return in percent, so that answers can be paired by cycle."""
@@ -97,18 +96,18 @@ class PaperBookRepository:
 
     def get(self, strategy: str, decider: str) -> PaperBookState | None:
         """Return the book as it was last left."""
-        query = select(PaperBookRow).where(PaperBookRow.strategy == strategy, PaperBookRow.decider == decider)
+        query = select(PaperBookRow).filter_by(strategy=strategy, decider=decider)
         return self.database.first(PaperBookState, query)
 
     def save(self, strategy: str, decider: str, book: PaperBookState, before: PaperBookState | None) -> bool:
         """Replace the book if it is still as it was read `before`; False if somebody else has changed it meanwhile."""
         row = row_of(PaperBookRow, book, strategy=strategy, decider=decider)
-        statement: Any = self.database.insert(PaperBookRow)
-        if before is not None:
-            mine = (PaperBookRow.strategy == strategy, PaperBookRow.decider == decider)
-            same = (PaperBookRow.state == before.state, PaperBookRow.until == before.until)
-            statement = update(PaperBookRow).where(*mine, *same)
-        return bool(self.database.rows(statement.values(row).returning(PaperBookRow.decider)))
+        if before is None:
+            return self.database.add(PaperBookRow, row)
+        same = update(PaperBookRow).filter_by(
+            strategy=strategy, decider=decider, state=before.state, until=before.until
+        )
+        return bool(self.database.rows(same.values(row).returning(PaperBookRow.decider)))
 
 
 def _oldest_first(strategy: str, *columns: Any) -> Select[Any]:

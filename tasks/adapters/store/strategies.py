@@ -19,11 +19,11 @@ class StrategyRepository:
     def keep(self, strategy: Strategy) -> None:
         """Keep a strategy under its hash; the same one again is a no-op."""
         row = {"sha256": strategy.sha256, "document": strategy.model_dump(mode="json")}
-        self.database.write(self.database.insert(StrategyRow).values(row))
+        self.database.add(StrategyRow, row)
 
     def get(self, sha256: str) -> Strategy:
         """Return the strategy that is kept under a hash; raises InputError where none is."""
-        query = select(StrategyRow.document).where(StrategyRow.sha256 == sha256)
+        query = select(StrategyRow.document).filter_by(sha256=sha256)
         if (strategy := self.database.first(Strategy, query)) is None:
             raise InputError(f"{sha256[:12]}... is not in this database; give the one that the record was made with")
         return strategy

@@ -17,11 +17,15 @@ from sqlalchemy.orm.decl_api import DeclarativeAttributeIntercept
 from tasks.adapters.store.types import Document, Money, SafeText, UtcTime, VerbatimDocument
 from tasks.core.decision.breaker import BreakerState
 from tasks.core.decision.budget import Charge, KeptReply
+from tasks.core.types.alert import Alert
 from tasks.core.types.base import Dto
+from tasks.core.types.decision import Answer, ModelCall
 from tasks.core.types.orders import Fill, Order, OrderIntent
 from tasks.core.types.portfolio import Position
+from tasks.core.types.promotion import Move
 from tasks.core.types.question import Reason
-from tasks.core.types.record import EquityPoint, Halt, Lease, Outcome
+from tasks.core.types.record import CycleRecord, EquityPoint, Halt, Lease, Outcome
+from tasks.core.types.verdict import Verdict
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -53,10 +57,10 @@ class Base(DeclarativeBase, metaclass=_Columns):
     metadata = MetaData(naming_convention=NAMES)
     type_annotation_map = {**KINDS, dict[str, Any]: Document, list[Any]: Document}
 
-    def __init_subclass__(cls, key: str, of: type[Dto] | None = None) -> None:
-        """Make columns of the fields of the DTO `of`; key: which columns are the key."""
+    def __init_subclass__(cls, key: str, of: type[Dto] | None = None, fields: str = "") -> None:
+        """Make columns of the fields of the DTO `of`, or of some of them; key: which columns are the key."""
         for name, field in of.model_fields.items() if of else ():
-            if name not in vars(cls):
+            if name not in vars(cls) and (not fields or name in fields.split()):
                 setattr(cls, name, _column(field.annotation, name in key.split()))
         for name in key.split():
             if name not in vars(cls):
@@ -136,7 +140,9 @@ class StrategyRow(Base, key="sha256"):
     document = _verbatim()
 
 
-class CycleRow(Base, key="cycle_id"):
+class CycleRow(
+    Base, of=CycleRecord, fields="cycle_id strategy symbol as_of trigger decider status error", key="cycle_id"
+):
     """One cycle; `record` is the whole CycleRecord and explains it alone."""
 
     __tablename__ = "cycles"
@@ -145,20 +151,12 @@ class CycleRow(Base, key="cycle_id"):
         Index(None, "strategy", "as_of"),
         _where("ix_cycles_started", "strategy", "status = 'started'"),
     )
-    cycle_id: Mapped[str]
-    strategy: Mapped[str]
-    symbol: Mapped[str]
-    as_of: Mapped[datetime]
-    trigger: Mapped[str]
-    decider: Mapped[str]
-    status: Mapped[str]
-    error: Mapped[str]
     record = _verbatim()
     started_at: Mapped[datetime]
     updated_at: Mapped[datetime]
 
 
-class DecisionRow(Base, key="cycle_id"):
+class DecisionRow(Base, of=Answer, fields="source rung latency_ms cost_usd", key="cycle_id"):
     """The one decision of a cycle, the first that was kept; `trace_id` is null until MLflow has it."""
 
     __tablename__ = "decisions"
@@ -166,41 +164,30 @@ class DecisionRow(Base, key="cycle_id"):
     cycle_id = _of_cycle(primary_key=True)
     action: Mapped[str]
     confidence: Mapped[Decimal]
-    source: Mapped[str]
-    rung: Mapped[str]
-    latency_ms: Mapped[float]
-    cost_usd: Mapped[Decimal]
     decided = _verbatim()
     decided_at: Mapped[datetime]
     trace_id: Mapped[str | None]
 
 
-class ModelCallRow(Base, key="cycle_id seq"):
+class ModelCallRow(
+    Base, of=ModelCall, fields="role model error latency_ms cost_usd tokens_in tokens_out", key="cycle_id seq"
+):
     """What one request to a model cost, in the order of the calls; its texts are in the decision."""
 
     __tablename__ = "model_calls"
     cycle_id = _of_cycle(primary_key=True)
     seq: Mapped[int] = mapped_column(Integer(), primary_key=True, autoincrement=False)
-    role: Mapped[str]
-    model: Mapped[str]
     prompt_name: Mapped[str | None]
     prompt_version: Mapped[str | None]
     prompt_sha256: Mapped[str | None]
-    error: Mapped[str]
-    latency_ms: Mapped[float]
-    cost_usd: Mapped[Decimal]
-    tokens_in: Mapped[int]
-    tokens_out: Mapped[int]
     called_at: Mapped[datetime] = mapped_column(index=True)
 
 
-class VerdictRow(Base, key="cycle_id"):
+class VerdictRow(Base, of=Verdict, fields="allowed codes", key="cycle_id"):
     """What the guard said about a cycle's decision; the numbers are in the record."""
 
     __tablename__ = "verdicts"
     cycle_id = _of_cycle(primary_key=True)
-    allowed: Mapped[bool]
-    codes: Mapped[list[Any]]
     judged_at: Mapped[datetime]
 
 
@@ -341,14 +328,10 @@ class LeaseRow(Base, of=Lease, key="name"):
     expires_at: Mapped[datetime]
 
 
-class PromptAliasRow(Base, key="role alias"):
+class PromptAliasRow(Base, of=Move, fields="role alias version sha256", key="role alias"):
     """Which version of a role's prompt an alias names, and the hash of the file that was meant."""
 
     __tablename__ = "prompt_aliases"
-    role: Mapped[str]
-    alias: Mapped[str]
-    version: Mapped[str]
-    sha256: Mapped[str]
 
 
 class PromotionRow(Base, key="promotion_id"):
@@ -360,12 +343,10 @@ class PromotionRow(Base, key="promotion_id"):
     move = _verbatim()
 
 
-class AlertRow(Base, key="fingerprint"):
+class AlertRow(Base, of=Alert, fields="kind text", key="fingerprint"):
     """Something people were told, since when it is so, and when that was last seen."""
 
     __tablename__ = "alerts"
     fingerprint: Mapped[str]
-    kind: Mapped[str]
-    text: Mapped[str]
     raised_at: Mapped[datetime]
     seen_at: Mapped[datetime] = mapped_column(index=True)
