@@ -81,17 +81,14 @@ def track_comparison(
     found: Comparison, chosen: Sequence[Variant], notes: Mapping[str, Any], params: Mapping[str, str], folder: Path
 ) -> str:
     """Log the comparison to MLflow from the report's folder; empty where tracking is off or not there."""
-    from tasks.adapters.mlflow.comparison import ComparisonTracker
+    from tasks.adapters.mlflow.comparison import log_comparison, server_of
 
     if not settings().mlflow_url:
         return ""
-    files = {v.label: {f.name: f.read_bytes() for f in (folder / report.file_name(v.label)).iterdir()} for v in chosen}
     tags = {"data_sha256": found.data_sha256, "git_commit": notes["commit"], "mask": notes["mask"]}
-    page = (folder / "report.html").read_bytes()
+    tags = {key: value for key, value in tags.items() if value}
     try:
-        return ComparisonTracker(settings().mlflow_url).log_comparison(
-            found, chosen, notes["title"], params, {k: v for k, v in tags.items() if v}, page, files
-        )
+        return log_comparison(server_of(settings().mlflow_url), found, chosen, notes["title"], params, tags, folder)
     except TrackingUnavailable as e:
         log().warning("the comparison is not in MLflow: %s", e)
         return ""

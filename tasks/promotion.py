@@ -68,12 +68,10 @@ def move_alias(move: Move) -> Move:
 
 
 def _tag(move: Move) -> None:
-    from tasks.adapters.mlflow.evidence import EvidenceTracker
+    from tasks.adapters.mlflow.evidence import tag
 
     try:
-        EvidenceTracker(settings().mlflow_url).tag(
-            move.evidence, "promoted", f"{move.role}/{move.version} {move.at:%Y-%m-%d %H:%M}"
-        )
+        tag(settings().mlflow_url, move.evidence, "promoted", f"{move.role}/{move.version} {move.at:%Y-%m-%d %H:%M}")
     except TrackingUnavailable as e:  # a file was the evidence, or MLflow is away: the history has it all the same
         log().warning("evidence %s is not tagged: %s", move.evidence, e)
 

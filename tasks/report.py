@@ -1,7 +1,6 @@
 """The day's report: one HTML page in HOME/reports, a page in Prefect, and its headline by alert."""
 
 from datetime import UTC, date, datetime, time, timedelta
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,9 @@ from prefect.runtime import flow_run
 
 from tasks import alerts
 from tasks.connections import store, venue
-from tasks.core.lab.compare import Series
 from tasks.core.pages.day import Day, day_of
+from tasks.core.pages.markdown import table
 from tasks.core.types.alert import Alert, AlertKind
-from tasks.core.types.record import EquityPoint
 from tasks.retries import STAGE
 from tasks.settings import settings
 
@@ -41,7 +39,11 @@ async def write_report(day: date) -> Path:
         day, s.strategy, [point for point in points if point.at >= begin],
         kept.cycles.by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),
     )  # fmt: skip
-    picture = canvas.data_uri(comparison.equity({s.strategy: _series(points)})) if len(points) > 1 else ""
+    picture = ""
+    if len(points) > 1 and points[0].equity:
+        shown = [*points[:: max(1, len(points) // POINTS)], points[-1]]
+        curve = np.array([(point.at.timestamp(), float(point.equity / points[0].equity)) for point in shown]).T
+        picture = canvas.data_uri(comparison.equity({s.strategy: (curve[0], curve[1])}))
     told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if begin <= at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,15 +64,7 @@ def _baselines(end: datetime) -> dict[str, float]:
     return found
 
 
-def _series(points: list[EquityPoint]) -> Series:
-    """Return the curve as the charts take it, thinned."""
-    shown = [*points[:: max(1, len(points) // POINTS)], points[-1]]
-    returns = [float(after.equity / before.equity - 1) if before.equity else 0.0 for before, after in pairwise(shown)]
-    return Series(np.array([int(point.at.timestamp()) for point in shown[1:]]), np.array(returns))
-
-
 def _markdown(found: Day, path: Path) -> str:
     rows = {**found.statuses, **found.actions, **{f"cost {model}, USD": usd for model, usd in found.costs.items()}}
-    lines = [f"| {name} | {value} |" for name, value in rows.items()]
-    return "\n".join([f"# {found.day}", found.headline, "", "| what | how many |", "|---|---|", *lines,
-                      "", f"The whole page: `{path}`"])  # fmt: skip
+    counts = table(("what", "how many"), rows.items())
+    return f"# {found.day}\n{found.headline}\n\n{counts}\n\nThe whole page: `{path}`"

@@ -6,7 +6,7 @@ Every query reads at most a day, through an index.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -49,49 +49,49 @@ class Exporter(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        now = datetime.now(UTC)
         try:
-            self._store = store = self._store or Store(self._url)
-            found = [*self._cycles(store.database, now), *self._models(store, now), *self._account(store),
-                     *self._safety(store.database, now)]  # fmt: skip
+            self._store = self._store or Store(self._url)
+            found = list(self._read(self._store, datetime.now(UTC)))
         except StoreError:
-            yield _gauge("store_up", "1 when the database answered", {(): 0.0})
-            return
-        yield _gauge("store_up", "1 when the database answered", {(): 1.0})
+            found = []
+        yield _gauge("store_up", "1 when the database answered", {(): bool(found)})
         yield from found
 
-    def _cycles(self, store: Database, now: datetime) -> Iterator[Metric]:
-        newest = store.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
+    def _read(self, store: Store, now: datetime) -> Iterator[Metric]:
+        def counted(make: Callable[..., Metric], name: str, text: str, *columns: Any, where: Sequence[Any]) -> Metric:
+            rows = store.database.rows(select(*columns, func.count()).where(*where).group_by(*columns))
+            return make(name, text, {tuple(row[:-1]): row[-1] for row in rows}, [column.key for column in columns])
+
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        newest = store.database.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
         day = (newest or now).replace(hour=0, minute=0, second=0, microsecond=0)
         about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= day)
-        ended = store.rows(
-            select(CycleRow.status, CycleRow.trigger, func.count())
-            .where(*about)
-            .group_by(CycleRow.status, CycleRow.trigger)
+        yield counted(_counter, "cycles", "Cycles by how they ended and what started them", CycleRow.status,
+                      CycleRow.trigger, where=about)  # fmt: skip
+        yield counted(_counter, "cycle_errors", "Cycles with an error, such as a venue that refused", CycleRow.symbol,
+                      where=(*about, CycleRow.error != ""))  # fmt: skip
+        yield counted(_counter, "decisions", "Decisions; rung cache is a hit", DecisionRow.action, DecisionRow.rung,
+                      DecisionRow.source, CycleRow.status,
+                      where=(DecisionRow.cycle_id == CycleRow.cycle_id, *about))  # fmt: skip
+        refused = (VerdictRow.cycle_id == CycleRow.cycle_id, *about, VerdictRow.allowed.is_(False))
+        codes = Counter(
+            (c,) for row in store.database.rows(select(VerdictRow.codes).where(*refused)) for c in row.codes
         )
-        yield _counter("cycles", "Cycles by how they ended and what started them", ("status", "trigger"), _by(ended))
-        errors = store.rows(
-            select(CycleRow.symbol, func.count()).where(*about, CycleRow.error != "").group_by(CycleRow.symbol)
-        )
-        yield _counter("cycle_errors", "Cycles with an error, such as a venue that refused", ("symbol",), _by(errors))
-        of_day = (DecisionRow.cycle_id == CycleRow.cycle_id, *about)
-        columns = (DecisionRow.action, DecisionRow.rung, DecisionRow.source, CycleRow.status)
-        decided = store.rows(select(*columns, func.count()).where(*of_day).group_by(*columns))
-        yield _counter(
-            "decisions", "Decisions; rung cache is a hit", ("action", "rung", "source", "status"), _by(decided)
-        )
-        refused = select(VerdictRow.codes).where(
-            VerdictRow.cycle_id == CycleRow.cycle_id, *about, VerdictRow.allowed.is_(False)
-        )
-        codes = Counter(code for row in store.rows(refused) for code in row.codes)
-        yield _counter(
-            "denials", "Decisions the guard refused, by code", ("code",), {(c,): n for c, n in codes.items()}
-        )
+        yield _counter("denials", "Decisions the guard refused, by code", codes, ("code",))
         if newest is not None:
             yield _gauge("last_close_timestamp_seconds", "What the newest cycle is about", {(): newest.timestamp()})
-            yield from self._stages(store, newest - HOUR)
+            yield self._stages(store.database, newest - HOUR)
+        yield from self._models(store, now, today)
+        yield from self._account(store)
+        yield counted(_gauge, "halts", "Halts in force", where=[HaltRow.resumed_at.is_(None)])
+        yield counted(_counter, "intents", "Orders written down, by what became of them", IntentRow.state,
+                      where=[IntentRow.persisted_at >= today])  # fmt: skip
+        yield counted(_gauge, "alerts", "Things told to people that were so within the last hour", AlertRow.kind,
+                      where=[AlertRow.seen_at >= now - HOUR])  # fmt: skip
+        yield counted(_gauge, "lease_held", "Leases held now, and by which run", LeaseRow.name, LeaseRow.holder,
+                      where=[LeaseRow.expires_at > now])  # fmt: skip
 
-    def _stages(self, store: Database, since: datetime) -> Iterator[Metric]:
+    def _stages(self, store: Database, since: datetime) -> Metric:
         query = (
             select(CycleRow.as_of, CycleRow.started_at, CycleRow.updated_at)
             .add_columns(DecisionRow.decided_at, DecisionRow.latency_ms, VerdictRow.judged_at)
@@ -100,22 +100,17 @@ class Exporter(Collector):
             .where(CycleRow.strategy == self._strategy, CycleRow.as_of > since)
             .where(CycleRow.status.not_in((CycleStatus.STARTED, CycleStatus.MISSED)))
         )  # fmt: skip
-        spans: dict[str, list[float]] = {}
+        spans = defaultdict[str, list[float]](list)
         for row in store.rows(query):
             for stage, seconds in _spans(row):
-                spans.setdefault(stage, []).append(max(0.0, seconds))
+                spans[stage].append(max(0.0, seconds))
         values = {(s, str(q)): float(np.quantile(v, q)) for s, v in spans.items() for q in QUANTILES}
-        yield _gauge("cycle_stage_seconds", "Time per stage, last hour; late: from the close to the cycle's begin",
-                     values, ("stage", "quantile"))  # fmt: skip
+        return _gauge("cycle_stage_seconds", "Time per stage, last hour; late: from the close to the cycle's begin",
+                      values, ("stage", "quantile"))  # fmt: skip
 
-    def _models(self, store: Store, now: datetime) -> Iterator[Metric]:
-        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        query = select(
-            ModelCallRow.model, ModelCallRow.role, ModelCallRow.error, ModelCallRow.latency_ms, ModelCallRow.cost_usd,
-            ModelCallRow.tokens_in, ModelCallRow.tokens_out,
-        ).where(ModelCallRow.called_at >= day)  # fmt: skip
+    def _models(self, store: Store, now: datetime, today: datetime) -> Iterator[Metric]:
         calls, seconds, usd, tokens = (defaultdict[tuple[str, ...], float](float) for _ in range(4))
-        for row in store.database.rows(query):
+        for row in store.database.rows(select(ModelCallRow).where(ModelCallRow.called_at >= today)):
             provider, _, model = row.model.rpartition("/")
             who = (provider or "unknown", model, row.role)
             calls[*who, "error" if row.error else "ok"] += 1
@@ -123,11 +118,11 @@ class Exporter(Collector):
             usd[who] += float(row.cost_usd)
             tokens[*who, "in"] += row.tokens_in
             tokens[*who, "out"] += row.tokens_out
-        who = ("provider", "model", "role")
-        yield _counter("model_calls", "Requests to models", (*who, "result"), calls)
-        yield _counter("model_seconds", "Time spent waiting for models", who, seconds)
-        yield _counter("model_cost_usd", "What models cost", who, usd)
-        yield _counter("model_tokens", "Tokens sent and received", (*who, "direction"), tokens)
+        labels = ("provider", "model", "role")
+        yield _counter("model_calls", "Requests to models", calls, (*labels, "result"))
+        yield _counter("model_seconds", "Time spent waiting for models", seconds, labels)
+        yield _counter("model_cost_usd", "What models cost", usd, labels)
+        yield _counter("model_tokens", "Tokens sent and received", tokens, (*labels, "direction"))
         spent, budget = store.budget.spent(now), self._budget
         uses = {("usd",): (spent.usd, budget.usd_per_day), ("calls",): (Decimal(spent.calls), budget.calls_per_day)}
         shares = {unit: float(used / cap) for unit, (used, cap) in uses.items() if cap}
@@ -144,27 +139,6 @@ class Exporter(Collector):
         yield _gauge("exposure", "Open positions at their entry price, in quote", at_entry, ("symbol", "side"))
         yield _gauge("open_risk", "From entry to stop, in quote", risks, ("symbol", "side"))
 
-    def _safety(self, store: Database, now: datetime) -> Iterator[Metric]:
-        halted = store.rows(select(HaltRow.halt_id).where(HaltRow.resumed_at.is_(None)))
-        yield _gauge("halts", "Halts in force", {(): len(halted)})
-        day = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        sent = select(IntentRow.state, func.count()).where(IntentRow.persisted_at >= day).group_by(IntentRow.state)
-        yield _counter("intents", "Orders written down, by what became of them", ("state",), _by(store.rows(sent)))
-        alerts = select(AlertRow.kind, func.count()).where(AlertRow.seen_at >= now - HOUR).group_by(AlertRow.kind)
-        yield _gauge(
-            "alerts",
-            "Things told to people that were so within the last hour",
-            _by(store.rows(alerts)),
-            ("kind",),
-        )
-        leases = store.rows(select(LeaseRow.name, LeaseRow.holder).where(LeaseRow.expires_at > now))
-        yield _gauge(
-            "lease_held",
-            "Leases held now, and by which run",
-            {(r.name, r.holder): 1 for r in leases},
-            ("name", "holder"),
-        )
-
 
 def _spans(row: Any) -> Iterator[tuple[str, float]]:
     """Say how long each stage of one cycle took, as far as it went."""
@@ -179,11 +153,7 @@ def _spans(row: Any) -> Iterator[tuple[str, float]]:
             yield "execute", (row.updated_at - row.judged_at).total_seconds()
 
 
-def _by(rows: Sequence[Any]) -> dict[tuple[str, ...], float]:
-    return {tuple(row[:-1]): row[-1] for row in rows}
-
-
-def _counter(name: str, text: str, labels: Sequence[str], values: Labelled) -> Metric:
+def _counter(name: str, text: str, values: Labelled, labels: Sequence[str]) -> Metric:
     return _filled(CounterMetricFamily(f"quarterdeck_{name}", f"{text}; since 00:00 UTC", labels=labels), values)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 from tasks.adapters.charts import canvas
 from tasks.adapters.charts.canvas import DOWN, INK, UP
 from tasks.core.lab.chance import Trade, TradedBars
-from tasks.core.lab.compare import Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,18 +18,18 @@ POINTS = 2000  # of a price line: more cannot be seen
 BIN = 0.25  # R
 
 
-def equity(found: Mapping[str, Series]) -> bytes:
-    """Draw growth above drawdown, one line per variant; baselines are dashed."""
+def equity(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """Draw growth above drawdown, one line per variant: seconds since 1970, and what 1 has become; dash baselines."""
     figure = canvas.figure(1000, 600)
     growth, drawdown = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
     for axes, name in ((growth, "growth, %"), (drawdown, "drawdown, %")):
         axes.set_prop_cycle(color=COLOURS)
         axes.set_ylabel(name)
-    for label, one in found.items():
-        worth, days = np.r_[1.0, np.cumprod(1 + one.returns)], _times(one.days)
-        style = DASHED.get(label, "-")
-        growth.plot(days, (worth[1:] - 1) * 100, style, label=label, linewidth=1.3)
-        drawdown.plot(days, (worth / np.maximum.accumulate(worth) - 1)[1:] * 100, style, linewidth=1.3)
+    for label, (seconds, worth) in curves.items():
+        times, style = _times(seconds), DASHED.get(label, "-")
+        growth.plot(times, (worth - 1) * 100, style, label=label, linewidth=1.3)
+        highest = np.maximum.accumulate(np.maximum(worth, 1))
+        drawdown.plot(times, (worth / highest - 1) * 100, style, linewidth=1.3)
     _legend(growth)
     return canvas.png(figure)
 

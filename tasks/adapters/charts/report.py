@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -17,13 +18,13 @@ from tasks.core.pages import numbers
 
 def page(found: Comparison, variants: Sequence[Variant], trials: Sequence[Trial], notes: Mapping[str, Any]) -> str:
     """Render the report; notes: title, command, git commit, instruments and what was spent."""
-    lines = {v.label: compare.series(compare.of(trials, v.label)) for v in variants}
-    traded = {label: [t for trial in compare.of(trials, label) for t in trial.trades] for label in lines}
+    by_label = {v.label: compare.of(trials, v.label) for v in variants}
+    traded = {label: [trade for trial in mine for trade in trial.trades] for label, mine in by_label.items()}
     reference = found.rows[0].label
     return page_of(
         "report.html.j2", found=found.model_dump(), variants=variants, notes=notes, reference=reference,
         against=[pair.less(reference).model_dump() for pair in found.pairs if reference in (pair.a, pair.b)],
-        equity=data_uri(comparison.equity(lines)),
+        equity=data_uri(comparison.equity({label: _curve(mine) for label, mine in by_label.items()})),
         histograms={label: data_uri(comparison.r_histogram(trades)) for label, trades in traded.items() if trades},
     )  # fmt: skip
 
@@ -33,12 +34,17 @@ def variant_files(variant: Variant, trials: Sequence[Trial], paths: Mapping[str,
     mine = compare.of(trials, variant.label)
     trades = [trade for trial in mine for trade in trial.trades]
     return {
-        "equity.png": comparison.equity({variant.label: compare.series(mine)}),
+        "equity.png": comparison.equity({variant.label: _curve(mine)}),
         "r_histogram.png": comparison.r_histogram(trades),
         "decisions.png": comparison.decisions(trades, paths, float(mine[0].days[0]), float(mine[-1].days[-1])),
         "decisions.csv": _table([point for trial in mine for point in trial.points]),
         "trades.csv": _table(trades),
     }
+
+
+def _curve(trials: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
+    days, returns = compare.series(trials)
+    return days, np.cumprod(1 + returns)
 
 
 def page_of(template: str, **values: Any) -> str:

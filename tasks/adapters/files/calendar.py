@@ -28,7 +28,7 @@ def _from_csv(path: Path, text: str) -> list[CalendarEvent]:
     events = []
     for number, row in enumerate(rows, start=2):
         try:
-            at = datetime.fromisoformat(row["at"].strip().replace("Z", "+00:00"))
+            at = datetime.fromisoformat(row["at"].strip())
         except (ValueError, AttributeError) as e:
             raise InputError(f"calendar {path} line {number}: {row['at']!r} is not an ISO time") from e
         events.append(CalendarEvent(at=_aware(at), title=(row["title"] or "").strip()[:60]))

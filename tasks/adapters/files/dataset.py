@@ -1,6 +1,6 @@
 """The RL dataset on disk: `train|validation|test.parquet` and a card (`card.json`, `README.md`), appearing whole.
 
-What a transition is stands in `core.evaluation.rl`. Records are read, paired and written in batches, so memory does not
+What a transition is stands in `core.lab.rl`. Records are read, paired and written in batches, so memory does not
 grow with them; other formats are made from the Parquet files (`dataset_formats`).
 """
 
@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -34,6 +33,8 @@ if TYPE_CHECKING:
 
 BATCH = 2000  # rows in memory per split, and in a row group
 FORMATS = ("parquet", "minari", "finrl")
+COUNTED = ("symbol", "action", "status", "decider", "model", "prompt_version", "rung", "codes")
+RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity")
 _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
 
 
@@ -94,7 +95,7 @@ def _parsed(path: Path) -> Iterator[CycleRecord]:
 
 
 def schema() -> pa.Schema:
-    """Return the columns; each is explained in `core.evaluation.rl`."""
+    """Return the columns; each is explained in `core.lab.rl`."""
     state, flags = pa.list_(pa.float32(), len(rl.COMPONENTS)), pa.list_(pa.bool_(), len(rl.COMPONENTS))
     mask, time, text, real = pa.list_(pa.bool_(), len(ACTIONS)), pa.timestamp("us", "UTC"), pa.string(), pa.float64()
     action: dict[str, pa.DataType] = {"action_id": pa.int8(), "action": text}
@@ -125,58 +126,45 @@ class _Writer:
         self.waiting: dict[str, list[rl.Row]] = {split: [] for split in rl.SPLITS}
         self.files = {split: pq.ParquetWriter(folder / f"{split}.parquet", self.schema) for split in rl.SPLITS}
         self.rows: Counter[str] = Counter()
-        self.seen: dict[str, Counter[str]] = {
-            name: Counter() for name in ("symbol", "action", "status", "decider", "model", "prompt_version", "rung")
-        }
-        self.codes: Counter[str] = Counter()
-        self.ranges = {name: _Range() for name in ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity")}
-        self.features = [_Range() for _ in rl.COMPONENTS]
-
-    def __enter__(self) -> "_Writer":
-        return self
+        self.seen: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
+        # of each ranged column and each feature; NaN is unknown
+        known, total = np.zeros((2, len(RANGED) + len(rl.COMPONENTS)))
+        self.known, self.total, self.low, self.high = known, total, total + np.inf, total - np.inf
 
     def add(self, split: str, row: rl.Row) -> None:
         self.waiting[split].append(row)
         if len(self.waiting[split]) >= BATCH:
-            self._flush(split)
+            self.flush(split)
 
-    def _flush(self, split: str) -> None:
+    def flush(self, split: str) -> None:
         rows = self.waiting[split]
         self.files[split].write_table(pa.Table.from_pylist(rows, schema=self.schema))
         self.rows[split] += len(rows)
         for name, counter in self.seen.items():
-            counter.update(row[name] for row in rows)
-        self.codes.update(code for row in rows for code in row["codes"])
-        for name, each in self.ranges.items():
-            each.add(np.array([row[name] for row in rows], dtype=float))
-        state, unknown = np.array([r["state"] for r in rows]), np.array([r["state_unknown"] for r in rows])
-        for feature, column in zip(self.features, np.where(unknown, np.nan, state).T, strict=True):
-            feature.add(column)
+            counter.update(each for row in rows for each in (row[name] if name == "codes" else [row[name]]))
+        state, unknown = (np.array([row[name] for row in rows]) for name in ("state", "state_unknown"))
+        columns = np.array([[row[name] for name in RANGED] for row in rows], dtype=float)
+        values = np.hstack([columns, np.where(unknown, np.nan, state)])
+        self.known += (~np.isnan(values)).sum(axis=0)
+        self.total += np.nansum(values, axis=0)
+        self.low = np.fmin.reduce([self.low, *values])
+        self.high = np.fmax.reduce([self.high, *values])
         rows.clear()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+    def close(self) -> None:
         for split, file in self.files.items():
-            if kind is None and self.waiting[split]:
-                self._flush(split)
+            if self.waiting[split]:
+                self.flush(split)
             file.close()
 
-
-class _Range:
-    """Count, extremes and mean of the known values of a column; NaN is unknown."""
-
-    def __init__(self) -> None:
-        self.known, self.unknown, self.total, self.low, self.high = 0, 0, 0.0, np.inf, -np.inf
-
-    def add(self, values: np.ndarray) -> None:
-        known = values[~np.isnan(values)]
-        self.known, self.unknown = self.known + len(known), self.unknown + len(values) - len(known)
-        self.total += float(known.sum())
-        if len(known):
-            self.low, self.high = min(self.low, float(known.min())), max(self.high, float(known.max()))
-
-    def document(self) -> dict[str, float | int | None]:
-        shown = {"min": self.low, "max": self.high, "mean": self.total / self.known} if self.known else {}
-        return {"known": self.known, "unknown": self.unknown, **{k: float(f"{v:.6g}") for k, v in shown.items()}}
+    def ranges(self) -> list[dict[str, float]]:
+        """Return count, extremes and mean of each ranged column, then of each feature."""
+        found: list[dict[str, float]] = []
+        for n, low, high, total in zip(self.known.tolist(), self.low, self.high, self.total, strict=True):
+            shown = {"min": low, "max": high, "mean": total / n} if n else {}
+            count = {"known": int(n), "unknown": self.rows.total() - int(n)}
+            found.append(count | {name: float(f"{value:.6g}") for name, value in shown.items()})
+        return found
 
 
 def export(source: Source, out: Path, formats: Sequence[str] = ("parquet",)) -> dict[str, Any]:
@@ -187,12 +175,17 @@ def export(source: Source, out: Path, formats: Sequence[str] = ("parquet",)) -> 
     plan = rl.SplitPlan(start=source.span[0], end=source.span[1])
     left_out: Counter[str] = Counter()
     with _whole(out) as partial:
-        with _Writer(partial) as writer:
-            for split, row in rl.transitions(source.records(), plan, left_out, source.scores):
-                writer.add(split, row)
+        writer = _Writer(partial)
+        for split, row in rl.transitions(source.records(), plan, left_out, source.scores):
+            writer.add(split, row)
+        writer.close()
         if not writer.rows:
             raise InputError(f"{source.name}: no transition in it; left out: {dict(left_out)}")
-        _also(partial, formats)
+        for name in formats:
+            if name != "parquet":
+                from tasks.adapters.files import dataset_formats
+
+                {"minari": dataset_formats.write_minari, "finrl": dataset_formats.write_finrl}[name](partial)
         card = _card(source, plan, writer, left_out, partial)
         (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render(card), encoding="utf-8")
@@ -215,18 +208,9 @@ def _whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _also(folder: Path, formats: Sequence[str]) -> None:
-    from tasks.adapters.files import dataset_formats
-
-    if "minari" in formats:
-        dataset_formats.write_minari(folder)
-    if "finrl" in formats:
-        dataset_formats.write_finrl(folder)
-
-
 def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter[str], folder: Path) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    features = dict(zip(rl.COMPONENTS, (each.document() for each in writer.features), strict=True))
+    ranges, width = writer.ranges(), len(RANGED)
     return {
         "source": source.name,
         "first": plan.start.isoformat(),
@@ -237,9 +221,8 @@ def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter
         "embargo_s": int(plan.embargo.total_seconds()),
         "left_out": dict(sorted(left_out.items())),
         **{name: dict(counter.most_common()) for name, counter in writer.seen.items()},
-        "codes": dict(writer.codes.most_common()),
-        "ranges": {name: each.document() for name, each in writer.ranges.items()},
-        "features": features,
+        "ranges": dict(zip(RANGED, ranges[:width], strict=True)),
+        "features": dict(zip(rl.COMPONENTS, ranges[width:], strict=True)),
         "spec": rl.spec_document(),
         "spec_sha256": rl.SPEC_SHA256,
         "sha256": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},

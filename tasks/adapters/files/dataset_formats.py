@@ -3,11 +3,12 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.lab import rl
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
 EPISODE = 50_000  # steps; Minari reads an episode as one Arrow batch of at most 131,072 rows
-_PAIRS = (("state", "next_state"), ("unknown", "next_state_unknown"), ("allowed", "next_allowed"))
+OBSERVED = {"state": "state", "unknown": "state_unknown", "allowed": "allowed"}
 
 
 def write_minari(folder: Path) -> None:
@@ -31,13 +32,9 @@ def write_minari(folder: Path) -> None:
 
     n = len(rl.COMPONENTS)
     observation = spaces.Dict(
-        {
-            "state": spaces.Box(-1, 1, (n,)),
-            "unknown": spaces.MultiBinary(n),
-            "allowed": spaces.MultiBinary(len(ACTIONS)),
-        }
+        state=spaces.Box(-1, 1, (n,)), unknown=spaces.MultiBinary(n), allowed=spaces.MultiBinary(len(ACTIONS))
     )
-    with _datasets_in(folder / "minari"), warnings.catch_warnings():
+    with patch.dict(os.environ, MINARI_DATASETS_PATH=str(folder / "minari")), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="minari")  # that there is no environment to play on
         for split in rl.SPLITS:
             dataset = None
@@ -53,54 +50,35 @@ def write_minari(folder: Path) -> None:
                 )  # fmt: skip
 
 
-@contextmanager
-def _datasets_in(folder: Path) -> Iterator[None]:
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(folder)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["MINARI_DATASETS_PATH"]
-        else:
-            os.environ["MINARI_DATASETS_PATH"] = before
-
-
 def _episodes(file: Path) -> Iterator["EpisodeBuffer"]:
-    symbols = pq.read_table(file, columns=["symbol"])["symbol"].unique().to_pylist()
-    for symbol in sorted(symbols):
-        table = pq.read_table(file, filters=[("symbol", "=", symbol)])
-        for start in range(0, len(table), EPISODE):
-            yield _episode(table.slice(start, EPISODE))
-
-
-def _episode(table: Any) -> "EpisodeBuffer":
     from minari.data_collector.episode_buffer import EpisodeBuffer
 
-    columns = {"state": "state", "unknown": "state_unknown", "allowed": "allowed"}
-    truncated = column(table, "truncated")
-    truncated[-1] = not column(table, "terminated")[-1]
-    return EpisodeBuffer(
-        observations={
-            name: np.concatenate([column(table, columns[name]), column(table, after)[-1:]]) for name, after in _PAIRS
-        },
-        actions=column(table, "action_id").astype(np.int64),
-        rewards=column(table, "reward"),
-        terminations=column(table, "terminated"),
-        truncations=truncated,
-        infos={
-            name: [0.0, *column(table, name).tolist()] for name in ("reward_r", "elapsed_s")
-        },  # it cannot read arrays back
-    )
+    for symbol in sorted(pq.read_table(file, columns=["symbol"])["symbol"].unique().to_pylist()):
+        whole = pq.read_table(file, filters=[("symbol", "=", symbol)])
+        for start in range(0, len(whole), EPISODE):
+            table = whole.slice(start, EPISODE)
+            terminated, truncated = column(table, "terminated"), column(table, "truncated")
+            truncated[-1] = not terminated[-1]
+            yield EpisodeBuffer(
+                observations={
+                    name: np.concatenate([column(table, own), column(table, f"next_{own}")[-1:]])
+                    for name, own in OBSERVED.items()
+                },
+                actions=column(table, "action_id").astype(np.int64),
+                rewards=column(table, "reward"),
+                terminations=terminated,
+                truncations=truncated,
+                # lists, since it cannot read arrays back
+                infos={name: [0.0, *column(table, name).tolist()] for name in ("reward_r", "elapsed_s")},
+            )
 
 
 def column(table: Any, name: str) -> np.ndarray:
     """Return a column as an array of its own; a list column as rows, bools in it as int8."""
     array = table[name].combine_chunks()
-    if not hasattr(array, "flatten") or "list" not in str(array.type):
+    if not pa.types.is_fixed_size_list(array.type):
         return np.array(array.to_numpy(zero_copy_only=False))
-    width = array.type.list_size
-    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
     return values.astype(np.int8) if values.dtype == bool else values
 
 

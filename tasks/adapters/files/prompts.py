@@ -5,24 +5,19 @@ They say, by role, which version is `champion` (what is used where no version is
 live cycle must not depend on MLflow.
 """
 
-from datetime import UTC, datetime
 from difflib import unified_diff
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter, ValidationError
-
 from tasks.core.decision.prompt import Prompt, parse_prompt
 from tasks.core.errors import InputError
-from tasks.core.types.promotion import Move
 from tasks.settings import ROOT, settings
 
 if TYPE_CHECKING:
     from tasks.adapters.store.prompts import Alias
-    from tasks.adapters.store.store import Store
 
 FOLDER = ROOT / "prompts"
-CHAMPION, CHALLENGER = "champion", "challenger"
+CHAMPION = "champion"
 
 
 def load_prompt(role: str, version: str | None = None, folder: Path = FOLDER) -> Prompt:
@@ -53,32 +48,12 @@ def list_prompts(folder: Path = FOLDER) -> list[Prompt]:
 
 def aliases() -> "dict[str, dict[str, Alias]]":
     """Return which version each alias names, by role; nothing where none was ever set. Makes no database."""
-    url, old = settings().store_url, settings().home / "prompts.json"
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file() and not old.is_file():
+    url = settings().store_url
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
         return {}
     from tasks.adapters.store.store import opened
 
-    if old.is_file():
-        _take_over(opened(url), old)
     return opened(url).prompts.aliases()
-
-
-def _take_over(store: "Store", old: Path) -> None:
-    """Move the aliases of the file that once held them into the database, but for those it has; only once."""
-    try:
-        found = TypeAdapter(dict[str, dict[str, str]]).validate_json(old.read_bytes())
-    except ValidationError as e:
-        raise InputError(f'{old} is not {{"single": {{"champion": "v001"}}}}: correct or delete it: {e}') from e
-    known, at = store.prompts.aliases(), datetime.now(UTC)
-    for role, named in found.items():
-        for alias, version in named.items():
-            if alias not in known.get(role, {}):
-                prompt = load_prompt(role, version)
-                store.prompts.move(
-                    Move(at=at, role=role, alias=alias, version=version, sha256=prompt.sha256, kind="pinned",
-                         who=old.name)
-                )  # fmt: skip
-    old.rename(old.with_suffix(".json.moved"))
 
 
 def diff_prompts(role: str, old: str, new: str, folder: Path = FOLDER) -> str:

@@ -3,85 +3,60 @@
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.adapters.charts import report
-from tasks.adapters.mlflow.tracking import Tracker
+from tasks.adapters.mlflow.server import MlflowServer
 from tasks.core.lab.compare import Comparison, Row, Variant
 from tasks.core.lab.statistics import Interval
 from tasks.settings import ROOT
 
-EXPERIMENT = "quarterdeck-compare"
 
-
-def git_commit() -> str:
-    """Return the commit of this checkout, `-dirty` where it was changed; empty outside of one."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+def git(*words: str) -> str:
+    """Return what git says about this checkout; nothing where it fails."""
+    command = ["git", "-C", str(ROOT), *words]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()  # noqa: S603  (fixed words)
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.strip()  # noqa: S603  (no shell)
     except (OSError, subprocess.SubprocessError):
         return ""
 
 
-class ComparisonTracker(Tracker):
-    """The experiment that comparisons are kept in."""
+def git_commit() -> str:
+    """Return the commit of this checkout, `-dirty` where it was changed; empty outside of one."""
+    return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, EXPERIMENT)
 
-    def log_comparison(
-        self,
-        found: Comparison,
-        variants: Sequence[Variant],
-        title: str,
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-        page: bytes,
-        files: Mapping[str, Mapping[str, bytes]],
-    ) -> str:
-        """Write the parent run and its children and return the parent's id; files: by variant, then by name."""
-        with self._translated():
-            parent = self._start(title, {**tags, "kind": "comparison"})
-            overall: dict[str, float] = {"variants": len(found.rows), "tried": found.tried}
-            if found.overfit is not None:
-                overall |= {"pbo": found.overfit.pbo, "pbo_loss": found.overfit.loss}
-            self._fill(parent, overall, params, {"report.html": page})
-            for variant, row in zip(variants, found.rows, strict=True):
-                named = {**tags, **_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
-                child = self._start(_run_name(variant), named)
-                self._fill(child, _metrics(row, found), {**params, **_params(variant)}, files[variant.label])
-                self._by_window(child, row)
-                self._client.set_terminated(child)
-            self._client.set_terminated(parent)
-            return parent
+def server_of(url: str) -> MlflowServer:
+    """Return the experiment that comparisons are kept in."""
+    return MlflowServer(url, "quarterdeck-compare")
 
-    def _start(self, name: str, tags: Mapping[str, str]) -> str:
-        run = self._client.create_run(self._experiment_id, tags=dict(tags), run_name=name)
-        return str(run.info.run_id)
 
-    def _fill(
-        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, str], files: Mapping[str, bytes]
-    ) -> None:
-        entities = self._mlflow.entities
-        self._client.log_batch(
-            run_id,
-            metrics=[entities.Metric(key, float(value), 0, 0) for key, value in metrics.items()],
-            params=[entities.Param(key, value) for key, value in params.items() if value],
-        )
-        with TemporaryDirectory() as folder:
-            report.write(Path(folder), files)
-            self._client.log_artifacts(run_id, folder)
-
-    def _by_window(self, run_id: str, row: Row) -> None:
-        """Log each window's figures as steps, so that MLflow draws them in order."""
-        metrics = [
-            self._mlflow.entities.Metric(f"window.{name}", float(value), int(one.start.timestamp() * 1000), one.window)
-            for one in row.windows
-            for name in ("return_pct", "sharpe", "max_drawdown_pct", "trades")
-            if (value := getattr(one, name)) is not None
-        ]
-        self._client.log_batch(run_id, metrics=metrics)
+def log_comparison(
+    server: MlflowServer, found: Comparison, variants: Sequence[Variant], title: str, params: Mapping[str, str],
+    tags: Mapping[str, str], folder: Path,
+) -> str:  # fmt: skip
+    """Write the parent run and a child per variant from the report's folder, and return the parent's id."""
+    params = {key: value for key, value in params.items() if value}
+    with server.translated():
+        parent = str(server.create_run(title, {**tags, "kind": "comparison"}).info.run_id)
+        overall: dict[str, float] = {"variants": len(found.rows), "tried": found.tried}
+        if found.overfit is not None:
+            overall |= {"pbo": found.overfit.pbo, "pbo_loss": found.overfit.loss}
+        server.log(parent, overall, params)
+        server.client.log_artifact(parent, str(folder / "report.html"))
+        for variant, row in zip(variants, found.rows, strict=True):
+            own = {"decider": variant.decider, "model": variant.model, "prompt": variant.prompt}
+            labels = {**tags, **_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
+            child = server.create_run(_run_name(variant), labels).info.run_id
+            server.log(child, _metrics(row, found), {**params, **{key: value for key, value in own.items() if value}})
+            server.client.log_artifacts(child, str(folder / report.file_name(variant.label)))
+            for one in row.windows:  # as steps, so that MLflow draws them in order
+                figures = {name: getattr(one, name) for name in ("return_pct", "sharpe", "max_drawdown_pct", "trades")}
+                known = {f"window.{name}": value for name, value in figures.items() if value is not None}
+                server.log(child, known, at_ms=int(one.start.timestamp() * 1000), step=one.window)
+            server.client.set_terminated(child)
+        server.client.set_terminated(parent)
+        return parent
 
 
 def _run_name(variant: Variant) -> str:
@@ -100,10 +75,6 @@ def _tags(variant: Variant) -> dict[str, str]:
     return {key: value for key, value in tags.items() if value}
 
 
-def _params(variant: Variant) -> dict[str, str]:
-    return {"decider": variant.decider, "model": variant.model, "prompt": variant.prompt}
-
-
 def _metrics(row: Row, found: Comparison) -> dict[str, float]:
     """Return the figures of one variant; what is unknown is left out."""
     names = (
@@ -118,8 +89,8 @@ def _metrics(row: Row, found: Comparison) -> dict[str, float]:
     reference = found.rows[0].label
     for pair in found.pairs:
         if {pair.a, pair.b} == {reference, row.label}:
-            sign = 1 if pair.a == row.label else -1
-            values |= {"ahead_bps": sign * pair.daily_bps.estimate, "ahead_p": pair.daily_bps.p_value}
+            ahead = pair.less(reference).daily_bps
+            values |= {"ahead_bps": ahead.estimate, "ahead_p": ahead.p_value}
     for leak in found.leakage:
         if leak.label == row.label:
             values |= {"masked_sharpe": leak.masked_sharpe, "input_dependency": leak.input_dependency}
@@ -128,6 +99,4 @@ def _metrics(row: Row, found: Comparison) -> dict[str, float]:
 
 
 def _spread(name: str, found: Interval | None) -> dict[str, float | None]:
-    if found is None:
-        return {}
-    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high}
+    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high} if found else {}

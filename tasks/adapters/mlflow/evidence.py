@@ -2,14 +2,12 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters.mlflow.comparison import ComparisonTracker
+from tasks.adapters.mlflow.comparison import git, server_of
 from tasks.core.errors import InputError
 from tasks.core.lab.promotion import Evidence, Measured
-from tasks.settings import ROOT
 
 RUNS = 200  # variants of one comparison
 
@@ -21,65 +19,40 @@ def read_evidence(name: str, mlflow_url: str) -> Evidence:
         return _of_file(path)
     if not mlflow_url:
         raise InputError(f"--evidence {name}: no such file, and QUARTERDECK_MLFLOW_URL is empty")
-    runs = EvidenceTracker(mlflow_url).variants(name)
+    server, parent = server_of(mlflow_url), re.sub(r"[^0-9a-zA-Z]", "", name)
+    with server.translated():
+        runs = server.runs({"mlflow.parentRunId": parent, "kind": "variant"}, max_results=RUNS)
     if not runs:
         raise InputError(f"--evidence {name}: no such file, and no comparison of that id in MLflow")
-    return _evidence(name, runs[0].data.tags, [_of_run(run) for run in runs])
+    variants = [
+        {**run.data.tags, "label": run.info.run_name, "masked_sharpe": run.data.metrics.get("masked_sharpe")}
+        for run in runs
+    ]
+    return _evidence(name, runs[0].data.tags, variants)
 
 
-class EvidenceTracker(ComparisonTracker):
-    """Reads comparisons, and writes on them what they were used for."""
-
-    def variants(self, run_id: str) -> list[Any]:
-        """Return the runs of a comparison's variants."""
-        with self._translated():
-            wanted = f"tags.`mlflow.parentRunId` = '{re.sub(r'[^0-9a-zA-Z]', '', run_id)}' AND tags.kind = 'variant'"
-            return list(self._client.search_runs([self._experiment_id], wanted, max_results=RUNS))
-
-    def tag(self, run_id: str, key: str, value: str) -> None:
-        """Write a tag onto a run."""
-        with self._translated():
-            self._client.set_tag(run_id, key, value)
-
-
-def _of_run(run: Any) -> Measured:
-    tags, metrics = run.data.tags, run.data.metrics
-    return Measured(
-        label=run.info.run_name, model=tags.get("model", ""), prompt_sha256=tags.get("prompt_sha256", ""),
-        masked_sharpe=metrics.get("masked_sharpe"),
-    )  # fmt: skip
+def tag(mlflow_url: str, run_id: str, key: str, value: str) -> None:
+    """Write onto a comparison what it was used for."""
+    server = server_of(mlflow_url)
+    with server.translated():
+        server.client.set_tag(run_id, key, value)
 
 
 def _of_file(path: Path) -> Evidence:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         masked = {each["label"]: each["masked_sharpe"] for each in document["leakage"]}
-        found = [
-            Measured(
-                label=each["label"], model=each["model"], prompt_sha256=each["prompt_sha256"],
-                masked_sharpe=masked.get(each["label"]),
-            )
-            for each in document["variants"]
-        ]  # fmt: skip
+        variants = [{**each, "masked_sharpe": masked.get(each["label"])} for each in document["variants"]]
+        return _evidence(str(path), document, variants)
     except (ValueError, KeyError, TypeError) as e:
         raise InputError(f"--evidence {path}: not a document of `quarterdeck compare --json`: {e!r}") from e
-    return _evidence(str(path), document, found)
 
 
-def _evidence(name: str, told: dict[str, Any], variants: list[Measured]) -> Evidence:
-    commit = str(told.get("git_commit") or "")
+def _evidence(name: str, tags: dict[str, Any], variants: list[dict[str, Any]]) -> Evidence:
+    commit = str(tags.get("git_commit") or "")
+    own = commit.removesuffix("-dirty")
+    known = re.fullmatch("[0-9a-f]{40}", own) and git("rev-parse", "--verify", "--quiet", f"{own}^{{commit}}")
     return Evidence(
-        name=name, data_sha256=str(told.get("data_sha256") or ""), git_commit=commit,
-        commit_known=_is_known(commit.removesuffix("-dirty")), variants=tuple(variants),
+        name=name, data_sha256=str(tags.get("data_sha256") or ""), git_commit=commit, commit_known=bool(known),
+        variants=tuple(Measured(**{k: each[k] for k in Measured.model_fields if k in each}) for each in variants),
     )  # fmt: skip
-
-
-def _is_known(commit: str) -> bool:
-    """Say whether this checkout has the commit."""
-    if not re.fullmatch("[0-9a-f]{40}", commit):
-        return False
-    command = ["git", "-C", str(ROOT), "cat-file", "-e", f"{commit}^{{commit}}"]
-    try:
-        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0  # noqa: S603  (a hash of hex digits)
-    except (OSError, subprocess.SubprocessError):
-        return False

@@ -12,14 +12,14 @@ from datetime import datetime
 from decimal import Decimal
 
 from tasks.core.pages.explanations import CODES, STATUSES
+from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import UNKNOWN, plain
-from tasks.core.types.decision import Answer, Decision, ModelCall, OpenLong, OpenShort, ToolCall
-from tasks.core.types.orders import Fill, Order, OrderIntent, PositionSide
+from tasks.core.types.decision import Answer, Decision, OpenLong, OpenShort
+from tasks.core.types.orders import Order, OrderIntent, PositionSide
 from tasks.core.types.portfolio import HeldPosition
-from tasks.core.types.question import Reason
-from tasks.core.types.record import CycleRecord, DataFailure, Outcome
-from tasks.core.types.snapshot import Confluence, PositionView, RiskView, Snapshot
-from tasks.core.types.verdict import Check, Verdict
+from tasks.core.types.record import CycleRecord, Outcome
+from tasks.core.types.snapshot import Snapshot
+from tasks.core.types.verdict import Verdict
 
 MAX_TEXT = 4000
 # An underscore inside a word (OPEN_LONG) is never markup; "//" after ":" and "." after "www" would become links.
@@ -30,21 +30,25 @@ _ABOUT = {"symbol", "confidence", "comment", "reasoning", "key_factors", "risk_a
 
 def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str = "") -> str:
     """Write the page about one cycle; stages that did not happen are left out. chart: a picture's URL, our own."""
-    decided, verdict = record.decided, record.verdict
-    parts = [
-        _headline(record),
-        _section("Why it was asked", _reasons(record.reasons)),
-        _section("Data that failed", _failures(record.failures)),
-        f"![chart]({chart})" if chart else "",
-        _section("What it saw", _seen(record.snapshot, record.modelled_book) if record.snapshot else ""),
-        _section("What was decided", _decided(decided) if decided else ""),
-        _section("What the guard said", _verdict(verdict, decided) if verdict else ""),
-        _section("What was sent", _sent(record.intents, record.orders)),
-        _section("What was filled", _fills(record.fills)),
-        _section("What became of it", _outcome(outcome) if outcome else ""),
-        _section("What went wrong", _quote(record.error)),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    reasons = [f"- {_escape(str(reason))}{' (context)' if reason.context else ''}" for reason in record.reasons]
+    failures = [(f.timeframe, f.expectation, f.count, "; ".join(f.rows)) for f in record.failures]
+    fills = [(f.at, f.side, f.quantity, f.price, f"{plain(f.fee)} {f.fee_currency}", f.liquidity) for f in record.fills]
+    return (
+        _joined(
+            _headline(record),
+            _titled("## Why it was asked", "\n".join(reasons)),
+            _titled("## Data that failed", _table(("timeframe", "expectation", "bars", "first of them"), failures)),
+            chart and f"![chart]({chart})",
+            _titled("## What it saw", _seen(record.snapshot, record.modelled_book) if record.snapshot else ""),
+            _titled("## What was decided", _decided(record.decided) if record.decided else ""),
+            _titled("## What the guard said", _verdict(record.verdict, record.decided) if record.verdict else ""),
+            _titled("## What was sent", _sent(record.intents, record.orders)),
+            _titled("## What was filled", _table(("at", "side", "quantity", "price", "fee", "liquidity"), fills)),
+            _titled("## What became of it", _outcome(outcome) if outcome else ""),
+            _titled("## What went wrong", _quote(record.error)),
+        )
+        + "\n"
+    )
 
 
 def summary_line(record: CycleRecord) -> str:
@@ -100,159 +104,101 @@ def _headline(record: CycleRecord) -> str:
     return f"{title}\n\n{STATUSES[record.status]}\n\n{' · '.join(facts)}"
 
 
-def _reasons(reasons: Sequence[Reason]) -> str:
-    return "\n".join(f"- {_escape(str(reason))}{' (context)' if reason.context else ''}" for reason in reasons)
-
-
-def _failures(failures: Sequence[DataFailure]) -> str:
-    rows = [(f.timeframe, f.expectation, str(f.count), "; ".join(f.rows)) for f in failures]
-    return _table(("timeframe", "expectation", "bars", "first of them"), rows)
-
-
 def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
+    head = ("timeframe", "close", "RSI", "MACD hist", "MA stack", "price z20", "ATR %")
     rows = [
         (
-            name,
-            plain(view.close),
-            plain(view.rsi, 3),
-            plain(view.macd_hist, 3),
-            (view.ma_stack or UNKNOWN).replace(">", " › "),
-            plain(view.price_z20, 3),
-            plain(view.atr_pct, 3),
+            name, plain(v.close), v.rsi, v.macd_hist, v.ma_stack and v.ma_stack.replace(">", " › "), v.price_z20,
+            v.atr_pct,
         )
-        for name, view in snapshot.timeframes.items()
-    ]
-    book = snapshot.orderbook
-    lines = [
-        f"- Confluence: {_confluence(snapshot.confluence)}",
-        f"- Position: {_position(snapshot.position)}",
-        f"- Risk: {_risk(snapshot.risk)}",
-        f"- Book{' (modelled)' if modelled_book else ''}: imbalance {plain(book.imbalance, 3)}, spread "
-        f"{plain(book.spread_bps, 3)} bps, slippage for our size {plain(book.slippage_bps_for_size, 3)} bps",
-    ]
-    head = ("timeframe", "close", "RSI", "MACD hist", "MA stack", "price z20", "ATR %")
-    return _table(head, rows) + "\n\n" + "\n".join(lines)
-
-
-def _confluence(c: Confluence) -> str:
+        for name, v in snapshot.timeframes.items()
+    ]  # fmt: skip
+    c, p, r, book = snapshot.confluence, snapshot.position, snapshot.risk, snapshot.orderbook
     votes = {"alignment": c.alignment, "momentum": c.momentum, "volume": c.volume, "VWAP": c.vwap, "book": c.book}
-    parts = ", ".join(f"{name} {UNKNOWN if vote is None else format(vote, '+d')}" for name, vote in votes.items())
-    return f"{c.signed:+d} of 5 ({parts})"
-
-
-def _position(p: PositionView) -> str:
-    if p.side == "flat":
-        return "flat"
-    return (
+    said = ", ".join(f"{name} {UNKNOWN if vote is None else format(vote, '+d')}" for name, vote in votes.items())
+    position = (
         f"{p.side} {plain(p.size_pct, 4)} % of equity at {plain(p.avg_price)}, {plain(p.unrealized_R, 3)} R, "
-        f"open for {UNKNOWN if p.age_bars_5m is None else p.age_bars_5m} bars of 5m, "
+        f"open for {_text(p.age_bars_5m)} bars of 5m, "
         f"stop {plain(p.stop_atr, 3)} ATR and target {plain(p.tp_atr, 3)} ATR away"
     )
-
-
-def _risk(r: RiskView) -> str:
     today = f"today {plain(r.daily_pnl_pct, 3)} %, worst drawdown today {plain(r.max_drawdown_today_pct, 3)} %"
-    return f"{today}, mode {r.risk_mode}"
-
-
-def _decided(decided: Answer) -> str:
-    d = decided.decision
-    asked = "".join(f", {name} {_escape(value)}" for name, value in _parameters(d).items())
-    came = (
-        f"From {_escape(decided.source)}, rung {_escape(decided.rung)}, model {_escape(decided.model) or UNKNOWN}: "
-        f"{plain(decided.latency_ms / 1000, 3)} s, {plain(decided.cost_usd)} USD, {decided.tokens} tokens."
+    return _table(head, rows) + (
+        f"\n\n- Confluence: {c.signed:+d} of 5 ({said})\n- Position: {'flat' if p.side == 'flat' else position}\n"
+        f"- Risk: {today}, mode {r.risk_mode}\n"
+        f"- Book{' (modelled)' if modelled_book else ''}: imbalance {plain(book.imbalance, 3)}, spread "
+        f"{plain(book.spread_bps, 3)} bps, slippage for our size {plain(book.slippage_bps_for_size, 3)} bps"
     )
-    parts = [
+
+
+def _decided(a: Answer) -> str:
+    d = a.decision
+    asked = "".join(f", {name} {_escape(value)}" for name, value in _parameters(d).items())
+    calls = [
+        (
+            call.role, call.model,
+            call.prompt and f"{call.prompt.name}/{call.prompt.version} ({call.prompt.sha256[:8]})",
+            call.latency_ms / 1000, f"{call.tokens_in} / {call.tokens_out}", call.cost_usd, call.error[:200] or "none",
+        )
+        for call in a.calls
+    ]  # fmt: skip
+    tools = [
+        (
+            tool.tool, ", ".join(f"{name}={value}" for name, value in tool.parameters.items()),
+            tool.error[:200] or f"{tool.bytes} bytes{', cut' if tool.truncated else ''}", tool.latency_ms / 1000,
+        )
+        for tool in a.tool_calls
+    ]  # fmt: skip
+    return _joined(
         f"**{_escape(d.action)}**{asked}, confidence {plain(d.confidence)}",
-        _labelled("Comment", _quote(d.comment)),
-        _labelled("Reasoning", _quote(d.reasoning)),
-        _labelled("Key factors", _quoted_list(d.key_factors)),
-        _labelled("Risk assessment", _quote(d.risk_assessment)),
-        came,
-        _calls(decided.calls),
-        _tools(decided.tool_calls),
-        _labelled("Flags", _quoted_list(decided.flags)),
-        _labelled("Errors on the way", _quoted_list(decided.errors)),
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _tools(calls: Sequence[ToolCall]) -> str:
-    rows = [
-        (
-            call.tool,
-            ", ".join(f"{name}={value}" for name, value in call.parameters.items()),
-            call.error[:200] or f"{call.bytes} bytes{', cut' if call.truncated else ''}",
-            plain(call.latency_ms / 1000, 3),
-        )
-        for call in calls
-    ]
-    return _table(("tool", "asked", "answered", "s"), rows)
-
-
-def _calls(calls: Sequence[ModelCall]) -> str:
-    rows = [
-        (
-            call.role,
-            call.model,
-            f"{call.prompt.name}/{call.prompt.version} ({call.prompt.sha256[:8]})" if call.prompt else UNKNOWN,
-            plain(call.latency_ms / 1000, 3),
-            f"{call.tokens_in} / {call.tokens_out}",
-            plain(call.cost_usd),
-            call.error[:200] or "none",
-        )
-        for call in calls
-    ]
-    return _table(("role", "model", "prompt", "seconds", "tokens in / out", "USD", "error"), rows)
+        _titled("Comment:", _quote(d.comment)),
+        _titled("Reasoning:", _quote(d.reasoning)),
+        _titled("Key factors:", _quoted_list(d.key_factors)),
+        _titled("Risk assessment:", _quote(d.risk_assessment)),
+        f"From {_escape(a.source)}, rung {_escape(a.rung)}, model {_escape(a.model) or UNKNOWN}: "
+        f"{plain(a.latency_ms / 1000, 3)} s, {plain(a.cost_usd)} USD, {a.tokens} tokens.",
+        _table(("role", "model", "prompt", "seconds", "tokens in / out", "USD", "error"), calls),
+        _table(("tool", "asked", "answered", "s"), tools),
+        _titled("Flags:", _quoted_list(a.flags)),
+        _titled("Errors on the way:", _quoted_list(a.errors)),
+    )
 
 
 def _verdict(verdict: Verdict, decided: Answer | None) -> str:
     asked = _parameters(decided.decision) if decided else {}
     allowed = _parameters(verdict.decision)
-    changed = [(k, asked.get(k, UNKNOWN), v) for k, v in allowed.items() if decided and asked.get(k) != v]
-    answer = "Allowed" if verdict.allowed else "Denied"
-    answer += ", with changes." if verdict.allowed and verdict.codes else "."
+    changed = [(k, asked.get(k), v) for k, v in allowed.items() if decided and asked.get(k) != v]
+    answer = "Denied." if not verdict.allowed else "Allowed, with changes." if verdict.codes else "Allowed."
+    codes = [
+        (check.code.value, CODES[check.code],
+         ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in check.inputs.items()))
+        for check in verdict.checks if check.fired
+    ]  # fmt: skip
     numbers = {
         "quantity": verdict.quantity, "price": verdict.price, "stop": verdict.stop, "target": verdict.target,
         "risk of this trade, % of equity": verdict.trade_risk_pct,
         "risk of everything open with it, % of equity": verdict.total_risk_pct,
     }  # fmt: skip
     sends = verdict.allowed and any((verdict.quantity, verdict.stop, verdict.target))
-    parts = [
+    return _joined(
         f"**{answer}**",
         _table(("", "asked", "allowed"), changed),
-        _table(("code", "meaning", "compared"), [_code(check) for check in verdict.checks if check.fired]),
-        _table(("as allowed", ""), [(k, plain(v)) for k, v in numbers.items()]) if sends else "",
-    ]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _code(check: Check) -> tuple[str, str, str]:
-    inputs = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in check.inputs.items())
-    return check.code.value, CODES.get(check.code, ""), inputs
+        _table(("code", "meaning", "compared"), codes),
+        _table(("as allowed", ""), numbers.items() if sends else ()),
+    )
 
 
 def _sent(intents: Sequence[OrderIntent], orders: Sequence[Order]) -> str:
     by_id = {order.client_order_id: order for order in orders}
+    rows: list[Sequence[object]] = []
+    for i in intents:
+        answer: Sequence[object] = (None, "no answer recorded", None, None)
+        if order := by_id.get(i.client_order_id):
+            status = f"{order.status.value}{f': {order.reason}' if order.reason else ''}"
+            answer = (order.venue_order_id, status, order.filled, order.avg_price)
+        what = f"{i.side} {i.type.value}{' reduce-only' if i.reduce_only else ''}"
+        rows.append((i.client_order_id, what, i.quantity, i.price, i.stop, i.target, *answer))
     head = ("our id", "order", "quantity", "price", "stop", "target", "venue id", "status", "filled", "average")
-    return _table(head, [_order(intent, by_id.get(intent.client_order_id)) for intent in intents])
-
-
-def _order(i: OrderIntent, order: Order | None) -> tuple[str, ...]:
-    what = f"{i.side} {i.type.value}{' reduce-only' if i.reduce_only else ''}"
-    sent = (i.client_order_id, what, plain(i.quantity), plain(i.price), plain(i.stop), plain(i.target))
-    if order is None:
-        return (*sent, UNKNOWN, "no answer recorded", UNKNOWN, UNKNOWN)
-    status = f"{order.status.value}{f': {order.reason}' if order.reason else ''}"
-    return (*sent, order.venue_order_id, status, plain(order.filled), plain(order.avg_price))
-
-
-def _fills(fills: Sequence[Fill]) -> str:
-    rows = [
-        (_time(f.at), f.side, plain(f.quantity), plain(f.price), f"{plain(f.fee)} {f.fee_currency}", f.liquidity)
-        for f in fills
-    ]
-    return _table(("at", "side", "quantity", "price", "fee", "liquidity"), rows)
+    return _table(head, rows)
 
 
 def _outcome(o: Outcome) -> str:
@@ -267,18 +213,26 @@ def _outcome(o: Outcome) -> str:
 # --- words and escaping
 
 
-def _section(title: str, body: str) -> str:
-    return f"## {title}\n\n{body}" if body else ""
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
-def _labelled(label: str, body: str) -> str:
-    return f"{label}:\n\n{body}" if body else ""
+def _titled(title: str, body: str) -> str:
+    return f"{title}\n\n{body}" if body else ""
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Lay out a table, every cell of `rows` escaped; empty without rows."""
-    body = ["| " + " | ".join(" ".join(_escape(cell).split()) for cell in row) + " |" for row in rows]
-    return "\n".join([f"| {' | '.join(head)} |", "|" + "---|" * len(head), *body]) if body else ""
+    body = [[" ".join(_escape(_text(cell)).split()) for cell in row] for row in rows]
+    return table(head, body) if body else ""
+
+
+def _text(value: object) -> str:
+    if value is None or isinstance(value, Decimal | float):
+        return plain(value, 3)
+    if isinstance(value, tuple):
+        return "; ".join(map(str, value))
+    return _time(value) if isinstance(value, datetime) else str(value)
 
 
 def _quote(text: str) -> str:
@@ -316,13 +270,7 @@ def _parameters(decision: Decision) -> dict[str, str]:
     flat: dict[str, object] = {}
     for name, value in decision.model_dump(exclude=_ABOUT | {"action"}).items():
         flat |= {f"{name} {k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    return {name.replace("_", " "): _parameter(value) for name, value in flat.items() if value not in ((), None)}
-
-
-def _parameter(value: object) -> str:
-    if isinstance(value, Decimal):
-        return plain(value)
-    return "; ".join(str(v) for v in value) if isinstance(value, tuple) else str(value)
+    return {name.replace("_", " "): _text(value) for name, value in flat.items() if value not in ((), None)}
 
 
 def _time(at: datetime) -> str:

@@ -20,8 +20,8 @@ from ports import free_port, nobody
 
 from deployments.cli import cli
 from tasks.adapters.files.prompts import aliases
-from tasks.adapters.mlflow.comparison import git_commit
-from tasks.adapters.mlflow.evidence import EvidenceTracker, read_evidence
+from tasks.adapters.mlflow.comparison import git_commit, server_of
+from tasks.adapters.mlflow.evidence import read_evidence, tag
 from tasks.adapters.mlflow.tracking import Tracker, to_file, to_template
 from tasks.connections import close_stores
 from tasks.core.errors import InputError, TrackingUnavailable
@@ -204,7 +204,7 @@ def test_a_prompt_is_registered_once_per_text(tracker):
     first = prompt_file("technical", "v001", TEXT)
     second = prompt_file("technical", "v002", TEXT + "More.\n")
     assert [tracker.register_prompt(p) for p in (first, first, second, first)] == [1, 1, 2, 1]
-    stored = tracker._client.get_prompt_version("quarterdeck-technical", "1")
+    stored = tracker.server.client.get_prompt_version("quarterdeck-technical", "1")
     assert to_file(stored.template) == first.text
     assert (stored.tags["file_version"], stored.tags["sha256"]) == ("v001", first.sha256)
     assert {"pair", "snapshot"} <= set(stored.variables)
@@ -226,7 +226,7 @@ def test_a_decision_is_one_trace_that_a_person_can_read(tracker):
     prompt = prompt_file("single", "v001", TEXT)
     version = tracker.register_prompt(prompt)
     trace_id = tracker.track_decision(record("c1", prompt), "sandbox")
-    trace = tracker._client.get_trace(trace_id, display=False)
+    trace = tracker.server.client.get_trace(trace_id, display=False)
     spans = {span.name: span for span in trace.data.spans}
     assert [(s.name, s.span_type) for s in trace.data.spans].count(("single", "CHAT_MODEL")) == 2
     assert set(spans) == {"cycle", "decide", "single", "guard", "execute"}
@@ -239,8 +239,8 @@ def test_a_decision_is_one_trace_that_a_person_can_read(tracker):
     assert (tags["profile"], tags["strategy"], tags["action"]) == ("sandbox", "default", "OPEN_LONG")
     assert (tags["status"], tags["prompt"], tags["prompt_sha256"]) == ("executed", "single/v001", prompt.sha256)
     assert trace.info.token_usage["total_tokens"] == 2040
-    by_prompt = tracker._client.search_traces(
-        locations=[tracker._experiment_id], filter_string=f"prompt = 'quarterdeck-single/{version}'"
+    by_prompt = tracker.server.client.search_traces(
+        locations=[tracker.server.experiment_id], filter_string=f"prompt = 'quarterdeck-single/{version}'"
     )
     assert [t.info.trace_id for t in by_prompt] == [trace_id]
 
@@ -248,7 +248,7 @@ def test_a_decision_is_one_trace_that_a_person_can_read(tracker):
 @pytest.mark.slow
 def test_a_model_call_shows_messages_reply_tokens_cost_and_error(tracker):
     trace_id = tracker.track_decision(record("c2", prompt_file("single", "v009", "never registered")), "sandbox")
-    trace = tracker._client.get_trace(trace_id, display=False)
+    trace = tracker.server.client.get_trace(trace_id, display=False)
     failed, answered = sorted((s for s in trace.data.spans if s.name == "single"), key=lambda s: s.start_time_ns)
     assert failed.status.status_code == "ERROR"
     assert failed.attributes["error"] == "timeout after 30 s"
@@ -282,7 +282,7 @@ def test_every_role_and_tool_of_a_decision_is_a_span_under_decide_with_its_promp
     cycle = panel_record("p1", files)
     first = tracker.track_decision(cycle, "sandbox")
     assert tracker.track_decision(cycle, "sandbox") == first
-    trace = tracker._client.get_trace(first, display=False)
+    trace = tracker.server.client.get_trace(first, display=False)
     spans = {span.name: span for span in trace.data.spans}
     inside = [s for s in trace.data.spans if s.parent_id == spans["decide"].span_id]
     assert [s.name for s in inside if s.span_type == "CHAT_MODEL"] == list(ROLES)
@@ -298,10 +298,10 @@ def test_every_role_and_tool_of_a_decision_is_a_span_under_decide_with_its_promp
     assert tags["prompt"] == ", ".join(f"{role}/v007" for role in ROLES)
     for role, file in files.items():
         named = f"prompt = 'quarterdeck-{role}/{tracker.register_prompt(file)}'"
-        linked = tracker._client.search_traces(locations=[tracker._experiment_id], filter_string=named)
+        linked = tracker.server.client.search_traces(locations=[tracker.server.experiment_id], filter_string=named)
         assert first in [t.info.trace_id for t in linked], role
     flagged = "tags.flags LIKE '%late:sentiment%'"
-    found = tracker._client.search_traces(locations=[tracker._experiment_id], filter_string=flagged)
+    found = tracker.server.client.search_traces(locations=[tracker.server.experiment_id], filter_string=flagged)
     assert [t.info.trace_id for t in found] == [first]
 
 
@@ -314,8 +314,8 @@ def test_a_prompt_is_found_however_many_pages_of_versions_there_are(tracker, mon
     with pytest.raises(InputError, match="planner/v001 has sha256"):
         tracker.register_prompt(prompt_file("planner", "v001", f"{TEXT}Sneaky.\n"))
     trace_id = tracker.track_decision(record("p2", files[0]), "sandbox")
-    linked = tracker._client.search_traces(
-        locations=[tracker._experiment_id], filter_string="prompt = 'quarterdeck-planner/1'"
+    linked = tracker.server.client.search_traces(
+        locations=[tracker.server.experiment_id], filter_string="prompt = 'quarterdeck-planner/1'"
     )
     assert [t.info.trace_id for t in linked] == [trace_id]
 
@@ -326,7 +326,8 @@ def test_an_alias_names_one_version_and_moves(tracker):
     assert [tracker.set_prompt_alias(file, "champion") for file in (first, second)] == [1, 2]
     assert tracker.set_prompt_alias(first, "challenger") == 1
     named = {
-        a: tracker._client.get_prompt_version_by_alias("quarterdeck-weather", a) for a in ("champion", "challenger")
+        a: tracker.server.client.get_prompt_version_by_alias("quarterdeck-weather", a)
+        for a in ("champion", "challenger")
     }
     assert {alias: version.tags["file_version"] for alias, version in named.items()} == {
         "champion": "v002", "challenger": "v001",
@@ -367,14 +368,14 @@ def _promote_here_and_there(quarterdeck, tmp_path, gone):
     out, _ = quarterdeck("promote", "portfolio", "v001", "--alias", "champion", "--json", mlflow=registry)
     assert {"role": "portfolio", "alias": "champion", "version": "v001"}.items() <= json.loads(out).items()
     assert named("champion") == "v001"
-    client = Tracker(registry)._client
+    client = Tracker(registry).server.client
     assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "champion").tags["file_version"] == "v001"
 
     quarterdeck("promote", "portfolio", "v001", "--alias", "challenger", "--json", mlflow=gone)
     assert named("challenger") == "v001"
 
     quarterdeck("sync", mlflow=registry)
-    client = Tracker(registry)._client
+    client = Tracker(registry).server.client
     assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "challenger").tags["file_version"] == "v001"
     with pytest.raises(InputError, match="no prompt portfolio/v999; there is v001"):
         quarterdeck("promote", "portfolio", "v999", "--alias", "champion", mlflow=registry)
@@ -406,19 +407,19 @@ def test_a_version_that_another_machine_registers_meanwhile_is_registered_once(u
 
 @pytest.mark.slow
 def test_evidence_is_read_from_the_runs_of_a_comparison_and_tagged_with_what_it_was_for(url):
-    mirror = EvidenceTracker(url)
+    server = server_of(url)
     tags = {"data_sha256": "d" * 64, "git_commit": f"{git_commit().removesuffix('-dirty')}-dirty"}
-    parent = mirror._start("a comparison", {**tags, "kind": "comparison"})
+    parent = server.create_run("a comparison", {**tags, "kind": "comparison"}).info.run_id
     for label, sharpe in (("v001", 0.9), ("v002", 1.1)):
         child = {"kind": "variant", "mlflow.parentRunId": parent, "model": "m", "prompt_sha256": label * 16}
-        mirror._fill(mirror._start(label, {**tags, **child}), {"masked_sharpe": sharpe}, {}, {})
+        server.log(server.create_run(label, {**tags, **child}).info.run_id, {"masked_sharpe": sharpe})
     found = read_evidence(parent, url)
     assert (found.data_sha256, found.commit_known) == ("d" * 64, bool(git_commit()))
     assert {(v.label, v.model, v.prompt_sha256, v.masked_sharpe) for v in found.variants} == {
         ("v001", "m", "v001" * 16, 0.9), ("v002", "m", "v002" * 16, 1.1),
     }  # fmt: skip
-    mirror.tag(parent, "promoted", "single/v002")
-    assert mirror._client.get_run(parent).data.tags["promoted"] == "single/v002"
+    tag(url, parent, "promoted", "single/v002")
+    assert server.client.get_run(parent).data.tags["promoted"] == "single/v002"
     with pytest.raises(InputError, match="no comparison of that id"):
         read_evidence("0" * 32, url)
 
@@ -436,7 +437,9 @@ def test_half_a_trace_is_replaced_by_the_whole(tracker):
     half = tracker.track_decision(record("c4", prompt, calls=1), "sandbox")
     whole = tracker.track_decision(record("c4", prompt, calls=2), "sandbox")
     assert half != whole
-    found = tracker._client.search_traces(locations=[tracker._experiment_id], filter_string="tags.cycle_id = 'c4'")
+    found = tracker.server.client.search_traces(
+        locations=[tracker.server.experiment_id], filter_string="tags.cycle_id = 'c4'"
+    )
     assert [t.info.trace_id for t in found] == [whole]
 
 
@@ -450,7 +453,7 @@ def test_a_trace_the_server_lost_is_not_reported_as_sent(tracker, monkeypatch):
 @pytest.mark.slow
 def test_a_quiet_cycle_without_any_stage_is_still_a_trace(tracker):
     quiet = CycleRecord(cycle_id="c6", strategy="default", symbol=BTC, as_of=AS_OF, status=CycleStatus.QUIET)
-    trace = tracker._client.get_trace(tracker.track_decision(quiet, "sandbox"), display=False)
+    trace = tracker.server.client.get_trace(tracker.track_decision(quiet, "sandbox"), display=False)
     assert [span.name for span in trace.data.spans] == ["cycle"]
 
 
@@ -463,11 +466,11 @@ def test_a_session_is_one_run_per_profile_strategy_and_day(tracker):
     again = tracker.log_session("default", "sandbox", day, {"equity": 10_050.0}, 1, {"decider": "b", "models": "m"})
     other = tracker.log_session("default", "paper", day, {"equity": 1.0}, 0)
     assert first == again != other
-    run = tracker._client.get_run(first)
+    run = tracker.server.client.get_run(first)
     assert run.data.metrics == {"equity": 10_050.0, "by_action.HOLD": 3}
     assert run.data.params == {"decider": "a", "models": "m"}
     assert run.data.tags["decider"] == "b"
-    assert [m.value for m in tracker._client.get_metric_history(first, "equity")] == [10_000.0, 10_050.0]
+    assert [m.value for m in tracker.server.client.get_metric_history(first, "equity")] == [10_000.0, 10_050.0]
     assert run.info.status == "FINISHED"
 
 
@@ -485,13 +488,13 @@ def test_an_outcome_sent_twice_is_on_its_trace_and_session_once(tracker, r):
     trace_id = tracker.track_decision(record(cycle, prompt_file("single", "v001", TEXT)), "sandbox")
     for _ in range(2):
         tracker.attach_outcome(trace_id, outcome(cycle, r))
-    assessments = tracker._client.get_trace(trace_id, display=False).info.assessments
+    assessments = tracker.server.client.get_trace(trace_id, display=False).info.assessments
     expected = {"pnl": 29.5, "pnl_pct": 1.49, "hold_seconds": 5400} | ({} if r is None else {"r_multiple": 1.8})
     assert sorted((a.name, a.value) for a in assessments) == sorted(expected.items())
     assert {a.source.source_type for a in assessments} == {"CODE"}
     session = tracker._session_run("default", "sandbox", date(2026, 3, 3))
     assert session.data.metrics["outcome.pnl"] == 29.5
-    assert len(tracker._client.get_metric_history(session.info.run_id, "outcome.hold_seconds")) == 1
+    assert len(tracker.server.client.get_metric_history(session.info.run_id, "outcome.hold_seconds")) == 1
 
 
 @pytest.mark.slow

@@ -130,22 +130,6 @@ def test_where_no_alias_was_ever_set_no_database_is_made(folder, home):
     assert list(home.iterdir()) == []
 
 
-def test_the_file_that_once_held_the_aliases_is_taken_over_once(home):
-    newest = load_prompt("single").version
-    (home / "prompts.json").write_text('{"single": {"champion": "v001"}}')
-    assert aliases()["single"]["champion"].version == "v001"
-    set_alias(load_prompt("single", newest), "champion")
-    assert aliases()["single"]["champion"].version == newest
-    assert (home / "prompts.json.moved").exists()
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"single": "v001"}', '{"single": {"champion": 1}}'])
-def test_a_broken_aliases_file_is_refused_with_its_path(folder, home, text):
-    (home / "prompts.json").write_text(text)
-    with pytest.raises(InputError, match=r"prompts\.json is not"):
-        version(folder)
-
-
 def test_a_diff_shows_what_changed_and_takes_aliases(folder):
     set_alias(load_prompt("single", "v001", folder), "champion")
     said = diff_prompts("single", "champion", "v002", folder)

@@ -1,0 +1,85 @@
+"""One experiment on one MLflow server; any failure of it is TrackingUnavailable.
+
+mlflow keeps the server's address as process-wide state: one process talks to one MLflow.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+from tasks.core.errors import TrackingUnavailable
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",  # a queue would lose traces when a short-lived process ends
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout belongs to `--json`
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # mlflow imports litellm, which would wait for the network
+}
+
+
+class MlflowServer:
+    """Opening is lazy: the constructor neither imports nor connects."""
+
+    def __init__(self, url: str, experiment: str) -> None:
+        self.url, self.experiment = url, experiment
+
+    @cached_property
+    def mlflow(self) -> Any:
+        os.environ.update(_ENVIRONMENT)
+        import mlflow
+
+        mlflow.set_tracking_uri(self.url)
+        mlflow.set_experiment(self.experiment)
+        return mlflow
+
+    @cached_property
+    def client(self) -> Any:
+        return self.mlflow.MlflowClient()
+
+    @cached_property
+    def experiment_id(self) -> str:
+        return str(self.client.get_experiment_by_name(self.experiment).experiment_id)
+
+    @property
+    def address(self) -> str:
+        """Return the server's address without the user and password it may contain."""
+        parts = urlsplit(self.url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        os.environ.update(_ENVIRONMENT)
+        from mlflow.exceptions import MlflowException
+        from requests import RequestException
+
+        try:
+            yield
+        except (MlflowException, RequestException) as e:
+            text = " ".join(str(e).replace(self.url, self.address).split())[:300]
+            raise TrackingUnavailable(f"MLflow at {self.address}: {text}") from e
+
+    def create_run(self, name: str, tags: Mapping[str, str]) -> Any:
+        return self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name)
+
+    def runs(self, tags: Mapping[str, str], **options: Any) -> Any:
+        """Return the experiment's runs that have these tags."""
+        wanted = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        return self.client.search_runs([self.experiment_id], wanted, **options)
+
+    def log(
+        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, str] = {}, tags: Mapping[str, str] = {},
+        at_ms: int = 0, step: int = 0,
+    ) -> None:  # fmt: skip
+        """Log figures, parameters and tags to a run, at once."""
+        entities = self.mlflow.entities
+        self.client.log_batch(
+            run_id,
+            [entities.Metric(key, float(value), at_ms, step) for key, value in metrics.items()],
+            [entities.Param(*item) for item in params.items()],
+            [entities.RunTag(*item) for item in tags.items()],
+        )
