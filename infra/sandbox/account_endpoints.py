@@ -14,23 +14,14 @@ ZERO = Decimal(0)
 def api_key(q: Query) -> Json:
     """Describe the key: it may trade and read; it may not withdraw."""
     permissions = {"ContractTrade": ["Order", "Position"], "Spot": ["SpotTrade"], "Wallet": []}
-    return {
-        "id": "1",
-        "apiKey": q.ex.config.key,
-        "readOnly": 0,
-        "permissions": permissions,
-        "unified": 0,
-        "uta": 1,
-        "userID": 1,
-        "isMaster": True,
-    }
+    return {"apiKey": q.ex.config.key, "readOnly": 0, "permissions": permissions, "unified": 0, "uta": 1, "userID": 1}
 
 
-def account_info(q: Query) -> Json:
-    return {"marginMode": "REGULAR_MARGIN", "updatedTime": str(q.ex.now_ms), "unifiedMarginStatus": 6}
+def account_info(_q: Query) -> Json:
+    return {"marginMode": "REGULAR_MARGIN", "unifiedMarginStatus": 6}
 
 
-def coins(q: Query) -> Json:
+def currencies(q: Query) -> Json:
     names = sorted({name for m in q.ex.markets.values() for name in (m.base, m.quote)})
     return {"rows": [{"name": name, "coin": name, "chains": []} for name in names]}
 
@@ -45,47 +36,38 @@ def wallet(q: Query) -> Json:
     """Return the unified account: equity, margin in use, and each coin it holds."""
     if q["accountType"] != "UNIFIED":
         raise bad_parameter("accountType only support UNIFIED.")
-    marks, account, markets = q.ex.marks(), q.ex.account.wallet, q.ex.markets
-    balance = q.ex.account.balance(marks)
-    linear = [h for h in account.holdings.values() if markets[h.symbol].category == "linear"]
-    spot = [h for h in account.holdings.values() if markets[h.symbol].category == "spot"]
-    unrealized = sum((h.unrealized(marks[h.symbol]) for h in linear), ZERO)
-    margin = sum((account.margin(h) for h in linear), ZERO)
-    quote = account.cash - sum((h.cost for h in spot), ZERO)
-    ordered = max(quote + unrealized - margin - balance.available, ZERO)
-    tied = {"totalOrderIM": ordered, "totalPositionIM": margin, "unrealisedPnl": unrealized}
-    listed = [_coin("USDT", quote, quote + unrealized) | tied]
-    listed += [_coin(markets[h.symbol].base, h.quantity, h.quantity, marks[h.symbol]) for h in spot]
+    marks, wallet = q.ex.marks(), q.account.wallet
+    linear = [h for h in wallet.holdings.values() if q.ex.markets[h.symbol].category == "linear"]
+    spot = [h for h in wallet.holdings.values() if h not in linear]
+    balance, quote = q.account.balance(marks), wallet.cash - sum(h.cost for h in spot)
+    coins = [_coin("USDT", quote, quote + sum(h.unrealized(marks[h.symbol]) for h in linear))]
+    coins[0] |= {
+        "totalOrderIM": max(wallet.available(marks) - balance.available, ZERO),
+        "totalPositionIM": sum((wallet.margin(h) for h in linear), ZERO),
+    }
+    coins += [_coin(h.symbol.partition("/")[0], h.quantity, h.quantity, marks[h.symbol]) for h in spot]
     entry = {
         "accountType": "UNIFIED",
         "totalEquity": balance.equity,
-        "totalWalletBalance": balance.equity - unrealized,
-        "totalMarginBalance": balance.equity,
         "totalAvailableBalance": balance.available,
-        "totalPerpUPL": unrealized,
-        "totalInitialMargin": margin,
-        "coin": [coin for coin in listed if q["coin"] in ("", coin["coin"])],
+        "coin": [coin for coin in coins if q["coin"] in ("", coin["coin"])],
     }
     return {"list": [entry]}
 
 
 def _coin(name: str, quantity: Decimal, equity: Decimal, price: Decimal = Decimal(1)) -> Json:
-    amounts = {"equity": equity, "usdValue": equity * price, "walletBalance": quantity}
-    return {
-        "coin": name,
-        **amounts,
-        **dict.fromkeys(("locked", "totalOrderIM", "totalPositionIM", "unrealisedPnl"), "0"),
-    }
+    nothing = dict.fromkeys(("locked", "totalOrderIM", "totalPositionIM"), "0")
+    return {"coin": name, "equity": equity, "usdValue": equity * price, "walletBalance": quantity, **nothing}
 
 
 def positions(q: Query) -> Json:
     """Asked for one symbol: its entry, flat or not; asked for a settle coin: the open ones."""
     _require_scope(q)
-    linear = [m.symbol for m in q.markets if m.category == "linear"]
+    linear = [market for market in q.markets if market.category == "linear"]
     if q["symbol"] and not linear:
         raise invalid("symbol", q["symbol"])
-    chosen = [symbol for symbol in linear if q["symbol"] or q.ex.account.position(symbol)]
-    return {"category": q.category, "list": [rows.position_row(q.ex, s) for s in chosen], "nextPageCursor": ""}
+    listed = [rows.position_row(q.ex, m) for m in linear if q["symbol"] or q.account.position(m.symbol)]
+    return q.page(listed, 20, 200)
 
 
 def _require_scope(q: Query) -> None:
@@ -95,17 +77,17 @@ def _require_scope(q: Query) -> None:
 
 def open_orders(q: Query) -> Json:
     """Open orders with the stops and targets that wait; asked for one id, also one that has closed since."""
-    waiting = [leg for position in q.ex.account.positions() for leg in rows.attached(q.ex, position)]
+    waiting = rows.attached(q.ex)
     if q["orderId"] or q["orderLinkId"]:
-        return _orders(q, [*q.ex.account.orders, *waiting])
+        return _orders(q, [*q.account.orders, *waiting])
     _require_scope(q)
     kind = q["orderFilter"] or ("Order" if q.category == "spot" else "")
-    return _orders(q, [*q.ex.account.open_orders(), *waiting], kind)
+    return _orders(q, [*q.account.open_orders(), *waiting], kind)
 
 
 def order_history(q: Query) -> Json:
     start, end = q.times()
-    closed = [o for o in q.ex.account.orders if o.status is not OrderStatus.OPEN]
+    closed = [o for o in q.account.orders if o.status is not OrderStatus.OPEN]
     return _orders(q, [o for o in closed if start <= int(text(o.created_at)) <= end], q["orderFilter"])
 
 
@@ -118,7 +100,7 @@ def _orders(q: Query, orders: list[Order], kind: str = "") -> Json:
 def executions(q: Query) -> Json:
     """Fills within the time window (7 days at most), newest first."""
     start, end = q.times()
-    inside = _asked(q, [fill for fill in q.ex.account.fills if start <= int(text(fill.at)) <= end])
+    inside = _asked(q, [fill for fill in q.account.fills if start <= int(text(fill.at)) <= end])
     listed = [rows.execution_row(q.ex, fill) for fill in inside]
     return q.page([row for row in listed if q["execType"] in ("", row["execType"])], 50, 100)
 
@@ -131,7 +113,7 @@ def _asked(q: Query, of: list[Any]) -> list[Any]:
 
 ENDPOINTS = {
     "user/query-api": api_key,
-    "asset/coin/query-info": coins,
+    "asset/coin/query-info": currencies,
     "account/info": account_info,
     "account/fee-rate": fee_rates,
     "account/wallet-balance": wallet,

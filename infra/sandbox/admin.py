@@ -28,14 +28,15 @@ def admin_routes(ex: Exchange, bench: FaultBench) -> list[Route]:
         if request.method == "POST":
             ex.clock.step(round(Advance.model_validate_json(await request.body()).advance_s * 1000))
         ex.catch_up()
-        where = {"stepped": ex.clock.stepped, "speed": ex.clock.speed}
-        return JSONResponse({"clock": ex.now.isoformat(), "now_ms": ex.now_ms, **where})
+        pace = {"stepped": ex.clock.stepped, "speed": ex.clock.speed}
+        return JSONResponse({"clock": ex.now.isoformat(), "now_ms": ex.now_ms, **pace})
 
     async def faults(request: Request) -> JSONResponse:
         if request.method == "POST":
             bench.pending.append(Fault.model_validate_json(await request.body()))
         elif request.method == "DELETE":
-            bench.clear()
+            bench.pending.clear()
+            bench.banned_until = 0.0
         return JSONResponse({"faults": [fault.model_dump() for fault in bench.pending]})
 
     return [

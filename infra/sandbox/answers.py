@@ -13,9 +13,6 @@ Json = dict[str, Any]
 class BybitError(Exception):
     """The request is refused with this code and message."""
 
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(code, message)
-
 
 OK = BybitError(0, "OK")
 
@@ -55,7 +52,6 @@ LINEAR = {
     "tick": (10001, "Price invalid"),
     "no_position": (110017, "current position is zero, cannot fix reduce-only order qty"),
     "would_increase": (110017, "orders will not be reduce-only, reduce-only rule not satisfied"),
-    "shorting": (110007, "ab not enough for new order"),
     "delisted": (110042, "Delivery in progress, order can only reduce positions"),
     "stop_wrong_side": (10001, "StopLoss set for position is on the wrong side of base_price"),
     "target_wrong_side": (10001, "TakeProfit set for position is on the wrong side of base_price"),

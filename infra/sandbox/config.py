@@ -1,11 +1,10 @@
 """What a sandbox is started with, checked: every wrong input is one clear line."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from infra.sandbox.crash import Crash
 from tasks.core.errors import InputError
@@ -14,10 +13,6 @@ from tasks.core.types.orders import Kind
 
 DEFAULT_SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 QUOTE = "USDT"
-
-
-def utc(at: datetime) -> datetime:
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 class SandboxConfig(BaseModel, frozen=True):
@@ -32,7 +27,7 @@ class SandboxConfig(BaseModel, frozen=True):
     symbols: tuple[str, ...] = ()
     seed: int = Field(7, ge=0)
     cash: Decimal = Field(Decimal(10_000), gt=0)
-    start: Annotated[datetime, AfterValidator(utc)] | None = None
+    start: datetime | None = None
     speed: float = Field(1.0, gt=0)
     stepped: bool = False
     key: str = "sandbox"
@@ -41,6 +36,8 @@ class SandboxConfig(BaseModel, frozen=True):
     funding_rate: Decimal = Decimal("0.0001")
     state: Path | None = None
     crash: Crash | None = None
+    host: str = "127.0.0.1"
+    port: int = 8891
 
     def traded(self) -> tuple[str, ...]:
         """Return the symbols this sandbox lists; raises InputError naming the first that makes no sense."""

@@ -3,20 +3,25 @@
 Nothing runs in the background. Every request first catches up: all legs of the path since the last one pass over
 the account's orders and positions in order of time, funding is charged on its hours, and the seconds that a
 position had no stop are counted. So the outcome depends on the market and the orders' times alone.
+
+With a state file a venue does not forget orders and positions because a server stopped. Where the clock follows the
+wall, the path since the last save passes over the account when it wakes: stops fire that should have fired.
 """
 
+import json
+import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from infra.sandbox import order_book, state_file
+from infra.sandbox import order_book
 from infra.sandbox.candles import BaseCandles, read_candles
 from infra.sandbox.clock import DAY_MS, Clock
 from infra.sandbox.config import SandboxConfig
 from infra.sandbox.crash import SPREAD_TIMES
 from infra.sandbox.listing import Leg, Listing
-from infra.sandbox.synthetic_market import EPOCH_MS, synthetic_candles
+from infra.sandbox.synthetic_market import synthetic_candles
 from tasks.core.errors import InputError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.trading.money import exact
@@ -29,7 +34,7 @@ AFTER = timedelta(microseconds=1)  # a leg begins after whatever happened at its
 
 
 def when(ms: int) -> datetime:
-    return datetime.fromtimestamp(ms // 1000, tz=UTC) + timedelta(milliseconds=ms % 1000)
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 class Exchange:
@@ -38,13 +43,13 @@ class Exchange:
     def __init__(self, config: SandboxConfig) -> None:
         self.config = config
         self.markets = {symbol: Listing(symbol, _candles(symbol, config)) for symbol in config.traded()}
-        saved = state_file.load(config.state, self._market())
+        saved = self._saved()
         start_ms = _start_ms(config, self.markets)
         self.clock = Clock(start_ms and saved.get("now_ms", start_ms), config.speed, config.stepped)
         self.now_ms: int = saved.get("now_ms") or self.clock.now_ms()
         for market in self.markets.values():
             market.candles.ensure(self.clock.now_ms())
-            if market.candles.ts[0] > self.now_ms:
+            if not (market.candles.ts[:1] <= self.now_ms).any():
                 raise InputError(f"start {when(self.now_ms)} is before the first candle of {market.symbol}")
         instruments = {symbol: market.instrument for symbol, market in self.markets.items()}
         self.account = SimulatedAccount(config.cash, instruments, config.costs)
@@ -61,13 +66,31 @@ class Exchange:
         files = {symbol: str(path.resolve()) for symbol, path in sorted(self.config.candles.items())}
         return {"symbols": sorted(self.markets), "seed": self.config.seed, "candles": files}
 
+    def _saved(self) -> dict[str, Any]:
+        """Read the saved account, empty if there is none; raises InputError for a broken file or another market."""
+        path, market = self.config.state, self._market()
+        if path is None or not path.exists():
+            return {}
+        try:
+            saved: dict[str, Any] = json.loads(path.read_text())
+            of = saved["market"]
+            known = of["candles"].items() <= market["candles"].items() and {*of["symbols"]} <= {*market["symbols"]}
+            if known and of["seed"] == market["seed"]:
+                return saved
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise InputError(f"--state {path}: not a sandbox's state ({e}); remove it to start anew") from e
+        raise InputError(f"--state {path}: is of {of}, not {market}; remove it, or choose another file")
+
     def save(self, changed: bool) -> None:
-        """Keep the account if a request changed it, or if an order filled since the last time."""
-        fills = len(self.account.fills)
-        if self.config.state and (changed or fills != self._saved_fills):
+        """Replace the saved account if a request changed it, or if an order filled since the last time."""
+        path, fills = self.config.state, len(self.account.fills)
+        if path and (changed or fills != self._saved_fills):
             self._saved_fills = fills
             state = {name: getattr(self, name) for name in ("now_ms", "time_in_force", "naked_ms", "naked_now_ms")}
-            state_file.save(self.config.state, {"market": self._market(), "engine": self.account.dump(), **state})
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps({"market": self._market(), "engine": self.account.dump(), **state}))
+            os.replace(partial, path)
 
     @property
     def now(self) -> datetime:
@@ -146,14 +169,11 @@ def _candles(symbol: str, config: SandboxConfig) -> BaseCandles:
 def _start_ms(config: SandboxConfig, markets: dict[str, Listing]) -> int | None:
     """Return when the clock starts; None: now, following the wall. Candle files begin 250 days or a third in."""
     if config.start is not None:
-        start = int(config.start.timestamp() * 1000)
-        if not config.candles and start < EPOCH_MS:
-            raise InputError(f"start {config.start} is before {when(EPOCH_MS)}, where the synthetic market begins")
-        return start
+        return int(config.start.timestamp() * 1000)
     if not config.candles:
         return None
-    first = max(int(market.candles.ts[0]) for market in markets.values())
-    last = min(int(market.candles.ts[-1]) for market in markets.values())
+    firsts, lasts = zip(*(market.candles.ts[[0, -1]].tolist() for market in markets.values()), strict=True)
+    first, last = max(firsts), min(lasts)
     if first >= last:
         raise InputError(f"the candle files have no time in common ({when(first)} to {when(last)})")
     warm_up = WARM_UP_MS if first + WARM_UP_MS < last else (last - first) // 3

@@ -7,11 +7,11 @@ sequence of steps that a request goes through. Kinds that make the venue itself 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,10 +33,102 @@ ANSWERS = {  # HTTP status, and what is said
 SECONDS = {"latency": 2.0, "late": 0.5, "reorder": 1.0, "ban": 10.0, "clock_skew": 30.0}  # where none are given
 
 
-def _known(kind: str) -> str:
-    if kind not in KINDS:
-        raise ValueError(f"choose one of {' '.join(sorted(KINDS))}")
-    return kind
+@dataclass
+class Call:
+    """One request on its way to the exchange; below are the steps it can go through."""
+
+    bench: "FaultBench"
+    fault: "Fault"
+    app: ASGIApp
+    scope: Scope
+    body: bytes
+    send: Send
+    unheard: list[Message] = field(default_factory=list)
+
+    async def receive(self) -> Message:
+        return {"type": "http.request", "body": self.body}
+
+    async def keep(self, message: Message) -> None:
+        self.unheard.append(message)
+
+
+async def serve(call: Call) -> None:
+    await call.app(call.scope, call.receive, call.send)
+
+
+async def serve_unheard(call: Call) -> None:
+    """Let the exchange carry the request out; nobody hears the answer."""
+    await call.app(dict(call.scope), call.receive, call.keep)
+
+
+async def tell(call: Call) -> None:
+    """Let what the exchange answered be heard after all."""
+    for message in call.unheard:
+        await call.send(message)
+
+
+async def wait(call: Call) -> None:
+    await asyncio.sleep(call.fault.seconds)
+
+
+async def wait_for_another(call: Call) -> None:
+    """Wait until a later request is answered, or for `seconds`."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(call.bench.answered.wait(), call.fault.seconds)
+
+
+async def hang_up(call: Call) -> None:
+    """Close the connection without an answer; uvicorn keeps its transport behind `send`."""
+    call.send.__self__.transport.abort()  # type: ignore[attr-defined]  # uvicorn's request cycle, not ASGI's
+    await asyncio.sleep(0.01)
+
+
+async def answer(call: Call) -> None:
+    """Answer in the exchange's place."""
+    status, said = ANSWERS[call.fault.kind]
+    status = call.fault.status or status
+    now_ms = call.bench.exchange.now_ms
+    reply = HTMLResponse(said, status) if isinstance(said, str) else BybitAnswer(said, now_ms, status=status)
+    await reply(call.scope, call.receive, call.send)
+
+
+async def ban(call: Call) -> None:
+    """From here on nothing is answered but 403, for some seconds."""
+    call.bench.banned_until = max(call.bench.banned_until, time.monotonic() + call.fault.seconds)
+
+
+async def liquidate(call: Call) -> None:
+    call.bench.exchange.liquidate()
+
+
+async def misbehave(call: Call) -> None:
+    call.scope["quirks"] = {call.fault.kind: call.fault.seconds}
+
+
+KINDS = {
+    # the exchange acts, the answer never arrives
+    "timeout_after_accept": (serve_unheard, wait, hang_up),
+    # the connection closes before the exchange has seen the request
+    "drop": (wait, hang_up),
+    # the connection closes at once, and the exchange sees the request some seconds later
+    "late": (hang_up, wait, serve_unheard),
+    "latency": (wait, serve),
+    # the request is delivered twice, and it is the second delivery's answer that is heard
+    "duplicate": (serve_unheard, serve),
+    # the exchange acts at once, but its answer comes after that of a later request
+    "reorder": (serve_unheard, wait_for_another, tell),
+    # the venue's risk engine closes every position at the present price, before the request is seen
+    "liquidation": (liquidate, serve),
+    "ban": (ban, answer),
+    **dict.fromkeys(("http_500", "html", "rate_limit", "insufficient_margin"), (answer,)),
+    # clock_skew: the venue's clock is `seconds` ahead: it says so, and finds our signature too old
+    # delisting: nothing is listed any more; positions may be closed, and nothing opened
+    # reject_stop: orders are taken without their stop; setting one later is refused
+    # partial_fill: only half of what an order asks for is there to be taken
+    # partial_fill_cancel: half of an order is taken, and the venue cancels the rest, also of a limit order
+    **dict.fromkeys(QUIRKS, (misbehave, serve)),
+    "somehow": (),  # one of SOMEHOW
+}
 
 
 class Fault(BaseModel, extra="forbid"):
@@ -46,7 +138,7 @@ class Fault(BaseModel, extra="forbid"):
     share: of the requests that match, chosen by `seed`; the others pass.
     """
 
-    kind: Annotated[str, AfterValidator(_known)]
+    kind: Literal[*KINDS]  # type: ignore[valid-type]
     path: str = ""
     times: int = Field(1, ge=1)
     seconds: float | None = None
@@ -60,9 +152,11 @@ class Fault(BaseModel, extra="forbid"):
     def strikes(self) -> bool:
         return self._luck.random() < self.share
 
-    def one_kind(self) -> str:
-        """Return the kind, or one of what can happen on the way to any exchange."""
-        return self._luck.choice(SOMEHOW) if self.kind == "somehow" else self.kind
+    def at_work(self) -> "Fault":
+        """Return what it does to one request: its kind, or one of what can happen on the way to any exchange."""
+        kind = self._luck.choice(SOMEHOW) if self.kind == "somehow" else self.kind
+        seconds = SECONDS.get(kind, 0.0) if self.seconds is None else self.seconds
+        return self.model_copy(update={"kind": kind, "seconds": seconds})
 
 
 class FaultBench:
@@ -81,17 +175,16 @@ class FaultBench:
         if fault is None:
             await app(scope, receive, send)
         else:
-            body = await Request(scope, receive).body()
-            call = Call(self, fault, app, scope, body, send)
-            for step in KINDS[call.kind]:
+            call = Call(self, fault.at_work(), app, scope, await Request(scope, receive).body(), send)
+            for step in KINDS[call.fault.kind]:
                 await step(call)
         self.answered.set()
         self.answered = asyncio.Event()
 
     def _take(self, path: str) -> Fault | None:
         """Return the fault that applies to a request for `path`, one time less of it remaining."""
-        if self.banned():
-            return Fault(kind="ban")
+        if time.monotonic() < self.banned_until:
+            return Fault(kind="ban", seconds=0)
         for fault in self.pending:
             if fault.path in path and fault.strikes():
                 fault.times -= 1
@@ -101,96 +194,3 @@ class FaultBench:
         crash = self.exchange.config.crash
         crashing = crash is not None and crash.lasts(self.exchange.clock.now_ms())
         return self._crash if crashing and self._crash.strikes() else None
-
-    def banned(self) -> bool:
-        return time.monotonic() < self.banned_until
-
-    def clear(self) -> None:
-        self.pending.clear()
-        self.banned_until = 0.0
-
-
-class Call:
-    """One request on its way to the exchange, and the steps it can go through."""
-
-    def __init__(self, bench: FaultBench, fault: Fault, app: ASGIApp, scope: Scope, body: bytes, send: Send) -> None:
-        self.bench, self.app, self.scope, self.body, self.send = bench, app, scope, body, send
-        self.kind, self.status = fault.one_kind(), fault.status
-        self.seconds = SECONDS.get(self.kind, 0.0) if fault.seconds is None else fault.seconds
-        self.unheard: list[Message] = []
-
-    async def _receive(self) -> Message:
-        return {"type": "http.request", "body": self.body}
-
-    async def serve(self) -> None:
-        await self.app(self.scope, self._receive, self.send)
-
-    async def serve_unheard(self) -> None:
-        """Let the exchange carry the request out; nobody hears the answer."""
-
-        async def keep(message: Message) -> None:
-            self.unheard.append(message)
-
-        await self.app(dict(self.scope), self._receive, keep)
-
-    async def tell(self) -> None:
-        """Let what the exchange answered be heard after all."""
-        for message in self.unheard:
-            await self.send(message)
-
-    async def wait(self) -> None:
-        await asyncio.sleep(self.seconds)
-
-    async def wait_for_another(self) -> None:
-        """Wait until a later request is answered, or for `seconds`."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.bench.answered.wait(), self.seconds)
-
-    async def hang_up(self) -> None:
-        """Close the connection without an answer; uvicorn keeps its transport behind `send`."""
-        self.send.__self__.transport.abort()  # type: ignore[attr-defined]  # uvicorn's request cycle, not ASGI's
-        await asyncio.sleep(0.01)
-
-    async def answer(self) -> None:
-        """Answer in the exchange's place."""
-        status, said = ANSWERS[self.kind]
-        status, now_ms = self.status or status, self.bench.exchange.now_ms
-        answer = HTMLResponse(said, status) if isinstance(said, str) else BybitAnswer(said, now_ms, status=status)
-        await answer(self.scope, self._receive, self.send)
-
-    async def ban(self) -> None:
-        """From here on nothing is answered but 403, for some seconds."""
-        if not self.bench.banned():
-            self.bench.banned_until = time.monotonic() + self.seconds
-
-    async def liquidate(self) -> None:
-        self.bench.exchange.liquidate()
-
-    async def misbehave(self) -> None:
-        self.scope["quirks"] = {self.kind: self.seconds}
-
-
-KINDS: dict[str, tuple[Callable[[Call], Awaitable[None]], ...]] = {
-    # the exchange acts, the answer never arrives
-    "timeout_after_accept": (Call.serve_unheard, Call.wait, Call.hang_up),
-    # the connection closes before the exchange has seen the request
-    "drop": (Call.wait, Call.hang_up),
-    # the connection closes at once, and the exchange sees the request some seconds later
-    "late": (Call.hang_up, Call.wait, Call.serve_unheard),
-    "latency": (Call.wait, Call.serve),
-    # the request is delivered twice, and it is the second delivery's answer that is heard
-    "duplicate": (Call.serve_unheard, Call.serve),
-    # the exchange acts at once, but its answer comes after that of a later request
-    "reorder": (Call.serve_unheard, Call.wait_for_another, Call.tell),
-    # the venue's risk engine closes every position at the present price, before the request is seen
-    "liquidation": (Call.liquidate, Call.serve),
-    "ban": (Call.ban, Call.answer),
-    **dict.fromkeys(("http_500", "html", "rate_limit", "insufficient_margin"), (Call.answer,)),
-    # clock_skew: the venue's clock is `seconds` ahead: it says so, and finds our signature too old
-    # delisting: nothing is listed any more; positions may be closed, and nothing opened
-    # reject_stop: orders are taken without their stop; setting one later is refused
-    # partial_fill: only half of what an order asks for is there to be taken
-    # partial_fill_cancel: half of an order is taken, and the venue cancels the rest, also of a limit order
-    **dict.fromkeys(QUIRKS, (Call.misbehave, Call.serve)),
-    "somehow": (),
-}

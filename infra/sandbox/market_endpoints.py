@@ -19,29 +19,22 @@ def server_time(q: Query) -> Json:
 
 def instruments(q: Query) -> Json:
     gone = "delisting" in q.quirks or q["status"] not in ("", "Trading")
-    return {"category": q.category, "list": [] if gone else [_instrument(m) for m in q.markets], "nextPageCursor": ""}
+    return q.page([] if gone else [_instrument(market) for market in q.markets], 500, 1000)
 
 
 def _instrument(market: Listing) -> Json:
-    rules = market.instrument
-    size = {"minOrderQty": rules.min_quantity, "maxOrderQty": rules.step * 1_000_000}
-    about = {"symbol": market.id, "status": "Trading", "baseCoin": market.base, "quoteCoin": market.quote}
-    if market.category == "spot":
-        precision = {"basePrecision": rules.step, "quotePrecision": "0.0000001"}
-        amounts = {"minOrderAmt": rules.min_notional, "maxOrderAmt": "4000000"}
-        return about | {
-            "marginTrading": "none",
-            "lotSizeFilter": precision | size | amounts,
-            "priceFilter": {"tickSize": rules.tick},
-        }
-    return about | {
+    rules, spot = market.instrument, market.category == "spot"
+    size = {"minOrderQty": rules.min_quantity, "basePrecision" if spot else "qtyStep": rules.step}
+    return {
+        "symbol": market.id,
+        "status": "Trading",
         "contractType": "LinearPerpetual",
+        "baseCoin": market.base,
+        "quoteCoin": market.quote,
         "settleCoin": market.quote,
-        "launchTime": str(int(market.candles.ts[0])),
-        "deliveryTime": "0",
-        "leverageFilter": {"minLeverage": "1", "maxLeverage": rules.max_leverage, "leverageStep": "0.01"},
-        "priceFilter": {"minPrice": rules.tick, "maxPrice": "19999998", "tickSize": rules.tick},
-        "lotSizeFilter": size | {"qtyStep": rules.step, "minNotionalValue": rules.min_notional},
+        "leverageFilter": {"maxLeverage": rules.max_leverage},
+        "priceFilter": {"tickSize": rules.tick},
+        "lotSizeFilter": size | {"minOrderAmt" if spot else "minNotionalValue": rules.min_notional},
         "fundingInterval": FUNDING_MS // MINUTE_MS,
     }
 
@@ -71,7 +64,7 @@ def _row(market: Listing, row: list[float]) -> list[str]:
 
 def book(q: Query) -> Json:
     bids, asks = order_book.book(q.market, q.ex.now_ms, q.number("limit", 25 if q.category == "linear" else 1, 200))
-    return {"s": q.market.id, "b": bids, "a": asks, "ts": q.ex.now_ms, "u": q.ex.now_ms, "seq": q.ex.now_ms}
+    return {"s": q.market.id, "b": bids, "a": asks, "ts": q.ex.now_ms, "u": q.ex.now_ms}
 
 
 def recent_trades(q: Query) -> Json:
@@ -101,20 +94,28 @@ def _ticker(q: Query, market: Listing) -> Json:
     day = market.klines(market.candles.base_ms, now_ms - DAY_MS, now_ms, now_ms)
     if not len(day):
         day = np.array([[now_ms, last, last, last, last, 0.0]])
-    first, volume, turnover = float(day[0, 1]), f"{day[:, 5].sum():.4f}", f"{(day[:, 4] * day[:, 5]).sum():.4f}"
-    ((bid, bid_size),), ((ask, ask_size),) = order_book.book(market, now_ms, 1)
+    first, turnover = float(day[0, 1]), f"{(day[:, 4] * day[:, 5]).sum():.4f}"
     prices = {"lastPrice": last, "prevPrice24h": first, "highPrice24h": day[:, 2].max(), "lowPrice24h": day[:, 3].min()}
-    ticker: Json = {"symbol": market.id, "bid1Price": bid, "bid1Size": bid_size, "ask1Price": ask, "ask1Size": ask_size}
-    ticker |= {"price24hPcnt": f"{last / first - 1:.6f}", "volume24h": volume, "turnover24h": turnover}
+    contract: Json = {}
     if market.category == "linear":
         prices |= {"indexPrice": last, "markPrice": last}
-        ticker |= {
-            "openInterest": volume,
+        contract = {  # ccxt takes what has no open interest for spot
             "openInterestValue": turnover,
             "fundingRate": q.ex.config.funding_rate,
             "nextFundingTime": str((now_ms // FUNDING_MS + 1) * FUNDING_MS),
         }
-    return ticker | {name: market.text(price) for name, price in prices.items()}
+    ((bid, bid_size),), ((ask, ask_size),) = order_book.book(market, now_ms, 1)
+    return {name: market.text(price) for name, price in prices.items()} | {
+        "symbol": market.id,
+        "bid1Price": bid,
+        "bid1Size": bid_size,
+        "ask1Price": ask,
+        "ask1Size": ask_size,
+        "price24hPcnt": f"{last / first - 1:.6f}",
+        "volume24h": f"{day[:, 5].sum():.4f}",
+        "turnover24h": turnover,
+        **contract,
+    }
 
 
 def funding_history(q: Query) -> Json:

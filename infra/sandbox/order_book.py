@@ -30,7 +30,7 @@ class Conditions(NamedTuple):
 
 def conditions(market: Listing, now_ms: int) -> Conditions:
     """Measure the last closed candles."""
-    n = market.closed(now_ms)
+    n = market.begun(now_ms - market.candles.base_ms)
     closes, volumes = market.candles.rows[max(0, n - LOOKBACK) : n, 3:].T
     vol_bps, volume, drift = 10.0, 1.0, 0.0
     if len(closes) > 2:
@@ -70,7 +70,7 @@ def trades(market: Listing, now_ms: int, count: int) -> list[tuple[int, float, f
     times = np.maximum(slots * 1000, int(market.candles.ts[0])).astype(float)
     luck = _noise(market, slots, count)
     signs = np.where(luck < 0.5 + np.clip(0.1 * now.drift, -0.3, 0.3), 1, -1)
-    prices = market.prices_at(times) * (1 + signs * now.half_spread_bps / 1e4)
+    prices = np.array([market.price_at(at) for at in times.tolist()]) * (1 + signs * now.half_spread_bps / 1e4)
     sizes = np.maximum(np.round(now.minute_volume / 60 * (0.2 + 1.6 * luck) / step), 1) * step
     sides = np.where(signs > 0, "Buy", "Sell")
     return list(zip(*(column.tolist() for column in (times.astype(int), prices, sizes, sides)), strict=True))

@@ -6,7 +6,8 @@ from infra.sandbox import rows
 from infra.sandbox.answers import BybitError, Json, bad_parameter, refusal
 from infra.sandbox.query import Query, invalid
 from infra.sandbox.rows import OWN_ID, ids
-from tasks.core.simulation.refusals import protection_refusal
+from tasks.core.simulation.account import limit_price
+from tasks.core.simulation.refusals import protection_refusal, sign_of
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 
@@ -30,23 +31,17 @@ def create(q: Query) -> Json:
     if order.status is OrderStatus.REJECTED:
         raise refusal(order.reason, q.category)
     ex.time_in_force[order.venue_order_id] = force
-    leaves = force in ("IOC", "FOK") or "partial_fill_cancel" in q.quirks or _would_take(q, order)
-    if order.status is OrderStatus.OPEN and order.type == OrderType.LIMIT and leaves:
-        ex.account.cancel(order.client_order_id, ex.now)
+    if order.status is OrderStatus.OPEN and order.type == OrderType.LIMIT:
+        takes = sign_of(order.side) * (limit_price(order) - ex.price(order.symbol)) >= 0
+        if force in ("IOC", "FOK") or "partial_fill_cancel" in q.quirks or (force == "PostOnly" and takes):
+            q.account.cancel(order.client_order_id, ex.now)
     return ids(order)
-
-
-def _would_take(q: Query, order: Order) -> bool:
-    """Say whether a PostOnly order would have taken at once."""
-    if q["timeInForce"] != "PostOnly" or order.price is None:
-        return False
-    price = q.ex.price(order.symbol)
-    return order.price >= price if order.side == "buy" else order.price <= price
 
 
 def _intent(q: Query) -> OrderIntent:
     market = q.market
-    if q["side"].lower() not in ("buy", "sell"):
+    side = q["side"].lower()
+    if side not in ("buy", "sell"):
         raise invalid("side", q["side"])
     stop, target = q.amount("stopLoss"), q.amount("takeProfit")
     if "reject_stop" in q.quirks:
@@ -57,9 +52,9 @@ def _intent(q: Query) -> OrderIntent:
     if len(q["orderLinkId"]) > MAX_LINK_ID:
         raise bad_parameter(f"params error: OrderLinkedID longer than {MAX_LINK_ID} characters")
     return OrderIntent(
-        client_order_id=q["orderLinkId"] or f"{OWN_ID}{len(q.ex.account.orders)}-{q.ex.now_ms}",
+        client_order_id=q["orderLinkId"] or f"{OWN_ID}{len(q.account.orders)}-{q.ex.now_ms}",
         symbol=market.symbol,
-        side="buy" if q["side"].lower() == "buy" else "sell",
+        side=side,
         type=kind,
         quantity=_quantity(q, kind),
         price=q.amount("price" if kind is OrderType.LIMIT else "triggerPrice") or None,
@@ -76,7 +71,7 @@ def _kind(q: Query) -> OrderType:
         if q["orderType"] not in PLAIN:
             raise invalid("orderType", q["orderType"])
         return PLAIN[q["orderType"]]
-    position = q.ex.account.position(q.market.symbol)
+    position = q.account.position(q.market.symbol)
     if position is None or (q["side"].lower() == "sell") != (position.side == "long"):
         raise bad_parameter("conditional orders that open a position are not offered by the sandbox")
     falls = trigger < q.ex.price(q.market.symbol)
@@ -98,7 +93,7 @@ def _find(q: Query) -> Order:
     """Return the working order that orderId or orderLinkId names."""
     if not q["orderId"] and not q["orderLinkId"]:
         raise bad_parameter("params error: orderId or orderLinkId is required")
-    order = q.ex.account.order_by_venue_id(q["orderId"]) or q.ex.account.order(q["orderLinkId"])
+    order = q.account.order_by_venue_id(q["orderId"]) or q.account.order(q["orderLinkId"])
     if order is None or order.symbol != q.market.symbol or order.status is not OrderStatus.OPEN:
         raise refusal("unknown", q.category)
     return order
@@ -106,7 +101,7 @@ def _find(q: Query) -> Order:
 
 def amend(q: Query) -> Json:
     order, (quantity, price) = _find(q), (q.amount(name) or None for name in ("qty", "price"))
-    changed = q.ex.account.amend(order.client_order_id, quantity, price, q.ex.now)
+    changed = q.account.amend(order.client_order_id, quantity, price, q.ex.now)
     if changed is None or changed.reason:
         raise refusal(changed.reason if changed else "unknown", q.category)
     return ids(order)
@@ -114,23 +109,22 @@ def amend(q: Query) -> Json:
 
 def cancel(q: Query) -> Json:
     """Cancel a working order; or remove the attached stop or target that has this order id."""
-    position = q.ex.account.position(q.market.symbol)
-    for leg in rows.attached(q.ex, position) if position else []:
+    for leg in rows.attached(q.ex):
         if leg.venue_order_id == q["orderId"]:
-            stop, target = (Decimal(0), None) if leg.type == "stop" else (None, Decimal(0))
-            q.ex.account.set_protection(leg.symbol, stop, target, q.ex.now)
+            stop, target = (Decimal(0) if leg.type == kind else None for kind in ("stop", "target"))
+            q.account.set_protection(leg.symbol, stop, target, q.ex.now)
             return ids(leg)
     order = _find(q)
-    q.ex.account.cancel(order.client_order_id, q.ex.now)
+    q.account.cancel(order.client_order_id, q.ex.now)
     return ids(order)
 
 
 def cancel_all(q: Query) -> Json:
     """Cancel working limit orders of a symbol or of the category."""
     symbols = [market.symbol for market in q.markets]
-    chosen = [order for order in q.ex.account.open_orders() if order.symbol in symbols]
+    chosen = [order for order in q.account.open_orders() if order.symbol in symbols]
     for order in chosen:
-        q.ex.account.cancel(order.client_order_id, q.ex.now)
+        q.account.cancel(order.client_order_id, q.ex.now)
     return {"list": [ids(order) for order in chosen], "success": "1"}
 
 
@@ -138,27 +132,26 @@ def set_leverage(q: Query) -> Json:
     market, leverage = q.market, q.amount("buyLeverage")
     if not 1 <= leverage <= market.instrument.max_leverage:
         raise BybitError(110013, "cannot set leverage due to risk limit")
-    if leverage == q.ex.account.wallet.leverage(market.symbol):
+    if leverage == q.account.wallet.leverage(market.symbol):
         raise BybitError(110043, "leverage not modified")
-    q.ex.account.wallet.leverages[market.symbol] = leverage
+    q.account.wallet.leverages[market.symbol] = leverage
     return {}
 
 
 def trading_stop(q: Query) -> Json:
     """Set or, with "0", remove the position's stop and target; what is not given stays."""
-    position = q.ex.account.position(q.market.symbol)
+    position = q.account.position(q.market.symbol)
     if position is None or q.category != "linear":
         raise bad_parameter("can not set tp/sl/ts for zero position")
     if "reject_stop" in q.quirks:
         raise bad_parameter("StopLoss can not be set now")
     stop, target = (q.amount(name) if q[name] else None for name in ("stopLoss", "takeProfit"))
-    sign = 1 if position.side == "long" else -1
-    wrong = protection_refusal(sign, q.ex.price(position.symbol), stop, target)
+    wrong = protection_refusal(1 if position.side == "long" else -1, q.ex.price(position.symbol), stop, target)
     if wrong:
         raise refusal(wrong, q.category)
     if stop in (None, position.stop or 0) and target in (None, position.target or 0):
         raise BybitError(34040, "not modified")
-    q.ex.account.set_protection(position.symbol, stop, target, q.ex.now)
+    q.account.set_protection(position.symbol, stop, target, q.ex.now)
     return {}
 
 

@@ -9,6 +9,7 @@ from infra.sandbox.answers import BybitError, Json, bad_parameter
 from infra.sandbox.clock import DAY_MS
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.listing import Listing
+from tasks.core.simulation.account import SimulatedAccount
 
 WINDOW_MS = 7 * DAY_MS
 CATEGORIES = ("spot", "linear", "inverse", "option")
@@ -49,6 +50,10 @@ class Query:
         return self.markets[0]
 
     @property
+    def account(self) -> SimulatedAccount:
+        return self.ex.account
+
+    @property
     def now_ms(self) -> int:
         """The venue's own time, which may be ahead."""
         return self.ex.now_ms + round(self.quirks.get("clock_skew", 0) * 1000)
@@ -72,13 +77,12 @@ class Query:
 
     def times(self) -> tuple[int, int]:
         """Return [start, end] in ms as Bybit reads it: at most 7 days; one side given, the other is 7 days away."""
-        start, end = self.number("startTime", 0), self.number("endTime", 0)
-        if start and end and end - start > WINDOW_MS:
+        start = self.number("startTime", 0)
+        end = self.number("endTime", start + WINDOW_MS if start else self.ex.now_ms)
+        start = start or end - WINDOW_MS
+        if end - start > WINDOW_MS:
             raise bad_parameter("The time range between startTime and endTime cannot exceed 7 days")
-        if start:
-            return start, end or start + WINDOW_MS
-        end = end or self.ex.now_ms
-        return end - WINDOW_MS, end
+        return start, end
 
     def page(self, listed: list[Json], default: int, most: int) -> Json:
         """Return one page; the cursor is where the next one begins."""

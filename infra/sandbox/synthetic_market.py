@@ -76,10 +76,7 @@ class SyntheticCandles(BaseCandles):
         return np.column_stack([*prices, (quote_volume / self.usual_price).round(4)])
 
 
-@cache
-def synthetic_candles(symbol: str, seed: int, crash: Crash | None) -> SyntheticCandles:
-    """Return the one copy of a symbol's market in this process."""
-    return SyntheticCandles(symbol, seed, crash)
+synthetic_candles = cache(SyntheticCandles)  # one copy of a symbol's market in this process
 
 
 def _regimes(rng: np.random.Generator, seed: int, day: int) -> Floats:

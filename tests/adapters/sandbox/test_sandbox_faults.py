@@ -228,11 +228,11 @@ def _outcome(client: httpx.Client) -> str:
 
 
 def test_a_crash_begins_an_hour_after_the_start():
-    config, *_ = parse(["--scenario", "crash", "--start", START.isoformat(), "--stepped"])
+    config = parse(["--scenario", "crash", "--start", START.isoformat(), "--stepped"])
     assert config.crash == Crash(START + timedelta(hours=1))
 
 
 @pytest.mark.parametrize("more", [["--state", "s.json"], ["--candles", "BTC/USDT:USDT=x.csv"]])
 def test_a_crash_that_would_make_no_sense_is_refused(more):
     with pytest.raises(InputError, match="--scenario"):
-        parse(["--scenario", "crash", *more])[0].traded()
+        parse(["--scenario", "crash", *more]).traded()

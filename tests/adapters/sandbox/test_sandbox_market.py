@@ -46,8 +46,8 @@ def market_of(tmp_path, rows, **more):
 )
 def test_the_price_runs_through_both_extremes_the_low_first_when_it_closes_up(tmp_path, row, points):
     market = market_of(tmp_path, [row, *flat(3)])
-    times = START_MS + np.array([0.0, 20_000, 40_000, 59_999.999])
-    assert market.prices_at(times) == pytest.approx(points, abs=1e-3)
+    times = (0.0, 20_000, 40_000, 59_999.999)
+    assert [market.price_at(START_MS + at) for at in times] == pytest.approx(points, abs=1e-3)
     assert market.price_at(START_MS + 10_000) == pytest.approx((points[0] + points[1]) / 2)
 
 
