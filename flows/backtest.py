@@ -96,17 +96,17 @@ def backtest(
         where = f"the same command goes on in {_partial(out)}" if out else "nothing was kept: give it --out DIR"
         click.echo(f"stopped: {where}", err=True)
         raise
-    seconds = took()
+    seconds, figures = took(), result.summary()
     sources = {masked: sources[real] for masked, real in treated_for(job).names.items()}
     summary = {
         "symbols": shown.symbols,
         "instruments": terms_of(shown, sources),
         "decider": chosen.name,
-        **result.summary(),
+        **figures,
         "complete": complete,
         "mask": job.mask and job.mask.describe(tuple(files)),
         **seconds,
-        "candles_per_s": round(result.candles / max(seconds["wall_s"], 0.001)),
+        "candles_per_s": round(figures["candles"] / max(seconds["wall_s"], 0.001)),
     }
     if out:
         _finish(out, summary, result, shown)

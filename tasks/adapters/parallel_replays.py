@@ -38,10 +38,10 @@ from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
-from tasks.core.simulation import performance
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.world import World
+from tasks.core.trading.guard.past import net_r
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.orders import Instrument
@@ -299,8 +299,8 @@ def _trade(outcome: Outcome, names: dict[str, str], sides: dict[str, tuple[str, 
     notional = abs(float(outcome.pnl / outcome.pnl_pct * 100)) if outcome.pnl_pct else float(outcome.entry_price)
     return Trade(
         symbol=names[outcome.symbol], side=side, notional=notional, opened_s=closed - outcome.hold_seconds,
-        closed_s=closed, pnl=float(outcome.pnl), fees=float(outcome.fees), r=performance.r_after_fees(outcome),
-        decided_s=decided_s,
+        closed_s=closed, pnl=float(outcome.pnl), fees=float(outcome.fees),
+        decided_s=decided_s, r=None if (r := net_r(outcome)) is None else float(r),
     )  # fmt: skip
 
 

@@ -59,7 +59,7 @@ def ours(decider: HoldDecider | RulesDecider, bars: pd.DataFrame, symbols: int) 
     names = [SYMBOL, *(f"C{n}/USDT:USDT" for n in range(1, symbols))]
     markets = {name: Market.from_base(name, bars) for name in names}
     result = asyncio.run(Backtest(markets, decider, strategy(*sorted(markets))).run())
-    return f"calls={result.calls} trades={len(result.outcomes)} fingerprint={result.fingerprint[:12]}"
+    return f"calls={result.summary()['calls']} trades={len(result.outcomes)} fingerprint={result.fingerprint[:12]}"
 
 
 def backtesting_py(bars: pd.DataFrame) -> str:

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
+from tasks.core.trading.guard.sizing import direction
 from tasks.core.trading.ledger import fee_of
 from tasks.core.types.orders import Fill
+from tasks.core.types.portfolio import Position
 
 
 def equity_of_fills(initial: Decimal, fills: Iterable[Fill], marks: Mapping[str, Decimal]) -> Decimal:
@@ -18,3 +20,12 @@ def equity_of_fills(initial: Decimal, fills: Iterable[Fill], marks: Mapping[str,
         equity -= sign * kept * fill.price + fee
         positions[fill.symbol] = positions.get(fill.symbol, Decimal(0)) + sign * kept
     return equity + sum((quantity * marks[symbol] for symbol, quantity in positions.items() if quantity), Decimal(0))
+
+
+def equity_of_positions(initial: Decimal, positions: Iterable[Position], marks: Mapping[str, Decimal]) -> Decimal:
+    """Return initial + realized - fees + unrealized over all positions, open ones at `marks` by symbol."""
+    total = initial
+    for p in positions:
+        open_gain = direction(p.side) * (marks[p.symbol] - p.avg_price) * p.quantity if p.quantity else Decimal(0)
+        total += p.realized_pnl - p.fees + open_gain
+    return total

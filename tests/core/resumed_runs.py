@@ -11,7 +11,7 @@ from replayed import backtest
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.market.market import Market
-from tasks.core.simulation.backtest import Result
+from tasks.core.simulation.backtest import Backtest
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
@@ -38,7 +38,7 @@ class Counting:
         return await self.rules.decide(questions)
 
 
-def replay(decider: Any, **given: Any) -> tuple[Result, list[bytes], list[CycleRecord]]:
+def replay(decider: Any, **given: Any) -> tuple[Backtest, list[bytes], list[CycleRecord]]:
     lines: list[bytes] = []
     records: list[CycleRecord] = []
     run = backtest(markets(), decider, on_record=records.append, on_line=lines.append, **given)

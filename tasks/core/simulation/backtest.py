@@ -1,9 +1,11 @@
 """Replay the live cycle's own functions over history: decisions only where events fire, fills by the one account.
 
-Between two events nothing is computed bar by bar: the next touch of a stop, target or limit, the next crossing of
-R and the next market event are searched for ahead, and the earliest is carried out. Within one bar the order is:
-fills of what rested, follow-ups, funding, then decisions at its close, whose orders meet the next bar that trades.
-All symbols with a reason at one close are put to the decider together and judged one after the other, as in live.
+Between two events nothing is computed: a bar that touches no stop, target or limit, on which R is not crossed and the
+market gives no reason is passed over. Within one bar the order is: fills of what rested, follow-ups (carried out at 5m
+closes, as `protect` does), funding, then decisions at its close. An order meets the first bar that trades after its
+decision and never takes more than that bar's volume; where it arrives `latency_s` into the bar, the price has by then
+gone that share of the way from the open to the worse extreme. All symbols with a reason at one close are put to the
+decider together and judged one after the other, as in live.
 
 Funding is not in candle files: without rates it is reported as unknown. The book is modelled and flagged in every
 record.
@@ -12,47 +14,55 @@ record.
 import asyncio
 import gc
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tasks.core.decision.memory import JUDGED, Remembered
+from tasks.core.decision.memory import performance as lately_done
+from tasks.core.errors import InputError, LedgerMismatch
 from tasks.core.market import position_events
 from tasks.core.market.market import Market, bar_closes
+from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
-from tasks.core.simulation.backtest_account import Desk, Entry
-from tasks.core.simulation.tape import STEP
-from tasks.core.simulation.world import FundingRate, Result, World
-from tasks.core.trading import ledger
+from tasks.core.simulation import performance
+from tasks.core.simulation.account import SimulatedAccount
+from tasks.core.simulation.refusals import PROTECTIVE
+from tasks.core.simulation.symbol_replay import NOTHING, SymbolReplay, make_grid
+from tasks.core.simulation.world import World
+from tasks.core.trading import booking, followups, ledger
+from tasks.core.trading.guard import past
 from tasks.core.trading.judge import judged, status_of
+from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
 from tasks.core.types.decision import ENTRIES, Answer, Pause
-from tasks.core.types.orders import OrderIntent
-from tasks.core.types.portfolio import AccountState
+from tasks.core.types.orders import Order, OrderIntent, OrderStatus
+from tasks.core.types.portfolio import AccountState, ClosedTrade, PendingEntry, Position
 from tasks.core.types.question import Question, Reason
-from tasks.core.types.record import CycleRecord, Inputs
+from tasks.core.types.record import CycleRecord, Inputs, Outcome
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
-__all__ = ["Backtest", "FundingRate", "Result", "World"]
+RECENT = 50  # closed trades the guard looks back on
+WEEK = 2016  # bars: an open position's coming reasons are searched for so far ahead
+BREATH = 32  # busy bars between which the event loop gets a turn, and with it Ctrl-C
 
-BREATH = 32  # decision bars between which the event loop gets a turn, and with it Ctrl-C
 
-
-class Asked(NamedTuple):
+class SymbolQuestion(NamedTuple):
     """One symbol's question at one close."""
 
     symbol: str
-    account: AccountState
+    state: AccountState
     question: Question
     inputs: Inputs
 
 
-class Backtest(Desk):
+class Backtest:
     """One replay. `on_record` is called with every cycle record, in order, `on_line` with its JSON and a newline;
     `progress` with bars done and in all."""
 
@@ -66,30 +76,57 @@ class Backtest(Desk):
         progress: Callable[[int, int], None] | None = None,
         on_line: Callable[[bytes], None] | None = None,
     ) -> None:
-        super().__init__(markets, strategy, world)
-        self.decider, self.on_record, self.progress, self.on_line = decider, on_record, progress, on_line
-        self.names = tuple(self.symbols)
+        self.strategy, self.world, self.decider = strategy, world, decider
+        self.on_record, self.progress, self.on_line = on_record, progress, on_line
         self.strategy_id = strategy.sha256
+        self.grid = make_grid(markets, world.start, world.end)
+        if unknown := [symbol for symbol in sorted(markets) if symbol not in strategy.instruments]:
+            raise InputError(f"{unknown[0]}: the strategy has no instrument for it; name its terms with --instruments")
+        self.instruments = {symbol: strategy.instruments[symbol] for symbol in sorted(markets)}
+        self.account = SimulatedAccount(strategy.capital, self.instruments, strategy.costs)
+        self.intents: dict[str, tuple[str, OrderIntent]] = {}  # by client order id, with the cycle they are of
+        self.followups: dict[str, tuple[str, ...]] = {}  # of entries
+        self.symbols = {
+            symbol: SymbolReplay(markets[symbol], self.grid, world, booking.PositionFold(self.intents, strategy.name))
+            for symbol in self.instruments
+        }
+        self.equity = np.full(self.grid.n, float(strategy.capital))
+        self.filled_to = -1
+        self.peak = float(strategy.capital)
+        self.booked = 0
+        self.losses: set[int] = set()  # bars to come, or this one, on which a position was closed at a loss
+        self.outcomes: list[Outcome] = []
+        self.closed: deque[ClosedTrade] = deque(maxlen=RECENT)
+        self.opens: deque[datetime] = deque(maxlen=RECENT)
+        self.paused: dict[str, datetime] = {}
+        self.decided_at: dict[str, datetime] = {}  # when a symbol was last decided on
+        self.refused: list[tuple[datetime, bool]] = []  # entries since the last one that was taken
+        self.liquidated: datetime | None = None
+        self.net_rs: deque[Decimal | None] = deque(maxlen=past.KEPT)
+        self.kelly: Decimal | None = None
+        self.correlations: dict[tuple[date, str, str], dict[str, float]] = {}
         self.hash = hashlib.sha256()
         self.by_action: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
-        self.asked: list[int] = []  # the bar of each decision
+        self.decided: list[int] = []  # the bar of each decision
         self.cost_usd = Decimal(0)
         self.halted_at: datetime | None = None
 
-    async def run(self) -> Result:
-        """Carry out every event of the window in order and return what came of it."""
+    async def run(self) -> "Backtest":
+        """Carry out every event of the window in order; returns itself, done."""
         with _seldom_collected():
             await self._bars()
         self.mark_equity(self.grid.n - 1)
         if self.progress:
             self.progress(self.grid.n, self.grid.n)
-        return self._result()
+        return self
 
     async def _bars(self) -> None:
-        k, turns = -1, 0
-        while (following := self.next_bar(k)) is not None:
-            k, turns = following, turns + 1
+        turns, replays = 0, list(self.symbols.values())
+        for k in range(self.grid.n):
+            if not any([replay.is_busy(k) for replay in replays]) and k not in self.losses:  # noqa: C419  (faster)
+                continue
+            turns += 1
             self.pass_bar(k)
             await self._decide(k)
             if turns % BREATH == 0:
@@ -97,87 +134,207 @@ class Backtest(Desk):
                     self.progress(k + 1, self.grid.n)
                 await asyncio.sleep(0)
 
+    # one bar
+
+    def pass_bar(self, k: int) -> None:
+        """Let bar k pass over what rests and is open; at its close come follow-ups, then funding."""
+        for symbol, replay in self.symbols.items():
+            if replay.is_touched(k):
+                self.mark_equity(k - 1)
+                self.account.on_bar(symbol, replay.bar(k), self.grid.closes_at(k))
+                self._book(k)
+                self._look_ahead(symbol, k)
+            if replay.position is not None and k in replay.ahead:
+                self.mark_equity(k - 1)
+                self._follow_up(symbol, replay.position, k)
+            if replay.position is not None and k in replay.funding:
+                self.mark_equity(k - 1)
+                self.account.apply_funding(symbol, replay.funding[k], replay.mark(k), self.grid.closes_at(k))
+                self._book(k)
+                self._look_ahead(symbol, k)
+        self.mark_equity(k)
+
+    def mark_equity(self, k: int) -> None:
+        """Fill the equity curve up to bar k with the account as it stands."""
+        if k <= self.filled_to:
+            return
+        part = slice(self.filled_to + 1, k + 1)
+        held = self.account.wallet.holdings.values()
+        curve = self.equity[part]
+        curve[:] = float(self.account.wallet.cash - sum(h.sign * h.cost for h in held))
+        for h in held:
+            curve += h.sign * float(h.quantity) * self.symbols[h.symbol].marks[part]
+        self.peak = max(self.peak, float(curve.max()))
+        self.filled_to = k
+
+    def _look_ahead(self, symbol: str, k: int) -> None:
+        """After anything changed: watch the prices that matter now, and find the position's coming reasons."""
+        replay, position = self.symbols[symbol], self.symbols[symbol].position
+        replay.ahead = {}
+        replay.watch(self.account.next_triggers(symbol) if self.account.has_work(symbol) else NOTHING)
+        if position is None:
+            return
+        last = min(k + WEEK, self.grid.n - 1)
+        until = self.grid.closes_at(last)
+        replay.ahead[last] = []
+        for reason in position_events.reasons_at(position, replay.closes, until, self.strategy.thresholds):
+            bar = self.grid.index(reason.as_of)
+            if bar >= k and reason.fingerprint not in replay.reported:
+                replay.ahead.setdefault(bar, []).append(reason)
+        if rules := followups.pending(position):
+            path = position_events.r_path(position, replay.closes, until)
+            later = path.at_s > self.grid.start_s + (k + 1) * STEP
+            for rule in rules:
+                reached = later & (path.r >= float(rule.at_r))
+                if reached.any():
+                    at = int(path.at_s[reached.argmax()])
+                    replay.ahead.setdefault((at - self.grid.start_s) // STEP - 1, [])
+
+    def _book(self, bar: int) -> None:
+        """Book every fill the account has made since the last time; `bar`: the one they happened on."""
+        fills = self.account.fills[self.booked :]
+        self.booked += len(fills)
+        for fill in fills:
+            replay = self.symbols[fill.symbol]
+            fold, was_flat = replay.fold, replay.position is None
+            fold.take(fill)
+            if fold.foreign:
+                raise LedgerMismatch(f"fill {fill.fill_id} ({fill.reason}) on {fill.symbol} is of no order of ours")
+            if was_flat and fold.position is not None:
+                opened = {"followups": self.followups.get(fill.client_order_id, ())}
+                fold.position = fold.position.model_copy(update=opened)
+            self.liquidated = fill.at if fill.reason == "liquidation" else self.liquidated
+            while fold.closed:
+                self._close(replay, ledger.outcome(fold.closed.pop()), bar)
+
+    def _close(self, replay: SymbolReplay, outcome: Outcome, bar: int) -> None:
+        if outcome.pnl < 0:
+            self.losses.add(bar)
+        self.outcomes.append(outcome)
+        self.net_rs.append(past.net_r(outcome))
+        known = [r for r in self.net_rs if r is not None]
+        self.kelly = past.kelly_of(known, self.strategy.limits.kelly_min_outcomes)
+        replay.settle(outcome)
+        self.closed.append(
+            ClosedTrade(
+                closed_at=outcome.closed_at, pnl=outcome.pnl, symbol=outcome.symbol, r_multiple=outcome.r_multiple
+            )
+        )
+
+    def _follow_up(self, symbol: str, position: Position, k: int) -> None:
+        """Carry out what `protect` would at this close; what is refused is due again."""
+        replay = self.symbols[symbol]
+        for rule in followups.due(position, replay.mark(k)):
+            if replay.position is None:
+                break
+            intent = followups.intent(rule, replay.position, self.instruments[symbol])
+            refusal = "" if intent is None else self._send(replay.position.cycle_id, intent, k)
+            if not refusal and replay.position is not None:
+                replay.fold.position = followups.mark_done(replay.position, rule)
+        self._look_ahead(symbol, k)
+
+    def _send(self, cycle_id: str, intent: OrderIntent, k: int) -> str:
+        """Send one intent at the close of bar k: it meets the next bar that trades. Returns the refusal."""
+        replay = self.symbols[intent.symbol]
+        following = replay.next_traded(k)
+        if following is None:
+            return "no_market"
+        self.intents[intent.client_order_id] = cycle_id, intent  # known as ours before it can fill
+        opens_at = self.grid.closes_at(following - 1)
+        at = max(opens_at, self.grid.closes_at(k) + timedelta(seconds=self.world.latency_s))
+        price, depth = replay.mark(k), None
+        if intent.type not in PROTECTIVE:
+            price = replay.price_in(following, (at - opens_at).total_seconds(), intent.side)
+            depth = replay.depth(following)
+        order = self.account.submit(intent, price, at, depth=depth)
+        if order.status is OrderStatus.REJECTED:
+            return order.reason
+        self._book(following)
+        if replay.position is not None:
+            replay.fold.position = booking.with_protection(replay.position, intent)
+        return ""
+
+    # decisions at its close
+
     async def _decide(self, k: int) -> None:
         lost = k in self.losses
         self.losses.discard(k)
-        found = ((symbol, self._question(symbol, k, lost)) for symbol in self.names)
-        asked = [question for _, question in found if question is not None]
-        if not asked:
+        questions = [each for symbol in self.symbols if (each := self._question(symbol, k, lost)) is not None]
+        if not questions:
             return
-        answers = await self.decider.decide([each.question for each in asked])
-        for i, (each, decided) in enumerate(zip(asked, answers, strict=True)):
-            self._act(each, decided, k, each.account if i == 0 else self.state(each.symbol, k))
+        answers = await self.decider.decide([each.question for each in questions])
+        for i, (each, answer) in enumerate(zip(questions, answers, strict=True)):
+            self._act(each, answer, k, each.state if i == 0 else self.state(each.symbol, k))
 
-    def _question(self, symbol: str, k: int, lost: bool) -> Asked | None:
-        state = self.symbols[symbol]
-        reasons = state.reasons_at(k)
-        if not (reasons or lost) or np.isnan(state.tape.marks[k]):
+    def _question(self, symbol: str, k: int, lost: bool) -> SymbolQuestion | None:
+        replay = self.symbols[symbol]
+        reasons = replay.reasons_at(k)
+        if not (reasons or lost) or np.isnan(replay.marks[k]):
             return None
-        as_of, account = self.grid.closes_at(k), self.state(symbol, k)
-        daily = ledger.realized_today_pct(account.closed_trades, account.day_start_equity, as_of)
+        as_of, state = self.grid.closes_at(k), self.state(symbol, k)
+        daily = ledger.realized_today_pct(state.closed_trades, state.day_start_equity, as_of)
         drawdown = position_events.drawdown(symbol, daily, as_of, self.strategy.thresholds)
-        drawdown = [reason for reason in drawdown if reason.fingerprint not in state.said]
+        drawdown = [reason for reason in drawdown if reason.fingerprint not in replay.reported]
         if not (reasons or drawdown):
             return None
-        state.said.update(reason.fingerprint for reason in (*reasons, *drawdown))
-        state.read_ahead(k)
-        return self._asked(symbol, as_of, account, (*reasons, *bar_closes(symbol, as_of), *drawdown))
+        replay.reported.update(reason.fingerprint for reason in (*reasons, *drawdown))
+        replay.read_ahead(k)
+        return self._asked(symbol, as_of, state, (*reasons, *bar_closes(symbol, as_of), *drawdown))
 
-    def _asked(self, symbol: str, as_of: datetime, account: AccountState, reasons: tuple[Reason, ...]) -> Asked:
-        state, news = self.symbols[symbol], self.world.news(as_of) if self.strategy.told.news else None
+    def _asked(self, symbol: str, as_of: datetime, state: AccountState, reasons: tuple[Reason, ...]) -> SymbolQuestion:
+        replay, news = self.symbols[symbol], self.world.news(as_of) if self.strategy.told.news else None
+        position, digest = replay.position, replay.digest
         asked = question(
-            self.strategy, state.market, account, None, news, self.remembered(symbol), reasons, as_of,
-            position=state.position, digest=state.digest,
+            self.strategy, replay.market, state, None, news, self.remembered(symbol), reasons, as_of,
+            position=position, digest=digest,
         )  # fmt: skip
-        inputs = Inputs(
-            strategy=self.strategy_id, position=state.position, digest=state.digest, news=news, memory=asked.memory
-        )
-        return Asked(symbol, account, asked, inputs)
+        inputs = Inputs(strategy=self.strategy_id, position=position, digest=digest, news=news, memory=asked.memory)
+        return SymbolQuestion(symbol, state, asked, inputs)
 
-    def _act(self, asked: Asked, answer: Answer, k: int, account: AccountState) -> None:
+    def _act(self, asked: SymbolQuestion, answer: Answer, k: int, state: AccountState) -> None:
         """Judge one answer against the account as it is by now, carry it out and record it."""
-        as_of, inputs = asked.question.snapshot.as_of, asked.inputs
-        if account != asked.account:
-            inputs = inputs.model_copy(update={"state": asked.account})
-        judgement = judged(asked.question, answer, account, self.strategy, as_of)
-        self.decided[asked.symbol] = as_of
+        as_of, inputs, symbol = self.grid.closes_at(k), asked.inputs, asked.symbol
+        if state != asked.state:
+            inputs = inputs.model_copy(update={"state": asked.state})
+        judgement = judged(asked.question, answer, state, self.strategy, as_of)
+        self.decided_at[symbol] = as_of
         cycle_id, verdict, intents = judgement
-        self._count(answer, verdict, k, account, as_of)
+        self._count(answer, verdict, k, state)
         first = len(self.account.fills)
         refusals = [refusal for intent in intents if (refusal := self._send_for(cycle_id, answer, intent, k))]
         if intents:
-            self._look_ahead(asked.symbol, k)
+            self._look_ahead(symbol, k)
         if isinstance(verdict.decision, Pause) and verdict.allowed:
-            self.paused[asked.symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
+            self.paused[symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
         if self.strategy.told.memory:
-            self.symbols[asked.symbol].remember(cycle_id, asked.question, answer)
-        self._keep(CycleRecord(
-            cycle_id=cycle_id, strategy=self.strategy.name, symbol=asked.symbol, as_of=as_of, trigger="backtest",
+            self.symbols[symbol].remember(cycle_id, asked.question, answer)
+        self._keep(CycleRecord.model_construct(
+            cycle_id=cycle_id, strategy=self.strategy.name, symbol=symbol, as_of=as_of, trigger="backtest",
             decider=self.decider.name, status=status_of(judgement, refusals), reasons=asked.question.reasons,
             snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True,
-            state=account, inputs=inputs, decided=answer, verdict=verdict, intents=intents,
+            state=state, inputs=inputs, decided=answer, verdict=verdict, intents=intents,
             fills=tuple(self.account.fills[first:]), error="; ".join(refusals),
         ))  # fmt: skip
 
-    def _count(self, decided: Answer, verdict: Verdict, k: int, account: AccountState, as_of: datetime) -> None:
-        self.asked.append(k)
-        self.by_action[decided.decision.action] += 1
-        self.cost_usd += decided.cost_usd
+    def _count(self, answer: Answer, verdict: Verdict, k: int, state: AccountState) -> None:
+        self.decided.append(k)
+        self.by_action[answer.decision.action] += 1
+        self.cost_usd += answer.cost_usd
         if not verdict.allowed:
             self.rejected.update(code.value for code in verdict.codes)
-        peak = account.peak_equity or account.equity
-        if self.halted_at is None and (peak - account.equity) * 100 >= self.strategy.limits.drawdown_halt_pct * peak:
-            self.halted_at = as_of
+        peak = state.peak_equity or state.equity
+        if self.halted_at is None and (peak - state.equity) * 100 >= self.strategy.limits.drawdown_halt_pct * peak:
+            self.halted_at = self.grid.closes_at(k)
 
-    def _send_for(self, cycle_id: str, decided: Answer, intent: OrderIntent, k: int) -> str:
-        """Send one intent of a decision, known as ours before it can fill. Returns the refusal."""
-        if not intent.reduce_only:
-            rules = decided.decision.followups if isinstance(decided.decision, ENTRIES) else ()
-            self.entries[intent.client_order_id] = Entry(cycle_id, intent, rules)
-            self.opens.append(self.grid.closes_at(k))
-        refusal = self._send(intent, k)
-        if not intent.reduce_only:
-            self.refused = [*self.refused, (self.grid.closes_at(k), True)] if refusal else []
+    def _send_for(self, cycle_id: str, answer: Answer, intent: OrderIntent, k: int) -> str:
+        """Send one intent of a decision. Returns the refusal."""
+        if intent.reduce_only:
+            return self._send(cycle_id, intent, k)
+        if isinstance(answer.decision, ENTRIES):
+            self.followups[intent.client_order_id] = answer.decision.followups
+        self.opens.append(self.grid.closes_at(k))
+        refusal = self._send(cycle_id, intent, k)
+        self.refused = [*self.refused, (self.grid.closes_at(k), True)] if refusal else []
         return refusal
 
     def _keep(self, record: CycleRecord) -> None:
@@ -188,26 +345,114 @@ class Backtest(Desk):
         if self.on_record:
             self.on_record(record)
 
-    def _result(self) -> Result:
-        closes = self.grid.start_s + (np.arange(self.grid.n) + 1) * STEP
-        extra = int(np.count_nonzero(closes[np.array(self.asked, dtype=int)] % 900))
-        totals = self.account.wallet.totals.values()
-        return Result(
-            grid=self.grid,
-            equity=self.equity,
-            candles=sum(state.tape.count for state in self.symbols.values()),
-            cycles=int(np.count_nonzero(closes % 900 == 0)) * len(self.symbols) + extra,
-            fingerprint=self.hash.hexdigest(),
-            outcomes=self.outcomes,
-            by_action=self.by_action,
-            rejected_by_code=self.rejected,
-            calls=len(self.asked),
-            fees=sum((each.fees for each in totals), Decimal(0)),
-            cost_usd=self.cost_usd,
-            funding_paid=-sum((each.funding for each in totals), Decimal(0)),
-            funding_unknown=tuple(symbol for symbol in self.names if symbol not in self.world.funding),
-            halted_at=self.halted_at,
+    # what the guard judges against
+
+    def state(self, symbol: str, k: int) -> AccountState:
+        """Build what the guard judges against, as the live cycle does from the venue and the store.
+
+        Here and in the record everything is of its type already: it is not validated thousands of times again.
+        What `past.facts` does for live is worked out here only when something changed; see there.
+        """
+        as_of, limits = self.grid.closes_at(k), self.strategy.limits
+        marks = {s: self.symbols[s].mark(k) for s in {*self.account.wallet.holdings, symbol}}
+        balance = self.account.balance(marks)
+        midnight = max(0, k - int(as_of.timestamp()) % 86_400 // STEP)
+        day_ago, cooling = as_of - timedelta(days=1), as_of - timedelta(minutes=limits.liquidation_cooldown_min)
+        return AccountState.model_construct(
+            equity=balance.equity,
+            available=balance.available,
+            peak_equity=exact(self.peak),
+            day_start_equity=exact(self.equity[midnight]),
+            day_peak_equity=exact(self.equity[midnight : k + 1].max()),
+            positions=tuple(p.marked(marks[p.symbol]) for p in self.open_positions()),
+            pending=tuple(
+                PendingEntry(
+                    symbol=order.symbol,
+                    side="long" if order.side == "buy" else "short",
+                    quantity=order.quantity - order.filled,
+                    price=order.price,
+                    stop=order.stop,
+                )
+                for order in self.account.open_orders()
+                if order.type == "limit" and order.price is not None and self._works(order, as_of)
+            ),
+            instrument=self.instruments[symbol],
+            closed_trades=past.recent_trades(self.closed, as_of, limits, self.decided_at.get(symbol)),
+            opens=tuple(at for at in self.opens if at > day_ago),
+            paused_until=self.paused.get(symbol),
+            last_price=marks[symbol],
+            correlations=self._correlations(symbol, as_of),
+            kelly=self.kelly,
+            rejections=past.rejections(self.refused, as_of - timedelta(minutes=limits.rejection_window_min)),
+            last_liquidation=self.liquidated if self.liquidated and self.liquidated >= cooling else None,
         )
+
+    def _correlations(self, symbol: str, as_of: datetime) -> dict[str, float]:
+        """Look up how this symbol moves with those that are open or waiting; each pair is computed once a day."""
+        others = {*self.account.wallet.holdings, *(order.symbol for order in self.account.open_orders())} - {symbol}
+        found: dict[str, float] = {}
+        for other in sorted(others):
+            pair = (as_of.date(), symbol, other)
+            if pair not in self.correlations:
+                closes = {s: self.symbols[s].closes_by(as_of, past.DAYS + 1) for s in (symbol, other)}
+                self.correlations[pair] = past.correlations(symbol, (other,), closes, as_of)
+            found |= self.correlations[pair]
+        return found
+
+    def _works(self, order: Order, as_of: datetime) -> bool:
+        """Say whether an entry may still fill: over a gap the account learns of its end only with the next bar."""
+        _, intent = self.intents.get(order.client_order_id, ("", None))
+        return (
+            intent is not None and not intent.reduce_only and (intent.expires_at is None or intent.expires_at >= as_of)
+        )
+
+    def open_positions(self) -> list[Position]:
+        return [replay.position for replay in self.symbols.values() if replay.position is not None]
+
+    def remembered(self, symbol: str) -> Remembered | None:
+        """Return what may be remembered by now; None where the strategy is not told."""
+        if not self.strategy.told.memory:
+            return None
+        lately = self.outcomes[: -JUDGED - 1 : -1]
+        return self.symbols[symbol].remembered(lately_done([(each.pnl, each.r_multiple) for each in lately]))
+
+    # what came of it
+
+    @property
+    def fingerprint(self) -> str:
+        return self.hash.hexdigest()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures that `quarterdeck backtest --json` prints, but for the time it took.
+
+        halted_at: the first decision at which the drawdown limit denied entries; as in live nothing lifts it but a
+        new peak, which without entries never comes.
+        """
+        closes = self.grid.start_s + (np.arange(self.grid.n) + 1) * STEP
+        quarters = int(np.count_nonzero(closes % 900 == 0)) * len(self.symbols)
+        unknown = tuple(symbol for symbol in self.symbols if symbol not in self.world.funding)
+        totals = self.account.wallet.totals.values()
+        return {
+            "candles": sum(len(each.traded) for each in self.symbols.values()),
+            "cycles": quarters + int(np.count_nonzero(closes[np.array(self.decided, dtype=int)] % 900)),
+            "calls": len(self.decided),
+            "decisions": len(self.decided),
+            "by_action": dict(sorted(self.by_action.items())),
+            "trades": len(self.outcomes),
+            "return_pct": performance.return_pct(self.equity),
+            "sharpe": performance.sharpe(performance.daily(self.equity, closes)),
+            "max_drawdown_pct": performance.max_drawdown_pct(self.equity),
+            "win_rate": performance.win_rate(self.outcomes),
+            "expectancy_r": performance.expectancy_r(self.outcomes),
+            "fees_quote": sum((each.fees for each in totals), Decimal(0)),
+            "llm_cost_usd": self.cost_usd,
+            "rejected_by_code": dict(sorted(self.rejected.items())),
+            "halted_at": self.halted_at,
+            "funding": "unknown" if unknown else "known",
+            "funding_unknown": unknown,
+            "funding_quote": -sum((each.funding for each in totals), Decimal(0)),
+            "fingerprint": self.fingerprint,
+        }
 
 
 @contextmanager

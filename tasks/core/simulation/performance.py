@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tasks.core.trading.guard.past import net_r
 from tasks.core.types.record import Outcome
 
 DAYS_PER_YEAR = 365  # crypto trades every day
@@ -45,13 +46,5 @@ def win_rate(outcomes: Sequence[Outcome]) -> float | None:
 
 def expectancy_r(outcomes: Sequence[Outcome]) -> float | None:
     """Return the mean R after fees over positions whose R is known."""
-    known = [r for outcome in outcomes if (r := r_after_fees(outcome)) is not None]
+    known = [float(r) for outcome in outcomes if (r := net_r(outcome)) is not None]
     return float(np.mean(known)) if known else None
-
-
-def r_after_fees(outcome: Outcome) -> float | None:
-    """Return the outcome's PnL after fees in units of its initial risk; None where that risk is unknown."""
-    gross = outcome.pnl + outcome.fees
-    if outcome.r_multiple is None or gross == 0 or outcome.r_multiple == 0:
-        return None if outcome.r_multiple is None else float(outcome.r_multiple)
-    return float(outcome.r_multiple * outcome.pnl / gross)

@@ -45,11 +45,11 @@ def project(
     follow-ups are carried over; closed: ids of positions that ended before, never to be opened again; dust: less than
     that of a position is none. Returns every position in order (the last may be open) and the fills not ours.
     """
-    fold = _Fold(entries, strategy, closed, dust)
+    fold = PositionFold(entries, strategy, closed, dust)
     in_time = sorted(fills, key=lambda fill: (fill.at, fill.fill_id))
     for _, at_once in groupby(in_time, key=lambda fill: fill.at):
         fold.instant(list(at_once))
-    last = [] if fold.current is None else [fold.current]
+    last = [] if fold.position is None else [fold.position]
     return [_carry_over(position, kept) for position in (*fold.closed, *last)], fold.foreign
 
 
@@ -60,14 +60,16 @@ def is_manual(fill: Fill, entries: Entries) -> bool:
     return fill.reason not in ATTACHED
 
 
-class _Fold:
-    """One symbol's position while its fills are gone through."""
+class PositionFold:
+    """One symbol's position while its fills are gone through: what has closed, what is open, what is not ours."""
 
-    def __init__(self, entries: Entries, strategy: str, ended: Collection[str], dust: Decimal) -> None:
+    def __init__(
+        self, entries: Entries, strategy: str, ended: Collection[str] = (), dust: Decimal = ledger.ZERO
+    ) -> None:
         self.entries, self.strategy, self.ended, self.dust = entries, strategy, set(ended), dust
         self.closed: list[Position] = []
         self.foreign: list[Fill] = []
-        self.current: Position | None = None
+        self.position: Position | None = None
         self.theirs = Decimal(0)  # what others added to our open position
 
     def instant(self, fills: list[Fill]) -> None:
@@ -80,13 +82,13 @@ class _Fold:
             first = self._first(waiting)
             waiting.remove(first)
             for fill in first:
-                self._take(fill)
+                self.take(fill)
 
     def _first(self, waiting: list[list[Fill]]) -> list[Fill]:
         """Flat: an entry. Open: an exit of what is open, then entries."""
         entering = [order for order in waiting if self._enters(order[0])]
-        if self.current is not None:
-            open_now = self.current.quantity
+        if self.position is not None:
+            open_now = self.position.quantity
             fitting = [o for o in waiting if o not in entering and sum(fill.quantity for fill in o) <= open_now]
             return (fitting or entering or waiting)[0]
         return (entering or waiting)[0]
@@ -95,24 +97,24 @@ class _Fold:
         ours = self.entries.get(fill.client_order_id)
         return ours is not None and not ours[1].reduce_only and fill.reason not in ("exit", *ATTACHED)
 
-    def _take(self, fill: Fill) -> None:
+    def take(self, fill: Fill) -> None:
         ours = self.entries.get(fill.client_order_id)
         attached = ours is None and not fill.client_order_id and fill.reason in ATTACHED
-        if self.current is None:
+        if self.position is None:
             if ours is None or not self._enters(fill):
                 self.foreign.append(fill)
             else:
                 self._open(fill, *ours)
-        elif ours is not None and self._enters(fill) and _reduces(fill, self.current):
-            self._turn(fill, self.current, *ours)
+        elif ours is not None and self._enters(fill) and _reduces(fill, self.position):
+            self._turn(fill, self.position, *ours)
         elif ours is not None and self._enters(fill):
-            self.current = add_protection(ledger.apply_fill(self.current, fill), ours[1])
+            self.position = add_protection(ledger.apply_fill(self.position, fill), ours[1])
         elif fill.reason == "funding" and attached:
-            self.current = ledger.apply_fill(self.current, fill)
+            self.position = ledger.apply_fill(self.position, fill)
         elif ours is not None or attached:
-            self._exit(fill, self.current)
+            self._exit(fill, self.position)
         else:
-            self._of_others(fill, self.current)
+            self._of_others(fill, self.position)
         self._close()
 
     def _open(self, fill: Fill, cycle_id: str, intent: OrderIntent) -> None:
@@ -120,21 +122,21 @@ class _Fold:
         name = ledger.position_id(intent.client_order_id)
         if name in self.ended:
             name = ledger.position_id(intent.client_order_id, fill.fill_id)
-        self.current = ledger.open_position(intent, [fill], self.strategy, cycle_id, name)
+        self.position = ledger.open_position(intent, fill, self.strategy, cycle_id, name)
 
     def _turn(self, fill: Fill, current: Position, cycle_id: str, intent: OrderIntent) -> None:
         """Take an entry of the other side: it reduces, and what is more than we held opens a position there."""
         rest = fill.quantity - current.quantity
-        self.current = ledger.apply_fill(current, _part(fill, min(fill.quantity, current.quantity)), self.dust)
+        self.position = ledger.apply_fill(current, _part(fill, min(fill.quantity, current.quantity)), self.dust)
         self._close()
         if rest > 0:
             self._open(_part(fill, rest), cycle_id, intent)
 
     def _close(self) -> None:
-        if self.current is not None and self.current.closed_at is not None:
-            self.closed.append(self.current)
-            self.ended.add(self.current.position_id)
-            self.current, self.theirs = None, Decimal(0)
+        if self.position is not None and self.position.closed_at is not None:
+            self.closed.append(self.position)
+            self.ended.add(self.position.position_id)
+            self.position, self.theirs = None, Decimal(0)
 
     def _exit(self, fill: Fill, current: Position) -> None:
         """Take a reduction of ours; what exceeds our position was closed for others, who had added to it."""
@@ -146,7 +148,7 @@ class _Fold:
             if rest >= self.dust:  # less is what earlier positions of ours have left in the wallet
                 self.foreign.append(_part(fill, rest))
             fill = _part(fill, current.quantity)
-        self.current = ledger.apply_fill(current, fill, self.dust)
+        self.position = ledger.apply_fill(current, fill, self.dust)
 
     def _of_others(self, fill: Fill, current: Position) -> None:
         """Take over a manual exit of no more than we hold; their own additions come off first."""
@@ -161,7 +163,7 @@ class _Fold:
             self.foreign.append(fill)
         else:
             self.theirs = Decimal(0)
-            self.current = ledger.apply_fill(current, _part(fill, left), self.dust)
+            self.position = ledger.apply_fill(current, _part(fill, left), self.dust)
 
 
 def _reduces(fill: Fill, position: Position) -> bool:

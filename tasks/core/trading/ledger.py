@@ -7,9 +7,10 @@ counts as sold with the last exit, at its price: it is still in the wallet, and 
 in a third currency, which cannot be valued from fills alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from itertools import accumulate
 from statistics import fmean
 from uuid import uuid5
 
@@ -32,16 +33,13 @@ def position_id(client_order_id: str, fill_id: str = "") -> str:
     return str(uuid5(NAMESPACE, f"{client_order_id}|{fill_id}" if fill_id else client_order_id))
 
 
-def open_position(intent: OrderIntent, fills: Sequence[Fill], strategy: str, cycle_id: str, name: str = "") -> Position:
-    """Open a position from the fills of its entry order, oldest first; R is measured against the intent's stop.
+def open_position(intent: OrderIntent, fill: Fill, strategy: str, cycle_id: str, name: str = "") -> Position:
+    """Open a position by a fill of its entry order; R is measured against the intent's stop.
 
-    name: its id, where it is not the one the order gives. Raises LedgerMismatch when a fill is not of this order.
+    name: its id, where it is not the one the order gives. Raises LedgerMismatch when the fill is not of this order.
     """
-    if not fills:
-        raise LedgerMismatch(f"{intent.client_order_id} opened nothing: it has no fills; look the order up")
-    for fill in fills:
-        if fill.client_order_id != intent.client_order_id or fill.side != intent.side:
-            raise LedgerMismatch(f"fill {fill.fill_id} ({fill.side}) is not of {intent.client_order_id}; reconcile")
+    if fill.client_order_id != intent.client_order_id or fill.side != intent.side:
+        raise LedgerMismatch(f"fill {fill.fill_id} ({fill.side}) is not of {intent.client_order_id}; reconcile")
     flat = Position(
         position_id=name or position_id(intent.client_order_id),
         strategy=strategy,
@@ -50,15 +48,13 @@ def open_position(intent: OrderIntent, fills: Sequence[Fill], strategy: str, cyc
         side="long" if intent.side == "buy" else "short",
         quantity=ZERO,
         entry_quantity=ZERO,
-        avg_price=fills[0].price,
+        avg_price=fill.price,
         initial_stop=intent.stop,
         stop=intent.stop,
         target=intent.target,
-        opened_at=fills[0].at,
+        opened_at=fill.at,
     )
-    for fill in fills:
-        flat = apply_fill(flat, fill)
-    return flat
+    return apply_fill(flat, fill)
 
 
 def apply_fill(position: Position, fill: Fill, dust: Decimal = ZERO) -> Position:
@@ -182,15 +178,6 @@ def realized_today_pct(closed: Iterable[ClosedTrade], day_start: Decimal | None,
     return float(realized_today(closed, at) / day_start * 100) if day_start and day_start > 0 else None
 
 
-def equity(initial: Decimal, positions: Iterable[Position], marks: Mapping[str, Decimal]) -> Decimal:
-    """Return initial + realized - fees + unrealized over all positions, open ones at `marks` by symbol."""
-    total = initial
-    for p in positions:
-        open_gain = direction(p.side) * (marks[p.symbol] - p.avg_price) * p.quantity if p.quantity else ZERO
-        total += p.realized_pnl - p.fees + open_gain
-    return total
-
-
 def digest(outcomes: Sequence[Outcome], as_of: datetime, symbol: str = "") -> TradeDigest:
     """Sum up the outcomes of `symbol` (empty: all of them) that were known at as_of; drawdown of their PnL in quote."""
     seen = [o for o in outcomes if o.closed_at <= as_of and symbol in ("", o.symbol)]
@@ -202,27 +189,17 @@ def digest_of(seen: Sequence[Outcome]) -> TradeDigest:
     if not seen:
         return TradeDigest()
     pnls = [o.pnl for o in seen]
+    curve = list(accumulate(pnls, initial=ZERO))
     return TradeDigest(
         trade_count=len(seen),
-        realized_pnl=float(sum(pnls, ZERO)),
-        win_rate=len([pnl for pnl in pnls if pnl > 0]) / len(seen),
+        realized_pnl=float(curve[-1]),
+        win_rate=sum(pnl > 0 for pnl in pnls) / len(seen),
         avg_holding_ms=fmean([o.hold_seconds * 1000 for o in seen]),
         last_trade_ts=seen[-1].closed_at,
         avg_entry_price=fmean([float(o.entry_price) for o in seen]),
-        max_drawdown=_max_drawdown(pnls),
+        max_drawdown=float(max(peak - now for peak, now in zip(accumulate(curve, max), curve, strict=True))),
         recent_performance_score=performance_score([r for o in seen if (r := o.r_multiple) is not None]),
     )
-
-
-def _max_drawdown(pnls: Sequence[Decimal]) -> float:
-    total = peak = worst = ZERO
-    for pnl in pnls:
-        total += pnl
-        if total > peak:
-            peak = total
-        elif peak - total > worst:
-            worst = peak - total
-    return float(worst)
 
 
 def performance_score(r_multiples: Sequence[Decimal]) -> float | None:

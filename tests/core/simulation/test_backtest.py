@@ -16,10 +16,10 @@ from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.market import Market
-from tasks.core.simulation.backtest import Backtest, Result
-from tasks.core.trading.question import Question
+from tasks.core.simulation.backtest import Backtest
 from tasks.core.types.decision import DECISION, Answer
 from tasks.core.types.limits import EventThresholds, Limits
+from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord, CycleStatus
 
 SYMBOL, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -45,7 +45,7 @@ def walk(seed: int, n: int = 8000, start_ms: int = 1_735_689_600_000, minutes: i
     return Market.from_base(SYMBOL, bar_frame(ts, {k: np.round(v, 1) for k, v in values.items()}))
 
 
-def replay(market: Market, decider: object, **plan: object) -> tuple[Result, list[CycleRecord]]:
+def replay(market: Market, decider: object, **plan: object) -> tuple[Backtest, list[CycleRecord]]:
     records: list[CycleRecord] = []
     run = backtest({SYMBOL: market}, decider, on_record=records.append, **plan)
     return asyncio.run(run.run()), records
@@ -69,8 +69,8 @@ def test_another_market_prints_another_fingerprint(market):
 
 def test_hold_is_asked_as_often_and_trades_nothing(market):
     held, records = replay(market, HoldDecider())
-    assert held.calls > 0
-    assert held.summary()["by_action"] == {"HOLD": held.calls}
+    assert held.summary()["calls"] > 0
+    assert held.summary()["by_action"] == {"HOLD": held.summary()["calls"]}
     assert set(held.equity) == {10_000.0}
     assert {record.status for record in records} == {CycleStatus.HELD}
 
@@ -80,7 +80,7 @@ def test_equity_is_cash_plus_every_outcome_when_flat_at_the_end(market):
     assert len(result.outcomes) > 5
     run = backtest({SYMBOL: market}, RulesDecider())
     asyncio.run(run.run())
-    unrealized = run.account.balance({SYMBOL: Decimal(repr(float(run.symbols[SYMBOL].tape.marks[-1])))}).equity
+    unrealized = run.account.balance({SYMBOL: Decimal(repr(float(run.symbols[SYMBOL].marks[-1])))}).equity
     realized = Decimal(10_000) + sum((o.pnl for o in run.outcomes), Decimal(0))
     if run.symbols[SYMBOL].position is None:
         assert unrealized == realized
@@ -109,7 +109,7 @@ def test_the_window_bounds_every_decision(market):
     bars = market.bars["5m"].index
     start, end = bars[4000].to_pydatetime(), bars[6000].to_pydatetime()
     result, records = replay(market, RulesDecider(), start=start, end=end)
-    assert result.candles == 2000
+    assert result.summary()["candles"] == 2000
     assert all(start < record.as_of <= end for record in records)
 
 
@@ -175,11 +175,11 @@ def test_the_ledger_holds_what_the_engine_holds_at_every_record_whatever_is_deci
     assert_ledger_is_engine(run)
     assert run.booked == len(run.account.fills)
     assert len(result.outcomes) > 5
-    marks = {symbol: Decimal(repr(float(state.tape.marks[-1]))) for symbol, state in run.symbols.items()}
+    marks = {symbol: Decimal(repr(float(state.marks[-1]))) for symbol, state in run.symbols.items()}
     assert float(run.account.balance(marks).equity) == pytest.approx(result.equity[-1], rel=1e-9)
 
 
-def recorded(market: Market, at: pd.Timestamp, **changes: object) -> tuple[Backtest, Result, list[CycleRecord]]:
+def recorded(market: Market, at: pd.Timestamp, **changes: object) -> tuple[Backtest, Backtest, list[CycleRecord]]:
     """Replay with one decision of OPEN_LONG at `at`, else HOLD."""
     limits = Limits(max_offset_spreads=Decimal(100))
     plan = {"thresholds": changes.pop("thresholds", EventThresholds()), "limits": limits}

@@ -90,7 +90,7 @@ def test_a_decider_that_goes_looking_for_the_future_finds_nothing() -> None:
     result = asyncio.run(backtest({SYMBOL: Market.from_base(SYMBOL, BARS)}, seeker).run())
     assert seeker.found == []
     assert len(result.outcomes) > 3
-    assert seeker.turned > 300 * result.calls
+    assert seeker.turned > 300 * result.summary()["calls"]
 
 
 def test_the_seeker_finds_what_is_hidden_in_a_closure_or_an_attribute() -> None:

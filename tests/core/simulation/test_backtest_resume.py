@@ -18,14 +18,14 @@ from resumed_runs import ROOT, Counting, markets, replay
 
 from tasks.core.errors import InputError
 from tasks.core.market.moments import rounded, significant
-from tasks.core.simulation.backtest import Result
+from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.resume import Kept, ResumedDecider
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
 
 
 @pytest.fixture(scope="module")
-def whole() -> tuple[Result, list[bytes], list[CycleRecord]]:
+def whole() -> tuple[Backtest, list[bytes], list[CycleRecord]]:
     return replay(Counting())
 
 

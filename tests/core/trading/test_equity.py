@@ -3,13 +3,13 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal as D
 
-from equity_cases import equity_of_fills
+from equity_cases import equity_of_fills, equity_of_positions
 from hypothesis import given
 from hypothesis import strategies as st
 from instrument_cases import linear, spot
 
 from tasks.core.simulation.wallet import Wallet
-from tasks.core.trading import booking, ledger
+from tasks.core.trading import booking
 from tasks.core.types.orders import Fill, OrderIntent, OrderType
 
 BTC, ETH, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USDT"
@@ -83,5 +83,5 @@ def test_positions_have_the_equity_of_their_fills(drawn, long, mark):
     }  # fmt: skip
     positions, foreign = booking.project(fills, ours, {}, "default")
     assert not foreign
-    difference = ledger.equity(CASH, positions, {BTC: mark}) - equity_of_fills(CASH, fills, {BTC: mark})
+    difference = equity_of_positions(CASH, positions, {BTC: mark}) - equity_of_fills(CASH, fills, {BTC: mark})
     assert abs(difference) < D("1e-9")

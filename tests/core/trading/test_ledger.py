@@ -5,6 +5,7 @@ from decimal import Decimal as D
 from fractions import Fraction
 
 import pytest
+from equity_cases import equity_of_positions
 from guard_cases import BTC, ETH, NOON
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,8 @@ def opened(side="buy", *fills, stop="98", target="104"):
         client_order_id=ENTRY, symbol=BTC, side=side, type=OrderType.MARKET, quantity=D(9),
         stop=D(stop) if stop else None, target=D(target),
     )  # fmt: skip
-    return ledger.open_position(intent, fills, "default", "c1")
+    first, *rest = fills
+    return after(ledger.open_position(intent, first, "default", "c1"), *rest)
 
 
 def after(position, *fills):
@@ -96,7 +98,7 @@ def test_trim_then_add_remembers_everything_bought():
 def test_a_fee_in_base_is_paid_out_of_what_was_bought():
     p = opened("buy", fill("buy", "1", "100", "0.001", fee_currency="BTC"))
     assert (p.quantity, p.avg_price, p.fees) == (D("0.999"), D(100), D("0.1"))
-    assert ledger.equity(D(1000), [p], {BTC: D(100)}) == D("999.9")  # 900 in cash and 0.999 x 100
+    assert equity_of_positions(D(1000), [p], {BTC: D(100)}) == D("999.9")  # 900 in cash and 0.999 x 100
 
 
 def test_a_fee_in_a_third_currency_cannot_be_booked():
@@ -127,7 +129,7 @@ def test_a_fill_after_the_close_is_a_mismatch():
         after(opened("buy", fill("buy", "2", "100")), fill("sell", "2", "101"), fill("sell", "1", "101"))
 
 
-@pytest.mark.parametrize("fills", [(), (fill("sell", "1", "100"),), (fill("buy", "1", "100", client_order_id="x"),)])
+@pytest.mark.parametrize("fills", [(fill("sell", "1", "100"),), (fill("buy", "1", "100", client_order_id="x"),)])
 def test_only_the_entrys_own_fills_open_a_position(fills):
     with pytest.raises(LedgerMismatch):
         opened("buy", *fills)
@@ -163,7 +165,7 @@ def test_equity_is_what_the_fills_did_to_cash_and_holdings(long, trades, mark):
         sign = 1 if f.side == "buy" else -1
         cash -= sign * Fraction(f.quantity) * Fraction(f.price) + Fraction(f.fee)
         held += sign * Fraction(f.quantity)
-    booked = ledger.equity(D(1_000), [position], {BTC: mark})
+    booked = equity_of_positions(D(1_000), [position], {BTC: mark})
     assert abs(Fraction(booked) - (cash + held * Fraction(mark))) < Fraction(1, 10**18)
 
 

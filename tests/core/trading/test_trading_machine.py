@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from decimal import Decimal as D
 
+from equity_cases import equity_of_positions
 from guard_cases import BTC, ETH, NOON, seen
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from instrument_cases import linear
 
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
-from tasks.core.trading import booking, ledger, orders
+from tasks.core.trading import booking, orders
 from tasks.core.trading.guard import rulebook
 from tasks.core.types.decision import (
     Add,
@@ -186,7 +187,7 @@ class Desk(RuleBasedStateMachine):
     @invariant()
     def equity_is_the_same_from_the_fills_alone(self) -> None:
         self.book()
-        ours = ledger.equity(CASH, [*self.kept.values(), *self.closed.values()], self.price)
+        ours = equity_of_positions(CASH, [*self.kept.values(), *self.closed.values()], self.price)
         theirs = self.account.balance(self.price).equity
         assert abs(ours - theirs) <= SAME * CASH
 

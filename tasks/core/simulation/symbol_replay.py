@@ -1,0 +1,185 @@
+"""One symbol of a replay: its candles on the 5m grid, its events to come, and our position in it."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+
+from tasks.core.decision.memory import COMPARED, LAST, Earlier, Performance, Remembered, vector
+from tasks.core.errors import DataError, InputError
+from tasks.core.market.bars import epoch_s
+from tasks.core.market.calendar import calendar_reasons
+from tasks.core.market.market import Market
+from tasks.core.market.position_events import STEP, Closes
+from tasks.core.simulation.account import PriceBar, Triggers
+from tasks.core.simulation.world import World
+from tasks.core.trading import ledger
+from tasks.core.trading.booking import PositionFold
+from tasks.core.trading.money import exact
+from tasks.core.types.bars import COLUMNS
+from tasks.core.types.decision import Answer
+from tasks.core.types.orders import Side
+from tasks.core.types.portfolio import Position
+from tasks.core.types.question import Question, Reason
+from tasks.core.types.record import Outcome
+from tasks.core.types.snapshot import TradeDigest
+
+AHEAD = 512  # event closes whose moments are read at once
+NOTHING = Triggers(None, None, None)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """5m bars 0..n-1; bar k opens at start_s + 300 k and closes 300 s later."""
+
+    start_s: int
+    n: int
+
+    def closes_at(self, k: int) -> datetime:
+        return datetime.fromtimestamp(self.start_s + (k + 1) * STEP, tz=UTC)
+
+    def index(self, at: datetime) -> int:
+        """Return the first bar that closes at or after `at`."""
+        return -int(-(at.timestamp() - self.start_s) // STEP) - 1
+
+
+class SymbolReplay:
+    """A bar that never traded is NaN and touches nothing."""
+
+    def __init__(self, market: Market, grid: Grid, world: World, fold: PositionFold) -> None:
+        self.market, self.grid, self.fold = market, grid, fold
+        bars = market.bars["5m"]
+        at = (epoch_s(bars.index) - grid.start_s) // STEP
+        inside = (at >= 0) & (at < grid.n)
+        self.arrays = {name: np.full(grid.n, np.nan) for name in COLUMNS}
+        for name, column in self.arrays.items():
+            column[at[inside]] = bars[name].to_numpy()[inside]
+        close = self.arrays["close"]
+        self.low, self.high = (self.arrays[name].tolist() for name in ("low", "high"))
+        self.traded = np.flatnonzero(np.isfinite(close))
+        self.marks = close[np.maximum.accumulate(np.where(np.isfinite(close), np.arange(grid.n), 0))]
+        self.closes = Closes(grid.start_s + (self.traded + 1) * STEP, close[self.traded])
+        self.events: dict[int, list[Reason]] = {}  # by bar, as those of our position
+        self.ahead: dict[int, list[Reason]] = {}
+        window = market.symbol, grid.closes_at(-1), grid.closes_at(grid.n - 1)
+        for reason in (*market.reasons(*window[1:]), *calendar_reasons(world.calendar, *window)):
+            self.events.setdefault(grid.index(reason.as_of), []).append(reason)
+        self.event_bars = sorted(self.events)
+        rates = ((grid.index(funding.at), funding.rate) for funding in world.funding.get(market.symbol, ()))
+        self.funding = {k: rate for k, rate in rates if 0 <= k < grid.n}
+        self.watch(NOTHING)
+        self.reported: set[str] = set()
+        self.outcomes: list[Outcome] = []
+        self.digest = TradeDigest()
+        self.decisions: dict[str, Earlier] = {}  # ours but those that nothing usable came of, by cycle
+        self.settled: list[Earlier] = []  # those whose trade has ended
+        self.read_to = -1
+
+    @property
+    def position(self) -> Position | None:
+        return self.fold.position
+
+    # its candles
+
+    def watch(self, triggers: Triggers) -> None:
+        """Have the first bar touched at which anything that rests or is open could change."""
+        self.below = -math.inf if triggers.below is None else float(triggers.below)
+        self.above = math.inf if triggers.above is None else float(triggers.above)
+        self.expires = math.inf if triggers.expires_at is None else self.grid.index(triggers.expires_at)
+
+    def is_touched(self, k: int) -> bool:
+        low = self.low[k]
+        return low <= self.below or self.high[k] >= self.above or (k >= self.expires and not math.isnan(low))
+
+    def is_busy(self, k: int) -> bool:
+        """Say whether anything may happen on bar k."""
+        return k in self.events or k in self.ahead or k in self.funding or self.is_touched(k)
+
+    def next_traded(self, k: int) -> int | None:
+        """Return the first bar after k that traded."""
+        i = int(np.searchsorted(self.traded, k, side="right"))
+        return int(self.traded[i]) if i < len(self.traded) else None
+
+    def mark(self, k: int) -> Decimal:
+        """Return the last close by bar k."""
+        return exact(self.marks[k])
+
+    def closes_by(self, at: datetime, days: int) -> pd.Series:
+        """Return the closes of the last `days` days up to and including `at`, by open time."""
+        end = int(at.timestamp())
+        part = slice(*np.searchsorted(self.closes.at_s, (end - days * 86_400, end), side="right").tolist())
+        opens = pd.DatetimeIndex((self.closes.at_s[part] - STEP) * 10**9, tz=UTC)
+        return pd.Series(self.closes.price[part], index=opens)
+
+    def price_in(self, k: int, seconds: float, side: Side) -> Decimal:
+        """Return what an order that arrives `seconds` into bar k meets: the open, or as far on the way to the worse."""
+        opened = exact(self.arrays["open"][k])
+        worse = exact(self.arrays["high" if side == "buy" else "low"][k])
+        return opened + (worse - opened) * exact(seconds) / STEP if seconds else opened
+
+    def depth(self, k: int) -> Decimal | None:
+        """Return the most one order can take of bar k: all that traded; None where volume is not recorded."""
+        volume = self.arrays["volume"][k]
+        return exact(volume) if volume > 0 else None
+
+    def bar(self, k: int) -> PriceBar:
+        """Cross bar k from float to Decimal."""
+        return PriceBar(self.grid.closes_at(k - 1), *(exact(self.arrays[name][k]) for name in COLUMNS))
+
+    # its decisions
+
+    def reasons_at(self, k: int) -> list[Reason]:
+        reasons = (*self.events.get(k, ()), *self.ahead.get(k, ()))
+        return [reason for reason in reasons if reason.fingerprint not in self.reported]
+
+    def remember(self, cycle_id: str, question: Question, answer: Answer) -> None:
+        """Keep a decision for the memory of later ones."""
+        if answer.rung != "hold":
+            decision, snapshot = answer.decision, question.snapshot
+            self.decisions[cycle_id] = Earlier(
+                snapshot.as_of, decision.action, float(decision.confidence), snapshot.reason_for_call, vector(snapshot)
+            )
+
+    def remembered(self, done: Performance) -> Remembered:
+        """Return what the store would remember of a live strategy: all that is decided, and ended, by now."""
+        recent = tuple(islice(reversed(self.decisions.values()), LAST))
+        return Remembered(recent, self.settled[: -COMPARED - 1 : -1], done)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take note of a trade that has ended."""
+        self.outcomes.append(outcome)
+        if (opened := self.decisions.get(outcome.cycle_id)) is not None:
+            r = None if outcome.r_multiple is None else float(outcome.r_multiple)
+            self.decisions[outcome.cycle_id] = opened._replace(r_multiple=r)
+            self.settled.append(self.decisions[outcome.cycle_id])
+        self.digest = ledger.digest_of(self.outcomes)
+
+    def read_ahead(self, k: int) -> None:
+        """Have the market's moments of the coming events read together."""
+        if k > self.read_to:
+            i = bisect_left(self.event_bars, k)
+            if coming := self.event_bars[i : i + AHEAD]:
+                self.market.read_ahead(self.grid.start_s + (np.array(coming) + 1) * STEP)
+                self.read_to = coming[-1]
+
+
+def make_grid(markets: Mapping[str, Market], start: datetime | None, end: datetime | None) -> Grid:
+    """Lay the grid over every symbol's 5m bars within [start, end]; raises InputError when nothing is left."""
+    opens = {symbol: epoch_s(market.bars["5m"].index) for symbol, market in markets.items()}
+    if empty := [symbol for symbol, at in opens.items() if not len(at)]:
+        raise DataError(f"{empty[0]}: a backtest needs candles of 5m or finer")
+    first, last = min(int(at[0]) for at in opens.values()), max(int(at[-1]) + STEP for at in opens.values())
+    start_s = max(first, int(start.timestamp()) // STEP * STEP) if start else first
+    end_s = min(last, int(end.timestamp()) // STEP * STEP) if end else last
+    if end_s <= start_s:
+        there = " to ".join(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for at in (first, last))
+        raise InputError(
+            f"no candles between {start or 'the beginning'} and {end or 'the end'}: these are from {there}"
+        )
+    return Grid(start_s, (end_s - start_s) // STEP)
