@@ -39,12 +39,14 @@ def tell(found: Sequence[Alert]) -> int:
 def look_around(as_of: datetime) -> int:
     """Tell what the store says: halts, the budget, fallback rungs, missed bars."""
     kept, s, now = store(), settings(), datetime.now(UTC)
-    return tell([
-        *alerts.of_halts(active_halts()),
-        *alerts.of_budget(kept.budget.spent(now), s.budget, now.date().isoformat()),
-        *alerts.of_rungs(Counter(answer.rung for _, answer in kept.decisions.between(s.strategy, as_of - LATELY))),
-        *alerts.of_missed(kept.cycles.missed(s.strategy, as_of - A_DAY)),
-    ])  # fmt: skip
+    return tell(
+        [
+            *alerts.of_halts(active_halts()),
+            *alerts.of_budget(kept.budget.spent(now), s.budget, now.date().isoformat()),
+            *alerts.of_rungs(Counter(answer.rung for _, answer in kept.decisions.between(s.strategy, as_of - LATELY))),
+            *alerts.of_missed(kept.cycles.missed(s.strategy, as_of - A_DAY)),
+        ]
+    )
 
 
 @task(**STAGE)

@@ -10,8 +10,9 @@ from prefect.runtime import flow_run
 
 from tasks import alerts
 from tasks.connections import store, venue
-from tasks.core.pages.day import Day, day_of
+from tasks.core.pages.day import Day
 from tasks.core.pages.markdown import table
+from tasks.core.pages.numbers import fixed
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.retries import STAGE
 from tasks.settings import settings
@@ -35,10 +36,8 @@ async def write_report(day: date) -> Path:
     outcomes = [
         each for each in kept.outcomes.newest(s.strategy, since=begin, until=end, limit=None) if each.closed_at < end
     ]
-    found = day_of(
-        day, s.strategy, [point for point in points if point.at >= begin],
-        kept.cycles.by_status(s.strategy, begin, end), decided, outcomes, _baselines(end),
-    )  # fmt: skip
+    today, statuses = [point for point in points if point.at >= begin], kept.cycles.by_status(s.strategy, begin, end)
+    found = Day(day, s.strategy, today, dict(sorted(statuses.items())), decided, outcomes, _baselines(end))
     picture = ""
     if len(points) > 1 and points[0].equity:
         shown = [*points[:: max(1, len(points) // POINTS)], points[-1]]
@@ -47,7 +46,7 @@ async def write_report(day: date) -> Path:
     told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if begin <= at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page_of("daily.html.j2", day=found, decided=decided, outcomes=outcomes, picture=picture, told=told))
+    path.write_text(page_of("daily.html.j2", day=found, picture=picture, told=told))
     if flow_run.id is not None:
         await acreate_markdown_artifact(key=ARTIFACT, markdown=_markdown(found, path), description=found.headline)
     alerts.tell([Alert(kind=AlertKind.REPORT, key=str(day), text=f"{found.headline}; {path}")])
@@ -65,6 +64,10 @@ def _baselines(end: datetime) -> dict[str, float]:
 
 
 def _markdown(found: Day, path: Path) -> str:
-    rows = {**found.statuses, **found.actions, **{f"cost {model}, USD": usd for model, usd in found.costs.items()}}
+    rows = {
+        **found.statuses,
+        **found.actions,
+        **{f"cost {model}, USD": fixed(usd, 6) for model, usd in found.costs.items()},
+    }
     counts = table(("what", "how many"), rows.items())
     return f"# {found.day}\n{found.headline}\n\n{counts}\n\nThe whole page: `{path}`"

@@ -66,13 +66,31 @@ class Exporter(Collector):
         newest = store.database.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
         day = (newest or now).replace(hour=0, minute=0, second=0, microsecond=0)
         about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= day)
-        yield counted(_counter, "cycles", "Cycles by how they ended and what started them", CycleRow.status,
-                      CycleRow.trigger, where=about)  # fmt: skip
-        yield counted(_counter, "cycle_errors", "Cycles with an error, such as a venue that refused", CycleRow.symbol,
-                      where=(*about, CycleRow.error != ""))  # fmt: skip
-        yield counted(_counter, "decisions", "Decisions; rung cache is a hit", DecisionRow.action, DecisionRow.rung,
-                      DecisionRow.source, CycleRow.status,
-                      where=(DecisionRow.cycle_id == CycleRow.cycle_id, *about))  # fmt: skip
+        yield counted(
+            _counter,
+            "cycles",
+            "Cycles by how they ended and what started them",
+            CycleRow.status,
+            CycleRow.trigger,
+            where=about,
+        )
+        yield counted(
+            _counter,
+            "cycle_errors",
+            "Cycles with an error, such as a venue that refused",
+            CycleRow.symbol,
+            where=(*about, CycleRow.error != ""),
+        )
+        yield counted(
+            _counter,
+            "decisions",
+            "Decisions; rung cache is a hit",
+            DecisionRow.action,
+            DecisionRow.rung,
+            DecisionRow.source,
+            CycleRow.status,
+            where=(DecisionRow.cycle_id == CycleRow.cycle_id, *about),
+        )
         refused = (VerdictRow.cycle_id == CycleRow.cycle_id, *about, VerdictRow.allowed.is_(False))
         codes = Counter(
             (c,) for row in store.database.rows(select(VerdictRow.codes).where(*refused)) for c in row.codes
@@ -84,12 +102,28 @@ class Exporter(Collector):
         yield from self._models(store, now, today)
         yield from self._account(store)
         yield counted(_gauge, "halts", "Halts in force", where=[HaltRow.resumed_at.is_(None)])
-        yield counted(_counter, "intents", "Orders written down, by what became of them", IntentRow.state,
-                      where=[IntentRow.persisted_at >= today])  # fmt: skip
-        yield counted(_gauge, "alerts", "Things told to people that were so within the last hour", AlertRow.kind,
-                      where=[AlertRow.seen_at >= now - HOUR])  # fmt: skip
-        yield counted(_gauge, "lease_held", "Leases held now, and by which run", LeaseRow.name, LeaseRow.holder,
-                      where=[LeaseRow.expires_at > now])  # fmt: skip
+        yield counted(
+            _counter,
+            "intents",
+            "Orders written down, by what became of them",
+            IntentRow.state,
+            where=[IntentRow.persisted_at >= today],
+        )
+        yield counted(
+            _gauge,
+            "alerts",
+            "Things told to people that were so within the last hour",
+            AlertRow.kind,
+            where=[AlertRow.seen_at >= now - HOUR],
+        )
+        yield counted(
+            _gauge,
+            "lease_held",
+            "Leases held now, and by which run",
+            LeaseRow.name,
+            LeaseRow.holder,
+            where=[LeaseRow.expires_at > now],
+        )
 
     def _stages(self, store: Database, since: datetime) -> Metric:
         query = (
@@ -99,14 +133,18 @@ class Exporter(Collector):
             .outerjoin(VerdictRow, VerdictRow.cycle_id == CycleRow.cycle_id)
             .where(CycleRow.strategy == self._strategy, CycleRow.as_of > since)
             .where(CycleRow.status.not_in((CycleStatus.STARTED, CycleStatus.MISSED)))
-        )  # fmt: skip
+        )
         spans = defaultdict[str, list[float]](list)
         for row in store.rows(query):
             for stage, seconds in _spans(row):
                 spans[stage].append(max(0.0, seconds))
         values = {(s, str(q)): float(np.quantile(v, q)) for s, v in spans.items() for q in QUANTILES}
-        return _gauge("cycle_stage_seconds", "Time per stage, last hour; late: from the close to the cycle's begin",
-                      values, ("stage", "quantile"))  # fmt: skip
+        return _gauge(
+            "cycle_stage_seconds",
+            "Time per stage, last hour; late: from the close to the cycle's begin",
+            values,
+            ("stage", "quantile"),
+        )
 
     def _models(self, store: Store, now: datetime, today: datetime) -> Iterator[Metric]:
         calls, seconds, usd, tokens = (defaultdict[tuple[str, ...], float](float) for _ in range(4))

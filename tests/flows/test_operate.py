@@ -30,7 +30,7 @@ from tasks.adapters.venue import ccxt_venue as venues
 from tasks.connections import store
 from tasks.core.decision.budget import Spent
 from tasks.core.pages import alerts as pages
-from tasks.core.pages.day import day_of
+from tasks.core.pages.day import Day
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.limits import Budget
 from tasks.core.types.reconcile import Finding
@@ -228,7 +228,7 @@ async def test_report_is_one_page_that_says_what_the_day_was(home, exchange):
 
 
 def test_report_of_a_day_without_anything_says_so():
-    empty = day_of(date(2026, 1, 2), "default", [], {}, [], [], {})
+    empty = Day(date(2026, 1, 2), "default", [], {}, [], [], {})
     assert empty.headline == (
         "2026-01-02 default: no equity known, 0 decisions, 0 trades closed, models 0.0000 USD, 0 bars missed"
     )

@@ -142,9 +142,7 @@ def _swings(seen: pd.DataFrame, bar: float, price: "Axes") -> Iterator[Label]:
         levels = seen[f"last_{side}"]
         found = levels.notna() & levels.ne(levels.shift())
         marks = seen[side].iloc[:-2][found.to_numpy()[2:]]  # a swing is known two bars after it
-        price.plot(
-            marks, marker, label=f"swing {side}", markersize=4, color=colour, markerfacecolor="none", alpha=0.8
-        )  # fmt: skip
+        price.plot(marks, marker, label=f"swing {side}", markersize=4, color=colour, markerfacecolor="none", alpha=0.8)
         for which in ("last", "prev"):
             if np.isfinite(level := seen[f"{which}_{side}"].iloc[-1]):
                 begin = max(marks.index[marks == level], default=seen.index[0])
@@ -195,10 +193,17 @@ def _events(
         level = seen["low" if under else "high"].iloc[min(row, len(seen) - 1)]
         x = seen.index[row] if row < len(seen) else seen.index[-1] + bar
         text = price.annotate(
-            ", ".join(names), xy=(x, level), xytext=(0, -24 if under else 24), textcoords="offset points",
-            rotation=90, ha="center", va="top" if under else "bottom", fontsize=8, color=colour,
+            ", ".join(names),
+            xy=(x, level),
+            xytext=(0, -24 if under else 24),
+            textcoords="offset points",
+            rotation=90,
+            ha="center",
+            va="top" if under else "bottom",
+            fontsize=8,
+            color=colour,
             arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 0.9, "shrinkB": 3, "shrinkA": 0},
-        )  # fmt: skip
+        )
         text.set(in_layout=False, path_effects=[withStroke(linewidth=2.5, foreground="white")])
 
 
@@ -210,21 +215,23 @@ def _name(price: "Axes", labels: Sequence[Label]) -> None:
     for label, y in zip(ordered, _spread(inside, (high - low) * 13 / price.bbox.height, low, high), strict=True):
         arrow = "↑ " if label.level > high else "↓ " if label.level < low else ""
         price.text(
-            1.008, (y - low) / (high - low), f"{arrow}{label.text} {plain(label.level, thousands=True)}",
-            transform=price.transAxes, va="center", fontsize=8, color=label.colour,
+            1.008,
+            (y - low) / (high - low),
+            f"{arrow}{label.text} {plain(label.level, thousands=True)}",
+            transform=price.transAxes,
+            va="center",
+            fontsize=8,
+            color=label.colour,
             fontweight="bold" if label.always or label.text == "close" else "normal",
-        )  # fmt: skip
+        )
 
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Move ascending positions as little as it takes to keep them `gap` apart and below `high`."""
-    placed: list[float] = []
-    for y in wanted:
-        placed.append(max(y, placed[-1] + gap if placed else low))
-    for i in reversed(range(len(placed))):
-        placed[i] = min(placed[i], high)
-        high = placed[i] - gap
-    return placed
+    steps = gap * np.arange(len(wanted))
+    up = np.maximum.accumulate(np.maximum(wanted - steps, low)) + steps
+    down = np.minimum.accumulate(np.minimum(up[::-1] + steps, high)) - steps
+    return down[::-1].tolist()  # type: ignore[no-any-return]
 
 
 def write(path: Path, market: Market, as_of: datetime, *, text: str = "", reasons: Sequence[Reason] = ()) -> None:

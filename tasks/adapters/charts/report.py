@@ -22,11 +22,15 @@ def page(found: Comparison, variants: Sequence[Variant], trials: Sequence[Trial]
     traded = {label: [trade for trial in mine for trade in trial.trades] for label, mine in by_label.items()}
     reference = found.rows[0].label
     return page_of(
-        "report.html.j2", found=found.model_dump(), variants=variants, notes=notes, reference=reference,
+        "report.html.j2",
+        found=found.model_dump(),
+        variants=variants,
+        notes=notes,
+        reference=reference,
         against=[pair.less(reference).model_dump() for pair in found.pairs if reference in (pair.a, pair.b)],
         equity=data_uri(comparison.equity({label: _curve(mine) for label, mine in by_label.items()})),
         histograms={label: data_uri(comparison.r_histogram(trades)) for label, trades in traded.items() if trades},
-    )  # fmt: skip
+    )
 
 
 def variant_files(variant: Variant, trials: Sequence[Trial], paths: Mapping[str, TradedBars]) -> dict[str, bytes]:
@@ -50,13 +54,19 @@ def _curve(trials: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
 def page_of(template: str, **values: Any) -> str:
     """Render a page from its template."""
     environment = Environment(
-        loader=PackageLoader("tasks.adapters.charts", "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+        loader=PackageLoader("tasks.adapters.charts", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     day = "{:%Y-%m-%d}".format
     environment.filters |= {
-        "number": numbers.fixed, "percent": numbers.percent, "interval": numbers.interval, "day": day
-    }  # fmt: skip
+        "number": numbers.fixed,
+        "percent": numbers.percent,
+        "interval": numbers.interval,
+        "day": day,
+    }
     return environment.get_template(template).render(**values)
 
 

@@ -43,11 +43,17 @@ def write_minari(folder: Path) -> None:
                     dataset.update_dataset_from_buffer([episode])
                     continue
                 dataset = minari.create_dataset_from_buffers(
-                    f"quarterdeck-{split}-v0", [episode], observation_space=observation,
-                    action_space=spaces.Discrete(len(ACTIONS)), data_format="arrow",
-                    algorithm_name="see card.json: decider", author="quarterdeck", author_email="none",
-                    code_permalink="none", description=f"state {rl.SPEC} {rl.SPEC_SHA256}",
-                )  # fmt: skip
+                    f"quarterdeck-{split}-v0",
+                    [episode],
+                    observation_space=observation,
+                    action_space=spaces.Discrete(len(ACTIONS)),
+                    data_format="arrow",
+                    algorithm_name="see card.json: decider",
+                    author="quarterdeck",
+                    author_email="none",
+                    code_permalink="none",
+                    description=f"state {rl.SPEC} {rl.SPEC_SHA256}",
+                )
 
 
 def _episodes(file: Path) -> Iterator["EpisodeBuffer"]:

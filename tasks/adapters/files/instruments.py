@@ -29,9 +29,11 @@ MEANT = {
 
 
 def resolved(
-    bars: Mapping[str, pd.DataFrame], decisions: Mapping[str, datetime], file: Path | None,
+    bars: Mapping[str, pd.DataFrame],
+    decisions: Mapping[str, datetime],
+    file: Path | None,
     stored: Callable[[str], Instrument | None],
-) -> dict[str, Resolved]:  # fmt: skip
+) -> dict[str, Resolved]:
     """Return every symbol's instrument and where it comes from, see `resolve`; decisions: the first one of each."""
     named = read_instruments(file, tuple(bars)) if file else {}
     return {

@@ -60,9 +60,12 @@ def diff_prompts(role: str, old: str, new: str, folder: Path = FOLDER) -> str:
     """Return what changed between two versions as a unified diff; nothing when they are the same."""
     before, after = load_prompt(role, old, folder), load_prompt(role, new, folder)
     lines = unified_diff(
-        before.text.splitlines(), after.text.splitlines(),
-        f"{role}/{before.version}", f"{role}/{after.version}", lineterm="",
-    )  # fmt: skip
+        before.text.splitlines(),
+        after.text.splitlines(),
+        f"{role}/{before.version}",
+        f"{role}/{after.version}",
+        lineterm="",
+    )
     return "\n".join(lines)
 
 

@@ -32,9 +32,14 @@ def server_of(url: str) -> MlflowServer:
 
 
 def log_comparison(
-    server: MlflowServer, found: Comparison, variants: Sequence[Variant], title: str, params: Mapping[str, str],
-    tags: Mapping[str, str], folder: Path,
-) -> str:  # fmt: skip
+    server: MlflowServer,
+    found: Comparison,
+    variants: Sequence[Variant],
+    title: str,
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    folder: Path,
+) -> str:
     """Write the parent run and a child per variant from the report's folder, and return the parent's id."""
     params = {key: value for key, value in params.items() if value}
     with server.translated():
@@ -68,19 +73,33 @@ def _run_name(variant: Variant) -> str:
 def _tags(variant: Variant) -> dict[str, str]:
     one = variant.prompts[0] if len(variant.prompts) == 1 else None
     tags = {
-        "decider": variant.decider, "model": variant.model, "baseline": str(variant.baseline).lower(),
-        "prompt_name": one.name if one else variant.prompt, "prompt_version": one.version if one else variant.prompt,
-        "prompt_sha256": variant.prompt_sha256, "cutoff": f"{variant.cutoff:%Y-%m-%d}" if variant.cutoff else "",
-    }  # fmt: skip
+        "decider": variant.decider,
+        "model": variant.model,
+        "baseline": str(variant.baseline).lower(),
+        "prompt_name": one.name if one else variant.prompt,
+        "prompt_version": one.version if one else variant.prompt,
+        "prompt_sha256": variant.prompt_sha256,
+        "cutoff": f"{variant.cutoff:%Y-%m-%d}" if variant.cutoff else "",
+    }
     return {key: value for key, value in tags.items() if value}
 
 
 def _metrics(row: Row, found: Comparison) -> dict[str, float]:
     """Return the figures of one variant; what is unknown is left out."""
     names = (
-        "return_pct", "sharpe", "max_drawdown_pct", "trades", "win_rate", "psr", "dsr", "decisions", "model_calls",
-        "fees_quote", "llm_cost_usd", "cost_per_decision_usd",
-    )  # fmt: skip
+        "return_pct",
+        "sharpe",
+        "max_drawdown_pct",
+        "trades",
+        "win_rate",
+        "psr",
+        "dsr",
+        "decisions",
+        "model_calls",
+        "fees_quote",
+        "llm_cost_usd",
+        "cost_per_decision_usd",
+    )
     values: dict[str, Any] = {name: getattr(row, name) for name in names}
     values["invalid_share"] = row.invalid / row.decisions if row.decisions else None
     values |= _spread("daily_bps", row.daily_bps) | _spread("expectancy_r", row.expectancy_r)

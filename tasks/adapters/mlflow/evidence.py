@@ -53,6 +53,9 @@ def _evidence(name: str, tags: dict[str, Any], variants: list[dict[str, Any]]) -
     own = commit.removesuffix("-dirty")
     known = re.fullmatch("[0-9a-f]{40}", own) and git("rev-parse", "--verify", "--quiet", f"{own}^{{commit}}")
     return Evidence(
-        name=name, data_sha256=str(tags.get("data_sha256") or ""), git_commit=commit, commit_known=bool(known),
+        name=name,
+        data_sha256=str(tags.get("data_sha256") or ""),
+        git_commit=commit,
+        commit_known=bool(known),
         variants=tuple(Measured(**{k: each[k] for k in Measured.model_fields if k in each}) for each in variants),
-    )  # fmt: skip
+    )

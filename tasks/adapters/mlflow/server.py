@@ -72,9 +72,14 @@ class MlflowServer:
         return self.client.search_runs([self.experiment_id], wanted, **options)
 
     def log(
-        self, run_id: str, metrics: Mapping[str, float], params: Mapping[str, str] = {}, tags: Mapping[str, str] = {},
-        at_ms: int = 0, step: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        run_id: str,
+        metrics: Mapping[str, float],
+        params: Mapping[str, str] = {},
+        tags: Mapping[str, str] = {},
+        at_ms: int = 0,
+        step: int = 0,
+    ) -> None:
         """Log figures, parameters and tags to a run, at once."""
         entities = self.mlflow.entities
         self.client.log_batch(

@@ -22,9 +22,16 @@ def write_trace(client: Any, mlflow: Any, record: CycleRecord, tags: dict[str, s
     at = int(root.start_time_ns)
 
     def span(
-        name: str, kind: str, inputs: Any, outputs: Any, begin: int, ms: float = 0, parent: Any = root,
-        attributes: Any = None, error: str = "",
-    ) -> Any:  # fmt: skip
+        name: str,
+        kind: str,
+        inputs: Any,
+        outputs: Any,
+        begin: int,
+        ms: float = 0,
+        parent: Any = root,
+        attributes: Any = None,
+        error: str = "",
+    ) -> Any:
         made = mlflow.start_span_no_context(
             name, span_type=kind, parent_span=parent, start_time_ns=begin, inputs=inputs, attributes=attributes
         )
@@ -61,10 +68,13 @@ def write_trace(client: Any, mlflow: Any, record: CycleRecord, tags: dict[str, s
         sent = {name: dump[name] for name in ("orders", "fills", "error")}
         span("execute", "TOOL", {"intents": dump["intents"]}, sent, at)
     outputs = {
-        "action": decided and decided.decision.action, "status": record.status.value,
-        "comment": decided and decided.decision.comment, "allowed": verdict and verdict.allowed,
-        "codes": [code.value for code in verdict.codes] if verdict else [], "error": record.error or None,
-    }  # fmt: skip
+        "action": decided and decided.decision.action,
+        "status": record.status.value,
+        "comment": decided and decided.decision.comment,
+        "allowed": verdict and verdict.allowed,
+        "codes": [code.value for code in verdict.codes] if verdict else [],
+        "error": record.error or None,
+    }
     status = "ERROR" if record.status == CycleStatus.FAILED else "OK"
     client.end_trace(root.trace_id, outputs=outputs, status=status, end_time_ns=at)
     return str(root.trace_id)

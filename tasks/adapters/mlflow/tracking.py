@@ -40,9 +40,11 @@ class Tracker:
     """
 
     def __init__(
-        self, url: str, experiment: str = "quarterdeck",
+        self,
+        url: str,
+        experiment: str = "quarterdeck",
         alone: Callable[[str], AbstractContextManager[object]] = nullcontext,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.server, self.alone = MlflowServer(url, experiment), alone
 
     def register_prompt(self, prompt: Prompt) -> int:

@@ -82,9 +82,13 @@ def position_after(record: CycleRecord) -> HeldPosition | None:
     if isinstance(verdict.decision, OpenLong | OpenShort) and verdict.price:
         side: PositionSide = "long" if isinstance(verdict.decision, OpenLong) else "short"
         return HeldPosition(
-            symbol=record.symbol, side=side, quantity=verdict.quantity, avg_price=verdict.price,
-            stop=verdict.stop, target=verdict.target,
-        )  # fmt: skip
+            symbol=record.symbol,
+            side=side,
+            quantity=verdict.quantity,
+            avg_price=verdict.price,
+            stop=verdict.stop,
+            target=verdict.target,
+        )
     return None
 
 
@@ -108,11 +112,16 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
     head = ("timeframe", "close", "RSI", "MACD hist", "MA stack", "price z20", "ATR %")
     rows = [
         (
-            name, plain(v.close), v.rsi, v.macd_hist, v.ma_stack and v.ma_stack.replace(">", " › "), v.price_z20,
+            name,
+            plain(v.close),
+            v.rsi,
+            v.macd_hist,
+            v.ma_stack and v.ma_stack.replace(">", " › "),
+            v.price_z20,
             v.atr_pct,
         )
         for name, v in snapshot.timeframes.items()
-    ]  # fmt: skip
+    ]
     c, p, r, book = snapshot.confluence, snapshot.position, snapshot.risk, snapshot.orderbook
     votes = {"alignment": c.alignment, "momentum": c.momentum, "volume": c.volume, "VWAP": c.vwap, "book": c.book}
     said = ", ".join(f"{name} {UNKNOWN if vote is None else format(vote, '+d')}" for name, vote in votes.items())
@@ -135,19 +144,25 @@ def _decided(a: Answer) -> str:
     asked = "".join(f", {name} {_escape(value)}" for name, value in _parameters(d).items())
     calls = [
         (
-            call.role, call.model,
+            call.role,
+            call.model,
             call.prompt and f"{call.prompt.name}/{call.prompt.version} ({call.prompt.sha256[:8]})",
-            call.latency_ms / 1000, f"{call.tokens_in} / {call.tokens_out}", call.cost_usd, call.error[:200] or "none",
+            call.latency_ms / 1000,
+            f"{call.tokens_in} / {call.tokens_out}",
+            call.cost_usd,
+            call.error[:200] or "none",
         )
         for call in a.calls
-    ]  # fmt: skip
+    ]
     tools = [
         (
-            tool.tool, ", ".join(f"{name}={value}" for name, value in tool.parameters.items()),
-            tool.error[:200] or f"{tool.bytes} bytes{', cut' if tool.truncated else ''}", tool.latency_ms / 1000,
+            tool.tool,
+            ", ".join(f"{name}={value}" for name, value in tool.parameters.items()),
+            tool.error[:200] or f"{tool.bytes} bytes{', cut' if tool.truncated else ''}",
+            tool.latency_ms / 1000,
         )
         for tool in a.tool_calls
-    ]  # fmt: skip
+    ]
     return _joined(
         f"**{_escape(d.action)}**{asked}, confidence {plain(d.confidence)}",
         _titled("Comment:", _quote(d.comment)),
@@ -169,15 +184,18 @@ def _verdict(verdict: Verdict, decided: Answer | None) -> str:
     changed = [(k, asked.get(k), v) for k, v in allowed.items() if decided and asked.get(k) != v]
     answer = "Denied." if not verdict.allowed else "Allowed, with changes." if verdict.codes else "Allowed."
     codes = [
-        (check.code.value, CODES[check.code],
-         ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in check.inputs.items()))
-        for check in verdict.checks if check.fired
-    ]  # fmt: skip
+        (check.code.value, CODES[check.code], ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in check.inputs.items()))
+        for check in verdict.checks
+        if check.fired
+    ]
     numbers = {
-        "quantity": verdict.quantity, "price": verdict.price, "stop": verdict.stop, "target": verdict.target,
+        "quantity": verdict.quantity,
+        "price": verdict.price,
+        "stop": verdict.stop,
+        "target": verdict.target,
         "risk of this trade, % of equity": verdict.trade_risk_pct,
         "risk of everything open with it, % of equity": verdict.total_risk_pct,
-    }  # fmt: skip
+    }
     sends = verdict.allowed and any((verdict.quantity, verdict.stop, verdict.target))
     return _joined(
         f"**{answer}**",
