@@ -154,12 +154,12 @@ def _partial(out: Path) -> Path:
 @contextmanager
 def _recorded(out: Path) -> Iterator[tuple[Any, Callable[[bytes], None]]]:
     """Write records into DIR.partial, after those that a run before left; yields them and what takes a new line."""
-    from tasks.core.simulation.resume import Kept
+    from tasks.core.simulation.resume import EarlierRun
 
     partial = _partial(out)
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / "records.jsonl").open("ab") as file:
-        kept = Kept(_whole_lines(partial / "records.jsonl"))
+        kept = EarlierRun(_whole_lines(partial / "records.jsonl"))
         if kept.hashes:
             click.echo(f"going on after {len(kept.hashes)} decisions in {partial}", err=True)
 

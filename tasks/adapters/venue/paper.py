@@ -39,7 +39,7 @@ class PaperVenue:
         self.name = market.name
         self.now, self.instrument, self.close = market.now, market.instrument, market.close
         self.fetch_bars, self.fetch_book, self.funding_paid = market.fetch_bars, market.fetch_book, market.funding_paid
-        self._market, self._books, self._settings = market, books, settings
+        self._books, self._settings = books, settings
         self._account = (settings.strategy, f"venue:{market.name}")
         self._step = "1m" if market.has_timeframe("1m") else "5m"
 

@@ -16,7 +16,7 @@ from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 
 
-class Kept:
+class EarlierRun:
     """What a run left behind: the hash of each record's line, and the decision in it."""
 
     def __init__(self, lines: Iterable[bytes] = ()) -> None:
@@ -42,13 +42,13 @@ class Kept:
 class ResumedDecider:
     """Gives the kept answers, and asks the decider where there is none."""
 
-    def __init__(self, decider: Decider, kept: Kept) -> None:
+    def __init__(self, decider: Decider, earlier: EarlierRun) -> None:
         self.name, self.kind, self.prompts = decider.name, decider.kind, decider.prompts
-        self.decider, self.kept = decider, kept
+        self.decider, self.earlier = decider, earlier
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer each question; a close of which any answer is missing is asked about as a whole, as it was then."""
-        found = [self.kept.decided.get((question.snapshot.as_of, question.snapshot.pair)) for question in questions]
+        found = [self.earlier.decided.get((question.snapshot.as_of, question.snapshot.pair)) for question in questions]
         if None not in found:
             return [decided for decided in found if decided is not None]
         asked = await self.decider.decide(questions)

@@ -19,7 +19,7 @@ from resumed_runs import ROOT, Counting, markets, replay
 from tasks.core.errors import InputError
 from tasks.core.market.moments import rounded, significant
 from tasks.core.simulation.backtest import Backtest
-from tasks.core.simulation.resume import Kept, ResumedDecider
+from tasks.core.simulation.resume import EarlierRun, ResumedDecider
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
 
@@ -63,7 +63,7 @@ def test_another_process_prints_the_same_fingerprint(whole) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 def test_a_resumed_run_asks_only_for_the_rest_and_ends_the_same(share, whole) -> None:
     _, lines, _ = whole
-    kept, decider = Kept(lines[: int(len(lines) * share)]), Counting()
+    kept, decider = EarlierRun(lines[: int(len(lines) * share)]), Counting()
     result, again, _ = replay(ResumedDecider(decider, kept))
     known = [kept.has(line) for line in again]
     assert result.fingerprint == whole[0].fingerprint
@@ -72,7 +72,7 @@ def test_a_resumed_run_asks_only_for_the_rest_and_ends_the_same(share, whole) ->
 
 
 def test_a_run_of_other_limits_is_not_resumed(whole) -> None:
-    kept = Kept(whole[1][:50])
+    kept = EarlierRun(whole[1][:50])
     _, other, _ = replay(ResumedDecider(Counting(), kept), limits=Limits(max_trade_risk_pct=Decimal("0.5")))
     with pytest.raises(InputError, match="record 1 differs"):
         kept.has(other[0])
