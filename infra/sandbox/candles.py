@@ -45,6 +45,8 @@ class BaseCandles:
 
 def read_candles(path: Path, crash: Crash | None = None) -> BaseCandles:
     """Read a parquet or CSV file; raises InputError saying in one line what is wrong with it."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
     try:
         frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
         ts, rows = frame["ts"].to_numpy(np.int64), frame[list(COLUMNS)].to_numpy(np.float64)

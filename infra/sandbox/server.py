@@ -55,7 +55,10 @@ def symbol_list(text: str) -> list[str]:
 
 
 def utc_time(text: str) -> datetime:
-    at = datetime.fromisoformat(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"--start {text!r}: write a time such as 2025-03-01T00:00:00Z") from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 

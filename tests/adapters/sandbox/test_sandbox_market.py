@@ -277,7 +277,7 @@ def test_a_wrong_candle_file_is_named_with_what_is_wrong(tmp_path, text, said):
 
 def test_an_unreadable_file_is_one_line(tmp_path):
     (tmp_path / "not.parquet").write_bytes(b"not parquet at all")
-    for name, said in (("not.parquet", "cannot be read"), ("gone.csv", "No such file")):
+    for name, said in (("not.parquet", "cannot be read"), ("gone.csv", "no such file")):
         with pytest.raises(InputError, match=said):
             read_candles(tmp_path / name)
 

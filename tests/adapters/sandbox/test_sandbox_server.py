@@ -189,10 +189,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--candles", "BTC/USDT:USDT=/nowhere/x.parquet"], "/nowhere/x.parquet: cannot be read"),
+        (["--candles", "BTC/USDT:USDT=/nowhere/x.parquet"], "/nowhere/x.parquet: no such file"),
         (["--candles", "nonsense"], "write SYMBOL=FILE"),
         (["--symbols", "BTCUSDT"], "write BTC/USDT:USDT"),
-        (["--start", "yesterday"], "--start: invalid"),
+        (["--start", "yesterday"], "write a time"),
         (["--speed", "0"], "--speed 0: Input should be greater than 0"),
         (["--cash", "-5"], "--cash -5: Input should be greater than 0"),
     ],
