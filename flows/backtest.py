@@ -123,12 +123,12 @@ def _carried_out(job: Any, decider: Any, out: Path | None, spending: Any, as_jso
 
     def replay(until: Any, check: Any = None) -> Any:
         with (
-            _recorded(out) if out else nullcontext((None, None)) as (kept, write),
+            _recorded(out) if out else nullcontext((None, None)) as (earlier, write),
             progress("backtest", as_json) as bar,
         ):
             run = Backtest(
                 markets,
-                ResumedDecider(decider, kept) if out else decider,
+                ResumedDecider(decider, earlier) if out else decider,
                 strategy,
                 until,
                 on_record=check,
@@ -159,19 +159,19 @@ def _recorded(out: Path) -> Iterator[tuple[Any, Callable[[bytes], None]]]:
     partial = _partial(out)
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / "records.jsonl").open("ab") as file:
-        kept = EarlierRun(_whole_lines(partial / "records.jsonl"))
-        if kept.hashes:
-            click.echo(f"going on after {len(kept.hashes)} decisions in {partial}", err=True)
+        earlier = EarlierRun(_whole_lines(partial / "records.jsonl"))
+        if earlier.hashes:
+            click.echo(f"going on after {len(earlier.hashes)} decisions in {partial}", err=True)
 
         def write(line: bytes) -> None:
             try:
-                known = kept.has(line)
+                known = earlier.has(line)
             except InputError as e:
                 raise InputError(f"--out {out}: cannot go on with {partial}: {e}") from e
             if not known:
                 file.write(line)
 
-        yield kept, write
+        yield earlier, write
 
 
 def _finish(out: Path, summary: dict[str, Any], result: Any, strategy: Any) -> None:

@@ -23,24 +23,23 @@ from tasks.core.errors import InputError
 from tasks.settings import settings
 
 
-def print_table(found: dict[str, Any]) -> None:
+def print_table(document: dict[str, Any]) -> None:
     """Print the table for a person, and where to read on."""
     import pandas as pd
 
     from flows.evaluate import COLUMNS, rows
 
     first, *columns = COLUMNS
-    names, *figures = zip(*rows(found), strict=True)
+    names, *figures = zip(*rows(document), strict=True)
     table = pd.DataFrame(dict(zip(columns, figures, strict=True)), index=pd.Index(names))
     click.echo(table.rename_axis(columns=first).to_string())
-    if found["overfit"]:
-        click.echo(
-            f"PBO {found['overfit']['pbo']:.1%} over {found['overfit']['splits']} splits; tried {found['tried']}"
-        )
-    click.echo(f"models: {found['spent']}" if found["spent"]["asked"] + found["spent"]["reused"] else "no model asked")
-    if not found["complete"]:
+    if overfit := document["overfit"]:
+        click.echo(f"PBO {overfit['pbo']:.1%} over {overfit['splits']} splits; tried {document['tried']}")
+    spent = document["spent"]
+    click.echo(f"models: {spent}" if spent["asked"] + spent["reused"] else "no model asked")
+    if not document["complete"]:
         click.echo("not complete: the agreed cost was reached")
-    click.echo(f"report {found['report'] or 'not kept: name a folder with --out'}")
+    click.echo(f"report {document['report'] or 'not kept: name a folder with --out'}")
 
 
 @click.command()
@@ -85,8 +84,8 @@ def compare(
         grouped = {v.label: (v, [job for w, job in work.paid if w is v]) for v, _ in work.paid}
         cap = agree(asyncio.run(variants.estimate(list(grouped.values()), settings())), max_cost)
     with progress("compare", as_json, len(work.free) + len(work.paid)) as bar:
-        found = carry_out(work, cap, out, done=lambda _: bar(advance=1))
-    emit(found, True) if as_json else print_table(found)
+        document = carry_out(work, cap, out, done=lambda _: bar(advance=1))
+    emit(document, True) if as_json else print_table(document)
 
 
 def _cutoff(text: str) -> tuple[str, datetime]:

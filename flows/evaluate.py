@@ -203,10 +203,10 @@ def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]
         raise InputError("max_cost: a comparison that asks models must say what it may cost, in USD")
     out = settings().home / "evaluations" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime())
     trials = _on_dask(work.free, request.dask) if request.dask else None
-    found = carry_out(work, request.max_cost, out, through_prefect, trials=trials)
-    create_markdown_artifact(key="comparison", markdown=markdown(found), description=request.title or "comparison")
-    create_link_artifact(key="comparison-report", link=Path(found["report"]).as_uri(), link_text="report.html")
-    return {"report": found["report"], "mlflow_run": found["mlflow_run"], "complete": found["complete"]}
+    document = carry_out(work, request.max_cost, out, through_prefect, trials=trials)
+    create_markdown_artifact(key="comparison", markdown=markdown(document), description=request.title or "comparison")
+    create_link_artifact(key="comparison-report", link=Path(document["report"]).as_uri(), link_text="report.html")
+    return {"report": document["report"], "mlflow_run": document["mlflow_run"], "complete": document["complete"]}
 
 
 def _on_dask(jobs: list[Job], address: str) -> list[Trial]:
@@ -221,7 +221,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return the table of variants as text."""
     return [
         (
@@ -231,11 +231,11 @@ def rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
             percent(row["chance"] and row["chance"]["beaten"]), fixed(row["fees_quote"], 0),
             fixed(row["llm_cost_usd"], 4),
         )
-        for row in found["rows"]
+        for row in document["rows"]
     ]  # fmt: skip
 
 
-def markdown(found: dict[str, Any]) -> str:
+def markdown(document: dict[str, Any]) -> str:
     """Return the table of variants as Markdown."""
-    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *rows(found)]
+    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *rows(document)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -48,12 +48,12 @@ def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: P
     from flows.compare import print_table
     from flows.policy import close_loop
 
-    found = close_loop(records, files, out, deciders)
+    document = close_loop(records, files, out, deciders)
     if as_json:
-        emit(found, True)
+        emit(document, True)
         return
-    emit({name: found[name] for name in ("dataset", "trained", "from")}, False)
-    print_table(found["compared"])
+    emit({name: document[name] for name in ("dataset", "trained", "from")}, False)
+    print_table(document["compared"])
 
 
 COMMANDS = (export_rl, train, loop)

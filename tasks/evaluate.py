@@ -1,4 +1,4 @@
-"""Replay variants, put them beside each other, and keep what was found."""
+"""Replay variants, put them beside each other, and keep what was comparison."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -65,10 +65,15 @@ def compare_trials(
 
 @task(cache_policy=NO_CACHE)
 def write_report(
-    found: Comparison, chosen: Sequence[Variant], trials: Sequence[Trial], job: Job, notes: Mapping[str, Any], out: Path
+    comparison: Comparison,
+    chosen: Sequence[Variant],
+    trials: Sequence[Trial],
+    job: Job,
+    notes: Mapping[str, Any],
+    out: Path,
 ) -> Path:
     """Write the report, and each variant's charts and tables, into a folder; returns the report."""
-    report.write(out, {"report.html": report.page(found, chosen, trials, notes).encode()})
+    report.write(out, {"report.html": report.page(comparison, chosen, trials, notes).encode()})
     paths = parallel_replays.bars_of(parallel_replays.treated_for(job))
     for variant in chosen:
         files = report.variant_files(variant, trials, paths)
@@ -78,17 +83,19 @@ def write_report(
 
 @task(cache_policy=NO_CACHE)
 def track_comparison(
-    found: Comparison, chosen: Sequence[Variant], notes: Mapping[str, Any], params: Mapping[str, str], folder: Path
+    comparison: Comparison, chosen: Sequence[Variant], notes: Mapping[str, Any], params: Mapping[str, str], folder: Path
 ) -> str:
     """Log the comparison to MLflow from the report's folder; empty where tracking is off or not there."""
     from tasks.adapters.mlflow.comparison import log_comparison, server_of
 
     if not settings().mlflow_url:
         return ""
-    tags = {"data_sha256": found.data_sha256, "git_commit": notes["commit"], "mask": notes["mask"]}
+    tags = {"data_sha256": comparison.data_sha256, "git_commit": notes["commit"], "mask": notes["mask"]}
     tags = {key: value for key, value in tags.items() if value}
     try:
-        return log_comparison(server_of(settings().mlflow_url), found, chosen, notes["title"], params, tags, folder)
+        return log_comparison(
+            server_of(settings().mlflow_url), comparison, chosen, notes["title"], params, tags, folder
+        )
     except TrackingUnavailable as e:
         log().warning("the comparison is not in MLflow: %s", e)
         return ""

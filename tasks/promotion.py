@@ -101,7 +101,7 @@ def breached(at: datetime) -> list[Move]:
 
 
 def _broken(last: Move) -> tuple[Criterion, ...]:
-    kept, terms, strategy = store(), settings().promotion, settings().strategy
-    decided = kept.prompts.decisions(strategy, last.sha256, last.at, terms.watched)
-    r_multiples = kept.prompts.outcomes(strategy, last.sha256, last.at, terms.watched)
+    prompts, terms, strategy = store().prompts, settings().promotion, settings().strategy
+    decided = prompts.decisions(strategy, last.sha256, last.at, terms.watched)
+    r_multiples = prompts.outcomes(strategy, last.sha256, last.at, terms.watched)
     return promotion.breaches(promotion.use_of(decided, last.sha256), r_multiples, terms)

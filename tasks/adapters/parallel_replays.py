@@ -166,11 +166,12 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: ReplayWindow
         return next(filter(None, (known.instruments.get(venue, symbol) for venue in venues)), None) if known else None
 
     bars = {symbol: market.bars["5m"] for symbol, market in markets.items()}
-    found = resolved(bars, decisions, Path(files.instruments) if files.instruments else None, stored)
-    instruments = {symbol: each.instrument for symbol, each in found.items()}
-    told = Told(memory=kind_of(decider).asks_model)
-    strategy = strategy_of(s, decider, symbols=tuple(instruments), instruments=instruments, told=told)
-    return strategy, {symbol: each.source.value for symbol, each in found.items()}
+    terms = resolved(bars, decisions, Path(files.instruments) if files.instruments else None, stored)
+    instruments = {symbol: each.instrument for symbol, each in terms.items()}
+    strategy = strategy_of(
+        s, decider, symbols=tuple(instruments), instruments=instruments, told=Told(memory=kind_of(decider).asks_model)
+    )
+    return strategy, {symbol: each.source.value for symbol, each in terms.items()}
 
 
 def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, dict[str, Any]]:
@@ -192,13 +193,13 @@ def strategy_for(job: Job) -> Strategy:
 
 def data_hash(seen: Treated) -> str:
     """Return the sha256 of every symbol's 5m candles."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for symbol, market in sorted(seen.markets.items()):
         bars = market.bars["5m"]
-        found.update(symbol.encode())
-        found.update(np.ascontiguousarray(epoch_s(bars.index)).tobytes())
-        found.update(np.ascontiguousarray(bars.to_numpy()).tobytes())
-    return found.hexdigest()
+        digest.update(symbol.encode())
+        digest.update(np.ascontiguousarray(epoch_s(bars.index)).tobytes())
+        digest.update(np.ascontiguousarray(bars.to_numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def bars_of(seen: Treated) -> dict[str, TradedBars]:

@@ -27,15 +27,17 @@ def variants(
     deciders: Sequence[str], models: Sequence[str], cutoffs: Mapping[str, datetime], settings: Settings
 ) -> list[Variant]:
     """Return one variant for each decider, or decider and model, with the baselines among them."""
-    found = [_variant(name, model, cutoffs, settings) for name in deciders for model in _models(name, models, settings)]
-    named = {variant.decider for variant in found}
-    found += [Variant(label=name, decider=name) for name in BASELINES if name not in named]
-    labels = [variant.label for variant in found]
+    listed = [
+        _variant(name, model, cutoffs, settings) for name in deciders for model in _models(name, models, settings)
+    ]
+    named = {variant.decider for variant in listed}
+    listed += [Variant(label=name, decider=name) for name in BASELINES if name not in named]
+    labels = [variant.label for variant in listed]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise InputError(f"--decider {twice[0]}: named twice")
-    if unknown := sorted(set(cutoffs) - {variant.model for variant in found}):
+    if unknown := sorted(set(cutoffs) - {variant.model for variant in listed}):
         raise InputError(f"--cutoff {unknown[0]}: no variant asks that model")
-    return [variant.model_copy(update={"baseline": variant.decider in BASELINES}) for variant in found]
+    return [variant.model_copy(update={"baseline": variant.decider in BASELINES}) for variant in listed]
 
 
 def _models(name: str, models: Sequence[str], settings: Settings) -> Sequence[str]:

@@ -83,11 +83,11 @@ class Placed(NamedTuple):
 def place(trades: Sequence[Trade], bars: int, rng: np.random.Generator) -> Placed:
     """Draw a random order and random pauses; what does not fit into the bars is cut at their end."""
     order = rng.permutation(len(trades))
-    held = np.array([max(1, round((t.closed_s - t.opened_s) / STEP)) for t in trades])[order]
-    free = max(0, bars - 1 - int(held.sum()))
+    lengths = np.array([max(1, round((t.closed_s - t.opened_s) / STEP)) for t in trades])[order]
+    free = max(0, bars - 1 - int(lengths.sum()))
     pauses = np.sort(rng.integers(0, free + 1, len(trades)))
-    entry = pauses + np.r_[0, np.cumsum(held)[:-1]]
-    return Placed(order, np.minimum(entry, bars - 2), np.minimum(entry + held, bars - 1))
+    entry = pauses + np.r_[0, np.cumsum(lengths)[:-1]]
+    return Placed(order, np.minimum(entry, bars - 2), np.minimum(entry + lengths, bars - 1))
 
 
 def earned(trades: Sequence[Trade], at: Placed, path: TradedBars, days: np.ndarray, costs: Costs) -> np.ndarray:

@@ -117,9 +117,9 @@ def _masked_gap(ours: Sequence[Measured], theirs: Sequence[Measured]) -> float |
 def _shadow(shadows: Shadows, terms: Promotion) -> tuple[Criterion, ...]:
     settled = len(shadows.pairs_pct)
     ours, theirs = np.array(shadows.pairs_pct, dtype=float).reshape(-1, 2).T
-    found = interval(ours, theirs, level=terms.confidence) if settled > 1 else None
-    low = found.low if found else None
-    edge = f"{found.estimate:+.4f}, from {low:+.4f} %" if found and low is not None else "unknown"
+    gap = interval(ours, theirs, level=terms.confidence) if settled > 1 else None
+    low = gap.low if gap else None
+    edge = f"{gap.estimate:+.4f}, from {low:+.4f} %" if gap and low is not None else "unknown"
     bar = f"its {terms.confidence:.0%} interval above {terms.min_edge_pct} %"
     enough = f"{terms.min_shadows} settled beside the champion's"
     return (
@@ -143,9 +143,9 @@ def _limits(use: Use, terms: Promotion) -> tuple[Criterion, ...]:
 
 def breaches(use: Use, r_multiples: Sequence[Decimal], terms: Promotion) -> tuple[Criterion, ...]:
     """Return the limits that a live champion breaks over its last decisions and outcomes, once it has them."""
-    found = list(_limits(use, terms)) if use.decisions >= terms.watched else []
+    limits = list(_limits(use, terms)) if use.decisions >= terms.watched else []
     if len(r_multiples) >= terms.watched:
         mean = sum(r_multiples, Decimal(0)) / len(r_multiples)
         least = terms.min_mean_r
-        found += _criteria(("mean R", f"{mean:+.3f} over {len(r_multiples)}", f"at least {least}", mean >= least))
-    return tuple(each for each in found if not each.passed)
+        limits += _criteria(("mean R", f"{mean:+.3f} over {len(r_multiples)}", f"at least {least}", mean >= least))
+    return tuple(each for each in limits if not each.passed)

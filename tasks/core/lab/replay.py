@@ -152,9 +152,9 @@ class Replayer:
         return history.market(strategy.thresholds, strategy.history_bars)
 
 
-def _result(record: CycleRecord, **found: Any) -> Replayed:
+def _result(record: CycleRecord, **outcome: Any) -> Replayed:
     same = {name: getattr(record, name) for name in ("cycle_id", "strategy", "symbol", "as_of")}
-    return Replayed(**same, decided=record.decided is not None, **found)
+    return Replayed(**same, decided=record.decided is not None, **outcome)
 
 
 def lacks(record: CycleRecord) -> str:
@@ -180,10 +180,10 @@ def state_of(record: CycleRecord) -> AccountState:
 
 def remake_question(record: CycleRecord, strategy: Strategy, market: Market) -> Question:
     """Build what the decider was handed."""
-    given = inputs_of(record)
+    inputs = inputs_of(record)
     return question(
-        strategy, market, given.state or state_of(record), given.book, given.news, given.memory, record.reasons,
-        record.as_of, position=given.position, digest=given.digest,
+        strategy, market, inputs.state or state_of(record), inputs.book, inputs.news, inputs.memory, record.reasons,
+        record.as_of, position=inputs.position, digest=inputs.digest,
     )  # fmt: skip
 
 
@@ -200,8 +200,8 @@ def _lost_reasons(record: CycleRecord, market: Market) -> Iterator[Difference]:
     mine = [each for each in record.reasons if each.rule in MARKET_RULES]
     if mine:
         first = min(each.as_of for each in mine) - pd.Timedelta(seconds=1)
-        given = {each.fingerprint for each in market.reasons(first, record.as_of)}
-        lost = [each for each in mine if each.fingerprint not in given]
+        fired = {each.fingerprint for each in market.reasons(first, record.as_of)}
+        lost = [each for each in mine if each.fingerprint not in fired]
         yield from (Difference(path="reasons", recorded=str(each), replayed="-") for each in lost)
 
 

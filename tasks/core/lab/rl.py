@@ -184,7 +184,7 @@ def transitions(
     """
     before: dict[tuple[str, str], _Step] = {}
     entries: dict[tuple[str, str], _Entry] = {}
-    held: dict[tuple[str, str], tuple[str, Row]] = {}
+    pending: dict[tuple[str, str], tuple[str, Row]] = {}
     for record in records:
         key, step = (record.strategy, record.symbol), _step(record, scores)
         if step is None:
@@ -203,14 +203,14 @@ def transitions(
                 added = entries[key].risk if key in entries and last.row["action"] == "ADD" else ZERO
                 entries[key] = _Entry(last.row["cycle_id"], last.entry_risk + added)
             split = plan.split_of(last.as_of, step.as_of)
-            if key in held:
-                yield _ended(*held.pop(key), split)
+            if key in pending:
+                yield _ended(*pending.pop(key), split)
             if split in SPLITS:
-                held[key] = split, _row(last, step, record.symbol, entries.get(key))
+                pending[key] = split, _row(last, step, record.symbol, entries.get(key))
             else:
                 counts[split] += 1
-    for kept, row in held.values():
-        yield _ended(kept, row, "")
+    for split, row in pending.values():
+        yield _ended(split, row, "")
     counts["no_next"] += len(before)
 
 
@@ -246,10 +246,10 @@ def _symbol_reward(last: _Step, step: _Step, closed: list[ClosedTrade] | None) -
 
 def _open_gain(record: CycleRecord, account: AccountState) -> float | None:
     """Return what the symbol's open position has made so far, after fees; None if the record does not hold it."""
-    held = account.position(record.symbol)
-    if held is None:
+    holding = account.position(record.symbol)
+    if holding is None:
         return 0.0
-    position, mark = record.inputs.position if record.inputs else None, held.mark_price or account.last_price
+    position, mark = record.inputs.position if record.inputs else None, holding.mark_price or account.last_price
     if position is None or mark is None:
         return None
     move = (mark - position.avg_price) * (1 if position.side == "long" else -1)
@@ -343,8 +343,8 @@ def propensity(record: CycleRecord, decided: Answer) -> tuple[float | None, str 
         return 1.0, "deterministic"
     if odds == "random" and record.snapshot is not None:
         others = len(set(record.snapshot.constraints.allowed_actions) - {"HOLD"})
-        held = decided.decision.action == "HOLD"
-        return (HOLD_SHARE if held else (1 - HOLD_SHARE) / others) if others else 1.0, "random"
+        holds = decided.decision.action == "HOLD"
+        return (HOLD_SHARE if holds else (1 - HOLD_SHARE) / others) if others else 1.0, "random"
     share = _vote_share(record, decided) if odds == "votes" else None
     return share, None if share is None else "vote_share"
 
@@ -352,8 +352,8 @@ def propensity(record: CycleRecord, decided: Answer) -> tuple[float | None, str 
 def _vote_share(record: CycleRecord, decided: Answer) -> float | None:
     side = record.snapshot.position.side if record.snapshot else "flat"
     ways = {"OPEN_LONG": "bullish", "OPEN_SHORT": "bearish", "CLOSE_ALL": "bearish" if side == "long" else "bullish"}
-    said = [parse_as(call.raw_reply, roles.Analysis) for call in decided.calls if call.role in roles.ANALYSTS]
-    votes: list[str] = [vote.signal for vote in said if isinstance(vote, roles.Analysis)]
+    analyses = [parse_as(call.raw_reply, roles.Analysis) for call in decided.calls if call.role in roles.ANALYSTS]
+    votes: list[str] = [vote.signal for vote in analyses if isinstance(vote, roles.Analysis)]
     way = ways.get(decided.decision.action)
     return votes.count(way) / len(votes) if way and votes else None
 
