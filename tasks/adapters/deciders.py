@@ -56,10 +56,10 @@ def _litellm(names: tuple[str, ...], settings: Settings) -> Model:
     )
 
 
-def _recorded(argument: str, kind: str) -> Decider:
+def _recorded(argument: str) -> Decider:
     path = Path(argument)
     if not path.is_file():
-        raise InputError(f"{kind}:{argument}: no such file of replies")
+        raise InputError(f"recorded:{argument}: no such file of replies")
     return RecordedDecider(path.read_text(encoding="utf-8", errors="replace").split("\n"))
 
 
@@ -74,7 +74,7 @@ PLAIN: dict[str, Callable[[str], Decider]] = {  # those that ask no model, each 
     "hold": lambda _: HoldDecider(),
     "random": lambda seed: RandomDecider(seed or "0"),
     "buy-and-hold": lambda _: BuyAndHoldDecider(),
-    "recorded": lambda path: _recorded(path, "recorded"),
+    "recorded": _recorded,
     "model": _policy,
 }
 ENSEMBLES = ("ensemble:llm:single+model:FILE.onnx", "ensemble:vote:rules=1,model:FILE.onnx=2")

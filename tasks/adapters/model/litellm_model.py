@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -22,11 +22,12 @@ from urllib.parse import urlsplit
 import httpx
 
 from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
+from tasks.core.decision.decider import elapsed_ms, within
 from tasks.core.errors import InputError, ModelError
+from tasks.core.ports import Messages, Schema
 from tasks.core.types.decision import ModelCall, PromptRef, Rung, Why
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
-GRACE_S = 0.2  # how long a cancelled request may take to clean up
 _CONVERSION_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)  # litellm, on odd bodies
 SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_AUTH_STRING")
 
@@ -95,36 +96,21 @@ class LiteLLMModel:
         self.models, self.base_url = models, base_url
         self.provider_timeout_s, self.deadline_s, self.max_reply_bytes = provider_timeout_s, deadline_s, max_reply_bytes
 
-    async def ask(
-        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
-    ) -> ModelCall:
+    async def ask(self, role: str, prompt: PromptRef, messages: Messages, schema: Schema) -> ModelCall:
         """Ask the models in order until one answers, within the deadline."""
         asked = ModelCall(role=role, model=self.models[0], prompt=prompt, messages=tuple(messages))
-        if self._blocked():
+        local = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost")
+        if os.environ.get(BLOCK_VARIABLE) == "1" and not local:
             return asked.model_copy(update={"error": "blocked"})
         await prepare()
         started, progress = time.monotonic(), _Progress()
-        task = asyncio.create_task(self._failover(asked, schema, progress))
-        try:
-            await asyncio.wait({task}, timeout=self.deadline_s)
-        finally:
-            if not task.done():
-                task.cancel()
-        if not task.done():
-            await asyncio.wait({task}, timeout=GRACE_S)
-        finished = task.done() and not task.cancelled()
-        call = task.result() if finished else self._out_of_time(asked, progress)
-        return call.model_copy(update={"latency_ms": round((time.monotonic() - started) * 1000, 1)})
+        call = await within(self._failover(asked, schema, progress), self.deadline_s)
+        if call is None:
+            progress.passed(role, "timeout")
+            call = progress.call(asked, self._received(progress.received), error="timeout")
+        return call.model_copy(update={"latency_ms": elapsed_ms(started)})
 
-    def _blocked(self) -> bool:
-        local = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost")
-        return os.environ.get(BLOCK_VARIABLE) == "1" and not local
-
-    def _out_of_time(self, asked: ModelCall, progress: _Progress) -> ModelCall:
-        progress.passed(asked.role, "timeout")
-        return progress.call(asked, self._received(progress.received), error="timeout")
-
-    async def _failover(self, asked: ModelCall, schema: dict[str, object], progress: _Progress) -> ModelCall:
+    async def _failover(self, asked: ModelCall, schema: Schema, progress: _Progress) -> ModelCall:
         failed = _Failed("unavailable")
         for progress.model in self.models:
             try:
@@ -136,7 +122,7 @@ class LiteLLMModel:
                 progress.passed(asked.role, e.reason)
         return progress.call(asked, failed.text, error=failed.reason)
 
-    async def _one(self, asked: ModelCall, schema: dict[str, object], progress: _Progress) -> str:
+    async def _one(self, asked: ModelCall, schema: Schema, progress: _Progress) -> str:
         """Ask one model; when it refuses the request as such, once more without the optional parameters."""
         try:
             async with asyncio.timeout(self.provider_timeout_s):
@@ -149,7 +135,7 @@ class LiteLLMModel:
         except TimeoutError:
             raise _Failed("timeout", self._received(progress.received)) from None
 
-    async def _request(self, asked: ModelCall, schema: dict[str, object] | None, progress: _Progress) -> str:
+    async def _request(self, asked: ModelCall, schema: Schema | None, progress: _Progress) -> str:
         import openai  # litellm's exceptions are its subclasses
 
         # the envelope and JSON's escapes may double the size of what the model wrote
@@ -208,7 +194,7 @@ def _own_client(model: str) -> dict[str, Any]:
     return {"client": AsyncHTTPHandler(transport=LimitedTransport())}
 
 
-def _sampling(prompt: PromptRef | None, schema: dict[str, object] | None, model: str, base_url: str) -> dict[str, Any]:
+def _sampling(prompt: PromptRef | None, schema: Schema | None, model: str, base_url: str) -> dict[str, Any]:
     """Return the request's parameters; without a schema only those that every model takes."""
     options: dict[str, Any] = {"max_tokens": prompt.max_tokens} if prompt else {}
     if schema is None:
@@ -239,28 +225,20 @@ def _reason(error: Exception, received: Received) -> str:
         return "auth"  # litellm calls a 403 an unavailable service
     if received.status == 0 and "api_key" in str(error):  # nothing was sent: the client has no key
         return "auth"
-    return next((reason for cls, reason in _reasons() if isinstance(error, cls)), "malformed")
+    return next((reason for classes, reason in _reasons() if isinstance(error, classes)), "malformed")
 
 
 @cache
-def _reasons() -> tuple[tuple[type[Exception], str], ...]:
+def _reasons() -> tuple[tuple[tuple[type[Exception], ...], str], ...]:
     import openai
 
-    litellm = _litellm()
     return (
-        (litellm.ContentPolicyViolationError, "refused"),
-        (openai.APITimeoutError, "timeout"),
-        (httpx.TimeoutException, "timeout"),
-        (TimeoutError, "timeout"),
-        (openai.RateLimitError, "rate_limited"),
-        (openai.AuthenticationError, "auth"),
-        (openai.PermissionDeniedError, "auth"),
-        (openai.BadRequestError, "bad_request"),
-        (openai.NotFoundError, "bad_request"),
-        (openai.UnprocessableEntityError, "bad_request"),
-        (openai.OpenAIError, "unavailable"),
-        (httpx.HTTPError, "unavailable"),
-        (OSError, "unavailable"),
+        ((_litellm().ContentPolicyViolationError,), "refused"),
+        ((openai.APITimeoutError, httpx.TimeoutException, TimeoutError), "timeout"),
+        ((openai.RateLimitError,), "rate_limited"),
+        ((openai.AuthenticationError, openai.PermissionDeniedError), "auth"),
+        ((openai.BadRequestError, openai.NotFoundError, openai.UnprocessableEntityError), "bad_request"),
+        ((openai.OpenAIError, httpx.HTTPError, OSError), "unavailable"),
     )
 
 

@@ -77,13 +77,9 @@ class OnnxDecider:
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
         """Return, for each row, the probability of each of the card's actions."""
-        found: np.ndarray = self.session.run([self.session.get_outputs()[1].name], {self._input: rows})[0]
-        return found
-
-    @property
-    def _input(self) -> str:
-        name: str = self.session.get_inputs()[0].name
-        return name
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        odds: np.ndarray = self.session.run([outputs[1].name], {inputs[0].name: rows})[0]
+        return odds
 
     def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Answer:
         action, share = choose(self.card.actions, odds, rl.allowed_mask(snapshot))

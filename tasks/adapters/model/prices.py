@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from tasks.adapters.model.litellm_model import _litellm as litellm_module  # the one way to import it
+from tasks.core.ports import Messages, Schema
 from tasks.core.types.decision import ModelCall, PromptRef
 
 MARGIN = Decimal("1.25")  # tokens are counted with OpenAI's tokenizer; other providers' find up to a quarter more
@@ -16,9 +17,7 @@ class LiteLLMPrices:
     def __init__(self, usd_per_1k_tokens: Decimal) -> None:
         self.assumed = usd_per_1k_tokens / 1000
 
-    def worst(
-        self, models: Sequence[str], prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
-    ) -> Decimal:
+    def worst(self, models: Sequence[str], prompt: PromptRef, messages: Messages, schema: Schema) -> Decimal:
         """Return the cost if every model of the failover is paid, each for all the tokens it may write."""
         litellm = litellm_module()
         tokens = litellm.token_counter(model="gpt-4o", messages=list(messages))

@@ -34,10 +34,10 @@ class DataToolbox:
     """
 
     def __init__(
-        self, kept: Store, market: Callable[[], MarketData], settings: Settings, question: Question | None = None,
+        self, store: Store, market: Callable[[], MarketData], settings: Settings, question: Question | None = None,
         *, now: bool = False,
     ) -> None:  # fmt: skip
-        self.kept, self.market, self.question, self.now = kept, market, question, now
+        self.store, self.market, self.question, self.now = store, market, question, now
         self.strategy, self.lateness = settings.strategy, timedelta(seconds=settings.limits.max_lateness_s)
 
     async def run(self, tool: str, parameters: Parameters, as_of: datetime) -> str:
@@ -47,7 +47,7 @@ class DataToolbox:
     async def _candles(self, asked: Candles, as_of: datetime) -> dict[str, object]:
         until = asked.until or as_of
         series = (self.market().name, asked.symbol, asked.timeframe)
-        bars = await asyncio.to_thread(self.kept.candles.load, *series, until, asked.limit)
+        bars = await asyncio.to_thread(self.store.candles.load, *series, until, asked.limit)
         if bars.empty:
             raise DataError(
                 f"no {asked.timeframe} candles of {asked.symbol} that had closed at {_text(until)} are kept"
@@ -77,15 +77,17 @@ class DataToolbox:
         return {"observed_at": observed, "columns": ["paid_at", "rate"], "rows": rows}
 
     async def _position(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
-        await self._present(as_of)
-        held = await asyncio.to_thread(self.kept.positions.open, self.strategy)
+        if not self.now:
+            await self._observed(as_of)
+        held = await asyncio.to_thread(self.store.positions.open, self.strategy)
         mine = [p for p in held if p.symbol == asked.symbol]
         hidden = {"position_id", "strategy", "cycle_id", "closed_at", "exit_price"}
         return {"position": mine[0].model_dump(mode="json", exclude=hidden)} if mine else {"position": None}
 
     async def _digest(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
-        await self._present(as_of)
-        outcomes = await asyncio.to_thread(self.kept.outcomes.newest, self.strategy, asked.symbol, as_of, None)
+        if not self.now:
+            await self._observed(as_of)
+        outcomes = await asyncio.to_thread(self.store.outcomes.newest, self.strategy, asked.symbol, as_of, None)
         return ledger.digest(outcomes, as_of, asked.symbol).model_dump(mode="json")
 
     async def _similar_decisions(self, asked: Listed, as_of: datetime) -> dict[str, object]:
@@ -94,7 +96,7 @@ class DataToolbox:
         if question and question.memory and question.snapshot.pair == asked.symbol:
             found = question.memory.similar
         else:
-            known = await asyncio.to_thread(self.kept.memory.remembered, self.strategy, "", None, asked.symbol, as_of)
+            known = await asyncio.to_thread(self.store.memory.remembered, self.strategy, "", None, asked.symbol, as_of)
             found = tuple(map(memory.past, known.settled))
         return {"rows": [past.model_dump(mode="json", exclude_none=True) for past in found[: asked.limit]]}
 
@@ -104,10 +106,6 @@ class DataToolbox:
         if not self.now and abs(now - as_of) > self.lateness:
             raise DataError(f"known only as of now, {_text(now)}, not as of {_text(as_of)}")
         return _text(now)
-
-    async def _present(self, as_of: datetime) -> None:
-        if not self.now:
-            await self._observed(as_of)
 
 
 def _text(at: datetime) -> str:
@@ -128,8 +126,8 @@ def readings(url: str) -> Store:
 
 def limits_of(settings: Settings) -> ToolLimits:
     return ToolLimits(
-        symbols=settings.symbols, venue=_venue_id(settings), rounds=settings.tool_rounds, calls=settings.tool_calls,
-        response_bytes=settings.tool_bytes, deadline_s=settings.decision_deadline_s,
+        symbols=settings.symbols, venue=client.exchange_of(settings), rounds=settings.tool_rounds,
+        calls=settings.tool_calls, response_bytes=settings.tool_bytes, deadline_s=settings.decision_deadline_s,
     )  # fmt: skip
 
 
@@ -137,7 +135,7 @@ def public_market(settings: Settings) -> MarketData:
     """Make a client for public data alone: it has no key, whatever the profile. Opens no connection."""
     public = settings.profile in ("sandbox", "paper")
     exchange = client.build(settings if public else settings.model_copy(update={"profile": "paper"}))
-    return MarketData(exchange, name=f"{_venue_id(settings)}-{settings.profile}")
+    return MarketData(exchange, client.name_of(settings))
 
 
 def tools_of(settings: Settings) -> Tools:
@@ -147,7 +145,3 @@ def tools_of(settings: Settings) -> Tools:
         return DataToolbox(readings(settings.store_url), lambda: connect(settings).market, settings, question)
 
     return Tools(toolbox, limits_of(settings), meter(settings.tool_rates))
-
-
-def _venue_id(settings: Settings) -> str:
-    return "bybit" if settings.profile == "sandbox" else settings.venue

@@ -81,19 +81,17 @@ def _add_times(
     opens = _nanoseconds(pd.DatetimeIndex(stack["open_time"]))
     lasts = stack["timeframe"].map(SECONDS).to_numpy() * _SECOND
     closes = opens + lasts
-    newest = stack["timeframe"].map({tf: _must_have_closed(tf, as_of, max_age) for tf in stack["timeframe"].unique()})
+    must_have_closed = {  # when the last bar of a timeframe may not have closed before
+        tf: (as_of - max_age[tf] if tf in max_age else floor_time(as_of, tf)).timestamp()
+        for tf in stack["timeframe"].unique()
+    }
+    newest = stack["timeframe"].map(must_have_closed)
     step = np.where(np.diff(frame, prepend=-1) == 0, np.diff(opens, prepend=opens[0]), np.nan)
     stack["step_s"] = step / _SECOND
     stack["missing_before"] = np.where(from_end < gap_window, np.ceil(step / lasts) - 1, np.nan)
     stack["offset_s"] = (opens % lasts) / _SECOND
     stack["open_for_s"] = np.maximum(closes / _SECOND - as_of.timestamp(), 0)
     stack["overdue_s"] = np.where(from_end == 0, np.maximum(newest.to_numpy() - closes / _SECOND, 0), np.nan)
-
-
-def _must_have_closed(timeframe: str, as_of: datetime, max_age: Mapping[str, timedelta]) -> float:
-    """Return the Unix time before which the last bar of `timeframe` may not have closed."""
-    oldest = as_of - max_age[timeframe] if timeframe in max_age else floor_time(as_of, timeframe)
-    return oldest.timestamp()
 
 
 def unconfirmed_moves(values: Mapping[str, np.ndarray], rows: Ints, begins: Ints, ends: Ints) -> Floats:

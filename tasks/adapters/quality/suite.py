@@ -4,7 +4,7 @@ One pass for all, because a suite costs the same whether it sees 300 rows or 75,
 neighbours, with the clock or with another timeframe becomes a helper column first (`quality_columns`); the suite then
 only ever looks at columns. Prices are compared exactly: the venue sends decimals, the same text gives the same
 float64, so a high below the close by any amount is wrong data. A crash is a fact, not a fault of the feed: a move is
-only suspect while neither its volume nor the next bar confirms it. `rules_table` is the page people read.
+only suspect while neither its volume nor the next bar confirms it.
 """
 
 import logging
@@ -15,17 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tasks.adapters.quality.columns import (
-    AGREEMENT_WINDOW,
-    BACK,
-    HISTORY,
-    JUDGED,
-    LOUD,
-    SILENT_TAIL,
-    STILL_TIMEFRAME,
-    add_columns,
-    stack_frames,
-)
+from tasks.adapters.quality.columns import add_columns, stack_frames
 from tasks.core.errors import DataError
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.record import DataFailure
@@ -42,88 +32,47 @@ Frames = Mapping[str, Mapping[str, pd.DataFrame]]
 
 
 class Rule(NamedTuple):
-    """One line of the suite: its name in a DataFailure, the expectation's type and arguments, and what it means."""
+    """One line of the suite: its name in a DataFailure, the expectation's type and its arguments."""
 
     name: str
     expectation: str
     arguments: dict[str, object]
-    meaning: str
 
 
-def _between(name: str, column: str, meaning: str, **bounds: object) -> Rule:
-    return Rule(name, "ExpectColumnValuesToBeBetween", {"column": column, **bounds}, meaning)
+def _between(name: str, column: str, **bounds: object) -> Rule:
+    return Rule(name, "ExpectColumnValuesToBeBetween", {"column": column, **bounds})
 
 
-def _envelope(name: str, above: str, below: str, meaning: str) -> Rule:
+def _envelope(name: str, above: str, below: str) -> Rule:
     arguments = {"column_A": above, "column_B": below, "or_equal": True, "ignore_row_if": "either_value_is_missing"}
-    return Rule(name, "ExpectColumnPairValuesAToBeGreaterThanB", arguments, meaning)
+    return Rule(name, "ExpectColumnPairValuesAToBeGreaterThanB", arguments)
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[Rule, ...] = (  # what each one means is in docs/validation.md
+    *(Rule(f"{column}_not_null", "ExpectColumnValuesToNotBeNull", {"column": column}) for column in COLUMNS),
+    *(_between(f"{column}_positive", column, min_value=0, strict_min=True) for column in COLUMNS[:4]),
+    _between("volume_not_negative", "volume", min_value=0),
+    _envelope("high_is_highest", "high", "top"),
+    _envelope("low_is_lowest", "bottom", "low"),
+    Rule("unique", "ExpectCompoundColumnsToBeUnique", {"column_list": ["symbol", "timeframe", "open_time"]}),
+    _between("increasing", "step_s", min_value=0, strict_min=True),
     *(
-        Rule(f"{column}_not_null", "ExpectColumnValuesToNotBeNull", {"column": column}, f"{column} is a finite number")
-        for column in COLUMNS
-    ),
-    *(
-        _between(f"{column}_positive", column, f"{column} is above 0", min_value=0, strict_min=True)
-        for column in COLUMNS[:4]
-    ),
-    _between("volume_not_negative", "volume", "volume is 0 or more", min_value=0),
-    _envelope("high_is_highest", "high", "top", "high is at least open, low and close"),
-    _envelope("low_is_lowest", "bottom", "low", "low is at most open, high and close"),
-    Rule(
-        "unique",
-        "ExpectCompoundColumnsToBeUnique",
-        {"column_list": ["symbol", "timeframe", "open_time"]},
-        "one bar per symbol, timeframe and open time",
-    ),
-    _between("increasing", "step_s", "each bar opens after the one before it", min_value=0, strict_min=True),
-    _between("no_gap", "missing_before", f"no bar is missing within the last {GAP_WINDOW}", max_value=0),
-    _between("aligned", "offset_s", "bars open on a multiple of their timeframe", max_value=0),
-    _between("closed", "open_for_s", "the bar was closed at as_of", max_value=0),
-    _between("fresh", "overdue_s", "the newest bar is there (or is within max_age)", max_value=0),
-    _between("traded", "silent", f"the last {SILENT_TAIL} bars have volume", max_value=0),
-    _between(
-        "prices_agree",
-        "price_gap",
-        f"open, high, low and close equal those built from the 5m bars (where all are there, within the last "
-        f"{AGREEMENT_WINDOW}), as a share of the price",
-        max_value=PRICE_TOLERANCE,
-    ),
-    _between(
-        "volume_agrees",
-        "volume_gap",
-        "volume equals the sum of the same 5m bars, as a share of it",
-        max_value=VOLUME_TOLERANCE,
-    ),
-    _between(
-        "confirmed",
-        "unconfirmed_ranges",
-        f"no spike among the last {JUDGED} bars: a move this many times the median true range of the {HISTORY} bars "
-        f"before needs volume above {LOUD} times its median, or a next bar that does not open within {BACK:.0%} of "
-        "the move from where it began",
-        max_value=SPIKE,
-    ),
-    _between(
-        "moving",
-        "still_bars",
-        f"the last {STILL} bars of {STILL_TIMEFRAME} are not all at one price without a range",
-        max_value=STILL - 1,
-    ),
-    _between(
-        "not_repeated",
-        "repeats",
-        f"the last {REPEATED} bars are not the same five numbers (bars without volume: see traded)",
-        max_value=REPEATED - 2,
+        _between(name, column, max_value=most)
+        for name, column, most in (
+            ("no_gap", "missing_before", 0),
+            ("aligned", "offset_s", 0),
+            ("closed", "open_for_s", 0),
+            ("fresh", "overdue_s", 0),
+            ("traded", "silent", 0),
+            ("prices_agree", "price_gap", PRICE_TOLERANCE),
+            ("volume_agrees", "volume_gap", VOLUME_TOLERANCE),
+            ("confirmed", "unconfirmed_ranges", SPIKE),
+            ("moving", "still_bars", STILL - 1),
+            ("not_repeated", "repeats", REPEATED - 2),
+        )
     ),
 )
-# Checked before stacking, because a frame like this cannot be stacked.
-PRESENT = "present"
-SHAPE = "shape"
-UNSTACKED = {
-    PRESENT: "every symbol has its timeframes, each with bars",
-    SHAPE: "a known timeframe, UTC open times and the five columns as numbers",
-}
+PRESENT, SHAPE = "present", "shape"  # checked before stacking, because a frame like this cannot be stacked
 _VALUE_OF = {"unique": "open_time", "high_is_highest": "high", "low_is_lowest": "low", "traded": "volume"}
 
 
@@ -220,22 +169,3 @@ def _by_frame(rule: Rule, offenders: pd.DataFrame) -> Iterator[DataFailure]:
 def _show(at: pd.Timestamp, column: str, value: object) -> str:
     time = at.isoformat().replace("+00:00", "Z")
     return time if column == "open_time" else f"{time} {column}={value}"
-
-
-def rules_table() -> str:
-    """Write the rules as a markdown table, one row each: what `docs/validation.md` shows."""
-    rows = [(name, "before the suite", "", meaning) for name, meaning in UNSTACKED.items()]
-    rows += [(rule.name, rule.expectation, _arguments(rule), rule.meaning) for rule in RULES]
-    lines = [f"| `{name}` | {kind} | {said} | {meaning} |" for name, kind, said, meaning in rows]
-    return "\n".join(["| rule | expectation | on | what it says |", "|---|---|---|---|", *lines]) + "\n"
-
-
-def _arguments(rule: Rule) -> str:
-    """Say an expectation's columns and bounds in short."""
-    said = {k: v for k, v in rule.arguments.items() if k not in ("strict_min", "ignore_row_if", "or_equal")}
-    strict = bool(rule.arguments.get("strict_min"))
-    names = {"min_value": ">" if strict else ">=", "max_value": "<="}
-    parts = [
-        f"{names[k]} {v}" if k in names else f"`{', '.join(v) if isinstance(v, list) else v}`" for k, v in said.items()
-    ]
-    return " ".join(parts)

@@ -43,10 +43,10 @@ _SAID = re.compile(r'"ret_?[mM]sg"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 def name_of(settings: Settings) -> str:
     """Return the name under which a profile's venue keeps what it tells: candles, instruments, books."""
-    return f"{_exchange(settings)}-{settings.profile}"
+    return f"{exchange_of(settings)}-{settings.profile}"
 
 
-def _exchange(settings: Settings) -> str:
+def exchange_of(settings: Settings) -> str:
     return "bybit" if settings.profile == "sandbox" else settings.venue
 
 
@@ -54,7 +54,7 @@ def build(settings: Settings) -> Any:
     """Make the ccxt client of a profile; opens no connection. Raises InputError naming what is missing."""
     import ccxt.async_support as ccxt
 
-    venue = _exchange(settings)
+    venue = exchange_of(settings)
     if venue not in ccxt.exchanges:
         raise InputError(f"QUARTERDECK_VENUE={venue!r} is not a ccxt exchange id, such as bybit")
     _check_profile(settings, venue)

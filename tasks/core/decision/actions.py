@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import Literal, NoReturn, TypeVar, cast, get_args, get_origin
+from typing import Literal, TypeVar, cast, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import ValidationError
@@ -206,13 +206,9 @@ def _number(literal: str) -> Decimal:
         value = Decimal(literal)
     except InvalidOperation:
         raise _unusable("not_finite", literal) from None
-    if abs(value.adjusted()) > MAX_MAGNITUDE:
+    if not value.is_finite() or abs(value.adjusted()) > MAX_MAGNITUDE:
         raise _unusable("not_finite", literal)
     return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise _unusable("not_finite", name)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -226,7 +222,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 # strict=False: models put raw line breaks into their reasoning; that is not ambiguous.
 _OBJECT = json.JSONDecoder(
-    parse_float=_number, parse_int=_number, parse_constant=_no_constant, object_pairs_hook=_unique, strict=False
+    parse_float=_number, parse_int=_number, parse_constant=_number, object_pairs_hook=_unique, strict=False
 )
 _LIST = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, strict=False)
 
