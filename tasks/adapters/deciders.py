@@ -34,17 +34,13 @@ def _model(settings: Settings) -> Model:
 
     if not settings.model:
         raise InputError("this decider needs a model: set QUARTERDECK_MODEL, e.g. openai/gpt-4o")
-    tiers = [Tier(_litellm(names, settings), names) for names in (settings.model, settings.cheap_model) if names]
+    tiers = [Tier(failover_of(names, settings), names) for names in (settings.model, settings.cheap_model) if names]
     budgeted = BudgetedModel(tiers, LiteLLMPrices(settings.budget.usd_per_1k_tokens), settings.budget)
     return CachedModel(budgeted, settings.model + settings.cheap_model, timedelta(seconds=settings.cache_ttl_s))
 
 
-def one_model(name: str, settings: Settings) -> Model:
-    """Return one model alone: no failover, budget or cache around it."""
-    return _litellm((name,), settings)
-
-
-def _litellm(names: tuple[str, ...], settings: Settings) -> Model:
+def failover_of(names: tuple[str, ...], settings: Settings) -> Model:
+    """Return these models, each asked where those before it fail: no budget or cache around them."""
     from tasks.adapters.model.litellm_model import LiteLLMModel
 
     return LiteLLMModel(

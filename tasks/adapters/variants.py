@@ -68,13 +68,13 @@ def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
 
 def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
     """Build a variant's decider on its one model, every reply of which is kept."""
-    from tasks.adapters.deciders import one_model
+    from tasks.adapters.deciders import failover_of
     from tasks.adapters.model.prices import LiteLLMPrices
 
     prices = LiteLLMPrices(settings.budget.usd_per_1k_tokens)
     asked: Model = KeptModel(
-        one_model(variant.model, settings), variant.model, settings.model_base_url, store.replies, prices, spending,
-        lambda: datetime.now(UTC),
+        failover_of((variant.model,), settings), variant.model, settings.model_base_url, store.replies, prices,
+        spending, lambda: datetime.now(UTC),
     )  # fmt: skip
     return build(variant.decider, settings, model=asked)
 

@@ -141,7 +141,7 @@ class CcxtVenue:
         """Close the connections; `connect` makes a new client."""
         for key in [k for k, venue in _open.items() if venue is self]:
             del _open[key]
-        await self.market.client.close()
+        await self.market.close()
 
     # --- spot --------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from tasks.core.errors import (
 )
 from tasks.settings import Settings
 
-SPEAKS_ORDERS = ("bybit",)  # whose order dialect `venue_translate` knows; public data works for any ccxt venue
+SPEAKS_ORDERS = ("bybit",)  # whose order dialect `bybit` knows; public data works for any ccxt venue
 PRIVATE_NAMES = (".local", ".internal", ".svc", ".localhost")
 TIMEOUT_MS = 10_000
 KEY, SECRET, PASSWORD = "QUARTERDECK_VENUE_KEY", "QUARTERDECK_VENUE_SECRET", "QUARTERDECK_VENUE_PASSWORD"

@@ -125,6 +125,9 @@ class MarketData:
             found += [(paid, symbol, exact(rate)) for paid, rate in rates if since <= paid < end]
         return sorted(found)
 
+    async def close(self) -> None:
+        await self.client.close()
+
     async def ready(self) -> None:
         """Load the markets, and again after an hour: steps change. On live, also check once whose key this is."""
         if time.monotonic() - self._markets_at > MARKETS_KEPT_S:

@@ -21,13 +21,9 @@ from tasks.core.types.decision import DECISION, HELD, Answer, Decision, ModelCal
 from tasks.core.types.question import Question
 
 HOLD_SHARE = 0.5  # of random decisions; the rest is shared equally by the other actions on offer
-_ENTRY: dict[str, object] = {"size_pct": rules.SIZE_PCT, "stop_atr": rules.STOP_ATR, "tp_atr": rules.TP_ATR}
 _PARAMETERS: dict[str, dict[str, object]] = {
-    "OPEN_LONG": _ENTRY,
-    "OPEN_SHORT": _ENTRY,
-    "ADD": _ENTRY,
-    "TRIM": {"size_pct": Decimal(50)},
-    "CLOSE_PARTIAL": {"size_pct": Decimal(50)},
+    **{action: dict(rules.Sizes()) for action in ("OPEN_LONG", "OPEN_SHORT", "ADD")},
+    **{action: {"size_pct": Decimal(50)} for action in ("TRIM", "CLOSE_PARTIAL")},
     "MOVE_STOP": {"to": {"kind": "breakeven"}},
     "SET_TP": {"tp_atr": rules.TP_ATR},
     "PAUSE": {"minutes": Decimal(60)},

@@ -102,10 +102,8 @@ class Remembered(NamedTuple):
 
 def past(one: Earlier, distance: float | None = None) -> Past:
     """Return an earlier decision as it is told."""
-    return Past(
-        as_of=one.as_of, action=one.action, confidence=one.confidence, reasons=one.reasons, r_multiple=one.r_multiple,
-        distance=distance,
-    )  # fmt: skip
+    fields = {name: value for name, value in one._asdict().items() if name != "vector"}
+    return Past(**fields, distance=distance)
 
 
 def performance(results: Sequence[tuple[Decimal, Decimal | None]]) -> Performance:
