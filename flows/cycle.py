@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import AwareDatetime
 
 from flows.clock import Call, through_prefect
-from tasks import account, execute, fetch, fills, guard, protect, record
+from tasks import account, execute, fetch, guard, ledger, protect, record
 from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store, venue
 from tasks.core.decision.memory import Remembered
@@ -236,7 +236,7 @@ class Cycle:
             if not venue().attaches_protection and any(order.filled and not order.reduce_only for order in sent):
                 await self.call(protect.stop_at_once)(self.symbol)
         for order in sent:
-            if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and fills.is_booked(order):
+            if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and ledger.is_booked(order):
                 store().intents.mark(order.client_order_id, "done")
         failed = [order for order in sent if _came_to_nothing(order)]
         status = CycleStatus.FAILED if failed else CycleStatus.EXECUTED

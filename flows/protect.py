@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from prefect import flow
 
 from flows.clock import Call, owner, plainly, through_prefect, to_the_end, too_old
-from tasks import account, alerts, fetch, followups, ledger, lost_orders, unfinished
+from tasks import account, alerts, fetch, ledger, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import LedgerMismatch, TradingError
@@ -50,7 +50,7 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
     reached("working_settled")
     changed = []
     for symbol in ledger.symbols_of_ours():
-        wrong += await tried(f"orders of {symbol}", lost_orders.adopt_working(symbol), [])
+        wrong += await tried(f"orders of {symbol}", ledger.adopt_working(symbol), [])
         changed += await tried(f"booking {symbol}", call(stage.book_fills)(symbol), [])
     wanted = await tried("comparison", _compare(call, tried, wrong), [])
     reached("compared")
@@ -176,7 +176,7 @@ async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[
             position = store().positions.get(position.position_id) or position  # a cycle may have changed it until now
             instrument = await tried("instrument", call(fetch.fetch_instrument)(position.symbol), None)
             if instrument is not None:
-                doing = call(followups.carry_out_followups)(position, price, instrument, lease)
+                doing = call(stage.carry_out_followups)(position, price, instrument, lease)
                 if carried_out := await tried(f"follow-ups of {position.symbol}", doing, []):
                     await tried(f"booking {position.symbol}", call(stage.book_fills)(position.symbol), [])
                     done += carried_out

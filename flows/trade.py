@@ -27,7 +27,7 @@ from tasks.core.types.strategy import Strategy
 from tasks.crash_points import reached
 from tasks.features import TOGETHER
 from tasks.leases import Leases
-from tasks.per_symbol import result
+from tasks.retries import result
 from tasks.settings import settings
 
 

@@ -13,7 +13,7 @@ from flows.clock import Call, plainly, scheduled_time, through_prefect, to_the_e
 from tasks import account, alerts, detect, features, fetch
 from tasks.connections import log, store
 from tasks.features import TOGETHER
-from tasks.per_symbol import result
+from tasks.retries import result
 from tasks.settings import settings
 
 EVENT = "quarterdeck.reasons"

@@ -15,8 +15,7 @@ from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Reason
 from tasks.core.types.strategy import Strategy
-from tasks.per_symbol import apart
-from tasks.retries import STAGE
+from tasks.retries import STAGE, apart
 from tasks.settings import settings
 
 WINDOW = timedelta(minutes=15)  # an unclaimed change older than this is no longer news

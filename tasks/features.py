@@ -8,8 +8,7 @@ from tasks.connections import all_frames, log
 from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
 from tasks.core.types.limits import EventThresholds
-from tasks.per_symbol import apart
-from tasks.retries import STAGE
+from tasks.retries import STAGE, apart
 
 TOGETHER = 25  # symbols whose features are in memory at once
 

@@ -1,13 +1,28 @@
-"""Our side as the core is given it: one frozen view, read at one moment."""
+"""Our side: read at one moment, and brought up to the venue's fills.
 
+Positions are a projection of the fills, with the follow-ups their decision asked for. Orders of ours that the ledger
+does not know, as after it was restored from an older backup, are taken over. A cycle's order proves it by its id.
+An order of `protect` proves only that it is this system's; it is taken over with the entry before it, and only to
+reduce. What proves nothing is reported and left.
+"""
+
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tasks.connections import store, venue
-from tasks.core.trading import booking
+from prefect import task
+
+from tasks.connections import answered, log, store, venue
+from tasks.core.trading import booking, orders, reconcile
+from tasks.core.types.base import ZERO
+from tasks.core.types.decision import ENTRIES
 from tasks.core.types.orders import Order
 from tasks.core.types.portfolio import Position
-from tasks.core.types.reconcile import LedgerView
+from tasks.core.types.reconcile import Action, Adopt, BookFills, Finding, LedgerView, Tell, ToldFills, VenueView
+from tasks.core.types.record import CycleStatus
+from tasks.crash_points import reached
+from tasks.retries import STAGE
 from tasks.settings import settings
 
 
@@ -26,28 +41,149 @@ def view(*symbols: str, **more: Any) -> LedgerView:
     return LedgerView(**(read | more))
 
 
+def actions(ours: LedgerView, now: datetime | None = None, **seen: Any) -> tuple[Action, ...]:
+    """Return what is to be done by what was `seen` of the venue just now; now: its own clock, where it matters."""
+    look = VenueView(observed_at=datetime.now(UTC), **seen)
+    return reconcile.reconcile(ours, look, None, now or look.observed_at)
+
+
 def symbols_of_ours() -> tuple[str, ...]:
     """Return the strategy's symbols and those in which it still has a position or an order."""
     kept, strategy = store(), settings().strategy
-    held = [p.symbol for p in kept.positions.open(strategy)]
+    in_position = [p.symbol for p in kept.positions.open(strategy)]
     working = [intent.symbol for _, intent, _ in kept.intents.open(strategy)]
-    return tuple(dict.fromkeys((*settings().symbols, *held, *working)))
+    return tuple(dict.fromkeys((*settings().symbols, *in_position, *working)))
 
 
-def open_in(symbol: str) -> dict[str, Position]:
-    """Return our open positions of `symbol` by id."""
-    return {p.position_id: p for p in store().positions.open(settings().strategy) if p.symbol == symbol}
+def open_in(symbol: str) -> list[Position]:
+    """Return our open positions of `symbol`."""
+    return [p for p in store().positions.open(settings().strategy) if p.symbol == symbol]
 
 
 def booked_of(order: Order) -> Decimal:
     """Return how much of an order the ledger has fills of."""
-    told = store().fills.since(order.created_at - booking.OVERLAP, order.symbol)
-    return sum((fill.quantity for fill in told if fill.client_order_id == order.client_order_id), Decimal(0))
+    fills = store().fills.since(order.created_at - booking.OVERLAP, order.symbol)
+    return sum((fill.quantity for fill in fills if fill.client_order_id == order.client_order_id), ZERO)
 
 
 async def dust(symbol: str) -> Decimal:
     """Return what less of cannot be sold, and so is nothing: spot fees taken in the coin leave some."""
     if ":" in symbol:
-        return Decimal(0)
+        return ZERO
     instrument = await venue().instrument(symbol)
     return max(instrument.step, instrument.min_quantity)
+
+
+# --- orders that the ledger does not know
+
+PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
+
+
+async def adopt_orders(symbol: str, seen: Collection[str]) -> int:
+    """Take over those of the orders `seen` (client ids) that are ours and unknown; returns how many."""
+    unknown = [name for name in seen if orders.is_ours(name) and store().intents.get(name) is None]
+    if not unknown:
+        return 0
+    found = {name: await venue().find_order(symbol, name) for name in unknown}
+    return _take_over(symbol, orders=found)[0]
+
+
+async def adopt_working(symbol: str) -> list[Finding]:
+    """Take over working orders of ours that the ledger does not know; returns those that are foreign."""
+    resting = await answered(lambda: venue().open_orders(symbol), f"orders of {symbol}", PAUSES)
+    if not resting:
+        return []
+    known = frozenset(o.client_order_id for o in resting if store().intents.get(o.client_order_id) is not None)
+    return _take_over(symbol, known, resting={symbol: tuple(resting)})[1]
+
+
+def _take_over(symbol: str, known: frozenset[str] = frozenset(), **seen: Any) -> tuple[int, list[Finding]]:
+    adopted, foreign = 0, list[Finding]()
+    for action in actions(view(symbol, known=known), **seen):
+        if isinstance(action, Adopt):
+            _adopt(action)
+            adopted += 1
+        elif isinstance(action, Tell):
+            log().error("%s", action.finding.text)
+            foreign.append(action.finding)
+    return adopted, foreign
+
+
+def _adopt(action: Adopt) -> None:
+    kept, order, cycle_id, now = store(), action.order, action.cycle_id, datetime.now(UTC)
+    if action.cycle is not None:
+        kept.cycles.begin(action.cycle.model_copy(update={"status": CycleStatus.STARTED}), now)
+        kept.cycles.save(action.cycle, now, first=True)
+    kept.intents.save(cycle_id, (action.intent,), order.created_at)
+    kept.orders.save(order)
+    kept.intents.mark(order.client_order_id, action.state)
+    reached("adopted")
+    log().error("adopted symbol=%s cycle_id=%s client_order_id=%s", order.symbol, cycle_id, order.client_order_id)
+
+
+# --- fills
+
+LOST = timedelta(days=2)  # how far back orders of ours are looked for where the ledger knows of none
+
+
+@task(task_run_name="book-{symbol}", **STAGE)
+async def book_fills(symbol: str) -> list[Position]:
+    """Bring the ledger's positions of `symbol` up to the venue's fills; returns those that changed.
+
+    Fills of orders that are ours and that the ledger knows nothing of are taken over with their orders.
+    """
+    kept, ours = store(), view(symbol)
+    first = ours.intents[0].persisted_at if ours.intents else await venue().now() - LOST
+    since = booking.flat_at([p for p in ours.open if p.symbol == symbol], ours.closed, first)
+    known = kept.fills.since(since, symbol)
+    fetched = await venue().fills(symbol, max(since, known[-1].at - booking.OVERLAP) if known else since)
+    reached("fills_fetched")
+    least, intents = await dust(symbol), ours.intents
+    if await adopt_orders(symbol, {fill.client_order_id for fill in fetched}):
+        intents = view(symbol).intents
+    if not intents:
+        return []
+    new = frozenset(fill.fill_id for fill in kept.fills.save(fetched))
+    reached("fills_saved")
+    ours = view(symbol, intents=intents, dust={symbol: least})  # a stop may have been moved meanwhile
+    told = ToldFills(since=since, fills=tuple(kept.fills.since(since, symbol)), new=new)
+    books = [action for action in actions(ours, fills={symbol: told}) if isinstance(action, BookFills)]
+    changed = [position for book in books for position in _keep(book)]
+    reached("booked")
+    return changed
+
+
+def is_booked(order: Order) -> bool:
+    """Say whether the ledger has all fills of an order: the venue may tell them later than the order itself."""
+    return reconcile.is_booked(order, booked_of(order))
+
+
+def _keep(book: BookFills) -> list[Position]:
+    if book.foreign:
+        log().error("foreign symbol=%s fills=%s: not ours, left alone", book.symbol, [f.fill_id for f in book.foreign])
+    for fill in book.manual:
+        log().warning(
+            "exit symbol=%s reason=manual fill_id=%s side=%s quantity=%s price=%s: taken over",
+            book.symbol, fill.fill_id, fill.side, fill.quantity, fill.price,
+        )  # fmt: skip
+    changed = [_with_followups(position) for position in book.positions]
+    for position in changed:
+        store().positions.save(position)
+        reached("position_saved")
+        log().info(
+            "position symbol=%s position_id=%s side=%s quantity=%s avg_price=%s stop=%s closed_at=%s",
+            book.symbol, position.position_id, position.side, position.quantity, position.avg_price, position.stop,
+            position.closed_at,
+        )  # fmt: skip
+    return changed
+
+
+def _with_followups(position: Position) -> Position:
+    """Take the follow-ups from the decision that opened the position."""
+    if position.followups:
+        return position
+    record = store().cycles.get(position.cycle_id)
+    decision = record.verdict.decision if record and record.verdict else None
+    if isinstance(decision, ENTRIES) and decision.followups:
+        return position.model_copy(update={"followups": decision.followups})
+    return position

@@ -1,4 +1,7 @@
-"""No position without its stop: what is missing or looser than the ledger's is set again, else the position goes."""
+"""No position without its stop: what is missing or looser than the ledger's is set again, else the position goes.
+
+The same orders carry out what a decision wants done once its trade has earned a given R, each rule once.
+"""
 
 import asyncio
 from datetime import UTC, datetime
@@ -10,18 +13,18 @@ from prefect.cache_policies import NO_CACHE
 from tasks import ledger
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import OrderRejected, VenueError, VenueUnavailable
-from tasks.core.trading import orders, reconcile
+from tasks.core.trading import followups, orders
 from tasks.core.trading.guard import sizing
 from tasks.core.types.alert import AlertKind
-from tasks.core.types.orders import FINAL_STATES, Order, OrderIntent, OrderType, VenuePosition
+from tasks.core.types.orders import FINAL_STATES, Instrument, Order, OrderIntent, OrderType, VenuePosition
 from tasks.core.types.portfolio import Position
-from tasks.core.types.reconcile import Action, Finding, Flatten, SetStop, VenueView
+from tasks.core.types.reconcile import Action, Finding, Flatten, SetStop
 from tasks.core.types.record import Lease
 from tasks.crash_points import reached
-from tasks.fills import book_fills
+from tasks.execute import PROTECTION, prove, send
 from tasks.halts import active_halt, active_halts
+from tasks.ledger import book_fills
 from tasks.retries import STAGE
-from tasks.send_once import PROTECTION, prove, send
 from tasks.settings import settings
 
 __all__ = ["book_fills"]  # what a cycle needs beside the watchdog
@@ -44,8 +47,7 @@ def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
     """Return what is to be done about positions without a stop, from what the venue says alone."""
     ours = ledger.view()
     unbooked = [held.symbol for held in at_venue if held.stop is None and ours.position(held.symbol, held.side) is None]
-    look = VenueView(observed_at=datetime.now(UTC), positions=tuple(at_venue))
-    return list(reconcile.reconcile(ledger.view(*unbooked, open=ours.open), look, None, look.observed_at))
+    return list(ledger.actions(ledger.view(*unbooked, open=ours.open), positions=tuple(at_venue)))
 
 
 @task(task_run_name="watchdog-{wanted.symbol}", cache_policy=NO_CACHE)
@@ -66,8 +68,7 @@ async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
                 raise
     at_venue = tuple(p for p in await venue().positions() if p.symbol == wanted.symbol)
     refused = frozenset({wanted.symbol})
-    look = VenueView(observed_at=datetime.now(UTC), positions=at_venue, booked=frozenset(), refused=refused)
-    for action in reconcile.reconcile(ledger.view(), look, None, look.observed_at):
+    for action in ledger.actions(ledger.view(), positions=at_venue, booked=frozenset(), refused=refused):
         if isinstance(action, Flatten):
             await flatten(action.position, action.quantity)
             return Finding(kind=AlertKind.EXPOSED, symbol=action.symbol, text=action.text)
@@ -99,7 +100,7 @@ async def stop_at_once(symbol: str) -> None:
     for wanted in stops_wanted(at_venue):
         if isinstance(wanted, SetStop) and (done := await restore_stop.fn(wanted)):
             log().error("protect %s", done.text)
-    for position in booked.values():
+    for position in booked:
         if position.stop is None:
             continue
         try:
@@ -128,8 +129,7 @@ async def take_exit(position: Position) -> str:
     if not (attaches or position.target is None or any(halt.flatten for halt in halts)):
         book = await venue().fetch_book(position.symbol)
         prices[position.symbol] = tuple(side[0][0] if side else None for side in (book.bids, book.asks))
-    look = VenueView(observed_at=datetime.now(UTC), prices=prices)
-    for action in reconcile.reconcile(ours, look, None, look.observed_at):
+    for action in ledger.actions(ours, prices=prices):
         if isinstance(action, Flatten):
             await flatten(position, action.quantity, action.why)
             log().info("exit symbol=%s position_id=%s %s", position.symbol, position.position_id, action.text)
@@ -172,3 +172,56 @@ async def submit(position: Position, intent: OrderIntent, lease: Lease | None = 
     kept.intents.mark(intent.client_order_id, "done")
     reached("intent_marked")
     return order
+
+
+# --- follow-ups
+
+
+@task(task_run_name="followups-{position.symbol}", **STAGE)
+async def carry_out_followups(
+    position: Position, price: Decimal, instrument: Instrument, lease: Lease | None = None
+) -> list[str]:
+    """Do what the decision asked for once its R was reached: move the stop, or trim; under the symbol's lease."""
+    done: list[str] = []
+    position = store().positions.get(position.position_id) or position  # as a try before this one has left it
+    for rule in followups.due(position, price):
+        intent = followups.intent(rule, position, instrument)
+        # without an intent there is nothing to do: the stop is as tight already
+        try:
+            stop = None if intent is None else await _followed_up(position, intent, lease)
+        except OrderRejected as e:  # the market has come back beyond it by now: the stop there is stays
+            log().warning("followup symbol=%s rule=%r refused, due again: %s", position.symbol, str(rule), e)
+            continue
+        reached("followup_sent")
+        position = store().positions.get(position.position_id) or position  # booked or changed meanwhile
+        if stop is not None:
+            position = position.model_copy(update={"stop": stop})
+        position = followups.mark_done(position, rule)
+        store().positions.save(position)
+        reached("followup_noted")
+        log().info(
+            "followup symbol=%s position_id=%s rule=%r price=%s",
+            position.symbol, position.position_id, str(rule), price,
+        )  # fmt: skip
+        done.append(str(rule))
+    return done
+
+
+async def _followed_up(position: Position, wanted: OrderIntent, lease: Lease | None) -> Decimal | None:
+    """Send a follow-up's order once, as it was first written; returns the stop it set, if any.
+
+    A moved stop is set again, which is harmless: the venue keeps no id of it.
+    """
+    intent = wanted
+    if wanted.type not in PROTECTION:
+        intent = store().intents.get(wanted.client_order_id) or wanted
+        if store().intents.state(intent.client_order_id) in FINAL_STATES:
+            return None
+        await submit(position, intent, lease)
+        return None
+    if store().intents.get(wanted.client_order_id) is None:
+        await submit(position, wanted, lease)
+    else:
+        await send(venue(), wanted)
+        store().intents.mark(wanted.client_order_id, "done")
+    return wanted.price

@@ -1,9 +1,12 @@
 """What every stage has in common: what infrastructure broke is tried again, a decision or a refusal never.
 
 A second try must find what the first one did: each task looks up before it acts, or writes the same again.
+
+One symbol's trouble is not another's: a task over many symbols returns for each its result or what it raised.
 """
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -29,3 +32,31 @@ STAGE: dict[str, Any] = {
     "retries": 2, "retry_delay_seconds": [1, 3], "retry_condition_fn": broken_infrastructure, "cache_policy": NO_CACHE,
 }  # fmt: skip
 PATIENT = STAGE | {"retry_delay_seconds": [5, 15]}  # what must not be given up early: orders that were let through
+
+
+G = TypeVar("G")
+T = TypeVar("T")
+
+
+def apart(work: Callable[[str, G], T], given: Mapping[str, G | Exception]) -> dict[str, T | Exception]:
+    """Do `work` for each symbol; an exception takes the place of its result, and one that was given is passed on.
+
+    What infrastructure broke is no symbol's own trouble: it is raised as long as the whole task is tried again.
+    """
+    return {symbol: one if isinstance(one, Exception) else _tried(work, symbol, one) for symbol, one in given.items()}
+
+
+def _tried(work: Callable[[str, G], T], symbol: str, one: G) -> T | Exception:
+    try:
+        return work(symbol, one)
+    except Exception as e:
+        if is_tried_again(e):
+            raise
+        return e
+
+
+def result(of: T | Exception) -> T:
+    """Return a symbol's result, or raise what came instead."""
+    if isinstance(of, Exception):
+        raise of
+    return of

@@ -23,7 +23,6 @@ from tasks.core.types.reconcile import (
 )
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
-from tasks.fills import book_fills
 from tasks.halts import active_halts
 from tasks.settings import settings
 
@@ -88,7 +87,7 @@ async def _carry_out(action: Action, intent: OrderIntent) -> None:
         await venue().cancel(action.symbol, action.client_order_id)
         reached("cancelled")
     elif isinstance(action, LookAgain):
-        await book_fills.fn(action.symbol)
+        await ledger.book_fills.fn(action.symbol)
     elif isinstance(action, EndIntent):
         kept.intents.mark(action.client_order_id, action.state)
         if action.reason:
@@ -101,8 +100,7 @@ async def _carry_out(action: Action, intent: OrderIntent) -> None:
 def end_abandoned_cycles(now: datetime) -> int:
     """End cycles whose process died and that no run can take up any more; returns how many."""
     ours = ledger.view(open=(), unfinished=tuple(store().cycles.unfinished(settings().strategy)))
-    actions = reconcile.reconcile(ours, VenueView(observed_at=datetime.now(UTC)), None, now)
-    ended = [action for action in actions if isinstance(action, EndCycle)]
+    ended = [action for action in ledger.actions(ours, now) if isinstance(action, EndCycle)]
     for action in ended:
         _end_cycle(action)
     return len(ended)

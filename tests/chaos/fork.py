@@ -19,7 +19,8 @@ from sqlalchemy import update
 
 from flows.protect import reconcile
 from flows.trade import Request, run_cycles
-from tasks import crash_points, fetch, lost_orders, send_once, validate
+from tasks import crash_points, execute, fetch, validate
+from tasks import ledger as ours
 from tasks import protect as stage
 from tasks.adapters.store.tables import LeaseRow
 from tasks.adapters.venue import client
@@ -61,8 +62,8 @@ Story = Callable[[], Awaitable[dict[str, Any] | None]]
 
 def prepare() -> None:
     """Make a fork cheap: everything imported, pauses short, and the bars' validation, which no kill can hurt, away."""
-    send_once.PAUSES = (0.02, 0.02, 0.05, 0.1)
-    stage.PAUSES = lost_orders.PAUSES = (0.02, 0.02)
+    execute.PAUSES = (0.02, 0.02, 0.05, 0.1)
+    stage.PAUSES = ours.PAUSES = (0.02, 0.02)
     fetch.PAUSES = (0.02, 0.05)
     validate.validate_candles.fn = lambda *_: []  # type: ignore[method-assign]  # half of a cycle's CPU
     build, built = client.build, dict[int, Any]()

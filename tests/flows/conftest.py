@@ -8,7 +8,7 @@ from sandbox_cycles import START, SYMBOL
 from sandbox_positions import ETH
 from sandbox_server import running_sandbox
 
-from tasks import connections, lost_orders, protect, send_once
+from tasks import connections, execute, ledger, protect
 from tasks.settings import settings
 
 
@@ -57,5 +57,5 @@ def two_symbols(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask a venue that does not answer again at once: its clock stands still meanwhile."""
-    for module in (send_once, protect, lost_orders):
+    for module in (execute, protect, ledger):
         monkeypatch.setattr(module, "PAUSES", (0.01, 0.01))

@@ -10,7 +10,7 @@ from sandbox_server import state
 from store_samples import a_cycle
 
 from flows.watch import look
-from tasks import account, detect, features, fills, unfinished
+from tasks import account, detect, features, ledger, unfinished
 from tasks.adapters.venue.account import VenueAccount
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
@@ -23,12 +23,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty")]
 async def test_a_defect_in_one_symbols_booking_leaves_no_other_naked(home, two_symbols, monkeypatch):
     await both_opened(home)
     await venue().set_protection(ETH, D(0), None)
-    real = fills.book_fills.fn
+    real = ledger.book_fills.fn
 
     async def broken(symbol: str):
         return {}["a defect"] if symbol == SYMBOL else await real(symbol)
 
-    monkeypatch.setattr(fills.book_fills, "fn", broken)
+    monkeypatch.setattr(ledger.book_fills, "fn", broken)
     with pytest.raises(TradingError, match=f"booking {SYMBOL}: KeyError"):
         await protect_once()
     assert all(position["stopLoss"] for position in state(two_symbols)["positions"])

@@ -11,7 +11,7 @@ from sandbox_server import advance, running_sandbox, state
 from flows.protect import reconcile
 from flows.trade import Request, run_cycles
 from infra.sandbox.crash import Crash
-from tasks import fetch, send_once
+from tasks import execute, fetch
 from tasks import protect as stage
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
@@ -64,7 +64,7 @@ class Day:
 
 
 async def test_a_crash_ends_trading_for_the_day_and_the_next_day_it_goes_on_by_itself(home, monkeypatch):
-    for module in (send_once, stage, fetch):
+    for module in (execute, stage, fetch):
         monkeypatch.setattr(module, "PAUSES", (0.01, 0.01))
     options = {"symbols": (BTC, ETH), "start": EVENING, "stepped": True, "seed": 3, "crash": Crash(CRASH)}
     with running_sandbox(**options) as url:

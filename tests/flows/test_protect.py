@@ -10,7 +10,7 @@ from sandbox_positions import ETH, both_opened, limit_entry, manual, opened
 from sandbox_server import advance, fault, state
 
 from flows.protect import protect
-from tasks import account, crash_points, fills, followups, ledger
+from tasks import account, crash_points, ledger
 from tasks import protect as stage
 from tasks.adapters.venue.account import VenueAccount
 from tasks.connections import store, venue
@@ -25,14 +25,14 @@ async def test_one_symbols_ledger_mismatch_leaves_no_other_naked(home, two_symbo
     await both_opened(home)
     assert len(state(two_symbols)["positions"]) == 2
     await venue().set_protection(ETH, D(0), None)
-    real = fills.book_fills.fn
+    real = ledger.book_fills.fn
 
     async def broken(symbol: str):
         if symbol == SYMBOL:
             raise LedgerMismatch("fill x takes 2 out of 1; reconcile")
         return await real(symbol)
 
-    monkeypatch.setattr(fills.book_fills, "fn", broken)
+    monkeypatch.setattr(ledger.book_fills, "fn", broken)
     with pytest.raises(TradingError, match=f"booking {SYMBOL}"):
         await protect_once()
     assert all(position["stopLoss"] for position in state(two_symbols)["positions"])
@@ -85,7 +85,7 @@ async def test_a_position_not_booked_yet_gets_the_stop_of_its_entry(home, exchan
         raise VenueUnavailable("no fills")
 
     with monkeypatch.context() as patch:
-        patch.setattr(fills.book_fills, "fn", unbooked)
+        patch.setattr(ledger.book_fills, "fn", unbooked)
         with pytest.raises(TradingError):
             await run(recorded(home, (START, OPEN)))
         assert store().positions.open("default") == []
@@ -119,13 +119,13 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(followups.followups, "mark_done", die)
+        patch.setattr(stage.followups, "mark_done", die)
         with pytest.raises(KeyboardInterrupt):
-            await followups.carry_out_followups.fn(position, price, instrument)
-    await fills.book_fills.fn(SYMBOL)
+            await stage.carry_out_followups.fn(position, price, instrument)
+    await ledger.book_fills.fn(SYMBOL)
     [trimmed] = store().positions.open("default")
     assert trimmed.quantity < position.quantity
-    assert await followups.carry_out_followups.fn(trimmed, price, instrument)
+    assert await stage.carry_out_followups.fn(trimmed, price, instrument)
     await protect_once()
     [after] = store().positions.open("default")
     assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
@@ -141,7 +141,7 @@ async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home
             store().positions.save(position.model_copy(update={"quantity": booked}))
 
     monkeypatch.setattr(crash_points, "hook", book_it)
-    await followups.carry_out_followups.fn(position, price, instrument)
+    await stage.carry_out_followups.fn(position, price, instrument)
     await venue().close()
     [after] = store().positions.open("default")
     assert (after.quantity, len(after.followups_done)) == (booked, 1)
@@ -167,12 +167,12 @@ async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(ho
     with monkeypatch.context() as patch:
         patch.setattr(stage, "send", die)
         with pytest.raises(KeyboardInterrupt):
-            await followups.carry_out_followups.fn(position, price, instrument)
+            await stage.carry_out_followups.fn(position, price, instrument)
     [(_, written, _)] = store().intents.open("default")
     await manual("sell", position.quantity / 2)
     await protect_once()
     [halved] = store().positions.open("default")
-    assert await followups.carry_out_followups.fn(halved, price, instrument)
+    assert await stage.carry_out_followups.fn(halved, price, instrument)
     await protect_once()
     [trimmed] = store().positions.open("default")
     assert trimmed.quantity == halved.quantity - written.quantity
@@ -329,7 +329,7 @@ async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_n
     [position] = await opened(home, followups=["MOVE_STOP: breakeven on +1.0R"])
     instrument = await venue().instrument(SYMBOL)
     reached = position.avg_price + 2 * position.risk_per_unit  # at the last close; the market is back at the entry
-    assert await followups.carry_out_followups.fn(position, reached, instrument) == []
+    assert await stage.carry_out_followups.fn(position, reached, instrument) == []
     [kept] = store().positions.open("default")
     assert (kept.stop, kept.followups_done) == (position.stop, ())
     await venue().close()

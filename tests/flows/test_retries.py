@@ -25,12 +25,11 @@ from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.record import Inputs
-from tasks.per_symbol import result
-from tasks.retries import BROKEN, STAGE, broken_infrastructure
+from tasks.retries import BROKEN, STAGE, broken_infrastructure, result
 from tasks.settings import settings
 
 ETH = "ETH/USDT:USDT"
-ELSEWHERE = {"tasks.evaluate", "tasks.fills", "tasks.protect", "tasks.unfinished"}  # replays; what reconciles
+ELSEWHERE = {"tasks.evaluate", "tasks.ledger", "tasks.protect", "tasks.unfinished"}  # replays; what reconciles
 
 
 class Scripted:

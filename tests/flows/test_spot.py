@@ -14,7 +14,7 @@ from venue_stub import NOW_MS, ORDER, Asked, Stub, ok, stub_venue
 from flows import protect
 from flows.clock import plainly
 from flows.trade import Request, run_cycles
-from tasks import fills
+from tasks import ledger
 from tasks import protect as stage
 from tasks.adapters.venue import ccxt_venue as venue_module
 from tasks.connections import store, venue
@@ -88,7 +88,7 @@ async def test_a_spot_entry_gets_its_stop_at_once_though_its_fills_are_not_told_
     with running_sandbox(symbols=(SPOT,), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", SPOT)
-        monkeypatch.setattr(fills.book_fills, "fn", untold)
+        monkeypatch.setattr(ledger.book_fills, "fn", untold)
         settings.cache_clear()
         request = Request(symbols=(SPOT,), decider=f"recorded:{replies}", reason="a test asks", as_of=START)
         if silent:

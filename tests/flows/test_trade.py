@@ -23,7 +23,7 @@ from sandbox_server import advance, fault, state
 
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles, trade
-from tasks import crash_points, send_once
+from tasks import crash_points, execute
 from tasks.adapters.store.store import Store
 from tasks.connections import store, venue
 from tasks.core.errors import VenueUnavailable
@@ -339,8 +339,8 @@ async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_o
             await real.submit(late[0])
             return await real.submit(intent)
 
-    monkeypatch.setattr(send_once, "PAUSES", (0.01,))
-    order = await send_once.send(Slow(), intent)
+    monkeypatch.setattr(execute, "PAUSES", (0.01,))
+    order = await execute.send(Slow(), intent)
     await venue().close()
     assert order.status == "filled"
     [sent] = [each for each in state(exchange)["orders"] if each["orderLinkId"]]

@@ -20,7 +20,7 @@ from flows.report import write
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
 from flows.watch import look
-from tasks import fetch, send_once
+from tasks import execute, fetch
 from tasks import protect as stage
 from tasks.adapters.venue import ccxt_venue as venue_adapter
 from tasks.connections import close_venues
@@ -106,7 +106,7 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    send_once.PAUSES = (0.02, 0.02, 0.05, 0.1)  # the market stands still meanwhile
+    execute.PAUSES = (0.02, 0.02, 0.05, 0.1)  # the market stands still meanwhile
     stage.PAUSES = (0.02, 0.02)
     fetch.PAUSES = (0.02, 0.05)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
