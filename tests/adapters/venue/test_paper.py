@@ -205,7 +205,7 @@ async def test_spot_is_bought_stopped_and_never_sold_short(open_paper):
     (held,) = await venue.positions()
     assert (held.symbol, held.stop) == (SPOT, 100)
     with pytest.raises(InputError, match="it has no funding"):
-        await venue._market.market.fetch_funding(SPOT, 1)
+        await connect(venue._settings).market.fetch_funding(SPOT, 1)
 
 
 async def test_an_outage_leaves_the_account_as_it_was(open_paper, url):
