@@ -14,7 +14,7 @@ from tasks.connections import log, store
 from tasks.core.errors import LedgerMismatch, TradingError
 from tasks.core.trading import reconcile as core
 from tasks.core.types.bars import floor_time
-from tasks.core.types.reconcile import Action, Finding, Flatten, HaltEntries, LookAgain, SetStop, Tell, VenueView
+from tasks.core.types.reconcile import Action, Finding, Flatten, HaltEntries, LookAgain, SetStop, VenueView
 from tasks.crash_points import reached
 from tasks.leases import Leases, symbol_lease
 from tasks.settings import settings
@@ -135,9 +135,9 @@ async def _compare(call: Call, tried: Tried, wrong: list[Finding]) -> Sequence[A
         told = {s: await tried(f"booking {s} again", call(stage.book_fills)(s), None) for s in ours}
         earlier, booked = core.noted(look, actions), frozenset(s for s, changed in told.items() if changed is not None)
     for action in actions:
-        if isinstance(action, Tell):
-            log().error("protect %s", action.finding.text)
-            wrong.append(action.finding)
+        if isinstance(action, Finding):
+            log().error("protect %s", action.text)
+            wrong.append(action)
         elif isinstance(action, HaltEntries):
             stage.halt(action.reason)
     return actions

@@ -19,7 +19,7 @@ from tasks.core.types.base import ZERO
 from tasks.core.types.decision import ENTRIES
 from tasks.core.types.orders import Order
 from tasks.core.types.portfolio import Position
-from tasks.core.types.reconcile import Action, Adopt, BookFills, Finding, LedgerView, Tell, ToldFills, VenueView
+from tasks.core.types.reconcile import Action, Adopt, BookFills, Finding, LedgerView, ToldFills, VenueView
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
 from tasks.retries import STAGE
@@ -103,9 +103,9 @@ def _take_over(symbol: str, known: frozenset[str] = frozenset(), **seen: Any) ->
         if isinstance(action, Adopt):
             _adopt(action)
             adopted += 1
-        elif isinstance(action, Tell):
-            log().error("%s", action.finding.text)
-            foreign.append(action.finding)
+        elif isinstance(action, Finding):
+            log().error("%s", action.text)
+            foreign.append(action)
     return adopted, foreign
 
 

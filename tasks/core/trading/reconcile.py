@@ -5,7 +5,7 @@ to be looked at again, and is a fact once the look before this one found the sam
 missing or looser stop is acted on in the look that misses it. What is not ours is told and left alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
@@ -16,7 +16,6 @@ from tasks.core.types.alert import AlertKind
 from tasks.core.types.bars import floor_time
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, VenuePosition
-from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import (
     Action,
     Adopt,
@@ -32,7 +31,6 @@ from tasks.core.types.reconcile import (
     LookAgain,
     OwnIntent,
     SetStop,
-    Tell,
     ToldFills,
     VenueView,
 )
@@ -43,6 +41,7 @@ GRACE = timedelta(minutes=5)  # after the last moment a decision may be sent at
 BAR = timedelta(minutes=5)
 SENT = (OrderType.MARKET.value, OrderType.LIMIT.value)
 FEE_SHARE = Decimal("0.98")  # a fee that is taken in the coin makes fills less than their order, by at most 2 %
+Again = Callable[[str, str], LookAgain | None]
 ADOPTED = "adopted: the venue has its order, the ledger knew nothing of it"
 
 
@@ -53,13 +52,21 @@ def reconcile(
 
     earlier: the look before this one, as `noted`; now: the venue's clock, by which orders and cycles are too late.
     """
-    asked = _Asked(look, earlier, patience)
+    odd = earlier.odd if earlier else {}
+
+    def again(symbol: str, about: str) -> LookAgain | None:
+        """Return that it must be looked at again; None: it has been odd for long enough, and is a fact."""
+        since = odd.get(about, look.observed_at)
+        if about in odd and look.observed_at - since >= patience:
+            return None
+        return LookAgain(symbol=symbol, about=about, since=since)
+
     return (
         *_stops(ledger, look),
-        *_orders(ledger, look, asked, now),
+        *_orders(ledger, look, again, now),
         *_unknown(ledger, look),
         *(book for symbol, told in look.fills.items() for book in _booked(ledger, symbol, told)),
-        *_compared(ledger, look, asked),
+        *_compared(ledger, look, again),
         *_exits(ledger, look),
         *_abandoned(ledger, now),
     )
@@ -71,48 +78,26 @@ def noted(look: VenueView, actions: Sequence[Action]) -> VenueView:
     return look.model_copy(update={"odd": odd})
 
 
-class _Asked:
-    """What was odd before, and whether it has been so for long enough."""
-
-    def __init__(self, look: VenueView, earlier: VenueView | None, patience: timedelta) -> None:
-        self.at, self.odd, self.patience = look.observed_at, earlier.odd if earlier else {}, patience
-
-    def again(self, symbol: str, about: str) -> LookAgain | None:
-        """Return that it must be looked at again; None: it is a fact."""
-        since = self.odd.get(about)
-        if since is not None and self.at - since >= self.patience:
-            return None
-        return LookAgain(symbol=symbol, about=about, since=since or self.at)
-
-
 # --- no position without its stop
 
 
 def _stops(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
     """Set what is missing or looser than ours; where the venue will not have it, our position goes."""
-    for held in look.positions or ():
-        ours = ledger.position(held.symbol, held.side)
-        looser = _looser(held, ours) and look.booked is not None  # until then an ADD may have brought its own
-        if held.stop is not None and not looser:
+    for at_venue in look.positions or ():
+        symbol, ours = at_venue.symbol, ledger.position(at_venue.symbol, at_venue.side)
+        looser = None  # until fills are booked an ADD may have brought its own stop
+        if look.booked is not None and ours and ours.stop is not None and at_venue.stop is not None:
+            looser = sizing.direction(ours.side) * (at_venue.stop - ours.stop) < 0
+        if at_venue.stop is not None and not looser:
             continue
-        kept = ours or _unbooked_entry(ledger, held)
-        what = f"stop {held.stop} looser than ours" if looser else "naked position"
-        if kept is not None and kept.stop is not None and held.symbol not in look.refused:
-            yield SetStop(
-                symbol=held.symbol, stop=kept.stop, target=kept.target, position=ours,
-                text=f"{what} {held.symbol}: stop {kept.stop} restored",
-            )  # fmt: skip
+        wanted = ours or _unbooked_entry(ledger, at_venue)
+        what = f"stop {at_venue.stop} looser than ours" if looser else "naked position"
+        if wanted is not None and wanted.stop is not None and symbol not in look.refused:
+            text = f"{what} {symbol}: stop {wanted.stop} restored"
+            yield SetStop(symbol=symbol, stop=wanted.stop, target=wanted.target, position=ours, text=text)
         elif ours is not None:
-            yield Flatten(
-                symbol=held.symbol, position=ours, quantity=min(held.quantity, ours.quantity),
-                text=f"{what} {held.symbol}: flattened, no stop could be placed",
-            )  # fmt: skip
-
-
-def _looser(held: VenuePosition, ours: Position | None) -> bool:
-    if ours is None or ours.stop is None or held.stop is None:
-        return False
-    return sizing.direction(held.side) * (held.stop - ours.stop) < 0
+            text = f"{what} {symbol}: flattened, no stop could be placed"
+            yield Flatten(symbol=symbol, position=ours, quantity=min(at_venue.quantity, ours.quantity), text=text)
 
 
 def _unbooked_entry(ledger: LedgerView, held: VenuePosition) -> OrderIntent | None:
@@ -132,10 +117,6 @@ def _unbooked_entry(ledger: LedgerView, held: VenuePosition) -> OrderIntent | No
     return max(entries, key=lambda own: own.persisted_at).intent
 
 
-def _finding(kind: AlertKind, symbol: str, text: str) -> Finding:
-    return Finding(kind=kind, symbol=symbol, text=text)
-
-
 # --- orders on their way or resting
 
 
@@ -149,7 +130,7 @@ def is_booked(order: Order, booked: Decimal) -> bool:
     return booked >= order.filled * FEE_SHARE
 
 
-def _orders(ledger: LedgerView, look: VenueView, asked: _Asked, now: datetime) -> Iterator[Action]:
+def _orders(ledger: LedgerView, look: VenueView, again: Again, now: datetime) -> Iterator[Action]:
     """Keep, cancel or end what was begun; fills come first: until they are booked their risk counts as pending."""
     for own in ledger.intents:
         name, symbol = own.intent.client_order_id, own.intent.symbol
@@ -157,7 +138,7 @@ def _orders(ledger: LedgerView, look: VenueView, asked: _Asked, now: datetime) -
             continue
         order, is_told = look.orders[name], symbol in (look.booked or ())
         if order is None:
-            yield from _not_found(own, ledger, asked, now)
+            yield from _not_found(own, ledger, again, now)
             continue
         yield KeepOrder(order=order, cycle_id=own.cycle_id)
         if order.status is OrderStatus.OPEN:
@@ -173,7 +154,7 @@ def _fills_of(own: OwnIntent, look: VenueView) -> LookAgain:
     return LookAgain(symbol=own.intent.symbol, about=about, since=look.observed_at)
 
 
-def _not_found(own: OwnIntent, ledger: LedgerView, asked: _Asked, now: datetime) -> Iterator[Action]:
+def _not_found(own: OwnIntent, ledger: LedgerView, again: Again, now: datetime) -> Iterator[Action]:
     """End an intent the venue knows nothing of, once it is too old to be sent; protect's own wait for their position.
 
     A retry of the flow may still send it: its position is what it reduces.
@@ -187,7 +168,7 @@ def _not_found(own: OwnIntent, ledger: LedgerView, asked: _Asked, now: datetime)
         return
     state: Literal["done", "rejected"] = "rejected" if own.state == "persisted" else "done"
     why = f"{own.state} at {own.persisted_at}: the venue has no such order"
-    yield asked.again(intent.symbol, intent.client_order_id) or EndIntent(
+    yield again(intent.symbol, intent.client_order_id) or EndIntent(
         client_order_id=intent.client_order_id, state=state, reason=why
     )
 
@@ -227,7 +208,7 @@ def _unknown(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
             yield adopted
         else:
             what = f"{order.symbol} {order.side} {order.quantity} {name or order.venue_order_id}"
-            yield Tell(finding=_finding(AlertKind.FOREIGN, order.symbol, f"foreign order {what}: left alone"))
+            yield Finding(kind=AlertKind.FOREIGN, symbol=order.symbol, text=f"foreign order {what}: left alone")
 
 
 def _adopt(order: Order, known: Sequence[tuple[datetime, str, str]], ledger: LedgerView) -> Adopt | None:
@@ -238,11 +219,8 @@ def _adopt(order: Order, known: Sequence[tuple[datetime, str, str]], ledger: Led
     cycle_id = cycle.cycle_id if cycle else max(before, key=lambda entry: entry[0])[1]
     limit = order.type == OrderType.LIMIT.value
     ends_at = order.created_at + timedelta(minutes=ledger.limits.limit_entry_minutes)
-    intent = OrderIntent(
-        client_order_id=order.client_order_id, symbol=order.symbol, side=order.side, type=OrderType(order.type),
-        quantity=order.quantity, price=order.price if limit else None, stop=order.stop, target=order.target,
-        reduce_only=order.reduce_only, expires_at=ends_at if limit else None,
-    )  # fmt: skip
+    sent = order.model_dump(include=set(OrderIntent.model_fields))
+    intent = OrderIntent(**sent | {"price": order.price if limit else None, "expires_at": ends_at if limit else None})
     return Adopt(
         order=order, intent=intent, cycle_id=cycle_id, cycle=cycle,
         state="sent" if order.status is OrderStatus.OPEN else "done",
@@ -287,7 +265,7 @@ def _booked(ledger: LedgerView, symbol: str, told: ToldFills) -> Iterator[BookFi
 # --- positions that differ
 
 
-def _compared(ledger: LedgerView, look: VenueView, asked: _Asked) -> Iterator[Action]:
+def _compared(ledger: LedgerView, look: VenueView, again: Again) -> Iterator[Action]:
     """Tell and halt on what stays different.
 
     The two sides are read at different instants while orders fill. Where the venue tells no fills and holds no more
@@ -297,10 +275,10 @@ def _compared(ledger: LedgerView, look: VenueView, asked: _Asked) -> Iterator[Ac
         return
     for finding, more in _differences(ledger, look.positions):
         symbol = finding.symbol
-        if again := asked.again(symbol, finding.text):  # another difference is a new one
-            yield again
+        if look_again := again(symbol, finding.text):  # another difference is a new one
+            yield look_again
             continue
-        yield Tell(finding=finding)
+        yield finding
         if finding.kind is AlertKind.MISMATCH and (more or symbol in look.booked):
             yield HaltEntries(reason=f"ledger mismatch: {finding.text}")
 
@@ -310,19 +288,16 @@ def _differences(ledger: LedgerView, positions: Sequence[VenuePosition]) -> Iter
     for held in positions:
         ours, at_venue = ledger.position(held.symbol), f"{held.symbol} {held.side} {held.quantity}"
         if ours is None:
-            yield _finding(AlertKind.FOREIGN, held.symbol, f"foreign position {at_venue}: left alone"), True
-        elif held.side != ours.side or _apart(held.quantity, ours.quantity, ledger.dust.get(held.symbol)):
+            text = f"foreign position {at_venue}: left alone"
+            yield Finding(kind=AlertKind.FOREIGN, symbol=held.symbol, text=text), True
+        elif held.side != ours.side or 0 != abs(held.quantity - ours.quantity) >= ledger.dust.get(held.symbol, 0):
             text = f"mismatch {held.symbol}: venue {held.side} {held.quantity}, ledger {ours.side} {ours.quantity}"
             more = held.side != ours.side or held.quantity > ours.quantity
-            yield _finding(AlertKind.MISMATCH, held.symbol, text), more
+            yield Finding(kind=AlertKind.MISMATCH, symbol=held.symbol, text=text), more
     for p in ledger.open:
         if p.symbol not in {held.symbol for held in positions}:
             text = f"mismatch {p.symbol}: ledger {p.side} {p.quantity}, venue flat"
-            yield _finding(AlertKind.MISMATCH, p.symbol, text), False
-
-
-def _apart(at_venue: Decimal, in_ledger: Decimal, dust: Decimal | None) -> bool:
-    return at_venue != in_ledger and abs(at_venue - in_ledger) >= (dust or 0)
+            yield Finding(kind=AlertKind.MISMATCH, symbol=p.symbol, text=text), False
 
 
 # --- what must be closed, and what nobody ends

@@ -73,7 +73,7 @@ class VenueView(Dto):
 
 
 class Finding(Dto):
-    """Something wrong, to be told to a person."""
+    """Something wrong, to be told to a person; nothing else is done about it."""
 
     kind: AlertKind
     symbol: str
@@ -155,12 +155,6 @@ class HaltEntries(Dto):
     reason: str
 
 
-class Tell(Dto):
-    """Tell a person; nothing else is done about it."""
-
-    finding: Finding
-
-
 class EndCycle(Dto):
     """End a cycle whose process died."""
 
@@ -178,6 +172,6 @@ Action = (
     | BookFills
     | LookAgain
     | HaltEntries
-    | Tell
+    | Finding
     | EndCycle
 )

@@ -18,6 +18,7 @@ from tasks.core.types.reconcile import (
     CancelOrder,
     EndCycle,
     EndIntent,
+    Finding,
     Flatten,
     HaltEntries,
     KeepOrder,
@@ -25,7 +26,6 @@ from tasks.core.types.reconcile import (
     LookAgain,
     OwnIntent,
     SetStop,
-    Tell,
     ToldFills,
     VenueView,
 )
@@ -189,14 +189,14 @@ def test_one_odd_look_is_only_looked_at_again(view, seen):
 @pytest.mark.parametrize(("view", "seen"), [MISSING, MORE, LESS, TURNED])
 def test_a_difference_seen_twice_is_told_and_halts(view, seen):
     tell, halt = twice(view, seen)
-    assert (tell.finding.kind, tell.finding.symbol) == (AlertKind.MISMATCH, BTC)
-    assert halt == HaltEntries(reason=f"ledger mismatch: {tell.finding.text}")
+    assert (tell.kind, tell.symbol) == (AlertKind.MISMATCH, BTC)
+    assert halt == HaltEntries(reason=f"ledger mismatch: {tell.text}")
 
 
 def test_a_foreign_position_seen_twice_is_told_and_nothing_else():
     [tell] = twice(*FOREIGN)
-    assert (type(tell), tell.finding.kind) == (Tell, AlertKind.FOREIGN)
-    assert tell.finding.text == f"foreign position {BTC} long 1: left alone"
+    assert (type(tell), tell.kind) == (Finding, AlertKind.FOREIGN)
+    assert tell.text == f"foreign position {BTC} long 1: left alone"
 
 
 def test_what_was_fine_in_between_or_odd_elsewhere_starts_anew():
@@ -367,16 +367,16 @@ def test_a_filled_market_entry_is_adopted_as_done_and_never_expires():
 def test_an_entry_that_proves_nothing_stays_foreign(name):
     view = ours(intents=(own("qd" + "1" * 32 + "e0"),))  # an entry of ours before it proves nothing for an entry
     [tell] = adopted(order(name), view=view)
-    assert (tell.finding.kind, tell.finding.symbol) == (AlertKind.FOREIGN, BTC)
-    assert tell.finding.text == f"foreign order {BTC} buy 1 {name or 'v-'}: left alone"
+    assert (tell.kind, tell.symbol) == (AlertKind.FOREIGN, BTC)
+    assert tell.text == f"foreign order {BTC} buy 1 {name or 'v-'}: left alone"
 
 
 def test_an_exit_of_protect_is_adopted_with_the_entry_before_it():
     name = orders.protect_order_id("p", "flatten", 0)
     closing = order(name, side="sell", type="market", reduce_only=True)
-    assert [type(a) for a in adopted(closing)] == [Tell]
-    assert [type(a) for a in adopted(closing, view=ours(intents=(own(at=NOW + SECOND),)))] == [Tell]
-    assert [type(a) for a in adopted(closing, view=ours(intents=(own(symbol=ETH),)))] == [Tell]
+    assert [type(a) for a in adopted(closing)] == [Finding]
+    assert [type(a) for a in adopted(closing, view=ours(intents=(own(at=NOW + SECOND),)))] == [Finding]
+    assert [type(a) for a in adopted(closing, view=ours(intents=(own(symbol=ETH),)))] == [Finding]
     older = own("qd" + "1" * 32 + "e0", at=CLOSE - MINUTE).model_copy(update={"cycle_id": "before"})
     [action] = adopted(closing, view=ours(intents=(older, own())))
     assert (action.cycle_id, action.cycle, action.intent.reduce_only) == (CYCLE, None, True)
