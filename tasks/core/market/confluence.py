@@ -32,4 +32,4 @@ def confluence(row: Mapping[str, float | None], imbalance: float | None) -> Conf
     votes = {name: None if value is None else int(value) for name, value in row.items()}
     votes["book"] = None if imbalance is None else int(np.sign(imbalance)) * (abs(imbalance) >= IMBALANCE)
     total = sum(vote or 0 for vote in votes.values())
-    return Confluence(score=abs(total), direction=(total > 0) - (total < 0), **votes)
+    return Confluence.trusted(score=abs(total), direction=(total > 0) - (total < 0), **votes)

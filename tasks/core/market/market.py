@@ -120,7 +120,9 @@ class Market:
     def _reason(self, at_s: int, rule: str, timeframe: str, detail: str) -> Reason:
         at = datetime.fromtimestamp(at_s, tz=UTC)
         mark = f"{rule}|{self.symbol}|{timeframe}|{detail}|{at:%Y-%m-%dT%H:%M}"
-        return Reason(rule=rule, symbol=self.symbol, timeframe=timeframe, detail=detail, as_of=at, fingerprint=mark)
+        return Reason.trusted(
+            rule=rule, symbol=self.symbol, timeframe=timeframe, detail=detail, as_of=at, fingerprint=mark
+        )
 
 
 def bar_closes(symbol: str, as_of: datetime) -> tuple[Reason, ...]:

@@ -166,7 +166,7 @@ def _anchors(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarra
     values = {f"dist_to_{n}_atr": _ratio(level[n] - close, atr) for n in DISTANCES}
     values |= {f"{n}_z": _ratio(close - level[n], std) for n in MEANS}
     of_each = objects(rounded(np.array(list(values.values())))).T.tolist()
-    return [HtfAnchors(**dict(zip(values, of, strict=True))) for of in of_each]
+    return [HtfAnchors.trusted(**dict(zip(values, of, strict=True))) for of in of_each]
 
 
 def _ratio(distance: np.ndarray, unit: np.ndarray) -> np.ndarray:
@@ -185,7 +185,7 @@ def _roles(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray)
     views = {tf: _role_views(market, tf, rows[tf]) for tf in market.roles}
     volumes, recent = _day_volumes(market, rows, closes), _recent(market, rows, closes)
     return [
-        RoleInputs(
+        RoleInputs.trusted(
             timeframes={tf: view for tf, of in views.items() if (view := of[i]) is not None},
             volume_24h=volumes[i],
             recent_closes=recent[i],
@@ -200,7 +200,7 @@ def _role_views(market: "Market", timeframe: str, rows: np.ndarray) -> list[Role
     distinct, inverse = np.unique(rows, return_inverse=True)
     values = objects(rounded(np.array([column[distinct] for column in columns.values()]))).T.tolist()
     views = [
-        RoleInput(**dict(zip(columns, of, strict=True))) if i >= 0 else None
+        RoleInput.trusted(**dict(zip(columns, of, strict=True))) if i >= 0 else None
         for i, of in zip(distinct.tolist(), values, strict=True)
     ]
     return [views[i] for i in inverse.tolist()]

@@ -45,4 +45,4 @@ def modelled(atr_pct: float | None, notional: float) -> OrderBookView:
     if atr_pct is None:
         return OrderBookView()
     spread = 1.0 + 2.0 * atr_pct
-    return OrderBookView(spread_bps=spread, slippage_bps_for_size=spread / 2 + 5.0 * notional / 1_000_000)
+    return OrderBookView.trusted(spread_bps=spread, slippage_bps_for_size=spread / 2 + 5.0 * notional / 1_000_000)

@@ -9,11 +9,13 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import TypeVar
 
 from tasks.core.market import confluence
 from tasks.core.market.market import Market
 from tasks.core.market.moments import significant
+from tasks.core.types.base import aware_utc
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import (
     Constraints,
@@ -43,9 +45,9 @@ def build(
     """Build the snapshot of `market` at as_of: rounded to 6 significant digits, unknown is None."""
     moment = market.moment(as_of)
     book = _rounded(book or OrderBookView())
-    return Snapshot(
+    return Snapshot.trusted(
         pair=market.symbol,
-        as_of=as_of,
+        as_of=aware_utc(as_of),
         reason_for_call=_texts(reasons),
         timeframes=moment.timeframes,
         htf_anchors=moment.anchors,
@@ -72,10 +74,9 @@ def _texts(reasons: Sequence[Reason]) -> tuple[str, ...]:
     return tuple(reversed(texts))
 
 
+@lru_cache(maxsize=64)  # a digest and a flat position stay what they are for many closes
 def _rounded(view: View) -> View:
-    floats = ((k, v, significant(v)) for k, v in vars(view).items() if isinstance(v, float))
-    changed = {k: r for k, v, r in floats if r != v or v == 0}
-    return view.model_copy(update=changed) if changed else view
+    return type(view).trusted(**{k: significant(v) if isinstance(v, float) else v for k, v in vars(view).items()})
 
 
 def to_json(snapshot: Snapshot) -> str:

@@ -122,7 +122,7 @@ class SimulatedAccount:
 
     def balance(self, marks: Mapping[str, Decimal]) -> Balance:
         free = self.wallet.available(marks) - self._reserved()
-        return Balance(equity=self.wallet.equity(marks), available=max(free, ZERO))
+        return Balance.trusted(equity=self.wallet.equity(marks), available=max(free, ZERO))
 
     def totals(self, symbol: str) -> Totals:
         """Return realized PnL, fees and funding of `symbol` since the start."""

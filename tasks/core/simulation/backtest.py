@@ -283,12 +283,14 @@ class Backtest:
 
     def _asked(self, symbol: str, as_of: datetime, state: AccountState, reasons: tuple[Reason, ...]) -> SymbolQuestion:
         replay, news = self.symbols[symbol], self.world.news(as_of) if self.strategy.told.news else None
-        position, digest = replay.position, replay.digest
+        position, digest = replay.position, replay.running.digest
         asked = question(
             self.strategy, replay.market, state, None, news, self.remembered(symbol), reasons, as_of,
             position=position, digest=digest,
         )  # fmt: skip
-        inputs = Inputs(strategy=self.strategy_id, position=position, digest=digest, news=news, memory=asked.memory)
+        inputs = Inputs.trusted(
+            strategy=self.strategy_id, position=position, digest=digest, news=news, memory=asked.memory
+        )
         return SymbolQuestion(symbol, state, asked, inputs)
 
     def _act(self, asked: SymbolQuestion, answer: Answer, k: int, state: AccountState) -> None:
@@ -308,7 +310,7 @@ class Backtest:
             self.paused[symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
         if self.strategy.told.memory:
             self.symbols[symbol].remember(cycle_id, asked.question, answer)
-        self._keep(CycleRecord.model_construct(
+        self._keep(CycleRecord.trusted(
             cycle_id=cycle_id, strategy=self.strategy.name, symbol=symbol, as_of=as_of, trigger="backtest",
             decider=self.decider.name, status=status_of(judgement, refusals), reasons=asked.question.reasons,
             snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True,
@@ -338,7 +340,7 @@ class Backtest:
         return refusal
 
     def _keep(self, record: CycleRecord) -> None:
-        line = record.model_dump_json().encode() + b"\n"
+        line = record.__pydantic_serializer__.to_json(record) + b"\n"
         self.hash.update(line)
         if self.on_line:
             self.on_line(line)
@@ -358,7 +360,7 @@ class Backtest:
         balance = self.account.balance(marks)
         midnight = max(0, k - int(as_of.timestamp()) % 86_400 // STEP)
         day_ago, cooling = as_of - timedelta(days=1), as_of - timedelta(minutes=limits.liquidation_cooldown_min)
-        return AccountState.model_construct(
+        return AccountState.trusted(
             equity=balance.equity,
             available=balance.available,
             peak_equity=exact(self.peak),

@@ -28,7 +28,6 @@ from tasks.core.types.orders import Side
 from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Question, Reason
 from tasks.core.types.record import Outcome
-from tasks.core.types.snapshot import TradeDigest
 
 AHEAD = 512  # event closes whose moments are read at once
 NOTHING = Triggers(None, None, None)
@@ -75,8 +74,7 @@ class SymbolReplay:
         self.funding = {k: rate for k, rate in rates if 0 <= k < grid.n}
         self.watch(NOTHING)
         self.reported: set[str] = set()
-        self.outcomes: list[Outcome] = []
-        self.digest = TradeDigest()
+        self.running = ledger.RunningDigest()
         self.decisions: dict[str, Earlier] = {}  # ours but those that nothing usable came of, by cycle
         self.settled: list[Earlier] = []  # those whose trade has ended
         self.read_to = -1
@@ -153,12 +151,11 @@ class SymbolReplay:
 
     def settle(self, outcome: Outcome) -> None:
         """Take note of a trade that has ended."""
-        self.outcomes.append(outcome)
         if (opened := self.decisions.get(outcome.cycle_id)) is not None:
             r = None if outcome.r_multiple is None else float(outcome.r_multiple)
             self.decisions[outcome.cycle_id] = opened._replace(r_multiple=r)
             self.settled.append(self.decisions[outcome.cycle_id])
-        self.digest = ledger.digest_of(self.outcomes)
+        self.running.add(outcome)
 
     def read_ahead(self, k: int) -> None:
         """Have the market's moments of the coming events read together."""

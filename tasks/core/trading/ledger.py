@@ -10,7 +10,6 @@ in a third currency, which cannot be valued from fills alone.
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from itertools import accumulate
 from statistics import fmean
 from uuid import uuid5
 
@@ -181,25 +180,41 @@ def realized_today_pct(closed: Iterable[ClosedTrade], day_start: Decimal | None,
 def digest(outcomes: Sequence[Outcome], as_of: datetime, symbol: str = "") -> TradeDigest:
     """Sum up the outcomes of `symbol` (empty: all of them) that were known at as_of; drawdown of their PnL in quote."""
     seen = [o for o in outcomes if o.closed_at <= as_of and symbol in ("", o.symbol)]
-    return digest_of(sorted(seen, key=lambda o: o.closed_at))
+    running = RunningDigest()
+    for each in sorted(seen, key=lambda o: o.closed_at):
+        running.add(each)
+    return running.digest
 
 
-def digest_of(seen: Sequence[Outcome]) -> TradeDigest:
-    """Sum up `seen`, oldest first."""
-    if not seen:
-        return TradeDigest()
-    pnls = [o.pnl for o in seen]
-    curve = list(accumulate(pnls, initial=ZERO))
-    return TradeDigest(
-        trade_count=len(seen),
-        realized_pnl=float(curve[-1]),
-        win_rate=sum(pnl > 0 for pnl in pnls) / len(seen),
-        avg_holding_ms=fmean([o.hold_seconds * 1000 for o in seen]),
-        last_trade_ts=seen[-1].closed_at,
-        avg_entry_price=fmean([float(o.entry_price) for o in seen]),
-        max_drawdown=float(max(peak - now for peak, now in zip(accumulate(curve, max), curve, strict=True))),
-        recent_performance_score=performance_score([r for o in seen if (r := o.r_multiple) is not None]),
-    )
+class RunningDigest:
+    """The digest of what has been added, oldest first."""
+
+    def __init__(self) -> None:
+        self.digest = TradeDigest()
+        self.entries: list[float] = []
+        self.rs: list[Decimal] = []
+        self.pnl = self.peak = self.fall = ZERO
+        self.won = self.held_s = 0
+
+    def add(self, one: Outcome) -> None:
+        self.entries.append(float(one.entry_price))
+        self.rs += [] if one.r_multiple is None else [one.r_multiple]
+        self.pnl += one.pnl
+        self.peak = max(self.peak, self.pnl)
+        self.fall = max(self.fall, self.peak - self.pnl)
+        self.won += one.pnl > 0
+        self.held_s += one.hold_seconds
+        count = len(self.entries)
+        self.digest = TradeDigest(
+            trade_count=count,
+            realized_pnl=float(self.pnl),
+            win_rate=self.won / count,
+            avg_holding_ms=self.held_s * 1000 / count,
+            last_trade_ts=one.closed_at,
+            avg_entry_price=fmean(self.entries),
+            max_drawdown=float(self.fall),
+            recent_performance_score=performance_score(self.rs),
+        )
 
 
 def performance_score(r_multiples: Sequence[Decimal]) -> float | None:

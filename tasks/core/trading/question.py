@@ -53,7 +53,7 @@ def question(
         constraints=constraints(strategy, account, market.symbol, as_of, risk.risk_mode),
         digest=digest,
     )
-    return Question(
+    return Question.trusted(
         snapshot=snapshot,
         reasons=tuple(reasons),
         role_inputs=market.moment(as_of).roles,
@@ -73,7 +73,7 @@ def order_size(strategy: Strategy, equity: Decimal) -> Decimal:
 def constraints(strategy: Strategy, account: AccountState, symbol: str, as_of: datetime, risk_mode: str) -> Constraints:
     """Return what the account leaves room for, as the model is told."""
     limits = strategy.limits
-    return Constraints(
+    return Constraints.trusted(
         max_trade_risk_pct=float(limits.max_trade_risk_pct),
         max_total_risk_pct=float(limits.max_total_risk_pct),
         allowed_actions=allowed_actions(
@@ -90,9 +90,9 @@ def _signed(position: Position | None) -> Decimal:
 
 def position_view(position: Position | None, state: AccountState, market: Market, as_of: datetime) -> PositionView:
     """Describe our position at the 5m close: size in percent of equity, distances in 15m ATR."""
-    close, atr = market.value("5m", "close", as_of), market.value("15m", "atr", as_of)
     if position is None:
         return PositionView()
+    close, atr = market.value("5m", "close", as_of), market.value("15m", "atr", as_of)
     price = None if close is None else Decimal(repr(close))
     notional = None if price is None else position.quantity * price
     r = None if price is None else position.unrealized_r(price)
@@ -100,7 +100,7 @@ def position_view(position: Position | None, state: AccountState, market: Market
     def distance(level: Decimal | None) -> float | None:
         return None if level is None or close is None or atr is None else abs(float(level) - close) / atr
 
-    return PositionView(
+    return PositionView.trusted(
         side=position.side,
         size_pct=None if notional is None or state.equity <= 0 else float(notional / state.equity * 100),
         avg_price=float(position.avg_price),
@@ -116,7 +116,7 @@ def risk_view(state: AccountState, limits: Limits, digest: TradeDigest | None, a
     start, peak = state.day_start_equity, state.day_peak_equity
     daily = None if not start else float((state.equity / start - 1) * 100)
     drawdown = None if not peak else float((1 - state.equity / max(peak, state.equity)) * 100)
-    return RiskView(
+    return RiskView.trusted(
         daily_pnl_pct=daily,
         max_drawdown_today_pct=drawdown,
         risk_mode=_risk_mode(state, limits, digest, as_of),

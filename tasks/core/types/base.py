@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, NewType
+from functools import cache
+from typing import Annotated, Any, NewType, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
@@ -12,6 +13,26 @@ class Dto(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def trusted(cls, **values: Any) -> Self:
+        """Build one of values that our own typed code has computed: nothing is validated, at a tenth of the cost.
+
+        `model_construct` looks at every field of every instance; here the defaults are looked up once.
+        """
+        made, write = cls.__new__(cls), object.__setattr__
+        write(made, "__dict__", _defaults(cls) | values)
+        write(made, "__pydantic_fields_set__", set(values))
+        write(made, "__pydantic_extra__", None)
+        write(made, "__pydantic_private__", None)
+        return made
+
+
+@cache
+def _defaults(dto: type[Dto]) -> dict[str, Any]:
+    """Return every field in order, a required one as Ellipsis: JSON is written in this order."""
+    fields = dto.model_fields.items()
+    return {name: ... if f.is_required() else f.get_default(call_default_factory=True) for name, f in fields}
+
 
 def _no_float(value: object) -> object:
     if isinstance(value, float | bool):
@@ -19,14 +40,14 @@ def _no_float(value: object) -> object:
     return value
 
 
-def _aware_utc(value: datetime) -> datetime:
+def aware_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError(f"{value.isoformat()} has no timezone; times are aware UTC")
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
 Exact = Annotated[Decimal, BeforeValidator(_no_float)]
-Utc = Annotated[datetime, AfterValidator(_aware_utc)]
+Utc = Annotated[datetime, AfterValidator(aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base
 Quantity = NewType("Quantity", Decimal)  # base, never negative
 ZERO = Decimal(0)

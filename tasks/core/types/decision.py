@@ -6,6 +6,7 @@ These are the decisions the code works with. What a model must send is the flat 
 
 from decimal import Decimal
 from enum import StrEnum
+from functools import cache, lru_cache
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, field_validator
@@ -237,9 +238,15 @@ class Answer(Dto):
 
 def answered(decision: Decision, source: str) -> Answer:
     """Return the answer of a decider that asks no model."""
-    return Answer(decision=decision, source=source, rung="primary", trail=(Rung(rung="primary", source=source),))
+    return Answer.trusted(decision=decision, source=source, rung="primary", trail=(_alone(source),))
 
 
+@cache
+def _alone(source: str) -> Rung:
+    return Rung(rung="primary", source=source)
+
+
+@lru_cache(maxsize=256)
 def hold(symbol: str, comment: str, source: str = "hold") -> Hold:
     """Return the decision to do nothing, saying why."""
     return Hold(symbol=symbol, comment=comment, reasoning=comment, source=source)

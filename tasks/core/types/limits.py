@@ -68,7 +68,8 @@ class Limits(Dto):
 
     def leverage_of(self, symbol: str) -> Decimal:
         """Return the leverage `symbol` is traded with, unless the instrument takes less."""
-        return min(self.leverage, self.per_symbol.get(symbol, SymbolLimits()).leverage or self.leverage)
+        own = self.per_symbol.get(symbol)
+        return min(self.leverage, (own and own.leverage) or self.leverage)
 
 
 class Costs(Dto):

@@ -47,7 +47,7 @@ class Position(Dto):
 
     def marked(self, price: Decimal | None) -> "HeldPosition":
         """Return what the guard is told of the position, valued at `price`."""
-        return HeldPosition(
+        return HeldPosition.trusted(
             symbol=self.symbol, side=self.side, quantity=self.quantity, avg_price=self.avg_price, stop=self.stop,
             target=self.target, initial_stop=self.initial_stop, mark_price=price,
         )  # fmt: skip

@@ -59,7 +59,7 @@ def judge(
     fallback: the decision comes from a rung below the chosen decider. breakouts: as in `Case`.
     """
     if isinstance(decision, Hold | Pause):
-        return Verdict(allowed=True, decision=decision)
+        return Verdict.trusted(allowed=True, decision=decision)
     if state.instrument is None:
         return _missing(decision, instrument=None)
     views, symbol = snapshot.timeframes, decision.symbol
