@@ -43,34 +43,21 @@ FAILURES = (
 
 
 async def ensure(api: Orchestrator, urls: Sequence[SecretStr]) -> None:
-    """Make blocks and automations what the settings say; without an address there are none."""
-    blocks = await _blocks(api, urls)
-    for automation, message in (ALERTS, FAILURES):
-        named = {"automations": {"name": {"any_": [automation["name"]]}}}
-        for old in await api.call("POST", "automations/filter", named):
-            await api.call("DELETE", f"automations/{old['id']}")
-        if blocks:
-            sending = {"type": "send-notification", **message}
-            actions = [sending | {"block_document_id": block} for block in blocks]
-            await api.call("POST", "automations/", {**automation, "enabled": True, "actions": actions})
-
-
-async def _blocks(api: Orchestrator, urls: Sequence[SecretStr]) -> list[str]:
-    """Write one block for each address, remove those of addresses that are gone, and return their ids."""
+    """Make blocks and automations anew, as the settings say; without an address there are none."""
+    names = [automation["name"] for automation, _ in (ALERTS, FAILURES)]
     kind = (await api.call("GET", f"block_types/slug/{SLUG}"))["id"]
     of_kind = {"block_type_id": {"any_": [kind]}}
+    for old in await api.call("POST", "automations/filter", {"automations": {"name": {"any_": names}}}):
+        await api.call("DELETE", f"automations/{old['id']}")
+    for old in await api.call("POST", "block_documents/filter", {"block_documents": of_kind}):
+        if old["name"].startswith(f"{BLOCK}-"):
+            await api.call("DELETE", f"block_documents/{old['id']}")
     [schema, *_] = await api.call("POST", "block_schemas/filter", {"block_schemas": of_kind})
-    found = await api.call("POST", "block_documents/filter", {"block_documents": of_kind})
-    old = {block["name"]: block["id"] for block in found if block["name"].startswith(f"{BLOCK}-")}
-    ids = []
+    blocks = []
     for n, url in enumerate(urls, 1):
-        data, name = {"url": url.get_secret_value(), "notify_type": "warning"}, f"{BLOCK}-{n}"
-        if block := old.pop(name, ""):
-            await api.call("PATCH", f"block_documents/{block}", {"data": data})
-        else:
-            new = {"name": name, "data": data, "block_type_id": kind, "block_schema_id": schema["id"]}
-            block = (await api.call("POST", "block_documents/", new))["id"]
-        ids.append(block)
-    for block in old.values():
-        await api.call("DELETE", f"block_documents/{block}")
-    return ids
+        data = {"url": url.get_secret_value(), "notify_type": "warning"}
+        new = {"name": f"{BLOCK}-{n}", "data": data, "block_type_id": kind, "block_schema_id": schema["id"]}
+        blocks.append((await api.call("POST", "block_documents/", new))["id"])
+    for automation, message in (ALERTS, FAILURES) if blocks else ():
+        actions = [{"type": "send-notification", **message, "block_document_id": block} for block in blocks]
+        await api.call("POST", "automations/", {**automation, "enabled": True, "actions": actions})

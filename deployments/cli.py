@@ -20,8 +20,8 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 import click
 
 from flows import backtest, compare, guard, learning, prompts, replay, snapshot
-from flows.options import json_option
-from flows.output import emit, utc_time
+from flows.options import json_option, time_option
+from flows.output import emit
 from tasks.core.errors import InputError, TradingError
 from tasks.settings import ROOT, Settings, load, settings
 
@@ -54,15 +54,13 @@ def _installed() -> Settings:
 @click.option("--detach", is_flag=True, help="come back when it is up, and leave it running")
 @click.option("--yes-live", is_flag=True, envvar="QUARTERDECK_YES_LIVE", help="profile live: confirm it beforehand")
 @json_option
-def up(profile: str | None, once: bool, detach: bool, yes_live: bool, as_json: bool) -> int:
+def up(profile: str | None, **options: bool) -> int:
     """Start everything and run a first cycle; Ctrl-C stops it."""
     from deployments.up import up as start
 
-    if once and detach:
-        raise InputError("--once and --detach: one stops after the first cycle, the other keeps running; choose one")
     if profile:
         os.environ["QUARTERDECK_PROFILE"] = profile
-    return start(_installed(), once=once, detach=detach, yes_live=yes_live, as_json=as_json)
+    return start(_installed(), **options)
 
 
 @cli.command()
@@ -131,11 +129,11 @@ def metrics(host: str, port: int) -> None:
     now, registry = _installed(), CollectorRegistry()
     registry.register(Exporter(now.store_url, now.strategy, now.budget))
     try:
-        server, thread = start_http_server(port, host, registry)
+        _, thread = start_http_server(port, host, registry)
     except OSError as e:
         raise InputError(f"--host {host} --port {port}: {e.strerror}; give another port") from e
     click.echo(f"http://{host}:{port}/metrics of strategy {now.strategy}; Ctrl-C stops it", err=True)
-    signal.signal(signal.SIGTERM, lambda *_: server.shutdown())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         thread.join()
 
@@ -182,11 +180,11 @@ def sandbox(arguments: tuple[str, ...]) -> int:
 @cli.command()
 @click.option("--symbol", required=True)
 @click.option("--decider", default="")
-@click.option("--as-of", help="ISO time; the 5m close the cycle is about")
+@time_option("--as-of", help="ISO time; the 5m close the cycle is about")
 @click.option("--dry-run", is_flag=True, help="go as far as the guard, send nothing")
 @click.option("--reason", default="asked on the command line")
 @json_option
-def cycle(symbol: str, decider: str, as_of: str | None, dry_run: bool, reason: str, as_json: bool) -> None:
+def cycle(symbol: str, decider: str, as_json: bool, **options: Any) -> None:
     """One cycle here and now, no server needed."""
     from flows.clock import to_the_end
     from flows.cycle import Request
@@ -195,13 +193,7 @@ def cycle(symbol: str, decider: str, as_of: str | None, dry_run: bool, reason: s
 
     if symbol not in settings().symbols:
         raise InputError(f"--symbol {symbol!r}: QUARTERDECK_SYMBOLS has {', '.join(settings().symbols)}")
-    request = Request(
-        symbols=(symbol,),
-        decider=decider or settings().decider_name,
-        dry_run=dry_run,
-        reason=reason,
-        as_of=utc_time(as_of, "--as-of"),
-    )
+    request = Request(symbols=(symbol,), decider=decider or settings().decider_name, **options)
     [record] = asyncio.run(to_the_end(run_cycles(request)))
     emit(record, True) if as_json else click.echo(summary_line(record))
 
@@ -215,10 +207,9 @@ def step(hours: float, as_json: bool) -> None:
     from flows.step import step as through
     from tasks.core.pages.decision import summary_line
 
-    def show(_: datetime, records: list[Any]) -> None:
-        for record in records:
-            if record.decided is not None and not as_json:
-                click.echo(summary_line(record))
+    def show(record: Any) -> None:
+        if record.decided is not None and not as_json:
+            click.echo(summary_line(record))
 
     emit(asyncio.run(to_the_end(through(hours, show))), as_json)
 
@@ -227,13 +218,13 @@ def step(hours: float, as_json: bool) -> None:
 @click.option("--venue", "name", default="", help="ccxt id; default: the profile's")
 @click.option("--symbol", required=True)
 @click.option("--timeframe", required=True)
-@click.option("--since", required=True, help="ISO time, UTC")
+@time_option("--since", required=True, help="ISO time, UTC")
 @json_option
-def ingest(name: str, symbol: str, timeframe: str, since: str, as_json: bool) -> None:
+def ingest(name: str, symbol: str, timeframe: str, since: datetime, as_json: bool) -> None:
     """Backfill and repair stored candles from a venue."""
     from flows.ingest import ingest as fetch_bars
 
-    emit(asyncio.run(fetch_bars.fn(symbol, timeframe, utc_time(since, "--since"), name)), as_json)
+    emit(asyncio.run(fetch_bars.fn(symbol, timeframe, since, name)), as_json)
 
 
 @cli.command()
@@ -270,7 +261,7 @@ def mcp() -> None:
     """Serve the read-only data tools of `llm:tools` to an MCP client, over stdio."""
     from flows.mcp import serve
 
-    serve()
+    asyncio.run(serve())
 
 
 def main() -> None:

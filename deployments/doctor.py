@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import shutil
 import sys
 import time
@@ -9,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from enum import StrEnum
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
+from importlib.metadata import distributions
 from urllib.parse import urlsplit
 
 from packaging.specifiers import SpecifierSet
@@ -24,9 +26,6 @@ from tasks.settings import Settings
 PINS = {"sqlalchemy": ">=2.0,<2.1", "fastapi": ">=0.139,<0.151", "prefect": ">=3.8,<3.9"}
 FREE_GB = 2.0
 SKEW_S = 5.0
-# Whose key a model's name asks for; other providers follow the same form.
-KEY_FORM = "{provider}_API_KEY"
-KEYLESS = ("ollama", "ollama_chat", "lm_studio", "llamafile")
 
 
 class Health(StrEnum):
@@ -49,7 +48,7 @@ class Diagnosis(Dto):
 
 def examine(settings: Settings) -> list[Diagnosis]:
     """Look at everything; what cannot be looked at fails with its error, and the rest is still looked at."""
-    looks = (_installation, _services, _passwords, _database, _venue, _account, _model)
+    looks = (_installation, _services, _passwords, _database, _venue, _model)
     return [diagnosis for look in looks for diagnosis in look(settings)]
 
 
@@ -65,16 +64,13 @@ def _tried(name: str, remedy: str, look: Callable[[], str]) -> Diagnosis:
 
 
 def _installation(settings: Settings) -> Iterator[Diagnosis]:
-    python = sys.version_info[:3]
-    yield _diagnosis("python", (3, 11) <= python < (3, 14), ".".join(map(str, python)), "use Python 3.11-3.13")
+    python = (3, 11) <= sys.version_info < (3, 14)
+    yield _diagnosis("python", python, platform.python_version(), "use Python 3.11-3.13")
     for name, wanted in PINS.items():
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            yield _diagnosis(name, False, "not installed", "run `make setup`")
-            continue
+        found = next((each.version for each in distributions(name=name)), "")
         remedy = "run `make setup`: other versions stop Prefect's server or its scheduler"
-        yield _diagnosis(name, found in SpecifierSet(wanted), f"{found} ({wanted})", remedy)
+        good = bool(found) and found in SpecifierSet(wanted)
+        yield _diagnosis(name, good, f"{found or 'not installed'} ({wanted})", remedy)
     detail = f"profile {settings.profile}, strategy {settings.strategy}, decider {settings.decider_name}, "
     armed = settings.profile != "live" or bool(settings.live_account)
     remedy = "live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the account's id"
@@ -98,15 +94,8 @@ def _services(settings: Settings) -> Iterator[Diagnosis]:
             if service.health:
                 yield _diagnosis(name, services.answers(service.health), service.url, f"see {service.log}")
     else:
-        yield from (_free(service) for service in plan.values() if service.url)
-
-
-def _free(service: services.Service) -> Diagnosis:
-    def look() -> str:
-        services.require_free(service)
-        return f"not running; port {service.port} is free"
-
-    return _tried(service.name, f"set {service.setting}", look)
+        for service in filter(lambda each: each.url, plan.values()):
+            yield _tried(service.name, f"set {service.setting}", partial(services.require_free, service))
 
 
 def _passwords(settings: Settings) -> Iterator[Diagnosis]:
@@ -134,30 +123,24 @@ def _database(settings: Settings) -> Iterator[Diagnosis]:
 
 
 def _venue(settings: Settings) -> Iterator[Diagnosis]:
-    """The sandbox is asked only while it runs; any other venue always."""
+    """The sandbox is asked only while it runs; any other venue, and whose account it is and how it is set, always."""
+    from tasks.adapters.venue import arming
+
     sandbox = settings.profile == "sandbox"
     if sandbox and running.state(settings.home) is None:
         yield _diagnosis("venue", True, "the sandbox, which `quarterdeck up` starts")
         return
+    remedy = "check the network and the keys' permissions, or choose another QUARTERDECK_VENUE"
     try:
         skew, took = asyncio.run(_clock_skew(settings))
+        name = "sandbox" if sandbox else settings.venue_url or settings.venue
+        detail = f"{name} answers in {took:.2f} s, its clock is {skew:+.1f} s from ours"
+        yield _diagnosis("venue", sandbox or abs(skew) <= SKEW_S, detail, "set this machine's clock (NTP)")
     except (TradingError, OSError) as e:
-        remedy = "check the network and the keys' permissions, or choose another QUARTERDECK_VENUE"
         yield _diagnosis("venue", False, str(e), remedy)
-        return
-    name = "sandbox" if sandbox else settings.venue_url or settings.venue
-    detail = f"{name} answers in {took:.2f} s, its clock is {skew:+.1f} s from ours"
-    yield _diagnosis("venue", sandbox or abs(skew) <= SKEW_S, detail, "set this machine's clock (NTP)")
-
-
-def _account(settings: Settings) -> Iterator[Diagnosis]:
-    """Ask whose account it is and how it is set, where there is one at a venue."""
-    from tasks.adapters.venue import arming
-
-    if settings.profile == "paper" or (settings.profile == "sandbox" and running.state(settings.home) is None):
-        return
-    remedy = "correct the key, QUARTERDECK_LIVE_ACCOUNT or the account's settings at the venue"
-    yield _tried("account", remedy, lambda: str(asyncio.run(arming.examine(settings))))
+    if settings.profile != "paper":
+        remedy = "correct the key, QUARTERDECK_LIVE_ACCOUNT or the account's settings at the venue"
+        yield _tried("account", remedy, lambda: str(asyncio.run(arming.examine(settings))))
 
 
 async def _clock_skew(settings: Settings) -> tuple[float, float]:
@@ -175,38 +158,24 @@ async def _clock_skew(settings: Settings) -> tuple[float, float]:
 
 
 def _model(settings: Settings) -> Iterator[Diagnosis]:
-    """Only the names of keys are looked at and shown, never a value."""
+    """Ask each model for one word: a few tokens, so that a wrong key or name is found before money is at stake."""
+    from tasks.adapters.model.litellm_model import LiteLLMModel
+    from tasks.core.types.decision import PromptRef
+
     if not settings.model:
         detail = f"none configured; the decider is {settings.decider_name}"
         needless = not kind_of(settings.decider_name).asks_model
         yield _diagnosis("model", needless, detail, "set QUARTERDECK_MODEL, such as openai/gpt-4o")
-        return
-    missing = sorted({name for name in map(_key_name, settings.model) if name and not os.environ.get(name)})
-    if missing and not settings.model_base_url:
-        remedy = f"no key in the environment: {', '.join(missing)}"
-        yield _diagnosis("model", False, ", ".join(settings.model), remedy)
-    else:
-        yield from (_answer(settings, model) for model in settings.model)
-
-
-def _answer(settings: Settings, model: str) -> Diagnosis:
-    """Ask one model for one word: a few tokens, so that a wrong key or name is found before money is at stake."""
-    from tasks.adapters.model.litellm_model import LiteLLMModel
-    from tasks.core.types.decision import PromptRef
-
-    asked = LiteLLMModel((model,), settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s)
     prompt = PromptRef(name="doctor", version="v000", sha256="", max_tokens=16)
     answer = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     message = {"role": "user", "content": 'Answer with the JSON object {"ok": true}.'}
-    call = asyncio.run(asked.ask("doctor", prompt, [message], answer | {"additionalProperties": False}))
-    good = call.error in ("", "empty")  # an empty answer came from a model that was reached
-    detail = f" answered in {call.latency_ms / 1000:.1f} s for {call.cost_usd} USD" if good else f": {call.error}"
-    return _diagnosis(
-        f"model {model}", good, model + detail, "check its name, its key in the environment, and the network"
-    )
-
-
-def _key_name(model: str) -> str:
-    """Return the variable that holds a model's key by the providers' usual form; empty if it needs none."""
-    provider = model.partition("/")[0] if "/" in model else "openai"
-    return "" if provider in KEYLESS else KEY_FORM.format(provider=provider.upper())
+    for model in settings.model:
+        asked = LiteLLMModel(
+            (model,), settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s
+        )
+        call = asyncio.run(asked.ask("doctor", prompt, [message], answer | {"additionalProperties": False}))
+        good = call.error in ("", "empty")  # an empty answer came from a model that was reached
+        detail = f" answered in {call.latency_ms / 1000:.1f} s for {call.cost_usd} USD" if good else f": {call.error}"
+        key = f"{model.partition('/')[0] if '/' in model else 'openai'}_API_KEY".upper()
+        remedy = f"check its name, its key in the environment (by the usual form {key}), and the network"
+        yield _diagnosis(f"model {model}", good, model + detail, remedy)

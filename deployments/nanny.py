@@ -15,7 +15,6 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
-from types import FrameType
 
 import psutil
 
@@ -26,22 +25,18 @@ POLL_S = 0.05
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Stop(Exception):
-    """We were told to stop."""
-
-
 def main(arguments: list[str]) -> int:
     parent, grace = int(arguments[0]), float(arguments[1])
     prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     for number in ENDINGS:
-        signal.signal(number, _stop)
+        signal.signal(number, signal.default_int_handler)
     code = 1
     try:
         die = partial(prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
         child = subprocess.Popen(arguments[2:], preexec_fn=die)  # noqa: S603  (the supervisor's own list)
         code = _watch(child, parent)
-    except Stop:
+    except KeyboardInterrupt:  # told to stop, or the parent is gone
         code = 0
     except OSError as e:
         print(f"{arguments[2]} could not be started: {e}", file=sys.stderr)
@@ -55,7 +50,7 @@ def _watch(child: "subprocess.Popen[bytes]", parent: int) -> int:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=1)
         if os.getppid() != parent:
-            raise Stop
+            raise KeyboardInterrupt
 
 
 def _end_family(grace: float) -> None:
@@ -76,10 +71,6 @@ def _end_family(grace: float) -> None:
                 process.kill() if late else process.terminate()
         warned |= family
         time.sleep(POLL_S)
-
-
-def _stop(_number: int, _frame: FrameType | None) -> None:
-    raise Stop
 
 
 def prctl(option: int, value: int) -> None:

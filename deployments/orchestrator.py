@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,31 +19,11 @@ MISSED_AFTER = timedelta(seconds=60)  # a run that is less late may still be wor
 PENDING_FOR = timedelta(minutes=1)  # a worker that lives gives a run its process within seconds
 RUNNERS = ("deployments.warm.run", "prefect.engine")
 Json = dict[str, Any]
-_TEXT = {"type": "string"}
-_TEXTS = {"type": "object", "additionalProperties": _TEXT}
-# The process worker's job: our own defaults, so that no machine's path is written in prefect.yaml.
-PROPERTIES: Json = {
-    **dict.fromkeys(("name", "command"), _TEXT),
-    **dict.fromkeys(("env", "labels"), _TEXTS),
-    "stream_output": {"type": "boolean", "default": True},
-}
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 class PrefectError(TradingError):
     """The Prefect server does not answer or refuses: `up` stops, or once it is up tries again."""
-
-
-@dataclass(frozen=True)
-class RunState:
-    """Where a run is: Prefect's type and name of its state, and what it says about it."""
-
-    type: str
-    name: str
-    message: str
-
-    @property
-    def is_final(self) -> bool:
-        return self.type in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 class Orchestrator:
@@ -57,17 +36,10 @@ class Orchestrator:
         auth = (user, password) if colon else None
         self._http = httpx.AsyncClient(base_url=api_url, timeout=30, trust_env=False, auth=auth)
 
-    async def ensure_pool(self, working_dir: Path) -> None:
-        """Create or refresh the process pool; runs start in `working_dir`, as commands given there would."""
-        properties = PROPERTIES | {"working_dir": {"type": "string", "format": "path", "default": str(working_dir)}}
-        template = {
-            "job_configuration": {name: "{{ " + name + " }}" for name in properties},
-            "variables": {"type": "object", "properties": properties},
-        }
-        if await self.call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
-            await self.call("PATCH", f"work_pools/{POOL}", {"base_job_template": template})
-        else:
-            await self.call("POST", "work_pools/", {"name": POOL, "type": "process", "base_job_template": template})
+    async def ensure_pool(self) -> None:
+        """Create the process pool; its first worker gives it the template of Prefect's own."""
+        if not await self.call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
+            await self.call("POST", "work_pools/", {"name": POOL, "type": "process"})
 
     async def close_lost(self, *, patiently: bool = False) -> int:
         """End runs of this HOME whose process is gone, which Prefect did not hear of; they would hold their slot.
@@ -78,49 +50,49 @@ class Orchestrator:
         before, self._gone = self._gone, set()
         dead = {note.name for note in self._notes.glob("*") if not _alive(note)}
 
-        def lost(run: Json) -> bool:
-            if not _lost(self._notes, run):
-                return False
+        def ended(run: Json) -> Json | None:
+            note, since = self._notes / run["id"], datetime.fromisoformat(run["state"]["timestamp"])
+            fresh = run.get("infrastructure_pid") or datetime.now(UTC) - since <= PENDING_FOR
+            if _alive(note) if note.exists() else fresh:
+                return None
             self._gone.add(run["id"])
-            return not patiently or run["id"] in before
+            if patiently and run["id"] not in before:
+                return None
+            to = "CANCELLED" if run["state"]["type"] == "CANCELLING" else "CRASHED"
+            return {"type": to, "message": "its process was gone and had not said how it ended"}
 
-        closed, why = 0, "its process was gone and had not said how it ended"
-        for types, to in ((["PENDING", "RUNNING"], "CRASHED"), (["CANCELLING"], "CANCELLED")):
-            closed += await self._close({"state": {"type": {"any_": types}}}, to, why, lost)
+        closed = await self._close({"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}, ended)
         for name in dead - (self._gone - before if patiently else set()):
             (self._notes / name).unlink(missing_ok=True)
         return closed
 
-    async def close_missed(self) -> int:
-        """Cancel runs that were due while nothing ran; a worker would run them all (PrefectHQ/prefect#19313)."""
-        return await self._close(_late(), "CANCELLED", "was due while nothing ran")
-
-    async def skip_late(self) -> int:
+    async def skip_late(self, *, whatever: bool = False) -> int:
         """End runs that would find themselves too late, by their parameter, as soon as they had a process.
 
         One of each minute of an outage, each in its turn for a few seconds, would keep the one of now from its slot.
+        whatever: also those without that parameter; a worker would run them all (PrefectHQ/prefect#19313).
         """
-        return await self._close(_late(), "CANCELLED", "was due while nothing ran: skipped", _too_late, "Skipped")
+        now = datetime.now(UTC)
+        skipped = {"type": "CANCELLED", "name": "Skipped", "message": "was due while nothing ran"}
 
-    async def _close(
-        self,
-        runs: Json,
-        to: str,
-        why: str,
-        only: Callable[[Json], bool] = lambda _: True,
-        name: str | None = None,
-    ) -> int:
-        closed = set[str]()
-        runs |= {"deployment_id": {"is_null_": False}}
-        state = {"type": to, "name": name, "message": why}
-        while found := await self.call("POST", "flow_runs/filter", {"flow_runs": runs}):
-            fresh = {run["id"] for run in found if only(run)} - closed
-            if not fresh:
-                break
-            for run_id in fresh:
-                await self.call("POST", f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
-            closed |= fresh
-        return len(closed)
+        def ended(run: Json) -> Json | None:
+            most, due = run["parameters"].get("max_age_s"), datetime.fromisoformat(run["expected_start_time"])
+            late = most is not None and now - due > timedelta(seconds=most)
+            return skipped if whatever or late else None
+
+        due = {"before_": (now - MISSED_AFTER).isoformat()}
+        return await self._close({"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}, ended)
+
+    async def _close(self, runs: Json, ended: Callable[[Json], Json | None]) -> int:
+        """Give every run of a deployment the state it ended in, and return how many there are."""
+        found: list[Json] = []
+        asked = {"flow_runs": runs | {"deployment_id": {"is_null_": False}}}
+        while page := await self.call("POST", "flow_runs/filter", asked | {"offset": len(found)}):
+            found += page
+        states = {run["id"]: state for run in found if (state := ended(run))}
+        for run_id, state in states.items():
+            await self.call("POST", f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
+        return len(states)
 
     async def worker_is_online(self, name: str, since: datetime) -> bool:
         """Say whether the worker of this machine called `name` has reported since then."""
@@ -131,16 +103,12 @@ class Orchestrator:
             for worker in await self.call("POST", f"work_pools/{POOL}/workers/filter", {})
         )
 
-    async def start_run(self, deployment: str, parameters: Json) -> str:
-        """Create a run of `flow/deployment` that is due now and return its id."""
+    async def start_run(self, deployment: str, parameters: Json) -> Json:
+        """Create a run of `flow/deployment` that is due now."""
         found = await self.call("GET", f"deployments/name/{deployment}")
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
-        created = await self.call("POST", f"deployments/{found['id']}/create_flow_run", body)
-        return str(created["id"])
-
-    async def run_state(self, run_id: str) -> RunState:
-        state = (await self.call("GET", f"flow_runs/{run_id}"))["state"] or {}
-        return RunState(state.get("type", ""), state.get("name", ""), state.get("message") or "")
+        created: Json = await self.call("POST", f"deployments/{found['id']}/create_flow_run", body)
+        return created
 
     async def call(self, method: str, path: str, body: Json | None = None) -> Any:
         try:
@@ -155,25 +123,6 @@ class Orchestrator:
         except httpx.HTTPError as e:
             raise PrefectError(f"Prefect does not answer {method} {path}: {e!r}; see logs/prefect.log in HOME") from e
         return answer.json() if answer.content else None
-
-
-def _lost(notes: Path, run: Json) -> bool:
-    """Say whether a run that Prefect takes for alive lost its process on this machine, or never got one anywhere."""
-    note = notes / run["id"]
-    if note.exists():
-        return not _alive(note)
-    since = datetime.fromisoformat(run["state"]["timestamp"])
-    return not run.get("infrastructure_pid") and datetime.now(UTC) - since > PENDING_FOR
-
-
-def _late() -> Json:
-    due = {"before_": (datetime.now(UTC) - MISSED_AFTER).isoformat()}
-    return {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}
-
-
-def _too_late(run: Json) -> bool:
-    most, due = run["parameters"].get("max_age_s"), datetime.fromisoformat(run["expected_start_time"])
-    return most is not None and datetime.now(UTC) - due > timedelta(seconds=most)
 
 
 def _alive(note: Path) -> bool:

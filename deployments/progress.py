@@ -1,9 +1,8 @@
 """What `up` shows while it works: a spinner per step on a terminal, else one line when a step starts and ends."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from rich.console import Console
@@ -15,43 +14,37 @@ class Board:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._console = Console(stderr=True, highlight=False)
-        columns = (
+        console = Console(stderr=True, highlight=False)
+        self.spinners = Progress(
             SpinnerColumn(finished_text="[green]✓"),
             TextColumn("{task.description:<12}", markup=False),
             TimeElapsedColumn(),
             TextColumn("{task.fields[detail]}", style="dim", markup=False),
+            console=console,
+            disable=not console.is_terminal,
         )
-        self._progress = Progress(*columns, console=self._console) if sys.stderr.isatty() else None
 
     @contextmanager
     def step(self, name: str, detail: str = "") -> Iterator[Callable[[str], None]]:
         """Show `name` as under way until the block ends, with what the block says; one that raises stays unfinished."""
-        start, progress, last = time.monotonic(), self._progress, detail
-        row = progress.add_task(name, total=1, detail=detail) if progress else None
+        start, shown = time.monotonic(), ""
+        row = self.spinners.add_task(name, total=1, detail=detail)
 
         def show(detail: str) -> None:
-            nonlocal last
-            if progress and row is not None:
-                progress.update(row, detail=detail)
-            elif detail != last:
+            nonlocal shown
+            self.spinners.update(row, detail=detail)
+            if self.spinners.disable and detail != shown:
                 self.say(f"{name}: {detail}")
-            last = detail
+            shown = detail
 
-        if not progress:
-            self.say(f"{name}: {detail or 'starting'}")
+        show(detail or "starting")
         yield show
         self.seconds[name] = round(time.monotonic() - start, 1)
-        if progress and row is not None:
-            progress.update(row, completed=1)
-        else:
-            show(f"done after {self.seconds[name]} s")
-
-    def live(self) -> AbstractContextManager[object]:
-        """Let the spinners turn during the block."""
-        return self._progress or nullcontext()
+        self.spinners.update(row, completed=1)
+        if self.spinners.disable:
+            self.say(f"{name}: done after {self.seconds[name]} s")
 
     def say(self, text: str) -> None:
         """Print one line, with the time where there is no terminal to look at."""
-        stamp = "" if self._progress else f"{datetime.now(UTC):%H:%M:%S} "
-        self._console.print(stamp + text, markup=False, soft_wrap=True)
+        stamp = f"{datetime.now(UTC):%H:%M:%S} " if self.spinners.disable else ""
+        self.spinners.console.print(stamp + text, markup=False, soft_wrap=True)

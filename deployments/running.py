@@ -18,8 +18,6 @@ from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import InputError
 
-PROBE_S = 1.0  # how long a `status` that looks at the lock may hold it
-
 
 class ServiceState(BaseModel):
     pid: int
@@ -84,15 +82,18 @@ def claimed(home: Path) -> bool:
     lock = home / "up.lock"
     if not lock.exists():
         return False
-    with lock.open("ab") as file:
-        return not _locked(file, fcntl.LOCK_SH, 0)
+    with lock.open("ab") as file, suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    return True
 
 
 @contextmanager
 def claim(home: Path) -> Iterator[None]:
-    """Be the only `up` with this HOME; raises InputError naming the other one."""
+    """Be the only `up` with this HOME, which is made; raises InputError naming the other one."""
+    make_home(home)
     with (home / "up.lock").open("ab") as lock:
-        if not _locked(lock, fcntl.LOCK_EX, PROBE_S):
+        if not _locked(lock):
             other = read(home)
             raise InputError(
                 f"quarterdeck is up already with HOME {home}" + (f" (pid {other.pid})" if other else "") + ": "
@@ -105,15 +106,14 @@ def claim(home: Path) -> Iterator[None]:
             _file(home).unlink(missing_ok=True)
 
 
-def _locked(lock: IO[bytes], how: int, patience_s: float) -> bool:
-    deadline = time.monotonic() + patience_s
-    while True:
+def _locked(lock: IO[bytes]) -> bool:
+    """Try for as long as a `status` that looks at the lock may hold it."""
+    for _ in range(20):
         with suppress(BlockingIOError):
-            fcntl.flock(lock, how | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        if time.monotonic() >= deadline:
-            return False
         time.sleep(0.05)
+    return False
 
 
 def _bury(home: Path) -> None:
@@ -122,7 +122,7 @@ def _bury(home: Path) -> None:
     for service in before.services.values() if before else ():
         with suppress(psutil.Error):
             process = psutil.Process(service.pid)
-            if any("nanny.py" in part for part in process.cmdline()):
+            if "nanny.py" in str(process.cmdline()):
                 left.append(process)
     psutil.wait_procs(left, timeout=20)
 

@@ -1,4 +1,4 @@
-"""prefect.yaml with this installation's schedules: how long after a close, and how often watch and protect run."""
+"""prefect.yaml of this installation: where runs start, how long after a close, how often watch and protect run."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,8 +14,9 @@ OFFSET_S = 5  # what the file itself says: the first run is so long after a clos
 
 def write(settings: Settings) -> Path:
     """Write HOME/prefect.yaml and return its path."""
-    path = settings.home / "prefect.yaml"
-    path.write_text(yaml.safe_dump(arranged(yaml.safe_load(FILE.read_text()), settings), sort_keys=False))
+    path, document = settings.home / "prefect.yaml", arranged(yaml.safe_load(FILE.read_text()), settings)
+    document["definitions"]["pool"]["job_variables"]["working_dir"] = str(Path.cwd())  # every deployment's: an anchor
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
 
 

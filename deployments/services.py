@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -40,27 +41,29 @@ class Service:
     health: str = ""
     setting: str = ""
 
-    @property
-    def port(self) -> int:
-        return urlsplit(self.url).port or 0
-
 
 def plan(settings: Settings) -> dict[str, Service]:
     """Return the services this profile needs, the worker last; raises InputError for an address that is not local."""
-    servers = [_prefect(settings.prefect_api_url.removesuffix("/").removesuffix("/api"))]
+    prefect = settings.prefect_api_url.removesuffix("/").removesuffix("/api")
+    servers = [("prefect", "PREFECT_API_URL", prefect, "/api/health", ["prefect", "server", "start"])]
     if settings.profile == "sandbox":
-        options = ("--symbols", ",".join(settings.symbols), "--state", str(settings.home / "sandbox.json"))
-        servers.append(_server("sandbox", settings.sandbox_url, "/v5/market/time", "infra.sandbox", *options))
+        options = ["--symbols", ",".join(settings.symbols), "--state", str(settings.home / "sandbox.json")]
+        servers.append(("sandbox", "SANDBOX_URL", settings.sandbox_url, "/v5/market/time", ["infra.sandbox", *options]))
     if settings.mlflow_url:
-        options = ("--workers", "1", "--artifacts-destination", str(settings.home / "mlartifacts"))
-        servers.append(_server("mlflow", settings.mlflow_url, "/health", "mlflow", "server", *options))
-    for service in servers:
-        if urlsplit(service.url).hostname not in LOOPBACK or not service.port:
+        options = ["--workers", "1", "--artifacts-destination", str(settings.home / "mlartifacts")]
+        servers.append(("mlflow", "MLFLOW_URL", settings.mlflow_url, "/health", ["mlflow", "server", *options]))
+    services = {}
+    for name, setting, address, health, module in servers:
+        url, setting = address.removesuffix("/"), f"QUARTERDECK_{setting}"
+        where = urlsplit(url)
+        if where.hostname not in LOOPBACK or not where.port:
             raise InputError(
-                f"{service.setting}={service.url}: `up` starts its own {service.name} on this machine; "
-                f"give an address such as http://127.0.0.1:{service.port or 4210}"
+                f"{setting}={url}: `up` starts its own {name} on this machine; "
+                f"give an address such as http://127.0.0.1:{where.port or 4210}"
             )
-    return {service.name: service for service in servers} | working_plan(settings)
+        command = (sys.executable, "-m", *module, "--host", where.hostname, "--port", str(where.port))
+        services[name] = Service(name, command, url, url + health, setting)
+    return services | working_plan(settings)
 
 
 def working_plan(settings: Settings) -> dict[str, Service]:
@@ -73,18 +76,6 @@ def working_plan(settings: Settings) -> dict[str, Service]:
     return {"warm": warm} | {name: Service(name, (*start, prefect_name(name))) for name in names}
 
 
-def _prefect(url: str) -> Service:
-    return _server("prefect", url, "/api/health", "prefect", "server", "start")
-
-
-def _server(name: str, url: str, health: str, *module: str) -> Service:
-    url = url.removesuffix("/")
-    where = urlsplit(url)
-    address = ("--host", where.hostname or "", "--port", str(where.port or 0))
-    setting = "QUARTERDECK_" + ("PREFECT_API_URL" if name == "prefect" else f"{name.upper()}_URL")
-    return Service(name, (sys.executable, "-m", *module, *address), url, url + health, setting)
-
-
 def warm_socket(settings: Settings) -> str:
     """Return where the warm daemon of this HOME listens: a socket's path is short, and HOME's need not be."""
     of_home = hashlib.sha256(str(settings.home).encode()).hexdigest()[:16]
@@ -94,10 +85,6 @@ def warm_socket(settings: Settings) -> str:
 def prefect_name(worker: str) -> str:
     """Return what Prefect calls a worker of this machine: names are one machine's each."""
     return f"{worker}@{socket.gethostname()}"
-
-
-def deploy_command(file: Path) -> tuple[str, ...]:
-    return (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file))
 
 
 # A day has some 3,000 runs of ours. Prefect keeps their events for a week, and runs, tasks, logs and pages for ever
@@ -122,6 +109,8 @@ def environment(settings: Settings) -> dict[str, str]:
     own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") or k.startswith(PASSED)}
     own.pop("QUARTERDECK_ALERT_URLS", None)  # secrets that only the supervisor and Prefect's blocks need
     toml = Path(own.get("QUARTERDECK_TOML", "quarterdeck.toml")).resolve()
+    scheme, _, file = settings.store_url.partition(":///")  # a relative SQLite file is of the caller's directory
+    stored = f"{scheme}:///{Path(file).resolve()}" if scheme.startswith("sqlite") and file else settings.store_url
     local = ",".join(filter(None, (own.get("NO_PROXY") or own.get("no_proxy"), *LOOPBACK)))
     return own | {
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), own.get("PATH", os.defpath))),
@@ -129,7 +118,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "QUARTERDECK_HOME": str(settings.home),
         "QUARTERDECK_PROFILE": settings.profile,
         "QUARTERDECK_TOML": str(toml),
-        "QUARTERDECK_DATABASE_URL": _absolute(settings.store_url),
+        "QUARTERDECK_DATABASE_URL": stored,
         WARM_SOCKET: warm_socket(settings),
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": settings.prefect_api_url,
@@ -146,7 +135,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "MLFLOW_BACKEND_STORE_URI": database(settings.mlflow_database_url, "psycopg", settings.home / "mlflow.db"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "GX_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
@@ -155,38 +143,31 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def database(url: str, driver: str, file: Path, otherwise: str = "sqlite") -> str:
     """Return a PostgreSQL URL through `driver`, or the SQLite file where none is given."""
-    for plain in ("postgresql://", "postgres://"):
-        if url.startswith(plain):
-            return f"postgresql+{driver}://{url.removeprefix(plain)}"
-    return url or f"{otherwise}:///{file}"
+    return re.sub("^postgres(ql)?://", f"postgresql+{driver}://", url) or f"{otherwise}:///{file}"
 
 
-def _absolute(store_url: str) -> str:
-    """Return the store's URL with a relative SQLite path made absolute."""
-    scheme, _, path = store_url.partition(":///")
-    return f"{scheme}:///{Path(path).resolve()}" if scheme.startswith("sqlite") and path else store_url
-
-
-def require_free(service: Service) -> None:
-    """Raise InputError if something listens where `service` should."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+def require_free(service: Service) -> str:
+    """Say that nothing listens where `service` should; raises InputError if something does."""
+    where = urlsplit(service.url)
+    with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((urlsplit(service.url).hostname or "", service.port))
+            probe.bind((where.hostname, where.port))
         except OSError as e:
             raise InputError(
-                f"port {service.port} ({service.name}) is taken by another program ({e.strerror}): "
+                f"port {where.port} ({service.name}) is taken by another program ({e.strerror}): "
                 f"end that program, or give another port with {service.setting}"
             ) from e
+    return f"not running; port {where.port} is free"
 
 
-def answers(url: str, timeout_s: float = 2.0) -> bool:
+def answers(url: str) -> bool:
     """Say whether `url` answers 200, or the socket after `unix:` takes a connection."""
     if url.startswith("unix:"):
         with endpoint() as probe:
             return probe.connect_ex(url.removeprefix("unix:")) == 0
     try:
-        return httpx.get(url, timeout=timeout_s, trust_env=False).status_code == 200
+        return httpx.get(url, timeout=2.0, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -195,9 +176,7 @@ class Child:
     """A running service under its nanny, its output appended to a log."""
 
     def __init__(self, service: Service, env: Mapping[str, str], logs: Path) -> None:
-        self.service = service
-        self.log = logs / f"{service.name}.log"
-        self._env = dict(env)
+        self.service, self.log, self._env = service, logs / f"{service.name}.log", env
         self._start()
 
     def restart(self) -> None:

@@ -8,13 +8,11 @@ from typing import Any
 import psutil
 
 from deployments import running
-from deployments.running import ServiceState
 from deployments.services import answers
 from tasks.adapters.store.database import parse_url
 from tasks.adapters.store.store import Store
 from tasks.core.errors import StoreError
 from tasks.core.pages.decision import summary_line
-from tasks.core.types.record import CycleRecord
 from tasks.settings import Settings
 
 
@@ -24,8 +22,15 @@ def status(settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "running": now is not None,
         "phase": now.phase if now else "down",
-        "started_at": now.started_at if now else None,
-        "services": {name: _service(service) for name, service in now.services.items()} if now else {},
+        "started_at": now and now.started_at,
+        "services": {  # a worker has no address: it is healthy while it lives
+            name: {
+                "pid": service.pid,
+                "healthy": answers(service.health) if service.health else psutil.pid_exists(service.pid),
+                "url": service.url,
+            }
+            for name, service in (now.services if now else {}).items()
+        },
         "profile": (now or settings).profile,
         "strategy": settings.strategy,
         "home": settings.home,
@@ -43,12 +48,6 @@ def status(settings: Settings) -> dict[str, Any]:
     return found
 
 
-def _service(service: ServiceState) -> dict[str, Any]:
-    """Describe a process; the worker has no address and is healthy while it lives."""
-    healthy = answers(service.health) if service.health else psutil.pid_exists(service.pid)
-    return {"pid": service.pid, "healthy": healthy, "url": service.url}
-
-
 def has_store(settings: Settings) -> bool:
     """Say whether there is a database to read; SQLite would create the file."""
     url = parse_url(settings.store_url)
@@ -61,7 +60,13 @@ def _trading(store: Store, settings: Settings) -> dict[str, Any]:
     equity, spent = store.equity.last(strategy), store.budget.spent(datetime.now(UTC))
     return {
         "cycles": {"total": sum(by_status.values()), "by_status": by_status},
-        "last_cycle": last and _short(last),
+        "last_cycle": last
+        and {name: getattr(last, name) for name in ("cycle_id", "symbol", "as_of", "status", "trigger")}
+        | {
+            "action": last.decided and last.decided.decision.action,
+            "source": last.decided and last.decided.source,
+            "summary": summary_line(last),
+        },
         "open_positions": store.positions.open(strategy),
         "equity": equity and equity.equity,
         "halt": store.halts.newest(),
@@ -72,12 +77,4 @@ def _trading(store: Store, settings: Settings) -> dict[str, Any]:
             "calls_today": spent.calls,
             "calls_per_day": budget.calls_per_day,
         },
-    }
-
-
-def _short(record: CycleRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in ("cycle_id", "symbol", "as_of", "status", "trigger")} | {
-        "action": record.decided and record.decided.decision.action,
-        "source": record.decided and record.decided.source,
-        "summary": summary_line(record),
     }

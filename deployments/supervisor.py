@@ -3,21 +3,21 @@
 import asyncio
 import os
 import socket
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
-from pathlib import Path
 
 from deployments import alerting, running, schedules, services
-from deployments.orchestrator import Orchestrator, PrefectError, RunState
+from deployments.orchestrator import FINAL, Orchestrator, PrefectError
 from deployments.progress import Board
 from deployments.running import FirstCycle, ServiceState, UpState
 from deployments.services import Child, Service
 from tasks.core.errors import TradingError
 from tasks.settings import Settings
 
-START_S = 240.0
+START_S = 600.0  # a busy machine takes minutes for the imports of a server
 FIRST_CYCLE_S = 600.0
 LOOK_S = 0.2
 SWEEP_S = 15.0  # between two looks for runs that are lost or too late
@@ -62,10 +62,10 @@ class Supervisor:
 
     async def _orchestrated(self) -> None:
         await self._healthy(self.plan["prefect"])
-        lost, missed = await self._api.close_lost(), await self._api.close_missed()
+        lost, missed = await self._api.close_lost(), await self._api.skip_late(whatever=True)
         if lost or missed:
             self.board.say(f"closed {lost} runs of an earlier life that never ended, {missed} that were missed")
-        await self._api.ensure_pool(Path.cwd())  # a worker would make one of its own
+        await self._api.ensure_pool()  # where workers are looked for
         await asyncio.gather(self.deploy(), self._working())
 
     async def _migrated(self) -> None:
@@ -73,65 +73,61 @@ class Supervisor:
             await asyncio.to_thread(migrate, self.settings)
 
     async def _healthy(self, service: Service) -> None:
-        """Start a service and wait until it answers."""
         with self.board.step(service.name, service.url):
-            child = self._spawn(service)
-            while not await asyncio.to_thread(services.answers, service.health):
-                await self._patience(child)
+            await self._started(service, lambda _: asyncio.to_thread(services.answers, service.health))
 
     async def _working(self) -> None:
         since = datetime.now(UTC)
         with self.board.step("worker"):
             for name in self._workers:
-                child = self._spawn(self.plan[name])
-                while not await self._api.worker_is_online(name, since):
-                    await self._patience(child)
+                await self._started(self.plan[name], lambda _, name=name: self._api.worker_is_online(name, since))
 
     async def deploy(self) -> None:
         """Create or refresh the pool and every deployment, on a server that runs."""
         with self.board.step("deploy"):
-            await self._api.ensure_pool(Path.cwd())
-            child = self._spawn(Service("deploy", services.deploy_command(schedules.write(self.settings))))
-            while child.exit_code is None:
-                await self._patience(child, may_end=True)
+            await self._api.ensure_pool()
+            command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file")
+            service = Service("deploy", (*command, str(schedules.write(self.settings))))
+            await self._started(service, lambda child: asyncio.sleep(0, child.exit_code == 0))
             del self._children["deploy"]
-            if child.exit_code:
-                raise _ended(child)
             await alerting.ensure(self._api, self.settings.alert_urls)
 
-    def _spawn(self, service: Service) -> Child:
+    async def _started(self, service: Service, ready: Callable[[Child], Awaitable[bool]]) -> None:
+        """Start a service and wait until it is ready; one that ends instead, or takes too long, is a StartError."""
         child = self._children[service.name] = Child(service, self._env, self.logs)
         self._save()
-        return child
-
-    async def _patience(self, child: Child, *, may_end: bool = False) -> None:
-        if child.exit_code is not None and not may_end:
-            raise _ended(child)
-        if time.monotonic() - child.started > START_S:
-            raise StartError(f"{child.service.name} did not come up within {START_S:.0f} s; its log: {child.log}")
-        await asyncio.sleep(LOOK_S)
+        while True:
+            code = child.exit_code
+            if await ready(child):
+                return
+            if code is not None:
+                failure = f"ended with code {code}: {child.last_line()}"
+            elif time.monotonic() - child.started > START_S:
+                failure = f"did not come up within {START_S:.0f} s"
+            else:
+                await asyncio.sleep(LOOK_S)
+                continue
+            raise StartError(f"{service.name} {failure}; its log: {child.log}")
 
     async def first_cycle(self) -> FirstCycle:
         """Run one trade through Prefect at once and say what it did."""
         with self.board.step("first cycle", "asking for a run") as show:
-            run_id = await self._api.start_run(FIRST, {"reason": "first cycle after start", "trigger": "adhoc"})
-            done = await self._followed(run_id, show)
+            run = await self._api.start_run(FIRST, {"reason": "first cycle after start", "trigger": "adhoc"})
+            deadline = time.monotonic() + FIRST_CYCLE_S
+            while (state := run["state"])["type"] not in FINAL and time.monotonic() < deadline:
+                show(state["name"])
+                await asyncio.sleep(LOOK_S)
+                with suppress(PrefectError):  # its server may just be starting again
+                    run = await self._api.call("GET", f"flow_runs/{run['id']}")
+            if state["type"] in FINAL:
+                done = FirstCycle(state=state["name"], message=state["message"] or "")
+            else:
+                done = FirstCycle(state="TimedOut", message=f"still {state['name']} after {FIRST_CYCLE_S:.0f} s")
         if done.ok:
             done.cycles = await asyncio.to_thread(_summaries, self.settings)
         self.state.first_cycle, self.state.seconds = done, self.board.seconds
         self._save()
         return done
-
-    async def _followed(self, run_id: str, show: Callable[[str], None]) -> FirstCycle:
-        now, deadline = RunState("", "Unknown", ""), time.monotonic() + FIRST_CYCLE_S
-        while not now.is_final:
-            if time.monotonic() > deadline:
-                return FirstCycle(state="TimedOut", message=f"still {now.name} after {FIRST_CYCLE_S:.0f} s")
-            with suppress(PrefectError):  # its server may just be starting again
-                now = await self._api.run_state(run_id)
-            show(now.name)
-            await asyncio.sleep(LOOK_S)
-        return FirstCycle(state=now.name, message=now.message)
 
     async def watch_over(self) -> None:
         """Start again what dies, and close the runs that are lost or too late, for ever."""
@@ -139,9 +135,7 @@ class Supervisor:
 
     async def _sweep(self) -> None:
         while True:
-            with suppress(PrefectError):  # it is down: what it did not hear meanwhile is closed when it is back
-                await self._api.skip_late()
-                await self._api.close_lost(patiently=True)
+            await self._close_lost(patiently=True)
             await asyncio.sleep(SWEEP_S)
 
     async def _tend(self, child: Child) -> None:
@@ -150,13 +144,9 @@ class Supervisor:
         while True:
             while child.exit_code is None:
                 await asyncio.sleep(LOOK_S)
-            lived = time.monotonic() - child.started
-            delay = 1.0 if lived > STEADY_S else min(60.0, 2 * delay)
-            self.board.say(
-                f"{name} ended after {lived:.0f} s with code {child.exit_code}: {child.last_line()}; "
-                f"it starts again in {delay:.0f} s, its log: {child.log}"
-            )
+            delay = 1.0 if time.monotonic() - child.started > STEADY_S else min(60.0, 2 * delay)
             text = f"{name} ended by itself with code {child.exit_code} and starts again in {delay:.0f} s"
+            self.board.say(f"{text}: {child.last_line()}; its log: {child.log}")
             alert = asyncio.create_task(asyncio.to_thread(_tell, self.settings, name, text, self.board))
             await asyncio.sleep(delay)
             if name in self._workers:
@@ -165,13 +155,11 @@ class Supervisor:
             self._save()
             await asyncio.wait([alert])
 
-    async def _close_lost(self) -> None:
-        """The worker's runs ended with it: free their slots. Prefect itself may be down too: then `_sweep` does it."""
-        try:
+    async def _close_lost(self, *, patiently: bool = False) -> None:
+        """End the runs that are lost or too late: they hold slots. What a Prefect that is down does not hear, waits."""
+        with suppress(PrefectError):
             await self._api.skip_late()
-            await self._api.close_lost()
-        except PrefectError as e:
-            self.board.say(f"runs of the lost worker could not be closed now: {e}")
+            await self._api.close_lost(patiently=patiently)
 
     def stop(self) -> None:
         """End the worker and its runs, which may still report to the others; then the others."""
@@ -189,11 +177,6 @@ class Supervisor:
             if name in self.plan
         }
         running.write(self.settings.home, self.state)
-
-
-def _ended(child: Child) -> StartError:
-    name = child.service.name
-    return StartError(f"{name} ended with code {child.exit_code}: {child.last_line()}; its log: {child.log}")
 
 
 def _tell(settings: Settings, name: str, text: str, board: Board) -> None:

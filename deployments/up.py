@@ -1,11 +1,12 @@
 """`quarterdeck up`, `down`, `worker` and `deploy`: everything on this machine with one command."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import psutil
 
 from deployments import running
 from deployments.progress import Board
-from deployments.running import UpState
+from deployments.running import FirstCycle, UpState
 from deployments.supervisor import Supervisor
 from flows.output import emit
 from tasks.core.errors import InputError
@@ -26,14 +27,14 @@ STOP_S = 60.0
 
 def up(settings: Settings, *, once: bool, detach: bool, yes_live: bool, as_json: bool) -> int:
     """Start the services, run a first cycle, and stay until told to stop; returns the exit code."""
+    if once and detach:
+        raise InputError("--once and --detach: one stops after the first cycle, the other keeps running; choose one")
     if settings.profile == "live":
         _arm(settings, yes_live)
-    running.make_home(settings.home)
     if detach:
         return _detached(settings, as_json)
-    with running.claim(settings.home):
-        supervisor = Supervisor(settings, Board())
-        ended = _carried_out(supervisor, _up(supervisor, once, as_json))
+    supervisor = Supervisor(settings, Board())
+    ended = _carried_out(supervisor, lambda: _up(supervisor, once, as_json))
     return int(once or not supervisor.state.first_cycle) if ended is None else ended
 
 
@@ -47,26 +48,22 @@ def down(home: Path) -> str:
         return f"nothing runs with HOME {home}"
     process = psutil.Process(now.pid)
     process.terminate()
-    try:
-        process.wait(STOP_S)
-    except psutil.TimeoutExpired:
-        process.kill()
+    for late in psutil.wait_procs([process], STOP_S)[1]:
+        late.kill()
     return f"stopped quarterdeck (pid {now.pid}, up since {now.started_at:%Y-%m-%d %H:%M:%S} UTC)"
 
 
 def work(settings: Settings) -> None:
     """Carry out runs of a server that runs elsewhere, until told to stop."""
-    running.make_home(settings.home)
-    with running.claim(settings.home):
-        supervisor = Supervisor(settings, Board(), only_workers=True)
-        _carried_out(supervisor, _work(supervisor))
+    supervisor = Supervisor(settings, Board(), only_workers=True)
+    _carried_out(supervisor, lambda: _work(supervisor))
 
 
 def deploy(settings: Settings) -> None:
     """Create or refresh pool and deployments on a server that runs already."""
     running.make_home(settings.home)
     supervisor = Supervisor(settings, Board(), only_workers=True)
-    with supervisor.board.live():
+    with supervisor.board.spinners:
         asyncio.run(supervisor.deploy())
 
 
@@ -84,13 +81,13 @@ def _arm(settings: Settings, yes_live: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
-def _carried_out(supervisor: Supervisor, story: Coroutine[Any, Any, int | None]) -> int | None:
-    """Carry out a story until it ends or a signal comes, and leave no service behind; None after a signal."""
+def _carried_out(supervisor: Supervisor, story: Callable[[], Coroutine[Any, Any, int | None]]) -> int | None:
+    """Be the one `up` of this HOME until the story ends or a signal comes, and leave none of it; None after one."""
 
     async def to_the_end() -> int | None:
-        task, loop = asyncio.ensure_future(story), asyncio.get_running_loop()
+        task = asyncio.ensure_future(story())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            loop.add_signal_handler(number, task.cancel)
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         try:
             with suppress(asyncio.CancelledError):
                 return await task
@@ -100,15 +97,16 @@ def _carried_out(supervisor: Supervisor, story: Coroutine[Any, Any, int | None])
             supervisor.stop()
             supervisor.board.say("stopped")
 
-    return asyncio.run(to_the_end())
+    with running.claim(supervisor.settings.home):
+        return asyncio.run(to_the_end())
 
 
 async def _up(supervisor: Supervisor, once: bool, as_json: bool) -> int | None:
-    with supervisor.board.live():
+    with supervisor.board.spinners:
         await supervisor.start()
         watch = asyncio.create_task(supervisor.watch_over())
         done = await supervisor.first_cycle()
-    _report(supervisor.settings, supervisor.state, as_json)
+    _report(supervisor.settings, supervisor.state, done, as_json)
     if once:
         watch.cancel()
         return int(not done.ok)
@@ -118,58 +116,44 @@ async def _up(supervisor: Supervisor, once: bool, as_json: bool) -> int | None:
 
 
 async def _work(supervisor: Supervisor) -> None:
-    with supervisor.board.live():
+    with supervisor.board.spinners:
         await supervisor.start()
     supervisor.board.say(f"works for {supervisor.settings.prefect_api_url}; Ctrl-C stops it")
     await supervisor.watch_over()
 
 
-def _report(settings: Settings, now: UpState, as_json: bool) -> None:
+def _report(settings: Settings, now: UpState, first: FirstCycle, as_json: bool) -> None:
     """Say where everything is, what the first cycle did and where the time went."""
     urls = {name: service.url for name, service in now.services.items() if service.url}
-    first = now.first_cycle
     if as_json:
         facts = {"home": settings.home, "profile": now.profile, "urls": urls}
         emit(facts | {"first_cycle": first, "seconds": now.seconds}, True)
         return
-    lines = [f"{name:<8} {url}" for name, url in urls.items()]
-    if first and first.ok:
-        lines += [f"first cycle {first.state}", *first.cycles]
-    elif first:
-        lines += [f"first cycle {first.state}: {first.message}".removesuffix(": ")]
-        lines += [f"its log: {now.services['worker'].log}"]
-    lines.append("seconds  " + "  ".join(f"{name} {seconds}" for name, seconds in now.seconds.items()))
-    click.echo("\n".join(lines))
+    lines = [*(f"{name:<8} {url}" for name, url in urls.items()), f"first cycle {first.state} {first.message}".strip()]
+    lines += first.cycles if first.ok else [f"its log: {now.services['worker'].log}"]
+    seconds = "  ".join(f"{name} {took}" for name, took in now.seconds.items())
+    click.echo("\n".join([*lines, f"seconds  {seconds}"]))
 
 
 def _detached(settings: Settings, as_json: bool) -> int:
     """Start `up` in a session of its own, show its lines until it is up, and leave it there."""
-    if running.state(settings.home):
-        with running.claim(settings.home):  # raises, saying who runs
-            pass
+    with running.claim(settings.home):  # raises, saying who runs
+        pass
     log = settings.home / "logs" / "supervisor.log"
     command = [sys.executable, "-m", "deployments.cli", "up"]
     command += ["--json"] * as_json + ["--yes-live"] * (settings.profile == "live")
-    with log.open("ab") as out:
-        start = out.tell()
+    with log.open("ab") as out, log.open(errors="replace") as lines:
+        lines.seek(0, os.SEEK_END)
         child = subprocess.Popen(  # noqa: S603  (our own module)
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
-    while True:
-        code, now = child.poll(), running.read(settings.home)
-        start = _show(log, start)
-        if code is not None:
-            return code or 1
-        if now and now.pid == child.pid and now.first_cycle:
-            if as_json:
-                _report(settings, now, as_json)
-            return int(not now.first_cycle.ok)
-        time.sleep(0.2)
-
-
-def _show(log: Path, start: int) -> int:
-    with log.open("rb") as file:
-        file.seek(start)
-        new = file.read()
-    click.echo(new.decode(errors="replace"), nl=False, err=True)
-    return start + len(new)
+        while True:
+            code, now = child.poll(), running.read(settings.home)
+            click.echo(lines.read(), nl=False, err=True)
+            if code is not None:
+                return code or 1
+            if now and now.pid == child.pid and now.first_cycle:
+                if as_json:
+                    _report(settings, now, now.first_cycle, True)
+                return int(not now.first_cycle.ok)
+            time.sleep(0.2)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from enum import Enum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,15 @@ from tasks.core.errors import InputError
 
 def plain(value: Any) -> Any:
     """Turn DTOs, Decimals and times into what JSON has; an exact number is printed as the number it is."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return {name: getattr(value, name) for name in type(value).model_fields}
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, datetime | date):
-        return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, Enum):
-        return value.value
-    return str(value) if isinstance(value, Path) else value
+    return value.isoformat().replace("+00:00", "Z") if isinstance(value, date) else str(value)
 
 
 def emit(value: Any, as_json: bool) -> None:
@@ -69,7 +64,7 @@ def utc_time(text: str | None, option: str) -> datetime | None:
     if not text:
         return None
     try:
-        at = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        at = datetime.fromisoformat(text)
     except ValueError as e:
         raise InputError(f"{option} {text!r}: not an ISO time such as 2025-03-01T12:00Z") from e
     return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -26,8 +26,7 @@ def agree(expected: Any, max_cost: Decimal | None) -> Decimal | None:
     if not sys.stdin.isatty():
         raise InputError("--max-cost: say what this may cost in USD, as there is no terminal to ask on")
     click.confirm("go on?", abort=True, err=True)
-    cap: Decimal = expected.usd
-    return cap
+    return Decimal(expected.usd)
 
 
 def _usd(_: Any, __: Any, text: str | None) -> Decimal | None:

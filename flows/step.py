@@ -19,15 +19,15 @@ from tasks import fetch
 from tasks.connections import log, venue
 from tasks.core.errors import InputError, TradingError, VenueUnavailable
 from tasks.core.types.bars import floor_time
-from tasks.core.types.record import CycleRecord, CycleStatus, Trigger
+from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.settings import settings
 
 T = TypeVar("T")
 AFTER_CLOSE_S = 5  # where a schedule would wake up
 
 
-async def step(hours: float, on_step: Callable[[datetime, list[CycleRecord]], None] | None = None) -> dict[str, int]:
-    """Step through `hours` of the sandbox's time; returns how often each cycle status came out."""
+async def step(hours: float, show: Callable[[CycleRecord], object] = bool) -> dict[str, int]:
+    """Step through `hours` of the sandbox's time, showing each record; returns how often each status came out."""
     if settings().profile != "sandbox":
         raise InputError(f"step needs the sandbox profile, not {settings().profile}")
     counts = Counter[str]()
@@ -36,10 +36,9 @@ async def step(hours: float, on_step: Callable[[datetime, list[CycleRecord]], No
     while (close := floor_time(now, "5m") + timedelta(minutes=5)) <= end:
         await advance((close - now).total_seconds() + AFTER_CLOSE_S)
         now = await venue().now()
-        records = await one_close(close)
-        counts.update(record.status.value for record in records)
-        if on_step:
-            on_step(close, records)
+        for record in await one_close(close):
+            counts[record.status.value] += 1
+            show(record)
     await settle_all()
     return dict(sorted(counts.items()))
 
@@ -49,11 +48,16 @@ async def one_close(close: datetime) -> list[CycleRecord]:
     await fetch.fetch_candles.fn(settings().symbols, close)
     await _as_a_run(reconcile())
     waiting = await _as_a_run(look(as_of=close)) or {}
-    symbols = settings().symbols if close.minute % 15 == 0 else tuple(waiting)
+    quarter = close.minute % 15 == 0
+    symbols = settings().symbols if quarter else tuple(waiting)
     records: list[CycleRecord] = []
     if symbols:
-        trigger: Trigger = "schedule" if close.minute % 15 == 0 else "event"
-        request = Request(symbols=symbols, decider=settings().decider_name, as_of=close, trigger=trigger)
+        request = Request(
+            symbols=symbols,
+            decider=settings().decider_name,
+            as_of=close,
+            trigger="schedule" if quarter else "event",
+        )
         records = await _as_a_run(run_cycles(request)) or []
     if any(record.status is CycleStatus.EXECUTED for record in records):
         await _as_a_run(reconcile())

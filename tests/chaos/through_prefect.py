@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from deployments.orchestrator import PrefectError
+from deployments.orchestrator import FINAL, PrefectError
 from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from tasks.connections import store
@@ -152,8 +152,8 @@ class PrefectBars(Bars):
         while time.monotonic() < deadline:
             with suppress(PrefectError):  # its server is busy too
                 run = run or await api.call("POST", f"deployments/{found['id']}/create_flow_run", body)
-                if (state := await api.run_state(str(run["id"]))).is_final:
-                    return state.type
+                if (state := (await api.call("GET", f"flow_runs/{run['id']}"))["state"])["type"] in FINAL:
+                    return str(state["type"])
             await asyncio.sleep(POLL_S)
         self.tally.breaches.append(f"{deployment} {plan} did not end within {RUN_S:.0f} s")
         return "HUNG"

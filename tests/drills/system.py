@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import httpx
 
-from deployments.orchestrator import Orchestrator
+from deployments.orchestrator import FINAL, Orchestrator
 from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from tasks.core.types.bars import floor_time
@@ -146,10 +146,10 @@ class Runs:
         """Wait for a run's end; returns its state's name."""
 
         async def final() -> bool:
-            return (await self.api.run_state(run_id)).is_final
+            return (await self.run(run_id))["state"]["type"] in FINAL
 
         await until(final, f"the end of run {run_id}", seconds)
-        return (await self.api.run_state(run_id)).name
+        return str((await self.run(run_id))["state"]["name"])
 
     async def completed_after(self, name: str, moment: datetime, seconds: float = 240) -> float:
         """Wait for the first run that began after `moment` to be Completed; returns how long after `moment` it was."""

@@ -13,6 +13,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from deployments.orchestrator import FINAL
 from tasks.connections import store
 from tasks.core.types.bars import floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus
@@ -110,11 +111,11 @@ async def _come_back(system: System, due: list[str], late: dict[str, list[str]],
 
 
 async def _ends(system: System, runs: list[str]) -> list[str]:
-    return [(await system.runs.api.run_state(run)).name for run in runs]
+    return [(await system.runs.run(run))["state"]["name"] for run in runs]
 
 
 async def _all_final(system: System, due: list[str]) -> bool:
-    return all([(await system.runs.api.run_state(run)).is_final for run in due])
+    return all([(await system.runs.run(run))["state"]["type"] in FINAL for run in due])
 
 
 def _must_have_one_current_cycle(seen: Seen, at: datetime) -> None:

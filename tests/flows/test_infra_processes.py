@@ -22,7 +22,7 @@ import pytest
 from composed import INFRA, OURS, environment, filled
 from ports import free_port
 
-from deployments.orchestrator import Orchestrator
+from deployments.orchestrator import FINAL, Orchestrator
 from tasks.adapters.store.store import Store
 from tasks.settings import ROOT
 
@@ -160,14 +160,14 @@ async def test_the_composed_processes_complete_a_run_on_postgresql_behind_a_pass
         composed.start("worker")
         prefect = Orchestrator(api, tmp_path)
         await until(lambda: prefect.worker_is_online("worker", since))
-        run = await prefect.start_run("trade/trade-adhoc", {"reason": "a test asks", "trigger": "adhoc"})
+        run = (await prefect.start_run("trade/trade-adhoc", {"reason": "a test asks", "trigger": "adhoc"}))["id"]
 
         async def ended() -> bool:
-            return (await prefect.run_state(run)).is_final
+            return (await prefect.call("GET", f"flow_runs/{run}"))["state"]["type"] in FINAL
 
         await until(ended)
-        state = await prefect.run_state(run)
-        assert state.name == "Completed", state.message + composed.log("worker")
+        state = (await prefect.call("GET", f"flow_runs/{run}"))["state"]
+        assert state["name"] == "Completed", f"{state['message']} {composed.log('worker')}"
     finally:
         composed.stop()
     store = Store(f"postgresql://quarterdeck:{password}@127.0.0.1:{postgres}/quarterdeck")

@@ -308,8 +308,9 @@ async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_lo
         if request.url.path.endswith("set_state"):
             told.append((request.url.path.split("/")[-2], asked["state"]["type"]))
             return httpx.Response(200, json={})
-        names = [name for kind in asked["flow_runs"]["state"]["type"]["any_"] for name in open_runs.get(kind, ())]
-        return httpx.Response(200, json=[{"id": name, "state": state, "infrastructure_pid": "1"} for name in names])
+        states = {name: state | {"type": kind} for kind, names in open_runs.items() for name in names}
+        found = [{"id": name, "state": now, "infrastructure_pid": "1"} for name, now in states.items()]
+        return httpx.Response(200, json=found[asked["offset"] :])
 
     (tmp_path / "runs").mkdir()
     notes = [tmp_path / "runs" / name for name in ("lost", "unwanted")]
@@ -340,7 +341,8 @@ async def test_runs_that_would_find_themselves_too_late_are_skipped_before_they_
         if request.url.path.endswith("set_state"):
             state = json.loads(request.content)["state"]
             told.append((request.url.path.split("/")[-2], state["type"], state["name"]))
-        return httpx.Response(200, json=found)
+            return httpx.Response(200, json={})
+        return httpx.Response(200, json=found[json.loads(request.content)["offset"] :])
 
     prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", tmp_path)
     prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import psutil
 
-from deployments.orchestrator import PrefectError
+from deployments.orchestrator import FINAL, PrefectError
 from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from tasks import detect
@@ -131,11 +131,11 @@ class Day:
         deadline = time.monotonic() + RUN_S
         while time.monotonic() < deadline:
             with suppress(PrefectError):  # its server is busy too
-                if (state := await self.api.run_state(str(run["id"]))).is_final:
+                if (state := (await self.api.call("GET", f"flow_runs/{run['id']}"))["state"])["type"] in FINAL:
                     self.seen.stories[name] += 1
-                    if state.type != "COMPLETED":
-                        self.seen.failed[f"{name}/{state.name}"] += 1
-                    return state.type
+                    if state["type"] != "COMPLETED":
+                        self.seen.failed[f"{name}/{state['name']}"] += 1
+                    return str(state["type"])
             await asyncio.sleep(POLL_S)
         self.seen.tell(iter([f"hung: {name} did not end within {RUN_S:.0f} s"]), self.now)
         return "HUNG"
