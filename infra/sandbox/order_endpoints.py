@@ -100,10 +100,10 @@ def _find(q: Query) -> Order:
 
 
 def amend(q: Query) -> Json:
-    order, (quantity, price) = _find(q), (q.amount(name) or None for name in ("qty", "price"))
-    changed = q.account.amend(order.client_order_id, quantity, price, q.ex.now)
-    if changed is None or changed.reason:
-        raise refusal(changed.reason if changed else "unknown", q.category)
+    order = _find(q)
+    changes = {name: new for name, key in (("quantity", "qty"), ("price", "price")) if (new := q.amount(key))}
+    if code := q.account.amend(order.venue_order_id, changes, q.ex.now):
+        raise refusal(code, q.category)
     return ids(order)
 
 

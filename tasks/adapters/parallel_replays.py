@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from pydantic import Field
@@ -24,9 +25,6 @@ from tasks.adapters.files.calendar import read_calendar
 from tasks.adapters.files.candles import read_candles
 from tasks.adapters.files.funding import read_funding
 from tasks.adapters.files.instruments import resolved
-from tasks.adapters.news import read_news
-from tasks.adapters.store.database import parse_url
-from tasks.adapters.store.store import opened
 from tasks.adapters.venue.client import name_of
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError, TradingError
@@ -157,8 +155,11 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: ReplayWindow
         )
         for symbol, market in markets.items()
     }
-    database = parse_url(s.store_url).database
-    known = None if s.store_url.startswith("sqlite") and not Path(database or "").exists() else opened(s.store_url)
+    known = None
+    if not s.store_url.startswith("sqlite") or Path(urlsplit(s.store_url).path[1:]).exists():
+        from tasks.adapters.store.store import opened  # a quarter of a replay's start
+
+        known = opened(s.store_url)
     # as `ingest` keeps them: under the profile's own name, and with --venue under that of paper
     venues = (name_of(s), name_of(s.model_copy(update={"profile": "paper"})))
 
@@ -213,7 +214,11 @@ def bars_of(seen: Treated) -> dict[str, TradedBars]:
 
 def world_of(job: Job) -> World:
     """Return the window and what the world says in it, in the treatment's own time."""
-    seen, files = treated_for(job), job.files
+    seen, files, headlines = treated_for(job), job.files, None
+    if files.news and not job.mask:  # they name names
+        from tasks.adapters.news import read_news
+
+        headlines = read_news(Path(files.news))
     shown = {real: name for name, real in seen.names.items()}
     rates = {
         shown[symbol]: [rate._replace(at=rate.at + seen.shift) for rate in read_funding(Path(path))]
@@ -225,7 +230,7 @@ def world_of(job: Job) -> World:
         latency_s=job.latency_s,
         funding=rates,
         calendar=tuple(event.model_copy(update={"at": event.at + seen.shift}) for event in files.events()),
-        headlines=read_news(Path(files.news)) if files.news and not job.mask else None,  # they name names
+        headlines=headlines,
     )
 
 

@@ -20,7 +20,7 @@ from tasks.core.lab import chance, statistics
 from tasks.core.lab.chance import DAYS_PER_YEAR, Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.gate_sampling import Sampled
 from tasks.core.lab.statistics import Interval, Overfit
-from tasks.core.simulation import performance
+from tasks.core.simulation.backtest import max_drawdown_pct
 from tasks.core.types.bars import floor_time
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.decision import PromptRef
@@ -303,7 +303,7 @@ def _row(
     rs = np.array([trade.r for trade in trades if trade.r is not None])
     points = [point for trial in trials for point in trial.points]
     cost = float(sum((Decimal(str(trial.summary["llm_cost_usd"])) for trial in trials), Decimal(0)))
-    deepest = performance.max_drawdown_pct(np.r_[1.0, np.cumprod(1 + returns)])  # it may span windows
+    deepest = max_drawdown_pct(np.r_[1.0, np.cumprod(1 + returns)])  # it may span windows
     return Row(
         label=variant.label,
         baseline=variant.baseline,

@@ -44,7 +44,15 @@ from tasks.core.types.orders import (
 AVERAGE = Context(prec=12)  # a fill is an average over book levels: finer than the tick, still finite
 IDS = uuid.UUID("6d0f6c1e-2f52-5d0b-9a53-0f3f6c1b7a10")
 WALLET = ("default_leverage", "leverages", "holdings", "totals", "last")  # what is stored of it under its own name
-Liquidity = Literal["maker", "taker"]
+
+
+class Execution(NamedTuple):
+    """At what price something trades, by whom; `entered_at`: from when on a position it opens can be stopped."""
+
+    price: Decimal
+    liquidity: Literal["maker", "taker"]
+    entered_at: datetime
+    at: datetime
 
 
 class PriceBar(NamedTuple):
@@ -92,6 +100,7 @@ class SimulatedAccount:
         self._orders: dict[str, Order] = {}  # by venue id, in the order they arrived
         self._ids: dict[str, str] = {}  # client id -> venue id
         self._resting: dict[str, datetime | None] = {}  # venue id of each working limit order -> when it expires
+        self._rested: list[str] = []  # symbols in the order in which a limit order of theirs first rested
 
     # -- what is there ------------------------------------------------------------------------------------------
 
@@ -110,7 +119,8 @@ class SimulatedAccount:
     def open_orders(self, symbol: str | None = None) -> list[Order]:
         """Return working limits, and stops and targets sent under a client id of their own; attached ones are not."""
         holdings = self.wallet.holdings.values()
-        keys = [*self._resting, *(key for h in holdings for key in (h.stop_order, h.target_order) if key)]
+        resting = sorted(self._resting, key=lambda key: self._rested.index(self._orders[key].symbol))
+        keys = [*resting, *(key for h in holdings for key in (h.stop_order, h.target_order) if key)]
         return [order for key in keys if symbol in (None, (order := self._orders[key]).symbol)]
 
     def position(self, symbol: str) -> VenuePosition | None:
@@ -206,27 +216,20 @@ class SimulatedAccount:
             self._end(key, OrderStatus.CANCELLED, "cancelled", at)
         return self._orders[key]
 
-    def amend(
-        self, client_order_id: str, quantity: Decimal | None, price: Decimal | None, at: datetime
-    ) -> Order | None:
-        """Change a working limit order's quantity or price, without it trading at once; None if there is none.
-
-        A refusal comes back as the order as it was, with the code in `reason`.
-        """
-        order = self.order(client_order_id)
-        if order is None or order.venue_order_id not in self._resting:
-            return None
-        changes = {"quantity": quantity or order.quantity, "price": price or order.price}
-        wanted = order.model_copy(update=changes)
-        left, reserved = wanted.quantity - order.filled, self._reserved(besides=order.venue_order_id)
+    def amend(self, key: str, changes: dict[str, Decimal], at: datetime) -> str:
+        """Change a working limit order's quantity or price, without it trading at once. Returns the refusal's code."""
+        if key not in self._resting:
+            return "unknown"
+        wanted = self._orders[key].model_copy(update=changes)
+        price, left = limit_price(wanted), wanted.quantity - wanted.filled
         refusal = (
-            size_refusal(wanted, self.wallet.instruments[order.symbol], wanted.quantity, limit_price(wanted))
+            size_refusal(wanted, self.wallet.instruments[wanted.symbol], wanted.quantity, price)
             or ("below_filled" if left <= 0 else "")
-            or margin_refusal(self.wallet, wanted, left, limit_price(wanted), self.costs.taker_bps, reserved)
+            or margin_refusal(self.wallet, wanted, left, price, self.costs.taker_bps, self._reserved(besides=key))
         )
-        if refusal:
-            return order.model_copy(update={"reason": refusal})
-        return self._change(order.venue_order_id, at, **changes)
+        if not refusal:
+            self._change(key, at, **changes)
+        return refusal
 
     def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None, at: datetime) -> str:
         """Set the position's resting stop and target; None leaves, 0 removes. Returns "" or the refusal's code."""
@@ -267,7 +270,7 @@ class SimulatedAccount:
     def liquidate(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Close the position for the venue's own reasons, as a taker at `price` less spread and impact."""
         if (holding := self.wallet.holdings.get(symbol)) is not None:
-            self._close(holding, self._slipped_out(holding, price), "taker", "liquidation", at, at)
+            self._close(holding, "liquidation", Execution(self._slipped_out(holding, price), "taker", at, at))
 
     # -- the market passes over it --------------------------------------------------------------------------------
 
@@ -360,7 +363,7 @@ class SimulatedAccount:
         if met:
             trigger, reason = max(met, key=lambda way: holding.sign * way[0])
             price = self._slipped_out(holding, worse(trigger, bar.open))
-            self._close(holding, price, "taker", reason, bar.open_time, at)
+            self._close(holding, reason, Execution(price, "taker", bar.open_time, at))
 
     def _take_profit(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Fill the remaining touched limits and the target in the order the price met them."""
@@ -380,10 +383,11 @@ class SimulatedAccount:
         extreme = bar.high if holding.sign > 0 else bar.low
         nearer = before is None or holding.sign * (before - holding.target) > 0
         if nearer and holding.sign * (extreme - holding.target) > 0:
-            self._close(holding, holding.target, "maker", "target", bar.open_time, at)
+            self._close(holding, "target", Execution(holding.target, "maker", bar.open_time, at))
 
     def _fill_limit(self, order: Order, bar: PriceBar, at: datetime) -> None:
-        self._execute(order, order.quantity - order.filled, limit_price(order), "maker", bar.open_time, at)
+        met = Execution(limit_price(order), "maker", bar.open_time, at)
+        self._execute(order, order.quantity - order.filled, met)
         self._rest_or_end(order.venue_order_id, None, at)
 
     # -- executing and booking ----------------------------------------------------------------------------------
@@ -443,11 +447,9 @@ class SimulatedAccount:
                 return
             fill_price = min(fill_price, order.price) if sign > 0 else max(fill_price, order.price)
         if quantity > 0:
-            self._execute(order, quantity, fill_price, "taker", at, at)
+            self._execute(order, quantity, Execution(fill_price, "taker", at, at))
 
-    def _execute(
-        self, order: Order, quantity: Decimal, price: Decimal, liquidity: Liquidity, entered_at: datetime, at: datetime
-    ) -> None:
+    def _execute(self, order: Order, quantity: Decimal, met: Execution) -> None:
         """Fill `quantity` of an order; one that flips the position fills in two parts, exit first."""
         opening = opening_quantity(self.wallet.holdings.get(order.symbol), sign_of(order.side), quantity)
         closing = quantity - opening
@@ -455,15 +457,13 @@ class SimulatedAccount:
             opening = ZERO
         for part, reason in ((closing, "exit"), (opening, "entry")):
             if part:
-                self._book(order.venue_order_id, part, price, liquidity, reason, entered_at, at)
+                self._book(order.venue_order_id, part, reason, met)
         if opening and (order.stop or order.target):
-            self.set_protection(order.symbol, order.stop, order.target, at)
+            self.set_protection(order.symbol, order.stop, order.target, met.at)
 
-    def _close(
-        self, holding: Holding, price: Decimal, liquidity: Liquidity, reason: str, entered_at: datetime, at: datetime
-    ) -> None:
+    def _close(self, holding: Holding, reason: str, met: Execution) -> None:
         """Close the whole position through its stop or target, or for the venue when equity is gone."""
-        key = {"stop": holding.stop_order, "target": holding.target_order}.get(reason, "")
+        at, key = met.at, {"stop": holding.stop_order, "target": holding.target_order}.get(reason, "")
         if key:
             self._change(key, at, quantity=holding.quantity)
         else:
@@ -481,21 +481,12 @@ class SimulatedAccount:
                 created_at=at,
                 updated_at=at,
             )
-        self._book(key, holding.quantity, price, liquidity, reason, entered_at, at)
+        self._book(key, holding.quantity, reason, met)
         self._change(key, at, status=OrderStatus.FILLED)
 
-    def _book(
-        self,
-        key: str,
-        quantity: Decimal,
-        price: Decimal,
-        liquidity: Liquidity,
-        reason: str,
-        entered_at: datetime,
-        at: datetime,
-    ) -> None:
+    def _book(self, key: str, quantity: Decimal, reason: str, met: Execution) -> None:
         """Book one execution: the fill, the wallet, the order; a position that ends takes its protection along."""
-        order = self._orders[key]
+        order, (price, liquidity, entered_at, at) = self._orders[key], met
         symbol = order.symbol
         fee = bps(quantity * price, self.costs.maker_bps if liquidity == "maker" else self.costs.taker_bps)
         before = self.wallet.holdings.get(symbol)
@@ -540,7 +531,12 @@ class SimulatedAccount:
         elif order.reduce_only and order.symbol not in self.wallet.holdings:
             self._end(key, OrderStatus.CANCELLED, "no_position", at)
         else:
-            self._resting.setdefault(key, expires_at)
+            self._rest(key, self._resting.get(key, expires_at))
+
+    def _rest(self, key: str, expires_at: datetime | None) -> None:
+        self._resting[key] = expires_at
+        if (symbol := self._orders[key].symbol) not in self._rested:
+            self._rested.append(symbol)
 
     def _end(self, key: str, status: OrderStatus, reason: str, at: datetime) -> None:
         self._resting.pop(key, None)
@@ -578,13 +574,14 @@ class SimulatedAccount:
     def load(self, text: str) -> None:
         """Replace the state by a dumped one; instruments and costs stay this account's."""
         stored = _Stored.model_validate_json(text)
-        self.wallet.cash, self.fills = stored.wallet, stored.fills
+        self.wallet.cash, self.fills, self._resting, self._rested = stored.wallet, stored.fills, {}, []
         for name in WALLET:
             setattr(self.wallet, name, getattr(stored, name))
         self._restore(stored.orders)
         legs = {key for h in stored.holdings.values() for key in (h.stop_order, h.target_order)}
-        working = [key for key, o in self._orders.items() if o.status is OrderStatus.OPEN and key not in legs]
-        self._resting = {key: stored.expiries.get(key) for key in working}
+        for key, order in self._orders.items():
+            if order.status is OrderStatus.OPEN and key not in legs:
+                self._rest(key, stored.expiries.get(key))
 
 
 def price_bars(bars: pd.DataFrame) -> list[PriceBar]:

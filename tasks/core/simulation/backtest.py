@@ -30,7 +30,6 @@ from tasks.core.market import position_events
 from tasks.core.market.market import Market, bar_closes
 from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
-from tasks.core.simulation import performance
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.refusals import PROTECTIVE
 from tasks.core.simulation.symbol_replay import NOTHING, SymbolReplay, make_grid
@@ -434,6 +433,7 @@ class Backtest:
         quarters = int(np.count_nonzero(closes % 900 == 0)) * len(self.symbols)
         unknown = tuple(symbol for symbol in self.symbols if symbol not in self.world.funding)
         totals = self.account.wallet.totals.values()
+        known = [float(r) for outcome in self.outcomes if (r := past.net_r(outcome)) is not None]
         return {
             "candles": sum(len(each.traded) for each in self.symbols.values()),
             "cycles": quarters + int(np.count_nonzero(closes[np.array(self.decided, dtype=int)] % 900)),
@@ -441,11 +441,11 @@ class Backtest:
             "decisions": len(self.decided),
             "by_action": dict(sorted(self.by_action.items())),
             "trades": len(self.outcomes),
-            "return_pct": performance.return_pct(self.equity),
-            "sharpe": performance.sharpe(performance.daily(self.equity, closes)),
-            "max_drawdown_pct": performance.max_drawdown_pct(self.equity),
-            "win_rate": performance.win_rate(self.outcomes),
-            "expectancy_r": performance.expectancy_r(self.outcomes),
+            "return_pct": float((self.equity[-1] / self.equity[0] - 1) * 100),
+            "sharpe": sharpe(self.equity, closes),
+            "max_drawdown_pct": max_drawdown_pct(self.equity),
+            "win_rate": sum(o.pnl > 0 for o in self.outcomes) / len(self.outcomes) if self.outcomes else None,
+            "expectancy_r": float(np.mean(known)) if known else None,  # after fees, where R is known
             "fees_quote": sum((each.fees for each in totals), Decimal(0)),
             "llm_cost_usd": self.cost_usd,
             "rejected_by_code": dict(sorted(self.rejected.items())),
@@ -455,6 +455,24 @@ class Backtest:
             "funding_quote": -sum((each.funding for each in totals), Decimal(0)),
             "fingerprint": self.fingerprint,
         }
+
+
+def max_drawdown_pct(equity: np.ndarray) -> float:
+    """Return the deepest fall from a running peak, in percent of that peak (positive)."""
+    return float((1 - equity / np.maximum.accumulate(equity)).max() * 100)
+
+
+def sharpe(equity: np.ndarray, closes_s: np.ndarray) -> float | None:
+    """Return the annualised Sharpe ratio of daily returns (risk-free 0); None without variation.
+
+    A day ends at UTC midnight in `closes_s` (seconds); crypto trades on each of a year's.
+    """
+    at = np.unique(np.r_[0, np.flatnonzero(closes_s % 86_400 == 0), len(equity) - 1])
+    if len(at) < 3:
+        return None
+    returns = equity[at[1:]] / equity[at[:-1]] - 1
+    deviation = returns.std(ddof=1)
+    return float(returns.mean() / deviation * np.sqrt(365)) if deviation > 0 else None
 
 
 @contextmanager

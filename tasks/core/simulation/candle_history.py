@@ -86,8 +86,7 @@ class History:
         known, limit = known_at.timestamp(), strategy.history_bars
         for tf, recorded in self.recorded.items():
             end = int(np.searchsorted(self._closes[tf], as_of.timestamp(), side="right"))
-            part = recorded[max(0, end - limit) : end]
-            if len(part) and part.max() > known:
+            if (recorded[max(0, end - limit) : end] > known).any():
                 return True
         return False
 
