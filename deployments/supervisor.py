@@ -14,7 +14,11 @@ from deployments.orchestrator import FINAL, Orchestrator, PrefectError
 from deployments.progress import Board
 from deployments.running import FirstCycle, ServiceState, UpState
 from deployments.services import Child, Service
+from tasks.adapters import alerts
+from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
+from tasks.core.pages.decision import summary_line
+from tasks.core.types.alert import Alert, AlertKind
 from tasks.settings import Settings
 
 START_S = 600.0  # a busy machine takes minutes for the imports of a server
@@ -124,7 +128,9 @@ class Supervisor:
             else:
                 done = FirstCycle(state="TimedOut", message=f"still {state['name']} after {FIRST_CYCLE_S:.0f} s")
         if done.ok:
-            done.cycles = await asyncio.to_thread(_summaries, self.settings)
+            with closing(Store(self.settings.store_url)) as store:
+                newest = [store.cycles.last(self.settings.strategy, symbol) for symbol in self.settings.symbols]
+            done.cycles = [summary_line(record) for record in newest if record is not None]
         self.state.first_cycle, self.state.seconds = done, self.board.seconds
         self._save()
         return done
@@ -163,8 +169,8 @@ class Supervisor:
 
     def stop(self) -> None:
         """End the worker and its runs, which may still report to the others; then the others."""
-        workers = [self._children.pop(name) for name in self._workers if name in self._children]
-        for group in (workers, list(self._children.values())):
+        for working in (True, False):
+            group = [child for name, child in self._children.items() if (name in self._workers) is working]
             for child in group:
                 child.stop()
             for child in group:
@@ -181,10 +187,6 @@ class Supervisor:
 
 def _tell(settings: Settings, name: str, text: str, board: Board) -> None:
     """Alert about a process that died, once an hour for each; directly, as Prefect's server may be the one."""
-    from tasks.adapters import alerts
-    from tasks.adapters.store.store import Store
-    from tasks.core.types.alert import Alert, AlertKind
-
     alert = Alert(kind=AlertKind.DEAD, key=f"{socket.gethostname()}:{name}", text=text)
     try:
         with closing(Store(settings.store_url)) as store:
@@ -198,17 +200,5 @@ def _tell(settings: Settings, name: str, text: str, board: Board) -> None:
 
 def migrate(settings: Settings) -> None:
     """Bring the store's tables up to this release."""
-    from tasks.adapters.store.store import Store
-
     with closing(Store(settings.store_url)) as store:
         store.migrate()
-
-
-def _summaries(settings: Settings) -> list[str]:
-    """Return the newest cycle of each symbol as one line."""
-    from tasks.adapters.store.store import Store
-    from tasks.core.pages.decision import summary_line
-
-    with closing(Store(settings.store_url)) as store:
-        newest = [store.cycles.last(settings.strategy, symbol) for symbol in settings.symbols]
-    return [summary_line(record) for record in newest if record is not None]

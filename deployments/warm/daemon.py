@@ -40,8 +40,7 @@ PRELOADED = (
     "prefect.task_engine", "prefect.flow_runs", "prefect.events", "prefect.artifacts", "prefect.runtime", "feedparser",
     "icalendar", "matplotlib.figure", "prometheus_client",
 )  # fmt: skip
-LIBRARIES = ("OPENBLAS", "OMP", "MKL", "NUMEXPR")
-ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in LIBRARIES} | {
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")} | {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
 }
