@@ -11,13 +11,13 @@ from pydantic import SecretStr
 from deployments.orchestrator import Orchestrator
 
 BLOCK, SLUG = "quarterdeck-alerts", "slack-webhook"
-REACTIVE = {"type": "event", "posture": "Reactive", "match": {}, "after": [], "threshold": 1}
+REACTIVE = {"type": "event", "posture": "Reactive"}
 # an automation, and the message it sends
 ALERTS = (
     {
         "name": "quarterdeck: alerts",
         "description": "Each alert as it is raised; the store sees to it that each is raised once",
-        "trigger": REACTIVE | {"expect": ["quarterdeck.alert.*"], "within": 0, "for_each": ["prefect.resource.id"]},
+        "trigger": REACTIVE | {"expect": ["quarterdeck.alert.*"], "for_each": ["prefect.resource.id"]},
     },
     {
         "subject": "Quarterdeck: {{ event.payload.kind }}",

@@ -30,7 +30,7 @@ from tasks.settings import ROOT, Settings, load, settings
 @click.option("-v", "--verbose", is_flag=True, help="logs on stderr")
 def cli(verbose: bool) -> None:
     """An LLM on the quarterdeck of a crypto trading system: the model asks, the guard disposes."""
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(message)s")
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s")
     logging.getLogger("quarterdeck").setLevel(logging.INFO if verbose else logging.WARNING)
 
 

@@ -40,7 +40,7 @@ class Diagnosis(Dto):
     name: str
     result: Health
     detail: str
-    remedy: str = ""
+    remedy: str
 
     def __str__(self) -> str:
         return f"{self.result:<5} {self.name:<14} {self.detail}" + (f"; {self.remedy}" if self.remedy else "")

@@ -31,26 +31,20 @@ def main(arguments: list[str]) -> int:
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     for number in ENDINGS:
         signal.signal(number, signal.default_int_handler)
-    code = 1
     try:
         die = partial(prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
         child = subprocess.Popen(arguments[2:], preexec_fn=die)  # noqa: S603  (the supervisor's own list)
-        code = _watch(child, parent)
-    except KeyboardInterrupt:  # told to stop, or the parent is gone
-        code = 0
+        while os.getppid() == parent:
+            with suppress(subprocess.TimeoutExpired):
+                return child.wait(timeout=1)
+        return 0
+    except KeyboardInterrupt:  # told to stop
+        return 0
     except OSError as e:
         print(f"{arguments[2]} could not be started: {e}", file=sys.stderr)
+        return 1
     finally:
         _end_family(grace)
-    return code
-
-
-def _watch(child: "subprocess.Popen[bytes]", parent: int) -> int:
-    while True:
-        with suppress(subprocess.TimeoutExpired):
-            return child.wait(timeout=1)
-        if os.getppid() != parent:
-            raise KeyboardInterrupt
 
 
 def _end_family(grace: float) -> None:

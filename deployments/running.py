@@ -21,9 +21,9 @@ from tasks.core.errors import InputError
 
 class ServiceState(BaseModel):
     pid: int
-    url: str = ""
-    health: str = ""
-    log: str = ""
+    url: str
+    health: str
+    log: str
 
 
 class FirstCycle(BaseModel):
@@ -42,7 +42,6 @@ class UpState(BaseModel):
     pid: int
     started_at: datetime
     profile: str
-    strategy: str
     phase: Literal["starting", "up"] = "starting"
     services: dict[str, ServiceState] = {}
     first_cycle: FirstCycle | None = None

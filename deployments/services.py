@@ -181,7 +181,7 @@ class Child:
 
     def restart(self) -> None:
         """Start it again, once it has ended; from the main thread only, as in `_start`."""
-        self._end_remains()
+        self.wait()
         self._start()
 
     def _start(self) -> None:
@@ -192,11 +192,6 @@ class Child:
             self._process = subprocess.Popen(  # noqa: S603  (our own list, no shell)
                 command, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-
-    def _end_remains(self) -> None:
-        """Kill what a nanny that was itself killed left behind: a server of its would keep the port."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
 
     @property
     def pid(self) -> int:
@@ -218,7 +213,8 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        self._end_remains()
+        with suppress(ProcessLookupError, PermissionError):  # a nanny that was itself killed left it behind
+            os.killpg(self.pid, signal.SIGKILL)
 
     def last_line(self) -> str:
         """Return the log's last line that says something."""

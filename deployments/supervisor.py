@@ -40,9 +40,7 @@ class Supervisor:
         self.settings, self.board = settings, board
         self.plan = services.working_plan(settings) if only_workers else services.plan(settings)
         self.logs = settings.home / "logs"
-        self.state = UpState(
-            pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile, strategy=settings.strategy
-        )
+        self.state = UpState(pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile)
         self._workers = [name for name in self.plan if name.startswith("worker")]
         self._env = services.environment(settings)
         self._children: dict[str, Child] = {}
@@ -55,10 +53,11 @@ class Supervisor:
                 services.require_free(service)
         self._save()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
-        own = "prefect" in self.plan
-        first = [self._healthy(service) for name, service in self.plan.items() if name != "prefect" and service.health]
-        await asyncio.gather(*([self._orchestrated()] if own else []), self._migrated(), *first)
-        if not own:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
+        others = [self._healthy(each) for name, each in self.plan.items() if each.health and name != "prefect"]
+        if "prefect" in self.plan:
+            await asyncio.gather(self._orchestrated(), self._migrated(), *others)
+        else:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
+            await asyncio.gather(self._migrated(), *others)
             await self._close_lost()
             await self._working()
         self.state.phase = "up"
@@ -123,9 +122,8 @@ class Supervisor:
                 await asyncio.sleep(LOOK_S)
                 with suppress(PrefectError):  # its server may just be starting again
                     run = await self._api.call("GET", f"flow_runs/{run['id']}")
-            if state["type"] in FINAL:
-                done = FirstCycle(state=state["name"], message=state["message"] or "")
-            else:
+            done = FirstCycle(state=state["name"], message=state["message"] or "")
+            if state["type"] not in FINAL:
                 done = FirstCycle(state="TimedOut", message=f"still {state['name']} after {FIRST_CYCLE_S:.0f} s")
         if done.ok:
             with closing(Store(self.settings.store_url)) as store:

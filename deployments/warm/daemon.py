@@ -163,26 +163,18 @@ def _engine(request: dict[str, Any], files: list[int]) -> None:
     runpy.run_module("prefect.engine", run_name="__main__")
 
 
-def preload() -> list[str]:
-    """Import what is heavy; returns what this installation lacks."""
-    os.environ.update(ONE_THREAD)
-    missing = []
-    for name in PRELOADED:
-        try:
-            importlib.import_module(name)
-        except ImportError as e:
-            missing.append(f"{name}: {e}")
-    gc.collect()
-    gc.freeze()  # the children share these pages as long as the collector leaves them alone
-    return missing
-
-
 def main() -> int:
     began = time.monotonic()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-    for line in preload():
-        print(f"warm: not preloaded {line}", file=sys.stderr)
+    os.environ.update(ONE_THREAD)
+    for name in PRELOADED:
+        try:
+            importlib.import_module(name)
+        except ImportError as e:
+            print(f"warm: not preloaded {name}: {e}", file=sys.stderr)
+    gc.collect()
+    gc.freeze()  # the children share these pages as long as the collector leaves them alone
     if threading.active_count() != 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         print(f"warm: these threads would not survive a fork, and may hold locks: {names}", file=sys.stderr)

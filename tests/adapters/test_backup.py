@@ -149,7 +149,7 @@ def test_restore_is_refused_while_quarterdeck_runs_and_not_after(saved, tmp_path
     home.mkdir()
     with running.claim(home):
         if said_so:
-            up = running.UpState(pid=os.getpid(), started_at=AT, profile="sandbox", strategy="default")
+            up = running.UpState(pid=os.getpid(), started_at=AT, profile="sandbox")
             running.write(home, up)
         code, said = in_home(home, "restore", str(archive))
         assert (code, f"quarterdeck runs with HOME {home}: `quarterdeck down` first" in said) == (2, True)

@@ -219,7 +219,7 @@ def test_doctor_exits_1_for_a_port_that_is_taken(env):
 
 
 def test_file_of_a_machine_that_went_down_is_not_taken_for_a_running_one(tmp_path):
-    stale = {"pid": os.getpid(), "started_at": "2026-01-01T00:00:00Z", "profile": "sandbox", "strategy": "default"}
+    stale = {"pid": os.getpid(), "started_at": "2026-01-01T00:00:00Z", "profile": "sandbox"}
     running.write(tmp_path, UpState.model_validate(stale))
     assert running.state(tmp_path) is None
     with running.claim(tmp_path):
