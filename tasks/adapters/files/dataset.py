@@ -19,12 +19,12 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
 
 from tasks.adapters.files.dataset_card import render
 from tasks.adapters.files.folders import check_new
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
+from tasks.core.types.base import read_dto
 from tasks.core.types.decision import ACTIONS
 from tasks.core.types.record import CycleRecord
 
@@ -61,7 +61,7 @@ def file_source(path: Path) -> Source:
         raise InputError(f"--records {path}: {getattr(e, 'strerror', None) or e}") from e
     if not times:
         raise InputError(f"--records {path}: no cycle record in it; `quarterdeck backtest --out DIR` writes them")
-    return Source(path.name, (times[0], times[1]), lambda: _parsed(path))
+    return Source(path.name, (times[0], times[1]), lambda: read_records(path))
 
 
 def store_source(store: "Store", strategy: str) -> Source:
@@ -81,17 +81,12 @@ def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]  # both read bytes
 
 
-def _parsed(path: Path) -> Iterator[CycleRecord]:
+def read_records(path: Path) -> Iterator[CycleRecord]:
+    """Yield the cycle records in a file of JSON lines."""
     with _open(path) as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield CycleRecord.model_validate_json(line)
-            except ValidationError as e:
-                first = e.errors()[0]
-                where = ".".join(map(str, first["loc"]))
-                raise InputError(f"--records {path}, line {number}: {where}: {first['msg']}") from e
+            if line.strip():
+                yield read_dto(CycleRecord, line, f"--records {path}, line {number}")
 
 
 def schema() -> pa.Schema:

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from tasks.core.decision import rules
 from tasks.core.decision.actions import parse_reply
 from tasks.core.decision.decider import PlainDecider, decided_as
 from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
-from tasks.core.types.base import Dto, Utc
+from tasks.core.types.base import Dto, Utc, read_dto
 from tasks.core.types.decision import DECISION, HELD, Answer, Decision, ModelCall, OpenLong, Rung, hold
 from tasks.core.types.question import Question
 
@@ -109,12 +109,7 @@ class RecordedDecider(PlainDecider):
         for number, text in enumerate(lines, start=1):
             if not text.strip():
                 continue
-            try:
-                line = RecordedReply.model_validate_json(text)
-            except ValidationError as e:
-                first = e.errors()[0]
-                where = "".join(f"{part}: " for part in first["loc"])
-                raise InputError(f"recorded replies, line {number}: {where}{first['msg']}") from e
+            line = read_dto(RecordedReply, text, f"recorded replies, line {number}")
             key = (line.as_of, line.symbol)
             if key in self.replies:
                 raise InputError(f"recorded replies, line {number}: a second reply for {line.symbol} at {line.as_of}")

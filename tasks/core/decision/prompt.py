@@ -12,10 +12,10 @@ from string import Template
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from tasks.core.errors import InputError
-from tasks.core.types.base import Dto
+from tasks.core.types.base import Dto, read_dto
 from tasks.core.types.decision import PromptRef
 
 _FILE = re.compile(r"---\n(?P<front>.*?)\n---\n\s*## system\n(?P<system>.*?)\n## user\n(?P<user>.*)", re.DOTALL)
@@ -98,13 +98,9 @@ def check_variables(prompt: Prompt, known: frozenset[str]) -> None:
 
 def _front_matter(text: str, name: str) -> _FrontMatter:
     try:
-        return _FrontMatter.model_validate(yaml.safe_load(text))
+        return read_dto(_FrontMatter, yaml.safe_load(text), f"prompt {name}: front matter")
     except yaml.YAMLError as e:
         raise InputError(f"prompt {name}: front matter is not YAML: {' '.join(str(e).split())}") from e
-    except ValidationError as e:
-        first = e.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "front matter"
-        raise InputError(f"prompt {name}: {field}: {first['msg']}") from e
 
 
 def _check_body(prompt: Prompt, name: str) -> None:

@@ -3,9 +3,11 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
-from typing import Annotated, Any, NewType, Self
+from typing import Annotated, Any, NewType, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from tasks.core.errors import InputError
 
 
 class Dto(BaseModel):
@@ -51,3 +53,14 @@ Utc = Annotated[datetime, AfterValidator(aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base
 Quantity = NewType("Quantity", Decimal)  # base, never negative
 ZERO = Decimal(0)
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_dto(dto: type[M], document: Any, where: str) -> M:
+    """Read a DTO from JSON, as text or parsed; raises InputError naming the place and the first thing wrong."""
+    try:
+        as_text = isinstance(document, str | bytes)
+        return dto.model_validate_json(document) if as_text else dto.model_validate(document)
+    except ValidationError as e:
+        first = e.errors()[0]
+        raise InputError(": ".join(filter(None, (where, ".".join(map(str, first["loc"])), first["msg"])))) from e
