@@ -254,17 +254,23 @@ def compare(
     """Put every variant beside every other. `tried` counts these variants too."""
     raw = {variant.label: of(trials, variant.label) for variant in variants}
     returns = {label: series(mine) for label, mine in raw.items()}
-    luck = {label: _luck(mine, bars, cash, costs, seeds) for label, mine in raw.items()}
+    luck = {}
+    for label, mine in raw.items():
+        if trades := sum(len(trial.trades) for trial in mine):
+            drawn = [chance.random_returns(t.trades, bars, t.days, cash, costs, seeds) for t in mine]
+            luck[label] = chance.standing(returns[label].returns, np.concatenate(drawn, axis=1), trades)
     leakage = (_leakage(variant, windows, trials) for variant in variants)
+    common = reduce(np.intersect1d, (each.days for each in returns.values()))
+    shared = [each.returns[np.isin(each.days, common)] for each in returns.values()]  # one that holds is a choice too
     gates = (_gate(label, mine, bars) for label, mine in raw.items())
     return Comparison(
         symbols=tuple(sorted(bars)),
         asset_pct={symbol: _moved(each, windows) for symbol, each in bars.items()},
         data_sha256=data_sha256,
         windows=tuple(windows),
-        rows=tuple(_row(v, windows, raw[v.label], tried, luck[v.label]) for v in variants),
+        rows=tuple(_row(v, windows, raw[v.label], tried, luck.get(v.label)) for v in variants),
         pairs=tuple(_pair(a, b, returns) for a, b in combinations(returns, 2)),
-        overfit=_overfit(list(returns.values())),
+        overfit=statistics.overfitting(np.array(shared).T),
         tried=tried.variants,
         leakage=tuple(filter(None, leakage)),
         gate=tuple(filter(None, gates)),
@@ -313,7 +319,7 @@ def _row(
         trades=len(trades),
         win_rate=sum(trade.pnl > 0 for trade in trades) / len(trades) if trades else None,
         expectancy_r=statistics.interval(rs) if len(rs) else None,
-        daily_bps=statistics.interval(returns * BPS) if len(returns) else Interval(estimate=0.0),
+        daily_bps=statistics.interval(returns * BPS),
         psr=statistics.probabilistic_sharpe(moments) if moments else None,
         dsr=statistics.probabilistic_sharpe(moments, best) if moments else None,
         chance=luck,
@@ -324,22 +330,21 @@ def _row(
         llm_cost_usd=cost,
         cost_per_decision_usd=cost / len(points) if points else 0.0,
         complete=len(trials) == len(windows) and all(trial.complete for trial in trials),
-        windows=tuple(_window_row(variant, windows[trial.window], trial) for trial in trials),
-    )
-
-
-def _window_row(variant: Variant, window: ReplayWindow, trial: Trial) -> WindowRow:
-    return WindowRow(
-        window=window.index,
-        start=window.start,
-        end=window.end,
-        cutoff=_side(window, variant.cutoff),
-        return_pct=float(total_pct(returns_of(trial.equity))),
-        sharpe=_annual_sharpe([trial]),
-        max_drawdown_pct=trial.summary["max_drawdown_pct"],
-        trades=len(trial.trades),
-        complete=trial.complete,
-        fingerprint=trial.summary["fingerprint"],
+        windows=tuple(
+            WindowRow(
+                window=window.index,
+                start=window.start,
+                end=window.end,
+                cutoff=_side(window, variant.cutoff),
+                return_pct=float(total_pct(returns_of(trial.equity))),
+                sharpe=_annual_sharpe([trial]),
+                max_drawdown_pct=trial.summary["max_drawdown_pct"],
+                trades=len(trial.trades),
+                complete=trial.complete,
+                fingerprint=trial.summary["fingerprint"],
+            )
+            for window, trial in ((windows[trial.window], trial) for trial in trials)
+        ),
     )
 
 
@@ -349,16 +354,6 @@ def _side(window: ReplayWindow, cutoff: datetime | None) -> str:
     if window.end <= cutoff:
         return "before"
     return "after" if window.start >= cutoff else "spans"
-
-
-def _luck(
-    trials: Sequence[Trial], bars: Mapping[str, TradedBars], cash: float, costs: Costs, seeds: int
-) -> Chance | None:
-    trades = sum(len(trial.trades) for trial in trials)
-    if not trades:
-        return None
-    drawn = [chance.random_returns(t.trades, bars, t.days, cash, costs, seeds) for t in trials]
-    return chance.standing(series(trials).returns, np.concatenate(drawn, axis=1), trades)
 
 
 def _paired(a: Series, b: Series) -> tuple[np.ndarray, np.ndarray]:
@@ -372,19 +367,7 @@ def _pair(a: str, b: str, returns: Mapping[str, Series]) -> Pair:
     sharpe = Interval(estimate=0.0, n=len(mine))
     if len(mine) > 2:
         sharpe = statistics.interval(mine, theirs, lambda x: statistics.sharpe_of(x) * YEAR)
-    return Pair(a=a, b=b, daily_bps=_gap(mine, theirs), sharpe=sharpe)
-
-
-def _gap(mine: np.ndarray, theirs: np.ndarray) -> Interval:
-    return statistics.interval(mine * BPS, theirs * BPS) if len(mine) else Interval(estimate=0.0)
-
-
-def _overfit(variants: Sequence[Series]) -> Overfit | None:
-    """PBO over the days all variants have; one that never moved (hold) is a choice like any."""
-    if not variants:
-        return None
-    common = reduce(np.intersect1d, (each.days for each in variants))
-    return statistics.overfitting(np.array([each.returns[np.isin(each.days, common)] for each in variants]).T)
+    return Pair(a=a, b=b, daily_bps=statistics.interval(mine * BPS, theirs * BPS), sharpe=sharpe)
 
 
 def _leakage(variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence[Trial]) -> Leakage | None:
@@ -394,7 +377,8 @@ def _leakage(variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence
     figures: dict[str, Any] = {"masked_agreement": _agreement(raw, masked)}
     for name, shown in (("masked", masked), ("perturbed", noisy)):
         figures[f"{name}_sharpe"] = _annual_sharpe(shown)
-        figures[f"{name}_gap_bps"] = _gap(*_paired(series(raw), series(shown))) if shown else None
+        mine, theirs = _paired(series(raw), series(shown))
+        figures[f"{name}_gap_bps"] = statistics.interval(mine * BPS, theirs * BPS) if shown else None
     for side in ("before", "after"):
         figures[f"{side}_sharpe"] = _annual_sharpe([t for t in raw if _side(windows[t.window], variant.cutoff) == side])
     same = _agreement(raw, noisy)

@@ -59,22 +59,15 @@ async def sample(market: Market, decider: Decider, strategy: Strategy, world: Wo
             cycle = cycle_id(strategy.name, market.symbol, at)
             if sampled(cycle, share):
                 reasons = market.reasons(at - duration("5m"), at) or (sample_reason(market.symbol, cycle, at, 1.0),)
-                action, earned = await _outcome(market, decider, strategy, world, at, reasons)
-                samples.append(Sampled(int(at.timestamp()), at_event, action, earned))
+                account = flat_account(market, strategy, at)
+                asked = flat_question(market, account, strategy, world, at, reasons)
+                [answer] = await decider.decide([asked])
+                intents = judged(asked, answer, account, strategy, at).intents
+                later = market.bars["5m"].loc[at : at + HORIZON_BARS * duration("5m")]
+                scored = score(account, market.symbol, intents, later, strategy.costs) if intents else None
+                earned = float(scored.return_pct) if scored else 0.0
+                samples.append(Sampled(int(at.timestamp()), at_event, answer.decision.action, earned))
     return samples
-
-
-async def _outcome(
-    market: Market, decider: Decider, strategy: Strategy, world: World, at: datetime, reasons: tuple[Reason, ...]
-) -> tuple[str, float]:
-    """Return what is decided on a flat account, and what that earns within a day."""
-    account = flat_account(market, strategy, at)
-    asked = flat_question(market, account, strategy, world, at, reasons)
-    [answer] = await decider.decide([asked])
-    intents = judged(asked, answer, account, strategy, at).intents
-    later = market.bars["5m"].loc[at : at + HORIZON_BARS * duration("5m")]
-    scored = score(account, market.symbol, intents, later, strategy.costs) if intents else None
-    return answer.decision.action, float(scored.return_pct) if scored else 0.0
 
 
 def flat_account(market: Market, strategy: Strategy, at: datetime) -> AccountState:

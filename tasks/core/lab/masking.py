@@ -65,7 +65,8 @@ def mask_instrument(instrument: Instrument, mask: Mask) -> Instrument:
     """Return what the disguised symbol may be traded in: the same steps, seen through the mask."""
     n = mask.doublings(instrument.symbol)
     steps = {"tick": n, "step": -n, "min_quantity": -n}
-    scaled = {name: _scaled(getattr(instrument, name), doublings) for name, doublings in steps.items()}
+    # a power of two, and its inverse, are exact
+    scaled = {name: getattr(instrument, name) * Decimal(2.0**doublings) for name, doublings in steps.items()}
     return instrument.model_copy(update={"symbol": mask.symbol(instrument.symbol), **scaled})
 
 
@@ -86,9 +87,3 @@ def perturbed(bars: pd.DataFrame, seed: int, strength: float = 1.0) -> pd.DataFr
         low=bodies.min(axis=1) * (bars["low"] / bars[["open", "close"]].min(axis=1)),
         volume=bars["volume"] * np.exp(noise),
     )[list(COLUMNS)]
-
-
-def _scaled(value: Decimal, doublings: int) -> Decimal:
-    """Multiply by a power of two, exactly."""
-    factor = Decimal(2) ** abs(doublings)
-    return value * factor if doublings > 0 else value * (1 / factor)

@@ -7,6 +7,7 @@ with its own version. Pure: the numbers come from `tasks.promotion`.
 
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -76,7 +77,21 @@ def criteria(
     candidate: str, champion: str, evidence: Evidence | None, shadows: Shadows, terms: Promotion
 ) -> tuple[Criterion, ...]:
     """Judge a candidate against the champion, both named by the sha256 of their files."""
-    return (*_replay(candidate, champion, evidence, terms), *_shadow(shadows, terms))
+    settled = len(shadows.pairs_pct)
+    ours, theirs = np.array(shadows.pairs_pct, dtype=float).reshape(-1, 2).T
+    gap = interval(ours, theirs, level=terms.confidence) if settled > 1 else None
+    low = gap.low if gap else None
+    edge = f"{gap.estimate:+.4f}, from {low:+.4f} %" if gap and low is not None else "unknown"
+    bar = f"its {terms.confidence:.0%} interval above {terms.min_edge_pct} %"
+    enough = f"{terms.min_shadows} settled beside the champion's"
+    return (
+        *_replay(candidate, champion, evidence, terms),
+        *_criteria(
+            ("shadow decisions", str(settled), enough, settled >= terms.min_shadows),
+            ("shadow edge", edge, bar, low is not None and low > terms.min_edge_pct),
+        ),
+        *_limits(shadows.use, terms),
+    )
 
 
 def _replay(candidate: str, champion: str, evidence: Evidence | None, terms: Promotion) -> tuple[Criterion, ...]:
@@ -86,7 +101,12 @@ def _replay(candidate: str, champion: str, evidence: Evidence | None, terms: Pro
         [each for each in evidence.variants if sha256 in each.prompt_sha256.split("+")]
         for sha256 in (candidate, champion)
     )
-    gap, commit, data = _masked_gap(ours, theirs), evidence.git_commit, evidence.data_sha256
+    gaps = [
+        a.masked_sharpe - b.masked_sharpe
+        for a, b in product(ours, theirs)
+        if a.model == b.model and a.masked_sharpe is not None and b.masked_sharpe is not None
+    ]
+    gap, commit, data = min(gaps, default=None), evidence.git_commit, evidence.data_sha256
     least = -terms.masked_loss_sharpe
     variants = f"{len(ours)} of the candidate, {len(theirs)} of the champion"
     shown = "not replayed masked" if gap is None else f"{gap:+.3f} Sharpe"
@@ -101,34 +121,6 @@ def _replay(candidate: str, champion: str, evidence: Evidence | None, terms: Pro
 
 def _criteria(*rows: tuple[str, str, str, bool]) -> tuple[Criterion, ...]:
     return tuple(Criterion(**dict(zip(Criterion.model_fields, row, strict=True))) for row in rows)
-
-
-def _masked_gap(ours: Sequence[Measured], theirs: Sequence[Measured]) -> float | None:
-    """Return the candidate's masked Sharpe ratio less the champion's, on the model where that is least."""
-    gaps = [
-        a.masked_sharpe - b.masked_sharpe
-        for a in ours
-        for b in theirs
-        if a.model == b.model and a.masked_sharpe is not None and b.masked_sharpe is not None
-    ]
-    return min(gaps, default=None)
-
-
-def _shadow(shadows: Shadows, terms: Promotion) -> tuple[Criterion, ...]:
-    settled = len(shadows.pairs_pct)
-    ours, theirs = np.array(shadows.pairs_pct, dtype=float).reshape(-1, 2).T
-    gap = interval(ours, theirs, level=terms.confidence) if settled > 1 else None
-    low = gap.low if gap else None
-    edge = f"{gap.estimate:+.4f}, from {low:+.4f} %" if gap and low is not None else "unknown"
-    bar = f"its {terms.confidence:.0%} interval above {terms.min_edge_pct} %"
-    enough = f"{terms.min_shadows} settled beside the champion's"
-    return (
-        *_criteria(
-            ("shadow decisions", str(settled), enough, settled >= terms.min_shadows),
-            ("shadow edge", edge, bar, low is not None and low > terms.min_edge_pct),
-        ),
-        *_limits(shadows.use, terms),
-    )
 
 
 def _limits(use: Use, terms: Promotion) -> tuple[Criterion, ...]:

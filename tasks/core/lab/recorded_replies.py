@@ -11,11 +11,10 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import zip_longest
 from math import inf
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tasks.core.decision.baselines import RecordedDecider
 from tasks.core.decision.breaker import Breaker, BreakerState
-from tasks.core.decision.budget import Charge, KeptReply, Reserved
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.kinds import Means, Tools, kind_of
 from tasks.core.decision.ladder import CACHED, Ladder, Shared
@@ -28,7 +27,7 @@ from tasks.core.lab import old_records
 from tasks.core.market import lean
 from tasks.core.ports import Decider
 from tasks.core.types.decision import Answer, ModelCall, PromptRef, ToolCall, Why
-from tasks.core.types.limits import Budget, ToolLimits, ToolRates
+from tasks.core.types.limits import ToolLimits, ToolRates
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy
@@ -91,7 +90,12 @@ def decider_of(
     record = records[0]
     decided, kind = decision_of(record), kind_of(record.decider)
     if kind.by_time:
-        return RecordedDecider(map(_line, records))
+        sent = ((each, decision_of(each).calls) for each in records)
+        return RecordedDecider(
+            compact({"as_of": each.as_of.isoformat(), "symbol": each.symbol, "reply": calls[0].raw_reply})
+            for each, calls in sent
+            if calls
+        )
     if not kind.asks_model:
         try:
             return plain(record.decider)
@@ -104,16 +108,11 @@ def decider_of(
     primary = kind.make(replies, prompts, _means(replies, strategy, kind.live))
     if not laddered:
         return primary
+    unasked: Any = None  # the purse and the kept replies: what answers here costs nothing
     return Ladder(
-        primary, RulesDecider(), Shared(cache, cache, cache, cache), cache.now, record.strategy, Breaker(1, day),
+        primary, RulesDecider(), Shared(unasked, unasked, cache, cache), cache.now, record.strategy, Breaker(1, day),
         day, inf, may_open=strategy.limits.fallback_may_open,
     )  # fmt: skip
-
-
-def _line(record: CycleRecord) -> str:
-    if not (calls := decision_of(record).calls):
-        return ""
-    return compact({"as_of": record.as_of.isoformat(), "symbol": record.symbol, "reply": calls[0].raw_reply})
 
 
 def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
@@ -153,11 +152,6 @@ class RecordedReplies:
         self.calls, self.tools = list(decided.calls), list(decided.tool_calls)
         self.overran = any(rung.why is Why.OUT_OF_TIME for rung in decided.trail)
 
-    @property
-    def planner_is_late(self) -> bool:
-        """Return whether the planner has used up its time."""
-        return self.overran and all(call.role != "planner" for call in self.calls)
-
     async def ask(
         self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], _schema: dict[str, object]
     ) -> ModelCall:
@@ -192,7 +186,11 @@ class RecordedMeter(Meter):
     """Drops the calls that were dropped; its clock stands still until the planner's time is used up."""
 
     def __init__(self, rates: ToolRates, replies: RecordedReplies, limits: ToolLimits) -> None:
-        super().__init__(rates, lambda: limits.deadline_s if replies.planner_is_late else 0.0)
+        def now() -> float:
+            late = replies.overran and all(call.role != "planner" for call in replies.calls)
+            return limits.deadline_s if late else 0.0
+
+        super().__init__(rates, now)
         self.metered = [call for call in replies.tools if call.dropped or call.response or call.latency_ms]
 
     def take(self, tool: str) -> bool:
@@ -201,7 +199,7 @@ class RecordedMeter(Meter):
 
 
 class RecordedCache:
-    """Implements all of `ladder.Shared`: the breaker as it was found, and the decision that the near cache found."""
+    """Two of `ladder.Shared`: the breaker as it was found, and the decision that the near cache found."""
 
     def __init__(self, records: Sequence[CycleRecord]) -> None:
         self.records, trail = {record.symbol: record for record in records}, decision_of(records[0]).trail
@@ -212,16 +210,6 @@ class RecordedCache:
         """Return when it was decided, as far as the breaker can tell."""
         until = self.breaker.retry_at
         return until - timedelta(seconds=1) if until else next(iter(self.records.values())).as_of
-
-    def reserve(self, _charge: Charge, _worst_usd: Decimal, _budget: Budget, _at: datetime) -> Reserved:
-        return Reserved()
-
-    def settle(self, budget_id: int, usd: Decimal) -> None: ...
-
-    def keep(self, content_hash: str, call: ModelCall, at: datetime) -> None: ...
-
-    def find(self, _content_hashes: Sequence[str], _since: datetime) -> KeptReply | None:
-        return None
 
     def change(self, _session: str, _change: Callable[[BreakerState], BreakerState]) -> BreakerState:
         return self.breaker

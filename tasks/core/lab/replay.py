@@ -110,7 +110,12 @@ class Replayer:
         results: list[Replayed] = []
         try:
             strategies = [self.strategy(record) for record in records]
-            if not any(map(self._has_later, records, strategies)):
+            if not any(
+                self.history(strategy.venue, record.symbol).has_later(
+                    strategy, inputs_of(record).known_at, record.as_of
+                )
+                for record, strategy in zip(records, strategies, strict=True)
+            ):
                 results = await self._compared(records, exact=False)
             differs = not results or any(result.differences for result in results)
             if differs and all(strategy.history_bars for strategy in strategies):
@@ -118,10 +123,6 @@ class Replayer:
         except NotReplayable as e:
             return [_result(record, lacks=str(e)) for record in records]
         return results
-
-    def _has_later(self, record: CycleRecord, strategy: Strategy) -> bool:
-        history = self.history(strategy.venue, record.symbol)
-        return history.has_later(strategy, inputs_of(record).known_at, record.as_of)
 
     async def answers(self, records: Sequence[CycleRecord]) -> list[Answer]:
         """Return what the deciders of one question's records answer once more; raises InputError saying what lacks."""

@@ -222,26 +222,26 @@ def _ended(split: str, row: Row, following: str) -> tuple[str, Row]:
 
 def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
     closed = _closed_between(last, step, symbol)
-    ruined = step.equity <= 0
+    ruined, risk = step.equity <= 0, entry.risk if entry else ZERO
+    made = None if closed is None else sum((trade.pnl for trade in closed), ZERO)
+    alone, reward_r = None, None if closed else made
+    if made is not None and last.open_gain is not None and step.open_gain is not None:
+        gain = step.open_gain - last.open_gain + float(made)
+        alone = math.log1p(gain / last.equity) if gain > -last.equity else RUIN
+    if closed and made is not None and risk > 0:
+        reward_r = made / risk
     return last.row | {
         "next_as_of": step.as_of,
         "elapsed_s": int((step.as_of - last.as_of).total_seconds()),
         "equity_before": last.equity,
         "equity_after": step.equity,
         "reward": RUIN if ruined else math.log(step.equity / last.equity),
-        "reward_symbol": _symbol_reward(last, step, closed),
-        "reward_r": _reward_r(closed, entry),
+        "reward_symbol": alone,
+        "reward_r": None if reward_r is None else float(reward_r),
         "entry_cycle_id": entry.cycle_id if closed and entry else None,
         "terminated": ruined,
         **{f"next_{name}": step.row[name] for name in ("state", "state_unknown", "allowed")},
     }
-
-
-def _symbol_reward(last: _Step, step: _Step, closed: list[ClosedTrade] | None) -> float | None:
-    if closed is None or last.open_gain is None or step.open_gain is None:
-        return None
-    gain = step.open_gain - last.open_gain + float(sum(trade.pnl for trade in closed))
-    return math.log1p(gain / last.equity) if gain > -last.equity else RUIN
 
 
 def _open_gain(record: CycleRecord, account: AccountState) -> float | None:
@@ -268,21 +268,8 @@ def _closed_between(last: _Step, step: _Step, symbol: str) -> list[ClosedTrade] 
     return [trade for trade in new if trade.symbol in (symbol, "")]
 
 
-def _reward_r(closed: list[ClosedTrade] | None, entry: _Entry | None) -> float | None:
-    if not closed:
-        return None if closed is None else 0.0
-    risk = entry.risk if entry else ZERO
-    return float(sum((trade.pnl for trade in closed), ZERO) / risk) if risk > 0 else None
-
-
-def _entry_risk(record: CycleRecord) -> Decimal | None:
-    """Return quantity times distance to the stop over the entries sent, as filled or else as asked; None: none sent."""
-    price = record.verdict.price if record.verdict else None
-    sent = [intent for intent in record.intents if not intent.reduce_only]
-    return sum((_risk_of(intent, record.fills, price) for intent in sent), ZERO) if sent else None
-
-
 def _risk_of(intent: OrderIntent, fills: Sequence[Fill], price: Decimal | None) -> Decimal:
+    """Return quantity times distance to the stop of an entry, as filled or else as asked."""
     mine = [fill for fill in fills if fill.client_order_id == intent.client_order_id and fill.side == intent.side]
     if intent.stop is None:
         return ZERO
@@ -297,6 +284,8 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
     if snapshot is None or account is None:
         return None
     values, unknown = state(snapshot)
+    view = snapshot.timeframes.get("5m")
+    last = view.last3[-1] if view and view.last3 else (None,) * 5
     carried, asked = _carried(record), record.decided.decision if record.decided else hold(record.symbol, "not asked")
     row = {
         "cycle_id": record.cycle_id, "strategy": record.strategy, "symbol": record.symbol, "as_of": record.as_of,
@@ -306,9 +295,12 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
         "guard_rewrite": parameters(carried) != parameters(asked),
         "codes": [code.value for code in record.verdict.codes] if record.verdict else [],
         "status": record.status.value, "counterfactual": list(scores(record.cycle_id).items()),
-        **_behaviour(record), **_bar(snapshot),
+        **_behaviour(record),
+        **dict(zip(("open", "high", "low", "close", "volume"), last, strict=True)),
     }  # fmt: skip
-    risk = _entry_risk(record) if isinstance(carried, ENTRIES) else None
+    price = record.verdict.price if record.verdict else None
+    sent = [_risk_of(intent, record.fills, price) for intent in record.intents if not intent.reduce_only]
+    risk = sum(sent, ZERO) if sent and isinstance(carried, ENTRIES) else None
     gain = _open_gain(record, account)
     return _Step(record.as_of, float(account.equity), account.closed_trades, gain, risk, row)
 
@@ -356,9 +348,3 @@ def _vote_share(record: CycleRecord, decided: Answer) -> float | None:
     votes: list[str] = [vote.signal for vote in analyses if isinstance(vote, roles.Analysis)]
     way = ways.get(decided.decision.action)
     return votes.count(way) / len(votes) if way and votes else None
-
-
-def _bar(snapshot: Snapshot) -> Row:
-    view = snapshot.timeframes.get("5m")
-    last = view.last3[-1] if view and view.last3 else (None,) * 5
-    return dict(zip(("open", "high", "low", "close", "volume"), last, strict=True))

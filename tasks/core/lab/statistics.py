@@ -108,6 +108,8 @@ def interval(
     level: float = LEVEL, seed: int = SEED,
 ) -> Interval:  # fmt: skip
     """Bootstrap `statistic` of a series, or its difference to a paired one: both are drawn on the same days."""
+    if not len(values):
+        return Interval(estimate=0.0)
     n, both = len(values), (values, np.zeros(len(values)) if other is None else other)  # a statistic of zeros is 0
     estimate, difference = float(np.subtract(*map(statistic, both))), both[0] - both[1]
     if n < FEWEST or not np.ptp(difference):

@@ -18,7 +18,6 @@ from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
-from tasks.core.types.snapshot import Snapshot
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
@@ -55,7 +54,13 @@ def changed_verdict(
     if decided is None or snapshot is None or was is None:
         return None
     other = strategy.model_copy(update={"limits": strategy.limits.model_copy(update=dict(limits))})
-    asked = Question(snapshot=_with_room(record, snapshot, other), reasons=record.reasons)
+    inputs, state = inputs_of(record), state_of(record)
+    before = inputs.state or state  # the market in the snapshot stays, the room is what these limits leave
+    mode = risk_view(before, other.limits, inputs.digest, record.as_of).risk_mode
+    room = constraints(other, before, record.symbol, record.as_of, mode)
+    risk = snapshot.risk.model_copy(update={"risk_mode": mode})
+    seen = snapshot.model_copy(update={"constraints": room, "risk": risk})
+    asked = Question(snapshot=seen, reasons=record.reasons)
     made = remake(record, other, asked, decided)
     would_be = made.verdict
     if made.intents == record.intents or would_be is None:
@@ -73,16 +78,6 @@ def changed_verdict(
         was_pct=was_pct,
         would_pct=would_pct,
     )
-
-
-def _with_room(record: CycleRecord, snapshot: Snapshot, strategy: Strategy) -> Snapshot:
-    """Return the snapshot with the room that these limits leave; the market in it stays."""
-    inputs = inputs_of(record)
-    state = inputs.state or state_of(record)
-    mode = risk_view(state, strategy.limits, inputs.digest, record.as_of).risk_mode
-    room = constraints(strategy, state, record.symbol, record.as_of, mode)
-    risk = snapshot.risk.model_copy(update={"risk_mode": mode})
-    return snapshot.model_copy(update={"constraints": room, "risk": risk})
 
 
 def _text(verdict: Verdict) -> str:
