@@ -1,6 +1,6 @@
 """What time a run is about, and whether it is too late to act on it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -11,21 +11,7 @@ from prefect.states import Cancelled
 
 from tasks.connections import close_venues
 
-Call = Callable[[Any], Any]
 T = TypeVar("T")
-
-
-def through_prefect(task: Any) -> Any:
-    """Call a task as Prefect does: with its retries, states and logs."""
-    return task
-
-
-def plainly(task: Any) -> Any:
-    """Call a task's own function: no server needed (`quarterdeck cycle`).
-
-    Once: whoever calls it sees what failed and asks again, and a pause in a plain function would hold up the leases.
-    """
-    return task.fn
 
 
 def scheduled_time() -> datetime | None:

@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from prefect.runtime import flow_run
 from pydantic import AwareDatetime
 
-from flows.clock import Call, through_prefect
 from tasks import account, execute, fetch, guard, ledger, protect, record
 from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store, venue
@@ -46,10 +46,8 @@ class Request(Dto):
 class Cycle:
     """One symbol's cycle at one close; every way out leaves a finished record."""
 
-    def __init__(
-        self, request: Request, strategy: Strategy, symbol: str, as_of: datetime, call: Call, leases: Leases
-    ) -> None:
-        self.request, self.strategy, self.symbol, self.as_of, self.call = request, strategy, symbol, as_of, call
+    def __init__(self, request: Request, strategy: Strategy, symbol: str, as_of: datetime, leases: Leases) -> None:
+        self.request, self.strategy, self.symbol, self.as_of = request, strategy, symbol, as_of
         # a dry run is a strategy of its own: it takes no bar and no reason from the real one
         dry = f"{strategy.name}/dry-run/{request.decider}"
         self.acting = strategy.called(dry, strategy.decider) if request.dry_run else strategy
@@ -60,16 +58,13 @@ class Cycle:
         self.last: Decimal | None = None
         self._leases = leases
         self._lease: Lease | None = None
+        self._lease_name = f"{symbol_lease(symbol)}{':dry-run' if request.dry_run else ''}"
         self._resumed = ""
 
     async def take_lease(self) -> None:
         """Take the symbol for this run, so that one decision at a time is made and sent; a dry run sends nothing."""
         self._lease = await self._leases.take(self._lease_name)
         reached("cycle_leased")
-
-    @property
-    def _lease_name(self) -> str:
-        return f"{symbol_lease(self.symbol)}{':dry-run' if self.request.dry_run else ''}"
 
     async def begin(self, failures: tuple[DataFailure, ...]) -> bool:
         """Take the cycle up; False where it has ended by that, or is another run's."""
@@ -99,54 +94,26 @@ class Cycle:
         return late
 
     def has_reason(self, found: list[Reason]) -> bool:
-        """Take the reasons that were found; without one the cycle is quiet."""
-        reasons = self._reasons(found)
+        """Take the reasons that were found, a person's own counts as one; without any the cycle is quiet."""
+        cycle_id, request, share = self.record.cycle_id, self.request, settings().sample_quiet
+        reasons = [reason for reason in found if not reason.context]
+        if request.trigger == "adhoc" and request.reason:
+            text, mark = " ".join(request.reason.split())[:80], f"AdHoc|{self.symbol}|{cycle_id}"
+            reasons.append(Reason(rule="AdHoc", symbol=self.symbol, detail=text, as_of=self.as_of, fingerprint=mark))
+        if not reasons and request.trigger == "schedule" and sampled(cycle_id, share):
+            reasons.append(sample_reason(self.symbol, cycle_id, self.as_of, share))
+        if reasons:
+            reasons += bar_closes(self.symbol, self.as_of)
         status = CycleStatus.STARTED if reasons else CycleStatus.QUIET
-        self.record = self.record.model_copy(update={"status": status, "reasons": reasons})
+        self.record = self.record.model_copy(update={"status": status, "reasons": tuple(reasons)})
         return bool(reasons)
 
     async def question(self, market: Market, news: News | None, remembered: Remembered) -> Question:
         """Put together what the decider is asked."""
-        asked = await self._question(market, news, remembered)
-        reached("prepared")
-        return asked
-
-    def _yield(self, why: str) -> None:
-        """Leave the cycle to the run that has or had it."""
-        log().info("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, why)
-        self.record = store().cycles.get(self.record.cycle_id) or self.record.model_copy(update={"error": why})
-        self._leases.give_back(self._lease_name)
-
-    def _end(self, status: CycleStatus, *, first: bool = False, **changes: Any) -> None:
-        self.record = self.record.model_copy(update={"status": status, **changes})
-        self.call(record.record_cycle)(self.record, first)
-        self.recorded()
-
-    def recorded(self) -> None:
-        """Let the symbol go: the cycle's record is kept."""
-        reached("cycle_ended")
-        self._leases.give_back(self._lease_name)
-
-    def _reasons(self, found: list[Reason]) -> tuple[Reason, ...]:
-        """Return what is to be told; a person's own reason counts as one."""
-        reasons = [reason for reason in found if not reason.context]
-        if self.request.trigger == "adhoc" and self.request.reason:
-            reasons.append(self._asked())
-        share = settings().sample_quiet
-        if not reasons and self.request.trigger == "schedule" and sampled(self.record.cycle_id, share):
-            reasons.append(sample_reason(self.symbol, self.record.cycle_id, self.as_of, share))
-        return (*reasons, *bar_closes(self.symbol, self.as_of)) if reasons else ()
-
-    def _asked(self) -> Reason:
-        text = " ".join(self.request.reason.split())[:80]
-        mark = f"AdHoc|{self.symbol}|{self.record.cycle_id}"
-        return Reason(rule="AdHoc", symbol=self.symbol, detail=text, as_of=self.as_of, fingerprint=mark)
-
-    async def _question(self, market: Market, news: News | None, remembered: Remembered) -> Question:
         close, strategy = market.value("5m", "close", self.as_of), self.strategy
         self.last = None if close is None else exact(close)
         state = await self._account()
-        book = await self.call(fetch.fetch_book)(self.symbol, order_size(strategy, state.equity))
+        book = await fetch.fetch_book(self.symbol, order_size(strategy, state.equity))
         held = [p for p in store().positions.open(strategy.name) if p.symbol == self.symbol]
         position, digest = held[0] if held else None, account.trade_digest(strategy.name, self.symbol, self.as_of)
         known_at = datetime.now(UTC)
@@ -159,16 +126,30 @@ class Cycle:
             memory=asked.memory, known_at=known_at,
         )  # fmt: skip
         self.record = self.record.model_copy(update={"inputs": given})
+        reached("prepared")
         return asked
+
+    def _yield(self, why: str) -> None:
+        """Leave the cycle to the run that has or had it."""
+        log().info("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, why)
+        self.record = store().cycles.get(self.record.cycle_id) or self.record.model_copy(update={"error": why})
+        self._leases.give_back(self._lease_name)
+
+    def _end(self, status: CycleStatus, *, first: bool = False, **changes: Any) -> None:
+        self.record = self.record.model_copy(update={"status": status, **changes})
+        record.record_cycle(self.record, first)
+        self.recorded()
+
+    def recorded(self) -> None:
+        """Let the symbol go: the cycle's record is kept."""
+        reached("cycle_ended")
+        self._leases.give_back(self._lease_name)
 
     async def _account(self) -> AccountState:
         if self.symbol not in self.strategy.instruments:
             raise VenueError(f"{self.symbol}: the venue names no instrument for it; is it still listed?")
-        balance, _ = await self.call(fetch.fetch_account)()
-        state: AccountState = self.call(account.account_state)(
-            self.strategy, self.symbol, balance, self.last, self.as_of
-        )
-        return state
+        balance, _ = await fetch.fetch_account()
+        return account.account_state(self.strategy, self.symbol, balance, self.last, self.as_of)
 
     async def act(self, question: Question, answer: Answer) -> None:
         """Guard the answer against the account as it is now, and carry it out.
@@ -198,8 +179,8 @@ class Cycle:
 
     async def _judge(self, question: Question, answer: Answer, guarding: Lease) -> Judgement:
         state = await self._account()
-        now = await self.call(fetch.venue_now)()
-        judgement: Judgement = self.call(guard.guard_decision)(question, answer, state, self.acting, now)
+        now = await fetch.venue_now()
+        judgement = guard.guard_decision(question, answer, state, self.acting, now)
         given = self.record.inputs
         if given is not None:  # what became known since the question was made: `replay` needs it
             seen = None if given.state == state else given.state
@@ -225,16 +206,16 @@ class Cycle:
         assert self._lease is not None  # prepare ends without it
         price = self.record.verdict.price if self.record.verdict else None
         intents = self.record.intents
-        sent = await self.call(execute.execute_intents)(self.record.cycle_id, intents, self._lease, self.as_of, price)
+        sent = await execute.execute_intents(self.record.cycle_id, intents, self._lease, self.as_of, price)
         reached("executed")
         if len(sent) < len(intents):
             self._give_up(sent, lost(self._lease))
             return
         try:
-            await self.call(protect.book_fills)(self.symbol)
+            await protect.book_fills(self.symbol)
         finally:  # no stop waits for a venue that cannot tell its fills
             if not venue().attaches_protection and any(order.filled and not order.reduce_only for order in sent):
-                await self.call(protect.stop_at_once)(self.symbol)
+                await protect.stop_at_once(self.symbol)
         for order in sent:
             if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and ledger.is_booked(order):
                 store().intents.mark(order.client_order_id, "done")
@@ -264,8 +245,8 @@ class Cycle:
 
     async def explain(self) -> None:
         """Write the page about the decision; only a run of Prefect has a place for it."""
-        if self.call is through_prefect:
-            await self.call(record.explain_decision)(self.record)
+        if flow_run.id:
+            await record.explain_decision(self.record)
 
 
 def _came_to_nothing(order: Order) -> bool:

@@ -16,7 +16,6 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows.clock import Call, plainly, through_prefect
 from flows.output import plain, stopwatch
 from tasks import evaluate as stage
 from tasks.adapters import parallel_replays, variants
@@ -85,7 +84,12 @@ def plan_work(request: ComparisonRequest) -> Work:
         instruments=request.instruments,
         calendar=str(s.calendar or ""),
     )
-    windows = _windows(request, files)
+    seen = parallel_replays.treated(files.candles, "raw", None, s.events)
+    opens = [market.bars["5m"].index for market in seen.markets.values()]
+    first, last = (edge.to_pydatetime() for edge in (min(i[0] for i in opens), max(i[-1] for i in opens)))
+    start = max(first, request.start or first)
+    end = min(last + timedelta(minutes=5), request.end or datetime.max.replace(tzinfo=UTC))
+    windows = compare.split(start, end, request.windows, request.window_days)
     whole = ReplayWindow(start=windows[0].start, end=windows[-1].end)
     strategy, sources = parallel_replays.replayed(s, "", files, whole)
     free, paid = [], []
@@ -108,16 +112,6 @@ def plan_work(request: ComparisonRequest) -> Work:
     return Work(request, chosen, windows, free, paid, parallel_replays.terms_of(strategy, sources))
 
 
-def _windows(request: ComparisonRequest, files: ReplayFiles) -> tuple[ReplayWindow, ...]:
-    """Cut the time that the candles and the request have in common."""
-    seen = parallel_replays.treated(files.candles, "raw", None, settings().events)
-    opens = [market.bars["5m"].index for market in seen.markets.values()]
-    first, last = (edge.to_pydatetime() for edge in (min(i[0] for i in opens), max(i[-1] for i in opens)))
-    start = max(first, request.start or first)
-    end = min(last + timedelta(minutes=5), request.end or datetime.max.replace(tzinfo=UTC))
-    return compare.split(start, end, request.windows, request.window_days)
-
-
 def _treatments(request: ComparisonRequest, variant: Variant) -> list[Treatment]:
     """Return how a variant is shown the market; what holds whatever it sees has nothing to leak."""
     others = {"masked": request.mask, "perturbed": request.perturb} if kind_of(variant.decider).sees_market else {}
@@ -128,7 +122,6 @@ def carry_out(
     work: Work,
     cap: Decimal | None,
     out: Path | None,
-    call: Call = plainly,
     done: Callable[[Trial], None] = lambda _: None,
     trials: Sequence[Trial] | None = None,
 ) -> dict[str, Any]:
@@ -137,26 +130,38 @@ def carry_out(
     out: None for no report but MLflow's. trials: the free ones, where they were replayed elsewhere.
     """
     took, spending = stopwatch(), Spending(cap)
-    trials = call(stage.replay_trials)(work.free, work.request.dask, done) if trials is None else trials
+    trials = stage.replay_trials(work.free, work.request.dask, done) if trials is None else trials
     if work.paid:
-        trials = [*trials, *call(stage.replay_paid)(work.paid, spending, done)]
+        trials = [*trials, *stage.replay_paid(work.paid, spending, done)]
     job = (work.free or [job for _, job in work.paid])[0]
-    compared = call(stage.compare_trials)(work.variants, work.windows, trials, job, work.request.seeds)
+    compared = stage.compare_trials(work.variants, work.windows, trials, job, work.request.seeds)
     notes = {
         "title": work.request.title or f"{', '.join(compared.symbols)}: {len(work.variants)} variants",
         "command": f"quarterdeck {shlex.join(sys.argv[1:])}",
         "commit": git_commit(),
         "draws": statistics.DRAWS,
         "mask": "+".join(_treatments(work.request, work.variants[0])),
-        "instruments": _terms(work),
+        "instruments": "; ".join(
+            f"{symbol} {terms['kind']}, tick {terms['tick']:f}, step {terms['step']:f}, "
+            f"least order {terms['min_notional']} quote ({terms['source']})"
+            for symbol, terms in work.instruments.items()
+        ),
         "spent": f"{spending.asked} asked, {spending.reused} answered from kept replies, {spending.errors} failed, "
         f"{spending.spent_usd:.4f} USD",
     }
     page, run = None, ""
     with nullcontext(out) if out or not settings().mlflow_url else TemporaryDirectory() as folder:
         if folder is not None:
-            page = call(stage.write_report)(compared, work.variants, trials, job, notes, Path(folder))
-            run = call(stage.track_comparison)(compared, work.variants, notes, _params(work), Path(folder))
+            page = stage.write_report(compared, work.variants, trials, job, notes, Path(folder))
+            params = {
+                "symbols": ", ".join(work.request.candles),
+                "windows": str(len(work.windows)),
+                "start": work.windows[0].start.isoformat(),
+                "end": work.windows[-1].end.isoformat(),
+                "seeds": str(work.request.seeds),
+                "instruments": notes["instruments"],
+            }
+            run = stage.track_comparison(compared, work.variants, notes, params, Path(folder))
     return plain(
         {
             **dict(compared),
@@ -173,22 +178,6 @@ def carry_out(
     )
 
 
-def _params(work: Work) -> dict[str, str]:
-    return {
-        "symbols": ", ".join(work.request.candles), "windows": str(len(work.windows)),
-        "start": work.windows[0].start.isoformat(), "end": work.windows[-1].end.isoformat(),
-        "seeds": str(work.request.seeds), "instruments": _terms(work),
-    }  # fmt: skip
-
-
-def _terms(work: Work) -> str:
-    return "; ".join(
-        f"{symbol} {terms['kind']}, tick {terms['tick']:f}, step {terms['step']:f}, "
-        f"least order {terms['min_notional']} quote ({terms['source']})"
-        for symbol, terms in work.instruments.items()
-    )
-
-
 @flow(name="sweep")
 def sweep(jobs: list[Job]) -> list[Trial]:
     """Replay jobs as tasks of whatever runner this flow was given."""
@@ -202,17 +191,15 @@ def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]
     if work.paid and request.max_cost is None:
         raise InputError("max_cost: a comparison that asks models must say what it may cost, in USD")
     out = settings().home / "evaluations" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime())
-    trials = _on_dask(work.free, request.dask) if request.dask else None
-    document = carry_out(work, request.max_cost, out, through_prefect, trials=trials)
+    trials = None
+    if request.dask:
+        from prefect_dask import DaskTaskRunner
+
+        trials = sweep.with_options(task_runner=DaskTaskRunner(address=request.dask))(work.free)
+    document = carry_out(work, request.max_cost, out, trials=trials)
     create_markdown_artifact(key="comparison", markdown=markdown(document), description=request.title or "comparison")
     create_link_artifact(key="comparison-report", link=Path(document["report"]).as_uri(), link_text="report.html")
     return {"report": document["report"], "mlflow_run": document["mlflow_run"], "complete": document["complete"]}
-
-
-def _on_dask(jobs: list[Job], address: str) -> list[Trial]:
-    from prefect_dask import DaskTaskRunner
-
-    return sweep.with_options(task_runner=DaskTaskRunner(address=address))(jobs)  # type: ignore[no-any-return]  # untyped runner
 
 
 COLUMNS = (

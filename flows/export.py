@@ -6,10 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from flows.clock import through_prefect
 from tasks.settings import settings
-
-SAID = ("transitions", "splits", "left_out", "first", "last", "spec_sha256")
 
 
 @flow(name="export")
@@ -21,11 +18,12 @@ def export(out: str = "", records: str = "", formats: tuple[str, ...] = ("parque
     from tasks.learn import export_dataset
 
     folder = Path(out or settings().home / "exports" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime()))
-    card = through_prefect(export_dataset)(folder, Path(records) if records else None, formats)
+    card = export_dataset(folder, Path(records) if records else None, formats)
     create_markdown_artifact(key="rl-dataset", markdown=render(card), description=str(folder))
     return said(card, folder)
 
 
 def said(card: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return what of a card is told at once; the rest stands beside the data."""
-    return {"out": str(folder), **{name: card[name] for name in SAID}}
+    names = ("transitions", "splits", "left_out", "first", "last", "spec_sha256")
+    return {"out": str(folder), **{name: card[name] for name in names}}

@@ -5,11 +5,11 @@ import json
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from flows.options import decider_option, json_option
 from flows.output import emit, read_json, read_text
 from tasks.core.errors import InputError
+from tasks.core.types.base import read_dto
 from tasks.settings import settings, strategy_of
 
 INTENT = ("symbol", "side", "type", "quantity", "price", "stop", "target", "reduce_only", "client_order_id")
@@ -36,7 +36,7 @@ def _question(file: str) -> Any:
     from tasks.core.types.snapshot import Snapshot
 
     document = json.loads(json.dumps(read_json(file, "--snapshot"), default=float))
-    seen = _valid(Snapshot, document, f"--snapshot {file}")
+    seen = read_dto(Snapshot, document, f"--snapshot {file}")
     reasons = []
     for text in seen.reason_for_call:
         rule, _, inside = text.removesuffix(")").partition("(")
@@ -45,14 +45,6 @@ def _question(file: str) -> Any:
             Reason(symbol=seen.pair, as_of=seen.as_of, rule=rule, timeframe=timeframe, detail=detail, fingerprint=text)
         )
     return Question(snapshot=seen, reasons=tuple(reasons))
-
-
-def _valid(dto: Any, document: Any, what: str) -> Any:
-    try:
-        return dto.model_validate(document)
-    except ValidationError as e:
-        first = e.errors()[0]
-        raise InputError(f"{what}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
 
 
 @click.command()
@@ -100,8 +92,8 @@ def _account(file: str | None, seen: Any) -> tuple[Any, str]:
     named = document.pop("instrument", None) or {} if isinstance(document, dict) else {}
     if isinstance(named, dict) and named.pop("symbol", "") not in ("", seen.pair):
         raise InputError(f"--state {file}: instrument: symbol: it is of another symbol than the snapshot's {seen.pair}")
-    account = _valid(AccountState, document, f"--state {file}")
-    terms = _valid(InstrumentTerms, named, f"--state {file}: instrument")
+    account = read_dto(AccountState, document, f"--state {file}")
+    terms = read_dto(InstrumentTerms, named, f"--state {file}: instrument")
     close = seen.timeframes["5m"].close if "5m" in seen.timeframes else None
     position = account.position(seen.pair)
     prices = (account.last_price, known(close), position and position.mark_price, position and position.avg_price)

@@ -18,11 +18,10 @@ from flows.output import emit
 @json_option
 def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json: bool) -> None:
     """Write the RL dataset: transitions split by time, with a card that says what they are."""
-    from flows.clock import plainly
     from flows.export import said
     from tasks.learn import export_dataset
 
-    emit(said(plainly(export_dataset)(out, records, formats), out), as_json)
+    emit(said(export_dataset(out, records, formats), out), as_json)
 
 
 @click.command()
@@ -31,10 +30,9 @@ def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json
 @json_option
 def train(data: Path, out: Path, as_json: bool) -> None:
     """Clone the behaviour of a dataset into a small policy."""
-    from flows.clock import plainly
     from tasks.learn import train_policy
 
-    emit(plainly(train_policy)(data, out), as_json)
+    emit(train_policy(data, out), as_json)
 
 
 @click.command()

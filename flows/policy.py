@@ -6,18 +6,20 @@ from typing import Any
 
 from prefect import flow
 
-from flows.clock import Call, plainly, through_prefect
 from tasks.core.errors import InputError
 
 
 @flow(name="policy")
 def policy(records: str, candles: dict[str, str], out: str, deciders: tuple[str, ...] = ()) -> dict[str, Any]:
     """Export, train, replay over the test split and compare, as one run; deciders: to compare with, none that costs."""
-    return close_loop(Path(records), candles, Path(out), deciders, through_prefect)
+    return close_loop(Path(records), candles, Path(out), deciders)
 
 
 def close_loop(
-    records: Path, candles: dict[str, str], out: Path, deciders: tuple[str, ...] = (), call: Call = plainly
+    records: Path,
+    candles: dict[str, str],
+    out: Path,
+    deciders: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Write dataset, policy.onnx and comparison into `out`; the comparison begins an embargo after the last cut.
 
@@ -29,8 +31,8 @@ def close_loop(
 
     model = out / "policy.onnx"
     check_new(out)
-    card = call(export_dataset)(out / "dataset", records, ("parquet",))
-    trained = call(train_policy)(out / "dataset", model)
+    card = export_dataset(out / "dataset", records, ("parquet",))
+    trained = train_policy(out / "dataset", model)
     start = datetime.fromisoformat(card["cuts"][-1]) + timedelta(seconds=card["embargo_s"])
     request = ComparisonRequest(
         candles=candles, deciders=(f"model:{model.resolve()}", *deciders), start=start,
@@ -39,5 +41,5 @@ def close_loop(
     work = plan_work(request)
     if work.paid:
         raise InputError(f"--decider {work.paid[0][0].decider}: asks models; compare it with `quarterdeck compare`")
-    compared = carry_out(work, None, out / "comparison", call)
+    compared = carry_out(work, None, out / "comparison")
     return {"dataset": card["splits"], "trained": trained, "from": start, "compared": compared}

@@ -7,70 +7,53 @@ import httpx
 from prefect.events import Event, emit_event
 from prefect.runtime import flow_run
 
-from flows.clock import Call, plainly
 from tasks import promotion as stage
 from tasks.adapters.files.prompts import CHAMPION, load_prompt
 from tasks.connections import log, store
-from tasks.core.errors import InputError
 from tasks.core.types.promotion import Move
 from tasks.settings import settings
 
 EVENT = "quarterdeck.prompt"
 
 
-def promote(
-    role: str, version: str, alias: str = CHAMPION, evidence: str = "", override: str = "", call: Call = plainly
-) -> Move:
+def promote(role: str, version: str, alias: str, evidence: str, override: str) -> Move:
     """Move an alias to a version; the champion's only where every criterion is met, or a person overrides.
 
     override: the reason of a person who promotes all the same. Returns the move; one of kind `refused` moved nothing.
     """
     prompt, at = load_prompt(role, version), datetime.now(UTC)
-    previous = load_prompt(role).version if alias == CHAMPION else ""
+    kind, previous, criteria = "challenger", "", ()
+    if alias == CHAMPION:
+        in_use = load_prompt(role)
+        kind, previous = "pinned", in_use.version
+        if prompt.sha256 != in_use.sha256:  # to name the version that is in use anyway takes no evidence
+            criteria = stage.judge_candidate(prompt, evidence, at)
+            met = all(each.passed for each in criteria)
+            kind = "promoted" if met else "overridden" if override else "refused"
     move = Move(
         at=at,
         role=role,
         alias=alias,
         version=prompt.version,
         sha256=prompt.sha256,
-        kind="challenger",
+        kind=kind,
         who=getpass.getuser(),
         reason=override,
         evidence=evidence,
         previous=previous,
+        criteria=criteria,
     )
-    if alias == CHAMPION:
-        move = _judged(move, prompt.sha256 == load_prompt(role).sha256, call)
-    if move.kind == "refused":
+    if kind == "refused":
         store().prompts.note_refusal(move)
     else:
-        move = call(stage.move_alias)(move)
+        move = stage.move_alias(move)
     emit(move)
     return move
 
 
-def _judged(move: Move, in_use: bool, call: Call) -> Move:
-    """Say what kind of move it is; to name the version that is in use anyway takes no evidence."""
-    if in_use:
-        return move.model_copy(update={"kind": "pinned"})
-    criteria = call(stage.judge_candidate)(load_prompt(move.role, move.version), move.evidence, move.at)
-    met = all(each.passed for each in criteria)
-    kind = "promoted" if met else "overridden" if move.reason else "refused"
-    return move.model_copy(update={"kind": kind, "criteria": criteria})
-
-
-def refusal(move: Move) -> InputError:
-    """Return the error that says why nothing moved."""
-    first = next(each for each in move.criteria if not each.passed)
-    return InputError(
-        f"{move.role}/{move.version} is not promoted: {first.name} is {first.value}, needs {first.threshold}; a person "
-        "may overrule that with --override --reason TEXT"
-    )
-
-
-def watch_champions(at: datetime, call: Call = plainly) -> list[Move]:
+def watch_champions(at: datetime) -> list[Move]:
     """Roll back every champion that breaks its limits; returns the moves."""
-    moves = [call(stage.move_alias)(move) for move in call(stage.breached)(at)]
+    moves = [stage.move_alias(move) for move in stage.breached(at)]
     for move in moves:
         emit(move)
     return moves

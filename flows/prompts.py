@@ -80,7 +80,6 @@ def promote(
     to the version before when the new champion breaks its limits.
     """
     from flows.promote import promote as move_alias
-    from flows.promote import refusal
 
     if override != bool(reason.strip()):
         raise InputError("--override and --reason go together: say why the evidence is overruled")
@@ -88,7 +87,11 @@ def promote(
     for criterion in move.criteria:
         click.echo(str(criterion), err=as_json)
     if move.kind == "refused":
-        raise refusal(move)
+        first = next(each for each in move.criteria if not each.passed)
+        raise InputError(
+            f"{role}/{move.version} is not promoted: {first.name} is {first.value}, needs {first.threshold}; a person "
+            "may overrule that with --override --reason TEXT"
+        )
     shown = move if as_json else {k: getattr(move, k) for k in ("role", "alias", "version", "previous", "kind")}
     emit(shown, as_json)
 

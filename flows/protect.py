@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from prefect import flow
 
-from flows.clock import Call, owner, plainly, through_prefect, to_the_end, too_old
+from flows.clock import owner, to_the_end, too_old
 from tasks import account, alerts, fetch, ledger, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
@@ -29,10 +29,10 @@ async def protect(max_age_s: int = 240) -> Any:
     """Reconcile every symbol once."""
     if late := too_old(max_age_s):
         return late
-    return await to_the_end(reconcile(through_prefect))
+    return await to_the_end(reconcile())
 
 
-async def reconcile(call: Call = plainly) -> dict[str, Any]:
+async def reconcile() -> dict[str, Any]:
     """Bring the venue's protection up to the ledger and the ledger up to the venue; says what was done.
 
     Stops come first, from what the venue says alone. What fails keeps nothing else from being tried.
@@ -40,34 +40,35 @@ async def reconcile(call: Call = plainly) -> dict[str, Any]:
     """
     tried, wrong = Tried(), list[Finding]()
     reached("protect_begun")
-    wanted = await tried("positions", _naked(call), [])
-    wrong += await _watch_stops(call, tried, wanted)
+    wanted = await tried("positions", _naked(), [])
+    wrong += await _watch_stops(tried, wanted)
     reached("stops_watched")
-    now = await tried("clock", call(fetch.venue_now)(), None)
+    now = await tried("clock", fetch.venue_now(), None)
     ended = 0
     if now is not None:
-        ended = await tried("working orders", call(unfinished.settle_working_orders)(now), 0)
+        ended = await tried("working orders", unfinished.settle_working_orders(now), 0)
     reached("working_settled")
     changed = []
     for symbol in ledger.symbols_of_ours():
         wrong += await tried(f"orders of {symbol}", ledger.adopt_working(symbol), [])
-        changed += await tried(f"booking {symbol}", call(stage.book_fills)(symbol), [])
-    wanted = await tried("comparison", _compare(call, tried, wrong), [])
+        changed += await tried(f"booking {symbol}", stage.book_fills(symbol), [])
+    wanted = await tried("comparison", _compare(tried, wrong), [])
     reached("compared")
-    wrong += await _watch_stops(call, tried, wanted)
-    done = await _take_exits(call, tried)
+    wrong += await _watch_stops(tried, wanted)
+    done = await _take_exits(tried)
     if now is not None:
-        done += await _carry_out_followups(call, tried, now)
-        await tried("cycles", _in_turn(call(unfinished.end_abandoned_cycles), now), 0)
+        done += await _carry_out_followups(tried, now)
+        await tried("cycles", _in_turn(unfinished.end_abandoned_cycles, now), 0)
         reached("cycles_ended")
-        if (found := await tried("account", call(fetch.fetch_account)(), None)) is not None:
-            await tried("equity", _in_turn(call(account.keep_equity), found[0], now), None)
-    await tried("alerts", _in_turn(call(alerts.tell_protection), wrong), 0)
+        if (found := await tried("account", fetch.fetch_account(), None)) is not None:
+            await tried("equity", _in_turn(account.keep_equity, found[0], now), None)
+    await tried("alerts", _in_turn(alerts.tell_protection, wrong), 0)
     lines = [finding.text for finding in wrong]
     result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": lines, "followups": done}
     reached("protect_ended")
     log().info("protect %s", result)
-    tried.raise_what_failed()
+    if tried.failed:
+        raise TradingError(f"protect could not do everything: {'; '.join(tried.failed)}")
     return result
 
 
@@ -92,47 +93,43 @@ class Tried:
                 stage.halt(f"ledger mismatch: {what}: {e}")
             return otherwise
 
-    def raise_what_failed(self) -> None:
-        if self.failed:
-            raise TradingError(f"protect could not do everything: {'; '.join(self.failed)}")
-
 
 async def _in_turn(task: Any, *given: Any) -> Any:
     """Make a plain call one that `Tried` can await."""
     return task(*given)
 
 
-async def _naked(call: Call) -> list[Action]:
-    return stage.stops_wanted(await call(stage.venue_positions)())
+async def _naked() -> list[Action]:
+    return stage.stops_wanted(await stage.venue_positions())
 
 
-async def _watch_stops(call: Call, tried: Tried, wanted: Sequence[Action]) -> list[Finding]:
+async def _watch_stops(tried: Tried, wanted: Sequence[Action]) -> list[Finding]:
     found = []
     for action in wanted:
         if isinstance(action, SetStop | Flatten):
-            done = await tried(f"stop of {action.symbol}", call(stage.restore_stop)(action), None)
+            done = await tried(f"stop of {action.symbol}", stage.restore_stop(action), None)
             if done is not None:
                 log().error("protect %s", done.text)
                 found.append(done)
     return found
 
 
-async def _compare(call: Call, tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
+async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
     """Compare the ledger with the venue; tell, and halt on, a difference that stays. Returns all that is to be done.
 
     The two are read at different instants while orders fill: what differs is booked and looked at again.
     """
     earlier, booked = None, frozenset[str]()
-    actions: Sequence[Action] = ()
+    actions = ()
     for look_again in range(LOOKS, -1, -1):
-        look, actions = await _look(call, earlier, booked)
+        look, actions = await _look(earlier, booked)
         odd = {action.symbol for action in actions if isinstance(action, LookAgain)}
         if not (odd and look_again):
             break
-        wrong += await _watch_stops(call, tried, actions)
+        wrong += await _watch_stops(tried, actions)
         await asyncio.sleep(PAUSE_S)
         ours = sorted(odd & {*ledger.symbols_of_ours()})
-        told = {s: await tried(f"booking {s} again", call(stage.book_fills)(s), None) for s in ours}
+        told = {s: await tried(f"booking {s} again", stage.book_fills(s), None) for s in ours}
         earlier, booked = core.noted(look, actions), frozenset(s for s, changed in told.items() if changed is not None)
     for action in actions:
         if isinstance(action, Finding):
@@ -143,8 +140,8 @@ async def _compare(call: Call, tried: Tried, wrong: list[Finding]) -> Sequence[A
     return actions
 
 
-async def _look(call: Call, earlier: VenueView | None, booked: frozenset[str]) -> tuple[VenueView, Sequence[Action]]:
-    at_venue = await call(stage.venue_positions)()
+async def _look(earlier: VenueView | None, booked: frozenset[str]) -> tuple[VenueView, Sequence[Action]]:
+    at_venue = await stage.venue_positions()
     look = VenueView(observed_at=datetime.now(UTC), positions=tuple(at_venue), booked=booked)
     ours = ledger.view()
     dust = {p.symbol: await ledger.dust(p.symbol) for p in ours.open}
@@ -153,19 +150,19 @@ async def _look(call: Call, earlier: VenueView | None, booked: frozenset[str]) -
     return look, core.reconcile(ours, look, earlier, look.observed_at, patience)
 
 
-async def _take_exits(call: Call, tried: Tried) -> list[str]:
+async def _take_exits(tried: Tried) -> list[str]:
     """Close what must go: all under a halt that asks for it, else what has reached a target that only we can take."""
-    done: list[str] = []
+    done = []
     for position in store().positions.open(settings().strategy):
-        if said := await tried(f"exit of {position.symbol}", call(stage.take_exit)(position), ""):
-            await tried(f"booking {position.symbol}", call(stage.book_fills)(position.symbol), [])
+        if said := await tried(f"exit of {position.symbol}", stage.take_exit(position), ""):
+            await tried(f"booking {position.symbol}", stage.book_fills(position.symbol), [])
             done.append(said)
     return done
 
 
-async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[str]:
+async def _carry_out_followups(tried: Tried, now: datetime) -> list[str]:
     """Do what is due, unless a cycle is deciding on the symbol right now: then at the next run."""
-    done: list[str] = []
+    done = []
     async with Leases(owner(), patience_s=0) as leases:
         for position in store().positions.open(settings().strategy):
             price = account.last_close(position.symbol, floor_time(now, "5m"))
@@ -174,11 +171,11 @@ async def _carry_out_followups(call: Call, tried: Tried, now: datetime) -> list[
             if (lease := await leases.take(symbol_lease(position.symbol))) is None:
                 continue
             position = store().positions.get(position.position_id) or position  # a cycle may have changed it until now
-            instrument = await tried("instrument", call(fetch.fetch_instrument)(position.symbol), None)
+            instrument = await tried("instrument", fetch.fetch_instrument(position.symbol), None)
             if instrument is not None:
-                doing = call(stage.carry_out_followups)(position, price, instrument, lease)
+                doing = stage.carry_out_followups(position, price, instrument, lease)
                 if carried_out := await tried(f"follow-ups of {position.symbol}", doing, []):
-                    await tried(f"booking {position.symbol}", call(stage.book_fills)(position.symbol), [])
+                    await tried(f"booking {position.symbol}", stage.book_fills(position.symbol), [])
                     done += carried_out
             leases.give_back(symbol_lease(position.symbol))
     return done

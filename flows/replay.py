@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pydantic import ValidationError
 
 from flows.options import candle_options, json_option, markets
 from flows.output import emit, read_text, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
+from tasks.core.types.base import read_dto
 from tasks.settings import settings
 
 AHEAD = 256  # questions whose markets are read together
@@ -39,9 +39,13 @@ def replay(
         raise InputError("--candles goes with --records; the store has its own")
     if records and not files:
         raise InputError("--records needs --candles: the files the backtest was made from")
+    if records and not records.is_file():
+        raise InputError(f"--records {records}: no such file")
+    from tasks.adapters.files.dataset import read_records
+
     changed = _limits(limits) if limits else None
     took = stopwatch()
-    stream = _read(records) if records else _stored(cycle_id)
+    stream = read_records(records) if records else _stored(cycle_id)
     if cycle_id:
         stream = (record for record in stream if record.cycle_id == cycle_id)
     replayer = _replayer(_candles(files), _strategies(records)) if records else _store_replayer()
@@ -128,26 +132,12 @@ def _limits(path: Path) -> dict[str, Any]:
 
     text = read_text(str(path), "--limits")
     try:
-        load = json.loads if path.suffix == ".json" else tomllib.loads
-        values: dict[str, Any] = load(text, parse_float=Decimal)
-        checked = Limits.model_validate(values.get("limits", values))
+        values = (json.loads if path.suffix == ".json" else tomllib.loads)(text, parse_float=Decimal)
+        values = values.get("limits", values)
     except (ValueError, AttributeError) as e:
-        why = e.errors()[0] if isinstance(e, ValidationError) else {"loc": (), "msg": str(e)}
-        raise InputError(f"--limits {path}: {'.'.join(map(str, why['loc']))} {why['msg']}") from e
+        raise InputError(f"--limits {path}: {e}") from e
+    checked = read_dto(Limits, values, f"--limits {path}")
     return {name: getattr(checked, name) for name in checked.model_fields_set}
-
-
-def _read(path: Path) -> Iterator[Any]:
-    from tasks.core.types.record import CycleRecord
-
-    if not path.is_file():
-        raise InputError(f"--records {path}: no such file")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                yield CycleRecord.model_validate_json(line)
-            except ValidationError as e:
-                raise InputError(f"--records {path}, line {number}: {e.errors()[0]['msg']}") from e
 
 
 def _strategies(records: Path) -> Any:

@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 from prefect import flow
 
-from flows.clock import Call, plainly, through_prefect, to_the_end
+from flows.clock import to_the_end
 from tasks import fetch
 from tasks import report as stage
 
@@ -12,11 +12,11 @@ from tasks import report as stage
 @flow(name="report")
 async def report(day: date | None = None) -> str:
     """Write the report of a UTC day; empty: yesterday's, by the venue's clock."""
-    return await to_the_end(write(day, through_prefect))
+    return await to_the_end(write(day))
 
 
-async def write(day: date | None = None, call: Call = plainly) -> str:
+async def write(day: date | None = None) -> str:
     """Write it and return the file's path."""
     if day is None:
-        day = (await call(fetch.venue_now)()).date() - timedelta(days=1)
-    return str(await call(stage.write_report)(day))
+        day = (await fetch.venue_now()).date() - timedelta(days=1)
+    return str(await stage.write_report(day))

@@ -45,7 +45,7 @@ async def step(hours: float, show: Callable[[CycleRecord], object] = bool) -> di
 
 async def one_close(close: datetime) -> list[CycleRecord]:
     """Run what the schedules and triggers would run at one 5m close; a run that fails leaves the others their turn."""
-    await fetch.fetch_candles.fn(settings().symbols, close)
+    await fetch.fetch_candles(settings().symbols, close)
     await _as_a_run(reconcile())
     waiting = await _as_a_run(look(as_of=close)) or {}
     quarter = close.minute % 15 == 0

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.clock import Call, owner, plainly, scheduled_time, through_prefect, to_the_end, too_old
+from flows.clock import owner, scheduled_time, to_the_end, too_old
 from flows.cycle import Cycle, Request
 from tasks import account, decide, detect, features, fetch, record, settle, shadow, validate
 from tasks.connections import log, store
@@ -56,58 +56,56 @@ async def trade(
     """
     if trigger == "schedule" and (late := too_old(max_age_s)):
         return late
+    names = symbols.split(",") if isinstance(symbols, str) else symbols or []
+    ours = settings().symbols
+    chosen = tuple(name.strip() for name in names if name.strip()) or ours
+    if unknown := [name for name in chosen if name not in ours]:
+        raise InputError(f"symbol {unknown[0]!r} is not the strategy's; QUARTERDECK_SYMBOLS has {', '.join(ours)}")
     request = Request(
-        symbols=_symbols(symbols), decider=decider or settings().decider_name, dry_run=dry_run, reason=reason,
+        symbols=chosen, decider=decider or settings().decider_name, dry_run=dry_run, reason=reason,
         as_of=as_of, trigger=trigger, review_only=review_only,
     )  # fmt: skip
-    records = await to_the_end(run_cycles(request, through_prefect))
+    records = await to_the_end(run_cycles(request))
     return [decision.summary_line(record) for record in records]
 
 
-def _symbols(asked: list[str] | str | None) -> tuple[str, ...]:
-    names = asked.split(",") if isinstance(asked, str) else asked or []
-    chosen = tuple(name.strip() for name in names if name.strip()) or settings().symbols
-    unknown = [name for name in chosen if name not in settings().symbols]
-    if unknown:
-        allowed = ", ".join(settings().symbols)
-        raise InputError(f"symbol {unknown[0]!r} is not the strategy's; QUARTERDECK_SYMBOLS has {allowed}")
-    return chosen
-
-
-async def run_cycles(request: Request, call: Call = plainly) -> list[CycleRecord]:
+async def run_cycles(request: Request) -> list[CycleRecord]:
     """Run the story once: prepare every symbol, ask the decider about all at once, then act one after the other.
 
     The guard sees the risk of those acted on before.
     """
-    venue_time = await call(fetch.venue_now)()
+    venue_time = await fetch.venue_now()
     as_of = fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
     if request.as_of is not None:
         as_of = floor_time(request.as_of, "5m")
-    symbols = _held(request.symbols) if request.review_only else request.symbols
+    symbols = request.symbols
+    if request.review_only:
+        open_ = {position.symbol for position in store().positions.open(settings().strategy)}
+        symbols = tuple(symbol for symbol in symbols if symbol in open_)
     if not symbols:
         return []
     if request.trigger == "schedule" and not (request.review_only or request.dry_run):
-        call(record.record_missed)(symbols, as_of)
-    strategy = await call(fetch.fetch_strategy)(request.decider)
+        record.record_missed(symbols, as_of)
+    strategy = await fetch.fetch_strategy(request.decider)
     async with Leases(owner()) as leases:
-        cycles = [Cycle(request, strategy, symbol, as_of, call, leases) for symbol in symbols]
-        return await _Run(request, strategy, as_of, call).carry_out(cycles)
+        cycles = [Cycle(request, strategy, symbol, as_of, leases) for symbol in symbols]
+        return await _Run(request, strategy, as_of).carry_out(cycles)
 
 
 class _Run:
     """One run of the story over its cycles."""
 
-    def __init__(self, request: Request, strategy: Strategy, as_of: datetime, call: Call) -> None:
-        self.request, self.strategy, self.as_of, self.call = request, strategy, as_of, call
+    def __init__(self, request: Request, strategy: Strategy, as_of: datetime) -> None:
+        self.request, self.strategy, self.as_of = request, strategy, as_of
         self.asked: list[tuple[Cycle, Question]] = []
         self.broken: list[Exception] = []
 
     async def carry_out(self, cycles: list[Cycle]) -> list[CycleRecord]:
         """Go through every stage; what broke is raised at the end."""
         symbols = tuple(cycle.symbol for cycle in cycles)
-        unfetched = await self.call(fetch.fetch_candles)(symbols, self.as_of)
-        frames = self.call(features.load_candles)(symbols, self.as_of, self.strategy.history_bars)
-        failures = [*unfetched, *self.call(validate.validate_candles)(frames, self.as_of)]
+        unfetched = await fetch.fetch_candles(symbols, self.as_of)
+        frames = features.load_candles(symbols, self.as_of, self.strategy.history_bars)
+        failures = [*unfetched, *validate.validate_candles(frames, self.as_of)]
         for cycle in sorted(cycles, key=lambda cycle: cycle.symbol):  # one order for all, or two wait for each other
             await cycle.take_lease()
         for first in range(0, len(cycles), TOGETHER):
@@ -121,7 +119,7 @@ class _Run:
 
     async def _prepare(self, cycles: list[Cycle], frames: dict[str, Frames], failures: list[DataFailure]) -> None:
         """Go through the stages up to the question; the cycles without one have ended then."""
-        begun: list[Cycle] = []
+        begun = []
         for cycle in cycles:
             with self._isolated(cycle):
                 if await cycle.begin(tuple(failure for failure in failures if failure.symbol == cycle.symbol)):
@@ -132,7 +130,7 @@ class _Run:
 
     async def _look(self, begun: list[Cycle], frames: dict[str, Frames]) -> None:
         """Look for reasons, and make the questions; one symbol's trouble stays its own."""
-        venue_time, cycles = await self.call(fetch.venue_now)(), []
+        venue_time, cycles = await fetch.venue_now(), []
         for cycle in begun:
             with self._isolated(cycle):
                 if not cycle.ends_late(venue_time):
@@ -140,16 +138,15 @@ class _Run:
         if not cycles:
             return
         chosen = {cycle.symbol: frames[cycle.symbol] for cycle in cycles}
-        markets = self.call(features.build_markets)(chosen, self.strategy.thresholds)
+        markets = features.build_markets(chosen, self.strategy.thresholds)
         found = self._reasons(cycles, markets)
-        with_reason: list[Cycle] = []
-        quiet: list[Cycle] = []
+        with_reason, quiet = [], []
         for cycle in cycles:
             with self._isolated(cycle):
                 (with_reason if cycle.has_reason(result(found[cycle.symbol])) else quiet).append(cycle)
         if quiet:
             with self._isolated(*quiet):
-                self.call(record.record_quiet)([cycle.record for cycle in quiet])
+                record.record_quiet([cycle.record for cycle in quiet])
                 for cycle in quiet:
                     cycle.recorded()
         if with_reason:
@@ -158,8 +155,8 @@ class _Run:
 
     async def _ask(self, cycles: list[Cycle], markets: dict[str, Market | Exception]) -> None:
         """Make the question of each, with what the world says and what may be remembered."""
-        news = await self.call(fetch.fetch_headlines)()
-        remembered = self.call(decide.recall)(self.strategy, [cycle.symbol for cycle in cycles], self.as_of)
+        news = await fetch.fetch_headlines()
+        remembered = decide.recall(self.strategy, [cycle.symbol for cycle in cycles], self.as_of)
         for cycle in cycles:
             with self._isolated(cycle):
                 market = result(markets[cycle.symbol])
@@ -169,23 +166,19 @@ class _Run:
         self, cycles: list[Cycle], markets: dict[str, Market | Exception]
     ) -> dict[str, list[Reason] | Exception]:
         """Find what changed and claim it; a dry run claims nothing."""
-        name, positions = self.strategy.name, store().positions.open(self.strategy.name)
-        found: dict[str, list[Reason] | Exception]
-        daily = account.daily_pnl_pct(name, self.as_of)
-        found = self.call(detect.detect_reasons)(self.strategy, markets, self.as_of, positions, daily)
+        found = detect.detect_reasons(self.strategy, markets, self.as_of)
         if self.request.dry_run:
             return found
         ids = {cycle.symbol: cycle.record.cycle_id for cycle in cycles}
         failed = {symbol: e for symbol, e in found.items() if isinstance(e, Exception)}
-        claimed: dict[str, list[Reason] | Exception] = self.call(detect.claim_reasons)(ids | failed, self.as_of)
-        return claimed
+        return detect.claim_reasons(ids | failed, self.as_of)
 
     async def _decide_and_act(self) -> None:
         questions = [question for _, question in self.asked]
         ids = [cycle.record.cycle_id for cycle, _ in self.asked]
-        answers = await self.call(decide.decide)(questions, ids, self.request.decider)
+        answers = await decide.decide(questions, ids, self.request.decider)
         reached("decided")
-        acted: list[Cycle] = []
+        acted = []
         for (cycle, question), answer in zip(self.asked, answers, strict=True):
             with self._isolated(cycle):
                 await cycle.act(question, answer)
@@ -197,13 +190,13 @@ class _Run:
     async def _afterwards(self) -> None:
         """Ask the challengers, keep the equity, and show MLflow what was decided: nothing here can change an order."""
         questions, records = [question for _, question in self.asked], [cycle.record for cycle, _ in self.asked]
-        await self.call(shadow.decide_shadows)(self.strategy, questions, records)
+        await shadow.decide_shadows(self.strategy, questions, records)
         if not self.request.dry_run:
-            balance, _ = await self.call(fetch.fetch_account)()
-            self.call(account.keep_equity)(balance, await self.call(fetch.venue_now)())
-        self.call(record.track_decisions)()
-        self.call(settle.sync_prompts)()
-        self.call(settle.track_session)(self.as_of)
+            balance, _ = await fetch.fetch_account()
+            account.keep_equity(balance, await fetch.venue_now())
+        record.track_decisions()
+        settle.sync_prompts()
+        settle.track_session(self.as_of)
 
     @contextmanager
     def _isolated(self, *cycles: Cycle) -> Iterator[None]:
@@ -219,8 +212,3 @@ class _Run:
                     cycle.symbol, cycle.record.cycle_id, said, exc_info=None if ours else e,
                 )  # fmt: skip
             self.broken.append(e)
-
-
-def _held(symbols: tuple[str, ...]) -> tuple[str, ...]:
-    held = {position.symbol for position in store().positions.open(settings().strategy)}
-    return tuple(symbol for symbol in symbols if symbol in held)

@@ -9,9 +9,9 @@ from typing import Any
 from prefect import flow
 from prefect.events import emit_event
 
-from flows.clock import Call, plainly, scheduled_time, through_prefect, to_the_end, too_old
-from tasks import account, alerts, detect, features, fetch
-from tasks.connections import log, store
+from flows.clock import scheduled_time, to_the_end, too_old
+from tasks import alerts, detect, features, fetch
+from tasks.connections import log
 from tasks.features import TOGETHER
 from tasks.retries import result
 from tasks.settings import settings
@@ -24,30 +24,27 @@ async def watch(max_age_s: int = 240) -> Any:
     """Detect on every symbol and emit one event per symbol with claimable reasons."""
     if late := too_old(max_age_s):
         return late
-    waiting = await to_the_end(look(through_prefect))
+    waiting = await to_the_end(look())
     for symbol, n in waiting.items():
         resource = {"prefect.resource.id": f"quarterdeck.symbol.{symbol}", "quarterdeck.strategy": settings().strategy}
         emit_event(event=EVENT, resource=resource, payload={"symbols": [symbol], "reasons": n})
     return waiting
 
 
-async def look(call: Call = plainly, as_of: datetime | None = None) -> dict[str, int]:
+async def look(as_of: datetime | None = None) -> dict[str, int]:
     """Return how many reasons wait per symbol, after fetching and detecting; one that fails keeps its trouble."""
     symbols = settings().symbols
-    venue_time = await call(fetch.venue_now)()
+    venue_time = await fetch.venue_now()
     as_of = as_of or fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
-    await call(fetch.fetch_candles)(symbols, as_of)
-    strategy = await call(fetch.fetch_strategy)()
-    frames = call(features.load_candles)(symbols, as_of, strategy.history_bars)
-    positions = store().positions.open(strategy.name)
-    waiting: dict[str, int] = {}
-    failed: list[Exception] = []
+    await fetch.fetch_candles(symbols, as_of)
+    strategy = await fetch.fetch_strategy()
+    frames = features.load_candles(symbols, as_of, strategy.history_bars)
+    waiting, failed = {}, []
     known = [symbol for symbol in symbols if not frames[symbol]["5m"].empty]
     for first in range(0, len(known), TOGETHER):
         some = {symbol: frames[symbol] for symbol in known[first : first + TOGETHER]}
-        markets = call(features.build_markets)(some, strategy.thresholds)
-        daily = account.daily_pnl_pct(strategy.name, as_of)
-        found = call(detect.detect_reasons)(strategy, markets, as_of, positions, daily)
+        markets = features.build_markets(some, strategy.thresholds)
+        found = detect.detect_reasons(strategy, markets, as_of)
         for symbol, reasons in found.items():
             try:
                 result(reasons)
@@ -56,7 +53,7 @@ async def look(call: Call = plainly, as_of: datetime | None = None) -> dict[str,
             except Exception as e:  # noqa: BLE001  (it is raised where no bell is to be rung)
                 log().error("watch symbol=%s failed: %r", symbol, e)
                 failed.append(e)
-    call(alerts.look_around)(as_of)
+    alerts.look_around(as_of)
     if failed and not waiting:
         raise failed[0]
     log().info("watch as_of=%s waiting=%s", as_of.isoformat(), waiting)

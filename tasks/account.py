@@ -3,8 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from prefect import task
-
 from tasks.connections import store, venue
 from tasks.core.trading import ledger
 from tasks.core.trading.guard import past
@@ -17,13 +15,13 @@ from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
 from tasks.core.types.strategy import Strategy
 from tasks.halts import active_halt
-from tasks.retries import STAGE
+from tasks.retries import stage
 from tasks.settings import settings
 
 RECENT = 50
 
 
-@task(task_run_name="account-{symbol}", **STAGE)
+@stage(task_run_name="account-{symbol}")
 def account_state(
     strategy: Strategy, symbol: str, balance: Balance, last_price: Decimal | None, as_of: datetime
 ) -> AccountState:
@@ -123,7 +121,7 @@ def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:
     return ledger.digest(store().outcomes.newest(strategy, symbol, until=as_of, limit=None), as_of, symbol)
 
 
-@task(**STAGE)
+@stage
 def keep_equity(balance: Balance, as_of: datetime) -> EquityPoint:
     """Keep one point of the equity curve, with the running peak."""
     kept, strategy = store(), settings().strategy

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from prefect import task
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
@@ -13,7 +12,7 @@ from tasks.core.pages import alerts
 from tasks.core.types.alert import Alert
 from tasks.core.types.reconcile import Finding
 from tasks.halts import active_halts
-from tasks.retries import STAGE
+from tasks.retries import stage
 from tasks.settings import settings
 
 EVENT = "quarterdeck.alert"
@@ -35,7 +34,7 @@ def tell(found: Sequence[Alert]) -> int:
     return new
 
 
-@task(**STAGE)
+@stage
 def look_around(as_of: datetime) -> int:
     """Tell what the store says: halts, the budget, fallback rungs, missed bars."""
     kept, s, now = store(), settings(), datetime.now(UTC)
@@ -49,7 +48,7 @@ def look_around(as_of: datetime) -> int:
     )
 
 
-@task(**STAGE)
+@stage
 def tell_protection(wrong: Sequence[Finding]) -> int:
     """Tell what `protect` found wrong."""
     return tell(alerts.of_protection(wrong))

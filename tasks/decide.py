@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from weakref import WeakKeyDictionary
 
-from prefect import task
-
 from tasks import connections
 from tasks.adapters.store.store import Store
 from tasks.connections import log, store
@@ -15,13 +13,13 @@ from tasks.core.ports import Decider
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 from tasks.core.types.strategy import Strategy
-from tasks.retries import STAGE
+from tasks.retries import stage
 
 Asked = tuple[str, str]  # who was asked, and in which cycle
 _unkept: WeakKeyDictionary[Store, dict[Asked, Answer]] = WeakKeyDictionary()  # paid for, not in the store yet
 
 
-@task(**STAGE)
+@stage
 def recall(strategy: Strategy, symbols: list[str], as_of: datetime) -> dict[str, Remembered]:
     """Return what may be remembered of each symbol at as_of."""
     sent = connections.decider(strategy.decider).prompts
@@ -30,7 +28,7 @@ def recall(strategy: Strategy, symbols: list[str], as_of: datetime) -> dict[str,
     return {symbol: remembered(strategy.name, strategy.decider, prompt, symbol, as_of) for symbol in symbols}
 
 
-@task(**STAGE)
+@stage
 async def decide(questions: list[Question], cycle_ids: list[str], decider_name: str) -> list[Answer]:
     """Ask about every symbol at once; a retried or doubled run of a cycle gets the answer that came first."""
     kept = store().decisions.of(cycle_ids)

@@ -6,9 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks.adapters import parallel_replays, variants
 from tasks.adapters.charts import report
 from tasks.adapters.parallel_replays import Job
@@ -17,10 +14,11 @@ from tasks.core.errors import TrackingUnavailable
 from tasks.core.lab import compare
 from tasks.core.lab.compare import Comparison, ReplayWindow, Trial, Variant
 from tasks.core.simulation.paid_replies import Spending
+from tasks.retries import stage
 from tasks.settings import settings
 
 
-@task(task_run_name="replay-{job.label}-{job.window.index}-{job.treatment}", cache_policy=NO_CACHE)
+@stage(task_run_name="replay-{job.label}-{job.window.index}-{job.treatment}", retries=0)
 def replay_trial(job: Job) -> Trial:
     """Replay one variant over one window, here or on a Dask worker."""
     trial = parallel_replays.run_job(job)
@@ -28,7 +26,7 @@ def replay_trial(job: Job) -> Trial:
     return trial
 
 
-@task(cache_policy=NO_CACHE)
+@stage(retries=0)
 def replay_trials(jobs: Sequence[Job], dask: str, done: Callable[[Trial], None]) -> list[Trial]:
     """Replay every job that asks no model, in as many processes as there are cores."""
     trials = []
@@ -38,7 +36,7 @@ def replay_trials(jobs: Sequence[Job], dask: str, done: Callable[[Trial], None])
     return trials
 
 
-@task(cache_policy=NO_CACHE)
+@stage(retries=0)
 def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: Callable[[Trial], None]) -> list[Trial]:
     """Replay what asks models: kept replies first, then paid ones up to the cap."""
     pairs = [(job, variants.paid_decider(variant, settings(), store(), spending)) for variant, job in jobs]
@@ -47,7 +45,7 @@ def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: C
     return trials
 
 
-@task(cache_policy=NO_CACHE)
+@stage(retries=0)
 def compare_trials(
     chosen: Sequence[Variant], windows: Sequence[ReplayWindow], trials: Sequence[Trial], job: Job, seeds: int
 ) -> Comparison:
@@ -63,7 +61,7 @@ def compare_trials(
     return compare.compare(chosen, windows, trials, bars, tally.tried(data), data, cash, costs, seeds)
 
 
-@task(cache_policy=NO_CACHE)
+@stage(retries=0)
 def write_report(
     comparison: Comparison,
     chosen: Sequence[Variant],
@@ -81,7 +79,7 @@ def write_report(
     return out / "report.html"
 
 
-@task(cache_policy=NO_CACHE)
+@stage(retries=0)
 def track_comparison(
     comparison: Comparison, chosen: Sequence[Variant], notes: Mapping[str, Any], params: Mapping[str, str], folder: Path
 ) -> str:

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from prefect import task
-
 from tasks.connections import log, store, venue
 from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
@@ -15,7 +13,7 @@ from tasks.core.types.orders import FINAL_STATES, Order, OrderIntent, OrderStatu
 from tasks.core.types.record import Lease
 from tasks.crash_points import reached
 from tasks.halts import active_halt
-from tasks.retries import PATIENT
+from tasks.retries import stage
 from tasks.settings import settings
 
 PROTECTION = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
@@ -67,7 +65,7 @@ async def _once(client: Venue, intent: OrderIntent, proof: Callable[[], None] | 
     return order
 
 
-@task(**PATIENT)
+@stage(retry_delay_seconds=[5, 15])  # not given up early: orders that were let through
 async def execute_intents(
     cycle_id: str, intents: tuple[OrderIntent, ...], lease: Lease, as_of: datetime, price: Decimal | None = None
 ) -> tuple[Order, ...]:

@@ -2,24 +2,22 @@
 
 from datetime import datetime
 
-from prefect import task
-
 from tasks.connections import all_frames, log
 from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
 from tasks.core.types.limits import EventThresholds
-from tasks.retries import STAGE, apart
+from tasks.retries import apart, stage
 
 TOGETHER = 25  # symbols whose features are in memory at once
 
 
-@task(**STAGE)
+@stage
 def load_candles(symbols: tuple[str, ...], as_of: datetime, limit: int) -> dict[str, Frames]:
     """Load the last `limit` bars that had closed at as_of, per symbol and timeframe."""
     return all_frames(symbols, as_of, limit)
 
 
-@task(**STAGE)
+@stage
 def build_markets(frames: dict[str, Frames], thresholds: EventThresholds) -> dict[str, Market | Exception]:
     """Compute features, anchors and events of each symbol."""
     return apart(lambda symbol, its: build_market(symbol, its, thresholds), frames)

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pandas as pd
-from prefect import task
 
 from tasks import connections
 from tasks.connections import log, store, venue
@@ -17,7 +16,7 @@ from tasks.core.types.orders import Balance, Instrument, VenuePosition
 from tasks.core.types.record import DataFailure
 from tasks.core.types.snapshot import News, OrderBookView
 from tasks.core.types.strategy import Strategy
-from tasks.retries import STAGE, is_tried_again
+from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
 
 PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
@@ -26,13 +25,13 @@ KEPT_AT_ONCE = 50  # symbols whose bars are saved together
 PARALLEL = 8  # requests under way at once; ccxt's own limiter keeps the venue's rate
 
 
-@task(**STAGE | {"retries": 3, "retry_delay_seconds": [1, 3, 10]})
+@stage(retries=3, retry_delay_seconds=[1, 3, 10])
 async def venue_now() -> datetime:
     """Return the venue's clock: cycles take it, never the wall's."""
     return await venue().now()
 
 
-@task(**STAGE)
+@stage
 async def fetch_candles(symbols: tuple[str, ...], as_of: datetime) -> list[DataFailure]:
     """Bring the store's candles up to as_of: only bars that closed since.
 
@@ -114,7 +113,7 @@ def _since(bars: pd.DataFrame, timeframe: str) -> datetime | None:
     return since
 
 
-@task(**STAGE)
+@stage
 async def fetch_account() -> tuple[Balance, list[VenuePosition]]:
     """Fetch the balance and the open positions."""
     client = venue()
@@ -122,13 +121,13 @@ async def fetch_account() -> tuple[Balance, list[VenuePosition]]:
     return balance, positions
 
 
-@task(**STAGE)
+@stage
 async def fetch_instrument(symbol: str) -> Instrument:
     """Fetch what the venue lets one trade on `symbol`."""
     return await venue().instrument(symbol)
 
 
-@task(**STAGE)
+@stage
 async def fetch_strategy(decider: str = "") -> Strategy:
     """Put together the strategy in force, with its instruments as the venue has them, and keep it under its hash.
 
@@ -151,7 +150,7 @@ async def fetch_strategy(decider: str = "") -> Strategy:
     return strategy
 
 
-@task(**STAGE)
+@stage
 async def fetch_book(symbol: str, notional: Decimal) -> OrderBookView:
     """Read the order book for an order of `notional` quote; unknown if the venue does not answer."""
     try:
@@ -164,7 +163,7 @@ async def fetch_book(symbol: str, notional: Decimal) -> OrderBookView:
     return orderbook.view(book.bids, book.asks, notional)
 
 
-@task(**STAGE)
+@stage
 async def fetch_headlines() -> News | None:
     """Fetch the configured feeds, for the deciders that read them; None where none are configured."""
     s = settings()

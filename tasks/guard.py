@@ -2,8 +2,6 @@
 
 from datetime import datetime
 
-from prefect import task
-
 from tasks.connections import log
 from tasks.core.trading import judge
 from tasks.core.trading.judge import Judgement
@@ -11,10 +9,10 @@ from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.strategy import Strategy
-from tasks.retries import STAGE
+from tasks.retries import stage
 
 
-@task(task_run_name="guard-{question.snapshot.pair}", **STAGE)
+@stage(task_run_name="guard-{question.snapshot.pair}")
 def guard_decision(
     question: Question, answer: Answer, account: AccountState, strategy: Strategy, now: datetime
 ) -> Judgement:

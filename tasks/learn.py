@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from tasks.connections import log, store
-from tasks.retries import STAGE
+from tasks.retries import stage
 from tasks.settings import settings
 
 
-@task(**STAGE)
+@stage
 def export_dataset(out: Path, records: Path | None, formats: Sequence[str]) -> dict[str, Any]:
     """Write the RL dataset of a backtest's records, or of the store's cycles, and return its card."""
     from tasks.adapters.files import dataset
@@ -22,7 +20,7 @@ def export_dataset(out: Path, records: Path | None, formats: Sequence[str]) -> d
     return card
 
 
-@task(**STAGE)
+@stage
 def train_policy(data: Path, out: Path) -> dict[str, Any]:
     """Clone the behaviour of a dataset into an ONNX file and return how well it imitates."""
     from tasks.adapters.model import onnx_policy

@@ -11,8 +11,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from prefect import task
-
 from tasks.connections import answered, log, store, venue
 from tasks.core.trading import booking, orders, reconcile
 from tasks.core.types.base import ZERO
@@ -22,7 +20,7 @@ from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import Action, Adopt, BookFills, Finding, LedgerView, ToldFills, VenueView
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
-from tasks.retries import STAGE
+from tasks.retries import stage
 from tasks.settings import settings
 
 
@@ -126,7 +124,7 @@ def _adopt(action: Adopt) -> None:
 LOST = timedelta(days=2)  # how far back orders of ours are looked for where the ledger knows of none
 
 
-@task(task_run_name="book-{symbol}", **STAGE)
+@stage(task_run_name="book-{symbol}")
 async def book_fills(symbol: str) -> list[Position]:
     """Bring the ledger's positions of `symbol` up to the venue's fills; returns those that changed.
 

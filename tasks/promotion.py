@@ -2,8 +2,6 @@
 
 from datetime import datetime, timedelta
 
-from prefect import task
-
 from tasks.adapters.files.prompts import CHAMPION, aliases, load_prompt
 from tasks.adapters.store.shadow import CHAMPION as SHADOWED
 from tasks.connections import log, store, tracker
@@ -12,24 +10,18 @@ from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.lab import promotion
 from tasks.core.lab.promotion import Shadows
 from tasks.core.types.promotion import Criterion, Move
-from tasks.retries import STAGE, is_tried_again
+from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
 
 
-@task(**STAGE)
+@stage
 def judge_candidate(candidate: Prompt, evidence_name: str, at: datetime) -> tuple[Criterion, ...]:
     """Judge a prompt against the one in use, on a comparison and on the shadow decisions kept."""
     from tasks.adapters.mlflow.evidence import read_evidence
 
     evidence = read_evidence(evidence_name, settings().mlflow_url) if evidence_name else None
     champion, terms = load_prompt(candidate.name), settings().promotion
-    shadows = _shadows(candidate, champion, at - timedelta(days=terms.shadow_days))
-    return promotion.criteria(candidate.sha256, champion.sha256, evidence, shadows, terms)
-
-
-def _shadows(candidate: Prompt, champion: Prompt, since: datetime) -> Shadows:
-    """Pair the answers of both versions by cycle."""
-    scored = store().shadow.scored(settings().strategy, since)
+    scored = store().shadow.scored(settings().strategy, at - timedelta(days=terms.shadow_days))
     theirs = {
         shadow.cycle_id: pct
         for shadow, pct in scored
@@ -43,10 +35,10 @@ def _shadows(candidate: Prompt, champion: Prompt, since: datetime) -> Shadows:
     first = {shadow.cycle_id: pct for shadow, pct in reversed(ours) if shadow.cycle_id in theirs}
     pairs = [(pct, theirs[cycle_id]) for cycle_id, pct in reversed(first.items())]
     use = promotion.use_of([shadow.decided for shadow, _ in ours], candidate.sha256)
-    return Shadows(pairs, use)
+    return promotion.criteria(candidate.sha256, champion.sha256, evidence, Shadows(pairs, use), terms)
 
 
-@task(**STAGE)
+@stage
 def move_alias(move: Move) -> Move:
     """Move an alias here, and in MLflow where it is there; the comparison it rests on is tagged."""
     prompt, mirror = load_prompt(move.role, move.version), tracker()
@@ -59,7 +51,13 @@ def move_alias(move: Move) -> Move:
         log().warning("not in MLflow yet, `quarterdeck prompts sync` does that later: %s", e)
     moved = store().prompts.move(move)
     if move.evidence and settings().mlflow_url and move.kind == "promoted":
-        _tag(move)
+        from tasks.adapters.mlflow.evidence import tag
+
+        text = f"{move.role}/{move.version} {move.at:%Y-%m-%d %H:%M}"
+        try:
+            tag(settings().mlflow_url, move.evidence, "promoted", text)
+        except TrackingUnavailable as e:  # a file was the evidence, or MLflow is away: the history has it all the same
+            log().warning("evidence %s is not tagged: %s", move.evidence, e)
     log().warning(
         "prompt role=%s alias=%s version=%s previous=%s kind=%s who=%s reason=%s",
         moved.role, moved.alias, moved.version, moved.previous or "-", moved.kind, moved.who, moved.reason or "-",
@@ -67,25 +65,17 @@ def move_alias(move: Move) -> Move:
     return moved
 
 
-def _tag(move: Move) -> None:
-    from tasks.adapters.mlflow.evidence import tag
-
-    try:
-        tag(settings().mlflow_url, move.evidence, "promoted", f"{move.role}/{move.version} {move.at:%Y-%m-%d %H:%M}")
-    except TrackingUnavailable as e:  # a file was the evidence, or MLflow is away: the history has it all the same
-        log().warning("evidence %s is not tagged: %s", move.evidence, e)
-
-
-@task(**STAGE)
+@stage
 def breached(at: datetime) -> list[Move]:
     """Return the moves back that are due: of each promoted champion that breaks its limits, with what it broke."""
-    due = []
+    due, prompts, terms, strategy = [], store().prompts, settings().promotion, settings().strategy
     for role, named in aliases().items():
-        moves = store().prompts.moves(role)
-        last = next((move for move in moves if move.alias == CHAMPION and move.kind != "refused"), None)
+        last = next((move for move in prompts.moves(role) if move.alias == CHAMPION and move.kind != "refused"), None)
         if last is None or not last.previous or last.kind == "rolled_back" or CHAMPION not in named:
             continue
-        if not (broken := _broken(last)):
+        decided = prompts.decisions(strategy, last.sha256, last.at, terms.watched)
+        r_multiples = prompts.outcomes(strategy, last.sha256, last.at, terms.watched)
+        if not (broken := promotion.breaches(promotion.use_of(decided, last.sha256), r_multiples, terms)):
             continue
         try:
             before = load_prompt(role, last.previous)
@@ -98,10 +88,3 @@ def breached(at: datetime) -> list[Move]:
         back = {"at": at, "version": before.version, "sha256": before.sha256, "kind": "rolled_back", "who": "settle"}
         due.append(Move(role=role, alias=CHAMPION, reason=reason, criteria=broken, **back))
     return due
-
-
-def _broken(last: Move) -> tuple[Criterion, ...]:
-    prompts, terms, strategy = store().prompts, settings().promotion, settings().strategy
-    decided = prompts.decisions(strategy, last.sha256, last.at, terms.watched)
-    r_multiples = prompts.outcomes(strategy, last.sha256, last.at, terms.watched)
-    return promotion.breaches(promotion.use_of(decided, last.sha256), r_multiples, terms)

@@ -7,9 +7,6 @@ import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import ledger
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import OrderRejected, VenueError, VenueUnavailable
@@ -24,7 +21,7 @@ from tasks.crash_points import reached
 from tasks.execute import PROTECTION, prove, send
 from tasks.halts import active_halt, active_halts
 from tasks.ledger import book_fills
-from tasks.retries import STAGE
+from tasks.retries import stage
 from tasks.settings import settings
 
 __all__ = ["book_fills"]  # what a cycle needs beside the watchdog
@@ -37,7 +34,7 @@ def halt(why: str) -> None:
         store().halts.add(why, "protect", datetime.now(UTC))
 
 
-@task(**STAGE)
+@stage
 async def venue_positions() -> list[VenuePosition]:
     """Fetch what the venue holds for us: the watchdog needs nothing else."""
     return await answered(venue().positions, "positions", PAUSES)
@@ -50,7 +47,7 @@ def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
     return list(ledger.actions(ledger.view(*unbooked, open=ours.open), positions=tuple(at_venue)))
 
 
-@task(task_run_name="watchdog-{wanted.symbol}", cache_policy=NO_CACHE)
+@stage(task_run_name="watchdog-{wanted.symbol}", retries=0)
 async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
     """Put the lost or loosened stop of a position of ours back; where the venue will not have it, the position goes.
 
@@ -89,7 +86,7 @@ async def _set_protection(symbol: str, stop: Decimal, target: Decimal | None) ->
     reached("stop_set")
 
 
-@task(task_run_name="stop-{symbol}", cache_policy=NO_CACHE)
+@stage(task_run_name="stop-{symbol}", retries=0)
 async def stop_at_once(symbol: str) -> None:
     """After a fill where the venue takes no stop with the entry: set it within `stop_within_s`, or close.
 
@@ -120,7 +117,7 @@ async def _until_set(position: Position, stop: Decimal) -> None:
             log().warning("protect symbol=%s stop=%s not answered, again: %s", position.symbol, stop, e)
 
 
-@task(task_run_name="target-{position.symbol}", cache_policy=NO_CACHE)
+@stage(task_run_name="target-{position.symbol}", retries=0)
 async def take_exit(position: Position) -> str:
     """Close a position under a halt that asks for it, or once the book has reached a target that is ours to take."""
     halts, attaches = tuple(active_halts()), venue().attaches_protection
@@ -177,7 +174,7 @@ async def submit(position: Position, intent: OrderIntent, lease: Lease | None = 
 # --- follow-ups
 
 
-@task(task_run_name="followups-{position.symbol}", **STAGE)
+@stage(task_run_name="followups-{position.symbol}")
 async def carry_out_followups(
     position: Position, price: Decimal, instrument: Instrument, lease: Lease | None = None
 ) -> list[str]:

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime, timedelta
 
-from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 
 from tasks.adapters.files.prompts import load_prompt
@@ -14,7 +13,7 @@ from tasks.core.pages import decision
 from tasks.core.trading.orders import cycle_id
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
-from tasks.retries import STAGE, is_tried_again
+from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
 
 SCHEDULE = "15m"  # every close of it is due a cycle
@@ -23,7 +22,7 @@ CHART_SIZE = (900, 480)  # pixels: as wide as Prefect's page, and about 40 KB in
 CHART_BARS = 96  # a day of 15m
 
 
-@task(**STAGE)
+@stage
 def record_quiet(records: list[CycleRecord]) -> None:
     """Keep the records of cycles that ended without a question; running it again changes nothing."""
     store().cycles.save_all(records, datetime.now(UTC))
@@ -31,14 +30,14 @@ def record_quiet(records: list[CycleRecord]) -> None:
         log().info("cycle %s", decision.summary_line(record))
 
 
-@task(task_run_name="record-{record.symbol}", **STAGE)
+@stage(task_run_name="record-{record.symbol}")
 def record_cycle(record: CycleRecord, first: bool = False) -> None:
     """Keep the record; running it again with the same record changes nothing. first: as in `CycleRepository.save`."""
     store().cycles.save(record, datetime.now(UTC), first=first)
     log().info("cycle %s", decision.summary_line(record))
 
 
-@task(**STAGE)
+@stage
 def record_missed(symbols: tuple[str, ...], as_of: datetime) -> int:
     """Keep a record of each scheduled close before as_of that no cycle was about, at most a day back; return how many.
 
@@ -76,7 +75,7 @@ def artifact_key(record: CycleRecord) -> str:
     return f"decision-{base}"
 
 
-@task(task_run_name="explain-{record.symbol}", **STAGE)
+@stage(task_run_name="explain-{record.symbol}")
 async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) -> None:
     """Write the page that explains the decision to a person, with the chart as it was then."""
     await acreate_markdown_artifact(
@@ -103,7 +102,7 @@ def chart_of(record: CycleRecord) -> str:
     return canvas.data_uri(picture)
 
 
-@task(**STAGE)
+@stage
 def track_decisions(limit: int = 50) -> int:
     """Mirror decisions not yet in MLflow: its prompt, then a trace for each; MLflow down: they wait."""
     mirror, kept = tracker(), store()

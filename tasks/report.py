@@ -4,7 +4,6 @@ from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
-from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 
@@ -14,7 +13,7 @@ from tasks.core.pages.day import Day
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed
 from tasks.core.types.alert import Alert, AlertKind
-from tasks.retries import STAGE
+from tasks.retries import stage
 from tasks.settings import settings
 
 ARTIFACT = "daily-report"
@@ -22,7 +21,7 @@ SHOWN = timedelta(days=30)
 POINTS = 1000
 
 
-@task(**STAGE)
+@stage
 async def write_report(day: date) -> Path:
     """Write the page about one UTC day, show it in Prefect and send its headline; again: the same files."""
     from tasks.adapters.charts import canvas, comparison

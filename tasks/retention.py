@@ -2,14 +2,12 @@
 
 from datetime import datetime, timedelta
 
-from prefect import task
-
 from tasks.connections import log, store
-from tasks.retries import STAGE
+from tasks.retries import stage
 from tasks.settings import settings
 
 
-@task(**STAGE)
+@stage
 def prune(at: datetime) -> int:
     """Delete what is older than `retention_days` (see `store.retention`); returns how many rows went."""
     if not (days := settings().retention_days):

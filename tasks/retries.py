@@ -6,11 +6,14 @@ One symbol's trouble is not another's: a task over many symbols returns for each
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
+from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
+from prefect.runtime import flow_run
 
 from tasks.core.errors import StoreError, TrackingUnavailable, VenueUnavailable
 
@@ -31,7 +34,21 @@ def is_tried_again(error: Exception) -> bool:
 STAGE: dict[str, Any] = {
     "retries": 2, "retry_delay_seconds": [1, 3], "retry_condition_fn": broken_infrastructure, "cache_policy": NO_CACHE,
 }  # fmt: skip
-PATIENT = STAGE | {"retry_delay_seconds": [5, 15]}  # what must not be given up early: orders that were let through
+
+
+class Stage(Task[..., Any]):
+    """A task that outside a run is its own function: no server needed (`quarterdeck cycle`).
+
+    Called once then: whoever calls it sees what failed and asks again, and a pause would hold up the leases.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return (super().__call__ if flow_run.id else self.fn)(*args, **kwargs)
+
+
+def stage(fn: Any = None, **options: Any) -> Any:
+    """Make a function a stage; `options` are those of a task that differ from STAGE."""
+    return Stage(fn, **STAGE | options) if fn else partial(stage, **options)
 
 
 G = TypeVar("G")

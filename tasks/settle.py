@@ -3,18 +3,16 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from prefect import task
-
 from tasks.adapters.files.prompts import list_prompts
 from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.trading import ledger
 from tasks.core.types.record import CycleRecord, Outcome
-from tasks.retries import STAGE, is_tried_again
+from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
 
 
-@task(**STAGE)
+@stage
 def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
     """Hand on each outcome once, with the decision that opened its position."""
     kept, strategy = store(), settings().strategy
@@ -31,7 +29,7 @@ def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
     return settled
 
 
-@task(**STAGE)
+@stage
 def sync_prompts() -> int:
     """Register every prompt file as a version in MLflow, in order; what is there already is left alone."""
     mirror = tracker()
@@ -49,7 +47,7 @@ def sync_prompts() -> int:
     return len(prompts)
 
 
-@task(**STAGE)
+@stage
 def track_session(at: datetime) -> None:
     """Log the session's run (one per strategy and UTC day): equity, decisions, calls, cost; outcomes onto traces."""
     mirror, kept, s = tracker(), store(), settings()

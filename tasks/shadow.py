@@ -3,8 +3,6 @@
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from prefect import task
-
 from tasks import connections
 from tasks.adapters.store.shadow import CHAMPION, PaperBookState, ShadowDecision
 from tasks.connections import log, store, venue
@@ -20,13 +18,13 @@ from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy
 from tasks.decide import first_answers, forget
-from tasks.retries import STAGE
+from tasks.retries import stage
 from tasks.settings import settings
 
 HORIZON = HORIZON_BARS * duration("5m")
 
 
-@task(**STAGE)
+@stage
 async def decide_shadows(strategy: Strategy, questions: list[Question], records: list[CycleRecord]) -> int:
     """Put the champion's very questions to every challenger; returns how many answers were kept.
 
@@ -72,7 +70,7 @@ def _shadow(decider: str, record: CycleRecord, answer: Answer, judgement: Judgem
     )  # fmt: skip
 
 
-@task(**STAGE)
+@stage
 def score_shadows(now: datetime) -> int:
     """Score every answer whose horizon has passed, champion and challengers alike; returns how many."""
     kept, scored = store(), 0
@@ -86,7 +84,7 @@ def score_shadows(now: datetime) -> int:
     return scored
 
 
-@task(**STAGE)
+@stage
 async def run_paper_books(now: datetime) -> dict[str, Decimal]:
     """Bring each challenger's own account up to the last close; returns its equity by challenger."""
     if not settings().shadow:

@@ -2,9 +2,6 @@
 
 from datetime import UTC, datetime
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from tasks import ledger
 from tasks.connections import log, store, venue
 from tasks.core.errors import TradingError
@@ -24,12 +21,13 @@ from tasks.core.types.reconcile import (
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
 from tasks.halts import active_halts
+from tasks.retries import stage
 from tasks.settings import settings
 
 LOOKS = 5  # at one order in one run: its rest cancelled and each time its fills asked for, and one to spare
 
 
-@task(cache_policy=NO_CACHE)
+@stage(retries=0)
 async def settle_working_orders(now: datetime) -> int:
     """Look up every order still on its way or resting; returns how many ended.
 
@@ -96,7 +94,7 @@ async def _carry_out(action: Action, intent: OrderIntent) -> None:
             )
 
 
-@task(cache_policy=NO_CACHE)
+@stage(retries=0)
 def end_abandoned_cycles(now: datetime) -> int:
     """End cycles whose process died and that no run can take up any more; returns how many."""
     ours = ledger.view(open=(), unfinished=tuple(store().cycles.unfinished(settings().strategy)))

@@ -2,19 +2,18 @@
 
 from datetime import datetime
 
-from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.context import TaskRunContext
 
 from tasks.connections import log
 from tasks.core.market.bars import Frames
 from tasks.core.types.record import DataFailure
-from tasks.retries import STAGE
+from tasks.retries import stage
 
 ARTIFACT = "validation"
 
 
-@task(**STAGE)
+@stage
 def validate_candles(frames: dict[str, Frames], as_of: datetime) -> list[DataFailure]:
     """Run the one suite over all symbols and timeframes; a symbol with failures is quarantined by the cycle.
 

@@ -161,7 +161,7 @@ class Stopwatch:
         self.wall: Counter[str] = Counter()
         self.cpu: Counter[str] = Counter()
 
-    def __call__(self, task: Any) -> Any:
+    def __call__(self, task: Any, *args: Any) -> Any:
         stage = STAGE_OF.get(task.fn.__module__.rpartition(".")[2], "rest")
 
         @contextmanager
@@ -171,15 +171,14 @@ class Stopwatch:
             self.wall[stage] += time.perf_counter() - wall
             self.cpu[stage] += time.process_time() - cpu
 
-        async def waited(*args: Any) -> Any:
+        async def waited() -> Any:
             with timed():
                 return await task.fn(*args)
 
-        def called(*args: Any) -> Any:
-            with timed():
-                return task.fn(*args)
-
-        return waited if iscoroutinefunction(task.fn) else called
+        if iscoroutinefunction(task.fn):
+            return waited()
+        with timed():
+            return task.fn(*args)
 
 
 def trade() -> None:
@@ -187,6 +186,7 @@ def trade() -> None:
     from flows.clock import to_the_end
     from flows.cycle import Request
     from flows.trade import run_cycles
+    from tasks.retries import Stage
 
     async def all_of_them() -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -194,7 +194,8 @@ def trade() -> None:
             watch, wall, cpu = Stopwatch(), time.perf_counter(), time.process_time()
             request = Request(symbols=tuple(asked["symbols"]), decider="rules", trigger="schedule",
                               as_of=datetime.fromisoformat(asked["as_of"]))  # fmt: skip
-            records = await run_cycles(request, watch)
+            Stage.__call__ = lambda task, *args, watch=watch: watch(task, *args)  # type: ignore[method-assign]
+            records = await run_cycles(request)
             took = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu,
                     "records": dict(Counter(str(record.status) for record in records))}  # fmt: skip
             stages = {name: (watch.wall[name], watch.cpu[name]) for name in dict.fromkeys(STAGE_OF.values())}

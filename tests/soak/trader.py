@@ -25,16 +25,16 @@ from tasks import protect as stage
 from tasks.adapters.venue import ccxt_venue as venue_adapter
 from tasks.connections import close_venues
 from tasks.core.errors import TradingError
-from tasks.retries import BROKEN
+from tasks.retries import BROKEN, Stage
 
 Said = dict[str, Any]
 PAUSE_S = 0.1
 
 
-def patiently(task: Any) -> Any:
+def patiently(task: Stage, *given: Any, **named: Any) -> Any:
     """Call a task's own function as often as Prefect would."""
 
-    async def later(*given: Any, **named: Any) -> Any:
+    async def later() -> Any:
         for _ in range(task.retries):
             try:
                 return await task.fn(*given, **named)
@@ -45,11 +45,14 @@ def patiently(task: Any) -> Any:
                 await asyncio.sleep(PAUSE_S)
         return await task.fn(*given, **named)
 
-    return later if asyncio.iscoroutinefunction(task.fn) else task.fn
+    return later() if asyncio.iscoroutinefunction(task.fn) else task.fn(*given, **named)
+
+
+Stage.__call__ = patiently  # type: ignore[method-assign]
 
 
 async def watch(as_of: str) -> Said:
-    return {"waiting": list(await look(patiently, datetime.fromisoformat(as_of)))}
+    return {"waiting": list(await look(as_of=datetime.fromisoformat(as_of)))}
 
 
 async def trade(as_of: str, symbols: list[str], decider: str, trigger: str, review_only: bool = False) -> Said:
@@ -58,24 +61,24 @@ async def trade(as_of: str, symbols: list[str], decider: str, trigger: str, revi
         review_only=review_only,
     )  # fmt: skip
     try:
-        records = await run_cycles(request, patiently)
+        records = await run_cycles(request)
     except TradingError as e:
         logging.getLogger("soak").warning("trade once more after %s", e)
         await asyncio.sleep(PAUSE_S)
-        records = await run_cycles(request, patiently)
+        records = await run_cycles(request)
     return {"cycles": [[record.symbol, record.cycle_id, record.status.value] for record in records]}
 
 
 async def protect() -> Said:
-    return await reconcile(patiently)
+    return await reconcile()
 
 
 async def settle() -> Said:
-    return await settle_all(patiently)
+    return await settle_all()
 
 
 async def report() -> Said:
-    return {"path": await write(call=patiently)}
+    return {"path": await write()}
 
 
 async def rest() -> Said:
