@@ -82,7 +82,7 @@ def compare(
     work, cap = plan_work(ComparisonRequest(candles=files, **asked, **options)), None
     if work.paid:
         grouped = {v.label: (v, [job for w, job in work.paid if w is v]) for v, _ in work.paid}
-        cap = agree(asyncio.run(variants.estimate(list(grouped.values()), settings())), max_cost)
+        cap = agree(*asyncio.run(variants.estimate(list(grouped.values()), settings())), max_cost)
     with progress("compare", as_json, len(work.free) + len(work.paid)) as bar:
         document = carry_out(work, cap, out, done=lambda _: bar(advance=1))
     emit(document, True) if as_json else print_table(document)

@@ -219,7 +219,12 @@ class Cycle:
         for order in sent:
             if order.status in (OrderStatus.FILLED, OrderStatus.CANCELLED) and ledger.is_booked(order):
                 store().intents.mark(order.client_order_id, "done")
-        failed = [order for order in sent if _came_to_nothing(order)]
+        failed = [
+            order
+            for order in sent
+            if order.status is OrderStatus.REJECTED
+            or (order.status is OrderStatus.CANCELLED and order.type == "market" and not order.filled)
+        ]
         status = CycleStatus.FAILED if failed else CycleStatus.EXECUTED
         why = [order.reason or f"{order.client_order_id} filled nothing" for order in failed]
         error = "; ".join(filter(None, (self._resumed, *why)))
@@ -247,8 +252,3 @@ class Cycle:
         """Write the page about the decision; only a run of Prefect has a place for it."""
         if flow_run.id:
             await record.explain_decision(self.record)
-
-
-def _came_to_nothing(order: Order) -> bool:
-    cancelled = order.status is OrderStatus.CANCELLED and order.type == "market" and order.filled == 0
-    return order.status is OrderStatus.REJECTED or cancelled

@@ -103,20 +103,17 @@ def question(
     """The very messages a model is sent: a line {"role","messages"} for each role that is asked."""
     if bool(cycle_id) == bool(files):
         raise InputError("question needs either --cycle ID, or --candles with --symbol and --as-of")
-    calls = _calls_of(cycle_id) if cycle_id else _calls_about(files, as_of, decider, news)
+    if cycle_id:  # its decider asks again, on the replies that were recorded
+        from flows.replay import asked_again
+
+        answer = asyncio.run(asked_again(cycle_id))
+        calls = [(call.role, call.messages) for call in answer.calls if call.messages]
+        if not calls:
+            raise InputError(f"cycle {cycle_id}: {answer.source} asked no model")
+    else:
+        calls = _calls_about(files, as_of, decider, news)
     for role, messages in calls:
         emit({"role": role, "messages": messages}, as_json=True)
-
-
-def _calls_of(cycle_id: str) -> list[tuple[str, Any]]:
-    """Make a stored cycle's question again and let its decider ask it, on the replies that were recorded."""
-    from flows.replay import asked_again
-
-    answer = asyncio.run(asked_again(cycle_id))
-    sent = [(call.role, call.messages) for call in answer.calls if call.messages]
-    if not sent:
-        raise InputError(f"cycle {cycle_id}: {answer.source} asked no model")
-    return sent
 
 
 def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, news: str) -> list[tuple[str, Any]]:

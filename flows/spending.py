@@ -15,10 +15,10 @@ from tasks.settings import settings
 ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 
 
-def agree(expected: Any, max_cost: Decimal | None) -> Decimal | None:
+def agree(calls: int, usd: Decimal, max_cost: Decimal | None) -> Decimal | None:
     """Say what models will be asked and cost, and get a yes: `--max-cost`, or a person's. Returns the cap."""
     click.echo(
-        f"models will be asked about {expected.calls} times, at most {expected.usd} USD; kept replies cost nothing",
+        f"models will be asked about {calls} times, at most {usd} USD; kept replies cost nothing",
         err=True,
     )
     if max_cost is not None:
@@ -26,7 +26,7 @@ def agree(expected: Any, max_cost: Decimal | None) -> Decimal | None:
     if not sys.stdin.isatty():
         raise InputError("--max-cost: say what this may cost in USD, as there is no terminal to ask on")
     click.confirm("go on?", abort=True, err=True)
-    return Decimal(expected.usd)
+    return usd
 
 
 def _usd(_: Any, __: Any, text: str | None) -> Decimal | None:
@@ -59,5 +59,5 @@ def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:
     from tasks.core.simulation.paid_replies import Spending
 
     variant = variants.variants((name,), (), {}, settings())[0]
-    spending = Spending(agree(asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost))
+    spending = Spending(agree(*asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost))
     return variants.paid_decider(variant, settings(), store(), spending), spending

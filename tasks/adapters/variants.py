@@ -13,7 +13,7 @@ from tasks.adapters.parallel_replays import Job, strategy_for, treated_for, worl
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
 from tasks.core.errors import InputError
-from tasks.core.lab.compare import Estimate, Variant, VariantsTried
+from tasks.core.lab.compare import Variant, VariantsTried
 from tasks.core.lab.gate_sampling import closes, flat_account, flat_question
 from tasks.core.ports import Decider, Model
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
@@ -79,8 +79,8 @@ def paid_decider(variant: Variant, settings: Settings, store: Store, spending: S
     return build(variant.decider, settings, model=asked)
 
 
-async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Settings) -> Estimate:
-    """Return how often models will be asked, and what that costs if every reply is as long as allowed.
+async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Settings) -> tuple[int, Decimal]:
+    """Return how often models will be asked at most, and what that costs in USD if every reply is as long as allowed.
 
     Every market event is one decision; positions raise some more of their own. Kept replies are not deducted.
     """
@@ -95,7 +95,7 @@ async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Sett
         worst = sum((prices.worst((variant.model,), *question) for question in probe.asked), Decimal(0))
         calls += asked
         usd += asked * worst / max(1, len(probe.asked))
-    return Estimate(variants=len(paid), calls=calls, usd=usd.quantize(Decimal("0.0001")))
+    return calls, usd.quantize(Decimal("0.0001"))
 
 
 def _decisions(job: Job) -> int:

@@ -22,7 +22,7 @@ from tasks.core.lab.gate_sampling import Sampled
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.backtest import max_drawdown_pct
 from tasks.core.types.bars import floor_time
-from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import PromptRef
 from tasks.core.types.limits import Costs
 
@@ -190,14 +190,6 @@ class VariantsTried(NamedTuple):
 
     variants: int
     variance: float
-
-
-class Estimate(Dto):
-    """What models will be asked, at most, where every decision point is an event known ahead."""
-
-    variants: int
-    calls: int
-    usd: Exact
 
 
 def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tuple[ReplayWindow, ...]:
