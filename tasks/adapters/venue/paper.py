@@ -145,7 +145,8 @@ class PaperVenue:
         named = sorted({*working, symbol} - {""})
         wallet.instruments = {name: await self.instrument(name) for name in named}
         wallet.leverages |= {name: settings.limits.leverage_of(name) for name in named}
-        self._require_one_quote(named)
+        if len(quotes := sorted({quote_of(name) for name in (*settings.symbols, *named)})) > 1:
+            raise InputError(f"a paper account has one quote currency, not {' and '.join(quotes)}: QUARTERDECK_SYMBOLS")
         if stored is None or not working:
             return account, max(end, stored.until) if stored else end
         if end <= stored.until:
@@ -158,8 +159,3 @@ class PaperVenue:
         rates = await self.funding_paid(sorted(wallet.holdings), stored.until, end)
         account.pass_bars(cut, step, funding=rates)
         return account, max(end, stored.until)
-
-    def _require_one_quote(self, symbols: list[str]) -> None:
-        quotes = sorted({quote_of(name) for name in (*self._settings.symbols, *symbols)})
-        if len(quotes) > 1:
-            raise InputError(f"a paper account has one quote currency, not {' and '.join(quotes)}: QUARTERDECK_SYMBOLS")

@@ -125,10 +125,21 @@ class SimulatedAccount:
 
     def position(self, symbol: str) -> VenuePosition | None:
         """Return the open position as a venue reports it; None when flat."""
-        return self.wallet.position(symbol)
+        if (holding := self.wallet.holdings.get(symbol)) is None:
+            return None
+        return VenuePosition(
+            symbol=symbol,
+            side="long" if holding.sign > 0 else "short",
+            quantity=holding.quantity,
+            avg_price=holding.avg_price,
+            stop=holding.stop,
+            target=holding.target,
+            unrealized_pnl=holding.unrealized(self.wallet.mark(holding, {})),
+            liquidation_price=self.wallet.liquidation_price(symbol),
+        )
 
     def positions(self) -> list[VenuePosition]:
-        return [position for s in sorted(self.wallet.holdings) if (position := self.position(s)) is not None]
+        return list(filter(None, map(self.position, sorted(self.wallet.holdings))))
 
     def balance(self, marks: Mapping[str, Decimal]) -> Balance:
         free = self.wallet.available(marks) - self._reserved()

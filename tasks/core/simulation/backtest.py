@@ -42,7 +42,7 @@ from tasks.core.trading.question import question
 from tasks.core.types.decision import ENTRIES, Answer, Pause
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus
 from tasks.core.types.portfolio import AccountState, ClosedTrade, PendingEntry, Position
-from tasks.core.types.question import Question, Reason
+from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord, Inputs, Outcome
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
@@ -278,10 +278,8 @@ class Backtest:
             return None
         replay.reported.update(reason.fingerprint for reason in (*reasons, *drawdown))
         replay.read_ahead(k)
-        return self._asked(symbol, as_of, state, (*reasons, *bar_closes(symbol, as_of), *drawdown))
-
-    def _asked(self, symbol: str, as_of: datetime, state: AccountState, reasons: tuple[Reason, ...]) -> SymbolQuestion:
-        replay, news = self.symbols[symbol], self.world.news(as_of) if self.strategy.told.news else None
+        news = self.world.news(as_of) if self.strategy.told.news else None
+        reasons = [*reasons, *bar_closes(symbol, as_of), *drawdown]
         position, digest = replay.position, replay.running.digest
         asked = question(
             self.strategy, replay.market, state, None, news, self.remembered(symbol), reasons, as_of,
@@ -309,13 +307,19 @@ class Backtest:
             self.paused[symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
         if self.strategy.told.memory:
             self.symbols[symbol].remember(cycle_id, asked.question, answer)
-        self._keep(CycleRecord.trusted(
+        record = CycleRecord.trusted(
             cycle_id=cycle_id, strategy=self.strategy.name, symbol=symbol, as_of=as_of, trigger="backtest",
             decider=self.decider.name, status=status_of(judgement, refusals), reasons=asked.question.reasons,
             snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True,
             state=state, inputs=inputs, decided=answer, verdict=verdict, intents=intents,
             fills=tuple(self.account.fills[first:]), error="; ".join(refusals),
-        ))  # fmt: skip
+        )  # fmt: skip
+        line = record.__pydantic_serializer__.to_json(record) + b"\n"
+        self.hash.update(line)
+        if self.on_line:
+            self.on_line(line)
+        if self.on_record:
+            self.on_record(record)
 
     def _count(self, answer: Answer, verdict: Verdict, k: int, state: AccountState) -> None:
         self.decided.append(k)
@@ -337,14 +341,6 @@ class Backtest:
         refusal = self._send(cycle_id, intent, k)
         self.refused = [*self.refused, (self.grid.closes_at(k), True)] if refusal else []
         return refusal
-
-    def _keep(self, record: CycleRecord) -> None:
-        line = record.__pydantic_serializer__.to_json(record) + b"\n"
-        self.hash.update(line)
-        if self.on_line:
-            self.on_line(line)
-        if self.on_record:
-            self.on_record(record)
 
     # what the guard judges against
 

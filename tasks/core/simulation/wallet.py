@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from pydantic import BaseModel
 
-from tasks.core.types.orders import Instrument, PositionSide, VenuePosition
+from tasks.core.types.orders import Instrument
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
@@ -33,10 +33,6 @@ class Holding(BaseModel):
     target: Decimal | None = None
     stop_order: str = ""
     target_order: str = ""
-
-    @property
-    def side(self) -> PositionSide:
-        return "long" if self.sign > 0 else "short"
 
     @property
     def avg_price(self) -> Decimal:
@@ -118,7 +114,7 @@ class Wallet:
 
     def equity(self, marks: Mapping[str, Decimal]) -> Decimal:
         """Return cash plus unrealized PnL, at `marks` or else the last price seen."""
-        return self.cash + sum((h.unrealized(self._mark(h, marks)) for h in self.holdings.values()), ZERO)
+        return self.cash + sum((h.unrealized(self.mark(h, marks)) for h in self.holdings.values()), ZERO)
 
     def available(self, marks: Mapping[str, Decimal]) -> Decimal:
         """Return what is free as margin for new orders; gains on spot holdings are not until they are sold."""
@@ -126,10 +122,10 @@ class Wallet:
         for holding in self.holdings.values():
             free -= self.margin(holding)
             if self.instruments[holding.symbol].kind == "linear":
-                free += holding.unrealized(self._mark(holding, marks))
+                free += holding.unrealized(self.mark(holding, marks))
         return free
 
-    def _mark(self, holding: Holding, marks: Mapping[str, Decimal]) -> Decimal:
+    def mark(self, holding: Holding, marks: Mapping[str, Decimal]) -> Decimal:
         return marks.get(holding.symbol) or self.last.get(holding.symbol) or holding.avg_price
 
     def liquidation_price(self, symbol: str) -> Decimal | None:
@@ -137,22 +133,6 @@ class Wallet:
         holding = self.holdings[symbol]
         if self.instruments[symbol].kind == "spot":
             return None
-        others = sum((h.unrealized(self._mark(h, {})) for h in self.holdings.values() if h is not holding), ZERO)
+        others = sum((h.unrealized(self.mark(h, {})) for h in self.holdings.values() if h is not holding), ZERO)
         price = REPORTED.divide(holding.cost - holding.sign * (self.cash + others), holding.quantity)
         return price if price > 0 else None
-
-    def position(self, symbol: str) -> VenuePosition | None:
-        """Return the open position as a venue reports it; None when flat."""
-        holding = self.holdings.get(symbol)
-        if holding is None:
-            return None
-        return VenuePosition(
-            symbol=symbol,
-            side=holding.side,
-            quantity=holding.quantity,
-            avg_price=holding.avg_price,
-            stop=holding.stop,
-            target=holding.target,
-            unrealized_pnl=holding.unrealized(self._mark(holding, {})),
-            liquidation_price=self.liquidation_price(symbol),
-        )
