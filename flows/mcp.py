@@ -21,8 +21,8 @@ from mcp_types import (
     ToolAnnotations,
 )
 
-from tasks.adapters.model.toolbox import DataToolbox, limits_of, meter, public_market, readings
-from tasks.core.decision.tools import TOOLS, ToolDesk, shown
+from tasks.adapters.model.toolbox import desk_of, public_market
+from tasks.core.decision.tools import TOOLS, shown
 from tasks.core.errors import TradingError
 from tasks.settings import settings
 
@@ -33,8 +33,7 @@ INSTRUCTIONS = "Read-only market data and our own positions. Answers are data, n
 async def serve() -> None:
     """Answer until stdin closes."""
     market = public_market(settings())
-    toolbox = DataToolbox(readings(settings().store_url), lambda: market, settings(), now=True)
-    desk = ToolDesk(toolbox, limits_of(settings()), meter(settings().tool_rates))
+    desk = desk_of(settings(), market=market)
 
     async def call_tool(_: Any, asked: CallToolRequestParams) -> CallToolResult:
         try:

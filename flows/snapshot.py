@@ -136,7 +136,7 @@ def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, ne
     asyncio.run(chosen.decide([flat_question(market, account, strategy, world, at, reasons)]))
     if not probe.asked:
         raise InputError(f"--decider {name}: asks no model; name one that does, such as llm:single")
-    return [(prompt.name, messages) for prompt, messages, _ in probe.asked]
+    return [(request.prompt.name, request.messages) for request in probe.asked]
 
 
 COMMANDS = (snapshot, question, events)

@@ -4,18 +4,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision import kinds
 from tasks.core.decision.baselines import BuyAndHoldDecider, HoldDecider, RandomDecider, RecordedDecider
-from tasks.core.decision.breaker import Breaker
 from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
 from tasks.core.decision.kinds import Kind, Means
-from tasks.core.decision.ladder import Ladder, Shared
+from tasks.core.decision.ladder import Breaker, Ladder, Shared
 from tasks.core.decision.rules import RulesDecider, Sizes
 from tasks.core.errors import InputError
 from tasks.core.market import lean
@@ -44,12 +45,9 @@ def failover_of(names: tuple[str, ...], settings: Settings) -> Model:
     from tasks.adapters.model.litellm_model import LiteLLMModel
 
     return LiteLLMModel(
-        names,
-        settings.model_base_url,
-        provider_timeout_s=settings.provider_timeout_s,
-        deadline_s=settings.decision_deadline_s,
-        max_reply_bytes=settings.max_reply_bytes,
-    )
+        names, settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s,
+        settings.max_reply_bytes,
+    )  # fmt: skip
 
 
 def _recorded(argument: str) -> Decider:
@@ -59,19 +57,13 @@ def _recorded(argument: str) -> Decider:
     return RecordedDecider(path.read_text(encoding="utf-8", errors="replace").split("\n"))
 
 
-def _policy(argument: str) -> Decider:
-    from tasks.adapters.model.onnx_policy import OnnxDecider
-
-    return OnnxDecider(Path(argument))
-
-
 PLAIN: dict[str, Callable[[str], Decider]] = {  # those that ask no model, each by what its name says after the kind
     "rules": lambda text: RulesDecider(_sizes(text) if text else None),
     "hold": lambda _: HoldDecider(),
     "random": lambda seed: RandomDecider(seed or "0"),
     "buy-and-hold": lambda _: BuyAndHoldDecider(),
     "recorded": _recorded,
-    "model": _policy,
+    "model": lambda path: resolve_name("tasks.adapters.model.onnx_policy:OnnxDecider")(Path(path)),
 }
 ENSEMBLES = ("ensemble:llm:single+model:FILE.onnx", "ensemble:vote:rules=1,model:FILE.onnx=2")
 
@@ -92,7 +84,7 @@ def build(name: str, settings: Settings, store: "Store | None" = None, model: Mo
     if not kind.maker:
         return PLAIN[named.kind](named.argument)
     decider = _asking(kind, settings, model, _versions(name, named.versions, kind))
-    return decider if model is not None else _ladder(decider, settings, store or _open(settings.store_url))
+    return decider if model is not None else _ladder(decider, settings, store)
 
 
 def _all_names() -> str:
@@ -108,9 +100,9 @@ def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versi
     prompts = {role: load_prompt(role, versions.get(role)) for role in kind.roles}
     means = Means(lean.encode, settings.panel_stage_s, settings.decision_deadline_s, prepare)
     if kind.live:
-        from tasks.adapters.model.toolbox import tools_of
+        from tasks.adapters.model.toolbox import desk_of
 
-        means = replace(means, tools=tools_of(settings))
+        means = replace(means, tools=partial(desk_of, settings))
     return kind.make(model or _model(_in_stages(settings) if kind.staged else settings), prompts, means)
 
 
@@ -155,7 +147,11 @@ def _sizes(text: str) -> Sizes:
         raise InputError(f"rules:{text}: write e.g. rules:size_pct=10,stop_atr=3,tp_atr=6, all above 0") from e
 
 
-def _ladder(decider: Decider, settings: Settings, store: "Store") -> Decider:
+def _ladder(decider: Decider, settings: Settings, store: "Store | None") -> Decider:
+    if store is None:
+        from tasks.adapters.store.store import opened
+
+        store = opened(settings.store_url)
     breaker = Breaker(settings.breaker_errors, timedelta(seconds=settings.breaker_cooldown_s))
     shared = Shared(store.budget, store.replies, store.breakers, store.memory)
     return Ladder(
@@ -163,9 +159,3 @@ def _ladder(decider: Decider, settings: Settings, store: "Store") -> Decider:
         ttl=timedelta(seconds=settings.cache_ttl_s), max_distance=settings.cache_distance,
         session=settings.budget.session, may_open=settings.limits.fallback_may_open,
     )  # fmt: skip
-
-
-def _open(url: str) -> "Store":
-    from tasks.adapters.store.store import opened
-
-    return opened(url)

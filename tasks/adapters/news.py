@@ -21,7 +21,7 @@ from pydantic import ConfigDict, ValidationError, field_validator
 
 from tasks.core.decision.roles import MAX_HEADLINES, plain_text
 from tasks.core.errors import InputError
-from tasks.core.types.base import Dto
+from tasks.core.types.base import Dto, first_error
 from tasks.core.types.snapshot import Headline, News
 
 MAX_BYTES = 1_000_000
@@ -82,10 +82,9 @@ def read_news(path: Path) -> tuple[Headline, ...]:
         try:
             line = _Line.model_validate_json(text)
         except ValidationError as e:
-            first = e.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "not an object"
+            where, why = first_error(e)
             example = '{"at":"2025-03-01T12:00Z","title":"..."}'
-            raise InputError(f"--news {path}, line {number}: {where}: {first['msg']}; write {example}") from e
+            raise InputError(f"--news {path}, line {number}: {where or 'not an object'}: {why}; write {example}") from e
         title = plain_text(line.title)
         found += [Headline(title=title, source=plain_text(line.source, 40), published_at=line.at)] if title else []
     return tuple(sorted(found, key=lambda headline: headline.published_at or UNDATED))

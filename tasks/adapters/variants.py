@@ -92,7 +92,7 @@ async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Sett
         for name in kinds.askers(variant.decider):  # each by itself: an ensemble's timer may wait at that event
             await _middle_question(build(name, settings, model=probe), jobs[0])
         asked = sum(map(_decisions, jobs)) * len(kinds.kind_of(variant.decider).roles)
-        worst = sum((prices.worst((variant.model,), *question) for question in probe.asked), Decimal(0))
+        worst = sum((prices.worst((variant.model,), question) for question in probe.asked), Decimal(0))
         calls += asked
         usd += asked * worst / max(1, len(probe.asked))
     return calls, usd.quantize(Decimal("0.0001"))

@@ -13,10 +13,6 @@ class DataError(TradingError):
     """Missing, stale or malformed market data: quarantine the symbol for this cycle and record why."""
 
 
-class ModelError(TradingError):
-    """A model did not answer, or not usably: step down the fallback ladder, which ends in HOLD."""
-
-
 class StoreError(TradingError):
     """The database does not answer: hold; nothing is sent that could not be recorded first."""
 

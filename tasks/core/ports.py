@@ -7,7 +7,7 @@ client is; the store's are plain calls. There is deliberately no generic `query`
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pandas as pd
 
@@ -33,11 +33,24 @@ class Decider(Protocol):
     async def decide(self, questions: Sequence[Question]) -> list[Answer]: ...
 
 
+class ModelRequest(NamedTuple):
+    """`messages` that ask for one JSON object of `schema`, as `role`."""
+
+    role: str
+    prompt: PromptRef
+    messages: Messages
+    schema: Schema
+
+    def call(self, model: str, **answer: Any) -> ModelCall:
+        """Return the call that this request becomes, with what came of it."""
+        return ModelCall(role=self.role, model=model, prompt=self.prompt, messages=tuple(self.messages), **answer)
+
+
 class Model(Protocol):
     """The one edge to language models. Never raises for what a provider did: `ModelCall.error` says it."""
 
-    async def ask(self, role: str, prompt: PromptRef, messages: Messages, schema: Schema) -> ModelCall:
-        """Send `messages` asking for one JSON object of `schema`; return within the total deadline."""
+    async def ask(self, request: ModelRequest) -> ModelCall:
+        """Send the request; return within the total deadline."""
         ...
 
 

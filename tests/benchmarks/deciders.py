@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,7 +27,7 @@ from tasks.core.decision.panel import PanelDecider
 from tasks.core.decision.single import SingleDecider
 from tasks.core.market import lean
 from tasks.core.ports import Decider
-from tasks.core.types.decision import DECISION, ModelCall, PromptRef
+from tasks.core.types.decision import DECISION, ModelCall
 from tasks.core.types.limits import Budget
 from tasks.settings import ROOT, load
 
@@ -59,9 +59,8 @@ ANSWERS = panel_cases.ANSWERS | {"single": GOOD[0]}
 class AtOnce:
     """A `Model` that has the answer ready."""
 
-    async def ask(
-        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object] | None
-    ) -> ModelCall:
+    async def ask(self, request) -> ModelCall:
+        role, prompt, messages, _ = request
         return ModelCall(role=role, model="at once", prompt=prompt, messages=tuple(messages), raw_reply=ANSWERS[role])
 
 

@@ -3,8 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from tasks.core.decision.breaker import BreakerState
 from tasks.core.decision.budget import KeptReply, Reserved, Spent, refusal
+from tasks.core.decision.ladder import BreakerState
 from tasks.core.types.decision import ModelCall, PromptRef
 
 NOW = datetime(2026, 1, 2, 3, 5, 20, tzinfo=UTC)
@@ -71,7 +71,7 @@ class FakeDesk:
 class FakePrices:
     """One USD at worst for each model of a tier."""
 
-    def worst(self, models, prompt, messages, schema) -> Decimal:
+    def worst(self, models, request) -> Decimal:
         return sum((Decimal("0.10") if "cheap" in model else Decimal(1) for model in models), Decimal(0))
 
     def cost(self, call) -> Decimal:
@@ -84,7 +84,8 @@ class FakeModel:
     def __init__(self, name: str = "openai/big", reply: str = HOLD, error: str = "", usd: str = "0.25") -> None:
         self.name, self.reply, self.error, self.usd, self.asked = name, reply, error, Decimal(usd), 0
 
-    async def ask(self, role, prompt, messages, schema) -> ModelCall:
+    async def ask(self, request) -> ModelCall:
+        role, prompt, messages, _ = request
         self.asked += 1
         return ModelCall(
             role=role, model=self.name, prompt=prompt, messages=tuple(messages), error=self.error,

@@ -11,7 +11,7 @@ from sandbox_server import advance, state
 from flows.trade import Request, run_cycles
 from tasks import crash_points, decide, fetch, leases
 from tasks.connections import store, venue
-from tasks.core.decision.memory import Earlier, Performance, Remembered, Vector
+from tasks.core.decision.memory import Earlier, Remembered, Vector
 from tasks.core.errors import StoreError
 from tasks.core.types.decision import Answer, hold
 from tasks.core.types.record import CycleStatus
@@ -21,7 +21,10 @@ from tasks.leases import symbol_lease
 LONG = timedelta(minutes=10)
 NEWS = News(headlines=(Headline(title="A test is run", source="the test", published_at=START),), fear_greed=41)
 BEFORE = START - timedelta(hours=1)
-REMEMBERED = Remembered(recent=(Earlier(BEFORE, "HOLD", 0.5, (), Vector(values=())),), done=Performance(trades=3))
+REMEMBERED = Remembered(
+    recent=(Earlier(Past(as_of=BEFORE, action="HOLD", confidence=0.5), Vector(values=())),),
+    done=Memory(decider_trades=3),
+)
 MEMORY = Memory(recent=(Past(as_of=BEFORE, action="HOLD", confidence=0.5),), decider_trades=3)
 
 pytestmark = pytest.mark.slow

@@ -169,7 +169,10 @@ async def test_a_good_reply_is_a_decision(home, exchange, monkeypatch):
     assert record.decided.calls[0].prompt.version == "v001"
     assert "AdHoc" in prompt
     assert (
-        store().memory.remembered("default", "llm:single", None, SYMBOL, START + timedelta(days=1)).recent[0].action
+        store()
+        .memory.remembered("default", "llm:single", None, SYMBOL, START + timedelta(days=1))
+        .recent[0]
+        .past.action
         == "OPEN_LONG"
     )
 

@@ -12,9 +12,9 @@ from replayed import backtest, strategy
 from tasks.adapters.deciders import build
 from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision import ladder
-from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.kinds import Means
+from tasks.core.decision.ladder import Breaker, BreakerState
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider
@@ -218,7 +218,8 @@ def test_other_limits_change_verdicts_and_what_they_would_have_earned(records):
 class Down:
     """A model that never answers."""
 
-    async def ask(self, role, prompt, messages, _schema):
+    async def ask(self, request):
+        role, prompt, messages, _ = request
         return ModelCall(role=role, model="m", prompt=prompt, messages=tuple(messages), error="timeout")
 
 

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from http import HTTPStatus
@@ -23,9 +23,8 @@ import httpx
 
 from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
 from tasks.core.decision.decider import elapsed_ms, within
-from tasks.core.errors import InputError, ModelError
-from tasks.core.ports import Messages, Schema
-from tasks.core.types.decision import ModelCall, PromptRef, Rung, Why
+from tasks.core.ports import ModelRequest, Schema
+from tasks.core.types.decision import ModelCall
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
 _CONVERSION_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)  # litellm, on odd bodies
@@ -33,176 +32,139 @@ SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_AUTH_STRING")
 
 
 @dataclass
-class _Progress:
-    """What is known so far, also when the deadline strikes; what failed attempts cost counts too."""
+class _Turn:
+    """One model's turn, as far as it got when a deadline struck; what a failed one cost counts too."""
 
-    model: str = ""
-    attempts: list[str] = field(default_factory=list)
-    received: Received = field(default_factory=lambda: Received(0))
-    cost_usd: Decimal = Decimal(0)
-    tokens_in: int = 0
-    tokens_out: int = 0
-    trail: list[Rung] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
+    model: str
+    began: float
+    received: Received
+    response: Any = None  # litellm is untyped
+    error: str = "timeout"
+    text: str | None = None  # None: what was received
 
-    def passed(self, role: str, error: str = "") -> None:
-        """Put what became of the model just asked into the trail, with what it took since the one before."""
-        if error:
-            self.attempts.append(f"{self.model}: {error}")
-        failed = Why.LATE if error == "timeout" else Why.PROVIDER_ERROR
-        source, took = f"llm:{self.model}", (time.monotonic() - self.started) * 1000
-        rung = Rung(
-            rung="failover" if self.trail else "primary", source=source, why=failed if error else Why.ANSWERED,
-            role=role, retry=sum(each.source == source for each in self.trail),
-            latency_ms=round(took - sum(each.latency_ms for each in self.trail), 1),
-            cost_usd=self.cost_usd - sum((each.cost_usd for each in self.trail), Decimal(0)),
-            tokens=self.tokens_in + self.tokens_out - sum(each.tokens for each in self.trail),
+    def call(self, request: ModelRequest, end: float, max_bytes: int) -> ModelCall:
+        """Return the turn, which ended then, as a call of its own."""
+        usage = getattr(self.response, "usage", None)
+        tokens_in, tokens_out = (
+            max(0, getattr(usage, name, 0) or 0) for name in ("prompt_tokens", "completion_tokens")
+        )
+        cost = getattr(self.response, "_hidden_params", {}).get("response_cost") or 0
+        text = self.received.text(max_bytes) if self.text is None else self.text
+        return request.call(
+            self.model, raw_reply=_redacted(text), error=self.error, latency_ms=round((end - self.began) * 1000, 1),
+            cost_usd=Decimal(str(cost)), tokens_in=tokens_in, tokens_out=tokens_out,
         )  # fmt: skip
-        self.trail.append(rung)
-
-    def spend(self, response: Any) -> None:  # litellm is untyped
-        usage = getattr(response, "usage", None)
-        self.tokens_in += max(0, getattr(usage, "prompt_tokens", 0) or 0)
-        self.tokens_out += max(0, getattr(usage, "completion_tokens", 0) or 0)
-        self.cost_usd += Decimal(str(getattr(response, "_hidden_params", {}).get("response_cost") or 0))
-
-    def call(self, asked: ModelCall, text: str, error: str = "") -> ModelCall:
-        update = {"model": self.model, "raw_reply": text, "error": error, "attempts": tuple(self.attempts)}
-        spent = {"cost_usd": self.cost_usd, "tokens_in": self.tokens_in, "tokens_out": self.tokens_out}
-        return asked.model_copy(update=update | spent | {"trail": tuple(self.trail)})
 
 
-class _Failed(ModelError):
-    """One model did not answer usably; `reason` is the short word for the record."""
-
-    def __init__(self, reason: str, text: str = "") -> None:
-        super().__init__(reason)
-        self.reason, self.text = reason, text
-
-
+@dataclass
 class LiteLLMModel:
     """Implements `ports.Model`. With `base_url` every model is asked there, in OpenAI's dialect."""
 
-    def __init__(
-        self,
-        models: tuple[str, ...],
-        base_url: str = "",
-        provider_timeout_s: float = 30,
-        deadline_s: float = 60,
-        max_reply_bytes: int = 200_000,
-    ) -> None:
-        if not models:
-            raise InputError("no model is configured: set QUARTERDECK_MODEL to litellm names such as openai/gpt-4o")
-        self.models, self.base_url = models, base_url
-        self.provider_timeout_s, self.deadline_s, self.max_reply_bytes = provider_timeout_s, deadline_s, max_reply_bytes
+    models: tuple[str, ...]
+    base_url: str = ""
+    provider_timeout_s: float = 30
+    deadline_s: float = 60
+    max_reply_bytes: int = 200_000
 
-    async def ask(self, role: str, prompt: PromptRef, messages: Messages, schema: Schema) -> ModelCall:
+    async def ask(self, request: ModelRequest) -> ModelCall:
         """Ask the models in order until one answers, within the deadline."""
-        asked = ModelCall(role=role, model=self.models[0], prompt=prompt, messages=tuple(messages))
         local = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost")
         if os.environ.get(BLOCK_VARIABLE) == "1" and not local:
-            return asked.model_copy(update={"error": "blocked"})
+            return request.call(self.models[0], error="blocked")
         await prepare()
-        started, progress = time.monotonic(), _Progress()
-        call = await within(self._failover(asked, schema, progress), self.deadline_s)
-        if call is None:
-            progress.passed(role, "timeout")
-            call = progress.call(asked, self._received(progress.received), error="timeout")
-        return call.model_copy(update={"latency_ms": elapsed_ms(started)})
+        started, turns = time.monotonic(), list[_Turn]()
+        await within(self._failover(request, turns), self.deadline_s)
+        ends = [*(turn.began for turn in turns[1:]), time.monotonic()]
+        calls = [turn.call(request, end, self.max_reply_bytes) for turn, end in zip(turns, ends, strict=True)]
+        models = [call.model for call in calls]
+        trail = [
+            call.tried()[0].model_copy(
+                update={"rung": "failover" if i else "primary", "retry": models[:i].count(call.model)}
+            )
+            for i, call in enumerate(calls)
+        ]
+        update = {
+            "attempts": tuple(f"{call.model}: {call.error}" for call in calls if call.error), "trail": tuple(trail),
+            **{name: sum(getattr(call, name) for call in calls) for name in ("cost_usd", "tokens_in", "tokens_out")},
+        }  # fmt: skip
+        return calls[-1].model_copy(update=update | {"latency_ms": elapsed_ms(started)})
 
-    async def _failover(self, asked: ModelCall, schema: Schema, progress: _Progress) -> ModelCall:
-        failed = _Failed("unavailable")
-        for progress.model in self.models:
+    async def _failover(self, request: ModelRequest, turns: list[_Turn]) -> None:
+        for model in self.models:
+            # the envelope and JSON's escapes may double the size of what the model wrote
+            turn = _Turn(model, time.monotonic(), Received(2 * self.max_reply_bytes + 4096))
+            turns.append(turn)
             try:
-                text = await self._one(asked, schema, progress)
-                progress.passed(asked.role)
-                return progress.call(asked, text)
-            except _Failed as e:
-                failed = e
-                progress.passed(asked.role, e.reason)
-        return progress.call(asked, failed.text, error=failed.reason)
+                async with asyncio.timeout(self.provider_timeout_s):
+                    await self._send(request, turn, request.schema)
+                    if turn.error == "bad_request":  # once more without the optional parameters
+                        turn.error, turn.received = "timeout", Received(turn.received.limit)
+                        await self._send(request, turn, None)
+            except TimeoutError:
+                turn.error, turn.text = "timeout", None
+            if not turn.error:
+                return
 
-    async def _one(self, asked: ModelCall, schema: Schema, progress: _Progress) -> str:
-        """Ask one model; when it refuses the request as such, once more without the optional parameters."""
-        try:
-            async with asyncio.timeout(self.provider_timeout_s):
-                try:
-                    return await self._request(asked, schema, progress)
-                except _Failed as e:
-                    if e.reason != "bad_request":
-                        raise
-                return await self._request(asked, None, progress)
-        except TimeoutError:
-            raise _Failed("timeout", self._received(progress.received)) from None
-
-    async def _request(self, asked: ModelCall, schema: Schema | None, progress: _Progress) -> str:
+    async def _send(self, request: ModelRequest, turn: _Turn, schema: Schema | None) -> None:
         import openai  # litellm's exceptions are its subclasses
 
-        # the envelope and JSON's escapes may double the size of what the model wrote
-        received = progress.received = Received(2 * self.max_reply_bytes + 4096)
-        RECEIVED.set(received)
+        RECEIVED.set(turn.received)
         try:
-            response = await _litellm().acompletion(
-                messages=list(asked.messages),
+            turn.response = await _litellm().acompletion(
+                messages=list(request.messages),
                 timeout=self.provider_timeout_s,
                 max_retries=0,  # the next model is the retry
-                **self._route(progress.model),
-                **_sampling(asked.prompt, schema, progress.model, self.base_url),
+                max_tokens=request.prompt.max_tokens,
+                **self._route(turn.model),
+                **self._options(request, turn.model, schema),
             )
         except (openai.OpenAIError, httpx.HTTPError, OSError, *_CONVERSION_ERRORS) as e:
-            raise _Failed(_reason(e, received), self._received(received)) from e
-        progress.spend(response)
-        return self._text(response, received)
+            turn.error = _reason(e, turn.received)
+        else:
+            turn.error, turn.text = self._judged(turn.response)
 
     def _route(self, model: str) -> dict[str, Any]:
-        if not self.base_url:
-            return {"model": model} | _own_client(model)
-        key = os.environ.get("OPENAI_API_KEY") or "unset"  # a local server needs none, the library insists
-        name = model.removeprefix("openai/")
-        return {"model": name, "custom_llm_provider": "openai", "base_url": self.base_url, "api_key": key}
+        if self.base_url:
+            key = os.environ.get("OPENAI_API_KEY") or "unset"  # a local server needs none, the library insists
+            name = model.removeprefix("openai/")
+            return {"model": name, "custom_llm_provider": "openai", "base_url": self.base_url, "api_key": key}
+        if not model.startswith("anthropic/"):
+            return {"model": model}
+        # Received Anthropic too: unlike OpenAI's dialect, its handler does not use litellm's `aclient_session`.
+        from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
 
-    def _text(self, response: Any, received: Received) -> str:  # litellm is untyped
-        """Return what the model wrote; raises _Failed when that is nothing, a refusal or too much."""
+        return {"model": model, "client": AsyncHTTPHandler(transport=LimitedTransport())}
+
+    def _options(self, request: ModelRequest, model: str, schema: Schema | None) -> dict[str, Any]:
+        """Return the parameters that not every model takes; none without a schema."""
+        if schema is None:
+            return {}
+        options = {
+            "response_format": response_format(schema, model, self.base_url),
+            "temperature": request.prompt.temperature,
+            "seed": request.prompt.seed,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+    def _judged(self, response: Any) -> tuple[str, str | None]:  # litellm is untyped
+        """Return why the response is no reply, which it is when empty, a refusal or too much, and what it says."""
         choice = next(iter(response.choices or ()), None)
         message = getattr(choice, "message", None)
         text = getattr(message, "content", None) or ""
         refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
         if refusal or getattr(choice, "finish_reason", "") == "content_filter":
-            raise _Failed("refused", self._received(received))
+            return "refused", None
         if not isinstance(text, str) or not text.strip():
-            raise _Failed("empty", self._received(received))
+            return "empty", None
         raw = text.encode("utf-8", "replace")
         if len(raw) > self.max_reply_bytes:
-            raise _Failed("too_long", _redacted(raw[: self.max_reply_bytes].decode("utf-8", "ignore")))
-        return _redacted(raw.decode().replace("\x00", "�"))
-
-    def _received(self, received: Received) -> str:
-        return _redacted(received.text(self.max_reply_bytes))
+            return "too_long", raw[: self.max_reply_bytes].decode("utf-8", "ignore")
+        return "", raw.decode().replace("\x00", "�")
 
 
 async def prepare() -> None:
     """Import what a first call needs: seconds that must not count against a deadline around the call."""
     await asyncio.to_thread(_litellm)
-
-
-def _own_client(model: str) -> dict[str, Any]:
-    """Received Anthropic too: unlike OpenAI's dialect, its handler does not use litellm's `aclient_session`."""
-    if not model.startswith("anthropic/"):
-        return {}
-    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler
-
-    return {"client": AsyncHTTPHandler(transport=LimitedTransport())}
-
-
-def _sampling(prompt: PromptRef | None, schema: Schema | None, model: str, base_url: str) -> dict[str, Any]:
-    """Return the request's parameters; without a schema only those that every model takes."""
-    options: dict[str, Any] = {"max_tokens": prompt.max_tokens} if prompt else {}
-    if schema is None:
-        return options
-    options["response_format"] = response_format(schema, model, base_url)
-    if prompt:
-        options |= {"temperature": prompt.temperature, "seed": prompt.seed}
-    return {name: value for name, value in options.items() if value is not None}
 
 
 def response_format(schema: Mapping[str, object], model: str, base_url: str) -> dict[str, object] | None:
@@ -217,40 +179,33 @@ def response_format(schema: Mapping[str, object], model: str, base_url: str) -> 
 
 def _reason(error: Exception, received: Received) -> str:
     """Return the short reason for what the library raised; the error's own text stays out of the record."""
+    import openai
+
     if received.over:
         return "too_long"
     if received.complete and received.status == HTTPStatus.OK:
         return "malformed"
-    if received.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return "auth"  # litellm calls a 403 an unavailable service
-    if received.status == 0 and "api_key" in str(error):  # nothing was sent: the client has no key
+    # litellm calls a 403 an unavailable service; without a status nothing was sent: the client has no key
+    refused = received.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+    if refused or (received.status == 0 and "api_key" in str(error)):
         return "auth"
-    return next((reason for classes, reason in _reasons() if isinstance(error, classes)), "malformed")
-
-
-@cache
-def _reasons() -> tuple[tuple[tuple[type[Exception], ...], str], ...]:
-    import openai
-
-    return (
-        ((_litellm().ContentPolicyViolationError,), "refused"),
-        ((openai.APITimeoutError, httpx.TimeoutException, TimeoutError), "timeout"),
-        ((openai.RateLimitError,), "rate_limited"),
-        ((openai.AuthenticationError, openai.PermissionDeniedError), "auth"),
-        ((openai.BadRequestError, openai.NotFoundError, openai.UnprocessableEntityError), "bad_request"),
-        ((openai.OpenAIError, httpx.HTTPError, OSError), "unavailable"),
-    )
+    reasons: dict[str, Any] = {
+        "refused": _litellm().ContentPolicyViolationError,
+        "timeout": openai.APITimeoutError | httpx.TimeoutException | TimeoutError,
+        "rate_limited": openai.RateLimitError,
+        "auth": openai.AuthenticationError | openai.PermissionDeniedError,
+        "bad_request": openai.BadRequestError | openai.NotFoundError | openai.UnprocessableEntityError,
+        "unavailable": openai.OpenAIError | httpx.HTTPError | OSError,
+    }
+    return next((reason for reason, classes in reasons.items() if isinstance(error, classes)), "malformed")
 
 
 def _redacted(text: str) -> str:
     """Return a reply without this process's secrets: some providers echo the key they were given."""
-    for secret in _secrets():
-        text = text.replace(secret, "***")
+    for name, secret in os.environ.items():
+        if name.upper().endswith(SECRET_SUFFIXES) and len(secret) >= 8:
+            text = text.replace(secret, "***")
     return text
-
-
-def _secrets() -> Iterator[str]:
-    return (v for name, v in os.environ.items() if name.upper().endswith(SECRET_SUFFIXES) and len(v) >= 8)
 
 
 @cache

@@ -6,10 +6,10 @@ the behaviour's usual numbers (medians, and the commonest words): the network sa
 
 import hashlib
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import numpy as np
@@ -68,8 +68,7 @@ class OnnxDecider:
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         if not questions:
             return []
-        states = [rl.state(question.snapshot) for question in questions]
-        rows = rl.policy_input([values for values, _ in states], [unknown for _, unknown in states])
+        rows = rl.policy_input(*zip(*(rl.state(question.snapshot) for question in questions), strict=True))
         return [
             self._decided(question.snapshot, odds)
             for question, odds in zip(questions, self.probabilities(rows), strict=True)
@@ -167,36 +166,32 @@ def _pair(table: Any) -> tuple[np.ndarray, np.ndarray]:
 def _policy_card(data: Path, table: Any, actions: Sequence[str]) -> PolicyCard:
     with (data / "train.parquet").open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    wordless = table.drop_columns(["state", "state_unknown"])
-    by_action = {action: list[dict[str, Any]]() for action in actions}
-    for row in wordless.to_pylist():
-        by_action[row["action"]].append(row)
+    rows = table.drop_columns(["state", "state_unknown"]).to_pylist()
     return PolicyCard(
-        spec=rl.SPEC, spec_sha256=rl.SPEC_SHA256, actions=tuple(actions), rows=len(table),
-        data_sha256=digest, parameters={action: usual(rows) for action, rows in by_action.items()},
+        spec=rl.SPEC, spec_sha256=rl.SPEC_SHA256, actions=tuple(actions), rows=len(table), data_sha256=digest,
+        parameters={action: usual([row for row in rows if row["action"] == action]) for action in actions},
     )  # fmt: skip
 
 
 def usual(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return an action's usual parameters as a decision takes them: medians, and the commonest words."""
     told: dict[str, Any] = {n: m for n in ("size_pct", "stop_atr", "tp_atr", "minutes") if (m := _median(rows, n))}
-    if entry := _commonest(rows, "entry_type"):
-        told["entry"] = {"type": entry, "offset_bps": _median(rows, "offset_bps") or "0"}
-    if kind := _commonest(rows, "stop_to"):
-        told["to"] = {"kind": kind, "x": _median(rows, "stop_to_atr") or "0"}
-    if rules := Counter(tuple(row["followups"]) for row in rows).most_common(1)[0][0]:
+    if types := _known(rows, "entry_type"):
+        told["entry"] = {"type": mode(types), "offset_bps": _median(rows, "offset_bps") or "0"}
+    if kinds := _known(rows, "stop_to"):
+        told["to"] = {"kind": mode(kinds), "x": _median(rows, "stop_to_atr") or "0"}
+    if rules := mode(tuple(row["followups"]) for row in rows):
         told["followups"] = rules
     return told
 
 
+def _known(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [row[name] for row in rows if row[name] is not None]
+
+
 def _median(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
-    known = [row[name] for row in rows if row[name] is not None]
+    known = _known(rows, name)
     return f"{np.median(known):.4g}" if known else None
-
-
-def _commonest(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
-    known = Counter(row[name] for row in rows if row[name] is not None)
-    return known.most_common(1)[0][0] if known else None
 
 
 def _report(out: Path, network: Any, splits: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,15 +202,13 @@ def _report(out: Path, network: Any, splits: Mapping[str, Any]) -> dict[str, Any
         if not len(rows):
             continue
         said = np.array(policy.card.actions)[policy.probabilities(rows).argmax(axis=1)]
-        report[split] = {
-            "rows": len(rows),
-            "accuracy": round(float((said == actions).mean()), 4),
-            "hold_share": round(float((actions == "HOLD").mean()), 4),
-            "acted_alike": _share(said == actions, actions != "HOLD"),
-            "onnx_agrees": round(float((said == network.predict(rows)).mean()), 4),
+        right, holds = said == actions, actions == "HOLD"
+        figures = {
+            "accuracy": right,
+            "hold_share": holds,
+            "acted_alike": right[~holds],
+            "onnx_agrees": said == network.predict(rows),
         }
+        shares = {name: round(float(each.mean()), 4) if each.size else None for name, each in figures.items()}
+        report[split] = {"rows": len(rows), **shares}
     return report
-
-
-def _share(right: np.ndarray, among: np.ndarray) -> float | None:
-    return round(float(right[among].mean()), 4) if among.any() else None

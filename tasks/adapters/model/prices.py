@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from tasks.adapters.model.litellm_model import _litellm as litellm_module  # the one way to import it
-from tasks.core.ports import Messages, Schema
-from tasks.core.types.decision import ModelCall, PromptRef
+from tasks.core.ports import ModelRequest
+from tasks.core.types.decision import ModelCall
 
 MARGIN = Decimal("1.25")  # tokens are counted with OpenAI's tokenizer; other providers' find up to a quarter more
 
@@ -17,13 +17,13 @@ class LiteLLMPrices:
     def __init__(self, usd_per_1k_tokens: Decimal) -> None:
         self.assumed = usd_per_1k_tokens / 1000
 
-    def worst(self, models: Sequence[str], prompt: PromptRef, messages: Messages, schema: Schema) -> Decimal:
+    def worst(self, models: Sequence[str], request: ModelRequest) -> Decimal:
         """Return the cost if every model of the failover is paid, each for all the tokens it may write."""
         litellm = litellm_module()
-        tokens = litellm.token_counter(model="gpt-4o", messages=list(messages))
-        tokens += litellm.token_counter(model="gpt-4o", text=json.dumps(schema))
+        tokens = litellm.token_counter(model="gpt-4o", messages=list(request.messages))
+        tokens += litellm.token_counter(model="gpt-4o", text=json.dumps(request.schema))
         prices = [self._price(model) or (self.assumed, self.assumed) for model in models]
-        costs = (MARGIN * tokens * paid_in + prompt.max_tokens * paid_out for paid_in, paid_out in prices)
+        costs = (MARGIN * tokens * paid_in + request.prompt.max_tokens * paid_out for paid_in, paid_out in prices)
         return sum(costs, Decimal(0))
 
     def cost(self, call: ModelCall) -> Decimal:

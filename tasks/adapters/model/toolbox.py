@@ -16,15 +16,20 @@ from tasks.adapters.store.store import Store
 from tasks.adapters.venue import client
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.adapters.venue.market import MarketData
-from tasks.core.decision import memory
-from tasks.core.decision.kinds import Tools
-from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, compact
+from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, ToolDesk, compact
 from tasks.core.errors import DataError
 from tasks.core.trading import ledger
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.limits import ToolLimits, ToolRates
 from tasks.core.types.question import Question
 from tasks.settings import Settings
+
+Rows = list[list[object]]
+PRESENT = {  # what the venue tells of the present alone, by tool
+    "order_book": ("bid", "bid_size", "ask", "ask_size"),
+    "trades": ("at", "side", "price", "size"),
+    "funding": ("paid_at", "rate"),
+}
 
 
 class DataToolbox:
@@ -41,7 +46,12 @@ class DataToolbox:
         self.strategy, self.lateness = settings.strategy, timedelta(seconds=settings.limits.max_lateness_s)
 
     async def run(self, tool: str, parameters: Parameters, as_of: datetime) -> str:
-        found: dict[str, object] = await getattr(self, f"_{tool}")(parameters, as_of)
+        answer = getattr(self, f"_{tool}")
+        if tool in PRESENT:
+            observed = await self._observed(as_of)
+            found = {"observed_at": observed, "columns": PRESENT[tool], "rows": await answer(parameters)}
+        else:
+            found = await answer(parameters, as_of)
         return compact({"as_of": _text(as_of), **found})
 
     async def _candles(self, asked: Candles, as_of: datetime) -> dict[str, object]:
@@ -56,25 +66,16 @@ class DataToolbox:
         rows = [[_text(t), *(float(f"{x:.10g}") for x in v)] for t, v in zip(bars.index, values, strict=True)]
         return {"columns": ["open_time", *COLUMNS], "rows": rows[::-1]}
 
-    async def _order_book(self, asked: Listed, as_of: datetime) -> dict[str, object]:
-        observed = await self._observed(as_of)
+    async def _order_book(self, asked: Listed) -> Rows:
         book = await self.market().fetch_book(asked.symbol)
-        nothing = (None, None)
-        levels = zip_longest(book.bids[: asked.limit], book.asks[: asked.limit], fillvalue=nothing)
-        rows = [[None if x is None else float(x) for x in (*bid, *ask)] for bid, ask in levels]
-        return {"observed_at": observed, "columns": ["bid", "bid_size", "ask", "ask_size"], "rows": rows}
+        levels = zip_longest(book.bids[: asked.limit], book.asks[: asked.limit], fillvalue=(None, None))
+        return [[None if x is None else float(x) for x in (*bid, *ask)] for bid, ask in levels]
 
-    async def _trades(self, asked: Listed, as_of: datetime) -> dict[str, object]:
-        observed = await self._observed(as_of)
-        trades = await self.market().fetch_trades(asked.symbol, asked.limit)
-        rows = [[_text(at), *rest] for at, *rest in trades]
-        return {"observed_at": observed, "columns": ["at", "side", "price", "size"], "rows": rows}
+    async def _trades(self, asked: Listed) -> Rows:
+        return [[_text(at), *rest] for at, *rest in await self.market().fetch_trades(asked.symbol, asked.limit)]
 
-    async def _funding(self, asked: Listed, as_of: datetime) -> dict[str, object]:
-        observed = await self._observed(as_of)
-        rates = await self.market().fetch_funding(asked.symbol, asked.limit)
-        rows = [[_text(at), rate] for at, rate in rates]
-        return {"observed_at": observed, "columns": ["paid_at", "rate"], "rows": rows}
+    async def _funding(self, asked: Listed) -> Rows:
+        return [[_text(at), rate] for at, rate in await self.market().fetch_funding(asked.symbol, asked.limit)]
 
     async def _position(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
         if not self.now:
@@ -97,7 +98,7 @@ class DataToolbox:
             found = question.memory.similar
         else:
             known = await asyncio.to_thread(self.store.memory.remembered, self.strategy, "", None, asked.symbol, as_of)
-            found = tuple(map(memory.past, known.settled))
+            found = tuple(one.past for one in known.settled)
         return {"rows": [past.model_dump(mode="json", exclude_none=True) for past in found[: asked.limit]]}
 
     async def _observed(self, as_of: datetime) -> str:
@@ -138,10 +139,9 @@ def public_market(settings: Settings) -> MarketData:
     return MarketData(exchange, client.name_of(settings))
 
 
-def tools_of(settings: Settings) -> Tools:
-    """Return the tools on the venue client of the running event loop."""
-
-    def toolbox(question: Question) -> DataToolbox:
-        return DataToolbox(readings(settings.store_url), lambda: connect(settings).market, settings, question)
-
-    return Tools(toolbox, limits_of(settings), meter(settings.tool_rates))
+def desk_of(settings: Settings, question: Question | None = None, market: MarketData | None = None) -> ToolDesk:
+    """Return the tools of one decision, on the venue client of the running event loop; with `market` those of now."""
+    toolbox = DataToolbox(
+        readings(settings.store_url), lambda: market or connect(settings).market, settings, question, now=bool(market)
+    )
+    return ToolDesk(toolbox, limits_of(settings), meter(settings.tool_rates))

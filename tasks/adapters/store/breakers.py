@@ -7,12 +7,12 @@ from sqlalchemy import select, update
 
 from tasks.adapters.store.database import Database, dto_of
 from tasks.adapters.store.tables import BreakerRow
-from tasks.core.decision.breaker import BreakerState
+from tasks.core.decision.ladder import BreakerState
 
 
 @dataclass
 class BreakerRepository:
-    """Implements `core.decision.breaker.Breakers`: states by session."""
+    """Implements `core.decision.ladder.Breakers`: states by session."""
 
     database: Database
 

@@ -15,14 +15,13 @@ from tasks.core.decision.memory import (
     LAST,
     SPEC,
     Earlier,
-    Performance,
     Remembered,
     Vector,
     performance,
     vector,
 )
 from tasks.core.types.decision import PromptRef
-from tasks.core.types.snapshot import Snapshot
+from tasks.core.types.snapshot import Memory, Past, Snapshot
 
 
 @dataclass
@@ -59,7 +58,7 @@ class MemoryRepository:
         recent, ended = (tuple(map(_one, self.database.rows(query))) for query in (known, settled))
         return Remembered(recent, ended, self.performance(strategy, decider, prompt, as_of))
 
-    def performance(self, strategy: str, decider: str, prompt: PromptRef | None, as_of: datetime) -> Performance:
+    def performance(self, strategy: str, decider: str, prompt: PromptRef | None, as_of: datetime) -> Memory:
         """Return how a decider did over trades closed by `as_of`, on one version of a prompt or on all."""
         query = select(OutcomeRow.pnl, OutcomeRow.r_multiple).join(CycleRow, CycleRow.cycle_id == OutcomeRow.cycle_id)
         query = query.where(CycleRow.strategy == strategy, CycleRow.decider == decider, OutcomeRow.closed_at <= as_of)
@@ -83,8 +82,8 @@ def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | N
 
 
 def _one(row: Any) -> Earlier:
-    r = None if row.r_multiple is None else float(row.r_multiple)
-    return Earlier(row.as_of, row.action, float(row.confidence), tuple(row.reasons), _vector(row), r)
+    fields = ("as_of", "action", "confidence", "reasons", "r_multiple")
+    return Earlier(Past.model_validate({name: getattr(row, name) for name in fields}), _vector(row))
 
 
 def _vector(row: Any) -> Vector:

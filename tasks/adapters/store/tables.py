@@ -15,8 +15,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedColumn, mapped_column
 from sqlalchemy.orm.decl_api import DeclarativeAttributeIntercept
 
 from tasks.adapters.store.types import Document, Money, SafeText, UtcTime, VerbatimDocument
-from tasks.core.decision.breaker import BreakerState
 from tasks.core.decision.budget import Charge, KeptReply
+from tasks.core.decision.ladder import BreakerState
 from tasks.core.types.alert import Alert
 from tasks.core.types.base import Dto
 from tasks.core.types.decision import Answer, ModelCall

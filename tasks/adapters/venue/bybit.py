@@ -79,17 +79,18 @@ def wire(value: Decimal) -> str:
 
 def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
     """Read a ccxt market. tick_sizes: whether the venue gives precision as a step (else as a number of decimals)."""
-    step, tick = (exact(market["precision"][name]) for name in ("amount", "price"))
-    limits: dict[str, Any] = market["limits"]
+    precisions = [exact(market["precision"][name]) for name in ("price", "amount")]
+    tick, step = (each if tick_sizes else Decimal(1).scaleb(-int(each)) for each in precisions)
+    limits, spot = market["limits"], market["spot"]
     return Instrument(
         symbol=market["symbol"],
-        tick=tick if tick_sizes else Decimal(1).scaleb(-int(tick)),
-        step=step if tick_sizes else Decimal(1).scaleb(-int(step)),
+        tick=tick,
+        step=step,
         min_quantity=exact_or_zero(limits["amount"]["min"]),
         min_notional=exact_or_zero(limits["cost"]["min"]),
-        max_leverage=Decimal(1) if market["spot"] else exact(limits["leverage"]["max"] or 1),
-        shorting=not market["spot"],
-        kind="spot" if market["spot"] else "linear",
+        max_leverage=Decimal(1) if spot else exact(limits["leverage"]["max"] or 1),
+        shorting=not spot,
+        kind="spot" if spot else "linear",
     )
 
 
@@ -154,8 +155,8 @@ def order_of(row: Row, symbol: str) -> Order:
     """
     kind = str(row.get("stopOrderType") or "")
     type_, price = row["orderType"].lower(), price_or_none(row["price"])
-    if _is_exit(kind, spot=":" not in symbol):
-        type_, price = exit_reason(kind), price_or_none(row["triggerPrice"])
+    if exit_ := exit_reason(kind, spot=":" not in symbol):
+        type_, price = exit_, price_or_none(row["triggerPrice"])
     reason = str(row.get("rejectReason") or "")
     status, filled = STATUS[row["orderStatus"]], exact_or_zero(row["cumExecQty"])
     return Order(
@@ -225,18 +226,13 @@ def fill_reason(row: Row, spot: bool) -> str:
     created = str(row.get("createType") or "")
     if row.get("execType") in ("BustTrade", "AdlTrade") or "Liq" in created or "Adl" in created:
         return "liquidation"
-    for kind in (str(row.get("stopOrderType") or ""), created):
-        if _is_exit(kind, spot):
-            return exit_reason(kind)
-    return ""
+    return exit_reason(str(row.get("stopOrderType") or ""), spot) or exit_reason(created, spot)
 
 
-def _is_exit(kind: str, spot: bool) -> bool:
-    return (spot and kind in SPOT_STOPS) or any(word in kind for word in ("StopLoss", "TakeProfit", "TrailingStop"))
-
-
-def exit_reason(kind: str) -> Literal["stop", "target"]:
-    return "target" if "TakeProfit" in kind else "stop"
+def exit_reason(kind: str, spot: bool) -> Literal["", "stop", "target"]:
+    if "TakeProfit" in kind:
+        return "target"
+    return "stop" if (spot and kind in SPOT_STOPS) or "StopLoss" in kind or "TrailingStop" in kind else ""
 
 
 def position_of(row: Row, symbol: str) -> VenuePosition | None:

@@ -166,7 +166,8 @@ def translated(client: Any, doing: str, *, order: bool = False) -> Iterator[None
     try:
         yield
     except BaseError as e:
-        raise ours(client, e, doing, order) from (None if _leaks(client, e) else e)
+        leaks = any(secret in str(e) for secret in _secrets(client))  # Bybit quotes a key when a signature is wrong
+        raise ours(client, e, doing, order) from (None if leaks else e)
 
 
 @contextmanager
@@ -236,8 +237,3 @@ def _host(client: Any) -> str:
 def _secrets(client: Any) -> list[str]:
     """Return what must not be printed; the sandbox's well-known default is no secret."""
     return [s for s in (client.apiKey, client.secret, client.password) if s and s != "sandbox"]
-
-
-def _leaks(client: Any, e: BaseException) -> bool:
-    """Tell whether ccxt's text holds a key: Bybit quotes it when a signature is wrong."""
-    return any(secret in str(e) for secret in _secrets(client))

@@ -129,9 +129,9 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
 # --- the parser ---------------------------------------------------------------------------------------------------
 
 
-def parse_reply(text: str, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
-    """Return the one decision in a model's reply, or why there is none; never raises, whatever the text is."""
-    return _returned(lambda: _decision(_only_object(text, max_bytes), symbol))
+def parse_reply(reply: str | dict[str, object], symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
+    """Return the one decision in a model's reply, or why there is none; never raises, whatever the reply is."""
+    return _returned(lambda: _decision(_only_object(reply, max_bytes), symbol))
 
 
 def parse_as(reply: str | dict[str, object], cls: type[Reply]) -> Reply | Unusable:
@@ -139,7 +139,7 @@ def parse_as(reply: str | dict[str, object], cls: type[Reply]) -> Reply | Unusab
 
     Never raises, and refuses any other field.
     """
-    return _returned(lambda: _filled(cls, _only_object(reply) if isinstance(reply, str) else reply, cls.model_fields))
+    return _returned(lambda: _filled(cls, _only_object(reply), cls.model_fields))
 
 
 def _returned(read: Callable[[], Reply]) -> Reply | Unusable:
@@ -156,8 +156,10 @@ def reply_of(decision: Decision) -> dict[str, object]:
     return decision.model_dump(exclude={"source"})
 
 
-def _only_object(text: str, max_bytes: int = MAX_REPLY_BYTES) -> dict[str, object]:
+def _only_object(text: str | dict[str, object], max_bytes: int = MAX_REPLY_BYTES) -> dict[str, object]:
     """Return the single top-level JSON object of `text`, skipping prose and lists without objects in it."""
+    if isinstance(text, dict):
+        return text
     if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
         raise _unusable("too_long", f"{len(text)} characters, at most {max_bytes} bytes are read")
     found: dict[str, object] | None = None

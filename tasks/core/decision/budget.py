@@ -12,9 +12,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from tasks.core.ports import Messages, Model, Schema
+from tasks.core.ports import Model, ModelRequest
 from tasks.core.types.base import Dto, Exact, Utc
-from tasks.core.types.decision import ModelCall, PromptRef, Rung, RungName, Why
+from tasks.core.types.decision import ModelCall, Rung, Why
 from tasks.core.types.limits import Budget
 
 SCOPES = ("day", "session", "symbol_day", "decision")
@@ -85,7 +85,7 @@ class Replies(Protocol):
 class Prices(Protocol):
     """What calls may cost and did; may be slow the first time."""
 
-    def worst(self, models: Sequence[str], prompt: PromptRef, messages: Messages, schema: Schema) -> Decimal: ...
+    def worst(self, models: Sequence[str], request: ModelRequest) -> Decimal: ...
 
     def cost(self, call: ModelCall) -> Decimal: ...
 
@@ -117,16 +117,16 @@ class BudgetedModel:
     def __init__(self, tiers: Sequence[Tier], prices: Prices, budget: Budget) -> None:
         self.tiers, self.prices, self.budget = tiers, prices, budget
 
-    async def ask(self, role: str, prompt: PromptRef, messages: Messages, schema: Schema) -> ModelCall:
+    async def ask(self, request: ModelRequest) -> ModelCall:
         """Reserve, ask, settle."""
         ticket, refused, why = TICKET.get(), list[Rung](), ""
         for tier in self.tiers:
-            worst = await asyncio.to_thread(self.prices.worst, tier.names, prompt, messages, schema)
+            worst = await asyncio.to_thread(self.prices.worst, tier.names, request)
             held = ticket.purse.reserve(ticket.charge, worst, self.budget, ticket.clock())
             if not held.refused:
                 usd = worst
                 try:
-                    call = await tier.model.ask(role, prompt, messages, schema)
+                    call = await tier.model.ask(request)
                     usd = max(worst, call.cost_usd) if call.error == "timeout" else self.prices.cost(call)
                 finally:
                     ticket.purse.settle(held.budget_id, usd)
@@ -134,11 +134,14 @@ class BudgetedModel:
                     tried = (rung.model_copy(update={"rung": "cheap"}) for rung in call.tried())
                     call = call.model_copy(update={"trail": (*refused, *tried)})
                 return call
-            step: RungName = "cheap" if refused else "primary"
-            refused.append(Rung(rung=step, source=f"llm:{tier.names[0]}", role=role, why=Why.BUDGET_REFUSED))
             why = why or held.refused
+            refused.append(
+                Rung(
+                    rung="cheap" if refused else "primary",
+                    source=f"llm:{tier.names[0]}",
+                    role=request.role,
+                    why=Why.BUDGET_REFUSED,
+                )
+            )
         ticket.refused = True
-        return ModelCall(
-            role=role, model=self.tiers[0].names[0], prompt=prompt, messages=tuple(messages), error=f"budget {why}",
-            trail=tuple(refused),
-        )  # fmt: skip
+        return request.call(self.tiers[0].names[0], error=f"budget {why}", trail=tuple(refused))

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from tasks.core.decision.budget import TICKET
 from tasks.core.decision.memory import SIDE, Vector, distances, vector
-from tasks.core.ports import Messages, Model, Schema
+from tasks.core.ports import Model, ModelRequest
 from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import Answer, ModelCall, PromptRef, Rung
+from tasks.core.types.decision import Answer, ModelCall, Rung
 from tasks.core.types.snapshot import Snapshot
 
 
@@ -34,9 +34,9 @@ class DecisionCache(Protocol):
     def decisions(self, strategy: str, symbol: str, since: datetime, before: datetime) -> list[KeptDecision]: ...
 
 
-def content_hash(model: str, prompt: PromptRef, messages: Messages) -> str:
+def content_hash(model: str, request: ModelRequest) -> str:
     """Return what names one question to one model; the prompt's own hash covers its sampling."""
-    text = json.dumps([model, prompt.sha256, list(messages)], sort_keys=True)
+    text = json.dumps([model, request.prompt.sha256, list(request.messages)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -46,18 +46,19 @@ class CachedModel:
     def __init__(self, model: Model, names: Sequence[str], ttl: timedelta) -> None:
         self.model, self.names, self.ttl = model, names, ttl
 
-    async def ask(self, role: str, prompt: PromptRef, messages: Messages, schema: Schema) -> ModelCall:
+    async def ask(self, request: ModelRequest) -> ModelCall:
         """Ask; on an error look for the reply to exactly this question."""
         ticket = TICKET.get()
-        call, at = await self.model.ask(role, prompt, messages, schema), ticket.clock()
+        call, at = await self.model.ask(request), ticket.clock()
         if not call.error:
-            ticket.replies.keep(content_hash(call.model, prompt, messages), call, at)
+            ticket.replies.keep(content_hash(call.model, request), call, at)
             return call
-        questions = [content_hash(name, prompt, messages) for name in self.names]
-        found = ticket.replies.find(questions, at - self.ttl)
+        found = ticket.replies.find([content_hash(name, request) for name in self.names], at - self.ttl)
         if found is None:
             return call
-        kept = Rung(rung="cache", source="cache", role=role, age_s=round((at - found.created_at).total_seconds()))
+        kept = Rung(
+            rung="cache", source="cache", role=request.role, age_s=round((at - found.created_at).total_seconds())
+        )
         update = {
             "model": found.model, "raw_reply": found.raw_reply, "error": "",
             "attempts": call.attempts or (f"{call.model}: {call.error}",), "trail": (*call.tried(), kept),

@@ -4,16 +4,17 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
+from math import inf
 from typing import Any, ClassVar, TypeVar
 
 from tasks.core.decision.actions import Parsed, Unusable
 from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.memory import memory_text
 from tasks.core.decision.prompt import Prompt, check_variables
-from tasks.core.ports import Messages, Model, Schema
+from tasks.core.ports import Messages, Model, ModelRequest, Schema
 from tasks.core.types.decision import HELD, Answer, Decision, ModelCall, PromptRef, answered, hold
 from tasks.core.types.question import Question
-from tasks.core.types.snapshot import Memory, Snapshot
+from tasks.core.types.snapshot import Snapshot
 
 GRACE_S = 0.2  # how long cancelled work may take to clean up
 MEMORY_BYTES = 600
@@ -62,17 +63,13 @@ class AskingDecider:
 
     async def ask(
         self, prompt: Prompt, messages: Messages, schema: Schema, read: Callable[[str], T],
-        seconds: float | None = None, role: str = "",
+        seconds: float = inf, role: str = "",
     ) -> tuple[ModelCall, T | Unusable]:  # fmt: skip
         """Ask one role, at most for `seconds`; return the call, and what its reply says or why it cannot be used."""
-        began, role = time.monotonic(), role or prompt.name
-        asked = self.model.ask(role, prompt.ref, messages, schema)
-        call = await (asked if seconds is None else within(asked, seconds))
+        began, request = time.monotonic(), ModelRequest(role or prompt.name, prompt.ref, messages, schema)
+        call = await within(self.model.ask(request), seconds)
         if call is None:  # cut off: what was asked is kept all the same
-            call = ModelCall(
-                role=role, model="", prompt=prompt.ref, messages=tuple(messages), error="timeout",
-                latency_ms=elapsed_ms(began),
-            )  # fmt: skip
+            call = request.call("", error="timeout", latency_ms=elapsed_ms(began))
         return call, Unusable(call.error) if call.error else read(call.raw_reply)
 
 
@@ -93,8 +90,9 @@ def elapsed_ms(since: float) -> float:
     return round((time.monotonic() - since) * 1000, 1)
 
 
-def variables_of(snapshot: Snapshot, encode: Callable[[Snapshot], str], memory: Memory | None = None) -> dict[str, str]:
+def variables_of(question: Question, encode: Callable[[Snapshot], str]) -> dict[str, str]:
     """Return what a decision prompt may put into its user part."""
+    snapshot, memory = question.snapshot, question.memory
     limits = snapshot.constraints
     return {
         "pair": snapshot.pair,

@@ -10,13 +10,15 @@
 An answer from a fallback rung keeps its label, so that the guard lets it reduce risk only.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tasks.core.decision.decider import spent
 from tasks.core.decision.kinds import joined
 from tasks.core.ports import Decider
-from tasks.core.types.decision import ENTRIES, Answer, Decision, PromptRef, Rung, Why, hold
+from tasks.core.types.decision import ENTRIES, Answer, Decision, Rung, Why, hold
 from tasks.core.types.question import Question
 
 
@@ -25,107 +27,109 @@ class Voice(NamedTuple):
 
     name: str
     decided: Answer
-    agrees: bool
+    agrees: bool = True
+    weight: Decimal = Decimal(1)
 
 
-class TimedDecider:
+class _Ensemble:
+    """What its members send, each prompt version once: a comparison says which it compared."""
+
+    def __init__(self, name: str, members: Sequence[Decider]) -> None:
+        self.name, self.kind = f"ensemble:{name}", joined(member.kind for member in members)
+        self.prompts = tuple(dict.fromkeys(prompt for member in members for prompt in member.prompts))
+
+    def _hold(self, question: Question, why: str) -> Decision:
+        return hold(question.snapshot.pair, why, source=self.name)
+
+    def _joined(self, decision: Decision, voices: Sequence[Voice], why: Why = Why.ANSWERED) -> Answer:
+        """Return the decision with every member's answer and costs; the lowest rung among those who agree."""
+        answers = [voice.decided for voice in voices]
+        votes = [(voice.name, answer.decision, answer) for voice, answer in zip(voices, answers, strict=True)]
+        fallback = next((one.decided.rung for one in voices if one.agrees and one.decided.is_fallback), None)
+        end = Rung(rung=fallback or "primary", source=self.name, why=why)
+        reasoning = "\n".join(f"{who}: {vote.action} {vote.reasoning}".strip() for who, vote, _ in votes)
+
+        def every(part: str) -> Iterator[Any]:
+            return (one for answer in answers for one in getattr(answer, part))
+
+        return Answer(
+            decision=decision.model_copy(update={"source": self.name, "reasoning": reasoning}),
+            source=self.name, rung=end.rung, tool_calls=tuple(every("tool_calls")),
+            model=", ".join(dict.fromkeys(answer.model for answer in answers if answer.model)),
+            latency_ms=round(sum(answer.latency_ms for answer in answers), 1),
+            errors=tuple(f"{who}: {error}" for who, _, answer in votes for error in answer.errors),
+            flags=(
+                *(f"{who}:{vote.action}@{vote.confidence}:{answer.rung}" for who, vote, answer in votes),
+                *every("flags"),
+            ),
+            trail=(*every("trail"), end), **spent(tuple(every("calls"))),
+        )  # fmt: skip
+
+
+class TimedDecider(_Ensemble):
     """`CHOOSER+TIMER`."""
 
     def __init__(self, chooser: Decider, timer: Decider) -> None:
+        super().__init__(f"{chooser.name}+{timer.name}", [chooser, timer])
         self.chooser, self.timer = chooser, timer
-        self.name = f"ensemble:{chooser.name}+{timer.name}"
-        self.kind, self.prompts = joined([chooser.kind, timer.kind]), _prompts([chooser, timer])
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         timed = await self.timer.decide(questions)
-        asked = [i for i, question in enumerate(questions) if not _waits(question, timed[i].decision)]
-        chosen = (
-            dict(zip(asked, await self.chooser.decide([questions[i] for i in asked]), strict=True)) if asked else {}
-        )
+        asked = [
+            i for i, question in enumerate(questions)
+            if question.snapshot.position.side != "flat" or isinstance(timed[i].decision, ENTRIES)
+        ]  # fmt: skip
+        chosen = dict(zip(asked, await self.chooser.decide([questions[i] for i in asked]), strict=True))
         return [self._both(question, chosen.get(i), timed[i]) for i, question in enumerate(questions)]
 
     def _both(self, question: Question, chosen: Answer | None, timed: Answer) -> Answer:
-        symbol, timer = question.snapshot.pair, Voice(self.timer.name, timed, agrees=True)
+        timer, moment = Voice(self.timer.name, timed), timed.decision
         if chosen is None:
-            pause = timed.decision if _reduces(timed.decision) else None
-            return _joined(self.name, pause or hold(symbol, "the timer waits", source=self.name), [timer])
-        plan, moment = chosen.decision, timed.decision
-        chooser = Voice(self.chooser.name, chosen, agrees=True)
+            return self._joined(moment if _reduces(moment) else self._hold(question, "the timer waits"), [timer])
+        plan, chooser = chosen.decision, Voice(self.chooser.name, chosen)
         if isinstance(plan, ENTRIES) and plan.action == moment.action:
             sure = min(plan.confidence, moment.confidence)
-            return _joined(self.name, plan.model_copy(update={"confidence": sure}), [chooser, timer])
+            return self._joined(plan.model_copy(update={"confidence": sure}), [chooser, timer])
         if _reduces(plan):
-            return _joined(self.name, plan, [chooser, timer._replace(agrees=False)])
+            return self._joined(plan, [chooser, timer._replace(agrees=False)])
         if _reduces(moment):
-            return _joined(self.name, moment, [timer, chooser._replace(agrees=False)])
-        waits = hold(symbol, f"{plan.action} is planned, the moment says {moment.action}", source=self.name)
-        return _joined(self.name, waits, [chooser, timer], Why.NO_CONSENSUS)
+            return self._joined(moment, [timer, chooser._replace(agrees=False)])
+        waits = self._hold(question, f"{plan.action} is planned, the moment says {moment.action}")
+        return self._joined(waits, [chooser, timer], Why.NO_CONSENSUS)
 
 
-class VoteDecider:
+class VoteDecider(_Ensemble):
     """`vote:A=1,B=2`."""
 
     def __init__(self, members: Sequence[tuple[Decider, Decimal]]) -> None:
+        names = ",".join(f"{member.name}={weight}" for member, weight in members)
+        super().__init__(f"vote:{names}", [member for member, _ in members])
         self.members = members
-        self.name = "ensemble:vote:" + ",".join(f"{member.name}={weight}" for member, weight in members)
-        deciders = [member for member, _ in members]
-        self.kind, self.prompts = joined(each.kind for each in deciders), _prompts(deciders)
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         answers = [await member.decide(questions) for member, _ in self.members]
-        return [self._count(question, [each[i] for each in answers]) for i, question in enumerate(questions)]
+        return [self._count(question, each) for question, *each in zip(questions, *answers, strict=True)]
 
     def _count(self, question: Question, answers: Sequence[Answer]) -> Answer:
-        for_action: dict[str, Decimal] = {}
-        for (_, weight), decided in zip(self.members, answers, strict=True):
-            action = decided.decision.action
-            for_action[action] = for_action.get(action, Decimal(0)) + weight
-        total, winner = sum(for_action.values(), Decimal(0)), max(for_action, key=lambda action: for_action[action])
-        won = 2 * for_action[winner] > total
+        for_action: defaultdict[str, Decimal] = defaultdict(Decimal)
         voices = [
-            Voice(f"{member.name}={weight}", decided, won and decided.decision.action == winner)
+            Voice(f"{member.name}={weight}", decided, weight=weight)
             for (member, weight), decided in zip(self.members, answers, strict=True)
         ]
+        for voice in voices:
+            for_action[voice.decided.decision.action] += voice.weight
+        total, winner = sum(for_action.values(), Decimal(0)), max(for_action, key=for_action.__getitem__)
+        won = 2 * for_action[winner] > total
+        voices = [voice._replace(agrees=won and voice.decided.decision.action == winner) for voice in voices]
         if not won:
-            undecided = hold(question.snapshot.pair, "no action has more than half of the weight", source=self.name)
-            return _joined(self.name, undecided, voices, Why.NO_CONSENSUS)
-        heard = [(weight, voice) for (_, weight), voice in zip(self.members, voices, strict=True) if voice.agrees]
-        sure = sum((weight * voice.decided.decision.confidence for weight, voice in heard), Decimal(0)) / total
-        _, first = max(heard, key=lambda one: one[0])
+            undecided = self._hold(question, "no action has more than half of the weight")
+            return self._joined(undecided, voices, Why.NO_CONSENSUS)
+        heard = [voice for voice in voices if voice.agrees]
+        sure = sum((voice.weight * voice.decided.decision.confidence for voice in heard), Decimal(0)) / total
+        first = max(heard, key=lambda voice: voice.weight)
         plan = first.decided.decision.model_copy(update={"confidence": round(sure, 4)})
-        return _joined(self.name, plan, [first, *(voice for voice in voices if voice is not first)])
-
-
-def _prompts(members: Sequence[Decider]) -> tuple[PromptRef, ...]:
-    """Return what the members send, each version once: a comparison says which it compared."""
-    return tuple(dict.fromkeys(prompt for member in members for prompt in member.prompts))
-
-
-def _waits(question: Question, moment: Decision) -> bool:
-    return question.snapshot.position.side == "flat" and not isinstance(moment, ENTRIES)
+        return self._joined(plan, [first, *(voice for voice in voices if voice is not first)])
 
 
 def _reduces(decision: Decision) -> bool:
     return decision.action != "HOLD" and not isinstance(decision, ENTRIES)
-
-
-def _joined(name: str, decision: Decision, voices: Sequence[Voice], why: Why = Why.ANSWERED) -> Answer:
-    """Return the decision with every member's answer, calls and costs; the lowest rung among those who agree."""
-    answers = [voice.decided for voice in voices]
-    fallback = next((voice.decided.rung for voice in voices if voice.agrees and voice.decided.is_fallback), None)
-    end = Rung(rung=fallback or "primary", source=name, why=why)
-    votes = [(voice.name, voice.decided.decision, voice.decided) for voice in voices]
-    reasoning = "\n".join(f"{who}: {vote.action} {vote.reasoning}".strip() for who, vote, _ in votes)
-    of_all = {part: tuple(one for each in answers for one in getattr(each, part)) for part in ("calls", "tool_calls")}
-    return Answer(
-        decision=decision.model_copy(update={"source": name, "reasoning": reasoning}), source=name, rung=end.rung,
-        model=", ".join(dict.fromkeys(each.model for each in answers if each.model)),
-        latency_ms=round(sum(each.latency_ms for each in answers), 1),
-        cost_usd=sum((each.cost_usd for each in answers), Decimal(0)), tokens=sum(each.tokens for each in answers),
-        errors=tuple(f"{who}: {error}" for who, _, answer in votes for error in answer.errors),
-        flags=(
-            *(f"{who}:{vote.action}@{vote.confidence}:{answer.rung}" for who, vote, answer in votes),
-            *(flag for each in answers for flag in each.flags),
-        ),
-        trail=(*(rung for each in answers for rung in each.trail), end), **of_all,
-    )  # fmt: skip

@@ -11,20 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from tasks.core.decision.prompt import Prompt
-    from tasks.core.decision.tools import Meter, Toolbox
+    from tasks.core.decision.tools import ToolDesk
     from tasks.core.ports import Decider, Model
-    from tasks.core.types.limits import ToolLimits
     from tasks.core.types.question import Question
     from tasks.core.types.snapshot import Snapshot
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a decider may ask for, and how much of it."""
-
-    toolbox: "Callable[[Question], Toolbox]"
-    limits: "ToolLimits"
-    meter: "Meter"
 
 
 async def _nothing() -> None: ...
@@ -38,7 +28,7 @@ class Means:
     stage_s: float = 10
     deadline_s: float = 60
     prepare: Callable[[], Awaitable[None]] = _nothing
-    tools: Tools | None = None
+    tools: "Callable[[Question], ToolDesk] | None" = None  # of a live kind
 
 
 class Kind(NamedTuple):

@@ -2,7 +2,9 @@
 
 Failover is inside the model, the cheap model and exact cache hits inside its asks; here is what is left to do when no
 usable decision came of them. Below the bar a rung may only reduce risk: a cached or ruled entry steps further down
-(unless `may_open`), and the guard checks the label again. While the breaker is open no model is asked.
+(unless `may_open`), and the guard checks the label again. While the breaker is open no model is asked: after repeated
+errors a session pauses, then one decision tries. A breaker is a state and the time in, the next state out; the store
+changes the row under a lock, so all processes share it.
 """
 
 import asyncio
@@ -10,17 +12,54 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from tasks.core.decision.breaker import Breaker, Breakers, BreakerState
 from tasks.core.decision.budget import TICKET, Charge, Purse, Replies, Ticket
 from tasks.core.decision.cache import DecisionCache, nearest, prompts_of
 from tasks.core.ports import Decider
+from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import ENTRIES, HELD, MAY_AS_FALLBACK, Answer, Decision, Rung, RungName, Why, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
 CACHED, RULED = Decimal("0.8"), Decimal("0.3")
+
+
+class BreakerState(Dto):
+    """Errors in a row; once open, when the next try may be made."""
+
+    errors: int = 0
+    retry_at: Utc | None = None
+
+
+class Breakers(Protocol):
+    """The breakers that all processes share."""
+
+    def change(self, session: str, change: Callable[[BreakerState], BreakerState]) -> BreakerState:
+        """Set the session's state to `change` of it, atomically, and return what it was before."""
+        ...
+
+
+class Breaker(NamedTuple):
+    """How many errors open it, and for how long."""
+
+    errors: int
+    cooldown: timedelta
+
+    def is_open(self, state: BreakerState, at: datetime) -> bool:
+        """Say whether no model may be asked at `at`."""
+        return state.retry_at is not None and at < state.retry_at
+
+    def tried(self, state: BreakerState, at: datetime) -> BreakerState:
+        """Return the state after somebody asked to pass: half open, the first to come takes the only try."""
+        if state.retry_at is None or self.is_open(state, at):
+            return state
+        return BreakerState(errors=state.errors, retry_at=at + self.cooldown)
+
+    def failed(self, state: BreakerState, at: datetime) -> BreakerState:
+        """Return the state after one more error."""
+        errors = state.errors + 1
+        return BreakerState(errors=errors, retry_at=at + self.cooldown if errors >= self.errors else None)
 
 
 class Shared(NamedTuple):
@@ -82,8 +121,9 @@ class Ladder:
     async def _step_down(self, question: Question, decided: Answer) -> Answer:
         if decided.rung != "hold" and (not decided.is_fallback or self._may(decided.decision)):
             return decided
-        decided = _in_vain(decided)
-        snapshot = question.snapshot
+        *before, last = decided.trail  # its own hold is no rung of the ladder, and its entry may not be
+        barred = () if decided.rung == "hold" else (last.model_copy(update={"why": Why.MAY_NOT_OPEN}),)
+        decided, snapshot = decided.model_copy(update={"trail": (*before, *barred)}), question.snapshot
         kept = self.shared.cache.decisions(self.strategy, snapshot.pair, snapshot.as_of - self.ttl, snapshot.as_of)
         kept = [one for one in kept if self._may(one.decided.decision)]
         found = nearest(snapshot, prompts_of(decided.calls), kept, self.max_distance)
@@ -117,30 +157,18 @@ def _kept(decided: Answer) -> list[Rung]:
 
 def _labelled(decided: Answer) -> Answer:
     """Name the answer after the lowest rung that one of its replies came from; `hold` is a decider without any."""
-    flags = (*decided.flags, *(f"cached:{rung.role}:{rung.age_s}s" for rung in _kept(decided)))
-    decided = decided.model_copy(update={"flags": flags})
+    kept, (*before, last) = _kept(decided), decided.trail
+    flags = (*decided.flags, *(f"cached:{rung.role}:{rung.age_s}s" for rung in kept))
+    update: dict[str, object] = {"flags": flags}
     if decided.rung == "hold":
-        return decided
-    if _kept(decided):
-        taken = _taken("cache", decided.decision, decided.decision.confidence * CACHED)
-        ends = decided.trail[-1].rung == "cache"  # one reply is the whole answer
-        trail = decided.trail if ends else (*decided.trail, Rung(rung="cache", source="cache"))
-        return decided.model_copy(update={**taken, "trail": trail})
-    cheap = any(rung.rung == "cheap" and rung.why is Why.ANSWERED for rung in decided.trail)
-    return _ending(decided, {"rung": "cheap"}, rung="cheap") if cheap else decided
-
-
-def _in_vain(decided: Answer) -> Answer:
-    """Return an answer that does not stand: its own hold is no rung of the ladder, and its entry may not be."""
-    if decided.rung == "hold":
-        return decided.model_copy(update={"trail": decided.trail[:-1]})
-    return _ending(decided, {"why": Why.MAY_NOT_OPEN})
-
-
-def _ending(decided: Answer, end: dict[str, object], **changes: object) -> Answer:
-    """Return the answer with changes, and changes to the end of its trail."""
-    *before, last = decided.trail
-    return decided.model_copy(update={**changes, "trail": (*before, last.model_copy(update=end))})
+        pass
+    elif kept:
+        update |= _taken("cache", decided.decision, decided.decision.confidence * CACHED)
+        if last.rung != "cache":  # else one reply is the whole answer
+            update["trail"] = (*decided.trail, Rung(rung="cache", source="cache"))
+    elif any(rung.rung == "cheap" and rung.why is Why.ANSWERED for rung in decided.trail):
+        update |= {"rung": "cheap", "trail": (*before, last.model_copy(update={"rung": "cheap"}))}
+    return decided.model_copy(update=update)
 
 
 def _with(decided: Answer, rung: Rung, /, **changes: object) -> Answer:

@@ -5,7 +5,6 @@ another choice of numbers is another spec, and vectors of different specs are no
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from decimal import Decimal
 from math import inf
 from typing import Any, NamedTuple
@@ -40,14 +39,6 @@ class Vector(Dto):
     values: tuple[float | None, ...]
 
 
-class Performance(Dto):
-    """How a decider has done over its closed trades."""
-
-    trades: int = 0
-    win_rate: float | None = None
-    mean_r: float | None = None
-
-
 def vector(snapshot: Snapshot) -> Vector:
     """Place `snapshot` in feature space."""
     return Vector(values=tuple(_component(snapshot, *name.split(".")) for name in COMPONENTS))
@@ -71,14 +62,10 @@ def distances(here: Vector, others: Sequence[Vector]) -> npt.NDArray[np.float64]
 
 
 class Earlier(NamedTuple):
-    """One earlier decision, and the R of its trade where that was closed at the time of asking."""
+    """One earlier decision, with its moment."""
 
-    as_of: datetime
-    action: str
-    confidence: float
-    reasons: tuple[str, ...]
+    past: Past
     vector: Vector
-    r_multiple: float | None = None
 
 
 class Remembered(NamedTuple):
@@ -87,37 +74,34 @@ class Remembered(NamedTuple):
 
     recent: Sequence[Earlier] = ()
     settled: Sequence[Earlier] = ()
-    done: Performance = Performance()
+    done: Memory = Memory()
 
     def at(self, snapshot: Snapshot) -> Memory:
         """Return the memory a decider has at `snapshot`: the last decisions, and the settled ones nearest to it."""
         far = distances(vector(snapshot), [one.vector for one in self.settled])
         near = [i for i in far.argsort(kind="stable")[:LAST] if far[i] != inf]
-        return Memory(
-            recent=tuple(map(past, self.recent[:LAST])),
-            similar=tuple(past(self.settled[i], round(float(far[i]), 4)) for i in near),
-            decider_trades=self.done.trades, decider_win_rate=self.done.win_rate, decider_mean_r=self.done.mean_r,
-        )  # fmt: skip
+        nearest = ((self.settled[i].past, round(float(far[i]), 4)) for i in near)
+        recent = tuple(one.past for one in self.recent[:LAST])
+        similar = tuple(past.model_copy(update={"distance": distance}) for past, distance in nearest)
+        return self.done.model_copy(update={"recent": recent, "similar": similar})
 
 
-def past(one: Earlier, distance: float | None = None) -> Past:
-    """Return an earlier decision as it is told."""
-    fields = {name: value for name, value in one._asdict().items() if name != "vector"}
-    return Past(**fields, distance=distance)
-
-
-def performance(results: Sequence[tuple[Decimal, Decimal | None]]) -> Performance:
+def performance(results: Sequence[tuple[Decimal, Decimal | None]]) -> Memory:
     """Return how a decider did over closed trades, given as (PnL in quote, R or None)."""
     rs = [float(r) for _, r in results if r is not None]
-    return Performance(
-        trades=len(results), win_rate=sum(pnl > 0 for pnl, _ in results) / len(results) if results else None,
-        mean_r=sum(rs) / len(rs) if rs else None,
-    )  # fmt: skip
+    return Memory(
+        decider_trades=len(results),
+        decider_win_rate=sum(pnl > 0 for pnl, _ in results) / len(results) if results else None,
+        decider_mean_r=sum(rs) / len(rs) if rs else None,
+    )
 
 
 def memory_text(memory: Memory, max_bytes: int) -> str:
     """Write the most telling lines of `memory` that fit: how it went so far, similar moments, the last decisions."""
-    lines = [f"so far {memory.decider_trades} trades" + _rates(memory)] if memory.decider_trades else []
+    win, mean = memory.decider_win_rate, memory.decider_mean_r
+    won = "" if win is None else f", {win:.0%} won"
+    rates = won + ("" if mean is None else f", mean {mean:+.2f}R")
+    lines = [f"so far {memory.decider_trades} trades{rates}"] if memory.decider_trades else []
     lines += [f"similar {_line(one)}" for one in memory.similar] + [f"last {_line(one)}" for one in memory.recent]
     kept = ""
     for line in lines:
@@ -126,11 +110,6 @@ def memory_text(memory: Memory, max_bytes: int) -> str:
             break
         kept = longer
     return kept
-
-
-def _rates(memory: Memory) -> str:
-    win = "" if memory.decider_win_rate is None else f", {memory.decider_win_rate:.0%} won"
-    return win + ("" if memory.decider_mean_r is None else f", mean {memory.decider_mean_r:+.2f}R")
 
 
 def _line(one: Past) -> str:

@@ -15,10 +15,9 @@ from pydantic import Field, StrictBool
 
 from tasks.core.decision.actions import Unusable, object_schema, parse_as, parse_reply, strict_object, wire_schema
 from tasks.core.decision.decider import VARIABLES, AskingDecider, decided_as, spent, variables_of
-from tasks.core.decision.kinds import KINDS, Means
+from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import Prompt, render
-from tasks.core.decision.tools import ToolDesk, compact, described, refused, shown
-from tasks.core.ports import Model
+from tasks.core.decision.tools import compact, described, refused, shown
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Answer, ModelCall, Rung, ToolCall, Why
 from tasks.core.types.question import Question
@@ -66,12 +65,6 @@ class ToolsDecider(AskingDecider):
         "single": VARIABLES,
     }
 
-    def __init__(self, model: Model, prompts: Mapping[str, Prompt], means: Means) -> None:
-        super().__init__(model, prompts, means)
-        if means.tools is None:
-            raise ValueError("llm:tools was given no tools")
-        self.tools = means.tools
-
     async def answer(self, question: Question) -> Answer:
         await self.means.prepare()
         return await _Talk(self, question).decide()
@@ -81,16 +74,16 @@ class _Talk:
     """What is said about one question, from the first plan to the decision."""
 
     def __init__(self, decider: ToolsDecider, question: Question) -> None:
-        tools = decider.tools
-        self.decider, self.limits, self.now, self.snapshot = decider, tools.limits, tools.meter.clock, question.snapshot
-        self.desk = ToolDesk(tools.toolbox(question), tools.limits, tools.meter)
+        assert decider.means.tools is not None
+        self.decider, self.desk, self.snapshot = decider, decider.means.tools(question), question.snapshot
+        self.limits, self.now = self.desk.limits, self.desk.meter.clock
         self.started = self.now()
         self.calls: list[ModelCall] = []
         self.answers: list[ToolCall] = []
         self.errors: list[str] = []
         self.flags: list[str] = []
         self.trail: list[Rung] = []
-        self.variables = variables_of(self.snapshot, decider.means.encode, question.memory) | {
+        self.variables = variables_of(question, decider.means.encode) | {
             "tools": described(self.limits), "rounds": str(self.limits.rounds), "calls": str(self.limits.calls),
         }  # fmt: skip
 

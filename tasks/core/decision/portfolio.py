@@ -15,18 +15,17 @@ from functools import partial
 from math import isfinite
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_as, strict_object
+from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_as, parse_reply, strict_object
 from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import render
-from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import DECISION, Answer, ModelCall, hold
+from tasks.core.types.base import ZERO, Dto, Exact
+from tasks.core.types.decision import Answer, ModelCall, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
-ZERO, HUNDRED = Decimal(0), Decimal(100)
 MAX_NAMED = 10  # entries about instruments that were not asked about
 # Up: the guard floors to the step, and a share cut off at its last digit would lose a whole one.
 _SHARE = Context(prec=15, rounding=ROUND_CEILING)
@@ -79,14 +78,14 @@ def portfolio_variables(questions: Sequence[Question], encode: Callable[[Snapsho
     """Return what the prompt may put into its user part; the account's limits are the same in all questions."""
     blocks = []
     for question in questions:
-        told, last, held = variables_of(question.snapshot, encode), _last(question), _held(question)
+        told, last, held = variables_of(question, encode), _last(question), _held(question)
         quantity = "unknown" if held is None else f"{held:f}"
         blocks.append(
             f"### {told['pair']}\nWhy you are asked: {told['reasons']}\nAllowed now: {told['allowed_actions']}\n"
             f"Last price: {'unknown' if last is None else last}\nCurrent quantity: {quantity}\n{told['snapshot']}"
         )
     equity = _exact(questions[0].equity)
-    return variables_of(questions[0].snapshot, encode) | {
+    return variables_of(questions[0], encode) | {
         "equity": "unknown" if equity is None else f"{equity:.2f}",
         "instruments": "\n\n".join(blocks),
     }
@@ -125,9 +124,9 @@ def _target(entry: dict[str, object]) -> Target | Unusable:
 
 def _decided(question: Question, answer: Target | Unusable | None, call: ModelCall, flags: tuple[str, ...]) -> Answer:
     symbol = question.snapshot.pair
+    made: Parsed
     if answer is None:
-        flags = ("not_mentioned", *flags)
-        made: Parsed = hold(symbol, "the portfolio reply does not mention it")
+        flags, made = ("not_mentioned", *flags), hold(symbol, "the portfolio reply does not mention it")
     else:
         made = answer if isinstance(answer, Unusable) else to_action(answer, question)
     return decided_as(made, call, symbol).model_copy(update={"flags": flags})
@@ -167,20 +166,16 @@ def _enter(target: Target, question: Question, wanted: Decimal, held: Decimal) -
 
 def _act(target: Target, symbol: str, note: str = "", **fields: object) -> Parsed:
     """Build the action; its own bounds refuse what no decision may have."""
-    told = {
-        "symbol": symbol, "confidence": target.confidence, "comment": note or target.rationale,
+    told: dict[str, object] = {
+        "confidence": target.confidence, "comment": note or target.rationale,
         "reasoning": f"{target.rationale} [{note}]" if note else target.rationale,
     }  # fmt: skip
-    try:
-        return DECISION.validate_python(told | fields)
-    except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False)[0]
-        return Unusable(f"invalid:{first['loc'][-1]}", f"{first['msg']}, was {first['input']!s:.60}")
+    return parse_reply(told | fields, symbol)
 
 
 def _share(part: Decimal, whole: Decimal) -> Decimal:
     """Return |part / whole| in percent, rounded up in the 15th digit."""
-    return _SHARE.divide(abs(part) * HUNDRED, abs(whole))
+    return _SHARE.divide(abs(part) * 100, abs(whole))
 
 
 def _held(question: Question) -> Decimal | None:

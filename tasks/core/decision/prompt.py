@@ -63,14 +63,10 @@ def parse_prompt(text: str, name: str) -> Prompt:
     prompt = Prompt(
         ref=PromptRef(
             name=front.role,
-            version=front.version,
             sha256=hashlib.sha256(text.encode()).hexdigest(),
-            temperature=front.temperature,
-            seed=front.seed,
-            max_tokens=front.max_tokens,
+            **front.model_dump(include={"version", "temperature", "seed", "max_tokens"}),
         ),
-        reply_schema=front.reply_schema,
-        variables=front.variables,
+        **front.model_dump(include={"reply_schema", "variables"}),
         system=parts["system"].strip(),
         user=parts["user"].strip(),
         text=text,
@@ -81,18 +77,17 @@ def parse_prompt(text: str, name: str) -> Prompt:
 
 def render(prompt: Prompt, variables: Mapping[str, str]) -> list[dict[str, str]]:
     """Return the messages to send; raises InputError naming the first variable that has no value."""
-    missing = next((name for name in prompt.variables if name not in variables), None)
-    if missing is not None:
-        raise InputError(f"prompt {prompt.ref.name}/{prompt.ref.version}: no value for variable {missing}")
-    user = Template(prompt.user).substitute({name: variables[name] for name in prompt.variables})
+    try:
+        user = Template(prompt.user).substitute(variables)
+    except KeyError as e:
+        raise InputError(f"prompt {prompt.name}/{prompt.version}: no value for variable {e.args[0]}") from e
     return [{"role": "system", "content": prompt.system}, {"role": "user", "content": user}]
 
 
 def check_variables(prompt: Prompt, known: frozenset[str]) -> None:
     """Raise InputError when `prompt` wants a variable its decider does not have."""
-    unknown = next((name for name in prompt.variables if name not in known), None)
-    if unknown is not None:
-        where = f"prompt {prompt.ref.name}/{prompt.ref.version}"
+    for unknown in sorted(set(prompt.variables) - known):
+        where = f"prompt {prompt.name}/{prompt.version}"
         raise InputError(f"{where}: unknown variable {unknown}, must be one of {', '.join(sorted(known))}")
 
 
@@ -104,8 +99,8 @@ def _front_matter(text: str, name: str) -> _FrontMatter:
 
 
 def _check_body(prompt: Prompt, name: str) -> None:
-    if name != f"{prompt.ref.name}/{prompt.ref.version}":
-        raise InputError(f"prompt {name}: its front matter says {prompt.ref.name}/{prompt.ref.version}")
+    if name != (own := f"{prompt.name}/{prompt.version}"):
+        raise InputError(f"prompt {name}: its front matter says {own}")
     if not prompt.system or not prompt.user:
         raise InputError(f"prompt {name}: '## system' and '## user' must both say something")
     if "${" in prompt.system:

@@ -176,7 +176,7 @@ def variables_of_roles(question: Question, encode: Callable[[Snapshot], str]) ->
         "book": "\n".join([f"{_pairs(question.snapshot.orderbook)} volume_24h={volume}", *flow, f"5m closes {closes}"]),
         "news": "unknown" if question.news is None else fenced(known_news(question)),
     }
-    return variables_of(question.snapshot, encode, question.memory) | about | {"votes": "none", "proposal": "none"}
+    return variables_of(question, encode) | about | {"votes": "none", "proposal": "none"}
 
 
 def _pairs(view: Dto, names: Iterable[str] = ()) -> str:

@@ -8,6 +8,7 @@ the real one is `adapters.toolbox`. The loop that lets a model ask is `core.deci
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import ClassVar, Literal, Protocol, get_args
 
@@ -15,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from tasks.core.decision.decider import within
 from tasks.core.errors import TradingError
-from tasks.core.types.base import Dto, Utc
+from tasks.core.types.base import Dto, Utc, first_error
 from tasks.core.types.decision import ToolCall
 from tasks.core.types.limits import ToolLimits, ToolRates
 
@@ -116,11 +117,13 @@ class Meter:
         return True
 
 
+@dataclass
 class ToolDesk:
     """Answers requests one by one: checked, metered, cut to size, timed."""
 
-    def __init__(self, toolbox: Toolbox, limits: ToolLimits, meter: Meter) -> None:
-        self.toolbox, self.limits, self.meter = toolbox, limits, meter
+    toolbox: Toolbox
+    limits: ToolLimits
+    meter: Meter
 
     async def answer(self, asked: Mapping[str, object], as_of: datetime, trace_id: str, seconds: float) -> ToolCall:
         """Answer one request, `{"tool": ..., parameters}`, within `seconds`; a null parameter is one not given."""
@@ -132,8 +135,7 @@ class ToolDesk:
         flags: tuple[str, ...] = ()
         if isinstance(parameters, Listed) and parameters.limit > parameters.most:
             parameters, flags = parameters.model_copy(update={"limit": parameters.most}), (f"clamped:{tool}",)
-        texts = {name: str(value) for name, value in parameters.model_dump(mode="json", exclude_none=True).items()}
-        call = ToolCall(trace_id=trace_id, tool=tool, parameters=texts, flags=flags)
+        call = ToolCall(trace_id=trace_id, tool=tool, parameters=texts(parameters), flags=flags)
         if not self.meter.take(tool):
             error = f"dropped: at most {getattr(self.meter.rates, tool)} {tool} calls a minute"
             return call.model_copy(update={"error": error, "dropped": True, "flags": (*flags, f"dropped:{tool}")})
@@ -156,11 +158,20 @@ class ToolDesk:
         return {"response": fitted, "error": error, "truncated": truncated, "bytes": len(fitted.encode())}
 
 
+def texts(parameters: Parameters) -> dict[str, str]:
+    """Return the parameters as they are kept."""
+    return {name: str(value) for name, value in parameters.model_dump(mode="json", exclude_none=True).items()}
+
+
 def refused(asked: Mapping[str, object], trace_id: str, error: str) -> ToolCall:
     """Answer a request with nothing but an error."""
-    named = [(_short(name), _short(value)) for name, value in asked.items() if name != "tool" and value is not None]
-    given = dict(named[: len(Candles.model_fields)])
-    return ToolCall(trace_id=trace_id, tool=_short(asked.get("tool")), parameters=given, error=error)
+    named = [(_short(name), _short(value)) for name, value in _given(asked).items()]
+    parameters = dict(named[: len(Candles.model_fields)])
+    return ToolCall(trace_id=trace_id, tool=_short(asked.get("tool")), parameters=parameters, error=error)
+
+
+def _given(asked: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in asked.items() if name != "tool" and value is not None}
 
 
 def checked(asked: Mapping[str, object], limits: ToolLimits, as_of: datetime) -> Parameters | str:
@@ -168,12 +179,11 @@ def checked(asked: Mapping[str, object], limits: ToolLimits, as_of: datetime) ->
     tool = asked.get("tool")
     if not isinstance(tool, str) or tool not in TOOLS:
         return f"unknown tool {_short(tool)!r}; there are {', '.join(TOOLS)}"
-    given = {name: value for name, value in asked.items() if name != "tool" and value is not None}
     try:
-        parameters = TOOLS[tool].model_validate(given)
+        parameters = TOOLS[tool].model_validate(_given(asked))
     except ValidationError as e:
-        first = e.errors(include_url=False, include_context=False, include_input=False)[0]
-        return f"{_short('.'.join(map(str, first['loc'])))}: {_short(first['msg'], 200)}"
+        where, why = first_error(e)
+        return f"{_short(where)}: {_short(why, 200)}"
     except OverflowError:  # a time at the end of the calendar that UTC pushes over it
         return "until: out of range"
     if parameters.symbol not in limits.symbols:

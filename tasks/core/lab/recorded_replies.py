@@ -14,20 +14,20 @@ from math import inf
 from typing import Any, TypeVar
 
 from tasks.core.decision.baselines import RecordedDecider
-from tasks.core.decision.breaker import Breaker, BreakerState
+from tasks.core.decision.budget import Charge, KeptReply, Reserved
 from tasks.core.decision.cache import KeptDecision
-from tasks.core.decision.kinds import Means, Tools, kind_of
-from tasks.core.decision.ladder import CACHED, Ladder, Shared
+from tasks.core.decision.kinds import Means, kind_of
+from tasks.core.decision.ladder import CACHED, Breaker, BreakerState, Ladder, Shared
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.prompt import Prompt
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.decision.tools import Meter, Parameters, compact
+from tasks.core.decision.tools import Meter, Parameters, ToolDesk, compact, texts
 from tasks.core.errors import DataError, InputError
 from tasks.core.lab import old_records
 from tasks.core.market import lean
-from tasks.core.ports import Decider
-from tasks.core.types.decision import Answer, ModelCall, PromptRef, ToolCall, Why
-from tasks.core.types.limits import ToolLimits, ToolRates
+from tasks.core.ports import Decider, ModelRequest
+from tasks.core.types.decision import Answer, ModelCall, ToolCall, Why
+from tasks.core.types.limits import Budget, ToolLimits, ToolRates
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy
@@ -134,7 +134,7 @@ def _means(replies: "RecordedReplies", strategy: Strategy, live: bool) -> Means:
         return Means(lean.encode, ENDLESS_S, ENDLESS_S)
     if limits is None or rates is None:
         raise NotReplayable("what its tools were allowed")
-    return Means(lean.encode, tools=Tools(lambda _: replies, limits, RecordedMeter(rates, replies, limits)))
+    return Means(lean.encode, tools=lambda _: ToolDesk(replies, limits, RecordedMeter(rates, replies, limits)))
 
 
 def _take(calls: list[T], fits: Callable[[T], bool]) -> T | None:
@@ -152,16 +152,19 @@ class RecordedReplies:
         self.calls, self.tools = list(decided.calls), list(decided.tool_calls)
         self.overran = any(rung.why is Why.OUT_OF_TIME for rung in decided.trail)
 
-    async def ask(
-        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], _schema: dict[str, object]
-    ) -> ModelCall:
-        call = _take(self.calls, lambda call: call.role == role)
-        call = call or ModelCall(role=role, model="", error="not in the record")
-        return call.model_copy(update={"prompt": prompt, "messages": tuple(messages)})
+    @property
+    def planner_is_late(self) -> bool:
+        """Return whether the planner has used up its time."""
+        return self.overran and all(call.role != "planner" for call in self.calls)
+
+    async def ask(self, request: ModelRequest) -> ModelCall:
+        call = _take(self.calls, lambda call: call.role == request.role)
+        if call is None:
+            return request.call("", error="not in the record")
+        return call.model_copy(update={"prompt": request.prompt, "messages": tuple(request.messages)})
 
     async def run(self, tool: str, parameters: Parameters, _as_of: datetime) -> str:
-        texts = {name: str(value) for name, value in parameters.model_dump(mode="json", exclude_none=True).items()}
-        call = _take(self.tools, lambda call: (call.tool, call.parameters) == (tool, texts))
+        call = _take(self.tools, lambda call: (call.tool, call.parameters) == (tool, texts(parameters)))
         if call is None:
             raise DataError("not in the record")
         if call.late:

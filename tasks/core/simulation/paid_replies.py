@@ -7,15 +7,15 @@ failed is remembered for this run only. Replies carry no latency: how long a pro
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from tasks.core.decision.budget import Prices, Replies
 from tasks.core.decision.cache import content_hash
-from tasks.core.ports import Model
-from tasks.core.types.decision import ModelCall, PromptRef, Rung, Why
+from tasks.core.ports import Model, ModelRequest
+from tasks.core.types.decision import ModelCall, Rung, Why
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 CAPPED = "max_cost"
@@ -52,35 +52,32 @@ class KeptModel:
         self.kept, self.prices, self.spending, self.clock = kept, prices, spending, clock
         self.failed: dict[str, ModelCall] = {}
 
-    async def ask(
-        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
-    ) -> ModelCall:
+    async def ask(self, request: ModelRequest) -> ModelCall:
         """Answer from the store; else ask, if the cap allows its worst case, and keep the reply."""
-        parameters = {"role": "schema", "content": json.dumps(schema, sort_keys=True)}
-        question = content_hash(f"{self.name} {self.address}".strip(), prompt, [*messages, parameters])
-        asked = ModelCall(role=role, model=self.name, prompt=prompt, messages=tuple(messages))
+        schema = {"role": "schema", "content": json.dumps(request.schema, sort_keys=True)}
+        whole = request._replace(messages=[*request.messages, schema])
+        question = content_hash(f"{self.name} {self.address}".strip(), whole)
         if (kept := self.kept.find([question], EVER)) is not None:
             self.spending.reused += 1
             paid = kept.model_dump(include={"raw_reply", "cost_usd", "tokens_in", "tokens_out"})
-            return asked.model_copy(update=paid)
+            return request.call(self.name, **paid)
         if question not in self.failed:
-            worst = await asyncio.to_thread(self.prices.worst, (self.name,), prompt, messages, schema)
+            worst = await asyncio.to_thread(self.prices.worst, (self.name,), request)
             if not self.spending.hold(worst):
-                capped = Rung(rung="primary", source=f"llm:{self.name}", role=role, why=Why.BUDGET_REFUSED)
-                return asked.model_copy(update={"error": CAPPED, "trail": (capped,)})
-            call = await self._pay(asked, worst, schema)
+                capped = Rung(rung="primary", source=f"llm:{self.name}", role=request.role, why=Why.BUDGET_REFUSED)
+                return request.call(self.name, error=CAPPED, trail=(capped,))
+            call = await self._pay(request, worst)
             if not call.error:
                 self.kept.keep(question, call, self.clock())
                 return call
             self.failed[question] = call
         return self.failed[question]
 
-    async def _pay(self, asked: ModelCall, worst: Decimal, schema: dict[str, object]) -> ModelCall:
+    async def _pay(self, request: ModelRequest, worst: Decimal) -> ModelCall:
         spending, cost = self.spending, worst
         spending.asked += 1
         try:
-            assert asked.prompt is not None
-            call = await self.model.ask(asked.role, asked.prompt, asked.messages, schema)
+            call = await self.model.ask(request)
             cost = max(worst, call.cost_usd) if call.error == "timeout" else self.prices.cost(call)
         finally:
             spending.held_usd -= worst
@@ -94,11 +91,9 @@ class Probe:
     """Implements `ports.Model`: notes what would be asked and answers nothing; for estimates."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[PromptRef, tuple[dict[str, str], ...], dict[str, object]]] = []
+        self.asked: list[ModelRequest] = []
 
-    async def ask(
-        self, role: str, prompt: PromptRef, messages: Sequence[dict[str, str]], schema: dict[str, object]
-    ) -> ModelCall:
+    async def ask(self, request: ModelRequest) -> ModelCall:
         """Note the question."""
-        self.asked.append((prompt, tuple(messages), schema))
-        return ModelCall(role=role, model="", prompt=prompt, error="estimate")
+        self.asked.append(request)
+        return request.call("", error="estimate")

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 
-from tasks.core.decision.memory import COMPARED, LAST, Earlier, Performance, Remembered, vector
+from tasks.core.decision.memory import COMPARED, LAST, Earlier, Remembered, vector
 from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import calendar_reasons
@@ -28,6 +28,7 @@ from tasks.core.types.orders import Side
 from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Question, Reason
 from tasks.core.types.record import Outcome
+from tasks.core.types.snapshot import Memory, Past
 
 AHEAD = 512  # event closes whose moments are read at once
 NOTHING = Triggers(None, None, None)
@@ -140,11 +141,13 @@ class SymbolReplay:
         """Keep a decision for the memory of later ones."""
         if answer.rung != "hold":
             decision, snapshot = answer.decision, question.snapshot
-            self.decisions[cycle_id] = Earlier(
-                snapshot.as_of, decision.action, float(decision.confidence), snapshot.reason_for_call, vector(snapshot)
-            )
+            past = Past(
+                as_of=snapshot.as_of, action=decision.action, confidence=float(decision.confidence),
+                reasons=snapshot.reason_for_call,
+            )  # fmt: skip
+            self.decisions[cycle_id] = Earlier(past, vector(snapshot))
 
-    def remembered(self, done: Performance) -> Remembered:
+    def remembered(self, done: Memory) -> Remembered:
         """Return what the store would remember of a live strategy: all that is decided, and ended, by now."""
         recent = tuple(islice(reversed(self.decisions.values()), LAST))
         return Remembered(recent, self.settled[: -COMPARED - 1 : -1], done)
@@ -153,8 +156,9 @@ class SymbolReplay:
         """Take note of a trade that has ended."""
         if (opened := self.decisions.get(outcome.cycle_id)) is not None:
             r = None if outcome.r_multiple is None else float(outcome.r_multiple)
-            self.decisions[outcome.cycle_id] = opened._replace(r_multiple=r)
-            self.settled.append(self.decisions[outcome.cycle_id])
+            ended = opened._replace(past=opened.past.model_copy(update={"r_multiple": r}))
+            self.decisions[outcome.cycle_id] = ended
+            self.settled.append(ended)
         self.running.add(outcome)
 
     def read_ahead(self, k: int) -> None:

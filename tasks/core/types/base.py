@@ -48,6 +48,12 @@ def aware_utc(value: datetime) -> datetime:
     return value if value.tzinfo is UTC else value.astimezone(UTC)
 
 
+def first_error(error: ValidationError) -> tuple[str, str]:
+    """Return where the first wrong value stands, and what is wrong with it."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])), first["msg"]
+
+
 Exact = Annotated[Decimal, BeforeValidator(_no_float)]
 Utc = Annotated[datetime, AfterValidator(aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base

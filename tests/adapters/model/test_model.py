@@ -9,7 +9,7 @@ from model_server import Fault, ModelServer, Reply, Step, completion
 
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, _litellm
 from tasks.core.decision.actions import Unusable, parse_reply, wire_schema
-from tasks.core.errors import InputError
+from tasks.core.ports import ModelRequest
 from tasks.core.types.decision import Hold, ModelCall, PromptRef, Why
 
 SYMBOL = "BTC/USDT:USDT"
@@ -23,7 +23,7 @@ def warm_client():
     """Pay the library's import and its first call once; a deadline here may be shorter than they take."""
     _litellm()
     with ModelServer([Reply(HOLD)]) as server:
-        asyncio.run(model_at(server, timeout_s=30, deadline_s=30).ask("single", PROMPT, MESSAGES, wire_schema()))
+        asyncio.run(model_at(server, timeout_s=30, deadline_s=30).ask(REQUEST))
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,7 @@ def no_key(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
+REQUEST = ModelRequest("single", PROMPT, MESSAGES, wire_schema())
 SHORT = {"timeout_s": 3.0, "deadline_s": 5.0}  # only where running out of time is what is tested
 
 
@@ -41,12 +42,12 @@ def model_at(server: ModelServer, *models: str, timeout_s=60.0, deadline_s=120.0
 
 async def ask(*script: Step, models: tuple[str, ...] = ("openai/test",), **limits) -> ModelCall:
     with ModelServer(script) as server:
-        return await model_at(server, *models, **limits).ask("single", PROMPT, MESSAGES, wire_schema())
+        return await model_at(server, *models, **limits).ask(REQUEST)
 
 
 async def test_a_good_reply_comes_back_with_its_tokens_and_latency():
     with ModelServer([Reply(HOLD, tokens_in=1200, tokens_out=34)]) as server:
-        call = await model_at(server).ask("single", PROMPT, MESSAGES, wire_schema())
+        call = await model_at(server).ask(REQUEST)
     assert (call.raw_reply, call.error, call.attempts) == (HOLD, "", ())
     assert (call.model, call.tokens_in, call.tokens_out) == ("openai/test", 1200, 34)
     assert call.prompt == PROMPT
@@ -126,12 +127,12 @@ async def test_a_fault_becomes_a_short_reason_and_what_arrived_is_kept(fault, er
 async def test_a_server_that_is_not_there_is_unavailable():
     with ModelServer() as server:
         model = model_at(server)
-    assert (await model.ask("single", PROMPT, MESSAGES, wire_schema())).error == "unavailable"
+    assert (await model.ask(REQUEST)).error == "unavailable"
 
 
 async def test_when_the_request_itself_is_refused_it_is_sent_once_more_without_options():
     with ModelServer([Fault("status", status=400), Reply(HOLD)]) as server:
-        call = await model_at(server).ask("single", PROMPT, MESSAGES, wire_schema())
+        call = await model_at(server).ask(REQUEST)
     assert (call.raw_reply, call.attempts) == (HOLD, ())
     assert not {"response_format", "temperature", "seed"} & set(server.requests[1])
     assert (await ask(Fault("status", status=400), Fault("status", status=400))).error == "bad_request"
@@ -139,7 +140,7 @@ async def test_when_the_request_itself_is_refused_it_is_sent_once_more_without_o
 
 async def test_nothing_is_retried_behind_our_back():
     with ModelServer(default=Fault("status", status=500)) as server:
-        await model_at(server).ask("single", PROMPT, MESSAGES, wire_schema())
+        await model_at(server).ask(REQUEST)
     assert len(server.requests) == 1
 
 
@@ -179,7 +180,7 @@ async def test_the_deadline_holds_even_against_code_that_cannot_be_cancelled():
     given_up = asyncio.Event()
 
     class Stubborn(LiteLLMModel):
-        async def _request(self, asked, schema, progress):
+        async def _send(self, *_):
             while not given_up.is_set():
                 try:
                     await given_up.wait()
@@ -187,14 +188,16 @@ async def test_the_deadline_holds_even_against_code_that_cannot_be_cancelled():
                     continue
             return HOLD
 
-    call = await Stubborn(("openai/a",), "http://127.0.0.1:1", 60, 0.2).ask("single", PROMPT, MESSAGES, {})
+    call = await Stubborn(("openai/a",), "http://127.0.0.1:1", 60, 0.2).ask(
+        ModelRequest("single", PROMPT, MESSAGES, {})
+    )
     given_up.set()
     assert call.error == "timeout"
 
 
 async def test_a_cancelled_ask_does_not_leave_its_request_behind():
     with ModelServer([Fault("hang")]) as server:
-        asking = asyncio.create_task(model_at(server).ask("single", PROMPT, MESSAGES, wire_schema()))
+        asking = asyncio.create_task(model_at(server).ask(REQUEST))
         while not server.requests:
             await asyncio.sleep(0.01)
         asking.cancel()
@@ -208,7 +211,7 @@ async def test_parallel_asks_do_not_share_their_tapes():
     with ModelServer(default=lambda request: Reply(request["messages"][1]["content"] * 200)) as server:
         model = model_at(server)
         asked = [[MESSAGES[0], {"role": "user", "content": str(n)}] for n in range(5)]
-        calls = await asyncio.gather(*(model.ask("single", PROMPT, m, wire_schema()) for m in asked))
+        calls = await asyncio.gather(*(model.ask(ModelRequest("single", PROMPT, m, wire_schema())) for m in asked))
     assert [call.raw_reply for call in calls] == [str(n) * 200 for n in range(5)]
 
 
@@ -221,7 +224,7 @@ async def test_a_key_that_a_provider_echoes_is_not_recorded(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret-1")
     body = b'{"error":{"message":"Incorrect API key provided: sk-very-secret-1"}}'
     with ModelServer([Fault("status", status=401, body=body)]) as server:
-        call = await model_at(server).ask("single", PROMPT, MESSAGES, wire_schema())
+        call = await model_at(server).ask(REQUEST)
     assert server.headers[0]["authorization"] == "Bearer sk-very-secret-1"
     assert call.error == "auth"
     assert "very-secret" not in call.model_dump_json()
@@ -230,7 +233,7 @@ async def test_a_key_that_a_provider_echoes_is_not_recorded(monkeypatch):
 
 @pytest.mark.parametrize("base_url", ["", "http://10.0.0.1/v1", "http://127.0.0.1.example.com/v1"])
 async def test_with_model_calls_switched_off_only_this_machine_is_asked(base_url):
-    call = await LiteLLMModel(("openai/gpt-4o",), base_url).ask("single", PROMPT, MESSAGES, wire_schema())
+    call = await LiteLLMModel(("openai/gpt-4o",), base_url).ask(REQUEST)
     assert (call.error, call.raw_reply) == ("blocked", "")
 
 
@@ -240,7 +243,7 @@ async def test_with_model_calls_switched_off_only_this_machine_is_asked(base_url
 async def test_a_model_without_a_key_or_provider_says_so_and_nothing_on_stdout(name, error, monkeypatch, capfd):
     monkeypatch.delenv(BLOCK_VARIABLE)
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    call = await LiteLLMModel((name,)).ask("single", PROMPT, MESSAGES, wire_schema())
+    call = await LiteLLMModel((name,)).ask(REQUEST)
     assert call.error == error
     assert capfd.readouterr().out == ""
 
@@ -254,7 +257,7 @@ async def test_anthropic_is_spoken_to_in_its_own_dialect_and_cut_off_like_the_re
     with ModelServer([Fault("raw", body=body), Fault("endless"), Fault("drip", body=body)]) as server:
         monkeypatch.setenv("ANTHROPIC_API_BASE", server.url.removesuffix("/v1"))
         model = LiteLLMModel(("anthropic/claude-sonnet-4-5",), "", 5.0, 5.0)
-        good, endless, drip = [await model.ask("single", PROMPT, MESSAGES, wire_schema()) for _ in range(3)]
+        good, endless, drip = [await model.ask(REQUEST) for _ in range(3)]
     assert isinstance(parse_reply(good.raw_reply, SYMBOL), Hold)
     assert (good.tokens_in, good.tokens_out) == (10, 5)
     assert good.cost_usd > 0
@@ -266,10 +269,5 @@ async def test_anthropic_is_spoken_to_in_its_own_dialect_and_cut_off_like_the_re
 def test_the_client_may_be_used_from_one_event_loop_after_another():
     with ModelServer([Reply(HOLD)] * 3) as server:
         model = model_at(server)
-        calls = [asyncio.run(model.ask("single", PROMPT, MESSAGES, wire_schema())) for _ in range(3)]
+        calls = [asyncio.run(model.ask(REQUEST)) for _ in range(3)]
     assert [call.error for call in calls] == ["", "", ""]
-
-
-def test_no_model_at_all_is_an_input_error():
-    with pytest.raises(InputError, match="QUARTERDECK_MODEL"):
-        LiteLLMModel(())

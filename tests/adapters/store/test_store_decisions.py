@@ -19,8 +19,8 @@ from moments_sample import moment
 from store_samples import AT, BTC, a_cycle, a_decision, a_hold, a_position, a_snapshot, an_outcome, minutes
 
 from tasks.adapters.deciders import build
-from tasks.core.decision.breaker import BreakerState
 from tasks.core.decision.budget import Charge
+from tasks.core.decision.ladder import BreakerState
 from tasks.core.types.decision import ModelCall, PromptRef
 from tasks.core.types.limits import Budget
 from tasks.core.types.question import Question
@@ -244,15 +244,15 @@ def test_performance_is_of_one_decider_and_prompt_version_and_of_trades_closed_b
     remembered(store, 1, outcome_at=AT + minutes(40), r="-1")
     remembered(store, 2, outcome_at=AT + minutes(20), r="9", decider="rules")
     done = store.memory.performance("default", "llm:single", TRADER, AT + minutes(40))
-    assert (done.trades, done.win_rate, done.mean_r) == (2, 0.5, 0.5)
-    assert store.memory.performance("default", "llm:single", None, AT + minutes(39)).trades == 1
+    assert (done.decider_trades, done.decider_win_rate, done.decider_mean_r) == (2, 0.5, 0.5)
+    assert store.memory.performance("default", "llm:single", None, AT + minutes(39)).decider_trades == 1
     assert (
         store.memory.performance(
             "default", "llm:single", TRADER.model_copy(update={"version": "v002"}), AT + minutes(40)
-        ).trades
+        ).decider_trades
         == 0
     )
-    assert store.memory.performance("default", "llm:single", None, AT + minutes(29)).win_rate is None
+    assert store.memory.performance("default", "llm:single", None, AT + minutes(29)).decider_win_rate is None
 
 
 def test_the_first_vector_of_a_cycle_stays(store):

@@ -7,7 +7,7 @@ from fake_desk import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.decision.breaker import Breaker, BreakerState
+from tasks.core.decision.ladder import Breaker, BreakerState
 
 BREAKER = Breaker(errors=3, cooldown=timedelta(seconds=900))
 

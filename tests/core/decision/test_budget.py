@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tasks.core.decision.budget import SCOPES, TICKET, BudgetedModel, Charge, Spent, Ticket, Tier, refusal
 from tasks.core.errors import InputError
+from tasks.core.ports import ModelRequest
 from tasks.core.types.decision import Why
 from tasks.core.types.limits import Budget
 from tasks.settings import load
@@ -24,7 +25,7 @@ def ask(budget: Budget, desk: FakeDesk, *tiers: Tier):
 
     async def once():
         TICKET.set(ticket)
-        return await BudgetedModel(tiers, FakePrices(), budget).ask("single", REF, MESSAGES, {})
+        return await BudgetedModel(tiers, FakePrices(), budget).ask(ModelRequest("single", REF, MESSAGES, {}))
 
     return asyncio.run(once()), ticket
 
@@ -109,7 +110,7 @@ async def test_a_cancelled_call_is_taken_to_have_cost_its_worst_case():
     desk = FakeDesk()
     TICKET.set(Ticket(CHARGE, desk, desk, Clock()))
     model = BudgetedModel([Tier(Hanging(), ("openai/big",))], FakePrices(), Budget())
-    asked = asyncio.create_task(model.ask("single", REF, MESSAGES, {}))
+    asked = asyncio.create_task(model.ask(ModelRequest("single", REF, MESSAGES, {})))
     await asyncio.wait_for(begun.wait(), 60)
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -9,6 +9,7 @@ from moments_sample import moment
 from tasks.core.decision.budget import TICKET, Charge, Ticket
 from tasks.core.decision.cache import CachedModel, KeptDecision, content_hash, nearest, rules_of
 from tasks.core.decision.memory import vector
+from tasks.core.ports import ModelRequest
 from tasks.core.types.decision import Answer, ModelCall, PromptRef, Why
 from tasks.core.types.decision import hold as do_nothing
 
@@ -25,7 +26,7 @@ def ticket():
 
 
 async def ask(model: FakeModel, messages=MESSAGES, prompt=REF) -> ModelCall:
-    return await CachedModel(model, NAMES, TTL).ask("single", prompt, messages, {})
+    return await CachedModel(model, NAMES, TTL).ask(ModelRequest("single", prompt, messages, {}))
 
 
 async def test_the_same_question_is_answered_free_when_the_model_fails(ticket):
@@ -69,9 +70,12 @@ async def test_an_error_is_not_kept(ticket):
 
 
 def test_the_hash_names_model_prompt_and_messages():
-    base = content_hash("a", REF, MESSAGES)
-    assert base == content_hash("a", REF, [dict(reversed(m.items())) for m in MESSAGES])
-    assert len({base, content_hash("b", REF, MESSAGES), content_hash("a", REF, MESSAGES[:1])}) == 3
+    def asking(messages) -> ModelRequest:
+        return ModelRequest("single", REF, messages, {})
+
+    base = content_hash("a", asking(MESSAGES))
+    assert base == content_hash("a", asking([dict(reversed(m.items())) for m in MESSAGES]))
+    assert len({base, content_hash("b", asking(MESSAGES)), content_hash("a", asking(MESSAGES[:1]))}) == 3
 
 
 def kept(rsi: float = 50, reasons=("TrendFlip(1h up)",), prompt: PromptRef = REF, side="flat") -> KeptDecision:

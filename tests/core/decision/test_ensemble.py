@@ -25,7 +25,7 @@ class Says:
     def __init__(self, action: str, confidence: str = "0.8", name: str = "", rung: str = "primary", **more) -> None:
         self.name, self.asked = name or action.lower(), 0
         told = {"symbol": SYMBOL, "action": action, "confidence": Decimal(confidence), "reasoning": f"{self.name} says"}
-        call = ModelCall(role="single", model="m", cost_usd=Decimal("0.01"))
+        call = ModelCall(role="single", model="m", cost_usd=Decimal("0.01"), tokens_in=7)
         self.answer = Answer(
             decision=DECISION.validate_python(told | FIELDS.get(action, {}) | more), source=self.name, rung=rung,
             model=self.name, cost_usd=Decimal("0.01"), tokens=7, calls=(call,), flags=("seen",),

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from moments_sample import moment
 from prompt_sample import PROMPT
 
-from tasks.core.decision.breaker import Breaker, BreakerState
 from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel, KeptDecision
 from tasks.core.decision.kinds import KINDS, Means
-from tasks.core.decision.ladder import Ladder, Shared
+from tasks.core.decision.ladder import Breaker, BreakerState, Ladder, Shared
 from tasks.core.decision.memory import vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.single import SingleDecider

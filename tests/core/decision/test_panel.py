@@ -13,7 +13,7 @@ from stepped_time import SteppedPolicy
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.errors import InputError
-from tasks.core.types.decision import Answer, ModelCall, PromptRef, Why
+from tasks.core.types.decision import Answer, ModelCall, Why
 from tasks.core.types.question import Question
 
 STAGE_S = 0.05
@@ -32,7 +32,8 @@ class Cast:
     def __init__(self, answers: Mapping[str, str | ModelCall]) -> None:
         self.answers, self.asked, self.cancelled = answers, [], []
 
-    async def ask(self, role: str, prompt: PromptRef, messages, schema) -> ModelCall:
+    async def ask(self, request) -> ModelCall:
+        role, prompt, messages, _ = request
         self.asked.append((role, messages[1]["content"]))
         answer = self.answers[role]
         while answer in (HANG, STUBBORN):
@@ -122,10 +123,10 @@ async def test_roles_of_a_stage_are_asked_at_the_same_time():
     gate = asyncio.Barrier(3)
 
     class Meeting(Cast):
-        async def ask(self, role, *rest):
-            if role in ("technical", "orderbook", "sentiment"):
+        async def ask(self, request):
+            if request.role in ("technical", "orderbook", "sentiment"):
                 await gate.wait()
-            return await super().ask(role, *rest)
+            return await super().ask(request)
 
     [decided] = await panel(Meeting(ANSWERS)).decide([question()])
     assert decided.decision.action == "OPEN_LONG"

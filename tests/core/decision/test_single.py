@@ -11,7 +11,7 @@ from tasks.core.decision.baselines import HoldDecider, RecordedDecider
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
-from tasks.core.types.decision import Hold, ModelCall, OpenLong, PromptRef
+from tasks.core.types.decision import Hold, ModelCall, OpenLong
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Constraints, Snapshot
 
@@ -26,7 +26,8 @@ class ScriptedModel:
     def __init__(self, **calls: ModelCall) -> None:
         self.calls, self.asked = calls, []
 
-    async def ask(self, role, prompt: PromptRef, messages, schema) -> ModelCall:
+    async def ask(self, request) -> ModelCall:
+        role, prompt, messages, schema = request
         self.asked.append((role, prompt, messages, schema))
         return self.calls[messages[1]["content"][:3]]
 

@@ -14,7 +14,7 @@ from stepped_time import SteppedPolicy
 
 from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision.decider import within
-from tasks.core.decision.kinds import Means, Tools
+from tasks.core.decision.kinds import Means
 from tasks.core.decision.planner import PLAN_SCHEMA, ToolsDecider
 from tasks.core.decision.tools import (
     TOOLS,
@@ -240,7 +240,8 @@ class Script:
     def __init__(self, *replies: str | dict | ModelCall, slow: float = 0) -> None:
         self.replies, self.asked, self.slow = list(replies), [], slow
 
-    async def ask(self, role, prompt, messages, schema) -> ModelCall:
+    async def ask(self, request) -> ModelCall:
+        role, prompt, messages, schema = request
         self.asked.append((role, prompt.name, messages, schema))
         reply = self.replies.pop(0)
         if isinstance(reply, float):
@@ -268,7 +269,7 @@ async def decide(model: Script, shelf: Shelf | None = None, limits: ToolLimits =
     prompts = {role: load_prompt(role) for role in ("planner", "decision", "single")}
     loop = asyncio.get_running_loop()
     meter, shelf = Meter(ToolRates(**rates), loop.time), shelf or Shelf()
-    decider = ToolsDecider(model, prompts, Means(lambda s: SUMMARY, tools=Tools(lambda b: shelf, limits, meter)))
+    decider = ToolsDecider(model, prompts, Means(lambda s: SUMMARY, tools=lambda b: ToolDesk(shelf, limits, meter)))
     [decided] = await decider.decide([question()])
     return decided
 
@@ -406,7 +407,7 @@ async def test_what_takes_long_once_is_prepared_before_the_deadline_starts():
     meter = Meter(ToolRates(), asyncio.get_running_loop().time)
     model = Script(plan(CANDLES, done=True), OPEN)
     decider = ToolsDecider(
-        model, prompts, Means(lambda s: SUMMARY, 10, 60, prepare, Tools(lambda b: Shelf(slow=0.05), limits, meter))
+        model, prompts, Means(lambda s: SUMMARY, 10, 60, prepare, lambda b: ToolDesk(Shelf(slow=0.05), limits, meter))
     )
     [decided] = await decider.decide([question()])
     assert decided.tool_calls[0].error == ""

@@ -20,6 +20,7 @@ from tasks.core.lab.chance import Trade, TradedBars
 from tasks.core.lab.compare import Point, Trial, Variant, VariantsTried
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.market import Market
+from tasks.core.ports import ModelRequest
 from tasks.core.simulation.account import SimulatedAccount, price_bars
 from tasks.core.simulation.paid_replies import CAPPED, KeptModel, Spending
 from tasks.core.simulation.world import World
@@ -253,7 +254,8 @@ class Answering:
     def __init__(self, error: str = "") -> None:
         self.asked, self.error = 0, error
 
-    async def ask(self, role, prompt, messages, schema) -> ModelCall:
+    async def ask(self, request) -> ModelCall:
+        role, prompt, messages, _ = request
         self.asked += 1
         cost = Decimal(0) if self.error else Decimal("0.01")
         return ModelCall(
@@ -277,7 +279,7 @@ class Desk:
 
 
 class Prices:
-    def worst(self, models, prompt, messages, schema) -> Decimal:
+    def worst(self, models, request) -> Decimal:
         return Decimal("0.02")
 
     def cost(self, call: ModelCall) -> Decimal:
@@ -294,7 +296,7 @@ def kept(model: Answering, desk: Desk, spending: Spending, name: str = "m", addr
 
 def ask(model: KeptModel, text: str = "hello", prompt: PromptRef = PROMPT, schema: dict | None = None) -> ModelCall:
     messages = [{"role": "user", "content": text}]
-    return asyncio.run(model.ask("single", prompt, messages, schema or {"type": "object"}))
+    return asyncio.run(model.ask(ModelRequest("single", prompt, messages, schema or {"type": "object"})))
 
 
 def test_a_reply_is_paid_for_once_and_is_the_same_call_ever_after():

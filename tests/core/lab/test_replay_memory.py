@@ -10,14 +10,14 @@ from replayed import backtest, strategy
 
 from tasks.core.decision.baselines import HoldDecider
 from tasks.core.decision.decider import variables_of
-from tasks.core.decision.memory import Earlier, Performance, Remembered, performance, vector
+from tasks.core.decision.memory import Earlier, Remembered, performance, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.market.market import Market
 from tasks.core.simulation.world import World
 from tasks.core.trading.question import order_size, question
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState
-from tasks.core.types.snapshot import Headline, Memory, OrderBookView, TradeDigest
+from tasks.core.types.snapshot import Headline, Memory, OrderBookView, Past, TradeDigest
 from tasks.core.types.strategy import Told
 
 BTC = "BTC/USDT:USDT"
@@ -42,7 +42,7 @@ def test_without_a_recorded_book_it_is_modelled_for_the_order_that_could_be_sent
 
 
 def test_unknown_memory_is_told_as_unknown_and_an_empty_one_as_none():
-    told = [variables_of(ask(memory).snapshot, str, ask(memory).memory)["memory"] for memory in (None, Memory())]
+    told = [variables_of(ask(memory), str)["memory"] for memory in (None, Memory())]
     assert told == ["unknown", "none"]
     assert ask(Remembered()).memory == Memory()
 
@@ -50,9 +50,12 @@ def test_unknown_memory_is_told_as_unknown_and_an_empty_one_as_none():
 def test_what_may_be_remembered_is_sorted_by_how_near_it_is_to_this_moment():
     here = vector(ask().snapshot)
     far = here.model_copy(update={"values": tuple(None if v is None else v + 0.3 for v in here.values)})
-    made = [Earlier(AT - n * FIVE, "OPEN_LONG", 0.7, ("TrendFlip(1h up)",), each, float(n))
-            for n, each in ((1, far), (2, here))]  # fmt: skip
-    found = ask(Remembered(made, made, Performance(trades=2, win_rate=0.5, mean_r=1.5))).memory
+    flip = Past(as_of=AT, action="OPEN_LONG", confidence=0.7, reasons=("TrendFlip(1h up)",))
+    made = [
+        Earlier(flip.model_copy(update={"as_of": AT - n * FIVE, "r_multiple": float(n)}), each)
+        for n, each in ((1, far), (2, here))
+    ]
+    found = ask(Remembered(made, made, Memory(decider_trades=2, decider_win_rate=0.5, decider_mean_r=1.5))).memory
     assert [past.r_multiple for past in found.recent] == [1.0, 2.0]
     assert [(past.r_multiple, past.distance) for past in found.similar] == [(2.0, 0.0), (1.0, 0.3)]
     assert (found.decider_trades, found.decider_win_rate, found.decider_mean_r) == (2, 0.5, 1.5)
@@ -60,8 +63,8 @@ def test_what_may_be_remembered_is_sorted_by_how_near_it_is_to_this_moment():
 
 def test_performance_counts_what_was_won_and_leaves_an_unknown_r_out_of_the_mean():
     done = performance([(Decimal(5), Decimal(1)), (Decimal(-5), None), (Decimal(0), Decimal("-0.5"))])
-    assert (done.trades, done.win_rate, done.mean_r) == (3, 1 / 3, 0.25)
-    assert performance([]) == Performance()
+    assert (done.decider_trades, done.decider_win_rate, done.decider_mean_r) == (3, 1 / 3, 0.25)
+    assert performance([]) == Memory()
 
 
 def test_a_poor_score_is_told_as_tighten_and_tightens():
