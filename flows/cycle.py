@@ -184,12 +184,12 @@ class Cycle:
         given = self.record.inputs
         if given is not None:  # what became known since the question was made: `replay` needs it
             seen = None if given.state == state else given.state
-            given = given.model_copy(update={"state": seen, "judged_at": now})
-        self.record = self.record.model_copy(
-            update={
-                "snapshot": question.snapshot, "role_inputs": question.role_inputs, "state": state, "decided": answer,
-                "verdict": judgement.verdict, "intents": judgement.intents, "inputs": given,
-            }
+            given = given.replace(state=seen, judged_at=now)
+        self.record = self.record.replace(
+
+                snapshot=question.snapshot, role_inputs=question.role_inputs, state=state, decided=answer,
+                verdict=judgement.verdict, intents=judgement.intents, inputs=given,
+
         )  # fmt: skip
         reached("judged")
         if judgement.intents and not self.request.dry_run:
@@ -240,7 +240,7 @@ class Cycle:
         """A process died after the intents were written: finish exactly those; too late, only take note of them."""
         self.record = store().cycles.get(self.record.cycle_id) or self.record
         intents = store().intents.of_cycle(self.record.cycle_id)
-        self.record = self.record.model_copy(update={"intents": intents})
+        self.record = self.record.replace(intents=intents)
         log().warning(
             "cycle symbol=%s cycle_id=%s resumed with %d intents", self.symbol, self.record.cycle_id, len(intents)
         )

@@ -100,7 +100,7 @@ def _account(file: str | None, seen: Any) -> tuple[Any, str]:
     found = derived(seen.pair, next((price for price in prices if price and price > 0), None), terms)
     if found is None:
         return account, ""
-    return account.model_copy(update={"instrument": found.instrument}), found.source
+    return account.replace(instrument=found.instrument), found.source
 
 
 COMMANDS = (decide, guard)

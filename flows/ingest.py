@@ -22,7 +22,7 @@ async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str =
         raise InputError(f"--timeframe {timeframe!r}: there are {', '.join(TIMEFRAMES)}")
     if since is None:
         raise InputError("--since is empty; give an ISO time such as 2025-03-01T00:00Z")
-    chosen = settings() if not venue_name else settings().model_copy(update={"venue": venue_name, "profile": "paper"})
+    chosen = settings() if not venue_name else settings().replace(venue=venue_name, profile="paper")
     client = venue(chosen)
     try:
         instrument = await client.instrument(symbol)

@@ -145,7 +145,7 @@ async def _look(earlier: VenueView | None, booked: frozenset[str]) -> tuple[Venu
     look = VenueView(observed_at=datetime.now(UTC), positions=tuple(at_venue), booked=booked)
     ours = ledger.view()
     dust = {p.symbol: await ledger.dust(p.symbol) for p in ours.open}
-    ours = ours.model_copy(update={"dust": dust})
+    ours = ours.replace(dust=dust)
     patience = timedelta(seconds=LOOKS * PAUSE_S)
     return look, core.reconcile(ours, look, earlier, look.observed_at, patience)
 

@@ -127,6 +127,6 @@ def decider(name: str, shadow: bool = False) -> Decider:
 
     s = settings()
     if shadow:
-        apart = s.shadow_budget.model_copy(update={"purse": s.shadow_budget.purse or "shadow"})
-        s = s.model_copy(update={"budget": apart, "strategy": f"{s.strategy}/shadow"})
+        apart = s.shadow_budget.replace(purse=s.shadow_budget.purse or "shadow")
+        s = s.replace(budget=apart, strategy=f"{s.strategy}/shadow")
     return build(name, s, store())

@@ -110,7 +110,7 @@ def _take_over(symbol: str, known: frozenset[str] = frozenset(), **seen: Any) ->
 def _adopt(action: Adopt) -> None:
     kept, order, cycle_id, now = store(), action.order, action.cycle_id, datetime.now(UTC)
     if action.cycle is not None:
-        kept.cycles.begin(action.cycle.model_copy(update={"status": CycleStatus.STARTED}), now)
+        kept.cycles.begin(action.cycle.replace(status=CycleStatus.STARTED), now)
         kept.cycles.save(action.cycle, now, first=True)
     kept.intents.save(cycle_id, (action.intent,), order.created_at)
     kept.orders.save(order)
@@ -183,5 +183,5 @@ def _with_followups(position: Position) -> Position:
     record = store().cycles.get(position.cycle_id)
     decision = record.verdict.decision if record and record.verdict else None
     if isinstance(decision, ENTRIES) and decision.followups:
-        return position.model_copy(update={"followups": decision.followups})
+        return position.replace(followups=decision.followups)
     return position

@@ -192,7 +192,7 @@ async def carry_out_followups(
         reached("followup_sent")
         position = store().positions.get(position.position_id) or position  # booked or changed meanwhile
         if stop is not None:
-            position = position.model_copy(update={"stop": stop})
+            position = position.replace(stop=stop)
         position = followups.mark_done(position, rule)
         store().positions.save(position)
         reached("followup_noted")

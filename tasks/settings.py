@@ -11,7 +11,7 @@ import tomllib
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -110,6 +110,10 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = Path(os.environ.get("QUARTERDECK_TOML", "quarterdeck.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with these changes, unvalidated."""
+        return self.model_copy(update=changes)
 
     @property
     def decider_name(self) -> str:

@@ -108,11 +108,11 @@ def _end_cycle(action: EndCycle) -> None:
     kept, record = store(), action.record
     intents = kept.intents.of_cycle(record.cycle_id)
     known = [kept.orders.get(intent.client_order_id) for intent in intents]
-    done = record.model_copy(
-        update={
-            "status": CycleStatus.FAILED, "intents": intents, "orders": tuple(o for o in known if o is not None),
-            "fills": tuple(kept.fills.of_cycle(record.cycle_id)), "error": action.error,
-        }
+    done = record.replace(
+
+            status=CycleStatus.FAILED, intents=intents, orders=tuple(o for o in known if o is not None),
+            fills=tuple(kept.fills.of_cycle(record.cycle_id)), error=action.error,
+
     )  # fmt: skip
     kept.cycles.save(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
     log().error("cycle symbol=%s cycle_id=%s %s", record.symbol, record.cycle_id, action.error)

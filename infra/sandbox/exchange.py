@@ -137,7 +137,7 @@ class Exchange:
         """Pass a market's path over the account, bar by bar where anything could happen."""
         costs, symbol = self.config.costs, market.symbol
         if market.candles.crashing(start_ms):
-            costs = costs.model_copy(update={"half_spread_bps": costs.half_spread_bps * SPREAD_TIMES})
+            costs = costs.replace(half_spread_bps=costs.half_spread_bps * SPREAD_TIMES)
         self.account.costs = costs
         legs, (below, above, _) = market.legs(start_ms, end_ms), self.account.next_triggers(symbol)
         prices = [price for leg in legs for price in (leg.start, leg.end)]

@@ -109,7 +109,7 @@ def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versi
 def _in_stages(settings: Settings) -> Settings:
     """Leave each model its share of a stage, so that a failover fits into it."""
     share = settings.panel_stage_s / max(1, len(settings.model))
-    return settings.model_copy(update={"provider_timeout_s": min(settings.provider_timeout_s, share)})
+    return settings.replace(provider_timeout_s=min(settings.provider_timeout_s, share))
 
 
 def _versions(name: str, wanted: str, kind: Kind) -> Versions:

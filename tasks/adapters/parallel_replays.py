@@ -161,7 +161,7 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: ReplayWindow
 
         known = opened(s.store_url)
     # as `ingest` keeps them: under the profile's own name, and with --venue under that of paper
-    venues = (name_of(s), name_of(s.model_copy(update={"profile": "paper"})))
+    venues = (name_of(s), name_of(s.replace(profile="paper")))
 
     def stored(symbol: str) -> Instrument | None:
         return next(filter(None, (known.instruments.get(venue, symbol) for venue in venues)), None) if known else None
@@ -189,7 +189,7 @@ def strategy_for(job: Job) -> Strategy:
         return job.strategy
     hidden = [mask_instrument(each, job.mask) for each in job.strategy.instruments.values()]
     instruments = {each.symbol: each for each in hidden}
-    return job.strategy.model_copy(update={"symbols": tuple(instruments), "instruments": instruments})
+    return job.strategy.replace(symbols=tuple(instruments), instruments=instruments)
 
 
 def data_hash(seen: Treated) -> str:
@@ -229,7 +229,7 @@ def world_of(job: Job) -> World:
         end=job.window.end + seen.shift,
         latency_s=job.latency_s,
         funding=rates,
-        calendar=tuple(event.model_copy(update={"at": event.at + seen.shift}) for event in files.events()),
+        calendar=tuple(event.replace(at=event.at + seen.shift) for event in files.events()),
         headlines=headlines,
     )
 

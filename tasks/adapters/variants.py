@@ -37,7 +37,7 @@ def variants(
         raise InputError(f"--decider {twice[0]}: named twice")
     if unknown := sorted(set(cutoffs) - {variant.model for variant in listed}):
         raise InputError(f"--cutoff {unknown[0]}: no variant asks that model")
-    return [variant.model_copy(update={"baseline": variant.decider in BASELINES}) for variant in listed]
+    return [variant.replace(baseline=variant.decider in BASELINES) for variant in listed]
 
 
 def _models(name: str, models: Sequence[str], settings: Settings) -> Sequence[str]:

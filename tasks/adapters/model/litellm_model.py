@@ -78,9 +78,7 @@ class LiteLLMModel:
         calls = [turn.call(request, end, self.max_reply_bytes) for turn, end in zip(turns, ends, strict=True)]
         models = [call.model for call in calls]
         trail = [
-            call.tried()[0].model_copy(
-                update={"rung": "failover" if i else "primary", "retry": models[:i].count(call.model)}
-            )
+            call.tried()[0].replace(rung="failover" if i else "primary", retry=models[:i].count(call.model))
             for i, call in enumerate(calls)
         ]
         update = {

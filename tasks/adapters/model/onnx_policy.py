@@ -83,12 +83,12 @@ class OnnxDecider:
     def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Answer:
         action, share = choose(self.card.actions, odds, rl.allowed_mask(snapshot))
         decision = self._decision(snapshot.pair, action, share)
-        return answered(decision, self.name).model_copy(update={"model": self.mark})
+        return answered(decision, self.name).replace(model=self.mark)
 
     def _decision(self, symbol: str, action: str, share: float) -> Decision:
         confidence, why = Decimal(str(round(share, 4))), f"{action} {share:.2f} of what is allowed"
         if action == "HOLD":
-            return hold(symbol, why, source=self.name).model_copy(update={"confidence": confidence})
+            return hold(symbol, why, source=self.name).replace(confidence=confidence)
         told = {"action": action, "symbol": symbol, "confidence": confidence, "comment": why, "reasoning": why}
         return DECISION.validate_python(told | {"source": self.name} | self.card.parameters.get(action, {}))
 

@@ -135,7 +135,7 @@ def limits_of(settings: Settings) -> ToolLimits:
 def public_market(settings: Settings) -> MarketData:
     """Make a client for public data alone: it has no key, whatever the profile. Opens no connection."""
     public = settings.profile in ("sandbox", "paper")
-    exchange = client.build(settings if public else settings.model_copy(update={"profile": "paper"}))
+    exchange = client.build(settings if public else settings.replace(profile="paper"))
     return MarketData(exchange, client.name_of(settings))
 
 

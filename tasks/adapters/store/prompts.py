@@ -42,7 +42,7 @@ class PromptRepository:
         row = row_of(PromptAliasRow, move)
         with self.database.writing() as connection:
             before = connection.scalar(select(PromptAliasRow.version).where(*key).with_for_update())
-            move = move.model_copy(update={"previous": before or move.previous})
+            move = move.replace(previous=before or move.previous)
             connection.execute(self.database.upsert(PromptAliasRow, row))
             connection.execute(_noted(move))
         return move

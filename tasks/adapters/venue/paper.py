@@ -46,7 +46,7 @@ class PaperVenue:
     # --- the account -------------------------------------------------------------------------------------------
 
     async def balance(self) -> Balance:
-        return (await self._read()).balance({}).model_copy(update={"currency": quote_of(self._settings.symbols[0])})
+        return (await self._read()).balance({}).replace(currency=quote_of(self._settings.symbols[0]))
 
     async def positions(self) -> list[VenuePosition]:
         return (await self._read()).positions()
@@ -54,7 +54,7 @@ class PaperVenue:
     async def fills(self, symbol: str, since: datetime) -> list[Fill]:
         """Return executions since then, oldest first; funding payments among them (quantity 0)."""
         mine = [fill for fill in (await self._read()).fills if fill.symbol == symbol and fill.at >= since]
-        return [f.model_copy(update={"quantity": Decimal(0)}) if f.reason == "funding" else f for f in mine]
+        return [f.replace(quantity=Decimal(0)) if f.reason == "funding" else f for f in mine]
 
     # --- orders ------------------------------------------------------------------------------------------------
 

@@ -131,8 +131,8 @@ class BudgetedModel:
                 finally:
                     ticket.purse.settle(held.budget_id, usd)
                 if refused:
-                    tried = (rung.model_copy(update={"rung": "cheap"}) for rung in call.tried())
-                    call = call.model_copy(update={"trail": (*refused, *tried)})
+                    tried = (rung.replace(rung="cheap") for rung in call.tried())
+                    call = call.replace(trail=(*refused, *tried))
                 return call
             why = why or held.refused
             refused.append(

@@ -113,7 +113,7 @@ def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str = "") -
         decision, trail = hold(symbol, f"no usable reply: {parsed.reason}"), (*call.tried(usable=False), HELD)
         errors = (str(parsed),) if call.error else (*call.attempts, str(parsed))
     else:
-        decision = parsed.model_copy(update={"source": source or f"llm:{call.model}"})
+        decision = parsed.replace(source=source or f"llm:{call.model}")
         trail, errors = call.tried(), call.attempts
     return Answer(
         decision=decision, source=decision.source, rung=trail[-1].rung, model=call.model, latency_ms=call.latency_ms,

@@ -53,7 +53,7 @@ class _Ensemble:
             return (one for answer in answers for one in getattr(answer, part))
 
         return Answer(
-            decision=decision.model_copy(update={"source": self.name, "reasoning": reasoning}),
+            decision=decision.replace(source=self.name, reasoning=reasoning),
             source=self.name, rung=end.rung, tool_calls=tuple(every("tool_calls")),
             model=", ".join(dict.fromkeys(answer.model for answer in answers if answer.model)),
             latency_ms=round(sum(answer.latency_ms for answer in answers), 1),
@@ -89,7 +89,7 @@ class TimedDecider(_Ensemble):
         plan, chooser = chosen.decision, Voice(self.chooser.name, chosen)
         if isinstance(plan, ENTRIES) and plan.action == moment.action:
             sure = min(plan.confidence, moment.confidence)
-            return self._joined(plan.model_copy(update={"confidence": sure}), [chooser, timer])
+            return self._joined(plan.replace(confidence=sure), [chooser, timer])
         if _reduces(plan):
             return self._joined(plan, [chooser, timer._replace(agrees=False)])
         if _reduces(moment):
@@ -127,7 +127,7 @@ class VoteDecider(_Ensemble):
         heard = [voice for voice in voices if voice.agrees]
         sure = sum((voice.weight * voice.decided.decision.confidence for voice in heard), Decimal(0)) / total
         first = max(heard, key=lambda voice: voice.weight)
-        plan = first.decided.decision.model_copy(update={"confidence": round(sure, 4)})
+        plan = first.decided.decision.replace(confidence=round(sure, 4))
         return self._joined(plan, [first, *(voice for voice in voices if voice is not first)])
 
 

@@ -122,8 +122,8 @@ class Ladder:
         if decided.rung != "hold" and (not decided.is_fallback or self._may(decided.decision)):
             return decided
         *before, last = decided.trail  # its own hold is no rung of the ladder, and its entry may not be
-        barred = () if decided.rung == "hold" else (last.model_copy(update={"why": Why.MAY_NOT_OPEN}),)
-        decided, snapshot = decided.model_copy(update={"trail": (*before, *barred)}), question.snapshot
+        barred = () if decided.rung == "hold" else (last.replace(why=Why.MAY_NOT_OPEN),)
+        decided, snapshot = decided.replace(trail=(*before, *barred)), question.snapshot
         kept = self.shared.cache.decisions(self.strategy, snapshot.pair, snapshot.as_of - self.ttl, snapshot.as_of)
         kept = [one for one in kept if self._may(one.decided.decision)]
         found = nearest(snapshot, prompts_of(decided.calls), kept, self.max_distance)
@@ -142,7 +142,7 @@ class Ladder:
         if may and (even_hold or ruled.decision.action != "HOLD"):
             return _with(decided, rung, **_taken("rules", ruled.decision, RULED))
         why = decided.errors[0] if decided.errors else f"{decided.decision.action} may not be a fallback"
-        decided = _with(decided, rung.model_copy(update={"why": Why.NO_RULE if may else Why.MAY_NOT_OPEN}))
+        decided = _with(decided, rung.replace(why=Why.NO_RULE if may else Why.MAY_NOT_OPEN))
         last = hold(question.snapshot.pair, f"no usable decision: {why}")
         return _with(decided, HELD, decision=last, source="hold", rung="hold", errors=decided.errors or (why,))
 
@@ -167,7 +167,7 @@ def _labelled(decided: Answer) -> Answer:
         if last.rung != "cache":  # else one reply is the whole answer
             update["trail"] = (*decided.trail, Rung(rung="cache", source="cache"))
     elif any(rung.rung == "cheap" and rung.why is Why.ANSWERED for rung in decided.trail):
-        update |= {"rung": "cheap", "trail": (*before, last.model_copy(update={"rung": "cheap"}))}
+        update |= {"rung": "cheap", "trail": (*before, last.replace(rung="cheap"))}
     return decided.model_copy(update=update)
 
 
@@ -178,7 +178,7 @@ def _with(decided: Answer, rung: Rung, /, **changes: object) -> Answer:
 
 def _taken(rung: RungName, decision: Decision, confidence: Decimal) -> dict[str, object]:
     """Return what an answer says when `rung` decides."""
-    taken = decision.model_copy(update={"confidence": confidence, "source": rung})
+    taken = decision.replace(confidence=confidence, source=rung)
     return {"decision": taken, "source": rung, "rung": rung}
 
 

@@ -82,8 +82,8 @@ class Remembered(NamedTuple):
         near = [i for i in far.argsort(kind="stable")[:LAST] if far[i] != inf]
         nearest = ((self.settled[i].past, round(float(far[i]), 4)) for i in near)
         recent = tuple(one.past for one in self.recent[:LAST])
-        similar = tuple(past.model_copy(update={"distance": distance}) for past, distance in nearest)
-        return self.done.model_copy(update={"recent": recent, "similar": similar})
+        similar = tuple(past.replace(distance=distance) for past, distance in nearest)
+        return self.done.replace(recent=recent, similar=similar)
 
 
 def performance(results: Sequence[tuple[Decimal, Decimal | None]]) -> Memory:

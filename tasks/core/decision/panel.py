@@ -56,9 +56,9 @@ class _Sitting:
     async def decide(self) -> Answer:
         decision = await self._deliberate()
         if self.end.rung == "primary" and any(call.attempts and not call.error for call in self.calls):
-            self.end = self.end.model_copy(update={"rung": "failover"})
+            self.end = self.end.replace(rung="failover")
         return Answer(
-            decision=decision.model_copy(update={"reasoning": "\n".join([decision.reasoning, *self.excerpts])}),
+            decision=decision.replace(reasoning="\n".join([decision.reasoning, *self.excerpts])),
             source=decision.source, rung=self.end.rung, latency_ms=elapsed_ms(self.started),
             model=", ".join(dict.fromkeys(call.model for call in self.calls if call.model)),
             errors=tuple(self.errors), flags=tuple(self.flags), trail=(*self.trail, self.end), **spent(self.calls),
@@ -69,7 +69,7 @@ class _Sitting:
         votes = await self._ask({role: reply for role, reply in roles.ANALYSTS.items() if role not in silent})
         agreed = roles.consensus(votes)
         if agreed is None:
-            self.end = self.end.model_copy(update={"why": Why.NO_CONSENSUS})
+            self.end = self.end.replace(why=Why.NO_CONSENSUS)
             return self._hold("no_consensus", "the analysts do not agree")
         self.variables["votes"] = "\n".join(
             [f"consensus {agreed}", *(f"{role} {vote}" for role, vote in votes.items())]
@@ -109,7 +109,7 @@ class _Sitting:
         plan = f"stop={asked.stop} target={asked.target} stop_atr={best.stop_atr} tp_atr={best.tp_atr}"
         rated = f"reward_risk={best.tp_atr / best.stop_atr:.2f} confidence={best.confidence}"
         self.variables["proposal"] = f"{role} {best.action} size_pct={best.size_pct} {plan} {rated}"
-        return best.model_copy(update={"source": self.panel.name, "comment": why, "reasoning": why})
+        return best.replace(source=self.panel.name, comment=why, reasoning=why)
 
     def _reviewed(self, entry: OpenLong | OpenShort, review: Review | None) -> Decision:
         """Return the entry no larger than proposed, if the risk officer approved it; silence is a no."""
@@ -120,7 +120,7 @@ class _Sitting:
             self.flags.append("shrunk")
         if review.adjusted_size > size and "adjusted_size" in review.model_fields_set:
             self.flags.append("not_enlarged")
-        return entry.model_copy(update={"size_pct": size, "risk_assessment": _clip(f"{review}: {review.reasoning}")})
+        return entry.replace(size_pct=size, risk_assessment=_clip(f"{review}: {review.reasoning}"))
 
     def _hold(self, flag: str, why: str) -> Decision:
         self.flags.append(flag)

@@ -69,8 +69,8 @@ class PortfolioDecider(AskingDecider):
         for question in questions:
             flags = ("shared_call",) if decided else ()
             decided.append(_decided(question, answers[question.snapshot.pair], call, (*flags, "portfolio", *ignored)))
-            free = tuple(rung.model_copy(update={"cost_usd": ZERO, "tokens": 0}) for rung in call.trail)
-            call = call.model_copy(update={"cost_usd": ZERO, "tokens_in": 0, "tokens_out": 0, "trail": free})
+            free = tuple(rung.replace(cost_usd=ZERO, tokens=0) for rung in call.trail)
+            call = call.replace(cost_usd=ZERO, tokens_in=0, tokens_out=0, trail=free)
         return decided
 
 
@@ -129,7 +129,7 @@ def _decided(question: Question, answer: Target | Unusable | None, call: ModelCa
         flags, made = ("not_mentioned", *flags), hold(symbol, "the portfolio reply does not mention it")
     else:
         made = answer if isinstance(answer, Unusable) else to_action(answer, question)
-    return decided_as(made, call, symbol).model_copy(update={"flags": flags})
+    return decided_as(made, call, symbol).replace(flags=flags)
 
 
 def to_action(target: Target, question: Question) -> Parsed:

@@ -187,9 +187,9 @@ def known_news(question: Question) -> News | None:
     """Return the news that was out at as_of, at most 20 headlines as plain text; None where nothing is left."""
     news, as_of = question.news or News(), question.snapshot.as_of
     out = (h for h in news.headlines if h.published_at is None or h.published_at <= as_of)
-    plain = (h.model_copy(update={"title": plain_text(h.title), "source": plain_text(h.source, 40)}) for h in out)
+    plain = (h.replace(title=plain_text(h.title), source=plain_text(h.source, 40)) for h in out)
     kept = tuple(h for h in plain if h.title)[:MAX_HEADLINES]
-    return news.model_copy(update={"headlines": kept}) if kept or news.fear_greed is not None else None
+    return news.replace(headlines=kept) if kept or news.fear_greed is not None else None
 
 
 def fenced(news: News | None) -> str:

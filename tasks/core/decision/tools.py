@@ -134,11 +134,11 @@ class ToolDesk:
         tool = str(asked["tool"])
         flags: tuple[str, ...] = ()
         if isinstance(parameters, Listed) and parameters.limit > parameters.most:
-            parameters, flags = parameters.model_copy(update={"limit": parameters.most}), (f"clamped:{tool}",)
+            parameters, flags = parameters.replace(limit=parameters.most), (f"clamped:{tool}",)
         call = ToolCall(trace_id=trace_id, tool=tool, parameters=texts(parameters), flags=flags)
         if not self.meter.take(tool):
             error = f"dropped: at most {getattr(self.meter.rates, tool)} {tool} calls a minute"
-            return call.model_copy(update={"error": error, "dropped": True, "flags": (*flags, f"dropped:{tool}")})
+            return call.replace(error=error, dropped=True, flags=(*flags, f"dropped:{tool}"))
         found = await self._run(tool, parameters, as_of, seconds)
         found["latency_ms"] = round((self.meter.clock() - started) * 1000, 1)
         if found.get("truncated"):

@@ -23,11 +23,11 @@ def with_trail(old: Answer, as_of: datetime) -> Answer:
     for exact in filter(None, map(_EXACT.fullmatch, old.flags)):
         ages[exact[1]].append(int(exact[2]))
     tools = [
-        call.model_copy(update={"dropped": f"dropped:{call.tool}" in call.flags, "late": call.error == "timeout"})
+        call.replace(dropped=f"dropped:{call.tool}" in call.flags, late=call.error == "timeout")
         for call in old.tool_calls
     ]
     calls = tuple(_with_trail(call, old, ages[call.role]) for call in old.calls)
-    return old.model_copy(update={"trail": tuple(_rungs(old, as_of)), "calls": calls, "tool_calls": tuple(tools)})
+    return old.replace(trail=tuple(_rungs(old, as_of)), calls=calls, tool_calls=tuple(tools))
 
 
 def stood(old: Answer) -> bool:
@@ -37,10 +37,10 @@ def stood(old: Answer) -> bool:
 
 def without_trail(new: Answer, old: Answer) -> Answer:
     """Return an answer as the release before trails would have kept it, to compare with `old`, one of its."""
-    calls = tuple(call.model_copy(update={"trail": ()}) for call in new.calls)
-    tools = tuple(call.model_copy(update={"dropped": False, "late": False}) for call in new.tool_calls)
+    calls = tuple(call.replace(trail=()) for call in new.calls)
+    tools = tuple(call.replace(dropped=False, late=False) for call in new.tool_calls)
     rung = old.rung if stood(old) else new.rung
-    return new.model_copy(update={"rung": rung, "trail": (), "calls": calls, "tool_calls": tools})
+    return new.replace(rung=rung, trail=(), calls=calls, tool_calls=tools)
 
 
 def _rungs(old: Answer, as_of: datetime) -> Iterator[Rung]:
@@ -63,5 +63,5 @@ def _with_trail(call: ModelCall, old: Answer, ages: list[int]) -> ModelCall:
     if ages and not call.error:
         trail = (Rung(rung="cache", source="cache", role=call.role, age_s=ages.pop(0)),)
     elif old.rung == "cheap" and not call.error:
-        trail = tuple(rung.model_copy(update={"rung": "cheap"}) for rung in call.tried())
-    return call.model_copy(update={"trail": trail})
+        trail = tuple(rung.replace(rung="cheap") for rung in call.tried())
+    return call.replace(trail=trail)

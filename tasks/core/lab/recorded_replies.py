@@ -14,7 +14,6 @@ from math import inf
 from typing import Any, TypeVar
 
 from tasks.core.decision.baselines import RecordedDecider
-from tasks.core.decision.budget import Charge, KeptReply, Reserved
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.kinds import Means, kind_of
 from tasks.core.decision.ladder import CACHED, Breaker, BreakerState, Ladder, Shared
@@ -27,7 +26,7 @@ from tasks.core.lab import old_records
 from tasks.core.market import lean
 from tasks.core.ports import Decider, ModelRequest
 from tasks.core.types.decision import Answer, ModelCall, ToolCall, Why
-from tasks.core.types.limits import Budget, ToolLimits, ToolRates
+from tasks.core.types.limits import ToolLimits, ToolRates
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy
@@ -61,7 +60,7 @@ async def decide_again(
     """
     old = [decision_of(record) for record in records]
     typed = [
-        record.model_copy(update={"decided": old_records.with_trail(answer, record.as_of)})
+        record.replace(decided=old_records.with_trail(answer, record.as_of))
         for record, answer in zip(records, old, strict=True)
     ]
     again: list[Answer] = []
@@ -75,10 +74,10 @@ async def decide_again(
 
 def _as_observed(new: Answer, old: Answer) -> Answer:
     tools = [
-        call.model_copy(update={"latency_ms": seen.latency_ms}) if seen else call
+        call.replace(latency_ms=seen.latency_ms) if seen else call
         for call, seen in zip_longest(new.tool_calls, old.tool_calls[: len(new.tool_calls)])
     ]
-    new = new.model_copy(update={"latency_ms": old.latency_ms, "tool_calls": tuple(tools)})
+    new = new.replace(latency_ms=old.latency_ms, tool_calls=tuple(tools))
     return new if old.trail else old_records.without_trail(new, old)
 
 
@@ -161,7 +160,7 @@ class RecordedReplies:
         call = _take(self.calls, lambda call: call.role == request.role)
         if call is None:
             return request.call("", error="not in the record")
-        return call.model_copy(update={"prompt": request.prompt, "messages": tuple(request.messages)})
+        return call.replace(prompt=request.prompt, messages=tuple(request.messages))
 
     async def run(self, tool: str, parameters: Parameters, _as_of: datetime) -> str:
         call = _take(self.tools, lambda call: (call.tool, call.parameters) == (tool, texts(parameters)))
@@ -238,5 +237,5 @@ def _near(record: CycleRecord, as_of: datetime, distance: float) -> KeptDecision
     cached = decided.decision.confidence
     digits = int(cached.as_tuple().exponent) - int(CACHED.as_tuple().exponent)
     full = (cached / CACHED).quantize(Decimal(1).scaleb(digits))
-    earlier = decided.model_copy(update={"decision": decided.decision.model_copy(update={"confidence": full})})
+    earlier = decided.replace(decision=decided.decision.replace(confidence=full))
     return KeptDecision(as_of=as_of, decided=earlier, vector=Vector(values=moved), reasons=snapshot.reason_for_call)

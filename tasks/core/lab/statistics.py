@@ -45,7 +45,7 @@ class Interval(Dto):
 
     def __neg__(self) -> "Interval":
         low, high = self.high and -self.high, self.low and -self.low
-        return self.model_copy(update={"estimate": -self.estimate, "low": low, "high": high})
+        return self.replace(estimate=-self.estimate, low=low, high=high)
 
 
 class Moments(NamedTuple):

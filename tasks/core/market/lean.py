@@ -42,7 +42,7 @@ def encode(snapshot: Snapshot) -> str:
     lines.append("position " + _position(snapshot.position))
     lines.append(f"risk {snapshot.risk.risk_mode} " + _pairs(snapshot.risk, ("risk_mode", "")))
     votes = snapshot.confluence
-    lines.append(f"confluence {votes.signed:+d} " + _pairs(votes.model_copy(update={"score": None, "direction": None})))
+    lines.append(f"confluence {votes.signed:+d} " + _pairs(votes.replace(score=None, direction=None)))
     if snapshot.digest.trade_count:
         lines.append("digest " + _digest(snapshot.digest))
     return "\n".join(line.rstrip() for line in lines)

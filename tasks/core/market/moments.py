@@ -109,7 +109,7 @@ def _views(market: "Market", rows: Mapping[str, np.ndarray], nowhere: np.ndarray
     for timeframe, (at, inverse) in distinct.items():
         of_each = [UNKNOWN if i < 0 else next(found) for i in at.tolist()]
         if timeframe == "1m":
-            of_each = [view.model_copy(update={"swing": Swing(), "last3": ()}) for view in of_each]
+            of_each = [view.replace(swing=Swing(), last3=()) for view in of_each]
         views[timeframe] = [of_each[i] for i in inverse.tolist()]
     return views
 

@@ -78,7 +78,7 @@ def position_after(record: CycleRecord) -> HeldPosition | None:
     if verdict is None or not verdict.allowed:
         return held
     if held is not None:
-        return held.model_copy(update={"stop": verdict.stop or held.stop, "target": verdict.target or held.target})
+        return held.replace(stop=verdict.stop or held.stop, target=verdict.target or held.target)
     if isinstance(verdict.decision, OpenLong | OpenShort) and verdict.price:
         side: PositionSide = "long" if isinstance(verdict.decision, OpenLong) else "short"
         return HeldPosition(

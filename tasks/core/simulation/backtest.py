@@ -294,7 +294,7 @@ class Backtest:
         """Judge one answer against the account as it is by now, carry it out and record it."""
         as_of, inputs, symbol = self.grid.closes_at(k), asked.inputs, asked.symbol
         if state != asked.state:
-            inputs = inputs.model_copy(update={"state": asked.state})
+            inputs = inputs.replace(state=asked.state)
         judgement = judged(asked.question, answer, state, self.strategy, as_of)
         self.decided_at[symbol] = as_of
         cycle_id, verdict, intents = judgement

@@ -54,7 +54,7 @@ def _account(state: AccountState, symbol: str, costs: Costs, first: PriceBar) ->
     """Build an account that holds what `state` holds in `symbol`, taken over at the first open without cost."""
     if state.instrument is None:
         raise DataError(f"{symbol}: the account of this decision names no instrument to score it with")
-    instrument = state.instrument.model_copy(update={"symbol": symbol})
+    instrument = state.instrument.replace(symbol=symbol)
     account = SimulatedAccount(state.equity, {symbol: instrument}, FREE)
     held = state.position(symbol)
     if held is not None:

@@ -156,7 +156,7 @@ class SymbolReplay:
         """Take note of a trade that has ended."""
         if (opened := self.decisions.get(outcome.cycle_id)) is not None:
             r = None if outcome.r_multiple is None else float(outcome.r_multiple)
-            ended = opened._replace(past=opened.past.model_copy(update={"r_multiple": r}))
+            ended = opened._replace(past=opened.past.replace(r_multiple=r))
             self.decisions[outcome.cycle_id] = ended
             self.settled.append(ended)
         self.running.add(outcome)

@@ -174,7 +174,7 @@ def _part(fill: Fill, quantity: Decimal) -> Fill:
     """Return `quantity` of a fill with its share of the fee."""
     if quantity == fill.quantity:
         return fill
-    return fill.model_copy(update={"quantity": quantity, "fee": fill.fee * quantity / fill.quantity})
+    return fill.replace(quantity=quantity, fee=fill.fee * quantity / fill.quantity)
 
 
 def add_protection(position: Position, intent: OrderIntent | None) -> Position:
@@ -183,7 +183,7 @@ def add_protection(position: Position, intent: OrderIntent | None) -> Position:
         return position
     if (intent.side == "buy") != (position.side == "long"):
         return position  # it was the other side's: its stop is on the wrong side of this one
-    return position.model_copy(update={"stop": intent.stop, "target": intent.target})
+    return position.replace(stop=intent.stop, target=intent.target)
 
 
 def with_protection(position: Position, intent: OrderIntent) -> Position:

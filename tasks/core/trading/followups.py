@@ -103,7 +103,7 @@ def due(position: Position, price: Decimal) -> tuple[Rule, ...]:
 
 def mark_done(position: Position, rule: Rule) -> Position:
     """Return the position with `rule` noted as carried out."""
-    return position.model_copy(update={"followups_done": (*position.followups_done, str(rule))})
+    return position.replace(followups_done=(*position.followups_done, str(rule)))
 
 
 def intent(rule: Rule, position: Position, instrument: Instrument) -> OrderIntent | None:

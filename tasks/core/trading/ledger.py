@@ -67,9 +67,9 @@ def apply_fill(position: Position, fill: Fill, dust: Decimal = ZERO) -> Position
     if position.closed_at is not None:
         raise LedgerMismatch(f"fill {fill.fill_id} came after {position.position_id} was closed; reconcile")
     if fill.reason == "funding":
-        return position.model_copy(update={"fees": position.fees + fill.fee})
+        return position.replace(fees=position.fees + fill.fee)
     fee, kept = fee_of(fill)
-    position = position.model_copy(update={"fees": position.fees + fee})
+    position = position.replace(fees=position.fees + fee)
     adds = (fill.side == "buy") == (position.side == "long")
     return _add(position, fill, kept) if adds else _reduce(position, fill, dust)
 
@@ -90,12 +90,10 @@ def _add(position: Position, fill: Fill, quantity: Decimal) -> Position:
     total = position.quantity + quantity
     cost = position.avg_price * position.quantity + fill.price * quantity
     same_price = fill.price == position.avg_price
-    return position.model_copy(
-        update={
-            "quantity": total,
-            "entry_quantity": position.entry_quantity + quantity,
-            "avg_price": position.avg_price if same_price else cost / total,
-        }
+    return position.replace(
+        quantity=total,
+        entry_quantity=position.entry_quantity + quantity,
+        avg_price=position.avg_price if same_price else cost / total,
     )
 
 
@@ -108,13 +106,11 @@ def _reduce(position: Position, fill: Fill, dust: Decimal) -> Position:
     left = ZERO if left < dust else left
     taken = position.quantity - left
     gain = direction(position.side) * (fill.price - position.avg_price) * taken
-    return position.model_copy(
-        update={
-            "quantity": left,
-            "realized_pnl": position.realized_pnl + gain,
-            "exit_price": _exit_price(position, fill.price, taken),
-            "closed_at": fill.at if left == 0 else None,
-        }
+    return position.replace(
+        quantity=left,
+        realized_pnl=position.realized_pnl + gain,
+        exit_price=_exit_price(position, fill.price, taken),
+        closed_at=fill.at if left == 0 else None,
     )
 
 

@@ -75,7 +75,7 @@ def reconcile(
 def noted(look: VenueView, actions: Sequence[Action]) -> VenueView:
     """Return a look with what was odd in it, for the next one to be told as the look before."""
     odd = {action.about: action.since for action in actions if isinstance(action, LookAgain)}
-    return look.model_copy(update={"odd": odd})
+    return look.replace(odd=odd)
 
 
 # --- no position without its stop

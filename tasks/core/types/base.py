@@ -28,6 +28,10 @@ class Dto(BaseModel):
         write(made, "__pydantic_private__", None)
         return made
 
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with these changes, unvalidated."""
+        return self.model_copy(update=changes)
+
 
 @cache
 def _defaults(dto: type[Dto]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class ModelCall(Dto):
         """Return every rung this request tried; `usable`: what came back could be read."""
         *before, last = self.trail or (self._alone(),)
         if not usable and not self.error:
-            last = last.model_copy(update={"why": Why.UNUSABLE_REPLY})
+            last = last.replace(why=Why.UNUSABLE_REPLY)
         return (*before, last)
 
     def _alone(self) -> Rung:

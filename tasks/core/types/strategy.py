@@ -56,4 +56,4 @@ class Strategy(Dto):
 
     def called(self, name: str, decider: str) -> "Strategy":
         """Return the same strategy under another name, with another decider: a challenger, a dry run."""
-        return self.model_copy(update={"name": name, "decider": decider})
+        return self.replace(name=name, decider=decider)

@@ -120,8 +120,8 @@ def _marked(state: AccountState, symbol: str, last: Decimal | None) -> AccountSt
     position = state.position(symbol)
     if position is None or last is None or position.mark_price is not None:
         return state
-    marked = position.model_copy(update={"mark_price": last})
-    return state.model_copy(update={"positions": tuple(marked if p is position else p for p in state.positions)})
+    marked = position.replace(mark_price=last)
+    return state.replace(positions=tuple(marked if p is position else p for p in state.positions))
 
 
 def _narrowed(limits: Limits, constraints: Constraints) -> Limits:

@@ -100,7 +100,7 @@ def enter(t: EntryTerms, decision: Enter) -> ActionTerms:
     if ZERO < quantity < t.asked:
         size_pct = sizing.pct_of_quantity(t.equity, quantity, t.entry, instrument.step)
         quantity = sizing.by_notional(t.equity, size_pct, t.entry, instrument.step)
-        decision = decision.model_copy(update={"size_pct": size_pct})
+        decision = decision.replace(size_pct=size_pct)
     done += [*t.shrunk, *(c for _, c in rooms), *_floors(instrument, quantity, t.entry)]
     risk = t.account.position_risk + quantity * t.loss
     return ActionTerms(tuple(done), decision, quantity, t.entry, t.stop, t.target, risk)
@@ -135,7 +135,7 @@ def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> A
         return ActionTerms(
             done, CloseAll(**rest_of_it), sizing.sellable(instrument, position.quantity), case.last, risk=ZERO
         )
-    risk = checks.risk(position.model_copy(update={"quantity": rest}), case.account.costs)
+    risk = checks.risk(position.replace(quantity=rest), case.account.costs)
     return ActionTerms(done, decision, quantity, case.last, risk=risk)
 
 
@@ -159,7 +159,7 @@ def move_stop(case: Case, decision: MoveStop, position: HeldPosition) -> ActionT
         check(Code.STOP_WRONG_SIDE, wrong, side=position.side, stop=stop, last_price=case.last),
         check(Code.STOP_WOULD_LOOSEN, looser, side=position.side, stop=stop, stop_now=position.stop),
     )
-    risk = checks.risk(position.model_copy(update={"stop": stop}), case.account.costs)
+    risk = checks.risk(position.replace(stop=stop), case.account.costs)
     return ActionTerms(done, decision, Quantity(position.quantity), case.last, stop, risk=risk)
 
 
