@@ -24,6 +24,7 @@ from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
 KEY = "quarterdeck"  # of the metadata in the file
+Rows = Sequence[Mapping[str, Any]]
 LAYERS, EPOCHS, BATCH, SEED = (64, 32), 30, 64, 0
 
 
@@ -173,7 +174,7 @@ def _policy_card(data: Path, table: Any, actions: Sequence[str]) -> PolicyCard:
     )  # fmt: skip
 
 
-def usual(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def usual(rows: Rows) -> dict[str, Any]:
     """Return an action's usual parameters as a decision takes them: medians, and the commonest words."""
     told: dict[str, Any] = {n: m for n in ("size_pct", "stop_atr", "tp_atr", "minutes") if (m := _median(rows, n))}
     if types := _known(rows, "entry_type"):
@@ -185,11 +186,11 @@ def usual(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return told
 
 
-def _known(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+def _known(rows: Rows, name: str) -> list[Any]:
     return [row[name] for row in rows if row[name] is not None]
 
 
-def _median(rows: Sequence[Mapping[str, Any]], name: str) -> str | None:
+def _median(rows: Rows, name: str) -> str | None:
     known = _known(rows, name)
     return f"{np.median(known):.4g}" if known else None
 

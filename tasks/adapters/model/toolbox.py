@@ -20,6 +20,7 @@ from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, ToolDe
 from tasks.core.errors import DataError
 from tasks.core.trading import ledger
 from tasks.core.types.bars import COLUMNS
+from tasks.core.types.base import JsonObject
 from tasks.core.types.limits import ToolLimits, ToolRates
 from tasks.core.types.question import Question
 from tasks.settings import Settings
@@ -54,7 +55,7 @@ class DataToolbox:
             found = await answer(parameters, as_of)
         return compact({"as_of": _text(as_of), **found})
 
-    async def _candles(self, asked: Candles, as_of: datetime) -> dict[str, object]:
+    async def _candles(self, asked: Candles, as_of: datetime) -> JsonObject:
         until = asked.until or as_of
         series = (self.market().name, asked.symbol, asked.timeframe)
         bars = await asyncio.to_thread(self.store.candles.load, *series, until, asked.limit)
@@ -77,7 +78,7 @@ class DataToolbox:
     async def _funding(self, asked: Listed) -> Rows:
         return [[_text(at), rate] for at, rate in await self.market().fetch_funding(asked.symbol, asked.limit)]
 
-    async def _position(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
+    async def _position(self, asked: Parameters, as_of: datetime) -> JsonObject:
         if not self.now:
             await self._observed(as_of)
         held = await asyncio.to_thread(self.store.positions.open, self.strategy)
@@ -85,13 +86,13 @@ class DataToolbox:
         hidden = {"position_id", "strategy", "cycle_id", "closed_at", "exit_price"}
         return {"position": mine[0].model_dump(mode="json", exclude=hidden)} if mine else {"position": None}
 
-    async def _digest(self, asked: Parameters, as_of: datetime) -> dict[str, object]:
+    async def _digest(self, asked: Parameters, as_of: datetime) -> JsonObject:
         if not self.now:
             await self._observed(as_of)
         outcomes = await asyncio.to_thread(self.store.outcomes.newest, self.strategy, asked.symbol, as_of, None)
         return ledger.digest(outcomes, as_of, asked.symbol).model_dump(mode="json")
 
-    async def _similar_decisions(self, asked: Listed, as_of: datetime) -> dict[str, object]:
+    async def _similar_decisions(self, asked: Listed, as_of: datetime) -> JsonObject:
         """Answer with the nearest moments remembered for this decision; without, with the last whose R is known."""
         question = self.question
         if question and question.memory and question.snapshot.pair == asked.symbol:

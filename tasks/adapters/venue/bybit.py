@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from tasks.core.errors import OrderRejected
-from tasks.core.types.base import Dto
+from tasks.core.types.base import Dto, JsonObject
 from tasks.core.types.orders import (
     Balance,
     Fill,
@@ -94,17 +94,17 @@ def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
     )
 
 
-def category_of(market: Row) -> dict[str, object]:
+def category_of(market: Row) -> JsonObject:
     """Name a market as every private request does."""
     return {"category": "spot" if market["spot"] else "linear", "symbol": market["id"]}
 
 
-def order_kinds(market: Row) -> tuple[dict[str, object], ...]:
+def order_kinds(market: Row) -> tuple[JsonObject, ...]:
     """Return the filters of all orders there may be: on spot, stops are listed apart."""
     return ({}, {"orderFilter": "StopOrder"}) if market["spot"] else ({},)
 
 
-def order_request(intent: OrderIntent, market: Row) -> dict[str, object]:
+def order_request(intent: OrderIntent, market: Row) -> JsonObject:
     """Write the body of /v5/order/create for a market or limit intent: a contract's entry brings its protection.
 
     On spot the quantity is base also for a market buy, and neither protection nor reduce-only exist.
@@ -124,7 +124,7 @@ def order_request(intent: OrderIntent, market: Row) -> dict[str, object]:
     return body | {"positionIdx": 0} | protection(intent.stop, intent.target)
 
 
-def spot_stop_request(market: Row, quantity: Decimal, trigger: Decimal, client_order_id: str) -> dict[str, object]:
+def spot_stop_request(market: Row, quantity: Decimal, trigger: Decimal, client_order_id: str) -> JsonObject:
     """Write the body of /v5/order/create for a resting spot stop, the kind that does not tie up the coins."""
     body = category_of(market) | {
         "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
@@ -142,7 +142,7 @@ def protection_of(intent: OrderIntent) -> tuple[Decimal | None, Decimal | None]:
     return (intent.price, None) if intent.type is OrderType.STOP else (None, intent.price)
 
 
-def protection(stop: Decimal | None, target: Decimal | None) -> dict[str, object]:
+def protection(stop: Decimal | None, target: Decimal | None) -> JsonObject:
     """Write stop and target; None says nothing about it, 0 removes it (the venue's rule too)."""
     given = {name: wire(price) for name, price in (("stopLoss", stop), ("takeProfit", target)) if price is not None}
     return {"tpslMode": "Full", **given} if given else {}

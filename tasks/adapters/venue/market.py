@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.adapters.venue import bybit
-from tasks.adapters.venue.bybit import at, exact, ms
+from tasks.adapters.venue.bybit import Row, at, exact, ms
 from tasks.adapters.venue.client import reading, understood
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
@@ -137,16 +137,16 @@ class MarketData:
         if self.check_key:
             await self.check_key()
 
-    async def _offered(self, symbol: str, *capabilities: str) -> Mapping[str, Any]:
+    async def _offered(self, symbol: str, *capabilities: str) -> Row:
         """Return the market; raises InputError for what ccxt says this venue does not have."""
         for name in capabilities:
             if not self.client.has.get(name):
                 raise InputError(f"{self.client.id} has no {name} in ccxt: choose another QUARTERDECK_VENUE")
         return await self.listing(symbol)
 
-    async def listing(self, symbol: str) -> Mapping[str, Any]:
+    async def listing(self, symbol: str) -> Row:
         await self.ready()
-        markets: Mapping[str, Mapping[str, Any]] = self.client.markets
+        markets: Mapping[str, Row] = self.client.markets
         if symbol not in markets:
             near = ", ".join(get_close_matches(symbol.upper(), markets, n=3, cutoff=0.5)) or "nothing"
             raise InputError(f"unknown symbol {symbol!r} at {self.name}; near it: {near}")

@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.core.types.base import Dto
+from tasks.core.types.base import Dto, JsonObject
 from tasks.core.types.decision import ACTIONS, Decision
 
 MAX_REPLY_BYTES = 200_000
@@ -62,9 +62,9 @@ def _unusable(reason: str, detail: str = "") -> Unusable:
 
 
 @cache
-def wire_schema() -> dict[str, object]:
+def wire_schema() -> JsonObject:
     """Return the flat JSON schema of one decision: every field required and nullable, nothing else allowed."""
-    fields: dict[str, object] = {"action": {"type": ["string", "null"], "enum": [*ACTIONS, None]}}
+    fields: JsonObject = {"action": {"type": ["string", "null"], "enum": [*ACTIONS, None]}}
     for name in WIRE_FIELDS:
         owners = {action: c.model_fields[name] for action, c in _CLASSES.items() if name in c.model_fields}
         if name != "action":
@@ -73,12 +73,12 @@ def wire_schema() -> dict[str, object]:
 
 
 @cache
-def object_schema(cls: type[Dto]) -> dict[str, object]:
+def object_schema(cls: type[Dto]) -> JsonObject:
     """Return the flat JSON schema of `cls` in the same strict form."""
     return strict_object({n: _nullable(f.annotation) | _described({"": f}) for n, f in cls.model_fields.items()})
 
 
-def strict_object(properties: Mapping[str, object]) -> dict[str, object]:
+def strict_object(properties: Mapping[str, object]) -> JsonObject:
     """Return the schema of an object that has all of these properties and no other."""
     return {
         "type": "object",
@@ -88,7 +88,7 @@ def strict_object(properties: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def _nullable(annotation: object) -> dict[str, object]:
+def _nullable(annotation: object) -> JsonObject:
     if isinstance(annotation, type) and issubclass(annotation, Dto):
         return {"anyOf": [object_schema(annotation), {"type": "null"}]}
     if get_origin(annotation) is Literal:
@@ -100,7 +100,7 @@ def _nullable(annotation: object) -> dict[str, object]:
     return {"type": ["number" if annotation is Decimal else "string", "null"]}
 
 
-def _described(owners: dict[str, FieldInfo]) -> dict[str, object]:
+def _described(owners: dict[str, FieldInfo]) -> JsonObject:
     """Say what a field means and its bounds, which strict structured output does not allow as keywords."""
     meanings: dict[str, list[str]] = {}
     for action, field in owners.items():
@@ -129,12 +129,12 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
 # --- the parser ---------------------------------------------------------------------------------------------------
 
 
-def parse_reply(reply: str | dict[str, object], symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
+def parse_reply(reply: str | JsonObject, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
     """Return the one decision in a model's reply, or why there is none; never raises, whatever the reply is."""
     return _returned(lambda: _decision(_only_object(reply, max_bytes), symbol))
 
 
-def parse_as(reply: str | dict[str, object], cls: type[Reply]) -> Reply | Unusable:
+def parse_as(reply: str | JsonObject, cls: type[Reply]) -> Reply | Unusable:
     """Return the one `cls` in a reply, or in an object found inside one, or why there is none.
 
     Never raises, and refuses any other field.
@@ -151,18 +151,18 @@ def _returned(read: Callable[[], Reply]) -> Reply | Unusable:
         return Unusable("too_deep", "nested deeper than any decision")
 
 
-def reply_of(decision: Decision) -> dict[str, object]:
+def reply_of(decision: Decision) -> JsonObject:
     """Return the reply a model would have sent for `decision`; numbers are Decimal, other actions' fields absent."""
     return decision.model_dump(exclude={"source"})
 
 
-def _only_object(text: str | dict[str, object], max_bytes: int = MAX_REPLY_BYTES) -> dict[str, object]:
+def _only_object(text: str | JsonObject, max_bytes: int = MAX_REPLY_BYTES) -> JsonObject:
     """Return the single top-level JSON object of `text`, skipping prose and lists without objects in it."""
     if isinstance(text, dict):
         return text
     if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
         raise _unusable("too_long", f"{len(text)} characters, at most {max_bytes} bytes are read")
-    found: dict[str, object] | None = None
+    found: JsonObject | None = None
     at = lists = 0
     while opening := _OPENING.search(text, at):
         if opening[0] == "[":
@@ -193,9 +193,9 @@ def _after_list(text: str, start: int) -> int:
     return end
 
 
-def _object_at(text: str, start: int) -> tuple[dict[str, object], int]:
+def _object_at(text: str, start: int) -> tuple[JsonObject, int]:
     try:
-        return cast("tuple[dict[str, object], int]", _OBJECT.raw_decode(text, start))
+        return cast("tuple[JsonObject, int]", _OBJECT.raw_decode(text, start))
     except json.JSONDecodeError as e:
         at_end = e.msg.startswith("Unterminated string") or e.pos >= len(text.rstrip("` \t\r\n"))
         raise _unusable("truncated_json" if at_end else "invalid_json", f"{e.msg} at {e.pos}") from e
@@ -213,8 +213,8 @@ def _number(literal: str) -> Decimal:
     return value
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result: dict[str, object] = {}
+def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
+    result: JsonObject = {}
     for key, value in pairs:
         if key in result:
             raise _unusable("duplicate_key", key[:80])
@@ -229,14 +229,14 @@ _OBJECT = json.JSONDecoder(
 _LIST = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, strict=False)
 
 
-def _decision(reply: dict[str, object], symbol: str) -> Decision:
+def _decision(reply: JsonObject, symbol: str) -> Decision:
     cls = _CLASSES[_action_of(reply)]
     if reply.get("symbol") not in (None, symbol):
         raise _unusable("symbol_mismatch", f"asked about {symbol}, answered about {reply['symbol']!s:.40}")
     return cast("Decision", _filled(cls, {**reply, "symbol": symbol}, WIRE_FIELDS))
 
 
-def _filled(cls: type[Reply], reply: dict[str, object], known: Collection[str]) -> Reply:
+def _filled(cls: type[Reply], reply: JsonObject, known: Collection[str]) -> Reply:
     """Read the fields of `cls`; other `known` ones are another action's and left out, any other is refused."""
     unknown = next((key for key in reply if key not in known), None)
     if unknown is not None:
@@ -248,7 +248,7 @@ def _filled(cls: type[Reply], reply: dict[str, object], known: Collection[str]) 
         raise _first_error(e) from e
 
 
-def _action_of(reply: dict[str, object]) -> str:
+def _action_of(reply: JsonObject) -> str:
     action = reply.get("action")
     if action is None:
         if any(isinstance(value, dict) and _SYMBOL_LIKE.fullmatch(key) for key, value in reply.items()):

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from tasks.core.decision.budget import TICKET, Charge, Purse, Replies, Ticket
 from tasks.core.decision.cache import DecisionCache, nearest, prompts_of
 from tasks.core.ports import Decider
-from tasks.core.types.base import Dto, Utc
+from tasks.core.types.base import Dto, JsonObject, Utc
 from tasks.core.types.decision import ENTRIES, HELD, MAY_AS_FALLBACK, Answer, Decision, Rung, RungName, Why, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
@@ -159,7 +159,7 @@ def _labelled(decided: Answer) -> Answer:
     """Name the answer after the lowest rung that one of its replies came from; `hold` is a decider without any."""
     kept, (*before, last) = _kept(decided), decided.trail
     flags = (*decided.flags, *(f"cached:{rung.role}:{rung.age_s}s" for rung in kept))
-    update: dict[str, object] = {"flags": flags}
+    update: JsonObject = {"flags": flags}
     if decided.rung == "hold":
         pass
     elif kept:
@@ -176,7 +176,7 @@ def _with(decided: Answer, rung: Rung, /, **changes: object) -> Answer:
     return decided.model_copy(update={**changes, "trail": (*decided.trail, rung)})
 
 
-def _taken(rung: RungName, decision: Decision, confidence: Decimal) -> dict[str, object]:
+def _taken(rung: RungName, decision: Decision, confidence: Decimal) -> JsonObject:
     """Return what an answer says when `rung` decides."""
     taken = decision.replace(confidence=confidence, source=rung)
     return {"decision": taken, "source": rung, "rung": rung}

@@ -21,7 +21,7 @@ from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_a
 from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.prompt import render
-from tasks.core.types.base import ZERO, Dto, Exact
+from tasks.core.types.base import ZERO, Dto, Exact, JsonObject
 from tasks.core.types.decision import Answer, ModelCall, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
@@ -44,7 +44,7 @@ class Target(Dto):
 
 
 class PortfolioReply(Dto):
-    decisions: tuple[dict[str, object], ...]  # read one by one: a bad entry spoils its instrument alone
+    decisions: tuple[JsonObject, ...]  # read one by one: a bad entry spoils its instrument alone
 
 
 SCHEMA = strict_object({"decisions": {"type": "array", "items": object_schema(Target)}})
@@ -107,12 +107,12 @@ def read_targets(reply: PortfolioReply | Unusable, asked: Sequence[str]) -> tupl
     return answers, tuple(f"not_asked:{ascii(name)[1:-1][:40]}" for name in strangers)
 
 
-def _name(entry: dict[str, object]) -> str:
+def _name(entry: JsonObject) -> str:
     name = entry.get("instrument")
     return name if isinstance(name, str) else ""
 
 
-def _target(entry: dict[str, object]) -> Target | Unusable:
+def _target(entry: JsonObject) -> Target | Unusable:
     """Read one entry; `flat` and `noop` need no quantity, for `buy` and `sell` a missing one is not 0."""
     if entry.get("action") in ("flat", "noop"):
         entry = entry | {"target_qty": ZERO}
@@ -166,7 +166,7 @@ def _enter(target: Target, question: Question, wanted: Decimal, held: Decimal) -
 
 def _act(target: Target, symbol: str, note: str = "", **fields: object) -> Parsed:
     """Build the action; its own bounds refuse what no decision may have."""
-    told: dict[str, object] = {
+    told: JsonObject = {
         "confidence": target.confidence, "comment": note or target.rationale,
         "reasoning": f"{target.rationale} [{note}]" if note else target.rationale,
     }  # fmt: skip

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from tasks.core.decision.decider import within
 from tasks.core.errors import TradingError
-from tasks.core.types.base import Dto, Utc, first_error
+from tasks.core.types.base import Dto, JsonObject, Utc, first_error
 from tasks.core.types.decision import ToolCall
 from tasks.core.types.limits import ToolLimits, ToolRates
 
@@ -145,7 +145,7 @@ class ToolDesk:
             found["flags"] = (*flags, "truncated")
         return call.model_copy(update=found)
 
-    async def _run(self, tool: str, parameters: Parameters, as_of: datetime, seconds: float) -> dict[str, object]:
+    async def _run(self, tool: str, parameters: Parameters, as_of: datetime, seconds: float) -> JsonObject:
         try:
             text = await within(self.toolbox.run(tool, parameters, as_of), seconds)
         except TradingError as e:
@@ -170,7 +170,7 @@ def refused(asked: Mapping[str, object], trace_id: str, error: str) -> ToolCall:
     return ToolCall(trace_id=trace_id, tool=_short(asked.get("tool")), parameters=parameters, error=error)
 
 
-def _given(asked: Mapping[str, object]) -> dict[str, object]:
+def _given(asked: Mapping[str, object]) -> JsonObject:
     return {name: value for name, value in asked.items() if name != "tool" and value is not None}
 
 
@@ -212,7 +212,7 @@ def fit(text: str, budget: int) -> tuple[str, bool]:
 
 def shown(call: ToolCall) -> str:
     """Write an answer as the model sees it: one line of JSON, its request first, then the response or the error."""
-    head: dict[str, object] = {"tool": call.tool, "parameters": call.parameters}
+    head: JsonObject = {"tool": call.tool, "parameters": call.parameters}
     head |= {"flags": call.flags} if call.flags else {}
     if call.error:
         return compact(head | {"error": call.error})

@@ -14,6 +14,7 @@ from decimal import Decimal
 from tasks.core.pages.explanations import CODES, STATUSES
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import UNKNOWN, plain
+from tasks.core.types.base import JsonObject
 from tasks.core.types.decision import Answer, Decision, OpenLong, OpenShort
 from tasks.core.types.orders import Order, OrderIntent, PositionSide
 from tasks.core.types.portfolio import HeldPosition
@@ -54,7 +55,7 @@ def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str 
 def summary_line(record: CycleRecord) -> str:
     """Return the cycle as one line of key=value, for logs and the command line."""
     decided, verdict = record.decided, record.verdict
-    facts: dict[str, object] = {
+    facts: JsonObject = {
         "symbol": record.symbol,
         "as_of": record.as_of.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "status": record.status.value,
@@ -285,7 +286,7 @@ def _quoted(text: str) -> str:
 
 def _parameters(decision: Decision) -> dict[str, str]:
     """Return what the action asks for, flat and as text, not yet escaped."""
-    flat: dict[str, object] = {}
+    flat: JsonObject = {}
     for name, value in decision.model_dump(exclude=_ABOUT | {"action"}).items():
         flat |= {f"{name} {k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
     return {name.replace("_", " "): _text(value) for name, value in flat.items() if value not in ((), None)}

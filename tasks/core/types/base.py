@@ -58,6 +58,7 @@ def first_error(error: ValidationError) -> tuple[str, str]:
     return ".".join(map(str, first["loc"])), first["msg"]
 
 
+JsonObject = dict[str, object]
 Exact = Annotated[Decimal, BeforeValidator(_no_float)]
 Utc = Annotated[datetime, AfterValidator(aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base
