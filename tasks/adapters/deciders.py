@@ -103,13 +103,10 @@ def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versi
         from tasks.adapters.model.toolbox import desk_of
 
         means = replace(means, tools=partial(desk_of, settings))
-    return kind.make(model or _model(_in_stages(settings) if kind.staged else settings), prompts, means)
-
-
-def _in_stages(settings: Settings) -> Settings:
-    """Leave each model its share of a stage, so that a failover fits into it."""
-    share = settings.panel_stage_s / max(1, len(settings.model))
-    return settings.replace(provider_timeout_s=min(settings.provider_timeout_s, share))
+    if kind.staged:  # each model has its share of a stage, so that a failover fits into it
+        share = settings.panel_stage_s / max(1, len(settings.model))
+        settings = settings.replace(provider_timeout_s=min(settings.provider_timeout_s, share))
+    return kind.make(model or _model(settings), prompts, means)
 
 
 def _versions(name: str, wanted: str, kind: Kind) -> Versions:

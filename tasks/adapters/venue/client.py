@@ -220,18 +220,15 @@ def _said(client: Any, e: Exception) -> str:
     if code is not None:
         text = f"{client.id} answered {code} {json.loads(words.group(1), strict=False) if words else ''}".rstrip()
     elif isinstance(e, OperationFailed) or type(e) is ExchangeError:
-        return f"{client.id} at {_host(client)} gave no usable answer ({type(e).__name__})"
+        url = client.urls["api"]
+        first = next(iter(url.values())) if isinstance(url, dict) else url
+        host = client.implode_hostname(first) if isinstance(first, str) else client.id
+        return f"{client.id} at {host} gave no usable answer ({type(e).__name__})"
     else:
         text = str(e)[:300]
     for secret in _secrets(client):
         text = text.replace(secret, "***")
     return text
-
-
-def _host(client: Any) -> str:
-    url = client.urls["api"]
-    first = next(iter(url.values())) if isinstance(url, dict) else url
-    return str(client.implode_hostname(first)) if isinstance(first, str) else client.id
 
 
 def _secrets(client: Any) -> list[str]:

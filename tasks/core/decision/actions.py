@@ -18,7 +18,7 @@ from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.core.types.base import Dto, JsonObject
+from tasks.core.types.base import Dto, JsonObject, first_error
 from tasks.core.types.decision import ACTIONS, Decision
 
 MAX_REPLY_BYTES = 200_000
@@ -245,7 +245,10 @@ def _filled(cls: type[Reply], reply: JsonObject, known: Collection[str]) -> Repl
     try:
         return cls.model_validate({name: value for name, value in given.items() if value != {}})
     except ValidationError as e:
-        raise _first_error(e) from e
+        first, (name, why) = e.errors()[0], first_error(e)
+        if first["type"] == "missing":
+            raise _unusable(f"missing:{name}") from e
+        raise _unusable(f"invalid:{name}", f"{why}, was {first['input']!s:.60}") from e
 
 
 def _action_of(reply: JsonObject) -> str:
@@ -273,11 +276,3 @@ def _clean(value: object, annotation: object, name: str) -> object:
             raise _unusable(f"invalid:{name}", f"{value[:40]!r} is not a number")
         return _number(value)
     return value.encode("utf-8", "replace").decode().replace("\x00", "")
-
-
-def _first_error(error: ValidationError) -> Unusable:
-    first = error.errors(include_url=False, include_context=False)[0]
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "missing":
-        return _unusable(f"missing:{name}")
-    return _unusable(f"invalid:{name}", f"{first['msg']}, was {first['input']!s:.60}")
