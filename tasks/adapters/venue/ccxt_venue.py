@@ -8,12 +8,13 @@ spot's one-cancels-other orders (for limit entries only), streaming.
 
 import asyncio
 import os
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 from tasks.adapters.venue import bybit, client
 from tasks.adapters.venue.account import VenueAccount
-from tasks.adapters.venue.bybit import Row, at, category_of
+from tasks.adapters.venue.bybit import at, category_of
 from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.market import MarketData
 from tasks.core.errors import OrderRejected, VenueUnavailable
@@ -80,7 +81,7 @@ class CcxtVenue:
         if order.status is OrderStatus.REJECTED:
             raise OrderRejected(f"{doing}: {self.name} rejected {order.venue_order_id}: {order.reason or 'no reason'}")
         if market["spot"] and order.filled:
-            await self._rest_stop(market)
+            await self._fit_stop(market)
         return order
 
     async def _settled(self, sent: Order) -> Order:
@@ -96,7 +97,7 @@ class CcxtVenue:
                 break
         return seen
 
-    async def _prepare(self, market: Row) -> None:
+    async def _prepare(self, market: Mapping[str, Any]) -> None:
         """Before a contract's first entry: one-way mode is required, and the leverage the limits reckon with is set."""
         symbol = market["symbol"]
         if market["spot"] or symbol in self._prepared:
@@ -116,7 +117,7 @@ class CcxtVenue:
         await self._protect(await self._tradable(symbol, f"set {symbol} stop={stop} target={target}"), stop, target)
 
     async def _protect(
-        self, market: Row, stop: Decimal | None, target: Decimal | None, client_order_id: str = ""
+        self, market: Mapping[str, Any], stop: Decimal | None, target: Decimal | None, client_order_id: str = ""
     ) -> None:
         """Change stop and target; doing it twice is harmless. On contracts the venue keeps no client id for it."""
         prices = bybit.protection(stop, target)
@@ -144,18 +145,20 @@ class CcxtVenue:
 
     # --- spot --------------------------------------------------------------------------------------------------
 
-    async def _rest_stop(self, market: Row, trigger: Decimal | None = None, client_order_id: str = "") -> None:
-        """Let one stop rest for all we hold: the new one first, then those before it are cancelled; 0: none.
+    async def _fit_stop(self, market: Mapping[str, Any]) -> None:
+        """After a trade: a stop that rests covers what is held now, and goes when nothing is."""
+        stops = [order.price for order in await self.open_orders(market["symbol"]) if order.type == "stop"]
+        if prices := [price for price in stops if price]:
+            held = await self.account.spot_position(market["symbol"])
+            await self._rest_stop(market, max(prices) if held else Decimal(0))
 
-        trigger: by default where one rests, which after a trade covers what is held now, and goes when nothing is.
-        """
-        symbol, after_trade = market["symbol"], trigger is None
+    async def _rest_stop(self, market: Mapping[str, Any], trigger: Decimal, client_order_id: str = "") -> None:
+        """Let one stop rest for all we hold: the new one first, then those before it are cancelled; 0: none."""
+        symbol, doing = market["symbol"], f"set {market['symbol']} stop={trigger}"
         resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
-        if trigger is None:
-            trigger = max((order.price for order in resting if order.price), default=Decimal(0))
-        doing, keep = f"set {symbol} stop={trigger}", list[Order]()
-        held = await self.account.spot_position(symbol) if trigger else None
-        if trigger and (held or not after_trade):
+        keep: list[Order] = []
+        if trigger:
+            held = await self.account.spot_position(symbol)
             if held is None:
                 raise OrderRejected(f"{doing}: nothing of it is held")
             quantity = floor_to_step(held.quantity, (await self.instrument(symbol)).step)
@@ -171,7 +174,7 @@ class CcxtVenue:
                 body = category_of(market) | {"orderId": order.venue_order_id, "orderFilter": "StopOrder"}
                 await self.account.call(doing, CANCEL, body, fine=client.GONE, order=True)
 
-    async def _tradable(self, symbol: str, doing: str) -> Row:
+    async def _tradable(self, symbol: str, doing: str) -> Mapping[str, Any]:
         market = await self.market.listing(symbol)
         if not ((market["linear"] and market["settle"] == "USDT") or (market["spot"] and market["quote"] == "USDT")):
             raise OrderRejected(f"{doing}: {symbol} is neither a USDT-settled linear contract nor spot against USDT")
