@@ -56,12 +56,17 @@ def venue(chosen: Settings | None = None) -> Venue:
     return PaperVenue(connect(s), opened(s.store_url).paper_books, s) if s.profile == "paper" else connect(s)
 
 
-async def answered(question: Callable[[], Awaitable[T]], what: str, pauses: Iterable[float]) -> T:
+async def answered(
+    question: Callable[[], Awaitable[T]],
+    what: str,
+    pauses: Iterable[float],
+    trouble: tuple[type[Exception], ...] = (VenueUnavailable,),
+) -> T:
     """Ask the venue, and again after each pause while it gives no answer; raises what came of the last try."""
     for pause in pauses:
         try:
             return await question()
-        except VenueUnavailable as e:
+        except trouble as e:
             log().warning("%s not answered, asking again: %s", what, e)
             await asyncio.sleep(pause)
     return await question()

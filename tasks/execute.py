@@ -1,11 +1,10 @@
 """Send what the guard let through: persisted first, looked up before sent, looked up again when in doubt."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from tasks.connections import log, store, venue
+from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
 from tasks.core.trading import booking
@@ -34,15 +33,8 @@ async def send(client: Venue, intent: OrderIntent, proof: Callable[[], None] | N
     leaves the outcome unknown is followed by a look-up, never by a second id. Raises OrderRejected when refused,
     VenueUnavailable when the venue stays silent: a later retry looks up first.
     """
-    for pause in (*PAUSES, None):
-        try:
-            return await _once(client, intent, proof)
-        except VenueUnavailable as e:
-            if pause is None:
-                raise
-            log().warning("execute client_order_id=%s unknown outcome, looking it up: %s", intent.client_order_id, e)
-            await asyncio.sleep(pause)
-    raise AssertionError("unreachable")
+    what = f"execute client_order_id={intent.client_order_id}"
+    return await answered(lambda: _once(client, intent, proof), what, PAUSES)
 
 
 async def _once(client: Venue, intent: OrderIntent, proof: Callable[[], None] | None) -> Order:

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pandas as pd
 
 from tasks import connections
-from tasks.connections import log, store, venue
+from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DataError, InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
 from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
@@ -73,17 +73,12 @@ async def _fetch_all(symbols: tuple[str, ...], as_of: datetime) -> dict[tuple[st
 
 
 async def _fetch_or_fail(symbol: str, timeframe: str, since: datetime, as_of: datetime) -> pd.DataFrame | DataFailure:
-    for pause in (*PAUSES, None):
-        try:
-            return await _fetch(symbol, timeframe, since, as_of)
-        except (VenueError, DataError, InputError) as e:
-            log().warning("fetch symbol=%s timeframe=%s error=%s", symbol, timeframe, e)
-            if pause is None:
-                return DataFailure(
-                    symbol=symbol, timeframe=timeframe, expectation="fetched", count=1, rows=(str(e)[:200],)
-                )
-            await asyncio.sleep(pause)
-    raise AssertionError("unreachable")
+    what, trouble = f"fetch symbol={symbol} timeframe={timeframe}", (VenueError, DataError, InputError)
+    try:
+        return await answered(lambda: _fetch(symbol, timeframe, since, as_of), what, PAUSES, trouble)
+    except trouble as e:
+        log().warning("%s error=%s", what, e)
+        return DataFailure(symbol=symbol, timeframe=timeframe, expectation="fetched", count=1, rows=(str(e)[:200],))
 
 
 async def _fetch(symbol: str, timeframe: str, since: datetime, as_of: datetime) -> pd.DataFrame:

@@ -4,8 +4,10 @@ The same orders carry out what a decision wants done once its trade has earned a
 """
 
 import asyncio
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import cycle
 
 from tasks import ledger
 from tasks.connections import answered, log, store, venue
@@ -55,7 +57,7 @@ async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
     """
     if isinstance(wanted, SetStop):
         try:
-            await _set_protection(wanted.symbol, wanted.stop, wanted.target)
+            await _set_protection(wanted.symbol, wanted.stop, wanted.target, PAUSES)
             return Finding(kind=AlertKind.EXPOSED, symbol=wanted.symbol, text=wanted.text)
         except VenueUnavailable:
             raise  # whether it rests is unknown: the next look tells
@@ -72,17 +74,12 @@ async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
     return None
 
 
-async def _set_protection(symbol: str, stop: Decimal, target: Decimal | None) -> None:
-    for pause in (*PAUSES, None):
+async def _set_protection(symbol: str, stop: Decimal, target: Decimal | None, pauses: Iterable[float]) -> None:
+    async def attempt() -> None:
         reached("before_stop")
-        try:
-            await venue().set_protection(symbol, stop, target)
-            break
-        except VenueUnavailable as e:
-            if pause is None:
-                raise
-            log().warning("protect symbol=%s stop=%s not answered, again: %s", symbol, stop, e)
-            await asyncio.sleep(pause)
+        await venue().set_protection(symbol, stop, target)
+
+    await answered(attempt, f"protect symbol={symbol} stop={stop}", pauses)
     reached("stop_set")
 
 
@@ -102,19 +99,11 @@ async def stop_at_once(symbol: str) -> None:
             continue
         try:
             async with asyncio.timeout(settings().stop_within_s):
-                await _until_set(position, position.stop)
+                await _set_protection(symbol, position.stop, position.target, cycle(PAUSES))
         except (TimeoutError, VenueError) as e:
             log().error("protect symbol=%s stop=%s not placed, closing: %s", symbol, position.stop, e or "no answer")
             await flatten(position, position.quantity)
             await book_fills.fn(symbol)
-
-
-async def _until_set(position: Position, stop: Decimal) -> None:
-    while True:
-        try:
-            return await _set_protection(position.symbol, stop, position.target)
-        except VenueUnavailable as e:
-            log().warning("protect symbol=%s stop=%s not answered, again: %s", position.symbol, stop, e)
 
 
 @stage(task_run_name="target-{position.symbol}", retries=0)
