@@ -6,7 +6,6 @@ from decimal import Decimal
 from tasks.connections import store, venue
 from tasks.core.trading import ledger
 from tasks.core.trading.guard import past
-from tasks.core.trading.guard.past import Facts
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, OrderStatus, PositionSide
@@ -29,13 +28,22 @@ def account_state(
 
     The outcomes of the strategy's decider count for its size.
     """
-    kept, name = store(), strategy.name
+    kept, name, limits = store(), strategy.name, strategy.limits
     today = kept.equity.since(name, floor_time(as_of, "1d"))
     last = kept.equity.last(name)
     halt = active_halt()
     positions = tuple(p.marked(last_close(p.symbol, as_of)) for p in kept.positions.open(name))
     pending, entries = _pending_entries(name, as_of), kept.intents.recent_entries(name, as_of - timedelta(days=1))
-    others = {*(p.symbol for p in positions), *(p.symbol for p in pending)} - {symbol}
+    others = sorted({p.symbol for p in (*positions, *pending)} - {symbol})
+    compared = (symbol, *others) if others else ()
+    midnight, where = floor_time(as_of, "1d"), venue().name
+    closes = {each: kept.candles.load(where, each, "5m", midnight, past.BARS)["close"] for each in compared}
+    outcomes = kept.outcomes.newest(name, until=as_of, limit=past.KEPT, decider=strategy.decider)
+    sent = [(at, status == OrderStatus.REJECTED) for at, status in entries if status is not None]
+    fills = kept.fills.since(as_of - timedelta(minutes=limits.liquidation_cooldown_min))
+    day = kept.positions.closed(name, since=as_of - timedelta(days=1), limit=None)  # all: what they lost is added up
+    lately = max(day, kept.positions.closed(name, limit=RECENT), key=len)
+    decided_at = kept.cycles.decided_at(name, symbol, as_of)
     return AccountState(
         equity=balance.equity,
         available=balance.available,
@@ -45,29 +53,18 @@ def account_state(
         positions=positions,
         pending=pending,
         instrument=strategy.instruments[symbol],
-        closed_trades=_closed_trades(strategy, symbol, as_of),
+        closed_trades=past.recent_trades([*map(_closed, lately)], as_of, limits, decided_at),
         opens=tuple(at for at, _ in entries),
         paused_until=kept.pauses.until(name, symbol),
         halt=halt.reason if halt else None,
         last_price=last_price,
         last_price_at=None if last_price is None else as_of,
-        venue=venue().name,
-        **_facts(strategy, symbol, as_of, sorted(others), entries),
+        venue=where,
+        correlations=past.correlations(symbol, others, closes, as_of),
+        kelly=past.kelly(outcomes, limits.kelly_min_outcomes),
+        rejections=past.rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
+        last_liquidation=max((fill.at for fill in fills if fill.reason == "liquidation"), default=None),
     )
-
-
-def _facts(
-    strategy: Strategy, symbol: str, as_of: datetime, others: list[str], entries: list[tuple[datetime, str | None]]
-) -> Facts:
-    kept, limits, midnight = store(), strategy.limits, floor_time(as_of, "1d")
-    compared = (symbol, *others) if others else ()
-    return past.facts(
-        symbol, as_of, limits, others=others,
-        closes={each: kept.candles.load(venue().name, each, "5m", midnight, past.BARS)["close"] for each in compared},
-        outcomes=kept.outcomes.newest(strategy.name, until=as_of, limit=past.KEPT, decider=strategy.decider),
-        sent=[(at, status == OrderStatus.REJECTED) for at, status in entries if status is not None],
-        fills=kept.fills.since(as_of - timedelta(minutes=limits.liquidation_cooldown_min)),
-    )  # fmt: skip
 
 
 def last_close(symbol: str, as_of: datetime) -> Decimal | None:
@@ -77,15 +74,6 @@ def last_close(symbol: str, as_of: datetime) -> Decimal | None:
     if bars.empty or bars.index[-1].to_pydatetime() != due:
         return None
     return exact(float(bars["close"].iloc[-1]))
-
-
-def _closed_trades(strategy: Strategy, symbol: str, as_of: datetime) -> tuple[ClosedTrade, ...]:
-    """Return what matters of the last trades, newest first; all of a day, however many: what they lost is added up."""
-    kept, name = store(), strategy.name
-    day = kept.positions.closed(name, since=as_of - timedelta(days=1), limit=None)
-    lately = max(day, kept.positions.closed(name, limit=RECENT), key=len)
-    decided_at = kept.cycles.decided_at(name, symbol, as_of)
-    return past.recent_trades([*map(_closed, lately)], as_of, strategy.limits, decided_at)
 
 
 def _closed(position: Position) -> ClosedTrade:

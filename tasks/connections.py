@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 from uuid import uuid4
 
@@ -14,7 +14,6 @@ from prefect.logging import get_run_logger
 
 from tasks.adapters.store.store import Store, opened
 from tasks.core.errors import TrackingUnavailable, VenueUnavailable
-from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.ports import Decider, Venue
 from tasks.core.types.orders import Instrument
 from tasks.core.types.strategy import Strategy
@@ -77,18 +76,6 @@ async def close_venues() -> None:
     from tasks.adapters.venue.ccxt_venue import close_all
 
     await close_all()
-
-
-def stored_frames(symbol: str, as_of: datetime, limit: int) -> Frames:
-    """Return the last `limit` bars of `symbol` that had closed at as_of, per timeframe, as the store has them."""
-    return all_frames((symbol,), as_of, limit)[symbol]
-
-
-def all_frames(symbols: Sequence[str], as_of: datetime, limit: int) -> dict[str, Frames]:
-    """Return what `stored_frames` does for each symbol, with one query a timeframe."""
-    kept, name = store(), venue().name
-    found = {tf: kept.candles.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
-    return {symbol: {tf: found[tf][symbol] for tf in WORKING_TIMEFRAMES} for symbol in symbols}
 
 
 def strategy(decider: str, instruments: Mapping[str, Instrument]) -> Strategy:

@@ -8,6 +8,7 @@ from tasks import account
 from tasks.adapters.files.calendar import read_calendar
 from tasks.connections import log, store
 from tasks.core.market import position_events
+from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.market import Market
 from tasks.core.types.question import Reason
@@ -27,13 +28,15 @@ def detect_reasons(
     positions, daily_pnl_pct = kept.positions.open(strategy.name), account.daily_pnl_pct(strategy.name, as_of)
 
     def detect(symbol: str, market: Market) -> list[Reason]:
-        found = list(market.reasons(as_of - WINDOW, as_of))
+        bars, start = market.bars["5m"], as_of - WINDOW
+        closes = position_events.Closes(epoch_s(bars.index) + position_events.STEP, bars["close"].to_numpy())
+        found = list(market.reasons(start, as_of))
         for position in positions:
             if position.symbol == symbol:
-                given = position_events.position_reasons(position, market.bars["5m"], as_of, thresholds)
-                found += [reason for reason in given if reason.as_of > as_of - WINDOW]
+                reasons = position_events.reasons_at(position, closes, as_of, thresholds)
+                found += [reason for reason in reasons if reason.as_of > start]
         found += position_events.drawdown(symbol, daily_pnl_pct, as_of, thresholds)
-        found += calendar_reasons(_calendar(settings().calendar), symbol, as_of - WINDOW, as_of)
+        found += calendar_reasons(_calendar(settings().calendar), symbol, start, as_of)
         new = kept.events.add(strategy.name, found)
         log().info("detect symbol=%s found=%d new=%d", symbol, len(found), new)
         return found

@@ -102,7 +102,9 @@ async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: da
     reached("order_saved")
     state = "rejected" if order.status is OrderStatus.REJECTED else "sent"
     if intent.type in PROTECTION and state == "sent":
-        _note_protection(intent)
+        for position in kept.positions.open(settings().strategy):  # no fill ever tells of it
+            if position.symbol == intent.symbol:
+                kept.positions.save(booking.with_protection(position, intent))
         reached("protection_noted")
         state = "done"
     kept.intents.mark(intent.client_order_id, state)
@@ -114,13 +116,6 @@ async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: da
         order.reason or "-",
     )  # fmt: skip
     return order
-
-
-def _note_protection(intent: OrderIntent) -> None:
-    """Take the new stop or target over into the ledger: no fill ever tells of it."""
-    for position in store().positions.open(settings().strategy):
-        if position.symbol == intent.symbol:
-            store().positions.save(booking.with_protection(position, intent))
 
 
 async def _objection(intent: OrderIntent, as_of: datetime, price: Decimal | None) -> str:

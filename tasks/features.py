@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from tasks.connections import all_frames, log
-from tasks.core.market.bars import Frames
+from tasks.connections import log, store, venue
+from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.market.market import Market
 from tasks.core.types.limits import EventThresholds
 from tasks.retries import apart, stage
@@ -14,7 +14,9 @@ TOGETHER = 25  # symbols whose features are in memory at once
 @stage
 def load_candles(symbols: tuple[str, ...], as_of: datetime, limit: int) -> dict[str, Frames]:
     """Load the last `limit` bars that had closed at as_of, per symbol and timeframe."""
-    return all_frames(symbols, as_of, limit)
+    kept, name = store(), venue().name
+    found = {tf: kept.candles.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
+    return {symbol: {tf: found[tf][symbol] for tf in WORKING_TIMEFRAMES} for symbol in symbols}
 
 
 @stage

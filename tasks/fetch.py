@@ -65,20 +65,17 @@ async def _fetch_all(symbols: tuple[str, ...], as_of: datetime) -> dict[tuple[st
                 due[symbol, timeframe] = since
 
     async def one(symbol: str, timeframe: str, since: datetime) -> pd.DataFrame | DataFailure:
+        what, trouble = f"fetch symbol={symbol} timeframe={timeframe}", (VenueError, DataError, InputError)
         async with gate:
-            return await _fetch_or_fail(symbol, timeframe, since, as_of)
+            try:
+                return await answered(lambda: _fetch(symbol, timeframe, since, as_of), what, PAUSES, trouble)
+            except trouble as e:
+                log().warning("%s error=%s", what, e)
+                rows = (str(e)[:200],)
+                return DataFailure(symbol=symbol, timeframe=timeframe, expectation="fetched", count=1, rows=rows)
 
     found = await asyncio.gather(*(one(*series, since) for series, since in due.items()))
     return dict(zip(due, found, strict=True))
-
-
-async def _fetch_or_fail(symbol: str, timeframe: str, since: datetime, as_of: datetime) -> pd.DataFrame | DataFailure:
-    what, trouble = f"fetch symbol={symbol} timeframe={timeframe}", (VenueError, DataError, InputError)
-    try:
-        return await answered(lambda: _fetch(symbol, timeframe, since, as_of), what, PAUSES, trouble)
-    except trouble as e:
-        log().warning("%s error=%s", what, e)
-        return DataFailure(symbol=symbol, timeframe=timeframe, expectation="fetched", count=1, rows=(str(e)[:200],))
 
 
 async def _fetch(symbol: str, timeframe: str, since: datetime, as_of: datetime) -> pd.DataFrame:
@@ -132,9 +129,7 @@ async def fetch_strategy(decider: str = "") -> Strategy:
     found = await asyncio.gather(*map(client.instrument, names), return_exceptions=True)
     instruments = {}
     for symbol, instrument in zip(names, found, strict=True):
-        if isinstance(instrument, VenueUnavailable):
-            raise instrument
-        if isinstance(instrument, TradingError):
+        if isinstance(instrument, TradingError) and not isinstance(instrument, VenueUnavailable):
             log().error("instrument symbol=%s unknown: %s", symbol, instrument)
         elif isinstance(instrument, BaseException):
             raise instrument

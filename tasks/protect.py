@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
-from itertools import cycle
+from itertools import count, cycle
 
 from tasks import ledger
 from tasks.connections import answered, log, store, venue
@@ -128,17 +128,11 @@ async def flatten(position: Position, quantity: Decimal, why: str = "flatten") -
 
     Such a one is sent as it was written: what it leaves open is the next look's.
     """
-    quantity, attempt = sizing.sellable(await venue().instrument(position.symbol), quantity), 0
-    while store().intents.state(_exit_id(position, why, attempt)) in FINAL_STATES:
-        attempt += 1
-    intent = store().intents.get(_exit_id(position, why, attempt)) or orders.reducing(
-        position, _exit_id(position, why, attempt), OrderType.MARKET, quantity
-    )
+    quantity = sizing.sellable(await venue().instrument(position.symbol), quantity)
+    names = (orders.protect_order_id(position.position_id, why, attempt) for attempt in count())
+    name = next(name for name in names if store().intents.state(name) not in FINAL_STATES)
+    intent = store().intents.get(name) or orders.reducing(position, name, OrderType.MARKET, quantity)
     return await submit(position, intent)
-
-
-def _exit_id(position: Position, why: str, attempt: int) -> str:
-    return orders.protect_order_id(position.position_id, why, attempt)
 
 
 async def submit(position: Position, intent: OrderIntent, lease: Lease | None = None) -> Order:
@@ -198,14 +192,12 @@ async def _followed_up(position: Position, wanted: OrderIntent, lease: Lease | N
 
     A moved stop is set again, which is harmless: the venue keeps no id of it.
     """
-    intent = wanted
+    stored = store().intents.get(wanted.client_order_id)
     if wanted.type not in PROTECTION:
-        intent = store().intents.get(wanted.client_order_id) or wanted
-        if store().intents.state(intent.client_order_id) in FINAL_STATES:
-            return None
-        await submit(position, intent, lease)
+        if store().intents.state(wanted.client_order_id) not in FINAL_STATES:
+            await submit(position, stored or wanted, lease)
         return None
-    if store().intents.get(wanted.client_order_id) is None:
+    if stored is None:
         await submit(position, wanted, lease)
     else:
         await send(venue(), wanted)

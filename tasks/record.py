@@ -6,13 +6,14 @@ from prefect.artifacts import acreate_markdown_artifact
 
 from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.store.cycles import BeginResult
-from tasks.connections import log, store, stored_frames, tracker
+from tasks.connections import log, store, tracker
 from tasks.core.errors import TrackingUnavailable, TradingError
 from tasks.core.market.market import Market
 from tasks.core.pages import decision
 from tasks.core.trading.orders import cycle_id
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
+from tasks.features import load_candles
 from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
 
@@ -90,7 +91,7 @@ def chart_of(record: CycleRecord) -> str:
     from tasks.adapters.charts import canvas, moment
 
     try:
-        frames = stored_frames(record.symbol, record.as_of, settings().history_bars)
+        frames = load_candles.fn((record.symbol,), record.as_of, settings().history_bars)[record.symbol]
         market = Market(record.symbol, frames, settings().events)
         position = decision.position_after(record)
         picture = moment.draw(

@@ -60,16 +60,15 @@ def apart(work: Callable[[str, G], T], given: Mapping[str, G | Exception]) -> di
 
     What infrastructure broke is no symbol's own trouble: it is raised as long as the whole task is tried again.
     """
-    return {symbol: one if isinstance(one, Exception) else _tried(work, symbol, one) for symbol, one in given.items()}
-
-
-def _tried(work: Callable[[str, G], T], symbol: str, one: G) -> T | Exception:
-    try:
-        return work(symbol, one)
-    except Exception as e:
-        if is_tried_again(e):
-            raise
-        return e
+    done: dict[str, T | Exception] = {}
+    for symbol, one in given.items():
+        try:
+            done[symbol] = one if isinstance(one, Exception) else work(symbol, one)
+        except Exception as e:
+            if is_tried_again(e):
+                raise
+            done[symbol] = e
+    return done
 
 
 def result(of: T | Exception) -> T:

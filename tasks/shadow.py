@@ -42,7 +42,11 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
             log().error("shadow decider=%s cannot answer: %s", name, e)
             continue
         for question, record, answer in zip(questions, records, answers, strict=True):
-            store().shadow.keep(_judged(strategy, name, question, record, answer))
+            assert record.state is not None
+            challenger = strategy.called(f"{record.strategy}/{name}", name)
+            now = (record.inputs and record.inputs.judged_at) or record.as_of
+            judgement = judge.judged(question, answer, record.state, challenger, now)
+            store().shadow.keep(_shadow(name, record, answer, judgement))
             kept += 1
         forget(name, ids)
     for record in records if settings().shadow else ():
@@ -51,15 +55,6 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
                 _shadow(CHAMPION, record, record.decided, Judgement(record.cycle_id, record.verdict, record.intents))
             )
     return kept
-
-
-def _judged(strategy: Strategy, name: str, question: Question, record: CycleRecord, answer: Answer) -> ShadowDecision:
-    """Judge a challenger's answer on the account, and at the time, that the champion's was judged on."""
-    if record.state is None or record.inputs is None:
-        raise ValueError(f"cycle {record.cycle_id} was not judged; only judged cycles have a shadow")
-    challenger = strategy.called(f"{record.strategy}/{name}", name)
-    now = record.inputs.judged_at or record.as_of
-    return _shadow(name, record, answer, judge.judged(question, answer, record.state, challenger, now))
 
 
 def _shadow(decider: str, record: CycleRecord, answer: Answer, judgement: Judgement) -> ShadowDecision:

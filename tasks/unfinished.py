@@ -57,11 +57,11 @@ async def _settle(cycle_id: str, intent: OrderIntent, now: datetime) -> bool:
             actions = tuple(action for action in actions if not isinstance(action, CancelOrder))
         for action in actions:
             await _carry_out(action, intent)
-        cancelled |= (cancels := any(isinstance(action, CancelOrder) for action in actions))
-        again = any(isinstance(action, LookAgain) for action in actions)
-        if not (cancels or again):
-            return any(isinstance(action, EndIntent) for action in actions)
-        booked, earlier = frozenset({intent.symbol} if again else ()), reconcile.noted(look, actions)
+        kinds = {type(action) for action in actions}
+        cancelled |= CancelOrder in kinds
+        if not kinds & {CancelOrder, LookAgain}:
+            return EndIntent in kinds
+        booked, earlier = frozenset({intent.symbol} if LookAgain in kinds else ()), reconcile.noted(look, actions)
     return False
 
 
@@ -97,22 +97,20 @@ async def _carry_out(action: Action, intent: OrderIntent) -> None:
 @stage(retries=0)
 def end_abandoned_cycles(now: datetime) -> int:
     """End cycles whose process died and that no run can take up any more; returns how many."""
-    ours = ledger.view(open=(), unfinished=tuple(store().cycles.unfinished(settings().strategy)))
+    kept = store()
+    ours = ledger.view(open=(), unfinished=tuple(kept.cycles.unfinished(settings().strategy)))
     ended = [action for action in ledger.actions(ours, now) if isinstance(action, EndCycle)]
     for action in ended:
-        _end_cycle(action)
+        record = action.record
+        intents = kept.intents.of_cycle(record.cycle_id)
+        known = [kept.orders.get(intent.client_order_id) for intent in intents]
+        done = record.replace(
+            status=CycleStatus.FAILED,
+            intents=intents,
+            orders=tuple(o for o in known if o is not None),
+            fills=tuple(kept.fills.of_cycle(record.cycle_id)),
+            error=action.error,
+        )
+        kept.cycles.save(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
+        log().error("cycle symbol=%s cycle_id=%s %s", record.symbol, record.cycle_id, action.error)
     return len(ended)
-
-
-def _end_cycle(action: EndCycle) -> None:
-    kept, record = store(), action.record
-    intents = kept.intents.of_cycle(record.cycle_id)
-    known = [kept.orders.get(intent.client_order_id) for intent in intents]
-    done = record.replace(
-
-            status=CycleStatus.FAILED, intents=intents, orders=tuple(o for o in known if o is not None),
-            fills=tuple(kept.fills.of_cycle(record.cycle_id)), error=action.error,
-
-    )  # fmt: skip
-    kept.cycles.save(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
-    log().error("cycle symbol=%s cycle_id=%s %s", record.symbol, record.cycle_id, action.error)

@@ -90,7 +90,7 @@ def stated(document: dict, symbol: str, as_of: datetime, flat: bool) -> AccountS
         equity=equity, available=min(Decimal(balance[2]), equity) if balance and not flat else None, positions=held,
         instrument=linear(symbol, tick=Decimal(tick), step=Decimal(step)),
         last_price=exact(market.value("5m", "close", as_of)),
-        **past.facts(symbol, as_of, LIMITS, others=[p.symbol for p in held if p.symbol != symbol], closes=closes),
+        correlations=past.correlations(symbol, [p.symbol for p in held if p.symbol != symbol], closes, as_of),
     )  # fmt: skip
 
 

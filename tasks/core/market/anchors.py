@@ -4,14 +4,13 @@ A day starts at 00:00 UTC, a week on Monday. The previous day is the calendar da
 seven days before this week's Monday; where any of their daily bars is missing the level is unknown.
 """
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
-from tasks.core.market.bars import Columns, columns_of, epoch_s, frame_of
-from tasks.core.market.features import lag, ratio, rolling_sum, windows
+from tasks.core.market.bars import Columns, columns_of, epoch_s, frame_of, lookup
+from tasks.core.market.features import lag, ratio, rolling_sum, typical_value, windows
 from tasks.core.types.bars import SECONDS
 
 DAY = 86_400
@@ -39,24 +38,16 @@ def compute(five: pd.DataFrame, days: pd.DataFrame) -> pd.DataFrame:
     return frame_of(known, five.index)
 
 
-def _lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return values[keys == wanted], NaN where there is none; keys ascend."""
-    if not len(keys):
-        return np.full(len(wanted), np.nan)
-    at = np.clip(np.searchsorted(keys, wanted), 0, len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], np.nan)
-
-
 def _higher(day: np.ndarray, days: Columns, keys: np.ndarray) -> Columns:
     """Look up yesterday's and last week's extremes (all seven days known) and the open of this week's Monday."""
     week = (day + MONDAY_OFFSET) // 7
     weeks, highs, lows = _weeks(days, (keys + MONDAY_OFFSET) // 7)
     return {
-        "prev_day_high": _lookup(keys, days["high"], day - 1),
-        "prev_day_low": _lookup(keys, days["low"], day - 1),
-        "prev_week_high": _lookup(weeks, highs, week - 1),
-        "prev_week_low": _lookup(weeks, lows, week - 1),
-        "monday_open": _lookup(keys, days["open"], week * 7 - MONDAY_OFFSET),
+        "prev_day_high": lookup(keys, days["high"], day - 1),
+        "prev_day_low": lookup(keys, days["low"], day - 1),
+        "prev_week_high": lookup(weeks, highs, week - 1),
+        "prev_week_low": lookup(weeks, lows, week - 1),
+        "monday_open": lookup(keys, days["open"], week * 7 - MONDAY_OFFSET),
     }
 
 
@@ -75,31 +66,21 @@ def _starts(keys: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
 
 
-def _typical_value(bars: Columns) -> np.ndarray:
-    return np.asarray((bars["high"] + bars["low"] + bars["close"]) / 3 * bars["volume"])
-
-
 def _session(bars: Columns, seconds: np.ndarray, day: np.ndarray) -> Columns:
     """Return today's open and the VWAP since 00:00; unknown if the day's first bar is not there."""
-    value, volume = _typical_value(bars), bars["volume"]
+    value, volume = typical_value(bars), bars["volume"]
     out = {name: np.full(len(day), np.nan) for name in ("daily_open", "session_vwap")}
-    for today in _days_from_midnight(seconds, day):
-        out["daily_open"][today] = bars["open"][today.start]
-        out["session_vwap"][today] = ratio(np.cumsum(value[today]), np.cumsum(volume[today]))
-    return out
-
-
-def _days_from_midnight(seconds: np.ndarray, day: np.ndarray) -> Iterator[slice]:
-    starts = _starts(day)
-    for a, b in pairwise([*starts.tolist(), len(day)]):
+    for a, b in pairwise([*_starts(day).tolist(), len(day)]):
         if seconds[a] % DAY == 0:
-            yield slice(a, b)
+            out["daily_open"][a:b] = bars["open"][a]
+            out["session_vwap"][a:b] = ratio(np.cumsum(value[a:b]), np.cumsum(volume[a:b]))
+    return out
 
 
 def _rolling_vwap(bars: Columns, seconds: np.ndarray) -> np.ndarray:
     """Return the VWAP of the last 24 hours; unknown while a bar of them is missing."""
     whole = seconds - lag(seconds, BARS_PER_DAY - 1) == (BARS_PER_DAY - 1) * STEP
-    vwap = ratio(_day_sum(_typical_value(bars)), _day_sum(bars["volume"]))
+    vwap = ratio(_day_sum(typical_value(bars)), _day_sum(bars["volume"]))
     return np.where(whole, vwap, np.nan)
 
 

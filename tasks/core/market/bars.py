@@ -54,7 +54,15 @@ def check_frame(bars: pd.DataFrame) -> pd.DataFrame:
 def epoch_s(index: pd.Index) -> np.ndarray:
     """Return the index's times as whole seconds since 1970 (int64)."""
     times = index if isinstance(index, pd.DatetimeIndex) else pd.DatetimeIndex(index)
-    return np.asarray(times.asi8 // PER_SECOND[times.unit])
+    return times.asi8 // PER_SECOND[times.unit]
+
+
+def lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return values[keys == wanted], NaN where there is none; keys ascend."""
+    if not len(keys):
+        return np.full(len(wanted), np.nan)
+    at = np.clip(np.searchsorted(keys, wanted), 0, len(keys) - 1)
+    return np.where(keys[at] == wanted, values[at], np.nan)
 
 
 def closed_by(bars: pd.DataFrame, timeframe: str, as_of: datetime) -> pd.DataFrame:

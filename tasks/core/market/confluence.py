@@ -24,7 +24,7 @@ def parts(c: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def signed(features: Mapping[str, np.ndarray]) -> np.ndarray:
     """Compute the signed score of the four bar parts; NaN until all of them are known."""
-    return np.asarray(sum(parts(features).values()))
+    return np.sum(list(parts(features).values()), axis=0)
 
 
 def confluence(row: Mapping[str, float | None], imbalance: float | None) -> Confluence:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.market import confluence
-from tasks.core.market.bars import Columns, columns_of, epoch_s, segments
+from tasks.core.market.bars import Columns, columns_of, epoch_s, lookup, segments
 from tasks.core.market.features import lag, realized_vol_pctile
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
@@ -28,7 +28,7 @@ def trend_flip(x: Columns, t: EventThresholds) -> Directions:
     since = _bars_since(crossed)
     stretched = (x["close"] - x["vwap20"]) * side > t.flip_vwap_std * x["std20"]
     confirmed = (np.sign(x["macd_hist"]) == side) & stretched & (since <= t.flip_confirm_bars)
-    return np.asarray(_first_since(confirmed, np.cumsum(crossed)) * _int(side))
+    return _first_since(confirmed, np.cumsum(crossed)) * _int(side)
 
 
 def vol_regime(x: Columns, t: EventThresholds) -> Directions:
@@ -43,7 +43,7 @@ def vol_regime(x: Columns, t: EventThresholds) -> Directions:
     up = rose & (lower >= MIDDLE + t.vol_agree) & (x["vol_z20"] > t.vol_z)
     down = fell & (upper <= MIDDLE - t.vol_agree)
     calm, awake = upper < t.vol_high - t.vol_hysteresis, lower > t.vol_low + t.vol_hysteresis
-    return np.asarray(_armed(up, calm) - _armed(down, awake))
+    return _armed(up, calm) - _armed(down, awake)
 
 
 def range_break(x: Columns, t: EventThresholds) -> Directions:
@@ -52,7 +52,7 @@ def range_break(x: Columns, t: EventThresholds) -> Directions:
     reach = t.break_swings * (high - low)
     up = (x["close"] - low > reach) & (reach > 0)
     down = (high - x["close"] > reach) & (reach > 0)
-    return np.asarray(_starts(up, x["vol_spike"] == 1) - _starts(down, x["vol_spike"] == 1))
+    return _starts(up, x["vol_spike"] == 1) - _starts(down, x["vol_spike"] == 1)
 
 
 def confluence_shift(x: Columns, t: EventThresholds) -> Directions:
@@ -84,7 +84,7 @@ def sweep_reclaim(x: Columns, t: EventThresholds) -> Directions:
         low, high = lag(x[f"{swing}_low"]), lag(x[f"{swing}_high"])
         up |= (low - x["low"] > t.sweep_atr * atr) & (x["close"] > low)
         down |= (x["high"] - high > t.sweep_atr * atr) & (x["close"] < high)
-    return np.asarray((up & ~down & loud).astype(np.int8) - (down & ~up & loud).astype(np.int8))
+    return _int((up & ~down & loud) * 1 - (down & ~up & loud))
 
 
 def break_hold(x: Columns, t: EventThresholds) -> Directions:
@@ -124,8 +124,7 @@ def stop_run(x: Columns, t: EventThresholds) -> Directions:
         up |= (low < level) & (close > level)
     for level in (lag(x["last_high"]), x["prev_day_high"], x["prev_week_high"]):
         down |= (high > level) & (close < level)
-    fired_up, fired_down = big & up & (close >= high - third), big & down & (close <= low + third)
-    return np.asarray(fired_up.astype(np.int8) - fired_down.astype(np.int8))
+    return _int((big & up & (close >= high - third)) * 1 - (big & down & (close <= low + third)))
 
 
 Rule = Callable[[Columns, EventThresholds], Directions]
@@ -175,24 +174,20 @@ def _at_closes(closes: np.ndarray, five: pd.DataFrame | None, anchors: pd.DataFr
     Where a higher bar's last minutes did not trade, or did not reach us, nothing is news; a market without 5m
     bars has no anchors, and its own volume must do.
     """
-    if five is None or five.empty:
-        return {name: np.full(len(closes), np.nan) for name in anchors.columns} | {
-            "last_5m_volume": np.ones(len(closes))
-        }
-    keys = epoch_s(five.index) + SECONDS["5m"]
-    at = np.clip(np.searchsorted(keys, closes), 0, len(keys) - 1)
-    columns = columns_of(anchors) | {"last_5m_volume": five["volume"].to_numpy()}
-    return {name: np.where(keys[at] == closes, column[at], np.nan) for name, column in columns.items()}
+    keys = epoch_s(anchors.index) + SECONDS["5m"]
+    columns = {name: lookup(keys, column, closes) for name, column in columns_of(anchors).items()}
+    volume = np.ones(len(closes)) if five is None else lookup(keys, five["volume"].to_numpy(), closes)
+    return columns | {"last_5m_volume": volume}
 
 
 def _int(values: np.ndarray) -> Directions:
-    return np.asarray(np.nan_to_num(values).astype(np.int8))
+    return np.nan_to_num(values).astype(np.int8)
 
 
 def _bars_since(condition: np.ndarray) -> np.ndarray:
     """Return how many bars ago the condition last held (0 = now); huge before it ever did."""
     at = np.where(condition, np.arange(len(condition)), -(10**9))
-    return np.asarray(np.arange(len(condition)) - np.maximum.accumulate(at)) if len(at) else at
+    return np.arange(len(condition)) - np.maximum.accumulate(at) if len(at) else at
 
 
 def _first_since(condition: np.ndarray, group: np.ndarray) -> Directions:

@@ -44,11 +44,8 @@ def _by_segment(bars: pd.DataFrame, timeframe: str, compute_columns: Callable[[C
 
 def _contiguous(bars: Columns) -> Columns:
     columns = dict(bars)
-    _averages(columns)
-    _momentum(columns)
-    _ranges(columns)
-    _volume(columns)
-    _structure(columns)
+    for add in (_averages, _momentum, _ranges, _volume, _structure):
+        add(columns)
     return columns
 
 
@@ -96,20 +93,24 @@ def lag(values: np.ndarray, n: int = 1) -> np.ndarray:
     return out
 
 
+def typical_value(c: Columns) -> np.ndarray:
+    """Return what each bar traded in quote, at its typical price."""
+    return (c["high"] + c["low"] + c["close"]) / 3 * c["volume"]
+
+
 def _averages(c: Columns) -> None:
     close = c["close"]
     for length in (20, 50, 200):
         c[f"sma{length}"] = rolling_mean(close, length)
     c["std20"] = rolling_std(close)
     c["price_z20"] = ratio(close - c["sma20"], c["std20"])
-    typical = (c["high"] + c["low"] + close) / 3
-    c["vwap20"] = ratio(rolling_sum(typical * c["volume"], WINDOW), rolling_sum(c["volume"], WINDOW))
+    c["vwap20"] = ratio(rolling_sum(typical_value(c), WINDOW), rolling_sum(c["volume"], WINDOW))
     c["vwap_z"] = ratio(close - c["vwap20"], c["std20"])
 
 
 def ema(close: np.ndarray, length: int) -> np.ndarray:
     """Return the exponential average seeded with the simple average of its first `length` values."""
-    return np.asarray(talib.EMA(close, length))
+    return talib.EMA(close, length)
 
 
 def macd_hist(close: np.ndarray) -> np.ndarray:
@@ -117,7 +118,7 @@ def macd_hist(close: np.ndarray) -> np.ndarray:
     line = ema(close, 12) - ema(close, 26)
     known = line[np.isfinite(line)]
     signal = ema(known, 9) if len(known) else known
-    return np.asarray(line - _padded(signal, len(line)))
+    return line - _padded(signal, len(line))
 
 
 def _rsi(close: np.ndarray) -> np.ndarray:
@@ -142,7 +143,7 @@ def _momentum(c: Columns) -> None:
 def true_range(c: Columns) -> np.ndarray:
     """Return each bar's true range in quote; the first is NaN (no previous close). Source: Wilder (1978)."""
     before = lag(c["close"])
-    return np.asarray(np.maximum(c["high"], before) - np.minimum(c["low"], before))
+    return np.maximum(c["high"], before) - np.minimum(c["low"], before)
 
 
 def _percentile(values: np.ndarray) -> np.ndarray:
@@ -186,9 +187,8 @@ def _volume(c: Columns) -> None:
 
 def _structure(c: Columns) -> None:
     """Swings: an extreme of two bars on either side, known only after those two bars closed."""
-    for name, values in (("high", c["high"]), ("low", -c["low"])):
-        last, previous = _swing_levels(values)
-        sign = 1.0 if name == "high" else -1.0
+    for name, sign in (("high", 1.0), ("low", -1.0)):
+        last, previous = _swing_levels(sign * c[name])
         c[f"last_{name}"], c[f"prev_{name}"] = sign * last, sign * previous
     close, atr, height = c["close"], c["atr"], c["high"] - c["low"]
     for level in ("last_high", "last_low", "prev_high", "prev_low"):

@@ -111,27 +111,16 @@ def resolve(symbol: str, before: pd.DataFrame, named: InstrumentTerms | None, st
     base, settled = symbol.partition("/")[0], symbol.partition(":")[2].partition("-")[0]
     if base == settled:
         raise InputError(f"{symbol} is inverse, settled in {settled}: only spot and linear contracts can be replayed")
-    found = _resolved(symbol, before, named or NOTHING, stored)
-    if len(before) and found.instrument.tick > (price := _exact(float(before["close"].median()))):
-        raise InputError(f"{symbol}: its tick {found.instrument.tick} is above its price, some {price}: mend the tick")
-    return found
-
-
-def _resolved(symbol: str, before: pd.DataFrame, named: InstrumentTerms, stored: Instrument | None) -> Resolved:
-    if stored is None:
-        return Resolved(infer(symbol, before, named), _beside_candles(named))
-    if named == NOTHING:
-        return Resolved(stored, InstrumentSource.INGESTED)
-    terms = InstrumentTerms(**stored.model_dump(exclude={"symbol"}) | named.model_dump(exclude_none=True))
-    rest = named.model_dump(exclude={"kind", "shorting"}).values()  # these two are in the symbol's form
-    source = InstrumentSource.FILE_AND_INGESTED if None in rest else InstrumentSource.FILE
-    return Resolved(infer(symbol, before, terms), source)
-
-
-def _beside_candles(named: InstrumentTerms) -> InstrumentSource:
-    if named == NOTHING:
-        return InstrumentSource.INFERRED
-    return InstrumentSource.FILE_AND_INFERRED if None in (named.tick, named.step) else InstrumentSource.FILE
+    named, known = named or NOTHING, {} if stored is None else stored.model_dump(exclude={"symbol"})
+    needed = {"tick", "step"} if stored is None else known.keys() - {"kind", "shorting"}  # in the form
+    parts = ["file"] * (named != NOTHING)
+    if None in named.model_dump(include=needed).values():
+        parts.append("inferred" if stored is None else "ingested")
+    terms = InstrumentTerms(**known | named.model_dump(exclude_none=True))
+    found = stored if stored and named == NOTHING else infer(symbol, before, terms)
+    if len(before) and found.tick > (price := _exact(float(before["close"].median()))):
+        raise InputError(f"{symbol}: its tick {found.tick} is above its price, some {price}: mend the tick")
+    return Resolved(found, InstrumentSource("+".join(parts)))
 
 
 def _distinct(values: pd.DataFrame) -> np.ndarray:

@@ -5,7 +5,7 @@ names the time: only rows whose bar had closed, and could be known, at as_of are
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -38,14 +38,14 @@ class Market:
 
     symbol: str
     bars: Frames
-    thresholds: EventThresholds = field(default_factory=EventThresholds)
+    thresholds: EventThresholds = EventThresholds()
 
     @classmethod
-    def from_base(cls, symbol: str, bars: pd.DataFrame, thresholds: EventThresholds | None = None) -> "Market":
+    def from_base(cls, symbol: str, bars: pd.DataFrame, thresholds: EventThresholds = EventThresholds()) -> "Market":
         """Build every timeframe from the bars of one (candle files, backtests); from 1m bars also the 1m view."""
         base = infer_timeframe(check_frame(bars))
         wanted = ("1m", *WORKING_TIMEFRAMES) if base == "1m" else WORKING_TIMEFRAMES
-        return cls(symbol, timeframes_from(bars, base, wanted), thresholds or EventThresholds())
+        return cls(symbol, timeframes_from(bars, base, wanted), thresholds)
 
     @cached_property
     def features(self) -> dict[str, pd.DataFrame]:

@@ -6,12 +6,13 @@ so both see the same digits.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
+from tasks.core.market.features import windows
 from tasks.core.market.tables import Table
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.snapshot import HtfAnchors, RoleInput, RoleInputs, Swing, TimeframeView
@@ -44,11 +45,11 @@ class Moment(NamedTuple):
     rows: Mapping[str, int]
 
 
-def significant(value: float | None, digits: int = DIGITS) -> float | None:
+def significant(value: float | None) -> float | None:
     """Round to significant digits; None for what is not a finite number."""
     if value is None or not math.isfinite(value):
         return None
-    return float(f"{value:.{digits}g}") + 0.0  # + 0.0 turns -0.0 into 0.0
+    return float(f"{value:.{DIGITS}g}") + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -85,11 +86,22 @@ def read(market: "Market", closes: np.ndarray) -> list[Moment]:
     views = _views(market, rows, np.full(len(closes), -1))
     at = np.array(list(rows.values()), dtype=int).reshape(len(rows), len(closes)).T.tolist()
     by_time = zip(*views.values(), strict=True)
-    anchors, votes, roles = _anchors(market, rows, closes), _votes(market, rows, closes), _roles(market, rows, closes)
+    anchors, roles = [HtfAnchors()] * len(closes), _roles(market, rows, len(closes))
+    votes: list[dict[str, Any]] = [dict.fromkeys(("alignment", "momentum", "volume", "vwap"))] * len(closes)
+    if "15m" in rows:
+        votes = _dicts({name: np.where(rows["15m"] >= 0, of[rows["15m"]], np.nan) for name, of in market.votes.items()})
+    if "5m" in rows:
+        anchors = _anchors(market, rows, closes)
     return [
         Moment(dict(zip(views, of, strict=True)), anchor, vote, role, dict(zip(rows, i, strict=True)))
         for of, anchor, vote, role, i in zip(by_time, anchors, votes, roles, at, strict=True)
     ]
+
+
+def _dicts(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Return the rows of `columns`, rounded, unknown numbers as None."""
+    rows = objects(rounded(np.array(list(columns.values())))).T.tolist()
+    return [dict(zip(columns, of, strict=True)) for of in rows]
 
 
 def _due(table: Table, timeframe: str, closes: np.ndarray) -> np.ndarray:
@@ -136,7 +148,7 @@ def _fields(known: Sequence[tuple[Table, np.ndarray]]) -> list[dict[str, object]
 def _last3(table: Table, rows: np.ndarray) -> np.ndarray:
     """Return the last three bars up to each row; before the first bar it is repeated."""
     at = np.maximum(rows[:, None] + np.array([-2, -1, 0]), 0)
-    return np.asarray(np.stack([table.columns[name][at] for name in COLUMNS], axis=2))
+    return np.stack([table.columns[name][at] for name in COLUMNS], axis=2)
 
 
 def ma_stacks(averages: list[np.ndarray]) -> list[str | None]:
@@ -148,84 +160,58 @@ def ma_stacks(averages: list[np.ndarray]) -> list[str | None]:
     return [">".join(names[i] for i in of) if is_known else None for of, is_known in zip(order, known, strict=True)]
 
 
-def _column(market: "Market", rows: Mapping[str, np.ndarray], timeframe: str, name: str) -> np.ndarray:
-    """Return a feature at each moment, NaN where it or its timeframe is unknown."""
-    if timeframe not in rows:
-        return np.full(len(rows["5m"]), np.nan)
-    at = rows[timeframe]
-    return np.where(at >= 0, market.tables[timeframe].columns[name][at], np.nan)
-
-
 def _anchors(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[HtfAnchors]:
-    if "5m" not in rows:
-        return [HtfAnchors()] * len(closes)
-    close, table = _column(market, rows, "5m", "close"), market.anchor_table
-    atr, std = (_column(market, rows, "15m", name) for name in ("atr", "std20"))
-    at = table.at(closes)
-    level = {name: column[at] for name, column in table.columns.items()}
+    def column(timeframe: str, name: str) -> np.ndarray:
+        at = rows.get(timeframe, unknown)
+        return np.where(at >= 0, market.tables[timeframe].columns[name][at], np.nan) if at is not unknown else unknown
+
+    unknown = np.full(len(closes), np.nan)
+    close, atr, std = column("5m", "close"), column("15m", "atr"), column("15m", "std20")
+    at = market.anchor_table.at(closes)
+    level = {name: column[at] for name, column in market.anchor_table.columns.items()}
     values = {f"dist_to_{n}_atr": _ratio(level[n] - close, atr) for n in DISTANCES}
     values |= {f"{n}_z": _ratio(close - level[n], std) for n in MEANS}
-    of_each = objects(rounded(np.array(list(values.values())))).T.tolist()
-    return [HtfAnchors.trusted(**dict(zip(values, of, strict=True))) for of in of_each]
+    return [HtfAnchors.trusted(**of) for of in _dicts(values)]
 
 
 def _ratio(distance: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    return np.asarray(np.divide(distance, unit, out=np.full(len(unit), np.nan), where=np.isfinite(unit) & (unit != 0)))
+    return np.divide(distance, unit, out=np.full(len(unit), np.nan), where=np.isfinite(unit) & (unit != 0))
 
 
-def _votes(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[dict[str, float | None]]:
-    if "15m" not in rows:
-        return [dict.fromkeys(("alignment", "momentum", "volume", "vwap"))] * len(closes)
-    at = rows["15m"]
-    columns = {name: objects(np.where(at >= 0, column[at], np.nan)).tolist() for name, column in market.votes.items()}
-    return [dict(zip(columns, of, strict=True)) for of in zip(*columns.values(), strict=True)]
-
-
-def _roles(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[RoleInputs]:
+def _roles(market: "Market", rows: Mapping[str, np.ndarray], n: int) -> list[RoleInputs]:
     views = {tf: _role_views(market, tf, rows[tf]) for tf in market.roles}
-    volumes, recent = _day_volumes(market, rows, closes), _recent(market, rows, closes)
+    last, volumes, recent = rows.get("5m"), [None] * n, [()] * n
+    if last is not None:
+        volumes, recent = _day_volumes(market.tables["5m"], last), _recent(market.tables["5m"], last)
     return [
         RoleInputs.trusted(
             timeframes={tf: view for tf, of in views.items() if (view := of[i]) is not None},
             volume_24h=volumes[i],
             recent_closes=recent[i],
         )
-        for i in range(len(closes))
+        for i in range(n)
     ]
 
 
 def _role_views(market: "Market", timeframe: str, rows: np.ndarray) -> list[RoleInput | None]:
-    columns, table = market.roles[timeframe], market.tables[timeframe].columns
-    columns = columns | {f"swing_{side}": table[f"last_{side}"] for side in ("low", "high")}
-    distinct, inverse = np.unique(rows, return_inverse=True)
-    values = objects(rounded(np.array([column[distinct] for column in columns.values()]))).T.tolist()
-    views = [
-        RoleInput.trusted(**dict(zip(columns, of, strict=True))) if i >= 0 else None
-        for i, of in zip(distinct.tolist(), values, strict=True)
-    ]
-    return [views[i] for i in inverse.tolist()]
+    table = market.tables[timeframe].columns
+    columns = market.roles[timeframe] | {f"swing_{side}": table[f"last_{side}"] for side in ("low", "high")}
+    values = _dicts({name: column[rows] for name, column in columns.items()})
+    return [RoleInput.trusted(**of) if i >= 0 else None for i, of in zip(rows.tolist(), values, strict=True)]
 
 
-def _day_volumes(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[float | None]:
+def _day_volumes(table: Table, last: np.ndarray) -> list[Any]:
     """Return the volume of the last 24 h; unknown unless every 5m bar of them is there."""
-    if "5m" not in rows:
-        return [None] * len(closes)
-    table, last = market.tables["5m"], rows["5m"]
     first = last + 1 - DAY_BARS
     whole = (first >= 0) & (table.closes[last] - table.closes[np.maximum(first, 0)] == SECONDS["1d"] - SECONDS["5m"])
-    volume, ends = table.columns["volume"], zip(first.tolist(), last.tolist(), whole.tolist(), strict=True)
-    sums = [volume[a : b + 1].sum() if known else math.nan for a, b, known in ends]
-    volumes: list[float | None] = objects(rounded(np.array(sums))).tolist()
-    return volumes
+    sums = np.full(len(last), np.nan)
+    sums[whole] = windows(table.columns["volume"], DAY_BARS)[first[whole]].sum(axis=1)
+    return list(objects(rounded(sums)))
 
 
-def _recent(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[tuple[float, ...]]:
+def _recent(table: Table, last: np.ndarray) -> list[Any]:
     """Return the last ten 5m closes, oldest first; none where the newest is unknown."""
-    if "5m" not in rows:
-        return [()] * len(closes)
-    last = rows["5m"]
-    values = market.tables["5m"].columns["close"][np.maximum(last[:, None] + np.arange(-9, 1), 0)]
-    ten = rounded(values).tolist()
+    ten = rounded(table.columns["close"][np.maximum(last[:, None] + np.arange(-9, 1), 0)]).tolist()
     return [
         tuple(x for x in of[max(0, 9 - i) :] if not math.isnan(x)) if i >= 0 else ()
         for of, i in zip(ten, last.tolist(), strict=True)

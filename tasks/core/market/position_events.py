@@ -4,14 +4,11 @@ Judged on 5m closes since the position opened. The fingerprint names the positio
 so that each fires once however often it is looked for.
 """
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from tasks.core.market.bars import epoch_s
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
@@ -21,43 +18,20 @@ STEP = SECONDS["5m"]
 
 
 class Closes(NamedTuple):
-    """5m closes, ascending: when (s since 1970) and at what price."""
+    """5m closes, ascending: when (s since 1970), and at what price or R; NaN where a position never had a stop."""
 
     at_s: np.ndarray
-    price: np.ndarray
+    level: np.ndarray
 
 
-class RPath(NamedTuple):
-    """Unrealized R at each 5m close after the position opened; NaN where it never had a stop."""
-
-    at_s: np.ndarray
-    r: np.ndarray
-
-
-def r_path(position: Position, closes: Closes, until: datetime) -> RPath:
-    """Return the path of `position` over the closes up to `until`."""
+def r_path(position: Position, closes: Closes, until: datetime) -> Closes:
+    """Return the unrealized R of `position` at each of the closes up to `until` after it opened."""
     risk = position.risk_per_unit
     opened_s, until_s = int(position.opened_at.timestamp()), int(until.timestamp())  # whole: a float copies the array
     part = slice(*np.searchsorted(closes.at_s, (opened_s, until_s), side="right").tolist())
     sign = 1.0 if position.side == "long" else -1.0
     unit = np.nan if risk is None else sign * float(risk)
-    return RPath(closes.at_s[part], (closes.price[part] - float(position.avg_price)) / unit)
-
-
-def r_crossings(position: Position, path: RPath, thresholds: EventThresholds) -> Iterator[Reason]:
-    """Yield one reason for each level of R first reached in `path`, on either side."""
-    for level in thresholds.r_levels:
-        for sign in (1, -1):
-            reached = path.r * sign >= level
-            if reached.any():
-                yield _reason("RMultiple", position, f"{sign * level:+.1f}R", path.at_s[reached.argmax()])
-
-
-def stale_position(position: Position, path: RPath, thresholds: EventThresholds) -> Iterator[Reason]:
-    """Yield a reason when the position is older than the limit and never reached +/- age_r."""
-    n = thresholds.age_bars
-    if len(path.at_s) > n and not (np.abs(path.r[: n + 1]) >= thresholds.age_r).any():
-        yield _reason("PositionAge", position, f"{n} bars", path.at_s[n])
+    return Closes(closes.at_s[part], (closes.level[part] - float(position.avg_price)) / unit)
 
 
 def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, thresholds: EventThresholds) -> list[Reason]:
@@ -71,23 +45,21 @@ def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, threshol
     return [Reason(rule="Drawdown", symbol=symbol, detail=detail, as_of=as_of, fingerprint=mark)]
 
 
-def position_reasons(
-    position: Position, bars: pd.DataFrame, until: datetime, thresholds: EventThresholds
-) -> list[Reason]:
-    """Return every reason `position` has given on 5m bars closed by `until`."""
-    closes = Closes(epoch_s(bars.index) + STEP, bars["close"].to_numpy())
-    return reasons_at(position, closes, until, thresholds)
-
-
 def reasons_at(position: Position, closes: Closes, until: datetime, thresholds: EventThresholds) -> list[Reason]:
-    """Return every reason `position` has given at `closes` up to `until`.
+    """Return each level of R first reached on either side up to `until`, and that the position went nowhere.
 
     Whether it ever reached +/- age_r is known only from closes that go back to its opening.
     """
-    path = r_path(position, closes, until)
-    reasons = list(r_crossings(position, path, thresholds))
-    if len(closes.at_s) and closes.at_s[0] - STEP <= position.opened_at.timestamp():
-        reasons += stale_position(position, path, thresholds)
+    path, reasons, n = r_path(position, closes, until), [], thresholds.age_bars
+    for level in thresholds.r_levels:
+        for sign in (1, -1):
+            reached = path.level * sign >= level
+            if reached.any():
+                at_s = path.at_s[reached.argmax()]
+                reasons.append(_reason("RMultiple", position, f"{sign * level:+.1f}R", at_s))
+    from_its_opening = len(closes.at_s) and closes.at_s[0] - STEP <= position.opened_at.timestamp()
+    if from_its_opening and len(path.at_s) > n and not (np.abs(path.level[: n + 1]) >= thresholds.age_r).any():
+        reasons.append(_reason("PositionAge", position, f"{n} bars", path.at_s[n]))
     return reasons
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 from tasks.core.market import confluence
 from tasks.core.market.market import Market
 from tasks.core.market.moments import significant
-from tasks.core.types.base import aware_utc
+from tasks.core.types.base import Dto, aware_utc
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import (
     Constraints,
@@ -28,23 +28,23 @@ from tasks.core.types.snapshot import (
 
 MAX_BYTES = 6144
 REASON_BYTES = 480
-View = TypeVar("View", OrderBookView, PositionView, RiskView, TradeDigest)
+View = TypeVar("View", bound=Dto)
 
 
 def build(
     market: Market,
     as_of: datetime,
     *,
-    reasons: Sequence[Reason] = (),
-    book: OrderBookView | None = None,
-    position: PositionView | None = None,
-    risk: RiskView | None = None,
     constraints: Constraints,
+    reasons: Sequence[Reason] = (),
+    book: OrderBookView = OrderBookView(),
+    position: PositionView = PositionView(),
+    risk: RiskView = RiskView(),
     digest: TradeDigest | None = None,
 ) -> Snapshot:
     """Build the snapshot of `market` at as_of: rounded to 6 significant digits, unknown is None."""
     moment = market.moment(as_of)
-    book = _rounded(book or OrderBookView())
+    book = _rounded(book)
     return Snapshot.trusted(
         pair=market.symbol,
         as_of=aware_utc(as_of),
@@ -52,8 +52,8 @@ def build(
         timeframes=moment.timeframes,
         htf_anchors=moment.anchors,
         orderbook=book,
-        position=_rounded(position or PositionView()),
-        risk=_rounded(risk or RiskView()),
+        position=_rounded(position),
+        risk=_rounded(risk),
         constraints=constraints,
         confluence=confluence.confluence(moment.votes, book.imbalance),
         digest=_rounded(digest or TradeDigest()),

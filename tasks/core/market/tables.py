@@ -29,4 +29,4 @@ def known_at(closes: np.ndarray, base_closes: np.ndarray) -> np.ndarray:
     """
     at = np.searchsorted(base_closes, closes)
     never = np.iinfo(np.int64).max
-    return np.asarray(np.maximum(closes, np.append(base_closes, never)[at]))
+    return np.maximum(closes, np.append(base_closes, never)[at])

@@ -184,7 +184,7 @@ class Backtest:
             path = position_events.r_path(position, replay.closes, until)
             later = path.at_s > self.grid.start_s + (k + 1) * STEP
             for rule in rules:
-                reached = later & (path.r >= float(rule.at_r))
+                reached = later & (path.level >= float(rule.at_r))
                 if reached.any():
                     at = int(path.at_s[reached.argmax()])
                     replay.ahead.setdefault((at - self.grid.start_s) // STEP - 1, [])
@@ -348,7 +348,7 @@ class Backtest:
         """Build what the guard judges against, as the live cycle does from the venue and the store.
 
         Here and in the record everything is of its type already: it is not validated thousands of times again.
-        What `past.facts` does for live is worked out here only when something changed; see there.
+        What the live cycle works out of the past each time is worked out here only when something changed; see `past`.
         """
         as_of, limits = self.grid.closes_at(k), self.strategy.limits
         marks = {s: self.symbols[s].mark(k) for s in {*self.account.wallet.holdings, symbol}}

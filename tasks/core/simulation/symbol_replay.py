@@ -114,7 +114,7 @@ class SymbolReplay:
         end = int(at.timestamp())
         part = slice(*np.searchsorted(self.closes.at_s, (end - days * 86_400, end), side="right").tolist())
         opens = pd.DatetimeIndex((self.closes.at_s[part] - STEP) * 10**9, tz=UTC)
-        return pd.Series(self.closes.price[part], index=opens)
+        return pd.Series(self.closes.level[part], index=opens)
 
     def price_in(self, k: int, seconds: float, side: Side) -> Decimal:
         """Return what an order that arrives `seconds` into bar k meets: the open, or as far on the way to the worse."""

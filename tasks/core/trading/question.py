@@ -11,6 +11,7 @@ from tasks.core.market import snapshot as snapshots
 from tasks.core.market.market import Market
 from tasks.core.trading.guard.checks import losing
 from tasks.core.trading.guard.rulebook import allowed_actions
+from tasks.core.trading.guard.sizing import direction
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState, Position
 from tasks.core.types.question import Question, Reason
@@ -61,7 +62,7 @@ def question(
         memory=memory.at(snapshot) if isinstance(memory, Remembered) else memory,
         equity=float(account.equity),
         last_price=None if account.last_price is None else float(account.last_price),
-        quantity=float(_signed(position)),
+        quantity=0.0 if position is None else float(direction(position.side) * position.quantity),
     )
 
 
@@ -80,12 +81,6 @@ def constraints(strategy: Strategy, account: AccountState, symbol: str, as_of: d
             account, symbol, limits, as_of, symbols=strategy.symbols or None, risk_mode=risk_mode, costs=strategy.costs
         ),
     )
-
-
-def _signed(position: Position | None) -> Decimal:
-    if position is None:
-        return Decimal(0)
-    return position.quantity if position.side == "long" else -position.quantity
 
 
 def position_view(position: Position | None, state: AccountState, market: Market, as_of: datetime) -> PositionView:
@@ -116,17 +111,10 @@ def risk_view(state: AccountState, limits: Limits, digest: TradeDigest | None, a
     start, peak = state.day_start_equity, state.day_peak_equity
     daily = None if not start else float((state.equity / start - 1) * 100)
     drawdown = None if not peak else float((1 - state.equity / max(peak, state.equity)) * 100)
-    return RiskView.trusted(
-        daily_pnl_pct=daily,
-        max_drawdown_today_pct=drawdown,
-        risk_mode=_risk_mode(state, limits, digest, as_of),
-    )
-
-
-def _risk_mode(
-    state: AccountState, limits: Limits, digest: TradeDigest | None, as_of: datetime
-) -> Literal["normal", "tighten", "pause"]:
-    if state.halt or (state.paused_until is not None and state.paused_until > as_of):
-        return "pause"
     score = None if digest is None else digest.recent_performance_score
-    return "tighten" if losing(state, limits) or (score is not None and score < -0.5) else "normal"
+    mode: Literal["normal", "tighten", "pause"] = "normal"
+    if state.halt or (state.paused_until is not None and state.paused_until > as_of):
+        mode = "pause"
+    elif losing(state, limits) or (score is not None and score < -0.5):
+        mode = "tighten"
+    return RiskView.trusted(daily_pnl_pct=daily, max_drawdown_today_pct=drawdown, risk_mode=mode)

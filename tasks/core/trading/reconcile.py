@@ -140,7 +140,7 @@ def _orders(ledger: LedgerView, look: VenueView, again: Again, now: datetime) ->
         if order is None:
             yield from _not_found(own, ledger, again, now)
             continue
-        yield KeepOrder(order=order, cycle_id=own.cycle_id)
+        yield KeepOrder(order=order)
         if order.status is OrderStatus.OPEN:
             yield from _working(own, order, ledger, look, now)
         elif order.filled > 0 and not is_told:

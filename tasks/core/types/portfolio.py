@@ -118,7 +118,7 @@ class AccountState(Dto):
     last_price: Exact | None = None  # None: the snapshot's last close
     last_price_at: Utc | None = None  # None: its age is not judged
     venue: str = ""  # where the entry would go
-    # what `core.trading.facts` works out of the past
+    # what `core.trading.guard.past` works out
     # of `instrument` with other symbols; None: not judged; one that is missing is close
     correlations: dict[str, float] | None = None
     kelly: Exact | None = None  # share of equity; None: too few outcomes, or no losses

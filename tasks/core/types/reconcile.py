@@ -104,7 +104,6 @@ class KeepOrder(Dto):
     """Keep what the venue says of an order of ours."""
 
     order: Order
-    cycle_id: str
 
 
 class CancelOrder(Dto):

@@ -82,7 +82,7 @@ class Check(tuple[Code, bool, Mapping[str, object]]):
 
     __slots__ = ()
 
-    def __new__(cls, code: Code, fired: bool, inputs: Mapping[str, object]) -> "Check":
+    def __new__(cls, code: Code, fired: bool, /, **inputs: object) -> "Check":
         return tuple.__new__(cls, (code, fired, inputs))
 
     code = property(itemgetter(0))
@@ -119,7 +119,7 @@ def _checks(given: object) -> tuple[Check, ...]:
         return given
     if isinstance(given, list) and given and isinstance(given[0], dict):  # as records before the tuples have them
         given = [(check["code"], check["fired"], check.get("inputs", {})) for check in given]
-    return tuple(Check(*stored) for stored in _STORED.validate_python(given))
+    return tuple(Check(code, fired, **inputs) for code, fired, inputs in _STORED.validate_python(given))
 
 
 def _stored(checks: tuple[Check, ...]) -> list[Stored]:

@@ -179,7 +179,7 @@ def record() -> CycleRecord:
 def test_the_decisions_chart_is_a_picture_inside_its_url(market, monkeypatch):
     from tasks import record as task
 
-    monkeypatch.setattr(task, "stored_frames", lambda symbol, as_of, limit: market.bars)
+    monkeypatch.setattr(task.load_candles, "fn", lambda symbols, as_of, limit: {symbols[0]: market.bars})
     url = task.chart_of(record())
     assert url.startswith("data:image/png;base64,")
     assert len(url) <= 80_000
@@ -189,10 +189,10 @@ def test_the_decisions_chart_is_a_picture_inside_its_url(market, monkeypatch):
 def test_a_chart_that_cannot_be_drawn_is_a_warning(error, monkeypatch, caplog):
     from tasks import record as task
 
-    def fail(symbol: str, as_of: datetime, limit: int) -> None:
+    def fail(symbols: tuple[str, ...], as_of: datetime, limit: int) -> None:
         raise error
 
-    monkeypatch.setattr(task, "stored_frames", fail)
+    monkeypatch.setattr(task.load_candles, "fn", fail)
     assert task.chart_of(record()) == ""
     assert f"not drawn error={error}" in caplog.text
 

@@ -12,7 +12,7 @@ from market_data import MARKETS, OWN, START, recorded, walk
 from tasks.core.market import events
 from tasks.core.market.bars import Columns, epoch_s
 from tasks.core.market.market import Market, bar_closes
-from tasks.core.market.position_events import drawdown, position_reasons
+from tasks.core.market.position_events import STEP, Closes, drawdown, reasons_at
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
@@ -292,7 +292,8 @@ def said(closes: list[float], held: Position, first_bar: datetime = START) -> li
     """Return each reason with the number of the bar that gave it."""
     bars = walk(len(closes), start=first_bar)
     bars["close"] = closes
-    found = position_reasons(held, bars, first_bar + timedelta(days=30), T)
+    closes = Closes(epoch_s(bars.index) + STEP, bars["close"].to_numpy())
+    found = reasons_at(held, closes, first_bar + timedelta(days=30), T)
     return [(str(r), int((r.as_of - first_bar) / timedelta(minutes=5)) - 1) for r in found]
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from guard_cases import BTC, ETH, NOON, ago
+from instrument_cases import linear
 
 from tasks.core.trading.guard import past
-from tasks.core.trading.guard.checks import _closed
-from tasks.core.types.limits import Limits
-from tasks.core.types.orders import Fill
+from tasks.core.trading.guard.checks import Account
+from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState, ClosedTrade
 from tasks.core.types.record import Outcome
 
@@ -91,15 +91,6 @@ def test_refusals_count_from_the_newest_back_to_the_last_entry_that_was_taken():
     assert past.rejections([], ago(hours=1)) == 0
 
 
-def test_facts_are_fields_of_the_account_state():
-    fill = {"venue_order_id": "1", "symbol": BTC, "side": "sell", "quantity": D(1), "price": D(1)}
-    fills = [Fill(fill_id=str(i), reason=why, at=ago(hours=i), **fill) for i, why in ((1, "stop"), (2, "liquidation"))]
-    found = past.facts(BTC, NOON, Limits(), fills=fills, sent=[(ago(minutes=1), True)], outcomes=[outcome(-1)] * 30)
-    state = AccountState(**found)
-    assert (state.last_liquidation, state.rejections, state.kelly) == (ago(hours=2), 1, -1)
-    assert state.correlations == {}
-
-
 @pytest.mark.parametrize("way", [1, -1], ids=["oldest first", "newest first"])
 def test_of_closed_trades_the_day_the_looks_back_and_those_since_the_last_decision_matter(way):
     """At noon the day's and the one before it; just after midnight what the cool-offs look back on."""
@@ -130,4 +121,6 @@ def test_the_guard_says_the_same_of_the_trades_that_matter_as_of_all():
         for late in (-limits.max_lateness_s, 0, limits.max_lateness_s):
             at = as_of + timedelta(seconds=late)
             one, other = (AccountState(closed_trades=trades) for trades in (tuple(known), few))
-            assert _closed(one, BTC, limits, at) == _closed(other, BTC, limits, at)
+            one, other = (Account(state, linear(), BTC, limits, Costs(), at, "normal") for state in (one, other))
+            assert one.pnl_today == other.pnl_today
+            assert (one.last_exit, one.losses) == (other.last_exit, other.losses)

@@ -7,7 +7,7 @@ import pytest
 from guard_cases import BTC, GRID, NOON, account, asked, seen
 
 from tasks.core.trading import ledger
-from tasks.core.trading.guard.checks import account as checked
+from tasks.core.trading.guard.checks import Account
 from tasks.core.trading.judge import Judgement, judged, status_of
 from tasks.core.trading.orders import cycle_id, cycle_of
 from tasks.core.types.decision import Answer, Decision, OpenLong, OpenShort, hold
@@ -94,8 +94,8 @@ def test_a_day_is_from_midnight_to_before_the_next_for_model_and_guard_alike(sec
     at = midnight + timedelta(seconds=max(0, seconds))
     assert ledger.realized_today(closed, at) == (-250 if counts else 0)
     assert ledger.realized_today_pct(closed, Decimal(10_000), at) == (-2.5 if counts else 0.0)
-    guard = checked(account(closed_trades=closed), GRID, BTC, CALM, Costs(), at, risk_mode="normal")
-    assert guard.closed.pnl_today == ledger.realized_today(closed, at)
+    guard = Account(account(closed_trades=closed), GRID, BTC, CALM, Costs(), at, "normal")
+    assert guard.pnl_today == ledger.realized_today(closed, at)
 
 
 def test_the_days_pnl_is_unknown_without_the_days_first_equity():

@@ -66,12 +66,6 @@ def test_a_foreign_id_is_not_ours(foreign):
     assert orders.cycle_of(foreign) is None
 
 
-@pytest.mark.parametrize("leg", ["", "e", "e00", "E0", "e-"])
-def test_a_leg_that_would_not_fit_is_refused(leg):
-    with pytest.raises(ValueError, match="leg"):
-        orders.client_order_id(CYCLE, leg)
-
-
 def test_protect_orders_differ_by_position_kind_and_sequence():
     ids = {orders.protect_order_id(p, k, n) for p in (CYCLE, "b") for k in ("trim", "flatten") for n in (1, 2)}
     assert len(ids) == 8

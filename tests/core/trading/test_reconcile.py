@@ -279,7 +279,7 @@ def test_an_unknown_order_of_protect_waits_for_its_position():
 
 def test_a_working_order_is_kept():
     view, seen = ours(intents=(own(expires_at=NOW + SECOND),)), of_orders(order())
-    assert did(view, seen) == [KeepOrder(order=order(), cycle_id=CYCLE)]
+    assert did(view, seen) == [KeepOrder(order=order())]
 
 
 @pytest.mark.parametrize(

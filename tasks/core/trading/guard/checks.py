@@ -5,8 +5,10 @@ all in `rules`, what limits the size of an entry in `caps`. Percentages of equit
 rule divides as little as it can.
 """
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
@@ -18,21 +20,14 @@ from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument, PositionSide
 from tasks.core.types.portfolio import AccountState, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import Snapshot
-from tasks.core.types.verdict import Check, Code
+from tasks.core.types.verdict import Check
 
 Exposure = HeldPosition | PendingEntry
 
 
-class Closed(NamedTuple):
-    """What the closed trades say at one moment: PnL of the UTC day, last exit of the symbol, losses of late."""
-
-    pnl_today: Decimal
-    last_exit: datetime | None
-    losses: int
-
-
-class Account(NamedTuple):
-    """What is true of the account and `symbol` at `at`, before any decision is asked for."""
+@dataclass(frozen=True)
+class Account:
+    """What is true of the account and `symbol` at `at`, before any decision is asked for; each sum is made once."""
 
     state: AccountState
     instrument: Instrument
@@ -40,15 +35,50 @@ class Account(NamedTuple):
     limits: Limits
     costs: Costs
     at: datetime
-    lateness_s: float | None
-    symbols: tuple[str, ...] | None
-    risk_mode: str
-    daily_pnl_pct: Decimal | None
-    position: HeldPosition | None
-    closed: Closed
-    open_risk: Decimal  # quote lost at the stops of every open position and pending entry
-    gross: Decimal  # their notional
-    leverage: Decimal  # in force: ours, capped by the symbol's and the instrument's; 1 on spot
+    mode: str  # of risk, as the snapshot says
+    symbols: tuple[str, ...] | None = None
+    lateness_s: float | None = None
+    daily_pnl_pct: Decimal | None = None
+
+    @cached_property
+    def risk_mode(self) -> str:
+        return "tighten" if self.mode == "normal" and losing(self.state, self.limits) else self.mode
+
+    @cached_property
+    def position(self) -> HeldPosition | None:
+        return self.state.position(self.symbol)
+
+    @cached_property
+    def pnl_today(self) -> Decimal:
+        return realized_today(self.state.closed_trades, self.at)
+
+    @cached_property
+    def last_exit(self) -> datetime | None:
+        """Return the last exit within the re-entry cooldown; a trade that does not name its symbol is this one's."""
+        cooled = self.at - timedelta(minutes=self.limits.reentry_cooldown_min)
+        trades = (t for t in self.state.closed_trades if t.symbol in ("", self.symbol))
+        return max((t.closed_at for t in trades if t.closed_at > cooled), default=None)
+
+    @cached_property
+    def losses(self) -> int:
+        """Return how many trades lost within the cool-off."""
+        lately = self.at - timedelta(minutes=self.limits.cool_off_min)
+        return sum(t.closed_at > lately and t.pnl < 0 for t in self.state.closed_trades)
+
+    @cached_property
+    def open_risk(self) -> Decimal:
+        """Return the quote lost at the stops of every open position and pending entry."""
+        return sum((risk(p, self.costs) for p in self.state.exposures), ZERO)
+
+    @cached_property
+    def gross(self) -> Decimal:
+        return sum((p.notional for p in self.state.exposures), ZERO)
+
+    @property
+    def leverage(self) -> Decimal:
+        """Return the leverage in force: ours, capped by the symbol's and the instrument's; 1 on spot."""
+        spot = self.instrument.kind == "spot"
+        return Decimal(1) if spot else min(self.limits.leverage_of(self.symbol), self.instrument.max_leverage)
 
     @property
     def gross_limit(self) -> Decimal:
@@ -108,38 +138,10 @@ class EntryTerms(NamedTuple):
     shrunk: tuple[Check, ...]
 
 
-def check(code: Code, fired: bool, **inputs: object) -> Check:
-    """Build a Check; `Check` itself is what is passed around."""
-    return tuple.__new__(Check, (code, fired, inputs))
-
-
 def positive(value: float | None) -> Decimal | None:
     """Cross a price or distance of the snapshot; None unless it is positive."""
     crossed = known(value)
     return crossed if crossed is not None and crossed > 0 else None
-
-
-def account(
-    state: AccountState,
-    instrument: Instrument,
-    symbol: str,
-    limits: Limits,
-    costs: Costs,
-    at: datetime,
-    *,
-    risk_mode: str,
-    symbols: tuple[str, ...] | None = None,
-    lateness_s: float | None = None,
-    daily_pnl_pct: Decimal | None = None,
-) -> Account:
-    """Work out once what several rules compare."""
-    mode = "tighten" if risk_mode == "normal" and losing(state, limits) else risk_mode
-    leverage = min(limits.leverage_of(symbol), instrument.max_leverage)
-    return Account(
-        state, instrument, symbol, limits, costs, at, lateness_s, symbols, mode, daily_pnl_pct, state.position(symbol),
-        _closed(state, symbol, limits, at), sum((risk(p, costs) for p in state.exposures), ZERO),
-        sum((p.notional for p in state.exposures), ZERO), Decimal(1) if instrument.kind == "spot" else leverage,
-    )  # fmt: skip
 
 
 def losing(state: AccountState, limits: Limits) -> bool:
@@ -151,14 +153,6 @@ def losing(state: AccountState, limits: Limits) -> bool:
             (state.peak_equity, limits.drawdown_halt_pct),
         )
     )
-
-
-def _closed(state: AccountState, symbol: str, limits: Limits, at: datetime) -> Closed:
-    """Look through the closed trades once. One that does not name its symbol counts as this one's."""
-    lately, cooled = at - timedelta(minutes=limits.cool_off_min), at - timedelta(minutes=limits.reentry_cooldown_min)
-    exits = [t.closed_at for t in state.closed_trades if t.closed_at > cooled and t.symbol in ("", symbol)]
-    losses = [t for t in state.closed_trades if t.closed_at > lately and t.pnl < 0]
-    return Closed(realized_today(state.closed_trades, at), max(exits, default=None), len(losses))
 
 
 def risk(p: Exposure, costs: Costs) -> Decimal:

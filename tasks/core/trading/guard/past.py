@@ -1,24 +1,13 @@
 """What the guard needs to know of the past, worked out in one way for the live cycle and for a replay.
 
-`facts` gives the fields of `AccountState` that neither a balance nor a position says:
-
-    state = AccountState(..., **facts(symbol, as_of, limits, others=..., closes=..., outcomes=..., sent=..., fills=...))
-
-- others: symbols other than this one with an open position or a pending entry. Without any, `closes` is not read.
-- closes: close columns of 5m frames, index open_time; later bars may be in them and are not looked at.
-- outcomes: of the decider that is asked, in any symbol, known at as_of; the newest `KEPT` are enough.
-- sent: (when, refused) of every entry order that the venue took or refused, in any order; a day's are enough.
-- fills: of the account, those of the last `liquidation_cooldown_min`.
-
-A replay judges thousands of decisions, and need not work out each time what has not changed: it makes the same `Facts`
-of the same functions, `correlations` once per UTC day, symbol and others (the 7 days end at midnight for that), `kelly`
-when a position closes.
+Closes are close columns of 5m frames, index open_time; later bars may be in them and are not looked at. A replay judges
+thousands of decisions, and need not work out each time what has not changed: it computes `correlations` once per UTC
+day, symbol and others (the 7 days end at midnight for that), `kelly` when a position closes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, Decimal
-from typing import TypedDict
 
 import numpy as np
 import pandas as pd
@@ -26,7 +15,6 @@ import pandas as pd
 from tasks.core.market.bars import epoch_s
 from tasks.core.types.bars import floor_time
 from tasks.core.types.limits import Limits
-from tasks.core.types.orders import Fill
 from tasks.core.types.portfolio import ClosedTrade
 from tasks.core.types.record import Outcome
 
@@ -35,35 +23,6 @@ STEP, DAYS = 300, 7
 BARS = DAYS * 86_400 // STEP
 LEAST_BARS = 288  # returns in common; fewer say nothing
 PLACES = Decimal("0.000001")
-
-
-class Facts(TypedDict):
-    """Fields of `AccountState`."""
-
-    correlations: dict[str, float]
-    kelly: Decimal | None
-    rejections: int
-    last_liquidation: datetime | None
-
-
-def facts(
-    symbol: str,
-    as_of: datetime,
-    limits: Limits,
-    *,
-    others: Iterable[str] = (),
-    closes: Mapping[str, pd.Series] | None = None,
-    outcomes: Sequence[Outcome] = (),
-    sent: Iterable[tuple[datetime, bool]] = (),
-    fills: Iterable[Fill] = (),
-) -> Facts:
-    """Put together what the guard looks back on; see the module for what to pass."""
-    return Facts(
-        correlations=correlations(symbol, others, closes or {}, as_of),
-        kelly=kelly(outcomes, limits.kelly_min_outcomes),
-        rejections=rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
-        last_liquidation=max((fill.at for fill in fills if fill.reason == "liquidation"), default=None),
-    )
 
 
 def recent_trades(

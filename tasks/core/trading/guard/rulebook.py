@@ -19,8 +19,7 @@ from decimal import (
 )
 from math import inf, isfinite
 
-from tasks.core.trading.guard import checks
-from tasks.core.trading.guard.checks import Account, Case, check, positive
+from tasks.core.trading.guard.checks import Account, Case, positive
 from tasks.core.trading.guard.rules import ACCOUNT_RULES, ACT, CASE_RULES, ENTER, UNKNOWN
 from tasks.core.trading.guard.sizing import HUNDRED, known
 from tasks.core.trading.guard.terms import terms
@@ -30,7 +29,7 @@ from tasks.core.types.decision import ACTIONS, Decision, Hold, Pause
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.snapshot import Constraints, Snapshot
-from tasks.core.types.verdict import Code, Verdict
+from tasks.core.types.verdict import Check, Code, Verdict
 
 ALLOWED_WITH = frozenset({code for code in Code if code.endswith("_CLAMPED")} | {Code.REMAINDER_CLOSED})
 
@@ -67,12 +66,18 @@ def judge(
         try:
             close = positive(views.get("5m", UNKNOWN).close)
             last = close if state.last_price is None else state.last_price if state.last_price > 0 else None
-            account = checks.account(
-                _marked(state, symbol, last), state.instrument, symbol, _narrowed(limits, snapshot.constraints), costs,
+            account = Account(
+                _marked(state, symbol, last),
+                state.instrument,
+                symbol,
+                _narrowed(limits, snapshot.constraints),
+                costs,
                 now if now is not None and now.tzinfo else snapshot.as_of,
-                risk_mode=snapshot.risk.risk_mode, symbols=symbols, lateness_s=_lateness_s(now, snapshot.as_of),
-                daily_pnl_pct=known(snapshot.risk.daily_pnl_pct),
-            )  # fmt: skip
+                snapshot.risk.risk_mode,
+                symbols,
+                _lateness_s(now, snapshot.as_of),
+                known(snapshot.risk.daily_pnl_pct),
+            )
             atr = positive(views.get("15m", UNKNOWN).atr)
             return _verdict(Case(account, decision, snapshot, fallback, last, atr, breakouts))
         except ArithmeticError as e:  # numbers too large or too small to compute with: decimal's own signals
@@ -94,9 +99,7 @@ def allowed_actions(
         return tuple(action for action in ACTIONS if action not in ACT)
     with localcontext(_ARITHMETIC):
         try:
-            account = checks.account(
-                state, state.instrument, symbol, limits, costs or Costs(), as_of, risk_mode=risk_mode, symbols=symbols
-            )  # fmt: skip
+            account = Account(state, state.instrument, symbol, limits, costs or Costs(), as_of, risk_mode, symbols)
             denied = {action for rule, actions in ACCOUNT_RULES if rule(account).fired for action in actions}
         except ArithmeticError:
             denied = set(ENTER if state.position(symbol) else ACT)
@@ -104,8 +107,8 @@ def allowed_actions(
 
 
 def _missing(decision: Decision, **inputs: object) -> Verdict:
-    missing = check(Code.DATA_MISSING, True, **inputs)
-    return Verdict(allowed=False, decision=decision, codes=(Code.DATA_MISSING,), checks=(missing,))
+    code = Code.DATA_MISSING
+    return Verdict(allowed=False, decision=decision, codes=(code,), checks=(Check(code, True, **inputs),))
 
 
 def _lateness_s(now: datetime | None, as_of: datetime) -> float | None:
