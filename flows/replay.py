@@ -202,7 +202,7 @@ def _stored_candles(venue: str, symbol: str) -> Any:
 
     if not venue:
         raise DataError(f"a cycle of {symbol} names no venue: it is of a backtest, use --records and --candles")
-    series = {tf: store().candles.all(venue, symbol, tf) for tf in WORKING_TIMEFRAMES}
+    series = {tf: store().candles.history(venue, symbol, tf) for tf in WORKING_TIMEFRAMES}
     return History(symbol, *({tf: each[part] for tf, each in series.items()} for part in (0, 1)))
 
 

@@ -86,7 +86,7 @@ def _closed(position: Position) -> ClosedTrade:
 def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]:
     """Return working entries: intents on their way or resting; their risk counts toward the total."""
     found = []
-    for _, intent, _ in store().intents.open(strategy):
+    for intent in (own.intent for own in store().intents.open(strategy)):
         price = intent.price or last_close(intent.symbol, as_of) or intent.stop
         if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
             continue
@@ -99,9 +99,10 @@ def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]
 
 def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
     """Return today's realized PnL in percent of the equity at 00:00 UTC; None before today's first equity point."""
-    first = store().equity.first_of_day(strategy, as_of)
-    closed = store().positions.closed(strategy, since=floor_time(as_of, "1d"), limit=None)
-    return ledger.realized_today_pct(map(_closed, closed), None if first is None else first.equity, as_of)
+    midnight = floor_time(as_of, "1d")
+    points = store().equity.since(strategy, midnight, as_of)
+    closed = store().positions.closed(strategy, midnight, limit=None)
+    return ledger.realized_today_pct(map(_closed, closed), points[0].equity if points else None, as_of)
 
 
 def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:

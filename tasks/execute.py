@@ -8,7 +8,7 @@ from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
 from tasks.core.trading import booking
-from tasks.core.types.orders import FINAL_STATES, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import Lease
 from tasks.crash_points import reached
 from tasks.halts import active_halt
@@ -80,8 +80,8 @@ async def execute_intents(
 
 def _ended(intent: OrderIntent) -> Order | None:
     """Return what became of an intent that a run before this one has ended."""
-    state = store().intents.state(intent.client_order_id)
-    if state not in FINAL_STATES:
+    own = store().intents.get(intent.client_order_id)
+    if own is None or not own.ended:
         return None
     reason = "its intent was ended by another run before it was sent"
     return store().orders.get(intent.client_order_id) or _refused(intent, reason)

@@ -49,7 +49,7 @@ def symbols_of_ours() -> tuple[str, ...]:
     """Return the strategy's symbols and those in which it still has a position or an order."""
     kept, strategy = store(), settings().strategy
     in_position = [p.symbol for p in kept.positions.open(strategy)]
-    working = [intent.symbol for _, intent, _ in kept.intents.open(strategy)]
+    working = [own.intent.symbol for own in kept.intents.open(strategy)]
     return tuple(dict.fromkeys((*settings().symbols, *in_position, *working)))
 
 

@@ -15,7 +15,7 @@ from tasks.core.errors import OrderRejected, VenueError, VenueUnavailable
 from tasks.core.trading import followups, orders
 from tasks.core.trading.guard import sizing
 from tasks.core.types.alert import AlertKind
-from tasks.core.types.orders import FINAL_STATES, Instrument, Order, OrderIntent, OrderType, VenuePosition
+from tasks.core.types.orders import Instrument, Order, OrderIntent, OrderType, VenuePosition
 from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import Action, Finding, Flatten, SetStop
 from tasks.core.types.record import Lease
@@ -130,8 +130,8 @@ async def flatten(position: Position, quantity: Decimal, why: str = "flatten") -
     """
     quantity = sizing.sellable(await venue().instrument(position.symbol), quantity)
     names = (orders.protect_order_id(position.position_id, why, attempt) for attempt in count())
-    name = next(name for name in names if store().intents.state(name) not in FINAL_STATES)
-    intent = store().intents.get(name) or orders.reducing(position, name, OrderType.MARKET, quantity)
+    name, own = next((name, own) for name in names if not ((own := store().intents.get(name)) and own.ended))
+    intent = own.intent if own else orders.reducing(position, name, OrderType.MARKET, quantity)
     return await submit(position, intent)
 
 
@@ -192,12 +192,12 @@ async def _followed_up(position: Position, wanted: OrderIntent, lease: Lease | N
 
     A moved stop is set again, which is harmless: the venue keeps no id of it.
     """
-    stored = store().intents.get(wanted.client_order_id)
+    own = store().intents.get(wanted.client_order_id)
     if wanted.type not in PROTECTION:
-        if store().intents.state(wanted.client_order_id) not in FINAL_STATES:
-            await submit(position, stored or wanted, lease)
+        if not (own and own.ended):
+            await submit(position, own.intent if own else wanted, lease)
         return None
-    if stored is None:
+    if own is None:
         await submit(position, wanted, lease)
     else:
         await send(venue(), wanted)

@@ -111,14 +111,11 @@ def track_decisions(limit: int = 50) -> int:
         return 0
     sent = 0
     try:
-        for cycle_id in kept.decisions.untracked(limit):
-            record = kept.cycles.get(cycle_id)
-            if record is None:
-                continue
+        for record in kept.decisions.untracked(limit):
             for call in record.decided.calls if record.decided else ():
                 if call.prompt is not None:
                     mirror.register_prompt(load_prompt(call.prompt.name, call.prompt.version))
-            kept.decisions.mark_tracked(cycle_id, mirror.track_decision(record, settings().profile))
+            kept.decisions.mark_tracked(record.cycle_id, mirror.track_decision(record, settings().profile))
             sent += 1
     except TrackingUnavailable as e:
         if is_tried_again(e):

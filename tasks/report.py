@@ -30,11 +30,10 @@ async def write_report(day: date) -> Path:
     kept, s = store(), settings()
     begin = datetime.combine(day, time(), UTC)
     end = begin + timedelta(days=1)
-    points = [point for point in kept.equity.since(s.strategy, end - SHOWN) if point.at < end]
+    last = end - timedelta.resolution
+    points = kept.equity.since(s.strategy, end - SHOWN, last)
     decided = kept.decisions.between(s.strategy, begin, end)
-    outcomes = [
-        each for each in kept.outcomes.newest(s.strategy, since=begin, until=end, limit=None) if each.closed_at < end
-    ]
+    outcomes = kept.outcomes.newest(s.strategy, since=begin, until=last, limit=None)
     today, statuses = [point for point in points if point.at >= begin], kept.cycles.by_status(s.strategy, begin, end)
     found = Day(day, s.strategy, today, dict(sorted(statuses.items())), decided, outcomes, _baselines(end))
     picture = ""

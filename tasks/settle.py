@@ -55,11 +55,9 @@ def track_session(at: datetime) -> None:
         return
     midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
     try:
-        for outcome in kept.outcomes.untracked(100):
-            trace_id = kept.decisions.trace_id(outcome.cycle_id)
-            if trace_id:
-                mirror.attach_outcome(trace_id, outcome)
-                kept.outcomes.mark_tracked(outcome.position_id)
+        for trace_id, outcome in kept.outcomes.untracked(100):
+            mirror.attach_outcome(trace_id, outcome)
+            kept.outcomes.mark_tracked(outcome.position_id)
         metrics = session_metrics(midnight)
         mirror.log_session(
             s.strategy, s.profile, midnight.date(), metrics, step=int((at - midnight) / timedelta(minutes=5)),

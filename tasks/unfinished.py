@@ -6,6 +6,7 @@ from tasks import ledger
 from tasks.connections import log, store, venue
 from tasks.core.errors import TradingError
 from tasks.core.trading import reconcile
+from tasks.core.types.base import ZERO
 from tasks.core.types.decision import Add
 from tasks.core.types.orders import Order, OrderIntent
 from tasks.core.types.reconcile import (
@@ -34,9 +35,9 @@ async def settle_working_orders(now: datetime) -> int:
     Entries are cancelled past their time, and under a halt at once. One order's trouble is raised after the others.
     """
     ended, failed = 0, list[str]()
-    for cycle_id, intent, _ in store().intents.open(settings().strategy):
+    for intent in (own.intent for own in store().intents.open(settings().strategy)):
         try:
-            ended += await _settle(cycle_id, intent, now)
+            ended += await _settle(intent, now)
         except TradingError as e:
             log().error("protect symbol=%s client_order_id=%s: %s", intent.symbol, intent.client_order_id, e)
             failed.append(f"{intent.client_order_id}: {e}")
@@ -45,13 +46,13 @@ async def settle_working_orders(now: datetime) -> int:
     return ended
 
 
-async def _settle(cycle_id: str, intent: OrderIntent, now: datetime) -> bool:
+async def _settle(intent: OrderIntent, now: datetime) -> bool:
     """Look at one order until there is nothing to look at again; returns whether it ended."""
     name, earlier, booked, cancelled = intent.client_order_id, None, frozenset[str](), False
     for _ in range(LOOKS):
         order = await venue().find_order(intent.symbol, name)
         look = VenueView(observed_at=datetime.now(UTC), orders={name: order}, booked=booked)
-        ours = ledger.view(intents=(_own(cycle_id, intent, order),), halts=tuple(active_halts()))
+        ours = ledger.view(intents=(_own(intent, order),), halts=tuple(active_halts()))
         actions = reconcile.reconcile(ours, look, earlier, now)
         if cancelled:  # once in a run: what the venue has not taken note of is the next one's
             actions = tuple(action for action in actions if not isinstance(action, CancelOrder))
@@ -65,15 +66,12 @@ async def _settle(cycle_id: str, intent: OrderIntent, now: datetime) -> bool:
     return False
 
 
-def _own(cycle_id: str, intent: OrderIntent, order: Order | None) -> OwnIntent:
-    kept, name = store(), intent.client_order_id
-    persisted_at = kept.intents.persisted_at(name)
-    record = None if intent.reduce_only else kept.cycles.get(cycle_id)
+def _own(intent: OrderIntent, order: Order | None) -> OwnIntent:
+    own = store().intents.get(intent.client_order_id)
+    assert own is not None
+    record = None if intent.reduce_only else store().cycles.get(own.cycle_id)
     adds = record is not None and record.verdict is not None and isinstance(record.verdict.decision, Add)
-    return OwnIntent(
-        intent=intent, cycle_id=cycle_id, state=str(kept.intents.state(name)), persisted_at=persisted_at,
-        booked=ledger.booked_of(order) if order else 0, adds=adds,
-    )  # fmt: skip
+    return own.model_copy(update={"booked": ledger.booked_of(order) if order else ZERO, "adds": adds})
 
 
 async def _carry_out(action: Action, intent: OrderIntent) -> None:

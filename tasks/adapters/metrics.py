@@ -16,7 +16,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
-from tasks.adapters.store.database import Database
 from tasks.adapters.store.store import Store
 from tasks.adapters.store.tables import (
     AlertRow,
@@ -59,11 +58,11 @@ class Exporter(Collector):
 
     def _read(self, store: Store, now: datetime) -> Iterator[Metric]:
         def counted(make: Callable[..., Metric], name: str, text: str, *columns: Any, where: Sequence[Any]) -> Metric:
-            rows = store.database.rows(select(*columns, func.count()).where(*where).group_by(*columns))
+            rows = store.rows(select(*columns, func.count()).where(*where).group_by(*columns))
             return make(name, text, {tuple(row[:-1]): row[-1] for row in rows}, [column.key for column in columns])
 
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        newest = store.database.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
+        newest = store.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
         day = (newest or now).replace(hour=0, minute=0, second=0, microsecond=0)
         about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= day)
         yield counted(
@@ -92,13 +91,11 @@ class Exporter(Collector):
             where=(DecisionRow.cycle_id == CycleRow.cycle_id, *about),
         )
         refused = (VerdictRow.cycle_id == CycleRow.cycle_id, *about, VerdictRow.allowed.is_(False))
-        codes = Counter(
-            (c,) for row in store.database.rows(select(VerdictRow.codes).where(*refused)) for c in row.codes
-        )
+        codes = Counter((c,) for row in store.rows(select(VerdictRow.codes).where(*refused)) for c in row.codes)
         yield _counter("denials", "Decisions the guard refused, by code", codes, ("code",))
         if newest is not None:
             yield _gauge("last_close_timestamp_seconds", "What the newest cycle is about", {(): newest.timestamp()})
-            yield self._stages(store.database, newest - HOUR)
+            yield self._stages(store, newest - HOUR)
         yield from self._models(store, now, today)
         yield from self._account(store)
         yield counted(_gauge, "halts", "Halts in force", where=[HaltRow.resumed_at.is_(None)])
@@ -125,7 +122,7 @@ class Exporter(Collector):
             where=[LeaseRow.expires_at > now],
         )
 
-    def _stages(self, store: Database, since: datetime) -> Metric:
+    def _stages(self, store: Store, since: datetime) -> Metric:
         query = (
             select(CycleRow.as_of, CycleRow.started_at, CycleRow.updated_at)
             .add_columns(DecisionRow.decided_at, DecisionRow.latency_ms, VerdictRow.judged_at)
@@ -148,7 +145,7 @@ class Exporter(Collector):
 
     def _models(self, store: Store, now: datetime, today: datetime) -> Iterator[Metric]:
         calls, seconds, usd, tokens = (defaultdict[tuple[str, ...], float](float) for _ in range(4))
-        for row in store.database.rows(select(ModelCallRow).where(ModelCallRow.called_at >= today)):
+        for row in store.rows(select(ModelCallRow).where(ModelCallRow.called_at >= today)):
             provider, _, model = row.model.rpartition("/")
             who = (provider or "unknown", model, row.role)
             calls[*who, "error" if row.error else "ok"] += 1

@@ -172,7 +172,7 @@ class _Cut:
 
     def _must_be_fenced(self, held: Lease) -> None:
         """Ask in the name of a, while the order may still be sent under the newer lease."""
-        sending = [(intent.client_order_id, state) for _, intent, state in store().intents.open(settings().strategy)]
+        sending = [(own.intent.client_order_id, own.state) for own in store().intents.open(settings().strategy)]
         refused = [not store().intents.begin_sending(name, held) for name, _ in sending]
         said = ", ".join(f"{name} is {state}" for name, state in sending)
         self.seen.must(refused and all(refused), f"nothing can be sent under the lease that a had: {said}")

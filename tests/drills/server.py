@@ -101,7 +101,7 @@ async def _outage(system: System) -> datetime:
 
 def _rows(fingerprints: set[str]) -> list[tuple[str, str | None]]:
     query = select(EventRow.fingerprint, EventRow.cycle_id).where(EventRow.fingerprint.in_(fingerprints))
-    return [(row.fingerprint, row.cycle_id) for row in store().database.rows(query)]
+    return [(row.fingerprint, row.cycle_id) for row in store().rows(query)]
 
 
 def _unclaimed(fingerprints: set[str]) -> set[str]:

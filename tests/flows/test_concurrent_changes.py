@@ -57,7 +57,7 @@ async def test_an_entry_counts_as_pending_until_the_venue_has_told_its_fills(hom
         patch.setattr(VenueAccount, "fills", none_yet)
         record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.EXECUTED
-    assert [intent.client_order_id for _, intent, _ in store().intents.open("default")] == [
+    assert [own.intent.client_order_id for own in store().intents.open("default")] == [
         record.intents[0].client_order_id
     ]
     await protect_once()

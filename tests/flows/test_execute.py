@@ -81,7 +81,7 @@ async def test_every_intent_is_written_before_the_first_is_sent_and_all_in_order
     submit, venue.submit = venue.submit, None
 
     async def look_first(intent: OrderIntent) -> Order:
-        written.append([store().intents.state(name) for name in ("qd-1", "qd-2")])
+        written.append([store().intents.get(name).state for name in ("qd-1", "qd-2")])
         return await submit(intent)
 
     venue.submit = look_first
@@ -101,7 +101,7 @@ async def test_a_run_without_the_lease_neither_sends_nor_ends_what_another_may_b
     venue.late = late
     assert await executed(an_intent(), under=mine) == ()
     assert venue.sent == []
-    assert store().intents.state("qd-1") == "sending"
+    assert store().intents.get("qd-1").state == "sending"
     assert store().orders.get("qd-1") is None
 
 
@@ -109,7 +109,7 @@ async def test_after_a_lost_lease_the_later_intents_are_left_alone_too(venue):
     mine = lease("me", timedelta(0))
     lease("another")
     assert await executed(an_intent("qd-1"), an_intent("qd-2"), under=mine) == ()
-    assert [store().intents.state(name) for name in ("qd-1", "qd-2")] == ["persisted", "persisted"]
+    assert [store().intents.get(name).state for name in ("qd-1", "qd-2")] == ["persisted", "persisted"]
 
 
 # why an entry must not be sent: what is so, and what is said
@@ -141,7 +141,7 @@ async def test_an_entry_is_not_sent_against_an_objection_and_says_it(venue, case
     assert order.status is OrderStatus.REJECTED
     assert said in order.reason
     assert venue.sent == []
-    assert (store().intents.state("qd-1"), store().orders.get("qd-1")) == ("rejected", order)
+    assert (store().intents.get("qd-1").state, store().orders.get("qd-1")) == ("rejected", order)
 
 
 @pytest.mark.parametrize("case", OBJECTIONS)
@@ -187,7 +187,7 @@ async def test_a_refusal_of_the_venue_is_kept_with_its_reason_and_the_next_inten
     venue.refuses = "110007 not enough"
     [first] = await executed(an_intent("qd-1"))
     assert (first.status, first.reason) == (OrderStatus.REJECTED, "110007 not enough")
-    assert store().intents.state("qd-1") == "rejected"
+    assert store().intents.get("qd-1").state == "rejected"
     venue.refuses = ""
     [second] = await executed(an_intent("qd-2"))
     assert second.status is OrderStatus.FILLED
@@ -209,7 +209,7 @@ async def test_a_stop_that_was_set_is_done_and_the_ledgers_own_at_once(venue):
     store().positions.save(a_position())
     store().positions.save(a_position("eth", symbol="ETH/USDT:USDT"))
     await executed(an_intent(type=OrderType.STOP, side="sell", price=D("64500"), stop=None, target=None))
-    assert store().intents.state("qd-1") == "done"
+    assert store().intents.get("qd-1").state == "done"
     assert {each.symbol: each.stop for each in store().positions.open("default")} == {
         BTC: D(64500), "ETH/USDT:USDT": D(64000)
     }  # fmt: skip

@@ -69,9 +69,9 @@ async def test_a_resting_entry_of_ours_is_adopted_and_ends_in_its_time(home, exc
     [order] = record.orders
     lose_the_database(home, monkeypatch)
     await protect_once()
-    [(cycle_id, intent, _)] = store().intents.open("default")
-    assert (cycle_id, intent.client_order_id) == (record.cycle_id, order.client_order_id)
-    store().intents.mark(intent.client_order_id, "done")  # what is left of it is the market's
+    [own] = store().intents.open("default")
+    assert (own.cycle_id, own.intent.client_order_id) == (record.cycle_id, order.client_order_id)
+    store().intents.mark(own.intent.client_order_id, "done")  # what is left of it is the market's
     await venue().close()
 
 
@@ -165,7 +165,7 @@ async def test_an_add_that_filled_nothing_goes_with_its_position_and_a_first_ent
     await venue().submit(limit_entry())
     store().intents.mark(limit_entry().client_order_id, "sent")
     await protect_once()
-    assert [now for _, _, now in store().intents.open("default")] == left
+    assert [own.state for own in store().intents.open("default")] == left
     assert len(await venue().open_orders(SYMBOL)) == len(left)
     await venue().close()
 
@@ -180,7 +180,7 @@ async def test_an_entry_that_fills_while_it_is_cancelled_is_booked_whole(home, e
     assert (await venue().submit(entry)).status == "open"
     monkeypatch.setattr(crash_points, "hook", lambda step: advance(exchange, 300) if step == "before_cancel" else None)
     await protect_once()
-    assert store().intents.state(entry.client_order_id) == "done"
+    assert store().intents.get(entry.client_order_id).state == "done"
     assert sum(fill.quantity for fill in store().fills.of_cycle(cycle_id)) == entry.quantity
     assert store().halts.newest() is None
 

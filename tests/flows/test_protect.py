@@ -168,7 +168,7 @@ async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(ho
         patch.setattr(stage, "send", die)
         with pytest.raises(KeyboardInterrupt):
             await stage.carry_out_followups.fn(position, price, instrument)
-    [(_, written, _)] = store().intents.open("default")
+    [written] = (own.intent for own in store().intents.open("default"))
     await manual("sell", position.quantity / 2)
     await protect_once()
     [halved] = store().positions.open("default")
@@ -264,8 +264,8 @@ async def test_an_entry_stays_open_while_the_venue_tells_its_order_and_not_its_f
         patch.setattr(VenueAccount, "fills", none_yet)
         await run(recorded(home, (START, OPEN)))
         await protect_once()
-    [(_, _, now)] = store().intents.open("default")
-    assert now == "sent"
+    [own] = store().intents.open("default")
+    assert own.state == "sent"
     assert store().halts.newest() is None
 
 

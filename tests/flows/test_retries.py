@@ -16,7 +16,7 @@ from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, a_
 
 import tasks
 from tasks import connections, decide, detect, guard, record, shadow
-from tasks.adapters.store.decisions import DecisionRepository
+from tasks.adapters.store.cycles import DecisionRepository
 from tasks.adapters.store.events import EventRepository
 from tasks.adapters.store.shadow import ShadowRepository
 from tasks.connections import store
@@ -186,7 +186,7 @@ def test_mlflow_is_tried_again_and_waited_for_no_longer_after_that(home, prefect
     monkeypatch.setattr(record, "tracker", lambda: mirror)
     assert at_once(record.track_decisions)() == sent
     assert mirror.track_decision.runs == [1, 2, 3]
-    assert store().decisions.untracked(1) == ([] if sent else ["btc"])
+    assert [each.cycle_id for each in store().decisions.untracked(1)] == ([] if sent else ["btc"])
 
 
 @pytest.mark.parametrize("error", [InputError("no such decider"), OrderRejected("too small"), KeyError("a defect")])

@@ -61,7 +61,7 @@ def _wrong_with(record: CycleRecord, down: set[datetime]) -> Iterator[str]:
 def _gaps(symbol: str, first: datetime, last: datetime, found: Closes) -> Iterator[str]:
     """Every bar that opened and closed meanwhile is there, once by the table's key."""
     for timeframe in TIMEFRAMES:
-        bars, _ = store().candles.all(VENUE, symbol, timeframe)
+        bars, _ = store().candles.history(VENUE, symbol, timeframe)
         step = duration(timeframe)
         opened, at = set(bars.index), floor_time(first, timeframe)
         while at + step <= last:

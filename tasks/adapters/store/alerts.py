@@ -1,27 +1,23 @@
 """What was told to people, so that one thing is told once."""
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import case, select, update
 
-from tasks.adapters.store.database import Database, row_of
+from tasks.adapters.store.database import Repository, row_of
 from tasks.adapters.store.tables import AlertRow
 from tasks.core.types.alert import Alert
 
 QUIET = timedelta(hours=1)  # what was not seen for so long and comes back is told again
 
 
-@dataclass
-class AlertRepository:
+class AlertRepository(Repository):
     """Alerts by fingerprint."""
-
-    database: Database
 
     def note(self, alert: Alert, at: datetime) -> bool:
         """Take note that this is so now; says whether to tell it. Of those who race, one is told to."""
         row = row_of(AlertRow, alert, fingerprint=alert.fingerprint, raised_at=at, seen_at=at)
-        new = self.database.insert(AlertRow).values(row).returning(AlertRow.fingerprint)
+        new = self.insert(AlertRow).values(row).returning(AlertRow.fingerprint)
         here = update(AlertRow).filter_by(fingerprint=alert.fingerprint)
         again = here.where(AlertRow.seen_at < at - QUIET).values(row).returning(AlertRow.fingerprint)
         with self.database.writing() as connection:
@@ -34,4 +30,4 @@ class AlertRepository:
     def since(self, since: datetime) -> list[tuple[datetime, str, str]]:
         """Return what was seen at `since` or later: since when, what kind, what text; oldest first."""
         query = select(AlertRow.raised_at, AlertRow.kind, AlertRow.text).where(AlertRow.seen_at >= since)
-        return [tuple(row) for row in self.database.rows(query.order_by(AlertRow.raised_at))]
+        return [tuple(row) for row in self.rows(query.order_by(AlertRow.raised_at))]

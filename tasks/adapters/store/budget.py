@@ -1,17 +1,19 @@
-"""What model calls may cost, shared by all processes.
+"""What model calls may cost, replies that were paid for, and the breakers of sessions: shared by all processes.
 
 Money is counted in whole billionths of a USD, rounded up, so that SQLite can add it.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 
 from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, or_, select, text, update
 
-from tasks.adapters.store.database import Database
-from tasks.adapters.store.tables import BudgetRow
-from tasks.core.decision.budget import SCOPES, Charge, Reserved, Spent, refusal
+from tasks.adapters.store.database import Repository, dto_of, row_of
+from tasks.adapters.store.tables import BreakerRow, BudgetRow, ReplyRow
+from tasks.core.decision.budget import SCOPES, Charge, KeptReply, Reserved, Spent, refusal
+from tasks.core.decision.ladder import BreakerState
+from tasks.core.types.decision import ModelCall
 from tasks.core.types.limits import Budget
 
 BUDGET_LOCK = 7_305_114_807  # any number, the same in every process
@@ -19,11 +21,8 @@ RESERVED_FOR = timedelta(minutes=10)
 NANO = Decimal(1_000_000_000)
 
 
-@dataclass
-class BudgetRepository:
+class BudgetRepository(Repository):
     """Implements `core.decision.budget.Purse`: a row for each call, reserved and then settled."""
-
-    database: Database
 
     def reserve(self, charge: Charge, worst_usd: Decimal, budget: Budget, at: datetime) -> Reserved:
         """Reserve the worst case of one call, unless that could break a cap. Of those who race, one is first.
@@ -44,7 +43,7 @@ class BudgetRepository:
     def settle(self, budget_id: int, usd: Decimal) -> None:
         """Replace a reservation by what the call cost."""
         reserved = update(BudgetRow).filter_by(budget_id=budget_id)
-        self.database.write(reserved.values(nano_usd=_nano(usd), settled=True))
+        self.write(reserved.values(nano_usd=_nano(usd), settled=True))
 
     def spent(self, at: datetime) -> Spent:
         """Return what the main purse has used in the whole UTC day of `at`."""
@@ -77,3 +76,30 @@ def _nano(usd: Decimal) -> int:
 
 def _day(at: datetime, purse: str) -> str:
     return f"{purse} {at.astimezone(UTC).date().isoformat()}".strip()
+
+
+class ReplyRepository(Repository):
+    """Implements `core.decision.budget.Replies`: replies by the hash of their question."""
+
+    def keep(self, content_hash: str, call: ModelCall, at: datetime) -> None:
+        """Keep a reply that was paid for; a newer one to the same question replaces it."""
+        self.put(ReplyRow, row_of(ReplyRow, call, content_hash=content_hash, created_at=at))
+
+    def find(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None:
+        """Return the newest of these replies that was kept at `since` or later."""
+        query = select(ReplyRow).where(ReplyRow.content_hash.in_(content_hashes), ReplyRow.created_at >= since)
+        return self.first(KeptReply, query.order_by(ReplyRow.created_at.desc()).limit(1))
+
+
+class BreakerRepository(Repository):
+    """Implements `core.decision.ladder.Breakers`: states by session."""
+
+    def change(self, session: str, change: Callable[[BreakerState], BreakerState]) -> BreakerState:
+        """Set the session's state to `change` of it under a lock, and return what it was."""
+        here = BreakerRow.session == session
+        with self.database.writing() as connection:
+            connection.execute(self.insert(BreakerRow).values(session=session, errors=0))
+            before = dto_of(BreakerState, connection.execute(select(BreakerRow).where(here).with_for_update()).one())
+            if (after := change(before)) != before:
+                connection.execute(update(BreakerRow).where(here).values(after.model_dump()))
+        return before

@@ -1,4 +1,4 @@
-"""Closed bars: saved once, read fast.
+"""Closed bars: saved once, read fast; and what a venue lets one trade on a symbol, as `ingest` last read it.
 
 A venue sometimes changes a bar after its close. What was decided on is the first version, so that one stays; the
 later ones are kept beside it.
@@ -6,33 +6,31 @@ later ones are kept beside it.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sqlalchemy import ColumnElement, Connection, Select, Text, func, select, type_coerce, update
+from sqlalchemy import Connection, Select, extract, select, update
 
-from tasks.adapters.store.database import Database
-from tasks.adapters.store.tables import CandleRow
+from tasks.adapters.store.database import Repository
+from tasks.adapters.store.tables import CandleRow, InstrumentRow
 from tasks.core.errors import DataError
 from tasks.core.market.bars import bar_frame, check_frame
 from tasks.core.types.bars import COLUMNS, duration, floor_time
+from tasks.core.types.orders import Instrument
 
 VALUES = [getattr(CandleRow, name) for name in COLUMNS]
+OPEN_S = extract("epoch", CandleRow.open_time)
 BATCH = 20_000
 Series = tuple[str, str]  # symbol, timeframe
 Row = tuple[str, datetime, list[float]]  # symbol, open time, values
 Known = dict[tuple[str, datetime], list[float]]
 
 
-@dataclass
-class CandleRepository:
+class CandleRepository(Repository):
     """Candles by (venue, symbol, timeframe)."""
-
-    database: Database
 
     def save(
         self, venue: str, frames: Mapping[Series, pd.DataFrame], recorded_at: datetime
@@ -57,7 +55,7 @@ class CandleRepository:
                     ]  # fmt: skip
                     if unknown:
                         new += connection.execute(
-                            self.database.insert(CandleRow), unknown, execution_options={"preserve_rowcount": True}
+                            self.insert(CandleRow), unknown, execution_options={"preserve_rowcount": True}
                         ).rowcount
                     revised += _revise(connection, venue, timeframe, part, known, recorded_at)
         return new, revised
@@ -65,16 +63,16 @@ class CandleRepository:
     def load(self, venue: str, symbol: str, timeframe: str, until: datetime, limit: int) -> pd.DataFrame:
         """Return the last `limit` bars that had closed at `until`, ascending."""
         query = self._series(venue, symbol, timeframe).where(CandleRow.open_time <= until - duration(timeframe))
-        return self._frame(self.database.rows(query.order_by(CandleRow.open_time.desc()).limit(limit))[::-1])
+        return self._frame(self.rows(query.order_by(CandleRow.open_time.desc()).limit(limit))[::-1])
 
     def load_frames(
         self, venue: str, symbols: Sequence[str], timeframe: str, until: datetime, limit: int
     ) -> dict[str, pd.DataFrame]:
         """Return by symbol what `load` does; all that have no gap in one query."""
         begin = floor_time(until, timeframe) - limit * duration(timeframe)
-        query = select(CandleRow.symbol, self._open_ms(), *VALUES).filter_by(venue=venue, timeframe=timeframe)
+        query = select(CandleRow.symbol, OPEN_S, *VALUES).filter_by(venue=venue, timeframe=timeframe)
         bars = (CandleRow.symbol.in_(symbols), CandleRow.open_time.between(begin, until - duration(timeframe)))
-        rows = self.database.rows(query.where(*bars).order_by(CandleRow.symbol, CandleRow.open_time))
+        rows = self.rows(query.where(*bars).order_by(CandleRow.symbol, CandleRow.open_time))
         named, *columns = zip(*rows, strict=True) if rows else ((), *((),) * (1 + len(COLUMNS)))
         counts = Counter(named)
         whole, frames, end = self._columns(*columns), {}, 0
@@ -83,10 +81,10 @@ class CandleRepository:
         short = (symbol for symbol in symbols if counts[symbol] < limit)  # a gap, or a history that is no longer
         return frames | {symbol: self.load(venue, symbol, timeframe, until, limit) for symbol in short}
 
-    def all(self, venue: str, symbol: str, timeframe: str) -> tuple[pd.DataFrame, np.ndarray]:
+    def history(self, venue: str, symbol: str, timeframe: str) -> tuple[pd.DataFrame, np.ndarray]:
         """Return every bar, ascending, and when each was stored, in seconds since 1970."""
         query = self._series(venue, symbol, timeframe).add_columns(CandleRow.recorded_at)
-        rows = self.database.rows(query.order_by(CandleRow.open_time))
+        rows = self.rows(query.order_by(CandleRow.open_time))
         stored = np.array([row[-1].timestamp() for row in rows])
         return self._frame([row[:-1] for row in rows]), stored
 
@@ -99,22 +97,13 @@ class CandleRepository:
         return {(symbol, at): values for symbol, at, *values in connection.execute(query)}
 
     def _series(self, venue: str, symbol: str, timeframe: str) -> Select[Any]:
-        return select(self._open_ms(), *VALUES).filter_by(venue=venue, symbol=symbol, timeframe=timeframe)
-
-    def _open_ms(self) -> ColumnElement[Any]:
-        """Select the open time in the form that numpy reads fastest: text on SQLite, milliseconds on PostgreSQL."""
-        if self.database.is_postgres:
-            return (func.extract("epoch", CandleRow.open_time) * 1000).cast(CandleRow.open.type)
-        return type_coerce(CandleRow.open_time, Text)
+        return select(OPEN_S, *VALUES).filter_by(venue=venue, symbol=symbol, timeframe=timeframe)
 
     def _frame(self, rows: Any) -> pd.DataFrame:
         return self._columns(*(zip(*rows, strict=True) if rows else ((),) * (1 + len(COLUMNS))))
 
     def _columns(self, times: Sequence[Any], *values: Sequence[float]) -> pd.DataFrame:
-        if self.database.is_postgres:
-            open_ms = np.array(times, dtype=float).astype("int64")
-        else:
-            open_ms = np.array(times, dtype="datetime64[ms]").astype("int64")
+        open_ms = np.array(times, dtype="int64") * 1000
         return bar_frame(open_ms, {name: np.array(v, dtype=float) for name, v in zip(COLUMNS, values, strict=True)})
 
 
@@ -144,3 +133,17 @@ def _revise(
         connection.execute(update(CandleRow).filter_by(**here).values(revisions=revisions))
         count[symbol, timeframe] += 1
     return count
+
+
+class InstrumentRepository(Repository):
+    """Instruments by venue and symbol."""
+
+    def save(self, venue: str, instrument: Instrument) -> None:
+        """Keep what the venue says of a symbol now, in place of what it said before."""
+        row = {"venue": venue, "symbol": instrument.symbol, "document": instrument.model_dump(mode="json")}
+        self.put(InstrumentRow, row)
+
+    def get(self, venue: str, symbol: str) -> Instrument | None:
+        """Return what the venue last said of a symbol; None if it was never asked."""
+        query = select(InstrumentRow.document).filter_by(venue=venue, symbol=symbol)
+        return self.first(Instrument, query)

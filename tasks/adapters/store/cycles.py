@@ -1,18 +1,21 @@
-"""Cycles: one row each, written with its decision and verdict, and never unfinished again once it has ended."""
+"""Cycles: one row each, written with its decision and verdict, and never unfinished again once it has ended.
+
+At most one decision each, what it cost, and whether MLflow has it; and the strategies that records name by hash.
+"""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
 
-from tasks.adapters.store.database import Database, known, row_of
-from tasks.adapters.store.decisions import DecisionRepository
-from tasks.adapters.store.tables import CycleRow, VerdictRow
-from tasks.core.errors import StoreError
+from tasks.adapters.store.database import BEGINNING, END, Repository, known, row_of
+from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, StrategyRow, VerdictRow
+from tasks.core.errors import InputError, StoreError
+from tasks.core.types.decision import Answer
 from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.strategy import Strategy
 
 JUDGED = (CycleStatus.HELD, CycleStatus.DENIED, CycleStatus.EXECUTED)
 
@@ -25,19 +28,15 @@ class BeginResult(StrEnum):
     DONE = "done"  # finished before: nothing to do
 
 
-@dataclass
-class CycleRepository:
+class CycleRepository(Repository):
     """Cycles by id; at most one of a strategy, symbol and close."""
-
-    database: Database
-    decisions: DecisionRepository
 
     def begin(self, record: CycleRecord, at: datetime, *, asked: bool = False) -> BeginResult:
         """Insert the cycle unless it exists, and say which it was.
 
         asked: somebody wants a decision, so one that ended quiet, without a question, is taken up again.
         """
-        insert = self.database.insert(CycleRow).values(_row(record, at))
+        insert = self.insert(CycleRow).values(_row(record, at))
         one = CycleRow.cycle_id == record.cycle_id
         with self.database.writing() as connection:
             if connection.scalar(insert.returning(CycleRow.cycle_id)):
@@ -63,39 +62,35 @@ class CycleRepository:
 
     def save_all(self, records: Sequence[CycleRecord], at: datetime, *, first: bool = False) -> None:
         """Do what `save` does for many, all or nothing."""
+        unfinished = CycleRow.status == CycleStatus.STARTED
+
+        def changeable(new: Any) -> ColumnElement[bool]:
+            return unfinished if first else or_(unfinished, new.status != CycleStatus.STARTED)
+
         with self.database.writing() as connection:
             for record in sorted(records, key=lambda record: record.cycle_id):  # one order, or two could deadlock
-                self._save(connection, record, at, first)
-
-    def _save(self, connection: Connection, record: CycleRecord, at: datetime, first: bool) -> None:
-        unfinished = CycleRow.status == CycleStatus.STARTED
-        statement = self.database.upsert(
-            CycleRow,
-            _row(record, at),
-            keep=["started_at"],
-            only=lambda new: unfinished if first else or_(unfinished, new.status != CycleStatus.STARTED),
-        )
-        if not connection.scalar(statement.returning(CycleRow.cycle_id)):
-            return
-        if record.decided is not None:
-            self.decisions.keep_on(connection, record.cycle_id, record.decided, at)
-        if record.verdict is not None:
-            row = row_of(VerdictRow, record.verdict, cycle_id=record.cycle_id, judged_at=at)
-            connection.execute(self.database.upsert(VerdictRow, row, keep=["judged_at"]))
+                statement = self.upsert(CycleRow, _row(record, at), keep=["started_at"], only=changeable)
+                if not connection.scalar(statement.returning(CycleRow.cycle_id)):
+                    continue
+                if record.decided is not None:
+                    DecisionRepository(self.database).keep_on(connection, record.cycle_id, record.decided, at)
+                if record.verdict is not None:
+                    row = row_of(VerdictRow, record.verdict, cycle_id=record.cycle_id, judged_at=at)
+                    connection.execute(self.upsert(VerdictRow, row, keep=["judged_at"]))
 
     def get(self, cycle_id: str) -> CycleRecord | None:
         """Return the record of one cycle."""
-        return self.database.first(CycleRecord, select(CycleRow.record).filter_by(cycle_id=cycle_id))
+        return self.first(CycleRecord, select(CycleRow.record).filter_by(cycle_id=cycle_id))
 
     def newest(self, strategy: str, symbol: str | None = None, limit: int | None = 50) -> list[CycleRecord]:
         """Return the last cycles, newest first; limit None: all of them."""
         query = _records(strategy).filter_by(**known(symbol=symbol))
         query = query.order_by(CycleRow.as_of.desc(), CycleRow.started_at.desc()).limit(limit)
-        return self.database.all(CycleRecord, query)
+        return self.all(CycleRecord, query)
 
     def at(self, strategy: str, as_of: datetime) -> list[CycleRecord]:
         """Return the cycles about one close."""
-        return self.database.all(CycleRecord, _records(strategy).filter_by(as_of=as_of).order_by(CycleRow.started_at))
+        return self.all(CycleRecord, _records(strategy).filter_by(as_of=as_of).order_by(CycleRow.started_at))
 
     def last(self, strategy: str, symbol: str | None = None) -> CycleRecord | None:
         """Return the newest cycle."""
@@ -104,7 +99,7 @@ class CycleRepository:
     def decided_at(self, strategy: str, symbol: str, before: datetime) -> datetime | None:
         """Return the close of the last decision that was judged before this one."""
         query = select(func.max(CycleRow.as_of)).where(CycleRow.strategy == strategy, CycleRow.symbol == symbol)
-        at: datetime | None = self.database.value(query.where(CycleRow.as_of < before, CycleRow.status.in_(JUDGED)))
+        at: datetime | None = self.value(query.where(CycleRow.as_of < before, CycleRow.status.in_(JUDGED)))
         return at
 
     def oldest_first(self, strategy: str | None = None, batch: int = 500) -> Iterator[CycleRecord]:
@@ -112,43 +107,42 @@ class CycleRepository:
         query = select(CycleRow.record).filter_by(**known(strategy=strategy))
         query = query.where(CycleRow.status != CycleStatus.STARTED)
         query = query.order_by(CycleRow.as_of, CycleRow.cycle_id).limit(batch)
-        page = self.database.all(CycleRecord, query)
+        page = self.all(CycleRecord, query)
         while page:
             yield from page
             at, last = page[-1].as_of, page[-1].cycle_id
             later = or_(CycleRow.as_of > at, and_(CycleRow.as_of == at, CycleRow.cycle_id > last))
-            page = self.database.all(CycleRecord, query.where(later))
+            page = self.all(CycleRecord, query.where(later))
 
     def span(self, strategy: str) -> tuple[datetime, datetime] | None:
         """Return the first and the last close a cycle of the strategy was about."""
         query = select(func.min(CycleRow.as_of), func.max(CycleRow.as_of)).filter_by(strategy=strategy)
-        [(first, last)] = self.database.rows(query)
+        [(first, last)] = self.rows(query)
         return None if first is None else (first, last)
 
     def closes(self, strategy: str, since: datetime, until: datetime) -> dict[str, set[datetime]]:
         """Return by symbol which closes of since <= as_of < until have a cycle, however it ended."""
         query = select(CycleRow.symbol, CycleRow.as_of).filter_by(strategy=strategy)
         found: dict[str, set[datetime]] = {}
-        for symbol, as_of in self.database.rows(query.where(CycleRow.as_of >= since, CycleRow.as_of < until)):
+        for symbol, as_of in self.rows(query.where(CycleRow.as_of >= since, CycleRow.as_of < until)):
             found.setdefault(symbol, set()).add(as_of)
         return found
 
     def unfinished(self, strategy: str) -> list[CycleRecord]:
         """Return cycles that run now or whose process died, oldest first."""
         query = _records(strategy).filter_by(status=CycleStatus.STARTED)
-        return self.database.all(CycleRecord, query.order_by(CycleRow.as_of))
+        return self.all(CycleRecord, query.order_by(CycleRow.as_of))
 
-    def by_status(self, strategy: str, since: datetime | None = None, until: datetime | None = None) -> dict[str, int]:
+    def by_status(self, strategy: str, since: datetime = BEGINNING, until: datetime = END) -> dict[str, int]:
         """Return how many cycles about since <= as_of < until ended in each status."""
         query = select(CycleRow.status, func.count()).filter_by(strategy=strategy)
-        query = query if since is None else query.where(CycleRow.as_of >= since)
-        query = query if until is None else query.where(CycleRow.as_of < until)
-        return dict(map(tuple, self.database.rows(query.group_by(CycleRow.status))))
+        query = query.where(CycleRow.as_of >= since, CycleRow.as_of < until)
+        return dict(map(tuple, self.rows(query.group_by(CycleRow.status))))
 
     def missed(self, strategy: str, since: datetime) -> list[datetime]:
         """Return the closes at `since` or later that were missed, for whatever symbol, oldest first."""
         missed = select(CycleRow.as_of).filter_by(strategy=strategy, status=CycleStatus.MISSED)
-        return sorted(self.database.values(missed.where(CycleRow.as_of >= since).distinct()))
+        return sorted(self.values(missed.where(CycleRow.as_of >= since).distinct()))
 
 
 def _records(strategy: str) -> Select[Any]:
@@ -157,3 +151,69 @@ def _records(strategy: str) -> Select[Any]:
 
 def _row(record: CycleRecord, at: datetime) -> dict[str, Any]:
     return row_of(CycleRow, record, record=record.model_dump(mode="json"), started_at=at, updated_at=at)
+
+
+class DecisionRepository(Repository):
+    """Decisions and model calls by cycle."""
+
+    def keep(self, cycle_id: str, decided: Answer, at: datetime) -> Answer:
+        """Keep the decision of a cycle and return the one that counts: the first, whoever kept it."""
+        with self.database.writing() as connection:
+            if self.keep_on(connection, cycle_id, decided, at):
+                return decided
+        return self.of((cycle_id,))[cycle_id]
+
+    def keep_on(self, connection: Connection, cycle_id: str, decided: Answer, at: datetime) -> bool:
+        """Do what `keep` does as part of a transaction; False: there was one before."""
+        row = row_of(
+            DecisionRow, decided, cycle_id=cycle_id, action=decided.decision.action,
+            confidence=decided.decision.confidence, decided=decided.model_dump(mode="json"), decided_at=at,
+        )  # fmt: skip
+        insert = self.insert(DecisionRow).values(row)
+        if not connection.scalar(insert.returning(DecisionRow.cycle_id)):
+            return False
+        calls = [
+            row_of(ModelCallRow, call, cycle_id=cycle_id, seq=seq, called_at=at)
+            | {f"prompt_{name}": getattr(call.prompt, name, None) for name in ("name", "version", "sha256")}
+            for seq, call in enumerate(decided.calls)
+        ]
+        if calls:
+            connection.execute(self.insert(ModelCallRow), calls)
+        return True
+
+    def of(self, cycle_ids: Sequence[str]) -> dict[str, Answer]:
+        """Return the decisions kept of these cycles, by cycle."""
+        query = select(DecisionRow.cycle_id, DecisionRow.decided).where(DecisionRow.cycle_id.in_(cycle_ids))
+        return {cycle_id: Answer.model_validate(decided) for cycle_id, decided in self.rows(query)}
+
+    def between(self, strategy: str, since: datetime, until: datetime = END) -> list[tuple[CycleStatus, Answer]]:
+        """Return what was decided about closes of since <= as_of < until, and how each cycle ended, oldest first."""
+        query = select(CycleRow.status, DecisionRow.decided).filter_by(strategy=strategy).join(DecisionRow)
+        query = query.where(CycleRow.as_of >= since, CycleRow.as_of < until)
+        rows = self.rows(query.order_by(CycleRow.as_of, CycleRow.symbol))
+        return [(CycleStatus(status), Answer.model_validate(decided)) for status, decided in rows]
+
+    def untracked(self, limit: int) -> list[CycleRecord]:
+        """Return the oldest cycles whose decision MLflow does not have."""
+        query = select(CycleRow.record).join(DecisionRow).where(DecisionRow.trace_id.is_(None))
+        return self.all(CycleRecord, query.order_by(DecisionRow.decided_at).limit(limit))
+
+    def mark_tracked(self, cycle_id: str, trace_id: str) -> None:
+        """Note that MLflow has this cycle's decision."""
+        self.write(update(DecisionRow).filter_by(cycle_id=cycle_id).values(trace_id=trace_id))
+
+
+class StrategyRepository(Repository):
+    """Strategies by hash."""
+
+    def keep(self, strategy: Strategy) -> None:
+        """Keep a strategy under its hash; the same one again is a no-op."""
+        row = {"sha256": strategy.sha256, "document": strategy.model_dump(mode="json")}
+        self.add_row(StrategyRow, row)
+
+    def get(self, sha256: str) -> Strategy:
+        """Return the strategy that is kept under a hash; raises InputError where none is."""
+        query = select(StrategyRow.document).filter_by(sha256=sha256)
+        if (strategy := self.first(Strategy, query)) is None:
+            raise InputError(f"{sha256[:12]}... is not in this database; give the one that the record was made with")
+        return strategy

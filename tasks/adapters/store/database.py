@@ -9,6 +9,8 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,6 +51,7 @@ REMEDIES = {  # by what the cause says, the first that fits
     "foreign key": "write what it refers to first (the cycle before its parts, the position before its outcome)",
     "connect|unable to open|authentication|timeout": "start it, or correct QUARTERDECK_DATABASE_URL",
 }
+BEGINNING, END = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 EXAMPLE = "use sqlite:////path/to/file.db or postgresql://user:password@host:5432/name"
 
 
@@ -104,37 +107,6 @@ class Database:
         host = self._url.host or self._url.query.get("host") or "local socket"
         return f"{self._url.database} on {host}:{self._url.port or 5432}"
 
-    def rows(self, statement: Executable) -> Sequence[Any]:
-        """Return the rows that a query selects, or that an INSERT or UPDATE returns."""
-        with self.writing() if statement.is_dml else self.reading() as connection:
-            return connection.execute(statement).all()
-
-    def values(self, statement: Executable) -> list[Any]:
-        """Return the first column of `rows`."""
-        return [row[0] for row in self.rows(statement)]
-
-    def value(self, statement: Executable) -> Any:
-        """Return the first of `values`; None if there is none."""
-        return next(iter(self.values(statement)), None)
-
-    def all(self, dto: type[D], statement: Executable) -> list[D]:
-        """Return `rows` as DTOs: each made of the columns of its names, or of the one column, its document."""
-        return [dto_of(dto, row) for row in self.rows(statement)]
-
-    def first(self, dto: type[D], statement: Executable) -> D | None:
-        """Return the first of `all`; None if there is none."""
-        return next(iter(self.all(dto, statement)), None)
-
-    def write(self, statement: Executable, rows: Sequence[dict[str, Any]] | None = None) -> None:
-        """Carry out a statement, in one transaction for all `rows`."""
-        with self.writing() as connection:
-            connection.execute(statement, rows)
-
-    def add(self, table: type[Base], row: dict[str, Any]) -> bool:
-        """Insert a row unless its key is there; returns whether it was new."""
-        key = inspect(table).primary_key[0]
-        return bool(self.rows(self.insert(table).values(row).returning(key)))
-
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         with self._translated(), self._engine.begin() as connection:
@@ -156,6 +128,44 @@ class Database:
                 cause = cause.replace(str(self._url.password), "***")
             fitting = (remedy for words, remedy in REMEDIES.items() if re.search(words, cause, re.IGNORECASE))
             raise StoreError(f"database {self.place}: {cause}; {next(fitting, 'nothing was written')}") from e
+
+
+@dataclass
+class Repository:
+    """One kind of thing in a database."""
+
+    database: Database
+
+    def rows(self, statement: Executable) -> Sequence[Any]:
+        """Return the rows that a query selects, or that an INSERT or UPDATE returns."""
+        with self.database.writing() if statement.is_dml else self.database.reading() as connection:
+            return connection.execute(statement).all()
+
+    def values(self, statement: Executable) -> list[Any]:
+        """Return the first column of `rows`."""
+        return [row[0] for row in self.rows(statement)]
+
+    def value(self, statement: Executable) -> Any:
+        """Return the first of `values`; None if there is none."""
+        return next(iter(self.values(statement)), None)
+
+    def all(self, dto: type[D], statement: Executable) -> list[D]:
+        """Return `rows` as DTOs: each made of the columns of its names, or of the one column, its document."""
+        return [dto_of(dto, row) for row in self.rows(statement)]
+
+    def first(self, dto: type[D], statement: Executable) -> D | None:
+        """Return the first of `all`; None if there is none."""
+        return next(iter(self.all(dto, statement)), None)
+
+    def write(self, statement: Executable, rows: Sequence[dict[str, Any]] | None = None) -> None:
+        """Carry out a statement, in one transaction for all `rows`."""
+        with self.database.writing() as connection:
+            connection.execute(statement, rows)
+
+    def add_row(self, table: type[Base], row: dict[str, Any]) -> bool:
+        """Insert a row unless its key is there; returns whether it was new."""
+        key = inspect(table).primary_key[0]
+        return bool(self.rows(self.insert(table).values(row).returning(key)))
 
     def put(self, table: type[Base], row: dict[str, Any], **how: Any) -> None:
         """Carry out `upsert`."""
@@ -184,7 +194,7 @@ class Database:
 
     def raw_insert(self, table: type[Base]) -> postgresql.Insert:
         """Return an INSERT that knows ON CONFLICT; SQLite's has the same methods."""
-        return postgresql.insert(table) if self.is_postgres else cast(postgresql.Insert, sqlite.insert(table))
+        return postgresql.insert(table) if self.database.is_postgres else cast(postgresql.Insert, sqlite.insert(table))
 
 
 def dto_of(dto: type[D], row: Any) -> D:

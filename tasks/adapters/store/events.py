@@ -1,12 +1,11 @@
 """Reasons, coalesced: `watch` adds them once, a cycle claims all of its symbol's in one statement."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 
-from tasks.adapters.store.database import Database, dto_of, row_of
+from tasks.adapters.store.database import Repository, dto_of, row_of
 from tasks.adapters.store.tables import CycleRow, EventRow
 from tasks.core.types.question import Reason
 from tasks.core.types.record import CycleStatus
@@ -14,11 +13,8 @@ from tasks.core.types.record import CycleStatus
 CLAIM_EXPIRES = timedelta(minutes=4)  # less than a bar: the next run may take over from one that died
 
 
-@dataclass
-class EventRepository:
+class EventRepository(Repository):
     """Events by (strategy, fingerprint)."""
-
-    database: Database
 
     def add(self, strategy: str, reasons: Sequence[Reason]) -> int:
         """Add what is new by fingerprint; return how many were."""
@@ -27,7 +23,7 @@ class EventRepository:
         rows = [row_of(EventRow, reason, strategy=strategy) for reason in reasons]
         rows.sort(key=lambda row: row["fingerprint"])  # one order for all writers, or two could deadlock
         with self.database.writing() as connection:
-            return len(connection.execute(self.database.insert(EventRow).returning(EventRow.event_id), rows).all())
+            return len(connection.execute(self.insert(EventRow).returning(EventRow.event_id), rows).all())
 
     def claim(
         self, strategy: str, symbol: str, cycle_id: str, as_of: datetime, oldest: datetime, at: datetime
@@ -42,14 +38,14 @@ class EventRepository:
         free = or_(EventRow.cycle_id.is_(None), EventRow.cycle_id == cycle_id, _abandoned(at))
         mine = select(EventRow.event_id).where(_window(strategy, symbol, as_of, oldest), free)
         claim = update(EventRow).where(EventRow.event_id.in_(mine.order_by(EventRow.event_id).with_for_update()))
-        rows = self.database.rows(claim.values(cycle_id=cycle_id, claimed_at=at).returning(EventRow))
+        rows = self.rows(claim.values(cycle_id=cycle_id, claimed_at=at).returning(EventRow))
         return [dto_of(Reason, row) for row in sorted(rows, key=lambda row: (row.as_of, row.event_id))]
 
     def claimable(self, strategy: str, symbol: str, as_of: datetime, oldest: datetime) -> int:
         """Return how many reasons a cycle at `as_of` could claim; context is never a reason alone, so not counted."""
         free = or_(EventRow.cycle_id.is_(None), _abandoned(as_of))
         here = (_window(strategy, symbol, as_of, oldest), EventRow.context.is_(False), free)
-        return int(self.database.value(select(func.count()).select_from(EventRow).where(*here)))
+        return int(self.value(select(func.count()).select_from(EventRow).where(*here)))
 
 
 def _window(strategy: str, symbol: str, as_of: datetime, oldest: datetime) -> ColumnElement[bool]:

@@ -1,20 +1,16 @@
 """What stops new entries: halts, by hand or by the watchdog, of everything; pauses of one symbol."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import insert, select, update
 
-from tasks.adapters.store.database import Database, dto_of
+from tasks.adapters.store.database import Repository, dto_of
 from tasks.adapters.store.tables import HaltRow, PauseRow
 from tasks.core.types.record import Halt
 
 
-@dataclass
-class HaltRepository:
+class HaltRepository(Repository):
     """Halts, in force until somebody resumes."""
-
-    database: Database
 
     def add(self, reason: str, who: str, at: datetime, flatten: bool = False) -> Halt:
         """Stop new entries; the same reason by the same person while it is in force is the same halt."""
@@ -26,7 +22,7 @@ class HaltRepository:
 
     def active(self) -> list[Halt]:
         """Return every halt in force, oldest first."""
-        return self.database.all(Halt, select(HaltRow).filter_by(resumed_at=None).order_by(HaltRow.halt_id))
+        return self.all(Halt, select(HaltRow).filter_by(resumed_at=None).order_by(HaltRow.halt_id))
 
     def newest(self) -> Halt | None:
         """Return the newest halt in force; None: entries are allowed."""
@@ -35,21 +31,18 @@ class HaltRepository:
     def resume(self, who: str, at: datetime) -> list[Halt]:
         """Lift every halt in force and return them."""
         lift = update(HaltRow).filter_by(resumed_at=None).values(resumed_at=at, resumed_by=who)
-        return sorted(self.database.all(Halt, lift.returning(HaltRow)), key=lambda halt: halt.halt_id)
+        return sorted(self.all(Halt, lift.returning(HaltRow)), key=lambda halt: halt.halt_id)
 
 
-@dataclass
-class PauseRepository:
+class PauseRepository(Repository):
     """Pauses by strategy and symbol."""
-
-    database: Database
 
     def add(self, strategy: str, symbol: str, until: datetime) -> None:
         """Allow no new entries in `symbol` before `until`; a shorter pause never ends a longer one."""
         row = {"strategy": strategy, "symbol": symbol, "until": until}
-        self.database.put(PauseRow, row, only=lambda new: new.until > PauseRow.until)
+        self.put(PauseRow, row, only=lambda new: new.until > PauseRow.until)
 
     def until(self, strategy: str, symbol: str) -> datetime | None:
         """Return when the last pause ends or ended; None if there was none."""
         query = select(PauseRow.until).filter_by(strategy=strategy, symbol=symbol)
-        return self.database.value(query)  # type: ignore[no-any-return]  # a column of times
+        return self.value(query)  # type: ignore[no-any-return]  # a column of times

@@ -4,49 +4,45 @@ Each time a lease changes hands its token grows, for ever: who shows an older on
 What the time is, the database says where it is a server; machines with wrong clocks then agree all the same.
 """
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Interval, and_, case, func, literal, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from tasks.adapters.store.database import Database
+from tasks.adapters.store.database import Repository
 from tasks.adapters.store.tables import LeaseRow
 from tasks.adapters.store.types import UtcTime
 from tasks.core.types.record import Lease
 
 
-@dataclass
-class LeaseRepository:
+class LeaseRepository(Repository):
     """Leases by name; a holder that died loses its lease when the time is up."""
-
-    database: Database
 
     def acquire(self, name: str, holder: str, lasts: timedelta) -> Lease | None:
         """Take or renew the lease unless somebody else holds it; one statement, so that two never both get it."""
         ends = self._in(lasts)
         renewed = and_(LeaseRow.holder == holder, LeaseRow.expires_at > self._in())
-        statement = self.database.raw_insert(LeaseRow).values(name=name, holder=holder, token=1, expires_at=ends)
+        statement = self.raw_insert(LeaseRow).values(name=name, holder=holder, token=1, expires_at=ends)
         token = case((renewed, LeaseRow.token), else_=LeaseRow.token + 1)
         statement = statement.on_conflict_do_update(
             index_elements=["name"],
             set_={"holder": holder, "expires_at": ends, "token": token},
             where=or_(LeaseRow.holder == holder, LeaseRow.expires_at <= self._in()),
         )
-        return self.database.first(Lease, statement.returning(LeaseRow))
+        return self.first(Lease, statement.returning(LeaseRow))
 
     def renew(self, lease: Lease, lasts: timedelta) -> bool:
         """Hold the lease for longer; False: it is lost."""
-        return bool(self.database.rows(self._change(lease, self._in(lasts))))
+        return bool(self.rows(self._change(lease, self._in(lasts))))
 
     def release(self, lease: Lease) -> None:
         """Give the lease back, if it is still ours; its row stays, so that tokens go on growing."""
-        self.database.write(self._change(lease, self._in()))
+        self.write(self._change(lease, self._in()))
 
     def get(self, name: str) -> Lease | None:
         """Return who has or last had the lease, and with which token."""
-        return self.database.first(Lease, select(LeaseRow).filter_by(name=name))
+        return self.first(Lease, select(LeaseRow).filter_by(name=name))
 
     def still_held(self, lease: Lease) -> ColumnElement[bool]:
         """Return the condition that `lease` is held at the moment the statement runs that it is part of."""

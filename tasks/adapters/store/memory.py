@@ -1,12 +1,11 @@
 """The memory of earlier decisions: what was known at as_of, so of earlier closes, with outcomes closed by then."""
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, and_, select
 
-from tasks.adapters.store.database import Database
+from tasks.adapters.store.database import Repository
 from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, OutcomeRow, VectorRow
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.memory import (
@@ -24,11 +23,8 @@ from tasks.core.types.decision import PromptRef
 from tasks.core.types.snapshot import Memory, Past, Snapshot
 
 
-@dataclass
-class MemoryRepository:
+class MemoryRepository(Repository):
     """The moments of decisions, as vectors by cycle."""
-
-    database: Database
 
     def keep(self, cycle_id: str, snapshot: Snapshot) -> None:
         """Keep the moment of a cycle's decision; the first one counts, as with the decision."""
@@ -38,13 +34,13 @@ class MemoryRepository:
             "values": vector(snapshot).values,
             "reasons": snapshot.reason_for_call,
         }
-        self.database.add(VectorRow, row)
+        self.add_row(VectorRow, row)
 
     def decisions(self, strategy: str, symbol: str, since: datetime, before: datetime) -> list[KeptDecision]:
         """Return what models decided for closes of since <= as_of < before."""
         query = _earlier(strategy, symbol, before).add_columns(DecisionRow.decided)
         query = query.where(CycleRow.as_of >= since, DecisionRow.rung.in_(("primary", "failover", "cheap")))
-        rows = self.database.rows(query.where(DecisionRow.source.like("llm:%")))
+        rows = self.rows(query.where(DecisionRow.source.like("llm:%")))
         return [
             KeptDecision(as_of=row.as_of, decided=row.decided, vector=_vector(row), reasons=row.reasons) for row in rows
         ]
@@ -55,7 +51,7 @@ class MemoryRepository:
         """Return what may be remembered of `symbol` at as_of: earlier decisions, and outcomes closed by then."""
         known = _earlier(strategy, symbol, as_of, with_outcome=False).where(DecisionRow.rung != "hold").limit(LAST)
         settled = _earlier(strategy, symbol, as_of, with_outcome=True).limit(COMPARED)
-        recent, ended = (tuple(map(_one, self.database.rows(query))) for query in (known, settled))
+        recent, ended = (tuple(map(_one, self.rows(query))) for query in (known, settled))
         return Remembered(recent, ended, self.performance(strategy, decider, prompt, as_of))
 
     def performance(self, strategy: str, decider: str, prompt: PromptRef | None, as_of: datetime) -> Memory:
@@ -65,7 +61,7 @@ class MemoryRepository:
         if prompt is not None:
             asked = (ModelCallRow.cycle_id == CycleRow.cycle_id, ModelCallRow.prompt_name == prompt.name)
             query = query.where(select(1).where(*asked, ModelCallRow.prompt_version == prompt.version).exists())
-        rows = self.database.rows(query.order_by(OutcomeRow.closed_at.desc()).limit(JUDGED))
+        rows = self.rows(query.order_by(OutcomeRow.closed_at.desc()).limit(JUDGED))
         return performance([(row.pnl, row.r_multiple) for row in rows])
 
 

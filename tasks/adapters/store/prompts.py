@@ -3,14 +3,13 @@
 The aliases lie here and not in a file, so that workers on many machines have one champion.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
 from sqlalchemy import Insert, and_, exists, insert, select
 
-from tasks.adapters.store.database import Database, row_of
+from tasks.adapters.store.database import Repository, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, OutcomeRow, PromotionRow, PromptAliasRow
 from tasks.core.types.decision import Answer
 from tasks.core.types.promotion import Move
@@ -23,16 +22,13 @@ class Alias(NamedTuple):
     sha256: str
 
 
-@dataclass
-class PromptRepository:
+class PromptRepository(Repository):
     """Aliases by role, and every move of theirs."""
-
-    database: Database
 
     def aliases(self) -> dict[str, dict[str, Alias]]:
         """Return what each alias names: role -> alias -> version and hash."""
         found: dict[str, dict[str, Alias]] = {}
-        for row in self.database.rows(select(PromptAliasRow)):
+        for row in self.rows(select(PromptAliasRow)):
             found.setdefault(row.role, {})[row.alias] = Alias(row.version, row.sha256)
         return found
 
@@ -43,25 +39,25 @@ class PromptRepository:
         with self.database.writing() as connection:
             before = connection.scalar(select(PromptAliasRow.version).where(*key).with_for_update())
             move = move.replace(previous=before or move.previous)
-            connection.execute(self.database.upsert(PromptAliasRow, row))
+            connection.execute(self.upsert(PromptAliasRow, row))
             connection.execute(_noted(move))
         return move
 
     def note_refusal(self, move: Move) -> None:
         """Write down a move that was refused."""
-        self.database.write(_noted(move))
+        self.write(_noted(move))
 
     def moves(self, role: str | None = None, limit: int = 50) -> list[Move]:
         """Return the history, newest first."""
         query = select(PromotionRow.move).order_by(PromotionRow.promotion_id.desc()).limit(limit)
-        return self.database.all(Move, query if role is None else query.where(PromotionRow.role == role))
+        return self.all(Move, query if role is None else query.where(PromotionRow.role == role))
 
     def decisions(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Answer]:
         """Return the last decisions that sent this prompt, newest first."""
         sent = exists().where(ModelCallRow.cycle_id == DecisionRow.cycle_id, ModelCallRow.prompt_sha256 == sha256)
         query = select(DecisionRow.decided).join(CycleRow)
         query = query.where(CycleRow.strategy == strategy, DecisionRow.decided_at >= since, sent)
-        return self.database.all(Answer, query.order_by(DecisionRow.decided_at.desc()).limit(limit))
+        return self.all(Answer, query.order_by(DecisionRow.decided_at.desc()).limit(limit))
 
     def outcomes(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Decimal]:
         """Return the R multiples of the last positions that this prompt opened since then, newest first."""
@@ -70,7 +66,7 @@ class PromptRepository:
             CycleRow.cycle_id == OutcomeRow.cycle_id, CycleRow.strategy == strategy, CycleRow.started_at >= since
         )
         query = select(OutcomeRow.r_multiple).join(CycleRow, opened).where(OutcomeRow.r_multiple.is_not(None), sent)
-        return self.database.values(query.order_by(OutcomeRow.closed_at.desc()).limit(limit))
+        return self.values(query.order_by(OutcomeRow.closed_at.desc()).limit(limit))
 
 
 def _noted(move: Move) -> Insert:

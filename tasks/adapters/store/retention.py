@@ -6,14 +6,13 @@ promotions, shadows; and candles, which `replay` and backtests read and `ingest`
 keeps the room for new rows; its file does not shrink.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from tasks.adapters.store.database import Database
+from tasks.adapters.store.database import Repository
 from tasks.adapters.store.tables import (
     BudgetRow,
     CycleRow,
@@ -28,11 +27,8 @@ BATCH = 1000
 BATCHES = 200  # of one table in one run: the rest goes next time
 
 
-@dataclass
-class Retention:
+class Retention(Repository):
     """Deletes what is old."""
-
-    database: Database
 
     def prune(self, strategy: str, before: datetime) -> dict[str, int]:
         """Delete bulk from before then; returns how many rows by table."""

@@ -77,7 +77,7 @@ def test_changed_bar_keeps_its_first_values_and_its_later_ones_beside(store):
     assert save_bars(store, *KEY, later, AT + minutes(10)) == (0, 0)
     pd.testing.assert_frame_equal(store.candles.load(*KEY, AT + minutes(60), 9), first, check_freq=False)
     query = select(CandleRow.open_time, CandleRow.revisions).where(CandleRow.revisions.is_not(None))
-    [(at, [revision])] = store.database.rows(query)
+    [(at, [revision])] = store.rows(query)
     assert at == AT + minutes(5)
     assert revision == {**later.iloc[1].to_dict(), "recorded_at": (AT + minutes(9)).isoformat()}
 

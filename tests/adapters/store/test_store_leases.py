@@ -58,9 +58,9 @@ def test_who_lost_the_lease_cannot_begin_to_send(two):
     assert not first.intents.begin_sending("qd-1", mine)
     theirs = second.leases.acquire(NAME, "b", LONG)
     assert not first.intents.begin_sending("qd-1", mine)
-    assert first.intents.state("qd-1") == "persisted"
+    assert first.intents.get("qd-1").state == "persisted"
     assert second.intents.begin_sending("qd-1", theirs)
-    assert second.intents.state("qd-1") == "sending"
+    assert second.intents.get("qd-1").state == "sending"
 
 
 def test_what_a_later_holder_has_sent_an_earlier_one_never_sends_again(two):
@@ -87,7 +87,7 @@ def test_only_what_nobody_began_to_send_is_dropped(two):
     first.intents.save("c1", [an_intent("qd-2")], AT)
     first.intents.begin_sending("qd-1", first.leases.acquire(NAME, "a", LONG))
     first.intents.drop("c1")
-    assert (first.intents.state("qd-1"), first.intents.state("qd-2")) == ("sending", "rejected")
+    assert (first.intents.get("qd-1").state, first.intents.get("qd-2").state) == ("sending", "rejected")
 
 
 def test_of_many_at_once_one_gets_the_lease(store_url, open_store):

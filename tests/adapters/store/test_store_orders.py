@@ -28,7 +28,7 @@ def test_same_intents_again_are_a_no_op_whatever_their_trailing_zeros(begun):
     begun.intents.save("c1", [an_intent()], AT)
     begun.intents.mark("qd-1", "sent")
     begun.intents.save("c1", [an_intent(quantity=Decimal("0.012"))], AT + minutes(1))
-    assert [state for _, _, state in begun.intents.open("default")] == ["sent"]
+    assert [own.state for own in begun.intents.open("default")] == ["sent"]
     assert begun.intents.recent_entries("default", AT) == [(AT, None)]
 
 
@@ -46,7 +46,7 @@ def test_intent_never_goes_back(begun):
     states = []
     for state in ("sent", "persisted", "done", "sent", "rejected"):
         begun.intents.mark("qd-1", state)
-        states.append([kept for _, _, kept in begun.intents.open("default")])
+        states.append([own.state for own in begun.intents.open("default")])
     assert states == [["sent"], ["sent"], [], [], []]
 
 
@@ -71,7 +71,7 @@ def test_open_intents_are_those_of_the_strategy_oldest_first(begun):
     begun.intents.save("c1", [an_intent("first"), an_intent("second")], AT)
     begun.intents.save("o1", [an_intent("other")], AT)
     begun.intents.mark("second", "rejected")
-    assert begun.intents.open("default") == [
+    assert [(own.cycle_id, own.intent, own.state) for own in begun.intents.open("default")] == [
         ("c1", an_intent("first"), "persisted"),
         ("c2", an_intent("later"), "persisted"),
     ]

@@ -102,12 +102,12 @@ def test_outcome_is_tracked_once_and_again_when_it_changes(store):
     store.decisions.keep("c1", a_decision(), AT)
     assert store.outcomes.untracked(5) == []  # MLflow has no trace yet to attach it to
     store.decisions.mark_tracked("c1", "trace")
-    assert store.outcomes.untracked(5) == [an_outcome()]
+    assert store.outcomes.untracked(5) == [("trace", an_outcome())]
     store.outcomes.mark_tracked("p1")
     store.outcomes.save(an_outcome())
     assert store.outcomes.untracked(5) == []
     store.outcomes.save(an_outcome(fees=Decimal("0.50")))
-    assert store.outcomes.untracked(5) == [an_outcome(fees=Decimal("0.50"))]
+    assert store.outcomes.untracked(5) == [("trace", an_outcome(fees=Decimal("0.50")))]
 
 
 def point(at: datetime, equity: int = 100, strategy: str = "default") -> EquityPoint:
@@ -123,9 +123,8 @@ def test_equity_is_found_by_time(store):
     assert store.equity.last("default") == noon
     assert store.equity.last("nobody") is None
     assert store.equity.since("default", midnight.at) == [midnight, noon]
-    assert store.equity.first_of_day("default", AT + minutes(1)) == midnight
-    assert store.equity.first_of_day("default", yesterday.at) == yesterday
-    assert store.equity.first_of_day("default", AT + minutes(24 * 60)) is None
+    assert store.equity.since("default", midnight.at, AT - minutes(1)) == [midnight]
+    assert store.equity.since("default", midnight.at, midnight.at) == [midnight]
 
 
 def test_equity_of_the_same_moment_is_replaced(store):
