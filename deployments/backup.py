@@ -6,7 +6,6 @@ everything before it writes anything. An archive holds whole accounts: only its 
 """
 
 import gzip
-import io
 import shutil
 import sqlite3
 import subprocess
@@ -16,15 +15,17 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import make_url
+from sqlalchemy import inspect, make_url
 
 from deployments import running
+from tasks.adapters.store.database import Database
 from tasks.core.errors import InputError, TradingError
 from tasks.settings import Settings
 
 FILES = ("sandbox.json", "mlartifacts")  # beside the databases
 SQLITE = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "mlflow": "mlflow.db"}
 LAYOUT = "quarterdeck-backup-1"
+MEMBERS = {LAYOUT, *FILES, *(f"{database}.{kind}" for database in SQLITE for kind in ("db", "dump"))}
 
 
 def backup(settings: Settings, archive: Path) -> list[str]:
@@ -39,43 +40,45 @@ def backup(settings: Settings, archive: Path) -> list[str]:
             for name, url in _urls(settings).items():
                 _save(name, url, Path(made))
             partial.touch(mode=0o600)
-            names = _pack(partial, [*sorted(Path(made).iterdir()), *(settings.home / name for name in FILES)])
+            paths = [*sorted(Path(made).iterdir()), *filter(Path.exists, (settings.home / name for name in FILES))]
+            with tarfile.open(partial, "w:gz") as tar:
+                tar.addfile(tarfile.TarInfo(LAYOUT))
+                for path in paths:
+                    tar.add(path, path.name)
         partial.rename(archive)
     except OSError as e:
         raise InputError(f"{archive} cannot be written: {e.strerror or e}") from e
     finally:
         partial.unlink(missing_ok=True)
-    return names
-
-
-def _pack(archive: Path, paths: list[Path]) -> list[str]:
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.addfile(tarfile.TarInfo(LAYOUT), io.BytesIO())
-        for path in paths:
-            if path.exists():
-                tar.add(path, path.name)
-        return [name for name in tar.getnames() if "/" not in name and name != LAYOUT]
+    return [path.name for path in paths]
 
 
 def restore(settings: Settings, archive: Path) -> list[str]:
     """Bring back what `backup` wrote; raises InputError where it would write over something."""
     if running.claimed(settings.home):
         raise InputError(f"quarterdeck runs with HOME {settings.home}: `quarterdeck down` first")
+    urls = _urls(settings)
+    files = {f"{name}.db": _file(url) for name, url in urls.items() if url.startswith("sqlite")}
+    files |= {name: settings.home / name for name in FILES}
+    dumps = {f"{name}.dump": url for name, url in urls.items() if f"{name}.db" not in files}
     with tempfile.TemporaryDirectory(prefix=".quarterdeck-restore-", dir=settings.home) as made:
-        found = _unpacked(archive, Path(made))
-        urls = _urls(settings)
-        for name, url in urls.items():
-            _require_kind(name, url, found)
-            _require_empty(name, url)
-        for name in FILES:
-            if (settings.home / name).exists():
-                raise InputError(f"{settings.home / name} exists: restore into an empty QUARTERDECK_HOME")
-        for name, url in urls.items():
-            _load(name, url, Path(made))
-        for name in FILES:
-            if (Path(made) / name).exists():
-                shutil.move(Path(made) / name, settings.home / name)
-    return found
+        _unpack(archive, Path(made))
+        found = {path.name: path for path in Path(made).iterdir() if path.name != LAYOUT}
+        for name in found.keys() - {*files, *dumps}:
+            theirs, ours = ("PostgreSQL", "SQLite") if name.endswith(".dump") else ("SQLite", "PostgreSQL")
+            raise InputError(f"the archive's {name} is of {theirs}, the setting names {ours}: give a URL of {theirs}")
+        for file in filter(Path.exists, files.values()):
+            raise InputError(f"{file} exists: restore into an empty QUARTERDECK_HOME")
+        for name, url in dumps.items():
+            _require_empty(name.removesuffix(".dump"), url)
+        for name, url in dumps.items():
+            if name in found:
+                _pg("pg_restore", url, "--no-owner", "--exit-on-error", "--single-transaction", str(found[name]))
+        for name, file in files.items():
+            if name in found:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(found[name], file)
+    return [*found]
 
 
 def _urls(settings: Settings) -> dict[str, str]:
@@ -96,36 +99,10 @@ def _save(name: str, url: str, to: Path) -> None:
             raise TradingError(f"{file} could not be copied: {e}") from e
 
 
-def _load(name: str, url: str, made: Path) -> None:
-    dump, copy = made / f"{name}.dump", made / f"{name}.db"
-    if copy.exists():
-        _file(url).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(copy, _file(url))
-    elif dump.exists():
-        _pg("pg_restore", url, "--no-owner", "--exit-on-error", "--single-transaction", str(dump))
-
-
-def _require_kind(name: str, url: str, found: list[str]) -> None:
-    """Raise InputError if the archive has the other kind of database than the setting names."""
-    if url.startswith("sqlite") and f"{name}.dump" in found:
-        raise InputError(f"the archive's {name} is of PostgreSQL, {url} is SQLite: give a PostgreSQL URL")
-    if not url.startswith("sqlite") and f"{name}.db" in found:
-        raise InputError(f"the archive's {name} is of SQLite, the setting a PostgreSQL URL: restore into SQLite")
-
-
 def _require_empty(name: str, url: str) -> None:
-    if url.startswith("sqlite"):
-        if _file(url).exists():
-            raise InputError(f"{_file(url)} exists: restore into an empty QUARTERDECK_HOME")
-        return
-    from sqlalchemy import create_engine, inspect
-
-    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
-    try:
-        if inspect(engine).get_table_names():
+    with closing(Database(url)) as database, database.reading() as connection:
+        if inspect(connection).get_table_names():
             raise InputError(f"the database of {name} has tables: restore into an empty one")
-    finally:
-        engine.dispose()
 
 
 def _file(url: str) -> Path:
@@ -145,28 +122,17 @@ def _pg(tool: str, url: str, *options: str) -> None:
         raise TradingError(f"{tool} failed: {done.stderr.strip()[-300:]}")
 
 
-def _unpacked(archive: Path, to: Path) -> list[str]:
+def _unpack(archive: Path, to: Path) -> None:
     try:
-        _require_whole(archive)
+        with gzip.open(
+            archive
+        ) as whole:  # to its checksum: tarfile takes a damaged header for the end, and says nothing
+            while whole.read(1 << 20):
+                pass
         with tarfile.open(archive, "r:gz") as tar:
             names = tar.getnames()
-            if LAYOUT not in names or not all(_ours(name) for name in names):
+            if LAYOUT not in names or any(name.split("/")[0] not in MEMBERS for name in names):
                 raise InputError(f"{archive} was not written by `quarterdeck backup`")
-            tar.extractall(to, filter="data")
+            tar.extractall(to, filter="data")  # which refuses names that lead elsewhere
     except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
         raise InputError(f"{archive} cannot be read: {e}") from e
-    return [name for name in names if "/" not in name and name != LAYOUT]
-
-
-def _require_whole(archive: Path) -> None:
-    """Read to the checksum at the end: tarfile takes a damaged header for the end of the archive, and says nothing."""
-    with gzip.open(archive) as whole:
-        while whole.read(1 << 20):
-            pass
-
-
-def _ours(name: str) -> bool:
-    """Say whether `backup` gives a member this name; one that leads elsewhere, it does not."""
-    top, *inside = name.split("/")
-    databases = {f"{database}.{kind}" for database in SQLITE for kind in ("db", "dump")}
-    return top in {LAYOUT, *FILES, *databases} and ".." not in inside

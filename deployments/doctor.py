@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from packaging.specifiers import SpecifierSet
 
 from deployments import running, services
-from deployments.status import has_store
+from tasks.adapters.store.database import exists
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import TradingError
 from tasks.core.types.base import Dto
@@ -114,7 +114,7 @@ def _database(settings: Settings) -> Iterator[Diagnosis]:
     from tasks.adapters.store.store import Store
 
     def look() -> str:
-        if not has_store(settings):
+        if not exists(settings.store_url):
             return "none yet; `quarterdeck up` makes it"
         with closing(Store(settings.store_url)) as store:
             return f"{store.place}: {store.counts()['cycles']} cycles"

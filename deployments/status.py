@@ -2,14 +2,13 @@
 
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from deployments import running
 from deployments.services import answers
-from tasks.adapters.store.database import parse_url
+from tasks.adapters.store.database import exists
 from tasks.adapters.store.store import Store
 from tasks.core.errors import StoreError
 from tasks.core.pages.decision import summary_line
@@ -39,19 +38,13 @@ def status(settings: Settings) -> dict[str, Any]:
         "open_positions": [],
         **dict.fromkeys(("equity", "halt", "models", "store_error")),
     }
-    if has_store(settings):
+    if exists(settings.store_url):
         try:
             with closing(Store(settings.store_url)) as store:
                 found |= _trading(store, settings)
         except StoreError as e:
             found["store_error"] = str(e)
     return found
-
-
-def has_store(settings: Settings) -> bool:
-    """Say whether there is a database to read; SQLite would create the file."""
-    url = parse_url(settings.store_url)
-    return url.get_backend_name() != "sqlite" or Path(url.database or "").exists()
 
 
 def _trading(store: Store, settings: Settings) -> dict[str, Any]:

@@ -46,7 +46,10 @@ async def write_report(day: date) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page_of("daily.html.j2", day=found, picture=picture, told=told))
     if flow_run.id is not None:
-        await acreate_markdown_artifact(key=ARTIFACT, markdown=_markdown(found, path), description=found.headline)
+        rows = [*found.statuses.items(), *found.actions.items()]
+        rows += [(f"cost {model}, USD", fixed(usd, 6)) for model, usd in found.costs.items()]
+        page = f"# {day}\n{found.headline}\n\n{table(('what', 'how many'), rows)}\n\nThe whole page: `{path}`"
+        await acreate_markdown_artifact(key=ARTIFACT, markdown=page, description=found.headline)
     alerts.tell([Alert(kind=AlertKind.REPORT, key=str(day), text=f"{found.headline}; {path}")])
     return path
 
@@ -59,13 +62,3 @@ def _baselines(end: datetime) -> dict[str, float]:
         if len(closes) == 25:
             found[f"hold {symbol}"] = float(closes.iloc[-1] / closes.iloc[0] - 1) * 100
     return found
-
-
-def _markdown(found: Day, path: Path) -> str:
-    rows = {
-        **found.statuses,
-        **found.actions,
-        **{f"cost {model}, USD": fixed(usd, 6) for model, usd in found.costs.items()},
-    }
-    counts = table(("what", "how many"), rows.items())
-    return f"# {found.day}\n{found.headline}\n\n{counts}\n\nThe whole page: `{path}`"

@@ -6,7 +6,6 @@ so that no secret can end up in a task argument or a record.
 """
 
 import os
-import re
 import tomllib
 from decimal import Decimal
 from functools import cache
@@ -121,9 +120,7 @@ class Settings(BaseSettings):
 
     @property
     def store_url(self) -> str:
-        """Return the SQLAlchemy URL of our store, PostgreSQL always through psycopg 3."""
-        url = self.database_url or f"sqlite:///{self.home / 'quarterdeck.db'}"
-        return re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
+        return self.database_url or f"sqlite:///{self.home / 'quarterdeck.db'}"
 
 
 def strategy_of(s: Settings, decider: str, **given: Any) -> Strategy:

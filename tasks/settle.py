@@ -7,6 +7,7 @@ from tasks.adapters.files.prompts import list_prompts
 from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.trading import ledger
+from tasks.core.types.bars import floor_time
 from tasks.core.types.record import CycleRecord, Outcome
 from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
@@ -53,7 +54,7 @@ def track_session(at: datetime) -> None:
     mirror, kept, s = tracker(), store(), settings()
     if mirror is None:
         return
-    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = floor_time(at, "1d")
     try:
         for trace_id, outcome in kept.outcomes.untracked(100):
             mirror.attach_outcome(trace_id, outcome)

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tasks import connections
-from tasks.adapters.store.shadow import CHAMPION, PaperBookState, ShadowDecision
+from tasks.adapters.store.shadow import CHAMPION
 from tasks.connections import log, store, venue
 from tasks.core.errors import InputError
 from tasks.core.simulation.account import SimulatedAccount
@@ -15,7 +15,7 @@ from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Instrument
 from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord
+from tasks.core.types.record import CycleRecord, PaperBookState, ShadowDecision
 from tasks.core.types.strategy import Strategy
 from tasks.decide import first_answers, forget
 from tasks.retries import stage

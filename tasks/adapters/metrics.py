@@ -5,14 +5,17 @@ Prometheus takes for a restart (`increase` and `rate` stay right). Latencies are
 Every query reads at most a day, through an index.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter as Counts
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily as Counter
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
@@ -28,11 +31,13 @@ from tasks.adapters.store.tables import (
     VerdictRow,
 )
 from tasks.core.errors import StoreError
+from tasks.core.types.bars import floor_time
 from tasks.core.types.limits import Budget
 from tasks.core.types.record import CycleStatus
 
 QUANTILES = (0.5, 0.95, 1.0)
 HOUR = timedelta(hours=1)
+Family = Counter | Gauge
 Labelled = Mapping[Any, float]  # by the values of its labels
 
 
@@ -53,74 +58,72 @@ class Exporter(Collector):
             found = list(self._read(self._store, datetime.now(UTC)))
         except StoreError:
             found = []
-        yield _gauge("store_up", "1 when the database answered", {(): bool(found)})
+        yield _metric(Gauge, "store_up", "1 when the database answered", {(): bool(found)})
         yield from found
 
     def _read(self, store: Store, now: datetime) -> Iterator[Metric]:
-        def counted(make: Callable[..., Metric], name: str, text: str, *columns: Any, where: Sequence[Any]) -> Metric:
-            rows = store.rows(select(*columns, func.count()).where(*where).group_by(*columns))
-            return make(name, text, {tuple(row[:-1]): row[-1] for row in rows}, [column.key for column in columns])
-
-        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        today = floor_time(now, "1d")
         newest = store.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
-        day = (newest or now).replace(hour=0, minute=0, second=0, microsecond=0)
-        about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= day)
-        yield counted(
-            _counter,
-            "cycles",
-            "Cycles by how they ended and what started them",
-            CycleRow.status,
-            CycleRow.trigger,
-            where=about,
-        )
-        yield counted(
-            _counter,
-            "cycle_errors",
-            "Cycles with an error, such as a venue that refused",
-            CycleRow.symbol,
-            where=(*about, CycleRow.error != ""),
-        )
-        yield counted(
-            _counter,
-            "decisions",
-            "Decisions; rung cache is a hit",
-            DecisionRow.action,
-            DecisionRow.rung,
-            DecisionRow.source,
-            CycleRow.status,
-            where=(DecisionRow.cycle_id == CycleRow.cycle_id, *about),
-        )
+        about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= floor_time(newest or now, "1d"))
+        decided = (DecisionRow.action, DecisionRow.rung, DecisionRow.source, CycleRow.status)
+        counts: list[tuple[Any, str, str, Any, Any]] = [
+            (
+                Counter,
+                "cycles",
+                "Cycles by how they ended and what started them",
+                (CycleRow.status, CycleRow.trigger),
+                about,
+            ),
+            (
+                Counter,
+                "cycle_errors",
+                "Cycles with an error, such as a venue that refused",
+                (CycleRow.symbol,),
+                (*about, CycleRow.error != ""),
+            ),
+            (
+                Counter,
+                "decisions",
+                "Decisions; rung cache is a hit",
+                decided,
+                (DecisionRow.cycle_id == CycleRow.cycle_id, *about),
+            ),
+            (Gauge, "halts", "Halts in force", (), (HaltRow.resumed_at.is_(None),)),
+            (
+                Counter,
+                "intents",
+                "Orders written down, by what became of them",
+                (IntentRow.state,),
+                (IntentRow.persisted_at >= today,),
+            ),
+            (
+                Gauge,
+                "alerts",
+                "Things told to people that were so within the last hour",
+                (AlertRow.kind,),
+                (AlertRow.seen_at >= now - HOUR,),
+            ),
+            (
+                Gauge,
+                "lease_held",
+                "Leases held now, and by which run",
+                (LeaseRow.name, LeaseRow.holder),
+                (LeaseRow.expires_at > now,),
+            ),
+        ]
+        for kind, name, text, columns, where in counts:
+            rows = store.rows(select(*columns, func.count()).where(*where).group_by(*columns))
+            yield _metric(kind, name, text, {tuple(row[:-1]): row[-1] for row in rows}, [each.key for each in columns])
         refused = (VerdictRow.cycle_id == CycleRow.cycle_id, *about, VerdictRow.allowed.is_(False))
-        codes = Counter((c,) for row in store.rows(select(VerdictRow.codes).where(*refused)) for c in row.codes)
-        yield _counter("denials", "Decisions the guard refused, by code", codes, ("code",))
+        codes = Counts((code,) for codes in store.values(select(VerdictRow.codes).where(*refused)) for code in codes)
+        yield _metric(Counter, "denials", "Decisions the guard refused, by code", codes, ("code",))
         if newest is not None:
-            yield _gauge("last_close_timestamp_seconds", "What the newest cycle is about", {(): newest.timestamp()})
+            yield _metric(
+                Gauge, "last_close_timestamp_seconds", "What the newest cycle is about", {(): newest.timestamp()}
+            )
             yield self._stages(store, newest - HOUR)
         yield from self._models(store, now, today)
         yield from self._account(store)
-        yield counted(_gauge, "halts", "Halts in force", where=[HaltRow.resumed_at.is_(None)])
-        yield counted(
-            _counter,
-            "intents",
-            "Orders written down, by what became of them",
-            IntentRow.state,
-            where=[IntentRow.persisted_at >= today],
-        )
-        yield counted(
-            _gauge,
-            "alerts",
-            "Things told to people that were so within the last hour",
-            AlertRow.kind,
-            where=[AlertRow.seen_at >= now - HOUR],
-        )
-        yield counted(
-            _gauge,
-            "lease_held",
-            "Leases held now, and by which run",
-            LeaseRow.name,
-            LeaseRow.holder,
-            where=[LeaseRow.expires_at > now],
-        )
 
     def _stages(self, store: Store, since: datetime) -> Metric:
         query = (
@@ -136,7 +139,8 @@ class Exporter(Collector):
             for stage, seconds in _spans(row):
                 spans[stage].append(max(0.0, seconds))
         values = {(s, str(q)): float(np.quantile(v, q)) for s, v in spans.items() for q in QUANTILES}
-        return _gauge(
+        return _metric(
+            Gauge,
             "cycle_stage_seconds",
             "Time per stage, last hour; late: from the close to the cycle's begin",
             values,
@@ -154,25 +158,25 @@ class Exporter(Collector):
             tokens[*who, "in"] += row.tokens_in
             tokens[*who, "out"] += row.tokens_out
         labels = ("provider", "model", "role")
-        yield _counter("model_calls", "Requests to models", calls, (*labels, "result"))
-        yield _counter("model_seconds", "Time spent waiting for models", seconds, labels)
-        yield _counter("model_cost_usd", "What models cost", usd, labels)
-        yield _counter("model_tokens", "Tokens sent and received", tokens, (*labels, "direction"))
+        yield _metric(Counter, "model_calls", "Requests to models", calls, (*labels, "result"))
+        yield _metric(Counter, "model_seconds", "Time spent waiting for models", seconds, labels)
+        yield _metric(Counter, "model_cost_usd", "What models cost", usd, labels)
+        yield _metric(Counter, "model_tokens", "Tokens sent and received", tokens, (*labels, "direction"))
         spent, budget = store.budget.spent(now), self._budget
         uses = {("usd",): (spent.usd, budget.usd_per_day), ("calls",): (Decimal(spent.calls), budget.calls_per_day)}
         shares = {unit: float(used / cap) for unit, (used, cap) in uses.items() if cap}
-        yield _gauge("budget_used_ratio", "Share of the day's budget that is used", shares, ("unit",))
+        yield _metric(Gauge, "budget_used_ratio", "Share of the day's budget that is used", shares, ("unit",))
 
     def _account(self, store: Store) -> Iterator[Metric]:
         if (last := store.equity.last(self._strategy)) is not None:
-            yield _gauge("equity", "Equity in quote", {(): float(last.equity)})
+            yield _metric(Gauge, "equity", "Equity in quote", {(): float(last.equity)})
             drawdown = float(1 - last.equity / last.peak) if last.peak else 0.0
-            yield _gauge("drawdown_ratio", "Below the highest equity", {(): drawdown})
+            yield _metric(Gauge, "drawdown_ratio", "Below the highest equity", {(): drawdown})
         held = store.positions.open(self._strategy)
         at_entry = {(p.symbol, p.side): float(p.quantity * p.avg_price) for p in held}
         risks = {(p.symbol, p.side): float(p.quantity * abs(p.avg_price - p.stop)) for p in held if p.stop is not None}
-        yield _gauge("exposure", "Open positions at their entry price, in quote", at_entry, ("symbol", "side"))
-        yield _gauge("open_risk", "From entry to stop, in quote", risks, ("symbol", "side"))
+        yield _metric(Gauge, "exposure", "Open positions at their entry price, in quote", at_entry, ("symbol", "side"))
+        yield _metric(Gauge, "open_risk", "From entry to stop, in quote", risks, ("symbol", "side"))
 
 
 def _spans(row: Any) -> Iterator[tuple[str, float]]:
@@ -188,15 +192,9 @@ def _spans(row: Any) -> Iterator[tuple[str, float]]:
             yield "execute", (row.updated_at - row.judged_at).total_seconds()
 
 
-def _counter(name: str, text: str, values: Labelled, labels: Sequence[str]) -> Metric:
-    return _filled(CounterMetricFamily(f"quarterdeck_{name}", f"{text}; since 00:00 UTC", labels=labels), values)
-
-
-def _gauge(name: str, text: str, values: Labelled, labels: Sequence[str] = ()) -> Metric:
-    return _filled(GaugeMetricFamily(f"quarterdeck_{name}", text, labels=labels), values)
-
-
-def _filled(family: CounterMetricFamily | GaugeMetricFamily, values: Labelled) -> Metric:
-    for labels, value in sorted(values.items()):
-        family.add_metric(list(labels), float(value))
+def _metric(kind: type[Family], name: str, text: str, values: Labelled, labels: Sequence[str] = ()) -> Metric:
+    since = "; since 00:00 UTC" if kind is Counter else ""
+    family = kind(f"quarterdeck_{name}", text + since, labels=labels)
+    for each, value in sorted(values.items()):
+        family.add_metric(list(each), float(value))
     return family

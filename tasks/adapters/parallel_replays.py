@@ -198,8 +198,8 @@ def data_hash(seen: Treated) -> str:
     for symbol, market in sorted(seen.markets.items()):
         bars = market.bars["5m"]
         digest.update(symbol.encode())
-        digest.update(np.ascontiguousarray(epoch_s(bars.index)).tobytes())
-        digest.update(np.ascontiguousarray(bars.to_numpy()).tobytes())
+        digest.update(epoch_s(bars.index).tobytes())
+        digest.update(bars.to_numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.adapters.deciders import build
+from tasks.adapters.deciders import build, failover_of
 from tasks.adapters.parallel_replays import Job, strategy_for, treated_for, world_of
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
@@ -68,7 +68,6 @@ def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
 
 def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
     """Build a variant's decider on its one model, every reply of which is kept."""
-    from tasks.adapters.deciders import failover_of
     from tasks.adapters.model.prices import LiteLLMPrices
 
     prices = LiteLLMPrices(settings.budget.usd_per_1k_tokens)

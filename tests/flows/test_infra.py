@@ -119,7 +119,7 @@ def test_settings_accept_what_the_containers_are_given(monkeypatch):
             for variable, value in filled(environment(service), given).items():
                 patched.setenv(variable, value)
             settings = Settings()
-            assert settings.store_url == "postgresql+psycopg://quarterdeck:x@postgres/quarterdeck", name
+            assert settings.store_url == "postgresql://quarterdeck:x@postgres/quarterdeck", name
             client._check_profile(settings, "bybit")  # the sandbox's name in the network is no stranger
 
 

@@ -18,12 +18,13 @@ from flows.promote import watch_champions
 from tasks.adapters.files import prompts
 from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.mlflow.comparison import git_commit
-from tasks.adapters.store.shadow import CHAMPION, ShadowDecision
+from tasks.adapters.store.shadow import CHAMPION
 from tasks.connections import store
 from tasks.core.errors import InputError
 from tasks.core.simulation.counterfactual import Counterfactual
 from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
+from tasks.core.types.record import ShadowDecision
 from tasks.settings import settings
 
 NOW = datetime.now(UTC)

@@ -13,14 +13,13 @@ from store_samples import a_cycle, a_decision, a_verdict, an_intent
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
 from tasks import fetch, shadow
-from tasks.adapters.store.shadow import ShadowDecision
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.adapters.venue.paper import PaperVenue
 from tasks.connections import store, venue
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
-from tasks.core.types.record import Inputs
+from tasks.core.types.record import Inputs, ShadowDecision
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Code
 from tasks.settings import settings

@@ -49,11 +49,10 @@ def list_prompts(folder: Path = FOLDER) -> list[Prompt]:
 def aliases() -> "dict[str, dict[str, Alias]]":
     """Return which version each alias names, by role; nothing where none was ever set. Makes no database."""
     url = settings().store_url
-    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).is_file():
-        return {}
+    from tasks.adapters.store.database import exists
     from tasks.adapters.store.store import opened
 
-    return opened(url).prompts.aliases()
+    return opened(url).prompts.aliases() if exists(url) else {}
 
 
 def diff_prompts(role: str, old: str, new: str, folder: Path = FOLDER) -> str:

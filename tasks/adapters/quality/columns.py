@@ -5,7 +5,7 @@ symbol or fifty. NaN means that a rule does not apply to a row.
 """
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ ENOUGH = 20  # of them must be there
 LOUD = 3  # times the usual volume: that much trading confirms any move
 BACK = 0.25  # of the excursion: a next bar that opens so near to where it began takes the move back
 STILL_TIMEFRAME = "5m"
+GAP_WINDOW = 300  # bars further back: a hole in the venue's own history must not quarantine a symbol for ever
 AGREEMENT_WINDOW = 48  # a bar the venue revised keeps its first values here: that must not last for a day
 _SECOND = 1_000_000_000  # nanoseconds
 FrameKey = tuple[str, str]  # symbol, timeframe
@@ -29,7 +30,7 @@ Ints = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 def stack_frames(frames: Mapping[FrameKey, pd.DataFrame]) -> pd.DataFrame:
     """Put all frames under each other: a row number as index, open_time as a column, inf as missing."""
-    parts = [_floats(frame) for frame in frames.values()]
+    parts = [frame[list(COLUMNS)].astype("float64") for frame in frames.values()]
     stack = pd.concat(parts, ignore_index=True).replace([np.inf, -np.inf], np.nan)
     lengths = [len(part) for part in parts]
     stack["symbol"] = np.repeat([symbol for symbol, _ in frames], lengths)
@@ -40,12 +41,6 @@ def stack_frames(frames: Mapping[FrameKey, pd.DataFrame]) -> pd.DataFrame:
     return stack
 
 
-def _floats(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the five columns as floats; a frame that has nothing else, as the store's, is not copied."""
-    plain = list(frame.columns) == list(COLUMNS) and all(kind == np.float64 for kind in frame.dtypes)
-    return frame if plain else frame.loc[:, list(COLUMNS)].astype("float64")
-
-
 def _nanoseconds(times: pd.Index) -> Ints:
     return np.asarray(pd.DatetimeIndex(times).as_unit("ns").asi8)
 
@@ -54,15 +49,13 @@ def add_columns(
     stack: pd.DataFrame,
     frames: Mapping[FrameKey, pd.DataFrame],
     as_of: datetime,
-    max_age: Mapping[str, timedelta],
-    gap_window: int,
 ) -> pd.DataFrame:
     """Add every helper column to the stack of `frames`."""
     frame = stack["frame"].to_numpy()
     begins = np.searchsorted(frame, frame)
     ends = np.searchsorted(frame, frame, side="right")
     from_end = ends - np.arange(len(frame)) - 1
-    _add_times(stack, frame, from_end, as_of, max_age, gap_window)
+    _add_times(stack, frame, from_end, as_of)
     stack["top"] = stack[["open", "low", "close"]].max(axis=1)
     stack["bottom"] = stack[["open", "high", "close"]].min(axis=1)
     stack["silent"] = ((from_end < SILENT_TAIL) & (stack["volume"] == 0).to_numpy()).astype(int)
@@ -71,24 +64,18 @@ def add_columns(
     stack["unconfirmed_ranges"] = np.nan
     stack.loc[judged, "unconfirmed_ranges"] = unconfirmed_moves(values, judged, begins[judged], ends[judged])
     _add_stale(stack, values, begins, from_end)
-    stack["price_gap"], stack["volume_gap"] = _agreement(frames, min(gap_window, AGREEMENT_WINDOW))
+    stack["price_gap"], stack["volume_gap"] = _agreement(frames)
     return stack
 
 
-def _add_times(
-    stack: pd.DataFrame, frame: Ints, from_end: Ints, as_of: datetime, max_age: Mapping[str, timedelta], gap_window: int
-) -> None:
+def _add_times(stack: pd.DataFrame, frame: Ints, from_end: Ints, as_of: datetime) -> None:
     opens = _nanoseconds(pd.DatetimeIndex(stack["open_time"]))
     lasts = stack["timeframe"].map(SECONDS).to_numpy() * _SECOND
     closes = opens + lasts
-    must_have_closed = {  # when the last bar of a timeframe may not have closed before
-        tf: (as_of - max_age[tf] if tf in max_age else floor_time(as_of, tf)).timestamp()
-        for tf in stack["timeframe"].unique()
-    }
-    newest = stack["timeframe"].map(must_have_closed)
+    newest = stack["timeframe"].map({tf: floor_time(as_of, tf).timestamp() for tf in stack["timeframe"].unique()})
     step = np.where(np.diff(frame, prepend=-1) == 0, np.diff(opens, prepend=opens[0]), np.nan)
     stack["step_s"] = step / _SECOND
-    stack["missing_before"] = np.where(from_end < gap_window, np.ceil(step / lasts) - 1, np.nan)
+    stack["missing_before"] = np.where(from_end < GAP_WINDOW, np.ceil(step / lasts) - 1, np.nan)
     stack["offset_s"] = (opens % lasts) / _SECOND
     stack["open_for_s"] = np.maximum(closes / _SECOND - as_of.timestamp(), 0)
     stack["overdue_s"] = np.where(from_end == 0, np.maximum(newest.to_numpy() - closes / _SECOND, 0), np.nan)
@@ -119,11 +106,9 @@ def unconfirmed_moves(values: Mapping[str, np.ndarray], rows: Ints, begins: Ints
 
 def _median(values: np.ndarray) -> Floats:
     """Return the median of each row's known values; NaN where fewer than `ENOUGH` are."""
-    ordered = np.sort(values, axis=1)  # NaN sorts last
-    known = np.count_nonzero(np.isfinite(ordered), axis=1)
-    each = np.arange(len(values))
-    middle = (ordered[each, np.maximum(known - 1, 0) // 2] + ordered[each, np.minimum(known // 2, HISTORY - 1)]) / 2
-    return np.where(known >= ENOUGH, middle, np.nan)
+    medians, enough = np.full(len(values), np.nan), np.isfinite(values).sum(axis=1) >= ENOUGH
+    medians[enough] = np.nanmedian(values[enough], axis=1)
+    return medians
 
 
 def _add_stale(stack: pd.DataFrame, values: Mapping[str, np.ndarray], begins: Ints, from_end: Ints) -> None:
@@ -145,12 +130,12 @@ def _run_length(condition: np.ndarray, starts: np.ndarray) -> Floats:
     return np.where(condition, rows - broken, 0).astype("float64")
 
 
-def _agreement(frames: Mapping[FrameKey, pd.DataFrame], window: int) -> tuple[Floats, Floats]:
+def _agreement(frames: Mapping[FrameKey, pd.DataFrame]) -> tuple[Floats, Floats]:
     """Return how far prices and volume of each bar are from those of its 5m bars, as a share; NaN where not known."""
     parts = [np.full((2, len(frame)), np.nan) for frame in frames.values()]
-    fine = {symbol: _ascending(frame.iloc[-window:]) for (symbol, tf), frame in frames.items() if tf == "5m"}
+    fine = {symbol: _ascending(frame.iloc[-AGREEMENT_WINDOW:]) for (symbol, tf), frame in frames.items() if tf == "5m"}
     for part, ((symbol, timeframe), frame) in zip(parts, frames.items(), strict=True):
-        five, native = fine.get(symbol), _ascending(frame.iloc[-window:])
+        five, native = fine.get(symbol), _ascending(frame.iloc[-AGREEMENT_WINDOW:])
         if SECONDS[timeframe] > SECONDS["5m"] and five is not None and native is not None:
             part[:, len(frame) - len(native) :] = _gaps(five, native, timeframe)
     prices, volumes = np.concatenate(parts, axis=1)
@@ -159,9 +144,8 @@ def _agreement(frames: Mapping[FrameKey, pd.DataFrame], window: int) -> tuple[Fl
 
 def _ascending(frame: pd.DataFrame) -> pd.DataFrame | None:
     """Return the five columns as floats; None if the bars are out of order, which is another rule's business."""
-    if not (frame.index.is_monotonic_increasing and frame.index.is_unique):
-        return None
-    return _floats(frame)
+    in_order = frame.index.is_monotonic_increasing and frame.index.is_unique
+    return frame[list(COLUMNS)].astype("float64") if in_order else None
 
 
 def _gaps(five: pd.DataFrame, native: pd.DataFrame, timeframe: str) -> np.ndarray:

@@ -10,7 +10,7 @@ only suspect while neither its volume nor the next bar confirms it.
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 import pandas as pd
@@ -20,7 +20,6 @@ from tasks.core.errors import DataError
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.record import DataFailure
 
-GAP_WINDOW = 300
 SPIKE = 20  # usual ranges; in 605,037 recorded 5m bars 114 moved more, all on 4x their volume or above
 STILL = 12  # newest 5m bars at one price without a range: an hour
 REPEATED = 3  # newest bars with the same five numbers
@@ -76,18 +75,10 @@ PRESENT, SHAPE = "present", "shape"  # checked before stacking, because a frame 
 _VALUE_OF = {"unique": "open_time", "high_is_highest": "high", "low_is_lowest": "low", "traded": "volume"}
 
 
-def validate(
-    frames: Frames,
-    as_of: datetime,
-    *,
-    max_age: Mapping[str, timedelta] | None = None,
-    gap_window: int = GAP_WINDOW,
-) -> list[DataFailure]:
+def validate(frames: Frames, as_of: datetime) -> list[DataFailure]:
     """Check every frame of `frames[symbol][timeframe]`; return one failure per symbol, timeframe and broken rule.
 
-    max_age: how long before as_of the last bar of a timeframe may have closed; by default the newest bar that can
-    have closed must be there. gap_window: a gap further back than this many bars no longer counts, so that a hole
-    in the venue's own history does not quarantine a symbol for ever. Columns beyond `bars.COLUMNS` are ignored.
+    The newest bar that can have closed must be there. Columns beyond `bars.COLUMNS` are ignored.
     """
     failures = list(_unusable(frames))
     bad = {(failure.symbol, failure.timeframe) for failure in failures}
@@ -98,7 +89,7 @@ def validate(
         if (symbol, timeframe) not in bad
     }
     if good:
-        stack = add_columns(stack_frames(good), good, as_of, max_age or {}, gap_window)
+        stack = add_columns(stack_frames(good), good, as_of)
         for rule, rows in _run_suite(stack):
             failures.extend(_by_frame(rule, stack.iloc[rows]))
     return sorted(failures, key=lambda f: (f.symbol, SECONDS.get(f.timeframe, 0), f.expectation))

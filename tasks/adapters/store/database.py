@@ -130,7 +130,7 @@ class Database:
             raise StoreError(f"database {self.place}: {cause}; {next(fitting, 'nothing was written')}") from e
 
 
-@dataclass
+@dataclass(eq=False)  # a store is a key
 class Repository:
     """One kind of thing in a database."""
 
@@ -210,6 +210,12 @@ def known(**values: Any) -> dict[str, Any]:
 def row_of(table: type[Base], dto: Dto, **more: Any) -> dict[str, Any]:
     """Return the fields of `dto` that `table` has columns for, and `more`."""
     return {name: getattr(dto, name) for name in type(dto).model_fields if name in table.__table__.columns} | more
+
+
+def exists(url: str) -> bool:
+    """Return whether there is a database to open; SQLite would create the file."""
+    parsed = parse_url(url)
+    return parsed.get_backend_name() != "sqlite" or Path(str(parsed.database)).exists()
 
 
 def parse_url(url: str) -> URL:

@@ -9,7 +9,7 @@ keeps the room for new rows; its file does not shrink.
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, select
+from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from tasks.adapters.store.database import Repository
@@ -32,29 +32,26 @@ class Retention(Repository):
 
     def prune(self, strategy: str, before: datetime) -> dict[str, int]:
         """Delete bulk from before then; returns how many rows by table."""
-        return {key.class_.__tablename__: self._prune(key, old) for key, old in _bulk(strategy, before)}
+        asked = exists().where(DecisionRow.cycle_id == CycleRow.cycle_id) | exists().where(
+            ShadowRow.cycle_id == CycleRow.cycle_id
+        )
+        quiet = (CycleRow.strategy == strategy, CycleRow.as_of < before, CycleRow.status == CycleStatus.QUIET, ~asked)
+        old: list[tuple[InstrumentedAttribute[Any], tuple[ColumnElement[bool], ...]]] = [
+            (CycleRow.cycle_id, quiet),
+            (EventRow.event_id, (EventRow.strategy == strategy, EventRow.as_of < before)),
+            (ReplyRow.content_hash, (ReplyRow.created_at < before,)),
+            (BudgetRow.budget_id, (BudgetRow.at < before,)),
+        ]
+        return {key.class_.__tablename__: self._prune(key, *where) for key, where in old}
 
-    def _prune(self, key: InstrumentedAttribute[Any], old: ColumnElement[bool]) -> int:
+    def _prune(self, key: InstrumentedAttribute[Any], *old: ColumnElement[bool]) -> int:
         """Delete in batches, each a transaction of its own, so that no writer waits for long."""
         deleted = 0
         for _ in range(BATCHES):
             with self.database.writing() as connection:
-                keys = connection.scalars(select(key).where(old).limit(BATCH)).all()
+                keys = connection.scalars(select(key).where(*old).limit(BATCH)).all()
                 if not keys:
                     break
                 connection.execute(delete(key.class_).where(key.in_(keys)))
                 deleted += len(keys)
         return deleted
-
-
-def _bulk(strategy: str, before: datetime) -> list[tuple[InstrumentedAttribute[Any], ColumnElement[bool]]]:
-    asked = exists().where(DecisionRow.cycle_id == CycleRow.cycle_id) | exists().where(
-        ShadowRow.cycle_id == CycleRow.cycle_id
-    )
-    quiet = and_(CycleRow.strategy == strategy, CycleRow.as_of < before, CycleRow.status == CycleStatus.QUIET, ~asked)
-    return [
-        (CycleRow.cycle_id, quiet),
-        (EventRow.event_id, and_(EventRow.strategy == strategy, EventRow.as_of < before)),
-        (ReplyRow.content_hash, ReplyRow.created_at < before),
-        (BudgetRow.budget_id, BudgetRow.at < before),
-    ]

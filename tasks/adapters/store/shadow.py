@@ -5,41 +5,15 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from pydantic import Field
 from sqlalchemy import Select, select, update
 
 from tasks.adapters.store.database import Repository, row_of
 from tasks.adapters.store.tables import PaperBookRow, ShadowRow
 from tasks.core.simulation.counterfactual import Counterfactual
-from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.decision import Answer
-from tasks.core.types.orders import OrderIntent
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.verdict import Verdict
+from tasks.core.types.record import PaperBookState, ShadowDecision
 
 CHAMPION = "champion"
-
-
-class ShadowDecision(Dto):
-    """What one decider, the champion or a challenger, answered in one cycle; nothing of a challenger is sent."""
-
-    cycle_id: str
-    strategy: str
-    decider: str = Field(description="champion, or the challenger's name")
-    symbol: str
-    as_of: Utc
-    state: AccountState
-    decided: Answer
-    verdict: Verdict
-    intents: tuple[OrderIntent, ...] = ()
-
-
-class PaperBookState(Dto):
-    """An account on paper: the fill engine's state, and until when the market has passed over it."""
-
-    state: str
-    equity: Exact
-    until: Utc
 
 
 class ShadowRepository(Repository):

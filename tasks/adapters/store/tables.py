@@ -24,7 +24,7 @@ from tasks.core.types.orders import Fill, Order, OrderIntent
 from tasks.core.types.portfolio import Position
 from tasks.core.types.promotion import Move
 from tasks.core.types.question import Reason
-from tasks.core.types.record import CycleRecord, EquityPoint, Halt, Lease, Outcome
+from tasks.core.types.record import CycleRecord, EquityPoint, Halt, Lease, Outcome, PaperBookState, ShadowDecision
 from tasks.core.types.verdict import Verdict
 
 NAMES = {
@@ -297,28 +297,22 @@ class VectorRow(Base, key="cycle_id"):
     reasons: Mapped[list[Any]]
 
 
-class ShadowRow(Base, key="cycle_id decider"):
+class ShadowRow(Base, of=ShadowDecision, fields="decider strategy symbol", key="cycle_id decider"):
     """What one decider answered in a cycle without sending it, or the champion's answer beside; scored later."""
 
     __tablename__ = "shadow_decisions"
     cycle_id = _of_cycle(primary_key=True)
-    decider: Mapped[str]
-    strategy: Mapped[str]
-    symbol: Mapped[str]
     as_of: Mapped[datetime] = mapped_column(index=True)
     document = _verbatim()
     return_pct: Mapped[Decimal | None]
 
 
-class PaperBookRow(Base, key="strategy decider"):
+class PaperBookRow(Base, of=PaperBookState, key="strategy decider"):
     """A challenger's own account: the fill engine's state, and until when the market has passed over it."""
 
     __tablename__ = "paper_books"
     strategy: Mapped[str]
     decider: Mapped[str]
-    state: Mapped[str]
-    equity: Mapped[Decimal]
-    until: Mapped[datetime]
 
 
 class LeaseRow(Base, of=Lease, key="name"):

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
-from tasks.adapters.store.shadow import PaperBookRepository, PaperBookState
+from tasks.adapters.store.shadow import PaperBookRepository
 from tasks.adapters.venue import bybit
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
@@ -22,6 +22,7 @@ from tasks.core.simulation.refusals import protection_refusal
 from tasks.core.trading.money import BPS
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, Side, VenuePosition
+from tasks.core.types.record import PaperBookState
 from tasks.settings import Settings
 
 T = TypeVar("T")

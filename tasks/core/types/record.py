@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.decision import Answer
@@ -132,3 +132,25 @@ class EquityPoint(Dto):
     strategy: str
     equity: Exact
     peak: Exact
+
+
+class ShadowDecision(Dto):
+    """What one decider, the champion or a challenger, answered in one cycle; nothing of a challenger is sent."""
+
+    cycle_id: str
+    strategy: str
+    decider: str = Field(description="champion, or the challenger's name")
+    symbol: str
+    as_of: Utc
+    state: AccountState
+    decided: Answer
+    verdict: Verdict
+    intents: tuple[OrderIntent, ...] = ()
+
+
+class PaperBookState(Dto):
+    """An account on paper: the fill engine's state, and until when the market has passed over it."""
+
+    state: str
+    equity: Exact
+    until: Utc

@@ -7,10 +7,10 @@ import pytest
 from guard_cases import GRID
 from store_samples import AT, a_cycle, a_decision, a_verdict, an_intent, minutes
 
-from tasks.adapters.store.shadow import PaperBookState, ShadowDecision
 from tasks.adapters.store.store import Store
 from tasks.core.simulation.counterfactual import Counterfactual
 from tasks.core.types.portfolio import AccountState
+from tasks.core.types.record import PaperBookState, ShadowDecision
 
 
 def a_shadow(cycle_id: str = "c1", **fields: object) -> ShadowDecision:

@@ -277,7 +277,7 @@ async def test_orders_of_two_processes_at_once_are_all_filled_and_none_twice(url
 
 
 def test_a_book_that_others_changed_is_not_overwritten(store):
-    from tasks.adapters.store.shadow import PaperBookState
+    from tasks.core.types.record import PaperBookState
 
     first, second = (PaperBookState(state=s, equity=Decimal(1), until=START) for s in ("one", "two"))
     assert store.paper_books.save("s", "d", first, None)
