@@ -194,13 +194,9 @@ def strategy_for(job: Job) -> Strategy:
 
 def data_hash(seen: Treated) -> str:
     """Return the sha256 of every symbol's 5m candles."""
-    digest = hashlib.sha256()
-    for symbol, market in sorted(seen.markets.items()):
-        bars = market.bars["5m"]
-        digest.update(symbol.encode())
-        digest.update(epoch_s(bars.index).tobytes())
-        digest.update(bars.to_numpy().tobytes())
-    return digest.hexdigest()
+    bars = [(symbol.encode(), market.bars["5m"]) for symbol, market in sorted(seen.markets.items())]
+    parts = (part for symbol, each in bars for part in (symbol, epoch_s(each.index), each.to_numpy()))
+    return hashlib.sha256(b"".join(map(bytes, parts))).hexdigest()
 
 
 def bars_of(seen: Treated) -> dict[str, TradedBars]:

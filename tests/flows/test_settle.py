@@ -36,7 +36,8 @@ def test_a_day_of_many_cycles_and_trades_is_added_up_whole_and_without_the_day_b
     store().cycles.save_all(decided, MIDNIGHT)
     times = {"started_at": MIDNIGHT, "updated_at": MIDNIGHT}
     rows = [row_of(CycleRow, cycle, record=cycle.model_dump(mode="json"), **times) for cycle in quiet]
-    store().write(store().insert(CycleRow), rows)
+    with store().database.writing() as connection:
+        connection.execute(store().insert(CycleRow), rows)
     for n in range(205):
         store().positions.save(closed(n, MIDNIGHT + timedelta(seconds=n - 1)))
     found = settle.session_metrics(MIDNIGHT)

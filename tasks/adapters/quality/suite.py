@@ -1,7 +1,7 @@
 """Market data against its contract: one great-expectations suite over one stacked frame of every symbol and timeframe.
 
 One pass for all, because a suite costs the same whether it sees 300 rows or 75,000. What compares a row with its
-neighbours, with the clock or with another timeframe becomes a helper column first (`quality_columns`); the suite then
+neighbours, with the clock or with another timeframe becomes a helper column first (see `columns`); the suite then
 only ever looks at columns. Prices are compared exactly: the venue sends decimals, the same text gives the same
 float64, so a high below the close by any amount is wrong data. A crash is a fact, not a fault of the feed: a move is
 only suspect while neither its volume nor the next bar confirms it.

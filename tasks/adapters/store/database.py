@@ -157,10 +157,10 @@ class Repository:
         """Return the first of `all`; None if there is none."""
         return next(iter(self.all(dto, statement)), None)
 
-    def write(self, statement: Executable, rows: Sequence[dict[str, Any]] | None = None) -> None:
-        """Carry out a statement, in one transaction for all `rows`."""
+    def write(self, statement: Executable) -> None:
+        """Carry out a statement."""
         with self.database.writing() as connection:
-            connection.execute(statement, rows)
+            connection.execute(statement)
 
     def add_row(self, table: type[Base], row: dict[str, Any]) -> bool:
         """Insert a row unless its key is there; returns whether it was new."""
