@@ -156,7 +156,7 @@ class Fault(BaseModel, extra="forbid"):
         """Return what it does to one request: its kind, or one of what can happen on the way to any exchange."""
         kind = self._luck.choice(SOMEHOW) if self.kind == "somehow" else self.kind
         seconds = SECONDS.get(kind, 0.0) if self.seconds is None else self.seconds
-        return self.replace(kind=kind, seconds=seconds)
+        return self.model_copy(update={"kind": kind, "seconds": seconds})
 
 
 class FaultBench:

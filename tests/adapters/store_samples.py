@@ -46,7 +46,7 @@ def a_snapshot() -> Snapshot:
 
 
 def a_verdict() -> Verdict:
-    check = Check(code=Code.SIZE_CLAMPED, fired=True, inputs={"size_pct": "20", "max": "10"})
+    check = Check(Code.SIZE_CLAMPED, True, **{"size_pct": "20", "max": "10"})
     return Verdict(allowed=True, decision=a_decision().decision, codes=(Code.SIZE_CLAMPED,), checks=(check,),
                    quantity=Decimal("0.012"), price=Decimal("65000.10"), stop=Decimal("64000"), target=Decimal("67000"),
                    trade_risk_pct=Decimal("0.12"), total_risk_pct=Decimal("0.12"))  # fmt: skip

@@ -85,6 +85,9 @@ class Check(tuple[Code, bool, Mapping[str, object]]):
     def __new__(cls, code: Code, fired: bool, /, **inputs: object) -> "Check":
         return tuple.__new__(cls, (code, fired, inputs))
 
+    def __getnewargs_ex__(self) -> tuple[tuple[Code, bool], Mapping[str, object]]:  # else no copy, no pickle
+        return self[:2], self[2]
+
     code = property(itemgetter(0))
     fired = property(itemgetter(1))
 

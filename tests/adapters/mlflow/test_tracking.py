@@ -131,7 +131,7 @@ def record(cycle_id: str, prompt: File, calls: int = 2) -> CycleRecord:
         allowed=True,
         decision=decision.model_copy(update={"size_pct": Decimal(20)}),
         codes=(Code.SIZE_CLAMPED,),
-        checks=(Check(code=Code.SIZE_CLAMPED, fired=True, inputs={"asked": "40", "allowed": "20"}),),
+        checks=(Check(Code.SIZE_CLAMPED, True, **{"asked": "40", "allowed": "20"}),),
         quantity=Decimal("0.031"),
     )
     intent = OrderIntent(

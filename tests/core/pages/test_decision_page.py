@@ -101,8 +101,8 @@ def record(**changes) -> CycleRecord:
             decision=decision(size_pct=Decimal(20)),
             codes=(Code.TRADE_RISK_CLAMPED,),
             checks=(
-                Check(code=Code.TRADE_RISK_CLAMPED, fired=True, inputs={"room": "75", "asked": "0.062"}),
-                Check(code=Code.LOW_CONFIDENCE, fired=False, inputs={"confidence": "0.7"}),
+                Check(Code.TRADE_RISK_CLAMPED, True, **{"room": "75", "asked": "0.062"}),
+                Check(Code.LOW_CONFIDENCE, False, **{"confidence": "0.7"}),
             ),
             quantity=Decimal("0.031"),
             price=Decimal("64123.5"),
@@ -192,7 +192,7 @@ def test_a_denied_decision_shows_no_size_as_allowed():
         allowed=False,
         decision=decision(),
         codes=(Code.HALTED,),
-        checks=(Check(code=Code.HALTED, fired=True, inputs={"halt": "daily loss"}),),
+        checks=(Check(Code.HALTED, True, **{"halt": "daily loss"}),),
     )
     page = to_markdown(record(status=CycleStatus.DENIED, verdict=verdict, intents=(), orders=(), fills=()))
     assert "**Denied.**" in page
@@ -227,7 +227,7 @@ def hostile_record(text: str) -> CycleRecord:
     base = record(decision=asked)
     call = base.decided.calls[0].model_copy(update={"error": text, "role": text, "model": text})
     order = base.orders[0].model_copy(update={"reason": text, "venue_order_id": text})
-    check = Check(code=Code.HALTED, fired=True, inputs={"halt": text})
+    check = Check(Code.HALTED, True, **{"halt": text})
     return base.model_copy(
         update={
             "decided": base.decided.model_copy(
