@@ -105,7 +105,7 @@ class Cycle:
         if reasons:
             reasons += bar_closes(self.symbol, self.as_of)
         status = CycleStatus.STARTED if reasons else CycleStatus.QUIET
-        self.record = self.record.model_copy(update={"status": status, "reasons": tuple(reasons)})
+        self.record = self.record.replace(status=status, reasons=tuple(reasons))
         return bool(reasons)
 
     async def question(self, market: Market, news: News | None, remembered: Remembered) -> Question:
@@ -125,18 +125,18 @@ class Cycle:
             strategy=strategy.sha256, state=state, position=position, book=book, digest=digest, news=news,
             memory=asked.memory, known_at=known_at,
         )  # fmt: skip
-        self.record = self.record.model_copy(update={"inputs": given})
+        self.record = self.record.replace(inputs=given)
         reached("prepared")
         return asked
 
     def _yield(self, why: str) -> None:
         """Leave the cycle to the run that has or had it."""
         log().info("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, why)
-        self.record = store().cycles.get(self.record.cycle_id) or self.record.model_copy(update={"error": why})
+        self.record = store().cycles.get(self.record.cycle_id) or self.record.replace(error=why)
         self._leases.give_back(self._lease_name)
 
     def _end(self, status: CycleStatus, *, first: bool = False, **changes: Any) -> None:
-        self.record = self.record.model_copy(update={"status": status, **changes})
+        self.record = self.record.replace(status=status, **changes)
         record.record_cycle(self.record, first)
         self.recorded()
 
@@ -186,10 +186,8 @@ class Cycle:
             seen = None if given.state == state else given.state
             given = given.replace(state=seen, judged_at=now)
         self.record = self.record.replace(
-
-                snapshot=question.snapshot, role_inputs=question.role_inputs, state=state, decided=answer,
-                verdict=judgement.verdict, intents=judgement.intents, inputs=given,
-
+            snapshot=question.snapshot, role_inputs=question.role_inputs, state=state, decided=answer,
+            verdict=judgement.verdict, intents=judgement.intents, inputs=given,
         )  # fmt: skip
         reached("judged")
         if judgement.intents and not self.request.dry_run:
@@ -212,7 +210,7 @@ class Cycle:
             self._give_up(sent, lost(self._lease))
             return
         try:
-            await protect.book_fills(self.symbol)
+            await ledger.book_fills(self.symbol)
         finally:  # no stop waits for a venue that cannot tell its fills
             if not venue().attaches_protection and any(order.filled and not order.reduce_only for order in sent):
                 await protect.stop_at_once(self.symbol)

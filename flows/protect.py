@@ -51,7 +51,7 @@ async def reconcile() -> dict[str, Any]:
     changed = []
     for symbol in ledger.symbols_of_ours():
         wrong += await tried(f"orders of {symbol}", ledger.adopt_working(symbol), [])
-        changed += await tried(f"booking {symbol}", stage.book_fills(symbol), [])
+        changed += await tried(f"booking {symbol}", ledger.book_fills(symbol), [])
     wanted = await tried("comparison", _compare(tried, wrong), [])
     reached("compared")
     wrong += await _watch_stops(tried, wanted)
@@ -129,7 +129,7 @@ async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
         wrong += await _watch_stops(tried, actions)
         await asyncio.sleep(PAUSE_S)
         ours = sorted(odd & {*ledger.symbols_of_ours()})
-        told = {s: await tried(f"booking {s} again", stage.book_fills(s), None) for s in ours}
+        told = {s: await tried(f"booking {s} again", ledger.book_fills(s), None) for s in ours}
         earlier, booked = core.noted(look, actions), frozenset(s for s, changed in told.items() if changed is not None)
     for action in actions:
         if isinstance(action, Finding):
@@ -155,7 +155,7 @@ async def _take_exits(tried: Tried) -> list[str]:
     done = []
     for position in store().positions.open(settings().strategy):
         if said := await tried(f"exit of {position.symbol}", stage.take_exit(position), ""):
-            await tried(f"booking {position.symbol}", stage.book_fills(position.symbol), [])
+            await tried(f"booking {position.symbol}", ledger.book_fills(position.symbol), [])
             done.append(said)
     return done
 
@@ -175,7 +175,7 @@ async def _carry_out_followups(tried: Tried, now: datetime) -> list[str]:
             if instrument is not None:
                 doing = stage.carry_out_followups(position, price, instrument, lease)
                 if carried_out := await tried(f"follow-ups of {position.symbol}", doing, []):
-                    await tried(f"booking {position.symbol}", stage.book_fills(position.symbol), [])
+                    await tried(f"booking {position.symbol}", ledger.book_fills(position.symbol), [])
                     done += carried_out
             leases.give_back(symbol_lease(position.symbol))
     return done

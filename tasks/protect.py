@@ -22,11 +22,9 @@ from tasks.core.types.record import Lease
 from tasks.crash_points import reached
 from tasks.execute import PROTECTION, prove, send
 from tasks.halts import active_halt, active_halts
-from tasks.ledger import book_fills
 from tasks.retries import stage
 from tasks.settings import settings
 
-__all__ = ["book_fills"]  # what a cycle needs beside the watchdog
 PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
 
 
@@ -103,7 +101,7 @@ async def stop_at_once(symbol: str) -> None:
         except (TimeoutError, VenueError) as e:
             log().error("protect symbol=%s stop=%s not placed, closing: %s", symbol, position.stop, e or "no answer")
             await flatten(position, position.quantity)
-            await book_fills.fn(symbol)
+            await ledger.book_fills.fn(symbol)
 
 
 @stage(task_run_name="target-{position.symbol}", retries=0)

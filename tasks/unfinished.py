@@ -71,7 +71,7 @@ def _own(intent: OrderIntent, order: Order | None) -> OwnIntent:
     assert own is not None
     record = None if intent.reduce_only else store().cycles.get(own.cycle_id)
     adds = record is not None and record.verdict is not None and isinstance(record.verdict.decision, Add)
-    return own.model_copy(update={"booked": ledger.booked_of(order) if order else ZERO, "adds": adds})
+    return own.replace(booked=ledger.booked_of(order) if order else ZERO, adds=adds)
 
 
 async def _carry_out(action: Action, intent: OrderIntent) -> None:

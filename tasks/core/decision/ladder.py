@@ -173,7 +173,7 @@ def _labelled(decided: Answer) -> Answer:
 
 def _with(decided: Answer, rung: Rung, /, **changes: object) -> Answer:
     """Return the answer one rung further down; its calls and errors stay."""
-    return decided.model_copy(update={**changes, "trail": (*decided.trail, rung)})
+    return decided.replace(**changes, trail=(*decided.trail, rung))
 
 
 def _taken(rung: RungName, decision: Decision, confidence: Decimal) -> JsonObject:

@@ -67,7 +67,7 @@ def mask_instrument(instrument: Instrument, mask: Mask) -> Instrument:
     steps = {"tick": n, "step": -n, "min_quantity": -n}
     # a power of two, and its inverse, are exact
     scaled = {name: getattr(instrument, name) * Decimal(2.0**doublings) for name, doublings in steps.items()}
-    return instrument.model_copy(update={"symbol": mask.symbol(instrument.symbol), **scaled})
+    return instrument.replace(symbol=mask.symbol(instrument.symbol), **scaled)
 
 
 def perturbed(bars: pd.DataFrame, seed: int, strength: float = 1.0) -> pd.DataFrame:

@@ -193,7 +193,7 @@ def remake(record: CycleRecord, strategy: Strategy, asked: Question, answer: Ans
     now = inputs_of(record).judged_at or record.as_of
     _, verdict, intents = judged(asked, answer, state_of(record), strategy, now)
     made = {"decided": answer, "verdict": verdict, "intents": intents}
-    return record.model_copy(update={"snapshot": asked.snapshot, "role_inputs": asked.role_inputs, **made})
+    return record.replace(snapshot=asked.snapshot, role_inputs=asked.role_inputs, **made)
 
 
 def _lost_reasons(record: CycleRecord, market: Market) -> Iterator[Difference]:

@@ -53,13 +53,13 @@ def changed_verdict(
     decided, snapshot, was = record.decided, record.snapshot, record.verdict
     if decided is None or snapshot is None or was is None:
         return None
-    other = strategy.model_copy(update={"limits": strategy.limits.model_copy(update=dict(limits))})
+    other = strategy.replace(limits=strategy.limits.model_copy(update=dict(limits)))
     inputs, state = inputs_of(record), state_of(record)
     before = inputs.state or state  # the market in the snapshot stays, the room is what these limits leave
     mode = risk_view(before, other.limits, inputs.digest, record.as_of).risk_mode
     room = constraints(other, before, record.symbol, record.as_of, mode)
-    risk = snapshot.risk.model_copy(update={"risk_mode": mode})
-    seen = snapshot.model_copy(update={"constraints": room, "risk": risk})
+    risk = snapshot.risk.replace(risk_mode=mode)
+    seen = snapshot.replace(constraints=room, risk=risk)
     asked = Question(snapshot=seen, reasons=record.reasons)
     made = remake(record, other, asked, decided)
     would_be = made.verdict

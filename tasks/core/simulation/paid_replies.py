@@ -84,7 +84,7 @@ class KeptModel:
             spending.spent_usd += cost
         spending.errors += bool(call.error)
         alone = {"model": self.name, "attempts": (), "trail": ()}
-        return call.model_copy(update={"cost_usd": cost, "latency_ms": 0.0, **alone})
+        return call.replace(cost_usd=cost, latency_ms=0.0, **alone)
 
 
 class Probe:
