@@ -64,6 +64,12 @@ def test_a_name_of_no_decider_says_which_there_are(name):
         build(name, load())
 
 
+@pytest.mark.parametrize("name", ["llm:single", "llm:panel", "llm:tools", "llm:portfolio"])
+def test_one_that_asks_says_which_setting_names_its_model(name, tmp_path):
+    with pytest.raises(InputError, match="QUARTERDECK_MODEL"):
+        build(name, load().replace(model=(), cheap_model=(), home=tmp_path), None)
+
+
 @pytest.mark.parametrize("name", ["llm:panel@v002", "llm:tools@v002", "llm:single@risk/v002"])
 def test_a_version_of_a_role_that_is_not_asked_is_refused(name):
     with pytest.raises(InputError, match="name one of"):

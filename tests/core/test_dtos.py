@@ -1,0 +1,18 @@
+"""What every DTO promises, also one that is built without being validated."""
+
+import pytest
+
+from tasks.core.types.question import Reason
+from tasks.core.types.snapshot import Confluence, Headline, News
+
+
+def test_a_trusted_dto_is_the_validated_one():
+    assert News.trusted(headlines=(Headline(title="x"),)) == News(headlines=(Headline(title="x"),))
+    assert Confluence.trusted(vwap=1, score=1).model_dump_json() == Confluence(score=1, vwap=1).model_dump_json()
+
+
+def test_a_field_that_is_missing_or_unknown_is_an_error_without_validation_too():
+    with pytest.raises(TypeError, match=r"Reason: .*'as_of'"):
+        Reason.trusted(rule="x", symbol="BTC/USDT")
+    with pytest.raises(TypeError, match="News: .*'headline'"):
+        News.trusted(headline=())
