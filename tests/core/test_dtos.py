@@ -14,5 +14,5 @@ def test_a_trusted_dto_is_the_validated_one():
 def test_a_field_that_is_missing_or_unknown_is_an_error_without_validation_too():
     with pytest.raises(TypeError, match=r"Reason: .*'as_of'"):
         Reason.trusted(rule="x", symbol="BTC/USDT")
-    with pytest.raises(TypeError, match="News: .*'headline'"):
+    with pytest.raises(TypeError, match=r"News: .*'headline'"):
         News.trusted(headline=())
