@@ -2,7 +2,9 @@
 
 Ours: five timeframes, every event rule, the guard and a record per decision; with BENCH_SYMBOLS=10 ten symbols of the
 same candles on one account. The peer: a plain SMA 50/200 cross with a stop of 1.5 and a target of 3 ATR(14) and no
-records in backtesting.py, which is in the lock. PEERS=1 also says what keeps freqtrade from running here.
+records in backtesting.py, which is in the lock. PEERS=1 runs the same cross in nautilus_trader 2 as well, in an
+environment that uv makes for it from the package index (PEER_PYTHON is its interpreter, 3.12 or newer), and says what
+keeps freqtrade from running here.
 """
 
 import asyncio
@@ -10,9 +12,11 @@ import os
 import resource
 import shutil
 import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import talib
@@ -82,6 +86,23 @@ def freqtrade() -> str:
     return f"skipped: {last} installs, but its backtest loads the markets of an exchange over the network first"
 
 
+def nautilus(bars: pd.DataFrame) -> str:
+    """Replay the candles in nautilus_trader, in an environment of its own; what it printed, or why it did not run."""
+    uv = subprocess.run([".ci/find-uv"], capture_output=True, text=True, check=True).stdout.strip()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "candles.parquet"
+        bars.assign(ts=bars.index.as_unit("ms").asi8).to_parquet(file, index=False)
+        peer = ["tests/benchmarks/nautilus_peer.py", str(file)]
+        packages = [f"--with={name}" for name in ("nautilus-trader==2.0.0rc6", "pandas", "pyarrow")]
+        python = ["--no-python-downloads", "--python", os.environ.get("PEER_PYTHON", ">=3.12")]
+        done = subprocess.run(
+            [uv, "run", "--no-project", *python, "--prerelease=allow", *packages, "python", *peer],
+            capture_output=True, text=True, timeout=600, check=False,
+        )  # fmt: skip
+    last = " ".join((done.stderr if done.returncode else done.stdout).strip().splitlines()[-1:])
+    return f"skipped: {last[:120]}" if done.returncode else last
+
+
 def main() -> None:
     """Print CPU seconds for `hold`, `rules` and the peers, and the ratios."""
     what, bars = candles()
@@ -93,6 +114,7 @@ def main() -> None:
     peer = measured("backtesting.py SMA cross", len(bars), lambda: backtesting_py(bars))
     print(f"rules / backtesting.py   {took['rules'] / symbols / peer:.2f}")
     if os.environ.get("PEERS") == "1":
+        print(f"nautilus_trader 2        {nautilus(bars)}")
         print(f"freqtrade                {freqtrade()}")
 
 
