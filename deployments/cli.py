@@ -141,7 +141,7 @@ def metrics(host: str, port: int) -> None:
 @cli.command()
 @json_option
 def status(as_json: bool) -> None:
-    """Say what runs, what was decided and what is open."""
+    """Show what runs, what was decided and what is open."""
     from deployments.status import status as look
 
     found = look(_installed())

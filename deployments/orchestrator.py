@@ -95,7 +95,7 @@ class Orchestrator:
         return len(states)
 
     async def worker_is_online(self, name: str, since: datetime) -> bool:
-        """Say whether the worker of this machine called `name` has reported since then."""
+        """Return whether the worker of this machine called `name` has reported since then."""
         return any(
             worker["name"] == prefect_name(name)
             and (beat := worker["last_heartbeat_time"])

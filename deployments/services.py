@@ -147,7 +147,7 @@ def database(url: str, driver: str, file: Path, otherwise: str = "sqlite") -> st
 
 
 def require_free(service: Service) -> str:
-    """Say that nothing listens where `service` should; raises InputError if something does."""
+    """Check that the port of `service` is free; raises InputError if something listens there."""
     where = urlsplit(service.url)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -162,7 +162,7 @@ def require_free(service: Service) -> str:
 
 
 def answers(url: str) -> bool:
-    """Say whether `url` answers 200, or the socket after `unix:` takes a connection."""
+    """Return whether `url` answers 200, or the socket after `unix:` takes a connection."""
     if url.startswith("unix:"):
         with endpoint() as probe:
             return probe.connect_ex(url.removeprefix("unix:")) == 0

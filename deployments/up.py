@@ -68,7 +68,7 @@ def deploy(settings: Settings) -> None:
 
 
 def _arm(settings: Settings, yes_live: bool) -> None:
-    """Say whose account it is and what may be lost, and start nothing that was not confirmed."""
+    """Show whose account it is and what may be lost; start nothing that was not confirmed."""
     from tasks.adapters.venue import arming
 
     lines = [f"LIVE, with real money: {asyncio.run(arming.examine(settings))}", *arming.terms(settings)]
@@ -123,7 +123,7 @@ async def _work(supervisor: Supervisor) -> None:
 
 
 def _report(settings: Settings, now: UpState, first: FirstCycle, as_json: bool) -> None:
-    """Say where everything is, what the first cycle did and where the time went."""
+    """Print the addresses, what the first cycle did and where the time went."""
     urls = {name: service.url for name, service in now.services.items() if service.url}
     if as_json:
         facts = {"home": settings.home, "profile": now.profile, "urls": urls}

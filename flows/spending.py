@@ -16,7 +16,7 @@ ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 
 
 def agree(calls: int, usd: Decimal, max_cost: Decimal | None) -> Decimal | None:
-    """Say what models will be asked and cost, and get a yes: `--max-cost`, or a person's. Returns the cap."""
+    """Show what models will be asked and cost, and get consent: `--max-cost`, or a person's. Returns the cap."""
     click.echo(
         f"models will be asked about {calls} times, at most {usd} USD; kept replies cost nothing",
         err=True,

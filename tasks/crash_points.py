@@ -31,7 +31,7 @@ _seen: Counter[str] = Counter()
 
 
 def reached(step: str) -> None:
-    """Say that everything before `step` is done and nothing after it has begun."""
+    """Mark that everything before `step` is done and nothing after it has begun."""
     if hook is not None:
         hook(step)
     wanted = os.environ.get(KILL_AT)

@@ -81,7 +81,7 @@ class Leases:
 
 
 def lost(lease: Lease) -> str:
-    """Say why nothing can be sent under `lease` any more."""
+    """Explain why nothing can be sent under `lease` any more."""
     now = store().leases.get(lease.name)
     if now is None or now.token == lease.token:
         became = "was not renewed in time"

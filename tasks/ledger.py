@@ -152,7 +152,7 @@ async def book_fills(symbol: str) -> list[Position]:
 
 
 def is_booked(order: Order) -> bool:
-    """Say whether the ledger has all fills of an order: the venue may tell them later than the order itself."""
+    """Return whether the ledger has all fills of an order: the venue may tell them later than the order itself."""
     return reconcile.is_booked(order, booked_of(order))
 
 

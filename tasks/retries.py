@@ -21,12 +21,12 @@ BROKEN = (StoreError, VenueUnavailable, TrackingUnavailable)  # the database, th
 
 
 def broken_infrastructure(_task: Any, _run: Any, state: State[Any]) -> bool:
-    """Say whether a task failed by what another try may mend."""
+    """Return whether a task failed by what another try may mend."""
     return isinstance(state.data, BROKEN)
 
 
 def is_tried_again(error: Exception) -> bool:
-    """Say whether the task that runs now is tried again if it raises `error`; outside Prefect none ever is."""
+    """Return whether the task that runs now is tried again if it raises `error`; outside Prefect none ever is."""
     run = TaskRunContext.get()
     return run is not None and isinstance(error, BROKEN) and run.task_run.run_count <= run.task.retries
 

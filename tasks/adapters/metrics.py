@@ -49,7 +49,7 @@ class Exporter(Collector):
         self._store: Store | None = None
 
     def describe(self) -> Iterable[Metric]:
-        """Say nothing beforehand: registering must not need a database."""
+        """Describe nothing beforehand: registering must not need a database."""
         return []
 
     def collect(self) -> Iterator[Metric]:
@@ -180,7 +180,7 @@ class Exporter(Collector):
 
 
 def _spans(row: Any) -> Iterator[tuple[str, float]]:
-    """Say how long each stage of one cycle took, as far as it went."""
+    """Return the seconds of each stage that one cycle reached."""
     yield "late", (row.started_at - row.as_of).total_seconds()
     yield "cycle", (row.updated_at - row.started_at).total_seconds()
     if row.decided_at is not None:

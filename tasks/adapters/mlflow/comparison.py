@@ -65,7 +65,7 @@ def log_comparison(
 
 
 def _run_name(variant: Variant) -> str:
-    """Say the prompt's version first: MLflow's list cuts names off at the end."""
+    """Put the prompt's version first: MLflow's list cuts names off at the end."""
     version = variant.prompts[0].version if len(variant.prompts) == 1 else ""
     return f"{version} {variant.label}".strip()
 

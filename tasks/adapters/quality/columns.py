@@ -112,7 +112,7 @@ def _median(values: np.ndarray) -> Floats:
 
 
 def _add_stale(stack: pd.DataFrame, values: Mapping[str, np.ndarray], begins: Ints, from_end: Ints) -> None:
-    """Say at each frame's newest bar how many bars up to it stood still, and how many came again."""
+    """Count, at each frame's newest bar, the bars up to it that stood still and those that were repeated."""
     newest, first = from_end == 0, np.arange(len(begins)) == begins
     same = {name: np.r_[False, column[1:] == column[:-1]] & ~first for name, column in values.items()}
     flat = values["high"] == values["low"]

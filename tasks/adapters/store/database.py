@@ -101,7 +101,7 @@ class Database:
 
     @property
     def place(self) -> str:
-        """Say which database this is, without its password."""
+        """Return the database's URL without its password."""
         if not self.is_postgres:
             return str(self._url.database)
         host = self._url.host or self._url.query.get("host") or "local socket"

@@ -50,7 +50,7 @@ class LeaseRepository(Repository):
         return select(LeaseRow.name).where(*mine, LeaseRow.expires_at > self._in()).exists()
 
     def keep_held(self, connection: Connection, lease: Lease) -> bool:
-        """Say whether the lease is still held; if so nobody takes it over before this transaction has ended."""
+        """Return whether the lease is still held; if so nobody takes it over before this transaction has ended."""
         return connection.scalar(self._change(lease, LeaseRow.expires_at)) is not None
 
     def _change(self, lease: Lease, expires_at: Any) -> ReturningUpdate[tuple[int]]:

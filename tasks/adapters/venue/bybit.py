@@ -220,7 +220,7 @@ def fill_of(row: Row, market: Row) -> Fill:
 
 
 def fill_reason(row: Row, spot: bool) -> str:
-    """Say why a fill happened as far as the venue tells; plain orders are named by our ledger, not here."""
+    """Return why a fill happened, as far as the venue reports it; plain orders are named by our ledger, not here."""
     if row.get("execType") == "Funding":
         return "funding"
     created = str(row.get("createType") or "")

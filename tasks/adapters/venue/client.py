@@ -93,7 +93,7 @@ def _check_profile(settings: Settings, venue: str) -> None:
 
 
 def _is_near(url: str, *, loopback: bool = False) -> bool:
-    """Say whether a server is on this machine or, unless `loopback`, in a private network or a cluster."""
+    """Return whether a server is on this machine or, unless `loopback`, in a private network or a cluster."""
     host = urlsplit(url).hostname or ""
     try:
         address = ipaddress.ip_address(host)

@@ -54,7 +54,7 @@ Reply = TypeVar("Reply", bound=Dto)
 
 
 def _unusable(reason: str, detail: str = "") -> Unusable:
-    """Say why; a model's own keys may stand in both: plain and short, whatever it wrote."""
+    """Describe a failure; a model's own keys may stand in both: plain and short, whatever it wrote."""
     return Unusable(ascii(reason)[1:-1][:80], ascii(detail)[1:-1][:200])
 
 
@@ -101,7 +101,7 @@ def _nullable(annotation: object) -> JsonObject:
 
 
 def _described(owners: dict[str, FieldInfo]) -> JsonObject:
-    """Say what a field means and its bounds, which strict structured output does not allow as keywords."""
+    """Describe a field and its bounds, which strict structured output does not allow as keywords."""
     meanings: dict[str, list[str]] = {}
     for action, field in owners.items():
         text = ", ".join(part for part in (field.description or "", *_bounds(field)) if part)

@@ -47,7 +47,7 @@ class Breaker(NamedTuple):
     cooldown: timedelta
 
     def is_open(self, state: BreakerState, at: datetime) -> bool:
-        """Say whether no model may be asked at `at`."""
+        """Return whether no model may be asked at `at`."""
         return state.retry_at is not None and at < state.retry_at
 
     def tried(self, state: BreakerState, at: datetime) -> BreakerState:

@@ -115,7 +115,7 @@ def _slipped(price: np.ndarray, sign: np.ndarray, quantity: np.ndarray, costs: C
 
 
 def standing(returns: np.ndarray, seeds: np.ndarray, trades: int) -> Chance:
-    """Say where a variant's returns stand among the seeds' rows; a tie counts half."""
+    """Return the rank of a variant's returns among the seeds' rows; a tie counts half."""
     total, mine = total_pct(seeds), total_pct(returns)
     low, median, high = np.quantile(total, (0.05, 0.5, 0.95))
     sharpes = sharpe_of(seeds) * np.sqrt(DAYS_PER_YEAR)

@@ -58,7 +58,7 @@ def _rungs(old: Answer, as_of: datetime) -> Iterator[Rung]:
 
 
 def _with_trail(call: ModelCall, old: Answer, ages: list[int]) -> ModelCall:
-    """Say of a reply that it was kept, or a cheap model's; `ages` of its role are used up in their order."""
+    """Mark a reply as cached or a cheap model's; the `ages` of its role are used up in their order."""
     trail = call.trail
     if ages and not call.error:
         trail = (Rung(rung="cache", source="cache", role=call.role, age_s=ages.pop(0)),)

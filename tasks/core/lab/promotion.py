@@ -62,7 +62,7 @@ class Shadows(NamedTuple):
 
 
 def used(decided: Answer, sha256: str) -> bool:
-    """Say whether a decision sent this prompt."""
+    """Return whether a decision sent this prompt."""
     return any(call.prompt is not None and call.prompt.sha256 == sha256 for call in decided.calls)
 
 

@@ -61,7 +61,7 @@ def build(
 
 
 def _texts(reasons: Sequence[Reason]) -> tuple[str, ...]:
-    """Say the reasons, newest last, within their share of the snapshot's bytes: the oldest are left out first.
+    """List the reasons, newest last, within their share of the snapshot's bytes: the oldest are left out first.
 
     The record keeps them all; more than a dozen at once happen only after a long silence.
     """

@@ -47,7 +47,7 @@ class Day:
 
     @property
     def headline(self) -> str:
-        """Say the day in one line, for a message."""
+        """Sum up the day in one line, for a message."""
         change = "no equity known"
         if self.points and (first := self.points[0].equity):
             last = self.points[-1].equity

@@ -150,7 +150,7 @@ class SimulatedAccount:
         return self.wallet.totals.get(symbol, Totals())
 
     def has_work(self, symbol: str) -> bool:
-        """Say whether anything rests or is open, so that the next bar matters."""
+        """Return whether anything rests or is open, so that the next bar matters."""
         return symbol in self.wallet.holdings or bool(self._working(symbol))
 
     def next_triggers(self, symbol: str) -> Triggers:
@@ -319,7 +319,7 @@ class SimulatedAccount:
         return passed
 
     def _was_open(self, symbol: str, at: datetime) -> bool:
-        """Say whether what is open in `symbol`, if anything, was open before `at`: no bar acts backwards."""
+        """Return whether what is open in `symbol`, if anything, was open before `at`: no bar acts backwards."""
         holding = self.wallet.holdings.get(symbol)
         return holding is None or holding.opened_at < at
 

@@ -397,7 +397,7 @@ class Backtest:
         return found
 
     def _works(self, order: Order, as_of: datetime) -> bool:
-        """Say whether an entry may still fill: over a gap the account learns of its end only with the next bar."""
+        """Return whether an entry may still fill: over a gap the account learns of its end only with the next bar."""
         _, intent = self.intents.get(order.client_order_id, ("", None))
         return (
             intent is not None and not intent.reduce_only and (intent.expires_at is None or intent.expires_at >= as_of)

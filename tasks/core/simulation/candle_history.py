@@ -80,7 +80,7 @@ class History:
         return Market(self.symbol, frames, strategy.thresholds)
 
     def has_later(self, strategy: Strategy, known_at: datetime | None, as_of: datetime) -> bool:
-        """Say whether a bar among the last ones was stored only after the cycle had read them."""
+        """Return whether a bar among the last ones was stored only after the cycle had read them."""
         if known_at is None:
             return False
         known, limit = known_at.timestamp(), strategy.history_bars

@@ -97,7 +97,7 @@ class SymbolReplay:
         return low <= self.below or self.high[k] >= self.above or (k >= self.expires and not math.isnan(low))
 
     def is_busy(self, k: int) -> bool:
-        """Say whether anything may happen on bar k."""
+        """Return whether anything may happen on bar k."""
         return k in self.events or k in self.ahead or k in self.funding or self.is_touched(k)
 
     def next_traded(self, k: int) -> int | None:

@@ -54,7 +54,7 @@ def project(
 
 
 def is_manual(fill: Fill, entries: Entries) -> bool:
-    """Say whether a person (or another program) traded this: no order of ours or of another strategy, no stop."""
+    """Return whether a person (or another program) traded this: no order of ours or of another strategy, no stop."""
     if fill.client_order_id:
         return fill.client_order_id not in entries and not orders.is_ours(fill.client_order_id)
     return fill.reason not in ATTACHED

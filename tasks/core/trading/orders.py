@@ -48,7 +48,7 @@ def protect_order_id(position_id: str, kind: str, sequence: int) -> str:
 
 
 def is_ours(client_order_id: str) -> bool:
-    """Say whether an order the venue reports was sent by this system."""
+    """Return whether an order the venue reports was sent by this system."""
     return _OURS.fullmatch(client_order_id) is not None
 
 

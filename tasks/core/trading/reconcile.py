@@ -126,7 +126,7 @@ def too_late(limits: Limits) -> timedelta:
 
 
 def is_booked(order: Order, booked: Decimal) -> bool:
-    """Say whether the ledger has all fills of an order: the venue may tell them later than the order itself."""
+    """Return whether the ledger has all fills of an order: the venue may tell them later than the order itself."""
     return booked >= order.filled * FEE_SHARE
 
 

@@ -78,6 +78,6 @@ def sellable(instrument: Instrument, quantity: Decimal) -> Quantity:
 
 
 def too_small(instrument: Instrument, rest: Decimal, last: Decimal | None) -> bool:
-    """Say whether what would remain of a position could not be sold on its own later."""
+    """Return whether what would remain of a position could not be sold on its own later."""
     below = rest < max(instrument.step, instrument.min_quantity)
     return below or (last is not None and rest * last < instrument.min_notional)
