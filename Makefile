@@ -60,11 +60,18 @@ manifests: setup ## Check compose.yaml by the specification's schema, and render
 	$$(.ci/find-uv) tool run check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml
 	kubectl kustomize infra/k8s > /dev/null
 
+# Read by hand, as pip-licenses cannot: skops MIT, huey MIT, TA-Lib BSD, by their licence files; psycopg LGPL, used as a
+# library; text-unidecode under the Artistic License, of the two it offers. A whole text (tiktoken) is cut to its first line.
+LICENCES_READ := skops huey TA-Lib psycopg psycopg-binary text-unidecode
+LICENCES = $$(.ci/find-uv) tool run pip-licenses --python $(PY) --from=mixed --packages $$(sed -E 's/[=;\[ ].*//' build/requirements.txt)
+
 audit: setup ## Licences (docs/licences.md), an SBOM (build/sbom.cdx.json), known vulnerabilities
 	mkdir -p build
-	$(PY) -m infra.licences
 	$$(.ci/find-uv) export --quiet --locked --no-dev --format cyclonedx1.5 --output-file build/sbom.cdx.json
-	$$(.ci/find-uv) export --quiet --locked --no-dev --no-emit-project --no-hashes --output-file build/requirements.txt
+	$$(.ci/find-uv) export --quiet --locked --no-dev --no-emit-project --no-hashes --no-annotate --no-header --output-file build/requirements.txt
+	{ printf '# Licences\n\nWhat runs with Quarterdeck, as each package states it; `make audit` writes this page.\n\n'; $(LICENCES) --format=markdown | grep -v '^| *|'; } > build/licences.md
+	mv build/licences.md docs/licences.md
+	$(LICENCES) --ignore-packages $(LICENCES_READ) --partial-match --fail-on "GPL;General Public;UNKNOWN" > /dev/null
 	$$(.ci/find-uv) tool run pip-audit --strict --no-deps --disable-pip -r build/requirements.txt
 
 clean: ## Remove what setup and the tools made; the state in .quarterdeck stays
