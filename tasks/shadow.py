@@ -72,9 +72,9 @@ def score_shadows(now: datetime) -> int:
     for shadow in kept.shadow.unscored(settings().strategy, now - HORIZON, limit=500):
         until = shadow.as_of + HORIZON
         bars = kept.candles.load(venue().name, shadow.symbol, "5m", until, HORIZON_BARS)
-        result = score(shadow.state, shadow.symbol, shadow.intents, bars.loc[shadow.as_of :], settings().costs)
-        if result is not None:
-            kept.shadow.score(shadow, result)
+        earned = score(shadow.state, shadow.symbol, shadow.intents, bars.loc[shadow.as_of :], settings().costs)
+        if earned is not None:
+            kept.shadow.score(shadow, earned)
             scored += 1
     return scored
 

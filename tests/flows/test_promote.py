@@ -21,7 +21,6 @@ from tasks.adapters.mlflow.comparison import git_commit
 from tasks.adapters.store.shadow import CHAMPION
 from tasks.connections import store
 from tasks.core.errors import InputError
-from tasks.core.simulation.counterfactual import Counterfactual
 from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import ShadowDecision
@@ -100,7 +99,7 @@ def shadows(n: int = 40, edge: float = 0.3, rung: str = "primary", fell: int = 0
             )  # fmt: skip
             store().shadow.keep(shadow)
             earned = Decimal(repr(float(rng.normal(mean, 0.1))))
-            store().shadow.score(shadow, Counterfactual(return_pct=earned, bars=288, closed=True))
+            store().shadow.score(shadow, earned)
 
 
 def evidence(home: Path, **changed: object) -> str:

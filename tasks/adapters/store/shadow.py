@@ -9,7 +9,6 @@ from sqlalchemy import Select, select, update
 
 from tasks.adapters.store.database import Repository, row_of
 from tasks.adapters.store.tables import PaperBookRow, ShadowRow
-from tasks.core.simulation.counterfactual import Counterfactual
 from tasks.core.types.decision import Answer
 from tasks.core.types.record import PaperBookState, ShadowDecision
 
@@ -38,10 +37,10 @@ class ShadowRepository(Repository):
         query = _oldest_first(strategy, ShadowRow.document).where(ShadowRow.decider == decider)
         return self.all(ShadowDecision, query.where(ShadowRow.as_of > after, ShadowRow.as_of <= until))
 
-    def score(self, shadow: ShadowDecision, score: Counterfactual) -> None:
-        """Attach what the answer would have earned."""
+    def score(self, shadow: ShadowDecision, return_pct: Decimal) -> None:
+        """Attach what the answer would have earned, in percent."""
         mine = update(ShadowRow).filter_by(cycle_id=shadow.cycle_id, decider=shadow.decider)
-        self.write(mine.values(return_pct=score.return_pct))
+        self.write(mine.values(return_pct=return_pct))
 
     def scores(self, strategy: str) -> dict[str, dict[str, Decimal]]:
         """Return every score: decider -> cycle_id -> return in percent, so that answers can be paired by cycle."""

@@ -88,11 +88,9 @@ def _text(verdict: Verdict) -> str:
 def _earned_pct(record: CycleRecord, intents: Sequence[OrderIntent], history: History, costs: Costs) -> Decimal | None:
     """Return what the orders earned over the day that followed; None where its candles are not all there."""
     five = history.frames["5m"]
-    bars = five.loc[record.as_of :].iloc[:HORIZON_BARS]
     if five.empty or five.index[-1] < record.as_of + (HORIZON_BARS - 1) * duration("5m"):
         return None
-    scored = score(state_of(record), record.symbol, intents, bars, costs)
-    return scored.return_pct if scored else None
+    return score(state_of(record), record.symbol, intents, five.loc[record.as_of :], costs)
 
 
 def total(changed: Sequence[ChangedVerdict]) -> dict[str, Any]:

@@ -291,18 +291,14 @@ class SimulatedAccount:
         step: timedelta,
         due: Iterable[tuple[datetime, str, Sequence[OrderIntent]]] = (),
         funding: Iterable[tuple[datetime, str, Decimal]] = (),
-        until_idle: bool = False,
-    ) -> int:
+    ) -> None:
         """Pass bars over the account, oldest first; a decision's orders meet the first that opens at or after it.
 
-        due: (as_of, symbol, intents), funding: (paid at, symbol, rate), both oldest first; step: the bars' length;
-        until_idle: stop after the bar that leaves nothing open or resting. Returns how many bars passed.
+        due: (as_of, symbol, intents), funding: (paid at, symbol, rate), both oldest first; step: the bars' length.
         """
         waiting, unpaid = list(due), list(funding)
         stream = ((bar.open_time, symbol, bar) for symbol, frame in bars.items() for bar in price_bars(frame))
-        passed = 0
         for opened, symbol, bar in sorted(stream, key=lambda each: each[:2]):
-            passed += 1
             for each in [each for each in waiting if each[1] == symbol and each[0] <= opened]:
                 waiting.remove(each)
                 for intent in each[2]:
@@ -314,9 +310,6 @@ class SimulatedAccount:
             if self._was_open(symbol, opened + step):
                 self.on_bar(symbol, bar, opened + step)
             self.wallet.last[symbol] = bar.close
-            if until_idle and not (self._resting or self.wallet.holdings):
-                break
-        return passed
 
     def _was_open(self, symbol: str, at: datetime) -> bool:
         """Return whether what is open in `symbol`, if anything, was open before `at`: no bar acts backwards."""

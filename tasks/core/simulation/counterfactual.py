@@ -5,6 +5,7 @@ one fill engine; so a decision that was never sent is measured like one that was
 """
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pandas as pd
 
@@ -12,7 +13,6 @@ from tasks.core.errors import DataError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount, price_bars
 from tasks.core.simulation.wallet import ZERO
 from tasks.core.types.bars import duration
-from tasks.core.types.base import Dto, Exact
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState
@@ -21,20 +21,12 @@ HORIZON_BARS = 288  # a day of 5m bars: what is still open then is valued at the
 FREE = Costs(taker_bps=ZERO, maker_bps=ZERO, half_spread_bps=ZERO, impact_bps_per_million=ZERO)
 
 
-class Counterfactual(Dto):
-    """The account's return over the horizon, in percent of the equity at the decision, and how many bars it took."""
-
-    return_pct: Exact
-    bars: int
-    closed: bool
-
-
 def score(
     state: AccountState, symbol: str, intents: Sequence[OrderIntent], bars: pd.DataFrame, costs: Costs
-) -> Counterfactual | None:
-    """Carry `intents` out at the first bar's open and follow the account; None without a bar to trade on.
+) -> Decimal | None:
+    """Carry `intents` out at the first bar's open; return what the account earned, in percent of its equity.
 
-    bars: 5m bars that opened at or after the decision, oldest first; at most HORIZON_BARS are used.
+    bars: 5m bars that opened at or after the decision, oldest first; at most HORIZON_BARS are used. None without any.
     """
     bars = bars.iloc[:HORIZON_BARS]
     if bars.empty:
@@ -42,12 +34,8 @@ def score(
     first = price_bars(bars.iloc[:1])[0]
     account = _account(state, symbol, costs, first)
     start = account.balance({}).equity
-    due = [(first.open_time, symbol, intents)]
-    used = account.pass_bars({symbol: bars}, duration("5m"), due, until_idle=True)
-    end = account.balance({}).equity
-    return Counterfactual(
-        return_pct=(end / start - 1) * 100 if start > 0 else ZERO, bars=used, closed=not account.has_work(symbol)
-    )
+    account.pass_bars({symbol: bars}, duration("5m"), [(first.open_time, symbol, intents)])
+    return (account.balance({}).equity / start - 1) * 100 if start > 0 else ZERO
 
 
 def _account(state: AccountState, symbol: str, costs: Costs, first: PriceBar) -> SimulatedAccount:

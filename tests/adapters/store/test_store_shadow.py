@@ -8,7 +8,6 @@ from guard_cases import GRID
 from store_samples import AT, a_cycle, a_decision, a_verdict, an_intent, minutes
 
 from tasks.adapters.store.store import Store
-from tasks.core.simulation.counterfactual import Counterfactual
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import PaperBookState, ShadowDecision
 
@@ -89,7 +88,7 @@ def test_a_score_is_its_answers_own_and_is_asked_for_once(store):
     keep(store, a_shadow("other", strategy="other", as_of=AT - minutes(5)))
     assert {each.decider for each in store.shadow.unscored("default", AT, 10)} == {"rules", "hold"}
     assert len(store.shadow.unscored("default", AT, 1)) == 1
-    store.shadow.score(a_shadow(), Counterfactual(return_pct=Decimal("1.25"), bars=288, closed=True))
+    store.shadow.score(a_shadow(), Decimal("1.25"))
     assert [each.decider for each in store.shadow.unscored("default", AT, 10)] == ["hold"]
     assert store.shadow.scores("default") == {"rules": {"c1": Decimal("1.25")}}
     assert store.shadow.scored("default", AT) == [(a_shadow(), Decimal("1.25"))]

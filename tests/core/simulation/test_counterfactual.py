@@ -49,30 +49,27 @@ def close_all() -> OrderIntent:
 
 
 def test_an_entry_that_reaches_its_target_earns_the_distance():
-    result = score(FLAT, SYMBOL, [entry()], bars(104, 109, 111, 50), FREE)
-    assert result.return_pct == Decimal(1)  # 10 x (110 - 100) on 10,000
-    assert (result.bars, result.closed) == (3, True)
+    earned = score(FLAT, SYMBOL, [entry()], bars(104, 109, 111, 50), FREE)
+    assert earned == Decimal(1)  # 10 x (110 - 100) on 10,000
 
 
 def test_an_entry_that_is_stopped_loses_the_distance_and_the_costs():
     costs = Costs(half_spread_bps=Decimal(0), impact_bps_per_million=Decimal(0))
-    result = score(FLAT, SYMBOL, [entry()], bars(97, 94, 120), costs)
+    earned = score(FLAT, SYMBOL, [entry()], bars(97, 94, 120), costs)
     fees = (Decimal(100) + Decimal(95)) * 10 * Decimal("0.00055")
-    assert result.return_pct == (Decimal(-50) - fees) / 100
+    assert earned == (Decimal(-50) - fees) / 100
 
 
 def test_hold_without_a_position_earns_nothing():
-    result = score(FLAT, SYMBOL, [], bars(104, 50), FREE)
-    assert result.return_pct == 0
+    assert score(FLAT, SYMBOL, [], bars(104, 50), FREE) == 0
 
 
 def test_closing_and_holding_are_measured_from_the_same_account():
     state = FLAT.model_copy(update={"positions": (LONG,)})
     held = score(state, SYMBOL, [], bars(104, 108), FREE)
     closed = score(state, SYMBOL, [close_all()], bars(104, 108), FREE)
-    assert held.return_pct == Decimal("0.8")  # from the open at 100, not from the entry at 90
-    assert closed.return_pct == 0
-    assert closed.bars == 1
+    assert held == Decimal("0.8")  # from the open at 100, not from the entry at 90
+    assert closed == 0
 
 
 def test_without_a_bar_there_is_no_score():
@@ -139,8 +136,8 @@ def test_equity_is_reckoned_at_each_symbols_own_last_close():
     assert equity == 10_000 + 30 - 100
 
 
-@pytest.mark.parametrize("n", [1, 300])
-def test_no_more_than_the_horizon_is_looked_at(n):
-    result = score(FLAT, SYMBOL, [entry(stop="1", target="900")], bars(*([101.0] * n)), FREE)
-    assert result.bars == min(n, 288)
-    assert not result.closed
+@pytest.mark.parametrize(("n", "earned"), [(287, "0.1"), (288, "0.5"), (300, "0.5")])
+def test_no_more_than_the_horizon_is_looked_at(n, earned):
+    """The price is 101, 105 with the close of the 288th bar, and 200 after that."""
+    tape = [*[101.0] * 287, 105.0, *[200.0] * 12][:n]
+    assert score(FLAT, SYMBOL, [entry(stop="1", target="900")], bars(*tape), FREE) == Decimal(earned)
