@@ -19,7 +19,6 @@ from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.ladder import Breaker, Ladder, Shared
 from tasks.core.decision.rules import RulesDecider, Sizes
 from tasks.core.errors import InputError
-from tasks.core.market import lean
 from tasks.core.ports import Decider, Model
 from tasks.settings import Settings
 
@@ -98,7 +97,7 @@ def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versi
     if kind.live and model is not None:
         raise InputError("llm:tools asks the venue for what is true now: it cannot be replayed over candle files")
     prompts = {role: load_prompt(role, versions.get(role)) for role in kind.roles}
-    means = Means(lean.encode, settings.panel_stage_s, settings.decision_deadline_s, prepare)
+    means = Means(settings.panel_stage_s, settings.decision_deadline_s, prepare)
     if kind.live:
         from tasks.adapters.model.toolbox import desk_of
 

@@ -25,7 +25,6 @@ from tasks.core.decision.actions import Unusable, parse_reply
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.decision.single import SingleDecider
-from tasks.core.market import lean
 from tasks.core.ports import Decider
 from tasks.core.types.decision import DECISION, ModelCall
 from tasks.core.types.limits import Budget
@@ -116,8 +115,8 @@ async def _overhead(name: str, how: str, decider: Decider, count: int) -> None:
 
 def overhead() -> None:
     """Print what single and panel cost, without litellm and with all that is built by name."""
-    single = SingleDecider(AtOnce(), {"single": load_prompt("single")}, Means(lean.encode))
-    panel = PanelDecider(AtOnce(), panel_cases.PROMPTS, Means(lean.encode))
+    single = SingleDecider(AtOnce(), {"single": load_prompt("single")}, Means())
+    panel = PanelDecider(AtOnce(), panel_cases.PROMPTS, Means())
     for decider in (single, panel):
         asyncio.run(_overhead(decider.name, "in process, decider alone", decider, IN_PROCESS))
     with serving() as url, tempfile.TemporaryDirectory() as home:

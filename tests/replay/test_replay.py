@@ -21,7 +21,6 @@ from tasks.core.decision.single import SingleDecider
 from tasks.core.lab.recorded_replies import RecordedCache
 from tasks.core.lab.replay import Replayer, remake, remake_question
 from tasks.core.lab.what_if import changed_verdict, total
-from tasks.core.market import lean
 from tasks.core.market.features import ema
 from tasks.core.market.market import Market
 from tasks.core.simulation.candle_history import History, window_ema
@@ -254,7 +253,7 @@ def test_what_the_ladder_fell_back_to_comes_out_again(records, breaker_open, run
     until = record.as_of + timedelta(minutes=9, seconds=7)
     state = BreakerState(errors=5, retry_at=until) if breaker_open else BreakerState()
     standing = ladder.Ladder(
-        SingleDecider(Down(), {"single": prompt}, Means(lean.encode)), RulesDecider(),
+        SingleDecider(Down(), {"single": prompt}, Means()), RulesDecider(),
         ladder.Shared(*[Found([kept], state)] * 4),
         lambda: record.as_of, "default", Breaker(5, timedelta(minutes=15)), timedelta(hours=1), 0.15,
     )  # fmt: skip

@@ -11,10 +11,10 @@ from tasks.core.decision.actions import Parsed, Unusable
 from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.memory import memory_text
 from tasks.core.decision.prompt import Prompt, check_variables
+from tasks.core.market import lean
 from tasks.core.ports import Messages, Model, ModelRequest, Schema
 from tasks.core.types.decision import HELD, Answer, Decision, ModelCall, PromptRef, answered, hold
 from tasks.core.types.question import Question
-from tasks.core.types.snapshot import Snapshot
 
 GRACE_S = 0.2  # how long cancelled work may take to clean up
 MEMORY_BYTES = 600
@@ -90,7 +90,7 @@ def elapsed_ms(since: float) -> float:
     return round((time.monotonic() - since) * 1000, 1)
 
 
-def variables_of(question: Question, encode: Callable[[Snapshot], str]) -> dict[str, str]:
+def variables_of(question: Question) -> dict[str, str]:
     """Return what a decision prompt may put into its user part."""
     snapshot, memory = question.snapshot, question.memory
     limits = snapshot.constraints
@@ -101,7 +101,7 @@ def variables_of(question: Question, encode: Callable[[Snapshot], str]) -> dict[
         "allowed_actions": ", ".join(limits.allowed_actions),
         "max_trade_risk_pct": f"{limits.max_trade_risk_pct:g}",
         "max_total_risk_pct": f"{limits.max_total_risk_pct:g}",
-        "snapshot": encode(snapshot),
+        "snapshot": lean.encode(snapshot),
         "memory": "unknown" if memory is None else memory_text(memory, MEMORY_BYTES) or "none",
     }
 

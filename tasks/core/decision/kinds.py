@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from tasks.core.decision.tools import ToolDesk
     from tasks.core.ports import Decider, Model
     from tasks.core.types.question import Question
-    from tasks.core.types.snapshot import Snapshot
 
 
 async def _nothing() -> None: ...
@@ -24,7 +23,6 @@ async def _nothing() -> None: ...
 class Means:
     """What deciders work with besides a model and prompts. `prepare` runs before any deadline starts."""
 
-    encode: "Callable[[Snapshot], str]"
     stage_s: float = 10
     deadline_s: float = 60
     prepare: Callable[[], Awaitable[None]] = _nothing

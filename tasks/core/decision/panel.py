@@ -44,7 +44,7 @@ class _Sitting:
     def __init__(self, panel: PanelDecider, question: Question) -> None:
         self.panel, self.question, self.snapshot = panel, question, question.snapshot
         self.started = time.monotonic()
-        self.variables = roles.variables_of_roles(question, panel.means.encode)
+        self.variables = roles.variables_of_roles(question)
         self.complete = True  # every role of the last stage answered usably
         self.end = Rung(rung="primary", source=panel.name)
         self.trail: list[Rung] = []

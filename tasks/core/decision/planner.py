@@ -83,7 +83,7 @@ class _Talk:
         self.errors: list[str] = []
         self.flags: list[str] = []
         self.trail: list[Rung] = []
-        self.variables = variables_of(question, decider.means.encode) | {
+        self.variables = variables_of(question) | {
             "tools": described(self.limits), "rounds": str(self.limits.rounds), "calls": str(self.limits.calls),
         }  # fmt: skip
 

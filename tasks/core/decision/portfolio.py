@@ -9,7 +9,7 @@ first alone, the others are flagged `shared_call`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 from functools import partial
 from math import isfinite
@@ -24,7 +24,6 @@ from tasks.core.decision.prompt import render
 from tasks.core.types.base import ZERO, Dto, Exact, JsonObject
 from tasks.core.types.decision import Answer, ModelCall, hold
 from tasks.core.types.question import Question
-from tasks.core.types.snapshot import Snapshot
 
 MAX_NAMED = 10  # entries about instruments that were not asked about
 # Up: the guard floors to the step, and a share cut off at its last digit would lose a whole one.
@@ -62,7 +61,7 @@ class PortfolioDecider(AskingDecider):
         if not questions:
             return []
         prompt = self.texts["portfolio"]
-        messages = render(prompt, portfolio_variables(questions, self.means.encode))
+        messages = render(prompt, portfolio_variables(questions))
         call, reply = await self.ask(prompt, messages, SCHEMA, partial(parse_as, cls=PortfolioReply))
         answers, ignored = read_targets(reply, [question.snapshot.pair for question in questions])
         decided = list[Answer]()
@@ -74,18 +73,18 @@ class PortfolioDecider(AskingDecider):
         return decided
 
 
-def portfolio_variables(questions: Sequence[Question], encode: Callable[[Snapshot], str]) -> dict[str, str]:
+def portfolio_variables(questions: Sequence[Question]) -> dict[str, str]:
     """Return what the prompt may put into its user part; the account's limits are the same in all questions."""
     blocks = []
     for question in questions:
-        told, last, held = variables_of(question, encode), _last(question), _held(question)
+        told, last, held = variables_of(question), _last(question), _held(question)
         quantity = "unknown" if held is None else f"{held:f}"
         blocks.append(
             f"### {told['pair']}\nWhy you are asked: {told['reasons']}\nAllowed now: {told['allowed_actions']}\n"
             f"Last price: {'unknown' if last is None else last}\nCurrent quantity: {quantity}\n{told['snapshot']}"
         )
     equity = _exact(questions[0].equity)
-    return variables_of(questions[0], encode) | {
+    return variables_of(questions[0]) | {
         "equity": "unknown" if equity is None else f"{equity:.2f}",
         "instruments": "\n\n".join(blocks),
     }

@@ -7,7 +7,7 @@ analyst into something moves one vote and nothing else.
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from tasks.core.market.snapshot import last_price
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import OpenLong, OpenShort
 from tasks.core.types.question import Question
-from tasks.core.types.snapshot import News, RoleInput, Snapshot, TimeframeView
+from tasks.core.types.snapshot import News, RoleInput, TimeframeView
 
 VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes", "proposal"}
 VOTES_NEEDED, LEAST_CONFIDENCE = 2, Decimal("0.5")
@@ -164,7 +164,7 @@ def expected_r(entry: OpenLong | OpenShort) -> Decimal:
 # --- what the roles are told
 
 
-def variables_of_roles(question: Question, encode: Callable[[Snapshot], str]) -> dict[str, str]:
+def variables_of_roles(question: Question) -> dict[str, str]:
     """Return every variable a role's prompt may use; votes and proposal are filled in as the panel goes on."""
     indicators = [f"{tf} {_pairs(row)}" for tf, row in question.role_inputs.timeframes.items()]
     flow = [f"{tf} {_pairs(_view(question, tf), FLOW)}" for tf in ("5m", "15m", "1h")]
@@ -176,7 +176,7 @@ def variables_of_roles(question: Question, encode: Callable[[Snapshot], str]) ->
         "book": "\n".join([f"{_pairs(question.snapshot.orderbook)} volume_24h={volume}", *flow, f"5m closes {closes}"]),
         "news": "unknown" if question.news is None else fenced(known_news(question)),
     }
-    return variables_of(question, encode) | about | {"votes": "none", "proposal": "none"}
+    return variables_of(question) | about | {"votes": "none", "proposal": "none"}
 
 
 def _pairs(view: Dto, names: Iterable[str] = ()) -> str:

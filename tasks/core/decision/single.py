@@ -16,6 +16,6 @@ class SingleDecider(AskingDecider):
 
     async def answer(self, question: Question) -> Answer:
         prompt, symbol = self.texts["single"], question.snapshot.pair
-        messages = render(prompt, variables_of(question, self.means.encode))
+        messages = render(prompt, variables_of(question))
         call, parsed = await self.ask(prompt, messages, wire_schema(), lambda text: parse_reply(text, symbol))
         return decided_as(parsed, call, symbol)

@@ -23,7 +23,6 @@ from tasks.core.decision.rules import RulesDecider
 from tasks.core.decision.tools import Meter, Parameters, ToolDesk, compact, texts
 from tasks.core.errors import DataError, InputError
 from tasks.core.lab import old_records
-from tasks.core.market import lean
 from tasks.core.ports import Decider, ModelRequest
 from tasks.core.types.decision import Answer, ModelCall, ToolCall, Why
 from tasks.core.types.limits import ToolLimits, ToolRates
@@ -130,10 +129,10 @@ def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
 def _means(replies: "RecordedReplies", strategy: Strategy, live: bool) -> Means:
     limits, rates = strategy.tools, strategy.tool_rates
     if not live:
-        return Means(lean.encode, ENDLESS_S, ENDLESS_S)
+        return Means(ENDLESS_S, ENDLESS_S)
     if limits is None or rates is None:
         raise NotReplayable("what its tools were allowed")
-    return Means(lean.encode, tools=lambda _: ToolDesk(replies, limits, RecordedMeter(rates, replies, limits)))
+    return Means(tools=lambda _: ToolDesk(replies, limits, RecordedMeter(rates, replies, limits)))
 
 
 def _take(calls: list[T], fits: Callable[[T], bool]) -> T | None:

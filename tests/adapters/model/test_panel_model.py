@@ -18,7 +18,6 @@ from tasks.core.decision.actions import object_schema
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.panel import PanelDecider
 from tasks.core.decision.roles import FENCE, REPLIES
-from tasks.core.market import lean
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Headline, News
@@ -47,7 +46,7 @@ def serving(**answers: str | Fault | Reply) -> ModelServer:
 
 def panel_at(server: ModelServer, *models: str, timeout_s: float = 60, stage_s: float = STAGE_S) -> PanelDecider:
     model = LiteLLMModel(models or ("openai/gpt-4o",), server.url, provider_timeout_s=timeout_s)
-    return PanelDecider(model, PROMPTS, Means(lean.encode, stage_s, DEADLINE_S, prepare))
+    return PanelDecider(model, PROMPTS, Means(stage_s, DEADLINE_S, prepare))
 
 
 async def decide(about: Question | None = None, /, **answers: str | Fault | Reply) -> tuple[Answer, list[str]]:
@@ -62,7 +61,7 @@ def warm_client():
     """Pay the library's import and its first calls once; the deadlines here are shorter than they take."""
     with serving() as server:
         model = LiteLLMModel(("openai/gpt-4o",), server.url)
-        asyncio.run(PanelDecider(model, PROMPTS, Means(lean.encode, 30, 60, prepare)).decide([question()]))
+        asyncio.run(PanelDecider(model, PROMPTS, Means(30, 60, prepare)).decide([question()]))
 
 
 @pytest.fixture(autouse=True)

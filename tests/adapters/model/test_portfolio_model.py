@@ -13,7 +13,6 @@ from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.model.litellm_model import LiteLLMModel
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider
-from tasks.core.market import lean
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.settings import load
@@ -32,7 +31,7 @@ def question(pair: str) -> Question:
 
 def decide(server: ModelServer, *pairs: str):
     model = LiteLLMModel(("openai/test",), server.url, provider_timeout_s=60, deadline_s=120)
-    decider = PortfolioDecider(model, {"portfolio": load_prompt("portfolio", "v001")}, Means(lean.encode))
+    decider = PortfolioDecider(model, {"portfolio": load_prompt("portfolio", "v001")}, Means())
     return asyncio.run(decider.decide([question(pair) for pair in pairs]))
 
 

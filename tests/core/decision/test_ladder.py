@@ -52,7 +52,7 @@ class Bench:
         tiers = [Tier(model, (BIG,))] + ([Tier(cheap, (CHEAP,))] if cheap else [])
         asked = CachedModel(BudgetedModel(tiers, FakePrices(), budget or Budget(usd_per_day=None)), (BIG, CHEAP),
                             timedelta(hours=1))  # fmt: skip
-        self.primary = SingleDecider(asked, {"single": PROMPT}, Means(lambda s: "lean"))
+        self.primary = SingleDecider(asked, {"single": PROMPT}, Means())
         self.ladder = Ladder(
             self.primary, RulesDecider(), Shared(*[self.desk] * 4), self.clock,
             **{"strategy": "s", "ttl": timedelta(hours=1), "max_distance": 0.15,

@@ -60,7 +60,7 @@ class Cast:
 
 
 def panel(cast: Cast, stage_s: float = STAGE_S, deadline_s: float = 30.0) -> PanelDecider:
-    return PanelDecider(cast, PROMPTS, Means(lambda s: f"lean {s.pair}", stage_s, deadline_s))
+    return PanelDecider(cast, PROMPTS, Means(stage_s, deadline_s))
 
 
 async def decide(about: Question | None = None, /, **answers: str | ModelCall) -> tuple[Answer, Cast]:
@@ -161,7 +161,7 @@ async def test_what_prepares_the_model_runs_before_the_deadlines():
         await asyncio.sleep(3 * STAGE_S)
         ready.append(True)
 
-    decider = PanelDecider(Cast(ANSWERS), PROMPTS, Means(lambda s: "", STAGE_S, STAGE_S, prepare))
+    decider = PanelDecider(Cast(ANSWERS), PROMPTS, Means(STAGE_S, STAGE_S, prepare))
     [decided] = await decider.decide([question()])
     assert (ready, decided.decision.action) == ([True], "OPEN_LONG")
 
@@ -169,7 +169,7 @@ async def test_what_prepares_the_model_runs_before_the_deadlines():
 def test_a_prompt_with_a_variable_nobody_fills_is_refused_before_any_call():
     wrong = PROMPTS["risk"].model_copy(update={"variables": ("pair", "horoscope")})
     with pytest.raises(InputError, match="unknown variable horoscope"):
-        PanelDecider(Cast({}), PROMPTS | {"risk": wrong}, Means(lambda s: ""))
+        PanelDecider(Cast({}), PROMPTS | {"risk": wrong}, Means())
 
 
 # --- the consensus

@@ -16,6 +16,7 @@ from tasks.core.decision.kinds import Means
 from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider, PortfolioReply, Target, read_targets, to_action
 from tasks.core.decision.prompt import parse_prompt
 from tasks.core.errors import InputError
+from tasks.core.market import lean
 from tasks.core.market.market import Market
 from tasks.core.trading.guard import rulebook
 from tasks.core.trading.question import question as put
@@ -71,7 +72,7 @@ class OneReply:
 
 def decide(reply: object, *questions: Question, **more: object) -> list[Answer]:
     raw = reply if isinstance(reply, str) else json.dumps({"decisions": reply})
-    decider = PortfolioDecider(OneReply(raw, **more), {"portfolio": PROMPT}, Means(lambda s: f"lean {s.pair}"))
+    decider = PortfolioDecider(OneReply(raw, **more), {"portfolio": PROMPT}, Means())
     return asyncio.run(decider.decide(questions or [question()]))
 
 
@@ -183,9 +184,7 @@ def test_a_brief_without_the_unrounded_price_uses_the_snapshot_s_close():
 def test_one_call_answers_all_and_is_paid_for_once():
     model = OneReply(json.dumps({"decisions": [entry(ETH, "sell", -1.0), entry(BTC, "noop", None)]}))
     asked = [question(BTC), question(ETH, last=3_000.0), question(SOL, last=150.0)]
-    first, second, third = asyncio.run(
-        PortfolioDecider(model, {"portfolio": PROMPT}, Means(lambda s: f"lean {s.pair}")).decide(asked)
-    )
+    first, second, third = asyncio.run(PortfolioDecider(model, {"portfolio": PROMPT}, Means()).decide(asked))
     assert len(model.asked) == 1
     assert [d.decision.symbol for d in (first, second, third)] == [BTC, ETH, SOL]
     assert [d.decision.action for d in (first, second, third)] == ["HOLD", "OPEN_SHORT", "HOLD"]
@@ -202,16 +201,16 @@ def test_one_call_answers_all_and_is_paid_for_once():
 def test_the_prompt_shows_every_instrument_with_what_is_held_and_the_schema_is_flat():
     model = OneReply("")
     asked = [question(BTC, held=0.04), question(ETH, held=-2.0, last=3_000.0)]
-    asyncio.run(PortfolioDecider(model, {"portfolio": PROMPT}, Means(lambda s: f"lean {s.pair}")).decide(asked))
+    asyncio.run(PortfolioDecider(model, {"portfolio": PROMPT}, Means()).decide(asked))
     [(role, ref, messages, schema)] = model.asked
     assert (role, ref, schema) == ("portfolio", PROMPT.ref, SCHEMA)
     assert messages[1]["content"].split("\n\n") == [
         "As of: 2026-01-02T03:05:00+00:00\nEquity: 10000.00 (quote currency)\nRisk at the stop: at most 0.75 % of "
         "equity for one trade, 1.5 % for all open risk.",
         f"### {BTC}\nWhy you are asked: TrendFlip(BTC)\nAllowed now: {', '.join(ALL)}\nLast price: 64123.45\n"
-        f"Current quantity: 0.04\nlean {BTC}",
+        f"Current quantity: 0.04\n{lean.encode(asked[0].snapshot)}",
         f"### {ETH}\nWhy you are asked: TrendFlip(ETH)\nAllowed now: {', '.join(ALL)}\nLast price: 3000.0\n"
-        f"Current quantity: -2.0\nlean {ETH}",
+        f"Current quantity: -2.0\n{lean.encode(asked[1].snapshot)}",
     ]
 
 
@@ -272,14 +271,14 @@ def test_a_model_that_does_not_answer_holds_everything_and_a_failover_is_labelle
 
 def test_nothing_asked_is_nothing_sent():
     model = OneReply("")
-    assert asyncio.run(PortfolioDecider(model, {"portfolio": PROMPT}, Means(lambda s: "")).decide([])) == []
+    assert asyncio.run(PortfolioDecider(model, {"portfolio": PROMPT}, Means()).decide([])) == []
     assert not model.asked
 
 
 def test_a_prompt_with_a_variable_nobody_fills_is_refused_before_any_call():
     text = PROMPT.text.replace("${equity}", "${pair}").replace("equity, ", "pair, ", 1)
     with pytest.raises(InputError, match="unknown variable pair"):
-        PortfolioDecider(OneReply(""), {"portfolio": parse_prompt(text, "portfolio/v001")}, Means(lambda s: ""))
+        PortfolioDecider(OneReply(""), {"portfolio": parse_prompt(text, "portfolio/v001")}, Means())
 
 
 STEP = Decimal("0.001")

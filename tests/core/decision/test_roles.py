@@ -241,11 +241,11 @@ def news(*titles: str, fear_greed: int | None = None) -> Question:
 
 
 def news_text(about: Question) -> str:
-    return variables_of_roles(about, lambda s: "lean")["news"]
+    return variables_of_roles(about)["news"]
 
 
 def test_each_prompt_asks_only_for_what_there_is_and_keeps_the_headlines_to_one_role():
-    values = variables_of_roles(question(), lambda s: "lean")
+    values = variables_of_roles(question())
     assert set(values) == VARIABLES
     for role, prompt in PROMPTS.items():
         check_variables(prompt, VARIABLES)
@@ -255,7 +255,7 @@ def test_each_prompt_asks_only_for_what_there_is_and_keeps_the_headlines_to_one_
 
 
 def test_prices_and_indicators_are_written_out_and_unknown_is_a_dash():
-    values = variables_of_roles(question(hour={"adx": 31.5, "ema50": 64123.4}), lambda s: "lean")
+    values = variables_of_roles(question(hour={"adx": 31.5, "ema50": 64123.4}))
     assert values["price"] == "last=100.0 atr=.5 rsi=25 (15m)"
     rows = dict(line.split(" ", 1) for line in values["indicators"].splitlines())
     assert rows["1h"].startswith("adx=31.5 bb_upper=- ")
@@ -320,5 +320,5 @@ def test_no_headline_gets_out_of_the_fence(titles):
 
 
 def test_news_is_not_read_as_a_template():
-    sent = render(PROMPTS["sentiment"], variables_of_roles(news("${votes} $proposal"), lambda s: "lean"))
+    sent = render(PROMPTS["sentiment"], variables_of_roles(news("${votes} $proposal")))
     assert "${votes} $proposal" in sent[1]["content"]

@@ -11,6 +11,7 @@ from tasks.core.decision.baselines import HoldDecider, RecordedDecider
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.single import SingleDecider
 from tasks.core.errors import InputError
+from tasks.core.market import lean
 from tasks.core.types.decision import Hold, ModelCall, OpenLong
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Constraints, Snapshot
@@ -46,9 +47,7 @@ def call(raw: str = OPEN, error: str = "", attempts: tuple[str, ...] = ()) -> Mo
 
 
 async def decide(answer: ModelCall):
-    [decided] = await SingleDecider(ScriptedModel(BTC=answer), {"single": PROMPT}, Means(lambda s: "lean")).decide(
-        [question()]
-    )
+    [decided] = await SingleDecider(ScriptedModel(BTC=answer), {"single": PROMPT}, Means()).decide([question()])
     return decided
 
 
@@ -85,22 +84,20 @@ async def test_a_reply_that_cannot_be_used_holds_and_is_kept(answer, errors):
 
 async def test_each_brief_gets_its_own_answer_in_order_with_the_prompt_filled_in():
     model = ScriptedModel(BTC=call(), ETH=call(raw='{"action":"HOLD"}'))
-    first, second = await SingleDecider(model, {"single": PROMPT}, Means(lambda s: f"lean {s.pair}")).decide(
-        [question(ETH), question(BTC)]
-    )
+    first, second = await SingleDecider(model, {"single": PROMPT}, Means()).decide([question(ETH), question(BTC)])
     assert (first.decision.symbol, first.decision.action) == (ETH, "HOLD")
     assert (second.decision.symbol, second.decision.action) == (BTC, "OPEN_LONG")
     role, ref, messages, schema = model.asked[1]
     assert (role, ref, schema["type"]) == ("single", PROMPT.ref, "object")
     assert messages[0] == {"role": "system", "content": "You trade."}
-    expected = f"{BTC}|2026-01-02T03:05:00+00:00|TrendFlip(1h); Calendar()|HOLD, OPEN_LONG|0.75|1.5|lean {BTC}"
-    assert messages[1]["content"] == expected
+    expected = f"{BTC}|2026-01-02T03:05:00+00:00|TrendFlip(1h); Calendar()|HOLD, OPEN_LONG|0.75|1.5|"
+    assert messages[1]["content"] == expected + lean.encode(question(BTC).snapshot)
 
 
 def test_a_prompt_with_a_variable_nobody_fills_is_refused_before_any_call():
     prompt = PROMPT.model_copy(update={"variables": ("pair", "news")})
     with pytest.raises(InputError, match="unknown variable news"):
-        SingleDecider(ScriptedModel(), {"single": prompt}, Means(lambda s: ""))
+        SingleDecider(ScriptedModel(), {"single": prompt}, Means())
 
 
 async def test_hold_holds():

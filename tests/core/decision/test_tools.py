@@ -29,6 +29,7 @@ from tasks.core.decision.tools import (
     shown,
 )  # fmt: skip
 from tasks.core.errors import DataError
+from tasks.core.market import lean
 from tasks.core.market.bars import WORKING_TIMEFRAMES
 from tasks.core.types.decision import ModelCall
 from tasks.core.types.limits import ToolRates
@@ -40,7 +41,6 @@ AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
 LIMITS = ToolLimits(symbols=(BTC, ETH), venue="bybit", response_bytes=300, deadline_s=30)
 OPEN = '{"action":"OPEN_LONG","size_pct":20,"stop_atr":1.5,"tp_atr":3,"confidence":0.6}'
 CANDLES = {"tool": "candles", "symbol": BTC, "timeframe": "1h", "limit": 5}
-SUMMARY = "LEAN SUMMARY"
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +269,7 @@ async def decide(model: Script, shelf: Shelf | None = None, limits: ToolLimits =
     prompts = {role: load_prompt(role) for role in ("planner", "decision", "single")}
     loop = asyncio.get_running_loop()
     meter, shelf = Meter(ToolRates(**rates), loop.time), shelf or Shelf()
-    decider = ToolsDecider(model, prompts, Means(lambda s: SUMMARY, tools=lambda b: ToolDesk(shelf, limits, meter)))
+    decider = ToolsDecider(model, prompts, Means(tools=lambda b: ToolDesk(shelf, limits, meter)))
     [decided] = await decider.decide([question()])
     return decided
 
@@ -286,7 +286,7 @@ async def test_the_planner_asks_sees_the_answers_and_the_model_decides_on_them()
     assert [call.tool for call in decided.tool_calls] == ["candles"]
     assert (decided.cost_usd, decided.tokens, decided.errors, decided.flags) == (Decimal("0.03"), 330, (), ())
     first, second, last = map(said, model.asked)
-    assert SUMMARY in first
+    assert lean.encode(question().snapshot) in first
     assert decided.tool_calls[0].response in second
     assert decided.tool_calls[0].response in last
     assert model.asked[0][3] == PLAN_SCHEMA
@@ -299,7 +299,7 @@ async def test_the_decision_prompt_has_no_summary_but_our_state_and_says_what_su
     role, name, _, _ = model.asked[-1]
     text = said(model.asked[-1])
     assert (role, name) == ("decision", "decision")
-    assert SUMMARY not in text
+    assert lean.encode(question().snapshot) not in text
     assert "61.8" not in text
     assert "they supersede the snapshot" in text
     assert '"side":"long"' in text
@@ -318,7 +318,7 @@ async def test_a_planner_that_asks_for_nothing_leaves_a_decision_on_the_snapshot
     decided = await decide(model)
     assert [asked[1] for asked in model.asked] == ["planner", "single"]
     assert model.asked[1][0] == "decision"
-    assert SUMMARY in said(model.asked[1])
+    assert lean.encode(question().snapshot) in said(model.asked[1])
     assert (decided.rung, decided.tool_calls) == ("primary", ())
 
 
@@ -326,7 +326,7 @@ async def test_refusals_are_seen_in_the_next_prompt_and_in_the_decision():
     model = Script(plan(CANDLES | {"symbol": "DOGE/USDT:USDT"}), plan({"tool": "guess"}, done=True), OPEN)
     decided = await decide(model)
     assert "symbol 'DOGE/USDT:USDT' is not allowed" in said(model.asked[1])
-    assert SUMMARY in said(model.asked[2])
+    assert lean.encode(question().snapshot) in said(model.asked[2])
     assert "unknown tool 'guess'" in said(model.asked[2])
     assert [bool(call.error) for call in decided.tool_calls] == [True, True]
 
@@ -406,8 +406,6 @@ async def test_what_takes_long_once_is_prepared_before_the_deadline_starts():
     limits = LIMITS.model_copy(update={"deadline_s": 0.2})
     meter = Meter(ToolRates(), asyncio.get_running_loop().time)
     model = Script(plan(CANDLES, done=True), OPEN)
-    decider = ToolsDecider(
-        model, prompts, Means(lambda s: SUMMARY, 10, 60, prepare, lambda b: ToolDesk(Shelf(slow=0.05), limits, meter))
-    )
+    decider = ToolsDecider(model, prompts, Means(10, 60, prepare, lambda b: ToolDesk(Shelf(slow=0.05), limits, meter)))
     [decided] = await decider.decide([question()])
     assert decided.tool_calls[0].error == ""

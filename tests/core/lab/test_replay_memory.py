@@ -42,7 +42,7 @@ def test_without_a_recorded_book_it_is_modelled_for_the_order_that_could_be_sent
 
 
 def test_unknown_memory_is_told_as_unknown_and_an_empty_one_as_none():
-    told = [variables_of(ask(memory), str)["memory"] for memory in (None, Memory())]
+    told = [variables_of(ask(memory))["memory"] for memory in (None, Memory())]
     assert told == ["unknown", "none"]
     assert ask(Remembered()).memory == Memory()
 
