@@ -9,7 +9,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tasks.core.pages.explanations import CODES
 from tasks.core.trading.guard.rulebook import ALLOWED_WITH
 from tasks.core.types.limits import Limits
 from tasks.core.types.verdict import Code
@@ -229,7 +228,7 @@ def guard() -> str:
 
 
 def _codes(codes: list[Code]) -> str:
-    rows = [f"| `{code}` | {CODES[code]} | {_limits(LIMITS_OF[code])} |" for code in codes]
+    rows = [f"| `{code}` | {code.meaning} | {_limits(LIMITS_OF[code])} |" for code in codes]
     return "\n".join(("| code | because | limits |", "|---|---|---|", *rows, ""))
 
 

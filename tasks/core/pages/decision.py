@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from tasks.core.pages.explanations import CODES, STATUSES
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import UNKNOWN, plain
 from tasks.core.types.base import JsonObject
@@ -106,7 +105,7 @@ def _headline(record: CycleRecord) -> str:
         f"cycle {_escape(record.cycle_id)}",
     ]
     title = f"# {_escape(record.symbol)}: {_escape(action)}, {record.status.value.replace('_', ' ')}"
-    return f"{title}\n\n{STATUSES[record.status]}\n\n{' · '.join(facts)}"
+    return f"{title}\n\n{record.status.meaning}\n\n{' · '.join(facts)}"
 
 
 def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
@@ -185,7 +184,7 @@ def _verdict(verdict: Verdict, decided: Answer | None) -> str:
     changed = [(k, asked.get(k), v) for k, v in allowed.items() if decided and asked.get(k) != v]
     answer = "Denied." if not verdict.allowed else "Allowed, with changes." if verdict.codes else "Allowed."
     codes = [
-        (check.code.value, CODES[check.code], ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in check.inputs.items()))
+        (check.code.value, check.code.meaning, ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in check.inputs.items()))
         for check in verdict.checks
         if check.fired
     ]

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, NewType, Self, TypeVar
 
@@ -35,6 +36,17 @@ class Dto(BaseModel):
     def replace(self, **changes: Any) -> Self:
         """Return a copy with these changes, unvalidated."""
         return self.model_copy(update=changes)
+
+
+class Explained(StrEnum):
+    """Names that people read, each with its meaning in a sentence."""
+
+    meaning: str
+
+    def __new__(cls, value: str, meaning: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_, member.meaning = value, meaning
+        return member
 
 
 @cache

@@ -1,11 +1,10 @@
 """Why a cycle ran, and everything it did: the record alone explains a decision."""
 
-from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.base import Dto, Exact, Explained, Utc
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Fill, Order, OrderIntent
 from tasks.core.types.portfolio import AccountState, Position
@@ -17,19 +16,19 @@ from tasks.core.types.verdict import Verdict
 Trigger = Literal["schedule", "event", "adhoc", "backtest"]
 
 
-class CycleStatus(StrEnum):
+class CycleStatus(Explained):
     """How a cycle ended; `started` is one that has not, or whose process died."""
 
-    STARTED = "started"
-    QUIET = "quiet"  # nothing changed: no model call
-    STALE = "stale"  # reached `decide` too late
-    MISSED = "missed"  # was due while nothing ran: recorded afterwards, never carried out
-    QUARANTINED = "quarantined"  # its market data failed validation
-    HELD = "held"  # decided to do nothing
-    DENIED = "denied"  # the guard refused
-    DRY_RUN = "dry_run"  # allowed, not sent
-    EXECUTED = "executed"  # every intent reached the venue
-    FAILED = "failed"  # the venue refused, or the stage named in `error` broke
+    STARTED = "started", "The cycle began and has not finished: it is running, or its process died."
+    QUIET = "quiet", "Nothing had changed, so no decision was asked for."
+    STALE = "stale", "The cycle came too late for its bar, so it held."
+    MISSED = "missed", "Nothing ran when this bar closed, so nothing was decided."
+    QUARANTINED = "quarantined", "The market data failed validation, so nothing was decided on it."
+    HELD = "held", "It was decided to do nothing."
+    DENIED = "denied", "The guard refused the decision; nothing was sent."
+    DRY_RUN = "dry_run", "The guard allowed the decision; nothing was sent, because this was a dry run."
+    EXECUTED = "executed", "Every order of the decision reached the venue."
+    FAILED = "failed", "The cycle broke off, or the venue refused an order."
 
 
 class DataFailure(Dto):
