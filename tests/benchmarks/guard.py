@@ -6,7 +6,7 @@ from collections import Counter
 from decimal import Decimal as D
 
 from tasks.core.trading.guard import rulebook
-from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.strategy import Strategy
 from tasks.settings import ROOT
 
 sys.path[:0] = [str(ROOT / "tests" / part) for part in ("core", "adapters")]
@@ -27,7 +27,7 @@ BUSY = cases.account(
 
 def main() -> None:
     """Print the mean of judging, and of writing the verdict down."""
-    limits, costs, snapshot = Limits(), Costs(), cases.seen()
+    strategy, snapshot = Strategy(), cases.seen()
     held = cases.holding(mark_price=D(101))
     for name, decision, state in (
         ("entry, flat account", cases.asked(), cases.account()),
@@ -36,10 +36,10 @@ def main() -> None:
         ("move stop", cases.move("atr", "-0.5"), held),
     ):
         for _ in range(WARM):
-            verdict = rulebook.judge(decision, snapshot, state, limits, costs, now=cases.NOON)
+            verdict = rulebook.judge(decision, snapshot, state, strategy, now=cases.NOON)
         started = time.process_time()
         for _ in range(COUNT):
-            verdict = rulebook.judge(decision, snapshot, state, limits, costs, now=cases.NOON)
+            verdict = rulebook.judge(decision, snapshot, state, strategy, now=cases.NOON)
         judged = (time.process_time() - started) / COUNT * 1000
         started = time.process_time()
         for _ in range(COUNT):

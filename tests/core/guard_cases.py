@@ -11,7 +11,7 @@ from instrument_cases import linear
 
 from tasks.core.trading.guard import rulebook
 from tasks.core.types.decision import ACTIONS, Add, Decision, MoveStop, OpenLong, OpenShort, StopTarget
-from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import (
     Confluence,
@@ -22,6 +22,7 @@ from tasks.core.types.snapshot import (
     TimeframeView,
     TradeDigest,
 )
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -131,9 +132,9 @@ def judge(
     state: AccountState | None = None,
     snapshot: Snapshot | None = None,
     limits: dict[str, object] | None = None,
+    symbols: tuple[str, ...] = (),
     **options: object,
 ) -> Verdict:
     limits = {"target_atr_pct": D(5), **(limits or {})}  # an ATR of 2 % is nothing out of the ordinary here
-    return rulebook.judge(
-        decision or asked(), snapshot or seen(), state or account(), Limits(**limits), Costs(), **options
-    )
+    strategy = Strategy(limits=Limits(**limits), symbols=symbols)
+    return rulebook.judge(decision or asked(), snapshot or seen(), state or account(), strategy, **options)

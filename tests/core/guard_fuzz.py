@@ -29,6 +29,7 @@ from tasks.core.types.portfolio import AccountState, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import (
     Snapshot,
 )
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
 COSTS = Costs()
@@ -65,8 +66,8 @@ def cases(seed: int, count: int) -> Iterator[FuzzCase]:
 def judge(case: FuzzCase, decision: Decision | None = None) -> Verdict:
     now = None if case.late_s is None else case.snapshot.as_of + timedelta(seconds=case.late_s)
     return rulebook.judge(
-        decision or case.decision, case.snapshot, case.state, case.limits, COSTS, now=now, fallback=case.fallback,
-        symbols=(BTC, ETH),
+        decision or case.decision, case.snapshot, case.state,
+        Strategy(limits=case.limits, costs=COSTS, symbols=(BTC, ETH)), now=now, fallback=case.fallback,
     )  # fmt: skip
 
 

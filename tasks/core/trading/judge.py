@@ -35,8 +35,8 @@ def judged(
     """
     snapshot = question.snapshot
     verdict = rulebook.judge(
-        answer.decision, snapshot, account, strategy.limits, strategy.costs, symbols=strategy.symbols or None, now=now,
-        fallback=answer.is_fallback, breakouts=_breakouts(question.reasons, strategy),
+        answer.decision, snapshot, account, strategy, now=now, fallback=answer.is_fallback,
+        breakouts=_breakouts(question.reasons, strategy),
     )  # fmt: skip
     cycle_id = orders.cycle_id(strategy.name, snapshot.pair, snapshot.as_of)
     return Judgement(cycle_id, verdict, orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy.limits))

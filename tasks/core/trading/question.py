@@ -77,9 +77,7 @@ def constraints(strategy: Strategy, account: AccountState, symbol: str, as_of: d
     return Constraints.trusted(
         max_trade_risk_pct=float(limits.max_trade_risk_pct),
         max_total_risk_pct=float(limits.max_total_risk_pct),
-        allowed_actions=allowed_actions(
-            account, symbol, limits, as_of, symbols=strategy.symbols or None, risk_mode=risk_mode, costs=strategy.costs
-        ),
+        allowed_actions=allowed_actions(account, symbol, strategy, as_of, risk_mode),
     )
 
 

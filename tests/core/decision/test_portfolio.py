@@ -21,7 +21,7 @@ from tasks.core.market.market import Market
 from tasks.core.trading.guard import rulebook
 from tasks.core.trading.question import question as put
 from tasks.core.types.decision import Answer, Decision, ModelCall
-from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState, HeldPosition, Position
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Constraints, OrderBookView, PositionView, Snapshot, TimeframeView
@@ -299,7 +299,7 @@ def test_what_the_guard_sizes_is_target_minus_current_to_the_step(held, wanted, 
     if wanted == held:
         assert made.action == "HOLD"
         return
-    verdict = rulebook.judge(made, one.snapshot, account(held, last, equity), OPEN_LIMITS, Costs())
+    verdict = rulebook.judge(made, one.snapshot, account(held, last, equity), Strategy(limits=OPEN_LIMITS))
     assert verdict.allowed, verdict.codes
     crossed = held * wanted < 0
     assert verdict.quantity == (abs(held) if crossed else abs(wanted - held))

@@ -39,7 +39,8 @@ from tasks.core.types.decision import (
     Trim,
     hold,
 )
-from tasks.core.types.limits import Limits, SymbolLimits
+from tasks.core.types.limits import SymbolLimits
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Code, Verdict
 
 # --- getting out is never blocked
@@ -314,8 +315,8 @@ def test_numbers_beyond_arithmetic_deny_neither_a_hold_nor_a_pause(decision):
 # --- what is offered to the model
 
 
-def offered(state, **options):
-    return rulebook.allowed_actions(state, BTC, Limits(), NOON, **options)
+def offered(state, risk_mode="normal", **terms):
+    return rulebook.allowed_actions(state, BTC, Strategy(**terms), NOON, risk_mode)
 
 
 def test_a_flat_account_is_offered_entries_and_no_exits():
@@ -355,7 +356,7 @@ def test_the_same_input_gives_the_same_verdict():
 @pytest.mark.parametrize("decision", [asked(), asked(Add), move(), CloseAll(symbol=BTC)])
 def test_without_an_instrument_nothing_is_offered_or_allowed_but_to_wait(decision):
     state = account(instrument=None, positions=(position(),))
-    assert rulebook.allowed_actions(state, BTC, Limits(), NOON) == ("HOLD", "PAUSE")
+    assert offered(state) == ("HOLD", "PAUSE")
     verdict = judge(decision, state)
     assert (verdict.allowed, verdict.codes) == (False, (Code.DATA_MISSING,))
     assert verdict.checks[0].inputs == {"instrument": "None"}

@@ -11,9 +11,10 @@ from instrument_cases import linear
 
 from tasks.core.trading.guard import past
 from tasks.core.trading.guard.checks import Account
-from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState, ClosedTrade
 from tasks.core.types.record import Outcome
+from tasks.core.types.strategy import Strategy
 
 MIDNIGHT = NOON.replace(hour=0)
 SOL = "SOL/USDT:USDT"
@@ -121,6 +122,8 @@ def test_the_guard_says_the_same_of_the_trades_that_matter_as_of_all():
         for late in (-limits.max_lateness_s, 0, limits.max_lateness_s):
             at = as_of + timedelta(seconds=late)
             one, other = (AccountState(closed_trades=trades) for trades in (tuple(known), few))
-            one, other = (Account(state, linear(), BTC, limits, Costs(), at, "normal") for state in (one, other))
+            one, other = (
+                Account(state, linear(), BTC, Strategy(limits=limits), at, "normal") for state in (one, other)
+            )
             assert one.pnl_today == other.pnl_today
             assert (one.last_exit, one.losses) == (other.last_exit, other.losses)

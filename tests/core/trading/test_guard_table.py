@@ -38,6 +38,7 @@ from tasks.core.types.decision import (
     hold,
 )
 from tasks.core.types.limits import Limits
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Code
 
 DECISIONS = {
@@ -171,12 +172,12 @@ def test_a_rule_denies_the_actions_of_its_row_and_no_others(rule, action):
 def test_what_an_account_rule_denies_is_not_offered_either(rule):
     """How late a decision is nobody knows before it is made: `stale` alone is not told."""
     _, changed, arguments, _ = FIRED_BY[rule]
-    limits, symbols = Limits(**arguments.get("limits", {})), arguments.get("symbols")
+    strategy = Strategy(limits=Limits(**arguments.get("limits", {})), symbols=arguments.get("symbols", ()))
     for action in ACTIONS:
         state = held_for(action, **changed)
         if rule == "daily_loss":  # the snapshot's own view is not made yet
             state = state.model_copy(update={"day_start_equity": D("10309.3")})
-        offered = allowed_actions(state, BTC, limits, NOON, symbols=symbols)
+        offered = allowed_actions(state, BTC, strategy, NOON, "normal")
         assert (action in offered) is (action not in DENIES[rule]), action
 
 

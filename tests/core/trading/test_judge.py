@@ -11,7 +11,7 @@ from tasks.core.trading.guard.checks import Account
 from tasks.core.trading.judge import Judgement, judged, status_of
 from tasks.core.trading.orders import cycle_id, cycle_of
 from tasks.core.types.decision import Answer, Decision, OpenLong, OpenShort, hold
-from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import ClosedTrade
 from tasks.core.types.question import Question, Reason
 from tasks.core.types.record import CycleStatus, Inputs
@@ -94,7 +94,7 @@ def test_a_day_is_from_midnight_to_before_the_next_for_model_and_guard_alike(sec
     at = midnight + timedelta(seconds=max(0, seconds))
     assert ledger.realized_today(closed, at) == (-250 if counts else 0)
     assert ledger.realized_today_pct(closed, Decimal(10_000), at) == (-2.5 if counts else 0.0)
-    guard = Account(account(closed_trades=closed), GRID, BTC, CALM, Costs(), at, "normal")
+    guard = Account(account(closed_trades=closed), GRID, BTC, Strategy(limits=CALM), at, "normal")
     assert guard.pnl_today == ledger.realized_today(closed, at)
 
 

@@ -29,6 +29,7 @@ from tasks.core.types.decision import (
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import OrderStatus, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition, PendingEntry, Position
+from tasks.core.types.strategy import Strategy
 
 CASH = D(10_000)
 RULES = {name: linear(name) for name in (BTC, ETH)}
@@ -133,7 +134,7 @@ class Desk(RuleBasedStateMachine):
         self.now += timedelta(seconds=1)
         state, price = self.state(symbol), self.price[symbol]
         snapshot = seen(pair=symbol, close=float(price), atr=float(price) / 100)
-        verdict = rulebook.judge(decision, snapshot, state, LIMITS, Costs(), symbols=(BTC, ETH))
+        verdict = rulebook.judge(decision, snapshot, state, Strategy(limits=LIMITS, symbols=(BTC, ETH)))
         cycle = orders.cycle_id("default", symbol, self.now)
         for intent in orders.plan(verdict, cycle, state, self.now, LIMITS):
             self.entries[intent.client_order_id] = (cycle, intent)

@@ -20,6 +20,7 @@ from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument, PositionSide
 from tasks.core.types.portfolio import AccountState, HeldPosition, PendingEntry
 from tasks.core.types.snapshot import Snapshot
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Check
 
 Exposure = HeldPosition | PendingEntry
@@ -32,13 +33,19 @@ class Account:
     state: AccountState
     instrument: Instrument
     symbol: str
-    limits: Limits
-    costs: Costs
+    strategy: Strategy
     at: datetime
     mode: str  # of risk, as the snapshot says
-    symbols: tuple[str, ...] | None = None
     lateness_s: float | None = None
     daily_pnl_pct: Decimal | None = None
+
+    @cached_property
+    def limits(self) -> Limits:
+        return self.strategy.limits
+
+    @cached_property
+    def costs(self) -> Costs:
+        return self.strategy.costs
 
     @cached_property
     def risk_mode(self) -> str:

@@ -26,9 +26,9 @@ from tasks.core.trading.guard.terms import terms
 from tasks.core.trading.money import exact
 from tasks.core.types.base import ZERO
 from tasks.core.types.decision import ACTIONS, Decision, Hold, Pause
-from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.snapshot import Constraints, Snapshot
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Check, Code, Verdict
 
 ALLOWED_WITH = frozenset({code for code in Code if code.endswith("_CLAMPED")} | {Code.REMAINDER_CLOSED})
@@ -44,18 +44,16 @@ def judge(
     decision: Decision,
     snapshot: Snapshot,
     state: AccountState,
-    limits: Limits,
-    costs: Costs,
+    strategy: Strategy,
     *,
-    symbols: tuple[str, ...] | None = None,
     now: datetime | None = None,
     fallback: bool = False,
     breakouts: frozenset[int] = frozenset(),
 ) -> Verdict:
     """Judge `decision` against every rule of its action.
 
-    symbols: what may be entered, None for any. now: None when lateness does not matter (replay, dry run).
-    fallback: the decision comes from a rung below the chosen decider. breakouts: as in `Case`.
+    now: None when lateness does not matter (replay, dry run). fallback: the decision comes from a rung below the chosen
+    decider. breakouts: as in `Case`.
     """
     if isinstance(decision, Hold | Pause):
         return Verdict.trusted(allowed=True, decision=decision)
@@ -70,11 +68,9 @@ def judge(
                 _marked(state, symbol, last),
                 state.instrument,
                 symbol,
-                _narrowed(limits, snapshot.constraints),
-                costs,
+                _narrowed(strategy, snapshot.constraints),
                 now if now is not None and now.tzinfo else snapshot.as_of,
                 snapshot.risk.risk_mode,
-                symbols,
                 _lateness_s(now, snapshot.as_of),
                 known(snapshot.risk.daily_pnl_pct),
             )
@@ -85,21 +81,14 @@ def judge(
 
 
 def allowed_actions(
-    state: AccountState,
-    symbol: str,
-    limits: Limits,
-    as_of: datetime,
-    *,
-    symbols: tuple[str, ...] | None = None,
-    risk_mode: str = "normal",
-    costs: Costs | None = None,
+    state: AccountState, symbol: str, strategy: Strategy, as_of: datetime, risk_mode: str
 ) -> tuple[str, ...]:
     """Return the actions the account leaves open at `as_of`, in the order of ACTIONS: the model is told these only."""
     if state.instrument is None:
         return tuple(action for action in ACTIONS if action not in ACT)
     with localcontext(_ARITHMETIC):
         try:
-            account = Account(state, state.instrument, symbol, limits, costs or Costs(), as_of, risk_mode, symbols)
+            account = Account(state, state.instrument, symbol, strategy, as_of, risk_mode)
             denied = {action for rule, actions in ACCOUNT_RULES if rule(account).fired for action in actions}
         except ArithmeticError:
             denied = set(ENTER if state.position(symbol) else ACT)
@@ -127,14 +116,14 @@ def _marked(state: AccountState, symbol: str, last: Decimal | None) -> AccountSt
     return state.replace(positions=tuple(marked if p is position else p for p in state.positions))
 
 
-def _narrowed(limits: Limits, constraints: Constraints) -> Limits:
+def _narrowed(strategy: Strategy, constraints: Constraints) -> Strategy:
     """Keep to the smaller of the limits and what the model was told."""
     smaller = {
         name: exact(limit)
         for name in ("max_trade_risk_pct", "max_total_risk_pct")
-        if isfinite(limit := getattr(constraints, name)) and limit < getattr(limits, name)
+        if isfinite(limit := getattr(constraints, name)) and limit < getattr(strategy.limits, name)
     }
-    return limits.model_copy(update=smaller) if smaller else limits
+    return strategy.replace(limits=strategy.limits.replace(**smaller)) if smaller else strategy
 
 
 def _verdict(case: Case) -> Verdict:

@@ -49,8 +49,8 @@ def price_stale(a: Account) -> Check:
 
 
 def symbol_unlisted(a: Account) -> Check:
-    fired = a.symbols is not None and a.symbol not in a.symbols
-    return Check(Code.SYMBOL_NOT_ALLOWED, fired, symbol=a.symbol)
+    listed = a.strategy.symbols
+    return Check(Code.SYMBOL_NOT_ALLOWED, bool(listed) and a.symbol not in listed, symbol=a.symbol)
 
 
 def venue_unlisted(a: Account) -> Check:
