@@ -89,7 +89,7 @@ def validate(frames: Frames, as_of: datetime) -> list[DataFailure]:
         if (symbol, timeframe) not in bad
     }
     if good:
-        stack = add_columns(stack_frames(good), good, as_of)
+        stack = add_columns(stack_frames(good), as_of)
         for rule, rows in _run_suite(stack):
             failures.extend(_by_frame(rule, stack.iloc[rows]))
     return sorted(failures, key=lambda f: (f.symbol, SECONDS.get(f.timeframe, 0), f.expectation))

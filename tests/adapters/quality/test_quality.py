@@ -357,10 +357,7 @@ def test_a_real_crash_passes_at_every_close_around_it(name, crash):
 
 @pytest.mark.parametrize("name", [OWN, "BTC-USDT", "DOGE-USDT", "BTC-USDT-PERP", "ETH-USDT-PERP"])
 def test_no_recorded_bar_is_a_spike_even_before_the_next_one_is_known(name):
-    values = {column: series.to_numpy() for column, series in recorded(name).items()}
-    count = len(values["close"])
-    moves = []
-    for part in np.array_split(np.arange(count), 12):
-        # each bar as the newest of its frame: only volume can confirm it
-        moves.append(unconfirmed_moves(values, part, np.zeros_like(part), part + 1))
-    assert np.nanmax(np.concatenate(moves)) <= SPIKE
+    stack = recorded(name).reset_index(drop=True).assign(frame=0)
+    # each bar as the newest of its frame: only volume can confirm it
+    moves = unconfirmed_moves(stack, pd.Series(np.nan, stack.index))
+    assert moves.max() <= SPIKE
