@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from infra.sandbox import rows
-from infra.sandbox.answers import Json
+from infra.sandbox.api import rows
+from infra.sandbox.api.answers import Json
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.faults import Fault, FaultBench
 from tasks.core.types.orders import Order, OrderStatus, VenuePosition

@@ -13,18 +13,18 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from infra.sandbox import account_endpoints, market_endpoints, order_endpoints
 from infra.sandbox.admin import admin_routes, refuse
-from infra.sandbox.answers import OK, BybitAnswer, BybitError, bad_parameter
+from infra.sandbox.api import account, market, orders
+from infra.sandbox.api.answers import OK, BybitAnswer, BybitError, bad_parameter
+from infra.sandbox.api.query import Query
 from infra.sandbox.clock import wall_ms
 from infra.sandbox.config import SandboxConfig
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.faults import FaultBench
-from infra.sandbox.query import Query
 from tasks.core.errors import InputError
 
-READS = market_endpoints.ENDPOINTS | account_endpoints.ENDPOINTS
-WRITES = order_endpoints.ENDPOINTS
+READS = market.ENDPOINTS | account.ENDPOINTS
+WRITES = orders.ENDPOINTS
 AHEAD_MS = 1000
 STALE = "invalid request, please check your server timestamp or recv_window param."
 
@@ -58,7 +58,7 @@ class SandboxApp:
         query = Query(ex, request.query_params, request.scope.get("quirks", {}))
         outcome, result = OK, None
         try:
-            if path not in market_endpoints.ENDPOINTS:
+            if path not in market.ENDPOINTS:
                 clocks = [query.now_ms, wall_ms() + query.now_ms - ex.now_ms]
                 check_signature(request.headers, payload, ex.config.key, ex.config.secret, clocks)
             if writes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from infra.sandbox.crash import Crash
+from infra.sandbox.market.crash import Crash
 from tasks.core.errors import InputError
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import Kind

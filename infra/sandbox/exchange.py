@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from infra.sandbox import order_book
-from infra.sandbox.candles import BaseCandles, read_candles
 from infra.sandbox.clock import DAY_MS, Clock
 from infra.sandbox.config import SandboxConfig
-from infra.sandbox.crash import SPREAD_TIMES
-from infra.sandbox.listing import Leg, Listing
-from infra.sandbox.synthetic_market import synthetic_candles
+from infra.sandbox.market import order_book
+from infra.sandbox.market.candles import BaseCandles, read_candles
+from infra.sandbox.market.crash import SPREAD_TIMES
+from infra.sandbox.market.listing import Leg, Listing
+from infra.sandbox.market.synthetic import synthetic_candles
 from tasks.core.errors import InputError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.trading.money import exact

@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from infra.sandbox.answers import BybitAnswer, BybitError
-from infra.sandbox.crash import ERROR_SHARE
+from infra.sandbox.api.answers import BybitAnswer, BybitError
 from infra.sandbox.exchange import Exchange
+from infra.sandbox.market.crash import ERROR_SHARE
 
 SOMEHOW = ("timeout_after_accept", "drop", "http_500", "rate_limit", "html", "duplicate")
 QUIRKS = ("clock_skew", "delisting", "reject_stop", "partial_fill", "partial_fill_cancel")

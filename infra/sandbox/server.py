@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from infra.sandbox.app import SandboxApp
 from infra.sandbox.config import SandboxConfig
-from infra.sandbox.crash import Crash
+from infra.sandbox.market.crash import Crash
 from tasks.core.errors import InputError
 
 

@@ -10,7 +10,7 @@ from sandbox_server import advance, running_sandbox, state
 
 from flows.protect import reconcile
 from flows.trade import Request, run_cycles
-from infra.sandbox.crash import Crash
+from infra.sandbox.market.crash import Crash
 from tasks import execute, fetch
 from tasks import protect as stage
 from tasks.connections import store, venue

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from sandbox_server import admin, advance, fault, running_sandbox, state
 
-from infra.sandbox import order_book
 from infra.sandbox.config import SandboxConfig
-from infra.sandbox.crash import Crash
 from infra.sandbox.exchange import Exchange
+from infra.sandbox.market import order_book
+from infra.sandbox.market.crash import Crash
 from infra.sandbox.server import parse
 from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from infra.sandbox import order_book
-from infra.sandbox.candles import read_candles
 from infra.sandbox.clock import HOUR_MS, Clock, wall_ms
 from infra.sandbox.config import SandboxConfig
 from infra.sandbox.exchange import Exchange
-from infra.sandbox.listing import Listing
-from infra.sandbox.synthetic_market import EPOCH_MS, SyntheticCandles
+from infra.sandbox.market import order_book
+from infra.sandbox.market.candles import read_candles
+from infra.sandbox.market.listing import Listing
+from infra.sandbox.market.synthetic import EPOCH_MS, SyntheticCandles
 from tasks.core.errors import InputError
 from tasks.core.types.orders import OrderIntent
 

@@ -2,9 +2,9 @@
 
 from decimal import Decimal
 
-from infra.sandbox.answers import Json, text
+from infra.sandbox.api.answers import Json, text
 from infra.sandbox.exchange import Exchange
-from infra.sandbox.listing import Listing
+from infra.sandbox.market.listing import Listing
 from tasks.core.simulation.account import derived_id
 from tasks.core.types.orders import Fill, Order, OrderStatus, OrderType
 

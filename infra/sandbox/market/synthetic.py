@@ -11,9 +11,9 @@ from functools import cache
 
 import numpy as np
 
-from infra.sandbox.candles import BaseCandles, Floats
 from infra.sandbox.config import split_symbol
-from infra.sandbox.crash import Crash
+from infra.sandbox.market.candles import BaseCandles, Floats
+from infra.sandbox.market.crash import Crash
 
 EPOCH_MS = 1_704_067_200_000  # 2024-01-01
 MINUTE_MS = 60_000

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from infra.sandbox import order_book
-from infra.sandbox.answers import Json, bad_parameter
+from infra.sandbox.api.answers import Json, bad_parameter
+from infra.sandbox.api.query import Query
 from infra.sandbox.clock import DAY_MS
 from infra.sandbox.exchange import FUNDING_MS
-from infra.sandbox.listing import Listing
-from infra.sandbox.query import Query
+from infra.sandbox.market import order_book
+from infra.sandbox.market.listing import Listing
 
 MINUTE_MS = 60_000
 INTERVALS = {str(n): n * MINUTE_MS for n in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)} | {"D": DAY_MS}

@@ -3,9 +3,9 @@
 from decimal import Decimal
 from typing import Any
 
-from infra.sandbox import rows
-from infra.sandbox.answers import Json, bad_parameter, text
-from infra.sandbox.query import Query, invalid
+from infra.sandbox.api import rows
+from infra.sandbox.api.answers import Json, bad_parameter, text
+from infra.sandbox.api.query import Query, invalid
 from tasks.core.types.orders import Order, OrderStatus
 
 ZERO = Decimal(0)

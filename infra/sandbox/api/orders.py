@@ -2,10 +2,10 @@
 
 from decimal import Decimal
 
-from infra.sandbox import rows
-from infra.sandbox.answers import BybitError, Json, bad_parameter, refusal
-from infra.sandbox.query import Query, invalid
-from infra.sandbox.rows import OWN_ID, ids
+from infra.sandbox.api import rows
+from infra.sandbox.api.answers import BybitError, Json, bad_parameter, refusal
+from infra.sandbox.api.query import Query, invalid
+from infra.sandbox.api.rows import OWN_ID, ids
 from tasks.core.simulation.account import limit_price
 from tasks.core.simulation.refusals import protection_refusal, sign_of
 from tasks.core.trading.money import floor_to_step

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infra.sandbox.candles import BaseCandles, Floats
 from infra.sandbox.config import split_symbol
+from infra.sandbox.market.candles import BaseCandles, Floats
 from tasks.core.types.orders import Instrument
 
 MAX_LEVERAGE = 100

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from infra.sandbox.crash import Crash
+from infra.sandbox.market.crash import Crash
 from tasks.core.errors import InputError
 from tasks.core.types.bars import COLUMNS
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infra.sandbox.candles import Floats
-from infra.sandbox.crash import SPREAD_TIMES
-from infra.sandbox.listing import Listing
+from infra.sandbox.market.candles import Floats
+from infra.sandbox.market.crash import SPREAD_TIMES
+from infra.sandbox.market.listing import Listing
 
 LOOKBACK = 60
 MINUTE_MS = 60_000

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 
-from infra.sandbox.answers import BybitError, Json, bad_parameter
+from infra.sandbox.api.answers import BybitError, Json, bad_parameter
 from infra.sandbox.clock import DAY_MS
 from infra.sandbox.exchange import Exchange
-from infra.sandbox.listing import Listing
+from infra.sandbox.market.listing import Listing
 from tasks.core.simulation.account import SimulatedAccount
 
 WINDOW_MS = 7 * DAY_MS
