@@ -14,7 +14,7 @@ from tasks.connections import log, store
 from tasks.core.errors import LedgerMismatch, TradingError
 from tasks.core.trading import reconcile as core
 from tasks.core.types.bars import floor_time
-from tasks.core.types.reconcile import Action, Finding, Flatten, HaltEntries, LookAgain, SetStop, VenueView
+from tasks.core.types.reconcile import Action, Finding, Flatten, LookAgain, SetStop, VenueView
 from tasks.crash_points import reached
 from tasks.leases import Leases, symbol_lease
 from tasks.settings import settings
@@ -119,10 +119,9 @@ async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
 
     The two are read at different instants while orders fill: what differs is booked and looked at again.
     """
-    earlier, booked = None, frozenset[str]()
-    actions = ()
+    actions, booked = tuple[Action, ...](), frozenset[str]()
     for look_again in range(LOOKS, -1, -1):
-        look, actions = await _look(earlier, booked)
+        actions = await _look(actions, booked)
         odd = {action.symbol for action in actions if isinstance(action, LookAgain)}
         if not (odd and look_again):
             break
@@ -130,24 +129,24 @@ async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
         await asyncio.sleep(PAUSE_S)
         ours = sorted(odd & {*ledger.symbols_of_ours()})
         told = {s: await tried(f"booking {s} again", ledger.book_fills(s), None) for s in ours}
-        earlier, booked = core.noted(look, actions), frozenset(s for s, changed in told.items() if changed is not None)
+        booked = frozenset(s for s, changed in told.items() if changed is not None)
     for action in actions:
         if isinstance(action, Finding):
             log().error("protect %s", action.text)
             wrong.append(action)
-        elif isinstance(action, HaltEntries):
-            stage.halt(action.reason)
+            if action.halts:
+                stage.halt(f"ledger mismatch: {action.text}")
     return actions
 
 
-async def _look(earlier: VenueView | None, booked: frozenset[str]) -> tuple[VenueView, Sequence[Action]]:
+async def _look(earlier: Sequence[Action], booked: frozenset[str]) -> tuple[Action, ...]:
     at_venue = await stage.venue_positions()
     look = VenueView(observed_at=datetime.now(UTC), positions=tuple(at_venue), booked=booked)
     ours = ledger.view()
     dust = {p.symbol: await ledger.dust(p.symbol) for p in ours.open}
     ours = ours.replace(dust=dust)
     patience = timedelta(seconds=LOOKS * PAUSE_S)
-    return look, core.reconcile(ours, look, earlier, look.observed_at, patience)
+    return core.reconcile(ours, look, earlier, look.observed_at, patience)
 
 
 async def _take_exits(tried: Tried) -> list[str]:

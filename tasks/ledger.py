@@ -42,7 +42,7 @@ def view(*symbols: str, **more: Any) -> LedgerView:
 def actions(ours: LedgerView, now: datetime | None = None, **seen: Any) -> tuple[Action, ...]:
     """Return what is to be done by what was `seen` of the venue just now; now: its own clock, where it matters."""
     look = VenueView(observed_at=datetime.now(UTC), **seen)
-    return reconcile.reconcile(ours, look, None, now or look.observed_at)
+    return reconcile.reconcile(ours, look, (), now or look.observed_at)
 
 
 def symbols_of_ours() -> tuple[str, ...]:

@@ -48,12 +48,12 @@ async def settle_working_orders(now: datetime) -> int:
 
 async def _settle(intent: OrderIntent, now: datetime) -> bool:
     """Look at one order until there is nothing to look at again; returns whether it ended."""
-    name, earlier, booked, cancelled = intent.client_order_id, None, frozenset[str](), False
+    name, actions, booked, cancelled = intent.client_order_id, tuple[Action, ...](), frozenset[str](), False
     for _ in range(LOOKS):
         order = await venue().find_order(intent.symbol, name)
         look = VenueView(observed_at=datetime.now(UTC), orders={name: order}, booked=booked)
         ours = ledger.view(intents=(_own(intent, order),), halts=tuple(active_halts()))
-        actions = reconcile.reconcile(ours, look, earlier, now)
+        actions = reconcile.reconcile(ours, look, actions, now)
         if cancelled:  # once in a run: what the venue has not taken note of is the next one's
             actions = tuple(action for action in actions if not isinstance(action, CancelOrder))
         for action in actions:
@@ -62,7 +62,7 @@ async def _settle(intent: OrderIntent, now: datetime) -> bool:
         cancelled |= CancelOrder in kinds
         if not kinds & {CancelOrder, LookAgain}:
             return EndIntent in kinds
-        booked, earlier = frozenset({intent.symbol} if LookAgain in kinds else ()), reconcile.noted(look, actions)
+        booked = frozenset({intent.symbol} if LookAgain in kinds else ())
     return False
 
 

@@ -5,7 +5,7 @@ to be looked at again, and is a fact once the look before this one found the sam
 missing or looser stop is acted on in the look that misses it. What is not ours is told and left alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
@@ -25,7 +25,6 @@ from tasks.core.types.reconcile import (
     EndIntent,
     Finding,
     Flatten,
-    HaltEntries,
     KeepOrder,
     LedgerView,
     LookAgain,
@@ -46,13 +45,13 @@ ADOPTED = "adopted: the venue has its order, the ledger knew nothing of it"
 
 
 def reconcile(
-    ledger: LedgerView, look: VenueView, earlier: VenueView | None, now: datetime, patience: timedelta = AT_ONCE
+    ledger: LedgerView, look: VenueView, earlier: Iterable[Action], now: datetime, patience: timedelta = AT_ONCE
 ) -> tuple[Action, ...]:
     """Return what is to be done, in its order; nothing where venue and ledger agree.
 
-    earlier: the look before this one, as `noted`; now: the venue's clock, by which orders and cycles are too late.
+    earlier: what came of the look before this one; now: the venue's clock, by which orders and cycles are too late.
     """
-    odd = earlier.odd if earlier else {}
+    odd = {action.about: action.since for action in earlier if isinstance(action, LookAgain)}
 
     def again(symbol: str, about: str) -> LookAgain | None:
         """Return that it must be looked at again; None: it has been odd for long enough, and is a fact."""
@@ -70,12 +69,6 @@ def reconcile(
         *_exits(ledger, look),
         *_abandoned(ledger, now),
     )
-
-
-def noted(look: VenueView, actions: Sequence[Action]) -> VenueView:
-    """Return a look with what was odd in it, for the next one to be told as the look before."""
-    odd = {action.about: action.since for action in actions if isinstance(action, LookAgain)}
-    return look.replace(odd=odd)
 
 
 # --- no position without its stop
@@ -274,13 +267,8 @@ def _compared(ledger: LedgerView, look: VenueView, again: Again) -> Iterator[Act
     if look.positions is None or look.booked is None:
         return
     for finding, more in _differences(ledger, look.positions):
-        symbol = finding.symbol
-        if look_again := again(symbol, finding.text):  # another difference is a new one
-            yield look_again
-            continue
-        yield finding
-        if finding.kind is AlertKind.MISMATCH and (more or symbol in look.booked):
-            yield HaltEntries(reason=f"ledger mismatch: {finding.text}")
+        halts = finding.kind is AlertKind.MISMATCH and (more or finding.symbol in look.booked)
+        yield again(finding.symbol, finding.text) or finding.replace(halts=halts)  # another difference is a new one
 
 
 def _differences(ledger: LedgerView, positions: Sequence[VenuePosition]) -> Iterator[tuple[Finding, bool]]:

@@ -69,15 +69,15 @@ class VenueView(Dto):
     resting: dict[str, tuple[Order, ...]] = {}  # all working orders, by symbol
     fills: dict[str, ToldFills] = {}
     prices: dict[str, tuple[Exact | None, Exact | None]] | None = None  # best bid and ask
-    odd: dict[str, Utc] = {}  # what was odd at this look, and since when; see `LookAgain`
 
 
 class Finding(Dto):
-    """Something wrong, to be told to a person; nothing else is done about it."""
+    """Something wrong, to be told to a person; nothing else is done about it but to stop new entries."""
 
     kind: AlertKind
     symbol: str
     text: str
+    halts: bool = False
 
 
 class SetStop(Dto):
@@ -148,12 +148,6 @@ class LookAgain(Dto):
     since: Utc
 
 
-class HaltEntries(Dto):
-    """Stop new entries, unless they are stopped already."""
-
-    reason: str
-
-
 class EndCycle(Dto):
     """End a cycle whose process died."""
 
@@ -161,16 +155,4 @@ class EndCycle(Dto):
     error: str
 
 
-Action = (
-    SetStop
-    | Flatten
-    | KeepOrder
-    | CancelOrder
-    | EndIntent
-    | Adopt
-    | BookFills
-    | LookAgain
-    | HaltEntries
-    | Finding
-    | EndCycle
-)
+Action = SetStop | Flatten | KeepOrder | CancelOrder | EndIntent | Adopt | BookFills | LookAgain | Finding | EndCycle
