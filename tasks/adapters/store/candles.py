@@ -7,7 +7,8 @@ later ones are kept beside it.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from itertools import repeat
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,6 @@ OPEN_S = extract("epoch", CandleRow.open_time)
 BATCH = 20_000
 Series = tuple[str, str]  # symbol, timeframe
 Row = tuple[str, datetime, list[float]]  # symbol, open time, values
-Known = dict[tuple[str, datetime], list[float]]
 
 
 class CandleRepository(Repository):
@@ -46,24 +46,22 @@ class CandleRepository(Repository):
             rows = [row for series in sorted(frames) if series[1] == timeframe for row in _rows(series, frames[series])]
             for start in range(0, len(rows), BATCH):
                 part = rows[start : start + BATCH]
+                bars = [
+                    {"venue": venue, "symbol": symbol, "timeframe": timeframe, "open_time": at,
+                     "recorded_at": recorded_at, **dict(zip(COLUMNS, values, strict=True))}
+                    for symbol, at, values in part
+                ]  # fmt: skip
                 with self.database.writing() as connection:
-                    known = self._between(connection, venue, timeframe, part)
-                    unknown = [
-                        {"venue": venue, "symbol": symbol, "timeframe": timeframe, "open_time": at,
-                         "recorded_at": recorded_at, **dict(zip(COLUMNS, values, strict=True))}
-                        for symbol, at, values in part if (symbol, at) not in known
-                    ]  # fmt: skip
-                    if unknown:
-                        new += connection.execute(
-                            self.insert(CandleRow), unknown, execution_options={"preserve_rowcount": True}
-                        ).rowcount
-                    revised += _revise(connection, venue, timeframe, part, known, recorded_at)
+                    new += connection.execute(
+                        self.insert(CandleRow), bars, execution_options={"preserve_rowcount": True}
+                    ).rowcount
+                    revised += _revise(connection, venue, timeframe, part, recorded_at)
         return new, revised
 
     def load(self, venue: str, symbol: str, timeframe: str, until: datetime, limit: int) -> pd.DataFrame:
         """Return the last `limit` bars that had closed at `until`, ascending."""
-        query = self._series(venue, symbol, timeframe).where(CandleRow.open_time <= until - duration(timeframe))
-        return self._frame(self.rows(query.order_by(CandleRow.open_time.desc()).limit(limit))[::-1])
+        query = _series(venue, symbol, timeframe).where(CandleRow.open_time <= until - duration(timeframe))
+        return _frame(self.rows(query.order_by(CandleRow.open_time.desc()).limit(limit))[::-1])
 
     def load_frames(
         self, venue: str, symbols: Sequence[str], timeframe: str, until: datetime, limit: int
@@ -73,38 +71,26 @@ class CandleRepository(Repository):
         query = select(CandleRow.symbol, OPEN_S, *VALUES).filter_by(venue=venue, timeframe=timeframe)
         bars = (CandleRow.symbol.in_(symbols), CandleRow.open_time.between(begin, until - duration(timeframe)))
         rows = self.rows(query.where(*bars).order_by(CandleRow.symbol, CandleRow.open_time))
-        named, *columns = zip(*rows, strict=True) if rows else ((), *((),) * (1 + len(COLUMNS)))
-        counts = Counter(named)
-        whole, frames, end = self._columns(*columns), {}, 0
-        for symbol, count in counts.items():  # in the order of the rows
-            frames[symbol] = whole.iloc[end : (end := end + count)]
-        short = (symbol for symbol in symbols if counts[symbol] < limit)  # a gap, or a history that is no longer
-        return frames | {symbol: self.load(venue, symbol, timeframe, until, limit) for symbol in short}
+        found = {symbol: [row[1:] for row in mine] for symbol, mine in groupby(rows, itemgetter(0))}
+        whole = {symbol: _frame(mine) for symbol, mine in found.items() if len(mine) == limit}
+        short = (symbol for symbol in symbols if symbol not in whole)  # a gap, or a history that is no longer
+        return whole | {symbol: self.load(venue, symbol, timeframe, until, limit) for symbol in short}
 
     def history(self, venue: str, symbol: str, timeframe: str) -> tuple[pd.DataFrame, np.ndarray]:
         """Return every bar, ascending, and when each was stored, in seconds since 1970."""
-        query = self._series(venue, symbol, timeframe).add_columns(CandleRow.recorded_at)
+        query = _series(venue, symbol, timeframe).add_columns(CandleRow.recorded_at)
         rows = self.rows(query.order_by(CandleRow.open_time))
-        stored = np.array([row[-1].timestamp() for row in rows])
-        return self._frame([row[:-1] for row in rows]), stored
+        return _frame([row[:-1] for row in rows]), np.array([row[-1].timestamp() for row in rows])
 
-    def _between(self, connection: Connection, venue: str, timeframe: str, rows: list[Row]) -> Known:
-        """Return the bars already stored in the time and of the symbols of `rows`."""
-        times = [at for _, at, _ in rows]
-        symbols = {symbol for symbol, *_ in rows}
-        query = select(CandleRow.symbol, CandleRow.open_time, *VALUES).filter_by(venue=venue, timeframe=timeframe)
-        query = query.where(CandleRow.symbol.in_(symbols), CandleRow.open_time.between(min(times), max(times)))
-        return {(symbol, at): values for symbol, at, *values in connection.execute(query)}
 
-    def _series(self, venue: str, symbol: str, timeframe: str) -> Select[Any]:
-        return select(OPEN_S, *VALUES).filter_by(venue=venue, symbol=symbol, timeframe=timeframe)
+def _series(venue: str, symbol: str, timeframe: str) -> Select[Any]:
+    return select(OPEN_S, *VALUES).filter_by(venue=venue, symbol=symbol, timeframe=timeframe)
 
-    def _frame(self, rows: Any) -> pd.DataFrame:
-        return self._columns(*(zip(*rows, strict=True) if rows else ((),) * (1 + len(COLUMNS))))
 
-    def _columns(self, times: Sequence[Any], *values: Sequence[float]) -> pd.DataFrame:
-        open_ms = np.array(times, dtype="int64") * 1000
-        return bar_frame(open_ms, {name: np.array(v, dtype=float) for name, v in zip(COLUMNS, values, strict=True)})
+def _frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
+    """Build a bar frame of rows of an open time in seconds and the values."""
+    open_s, *values = np.array([tuple(row) for row in rows], dtype=float).reshape(-1, 1 + len(COLUMNS)).T
+    return bar_frame(open_s * 1000, dict(zip(COLUMNS, values, strict=True)))
 
 
 def _rows(series: Series, bars: pd.DataFrame) -> Iterator[Row]:
@@ -117,20 +103,21 @@ def _rows(series: Series, bars: pd.DataFrame) -> Iterator[Row]:
 
 
 def _revise(
-    connection: Connection, venue: str, timeframe: str, rows: list[Row], known: Known, recorded_at: datetime
+    connection: Connection, venue: str, timeframe: str, rows: Sequence[Row], recorded_at: datetime
 ) -> Counter[Series]:
     """Keep beside the first values those of `rows` that differ from them and from their last revision."""
-    count = Counter[Series]()
-    for symbol, at, values in rows:
-        if known.get((symbol, at), values) == values:
+    came, count = {(symbol, at): values for symbol, at, values in rows}, Counter[Series]()
+    symbols, times = zip(*came, strict=True)
+    query = select(CandleRow.symbol, CandleRow.open_time, CandleRow.revisions, *VALUES)
+    query = query.filter_by(venue=venue, timeframe=timeframe).where(CandleRow.symbol.in_(set(symbols)))
+    query = query.where(CandleRow.open_time.between(min(times), max(times)))
+    for symbol, at, revisions, *first in connection.execute(query).all():
+        values, earlier = came.get((symbol, at), first), revisions or []
+        if values in (first, *([last[name] for name in COLUMNS] for last in earlier[-1:])):
             continue
-        here = {"venue": venue, "symbol": symbol, "timeframe": timeframe, "open_time": at}
-        revisions = connection.scalar(select(CandleRow.revisions).filter_by(**here)) or []
-        later = dict(zip(COLUMNS, values, strict=True))
-        if revisions and {name: revisions[-1][name] for name in COLUMNS} == later:
-            continue
-        revisions = [*revisions, {**later, "recorded_at": recorded_at.isoformat()}]
-        connection.execute(update(CandleRow).filter_by(**here).values(revisions=revisions))
+        later = {**dict(zip(COLUMNS, values, strict=True)), "recorded_at": recorded_at.isoformat()}
+        bar = update(CandleRow).filter_by(venue=venue, symbol=symbol, timeframe=timeframe, open_time=at)
+        connection.execute(bar.values(revisions=[*earlier, later]))
         count[symbol, timeframe] += 1
     return count
 

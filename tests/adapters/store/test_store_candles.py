@@ -1,10 +1,9 @@
 """Candles: saved once, first values win, read back exactly."""
 
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
-from threading import Barrier, BrokenBarrierError
+from threading import Barrier
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,6 @@ from instrument_cases import spot
 from sqlalchemy import select
 from store_samples import AT, BTC, minutes
 
-from tasks.adapters.store.candles import CandleRepository
 from tasks.adapters.store.tables import CandleRow
 from tasks.core.errors import DataError
 from tasks.core.market.bars import bar_frame
@@ -114,22 +112,15 @@ def test_many_series_saved_again_tell_which_were_revised(store):
     )
 
 
-def test_threads_that_save_the_same_bars_count_each_once(store, monkeypatch):
-    frame = bars(300)
-    read = CandleRepository._between
+def test_threads_that_save_the_same_bars_count_each_once(store):
+    frame, together = bars(300), Barrier(4)
 
-    together = Barrier(4)
+    def save(_: int) -> tuple[int, int]:
+        together.wait(10)
+        return save_bars(store, *KEY, frame, AT)
 
-    def read_together(*args):
-        """All have read before the first one writes, if the database lets them."""
-        known = read(*args)
-        with suppress(BrokenBarrierError):
-            together.wait(0.1)
-        return known
-
-    monkeypatch.setattr(CandleRepository, "_between", read_together)
     with ThreadPoolExecutor(4) as pool:
-        saved = list(pool.map(lambda _: save_bars(store, *KEY, frame, AT), range(4)))
+        saved = list(pool.map(save, range(4)))
     assert sum(new for new, _ in saved) == 300 == store.counts()["candles"]
 
 
