@@ -54,7 +54,7 @@ drills: setup ## Take a part away for a minute: postgres, server, worker or name
 	$(PY) -m tests.drills $(ARGS)
 
 composed: setup ## Run the processes of infra/compose.yaml without containers (needs PostgreSQL's server)
-	QUARTERDECK_COMPOSED=1 $(PY) -m pytest tests/flows/test_infra_processes.py $(ARGS)
+	QUARTERDECK_COMPOSED=1 $(PY) -m pytest tests/deployments/test_infra_processes.py $(ARGS)
 
 manifests: setup ## Check compose.yaml by the specification's schema, and render the Kubernetes manifests
 	$$(.ci/find-uv) tool run check-jsonschema --builtin-schema vendor.compose-spec infra/compose.yaml

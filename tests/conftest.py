@@ -3,7 +3,10 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -24,6 +27,31 @@ hypothesis_settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("quarterdeck")
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect server of our own (about 20 s)."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A state of its own for each test."""
+    from tasks import connections
+    from tasks.settings import settings
+
+    monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
+    monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", "")
+    for name in ("QUARTERDECK_DECIDER", "QUARTERDECK_MODEL", "QUARTERDECK_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    settings.cache_clear()
+    yield tmp_path
+    settings.cache_clear()
+    connections.close_stores()
 
 
 def pytest_unconfigure() -> None:
