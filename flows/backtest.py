@@ -186,8 +186,6 @@ def _finish(out: Path, summary: dict[str, Any], result: Any, strategy: Any) -> N
     }
     for name, text in texts.items():
         (_partial(out) / name).write_text(text, encoding="utf-8")
-    if out.exists():
-        out.rmdir()
     _partial(out).rename(out)
 
 

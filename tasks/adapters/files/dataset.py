@@ -12,15 +12,17 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.adapters.files.dataset_card import render
+from tasks.adapters.files.dataset_formats import write_finrl, write_minari
 from tasks.adapters.files.folders import check_new
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
 
 BATCH = 2000  # rows in memory per split, and in a row group
-FORMATS = ("parquet", "minari", "finrl")
+FORMATS: dict[str, Callable[[Path], None]] = {"parquet": lambda _: None, "minari": write_minari, "finrl": write_finrl}
 COUNTED = ("symbol", "action", "status", "decider", "model", "prompt_version", "rung", "codes")
 RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity")
 _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
@@ -50,18 +52,15 @@ class Source(NamedTuple):
 def file_source(path: Path) -> Source:
     """Read the records.jsonl that `backtest --out` writes, or the folder it is in; `.gz` too."""
     path = path / "records.jsonl" if path.is_dir() else path
-    times: list[datetime] = []
     try:
         with _open(path) as lines:
-            for line in lines:
-                if found := _AS_OF.search(line):
-                    at = datetime.fromisoformat(found[1].decode()).astimezone(UTC)
-                    times = [min(at, *times[:1]), max(at, *times[1:])] if times else [at, at]
+            found = (_AS_OF.search(line) for line in lines)
+            times = [datetime.fromisoformat(as_of[1].decode()) for as_of in found if as_of]
     except (OSError, ValueError) as e:
         raise InputError(f"--records {path}: {getattr(e, 'strerror', None) or e}") from e
     if not times:
         raise InputError(f"--records {path}: no cycle record in it; `quarterdeck backtest --out DIR` writes them")
-    return Source(path.name, (times[0], times[1]), lambda: read_records(path))
+    return Source(path.name, (min(times), max(times)), lambda: read_records(path))
 
 
 def store_source(store: "Store", strategy: str) -> Source:
@@ -122,9 +121,7 @@ class _Writer:
         self.files = {split: pq.ParquetWriter(folder / f"{split}.parquet", self.schema) for split in rl.SPLITS}
         self.rows: Counter[str] = Counter()
         self.seen: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
-        # of each ranged column and each feature; NaN is unknown
-        known, total = np.zeros((2, len(RANGED) + len(rl.COMPONENTS)))
-        self.known, self.total, self.low, self.high = known, total, total + np.inf, total - np.inf
+        self.parts: list[pd.DataFrame] = []  # of each batch, by ranged column and feature: what `ranges` adds up
 
     def add(self, split: str, row: rl.Row) -> None:
         self.waiting[split].append(row)
@@ -138,12 +135,11 @@ class _Writer:
         for name, counter in self.seen.items():
             counter.update(each for row in rows for each in (row[name] if name == "codes" else [row[name]]))
         state, unknown = (np.array([row[name] for row in rows]) for name in ("state", "state_unknown"))
-        columns = np.array([[row[name] for name in RANGED] for row in rows], dtype=float)
-        values = np.hstack([columns, np.where(unknown, np.nan, state)])
-        self.known += (~np.isnan(values)).sum(axis=0)
-        self.total += np.nansum(values, axis=0)
-        self.low = np.fmin.reduce([self.low, *values])
-        self.high = np.fmax.reduce([self.high, *values])
+        features = pd.DataFrame(np.where(unknown, np.nan, state), columns=list(rl.COMPONENTS))
+        values = pd.DataFrame(rows, columns=list(RANGED), dtype=float).join(features)
+        self.parts.append(
+            pd.DataFrame({"known": values.count(), "sum": values.sum(), "min": values.min(), "max": values.max()})
+        )
         rows.clear()
 
     def close(self) -> None:
@@ -152,13 +148,16 @@ class _Writer:
                 self.flush(split)
             file.close()
 
-    def ranges(self) -> list[dict[str, float]]:
-        """Return count, extremes and mean of each ranged column, then of each feature."""
-        found: list[dict[str, float]] = []
-        for n, low, high, total in zip(self.known.tolist(), self.low, self.high, self.total, strict=True):
-            shown = {"min": low, "max": high, "mean": total / n} if n else {}
-            count = {"known": int(n), "unknown": self.rows.total() - int(n)}
-            found.append(count | {name: float(f"{value:.6g}") for name, value in shown.items()})
+    def ranges(self) -> dict[Any, Any]:
+        """Return count, extremes and mean of each ranged column and feature."""
+        parts = pd.concat(self.parts).groupby(level=0)
+        whole = parts.agg({"known": "sum", "sum": "sum", "min": "min", "max": "max"})
+        whole["mean"] = (whole.pop("sum") / whole["known"]).round(12)
+        found = {}
+        for name, shown in whole.to_dict("index").items():
+            known = int(shown.pop("known"))
+            rounded = {key: float(f"{value:.6g}") for key, value in shown.items() if known}
+            found[name] = {"known": known, "unknown": self.rows.total() - known, **rounded}
         return found
 
 
@@ -177,10 +176,7 @@ def export(source: Source, out: Path, formats: Sequence[str] = ("parquet",)) -> 
         if not writer.rows:
             raise InputError(f"{source.name}: no transition in it; left out: {dict(left_out)}")
         for name in formats:
-            if name != "parquet":
-                from tasks.adapters.files import dataset_formats
-
-                {"minari": dataset_formats.write_minari, "finrl": dataset_formats.write_finrl}[name](partial)
+            FORMATS[name](partial)
         card = _card(source, plan, writer, left_out, partial)
         (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render(card), encoding="utf-8")
@@ -196,8 +192,6 @@ def _whole(out: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        if out.exists():
-            out.rmdir()
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -205,7 +199,7 @@ def _whole(out: Path) -> Iterator[Path]:
 
 def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter[str], folder: Path) -> dict[str, Any]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    ranges, width = writer.ranges(), len(RANGED)
+    ranges = writer.ranges()
     return {
         "source": source.name,
         "first": plan.start.isoformat(),
@@ -216,14 +210,15 @@ def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter
         "embargo_s": int(plan.embargo.total_seconds()),
         "left_out": dict(sorted(left_out.items())),
         **{name: dict(counter.most_common()) for name, counter in writer.seen.items()},
-        "ranges": dict(zip(RANGED, ranges[:width], strict=True)),
-        "features": dict(zip(rl.COMPONENTS, ranges[width:], strict=True)),
+        "ranges": {name: ranges[name] for name in RANGED},
+        "features": {name: ranges[name] for name in rl.COMPONENTS},
         "spec": rl.spec_document(),
         "spec_sha256": rl.SPEC_SHA256,
-        "sha256": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+        "sha256": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
     }
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the hash of a file, however large."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -94,8 +95,6 @@ def write_finrl(folder: Path) -> None:
     Dates are decision points, so not every tic has every date: FinRL's environments want one tic, or a frame filled
     to a common calendar first. An unknown feature is empty.
     """
-    import pandas as pd
-
     (folder / "finrl").mkdir()
     bars = ["open", "high", "low", "close", "volume"]
     for split in rl.SPLITS:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from statistics import mode
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -19,12 +19,14 @@ from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
 from tasks.core.types.base import Dto
-from tasks.core.types.decision import DECISION, Answer, Decision, PromptRef, answered, hold
+from tasks.core.types.decision import DECISION, Answer, PromptRef, answered, hold
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 KEY = "quarterdeck"  # of the metadata in the file
-Rows = Sequence[Mapping[str, Any]]
 LAYERS, EPOCHS, BATCH, SEED = (64, 32), 30, 64, 0
 
 
@@ -83,20 +85,16 @@ class OnnxDecider:
 
     def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Answer:
         action, share = choose(self.card.actions, odds, rl.allowed_mask(snapshot))
-        decision = self._decision(snapshot.pair, action, share)
-        return answered(decision, self.name).replace(model=self.mark)
-
-    def _decision(self, symbol: str, action: str, share: float) -> Decision:
         confidence, why = Decimal(str(round(share, 4))), f"{action} {share:.2f} of what is allowed"
-        if action == "HOLD":
-            return hold(symbol, why, source=self.name).replace(confidence=confidence)
-        told = {"action": action, "symbol": symbol, "confidence": confidence, "comment": why, "reasoning": why}
-        return DECISION.validate_python(told | {"source": self.name} | self.card.parameters.get(action, {}))
+        words = {"comment": why, "reasoning": why, "source": self.name}
+        fields = {"action": action, "symbol": snapshot.pair, "confidence": confidence, **words}
+        decision = DECISION.validate_python(fields | self.card.parameters.get(action, {}))
+        return answered(decision, self.name).replace(model=self.mark)
 
 
 def choose(actions: Sequence[str], odds: np.ndarray, allowed: Sequence[bool]) -> tuple[str, float]:
     """Return the likeliest allowed action and its share of all that are allowed; HOLD where none of them is."""
-    masked = np.array([p if allowed[rl.ACTION_IDS[a]] else 0.0 for a, p in zip(actions, odds, strict=True)])
+    masked = np.where([allowed[rl.ACTION_IDS[action]] for action in actions], odds, 0.0)
     total = float(masked.sum())
     if not np.isfinite(total) or total <= 0:
         return "HOLD", 0.0
@@ -165,34 +163,27 @@ def _pair(table: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _policy_card(data: Path, table: Any, actions: Sequence[str]) -> PolicyCard:
-    with (data / "train.parquet").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    rows = table.drop_columns(["state", "state_unknown"]).to_pylist()
+    from tasks.adapters.files.dataset import sha256_of
+
+    rows = table.drop_columns(["state", "state_unknown"]).to_pandas()
     return PolicyCard(
-        spec=rl.SPEC, spec_sha256=rl.SPEC_SHA256, actions=tuple(actions), rows=len(table), data_sha256=digest,
-        parameters={action: usual([row for row in rows if row["action"] == action]) for action in actions},
+        spec=rl.SPEC, spec_sha256=rl.SPEC_SHA256, actions=tuple(actions), rows=len(table),
+        data_sha256=sha256_of(data / "train.parquet"),
+        parameters={action: usual(alike) for action, alike in rows.groupby("action")},
     )  # fmt: skip
 
 
-def usual(rows: Rows) -> dict[str, Any]:
+def usual(rows: "pd.DataFrame") -> dict[str, Any]:
     """Return an action's usual parameters as a decision takes them: medians, and the commonest words."""
-    told: dict[str, Any] = {n: m for n in ("size_pct", "stop_atr", "tp_atr", "minutes") if (m := _median(rows, n))}
-    if types := _known(rows, "entry_type"):
-        told["entry"] = {"type": mode(types), "offset_bps": _median(rows, "offset_bps") or "0"}
-    if kinds := _known(rows, "stop_to"):
-        told["to"] = {"kind": mode(kinds), "x": _median(rows, "stop_to_atr") or "0"}
-    if rules := mode(tuple(row["followups"]) for row in rows):
-        told["followups"] = rules
-    return told
-
-
-def _known(rows: Rows, name: str) -> list[Any]:
-    return [row[name] for row in rows if row[name] is not None]
-
-
-def _median(rows: Rows, name: str) -> str | None:
-    known = _known(rows, name)
-    return f"{np.median(known):.4g}" if known else None
+    medians = {name: f"{value:.4g}" for name, value in rows.median(numeric_only=True).dropna().items()}
+    parameters: dict[str, Any] = {n: medians[n] for n in ("size_pct", "stop_atr", "tp_atr", "minutes") if n in medians}
+    if types := list(rows["entry_type"].dropna()):
+        parameters["entry"] = {"type": mode(types), "offset_bps": medians.get("offset_bps", "0")}
+    if kinds := list(rows["stop_to"].dropna()):
+        parameters["to"] = {"kind": mode(kinds), "x": medians.get("stop_to_atr", "0")}
+    if rules := mode(map(tuple, rows["followups"])):
+        parameters["followups"] = rules
+    return parameters
 
 
 def _report(out: Path, network: Any, splits: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,13 +193,13 @@ def _report(out: Path, network: Any, splits: Mapping[str, Any]) -> dict[str, Any
         rows, actions = _pair(table)
         if not len(rows):
             continue
-        said = np.array(policy.card.actions)[policy.probabilities(rows).argmax(axis=1)]
-        right, holds = said == actions, actions == "HOLD"
+        chosen = np.array(policy.card.actions)[policy.probabilities(rows).argmax(axis=1)]
+        right, holds = chosen == actions, actions == "HOLD"
         figures = {
             "accuracy": right,
             "hold_share": holds,
             "acted_alike": right[~holds],
-            "onnx_agrees": said == network.predict(rows),
+            "onnx_agrees": chosen == network.predict(rows),
         }
         shares = {name: round(float(each.mean()), 4) if each.size else None for name, each in figures.items()}
         report[split] = {"rows": len(rows), **shares}
