@@ -67,9 +67,9 @@ class Orchestrator:
         return closed
 
     async def skip_late(self, *, whatever: bool = False) -> int:
-        """End runs that would find themselves too late, by their parameter, as soon as they had a process.
+        """Cancel scheduled runs that are already older than their `max_age_s`.
 
-        One of each minute of an outage, each in its turn for a few seconds, would keep the one of now from its slot.
+        After an outage there is one for each minute; each would hold the slot for seconds and delay the current run.
         whatever: also those without that parameter; a worker would run them all (PrefectHQ/prefect#19313).
         """
         now = datetime.now(UTC)

@@ -34,7 +34,7 @@ class StartError(TradingError):
 
 
 class Supervisor:
-    """The services of one HOME. Children are started from the main thread only (see `Child.start`)."""
+    """The services of one HOME. Children are started from the main thread only (see `Child._start`)."""
 
     def __init__(self, settings: Settings, board: Board, *, only_workers: bool = False) -> None:
         self.settings, self.board = settings, board

@@ -65,7 +65,7 @@ def booked_of(order: Order) -> Decimal:
 
 
 async def dust(symbol: str) -> Decimal:
-    """Return what less of cannot be sold, and so is nothing: spot fees taken in the coin leave some."""
+    """Return the smallest sellable quantity; less is dust that spot fees leave, and counts as nothing."""
     if ":" in symbol:
         return ZERO
     instrument = await venue().instrument(symbol)

@@ -62,7 +62,7 @@ class Exchange:
         self.naked_now_ms: Counter[str] = Counter(saved.get("naked_now_ms"))  # of the position that is open
 
     def _market(self) -> dict[str, Any]:
-        """Return what makes this market another than another: a saved account fits no other."""
+        """Return the market's identity; a saved account loads only into the same market."""
         files = {symbol: str(path.resolve()) for symbol, path in sorted(self.config.candles.items())}
         return {"symbols": sorted(self.markets), "seed": self.config.seed, "candles": files}
 

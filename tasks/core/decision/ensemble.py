@@ -32,7 +32,7 @@ class Voice(NamedTuple):
 
 
 class _Ensemble:
-    """What its members send, each prompt version once: a comparison says which it compared."""
+    """Base of the ensembles; lists each member's prompt versions once, so that a comparison can name them."""
 
     def __init__(self, name: str, members: Sequence[Decider]) -> None:
         self.name, self.kind = f"ensemble:{name}", joined(member.kind for member in members)

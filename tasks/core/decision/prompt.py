@@ -1,7 +1,7 @@
 """Prompts as files: YAML front matter, a static `## system` part, then a `## user` part with `${variables}`.
 
 The system part comes first and never varies, so that providers' prompt caches hit. Everything that can be wrong with
-a file is found when it is parsed, before any call. Reading files is `adapters.prompts`; a published version never
+a file is found when it is parsed, before any call. Reading files is `adapters.files.prompts`; a published version never
 changes, and `PromptRef.sha256` proves it.
 """
 

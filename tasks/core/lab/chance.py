@@ -109,7 +109,7 @@ def earned(trades: Sequence[Trade], at: Placed, path: TradedBars, days: np.ndarr
 
 
 def _slipped(price: np.ndarray, sign: np.ndarray, quantity: np.ndarray, costs: Costs) -> np.ndarray:
-    """Move the price against the order, as `trading.execution` does."""
+    """Move the price against the order, as `simulation.account` does."""
     impact = float(costs.impact_bps_per_million) * quantity * price / 1e6
     return np.asarray(price * (1 + sign * (float(costs.half_spread_bps) + impact) / 1e4))
 

@@ -31,7 +31,7 @@ def with_trail(old: Answer, as_of: datetime) -> Answer:
 
 
 def stood(old: Answer) -> bool:
-    """Return whether a hold for lack of answers was taken for one: its error ended, by chance, in a flag's words."""
+    """Return whether a hold for lack of answers passed for an answer because its error ended in a flag's words."""
     return not old.trail and old.source == "hold" and old.rung != "hold"
 
 

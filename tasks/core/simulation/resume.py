@@ -1,4 +1,4 @@
-"""Going on with an interrupted replay: its records are made again, its decisions are not asked for again.
+"""Resume an interrupted backtest: rebuild its records from the stored answers, without asking again.
 
 Everything but a decider's answer follows from the inputs, so the prefix is replayed with the answers that were kept,
 at no model's cost, and each record is held against the one on disk: a run of other candles, limits or code is refused

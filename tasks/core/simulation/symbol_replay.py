@@ -87,7 +87,7 @@ class SymbolReplay:
     # its candles
 
     def watch(self, triggers: Triggers) -> None:
-        """Have the first bar touched at which anything that rests or is open could change."""
+        """Set the prices and the expiry at which a resting order or an open position could change."""
         self.below = -math.inf if triggers.below is None else float(triggers.below)
         self.above = math.inf if triggers.above is None else float(triggers.above)
         self.expires = math.inf if triggers.expires_at is None else self.grid.index(triggers.expires_at)

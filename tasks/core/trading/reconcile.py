@@ -54,7 +54,7 @@ def reconcile(
     odd = {action.about: action.since for action in earlier if isinstance(action, LookAgain)}
 
     def again(symbol: str, about: str) -> LookAgain | None:
-        """Return that it must be looked at again; None: it has been odd for long enough, and is a fact."""
+        """Request another look; None once the difference has lasted `patience` and is a fact."""
         since = odd.get(about, look.observed_at)
         if about in odd and look.observed_at - since >= patience:
             return None

@@ -37,7 +37,7 @@ class LedgerView(Dto):
     known: frozenset[str] = frozenset()  # ids of orders that any strategy here has sent
     unfinished: tuple[CycleRecord, ...] = ()
     halts: tuple[Halt, ...] = ()
-    dust: dict[str, Exact] = {}  # by symbol: what less of cannot be sold, and is nothing
+    dust: dict[str, Exact] = {}  # by symbol: less than this cannot be sold and counts as nothing
     limits: Limits = Limits()
     attaches_protection: bool = True
 

@@ -57,7 +57,7 @@ class Inputs(Dto):
     @model_validator(mode="before")
     @classmethod
     def _first_rules(cls, document: Any) -> Any:
-        """Read a record of before: its terms are a strategy under the first rules; no memory was an empty one."""
+        """Convert a record older than stored strategies: build one, of the first rules, from its `terms`."""
         if not isinstance(document, dict) or "terms" not in document:
             return document
         told = {**document, "strategy": {**document["terms"], "rules": FIRST_RULES}}

@@ -28,10 +28,10 @@ PLACES = Decimal("0.000001")
 def recent_trades(
     closed: Sequence[ClosedTrade], as_of: datetime, limits: Limits, decided_at: datetime | None
 ) -> tuple[ClosedTrade, ...]:
-    """Return of the closed trades those that the guard looks back on, and those that closed since the last decision.
+    """Return the closed trades in the guard's lookback or since the last decision, and the one before them.
 
-    The newest one before them comes along: a reader sees by it that none is missing, and credits what closed between
-    two decisions to the first. A clock behind as_of sees no less.
+    By that one a reader sees that none is missing, and credits what closed between two decisions to the first. A clock
+    behind as_of sees no less.
     """
     now = as_of - timedelta(seconds=limits.max_lateness_s)
     looked_back = timedelta(minutes=max(limits.cool_off_min, limits.reentry_cooldown_min))
