@@ -26,9 +26,12 @@ from tasks.core.lab import old_records
 from tasks.core.ports import Decider, ModelRequest
 from tasks.core.types.decision import Answer, ModelCall, ToolCall, Why
 from tasks.core.types.limits import ToolLimits, ToolRates
+from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord
+from tasks.core.types.record import CycleRecord, Inputs
+from tasks.core.types.snapshot import Snapshot
 from tasks.core.types.strategy import Strategy
+from tasks.core.types.verdict import Verdict
 
 ENDLESS_S = 3600.0  # nothing is waited for: recorded answers come at once
 PromptOf = Callable[[str, str | None], Prompt]  # by role and version; None: any
@@ -39,15 +42,32 @@ class NotReplayable(Exception):
     """The record, or this machine, lacks something that deciding again needs."""
 
 
-def decision_of(record: CycleRecord) -> Answer:
-    """Return what was decided."""
-    if record.decided is None:
-        raise NotReplayable("decision")
-    return record.decided
+class Replayable(CycleRecord):
+    """A record of a decision with everything it was made of."""
+
+    snapshot: Snapshot
+    state: AccountState
+    inputs: Inputs
+    decided: Answer
+    verdict: Verdict
+
+
+def lacks(record: CycleRecord) -> str:
+    """Return what the record lacks to be replayed; nothing when it can be."""
+    if None in (record.decided, record.snapshot, record.verdict, record.state):
+        return f"a decision: it ended {record.status.value}"
+    return "" if record.inputs is not None else "its inputs: it is older than they are recorded"
+
+
+def replayable(record: CycleRecord) -> Replayable:
+    """Return a record that lacks nothing as such a one."""
+    if missing := lacks(record):
+        raise NotReplayable(missing)
+    return Replayable.trusted(**dict(record))
 
 
 async def decide_again(
-    records: Sequence[CycleRecord],
+    records: Sequence[Replayable],
     questions: Sequence[Question],
     strategy: Strategy,
     prompt_of: PromptOf,
@@ -57,11 +77,8 @@ async def decide_again(
 
     plain: builds the deciders that ask no model. Raises NotReplayable saying what is missing.
     """
-    old = [decision_of(record) for record in records]
-    typed = [
-        record.replace(decided=old_records.with_trail(answer, record.as_of))
-        for record, answer in zip(records, old, strict=True)
-    ]
+    old = [record.decided for record in records]
+    typed = [record.replace(decided=old_records.with_trail(record.decided, record.as_of)) for record in records]
     again: list[Answer] = []
     for laddered in dict.fromkeys((not any(map(old_records.stood, old)), False)):  # a comparison asks without a ladder
         answers = await decider_of(typed, strategy, prompt_of, plain, laddered).decide(questions)
@@ -81,18 +98,17 @@ def _as_observed(new: Answer, old: Answer) -> Answer:
 
 
 def decider_of(
-    records: Sequence[CycleRecord], strategy: Strategy, prompt_of: PromptOf, plain: Callable[[str], Decider],
+    records: Sequence[Replayable], strategy: Strategy, prompt_of: PromptOf, plain: Callable[[str], Decider],
     laddered: bool = True,
 ) -> Decider:  # fmt: skip
     """Build the decider that decided `records`, all with a trail, on what it was answered then."""
     record = records[0]
-    decided, kind = decision_of(record), kind_of(record.decider)
+    decided, kind = record.decided, kind_of(record.decider)
     if kind.by_time:
-        sent = ((each, decision_of(each).calls) for each in records)
         return RecordedDecider(
-            compact({"as_of": each.as_of.isoformat(), "symbol": each.symbol, "reply": calls[0].raw_reply})
-            for each, calls in sent
-            if calls
+            compact({"as_of": each.as_of.isoformat(), "symbol": each.symbol, "reply": each.decided.calls[0].raw_reply})
+            for each in records
+            if each.decided.calls
         )
     if not kind.asks_model:
         try:
@@ -150,11 +166,6 @@ class RecordedReplies:
         self.calls, self.tools = list(decided.calls), list(decided.tool_calls)
         self.overran = any(rung.why is Why.OUT_OF_TIME for rung in decided.trail)
 
-    @property
-    def planner_is_late(self) -> bool:
-        """Return whether the planner has used up its time."""
-        return self.overran and all(call.role != "planner" for call in self.calls)
-
     async def ask(self, request: ModelRequest) -> ModelCall:
         call = _take(self.calls, lambda call: call.role == request.role)
         if call is None:
@@ -202,8 +213,8 @@ class RecordedMeter(Meter):
 class RecordedCache:
     """Two of `ladder.Shared`: the breaker as it was found, and the decision that the near cache found."""
 
-    def __init__(self, records: Sequence[CycleRecord]) -> None:
-        self.records, trail = {record.symbol: record for record in records}, decision_of(records[0]).trail
+    def __init__(self, records: Sequence[Replayable]) -> None:
+        self.records, trail = {record.symbol: record for record in records}, records[0].decided.trail
         shut = next((rung for rung in trail if rung.why is Why.BREAKER_OPEN), None)
         self.breaker = BreakerState(errors=shut.errors, retry_at=shut.retry_at) if shut else BreakerState()
 
@@ -219,16 +230,14 @@ class RecordedCache:
         record = self.records[symbol]
         return [
             _near(record, rung.as_of, rung.distance)
-            for rung in decision_of(record).trail
+            for rung in record.decided.trail
             if rung.as_of and rung.distance is not None
         ]
 
 
-def _near(record: CycleRecord, as_of: datetime, distance: float) -> KeptDecision:
+def _near(record: Replayable, as_of: datetime, distance: float) -> KeptDecision:
     """Make up the moment that was found near this one, with the decision that was taken over from it."""
-    decided, snapshot = decision_of(record), record.snapshot
-    if snapshot is None:
-        raise NotReplayable("snapshot")
+    decided, snapshot = record.decided, record.snapshot
     here = vector(snapshot).values
     others = [i for i, value in enumerate(here) if value is not None and i != SIDE]
     shift = distance * ((len(others) + 1) / len(others)) ** 0.5 if others else 0.0

@@ -16,7 +16,7 @@ import pandas as pd
 
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
-from tasks.core.lab.recorded_replies import NotReplayable, PromptOf, decide_again, decision_of
+from tasks.core.lab.recorded_replies import NotReplayable, PromptOf, Replayable, decide_again, lacks, replayable
 from tasks.core.market.events import RULES
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
@@ -26,9 +26,8 @@ from tasks.core.trading.question import question
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import Answer
 from tasks.core.types.limits import EventThresholds
-from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord, Inputs
+from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy
 
 MADE = {"snapshot", "role_inputs", "decided", "verdict", "intents"}
@@ -67,7 +66,7 @@ class Replayer:
 
     def strategy(self, record: CycleRecord) -> Strategy:
         """Return the strategy in force when the cycle ran."""
-        strategy = inputs_of(record).strategy
+        strategy = replayable(record).inputs.strategy
         try:
             strategy = strategy if isinstance(strategy, Strategy) else self.strategies(strategy)
         except InputError as e:
@@ -102,18 +101,17 @@ class Replayer:
         for (venue, symbol, thresholds, limit), at in closes.items():
             self.history(venue, symbol).market(thresholds, limit).read_ahead(np.array(sorted(at)))
 
-    async def replay(self, records: Sequence[CycleRecord]) -> list[Replayed]:
+    async def replay(self, cycles: Sequence[CycleRecord]) -> list[Replayed]:
         """Replay records of one question: one, or those of one portfolio call.
 
         From all candles first; where that differs, from the very bars that were seen, if those were not all.
         """
         results: list[Replayed] = []
         try:
+            records = [replayable(record) for record in cycles]
             strategies = [self.strategy(record) for record in records]
             if not any(
-                self.history(strategy.venue, record.symbol).has_later(
-                    strategy, inputs_of(record).known_at, record.as_of
-                )
+                self.history(strategy.venue, record.symbol).has_later(strategy, record.inputs.known_at, record.as_of)
                 for record, strategy in zip(records, strategies, strict=True)
             ):
                 results = await self._compared(records, exact=False)
@@ -121,23 +119,24 @@ class Replayer:
             if differs and all(strategy.history_bars for strategy in strategies):
                 results = await self._compared(records, exact=True)
         except NotReplayable as e:
-            return [_result(record, lacks=str(e)) for record in records]
+            return [_result(record, lacks=str(e)) for record in cycles]
         return results
 
     async def answers(self, records: Sequence[CycleRecord]) -> list[Answer]:
         """Return what the deciders of one question's records answer once more; raises InputError saying what lacks."""
         try:
-            return [decision_of(made) for _, made in await self._made(records, exact=True)]
+            made = await self._made([replayable(record) for record in records], exact=True)
         except NotReplayable as e:
             raise InputError(f"cycle {records[0].cycle_id} lacks {e}") from e
+        return [record.decided for _, record in made]
 
-    async def _compared(self, records: Sequence[CycleRecord], exact: bool) -> list[Replayed]:
+    async def _compared(self, records: Sequence[Replayable], exact: bool) -> list[Replayed]:
         return [
             _result(record, differences=(*_lost_reasons(record, market), *differences(record, made)))
             for record, (market, made) in zip(records, await self._made(records, exact), strict=True)
         ]
 
-    async def _made(self, records: Sequence[CycleRecord], exact: bool) -> list[tuple[Market, CycleRecord]]:
+    async def _made(self, records: Sequence[Replayable], exact: bool) -> list[tuple[Market, Replayable]]:
         """Make each record once more: its question, what the decider answers to that, and what becomes of it."""
         strategies = [self.strategy(record) for record in records]
         markets = [self._market(*each, exact) for each in zip(records, strategies, strict=True)]
@@ -146,10 +145,10 @@ class Replayer:
         made = [remake(*each) for each in zip(records, strategies, asked, answers, strict=True)]
         return list(zip(markets, made, strict=True))
 
-    def _market(self, record: CycleRecord, strategy: Strategy, exact: bool) -> Market:
+    def _market(self, record: Replayable, strategy: Strategy, exact: bool) -> Market:
         history = self.history(strategy.venue, record.symbol)
         if exact:
-            return history.seen(strategy, inputs_of(record).known_at, record.as_of)
+            return history.seen(strategy, record.inputs.known_at, record.as_of)
         return history.market(strategy.thresholds, strategy.history_bars)
 
 
@@ -158,40 +157,19 @@ def _result(record: CycleRecord, **outcome: Any) -> Replayed:
     return Replayed(**same, decided=record.decided is not None, **outcome)
 
 
-def lacks(record: CycleRecord) -> str:
-    """Return what the record lacks to be replayed; nothing when it can be."""
-    if None in (record.decided, record.snapshot, record.verdict, record.state):
-        return f"a decision: it ended {record.status.value}"
-    return "" if record.inputs is not None else "its inputs: it is older than they are recorded"
-
-
-def inputs_of(record: CycleRecord) -> Inputs:
-    """Return what was known beside the market, of a record that lacks nothing."""
-    if (missing := lacks(record)) or record.inputs is None:
-        raise NotReplayable(missing)
-    return record.inputs
-
-
-def state_of(record: CycleRecord) -> AccountState:
-    """Return the account the guard judged on."""
-    if record.state is None:
-        raise NotReplayable(lacks(record))
-    return record.state
-
-
-def remake_question(record: CycleRecord, strategy: Strategy, market: Market) -> Question:
+def remake_question(record: Replayable, strategy: Strategy, market: Market) -> Question:
     """Build what the decider was handed."""
-    inputs = inputs_of(record)
+    inputs = record.inputs
     return question(
-        strategy, market, inputs.state or state_of(record), inputs.book, inputs.news, inputs.memory, record.reasons,
+        strategy, market, inputs.state or record.state, inputs.book, inputs.news, inputs.memory, record.reasons,
         record.as_of, position=inputs.position, digest=inputs.digest,
     )  # fmt: skip
 
 
-def remake(record: CycleRecord, strategy: Strategy, asked: Question, answer: Answer) -> CycleRecord:
+def remake(record: Replayable, strategy: Strategy, asked: Question, answer: Answer) -> Replayable:
     """Put together the record as it comes out now."""
-    now = inputs_of(record).judged_at or record.as_of
-    _, verdict, intents = judged(asked, answer, state_of(record), strategy, now)
+    now = record.inputs.judged_at or record.as_of
+    _, verdict, intents = judged(asked, answer, record.state, strategy, now)
     made = {"decided": answer, "verdict": verdict, "intents": intents}
     return record.replace(snapshot=asked.snapshot, role_inputs=asked.role_inputs, **made)
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from tasks.core.lab.replay import inputs_of, remake, state_of
+from tasks.core.lab.recorded_replies import Replayable, replayable
+from tasks.core.lab.replay import remake
 from tasks.core.simulation.candle_history import History
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
 from tasks.core.trading.question import constraints, risk_view
@@ -47,34 +48,30 @@ class ChangedVerdict(Dto):
 
 
 def changed_verdict(
-    record: CycleRecord, strategy: Strategy, limits: Mapping[str, Any], history: History
+    cycle: CycleRecord, strategy: Strategy, limits: Mapping[str, Any], history: History
 ) -> ChangedVerdict | None:
     """Judge the record's decision under other limits; None where the orders would have been the same."""
-    decided, snapshot, was = record.decided, record.snapshot, record.verdict
-    if decided is None or snapshot is None or was is None:
-        return None
+    record = replayable(cycle)
     other = strategy.replace(limits=strategy.limits.model_copy(update=dict(limits)))
-    inputs, state = inputs_of(record), state_of(record)
-    before = inputs.state or state  # the market in the snapshot stays, the room is what these limits leave
-    mode = risk_view(before, other.limits, inputs.digest, record.as_of).risk_mode
+    before = record.inputs.state or record.state
+    # the market in the snapshot stays, the room is what these limits leave
+    mode = risk_view(before, other.limits, record.inputs.digest, record.as_of).risk_mode
     room = constraints(other, before, record.symbol, record.as_of, mode)
-    risk = snapshot.risk.replace(risk_mode=mode)
-    seen = snapshot.replace(constraints=room, risk=risk)
-    asked = Question(snapshot=seen, reasons=record.reasons)
-    made = remake(record, other, asked, decided)
-    would_be = made.verdict
-    if made.intents == record.intents or would_be is None:
+    risk = record.snapshot.risk.replace(risk_mode=mode)
+    seen = record.snapshot.replace(constraints=room, risk=risk)
+    made = remake(record, other, Question(snapshot=seen, reasons=record.reasons), record.decided)
+    if made.intents == record.intents:
         return None
     was_pct, would_pct = (_earned_pct(record, sent, history, strategy.costs) for sent in (record.intents, made.intents))
     return ChangedVerdict(
         cycle_id=record.cycle_id,
         symbol=record.symbol,
         as_of=record.as_of,
-        action=decided.decision.action,
-        was=_text(was),
-        would_be=_text(would_be),
-        was_allowed=was.allowed,
-        would_be_allowed=would_be.allowed,
+        action=record.decided.decision.action,
+        was=_text(record.verdict),
+        would_be=_text(made.verdict),
+        was_allowed=record.verdict.allowed,
+        would_be_allowed=made.verdict.allowed,
         was_pct=was_pct,
         would_pct=would_pct,
     )
@@ -85,12 +82,12 @@ def _text(verdict: Verdict) -> str:
     return f"{word} ({', '.join(verdict.codes)})" if verdict.codes else word
 
 
-def _earned_pct(record: CycleRecord, intents: Sequence[OrderIntent], history: History, costs: Costs) -> Decimal | None:
+def _earned_pct(record: Replayable, intents: Sequence[OrderIntent], history: History, costs: Costs) -> Decimal | None:
     """Return what the orders earned over the day that followed; None where its candles are not all there."""
     five = history.frames["5m"]
     if five.empty or five.index[-1] < record.as_of + (HORIZON_BARS - 1) * duration("5m"):
         return None
-    return score(state_of(record), record.symbol, intents, five.loc[record.as_of :], costs)
+    return score(record.state, record.symbol, intents, five.loc[record.as_of :], costs)
 
 
 def total(changed: Sequence[ChangedVerdict]) -> dict[str, Any]:
