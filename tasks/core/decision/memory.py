@@ -4,9 +4,10 @@ A component is tanh((x - centre) / scale), so that no single number dominates; u
 another choice of numbers is another spec, and vectors of different specs are not compared.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from math import inf
+from math import inf, tanh
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,14 +42,20 @@ class Vector(Dto):
 
 def vector(snapshot: Snapshot) -> Vector:
     """Place `snapshot` in feature space."""
-    return Vector(values=tuple(_component(snapshot, *name.split(".")) for name in COMPONENTS))
+    return Vector(values=components(snapshot, COMPONENTS))
 
 
-def _component(snapshot: Snapshot, part: str, name: str) -> float | None:
-    value = getattr(snapshot.timeframes.get(part) or getattr(snapshot, part, None), name, None)
+def components(snapshot: Snapshot, spec: Mapping[str, tuple[float, float]]) -> tuple[float | None, ...]:
+    """Return the numbers of `snapshot` that `spec` names, by its centres and scales."""
+    return tuple(_component(snapshot, name, *numbers) for name, numbers in spec.items())
+
+
+def _component(snapshot: Snapshot, name: str, centre: float, scale: float) -> float | None:
+    part, _, path = name.partition(".")
+    owner = snapshot.timeframes.get(part) or getattr(snapshot, part, None)
+    value = owner and attrgetter(path)(owner)
     value = SIDES.get(value, value)
-    centre, scale = COMPONENTS[f"{part}.{name}"]
-    return None if value is None else round(float(np.tanh((value - centre) / scale)), 4)
+    return None if value is None else round(tanh((value - centre) / scale), 4)
 
 
 def distances(here: Vector, others: Sequence[Vector]) -> npt.NDArray[np.float64]:

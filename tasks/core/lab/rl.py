@@ -32,7 +32,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,20 +82,8 @@ SPEC_SHA256 = hashlib.sha256(json.dumps(spec_document(), separators=(",", ":")).
 
 def state(snapshot: Snapshot) -> tuple[list[float], list[bool]]:
     """Return the state's values and, for each, whether it is unknown."""
-    values = [_component(snapshot, *each) for each in _PLAN]
+    values = memory.components(snapshot, COMPONENTS)
     return [0.0 if value is None else value for value in values], [value is None for value in values]
-
-
-_PLAN = [(*name.partition(".")[::2], *numbers) for name, numbers in COMPONENTS.items()]
-
-
-def _component(snapshot: Snapshot, part: str, path: str, centre: float, scale: float) -> float | None:
-    owner: object = snapshot.timeframes.get(part) or getattr(snapshot, part, None)
-    if owner is None:
-        return None
-    value = attrgetter(path)(owner)
-    value = memory.SIDES.get(value, value)
-    return round(math.tanh((value - centre) / scale), 4) if isinstance(value, int | float) else None
 
 
 def policy_input(values: npt.ArrayLike, unknown: npt.ArrayLike) -> npt.NDArray[np.float32]:
