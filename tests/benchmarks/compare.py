@@ -58,7 +58,7 @@ def main() -> None:
         begun = cpu()
         paths = parallel_replays.bars_of(parallel_replays.treated_for(jobs(path, bars, ("rules",))[0]))
         drawn = chance.random_returns(trial.trades, paths, trial.days, 10_000.0, Costs())
-        stands = chance.standing(compare.series([trial]).returns, drawn, len(trial.trades))
+        stands = chance.standing(compare.series([trial]).to_numpy(), drawn, len(trial.trades))
         took = cpu() - begun
         print(f"{stands.seeds} random traders of {stands.trades} trades each: cpu_s={took:.2f}")
 

@@ -47,8 +47,8 @@ def variant_files(variant: Variant, trials: Sequence[Trial], paths: Mapping[str,
 
 
 def _curve(trials: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
-    days, returns = compare.series(trials)
-    return days, np.cumprod(1 + returns)
+    returns = compare.series(trials)
+    return returns.index.to_numpy(), np.cumprod(1 + returns.to_numpy())
 
 
 def page_of(template: str, **values: Any) -> str:

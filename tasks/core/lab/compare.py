@@ -5,15 +5,15 @@ are put together as returns between UTC midnights, and two variants are compared
 decision times differ. Everything is per day; only Sharpe ratios in tables are annualised (365 days).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import reduce
 from itertools import combinations, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from tasks.core.errors import InputError
 from tasks.core.lab import chance, statistics
@@ -210,20 +210,15 @@ def daily(equity: np.ndarray, closes_s: np.ndarray, cash: float) -> tuple[np.nda
     return np.r_[closes_s[0] - 300, closes_s[at]], np.r_[cash, equity[at]]
 
 
-class Series(NamedTuple):
-    """A variant's daily returns over all windows, and the second each day ended."""
+def series(trials: Sequence[Trial]) -> "pd.Series[float]":
+    """Return a variant's daily returns over all windows, by the second each day ended."""
+    parts = [pd.Series(returns_of(trial.equity), trial.days[1:]) for trial in trials]
+    return pd.concat(parts) if parts else pd.Series(dtype=float)
 
-    days: np.ndarray
-    returns: np.ndarray
 
-
-def series(trials: Sequence[Trial]) -> Series:
-    """Put a variant's windows together, in their order."""
-    empty = np.array([])
-    return Series(
-        np.concatenate([empty.astype(int), *(trial.days[1:] for trial in trials)]),
-        np.concatenate([empty, *(returns_of(trial.equity) for trial in trials)]),
-    )
+def together(returns: Iterable["pd.Series[float]"]) -> np.ndarray:
+    """Return the returns of the days that all have, a column each."""
+    return pd.concat(list(returns), axis=1, join="inner").to_numpy()
 
 
 def of(trials: Sequence[Trial], label: str, treatment: Treatment = "raw") -> list[Trial]:
@@ -250,10 +245,8 @@ def compare(
     for label, mine in raw.items():
         if trades := sum(len(trial.trades) for trial in mine):
             drawn = [chance.random_returns(t.trades, bars, t.days, cash, costs, seeds) for t in mine]
-            luck[label] = chance.standing(returns[label].returns, np.concatenate(drawn, axis=1), trades)
+            luck[label] = chance.standing(returns[label].to_numpy(), np.concatenate(drawn, axis=1), trades)
     leakage = (_leakage(variant, windows, trials) for variant in variants)
-    common = reduce(np.intersect1d, (each.days for each in returns.values()))
-    shared = [each.returns[np.isin(each.days, common)] for each in returns.values()]  # one that holds is a choice too
     gates = (_gate(label, mine, bars) for label, mine in raw.items())
     return Comparison(
         symbols=tuple(sorted(bars)),
@@ -262,7 +255,7 @@ def compare(
         windows=tuple(windows),
         rows=tuple(_row(v, windows, raw[v.label], tried, luck.get(v.label)) for v in variants),
         pairs=tuple(_pair(a, b, returns) for a, b in combinations(returns, 2)),
-        overfit=statistics.overfitting(np.array(shared).T),
+        overfit=statistics.overfitting(together(returns.values())),  # one that holds is a choice too
         tried=tried.variants,
         leakage=tuple(filter(None, leakage)),
         gate=tuple(filter(None, gates)),
@@ -279,7 +272,7 @@ def _moved(bars: TradedBars, windows: Sequence[ReplayWindow]) -> float:
 
 def daily_sharpe(trials: Sequence[Trial]) -> float | None:
     """Return a variant's Sharpe ratio per day over all windows; None without variation."""
-    moments = statistics.moments(series(trials).returns)
+    moments = statistics.moments(series(trials).to_numpy())
     return None if moments is None else moments.sharpe
 
 
@@ -295,7 +288,7 @@ def _row(
     tried: VariantsTried,
     luck: Chance | None,
 ) -> Row:
-    returns = series(trials).returns
+    returns = series(trials).to_numpy()
     moments, best = statistics.moments(returns), statistics.expected_best(tried.variance, tried.variants)
     trades = [trade for trial in trials for trade in trial.trades]
     rs = np.array([trade.r for trade in trades if trade.r is not None])
@@ -348,14 +341,8 @@ def _side(window: ReplayWindow, cutoff: datetime | None) -> str:
     return "after" if window.start >= cutoff else "spans"
 
 
-def _paired(a: Series, b: Series) -> tuple[np.ndarray, np.ndarray]:
-    """Return the returns of the days both have."""
-    _, mine, theirs = np.intersect1d(a.days, b.days, return_indices=True)
-    return a.returns[mine], b.returns[theirs]
-
-
-def _pair(a: str, b: str, returns: Mapping[str, Series]) -> Pair:
-    mine, theirs = _paired(returns[a], returns[b])
+def _pair(a: str, b: str, returns: Mapping[str, "pd.Series[float]"]) -> Pair:
+    mine, theirs = together([returns[a], returns[b]]).T
     sharpe = Interval(estimate=0.0, n=len(mine))
     if len(mine) > 2:
         sharpe = statistics.interval(mine, theirs, lambda x: statistics.sharpe_of(x) * YEAR)
@@ -369,7 +356,7 @@ def _leakage(variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence
     figures: dict[str, Any] = {"masked_agreement": _agreement(raw, masked)}
     for name, shown in (("masked", masked), ("perturbed", noisy)):
         figures[f"{name}_sharpe"] = _annual_sharpe(shown)
-        mine, theirs = _paired(series(raw), series(shown))
+        mine, theirs = together([series(raw), series(shown)]).T
         figures[f"{name}_gap_bps"] = statistics.interval(mine * BPS, theirs * BPS) if shown else None
     for side in ("before", "after"):
         figures[f"{side}_sharpe"] = _annual_sharpe([t for t in raw if _side(windows[t.window], variant.cutoff) == side])
