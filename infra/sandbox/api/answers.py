@@ -47,7 +47,6 @@ LINEAR = {
     "insufficient_balance": (110007, "ab not enough for new order"),
     "below_min_notional": (110094, "Order does not meet minimum order value 5USDT"),
     "below_min_quantity": (10001, "The number of contracts exceeds minimum limit allowed"),
-    "below_filled": (110064, "The number of contracts modified cannot be less than or equal to the filled quantity"),
     "step": (10001, "Qty invalid"),
     "tick": (10001, "Price invalid"),
     "no_position": (110017, "current position is zero, cannot fix reduce-only order qty"),

@@ -99,14 +99,6 @@ def _find(q: Query) -> Order:
     return order
 
 
-def amend(q: Query) -> Json:
-    order = _find(q)
-    changes = {name: new for name, key in (("quantity", "qty"), ("price", "price")) if (new := q.amount(key))}
-    if code := q.account.amend(order.venue_order_id, changes, q.ex.now):
-        raise refusal(code, q.category)
-    return ids(order)
-
-
 def cancel(q: Query) -> Json:
     """Cancel a working order; or remove the attached stop or target that has this order id."""
     for leg in rows.attached(q.ex):
@@ -157,7 +149,6 @@ def trading_stop(q: Query) -> Json:
 
 ENDPOINTS = {
     "order/create": create,
-    "order/amend": amend,
     "order/cancel": cancel,
     "order/cancel-all": cancel_all,
     "position/set-leverage": set_leverage,

@@ -227,21 +227,6 @@ class SimulatedAccount:
             self._end(key, OrderStatus.CANCELLED, "cancelled", at)
         return self._orders[key]
 
-    def amend(self, key: str, changes: dict[str, Decimal], at: datetime) -> str:
-        """Change a working limit order's quantity or price, without it trading at once. Returns the refusal's code."""
-        if key not in self._resting:
-            return "unknown"
-        wanted = self._orders[key].model_copy(update=changes)
-        price, left = limit_price(wanted), wanted.quantity - wanted.filled
-        refusal = (
-            size_refusal(wanted, self.wallet.instruments[wanted.symbol], wanted.quantity, price)
-            or ("below_filled" if left <= 0 else "")
-            or margin_refusal(self.wallet, wanted, left, price, self.costs.taker_bps, self._reserved(besides=key))
-        )
-        if not refusal:
-            self._change(key, at, **changes)
-        return refusal
-
     def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None, at: datetime) -> str:
         """Set the position's resting stop and target; None leaves, 0 removes. Returns "" or the refusal's code."""
         holding = self.wallet.holdings.get(symbol)
@@ -424,9 +409,9 @@ class SimulatedAccount:
             return intent.quantity
         return min(intent.quantity, holding.quantity)
 
-    def _reserved(self, besides: str = "") -> Decimal:
-        """Return the margin that working orders tie up, `besides` one; what only reduces ties up none."""
-        opening = [order for key in self._resting if not (order := self._orders[key]).reduce_only and key != besides]
+    def _reserved(self) -> Decimal:
+        """Return the margin that working orders tie up; what only reduces ties up none."""
+        opening = [order for key in self._resting if not (order := self._orders[key]).reduce_only]
         ties = [(o.quantity - o.filled) * limit_price(o) / self.wallet.leverage(o.symbol) for o in opening]
         return sum(ties, ZERO)
 

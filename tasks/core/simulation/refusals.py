@@ -7,7 +7,7 @@ stop_wrong_side target_wrong_side insufficient_balance`
 from decimal import Decimal
 
 from tasks.core.simulation.wallet import Holding, Wallet
-from tasks.core.types.orders import Instrument, Order, OrderIntent, OrderType
+from tasks.core.types.orders import Instrument, OrderIntent, OrderType
 
 PROTECTIVE = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
 
@@ -40,9 +40,7 @@ def leg_refusal(intent: OrderIntent, holding: Holding | None, price: Decimal) ->
     return protection_refusal(holding.sign, price, stop, target)
 
 
-def size_refusal(
-    intent: OrderIntent | Order, instrument: Instrument, quantity: Decimal, price: Decimal, closes: bool = False
-) -> str:
+def size_refusal(intent: OrderIntent, instrument: Instrument, quantity: Decimal, price: Decimal, closes: bool) -> str:
     """Return why quantity or price are off the venue's grid or too small; `closes`: it ends the whole position."""
     if intent.type == OrderType.LIMIT and (intent.price is None or intent.price <= 0 or intent.price % instrument.tick):
         return "tick"
@@ -79,7 +77,7 @@ def opening_quantity(holding: Holding | None, sign: int, quantity: Decimal) -> D
 
 def margin_refusal(
     wallet: Wallet,
-    intent: OrderIntent | Order,
+    intent: OrderIntent,
     quantity: Decimal,
     price: Decimal,
     taker_bps: Decimal,

@@ -401,19 +401,6 @@ def test_thin_depth_fills_part_of_a_limit_order_and_rests_the_remainder():
     assert (fill.quantity, fill.price, account.orders[0].avg_price) == (D("1.5"), D(101), D("100.75"))
 
 
-def test_amending_changes_a_working_limit_and_refuses_what_the_venue_would():
-    account = an_account()
-    enter(account, kind="limit", price=D(98))
-    key = account.orders[0].venue_order_id
-    assert account.amend(key, {"quantity": D(2), "price": D(97)}, START) == ""
-    assert account.amend(key, {"quantity": D("0.0001")}, START) == "step"
-    assert account.amend(key, {"quantity": D(5000)}, START) == "insufficient_balance"
-    assert account.amend("nobody", {"quantity": D(1)}, START) == "unknown"
-    assert account.orders[0].price == D(97)
-    assert play(account, 0, 100, 100, "97.5", 98) == []
-    assert play(account, 1, 98, 98, 96, 97)[0].quantity == D(2)
-
-
 def test_a_bar_over_an_idle_symbol_does_nothing():
     account = an_account()
     before = account.dump()
