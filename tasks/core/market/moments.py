@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 SWING_FIELDS = tuple(Swing.model_fields)
 VIEW_FIELDS = tuple(name for name in TimeframeView.model_fields if name not in ("swing", "last3", "ma_stack"))
 NUMBERS = (*VIEW_FIELDS, *SWING_FIELDS)
-WHOLE = frozenset({"macd_cross", "obv_dir"})
-YES_NO = frozenset({"vol_spike", "broke_high", "broke_low"})
 AVERAGES = ("sma20", "sma50", "sma200")
 DAY_BARS = SECONDS["1d"] // SECONDS["5m"]
 DISTANCES = ("prev_day_high", "prev_day_low", "prev_week_high", "prev_week_low")
@@ -130,10 +128,6 @@ def _fields(known: Sequence[tuple[Table, np.ndarray]]) -> list[dict[str, object]
     """Return the fields of each row's view, of one table after the other."""
     raw = np.concatenate([[table.columns[name][at] for name in NUMBERS] for table, at in known], axis=1)
     numbers = objects(rounded(raw))
-    for j, name in enumerate(NUMBERS):
-        if name in WHOLE or name in YES_NO:
-            kind = int if name in WHOLE else bool
-            numbers[j] = [None if value is None else kind(value) for value in numbers[j]]
     stacks = ma_stacks([np.concatenate([table.columns[name][at] for table, at in known]) for name in AVERAGES])
     first = np.concatenate([at for _, at in known]).tolist()
     bars = zip(first, rounded(np.concatenate([_last3(table, at) for table, at in known])).tolist(), strict=True)
