@@ -9,7 +9,7 @@ from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Reason
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
-from tasks.core.types.verdict import Check, Code, Verdict
+from tasks.core.types.verdict import Code, Verdict, check
 
 AT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 BTC = "BTC/USDT:USDT"
@@ -46,8 +46,8 @@ def a_snapshot() -> Snapshot:
 
 
 def a_verdict() -> Verdict:
-    check = Check(Code.SIZE_CLAMPED, True, **{"size_pct": "20", "max": "10"})
-    return Verdict(allowed=True, decision=a_decision().decision, codes=(Code.SIZE_CLAMPED,), checks=(check,),
+    fired = check(Code.SIZE_CLAMPED, True, **{"size_pct": "20", "max": "10"})
+    return Verdict(allowed=True, decision=a_decision().decision, codes=(Code.SIZE_CLAMPED,), checks=(fired,),
                    quantity=Decimal("0.012"), price=Decimal("65000.10"), stop=Decimal("64000"), target=Decimal("67000"),
                    trade_risk_pct=Decimal("0.12"), total_risk_pct=Decimal("0.12"))  # fmt: skip
 

@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
-from operator import itemgetter
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
@@ -73,36 +72,25 @@ class Code(Explained):
 _SHOWN = Context(prec=12, rounding=ROUND_HALF_EVEN, traps=[])
 
 
-class Check(tuple[Code, bool, Mapping[str, object]]):
+class Check(NamedTuple):
     """One rule that looked at the decision: what it compared, and whether it fired.
 
     A tuple, because a decision meets some fifty of them; numbers become text when they are read, which is rarely.
     """
 
-    __slots__ = ()
-
-    def __new__(cls, code: Code, fired: bool, /, **inputs: object) -> "Check":
-        return tuple.__new__(cls, (code, fired, inputs))
-
-    def __getnewargs_ex__(self) -> tuple[tuple[Code, bool], Mapping[str, object]]:  # else no copy, no pickle
-        return self[:2], self[2]
-
-    code = property(itemgetter(0))
-    fired = property(itemgetter(1))
+    code: Code
+    fired: bool
+    compared: Mapping[str, object]
 
     @property
     def inputs(self) -> dict[str, str]:
         """Return what was compared as text, computed numbers cut to 12 digits."""
-        return {name: _text(value) for name, value in self[2].items()}
+        return {name: _text(value) for name, value in self.compared.items()}
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Check) and self[:2] == other[:2] and self.inputs == other.inputs
 
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return hash(self[:2])
+def check(code: Code, fired: bool, /, **compared: object) -> Check:
+    """Return what a rule has found."""
+    return Check(code, fired, compared)
 
 
 def _text(value: object) -> str:
@@ -116,12 +104,12 @@ Stored = tuple[Code, bool, dict[str, str]]
 _STORED = TypeAdapter(tuple[Stored, ...])
 
 
-def _checks(given: object) -> tuple[Check, ...]:
-    if isinstance(given, tuple) and given and isinstance(given[0], Check):
-        return given
-    if isinstance(given, list) and given and isinstance(given[0], dict):  # as records before the tuples have them
-        given = [(check["code"], check["fired"], check.get("inputs", {})) for check in given]
-    return tuple(Check(code, fired, **inputs) for code, fired, inputs in _STORED.validate_python(given))
+def _checks(checks: object) -> tuple[Check, ...]:
+    if isinstance(checks, tuple) and checks and isinstance(checks[0], Check):
+        return checks
+    if isinstance(checks, list) and checks and isinstance(checks[0], dict):  # as records before the tuples have them
+        checks = [(check["code"], check["fired"], check.get("inputs", {})) for check in checks]
+    return tuple(Check(*stored) for stored in _STORED.validate_python(checks))
 
 
 def _stored(checks: tuple[Check, ...]) -> list[Stored]:

@@ -30,7 +30,7 @@ from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.question import Reason
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
-from tasks.core.types.verdict import Check, Code, Verdict
+from tasks.core.types.verdict import Code, Verdict, check
 from tasks.settings import settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,7 +131,7 @@ def record(cycle_id: str, prompt: File, calls: int = 2) -> CycleRecord:
         allowed=True,
         decision=decision.model_copy(update={"size_pct": Decimal(20)}),
         codes=(Code.SIZE_CLAMPED,),
-        checks=(Check(Code.SIZE_CLAMPED, True, **{"asked": "40", "allowed": "20"}),),
+        checks=(check(Code.SIZE_CLAMPED, True, **{"asked": "40", "allowed": "20"}),),
         quantity=Decimal("0.031"),
     )
     intent = OrderIntent(

@@ -19,7 +19,7 @@ from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.question import Reason
 from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Outcome
 from tasks.core.types.snapshot import Confluence, Constraints, OrderBookView, RiskView, Snapshot, TimeframeView
-from tasks.core.types.verdict import Check, Code, Verdict
+from tasks.core.types.verdict import Code, Verdict, check
 
 AS_OF = datetime(2026, 3, 2, 10, 5, tzinfo=UTC)
 BTC = "BTC/USDT:USDT"
@@ -101,8 +101,8 @@ def record(**changes) -> CycleRecord:
             decision=decision(size_pct=Decimal(20)),
             codes=(Code.TRADE_RISK_CLAMPED,),
             checks=(
-                Check(Code.TRADE_RISK_CLAMPED, True, **{"room": "75", "asked": "0.062"}),
-                Check(Code.LOW_CONFIDENCE, False, **{"confidence": "0.7"}),
+                check(Code.TRADE_RISK_CLAMPED, True, **{"room": "75", "asked": "0.062"}),
+                check(Code.LOW_CONFIDENCE, False, **{"confidence": "0.7"}),
             ),
             quantity=Decimal("0.031"),
             price=Decimal("64123.5"),
@@ -192,7 +192,7 @@ def test_a_denied_decision_shows_no_size_as_allowed():
         allowed=False,
         decision=decision(),
         codes=(Code.HALTED,),
-        checks=(Check(Code.HALTED, True, **{"halt": "daily loss"}),),
+        checks=(check(Code.HALTED, True, **{"halt": "daily loss"}),),
     )
     page = to_markdown(record(status=CycleStatus.DENIED, verdict=verdict, intents=(), orders=(), fills=()))
     assert "**Denied.**" in page
@@ -227,13 +227,13 @@ def hostile_record(text: str) -> CycleRecord:
     base = record(decision=asked)
     call = base.decided.calls[0].model_copy(update={"error": text, "role": text, "model": text})
     order = base.orders[0].model_copy(update={"reason": text, "venue_order_id": text})
-    check = Check(Code.HALTED, True, **{"halt": text})
+    halted = check(Code.HALTED, True, **{"halt": text})
     return base.model_copy(
         update={
             "decided": base.decided.model_copy(
                 update={"errors": (text,), "calls": (call,), "rung": text, "model": text}
             ),
-            "verdict": base.verdict.model_copy(update={"checks": (check,)}),
+            "verdict": base.verdict.model_copy(update={"checks": (halted,)}),
             "orders": (order,),
             "error": text,
             "failures": (DataFailure(symbol=BTC, timeframe="5m", expectation="x", rows=(text,)),),

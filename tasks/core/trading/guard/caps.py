@@ -11,7 +11,7 @@ from tasks.core.trading.guard.checks import Case, EntryTerms
 from tasks.core.trading.money import bps
 from tasks.core.types.base import ZERO, Quantity
 from tasks.core.types.orders import PositionSide
-from tasks.core.types.verdict import Check, Code
+from tasks.core.types.verdict import Check, Code, check
 
 HALF, WHOLE = Decimal("0.5"), Decimal(1)
 POOR_SCORE = Decimal("-0.5")
@@ -27,7 +27,7 @@ def careful(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
     score = sizing.known(c.snapshot.digest.recent_performance_score)
     poor = score is not None and score < POOR_SCORE
     factor = HALF if poor or c.account.risk_mode == "tighten" else WHOLE
-    return factor, Check(Code.SIZE_CLAMPED, factor < 1, risk_mode=c.account.risk_mode, score=score, factor=factor)
+    return factor, check(Code.SIZE_CLAMPED, factor < 1, risk_mode=c.account.risk_mode, score=score, factor=factor)
 
 
 def volatile(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
@@ -35,7 +35,7 @@ def volatile(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
     target, atr, last = c.account.limits.target_atr_pct, c.atr or ZERO, c.last or WHOLE
     wild = atr * sizing.HUNDRED > target * last
     factor = (target * last / (atr * sizing.HUNDRED)).quantize(SHARE, ROUND_FLOOR) if wild else WHOLE
-    return factor, Check(Code.VOLATILITY_CLAMPED, wild, atr=atr, price=last, target_atr_pct=target, factor=factor)
+    return factor, check(Code.VOLATILITY_CLAMPED, wild, atr=atr, price=last, target_atr_pct=target, factor=factor)
 
 
 def cooled(c: Case, side: PositionSide) -> tuple[Decimal, Check]:
@@ -44,7 +44,7 @@ def cooled(c: Case, side: PositionSide) -> tuple[Decimal, Check]:
     votes = sizing.direction(side) * c.snapshot.confluence.signed
     fired = losses >= limits.cool_off_losses and votes < limits.cool_off_confluence
     factor = HALF if fired else WHOLE
-    return factor, Check(Code.COOL_OFF_CLAMPED, fired, losses=losses, confluence=votes, factor=factor)
+    return factor, check(Code.COOL_OFF_CLAMPED, fired, losses=losses, confluence=votes, factor=factor)
 
 
 # --- how many units there is room for
@@ -66,7 +66,7 @@ def correlation(t: EntryTerms) -> Room:
     """Positions that move alike are one position's risk, this one included."""
     a, alike = t.account, t.account.alike(t.side)
     if not alike:
-        return t.asked, Check(Code.CORRELATION_CLAMPED, False, alike=())
+        return t.asked, check(Code.CORRELATION_CLAMPED, False, alike=())
     used = sum((checks.risk(p, a.costs) for p in alike), a.position_risk)
     room = a.state.equity * a.limits.max_trade_risk_pct / sizing.HUNDRED - used
     return _cap(Code.CORRELATION_CLAMPED, t, room, t.loss, alike=tuple(p.symbol for p in alike))
@@ -76,7 +76,7 @@ def kelly(t: EntryTerms) -> Room:
     """Risk a fraction of what Kelly would; a decider without an edge keeps the floor, so that it can still show one."""
     a, limits = t.account, t.account.limits
     if a.state.kelly is None:
-        return t.asked, Check(Code.KELLY_CLAMPED, False, kelly=None)
+        return t.asked, check(Code.KELLY_CLAMPED, False, kelly=None)
     share = max(a.state.kelly * limits.kelly_fraction, limits.kelly_floor_pct / sizing.HUNDRED)
     room = t.equity * share - t.account.position_risk
     return _cap(Code.KELLY_CLAMPED, t, room, t.loss, kelly=a.state.kelly)
@@ -106,7 +106,7 @@ def slippage(t: EntryTerms) -> Room:
     """Size at market must stay where half the modelled spread and its own impact are within the slippage limit."""
     costs, impact = t.account.costs, t.account.costs.impact_bps_per_million
     if t.offset_bps is not None or impact <= 0:
-        return t.asked, Check(Code.SLIPPAGE_CLAMPED, False, offset_bps=t.offset_bps, impact_bps_per_million=impact)
+        return t.asked, check(Code.SLIPPAGE_CLAMPED, False, offset_bps=t.offset_bps, impact_bps_per_million=impact)
     room = (t.account.limits.max_slippage_bps - costs.half_spread_bps) / impact * MILLION
     return _cap(Code.SLIPPAGE_CLAMPED, t, room, t.entry)
 
@@ -121,7 +121,7 @@ def available(t: EntryTerms) -> Room:
 
 def _cap(code: Code, t: EntryTerms, room: Decimal, per_unit: Decimal, **also: object) -> Room:
     most = sizing.by_budget(room, per_unit, t.account.instrument.step)
-    return most, Check(code, most < t.asked, room=room, per_unit=per_unit, most=most, asked=t.asked, **also)
+    return most, check(code, most < t.asked, room=room, per_unit=per_unit, most=most, asked=t.asked, **also)
 
 
 SHRINKS = (careful, volatile, cooled)

@@ -29,7 +29,7 @@ from tasks.core.types.decision import ACTIONS, Decision, Hold, Pause
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.snapshot import Constraints, Snapshot
 from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Check, Code, Verdict
+from tasks.core.types.verdict import Code, Verdict, check
 
 ALLOWED_WITH = frozenset({code for code in Code if code.endswith("_CLAMPED")} | {Code.REMAINDER_CLOSED})
 
@@ -97,7 +97,7 @@ def allowed_actions(
 
 def _missing(decision: Decision, **inputs: object) -> Verdict:
     code = Code.DATA_MISSING
-    return Verdict(allowed=False, decision=decision, codes=(code,), checks=(Check(code, True, **inputs),))
+    return Verdict(allowed=False, decision=decision, codes=(code,), checks=(check(code, True, **inputs),))
 
 
 def _lateness_s(now: datetime | None, as_of: datetime) -> float | None:

@@ -15,7 +15,7 @@ from tasks.core.types.base import ZERO
 from tasks.core.types.decision import ACTIONS, MAY_AS_FALLBACK
 from tasks.core.types.portfolio import HeldPosition
 from tasks.core.types.snapshot import TimeframeView
-from tasks.core.types.verdict import Check, Code
+from tasks.core.types.verdict import Check, Code, check
 
 RISING, FALLING = "20>50>200", "200>50>20"
 UNKNOWN = TimeframeView()
@@ -27,61 +27,61 @@ ACT = frozenset(ACTIONS) - {"HOLD", "PAUSE"}  # these are always allowed: no rul
 
 
 def halted(a: Account) -> Check:
-    return Check(Code.HALTED, bool(a.state.halt), halt=a.state.halt)
+    return check(Code.HALTED, bool(a.state.halt), halt=a.state.halt)
 
 
 def paused(a: Account) -> Check:
     until = a.state.paused_until
     fired = a.risk_mode == "pause" or (until is not None and until > a.at)
-    return Check(Code.PAUSED, fired, paused_until=until, at=a.at, risk_mode=a.risk_mode)
+    return check(Code.PAUSED, fired, paused_until=until, at=a.at, risk_mode=a.risk_mode)
 
 
 def stale(a: Account) -> Check:
     late = a.lateness_s
     fired = late is not None and abs(late) > a.limits.max_lateness_s
-    return Check(Code.STALE, fired, lateness_s=late, max_lateness_s=a.limits.max_lateness_s)
+    return check(Code.STALE, fired, lateness_s=late, max_lateness_s=a.limits.max_lateness_s)
 
 
 def price_stale(a: Account) -> Check:
     age = None if a.state.last_price_at is None else (a.at - a.state.last_price_at).total_seconds()
     fired = age is not None and abs(age) > a.limits.max_lateness_s
-    return Check(Code.STALE_PRICE, fired, age_s=age, max_lateness_s=a.limits.max_lateness_s)
+    return check(Code.STALE_PRICE, fired, age_s=age, max_lateness_s=a.limits.max_lateness_s)
 
 
 def symbol_unlisted(a: Account) -> Check:
     listed = a.strategy.symbols
-    return Check(Code.SYMBOL_NOT_ALLOWED, bool(listed) and a.symbol not in listed, symbol=a.symbol)
+    return check(Code.SYMBOL_NOT_ALLOWED, bool(listed) and a.symbol not in listed, symbol=a.symbol)
 
 
 def venue_unlisted(a: Account) -> Check:
     venues = a.limits.venues
-    return Check(Code.VENUE_NOT_ALLOWED, bool(venues) and a.state.venue not in venues, venue=a.state.venue)
+    return check(Code.VENUE_NOT_ALLOWED, bool(venues) and a.state.venue not in venues, venue=a.state.venue)
 
 
 def equity_gone(a: Account) -> Check:
     """Without equity no share of it can be sized."""
-    return Check(Code.DATA_MISSING, a.state.equity <= 0, equity=a.state.equity)
+    return check(Code.DATA_MISSING, a.state.equity <= 0, equity=a.state.equity)
 
 
 def shorting_off(a: Account) -> Check:
     instrument = a.instrument
     fired = not instrument.shorting or instrument.kind == "spot"
-    return Check(Code.SHORTING_NOT_ALLOWED, fired, shorting=instrument.shorting, kind=instrument.kind)
+    return check(Code.SHORTING_NOT_ALLOWED, fired, shorting=instrument.shorting, kind=instrument.kind)
 
 
 def position_exists(a: Account) -> Check:
     """A working entry order is a position to be: two of them could both fill."""
     pending = any(p.symbol == a.symbol for p in a.state.pending)
-    return Check(Code.POSITION_EXISTS, a.position is not None or pending, held=a.position is not None, pending=pending)
+    return check(Code.POSITION_EXISTS, a.position is not None or pending, held=a.position is not None, pending=pending)
 
 
 def no_position(a: Account) -> Check:
-    return Check(Code.NO_POSITION, a.position is None, symbol=a.symbol)
+    return check(Code.NO_POSITION, a.position is None, symbol=a.symbol)
 
 
 def positions_full(a: Account) -> Check:
     taken, limit = len({p.symbol for p in a.state.exposures}), a.limits.max_positions
-    return Check(Code.MAX_POSITIONS, taken >= limit, positions=taken, max_positions=limit)
+    return check(Code.MAX_POSITIONS, taken >= limit, positions=taken, max_positions=limit)
 
 
 def opens_in_hour(a: Account) -> Check:
@@ -94,30 +94,30 @@ def opens_in_day(a: Account) -> Check:
 
 def _opens(a: Account, code: Code, span: timedelta, limit: int) -> Check:
     opens = len([sent for sent in a.state.opens if sent > a.at - span])
-    return Check(code, opens >= limit, opens=opens, limit=limit)
+    return check(code, opens >= limit, opens=opens, limit=limit)
 
 
 def cooling_down(a: Account) -> Check:
     last, minutes = a.last_exit, a.limits.reentry_cooldown_min
-    return Check(Code.REENTRY_COOLDOWN, last is not None, last_exit=last, cooldown_min=minutes)
+    return check(Code.REENTRY_COOLDOWN, last is not None, last_exit=last, cooldown_min=minutes)
 
 
 def cooled_off(a: Account) -> Check:
     """Losses in a row say that the market is not the one we think: stay out of it, where that is the setting."""
     losses, least = a.losses, a.limits.cool_off_losses
     fired = a.limits.cool_off == "pause" and losses >= least
-    return Check(Code.COOL_OFF, fired, losses=losses, least=least, minutes=a.limits.cool_off_min)
+    return check(Code.COOL_OFF, fired, losses=losses, least=least, minutes=a.limits.cool_off_min)
 
 
 def rejection_streak(a: Account) -> Check:
     rejections, limit = a.state.rejections, a.limits.max_rejections
-    return Check(Code.REJECTION_STREAK, rejections >= limit, rejections=rejections, limit=limit)
+    return check(Code.REJECTION_STREAK, rejections >= limit, rejections=rejections, limit=limit)
 
 
 def liquidated(a: Account) -> Check:
     last, minutes = a.state.last_liquidation, a.limits.liquidation_cooldown_min
     fired = last is not None and a.at - last < timedelta(minutes=minutes)
-    return Check(Code.LIQUIDATED, fired, last_liquidation=last, cooldown_min=minutes)
+    return check(Code.LIQUIDATED, fired, last_liquidation=last, cooldown_min=minutes)
 
 
 def daily_loss(a: Account) -> Check:
@@ -128,7 +128,7 @@ def daily_loss(a: Account) -> Check:
         or -closed * HUNDRED >= limit * a.state.equity
         or (a.daily_pnl_pct is not None and -a.daily_pnl_pct >= limit)
     )
-    return Check(
+    return check(
         Code.DAILY_LOSS, fired, day_start_equity=start, equity=a.state.equity, closed_today=closed,
         daily_pnl_pct=a.daily_pnl_pct, halt_pct=limit,
     )  # fmt: skip
@@ -137,16 +137,16 @@ def daily_loss(a: Account) -> Check:
 def drawdown(a: Account) -> Check:
     peak, equity, limit = a.state.peak_equity, a.state.equity, a.limits.drawdown_halt_pct
     fired = peak is not None and (peak - equity) * HUNDRED >= limit * peak
-    return Check(Code.DRAWDOWN, fired, peak_equity=peak, equity=equity, halt_pct=limit)
+    return check(Code.DRAWDOWN, fired, peak_equity=peak, equity=equity, halt_pct=limit)
 
 
 def total_risk_used(a: Account) -> Check:
     limit = a.limits.max_total_risk_pct * a.state.equity / HUNDRED
-    return Check(Code.TOTAL_RISK_EXCEEDED, a.open_risk >= limit, open_risk=a.open_risk, limit=limit)
+    return check(Code.TOTAL_RISK_EXCEEDED, a.open_risk >= limit, open_risk=a.open_risk, limit=limit)
 
 
 def gross_used(a: Account) -> Check:
-    return Check(Code.GROSS_EXCEEDED, a.gross >= a.gross_limit, gross=a.gross, limit=a.gross_limit)
+    return check(Code.GROSS_EXCEEDED, a.gross >= a.gross_limit, gross=a.gross, limit=a.gross_limit)
 
 
 # --- the decision
@@ -154,26 +154,26 @@ def gross_used(a: Account) -> Check:
 
 def symbol_differs(c: Case) -> Check:
     fired = c.decision.symbol != c.snapshot.pair
-    return Check(Code.SYMBOL_MISMATCH, fired, decision=c.decision.symbol, snapshot=c.snapshot.pair)
+    return check(Code.SYMBOL_MISMATCH, fired, decision=c.decision.symbol, snapshot=c.snapshot.pair)
 
 
 def action_not_offered(c: Case) -> Check:
     action, offered = c.decision.action, c.snapshot.constraints.allowed_actions
-    return Check(Code.ACTION_NOT_ALLOWED, action not in offered, action=action, offered=offered)
+    return check(Code.ACTION_NOT_ALLOWED, action not in offered, action=action, offered=offered)
 
 
 def unsure(c: Case) -> Check:
     least = c.account.limits.min_confidence
-    return Check(Code.LOW_CONFIDENCE, c.decision.confidence < least, confidence=c.decision.confidence, least=least)
+    return check(Code.LOW_CONFIDENCE, c.decision.confidence < least, confidence=c.decision.confidence, least=least)
 
 
 def fallback_opens(c: Case) -> Check:
     fired = c.fallback and not c.account.limits.fallback_may_open and c.decision.action not in MAY_AS_FALLBACK
-    return Check(Code.FALLBACK_MAY_NOT_OPEN, fired, fallback=c.fallback, action=c.decision.action)
+    return check(Code.FALLBACK_MAY_NOT_OPEN, fired, fallback=c.fallback, action=c.decision.action)
 
 
 def prices_missing(c: Case) -> Check:
-    return Check(Code.DATA_MISSING, c.last is None or c.atr is None, last_price=c.last, atr_15m=c.atr)
+    return check(Code.DATA_MISSING, c.last is None or c.atr is None, last_price=c.last, atr_15m=c.atr)
 
 
 # --- the prices of an entry
@@ -181,17 +181,17 @@ def prices_missing(c: Case) -> Check:
 
 def stop_wrong_side(t: EntryTerms) -> Check:
     fired = t.stop <= 0 or direction(t.side) * (t.entry - t.stop) <= 0
-    return Check(Code.STOP_WRONG_SIDE, fired, side=t.side, entry=t.entry, stop=t.stop)
+    return check(Code.STOP_WRONG_SIDE, fired, side=t.side, entry=t.entry, stop=t.stop)
 
 
 def stop_too_close(t: EntryTerms) -> Check:
     distance, least = abs(t.entry - t.stop), t.account.limits.min_stop_atr * t.atr
-    return Check(Code.STOP_TOO_CLOSE, distance < least, distance=distance, least=least)
+    return check(Code.STOP_TOO_CLOSE, distance < least, distance=distance, least=least)
 
 
 def stop_too_far(t: EntryTerms) -> Check:
     distance, most = abs(t.entry - t.stop), t.entry * t.account.limits.max_stop_pct / HUNDRED
-    return Check(Code.STOP_TOO_FAR, distance > most, distance=distance, most=most)
+    return check(Code.STOP_TOO_FAR, distance > most, distance=distance, most=most)
 
 
 def liquidation_near(t: EntryTerms) -> Check:
@@ -202,12 +202,12 @@ def liquidation_near(t: EntryTerms) -> Check:
     """
     a, way = t.account, direction(t.side)
     if a.instrument.kind == "spot":
-        return Check(Code.LIQUIDATION_NEAR, False, kind="spot")
+        return check(Code.LIQUIDATION_NEAR, False, kind="spot")
     base = t.entry if a.position is None else way * max(way * t.entry, way * a.position.avg_price)
     margin = base * (HUNDRED / a.leverage - a.limits.maintenance_margin_pct) / HUNDRED
     liquidation, distance = base - way * margin, way * (base - t.stop)
     most = margin * (HUNDRED - a.limits.liquidation_buffer_pct) / HUNDRED
-    return Check(
+    return check(
         Code.LIQUIDATION_NEAR, distance > most, stop=t.stop, liquidation=liquidation, distance=distance, most=most,
         leverage=a.leverage,
     )  # fmt: skip
@@ -215,12 +215,12 @@ def liquidation_near(t: EntryTerms) -> Check:
 
 def target_wrong_side(t: EntryTerms) -> Check:
     fired = t.target <= 0 or direction(t.side) * (t.target - t.entry) <= 0
-    return Check(Code.TARGET_WRONG_SIDE, fired, side=t.side, entry=t.entry, target=t.target)
+    return check(Code.TARGET_WRONG_SIDE, fired, side=t.side, entry=t.entry, target=t.target)
 
 
 def reward_too_low(t: EntryTerms) -> Check:
     reward, risk, least = abs(t.target - t.entry), abs(t.entry - t.stop), t.account.limits.min_reward_risk
-    return Check(Code.REWARD_RISK_TOO_LOW, reward < least * risk, reward=reward, risk=risk, least=least)
+    return check(Code.REWARD_RISK_TOO_LOW, reward < least * risk, reward=reward, risk=risk, least=least)
 
 
 def offset_too_far(t: EntryTerms) -> Check:
@@ -232,7 +232,7 @@ def offset_too_far(t: EntryTerms) -> Check:
     seen, costs, most = t.case.snapshot.orderbook.spread_bps, t.account.costs, t.account.limits.max_offset_spreads
     spread = max(known(seen) or ZERO, 2 * costs.half_spread_bps)
     fired = t.offset_bps is not None and t.offset_bps > most * spread
-    return Check(Code.OFFSET_TOO_FAR, fired, offset_bps=t.offset_bps, spread_bps=spread, most=most)
+    return check(Code.OFFSET_TOO_FAR, fired, offset_bps=t.offset_bps, spread_bps=spread, most=most)
 
 
 # --- the market
@@ -244,7 +244,7 @@ def slippage_too_high(t: EntryTerms) -> Check:
     spread, slippage = known(book.spread_bps), known(book.slippage_bps_for_size)
     thin = spread is not None and slippage is None
     fired = t.offset_bps is None and (thin or (slippage is not None and slippage > most))
-    return Check(Code.SLIPPAGE_TOO_HIGH, fired, spread_bps=spread, slippage_bps=slippage, most=most)
+    return check(Code.SLIPPAGE_TOO_HIGH, fired, spread_bps=spread, slippage_bps=slippage, most=most)
 
 
 def chasing(t: EntryTerms) -> Check:
@@ -256,13 +256,13 @@ def chasing(t: EntryTerms) -> Check:
     if t.offset_bps is not None:
         close = known(snapshot.timeframes.get("5m", UNKNOWN).close)
         beyond = close is None or way * (t.entry - close) > 0
-        return Check(Code.CHASING, beyond, entry=t.entry, close=close)
+        return check(Code.CHASING, beyond, entry=t.entry, close=close)
     view = snapshot.timeframes.get("15m", UNKNOWN)
     rsi, z = view.rsi, view.price_z20
     by_rsi = rsi is not None and way * (rsi - 50) <= limits.chase_rsi - 50
     calm = by_rsi or (z is not None and way * z <= limits.chase_z)
     broke_out = view.vol_spike is True and way in t.case.breakouts
-    return Check(Code.CHASING, not (calm or broke_out), rsi=rsi, price_z20=z, breakout=broke_out)
+    return check(Code.CHASING, not (calm or broke_out), rsi=rsi, price_z20=z, breakout=broke_out)
 
 
 def stacked(t: EntryTerms) -> Check:
@@ -277,7 +277,7 @@ def stacked(t: EntryTerms) -> Check:
     weak = [p.symbol for p in a.alike(t.side) if not earned(p, t)] if with_regime else []
     if a.position is not None and not (earned(a.position, t) if with_regime else gain(a.position) >= 0):
         weak.append(a.symbol)
-    return Check(Code.STACKED, bool(weak), ma_stack_1h=order, weak=tuple(weak), min_r=a.limits.stack_min_r)
+    return check(Code.STACKED, bool(weak), ma_stack_1h=order, weak=tuple(weak), min_r=a.limits.stack_min_r)
 
 
 def gain(p: HeldPosition) -> Decimal:

@@ -26,7 +26,7 @@ from tasks.core.types.decision import (
 )
 from tasks.core.types.orders import Instrument, PositionSide
 from tasks.core.types.portfolio import HeldPosition
-from tasks.core.types.verdict import Check, Code
+from tasks.core.types.verdict import Check, Code, check
 
 Enter = OpenLong | OpenShort | Add
 
@@ -110,13 +110,13 @@ def _floors(instrument: Instrument, quantity: Quantity, entry: Decimal) -> tuple
     notional, least = quantity * entry, instrument.min_notional
     return (
         below_min_quantity(instrument, quantity),
-        Check(Code.BELOW_MIN_NOTIONAL, notional < least, notional=notional, least=least),
+        check(Code.BELOW_MIN_NOTIONAL, notional < least, notional=notional, least=least),
     )
 
 
 def below_min_quantity(instrument: Instrument, quantity: Quantity) -> Check:
     least = max(instrument.step, instrument.min_quantity)
-    return Check(Code.BELOW_MIN_QUANTITY, quantity < least, quantity=quantity, least=least)
+    return check(Code.BELOW_MIN_QUANTITY, quantity < least, quantity=quantity, least=least)
 
 
 # --- exits
@@ -129,7 +129,7 @@ def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> A
     enough = below_min_quantity(instrument, quantity)
     rest = position.quantity - quantity
     stranded = not enough.fired and rest > 0 and sizing.too_small(instrument, rest, case.last)
-    done = (enough, Check(Code.REMAINDER_CLOSED, stranded, rest=rest, last_price=case.last))
+    done = (enough, check(Code.REMAINDER_CLOSED, stranded, rest=rest, last_price=case.last))
     if stranded:
         rest_of_it = decision.model_dump(exclude={"action", "size_pct"})
         return ActionTerms(
@@ -143,7 +143,7 @@ def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> A
 
 
 def _unknown(case: Case) -> ActionTerms:
-    return ActionTerms((Check(Code.DATA_MISSING, True, last_price=case.last, atr_15m=case.atr),), case.decision)
+    return ActionTerms((check(Code.DATA_MISSING, True, last_price=case.last, atr_15m=case.atr),), case.decision)
 
 
 def move_stop(case: Case, decision: MoveStop, position: HeldPosition) -> ActionTerms:
@@ -156,8 +156,8 @@ def move_stop(case: Case, decision: MoveStop, position: HeldPosition) -> ActionT
     wrong = stop <= 0 or way * (case.last - stop) <= 0
     looser = position.stop is not None and way * (stop - position.stop) < 0
     done = (
-        Check(Code.STOP_WRONG_SIDE, wrong, side=position.side, stop=stop, last_price=case.last),
-        Check(Code.STOP_WOULD_LOOSEN, looser, side=position.side, stop=stop, stop_now=position.stop),
+        check(Code.STOP_WRONG_SIDE, wrong, side=position.side, stop=stop, last_price=case.last),
+        check(Code.STOP_WOULD_LOOSEN, looser, side=position.side, stop=stop, stop_now=position.stop),
     )
     risk = checks.risk(position.replace(stop=stop), case.account.costs)
     return ActionTerms(done, decision, Quantity(position.quantity), case.last, stop, risk=risk)
@@ -171,5 +171,5 @@ def set_target(case: Case, decision: SetTarget, position: HeldPosition) -> Actio
     aim = position.avg_price + way * decision.tp_atr * case.atr
     target = protective_price(position.side, aim, case.account.instrument.tick)
     wrong = target <= 0 or way * (target - case.last) <= 0
-    done = (Check(Code.TARGET_WRONG_SIDE, wrong, side=position.side, target=target, last_price=case.last),)
+    done = (check(Code.TARGET_WRONG_SIDE, wrong, side=position.side, target=target, last_price=case.last),)
     return ActionTerms(done, decision, Quantity(position.quantity), case.last, target=target)
