@@ -5,8 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -91,7 +90,7 @@ def backtest(
     chosen, spending = decider_for(job, max_cost)
     took, shown = stopwatch(), strategy_for(job)
     try:
-        result, complete = _carried_out(job, chosen, out, spending, as_json)
+        result = _carried_out(job, chosen, out, spending, as_json)
     except KeyboardInterrupt:
         where = f"the same command goes on in {_partial(out)}" if out else "nothing was kept: give it --out DIR"
         click.echo(f"stopped: {where}", err=True)
@@ -103,7 +102,7 @@ def backtest(
         "instruments": terms_of(shown, sources),
         "decider": chosen.name,
         **figures,
-        "complete": complete,
+        "complete": result.complete,
         "mask": job.mask and job.mask.describe(tuple(files)),
         **seconds,
         "candles_per_s": round(figures["candles"] / max(seconds["wall_s"], 0.001)),
@@ -113,37 +112,30 @@ def backtest(
     emit(summary, as_json)
 
 
-def _carried_out(job: Any, decider: Any, out: Path | None, spending: Any, as_json: bool) -> tuple[Any, bool]:
-    """Replay, up to where the agreed cost is reached; say whether that was all of it."""
-    from tasks.adapters.parallel_replays import CapReached, capped, strategy_for, treated_for, world_of
+def _carried_out(job: Any, decider: Any, out: Path | None, spending: Any, as_json: bool) -> Any:
+    """Replay, up to where the agreed cost is reached."""
+    from tasks.adapters.parallel_replays import strategy_for, treated_for, world_of
     from tasks.core.simulation.backtest import Backtest
     from tasks.core.simulation.resume import ResumedDecider
 
-    markets, strategy, world = treated_for(job).markets, strategy_for(job), world_of(job)
-
-    def replay(until: Any, check: Any = None) -> Any:
-        with (
-            _recorded(out) if out else nullcontext((None, None)) as (earlier, write),
-            progress("backtest", as_json) as bar,
-        ):
-            run = Backtest(
-                markets,
-                ResumedDecider(decider, earlier) if out else decider,
-                strategy,
-                until,
-                on_record=check,
-                progress=lambda done, total: bar(completed=done, total=total),
-                on_line=write,
-            )
-            return asyncio.run(run.run())
-
-    try:
-        return replay(world, capped(spending)), True
-    except CapReached as e:
-        click.echo(f"{e}: what was decided before that counts", err=True)
-        if out:
-            (_partial(out) / "records.jsonl").unlink()
-        return replay(replace(world, end=e.as_of - timedelta(minutes=5))), False  # all its replies are kept
+    with (
+        _recorded(out) if out else nullcontext((None, None)) as (earlier, write),
+        progress("backtest", as_json) as bar,
+    ):
+        run = Backtest(
+            treated_for(job).markets,
+            ResumedDecider(decider, earlier) if out else decider,
+            strategy_for(job),
+            world_of(job),
+            progress=lambda done, total: bar(completed=done, total=total),
+            on_line=write,
+            is_capped=lambda: spending.reached,
+        )
+        result = asyncio.run(run.run())
+    if not result.complete:
+        at = result.grid.closes_at(result.grid.n - 1).isoformat()
+        click.echo(f"the agreed cost was reached at {at}: what was decided before that counts", err=True)
+    return result
 
 
 def _partial(out: Path) -> Path:

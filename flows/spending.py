@@ -48,15 +48,15 @@ max_cost_option = click.option(
 
 
 def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:
-    """Return the decider a backtest replays, and what it may spend; None where it asks no model."""
+    """Return the decider a backtest replays, and what it may spend."""
     from tasks.adapters.deciders import build
+    from tasks.core.simulation.paid_replies import Spending
 
     name = job.strategy.decider
     if not kind_of(name).asks_model:  # before the imports that only models need: they take seconds
-        return build(name, settings()), None
+        return build(name, settings()), Spending()
     from tasks.adapters import variants
     from tasks.connections import store
-    from tasks.core.simulation.paid_replies import Spending
 
     variant = variants.variants((name,), (), {}, settings())[0]
     spending = Spending(agree(*asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost))

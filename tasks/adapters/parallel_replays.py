@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from tasks.adapters.files.funding import read_funding
 from tasks.adapters.files.instruments import resolved
 from tasks.adapters.venue.client import name_of
 from tasks.core.decision.kinds import kind_of
-from tasks.core.errors import InputError, TradingError
+from tasks.core.errors import InputError
 from tasks.core.lab import compare, gate_sampling
 from tasks.core.lab.chance import Trade, TradedBars
 from tasks.core.lab.compare import Point, ReplayWindow, Treatment, Trial
@@ -81,24 +81,6 @@ class Job(Dto):
         """Return how symbols are disguised, if they are."""
         key = self.mask_key or hashlib.sha256(str(self.files.candles).encode()).hexdigest()
         return Mask(key) if self.treatment == "masked" else None
-
-
-class CapReached(TradingError):
-    """The agreed cost is used up at `as_of`: the replay ends before it, with what it has."""
-
-    def __init__(self, as_of: datetime) -> None:
-        super().__init__(f"the agreed cost was reached at {as_of.isoformat()}")
-        self.as_of = as_of
-
-
-def capped(spending: Spending | None) -> Callable[[CycleRecord], None]:
-    """Return what ends a replay at the decision at which the agreed cost is used up."""
-
-    def check(record: CycleRecord) -> None:
-        if spending is not None and spending.reached:
-            raise CapReached(record.as_of)
-
-    return check
 
 
 @dataclass(frozen=True)
@@ -232,52 +214,44 @@ def world_of(job: Job) -> World:
 
 def run_job(job: Job) -> Trial:
     """Replay one job whose decider asks no model."""
-    return asyncio.run(replay(job, build(job.strategy.decider, settings())))
+    return asyncio.run(replay(job, build(job.strategy.decider, settings()), Spending()))
 
 
-async def replay(job: Job, decider: Decider, spending: Spending | None = None) -> Trial:
+async def replay(job: Job, decider: Decider, spending: Spending) -> Trial:
     """Replay one job; when the spending reaches its cap, what was decided before that counts."""
     strategy, world, seen = strategy_for(job), world_of(job), treated_for(job)
-    try:
-        trial = await _replay(job, seen, decider, world, spending)
-    except CapReached as e:
-        end = e.as_of - timedelta(seconds=300)
-        if end <= job.window.start + seen.shift + timedelta(seconds=300):
-            return _nothing(job)
-        trial = await _replay(job, seen, decider, replace(world, end=end), None)  # all its replies are kept
-        return replace(trial, complete=False)
-    if job.samples:
-        for market in seen.markets.values():
-            trial.sampled.extend(await gate_sampling.sample(market, decider, strategy, world, job.samples))
-        trial = replace(trial, complete=not (spending and spending.reached))
-    return trial
-
-
-async def _replay(job: Job, seen: Treated, decider: Decider, world: World, spending: Spending | None) -> Trial:
     points: list[Point] = []
     sides: dict[str, tuple[str, int]] = {}
-    back, check = round(seen.shift.total_seconds()), capped(spending)
+    back = round(seen.shift.total_seconds())
 
     def note(record: CycleRecord) -> None:
-        check(record)
         points.append(_point(record, seen.names, back))
         for intent in record.intents:
             if not intent.reduce_only:
                 sides[record.cycle_id] = ("long" if intent.side == "buy" else "short", points[-1].at_s)
 
-    result = await Backtest(seen.markets, decider, strategy_for(job), world, on_record=note).run()
+    result = await Backtest(
+        seen.markets, decider, strategy, world, on_record=note, is_capped=lambda: spending.reached
+    ).run()
     trades = [_trade(outcome, seen.names, sides, back) for outcome in result.outcomes]
     closes = int(result.grid.closes_at(0).timestamp()) + 300 * np.arange(len(result.equity))
-    days, equity = compare.daily(result.equity, closes, float(job.strategy.capital))
-    label, window = job.label, job.window.index
-    return Trial(label, window, job.treatment, days - back, equity, result.summary(), trades, points)
-
-
-def _nothing(job: Job) -> Trial:
-    """Return a replay that ended before its first decision."""
-    days, equity = np.array([int(job.window.start.timestamp())]), np.array([float(job.strategy.capital)])
-    summary = {"max_drawdown_pct": 0.0, "funding": "unknown", "fees_quote": 0, "llm_cost_usd": 0, "fingerprint": ""}
-    return Trial(job.label, job.window.index, job.treatment, days, equity, summary, [], [], complete=False)
+    days, equity = compare.daily(result.equity, closes, float(strategy.capital))
+    trial = Trial(
+        job.label,
+        job.window.index,
+        job.treatment,
+        days - back,
+        equity,
+        result.summary(),
+        trades,
+        points,
+        complete=result.complete,
+    )
+    if job.samples and result.complete:
+        for market in seen.markets.values():
+            trial.sampled.extend(await gate_sampling.sample(market, decider, strategy, world, job.samples))
+        trial = replace(trial, complete=not spending.reached)
+    return trial
 
 
 def _point(record: CycleRecord, names: dict[str, str], back: int) -> Point:

@@ -17,6 +17,7 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ class SymbolQuestion(NamedTuple):
 
 class Backtest:
     """One replay. `on_record` is called with every cycle record, in order, `on_line` with its JSON and a newline;
-    `progress` with bars done and in all."""
+    `progress` with bars done and in all. Once `is_capped`, the replay ends at the next decision, before it."""
 
     def __init__(
         self,
@@ -74,8 +75,10 @@ class Backtest:
         on_record: Callable[[CycleRecord], None] | None = None,
         progress: Callable[[int, int], None] | None = None,
         on_line: Callable[[bytes], None] | None = None,
+        is_capped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.strategy, self.world, self.decider = strategy, world, decider
+        self.is_capped, self.complete = is_capped, True
         self.on_record, self.progress, self.on_line = on_record, progress, on_line
         self.strategy_id = strategy.sha256
         self.grid = make_grid(markets, world.start, world.end)
@@ -128,6 +131,9 @@ class Backtest:
             turns += 1
             self.pass_bar(k)
             await self._decide(k)
+            if not self.complete:
+                self.grid, self.equity = replace(self.grid, n=k + 1), self.equity[: k + 1]
+                return
             if turns % BREATH == 0:
                 if self.progress:
                     self.progress(k + 1, self.grid.n)
@@ -262,6 +268,9 @@ class Backtest:
         if not questions:
             return
         answers = await self.decider.decide([each.question for each in questions])
+        if self.is_capped():
+            self.complete = False
+            return
         for i, (each, answer) in enumerate(zip(questions, answers, strict=True)):
             self._act(each, answer, k, each.state if i == 0 else self.state(each.symbol, k))
 
@@ -431,7 +440,7 @@ class Backtest:
         totals = self.account.wallet.totals.values()
         known = [float(r) for outcome in self.outcomes if (r := past.net_r(outcome)) is not None]
         return {
-            "candles": sum(len(each.traded) for each in self.symbols.values()),
+            "candles": sum(int(np.count_nonzero(each.traded < self.grid.n)) for each in self.symbols.values()),
             "cycles": quarters + int(np.count_nonzero(closes[np.array(self.decided, dtype=int)] % 900)),
             "calls": len(self.decided),
             "decisions": len(self.decided),

@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -61,6 +62,25 @@ def test_two_replays_print_the_same_fingerprint(market):
     second, _ = replay(walk(7), RulesDecider())
     assert first.fingerprint == second.fingerprint
     assert first.summary() == second.summary()
+
+
+@pytest.mark.parametrize("paid", [0, 1, 20])
+def test_a_capped_replay_ends_before_the_decision_and_what_was_before_it_counts(market, paid):
+    whole, records = replay(market, RulesDecider())
+    answered: list[int] = []
+
+    class Paid(RulesDecider):
+        async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+            answered.append(len(questions))
+            return await super().decide(questions)
+
+    kind = partial(Backtest, is_capped=lambda: len(answered) > paid)
+    capped, before = replay(market, Paid(), kind=kind)
+    assert (capped.complete, whole.complete) == (False, True)
+    assert before == records[:paid]
+    assert capped.grid.closes_at(capped.grid.n - 1) == records[paid].as_of
+    assert (capped.equity == whole.equity[: capped.grid.n]).all()
+    assert capped.summary()["candles"] == len(capped.equity) < whole.summary()["candles"]
 
 
 def test_another_market_prints_another_fingerprint(market):
