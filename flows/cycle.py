@@ -61,6 +61,9 @@ class Cycle:
         self._lease_name = f"{symbol_lease(symbol)}{':dry-run' if request.dry_run else ''}"
         self._resumed = ""
 
+    def __str__(self) -> str:
+        return f"symbol={self.symbol} cycle_id={self.record.cycle_id}"
+
     async def take_lease(self) -> None:
         """Take the symbol for this run, so that one decision at a time is made and sent; a dry run sends nothing."""
         self._lease = await self._leases.take(self._lease_name)
@@ -131,7 +134,7 @@ class Cycle:
 
     def _yield(self, why: str) -> None:
         """Leave the cycle to the run that has or had it."""
-        log().info("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, why)
+        log().info("cycle %s %s", self, why)
         self.record = store().cycles.get(self.record.cycle_id) or self.record.replace(error=why)
         self._leases.give_back(self._lease_name)
 
@@ -148,7 +151,7 @@ class Cycle:
     async def _account(self) -> AccountState:
         if self.symbol not in self.strategy.instruments:
             raise VenueError(f"{self.symbol}: the venue names no instrument for it; is it still listed?")
-        balance, _ = await fetch.fetch_account()
+        balance = await fetch.fetch_balance()
         return account.account_state(self.strategy, self.symbol, balance, self.last, self.as_of)
 
     async def act(self, question: Question, answer: Answer) -> None:
@@ -230,7 +233,7 @@ class Cycle:
 
     def _give_up(self, sent: tuple[Order, ...], error: str) -> None:
         """Another run may have the cycle by now: end only what nobody has begun to send or finished."""
-        log().error("cycle symbol=%s cycle_id=%s %s", self.symbol, self.record.cycle_id, error)
+        log().error("cycle %s %s", self, error)
         store().intents.drop(self.record.cycle_id)
         self._end(CycleStatus.FAILED, first=True, orders=sent, error=error)
 
@@ -239,9 +242,7 @@ class Cycle:
         self.record = store().cycles.get(self.record.cycle_id) or self.record
         intents = store().intents.of_cycle(self.record.cycle_id)
         self.record = self.record.replace(intents=intents)
-        log().warning(
-            "cycle symbol=%s cycle_id=%s resumed with %d intents", self.symbol, self.record.cycle_id, len(intents)
-        )
+        log().warning("cycle %s resumed with %d intents", self, len(intents))
         self._resumed = "resumed: the run that wrote the intents ended before the cycle did"
         await self._send()
         await self.explain()

@@ -4,8 +4,6 @@ At most one decision per strategy, symbol and 5m bar: the cycle's id derives fro
 turns a retry, a second trigger or a restarted process into a no-op or into the rest of the same cycle.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -15,8 +13,8 @@ from pydantic import Field
 from flows.clock import owner, scheduled_time, to_the_end, too_old
 from flows.cycle import Cycle, Request
 from tasks import account, decide, detect, features, fetch, record, settle, shadow, validate
-from tasks.connections import log, store
-from tasks.core.errors import InputError, TradingError
+from tasks.connections import store
+from tasks.core.errors import InputError
 from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
 from tasks.core.pages import decision
@@ -27,7 +25,7 @@ from tasks.core.types.strategy import Strategy
 from tasks.crash_points import reached
 from tasks.features import TOGETHER
 from tasks.leases import Leases
-from tasks.retries import result
+from tasks.retries import Tried, result
 from tasks.settings import settings
 
 
@@ -98,7 +96,7 @@ class _Run:
     def __init__(self, request: Request, strategy: Strategy, as_of: datetime) -> None:
         self.request, self.strategy, self.as_of = request, strategy, as_of
         self.asked: list[tuple[Cycle, Question]] = []
-        self.broken: list[Exception] = []
+        self.tried = Tried("cycle")
 
     async def carry_out(self, cycles: list[Cycle]) -> list[CycleRecord]:
         """Go through every stage; what broke is raised at the end."""
@@ -113,26 +111,26 @@ class _Run:
         if self.asked:
             await self._decide_and_act()
             await self._afterwards()
-        if self.broken:
-            raise self.broken[0]  # everything else is done: a retry takes up only the cycles that are not
+        for error in self.tried.failed.values():
+            raise error  # everything else is done: a retry takes up only the cycles that are not
         return [cycle.record for cycle in cycles]
 
     async def _prepare(self, cycles: list[Cycle], frames: dict[str, Frames], failures: list[DataFailure]) -> None:
         """Go through the stages up to the question; the cycles without one have ended then."""
         begun = []
         for cycle in cycles:
-            with self._isolated(cycle):
+            with self.tried(cycle):
                 if await cycle.begin(tuple(failure for failure in failures if failure.symbol == cycle.symbol)):
                     begun.append(cycle)
         if begun:
-            with self._isolated(*begun):
+            with self.tried(*begun):
                 await self._look(begun, frames)
 
     async def _look(self, begun: list[Cycle], frames: dict[str, Frames]) -> None:
         """Look for reasons, and make the questions; one symbol's trouble stays its own."""
         venue_time, cycles = await fetch.venue_now(), []
         for cycle in begun:
-            with self._isolated(cycle):
+            with self.tried(cycle):
                 if not cycle.ends_late(venue_time):
                     cycles.append(cycle)
         if not cycles:
@@ -142,15 +140,15 @@ class _Run:
         found = self._reasons(cycles, markets)
         with_reason, quiet = [], []
         for cycle in cycles:
-            with self._isolated(cycle):
+            with self.tried(cycle):
                 (with_reason if cycle.has_reason(result(found[cycle.symbol])) else quiet).append(cycle)
         if quiet:
-            with self._isolated(*quiet):
+            with self.tried(*quiet):
                 record.record_quiet([cycle.record for cycle in quiet])
                 for cycle in quiet:
                     cycle.recorded()
         if with_reason:
-            with self._isolated(*with_reason):
+            with self.tried(*with_reason):
                 await self._ask(with_reason, markets)
 
     async def _ask(self, cycles: list[Cycle], markets: dict[str, Market | Exception]) -> None:
@@ -158,7 +156,7 @@ class _Run:
         news = await fetch.fetch_headlines()
         remembered = decide.recall(self.strategy, [cycle.symbol for cycle in cycles], self.as_of)
         for cycle in cycles:
-            with self._isolated(cycle):
+            with self.tried(cycle):
                 market = result(markets[cycle.symbol])
                 self.asked.append((cycle, await cycle.question(market, news, remembered[cycle.symbol])))
 
@@ -180,11 +178,11 @@ class _Run:
         reached("decided")
         acted = []
         for (cycle, question), answer in zip(self.asked, answers, strict=True):
-            with self._isolated(cycle):
+            with self.tried(cycle):
                 await cycle.act(question, answer)
                 acted.append(cycle)
         for cycle in acted:  # only now: no order waits for a picture
-            with self._isolated(cycle):
+            with self.tried(cycle):
                 await cycle.explain()
 
     async def _afterwards(self) -> None:
@@ -192,23 +190,7 @@ class _Run:
         questions, records = [question for _, question in self.asked], [cycle.record for cycle, _ in self.asked]
         await shadow.decide_shadows(self.strategy, questions, records)
         if not self.request.dry_run:
-            balance, _ = await fetch.fetch_account()
-            account.keep_equity(balance, await fetch.venue_now())
+            account.keep_equity(await fetch.fetch_balance(), await fetch.venue_now())
         record.track_decisions()
         settle.sync_prompts()
         settle.track_session(self.as_of)
-
-    @contextmanager
-    def _isolated(self, *cycles: Cycle) -> Iterator[None]:
-        """Keep the trouble of these, whatever it is, from the others; it is raised when they are through."""
-        try:
-            yield
-        except Exception as e:  # noqa: BLE001  (it is raised in the end)
-            ours = isinstance(e, TradingError)
-            said = e if ours else repr(e)
-            for cycle in cycles:
-                log().error(
-                    "cycle symbol=%s cycle_id=%s broke off: %s",
-                    cycle.symbol, cycle.record.cycle_id, said, exc_info=None if ours else e,
-                )  # fmt: skip
-            self.broken.append(e)

@@ -13,7 +13,7 @@ from flows.clock import scheduled_time, to_the_end, too_old
 from tasks import alerts, detect, features, fetch
 from tasks.connections import log
 from tasks.features import TOGETHER
-from tasks.retries import result
+from tasks.retries import Tried, result
 from tasks.settings import settings
 
 EVENT = "quarterdeck.reasons"
@@ -39,22 +39,19 @@ async def look(as_of: datetime | None = None) -> dict[str, int]:
     await fetch.fetch_candles(symbols, as_of)
     strategy = await fetch.fetch_strategy()
     frames = features.load_candles(symbols, as_of, strategy.history_bars)
-    waiting, failed = {}, []
+    waiting, tried = dict[str, int](), Tried("watch")
     known = [symbol for symbol in symbols if not frames[symbol]["5m"].empty]
     for first in range(0, len(known), TOGETHER):
         some = {symbol: frames[symbol] for symbol in known[first : first + TOGETHER]}
         markets = features.build_markets(some, strategy.thresholds)
         found = detect.detect_reasons(strategy, markets, as_of)
         for symbol, reasons in found.items():
-            try:
+            with tried(f"symbol={symbol}"):
                 result(reasons)
                 if n := detect.claimable(symbol, as_of):
                     waiting[symbol] = n
-            except Exception as e:  # noqa: BLE001  (it is raised where no bell is to be rung)
-                log().error("watch symbol=%s failed: %r", symbol, e)
-                failed.append(e)
     alerts.look_around(as_of)
-    if failed and not waiting:
-        raise failed[0]
+    for error in () if waiting else tried.failed.values():
+        raise error
     log().info("watch as_of=%s waiting=%s", as_of.isoformat(), waiting)
     return waiting

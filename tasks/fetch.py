@@ -12,7 +12,7 @@ from tasks.core.errors import DataError, InputError, TradingError, VenueError, V
 from tasks.core.market import orderbook
 from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
 from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.orders import Balance, Instrument, VenuePosition
+from tasks.core.types.orders import Balance
 from tasks.core.types.record import DataFailure
 from tasks.core.types.snapshot import News, OrderBookView
 from tasks.core.types.strategy import Strategy
@@ -106,17 +106,9 @@ def _since(bars: pd.DataFrame, timeframe: str) -> datetime | None:
 
 
 @stage
-async def fetch_account() -> tuple[Balance, list[VenuePosition]]:
-    """Fetch the balance and the open positions."""
-    client = venue()
-    balance, positions = await asyncio.gather(client.balance(), client.positions())
-    return balance, positions
-
-
-@stage
-async def fetch_instrument(symbol: str) -> Instrument:
-    """Fetch what the venue lets one trade on `symbol`."""
-    return await venue().instrument(symbol)
+async def fetch_balance() -> Balance:
+    """Fetch what our account is worth."""
+    return await venue().balance()
 
 
 @stage

@@ -28,6 +28,12 @@ def active_halt() -> Halt | None:
     return next(reversed(active_halts()), None)
 
 
+def halt(why: str) -> None:
+    """Stop new entries unless they are stopped already."""
+    if active_halt() is None:
+        store().halts.add(why, "ledger", datetime.now(UTC))
+
+
 def active_halts() -> list[Halt]:
     """Return every halt in force, oldest first."""
     found = store().halts.active()

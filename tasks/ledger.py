@@ -6,7 +6,7 @@ An order of `protect` proves only that it is this system's; it is taken over wit
 reduce. What proves nothing is reported and left.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -30,19 +30,24 @@ def view(*symbols: str, **more: Any) -> LedgerView:
     Read it after the venue: then an order that the venue has and the view lacks is none of ours.
     """
     kept, s = store(), settings()
-    read: dict[str, Any] = {"strategy": s.strategy, "limits": s.limits}
-    if "open" not in more:
-        read["open"] = tuple(kept.positions.open(s.strategy))
-    if "intents" not in more:
-        read["intents"] = tuple(own for symbol in symbols for own in kept.intents.own(s.strategy, symbol))
-    read["closed"] = tuple(p for symbol in symbols for p in kept.positions.closed(s.strategy, symbol=symbol))
-    return LedgerView(**(read | more))
+    read = {
+        "open": tuple(kept.positions.open(s.strategy)),
+        "closed": tuple(p for symbol in symbols for p in kept.positions.closed(s.strategy, symbol=symbol)),
+        "intents": tuple(own for symbol in symbols for own in kept.intents.own(s.strategy, symbol)),
+    }
+    return LedgerView(strategy=s.strategy, limits=s.limits, **read | more)
 
 
-def actions(ours: LedgerView, now: datetime | None = None, **seen: Any) -> tuple[Action, ...]:
+def actions(
+    ours: LedgerView,
+    now: datetime | None = None,
+    earlier: Iterable[Action] = (),
+    patience: timedelta = reconcile.AT_ONCE,
+    **seen: Any,
+) -> tuple[Action, ...]:
     """Return what is to be done by what was `seen` of the venue just now; now: its own clock, where it matters."""
     look = VenueView(observed_at=datetime.now(UTC), **seen)
-    return reconcile.reconcile(ours, look, (), now or look.observed_at)
+    return reconcile.reconcile(ours, look, earlier, now or look.observed_at, patience)
 
 
 def symbols_of_ours() -> tuple[str, ...]:

@@ -15,23 +15,17 @@ from tasks.core.errors import OrderRejected, VenueError, VenueUnavailable
 from tasks.core.trading import followups, orders
 from tasks.core.trading.guard import sizing
 from tasks.core.types.alert import AlertKind
-from tasks.core.types.orders import Instrument, Order, OrderIntent, OrderType, VenuePosition
+from tasks.core.types.orders import Order, OrderIntent, OrderType, VenuePosition
 from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import Action, Finding, Flatten, SetStop
 from tasks.core.types.record import Lease
 from tasks.crash_points import reached
 from tasks.execute import PROTECTION, prove, send
-from tasks.halts import active_halt, active_halts
+from tasks.halts import active_halts
 from tasks.retries import stage
 from tasks.settings import settings
 
 PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
-
-
-def halt(why: str) -> None:
-    """Stop new entries unless they are stopped already."""
-    if active_halt() is None:
-        store().halts.add(why, "protect", datetime.now(UTC))
 
 
 @stage
@@ -42,9 +36,8 @@ async def venue_positions() -> list[VenuePosition]:
 
 def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
     """Return what is to be done about positions without a stop, from what the venue says alone."""
-    ours = ledger.view()
-    unbooked = [held.symbol for held in at_venue if held.stop is None and ours.position(held.symbol, held.side) is None]
-    return list(ledger.actions(ledger.view(*unbooked, open=ours.open), positions=tuple(at_venue)))
+    ours = ledger.view(*(position.symbol for position in at_venue if position.stop is None))
+    return list(ledger.actions(ours, positions=tuple(at_venue)))
 
 
 @stage(task_run_name="watchdog-{wanted.symbol}", retries=0)
@@ -156,11 +149,9 @@ async def submit(position: Position, intent: OrderIntent, lease: Lease | None = 
 
 
 @stage(task_run_name="followups-{position.symbol}")
-async def carry_out_followups(
-    position: Position, price: Decimal, instrument: Instrument, lease: Lease | None = None
-) -> list[str]:
+async def carry_out_followups(position: Position, price: Decimal, lease: Lease | None = None) -> list[str]:
     """Do what the decision asked for once its R was reached: move the stop, or trim; under the symbol's lease."""
-    done: list[str] = []
+    done, instrument = list[str](), await venue().instrument(position.symbol)
     position = store().positions.get(position.position_id) or position  # as a try before this one has left it
     for rule in followups.due(position, price):
         intent = followups.intent(rule, position, instrument)

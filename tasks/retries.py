@@ -2,10 +2,12 @@
 
 A second try must find what the first one did: each task looks up before it acts, or writes the same again.
 
-One symbol's trouble is not another's: a task over many symbols returns for each its result or what it raised.
+One symbol's trouble is not another's: a task over many symbols returns for each its result or what it raised, and a
+story tries one thing after another.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +17,9 @@ from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 
-from tasks.core.errors import StoreError, TrackingUnavailable, VenueUnavailable
+from tasks.connections import log
+from tasks.core.errors import LedgerMismatch, StoreError, TrackingUnavailable, TradingError, VenueUnavailable
+from tasks.halts import halt
 
 BROKEN = (StoreError, VenueUnavailable, TrackingUnavailable)  # the database, the venue, MLflow
 
@@ -76,3 +80,23 @@ def result(of: T | Exception) -> T:
     if isinstance(of, Exception):
         raise of
     return of
+
+
+class Tried:
+    """Tries one thing after another: what fails is logged and kept, and keeps nothing else from its turn."""
+
+    def __init__(self, story: str) -> None:
+        self.failed: dict[str, Exception] = {}
+        self._story = story
+
+    @contextmanager
+    def __call__(self, *names: object) -> Iterator[None]:
+        """Keep in whatever the block raises, be it a defect; a ledger that cannot be right halts new entries."""
+        try:
+            yield
+        except Exception as e:  # noqa: BLE001  (whoever tries raises it in the end)
+            for name in map(str, names):
+                log().error("%s %s failed: %r", self._story, name, e, exc_info=not isinstance(e, TradingError))
+                self.failed[name] = e
+                if isinstance(e, LedgerMismatch):
+                    halt(f"ledger mismatch: {name}: {e}")

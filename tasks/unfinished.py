@@ -96,7 +96,7 @@ async def _carry_out(action: Action, intent: OrderIntent) -> None:
 def end_abandoned_cycles(now: datetime) -> int:
     """End cycles whose process died and that no run can take up any more; returns how many."""
     kept = store()
-    ours = ledger.view(open=(), unfinished=tuple(kept.cycles.unfinished(settings().strategy)))
+    ours = ledger.view(unfinished=tuple(kept.cycles.unfinished(settings().strategy)))
     ended = [action for action in ledger.actions(ours, now) if isinstance(action, EndCycle)]
     for action in ended:
         record = action.record

@@ -113,7 +113,6 @@ async def test_a_flatten_that_was_not_answered_is_sent_as_it_was_written(home, e
 async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
     price = position.avg_price + 2 * position.risk_per_unit
-    instrument = await venue().instrument(SYMBOL)
 
     def die(*_: object):
         raise KeyboardInterrupt
@@ -121,11 +120,11 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
     with monkeypatch.context() as patch:
         patch.setattr(stage.followups, "mark_done", die)
         with pytest.raises(KeyboardInterrupt):
-            await stage.carry_out_followups.fn(position, price, instrument)
+            await stage.carry_out_followups.fn(position, price)
     await ledger.book_fills.fn(SYMBOL)
     [trimmed] = store().positions.open("default")
     assert trimmed.quantity < position.quantity
-    assert await stage.carry_out_followups.fn(trimmed, price, instrument)
+    assert await stage.carry_out_followups.fn(trimmed, price)
     await protect_once()
     [after] = store().positions.open("default")
     assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
@@ -134,14 +133,13 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
 async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
     price, booked = position.avg_price + 2 * position.risk_per_unit, position.quantity / 2
-    instrument = await venue().instrument(SYMBOL)
 
     def book_it(step: str) -> None:
         if step == "followup_sent":
             store().positions.save(position.model_copy(update={"quantity": booked}))
 
     monkeypatch.setattr(crash_points, "hook", book_it)
-    await stage.carry_out_followups.fn(position, price, instrument)
+    await stage.carry_out_followups.fn(position, price)
     await venue().close()
     [after] = store().positions.open("default")
     assert (after.quantity, len(after.followups_done)) == (booked, 1)
@@ -159,7 +157,6 @@ async def test_what_a_followup_trims_is_booked_in_the_same_run(home, exchange, m
 async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
     price = position.avg_price + 2 * position.risk_per_unit
-    instrument = await venue().instrument(SYMBOL)
 
     async def die(*_: object):
         raise KeyboardInterrupt
@@ -167,12 +164,12 @@ async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(ho
     with monkeypatch.context() as patch:
         patch.setattr(stage, "send", die)
         with pytest.raises(KeyboardInterrupt):
-            await stage.carry_out_followups.fn(position, price, instrument)
+            await stage.carry_out_followups.fn(position, price)
     [written] = (own.intent for own in store().intents.open("default"))
     await manual("sell", position.quantity / 2)
     await protect_once()
     [halved] = store().positions.open("default")
-    assert await stage.carry_out_followups.fn(halved, price, instrument)
+    assert await stage.carry_out_followups.fn(halved, price)
     await protect_once()
     [trimmed] = store().positions.open("default")
     assert trimmed.quantity == halved.quantity - written.quantity
@@ -327,9 +324,8 @@ async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home,
 
 async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_nothing(home, exchange):
     [position] = await opened(home, followups=["MOVE_STOP: breakeven on +1.0R"])
-    instrument = await venue().instrument(SYMBOL)
     reached = position.avg_price + 2 * position.risk_per_unit  # at the last close; the market is back at the entry
-    assert await stage.carry_out_followups.fn(position, reached, instrument) == []
+    assert await stage.carry_out_followups.fn(position, reached) == []
     [kept] = store().positions.open("default")
     assert (kept.stop, kept.followups_done) == (position.stop, ())
     await venue().close()
