@@ -72,9 +72,10 @@ def compare(
     **options: Any,
 ) -> None:
     """Replay deciders over the same candles and say which is better, and how sure that is."""
-    from flows.evaluate import ComparisonRequest, carry_out, plan_work
+    from flows.evaluate import carry_out, plan_work
     from tasks.adapters import variants
     from tasks.adapters.files.folders import check_new
+    from tasks.evaluate import ComparisonRequest
 
     if out:
         check_new(out)

@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product
@@ -28,46 +27,11 @@ from tasks.core.lab import compare, statistics
 from tasks.core.lab.compare import ReplayWindow, Treatment, Trial, Variant
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
-from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.strategy import Told
+from tasks.evaluate import ComparisonRequest, Work
 from tasks.settings import settings
 
 SAMPLES = 200  # bars of each kind sampled per symbol, where asking is free
-
-
-class ComparisonRequest(Dto):
-    """What to compare, over which candles (symbol -> file)."""
-
-    candles: dict[str, str] = {}
-    funding: dict[str, str] = {}
-    news: str = ""
-    instruments: str = ""
-    deciders: tuple[str, ...] = ("rules",)
-    models: tuple[str, ...] = ()
-    start: Utc | None = None
-    end: Utc | None = None
-    windows: int = 1
-    window_days: float = 0
-    mask: bool = False
-    perturb: bool = False
-    quiet: int | None = None
-    seeds: int = 200
-    cutoffs: dict[str, Utc] = {}
-    max_cost: Exact | None = None
-    dask: str = ""
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A request made out into replays: those that are free, and those that ask models."""
-
-    request: ComparisonRequest
-    variants: list[Variant]
-    windows: tuple[ReplayWindow, ...]
-    free: list[Job]
-    paid: list[tuple[Variant, Job]]
-    instruments: dict[str, dict[str, Any]]
 
 
 def plan_work(request: ComparisonRequest) -> Work:
@@ -133,8 +97,7 @@ def carry_out(
     trials = stage.replay_trials(work.free, work.request.dask, done) if trials is None else trials
     if work.paid:
         trials = [*trials, *stage.replay_paid(work.paid, spending, done)]
-    job = (work.free or [job for _, job in work.paid])[0]
-    compared = stage.compare_trials(work.variants, work.windows, trials, job, work.request.seeds)
+    compared = stage.compare_trials(work, trials)
     notes = {
         "title": work.request.title or f"{', '.join(compared.symbols)}: {len(work.variants)} variants",
         "command": f"quarterdeck {shlex.join(sys.argv[1:])}",
@@ -152,16 +115,8 @@ def carry_out(
     page, run = None, ""
     with nullcontext(out) if out or not settings().mlflow_url else TemporaryDirectory() as folder:
         if folder is not None:
-            page = stage.write_report(compared, work.variants, trials, job, notes, Path(folder))
-            params = {
-                "symbols": ", ".join(work.request.candles),
-                "windows": str(len(work.windows)),
-                "start": work.windows[0].start.isoformat(),
-                "end": work.windows[-1].end.isoformat(),
-                "seeds": str(work.request.seeds),
-                "instruments": notes["instruments"],
-            }
-            run = stage.track_comparison(compared, work.variants, notes, params, Path(folder))
+            page = stage.write_report(work, trials, compared, notes, Path(folder))
+            run = stage.track_comparison(work, compared, notes, Path(folder))
     return plain(
         {
             **dict(compared),

@@ -11,9 +11,10 @@ from typing import TypeVar
 
 import httpx
 
+from flows.cycle import Request
 from flows.protect import reconcile
 from flows.settle import settle_all
-from flows.trade import Request, run_cycles
+from flows.trade import run_cycles
 from flows.watch import look
 from tasks import fetch
 from tasks.connections import log, venue

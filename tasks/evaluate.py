@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,49 @@ from tasks.core.errors import TrackingUnavailable
 from tasks.core.lab import compare
 from tasks.core.lab.compare import Comparison, ReplayWindow, Trial, Variant
 from tasks.core.simulation.paid_replies import Spending
+from tasks.core.types.base import Dto, Exact, Utc
 from tasks.retries import stage
 from tasks.settings import settings
+
+
+class ComparisonRequest(Dto):
+    """What to compare, over which candles (symbol -> file)."""
+
+    candles: dict[str, str] = {}
+    funding: dict[str, str] = {}
+    news: str = ""
+    instruments: str = ""
+    deciders: tuple[str, ...] = ("rules",)
+    models: tuple[str, ...] = ()
+    start: Utc | None = None
+    end: Utc | None = None
+    windows: int = 1
+    window_days: float = 0
+    mask: bool = False
+    perturb: bool = False
+    quiet: int | None = None
+    seeds: int = 200
+    cutoffs: dict[str, Utc] = {}
+    max_cost: Exact | None = None
+    dask: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A request made out into replays: those that are free, and those that ask models."""
+
+    request: ComparisonRequest
+    variants: list[Variant]
+    windows: tuple[ReplayWindow, ...]
+    free: list[Job]
+    paid: list[tuple[Variant, Job]]
+    instruments: dict[str, dict[str, Any]]
+
+    @property
+    def job(self) -> Job:
+        """Return one of its replays: they have the candles and the limits in common."""
+        return [*self.free, *(job for _, job in self.paid)][0]
 
 
 @stage(task_run_name="replay-{job.label}-{job.window.index}-{job.treatment}", retries=0)
@@ -46,43 +88,35 @@ def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: C
 
 
 @stage(retries=0)
-def compare_trials(
-    chosen: Sequence[Variant], windows: Sequence[ReplayWindow], trials: Sequence[Trial], job: Job, seeds: int
-) -> Comparison:
+def compare_trials(work: Work, trials: Sequence[Trial]) -> Comparison:
     """Count these variants as tried on this data, and put them beside each other."""
-    seen = parallel_replays.treated_for(job)
+    seen, strategy = parallel_replays.treated_for(work.job), work.job.strategy
     data, tally = parallel_replays.data_hash(seen), variants.Tally(settings().home)
-    limits, now = job.strategy.limits.model_dump_json(), datetime.now(UTC)
+    limits = strategy.limits.model_dump_json()
     sharpes = {
-        f"{v.label} {v.prompt_sha256} {limits}": compare.daily_sharpe(compare.of(trials, v.label)) for v in chosen
+        f"{v.label} {v.prompt_sha256} {limits}": compare.daily_sharpe(compare.of(trials, v.label))
+        for v in work.variants
     }
-    tally.add(data, {name: sharpe for name, sharpe in sharpes.items() if sharpe is not None}, now)
-    bars, cash, costs = parallel_replays.bars_of(seen), float(job.strategy.capital), job.strategy.costs
-    return compare.compare(chosen, windows, trials, bars, tally.tried(data), data, cash, costs, seeds)
+    tally.add(data, {name: sharpe for name, sharpe in sharpes.items() if sharpe is not None}, datetime.now(UTC))
+    known = (parallel_replays.bars_of(seen), tally.tried(data), data, float(strategy.capital), strategy.costs)
+    return compare.compare(work.variants, work.windows, trials, *known, work.request.seeds)
 
 
 @stage(retries=0)
 def write_report(
-    comparison: Comparison,
-    chosen: Sequence[Variant],
-    trials: Sequence[Trial],
-    job: Job,
-    notes: Mapping[str, Any],
-    out: Path,
+    work: Work, trials: Sequence[Trial], comparison: Comparison, notes: Mapping[str, str], out: Path
 ) -> Path:
     """Write the report, and each variant's charts and tables, into a folder; returns the report."""
-    report.write(out, {"report.html": report.page(comparison, chosen, trials, notes).encode()})
-    paths = parallel_replays.bars_of(parallel_replays.treated_for(job))
-    for variant in chosen:
+    report.write(out, {"report.html": report.page(comparison, work.variants, trials, notes).encode()})
+    paths = parallel_replays.bars_of(parallel_replays.treated_for(work.job))
+    for variant in work.variants:
         files = report.variant_files(variant, trials, paths)
         report.write(out / report.file_name(variant.label), files)
     return out / "report.html"
 
 
 @stage(retries=0)
-def track_comparison(
-    comparison: Comparison, chosen: Sequence[Variant], notes: Mapping[str, Any], params: Mapping[str, str], folder: Path
-) -> str:
+def track_comparison(work: Work, comparison: Comparison, notes: Mapping[str, str], folder: Path) -> str:
     """Log the comparison to MLflow from the report's folder; empty where tracking is off or not there."""
     from tasks.adapters.mlflow.comparison import log_comparison, server_of
 
@@ -90,9 +124,17 @@ def track_comparison(
         return ""
     tags = {"data_sha256": comparison.data_sha256, "git_commit": notes["commit"], "mask": notes["mask"]}
     tags = {key: value for key, value in tags.items() if value}
+    params = {
+        "symbols": ", ".join(work.request.candles),
+        "windows": str(len(work.windows)),
+        "start": work.windows[0].start.isoformat(),
+        "end": work.windows[-1].end.isoformat(),
+        "seeds": str(work.request.seeds),
+        "instruments": notes["instruments"],
+    }
     try:
         return log_comparison(
-            server_of(settings().mlflow_url), comparison, chosen, notes["title"], params, tags, folder
+            server_of(settings().mlflow_url), comparison, work.variants, notes["title"], params, tags, folder
         )
     except TrackingUnavailable as e:
         log().warning("the comparison is not in MLflow: %s", e)

@@ -15,9 +15,10 @@ from click.testing import CliRunner
 from model_server import ModelServer, Reply
 
 from deployments.cli import cli
-from flows.evaluate import ComparisonRequest, carry_out, evaluate, plan_work
+from flows.evaluate import carry_out, evaluate, plan_work
 from tasks.adapters import parallel_replays
 from tasks.adapters.variants import Tally
+from tasks.evaluate import ComparisonRequest
 from tasks.settings import settings
 
 SYMBOL = "BTC/USDT:USDT"
