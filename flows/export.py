@@ -20,10 +20,10 @@ def export(out: str = "", records: str = "", formats: tuple[str, ...] = ("parque
     folder = Path(out or settings().home / "exports" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime()))
     card = export_dataset(folder, Path(records) if records else None, formats)
     create_markdown_artifact(key="rl-dataset", markdown=render(card), description=str(folder))
-    return said(card, folder)
+    return headline(card, folder)
 
 
-def said(card: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return what of a card is told at once; the rest stands beside the data."""
+def headline(card: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what of a card is shown at once; the rest stands beside the data."""
     names = ("transitions", "splits", "left_out", "first", "last", "spec_sha256")
     return {"out": str(folder), **{name: card[name] for name in names}}

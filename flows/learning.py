@@ -1,11 +1,13 @@
 """The `export-rl`, `train` and `loop` commands; a file of its own, so that asking for help loads no Prefect."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import click
 
 from flows.options import candle_options, json_option
 from flows.output import emit
+from tasks.core.errors import InputError
 
 
 @click.command("export-rl")
@@ -18,10 +20,10 @@ from flows.output import emit
 @json_option
 def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json: bool) -> None:
     """Write the RL dataset: transitions split by time, with a card that says what they are."""
-    from flows.export import said
+    from flows.export import headline
     from tasks.learn import export_dataset
 
-    emit(said(export_dataset(out, records, formats), out), as_json)
+    emit(headline(export_dataset(out, records, formats), out), as_json)
 
 
 @click.command()
@@ -30,9 +32,9 @@ def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json
 @json_option
 def train(data: Path, out: Path, as_json: bool) -> None:
     """Clone the behaviour of a dataset into a small policy."""
-    from tasks.learn import train_policy
+    from tasks.adapters.model import onnx_policy
 
-    emit(train_policy(data, out), as_json)
+    emit(onnx_policy.train(data, out), as_json)
 
 
 @click.command()
@@ -42,16 +44,35 @@ def train(data: Path, out: Path, as_json: bool) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="a new folder")
 @json_option
 def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: Path, as_json: bool) -> None:
-    """Export, train, replay and compare in one go."""
-    from flows.compare import print_table
-    from flows.policy import close_loop
+    """Export, train, replay and compare in one go.
 
-    document = close_loop(records, files, out, deciders)
-    if as_json:
-        emit(document, True)
-        return
-    emit({name: document[name] for name in ("dataset", "trained", "from")}, False)
-    print_table(document["compared"])
+    Dataset, policy.onnx and comparison go into --out; the comparison begins an embargo after the last cut, where the
+    policy has not learnt. A decider that asks models is for `quarterdeck compare`, which says first what it costs.
+    """
+    from flows.compare import print_table
+    from flows.evaluate import carry_out, plan_work
+    from tasks.adapters.files.folders import check_new
+    from tasks.adapters.model import onnx_policy
+    from tasks.evaluate import ComparisonRequest
+    from tasks.learn import export_dataset
+
+    check_new(out)
+    model = out / "policy.onnx"
+    card = export_dataset(out / "dataset", records, ("parquet",))
+    trained = onnx_policy.train(out / "dataset", model)
+    start = datetime.fromisoformat(card["cuts"][-1]) + timedelta(seconds=card["embargo_s"])
+    request = ComparisonRequest(
+        candles=files, deciders=(f"model:{model.resolve()}", *deciders), start=start,
+        end=datetime.fromisoformat(card["last"]), title="a policy cloned from records, where it has not learnt",
+    )  # fmt: skip
+    work = plan_work(request)
+    if work.paid:
+        raise InputError(f"--decider {work.paid[0][0].decider}: asks models; compare it with `quarterdeck compare`")
+    learned = {"dataset": card["splits"], "trained": trained, "from": start}
+    compared = carry_out(work, None, out / "comparison")
+    emit({**learned, "compared": compared} if as_json else learned, as_json)
+    if not as_json:
+        print_table(compared)
 
 
 COMMANDS = (export_rl, train, loop)

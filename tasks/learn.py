@@ -1,4 +1,4 @@
-"""Learning from what was decided: the dataset, and a policy cloned from it."""
+"""The dataset of what was decided, to learn from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,13 +18,3 @@ def export_dataset(out: Path, records: Path | None, formats: Sequence[str]) -> d
     card = dataset.export(source, out, formats)
     log().info("export transitions=%d splits=%s out=%s", card["transitions"], card["splits"], out)
     return card
-
-
-@stage
-def train_policy(data: Path, out: Path) -> dict[str, Any]:
-    """Clone the behaviour of a dataset into an ONNX file and return how well it imitates."""
-    from tasks.adapters.model import onnx_policy
-
-    report = onnx_policy.train(data, out)
-    log().info("train decider=%s validation=%s", report["decider"], report.get("validation"))
-    return report
