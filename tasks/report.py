@@ -22,12 +22,16 @@ POINTS = 1000
 
 
 @stage
-async def write_report(day: date) -> Path:
-    """Write the page about one UTC day, show it in Prefect and send its headline; again: the same files."""
+async def write_report(day: date | None) -> Path:
+    """Write the page about one UTC day, show it in Prefect and send its headline; again: the same files.
+
+    day: by default yesterday, by the venue's clock.
+    """
     from tasks.adapters.charts import canvas, comparison
     from tasks.adapters.charts.report import page_of
 
     kept, s = store(), settings()
+    day = day or (await venue().now()).date() - timedelta(days=1)
     begin = datetime.combine(day, time(), UTC)
     end = begin + timedelta(days=1)
     last = end - timedelta.resolution

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,6 @@ from deployments import alerting, supervisor
 from deployments.orchestrator import Orchestrator
 from deployments.progress import Board
 from flows.clock import to_the_end
-from flows.report import write
 from flows.trade import Request, run_cycles
 from flows.watch import look
 from tasks import alerts, record
@@ -35,6 +33,7 @@ from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.limits import Budget
 from tasks.core.types.reconcile import Finding
 from tasks.core.types.record import CycleStatus, EquityPoint
+from tasks.report import write_report
 from tasks.settings import load
 
 SYMBOL = "BTC/USDT:USDT"
@@ -216,7 +215,7 @@ async def test_report_is_one_page_that_says_what_the_day_was(home, exchange):
     kept.cycles.save(cycle, day)
     kept.positions.save(a_position(closed_at=day, opened_at=day))
     kept.outcomes.save(an_outcome(closed_at=day))
-    path = Path(await to_the_end(write()))
+    path = await to_the_end(write_report(None))
     page = path.read_text()
     assert path == home / "reports" / "default-2025-03-09.html"
     assert "2025-03-09 default: equity 10100.00 (+1.00 %), 1 decisions, 1 trades closed, +0.96 R" in page

@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any
 
 from flows.protect import reconcile
-from flows.report import write
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
 from flows.watch import look
@@ -25,6 +24,7 @@ from tasks import protect as stage
 from tasks.adapters.venue import ccxt_venue as venue_adapter
 from tasks.connections import close_venues
 from tasks.core.errors import TradingError
+from tasks.report import write_report
 from tasks.retries import BROKEN, Stage
 
 Said = dict[str, Any]
@@ -78,7 +78,7 @@ async def settle() -> Said:
 
 
 async def report() -> Said:
-    return {"path": await write()}
+    return {"path": str(await write_report(None))}
 
 
 async def rest() -> Said:
