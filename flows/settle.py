@@ -7,7 +7,7 @@ from prefect.runtime import flow_run
 
 from flows.clock import to_the_end, too_old
 from flows.promote import watch_champions
-from tasks import fetch, record, retention, shadow
+from tasks import fetch, mirror, record, retention, shadow
 from tasks import settle as stage
 from tasks.connections import log
 
@@ -31,11 +31,8 @@ async def settle_all() -> dict[str, int]:
     scored = shadow.score_shadows(at)
     books = await shadow.run_paper_books(at)
     watch_champions(at)
-    prompts = stage.sync_prompts()
-    tracked = record.track_decisions()
-    stage.track_session(at)
-    result = {"outcomes": len(settled), "tracked": tracked, "prompts": prompts, "shadows_scored": scored}
-    result["pruned"] = retention.prune(at)
+    mirrored = mirror.show_mlflow(at)
+    result = {"outcomes": len(settled), **mirrored, "shadows_scored": scored, "pruned": retention.prune(at)}
     for name, equity in books.items():
         log().info("paper book decider=%s equity=%s", name, equity)
     log().info("settle %s", result)

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from flows.clock import owner, scheduled_time, to_the_end, too_old
 from flows.cycle import Cycle, Request
-from tasks import account, decide, detect, features, fetch, record, settle, shadow, validate
+from tasks import account, decide, detect, features, fetch, mirror, record, shadow, validate
 from tasks.connections import store
 from tasks.core.errors import InputError
 from tasks.core.market.bars import Frames
@@ -191,6 +191,4 @@ class _Run:
         await shadow.decide_shadows(self.strategy, questions, records)
         if not self.request.dry_run:
             account.keep_equity(await fetch.fetch_balance(), await fetch.venue_now())
-        record.track_decisions()
-        settle.sync_prompts()
-        settle.track_session(self.as_of)
+        mirror.show_mlflow(self.as_of)

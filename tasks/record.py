@@ -1,20 +1,19 @@
-"""Keep what a cycle did: the record in the store, a page in Prefect, a trace in MLflow."""
+"""Keep what a cycle did: the record in the store, and a page in Prefect."""
 
 from datetime import UTC, datetime, timedelta
 
 from prefect.artifacts import acreate_markdown_artifact
 
-from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.store.cycles import BeginResult
-from tasks.connections import log, store, tracker
-from tasks.core.errors import TrackingUnavailable, TradingError
+from tasks.connections import log, store
+from tasks.core.errors import TradingError
 from tasks.core.market.market import Market
 from tasks.core.pages import decision
 from tasks.core.trading.orders import cycle_id
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.features import load_candles
-from tasks.retries import is_tried_again, stage
+from tasks.retries import stage
 from tasks.settings import settings
 
 SCHEDULE = "15m"  # every close of it is due a cycle
@@ -101,24 +100,3 @@ def chart_of(record: CycleRecord) -> str:
         log().warning("chart symbol=%s cycle_id=%s not drawn error=%s", record.symbol, record.cycle_id, e)
         return ""
     return canvas.data_uri(picture)
-
-
-@stage
-def track_decisions(limit: int = 50) -> int:
-    """Mirror decisions not yet in MLflow: its prompt, then a trace for each; MLflow down: they wait."""
-    mirror, kept = tracker(), store()
-    if mirror is None:
-        return 0
-    sent = 0
-    try:
-        for record in kept.decisions.untracked(limit):
-            for call in record.decided.calls if record.decided else ():
-                if call.prompt is not None:
-                    mirror.register_prompt(load_prompt(call.prompt.name, call.prompt.version))
-            kept.decisions.mark_tracked(record.cycle_id, mirror.track_decision(record, settings().profile))
-            sent += 1
-    except TrackingUnavailable as e:
-        if is_tried_again(e):
-            raise
-        log().warning("mlflow unavailable, decisions wait sent=%d error=%s", sent, e)
-    return sent

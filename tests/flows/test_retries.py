@@ -15,7 +15,7 @@ from replayed import strategy
 from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, a_reason, a_snapshot
 
 import tasks
-from tasks import connections, decide, detect, guard, record, shadow
+from tasks import connections, decide, detect, guard, mirror, shadow
 from tasks.adapters.store.cycles import DecisionRepository
 from tasks.adapters.store.events import EventRepository
 from tasks.adapters.store.shadow import ShadowRepository
@@ -176,16 +176,18 @@ class Mirror:
 
     def register_prompt(self, _: object) -> None: ...
 
+    def log_session(self, *_: object, **__: object) -> None: ...
+
 
 @pytest.mark.parametrize(("times", "sent"), [(2, 1), (3, 0)])
 def test_mlflow_is_tried_again_and_waited_for_no_longer_after_that(home, prefect_server, monkeypatch, times, sent):
     cycle = a_full_cycle("btc", decided=a_hold())
     store().cycles.begin(cycle, AT)
     store().cycles.save(cycle, AT)
-    mirror = Mirror(times)
-    monkeypatch.setattr(record, "tracker", lambda: mirror)
-    assert at_once(record.track_decisions)() == sent
-    assert mirror.track_decision.runs == [1, 2, 3]
+    mlflow = Mirror(times)
+    monkeypatch.setattr(mirror, "tracker", lambda: mlflow)
+    assert at_once(mirror.show_mlflow)(AT)["tracked"] == sent
+    assert mlflow.track_decision.runs == [1, 2, 3]
     assert [each.cycle_id for each in store().decisions.untracked(1)] == ([] if sent else ["btc"])
 
 

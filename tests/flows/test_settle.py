@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 from store_samples import a_cycle, a_decision, a_full_cycle, a_hold, a_position
 
-from tasks import settle
+from tasks import mirror, settle
 from tasks.adapters.store.database import row_of
 from tasks.adapters.store.tables import CycleRow
 from tasks.connections import store
@@ -40,7 +40,7 @@ def test_a_day_of_many_cycles_and_trades_is_added_up_whole_and_without_the_day_b
         connection.execute(store().insert(CycleRow), rows)
     for n in range(205):
         store().positions.save(closed(n, MIDNIGHT + timedelta(seconds=n - 1)))
-    found = settle.session_metrics(MIDNIGHT)
+    found = mirror.session_metrics(MIDNIGHT)
     assert found["cycles"] == 2402
     assert {name: n for name, n in found.items() if name.startswith(("status.", "action."))} == {
         "status.quiet": 2400, "status.executed": 1, "status.held": 1, "action.OPEN_LONG": 1, "action.HOLD": 1,

@@ -1,0 +1,71 @@
+"""MLflow as a mirror: prompts, decisions with their outcomes, and each day as a run. What it has not seen waits."""
+
+from collections import Counter
+from datetime import datetime, timedelta
+
+from tasks.adapters.files.prompts import list_prompts
+from tasks.connections import log, store, tracker
+from tasks.core.errors import InputError, TrackingUnavailable
+from tasks.core.types.bars import floor_time
+from tasks.retries import is_tried_again, stage
+from tasks.settings import settings
+
+
+@stage
+def show_mlflow(at: datetime) -> dict[str, int]:
+    """Register prompt files, trace decisions and their outcomes, and log the day; returns how many prompts and traces.
+
+    Whatever MLflow has already is left alone; while it is away, the rest waits for the next run.
+    """
+    mirror, kept, s, shown = tracker(), store(), settings(), {"prompts": 0, "tracked": 0}
+    if mirror is None:
+        return shown
+    midnight = floor_time(at, "1d")
+    try:
+        try:
+            for prompt in list_prompts():
+                mirror.register_prompt(prompt)
+                shown["prompts"] += 1
+        except InputError as e:
+            log().error("prompts not synced error=%s", e)
+        for record in kept.decisions.untracked(50):
+            kept.decisions.mark_tracked(record.cycle_id, mirror.track_decision(record, s.profile))
+            shown["tracked"] += 1
+        for trace_id, outcome in kept.outcomes.untracked(100):
+            mirror.attach_outcome(trace_id, outcome)
+            kept.outcomes.mark_tracked(outcome.position_id)
+        mirror.log_session(
+            s.strategy, s.profile, midnight.date(), session_metrics(midnight),
+            step=int((at - midnight) / timedelta(minutes=5)),
+            params={"decider": s.decider_name, "models": ",".join(s.model), "symbols": ",".join(s.symbols)},
+        )  # fmt: skip
+    except TrackingUnavailable as e:
+        if is_tried_again(e):
+            raise
+        log().warning("mlflow unavailable, the rest waits shown=%s error=%s", shown, e)
+    return shown
+
+
+def session_metrics(midnight: datetime) -> dict[str, float]:
+    """Return the day's numbers so far."""
+    kept, strategy = store(), settings().strategy
+    points = kept.equity.since(strategy, midnight)
+    cycles, answers = kept.cycles.by_status(strategy, midnight), kept.decisions.between(strategy, midnight)
+    outcomes = kept.outcomes.newest(strategy, since=midnight, limit=None)
+    metrics: dict[str, float] = {
+        "cycles": sum(cycles.values()),
+        "decisions": len(answers),
+        "model_calls": sum(len(answer.calls) for _, answer in answers),
+        "cost_usd": float(sum(answer.cost_usd for _, answer in answers)),
+        "closed_trades": len(outcomes),
+        "realized_pnl": float(sum(o.pnl for o in outcomes)),
+    }
+    known_r = [float(o.r_multiple) for o in outcomes if o.r_multiple is not None]
+    if known_r:
+        metrics["mean_r"] = sum(known_r) / len(known_r)
+    if points:
+        metrics["equity"] = float(points[-1].equity)
+        metrics["drawdown_pct"] = float((1 - points[-1].equity / points[-1].peak) * 100)
+    metrics |= {f"action.{name}": n for name, n in Counter(answer.decision.action for _, answer in answers).items()}
+    metrics |= {f"status.{name}": n for name, n in cycles.items()}
+    return metrics
