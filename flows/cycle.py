@@ -117,8 +117,8 @@ class Cycle:
         self.last = None if close is None else exact(close)
         state = await self._account()
         book = await fetch.fetch_book(self.symbol, order_size(strategy, state.equity))
-        held = [p for p in store().positions.open(strategy.name) if p.symbol == self.symbol]
-        position, digest = held[0] if held else None, account.trade_digest(strategy.name, self.symbol, self.as_of)
+        position = next(iter(ledger.open_in(self.symbol)), None)
+        digest = account.trade_digest(strategy.name, self.symbol, self.as_of)
         known_at = datetime.now(UTC)
         asked = question(
             strategy, market, state, book, news, remembered, self.record.reasons, self.as_of, position=position,
@@ -205,11 +205,9 @@ class Cycle:
             self._end(CycleStatus.HELD)
             return
         assert self._lease is not None  # prepare ends without it
-        price = self.record.verdict.price if self.record.verdict else None
-        intents = self.record.intents
-        sent = await execute.execute_intents(self.record.cycle_id, intents, self._lease, self.as_of, price)
+        sent = await execute.execute_intents(self.record, self._lease)
         reached("executed")
-        if len(sent) < len(intents):
+        if len(sent) < len(self.record.intents):
             self._give_up(sent, lost(self._lease))
             return
         try:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
 
+from tasks import ledger
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
 from tasks.core.trading import booking
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
-from tasks.core.types.record import Lease
+from tasks.core.types.record import CycleRecord, Lease
 from tasks.crash_points import reached
 from tasks.halts import active_halt
 from tasks.retries import stage
@@ -40,40 +40,36 @@ async def send(client: Venue, intent: OrderIntent, proof: Callable[[], None] | N
 async def _once(client: Venue, intent: OrderIntent, proof: Callable[[], None] | None) -> Order:
     if intent.type not in PROTECTION:  # setting the same stop twice changes nothing
         reached("before_look_up")
-        found = await client.find_order(intent.symbol, intent.client_order_id)
-        if found is not None:
-            return found
+        if (order := await client.find_order(intent.symbol, intent.client_order_id)) is not None:
+            return order
     if proof is not None:
         proof()
     reached("before_send")
     try:
         order = await client.submit(intent)
     except DuplicateOrder as e:
-        found = await client.find_order(intent.symbol, intent.client_order_id)
-        if found is None:
+        order = await client.find_order(intent.symbol, intent.client_order_id)
+        if order is None:
             raise VenueUnavailable(f"{intent.client_order_id} is a duplicate, yet the venue does not show it") from e
-        order = found
     reached("sent")
     return order
 
 
 @stage(retry_delay_seconds=[5, 15])  # not given up early: orders that were let through
-async def execute_intents(
-    cycle_id: str, intents: tuple[OrderIntent, ...], lease: Lease, as_of: datetime, price: Decimal | None = None
-) -> tuple[Order, ...]:
-    """Write every intent to the store, then carry them out in order. A retry finds what was sent, by its id.
+async def execute_intents(record: CycleRecord, lease: Lease) -> tuple[Order, ...]:
+    """Write every intent of a cycle to the store, then carry them out in order. A retry finds what was sent, by its id.
 
     lease: under which they are sent; once it is lost nothing more is, and fewer orders than intents come back.
-    price: what the decision was sized at. An entry is not sent when the decision is too old by now, when the market
-    has run away from that price, or while trading is halted; what the venue has already is taken over all the same.
+    An entry is not sent when the decision is too old by now, when the market has run away from the price it was sized
+    at, or while trading is halted; what the venue has already is taken over all the same.
     """
-    store().intents.save(cycle_id, intents, as_of)
+    store().intents.save(record.cycle_id, record.intents, record.as_of)
     done: list[Order] = []
-    for intent in intents:
+    for intent in record.intents:
         try:
-            done.append(_ended(intent) or await _carry_out(cycle_id, intent, lease, as_of, price))
+            done.append(_ended(intent) or await _carry_out(record, intent, lease))
         except LeaseLost as e:
-            log().error("execute symbol=%s cycle_id=%s %s", intent.symbol, cycle_id, e)
+            log().error("execute symbol=%s cycle_id=%s %s", intent.symbol, record.cycle_id, e)
             break
     return tuple(done)
 
@@ -87,10 +83,10 @@ def _ended(intent: OrderIntent) -> Order | None:
     return store().orders.get(intent.client_order_id) or _refused(intent, reason)
 
 
-async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: datetime, price: Decimal | None) -> Order:
+async def _carry_out(record: CycleRecord, intent: OrderIntent, lease: Lease) -> Order:
     kept = store()
     try:
-        objection = await _objection(intent, as_of, price)
+        objection = await _objection(record, intent)
         if objection:
             prove(intent, lease)  # a run that has lost the lease may not end it either
             order = _refused(intent, objection)
@@ -102,9 +98,8 @@ async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: da
     reached("order_saved")
     state = "rejected" if order.status is OrderStatus.REJECTED else "sent"
     if intent.type in PROTECTION and state == "sent":
-        for position in kept.positions.open(settings().strategy):  # no fill ever tells of it
-            if position.symbol == intent.symbol:
-                kept.positions.save(booking.with_protection(position, intent))
+        for position in ledger.open_in(intent.symbol):  # no fill ever tells of it
+            kept.positions.save(booking.with_protection(position, intent))
         reached("protection_noted")
         state = "done"
     kept.intents.mark(intent.client_order_id, state)
@@ -112,39 +107,36 @@ async def _carry_out(cycle_id: str, intent: OrderIntent, lease: Lease, as_of: da
     level = log().error if order.status is OrderStatus.REJECTED else log().info
     level(
         "execute symbol=%s cycle_id=%s client_order_id=%s status=%s filled=%s avg_price=%s reason=%s",
-        intent.symbol, cycle_id, intent.client_order_id, order.status, order.filled, order.avg_price,
+        intent.symbol, record.cycle_id, intent.client_order_id, order.status, order.filled, order.avg_price,
         order.reason or "-",
     )  # fmt: skip
     return order
 
 
-async def _objection(intent: OrderIntent, as_of: datetime, price: Decimal | None) -> str:
+async def _objection(record: CycleRecord, intent: OrderIntent) -> str:
     """Return why an entry must not be sent now, or nothing; exits and protection always may."""
     if intent.reduce_only or intent.type in PROTECTION:
         return ""
     if await venue().find_order(intent.symbol, intent.client_order_id) is not None:
         return ""  # it was sent before: take it over
-    late = (await venue().now() - as_of).total_seconds()
-    if late > settings().limits.max_lateness_s:
-        return f"stale: {late:.0f} s after the close, at most {settings().limits.max_lateness_s} s"
+    late, limits = (await venue().now() - record.as_of).total_seconds(), settings().limits
+    if late > limits.max_lateness_s:
+        return f"stale: {late:.0f} s after the close, at most {limits.max_lateness_s} s"
     if intent.type is OrderType.LIMIT and not venue().attaches_protection:
         return "the venue takes no stop with an entry: one that rests could fill unprotected; enter at market"
     if halt := active_halt():
         return f"halted: {halt.reason}"
-    if intent.type is OrderType.MARKET and price is not None:
-        return await _slipped(intent, price)
-    return ""
-
-
-async def _slipped(intent: OrderIntent, price: Decimal) -> str:
-    """Return how far the book has run from the decision's price, if that is beyond the limit."""
+    price = record.verdict and record.verdict.price
+    if intent.type is not OrderType.MARKET or price is None:
+        return ""
     book = await venue().fetch_book(intent.symbol)
     side, sign = (book.asks, 1) if intent.side == "buy" else (book.bids, -1)
     if not side:
         return "the book is empty: nothing to trade against"
     bps = sign * (side[0][0] - price) / price * 10_000
-    limit = settings().limits.max_slippage_bps
-    return f"slippage: {bps:.1f} bps from the decision's {price}, at most {limit}" if bps > limit else ""
+    if bps > limits.max_slippage_bps:
+        return f"slippage: {bps:.1f} bps from the decision's {price}, at most {limits.max_slippage_bps}"
+    return ""
 
 
 def _refused(intent: OrderIntent, reason: str) -> Order:

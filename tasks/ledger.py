@@ -82,13 +82,13 @@ async def dust(symbol: str) -> Decimal:
 PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
 
 
-async def adopt_orders(symbol: str, seen: Collection[str]) -> int:
-    """Take over those of the orders `seen` (client ids) that are ours and unknown; returns how many."""
+async def adopt_orders(symbol: str, seen: Collection[str]) -> bool:
+    """Take over those of the orders `seen` (client ids) that are ours and unknown; returns whether there were any."""
     unknown = [name for name in seen if orders.is_ours(name) and store().intents.get(name) is None]
     if not unknown:
-        return 0
-    found = {name: await venue().find_order(symbol, name) for name in unknown}
-    return _take_over(symbol, orders=found)[0]
+        return False
+    at_venue = {name: await venue().find_order(symbol, name) for name in unknown}
+    return any(isinstance(action, Adopt) for action in _take_over(symbol, orders=at_venue))
 
 
 async def adopt_working(symbol: str) -> list[Finding]:
@@ -97,19 +97,18 @@ async def adopt_working(symbol: str) -> list[Finding]:
     if not resting:
         return []
     known = frozenset(o.client_order_id for o in resting if store().intents.get(o.client_order_id) is not None)
-    return _take_over(symbol, known, resting={symbol: tuple(resting)})[1]
+    taken_over = _take_over(symbol, known, resting={symbol: tuple(resting)})
+    return [action for action in taken_over if isinstance(action, Finding)]
 
 
-def _take_over(symbol: str, known: frozenset[str] = frozenset(), **seen: Any) -> tuple[int, list[Finding]]:
-    adopted, foreign = 0, list[Finding]()
-    for action in actions(view(symbol, known=known), **seen):
+def _take_over(symbol: str, known: frozenset[str] = frozenset(), **seen: Any) -> tuple[Action, ...]:
+    done = actions(view(symbol, known=known), **seen)
+    for action in done:
         if isinstance(action, Adopt):
             _adopt(action)
-            adopted += 1
         elif isinstance(action, Finding):
             log().error("%s", action.text)
-            foreign.append(action)
-    return adopted, foreign
+    return done
 
 
 def _adopt(action: Adopt) -> None:
@@ -141,16 +140,14 @@ async def book_fills(symbol: str) -> list[Position]:
     known = kept.fills.since(since, symbol)
     fetched = await venue().fills(symbol, max(since, known[-1].at - booking.OVERLAP) if known else since)
     reached("fills_fetched")
-    least, intents = await dust(symbol), ours.intents
-    if await adopt_orders(symbol, {fill.client_order_id for fill in fetched}):
-        intents = view(symbol).intents
-    if not intents:
+    least = await dust(symbol)
+    if not (await adopt_orders(symbol, {fill.client_order_id for fill in fetched}) or ours.intents):
         return []
     new = frozenset(fill.fill_id for fill in kept.fills.save(fetched))
     reached("fills_saved")
-    ours = view(symbol, intents=intents, dust={symbol: least})  # a stop may have been moved meanwhile
-    told = ToldFills(since=since, fills=tuple(kept.fills.since(since, symbol)), new=new)
-    books = [action for action in actions(ours, fills={symbol: told}) if isinstance(action, BookFills)]
+    ours = view(symbol, dust={symbol: least})  # a stop may have been moved meanwhile
+    fills = ToldFills(since=since, fills=tuple(kept.fills.since(since, symbol)), new=new)
+    books = [action for action in actions(ours, fills={symbol: fills}) if isinstance(action, BookFills)]
     changed = [position for book in books for position in _keep(book)]
     reached("booked")
     return changed

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from tasks import ledger
 from tasks.connections import log, store, venue
 from tasks.core.errors import TradingError
-from tasks.core.trading import reconcile
 from tasks.core.types.base import ZERO
 from tasks.core.types.decision import Add
 from tasks.core.types.orders import Order, OrderIntent
@@ -17,7 +16,6 @@ from tasks.core.types.reconcile import (
     KeepOrder,
     LookAgain,
     OwnIntent,
-    VenueView,
 )
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
@@ -51,9 +49,8 @@ async def _settle(intent: OrderIntent, now: datetime) -> bool:
     name, actions, booked, cancelled = intent.client_order_id, tuple[Action, ...](), frozenset[str](), False
     for _ in range(LOOKS):
         order = await venue().find_order(intent.symbol, name)
-        look = VenueView(observed_at=datetime.now(UTC), orders={name: order}, booked=booked)
         ours = ledger.view(intents=(_own(intent, order),), halts=tuple(active_halts()))
-        actions = reconcile.reconcile(ours, look, actions, now)
+        actions = ledger.actions(ours, now, actions, orders={name: order}, booked=booked)
         if cancelled:  # once in a run: what the venue has not taken note of is the next one's
             actions = tuple(action for action in actions if not isinstance(action, CancelOrder))
         for action in actions:

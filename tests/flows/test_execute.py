@@ -13,8 +13,10 @@ from tasks import execute
 from tasks.adapters.store.store import Store
 from tasks.connections import store
 from tasks.core.errors import OrderRejected
+from tasks.core.types.decision import hold
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import Lease
+from tasks.core.types.verdict import Verdict
 
 NAME = f"symbol:{BTC}"
 LONG = timedelta(minutes=10)
@@ -73,7 +75,8 @@ def lease(holder: str = "me", lasts: timedelta = LONG) -> Lease:
 
 
 async def executed(*intents: OrderIntent, under: Lease | None = None, price: D | None = None) -> tuple[Order, ...]:
-    return await execute.execute_intents.fn("c1", intents, under or lease(), AT, price)
+    verdict = Verdict(allowed=True, decision=hold(BTC, ""), price=price)
+    return await execute.execute_intents.fn(a_cycle("c1", intents=intents, verdict=verdict), under or lease())
 
 
 async def test_every_intent_is_written_before_the_first_is_sent_and_all_in_order(venue):
