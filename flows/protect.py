@@ -95,11 +95,9 @@ async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
 
     The two are read at different instants while orders fill: what differs is booked and looked at again.
     """
-    actions, booked, patience = tuple[Action, ...](), frozenset[str](), timedelta(seconds=LOOKS * PAUSE_S)
+    actions, booked = tuple[Action, ...](), frozenset[str]()
     for look_again in range(LOOKS, -1, -1):
-        at_venue, ours = tuple(await stage.venue_positions()), ledger.view()
-        ours = ours.replace(dust={p.symbol: await ledger.dust(p.symbol) for p in ours.open})
-        actions = ledger.actions(ours, earlier=actions, patience=patience, positions=at_venue, booked=booked)
+        actions = await _look(actions, booked)
         odd = {action.symbol for action in actions if isinstance(action, LookAgain)}
         if not (odd and look_again):
             break
@@ -117,6 +115,13 @@ async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
             if action.halts:
                 halt(f"ledger mismatch: {action.text}")
     return actions
+
+
+async def _look(earlier: Sequence[Action], booked: frozenset[str]) -> tuple[Action, ...]:
+    at_venue, ours = tuple(await stage.venue_positions()), ledger.view()
+    ours = ours.replace(dust={p.symbol: await ledger.dust(p.symbol) for p in ours.open})
+    patience = timedelta(seconds=LOOKS * PAUSE_S)
+    return ledger.actions(ours, earlier=earlier, patience=patience, positions=at_venue, booked=booked)
 
 
 async def _take_exits(tried: Tried) -> list[str]:

@@ -47,7 +47,7 @@ async def test_dust_is_no_difference_between_venue_and_ledger_and_what_can_be_so
         return [VenuePosition(symbol=SPOT, side="long", quantity=HELD + D(more), avg_price=D(65000), stop=D(64000))]
 
     monkeypatch.setattr(stage.venue_positions, "fn", at_venue)
-    _, actions = await protect._look(None, frozenset({SPOT}))
+    actions = await protect._look((), frozenset({SPOT}))
     await venue().close()
     assert [action.symbol for action in actions if isinstance(action, LookAgain)] == asked_again
 
