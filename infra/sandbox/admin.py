@@ -86,6 +86,7 @@ def _order(order: Order) -> Json:
 
 
 def _position(ex: Exchange, position: VenuePosition) -> Json:
+    holding = ex.account.wallet.holdings[position.symbol]
     return {
         "symbol": position.symbol,
         "side": position.side,
@@ -93,6 +94,6 @@ def _position(ex: Exchange, position: VenuePosition) -> Json:
         "avg_price": position.avg_price,
         "stopLoss": position.stop,
         "takeProfit": position.target,
-        "unrealized_pnl": position.unrealized_pnl,
+        "unrealized_pnl": holding.unrealized(ex.price(position.symbol)),
         "unprotected_s": ex.naked_now_ms[position.symbol] / 1000,
     }

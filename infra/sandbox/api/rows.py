@@ -130,19 +130,18 @@ def position_row(ex: Exchange, market: Listing) -> Json:
     """Return one entry of /v5/position/list; a flat one has size 0 and no side."""
     symbol, wallet, mark = market.symbol, ex.account.wallet, ex.price(market.symbol)
     about = {"symbol": market.id, "positionIdx": 0, "leverage": wallet.leverage(symbol), "markPrice": mark}
-    position = ex.account.position(symbol)
-    if position is None:
+    if (holding := wallet.holdings.get(symbol)) is None:
         return about | {"side": "", "size": "0", "createdTime": ex.now, "updatedTime": ex.now}
-    holding, liquidation = wallet.holdings[symbol], position.liquidation_price
+    liquidation = wallet.liquidation_price(symbol)
     return about | {
         "side": "Buy" if holding.sign > 0 else "Sell",
         "size": holding.quantity,
-        "avgPrice": position.avg_price,
+        "avgPrice": holding.avg_price,
         "positionValue": holding.cost,
         "positionIM": wallet.margin(holding),
         "liqPrice": "" if liquidation is None else market.text(float(liquidation)),
-        "takeProfit": text(position.target),
-        "stopLoss": text(position.stop),
+        "takeProfit": text(holding.target),
+        "stopLoss": text(holding.stop),
         "unrealisedPnl": holding.unrealized(mark),
         "createdTime": holding.opened_at,
         "updatedTime": holding.entered_at,

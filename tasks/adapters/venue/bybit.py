@@ -247,8 +247,6 @@ def position_of(row: Row, symbol: str) -> VenuePosition | None:
         avg_price=exact(row["avgPrice"]),
         stop=price_or_none(row["stopLoss"]),
         target=price_or_none(row["takeProfit"]),
-        unrealized_pnl=exact_or_zero(row.get("unrealisedPnl")),
-        liquidation_price=price_or_none(row.get("liqPrice")),
     )
 
 

@@ -63,7 +63,6 @@ class PriceBar(NamedTuple):
     high: Decimal
     low: Decimal
     close: Decimal
-    volume: Decimal = ZERO
 
 
 class Triggers(NamedTuple):
@@ -100,7 +99,6 @@ class SimulatedAccount:
         self._orders: dict[str, Order] = {}  # by venue id, in the order they arrived
         self._ids: dict[str, str] = {}  # client id -> venue id
         self._resting: dict[str, datetime | None] = {}  # venue id of each working limit order -> when it expires
-        self._rested: list[str] = []  # symbols in the order in which a limit order of theirs first rested
 
     # -- what is there ------------------------------------------------------------------------------------------
 
@@ -119,8 +117,7 @@ class SimulatedAccount:
     def open_orders(self, symbol: str | None = None) -> list[Order]:
         """Return working limits, and stops and targets sent under a client id of their own; attached ones are not."""
         holdings = self.wallet.holdings.values()
-        resting = sorted(self._resting, key=lambda key: self._rested.index(self._orders[key].symbol))
-        keys = [*resting, *(key for h in holdings for key in (h.stop_order, h.target_order) if key)]
+        keys = [*self._resting, *(key for h in holdings for key in (h.stop_order, h.target_order) if key)]
         return [order for key in keys if symbol in (None, (order := self._orders[key]).symbol)]
 
     def position(self, symbol: str) -> VenuePosition | None:
@@ -134,8 +131,6 @@ class SimulatedAccount:
             avg_price=holding.avg_price,
             stop=holding.stop,
             target=holding.target,
-            unrealized_pnl=holding.unrealized(self.wallet.mark(holding, {})),
-            liquidation_price=self.wallet.liquidation_price(symbol),
         )
 
     def positions(self) -> list[VenuePosition]:
@@ -506,9 +501,8 @@ class SimulatedAccount:
                 if other and other != key:
                     self._end(other, OrderStatus.CANCELLED, "no_position", at)
 
-    def _change(self, key: str, at: datetime, **changes: object) -> Order:
-        self._orders[key] = order = self._orders[key].model_copy(update={**changes, "updated_at": at})
-        return order
+    def _change(self, key: str, at: datetime, **changes: object) -> None:
+        self._orders[key] = self._orders[key].replace(updated_at=at, **changes)
 
     def _rest_or_end(self, key: str, expires_at: datetime | None, at: datetime) -> None:
         """Put an order where it now belongs: done, in the book, or cancelled for want of a position or depth."""
@@ -520,12 +514,7 @@ class SimulatedAccount:
         elif order.reduce_only and order.symbol not in self.wallet.holdings:
             self._end(key, OrderStatus.CANCELLED, "no_position", at)
         else:
-            self._rest(key, self._resting.get(key, expires_at))
-
-    def _rest(self, key: str, expires_at: datetime | None) -> None:
-        self._resting[key] = expires_at
-        if (symbol := self._orders[key].symbol) not in self._rested:
-            self._rested.append(symbol)
+            self._resting.setdefault(key, expires_at)
 
     def _end(self, key: str, status: OrderStatus, reason: str, at: datetime) -> None:
         self._resting.pop(key, None)
@@ -563,19 +552,19 @@ class SimulatedAccount:
     def load(self, text: str) -> None:
         """Replace the state by a dumped one; instruments and costs stay this account's."""
         stored = _Stored.model_validate_json(text)
-        self.wallet.cash, self.fills, self._resting, self._rested = stored.wallet, stored.fills, {}, []
+        self.wallet.cash, self.fills, self._resting = stored.wallet, stored.fills, {}
         for name in WALLET:
             setattr(self.wallet, name, getattr(stored, name))
         self._restore(stored.orders)
         legs = {key for h in stored.holdings.values() for key in (h.stop_order, h.target_order)}
         for key, order in self._orders.items():
             if order.status is OrderStatus.OPEN and key not in legs:
-                self._rest(key, stored.expiries.get(key))
+                self._resting[key] = stored.expiries.get(key)
 
 
 def price_bars(bars: pd.DataFrame) -> list[PriceBar]:
     """Cross bars from float to Decimal."""
-    columns = [map(exact, bars[name].tolist()) for name in ("open", "high", "low", "close", "volume")]
+    columns = [map(exact, bars[name].tolist()) for name in ("open", "high", "low", "close")]
     return list(map(PriceBar, pd.DatetimeIndex(bars.index).to_pydatetime(), *columns))
 
 

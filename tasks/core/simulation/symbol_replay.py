@@ -129,7 +129,7 @@ class SymbolReplay:
 
     def bar(self, k: int) -> PriceBar:
         """Cross bar k from float to Decimal."""
-        return PriceBar(self.grid.closes_at(k - 1), *(exact(self.arrays[name][k]) for name in COLUMNS))
+        return PriceBar(self.grid.closes_at(k - 1), *(exact(self.arrays[name][k]) for name in COLUMNS[:4]))
 
     # its decisions
 

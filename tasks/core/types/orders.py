@@ -135,8 +135,6 @@ class VenuePosition(Dto):
     avg_price: Exact
     stop: Exact | None = None
     target: Exact | None = None
-    unrealized_pnl: Exact = Decimal(0)
-    liquidation_price: Exact | None = None
 
 
 class Balance(Dto):

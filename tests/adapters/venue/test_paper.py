@@ -167,10 +167,11 @@ async def test_funding_is_paid_on_its_hour_and_moves_no_quantity(open_paper, url
     await asyncio.to_thread(advance, url, 8 * 3600 + 120)
     (funding,) = [fill for fill in await venue.fills(BTC, START) if fill.reason == "funding"]
     assert (funding.quantity, funding.at.hour % 8, funding.at.minute) == (0, 0, 0)
-    (held,) = await venue.positions()
+    wallet = (await venue._read()).wallet
+    (held,) = wallet.holdings.values()
     equity = (await venue.balance()).equity
     paid = sum(fill.fee for fill in await venue.fills(BTC, START))
-    assert equity == 10_000 + held.unrealized_pnl - paid
+    assert equity == 10_000 + held.unrealized(wallet.mark(held, {})) - paid
     assert funding.fee > 0
 
 

@@ -365,7 +365,7 @@ def test_a_long_pays_positive_funding_and_a_short_receives_it(side, paid):
 def test_a_position_is_liquidated_where_equity_is_gone():
     account = an_account(cash="1000")
     enter(account, quantity=90)
-    assert account.next_triggers(PERP).below == account.position(PERP).liquidation_price == D("88.88888888888889")
+    assert account.next_triggers(PERP).below == account.wallet.liquidation_price(PERP) == D("88.88888888888889")
     (fill,) = play(account, 1, 100, 101, 80, 85)
     assert fill.reason == "liquidation"
     assert abs(account.balance({}).equity) < D("0.0001")
