@@ -26,7 +26,7 @@ class Voice(NamedTuple):
     """What one member answered; `agrees`: its voice is in the decision."""
 
     name: str
-    decided: Answer
+    answer: Answer
     agrees: bool = True
     weight: Decimal = Decimal(1)
 
@@ -43,26 +43,22 @@ class _Ensemble:
 
     def _joined(self, decision: Decision, voices: Sequence[Voice], why: Why = Why.ANSWERED) -> Answer:
         """Return the decision with every member's answer and costs; the lowest rung among those who agree."""
-        answers = [voice.decided for voice in voices]
-        votes = [(voice.name, answer.decision, answer) for voice, answer in zip(voices, answers, strict=True)]
-        fallback = next((one.decided.rung for one in voices if one.agrees and one.decided.is_fallback), None)
-        end = Rung(rung=fallback or "primary", source=self.name, why=why)
-        reasoning = "\n".join(f"{who}: {vote.action} {vote.reasoning}".strip() for who, vote, _ in votes)
+        answers = [voice.answer for voice in voices]
+        fallbacks = (voice.answer.rung for voice in voices if voice.agrees and voice.answer.is_fallback)
+        end = Rung(rung=next(fallbacks, "primary"), source=self.name, why=why)
+        reasons = (f"{v.name}: {v.answer.decision.action} {v.answer.decision.reasoning}".strip() for v in voices)
+        votes = (f"{v.name}:{v.answer.decision.action}@{v.answer.decision.confidence}:{v.answer.rung}" for v in voices)
 
         def every(part: str) -> Iterator[Any]:
             return (one for answer in answers for one in getattr(answer, part))
 
         return Answer(
-            decision=decision.replace(source=self.name, reasoning=reasoning),
+            decision=decision.replace(source=self.name, reasoning="\n".join(reasons)),
             source=self.name, rung=end.rung, tool_calls=tuple(every("tool_calls")),
             model=", ".join(dict.fromkeys(answer.model for answer in answers if answer.model)),
             latency_ms=round(sum(answer.latency_ms for answer in answers), 1),
-            errors=tuple(f"{who}: {error}" for who, _, answer in votes for error in answer.errors),
-            flags=(
-                *(f"{who}:{vote.action}@{vote.confidence}:{answer.rung}" for who, vote, answer in votes),
-                *every("flags"),
-            ),
-            trail=(*every("trail"), end), **spent(tuple(every("calls"))),
+            errors=tuple(f"{voice.name}: {error}" for voice in voices for error in voice.answer.errors),
+            flags=(*votes, *every("flags")), trail=(*every("trail"), end), **spent(tuple(every("calls"))),
         )  # fmt: skip
 
 
@@ -113,21 +109,20 @@ class VoteDecider(_Ensemble):
     def _count(self, question: Question, answers: Sequence[Answer]) -> Answer:
         for_action: defaultdict[str, Decimal] = defaultdict(Decimal)
         voices = [
-            Voice(f"{member.name}={weight}", decided, weight=weight)
-            for (member, weight), decided in zip(self.members, answers, strict=True)
+            Voice(f"{member.name}={weight}", answer, False, weight)
+            for (member, weight), answer in zip(self.members, answers, strict=True)
         ]
         for voice in voices:
-            for_action[voice.decided.decision.action] += voice.weight
+            for_action[voice.answer.decision.action] += voice.weight
         total, winner = sum(for_action.values(), Decimal(0)), max(for_action, key=for_action.__getitem__)
-        won = 2 * for_action[winner] > total
-        voices = [voice._replace(agrees=won and voice.decided.decision.action == winner) for voice in voices]
-        if not won:
+        if 2 * for_action[winner] <= total:
             undecided = self._hold(question, "no action has more than half of the weight")
             return self._joined(undecided, voices, Why.NO_CONSENSUS)
+        voices = [voice._replace(agrees=voice.answer.decision.action == winner) for voice in voices]
         heard = [voice for voice in voices if voice.agrees]
-        sure = sum((voice.weight * voice.decided.decision.confidence for voice in heard), Decimal(0)) / total
+        sure = sum((voice.weight * voice.answer.decision.confidence for voice in heard), Decimal(0)) / total
         first = max(heard, key=lambda voice: voice.weight)
-        plan = first.decided.decision.replace(confidence=round(sure, 4))
+        plan = first.answer.decision.replace(confidence=round(sure, 4))
         return self._joined(plan, [first, *(voice for voice in voices if voice is not first)])
 
 
