@@ -14,7 +14,6 @@ from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Literal, TypeVar, cast, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, MaxLen
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
@@ -32,6 +31,7 @@ WIRE_FIELDS = (
 )  # fmt: skip
 
 _CLASSES: dict[str, type[Dto]] = {c.model_fields["action"].default: c for c in get_args(get_args(Decision)[0])}
+_BOUNDS = {"gt": ">", "ge": ">=", "le": "<=", "max_length": "at most"}
 _DECIMAL_LITERAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _SYMBOL_LIKE = re.compile(r"[A-Z0-9]{2,}([/:_-][A-Z0-9]+)*")
 _OPENING = re.compile(r"[{\[]")
@@ -114,24 +114,17 @@ def _described(owners: dict[str, FieldInfo]) -> JsonObject:
 
 
 def _bounds(field: FieldInfo) -> Iterator[str]:
+    unit = " characters" if field.annotation is str else ""
     for bound in field.metadata:
-        match bound:
-            case Gt(gt=low):
-                yield f"> {low}"
-            case Ge(ge=low):
-                yield f">= {low}"
-            case Le(le=high):
-                yield f"<= {high}"
-            case MaxLen(max_length=most):
-                yield f"at most {most}{' characters' if field.annotation is str else ''}"
+        yield from (f"{words} {getattr(bound, name)}{unit}" for name, words in _BOUNDS.items() if hasattr(bound, name))
 
 
 # --- the parser ---------------------------------------------------------------------------------------------------
 
 
-def parse_reply(reply: str | JsonObject, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
+def parse_reply(reply: str | JsonObject, symbol: str) -> Parsed:
     """Return the one decision in a model's reply, or why there is none; never raises, whatever the reply is."""
-    return _returned(lambda: _decision(_only_object(reply, max_bytes), symbol))
+    return _returned(lambda: _decision(_only_object(reply), symbol))
 
 
 def parse_as(reply: str | JsonObject, cls: type[Reply]) -> Reply | Unusable:
@@ -156,12 +149,12 @@ def reply_of(decision: Decision) -> JsonObject:
     return decision.model_dump(exclude={"source"})
 
 
-def _only_object(text: str | JsonObject, max_bytes: int = MAX_REPLY_BYTES) -> JsonObject:
+def _only_object(text: str | JsonObject) -> JsonObject:
     """Return the single top-level JSON object of `text`, skipping prose and lists without objects in it."""
     if isinstance(text, dict):
         return text
-    if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
-        raise _unusable("too_long", f"{len(text)} characters, at most {max_bytes} bytes are read")
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_REPLY_BYTES:
+        raise _unusable("too_long", f"{len(text)} characters, at most {MAX_REPLY_BYTES} bytes are read")
     found: JsonObject | None = None
     at = lists = 0
     while opening := _OPENING.search(text, at):

@@ -59,7 +59,11 @@ def parse_prompt(text: str, name: str) -> Prompt:
     parts = _FILE.fullmatch(text)
     if parts is None:
         raise InputError(f"prompt {name}: must be front matter between --- lines, then '## system', then '## user'")
-    front = _front_matter(parts["front"], name)
+    try:
+        document = yaml.safe_load(parts["front"])
+    except yaml.YAMLError as e:
+        raise InputError(f"prompt {name}: front matter is not YAML: {' '.join(str(e).split())}") from e
+    front = read_dto(_FrontMatter, document, f"prompt {name}: front matter")
     prompt = Prompt(
         ref=PromptRef(
             name=front.role,
@@ -89,13 +93,6 @@ def check_variables(prompt: Prompt, known: frozenset[str]) -> None:
     for unknown in sorted(set(prompt.variables) - known):
         where = f"prompt {prompt.name}/{prompt.version}"
         raise InputError(f"{where}: unknown variable {unknown}, must be one of {', '.join(sorted(known))}")
-
-
-def _front_matter(text: str, name: str) -> _FrontMatter:
-    try:
-        return read_dto(_FrontMatter, yaml.safe_load(text), f"prompt {name}: front matter")
-    except yaml.YAMLError as e:
-        raise InputError(f"prompt {name}: front matter is not YAML: {' '.join(str(e).split())}") from e
 
 
 def _check_body(prompt: Prompt, name: str) -> None:

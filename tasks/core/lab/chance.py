@@ -16,7 +16,6 @@ from tasks.core.lab.statistics import sharpe_of
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import Costs
 
-SEEDS = 200
 STEP = 300
 DAYS_PER_YEAR = 365
 
@@ -56,9 +55,8 @@ class Chance(Dto):
 
 
 def random_returns(
-    trades: Sequence[Trade], paths: Mapping[str, TradedBars], days: np.ndarray, cash: float, costs: Costs,
-    seeds: int = SEEDS,
-) -> np.ndarray:  # fmt: skip
+    trades: Sequence[Trade], paths: Mapping[str, TradedBars], days: np.ndarray, cash: float, costs: Costs, seeds: int
+) -> np.ndarray:
     """Return one row of returns between `days` (epoch seconds, ascending) for each seed."""
     equity = np.full((seeds, len(days)), cash)
     for symbol, path in sorted(paths.items()):

@@ -45,14 +45,6 @@ class Use(NamedTuple):
     invalid: int
     cost_usd: Decimal
 
-    @property
-    def invalid_rate(self) -> float:
-        return self.invalid / self.decisions if self.decisions else 0.0
-
-    @property
-    def mean_cost_usd(self) -> Decimal:
-        return self.cost_usd / self.decisions if self.decisions else Decimal(0)
-
 
 class Shadows(NamedTuple):
     """Returns of candidate and champion in the cycles both answered, oldest first; the candidate's use in all."""
@@ -124,7 +116,8 @@ def _criteria(*rows: tuple[str, str, str, bool]) -> tuple[Criterion, ...]:
 
 
 def _limits(use: Use, terms: Promotion) -> tuple[Criterion, ...]:
-    invalid, cost, known = use.invalid_rate, use.mean_cost_usd, use.decisions > 0
+    known, count = use.decisions > 0, max(use.decisions, 1)
+    invalid, cost = use.invalid / count, use.cost_usd / count
     most, dearest = terms.max_invalid_rate, terms.max_cost_usd
     rate = f"{invalid:.1%} of {use.decisions}"
     return _criteria(
