@@ -47,7 +47,7 @@ from tasks.core.types.record import CycleRecord, Outcome
 from tasks.core.types.strategy import Strategy, Told
 from tasks.settings import Settings, settings, strategy_of
 
-NOISE_SEED, NOISE = 1, 1.0  # of the perturbed treatment
+NOISE_SEED = 1  # of the perturbed treatment
 
 
 class ReplayFiles(Dto):
@@ -102,7 +102,7 @@ def treated(
         read = read_candles(Path(path))
         shown, bars = symbol, read
         if treatment == "perturbed":
-            bars = perturbed(read, NOISE_SEED, NOISE)
+            bars = perturbed(read, NOISE_SEED)
         elif mask is not None:
             shown, bars = mask_bars(read, symbol, mask)
         market = Market.from_base(shown, bars, thresholds)

@@ -56,14 +56,12 @@ class CachedModel:
         found = ticket.replies.find([content_hash(name, request) for name in self.names], at - self.ttl)
         if found is None:
             return call
-        kept = Rung(
-            rung="cache", source="cache", role=request.role, age_s=round((at - found.created_at).total_seconds())
-        )
-        update = {
-            "model": found.model, "raw_reply": found.raw_reply, "error": "",
-            "attempts": call.attempts or (f"{call.model}: {call.error}",), "trail": (*call.tried(), kept),
-        }  # fmt: skip
-        return call.model_copy(update=update)
+        age_s = round((at - found.created_at).total_seconds())
+        kept = Rung(rung="cache", source="cache", role=request.role, age_s=age_s)
+        return call.replace(
+            model=found.model, raw_reply=found.raw_reply, error="",
+            attempts=call.attempts or (f"{call.model}: {call.error}",), trail=(*call.tried(), kept),
+        )  # fmt: skip
 
 
 def rules_of(reasons: Sequence[str]) -> frozenset[str]:

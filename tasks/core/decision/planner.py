@@ -94,21 +94,17 @@ class _Talk:
     async def decide(self) -> Answer:
         await self._plan()
         prompt, messages = self._question()
-        symbol, ask = self.snapshot.pair, self.decider.ask
-        call, parsed = await ask(
-            prompt, messages, wire_schema(), lambda text: parse_reply(text, symbol), self.left(), "decision"
-        )
+        symbol, read = self.snapshot.pair, partial(parse_reply, symbol=self.snapshot.pair)
+        call, parsed = await self.decider.ask(prompt, messages, wire_schema(), read, self.left(), "decision")
         answer = decided_as(parsed, call, symbol)
         flags = [*self.flags, *(flag for tool_call in self.answers for flag in tool_call.flags)]
-        return answer.model_copy(
-            update={
-                "latency_ms": round((self.now() - self.started) * 1000, 1),
-                "errors": (*self.errors, *answer.errors),
-                "tool_calls": tuple(self.answers),
-                "flags": tuple(dict.fromkeys(flags)),
-                "trail": (*self.trail, *answer.trail),
-                **spent([*self.calls, call]),
-            }
+        return answer.replace(
+            latency_ms=round((self.now() - self.started) * 1000, 1),
+            errors=(*self.errors, *answer.errors),
+            tool_calls=tuple(self.answers),
+            flags=tuple(dict.fromkeys(flags)),
+            trail=(*self.trail, *answer.trail),
+            **spent([*self.calls, call]),
         )
 
     async def _plan(self) -> None:
@@ -141,8 +137,7 @@ class _Talk:
         return [{"role": "assistant", "content": compact(again)}, {"role": "user", "content": "\n".join(lines)}]
 
     async def _answer(self, asked: Mapping[str, object], number: int) -> ToolCall:
-        about = f"{self.snapshot.pair} {self.snapshot.as_of.isoformat()} {number}"
-        trace_id = uuid5(NAMESPACE_URL, about).hex
+        trace_id = uuid5(NAMESPACE_URL, f"{self.snapshot.pair} {self.snapshot.as_of.isoformat()} {number}").hex
         if number >= self.limits.calls:
             return refused(asked, trace_id, f"at most {self.limits.calls} tool calls per decision")
         return await self.desk.answer(asked, self.snapshot.as_of, trace_id, self.left(PLANNING))

@@ -143,7 +143,7 @@ class ToolDesk:
         found["latency_ms"] = round((self.meter.clock() - started) * 1000, 1)
         if found.get("truncated"):
             found["flags"] = (*flags, "truncated")
-        return call.model_copy(update=found)
+        return call.replace(**found)
 
     async def _run(self, tool: str, parameters: Parameters, as_of: datetime, seconds: float) -> JsonObject:
         try:

@@ -8,7 +8,6 @@ decision times differ. Everything is per day; only Sharpe ratios in tables are a
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
 from itertools import combinations, pairwise
 from typing import Any, Literal, NamedTuple
 
@@ -293,7 +292,7 @@ def _row(
     trades = [trade for trial in trials for trade in trial.trades]
     rs = np.array([trade.r for trade in trades if trade.r is not None])
     points = [point for trial in trials for point in trial.points]
-    cost = float(sum((Decimal(str(trial.summary["llm_cost_usd"])) for trial in trials), Decimal(0)))
+    cost = float(sum(trial.summary["llm_cost_usd"] for trial in trials))
     deepest = max_drawdown_pct(np.r_[1.0, np.cumprod(1 + returns)])  # it may span windows
     return Row(
         label=variant.label,
@@ -328,7 +327,8 @@ def _row(
                 complete=trial.complete,
                 fingerprint=trial.summary["fingerprint"],
             )
-            for window, trial in ((windows[trial.window], trial) for trial in trials)
+            for trial in trials
+            for window in [windows[trial.window]]
         ),
     )
 
