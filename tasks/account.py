@@ -9,7 +9,7 @@ from tasks.core.trading.guard import past
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, OrderStatus, PositionSide
-from tasks.core.types.portfolio import AccountState, ClosedTrade, PendingEntry, Position
+from tasks.core.types.portfolio import AccountState, PendingEntry
 from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
 from tasks.core.types.strategy import Strategy
@@ -53,7 +53,7 @@ def account_state(
         positions=positions,
         pending=pending,
         instrument=strategy.instruments[symbol],
-        closed_trades=past.recent_trades([*map(_closed, lately)], as_of, limits, decided_at),
+        closed_trades=past.recent_trades([ledger.outcome(p).trade for p in lately], as_of, limits, decided_at),
         opens=tuple(at for at, _ in entries),
         paused_until=kept.pauses.until(name, symbol),
         halt=halt.reason if halt else None,
@@ -76,13 +76,6 @@ def last_close(symbol: str, as_of: datetime) -> Decimal | None:
     return exact(float(bars["close"].iloc[-1]))
 
 
-def _closed(position: Position) -> ClosedTrade:
-    outcome = ledger.outcome(position)
-    return ClosedTrade(
-        closed_at=outcome.closed_at, pnl=outcome.pnl, symbol=position.symbol, r_multiple=outcome.r_multiple
-    )
-
-
 def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]:
     """Return working entries: intents on their way or resting; their risk counts toward the total."""
     found = []
@@ -102,7 +95,8 @@ def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
     midnight = floor_time(as_of, "1d")
     points = store().equity.since(strategy, midnight, as_of)
     closed = store().positions.closed(strategy, midnight, limit=None)
-    return ledger.realized_today_pct(map(_closed, closed), points[0].equity if points else None, as_of)
+    trades = [ledger.outcome(position).trade for position in closed]
+    return ledger.realized_today_pct(trades, points[0].equity if points else None, as_of)
 
 
 def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:

@@ -15,8 +15,7 @@ import asyncio
 import gc
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -116,8 +115,12 @@ class Backtest:
 
     async def run(self) -> "Backtest":
         """Carry out every event of the window in order; returns itself, done."""
-        with _seldom_collected():
+        before = gc.get_threshold()
+        gc.set_threshold(max(before[0], 70_000), *before[1:])  # records make no cycles, and looking took a fifth of it
+        try:
             await self._bars()
+        finally:
+            gc.set_threshold(*before)
         self.mark_equity(self.grid.n - 1)
         if self.progress:
             self.progress(self.grid.n, self.grid.n)
@@ -220,11 +223,7 @@ class Backtest:
         known = [r for r in self.net_rs if r is not None]
         self.kelly = past.kelly_of(known, self.strategy.limits.kelly_min_outcomes)
         replay.settle(outcome)
-        self.closed.append(
-            ClosedTrade(
-                closed_at=outcome.closed_at, pnl=outcome.pnl, symbol=outcome.symbol, r_multiple=outcome.r_multiple
-            )
-        )
+        self.closed.append(outcome.trade)
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
         """Carry out what `protect` would at this close; what is refused is due again."""
@@ -478,14 +477,3 @@ def sharpe(equity: np.ndarray, closes_s: np.ndarray) -> float | None:
     returns = equity[at[1:]] / equity[at[:-1]] - 1
     deviation = returns.std(ddof=1)
     return float(returns.mean() / deviation * np.sqrt(365)) if deviation > 0 else None
-
-
-@contextmanager
-def _seldom_collected() -> Iterator[None]:
-    """Look for reference cycles more seldom: records make none, and looking took a fifth of the time."""
-    before = gc.get_threshold()
-    gc.set_threshold(max(before[0], 70_000), *before[1:])  # not a factor: replays may run side by side
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from tasks.core.types.base import Dto, Exact, Explained, Utc
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Fill, Order, OrderIntent
-from tasks.core.types.portfolio import AccountState, Position
+from tasks.core.types.portfolio import AccountState, ClosedTrade, Position
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import Memory, News, OrderBookView, RoleInputs, Snapshot, TradeDigest
 from tasks.core.types.strategy import FIRST_RULES, Strategy
@@ -105,6 +105,11 @@ class Outcome(Dto):
     fees: Exact
     hold_seconds: int
     closed_at: Utc
+
+    @property
+    def trade(self) -> ClosedTrade:
+        """Return what the guard looks back on."""
+        return ClosedTrade(closed_at=self.closed_at, pnl=self.pnl, symbol=self.symbol, r_multiple=self.r_multiple)
 
 
 class Halt(Dto):
