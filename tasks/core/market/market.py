@@ -128,7 +128,7 @@ class Market:
 def bar_closes(symbol: str, as_of: datetime) -> tuple[Reason, ...]:
     """Return the higher bars that close at as_of: context for a decider, never a reason alone."""
     return tuple(
-        Reason(
+        Reason.trusted(
             rule="BarClose",
             symbol=symbol,
             timeframe=tf,
@@ -137,5 +137,5 @@ def bar_closes(symbol: str, as_of: datetime) -> tuple[Reason, ...]:
             context=True,
         )
         for tf in ("15m", "1h", "4h")
-        if int(as_of.timestamp()) % SECONDS[tf] == 0
+        if as_of.timestamp() % SECONDS[tf] == 0
     )

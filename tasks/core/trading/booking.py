@@ -177,12 +177,13 @@ def _part(fill: Fill, quantity: Decimal) -> Fill:
     return fill.replace(quantity=quantity, fee=fill.fee * quantity / fill.quantity)
 
 
-def add_protection(position: Position, intent: OrderIntent | None) -> Position:
-    """Take over the stop and target that an entry brought with it: an ADD replaces those of the whole position."""
-    if intent is None or intent.reduce_only or intent.stop is None:
+def add_protection(position: Position, intent: OrderIntent) -> Position:
+    """Take over the stop and target that an entry brought with it: an ADD replaces those of the whole position.
+
+    Not those of an order of the other side: its stop is on the wrong side of this position.
+    """
+    if intent.stop is None or (intent.side == "buy") != (position.side == "long"):
         return position
-    if (intent.side == "buy") != (position.side == "long"):
-        return position  # it was the other side's: its stop is on the wrong side of this one
     return position.replace(stop=intent.stop, target=intent.target)
 
 

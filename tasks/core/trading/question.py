@@ -11,7 +11,7 @@ from tasks.core.market import snapshot as snapshots
 from tasks.core.market.market import Market
 from tasks.core.trading.guard.checks import losing
 from tasks.core.trading.guard.rulebook import allowed_actions
-from tasks.core.trading.guard.sizing import direction
+from tasks.core.trading.guard.sizing import direction, known
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState, Position
 from tasks.core.types.question import Question, Reason
@@ -86,7 +86,7 @@ def position_view(position: Position | None, state: AccountState, market: Market
     if position is None:
         return PositionView()
     close, atr = market.value("5m", "close", as_of), market.value("15m", "atr", as_of)
-    price = None if close is None else Decimal(repr(close))
+    price = known(close)
     notional = None if price is None else position.quantity * price
     r = None if price is None else position.unrealized_r(price)
 

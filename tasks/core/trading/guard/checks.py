@@ -39,11 +39,11 @@ class Account:
     lateness_s: float | None = None
     daily_pnl_pct: Decimal | None = None
 
-    @cached_property
+    @property
     def limits(self) -> Limits:
         return self.strategy.limits
 
-    @cached_property
+    @property
     def costs(self) -> Costs:
         return self.strategy.costs
 

@@ -101,17 +101,11 @@ def enter(t: EntryTerms, decision: Enter) -> ActionTerms:
         size_pct = sizing.pct_of_quantity(t.equity, quantity, t.entry, instrument.step)
         quantity = sizing.by_notional(t.equity, size_pct, t.entry, instrument.step)
         decision = decision.replace(size_pct=size_pct)
-    done += [*t.shrunk, *(c for _, c in rooms), *_floors(instrument, quantity, t.entry)]
+    notional, least = quantity * t.entry, instrument.min_notional
+    done += [*t.shrunk, *(c for _, c in rooms), below_min_quantity(instrument, quantity)]
+    done.append(check(Code.BELOW_MIN_NOTIONAL, notional < least, notional=notional, least=least))
     risk = t.account.position_risk + quantity * t.loss
     return ActionTerms(tuple(done), decision, quantity, t.entry, t.stop, t.target, risk)
-
-
-def _floors(instrument: Instrument, quantity: Quantity, entry: Decimal) -> tuple[Check, Check]:
-    notional, least = quantity * entry, instrument.min_notional
-    return (
-        below_min_quantity(instrument, quantity),
-        check(Code.BELOW_MIN_NOTIONAL, notional < least, notional=notional, least=least),
-    )
 
 
 def below_min_quantity(instrument: Instrument, quantity: Quantity) -> Check:
