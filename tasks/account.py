@@ -39,7 +39,7 @@ def account_state(
     midnight, where = floor_time(as_of, "1d"), venue().name
     closes = {each: kept.candles.load(where, each, "5m", midnight, past.BARS)["close"] for each in compared}
     outcomes = kept.outcomes.newest(name, until=as_of, limit=past.KEPT, decider=strategy.decider)
-    sent = [(at, status == OrderStatus.REJECTED) for at, status in entries if status is not None]
+    sent = [(own.persisted_at, own.order_status == OrderStatus.REJECTED) for own in entries if own.order_status]
     fills = kept.fills.since(as_of - timedelta(minutes=limits.liquidation_cooldown_min))
     day = kept.positions.closed(name, since=as_of - timedelta(days=1), limit=None)  # all: what they lost is added up
     lately = max(day, kept.positions.closed(name, limit=RECENT), key=len)
@@ -54,7 +54,7 @@ def account_state(
         pending=pending,
         instrument=strategy.instruments[symbol],
         closed_trades=past.recent_trades([ledger.outcome(p).trade for p in lately], as_of, limits, decided_at),
-        opens=tuple(at for at, _ in entries),
+        opens=tuple(own.persisted_at for own in entries),
         paused_until=kept.pauses.until(name, symbol),
         halt=halt.reason if halt else None,
         last_price=last_price,

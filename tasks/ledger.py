@@ -60,7 +60,7 @@ def symbols_of_ours() -> tuple[str, ...]:
 
 def open_in(symbol: str) -> list[Position]:
     """Return our open positions of `symbol`."""
-    return [p for p in store().positions.open(settings().strategy) if p.symbol == symbol]
+    return store().positions.open(settings().strategy, symbol)
 
 
 def booked_of(order: Order) -> Decimal:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
+from tasks.core.decision.decider import PlainDecider
 from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
 from tasks.core.types.base import Dto
-from tasks.core.types.decision import DECISION, Answer, PromptRef, answered, hold
+from tasks.core.types.decision import DECISION, Answer, answered, hold
 from tasks.core.types.question import Question
-from tasks.core.types.snapshot import Snapshot
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,11 +41,10 @@ class PolicyCard(Dto):
     rows: int
 
 
-class OnnxDecider:
+class OnnxDecider(PlainDecider):
     """Takes the likeliest action among the allowed; its confidence is that probability. One thread, no randomness."""
 
     kind = KINDS["model"]
-    prompts: tuple[PromptRef, ...] = ()
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -68,28 +67,21 @@ class OnnxDecider:
         if shape[-1] != 2 * len(rl.COMPONENTS):
             raise InputError(f"model:{path}: reads {shape[-1]} numbers, {rl.SPEC} is another length")
 
-    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
-        if not questions:
-            return []
-        rows = rl.policy_input(*zip(*(rl.state(question.snapshot) for question in questions), strict=True))
-        return [
-            self._decided(question.snapshot, odds)
-            for question, odds in zip(questions, self.probabilities(rows), strict=True)
-        ]
-
-    def probabilities(self, rows: np.ndarray) -> np.ndarray:
-        """Return, for each row, the probability of each of the card's actions."""
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        odds: np.ndarray = self.session.run([outputs[1].name], {inputs[0].name: rows})[0]
-        return odds
-
-    def _decided(self, snapshot: Snapshot, odds: np.ndarray) -> Answer:
+    def answer(self, question: Question) -> Answer:
+        snapshot = question.snapshot
+        [odds] = self.probabilities(rl.policy_input(*rl.state(snapshot)))
         action, share = choose(self.card.actions, odds, rl.allowed_mask(snapshot))
         confidence, why = Decimal(str(round(share, 4))), f"{action} {share:.2f} of what is allowed"
         words = {"comment": why, "reasoning": why, "source": self.name}
         fields = {"action": action, "symbol": snapshot.pair, "confidence": confidence, **words}
         decision = DECISION.validate_python(fields | self.card.parameters.get(action, {}))
         return answered(decision, self.name).replace(model=self.mark)
+
+    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+        """Return, for each row, the probability of each of the card's actions."""
+        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
+        odds: np.ndarray = self.session.run([outputs[1].name], {inputs[0].name: rows})[0]
+        return odds
 
 
 def choose(actions: Sequence[str], odds: np.ndarray, allowed: Sequence[bool]) -> tuple[str, float]:

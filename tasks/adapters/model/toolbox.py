@@ -81,10 +81,9 @@ class DataToolbox:
     async def _position(self, asked: Parameters, as_of: datetime) -> JsonObject:
         if not self.now:
             await self._observed(as_of)
-        held = await asyncio.to_thread(self.store.positions.open, self.strategy)
-        mine = [p for p in held if p.symbol == asked.symbol]
+        mine = await asyncio.to_thread(self.store.positions.open, self.strategy, asked.symbol)
         hidden = {"position_id", "strategy", "cycle_id", "closed_at", "exit_price"}
-        return {"position": mine[0].model_dump(mode="json", exclude=hidden)} if mine else {"position": None}
+        return {"position": mine[0].model_dump(mode="json", exclude=hidden) if mine else None}
 
     async def _digest(self, asked: Parameters, as_of: datetime) -> JsonObject:
         if not self.now:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import ColumnElement, Select, or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 
 from tasks.adapters.store.database import Repository, dto_of, known, row_of
 from tasks.adapters.store.leases import LeaseRepository
@@ -53,8 +52,7 @@ class IntentRepository(Repository):
 
     def of_cycle(self, cycle_id: str) -> tuple[OrderIntent, ...]:
         """Return the legs of a cycle in their order."""
-        query = select(IntentRow).filter_by(cycle_id=cycle_id)
-        return tuple(self.all(OrderIntent, query.order_by(IntentRow.persisted_at, IntentRow.leg)))
+        return tuple(own.intent for own in self._own(IntentRow.cycle_id == cycle_id))
 
     def mark(self, client_order_id: str, state: str) -> None:
         """Note that an intent was persisted, sent, done or rejected; one that is further stays as it is."""
@@ -94,32 +92,26 @@ class IntentRepository(Repository):
         """Return an intent as it is now; None if there is no such intent."""
         return next(iter(self._own(IntentRow.client_order_id == client_order_id)), None)
 
+    def recent_entries(self, strategy: str, since: datetime) -> list[OwnIntent]:
+        """Return the entries persisted at `since` or later, oldest first."""
+        entries = (IntentRow.reduce_only.is_(False), IntentRow.type.in_((OrderType.MARKET, OrderType.LIMIT)))
+        return self._own(CycleRow.strategy == strategy, IntentRow.persisted_at >= since, *entries)
+
     def _own(self, *where: ColumnElement[bool]) -> list[OwnIntent]:
         """Return intents with what is known of their orders, oldest first."""
+        query = select(IntentRow, OrderRow.filled, OrderRow.status).join(CycleRow)
+        query = query.outerjoin(OrderRow, OrderRow.client_order_id == IntentRow.client_order_id).where(*where)
         return [
             OwnIntent(
                 intent=dto_of(OrderIntent, row),
                 cycle_id=row.cycle_id,
                 state=row.state,
                 persisted_at=row.persisted_at,
+                order_status=row.status,
                 filled=row.filled or 0,
             )
-            for row in self.rows(_with_orders(IntentRow, OrderRow.filled).where(*where))
+            for row in self.rows(query.order_by(IntentRow.persisted_at, IntentRow.leg))
         ]
-
-    def recent_entries(self, strategy: str, since: datetime) -> list[tuple[datetime, str | None]]:
-        """Return when entries were persisted and the status of their orders (None: not known yet), oldest first."""
-        query = _with_orders(IntentRow.persisted_at, OrderRow.status).where(CycleRow.strategy == strategy)
-        query = query.where(IntentRow.persisted_at >= since, IntentRow.reduce_only.is_(False))
-        rows = self.rows(query.where(IntentRow.type.in_((OrderType.MARKET, OrderType.LIMIT))))
-        return [tuple(row) for row in rows]
-
-
-def _with_orders(*columns: Any) -> Select[Any]:
-    """Select from intents and, where one is known, their orders, oldest first."""
-    query = select(*columns).select_from(IntentRow).join(CycleRow)
-    query = query.outerjoin(OrderRow, OrderRow.client_order_id == IntentRow.client_order_id)
-    return query.order_by(IntentRow.persisted_at, IntentRow.leg)
 
 
 class OrderRepository(Repository):

@@ -27,9 +27,9 @@ class PositionRepository(Repository):
         """Return one position."""
         return self.first(Position, select(PositionRow).filter_by(position_id=position_id))
 
-    def open(self, strategy: str) -> list[Position]:
+    def open(self, strategy: str, symbol: str | None = None) -> list[Position]:
         """Return the open positions, oldest first."""
-        query = select(PositionRow).filter_by(strategy=strategy, closed_at=None)
+        query = select(PositionRow).filter_by(strategy=strategy, closed_at=None, **known(symbol=symbol))
         return self.all(Position, query.order_by(PositionRow.opened_at))
 
     def closed(

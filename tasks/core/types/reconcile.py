@@ -6,7 +6,7 @@ from typing import Literal
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.core.types.limits import Limits
-from tasks.core.types.orders import FINAL_STATES, Fill, Order, OrderIntent, PositionSide, VenuePosition
+from tasks.core.types.orders import FINAL_STATES, Fill, Order, OrderIntent, OrderStatus, PositionSide, VenuePosition
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import CycleRecord, Halt
 
@@ -18,6 +18,7 @@ class OwnIntent(Dto):
     cycle_id: str
     state: str
     persisted_at: Utc
+    order_status: OrderStatus | None = None  # as the venue last told of the order
     filled: Exact = Decimal(0)  # as the venue last told of the order
     booked: Exact = Decimal(0)  # its fills in the ledger; only where it is looked up
     adds: bool = False  # to a position there was; only where it is looked up

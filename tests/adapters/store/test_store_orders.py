@@ -29,7 +29,7 @@ def test_same_intents_again_are_a_no_op_whatever_their_trailing_zeros(begun):
     begun.intents.mark("qd-1", "sent")
     begun.intents.save("c1", [an_intent(quantity=Decimal("0.012"))], AT + minutes(1))
     assert [own.state for own in begun.intents.open("default")] == ["sent"]
-    assert begun.intents.recent_entries("default", AT) == [(AT, None)]
+    assert [(own.persisted_at, own.order_status) for own in begun.intents.recent_entries("default", AT)] == [(AT, None)]
 
 
 def test_other_content_under_a_known_id_is_refused_and_nothing_of_it_kept(begun):
@@ -95,8 +95,10 @@ def test_recent_entries_are_entries_only_with_what_became_of_their_orders(begun)
     begun.intents.save("c1", [entry, stop, closing], AT)
     begun.intents.save("c2", [limit], AT + minutes(5))
     begun.orders.save(an_order("market", status=OrderStatus.REJECTED))
-    assert begun.intents.recent_entries("default", AT) == [(AT, "rejected"), (AT + minutes(5), None)]
-    assert begun.intents.recent_entries("default", AT + minutes(1)) == [(AT + minutes(5), None)]
+    first, second = begun.intents.recent_entries("default", AT)
+    assert (first.persisted_at, first.order_status) == (AT, OrderStatus.REJECTED)
+    assert (second.persisted_at, second.order_status) == (AT + minutes(5), None)
+    assert begun.intents.recent_entries("default", AT + minutes(1)) == [second]
 
 
 def test_order_is_kept_in_its_newest_state(begun):
