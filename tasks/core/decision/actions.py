@@ -122,9 +122,9 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
 # --- the parser ---------------------------------------------------------------------------------------------------
 
 
-def parse_reply(reply: str | JsonObject, symbol: str) -> Parsed:
+def parse_reply(reply: str | JsonObject, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
     """Return the one decision in a model's reply, or why there is none; never raises, whatever the reply is."""
-    return _returned(lambda: _decision(_only_object(reply), symbol))
+    return _returned(lambda: _decision(_only_object(reply, max_bytes), symbol))
 
 
 def parse_as(reply: str | JsonObject, cls: type[Reply]) -> Reply | Unusable:
@@ -149,12 +149,12 @@ def reply_of(decision: Decision) -> JsonObject:
     return decision.model_dump(exclude={"source"})
 
 
-def _only_object(text: str | JsonObject) -> JsonObject:
+def _only_object(text: str | JsonObject, max_bytes: int = MAX_REPLY_BYTES) -> JsonObject:
     """Return the single top-level JSON object of `text`, skipping prose and lists without objects in it."""
     if isinstance(text, dict):
         return text
-    if len(text.encode("utf-8", "surrogatepass")) > MAX_REPLY_BYTES:
-        raise _unusable("too_long", f"{len(text)} characters, at most {MAX_REPLY_BYTES} bytes are read")
+    if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
+        raise _unusable("too_long", f"{len(text)} characters, at most {max_bytes} bytes are read")
     found: JsonObject | None = None
     at = lists = 0
     while opening := _OPENING.search(text, at):
