@@ -121,32 +121,23 @@ def _exit_price(position: Position, price: Decimal, taken: Decimal) -> Decimal:
     return (position.exit_price * out + price * taken) / (out + taken)
 
 
-def entry_price(position: Position) -> Decimal:
+def _entry_price(position: Position, exit_price: Decimal) -> Decimal:
     """Return the average over everything bought into a closed position, also where it was added to after a trim."""
-    if position.exit_price is None:
-        return position.avg_price
     per_unit = position.realized_pnl / position.entry_quantity
-    mean = position.exit_price - direction(position.side) * per_unit
+    mean = exit_price - direction(position.side) * per_unit
     return position.avg_price if abs(mean - position.avg_price) <= SAME * position.avg_price else mean
 
 
-def r_multiple(position: Position) -> Decimal | None:
-    """Return (exit - entry) / (entry - initial stop), before fees; None while open or where there was no stop."""
-    if position.exit_price is None or position.closed_at is None or position.initial_stop is None:
-        return None
-    entry = entry_price(position)
-    risk = direction(position.side) * (entry - position.initial_stop)
-    return direction(position.side) * (position.exit_price - entry) / risk if risk > 0 else None
-
-
 def outcome(position: Position) -> Outcome:
-    """Return what became of a closed position; PnL after fees.
+    """Return what became of a closed position; PnL after fees, R = (exit - entry) / (entry - initial stop) before.
 
     Raises ValueError for one that is still open.
     """
     if position.closed_at is None or position.exit_price is None:
         raise ValueError(f"{position.position_id} still holds {position.quantity} {position.symbol}; close it first")
-    entry, pnl = entry_price(position), position.realized_pnl - position.fees
+    entry, pnl = _entry_price(position, position.exit_price), position.realized_pnl - position.fees
+    risk = entry - position.initial_stop if position.initial_stop is not None else ZERO
+    risked = direction(position.side) * risk > 0
     return Outcome(
         cycle_id=position.cycle_id,
         position_id=position.position_id,
@@ -155,7 +146,7 @@ def outcome(position: Position) -> Outcome:
         exit_price=position.exit_price,
         pnl=pnl,
         pnl_pct=pnl * HUNDRED / (entry * position.entry_quantity),
-        r_multiple=r_multiple(position),
+        r_multiple=(position.exit_price - entry) / risk if risked else None,
         fees=position.fees,
         hold_seconds=int((position.closed_at - position.opened_at).total_seconds()),
         closed_at=position.closed_at,
