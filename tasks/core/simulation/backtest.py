@@ -209,8 +209,7 @@ class Backtest:
             if fold.foreign:
                 raise LedgerMismatch(f"fill {fill.fill_id} ({fill.reason}) on {fill.symbol} is of no order of ours")
             if was_flat and fold.position is not None:
-                opened = {"followups": self.followups.get(fill.client_order_id, ())}
-                fold.position = fold.position.model_copy(update=opened)
+                fold.position = fold.position.replace(followups=self.followups.get(fill.client_order_id, ()))
             self.liquidated = fill.at if fill.reason == "liquidation" else self.liquidated
             while fold.closed:
                 self._close(replay, ledger.outcome(fold.closed.pop()), bar)

@@ -194,7 +194,7 @@ def with_protection(position: Position, intent: OrderIntent) -> Position:
         "target": {"target": intent.price},
         "cancel_target": {"target": None},
     }
-    return position.model_copy(update=changes.get(intent.type.value, {}))
+    return position.replace(**changes.get(intent.type.value, {}))
 
 
 def _carry_over(fresh: Position, kept: Mapping[str, Position]) -> Position:
@@ -205,4 +205,4 @@ def _carry_over(fresh: Position, kept: Mapping[str, Position]) -> Position:
     changed = ["followups", "followups_done", "peak_r"]
     if stored.entry_quantity == fresh.entry_quantity:
         changed += ["stop", "target"]
-    return fresh.model_copy(update={name: getattr(stored, name) for name in changed})
+    return fresh.replace(**{name: getattr(stored, name) for name in changed})

@@ -5,7 +5,7 @@ from decimal import Decimal
 from pydantic import AliasChoices, ConfigDict, Field
 
 from tasks.core.types.base import Dto, Exact, Utc
-from tasks.core.types.orders import Instrument, PositionSide
+from tasks.core.types.orders import Instrument, PositionSide, VenuePosition
 
 
 class Position(Dto):
@@ -53,16 +53,13 @@ class Position(Dto):
         )  # fmt: skip
 
 
-class HeldPosition(Dto):
+class HeldPosition(VenuePosition):
     """A position as `quarterdeck guard --state` takes it, and as records hold it; there its target is named `tp`."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    symbol: str
-    side: PositionSide
     quantity: Exact = Field(gt=0)
     avg_price: Exact = Field(gt=0)
-    stop: Exact | None = None
     target: Exact | None = Field(None, validation_alias=AliasChoices("target", "tp"), serialization_alias="tp")
     initial_stop: Exact | None = None
     mark_price: Exact | None = None
