@@ -154,7 +154,7 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: ReplayWindow
     strategy = strategy_of(
         s, decider, symbols=tuple(instruments), instruments=instruments, told=Told(memory=kind_of(decider).asks_model)
     )
-    return strategy, {symbol: each.source.value for symbol, each in terms.items()}
+    return strategy, {symbol: each.source for symbol, each in terms.items()}
 
 
 def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from tasks.core.errors import InputError
 from tasks.core.market.bars import closed_by, infer_timeframe
-from tasks.core.types.orders import Instrument, InstrumentSource, InstrumentTerms, Kind
+from tasks.core.types.orders import Instrument, InstrumentTerms, Kind
 
 PRICES = ["open", "high", "low", "close"]
 RECENT = 5_000  # rows looked at: ticks change over the years
@@ -31,10 +31,10 @@ NOTHING = InstrumentTerms()
 
 
 class Resolved(NamedTuple):
-    """An instrument and where it comes from."""
+    """An instrument and where it comes from; "file+ingested": the first names some terms, the second the rest."""
 
     instrument: Instrument
-    source: InstrumentSource
+    source: str
 
 
 def kind_of(symbol: str) -> Kind:
@@ -60,20 +60,15 @@ def by_form(symbol: str, tick: Decimal, step: Decimal, named: InstrumentTerms = 
     )
 
 
-def by_price(symbol: str, price: Decimal, named: InstrumentTerms = NOTHING) -> Instrument:
-    """Return an instrument by the symbol's form and one price: all there is without a history."""
-    tick, step = named.tick or _power(price * TICKS), named.step or _lot_by_price(price)
-    return by_form(symbol, tick, step, named)
-
-
 def derived(symbol: str, price: Decimal | None, named: InstrumentTerms = NOTHING) -> Resolved | None:
     """Return the instrument of one moment, without a history; None where tick or step would need a price."""
     if named.tick is not None and named.step is not None:
-        return Resolved(by_form(symbol, named.tick, named.step, named), InstrumentSource.STATE)
+        return Resolved(by_form(symbol, named.tick, named.step, named), "state")
     if price is None or price <= 0:
         return None
-    source = InstrumentSource.PRICE if named == NOTHING else InstrumentSource.STATE_AND_PRICE
-    return Resolved(by_price(symbol, price, named), source)
+    tick, step = named.tick or _power(price * TICKS), named.step or _lot_by_price(price)
+    source = "derived from the price" if named == NOTHING else "state, the rest derived from the price"
+    return Resolved(by_form(symbol, tick, step, named), source)
 
 
 def warm_up(bars: pd.DataFrame, first_decision: datetime) -> pd.DataFrame:
@@ -120,7 +115,7 @@ def resolve(symbol: str, before: pd.DataFrame, named: InstrumentTerms | None, st
     found = stored if stored and named == NOTHING else infer(symbol, before, terms)
     if len(before) and found.tick > (price := _exact(float(before["close"].median()))):
         raise InputError(f"{symbol}: its tick {found.tick} is above its price, some {price}: mend the tick")
-    return Resolved(found, InstrumentSource("+".join(parts)))
+    return Resolved(found, "+".join(parts))
 
 
 def _distinct(values: pd.DataFrame) -> np.ndarray:

@@ -43,19 +43,6 @@ class InstrumentTerms(Dto):
     kind: Kind | None = None
 
 
-class InstrumentSource(StrEnum):
-    """Where an instrument comes from; two joined: the first names some terms, the second the rest."""
-
-    FILE = "file"
-    INGESTED = "ingested"
-    INFERRED = "inferred"
-    FILE_AND_INGESTED = "file+ingested"
-    FILE_AND_INFERRED = "file+inferred"
-    STATE = "state"
-    PRICE = "derived from the price"
-    STATE_AND_PRICE = "state, the rest derived from the price"
-
-
 class OrderType(StrEnum):
     """What an intent asks of the venue; the last three change the protection of an open position."""
 

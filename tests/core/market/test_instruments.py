@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
-from tasks.core.market.instruments import by_form, by_price, derived, infer, resolve, warm_up
+from tasks.core.market.instruments import by_form, derived, infer, resolve, warm_up
 from tasks.core.types.orders import Instrument, InstrumentTerms
 
 PERP, SPOT = "BTC/USDT:USDT", "BTC/USDT"
@@ -184,7 +184,7 @@ def test_a_moment_without_history_goes_by_its_price():
     [("0.07", "1e-7", 1), ("2e-8", "1e-13", 1), ("3300", "0.01", "0.0001"), ("100000", 1, "0.00001"), ("1", "1e-5", 1)],
 )
 def test_a_price_gives_six_digits_and_a_step_worth_at_most_one_quote(price, tick, step):
-    found = by_price(PERP, D(price))
+    found = derived(PERP, D(price)).instrument
     assert (found.tick, found.step) == (D(tick), D(step))
     assert "E+" not in f"{found.tick}{found.step}"
 
