@@ -4,16 +4,15 @@ The lock, held for a lifetime and freed by the kernel, says whether one runs; th
 lock is left over from a machine that went down.
 """
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import psutil
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import InputError
@@ -78,11 +77,10 @@ def state(home: Path) -> UpState | None:
 
 def claimed(home: Path) -> bool:
     """Return whether an `up` has this HOME, also one that is only starting."""
-    lock = home / "up.lock"
-    if not lock.exists():
+    lock = FileLock(home / "up.lock", blocking=False)
+    if not Path(lock.lock_file).exists():
         return False
-    with lock.open("ab") as file, suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    with suppress(Timeout), lock:
         return False
     return True
 
@@ -91,28 +89,20 @@ def claimed(home: Path) -> bool:
 def claim(home: Path) -> Iterator[None]:
     """Be the only `up` with this HOME, which is made; raises InputError naming the other one."""
     make_home(home)
-    with (home / "up.lock").open("ab") as lock:
-        if not _locked(lock):
-            other = read(home)
-            raise InputError(
-                f"quarterdeck is up already with HOME {home}" + (f" (pid {other.pid})" if other else "") + ": "
-                "`quarterdeck status` shows it, `quarterdeck down` stops it, QUARTERDECK_HOME starts another beside it"
-            )
+    try:
+        claimed = FileLock(home / "up.lock", timeout=1).acquire()  # as long as a `status` that looks may hold it
+    except Timeout:
+        other = read(home)
+        raise InputError(
+            f"quarterdeck is up already with HOME {home}" + (f" (pid {other.pid})" if other else "") + ": "
+            "`quarterdeck status` shows it, `quarterdeck down` stops it, QUARTERDECK_HOME starts another beside it"
+        ) from None
+    with claimed:
         _bury(home)
         try:
             yield
         finally:
             _file(home).unlink(missing_ok=True)
-
-
-def _locked(lock: IO[bytes]) -> bool:
-    """Try for as long as a `status` that looks at the lock may hold it."""
-    for _ in range(20):
-        with suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def _bury(home: Path) -> None:

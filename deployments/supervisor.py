@@ -76,7 +76,7 @@ class Supervisor:
             await asyncio.to_thread(migrate, self.settings)
 
     async def _healthy(self, service: Service) -> None:
-        with self.board.step(service.name, service.url):
+        with self.board.step(service.name, service.url or "starting"):
             await self._started(service, lambda _: asyncio.to_thread(services.answers, service.health))
 
     async def _working(self) -> None:

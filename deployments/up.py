@@ -63,8 +63,7 @@ def deploy(settings: Settings) -> None:
     """Create or refresh pool and deployments on a server that runs already."""
     running.make_home(settings.home)
     supervisor = Supervisor(settings, Board(), only_workers=True)
-    with supervisor.board.spinners:
-        asyncio.run(supervisor.deploy())
+    asyncio.run(supervisor.deploy())
 
 
 def _arm(settings: Settings, yes_live: bool) -> None:
@@ -102,10 +101,9 @@ def _carried_out(supervisor: Supervisor, story: Callable[[], Coroutine[Any, Any,
 
 
 async def _up(supervisor: Supervisor, once: bool, as_json: bool) -> int | None:
-    with supervisor.board.spinners:
-        await supervisor.start()
-        watch = asyncio.create_task(supervisor.watch_over())
-        done = await supervisor.first_cycle()
+    await supervisor.start()
+    watch = asyncio.create_task(supervisor.watch_over())
+    done = await supervisor.first_cycle()
     _report(supervisor.settings, supervisor.state, done, as_json)
     if once:
         watch.cancel()
@@ -116,8 +114,7 @@ async def _up(supervisor: Supervisor, once: bool, as_json: bool) -> int | None:
 
 
 async def _work(supervisor: Supervisor) -> None:
-    with supervisor.board.spinners:
-        await supervisor.start()
+    await supervisor.start()
     supervisor.board.say(f"works for {supervisor.settings.prefect_api_url}; Ctrl-C stops it")
     await supervisor.watch_over()
 
