@@ -34,7 +34,7 @@ async def trade(
     symbols: list[str] | str | None = None,
     decider: str | None = None,
     dry_run: bool = False,
-    reason: str = Field(default="", description="why you ask; an ad-hoc run with a reason always asks the decider"),
+    reason: str = Field("", description="why you ask; an ad-hoc run with a reason always asks the decider"),
     as_of: datetime | None = None,
     trigger: Literal["schedule", "event", "adhoc"] = "adhoc",
     review_only: bool = False,

@@ -71,10 +71,10 @@ class Job(Dto):
     strategy: Strategy
     window: ReplayWindow
     treatment: Treatment = "raw"
-    mask_key: str = Field(default="", description="of the masked treatment; empty: follows from the files' names")
+    mask_key: str = Field("", description="of the masked treatment; empty: follows from the files' names")
     files: ReplayFiles
     latency_s: float = 0.0
-    samples: int = Field(default=0, description="bars of each kind, with an event and without, to measure the gate by")
+    samples: int = Field(0, description="bars of each kind, with an event and without, to measure the gate by")
 
     @property
     def mask(self) -> Mask | None:

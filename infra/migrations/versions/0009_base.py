@@ -9,8 +9,6 @@ from sqlalchemy.dialects import postgresql
 
 revision = "0009"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 TYPES = {
     "": sa.Text(),

@@ -42,7 +42,7 @@ class Plan(Dto):
     """The planner's reply."""
 
     reasoning: str = ""
-    requests: tuple[dict[str, object], ...] = Field(default=(), max_length=20)
+    requests: tuple[dict[str, object], ...] = Field((), max_length=20)
     done: StrictBool = False
 
 

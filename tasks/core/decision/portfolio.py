@@ -36,10 +36,10 @@ class Target(Dto):
     instrument: str = Field(description="exactly as asked")
     action: Literal["buy", "sell", "flat", "noop"]
     target_qty: Exact = Field(description="base to hold afterwards, negative = short; not what to trade")
-    stop_atr: Exact = Field(default=ZERO, description="stop distance in ATR(14) of 15m, > 0, to open or add")
-    tp_atr: Exact = Field(default=ZERO, description="target distance in ATR(14) of 15m, > 0, to open or add")
-    confidence: Exact = Field(default=ZERO, description="0 to 1")
-    rationale: str = Field(default="", description="why, one or two sentences")
+    stop_atr: Exact = Field(ZERO, description="stop distance in ATR(14) of 15m, > 0, to open or add")
+    tp_atr: Exact = Field(ZERO, description="target distance in ATR(14) of 15m, > 0, to open or add")
+    confidence: Exact = Field(ZERO, description="0 to 1")
+    rationale: str = Field("", description="why, one or two sentences")
 
 
 class PortfolioReply(Dto):

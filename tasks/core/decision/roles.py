@@ -37,8 +37,8 @@ _RATIO = Context(prec=6)  # six digits, and no price is too far to divide
 class _Role(Dto):
     """What every role writes; the rest of its fields are typed, and are all that may travel on."""
 
-    reasoning: str = Field(default="", description="for people, never parsed")
-    key_factors: tuple[str, ...] = Field(default=(), description="what weighed most, for people")
+    reasoning: str = Field("", description="for people, never parsed")
+    key_factors: tuple[str, ...] = Field((), description="what weighed most, for people")
 
     def __str__(self) -> str:
         typed = self.model_dump(exclude={"reasoning", "key_factors"}, exclude_unset=True)
@@ -55,25 +55,25 @@ class Proposal(_Role):
     """Prices are absolute, 0 where there is no signal."""
 
     signal: Literal["long", "short", "none"]
-    target: Exact = Field(default=Decimal(0), ge=0, description="price")
-    stop: Exact = Field(default=Decimal(0), ge=0, description="price")
-    risk_reward: Exact = Field(default=Decimal(0), ge=0, description="your estimate; the code computes its own")
-    size_pct: Exact = Field(default=Decimal(0), ge=0, le=100, description="notional, percent of equity")
-    confidence: Exact = Field(default=Decimal(0), ge=0, le=1)
+    target: Exact = Field(Decimal(0), ge=0, description="price")
+    stop: Exact = Field(Decimal(0), ge=0, description="price")
+    risk_reward: Exact = Field(Decimal(0), ge=0, description="your estimate; the code computes its own")
+    size_pct: Exact = Field(Decimal(0), ge=0, le=100, description="notional, percent of equity")
+    confidence: Exact = Field(Decimal(0), ge=0, le=1)
 
 
 class TrendProposal(Proposal):
-    trend_phase: str = Field(default="", description="early, middle or late")
+    trend_phase: str = Field("", description="early, middle or late")
 
 
 class Review(_Role):
     """Without an adjusted size the proposal's stands."""
 
     warnings: tuple[str, ...] = ()
-    risk_score: Exact = Field(default=Decimal(100), ge=0, le=100, description="0 harmless to 100 reckless")
+    risk_score: Exact = Field(Decimal(100), ge=0, le=100, description="0 harmless to 100 reckless")
     approved: StrictBool
-    adjusted_size: Exact = Field(default=Decimal(100), ge=0, description="percent of equity, at most as proposed")
-    confidence: Exact = Field(default=Decimal(0), ge=0, le=1)
+    adjusted_size: Exact = Field(Decimal(100), ge=0, description="percent of equity, at most as proposed")
+    confidence: Exact = Field(Decimal(0), ge=0, le=1)
 
 
 ANALYSTS: dict[str, type[Analysis]] = dict.fromkeys(("technical", "orderbook", "sentiment"), Analysis)

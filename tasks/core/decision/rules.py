@@ -24,9 +24,9 @@ BREAKEVEN = "MOVE_STOP: breakeven on +1.0R"
 class Sizes(Dto):
     """How large an entry is and how far its stop and target are."""
 
-    size_pct: Exact = Field(default=SIZE_PCT, gt=0, le=1000)
-    stop_atr: Exact = Field(default=STOP_ATR, gt=0, le=20)
-    tp_atr: Exact = Field(default=TP_ATR, gt=0, le=100)
+    size_pct: Exact = Field(SIZE_PCT, gt=0, le=1000)
+    stop_atr: Exact = Field(STOP_ATR, gt=0, le=20)
+    tp_atr: Exact = Field(TP_ATR, gt=0, le=100)
 
 
 class RulesDecider(PlainDecider):

@@ -30,14 +30,14 @@ class Parameters(Dto):
     """What every tool takes."""
 
     symbol: str = Field(max_length=40, description="ccxt unified symbol, e.g. BTC/USDT:USDT")
-    venue: str | None = Field(default=None, max_length=40, description="only the strategy's own; null means that one")
+    venue: str | None = Field(None, max_length=40, description="only the strategy's own; null means that one")
 
 
 class Listed(Parameters):
     """What tools take that answer with rows; a larger `limit` than `most` is clamped, and flagged."""
 
     most: ClassVar[int] = 1
-    limit: int = Field(default=20, ge=1, description="rows")
+    limit: int = Field(20, ge=1, description="rows")
 
 
 class Candles(Listed):
@@ -45,7 +45,7 @@ class Candles(Listed):
 
     most: ClassVar[int] = 200
     timeframe: Stored
-    until: Utc | None = Field(default=None, description="ISO time with zone, not after as_of: candles closed by then")
+    until: Utc | None = Field(None, description="ISO time with zone, not after as_of: candles closed by then")
 
 
 class OrderBookDepth(Listed):
