@@ -96,19 +96,15 @@ class Orchestrator:
 
     async def worker_is_online(self, name: str, since: datetime) -> bool:
         """Return whether the worker of this machine called `name` has reported since then."""
-        return any(
-            worker["name"] == prefect_name(name)
-            and (beat := worker["last_heartbeat_time"])
-            and datetime.fromisoformat(beat) >= since
-            for worker in await self.call("POST", f"work_pools/{POOL}/workers/filter", {})
-        )
+        reported = {"workers": {"last_heartbeat_time": {"after_": since.isoformat()}}}
+        online = await self.call("POST", f"work_pools/{POOL}/workers/filter", reported)
+        return prefect_name(name) in [worker["name"] for worker in online]
 
-    async def start_run(self, deployment: str, parameters: Json) -> Json:
+    async def start_run(self, flow_and_deployment: str, parameters: Json) -> Json:
         """Create a run of `flow/deployment` that is due now."""
-        found = await self.call("GET", f"deployments/name/{deployment}")
+        deployment = await self.call("GET", f"deployments/name/{flow_and_deployment}")
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
-        created: Json = await self.call("POST", f"deployments/{found['id']}/create_flow_run", body)
-        return created
+        return await self.call("POST", f"deployments/{deployment['id']}/create_flow_run", body)
 
     async def call(self, method: str, path: str, body: Json | None = None) -> Any:
         try:

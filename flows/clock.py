@@ -16,10 +16,7 @@ T = TypeVar("T")
 
 def scheduled_time() -> datetime | None:
     """Return when this run was due: its schedule's time, or when it was created. None outside a run."""
-    if flow_run.id is None:
-        return None
-    due: datetime = flow_run.scheduled_start_time
-    return due
+    return flow_run.scheduled_start_time if flow_run.id else None
 
 
 def owner() -> str:

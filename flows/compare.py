@@ -1,6 +1,5 @@
 """The `compare` command: what to replay, what it may cost, and the table of what came out."""
 
-import asyncio
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +19,6 @@ from flows.options import (
 from flows.output import emit, progress, utc_time
 from flows.spending import agree, max_cost_option
 from tasks.core.errors import InputError
-from tasks.settings import settings
 
 
 def print_table(document: dict[str, Any]) -> None:
@@ -73,7 +71,6 @@ def compare(
 ) -> None:
     """Replay deciders over the same candles and say which is better, and how sure that is."""
     from flows.evaluate import carry_out, plan_work
-    from tasks.adapters import variants
     from tasks.adapters.files.folders import check_new
     from tasks.evaluate import ComparisonRequest
 
@@ -82,8 +79,7 @@ def compare(
     asked = {"funding": funding_files(funding, files), "cutoffs": dict(map(_cutoff, cutoffs)), "max_cost": max_cost}
     work, cap = plan_work(ComparisonRequest(candles=files, **asked, **options)), None
     if work.paid:
-        grouped = {v.label: (v, [job for w, job in work.paid if w is v]) for v, _ in work.paid}
-        cap = agree(*asyncio.run(variants.estimate(list(grouped.values()), settings())), max_cost)
+        cap = agree(work.paid, max_cost)
     with progress("compare", as_json, len(work.free) + len(work.paid)) as bar:
         document = carry_out(work, cap, out, done=lambda _: bar(advance=1))
     emit(document, True) if as_json else print_table(document)

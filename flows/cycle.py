@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from prefect.runtime import flow_run
 from pydantic import AwareDatetime
 
 from tasks import account, execute, fetch, guard, ledger, protect, record
@@ -204,7 +203,6 @@ class Cycle:
         if not self.record.intents:
             self._end(CycleStatus.HELD)
             return
-        assert self._lease is not None  # prepare ends without it
         sent = await execute.execute_intents(self.record, self._lease)
         reached("executed")
         if len(sent) < len(self.record.intents):
@@ -243,9 +241,4 @@ class Cycle:
         log().warning("cycle %s resumed with %d intents", self, len(intents))
         self._resumed = "resumed: the run that wrote the intents ended before the cycle did"
         await self._send()
-        await self.explain()
-
-    async def explain(self) -> None:
-        """Write the page about the decision; only a run of Prefect has a place for it."""
-        if flow_run.id:
-            await record.explain_decision(self.record)
+        await record.explain_decision(self.record)

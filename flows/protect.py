@@ -74,8 +74,7 @@ async def reconcile() -> dict[str, Any]:
     reached("protect_ended")
     log().info("protect %s", result)
     if tried.failed:
-        failures = (f"{name}: {e!r}" for name, e in tried.failed.items())
-        raise TradingError(f"protect could not do everything: {'; '.join(failures)}")
+        raise TradingError(f"protect could not do everything: {tried}")
     return result
 
 

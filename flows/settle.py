@@ -3,7 +3,6 @@
 from typing import Any
 
 from prefect import flow
-from prefect.runtime import flow_run
 
 from flows.clock import to_the_end, too_old
 from flows.promote import watch_champions
@@ -24,10 +23,9 @@ async def settle_all() -> dict[str, int]:
     """Attach outcomes, then mirror everything not yet mirrored."""
     at = await fetch.venue_now()
     settled = stage.settle_outcomes()
-    if flow_run.id:
-        for cycle, outcome in settled:
-            if cycle is not None:
-                await record.explain_decision(cycle, outcome)
+    for cycle, outcome in settled:
+        if cycle is not None:
+            await record.explain_decision(cycle, outcome)
     scored = shadow.score_shadows(at)
     books = await shadow.run_paper_books(at)
     watch_champions(at)

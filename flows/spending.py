@@ -15,8 +15,11 @@ from tasks.settings import settings
 ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 
 
-def agree(calls: int, usd: Decimal, max_cost: Decimal | None) -> Decimal | None:
+def agree(paid: Any, max_cost: Decimal | None) -> Decimal:
     """Show what models will be asked and cost, and get consent: `--max-cost`, or a person's. Returns the cap."""
+    from tasks.adapters.variants import estimate
+
+    calls, usd = asyncio.run(estimate(paid, settings()))
     click.echo(
         f"models will be asked about {calls} times, at most {usd} USD; kept replies cost nothing",
         err=True,
@@ -59,5 +62,5 @@ def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:
     from tasks.connections import store
 
     variant = variants.variants((name,), (), {}, settings())[0]
-    spending = Spending(agree(*asyncio.run(variants.estimate([(variant, [job])], settings())), max_cost))
+    spending = Spending(agree([(variant, job)], max_cost))
     return variants.paid_decider(variant, settings(), store(), spending), spending

@@ -4,7 +4,7 @@ At most one decision per strategy, symbol and 5m bar: the cycle's id derives fro
 turns a retry, a second trigger or a restarted process into a no-op or into the rest of the same cycle.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
 from prefect import flow
@@ -72,10 +72,7 @@ async def run_cycles(request: Request) -> list[CycleRecord]:
 
     The guard sees the risk of those acted on before.
     """
-    venue_time = await fetch.venue_now()
-    as_of = fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
-    if request.as_of is not None:
-        as_of = floor_time(request.as_of, "5m")
+    as_of = floor_time(request.as_of or await fetch.cycle_time(scheduled_time()), "5m")
     symbols = request.symbols
     if request.review_only:
         open_ = {position.symbol for position in store().positions.open(settings().strategy)}
@@ -183,7 +180,7 @@ class _Run:
                 acted.append(cycle)
         for cycle in acted:  # only now: no order waits for a picture
             with self.tried(cycle):
-                await cycle.explain()
+                await record.explain_decision(cycle.record)
 
     async def _afterwards(self) -> None:
         """Ask the challengers, keep the equity, and show MLflow what was decided: nothing here can change an order."""

@@ -3,7 +3,7 @@
 The event is only the doorbell: reasons are kept and coalesced in the store, so a lost or doubled event costs nothing.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from prefect import flow
@@ -34,8 +34,7 @@ async def watch(max_age_s: int = 240) -> Any:
 async def look(as_of: datetime | None = None) -> dict[str, int]:
     """Return how many reasons wait per symbol, after fetching and detecting; one that fails keeps its trouble."""
     symbols = settings().symbols
-    venue_time = await fetch.venue_now()
-    as_of = as_of or fetch.cycle_time(scheduled_time(), venue_time, datetime.now(UTC))
+    as_of = as_of or await fetch.cycle_time(scheduled_time())
     await fetch.fetch_candles(symbols, as_of)
     strategy = await fetch.fetch_strategy()
     frames = features.load_candles(symbols, as_of, strategy.history_bars)

@@ -1,6 +1,5 @@
 """Send what the guard let through: persisted first, looked up before sent, looked up again when in doubt."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 from tasks import ledger
@@ -26,24 +25,24 @@ def prove(intent: OrderIntent, lease: Lease) -> None:
     reached("lease_proven")
 
 
-async def send(client: Venue, intent: OrderIntent, proof: Callable[[], None] | None = None) -> Order:
+async def send(client: Venue, intent: OrderIntent, lease: Lease | None = None) -> Order:
     """Make sure the venue has `intent` exactly once, and return its order.
 
-    proof: called right before each attempt to send; what it raises keeps the attempt from being made. An answer that
-    leaves the outcome unknown is followed by a look-up, never by a second id. Raises OrderRejected when refused,
+    lease: proven right before each attempt to send. An answer that leaves the outcome unknown is followed by a look-up,
+    never by a second id. Raises OrderRejected when refused, LeaseLost where the lease is another run's by now,
     VenueUnavailable when the venue stays silent: a later retry looks up first.
     """
     what = f"execute client_order_id={intent.client_order_id}"
-    return await answered(lambda: _once(client, intent, proof), what, PAUSES)
+    return await answered(lambda: _once(client, intent, lease), what, PAUSES)
 
 
-async def _once(client: Venue, intent: OrderIntent, proof: Callable[[], None] | None) -> Order:
+async def _once(client: Venue, intent: OrderIntent, lease: Lease | None) -> Order:
     if intent.type not in PROTECTION:  # setting the same stop twice changes nothing
         reached("before_look_up")
         if (order := await client.find_order(intent.symbol, intent.client_order_id)) is not None:
             return order
-    if proof is not None:
-        proof()
+    if lease is not None:
+        prove(intent, lease)
     reached("before_send")
     try:
         order = await client.submit(intent)
@@ -91,7 +90,7 @@ async def _carry_out(record: CycleRecord, intent: OrderIntent, lease: Lease) -> 
             prove(intent, lease)  # a run that has lost the lease may not end it either
             order = _refused(intent, objection)
         else:
-            order = await send(venue(), intent, lambda: prove(intent, lease))
+            order = await send(venue(), intent, lease)
     except OrderRejected as e:
         order = _refused(intent, str(e))
     kept.orders.save(order)

@@ -101,8 +101,7 @@ def _since(bars: pd.DataFrame, timeframe: str) -> datetime | None:
         return None
     first, *gaps = [bars.index[part.stop - 1] for part in segments(bars.index, timeframe)]
     before_gap = first if gaps else bars.index[max(0, len(bars) - 2)]
-    since: datetime = before_gap.to_pydatetime()
-    return since
+    return before_gap.to_pydatetime()
 
 
 @stage
@@ -156,11 +155,12 @@ async def fetch_headlines() -> News | None:
     return await fetch_news(s.news_feeds, s.fear_greed_url)
 
 
-def cycle_time(scheduled: datetime | None, venue_time: datetime, wall: datetime) -> datetime:
+async def cycle_time(scheduled: datetime | None) -> datetime:
     """Return the 5m close a run is about: its scheduled time on the venue's clock, floored.
 
     A venue that replays another time is a whole number of minutes away; less than two minutes is clock skew.
     """
+    venue_time, wall = await venue_now(), datetime.now(UTC)
     if scheduled is None:
         return floor_time(venue_time, "5m")
     offset = venue_time - wall

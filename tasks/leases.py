@@ -49,11 +49,11 @@ class Leases:
             with suppress(StoreError):  # it ends by itself then
                 self.give_back(name)
 
-    async def take(self, name: str, lasts: timedelta | None = None) -> Lease | None:
+    async def take(self, name: str) -> Lease | None:
         """Take the lease, waiting for others as long as this run may wait in all; None: somebody still has it."""
         began = time.monotonic()
         while True:
-            lease = store().leases.acquire(name, self._holder, lasts or LASTS)
+            lease = store().leases.acquire(name, self._holder, LASTS)
             waited = time.monotonic() - began
             if lease is not None or waited >= self._patience:
                 break

@@ -1,12 +1,12 @@
 """MLflow as a mirror: prompts, decisions with their outcomes, and each day as a run. What it has not seen waits."""
 
-from collections import Counter
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from tasks.adapters.files.prompts import list_prompts
 from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.bars import floor_time
+from tasks.report import read_day
 from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
 
@@ -35,7 +35,7 @@ def show_mlflow(at: datetime) -> dict[str, int]:
             mirror.attach_outcome(trace_id, outcome)
             kept.outcomes.mark_tracked(outcome.position_id)
         mirror.log_session(
-            s.strategy, s.profile, midnight.date(), session_metrics(midnight),
+            s.strategy, s.profile, midnight.date(), session_metrics(midnight.date()),
             step=int((at - midnight) / timedelta(minutes=5)),
             params={"decider": s.decider_name, "models": ",".join(s.model), "symbols": ",".join(s.symbols)},
         )  # fmt: skip
@@ -46,26 +46,23 @@ def show_mlflow(at: datetime) -> dict[str, int]:
     return shown
 
 
-def session_metrics(midnight: datetime) -> dict[str, float]:
+def session_metrics(day: date) -> dict[str, float]:
     """Return the day's numbers so far."""
-    kept, strategy = store(), settings().strategy
-    points = kept.equity.since(strategy, midnight)
-    cycles, answers = kept.cycles.by_status(strategy, midnight), kept.decisions.between(strategy, midnight)
-    outcomes = kept.outcomes.newest(strategy, since=midnight, limit=None)
+    today = read_day(day)
     metrics: dict[str, float] = {
-        "cycles": sum(cycles.values()),
-        "decisions": len(answers),
-        "model_calls": sum(len(answer.calls) for _, answer in answers),
-        "cost_usd": float(sum(answer.cost_usd for _, answer in answers)),
-        "closed_trades": len(outcomes),
-        "realized_pnl": float(sum(o.pnl for o in outcomes)),
+        "cycles": sum(today.statuses.values()),
+        "decisions": len(today.decided),
+        "model_calls": sum(len(answer.calls) for _, answer in today.decided),
+        "cost_usd": float(sum(today.costs.values())),
+        "closed_trades": len(today.outcomes),
+        "realized_pnl": float(today.pnl),
     }
-    known_r = [float(o.r_multiple) for o in outcomes if o.r_multiple is not None]
+    known_r = [float(o.r_multiple) for o in today.outcomes if o.r_multiple is not None]
     if known_r:
         metrics["mean_r"] = sum(known_r) / len(known_r)
-    if points:
-        metrics["equity"] = float(points[-1].equity)
-        metrics["drawdown_pct"] = float((1 - points[-1].equity / points[-1].peak) * 100)
-    metrics |= {f"action.{name}": n for name, n in Counter(answer.decision.action for _, answer in answers).items()}
-    metrics |= {f"status.{name}": n for name, n in cycles.items()}
-    return metrics
+    if today.points:
+        metrics["equity"] = float(today.points[-1].equity)
+    if today.drawdown_pct is not None:
+        metrics["drawdown_pct"] = float(today.drawdown_pct)
+    metrics |= {f"action.{name}": n for name, n in today.actions.items()}
+    return metrics | {f"status.{name}": n for name, n in today.statuses.items()}

@@ -20,7 +20,7 @@ from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import Action, Finding, Flatten, SetStop
 from tasks.core.types.record import Lease
 from tasks.crash_points import reached
-from tasks.execute import PROTECTION, prove, send
+from tasks.execute import PROTECTION, send
 from tasks.halts import active_halts
 from tasks.retries import stage
 from tasks.settings import settings
@@ -132,7 +132,7 @@ async def submit(position: Position, intent: OrderIntent, lease: Lease | None = 
     kept.intents.save(position.cycle_id, (intent,), at)
     reached("protect_intent_saved")
     try:
-        order = await send(venue(), intent, None if lease is None else lambda: prove(intent, lease))
+        order = await send(venue(), intent, lease)
     except OrderRejected as e:
         kept.intents.mark(intent.client_order_id, "rejected")
         log().error("protect symbol=%s client_order_id=%s refused: %s", position.symbol, intent.client_order_id, e)

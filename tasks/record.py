@@ -1,8 +1,10 @@
 """Keep what a cycle did: the record in the store, and a page in Prefect."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from prefect.artifacts import acreate_markdown_artifact
+from prefect.runtime import flow_run
 
 from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store
@@ -69,17 +71,16 @@ def _keep_missed(symbol: str, close: datetime) -> bool:
     return True
 
 
-def artifact_key(record: CycleRecord) -> str:
-    """Return the artifact's key: one series per symbol, one version per decision."""
-    base = "".join(c if c.isalnum() else "-" for c in record.symbol.lower()).strip("-")
-    return f"decision-{base}"
-
-
 @stage(task_run_name="explain-{record.symbol}")
 async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) -> None:
-    """Write the page that explains the decision to a person, with the chart as it was then."""
+    """Write the page that explains the decision to a person, with the chart as it was then: one series a symbol.
+
+    Only a run of Prefect has a place for it.
+    """
+    if flow_run.id is None:
+        return
     await acreate_markdown_artifact(
-        key=artifact_key(record),
+        key="-".join(("decision", *re.findall("[a-z0-9]+", record.symbol.lower()))),
         markdown=decision.to_markdown(record, outcome, chart_of(record)),
         description=decision.summary_line(record),
     )

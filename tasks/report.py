@@ -1,5 +1,6 @@
 """The day's report: one HTML page in HOME/reports, a page in Prefect, and its headline by alert."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
@@ -34,28 +35,39 @@ async def write_report(day: date | None) -> Path:
     day = day or (await venue().now()).date() - timedelta(days=1)
     begin = datetime.combine(day, time(), UTC)
     end = begin + timedelta(days=1)
-    last = end - timedelta.resolution
-    points = kept.equity.since(s.strategy, end - SHOWN, last)
-    decided = kept.decisions.between(s.strategy, begin, end)
-    outcomes = kept.outcomes.newest(s.strategy, since=begin, until=last, limit=None)
-    today, statuses = [point for point in points if point.at >= begin], kept.cycles.by_status(s.strategy, begin, end)
-    found = Day(day, s.strategy, today, dict(sorted(statuses.items())), decided, outcomes, _baselines(end))
-    picture = ""
+    shown_day, picture = read_day(day, _baselines(end)), ""
+    points = kept.equity.since(s.strategy, end - SHOWN, end - timedelta.resolution)
     if len(points) > 1 and points[0].equity:
         shown = [*points[:: max(1, len(points) // POINTS)], points[-1]]
         curve = np.array([(point.at.timestamp(), float(point.equity / points[0].equity)) for point in shown]).T
         picture = canvas.data_uri(comparison.equity({s.strategy: (curve[0], curve[1])}))
-    told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if begin <= at < end}
+    told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page_of("daily.html.j2", day=found, picture=picture, told=told))
+    path.write_text(page_of("daily.html.j2", day=shown_day, picture=picture, told=told))
     if flow_run.id is not None:
-        rows = [*found.statuses.items(), *found.actions.items()]
-        rows += [(f"cost {model}, USD", fixed(usd, 6)) for model, usd in found.costs.items()]
-        page = f"# {day}\n{found.headline}\n\n{table(('what', 'how many'), rows)}\n\nThe whole page: `{path}`"
-        await acreate_markdown_artifact(key=ARTIFACT, markdown=page, description=found.headline)
-    alerts.tell([Alert(kind=AlertKind.REPORT, key=str(day), text=f"{found.headline}; {path}")])
+        rows = [*shown_day.statuses.items(), *shown_day.actions.items()]
+        rows += [(f"cost {model}, USD", fixed(usd, 6)) for model, usd in shown_day.costs.items()]
+        page = f"# {day}\n{shown_day.headline}\n\n{table(('what', 'how many'), rows)}\n\nThe whole page: `{path}`"
+        await acreate_markdown_artifact(key=ARTIFACT, markdown=page, description=shown_day.headline)
+    alerts.tell([Alert(kind=AlertKind.REPORT, key=str(day), text=f"{shown_day.headline}; {path}")])
     return path
+
+
+def read_day(day: date, baselines: Mapping[str, float] = {}) -> Day:
+    """Read what a UTC day of the strategy came to so far."""
+    kept, strategy, begin = store(), settings().strategy, datetime.combine(day, time(), UTC)
+    end = begin + timedelta(days=1)
+    last = end - timedelta.resolution
+    return Day(
+        day=day,
+        strategy=strategy,
+        points=kept.equity.since(strategy, begin, last),
+        statuses=dict(sorted(kept.cycles.by_status(strategy, begin, end).items())),
+        decided=kept.decisions.between(strategy, begin, end),
+        outcomes=kept.outcomes.newest(strategy, since=begin, until=last, limit=None),
+        baselines=baselines,
+    )
 
 
 def _baselines(end: datetime) -> dict[str, float]:

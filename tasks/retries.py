@@ -89,6 +89,9 @@ class Tried:
         self.failed: dict[str, Exception] = {}
         self._story = story
 
+    def __str__(self) -> str:
+        return "; ".join(f"{name}: {e!r}" for name, e in self.failed.items())
+
     @contextmanager
     def __call__(self, *names: object) -> Iterator[None]:
         """Keep in whatever the block raises, be it a defect; a ledger that cannot be right halts new entries."""

@@ -1,5 +1,6 @@
 """Challengers answer the same question and send nothing; what they would have earned is scored beside the champion."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -10,13 +11,13 @@ from tasks.core.errors import InputError
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
 from tasks.core.trading import judge
-from tasks.core.trading.judge import Judgement
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.decision import Answer
-from tasks.core.types.orders import Instrument
+from tasks.core.types.orders import Instrument, OrderIntent
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord, PaperBookState, ShadowDecision
 from tasks.core.types.strategy import Strategy
+from tasks.core.types.verdict import Verdict
 from tasks.decide import first_answers, forget
 from tasks.retries import stage
 from tasks.settings import settings
@@ -30,11 +31,12 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
 
     A challenger that fails costs a line in the log: the champion's cycle is over by now.
     """
-    kept = 0
     judged = [each for each in zip(questions, records, strict=True) if each[1].state is not None]
-    questions, records = [question for question, _ in judged], [record for _, record in judged]
+    if not (judged and settings().shadow):
+        return 0
+    kept, (questions, records) = 0, zip(*judged, strict=True)
     ids = [record.cycle_id for record in records]
-    for name in settings().shadow if judged else ():
+    for name in settings().shadow:
         try:
             decider = connections.decider(name, shadow=True)
             answers = await first_answers(name, decider, questions, ids, store().shadow.answers(name, ids))
@@ -42,26 +44,23 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
             log().error("shadow decider=%s cannot answer: %s", name, e)
             continue
         for question, record, answer in zip(questions, records, answers, strict=True):
-            assert record.state is not None
             challenger = strategy.called(f"{record.strategy}/{name}", name)
             now = (record.inputs and record.inputs.judged_at) or record.as_of
-            judgement = judge.judged(question, answer, record.state, challenger, now)
-            store().shadow.keep(_shadow(name, record, answer, judgement))
+            _, verdict, intents = judge.judged(question, answer, record.state, challenger, now)
+            store().shadow.keep(_shadow(name, record, answer, verdict, intents))
             kept += 1
         forget(name, ids)
-    for record in records if settings().shadow else ():
-        if record.state and record.decided and record.verdict:
-            store().shadow.keep(
-                _shadow(CHAMPION, record, record.decided, Judgement(record.cycle_id, record.verdict, record.intents))
-            )
+    for record in records:
+        store().shadow.keep(_shadow(CHAMPION, record, record.decided, record.verdict, record.intents))
     return kept
 
 
-def _shadow(decider: str, record: CycleRecord, answer: Answer, judgement: Judgement) -> ShadowDecision:
-    assert record.state is not None  # judged cycles have one
+def _shadow(
+    decider: str, record: CycleRecord, answer: Answer, verdict: Verdict, intents: Sequence[OrderIntent]
+) -> ShadowDecision:
     return ShadowDecision(
         cycle_id=record.cycle_id, strategy=record.strategy, decider=decider, symbol=record.symbol, as_of=record.as_of,
-        state=record.state, decided=answer, verdict=judgement.verdict, intents=judgement.intents,
+        state=record.state, decided=answer, verdict=verdict, intents=tuple(intents),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from tasks.core.types.reconcile import (
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
 from tasks.halts import active_halts
-from tasks.retries import stage
+from tasks.retries import Tried, stage
 from tasks.settings import settings
 
 LOOKS = 5  # at one order in one run: its rest cancelled and each time its fills asked for, and one to spare
@@ -32,15 +32,12 @@ async def settle_working_orders(now: datetime) -> int:
 
     Entries are cancelled past their time, and under a halt at once. One order's trouble is raised after the others.
     """
-    ended, failed = 0, list[str]()
-    for intent in (own.intent for own in store().intents.open(settings().strategy)):
-        try:
-            ended += await _settle(intent, now)
-        except TradingError as e:
-            log().error("protect symbol=%s client_order_id=%s: %s", intent.symbol, intent.client_order_id, e)
-            failed.append(f"{intent.client_order_id}: {e}")
-    if failed:
-        raise TradingError("; ".join(failed))
+    ended, tried = 0, Tried("protect")
+    for own in store().intents.open(settings().strategy):
+        with tried(f"symbol={own.intent.symbol} client_order_id={own.intent.client_order_id}"):
+            ended += await _settle(own.intent, now)
+    if tried.failed:
+        raise TradingError(str(tried))
     return ended
 
 
@@ -65,7 +62,6 @@ async def _settle(intent: OrderIntent, now: datetime) -> bool:
 
 def _own(intent: OrderIntent, order: Order | None) -> OwnIntent:
     own = store().intents.get(intent.client_order_id)
-    assert own is not None
     record = None if intent.reduce_only else store().cycles.get(own.cycle_id)
     adds = record is not None and record.verdict is not None and isinstance(record.verdict.decision, Add)
     return own.replace(booked=ledger.booked_of(order) if order else ZERO, adds=adds)

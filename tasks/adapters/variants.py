@@ -78,7 +78,7 @@ def paid_decider(variant: Variant, settings: Settings, store: Store, spending: S
     return build(variant.decider, settings, model=asked)
 
 
-async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Settings) -> tuple[int, Decimal]:
+async def estimate(paid: Sequence[tuple[Variant, Job]], settings: Settings) -> tuple[int, Decimal]:
     """Return how often models will be asked at most, and what that costs in USD if every reply is as long as allowed.
 
     Every market event is one decision; positions raise some more of their own. Kept replies are not deducted.
@@ -86,8 +86,8 @@ async def estimate(paid: Sequence[tuple[Variant, Sequence[Job]]], settings: Sett
     from tasks.adapters.model.prices import LiteLLMPrices
 
     prices, calls, usd = LiteLLMPrices(settings.budget.usd_per_1k_tokens), 0, Decimal(0)
-    for variant, jobs in paid:
-        probe = Probe()
+    for variant in {variant.label: variant for variant, _ in paid}.values():
+        probe, jobs = Probe(), [job for asker, job in paid if asker is variant]
         for name in kinds.askers(variant.decider):  # each by itself: an ensemble's timer may wait at that event
             await _middle_question(build(name, settings, model=probe), jobs[0])
         asked = sum(map(_decisions, jobs)) * len(kinds.kind_of(variant.decider).roles)

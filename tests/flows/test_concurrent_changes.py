@@ -84,9 +84,9 @@ async def test_a_follow_up_never_loosens_a_stop_that_a_cycle_has_moved_until_it_
     tighter = (position.avg_price + position.risk_per_unit / 100).quantize(D("0.1"))
     real = Leases.take
 
-    async def after_a_cycle(self: Leases, name: str, lasts: timedelta | None = None) -> object:
+    async def after_a_cycle(self: Leases, name: str) -> object:
         store().positions.save(position.model_copy(update={"stop": tighter}))
-        return await real(self, name, lasts)
+        return await real(self, name)
 
     monkeypatch.setattr(Leases, "take", after_a_cycle)
     monkeypatch.setattr(account, "last_close", lambda *_: price)

@@ -159,13 +159,6 @@ async def test_everything_is_given_back_at_the_end_however_it_ends(shelf, clock)
     assert shelf.held == {}
 
 
-async def test_a_lease_may_be_asked_for_longer_than_a_term(shelf, clock):
-    async with Leases("run") as mine:
-        await mine.take("a")
-        await mine.take("b", timedelta(minutes=10))
-    assert shelf.lasted == [LASTS, timedelta(minutes=10)]
-
-
 async def test_a_lease_that_others_keep_is_waited_for_as_long_as_the_run_may_in_all(shelf, clock, monkeypatch):
     """10 s of patience, 4 gone at the first lease: 6 are left for the second, none for a third."""
     at = [0.0]
