@@ -63,8 +63,8 @@ def restore(settings: Settings, archive: Path) -> list[str]:
     dumps = {f"{name}.dump": url for name, url in urls.items() if f"{name}.db" not in files}
     with tempfile.TemporaryDirectory(prefix=".quarterdeck-restore-", dir=settings.home) as made:
         _unpack(archive, Path(made))
-        found = {path.name: path for path in Path(made).iterdir() if path.name != LAYOUT}
-        for name in found.keys() - {*files, *dumps}:
+        members = {path.name: path for path in Path(made).iterdir() if path.name != LAYOUT}
+        for name in members.keys() - {*files, *dumps}:
             theirs, ours = ("PostgreSQL", "SQLite") if name.endswith(".dump") else ("SQLite", "PostgreSQL")
             raise InputError(f"the archive's {name} is of {theirs}, the setting names {ours}: give a URL of {theirs}")
         for file in filter(Path.exists, files.values()):
@@ -72,13 +72,13 @@ def restore(settings: Settings, archive: Path) -> list[str]:
         for name, url in dumps.items():
             _require_empty(name.removesuffix(".dump"), url)
         for name, url in dumps.items():
-            if name in found:
-                _pg("pg_restore", url, "--no-owner", "--exit-on-error", "--single-transaction", str(found[name]))
+            if name in members:
+                _pg("pg_restore", url, "--no-owner", "--exit-on-error", "--single-transaction", str(members[name]))
         for name, file in files.items():
-            if name in found:
+            if name in members:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                shutil.move(found[name], file)
-    return [*found]
+                shutil.move(members[name], file)
+    return [*members]
 
 
 def _urls(settings: Settings) -> dict[str, str]:

@@ -144,10 +144,10 @@ def status(as_json: bool) -> None:
     """Show what runs, what was decided and what is open."""
     from deployments.status import status as look
 
-    found = look(_installed())
-    if not as_json and found["last_cycle"]:
-        found["last_cycle"] = found["last_cycle"]["summary"]
-    emit(found, as_json)
+    report = look(_installed())
+    if not as_json and report["last_cycle"]:
+        report["last_cycle"] = report["last_cycle"]["summary"]
+    emit(report, as_json)
 
 
 @cli.command()
@@ -156,12 +156,12 @@ def doctor(as_json: bool) -> int:
     """Check everything `up` needs and say the remedy; exit 1 if something fails."""
     from deployments.doctor import examine
 
-    found = examine(_installed())
-    failed = any(each.result == "fail" for each in found)
+    checks = examine(_installed())
+    failed = any(each.result == "fail" for each in checks)
     if as_json:
-        emit({"ok": not failed, "checks": found}, True)
+        emit({"ok": not failed, "checks": checks}, True)
     else:
-        click.echo("\n".join(map(str, found)))
+        click.echo("\n".join(map(str, checks)))
     return int(failed)
 
 

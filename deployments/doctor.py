@@ -67,10 +67,10 @@ def _installation(settings: Settings) -> Iterator[Diagnosis]:
     python = (3, 11) <= sys.version_info < (3, 14)
     yield _diagnosis("python", python, platform.python_version(), "use Python 3.11-3.13")
     for name, wanted in PINS.items():
-        found = next((each.version for each in distributions(name=name)), "")
+        version = next((each.version for each in distributions(name=name)), "")
         remedy = "run `make setup`: other versions stop Prefect's server or its scheduler"
-        good = bool(found) and found in SpecifierSet(wanted)
-        yield _diagnosis(name, good, f"{found or 'not installed'} ({wanted})", remedy)
+        good = bool(version) and version in SpecifierSet(wanted)
+        yield _diagnosis(name, good, f"{version or 'not installed'} ({wanted})", remedy)
     detail = f"profile {settings.profile}, strategy {settings.strategy}, decider {settings.decider_name}, "
     armed = settings.profile != "live" or bool(settings.live_account)
     remedy = "live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the account's id"

@@ -85,11 +85,11 @@ class Orchestrator:
 
     async def _close(self, runs: Json, ended: Callable[[Json], Json | None]) -> int:
         """Give every run of a deployment the state it ended in, and return how many there are."""
-        found: list[Json] = []
+        listed: list[Json] = []
         asked = {"flow_runs": runs | {"deployment_id": {"is_null_": False}}}
-        while page := await self.call("POST", "flow_runs/filter", asked | {"offset": len(found)}):
-            found += page
-        states = {run["id"]: state for run in found if (state := ended(run))}
+        while page := await self.call("POST", "flow_runs/filter", asked | {"offset": len(listed)}):
+            listed += page
+        states = {run["id"]: state for run in listed if (state := ended(run))}
         for run_id, state in states.items():
             await self.call("POST", f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
         return len(states)

@@ -18,7 +18,7 @@ from tasks.settings import Settings
 def status(settings: Settings) -> dict[str, Any]:
     """Return the whole status as plain values and DTOs."""
     now = running.state(settings.home)
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "running": now is not None,
         "phase": now.phase if now else "down",
         "started_at": now and now.started_at,
@@ -41,10 +41,10 @@ def status(settings: Settings) -> dict[str, Any]:
     if exists(settings.store_url):
         try:
             with closing(Store(settings.store_url)) as store:
-                found |= _trading(store, settings)
+                report |= _trading(store, settings)
         except StoreError as e:
-            found["store_error"] = str(e)
-    return found
+            report["store_error"] = str(e)
+    return report
 
 
 def _trading(store: Store, settings: Settings) -> dict[str, Any]:

@@ -95,10 +95,10 @@ class Cycle:
             self._end(CycleStatus.STALE)
         return late
 
-    def has_reason(self, found: list[Reason]) -> bool:
+    def has_reason(self, claimed: list[Reason]) -> bool:
         """Take the reasons that were found, a person's own counts as one; without any the cycle is quiet."""
         cycle_id, request, share = self.record.cycle_id, self.request, settings().sample_quiet
-        reasons = [reason for reason in found if not reason.context]
+        reasons = [reason for reason in claimed if not reason.context]
         if request.trigger == "adhoc" and request.reason:
             text, mark = " ".join(request.reason.split())[:80], f"AdHoc|{self.symbol}|{cycle_id}"
             reasons.append(Reason(rule="AdHoc", symbol=self.symbol, detail=text, as_of=self.as_of, fingerprint=mark))
@@ -123,11 +123,11 @@ class Cycle:
             strategy, market, state, book, news, remembered, self.record.reasons, self.as_of, position=position,
             digest=digest,
         )  # fmt: skip
-        given = Inputs(
+        inputs = Inputs(
             strategy=strategy.sha256, state=state, position=position, book=book, digest=digest, news=news,
             memory=asked.memory, known_at=known_at,
         )  # fmt: skip
-        self.record = self.record.replace(inputs=given)
+        self.record = self.record.replace(inputs=inputs)
         reached("prepared")
         return asked
 
@@ -183,13 +183,13 @@ class Cycle:
         state = await self._account()
         now = await fetch.venue_now()
         judgement = guard.guard_decision(question, answer, state, self.acting, now)
-        given = self.record.inputs
-        if given is not None:  # what became known since the question was made: `replay` needs it
-            seen = None if given.state == state else given.state
-            given = given.replace(state=seen, judged_at=now)
+        inputs = self.record.inputs
+        if inputs is not None:  # what became known since the question was made: `replay` needs it
+            seen = None if inputs.state == state else inputs.state
+            inputs = inputs.replace(state=seen, judged_at=now)
         self.record = self.record.replace(
             snapshot=question.snapshot, role_inputs=question.role_inputs, state=state, decided=answer,
-            verdict=judgement.verdict, intents=judgement.intents, inputs=given,
+            verdict=judgement.verdict, intents=judgement.intents, inputs=inputs,
         )  # fmt: skip
         reached("judged")
         if judgement.intents and not self.request.dry_run:

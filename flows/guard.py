@@ -97,10 +97,10 @@ def _account(file: str | None, seen: Any) -> tuple[Any, str]:
     close = seen.timeframes["5m"].close if "5m" in seen.timeframes else None
     position = account.position(seen.pair)
     prices = (account.last_price, known(close), position and position.mark_price, position and position.avg_price)
-    found = derived(seen.pair, next((price for price in prices if price and price > 0), None), terms)
-    if found is None:
+    resolved = derived(seen.pair, next((price for price in prices if price and price > 0), None), terms)
+    if resolved is None:
         return account, ""
-    return account.replace(instrument=found.instrument), found.source
+    return account.replace(instrument=resolved.instrument), resolved.source
 
 
 COMMANDS = (decide, guard)

@@ -65,8 +65,8 @@ def _moment(market: Any, as_of: datetime | None, decider: str) -> tuple[datetime
         raise InputError("--as-of is empty")
     at, symbol = floor_time(as_of, "5m"), market.symbol
     closes = (market.value(timeframe, "close", at) for timeframe in market.bars)
-    found = derived(symbol, known(next((close for close in closes if close is not None), None)))
-    instruments = {symbol: found.instrument} if found else {}
+    resolved = derived(symbol, known(next((close for close in closes if close is not None), None)))
+    instruments = {symbol: resolved.instrument} if resolved else {}
     strategy = strategy_of(settings(), decider, symbols=(symbol,), instruments=instruments)
     return at, strategy, flat_account(market, strategy, at), market.reasons(at - BAR, at)
 

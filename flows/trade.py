@@ -134,11 +134,11 @@ class _Run:
             return
         chosen = {cycle.symbol: frames[cycle.symbol] for cycle in cycles}
         markets = features.build_markets(chosen, self.strategy.thresholds)
-        found = self._reasons(cycles, markets)
+        reasons = self._reasons(cycles, markets)
         with_reason, quiet = [], []
         for cycle in cycles:
             with self.tried(cycle):
-                (with_reason if cycle.has_reason(result(found[cycle.symbol])) else quiet).append(cycle)
+                (with_reason if cycle.has_reason(result(reasons[cycle.symbol])) else quiet).append(cycle)
         if quiet:
             with self.tried(*quiet):
                 record.record_quiet([cycle.record for cycle in quiet])
@@ -161,11 +161,11 @@ class _Run:
         self, cycles: list[Cycle], markets: dict[str, Market | Exception]
     ) -> dict[str, list[Reason] | Exception]:
         """Find what changed and claim it; a dry run claims nothing."""
-        found = detect.detect_reasons(self.strategy, markets, self.as_of)
+        reasons = detect.detect_reasons(self.strategy, markets, self.as_of)
         if self.request.dry_run:
-            return found
+            return reasons
         ids = {cycle.symbol: cycle.record.cycle_id for cycle in cycles}
-        failed = {symbol: e for symbol, e in found.items() if isinstance(e, Exception)}
+        failed = {symbol: e for symbol, e in reasons.items() if isinstance(e, Exception)}
         return detect.claim_reasons(ids | failed, self.as_of)
 
     async def _decide_and_act(self) -> None:

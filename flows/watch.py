@@ -43,8 +43,7 @@ async def look(as_of: datetime | None = None) -> dict[str, int]:
     for first in range(0, len(known), TOGETHER):
         some = {symbol: frames[symbol] for symbol in known[first : first + TOGETHER]}
         markets = features.build_markets(some, strategy.thresholds)
-        found = detect.detect_reasons(strategy, markets, as_of)
-        for symbol, reasons in found.items():
+        for symbol, reasons in detect.detect_reasons(strategy, markets, as_of).items():
             with tried(f"symbol={symbol}"):
                 result(reasons)
                 if n := detect.claimable(symbol, as_of):

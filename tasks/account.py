@@ -78,16 +78,16 @@ def last_close(symbol: str, as_of: datetime) -> Decimal | None:
 
 def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]:
     """Return working entries: intents on their way or resting; their risk counts toward the total."""
-    found = []
+    entries = []
     for intent in (own.intent for own in store().intents.open(strategy)):
         price = intent.price or last_close(intent.symbol, as_of) or intent.stop
         if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
             continue
         side: PositionSide = "long" if intent.side == "buy" else "short"
-        found.append(
+        entries.append(
             PendingEntry(symbol=intent.symbol, side=side, quantity=intent.quantity, price=price, stop=intent.stop)
         )
-    return tuple(found)
+    return tuple(entries)
 
 
 def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:

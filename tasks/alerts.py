@@ -19,10 +19,10 @@ EVENT = "quarterdeck.alert"
 LATELY, A_DAY = timedelta(minutes=30), timedelta(days=1)
 
 
-def tell(found: Sequence[Alert]) -> int:
+def tell(raised: Sequence[Alert]) -> int:
     """Tell what was not told yet, and say how much that was; outside a Prefect run only log and store have it."""
     new = 0
-    for alert in found:
+    for alert in raised:
         if not store().alerts.note(alert, datetime.now(UTC)):
             continue
         new += 1

@@ -25,21 +25,20 @@ def detect_reasons(
 ) -> dict[str, list[Reason] | Exception]:
     """Find every reason of the last window and keep the new ones in the store; returns all found by symbol."""
     kept, thresholds = store(), strategy.thresholds
-    positions, daily_pnl_pct = kept.positions.open(strategy.name), account.daily_pnl_pct(strategy.name, as_of)
+    daily_pnl_pct = account.daily_pnl_pct(strategy.name, as_of)
 
     def detect(symbol: str, market: Market) -> list[Reason]:
         bars, start = market.bars["5m"], as_of - WINDOW
         closes = position_events.Closes(epoch_s(bars.index) + position_events.STEP, bars["close"].to_numpy())
-        found = list(market.reasons(start, as_of))
-        for position in positions:
-            if position.symbol == symbol:
-                reasons = position_events.reasons_at(position, closes, as_of, thresholds)
-                found += [reason for reason in reasons if reason.as_of > start]
-        found += position_events.drawdown(symbol, daily_pnl_pct, as_of, thresholds)
-        found += calendar_reasons(_calendar(settings().calendar), symbol, start, as_of)
-        new = kept.events.add(strategy.name, found)
-        log().info("detect symbol=%s found=%d new=%d", symbol, len(found), new)
-        return found
+        fired = list(market.reasons(start, as_of))
+        for position in kept.positions.open(strategy.name, symbol):
+            reasons = position_events.reasons_at(position, closes, as_of, thresholds)
+            fired += [reason for reason in reasons if reason.as_of > start]
+        fired += position_events.drawdown(symbol, daily_pnl_pct, as_of, thresholds)
+        fired += calendar_reasons(_calendar(settings().calendar), symbol, start, as_of)
+        new = kept.events.add(strategy.name, fired)
+        log().info("detect symbol=%s found=%d new=%d", symbol, len(fired), new)
+        return fired
 
     return apart(detect, markets)
 

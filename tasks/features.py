@@ -15,8 +15,8 @@ TOGETHER = 25  # symbols whose features are in memory at once
 def load_candles(symbols: tuple[str, ...], as_of: datetime, limit: int) -> dict[str, Frames]:
     """Load the last `limit` bars that had closed at as_of, per symbol and timeframe."""
     kept, name = store(), venue().name
-    found = {tf: kept.candles.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
-    return {symbol: {tf: found[tf][symbol] for tf in WORKING_TIMEFRAMES} for symbol in symbols}
+    series = {tf: kept.candles.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}
+    return {symbol: {tf: series[tf][symbol] for tf in WORKING_TIMEFRAMES} for symbol in symbols}
 
 
 @stage

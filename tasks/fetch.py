@@ -40,9 +40,9 @@ async def fetch_candles(symbols: tuple[str, ...], as_of: datetime) -> list[DataF
     failures: list[DataFailure] = []
     new = 0
     for first in range(0, len(symbols), KEPT_AT_ONCE):
-        found = await _fetch_all(symbols[first : first + KEPT_AT_ONCE], as_of)
-        failures += [bars for bars in found.values() if isinstance(bars, DataFailure)]
-        new += _keep({series: bars for series, bars in found.items() if isinstance(bars, pd.DataFrame)})
+        fetched = await _fetch_all(symbols[first : first + KEPT_AT_ONCE], as_of)
+        failures += [bars for bars in fetched.values() if isinstance(bars, DataFailure)]
+        new += _keep({series: bars for series, bars in fetched.items() if isinstance(bars, pd.DataFrame)})
     log().info("fetch as_of=%s symbols=%d new_bars=%d failures=%d", as_of.isoformat(), len(symbols), new, len(failures))
     return failures
 
@@ -74,8 +74,8 @@ async def _fetch_all(symbols: tuple[str, ...], as_of: datetime) -> dict[tuple[st
                 rows = (str(e)[:200],)
                 return DataFailure(symbol=symbol, timeframe=timeframe, expectation="fetched", count=1, rows=rows)
 
-    found = await asyncio.gather(*(one(*series, since) for series, since in due.items()))
-    return dict(zip(due, found, strict=True))
+    results = await asyncio.gather(*(one(*series, since) for series, since in due.items()))
+    return dict(zip(due, results, strict=True))
 
 
 async def _fetch(symbol: str, timeframe: str, since: datetime, as_of: datetime) -> pd.DataFrame:
@@ -117,9 +117,9 @@ async def fetch_strategy(decider: str = "") -> Strategy:
     A symbol for which the venue has none is left out: its cycles fail, the others go on.
     """
     names, client = settings().symbols, venue()
-    found = await asyncio.gather(*map(client.instrument, names), return_exceptions=True)
+    answers = await asyncio.gather(*map(client.instrument, names), return_exceptions=True)
     instruments = {}
-    for symbol, instrument in zip(names, found, strict=True):
+    for symbol, instrument in zip(names, answers, strict=True):
         if isinstance(instrument, TradingError) and not isinstance(instrument, VenueUnavailable):
             log().error("instrument symbol=%s unknown: %s", symbol, instrument)
         elif isinstance(instrument, BaseException):

@@ -36,13 +36,13 @@ def halt(why: str) -> None:
 
 def active_halts() -> list[Halt]:
     """Return every halt in force, oldest first."""
-    found = store().halts.active()
-    known = {halt.who for halt in found}
+    active = store().halts.active()
+    known = {halt.who for halt in active}
     for who, reason in switches().items():
         if who not in known:
-            found.append(store().halts.add(reason, who, datetime.now(UTC)))
+            active.append(store().halts.add(reason, who, datetime.now(UTC)))
             log().error("halt who=%s reason=%s", who, reason)
-    return found
+    return active
 
 
 def switches(fresh: bool = False) -> dict[str, str]:

@@ -81,7 +81,7 @@ async def stop_at_once(symbol: str) -> None:
     Fills the venue has not told yet have no position in the ledger: then what it holds gets the stop of its entry.
     """
     booked = ledger.open_in(symbol)
-    at_venue = [] if booked else [held for held in await venue_positions.fn() if held.symbol == symbol]
+    at_venue = [] if booked else [position for position in await venue_positions.fn() if position.symbol == symbol]
     for wanted in stops_wanted(at_venue):
         if isinstance(wanted, SetStop) and (done := await restore_stop.fn(wanted)):
             log().error("protect %s", done.text)

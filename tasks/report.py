@@ -41,10 +41,10 @@ async def write_report(day: date | None) -> Path:
         shown = [*points[:: max(1, len(points) // POINTS)], points[-1]]
         curve = np.array([(point.at.timestamp(), float(point.equity / points[0].equity)) for point in shown]).T
         picture = canvas.data_uri(comparison.equity({s.strategy: (curve[0], curve[1])}))
-    told = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if at < end}
+    sent = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page_of("daily.html.j2", day=shown_day, picture=picture, told=told))
+    path.write_text(page_of("daily.html.j2", day=shown_day, picture=picture, told=sent))
     if flow_run.id is not None:
         rows = [*shown_day.statuses.items(), *shown_day.actions.items()]
         rows += [(f"cost {model}, USD", fixed(usd, 6)) for model, usd in shown_day.costs.items()]
@@ -72,9 +72,9 @@ def read_day(day: date, baselines: Mapping[str, float] = {}) -> Day:
 
 def _baselines(end: datetime) -> dict[str, float]:
     """Return what holding each symbol would have brought in that day, in percent."""
-    found = {}
+    changes = {}
     for symbol in settings().symbols:
         closes = store().candles.load(venue().name, symbol, "1h", end, 25)["close"]
         if len(closes) == 25:
-            found[f"hold {symbol}"] = float(closes.iloc[-1] / closes.iloc[0] - 1) * 100
-    return found
+            changes[f"hold {symbol}"] = float(closes.iloc[-1] / closes.iloc[0] - 1) * 100
+    return changes

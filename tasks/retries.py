@@ -59,13 +59,13 @@ G = TypeVar("G")
 T = TypeVar("T")
 
 
-def apart(work: Callable[[str, G], T], given: Mapping[str, G | Exception]) -> dict[str, T | Exception]:
+def apart(work: Callable[[str, G], T], inputs: Mapping[str, G | Exception]) -> dict[str, T | Exception]:
     """Do `work` for each symbol; an exception takes the place of its result, and one that was given is passed on.
 
     What infrastructure broke is no symbol's own trouble: it is raised as long as the whole task is tried again.
     """
     done: dict[str, T | Exception] = {}
-    for symbol, one in given.items():
+    for symbol, one in inputs.items():
         try:
             done[symbol] = one if isinstance(one, Exception) else work(symbol, one)
         except Exception as e:

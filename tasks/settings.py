@@ -123,11 +123,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.home / 'quarterdeck.db'}"
 
 
-def strategy_of(s: Settings, decider: str, **given: Any) -> Strategy:
+def strategy_of(s: Settings, decider: str, **more: Any) -> Strategy:
     """Return what the settings make of a strategy; given: its symbols, instruments, venue and whatever else differs."""
     return Strategy(
         name=s.strategy, decider=decider, models=s.model, capital=s.paper_cash, limits=s.limits, costs=s.costs,
-        thresholds=s.events, **given,
+        thresholds=s.events, **more,
     )  # fmt: skip
 
 
@@ -139,8 +139,8 @@ def load(**overrides: object) -> Settings:
         first = e.errors()[0]
         name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
         # a setting there is not may be a secret in the wrong place: its value is not shown
-        given = "" if first["type"] == "extra_forbidden" else f"={first['input']!r}"
-        raise InputError(f"{name}{given}: {first['msg']}") from e
+        value = "" if first["type"] == "extra_forbidden" else f"={first['input']!r}"
+        raise InputError(f"{name}{value}: {first['msg']}") from e
     except tomllib.TOMLDecodeError as e:
         raise InputError(f"quarterdeck.toml is not TOML: {e}") from e
 

@@ -100,8 +100,8 @@ async def _run_book(name: str, instruments: dict[str, Instrument], until: dateti
     bars = {s: kept.candles.load(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
     answers = kept.shadow.between(strategy, name, before.until - duration("5m"), until - duration("5m"))
     due = [(each.as_of, each.symbol, each.intents) for each in answers]
-    held = {*account.wallet.holdings, *(each.symbol for each in (*account.open_orders(), *answers))}
-    rates = await venue().funding_paid(sorted(held), before.until, until)
+    traded = {*account.wallet.holdings, *(each.symbol for each in (*account.open_orders(), *answers))}
+    rates = await venue().funding_paid(sorted(traded), before.until, until)
     account.pass_bars(bars, duration("5m"), due, rates)
     after = PaperBookState(state=account.dump(), equity=account.balance({}).equity, until=until)
     kept.paper_books.save(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
