@@ -86,21 +86,7 @@ def _tags(variant: Variant) -> dict[str, str]:
 
 def _metrics(row: Row, found: Comparison) -> dict[str, float]:
     """Return the figures of one variant; what is unknown is left out."""
-    names = (
-        "return_pct",
-        "sharpe",
-        "max_drawdown_pct",
-        "trades",
-        "win_rate",
-        "psr",
-        "dsr",
-        "decisions",
-        "model_calls",
-        "fees_quote",
-        "llm_cost_usd",
-        "cost_per_decision_usd",
-    )
-    values: dict[str, Any] = {name: getattr(row, name) for name in names}
+    values: dict[str, Any] = {name: value for name, value in row if isinstance(value, int | float)}
     values["invalid_share"] = row.invalid / row.decisions if row.decisions else None
     values |= _spread("daily_bps", row.daily_bps) | _spread("expectancy_r", row.expectancy_r)
     if row.chance is not None:

@@ -27,16 +27,12 @@ EPOCH = pd.Timestamp(0, tz="UTC")
 FrameKey = tuple[str, str]  # symbol, timeframe
 
 
-def stack_frames(frames: Mapping[FrameKey, pd.DataFrame]) -> pd.DataFrame:
-    """Put all frames under each other: a row number as index, open_time as a column, inf as missing."""
-    values = {key: frame[VALUES].astype("float64") for key, frame in frames.items()}
+def stacked(by_key: Mapping[FrameKey, pd.DataFrame], as_of: datetime) -> pd.DataFrame:
+    """Put all frames under each other, a row number as index, inf as missing, with every column the suite looks at."""
+    values = {key: frame[VALUES].astype("float64") for key, frame in by_key.items()}
     stack = pd.concat(values, names=["symbol", "timeframe", "open_time"]).reset_index()
+    stack = stack.replace([np.inf, -np.inf], np.nan)
     stack["frame"] = stack.groupby(["symbol", "timeframe"], sort=False).ngroup()
-    return stack.replace([np.inf, -np.inf], np.nan)
-
-
-def add_columns(stack: pd.DataFrame, as_of: datetime) -> pd.DataFrame:
-    """Add every helper column to the stack."""
     frames = stack.groupby("frame")
     from_end = frames.cumcount(ascending=False)
     _add_times(stack, from_end, as_of)

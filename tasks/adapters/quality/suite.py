@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from tasks.adapters.quality.columns import add_columns, stack_frames
+from tasks.adapters.quality.columns import stacked
 from tasks.core.errors import DataError
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.record import DataFailure
@@ -89,7 +89,7 @@ def validate(frames: Frames, as_of: datetime) -> list[DataFailure]:
         if (symbol, timeframe) not in bad
     }
     if good:
-        stack = add_columns(stack_frames(good), as_of)
+        stack = stacked(good, as_of)
         for rule, rows in _run_suite(stack):
             failures.extend(_by_frame(rule, stack.iloc[rows]))
     return sorted(failures, key=lambda f: (f.symbol, SECONDS.get(f.timeframe, 0), f.expectation))

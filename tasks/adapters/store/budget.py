@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 
-from sqlalchemy import ColumnElement, Connection, and_, case, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, text, update
 
 from tasks.adapters.store.database import Repository, dto_of, row_of
 from tasks.adapters.store.tables import BreakerRow, BudgetRow, ReplyRow
-from tasks.core.decision.budget import SCOPES, Charge, KeptReply, Reserved, Spent, refusal
+from tasks.core.decision.budget import Charge, KeptReply, Reserved, Spent, refusal
 from tasks.core.decision.ladder import BreakerState
 from tasks.core.types.decision import ModelCall
 from tasks.core.types.limits import Budget
@@ -62,12 +62,11 @@ def _spent(connection: Connection, charge: Charge, at: datetime, purse: str) -> 
     }
     counts = or_(BudgetRow.settled, BudgetRow.expires_at > at)
     columns = []
-    for scope in SCOPES:
-        columns.append(func.sum(case((and_(scopes[scope], counts), BudgetRow.nano_usd), else_=0)))
-        columns.append(func.sum(case((scopes[scope], 1), else_=0)))
+    for scope in scopes.values():
+        columns += [func.sum(BudgetRow.nano_usd).filter(scope, counts), func.count().filter(scope)]
     used = connection.execute(select(*columns).where(or_(today, scopes["session"]))).one()
-    pairs = zip(SCOPES, used[::2], used[1::2], strict=True)
-    return {scope: Spent(usd=Decimal(int(nano or 0)) / NANO, calls=int(calls or 0)) for scope, nano, calls in pairs}
+    pairs = zip(scopes, used[::2], used[1::2], strict=True)
+    return {scope: Spent(usd=Decimal(int(nano or 0)) / NANO, calls=calls) for scope, nano, calls in pairs}
 
 
 def _nano(usd: Decimal) -> int:

@@ -56,8 +56,6 @@ class IntentRepository(Repository):
 
     def mark(self, client_order_id: str, state: str) -> None:
         """Note that an intent was persisted, sent, done or rejected; one that is further stays as it is."""
-        if state not in INTENT_STATES:
-            raise StoreError(f"intent state {state!r} is none of {', '.join(INTENT_STATES)}")
         this = IntentRow.client_order_id == client_order_id
         move = update(IntentRow).where(this, IntentRow.state.in_(INTENT_STATES[state]), IntentRow.state != state)
         with self.database.writing() as connection:
