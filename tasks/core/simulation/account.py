@@ -90,11 +90,9 @@ class _Stored(BaseModel):
 class SimulatedAccount:
     """An account at a simulated venue: orders in, fills out."""
 
-    def __init__(
-        self, cash: Decimal, instruments: Mapping[str, Instrument], costs: Costs, leverage: Decimal = Decimal(10)
-    ) -> None:
+    def __init__(self, cash: Decimal, instruments: Mapping[str, Instrument], costs: Costs) -> None:
         self.costs = costs
-        self.wallet = Wallet(cash, dict(instruments), leverage)
+        self.wallet = Wallet(cash, dict(instruments))
         self.fills: list[Fill] = []
         self._orders: dict[str, Order] = {}  # by venue id, in the order they arrived
         self._ids: dict[str, str] = {}  # client id -> venue id

@@ -53,10 +53,10 @@ class Totals(BaseModel):
 class Wallet:
     """Wallet and positions. `last` holds the newest price seen of each symbol, for margin between bars."""
 
-    def __init__(self, cash: Decimal, instruments: Mapping[str, Instrument], leverage: Decimal) -> None:
+    def __init__(self, cash: Decimal, instruments: Mapping[str, Instrument]) -> None:
         self.cash = cash
         self.instruments = instruments
-        self.default_leverage = leverage
+        self.default_leverage = Decimal(10)
         self.leverages: dict[str, Decimal] = {}
         self.holdings: dict[str, Holding] = {}
         self.totals: dict[str, Totals] = {}

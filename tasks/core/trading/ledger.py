@@ -32,15 +32,15 @@ def position_id(client_order_id: str, fill_id: str = "") -> str:
     return str(uuid5(NAMESPACE, f"{client_order_id}|{fill_id}" if fill_id else client_order_id))
 
 
-def open_position(intent: OrderIntent, fill: Fill, strategy: str, cycle_id: str, name: str = "") -> Position:
+def open_position(intent: OrderIntent, fill: Fill, strategy: str, cycle_id: str, name: str) -> Position:
     """Open a position by a fill of its entry order; R is measured against the intent's stop.
 
-    name: its id, where it is not the one the order gives. Raises LedgerMismatch when the fill is not of this order.
+    name: its id. Raises LedgerMismatch when the fill is not of this order.
     """
     if fill.client_order_id != intent.client_order_id or fill.side != intent.side:
         raise LedgerMismatch(f"fill {fill.fill_id} ({fill.side}) is not of {intent.client_order_id}; reconcile")
     flat = Position(
-        position_id=name or position_id(intent.client_order_id),
+        position_id=name,
         strategy=strategy,
         cycle_id=cycle_id,
         symbol=intent.symbol,
@@ -68,10 +68,10 @@ def apply_fill(position: Position, fill: Fill, dust: Decimal = ZERO) -> Position
         raise LedgerMismatch(f"fill {fill.fill_id} came after {position.position_id} was closed; reconcile")
     if fill.reason == "funding":
         return position.replace(fees=position.fees + fill.fee)
-    fee, kept = fee_of(fill)
+    fee, bought = fee_of(fill)
     position = position.replace(fees=position.fees + fee)
     adds = (fill.side == "buy") == (position.side == "long")
-    return _add(position, fill, kept) if adds else _reduce(position, fill, dust)
+    return _add(position, fill, bought) if adds else _reduce(position, fill, dust)
 
 
 def fee_of(fill: Fill) -> tuple[Decimal, Decimal]:

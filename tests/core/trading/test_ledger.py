@@ -33,7 +33,9 @@ def opened(side="buy", *fills, stop="98", target="104"):
         stop=D(stop) if stop else None, target=D(target),
     )  # fmt: skip
     first, *rest = fills
-    return after(ledger.open_position(intent, first, "default", "c1"), *rest)
+    return after(
+        ledger.open_position(intent, first, "default", "c1", ledger.position_id(intent.client_order_id)), *rest
+    )
 
 
 def after(position, *fills):
