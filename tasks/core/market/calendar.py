@@ -25,15 +25,15 @@ def calendar_reasons(
 
     Only closes in (after, until]; an event on a close counts as after.
     """
-    found = []
+    reasons = []
     for event in events:
         for side, first in (("in 10 min", event.at - AROUND), ("now", event.at)):
             close = _next_close(first)
             if after < close <= until and abs(close - event.at) <= AROUND:
                 mark = f"Calendar|{symbol}|{side}|{event.at:%Y-%m-%dT%H:%M}|{event.title}"
                 detail = f"{event.title} {side}"
-                found.append(Reason(rule="Calendar", symbol=symbol, detail=detail, as_of=close, fingerprint=mark))
-    return tuple(sorted(found, key=lambda reason: reason.as_of))
+                reasons.append(Reason(rule="Calendar", symbol=symbol, detail=detail, as_of=close, fingerprint=mark))
+    return tuple(sorted(reasons, key=lambda reason: reason.as_of))
 
 
 def _next_close(at: datetime) -> datetime:

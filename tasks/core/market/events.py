@@ -64,14 +64,14 @@ def confluence_shift(x: Columns, t: EventThresholds) -> Directions:
     """
     scores = confluence.signed(x)
     out = np.zeros(len(scores), dtype=np.int8)
-    reference, side, kept = 0.0, 0, 0
+    reference, side, closes = 0.0, 0, 0
     for i, score in enumerate(scores.tolist()):
         moved = score - reference
         far = abs(score) >= t.confluence_score and abs(moved) >= t.confluence_delta and moved * score > 0
         now = (1 if score > 0 else -1) if far else 0  # unknown (NaN) is not far
-        kept = kept + 1 if now == side else 1
+        closes = closes + 1 if now == side else 1
         side = now
-        if side and kept >= t.confluence_bars:
+        if side and closes >= t.confluence_bars:
             out[i], reference, side = side, score, 0
     return out
 
@@ -108,9 +108,9 @@ def _retests(x: Columns, level: np.ndarray, sign: int, t: EventThresholds) -> Di
     broke = _armed((beyond > margin) & (lag(beyond) <= 0) & same_level, (beyond < -margin) | ~same_level) == 1
     since = _bars_since(broke)
     inside = ~(beyond > 0) | ~same_level
-    held = np.cumsum(inside) == np.cumsum(inside)[np.clip(np.arange(len(level)) - since, 0, None)]
+    stayed = np.cumsum(inside) == np.cumsum(inside)[np.clip(np.arange(len(level)) - since, 0, None)]
     toward = x["low"] if sign > 0 else x["high"]
-    retest = (since >= 1) & (since <= t.hold_bars) & held & ((toward - level) * sign <= margin) & (beyond > 0)
+    retest = (since >= 1) & (since <= t.hold_bars) & stayed & ((toward - level) * sign <= margin) & (beyond > 0)
     return _first_since(retest, np.cumsum(broke))
 
 
@@ -143,7 +143,7 @@ def detect(
     features: Mapping[str, pd.DataFrame], anchors: pd.DataFrame, thresholds: EventThresholds
 ) -> list[tuple[int, str, str, str]]:
     """Run every rule; return (close time in s, rule, timeframe, up|down), ascending."""
-    found: list[tuple[int, str, str, str]] = []
+    events: list[tuple[int, str, str, str]] = []
     for timeframe in {tf: None for _, _, tfs in RULES for tf in tfs}:
         frame = features.get(timeframe)
         if frame is None or frame.empty:
@@ -152,20 +152,20 @@ def detect(
         columns = columns_of(frame) | _at_closes(closes, features.get("5m"), anchors)
         for run in segments(frame.index, timeframe):
             part = {name: column[run] for name, column in columns.items()}
-            found += _fired(timeframe, closes[run], part, thresholds)
-    return sorted(found)
+            events += _fired(timeframe, closes[run], part, thresholds)
+    return sorted(events)
 
 
 def _fired(timeframe: str, closes: np.ndarray, x: Columns, t: EventThresholds) -> list[tuple[int, str, str, str]]:
     """Run the rules of one timeframe on one gapless run of bars, each with its anchors."""
     traded = (x["volume"] > 0) & (x["last_5m_volume"] > 0)
-    found = []
+    events = []
     for name, rule, timeframes in RULES:
         if timeframe in timeframes:
             directions = rule(x, t) * traded
             fired = np.flatnonzero(directions)
-            found += [(int(closes[i]), name, timeframe, "up" if directions[i] > 0 else "down") for i in fired]
-    return found
+            events += [(int(closes[i]), name, timeframe, "up" if directions[i] > 0 else "down") for i in fired]
+    return events
 
 
 def _at_closes(closes: np.ndarray, five: pd.DataFrame | None, anchors: pd.DataFrame) -> Columns:

@@ -112,16 +112,16 @@ def resolve(symbol: str, before: pd.DataFrame, named: InstrumentTerms | None, st
     if None in named.model_dump(include=needed).values():
         parts.append("inferred" if stored is None else "ingested")
     terms = InstrumentTerms(**known | named.model_dump(exclude_none=True))
-    found = stored if stored and named == NOTHING else infer(symbol, before, terms)
-    if len(before) and found.tick > (price := _exact(float(before["close"].median()))):
-        raise InputError(f"{symbol}: its tick {found.tick} is above its price, some {price}: mend the tick")
-    return Resolved(found, "+".join(parts))
+    instrument = stored if stored and named == NOTHING else infer(symbol, before, terms)
+    if len(before) and instrument.tick > (price := _exact(float(before["close"].median()))):
+        raise InputError(f"{symbol}: its tick {instrument.tick} is above its price, some {price}: mend the tick")
+    return Resolved(instrument, "+".join(parts))
 
 
 def _distinct(values: pd.DataFrame) -> np.ndarray:
     """Return the different positive numbers, ascending."""
-    found = values.to_numpy(dtype=float)
-    return np.unique(found[np.isfinite(found) & (found > 0)])
+    numbers = values.to_numpy(dtype=float)
+    return np.unique(numbers[np.isfinite(numbers) & (numbers > 0)])
 
 
 def _exact(x: float) -> Decimal:

@@ -96,11 +96,11 @@ class Market:
     def moment(self, as_of: datetime) -> moments.Moment:
         """Return what the market alone says at as_of."""
         seconds = int(as_of.timestamp())
-        if (found := self._read.get(seconds)) is None:
+        if (moment := self._read.get(seconds)) is None:
             if len(self._read) >= MOST_READ:
                 self._read.clear()
-            found = self._read[seconds] = moments.read(self, np.array([seconds]))[0]
-        return found
+            moment = self._read[seconds] = moments.read(self, np.array([seconds]))[0]
+        return moment
 
     def value(self, timeframe: str, name: str, as_of: datetime) -> float | None:
         """Return one feature at its last closed bar; None if unknown.

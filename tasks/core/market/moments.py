@@ -114,10 +114,10 @@ def _views(market: "Market", rows: Mapping[str, np.ndarray], nowhere: np.ndarray
     shown = ("1m", *SNAPSHOT_TIMEFRAMES) if "1m" in rows else SNAPSHOT_TIMEFRAMES
     distinct = {tf: np.unique(rows.get(tf, nowhere), return_inverse=True) for tf in shown}
     known = [(market.tables[tf], at[at >= 0]) for tf, (at, _) in distinct.items() if at[-1:] >= 0]
-    found = iter(VIEWS.validate_python(_fields(known)) if known else ())
+    views_in_turn = iter(VIEWS.validate_python(_fields(known)) if known else ())
     views: dict[str, list[TimeframeView]] = {}
     for timeframe, (at, inverse) in distinct.items():
-        of_each = [UNKNOWN if i < 0 else next(found) for i in at.tolist()]
+        of_each = [UNKNOWN if i < 0 else next(views_in_turn) for i in at.tolist()]
         if timeframe == "1m":
             of_each = [view.replace(swing=Swing(), last3=()) for view in of_each]
         views[timeframe] = [of_each[i] for i in inverse.tolist()]

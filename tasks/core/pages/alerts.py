@@ -24,13 +24,13 @@ def of_halts(halts: Sequence[Halt]) -> list[Alert]:
 def of_budget(spent: Spent, budget: Budget, day: str) -> list[Alert]:
     """Tell at 80 % and at 100 % of the day's money or calls, once a day each."""
     uses = [(Decimal(spent.calls), budget.calls_per_day, "calls"), (spent.usd, budget.usd_per_day, "USD")]
-    found = []
+    alerts = []
     for used, cap, unit in uses:
         if cap is not None and used >= NEARLY * cap:
             level = 100 if used >= cap else 80
             text = f"models have used {used} of {cap} {unit} today, {level} % or more"
-            found.append(Alert(kind=AlertKind.BUDGET, key=f"{day}:{unit}:{level}", text=text))
-    return found
+            alerts.append(Alert(kind=AlertKind.BUDGET, key=f"{day}:{unit}:{level}", text=text))
+    return alerts
 
 
 def of_rungs(rungs: Mapping[str, int]) -> list[Alert]:
@@ -53,4 +53,4 @@ def of_missed(closes: Sequence[datetime]) -> list[Alert]:
 
 def of_protection(findings: Sequence[Finding]) -> list[Alert]:
     """Tell what `protect` found wrong, once for each kind and symbol."""
-    return [Alert(kind=found.kind, key=found.symbol, text=found.text) for found in findings]
+    return [Alert(kind=finding.kind, key=finding.symbol, text=finding.text) for finding in findings]

@@ -68,17 +68,17 @@ def summary_line(record: CycleRecord) -> str:
         facts["failures"] = ",".join(sorted({failure.expectation for failure in record.failures}))
     facts["cycle_id"] = record.cycle_id
     line = " ".join(f"{key}={'_'.join(_visible(str(value)).split())}" for key, value in facts.items())
-    said = record.error or (decided.decision.comment if decided else "")
-    return f"{line} {'error' if record.error else 'comment'}={_quoted(said)}" if said else line
+    remark = record.error or (decided.decision.comment if decided else "")
+    return f"{line} {'error' if record.error else 'comment'}={_quoted(remark)}" if remark else line
 
 
 def position_after(record: CycleRecord) -> HeldPosition | None:
     """Return the symbol's position with the levels that the verdict gives it, or the one that an entry would open."""
-    held, verdict = record.state.position(record.symbol) if record.state else None, record.verdict
+    position, verdict = record.state.position(record.symbol) if record.state else None, record.verdict
     if verdict is None or not verdict.allowed:
-        return held
-    if held is not None:
-        return held.replace(stop=verdict.stop or held.stop, target=verdict.target or held.target)
+        return position
+    if position is not None:
+        return position.replace(stop=verdict.stop or position.stop, target=verdict.target or position.target)
     if isinstance(verdict.decision, OpenLong | OpenShort) and verdict.price:
         side: PositionSide = "long" if isinstance(verdict.decision, OpenLong) else "short"
         return HeldPosition(
@@ -124,7 +124,7 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
     ]
     c, p, r, book = snapshot.confluence, snapshot.position, snapshot.risk, snapshot.orderbook
     votes = {"alignment": c.alignment, "momentum": c.momentum, "volume": c.volume, "VWAP": c.vwap, "book": c.book}
-    said = ", ".join(f"{name} {UNKNOWN if vote is None else format(vote, '+d')}" for name, vote in votes.items())
+    shown = ", ".join(f"{name} {UNKNOWN if vote is None else format(vote, '+d')}" for name, vote in votes.items())
     position = (
         f"{p.side} {plain(p.size_pct, 4)} % of equity at {plain(p.avg_price)}, {plain(p.unrealized_R, 3)} R, "
         f"open for {_text(p.age_bars_5m)} bars of 5m, "
@@ -132,7 +132,7 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
     )
     today = f"today {plain(r.daily_pnl_pct, 3)} %, worst drawdown today {plain(r.max_drawdown_today_pct, 3)} %"
     return _table(head, rows) + (
-        f"\n\n- Confluence: {c.signed:+d} of 5 ({said})\n- Position: {'flat' if p.side == 'flat' else position}\n"
+        f"\n\n- Confluence: {c.signed:+d} of 5 ({shown})\n- Position: {'flat' if p.side == 'flat' else position}\n"
         f"- Risk: {today}, mode {r.risk_mode}\n"
         f"- Book{' (modelled)' if modelled_book else ''}: imbalance {plain(book.imbalance, 3)}, spread "
         f"{plain(book.spread_bps, 3)} bps, slippage for our size {plain(book.slippage_bps_for_size, 3)} bps"

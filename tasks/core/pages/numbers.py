@@ -29,9 +29,9 @@ def percent(share: float | None) -> str:
     return UNKNOWN if share is None else f"{share * 100:.0f} %"
 
 
-def interval(found: Mapping[str, Any] | None, digits: int = 2) -> str:
+def interval(bounds: Mapping[str, Any] | None, digits: int = 2) -> str:
     """Return an estimate with the bounds of its interval, where there are any."""
-    if found is None:
+    if bounds is None:
         return UNKNOWN
-    estimate, low, high = (fixed(found[name], digits, sign=True) for name in ("estimate", "low", "high"))
+    estimate, low, high = (fixed(bounds[name], digits, sign=True) for name in ("estimate", "low", "high"))
     return estimate if low == UNKNOWN else f"{estimate} [{low}, {high}]"

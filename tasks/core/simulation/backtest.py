@@ -167,10 +167,10 @@ class Backtest:
         if k <= self.filled_to:
             return
         part = slice(self.filled_to + 1, k + 1)
-        held = self.account.wallet.holdings.values()
+        holdings = self.account.wallet.holdings.values()
         curve = self.equity[part]
-        curve[:] = float(self.account.wallet.cash - sum(h.sign * h.cost for h in held))
-        for h in held:
+        curve[:] = float(self.account.wallet.cash - sum(h.sign * h.cost for h in holdings))
+        for h in holdings:
             curve += h.sign * float(h.quantity) * self.symbols[h.symbol].marks[part]
         self.peak = max(self.peak, float(curve.max()))
         self.filled_to = k
@@ -394,14 +394,14 @@ class Backtest:
     def _correlations(self, symbol: str, as_of: datetime) -> dict[str, float]:
         """Look up how this symbol moves with those that are open or waiting; each pair is computed once a day."""
         others = {*self.account.wallet.holdings, *(order.symbol for order in self.account.open_orders())} - {symbol}
-        found: dict[str, float] = {}
+        correlations: dict[str, float] = {}
         for other in sorted(others):
             pair = (as_of.date(), symbol, other)
             if pair not in self.correlations:
                 closes = {s: self.symbols[s].closes_by(as_of, past.DAYS + 1) for s in (symbol, other)}
                 self.correlations[pair] = past.correlations(symbol, (other,), closes, as_of)
-            found |= self.correlations[pair]
-        return found
+            correlations |= self.correlations[pair]
+        return correlations
 
     def _works(self, order: Order, as_of: datetime) -> bool:
         """Return whether an entry may still fill: over a gap the account learns of its end only with the next bar."""

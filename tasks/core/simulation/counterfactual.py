@@ -44,11 +44,11 @@ def _account(state: AccountState, symbol: str, costs: Costs, first: PriceBar) ->
         raise DataError(f"{symbol}: the account of this decision names no instrument to score it with")
     instrument = state.instrument.replace(symbol=symbol)
     account = SimulatedAccount(state.equity, {symbol: instrument}, FREE)
-    held = state.position(symbol)
-    if held is not None:
+    position = state.position(symbol)
+    if position is not None:
         entry = OrderIntent(
-            client_order_id="held", symbol=symbol, side="buy" if held.side == "long" else "sell",
-            type=OrderType.MARKET, quantity=held.quantity, stop=held.stop, target=held.target,
+            client_order_id="held", symbol=symbol, side="buy" if position.side == "long" else "sell",
+            type=OrderType.MARKET, quantity=position.quantity, stop=position.stop, target=position.target,
         )  # fmt: skip
         account.submit(entry, first.open, first.open_time)
     account.costs = costs

@@ -63,8 +63,8 @@ def exposure_refusal(intent: OrderIntent, instrument: Instrument, holding: Holdi
             return "no_position"
         return "would_increase" if holding.sign == sign else ""
     if sign < 0 and (instrument.kind == "spot" or not instrument.shorting):
-        held = holding.quantity - selling if holding is not None and holding.sign > 0 else Decimal(0)
-        return "shorting" if intent.quantity > held else ""
+        free = holding.quantity - selling if holding is not None and holding.sign > 0 else Decimal(0)
+        return "shorting" if intent.quantity > free else ""
     return ""
 
 

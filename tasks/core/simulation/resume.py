@@ -48,8 +48,8 @@ class ResumedDecider:
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Answer each question; a close of which any answer is missing is asked about as a whole, as it was then."""
-        found = [self.earlier.decided.get((question.snapshot.as_of, question.snapshot.pair)) for question in questions]
-        if None not in found:
-            return [decided for decided in found if decided is not None]
+        known = [self.earlier.decided.get((question.snapshot.as_of, question.snapshot.pair)) for question in questions]
+        if None not in known:
+            return [decided for decided in known if decided is not None]
         asked = await self.decider.decide(questions)
-        return [old or new for old, new in zip(found, asked, strict=True)]
+        return [old or new for old, new in zip(known, asked, strict=True)]

@@ -34,14 +34,14 @@ def flat_at(open_now: Collection[Position], past: Sequence[Position], first_inte
 def project(
     fills: Sequence[Fill],
     entries: Entries,
-    kept: Mapping[str, Position],
+    stored: Mapping[str, Position],
     strategy: str,
     closed: Collection[str] = (),
     dust: Decimal = ledger.ZERO,
 ) -> tuple[list[Position], list[Fill]]:
     """Fold one symbol's fills, starting flat.
 
-    entries: our intents by client order id, with their cycle_id; kept: positions as stored, whose moved stops and
+    entries: our intents by client order id, with their cycle_id; stored: positions of before, whose moved stops and
     follow-ups are carried over; closed: ids of positions that ended before, never to be opened again; dust: less than
     that of a position is none. Returns every position in order (the last may be open) and the fills not ours.
     """
@@ -50,7 +50,7 @@ def project(
     for _, at_once in groupby(in_time, key=lambda fill: fill.at):
         fold.instant(list(at_once))
     last = [] if fold.position is None else [fold.position]
-    return [_carry_over(position, kept) for position in (*fold.closed, *last)], fold.foreign
+    return [_carry_over(position, stored) for position in (*fold.closed, *last)], fold.foreign
 
 
 def is_manual(fill: Fill, entries: Entries) -> bool:
@@ -197,9 +197,9 @@ def with_protection(position: Position, intent: OrderIntent) -> Position:
     return position.replace(**changes.get(intent.type.value, {}))
 
 
-def _carry_over(fresh: Position, kept: Mapping[str, Position]) -> Position:
+def _carry_over(fresh: Position, stored_positions: Mapping[str, Position]) -> Position:
     """Keep what fills do not tell: follow-ups, and a stop that was moved since the last entry."""
-    stored = kept.get(fresh.position_id)
+    stored = stored_positions.get(fresh.position_id)
     if stored is None:
         return fresh
     changed = ["followups", "followups_done", "peak_r"]

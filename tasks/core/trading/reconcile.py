@@ -64,7 +64,7 @@ def reconcile(
         *_stops(ledger, look),
         *_orders(ledger, look, again, now),
         *_unknown(ledger, look),
-        *(book for symbol, told in look.fills.items() for book in _booked(ledger, symbol, told)),
+        *(book for symbol, fills in look.fills.items() for book in _booked(ledger, symbol, fills)),
         *_compared(ledger, look, again),
         *_exits(ledger, look),
         *_abandoned(ledger, now),
@@ -93,19 +93,19 @@ def _stops(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
             yield Flatten(symbol=symbol, position=ours, quantity=min(at_venue.quantity, ours.quantity), text=text)
 
 
-def _unbooked_entry(ledger: LedgerView, held: VenuePosition) -> OrderIntent | None:
+def _unbooked_entry(ledger: LedgerView, at_venue: VenuePosition) -> OrderIntent | None:
     """Return our newest entry, if a position the ledger does not have yet is no more than our entries can have made."""
-    last = max((p.closed_at for p in ledger.closed if p.symbol == held.symbol and p.closed_at), default=None)
-    side = "buy" if held.side == "long" else "sell"
+    last = max((p.closed_at for p in ledger.closed if p.symbol == at_venue.symbol and p.closed_at), default=None)
+    side = "buy" if at_venue.side == "long" else "sell"
     entries = [
         own
         for own in ledger.intents
-        if (own.intent.symbol, own.intent.side, own.intent.reduce_only) == (held.symbol, side, False)
+        if (own.intent.symbol, own.intent.side, own.intent.reduce_only) == (at_venue.symbol, side, False)
         and own.intent.stop is not None
         and (last is None or own.persisted_at > last)
         and (own.filled > 0 or not own.ended)
     ]
-    if sum((own.intent.quantity for own in entries), Decimal(0)) < held.quantity:
+    if sum((own.intent.quantity for own in entries), Decimal(0)) < at_venue.quantity:
         return None
     return max(entries, key=lambda own: own.persisted_at).intent
 
@@ -188,10 +188,10 @@ def _working(own: OwnIntent, order: Order, ledger: LedgerView, look: VenueView, 
 
 def _unknown(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
     """Take over what is proven ours, oldest first: an exit belongs to the entry before it. The rest is told."""
-    found = [order for order in look.orders.values() if order is not None]
-    found += [order for resting in look.resting.values() for order in resting]
+    at_venue = [order for order in look.orders.values() if order is not None]
+    at_venue += [order for resting in look.resting.values() for order in resting]
     known = [(own.persisted_at, own.intent.symbol, own.cycle_id) for own in ledger.intents]
-    for order in sorted(found, key=lambda order: order.created_at):
+    for order in sorted(at_venue, key=lambda order: order.created_at):
         name = order.client_order_id
         if order.type not in SENT or name in ledger.known or ledger.intent(name):
             continue
@@ -236,21 +236,21 @@ def _cycle_of(order: Order, ledger: LedgerView) -> CycleRecord | None:
 # --- fills
 
 
-def _booked(ledger: LedgerView, symbol: str, told: ToldFills) -> Iterator[BookFills]:
+def _booked(ledger: LedgerView, symbol: str, seen: ToldFills) -> Iterator[BookFills]:
     """Project the fills; a position that began since is gone through once more and, closed, stays as it is."""
     ours = {own.intent.client_order_id: (own.cycle_id, own.intent) for own in ledger.intents}
     if not ours:
         return
     before = {p.position_id: p for p in ledger.open if p.symbol == symbol}
     past = [p for p in ledger.closed if p.symbol == symbol]
-    again = {p.position_id for p in past if p.opened_at >= told.since}
+    again = {p.position_id for p in past if p.opened_at >= seen.since}
     ended = {p.position_id for p in past} - again
     least = ledger.dust.get(symbol, Decimal(0))
-    positions, foreign = booking.project(told.fills, ours, before, ledger.strategy, ended, least)
+    positions, foreign = booking.project(seen.fills, ours, before, ledger.strategy, ended, least)
     changed = [p for p in positions if before.get(p.position_id) != p and p.position_id not in again]
-    left = [fill for fill in foreign if fill.fill_id in told.new]
+    left = [fill for fill in foreign if fill.fill_id in seen.new]
     ids = {fill.fill_id for fill in foreign}
-    manual = [f for f in told.fills if f.fill_id in told.new and f.fill_id not in ids and booking.is_manual(f, ours)]
+    manual = [f for f in seen.fills if f.fill_id in seen.new and f.fill_id not in ids and booking.is_manual(f, ours)]
     if changed or left or manual:
         yield BookFills(symbol=symbol, positions=tuple(changed), foreign=tuple(left), manual=tuple(manual))
 
@@ -273,17 +273,17 @@ def _compared(ledger: LedgerView, look: VenueView, again: Again) -> Iterator[Act
 
 def _differences(ledger: LedgerView, positions: Sequence[VenuePosition]) -> Iterator[tuple[Finding, bool]]:
     """Yield what differs by more than can be sold, and whether the venue holds risk that nobody counts."""
-    for held in positions:
-        ours, at_venue = ledger.position(held.symbol), f"{held.symbol} {held.side} {held.quantity}"
+    for venue in positions:
+        symbol, ours = venue.symbol, ledger.position(venue.symbol)
         if ours is None:
-            text = f"foreign position {at_venue}: left alone"
-            yield Finding(kind=AlertKind.FOREIGN, symbol=held.symbol, text=text), True
-        elif held.side != ours.side or 0 != abs(held.quantity - ours.quantity) >= ledger.dust.get(held.symbol, 0):
-            text = f"mismatch {held.symbol}: venue {held.side} {held.quantity}, ledger {ours.side} {ours.quantity}"
-            more = held.side != ours.side or held.quantity > ours.quantity
-            yield Finding(kind=AlertKind.MISMATCH, symbol=held.symbol, text=text), more
+            text = f"foreign position {symbol} {venue.side} {venue.quantity}: left alone"
+            yield Finding(kind=AlertKind.FOREIGN, symbol=symbol, text=text), True
+        elif venue.side != ours.side or 0 != abs(venue.quantity - ours.quantity) >= ledger.dust.get(symbol, 0):
+            text = f"mismatch {symbol}: venue {venue.side} {venue.quantity}, ledger {ours.side} {ours.quantity}"
+            more = venue.side != ours.side or venue.quantity > ours.quantity
+            yield Finding(kind=AlertKind.MISMATCH, symbol=symbol, text=text), more
     for p in ledger.open:
-        if p.symbol not in {held.symbol for held in positions}:
+        if p.symbol not in {position.symbol for position in positions}:
             text = f"mismatch {p.symbol}: ledger {p.side} {p.quantity}, venue flat"
             yield Finding(kind=AlertKind.MISMATCH, symbol=p.symbol, text=text), False
 

@@ -52,12 +52,12 @@ def correlations(
     if not wanted or symbol not in closes:
         return {}
     end = int(floor_time(as_of, "1d").timestamp())
-    own, found = _returns(closes[symbol], end), {}
+    own, known = _returns(closes[symbol], end), {}
     for other in wanted:
         r = _correlation(own, _returns(closes[other], end)) if other in closes else None
         if r is not None:
-            found[other] = round(r, 4)
-    return found
+            known[other] = round(r, 4)
+    return known
 
 
 def _returns(closes: pd.Series, end: int) -> np.ndarray:
