@@ -24,9 +24,9 @@ def fixed(value: float | Decimal | None, digits: int = 2, sign: bool = False) ->
     return UNKNOWN if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, digits: int = 0) -> str:
     """Return a share as a percentage."""
-    return UNKNOWN if share is None else f"{share * 100:.0f} %"
+    return UNKNOWN if share is None else f"{share * 100:.{digits}f} %"
 
 
 def interval(bounds: Mapping[str, Any] | None, digits: int = 2) -> str:
