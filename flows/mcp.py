@@ -22,7 +22,7 @@ from mcp_types import (
 )
 
 from tasks.adapters.model.toolbox import desk_of, public_market
-from tasks.core.decision.tools import TOOLS, shown
+from tasks.core.decision.llm.tools import TOOLS, shown
 from tasks.core.errors import TradingError
 from tasks.settings import settings
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from tasks.adapters.files.prompts import CHAMPION, aliases, load_prompt
 from tasks.adapters.store.shadow import CHAMPION as SHADOWED
 from tasks.connections import log, store, tracker
-from tasks.core.decision.prompt import Prompt
+from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.lab import promotion
 from tasks.core.lab.promotion import Shadows

@@ -19,7 +19,7 @@ import feedparser  # type: ignore[import-untyped]  # ships no types
 import httpx
 from pydantic import ConfigDict, ValidationError, field_validator
 
-from tasks.core.decision.roles import MAX_HEADLINES, plain_text
+from tasks.core.decision.llm.roles import MAX_HEADLINES, plain_text
 from tasks.core.errors import InputError
 from tasks.core.types.base import Dto, first_error
 from tasks.core.types.snapshot import Headline, News

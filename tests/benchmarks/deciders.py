@@ -23,8 +23,8 @@ from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.store.store import Store
 from tasks.core.decision.actions import Unusable, parse_reply
 from tasks.core.decision.kinds import Means
-from tasks.core.decision.panel import PanelDecider
-from tasks.core.decision.single import SingleDecider
+from tasks.core.decision.llm.panel import PanelDecider
+from tasks.core.decision.llm.single import SingleDecider
 from tasks.core.ports import Decider
 from tasks.core.types.decision import DECISION, ModelCall
 from tasks.core.types.limits import Budget

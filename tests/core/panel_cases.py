@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from tasks.adapters.files.prompts import load_prompt
-from tasks.core.decision.roles import REPLIES
+from tasks.core.decision.llm.roles import REPLIES
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import (
     Constraints,

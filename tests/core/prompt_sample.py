@@ -1,6 +1,6 @@
 """A prompt of `llm:single` that shows all it is given."""
 
-from tasks.core.decision.prompt import parse_prompt
+from tasks.core.decision.llm.prompt import parse_prompt
 
 PROMPT = parse_prompt(
     "---\nrole: single\nversion: v001\nschema: decision\n"

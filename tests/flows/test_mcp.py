@@ -11,7 +11,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from tasks.connections import store
-from tasks.core.decision.tools import TOOLS
+from tasks.core.decision.llm.tools import TOOLS
 from tasks.core.market.bars import bar_frame
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import Outcome

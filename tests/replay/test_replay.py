@@ -15,9 +15,9 @@ from tasks.core.decision import ladder
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.ladder import Breaker, BreakerState
+from tasks.core.decision.llm.single import SingleDecider
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.decision.single import SingleDecider
 from tasks.core.lab.recorded_replies import RecordedCache
 from tasks.core.lab.replay import Replayer, remake, remake_question
 from tasks.core.lab.what_if import changed_verdict, total

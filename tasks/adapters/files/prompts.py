@@ -9,7 +9,7 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.core.decision.prompt import Prompt, parse_prompt
+from tasks.core.decision.llm.prompt import Prompt, parse_prompt
 from tasks.core.errors import InputError
 from tasks.settings import ROOT, settings
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from tasks.adapters.mlflow.server import MlflowServer
 from tasks.adapters.mlflow.trace import prompts_sent, span_count, trace_tags, write_trace
-from tasks.core.decision.prompt import Prompt
+from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.record import CycleRecord, Outcome
 

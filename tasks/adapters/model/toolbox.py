@@ -1,4 +1,4 @@
-"""What the tools of `core.decision.tools` answer with: stored candles, the venue's public data, our own ledger.
+"""What the tools of `core.decision.llm.tools` answer with: stored candles, the venue's public data, our own ledger.
 
 Reads only: it knows the market half of a venue, which has no orders, and the store, of which it only reads. Candles
 and similar decisions are as known at as_of. The book, trades, funding, our position and digest are known only as they
@@ -16,7 +16,7 @@ from tasks.adapters.store.store import Store
 from tasks.adapters.venue import client
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.adapters.venue.market import MarketData
-from tasks.core.decision.tools import Candles, Listed, Meter, Parameters, ToolDesk, compact
+from tasks.core.decision.llm.tools import Candles, Listed, Meter, Parameters, ToolDesk, compact
 from tasks.core.errors import DataError
 from tasks.core.trading import ledger
 from tasks.core.types.bars import COLUMNS
@@ -34,7 +34,7 @@ PRESENT = {  # what the venue tells of the present alone, by tool
 
 
 class DataToolbox:
-    """Implements `core.decision.tools.Toolbox`. `question` is the decision it serves, with what was remembered for it.
+    """Implements `decision.llm.tools.Toolbox`. `question` is the decision it serves, with what was remembered for it.
 
     With `now` as_of is the present by definition (MCP); without, the venue's clock says whether it is.
     """

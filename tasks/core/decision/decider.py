@@ -9,8 +9,8 @@ from typing import Any, ClassVar, TypeVar
 
 from tasks.core.decision.actions import Parsed, Unusable
 from tasks.core.decision.kinds import Kind, Means
+from tasks.core.decision.llm.prompt import Prompt, check_variables
 from tasks.core.decision.memory import memory_text
-from tasks.core.decision.prompt import Prompt, check_variables
 from tasks.core.market import lean
 from tasks.core.ports import Messages, Model, ModelRequest, Schema
 from tasks.core.types.decision import HELD, Answer, Decision, ModelCall, PromptRef, answered, hold

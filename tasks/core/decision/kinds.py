@@ -10,8 +10,8 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from tasks.core.decision.prompt import Prompt
-    from tasks.core.decision.tools import ToolDesk
+    from tasks.core.decision.llm.prompt import Prompt
+    from tasks.core.decision.llm.tools import ToolDesk
     from tasks.core.ports import Decider, Model
     from tasks.core.types.question import Question
 
@@ -45,7 +45,7 @@ class Kind(NamedTuple):
 
     def make(self, model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
         """Make a decider that asks `model`."""
-        made: Decider = resolve_name(f"tasks.core.decision.{self.maker}")(model, prompts, means)
+        made: Decider = resolve_name(f"tasks.core.decision.llm.{self.maker}")(model, prompts, means)
         return made
 
     @property

@@ -17,10 +17,10 @@ from tasks.core.decision.baselines import RecordedDecider
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.kinds import Means, kind_of
 from tasks.core.decision.ladder import CACHED, Breaker, BreakerState, Ladder, Shared
+from tasks.core.decision.llm.prompt import Prompt
+from tasks.core.decision.llm.tools import Meter, Parameters, ToolDesk, compact, texts
 from tasks.core.decision.memory import SIDE, Vector, vector
-from tasks.core.decision.prompt import Prompt
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.decision.tools import Meter, Parameters, ToolDesk, compact, texts
 from tasks.core.errors import DataError, InputError
 from tasks.core.lab import old_records
 from tasks.core.ports import Decider, ModelRequest

@@ -37,10 +37,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.decision import memory, roles
+from tasks.core.decision import memory
 from tasks.core.decision.actions import parse_as
 from tasks.core.decision.baselines import HOLD_SHARE
 from tasks.core.decision.kinds import kind_of
+from tasks.core.decision.llm import roles
 from tasks.core.errors import InputError
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import ACTIONS, ENTRIES, Answer, Decision, hold

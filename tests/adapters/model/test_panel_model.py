@@ -16,8 +16,8 @@ from tasks.adapters.deciders import build
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, prepare
 from tasks.core.decision.actions import object_schema
 from tasks.core.decision.kinds import Means
-from tasks.core.decision.panel import PanelDecider
-from tasks.core.decision.roles import FENCE, REPLIES
+from tasks.core.decision.llm.panel import PanelDecider
+from tasks.core.decision.llm.roles import FENCE, REPLIES
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Headline, News

@@ -12,7 +12,7 @@ from tasks.adapters.deciders import build
 from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.model.litellm_model import LiteLLMModel
 from tasks.core.decision.kinds import Means
-from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider
+from tasks.core.decision.llm.portfolio import SCHEMA, PortfolioDecider
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.settings import load

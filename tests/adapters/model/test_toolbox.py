@@ -23,7 +23,7 @@ from store_samples import (
 )
 
 from tasks.adapters.model.toolbox import DataToolbox, limits_of, public_market
-from tasks.core.decision.tools import Meter, ToolDesk
+from tasks.core.decision.llm.tools import Meter, ToolDesk
 from tasks.core.errors import VenueUnavailable
 from tasks.core.market.bars import bar_frame
 from tasks.core.types.decision import ToolCall

@@ -9,9 +9,9 @@ from tasks.adapters.deciders import PLAIN, build
 from tasks.adapters.variants import variants
 from tasks.core.decision import kinds
 from tasks.core.decision.kinds import KINDS, Kind, kind_of
-from tasks.core.decision.planner import ToolsDecider
-from tasks.core.decision.roles import REPLIES
-from tasks.core.decision.single import SingleDecider
+from tasks.core.decision.llm.planner import ToolsDecider
+from tasks.core.decision.llm.roles import REPLIES
+from tasks.core.decision.llm.single import SingleDecider
 from tasks.core.errors import InputError
 from tasks.core.lab.recorded_replies import decider_of
 from tasks.core.lab.replay import Replayer
@@ -82,7 +82,7 @@ def test_a_new_kind_is_one_line(monkeypatch):
     class Echo(SingleDecider):
         name = "llm:echo"
 
-    monkeypatch.setattr("tasks.core.decision.single.Echo", Echo, raising=False)
+    monkeypatch.setattr("tasks.core.decision.llm.single.Echo", Echo, raising=False)
     monkeypatch.setitem(KINDS, "llm:echo", Kind(("single",), "single:Echo", together=True))
     Echo.kind = KINDS["llm:echo"]
     assert isinstance(build("llm:echo@v001", load(), model=Probe()), Echo)

@@ -16,9 +16,9 @@ from tasks.core.decision.budget import BudgetedModel, Tier
 from tasks.core.decision.cache import CachedModel, KeptDecision
 from tasks.core.decision.kinds import KINDS, Means
 from tasks.core.decision.ladder import Breaker, BreakerState, Ladder, Shared
+from tasks.core.decision.llm.single import SingleDecider
 from tasks.core.decision.memory import vector
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.decision.single import SingleDecider
 from tasks.core.types.decision import (
     ACTIONS,
     DECISION,

@@ -11,7 +11,7 @@ from panel_cases import ALLOWED, ANSWERS, NONE, PROMPTS, SYMBOL, question, rever
 from stepped_time import SteppedPolicy
 
 from tasks.core.decision.kinds import Means
-from tasks.core.decision.panel import PanelDecider
+from tasks.core.decision.llm.panel import PanelDecider
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Answer, ModelCall, Why
 from tasks.core.types.question import Question

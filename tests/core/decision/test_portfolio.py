@@ -13,8 +13,8 @@ from instrument_cases import linear
 from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision.actions import parse_as
 from tasks.core.decision.kinds import Means
-from tasks.core.decision.portfolio import SCHEMA, PortfolioDecider, PortfolioReply, Target, read_targets, to_action
-from tasks.core.decision.prompt import parse_prompt
+from tasks.core.decision.llm.portfolio import SCHEMA, PortfolioDecider, PortfolioReply, Target, read_targets, to_action
+from tasks.core.decision.llm.prompt import parse_prompt
 from tasks.core.errors import InputError
 from tasks.core.market import lean
 from tasks.core.market.market import Market

@@ -6,7 +6,7 @@ import pytest
 
 from tasks.adapters.files.prompts import list_prompts, load_prompt
 from tasks.core.decision.decider import VARIABLES
-from tasks.core.decision.prompt import check_variables, parse_prompt, render
+from tasks.core.decision.llm.prompt import check_variables, parse_prompt, render
 from tasks.core.errors import InputError
 
 GOOD = """---

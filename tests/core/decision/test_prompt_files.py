@@ -9,7 +9,7 @@ import pytest
 from tasks.adapters.files.prompts import aliases, diff_prompts, list_prompts, load_prompt
 from tasks.adapters.store.store import opened
 from tasks.connections import close_stores
-from tasks.core.decision.prompt import Prompt
+from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError
 from tasks.core.types.promotion import Move
 from tasks.settings import ROOT, settings

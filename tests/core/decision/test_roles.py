@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from panel_cases import AT, HOUR, PROMPTS, QUARTER, question, reversion, review, trend, vote
 
 from tasks.core.decision.actions import Unusable, object_schema, parse_as
-from tasks.core.decision.prompt import check_variables, render
-from tasks.core.decision.roles import (
+from tasks.core.decision.llm.prompt import check_variables, render
+from tasks.core.decision.llm.roles import (
     FENCE,
     REPLIES,
     VARIABLES,

@@ -9,7 +9,7 @@ from prompt_sample import PROMPT
 
 from tasks.core.decision.baselines import HoldDecider, RecordedDecider
 from tasks.core.decision.kinds import Means
-from tasks.core.decision.single import SingleDecider
+from tasks.core.decision.llm.single import SingleDecider
 from tasks.core.errors import InputError
 from tasks.core.market import lean
 from tasks.core.types.decision import Hold, ModelCall, OpenLong

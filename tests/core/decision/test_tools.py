@@ -15,8 +15,8 @@ from stepped_time import SteppedPolicy
 from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision.decider import within
 from tasks.core.decision.kinds import Means
-from tasks.core.decision.planner import PLAN_SCHEMA, ToolsDecider
-from tasks.core.decision.tools import (
+from tasks.core.decision.llm.planner import PLAN_SCHEMA, ToolsDecider
+from tasks.core.decision.llm.tools import (
     TOOLS,
     Listed,
     Meter,

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TypeVar
 
-from tasks.core.decision import roles
 from tasks.core.decision.actions import Unusable, object_schema, parse_as
 from tasks.core.decision.decider import AskingDecider, elapsed_ms, spent
 from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.prompt import render
-from tasks.core.decision.roles import Analysis, Consensus, Proposal, Review
+from tasks.core.decision.llm import roles
+from tasks.core.decision.llm.prompt import render
+from tasks.core.decision.llm.roles import Analysis, Consensus, Proposal, Review
 from tasks.core.types.decision import HELD, Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, Rung, Why, hold
 from tasks.core.types.question import Question
 

@@ -2,7 +2,7 @@
 
 `ToolDesk.answer` is the one way to a tool, for `llm:tools` and for the MCP server alike. It never raises for what was
 asked: a refused, dropped or failed request is answered with its error. What a tool may say is `Toolbox`'s business;
-the real one is `adapters.model.toolbox`. The loop that lets a model ask is `core.decision.planner`.
+the real one is `adapters.model.toolbox`. The loop that lets a model ask is `core.decision.llm.planner`.
 """
 
 import json

@@ -20,7 +20,7 @@ from pydantic import Field
 from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_as, parse_reply, strict_object
 from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.prompt import render
+from tasks.core.decision.llm.prompt import render
 from tasks.core.types.base import ZERO, Dto, Exact, JsonObject
 from tasks.core.types.decision import Answer, ModelCall, hold
 from tasks.core.types.question import Question

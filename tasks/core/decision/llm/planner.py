@@ -16,8 +16,8 @@ from pydantic import Field, StrictBool
 from tasks.core.decision.actions import Unusable, object_schema, parse_as, parse_reply, strict_object, wire_schema
 from tasks.core.decision.decider import VARIABLES, AskingDecider, decided_as, spent, variables_of
 from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.prompt import Prompt, render
-from tasks.core.decision.tools import compact, described, refused, shown
+from tasks.core.decision.llm.prompt import Prompt, render
+from tasks.core.decision.llm.tools import compact, described, refused, shown
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.decision import Answer, ModelCall, Rung, ToolCall, Why
 from tasks.core.types.question import Question
