@@ -30,7 +30,7 @@ from tasks.adapters.store.tables import (
     ModelCallRow,
     VerdictRow,
 )
-from tasks.core.errors import StoreError
+from tasks.core.errors import TradingError
 from tasks.core.types.bars import floor_time
 from tasks.core.types.limits import Budget
 from tasks.core.types.record import CycleStatus
@@ -56,7 +56,7 @@ class Exporter(Collector):
         try:
             self._store = self._store or Store(self._url)
             found = list(self._read(self._store, datetime.now(UTC)))
-        except StoreError:
+        except TradingError:
             found = []
         yield _metric(Gauge, "store_up", "1 when the database answered", {(): bool(found)})
         yield from found

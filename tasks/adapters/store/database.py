@@ -44,9 +44,10 @@ ENGINE_OPTIONS: dict[str, Any] = {
     "json_serializer": storable_json,
 }
 REMEDIES = {  # by what the cause says, the first that fits
+    "after drop|depend on it": "drop what is not ours, that view or index, and make it anew afterwards",
     "no such table|relation.*does not exist": "its schema is missing: run `quarterdeck up` or Store.migrate() first",
     "no such column|column.*does not exist": "its schema is of an earlier version: `quarterdeck up` updates it",
-    "locked": f"another process has held its write lock for {LOCK_WAIT_S} s: find and end it",
+    "locked|lock timeout": f"another process has held its write lock for {LOCK_WAIT_S} s: find and end it",
     "not a database|malformed": "restore the file or name another in QUARTERDECK_DATABASE_URL",
     "foreign key": "write what it refers to first (the cycle before its parts, the position before its outcome)",
     "connect|unable to open|authentication|timeout": "start it, or correct QUARTERDECK_DATABASE_URL",
@@ -61,7 +62,7 @@ class Database:
     def __init__(self, url: str) -> None:
         """Open `url` and see that it answers.
 
-        Raises InputError if it is no URL of ours, StoreError if the server or file does not answer within 5 s.
+        Raises InputError if it is no URL of ours or its folder cannot be made, StoreError if it does not answer in 5 s.
         """
         self._url = parse_url(url)
         self.is_postgres = self._url.get_backend_name() == "postgresql"
@@ -87,7 +88,7 @@ class Database:
                 if self.is_postgres:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
                 has = MigrationContext.configure(connection).get_current_revision()
-                if has and has < FIRST:
+                if has is not None and has < FIRST:
                     raise InputError(
                         f"database {self.place} has schema {has}, from before {FIRST}: this release cannot update it; "
                         "run `quarterdeck migrate` of an earlier release on it first, then again with this one"
@@ -95,7 +96,7 @@ class Database:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except CommandError as e:
-            raise StoreError(
+            raise InputError(
                 f"database {self.place}: {e}; it belongs to another program or a newer version: give another URL"
             ) from e
 
@@ -245,7 +246,7 @@ def _sqlite_engine(url: URL) -> Engine:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise StoreError(f"database {url.database}: cannot make {folder} ({e.strerror}); name another file") from e
+        raise InputError(f"database {url.database}: cannot make {folder} ({e.strerror}); name another file") from e
     engine = create_engine(url, connect_args={"timeout": LOCK_WAIT_S}, **ENGINE_OPTIONS)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)

@@ -23,7 +23,8 @@ from ports import nobody
 from sqlalchemy import Connection, insert, inspect, select, text
 from store_samples import AT, a_cycle, a_fill, an_outcome, minutes
 
-from tasks.adapters.store.database import MIGRATIONS, parse_url
+from tasks.adapters.store import database
+from tasks.adapters.store.database import MIGRATIONS, Database, parse_url
 from tasks.adapters.store.store import Store
 from tasks.adapters.store.tables import Base, EquityRow
 from tasks.adapters.store.types import storable
@@ -84,9 +85,9 @@ def test_file_that_is_no_database_is_named(tmp_path):
     assert path.read_text().startswith("dear diary")
 
 
-def test_folder_that_cannot_be_made_is_a_store_error(tmp_path):
+def test_folder_that_cannot_be_made_is_the_users_error(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot make"):
+    with pytest.raises(InputError, match="cannot make"):
         Store(f"sqlite:///{tmp_path}/file/deeper/store.db")
 
 
@@ -136,24 +137,30 @@ def test_processes_that_open_and_migrate_at_once_all_succeed(empty_url):
     assert [run.returncode for run in runs] == [0, 0, 0, 0], errors
 
 
-def test_database_of_before_the_first_migration_is_refused_with_what_to_do(store):
+@pytest.mark.parametrize("version", ["0001", "0008", ""])
+def test_database_of_before_the_first_migration_is_refused_with_what_to_do(store, version):
     with store.database.writing() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
-    with pytest.raises(InputError, match=r"has schema 0008, .* an earlier release on it first"):
+        connection.execute(text("UPDATE alembic_version SET version_num = :version"), {"version": version})
+    with pytest.raises(InputError, match=rf"has schema {version}, .* an earlier release on it first"):
         store.migrate()
 
 
 def test_the_first_migration_makes_what_the_nine_before_it_made(empty_url, open_store):
     """Their schema was read from both databases before they were replaced."""
-    database = open_store(empty_url).database
+    made = open_store(empty_url).database
+    first(made)
+    kind = "postgres" if made.is_postgres else "sqlite"
+    before = json.loads((FIXTURES / f"schema-0009-{kind}.json").read_text())
+    with made.reading() as connection:
+        assert schema_of(connection) == before
+
+
+def first(made: Database) -> None:
+    """Bring an empty database to the first migration alone."""
     config = Config(MIGRATIONS / "alembic.ini")
-    with database.writing() as connection:
+    with made.writing() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0009")
-    kind = "postgres" if database.is_postgres else "sqlite"
-    before = json.loads((FIXTURES / f"schema-0009-{kind}.json").read_text())
-    with database.reading() as connection:
-        assert schema_of(connection) == before
 
 
 def schema_of(connection: Connection) -> dict[str, object]:
@@ -186,8 +193,32 @@ def _condition(index: Any) -> str:
 def test_database_of_a_newer_version_is_refused(store):
     with store.database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StoreError, match="newer version"):
+    with pytest.raises(InputError, match="newer version"):
         store.migrate()
+
+
+def test_a_view_of_ones_own_on_what_a_migration_drops_is_named_with_what_to_do(empty_url, open_store):
+    store = open_store(empty_url)
+    first(store.database)
+    with store.database.writing() as connection:
+        connection.execute(text("CREATE VIEW mine AS SELECT cycle_id, model FROM decisions"))
+    with pytest.raises(StoreError, match=r"mine.*; drop what is not ours"):
+        store.migrate()
+    with store.database.writing() as connection:
+        connection.execute(text("DROP VIEW mine"))
+    store.migrate()
+
+
+def test_who_waits_in_vain_for_the_lock_is_told_that_another_holds_it(store, monkeypatch):
+    monkeypatch.setattr(database, "LOCK_WAIT_S", 0)
+    monkeypatch.setitem(database.POSTGRES_OPTIONS, "options", "-c lock_timeout=10ms")
+    other = Store(store.database._url.render_as_string(hide_password=False))
+    lock = "LOCK TABLE halts IN ACCESS EXCLUSIVE MODE" if other.database.is_postgres else "SELECT 1"
+    with store.database.writing() as connection:
+        connection.execute(text(lock))
+        with pytest.raises(StoreError, match="another process has held its write lock"):
+            other.halts.add("a test", "me", AT)
+    other.close()
 
 
 def test_migration_that_breaks_half_way_leaves_no_table(empty_url, open_store):
