@@ -41,6 +41,8 @@ def backup(settings: Settings, archive: Path) -> list[str]:
                 _save(name, url, Path(made))
             partial.touch(mode=0o600)
             paths = [*sorted(Path(made).iterdir()), *filter(Path.exists, (settings.home / name for name in FILES))]
+            if not paths:
+                raise InputError(f"{settings.home} has nothing to save: correct QUARTERDECK_HOME")
             with tarfile.open(partial, "w:gz") as tar:
                 tar.addfile(tarfile.TarInfo(LAYOUT))
                 for path in paths:

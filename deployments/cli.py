@@ -97,16 +97,16 @@ def migrate() -> None:
 
 
 @cli.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=click.Path(path_type=Path, resolve_path=True))
 def backup(archive: Path) -> None:
     """Save all state to ARCHIVE (.tar.gz); the system may be running."""
     from deployments.backup import backup as save
 
-    click.echo(f"{archive}: {', '.join(save(_installed(), archive.absolute()))}")
+    click.echo(f"{archive}: {', '.join(save(_installed(), archive))}")
 
 
 @cli.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=click.Path(path_type=Path, resolve_path=True))
 def restore(archive: Path) -> None:
     """Bring back what `backup` saved, into an empty HOME and empty databases."""
     from deployments import running

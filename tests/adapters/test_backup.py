@@ -127,6 +127,21 @@ def in_home(home: Path, *command: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+def test_paths_are_the_users_wherever_the_command_reads_its_settings(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = in_home(saved.home, "backup", "all.tar.gz")
+    assert (code, (tmp_path / "all.tar.gz").is_file()) == (0, True), said
+    monkeypatch.chdir(tmp_path)
+    assert in_home(tmp_path / "other", "restore", "all.tar.gz")[0] == 0
+    assert "quarterdeck.db" in inside(tmp_path / "other")
+
+
+def test_nothing_is_no_backup(tmp_path):
+    code, said = in_home(tmp_path / "mistyped", "backup", str(tmp_path / "all.tar.gz"))
+    assert (code, f"{tmp_path / 'mistyped'} has nothing to save" in said) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mistyped"]
+
+
 def test_restore_never_writes_over_what_is_there(saved, tmp_path):
     archive = tmp_path / "all.tar.gz"
     backup(saved, archive)
