@@ -1,9 +1,12 @@
 """What every DTO promises, also one that is built without being validated."""
 
+from decimal import Decimal
+
 import pytest
 
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import Confluence, Headline, News
+from tasks.core.types.strategy import Strategy
 
 
 def test_a_trusted_dto_is_the_validated_one():
@@ -16,3 +19,10 @@ def test_a_field_that_is_missing_or_unknown_is_an_error_without_validation_too()
         Reason.trusted(rule="x", symbol="BTC/USDT")
     with pytest.raises(TypeError, match=r"News: .*'headline'"):
         News.trusted(headline=())
+    with pytest.raises(TypeError, match=r"News: .*'headline'"):
+        News().replace(headline=())
+
+
+def test_a_trusted_default_is_of_its_fields_type():
+    assert Strategy.trusted().capital == Strategy().capital == Decimal(10_000)
+    assert Strategy.trusted().sha256 == Strategy().sha256

@@ -34,7 +34,9 @@ class Dto(BaseModel):
         return made
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with these changes, unvalidated."""
+        """Return a copy with these changes, unvalidated; raises TypeError where a field is unknown."""
+        if unknown := changes.keys() - _defaults(type(self))[0].keys():
+            raise TypeError(f"{type(self).__name__}: {sorted(unknown)}")
         return self.model_copy(update=changes)
 
 

@@ -1,10 +1,9 @@
 """What trades, and how: the one frozen value that every stage takes, kept once under its hash."""
 
 import json
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any
-
-from pydantic import Field
 
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
@@ -39,7 +38,7 @@ class Strategy(Dto):
     models: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
     instruments: dict[str, Instrument] = {}
-    capital: Exact = Field("10000", validate_default=True)  # quote, what a replay begins with
+    capital: Exact = Decimal(10_000)  # quote, what a replay begins with
     limits: Limits = Limits()
     costs: Costs = Costs()
     thresholds: EventThresholds = EventThresholds()
