@@ -199,7 +199,7 @@ def cycle(symbol: str, decider: str, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--hours", type=float, required=True, help="how much of the sandbox's time")
+@click.option("--hours", type=click.FloatRange(0), required=True, help="how much of the sandbox's time")
 @json_option
 def step(hours: float, as_json: bool) -> None:
     """Step a `sandbox --stepped` through time: watch, trade, protect and settle at each 5m close."""
@@ -270,11 +270,14 @@ def main() -> None:
         sys.exit(cli.main(prog_name="quarterdeck", standalone_mode=False))
     except click.Abort:
         _fail("interrupted", 130)
+    except click.exceptions.NoArgsIsHelpError as e:
+        e.show()
+        sys.exit(2)
     except click.ClickException as e:
         _fail(e.format_message(), 2)
     except InputError as e:
         _fail(str(e), 2)
-    except TradingError as e:
+    except (TradingError, OSError) as e:
         _fail(f"{type(e).__name__}: {e}", 1)
 
 

@@ -77,7 +77,7 @@ def _installation(settings: Settings) -> Iterator[Diagnosis]:
     yield _diagnosis("settings", armed, detail + ", ".join(settings.symbols), remedy)
     place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
     remedy = "make it writable or set QUARTERDECK_HOME"
-    yield _diagnosis("home", os.access(place, os.W_OK), str(settings.home), remedy)
+    yield _diagnosis("home", place.is_dir() and os.access(place, os.W_OK), str(settings.home), remedy)
     free = shutil.disk_usage(place).free / 1e9
     yield _diagnosis("disk", free >= FREE_GB, f"{free:.1f} GB free", f"free {FREE_GB:.0f} GB", Health.WARN)
 

@@ -55,13 +55,15 @@ def plan(settings: Settings) -> dict[str, Service]:
     services = {}
     for name, setting, address, health, module in servers:
         url, setting = address.removesuffix("/"), f"QUARTERDECK_{setting}"
-        where = urlsplit(url)
-        if where.hostname not in LOOPBACK or not where.port:
+        where, port = urlsplit(url), None
+        with suppress(ValueError):  # no number
+            port = where.port
+        if where.hostname not in LOOPBACK or not port:
             raise InputError(
                 f"{setting}={url}: `up` starts its own {name} on this machine; "
-                f"give an address such as http://127.0.0.1:{where.port or 4210}"
+                f"give an address such as http://127.0.0.1:{port or 4210}"
             )
-        command = (sys.executable, "-m", *module, "--host", where.hostname, "--port", str(where.port))
+        command = (sys.executable, "-m", *module, "--host", where.hostname, "--port", str(port))
         services[name] = Service(name, command, url, url + health, setting)
     return services | working_plan(settings)
 

@@ -151,16 +151,12 @@ def _recorded(out: Path) -> Iterator[tuple[Any, Callable[[bytes], None]]]:
     partial = _partial(out)
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / "records.jsonl").open("ab") as file:
-        earlier = EarlierRun(_whole_lines(partial / "records.jsonl"))
+        earlier = EarlierRun(_whole_lines(partial / "records.jsonl"), f"--out {out}: cannot go on with {partial}: ")
         if earlier.hashes:
             click.echo(f"going on after {len(earlier.hashes)} decisions in {partial}", err=True)
 
         def write(line: bytes) -> None:
-            try:
-                known = earlier.has(line)
-            except InputError as e:
-                raise InputError(f"--out {out}: cannot go on with {partial}: {e}") from e
-            if not known:
+            if not earlier.has(line):
                 file.write(line)
 
         yield earlier, write

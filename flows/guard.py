@@ -23,9 +23,12 @@ def decide(file: str, decider: str, as_json: bool) -> None:
     """Ask a decider about a snapshot."""
     from tasks.adapters.deciders import build
     from tasks.core.decision.actions import reply_of
+    from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
 
-    chosen = build(decider or settings().decider_name, settings())
-    [decided] = asyncio.run(chosen.decide([_question(file)]))
+    chosen, asked = build(decider or settings().decider_name, settings()), _question(file)
+    if lacking := [tf for tf in SNAPSHOT_TIMEFRAMES if tf not in asked.snapshot.timeframes]:
+        raise InputError(f"--snapshot {file}: timeframes.{lacking[0]} is missing")
+    [decided] = asyncio.run(chosen.decide([asked]))
     names = ("source", "rung", "model", "latency_ms", "cost_usd", "tokens", "errors")
     emit({"decision": reply_of(decided.decision), **{name: getattr(decided, name) for name in names}}, as_json)
 

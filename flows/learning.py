@@ -32,8 +32,10 @@ def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json
 @json_option
 def train(data: Path, out: Path, as_json: bool) -> None:
     """Clone the behaviour of a dataset into a small policy."""
+    from tasks.adapters.files.folders import check_writable
     from tasks.adapters.model import onnx_policy
 
+    check_writable(out.parent)
     emit(onnx_policy.train(data, out), as_json)
 
 
@@ -53,10 +55,13 @@ def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: P
     from flows.evaluate import carry_out, plan_work
     from tasks.adapters.files.folders import check_new
     from tasks.adapters.model import onnx_policy
+    from tasks.core.decision.kinds import kind_of
     from tasks.evaluate import ComparisonRequest
     from tasks.learn import export_dataset
 
     check_new(out)
+    if paid := [name for name in deciders if kind_of(name).asks_model]:
+        raise InputError(f"--decider {paid[0]}: asks models; compare it with `quarterdeck compare`")
     model = out / "policy.onnx"
     card = export_dataset(out / "dataset", records, ("parquet",))
     trained = onnx_policy.train(out / "dataset", model)
@@ -65,11 +70,8 @@ def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: P
         candles=files, deciders=(f"model:{model.resolve()}", *deciders), start=start,
         end=datetime.fromisoformat(card["last"]), title="a policy cloned from records, where it has not learnt",
     )  # fmt: skip
-    work = plan_work(request)
-    if work.paid:
-        raise InputError(f"--decider {work.paid[0][0].decider}: asks models; compare it with `quarterdeck compare`")
     learned = {"dataset": card["splits"], "trained": trained, "from": start}
-    compared = carry_out(work, None, out / "comparison")
+    compared = carry_out(plan_work(request), None, out / "comparison")
     emit({**learned, "compared": compared} if as_json else learned, as_json)
     if not as_json:
         print_table(compared)

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import partial
@@ -46,7 +46,7 @@ def read_text(name: str, what: str) -> str:
     if name == "-":
         return sys.stdin.buffer.read().decode("utf-8", "replace")
     try:
-        return Path(name).read_text(encoding="utf-8", errors="replace")
+        return Path(name).read_text(encoding="utf-8-sig", errors="replace")
     except OSError as e:
         raise InputError(f"{what} {name}: {e.strerror or e}") from e
 
@@ -63,11 +63,11 @@ def utc_time(text: str | None, option: str) -> datetime | None:
     """Read an ISO time; one without a timezone is taken as UTC. Raises InputError naming the option."""
     if not text:
         return None
-    try:
+    with suppress(ValueError):
         at = datetime.fromisoformat(text)
-    except ValueError as e:
-        raise InputError(f"{option} {text!r}: not an ISO time such as 2025-03-01T12:00Z") from e
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
+        if 1970 < at.year < 2200:
+            return at if at.tzinfo else at.replace(tzinfo=UTC)
+    raise InputError(f"{option} {text!r}: not an ISO time such as 2025-03-01T12:00Z")
 
 
 def stopwatch() -> Callable[[], dict[str, float]]:

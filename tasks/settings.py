@@ -6,7 +6,6 @@ so that no secret can end up in a task argument or a record.
 """
 
 import os
-import tomllib
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -141,8 +140,8 @@ def load(**overrides: object) -> Settings:
         # a setting there is not may be a secret in the wrong place: its value is not shown
         value = "" if first["type"] == "extra_forbidden" else f"={first['input']!r}"
         raise InputError(f"{name}{value}: {first['msg']}") from e
-    except tomllib.TOMLDecodeError as e:
-        raise InputError(f"quarterdeck.toml is not TOML: {e}") from e
+    except ValueError as e:  # TOML, its encoding, or JSON in a variable
+        raise InputError(f"quarterdeck.toml or a variable {PREFIX}* cannot be read: {e}") from e
 
 
 @cache

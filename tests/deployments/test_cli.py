@@ -14,6 +14,7 @@ from deployments.cli import cli, main
 from tasks.settings import settings
 
 SYMBOL = "BTC/USDT:USDT"
+FILES = ["--candles", "{candles}", "--symbol", SYMBOL]
 AS_OF = "2025-01-12T10:07:00Z"
 
 
@@ -208,13 +209,39 @@ WRONG = {
     "timeframe": (["ingest", "--symbol", SYMBOL, "--timeframe", "7m", "--since", "2025-01-01"], "7m"),
     "own symbol": (["cycle", "--symbol", "XRP/USDT:USDT"], "XRP/USDT:USDT"),
     "option": (["backtest"], "--candles"),
+    "time of no market": (
+        ["snapshot", "--candles", "{candles}", "--symbol", SYMBOL, "--as-of", "9999-12-31T23:59-14:00"], "'9999-12-31"
+    ),
+    "two files of a symbol": (
+        ["events", "--candles", SYMBOL + "={candles}", "--candles", SYMBOL + "={candles}"], "one SYMBOL=FILE for each"
+    ),
+    "a row that is no bar": (["events", "--candles", "{nulls}", "--symbol", SYMBOL], "'close': nan"),
+    "out below a file": (["backtest", *FILES, "--out", "{candles}/run"], "nothing can be written to"),
+    "out of a comparison": (["compare", *FILES, "--decider", "hold", "--out", "{candles}/x"], "nothing can be written"),
+    "out of a policy": (["train", "--records", "{home}", "--out", "{candles}/p.onnx"], "nothing can be written to"),
+    "an earlier run that is none": (["backtest", *FILES, "--out", "{home}/run"], "run.partial: its record 1: Invalid"),
+    "a paid decider": (
+        ["loop", "--records", "/nope", *FILES, "--out", "{home}/l", "--decider", "llm:single"], "asks models"
+    ),
+    "a part of a snapshot": (["decide", "--snapshot", "{part}"], "timeframes.1h is missing"),
+    "hours": (["step", "--hours", "-1"], "-1"),
+    "home": (["halt"], "name another file"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "named"), WRONG.values(), ids=WRONG)
-def test_wrong_input_is_one_line_and_exit_code_2(arguments, named, candles, tmp_path, monkeypatch, capsys):
-    places = {"{candles}": str(candles), "{snapshot}": str(snapshot_file(candles, tmp_path))}
-    monkeypatch.setattr(sys, "argv", ["quarterdeck", *(places.get(a, a) for a in arguments)])
+def test_wrong_input_is_one_line_and_exit_code_2(arguments, named, candles, home, tmp_path, monkeypatch, capsys):
+    snapshot, nulls = snapshot_file(candles, tmp_path), tmp_path / "nulls.parquet"
+    (tmp_path / "part.json").write_text(snapshot.read_text().replace('"1h"', '"2h"'))
+    frame = pd.read_parquet(candles)
+    frame.assign(close=frame["close"].where(frame.index != 5)).to_parquet(nulls)
+    places = {"candles": candles, "snapshot": snapshot, "part": tmp_path / "part.json", "nulls": nulls, "home": home}
+    (home / "run.partial").mkdir()
+    (home / "run.partial" / "records.jsonl").write_text("garbage\n")
+    if arguments == ["halt"]:
+        monkeypatch.setenv("QUARTERDECK_HOME", str(candles))
+        settings.cache_clear()
+    monkeypatch.setattr(sys, "argv", ["quarterdeck", *(a.format_map(places) for a in arguments)])
     with pytest.raises(SystemExit) as ended:
         main()
     error = capsys.readouterr().err
@@ -225,16 +252,33 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments, named, candles, tmp_
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("LIMITS__MAX_TRADE_RISK_PCT", "7"), ("PROFILE", "casino"), ("DATABASE_URL", "foo"), ("STRATEGY", "A B")],
+    [
+        ("LIMITS__MAX_TRADE_RISK_PCT", "7"),
+        ("PROFILE", "casino"),
+        ("DATABASE_URL", "foo"),
+        ("STRATEGY", "A B"),
+        ("LIMITS", "limits"),
+        ("TOML", "can't decode byte 0xe9"),
+    ],
 )
-def test_a_wrong_setting_is_named_with_its_value(name, value, monkeypatch, capsys):
-    monkeypatch.setenv(f"QUARTERDECK_{name}", value)
+def test_a_wrong_setting_is_named_with_its_value(name, value, tmp_path, monkeypatch, capsys):
+    (tmp_path / "latin.toml").write_bytes(b'venue = "\xe9"')
+    monkeypatch.setenv(f"QUARTERDECK_{name}", str(tmp_path / "latin.toml") if name == "TOML" else value)
     settings.cache_clear()
     monkeypatch.setattr(sys, "argv", ["quarterdeck", "halt"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     assert value in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [(), ("prompts",)])
+def test_a_command_alone_shows_its_help_as_it_is_laid_out(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["quarterdeck", *command])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "\nCommands:\n" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -178,8 +178,9 @@ def test_once_and_detach_exclude_each_other(env):
     assert quarterdeck("up", "--once", "--detach", env=env).returncode == 2
 
 
-def test_address_on_another_machine_is_refused(env, monkeypatch):
-    monkeypatch.setenv("QUARTERDECK_PREFECT_API_URL", "http://prefect.example:4200/api")
+@pytest.mark.parametrize("address", ["http://prefect.example:4200/api", "http://127.0.0.1:port/api"])
+def test_address_on_another_machine_or_of_none_is_refused(address, env, monkeypatch):
+    monkeypatch.setenv("QUARTERDECK_PREFECT_API_URL", address)
     with pytest.raises(InputError, match="QUARTERDECK_PREFECT_API_URL"):
         services.plan(load())
 

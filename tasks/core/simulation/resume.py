@@ -6,28 +6,38 @@ at the first that differs. What comes out is what the run would have given had i
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from pydantic import BaseModel
+
 from tasks.core.errors import InputError
 from tasks.core.ports import Decider
+from tasks.core.types.base import Utc, read_dto
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 
 
-class EarlierRun:
-    """What a run left behind: the hash of each record's line, and the decision in it."""
+class _Kept(BaseModel):
+    """What is needed of a record."""
 
-    def __init__(self, lines: Iterable[bytes] = ()) -> None:
+    as_of: Utc
+    symbol: str
+    decided: Answer
+
+
+class EarlierRun:
+    """What a run left behind: the hash of each record's line, and the decision in it; where: says who reads it."""
+
+    def __init__(self, lines: Iterable[bytes] = (), where: str = "") -> None:
+        self.where = where
         self.hashes: list[bytes] = []
         self.decided: dict[tuple[datetime, str], Answer] = {}
         self.seen = 0
         for line in lines:
-            record = json.loads(line)
+            record = read_dto(_Kept, line, f"{where}its record {len(self.hashes) + 1}")
             self.hashes.append(hashlib.sha256(line).digest())
-            at = datetime.fromisoformat(record["as_of"])
-            self.decided[at, record["symbol"]] = Answer.model_validate_json(json.dumps(record["decided"]))
+            self.decided[record.as_of, record.symbol] = record.decided
 
     def has(self, line: bytes) -> bool:
         """Take the run's next line; say whether it was kept before. Raises InputError where it was another one."""
@@ -35,7 +45,9 @@ class EarlierRun:
         if self.seen > len(self.hashes):
             return False
         if hashlib.sha256(line).digest() != self.hashes[self.seen - 1]:
-            raise InputError(f"its record {self.seen} differs: that run had other candles, options, settings or code")
+            raise InputError(
+                f"{self.where}its record {self.seen} differs: that run had other candles, options, settings or code"
+            )
         return True
 
 
