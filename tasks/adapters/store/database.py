@@ -76,14 +76,22 @@ class Database:
         self._engine.dispose()
 
     def migrate(self) -> None:
-        """Bring the schema to its newest version; when two processes do it at once, the second waits."""
+        """Bring the schema to its newest version; when two processes do it at once, the second waits.
+
+        Every process does it first: one that finds nothing to do waits for nobody's lock.
+        """
         from alembic import command
         from alembic.config import Config
         from alembic.migration import MigrationContext
+        from alembic.script import ScriptDirectory
         from alembic.util import CommandError
 
         config = Config(MIGRATIONS / "alembic.ini")
         try:
+            with self.reading() as connection:
+                has = MigrationContext.configure(connection).get_current_revision()
+            if has == ScriptDirectory.from_config(config).get_current_head():
+                return
             with self.writing() as connection:
                 if self.is_postgres:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})

@@ -209,6 +209,18 @@ def test_a_view_of_ones_own_on_what_a_migration_drops_is_named_with_what_to_do(e
     store.migrate()
 
 
+def test_an_open_of_what_is_up_to_date_waits_for_no_writer(store, store_url, open_store):
+    store.cycles.begin(a_cycle(), AT)
+    with store.database.writing() as connection:
+        connection.execute(text("UPDATE halts SET reason = 'held'"))
+        if store.database.is_postgres:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": database.MIGRATION_LOCK})
+        other = open_store(store_url)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(other.migrate).result(timeout=5)
+        assert other.cycles.get("c1") is not None
+
+
 def test_who_waits_in_vain_for_the_lock_is_told_that_another_holds_it(store, monkeypatch):
     monkeypatch.setattr(database, "LOCK_WAIT_S", 0)
     monkeypatch.setitem(database.POSTGRES_OPTIONS, "options", "-c lock_timeout=10ms")
