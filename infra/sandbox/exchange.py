@@ -57,6 +57,7 @@ class Exchange:
             self.account.load(saved["engine"])
         self._saved_fills = len(self.account.fills)
         self.requests: Counter[str] = Counter()
+        self.time_in_force: dict[str, str] = saved.get("time_in_force", {})  # by venue order id
         self.naked_ms: Counter[str] = Counter(saved.get("naked_ms"))
         self.naked_now_ms: Counter[str] = Counter(saved.get("naked_now_ms"))  # of the position that is open
 
@@ -85,7 +86,7 @@ class Exchange:
         path, fills = self.config.state, len(self.account.fills)
         if path and (changed or fills != self._saved_fills):
             self._saved_fills = fills
-            state = {name: getattr(self, name) for name in ("now_ms", "naked_ms", "naked_now_ms")}
+            state = {name: getattr(self, name) for name in ("now_ms", "time_in_force", "naked_ms", "naked_now_ms")}
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps({"market": self._market(), "engine": self.account.dump(), **state}))

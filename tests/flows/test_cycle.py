@@ -107,7 +107,7 @@ async def test_the_record_keeps_when_it_was_judged_and_the_news_and_memory_that_
     assert (record.inputs.news, record.inputs.memory) == (NEWS, MEMORY)
     assert record.inputs.judged_at == START + timedelta(seconds=7)
     assert (record.snapshot, record.role_inputs) == (question.snapshot, question.role_inputs)
-    assert store().cycles.get(record.cycle_id) == record
+    assert store().cycles.get(record.cycle_id).model_dump_json() == record.model_dump_json()
 
 
 async def test_the_record_keeps_the_account_as_it_was_asked_about_and_as_it_was_judged(home, exchange, monkeypatch):

@@ -54,7 +54,7 @@ async def test_the_panel_goes_from_six_voices_to_one_order_and_its_page_says_who
     page = decision.to_markdown(record)
     for name in ("technical", "orderbook", "trend", "reversion", "risk"):
         assert name in page
-    assert store().cycles.get(record.cycle_id) == record
+    assert store().cycles.get(record.cycle_id).model_dump_json() == record.model_dump_json()
 
 
 async def test_the_portfolio_answers_for_every_symbol_in_one_call(home, exchange, monkeypatch):

@@ -79,7 +79,7 @@ async def test_what_was_clamped_cut_and_refused_reaches_model_decision_and_recor
     assert json.loads(position.response)["position"] is None
     assert all(call.trace_id and call.latency_ms >= 0 for call in decided.tool_calls)
 
-    assert store().cycles.get(record.cycle_id) == record
+    assert store().cycles.get(record.cycle_id).model_dump_json() == record.model_dump_json()
     assert store().decisions.of([record.cycle_id])[record.cycle_id].tool_calls == decided.tool_calls
     assert record.verdict.allowed
 

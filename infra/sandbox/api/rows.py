@@ -50,7 +50,7 @@ def order_row(ex: Exchange, order: Order) -> Json:
         "cumExecQty": order.filled,
         "cumExecValue": (order.avg_price or 0) * order.filled,
         "cumFeeDetail": {"USDT": fees} if fees else {},
-        "timeInForce": "GTC" if order.type == OrderType.LIMIT else "IOC",
+        "timeInForce": ex.time_in_force.get(order.venue_order_id, "IOC" if conditional else "GTC"),
         "orderType": _order_type(order),
         "stopOrderType": STOP_TYPE.get(order.type, ""),
         "triggerPrice": text(order.price) if conditional else "",
