@@ -53,7 +53,7 @@ def account_state(
         positions=positions,
         pending=pending,
         instrument=strategy.instruments[symbol],
-        closed_trades=past.recent_trades([ledger.outcome(p).trade for p in lately], as_of, limits, decided_at),
+        closed_trades=past.recent_trades([*map(ledger.outcome, lately)], as_of, limits, decided_at),
         opens=tuple(own.persisted_at for own in entries),
         paused_until=kept.pauses.until(name, symbol),
         halt=halt.reason if halt else None,

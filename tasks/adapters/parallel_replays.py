@@ -39,7 +39,6 @@ from tasks.core.ports import Decider
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.world import World
-from tasks.core.trading.guard.past import net_r
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.orders import Instrument
@@ -276,7 +275,7 @@ def _trade(outcome: Outcome, names: dict[str, str], sides: dict[str, tuple[str, 
     return Trade(
         symbol=names[outcome.symbol], side=side, notional=notional, opened_s=closed - outcome.hold_seconds,
         closed_s=closed, pnl=float(outcome.pnl), fees=float(outcome.fees),
-        decided_s=decided_s, r=None if (r := net_r(outcome)) is None else float(r),
+        decided_s=decided_s, r=None if outcome.net_r is None else float(outcome.net_r),
     )  # fmt: skip
 
 

@@ -41,13 +41,13 @@ from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
 from tasks.core.types.decision import ENTRIES, Answer, Pause
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus
-from tasks.core.types.portfolio import AccountState, ClosedTrade, PendingEntry, Position
+from tasks.core.types.portfolio import AccountState, PendingEntry, Position
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord, Inputs, Outcome
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
-RECENT = 50  # closed trades the guard looks back on
+RECENT = 50  # closed trades, and entries, that the guard looks back on
 WEEK = 2016  # bars: an open position's coming reasons are searched for so far ahead
 BREATH = 32  # busy bars between which the event loop gets a turn, and with it Ctrl-C
 
@@ -97,13 +97,11 @@ class Backtest:
         self.booked = 0
         self.losses: set[int] = set()  # bars to come, or this one, on which a position was closed at a loss
         self.outcomes: list[Outcome] = []
-        self.closed: deque[ClosedTrade] = deque(maxlen=RECENT)
         self.opens: deque[datetime] = deque(maxlen=RECENT)
         self.paused: dict[str, datetime] = {}
         self.decided_at: dict[str, datetime] = {}  # when a symbol was last decided on
         self.refused: list[tuple[datetime, bool]] = []  # entries since the last one that was taken
         self.liquidated: datetime | None = None
-        self.net_rs: deque[Decimal | None] = deque(maxlen=past.KEPT)
         self.kelly: Decimal | None = None
         self.correlations: dict[tuple[date, str, str], dict[str, float]] = {}
         self.hash = hashlib.sha256()
@@ -218,11 +216,8 @@ class Backtest:
         if outcome.pnl < 0:
             self.losses.add(bar)
         self.outcomes.append(outcome)
-        self.net_rs.append(past.net_r(outcome))
-        known = [r for r in self.net_rs if r is not None]
-        self.kelly = past.kelly_of(known, self.strategy.limits.kelly_min_outcomes)
+        self.kelly = past.kelly(self.outcomes[-past.KEPT :], self.strategy.limits.kelly_min_outcomes)
         replay.settle(outcome)
-        self.closed.append(outcome.trade)
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
         """Carry out what `protect` would at this close; what is refused is due again."""
@@ -381,7 +376,7 @@ class Backtest:
                 if order.type == "limit" and order.price is not None and self._works(order, as_of)
             ),
             instrument=self.instruments[symbol],
-            closed_trades=past.recent_trades(self.closed, as_of, limits, self.decided_at.get(symbol)),
+            closed_trades=past.recent_trades(self.outcomes[-RECENT:], as_of, limits, self.decided_at.get(symbol)),
             opens=tuple(at for at in self.opens if at > day_ago),
             paused_until=self.paused.get(symbol),
             last_price=marks[symbol],
@@ -436,7 +431,7 @@ class Backtest:
         quarters = int(np.count_nonzero(closes % 900 == 0)) * len(self.symbols)
         unknown = tuple(symbol for symbol in self.symbols if symbol not in self.world.funding)
         totals = self.account.wallet.totals.values()
-        known = [float(r) for outcome in self.outcomes if (r := past.net_r(outcome)) is not None]
+        known = [float(outcome.net_r) for outcome in self.outcomes if outcome.net_r is not None]
         return {
             "candles": sum(int(np.count_nonzero(each.traded < self.grid.n)) for each in self.symbols.values()),
             "cycles": quarters + int(np.count_nonzero(closes[np.array(self.decided, dtype=int)] % 900)),

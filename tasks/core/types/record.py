@@ -1,5 +1,6 @@
 """Why a cycle ran, and everything it did: the record alone explains a decision."""
 
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -105,6 +106,12 @@ class Outcome(Dto):
     fees: Exact
     hold_seconds: int
     closed_at: Utc
+
+    @property
+    def net_r(self) -> Decimal | None:
+        """Return the R multiple after fees; `r_multiple` is before them. None where there was no stop."""
+        gross, r = self.pnl + self.fees, self.r_multiple
+        return r if r is None or gross == 0 else r * self.pnl / gross
 
     @property
     def trade(self) -> ClosedTrade:

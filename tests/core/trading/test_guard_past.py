@@ -12,7 +12,7 @@ from instrument_cases import linear
 from tasks.core.trading.guard import past
 from tasks.core.trading.guard.checks import Account
 from tasks.core.types.limits import Limits
-from tasks.core.types.portfolio import AccountState, ClosedTrade
+from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import Outcome
 from tasks.core.types.strategy import Strategy
 
@@ -96,7 +96,7 @@ def test_refusals_count_from_the_newest_back_to_the_last_entry_that_was_taken():
 def test_of_closed_trades_the_day_the_looks_back_and_those_since_the_last_decision_matter(way):
     """At noon the day's and the one before it; just after midnight what the cool-offs look back on."""
     at = [ago(hours=h) for h in (60, 40, 13, 11.5, 3)]  # 13: yesterday at 23
-    closed = [ClosedTrade(closed_at=each, pnl=D(1), symbol=BTC) for each in at][::way]
+    closed = [outcome(1).replace(closed_at=each) for each in at][::way]
 
     def kept(as_of, decided_at=None):
         found = past.recent_trades(closed, as_of, Limits(), decided_at)
@@ -111,17 +111,15 @@ def test_of_closed_trades_the_day_the_looks_back_and_those_since_the_last_decisi
 
 
 def test_the_guard_says_the_same_of_the_trades_that_matter_as_of_all():
-    closed = [
-        ClosedTrade(closed_at=ago(minutes=m), pnl=D(m % 7 - 3), symbol=(BTC, ETH)[m % 2]) for m in range(1, 3000, 7)
-    ]
+    closed = [outcome(m % 7 - 3, minutes=m).replace(symbol=(BTC, ETH)[m % 2]) for m in range(1, 3000, 7)]
     for minutes in (0, 59, 700, 719, 721, 722, 780):
         as_of, limits = ago(minutes=minutes), Limits(cool_off_min=90)
-        known = [trade for trade in closed if trade.closed_at <= as_of]
+        known = [each for each in closed if each.closed_at <= as_of]
         few = past.recent_trades(known, as_of, limits, None)
         assert len(few) < len(known)
         for late in (-limits.max_lateness_s, 0, limits.max_lateness_s):
             at = as_of + timedelta(seconds=late)
-            one, other = (AccountState(closed_trades=trades) for trades in (tuple(known), few))
+            one, other = (AccountState(closed_trades=trades) for trades in (tuple(each.trade for each in known), few))
             one, other = (
                 Account(state, linear(), BTC, Strategy(limits=limits), at, "normal") for state in (one, other)
             )

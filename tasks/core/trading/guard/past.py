@@ -26,7 +26,7 @@ PLACES = Decimal("0.000001")
 
 
 def recent_trades(
-    closed: Sequence[ClosedTrade], as_of: datetime, limits: Limits, decided_at: datetime | None
+    closed: Sequence[Outcome], as_of: datetime, limits: Limits, decided_at: datetime | None
 ) -> tuple[ClosedTrade, ...]:
     """Return the closed trades in the guard's lookback or since the last decision, and the one before them.
 
@@ -36,8 +36,8 @@ def recent_trades(
     now = as_of - timedelta(seconds=limits.max_lateness_s)
     looked_back = timedelta(minutes=max(limits.cool_off_min, limits.reentry_cooldown_min))
     start = min(floor_time(now, "1d"), now - looked_back, decided_at or now)
-    first = max((trade.closed_at for trade in closed if trade.closed_at < start), default=start)
-    return tuple(trade for trade in closed if trade.closed_at >= first)
+    first = max((outcome.closed_at for outcome in closed if outcome.closed_at < start), default=start)
+    return tuple(outcome.trade for outcome in closed if outcome.closed_at >= first)
 
 
 def correlations(
@@ -82,12 +82,8 @@ def kelly(outcomes: Sequence[Outcome], least: int) -> Decimal | None:
     None with fewer than `least` outcomes, and where nothing was lost yet; -1 where nothing was won. Below 0 the decider
     has no edge. p counts trades that were won among those won or lost.
     """
-    rs = [r for r in map(net_r, sorted(outcomes, key=lambda o: o.closed_at)[-KEPT:]) if r is not None]
-    return kelly_of(rs, least)
-
-
-def kelly_of(rs: Sequence[Decimal], least: int) -> Decimal | None:
-    """Return what `kelly` does, of the outcomes' R after fees."""
+    newest = sorted(outcomes, key=lambda o: o.closed_at)[-KEPT:]
+    rs = [outcome.net_r for outcome in newest if outcome.net_r is not None]
     wins, losses = [r for r in rs if r > 0], [-r for r in rs if r < 0]
     if len(rs) < least or not losses:
         return None
@@ -97,12 +93,6 @@ def kelly_of(rs: Sequence[Decimal], least: int) -> Decimal | None:
     mean_win, mean_loss = sum(wins, Decimal(0)) / len(wins), sum(losses, Decimal(0)) / len(losses)
     edge = (len(wins) / mean_loss - len(losses) / mean_win) / decided
     return edge.quantize(PLACES, ROUND_FLOOR)
-
-
-def net_r(outcome: Outcome) -> Decimal | None:
-    """Return the R multiple after fees; `Outcome` has it before. None where there was no stop."""
-    gross, r = outcome.pnl + outcome.fees, outcome.r_multiple
-    return r if r is None or gross == 0 else r * outcome.pnl / gross
 
 
 def rejections(sent: Iterable[tuple[datetime, bool]], since: datetime) -> int:
