@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
 
-from tasks.adapters.store.database import BEGINNING, END, Repository, known, row_of
+from tasks.adapters.store.database import BEGINNING, END, Repository, dto_of, known, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, StrategyRow, VerdictRow
 from tasks.core.errors import InputError, StoreError
 from tasks.core.types.decision import Answer
@@ -184,14 +184,14 @@ class DecisionRepository(Repository):
     def of(self, cycle_ids: Sequence[str]) -> dict[str, Answer]:
         """Return the decisions kept of these cycles, by cycle."""
         query = select(DecisionRow.cycle_id, DecisionRow.decided).where(DecisionRow.cycle_id.in_(cycle_ids))
-        return {cycle_id: Answer.model_validate(decided) for cycle_id, decided in self.rows(query)}
+        return {cycle_id: dto_of(Answer, (decided,)) for cycle_id, decided in self.rows(query)}
 
     def between(self, strategy: str, since: datetime, until: datetime = END) -> list[tuple[CycleStatus, Answer]]:
         """Return what was decided about closes of since <= as_of < until, and how each cycle ended, oldest first."""
         query = select(CycleRow.status, DecisionRow.decided).filter_by(strategy=strategy).join(DecisionRow)
         query = query.where(CycleRow.as_of >= since, CycleRow.as_of < until)
         rows = self.rows(query.order_by(CycleRow.as_of, CycleRow.symbol))
-        return [(CycleStatus(status), Answer.model_validate(decided)) for status, decided in rows]
+        return [(CycleStatus(status), dto_of(Answer, (decided,))) for status, decided in rows]
 
     def untracked(self, limit: int) -> list[CycleRecord]:
         """Return the oldest cycles whose decision MLflow does not have."""

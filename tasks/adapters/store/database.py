@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from pydantic import ValidationError
 from sqlalchemy import URL, ColumnElement, Connection, Engine, Executable, create_engine, event, inspect, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -22,7 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from tasks.adapters.store.tables import Base
 from tasks.adapters.store.types import storable_json
 from tasks.core.errors import InputError, StoreError
-from tasks.core.types.base import Dto
+from tasks.core.types.base import Dto, first_error
 
 D = TypeVar("D", bound=Dto)
 MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "migrations"
@@ -208,7 +209,11 @@ class Repository:
 
 def dto_of(dto: type[D], row: Any) -> D:
     """Build a DTO of a row: of the columns of its names, or of the one column, its document."""
-    return dto.model_validate(row[0] if len(row) == 1 else row, from_attributes=True)
+    try:
+        return dto.model_validate(row[0] if len(row) == 1 else row, from_attributes=True)
+    except ValidationError as e:
+        wrong = ": ".join(first_error(e))
+        raise StoreError(f"a {dto.__name__} that is stored cannot be read ({wrong}): a newer release wrote it?") from e
 
 
 def known(**values: Any) -> dict[str, Any]:

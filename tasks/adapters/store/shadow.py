@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Select, select, update
 
-from tasks.adapters.store.database import Repository, row_of
+from tasks.adapters.store.database import Repository, dto_of, row_of
 from tasks.adapters.store.tables import PaperBookRow, ShadowRow
 from tasks.core.types.decision import Answer
 from tasks.core.types.record import PaperBookState, ShadowDecision
@@ -54,7 +54,7 @@ class ShadowRepository(Repository):
         """Return every answer about closes since then that has a score, with it, oldest first."""
         query = _oldest_first(strategy, ShadowRow.document, ShadowRow.return_pct)
         rows = self.rows(query.where(ShadowRow.as_of >= since, ShadowRow.return_pct.is_not(None)))
-        return [(ShadowDecision.model_validate(document), return_pct) for document, return_pct in rows]
+        return [(dto_of(ShadowDecision, (document,)), return_pct) for document, return_pct in rows]
 
 
 class PaperBookRepository(Repository):

@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, minutes
 
 from tasks.adapters.store import cycles
 from tasks.adapters.store.cycles import BeginResult
 from tasks.adapters.store.database import row_of
-from tasks.adapters.store.tables import DecisionRow, ModelCallRow, VerdictRow
+from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, VerdictRow
 from tasks.core.errors import StoreError
 from tasks.core.types.decision import ModelCall
 from tasks.core.types.record import CycleStatus
@@ -43,6 +43,20 @@ def test_record_comes_back_byte_for_byte(store):
     store.cycles.save(record, AT)
     assert store.cycles.get("c1").model_dump_json() == record.model_dump_json()
     assert list(store.cycles.get("c1").snapshot.timeframes) == ["5m", "15m", "1h", "4h", "1d"]
+
+
+def test_a_record_that_a_newer_release_wrote_is_an_error_in_one_line(store):
+    store.cycles.begin(a_full_cycle(), AT)
+    store.cycles.save(a_full_cycle(), AT)
+    newer = {"record": {**a_full_cycle().model_dump(mode="json"), "mood": "calm"}}
+    decided = {"decided": {**a_full_cycle().decided.model_dump(mode="json"), "mood": "calm"}}
+    with store.database.writing() as connection:
+        connection.execute(update(CycleRow).values(newer))
+        connection.execute(update(DecisionRow).values(decided))
+    with pytest.raises(StoreError, match=r"CycleRecord .*mood: Extra inputs.*a newer release wrote it"):
+        store.cycles.get("c1")
+    with pytest.raises(StoreError, match=r"Answer .*mood: Extra inputs"):
+        store.decisions.of(["c1"])
 
 
 def test_saving_again_writes_the_same_rows(store):
