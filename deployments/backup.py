@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import inspect, make_url
 
-from deployments import running
+from deployments import up_state
 from tasks.adapters.store.database import Database
 from tasks.core.errors import InputError, TradingError
 from tasks.settings import Settings
@@ -57,7 +57,7 @@ def backup(settings: Settings, archive: Path) -> list[str]:
 
 def restore(settings: Settings, archive: Path) -> list[str]:
     """Bring back what `backup` wrote; raises InputError where it would write over something."""
-    if running.claimed(settings.home):
+    if up_state.claimed(settings.home):
         raise InputError(f"quarterdeck runs with HOME {settings.home}: `quarterdeck down` first")
     urls = _urls(settings)
     files = {f"{name}.db": _file(url) for name, url in urls.items() if url.startswith("sqlite")}

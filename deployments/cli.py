@@ -19,9 +19,9 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 
 import click
 
-from flows import backtest, compare, guard, learning, prompts, replay, snapshot
-from flows.options import json_option, time_option
-from flows.output import emit
+from flows.commands import backtest, compare, guard, learning, prompts, replay, snapshot
+from flows.commands.options import json_option, time_option
+from flows.commands.output import emit
 from tasks.core.errors import InputError, TradingError
 from tasks.settings import ROOT, Settings, load, settings
 
@@ -109,11 +109,11 @@ def backup(archive: Path) -> None:
 @click.argument("archive", type=click.Path(path_type=Path, resolve_path=True))
 def restore(archive: Path) -> None:
     """Bring back what `backup` saved, into an empty HOME and empty databases."""
-    from deployments import running
+    from deployments import up_state
     from deployments.backup import restore as bring_back
 
     now = _installed()
-    running.make_home(now.home)
+    up_state.make_home(now.home)
     click.echo(f"{now.home}: {', '.join(bring_back(now, archive))}")
 
 
@@ -259,7 +259,7 @@ def resume(as_json: bool) -> None:
 @cli.command()
 def mcp() -> None:
     """Serve the read-only data tools of `llm:tools` to an MCP client, over stdio."""
-    from flows.mcp import serve
+    from flows.commands.mcp import serve
 
     asyncio.run(serve())
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from packaging.specifiers import SpecifierSet
 
-from deployments import running, services
+from deployments import services, up_state
 from tasks.adapters.store.database import exists
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import TradingError
@@ -89,7 +89,7 @@ def _services(settings: Settings) -> Iterator[Diagnosis]:
     except TradingError as e:
         yield _diagnosis("addresses", False, str(e), "correct the setting")
         return
-    if now := running.state(settings.home):
+    if now := up_state.state(settings.home):
         for name, service in now.services.items():
             if service.health:
                 yield _diagnosis(name, services.answers(service.health), service.url, f"see {service.log}")
@@ -127,7 +127,7 @@ def _venue(settings: Settings) -> Iterator[Diagnosis]:
     from tasks.adapters.venue import arming
 
     sandbox = settings.profile == "sandbox"
-    if sandbox and running.state(settings.home) is None:
+    if sandbox and up_state.state(settings.home) is None:
         yield _diagnosis("venue", True, "the sandbox, which `quarterdeck up` starts")
         return
     remedy = "check the network and the keys' permissions, or choose another QUARTERDECK_VENUE"

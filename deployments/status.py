@@ -6,7 +6,7 @@ from typing import Any
 
 import psutil
 
-from deployments import running
+from deployments import up_state
 from deployments.services import answers
 from tasks.adapters.store.database import exists
 from tasks.adapters.store.store import Store
@@ -17,7 +17,7 @@ from tasks.settings import Settings
 
 def status(settings: Settings) -> dict[str, Any]:
     """Return the whole status as plain values and DTOs."""
-    now = running.state(settings.home)
+    now = up_state.state(settings.home)
     report: dict[str, Any] = {
         "running": now is not None,
         "phase": now.phase if now else "down",

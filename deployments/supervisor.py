@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 
-from deployments import alerting, running, schedules, services
+from deployments import automations, schedules, services, up_state
 from deployments.orchestrator import FINAL, Orchestrator, PrefectError
 from deployments.progress import Board
-from deployments.running import FirstCycle, ServiceState, UpState
 from deployments.services import Child, Service
+from deployments.up_state import FirstCycle, ServiceState, UpState
 from tasks.adapters import alerts
 from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
@@ -93,7 +93,7 @@ class Supervisor:
             service = Service("deploy", (*command, str(schedules.write(self.settings))))
             await self._started(service, lambda child: asyncio.sleep(0, child.exit_code == 0))
             del self._children["deploy"]
-            await alerting.ensure(self._api, self.settings.alert_urls)
+            await automations.ensure(self._api, self.settings.alert_urls)
 
     async def _started(self, service: Service, ready: Callable[[Child], Awaitable[bool]]) -> None:
         """Start a service and wait until it is ready; one that ends instead, or takes too long, is a StartError."""
@@ -180,7 +180,7 @@ class Supervisor:
             for name, child in self._children.items()
             if name in self.plan
         }
-        running.write(self.settings.home, self.state)
+        up_state.write(self.settings.home, self.state)
 
 
 def _tell(settings: Settings, name: str, text: str, board: Board) -> None:

@@ -14,11 +14,11 @@ from typing import Any
 import click
 import psutil
 
-from deployments import running
+from deployments import up_state
 from deployments.progress import Board
-from deployments.running import FirstCycle, UpState
 from deployments.supervisor import Supervisor
-from flows.output import emit
+from deployments.up_state import FirstCycle, UpState
+from flows.commands.output import emit
 from tasks.core.errors import InputError
 from tasks.settings import Settings
 
@@ -40,10 +40,10 @@ def up(settings: Settings, *, once: bool, detach: bool, yes_live: bool, as_json:
 
 def down(home: Path) -> str:
     """Stop what runs with this HOME; returns what there was to stop."""
-    now = running.state(home)
+    now = up_state.state(home)
     if now is None:
         if home.exists():
-            with running.claim(home):  # waits for what an `up` that was killed left behind
+            with up_state.claim(home):  # waits for what an `up` that was killed left behind
                 pass
         return f"nothing runs with HOME {home}"
     process = psutil.Process(now.pid)
@@ -61,7 +61,7 @@ def work(settings: Settings) -> None:
 
 def deploy(settings: Settings) -> None:
     """Create or refresh pool and deployments on a server that runs already."""
-    running.make_home(settings.home)
+    up_state.make_home(settings.home)
     supervisor = Supervisor(settings, Board(), only_workers=True)
     asyncio.run(supervisor.deploy())
 
@@ -96,7 +96,7 @@ def _carried_out(supervisor: Supervisor, story: Callable[[], Coroutine[Any, Any,
             supervisor.stop()
             supervisor.board.say("stopped")
 
-    with running.claim(supervisor.settings.home):
+    with up_state.claim(supervisor.settings.home):
         return asyncio.run(to_the_end())
 
 
@@ -134,7 +134,7 @@ def _report(settings: Settings, now: UpState, first: FirstCycle, as_json: bool) 
 
 def _detached(settings: Settings, as_json: bool) -> int:
     """Start `up` in a session of its own, show its lines until it is up, and leave it there."""
-    with running.claim(settings.home):  # raises, saying who runs
+    with up_state.claim(settings.home):  # raises, saying who runs
         pass
     log = settings.home / "logs" / "supervisor.log"
     command = [sys.executable, "-m", "deployments.cli", "up"]
@@ -145,7 +145,7 @@ def _detached(settings: Settings, as_json: bool) -> int:
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
         while True:
-            code, now = child.poll(), running.read(settings.home)
+            code, now = child.poll(), up_state.read(settings.home)
             click.echo(lines.read(), nl=False, err=True)
             if code is not None:
                 return code or 1

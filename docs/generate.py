@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from tasks.core.trading.guard.rulebook import ALLOWED_WITH
+from tasks.core.trading.guard.guard import ALLOWED_WITH
 from tasks.core.types.limits import Limits
 from tasks.core.types.verdict import Code
 from tasks.settings import PREFIX, ROOT, Settings
@@ -145,7 +145,7 @@ names (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, ...). `QUARTERDECK_YES_LIVE=1` is 
 GUARD = """\
 # What the guard may say
 
-Every decision, whoever made it, passes the same pure function (`tasks/core/trading/guard/rulebook.py`), which only ever
+Every decision, whoever made it, passes the same pure function (`tasks/core/trading/guard/guard.py`), which only ever
 makes it smaller or refuses it. A verdict names every code that fired, with what was compared. Exits are never refused
 for a loss, a halt, lateness or low confidence. Try it without an account:
 

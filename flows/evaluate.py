@@ -15,11 +15,11 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-from flows.output import plain, stopwatch
+from flows.commands.output import plain, stopwatch
 from tasks import evaluate as stage
-from tasks.adapters import parallel_replays, variants
+from tasks.adapters import parallel_backtests, variants
 from tasks.adapters.mlflow.comparison import git_commit
-from tasks.adapters.parallel_replays import Job, ReplayFiles
+from tasks.adapters.parallel_backtests import Job, ReplayFiles
 from tasks.connections import log
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
@@ -48,14 +48,14 @@ def plan_work(request: ComparisonRequest) -> Work:
         instruments=request.instruments,
         calendar=str(s.calendar or ""),
     )
-    seen = parallel_replays.treated(files.candles, "raw", None, s.events)
+    seen = parallel_backtests.treated(files.candles, "raw", None, s.events)
     opens = [market.bars["5m"].index for market in seen.markets.values()]
     first, last = (edge.to_pydatetime() for edge in (min(i[0] for i in opens), max(i[-1] for i in opens)))
     start = max(first, request.start or first)
     end = min(last + timedelta(minutes=5), request.end or datetime.max.replace(tzinfo=UTC))
     windows = compare.split(start, end, request.windows, request.window_days)
     whole = ReplayWindow(start=windows[0].start, end=windows[-1].end)
-    strategy, sources = parallel_replays.replayed(s, "", files, whole)
+    strategy, sources = parallel_backtests.replayed(s, "", files, whole)
     free, paid = [], []
     for variant in chosen:
         kind = kind_of(variant.decider)
@@ -73,7 +73,7 @@ def plan_work(request: ComparisonRequest) -> Work:
                 samples=-(-samples // len(windows)) if treatment == "raw" and kind.sees_market else 0,
             )
             paid.append((variant, job)) if kind.asks_model else free.append(job)
-    return Work(request, chosen, windows, free, paid, parallel_replays.terms_of(strategy, sources))
+    return Work(request, chosen, windows, free, paid, parallel_backtests.terms_of(strategy, sources))
 
 
 def _treatments(request: ComparisonRequest, variant: Variant) -> list[Treatment]:

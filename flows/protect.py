@@ -18,8 +18,8 @@ from tasks.core.types.reconcile import Action, Finding, Flatten, LookAgain, SetS
 from tasks.crash_points import reached
 from tasks.halts import halt
 from tasks.leases import Leases, symbol_lease
-from tasks.retries import Tried
 from tasks.settings import settings
+from tasks.stage import Tried
 
 LOOKS = 2  # how often a difference is looked at again before it counts
 PAUSE_S = 0.5  # the venue's fills and positions may be a moment apart

@@ -25,8 +25,8 @@ from tasks.core.types.strategy import Strategy
 from tasks.crash_points import reached
 from tasks.features import TOGETHER
 from tasks.leases import Leases
-from tasks.retries import Tried, result
 from tasks.settings import settings
+from tasks.stage import Tried, result
 
 
 @flow(name="trade", retries=1, retry_delay_seconds=5)

@@ -13,8 +13,8 @@ from flows.clock import scheduled_time, to_the_end, too_old
 from tasks import alerts, detect, features, fetch
 from tasks.connections import log
 from tasks.features import TOGETHER
-from tasks.retries import Tried, result
 from tasks.settings import settings
+from tasks.stage import Tried, result
 
 EVENT = "quarterdeck.reasons"
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from tasks.connections import store, venue
 from tasks.core.trading import ledger
-from tasks.core.trading.guard import past
+from tasks.core.trading.guard import track_record
 from tasks.core.trading.money import exact
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, OrderStatus, PositionSide
@@ -14,8 +14,8 @@ from tasks.core.types.record import EquityPoint
 from tasks.core.types.snapshot import TradeDigest
 from tasks.core.types.strategy import Strategy
 from tasks.halts import active_halt
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 RECENT = 50
 
@@ -37,8 +37,8 @@ def account_state(
     others = sorted({p.symbol for p in (*positions, *pending)} - {symbol})
     compared = (symbol, *others) if others else ()
     midnight, where = floor_time(as_of, "1d"), venue().name
-    closes = {each: kept.candles.load(where, each, "5m", midnight, past.BARS)["close"] for each in compared}
-    outcomes = kept.outcomes.newest(name, until=as_of, limit=past.KEPT, decider=strategy.decider)
+    closes = {each: kept.candles.load(where, each, "5m", midnight, track_record.BARS)["close"] for each in compared}
+    outcomes = kept.outcomes.newest(name, until=as_of, limit=track_record.KEPT, decider=strategy.decider)
     sent = [(own.persisted_at, own.order_status == OrderStatus.REJECTED) for own in entries if own.order_status]
     fills = kept.fills.since(as_of - timedelta(minutes=limits.liquidation_cooldown_min))
     day = kept.positions.closed(name, since=as_of - timedelta(days=1), limit=None)  # all: what they lost is added up
@@ -53,16 +53,16 @@ def account_state(
         positions=positions,
         pending=pending,
         instrument=strategy.instruments[symbol],
-        closed_trades=past.recent_trades([*map(ledger.outcome, lately)], as_of, limits, decided_at),
+        closed_trades=track_record.recent_trades([*map(ledger.outcome, lately)], as_of, limits, decided_at),
         opens=tuple(own.persisted_at for own in entries),
         paused_until=kept.pauses.until(name, symbol),
         halt=halt.reason if halt else None,
         last_price=last_price,
         last_price_at=None if last_price is None else as_of,
         venue=where,
-        correlations=past.correlations(symbol, others, closes, as_of),
-        kelly=past.kelly(outcomes, limits.kelly_min_outcomes),
-        rejections=past.rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
+        correlations=track_record.correlations(symbol, others, closes, as_of),
+        kelly=track_record.kelly(outcomes, limits.kelly_min_outcomes),
+        rejections=track_record.rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
         last_liquidation=max((fill.at for fill in fills if fill.reason == "liquidation"), default=None),
     )
 

@@ -12,8 +12,8 @@ from tasks.core.pages import alerts
 from tasks.core.types.alert import Alert
 from tasks.core.types.reconcile import Finding
 from tasks.halts import active_halts
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 EVENT = "quarterdeck.alert"
 LATELY, A_DAY = timedelta(minutes=30), timedelta(days=1)

@@ -13,7 +13,7 @@ from tasks.core.ports import Decider
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
 from tasks.core.types.strategy import Strategy
-from tasks.retries import stage
+from tasks.stage import stage
 
 Asked = tuple[str, str]  # who was asked, and in which cycle
 _unkept: WeakKeyDictionary[Store, dict[Asked, Answer]] = WeakKeyDictionary()  # paid for, not in the store yet

@@ -13,8 +13,8 @@ from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.market import Market
 from tasks.core.types.question import Reason
 from tasks.core.types.strategy import Strategy
-from tasks.retries import apart, stage
 from tasks.settings import settings
+from tasks.stage import apart, stage
 
 WINDOW = timedelta(minutes=15)  # an unclaimed change older than this is no longer news
 

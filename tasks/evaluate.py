@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters import parallel_replays, variants
-from tasks.adapters.charts import report
-from tasks.adapters.parallel_replays import Job
+from tasks.adapters import parallel_backtests, variants
+from tasks.adapters.charts import comparison_report
+from tasks.adapters.parallel_backtests import Job
 from tasks.connections import log, store
 from tasks.core.errors import TrackingUnavailable
 from tasks.core.lab import compare
 from tasks.core.lab.compare import Comparison, ReplayWindow, Trial, Variant
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.types.base import Dto, Exact, Utc
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 
 class ComparisonRequest(Dto):
@@ -63,7 +63,7 @@ class Work:
 @stage(task_run_name="replay-{job.label}-{job.window.index}-{job.treatment}", retries=0)
 def replay_trial(job: Job) -> Trial:
     """Replay one variant over one window, here or on a Dask worker."""
-    trial = parallel_replays.run_job(job)
+    trial = parallel_backtests.run_job(job)
     log().info("replay variant=%s window=%d trades=%d", job.label, job.window.index, len(trial.trades))
     return trial
 
@@ -72,7 +72,7 @@ def replay_trial(job: Job) -> Trial:
 def replay_trials(jobs: Sequence[Job], dask: str, done: Callable[[Trial], None]) -> list[Trial]:
     """Replay every job that asks no model, in as many processes as there are cores."""
     trials = []
-    for trial in parallel_replays.run_all(jobs, dask):
+    for trial in parallel_backtests.run_all(jobs, dask):
         trials.append(trial)
         done(trial)
     return trials
@@ -82,7 +82,7 @@ def replay_trials(jobs: Sequence[Job], dask: str, done: Callable[[Trial], None])
 def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: Callable[[Trial], None]) -> list[Trial]:
     """Replay what asks models: kept replies first, then paid ones up to the cap."""
     pairs = [(job, variants.paid_decider(variant, settings(), store(), spending)) for variant, job in jobs]
-    trials = asyncio.run(parallel_replays.run_paid(pairs, spending, done))
+    trials = asyncio.run(parallel_backtests.run_paid(pairs, spending, done))
     log().info("models asked=%d reused=%d usd=%s", spending.asked, spending.reused, spending.spent_usd)
     return trials
 
@@ -90,15 +90,15 @@ def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: C
 @stage(retries=0)
 def compare_trials(work: Work, trials: Sequence[Trial]) -> Comparison:
     """Count these variants as tried on this data, and put them beside each other."""
-    seen, strategy = parallel_replays.treated_for(work.job), work.job.strategy
-    data, tally = parallel_replays.data_hash(seen), variants.Tally(settings().home)
+    seen, strategy = parallel_backtests.treated_for(work.job), work.job.strategy
+    data, tally = parallel_backtests.data_hash(seen), variants.Tally(settings().home)
     limits = strategy.limits.model_dump_json()
     sharpes = {
         f"{v.label} {v.prompt_sha256} {limits}": compare.daily_sharpe(compare.of(trials, v.label))
         for v in work.variants
     }
     tally.add(data, {name: sharpe for name, sharpe in sharpes.items() if sharpe is not None}, datetime.now(UTC))
-    known = (parallel_replays.bars_of(seen), tally.tried(data), data, float(strategy.capital), strategy.costs)
+    known = (parallel_backtests.bars_of(seen), tally.tried(data), data, float(strategy.capital), strategy.costs)
     return compare.compare(work.variants, work.windows, trials, *known, work.request.seeds)
 
 
@@ -107,11 +107,13 @@ def write_report(
     work: Work, trials: Sequence[Trial], comparison: Comparison, notes: Mapping[str, str], out: Path
 ) -> Path:
     """Write the report, and each variant's charts and tables, into a folder; returns the report."""
-    report.write(out, {"report.html": report.page(comparison, work.variants, trials, notes).encode()})
-    paths = parallel_replays.bars_of(parallel_replays.treated_for(work.job))
+    comparison_report.write(
+        out, {"report.html": comparison_report.page(comparison, work.variants, trials, notes).encode()}
+    )
+    paths = parallel_backtests.bars_of(parallel_backtests.treated_for(work.job))
     for variant in work.variants:
-        files = report.variant_files(variant, trials, paths)
-        report.write(out / report.file_name(variant.label), files)
+        files = comparison_report.variant_files(variant, trials, paths)
+        comparison_report.write(out / comparison_report.file_name(variant.label), files)
     return out / "report.html"
 
 

@@ -11,8 +11,8 @@ from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import CycleRecord, Lease
 from tasks.crash_points import reached
 from tasks.halts import active_halt
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 PROTECTION = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
 PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between looks while the venue does not answer

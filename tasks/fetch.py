@@ -16,8 +16,8 @@ from tasks.core.types.orders import Balance
 from tasks.core.types.record import DataFailure
 from tasks.core.types.snapshot import News, OrderBookView
 from tasks.core.types.strategy import Strategy
-from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
+from tasks.stage import is_tried_again, stage
 
 PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
 REPAIRED = 300  # newest stored bars in which a gap is asked for again

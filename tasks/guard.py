@@ -9,7 +9,7 @@ from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.strategy import Strategy
-from tasks.retries import stage
+from tasks.stage import stage
 
 
 @stage(task_run_name="guard-{question.snapshot.pair}")

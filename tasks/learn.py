@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks.connections import log, store
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 
 @stage

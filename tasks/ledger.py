@@ -20,8 +20,8 @@ from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import Action, Adopt, BookFills, Finding, LedgerView, ToldFills, VenueView
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 
 def view(*symbols: str, **more: Any) -> LedgerView:

@@ -7,8 +7,8 @@ from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.bars import floor_time
 from tasks.report import read_day
-from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
+from tasks.stage import is_tried_again, stage
 
 
 @stage

@@ -10,8 +10,8 @@ from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.lab import promotion
 from tasks.core.lab.promotion import Shadows
 from tasks.core.types.promotion import Criterion, Move
-from tasks.retries import is_tried_again, stage
 from tasks.settings import settings
+from tasks.stage import is_tried_again, stage
 
 
 @stage

@@ -22,8 +22,8 @@ from tasks.core.types.record import Lease
 from tasks.crash_points import reached
 from tasks.execute import PROTECTION, send
 from tasks.halts import active_halts
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
 

@@ -15,8 +15,8 @@ from tasks.core.trading.orders import cycle_id
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.features import load_candles
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 SCHEDULE = "15m"  # every close of it is due a cycle
 LOOKED_BACK = timedelta(days=1)  # for closes that were missed

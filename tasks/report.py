@@ -14,8 +14,8 @@ from tasks.core.pages.day import Day
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed
 from tasks.core.types.alert import Alert, AlertKind
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 ARTIFACT = "daily-report"
 SHOWN = timedelta(days=30)
@@ -29,7 +29,7 @@ async def write_report(day: date | None) -> Path:
     day: by default yesterday, by the venue's clock.
     """
     from tasks.adapters.charts import canvas, comparison
-    from tasks.adapters.charts.report import page_of
+    from tasks.adapters.charts.comparison_report import page_of
 
     kept, s = store(), settings()
     day = day or (await venue().now()).date() - timedelta(days=1)

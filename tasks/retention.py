@@ -3,8 +3,8 @@
 from datetime import datetime, timedelta
 
 from tasks.connections import log, store
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 
 @stage

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from tasks.connections import log, store
 from tasks.core.trading import ledger
 from tasks.core.types.record import CycleRecord, Outcome
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 
 @stage

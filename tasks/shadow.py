@@ -19,8 +19,8 @@ from tasks.core.types.record import CycleRecord, PaperBookState, ShadowDecision
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 from tasks.decide import first_answers, forget
-from tasks.retries import stage
 from tasks.settings import settings
+from tasks.stage import stage
 
 HORIZON = HORIZON_BARS * duration("5m")
 

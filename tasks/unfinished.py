@@ -20,8 +20,8 @@ from tasks.core.types.reconcile import (
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
 from tasks.halts import active_halts
-from tasks.retries import Tried, stage
 from tasks.settings import settings
+from tasks.stage import Tried, stage
 
 LOOKS = 5  # at one order in one run: its rest cancelled and each time its fills asked for, and one to spare
 

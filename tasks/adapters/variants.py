@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.adapters.deciders import build, failover_of
-from tasks.adapters.parallel_replays import Job, strategy_for, treated_for, world_of
+from tasks.adapters.parallel_backtests import Job, strategy_for, treated_for, world_of
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
 from tasks.core.errors import InputError

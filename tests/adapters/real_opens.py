@@ -21,7 +21,7 @@ from shared_data import SHARED
 from tasks.adapters.files.candles import read_candles
 from tasks.core.decision.actions import Unusable, parse_reply
 from tasks.core.market.market import Market
-from tasks.core.trading.guard import past
+from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import judged
 from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
@@ -90,7 +90,7 @@ def stated(document: dict, symbol: str, as_of: datetime, flat: bool) -> AccountS
         equity=equity, available=min(Decimal(balance[2]), equity) if balance and not flat else None, positions=held,
         instrument=linear(symbol, tick=Decimal(tick), step=Decimal(step)),
         last_price=exact(market.value("5m", "close", as_of)),
-        correlations=past.correlations(symbol, [p.symbol for p in held if p.symbol != symbol], closes, as_of),
+        correlations=track_record.correlations(symbol, [p.symbol for p in held if p.symbol != symbol], closes, as_of),
     )  # fmt: skip
 
 

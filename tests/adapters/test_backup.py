@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 from store_samples import AT, a_full_cycle, a_position
 
-from deployments import running
+from deployments import up_state
 from deployments.backup import LAYOUT, backup, restore
 from deployments.cli import cli
 from tasks.adapters.store.database import parse_url
@@ -162,10 +162,10 @@ def test_restore_is_refused_while_quarterdeck_runs_and_not_after(saved, tmp_path
     archive, home = tmp_path / "all.tar.gz", tmp_path / "home-that-runs"
     names = backup(saved, archive)
     home.mkdir()
-    with running.claim(home):
+    with up_state.claim(home):
         if said_so:
-            up = running.UpState(pid=os.getpid(), started_at=AT, profile="sandbox")
-            running.write(home, up)
+            up = up_state.UpState(pid=os.getpid(), started_at=AT, profile="sandbox")
+            up_state.write(home, up)
         code, said = in_home(home, "restore", str(archive))
         assert (code, f"quarterdeck runs with HOME {home}: `quarterdeck down` first" in said) == (2, True)
         assert set(inside(home)) <= {"up.lock", "up.json"}, "nothing was half written"
@@ -174,7 +174,7 @@ def test_restore_is_refused_while_quarterdeck_runs_and_not_after(saved, tmp_path
 
 
 def test_a_running_system_is_saved_all_the_same(saved, tmp_path):
-    with running.claim(saved.home):
+    with up_state.claim(saved.home):
         assert "quarterdeck.db" in backup(saved, tmp_path / "all.tar.gz")
 
 

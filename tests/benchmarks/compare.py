@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pandas as pd
 
-from tasks.adapters import parallel_replays
-from tasks.core.lab import chance, compare
+from tasks.adapters import parallel_backtests
+from tasks.core.lab import compare, random_traders
 from tasks.core.lab.compare import ReplayWindow
 from tasks.core.market.market import Market
 from tasks.core.types.limits import Costs
@@ -26,12 +26,12 @@ def cpu() -> float:
     return sum(each.ru_utime + each.ru_stime for each in spent)
 
 
-def jobs(path: str, bars: pd.DataFrame, deciders: tuple[str, ...]) -> list[parallel_replays.Job]:
+def jobs(path: str, bars: pd.DataFrame, deciders: tuple[str, ...]) -> list[parallel_backtests.Job]:
     first, last = bars.index[0].to_pydatetime(), bars.index[-1].to_pydatetime()
     window = ReplayWindow(start=first, end=last)
-    files = parallel_replays.ReplayFiles(candles=((SYMBOL, path),))
+    files = parallel_backtests.ReplayFiles(candles=((SYMBOL, path),))
     chosen = [strategy(SYMBOL, decider=decider) for decider in deciders]
-    return [parallel_replays.Job(label=each.decider, strategy=each, window=window, files=files) for each in chosen]
+    return [parallel_backtests.Job(label=each.decider, strategy=each, window=window, files=files) for each in chosen]
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
         ts = bars.index.astype("datetime64[ms, UTC]").astype("int64")
         bars.assign(ts=np.asarray(ts)).to_parquet(path)
         begun, wall = cpu(), time.perf_counter()
-        list(parallel_replays.run_all(jobs(path, bars, DECIDERS)))
+        list(parallel_backtests.run_all(jobs(path, bars, DECIDERS)))
         took, wall = cpu() - begun, time.perf_counter() - wall
         print(f"{what}, {YEAR:,} bars; compare of {len(DECIDERS)}: cpu_s={took:.2f} wall_s={wall:.2f}")
         begun = cpu()
@@ -54,11 +54,11 @@ def main() -> None:
             getattr(market, each)
         features = cpu() - begun
         print(f"features and events once: cpu_s={features:.2f}; eight times would be {8 * features:.2f}")
-        [trial] = [parallel_replays.run_job(job) for job in jobs(path, bars, ("rules",))]
+        [trial] = [parallel_backtests.run_job(job) for job in jobs(path, bars, ("rules",))]
         begun = cpu()
-        paths = parallel_replays.bars_of(parallel_replays.treated_for(jobs(path, bars, ("rules",))[0]))
-        drawn = chance.random_returns(trial.trades, paths, trial.days, 10_000.0, Costs())
-        stands = chance.standing(compare.series([trial]).to_numpy(), drawn, len(trial.trades))
+        paths = parallel_backtests.bars_of(parallel_backtests.treated_for(jobs(path, bars, ("rules",))[0]))
+        drawn = random_traders.random_returns(trial.trades, paths, trial.days, 10_000.0, Costs())
+        stands = random_traders.standing(compare.series([trial]).to_numpy(), drawn, len(trial.trades))
         took = cpu() - begun
         print(f"{stands.seeds} random traders of {stands.trades} trades each: cpu_s={took:.2f}")
 

@@ -186,7 +186,7 @@ def trade() -> None:
     from flows.clock import to_the_end
     from flows.cycle import Request
     from flows.trade import run_cycles
-    from tasks.retries import Stage
+    from tasks.stage import Stage
 
     async def all_of_them() -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):

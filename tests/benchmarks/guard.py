@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from decimal import Decimal as D
 
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.types.strategy import Strategy
 from tasks.settings import ROOT
 
@@ -36,10 +36,10 @@ def main() -> None:
         ("move stop", cases.move("atr", "-0.5"), held),
     ):
         for _ in range(WARM):
-            verdict = rulebook.judge(decision, snapshot, state, strategy, now=cases.NOON)
+            verdict = guard.judge(decision, snapshot, state, strategy, now=cases.NOON)
         started = time.process_time()
         for _ in range(COUNT):
-            verdict = rulebook.judge(decision, snapshot, state, strategy, now=cases.NOON)
+            verdict = guard.judge(decision, snapshot, state, strategy, now=cases.NOON)
         judged = (time.process_time() - started) / COUNT * 1000
         started = time.process_time()
         for _ in range(COUNT):

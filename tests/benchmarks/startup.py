@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 
-from tests.adapters.ports import free_port
+from tests.adapters.free_ports import free_port
 
 
 def main() -> None:

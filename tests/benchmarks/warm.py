@@ -22,7 +22,7 @@ import psutil
 
 from deployments.services import POOL
 from tasks.settings import ROOT
-from tests.adapters.ports import free_port
+from tests.adapters.free_ports import free_port
 
 STOCK = "stock"  # a process pool as Prefect makes it, and a worker with Prefect's own settings
 TRADE = {"decider": "hold", "dry_run": True, "reason": "a benchmark asks"}

@@ -30,7 +30,7 @@ from deployments.supervisor import Supervisor
 from tasks.connections import store
 from tasks.crash_points import KILL_AT, STEPS
 from tasks.settings import settings
-from tests.adapters.ports import free_port
+from tests.adapters.free_ports import free_port
 from tests.chaos import invariants, report
 from tests.chaos.bars import DEATHS, FAULTS, SCENES, Bars, Plan, Tally
 from tests.chaos.fork import Story, end_leases, fork, warm_up

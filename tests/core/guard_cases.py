@@ -9,7 +9,7 @@ from decimal import Decimal as D
 
 from instrument_cases import linear
 
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.types.decision import ACTIONS, Add, Decision, MoveStop, OpenLong, OpenShort, StopTarget
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, PendingEntry
@@ -137,4 +137,4 @@ def judge(
 ) -> Verdict:
     limits = {"target_atr_pct": D(5), **(limits or {})}  # an ATR of 2 % is nothing out of the ordinary here
     strategy = Strategy(limits=Limits(**limits), symbols=symbols)
-    return rulebook.judge(decision or asked(), snapshot or seen(), state or account(), strategy, **options)
+    return guard.judge(decision or asked(), snapshot or seen(), state or account(), strategy, **options)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from guard_cases import BTC, ETH, NOON
 from guard_draws import ENTRIES, draw_decision, draw_limits, draw_snapshot, draw_state
 
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.types.decision import (
     Add,
     CloseAll,
@@ -65,7 +65,7 @@ def cases(seed: int, count: int) -> Iterator[FuzzCase]:
 
 def judge(case: FuzzCase, decision: Decision | None = None) -> Verdict:
     now = None if case.late_s is None else case.snapshot.as_of + timedelta(seconds=case.late_s)
-    return rulebook.judge(
+    return guard.judge(
         decision or case.decision, case.snapshot, case.state,
         Strategy(limits=case.limits, costs=COSTS, symbols=(BTC, ETH)), now=now, fallback=case.fallback,
     )  # fmt: skip
@@ -81,7 +81,7 @@ def breach(case: FuzzCase) -> tuple[str, Verdict]:
 def _broken(case: FuzzCase, first: Verdict, again: Verdict) -> str:
     if set(first.codes) != {c.code for c in first.checks if c.fired}:
         return "codes are what fired"
-    if first.allowed != rulebook.ALLOWED_WITH.issuperset(first.codes):
+    if first.allowed != guard.ALLOWED_WITH.issuperset(first.codes):
         return "allowed unless denied"
     same = ("allowed", "decision", "quantity", "price", "stop", "target", "trade_risk_pct", "total_risk_pct")
     if any(getattr(first, name) != getattr(again, name) for name in same):

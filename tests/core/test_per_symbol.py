@@ -2,7 +2,7 @@
 
 import pytest
 
-from tasks.retries import apart, result
+from tasks.stage import apart, result
 
 
 def test_one_symbols_defect_takes_the_place_of_its_result_only():

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from ports import free_port
 
-from deployments import running, services
-from deployments.running import UpState
+from deployments import services, up_state
+from deployments.up_state import UpState
 from tasks.core.errors import InputError
 from tasks.settings import ROOT, load
 
@@ -160,7 +160,7 @@ def test_taken_port_exits_2_and_names_the_port_and_its_setting(env):
 def test_second_up_with_the_same_home_exits_2_and_says_so(env):
     home = Path(env["QUARTERDECK_HOME"])
     home.mkdir()
-    with running.claim(home):
+    with up_state.claim(home):
         done = quarterdeck("up", "--once", env=env)
     assert done.returncode == 2
     assert f"up already with HOME {home}" in done.stderr
@@ -221,11 +221,11 @@ def test_doctor_exits_1_for_a_port_that_is_taken(env):
 
 def test_file_of_a_machine_that_went_down_is_not_taken_for_a_running_one(tmp_path):
     stale = {"pid": os.getpid(), "started_at": "2026-01-01T00:00:00Z", "profile": "sandbox"}
-    running.write(tmp_path, UpState.model_validate(stale))
-    assert running.state(tmp_path) is None
-    with running.claim(tmp_path):
-        assert running.state(tmp_path) is not None
-    assert running.read(tmp_path) is None
+    up_state.write(tmp_path, UpState.model_validate(stale))
+    assert up_state.state(tmp_path) is None
+    with up_state.claim(tmp_path):
+        assert up_state.state(tmp_path) is not None
+    assert up_state.read(tmp_path) is None
 
 
 # --- the whole thing
@@ -261,18 +261,18 @@ def test_detached_up_survives_a_dead_service_and_a_killed_supervisor_leaves_noth
         os.kill(before["services"]["worker"]["pid"], signal.SIGKILL)
         assert wait_until(lambda: _worker_pid(home) != before["services"]["worker"]["pid"], 30)
 
-        now = running.state(home)
+        now = up_state.state(home)
         assert now
         os.kill(now.pid, signal.SIGKILL)
         assert wait_until(lambda: processes_of(env) == [], 30), processes_of(env)
-        assert running.state(home) is None
+        assert up_state.state(home) is None
     finally:
         quarterdeck("down", env=env, timeout=90)
     assert processes_of(env) == []
 
 
 def _worker_pid(home: Path) -> int:
-    now = running.read(home)
+    now = up_state.read(home)
     return now.services["worker"].pid if now and "worker" in now.services else 0
 
 

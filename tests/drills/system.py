@@ -19,7 +19,7 @@ from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from tasks.core.types.bars import floor_time
 from tasks.settings import settings
-from tests.adapters.ports import free_port
+from tests.adapters.free_ports import free_port
 from tests.chaos import invariants
 from tests.chaos.fork import ledger
 from tests.chaos.world import OFTEN, SYMBOLS

@@ -18,8 +18,8 @@ from click.testing import CliRunner
 from instrument_cases import linear
 
 from deployments.cli import cli
-from flows.options import markets
-from flows.snapshot import _moment
+from flows.commands.options import markets
+from flows.commands.snapshot import _moment
 from tasks.connections import store
 from tasks.core.errors import InputError
 from tasks.core.lab.gate_sampling import flat_account, flat_question

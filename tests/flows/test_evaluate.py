@@ -16,7 +16,7 @@ from model_server import ModelServer, Reply
 
 from deployments.cli import cli
 from flows.evaluate import carry_out, evaluate, plan_work
-from tasks.adapters import parallel_replays
+from tasks.adapters import parallel_backtests
 from tasks.adapters.variants import Tally
 from tasks.evaluate import ComparisonRequest
 from tasks.settings import settings
@@ -122,8 +122,8 @@ def test_a_job_names_the_model_it_asks_and_masked_ones_are_told_no_news(candles,
 
 def test_forked_processes_and_this_one_print_the_same_fingerprints(candles):
     work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules", "random:1"), quiet=0))
-    here = {trial.label: trial.summary["fingerprint"] for trial in map(parallel_replays.run_job, work.free)}
-    forked = {trial.label: trial.summary["fingerprint"] for trial in parallel_replays.run_all(work.free, processes=2)}
+    here = {trial.label: trial.summary["fingerprint"] for trial in map(parallel_backtests.run_job, work.free)}
+    forked = {trial.label: trial.summary["fingerprint"] for trial in parallel_backtests.run_all(work.free, processes=2)}
     assert here == forked
     assert len(set(here.values())) == len(work.variants)
 
@@ -147,9 +147,9 @@ async def test_the_flow_leaves_the_table_and_a_link_as_artifacts(candles, prefec
 def test_dask_workers_print_the_same_fingerprints(candles):
     distributed = pytest.importorskip("distributed")
     work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0))
-    here = {trial.label: trial.summary["fingerprint"] for trial in map(parallel_replays.run_job, work.free)}
+    here = {trial.label: trial.summary["fingerprint"] for trial in map(parallel_backtests.run_job, work.free)}
     with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
-        there = list(parallel_replays.run_all(work.free, dask=cluster.scheduler_address))
+        there = list(parallel_backtests.run_all(work.free, dask=cluster.scheduler_address))
     assert {trial.label: trial.summary["fingerprint"] for trial in there} == here
 
 

@@ -18,7 +18,7 @@ from market_data import walk
 from sandbox_server import advance, running_sandbox
 from store_samples import a_cycle, a_position
 
-from flows.replay import _store_replayer
+from flows.commands.replay import _store_replayer
 from flows.step import one_close
 from tasks import connections
 from tasks.adapters.news import read_news

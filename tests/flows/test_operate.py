@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sandbox_server import advance
 from store_samples import a_cycle, a_full_cycle, a_position, an_outcome
 
-from deployments import alerting, supervisor
+from deployments import automations, supervisor
 from deployments.orchestrator import Orchestrator
 from deployments.progress import Board
 from flows.clock import to_the_end
@@ -176,10 +176,12 @@ async def test_alert_event_is_sent_on_by_prefect_s_automation(prefect_server, in
     taken, url = inbox
     api = Orchestrator(PREFECT_API_URL.value(), home)
     for _ in range(2):  # a second `deploy` leaves one of each
-        await alerting.ensure(api, (url,))
-    named = {"automations": {"name": {"any_": [alerting.ALERTS[0]["name"], alerting.FAILURES[0]["name"]]}}}
+        await automations.ensure(api, (url,))
+    named = {"automations": {"name": {"any_": [automations.ALERTS[0]["name"], automations.FAILURES[0]["name"]]}}}
     found = await api.call("POST", "automations/filter", named)
-    assert sorted(one["name"] for one in found) == sorted([alerting.ALERTS[0]["name"], alerting.FAILURES[0]["name"]])
+    assert sorted(one["name"] for one in found) == sorted(
+        [automations.ALERTS[0]["name"], automations.FAILURES[0]["name"]]
+    )
     assert "a-secret-token" not in json.dumps(found)
     blocks = await api.call("POST", "block_documents/filter", {})
     assert "a-secret-token" not in json.dumps(blocks)
@@ -194,7 +196,7 @@ async def test_alert_event_is_sent_on_by_prefect_s_automation(prefect_server, in
         await asyncio.sleep(2)
     assert taken[0]["title"] == "Quarterdeck: halt"
     assert taken[0]["message"] == "halted by hand (strategy default)"
-    await alerting.ensure(api, ())
+    await automations.ensure(api, ())
     assert await api.call("POST", "automations/filter", named) == []
 
 

@@ -25,8 +25,8 @@ from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.record import Inputs
-from tasks.retries import BROKEN, STAGE, broken_infrastructure, result
 from tasks.settings import settings
+from tasks.stage import BROKEN, STAGE, broken_infrastructure, result
 
 ETH = "ETH/USDT:USDT"
 ELSEWHERE = {"tasks.evaluate", "tasks.ledger", "tasks.protect", "tasks.unfinished"}  # replays; what reconciles

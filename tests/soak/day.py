@@ -23,7 +23,7 @@ from deployments.supervisor import Supervisor
 from tasks import detect
 from tasks.connections import close_stores
 from tasks.settings import settings
-from tests.adapters.ports import free_port
+from tests.adapters.free_ports import free_port
 from tests.chaos import invariants
 from tests.chaos.fork import ledger
 from tests.chaos.world import World

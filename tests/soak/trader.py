@@ -25,7 +25,7 @@ from tasks.adapters.venue import ccxt_venue as venue_adapter
 from tasks.connections import close_venues
 from tasks.core.errors import TradingError
 from tasks.report import write_report
-from tasks.retries import BROKEN, Stage
+from tasks.stage import BROKEN, Stage
 
 Said = dict[str, Any]
 PAUSE_S = 0.1

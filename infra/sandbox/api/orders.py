@@ -7,7 +7,7 @@ from infra.sandbox.api.answers import BybitError, Json, bad_parameter, refusal
 from infra.sandbox.api.query import Query, invalid
 from infra.sandbox.api.rows import OWN_ID, ids
 from tasks.core.simulation.account import limit_price
-from tasks.core.simulation.refusals import protection_refusal, sign_of
+from tasks.core.simulation.rejections import protection_refusal, sign_of
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.adapters.charts import canvas
 from tasks.adapters.charts.canvas import DOWN, INK, UP
-from tasks.core.lab.chance import Trade, TradedBars
+from tasks.core.lab.random_traders import Trade, TradedBars
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

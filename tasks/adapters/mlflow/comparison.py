@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.adapters.charts import report
+from tasks.adapters.charts import comparison_report
 from tasks.adapters.mlflow.server import MlflowServer
 from tasks.core.lab.compare import Comparison, Row, Variant
 from tasks.core.lab.statistics import Interval
@@ -54,7 +54,7 @@ def log_comparison(
             labels = {**tags, **_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
             child = server.create_run(_run_name(variant), labels).info.run_id
             server.log(child, _metrics(row, found), {**params, **{key: value for key, value in own.items() if value}})
-            server.client.log_artifacts(child, str(folder / report.file_name(variant.label)))
+            server.client.log_artifacts(child, str(folder / comparison_report.file_name(variant.label)))
             for one in row.windows:  # as steps, so that MLflow draws them in order
                 figures = {name: getattr(one, name) for name in ("return_pct", "sharpe", "max_drawdown_pct", "trades")}
                 known = {f"window.{name}": value for name, value in figures.items() if value is not None}

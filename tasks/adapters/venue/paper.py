@@ -18,7 +18,7 @@ from tasks.adapters.venue import bybit
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
 from tasks.core.simulation.account import SimulatedAccount, quote_of
-from tasks.core.simulation.refusals import protection_refusal
+from tasks.core.simulation.rejections import protection_refusal
 from tasks.core.trading.money import BPS
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, Side, VenuePosition

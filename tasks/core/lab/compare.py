@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.errors import InputError
-from tasks.core.lab import chance, statistics
-from tasks.core.lab.chance import DAYS_PER_YEAR, Chance, Trade, TradedBars, returns_of, total_pct
+from tasks.core.lab import random_traders, statistics
 from tasks.core.lab.gate_sampling import Sampled
+from tasks.core.lab.random_traders import DAYS_PER_YEAR, Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.backtest import max_drawdown_pct
 from tasks.core.types.bars import floor_time
@@ -243,8 +243,8 @@ def compare(
     luck = {}
     for label, mine in raw.items():
         if trades := sum(len(trial.trades) for trial in mine):
-            drawn = [chance.random_returns(t.trades, bars, t.days, cash, costs, seeds) for t in mine]
-            luck[label] = chance.standing(returns[label].to_numpy(), np.concatenate(drawn, axis=1), trades)
+            drawn = [random_traders.random_returns(t.trades, bars, t.days, cash, costs, seeds) for t in mine]
+            luck[label] = random_traders.standing(returns[label].to_numpy(), np.concatenate(drawn, axis=1), trades)
     leakage = (_leakage(variant, windows, trials) for variant in variants)
     gates = (_gate(label, mine, bars) for label, mine in raw.items())
     return Comparison(

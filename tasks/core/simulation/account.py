@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import pandas as pd
 from pydantic import BaseModel
 
-from tasks.core.simulation.refusals import (
+from tasks.core.simulation.rejections import (
     PROTECTIVE,
     exposure_refusal,
     leg_refusal,

@@ -31,11 +31,11 @@ from tasks.core.market.market import Market, bar_closes
 from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
 from tasks.core.simulation.account import SimulatedAccount
-from tasks.core.simulation.refusals import PROTECTIVE
-from tasks.core.simulation.symbol_replay import NOTHING, SymbolReplay, make_grid
+from tasks.core.simulation.rejections import PROTECTIVE
+from tasks.core.simulation.symbol_backtest import NOTHING, SymbolReplay, make_grid
 from tasks.core.simulation.world import World
 from tasks.core.trading import booking, followups, ledger
-from tasks.core.trading.guard import past
+from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import judged, status_of
 from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
@@ -216,7 +216,7 @@ class Backtest:
         if outcome.pnl < 0:
             self.losses.add(bar)
         self.outcomes.append(outcome)
-        self.kelly = past.kelly(self.outcomes[-past.KEPT :], self.strategy.limits.kelly_min_outcomes)
+        self.kelly = track_record.kelly(self.outcomes[-track_record.KEPT :], self.strategy.limits.kelly_min_outcomes)
         replay.settle(outcome)
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
@@ -376,13 +376,13 @@ class Backtest:
                 if order.type == "limit" and order.price is not None and self._works(order, as_of)
             ),
             instrument=self.instruments[symbol],
-            closed_trades=past.recent_trades(self.outcomes[-RECENT:], as_of, limits, self.decided_at.get(symbol)),
+            closed_trades=track_record.recent_trades(self.outcomes[-RECENT:], as_of, limits, self.decided_at.get(symbol)),
             opens=tuple(at for at in self.opens if at > day_ago),
             paused_until=self.paused.get(symbol),
             last_price=marks[symbol],
             correlations=self._correlations(symbol, as_of),
             kelly=self.kelly,
-            rejections=past.rejections(self.refused, as_of - timedelta(minutes=limits.rejection_window_min)),
+            rejections=track_record.rejections(self.refused, as_of - timedelta(minutes=limits.rejection_window_min)),
             last_liquidation=self.liquidated if self.liquidated and self.liquidated >= cooling else None,
         )
 
@@ -393,8 +393,8 @@ class Backtest:
         for other in sorted(others):
             pair = (as_of.date(), symbol, other)
             if pair not in self.correlations:
-                closes = {s: self.symbols[s].closes_by(as_of, past.DAYS + 1) for s in (symbol, other)}
-                self.correlations[pair] = past.correlations(symbol, (other,), closes, as_of)
+                closes = {s: self.symbols[s].closes_by(as_of, track_record.DAYS + 1) for s in (symbol, other)}
+                self.correlations[pair] = track_record.correlations(symbol, (other,), closes, as_of)
             correlations |= self.correlations[pair]
         return correlations
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tasks.core.trading import orders
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
@@ -34,7 +34,7 @@ def judged(
     from the strategy's name, so that no other strategy's orders are these.
     """
     snapshot = question.snapshot
-    verdict = rulebook.judge(
+    verdict = guard.judge(
         answer.decision, snapshot, account, strategy, now=now, fallback=answer.is_fallback,
         breakouts=_breakouts(question.reasons, strategy),
     )  # fmt: skip

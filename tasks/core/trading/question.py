@@ -9,8 +9,8 @@ from tasks.core.decision.memory import Remembered
 from tasks.core.market import orderbook
 from tasks.core.market import snapshot as snapshots
 from tasks.core.market.market import Market
-from tasks.core.trading.guard.checks import losing
-from tasks.core.trading.guard.rulebook import allowed_actions
+from tasks.core.trading.guard.cases import losing
+from tasks.core.trading.guard.guard import allowed_actions
 from tasks.core.trading.guard.sizing import direction, known
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState, Position

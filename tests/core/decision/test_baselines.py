@@ -10,7 +10,7 @@ from instrument_cases import linear
 
 from tasks.core.decision.baselines import BuyAndHoldDecider, RandomDecider
 from tasks.core.decision.rules import SIZE_PCT, STOP_ATR, TP_ATR
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.types.decision import ACTIONS, ENTRIES
 from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.question import Question
@@ -88,7 +88,7 @@ def test_buy_and_hold_buys_once_and_then_holds():
 def test_the_guard_lets_buy_and_hold_in_and_clamps_it_to_the_risk_at_its_far_stop():
     one = question()
     [decided] = asyncio.run(BuyAndHoldDecider().decide([one]))
-    verdict = rulebook.judge(
+    verdict = guard.judge(
         decided.decision,
         one.snapshot,
         AccountState(instrument=linear()),
@@ -106,7 +106,7 @@ def test_a_market_wide_enough_to_lose_the_margin_before_the_stop_keeps_buy_and_h
     wild = one.snapshot.timeframes | {"15m": TimeframeView(close=60_000.0, atr=1_100.0, rsi=50.0)}
     snapshot = one.snapshot.model_copy(update={"timeframes": wild})
     [decided] = asyncio.run(BuyAndHoldDecider().decide([one]))
-    verdict = rulebook.judge(decided.decision, snapshot, AccountState(instrument=linear()), Strategy())
+    verdict = guard.judge(decided.decision, snapshot, AccountState(instrument=linear()), Strategy())
     assert [code.value for code in verdict.codes] == ["STOP_TOO_FAR", "LIQUIDATION_NEAR"]
 
 
@@ -115,5 +115,5 @@ def test_random_is_judged_like_anyone_and_never_gets_around_the_guard():
     state = AccountState(equity=Decimal(100_000), positions=(held,), halt="test", instrument=linear())
     for one in questions(300, ACTIONS):
         [decided] = asyncio.run(RandomDecider().decide([one]))
-        verdict = rulebook.judge(decided.decision, one.snapshot, state, Strategy())
+        verdict = guard.judge(decided.decision, one.snapshot, state, Strategy())
         assert not (verdict.allowed and isinstance(verdict.decision, ENTRIES))

@@ -103,7 +103,8 @@ def test_a_new_kind_is_one_line(monkeypatch):
 
 def test_asking_what_a_decider_is_loads_nothing_heavy():
     heavy = ("litellm", "pandas", "numpy", "sqlalchemy", "ccxt")
-    code = "import flows.spending, tasks.core.decision.kinds as k, sys; assert not k.kind_of('rules').asks_model; "
+    code = "import flows.commands.spending, tasks.core.decision.kinds as k, sys; "
+    code += "assert not k.kind_of('rules').asks_model; "
     code += f"print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"

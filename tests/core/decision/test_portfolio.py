@@ -18,7 +18,7 @@ from tasks.core.decision.llm.prompt import parse_prompt
 from tasks.core.errors import InputError
 from tasks.core.market import lean
 from tasks.core.market.market import Market
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.trading.question import question as put
 from tasks.core.types.decision import Answer, Decision, ModelCall
 from tasks.core.types.limits import Limits
@@ -299,7 +299,7 @@ def test_what_the_guard_sizes_is_target_minus_current_to_the_step(held, wanted, 
     if wanted == held:
         assert made.action == "HOLD"
         return
-    verdict = rulebook.judge(made, one.snapshot, account(held, last, equity), Strategy(limits=OPEN_LIMITS))
+    verdict = guard.judge(made, one.snapshot, account(held, last, equity), Strategy(limits=OPEN_LIMITS))
     assert verdict.allowed, verdict.codes
     crossed = held * wanted < 0
     assert verdict.quantity == (abs(held) if crossed else abs(wanted - held))

@@ -15,9 +15,9 @@ from replayed import strategy
 from tasks.core.decision.budget import KeptReply
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
-from tasks.core.lab import chance, compare, gate_sampling
-from tasks.core.lab.chance import Trade, TradedBars
+from tasks.core.lab import compare, gate_sampling, random_traders
 from tasks.core.lab.compare import Point, Trial, Variant, VariantsTried
+from tasks.core.lab.random_traders import Trade, TradedBars
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.market import Market
 from tasks.core.ports import ModelRequest
@@ -108,9 +108,9 @@ def test_random_trades_cost_what_the_fill_engine_takes():
     """The same trades, at the places drawn, through the one fill engine: the same equity at every midnight."""
     bars = walk(288 * 6, seed=3, price=50_000.0)
     trades = [trade(0, 40), trade(100, 7, "short"), trade(300, 400), trade(900, 150, "short", 5000.0)]
-    at, path = chance.place(trades, len(bars), np.random.default_rng(4)), path_of(bars)
+    at, path = random_traders.place(trades, len(bars), np.random.default_rng(4)), path_of(bars)
     days = T0 + DAY * np.arange(7)
-    found = chance.earned(trades, at, path, days, COSTS)
+    found = random_traders.earned(trades, at, path, days, COSTS)
 
     instrument = linear(BTC, step=Decimal("1e-12"), tick=Decimal("1e-12"), min_notional=Decimal(0))
     account, tape, equity = SimulatedAccount(Decimal(10_000), {BTC: instrument}, COSTS), price_bars(bars), []
@@ -138,7 +138,7 @@ def market_order(name: str, side: str, quantity: Decimal, **other: object) -> Or
 def test_random_trades_never_overlap_and_keep_holding_time_and_turnover():
     trades = [trade(k * 50, 1 + k % 30) for k in range(60)]
     for seed in range(20):
-        at = chance.place(trades, 3000, np.random.default_rng(seed))
+        at = random_traders.place(trades, 3000, np.random.default_rng(seed))
         assert (at.entry[1:] >= at.exit[:-1]).all()
         assert sorted(at.exit - at.entry) == sorted(1 + k % 30 for k in range(60))
         assert sorted(at.order) == list(range(60))
@@ -149,10 +149,10 @@ def test_a_variant_that_knows_the_future_beats_every_seed():
     path, days = path_of(bars), T0 + DAY * np.arange(31)
     rises = [k for k in range(0, 288 * 30 - 12, 12) if path.opens[k + 12] > path.opens[k] * 1.01]
     trades = [trade(k, 12) for k in rises]
-    at = chance.Placed(np.arange(len(rises)), np.array(rises), np.array(rises) + 12)
-    equity = 10_000 + chance.earned(trades, at, path, days, COSTS)
-    seeds = chance.random_returns(trades, {BTC: path}, days, 10_000.0, COSTS, seeds=200)
-    found = chance.standing(equity[1:] / equity[:-1] - 1, seeds, len(trades))
+    at = random_traders.Placed(np.arange(len(rises)), np.array(rises), np.array(rises) + 12)
+    equity = 10_000 + random_traders.earned(trades, at, path, days, COSTS)
+    seeds = random_traders.random_returns(trades, {BTC: path}, days, 10_000.0, COSTS, seeds=200)
+    found = random_traders.standing(equity[1:] / equity[:-1] - 1, seeds, len(trades))
     assert (found.seeds, found.beaten) == (200, 1.0)
     assert found.low_return_pct < found.median_return_pct < found.high_return_pct
 

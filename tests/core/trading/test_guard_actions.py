@@ -25,7 +25,7 @@ from guard_cases import (
     seen,
 )
 
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.types.decision import (
     Add,
     CancelTarget,
@@ -316,7 +316,7 @@ def test_numbers_beyond_arithmetic_deny_neither_a_hold_nor_a_pause(decision):
 
 
 def offered(state, risk_mode="normal", **terms):
-    return rulebook.allowed_actions(state, BTC, Strategy(**terms), NOON, risk_mode)
+    return guard.allowed_actions(state, BTC, Strategy(**terms), NOON, risk_mode)
 
 
 def test_a_flat_account_is_offered_entries_and_no_exits():

@@ -9,8 +9,8 @@ import pytest
 from guard_cases import BTC, ETH, NOON, ago
 from instrument_cases import linear
 
-from tasks.core.trading.guard import past
-from tasks.core.trading.guard.checks import Account
+from tasks.core.trading.guard import track_record
+from tasks.core.trading.guard.cases import Account
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import Outcome
@@ -20,7 +20,7 @@ MIDNIGHT = NOON.replace(hour=0)
 SOL = "SOL/USDT:USDT"
 
 
-def walk(seed, shared=None, share=0.0, n=past.BARS):
+def walk(seed, shared=None, share=0.0, n=track_record.BARS):
     """Closes of the 5m bars up to midnight; `share` of each return is the shared walk's."""
     noise = np.random.default_rng(seed).normal(0, 0.001, n)
     noise = noise if shared is None else share * np.r_[0, np.diff(np.log(shared.to_numpy()))] + (1 - share) * noise
@@ -38,7 +38,7 @@ def outcome(r, fees=0, minutes=0):
 def test_returns_that_go_together_correlate_and_others_do_not():
     btc = walk(1)
     closes = {BTC: btc, ETH: walk(2, btc, 0.8), SOL: walk(3)}
-    found = past.correlations(BTC, [ETH, SOL], closes, NOON)
+    found = track_record.correlations(BTC, [ETH, SOL], closes, NOON)
     expected = np.corrcoef(*(np.diff(np.log(closes[s].to_numpy())) for s in (BTC, ETH)))[0, 1]
     assert found[ETH] == pytest.approx(expected, abs=1e-4)
     assert found[ETH] > 0.9
@@ -50,46 +50,46 @@ def test_a_days_cycles_share_one_answer_and_none_sees_the_day_itself():
     closes = {BTC: btc, ETH: walk(2, btc, 0.8)}
     later = pd.date_range(MIDNIGHT, periods=200, freq="5min")
     more = {s: pd.concat([c, pd.Series(np.linspace(1, 9, 200), index=later)]) for s, c in closes.items()}
-    first = past.correlations(BTC, [ETH], closes, MIDNIGHT)
-    assert first == past.correlations(BTC, [ETH], more, NOON)
+    first = track_record.correlations(BTC, [ETH], closes, MIDNIGHT)
+    assert first == track_record.correlations(BTC, [ETH], more, NOON)
 
 
 def test_bars_that_one_of_them_lacks_are_not_compared():
     btc = walk(1)
     holed = walk(2, btc, 0.8).drop(btc.index[100:200])
-    assert past.correlations(BTC, [ETH], {BTC: btc, ETH: holed}, NOON)[ETH] > 0.9
+    assert track_record.correlations(BTC, [ETH], {BTC: btc, ETH: holed}, NOON)[ETH] > 0.9
 
 
 @pytest.mark.parametrize("other", [walk(2, n=200), walk(2) * 0 + 5.0, walk(2).iloc[:0]], ids=["few", "still", "none"])
 def test_a_correlation_that_cannot_be_told_is_left_out(other):
-    assert past.correlations(BTC, [ETH, SOL], {BTC: walk(1), ETH: other}, NOON) == {}
+    assert track_record.correlations(BTC, [ETH, SOL], {BTC: walk(1), ETH: other}, NOON) == {}
 
 
 def test_kelly_is_by_hand():
     # 18 of 30 won at 2 R, 12 lost at 1 R: 0.6 / 1 - 0.4 / 2
     outcomes = [outcome(2)] * 18 + [outcome(-1)] * 12
-    assert past.kelly(outcomes, 30) == D("0.4")
-    assert past.kelly(outcomes[1:], 30) is None
+    assert track_record.kelly(outcomes, 30) == D("0.4")
+    assert track_record.kelly(outcomes[1:], 30) is None
 
 
 def test_kelly_reckons_after_fees_and_by_the_newest_outcomes():
     fair = [outcome(1)] * 15 + [outcome(-1)] * 15
-    assert past.kelly(fair, 30) == 0
-    assert past.kelly([outcome(1, fees=1)] * 15 + [outcome(-1, fees=1)] * 15, 30) < 0
-    old = [outcome(-1, minutes=500)] * past.KEPT
-    assert past.kelly([*[outcome(1), outcome(-1)] * (past.KEPT // 2), *old], 30) == 0
+    assert track_record.kelly(fair, 30) == 0
+    assert track_record.kelly([outcome(1, fees=1)] * 15 + [outcome(-1, fees=1)] * 15, 30) < 0
+    old = [outcome(-1, minutes=500)] * track_record.KEPT
+    assert track_record.kelly([*[outcome(1), outcome(-1)] * (track_record.KEPT // 2), *old], 30) == 0
 
 
 def test_kelly_without_losses_says_nothing_and_without_wins_the_worst():
-    assert past.kelly([outcome(1)] * 40, 30) is None
-    assert past.kelly([outcome(-1)] * 40, 30) == -1
+    assert track_record.kelly([outcome(1)] * 40, 30) is None
+    assert track_record.kelly([outcome(-1)] * 40, 30) == -1
 
 
 def test_refusals_count_from_the_newest_back_to_the_last_entry_that_was_taken():
     sent = [(ago(minutes=m), refused) for m, refused in ((5, True), (50, True), (30, True), (55, False), (58, True))]
-    assert past.rejections(sent, ago(hours=1)) == 3
-    assert past.rejections(sent, ago(minutes=40)) == 2
-    assert past.rejections([], ago(hours=1)) == 0
+    assert track_record.rejections(sent, ago(hours=1)) == 3
+    assert track_record.rejections(sent, ago(minutes=40)) == 2
+    assert track_record.rejections([], ago(hours=1)) == 0
 
 
 @pytest.mark.parametrize("way", [1, -1], ids=["oldest first", "newest first"])
@@ -99,7 +99,7 @@ def test_of_closed_trades_the_day_the_looks_back_and_those_since_the_last_decisi
     closed = [outcome(1).replace(closed_at=each) for each in at][::way]
 
     def kept(as_of, decided_at=None):
-        found = past.recent_trades(closed, as_of, Limits(), decided_at)
+        found = track_record.recent_trades(closed, as_of, Limits(), decided_at)
         return sorted(at.index(trade.closed_at) for trade in found)
 
     assert kept(NOON) == [2, 3, 4]
@@ -107,7 +107,7 @@ def test_of_closed_trades_the_day_the_looks_back_and_those_since_the_last_decisi
     assert kept(NOON, decided_at=ago(hours=41)) == [0, 1, 2, 3, 4]
     assert kept(MIDNIGHT + timedelta(minutes=10)) == [2, 3, 4]
     assert kept(MIDNIGHT - timedelta(minutes=10)) == [1, 2, 3, 4]
-    assert past.recent_trades([], NOON, Limits(), None) == ()
+    assert track_record.recent_trades([], NOON, Limits(), None) == ()
 
 
 def test_the_guard_says_the_same_of_the_trades_that_matter_as_of_all():
@@ -115,7 +115,7 @@ def test_the_guard_says_the_same_of_the_trades_that_matter_as_of_all():
     for minutes in (0, 59, 700, 719, 721, 722, 780):
         as_of, limits = ago(minutes=minutes), Limits(cool_off_min=90)
         known = [each for each in closed if each.closed_at <= as_of]
-        few = past.recent_trades(known, as_of, limits, None)
+        few = track_record.recent_trades(known, as_of, limits, None)
         assert len(few) < len(known)
         for late in (-limits.max_lateness_s, 0, limits.max_lateness_s):
             at = as_of + timedelta(seconds=late)

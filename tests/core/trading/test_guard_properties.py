@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from instrument_cases import linear
 
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.types.decision import (
     ACTIONS,
     Add,
@@ -149,11 +149,9 @@ limits = st.builds(
 @settings(max_examples=400, deadline=None)
 @given(decisions, snapshots, states, limits, st.none() | times, st.booleans())
 def test_it_is_total_and_explains_itself(decision, snapshot, state, limit, now, fallback):
-    verdict = rulebook.judge(
-        decision, snapshot, state, Strategy(limits=limit, symbols=(BTC,)), now=now, fallback=fallback
-    )
+    verdict = guard.judge(decision, snapshot, state, Strategy(limits=limit, symbols=(BTC,)), now=now, fallback=fallback)
     assert set(verdict.codes) == {c.code for c in verdict.checks if c.fired}
-    assert verdict.allowed is rulebook.ALLOWED_WITH.issuperset(verdict.codes)
+    assert verdict.allowed is guard.ALLOWED_WITH.issuperset(verdict.codes)
     if verdict.allowed and isinstance(decision, OpenLong | OpenShort | Add):
         assert verdict.quantity > 0
         assert verdict.stop is not None
@@ -164,7 +162,7 @@ def test_it_is_total_and_explains_itself(decision, snapshot, state, limit, now, 
 @settings(max_examples=300, deadline=None)
 @given(sane_entries, calm_snapshots, loaded, limits)
 def test_an_entry_never_grows_and_stays_under_every_cap(decision, snapshot, state, limit):
-    verdict = rulebook.judge(decision, snapshot, state, Strategy(limits=limit))
+    verdict = guard.judge(decision, snapshot, state, Strategy(limits=limit))
     assume(verdict.allowed)
     equity, quantity, entry, stop = (Fraction(x) for x in (state.equity, verdict.quantity, verdict.price, verdict.stop))
     assert verdict.decision.size_pct <= decision.size_pct
@@ -193,8 +191,8 @@ def test_an_entry_never_grows_and_stays_under_every_cap(decision, snapshot, stat
 @settings(max_examples=300, deadline=None)
 @given(sane_entries, calm_snapshots, loaded, limits)
 def test_guarding_a_verdicts_decision_again_changes_nothing(decision, snapshot, state, limit):
-    first = rulebook.judge(decision, snapshot, state, Strategy(limits=limit))
-    again = rulebook.judge(first.decision, snapshot, state, Strategy(limits=limit))
+    first = guard.judge(decision, snapshot, state, Strategy(limits=limit))
+    again = guard.judge(first.decision, snapshot, state, Strategy(limits=limit))
     for name in ("allowed", "decision", "quantity", "price", "stop", "target", "trade_risk_pct", "total_risk_pct"):
         assert getattr(again, name) == getattr(first, name), name
     if first.allowed:
@@ -204,8 +202,8 @@ def test_guarding_a_verdicts_decision_again_changes_nothing(decision, snapshot, 
 @settings(max_examples=300, deadline=None)
 @given(others, snapshots, states, limits)
 def test_guarding_an_exit_again_changes_nothing(decision, snapshot, state, limit):
-    first = rulebook.judge(decision, snapshot, state, Strategy(limits=limit))
-    again = rulebook.judge(first.decision, snapshot, state, Strategy(limits=limit))
+    first = guard.judge(decision, snapshot, state, Strategy(limits=limit))
+    again = guard.judge(first.decision, snapshot, state, Strategy(limits=limit))
     assert (again.allowed, again.decision, again.quantity, again.stop, again.target) == (
         first.allowed, first.decision, first.quantity, first.stop, first.target,
     )  # fmt: skip
@@ -216,8 +214,8 @@ def test_guarding_an_exit_again_changes_nothing(decision, snapshot, state, limit
 @settings(max_examples=200, deadline=None)
 @given(sane_entries, calm_snapshots, amounts(100, 1_000_000, 2), amounts(0, 1_000_000, 2))
 def test_more_equity_never_means_a_smaller_order(decision, snapshot, equity, more):
-    poor = rulebook.judge(decision, snapshot, account(equity=equity), Strategy())
-    rich = rulebook.judge(decision, snapshot, account(equity=equity + more), Strategy())
+    poor = guard.judge(decision, snapshot, account(equity=equity), Strategy())
+    rich = guard.judge(decision, snapshot, account(equity=equity + more), Strategy())
     assert rich.quantity >= poor.quantity
 
 
@@ -226,7 +224,7 @@ def test_more_equity_never_means_a_smaller_order(decision, snapshot, equity, mor
 def test_a_stop_is_only_ever_tightened_and_never_through_the_market(to, side, last, stop, tick):
     held = HeldPosition(symbol=BTC, side=side, quantity=D(1), avg_price=D("100.37"), stop=stop)
     state = account(positions=(held,), last_price=last, instrument=linear(tick=tick))
-    verdict = rulebook.judge(MoveStop(symbol=BTC, to=to), calm(atr=0.8), state, Strategy())
+    verdict = guard.judge(MoveStop(symbol=BTC, to=to), calm(atr=0.8), state, Strategy())
     way = 1 if side == "long" else -1
     aim = D("100.37") + (way * to.x * D("0.8") if to.kind == "atr" else 0)
     if verdict.allowed:
@@ -240,7 +238,7 @@ def test_a_stop_is_only_ever_tightened_and_never_through_the_market(to, side, la
 @settings(max_examples=300, deadline=None)
 @given(decisions, states, limits)
 def test_what_is_not_offered_would_be_denied(decision, state, limit):
-    offered = rulebook.allowed_actions(state, decision.symbol, Strategy(limits=limit), NOON, "normal")
+    offered = guard.allowed_actions(state, decision.symbol, Strategy(limits=limit), NOON, "normal")
     assume(decision.action not in offered)
     everything = calm().model_copy(update={"pair": decision.symbol})
-    assert not rulebook.judge(decision, everything, state, Strategy(limits=limit)).allowed
+    assert not guard.judge(decision, everything, state, Strategy(limits=limit)).allowed

@@ -23,7 +23,7 @@ from guard_cases import (
 )
 
 from tasks.core.trading.guard import rules
-from tasks.core.trading.guard.rulebook import ALLOWED_WITH, allowed_actions
+from tasks.core.trading.guard.guard import ALLOWED_WITH, allowed_actions
 from tasks.core.types.decision import (
     ACTIONS,
     Add,

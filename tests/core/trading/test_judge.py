@@ -7,7 +7,7 @@ import pytest
 from guard_cases import BTC, GRID, NOON, account, asked, seen
 
 from tasks.core.trading import ledger
-from tasks.core.trading.guard.checks import Account
+from tasks.core.trading.guard.cases import Account
 from tasks.core.trading.judge import Judgement, judged, status_of
 from tasks.core.trading.orders import cycle_id, cycle_of
 from tasks.core.types.decision import Answer, Decision, OpenLong, OpenShort, hold

@@ -12,7 +12,7 @@ from instrument_cases import linear
 
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.trading import booking, orders
-from tasks.core.trading.guard import rulebook
+from tasks.core.trading.guard import guard
 from tasks.core.types.decision import (
     Add,
     CancelTarget,
@@ -134,7 +134,7 @@ class Desk(RuleBasedStateMachine):
         self.now += timedelta(seconds=1)
         state, price = self.state(symbol), self.price[symbol]
         snapshot = seen(pair=symbol, close=float(price), atr=float(price) / 100)
-        verdict = rulebook.judge(decision, snapshot, state, Strategy(limits=LIMITS, symbols=(BTC, ETH)))
+        verdict = guard.judge(decision, snapshot, state, Strategy(limits=LIMITS, symbols=(BTC, ETH)))
         cycle = orders.cycle_id("default", symbol, self.now)
         for intent in orders.plan(verdict, cycle, state, self.now, LIMITS):
             self.entries[intent.client_order_id] = (cycle, intent)

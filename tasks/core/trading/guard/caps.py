@@ -6,8 +6,8 @@ says "clamped" only when the order really is smaller than asked for.
 
 from decimal import ROUND_FLOOR, Decimal
 
-from tasks.core.trading.guard import checks, sizing
-from tasks.core.trading.guard.checks import Case, EntryTerms
+from tasks.core.trading.guard import cases, sizing
+from tasks.core.trading.guard.cases import Case, EntryTerms
 from tasks.core.trading.money import bps
 from tasks.core.types.base import ZERO, Quantity
 from tasks.core.types.orders import PositionSide
@@ -67,7 +67,7 @@ def correlation(t: EntryTerms) -> Room:
     a, alike = t.account, t.account.alike(t.side)
     if not alike:
         return t.asked, check(Code.CORRELATION_CLAMPED, False, alike=())
-    used = sum((checks.risk(p, a.costs) for p in alike), a.position_risk)
+    used = sum((cases.risk(p, a.costs) for p in alike), a.position_risk)
     room = a.state.equity * a.limits.max_trade_risk_pct / sizing.HUNDRED - used
     return _cap(Code.CORRELATION_CLAMPED, t, room, t.loss, alike=tuple(p.symbol for p in alike))
 

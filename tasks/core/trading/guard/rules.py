@@ -9,7 +9,7 @@ from collections.abc import Callable, Set
 from datetime import timedelta
 from decimal import Decimal
 
-from tasks.core.trading.guard.checks import Account, Case, EntryTerms, Exposure
+from tasks.core.trading.guard.cases import Account, Case, EntryTerms, Exposure
 from tasks.core.trading.guard.sizing import HUNDRED, direction, known
 from tasks.core.types.base import ZERO
 from tasks.core.types.decision import ACTIONS, MAY_AS_FALLBACK

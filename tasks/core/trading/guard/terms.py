@@ -7,8 +7,8 @@ from decimal import Decimal
 from math import prod
 from typing import NamedTuple
 
-from tasks.core.trading.guard import caps, checks, sizing
-from tasks.core.trading.guard.checks import Case, EntryTerms
+from tasks.core.trading.guard import caps, cases, sizing
+from tasks.core.trading.guard.cases import Case, EntryTerms
 from tasks.core.trading.guard.rules import ENTRY_RULES
 from tasks.core.trading.guard.sizing import direction, protective_price
 from tasks.core.trading.money import floor_to_step
@@ -129,7 +129,7 @@ def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> A
         return ActionTerms(
             done, CloseAll(**rest_of_it), sizing.sellable(instrument, position.quantity), case.last, risk=ZERO
         )
-    risk = checks.risk(position.replace(quantity=rest), case.account.costs)
+    risk = cases.risk(position.replace(quantity=rest), case.account.costs)
     return ActionTerms(done, decision, quantity, case.last, risk=risk)
 
 
@@ -153,7 +153,7 @@ def move_stop(case: Case, decision: MoveStop, position: HeldPosition) -> ActionT
         check(Code.STOP_WRONG_SIDE, wrong, side=position.side, stop=stop, last_price=case.last),
         check(Code.STOP_WOULD_LOOSEN, looser, side=position.side, stop=stop, stop_now=position.stop),
     )
-    risk = checks.risk(position.replace(stop=stop), case.account.costs)
+    risk = cases.risk(position.replace(stop=stop), case.account.costs)
     return ActionTerms(done, decision, Quantity(position.quantity), case.last, stop, risk=risk)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from flows.options import decider_option, json_option
-from flows.output import emit, read_json, read_text
+from flows.commands.options import decider_option, json_option
+from flows.commands.output import emit, read_json, read_text
 from tasks.core.errors import InputError
 from tasks.core.types.base import read_dto
 from tasks.settings import settings, strategy_of

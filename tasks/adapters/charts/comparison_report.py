@@ -11,8 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tasks.adapters.charts import comparison
 from tasks.adapters.charts.canvas import data_uri
 from tasks.core.lab import compare
-from tasks.core.lab.chance import TradedBars
 from tasks.core.lab.compare import Comparison, Trial, Variant
+from tasks.core.lab.random_traders import TradedBars
 from tasks.core.pages import numbers
 
 

@@ -19,7 +19,7 @@ from decimal import (
 )
 from math import inf, isfinite
 
-from tasks.core.trading.guard.checks import Account, Case, positive
+from tasks.core.trading.guard.cases import Account, Case, positive
 from tasks.core.trading.guard.rules import ACCOUNT_RULES, ACT, CASE_RULES, ENTER, UNKNOWN
 from tasks.core.trading.guard.sizing import HUNDRED, known
 from tasks.core.trading.guard.terms import terms

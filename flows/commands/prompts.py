@@ -2,8 +2,8 @@
 
 import click
 
-from flows.options import json_option
-from flows.output import emit
+from flows.commands.options import json_option
+from flows.commands.output import emit
 from tasks.core.errors import InputError
 
 

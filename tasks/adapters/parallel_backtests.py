@@ -29,9 +29,9 @@ from tasks.adapters.venue.client import name_of
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import compare, gate_sampling
-from tasks.core.lab.chance import Trade, TradedBars
 from tasks.core.lab.compare import Point, ReplayWindow, Treatment, Trial
 from tasks.core.lab.masking import Mask, mask_bars, mask_instrument, perturbed
+from tasks.core.lab.random_traders import Trade, TradedBars
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.market import Market

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from flows.options import candle_options, json_option, markets
-from flows.output import emit, read_text, stopwatch
+from flows.commands.options import candle_options, json_option, markets
+from flows.commands.output import emit, read_text, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
 from tasks.core.types.base import read_dto
@@ -144,7 +144,7 @@ def _strategies(records: Path) -> Any:
     """Return what finds a strategy by its hash in the file that `backtest --out` writes beside its records."""
     import json
 
-    from flows.backtest import STRATEGIES
+    from flows.commands.backtest import STRATEGIES
     from tasks.core.types.strategy import Strategy, hash_of
 
     path = records.with_name(STRATEGIES)

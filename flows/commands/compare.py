@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flows.options import (
+from flows.commands.options import (
     candle_options,
     funding_files,
     funding_option,
@@ -16,8 +16,8 @@ from flows.options import (
     news_option,
     span_options,
 )
-from flows.output import emit, progress, utc_time
-from flows.spending import agree, max_cost_option
+from flows.commands.output import emit, progress, utc_time
+from flows.commands.spending import agree, max_cost_option
 from tasks.core.errors import InputError
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from flows.options import (
+from flows.commands.options import (
     candle_options,
     decider_option,
     funding_files,
@@ -22,8 +22,8 @@ from flows.options import (
     news_option,
     span_options,
 )
-from flows.output import emit, plain, progress, stopwatch
-from flows.spending import max_cost_option
+from flows.commands.output import emit, plain, progress, stopwatch
+from flows.commands.spending import max_cost_option
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.settings import settings
@@ -59,9 +59,9 @@ def backtest(
 
     Ctrl-C stops it; with --out the same command goes on from there and ends as if it had never stopped.
     """
-    from flows.spending import ALWAYS, decider_for
+    from flows.commands.spending import ALWAYS, decider_for
     from tasks.adapters.files.folders import check_new
-    from tasks.adapters.parallel_replays import Job, ReplayFiles, replayed, strategy_for, terms_of, treated_for
+    from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, strategy_for, terms_of, treated_for
     from tasks.core.lab.compare import ReplayWindow
 
     s, name = settings(), decider or settings().decider_name
@@ -114,7 +114,7 @@ def backtest(
 
 def _carried_out(job: Any, decider: Any, out: Path | None, spending: Any, as_json: bool) -> Any:
     """Replay, up to where the agreed cost is reached."""
-    from tasks.adapters.parallel_replays import strategy_for, treated_for, world_of
+    from tasks.adapters.parallel_backtests import strategy_for, treated_for, world_of
     from tasks.core.simulation.backtest import Backtest
     from tasks.core.simulation.resume import ResumedDecider
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flows.output import utc_time
+from flows.commands.output import utc_time
 from tasks.core.errors import InputError
 from tasks.settings import settings
 

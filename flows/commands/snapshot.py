@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from flows.options import (
+from flows.commands.options import (
     candle_options,
     decider_option,
     json_option,
@@ -18,7 +18,7 @@ from flows.options import (
     span_options,
     time_option,
 )
-from flows.output import emit
+from flows.commands.output import emit
 from tasks.core.errors import DataError, InputError
 from tasks.settings import settings, strategy_of
 
@@ -104,7 +104,7 @@ def question(
     if bool(cycle_id) == bool(files):
         raise InputError("question needs either --cycle ID, or --candles with --symbol and --as-of")
     if cycle_id:  # its decider asks again, on the replies that were recorded
-        from flows.replay import asked_again
+        from flows.commands.replay import asked_again
 
         answer = asyncio.run(asked_again(cycle_id))
         calls = [(call.role, call.messages) for call in answer.calls if call.messages]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from flows.options import candle_options, json_option
-from flows.output import emit
+from flows.commands.options import candle_options, json_option
+from flows.commands.output import emit
 from tasks.core.errors import InputError
 
 
@@ -51,7 +51,7 @@ def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: P
     Dataset, policy.onnx and comparison go into --out; the comparison begins an embargo after the last cut, where the
     policy has not learnt. A decider that asks models is for `quarterdeck compare`, which says first what it costs.
     """
-    from flows.compare import print_table
+    from flows.commands.compare import print_table
     from flows.evaluate import carry_out, plan_work
     from tasks.adapters.files.folders import check_new
     from tasks.adapters.model import onnx_policy
