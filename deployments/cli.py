@@ -154,9 +154,9 @@ def status(as_json: bool) -> None:
 @json_option
 def doctor(as_json: bool) -> int:
     """Check everything `up` needs and say the remedy; exit 1 if something fails."""
-    from deployments.doctor import examine
+    from deployments.doctor import diagnose
 
-    checks = examine(_installed())
+    checks = diagnose(_installed())
     failed = any(each.result == "fail" for each in checks)
     if as_json:
         emit({"ok": not failed, "checks": checks}, True)

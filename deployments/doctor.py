@@ -46,7 +46,7 @@ class Diagnosis(Dto):
         return f"{self.result:<5} {self.name:<14} {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
 
 
-def examine(settings: Settings) -> list[Diagnosis]:
+def diagnose(settings: Settings) -> list[Diagnosis]:
     """Look at everything; what cannot be looked at fails with its error, and the rest is still looked at."""
     looks = (_installation, _services, _passwords, _database, _venue, _model)
     return [diagnosis for look in looks for diagnosis in look(settings)]

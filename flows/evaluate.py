@@ -24,7 +24,7 @@ from tasks.connections import log
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import compare, statistics
-from tasks.core.lab.compare import ReplayWindow, Treatment, Trial, Variant
+from tasks.core.lab.compare import BacktestWindow, Treatment, Trial, Variant
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.types.strategy import Told
@@ -54,7 +54,7 @@ def plan_work(request: ComparisonRequest) -> Work:
     start = max(first, request.start or first)
     end = min(last + timedelta(minutes=5), request.end or datetime.max.replace(tzinfo=UTC))
     windows = compare.split(start, end, request.windows, request.window_days)
-    whole = ReplayWindow(start=windows[0].start, end=windows[-1].end)
+    whole = BacktestWindow(start=windows[0].start, end=windows[-1].end)
     strategy, sources = parallel_backtests.replayed(s, "", files, whole)
     free, paid = [], []
     for variant in chosen:

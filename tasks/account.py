@@ -7,7 +7,7 @@ from tasks.connections import store, venue
 from tasks.core.trading import ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.money import exact
-from tasks.core.types.bars import duration, floor_time
+from tasks.core.types.bars import day_start, duration, floor_time
 from tasks.core.types.orders import Balance, OrderStatus, PositionSide
 from tasks.core.types.portfolio import AccountState, PendingEntry
 from tasks.core.types.record import EquityPoint
@@ -29,14 +29,14 @@ def account_state(
     The outcomes of the strategy's decider count for its size.
     """
     kept, name, limits = store(), strategy.name, strategy.limits
-    today = kept.equity.since(name, floor_time(as_of, "1d"))
+    today = kept.equity.since(name, day_start(as_of))
     last = kept.equity.last(name)
     halt = active_halt()
     positions = tuple(p.marked(last_close(p.symbol, as_of)) for p in kept.positions.open(name))
     pending, entries = _pending_entries(name, as_of), kept.intents.recent_entries(name, as_of - timedelta(days=1))
     others = sorted({p.symbol for p in (*positions, *pending)} - {symbol})
     compared = (symbol, *others) if others else ()
-    midnight, where = floor_time(as_of, "1d"), venue().name
+    midnight, where = day_start(as_of), venue().name
     closes = {each: kept.candles.load(where, each, "5m", midnight, track_record.BARS)["close"] for each in compared}
     outcomes = kept.outcomes.newest(name, until=as_of, limit=track_record.KEPT, decider=strategy.decider)
     sent = [(own.persisted_at, own.order_status == OrderStatus.REJECTED) for own in entries if own.order_status]
@@ -92,7 +92,7 @@ def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]
 
 def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
     """Return today's realized PnL in percent of the equity at 00:00 UTC; None before today's first equity point."""
-    midnight = floor_time(as_of, "1d")
+    midnight = day_start(as_of)
     points = store().equity.since(strategy, midnight, as_of)
     closed = store().positions.closed(strategy, midnight, limit=None)
     trades = [ledger.outcome(position).trade for position in closed]

@@ -13,7 +13,7 @@ from tasks.adapters.parallel_backtests import Job
 from tasks.connections import log, store
 from tasks.core.errors import TrackingUnavailable
 from tasks.core.lab import compare
-from tasks.core.lab.compare import Comparison, ReplayWindow, Trial, Variant
+from tasks.core.lab.compare import BacktestWindow, Comparison, Trial, Variant
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.types.base import Dto, Exact, Utc
 from tasks.settings import settings
@@ -49,7 +49,7 @@ class Work:
 
     request: ComparisonRequest
     variants: list[Variant]
-    windows: tuple[ReplayWindow, ...]
+    windows: tuple[BacktestWindow, ...]
     free: list[Job]
     paid: list[tuple[Variant, Job]]
     instruments: dict[str, dict[str, Any]]

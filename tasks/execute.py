@@ -33,10 +33,10 @@ async def send(client: Venue, intent: OrderIntent, lease: Lease | None = None) -
     VenueUnavailable when the venue stays silent: a later retry looks up first.
     """
     what = f"execute client_order_id={intent.client_order_id}"
-    return await answered(lambda: _once(client, intent, lease), what, PAUSES)
+    return await answered(lambda: _find_or_submit(client, intent, lease), what, PAUSES)
 
 
-async def _once(client: Venue, intent: OrderIntent, lease: Lease | None) -> Order:
+async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | None) -> Order:
     if intent.type not in PROTECTION:  # setting the same stop twice changes nothing
         reached("before_look_up")
         if (order := await client.find_order(intent.symbol, intent.client_order_id)) is not None:

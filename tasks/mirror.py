@@ -5,7 +5,7 @@ from datetime import date, datetime, timedelta
 from tasks.adapters.files.prompts import list_prompts
 from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
-from tasks.core.types.bars import floor_time
+from tasks.core.types.bars import day_start
 from tasks.report import read_day
 from tasks.settings import settings
 from tasks.stage import is_tried_again, stage
@@ -20,7 +20,7 @@ def show_mlflow(at: datetime) -> dict[str, int]:
     mirror, kept, s, shown = tracker(), store(), settings(), {"prompts": 0, "tracked": 0}
     if mirror is None:
         return shown
-    midnight = floor_time(at, "1d")
+    midnight = day_start(at)
     try:
         try:
             for prompt in list_prompts():

@@ -62,7 +62,7 @@ def backtest(
     from flows.commands.spending import ALWAYS, decider_for
     from tasks.adapters.files.folders import check_new
     from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, strategy_for, terms_of, treated_for
-    from tasks.core.lab.compare import ReplayWindow
+    from tasks.core.lab.compare import BacktestWindow
 
     s, name = settings(), decider or settings().decider_name
     if mask is not None and kind_of(name).by_time:
@@ -76,7 +76,7 @@ def backtest(
         instruments=instruments,
         calendar=str(s.calendar or ""),
     )
-    window = ReplayWindow(start=start or ALWAYS[0], end=end or ALWAYS[1])
+    window = BacktestWindow(start=start or ALWAYS[0], end=end or ALWAYS[1])
     strategy, sources = replayed(s, name, read, window)
     job = Job(
         label=name,

@@ -31,7 +31,7 @@ from tasks.adapters.store.tables import (
     VerdictRow,
 )
 from tasks.core.errors import TradingError
-from tasks.core.types.bars import floor_time
+from tasks.core.types.bars import day_start
 from tasks.core.types.limits import Budget
 from tasks.core.types.record import CycleStatus
 
@@ -62,9 +62,9 @@ class Exporter(Collector):
         yield from found
 
     def _read(self, store: Store, now: datetime) -> Iterator[Metric]:
-        today = floor_time(now, "1d")
+        today = day_start(now)
         newest = store.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
-        about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= floor_time(newest or now, "1d"))
+        about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= day_start(newest or now))
         decided = (DecisionRow.action, DecisionRow.rung, DecisionRow.source, CycleRow.status)
         counts: list[tuple[Any, str, str, Any, Any]] = [
             (

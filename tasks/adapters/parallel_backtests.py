@@ -29,7 +29,7 @@ from tasks.adapters.venue.client import name_of
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import compare, gate_sampling
-from tasks.core.lab.compare import Point, ReplayWindow, Treatment, Trial
+from tasks.core.lab.compare import BacktestWindow, Point, Treatment, Trial
 from tasks.core.lab.masking import Mask, mask_bars, mask_instrument, perturbed
 from tasks.core.lab.random_traders import Trade, TradedBars
 from tasks.core.market.bars import epoch_s
@@ -68,7 +68,7 @@ class Job(Dto):
 
     label: str
     strategy: Strategy
-    window: ReplayWindow
+    window: BacktestWindow
     treatment: Treatment = "raw"
     mask_key: str = Field("", description="of the masked treatment; empty: follows from the files' names")
     files: ReplayFiles
@@ -119,7 +119,7 @@ def treated_for(job: Job) -> Treated:
     return treated(job.files.candles, job.treatment, job.mask, job.strategy.thresholds)
 
 
-def replayed(s: Settings, decider: str, files: ReplayFiles, window: ReplayWindow) -> tuple[Strategy, dict[str, str]]:
+def replayed(s: Settings, decider: str, files: ReplayFiles, window: BacktestWindow) -> tuple[Strategy, dict[str, str]]:
     """Return the strategy that a replay of `decider` carries out, and where its instruments come from.
 
     They are read off nothing of after the first decision. Only who asks a model remembers: it costs time.

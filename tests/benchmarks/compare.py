@@ -8,7 +8,7 @@ import pandas as pd
 
 from tasks.adapters import parallel_backtests
 from tasks.core.lab import compare, random_traders
-from tasks.core.lab.compare import ReplayWindow
+from tasks.core.lab.compare import BacktestWindow
 from tasks.core.market.market import Market
 from tasks.core.types.limits import Costs
 from tests.benchmarks.tapes import candles
@@ -28,7 +28,7 @@ def cpu() -> float:
 
 def jobs(path: str, bars: pd.DataFrame, deciders: tuple[str, ...]) -> list[parallel_backtests.Job]:
     first, last = bars.index[0].to_pydatetime(), bars.index[-1].to_pydatetime()
-    window = ReplayWindow(start=first, end=last)
+    window = BacktestWindow(start=first, end=last)
     files = parallel_backtests.ReplayFiles(candles=((SYMBOL, path),))
     chosen = [strategy(SYMBOL, decider=decider) for decider in deciders]
     return [parallel_backtests.Job(label=each.decider, strategy=each, window=window, files=files) for each in chosen]

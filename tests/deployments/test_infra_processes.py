@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 from composed import INFRA, OURS, environment, filled
-from ports import free_port
+from free_ports import free_port
 
 from deployments.orchestrator import FINAL, Orchestrator
 from tasks.adapters.store.store import Store

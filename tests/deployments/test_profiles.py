@@ -14,7 +14,7 @@ from venue_stub import FLAT, Stub, ok, stub_venue
 
 from deployments import up as upping
 from deployments.cli import cli
-from deployments.doctor import Health, examine
+from deployments.doctor import Health, diagnose
 from deployments.supervisor import Supervisor
 from flows.protect import reconcile
 from flows.settle import settle_all
@@ -210,10 +210,10 @@ def test_up_on_live_refuses_another_account_a_key_that_withdraws_and_hedge_mode(
 
 
 def test_the_doctor_reports_the_account_and_what_is_wrong_with_it(live):
-    [account] = [check for check in examine(load()) if check.name == "account"]
+    [account] = [check for check in diagnose(load()) if check.name == "account"]
     assert (account.result, account.remedy) == (Health.OK, "")
     assert "margin REGULAR_MARGIN, leverage BTC/USDT:USDT 3x" in account.detail
     live.answers["/v5/user/query-api"] = ok(userID=24600000, readOnly=1, permissions={"Wallet": []})
-    [account] = [check for check in examine(load()) if check.name == "account"]
+    [account] = [check for check in diagnose(load()) if check.name == "account"]
     assert account.result is Health.FAIL
     assert "read-only" in account.detail

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from ports import free_port
+from free_ports import free_port
 
 from deployments import services, up_state
 from deployments.up_state import UpState

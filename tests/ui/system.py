@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from free_ports import free_port
 from model_server import ModelServer, Reply
-from ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SYMBOL = "BTC/USDT:USDT"

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
-from tasks.core.decision.decider import elapsed_ms, within
+from tasks.core.decision.decider import elapsed_ms, within_deadline
 from tasks.core.ports import ModelRequest, Schema
 from tasks.core.types.decision import ModelCall
 
@@ -73,7 +73,7 @@ class LiteLLMModel:
             return request.call(self.models[0], error="blocked")
         await prepare()
         started, turns = time.monotonic(), list[_Turn]()
-        await within(self._failover(request, turns), self.deadline_s)
+        await within_deadline(self._failover(request, turns), self.deadline_s)
         ends = [*(turn.began for turn in turns[1:]), time.monotonic()]
         calls = [turn.call(request, end, self.max_reply_bytes) for turn, end in zip(turns, ends, strict=True)]
         models = [call.model for call in calls]

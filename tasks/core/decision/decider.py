@@ -67,13 +67,13 @@ class AskingDecider:
     ) -> tuple[ModelCall, T | Unusable]:  # fmt: skip
         """Ask one role, at most for `seconds`; return the call, and what its reply says or why it cannot be used."""
         began, request = time.monotonic(), ModelRequest(role or prompt.name, prompt.ref, messages, schema)
-        call = await within(self.model.ask(request), seconds)
+        call = await within_deadline(self.model.ask(request), seconds)
         if call is None:  # cut off: what was asked is kept all the same
             call = request.call("", error="timeout", latency_ms=elapsed_ms(began))
         return call, Unusable(call.error) if call.error else read(call.raw_reply)
 
 
-async def within(work: Awaitable[T], seconds: float) -> T | None:
+async def within_deadline(work: Awaitable[T], seconds: float) -> T | None:
     """Return what `work` returns, or None once `seconds` are over, whether or not it heeds its cancellation."""
     task = asyncio.ensure_future(work)
     try:

@@ -20,7 +20,7 @@ from tasks.core.lab.gate_sampling import Sampled
 from tasks.core.lab.random_traders import DAYS_PER_YEAR, Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.backtest import max_drawdown_pct
-from tasks.core.types.bars import floor_time
+from tasks.core.types.bars import day_start
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import PromptRef
 from tasks.core.types.limits import Costs
@@ -44,7 +44,7 @@ class Variant(Dto):
     baseline: bool = False
 
 
-class ReplayWindow(Dto):
+class BacktestWindow(Dto):
     """One stretch of time that is replayed from fresh cash."""
 
     index: int = 0
@@ -173,7 +173,7 @@ class Comparison(Dto):
     symbols: tuple[str, ...]
     asset_pct: dict[str, float]  # what the assets themselves did over the windows, without costs or limits
     data_sha256: str
-    windows: tuple[ReplayWindow, ...]
+    windows: tuple[BacktestWindow, ...]
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
     overfit: Overfit | None
@@ -191,7 +191,7 @@ class VariantsTried(NamedTuple):
     variance: float
 
 
-def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tuple[ReplayWindow, ...]:
+def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tuple[BacktestWindow, ...]:
     """Cut [start, end] into `count` equal windows, or into whole ones of `days`, at UTC midnights."""
     if days:
         count = int((end - start) / timedelta(days=days))
@@ -199,8 +199,8 @@ def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tu
     span = (end - start) / max(count, 1)
     if count < 1 or span < timedelta(days=1):
         raise InputError(f"{start:%Y-%m-%d} to {end:%Y-%m-%d} has no {count or 'whole'} windows of a day or more")
-    midnights = (floor_time(start + k * span + timedelta(hours=12), "1d") for k in range(1, count))
-    return tuple(ReplayWindow(index=k, start=a, end=b) for k, (a, b) in enumerate(pairwise([start, *midnights, end])))
+    midnights = (day_start(start + k * span + timedelta(hours=12)) for k in range(1, count))
+    return tuple(BacktestWindow(index=k, start=a, end=b) for k, (a, b) in enumerate(pairwise([start, *midnights, end])))
 
 
 def daily(equity: np.ndarray, closes_s: np.ndarray, cash: float) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +228,7 @@ def of(trials: Sequence[Trial], label: str, treatment: Treatment = "raw") -> lis
 
 def compare(
     variants: Sequence[Variant],
-    windows: Sequence[ReplayWindow],
+    windows: Sequence[BacktestWindow],
     trials: Sequence[Trial],
     bars: Mapping[str, TradedBars],
     tried: VariantsTried,
@@ -263,7 +263,7 @@ def compare(
     )
 
 
-def _moved(bars: TradedBars, windows: Sequence[ReplayWindow]) -> float:
+def _moved(bars: TradedBars, windows: Sequence[BacktestWindow]) -> float:
     """Return by how many percent the price moved from the first open to the last close of all windows."""
     inside = (bars.close_s > windows[0].start.timestamp()) & (bars.close_s <= windows[-1].end.timestamp())
     return float((bars.closes[inside][-1] / bars.opens[inside][0] - 1) * 100) if inside.any() else 0.0
@@ -282,13 +282,13 @@ def _annual_sharpe(trials: Sequence[Trial]) -> float | None:
 
 def _row(
     variant: Variant,
-    windows: Sequence[ReplayWindow],
+    windows: Sequence[BacktestWindow],
     trials: Sequence[Trial],
     tried: VariantsTried,
     luck: Chance | None,
 ) -> Row:
     returns = series(trials).to_numpy()
-    moments, best = statistics.moments(returns), statistics.expected_best(tried.variance, tried.variants)
+    moments = statistics.moments(returns)
     trades = [trade for trial in trials for trade in trial.trades]
     rs = np.array([trade.r for trade in trades if trade.r is not None])
     points = [point for trial in trials for point in trial.points]
@@ -305,7 +305,7 @@ def _row(
         expectancy_r=statistics.interval(rs) if len(rs) else None,
         daily_bps=statistics.interval(returns * BPS),
         psr=statistics.probabilistic_sharpe(moments) if moments else None,
-        dsr=statistics.probabilistic_sharpe(moments, best) if moments else None,
+        dsr=statistics.deflated_sharpe(moments, tried.variance, tried.variants) if moments else None,
         chance=luck,
         decisions=len(points),
         model_calls=sum(point.model_calls for point in points),
@@ -333,7 +333,7 @@ def _row(
     )
 
 
-def _side(window: ReplayWindow, cutoff: datetime | None) -> str:
+def _side(window: BacktestWindow, cutoff: datetime | None) -> str:
     if cutoff is None:
         return "unknown"
     if window.end <= cutoff:
@@ -349,7 +349,7 @@ def _pair(a: str, b: str, returns: Mapping[str, "pd.Series[float]"]) -> Pair:
     return Pair(a=a, b=b, daily_bps=statistics.interval(mine * BPS, theirs * BPS), sharpe=sharpe)
 
 
-def _leakage(variant: Variant, windows: Sequence[ReplayWindow], trials: Sequence[Trial]) -> Leakage | None:
+def _leakage(variant: Variant, windows: Sequence[BacktestWindow], trials: Sequence[Trial]) -> Leakage | None:
     raw, masked, noisy = (of(trials, variant.label, each) for each in ("raw", "masked", "perturbed"))
     if not (masked or noisy or variant.cutoff):
         return None

@@ -141,12 +141,17 @@ def probabilistic_sharpe(seen: Moments, benchmark: float = 0.0) -> float | None:
     return _NORMAL.cdf((seen.sharpe - benchmark) * math.sqrt(seen.n - 1) / math.sqrt(variance))
 
 
-def expected_best(variance: float, trials: int) -> float:
+def best_sharpe_by_luck(variance: float, trials: int) -> float:
     """Return the Sharpe ratio that the best of `trials` without skill is expected to show: the benchmark of DSR."""
     if trials < 2:
         return 0.0
     one, rare = _NORMAL.inv_cdf(1 - 1 / trials), _NORMAL.inv_cdf(1 - 1 / (trials * math.e))
     return math.sqrt(variance) * ((1 - _EULER) * one + _EULER * rare)
+
+
+def deflated_sharpe(seen: Moments, variance: float, trials: int) -> float | None:
+    """Return PSR against the best of `trials` whose Sharpe ratios have `variance` (both per period): DSR."""
+    return probabilistic_sharpe(seen, best_sharpe_by_luck(variance, trials))
 
 
 class Overfit(Dto):

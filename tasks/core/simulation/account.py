@@ -411,18 +411,18 @@ class SimulatedAccount:
     def _working(self, symbol: str) -> list[Order]:
         return [order for key in self._resting if (order := self._orders[key]).symbol == symbol]
 
-    def _slipped(self, sign: int, price: Decimal, quantity: Decimal, half_spread_bps: Decimal) -> Decimal:
+    def _fill_price(self, sign: int, price: Decimal, quantity: Decimal, half_spread_bps: Decimal) -> Decimal:
         impact = self.costs.impact_bps_per_million * quantity * price / 1_000_000
         return AVERAGE.multiply(price, 1 + sign * (half_spread_bps + impact) * BPS)
 
     def _slipped_out(self, holding: Holding, price: Decimal) -> Decimal:
-        return self._slipped(-holding.sign, price, holding.quantity, self.costs.half_spread_bps)
+        return self._fill_price(-holding.sign, price, holding.quantity, self.costs.half_spread_bps)
 
     def _take(self, order: Order, price: Decimal, spread: Decimal, depth: Decimal | None, at: datetime) -> None:
         """Trade at once what is marketable; a limit order never pays more than its price."""
         sign = sign_of(order.side)
         quantity = order.quantity if depth is None else min(order.quantity, depth)
-        fill_price = self._slipped(sign, price, quantity, spread)
+        fill_price = self._fill_price(sign, price, quantity, spread)
         if order.price is not None:
             touch = AVERAGE.multiply(price, 1 + sign * spread * BPS)
             if sign * (order.price - touch) < 0:

@@ -32,7 +32,7 @@ from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.rejections import PROTECTIVE
-from tasks.core.simulation.symbol_backtest import NOTHING, SymbolReplay, make_grid
+from tasks.core.simulation.symbol_backtest import NOTHING, SymbolBacktest, make_grid
 from tasks.core.simulation.world import World
 from tasks.core.trading import booking, followups, ledger
 from tasks.core.trading.guard import track_record
@@ -88,7 +88,7 @@ class Backtest:
         self.intents: dict[str, tuple[str, OrderIntent]] = {}  # by client order id, with the cycle they are of
         self.followups: dict[str, tuple[str, ...]] = {}  # of entries
         self.symbols = {
-            symbol: SymbolReplay(markets[symbol], self.grid, world, booking.PositionFold(self.intents, strategy.name))
+            symbol: SymbolBacktest(markets[symbol], self.grid, world, booking.PositionFold(self.intents, strategy.name))
             for symbol in self.instruments
         }
         self.equity = np.full(self.grid.n, float(strategy.capital))
@@ -212,7 +212,7 @@ class Backtest:
             while fold.closed:
                 self._close(replay, ledger.outcome(fold.closed.pop()), bar)
 
-    def _close(self, replay: SymbolReplay, outcome: Outcome, bar: int) -> None:
+    def _close(self, replay: SymbolBacktest, outcome: Outcome, bar: int) -> None:
         if outcome.pnl < 0:
             self.losses.add(bar)
         self.outcomes.append(outcome)

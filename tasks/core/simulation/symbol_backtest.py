@@ -49,7 +49,7 @@ class Grid:
         return -int(-(at.timestamp() - self.start_s) // STEP) - 1
 
 
-class SymbolReplay:
+class SymbolBacktest:
     """A bar that never traded is NaN and touches nothing."""
 
     def __init__(self, market: Market, grid: Grid, world: World, fold: PositionFold) -> None:

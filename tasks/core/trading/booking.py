@@ -31,7 +31,7 @@ def flat_at(open_now: Collection[Position], past: Sequence[Position], first_inte
     return start
 
 
-def project(
+def positions_from_fills(
     fills: Sequence[Fill],
     entries: Entries,
     stored: Mapping[str, Position],

@@ -16,7 +16,7 @@ from uuid import uuid5
 from tasks.core.errors import LedgerMismatch
 from tasks.core.trading.guard.sizing import HUNDRED, direction
 from tasks.core.trading.orders import NAMESPACE
-from tasks.core.types.bars import floor_time
+from tasks.core.types.bars import day_start
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import ClosedTrade, Position
 from tasks.core.types.record import Outcome
@@ -155,7 +155,7 @@ def outcome(position: Position) -> Outcome:
 
 def realized_today(closed: Iterable[ClosedTrade], at: datetime) -> Decimal:
     """Return the PnL, in quote, of trades closed in the UTC day of `at`: [00:00, 24:00), for everybody."""
-    today = floor_time(at, "1d")
+    today = day_start(at)
     return sum((trade.pnl for trade in closed if trade.closed_at >= today), ZERO)
 
 

@@ -61,7 +61,7 @@ def reconcile(
         return LookAgain(symbol=symbol, about=about, since=since)
 
     return (
-        *_stops(ledger, look),
+        *_missing_stops(ledger, look),
         *_orders(ledger, look, again, now),
         *_unknown(ledger, look),
         *(book for symbol, fills in look.fills.items() for book in _booked(ledger, symbol, fills)),
@@ -74,7 +74,7 @@ def reconcile(
 # --- no position without its stop
 
 
-def _stops(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
+def _missing_stops(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
     """Set what is missing or looser than ours; where the venue will not have it, our position goes."""
     for at_venue in look.positions or ():
         symbol, ours = at_venue.symbol, ledger.position(at_venue.symbol, at_venue.side)
@@ -246,7 +246,7 @@ def _booked(ledger: LedgerView, symbol: str, seen: ToldFills) -> Iterator[BookFi
     again = {p.position_id for p in past if p.opened_at >= seen.since}
     ended = {p.position_id for p in past} - again
     least = ledger.dust.get(symbol, Decimal(0))
-    positions, foreign = booking.project(seen.fills, ours, before, ledger.strategy, ended, least)
+    positions, foreign = booking.positions_from_fills(seen.fills, ours, before, ledger.strategy, ended, least)
     changed = [p for p in positions if before.get(p.position_id) != p and p.position_id not in again]
     left = [fill for fill in foreign if fill.fill_id in seen.new]
     ids = {fill.fill_id for fill in foreign}

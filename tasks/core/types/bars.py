@@ -22,3 +22,8 @@ def floor_time(at: datetime, timeframe: str) -> datetime:
     """Return the latest close of `timeframe` that is not after `at` (UTC; days start at 00:00)."""
     seconds = SECONDS[timeframe]
     return datetime.fromtimestamp(int(at.timestamp()) // seconds * seconds, tz=UTC)
+
+
+def day_start(at: datetime) -> datetime:
+    """Return the midnight (UTC) that the day of `at` began with: a day is [00:00, 24:00), for everybody."""
+    return floor_time(at, "1d")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.error import URLError
 
 import pytest
-from ports import free_port, nobody
+from free_ports import free_port, nobody
 
 from deployments.cli import cli
 from tasks.adapters.files.prompts import aliases

@@ -16,10 +16,10 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from free_ports import nobody
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from ports import nobody
 from sqlalchemy import Connection, insert, inspect, select, text
 from store_samples import AT, a_cycle, a_fill, an_outcome, minutes
 

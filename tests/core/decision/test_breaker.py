@@ -3,7 +3,7 @@
 from datetime import timedelta
 from itertools import pairwise
 
-from fake_desk import NOW
+from fake_ladder import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 

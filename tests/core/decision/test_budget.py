@@ -4,7 +4,7 @@ import asyncio
 from decimal import Decimal
 
 import pytest
-from fake_desk import MESSAGES, REF, Clock, FakeDesk, FakeModel, FakePrices
+from fake_ladder import MESSAGES, REF, Clock, FakeDesk, FakeModel, FakePrices
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from fake_desk import HOLD, MESSAGES, REF, Clock, FakeDesk, FakeModel
+from fake_ladder import HOLD, MESSAGES, REF, Clock, FakeDesk, FakeModel
 from moments_sample import moment
 
 from tasks.core.decision.budget import TICKET, Charge, Ticket

@@ -6,7 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from fake_desk import Clock, FakeDesk, FakeModel, FakePrices
+from fake_ladder import Clock, FakeDesk, FakeModel, FakePrices
 from hypothesis import given
 from hypothesis import strategies as st
 from moments_sample import moment

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stepped_time import SteppedPolicy
 
 from tasks.adapters.files.prompts import load_prompt
-from tasks.core.decision.decider import within
+from tasks.core.decision.decider import within_deadline
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.planner import PLAN_SCHEMA, ToolsDecider
 from tasks.core.decision.llm.tools import (
@@ -193,7 +193,7 @@ async def test_work_that_ignores_its_cancellation_does_not_hold_anyone_up():
                     raise
 
     count = itertools.count()
-    assert await within(stubborn(), 0.02) is None
+    assert await within_deadline(stubborn(), 0.02) is None
 
 
 @given(st.dictionaries(st.text(max_size=5), st.one_of(st.text(), st.integers(), st.none(), st.lists(st.text()))))

@@ -31,16 +31,17 @@ def test_probabilistic_sharpe_is_the_published_one(skew, kurtosis, published):
 )
 def test_deflated_sharpe_is_the_published_one(trials, skew, kurtosis, published):
     seen = Moments(2.5 / np.sqrt(250), 1250, skew, kurtosis)
-    luck = statistics.expected_best(0.5 / 250, trials)
+    luck = statistics.best_sharpe_by_luck(0.5 / 250, trials)
     assert statistics.probabilistic_sharpe(seen, luck) == pytest.approx(published, abs=1e-4)
+    assert statistics.deflated_sharpe(seen, 0.5 / 250, trials) == pytest.approx(published, abs=1e-4)
 
 
 def test_the_best_of_a_hundred_without_skill_is_expected_where_published():
-    assert statistics.expected_best(0.5 / 250, 100) == pytest.approx(0.1132, abs=5e-5)
+    assert statistics.best_sharpe_by_luck(0.5 / 250, 100) == pytest.approx(0.1132, abs=5e-5)
 
 
 def test_one_trial_is_not_deflated():
-    assert statistics.expected_best(0.01, 1) == 0
+    assert statistics.best_sharpe_by_luck(0.01, 1) == 0
 
 
 def test_moments_count_kurtosis_from_zero():

@@ -173,7 +173,7 @@ class Desk(RuleBasedStateMachine):
         fresh: list[Position] = []
         for symbol in (BTC, ETH):
             fills = [fill for fill in self.account.fills if fill.symbol == symbol]
-            found, foreign = booking.project(fills, self.entries, self.kept, "default")
+            found, foreign = booking.positions_from_fills(fills, self.entries, self.kept, "default")
             assert not foreign
             fresh += found
         self.kept = {p.position_id: p for p in fresh if p.closed_at is None}

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol, get_args
 
 from pydantic import Field, ValidationError
 
-from tasks.core.decision.decider import within
+from tasks.core.decision.decider import within_deadline
 from tasks.core.errors import TradingError
 from tasks.core.types.base import Dto, JsonObject, Utc, first_error
 from tasks.core.types.decision import ToolCall
@@ -147,7 +147,7 @@ class ToolDesk:
 
     async def _run(self, tool: str, parameters: Parameters, as_of: datetime, seconds: float) -> JsonObject:
         try:
-            text = await within(self.toolbox.run(tool, parameters, as_of), seconds)
+            text = await within_deadline(self.toolbox.run(tool, parameters, as_of), seconds)
         except TradingError as e:
             return {"error": _short(e, 300)}
         if text is None:

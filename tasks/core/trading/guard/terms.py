@@ -1,6 +1,6 @@
 """The terms on which an action may be carried out: final prices and quantities, and the rules that depend on them.
 
-One function per kind of action, a case in, `ActionTerms` out. `rulebook` makes the verdict of it.
+One function per kind of action, a case in, `ActionTerms` out. `guard` makes the verdict of it.
 """
 
 from decimal import Decimal

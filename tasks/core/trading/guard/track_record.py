@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.market.bars import epoch_s
-from tasks.core.types.bars import floor_time
+from tasks.core.types.bars import day_start
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import ClosedTrade
 from tasks.core.types.record import Outcome
@@ -35,7 +35,7 @@ def recent_trades(
     """
     now = as_of - timedelta(seconds=limits.max_lateness_s)
     looked_back = timedelta(minutes=max(limits.cool_off_min, limits.reentry_cooldown_min))
-    start = min(floor_time(now, "1d"), now - looked_back, decided_at or now)
+    start = min(day_start(now), now - looked_back, decided_at or now)
     first = max((outcome.closed_at for outcome in closed if outcome.closed_at < start), default=start)
     return tuple(outcome.trade for outcome in closed if outcome.closed_at >= first)
 
@@ -51,7 +51,7 @@ def correlations(
     wanted = [other for other in others if other != symbol]
     if not wanted or symbol not in closes:
         return {}
-    end = int(floor_time(as_of, "1d").timestamp())
+    end = int(day_start(as_of).timestamp())
     own, known = _returns(closes[symbol], end), {}
     for other in wanted:
         r = _correlation(own, _returns(closes[other], end)) if other in closes else None
