@@ -376,7 +376,9 @@ class Backtest:
                 if order.type == "limit" and order.price is not None and self._works(order, as_of)
             ),
             instrument=self.instruments[symbol],
-            closed_trades=track_record.recent_trades(self.outcomes[-RECENT:], as_of, limits, self.decided_at.get(symbol)),
+            closed_trades=track_record.recent_trades(
+                self.outcomes[-RECENT:], as_of, limits, self.decided_at.get(symbol)
+            ),
             opens=tuple(at for at in self.opens if at > day_ago),
             paused_until=self.paused.get(symbol),
             last_price=marks[symbol],
