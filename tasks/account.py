@@ -34,8 +34,7 @@ def account_state(
     halt = active_halt()
     positions = tuple(p.marked(last_close(p.symbol, as_of)) for p in kept.positions.open(name))
     pending, entries = _pending_entries(name, as_of), kept.intents.recent_entries(name, as_of - timedelta(days=1))
-    others = sorted({p.symbol for p in (*positions, *pending)} - {symbol})
-    compared = (symbol, *others) if others else ()
+    compared = sorted({symbol, *(p.symbol for p in (*positions, *pending))})
     midnight, where = day_start(as_of), venue().name
     closes = {each: kept.candles.load(where, each, "5m", midnight, track_record.BARS)["close"] for each in compared}
     outcomes = kept.outcomes.newest(name, until=as_of, limit=track_record.KEPT, decider=strategy.decider)
@@ -60,7 +59,7 @@ def account_state(
         last_price=last_price,
         last_price_at=None if last_price is None else as_of,
         venue=where,
-        correlations=track_record.correlations(symbol, others, closes, as_of),
+        correlations=track_record.correlations(symbol, closes, as_of),
         kelly=track_record.kelly(outcomes, limits.kelly_min_outcomes),
         rejections=track_record.rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
         last_liquidation=max((fill.at for fill in fills if fill.reason == "liquidation"), default=None),

@@ -85,12 +85,13 @@ def stated(document: dict, symbol: str, as_of: datetime, flat: bool) -> AccountS
     equity = Decimal(document["account_total_balance"])
     held = () if flat else tuple(_positions(prompt))
     tick, step = GRIDS[symbol]
-    closes = {each: markets()[each].bars["5m"]["close"] for each in SYMBOLS}
+    compared = {symbol, *(p.symbol for p in held)}.intersection(SYMBOLS)
+    closes = {each: markets()[each].bars["5m"]["close"] for each in compared}
     return AccountState(
         equity=equity, available=min(Decimal(balance[2]), equity) if balance and not flat else None, positions=held,
         instrument=linear(symbol, tick=Decimal(tick), step=Decimal(step)),
         last_price=exact(market.value("5m", "close", as_of)),
-        correlations=track_record.correlations(symbol, [p.symbol for p in held if p.symbol != symbol], closes, as_of),
+        correlations=track_record.correlations(symbol, closes, as_of),
     )  # fmt: skip
 
 

@@ -350,7 +350,7 @@ class Backtest:
         """Build what the guard judges against, as the live cycle does from the venue and the store.
 
         Here and in the record everything is of its type already: it is not validated thousands of times again.
-        What the live cycle works out of the past each time is worked out here only when something changed; see `past`.
+        What the live cycle works out of the past each time (`track_record`) is worked out here only after a change.
         """
         as_of, limits = self.grid.closes_at(k), self.strategy.limits
         marks = {s: self.symbols[s].mark(k) for s in {*self.account.wallet.holdings, symbol}}
@@ -395,8 +395,8 @@ class Backtest:
         for other in sorted(others):
             pair = (as_of.date(), symbol, other)
             if pair not in self.correlations:
-                closes = {s: self.symbols[s].closes_by(as_of, track_record.DAYS + 1) for s in (symbol, other)}
-                self.correlations[pair] = track_record.correlations(symbol, (other,), closes, as_of)
+                closes = {s: self.symbols[s].by_open for s in (symbol, other)}
+                self.correlations[pair] = track_record.correlations(symbol, closes, as_of)
             correlations |= self.correlations[pair]
         return correlations
 

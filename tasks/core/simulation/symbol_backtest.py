@@ -65,6 +65,8 @@ class SymbolBacktest:
         self.traded = np.flatnonzero(np.isfinite(close))
         self.marks = close[np.maximum.accumulate(np.where(np.isfinite(close), np.arange(grid.n), 0))]
         self.closes = Closes(grid.start_s + (self.traded + 1) * STEP, close[self.traded])
+        opens = pd.to_datetime(self.closes.at_s - STEP, unit="s", utc=True)
+        self.by_open = pd.Series(self.closes.level, index=opens)
         self.events: dict[int, list[Reason]] = {}  # by bar, as those of our position
         self.ahead: dict[int, list[Reason]] = {}
         window = market.symbol, grid.closes_at(-1), grid.closes_at(grid.n - 1)
@@ -108,13 +110,6 @@ class SymbolBacktest:
     def mark(self, k: int) -> Decimal:
         """Return the last close by bar k."""
         return exact(self.marks[k])
-
-    def closes_by(self, at: datetime, days: int) -> pd.Series:
-        """Return the closes of the last `days` days up to and including `at`, by open time."""
-        end = int(at.timestamp())
-        part = slice(*np.searchsorted(self.closes.at_s, (end - days * 86_400, end), side="right").tolist())
-        opens = pd.DatetimeIndex((self.closes.at_s[part] - STEP) * 10**9, tz=UTC)
-        return pd.Series(self.closes.level[part], index=opens)
 
     def price_in(self, k: int, seconds: float, side: Side) -> Decimal:
         """Return what an order that arrives `seconds` into bar k meets: the open, or as far on the way to the worse."""

@@ -38,7 +38,7 @@ def outcome(r, fees=0, minutes=0):
 def test_returns_that_go_together_correlate_and_others_do_not():
     btc = walk(1)
     closes = {BTC: btc, ETH: walk(2, btc, 0.8), SOL: walk(3)}
-    found = track_record.correlations(BTC, [ETH, SOL], closes, NOON)
+    found = track_record.correlations(BTC, closes, NOON)
     expected = np.corrcoef(*(np.diff(np.log(closes[s].to_numpy())) for s in (BTC, ETH)))[0, 1]
     assert found[ETH] == pytest.approx(expected, abs=1e-4)
     assert found[ETH] > 0.9
@@ -50,19 +50,19 @@ def test_a_days_cycles_share_one_answer_and_none_sees_the_day_itself():
     closes = {BTC: btc, ETH: walk(2, btc, 0.8)}
     later = pd.date_range(MIDNIGHT, periods=200, freq="5min")
     more = {s: pd.concat([c, pd.Series(np.linspace(1, 9, 200), index=later)]) for s, c in closes.items()}
-    first = track_record.correlations(BTC, [ETH], closes, MIDNIGHT)
-    assert first == track_record.correlations(BTC, [ETH], more, NOON)
+    first = track_record.correlations(BTC, closes, MIDNIGHT)
+    assert first == track_record.correlations(BTC, more, NOON)
 
 
 def test_bars_that_one_of_them_lacks_are_not_compared():
     btc = walk(1)
     holed = walk(2, btc, 0.8).drop(btc.index[100:200])
-    assert track_record.correlations(BTC, [ETH], {BTC: btc, ETH: holed}, NOON)[ETH] > 0.9
+    assert track_record.correlations(BTC, {BTC: btc, ETH: holed}, NOON)[ETH] > 0.9
 
 
 @pytest.mark.parametrize("other", [walk(2, n=200), walk(2) * 0 + 5.0, walk(2).iloc[:0]], ids=["few", "still", "none"])
 def test_a_correlation_that_cannot_be_told_is_left_out(other):
-    assert track_record.correlations(BTC, [ETH, SOL], {BTC: walk(1), ETH: other}, NOON) == {}
+    assert track_record.correlations(BTC, {BTC: walk(1), ETH: other}, NOON) == {}
 
 
 def test_kelly_is_by_hand():

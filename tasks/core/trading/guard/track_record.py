@@ -2,7 +2,7 @@
 
 Closes are close columns of 5m frames, index open_time; later bars may be in them and are not looked at. A replay judges
 thousands of decisions, and need not work out each time what has not changed: it computes `correlations` once per UTC
-day, symbol and others (the 7 days end at midnight for that), `kelly` when a position closes.
+day and pair (the 7 days end at midnight for that), `kelly` when a position closes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,15 +12,13 @@ from decimal import ROUND_FLOOR, Decimal
 import numpy as np
 import pandas as pd
 
-from tasks.core.market.bars import epoch_s
-from tasks.core.types.bars import day_start
+from tasks.core.types.bars import day_start, duration
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import ClosedTrade
 from tasks.core.types.record import Outcome
 
 KEPT = 200  # outcomes that a decider is judged by
-STEP, DAYS = 300, 7
-BARS = DAYS * 86_400 // STEP
+BARS = 2016  # of 5m in 7 days
 LEAST_BARS = 288  # returns in common; fewer say nothing
 PLACES = Decimal("0.000001")
 
@@ -40,40 +38,17 @@ def recent_trades(
     return tuple(outcome.trade for outcome in closed if outcome.closed_at >= first)
 
 
-def correlations(
-    symbol: str, others: Iterable[str], closes: Mapping[str, pd.Series], as_of: datetime
-) -> dict[str, float]:
+def correlations(symbol: str, closes: Mapping[str, pd.Series], as_of: datetime) -> dict[str, float]:
     """Return the correlation of 5m returns over the 7 days before the UTC day of as_of, by other symbol.
 
     One that cannot be told (too few bars in common, a price that never moved) is left out: the guard takes it for
     close.
     """
-    wanted = [other for other in others if other != symbol]
-    if not wanted or symbol not in closes:
-        return {}
-    end = int(day_start(as_of).timestamp())
-    own, known = _returns(closes[symbol], end), {}
-    for other in wanted:
-        r = _correlation(own, _returns(closes[other], end)) if other in closes else None
-        if r is not None:
-            known[other] = round(r, 4)
-    return known
-
-
-def _returns(closes: pd.Series, end: int) -> np.ndarray:
-    """Return the log returns of the 5m bars that closed in the 7 days up to `end`, NaN where a bar is missing."""
-    at = (epoch_s(closes.index) - (end - DAYS * 86_400)) // STEP
-    inside = (at >= 0) & (at < BARS)
-    grid = np.full(BARS, np.nan)
-    grid[at[inside]] = closes.to_numpy(dtype=float)[inside]
-    return np.diff(np.log(grid))
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-    both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < LEAST_BARS or a[both].std() == 0 or b[both].std() == 0:
-        return None
-    return float(np.corrcoef(a[both], b[both])[0, 1])
+    opens = pd.date_range(end=day_start(as_of) - duration("5m"), periods=BARS, freq="5min")
+    week = pd.DataFrame({name: column.reindex(opens) for name, column in closes.items()})
+    moves = week.apply(np.log).diff()
+    known = moves.corr(min_periods=LEAST_BARS)[symbol].drop(symbol).dropna()
+    return {str(other): round(r, 4) for other, r in known.items()}
 
 
 def kelly(outcomes: Sequence[Outcome], least: int) -> Decimal | None:
