@@ -4,6 +4,7 @@ At most one decision per strategy, symbol and 5m bar: the cycle's id derives fro
 turns a retry, a second trigger or a restarted process into a no-op or into the rest of the same cycle.
 """
 
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -87,13 +88,15 @@ async def run_cycles(request: Request) -> list[CycleRecord]:
         return await _Run(request, strategy, as_of).carry_out(cycles)
 
 
+@dataclass
 class _Run:
     """One run of the story over its cycles."""
 
-    def __init__(self, request: Request, strategy: Strategy, as_of: datetime) -> None:
-        self.request, self.strategy, self.as_of = request, strategy, as_of
-        self.asked: list[tuple[Cycle, Question]] = []
-        self.tried = Tried("cycle")
+    request: Request
+    strategy: Strategy
+    as_of: datetime
+    asked: list[tuple[Cycle, Question]] = field(default_factory=list)
+    tried: Tried = field(default_factory=lambda: Tried("cycle"))
 
     async def carry_out(self, cycles: list[Cycle]) -> list[CycleRecord]:
         """Go through every stage; what broke is raised at the end."""

@@ -6,6 +6,7 @@ mlflow keeps the server's address as process-wide state: one process talks to on
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,11 +23,12 @@ _ENVIRONMENT = {
 }
 
 
+@dataclass
 class MlflowServer:
     """Opening is lazy: the constructor neither imports nor connects."""
 
-    def __init__(self, url: str, experiment: str) -> None:
-        self.url, self.experiment = url, experiment
+    url: str
+    experiment: str
 
     @cached_property
     def mlflow(self) -> Any:

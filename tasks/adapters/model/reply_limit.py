@@ -39,9 +39,11 @@ class Received:
 RECEIVED: ContextVar[Received | None] = ContextVar("received", default=None)
 
 
+@dataclass
 class _LimitedStream(httpx.AsyncByteStream):
-    def __init__(self, client: httpx.AsyncClient, response: httpx.Response, received: Received | None) -> None:
-        self.client, self.response, self.received = client, response, received
+    client: httpx.AsyncClient
+    response: httpx.Response
+    received: Received | None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self.response.aiter_raw():

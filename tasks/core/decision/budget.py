@@ -111,11 +111,13 @@ class Tier(NamedTuple):
     names: tuple[str, ...]
 
 
+@dataclass
 class BudgetedModel:
     """Implements `ports.Model`: the first tier whose worst case still fits is asked; none does: error `budget ...`."""
 
-    def __init__(self, tiers: Sequence[Tier], prices: Prices, budget: Budget) -> None:
-        self.tiers, self.prices, self.budget = tiers, prices, budget
+    tiers: Sequence[Tier]
+    prices: Prices
+    budget: Budget
 
     async def ask(self, request: ModelRequest) -> ModelCall:
         """Reserve, ask, settle."""

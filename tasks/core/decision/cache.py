@@ -8,6 +8,7 @@ they count less, and as a fallback.
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -40,11 +41,13 @@ def content_hash(model: str, request: ModelRequest) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass
 class CachedModel:
     """Implements `ports.Model`: keeps good replies, and answers with one, free, when the model has an error."""
 
-    def __init__(self, model: Model, names: Sequence[str], ttl: timedelta) -> None:
-        self.model, self.names, self.ttl = model, names, ttl
+    model: Model
+    names: Sequence[str]
+    ttl: timedelta
 
     async def ask(self, request: ModelRequest) -> ModelCall:
         """Ask; on an error look for the reply to exactly this question."""

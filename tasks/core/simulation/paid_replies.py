@@ -8,7 +8,7 @@ failed is remembered for this run only. Replies carry no latency: how long a pro
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -41,16 +41,18 @@ class Spending:
         return not self.reached
 
 
+@dataclass
 class KeptModel:
     """Implements `ports.Model` around one model without failover: a result must be that of the model it names."""
 
-    def __init__(
-        self, model: Model, name: str, address: str, kept: Replies, prices: Prices, spending: Spending,
-        clock: Callable[[], datetime],
-    ) -> None:  # fmt: skip
-        self.model, self.name, self.address = model, name, address
-        self.kept, self.prices, self.spending, self.clock = kept, prices, spending, clock
-        self.failed: dict[str, ModelCall] = {}
+    model: Model
+    name: str
+    address: str
+    kept: Replies
+    prices: Prices
+    spending: Spending
+    clock: Callable[[], datetime]
+    failed: dict[str, ModelCall] = field(default_factory=dict)
 
     async def ask(self, request: ModelRequest) -> ModelCall:
         """Answer from the store; else ask, if the cap allows its worst case, and keep the reply."""

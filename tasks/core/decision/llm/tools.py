@@ -6,9 +6,9 @@ the real one is `adapters.model.toolbox`. The loop that lets a model ask is `cor
 """
 
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import ClassVar, Literal, Protocol, get_args
 
@@ -99,16 +99,17 @@ class Toolbox(Protocol):
         ...
 
 
+@dataclass
 class Meter:
     """How often each tool ran in the last minute, over all decisions of this process."""
 
-    def __init__(self, rates: ToolRates, clock: Callable[[], float]) -> None:
-        self.rates, self.clock = rates, clock
-        self._taken: dict[str, deque[float]] = {tool: deque() for tool in TOOLS}
+    rates: ToolRates
+    clock: Callable[[], float]
+    taken: defaultdict[str, deque[float]] = field(default_factory=lambda: defaultdict(deque))
 
     def take(self, tool: str) -> bool:
         """Count one call; False, and not counted, when this minute's are used up."""
-        now, taken = self.clock(), self._taken[tool]
+        now, taken = self.clock(), self.taken[tool]
         while taken and taken[0] <= now - WINDOW_S:
             taken.popleft()
         if len(taken) >= getattr(self.rates, tool):
