@@ -13,7 +13,7 @@ from tasks.core.errors import InputError
 @click.command("export-rl")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="a new folder")
 @click.option(
-    "--format", "formats", multiple=True, type=click.Choice(["parquet", "minari", "finrl"]), default=("parquet",),
+    "--format", "formats", multiple=True, type=click.Choice(["parquet", "minari"]), default=("parquet",),
     help="repeatable; Parquet is always written",
 )  # fmt: skip
 @click.option("--records", type=click.Path(path_type=Path), help="records.jsonl of a backtest; else the store's cycles")

@@ -1,7 +1,7 @@
 """The RL dataset on disk: `train|validation|test.parquet` and a card (`card.json`, `README.md`), appearing whole.
 
 What a transition is stands in `core.lab.rl`. Records are read, paired and written in batches, so memory does not
-grow with them; other formats are made from the Parquet files (`dataset_formats`).
+grow with them; other formats are made from the Parquet files (`minari`).
 """
 
 import gzip
@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.adapters.files.dataset_card import render
-from tasks.adapters.files.dataset_formats import write_finrl, write_minari
 from tasks.adapters.files.folders import check_new
+from tasks.adapters.files.minari import write_minari
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
 from tasks.core.types.base import read_dto
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
 
 BATCH = 2000  # rows in memory per split, and in a row group
-FORMATS: dict[str, Callable[[Path], None]] = {"parquet": lambda _: None, "minari": write_minari, "finrl": write_finrl}
+FORMATS: dict[str, Callable[[Path], None]] = {"parquet": lambda _: None, "minari": write_minari}
 COUNTED = ("symbol", "action", "status", "decider", "model", "prompt_version", "rung", "codes")
 RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity")
 _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')

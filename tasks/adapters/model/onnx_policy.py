@@ -148,7 +148,7 @@ def _split(data: Path, split: str) -> Any:
 
 
 def _pair(table: Any) -> tuple[np.ndarray, np.ndarray]:
-    from tasks.adapters.files.dataset_formats import column
+    from tasks.adapters.files.minari import column
 
     rows = rl.policy_input(column(table, "state"), column(table, "state_unknown"))
     return rows, np.array(table["action"].to_pylist())

@@ -34,7 +34,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(file: Path) -> Path:
     out = file.parent / "dataset"
-    dataset.export(dataset.file_source(file.parent), out, ("minari", "finrl"))
+    dataset.export(dataset.file_source(file.parent), out, ("minari",))
     return out
 
 
@@ -76,7 +76,7 @@ def test_the_card_is_for_people_too_and_knows_every_file(exported):
     for name, digest in card["sha256"].items():
         assert hashlib.sha256((exported / name).read_bytes()).hexdigest() == digest
         assert digest in text
-    assert {"train.parquet", "validation.parquet", "test.parquet", "finrl/test.csv"} <= set(card["sha256"])
+    assert {"train.parquet", "validation.parquet", "test.parquet"} <= set(card["sha256"])
     assert rl.SPEC_SHA256 in text
     assert "Caveats" in text
 
@@ -167,16 +167,6 @@ def test_minari_holds_the_same_steps_as_parquet(exported, monkeypatch):
     assert np.array_equal(episode.observations["state"][-1], rows["next_state"].iloc[-1])
     assert np.array_equal(episode.observations["allowed"][:-1].astype(bool), np.stack(rows["allowed"]))
     assert episode.infos["reward_r"][1:].tolist() == rows["reward_r"].tolist()
-
-
-def test_finrl_gets_its_frame(exported):
-    frame = pd.read_csv(exported / "finrl" / "train.csv")
-    assert list(frame.columns[:8]) == ["day", "date", "tic", "open", "high", "low", "close", "volume"]
-    assert list(frame.columns[8:]) == list(rl.COMPONENTS)
-    assert frame["date"].is_monotonic_increasing
-    assert frame["day"].max() + 1 == frame["date"].nunique()
-    assert (frame["high"] >= frame["low"]).all()
-    assert len(frame) == pq.read_metadata(exported / "train.parquet").num_rows
 
 
 # --- the command, and what is wrong with its input

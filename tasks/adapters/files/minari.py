@@ -1,4 +1,4 @@
-"""The dataset in other shapes, made from its Parquet files: Minari episodes, and FinRL's frame."""
+"""The dataset as Minari episodes, made from its Parquet files."""
 
 import os
 import warnings
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -87,23 +86,3 @@ def column(table: Any, name: str) -> np.ndarray:
         return np.array(array.to_numpy(zero_copy_only=False))
     values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
     return values.astype(np.int8) if values.dtype == bool else values
-
-
-def write_finrl(folder: Path) -> None:
-    """Write `finrl/<split>.csv`: day (index of the date), date, tic, open..volume, then one column per feature.
-
-    Dates are decision points, so not every tic has every date: FinRL's environments want one tic, or a frame filled
-    to a common calendar first. An unknown feature is empty.
-    """
-    (folder / "finrl").mkdir()
-    bars = ["open", "high", "low", "close", "volume"]
-    for split in rl.SPLITS:
-        table = pq.read_table(folder / f"{split}.parquet", columns=["as_of", "symbol", *bars, "state", "state_unknown"])
-        state = np.where(column(table, "state_unknown"), np.nan, column(table, "state"))
-        frame = table.select(["as_of", "symbol", *bars]).to_pandas().rename(columns={"as_of": "date", "symbol": "tic"})
-        frame = pd.concat([frame, pd.DataFrame(state, columns=list(rl.COMPONENTS))], axis=1)
-        frame = frame.sort_values(["date", "tic"])
-        frame.insert(0, "day", pd.factorize(frame["date"])[0])
-        frame.to_csv(
-            folder / "finrl" / f"{split}.csv", index=False, date_format="%Y-%m-%d %H:%M:%S", float_format="%.6g"
-        )
