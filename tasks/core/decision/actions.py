@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from tasks.core.types.base import Dto, JsonObject, first_error
-from tasks.core.types.decision import ACTIONS, Decision
+from tasks.core.types.decision import ACTIONS, CLASSES, Decision
 
 MAX_REPLY_BYTES = 200_000
 MAX_NUMBER_CHARS = 64
@@ -30,7 +30,6 @@ WIRE_FIELDS = (
     "minutes", "followups", "confidence", "comment",
 )  # fmt: skip
 
-_CLASSES: dict[str, type[Dto]] = {c.model_fields["action"].default: c for c in get_args(get_args(Decision)[0])}
 _BOUNDS = {"gt": ">", "ge": ">=", "le": "<=", "max_length": "at most"}
 _DECIMAL_LITERAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _SYMBOL_LIKE = re.compile(r"[A-Z0-9]{2,}([/:_-][A-Z0-9]+)*")
@@ -66,7 +65,7 @@ def wire_schema() -> JsonObject:
     """Return the flat JSON schema of one decision: every field required and nullable, nothing else allowed."""
     fields: JsonObject = {"action": {"type": ["string", "null"], "enum": [*ACTIONS, None]}}
     for name in WIRE_FIELDS:
-        owners = {action: c.model_fields[name] for action, c in _CLASSES.items() if name in c.model_fields}
+        owners = {action: c.model_fields[name] for action, c in CLASSES.items() if name in c.model_fields}
         if name != "action":
             fields[name] = _nullable(next(iter(owners.values())).annotation) | _described(owners)
     return strict_object({name: fields[name] for name in WIRE_FIELDS})
@@ -106,7 +105,7 @@ def _described(owners: dict[str, FieldInfo]) -> JsonObject:
     for action, field in owners.items():
         text = ", ".join(part for part in (field.description or "", *_bounds(field)) if part)
         meanings.setdefault(text, []).append(action)
-    if len(owners) == len(_CLASSES) or owners.keys() == {""}:
+    if len(owners) == len(CLASSES) or owners.keys() == {""}:
         text = next(iter(meanings))
     else:
         text = "; ".join(f"{'/'.join(actions)}: {meaning}".rstrip(": ") for meaning, actions in meanings.items())
@@ -223,7 +222,7 @@ _LIST = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, str
 
 
 def _decision(reply: JsonObject, symbol: str) -> Decision:
-    cls = _CLASSES[_action_of(reply)]
+    cls = CLASSES[_action_of(reply)]
     if reply.get("symbol") not in (None, symbol):
         raise _unusable("symbol_mismatch", f"asked about {symbol}, answered about {reply['symbol']!s:.40}")
     return cast("Decision", _filled(cls, {**reply, "symbol": symbol}, WIRE_FIELDS))
@@ -250,7 +249,7 @@ def _action_of(reply: JsonObject) -> str:
         if any(isinstance(value, dict) and _SYMBOL_LIKE.fullmatch(key) for key, value in reply.items()):
             raise _unusable("keyed_by_symbol", ", ".join(reply)[:80])
         raise _unusable("missing:action", ", ".join(reply)[:80])
-    if not isinstance(action, str) or action not in _CLASSES:
+    if not isinstance(action, str) or action not in ACTIONS:
         raise _unusable("unknown_action", f"{action!s:.40}")
     return action
 

@@ -15,7 +15,7 @@ from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import UNKNOWN, plain
 from tasks.core.types.base import JsonObject
 from tasks.core.types.decision import Answer, Decision, OpenLong, OpenShort
-from tasks.core.types.orders import Order, OrderIntent, PositionSide
+from tasks.core.types.orders import Order, OrderIntent
 from tasks.core.types.portfolio import HeldPosition
 from tasks.core.types.record import CycleRecord, Outcome
 from tasks.core.types.snapshot import Snapshot
@@ -80,10 +80,9 @@ def position_after(record: CycleRecord) -> HeldPosition | None:
     if position is not None:
         return position.replace(stop=verdict.stop or position.stop, target=verdict.target or position.target)
     if isinstance(verdict.decision, OpenLong | OpenShort) and verdict.price:
-        side: PositionSide = "long" if isinstance(verdict.decision, OpenLong) else "short"
         return HeldPosition(
             symbol=record.symbol,
-            side=side,
+            side=verdict.decision.side,
             quantity=verdict.quantity,
             avg_price=verdict.price,
             stop=verdict.stop,

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid5
 
-from tasks.core.types.decision import ENTRIES, Add, OpenLong
+from tasks.core.types.decision import ENTRIES
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition, Position
@@ -85,17 +85,12 @@ def plan(
     position = state.position(decision.symbol)
     if not verdict.allowed:
         return ()
-    if isinstance(decision, ENTRIES):
-        if isinstance(decision, Add) and position is None:
-            raise ValueError(
-                f"ADD on {decision.symbol} was allowed without a position: pass the state it was judged on"
-            )
+    if isinstance(decision, ENTRIES) and (side := decision.side or (position.side if position else None)):
         limit = decision.entry.type == "limit"
-        adds_long = position is not None and position.side == "long"
         intent = OrderIntent(
             client_order_id=client_order_id(cycle_id, "e0"),
             symbol=decision.symbol,
-            side="buy" if (adds_long if isinstance(decision, Add) else isinstance(decision, OpenLong)) else "sell",
+            side="buy" if side == "long" else "sell",
             type=OrderType.LIMIT if limit else OrderType.MARKET,
             quantity=verdict.quantity,
             price=verdict.price if limit else None,

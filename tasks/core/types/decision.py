@@ -7,11 +7,12 @@ These are the decisions the code works with. What a model must send is the flat 
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache, lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, TypeAdapter, field_validator
 
 from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.orders import PositionSide
 
 MAX_COMMENT_WORDS = 12
 
@@ -59,14 +60,17 @@ class Hold(_Action):
 
 class OpenLong(_Enter):
     action: Literal["OPEN_LONG"] = "OPEN_LONG"
+    side: ClassVar[PositionSide] = "long"
 
 
 class OpenShort(_Enter):
     action: Literal["OPEN_SHORT"] = "OPEN_SHORT"
+    side: ClassVar[PositionSide] = "short"
 
 
 class Add(_Enter):
     action: Literal["ADD"] = "ADD"
+    side: ClassVar[None] = None  # the position's
 
 
 class Trim(_Action):
@@ -107,10 +111,8 @@ Decision = Annotated[
     Field(discriminator="action"),
 ]
 DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
-ACTIONS: tuple[str, ...] = (
-    "HOLD", "OPEN_LONG", "OPEN_SHORT", "ADD", "TRIM", "CLOSE_PARTIAL",
-    "CLOSE_ALL", "MOVE_STOP", "SET_TP", "CANCEL_TP", "PAUSE",
-)  # fmt: skip
+CLASSES: dict[str, type[_Action]] = {c.model_fields["action"].default: c for c in get_args(get_args(Decision)[0])}
+ACTIONS = tuple(CLASSES)
 ENTRIES = (OpenLong, OpenShort, Add)
 MAY_AS_FALLBACK = frozenset({"HOLD", "PAUSE", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP"})
 

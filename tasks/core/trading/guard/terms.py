@@ -24,7 +24,7 @@ from tasks.core.types.decision import (
     SetTarget,
     Trim,
 )
-from tasks.core.types.orders import Instrument, PositionSide
+from tasks.core.types.orders import Instrument
 from tasks.core.types.portfolio import HeldPosition
 from tasks.core.types.verdict import Check, Code, check
 
@@ -69,9 +69,7 @@ def terms(case: Case) -> ActionTerms:
 def price(case: Case, decision: Enter) -> EntryTerms | None:
     """Return the entry's final prices; None where price, ATR, equity or the position to add to is missing."""
     a = case.account
-    side: PositionSide | None = a.position.side if a.position else None
-    if not isinstance(decision, Add):
-        side = "long" if isinstance(decision, OpenLong) else "short"
+    side = decision.side or (a.position.side if a.position else None)
     if side is None or case.last is None or case.atr is None or a.state.equity <= 0:
         return None
     tick, way = a.instrument.tick, direction(side)
