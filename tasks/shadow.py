@@ -51,7 +51,8 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
             kept += 1
         forget(name, ids)
     for record in records:
-        store().shadow.keep(_shadow(CHAMPION, record, record.decided, record.verdict, record.intents))
+        if record.decided and record.verdict:  # a cycle that broke off has neither
+            store().shadow.keep(_shadow(CHAMPION, record, record.decided, record.verdict, record.intents))
     return kept
 
 

@@ -81,7 +81,7 @@ async def test_a_paper_cycle_that_runs_again_orders_once(home, market):
     replies.write_text(json.dumps({"as_of": START.isoformat(), "symbol": SYMBOL, "reply": json.dumps(OPEN)}))
     request = Request(symbols=(SYMBOL,), decider=f"recorded:{replies}", reason="a test asks")
     [first], [again] = await run_cycles(request), await run_cycles(request)
-    assert first == again
+    assert first.model_dump_json() == again.model_dump_json()
     assert len(await venue().fills(SYMBOL, START - timedelta(hours=1))) == 1
     await venue().close()
 

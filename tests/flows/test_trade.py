@@ -55,7 +55,7 @@ async def test_running_the_same_bar_again_orders_once(home, exchange):
     decider = recorded(home, (START, OPEN))
     first = await run(decider)
     again = await run(decider, trigger="event")
-    assert again == first
+    assert again.model_dump_json() == first.model_dump_json()
     assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
 
 
@@ -237,11 +237,11 @@ async def test_two_runs_of_one_cycle_at_once_ask_once_and_order_once(home, excha
         await asyncio.wait_for(both.wait(), 60)
         return await decided(*arguments)
 
-    async def take(self: Leases, name: str, lasts: timedelta | None = None):
+    async def take(self: Leases, name: str):
         wanted.append(name)
         if wanted.count(symbol_lease(SYMBOL)) == 2:
             both.set()
-        return await taken(self, name, lasts)
+        return await taken(self, name)
 
     monkeypatch.setattr(decide.decide, "fn", slow)
     monkeypatch.setattr(Leases, "take", take)
