@@ -14,7 +14,6 @@ from decimal import Context, Decimal
 from typing import Literal, NamedTuple
 
 import pandas as pd
-from pydantic import BaseModel
 
 from tasks.core.simulation.rejections import (
     PROTECTIVE,
@@ -43,7 +42,6 @@ from tasks.core.types.orders import (
 
 AVERAGE = Context(prec=12)  # a fill is an average over book levels: finer than the tick, still finite
 IDS = uuid.UUID("6d0f6c1e-2f52-5d0b-9a53-0f3f6c1b7a10")
-WALLET = ("default_leverage", "leverages", "holdings", "totals", "last")  # what is stored of it under its own name
 
 
 class Execution(NamedTuple):
@@ -73,15 +71,9 @@ class Triggers(NamedTuple):
     expires_at: datetime | None
 
 
-class _Stored(BaseModel):
+class _Stored(Wallet):
     """The state as it is stored; `wallet` is the cash in it."""
 
-    wallet: Decimal
-    default_leverage: Decimal
-    leverages: dict[str, Decimal]
-    holdings: dict[str, Holding]
-    totals: dict[str, Totals]
-    last: dict[str, Decimal]
     orders: list[Order]
     fills: list[Fill]
     expiries: dict[str, datetime]
@@ -92,7 +84,7 @@ class SimulatedAccount:
 
     def __init__(self, cash: Decimal, instruments: Mapping[str, Instrument], costs: Costs) -> None:
         self.costs = costs
-        self.wallet = Wallet(cash, dict(instruments))
+        self.wallet = Wallet(cash=cash, instruments=instruments)
         self.fills: list[Fill] = []
         self._orders: dict[str, Order] = {}  # by venue id, in the order they arrived
         self._ids: dict[str, str] = {}  # client id -> venue id
@@ -539,20 +531,15 @@ class SimulatedAccount:
 
     def dump(self) -> str:
         """Return the whole state as JSON; `load` gives it back exactly."""
-        return _Stored(
-            wallet=self.wallet.cash,
-            orders=self.orders,
-            fills=self.fills,
-            expiries={key: at for key, at in self._resting.items() if at is not None},
-            **{name: getattr(self.wallet, name) for name in WALLET},
-        ).model_dump_json()
+        expiries = {key: at for key, at in self._resting.items() if at is not None}
+        state = _Stored(**dict(self.wallet), orders=self.orders, fills=self.fills, expiries=expiries)
+        return state.model_dump_json(by_alias=True)
 
     def load(self, text: str) -> None:
         """Replace the state by a dumped one; instruments and costs stay this account's."""
         stored = _Stored.model_validate_json(text)
-        self.wallet.cash, self.fills, self._resting = stored.wallet, stored.fills, {}
-        for name in WALLET:
-            setattr(self.wallet, name, getattr(stored, name))
+        self.wallet = Wallet(**dict(stored) | {"instruments": self.wallet.instruments})
+        self.fills, self._resting = stored.fills, {}
         self._restore(stored.orders)
         legs = {key for h in stored.holdings.values() for key in (h.stop_order, h.target_order)}
         for key, order in self._orders.items():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 
-from pydantic import BaseModel
+from pydantic import AliasChoices, BaseModel, Field
 
 from tasks.core.types.orders import Instrument
 
@@ -50,17 +50,16 @@ class Totals(BaseModel):
     funding: Decimal = ZERO
 
 
-class Wallet:
+class Wallet(BaseModel):
     """Wallet and positions. `last` holds the newest price seen of each symbol, for margin between bars."""
 
-    def __init__(self, cash: Decimal, instruments: Mapping[str, Instrument]) -> None:
-        self.cash = cash
-        self.instruments = instruments
-        self.default_leverage = Decimal(10)
-        self.leverages: dict[str, Decimal] = {}
-        self.holdings: dict[str, Holding] = {}
-        self.totals: dict[str, Totals] = {}
-        self.last: dict[str, Decimal] = {}
+    cash: Decimal = Field(validation_alias=AliasChoices("cash", "wallet"), serialization_alias="wallet")
+    instruments: Mapping[str, Instrument] = Field({}, exclude=True)
+    default_leverage: Decimal = Decimal(10)
+    leverages: dict[str, Decimal] = {}
+    holdings: dict[str, Holding] = {}
+    totals: dict[str, Totals] = {}
+    last: dict[str, Decimal] = {}
 
     def leverage(self, symbol: str) -> Decimal:
         """Return what margin is computed with: 1 on spot, else the chosen leverage within the instrument's."""

@@ -37,7 +37,7 @@ def made(drawn):
     """Fills of an account, and the account itself; nothing is sold on spot that is not held."""
     instruments = {symbol: spot(symbol) if symbol == SPOT else linear(symbol) for symbol in
                    (BTC, ETH, SPOT)}  # fmt: skip
-    account, fills = Wallet(CASH, instruments), []
+    account, fills = Wallet(cash=CASH, instruments=instruments), []
     account.default_leverage = D(3)
     for number, (symbol, side, quantity, price, fee) in enumerate(drawn):
         held = account.holdings.get(symbol)
