@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Select, select, update
 
-from tasks.adapters.store.database import Repository, dto_of, row_of
+from tasks.adapters.store.database import BEGINNING, Repository, dto_of, row_of
 from tasks.adapters.store.tables import PaperBookRow, ShadowRow
 from tasks.core.types.decision import Answer
 from tasks.core.types.record import PaperBookState, ShadowDecision
@@ -44,13 +44,12 @@ class ShadowRepository(Repository):
 
     def scores(self, strategy: str) -> dict[str, dict[str, Decimal]]:
         """Return every score: decider -> cycle_id -> return in percent, so that answers can be paired by cycle."""
-        query = _oldest_first(strategy, ShadowRow.decider, ShadowRow.cycle_id, ShadowRow.return_pct)
         scores: dict[str, dict[str, Decimal]] = {}
-        for decider, cycle_id, return_pct in self.rows(query.where(ShadowRow.return_pct.is_not(None))):
-            scores.setdefault(decider, {})[cycle_id] = return_pct
+        for shadow, return_pct in self.scored(strategy):
+            scores.setdefault(shadow.decider, {})[shadow.cycle_id] = return_pct
         return scores
 
-    def scored(self, strategy: str, since: datetime) -> list[tuple[ShadowDecision, Decimal]]:
+    def scored(self, strategy: str, since: datetime = BEGINNING) -> list[tuple[ShadowDecision, Decimal]]:
         """Return every answer about closes since then that has a score, with it, oldest first."""
         query = _oldest_first(strategy, ShadowRow.document, ShadowRow.return_pct)
         rows = self.rows(query.where(ShadowRow.as_of >= since, ShadowRow.return_pct.is_not(None)))

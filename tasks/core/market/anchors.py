@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from tasks.core.market.bars import Columns, columns_of, epoch_s, frame_of, lookup
+from tasks.core.market.bars import Columns, columns_of, epoch_s, frame_of, lookup, starts_of
 from tasks.core.market.features import lag, ratio, rolling_sum, typical_value, windows
 from tasks.core.types.bars import SECONDS
 
@@ -53,7 +53,7 @@ def _higher(day: np.ndarray, days: Columns, keys: np.ndarray) -> Columns:
 
 def _weeks(days: Columns, week: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the weeks all of whose seven days are known, with their highs and lows."""
-    starts = _starts(week)
+    starts = starts_of(week)
     if not len(starts):
         return week, days["high"], days["low"]
     whole = np.diff(starts, append=len(week)) == 7
@@ -61,16 +61,11 @@ def _weeks(days: Columns, week: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return week[starts][whole], highs[whole], lows[whole]
 
 
-def _starts(keys: np.ndarray) -> np.ndarray:
-    """Return where each run of equal keys starts."""
-    return np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
-
-
 def _session(bars: Columns, seconds: np.ndarray, day: np.ndarray) -> Columns:
     """Return today's open and the VWAP since 00:00; unknown if the day's first bar is not there."""
     value, volume = typical_value(bars), bars["volume"]
     out = {name: np.full(len(day), np.nan) for name in ("daily_open", "session_vwap")}
-    for a, b in pairwise([*_starts(day).tolist(), len(day)]):
+    for a, b in pairwise([*starts_of(day).tolist(), len(day)]):
         if seconds[a] % DAY == 0:
             out["daily_open"][a:b] = bars["open"][a]
             out["session_vwap"][a:b] = ratio(np.cumsum(value[a:b]), np.cumsum(volume[a:b]))

@@ -82,6 +82,11 @@ def infer_timeframe(bars: pd.DataFrame) -> Timeframe:
     raise DataError(f"bars {step} s apart are of no known timeframe ({', '.join(SECONDS)})")
 
 
+def starts_of(keys: np.ndarray) -> np.ndarray:
+    """Return where each run of equal keys starts."""
+    return np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
+
+
 def resample(bars: pd.DataFrame, base: str, timeframe: str) -> pd.DataFrame:
     """Build `timeframe` bars from closed `base` bars.
 
@@ -96,7 +101,7 @@ def resample(bars: pd.DataFrame, base: str, timeframe: str) -> pd.DataFrame:
     if bars.empty:
         return bars
     bins = epoch_s(bars.index) // SECONDS[timeframe]
-    starts = np.flatnonzero(np.r_[True, bins[1:] != bins[:-1]])
+    starts = starts_of(bins)
     columns = columns_of(bars)
     last = np.r_[starts[1:], len(bins)] - 1
     built = {

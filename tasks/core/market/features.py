@@ -161,9 +161,7 @@ def realized_vol_pctile(close: np.ndarray) -> np.ndarray:
 
 
 def _rolling_median(values: np.ndarray) -> np.ndarray:
-    ordered = np.sort(windows(values, WINDOW), axis=1)  # NaN sorts last
-    median = (ordered[:, WINDOW // 2 - 1] + ordered[:, WINDOW // 2]) / 2
-    return _padded(np.where(np.isnan(ordered[:, -1]), np.nan, median), len(values))
+    return pd.Series(values).rolling(WINDOW).median().to_numpy()
 
 
 def _ranges(c: Columns) -> None:

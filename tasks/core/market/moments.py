@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
-from tasks.core.market.features import windows
+from tasks.core.market.features import ratio, windows
 from tasks.core.market.tables import Table
 from tasks.core.types.bars import COLUMNS, SECONDS
 from tasks.core.types.snapshot import HtfAnchors, RoleInput, RoleInputs, Swing, TimeframeView
@@ -163,13 +163,9 @@ def _anchors(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarra
     close, atr, std = column("5m", "close"), column("15m", "atr"), column("15m", "std20")
     at = market.anchor_table.at(closes)
     level = {name: column[at] for name, column in market.anchor_table.columns.items()}
-    values = {f"dist_to_{n}_atr": _ratio(level[n] - close, atr) for n in DISTANCES}
-    values |= {f"{n}_z": _ratio(close - level[n], std) for n in MEANS}
+    values = {f"dist_to_{n}_atr": ratio(level[n] - close, atr) for n in DISTANCES}
+    values |= {f"{n}_z": ratio(close - level[n], std) for n in MEANS}
     return [HtfAnchors.trusted(**of) for of in _dicts(values)]
-
-
-def _ratio(distance: np.ndarray, unit: np.ndarray) -> np.ndarray:
-    return np.divide(distance, unit, out=np.full(len(unit), np.nan), where=np.isfinite(unit) & (unit != 0))
 
 
 def _roles(market: "Market", rows: Mapping[str, np.ndarray], n: int) -> list[RoleInputs]:
