@@ -43,7 +43,7 @@ from tasks.core.decision.baselines import HOLD_SHARE
 from tasks.core.decision.kinds import kind_of
 from tasks.core.decision.llm import roles
 from tasks.core.errors import InputError
-from tasks.core.types.base import Dto, Utc
+from tasks.core.types.base import ZERO, Dto, Utc
 from tasks.core.types.decision import ACTIONS, ENTRIES, Answer, Decision, hold
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import AccountState, ClosedTrade
@@ -114,7 +114,6 @@ def parameters(decision: Decision) -> Row:
 
 
 RUIN = -10.0
-ZERO = Decimal(0)
 SPLITS = ("train", "validation", "test")
 
 Scores = Callable[[str], Mapping[str, float]]

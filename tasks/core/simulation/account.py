@@ -25,8 +25,9 @@ from tasks.core.simulation.rejections import (
     sign_of,
     size_refusal,
 )
-from tasks.core.simulation.wallet import ZERO, Holding, Totals, Wallet
+from tasks.core.simulation.wallet import Holding, Totals, Wallet
 from tasks.core.trading.money import BPS, bps, exact
+from tasks.core.types.base import ZERO
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import (
     Balance,

@@ -39,6 +39,7 @@ from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import judged, status_of
 from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
+from tasks.core.types.base import ZERO
 from tasks.core.types.decision import ENTRIES, Answer, Pause
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus
 from tasks.core.types.portfolio import AccountState, PendingEntry, Position
@@ -108,7 +109,7 @@ class Backtest:
         self.by_action: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
         self.decided: list[int] = []  # the bar of each decision
-        self.cost_usd = Decimal(0)
+        self.cost_usd = ZERO
         self.halted_at: datetime | None = None
 
     async def run(self) -> "Backtest":
@@ -446,13 +447,13 @@ class Backtest:
             "max_drawdown_pct": max_drawdown_pct(self.equity),
             "win_rate": sum(o.pnl > 0 for o in self.outcomes) / len(self.outcomes) if self.outcomes else None,
             "expectancy_r": float(np.mean(known)) if known else None,  # after fees, where R is known
-            "fees_quote": sum((each.fees for each in totals), Decimal(0)),
+            "fees_quote": sum((each.fees for each in totals), ZERO),
             "llm_cost_usd": self.cost_usd,
             "rejected_by_code": dict(sorted(self.rejected.items())),
             "halted_at": self.halted_at,
             "funding": "unknown" if unknown else "known",
             "funding_unknown": unknown,
-            "funding_quote": -sum((each.funding for each in totals), Decimal(0)),
+            "funding_quote": -sum((each.funding for each in totals), ZERO),
             "fingerprint": self.fingerprint,
         }
 

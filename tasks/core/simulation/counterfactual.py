@@ -11,8 +11,8 @@ import pandas as pd
 
 from tasks.core.errors import DataError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount, price_bars
-from tasks.core.simulation.wallet import ZERO
 from tasks.core.types.bars import duration
+from tasks.core.types.base import ZERO
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState

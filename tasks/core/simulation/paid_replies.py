@@ -15,6 +15,7 @@ from decimal import Decimal
 from tasks.core.decision.budget import Prices, Replies
 from tasks.core.decision.cache import content_hash
 from tasks.core.ports import Model, ModelRequest
+from tasks.core.types.base import ZERO
 from tasks.core.types.decision import ModelCall, Rung, Why
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,8 +27,8 @@ class Spending:
     """What a comparison may cost, None without a limit, and has cost; all its variants share one."""
 
     cap_usd: Decimal | None = None
-    spent_usd: Decimal = Decimal(0)
-    held_usd: Decimal = Decimal(0)
+    spent_usd: Decimal = ZERO
+    held_usd: Decimal = ZERO
     asked: int = 0
     reused: int = 0
     errors: int = 0
@@ -37,7 +38,7 @@ class Spending:
         """Set the worst case of a call aside; False, from then on always, when it might break the cap."""
         over = self.cap_usd is not None and self.spent_usd + self.held_usd + worst > self.cap_usd
         self.reached |= over
-        self.held_usd += Decimal(0) if self.reached else worst
+        self.held_usd += ZERO if self.reached else worst
         return not self.reached
 
 

@@ -7,6 +7,7 @@ stop_wrong_side target_wrong_side insufficient_balance`
 from decimal import Decimal
 
 from tasks.core.simulation.wallet import Holding, Wallet
+from tasks.core.types.base import ZERO
 from tasks.core.types.orders import Instrument, OrderIntent, OrderType
 
 PROTECTIVE = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
@@ -63,7 +64,7 @@ def exposure_refusal(intent: OrderIntent, instrument: Instrument, holding: Holdi
             return "no_position"
         return "would_increase" if holding.sign == sign else ""
     if sign < 0 and (instrument.kind == "spot" or not instrument.shorting):
-        free = holding.quantity - selling if holding is not None and holding.sign > 0 else Decimal(0)
+        free = holding.quantity - selling if holding is not None and holding.sign > 0 else ZERO
         return "shorting" if intent.quantity > free else ""
     return ""
 
@@ -72,7 +73,7 @@ def opening_quantity(holding: Holding | None, sign: int, quantity: Decimal) -> D
     """Return how much of an order of direction `sign` would open or increase rather than reduce."""
     if holding is None or holding.sign == sign:
         return quantity
-    return max(quantity - holding.quantity, Decimal(0))
+    return max(quantity - holding.quantity, ZERO)
 
 
 def margin_refusal(
@@ -89,6 +90,6 @@ def margin_refusal(
     opening = opening_quantity(holding, sign_of(intent.side), quantity)
     if intent.reduce_only or not opening:
         return ""
-    released = wallet.margin(holding) if holding is not None and opening < quantity else Decimal(0)
+    released = wallet.margin(holding) if holding is not None and opening < quantity else ZERO
     need = opening * price * (1 / wallet.leverage(symbol) + taker_bps / 10_000)
     return "" if need <= wallet.available({}) - reserved + released else "insufficient_balance"

@@ -12,9 +12,9 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from pydantic import AliasChoices, BaseModel, Field
 
+from tasks.core.types.base import ZERO
 from tasks.core.types.orders import Instrument
 
-ZERO = Decimal(0)
 ONE = Decimal(1)
 SHARE = Decimal("1e-12")
 REPORTED = Context(prec=16, rounding=ROUND_HALF_EVEN)

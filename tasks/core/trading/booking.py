@@ -6,6 +6,7 @@ from decimal import Decimal
 from itertools import groupby
 
 from tasks.core.trading import ledger, orders
+from tasks.core.types.base import ZERO
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import Position
 
@@ -37,7 +38,7 @@ def positions_from_fills(
     stored: Mapping[str, Position],
     strategy: str,
     closed: Collection[str] = (),
-    dust: Decimal = ledger.ZERO,
+    dust: Decimal = ZERO,
 ) -> tuple[list[Position], list[Fill]]:
     """Fold one symbol's fills, starting flat.
 
@@ -63,14 +64,12 @@ def is_manual(fill: Fill, entries: Entries) -> bool:
 class PositionFold:
     """One symbol's position while its fills are gone through: what has closed, what is open, what is not ours."""
 
-    def __init__(
-        self, entries: Entries, strategy: str, ended: Collection[str] = (), dust: Decimal = ledger.ZERO
-    ) -> None:
+    def __init__(self, entries: Entries, strategy: str, ended: Collection[str] = (), dust: Decimal = ZERO) -> None:
         self.entries, self.strategy, self.ended, self.dust = entries, strategy, set(ended), dust
         self.closed: list[Position] = []
         self.foreign: list[Fill] = []
         self.position: Position | None = None
-        self.theirs = Decimal(0)  # what others added to our open position
+        self.theirs = ZERO  # what others added to our open position
 
     def instant(self, fills: list[Fill]) -> None:
         """Take the fills of one instant, order by order: their ids say nothing about which came first."""
@@ -136,7 +135,7 @@ class PositionFold:
         if self.position is not None and self.position.closed_at is not None:
             self.closed.append(self.position)
             self.ended.add(self.position.position_id)
-            self.position, self.theirs = None, Decimal(0)
+            self.position, self.theirs = None, ZERO
 
     def _exit(self, fill: Fill, current: Position) -> None:
         """Take a reduction of ours; what exceeds our position was closed for others, who had added to it."""
@@ -162,7 +161,7 @@ class PositionFold:
             self.theirs = -left
             self.foreign.append(fill)
         else:
-            self.theirs = Decimal(0)
+            self.theirs = ZERO
             self.position = ledger.apply_fill(current, _part(fill, left), self.dust)
 
 

@@ -17,12 +17,12 @@ from tasks.core.errors import LedgerMismatch
 from tasks.core.trading.guard.sizing import HUNDRED, direction
 from tasks.core.trading.orders import NAMESPACE
 from tasks.core.types.bars import day_start
+from tasks.core.types.base import ZERO
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import ClosedTrade, Position
 from tasks.core.types.record import Outcome
 from tasks.core.types.snapshot import TradeDigest
 
-ZERO = Decimal(0)
 SCORED, HALF_LIFE = 20, 10
 SAME = Decimal("1e-20")  # relative: the last digits of a division are no news
 

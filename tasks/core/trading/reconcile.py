@@ -14,6 +14,7 @@ from tasks.core.trading import booking, orders
 from tasks.core.trading.guard import sizing
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.bars import floor_time
+from tasks.core.types.base import ZERO
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, VenuePosition
 from tasks.core.types.reconcile import (
@@ -105,7 +106,7 @@ def _unbooked_entry(ledger: LedgerView, at_venue: VenuePosition) -> OrderIntent 
         and (last is None or own.persisted_at > last)
         and (own.filled > 0 or not own.ended)
     ]
-    if sum((own.intent.quantity for own in entries), Decimal(0)) < at_venue.quantity:
+    if sum((own.intent.quantity for own in entries), ZERO) < at_venue.quantity:
         return None
     return max(entries, key=lambda own: own.persisted_at).intent
 
@@ -245,7 +246,7 @@ def _booked(ledger: LedgerView, symbol: str, seen: ToldFills) -> Iterator[BookFi
     past = [p for p in ledger.closed if p.symbol == symbol]
     again = {p.position_id for p in past if p.opened_at >= seen.since}
     ended = {p.position_id for p in past} - again
-    least = ledger.dust.get(symbol, Decimal(0))
+    least = ledger.dust.get(symbol, ZERO)
     positions, foreign = booking.positions_from_fills(seen.fills, ours, before, ledger.strategy, ended, least)
     changed = [p for p in positions if before.get(p.position_id) != p and p.position_id not in again]
     left = [fill for fill in foreign if fill.fill_id in seen.new]

@@ -4,14 +4,13 @@ These are the decisions the code works with. What a model must send is the flat 
 `core.decision.actions`, generated from these classes.
 """
 
-from decimal import Decimal
 from enum import StrEnum
 from functools import cache, lru_cache
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, TypeAdapter, field_validator
 
-from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, Utc
 from tasks.core.types.orders import PositionSide
 
 MAX_COMMENT_WORDS = 12
@@ -21,19 +20,19 @@ class Entry(Dto):
     """How to get in: at market, or a limit `offset_bps` better than the last price."""
 
     type: Literal["market", "limit"] = "market"
-    offset_bps: Exact = Field(Decimal(0), ge=0, le=1000, description="bps below (long) or above (short) last")
+    offset_bps: Exact = Field(ZERO, ge=0, le=1000, description="bps below (long) or above (short) last")
 
 
 class StopTarget(Dto):
     """Where MOVE_STOP puts the stop: the average entry price, or entry plus `x` ATR (minus: negative x)."""
 
     kind: Literal["breakeven", "atr"]
-    x: Exact = Field(Decimal(0), ge=-20, le=20, description="ATR(14, 15m) from entry, in the trade's favour")
+    x: Exact = Field(ZERO, ge=-20, le=20, description="ATR(14, 15m) from entry, in the trade's favour")
 
 
 class _Action(Dto):
     symbol: str = Field(min_length=1, max_length=40, description="ccxt unified symbol")
-    confidence: Exact = Field(Decimal(0), ge=0, le=1)
+    confidence: Exact = Field(ZERO, ge=0, le=1)
     comment: str = Field("", description=f"at most {MAX_COMMENT_WORDS} words")
     reasoning: str = Field("", description="why, for people; never parsed")
     key_factors: tuple[str, ...] = Field((), description="what weighed most, for people")
@@ -156,7 +155,7 @@ class Rung(Dto):
     role: str = ""  # whose prompt, where one of a decider's asks is meant
     retry: int = 0  # how often this model was asked in vain before, about the same
     latency_ms: float = 0.0
-    cost_usd: Exact = Decimal(0)
+    cost_usd: Exact = ZERO
     tokens: int = 0
     retry_at: Utc | None = None  # until when the breaker is open
     errors: int = 0  # in a row, which opened the breaker
@@ -178,7 +177,7 @@ class ModelCall(Dto):
     raw_reply: str = ""
     error: str = ""
     latency_ms: float = 0.0
-    cost_usd: Exact = Decimal(0)
+    cost_usd: Exact = ZERO
     tokens_in: int = 0
     tokens_out: int = 0
     attempts: tuple[str, ...] = ()  # each failed one before it, "model: error"
@@ -224,7 +223,7 @@ class Answer(Dto):
     rung: RungName
     model: str = ""
     latency_ms: float = 0.0
-    cost_usd: Exact = Decimal(0)
+    cost_usd: Exact = ZERO
     tokens: int = 0
     errors: tuple[str, ...] = ()
     calls: tuple[ModelCall, ...] = ()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from tasks.core.types.base import Dto, Exact
+from tasks.core.types.base import ZERO, Dto, Exact
 
 Positive = Annotated[Exact, Field(gt=0)]
 NonNegative = Annotated[Exact, Field(ge=0)]
@@ -161,7 +161,7 @@ class Promotion(Dto):
     shadow_days: Count = Field(90, description="older shadow decisions do not count")
     min_shadows: int = Field(100, ge=2, description="settled decisions beside the champion's")
     min_edge_pct: Exact = Field(
-        Decimal(0), description="the interval of the mean difference per decision must lie above; % of equity"
+        ZERO, description="the interval of the mean difference per decision must lie above; % of equity"
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of that interval")
     max_invalid_rate: float = Field(0.05, ge=0, le=1, description="decisions without a usable reply")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, Utc
 
 Side = Literal["buy", "sell"]
 PositionSide = Literal["long", "short"]
@@ -85,7 +85,7 @@ class Order(Dto):
     type: str
     status: OrderStatus
     quantity: Exact
-    filled: Exact = Decimal(0)
+    filled: Exact = ZERO
     price: Exact | None = None
     avg_price: Exact | None = None
     stop: Exact | None = None
@@ -106,7 +106,7 @@ class Fill(Dto):
     side: Side
     quantity: Exact
     price: Exact
-    fee: Exact = Decimal(0)
+    fee: Exact = ZERO
     fee_currency: str = "USDT"
     liquidity: Literal["maker", "taker"] = "taker"
     reason: str = ""  # entry, exit, stop, target, liquidation, funding; empty if unknown

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, Utc
 from tasks.core.types.orders import Instrument, PositionSide, VenuePosition
 
 
@@ -22,8 +22,8 @@ class Position(Dto):
     initial_stop: Exact | None = None
     stop: Exact | None = None
     target: Exact | None = None
-    realized_pnl: Exact = Decimal(0)  # quote, before fees
-    fees: Exact = Decimal(0)
+    realized_pnl: Exact = ZERO  # quote, before fees
+    fees: Exact = ZERO
     exit_price: Exact | None = None  # average over exits
     followups: tuple[str, ...] = ()
     followups_done: tuple[str, ...] = ()

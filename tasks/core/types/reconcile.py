@@ -1,10 +1,9 @@
 """What ledger and venue say at one moment, and what `reconcile` wants done about it: one class per action."""
 
-from decimal import Decimal
 from typing import Literal
 
 from tasks.core.types.alert import AlertKind
-from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, Utc
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import FINAL_STATES, Fill, Order, OrderIntent, OrderStatus, PositionSide, VenuePosition
 from tasks.core.types.portfolio import Position
@@ -19,8 +18,8 @@ class OwnIntent(Dto):
     state: str
     persisted_at: Utc
     order_status: OrderStatus | None = None  # as the venue last told of the order
-    filled: Exact = Decimal(0)  # as the venue last told of the order
-    booked: Exact = Decimal(0)  # its fills in the ledger; only where it is looked up
+    filled: Exact = ZERO  # as the venue last told of the order
+    booked: Exact = ZERO  # its fills in the ledger; only where it is looked up
     adds: bool = False  # to a position there was; only where it is looked up
 
     @property

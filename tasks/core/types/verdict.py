@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
-from tasks.core.types.base import Dto, Exact, Explained
+from tasks.core.types.base import ZERO, Dto, Exact, Explained
 from tasks.core.types.decision import Decision
 
 
@@ -126,9 +126,9 @@ class Verdict(Dto):
     decision: Decision
     codes: tuple[Code, ...] = ()
     checks: Checks = ()
-    quantity: Exact = Decimal(0)  # base, floored to the step
+    quantity: Exact = ZERO  # base, floored to the step
     price: Exact | None = None  # limit price, or the price the size was computed at
     stop: Exact | None = None
     target: Exact | None = None
-    trade_risk_pct: Exact = Decimal(0)  # risk of this trade at its stop, percent of equity
-    total_risk_pct: Exact = Decimal(0)  # risk of everything open with it, percent of equity
+    trade_risk_pct: Exact = ZERO  # risk of this trade at its stop, percent of equity
+    total_risk_pct: Exact = ZERO  # risk of everything open with it, percent of equity

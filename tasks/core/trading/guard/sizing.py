@@ -9,12 +9,12 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import isfinite
 
 from tasks.core.trading.money import bps, exact, floor_to_step, round_to_tick
-from tasks.core.types.base import Price, Quantity
+from tasks.core.types.base import ZERO, Price, Quantity
 from tasks.core.types.decision import Entry
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import Instrument, PositionSide
 
-ZERO, HUNDRED = Decimal(0), Decimal(100)
+HUNDRED = Decimal(100)
 TIDY_PLACES = (6, 12, 18)
 
 
