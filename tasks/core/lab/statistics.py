@@ -129,8 +129,7 @@ def moments(returns: np.ndarray) -> Moments | None:
     if len(returns) < 3 or returns.std() < 1e-15:
         return None
     z = (returns - returns.mean()) / returns.std()
-    sharpe = float(returns.mean() / returns.std(ddof=1))
-    return Moments(sharpe, len(returns), float((z**3).mean()), float((z**4).mean()))
+    return Moments(float(sharpe_of(returns)), len(returns), float((z**3).mean()), float((z**4).mean()))
 
 
 def probabilistic_sharpe(seen: Moments, benchmark: float = 0.0) -> float | None:

@@ -67,9 +67,9 @@ class PriceBar(NamedTuple):
 class Triggers(NamedTuple):
     """Nothing can happen while low > `below`, high < `above` and time < `expires_at`; None: nothing on that side."""
 
-    below: Decimal | None
-    above: Decimal | None
-    expires_at: datetime | None
+    below: Decimal | None = None
+    above: Decimal | None = None
+    expires_at: datetime | None = None
 
 
 class _Stored(Wallet):

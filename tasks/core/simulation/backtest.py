@@ -32,7 +32,7 @@ from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.rejections import PROTECTIVE
-from tasks.core.simulation.symbol_backtest import NOTHING, SymbolBacktest, make_grid
+from tasks.core.simulation.symbol_backtest import SymbolBacktest, make_grid
 from tasks.core.simulation.world import World
 from tasks.core.trading import booking, followups, ledger
 from tasks.core.trading.guard import track_record
@@ -178,7 +178,7 @@ class Backtest:
         """After anything changed: watch the prices that matter now, and find the position's coming reasons."""
         replay, position = self.symbols[symbol], self.symbols[symbol].position
         replay.ahead = {}
-        replay.watch(self.account.next_triggers(symbol) if self.account.has_work(symbol) else NOTHING)
+        replay.watch(self.account.next_triggers(symbol))
         if position is None:
             return
         last = min(k + WEEK, self.grid.n - 1)
@@ -336,10 +336,9 @@ class Backtest:
 
     def _send_for(self, cycle_id: str, answer: Answer, intent: OrderIntent, k: int) -> str:
         """Send one intent of a decision. Returns the refusal."""
-        if intent.reduce_only:
+        if not isinstance(answer.decision, ENTRIES):
             return self._send(cycle_id, intent, k)
-        if isinstance(answer.decision, ENTRIES):
-            self.followups[intent.client_order_id] = answer.decision.followups
+        self.followups[intent.client_order_id] = answer.decision.followups
         self.opens.append(self.grid.closes_at(k))
         refusal = self._send(cycle_id, intent, k)
         self.refused = [*self.refused, (self.grid.closes_at(k), True)] if refusal else []

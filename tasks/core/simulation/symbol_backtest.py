@@ -31,7 +31,6 @@ from tasks.core.types.record import Outcome
 from tasks.core.types.snapshot import Memory, Past
 
 AHEAD = 512  # event closes whose moments are read at once
-NOTHING = Triggers(None, None, None)
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class SymbolBacktest:
         self.event_bars = sorted(self.events)
         rates = ((grid.index(funding.at), funding.rate) for funding in world.funding.get(market.symbol, ()))
         self.funding = {k: rate for k, rate in rates if 0 <= k < grid.n}
-        self.watch(NOTHING)
+        self.watch(Triggers())
         self.reported: set[str] = set()
         self.running = ledger.RunningDigest()
         self.decisions: dict[str, Earlier] = {}  # ours but those that nothing usable came of, by cycle

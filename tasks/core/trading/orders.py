@@ -49,7 +49,7 @@ def protect_order_id(position_id: str, kind: str, sequence: int) -> str:
 
 def is_ours(client_order_id: str) -> bool:
     """Return whether an order the venue reports was sent by this system."""
-    return _OURS.fullmatch(client_order_id) is not None
+    return cycle_of(client_order_id) is not None
 
 
 def cycle_of(client_order_id: str) -> str | None:
