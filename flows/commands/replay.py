@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from flows.commands.options import candle_options, json_option, markets
-from flows.commands.output import emit, read_text, stopwatch
+from flows.commands.output import emit, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
 from tasks.core.types.base import read_dto
@@ -124,18 +124,11 @@ def _show(summary: dict[str, Any]) -> None:
 
 def _limits(path: Path) -> dict[str, Any]:
     """Read limits that differ; every one is checked as a setting is."""
-    import json
-    import tomllib
-    from decimal import Decimal
-
+    from tasks.adapters.files.document import read_document
     from tasks.core.types.limits import Limits
 
-    text = read_text(str(path), "--limits")
-    try:
-        values = (json.loads if path.suffix == ".json" else tomllib.loads)(text, parse_float=Decimal)
-        values = values.get("limits", values)
-    except (ValueError, AttributeError) as e:
-        raise InputError(f"--limits {path}: {e}") from e
+    values = read_document(path, "--limits", '{"max_trade_risk_pct": 0.5}')
+    values = values.get("limits", values)
     checked = read_dto(Limits, values, f"--limits {path}")
     return {name: getattr(checked, name) for name in checked.model_fields_set}
 

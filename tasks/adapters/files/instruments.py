@@ -6,7 +6,6 @@ Numbers are read as they are written, never through a float. What an entry leave
 
 import json
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -16,6 +15,7 @@ from typing import Any
 import pandas as pd
 from pydantic import ValidationError
 
+from tasks.adapters.files.document import read_document
 from tasks.core.errors import InputError
 from tasks.core.market.instruments import Resolved, kind_of, resolve, warm_up
 from tasks.core.types.orders import Instrument, InstrumentTerms
@@ -48,7 +48,7 @@ def read_instruments(path: Path, symbols: Sequence[str]) -> dict[str, Instrument
     symbols: those that are traded. More may be named, unless one that is traded is missing: that looks like a typo.
     Raises InputError naming file, symbol, key and value.
     """
-    document = _document(path)
+    document = read_document(path, "--instruments", '{"BTC/USDT:USDT": {"tick": 0.1, "step": 0.001}}')
     found = {symbol: _terms(path, symbol, entry) for symbol, entry in document.items()}
     missing = [symbol for symbol in symbols if symbol not in found]
     others = [symbol for symbol in found if symbol not in symbols]
@@ -57,23 +57,6 @@ def read_instruments(path: Path, symbols: Sequence[str]) -> dict[str, Instrument
             f"--instruments {path}: {others[0]}: is not traded, but {missing[0]} is: rename it or leave it out"
         )
     return found
-
-
-def _document(path: Path) -> dict[str, Any]:
-    where = f"--instruments {path}"
-    if path.suffix.lower() not in (".json", ".toml"):
-        raise InputError(f"{where}: give a file that ends in .json or .toml")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        toml = path.suffix.lower() == ".toml"
-        document = tomllib.loads(text, parse_float=Decimal) if toml else json.loads(text, parse_float=Decimal)
-    except OSError as e:
-        raise InputError(f"{where}: cannot be read ({e.strerror})") from e
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{where}: not {path.suffix[1:].upper()} ({str(e).splitlines()[0]})") from e
-    if not isinstance(document, dict):
-        raise InputError(f'{where}: write {{"BTC/USDT:USDT": {{"tick": 0.1, "step": 0.001}}}}')
-    return document
 
 
 def _terms(path: Path, symbol: str, entry: Any) -> InstrumentTerms:
