@@ -39,13 +39,6 @@ def store() -> Store:
     return opened(settings().store_url)
 
 
-def close_stores() -> None:
-    """Close what `store` opened, so that other settings may open another."""
-    if opened.cache_info().currsize:
-        store().close()
-    opened.cache_clear()
-
-
 def venue(chosen: Settings | None = None) -> Venue:
     """Return the venue's client of this event loop; on paper with its account in the store."""
     from tasks.adapters.venue.ccxt_venue import connect

@@ -41,8 +41,8 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A state of its own for each test."""
-    from tasks import connections
     from tasks.settings import settings
+    from tests.closing import close_stores
 
     monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
     monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", "")
@@ -51,7 +51,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
     yield tmp_path
     settings.cache_clear()
-    connections.close_stores()
+    close_stores()
 
 
 def pytest_unconfigure() -> None:

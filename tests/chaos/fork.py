@@ -24,9 +24,10 @@ from tasks import ledger as ours
 from tasks import protect as stage
 from tasks.adapters.store.tables import LeaseRow
 from tasks.adapters.venue import client
-from tasks.connections import close_stores, store, venue
+from tasks.connections import store, venue
 from tasks.core.errors import TradingError
 from tasks.settings import Settings, settings
+from tests.closing import close_stores
 
 DONE, FAILED, BROKEN = 0, 3, 4
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)

@@ -20,8 +20,8 @@ os.environ.update(
     OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", QUARTERDECK_NO_MODEL_CALLS="1",
 )  # fmt: skip
 
-from tasks.connections import close_stores
 from tasks.settings import settings
+from tests.closing import close_stores
 from tests.drills import namespaces, postgres, server, worker
 from tests.drills.seen import Seen, Skipped, Stuck
 

@@ -11,6 +11,7 @@ from flows.ingest import ingest
 from tasks import fetch
 from tasks.connections import store, venue
 from tasks.settings import settings
+from tests.closing import close_stores
 
 SYMBOL = "BTC/USDT:USDT"
 VENUE = "bybit-sandbox"
@@ -69,9 +70,8 @@ async def test_a_bar_that_came_late_fills_its_gap(home, exchange):
     (home / "quarterdeck.db").unlink()
     for leftover in home.glob("quarterdeck.db-*"):
         leftover.unlink()
-    from tasks import connections
 
-    connections.close_stores()
+    close_stores()
     store().candles.save(VENUE, {(SYMBOL, "5m"): with_gap}, START)
     advance(exchange, 300)
     await fetched(START + timedelta(minutes=5))

@@ -16,7 +16,7 @@ from sandbox_positions import limit_entry, manual, opened
 from sandbox_server import admin, advance, fault, state
 
 from deployments.cli import cli
-from tasks import connections, crash_points, halts
+from tasks import crash_points, halts
 from tasks import protect as stage
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.connections import store, venue
@@ -26,6 +26,7 @@ from tasks.core.types.decision import Add, Entry, OpenLong
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.verdict import Verdict
 from tasks.settings import settings
+from tests.closing import close_stores
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty")]
 ANOTHERS = orders.client_order_id(orders.cycle_id("another", SYMBOL, START), "e0")
@@ -37,7 +38,7 @@ def _no_variable_known() -> None:
 
 
 def lose_the_database(home, monkeypatch) -> None:
-    connections.close_stores()
+    close_stores()
     monkeypatch.setenv("QUARTERDECK_DATABASE_URL", f"sqlite:///{home / 'restored.db'}")
     settings.cache_clear()
 

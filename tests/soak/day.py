@@ -21,12 +21,12 @@ from deployments.orchestrator import FINAL, PrefectError
 from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from tasks import detect
-from tasks.connections import close_stores
 from tasks.settings import settings
 from tests.adapters.free_ports import free_port
 from tests.chaos import invariants
 from tests.chaos.fork import ledger
 from tests.chaos.world import World
+from tests.closing import close_stores
 from tests.soak import growth, holds
 from tests.soak.draws import BAR, Draws
 from tests.soak.week import Soaked

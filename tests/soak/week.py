@@ -19,11 +19,11 @@ from typing import Any
 
 import psutil
 
-from tasks.connections import close_stores
 from tasks.settings import settings
 from tests.chaos import invariants
 from tests.chaos.fork import ledger
 from tests.chaos.world import SYMBOLS, World
+from tests.closing import close_stores
 from tests.soak import growth, holds
 from tests.soak.draws import DOUBLED, Draws
 

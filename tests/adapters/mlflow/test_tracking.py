@@ -23,7 +23,6 @@ from tasks.adapters.files.prompts import aliases
 from tasks.adapters.mlflow.comparison import git_commit, server_of
 from tasks.adapters.mlflow.evidence import read_evidence, tag
 from tasks.adapters.mlflow.tracking import Tracker, to_file, to_template
-from tasks.connections import close_stores
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.decision import Answer, ModelCall, OpenLong, PromptRef, ToolCall
 from tasks.core.types.orders import OrderIntent, OrderType
@@ -32,6 +31,7 @@ from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.core.types.verdict import Code, Verdict, check
 from tasks.settings import settings
+from tests.closing import close_stores
 
 ROOT = Path(__file__).resolve().parents[3]
 AS_OF = datetime(2026, 3, 2, 10, 5, tzinfo=UTC)

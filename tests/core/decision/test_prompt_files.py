@@ -8,11 +8,11 @@ import pytest
 
 from tasks.adapters.files.prompts import aliases, diff_prompts, list_prompts, load_prompt
 from tasks.adapters.store.store import opened
-from tasks.connections import close_stores
 from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError
 from tasks.core.types.promotion import Move
 from tasks.settings import ROOT, settings
+from tests.closing import close_stores
 
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HASHES = ROOT / "tests" / "fixtures" / "prompt_hashes.json"
