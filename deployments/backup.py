@@ -20,12 +20,11 @@ from sqlalchemy import inspect, make_url
 from deployments import up_state
 from tasks.adapters.store.database import Database
 from tasks.core.errors import InputError, TradingError
-from tasks.settings import Settings
+from tasks.settings import DATABASES, Settings
 
 FILES = ("sandbox.json", "mlartifacts")  # beside the databases
-SQLITE = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "mlflow": "mlflow.db"}
 LAYOUT = "quarterdeck-backup-1"
-MEMBERS = {LAYOUT, *FILES, *(f"{database}.{kind}" for database in SQLITE for kind in ("db", "dump"))}
+MEMBERS = {LAYOUT, *FILES, *(f"{database}.{kind}" for database in DATABASES for kind in ("db", "dump"))}
 
 
 def backup(settings: Settings, archive: Path) -> list[str]:
@@ -37,7 +36,7 @@ def backup(settings: Settings, archive: Path) -> list[str]:
     partial = archive.with_name(archive.name + ".partial")
     try:
         with tempfile.TemporaryDirectory(prefix=".quarterdeck-backup-", dir=archive.parent) as made:
-            for name, url in _urls(settings).items():
+            for name, url in settings.databases.items():
                 _save(name, url, Path(made))
             partial.touch(mode=0o600)
             paths = [*sorted(Path(made).iterdir()), *filter(Path.exists, (settings.home / name for name in FILES))]
@@ -59,7 +58,7 @@ def restore(settings: Settings, archive: Path) -> list[str]:
     """Bring back what `backup` wrote; raises InputError where it would write over something."""
     if up_state.claimed(settings.home):
         raise InputError(f"quarterdeck runs with HOME {settings.home}: `quarterdeck down` first")
-    urls = _urls(settings)
+    urls = settings.databases
     files = {f"{name}.db": _file(url) for name, url in urls.items() if url.startswith("sqlite")}
     files |= {name: settings.home / name for name in FILES}
     dumps = {f"{name}.dump": url for name, url in urls.items() if f"{name}.db" not in files}
@@ -81,13 +80,6 @@ def restore(settings: Settings, archive: Path) -> list[str]:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(members[name], file)
     return [*members]
-
-
-def _urls(settings: Settings) -> dict[str, str]:
-    """Return where each database lives; our own servers' by their settings."""
-    own = {"quarterdeck": settings.database_url, "prefect": settings.prefect_database_url}
-    own["mlflow"] = settings.mlflow_database_url
-    return {name: url or f"sqlite:///{settings.home / SQLITE[name]}" for name, url in own.items()}
 
 
 def _save(name: str, url: str, to: Path) -> None:

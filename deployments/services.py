@@ -107,7 +107,6 @@ def environment(settings: Settings) -> dict[str, str]:
     account.
     Paths are made absolute, since a run may be started in another directory.
     """
-    home = settings.home / "prefect"
     own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") or k.startswith(PASSED)}
     own.pop("QUARTERDECK_ALERT_URLS", None)  # secrets that only the supervisor and Prefect's blocks need
     toml = Path(own.get("QUARTERDECK_TOML", "quarterdeck.toml")).resolve()
@@ -122,11 +121,9 @@ def environment(settings: Settings) -> dict[str, str]:
         "QUARTERDECK_TOML": str(toml),
         "QUARTERDECK_DATABASE_URL": stored,
         WARM_SOCKET: warm_socket(settings),
-        "PREFECT_HOME": str(home),
+        "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_API_URL": settings.prefect_api_url,
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database(
-            settings.prefect_database_url, "asyncpg", home / "prefect.db", "sqlite+aiosqlite"
-        ),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": through(settings.databases["prefect"], "asyncpg", "+aiosqlite"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
@@ -134,7 +131,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # 30: half of what a run of a minute has
         **VACUUMED,
         # not among the server's arguments, where every user of the machine could read a password
-        "MLFLOW_BACKEND_STORE_URI": database(settings.mlflow_database_url, "psycopg", settings.home / "mlflow.db"),
+        "MLFLOW_BACKEND_STORE_URI": through(settings.databases["mlflow"], "psycopg"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GX_ANALYTICS_ENABLED": "false",
@@ -143,9 +140,9 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def database(url: str, driver: str, file: Path, otherwise: str = "sqlite") -> str:
-    """Return a PostgreSQL URL through `driver`, or the SQLite file where none is given."""
-    return re.sub("^postgres(ql)?://", f"postgresql+{driver}://", url) or f"{otherwise}:///{file}"
+def through(url: str, postgres: str, sqlite: str = "") -> str:
+    """Return a database's URL with the driver of its kind, where it names none."""
+    return re.sub("^sqlite:", f"sqlite{sqlite}:", re.sub("^postgres(ql)?:", f"postgresql+{postgres}:", url))
 
 
 def require_free(service: Service) -> str:

@@ -27,6 +27,7 @@ from tasks.core.types.strategy import Strategy
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "QUARTERDECK_"
+DATABASES = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "mlflow": "mlflow.db"}  # in HOME
 Profile = Literal["sandbox", "paper", "testnet", "live"]
 Names = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -118,8 +119,16 @@ class Settings(BaseSettings):
         return self.decider or ("llm:single" if self.model else "rules")
 
     @property
+    def databases(self) -> dict[str, str]:
+        """Return where each database lives: ours, and those of the servers that `up` starts."""
+        urls = (self.database_url, self.prefect_database_url, self.mlflow_database_url)
+        return {
+            name: url or f"sqlite:///{self.home / DATABASES[name]}" for name, url in zip(DATABASES, urls, strict=True)
+        }
+
+    @property
     def store_url(self) -> str:
-        return self.database_url or f"sqlite:///{self.home / 'quarterdeck.db'}"
+        return self.databases["quarterdeck"]
 
 
 def strategy_of(s: Settings, decider: str, **more: Any) -> Strategy:
