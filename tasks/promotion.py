@@ -2,6 +2,10 @@
 
 from datetime import datetime, timedelta
 
+import httpx
+from prefect.events import Event, emit_event
+from prefect.runtime import flow_run
+
 from tasks.adapters.files.prompts import CHAMPION, aliases, load_prompt
 from tasks.adapters.store.shadow import CHAMPION as SHADOWED
 from tasks.connections import log, store, tracker
@@ -12,6 +16,8 @@ from tasks.core.lab.promotion import Shadows
 from tasks.core.types.promotion import Criterion, Move
 from tasks.settings import settings
 from tasks.stage import is_tried_again, stage
+
+EVENT = "quarterdeck.prompt"
 
 
 @stage
@@ -62,7 +68,25 @@ def move_alias(move: Move) -> Move:
         "prompt role=%s alias=%s version=%s previous=%s kind=%s who=%s reason=%s",
         moved.role, moved.alias, moved.version, moved.previous or "-", moved.kind, moved.who, moved.reason or "-",
     )  # fmt: skip
+    tell(moved)
     return moved
+
+
+def tell(move: Move) -> None:
+    """Tell Prefect; automations of `deployments` may page a person on it. Without Prefect the history has it all."""
+    event = {
+        "event": f"{EVENT}.{move.kind}",
+        "resource": {"prefect.resource.id": f"{EVENT}.{move.role}", "version": move.version},
+        "payload": move.model_dump(mode="json"),
+    }
+    if flow_run.id is not None:
+        emit_event(**event)
+        return
+    try:  # outside of a run `emit_event` would start a server of its own
+        url = f"{settings().prefect_api_url}/events"
+        httpx.post(url, json=[Event(**event).model_dump(mode="json")], timeout=5).raise_for_status()
+    except httpx.HTTPError as e:
+        log().warning("prefect was not told of the %s of %s: %s", move.kind, move.role, e)
 
 
 @stage
