@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -83,18 +83,14 @@ def _treatments(request: ComparisonRequest, variant: Variant) -> list[Treatment]
 
 
 def carry_out(
-    work: Work,
-    cap: Decimal | None,
-    out: Path | None,
-    done: Callable[[Trial], None] = lambda _: None,
-    trials: Sequence[Trial] | None = None,
+    work: Work, cap: Decimal | None, out: Path | None, done: Callable[[Trial], None] = lambda _: None
 ) -> dict[str, Any]:
     """Replay, compare, write the report into `out`, and log it; returns the document that `compare --json` prints.
 
-    out: None for no report but MLflow's. trials: the free ones, where they were replayed elsewhere.
+    out: None for no report but MLflow's.
     """
     took, spending = stopwatch(), Spending(cap)
-    trials = stage.replay_trials(work.free, work.request.dask, done) if trials is None else trials
+    trials = stage.replay_trials(work.free, work.request.dask, done)
     if work.paid:
         trials = [*trials, *stage.replay_paid(work.paid, spending, done)]
     compared = stage.compare_trials(work, trials)
@@ -133,12 +129,6 @@ def carry_out(
     )
 
 
-@flow(name="sweep")
-def sweep(jobs: list[Job]) -> list[Trial]:
-    """Replay jobs as tasks of whatever runner this flow was given."""
-    return [future.result() for future in [stage.replay_trial.submit(job) for job in jobs]]
-
-
 @flow(name="evaluate")
 def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]:  # noqa: B008  (frozen)
     """Compare and leave the report as an artifact of this run; models need `max_cost`."""
@@ -146,12 +136,7 @@ def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]
     if work.paid and request.max_cost is None:
         raise InputError("max_cost: a comparison that asks models must say what it may cost, in USD")
     out = settings().home / "evaluations" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime())
-    trials = None
-    if request.dask:
-        from prefect_dask import DaskTaskRunner
-
-        trials = sweep.with_options(task_runner=DaskTaskRunner(address=request.dask))(work.free)
-    document = carry_out(work, request.max_cost, out, trials=trials)
+    document = carry_out(work, request.max_cost, out)
     create_markdown_artifact(key="comparison", markdown=markdown(document), description=request.title or "comparison")
     create_link_artifact(key="comparison-report", link=Path(document["report"]).as_uri(), link_text="report.html")
     return {"report": document["report"], "mlflow_run": document["mlflow_run"], "complete": document["complete"]}

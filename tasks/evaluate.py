@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from prefect.runtime import flow_run
+
 from tasks.adapters import parallel_backtests, variants
 from tasks.adapters.charts import comparison_report
 from tasks.adapters.parallel_backtests import Job
@@ -62,7 +64,7 @@ class Work:
 
 @stage(task_run_name="replay-{job.label}-{job.window.index}-{job.treatment}", retries=0)
 def replay_trial(job: Job) -> Trial:
-    """Replay one variant over one window, here or on a Dask worker."""
+    """Replay one variant over one window, on a Dask worker."""
     trial = parallel_backtests.run_job(job)
     log().info("replay variant=%s window=%d trades=%d", job.label, job.window.index, len(trial.trades))
     return trial
@@ -70,9 +72,9 @@ def replay_trial(job: Job) -> Trial:
 
 @stage(retries=0)
 def replay_trials(jobs: Sequence[Job], dask: str, done: Callable[[Trial], None]) -> list[Trial]:
-    """Replay every job that asks no model, in as many processes as there are cores."""
-    trials = []
-    for trial in parallel_backtests.run_all(jobs, dask):
+    """Replay every job that asks no model, in as many processes as there are cores; on Dask as tasks of this run."""
+    trials, work = [], replay_trial if flow_run.id else parallel_backtests.run_job
+    for trial in parallel_backtests.run_all(jobs, dask, work=work):
         trials.append(trial)
         done(trial)
     return trials
@@ -90,7 +92,7 @@ def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: C
 @stage(retries=0)
 def compare_trials(work: Work, trials: Sequence[Trial]) -> Comparison:
     """Count these variants as tried on this data, and put them beside each other."""
-    seen, strategy = parallel_backtests.treated_for(work.job), work.job.strategy
+    seen, strategy = work.job.seen, work.job.strategy
     data, tally = parallel_backtests.data_hash(seen), variants.Tally(settings().home)
     limits = strategy.limits.model_dump_json()
     sharpes = {
@@ -110,7 +112,7 @@ def write_report(
     comparison_report.write(
         out, {"report.html": comparison_report.page(comparison, work.variants, trials, notes).encode()}
     )
-    paths = parallel_backtests.bars_of(parallel_backtests.treated_for(work.job))
+    paths = parallel_backtests.bars_of(work.job.seen)
     for variant in work.variants:
         files = comparison_report.variant_files(variant, trials, paths)
         comparison_report.write(out / comparison_report.file_name(variant.label), files)

@@ -61,7 +61,7 @@ def backtest(
     """
     from flows.commands.spending import ALWAYS, decider_for
     from tasks.adapters.files.folders import check_new
-    from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, strategy_for, terms_of, treated_for
+    from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, terms_of
     from tasks.core.lab.compare import BacktestWindow
 
     s, name = settings(), decider or settings().decider_name
@@ -88,7 +88,7 @@ def backtest(
         latency_s=s.decision_latency_s,
     )
     chosen, spending = decider_for(job, max_cost)
-    took, shown = stopwatch(), strategy_for(job)
+    took, shown = stopwatch(), job.shown
     try:
         result = _carried_out(job, chosen, out, spending, as_json)
     except KeyboardInterrupt:
@@ -96,7 +96,7 @@ def backtest(
         click.echo(f"stopped: {where}", err=True)
         raise
     seconds, figures = took(), result.summary()
-    sources = {masked: sources[real] for masked, real in treated_for(job).names.items()}
+    sources = {masked: sources[real] for masked, real in job.seen.names.items()}
     summary = {
         "symbols": shown.symbols,
         "instruments": terms_of(shown, sources),
@@ -114,22 +114,17 @@ def backtest(
 
 def _carried_out(job: Any, decider: Any, out: Path | None, spending: Any, as_json: bool) -> Any:
     """Replay, up to where the agreed cost is reached."""
-    from tasks.adapters.parallel_backtests import strategy_for, treated_for, world_of
-    from tasks.core.simulation.backtest import Backtest
     from tasks.core.simulation.resume import ResumedDecider
 
     with (
         _recorded(out) if out else nullcontext((None, None)) as (earlier, write),
         progress("backtest", as_json) as bar,
     ):
-        run = Backtest(
-            treated_for(job).markets,
+        run = job.backtest(
             ResumedDecider(decider, earlier) if out else decider,
-            strategy_for(job),
-            world_of(job),
+            spending,
             progress=lambda done, total: bar(completed=done, total=total),
             on_line=write,
-            is_capped=lambda: spending.reached,
         )
         result = asyncio.run(run.run())
     if not result.complete:

@@ -63,25 +63,6 @@ class ReplayFiles(Dto):
         return read_calendar(Path(self.calendar)) if self.calendar else ()
 
 
-class Job(Dto):
-    """One replay: a strategy over one window under one treatment, and the files it reads."""
-
-    label: str
-    strategy: Strategy
-    window: BacktestWindow
-    treatment: Treatment = "raw"
-    mask_key: str = Field("", description="of the masked treatment; empty: follows from the files' names")
-    files: ReplayFiles
-    latency_s: float = 0.0
-    samples: int = Field(0, description="bars of each kind, with an event and without, to measure the gate by")
-
-    @property
-    def mask(self) -> Mask | None:
-        """Return how symbols are disguised, if they are."""
-        key = self.mask_key or hashlib.sha256(str(self.files.candles).encode()).hexdigest()
-        return Mask(key) if self.treatment == "masked" else None
-
-
 @dataclass(frozen=True)
 class Treated:
     """Markets as a treatment shows them, and the way back: true symbols, and how far time was moved."""
@@ -114,9 +95,63 @@ def treated(
     return Treated(markets, names, shift)
 
 
-def treated_for(job: Job) -> Treated:
-    """Return the markets of a job."""
-    return treated(job.files.candles, job.treatment, job.mask, job.strategy.thresholds)
+class Job(Dto):
+    """One replay: a strategy over one window under one treatment, and the files it reads."""
+
+    label: str
+    strategy: Strategy
+    window: BacktestWindow
+    treatment: Treatment = "raw"
+    mask_key: str = Field("", description="of the masked treatment; empty: follows from the files' names")
+    files: ReplayFiles
+    latency_s: float = 0.0
+    samples: int = Field(0, description="bars of each kind, with an event and without, to measure the gate by")
+
+    @property
+    def mask(self) -> Mask | None:
+        """Return how symbols are disguised, if they are."""
+        key = self.mask_key or hashlib.sha256(str(self.files.candles).encode()).hexdigest()
+        return Mask(key) if self.treatment == "masked" else None
+
+    @property
+    def seen(self) -> Treated:
+        """Return the markets as the treatment shows them."""
+        return treated(self.files.candles, self.treatment, self.mask, self.strategy.thresholds)
+
+    @property
+    def shown(self) -> Strategy:
+        """Return the strategy as the treatment shows it: masked symbols have masked instruments."""
+        if self.mask is None:
+            return self.strategy
+        hidden = [mask_instrument(each, self.mask) for each in self.strategy.instruments.values()]
+        instruments = {each.symbol: each for each in hidden}
+        return self.strategy.replace(symbols=tuple(instruments), instruments=instruments)
+
+    @property
+    def world(self) -> World:
+        """Return the window and what the world says in it, in the treatment's own time."""
+        names, shift, headlines = self.seen.names, self.seen.shift, None
+        if self.files.news and not self.mask:  # they name names
+            from tasks.adapters.news import read_news
+
+            headlines = read_news(Path(self.files.news))
+        paths = dict(self.files.funding)
+        return World(
+            start=self.window.start + shift,
+            end=self.window.end + shift,
+            latency_s=self.latency_s,
+            funding={
+                name: [rate._replace(at=rate.at + shift) for rate in read_funding(Path(paths[symbol]))]
+                for name, symbol in names.items()
+                if symbol in paths
+            },
+            calendar=tuple(event.replace(at=event.at + shift) for event in self.files.events()),
+            headlines=headlines,
+        )
+
+    def backtest(self, decider: Decider, spending: Spending, **more: Any) -> Backtest:
+        """Return the replay, which ends where the spending reaches its cap."""
+        return Backtest(self.seen.markets, decider, self.shown, self.world, is_capped=lambda: spending.reached, **more)
 
 
 def replayed(s: Settings, decider: str, files: ReplayFiles, window: BacktestWindow) -> tuple[Strategy, dict[str, str]]:
@@ -164,15 +199,6 @@ def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, dict[str,
     }
 
 
-def strategy_for(job: Job) -> Strategy:
-    """Return the job's strategy as its treatment shows it: masked symbols have masked instruments."""
-    if job.mask is None:
-        return job.strategy
-    hidden = [mask_instrument(each, job.mask) for each in job.strategy.instruments.values()]
-    instruments = {each.symbol: each for each in hidden}
-    return job.strategy.replace(symbols=tuple(instruments), instruments=instruments)
-
-
 def data_hash(seen: Treated) -> str:
     """Return the sha256 of every symbol's 5m candles."""
     bars = [(symbol.encode(), market.bars["5m"]) for symbol, market in sorted(seen.markets.items())]
@@ -189,28 +215,6 @@ def bars_of(seen: Treated) -> dict[str, TradedBars]:
     }
 
 
-def world_of(job: Job) -> World:
-    """Return the window and what the world says in it, in the treatment's own time."""
-    seen, files, headlines = treated_for(job), job.files, None
-    if files.news and not job.mask:  # they name names
-        from tasks.adapters.news import read_news
-
-        headlines = read_news(Path(files.news))
-    shown = {real: name for name, real in seen.names.items()}
-    rates = {
-        shown[symbol]: [rate._replace(at=rate.at + seen.shift) for rate in read_funding(Path(path))]
-        for symbol, path in files.funding
-    }
-    return World(
-        start=job.window.start + seen.shift,
-        end=job.window.end + seen.shift,
-        latency_s=job.latency_s,
-        funding=rates,
-        calendar=tuple(event.replace(at=event.at + seen.shift) for event in files.events()),
-        headlines=headlines,
-    )
-
-
 def run_job(job: Job) -> Trial:
     """Replay one job whose decider asks no model."""
     return asyncio.run(replay(job, build(job.strategy.decider, settings()), Spending()))
@@ -218,7 +222,7 @@ def run_job(job: Job) -> Trial:
 
 async def replay(job: Job, decider: Decider, spending: Spending) -> Trial:
     """Replay one job; when the spending reaches its cap, what was decided before that counts."""
-    strategy, world, seen = strategy_for(job), world_of(job), treated_for(job)
+    seen = job.seen
     points: list[Point] = []
     sides: dict[str, tuple[str, int]] = {}
     back = round(seen.shift.total_seconds())
@@ -229,12 +233,10 @@ async def replay(job: Job, decider: Decider, spending: Spending) -> Trial:
             if not intent.reduce_only:
                 sides[record.cycle_id] = ("long" if intent.side == "buy" else "short", points[-1].at_s)
 
-    result = await Backtest(
-        seen.markets, decider, strategy, world, on_record=note, is_capped=lambda: spending.reached
-    ).run()
+    result = await job.backtest(decider, spending, on_record=note).run()
     trades = [_trade(outcome, seen.names, sides, back) for outcome in result.outcomes]
     closes = int(result.grid.closes_at(0).timestamp()) + 300 * np.arange(len(result.equity))
-    days, equity = compare.daily(result.equity, closes, float(strategy.capital))
+    days, equity = compare.daily(result.equity, closes, float(job.strategy.capital))
     trial = Trial(
         job.label,
         job.window.index,
@@ -247,8 +249,9 @@ async def replay(job: Job, decider: Decider, spending: Spending) -> Trial:
         complete=result.complete,
     )
     if job.samples and result.complete:
+        shown, world = job.shown, job.world
         for market in seen.markets.values():
-            trial.sampled.extend(await gate_sampling.sample(market, decider, strategy, world, job.samples))
+            trial.sampled.extend(await gate_sampling.sample(market, decider, shown, world, job.samples))
         trial = replace(trial, complete=not spending.reached)
     return trial
 
@@ -279,16 +282,19 @@ def _trade(outcome: Outcome, names: dict[str, str], sides: dict[str, tuple[str, 
     )  # fmt: skip
 
 
-def run_all(jobs: Sequence[Job], dask: str = "", processes: int = 0) -> Iterator[Trial]:
+def run_all(
+    jobs: Sequence[Job], dask: str = "", processes: int = 0, work: Callable[[Job], Trial] = run_job
+) -> Iterator[Trial]:
     """Replay jobs that ask no model, each as soon as there is a process for it; in any order.
 
-    dask: a scheduler's address; the candle files must be readable there. Else processes of this machine.
+    dask: a scheduler's address; the candle files must be readable there, and `work` may be a task of Prefect's. Else
+    processes of this machine.
     """
     if dask:
-        yield from _on_dask(jobs, dask)
+        yield from _on_dask(jobs, dask, work)
         return
     for job in jobs:
-        treated_for(job)  # before the fork: computed once, shared by every process
+        _ = job.seen  # before the fork: computed once, shared by every process
     count = min(processes or os.cpu_count() or 1, len(jobs))
     if count <= 1:
         yield from map(run_job, jobs)
@@ -298,16 +304,16 @@ def run_all(jobs: Sequence[Job], dask: str = "", processes: int = 0) -> Iterator
             yield done.result()
 
 
-def _on_dask(jobs: Sequence[Job], address: str) -> Iterator[Trial]:
-    from distributed import Client
+def _on_dask(jobs: Sequence[Job], address: str, work: Callable[[Job], Trial]) -> Iterator[Trial]:
     from distributed import as_completed as finished
+    from prefect_dask.client import PrefectDaskClient
 
     try:
-        client = Client(address, timeout="10s")  # type: ignore[no-untyped-call]  # dask has no types
+        client = PrefectDaskClient(address, timeout="10s")  # type: ignore[no-untyped-call]  # dask has no types
     except (OSError, ValueError, TimeoutError) as e:
         raise InputError(f"--dask {address}: no Dask scheduler answers there ({e})") from e
     with client:
-        futures = client.map(run_job, jobs, pure=False)
+        futures = client.map(work, jobs, pure=False)  # type: ignore[no-untyped-call]  # nor has prefect-dask
         yield from (future.result() for future in finished(futures))  # type: ignore[no-untyped-call]  # dask has no types
 
 

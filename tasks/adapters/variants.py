@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tasks.adapters.deciders import build, failover_of
-from tasks.adapters.parallel_backtests import Job, strategy_for, treated_for, world_of
+from tasks.adapters.parallel_backtests import Job
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
 from tasks.core.errors import InputError
@@ -98,17 +98,17 @@ async def estimate(paid: Sequence[tuple[Variant, Job]], settings: Settings) -> t
 
 
 def _decisions(job: Job) -> int:
-    markets = treated_for(job).markets.values()
+    markets = job.seen.markets.values()
     return sum(len(closes(market, job.window.start, job.window.end)) + 2 * job.samples for market in markets)
 
 
 async def _middle_question(decider: Decider, job: Job) -> None:
     """Put the middle event of a job to a decider that notes what it would ask."""
-    market, strategy = next(iter(treated_for(job).markets.values())), strategy_for(job)
+    market, strategy = next(iter(job.seen.markets.values())), job.shown
     if events := closes(market, job.window.start, job.window.end):
         when = events[len(events) // 2]
         account, reasons = flat_account(market, strategy, when), market.reasons(when, when)
-        await decider.decide([flat_question(market, account, strategy, world_of(job), when, reasons)])
+        await decider.decide([flat_question(market, account, strategy, job.world, when, reasons)])
 
 
 class Tally:

@@ -56,7 +56,7 @@ def main() -> None:
         print(f"features and events once: cpu_s={features:.2f}; eight times would be {8 * features:.2f}")
         [trial] = [parallel_backtests.run_job(job) for job in jobs(path, bars, ("rules",))]
         begun = cpu()
-        paths = parallel_backtests.bars_of(parallel_backtests.treated_for(jobs(path, bars, ("rules",))[0]))
+        paths = parallel_backtests.bars_of(jobs(path, bars, ("rules",))[0].seen)
         drawn = random_traders.random_returns(trial.trades, paths, trial.days, 10_000.0, Costs())
         stands = random_traders.standing(compare.series([trial]).to_numpy(), drawn, len(trial.trades))
         took = cpu() - begun

@@ -153,6 +153,22 @@ def test_dask_workers_print_the_same_fingerprints(candles):
     assert {trial.label: trial.summary["fingerprint"] for trial in there} == here
 
 
+@pytest.mark.slow
+async def test_a_run_replays_on_dask_as_its_own_tasks(candles, prefect_server):
+    import distributed
+    from prefect.client.orchestration import get_client
+
+    days = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
+    with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+        request = ComparisonRequest(
+            candles={SYMBOL: str(candles)}, quiet=0, seeds=5, dask=cluster.scheduler_address, **days
+        )
+        assert (await asyncio.to_thread(evaluate, request))["complete"]
+    async with get_client() as client:
+        names = {run.name for run in await client.read_task_runs()}
+    assert "replay-rules-0-raw" in names
+
+
 def test_a_second_run_asks_nothing_and_finds_the_same(candles, server):
     asked = ("--decider", "llm:single@v001", "--model", "openai/test", "--max-cost", "100", *SPAN)
     first = compared(candles, *asked)
