@@ -1,6 +1,6 @@
 """Exact arithmetic of orders: steps, ticks, basis points, and the one crossing from float to Decimal."""
 
-from decimal import ROUND_DOWN, ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_DOWN, Decimal
 
 from tasks.core.types.base import Price, Quantity
 
@@ -20,10 +20,10 @@ def exact(x: float) -> Decimal:
 
 def floor_to_step(quantity: Decimal, step: Decimal) -> Quantity:
     """Round `quantity` (base) down to the venue's lot `step`; never up."""
-    return Quantity((quantity / step).to_integral_value(ROUND_DOWN) * step)
+    return Quantity(round_to_tick(quantity, step, ROUND_DOWN))
 
 
-def round_to_tick(price: Decimal, tick: Decimal, rounding: str = ROUND_HALF_EVEN) -> Price:
+def round_to_tick(price: Decimal, tick: Decimal, rounding: str) -> Price:
     """Round `price` to a multiple of `tick`; `rounding` is one of the decimal module's ROUND_ constants."""
     return Price((price / tick).to_integral_value(rounding) * tick)
 

@@ -46,8 +46,6 @@ def test_a_stop_beyond_breakeven_and_costs_loses_nothing():
 
 def test_quantities_are_floored_to_the_step():
     assert sizing.by_notional(D(10_000), D(20), D("65432.1"), MILLI) == D("0.030")
-    assert sizing.by_budget(D(75), D("2.12"), MILLI) == D("35.377")
-    assert sizing.by_budget(D(-1), D("2.12"), MILLI) == 0
 
 
 @pytest.mark.parametrize("quantity", ["0.001", "0.030", "1.999", "7", "123456.789"])

@@ -8,7 +8,7 @@ from decimal import ROUND_FLOOR, Decimal
 
 from tasks.core.trading.guard import cases, sizing
 from tasks.core.trading.guard.cases import Case, EntryTerms
-from tasks.core.trading.money import bps
+from tasks.core.trading.money import bps, floor_to_step
 from tasks.core.types.base import ZERO, Quantity
 from tasks.core.types.orders import PositionSide
 from tasks.core.types.verdict import Check, Code, check
@@ -120,7 +120,7 @@ def available(t: EntryTerms) -> Room:
 
 
 def _cap(code: Code, t: EntryTerms, room: Decimal, per_unit: Decimal, **also: object) -> Room:
-    most = sizing.by_budget(room, per_unit, t.account.instrument.step)
+    most = floor_to_step(max(room, ZERO) / per_unit, t.account.instrument.step)
     return most, check(code, most < t.asked, room=room, per_unit=per_unit, most=most, asked=t.asked, **also)
 
 

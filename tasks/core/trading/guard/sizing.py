@@ -41,25 +41,17 @@ def protective_price(side: PositionSide, price: Decimal, tick: Decimal) -> Price
     return round_to_tick(price, tick, ROUND_CEILING if side == "long" else ROUND_FLOOR)
 
 
-def cost_per_unit(entry: Decimal, stop: Decimal, costs: Costs) -> Decimal:
-    """Return taker fee and half spread, in and out, in quote per base; the way out at the dearer of both prices."""
-    return bps(entry + max(entry, stop), costs.taker_bps + costs.half_spread_bps)
-
-
 def loss_per_unit(side: PositionSide, entry: Decimal, stop: Decimal, costs: Costs) -> Decimal:
     """Return what one unit loses when it is stopped out, costs included; never below 0 (a stop beyond breakeven)."""
     way_lost = entry - stop if side == "long" else stop - entry
-    return max(way_lost + cost_per_unit(entry, stop, costs), ZERO)
+    # taker fee and half spread, in and out; the way out at the dearer of both prices
+    paid = bps(entry + max(entry, stop), costs.taker_bps + costs.half_spread_bps)
+    return max(way_lost + paid, ZERO)
 
 
 def by_notional(equity: Decimal, size_pct: Decimal, entry: Decimal, step: Decimal) -> Quantity:
     """Return the quantity whose notional is `size_pct` percent of equity, floored to the step."""
     return floor_to_step(equity * size_pct / HUNDRED / entry, step)
-
-
-def by_budget(budget: Decimal, per_unit: Decimal, step: Decimal) -> Quantity:
-    """Return the largest quantity that uses no more than `budget` at `per_unit`, floored to the step; 0 if none."""
-    return floor_to_step(max(budget, ZERO) / per_unit, step)
 
 
 def pct_of_quantity(equity: Decimal, quantity: Decimal, entry: Decimal, step: Decimal) -> Decimal:
