@@ -6,9 +6,8 @@ from typing import Any
 from infra.sandbox.api import rows
 from infra.sandbox.api.answers import Json, bad_parameter, text
 from infra.sandbox.api.query import Query, invalid
+from tasks.core.types.base import ZERO
 from tasks.core.types.orders import Order, OrderStatus
-
-ZERO = Decimal(0)
 
 
 def api_key(q: Query) -> Json:

@@ -9,6 +9,7 @@ from infra.sandbox.api.rows import OWN_ID, ids
 from tasks.core.simulation.account import limit_price
 from tasks.core.simulation.rejections import protection_refusal, sign_of
 from tasks.core.trading.money import floor_to_step
+from tasks.core.types.base import ZERO
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 
 MAX_LINK_ID = 36
@@ -24,7 +25,7 @@ def create(q: Query) -> Json:
     force = q["timeInForce"] or ("IOC" if intent.type is OrderType.MARKET else "GTC")
     if force not in TIMES_IN_FORCE:
         raise invalid("timeInForce", force)
-    depth = Decimal(0) if force == "PostOnly" else None
+    depth = ZERO if force == "PostOnly" else None
     if q.quirks.keys() & {"partial_fill", "partial_fill_cancel"}:
         depth = floor_to_step(intent.quantity / 2, q.market.instrument.step)
     order = ex.submit(intent, depth)
@@ -45,7 +46,7 @@ def _intent(q: Query) -> OrderIntent:
         raise invalid("side", q["side"])
     stop, target = q.amount("stopLoss"), q.amount("takeProfit")
     if "reject_stop" in q.quirks:
-        stop = Decimal(0)
+        stop = ZERO
     kind = _kind(q)
     if market.category == "spot" and kind is not OrderType.LIMIT and (stop or target):
         raise bad_parameter("tpsl order is not supported for spot market orders")
@@ -103,7 +104,7 @@ def cancel(q: Query) -> Json:
     """Cancel a working order; or remove the attached stop or target that has this order id."""
     for leg in rows.attached(q.ex):
         if leg.venue_order_id == q["orderId"]:
-            stop, target = (Decimal(0) if leg.type == kind else None for kind in ("stop", "target"))
+            stop, target = (ZERO if leg.type == kind else None for kind in ("stop", "target"))
             q.account.set_protection(leg.symbol, stop, target, q.ex.now)
             return ids(leg)
     order = _find(q)

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from tasks.core.ports import Model, ModelRequest
-from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, Utc
 from tasks.core.types.decision import ModelCall, Rung, Why
 from tasks.core.types.limits import Budget
 
@@ -31,7 +31,7 @@ class Charge(Dto):
 class Spent(Dto):
     """What one scope has used, reservations included."""
 
-    usd: Exact = Decimal(0)
+    usd: Exact = ZERO
     calls: int = 0
 
 
@@ -59,7 +59,7 @@ class KeptReply(Dto):
     model: str
     raw_reply: str
     created_at: Utc
-    cost_usd: Exact = Decimal(0)
+    cost_usd: Exact = ZERO
     tokens_in: int = 0
     tokens_out: int = 0
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
+from tasks.core.types.base import ZERO
 from tasks.core.types.snapshot import OrderBookView
 
 Levels = Sequence[tuple[Decimal, Decimal]]
@@ -13,7 +14,7 @@ def view(bids: Levels, asks: Levels, notional: Decimal) -> OrderBookView:
     """Read a book. bids/asks: best first, (price, base quantity); notional: quote value of the order we may send."""
     if not bids or not asks or asks[0][0] <= bids[0][0]:
         return OrderBookView()
-    bid, ask = (float(sum((q for _, q in side[:TOP]), Decimal(0))) for side in (bids, asks))
+    bid, ask = (float(sum((q for _, q in side[:TOP]), ZERO)) for side in (bids, asks))
     mid = (bids[0][0] + asks[0][0]) / 2
     walked = [slippage_bps(side, mid, notional) for side in (asks, bids)]
     known = [x for x in walked if x is not None]
@@ -29,7 +30,7 @@ def slippage_bps(side: Levels, mid: Decimal, notional: Decimal) -> float | None:
 
     None when the book is too thin for it: the guard must not take unknown for cheap.
     """
-    left, base = notional, Decimal(0)
+    left, base = notional, ZERO
     for price, quantity in side:
         taken = min(left, price * quantity)
         base += taken / price

@@ -18,7 +18,7 @@ from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
 from tasks.core.decision.decider import variables_of
 from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
-from tasks.core.types.base import Dto, Exact
+from tasks.core.types.base import ZERO, Dto, Exact
 from tasks.core.types.decision import OpenLong, OpenShort
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import News, RoleInput, TimeframeView
@@ -55,11 +55,11 @@ class Proposal(_Role):
     """Prices are absolute, 0 where there is no signal."""
 
     signal: Literal["long", "short", "none"]
-    target: Exact = Field(Decimal(0), ge=0, description="price")
-    stop: Exact = Field(Decimal(0), ge=0, description="price")
-    risk_reward: Exact = Field(Decimal(0), ge=0, description="your estimate; the code computes its own")
-    size_pct: Exact = Field(Decimal(0), ge=0, le=100, description="notional, percent of equity")
-    confidence: Exact = Field(Decimal(0), ge=0, le=1)
+    target: Exact = Field(ZERO, ge=0, description="price")
+    stop: Exact = Field(ZERO, ge=0, description="price")
+    risk_reward: Exact = Field(ZERO, ge=0, description="your estimate; the code computes its own")
+    size_pct: Exact = Field(ZERO, ge=0, le=100, description="notional, percent of equity")
+    confidence: Exact = Field(ZERO, ge=0, le=1)
 
 
 class TrendProposal(Proposal):
@@ -73,7 +73,7 @@ class Review(_Role):
     risk_score: Exact = Field(Decimal(100), ge=0, le=100, description="0 harmless to 100 reckless")
     approved: StrictBool
     adjusted_size: Exact = Field(Decimal(100), ge=0, description="percent of equity, at most as proposed")
-    confidence: Exact = Field(Decimal(0), ge=0, le=1)
+    confidence: Exact = Field(ZERO, ge=0, le=1)
 
 
 ANALYSTS: dict[str, type[Analysis]] = dict.fromkeys(("technical", "orderbook", "sentiment"), Analysis)
@@ -97,7 +97,7 @@ def consensus(votes: Mapping[str, Analysis]) -> Consensus | None:
     for way, signal in ((1, "bullish"), (-1, "bearish")):
         agreed = [vote.confidence for vote in votes.values() if vote.signal == signal]
         if len(agreed) >= VOTES_NEEDED and sum(agreed) >= LEAST_CONFIDENCE * len(agreed):
-            return Consensus(way, sum(agreed, Decimal(0)) / len(agreed))
+            return Consensus(way, sum(agreed, ZERO) / len(agreed))
     return None
 
 
