@@ -13,7 +13,7 @@ from tasks.adapters.venue import bybit, client
 from tasks.adapters.venue.bybit import Permissions, Row, category_of, ms
 from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.market import MarketData
-from tasks.core.errors import InputError, VenueError, VenueUnavailable
+from tasks.core.errors import InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types.orders import Balance, Fill, Order, OrderStatus, VenuePosition
 from tasks.settings import Settings
@@ -34,13 +34,12 @@ class VenueAccount:
             market.check_key = self._check_key
 
     async def balance(self) -> Balance:
-        wallet = await self._wallet()
-        with understood("fetch the balance", VenueUnavailable):
-            return bybit.balance_of(wallet, [symbol.partition("/")[0] for symbol in self.spot])
+        bases = [symbol.partition("/")[0] for symbol in self.spot]
+        return await self._wallet(lambda account: bybit.balance_of(account, bases))
 
-    async def _wallet(self) -> Row:
+    async def _wallet(self, read: Callable[[Row], T]) -> T:
         doing, asked = "fetch the balance", {"accountType": "UNIFIED"}
-        rows = await self.rows(doing, "private_get_v5_account_wallet_balance", asked, dict)
+        rows = await self.rows(doing, "private_get_v5_account_wallet_balance", asked, read)
         with understood(doing, VenueUnavailable):
             return rows[0]
 
@@ -56,9 +55,8 @@ class VenueAccount:
 
     async def spot_position(self, symbol: str) -> VenuePosition | None:
         """Read a coin as a position: the venue has none on spot. Less than can be sold is flat."""
-        instrument, wallet = await self.market.instrument(symbol), await self._wallet()
-        with understood("fetch the positions", VenueUnavailable):
-            coins = bybit.exact(bybit.coin_of(wallet, symbol.partition("/")[0])["equity"])
+        instrument, base = await self.market.instrument(symbol), symbol.partition("/")[0]
+        coins = await self._wallet(lambda account: bybit.exact(bybit.coin_of(account, base)["equity"]))
         if coins < max(instrument.step, instrument.min_quantity):
             return None
         covered = floor_to_step(coins, instrument.step)  # a larger stop is refused when it fires, for want of coins
@@ -128,14 +126,16 @@ class VenueAccount:
         with understood("the account's margin mode", VenueUnavailable):
             return str(answer["marginMode"])
 
-    async def position_terms(self, symbol: str) -> tuple[bool, Decimal | None]:
-        """Return whether a contract is traded one-way, and the leverage set for it; None where it is not told."""
+    async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:
+        """Return the leverage set for a contract, None where it is not told; raise `refusal` in hedge mode."""
         terms = await self.rows(
             f"ask the position mode of {symbol}", "private_get_v5_position_list",
             category_of(await self.market.listing(symbol)),
             lambda row: (int(row["positionIdx"]), bybit.price_or_none(row.get("leverage"))),
         )  # fmt: skip
-        return not any(index for index, _ in terms), terms[0][1] if terms else None
+        if any(index for index, _ in terms):
+            raise refusal(f"{symbol} is in hedge mode at {self.market.name}: switch the account to one-way mode")
+        return terms[0][1] if terms else None
 
     # --- underneath --------------------------------------------------------------------------------------------
 
@@ -184,13 +184,13 @@ class VenueAccount:
     async def rows(self, doing: str, method: str, params: Mapping[str, object], read: Callable[[Row], T]) -> list[T]:
         """Read all pages of a list, each row by `read`."""
         rows: list[T] = []
-        cursor = None
         for _ in range(MAX_PAGES):
-            result = await self.call(doing, method, {**params, **({"cursor": cursor} if cursor else {})})
+            result = await self.call(doing, method, params)
             with understood(doing, VenueUnavailable):
                 page = [read(row) for row in result["list"]]
             rows += page
-            before, cursor = cursor, result.get("nextPageCursor")
-            if not page or not cursor or cursor == before:
+            cursor = result.get("nextPageCursor")
+            if not page or not cursor or cursor == params.get("cursor"):
                 return rows
+            params = {**params, "cursor": cursor}
         raise VenueError(f"{doing}: more than {MAX_PAGES} pages")

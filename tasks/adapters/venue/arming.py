@@ -40,13 +40,8 @@ async def examine(settings: Settings) -> ArmingReport:
         key = await account.permissions()
         if settings.profile == "live":
             client.check_key(key, settings)
-        leverage: dict[str, Decimal | None] = {}
-        for symbol in settings.symbols:
-            if symbol in account.spot:
-                continue
-            one_way, leverage[symbol] = await account.position_terms(symbol)
-            if not one_way:
-                raise InputError(f"{symbol} is in hedge mode at {venue.name}: switch the account to one-way mode")
+        contracts = [symbol for symbol in settings.symbols if symbol not in account.spot]
+        leverage = {symbol: await account.leverage(symbol, InputError) for symbol in contracts}
         return ArmingReport(venue=venue.name, key=key, margin_mode=await account.margin_mode(), leverage=leverage)
     finally:
         await venue.close()

@@ -115,7 +115,9 @@ def order_request(intent: OrderIntent, market: Row) -> JsonObject:
         "qty": wire(intent.quantity),
         "orderLinkId": intent.client_order_id,
     }
-    if intent.type is OrderType.LIMIT and intent.price is not None:
+    if intent.type is OrderType.LIMIT:
+        if intent.price is None:
+            raise OrderRejected(f"send order {intent.client_order_id}: a limit order needs a price")
         body |= {"price": wire(intent.price), "timeInForce": "GTC"}
     if market["spot"]:
         return body if intent.type is OrderType.LIMIT else body | {"marketUnit": "baseCoin"}
@@ -255,20 +257,20 @@ def coin_of(account: Row, currency: str) -> Row:
     return next((coin for coin in account["coin"] if coin["coin"] == currency), {"equity": "0"})
 
 
-def balance_of(account: Row, bases: Sequence[str] = (), currency: str = "USDT") -> Balance:
+def balance_of(account: Row, bases: Sequence[str] = ()) -> Balance:
     """Read a row of /v5/account/wallet-balance: the equity in quote, and what of it is free for new margin.
 
     bases: coins traded on spot, which count at the venue's value. Never more is available than the account has:
     other coins may be lent out or pledged against it.
     """
-    coin = coin_of(account, currency)
+    coin = coin_of(account, "USDT")
     equity = exact(coin["equity"])
     used = [exact_or_zero(coin.get(name)) for name in ("totalPositionIM", "totalOrderIM", "locked")]
     available = equity - sum(used, Decimal(0))
     if account.get("totalAvailableBalance") not in (None, ""):
         available = min(available, exact(account["totalAvailableBalance"]))
     equity += sum((exact_or_zero(coin_of(account, base).get("usdValue")) for base in bases), Decimal(0))
-    return Balance(equity=equity, available=max(available, Decimal(0)), currency=currency)
+    return Balance(equity=equity, available=max(available, Decimal(0)), currency="USDT")
 
 
 def permissions_of(result: Row) -> Permissions:

@@ -19,7 +19,7 @@ from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.market import MarketData
 from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types.orders import Order, OrderIntent, OrderStatus
 from tasks.settings import Settings
 
 LOOKS = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look for a new order; Bybit creates them asynchronously
@@ -64,17 +64,15 @@ class CcxtVenue:
 
     async def submit(self, intent: OrderIntent) -> Order:
         """Send once, then look until the venue lists it. An order it rejects afterwards raises OrderRejected too."""
+        if intent.type in bybit.PROTECTION:
+            await self.set_protection(intent.symbol, *bybit.protection_of(intent), intent.client_order_id)
+            return bybit.accepted(intent, "", await self.now())
         doing = f"send order {intent.client_order_id}"
         market = await self._tradable(intent.symbol, doing)
-        if intent.type in bybit.PROTECTION:
-            stop, target = bybit.protection_of(intent)
-            await self._protect(market, stop, target, intent.client_order_id)
-            return bybit.accepted(intent, "", await self.now())
-        if intent.type is OrderType.LIMIT and intent.price is None:
-            raise OrderRejected(f"{doing}: a limit order needs a price")
+        body = bybit.order_request(intent, market)
         if not intent.reduce_only:
             await self._prepare(market)
-        answer = await self.account.call(doing, CREATE, bybit.order_request(intent, market), order=True)
+        answer = await self.account.call(doing, CREATE, body, order=True)
         with understood(doing, VenueUnavailable):
             sent = bybit.accepted(intent, answer["orderId"], at(answer["time"]))
         order = await self._settled(sent)
@@ -102,9 +100,7 @@ class CcxtVenue:
         symbol = market["symbol"]
         if market["spot"] or symbol in self._prepared:
             return
-        one_way, leverage = await self.account.position_terms(symbol)
-        if not one_way:
-            raise OrderRejected(f"{symbol} is in hedge mode at {self.name}: switch the account to one-way mode")
+        leverage = await self.account.leverage(symbol, OrderRejected)
         wanted = min(self._limits.leverage_of(symbol), (await self.instrument(symbol)).max_leverage)
         if leverage != wanted:
             value = bybit.wire(wanted)
@@ -113,20 +109,17 @@ class CcxtVenue:
             await self.account.call(f"set {symbol} leverage {value}", method, body, fine=same, order=True)
         self._prepared.add(symbol)
 
-    async def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None) -> None:
-        await self._protect(await self._tradable(symbol, f"set {symbol} stop={stop} target={target}"), stop, target)
-
-    async def _protect(
-        self, market: Mapping[str, Any], stop: Decimal | None, target: Decimal | None, client_order_id: str = ""
+    async def set_protection(
+        self, symbol: str, stop: Decimal | None, target: Decimal | None, client_order_id: str = ""
     ) -> None:
         """Change stop and target; doing it twice is harmless. On contracts the venue keeps no client id for it."""
-        prices = bybit.protection(stop, target)
+        doing = f"set {symbol} stop={stop} target={target}"
+        market, prices = await self._tradable(symbol, doing), bybit.protection(stop, target)
         if market["spot"]:
             if stop is not None:
                 await self._rest_stop(market, stop, client_order_id)
         elif prices:
             body = category_of(market) | {"positionIdx": 0, **prices}
-            doing = f"set {market['symbol']} stop={stop} target={target}"
             method, same = "private_post_v5_position_trading_stop", client.NOT_MODIFIED
             await self.account.call(doing, method, body, fine=same, order=True)
 
@@ -163,10 +156,10 @@ class CcxtVenue:
                 raise OrderRejected(f"{doing}: nothing of it is held")
             quantity = floor_to_step(held.quantity, (await self.instrument(symbol)).step)
             keep = [order for order in resting if (order.price, order.quantity) == (trigger, quantity)][:1]
-            bid = (await self.fetch_book(symbol)).bids[0][0]
-            if not keep and trigger >= bid:
-                raise OrderRejected(f"{doing}: must be below the best bid {bid}")
             if not keep:
+                bid = (await self.fetch_book(symbol)).bids[0][0]
+                if trigger >= bid:
+                    raise OrderRejected(f"{doing}: must be below the best bid {bid}")
                 body = bybit.spot_stop_request(market, quantity, trigger, client_order_id)
                 await self.account.call(doing, CREATE, body, order=True)
         for order in resting:
@@ -176,6 +169,6 @@ class CcxtVenue:
 
     async def _tradable(self, symbol: str, doing: str) -> Mapping[str, Any]:
         market = await self.market.listing(symbol)
-        if not ((market["linear"] and market["settle"] == "USDT") or (market["spot"] and market["quote"] == "USDT")):
+        if not (market["linear"] or market["spot"]) or (market["settle"] or market["quote"]) != "USDT":
             raise OrderRejected(f"{doing}: {symbol} is neither a USDT-settled linear contract nor spot against USDT")
         return market

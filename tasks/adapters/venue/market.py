@@ -38,11 +38,9 @@ class MarketData:
 
     async def now(self) -> datetime:
         """Return the venue's clock; ours, where it has none to ask."""
-        if not self.client.has.get("fetchTime"):
-            self._clock = datetime.now(UTC)
-            return self._clock
         with reading(self.client, "the venue's clock"):
-            self._clock = at(await self.client.fetch_time())
+            asked = self.client.has.get("fetchTime")
+            self._clock = at(await self.client.fetch_time()) if asked else datetime.now(UTC)
         return self._clock
 
     async def instrument(self, symbol: str) -> Instrument:
@@ -61,9 +59,8 @@ class MarketData:
         if timeframe not in SECONDS or not self.has_timeframe(timeframe):
             offered = ", ".join(self.client.timeframes or ()) or "none"
             raise InputError(f"timeframe {timeframe!r}: {self.client.id} has {offered}")
-        if self._clock is None or until > self._clock:
-            await self.now()
-        last = ms(min(until, self._clock or until) - duration(timeframe))
+        clock = self._clock if self._clock and until <= self._clock else await self.now()
+        last = ms(min(until, clock) - duration(timeframe))
         rows: dict[int, list[object]] = {}
         page = min(BARS_PER_PAGE, self.client.feature_value(symbol, "fetchOHLCV", "limit") or BARS_PER_PAGE)
         span = page * SECONDS[timeframe] * 1000

@@ -71,8 +71,7 @@ class PaperVenue:
         """Carry an intent out against the book of this moment."""
         doing = f"send order {intent.client_order_id}"
         if intent.type in bybit.PROTECTION:
-            stop, target = bybit.protection_of(intent)
-            await self.set_protection(intent.symbol, stop, target)
+            await self.set_protection(intent.symbol, *bybit.protection_of(intent))
             return bybit.accepted(intent, "", await self.now())
         bid, ask, depth = await self._top(intent.symbol, intent.side)
         mid = (bid + ask) / 2
@@ -148,15 +147,14 @@ class PaperVenue:
         wallet.leverages |= {name: settings.limits.leverage_of(name) for name in named}
         if len(quotes := sorted({quote_of(name) for name in (*settings.symbols, *named)})) > 1:
             raise InputError(f"a paper account has one quote currency, not {' and '.join(quotes)}: QUARTERDECK_SYMBOLS")
-        if stored is None or not working:
-            return account, max(end, stored.until) if stored else end
-        if end <= stored.until:
-            return account, stored.until
-        bars = {name: await self.fetch_bars(name, self._step, stored.until, now) for name in working}
+        since = stored.until if stored else end
+        if not working or end <= since:
+            return account, max(end, since)
+        bars = {name: await self.fetch_bars(name, self._step, since, now) for name in working}
         step = duration(self._step)
-        ends = [frame.index[-1].to_pydatetime() + step if len(frame) else stored.until for frame in bars.values()]
+        ends = [frame.index[-1].to_pydatetime() + step if len(frame) else since for frame in bars.values()]
         end = max(min(ends), end - LATE)
         cut = {name: frame.loc[: end - step] for name, frame in bars.items()}
-        rates = await self.funding_paid(sorted(wallet.holdings), stored.until, end)
+        rates = await self.funding_paid(sorted(wallet.holdings), since, end)
         account.pass_bars(cut, step, funding=rates)
-        return account, max(end, stored.until)
+        return account, max(end, since)

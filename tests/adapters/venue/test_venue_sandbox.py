@@ -10,7 +10,7 @@ from venue_contract import CHECKS
 
 from tasks import settings as config
 from tasks.adapters.venue.ccxt_venue import connect
-from tasks.core.errors import DuplicateOrder, OrderRejected, VenueError, VenueUnavailable
+from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueError, VenueUnavailable
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import OrderIntent, OrderStatus, OrderType
 
@@ -287,7 +287,7 @@ async def test_a_spot_stop_whose_answer_was_lost_is_seen_and_not_placed_twice(sp
 
 async def test_the_first_entry_sets_the_leverage_of_the_limits(venue, url):
     await venue.submit(entry("levered-1"))
-    one_way, leverage = await venue.account.position_terms(BTC)
-    assert (one_way, leverage) == (True, 3)
+    leverage = await venue.account.leverage(BTC, InputError)
+    assert leverage == 3
     assert await venue.account.margin_mode() == "REGULAR_MARGIN"
     await flatten(venue, "levered-2")
