@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from http import HTTPStatus
-from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -108,7 +107,7 @@ class LiteLLMModel:
 
         RECEIVED.set(turn.received)
         try:
-            turn.response = await _litellm().acompletion(
+            turn.response = await litellm().acompletion(
                 messages=list(request.messages),
                 timeout=self.provider_timeout_s,
                 max_retries=0,  # the next model is the retry
@@ -134,15 +133,14 @@ class LiteLLMModel:
         return {"model": model, "client": AsyncHTTPHandler(transport=LimitedTransport())}
 
     def _options(self, request: ModelRequest, model: str, schema: Schema | None) -> dict[str, Any]:
-        """Return the parameters that not every model takes; none without a schema."""
+        """Return the parameters that not every model takes, of which the library drops those; none without a schema."""
         if schema is None:
             return {}
-        options = {
+        return {
             "response_format": response_format(schema, model, self.base_url),
             "temperature": request.prompt.temperature,
             "seed": request.prompt.seed,
         }
-        return {name: value for name, value in options.items() if value is not None}
 
     def _judged(self, response: Any) -> tuple[str, str | None]:  # litellm is untyped
         """Return why the response is no reply, which it is when empty, a refusal or too much, and what it says."""
@@ -162,17 +160,14 @@ class LiteLLMModel:
 
 async def prepare() -> None:
     """Import what a first call needs: seconds that must not count against a deadline around the call."""
-    await asyncio.to_thread(_litellm)
+    await asyncio.to_thread(litellm)
 
 
-def response_format(schema: Mapping[str, object], model: str, base_url: str) -> dict[str, object] | None:
-    """Return the strictest output format the model takes: a JSON schema, any JSON object, or none."""
-    litellm = _litellm()
-    if base_url or litellm.supports_response_schema(model=model):
-        wrapped = {"name": "reply", "strict": True, "schema": dict(schema)}
-        return {"type": "json_schema", "json_schema": wrapped}
-    supported = litellm.get_supported_openai_params(model=model) or []
-    return {"type": "json_object"} if "response_format" in supported else None
+def response_format(schema: Mapping[str, object], model: str, base_url: str) -> dict[str, object]:
+    """Return the strictest output format the model may take: a JSON schema, else any JSON object."""
+    if base_url or litellm().supports_response_schema(model=model):
+        return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": dict(schema)}}
+    return {"type": "json_object"}
 
 
 def _reason(error: Exception, received: Received) -> str:
@@ -188,7 +183,7 @@ def _reason(error: Exception, received: Received) -> str:
     if refused or (received.status == 0 and "api_key" in str(error)):
         return "auth"
     reasons: dict[str, Any] = {
-        "refused": _litellm().ContentPolicyViolationError,
+        "refused": litellm().ContentPolicyViolationError,
         "timeout": openai.APITimeoutError | httpx.TimeoutException | TimeoutError,
         "rate_limited": openai.RateLimitError,
         "auth": openai.AuthenticationError | openai.PermissionDeniedError,
@@ -207,11 +202,10 @@ def _redacted(text: str) -> str:
 
 
 @cache
-def _litellm() -> ModuleType:
+def litellm() -> Any:  # it is untyped
     """Import litellm once, quiet and off the network, with what its first call would import inside our deadline."""
     os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
     os.environ["LITELLM_LOCAL_ANTHROPIC_BETA_HEADERS"] = "True"  # else the first call fetches them, blocking the loop
-    import litellm
     import litellm.llms.openai.openai
     import openai.resources.chat.completions  # noqa: F401  (half a second on the first call)
 
@@ -220,5 +214,4 @@ def _litellm() -> ModuleType:
     litellm.suppress_debug_info = True
     litellm.drop_params = True
     litellm.aclient_session = httpx.AsyncClient(transport=LimitedTransport())
-    module: ModuleType = litellm
-    return module
+    return litellm

@@ -79,9 +79,8 @@ class OnnxDecider(PlainDecider):
 
     def probabilities(self, rows: np.ndarray) -> np.ndarray:
         """Return, for each row, the probability of each of the card's actions."""
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        odds: np.ndarray = self.session.run([outputs[1].name], {inputs[0].name: rows})[0]
-        return odds
+        _, odds = self.session.run(None, {self.session.get_inputs()[0].name: rows})
+        return np.asarray(odds)
 
 
 def choose(actions: Sequence[str], odds: np.ndarray, allowed: Sequence[bool]) -> tuple[str, float]:

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 
-from tasks.adapters.model.litellm_model import _litellm as litellm_module  # the one way to import it
+from tasks.adapters.model.litellm_model import litellm
 from tasks.core.ports import ModelRequest
 from tasks.core.types.decision import ModelCall
 
@@ -19,9 +20,8 @@ class LiteLLMPrices:
 
     def worst(self, models: Sequence[str], request: ModelRequest) -> Decimal:
         """Return the cost if every model of the failover is paid, each for all the tokens it may write."""
-        litellm = litellm_module()
-        tokens = litellm.token_counter(model="gpt-4o", messages=list(request.messages))
-        tokens += litellm.token_counter(model="gpt-4o", text=json.dumps(request.schema))
+        count = partial(litellm().token_counter, model="gpt-4o")
+        tokens = count(messages=list(request.messages)) + count(text=json.dumps(request.schema))
         prices = [self._price(model) or (self.assumed, self.assumed) for model in models]
         costs = (MARGIN * tokens * paid_in + request.prompt.max_tokens * paid_out for paid_in, paid_out in prices)
         return sum(costs, Decimal(0))
@@ -33,7 +33,7 @@ class LiteLLMPrices:
         return self.assumed * (call.tokens_in + call.tokens_out)
 
     def _price(self, model: str) -> tuple[Decimal, Decimal] | None:
-        prices = litellm_module().model_cost
+        prices = litellm().model_cost
         found = prices.get(model) or prices.get(model.partition("/")[2])
         names = ("input_cost_per_token", "output_cost_per_token")
         if not found or any(found.get(name) is None for name in names):

@@ -36,22 +36,21 @@ class Received:
         return bytes(self.body[:max_bytes]).decode("utf-8", "replace").replace("\x00", "�")
 
 
-RECEIVED: ContextVar[Received | None] = ContextVar("received", default=None)
+RECEIVED: ContextVar[Received] = ContextVar("received")  # where the reply of this request is counted
 
 
 @dataclass
 class _LimitedStream(httpx.AsyncByteStream):
     client: httpx.AsyncClient
     response: httpx.Response
-    received: Received | None
+    received: Received
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self.response.aiter_raw():
-            if self.received is not None and not self.received.add(chunk):
+            if not self.received.add(chunk):
                 raise httpx.ReadError(f"the reply is longer than {self.received.limit} bytes")
             yield chunk
-        if self.received is not None:
-            self.received.complete = True
+        self.received.complete = True
 
     async def aclose(self) -> None:
         await self.response.aclose()
@@ -73,8 +72,7 @@ class LimitedTransport(httpx.AsyncBaseTransport):
             await client.aclose()
             raise
         received = RECEIVED.get()
-        if received is not None:
-            received.status = response.status_code
+        received.status = response.status_code
         stream = _LimitedStream(client, response, received)
         return httpx.Response(
             response.status_code, headers=response.headers, stream=stream, extensions=response.extensions

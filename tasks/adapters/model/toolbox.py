@@ -31,6 +31,7 @@ PRESENT = {  # what the venue tells of the present alone, by tool
     "trades": ("at", "side", "price", "size"),
     "funding": ("paid_at", "rate"),
 }
+OURS = ("position", "digest")  # what our ledger tells of the present alone
 
 
 class DataToolbox:
@@ -48,6 +49,8 @@ class DataToolbox:
 
     async def run(self, tool: str, parameters: Parameters, as_of: datetime) -> str:
         answer = getattr(self, f"_{tool}")
+        if tool in OURS and not self.now:
+            await self._observed(as_of)
         if tool in PRESENT:
             observed = await self._observed(as_of)
             found = {"observed_at": observed, "columns": PRESENT[tool], "rows": await answer(parameters)}
@@ -78,16 +81,12 @@ class DataToolbox:
     async def _funding(self, asked: Listed) -> Rows:
         return [[_text(at), rate] for at, rate in await self.market().fetch_funding(asked.symbol, asked.limit)]
 
-    async def _position(self, asked: Parameters, as_of: datetime) -> JsonObject:
-        if not self.now:
-            await self._observed(as_of)
+    async def _position(self, asked: Parameters, _: datetime) -> JsonObject:
         mine = await asyncio.to_thread(self.store.positions.open, self.strategy, asked.symbol)
         hidden = {"position_id", "strategy", "cycle_id", "closed_at", "exit_price"}
         return {"position": mine[0].model_dump(mode="json", exclude=hidden) if mine else None}
 
     async def _digest(self, asked: Parameters, as_of: datetime) -> JsonObject:
-        if not self.now:
-            await self._observed(as_of)
         outcomes = await asyncio.to_thread(self.store.outcomes.newest, self.strategy, asked.symbol, as_of, None)
         return ledger.digest(outcomes, as_of, asked.symbol).model_dump(mode="json")
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from model_server import Fault, ModelServer, Reply, Step, completion
 
-from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, _litellm
+from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, litellm
 from tasks.core.decision.actions import Unusable, parse_reply, wire_schema
 from tasks.core.ports import ModelRequest
 from tasks.core.types.decision import Hold, ModelCall, PromptRef, Why
@@ -21,7 +21,7 @@ MESSAGES = [{"role": "system", "content": "You trade."}, {"role": "user", "conte
 @pytest.fixture(autouse=True, scope="module")
 def warm_client():
     """Pay the library's import and its first call once; a deadline here may be shorter than they take."""
-    _litellm()
+    litellm()
     with ModelServer([Reply(HOLD)]) as server:
         asyncio.run(model_at(server, timeout_s=30, deadline_s=30).ask(REQUEST))
 
