@@ -363,7 +363,7 @@ class Backtest:
             peak_equity=exact(self.peak),
             day_start_equity=exact(self.equity[midnight]),
             day_peak_equity=exact(self.equity[midnight : k + 1].max()),
-            positions=tuple(p.marked(marks[p.symbol]) for p in self.open_positions()),
+            positions=tuple(p.marked(marks[name]) for name, replay in self.symbols.items() if (p := replay.position)),
             pending=tuple(
                 PendingEntry(
                     symbol=order.symbol,
@@ -406,9 +406,6 @@ class Backtest:
         return (
             intent is not None and not intent.reduce_only and (intent.expires_at is None or intent.expires_at >= as_of)
         )
-
-    def open_positions(self) -> list[Position]:
-        return [replay.position for replay in self.symbols.values() if replay.position is not None]
 
     def remembered(self, symbol: str) -> Remembered | None:
         """Return what may be remembered by now; None where the strategy is not told."""

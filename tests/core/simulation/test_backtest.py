@@ -169,7 +169,7 @@ class RandomDecider:
 
 
 def assert_ledger_is_engine(run: Backtest) -> None:
-    ours = {p.symbol: p for p in run.open_positions()}
+    ours = {name: replay.position for name, replay in run.symbols.items() if replay.position}
     theirs = {p.symbol: p for p in run.account.positions()}
     assert set(ours) == set(theirs)
     for symbol, position in theirs.items():
