@@ -28,9 +28,7 @@ PAUSE_S = 0.5  # the venue's fills and positions may be a moment apart
 @flow(name="protect")
 async def protect(max_age_s: int = 240) -> Any:
     """Reconcile every symbol once."""
-    if late := too_old(max_age_s):
-        return late
-    return await to_the_end(reconcile())
+    return too_old(max_age_s) or await to_the_end(reconcile())
 
 
 async def reconcile() -> dict[str, Any]:

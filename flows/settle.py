@@ -14,9 +14,7 @@ from tasks.connections import log
 @flow(name="settle")
 async def settle(max_age_s: int = 1800) -> Any:
     """Settle what closed since the last time."""
-    if late := too_old(max_age_s):
-        return late
-    return await to_the_end(settle_all())
+    return too_old(max_age_s) or await to_the_end(settle_all())
 
 
 async def settle_all() -> dict[str, int]:

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from prefect import flow
-from pydantic import Field
 
 from flows.clock import owner, scheduled_time, to_the_end, too_old
 from flows.cycle import Cycle, Request
@@ -35,7 +34,7 @@ async def trade(
     symbols: list[str] | str | None = None,
     decider: str | None = None,
     dry_run: bool = False,
-    reason: str = Field("", description="why you ask; an ad-hoc run with a reason always asks the decider"),
+    reason: str = "",
     as_of: datetime | None = None,
     trigger: Literal["schedule", "event", "adhoc"] = "adhoc",
     review_only: bool = False,
@@ -56,14 +55,15 @@ async def trade(
     if trigger == "schedule" and (late := too_old(max_age_s)):
         return late
     names = symbols.split(",") if isinstance(symbols, str) else symbols or []
-    ours = settings().symbols
-    chosen = tuple(name.strip() for name in names if name.strip()) or ours
-    if unknown := [name for name in chosen if name not in ours]:
-        raise InputError(f"symbol {unknown[0]!r} is not the strategy's; QUARTERDECK_SYMBOLS has {', '.join(ours)}")
     request = Request(
-        symbols=chosen, decider=decider or settings().decider_name, dry_run=dry_run, reason=reason,
-        as_of=as_of, trigger=trigger, review_only=review_only,
-    )  # fmt: skip
+        symbols=tuple(filter(None, map(str.strip, names))) or settings().symbols,
+        decider=decider or settings().decider_name,
+        dry_run=dry_run,
+        reason=reason,
+        as_of=as_of,
+        trigger=trigger,
+        review_only=review_only,
+    )
     records = await to_the_end(run_cycles(request))
     return [decision.summary_line(record) for record in records]
 
@@ -73,8 +73,10 @@ async def run_cycles(request: Request) -> list[CycleRecord]:
 
     The guard sees the risk of those acted on before.
     """
+    symbols, ours = request.symbols, settings().symbols
+    if unknown := [name for name in symbols if name not in ours]:
+        raise InputError(f"symbol {unknown[0]!r} is not the strategy's; QUARTERDECK_SYMBOLS has {', '.join(ours)}")
     as_of = floor_time(request.as_of or await fetch.cycle_time(scheduled_time()), "5m")
-    symbols = request.symbols
     if request.review_only:
         open_ = {position.symbol for position in store().positions.open(settings().strategy)}
         symbols = tuple(symbol for symbol in symbols if symbol in open_)
