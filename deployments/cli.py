@@ -20,10 +20,10 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 import click
 
 from flows.commands import backtest, compare, guard, learning, prompts, replay, snapshot
-from flows.commands.options import json_option, time_option
+from flows.commands.options import decider_option, json_option, time_option
 from flows.commands.output import emit
 from tasks.core.errors import InputError, TradingError
-from tasks.settings import ROOT, Settings, load, settings
+from tasks.settings import ROOT, Settings, load
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -179,22 +179,19 @@ def sandbox(arguments: tuple[str, ...]) -> int:
 
 @cli.command()
 @click.option("--symbol", required=True)
-@click.option("--decider", default="")
+@decider_option
 @time_option("--as-of", help="ISO time; the 5m close the cycle is about")
 @click.option("--dry-run", is_flag=True, help="go as far as the guard, send nothing")
 @click.option("--reason", default="asked on the command line")
 @json_option
-def cycle(symbol: str, decider: str, as_json: bool, **options: Any) -> None:
+def cycle(symbol: str, as_json: bool, **options: Any) -> None:
     """One cycle here and now, no server needed."""
     from flows.clock import to_the_end
     from flows.cycle import Request
     from flows.trade import run_cycles
     from tasks.core.pages.decision import summary_line
 
-    if symbol not in settings().symbols:
-        raise InputError(f"--symbol {symbol!r}: QUARTERDECK_SYMBOLS has {', '.join(settings().symbols)}")
-    request = Request(symbols=(symbol,), decider=decider or settings().decider_name, **options)
-    [record] = asyncio.run(to_the_end(run_cycles(request)))
+    [record] = asyncio.run(to_the_end(run_cycles(Request(symbols=(symbol,), **options))))
     emit(record, True) if as_json else click.echo(summary_line(record))
 
 

@@ -25,6 +25,7 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import compare, statistics
 from tasks.core.lab.compare import BacktestWindow, Treatment, Trial, Variant
+from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.types.strategy import Told
@@ -137,7 +138,9 @@ def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]
         raise InputError("max_cost: a comparison that asks models must say what it may cost, in USD")
     out = settings().home / "evaluations" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime())
     document = carry_out(work, request.max_cost, out)
-    create_markdown_artifact(key="comparison", markdown=markdown(document), description=request.title or "comparison")
+    create_markdown_artifact(
+        key="comparison", markdown=table(COLUMNS, rows(document)), description=request.title or "comparison"
+    )
     create_link_artifact(key="comparison-report", link=Path(document["report"]).as_uri(), link_text="report.html")
     return {"report": document["report"], "mlflow_run": document["mlflow_run"], "complete": document["complete"]}
 
@@ -160,9 +163,3 @@ def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
         )
         for row in document["rows"]
     ]  # fmt: skip
-
-
-def markdown(document: dict[str, Any]) -> str:
-    """Return the table of variants as Markdown."""
-    lines = [COLUMNS, ("---", *["---:"] * (len(COLUMNS) - 1)), *rows(document)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -12,16 +12,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import (
-    candle_options,
-    decider_option,
-    funding_files,
-    funding_option,
-    instruments_option,
-    json_option,
-    news_option,
-    span_options,
-)
+from flows.commands.options import decider_option, json_option, replay_options
 from flows.commands.output import emit, plain, progress, stopwatch
 from flows.commands.spending import max_cost_option
 from tasks.core.decision.kinds import kind_of
@@ -32,12 +23,8 @@ STRATEGIES = "strategies.json"  # beside records.jsonl: what its records name by
 
 
 @click.command()
-@candle_options()
+@replay_options
 @decider_option
-@span_options
-@funding_option
-@instruments_option
-@news_option
 @click.option("--mask", is_flag=False, flag_value="mask", help="hide names, dates and prices; --mask=KEY says how")
 @max_cost_option
 @click.option("--out", type=click.Path(path_type=Path), help="a folder for its records; goes on where it was stopped")
@@ -47,7 +34,7 @@ def backtest(
     decider: str,
     start: datetime | None,
     end: datetime | None,
-    funding: tuple[str, ...],
+    funding: dict[str, str],
     instruments: str,
     news: str,
     mask: str | None,
@@ -64,22 +51,22 @@ def backtest(
     from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, terms_of
     from tasks.core.lab.compare import BacktestWindow
 
-    s, name = settings(), decider or settings().decider_name
-    if mask is not None and kind_of(name).by_time:
-        raise InputError(f"--mask: {name} answers by symbol and time, which a mask hides; leave one of them out")
+    s = settings()
+    if mask is not None and kind_of(decider).by_time:
+        raise InputError(f"--mask: {decider} answers by symbol and time, which a mask hides; leave one of them out")
     if out:
         check_new(out)
     read = ReplayFiles(
         candles=sorted(files.items()),
-        funding=funding_files(funding, files).items(),
+        funding=funding.items(),
         news=news,
         instruments=instruments,
         calendar=str(s.calendar or ""),
     )
     window = BacktestWindow(start=start or ALWAYS[0], end=end or ALWAYS[1])
-    strategy, sources = replayed(s, name, read, window)
+    strategy, sources = replayed(s, decider, read, window)
     job = Job(
-        label=name,
+        label=decider,
         strategy=strategy,
         window=window,
         files=read,

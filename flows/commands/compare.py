@@ -7,15 +7,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import (
-    candle_options,
-    funding_files,
-    funding_option,
-    instruments_option,
-    json_option,
-    news_option,
-    span_options,
-)
+from flows.commands.options import json_option, replay_options
 from flows.commands.output import emit, progress, utc_time
 from flows.commands.spending import agree, max_cost_option
 from tasks.core.errors import InputError
@@ -41,18 +33,14 @@ def print_table(document: dict[str, Any]) -> None:
 
 
 @click.command()
-@candle_options()
+@replay_options
 @click.option("--decider", "deciders", multiple=True, required=True, help="repeatable; llm:single@v002 names a version")
 @click.option("--model", "models", multiple=True, help="repeatable; each is a variant of every llm decider")
-@span_options
 @click.option("--windows", type=click.IntRange(1), default=1, help="walk-forward windows of equal length")
 @click.option("--window-days", type=click.FloatRange(0), default=0, help="their length instead of their number")
 @click.option("--mask", is_flag=True, help="also replay under other names, dates and prices")
 @click.option("--perturb", is_flag=True, help="also replay with noise in the candles")
 @click.option("--quiet", type=click.IntRange(0), help="quiet bars sampled per symbol; models: 0 unless said")
-@funding_option
-@instruments_option
-@news_option
 @click.option("--seeds", type=click.IntRange(1), default=200, help="random traders of equal turnover")
 @click.option("--cutoff", "cutoffs", multiple=True, help="MODEL=DATE, what the model's maker states")
 @max_cost_option
@@ -62,7 +50,6 @@ def print_table(document: dict[str, Any]) -> None:
 @json_option
 def compare(
     files: dict[str, str],
-    funding: tuple[str, ...],
     cutoffs: tuple[str, ...],
     max_cost: Decimal | None,
     out: Path | None,
@@ -76,8 +63,8 @@ def compare(
 
     if out:
         check_new(out)
-    asked = {"funding": funding_files(funding, files), "cutoffs": dict(map(_cutoff, cutoffs)), "max_cost": max_cost}
-    work, cap = plan_work(ComparisonRequest(candles=files, **asked, **options)), None
+    request = ComparisonRequest(candles=files, cutoffs=dict(map(_cutoff, cutoffs)), max_cost=max_cost, **options)
+    work, cap = plan_work(request), None
     if work.paid:
         cap = agree(work.paid, max_cost)
     with progress("compare", as_json, len(work.free) + len(work.paid)) as bar:

@@ -25,7 +25,7 @@ def decide(file: str, decider: str, as_json: bool) -> None:
     from tasks.core.decision.actions import reply_of
     from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
 
-    chosen, asked = build(decider or settings().decider_name, settings()), _question(file)
+    chosen, asked = build(decider, settings()), _question(file)
     if lacking := [tf for tf in SNAPSHOT_TIMEFRAMES if tf not in asked.snapshot.timeframes]:
         raise InputError(f"--snapshot {file}: timeframes.{lacking[0]} is missing")
     [decided] = asyncio.run(chosen.decide([asked]))

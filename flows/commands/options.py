@@ -1,6 +1,6 @@
 """Options that several commands take, and what becomes of their values."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,13 @@ from tasks.core.errors import InputError
 from tasks.settings import settings
 
 json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
-decider_option = click.option("--decider", default="", help="rules, hold, llm:single, llm:single@v002, recorded:FILE")
+decider_option = click.option(
+    "--decider",
+    default="",
+    callback=lambda _, __, name: name or settings().decider_name,
+    help="rules, hold, llm:single, llm:single@v002, recorded:FILE",
+)
 news_option = click.option("--news", default="", help='JSON lines {"at","title","source"}; without it news are unknown')
-instruments_option = click.option(
-    "--instruments", default="", help="JSON or TOML, symbol -> tick, step, ...; else as stored or inferred"
-)
-funding_option = click.option(
-    "--funding", multiple=True, help="SYMBOL=FILE with ts,rate; without it funding is unknown"
-)
 
 
 def time_option(name: str, **more: Any) -> Callable[[Any], Any]:
@@ -72,12 +71,26 @@ def markets(files: dict[str, str]) -> dict[str, Any]:
     return {s: Market.from_base(s, read_candles(Path(path)), settings().events) for s, path in files.items()}
 
 
-def funding_files(options: Sequence[str], files: dict[str, str]) -> dict[str, str]:
-    """Read `--funding SYMBOL=FILE` into symbol -> path."""
-    paths = {}
-    for option in options:
-        symbol, sep, path = option.partition("=")
-        if not sep or symbol not in files:
-            raise InputError(f"--funding {option}: write SYMBOL=FILE with a symbol of {', '.join(files)}")
-        paths[symbol] = str(Path(path).resolve())
-    return paths
+def replay_options(command: Any) -> Any:
+    """Take what a replay reads, and its span; the command gets `files` and `funding`, symbol -> path."""
+
+    @candle_options()
+    @span_options
+    @click.option(
+        "--funding", "fundings", multiple=True, help="SYMBOL=FILE with ts,rate; without it funding is unknown"
+    )
+    @click.option(
+        "--instruments", default="", help="JSON or TOML, symbol -> tick, step, ...; else as stored or inferred"
+    )
+    @news_option
+    @wraps(command)
+    def with_funding(files: dict[str, str], fundings: tuple[str, ...], **options: Any) -> Any:
+        funding = {}
+        for option in fundings:
+            symbol, sep, path = option.partition("=")
+            if not sep or symbol not in files:
+                raise InputError(f"--funding {option}: write SYMBOL=FILE with a symbol of {', '.join(files)}")
+            funding[symbol] = str(Path(path).resolve())
+        return command(files=files, funding=funding, **options)
+
+    return with_funding

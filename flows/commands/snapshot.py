@@ -124,9 +124,9 @@ def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, ne
     from tasks.core.simulation.paid_replies import Probe
     from tasks.core.simulation.world import World
 
-    name, probe, market = decider or settings().decider_name, Probe(), one_market(files, "question")
-    chosen = build(name, settings(), model=probe)
-    at, strategy, account, reasons = _moment(market, as_of, name)
+    probe, market = Probe(), one_market(files, "question")
+    chosen = build(decider, settings(), model=probe)
+    at, strategy, account, reasons = _moment(market, as_of, decider)
     first, last = market.bars["5m"].index[[0, -1]] + BAR
     if not first <= at <= last:
         raise InputError(
@@ -135,7 +135,7 @@ def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, ne
     world = World(headlines=read_news(Path(news)) if news else None)
     asyncio.run(chosen.decide([flat_question(market, account, strategy, world, at, reasons)]))
     if not probe.asked:
-        raise InputError(f"--decider {name}: asks no model; name one that does, such as llm:single")
+        raise InputError(f"--decider {decider}: asks no model; name one that does, such as llm:single")
     return [(request.prompt.name, request.messages) for request in probe.asked]
 
 
