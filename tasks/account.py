@@ -100,7 +100,7 @@ def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
 
 def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:
     """Return what `symbol` has done for us, known at as_of."""
-    return ledger.digest(store().outcomes.newest(strategy, symbol, until=as_of, limit=None), as_of, symbol)
+    return ledger.digest(store().outcomes.newest(strategy, symbol, until=as_of, limit=None))
 
 
 @stage

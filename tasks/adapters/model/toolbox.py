@@ -88,7 +88,7 @@ class DataToolbox:
 
     async def _digest(self, asked: Parameters, as_of: datetime) -> JsonObject:
         outcomes = await asyncio.to_thread(self.store.outcomes.newest, self.strategy, asked.symbol, as_of, None)
-        return ledger.digest(outcomes, as_of, asked.symbol).model_dump(mode="json")
+        return ledger.digest(outcomes).model_dump(mode="json")
 
     async def _similar_decisions(self, asked: Listed, as_of: datetime) -> JsonObject:
         """Answer with the nearest moments remembered for this decision; without, with the last whose R is known."""

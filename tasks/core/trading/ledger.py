@@ -164,11 +164,10 @@ def realized_today_pct(closed: Iterable[ClosedTrade], day_start: Decimal | None,
     return float(realized_today(closed, at) / day_start * 100) if day_start and day_start > 0 else None
 
 
-def digest(outcomes: Sequence[Outcome], as_of: datetime, symbol: str = "") -> TradeDigest:
-    """Sum up the outcomes of `symbol` (empty: all of them) that were known at as_of; drawdown of their PnL in quote."""
-    seen = [o for o in outcomes if o.closed_at <= as_of and symbol in ("", o.symbol)]
+def digest(outcomes: Iterable[Outcome]) -> TradeDigest:
+    """Sum up outcomes, in whatever order; drawdown of their PnL in quote."""
     running = RunningDigest()
-    for each in sorted(seen, key=lambda o: o.closed_at):
+    for each in sorted(outcomes, key=lambda o: o.closed_at):
         running.add(each)
     return running.digest
 
