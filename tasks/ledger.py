@@ -13,7 +13,7 @@ from typing import Any
 
 from tasks.connections import answered, log, store, venue
 from tasks.core.trading import booking, orders, reconcile
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.decision import ENTRIES
 from tasks.core.types.orders import Order
 from tasks.core.types.portfolio import Position
@@ -66,7 +66,7 @@ def open_in(symbol: str) -> list[Position]:
 def booked_of(order: Order) -> Decimal:
     """Return how much of an order the ledger has fills of."""
     fills = store().fills.since(order.created_at - booking.OVERLAP, order.symbol)
-    return sum((fill.quantity for fill in fills if fill.client_order_id == order.client_order_id), ZERO)
+    return exact_sum(fill.quantity for fill in fills if fill.client_order_id == order.client_order_id)
 
 
 async def dust(symbol: str) -> Decimal:

@@ -17,6 +17,7 @@ from tasks.core.lab.compare import Variant, VariantsTried
 from tasks.core.lab.gate_sampling import closes, flat_account, flat_question
 from tasks.core.ports import Decider, Model
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
+from tasks.core.types.base import exact_sum
 from tasks.core.types.decision import PromptRef
 from tasks.settings import Settings
 
@@ -91,7 +92,7 @@ async def estimate(paid: Sequence[tuple[Variant, Job]], settings: Settings) -> t
         for name in kinds.askers(variant.decider):  # each by itself: an ensemble's timer may wait at that event
             await _middle_question(build(name, settings, model=probe), jobs[0])
         asked = sum(map(_decisions, jobs)) * len(kinds.kind_of(variant.decider).roles)
-        worst = sum((prices.worst((variant.model,), question) for question in probe.asked), Decimal(0))
+        worst = exact_sum(prices.worst((variant.model,), question) for question in probe.asked)
         calls += asked
         usd += asked * worst / max(1, len(probe.asked))
     return calls, usd.quantize(Decimal("0.0001"))

@@ -6,7 +6,7 @@ from typing import Any
 from infra.sandbox.api import rows
 from infra.sandbox.api.answers import Json, bad_parameter, text
 from infra.sandbox.api.query import Query, invalid
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.orders import Order, OrderStatus
 
 
@@ -42,7 +42,7 @@ def wallet(q: Query) -> Json:
     coins = [_coin("USDT", quote, quote + sum(h.unrealized(marks[h.symbol]) for h in linear))]
     coins[0] |= {
         "totalOrderIM": max(wallet.available(marks) - balance.available, ZERO),
-        "totalPositionIM": sum((wallet.margin(h) for h in linear), ZERO),
+        "totalPositionIM": exact_sum(wallet.margin(h) for h in linear),
     }
     coins += [_coin(h.symbol.partition("/")[0], h.quantity, h.quantity, marks[h.symbol]) for h in spot]
     entry = {

@@ -6,7 +6,7 @@ from infra.sandbox.api.answers import Json, text
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.market.listing import Listing
 from tasks.core.simulation.account import derived_id
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.orders import Fill, Order, OrderStatus, OrderType
 
 OWN_ID = "~"  # client ids the sandbox gave to orders that came without one
@@ -39,7 +39,7 @@ def order_row(ex: Exchange, order: Order) -> Json:
     }
     reason = "EC_NoImmediateQtyToFill" if order.reason == "partial" else "EC_PerCancelRequest"
     rises = (order.side == "sell") == (order.type == "target")
-    fees = sum((f.fee for f in ex.account.fills if f.venue_order_id == order.venue_order_id), ZERO)
+    fees = exact_sum(f.fee for f in ex.account.fills if f.venue_order_id == order.venue_order_id)
     left = order.quantity - order.filled if order.status is OrderStatus.OPEN else ZERO
     return head(ex, order) | {
         "price": _price(order, market),

@@ -7,6 +7,7 @@ from functools import partial
 
 from tasks.adapters.model.litellm_model import litellm
 from tasks.core.ports import ModelRequest
+from tasks.core.types.base import exact_sum
 from tasks.core.types.decision import ModelCall
 
 MARGIN = Decimal("1.25")  # tokens are counted with OpenAI's tokenizer; other providers' find up to a quarter more
@@ -24,7 +25,7 @@ class LiteLLMPrices:
         tokens = count(messages=list(request.messages)) + count(text=json.dumps(request.schema))
         prices = [self._price(model) or (self.assumed, self.assumed) for model in models]
         costs = (MARGIN * tokens * paid_in + request.prompt.max_tokens * paid_out for paid_in, paid_out in prices)
-        return sum(costs, Decimal(0))
+        return exact_sum(costs)
 
     def cost(self, call: ModelCall) -> Decimal:
         """Return what the provider took, as far as prices are known."""

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from tasks.core.errors import OrderRejected
-from tasks.core.types.base import Dto, JsonObject
+from tasks.core.types.base import Dto, JsonObject, exact_sum
 from tasks.core.types.orders import (
     Balance,
     Fill,
@@ -266,10 +266,10 @@ def balance_of(account: Row, bases: Sequence[str] = ()) -> Balance:
     coin = coin_of(account, "USDT")
     equity = exact(coin["equity"])
     used = [exact_or_zero(coin.get(name)) for name in ("totalPositionIM", "totalOrderIM", "locked")]
-    available = equity - sum(used, Decimal(0))
+    available = equity - exact_sum(used)
     if account.get("totalAvailableBalance") not in (None, ""):
         available = min(available, exact(account["totalAvailableBalance"]))
-    equity += sum((exact_or_zero(coin_of(account, base).get("usdValue")) for base in bases), Decimal(0))
+    equity += exact_sum(exact_or_zero(coin_of(account, base).get("usdValue")) for base in bases)
     return Balance(equity=equity, available=max(available, Decimal(0)), currency="USDT")
 
 

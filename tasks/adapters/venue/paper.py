@@ -21,6 +21,7 @@ from tasks.core.simulation.account import SimulatedAccount, quote_of
 from tasks.core.simulation.rejections import protection_refusal
 from tasks.core.trading.money import BPS
 from tasks.core.types.bars import duration, floor_time
+from tasks.core.types.base import exact_sum
 from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, Side, VenuePosition
 from tasks.core.types.record import PaperBookState
 from tasks.settings import Settings
@@ -107,7 +108,7 @@ class PaperVenue:
         book = await self.fetch_book(symbol)
         if not book.bids or not book.asks:
             raise VenueUnavailable(f"the {symbol} book is empty on one side: there is no price to fill at")
-        depth = sum((quantity for _, quantity in (book.asks if side == "buy" else book.bids)), Decimal(0))
+        depth = exact_sum(quantity for _, quantity in (book.asks if side == "buy" else book.bids))
         return book.bids[0][0], book.asks[0][0], depth
 
     # --- underneath --------------------------------------------------------------------------------------------

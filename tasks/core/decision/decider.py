@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from decimal import Decimal
 from math import inf
 from typing import Any, ClassVar, TypeVar
 
@@ -13,6 +12,7 @@ from tasks.core.decision.llm.prompt import Prompt, check_variables
 from tasks.core.decision.memory import memory_text
 from tasks.core.market import lean
 from tasks.core.ports import Messages, Model, ModelRequest, Schema
+from tasks.core.types.base import exact_sum
 from tasks.core.types.decision import HELD, Answer, Decision, ModelCall, PromptRef, answered, hold
 from tasks.core.types.question import Question
 
@@ -125,6 +125,6 @@ def spent(calls: Sequence[ModelCall]) -> dict[str, Any]:
     """Return an answer's calls, and what they cost together."""
     return {
         "calls": tuple(calls),
-        "cost_usd": sum((call.cost_usd for call in calls), Decimal(0)),
+        "cost_usd": exact_sum(call.cost_usd for call in calls),
         "tokens": sum(call.tokens_in + call.tokens_out for call in calls),
     }

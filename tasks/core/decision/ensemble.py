@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tasks.core.decision.decider import spent
 from tasks.core.decision.kinds import joined
 from tasks.core.ports import Decider
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import exact_sum
 from tasks.core.types.decision import ENTRIES, Answer, Decision, Rung, Why, hold
 from tasks.core.types.question import Question
 
@@ -115,13 +115,13 @@ class VoteDecider(_Ensemble):
         ]
         for voice in voices:
             for_action[voice.answer.decision.action] += voice.weight
-        total, winner = sum(for_action.values(), ZERO), max(for_action, key=for_action.__getitem__)
+        total, winner = exact_sum(for_action.values()), max(for_action, key=for_action.__getitem__)
         if 2 * for_action[winner] <= total:
             undecided = self._hold(question, "no action has more than half of the weight")
             return self._joined(undecided, voices, Why.NO_CONSENSUS)
         voices = [voice._replace(agrees=voice.answer.decision.action == winner) for voice in voices]
         heard = [voice for voice in voices if voice.agrees]
-        sure = sum((voice.weight * voice.answer.decision.confidence for voice in heard), ZERO) / total
+        sure = exact_sum(voice.weight * voice.answer.decision.confidence for voice in heard) / total
         first = max(heard, key=lambda voice: voice.weight)
         plan = first.answer.decision.replace(confidence=round(sure, 4))
         return self._joined(plan, [first, *(voice for voice in voices if voice is not first)])

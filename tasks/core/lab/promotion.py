@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.core.lab.statistics import interval
-from tasks.core.types.base import ZERO, Dto
+from tasks.core.types.base import Dto, exact_sum
 from tasks.core.types.decision import Answer
 from tasks.core.types.limits import Promotion
 from tasks.core.types.promotion import Criterion
@@ -62,7 +62,7 @@ def use_of(decisions: Sequence[Answer], sha256: str) -> Use:
     """Sum up the decisions that sent this prompt; invalid is one that fell back although the model had answered."""
     mine = [each for each in decisions if used(each, sha256)]
     fell = [each for each in mine if each.is_fallback and any(call.raw_reply for call in each.calls)]
-    return Use(len(mine), len(fell), sum((each.cost_usd for each in mine), ZERO))
+    return Use(len(mine), len(fell), exact_sum(each.cost_usd for each in mine))
 
 
 def criteria(
@@ -130,7 +130,7 @@ def breaches(use: Use, r_multiples: Sequence[Decimal], terms: Promotion) -> tupl
     """Return the limits that a live champion breaks over its last decisions and outcomes, once it has them."""
     limits = list(_limits(use, terms)) if use.decisions >= terms.watched else []
     if len(r_multiples) >= terms.watched:
-        mean = sum(r_multiples, ZERO) / len(r_multiples)
+        mean = exact_sum(r_multiples) / len(r_multiples)
         least = terms.min_mean_r
         limits += _criteria(("mean R", f"{mean:+.3f} over {len(r_multiples)}", f"at least {least}", mean >= least))
     return tuple(each for each in limits if not each.passed)

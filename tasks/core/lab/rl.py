@@ -43,7 +43,7 @@ from tasks.core.decision.baselines import HOLD_SHARE
 from tasks.core.decision.kinds import kind_of
 from tasks.core.decision.llm import roles
 from tasks.core.errors import InputError
-from tasks.core.types.base import ZERO, Dto, Utc
+from tasks.core.types.base import ZERO, Dto, Utc, exact_sum
 from tasks.core.types.decision import ACTIONS, ENTRIES, Answer, Decision, hold
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import AccountState, ClosedTrade
@@ -210,7 +210,7 @@ def _ended(split: str, row: Row, following: str) -> tuple[str, Row]:
 def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
     closed = _closed_between(last, step, symbol)
     ruined, risk = step.equity <= 0, entry.risk if entry else ZERO
-    made = None if closed is None else sum((trade.pnl for trade in closed), ZERO)
+    made = None if closed is None else exact_sum(trade.pnl for trade in closed)
     alone, reward_r = None, None if closed else made
     if made is not None and last.open_gain is not None and step.open_gain is not None:
         gain = step.open_gain - last.open_gain + float(made)
@@ -261,7 +261,7 @@ def _risk_of(intent: OrderIntent, fills: Sequence[Fill], price: Decimal | None) 
     if intent.stop is None:
         return ZERO
     if mine:
-        return sum((fill.quantity * abs(fill.price - intent.stop) for fill in mine), ZERO)
+        return exact_sum(fill.quantity * abs(fill.price - intent.stop) for fill in mine)
     asked = intent.price or price
     return ZERO if asked is None else intent.quantity * abs(asked - intent.stop)
 
@@ -287,7 +287,7 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
     }  # fmt: skip
     price = record.verdict.price if record.verdict else None
     sent = [_risk_of(intent, record.fills, price) for intent in record.intents if not intent.reduce_only]
-    risk = sum(sent, ZERO) if sent and isinstance(carried, ENTRIES) else None
+    risk = exact_sum(sent) if sent and isinstance(carried, ENTRIES) else None
     gain = _open_gain(record, account)
     return _Step(record.as_of, float(account.equity), account.closed_trades, gain, risk, row)
 

@@ -14,7 +14,7 @@ from tasks.core.simulation.candle_history import History
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
 from tasks.core.trading.question import constraints, risk_view
 from tasks.core.types.bars import duration
-from tasks.core.types.base import ZERO, Dto, Exact, Utc
+from tasks.core.types.base import Dto, Exact, Utc, exact_sum
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent
 from tasks.core.types.question import Question
@@ -98,5 +98,5 @@ def total(changed: Sequence[ChangedVerdict]) -> dict[str, Any]:
         "denied_now": sum(not each.would_be_allowed for each in changed),
         "allowed_now": sum(not each.was_allowed for each in changed),
         "settled": len(settled),
-        "difference_pct": sum(settled, ZERO),
+        "difference_pct": exact_sum(settled),
     }

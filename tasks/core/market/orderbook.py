@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.snapshot import OrderBookView
 
 Levels = Sequence[tuple[Decimal, Decimal]]
@@ -14,7 +14,7 @@ def view(bids: Levels, asks: Levels, notional: Decimal) -> OrderBookView:
     """Read a book. bids/asks: best first, (price, base quantity); notional: quote value of the order we may send."""
     if not bids or not asks or asks[0][0] <= bids[0][0]:
         return OrderBookView()
-    bid, ask = (float(sum((q for _, q in side[:TOP]), ZERO)) for side in (bids, asks))
+    bid, ask = (float(exact_sum(q for _, q in side[:TOP])) for side in (bids, asks))
     mid = (bids[0][0] + asks[0][0]) / 2
     walked = [slippage_bps(side, mid, notional) for side in (asks, bids)]
     known = [x for x in walked if x is not None]

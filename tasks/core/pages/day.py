@@ -7,6 +7,7 @@ from datetime import date
 from decimal import Decimal
 
 from tasks.core.pages.numbers import fixed
+from tasks.core.types.base import exact_sum
 from tasks.core.types.decision import Answer
 from tasks.core.types.record import CycleStatus, EquityPoint, Outcome
 
@@ -37,7 +38,7 @@ class Day:
 
     @property
     def pnl(self) -> Decimal:
-        return sum((outcome.pnl for outcome in self.outcomes), Decimal(0))
+        return exact_sum(outcome.pnl for outcome in self.outcomes)
 
     @property
     def drawdown_pct(self) -> Decimal | None:

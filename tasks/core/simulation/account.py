@@ -27,7 +27,7 @@ from tasks.core.simulation.rejections import (
 )
 from tasks.core.simulation.wallet import Holding, Totals, Wallet
 from tasks.core.trading.money import BPS, bps, exact
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import (
     Balance,
@@ -380,7 +380,7 @@ class SimulatedAccount:
         at_price = intent.price if intent.type is OrderType.LIMIT and intent.price else price
         quantity = self._clamped(intent)
         closes = holding is not None and holding.sign != sign_of(intent.side) and quantity == holding.quantity
-        selling = sum((o.quantity - o.filled for o in self._working(intent.symbol) if o.side == "sell"), ZERO)
+        selling = exact_sum(o.quantity - o.filled for o in self._working(intent.symbol) if o.side == "sell")
         return (
             exposure_refusal(intent, instrument, holding, selling)
             or size_refusal(intent, instrument, quantity, at_price, closes)
@@ -399,7 +399,7 @@ class SimulatedAccount:
         """Return the margin that working orders tie up; what only reduces ties up none."""
         opening = [order for key in self._resting if not (order := self._orders[key]).reduce_only]
         ties = [(o.quantity - o.filled) * limit_price(o) / self.wallet.leverage(o.symbol) for o in opening]
-        return sum(ties, ZERO)
+        return exact_sum(ties)
 
     def _working(self, symbol: str) -> list[Order]:
         return [order for key in self._resting if (order := self._orders[key]).symbol == symbol]

@@ -39,7 +39,7 @@ from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import judged, status_of
 from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.decision import ENTRIES, Answer, Pause
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus
 from tasks.core.types.portfolio import AccountState, PendingEntry, Position
@@ -443,13 +443,13 @@ class Backtest:
             "max_drawdown_pct": max_drawdown_pct(self.equity),
             "win_rate": sum(o.pnl > 0 for o in self.outcomes) / len(self.outcomes) if self.outcomes else None,
             "expectancy_r": float(np.mean(known)) if known else None,  # after fees, where R is known
-            "fees_quote": sum((each.fees for each in totals), ZERO),
+            "fees_quote": exact_sum(each.fees for each in totals),
             "llm_cost_usd": self.cost_usd,
             "rejected_by_code": dict(sorted(self.rejected.items())),
             "halted_at": self.halted_at,
             "funding": "unknown" if unknown else "known",
             "funding_unknown": unknown,
-            "funding_quote": -sum((each.funding for each in totals), ZERO),
+            "funding_quote": -exact_sum(each.funding for each in totals),
             "fingerprint": self.fingerprint,
         }
 

@@ -12,7 +12,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.orders import Instrument
 
 ONE = Decimal(1)
@@ -113,7 +113,7 @@ class Wallet(BaseModel):
 
     def equity(self, marks: Mapping[str, Decimal]) -> Decimal:
         """Return cash plus unrealized PnL, at `marks` or else the last price seen."""
-        return self.cash + sum((h.unrealized(self.mark(h, marks)) for h in self.holdings.values()), ZERO)
+        return self.cash + exact_sum(h.unrealized(self.mark(h, marks)) for h in self.holdings.values())
 
     def available(self, marks: Mapping[str, Decimal]) -> Decimal:
         """Return what is free as margin for new orders; gains on spot holdings are not until they are sold."""
@@ -132,6 +132,6 @@ class Wallet(BaseModel):
         holding = self.holdings[symbol]
         if self.instruments[symbol].kind == "spot":
             return None
-        others = sum((h.unrealized(self.mark(h, {})) for h in self.holdings.values() if h is not holding), ZERO)
+        others = exact_sum(h.unrealized(self.mark(h, {})) for h in self.holdings.values() if h is not holding)
         price = REPORTED.divide(holding.cost - holding.sign * (self.cash + others), holding.quantity)
         return price if price > 0 else None

@@ -17,7 +17,7 @@ from tasks.core.errors import LedgerMismatch
 from tasks.core.trading.guard.sizing import HUNDRED, direction
 from tasks.core.trading.orders import NAMESPACE
 from tasks.core.types.bars import day_start
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import ClosedTrade, Position
 from tasks.core.types.record import Outcome
@@ -156,7 +156,7 @@ def outcome(position: Position) -> Outcome:
 def realized_today(closed: Iterable[ClosedTrade], at: datetime) -> Decimal:
     """Return the PnL, in quote, of trades closed in the UTC day of `at`: [00:00, 24:00), for everybody."""
     today = day_start(at)
-    return sum((trade.pnl for trade in closed if trade.closed_at >= today), ZERO)
+    return exact_sum(trade.pnl for trade in closed if trade.closed_at >= today)
 
 
 def realized_today_pct(closed: Iterable[ClosedTrade], day_start: Decimal | None, at: datetime) -> float | None:

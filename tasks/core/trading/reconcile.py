@@ -14,7 +14,7 @@ from tasks.core.trading import booking, orders
 from tasks.core.trading.guard import sizing
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.bars import floor_time
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, VenuePosition
 from tasks.core.types.reconcile import (
@@ -106,7 +106,7 @@ def _unbooked_entry(ledger: LedgerView, at_venue: VenuePosition) -> OrderIntent 
         and (last is None or own.persisted_at > last)
         and (own.filled > 0 or not own.ended)
     ]
-    if sum((own.intent.quantity for own in entries), ZERO) < at_venue.quantity:
+    if exact_sum(own.intent.quantity for own in entries) < at_venue.quantity:
         return None
     return max(entries, key=lambda own: own.persisted_at).intent
 

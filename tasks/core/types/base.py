@@ -1,5 +1,6 @@
 """The base of every DTO, and the exact and aware scalars they are made of."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -83,6 +84,13 @@ Utc = Annotated[datetime, AfterValidator(aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base
 Quantity = NewType("Quantity", Decimal)  # base, never negative
 ZERO = Decimal(0)
+
+
+def exact_sum(values: Iterable[Decimal]) -> Decimal:
+    """Add up exact numbers; of none the exact zero."""
+    return sum(values, ZERO)
+
+
 M = TypeVar("M", bound=BaseModel)
 
 

@@ -18,7 +18,7 @@ from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
 from tasks.core.decision.decider import variables_of
 from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
-from tasks.core.types.base import ZERO, Dto, Exact
+from tasks.core.types.base import ZERO, Dto, Exact, exact_sum
 from tasks.core.types.decision import OpenLong, OpenShort
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import News, RoleInput, TimeframeView
@@ -97,7 +97,7 @@ def consensus(votes: Mapping[str, Analysis]) -> Consensus | None:
     for way, signal in ((1, "bullish"), (-1, "bearish")):
         agreed = [vote.confidence for vote in votes.values() if vote.signal == signal]
         if len(agreed) >= VOTES_NEEDED and sum(agreed) >= LEAST_CONFIDENCE * len(agreed):
-            return Consensus(way, sum(agreed, ZERO) / len(agreed))
+            return Consensus(way, exact_sum(agreed) / len(agreed))
     return None
 
 

@@ -9,7 +9,7 @@ from decimal import ROUND_FLOOR, Decimal
 from tasks.core.trading.guard import cases, sizing
 from tasks.core.trading.guard.cases import Case, EntryTerms
 from tasks.core.trading.money import bps, floor_to_step
-from tasks.core.types.base import ZERO, Quantity
+from tasks.core.types.base import ZERO, Quantity, exact_sum
 from tasks.core.types.orders import PositionSide
 from tasks.core.types.verdict import Check, Code, check
 
@@ -90,15 +90,15 @@ def symbol(t: EntryTerms) -> Room:
     a = t.account
     own = a.limits.per_symbol.get(a.symbol)
     most = a.limits.max_symbol_pct if own is None or own.max_pct is None else min(own.max_pct, a.limits.max_symbol_pct)
-    taken = sum((p.notional for p in a.state.exposures if p.symbol == a.symbol), ZERO)
+    taken = exact_sum(p.notional for p in a.state.exposures if p.symbol == a.symbol)
     return _cap(Code.SYMBOL_CLAMPED, t, a.state.equity * most / sizing.HUNDRED - taken, t.entry)
 
 
 def net(t: EntryTerms) -> Room:
     """Net notional in the entry's direction; pending entries the other way are not counted on to fill."""
     state = t.account.state
-    leaning = sum((p.notional for p in state.exposures if p.side == t.side), ZERO)
-    leaning -= sum((p.notional for p in state.positions if p.side != t.side), ZERO)
+    leaning = exact_sum(p.notional for p in state.exposures if p.side == t.side)
+    leaning -= exact_sum(p.notional for p in state.positions if p.side != t.side)
     return _cap(Code.NET_CLAMPED, t, state.equity * t.account.limits.max_net_pct / sizing.HUNDRED - leaning, t.entry)
 
 

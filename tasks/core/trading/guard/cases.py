@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tasks.core.trading.guard.sizing import HUNDRED, direction, known, loss_per_unit
 from tasks.core.trading.ledger import realized_today
-from tasks.core.types.base import ZERO, Price, Quantity
+from tasks.core.types.base import ZERO, Price, Quantity, exact_sum
 from tasks.core.types.decision import Decision
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument, PositionSide
@@ -75,11 +75,11 @@ class Account:
     @cached_property
     def open_risk(self) -> Decimal:
         """Return the quote lost at the stops of every open position and pending entry."""
-        return sum((risk(p, self.costs) for p in self.state.exposures), ZERO)
+        return exact_sum(risk(p, self.costs) for p in self.state.exposures)
 
     @cached_property
     def gross(self) -> Decimal:
-        return sum((p.notional for p in self.state.exposures), ZERO)
+        return exact_sum(p.notional for p in self.state.exposures)
 
     @property
     def leverage(self) -> Decimal:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.types.bars import day_start, duration
-from tasks.core.types.base import ZERO
+from tasks.core.types.base import exact_sum
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import ClosedTrade
 from tasks.core.types.record import Outcome
@@ -66,7 +66,7 @@ def kelly(outcomes: Sequence[Outcome], least: int) -> Decimal | None:
     if not wins:
         return Decimal(-1)
     decided = len(wins) + len(losses)
-    mean_win, mean_loss = sum(wins, ZERO) / len(wins), sum(losses, ZERO) / len(losses)
+    mean_win, mean_loss = exact_sum(wins) / len(wins), exact_sum(losses) / len(losses)
     edge = (len(wins) / mean_loss - len(losses) / mean_win) / decided
     return edge.quantize(PLACES, ROUND_FLOOR)
 
