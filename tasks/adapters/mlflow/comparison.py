@@ -41,7 +41,6 @@ def log_comparison(
     folder: Path,
 ) -> str:
     """Write the parent run and a child per variant from the report's folder, and return the parent's id."""
-    params = {key: value for key, value in params.items() if value}
     with server.translated():
         parent = str(server.create_run(title, {**tags, "kind": "comparison"}).info.run_id)
         overall: dict[str, float] = {"variants": len(found.rows), "tried": found.tried}
@@ -53,12 +52,12 @@ def log_comparison(
             own = {"decider": variant.decider, "model": variant.model, "prompt": variant.prompt}
             labels = {**tags, **_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
             child = server.create_run(_run_name(variant), labels).info.run_id
-            server.log(child, _metrics(row, found), {**params, **{key: value for key, value in own.items() if value}})
+            server.log(child, _metrics(row, found), {**params, **own})
             server.client.log_artifacts(child, str(folder / comparison_report.file_name(variant.label)))
             for one in row.windows:  # as steps, so that MLflow draws them in order
-                figures = {name: getattr(one, name) for name in ("return_pct", "sharpe", "max_drawdown_pct", "trades")}
-                known = {f"window.{name}": value for name, value in figures.items() if value is not None}
-                server.log(child, known, at_ms=int(one.start.timestamp() * 1000), step=one.window)
+                names = ("return_pct", "sharpe", "max_drawdown_pct", "trades")
+                figures = {f"window.{name}": getattr(one, name) for name in names}
+                server.log(child, figures, at_ms=int(one.start.timestamp() * 1000), step=one.window)
             server.client.set_terminated(child)
         server.client.set_terminated(parent)
         return parent
@@ -72,7 +71,7 @@ def _run_name(variant: Variant) -> str:
 
 def _tags(variant: Variant) -> dict[str, str]:
     one = variant.prompts[0] if len(variant.prompts) == 1 else None
-    tags = {
+    return {
         "decider": variant.decider,
         "model": variant.model,
         "baseline": str(variant.baseline).lower(),
@@ -81,11 +80,10 @@ def _tags(variant: Variant) -> dict[str, str]:
         "prompt_sha256": variant.prompt_sha256,
         "cutoff": f"{variant.cutoff:%Y-%m-%d}" if variant.cutoff else "",
     }
-    return {key: value for key, value in tags.items() if value}
 
 
-def _metrics(row: Row, found: Comparison) -> dict[str, float]:
-    """Return the figures of one variant; what is unknown is left out."""
+def _metrics(row: Row, found: Comparison) -> dict[str, float | None]:
+    """Return the figures of one variant."""
     values: dict[str, Any] = {name: value for name, value in row if isinstance(value, int | float)}
     values["invalid_share"] = row.invalid / row.decisions if row.decisions else None
     values |= _spread("daily_bps", row.daily_bps) | _spread("expectancy_r", row.expectancy_r)
@@ -100,7 +98,7 @@ def _metrics(row: Row, found: Comparison) -> dict[str, float]:
         if leak.label == row.label:
             values |= {"masked_sharpe": leak.masked_sharpe, "input_dependency": leak.input_dependency}
             values |= _spread("masked_gap_bps", leak.masked_gap_bps)
-    return {name: value for name, value in values.items() if value is not None}
+    return values
 
 
 def _spread(name: str, found: Interval | None) -> dict[str, float | None]:

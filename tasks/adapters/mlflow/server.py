@@ -66,7 +66,9 @@ class MlflowServer:
             raise TrackingUnavailable(f"MLflow at {self.address}: {text}") from e
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> Any:
-        return self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name)
+        return self.client.create_run(
+            self.experiment_id, tags={key: value for key, value in tags.items() if value}, run_name=name
+        )
 
     def runs(self, tags: Mapping[str, str], **options: Any) -> Any:
         """Return the experiment's runs that have these tags."""
@@ -76,17 +78,17 @@ class MlflowServer:
     def log(
         self,
         run_id: str,
-        metrics: Mapping[str, float],
+        metrics: Mapping[str, float | None],
         params: Mapping[str, str] = {},
         tags: Mapping[str, str] = {},
         at_ms: int = 0,
         step: int = 0,
     ) -> None:
-        """Log figures, parameters and tags to a run, at once."""
+        """Log figures, parameters and tags to a run, at once; what is unknown or empty is left out."""
         entities = self.mlflow.entities
         self.client.log_batch(
             run_id,
-            [entities.Metric(key, float(value), at_ms, step) for key, value in metrics.items()],
-            [entities.Param(*item) for item in params.items()],
-            [entities.RunTag(*item) for item in tags.items()],
+            [entities.Metric(key, float(value), at_ms, step) for key, value in metrics.items() if value is not None],
+            [entities.Param(key, value) for key, value in params.items() if value],
+            [entities.RunTag(key, value) for key, value in tags.items() if value],
         )

@@ -2,14 +2,15 @@
 
 from typing import Any
 
+from tasks.adapters.mlflow.server import MlflowServer
 from tasks.core.types.decision import PromptRef
 from tasks.core.types.record import CycleRecord, CycleStatus
 
 _MILLI = 1_000_000  # nanoseconds
 
 
-def write_trace(client: Any, mlflow: Any, record: CycleRecord, tags: dict[str, str], home: dict[str, str]) -> str:
-    """Write the trace and return its id; `home` is the experiment and run it belongs to.
+def write_trace(server: MlflowServer, record: CycleRecord, profile: str, run_id: str) -> str:
+    """Write the trace into a session's run and return its id.
 
     It starts now, not at as_of, which in the sandbox may be any year; as_of is in its inputs and tags. Calls and tools
     start with the decision: a record holds how long they took, not when they began.
@@ -18,7 +19,9 @@ def write_trace(client: Any, mlflow: Any, record: CycleRecord, tags: dict[str, s
     dump = record.model_dump(mode="json")
     reasons = [str(reason) for reason in record.reasons]
     asked = {"pair": record.symbol, "reasons": reasons, "as_of": record.as_of.isoformat()}
-    root = client.start_trace("cycle", span_type="AGENT", inputs=asked, tags=tags, **home)
+    root = server.client.start_trace(
+        "cycle", "AGENT", asked, tags=trace_tags(record, profile), experiment_id=server.experiment_id, run_id=run_id
+    )
     at = int(root.start_time_ns)
 
     def span(
@@ -32,7 +35,7 @@ def write_trace(client: Any, mlflow: Any, record: CycleRecord, tags: dict[str, s
         attributes: Any = None,
         error: str = "",
     ) -> Any:
-        made = mlflow.start_span_no_context(
+        made = server.mlflow.start_span_no_context(
             name, span_type=kind, parent_span=parent, start_time_ns=begin, inputs=inputs, attributes=attributes
         )
         made.end(outputs=outputs, status="ERROR" if error else "OK", end_time_ns=begin + int(ms * _MILLI))
@@ -76,7 +79,7 @@ def write_trace(client: Any, mlflow: Any, record: CycleRecord, tags: dict[str, s
         "error": record.error or None,
     }
     status = "ERROR" if record.status == CycleStatus.FAILED else "OK"
-    client.end_trace(root.trace_id, outputs=outputs, status=status, end_time_ns=at)
+    server.client.end_trace(root.trace_id, outputs=outputs, status=status, end_time_ns=at)
     return str(root.trace_id)
 
 

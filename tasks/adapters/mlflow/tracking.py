@@ -12,7 +12,7 @@ from datetime import UTC, date
 from typing import Any
 
 from tasks.adapters.mlflow.server import MlflowServer
-from tasks.adapters.mlflow.trace import prompts_sent, span_count, trace_tags, write_trace
+from tasks.adapters.mlflow.trace import prompts_sent, span_count, write_trace
 from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.record import CycleRecord, Outcome
@@ -103,7 +103,7 @@ class Tracker:
         day: date,
         metrics: Mapping[str, float],
         step: int,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, str] = {},
     ) -> str:
         """Log metrics to the run of (profile, strategy, UTC day), created on first use; return its id.
 
@@ -111,7 +111,7 @@ class Tracker:
         value of the day stays there and the tag of the same name has the latest.
         """
         with self.server.translated():
-            run, params = self._session_run(strategy, profile, day), params or {}
+            run = self._session_run(strategy, profile, day)
             new = {key: value for key, value in params.items() if key not in run.data.params}
             self.server.log(run.info.run_id, metrics, new, params, int(time.time() * 1000), step)
             return self._end(run)
@@ -175,9 +175,8 @@ class Tracker:
         return str(whole[-1].info.trace_id) if whole else None
 
     def _write(self, record: CycleRecord, profile: str) -> str:
-        session, server = self._session_run(record.strategy, profile, record.as_of.date()), self.server
-        home = {"experiment_id": server.experiment_id, "run_id": session.info.run_id}
-        return write_trace(server.client, server.mlflow, record, trace_tags(record, profile), home)
+        session = self._session_run(record.strategy, profile, record.as_of.date())
+        return write_trace(self.server, record, profile, session.info.run_id)
 
     def _session_run(self, strategy: str, profile: str, day: date) -> Any:
         tags = {"profile": profile, "strategy": strategy, "day": day.isoformat()}
