@@ -10,6 +10,7 @@ from tasks.adapters.charts.canvas import DOWN, INK, UP
 from tasks.core.lab.random_traders import Trade, TradedBars
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 COLOURS = ("#2f6fde", "#e08a00", "#8e44ad", "#1b8a6b", "#d0453e", "#555555", "#00838f", "#b0689c", "#7a8b00", "#5d4037")
@@ -18,15 +19,15 @@ POINTS = 2000  # of a price line: more cannot be seen
 BIN = 0.25  # R
 
 
-def equity(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """Draw growth above drawdown, one line per variant: seconds since 1970, and what 1 has become; dash baselines."""
+def equity(returns: "Mapping[str, pd.Series[float]]") -> bytes:
+    """Draw growth above drawdown, one line per variant of daily returns by seconds since 1970; dash baselines."""
     figure = canvas.figure(1000, 600)
     growth, drawdown = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1))
     for axes, name in ((growth, "growth, %"), (drawdown, "drawdown, %")):
         axes.set_prop_cycle(color=COLOURS)
         axes.set_ylabel(name)
-    for label, (seconds, worth) in curves.items():
-        times, style = _times(seconds), DASHED.get(label, "-")
+    for label, daily in returns.items():
+        times, worth, style = _times(daily.index), np.cumprod(1 + daily.to_numpy()), DASHED.get(label, "-")
         growth.plot(times, (worth - 1) * 100, style, label=label, linewidth=1.3)
         highest = np.maximum.accumulate(np.maximum(worth, 1))
         drawdown.plot(times, (worth / highest - 1) * 100, style, linewidth=1.3)
@@ -70,7 +71,7 @@ def decisions(trades: Sequence[Trade], paths: Mapping[str, TradedBars], first: f
     return canvas.png(figure)
 
 
-def _times(seconds: "Sequence[int] | np.ndarray") -> np.ndarray:
+def _times(seconds: "Sequence[int] | np.ndarray | pd.Index") -> np.ndarray:
     return np.asarray(seconds, dtype="int64").astype("datetime64[s]")
 
 

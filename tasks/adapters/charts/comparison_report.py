@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -28,7 +27,7 @@ def page(found: Comparison, variants: Sequence[Variant], trials: Sequence[Trial]
         notes=notes,
         reference=reference,
         against=[pair.less(reference).model_dump() for pair in found.pairs if reference in (pair.a, pair.b)],
-        equity=data_uri(comparison.equity({label: _curve(mine) for label, mine in by_label.items()})),
+        equity=data_uri(comparison.equity({label: compare.series(mine) for label, mine in by_label.items()})),
         histograms={label: data_uri(comparison.r_histogram(trades)) for label, trades in traded.items() if trades},
     )
 
@@ -38,17 +37,12 @@ def variant_files(variant: Variant, trials: Sequence[Trial], paths: Mapping[str,
     mine = compare.of(trials, variant.label)
     trades = [trade for trial in mine for trade in trial.trades]
     return {
-        "equity.png": comparison.equity({variant.label: _curve(mine)}),
+        "equity.png": comparison.equity({variant.label: compare.series(mine)}),
         "r_histogram.png": comparison.r_histogram(trades),
         "decisions.png": comparison.decisions(trades, paths, float(mine[0].days[0]), float(mine[-1].days[-1])),
         "decisions.csv": _table([point for trial in mine for point in trial.points]),
         "trades.csv": _table(trades),
     }
-
-
-def _curve(trials: Sequence[Trial]) -> tuple[np.ndarray, np.ndarray]:
-    returns = compare.series(trials)
-    return returns.index.to_numpy(), np.cumprod(1 + returns.to_numpy())
 
 
 def page_of(template: str, **values: Any) -> str:
@@ -60,12 +54,11 @@ def page_of(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    day = "{:%Y-%m-%d}".format
     environment.filters |= {
         "number": numbers.fixed,
         "percent": numbers.percent,
         "interval": numbers.interval,
-        "day": day,
+        "day": "{:%Y-%m-%d}".format,
     }
     return environment.get_template(template).render(**values)
 

@@ -84,7 +84,7 @@ def draw(
     for name, (style, colour) in AVERAGES.items():
         price.plot(seen[name], style, color=colour, linewidth=1.1, label=name.upper())
     labels = [*_levels(seen, bar, price), *_swings(seen, bar, price), *_position(position, price)]
-    labels.append(Label(seen["close"].iloc[-1], "close", INK))
+    labels.append(Label(seen["close"].iloc[-1], "close", INK, always=True))
     _fit(seen, bar, price, labels)
     _events(seen, bar, price, events, timeframe)
     _name(price, labels)
@@ -222,7 +222,7 @@ def _name(price: "Axes", labels: Sequence[Label]) -> None:
             va="center",
             fontsize=8,
             color=label.colour,
-            fontweight="bold" if label.always or label.text == "close" else "normal",
+            fontweight="bold" if label.always else "normal",
         )
 
 
