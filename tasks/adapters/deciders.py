@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision import kinds
 from tasks.core.decision.baselines import BuyAndHoldDecider, HoldDecider, RandomDecider, RecordedDecider
-from tasks.core.decision.budget import BudgetedModel, Tier
+from tasks.core.decision.budget import BudgetedModel, Prices, Tier
 from tasks.core.decision.cache import CachedModel
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
 from tasks.core.decision.kinds import Kind, Means
@@ -30,12 +30,10 @@ Versions = dict[str, str]  # prompt role -> version or alias
 
 def _model(settings: Settings) -> Model:
     """Return the models behind budget and cache; what asks them must stand in a `Ladder`, see `build`."""
-    from tasks.adapters.model.prices import LiteLLMPrices
-
     if not settings.model:
         raise InputError("this decider needs a model: set QUARTERDECK_MODEL, e.g. openai/gpt-4o")
     tiers = [Tier(failover_of(names, settings), names) for names in (settings.model, settings.cheap_model) if names]
-    budgeted = BudgetedModel(tiers, LiteLLMPrices(settings.budget.usd_per_1k_tokens), settings.budget)
+    budgeted = BudgetedModel(tiers, prices_of(settings), settings.budget)
     return CachedModel(budgeted, settings.model + settings.cheap_model, timedelta(seconds=settings.cache_ttl_s))
 
 
@@ -47,6 +45,13 @@ def failover_of(names: tuple[str, ...], settings: Settings) -> Model:
         names, settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s,
         settings.max_reply_bytes,
     )  # fmt: skip
+
+
+def prices_of(settings: Settings) -> Prices:
+    """Return what models cost, and what is assumed where that is not known."""
+    from tasks.adapters.model.prices import LiteLLMPrices
+
+    return LiteLLMPrices(settings.budget.usd_per_1k_tokens)
 
 
 def _recorded(argument: str) -> Decider:

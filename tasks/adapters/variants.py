@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.adapters.deciders import build, failover_of
+from tasks.adapters.deciders import build, failover_of, prices_of
 from tasks.adapters.parallel_backtests import Job
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
@@ -28,17 +28,14 @@ def variants(
     deciders: Sequence[str], models: Sequence[str], cutoffs: Mapping[str, datetime], settings: Settings
 ) -> list[Variant]:
     """Return one variant for each decider, or decider and model, with the baselines among them."""
-    listed = [
-        _variant(name, model, cutoffs, settings) for name in deciders for model in _models(name, models, settings)
-    ]
-    named = {variant.decider for variant in listed}
-    listed += [Variant(label=name, decider=name) for name in BASELINES if name not in named]
+    names = [*deciders, *(name for name in BASELINES if name not in deciders)]
+    listed = [_variant(name, model, cutoffs, settings) for name in names for model in _models(name, models, settings)]
     labels = [variant.label for variant in listed]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise InputError(f"--decider {twice[0]}: named twice")
     if unknown := sorted(set(cutoffs) - {variant.model for variant in listed}):
         raise InputError(f"--cutoff {unknown[0]}: no variant asks that model")
-    return [variant.replace(baseline=variant.decider in BASELINES) for variant in listed]
+    return listed
 
 
 def _models(name: str, models: Sequence[str], settings: Settings) -> Sequence[str]:
@@ -55,7 +52,7 @@ def _variant(name: str, model: str, cutoffs: Mapping[str, datetime], settings: S
     prompts = decider.prompts
     label = " ".join(part for part in (_labelled(name, prompts), model) if part)
     return Variant(
-        label=label, decider=name, model=model, cutoff=cutoffs.get(model),
+        label=label, decider=name, model=model, cutoff=cutoffs.get(model), baseline=name in BASELINES,
         prompt="+".join(f"{prompt.name}/{prompt.version}" for prompt in prompts),
         prompt_sha256="+".join(prompt.sha256 for prompt in prompts), prompts=prompts,
     )  # fmt: skip
@@ -69,12 +66,9 @@ def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
 
 def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
     """Build a variant's decider on its one model, every reply of which is kept."""
-    from tasks.adapters.model.prices import LiteLLMPrices
-
-    prices = LiteLLMPrices(settings.budget.usd_per_1k_tokens)
     asked: Model = KeptModel(
-        failover_of((variant.model,), settings), variant.model, settings.model_base_url, store.replies, prices,
-        spending, lambda: datetime.now(UTC),
+        failover_of((variant.model,), settings), variant.model, settings.model_base_url, store.replies,
+        prices_of(settings), spending, lambda: datetime.now(UTC),
     )  # fmt: skip
     return build(variant.decider, settings, model=asked)
 
@@ -84,9 +78,7 @@ async def estimate(paid: Sequence[tuple[Variant, Job]], settings: Settings) -> t
 
     Every market event is one decision; positions raise some more of their own. Kept replies are not deducted.
     """
-    from tasks.adapters.model.prices import LiteLLMPrices
-
-    prices, calls, usd = LiteLLMPrices(settings.budget.usd_per_1k_tokens), 0, Decimal(0)
+    prices, calls, usd = prices_of(settings), 0, Decimal(0)
     for variant in {variant.label: variant for variant, _ in paid}.values():
         probe, jobs = Probe(), [job for asker, job in paid if asker is variant]
         for name in kinds.askers(variant.decider):  # each by itself: an ensemble's timer may wait at that event
