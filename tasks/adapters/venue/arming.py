@@ -4,7 +4,6 @@ from decimal import Decimal
 
 from pydantic import Field
 
-from tasks.adapters.venue import client
 from tasks.adapters.venue.bybit import Permissions
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.core.errors import InputError
@@ -32,14 +31,13 @@ class ArmingReport(Dto):
 async def examine(settings: Settings) -> ArmingReport:
     """Ask the venue about the account the keys belong to.
 
-    Raises InputError if live is not armed for it, if the key may withdraw or not trade, or in hedge mode.
+    Raises InputError in hedge mode and, on live, what the venue's first call raises: not armed for this account, or a
+    key that may withdraw or not trade.
     """
     venue = connect(settings)
     try:
         account = venue.account
         key = await account.permissions()
-        if settings.profile == "live":
-            client.check_key(key, settings)
         contracts = [symbol for symbol in settings.symbols if symbol not in account.spot]
         leverage = {symbol: await account.leverage(symbol, InputError) for symbol in contracts}
         return ArmingReport(venue=venue.name, key=key, margin_mode=await account.margin_mode(), leverage=leverage)
