@@ -196,5 +196,5 @@ def _metric(kind: type[Family], name: str, text: str, values: Labelled, labels: 
     since = "; since 00:00 UTC" if kind is Counter else ""
     family = kind(f"quarterdeck_{name}", text + since, labels=labels)
     for each, value in sorted(values.items()):
-        family.add_metric(list(each), float(value))
+        family.add_metric(list(each), value)
     return family
