@@ -36,8 +36,8 @@ class StartError(TradingError):
 class Supervisor:
     """The services of one HOME. Children are started from the main thread only (see `Child._start`)."""
 
-    def __init__(self, settings: Settings, board: Board, *, only_workers: bool = False) -> None:
-        self.settings, self.board = settings, board
+    def __init__(self, settings: Settings, *, only_workers: bool = False) -> None:
+        self.settings, self.board = settings, Board()
         self.plan = services.working_plan(settings) if only_workers else services.plan(settings)
         self.logs = settings.home / "logs"
         self.state = UpState(pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile)
@@ -151,7 +151,7 @@ class Supervisor:
             delay = 1.0 if time.monotonic() - child.started > STEADY_S else min(60.0, 2 * delay)
             text = f"{name} ended by itself with code {child.exit_code} and starts again in {delay:.0f} s"
             self.board.say(f"{text}: {child.last_line()}; its log: {child.log}")
-            alert = asyncio.create_task(asyncio.to_thread(_tell, self.settings, name, text, self.board))
+            alert = asyncio.create_task(asyncio.to_thread(self._tell, name, text))
             await asyncio.sleep(delay)
             if name in self._workers:
                 await self._close_lost()
@@ -164,6 +164,18 @@ class Supervisor:
         with suppress(PrefectError):
             await self._api.skip_late()
             await self._api.close_lost(patiently=patiently)
+
+    def _tell(self, name: str, text: str) -> None:
+        """Alert about a process that died, once an hour for each; directly, as Prefect's server may be the one."""
+        alert = Alert(kind=AlertKind.DEAD, key=f"{socket.gethostname()}:{name}", text=text)
+        try:
+            with closing(Store(self.settings.store_url)) as store:
+                if not store.alerts.note(alert, datetime.now(UTC)):
+                    return
+        except TradingError as e:
+            self.board.say(f"the alert could not be noted, it is sent all the same: {e}")
+        if failed := alerts.send(self.settings.alert_urls, "Quarterdeck: dead", text):
+            self.board.say(f"{failed} of {len(self.settings.alert_urls)} addresses did not take the alert")
 
     def stop(self) -> None:
         """End the worker and its runs, which may still report to the others; then the others."""
@@ -181,19 +193,6 @@ class Supervisor:
             if name in self.plan
         }
         up_state.write(self.settings.home, self.state)
-
-
-def _tell(settings: Settings, name: str, text: str, board: Board) -> None:
-    """Alert about a process that died, once an hour for each; directly, as Prefect's server may be the one."""
-    alert = Alert(kind=AlertKind.DEAD, key=f"{socket.gethostname()}:{name}", text=text)
-    try:
-        with closing(Store(settings.store_url)) as store:
-            if not store.alerts.note(alert, datetime.now(UTC)):
-                return
-    except TradingError as e:
-        board.say(f"the alert could not be noted, it is sent all the same: {e}")
-    if failed := alerts.send(settings.alert_urls, "Quarterdeck: dead", text):
-        board.say(f"{failed} of {len(settings.alert_urls)} addresses did not take the alert")
 
 
 def migrate(settings: Settings) -> None:

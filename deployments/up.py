@@ -15,7 +15,6 @@ import click
 import psutil
 
 from deployments import up_state
-from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from deployments.up_state import FirstCycle, UpState
 from flows.commands.output import emit
@@ -33,7 +32,7 @@ def up(settings: Settings, *, once: bool, detach: bool, yes_live: bool, as_json:
         _arm(settings, yes_live)
     if detach:
         return _detached(settings, as_json)
-    supervisor = Supervisor(settings, Board())
+    supervisor = Supervisor(settings)
     ended = _carried_out(supervisor, lambda: _up(supervisor, once, as_json))
     return int(once or not supervisor.state.first_cycle) if ended is None else ended
 
@@ -55,14 +54,14 @@ def down(home: Path) -> str:
 
 def work(settings: Settings) -> None:
     """Carry out runs of a server that runs elsewhere, until told to stop."""
-    supervisor = Supervisor(settings, Board(), only_workers=True)
+    supervisor = Supervisor(settings, only_workers=True)
     _carried_out(supervisor, lambda: _work(supervisor))
 
 
 def deploy(settings: Settings) -> None:
     """Create or refresh pool and deployments on a server that runs already."""
     up_state.make_home(settings.home)
-    supervisor = Supervisor(settings, Board(), only_workers=True)
+    supervisor = Supervisor(settings, only_workers=True)
     asyncio.run(supervisor.deploy())
 
 

@@ -25,7 +25,6 @@ from typing import Any
 from uuid import uuid4
 
 from deployments.orchestrator import FINAL, PrefectError
-from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from tasks.connections import store
 from tasks.crash_points import KILL_AT, STEPS
@@ -69,7 +68,7 @@ def main(kills: int, seed: int, seconds: float) -> int:
 
 
 def _kill(here: World, runner: asyncio.Runner, total: Tally, kills: int, seed: int, until: float) -> None:
-    machine = Supervisor(settings(), Board())
+    machine = Supervisor(settings())
     machine.plan.pop("sandbox")  # a stepped one runs already
     machine.logs.mkdir(parents=True, exist_ok=True)
     try:

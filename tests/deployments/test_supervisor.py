@@ -354,7 +354,6 @@ async def test_runs_that_would_find_themselves_too_late_are_skipped_before_they_
 async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_down(tmp_path, monkeypatch):
     from deployments import supervisor
     from deployments.orchestrator import PrefectError
-    from deployments.progress import Board
 
     looks = asyncio.Event()
     answers: list[Exception | int] = [PrefectError("500"), 1]
@@ -367,7 +366,7 @@ async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_dow
         return said
 
     monkeypatch.setattr(supervisor, "SWEEP_S", 0.0)
-    one = supervisor.Supervisor(load(home=tmp_path), Board())
+    one = supervisor.Supervisor(load(home=tmp_path))
     monkeypatch.setattr(one._api, "close_lost", close_lost)
     monkeypatch.setattr(one._api, "skip_late", lambda: asyncio.sleep(0))
     watching = asyncio.create_task(one.watch_over())

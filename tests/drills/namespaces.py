@@ -18,7 +18,6 @@ import psutil
 
 from deployments import services
 from deployments.orchestrator import Orchestrator
-from deployments.progress import Board
 from deployments.services import Child, Service
 from deployments.supervisor import Supervisor, migrate
 from tasks.connections import store
@@ -93,7 +92,7 @@ async def _deployed(exchange: Exchange, runs: Runs) -> None:
     """Register what `quarterdeck deploy` does, and let nothing start by itself."""
     await until(exchange.state, "the exchange to answer")
     await until(runs.healthy, "Prefect to answer", 240)
-    await Supervisor(settings(), Board(), only_workers=True).deploy()
+    await Supervisor(settings(), only_workers=True).deploy()
     await runs.pause()
 
 

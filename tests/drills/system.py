@@ -15,7 +15,6 @@ from uuid import uuid4
 import httpx
 
 from deployments.orchestrator import FINAL, Orchestrator
-from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from tasks.core.types.bars import floor_time
 from tasks.settings import settings
@@ -227,7 +226,7 @@ async def up(seen: Seen, *sandbox: str, works: bool = True) -> AsyncIterator[Sys
 
     sandbox: more arguments for it. works: also carry out runs; otherwise only the servers run.
     """
-    machine = Supervisor(settings(), Board())
+    machine = Supervisor(settings())
     machine.plan["sandbox"] = replace(machine.plan["sandbox"], command=(*machine.plan["sandbox"].command, *sandbox))
     if not works:
         del machine.plan["worker"], machine.plan["warm"]

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from sandbox_server import advance
 from store_samples import a_cycle, a_full_cycle, a_position, an_outcome
 
-from deployments import automations, supervisor
+from deployments import automations
 from deployments.orchestrator import Orchestrator
-from deployments.progress import Board
+from deployments.supervisor import Supervisor
 from flows.clock import to_the_end
 from flows.trade import Request, run_cycles
 from flows.watch import look
@@ -243,7 +243,7 @@ def test_dead_process_is_told_once_by_the_supervisor_itself(home, inbox, monkeyp
     monkeypatch.setenv("QUARTERDECK_ALERT_URLS", url.get_secret_value())
     store()
     for _ in range(2):
-        supervisor._tell(load(), "worker", "worker ended by itself with code -9", Board())
+        Supervisor(load())._tell("worker", "worker ended by itself with code -9")
     assert [m["message"] for m in taken] == ["worker ended by itself with code -9"]
     [(_, kind, _)] = store().alerts.since(datetime.now(UTC) - timedelta(hours=1))
     assert kind == "dead"
@@ -253,7 +253,7 @@ def test_dead_process_is_told_although_the_store_does_not_answer(home, inbox, mo
     taken, url = inbox
     monkeypatch.setenv("QUARTERDECK_ALERT_URLS", url.get_secret_value())
     monkeypatch.setenv("QUARTERDECK_DATABASE_URL", f"sqlite:///{home}/no/such/folder/store.db")
-    supervisor._tell(load(), "prefect", "prefect ended", Board())
+    Supervisor(load())._tell("prefect", "prefect ended")
     assert [m["message"] for m in taken] == ["prefect ended"]
 
 

@@ -18,7 +18,6 @@ from uuid import uuid4
 import psutil
 
 from deployments.orchestrator import FINAL, PrefectError
-from deployments.progress import Board
 from deployments.supervisor import Supervisor
 from tasks import detect
 from tasks.settings import settings
@@ -192,7 +191,7 @@ def soak(world: World, hours: float, seed: int, until: float) -> Soaked:
     for name, path in (("PREFECT_API", "/api"), ("MLFLOW", "")):
         os.environ[f"QUARTERDECK_{name}_URL"] = f"http://127.0.0.1:{free_port()}{path}"
     settings.cache_clear()
-    machine = Supervisor(settings(), Board())
+    machine = Supervisor(settings())
     machine.plan.pop("sandbox")
     machine.logs.mkdir(parents=True, exist_ok=True)
     try:
