@@ -9,7 +9,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
+from tasks import fetch
 from tasks.connections import close_venues
+from tasks.core.types.bars import floor_time
 
 T = TypeVar("T")
 
@@ -17,6 +19,20 @@ T = TypeVar("T")
 def scheduled_time() -> datetime | None:
     """Return when this run was due: its schedule's time, or when it was created. None outside a run."""
     return flow_run.scheduled_start_time if flow_run.id else None
+
+
+async def cycle_time() -> datetime:
+    """Return the 5m close a run is about: its scheduled time on the venue's clock, floored.
+
+    A venue that replays another time is a whole number of minutes away; less than two minutes is clock skew.
+    """
+    scheduled, venue_time, wall = scheduled_time(), await fetch.venue_now(), datetime.now(UTC)
+    if scheduled is None:
+        return floor_time(venue_time, "5m")
+    offset = venue_time - wall
+    if abs(offset) < timedelta(minutes=2):
+        offset = timedelta(0)
+    return floor_time(scheduled + offset, "5m")
 
 
 def owner() -> str:

@@ -64,7 +64,7 @@ async def reconcile() -> dict[str, Any]:
             unfinished.end_abandoned_cycles(now)
         reached("cycles_ended")
         with tried("equity"):
-            account.keep_equity(await fetch.fetch_balance(), now)
+            await account.keep_equity(now)
     with tried("alerts"):
         alerts.tell_protection(wrong)
     lines = [finding.text for finding in wrong]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows.clock import owner, scheduled_time, to_the_end, too_old
+from flows.clock import cycle_time, owner, to_the_end, too_old
 from flows.cycle import Cycle, Request
 from tasks import account, decide, detect, features, fetch, mirror, record, shadow, validate
 from tasks.connections import store
@@ -76,7 +76,7 @@ async def run_cycles(request: Request) -> list[CycleRecord]:
     symbols, ours = request.symbols, settings().symbols
     if unknown := [name for name in symbols if name not in ours]:
         raise InputError(f"symbol {unknown[0]!r} is not the strategy's; QUARTERDECK_SYMBOLS has {', '.join(ours)}")
-    as_of = floor_time(request.as_of or await fetch.cycle_time(scheduled_time()), "5m")
+    as_of = floor_time(request.as_of or await cycle_time(), "5m")
     if request.review_only:
         open_ = {position.symbol for position in store().positions.open(settings().strategy)}
         symbols = tuple(symbol for symbol in symbols if symbol in open_)
@@ -192,5 +192,5 @@ class _Run:
         questions, records = [question for _, question in self.asked], [cycle.record for cycle, _ in self.asked]
         await shadow.decide_shadows(self.strategy, questions, records)
         if not self.request.dry_run:
-            account.keep_equity(await fetch.fetch_balance(), await fetch.venue_now())
+            await account.keep_equity(await fetch.venue_now())
         mirror.show_mlflow(self.as_of)

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 from prefect.events import emit_event
 
-from flows.clock import scheduled_time, to_the_end, too_old
+from flows.clock import cycle_time, to_the_end, too_old
 from tasks import alerts, detect, features, fetch
 from tasks.connections import log
 from tasks.features import TOGETHER
@@ -34,7 +34,7 @@ async def watch(max_age_s: int = 240) -> Any:
 async def look(as_of: datetime | None = None) -> dict[str, int]:
     """Return how many reasons wait per symbol, after fetching and detecting; one that fails keeps its trouble."""
     symbols = settings().symbols
-    as_of = as_of or await fetch.cycle_time(scheduled_time())
+    as_of = as_of or await cycle_time()
     await fetch.fetch_candles(symbols, as_of)
     strategy = await fetch.fetch_strategy()
     frames = features.load_candles(symbols, as_of, strategy.history_bars)

@@ -104,11 +104,9 @@ def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:
 
 
 @stage
-def keep_equity(balance: Balance, as_of: datetime) -> EquityPoint:
+async def keep_equity(as_of: datetime) -> None:
     """Keep one point of the equity curve, with the running peak."""
-    kept, strategy = store(), settings().strategy
+    kept, strategy, balance = store(), settings().strategy, await venue().balance()
     last = kept.equity.last(strategy)
     peak = max(balance.equity, last.peak) if last else balance.equity
-    point = EquityPoint(at=as_of.astimezone(UTC), strategy=strategy, equity=balance.equity, peak=peak)
-    kept.equity.save(point)
-    return point
+    kept.equity.save(EquityPoint(at=as_of.astimezone(UTC), strategy=strategy, equity=balance.equity, peak=peak))

@@ -49,6 +49,6 @@ def look_around(as_of: datetime) -> int:
 
 
 @stage
-def tell_protection(wrong: Sequence[Finding]) -> int:
+def tell_protection(wrong: Sequence[Finding]) -> None:
     """Tell what `protect` found wrong."""
-    return tell(alerts.of_protection(wrong))
+    tell(alerts.of_protection(wrong))

@@ -1,7 +1,7 @@
 """Fetch what the venue knows: its clock, closed candles, books, and our account there."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pandas as pd
@@ -153,17 +153,3 @@ async def fetch_headlines() -> News | None:
     from tasks.adapters.news import fetch_news
 
     return await fetch_news(s.news_feeds, s.fear_greed_url)
-
-
-async def cycle_time(scheduled: datetime | None) -> datetime:
-    """Return the 5m close a run is about: its scheduled time on the venue's clock, floored.
-
-    A venue that replays another time is a whole number of minutes away; less than two minutes is clock skew.
-    """
-    venue_time, wall = await venue_now(), datetime.now(UTC)
-    if scheduled is None:
-        return floor_time(venue_time, "5m")
-    offset = venue_time - wall
-    if abs(offset) < timedelta(minutes=2):
-        offset = timedelta(0)
-    return floor_time(scheduled + offset, "5m")

@@ -11,7 +11,6 @@ import socket
 import time
 from contextlib import suppress
 from datetime import timedelta
-from types import TracebackType
 
 from tasks.connections import log, store, venue
 from tasks.core.errors import StoreError
@@ -36,15 +35,13 @@ class Leases:
         self._holder = f"{run}@{socket.gethostname()}:{os.getpid()}"
         self._held: dict[str, Lease] = {}
         self._patience = WAIT_S if patience_s is None else patience_s
-        self._beat: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Leases":
         self._beat = asyncio.create_task(self._renew())
         return self
 
-    async def __aexit__(self, _kind: type[BaseException] | None, _e: object, _trace: TracebackType | None) -> None:
-        if self._beat is not None:
-            self._beat.cancel()
+    async def __aexit__(self, *_: object) -> None:
+        self._beat.cancel()
         for name in list(self._held):
             with suppress(StoreError):  # it ends by itself then
                 self.give_back(name)

@@ -86,12 +86,13 @@ async def _carry_out(action: Action, intent: OrderIntent) -> None:
 
 
 @stage(retries=0)
-def end_abandoned_cycles(now: datetime) -> int:
-    """End cycles whose process died and that no run can take up any more; returns how many."""
+def end_abandoned_cycles(now: datetime) -> None:
+    """End cycles whose process died and that no run can take up any more."""
     kept = store()
     ours = ledger.view(unfinished=tuple(kept.cycles.unfinished(settings().strategy)))
-    ended = [action for action in ledger.actions(ours, now) if isinstance(action, EndCycle)]
-    for action in ended:
+    for action in ledger.actions(ours, now):
+        if not isinstance(action, EndCycle):
+            continue
         record = action.record
         intents = kept.intents.of_cycle(record.cycle_id)
         known = [kept.orders.get(intent.client_order_id) for intent in intents]
@@ -104,4 +105,3 @@ def end_abandoned_cycles(now: datetime) -> int:
         )
         kept.cycles.save(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
         log().error("cycle symbol=%s cycle_id=%s %s", record.symbol, record.cycle_id, action.error)
-    return len(ended)
