@@ -10,7 +10,7 @@ from tasks.settings import settings
 
 
 @flow(name="export")
-def export(out: str = "", records: str = "", formats: tuple[str, ...] = ("parquet",)) -> dict[str, Any]:
+def export(out: str = "", records: str = "", formats: tuple[str, ...] = ()) -> dict[str, Any]:
     """Write a dataset; out: by default a new folder in HOME/exports, records: by default the store's cycles."""
     from prefect.artifacts import create_markdown_artifact
 

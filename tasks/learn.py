@@ -10,7 +10,7 @@ from tasks.stage import stage
 
 
 @stage
-def export_dataset(out: Path, records: Path | None, formats: Sequence[str]) -> dict[str, Any]:
+def export_dataset(out: Path, records: Path | None, formats: Sequence[str] = ()) -> dict[str, Any]:
     """Write the RL dataset of a backtest's records, or of the store's cycles, and return its card."""
     from tasks.adapters.files import dataset
 

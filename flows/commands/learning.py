@@ -13,7 +13,7 @@ from tasks.core.errors import InputError
 @click.command("export-rl")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="a new folder")
 @click.option(
-    "--format", "formats", multiple=True, type=click.Choice(["parquet", "minari"]), default=("parquet",),
+    "--format", "formats", multiple=True, type=click.Choice(["parquet", "minari"]),
     help="repeatable; Parquet is always written",
 )  # fmt: skip
 @click.option("--records", type=click.Path(path_type=Path), help="records.jsonl of a backtest; else the store's cycles")
@@ -63,7 +63,7 @@ def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: P
     if paid := [name for name in deciders if kind_of(name).asks_model]:
         raise InputError(f"--decider {paid[0]}: asks models; compare it with `quarterdeck compare`")
     model = out / "policy.onnx"
-    card = export_dataset(out / "dataset", records, ("parquet",))
+    card = export_dataset(out / "dataset", records)
     trained = onnx_policy.train(out / "dataset", model)
     start = datetime.fromisoformat(card["cuts"][-1]) + timedelta(seconds=card["embargo_s"])
     request = ComparisonRequest(

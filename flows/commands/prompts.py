@@ -83,7 +83,7 @@ def promote(
 
     if override != bool(reason.strip()):
         raise InputError("--override and --reason go together: say why the evidence is overruled")
-    move = move_alias(role, version, alias, evidence, reason.strip() if override else "")
+    move = move_alias(role, version, alias, evidence, reason.strip())
     for criterion in move.criteria:
         click.echo(str(criterion), err=as_json)
     if move.kind == "refused":

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
 
 BATCH = 2000  # rows in memory per split, and in a row group
-FORMATS: dict[str, Callable[[Path], None]] = {"parquet": lambda _: None, "minari": write_minari}
+FORMATS = ("parquet", "minari")  # the first is always written
 COUNTED = ("symbol", "action", "status", "decider", "model", "prompt_version", "rung", "codes")
 RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity")
 _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
@@ -161,11 +161,10 @@ class _Writer:
         return found
 
 
-def export(source: Source, out: Path, formats: Sequence[str] = ("parquet",)) -> dict[str, Any]:
+def export(source: Source, out: Path, formats: Sequence[str] = ()) -> dict[str, Any]:
     """Write the dataset of `source` into the new folder `out` and return its card."""
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise InputError(f"--format {unknown[0]!r}: there are {', '.join(FORMATS)}")
+    if unknown := set(formats).difference(FORMATS):
+        raise InputError(f"--format {unknown.pop()!r}: there are {', '.join(FORMATS)}")
     plan = rl.SplitPlan(start=source.span[0], end=source.span[1])
     left_out: Counter[str] = Counter()
     with _whole(out) as partial:
@@ -175,8 +174,8 @@ def export(source: Source, out: Path, formats: Sequence[str] = ("parquet",)) -> 
         writer.close()
         if not writer.rows:
             raise InputError(f"{source.name}: no transition in it; left out: {dict(left_out)}")
-        for name in formats:
-            FORMATS[name](partial)
+        if "minari" in formats:
+            write_minari(partial)
         card = _card(source, plan, writer, left_out, partial)
         (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render(card), encoding="utf-8")
