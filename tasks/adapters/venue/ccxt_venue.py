@@ -142,8 +142,8 @@ class CcxtVenue:
         """After a trade: a stop that rests covers what is held now, and goes when nothing is."""
         stops = [order.price for order in await self.open_orders(market["symbol"]) if order.type == "stop"]
         if prices := [price for price in stops if price]:
-            held = await self.account.spot_position(market["symbol"])
-            await self._rest_stop(market, max(prices) if held else Decimal(0))
+            position = await self.account.spot_position(market["symbol"])
+            await self._rest_stop(market, max(prices) if position else Decimal(0))
 
     async def _rest_stop(self, market: Mapping[str, Any], trigger: Decimal, client_order_id: str = "") -> None:
         """Let one stop rest for all we hold: the new one first, then those before it are cancelled; 0: none."""
@@ -151,10 +151,10 @@ class CcxtVenue:
         resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
         keep: list[Order] = []
         if trigger:
-            held = await self.account.spot_position(symbol)
-            if held is None:
+            position = await self.account.spot_position(symbol)
+            if position is None:
                 raise OrderRejected(f"{doing}: nothing of it is held")
-            quantity = floor_to_step(held.quantity, (await self.instrument(symbol)).step)
+            quantity = floor_to_step(position.quantity, (await self.instrument(symbol)).step)
             keep = [order for order in resting if (order.price, order.quantity) == (trigger, quantity)][:1]
             if not keep:
                 bid = (await self.fetch_book(symbol)).bids[0][0]

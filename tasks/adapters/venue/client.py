@@ -38,7 +38,7 @@ OUTCOME_UNKNOWN = frozenset((
     "170001", "170007", "170032", "170146", "170147", "170234",
 ))  # fmt: skip
 _CODE = re.compile(r'"ret_?[cC]ode"\s*:\s*"?(-?\d+)')
-_SAID = re.compile(r'"ret_?[mM]sg"\s*:\s*("(?:[^"\\]|\\.)*")')
+_MESSAGE = re.compile(r'"ret_?[mM]sg"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def name_of(settings: Settings) -> str:
@@ -109,8 +109,8 @@ def check_key(key: Permissions, settings: Settings) -> None:
     if key.account_id != armed:
         raise InputError(f"QUARTERDECK_LIVE_ACCOUNT={armed!r}, but the key belongs to account {key.account_id}")
     if key.withdraw is not False:
-        said = "may withdraw" if key.withdraw else "does not say whether it may withdraw"
-        raise InputError(f"the key in {KEY} {said}: make one without withdrawal permission")
+        flaw = "may withdraw" if key.withdraw else "does not say whether it may withdraw"
+        raise InputError(f"the key in {KEY} {flaw}: make one without withdrawal permission")
     if key.read_only:
         raise InputError(f"the key in {KEY} is read-only: make one that may trade contracts")
 
@@ -190,8 +190,7 @@ def ours(client: Any, e: Exception, doing: str, order: bool = False) -> TradingE
     """Choose our error for one of ccxt's."""
     from ccxt.base import errors as theirs
 
-    code, said = code_of(e), _said(client, e)
-    text = f"{doing}: {said}"
+    code, text = code_of(e), f"{doing}: {_explanation(client, e)}"
     if code in DUPLICATE:
         return DuplicateOrder(text)
     if isinstance(e, theirs.AuthenticationError):
@@ -208,15 +207,15 @@ def ours(client: Any, e: Exception, doing: str, order: bool = False) -> TradingE
 
 def code_of(e: BaseException) -> str | None:
     """Return the venue's own error code in a ccxt error."""
-    found = _CODE.search(str(e))
-    return found.group(1) if found else None
+    match = _CODE.search(str(e))
+    return match.group(1) if match else None
 
 
-def _said(client: Any, e: Exception) -> str:
+def _explanation(client: Any, e: Exception) -> str:
     """Return the venue's code and words, or what ccxt says, without keys; for an answer that is no answer, its kind."""
     from ccxt.base.errors import ExchangeError, OperationFailed
 
-    code, words = code_of(e), _SAID.search(str(e))
+    code, words = code_of(e), _MESSAGE.search(str(e))
     if code is not None:
         text = f"{client.id} answered {code} {json.loads(words.group(1), strict=False) if words else ''}".rstrip()
     elif isinstance(e, OperationFailed) or type(e) is ExchangeError:
