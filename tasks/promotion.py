@@ -14,6 +14,7 @@ from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.lab import promotion
 from tasks.core.lab.promotion import Shadows
 from tasks.core.types.promotion import Criterion, Move
+from tasks.halts import prefect_auth
 from tasks.settings import settings
 from tasks.stage import is_tried_again, stage
 
@@ -83,8 +84,8 @@ def tell(move: Move) -> None:
         emit_event(**event)
         return
     try:  # outside of a run `emit_event` would start a server of its own
-        url = f"{settings().prefect_api_url}/events"
-        httpx.post(url, json=[Event(**event).model_dump(mode="json")], timeout=5).raise_for_status()
+        url, sent = f"{settings().prefect_api_url}/events", [Event(**event).model_dump(mode="json")]
+        httpx.post(url, json=sent, timeout=5, trust_env=False, auth=prefect_auth()).raise_for_status()
     except httpx.HTTPError as e:
         log().warning("prefect was not told of the %s of %s: %s", move.kind, move.role, e)
 

@@ -1,6 +1,7 @@
 """Champions are made by evidence the command checks itself, unmade by their own record, and every step is kept."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,6 +12,7 @@ from threading import Thread
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 from store_samples import a_cycle, a_decision, a_position, a_verdict, an_outcome
 
 from deployments.cli import cli
@@ -43,6 +45,9 @@ def folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return here
 
 
+WANTED: dict[str, str] = {}  # what Prefect's API asks for
+
+
 @pytest.fixture(autouse=True)
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict]]:
     """The events that Prefect was sent."""
@@ -50,8 +55,10 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            events.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
+            known = self.headers["Authorization"] == WANTED.get("Authorization")
+            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            events.extend(sent if known else ())
+            self.send_response(204 if known else 401)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
@@ -209,3 +216,10 @@ def test_a_champion_that_breaks_its_limits_goes_back_once_and_says_why(told, r, 
         assert moves[0].reason.startswith(f"v002: {broken} is")
         assert [event["event"] for event in told][-1:] == ["quarterdeck.prompt.rolled_back"]
         assert watch_champions(datetime.now(UTC)) == []
+
+
+def test_a_move_is_told_to_a_prefect_that_asks_for_a_password(told, monkeypatch):
+    monkeypatch.setitem(WANTED, "Authorization", "Basic " + b64encode(b"admin:secret").decode())
+    with temporary_settings({PREFECT_API_AUTH_STRING: "admin:secret"}):
+        quarterdeck("promote", "single", "v001", "--alias", "champion")
+    assert [event["event"] for event in told][-1] == "quarterdeck.prompt.pinned"
