@@ -6,7 +6,7 @@ from tasks import ledger
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
-from tasks.core.trading import booking
+from tasks.core.trading.positions import with_protection
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import CycleRecord, Lease
 from tasks.crash_points import reached
@@ -98,7 +98,7 @@ async def _carry_out(record: CycleRecord, intent: OrderIntent, lease: Lease) -> 
     state = "rejected" if order.status is OrderStatus.REJECTED else "sent"
     if intent.type in PROTECTION and state == "sent":
         for position in ledger.open_in(intent.symbol):  # no fill ever tells of it
-            kept.positions.save(booking.with_protection(position, intent))
+            kept.positions.save(with_protection(position, intent))
         reached("protection_noted")
         state = "done"
     kept.intents.mark(intent.client_order_id, state)

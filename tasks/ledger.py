@@ -12,7 +12,8 @@ from decimal import Decimal
 from typing import Any
 
 from tasks.connections import answered, log, store, venue
-from tasks.core.trading import booking, orders, reconcile
+from tasks.core.trading import orders, reconcile
+from tasks.core.trading.positions import OVERLAP, flat_at
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.decision import ENTRIES
 from tasks.core.types.orders import Order
@@ -65,7 +66,7 @@ def open_in(symbol: str) -> list[Position]:
 
 def booked_of(order: Order) -> Decimal:
     """Return how much of an order the ledger has fills of."""
-    fills = store().fills.since(order.created_at - booking.OVERLAP, order.symbol)
+    fills = store().fills.since(order.created_at - OVERLAP, order.symbol)
     return exact_sum(fill.quantity for fill in fills if fill.client_order_id == order.client_order_id)
 
 
@@ -136,9 +137,9 @@ async def book_fills(symbol: str) -> list[Position]:
     """
     kept, ours = store(), view(symbol)
     first = ours.intents[0].persisted_at if ours.intents else await venue().now() - LOST
-    since = booking.flat_at([p for p in ours.open if p.symbol == symbol], ours.closed, first)
+    since = flat_at([p for p in ours.open if p.symbol == symbol], ours.closed, first)
     known = kept.fills.since(since, symbol)
-    fetched = await venue().fills(symbol, max(since, known[-1].at - booking.OVERLAP) if known else since)
+    fetched = await venue().fills(symbol, max(since, known[-1].at - OVERLAP) if known else since)
     reached("fills_fetched")
     least = await dust(symbol)
     if not (await adopt_orders(symbol, {fill.client_order_id for fill in fetched}) or ours.intents):

@@ -11,8 +11,8 @@ from tasks.adapters.store.shadow import CHAMPION as SHADOWED
 from tasks.connections import log, store, tracker
 from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError, TrackingUnavailable
-from tasks.core.lab import promotion
-from tasks.core.lab.promotion import Shadows
+from tasks.core.lab import promotion_criteria
+from tasks.core.lab.promotion_criteria import Shadows
 from tasks.core.types.promotion import Criterion, Move
 from tasks.halts import prefect_auth
 from tasks.settings import settings
@@ -32,17 +32,17 @@ def judge_candidate(candidate: Prompt, evidence_name: str, at: datetime) -> tupl
     theirs = {
         shadow.cycle_id: pct
         for shadow, pct in scored
-        if shadow.decider == SHADOWED and promotion.used(shadow.decided, champion.sha256)
+        if shadow.decider == SHADOWED and promotion_criteria.used(shadow.decided, champion.sha256)
     }
     ours = [
         (shadow, pct)
         for shadow, pct in scored
-        if shadow.decider != SHADOWED and promotion.used(shadow.decided, candidate.sha256)
+        if shadow.decider != SHADOWED and promotion_criteria.used(shadow.decided, candidate.sha256)
     ]
     first = {shadow.cycle_id: pct for shadow, pct in reversed(ours) if shadow.cycle_id in theirs}
     pairs = [(pct, theirs[cycle_id]) for cycle_id, pct in reversed(first.items())]
-    use = promotion.use_of([shadow.decided for shadow, _ in ours], candidate.sha256)
-    return promotion.criteria(candidate.sha256, champion.sha256, evidence, Shadows(pairs, use), terms)
+    use = promotion_criteria.use_of([shadow.decided for shadow, _ in ours], candidate.sha256)
+    return promotion_criteria.criteria(candidate.sha256, champion.sha256, evidence, Shadows(pairs, use), terms)
 
 
 @stage
@@ -100,7 +100,9 @@ def breached(at: datetime) -> list[Move]:
             continue
         decided = prompts.decisions(strategy, last.sha256, last.at, terms.watched)
         r_multiples = prompts.outcomes(strategy, last.sha256, last.at, terms.watched)
-        if not (broken := promotion.breaches(promotion.use_of(decided, last.sha256), r_multiples, terms)):
+        if not (
+            broken := promotion_criteria.breaches(promotion_criteria.use_of(decided, last.sha256), r_multiples, terms)
+        ):
             continue
         try:
             before = load_prompt(role, last.previous)

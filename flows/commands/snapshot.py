@@ -121,8 +121,8 @@ def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, ne
     from tasks.adapters.deciders import build
     from tasks.adapters.news import read_news
     from tasks.core.lab.gate_sampling import flat_question
+    from tasks.core.simulation.backtest_inputs import World
     from tasks.core.simulation.paid_replies import Probe
-    from tasks.core.simulation.world import World
 
     probe, market = Probe(), one_market(files, "question")
     chosen = build(decider, settings(), model=probe)

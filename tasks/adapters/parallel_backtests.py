@@ -37,8 +37,8 @@ from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
 from tasks.core.simulation.backtest import Backtest
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.paid_replies import Spending
-from tasks.core.simulation.world import World
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.orders import Instrument

@@ -6,7 +6,7 @@ from typing import Any
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
 from tasks.core.simulation.backtest import Backtest
-from tasks.core.simulation.world import World
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.types.strategy import Strategy, Told
 from tests.core.instrument_cases import linear as perpetual
 

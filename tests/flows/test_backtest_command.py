@@ -23,7 +23,7 @@ from flows.commands.snapshot import _moment
 from tasks.connections import store
 from tasks.core.errors import InputError
 from tasks.core.lab.gate_sampling import flat_account, flat_question
-from tasks.core.simulation.world import World
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.snapshot import Memory
 from tasks.core.types.strategy import Strategy

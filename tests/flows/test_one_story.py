@@ -28,7 +28,7 @@ from tasks.core.lab.replay import remake_question
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
-from tasks.core.simulation.world import World
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.trading.question import question
 from tasks.core.types.decision import Answer, OpenLong
 from tasks.core.types.portfolio import AccountState

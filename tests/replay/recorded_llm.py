@@ -24,7 +24,7 @@ from tasks.adapters.files.candles import read_candles
 from tasks.core.market.calendar import CalendarEvent, _next_close
 from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
-from tasks.core.simulation.world import World
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.types.limits import Limits
 from tasks.core.types.record import CycleRecord
 from tasks.settings import ROOT, settings

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.adapters.files.table import read_table
 from tasks.core.errors import InputError
-from tasks.core.simulation.world import FundingRate
+from tasks.core.simulation.backtest_inputs import FundingRate
 from tasks.core.trading.money import exact
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.adapters.mlflow.comparison import git, server_of
 from tasks.core.errors import InputError
-from tasks.core.lab.promotion import Evidence, Measured
+from tasks.core.lab.promotion_criteria import Evidence, Measured
 
 RUNS = 200  # variants of one comparison
 

@@ -15,8 +15,8 @@ from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import sample_reason, sampled
 from tasks.core.market.market import Market, bar_closes
 from tasks.core.ports import Decider
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
-from tasks.core.simulation.world import World
 from tasks.core.trading.guard.sizing import known
 from tasks.core.trading.judge import judged
 from tasks.core.trading.orders import cycle_id

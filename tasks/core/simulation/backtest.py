@@ -31,13 +31,14 @@ from tasks.core.market.market import Market, bar_closes
 from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
 from tasks.core.simulation.account import SimulatedAccount
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.rejections import PROTECTIVE
 from tasks.core.simulation.symbol_backtest import SymbolBacktest, make_grid
-from tasks.core.simulation.world import World
-from tasks.core.trading import booking, followups, ledger
+from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import judged, status_of
 from tasks.core.trading.money import exact
+from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import question
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.decision import ENTRIES, Answer, Pause
@@ -89,7 +90,7 @@ class Backtest:
         self.intents: dict[str, tuple[str, OrderIntent]] = {}  # by client order id, with the cycle they are of
         self.followups: dict[str, tuple[str, ...]] = {}  # of entries
         self.symbols = {
-            symbol: SymbolBacktest(markets[symbol], self.grid, world, booking.PositionFold(self.intents, strategy.name))
+            symbol: SymbolBacktest(markets[symbol], self.grid, world, PositionFold(self.intents, strategy.name))
             for symbol in self.instruments
         }
         self.equity = np.full(self.grid.n, float(strategy.capital))
@@ -250,7 +251,7 @@ class Backtest:
             return order.reason
         self._book(following)
         if replay.position is not None:
-            replay.fold.position = booking.with_protection(replay.position, intent)
+            replay.fold.position = with_protection(replay.position, intent)
         return ""
 
     # decisions at its close

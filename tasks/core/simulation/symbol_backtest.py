@@ -18,10 +18,10 @@ from tasks.core.market.calendar import calendar_reasons
 from tasks.core.market.market import Market
 from tasks.core.market.position_events import STEP, Closes
 from tasks.core.simulation.account import PriceBar, Triggers
-from tasks.core.simulation.world import World
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.trading import ledger
-from tasks.core.trading.booking import PositionFold
 from tasks.core.trading.money import exact
+from tasks.core.trading.positions import PositionFold
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Side

@@ -1,4 +1,4 @@
-"""Fills -> positions -> outcomes -> digest, exact to the last digit; money in quote.
+"""One fill applied to one position, its outcome, and the digest of many; exact to the last digit; money in quote.
 
 Every function is a projection: the same fills in the same order give the same position. Fees are kept apart from
 `realized_pnl`, so equity = initial + the sum over positions of realized - fees + unrealized. A fee taken in the base

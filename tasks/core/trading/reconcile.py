@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-from tasks.core.trading import booking, orders
+from tasks.core.trading import orders
 from tasks.core.trading.guard import sizing
+from tasks.core.trading.positions import is_manual, positions_from_fills
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.bars import floor_time
 from tasks.core.types.base import ZERO, exact_sum
@@ -247,11 +248,11 @@ def _booked(ledger: LedgerView, symbol: str, seen: ToldFills) -> Iterator[BookFi
     again = {p.position_id for p in past if p.opened_at >= seen.since}
     ended = {p.position_id for p in past} - again
     least = ledger.dust.get(symbol, ZERO)
-    positions, foreign = booking.positions_from_fills(seen.fills, ours, before, ledger.strategy, ended, least)
+    positions, foreign = positions_from_fills(seen.fills, ours, before, ledger.strategy, ended, least)
     changed = [p for p in positions if before.get(p.position_id) != p and p.position_id not in again]
     left = [fill for fill in foreign if fill.fill_id in seen.new]
     ids = {fill.fill_id for fill in foreign}
-    manual = [f for f in seen.fills if f.fill_id in seen.new and f.fill_id not in ids and booking.is_manual(f, ours)]
+    manual = [f for f in seen.fills if f.fill_id in seen.new and f.fill_id not in ids and is_manual(f, ours)]
     if changed or left or manual:
         yield BookFills(symbol=symbol, positions=tuple(changed), foreign=tuple(left), manual=tuple(manual))
 

@@ -22,8 +22,8 @@ from tasks.core.market.bars import epoch_s
 from tasks.core.market.market import Market
 from tasks.core.ports import ModelRequest
 from tasks.core.simulation.account import SimulatedAccount, price_bars
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.paid_replies import CAPPED, KeptModel, Spending
-from tasks.core.simulation.world import World
 from tasks.core.types.decision import ModelCall, PromptRef
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent, OrderType

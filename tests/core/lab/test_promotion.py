@@ -5,7 +5,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from tasks.core.lab.promotion import Evidence, Measured, Shadows, Use, breaches, criteria, use_of
+from tasks.core.lab.promotion_criteria import Evidence, Measured, Shadows, Use, breaches, criteria, use_of
 from tasks.core.types.decision import Answer, ModelCall, PromptRef, hold
 from tasks.core.types.limits import Promotion
 

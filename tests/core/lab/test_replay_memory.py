@@ -13,7 +13,7 @@ from tasks.core.decision.decider import variables_of
 from tasks.core.decision.memory import Earlier, Remembered, performance, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.market.market import Market
-from tasks.core.simulation.world import World
+from tasks.core.simulation.backtest_inputs import World
 from tasks.core.trading.question import order_size, question
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import AccountState

@@ -22,7 +22,7 @@ from tasks.core.market.bars import bar_frame
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
-from tasks.core.simulation.world import FundingRate, World
+from tasks.core.simulation.backtest_inputs import FundingRate, World
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.decision import DECISION, Answer, hold
 from tasks.core.types.limits import Costs, Limits

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from instrument_cases import linear, spot
 
 from tasks.core.simulation.wallet import Wallet
-from tasks.core.trading import booking
+from tasks.core.trading.positions import positions_from_fills
 from tasks.core.types.orders import Fill, OrderIntent, OrderType
 
 BTC, ETH, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USDT"
@@ -82,7 +82,7 @@ def test_positions_have_the_equity_of_their_fills(drawn, long, mark):
                                 reduce_only=key == out))
         for key, side in ((entry, into), (out, away))
     }  # fmt: skip
-    positions, foreign = booking.positions_from_fills(fills, ours, {}, "default")
+    positions, foreign = positions_from_fills(fills, ours, {}, "default")
     assert not foreign
     difference = equity_of_positions(CASH, positions, {BTC: mark}) - equity_of_fills(CASH, fills, {BTC: mark})
     assert abs(difference) < D("1e-9")

@@ -11,8 +11,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from instrument_cases import linear
 
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
-from tasks.core.trading import booking, orders
+from tasks.core.trading import orders
 from tasks.core.trading.guard import guard
+from tasks.core.trading.positions import positions_from_fills, with_protection
 from tasks.core.types.decision import (
     Add,
     CancelTarget,
@@ -142,7 +143,7 @@ class Desk(RuleBasedStateMachine):
             order = self.account.submit(intent, price, self.now, depth=depth)
             if order.status is not OrderStatus.REJECTED:
                 self.kept = {
-                    key: booking.with_protection(p, intent) if p.symbol == symbol else p for key, p in self.kept.items()
+                    key: with_protection(p, intent) if p.symbol == symbol else p for key, p in self.kept.items()
                 }
             if not intent.reduce_only:
                 self.book()
@@ -173,7 +174,7 @@ class Desk(RuleBasedStateMachine):
         fresh: list[Position] = []
         for symbol in (BTC, ETH):
             fills = [fill for fill in self.account.fills if fill.symbol == symbol]
-            found, foreign = booking.positions_from_fills(fills, self.entries, self.kept, "default")
+            found, foreign = positions_from_fills(fills, self.entries, self.kept, "default")
             assert not foreign
             fresh += found
         self.kept = {p.position_id: p for p in fresh if p.closed_at is None}

@@ -1,4 +1,4 @@
-"""What a replay is given besides its strategy and candles."""
+"""What a backtest is given besides its strategy and candles: window, latency, funding, calendar, headlines."""
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
