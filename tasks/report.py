@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
-import numpy as np
+import pandas as pd
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 
@@ -39,8 +39,8 @@ async def write_report(day: date | None) -> Path:
     points = kept.equity.since(s.strategy, end - SHOWN, end - timedelta.resolution)
     if len(points) > 1 and points[0].equity:
         shown = [*points[:: max(1, len(points) // POINTS)], points[-1]]
-        curve = np.array([(point.at.timestamp(), float(point.equity / points[0].equity)) for point in shown]).T
-        picture = canvas.data_uri(comparison.equity({s.strategy: (curve[0], curve[1])}))
+        worth = pd.Series([float(point.equity) for point in shown], [point.at.timestamp() for point in shown])
+        picture = canvas.data_uri(comparison.equity({s.strategy: worth.pct_change().fillna(0)}))
     sent = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
