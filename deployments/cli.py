@@ -20,7 +20,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 import click
 
 from flows.commands import backtest, compare, guard, learning, prompts, replay, snapshot
-from flows.commands.options import decider_option, json_option, time_option
+from flows.commands.options import Finite, decider_option, json_option, time_option
 from flows.commands.output import emit
 from tasks.core.errors import InputError, TradingError
 from tasks.settings import ROOT, Settings, load
@@ -196,7 +196,7 @@ def cycle(symbol: str, as_json: bool, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--hours", type=click.FloatRange(0), required=True, help="how much of the sandbox's time")
+@click.option("--hours", type=Finite(0), required=True, help="how much of the sandbox's time")
 @json_option
 def step(hours: float, as_json: bool) -> None:
     """Step a `sandbox --stepped` through time: watch, trade, protect and settle at each 5m close."""

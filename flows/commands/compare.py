@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import json_option, replay_options
+from flows.commands.options import Finite, json_option, replay_options
 from flows.commands.output import emit, progress, utc_time
 from flows.commands.spending import agree, max_cost_option
 from tasks.core.errors import InputError
@@ -37,7 +37,7 @@ def print_table(document: dict[str, Any]) -> None:
 @click.option("--decider", "deciders", multiple=True, required=True, help="repeatable; llm:single@v002 names a version")
 @click.option("--model", "models", multiple=True, help="repeatable; each is a variant of every llm decider")
 @click.option("--windows", type=click.IntRange(1), default=1, help="walk-forward windows of equal length")
-@click.option("--window-days", type=click.FloatRange(0), default=0, help="their length instead of their number")
+@click.option("--window-days", type=Finite(0), default=0, help="their length instead of their number")
 @click.option("--mask", is_flag=True, help="also replay under other names, dates and prices")
 @click.option("--perturb", is_flag=True, help="also replay with noise in the candles")
 @click.option("--quiet", type=click.IntRange(0), help="quiet bars sampled per symbol; models: 0 unless said")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,14 @@ decider_option = click.option(
     help="rules, hold, llm:single, llm:single@v002, recorded:FILE",
 )
 news_option = click.option("--news", default="", help='JSON lines {"at","title","source"}; without it news are unknown')
+
+
+class Finite(click.FloatRange):
+    """A number from 0 on; NaN and infinity are none."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number: float = super().convert(value, param, ctx)
+        return number if isfinite(number) else self.fail(f"{value} is no finite number", param, ctx)
 
 
 def time_option(name: str, **more: Any) -> Callable[[Any], Any]:

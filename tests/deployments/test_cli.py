@@ -225,6 +225,8 @@ WRONG = {
     ),
     "a part of a snapshot": (["decide", "--snapshot", "{part}"], "timeframes.1h is missing"),
     "hours": (["step", "--hours", "-1"], "-1"),
+    "hours that are no number": (["step", "--hours", "nan"], "nan is no finite number"),
+    "days that are no number": (["compare", *FILES, "--window-days", "inf"], "inf is no finite number"),
     "home": (["halt"], "name another file"),
 }  # fmt: skip
 
