@@ -41,10 +41,13 @@ class Supervisor:
         self.plan = services.working_plan(settings) if only_workers else services.plan(settings)
         self.logs = settings.home / "logs"
         self.state = UpState(pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile)
-        self._workers = [name for name in self.plan if name.startswith("worker")]
         self._env = services.environment(settings)
         self._children: dict[str, Child] = {}
         self._api = Orchestrator(settings.prefect_api_url, settings.home)
+
+    @property
+    def _workers(self) -> list[str]:
+        return [name for name in self.plan if name.startswith("worker")]
 
     async def start(self) -> None:
         """Bring everything up; raises InputError for a taken port and StartError naming a log."""
