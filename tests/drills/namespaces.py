@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -75,10 +76,12 @@ def _servers(logs: Path, host: str) -> Iterator[tuple[Exchange, Runs]]:
     s = settings()
     migrate(s)
     (s.home / "prefect").mkdir(exist_ok=True)
-    env, prefect = services.environment(s), services._prefect(s.prefect_api_url.removesuffix("/api"))
+    env, port = services.environment(s), str(urlsplit(s.prefect_api_url).port)
+    prefect = ("-m", "prefect", "server", "start", "--host", host, "--port", port)
     market = ("-m", "infra.sandbox", "--host", host, "--port", s.sandbox_url.rpartition(":")[2], "--stepped",
               "--start", START, "--symbols", ",".join(s.symbols))  # fmt: skip
-    children = [Child(prefect, env, logs), Child(Service("sandbox", (sys.executable, *market)), env, logs)]
+    named = {"prefect": prefect, "sandbox": market}
+    children = [Child(Service(name, (sys.executable, *command)), env, logs) for name, command in named.items()]
     try:
         yield Exchange(s.sandbox_url), Runs(Orchestrator(s.prefect_api_url, s.home))
     finally:
