@@ -203,6 +203,7 @@ class Cycle:
         if not self.record.intents:
             self._end(CycleStatus.HELD)
             return
+        assert self._lease is not None  # `begin` ends without it, and nothing is sent unfenced
         sent = await execute.execute_intents(self.record, self._lease)
         reached("executed")
         if len(sent) < len(self.record.intents):

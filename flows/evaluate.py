@@ -39,6 +39,8 @@ def plan_work(request: ComparisonRequest) -> Work:
     """Make a request out into variants, windows and jobs; raises InputError for what cannot be compared."""
     if not request.candles:
         raise InputError("nothing to compare over: give candles as {symbol: file}")
+    if strangers := sorted(request.funding.keys() - request.candles.keys()):
+        raise InputError(f"funding of {strangers[0]}: give it for symbols of the candles: {', '.join(request.candles)}")
     if request.mask and request.news:
         log().warning("--news: headlines name coins and dates, so masked replays are told none of them")
     s, chosen = settings(), variants.variants(request.deciders, request.models, request.cutoffs, settings())

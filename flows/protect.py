@@ -101,7 +101,7 @@ async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
         wrong += await _watch_stops(tried, actions)
         await asyncio.sleep(PAUSE_S)
         booked = frozenset[str]()
-        for symbol in odd & {*ledger.symbols_of_ours()}:
+        for symbol in sorted(odd & {*ledger.symbols_of_ours()}):  # one order on every run
             with tried(f"booking {symbol} again"):
                 await ledger.book_fills(symbol)
                 booked |= {symbol}

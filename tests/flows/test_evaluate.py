@@ -18,6 +18,7 @@ from deployments.cli import cli
 from flows.evaluate import carry_out, evaluate, plan_work
 from tasks.adapters import parallel_backtests
 from tasks.adapters.variants import Tally
+from tasks.core.errors import InputError
 from tasks.evaluate import ComparisonRequest
 from tasks.settings import settings
 
@@ -126,6 +127,11 @@ def test_forked_processes_and_this_one_print_the_same_fingerprints(candles):
     forked = {trial.label: trial.summary["fingerprint"] for trial in parallel_backtests.run_all(work.free, processes=2)}
     assert here == forked
     assert len(set(here.values())) == len(work.variants)
+
+
+def test_funding_of_a_symbol_without_candles_is_named(candles):
+    with pytest.raises(InputError, match="funding of DOGE/USDT: give it for symbols of the candles"):
+        plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, funding={"DOGE/USDT": "rates.csv"}))
 
 
 @pytest.mark.slow
