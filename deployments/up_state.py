@@ -77,7 +77,7 @@ def state(home: Path) -> UpState | None:
 
 def claimed(home: Path) -> bool:
     """Return whether an `up` has this HOME, also one that is only starting."""
-    lock = FileLock(home / "up.lock", blocking=False)
+    lock = FileLock(home / "up.lock", timeout=0.3)  # another look at the same moment lets go at once
     if not Path(lock.lock_file).exists():
         return False
     with suppress(Timeout), lock:

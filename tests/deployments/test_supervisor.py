@@ -11,10 +11,12 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 from free_ports import free_port
 
 from deployments import services, up_state
@@ -372,3 +374,12 @@ async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_dow
     watching = asyncio.create_task(one.watch_over())
     await asyncio.wait_for(looks.wait(), 60)
     watching.cancel()
+
+
+def test_two_looks_at_once_do_not_take_each_other_for_a_running_up(tmp_path):
+    """A `down` beside a `status` would end whatever has the number of a process that is long gone."""
+    with FileLock(tmp_path / "up.lock", thread_local=False) as looking:
+        Timer(0.1, lambda: looking.release(force=True)).start()
+        assert not up_state.claimed(tmp_path)
+    with up_state.claim(tmp_path):
+        assert up_state.claimed(tmp_path)
