@@ -23,7 +23,7 @@ from tasks.adapters.parallel_backtests import Job, ReplayFiles
 from tasks.connections import log
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
-from tasks.core.lab import compare, statistics
+from tasks.core.lab import compare
 from tasks.core.lab.compare import BacktestWindow, Treatment, Trial, Variant
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
@@ -101,7 +101,6 @@ def carry_out(
         "title": work.request.title or f"{', '.join(compared.symbols)}: {len(work.variants)} variants",
         "command": f"quarterdeck {shlex.join(sys.argv[1:])}",
         "commit": git_commit(),
-        "draws": statistics.DRAWS,
         "mask": "+".join(_treatments(work.request, work.variants[0])),
         "instruments": "; ".join(
             f"{symbol} {terms['kind']}, tick {terms['tick']:f}, step {terms['step']:f}, "

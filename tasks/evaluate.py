@@ -96,7 +96,7 @@ def compare_trials(work: Work, trials: Sequence[Trial]) -> Comparison:
     data, tally = parallel_backtests.data_hash(seen), variants.Tally(settings().home)
     limits = strategy.limits.model_dump_json()
     sharpes = {
-        f"{v.label} {v.prompt_sha256} {limits}": compare.daily_sharpe(compare.of(trials, v.label))
+        f"{v.label} {v.prompt_sha256} {limits}": compare.sharpe_per_day(compare.of(trials, v.label))
         for v in work.variants
     }
     tally.add(data, {name: sharpe for name, sharpe in sharpes.items() if sharpe is not None}, datetime.now(UTC))

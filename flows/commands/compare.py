@@ -24,7 +24,8 @@ def print_table(document: dict[str, Any]) -> None:
     table = pd.DataFrame(dict(zip(columns, figures, strict=True)), index=pd.Index(names))
     click.echo(table.rename_axis(columns=first).to_string())
     if overfit := document["overfit"]:
-        click.echo(f"PBO {overfit['pbo']:.1%} over {overfit['splits']} splits; tried {document['tried']}")
+        among = f"{overfit['variants']} that traded, {overfit['splits']} splits"
+        click.echo(f"PBO {overfit['pbo']:.1%} of {among}; tried {document['tried']}")
     spent = document["spent"]
     click.echo(f"models: {spent}" if spent["asked"] + spent["reused"] else "no model asked")
     if not document["complete"]:

@@ -7,8 +7,8 @@ import importlib
 import sys
 
 PARTS = (
-    "market", "guard", "matching", "backtest", "compare", "startup", "warm", "quality", "deciders", "export", "replay",
-    "cycles",
+    "market", "guard", "matching", "backtest", "compare", "coverage", "startup", "warm", "quality", "deciders",
+    "export", "replay", "cycles",
 )  # fmt: skip
 
 

@@ -17,9 +17,10 @@ import pandas as pd
 from tasks.core.errors import InputError
 from tasks.core.lab import random_traders, statistics
 from tasks.core.lab.gate_sampling import Sampled
-from tasks.core.lab.random_traders import DAYS_PER_YEAR, Chance, Trade, TradedBars, returns_of, total_pct
+from tasks.core.lab.random_traders import Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.backtest import max_drawdown_pct
+from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
 from tasks.core.types.bars import day_start
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.decision import PromptRef
@@ -254,7 +255,7 @@ def compare(
         windows=tuple(windows),
         rows=tuple(_row(v, windows, raw[v.label], tried, luck.get(v.label)) for v in variants),
         pairs=tuple(_pair(a, b, returns) for a, b in combinations(returns, 2)),
-        overfit=statistics.overfitting(together(returns.values())),  # one that holds is a choice too
+        overfit=statistics.overfitting(together(returns.values())),
         tried=tried.variants,
         leakage=tuple(filter(None, leakage)),
         gate=tuple(filter(None, gates)),
@@ -269,14 +270,13 @@ def _moved(bars: TradedBars, windows: Sequence[BacktestWindow]) -> float:
     return float((bars.closes[inside][-1] / bars.opens[inside][0] - 1) * 100) if inside.any() else 0.0
 
 
-def daily_sharpe(trials: Sequence[Trial]) -> float | None:
-    """Return a variant's Sharpe ratio per day over all windows; None without variation."""
-    moments = statistics.moments(series(trials).to_numpy())
-    return None if moments is None else moments.sharpe
+def sharpe_per_day(trials: Sequence[Trial]) -> float | None:
+    """Return a variant's Sharpe ratio per day over all windows; None where it has none."""
+    return daily_sharpe(series(trials).to_numpy())
 
 
 def _annual_sharpe(trials: Sequence[Trial]) -> float | None:
-    sharpe = daily_sharpe(trials)
+    sharpe = sharpe_per_day(trials)
     return None if sharpe is None else sharpe * YEAR
 
 
@@ -343,10 +343,8 @@ def _side(window: BacktestWindow, cutoff: datetime | None) -> str:
 
 def _pair(a: str, b: str, returns: Mapping[str, "pd.Series[float]"]) -> Pair:
     mine, theirs = together([returns[a], returns[b]]).T
-    sharpe = Interval(estimate=0.0, n=len(mine))
-    if len(mine) > 2:
-        sharpe = statistics.interval(mine, theirs, lambda x: statistics.sharpe_of(x) * YEAR)
-    return Pair(a=a, b=b, daily_bps=statistics.interval(mine * BPS, theirs * BPS), sharpe=sharpe)
+    sharpe = statistics.sharpe_gap(mine, theirs).scaled(YEAR)
+    return Pair(a=a, b=b, daily_bps=statistics.interval((mine - theirs) * BPS), sharpe=sharpe)
 
 
 def _leakage(variant: Variant, windows: Sequence[BacktestWindow], trials: Sequence[Trial]) -> Leakage | None:
@@ -357,7 +355,7 @@ def _leakage(variant: Variant, windows: Sequence[BacktestWindow], trials: Sequen
     for name, shown in (("masked", masked), ("perturbed", noisy)):
         figures[f"{name}_sharpe"] = _annual_sharpe(shown)
         mine, theirs = together([series(raw), series(shown)]).T
-        figures[f"{name}_gap_bps"] = statistics.interval(mine * BPS, theirs * BPS) if shown else None
+        figures[f"{name}_gap_bps"] = statistics.interval((mine - theirs) * BPS) if shown else None
     for side in ("before", "after"):
         figures[f"{side}_sharpe"] = _annual_sharpe([t for t in raw if _side(windows[t.window], variant.cutoff) == side])
     same = _agreement(raw, noisy)

@@ -71,7 +71,7 @@ def criteria(
     """Judge a candidate against the champion, both named by the sha256 of their files."""
     settled = len(shadows.pairs_pct)
     ours, theirs = np.array(shadows.pairs_pct, dtype=float).reshape(-1, 2).T
-    gap = interval(ours, theirs, level=terms.confidence) if settled > 1 else None
+    gap = interval(ours - theirs, terms.confidence) if settled > 1 else None
     low = gap.low if gap else None
     edge = f"{gap.estimate:+.4f}, from {low:+.4f} %" if gap and low is not None else "unknown"
     bar = f"its {terms.confidence:.0%} interval above {terms.min_edge_pct} %"

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.core.lab.statistics import sharpe_of
+from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import Costs
 
 STEP = 300
-DAYS_PER_YEAR = 365
 
 
 class Trade(NamedTuple):
@@ -50,7 +50,7 @@ class Chance(Dto):
     median_return_pct: float
     low_return_pct: float
     high_return_pct: float
-    median_sharpe: float
+    median_sharpe: float | None  # None where the variant has none
     beaten: float  # share of seeds with a lower return than the variant
 
 
@@ -116,10 +116,10 @@ def standing(returns: np.ndarray, seeds: np.ndarray, trades: int) -> Chance:
     """Return the rank of a variant's returns among the seeds' rows; a tie counts half."""
     total, mine = total_pct(seeds), total_pct(returns)
     low, median, high = np.quantile(total, (0.05, 0.5, 0.95))
-    sharpes = sharpe_of(seeds) * np.sqrt(DAYS_PER_YEAR)
+    sharpe = float(np.median(sharpe_of(seeds)) * DAYS_PER_YEAR**0.5)
     return Chance(
         seeds=len(seeds), trades=trades, median_return_pct=float(median), low_return_pct=float(low),
-        high_return_pct=float(high), median_sharpe=float(np.median(sharpes)),
+        high_return_pct=float(high), median_sharpe=None if daily_sharpe(returns) is None else sharpe,
         beaten=float(np.mean(total < mine) + np.mean(total == mine) / 2),
     )  # fmt: skip
 

@@ -30,8 +30,11 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def interval(bounds: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """Return an estimate with the bounds of its interval, where there are any."""
+    """Return an estimate with the bounds of its interval, or with how little would stand behind them."""
     if bounds is None:
         return UNKNOWN
     estimate, low, high = (fixed(bounds[name], digits, sign=True) for name in ("estimate", "low", "high"))
-    return estimate if low == UNKNOWN else f"{estimate} [{low}, {high}]"
+    if low != UNKNOWN:
+        return f"{estimate} [{low}, {high}]"
+    effective_n = bounds.get("effective_n")
+    return estimate if effective_n is None else f"{estimate} [none: effective n = {effective_n:.0f}]"

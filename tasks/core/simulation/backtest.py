@@ -33,6 +33,7 @@ from tasks.core.ports import Decider
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.rejections import PROTECTIVE
+from tasks.core.simulation.sharpe import sharpe
 from tasks.core.simulation.symbol_backtest import SymbolBacktest, make_grid
 from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
@@ -458,16 +459,3 @@ class Backtest:
 def max_drawdown_pct(equity: np.ndarray) -> float:
     """Return the deepest fall from a running peak, in percent of that peak (positive)."""
     return float((1 - equity / np.maximum.accumulate(equity)).max() * 100)
-
-
-def sharpe(equity: np.ndarray, closes_s: np.ndarray) -> float | None:
-    """Return the annualised Sharpe ratio of daily returns (risk-free 0); None without variation.
-
-    A day ends at UTC midnight in `closes_s` (seconds); crypto trades on each of a year's.
-    """
-    at = np.unique(np.r_[0, np.flatnonzero(closes_s % 86_400 == 0), len(equity) - 1])
-    if len(at) < 3:
-        return None
-    returns = equity[at[1:]] / equity[at[:-1]] - 1
-    deviation = returns.std(ddof=1)
-    return float(returns.mean() / deviation * np.sqrt(365)) if deviation > 0 else None

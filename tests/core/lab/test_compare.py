@@ -215,10 +215,25 @@ def test_masked_gap_agreement_and_input_dependency():
 
 
 def test_windows_lie_before_after_or_across_the_cutoff():
-    parts = [trial("v", np.random.default_rng(k).normal(0, 0.01, 20), 20 * k, window=k) for k in range(3)]
+    parts = [trial("v", np.random.default_rng(k).normal(0, 0.01, 40), 40 * k, window=k) for k in range(3)]
     found = compared(parts, windows=3, cutoff=START + timedelta(days=30))
     assert [w.cutoff for w in found.rows[0].windows] == ["before", "spans", "after"]
     assert found.leakage[0].before_sharpe != found.leakage[0].after_sharpe
+
+
+def test_few_days_on_which_it_moved_have_no_sharpe_ratio_anywhere():
+    """Two trades in fifty hours once were a Sharpe ratio of 17.6; so are two in a year of days without any."""
+    rng = np.random.default_rng(3)
+    idle = np.zeros(60)
+    idle[:2] = 0.01, 0.012
+    plain = rng.normal(0, 0.01, 60)
+    found = compared([trial("idle", idle), trial("short", plain[:29]), trial("v", plain)], cutoff=START)
+    rows = {row.label: row for row in found.rows}
+    assert [(r.sharpe, r.psr, r.dsr, r.windows[0].sharpe) for r in (rows["idle"], rows["short"])] == [(None,) * 4] * 2
+    assert rows["v"].sharpe == pytest.approx(plain.mean() / plain.std(ddof=1) * 365**0.5)
+    assert rows["v"].windows[0].sharpe == rows["v"].sharpe
+    assert {(pair.sharpe.estimate, pair.sharpe.low) for pair in found.pairs} == {(None, None)}
+    assert [leak.sharpe is None for leak in found.leakage] == [True, True, False]
 
 
 def test_one_variant_has_no_pair_and_no_overfit():

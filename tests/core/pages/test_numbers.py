@@ -27,4 +27,6 @@ def test_what_is_unknown_is_a_dash():
 
 def test_an_interval_without_bounds_is_its_estimate():
     assert interval({"estimate": 1.234, "low": None, "high": None}) == "+1.23"
+    few = {"estimate": 1.234, "low": None, "high": None, "effective_n": 7.6}
+    assert interval(few) == "+1.23 [none: effective n = 8]"
     assert interval({"estimate": 1.2344, "low": -0.5, "high": 3.0}, 3) == "+1.234 [-0.500, +3.000]"
