@@ -64,11 +64,11 @@ class RandomDecider(PlainDecider):
 
 
 class BuyAndHoldDecider(PlainDecider):
-    """Goes long with all of equity when flat and free to, then holds; the stop and target are as far as allowed.
+    """Goes long when flat and free to, then holds.
 
-    The guard sizes it like any entry: what may be lost at the stop (0.75 % of equity by default) clamps it to a
-    part of equity, the smaller the more volatile the market, so this is what the limits leave of buying and holding,
-    not the asset's own return. Stopped out, it buys again once the guard lets it.
+    A replay buys with 99 % of equity, in equal parts, at the window's first close, and holds to its end
+    (`simulation.benchmark`). Wherever else it trades the guard sizes it like any entry: what may be lost at the stop
+    clamps it to a small part of equity, and stopped out it buys again once the guard lets it.
     """
 
     name, kind = "buy-and-hold", KINDS["buy-and-hold"]
@@ -79,7 +79,7 @@ class BuyAndHoldDecider(PlainDecider):
             return hold(snapshot.pair, "bought, or may not buy now", source=self.name)
         return OpenLong(
             symbol=snapshot.pair,
-            # The most an action may say: 20 ATR away the stop hardly ever ends it, and 100 passes any reward/risk.
+            # The most an action may say, for the guard: 100 passes any reward/risk.
             size_pct=Decimal(100),
             stop_atr=Decimal(20),
             tp_atr=Decimal(100),

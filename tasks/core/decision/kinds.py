@@ -41,6 +41,7 @@ class Kind(NamedTuple):
     file: bool = False  # that is a file, without which it is none
     sees_market: bool = True  # what it decides follows from what it is shown
     by_time: bool = False  # finds its answers by symbol and time
+    benchmark: bool = False  # a replay, and nothing else, carries it out without the guard
     odds: Literal["", "certain", "random", "votes"] = ""  # how one knows how likely its choice was
 
     def make(self, model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
@@ -58,7 +59,7 @@ KINDS = {
     "rules": Kind(argument="stop_atr=3", odds="certain"),
     "hold": Kind(sees_market=False, odds="certain"),
     "random": Kind(argument="SEED", odds="random"),
-    "buy-and-hold": Kind(sees_market=False, odds="certain"),
+    "buy-and-hold": Kind(sees_market=False, benchmark=True, odds="certain"),
     "recorded": Kind(argument="FILE", file=True, sees_market=False, by_time=True),
     "model": Kind(argument="FILE.onnx", file=True, odds="certain"),
     "llm:single": Kind(("single",), "single:SingleDecider"),

@@ -20,6 +20,7 @@ from tasks.core.lab.recorded_replies import NotReplayable, PromptOf, Replayable,
 from tasks.core.market.events import RULES
 from tasks.core.market.market import Market
 from tasks.core.ports import Decider
+from tasks.core.simulation.benchmark import judge_of
 from tasks.core.simulation.candle_history import History
 from tasks.core.trading.judge import judged
 from tasks.core.trading.question import question
@@ -169,7 +170,8 @@ def remake_question(record: Replayable, strategy: Strategy, market: Market) -> Q
 def remake(record: Replayable, strategy: Strategy, asked: Question, answer: Answer) -> Replayable:
     """Put together the record as it comes out now."""
     now = record.inputs.judged_at or record.as_of
-    _, verdict, intents = judged(asked, answer, record.state, strategy, now)
+    judge = judge_of(record.decider) if record.trigger == "backtest" else judged
+    _, verdict, intents = judge(asked, answer, record.state, strategy, now)
     made = {"decided": answer, "verdict": verdict, "intents": intents}
     return record.replace(snapshot=asked.snapshot, role_inputs=asked.role_inputs, **made)
 

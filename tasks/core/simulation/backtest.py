@@ -23,13 +23,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tasks.core.decision.kinds import kind_of
 from tasks.core.decision.memory import JUDGED, Remembered
 from tasks.core.decision.memory import performance as lately_done
 from tasks.core.errors import InputError, LedgerMismatch
 from tasks.core.market import position_events
+from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.market import Market, bar_closes
 from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
+from tasks.core.simulation import benchmark
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.rejections import PROTECTIVE
@@ -37,7 +40,7 @@ from tasks.core.simulation.sharpe import sharpe
 from tasks.core.simulation.symbol_backtest import SymbolBacktest, make_grid
 from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
-from tasks.core.trading.judge import judged, status_of
+from tasks.core.trading.judge import status_of
 from tasks.core.trading.money import exact
 from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import question
@@ -84,6 +87,10 @@ class Backtest:
         self.on_record, self.progress, self.on_line = on_record, progress, on_line
         self.strategy_id = strategy.sha256
         self.grid = make_grid(markets, world.start, world.end)
+        self.judge, self.is_guarded = benchmark.judge_of(decider.name), not kind_of(decider.name).benchmark
+        if not self.is_guarded:
+            begins = CalendarEvent(at=self.grid.closes_at(0), title="the window begins")
+            world = replace(world, calendar=(*world.calendar, begins))
         if unknown := [symbol for symbol in sorted(markets) if symbol not in strategy.instruments]:
             raise InputError(f"{unknown[0]}: the strategy has no instrument for it; name its terms with --instruments")
         self.instruments = {symbol: strategy.instruments[symbol] for symbol in sorted(markets)}
@@ -300,7 +307,7 @@ class Backtest:
         as_of, inputs, symbol = self.grid.closes_at(k), asked.inputs, asked.symbol
         if state != asked.state:
             inputs = inputs.replace(state=asked.state)
-        judgement = judged(asked.question, answer, state, self.strategy, as_of)
+        judgement = self.judge(asked.question, answer, state, self.strategy, as_of)
         self.decided_at[symbol] = as_of
         cycle_id, verdict, intents = judgement
         self._count(answer, verdict, k, state)
@@ -333,7 +340,11 @@ class Backtest:
         if not verdict.allowed:
             self.rejected.update(code.value for code in verdict.codes)
         peak = state.peak_equity or state.equity
-        if self.halted_at is None and (peak - state.equity) * 100 >= self.strategy.limits.drawdown_halt_pct * peak:
+        if (
+            self.is_guarded
+            and self.halted_at is None
+            and (peak - state.equity) * 100 >= self.strategy.limits.drawdown_halt_pct * peak
+        ):
             self.halted_at = self.grid.closes_at(k)
 
     def _send_for(self, cycle_id: str, answer: Answer, intent: OrderIntent, k: int) -> str:

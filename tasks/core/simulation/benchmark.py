@@ -1,0 +1,42 @@
+"""Buying and holding as a benchmark: what a replay may do, and nothing that trades ever may.
+
+Only `Backtest`, and the replay of its records, judge by this module. Live, paper and shadow accounts are judged by
+`trading.judge` whatever their decider is called, so that one named `buy-and-hold` has its stop and risk limit there.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+
+from tasks.core.decision.kinds import kind_of
+from tasks.core.trading import orders
+from tasks.core.trading.judge import Judgement, judged
+from tasks.core.trading.money import floor_to_step
+from tasks.core.types.base import ZERO
+from tasks.core.types.decision import Answer, OpenLong
+from tasks.core.types.portfolio import AccountState
+from tasks.core.types.question import Question
+from tasks.core.types.strategy import Strategy
+from tasks.core.types.verdict import Verdict
+
+SHARE = Decimal("0.99")  # of equity; the rest pays the way in and what the price does until then
+
+
+def judge_of(decider: str) -> Callable[[Question, Answer, AccountState, Strategy, datetime | None], Judgement]:
+    """Return what judges the answers of `decider` in a replay: the guard, but for a benchmark."""
+    return _bought if kind_of(decider).benchmark else judged
+
+
+def _bought(
+    question: Question, answer: Answer, account: AccountState, strategy: Strategy, now: datetime | None
+) -> Judgement:
+    """Buy with the symbol's equal part of SHARE, at market, without stop, target or leverage; never clamped."""
+    snapshot, decision, price = question.snapshot, answer.decision, account.last_price
+    if not isinstance(decision, OpenLong) or account.instrument is None or not price:
+        return judged(question, answer, account, strategy, now)
+    budget = account.equity * SHARE / len(strategy.instruments)
+    quantity = floor_to_step(budget / price, account.instrument.step)
+    verdict = Verdict(allowed=quantity > ZERO, decision=decision, quantity=quantity, price=price)
+    cycle_id = orders.cycle_id(strategy.name, snapshot.pair, snapshot.as_of)
+    intents = orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy.limits)
+    return Judgement(cycle_id, verdict, intents)
