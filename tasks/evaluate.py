@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,9 @@ from tasks.core.errors import TrackingUnavailable
 from tasks.core.lab import compare
 from tasks.core.lab.compare import BacktestWindow, Comparison, Trial, Variant
 from tasks.core.simulation.paid_replies import Spending
+from tasks.core.simulation.sharpe import daily_sharpe
 from tasks.core.types.base import Dto, Exact, Utc
+from tasks.core.types.strategy import hash_of
 from tasks.settings import settings
 from tasks.stage import stage
 
@@ -92,16 +93,28 @@ def replay_paid(jobs: Sequence[tuple[Variant, Job]], spending: Spending, done: C
 @stage(retries=0)
 def compare_trials(work: Work, trials: Sequence[Trial]) -> Comparison:
     """Count these variants as tried on this data, and put them beside each other."""
-    seen, strategy = work.job.seen, work.job.strategy
-    data, tally = parallel_backtests.data_hash(seen), variants.Tally(settings().home)
-    limits = strategy.limits.model_dump_json()
-    sharpes = {
-        f"{v.label} {v.prompt_sha256} {limits}": compare.sharpe_per_day(compare.of(trials, v.label))
-        for v in work.variants
-    }
-    tally.add(data, {name: sharpe for name, sharpe in sharpes.items() if sharpe is not None}, datetime.now(UTC))
-    known = (parallel_backtests.bars_of(seen), tally.tried(data), data, float(strategy.capital), strategy.costs)
+    seen, strategy, kept = work.job.seen, work.job.strategy, store().trials
+    data, days = parallel_backtests.data_hash(seen), parallel_backtests.day_hashes(seen)
+    kept.add(days, variants.tried_before(settings().home, data) | _tried(work, trials))
+    tried = compare.VariantsTried.of(kept.sharpes(days))
+    known = (parallel_backtests.bars_of(seen), tried, data, float(strategy.capital), strategy.costs)
     return compare.compare(work.variants, work.windows, trials, *known, work.request.seeds)
+
+
+def _tried(work: Work, trials: Sequence[Trial]) -> dict[str, float | None]:
+    """Return the daily Sharpe ratio of each variant that traded, by the hash of all it consists of but names."""
+    strategy, mine = work.job.strategy, {v.label: compare.series(compare.of(trials, v.label)) for v in work.variants}
+    common = strategy.model_dump(mode="json", include={"limits", "costs", "thresholds", "capital"}) | {
+        "instruments": [each.model_dump(mode="json", exclude={"symbol"}) for each in strategy.instruments.values()],
+        "windows": [[window.start.isoformat(), window.end.isoformat()] for window in work.windows],
+        "latency_s": work.job.latency_s,
+        "funding": bool(work.job.files.funding),
+    }
+    return {
+        hash_of(common | {"variant": v.label, "prompt": v.prompt_sha256}): daily_sharpe(mine[v.label].to_numpy())
+        for v in work.variants
+        if mine[v.label].any()
+    }
 
 
 @stage(retries=0)

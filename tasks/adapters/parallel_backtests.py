@@ -206,6 +206,22 @@ def data_hash(seen: Treated) -> str:
     return hashlib.sha256(b"".join(map(bytes, parts))).hexdigest()
 
 
+def day_hashes(seen: Treated) -> set[str]:
+    """Return a hash of each UTC day's hourly returns in basis points, of every symbol.
+
+    A symbol under another name or at another scale has the same days, and one candle more or less changes one of them.
+    Days that did not move, or of less than six returns, are like too many others.
+    """
+    hashes = set()
+    for market in seen.markets.values():
+        closes = market.bars["5m"]["close"].resample("1h").last().dropna()
+        for _, hourly in closes.resample("1D"):
+            moved = np.round(np.diff(np.log(hourly)) * 1e4).astype("int32")
+            if len(moved) >= 6 and moved.any():
+                hashes.add(hashlib.sha256(moved.tobytes()).hexdigest()[:16])
+    return hashes
+
+
 def bars_of(seen: Treated) -> dict[str, TradedBars]:
     """Return the bars that traded, as random trades need them."""
     traded = {symbol: market.bars["5m"].dropna() for symbol, market in seen.markets.items()}

@@ -6,19 +6,18 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
-import numpy as np
-
 from tasks.adapters.deciders import build, failover_of, prices_of
 from tasks.adapters.parallel_backtests import Job
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
 from tasks.core.errors import InputError
-from tasks.core.lab.compare import Variant, VariantsTried
+from tasks.core.lab.compare import Variant
 from tasks.core.lab.gate_sampling import closes, flat_account, flat_question
 from tasks.core.ports import Decider, Model
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
 from tasks.core.types.base import exact_sum
 from tasks.core.types.decision import PromptRef
+from tasks.core.types.strategy import hash_of
 from tasks.settings import Settings
 
 BASELINES = ("hold", "buy-and-hold", "rules")
@@ -104,24 +103,8 @@ async def _middle_question(decider: Decider, job: Job) -> None:
         await decider.decide([flat_question(market, account, strategy, job.world, when, reasons)])
 
 
-class Tally:
-    """Every variant ever compared, by the data it was compared on: one line each in HOME, the newest one counts."""
-
-    def __init__(self, home: Path) -> None:
-        self.path = home / "evaluations" / "tried.jsonl"
-
-    def add(self, data_sha256: str, tried: Mapping[str, float], at: datetime) -> None:
-        """Write down the daily Sharpe ratio of each variant (named by all it consists of)."""
-        rows = (
-            {"data": data_sha256, "variant": name, "sharpe": each, "at": at.isoformat()} for name, each in tried.items()
-        )
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab", buffering=0) as file:  # whole, beside other processes' lines
-            file.write("".join(f"{json.dumps(row)}\n" for row in rows).encode())
-
-    def tried(self, data_sha256: str) -> VariantsTried:
-        """Return how many distinct variants were compared on this data, and how much their Sharpe ratios vary."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ()
-        sharpes = {row["variant"]: row["sharpe"] for row in map(json.loads, lines) if row["data"] == data_sha256}
-        variance = np.var(list(sharpes.values()), ddof=1) if len(sharpes) > 1 else 0.0
-        return VariantsTried(len(sharpes), float(variance))
+def tried_before(home: Path, data_sha256: str) -> dict[str, float | None]:
+    """Return what an earlier release wrote down in HOME of these very candles: variant -> Sharpe ratio per day."""
+    path = home / "evaluations" / "tried.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
+    return {hash_of(row["variant"]): row["sharpe"] for row in map(json.loads, lines) if row["data"] == data_sha256}

@@ -17,8 +17,8 @@ from model_server import ModelServer, Reply
 from deployments.cli import cli
 from flows.evaluate import carry_out, evaluate, plan_work
 from tasks.adapters import parallel_backtests
-from tasks.adapters.variants import Tally
 from tasks.core.errors import InputError
+from tasks.core.lab import compare
 from tasks.evaluate import ComparisonRequest
 from tasks.settings import settings
 
@@ -257,19 +257,50 @@ def test_a_dask_scheduler_that_is_not_there_is_named(candles):
     )
 
 
-def test_every_variant_ever_compared_on_this_data_counts(candles, home):
-    days = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
-    request = ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0, seeds=5, **days)
-    first = carry_out(plan_work(request), None, None)
-    more = request.model_copy(update={"deciders": ("rules:stop_atr=3,tp_atr=6", "random:1")})
-    second = carry_out(plan_work(more), None, None)
-    assert second["tried"] == first["tried"] + 2
-    assert carry_out(plan_work(request), None, None)["tried"] == second["tried"]
+DAYS = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
 
 
-def test_the_tally_of_other_data_is_another(home):
-    tally = Tally(home)
-    tally.add("a", {"x": 0.1, "y": 0.2}, datetime(2026, 1, 1, tzinfo=UTC))
-    tally.add("a", {"x": 0.3}, datetime(2026, 1, 2, tzinfo=UTC))
-    assert tally.tried("a") == (2, pytest.approx(0.005))
-    assert tally.tried("b") == (0, 0.0)
+def tried(candles: Path, symbol: str = SYMBOL, **asked: Any) -> int:
+    request = {"deciders": ("rules",), "quiet": 0, "seeds": 5, **DAYS, **asked}
+    count: int = carry_out(plan_work(ComparisonRequest(candles={symbol: str(candles)}, **request)), None, None)["tried"]
+    return count
+
+
+def test_every_variant_ever_compared_on_this_data_counts(candles):
+    """`hold` never trades: it is no trial."""
+    assert tried(candles) == 2
+    assert tried(candles, deciders=("rules:stop_atr=3,tp_atr=6", "random:1")) == 4
+    assert tried(candles) == 4
+
+
+def test_a_window_costs_a_name_and_a_candle_less_start_no_new_count(candles, tmp_path, monkeypatch):
+    assert tried(candles) == 2
+    assert tried(candles, start=datetime(2025, 1, 13, tzinfo=UTC)) == 4
+    monkeypatch.setenv("QUARTERDECK_COSTS__TAKER_BPS", "9")
+    settings.cache_clear()
+    assert tried(candles) == 6
+    monkeypatch.delenv("QUARTERDECK_COSTS__TAKER_BPS")
+    settings.cache_clear()
+    assert tried(candles, symbol="XBT/USDT:USDT") == 6, "the same trial under another name"
+    whole = pd.read_parquet(candles)
+    whole.iloc[:-1].to_parquet(tmp_path / "less.parquet")
+    assert tried(tmp_path / "less.parquet") == 8
+    prices = ["open", "high", "low", "close"]
+    whole.assign(**whole[prices] * 10).to_parquet(tmp_path / "scaled.parquet")
+    assert tried(tmp_path / "scaled.parquet", symbol="OTHER/USDT:USDT") >= 8
+    other = whole.assign(
+        **whole[prices].iloc[::-1].reset_index(drop=True)[["open", "low", "high", "close"]].set_axis(prices, axis=1)
+    )
+    other.assign(high=other[prices].max(axis=1), low=other[prices].min(axis=1)).to_parquet(tmp_path / "other.parquet")
+    assert tried(tmp_path / "other.parquet") == 2, "other candles have their own"
+
+
+def test_what_an_earlier_release_counted_in_home_still_counts(candles, home):
+    work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0, seeds=5, **DAYS))
+    data = parallel_backtests.data_hash(work.job.seen)
+    rows = [{"data": data, "variant": f"v{k}", "sharpe": 0.1 * k, "at": "2026-01-01T00:00:00Z"} for k in range(3)]
+    rows.append({**rows[0], "data": "another"})
+    (home / "evaluations").mkdir()
+    (home / "evaluations" / "tried.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert [tried(candles), tried(candles)] == [5, 5]
+    assert compare.VariantsTried.of([0.0, 0.1, 0.2, None]) == (4, pytest.approx(0.01))

@@ -24,6 +24,7 @@ from tasks.adapters.store.prompts import PromptRepository
 from tasks.adapters.store.retention import Retention
 from tasks.adapters.store.shadow import PaperBookRepository, ShadowRepository
 from tasks.adapters.store.tables import Base
+from tasks.adapters.store.trials import TrialRepository
 
 
 class Store(Repository):
@@ -52,6 +53,7 @@ class Store(Repository):
     alerts: AlertRepository
     shadow: ShadowRepository
     paper_books: PaperBookRepository
+    trials: TrialRepository
     retention: Retention
 
     def __init__(self, url: str) -> None:

@@ -315,6 +315,23 @@ class PaperBookRow(Base, of=PaperBookState, key="strategy decider"):
     decider: Mapped[str]
 
 
+class TapeRow(Base, key="tape"):
+    """Candles that variants were compared on, by the hashes of their days: whatever a symbol is called there."""
+
+    __tablename__ = "tapes"
+    tape: Mapped[str]
+    days: Mapped[list[Any]]
+
+
+class TrialRow(Base, key="trial tape"):
+    """A variant that was compared, named by all it consists of, windows and costs included; Sharpe ratio per day."""
+
+    __tablename__ = "trials"
+    trial: Mapped[str]
+    tape = mapped_column(ForeignKey("tapes.tape"), primary_key=True)
+    sharpe: Mapped[float | None]
+
+
 class LeaseRow(Base, of=Lease, key="name"):
     """Who may do a thing that only one at a time may do, until when; `token` grows with every holder."""
 

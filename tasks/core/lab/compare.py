@@ -178,7 +178,7 @@ class Comparison(Dto):
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
     overfit: Overfit | None
-    tried: int  # distinct variants ever compared on this data
+    tried: int  # variants ever compared on overlapping candles, each window and cost its own
     leakage: tuple[Leakage, ...]
     gate: tuple[Gate, ...]
     complete: bool
@@ -186,10 +186,16 @@ class Comparison(Dto):
 
 
 class VariantsTried(NamedTuple):
-    """What was ever compared on the same candles: how many variants, and the variance of their daily Sharpe ratios."""
+    """What was ever compared on overlapping candles: how many variants, and how their daily Sharpe ratios vary."""
 
     variants: int
     variance: float
+
+    @classmethod
+    def of(cls, sharpes: Sequence[float | None]) -> "VariantsTried":
+        """Count all, those too that were tried over too few days to have a Sharpe ratio."""
+        known = [sharpe for sharpe in sharpes if sharpe is not None]
+        return cls(len(sharpes), float(np.var(known, ddof=1)) if len(known) > 1 else 0.0)
 
 
 def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tuple[BacktestWindow, ...]:
@@ -270,13 +276,8 @@ def _moved(bars: TradedBars, windows: Sequence[BacktestWindow]) -> float:
     return float((bars.closes[inside][-1] / bars.opens[inside][0] - 1) * 100) if inside.any() else 0.0
 
 
-def sharpe_per_day(trials: Sequence[Trial]) -> float | None:
-    """Return a variant's Sharpe ratio per day over all windows; None where it has none."""
-    return daily_sharpe(series(trials).to_numpy())
-
-
 def _annual_sharpe(trials: Sequence[Trial]) -> float | None:
-    sharpe = sharpe_per_day(trials)
+    sharpe = daily_sharpe(series(trials).to_numpy())
     return None if sharpe is None else sharpe * YEAR
 
 
