@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BATCH = 2000  # rows in memory per split, and in a row group
 FORMATS = ("parquet", "minari")  # the first is always written
 COUNTED = ("symbol", "action", "status", "decider", "model", "prompt_version", "rung", "codes")
-RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity")
+RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity", "asked_propensity")
 _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
 
 
@@ -98,14 +98,16 @@ def schema() -> pa.Schema:
     columns: dict[str, pa.DataType] = {
         "cycle_id": text, "strategy": text, "symbol": text, "as_of": time, "next_as_of": time, "elapsed_s": pa.int64(),
         "state": state, "state_unknown": flags, "allowed": mask, **action,
+        "propensity": real, "propensity_kind": text,
         "reward": real, "reward_symbol": real, "reward_r": real, "entry_cycle_id": text,
         "equity_before": real, "equity_after": real,
         "next_state": state, "next_state_unknown": flags, "next_allowed": mask,
         "terminated": pa.bool_(), "truncated": pa.bool_(), "done": pa.bool_(),
         **{f"asked_{name}": kind for name, kind in action.items()},
+        "asked_propensity": real, "asked_propensity_kind": text,
         "guard_rewrite": pa.bool_(), "codes": pa.list_(text), "status": text,
         "decider": text, "source": text, "rung": text, "model": text, "prompt_version": text, "confidence": real,
-        "propensity": real, "propensity_kind": text, "counterfactual": pa.map_(text, real),
+        "counterfactual": pa.map_(text, real),
         **dict.fromkeys(("open", "high", "low", "close", "volume"), real),
     }  # fmt: skip
     metadata = {"spec": rl.SPEC, "spec_sha256": rl.SPEC_SHA256}

@@ -11,8 +11,9 @@ CAVEATS = (
     "`reward_r` stands on the step on which a trade closed; a trade that opened before a cut may close after it.",
     "Steps are decision points, not bars: their length varies (`elapsed_s`), and quiet bars are not among them. "
     "Discount by time, not by steps.",
-    "Actions are the behaviour policy's after the guard; what it never did, no dataset can teach. `propensity` of kind "
-    "`vote_share` is no probability.",
+    "Actions are the behaviour policy's after the guard; what it never did, no dataset can teach. `propensity` is that "
+    "of `action`, `asked_propensity` that of `asked_action`; where a policy draws, HOLD has the latter only. Of kind "
+    "`vote_share` neither is a probability.",
     "Fills of a replay are modelled, its book too, and its funding is unknown; a live account's are the venue's.",
     "A language model's decisions about a time before its training cutoff may be memory: see `decider`, `model` and "
     "`as_of` before believing a reward.",

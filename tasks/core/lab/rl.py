@@ -9,6 +9,9 @@ and is counted, not guessed.
   set. Names and numbers are the spec `SPEC`, `SPEC_SHA256` its hash: data and models of another spec are refused.
 - **action**: what was carried out, after the guard; HOLD where it denied or the venue refused. `asked_*` is what the
   behaviour policy said, `guard_rewrite` whether they differ, `codes` why.
+- **propensity**: how likely `action` was, as **asked_propensity** is of `asked_action`; each with its kind. The two are
+  equal where the action was carried out that was asked for, however clamped. Of HOLD only what is certain is known: it
+  also comes of whatever the guard would have denied, and nobody asked it that.
 - **reward**: ln(equity after / equity before), equity of the whole account at the two closes, marked to market, after
   fees, spread, impact and whatever funding the account paid. A step to ruin (equity <= 0) is `RUIN` and terminates.
 - **reward_symbol**: the same of this symbol alone: its closed trades' pnl and its open position's, realized and not,
@@ -282,7 +285,7 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
         "guard_rewrite": parameters(carried) != parameters(asked),
         "codes": [code.value for code in record.verdict.codes] if record.verdict else [],
         "status": record.status.value, "counterfactual": list(scores(record.cycle_id).items()),
-        **_behaviour(record),
+        **_behaviour(record, carried),
         **dict(zip(("open", "high", "low", "close", "volume"), last, strict=True)),
     }  # fmt: skip
     price = record.verdict.price if record.verdict else None
@@ -298,11 +301,13 @@ def _carried(record: CycleRecord) -> Decision:
     return verdict.decision if verdict and verdict.allowed and sent else hold(record.symbol, "nothing was carried out")
 
 
-def _behaviour(record: CycleRecord) -> Row:
+def _behaviour(record: CycleRecord, carried: Decision) -> Row:
     row: Row = {"decider": record.decider, **dict.fromkeys(("source", "rung", "model", "prompt_version"), "")}
-    row |= dict.fromkeys(("confidence", "propensity", "propensity_kind"))
+    row |= dict.fromkeys(("confidence", "propensity", "propensity_kind", "asked_propensity", "asked_propensity_kind"))
     if decided := record.decided:
-        row["propensity"], row["propensity_kind"] = propensity(record, decided)
+        row["asked_propensity"], row["asked_propensity_kind"] = asked, kind = propensity(record, decided)
+        if kind == "deterministic" or decided.decision.action == carried.action != "HOLD":
+            row["propensity"], row["propensity_kind"] = asked, kind
         sent = (f"{call.prompt.name}/{call.prompt.version}" for call in decided.calls if call.prompt)
         row |= {name: getattr(decided, name) for name in ("source", "rung", "model")}
         row |= {"prompt_version": ", ".join(dict.fromkeys(sent)), "confidence": float(decided.decision.confidence)}

@@ -212,7 +212,18 @@ def test_the_behaviour_policy_is_named():
 def test_the_odds_of_random_are_known(decision, share):
     told = Answer(decision=decision or hold(BTC, ""), source="random", rung="primary")
     [row] = steps(point(0, decision=decision, decided=told), point(1))
-    assert (row["propensity"], row["propensity_kind"]) == (share, "random")
+    assert (row["asked_propensity"], row["asked_propensity_kind"]) == (share, "random")
+    known = (share, "random") if decision else (None, None)  # what else would have been denied is HOLD too
+    assert (row["propensity"], row["propensity_kind"]) == known
+
+
+@pytest.mark.parametrize(("source", "own"), [("random", None), ("rules", 1.0)])
+def test_propensity_is_of_the_action_beside_it_when_the_guard_denies(source, own):
+    told = Answer(decision=BUY, source=source, rung="primary")
+    denied = Verdict(allowed=False, decision=BUY, codes=(Code.LOW_CONFIDENCE,))
+    [row] = steps(point(0, decision=BUY, decided=told, verdict=denied, status=CycleStatus.DENIED), point(1))
+    assert (row["action"], row["asked_action"]) == ("HOLD", "OPEN_LONG")
+    assert (row["propensity"], row["asked_propensity"]) == (own, 0.25 if source == "random" else 1.0)
 
 
 def test_a_panels_propensity_is_the_share_of_votes_for_its_way():
@@ -226,7 +237,7 @@ def test_a_panels_propensity_is_the_share_of_votes_for_its_way():
 def test_rules_are_certain_but_not_as_a_fallback():
     ruled = Answer(decision=hold(BTC, ""), source="rules", rung="rules")
     first, second = steps(point(0), point(1, decided=ruled), point(2))
-    assert (first["propensity"], second["propensity"]) == (1.0, None)
+    assert (first["propensity"], second["propensity"], second["asked_propensity"]) == (1.0, None, None)
 
 
 def test_what_others_would_have_earned_stands_beside():
