@@ -148,7 +148,7 @@ def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]
 
 COLUMNS = (
     "variant", "return %", "day, bps [95 %]", "Sharpe", "max DD %", "trades", "exp. R [95 %]", "PSR", "DSR",
-    "beats random", "fees", "USD",
+    "beats random", "Brier", "fees", "USD",
 )  # fmt: skip
 
 
@@ -159,7 +159,8 @@ def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
             row["label"] + ("" if row["complete"] else " (partial)"), fixed(row["return_pct"], sign=True),
             interval(row["daily_bps"]), fixed(row["sharpe"]), fixed(row["max_drawdown_pct"]), str(row["trades"]),
             interval(row["expectancy_r"], 3), fixed(row["psr"], 3), fixed(row["dsr"], 3),
-            percent(row["chance"] and row["chance"]["beaten"]), fixed(row["fees_quote"], 0),
+            percent(row["chance"] and row["chance"]["beaten"]),
+            fixed(row["calibration"] and row["calibration"]["brier"], 3), fixed(row["fees_quote"], 0),
             fixed(row["llm_cost_usd"], 4),
         )
         for row in document["rows"]

@@ -126,9 +126,9 @@ def write_report(
         out, {"report.html": comparison_report.page(comparison, work.variants, trials, notes).encode()}
     )
     paths = parallel_backtests.bars_of(work.job.seen)
-    for variant in work.variants:
-        files = comparison_report.variant_files(variant, trials, paths)
-        comparison_report.write(out / comparison_report.file_name(variant.label), files)
+    for row in comparison.rows:
+        files = comparison_report.variant_files(row, trials, paths)
+        comparison_report.write(out / comparison_report.file_name(row.label), files)
     return out / "report.html"
 
 

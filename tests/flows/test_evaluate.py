@@ -98,7 +98,14 @@ def test_baselines_are_always_among_the_variants_and_the_report_needs_no_network
     assert len(page) < 1_000_000
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     names = {path.name for path in (out / "rules").iterdir()}
-    assert names == {"equity.png", "r_histogram.png", "decisions.png", "decisions.csv", "trades.csv"}
+    assert names == {
+        "calibration.png", "equity.png", "r_histogram.png", "decisions.png", "decisions.csv", "trades.csv",
+    }  # fmt: skip
+    mine = rows(found)["rules"]
+    assert mine["calibration"]["entries"] == mine["trades"] > 0
+    assert 0 < mine["calibration"]["brier"] < 1
+    assert rows(found)["hold"]["calibration"] is None
+    assert "What confidence is worth" in page
 
 
 def test_masked_rules_decide_as_unmasked(candles):

@@ -7,6 +7,7 @@ import numpy as np
 
 from tasks.adapters.charts import canvas
 from tasks.adapters.charts.canvas import DOWN, INK, UP
+from tasks.core.lab.calibration import Calibration
 from tasks.core.lab.random_traders import Trade, TradedBars
 
 if TYPE_CHECKING:
@@ -47,6 +48,27 @@ def r_histogram(trades: Sequence[Trade]) -> bytes:
         axes.legend(fontsize=8, frameon=False)
     axes.set_xlabel("R after fees")
     axes.set_ylabel("trades")
+    return canvas.png(figure)
+
+
+def calibration(found: Calibration) -> bytes:
+    """Draw how often entries won beside the confidence they had, and what they earned by deciles of it."""
+    figure = canvas.figure(1000, 320)
+    reliability, expectancy = figure.subplots(1, 2)
+    reliability.plot((0, 1), (0, 1), ":", color=INK, linewidth=0.8)
+    bins = [(each.confidence, each.won, each.entries) for each in found.bins]
+    reliability.plot([said for said, *_ in bins], [won for _, won, _ in bins], "o-", color=COLOURS[0], linewidth=1.0)
+    for said, won, entries in bins:
+        reliability.annotate(str(entries), (said, won), (3, 5), textcoords="offset points", fontsize=7)
+    reliability.set(xlabel="confidence", ylabel="share that won", xlim=(0, 1.04), ylim=(-0.04, 1.08))
+    known = [(each, each.expectancy_r) for each in found.deciles if each.expectancy_r is not None]
+    bars = expectancy.bar(
+        [f"{each.low:.2f}\nto {each.high:.2f}" for each, _ in known], [r for _, r in known],
+        color=[UP if r > 0 else DOWN for _, r in known],
+    )  # fmt: skip
+    expectancy.bar_label(bars, [str(each.entries) for each, _ in known], fontsize=7)
+    expectancy.axhline(0, color=INK, linewidth=0.8)
+    expectancy.set(xlabel="confidence, by deciles of the entries", ylabel="mean R after fees")
     return canvas.png(figure)
 
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tasks.adapters.charts import comparison
 from tasks.adapters.charts.canvas import data_uri
 from tasks.core.lab import compare
-from tasks.core.lab.compare import Comparison, Trial, Variant
+from tasks.core.lab.compare import Comparison, Row, Trial, Variant
 from tasks.core.lab.random_traders import TradedBars
 from tasks.core.pages import numbers
 
@@ -28,16 +28,20 @@ def page(found: Comparison, variants: Sequence[Variant], trials: Sequence[Trial]
         reference=reference,
         against=[pair.less(reference).model_dump() for pair in found.pairs if reference in (pair.a, pair.b)],
         equity=data_uri(comparison.equity({label: compare.series(mine) for label, mine in by_label.items()})),
+        calibrations={
+            row.label: data_uri(comparison.calibration(row.calibration)) for row in found.rows if row.calibration
+        },
         histograms={label: data_uri(comparison.r_histogram(trades)) for label, trades in traded.items() if trades},
     )
 
 
-def variant_files(variant: Variant, trials: Sequence[Trial], paths: Mapping[str, TradedBars]) -> dict[str, bytes]:
+def variant_files(row: Row, trials: Sequence[Trial], paths: Mapping[str, TradedBars]) -> dict[str, bytes]:
     """Return what is kept of one variant, by file name: figures, decisions and trades."""
-    mine = compare.of(trials, variant.label)
+    mine = compare.of(trials, row.label)
     trades = [trade for trial in mine for trade in trial.trades]
-    return {
-        "equity.png": comparison.equity({variant.label: compare.series(mine)}),
+    calibrated = {"calibration.png": comparison.calibration(row.calibration)} if row.calibration else {}
+    return calibrated | {
+        "equity.png": comparison.equity({row.label: compare.series(mine)}),
         "r_histogram.png": comparison.r_histogram(trades),
         "decisions.png": comparison.decisions(trades, paths, float(mine[0].days[0]), float(mine[-1].days[-1])),
         "decisions.csv": _table([point for trial in mine for point in trial.points]),

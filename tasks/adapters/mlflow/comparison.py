@@ -58,6 +58,9 @@ def log_comparison(
                 names = ("return_pct", "sharpe", "max_drawdown_pct", "trades")
                 figures = {f"window.{name}": getattr(one, name) for name in names}
                 server.log(child, figures, at_ms=int(one.start.timestamp() * 1000), step=one.window)
+            for step, group in enumerate(row.calibration.deciles if row.calibration else ()):
+                names = ("confidence", "won", "expectancy_r", "entries")
+                server.log(child, {f"decile.{name}": getattr(group, name) for name in names}, step=step)
             server.client.set_terminated(child)
         server.client.set_terminated(parent)
         return parent
@@ -87,6 +90,8 @@ def _metrics(row: Row, found: Comparison) -> dict[str, float | None]:
     values: dict[str, Any] = {name: value for name, value in row if isinstance(value, int | float)}
     values["invalid_share"] = row.invalid / row.decisions if row.decisions else None
     values |= _spread("daily_bps", row.daily_bps) | _spread("expectancy_r", row.expectancy_r)
+    if row.calibration is not None:
+        values |= {"brier": row.calibration.brier, "brier_of_share": row.calibration.brier_of_share}
     if row.chance is not None:
         values |= {"random_median_return_pct": row.chance.median_return_pct, "random_beaten": row.chance.beaten}
     reference = found.rows[0].label

@@ -16,6 +16,7 @@ import pandas as pd
 
 from tasks.core.errors import InputError
 from tasks.core.lab import random_traders, statistics
+from tasks.core.lab.calibration import Calibration, Promise, calibration
 from tasks.core.lab.gate_sampling import Sampled
 from tasks.core.lab.random_traders import Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.statistics import Interval, Overfit
@@ -116,6 +117,7 @@ class Row(Dto):
     psr: float | None
     dsr: float | None
     chance: Chance | None
+    calibration: Calibration | None
     decisions: int
     model_calls: int
     invalid: int
@@ -308,6 +310,7 @@ def _row(
         psr=statistics.probabilistic_sharpe(moments) if moments else None,
         dsr=statistics.deflated_sharpe(moments, tried.variance, tried.variants) if moments else None,
         chance=luck,
+        calibration=calibration([promise for trial in trials for promise in _promises(trial)]),
         decisions=len(points),
         model_calls=sum(point.model_calls for point in points),
         invalid=sum(bool(point.errors) for point in points),
@@ -332,6 +335,13 @@ def _row(
             for window in [windows[trial.window]]
         ),
     )
+
+
+def _promises(trial: Trial) -> list[Promise]:
+    """Return the confidence of the decision that each ended trade began with, and what came of it."""
+    said = {(point.symbol, point.at_s): point.confidence for point in trial.points}
+    ended = ((said.get((trade.symbol, trade.decided_s)), trade) for trade in trial.trades)
+    return [Promise(confidence, trade.pnl > 0, trade.r) for confidence, trade in ended if confidence is not None]
 
 
 def _side(window: BacktestWindow, cutoff: datetime | None) -> str:

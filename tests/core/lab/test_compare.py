@@ -198,6 +198,16 @@ def test_cost_per_decision_and_unusable_replies_are_counted():
     assert (row.decisions, row.invalid, row.cost_per_decision_usd) == (2, 1, 0.25)
 
 
+def test_an_ended_trade_counts_with_the_confidence_it_was_entered_with():
+    points = [point(0, "OPEN_LONG"), point(1, "HOLD")._replace(confidence=0.1), point(50, "OPEN_LONG")]
+    trades = [trade(0, 10, r=1.5), trade(50, 10, pnl=-1.0, r=-1.0), trade(999, 10)]  # the last is of no decision
+    first = trial("v", np.full(30, 0.001), points=points, trades=trades)
+    second = trial("v", np.full(30, 0.001), 30, window=1)
+    found = compared([first, second], windows=2).rows[0].calibration
+    assert (found.entries, found.brier) == (2, pytest.approx((0.1**2 + 0.9**2) / 2))
+    assert [(g.confidence, g.won, g.expectancy_r) for g in found.deciles] == [(0.9, 0.5, 0.25)]
+
+
 def test_masked_gap_agreement_and_input_dependency():
     rng = np.random.default_rng(2)
     raw, lost = rng.normal(0.003, 0.01, 60), rng.normal(-0.003, 0.01, 60)
