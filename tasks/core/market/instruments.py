@@ -57,6 +57,7 @@ def by_form(symbol: str, tick: Decimal, step: Decimal, named: InstrumentTerms = 
         max_leverage=(named.max_leverage or LEVERAGE) if linear else Decimal(1),
         shorting=linear and named.shorting is not False,
         kind=kind_of(symbol),
+        maintenance=named.maintenance or (),
     )
 
 
@@ -106,7 +107,7 @@ def resolve(symbol: str, before: pd.DataFrame, named: InstrumentTerms | None, st
     base, settled = symbol.partition("/")[0], symbol.partition(":")[2].partition("-")[0]
     if base == settled:
         raise InputError(f"{symbol} is inverse, settled in {settled}: only spot and linear contracts can be replayed")
-    named, known = named or NOTHING, {} if stored is None else stored.model_dump(exclude={"symbol"})
+    named, known = named or NOTHING, {} if stored is None else stored.model_dump(exclude={"symbol", "maintenance"})
     needed = {"tick", "step"} if stored is None else known.keys() - {"kind", "shorting"}  # in the form
     parts = ["file"] * (named != NOTHING)
     if None in named.model_dump(include=needed).values():

@@ -1,10 +1,13 @@
 """The one simulated exchange account: backtest, paper venue, counterfactuals and sandbox all trade through it.
 
 Pure, exact and deterministic; it has no clock, times are passed in. Fill rules: a market order fills at the next
-price plus half the spread and size impact; a limit only when traded through, at its price, as maker; a stop at the
-stop or the gap's open, whichever is worse, paying spread, impact and the taker fee; a target is a limit. When one bar
-touches both, the stop fires; on the bar that opened or increased the position only the stop can. Between known
-prices the account always assumes the order of events that is worse for it.
+price plus half the spread and size impact; a limit only when traded through, at its price, as maker. Stops and targets
+are market orders on a trigger: one that is touched fills at its trigger, or at the open of a bar that opens beyond it,
+and pays spread, impact and the taker fee. When one bar touches both, the stop fires; on the bar that opened or
+increased the position only the stop can. Of a bar's volume nothing takes more than `Costs.participation_pct`, and of a
+bar without trades nothing: the rest of a market order is cancelled, that of a limit rests, and that of a stop, a target
+or a liquidation goes on at the next bar's open. Between known prices the account always assumes the order of events
+that is worse for it.
 """
 
 import uuid
@@ -26,7 +29,8 @@ from tasks.core.simulation.rejections import (
     size_refusal,
 )
 from tasks.core.simulation.wallet import Holding, Totals, Wallet
-from tasks.core.trading.money import BPS, bps, exact
+from tasks.core.trading.money import BPS, bps, exact, floor_to_step
+from tasks.core.types.bars import COLUMNS
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import (
@@ -43,6 +47,8 @@ from tasks.core.types.orders import (
 
 AVERAGE = Context(prec=12)  # a fill is an average over book levels: finer than the tick, still finite
 IDS = uuid.UUID("6d0f6c1e-2f52-5d0b-9a53-0f3f6c1b7a10")
+EVER = Decimal("Infinity")
+INSIDE = timedelta(milliseconds=1)  # what fills within a bar has filled before its close
 
 
 class Execution(NamedTuple):
@@ -55,13 +61,14 @@ class Execution(NamedTuple):
 
 
 class PriceBar(NamedTuple):
-    """What the market did from `open_time` on; the caller says when it closed."""
+    """What the market did from `open_time` on; the caller says when it closed. No `volume`: it bounds nothing."""
 
     open_time: datetime
     open: Decimal
     high: Decimal
     low: Decimal
     close: Decimal
+    volume: Decimal | None = None
 
 
 class Triggers(NamedTuple):
@@ -90,6 +97,10 @@ class SimulatedAccount:
         self._orders: dict[str, Order] = {}  # by venue id, in the order they arrived
         self._ids: dict[str, str] = {}  # client id -> venue id
         self._resting: dict[str, datetime | None] = {}  # venue id of each working limit order -> when it expires
+        self._taken: dict[
+            str, tuple[datetime, Decimal]
+        ] = {}  # by symbol: when something filled last, and how much then
+        self._room: Decimal | None = None  # what the bar that is passing has left; None: no bound
 
     # -- what is there ------------------------------------------------------------------------------------------
 
@@ -148,6 +159,7 @@ class SimulatedAccount:
             adverse, kind = (below, above) if holding.sign > 0 else (above, below)
             adverse += [p for p in (holding.stop, self.wallet.liquidation_price(symbol)) if p is not None]
             kind += [holding.target] if holding.target is not None else []
+            below += [EVER] if holding.exiting else []
         expiries = [at for order in resting if (at := self._resting[order.venue_order_id])]
         return Triggers(max(below, default=None), min(above, default=None), min(expiries, default=None))
 
@@ -164,7 +176,7 @@ class SimulatedAccount:
     ) -> Order:
         """Carry out one intent at `price`, the next one the market offers.
 
-        depth: the most that can be taken at once; the rest of a market order is cancelled, of a limit order rests.
+        depth: the most that can be taken at `at`; the rest of a market order is cancelled, of a limit order rests.
         A stop, target or cancel_target changes the protection of the position; the first two rest until they fire or
         are replaced, the last is filled at once with quantity 0. A refusal comes back rejected with its code and
         leaves no trace: the id may be used again.
@@ -252,7 +264,8 @@ class SimulatedAccount:
     def liquidate(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Close the position for the venue's own reasons, as a taker at `price` less spread and impact."""
         if (holding := self.wallet.holdings.get(symbol)) is not None:
-            self._close(holding, "liquidation", Execution(self._slipped_out(holding, price), "taker", at, at))
+            met = Execution(self._slipped_out(holding, price, holding.quantity), "taker", at, at)
+            self._close(holding, holding.quantity, "liquidation", met)
 
     # -- the market passes over it --------------------------------------------------------------------------------
 
@@ -270,10 +283,10 @@ class SimulatedAccount:
         waiting, unpaid = list(due), list(funding)
         stream = ((bar.open_time, symbol, bar) for symbol, frame in bars.items() for bar in price_bars(frame))
         for opened, symbol, bar in sorted(stream, key=lambda each: each[:2]):
-            for each in [each for each in waiting if each[1] == symbol and each[0] <= opened]:
+            for each in [each for each in waiting if each[1] == symbol and each[0] <= opened and bar.volume != 0]:
                 waiting.remove(each)
                 for intent in each[2]:
-                    self.submit(intent, bar.open, opened)
+                    self.submit(intent, bar.open, opened, depth=self.depth(bar.volume))
             while unpaid and unpaid[0][0] <= opened:
                 at, payer, rate = unpaid.pop(0)
                 if self._was_open(payer, at):
@@ -288,19 +301,30 @@ class SimulatedAccount:
         return holding is None or holding.opened_at < at
 
     def on_bar(self, symbol: str, bar: PriceBar, closes_at: datetime) -> list[Fill]:
-        """Let one bar pass over what rests and what is open; returns the fills it caused, timed at its close."""
+        """Let one bar pass over what rests and what is open; returns the fills it caused, just before it closes."""
         if not self.has_work(symbol):
             return []
-        first = len(self.fills)
+        first, at = len(self.fills), closes_at - INSIDE
         self._expire(symbol, bar.open_time)
-        self._add(symbol, bar, closes_at)
-        self._stop_out(symbol, bar, closes_at)
-        before = len(self.fills)
-        self._take_profit(symbol, bar, closes_at)
-        if len(self.fills) > before:
-            self._stop_out(symbol, bar, closes_at)  # what a deep limit opened on this bar can be stopped on it
+        if bar.volume != 0:
+            since, taken = self._taken.get(symbol, (at, ZERO))
+            self._room = self.depth(bar.volume, taken if since >= bar.open_time else ZERO)
+            self._go_on(symbol, bar, at)
+            self._add(symbol, bar, at)
+            self._stop_out(symbol, bar, at)
+            before = len(self.fills)
+            self._take_profit(symbol, bar, at)
+            if len(self.fills) > before:
+                self._stop_out(symbol, bar, at)  # what a deep limit opened on this bar can be stopped on it
+            self._room = None
         self.wallet.last[symbol] = bar.close
         return self.fills[first:]
+
+    def depth(self, volume: Decimal | None, taken: Decimal = ZERO) -> Decimal | None:
+        """Return how much of a bar's volume orders may take, less what they have taken; None: no bound."""
+        if volume is None:
+            return None
+        return max(volume * self.costs.participation_pct / 100 - taken, ZERO)
 
     def _expire(self, symbol: str, now: datetime) -> None:
         for order in self._working(symbol):
@@ -317,6 +341,12 @@ class SimulatedAccount:
         ]
         return sorted(through, key=lambda order: abs(bar.open - limit_price(order)))
 
+    def _go_on(self, symbol: str, bar: PriceBar, at: datetime) -> None:
+        """Close more of a position whose stop, target or liquidation found too little volume before."""
+        holding = self.wallet.holdings.get(symbol)
+        if holding is not None and holding.exiting:
+            self._leave(holding, holding.exiting, bar.open, bar, at)
+
     def _add(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Fill limits that open or increase before the price could have reached the stop."""
         for order in self._touched(symbol, bar):
@@ -330,15 +360,14 @@ class SimulatedAccount:
     def _stop_out(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Close the position at its stop or, without one in the way, where equity is gone."""
         holding = self.wallet.holdings.get(symbol)
-        if holding is None:
+        if holding is None or holding.exiting:
             return
         extreme, worse = (bar.low, min) if holding.sign > 0 else (bar.high, max)
         ways_out = [(holding.stop, "stop"), (self.wallet.liquidation_price(symbol), "liquidation")]
         met = [(p, reason) for p, reason in ways_out if p is not None and holding.sign * (extreme - p) <= 0]
         if met:
             trigger, reason = max(met, key=lambda way: holding.sign * way[0])
-            price = self._slipped_out(holding, worse(trigger, bar.open))
-            self._close(holding, reason, Execution(price, "taker", bar.open_time, at))
+            self._leave(holding, reason, worse(trigger, bar.open), bar, at)
 
     def _take_profit(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Fill the remaining touched limits and the target in the order the price met them."""
@@ -353,17 +382,30 @@ class SimulatedAccount:
 
     def _fire_target(self, symbol: str, bar: PriceBar, at: datetime, before: Decimal | None) -> None:
         holding = self.wallet.holdings.get(symbol)
-        if holding is None or holding.target is None or holding.entered_at >= bar.open_time:
+        if holding is None or holding.target is None or holding.exiting or holding.entered_at >= bar.open_time:
             return
-        extreme = bar.high if holding.sign > 0 else bar.low
+        extreme, better = (bar.high, max) if holding.sign > 0 else (bar.low, min)
         nearer = before is None or holding.sign * (before - holding.target) > 0
-        if nearer and holding.sign * (extreme - holding.target) > 0:
-            self._close(holding, "target", Execution(holding.target, "maker", bar.open_time, at))
+        if nearer and holding.sign * (extreme - holding.target) >= 0:
+            self._leave(holding, "target", better(holding.target, bar.open), bar, at)
 
     def _fill_limit(self, order: Order, bar: PriceBar, at: datetime) -> None:
-        met = Execution(limit_price(order), "maker", bar.open_time, at)
-        self._execute(order, order.quantity - order.filled, met)
-        self._rest_or_end(order.venue_order_id, None, at)
+        if quantity := self._fitting(order.symbol, order.quantity - order.filled, self._room):
+            self._execute(order, quantity, Execution(limit_price(order), "maker", bar.open_time, at))
+            self._rest_or_end(order.venue_order_id, None, at)
+
+    def _leave(self, holding: Holding, reason: str, price: Decimal, bar: PriceBar, at: datetime) -> None:
+        """Close what the bar has room for at `price`; the rest goes on with the next one."""
+        holding.exiting = reason
+        if quantity := self._fitting(holding.symbol, holding.quantity, self._room):
+            met = Execution(self._slipped_out(holding, price, quantity), "taker", bar.open_time, at)
+            self._close(holding, quantity, reason, met)
+
+    def _fitting(self, symbol: str, quantity: Decimal, room: Decimal | None) -> Decimal:
+        """Return how much of `quantity` there is room for, in whole steps where that is not all of it."""
+        if room is None or quantity <= room:
+            return quantity
+        return floor_to_step(room, self.wallet.instruments[symbol].step)
 
     # -- executing and booking ----------------------------------------------------------------------------------
 
@@ -408,13 +450,15 @@ class SimulatedAccount:
         impact = self.costs.impact_bps_per_million * quantity * price / 1_000_000
         return AVERAGE.multiply(price, 1 + sign * (half_spread_bps + impact) * BPS)
 
-    def _slipped_out(self, holding: Holding, price: Decimal) -> Decimal:
-        return self._fill_price(-holding.sign, price, holding.quantity, self.costs.half_spread_bps)
+    def _slipped_out(self, holding: Holding, price: Decimal, quantity: Decimal) -> Decimal:
+        return self._fill_price(-holding.sign, price, quantity, self.costs.half_spread_bps)
 
     def _take(self, order: Order, price: Decimal, spread: Decimal, depth: Decimal | None, at: datetime) -> None:
         """Trade at once what is marketable; a limit order never pays more than its price."""
         sign = sign_of(order.side)
-        quantity = order.quantity if depth is None else min(order.quantity, depth)
+        since, taken = self._taken.get(order.symbol, (at, ZERO))
+        room = None if depth is None else max(depth - taken, ZERO) if since == at else depth
+        quantity = self._fitting(order.symbol, order.quantity, room)
         fill_price = self._fill_price(sign, price, quantity, spread)
         if order.price is not None:
             touch = AVERAGE.multiply(price, 1 + sign * spread * BPS)
@@ -436,11 +480,11 @@ class SimulatedAccount:
         if opening and (order.stop or order.target):
             self.set_protection(order.symbol, order.stop, order.target, met.at)
 
-    def _close(self, holding: Holding, reason: str, met: Execution) -> None:
-        """Close the whole position through its stop or target, or for the venue when equity is gone."""
+    def _close(self, holding: Holding, quantity: Decimal, reason: str, met: Execution) -> None:
+        """Close `quantity` of a position through its stop or target, or for the venue when equity is gone."""
         at, key = met.at, {"stop": holding.stop_order, "target": holding.target_order}.get(reason, "")
         if key:
-            self._change(key, at, quantity=holding.quantity)
+            self._change(key, at, quantity=self._orders[key].filled + holding.quantity)
         else:
             key = derived_id(reason, holding.symbol, holding.opened_at, at, str(len(self.fills)))
             self._orders[key] = Order(
@@ -450,19 +494,23 @@ class SimulatedAccount:
                 side=side_of(-holding.sign),
                 type=reason,
                 status=OrderStatus.OPEN,
-                quantity=holding.quantity,
+                quantity=quantity,
                 price=holding.target if reason == "target" else holding.stop,
                 reduce_only=True,
                 created_at=at,
                 updated_at=at,
             )
-        self._book(key, holding.quantity, reason, met)
-        self._change(key, at, status=OrderStatus.FILLED)
+        self._book(key, quantity, reason, met)
+        if self._orders[key].filled == self._orders[key].quantity:
+            self._change(key, at, status=OrderStatus.FILLED)
 
     def _book(self, key: str, quantity: Decimal, reason: str, met: Execution) -> None:
         """Book one execution: the fill, the wallet, the order; a position that ends takes its protection along."""
         order, (price, liquidity, entered_at, at) = self._orders[key], met
         symbol = order.symbol
+        since, taken = self._taken.get(symbol, (at, ZERO))
+        self._taken[symbol] = at, quantity + (taken if since == at else ZERO)
+        self._room = None if self._room is None else self._room - quantity
         fee = bps(quantity * price, self.costs.maker_bps if liquidity == "maker" else self.costs.taker_bps)
         before = self.wallet.holdings.get(symbol)
         self.wallet.trade(symbol, sign_of(order.side), quantity, price, fee, entered_at)
@@ -550,7 +598,7 @@ class SimulatedAccount:
 
 def price_bars(bars: pd.DataFrame) -> list[PriceBar]:
     """Cross bars from float to Decimal."""
-    columns = [map(exact, bars[name].tolist()) for name in ("open", "high", "low", "close")]
+    columns = [map(exact, bars[name].tolist()) for name in COLUMNS]
     return list(map(PriceBar, pd.DatetimeIndex(bars.index).to_pydatetime(), *columns))
 
 

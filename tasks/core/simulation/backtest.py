@@ -1,11 +1,13 @@
 """Replay the live cycle's own functions over history: decisions only where events fire, fills by the one account.
 
 Between two events nothing is computed: a bar that touches no stop, target or limit, on which R is not crossed and the
-market gives no reason is passed over. Within one bar the order is: fills of what rested, follow-ups (carried out at 5m
-closes, as `protect` does), funding, then decisions at its close. An order meets the first bar that trades after its
-decision and never takes more than that bar's volume; where it arrives `latency_s` into the bar, the price has by then
-gone that share of the way from the open to the worse extreme. All symbols with a reason at one close are put to the
-decider together and judged one after the other, as in live.
+market gives no reason is passed over. Within one bar the order is: orders that arrive at its open, fills of what
+rested, follow-ups (carried out at 5m closes, as `protect` does), funding, then decisions at its close. An order meets
+the first bar that trades after its decision and takes no more than its share of that bar's volume; where it arrives
+`latency_s` into the bar, the price has by then gone that share of the way from the open to the worse extreme. Until
+then it is under way: nothing that is asked or judged at a close knows of a later fill. All symbols with a reason at one
+close are put to the decider together and judged one after the other, as in live; what the earlier ones have sent counts
+for the later ones as a pending entry.
 
 Funding is not in candle files: without rates it is reported as unknown. The book is modelled and flagged in every
 record.
@@ -15,10 +17,12 @@ import asyncio
 import gc
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +41,7 @@ from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.rejections import PROTECTIVE
 from tasks.core.simulation.sharpe import sharpe
-from tasks.core.simulation.symbol_backtest import SymbolBacktest, make_grid
+from tasks.core.simulation.symbol_backtest import Arrival, SymbolBacktest, make_grid
 from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import status_of
@@ -46,10 +50,10 @@ from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import question
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.decision import ENTRIES, Answer, Pause
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus
+from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, PositionSide
 from tasks.core.types.portfolio import AccountState, PendingEntry, Position
 from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord, Inputs, Outcome
+from tasks.core.types.record import CycleRecord, CycleStatus, Inputs, Outcome
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
@@ -65,6 +69,21 @@ class SymbolQuestion(NamedTuple):
     state: AccountState
     question: Question
     inputs: Inputs
+
+
+@dataclass
+class Unfinished:
+    """A record whose orders are still under way, and what became of those that have arrived."""
+
+    record: CycleRecord
+    waiting: int = 0
+    refusals: list[str] = field(default_factory=list)
+    fills: list[Fill] = field(default_factory=list)
+
+    def arrived(self, refusal: str, fills: Sequence[Fill]) -> None:
+        self.waiting -= 1
+        self.refusals += [refusal] * bool(refusal)
+        self.fills += fills
 
 
 class Backtest:
@@ -95,6 +114,7 @@ class Backtest:
             raise InputError(f"{unknown[0]}: the strategy has no instrument for it; name its terms with --instruments")
         self.instruments = {symbol: strategy.instruments[symbol] for symbol in sorted(markets)}
         self.account = SimulatedAccount(strategy.capital, self.instruments, strategy.costs)
+        self.unfinished: deque[Unfinished] = deque()
         self.intents: dict[str, tuple[str, OrderIntent]] = {}  # by client order id, with the cycle they are of
         self.followups: dict[str, tuple[str, ...]] = {}  # of entries
         self.symbols = {
@@ -129,6 +149,7 @@ class Backtest:
             await self._bars()
         finally:
             gc.set_threshold(*before)
+        self._give_up()
         self.mark_equity(self.grid.n - 1)
         if self.progress:
             self.progress(self.grid.n, self.grid.n)
@@ -153,21 +174,26 @@ class Backtest:
     # one bar
 
     def pass_bar(self, k: int) -> None:
-        """Let bar k pass over what rests and is open; at its close come follow-ups, then funding."""
+        """Let orders meet bar k, then it what rests and is open; at its close come follow-ups, then funding."""
         for symbol, replay in self.symbols.items():
-            if replay.is_touched(k):
+            arriving = replay.arriving.pop(k, ())
+            for order in arriving:
+                self.mark_equity(k - 1)
+                self._meet(order, k)
+            if touched := replay.is_touched(k):
                 self.mark_equity(k - 1)
                 self.account.on_bar(symbol, replay.bar(k), self.grid.closes_at(k))
                 self._book(k)
-                self._look_ahead(symbol, k)
+            if arriving or touched:
+                self._look_ahead(symbol, k, since=k)
             if replay.position is not None and k in replay.ahead:
-                self.mark_equity(k - 1)
                 self._follow_up(symbol, replay.position, k)
             if replay.position is not None and k in replay.funding:
                 self.mark_equity(k - 1)
                 self.account.apply_funding(symbol, replay.funding[k], replay.mark(k), self.grid.closes_at(k))
                 self._book(k)
                 self._look_ahead(symbol, k)
+        self._emit()
         self.mark_equity(k)
 
     def mark_equity(self, k: int) -> None:
@@ -183,8 +209,11 @@ class Backtest:
         self.peak = max(self.peak, float(curve.max()))
         self.filled_to = k
 
-    def _look_ahead(self, symbol: str, k: int) -> None:
-        """After anything changed: watch the prices that matter now, and find the position's coming reasons."""
+    def _look_ahead(self, symbol: str, k: int, since: int | None = None) -> None:
+        """After anything changed: watch the prices that matter now, and find the position's coming reasons.
+
+        since: the first bar whose close counts for follow-ups; by default the next one.
+        """
         replay, position = self.symbols[symbol], self.symbols[symbol].position
         replay.ahead = {}
         replay.watch(self.account.next_triggers(symbol))
@@ -199,7 +228,7 @@ class Backtest:
                 replay.ahead.setdefault(bar, []).append(reason)
         if rules := followups.pending(position):
             path = position_events.r_path(position, replay.closes, until)
-            later = path.at_s > self.grid.start_s + (k + 1) * STEP
+            later = path.at_s > self.grid.start_s + (k + 1 if since is None else since) * STEP
             for rule in rules:
                 reached = later & (path.level >= float(rule.at_r))
                 if reached.any():
@@ -231,36 +260,54 @@ class Backtest:
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
         """Carry out what `protect` would at this close; what is refused is due again."""
-        replay = self.symbols[symbol]
-        for rule in followups.due(position, replay.mark(k)):
-            if replay.position is None:
-                break
-            intent = followups.intent(rule, replay.position, self.instruments[symbol])
-            refusal = "" if intent is None else self._send(replay.position.cycle_id, intent, k)
-            if not refusal and replay.position is not None:
-                replay.fold.position = followups.mark_done(replay.position, rule)
+        for rule in followups.due(position, self.symbols[symbol].mark(k)):
+            intent = followups.intent(rule, self.symbols[symbol].position or position, self.instruments[symbol])
+            done = partial(self._followed_up, symbol, rule)
+            if intent is None:
+                done("", ())
+            else:
+                self._send(position.cycle_id, intent, k, done)
         self._look_ahead(symbol, k)
 
-    def _send(self, cycle_id: str, intent: OrderIntent, k: int) -> str:
-        """Send one intent at the close of bar k: it meets the next bar that trades. Returns the refusal."""
+    def _followed_up(self, symbol: str, rule: followups.Rule, refusal: str, _: Sequence[Fill]) -> None:
+        fold = self.symbols[symbol].fold
+        if not refusal and fold.position is not None:
+            fold.position = followups.mark_done(fold.position, rule)
+
+    def _send(self, cycle_id: str, intent: OrderIntent, k: int, done: Callable[[str, Sequence[Fill]], None]) -> None:
+        """Send one intent at the close of bar k: it meets the next bar that trades, a change of protection this one.
+
+        done: is told the refusal, or "", and what filled at once.
+        """
         replay = self.symbols[intent.symbol]
         following = replay.next_traded(k)
         if following is None:
-            return "no_market"
+            done("no_market", ())
+            return
         self.intents[intent.client_order_id] = cycle_id, intent  # known as ours before it can fill
-        opens_at = self.grid.closes_at(following - 1)
-        at = max(opens_at, self.grid.closes_at(k) + timedelta(seconds=self.world.latency_s))
+        at = max(self.grid.closes_at(following - 1), self.grid.closes_at(k) + timedelta(seconds=self.world.latency_s))
+        order = Arrival(at, cycle_id, intent, done)
+        if intent.type in PROTECTIVE:
+            self._meet(order, k)
+        else:
+            replay.arriving.setdefault(following, []).append(order)
+
+    def _meet(self, order: Arrival, k: int) -> None:
+        """Let an order meet the market on bar k."""
+        intent, replay, first = order.intent, self.symbols[order.intent.symbol], len(self.account.fills)
         price, depth = replay.mark(k), None
         if intent.type not in PROTECTIVE:
-            price = replay.price_in(following, (at - opens_at).total_seconds(), intent.side)
-            depth = replay.depth(following)
-        order = self.account.submit(intent, price, at, depth=depth)
-        if order.status is OrderStatus.REJECTED:
-            return order.reason
-        self._book(following)
-        if replay.position is not None:
-            replay.fold.position = with_protection(replay.position, intent)
-        return ""
+            late = order.at - self.grid.closes_at(k - 1)
+            price = replay.price_in(k, late.total_seconds(), intent.side)
+            depth = self.account.depth(exact(replay.arrays["volume"][k]))
+        sent = self.account.submit(intent, price, order.at, depth=depth)
+        refusal = sent.reason if sent.status is OrderStatus.REJECTED else ""
+        if not refusal:
+            self._book(k)
+            replay.watch(self.account.next_triggers(intent.symbol))
+            if replay.position is not None:
+                replay.fold.position = with_protection(replay.position, intent)
+        order.done(refusal, self.account.fills[first:])
 
     # decisions at its close
 
@@ -311,27 +358,47 @@ class Backtest:
         self.decided_at[symbol] = as_of
         cycle_id, verdict, intents = judgement
         self._count(answer, verdict, k, state)
-        first = len(self.account.fills)
-        refusals = [refusal for intent in intents if (refusal := self._send_for(cycle_id, answer, intent, k))]
-        if intents:
-            self._look_ahead(symbol, k)
         if isinstance(verdict.decision, Pause) and verdict.allowed:
             self.paused[symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
         if self.strategy.told.memory:
             self.symbols[symbol].remember(cycle_id, asked.question, answer)
         record = CycleRecord.trusted(
             cycle_id=cycle_id, strategy=self.strategy.name, symbol=symbol, as_of=as_of, trigger="backtest",
-            decider=self.decider.name, status=status_of(judgement, refusals), reasons=asked.question.reasons,
+            decider=self.decider.name, status=status_of(judgement), reasons=asked.question.reasons,
             snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True,
             state=state, inputs=inputs, decided=answer, verdict=verdict, intents=intents,
-            fills=tuple(self.account.fills[first:]), error="; ".join(refusals),
         )  # fmt: skip
-        line = record.__pydantic_serializer__.to_json(record) + b"\n"
-        self.hash.update(line)
-        if self.on_line:
-            self.on_line(line)
-        if self.on_record:
-            self.on_record(record)
+        unfinished = Unfinished(record, len(intents))
+        self.unfinished.append(unfinished)
+        for intent in intents:
+            self._send_for(unfinished, answer, intent, k)
+        if intents:
+            self._look_ahead(symbol, k)
+        self._emit()
+
+    def _emit(self) -> None:
+        """Write the records whose orders have all arrived, in order."""
+        while self.unfinished and not self.unfinished[0].waiting:
+            done = self.unfinished.popleft()
+            record = done.record
+            if done.fills:
+                record = record.replace(fills=tuple(done.fills))
+            if done.refusals:
+                record = record.replace(status=CycleStatus.FAILED, error="; ".join(done.refusals))
+            line = record.__pydantic_serializer__.to_json(record) + b"\n"
+            self.hash.update(line)
+            if self.on_line:
+                self.on_line(line)
+            if self.on_record:
+                self.on_record(record)
+
+    def _give_up(self) -> None:
+        """Say of orders still under way that they found no market, and write the records that waited for them."""
+        for replay in self.symbols.values():
+            for order in chain.from_iterable(replay.arriving.values()):
+                order.done("no_market", ())
+            replay.arriving.clear()
+        self._emit()
 
     def _count(self, answer: Answer, verdict: Verdict, k: int, state: AccountState) -> None:
         self.decided.append(k)
@@ -347,15 +414,21 @@ class Backtest:
         ):
             self.halted_at = self.grid.closes_at(k)
 
-    def _send_for(self, cycle_id: str, answer: Answer, intent: OrderIntent, k: int) -> str:
-        """Send one intent of a decision. Returns the refusal."""
+    def _send_for(self, unfinished: Unfinished, answer: Answer, intent: OrderIntent, k: int) -> None:
+        """Send one intent of a decision."""
+        done, cycle_id = unfinished.arrived, unfinished.record.cycle_id
         if not isinstance(answer.decision, ENTRIES):
-            return self._send(cycle_id, intent, k)
+            self._send(cycle_id, intent, k, done)
+            return
+        at = self.grid.closes_at(k)
         self.followups[intent.client_order_id] = answer.decision.followups
-        self.opens.append(self.grid.closes_at(k))
-        refusal = self._send(cycle_id, intent, k)
-        self.refused = [*self.refused, (self.grid.closes_at(k), True)] if refusal else []
-        return refusal
+        self.opens.append(at)
+
+        def entered(refusal: str, fills: Sequence[Fill]) -> None:
+            self.refused = [*self.refused, (at, True)] if refusal else []
+            done(refusal, fills)
+
+        self._send(cycle_id, intent, k, entered)
 
     # what the guard judges against
 
@@ -365,29 +438,20 @@ class Backtest:
         Here and in the record everything is of its type already: it is not validated thousands of times again.
         What the live cycle works out of the past each time (`track_record`) is worked out here only after a change.
         """
-        as_of, limits = self.grid.closes_at(k), self.strategy.limits
-        marks = {s: self.symbols[s].mark(k) for s in {*self.account.wallet.holdings, symbol}}
-        balance = self.account.balance(marks)
+        as_of, limits, under_way = self.grid.closes_at(k), self.strategy.limits, self._under_way()
+        marks = {s: self.symbols[s].mark(k) for s in {*self.account.wallet.holdings, symbol, *under_way}}
+        balance, entering = self.account.balance(marks), [_entry(i, marks[s]) for s, i in under_way.items()]
+        margins = (p.notional / self.account.wallet.leverage(p.symbol) for p in entering)
         midnight = max(0, k - int(as_of.timestamp()) % 86_400 // STEP)
         day_ago, cooling = as_of - timedelta(days=1), as_of - timedelta(minutes=limits.liquidation_cooldown_min)
         return AccountState.trusted(
             equity=balance.equity,
-            available=balance.available,
+            available=max(balance.available - exact_sum(margins), ZERO),
             peak_equity=exact(self.peak),
             day_start_equity=exact(self.equity[midnight]),
             day_peak_equity=exact(self.equity[midnight : k + 1].max()),
             positions=tuple(p.marked(marks[name]) for name, replay in self.symbols.items() if (p := replay.position)),
-            pending=tuple(
-                PendingEntry(
-                    symbol=order.symbol,
-                    side="long" if order.side == "buy" else "short",
-                    quantity=order.quantity - order.filled,
-                    price=order.price,
-                    stop=order.stop,
-                )
-                for order in self.account.open_orders()
-                if order.type == "limit" and order.price is not None and self._works(order, as_of)
-            ),
+            pending=(*self._resting(as_of), *entering),
             instrument=self.instruments[symbol],
             closed_trades=track_record.recent_trades(
                 self.outcomes[-RECENT:], as_of, limits, self.decided_at.get(symbol)
@@ -401,9 +465,15 @@ class Backtest:
             last_liquidation=self.liquidated if self.liquidated and self.liquidated >= cooling else None,
         )
 
+    def _under_way(self) -> dict[str, OrderIntent]:
+        """Return the entries that have not met the market yet, by symbol: one at most is decided on before that."""
+        orders = [order for replay in self.symbols.values() for sent in replay.arriving.values() for order in sent]
+        return {order.intent.symbol: order.intent for order in orders if not order.intent.reduce_only}
+
     def _correlations(self, symbol: str, as_of: datetime) -> dict[str, float]:
         """Look up how this symbol moves with those that are open or waiting; each pair is computed once a day."""
-        others = {*self.account.wallet.holdings, *(order.symbol for order in self.account.open_orders())} - {symbol}
+        waiting = (order.symbol for order in self.account.open_orders())
+        others = {*self.account.wallet.holdings, *waiting, *self._under_way()} - {symbol}
         correlations: dict[str, float] = {}
         for other in sorted(others):
             pair = (as_of.date(), symbol, other)
@@ -412,6 +482,13 @@ class Backtest:
                 self.correlations[pair] = track_record.correlations(symbol, closes, as_of)
             correlations |= self.correlations[pair]
         return correlations
+
+    def _resting(self, as_of: datetime) -> list[PendingEntry]:
+        return [
+            _entry(order, order.price).replace(quantity=order.quantity - order.filled)
+            for order in self.account.open_orders()
+            if order.type == "limit" and order.price is not None and self._works(order, as_of)
+        ]
 
     def _works(self, order: Order, as_of: datetime) -> bool:
         """Return whether an entry may still fill: over a gap the account learns of its end only with the next bar."""
@@ -445,7 +522,7 @@ class Backtest:
         totals = self.account.wallet.totals.values()
         known = [float(outcome.net_r) for outcome in self.outcomes if outcome.net_r is not None]
         return {
-            "candles": sum(int(np.count_nonzero(each.traded < self.grid.n)) for each in self.symbols.values()),
+            "candles": sum(int(np.count_nonzero(each.seen < self.grid.n)) for each in self.symbols.values()),
             "cycles": quarters + int(np.count_nonzero(closes[np.array(self.decided, dtype=int)] % 900)),
             "calls": len(self.decided),
             "decisions": len(self.decided),
@@ -465,6 +542,13 @@ class Backtest:
             "funding_quote": -exact_sum(each.funding for each in totals),
             "fingerprint": self.fingerprint,
         }
+
+
+def _entry(order: Order | OrderIntent, price: Decimal) -> PendingEntry:
+    """Return an entry that has not filled; one at market is reckoned at `price`."""
+    side: PositionSide = "long" if order.side == "buy" else "short"
+    price = order.price or price
+    return PendingEntry(symbol=order.symbol, side=side, quantity=order.quantity, price=price, stop=order.stop)
 
 
 def max_drawdown_pct(equity: np.ndarray) -> float:

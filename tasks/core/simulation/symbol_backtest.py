@@ -2,11 +2,12 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,13 +25,22 @@ from tasks.core.trading.money import exact
 from tasks.core.trading.positions import PositionFold
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.decision import Answer
-from tasks.core.types.orders import Side
+from tasks.core.types.orders import Fill, OrderIntent, Side
 from tasks.core.types.portfolio import Position
 from tasks.core.types.question import Question, Reason
 from tasks.core.types.record import Outcome
 from tasks.core.types.snapshot import Memory, Past
 
 AHEAD = 512  # event closes whose moments are read at once
+
+
+class Arrival(NamedTuple):
+    """An order under way: when it meets the market; `done` is told the refusal, and the fills it brought at once."""
+
+    at: datetime
+    cycle_id: str
+    intent: OrderIntent
+    done: Callable[[str, Sequence[Fill]], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Grid:
 
 
 class SymbolBacktest:
-    """A bar that never traded is NaN and touches nothing."""
+    """A bar without trades touches nothing; `seen` are the bars that there are, `traded` those with a volume."""
 
     def __init__(self, market: Market, grid: Grid, world: World, fold: PositionFold) -> None:
         self.market, self.grid, self.fold = market, grid, fold
@@ -60,14 +70,16 @@ class SymbolBacktest:
         for name, column in self.arrays.items():
             column[at[inside]] = bars[name].to_numpy()[inside]
         close = self.arrays["close"]
-        self.low, self.high = (self.arrays[name].tolist() for name in ("low", "high"))
-        self.traded = np.flatnonzero(np.isfinite(close))
+        self.seen, trades = np.flatnonzero(np.isfinite(close)), self.arrays["volume"] > 0
+        self.traded = np.flatnonzero(trades)
+        self.low, self.high = (np.where(trades, self.arrays[name], np.nan).tolist() for name in ("low", "high"))
         self.marks = close[np.maximum.accumulate(np.where(np.isfinite(close), np.arange(grid.n), 0))]
-        self.closes = Closes(grid.start_s + (self.traded + 1) * STEP, close[self.traded])
+        self.closes = Closes(grid.start_s + (self.seen + 1) * STEP, close[self.seen])
         opens = pd.to_datetime(self.closes.at_s - STEP, unit="s", utc=True)
         self.by_open = pd.Series(self.closes.level, index=opens)
         self.events: dict[int, list[Reason]] = {}  # by bar, as those of our position
         self.ahead: dict[int, list[Reason]] = {}
+        self.arriving: dict[int, list[Arrival]] = {}  # our orders, by the bar they meet
         window = market.symbol, grid.closes_at(-1), grid.closes_at(grid.n - 1)
         for reason in (*market.reasons(*window[1:]), *calendar_reasons(world.calendar, *window)):
             self.events.setdefault(grid.index(reason.as_of), []).append(reason)
@@ -99,7 +111,7 @@ class SymbolBacktest:
 
     def is_busy(self, k: int) -> bool:
         """Return whether anything may happen on bar k."""
-        return k in self.events or k in self.ahead or k in self.funding or self.is_touched(k)
+        return k in self.events or k in self.ahead or k in self.arriving or k in self.funding or self.is_touched(k)
 
     def next_traded(self, k: int) -> int | None:
         """Return the first bar after k that traded."""
@@ -116,14 +128,9 @@ class SymbolBacktest:
         worse = exact(self.arrays["high" if side == "buy" else "low"][k])
         return opened + (worse - opened) * exact(seconds) / STEP if seconds else opened
 
-    def depth(self, k: int) -> Decimal | None:
-        """Return the most one order can take of bar k: all that traded; None where volume is not recorded."""
-        volume = self.arrays["volume"][k]
-        return exact(volume) if volume > 0 else None
-
     def bar(self, k: int) -> PriceBar:
         """Cross bar k from float to Decimal."""
-        return PriceBar(self.grid.closes_at(k - 1), *(exact(self.arrays[name][k]) for name in COLUMNS[:4]))
+        return PriceBar(self.grid.closes_at(k - 1), *(exact(self.arrays[name][k]) for name in COLUMNS))
 
     # its decisions
 

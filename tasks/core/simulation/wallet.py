@@ -3,7 +3,8 @@
 Spot and linear perpetuals share one book-keeping: a spot holding is a long position at leverage 1, and the free quote
 balance is the wallet less what the holdings cost. So equity is always cash + unrealized, and
 cash = cash at the start + realized - fees - funding. Fees are paid in quote, also where a venue would take a spot
-buy's fee in base. Left out on purpose: isolated margin, hedge mode, maintenance margin tiers.
+buy's fee in base. Margin is crossed: a perpetual is liquidated where equity no longer covers the maintenance margin of
+all that is open, by each instrument's tiers. Left out on purpose: isolated margin, hedge mode.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,10 @@ REPORTED = Context(prec=16, rounding=ROUND_HALF_EVEN)
 
 
 class Holding(BaseModel):
-    """One open position. `sign` is +1 long, -1 short; `cost` its entry notional; `entered_at` its last increase."""
+    """One open position. `sign` is +1 long, -1 short; `cost` its entry notional; `entered_at` its last increase.
+
+    exiting: "stop", "target" or "liquidation" once one of them has been triggered and found too little volume.
+    """
 
     symbol: str
     sign: int
@@ -33,6 +37,7 @@ class Holding(BaseModel):
     target: Decimal | None = None
     stop_order: str = ""
     target_order: str = ""
+    exiting: str = ""
 
     @property
     def avg_price(self) -> Decimal:
@@ -128,10 +133,24 @@ class Wallet(BaseModel):
         return marks.get(holding.symbol) or self.last.get(holding.symbol) or holding.avg_price
 
     def liquidation_price(self, symbol: str) -> Decimal | None:
-        """Return the price of `symbol` at which equity is gone, other positions at their last price; None: never."""
-        holding = self.holdings[symbol]
-        if self.instruments[symbol].kind == "spot":
+        """Return the price of `symbol` at which equity falls to the maintenance margin; None: never.
+
+        Other positions count at their last price.
+        """
+        holding, instrument = self.holdings[symbol], self.instruments[symbol]
+        if instrument.kind == "spot":
             return None
-        others = exact_sum(h.unrealized(self.mark(h, {})) for h in self.holdings.values() if h is not holding)
-        price = REPORTED.divide(holding.cost - holding.sign * (self.cash + others), holding.quantity)
-        return price if price > 0 else None
+        others = [h for h in self.holdings.values() if h is not holding]
+        left = self.cash + exact_sum(h.unrealized(self.mark(h, {})) - self.maintenance(h) for h in others)
+        for tier in reversed(instrument.margin_lines):
+            # equity and margin are linear in the price within a tier: sign (p q - cost) + left = p q rate - deducted
+            at = holding.sign * holding.cost - left - tier.deducted
+            price = REPORTED.divide(at, holding.quantity * (holding.sign - tier.rate))
+            if price * holding.quantity > tier.above:
+                return price
+        return None
+
+    def maintenance(self, holding: Holding) -> Decimal:
+        """Return the least equity, in quote, that keeps a position open at its last price."""
+        instrument, notional = self.instruments[holding.symbol], holding.quantity * self.mark(holding, {})
+        return instrument.maintenance_margin(notional)

@@ -79,6 +79,7 @@ class Costs(Dto):
     maker_bps: NonNegative = Decimal("2")
     half_spread_bps: NonNegative = Decimal("0.5")
     impact_bps_per_million: NonNegative = Field(Decimal("5"), description="bps per million quote of size")
+    participation_pct: Exact = Field(Decimal(10), gt=0, le=100, description="most of a bar's volume that orders take")
 
 
 class ToolLimits(Dto):

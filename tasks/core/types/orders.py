@@ -2,9 +2,9 @@
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from tasks.core.types.base import ZERO, Dto, Exact, Utc
 
@@ -15,10 +15,29 @@ FINAL_STATES = ("done", "rejected")  # of an intent: nothing more comes of it
 TINIEST, VASTEST = Decimal("1e-18"), Decimal("1e18")  # beyond them no venue lists anything
 
 
+class MarginTier(Dto):
+    """The maintenance margin of a position, as a share of the part of its notional (quote) that is above `above`."""
+
+    above: Exact = Field(ge=0, le=VASTEST)
+    rate: Exact = Field(ge=0, lt=1)
+
+
+STANDARD = (MarginTier(above=ZERO, rate=Decimal("0.005")),)  # what venues ask of small positions in large markets
+
+
+class MarginLine(NamedTuple):
+    """A tier as venues reckon with it: of a notional above `above`, notional x rate - deducted."""
+
+    above: Decimal
+    rate: Decimal
+    deducted: Decimal
+
+
 class Instrument(Dto):
     """What the venue lets one trade on a symbol. `step` and `min_quantity` are base, `min_notional` is quote.
 
-    Nothing has a default: the venue says it, or `core.market.instruments` says where it comes from.
+    Nothing that orders depend on has a default: the venue says it, or `core.market.instruments` says where it comes
+    from. Without tiers of its own, `maintenance` is STANDARD; they ascend from 0.
     """
 
     symbol: str
@@ -29,6 +48,21 @@ class Instrument(Dto):
     max_leverage: Exact = Field(gt=0)
     shorting: bool
     kind: Kind
+    maintenance: tuple[MarginTier, ...] = ()
+
+    @property
+    def margin_lines(self) -> list[MarginLine]:
+        """Return the tiers of maintenance margin, lowest first."""
+        lines, rate, deducted = [], ZERO, ZERO
+        for tier in self.maintenance or STANDARD:
+            deducted, rate = deducted + tier.above * (tier.rate - rate), tier.rate
+            lines.append(MarginLine(tier.above, rate, deducted))
+        return lines
+
+    def maintenance_margin(self, notional: Decimal) -> Decimal:
+        """Return what must be left of the margin, in quote, so that a position of that notional stays open."""
+        line = next((line for line in reversed(self.margin_lines) if notional > line.above), None)
+        return ZERO if line is None else notional * line.rate - line.deducted
 
 
 class InstrumentTerms(Dto):
@@ -41,6 +75,15 @@ class InstrumentTerms(Dto):
     max_leverage: Exact | None = Field(None, gt=0, le=VASTEST)
     shorting: bool | None = None
     kind: Kind | None = None
+    maintenance: tuple[MarginTier, ...] | None = Field(None, min_length=1)
+
+    @field_validator("maintenance")
+    @classmethod
+    def _ascend(cls, tiers: tuple[MarginTier, ...] | None) -> tuple[MarginTier, ...] | None:
+        above = [tier.above for tier in tiers or ()]
+        if above and (above[0] != 0 or above != sorted(set(above))):
+            raise ValueError("tiers ascend from 0")
+        return tiers
 
 
 class OrderType(StrEnum):

@@ -9,7 +9,9 @@ from tasks.core.types.base import Dto, Exact
 from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
 from tasks.core.types.orders import Instrument
 
-RULES = 2  # raised when the code comes to parse, word or guard differently; 1: records of before strategies were kept
+# raised when the code comes to parse, word or guard differently; 1: records of before strategies were kept; 2: size
+# impact was no part of the risk at the stop
+RULES = 3
 FIRST_RULES = 1
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 
@@ -306,4 +307,4 @@ def test_a_loss_that_passes_the_drawdown_limit_is_a_decision_point_at_its_close(
         size_pct=90, stop_atr=1, thresholds=EventThresholds(drawdown_pct=0.1),
     )  # fmt: skip
     drawdowns = [r for r in records if any(reason.rule == "Drawdown" for reason in r.reasons)]
-    assert [r.as_of for r in drawdowns][:1] == [result.outcomes[0].closed_at]
+    assert [r.as_of for r in drawdowns][:1] == [result.outcomes[0].closed_at + timedelta(milliseconds=1)]

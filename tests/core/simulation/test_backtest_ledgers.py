@@ -111,12 +111,71 @@ def test_the_stop_comes_first_when_one_bar_touches_both() -> None:
 
 
 def test_an_entry_takes_no_more_than_its_bar_traded() -> None:
-    run = replay([(100, 101, 99, 100, 4), (100, 109, 99, 108), FLAT], {59: LONG})
-    # 4 of 10 units: 4 x 100.05 = 400.2, fee 0.4002; the target is a limit at 108: 432, maker fee 0.1728
-    # 432 - 400.2 - 0.4002 - 0.1728 = 31.227
+    run = replay([(100, 101, 99, 100, 40), (100, 109, 99, 108), FLAT], {59: LONG})
+    # a tenth of 40, 4 of 10 units: 4 x 100.05 = 400.2, fee 0.4002
+    # the target is a market order at 108: 107.946 x 4 = 431.784, fee 0.431784; - 400.2 - 0.4002 - 0.431784 = 30.752016
     assert next((o.type, o.status.value, o.filled) for o in run.account.orders) == ("market", "cancelled", 4)
-    assert fills(run) == [("entry", "100.05"), ("target", "108")]
-    assert equity(run) == Decimal("10031.227")
+    assert fills(run) == [("entry", "100.05"), ("target", "107.946")]
+    assert equity(run) == Decimal("10030.752016")
+
+
+def test_a_limit_entry_takes_its_share_of_each_bar_until_it_is_full() -> None:
+    through = (100, 101, 99.4, 100, 40)
+    run = replay([through, through, (100, 101, 99.6, 100), (100, 101, 99.6, 100)], {59: LIMIT, 61: CLOSE})
+    # a tenth of 40 twice, 8 of 10.05 units at 99.5 for 796, fee 0.3184; out at 99.95: 799.6, fee 0.7996
+    # 799.6 - 796 - 0.3184 - 0.7996 = 2.482
+    assert [(f.reason, f.quantity, f.price) for f in run.account.fills] == [
+        ("entry", 4, Decimal("99.5")), ("entry", 4, Decimal("99.5")), ("exit", 8, Decimal("99.95")),
+    ]  # fmt: skip
+    assert equity(run) == Decimal("10002.482")
+
+
+def test_the_rest_of_a_stop_goes_on_at_the_next_open() -> None:
+    run = replay([FLAT, (99, 99, 97, 97.5, 60), (97, 99, 96, 99, 20), (99, 100, 98.5, 99), FLAT], {59: LONG})
+    # 6 units at the stop of 98, then 2 at 97 and 2 at 99, less half the spread each
+    # 587.706 + 193.903 + 197.901 = 979.51; - 1000.5 - 1.0005 - 0.97951 = -22.97001
+    assert fills(run)[1:] == [("stop", "97.951"), ("stop", "96.9515"), ("stop", "98.9505")]
+    assert [fill.quantity for fill in run.account.fills] == [10, 6, 2, 2]
+    assert equity(run) == Decimal("9977.02999")
+    assert len(run.outcomes) == 1
+
+
+def test_nothing_fills_on_a_bar_without_trades() -> None:
+    dead = (100, 110, 90, 100, 0)  # through the limit, the stop and the target, were there trades
+    run = replay([dead, FLAT, dead, (99, 99, 97, 98), FLAT], {59: LONG})
+    assert [(f.reason, f.at) for f in run.account.fills] == [
+        ("entry", START + 61 * FIVE), ("stop", START + 64 * FIVE - timedelta(milliseconds=1)),
+    ]  # fmt: skip
+    resting = replay([dead, dead, dead, FLAT], {59: LIMIT})
+    assert fills(resting) == []
+
+
+def test_a_target_beyond_which_a_bar_opens_is_filled_at_that_open() -> None:
+    run = replay([FLAT, (110, 111, 109, 110), FLAT], {59: LONG})
+    assert fills(run) == [("entry", "100.05"), ("target", "109.945")]
+
+
+def test_follow_ups_are_looked_at_on_the_close_of_the_bar_that_filled_a_limit() -> None:
+    told = LIMIT | {"followups": ["TRIM 50% at +1.0R"]}
+    run = replay([(100, 102.5, 99.4, 102), (103, 103, 102, 103), FLAT], {59: told, 61: CLOSE})
+    # 99.5 less 1 ATR is 97.5; the close of 102 is 1.25 R: half of 10.05 in whole steps is out at the next open, 103
+    assert [(f.reason, f.quantity, f.at) for f in run.account.fills] == [
+        ("entry", Decimal("10.05"), START + 61 * FIVE - timedelta(milliseconds=1)),
+        ("exit", Decimal("5.02"), START + 61 * FIVE),
+        ("exit", Decimal("5.03"), START + 62 * FIVE),
+    ]
+
+
+def test_a_close_knows_nothing_of_what_fills_after_it() -> None:
+    told, records = LONG | {"followups": ["TRIM 50% at +1.0R"]}, []
+    bars = [FLAT, (101, 103, 100.5, 102.5), (103, 103, 102, 102.5), FLAT]
+    replay(bars, {59: told, 61: {"action": "HOLD"}, 62: CLOSE}, on_record=records.append)
+    at = {record.as_of: record.state for record in records}
+    entered, trimmed = at[START + 62 * FIVE], at[START + 63 * FIVE]
+    assert entered.positions[0].quantity == 10, "the trim at this close is under way"
+    assert entered.equity == Decimal("10000") - Decimal("1.0005") + 10 * (Decimal("102.5") - Decimal("100.05"))
+    assert trimmed.positions[0].quantity == 5
+    assert trimmed.equity - entered.equity == Decimal("1.7277575")  # 5 sold at 103 x 0.9995, less the fee
 
 
 def test_funding_is_paid_on_the_close_at_its_time_and_received_by_a_short() -> None:
@@ -153,9 +212,10 @@ def test_a_fee_tier_charges_makers_and_takers_its_own_share(taker: int, maker: i
 
 def test_a_short_earns_what_the_price_loses() -> None:
     run = replay([FLAT, (100, 100, 91.9, 93), (93, 93, 93, 93)], {59: SHORT})
-    # sold at 99.95 for 999.5, fee 0.9995; target 100 - 8 = 92: 920, maker fee 0.368; 79.5 - 0.9995 - 0.368
-    assert fills(run) == [("entry", "99.95"), ("target", "92")]
-    assert equity(run) == Decimal("10078.1325")
+    # sold at 99.95 for 999.5, fee 0.9995; target 100 - 8 = 92, x 1.0005 = 92.046: 920.46, fee 0.92046
+    # 999.5 - 920.46 - 0.9995 - 0.92046 = 77.12004
+    assert fills(run) == [("entry", "99.95"), ("target", "92.046")]
+    assert equity(run) == Decimal("10077.12004")
 
 
 def test_an_add_moves_the_average_and_a_trim_realizes_half() -> None:
@@ -194,13 +254,13 @@ def test_two_symbols_share_one_account() -> None:
     bars = [FLAT, (100, 109, 99, 108), FLAT]
     other = [FLAT, (100, 102.5, 99, 102), FLAT]  # at half the price: ATR 1, stop 51
     run = replay(bars, {(59, A): LONG, (59, B): SHORT}, other)
-    # A: 108 x 10 - 1000.5 - 1.0005 - 1080 x 0.0004 = 78.0675
-    # B is sized on what A left: 10000 - 1.0005 - 0.5 = 9998.4995; a tenth / 50 = 19.996.. -> 19.99 units
-    # sold at 50 x 0.9995 = 49.975, back at 51 x 1.0005 = 51.0255: 19.99 x -1.0505 = -20.999495
-    # fees 999.00025 x 0.001 + 1019.999745 x 0.001 = 2.018999995: -23.018494995
-    assert sorted(fills(run)) == [("entry", "100.05"), ("entry", "49.975"), ("stop", "51.0255"), ("target", "108")]
-    assert equity(run) == Decimal("10055.049005005")
-    assert {o.symbol: o.pnl for o in run.outcomes} == {A: Decimal("78.0675"), B: Decimal("-23.018494995")}
+    # A: 107.946 x 10 - 1000.5 - 1.0005 - 1079.46 x 0.001 = 76.88004
+    # B is sized at the same close, before A has filled: a tenth of 10000 / 50 = 20 units
+    # sold at 50 x 0.9995 = 49.975, back at 51 x 1.0005 = 51.0255: 20 x -1.0505 = -21.01
+    # fees 999.5 x 0.001 + 1020.51 x 0.001 = 2.02001: -23.03001
+    assert sorted(fills(run)) == [("entry", "100.05"), ("entry", "49.975"), ("stop", "51.0255"), ("target", "107.946")]
+    assert equity(run) == Decimal("10053.85003")
+    assert {o.symbol: o.pnl for o in run.outcomes} == {A: Decimal("76.88004"), B: Decimal("-23.03001")}
 
 
 def test_an_order_arrives_after_the_latency_at_a_price_gone_that_far_to_the_worse() -> None:

@@ -85,11 +85,15 @@ def test_symbols_with_a_reason_at_one_close_are_asked_about_together() -> None:
     by_close = {}
     for record in records:
         by_close.setdefault(record.as_of, []).append(record)
-    both = [pair for pair in by_close.values() if len(pair) == 2 and pair[0].fills]
+    both = [
+        pair for pair in by_close.values() if len(pair) == 2 and any(fill.reason == "entry" for fill in pair[0].fills)
+    ]
     assert both
-    for first, second in both:  # the second was asked before the first traded, and is judged against what that left
+    for first, second in both:  # what the first sent fills at the next open: for the second it is a pending entry
         assert second.inputs.state is not None
-        assert second.inputs.state.equity > second.state.equity
+        assert second.state.equity == second.inputs.state.equity
+        assert [each.symbol for each in second.state.pending] == [first.symbol]
+        assert second.state.available < second.inputs.state.available
         assert first.inputs.state is None
 
 

@@ -26,7 +26,7 @@ def bars(*closes: float):
     opens = np.r_[100.0, closes[:-1]]
     values = {
         "open": opens, "close": np.array(closes), "high": np.maximum(opens, closes), "low": np.minimum(opens, closes),
-        "volume": np.ones(len(closes)),
+        "volume": np.full(len(closes), 1000.0),
     }  # fmt: skip
     return bar_frame(int(AT.timestamp() * 1000) + np.arange(len(closes)) * 300_000, values)
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from instrument_cases import linear, spot
 
-from tasks.core.simulation.account import PriceBar, SimulatedAccount
+from tasks.core.simulation.account import AVERAGE, PriceBar, SimulatedAccount
 from tasks.core.types.limits import Costs
-from tasks.core.types.orders import OrderIntent, OrderStatus
+from tasks.core.types.orders import MarginTier, OrderIntent, OrderStatus
 
 PERP, OTHER, SPOT = "BTC/USDT:USDT", "ETH/USDT:USDT", "BTC/USDT"
 START = datetime(2025, 3, 1, tzinfo=UTC)
@@ -46,8 +46,8 @@ def play(account: SimulatedAccount, n: int, *ohlc: object, symbol: str = PERP):
     return account.on_bar(symbol, bar(n, *ohlc), START + (n + 1) * FIVE)
 
 
-def enter(account: SimulatedAccount, now: object = 100, /, **more: object):
-    return account.submit(intent(**more), D(str(now)), START)
+def enter(account: SimulatedAccount, now: object = 100, /, depth: D | None = None, **more: object):
+    return account.submit(intent(**more), D(str(now)), START, depth=depth)
 
 
 # --- entries and costs --------------------------------------------------------------------------------------------
@@ -133,13 +133,13 @@ def test_when_one_bar_touches_both_the_stop_fires():
     assert (fill.reason, fill.price) == ("stop", D(95))
 
 
-def test_a_target_needs_to_be_traded_through_and_is_a_maker():
-    account = an_account(FEES)
+def test_a_target_that_is_touched_is_a_market_order():
+    account = an_account(Costs(impact_bps_per_million=D(0)))
     enter(account, stop=D(95), target=D(110))
-    assert play(account, 1, 100, 110, 99, 109) == []
-    (fill,) = play(account, 2, 109, "110.1", 108, 110)
-    assert (fill.reason, fill.price, fill.liquidity, fill.fee) == ("target", D(110), "maker", D("0.022"))
-    assert account.totals(PERP).realized == D(10)
+    assert play(account, 1, 100, "109.9", 99, 109) == []
+    (fill,) = play(account, 2, 109, 110, 108, 110)
+    assert (fill.reason, fill.price, fill.liquidity) == ("target", D("109.9945"), "taker")
+    assert fill.fee == D("109.9945") * D("0.00055")
 
 
 def test_on_the_entry_bar_the_target_cannot_fire_and_the_stop_can():
@@ -362,13 +362,48 @@ def test_a_long_pays_positive_funding_and_a_short_receives_it(side, paid):
     assert account.fills[-1] is fill
 
 
-def test_a_position_is_liquidated_where_equity_is_gone():
+def test_a_position_is_liquidated_where_equity_falls_to_its_maintenance_margin():
     account = an_account(cash="1000")
     enter(account, quantity=90)
-    assert account.next_triggers(PERP).below == account.wallet.liquidation_price(PERP) == D("88.88888888888889")
+    # 1000 + 90 (p - 100) = 0.005 x 90 p, so p = 8000 / 89.55
+    assert account.next_triggers(PERP).below == account.wallet.liquidation_price(PERP) == D("89.33556672250140")
     (fill,) = play(account, 1, 100, 101, 80, 85)
     assert fill.reason == "liquidation"
-    assert abs(account.balance({}).equity) < D("0.0001")
+    assert abs(account.balance({}).equity - D("0.005") * 90 * fill.price) < D("0.0001")
+
+
+@pytest.mark.parametrize(("side", "sign"), [("buy", 1), ("sell", -1)])
+def test_an_instruments_tiers_say_what_margin_a_large_position_needs(side: str, sign: int):
+    tiers = (MarginTier(above=D(0), rate=D("0.005")), MarginTier(above=D(5000), rate=D("0.02")))
+    account = SimulatedAccount(D(1000), {PERP: linear(PERP, maintenance=tiers)}, FREE)
+    enter(account, side=side, quantity=90)
+    price = account.wallet.liquidation_price(PERP)
+    # of the part above 5,000 it is 2 %: 90 p x 0.02 - 75
+    assert abs(1000 + sign * 90 * (price - 100) - (90 * price * D("0.02") - 75)) < D("1e-9")
+    account.apply_funding(PERP, D("0.01"), D(100), START)  # 90 paid by the long, received by the short
+    moved = account.wallet.liquidation_price(PERP)
+    assert moved > price, "nearer for the long, further for the short"
+    (fill,) = play(account, 1, 100, max(D(101), moved), min(D(99), moved), 100)
+    assert (fill.reason, fill.price) == ("liquidation", AVERAGE.plus(moved))
+
+
+def test_other_positions_need_their_margin_too():
+    account = an_account(cash="1000")
+    enter(account, quantity=50)
+    enter(account, quantity=40, symbol=OTHER, client_order_id="other")
+    # 1000 + 50 (p - 100) = 0.005 x (50 p + 4000), so p = 4020 / 49.75
+    assert account.wallet.liquidation_price(PERP) == D("80.80402010050251")
+
+
+def test_within_a_bar_nothing_takes_more_than_its_share_of_the_volume_all_orders_together():
+    account = an_account()
+    enter(account, depth=D(100) / 10, quantity=7)
+    enter(account, kind="limit", price=D(98), quantity=5, client_order_id="limit")
+    fills = account.on_bar(PERP, PriceBar(START, D(100), D(101), D(97), D(98), D(100)), START + FIVE)
+    assert [fill.quantity for fill in fills] == [3], "a tenth of 100, and 7 were taken at the open"
+    fills = account.on_bar(PERP, PriceBar(START + FIVE, D(98), D(99), D(97), D(98), D(100)), START + 2 * FIVE)
+    assert [fill.quantity for fill in fills] == [2]
+    assert account.order("limit").status is OrderStatus.FILLED
 
 
 # --- the sandbox's and the paper venue's needs --------------------------------------------------------------------

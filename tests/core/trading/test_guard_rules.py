@@ -27,6 +27,7 @@ from guard_cases import (
     seen,
 )
 
+from tasks.core.trading.guard import guard
 from tasks.core.types.decision import (
     Add,
     CloseAll,
@@ -34,6 +35,8 @@ from tasks.core.types.decision import (
     OpenShort,
     Trim,
 )
+from tasks.core.types.limits import Limits
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Code, Verdict
 
 EARNING = holding(initial_stop=D(98), stop=D(100))
@@ -209,14 +212,14 @@ def test_every_code_is_covered():
 def test_an_allowed_entry_says_its_final_prices_and_risk():
     verdict = judge()
     assert (verdict.quantity, verdict.price, verdict.stop, verdict.target) == (D(10), D(100), D(98), D(104))
-    assert verdict.trade_risk_pct == D("0.212")
-    assert verdict.total_risk_pct == D("0.212")
+    assert verdict.trade_risk_pct == D("0.212010")  # 10 x 2.12, and 10^2 x 0.00001 of size impact
+    assert verdict.total_risk_pct == D("0.212010")
 
 
 def test_a_clamped_decision_reads_as_it_is_sent():
     verdict = judge(asked(size_pct=D(500)))
-    assert verdict.quantity == D("35.377")
-    assert verdict.decision.size_pct == D("35.377")
+    assert verdict.quantity == D("35.371")
+    assert verdict.decision.size_pct == D("35.371")
     assert verdict.trade_risk_pct <= D("0.75")
 
 
@@ -225,8 +228,19 @@ def test_a_short_is_sized_with_the_costs_of_its_dearer_exit():
     per_unit = D(2) + (D(100) + D(102)) * D("0.0006")
     assert verdict.stop == D(102)
     assert verdict.target == D(96)
-    assert verdict.quantity == D("35.357")  # 75 / 2.1212 = 35.3573..
-    assert verdict.quantity * per_unit <= 75 < (verdict.quantity + D("0.002")) * per_unit
+    assert verdict.quantity == D("35.351")  # 75 / 2.1212 = 35.3573.., less for size impact
+
+    def lost(quantity: D) -> D:
+        return quantity * per_unit + quantity**2 * (D(100) ** 2 + D(102) ** 2) * D("5e-10")
+
+    assert lost(verdict.quantity) <= 75 < lost(verdict.quantity + D("0.002"))
+
+
+def test_a_strategy_of_before_impact_counted_is_sized_as_it_was():
+    """So that its records replay byte for byte: 75 / 2.12, where an ATR of 2 % is nothing out of the ordinary."""
+    strategy = Strategy(limits=Limits(target_atr_pct=D(5)), rules=2)
+    verdict = guard.judge(asked(size_pct=D(500)), seen(), account(), strategy)
+    assert (verdict.quantity, verdict.trade_risk_pct) == (D("35.377"), D("0.749993"))
 
 
 def test_all_that_fired_is_said_at_once():

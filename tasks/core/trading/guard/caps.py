@@ -6,7 +6,7 @@ says "clamped" only when the order really is smaller than asked for.
 
 from decimal import ROUND_FLOOR, Decimal
 
-from tasks.core.trading.guard import cases, sizing
+from tasks.core.trading.guard import sizing
 from tasks.core.trading.guard.cases import Case, EntryTerms
 from tasks.core.trading.money import bps, floor_to_step
 from tasks.core.types.base import ZERO, Quantity, exact_sum
@@ -16,7 +16,6 @@ from tasks.core.types.verdict import Check, Code, check
 HALF, WHOLE = Decimal("0.5"), Decimal(1)
 POOR_SCORE = Decimal("-0.5")
 SHARE = Decimal("0.0001")
-MILLION = Decimal(1_000_000)
 Room = tuple[Quantity, Check]
 
 # --- the share of equity that sizes are computed on; guarding a verdict again gives the same size
@@ -53,13 +52,13 @@ def cooled(c: Case, side: PositionSide) -> tuple[Decimal, Check]:
 def trade_risk(t: EntryTerms) -> Room:
     """Risk of one position: an ADD has what the units already held leave of it."""
     budget = t.equity * t.account.limits.max_trade_risk_pct / sizing.HUNDRED
-    return _cap(Code.TRADE_RISK_CLAMPED, t, budget - t.account.position_risk, t.loss)
+    return _cap(Code.TRADE_RISK_CLAMPED, t, budget - t.account.position_risk, t.loss, t.impact)
 
 
 def total_risk(t: EntryTerms) -> Room:
     a = t.account
     budget = a.state.equity * a.limits.max_total_risk_pct / sizing.HUNDRED
-    return _cap(Code.TOTAL_RISK_CLAMPED, t, budget - a.open_risk, t.loss)
+    return _cap(Code.TOTAL_RISK_CLAMPED, t, budget - a.open_risk, t.loss, t.impact)
 
 
 def correlation(t: EntryTerms) -> Room:
@@ -67,9 +66,9 @@ def correlation(t: EntryTerms) -> Room:
     a, alike = t.account, t.account.alike(t.side)
     if not alike:
         return t.asked, check(Code.CORRELATION_CLAMPED, False, alike=())
-    used = sum((cases.risk(p, a.costs) for p in alike), a.position_risk)
+    used = sum(map(a.risk, alike), a.position_risk)
     room = a.state.equity * a.limits.max_trade_risk_pct / sizing.HUNDRED - used
-    return _cap(Code.CORRELATION_CLAMPED, t, room, t.loss, alike=tuple(p.symbol for p in alike))
+    return _cap(Code.CORRELATION_CLAMPED, t, room, t.loss, t.impact, alike=tuple(p.symbol for p in alike))
 
 
 def kelly(t: EntryTerms) -> Room:
@@ -79,7 +78,7 @@ def kelly(t: EntryTerms) -> Room:
         return t.asked, check(Code.KELLY_CLAMPED, False, kelly=None)
     share = max(a.state.kelly * limits.kelly_fraction, limits.kelly_floor_pct / sizing.HUNDRED)
     room = t.equity * share - t.account.position_risk
-    return _cap(Code.KELLY_CLAMPED, t, room, t.loss, kelly=a.state.kelly)
+    return _cap(Code.KELLY_CLAMPED, t, room, t.loss, t.impact, kelly=a.state.kelly)
 
 
 def gross(t: EntryTerms) -> Room:
@@ -107,7 +106,7 @@ def slippage(t: EntryTerms) -> Room:
     costs, impact = t.account.costs, t.account.costs.impact_bps_per_million
     if t.offset_bps is not None or impact <= 0:
         return t.asked, check(Code.SLIPPAGE_CLAMPED, False, offset_bps=t.offset_bps, impact_bps_per_million=impact)
-    room = (t.account.limits.max_slippage_bps - costs.half_spread_bps) / impact * MILLION
+    room = (t.account.limits.max_slippage_bps - costs.half_spread_bps) / impact * sizing.MILLION
     return _cap(Code.SLIPPAGE_CLAMPED, t, room, t.entry)
 
 
@@ -119,8 +118,10 @@ def available(t: EntryTerms) -> Room:
     return _cap(Code.AVAILABLE_CLAMPED, t, free, margin)
 
 
-def _cap(code: Code, t: EntryTerms, room: Decimal, per_unit: Decimal, **also: object) -> Room:
-    most = floor_to_step(max(room, ZERO) / per_unit, t.account.instrument.step)
+def _cap(
+    code: Code, t: EntryTerms, room: Decimal, per_unit: Decimal, per_unit2: Decimal = ZERO, **also: object
+) -> Room:
+    most = floor_to_step(sizing.by_risk(max(room, ZERO), per_unit, per_unit2), t.account.instrument.step)
     return most, check(code, most < t.asked, room=room, per_unit=per_unit, most=most, asked=t.asked, **also)
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
-from tasks.core.trading.guard.sizing import HUNDRED, direction, known, loss_per_unit
+from tasks.core.trading.guard.sizing import HUNDRED, direction, impact_per_unit2, known, loss_per_unit
 from tasks.core.trading.ledger import realized_today
 from tasks.core.types.base import ZERO, Price, Quantity, exact_sum
 from tasks.core.types.decision import Decision
@@ -24,6 +24,7 @@ from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Check
 
 Exposure = HeldPosition | PendingEntry
+IMPACT_COUNTS = 3  # the first rules of a strategy by which size impact is part of the risk at a stop
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Account:
     @cached_property
     def open_risk(self) -> Decimal:
         """Return the quote lost at the stops of every open position and pending entry."""
-        return exact_sum(risk(p, self.costs) for p in self.state.exposures)
+        return exact_sum(map(self.risk, self.state.exposures))
 
     @cached_property
     def gross(self) -> Decimal:
@@ -94,7 +95,20 @@ class Account:
     @property
     def position_risk(self) -> Decimal:
         """Return what the open position in this symbol loses at its stop."""
-        return risk(self.position, self.costs) if self.position else ZERO
+        return self.risk(self.position) if self.position else ZERO
+
+    @cached_property
+    def risk_costs(self) -> Costs:
+        """Return the costs that are reckoned into the risk at a stop: all, but once without size impact."""
+        return self.costs if self.strategy.rules >= IMPACT_COUNTS else self.costs.replace(impact_bps_per_million=ZERO)
+
+    def risk(self, p: Exposure) -> Decimal:
+        """Return what is lost at the stop, in quote; without a stop the whole notional is at risk."""
+        if p.stop is None:
+            return p.notional
+        costs = self.risk_costs
+        impact = impact_per_unit2(p.avg_price, costs) + impact_per_unit2(max(p.avg_price, p.stop), costs)
+        return p.quantity * loss_per_unit(p.side, p.avg_price, p.stop, costs) + p.quantity * p.quantity * impact
 
     def alike(self, side: PositionSide) -> list[Exposure]:
         """Return what is open or pending in other symbols and wins and loses with a `side` entry in this one.
@@ -139,7 +153,8 @@ class EntryTerms(NamedTuple):
     target: Price
     last: Decimal
     atr: Decimal
-    loss: Decimal  # quote per base at the stop, costs included
+    loss: Decimal  # quote per base at the stop, costs included but for size impact among themselves
+    impact: Decimal  # quote per base squared at the stop: size impact in and out
     equity: Decimal  # what its size and risk are a share of
     asked: Quantity
     shrunk: tuple[Check, ...]
@@ -160,8 +175,3 @@ def losing(state: AccountState, limits: Limits) -> bool:
             (state.peak_equity, limits.drawdown_halt_pct),
         )
     )
-
-
-def risk(p: Exposure, costs: Costs) -> Decimal:
-    """Return what is lost at the stop, in quote; without a stop the whole notional is at risk."""
-    return p.notional if p.stop is None else p.quantity * loss_per_unit(p.side, p.avg_price, p.stop, costs)

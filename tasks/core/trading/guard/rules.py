@@ -199,12 +199,15 @@ def liquidation_near(t: EntryTerms) -> Check:
 
     Liquidation is reckoned as if the entry had only its own margin, at the leverage in force: entry less
     (1 / leverage - maintenance margin) of it. An ADD reckons from the worse of the entry and the price it holds at.
+    The margin is what the limits say, or more where the instrument's tiers ask for more of what is entered.
     """
     a, way = t.account, direction(t.side)
     if a.instrument.kind == "spot":
         return check(Code.LIQUIDATION_NEAR, False, kind="spot")
     base = t.entry if a.position is None else way * max(way * t.entry, way * a.position.avg_price)
-    margin = base * (HUNDRED / a.leverage - a.limits.maintenance_margin_pct) / HUNDRED
+    tiers = [tier for tier in a.instrument.maintenance if tier.above < t.asked * t.entry]
+    rates = (a.limits.maintenance_margin_pct, *(tier.rate * HUNDRED for tier in tiers))
+    margin = base * (HUNDRED / a.leverage - max(rates)) / HUNDRED
     liquidation, distance = base - way * margin, way * (base - t.stop)
     most = margin * (HUNDRED - a.limits.liquidation_buffer_pct) / HUNDRED
     return check(

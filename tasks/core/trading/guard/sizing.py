@@ -1,7 +1,8 @@
 """Prices of an entry, what a unit of it can lose, and how many units a size or a budget buys.
 
-Quantity = min(equity x size_pct / entry, budget / (|entry - stop| + costs)), floored to the step. The guard takes
-the two terms one by one, so that its verdict says which of them was binding. Everything is Decimal; the numbers of
+Quantity = min(equity x size_pct / entry, what loses the budget at the stop), floored to the step. A loss is quantity x
+(|entry - stop| + fees + spread), and size impact, which grows with its square. The guard takes the two terms one by
+one, so that its verdict says which of them was binding. Everything is Decimal; the numbers of
 a snapshot cross over in `known` and nowhere else.
 """
 
@@ -14,7 +15,7 @@ from tasks.core.types.decision import Entry
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import Instrument, PositionSide
 
-HUNDRED = Decimal(100)
+HUNDRED, MILLION = Decimal(100), Decimal(1_000_000)
 TIDY_PLACES = (6, 12, 18)
 
 
@@ -42,11 +43,26 @@ def protective_price(side: PositionSide, price: Decimal, tick: Decimal) -> Price
 
 
 def loss_per_unit(side: PositionSide, entry: Decimal, stop: Decimal, costs: Costs) -> Decimal:
-    """Return what one unit loses when it is stopped out, costs included; never below 0 (a stop beyond breakeven)."""
+    """Return what one unit loses when it is stopped out, fees and spread included, size impact not.
+
+    Never below 0 (a stop beyond breakeven).
+    """
     way_lost = entry - stop if side == "long" else stop - entry
     # taker fee and half spread, in and out; the way out at the dearer of both prices
     paid = bps(entry + max(entry, stop), costs.taker_bps + costs.half_spread_bps)
     return max(way_lost + paid, ZERO)
+
+
+def impact_per_unit2(price: Decimal, costs: Costs) -> Decimal:
+    """Return what an order at `price` pays in size impact, in quote per base squared."""
+    return bps(price * price, costs.impact_bps_per_million) / MILLION
+
+
+def by_risk(budget: Decimal, per_unit: Decimal, per_unit2: Decimal) -> Decimal:
+    """Return the quantity of which quantity x per_unit + quantity^2 x per_unit2 is the budget."""
+    if not per_unit2:
+        return budget / per_unit
+    return 2 * budget / (per_unit + (per_unit * per_unit + 4 * per_unit2 * budget).sqrt())
 
 
 def by_notional(equity: Decimal, size_pct: Decimal, entry: Decimal, step: Decimal) -> Quantity:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from math import prod
 from typing import NamedTuple
 
-from tasks.core.trading.guard import caps, cases, sizing
+from tasks.core.trading.guard import caps, sizing
 from tasks.core.trading.guard.cases import Case, EntryTerms
 from tasks.core.trading.guard.rules import ENTRY_RULES
 from tasks.core.trading.guard.sizing import direction, protective_price
@@ -79,11 +79,14 @@ def price(case: Case, decision: Enter) -> EntryTerms | None:
     if a.position and a.position.stop is not None:  # the venue holds one for all of it: it is not loosened
         now = protective_price(side, a.position.stop, tick)
         stop = max(stop, now) if side == "long" else min(stop, now)
+    held = a.position.quantity if a.position else ZERO
+    way_out = sizing.impact_per_unit2(max(entry, stop), a.risk_costs)
+    loss = sizing.loss_per_unit(side, entry, stop, a.costs) + 2 * held * way_out  # it goes out with what is held
     shares, shrunk = zip(*(shrink(case, side) for shrink in caps.SHRINKS), strict=True)
     equity = a.state.equity * prod(shares)
     return EntryTerms(
         case, a, side, entry, None if decision.entry.type == "market" else decision.entry.offset_bps, stop, target,
-        case.last, case.atr, sizing.loss_per_unit(side, entry, stop, a.costs), equity,
+        case.last, case.atr, loss, sizing.impact_per_unit2(entry, a.risk_costs) + way_out, equity,
         sizing.by_notional(equity, decision.size_pct, entry, a.instrument.step), shrunk,
     )  # fmt: skip
 
@@ -102,7 +105,7 @@ def enter(t: EntryTerms, decision: Enter) -> ActionTerms:
     notional, least = quantity * t.entry, instrument.min_notional
     done += [*t.shrunk, *(c for _, c in rooms), below_min_quantity(instrument, quantity)]
     done.append(check(Code.BELOW_MIN_NOTIONAL, notional < least, notional=notional, least=least))
-    risk = t.account.position_risk + quantity * t.loss
+    risk = t.account.position_risk + quantity * (t.loss + quantity * t.impact)
     return ActionTerms(tuple(done), decision, quantity, t.entry, t.stop, t.target, risk)
 
 
@@ -127,7 +130,7 @@ def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> A
         return ActionTerms(
             done, CloseAll(**rest_of_it), sizing.sellable(instrument, position.quantity), case.last, risk=ZERO
         )
-    risk = cases.risk(position.replace(quantity=rest), case.account.costs)
+    risk = case.account.risk(position.replace(quantity=rest))
     return ActionTerms(done, decision, quantity, case.last, risk=risk)
 
 
@@ -151,7 +154,7 @@ def move_stop(case: Case, decision: MoveStop, position: HeldPosition) -> ActionT
         check(Code.STOP_WRONG_SIDE, wrong, side=position.side, stop=stop, last_price=case.last),
         check(Code.STOP_WOULD_LOOSEN, looser, side=position.side, stop=stop, stop_now=position.stop),
     )
-    risk = cases.risk(position.replace(stop=stop), case.account.costs)
+    risk = case.account.risk(position.replace(stop=stop))
     return ActionTerms(done, decision, Quantity(position.quantity), case.last, stop, risk=risk)
 
 
