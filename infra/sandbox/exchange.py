@@ -140,9 +140,9 @@ class Exchange:
             costs = costs.replace(half_spread_bps=costs.half_spread_bps * SPREAD_TIMES)
         self.account.costs = costs
         legs, (below, above, _) = market.legs(start_ms, end_ms), self.account.next_triggers(symbol)
-        prices = [price for leg in legs for price in (leg.start, leg.end)]
+        ends = [price for leg in legs for price in (leg.start, leg.end)]
         idle = not legs or (
-            (below is None or min(prices) > float(below)) and (above is None or max(prices) < float(above))
+            (below is None or min(ends) > float(below)) and (above is None or max(ends) < float(above))
         )
         for leg in [Leg(start_ms, end_ms)] if idle else legs:
             position = self.account.position(symbol)
@@ -151,7 +151,8 @@ class Exchange:
                     counter[symbol] += leg.end_ms - leg.start_ms
             if not idle:
                 start, end = market.decimal(leg.start), market.decimal(leg.end)
-                bar = PriceBar(when(leg.start_ms) + AFTER, start, max(start, end), min(start, end), end)
+                prices = start, max(start, end), min(start, end), end
+                bar = PriceBar(when(leg.start_ms) + AFTER, *prices, exact(leg.volume))
                 self.account.on_bar(symbol, bar, when(leg.end_ms))
 
     def forget_closed(self) -> None:

@@ -19,12 +19,13 @@ MIN_NOTIONAL = Decimal(5)
 
 
 class Leg(NamedTuple):
-    """A stretch of time over which the price moves on a straight line."""
+    """A stretch of time over which the price moves on a straight line, and what of its candle's volume trades in it."""
 
     start_ms: int
     end_ms: int
     start: float = 0
     end: float = 0
+    volume: float = 0
 
 
 class Listing:
@@ -80,7 +81,8 @@ class Listing:
                 begin = int(self.candles.ts[i]) + leg * third
                 lo, hi = max(begin, start_ms), min(begin + third, end_ms)
                 if lo < hi:
-                    found.append(Leg(lo, hi, *np.interp([lo, hi], [begin, begin + third], prices).tolist()))
+                    volume = float(self.candles.rows[i, 4]) * (hi - lo) / self.candles.base_ms
+                    found.append(Leg(lo, hi, *np.interp([lo, hi], [begin, begin + third], prices).tolist(), volume))
         return found
 
     def klines(self, timeframe_ms: int, start_ms: int, end_ms: int, now_ms: int) -> Floats:

@@ -1,9 +1,10 @@
 """The one simulated exchange account: backtest, paper venue, counterfactuals and sandbox all trade through it.
 
 Pure, exact and deterministic; it has no clock, times are passed in. Fill rules: a market order fills at the next
-price plus half the spread and size impact; a limit only when traded through, at its price, as maker. Stops and targets
-are market orders on a trigger: one that is touched fills at its trigger, or at the open of a bar that opens beyond it,
-and pays spread, impact and the taker fee. When one bar touches both, the stop fires; on the bar that opened or
+price plus half the spread and size impact; a limit that is marketable when it arrives likewise but never beyond its
+price, one that rests only when traded through, at its price, as maker. Stops and targets are market orders on a
+trigger: one that is touched fills at its trigger, or at the open of a bar that opens beyond it, and pays spread, impact
+and the taker fee. When one bar touches both, the stop fires; on the bar that opened or
 increased the position only the stop can. Of a bar's volume nothing takes more than `Costs.participation_pct`, and of a
 bar without trades nothing: the rest of a market order is cancelled, that of a limit rests, and that of a stop, a target
 or a liquidation goes on at the next bar's open. Between known prices the account always assumes the order of events
@@ -208,7 +209,8 @@ class SimulatedAccount:
             self._change_protection(order, at)
         else:
             spread = self.costs.half_spread_bps if modelled_half_spread_bps is None else modelled_half_spread_bps
-            self._take(order, price, spread, depth, at)
+            if intent.expires_at is None or intent.expires_at > at:
+                self._take(order, price, spread, depth, at)
             self._rest_or_end(key, intent.expires_at, at)
         return self._orders[key]
 
