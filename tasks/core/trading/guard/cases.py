@@ -12,7 +12,7 @@ from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
-from tasks.core.trading.guard.sizing import HUNDRED, direction, impact_per_unit2, known, loss_per_unit
+from tasks.core.trading.guard.sizing import HUNDRED, direction, impact_per_unit2, known, loss_per_unit, lost
 from tasks.core.trading.ledger import realized_today
 from tasks.core.types.base import ZERO, Price, Quantity, exact_sum
 from tasks.core.types.decision import Decision
@@ -108,7 +108,7 @@ class Account:
             return p.notional
         costs = self.risk_costs
         impact = impact_per_unit2(p.avg_price, costs) + impact_per_unit2(max(p.avg_price, p.stop), costs)
-        return p.quantity * loss_per_unit(p.side, p.avg_price, p.stop, costs) + p.quantity * p.quantity * impact
+        return lost(p.quantity, loss_per_unit(p.side, p.avg_price, p.stop, costs), impact)
 
     def alike(self, side: PositionSide) -> list[Exposure]:
         """Return what is open or pending in other symbols and wins and loses with a `side` entry in this one.

@@ -58,6 +58,12 @@ def impact_per_unit2(price: Decimal, costs: Costs) -> Decimal:
     return bps(price * price, costs.impact_bps_per_million) / MILLION
 
 
+def lost(quantity: Decimal, per_unit: Decimal, per_unit2: Decimal) -> Decimal:
+    """Return quantity x per_unit + quantity^2 x per_unit2: what `quantity` loses at its stop."""
+    loss = quantity * per_unit
+    return loss + quantity * quantity * per_unit2 if per_unit2 else loss  # + 0 would add digits
+
+
 def by_risk(budget: Decimal, per_unit: Decimal, per_unit2: Decimal) -> Decimal:
     """Return the quantity of which quantity x per_unit + quantity^2 x per_unit2 is the budget."""
     if not per_unit2:

@@ -81,7 +81,8 @@ def price(case: Case, decision: Enter) -> EntryTerms | None:
         stop = max(stop, now) if side == "long" else min(stop, now)
     held = a.position.quantity if a.position else ZERO
     way_out = sizing.impact_per_unit2(max(entry, stop), a.risk_costs)
-    loss = sizing.loss_per_unit(side, entry, stop, a.costs) + 2 * held * way_out  # it goes out with what is held
+    loss = sizing.loss_per_unit(side, entry, stop, a.costs)
+    loss += 2 * held * way_out if held and way_out else ZERO  # it goes out with what is held
     shares, shrunk = zip(*(shrink(case, side) for shrink in caps.SHRINKS), strict=True)
     equity = a.state.equity * prod(shares)
     return EntryTerms(
@@ -105,7 +106,7 @@ def enter(t: EntryTerms, decision: Enter) -> ActionTerms:
     notional, least = quantity * t.entry, instrument.min_notional
     done += [*t.shrunk, *(c for _, c in rooms), below_min_quantity(instrument, quantity)]
     done.append(check(Code.BELOW_MIN_NOTIONAL, notional < least, notional=notional, least=least))
-    risk = t.account.position_risk + quantity * (t.loss + quantity * t.impact)
+    risk = t.account.position_risk + sizing.lost(quantity, t.loss, t.impact)
     return ActionTerms(tuple(done), decision, quantity, t.entry, t.stop, t.target, risk)
 
 
