@@ -141,9 +141,7 @@ class Exchange:
         self.account.costs = costs
         legs, (below, above, _) = market.legs(start_ms, end_ms), self.account.next_triggers(symbol)
         ends = [price for leg in legs for price in (leg.start, leg.end)]
-        idle = not legs or (
-            (below is None or min(ends) > float(below)) and (above is None or max(ends) < float(above))
-        )
+        idle = not legs or ((below is None or min(ends) > float(below)) and (above is None or max(ends) < float(above)))
         for leg in [Leg(start_ms, end_ms)] if idle else legs:
             position = self.account.position(symbol)
             if position and position.stop is None:
@@ -152,7 +150,7 @@ class Exchange:
             if not idle:
                 start, end = market.decimal(leg.start), market.decimal(leg.end)
                 prices = start, max(start, end), min(start, end), end
-                bar = PriceBar(when(leg.start_ms) + AFTER, *prices, exact(leg.volume))
+                bar = PriceBar(when(leg.start_ms) + AFTER, *prices, exact(leg.volume), when(leg.candle_ms))
                 self.account.on_bar(symbol, bar, when(leg.end_ms))
 
     def forget_closed(self) -> None:

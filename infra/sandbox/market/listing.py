@@ -19,13 +19,14 @@ MIN_NOTIONAL = Decimal(5)
 
 
 class Leg(NamedTuple):
-    """A stretch of time over which the price moves on a straight line, and what of its candle's volume trades in it."""
+    """A stretch of time over which the price moves on a straight line, the volume of its candle and when that began."""
 
     start_ms: int
     end_ms: int
     start: float = 0
     end: float = 0
     volume: float = 0
+    candle_ms: int = 0
 
 
 class Listing:
@@ -81,8 +82,8 @@ class Listing:
                 begin = int(self.candles.ts[i]) + leg * third
                 lo, hi = max(begin, start_ms), min(begin + third, end_ms)
                 if lo < hi:
-                    volume = float(self.candles.rows[i, 4]) * (hi - lo) / self.candles.base_ms
-                    found.append(Leg(lo, hi, *np.interp([lo, hi], [begin, begin + third], prices).tolist(), volume))
+                    ends = np.interp([lo, hi], [begin, begin + third], prices).tolist()
+                    found.append(Leg(lo, hi, *ends, float(self.candles.rows[i, 4]), int(self.candles.ts[i])))
         return found
 
     def klines(self, timeframe_ms: int, start_ms: int, end_ms: int, now_ms: int) -> Floats:

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Context, Decimal
+from itertools import takewhile
 from typing import Literal, NamedTuple
 
 import pandas as pd
@@ -62,7 +63,10 @@ class Execution(NamedTuple):
 
 
 class PriceBar(NamedTuple):
-    """What the market did from `open_time` on; the caller says when it closed. No `volume`: it bounds nothing."""
+    """What the market did from `open_time` on; the caller says when it closed.
+
+    volume: base that traded since `since`, by default `open_time`; None: it bounds nothing.
+    """
 
     open_time: datetime
     open: Decimal
@@ -70,6 +74,7 @@ class PriceBar(NamedTuple):
     low: Decimal
     close: Decimal
     volume: Decimal | None = None
+    since: datetime | None = None
 
 
 class Triggers(NamedTuple):
@@ -98,9 +103,6 @@ class SimulatedAccount:
         self._orders: dict[str, Order] = {}  # by venue id, in the order they arrived
         self._ids: dict[str, str] = {}  # client id -> venue id
         self._resting: dict[str, datetime | None] = {}  # venue id of each working limit order -> when it expires
-        self._taken: dict[
-            str, tuple[datetime, Decimal]
-        ] = {}  # by symbol: when something filled last, and how much then
         self._room: Decimal | None = None  # what the bar that is passing has left; None: no bound
 
     # -- what is there ------------------------------------------------------------------------------------------
@@ -177,7 +179,7 @@ class SimulatedAccount:
     ) -> Order:
         """Carry out one intent at `price`, the next one the market offers.
 
-        depth: the most that can be taken at `at`; the rest of a market order is cancelled, of a limit order rests.
+        depth: the most that can be taken at once; the rest of a market order is cancelled, of a limit order rests.
         A stop, target or cancel_target changes the protection of the position; the first two rest until they fire or
         are replaced, the last is filled at once with quantity 0. A refusal comes back rejected with its code and
         leaves no trace: the id may be used again.
@@ -288,7 +290,7 @@ class SimulatedAccount:
             for each in [each for each in waiting if each[1] == symbol and each[0] <= opened and bar.volume != 0]:
                 waiting.remove(each)
                 for intent in each[2]:
-                    self.submit(intent, bar.open, opened, depth=self.depth(bar.volume))
+                    self.submit(intent, bar.open, opened, depth=self.depth(symbol, bar.volume, opened))
             while unpaid and unpaid[0][0] <= opened:
                 at, payer, rate = unpaid.pop(0)
                 if self._was_open(payer, at):
@@ -309,8 +311,7 @@ class SimulatedAccount:
         first, at = len(self.fills), closes_at - INSIDE
         self._expire(symbol, bar.open_time)
         if bar.volume != 0:
-            since, taken = self._taken.get(symbol, (at, ZERO))
-            self._room = self.depth(bar.volume, taken if since >= bar.open_time else ZERO)
+            self._room = self.depth(symbol, bar.volume, bar.since or bar.open_time)
             self._go_on(symbol, bar, at)
             self._add(symbol, bar, at)
             self._stop_out(symbol, bar, at)
@@ -322,10 +323,12 @@ class SimulatedAccount:
         self.wallet.last[symbol] = bar.close
         return self.fills[first:]
 
-    def depth(self, volume: Decimal | None, taken: Decimal = ZERO) -> Decimal | None:
-        """Return how much of a bar's volume orders may take, less what they have taken; None: no bound."""
+    def depth(self, symbol: str, volume: Decimal | None, since: datetime) -> Decimal | None:
+        """Return how much of a bar's volume orders may take, less what they have since it began; None: no bound."""
         if volume is None:
             return None
+        fills = takewhile(lambda fill: fill.at >= since, reversed(self.fills))
+        taken = exact_sum(fill.quantity for fill in fills if fill.symbol == symbol and fill.reason != "funding")
         return max(volume * self.costs.participation_pct / 100 - taken, ZERO)
 
     def _expire(self, symbol: str, now: datetime) -> None:
@@ -458,9 +461,7 @@ class SimulatedAccount:
     def _take(self, order: Order, price: Decimal, spread: Decimal, depth: Decimal | None, at: datetime) -> None:
         """Trade at once what is marketable; a limit order never pays more than its price."""
         sign = sign_of(order.side)
-        since, taken = self._taken.get(order.symbol, (at, ZERO))
-        room = None if depth is None else max(depth - taken, ZERO) if since == at else depth
-        quantity = self._fitting(order.symbol, order.quantity, room)
+        quantity = self._fitting(order.symbol, order.quantity, depth)
         fill_price = self._fill_price(sign, price, quantity, spread)
         if order.price is not None:
             touch = AVERAGE.multiply(price, 1 + sign * spread * BPS)
@@ -510,8 +511,6 @@ class SimulatedAccount:
         """Book one execution: the fill, the wallet, the order; a position that ends takes its protection along."""
         order, (price, liquidity, entered_at, at) = self._orders[key], met
         symbol = order.symbol
-        since, taken = self._taken.get(symbol, (at, ZERO))
-        self._taken[symbol] = at, quantity + (taken if since == at else ZERO)
         self._room = None if self._room is None else self._room - quantity
         fee = bps(quantity * price, self.costs.maker_bps if liquidity == "maker" else self.costs.taker_bps)
         before = self.wallet.holdings.get(symbol)

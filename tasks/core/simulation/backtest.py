@@ -299,7 +299,7 @@ class Backtest:
         if intent.type not in PROTECTIVE:
             late = order.at - self.grid.closes_at(k - 1)
             price = replay.price_in(k, late.total_seconds(), intent.side)
-            depth = self.account.depth(exact(replay.arrays["volume"][k]))
+            depth = self.account.depth(intent.symbol, exact(replay.arrays["volume"][k]), self.grid.closes_at(k - 1))
         sent = self.account.submit(intent, price, order.at, depth=depth)
         refusal = sent.reason if sent.status is OrderStatus.REJECTED else ""
         if not refusal:

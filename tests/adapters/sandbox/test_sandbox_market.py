@@ -28,7 +28,7 @@ def write_candles(path, rows, base_ms=MINUTE, start_ms=START_MS):
     """Write (open, high, low, close) rows as a candle file."""
     frame = pd.DataFrame(rows, columns=["open", "high", "low", "close"])
     frame.insert(0, "ts", start_ms + np.arange(len(rows), dtype=np.int64) * base_ms)
-    frame["volume"] = 10.0
+    frame["volume"] = 100.0
     frame.to_csv(path, index=False)
     return path
 
@@ -54,7 +54,7 @@ def test_the_price_runs_through_both_extremes_the_low_first_when_it_closes_up(tm
 def test_the_forming_kline_shows_the_path_so_far_only(tmp_path):
     market = market_of(tmp_path, [(100, 106, 97, 103), *flat(3)])
     (row,) = market.klines(MINUTE, START_MS, START_MS, START_MS + 10_000)
-    assert row.tolist() == pytest.approx([START_MS, 100, 100, 98.5, 98.5, 10 / 6])
+    assert row.tolist() == pytest.approx([START_MS, 100, 100, 98.5, 98.5, 100 / 6])
     (row,) = market.klines(MINUTE, START_MS, START_MS, START_MS + 50_000)
     assert row.tolist() == pytest.approx([START_MS, 100, 106, 97, 104.5, 50 / 6])
 
@@ -68,7 +68,7 @@ def test_klines_are_resampled_from_the_base_and_a_finer_timeframe_is_empty(tmp_p
     rows = [(100 + i, 110 + i, 90 - i, 101 + i) for i in range(20)]
     market = market_of(tmp_path, rows)
     bars = market.klines(5 * MINUTE, START_MS, START_MS + HOUR, START_MS + 20 * MINUTE)
-    assert bars[0].tolist() == [START_MS, 100, 114, 86, 105, 50]
+    assert bars[0].tolist() == [START_MS, 100, 114, 86, 105, 500]
     assert len(bars) == 4
     hourly = market_of(tmp_path, flat(5), base_ms=HOUR)
     assert len(hourly.klines(5 * MINUTE, START_MS, START_MS + DAY, START_MS + DAY)) == 0

@@ -124,7 +124,8 @@ async def test_bars_that_pass_the_stop_close_the_position_at_it_and_only_once(op
     fills = [fill for fill in await venue.fills(BTC, START) if fill.reason != "funding"]
     assert [(f.client_order_id, f.reason, f.side) for f in fills] == [("stopped", "entry", "buy"), ("", "stop", "sell")]
     assert fills[1].price <= stop
-    assert fills[1].at == floor_time(fills[1].at, step)  # the close of the bar that passed it
+    at = fills[1].at + timedelta(milliseconds=1)
+    assert at == floor_time(at, step)  # just before the close of the bar that passed it
     assert await venue.fills(BTC, START) == await venue.fills(BTC, START)
 
 

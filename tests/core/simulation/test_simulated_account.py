@@ -397,7 +397,7 @@ def test_other_positions_need_their_margin_too():
 
 def test_within_a_bar_nothing_takes_more_than_its_share_of_the_volume_all_orders_together():
     account = an_account()
-    enter(account, depth=D(100) / 10, quantity=7)
+    enter(account, depth=account.depth(PERP, D(100), START), quantity=7)
     enter(account, kind="limit", price=D(98), quantity=5, client_order_id="limit")
     fills = account.on_bar(PERP, PriceBar(START, D(100), D(101), D(97), D(98), D(100)), START + FIVE)
     assert [fill.quantity for fill in fills] == [3], "a tenth of 100, and 7 were taken at the open"
