@@ -130,7 +130,8 @@ class SymbolBacktest:
 
     def bar(self, k: int) -> PriceBar:
         """Cross bar k from float to Decimal."""
-        return PriceBar(self.grid.closes_at(k - 1), *(exact(self.arrays[name][k]) for name in COLUMNS))
+        opened, high, low, close, volume = (exact(self.arrays[name][k]) for name in COLUMNS)
+        return PriceBar(self.grid.closes_at(k - 1), opened, high, low, close, volume)
 
     # its decisions
 

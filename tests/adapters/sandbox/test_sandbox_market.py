@@ -56,7 +56,7 @@ def test_the_forming_kline_shows_the_path_so_far_only(tmp_path):
     (row,) = market.klines(MINUTE, START_MS, START_MS, START_MS + 10_000)
     assert row.tolist() == pytest.approx([START_MS, 100, 100, 98.5, 98.5, 100 / 6])
     (row,) = market.klines(MINUTE, START_MS, START_MS, START_MS + 50_000)
-    assert row.tolist() == pytest.approx([START_MS, 100, 106, 97, 104.5, 50 / 6])
+    assert row.tolist() == pytest.approx([START_MS, 100, 106, 97, 104.5, 500 / 6])
 
 
 def test_a_candle_that_has_not_begun_is_not_served(tmp_path):
