@@ -62,13 +62,14 @@ def calibration(found: Calibration) -> bytes:
         reliability.annotate(str(entries), (said, won), (3, 5), textcoords="offset points", fontsize=7)
     reliability.set(xlabel="confidence", ylabel="share that won", xlim=(0, 1.04), ylim=(-0.04, 1.08))
     known = [(each, each.expectancy_r) for each in found.deciles if each.expectancy_r is not None]
-    bars = expectancy.bar(
-        [f"{each.low:.2f}\nto {each.high:.2f}" for each, _ in known], [r for _, r in known],
-        color=[UP if r > 0 else DOWN for _, r in known],
-    )  # fmt: skip
+    names = [f"{each.low:.2f}\nto {each.high:.2f}" if each.high > each.low else f"{each.low:.2f}" for each, _ in known]
+    bars = expectancy.bar(names, [r for _, r in known], color=[UP if r > 0 else DOWN for _, r in known])
     expectancy.bar_label(bars, [str(each.entries) for each, _ in known], fontsize=7)
     expectancy.axhline(0, color=INK, linewidth=0.8)
+    expectancy.margins(y=0.15)
+    wide = max(len(known), 5) / 2
     expectancy.set(xlabel="confidence, by deciles of the entries", ylabel="mean R after fees")
+    expectancy.set_xlim((len(known) - 1) / 2 - wide, (len(known) - 1) / 2 + wide)
     return canvas.png(figure)
 
 

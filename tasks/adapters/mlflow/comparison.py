@@ -107,4 +107,5 @@ def _metrics(row: Row, found: Comparison) -> dict[str, float | None]:
 
 
 def _spread(name: str, found: Interval | None) -> dict[str, float | None]:
-    return {name: found.estimate, f"{name}_low": found.low, f"{name}_high": found.high} if found else {}
+    bounds = ("low", "high", "effective_n")
+    return {name: found.estimate, **{f"{name}_{each}": getattr(found, each) for each in bounds}} if found else {}

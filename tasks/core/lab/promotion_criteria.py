@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.core.lab.statistics import interval
+from tasks.core.pages import numbers
 from tasks.core.types.base import Dto, exact_sum
 from tasks.core.types.decision import Answer
 from tasks.core.types.limits import Promotion
@@ -73,7 +74,7 @@ def criteria(
     ours, theirs = np.array(shadows.pairs_pct, dtype=float).reshape(-1, 2).T
     gap = interval(ours - theirs, terms.confidence) if settled > 1 else None
     low = gap.low if gap else None
-    edge = f"{gap.estimate:+.4f}, from {low:+.4f} %" if gap and low is not None else "unknown"
+    edge = f"{numbers.interval(gap.model_dump(), 4)} %" if gap else "unknown"
     bar = f"its {terms.confidence:.0%} interval above {terms.min_edge_pct} %"
     enough = f"{terms.min_shadows} settled beside the champion's"
     return (
@@ -101,7 +102,7 @@ def _replay(candidate: str, champion: str, evidence: Evidence | None, terms: Pro
     gap, commit, data = min(gaps, default=None), evidence.git_commit, evidence.data_sha256
     least = -terms.masked_loss_sharpe
     variants = f"{len(ours)} of the candidate, {len(theirs)} of the champion"
-    shown = "not replayed masked" if gap is None else f"{gap:+.3f} Sharpe"
+    shown = "no masked Sharpe ratio" if gap is None else f"{gap:+.3f} Sharpe"
     bar = f"at least {least:+.3f} against the champion"
     return _criteria(
         ("evidence data", data[:12] or "unknown", "a hash of the candles", len(data) == 64),

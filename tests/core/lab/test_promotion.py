@@ -97,6 +97,13 @@ def test_the_edge_is_over_the_champions_own_return_on_the_same_decisions():
     assert failed(seen=beside(rose, rose[1:] + rose[:1])) == ["shadow edge"]
 
 
+def test_few_shadows_have_no_interval_and_the_criterion_says_how_few():
+    found = criteria(NEW, OLD, GOOD, shadows(n=20), TERMS.model_copy(update={"min_shadows": 20}))
+    [edge] = [each for each in found if each.name == "shadow edge"]
+    assert not edge.passed
+    assert "[none: effective n = " in edge.value
+
+
 def test_a_wider_interval_is_harder_to_lie_above():
     seen = shadows(mean=0.03)
     assert failed(seen=seen, terms=TERMS.model_copy(update={"confidence": 0.6})) == []
