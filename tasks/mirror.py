@@ -57,7 +57,7 @@ def session_metrics(day: date) -> dict[str, float]:
         "closed_trades": len(today.outcomes),
         "realized_pnl": float(today.pnl),
     }
-    known_r = [float(o.r_multiple) for o in today.outcomes if o.r_multiple is not None]
+    known_r = [float(o.outcome_r) for o in today.outcomes if o.outcome_r is not None]
     if known_r:
         metrics["mean_r"] = sum(known_r) / len(known_r)
     if today.points:

@@ -99,10 +99,8 @@ def breached(at: datetime) -> list[Move]:
         if last is None or not last.previous or last.kind == "rolled_back" or CHAMPION not in named:
             continue
         decided = prompts.decisions(strategy, last.sha256, last.at, terms.watched)
-        r_multiples = prompts.outcomes(strategy, last.sha256, last.at, terms.watched)
-        if not (
-            broken := promotion_criteria.breaches(promotion_criteria.use_of(decided, last.sha256), r_multiples, terms)
-        ):
+        rs = prompts.outcomes(strategy, last.sha256, last.at, terms.watched)
+        if not (broken := promotion_criteria.breaches(promotion_criteria.use_of(decided, last.sha256), rs, terms)):
             continue
         try:
             before = load_prompt(role, last.previous)

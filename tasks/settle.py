@@ -20,7 +20,7 @@ def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
     kept.outcomes.mark_settled(outcomes, datetime.now(UTC))  # last: until then another try finds them all again
     for outcome in outcomes:
         log().info(
-            "outcome symbol=%s cycle_id=%s pnl=%s r_multiple=%s hold_s=%d",
-            outcome.symbol, outcome.cycle_id, outcome.pnl, outcome.r_multiple, outcome.hold_seconds,
+            "outcome symbol=%s cycle_id=%s pnl=%s outcome_r=%s hold_s=%d",
+            outcome.symbol, outcome.cycle_id, outcome.pnl, outcome.outcome_r, outcome.hold_seconds,
         )  # fmt: skip
     return settled

@@ -92,13 +92,13 @@ def a_position(position_id: str = "p1", **fields: object) -> Position:
     values = {"position_id": position_id, "strategy": "default", "cycle_id": "c1", "symbol": BTC, "side": "long",
               "quantity": Decimal("0.012"), "entry_quantity": Decimal("0.012"), "avg_price": Decimal("65000.1"),
               "initial_stop": Decimal("64000"), "stop": Decimal("64000"), "followups": ("TRIM 30% at +1.5R",),
-              "peak_r": 0.1, "opened_at": AT}  # fmt: skip
+              "peak_r": 0.1, "opened_at": AT, "risk": Decimal("12.0012")}  # fmt: skip
     return Position(**(values | fields))
 
 
 def an_outcome(position_id: str = "p1", **fields: object) -> Outcome:
     values = {"cycle_id": "c1", "position_id": position_id, "symbol": BTC, "entry_price": Decimal("65000.1"),
               "exit_price": Decimal("66000"), "pnl": Decimal("11.57"), "pnl_pct": Decimal("1.48"),
-              "fees": Decimal("0.43"), "r_multiple": Decimal("0.96"), "hold_seconds": 3600,
+              "fees": Decimal("0.43"), "outcome_r": Decimal("0.96"), "hold_seconds": 3600,
               "closed_at": AT + minutes(60)}  # fmt: skip
     return Outcome(**(values | fields))

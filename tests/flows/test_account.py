@@ -44,7 +44,7 @@ async def test_size_is_judged_by_the_outcomes_of_the_decider_that_is_asked(home)
     kept.cycles.begin(a_cycle("c1", decider="llm:single"), NOON)
     for n in range(30):
         kept.positions.save(a_position(f"p{n}", quantity=Decimal(0), exit_price=Decimal(64000), closed_at=NOON))
-        kept.outcomes.save(an_outcome(f"p{n}", r_multiple=Decimal(-1), pnl=Decimal(-10), closed_at=NOON))
+        kept.outcomes.save(an_outcome(f"p{n}", outcome_r=Decimal(-1), pnl=Decimal(-10), closed_at=NOON))
     balance = Balance(equity=Decimal(1000), available=Decimal(900))
     kellys = [
         account.account_state.fn(strategy(BTC, decider=decider), BTC, balance, Decimal(100), NOON).kelly

@@ -80,8 +80,8 @@ async def test_a_follow_up_never_loosens_a_stop_that_a_cycle_has_moved_until_it_
     home, exchange, monkeypatch
 ):
     [position] = await opened(home, followups=["MOVE_STOP: breakeven on +1.0R"])
-    price = position.avg_price + position.risk_per_unit
-    tighter = (position.avg_price + position.risk_per_unit / 100).quantize(D("0.1"))
+    price = position.avg_price + (position.avg_price - position.initial_stop)
+    tighter = (position.avg_price + (position.avg_price - position.initial_stop) / 100).quantize(D("0.1"))
     real = Leases.take
 
     async def after_a_cycle(self: Leases, name: str) -> object:

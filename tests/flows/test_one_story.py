@@ -205,7 +205,7 @@ async def test_one_moment_is_the_same_question_everywhere(home, live):
     last = asked[max(asked)]
     assert [each.title for each in last.news.headlines] == [title for title, _ in reversed(NEWS)]
     assert [past.action for past in last.memory.recent][:2] == ["HOLD", "HOLD"]
-    assert [(past.action, past.r_multiple is not None) for past in last.memory.similar] == [("OPEN_LONG", True)]
+    assert [(past.action, past.outcome_r is not None) for past in last.memory.similar] == [("OPEN_LONG", True)]
     assert last.memory.decider_trades == 1
 
 

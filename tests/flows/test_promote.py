@@ -197,7 +197,7 @@ def live(n: int, version: str, r: str, rung: str = "primary") -> None:
         store().cycles.begin(cycle, at)
         store().decisions.keep(cycle.cycle_id, decision(version, rung), at)
         store().positions.save(a_position(f"p{i}", cycle_id=cycle.cycle_id, closed_at=at))
-        store().outcomes.save(an_outcome(f"p{i}", cycle_id=cycle.cycle_id, r_multiple=Decimal(r)))
+        store().outcomes.save(an_outcome(f"p{i}", cycle_id=cycle.cycle_id, outcome_r=Decimal(r)))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ async def test_a_flatten_that_was_not_answered_is_sent_as_it_was_written(home, e
 
 async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
-    price = position.avg_price + 2 * position.risk_per_unit
+    price = position.avg_price + 2 * (position.avg_price - position.initial_stop)
 
     def die(*_: object):
         raise KeyboardInterrupt
@@ -132,7 +132,7 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
 
 async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
-    price, booked = position.avg_price + 2 * position.risk_per_unit, position.quantity / 2
+    price, booked = position.avg_price + 2 * (position.avg_price - position.initial_stop), position.quantity / 2
 
     def book_it(step: str) -> None:
         if step == "followup_sent":
@@ -147,7 +147,9 @@ async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home
 
 async def test_what_a_followup_trims_is_booked_in_the_same_run(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
-    monkeypatch.setattr(account, "last_close", lambda *_: position.avg_price + 2 * position.risk_per_unit)
+    monkeypatch.setattr(
+        account, "last_close", lambda *_: position.avg_price + 2 * (position.avg_price - position.initial_stop)
+    )
     assert (await protect_once())["followups"] == ["TRIM 30% at +1R"]
     [trimmed] = store().positions.open("default")
     assert trimmed.quantity < position.quantity
@@ -156,7 +158,7 @@ async def test_what_a_followup_trims_is_booked_in_the_same_run(home, exchange, m
 
 async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
-    price = position.avg_price + 2 * position.risk_per_unit
+    price = position.avg_price + 2 * (position.avg_price - position.initial_stop)
 
     async def die(*_: object):
         raise KeyboardInterrupt
@@ -324,7 +326,9 @@ async def test_under_prefect_the_run_fails_only_after_everything_was_tried(home,
 
 async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_nothing(home, exchange):
     [position] = await opened(home, followups=["MOVE_STOP: breakeven on +1.0R"])
-    reached = position.avg_price + 2 * position.risk_per_unit  # at the last close; the market is back at the entry
+    reached = position.avg_price + 2 * (
+        position.avg_price - position.initial_stop
+    )  # at the last close; the market is back at the entry
     assert await stage.carry_out_followups.fn(position, reached) == []
     [kept] = store().positions.open("default")
     assert (kept.stop, kept.followups_done) == (position.stop, ())

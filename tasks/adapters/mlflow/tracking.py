@@ -121,7 +121,7 @@ class Tracker:
         from mlflow.entities import AssessmentSource
 
         server, closed = self.server, outcome.closed_at.astimezone(UTC)
-        names = ("r_multiple", "pnl", "pnl_pct", "hold_seconds")
+        names = ("outcome_r", "pnl", "pnl_pct", "hold_seconds")
         numbers = {name: float(value) for name in names if (value := getattr(outcome, name)) is not None}
         with server.translated():
             info = server.client.get_trace(trace_id, display=False).info

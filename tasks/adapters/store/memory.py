@@ -56,13 +56,13 @@ class MemoryRepository(Repository):
 
     def performance(self, strategy: str, decider: str, prompt: PromptRef | None, as_of: datetime) -> Memory:
         """Return how a decider did over trades closed by `as_of`, on one version of a prompt or on all."""
-        query = select(OutcomeRow.pnl, OutcomeRow.r_multiple).join(CycleRow, CycleRow.cycle_id == OutcomeRow.cycle_id)
+        query = select(OutcomeRow.pnl, OutcomeRow.outcome_r).join(CycleRow, CycleRow.cycle_id == OutcomeRow.cycle_id)
         query = query.where(CycleRow.strategy == strategy, CycleRow.decider == decider, OutcomeRow.closed_at <= as_of)
         if prompt is not None:
             asked = (ModelCallRow.cycle_id == CycleRow.cycle_id, ModelCallRow.prompt_name == prompt.name)
             query = query.where(select(1).where(*asked, ModelCallRow.prompt_version == prompt.version).exists())
         rows = self.rows(query.order_by(OutcomeRow.closed_at.desc()).limit(JUDGED))
-        return performance([(row.pnl, row.r_multiple) for row in rows])
+        return performance([(row.pnl, row.outcome_r) for row in rows])
 
 
 def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | None = None) -> Select[Any]:
@@ -72,13 +72,13 @@ def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | N
     query = query.join(VectorRow)
     if with_outcome is not None:
         known = and_(OutcomeRow.cycle_id == CycleRow.cycle_id, OutcomeRow.closed_at <= as_of)
-        query = query.add_columns(OutcomeRow.r_multiple).join(OutcomeRow, known, isouter=not with_outcome)
+        query = query.add_columns(OutcomeRow.outcome_r).join(OutcomeRow, known, isouter=not with_outcome)
     query = query.where(CycleRow.strategy == strategy, CycleRow.symbol == symbol, CycleRow.as_of < as_of)
     return query.order_by(CycleRow.as_of.desc())
 
 
 def _one(row: Any) -> Earlier:
-    fields = ("as_of", "action", "confidence", "reasons", "r_multiple")
+    fields = ("as_of", "action", "confidence", "reasons", "outcome_r")
     return Earlier(Past.model_validate({name: getattr(row, name) for name in fields}), _vector(row))
 
 

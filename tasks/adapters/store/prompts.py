@@ -60,12 +60,12 @@ class PromptRepository(Repository):
         return self.all(Answer, query.order_by(DecisionRow.decided_at.desc()).limit(limit))
 
     def outcomes(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Decimal]:
-        """Return the R multiples of the last positions that this prompt opened since then, newest first."""
+        """Return the `outcome_r` of the last positions that this prompt opened since then, newest first."""
         sent = exists().where(ModelCallRow.cycle_id == OutcomeRow.cycle_id, ModelCallRow.prompt_sha256 == sha256)
         opened = and_(
             CycleRow.cycle_id == OutcomeRow.cycle_id, CycleRow.strategy == strategy, CycleRow.started_at >= since
         )
-        query = select(OutcomeRow.r_multiple).join(CycleRow, opened).where(OutcomeRow.r_multiple.is_not(None), sent)
+        query = select(OutcomeRow.outcome_r).join(CycleRow, opened).where(OutcomeRow.outcome_r.is_not(None), sent)
         return self.values(query.order_by(OutcomeRow.closed_at.desc()).limit(limit))
 
 

@@ -94,7 +94,7 @@ class Remembered(NamedTuple):
 
 
 def performance(results: Sequence[tuple[Decimal, Decimal | None]]) -> Memory:
-    """Return how a decider did over closed trades, given as (PnL in quote, R or None)."""
+    """Return how a decider did over closed trades, given as (PnL in quote, `outcome_r` or None)."""
     rs = [float(r) for _, r in results if r is not None]
     return Memory(
         decider_trades=len(results),
@@ -121,5 +121,5 @@ def memory_text(memory: Memory, max_bytes: int) -> str:
 
 def _line(one: Past) -> str:
     said = f"{one.as_of:%Y-%m-%d %H:%M} {one.action} {one.confidence:.2f} {', '.join(one.reasons)}".rstrip()
-    became = "" if one.r_multiple is None else f" -> {one.r_multiple:+.2f}R"
+    became = "" if one.outcome_r is None else f" -> {one.outcome_r:+.2f}R"
     return said + became + ("" if one.distance is None else f" (distance {one.distance:.2f})")

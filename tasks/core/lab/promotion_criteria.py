@@ -127,11 +127,11 @@ def _limits(use: Use, terms: Promotion) -> tuple[Criterion, ...]:
     )
 
 
-def breaches(use: Use, r_multiples: Sequence[Decimal], terms: Promotion) -> tuple[Criterion, ...]:
+def breaches(use: Use, rs: Sequence[Decimal], terms: Promotion) -> tuple[Criterion, ...]:
     """Return the limits that a live champion breaks over its last decisions and outcomes, once it has them."""
     limits = list(_limits(use, terms)) if use.decisions >= terms.watched else []
-    if len(r_multiples) >= terms.watched:
-        mean = exact_sum(r_multiples) / len(r_multiples)
+    if len(rs) >= terms.watched:
+        mean = exact_sum(rs) / len(rs)
         least = terms.min_mean_r
-        limits += _criteria(("mean R", f"{mean:+.3f} over {len(r_multiples)}", f"at least {least}", mean >= least))
+        limits += _criteria(("mean R", f"{mean:+.3f} over {len(rs)}", f"at least {least}", mean >= least))
     return tuple(each for each in limits if not each.passed)

@@ -17,10 +17,10 @@ and is counted, not guessed.
 - **reward_symbol**: the same of this symbol alone: its closed trades' pnl and its open position's, realized and not,
   after fees, as a share of the account's equity before. With several symbols on one account this is what a decision
   can be credited with; null where a record does not hold the position.
-- **reward_r**: what the symbol's trade that closed after this decision and up to the next made, after fees, in units of
-  its initial risk: the quantity of its entries times their distance to their stops. It stands on the step on which the
-  trade *closed*, and `entry_cycle_id` names the last entry sent before, whose trade it is: joined on it, R can be
-  credited to the entry instead. 0 where nothing closed, null where the risk is unknown.
+- **reward_r**: `outcome_r` of the symbol's trade that closed after this decision and up to the next: what it made after
+  fees and funding, over what all its entries risked. It stands on the step on which the trade *closed*, and
+  `entry_cycle_id` names the last entry sent before, whose trade it is: joined on it, R can be credited to the entry
+  instead. 0 where nothing closed, null where the risk is unknown.
 - **next_state**: the state at the next decision point. **terminated**: ruin. **truncated**: the last step of a symbol
   in its split. **done**: either.
 
@@ -32,9 +32,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,9 +45,8 @@ from tasks.core.decision.baselines import HOLD_SHARE
 from tasks.core.decision.kinds import kind_of
 from tasks.core.decision.llm import roles
 from tasks.core.errors import InputError
-from tasks.core.types.base import ZERO, Dto, Utc, exact_sum
+from tasks.core.types.base import Dto, Utc, exact_sum
 from tasks.core.types.decision import ACTIONS, ENTRIES, Answer, Decision, hold
-from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import AccountState, ClosedTrade
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.snapshot import Snapshot
@@ -146,13 +144,6 @@ class SplitPlan(Dto):
         return SPLITS[sum(cut <= at for cut in self.cuts)]
 
 
-class _Entry(NamedTuple):
-    """The last entry of a symbol: its cycle and, with what was added to it, its initial risk in quote."""
-
-    cycle_id: str
-    risk: Decimal
-
-
 class _Step(NamedTuple):
     """A decision point that waits for its next."""
 
@@ -160,7 +151,7 @@ class _Step(NamedTuple):
     equity: float
     closed: tuple[ClosedTrade, ...]
     open_gain: float | None
-    entry_risk: Decimal | None  # None: sent no entry
+    entered: bool  # sent an entry
     row: Row
 
 
@@ -173,7 +164,7 @@ def transitions(
     earned there, in percent of equity. Raises InputError where time goes back.
     """
     before: dict[tuple[str, str], _Step] = {}
-    entries: dict[tuple[str, str], _Entry] = {}
+    entries: dict[tuple[str, str], str] = {}  # the cycle of the last one sent
     pending: dict[tuple[str, str], tuple[str, Row]] = {}
     for record in records:
         key, step = (record.strategy, record.symbol), _step(record, scores)
@@ -189,9 +180,8 @@ def transitions(
                     f"records go back in time: {record.strategy} {record.symbol} at {record.as_of.isoformat()} follows "
                     f"{last.as_of.isoformat()}; export one run at a time"
                 )
-            if last.entry_risk is not None:
-                added = entries[key].risk if key in entries and last.row["action"] == "ADD" else ZERO
-                entries[key] = _Entry(last.row["cycle_id"], last.entry_risk + added)
+            if last.entered:
+                entries[key] = last.row["cycle_id"]
             split = plan.split_of(last.as_of, step.as_of)
             if key in pending:
                 yield _ended(*pending.pop(key), split)
@@ -210,16 +200,14 @@ def _ended(split: str, row: Row, following: str) -> tuple[str, Row]:
     return split, row
 
 
-def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
+def _row(last: _Step, step: _Step, symbol: str, entry: str | None) -> Row:
     closed = _closed_between(last, step, symbol)
-    ruined, risk = step.equity <= 0, entry.risk if entry else ZERO
+    ruined, rs = step.equity <= 0, None if closed is None else [trade.outcome_r for trade in closed]
     made = None if closed is None else exact_sum(trade.pnl for trade in closed)
-    alone, reward_r = None, None if closed else made
+    alone = None
     if made is not None and last.open_gain is not None and step.open_gain is not None:
         gain = step.open_gain - last.open_gain + float(made)
         alone = math.log1p(gain / last.equity) if gain > -last.equity else RUIN
-    if closed and made is not None and risk > 0:
-        reward_r = made / risk
     return last.row | {
         "next_as_of": step.as_of,
         "elapsed_s": int((step.as_of - last.as_of).total_seconds()),
@@ -227,8 +215,8 @@ def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
         "equity_after": step.equity,
         "reward": RUIN if ruined else math.log(step.equity / last.equity),
         "reward_symbol": alone,
-        "reward_r": None if reward_r is None else float(reward_r),
-        "entry_cycle_id": entry.cycle_id if closed and entry else None,
+        "reward_r": None if rs is None or None in rs else float(exact_sum(filter(None, rs))),
+        "entry_cycle_id": entry if closed else None,
         "terminated": ruined,
         **{f"next_{name}": step.row[name] for name in ("state", "state_unknown", "allowed")},
     }
@@ -258,17 +246,6 @@ def _closed_between(last: _Step, step: _Step, symbol: str) -> list[ClosedTrade] 
     return [trade for trade in new if trade.symbol in (symbol, "")]
 
 
-def _risk_of(intent: OrderIntent, fills: Sequence[Fill], price: Decimal | None) -> Decimal:
-    """Return quantity times distance to the stop of an entry, as filled or else as asked."""
-    mine = [fill for fill in fills if fill.client_order_id == intent.client_order_id and fill.side == intent.side]
-    if intent.stop is None:
-        return ZERO
-    if mine:
-        return exact_sum(fill.quantity * abs(fill.price - intent.stop) for fill in mine)
-    asked = intent.price or price
-    return ZERO if asked is None else intent.quantity * abs(asked - intent.stop)
-
-
 def _step(record: CycleRecord, scores: Scores) -> _Step | None:
     snapshot, account = record.snapshot, record.state
     if snapshot is None or account is None:
@@ -288,11 +265,9 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
         **_behaviour(record, carried),
         **dict(zip(("open", "high", "low", "close", "volume"), last, strict=True)),
     }  # fmt: skip
-    price = record.verdict.price if record.verdict else None
-    sent = [_risk_of(intent, record.fills, price) for intent in record.intents if not intent.reduce_only]
-    risk = exact_sum(sent) if sent and isinstance(carried, ENTRIES) else None
+    entered = isinstance(carried, ENTRIES) and any(not intent.reduce_only for intent in record.intents)
     gain = _open_gain(record, account)
-    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, risk, row)
+    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, entered, row)
 
 
 def _carried(record: CycleRecord) -> Decision:

@@ -11,7 +11,7 @@ import numpy as np
 
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
-from tasks.core.types.portfolio import Position
+from tasks.core.types.portfolio import Position, r_scale
 from tasks.core.types.question import Reason
 
 STEP = SECONDS["5m"]
@@ -25,13 +25,11 @@ class Closes(NamedTuple):
 
 
 def r_path(position: Position, closes: Closes, until: datetime) -> Closes:
-    """Return the unrealized R of `position` at each of the closes up to `until` after it opened."""
-    risk = position.risk_per_unit
+    """Return `r` of `position` at each of the closes up to `until` after it opened."""
     opened_s, until_s = int(position.opened_at.timestamp()), int(until.timestamp())  # whole: a float copies the array
     part = slice(*np.searchsorted(closes.at_s, (opened_s, until_s), side="right").tolist())
-    sign = 1.0 if position.side == "long" else -1.0
-    unit = np.nan if risk is None else sign * float(risk)
-    return Closes(closes.at_s[part], (closes.level[part] - float(position.avg_price)) / unit)
+    zero, unit = map(float, r_scale(position) or (np.nan, np.nan))
+    return Closes(closes.at_s[part], (closes.level[part] - zero) / unit)
 
 
 def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, thresholds: EventThresholds) -> list[Reason]:

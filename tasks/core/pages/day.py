@@ -53,7 +53,7 @@ class Day:
         if self.points and (first := self.points[0].equity):
             last = self.points[-1].equity
             change = f"equity {fixed(last)} ({fixed((last / first - 1) * 100, sign=True)} %)"
-        rs = [outcome.r_multiple for outcome in self.outcomes if outcome.r_multiple is not None]
+        rs = [outcome.outcome_r for outcome in self.outcomes if outcome.outcome_r is not None]
         total_r = f", {fixed(sum(rs), sign=True)} R" if rs else ""
         return (
             f"{self.day} {self.strategy}: {change}, {len(self.decided)} decisions, {len(self.outcomes)} trades closed"

@@ -223,7 +223,7 @@ def _outcome(o: Outcome) -> str:
         f"Closed at {_time(o.closed_at)} after {o.hold_seconds // 3600} h {o.hold_seconds % 3600 // 60} min: "
         f"entry {plain(o.entry_price)}, exit {plain(o.exit_price)}, "
         f"**PnL {plain(o.pnl)}** after fees of {plain(o.fees)} ({plain(o.pnl_pct)} % of the entry notional), "
-        f"{plain(o.r_multiple)} R."
+        f"{plain(o.outcome_r)} R."
     )
 
 

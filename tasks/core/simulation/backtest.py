@@ -502,7 +502,7 @@ class Backtest:
         if not self.strategy.told.memory:
             return None
         lately = self.outcomes[: -JUDGED - 1 : -1]
-        return self.symbols[symbol].remembered(lately_done([(each.pnl, each.r_multiple) for each in lately]))
+        return self.symbols[symbol].remembered(lately_done([(each.pnl, each.outcome_r) for each in lately]))
 
     # what came of it
 
@@ -520,7 +520,7 @@ class Backtest:
         quarters = int(np.count_nonzero(closes % 900 == 0)) * len(self.symbols)
         unknown = tuple(symbol for symbol in self.symbols if symbol not in self.world.funding)
         totals = self.account.wallet.totals.values()
-        known = [float(outcome.net_r) for outcome in self.outcomes if outcome.net_r is not None]
+        known = [float(outcome.outcome_r) for outcome in self.outcomes if outcome.outcome_r is not None]
         return {
             "candles": sum(int(np.count_nonzero(each.seen < self.grid.n)) for each in self.symbols.values()),
             "cycles": quarters + int(np.count_nonzero(closes[np.array(self.decided, dtype=int)] % 900)),
@@ -532,7 +532,7 @@ class Backtest:
             "sharpe": sharpe(self.equity, closes),
             "max_drawdown_pct": max_drawdown_pct(self.equity),
             "win_rate": sum(o.pnl > 0 for o in self.outcomes) / len(self.outcomes) if self.outcomes else None,
-            "expectancy_r": float(np.mean(known)) if known else None,  # after fees, where R is known
+            "expectancy_r": float(np.mean(known)) if known else None,  # where it is known
             "fees_quote": exact_sum(each.fees for each in totals),
             "llm_cost_usd": self.cost_usd,
             "rejected_by_code": dict(sorted(self.rejected.items())),

@@ -157,8 +157,8 @@ class SymbolBacktest:
     def settle(self, outcome: Outcome) -> None:
         """Take note of a trade that has ended."""
         if (opened := self.decisions.get(outcome.cycle_id)) is not None:
-            r = None if outcome.r_multiple is None else float(outcome.r_multiple)
-            ended = opened._replace(past=opened.past.replace(r_multiple=r))
+            r = None if outcome.outcome_r is None else float(outcome.outcome_r)
+            ended = opened._replace(past=opened.past.replace(outcome_r=r))
             self.decisions[outcome.cycle_id] = ended
             self.settled.append(ended)
         self.running.add(outcome)

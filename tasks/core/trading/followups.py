@@ -3,8 +3,11 @@
 The grammar, in any case and spacing, with "at" or "on" and an optional plus:
     MOVE_STOP: breakeven on +1.0R     MOVE_STOP: +0.5R on +1.5R     TRIM 30% at +1.5R
     CLOSE_PARTIAL 50% at 2R           CLOSE_ALL at +3R
-Anything else is rejected with a reason and carried out never. R is measured against the initial stop, so a rule
-needs no indicator and `protect` can carry it out between bars. Each rule runs once per position.
+Anything else is rejected with a reason and carried out never. R is `r`, fixed by the first entry and its stop, so a
+rule needs no indicator and `protect` can carry it out between bars. Each rule runs once per position.
+
+A stop is moved to a price of the same scale: +0.5R is where `r` is 0.5, also after an ADD. Breakeven is the average
+price of what is open, before fees: with it an ADD loses nothing either.
 """
 
 import re
@@ -16,7 +19,7 @@ from tasks.core.trading.money import floor_to_step
 from tasks.core.trading.orders import protect_order_id, reducing
 from tasks.core.types.base import ZERO, Dto, Exact
 from tasks.core.types.orders import Instrument, OrderIntent, OrderType
-from tasks.core.types.portfolio import Position
+from tasks.core.types.portfolio import Position, r_at, r_scale
 
 _R = r"[+-]?\s*\d{1,3}(?:\.\d{1,6})?"
 _AT = rf"\s*,?\s*(?:at|on)\s*(?P<at>{_R})\s*r"
@@ -26,7 +29,7 @@ _CLOSE = re.compile(rf"close[_ ]?all\s*:?{_AT}")
 
 
 class MoveStopRule(Dto):
-    """Move the stop to the entry plus `to_r` times the initial risk (0: breakeven)."""
+    """Move the stop to where `r` is `to_r` (0: breakeven)."""
 
     at_r: Exact
     to_r: Exact = ZERO
@@ -95,7 +98,7 @@ def pending(position: Position) -> tuple[Rule, ...]:
 
 def due(position: Position, price: Decimal) -> tuple[Rule, ...]:
     """Return the pending rules whose R `price` has reached; none for a position that never had a stop."""
-    earned = position.unrealized_r(price)
+    earned = r_at(position, price)
     if earned is None or position.closed_at is not None:
         return ()
     return tuple(rule for rule in pending(position) if earned >= rule.at_r)
@@ -114,10 +117,10 @@ def intent(rule: Rule, position: Position, instrument: Instrument) -> OrderInten
     """
     name, quantity = protect_order_id(position.position_id, str(rule), 0), position.quantity
     if isinstance(rule, MoveStopRule):
-        if position.risk_per_unit is None:
+        if (scale := r_scale(position)) is None:
             return None
-        way = sizing.direction(position.side)
-        aim = position.avg_price + way * rule.to_r * position.risk_per_unit
+        zero, unit = scale
+        way, aim = sizing.direction(position.side), zero + rule.to_r * unit if rule.to_r else position.avg_price
         stop = sizing.protective_price(position.side, aim, instrument.tick)
         tighter = position.stop is None or way * (stop - position.stop) > 0
         return reducing(position, name, OrderType.STOP, quantity, stop) if tighter else None

@@ -19,7 +19,7 @@ from tasks.core.trading.orders import NAMESPACE
 from tasks.core.types.bars import day_start
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.orders import Fill, OrderIntent
-from tasks.core.types.portfolio import ClosedTrade, Position
+from tasks.core.types.portfolio import ClosedTrade, Position, stop_distance
 from tasks.core.types.record import Outcome
 from tasks.core.types.snapshot import TradeDigest
 
@@ -33,7 +33,7 @@ def position_id(client_order_id: str, fill_id: str = "") -> str:
 
 
 def open_position(intent: OrderIntent, fill: Fill, strategy: str, cycle_id: str, name: str) -> Position:
-    """Open a position by a fill of its entry order; R is measured against the intent's stop.
+    """Open a position by a fill of its entry order.
 
     name: its id. Raises LedgerMismatch when the fill is not of this order.
     """
@@ -52,14 +52,19 @@ def open_position(intent: OrderIntent, fill: Fill, strategy: str, cycle_id: str,
         stop=intent.stop,
         target=intent.target,
         opened_at=fill.at,
+        first_price=fill.price,
+        risk=ZERO,
     )
-    return apply_fill(flat, fill)
+    return apply_fill(flat, fill, stop=intent.stop, is_first=True)
 
 
-def apply_fill(position: Position, fill: Fill, dust: Decimal = ZERO) -> Position:
+def apply_fill(
+    position: Position, fill: Fill, dust: Decimal = ZERO, stop: Decimal | None = None, is_first: bool = False
+) -> Position:
     """Return the position after one more fill: an add averages the price, a reduction realizes PnL.
 
-    dust: what is less than that cannot be sold, and a reduction that leaves no more closes the position.
+    dust: what is less than that cannot be sold, and a reduction that leaves no more closes the position. stop: of the
+    entry order that this is a fill of; is_first: whether that order opened the position.
     Raises LedgerMismatch for another symbol, a closed position, or more than is open.
     """
     if fill.symbol != position.symbol:
@@ -71,7 +76,16 @@ def apply_fill(position: Position, fill: Fill, dust: Decimal = ZERO) -> Position
     fee, bought = fee_of(fill)
     position = position.replace(fees=position.fees + fee)
     adds = (fill.side == "buy") == (position.side == "long")
-    return _add(position, fill, bought) if adds else _reduce(position, fill, dust)
+    if not adds:
+        return _reduce(position, fill, dust)
+    position = _add(position, fill.price, bought, stop)
+    if not is_first:
+        return position
+    first = position.first_price or fill.price
+    return position.replace(
+        first_price=_mean(first, position.first_quantity, fill.price, bought),
+        first_quantity=position.first_quantity + bought,
+    )
 
 
 def fee_of(fill: Fill) -> tuple[Decimal, Decimal]:
@@ -86,15 +100,19 @@ def fee_of(fill: Fill) -> tuple[Decimal, Decimal]:
     return fill.fee * fill.price, fill.quantity - fill.fee if fill.side == "buy" else fill.quantity
 
 
-def _add(position: Position, fill: Fill, quantity: Decimal) -> Position:
-    total = position.quantity + quantity
-    cost = position.avg_price * position.quantity + fill.price * quantity
-    same_price = fill.price == position.avg_price
+def _add(position: Position, price: Decimal, quantity: Decimal, stop: Decimal | None) -> Position:
+    distance = stop_distance(position.side, price, stop)
     return position.replace(
-        quantity=total,
+        quantity=position.quantity + quantity,
         entry_quantity=position.entry_quantity + quantity,
-        avg_price=position.avg_price if same_price else cost / total,
+        avg_price=_mean(position.avg_price, position.quantity, price, quantity),
+        risk=None if position.risk is None or distance is None else position.risk + abs(distance) * quantity,
     )
+
+
+def _mean(price: Decimal, quantity: Decimal, other: Decimal, more: Decimal) -> Decimal:
+    """Return the average price of `quantity` and `more`; one and the same stays as it is, to the last digit."""
+    return price if price == other else (price * quantity + other * more) / (quantity + more)
 
 
 def _reduce(position: Position, fill: Fill, dust: Decimal) -> Position:
@@ -106,19 +124,13 @@ def _reduce(position: Position, fill: Fill, dust: Decimal) -> Position:
     left = ZERO if left < dust else left
     taken = position.quantity - left
     gain = direction(position.side) * (fill.price - position.avg_price) * taken
+    out = position.entry_quantity - position.quantity
     return position.replace(
         quantity=left,
         realized_pnl=position.realized_pnl + gain,
-        exit_price=_exit_price(position, fill.price, taken),
+        exit_price=_mean(position.exit_price or fill.price, out, fill.price, taken),
         closed_at=fill.at if left == 0 else None,
     )
-
-
-def _exit_price(position: Position, price: Decimal, taken: Decimal) -> Decimal:
-    if position.exit_price is None or position.exit_price == price:
-        return price
-    out = position.entry_quantity - position.quantity
-    return (position.exit_price * out + price * taken) / (out + taken)
 
 
 def _entry_price(position: Position, exit_price: Decimal) -> Decimal:
@@ -129,15 +141,13 @@ def _entry_price(position: Position, exit_price: Decimal) -> Decimal:
 
 
 def outcome(position: Position) -> Outcome:
-    """Return what became of a closed position; PnL after fees, R = (exit - entry) / (entry - initial stop) before.
+    """Return what became of a closed position, after fees and funding.
 
     Raises ValueError for one that is still open.
     """
     if position.closed_at is None or position.exit_price is None:
         raise ValueError(f"{position.position_id} still holds {position.quantity} {position.symbol}; close it first")
     entry, pnl = _entry_price(position, position.exit_price), position.realized_pnl - position.fees
-    risk = entry - position.initial_stop if position.initial_stop is not None else ZERO
-    risked = direction(position.side) * risk > 0
     return Outcome(
         cycle_id=position.cycle_id,
         position_id=position.position_id,
@@ -146,7 +156,7 @@ def outcome(position: Position) -> Outcome:
         exit_price=position.exit_price,
         pnl=pnl,
         pnl_pct=pnl * HUNDRED / (entry * position.entry_quantity),
-        r_multiple=(position.exit_price - entry) / risk if risked else None,
+        outcome_r=pnl / position.risk if position.risk else None,
         fees=position.fees,
         hold_seconds=int((position.closed_at - position.opened_at).total_seconds()),
         closed_at=position.closed_at,
@@ -184,7 +194,7 @@ class RunningDigest:
 
     def add(self, one: Outcome) -> None:
         self.entries.append(float(one.entry_price))
-        self.rs += [] if one.r_multiple is None else [one.r_multiple]
+        self.rs += [] if one.outcome_r is None else [one.outcome_r]
         self.pnl += one.pnl
         self.peak = max(self.peak, self.pnl)
         self.fall = max(self.fall, self.peak - self.pnl)
@@ -203,8 +213,11 @@ class RunningDigest:
         )
 
 
-def performance_score(r_multiples: Sequence[Decimal]) -> float | None:
-    """Return the mean R of the last 20, oldest first, each weighing half of one 10 trades later; None without any."""
-    recent = [float(r) for r in reversed(r_multiples[-SCORED:])]
+def performance_score(rs: Sequence[Decimal]) -> float | None:
+    """Return the mean of the last 20, oldest first, each weighing half of one 10 trades later; None without any.
+
+    rs: each trade's `outcome_r`.
+    """
+    recent = [float(r) for r in reversed(rs[-SCORED:])]
     weights = [0.5 ** (age / HALF_LIFE) for age in range(len(recent))]
     return sum(w * r for w, r in zip(weights, recent, strict=True)) / sum(weights) if recent else None

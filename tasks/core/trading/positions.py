@@ -107,7 +107,10 @@ class PositionFold:
         elif ours is not None and self._enters(fill) and _reduces(fill, self.position):
             self._turn(fill, self.position, *ours)
         elif ours is not None and self._enters(fill):
-            self.position = add_protection(ledger.apply_fill(self.position, fill), ours[1])
+            cycle_id, intent = ours
+            is_first = cycle_id == self.position.cycle_id  # a cycle sends one entry
+            after = ledger.apply_fill(self.position, fill, stop=intent.stop, is_first=is_first)
+            self.position = add_protection(after, intent)
         elif fill.reason == "funding" and attached:
             self.position = ledger.apply_fill(self.position, fill)
         elif ours is not None or attached:

@@ -13,7 +13,7 @@ from tasks.core.trading.guard.cases import losing
 from tasks.core.trading.guard.guard import allowed_actions
 from tasks.core.trading.guard.sizing import direction, known
 from tasks.core.types.limits import Limits
-from tasks.core.types.portfolio import AccountState, Position
+from tasks.core.types.portfolio import AccountState, Position, r_at
 from tasks.core.types.question import Question, Reason
 from tasks.core.types.snapshot import Constraints, Memory, News, OrderBookView, PositionView, RiskView, TradeDigest
 from tasks.core.types.strategy import Strategy
@@ -88,7 +88,7 @@ def position_view(position: Position | None, state: AccountState, market: Market
     close, atr = market.value("5m", "close", as_of), market.value("15m", "atr", as_of)
     price = known(close)
     notional = None if price is None else position.quantity * price
-    r = None if price is None else position.unrealized_r(price)
+    r = None if price is None else r_at(position, price)
 
     def distance(level: Decimal | None) -> float | None:
         return None if level is None or close is None or atr is None else abs(float(level) - close) / atr

@@ -1,4 +1,10 @@
-"""Positions as our ledger knows them, and the account state that the guard judges against."""
+"""Positions as our ledger knows them, and the account state that the guard judges against.
+
+R is two words. `r` is how far the price has gone from the first entry's price, in units of that entry's stop distance:
+an ADD changes neither, so rules at +1 R stay where they are. The first entry is the order that opened the position,
+with all its fills: their average price, and the stop that the order brought. `outcome_r` is what a closed position
+made after fees and funding, over what all its entries risked, each fill against its own order's stop.
+"""
 
 from decimal import Decimal
 
@@ -9,7 +15,7 @@ from tasks.core.types.orders import Instrument, PositionSide, VenuePosition
 
 
 class Position(Dto):
-    """One position of ours from its first fill to its last; R is measured against the initial stop, fixed at entry."""
+    """One position of ours from its first fill to its last."""
 
     position_id: str
     strategy: str
@@ -19,7 +25,7 @@ class Position(Dto):
     quantity: Exact = Field(ge=0)  # base, what is open now; 0 once closed
     entry_quantity: Exact  # base, everything ever bought into it
     avg_price: Exact
-    initial_stop: Exact | None = None
+    initial_stop: Exact | None = None  # the first entry's, as are `first_*`
     stop: Exact | None = None
     target: Exact | None = None
     realized_pnl: Exact = ZERO  # quote, before fees
@@ -30,26 +36,15 @@ class Position(Dto):
     peak_r: float = 0.0
     opened_at: Utc
     closed_at: Utc | None = None
-
-    @property
-    def risk_per_unit(self) -> Decimal | None:
-        """Return |entry - initial stop| in quote per base; None when it never had a stop."""
-        if self.initial_stop is None or self.initial_stop == self.avg_price:
-            return None
-        return abs(self.avg_price - self.initial_stop)
-
-    def unrealized_r(self, price: Decimal) -> Decimal | None:
-        """Return the open profit at `price` in multiples of the initial risk."""
-        if self.risk_per_unit is None:
-            return None
-        move = price - self.avg_price if self.side == "long" else self.avg_price - price
-        return move / self.risk_per_unit
+    first_price: Exact | None = None  # None in records of before: avg_price
+    first_quantity: Exact = ZERO  # base
+    risk: Exact | None = None  # quote, of every entry at its own stop; None: one had none
 
     def marked(self, price: Decimal | None) -> "HeldPosition":
         """Return what the guard is told of the position, valued at `price`."""
         return HeldPosition.trusted(
             symbol=self.symbol, side=self.side, quantity=self.quantity, avg_price=self.avg_price, stop=self.stop,
-            target=self.target, initial_stop=self.initial_stop, mark_price=price,
+            target=self.target, initial_stop=self.initial_stop, mark_price=price, first_price=self.first_price,
         )  # fmt: skip
 
 
@@ -63,11 +58,31 @@ class HeldPosition(VenuePosition):
     target: Exact | None = Field(None, validation_alias=AliasChoices("target", "tp"), serialization_alias="tp")
     initial_stop: Exact | None = None
     mark_price: Exact | None = None
+    first_price: Exact | None = None  # None: avg_price
 
     @property
     def notional(self) -> Decimal:
         """Return what the position is worth at its mark, else at its entry."""
         return self.quantity * (self.mark_price or self.avg_price)
+
+
+def stop_distance(side: PositionSide, price: Decimal, stop: Decimal | None) -> Decimal | None:
+    """Return price - stop of an entry, below 0 for a short; None without a stop, or with one that bounds no loss."""
+    distance = ZERO if stop is None else price - stop
+    return distance if (distance > 0 if side == "long" else distance < 0) else None
+
+
+def r_scale(position: Position | HeldPosition) -> tuple[Decimal, Decimal] | None:
+    """Return the price at 0 R and how far 1 R is from there, below 0 for a short; None where there is no R."""
+    zero = position.first_price or position.avg_price
+    unit = stop_distance(position.side, zero, position.initial_stop)
+    return None if unit is None else (zero, unit)
+
+
+def r_at(position: Position, price: Decimal) -> Decimal | None:
+    """Return `r` at a price; None where there is no R."""
+    scale = r_scale(position)
+    return None if scale is None else (price - scale[0]) / scale[1] + ZERO  # a short's -0 is 0
 
 
 class PendingEntry(Dto):
@@ -89,12 +104,15 @@ class PendingEntry(Dto):
 
 
 class ClosedTrade(Dto):
-    """A position that was closed: when, for how much (quote, after fees) and in R where known."""
+    """A position that was closed: when, for how much (quote, after fees) and its `outcome_r` where known.
+
+    Records of before name that `r_multiple`; there it is before fees.
+    """
 
     closed_at: Utc
     pnl: Exact
     symbol: str = ""
-    r_multiple: Exact | None = None
+    outcome_r: Exact | None = Field(None, validation_alias=AliasChoices("outcome_r", "r_multiple"))
 
 
 class AccountState(Dto):

@@ -1,6 +1,5 @@
 """Why a cycle ran, and everything it did: the record alone explains a decision."""
 
-from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -102,21 +101,15 @@ class Outcome(Dto):
     exit_price: Exact
     pnl: Exact  # quote, after fees
     pnl_pct: Exact  # of the entry notional
-    r_multiple: Exact | None = None
+    outcome_r: Exact | None = None  # pnl over what its entries risked; None: one had no stop
     fees: Exact
     hold_seconds: int
     closed_at: Utc
 
     @property
-    def net_r(self) -> Decimal | None:
-        """Return the R multiple after fees; `r_multiple` is before them. None where there was no stop."""
-        gross, r = self.pnl + self.fees, self.r_multiple
-        return r if r is None or gross == 0 else r * self.pnl / gross
-
-    @property
     def trade(self) -> ClosedTrade:
         """Return what the guard looks back on."""
-        return ClosedTrade(closed_at=self.closed_at, pnl=self.pnl, symbol=self.symbol, r_multiple=self.r_multiple)
+        return ClosedTrade(closed_at=self.closed_at, pnl=self.pnl, symbol=self.symbol, outcome_r=self.outcome_r)
 
 
 class Halt(Dto):

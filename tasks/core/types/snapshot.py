@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import AliasChoices, Field
 
 from tasks.core.types.base import Dto, Utc
 
@@ -187,7 +187,7 @@ class Past(Dto):
     action: str
     confidence: float
     reasons: tuple[str, ...] = ()
-    r_multiple: Number = None
+    outcome_r: Number = Field(None, validation_alias=AliasChoices("outcome_r", "r_multiple"))  # the latter of before
     distance: Number = None
 
 

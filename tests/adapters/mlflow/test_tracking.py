@@ -171,7 +171,7 @@ def outcome(cycle_id: str, r: str | None = "1.8") -> Outcome:
     return Outcome(
         cycle_id=cycle_id, position_id=f"p-{cycle_id}", symbol=BTC, entry_price=Decimal(64000),
         exit_price=Decimal(65000), pnl=Decimal("29.5"), pnl_pct=Decimal("1.49"),
-        r_multiple=None if r is None else Decimal(r), fees=Decimal("1.5"), hold_seconds=5400,
+        outcome_r=None if r is None else Decimal(r), fees=Decimal("1.5"), hold_seconds=5400,
         closed_at=datetime(2026, 3, 3, 1, 30, tzinfo=UTC),
     )  # fmt: skip
 
@@ -489,7 +489,7 @@ def test_an_outcome_sent_twice_is_on_its_trace_and_session_once(tracker, r):
     for _ in range(2):
         tracker.attach_outcome(trace_id, outcome(cycle, r))
     assessments = tracker.server.client.get_trace(trace_id, display=False).info.assessments
-    expected = {"pnl": 29.5, "pnl_pct": 1.49, "hold_seconds": 5400} | ({} if r is None else {"r_multiple": 1.8})
+    expected = {"pnl": 29.5, "pnl_pct": 1.49, "hold_seconds": 5400} | ({} if r is None else {"outcome_r": 1.8})
     assert sorted((a.name, a.value) for a in assessments) == sorted(expected.items())
     assert {a.source.source_type for a in assessments} == {"CODE"}
     session = tracker._session_run("default", "sandbox", date(2026, 3, 3))

@@ -122,7 +122,7 @@ async def test_digest_and_similar_decisions_know_only_outcomes_of_before(store):
     rows = (await ask(desk(store), "similar_decisions"))["rows"]
     assert [row["as_of"] for row in rows] == ["2026-11-20T03:00:00Z", "2026-11-20T02:00:00Z"]
     assert rows[0] | {"as_of": ""} == {
-        "as_of": "", "action": "OPEN_LONG", "confidence": 0.7, "reasons": ["TrendFlip(1h)"], "r_multiple": 0.96,
+        "as_of": "", "action": "OPEN_LONG", "confidence": 0.7, "reasons": ["TrendFlip(1h)"], "outcome_r": 0.96,
     }  # fmt: skip
     assert len((await ask(desk(store), "similar_decisions", limit=1))["rows"]) == 1
 

@@ -206,7 +206,7 @@ def remembered(store, number: int, decided=None, outcome_at=None, r="0.5", **cyc
         store.positions.save(a_position(cycle_id, cycle_id=cycle_id))
         pnl = Decimal(r) * 10
         store.outcomes.save(
-            an_outcome(cycle_id, cycle_id=cycle_id, closed_at=outcome_at, r_multiple=Decimal(r), pnl=pnl)
+            an_outcome(cycle_id, cycle_id=cycle_id, closed_at=outcome_at, outcome_r=Decimal(r), pnl=pnl)
         )
 
 
@@ -220,11 +220,11 @@ def test_recent_decisions_come_newest_first_with_the_outcomes_known_then(store):
     remembered(store, 2, a_hold())  # the last rung: nobody decided
     at = AT + minutes(20)
     past = past_of(store, at).recent
-    assert [(one.as_of, one.action, one.r_multiple) for one in past] == [
+    assert [(one.as_of, one.action, one.outcome_r) for one in past] == [
         (AT + minutes(5), "OPEN_LONG", None), (AT, "OPEN_LONG", None),
     ]  # fmt: skip
     assert (past[0].confidence, past[0].reasons, past[0].distance) == (0.7, (), None)
-    assert past_of(store, AT + minutes(30)).recent[1].r_multiple == 0.5
+    assert past_of(store, AT + minutes(30)).recent[1].outcome_r == 0.5
     assert past_of(store, at, "ETH/USDT:USDT").recent == past_of(store, at, strategy="other").recent == ()
 
 
@@ -234,7 +234,7 @@ def test_similar_decisions_come_nearest_first_and_only_with_an_outcome(store):
     remembered(store, 1)
     later = AT + timedelta(days=1)
     past = past_of(store, later).similar[:2]
-    assert [(one.as_of, one.r_multiple) for one in past] == [(AT + minutes(10), 0.25), (AT + minutes(25), 2.0)]
+    assert [(one.as_of, one.outcome_r) for one in past] == [(AT + minutes(10), 0.25), (AT + minutes(25), 2.0)]
     assert 0 < past[0].distance < past[1].distance < 0.2
     assert past_of(store, AT + minutes(59)).similar == ()
 
@@ -279,13 +279,13 @@ def test_nothing_is_remembered_that_was_not_known_at_as_of(store, made, bar_now)
         if held is not None:
             store.positions.save(a_position(cycle_id, cycle_id=cycle_id))
             closed = at + minutes(5 * held)
-            store.outcomes.save(an_outcome(cycle_id, cycle_id=cycle_id, closed_at=closed, r_multiple=Decimal(number)))
+            store.outcomes.save(an_outcome(cycle_id, cycle_id=cycle_id, closed_at=closed, outcome_r=Decimal(number)))
     as_of = AT + minutes(5 * bar_now)
     memory = past_of(store, as_of, strategy=strategy, decider="rules")
     known = {n: held is not None and n + held <= bar_now for n, held in made if n < bar_now}
     bar = {AT + minutes(5 * n): n for n, _ in made}
     assert {bar[past.as_of] for past in memory.recent} == set(sorted(known)[-5:])
-    assert all(past.r_multiple == (bar[past.as_of] if known[bar[past.as_of]] else None) for past in memory.recent)
+    assert all(past.outcome_r == (bar[past.as_of] if known[bar[past.as_of]] else None) for past in memory.recent)
     assert len(memory.similar) == min(5, sum(known.values()))
     assert all(known[bar[past.as_of]] for past in memory.similar)
     assert memory.decider_trades == sum(held is not None and n + held <= bar_now for n, held in made)

@@ -1,16 +1,18 @@
 """Positions, outcomes, equity, halts and pauses."""
 
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import insert
-from store_samples import AT, BTC, a_cycle, a_decision, a_position, an_outcome, minutes
+from sqlalchemy import insert, text
+from store_samples import AT, BTC, a_cycle, a_decision, a_fill, a_position, an_intent, an_outcome, minutes
 
 from tasks.adapters.store.database import MIGRATIONS, row_of
-from tasks.adapters.store.tables import OutcomeRow, PositionRow
+from tasks.adapters.store.tables import CycleRow, FillRow, IntentRow, OutcomeRow, PositionRow
 from tasks.core.trading import ledger
+from tasks.core.types.portfolio import Position
 from tasks.core.types.record import EquityPoint
 
 
@@ -64,18 +66,84 @@ def test_what_closed_before_outcomes_came_with_positions_is_settled_and_what_was
     empty_url, open_store
 ):
     store = open_store(empty_url)
-    config = Config(MIGRATIONS / "alembic.ini")
-    with store.database.writing() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0009")
+    with of_release(store, "0009") as connection:
         for position_id in ("settled", "waiting"):
-            position = closed(position_id, 60)
-            connection.execute(insert(PositionRow).values(row_of(PositionRow, position)))
-        outcome = row_of(OutcomeRow, ledger.outcome(closed("settled", 60)), tracked=False)
-        connection.execute(insert(OutcomeRow).values(outcome))
+            put_before_0015(connection, closed(position_id, 60))
+        put_before_0015(connection, an_outcome("settled"))
     store.migrate()
     assert [position.position_id for position in store.positions.without_outcome("default")] == ["waiting"]
     assert store.outcomes.unsettled("default") == []
+
+
+def test_outcomes_of_before_are_measured_by_what_their_entries_risked(empty_url, open_store):
+    """Bought 1 at 100 with the stop at 90, added 1 at 110 with the stop at 100, sold for 30 less fees of 1: not 1 R."""
+    store = open_store(empty_url)
+    two = {"entry_quantity": Decimal(2), "avg_price": Decimal(105), "initial_stop": Decimal(90)}
+    shorts = {"side": "short", "symbol": "ETH/USDT:USDT", "initial_stop": Decimal(120)}
+    trades = {
+        "added": ({}, [("qd-1", 100, "90"), ("qd-2", 110, "100")]),
+        "short": (shorts, [("qd-3", 110, "120"), ("qd-4", 100, "110")]),
+        "naked": ({"symbol": "A/USDT:USDT"}, [("qd-5", 100, "90"), ("qd-6", 110, None)]),
+        "gone": ({"symbol": "B/USDT:USDT"}, []),
+        "never": ({"symbol": "C/USDT:USDT", "initial_stop": None}, []),
+    }
+    with of_release(store, "0014") as connection:
+        cycle = row_of(CycleRow, a_cycle(), record={}, started_at=AT, updated_at=AT)
+        connection.execute(insert(CycleRow).values(cycle))
+        for name, (fields, entries) in trades.items():
+            position = closed(name, 60, **(two | fields))
+            entered = {"symbol": position.symbol, "side": "sell" if position.side == "short" else "buy"}
+            put_before_0015(connection, position)
+            old_r = None if name == "never" else Decimal(1)
+            sums = {"entry_price": Decimal(105), "pnl": Decimal(29), "fees": Decimal(1), "outcome_r": old_r}
+            put_before_0015(connection, an_outcome(name, symbol=position.symbol, **sums), settled_at=None)
+            sides = {"buy": "sell", "sell": "buy"}
+            out = an_intent(f"out-{name}", symbol=position.symbol, side=sides[entered["side"]], reduce_only=True)
+            sent = [an_intent(key, **entered, stop=stop and Decimal(stop)) for key, _, stop in entries]
+            for leg, intent in enumerate((*sent, out)):
+                row = row_of(IntentRow, intent, cycle_id="c1", leg=leg, state="done", persisted_at=AT, fence=None)
+                connection.execute(insert(IntentRow).values(row))
+            filled = {"quantity": Decimal(1), "at": AT}
+            for key, price, _ in entries:
+                fill = a_fill(key, client_order_id=key, price=Decimal(price), **entered, **filled)
+                connection.execute(insert(FillRow).values(row_of(FillRow, fill)))
+            fill = a_fill(
+                f"out-{name}", client_order_id=out.client_order_id, symbol=out.symbol, side=out.side, **filled
+            )
+            connection.execute(insert(FillRow).values(row_of(FillRow, fill)))
+    store.migrate()
+    found = {each.position_id: each.outcome_r for each in store.outcomes.newest("default")}
+    twice = Decimal(29) / 30  # of the average and the first stop, where the fills are gone
+    assert found == {
+        "added": Decimal("1.45"), "short": Decimal("1.45"), "naked": None, "gone": twice, "never": None
+    }  # fmt: skip
+    kept = store.positions.get("added")
+    assert (kept.first_price, kept.first_quantity, kept.risk) == (None, 0, None)
+    assert ledger.outcome(kept).outcome_r is None
+
+
+@contextmanager
+def of_release(store, version):
+    """Bring an empty store to an earlier version and hand out a connection to fill it by."""
+    config = Config(MIGRATIONS / "alembic.ini")
+    with store.database.writing() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+        yield connection
+
+
+def put_before_0015(connection, one, **more):
+    """Insert a position or outcome as a release before 0015 did."""
+    table = PositionRow if isinstance(one, Position) else OutcomeRow
+    row = row_of(table, one, **({} if table is PositionRow else {"tracked": False}), **more)
+    r = row.pop("outcome_r", None)
+    connection.execute(insert(table).values({k: v for k, v in row.items() if k not in NEW}))
+    if r is not None:
+        old = text(f"UPDATE outcomes SET r_multiple = {r} WHERE position_id = :name")
+        connection.execute(old, {"name": one.position_id})
+
+
+NEW = {"first_price", "first_quantity", "risk"}
 
 
 def test_outcomes_are_newest_first_and_none_of_the_future(store):

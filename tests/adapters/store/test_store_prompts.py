@@ -39,7 +39,7 @@ def test_decisions_and_outcomes_are_found_by_the_prompt_they_sent(store):
         store.cycles.begin(a_cycle(cycle, strategy=strategy, as_of=at), at)
         store.decisions.keep(cycle, a_decision(comment=cycle), at)
         store.positions.save(a_position(f"p{i}", cycle_id=cycle, strategy=strategy, closed_at=at))
-        store.outcomes.save(an_outcome(f"p{i}", cycle_id=cycle, r_multiple=Decimal(i), closed_at=at))
+        store.outcomes.save(an_outcome(f"p{i}", cycle_id=cycle, outcome_r=Decimal(i), closed_at=at))
     assert [d.decision.comment for d in store.prompts.decisions("default", SHA, AT, 9)] == ["c2", "c1"]
     assert [d.decision.comment for d in store.prompts.decisions("default", SHA, AT + minutes(1), 9)] == ["c2"]
     assert len(store.prompts.decisions("default", SHA, AT, 1)) == 1

@@ -67,7 +67,7 @@ def test_distance_is_symmetric_where_it_exists_and_at_most_two(a, b):
 
 
 PAST = Past(
-    as_of=AT, action="OPEN_LONG", confidence=0.62, reasons=("TrendFlip(1h up)",), r_multiple=0.96, distance=0.081
+    as_of=AT, action="OPEN_LONG", confidence=0.62, reasons=("TrendFlip(1h up)",), outcome_r=0.96, distance=0.081
 )
 MEMORY = Memory(
     recent=(PAST.model_copy(update={"distance": None}), Past(as_of=AT, action="HOLD", confidence=0.5)),

@@ -52,12 +52,12 @@ def test_what_may_be_remembered_is_sorted_by_how_near_it_is_to_this_moment():
     far = here.model_copy(update={"values": tuple(None if v is None else v + 0.3 for v in here.values)})
     flip = Past(as_of=AT, action="OPEN_LONG", confidence=0.7, reasons=("TrendFlip(1h up)",))
     made = [
-        Earlier(flip.model_copy(update={"as_of": AT - n * FIVE, "r_multiple": float(n)}), each)
+        Earlier(flip.model_copy(update={"as_of": AT - n * FIVE, "outcome_r": float(n)}), each)
         for n, each in ((1, far), (2, here))
     ]
     found = ask(Remembered(made, made, Memory(decider_trades=2, decider_win_rate=0.5, decider_mean_r=1.5))).memory
-    assert [past.r_multiple for past in found.recent] == [1.0, 2.0]
-    assert [(past.r_multiple, past.distance) for past in found.similar] == [(2.0, 0.0), (1.0, 0.3)]
+    assert [past.outcome_r for past in found.recent] == [1.0, 2.0]
+    assert [(past.outcome_r, past.distance) for past in found.similar] == [(2.0, 0.0), (1.0, 0.3)]
     assert (found.decider_trades, found.decider_win_rate, found.decider_mean_r) == (2, 0.5, 1.5)
 
 
@@ -112,7 +112,7 @@ def test_a_replay_remembers_its_own_decisions_and_only_trades_that_have_ended(to
             if outcome is not None and outcome.closed_at == at:
                 continue  # closed by the very decision that is asked for here, or by the bar before it
             ended = outcome is not None and outcome.closed_at < at
-            assert past.r_multiple == (float(outcome.r_multiple) if ended else None)
+            assert past.outcome_r == (float(outcome.outcome_r) if ended else None)
         ended = [sum(test(outcome.closed_at) for outcome in result.outcomes) for test in (at.__gt__, at.__ge__)]
         assert ended[0] <= memory.decider_trades <= ended[1]
     assert any(each.memory.similar for each in noting.asked)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types.decision import ACTIONS, Answer, ModelCall, OpenLong, PromptRef, hold
-from tasks.core.types.orders import Fill, OrderIntent, OrderType
+from tasks.core.types.decision import ACTIONS, Add, Answer, ModelCall, OpenLong, PromptRef, hold
+from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, Position
 from tasks.core.types.record import CycleRecord, CycleStatus, Inputs
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
@@ -128,21 +128,14 @@ def test_what_was_never_carried_out_is_a_hold(status):
 # --- the trade's R
 
 
-def traded(pnl: str = "30", hours: float = 1.5, symbol: str = BTC) -> ClosedTrade:
-    return ClosedTrade(closed_at=START + timedelta(hours=hours), pnl=Decimal(pnl), symbol=symbol)
+def traded(pnl: str = "30", hours: float = 1.5, symbol: str = BTC, risk: int | None = 10) -> ClosedTrade:
+    r = Decimal(pnl) / risk if risk else None
+    return ClosedTrade(closed_at=START + timedelta(hours=hours), pnl=Decimal(pnl), symbol=symbol, outcome_r=r)
 
 
-def bought(hours: float, *, filled: bool = True) -> CycleRecord:
-    """An entry of 2 at 100, or asked at 101, with its stop at 95."""
-    intent = OrderIntent(
-        client_order_id="e", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=Decimal(2), stop=Decimal(95)
-    )
-    fill = Fill(
-        fill_id="f", venue_order_id="v", client_order_id="e", symbol=BTC, side="buy", quantity=Decimal(2),
-        price=Decimal(100), at=START,
-    )  # fmt: skip
-    asked = Verdict(allowed=True, decision=BUY, price=Decimal(101))
-    return point(hours, decision=BUY, verdict=asked, intents=(intent,), fills=(fill,) if filled else ())
+def bought(hours: float, decision=BUY) -> CycleRecord:
+    intent = OrderIntent(client_order_id="e", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=Decimal(2))
+    return point(hours, decision=decision, intents=(intent,))
 
 
 def having(hours: float, *trades: ClosedTrade, **fields: object) -> CycleRecord:
@@ -151,12 +144,21 @@ def having(hours: float, *trades: ClosedTrade, **fields: object) -> CycleRecord:
 
 def test_r_stands_on_the_step_on_which_the_trade_closed_and_names_its_entry():
     rows = steps(point(0), bought(1), having(2), having(3, traded("30", 2.5)), having(4, traded("30", 2.5)))
-    assert [row["reward_r"] for row in rows] == [0, 0, 3.0, 0]  # 30 quote of 2 x 5 at risk
+    assert [row["reward_r"] for row in rows] == [0, 0, 3.0, 0]
     assert [row["entry_cycle_id"] for row in rows] == [None, None, "BTC1", None]
 
 
-def test_the_risk_of_an_entry_not_filled_yet_is_as_asked():
-    assert steps(bought(0, filled=False), having(1, traded("30", 0.5)))[0]["reward_r"] == 2.5
+def test_what_was_added_to_has_the_r_of_all_its_entries():
+    """1 at 100 with its stop at 90 and 1 at 110 with its stop at 100, both sold at 120: 30 of 20."""
+    more = Add.model_validate(BUY.model_dump(exclude={"action"}))
+    rows = steps(bought(0), bought(1, more), having(2, traded("30", 1.5, risk=20)))
+    assert [(row["reward_r"], row["entry_cycle_id"]) for row in rows] == [(0, None), (1.5, "BTC1")]
+
+
+def test_the_r_of_trades_that_closed_together_adds_up_and_is_unknown_if_one_of_them_is():
+    both = traded("30", 0.4), traded("-5", 0.5)
+    assert steps(bought(0), having(1, *both))[0]["reward_r"] == 2.5
+    assert steps(bought(0), having(1, *both, traded("1", 0.6, risk=None)))[0]["reward_r"] is None
 
 
 @pytest.mark.parametrize("way", [1, -1], ids=["oldest first", "newest first"])

@@ -130,7 +130,7 @@ def record(**changes) -> CycleRecord:
 
 OUTCOME = Outcome(
     cycle_id="6f9619ff-8b86-5011-b42d-00cf4fc964ff", position_id="p", symbol=BTC, entry_price=Decimal(64126),
-    exit_price=Decimal("64932.3"), pnl=Decimal("22.80"), pnl_pct=Decimal("1.15"), r_multiple=Decimal("1.81"),
+    exit_price=Decimal("64932.3"), pnl=Decimal("22.80"), pnl_pct=Decimal("1.15"), outcome_r=Decimal("1.81"),
     fees=Decimal("2.2"), hold_seconds=5430, closed_at=datetime(2026, 3, 2, 11, 35, 30, tzinfo=UTC),
 )  # fmt: skip
 

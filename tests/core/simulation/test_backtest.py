@@ -231,7 +231,7 @@ def exits(run: Backtest) -> list[str]:
 def test_a_close_all_follow_up_ends_the_trade(market, points):
     run, result, _ = first_with(market, points, lambda run, *_: "exit" in exits(run), followups=["CLOSE_ALL at +1.0R"])
     assert run.symbols[SYMBOL].position is None
-    assert [float(o.r_multiple) for o in result.outcomes] == pytest.approx([1.0], abs=0.5)
+    assert [float(o.outcome_r) for o in result.outcomes] == pytest.approx([1.0], abs=0.5)
 
 
 def test_a_limit_entry_that_fills_later_becomes_a_trade_of_its_cycle(market, points):

@@ -186,6 +186,7 @@ def test_funding_is_paid_on_the_close_at_its_time_and_received_by_a_short() -> N
     assert fills(run) == [("entry", "100.05"), ("funding", "100"), ("exit", "99.95")]
     assert equity(run) == Decimal("9996.9")
     assert run.result.summary()["funding_quote"] == Decimal("0.1")
+    assert run.outcomes[0].outcome_r == Decimal("-3.1") / Decimal("20.5")  # 10 x (100.05 - 98) were at risk
     assert run.result.summary()["fees_quote"] == 2
     short = replay([FLAT] * 45, {59: SHORT, 100: CLOSE}, funding=rates)
     # sold for 999.5, bought back for 1000.5, fees 0.9995 + 1.0005, received 0.1: -1 - 2 + 0.1
@@ -240,6 +241,31 @@ def test_the_stop_moved_to_breakeven_ends_the_trade_there() -> None:
     # out at 100.1 x 0.9995 = 100.04995, fee 1.0004995: 1000.4995 - 1000.5 - 1.0005 - 1.0004995 = -2.0014995
     assert fills(run) == [("entry", "100.05"), ("stop", "100.04995")]
     assert equity(run) == Decimal("9997.9985005")
+    assert run.outcomes[0].outcome_r == Decimal("-2.0014995") / Decimal("20.5")  # breakeven costs its fees
+
+
+def test_an_add_leaves_the_levels_of_r_and_its_stop_counts_in_what_came_of_it() -> None:
+    bars = [FLAT, (100, 106, 99.5, 106), (106, 110, 105, 110), (110, 112, 109, 112), (112, 120, 111, 120)]
+    told = LONG | {"stop_atr": 5, "tp_atr": 40, "followups": ["MOVE_STOP: breakeven on +0.5R"]}
+    add, records = LONG | {"action": "ADD", "tp_atr": 40}, []
+    run = replay(
+        [*bars, *[(120, 121, 119, 120)] * 2], {59: told, 62: add, 65: CLOSE}, on_record=records.append,
+        costs=Costs(taker_bps=0, maker_bps=0, half_spread_bps=0, impact_bps_per_million=0),
+    )  # fmt: skip
+    # 10 at 100 with the stop at 90: +1 R is 110 and +2 R is 120, also after the add at 110
+    assert [fill.price for fill in run.account.fills] == [100, 110, 120]
+    reasons = [(record.as_of, str(reason)) for record in records for reason in record.reasons]
+    crossed = [(int((at - START) / FIVE) - 1, text) for at, text in reasons if text.startswith("RMultiple")]
+    assert crossed == [(62, "RMultiple(5m +1.0R)"), (64, "RMultiple(5m +2.0R)")]
+    told_r = [record.snapshot.position.unrealized_R for record in records if record.snapshot.position.side == "long"]
+    assert told_r == [0.0, 1.0, 1.2, 2.0, 2.0]
+    [entry, added, _] = run.account.fills
+    stop = next(i.stop for record in records for i in record.intents if i.client_order_id == added.client_order_id)
+    risked = 10 * (entry.price - 90) + added.quantity * (added.price - stop)
+    [outcome] = run.outcomes
+    assert outcome.pnl.quantize(Decimal("1e-20")) == 10 * 20 + added.quantity * 10
+    assert outcome.outcome_r == outcome.pnl / risked
+    assert run.result.summary()["expectancy_r"] == float(outcome.outcome_r)
 
 
 def test_a_limit_that_is_not_traded_through_in_time_costs_nothing() -> None:

@@ -55,6 +55,14 @@ def test_a_second_one_alike_is_not_stacked_while_the_regime_runs_that_way(stack,
     assert judge(asked(OpenShort), state=state, snapshot=seen(stack=stack)).allowed
 
 
+def test_what_was_added_to_has_earned_by_the_r_of_its_first_entry():
+    """First at 100 with its stop at 90: 1 R is 110, and stays there when the average is 105."""
+    added = {"symbol": ETH, "avg_price": D(105), "first_price": D(100), "initial_stop": D(90), "stop": D(105)}
+    for mark, fires in ((D("109.9"), True), (D(110), False)):
+        state = beside(0.9, **added, mark_price=mark)
+        assert (Code.STACKED in judge(state=state, snapshot=seen(stack=None)).codes) == fires
+
+
 def test_a_losing_position_is_not_added_to_whatever_the_regime():
     assert judge(asked(Add), holding(), seen(close=99.9)).codes == (Code.STACKED,)
     assert judge(asked(Add), holding(), seen(close=100.0)).allowed

@@ -31,7 +31,7 @@ def walk(seed, shared=None, share=0.0, n=track_record.BARS):
 def outcome(r, fees=0, minutes=0):
     return Outcome(
         cycle_id="c", position_id="p", symbol=BTC, entry_price=D(100), exit_price=D(100), pnl=D(r) * 10 - D(fees),
-        pnl_pct=D(0), r_multiple=D(r), fees=D(fees), hold_seconds=60, closed_at=ago(minutes=minutes),
+        pnl_pct=D(0), outcome_r=D(r) - D(fees) / 10, fees=D(fees), hold_seconds=60, closed_at=ago(minutes=minutes),
     )  # fmt: skip
 
 

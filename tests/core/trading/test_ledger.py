@@ -57,25 +57,26 @@ def test_a_position_id_derives_from_its_opening_order():
 
 
 def test_a_long_round_trip():
-    # 2 x (104.5 - 100) = 9; fees 0.11 + 0.11495; R = 4.5 / 2
+    # 2 x (104.5 - 100) = 9; fees 0.11 + 0.11495; 2 x 2 at risk
     p = after(opened("buy", fill("buy", "2", "100", "0.11")), fill("sell", "2", "104.5", "0.11495", hours=3))
     o = ledger.outcome(p)
     assert (p.quantity, p.realized_pnl, p.closed_at) == (0, D("9.0"), NOON + 3 * HOUR)
     assert (o.entry_price, o.exit_price, o.fees) == (D(100), D("104.5"), D("0.22495"))
-    assert (o.pnl, o.pnl_pct, o.r_multiple) == (D("8.77505"), D("4.387525"), D("2.25"))
+    assert (o.pnl, o.pnl_pct, o.outcome_r) == (D("8.77505"), D("4.387525"), D("2.1937625"))
     assert o.hold_seconds == 10_800
 
 
 def test_a_short_that_is_stopped_out_loses_one_r_and_its_fees():
     p = opened("sell", fill("sell", "0.4", "2500", "0.55"), stop="2550", target="2400")
     o = ledger.outcome(after(p, fill("buy", "0.4", "2550", "0.561", client_order_id="", reason="stop", hours=1)))
-    assert (o.pnl, o.r_multiple, o.pnl_pct) == (D("-21.111"), D(-1), D("-2.1111"))
+    assert (o.pnl, o.outcome_r, o.pnl_pct) == (D("-21.111"), D("-1.05555"), D("-2.1111"))
 
 
 def test_add_then_trim_then_close():
     # 1 @ 100 and 3 @ 104 average 103; trim 1 @ 107: +4; close 3 @ 101: -6
     p = opened("buy", fill("buy", "1", "100", "0.055"))
-    p = after(p, fill("buy", "3", "104", "0.1716", client_order_id="another", hours=1))
+    add = fill("buy", "3", "104", "0.1716", client_order_id="another", hours=1)
+    p = ledger.apply_fill(p, add, stop=D("99.7"))
     assert (p.quantity, p.entry_quantity, p.avg_price) == (D(4), D(4), D(103))
     p = after(p, fill("sell", "1", "107", "0.05885", hours=2))
     assert (p.quantity, p.avg_price, p.realized_pnl, p.exit_price) == (D(3), D(103), D(4), D(107))
@@ -83,7 +84,8 @@ def test_add_then_trim_then_close():
     p = after(p, fill("sell", "3", "101", "0.16665", hours=3))
     assert (p.quantity, p.realized_pnl, p.exit_price, p.fees) == (0, D(-2), D("102.5"), D("0.4521"))
     o = ledger.outcome(p)
-    assert (o.pnl, o.entry_price, o.r_multiple) == (D("-2.4521"), D(103), D("-0.1"))  # -0.5 of 103 - 98
+    assert (o.pnl, o.entry_price) == (D("-2.4521"), D(103))
+    assert o.outcome_r == D("-2.4521") / D("14.9")  # 1 x 2 and 3 x 4.3 at risk
 
 
 def test_trim_then_add_remembers_everything_bought():
@@ -145,7 +147,7 @@ def test_an_open_position_has_no_outcome_yet():
 
 def test_a_trade_without_stop_has_no_r():
     p = after(opened("buy", fill("buy", "1", "100"), stop=None), fill("sell", "1", "101"))
-    assert ledger.outcome(p).r_multiple is None
+    assert ledger.outcome(p).outcome_r is None
 
 
 tenths = st.integers(1, 5000).map(lambda n: D(n) / 10)
@@ -176,7 +178,7 @@ def test_equity_is_what_the_fills_did_to_cash_and_holdings(long, trades, mark):
 def trade(pnl, r, hours):
     return Outcome(
         cycle_id="c", position_id=f"p{hours}", symbol=BTC, entry_price=D(100), exit_price=D(101), pnl=D(pnl),
-        pnl_pct=D(pnl), r_multiple=None if r is None else D(r), fees=D(0), hold_seconds=60,
+        pnl_pct=D(pnl), outcome_r=None if r is None else D(r), fees=D(0), hold_seconds=60,
         closed_at=NOON + hours * HOUR,
     )  # fmt: skip
 

@@ -122,6 +122,17 @@ def test_a_short_is_told_as_one_and_its_quantity_is_negative():
     assert asked.snapshot.position.unrealized_R == pytest.approx(0.5)
     assert (asked.snapshot.position.stop_atr, asked.snapshot.position.tp_atr) == (None, None)
     assert ask(position=ours()).quantity == 2
+
+
+def test_what_was_added_is_in_the_average_and_not_in_r():
+    """The first entry was 10 below the last price with its stop 10 further: 1 R, also once the average has moved."""
+    first = {"first_price": LAST - 10, "initial_stop": LAST - 20}
+    for average in (LAST - 10, LAST - 5):
+        view = ask(position=ours(avg_price=average, **first)).snapshot.position
+        assert (view.avg_price, view.unrealized_R) == (pytest.approx(float(average), rel=1e-5), 1.0)
+
+
+def test_a_flat_account_holds_nothing():
     assert (ask().quantity, ask().snapshot.position.side) == (0, "flat")
 
 

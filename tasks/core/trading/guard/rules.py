@@ -13,7 +13,7 @@ from tasks.core.trading.guard.cases import Account, Case, EntryTerms, Exposure
 from tasks.core.trading.guard.sizing import HUNDRED, direction, known
 from tasks.core.types.base import ZERO
 from tasks.core.types.decision import ACTIONS, MAY_AS_FALLBACK
-from tasks.core.types.portfolio import HeldPosition
+from tasks.core.types.portfolio import HeldPosition, r_scale
 from tasks.core.types.snapshot import TimeframeView
 from tasks.core.types.verdict import Check, Code, check
 
@@ -291,12 +291,12 @@ def gain(p: HeldPosition) -> Decimal:
 def earned(p: Exposure, t: EntryTerms) -> bool:
     """Return whether a position is up by `stack_min_r` and its stop at or beyond breakeven; a pending entry never is.
 
-    R is its initial risk; where that is unknown, one 15m ATR of this entry stands in for the same share of the price.
+    Where it has no R, one 15m ATR of this entry stands in for the same share of its price.
     """
     if not isinstance(p, HeldPosition) or p.stop is None or direction(p.side) * (p.stop - p.avg_price) < 0:
         return False
-    unit = t.atr / t.last * p.avg_price if p.initial_stop is None else abs(p.avg_price - p.initial_stop)
-    return gain(p) >= t.account.limits.stack_min_r * unit
+    zero, unit = r_scale(p) or (p.avg_price, t.atr / t.last * p.avg_price)
+    return direction(p.side) * ((p.mark_price or zero) - zero) >= t.account.limits.stack_min_r * abs(unit)
 
 
 # --- which actions each rule is asked about, in the order in which a verdict lists them

@@ -53,13 +53,13 @@ def correlations(symbol: str, closes: Mapping[str, pd.Series], as_of: datetime) 
 
 
 def kelly(outcomes: Sequence[Outcome], least: int) -> Decimal | None:
-    """Return the share of equity that Kelly would risk: p / mean loss - (1 - p) / mean win, in R after fees.
+    """Return the share of equity that Kelly would risk: p / mean loss - (1 - p) / mean win, in `outcome_r`.
 
     None with fewer than `least` outcomes, and where nothing was lost yet; -1 where nothing was won. Below 0 the decider
     has no edge. p counts trades that were won among those won or lost.
     """
     newest = sorted(outcomes, key=lambda o: o.closed_at)[-KEPT:]
-    rs = [outcome.net_r for outcome in newest if outcome.net_r is not None]
+    rs = [outcome.outcome_r for outcome in newest if outcome.outcome_r is not None]
     wins, losses = [r for r in rs if r > 0], [-r for r in rs if r < 0]
     if len(rs) < least or not losses:
         return None
