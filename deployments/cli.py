@@ -21,7 +21,7 @@ import click
 
 from flows.commands import backtest, compare, guard, learning, prompts, replay, snapshot
 from flows.commands.options import Finite, decider_option, json_option, time_option
-from flows.commands.output import emit
+from flows.commands.output import emit, say
 from tasks.core.errors import InputError, TradingError
 from tasks.settings import ROOT, Settings, load
 
@@ -64,11 +64,14 @@ def up(profile: str | None, **options: bool) -> int:
 
 
 @cli.command()
-def down() -> None:
+@json_option
+def down(as_json: bool) -> None:
     """Stop what `up` started with this HOME."""
     from deployments.up import down as stop
 
-    click.echo(stop(_installed().home))
+    home = _installed().home
+    stopped = stop(home)
+    say(stopped, as_json, home=home, result=stopped)
 
 
 @cli.command()
@@ -88,33 +91,38 @@ def deploy() -> None:
 
 
 @cli.command()
-def migrate() -> None:
+@json_option
+def migrate(as_json: bool) -> None:
     """Bring the store's tables up to this release; every other command waits for nothing else."""
     from deployments.supervisor import migrate as bring_up
 
     bring_up(_installed())
-    click.echo("the store is of this release")
+    say("the store is of this release", as_json, migrated=True)
 
 
 @cli.command()
 @click.argument("archive", type=click.Path(path_type=Path, resolve_path=True))
-def backup(archive: Path) -> None:
+@json_option
+def backup(archive: Path, as_json: bool) -> None:
     """Save all state to ARCHIVE (.tar.gz); the system may be running."""
     from deployments.backup import backup as save
 
-    click.echo(f"{archive}: {', '.join(save(_installed(), archive))}")
+    saved = save(_installed(), archive)
+    say(f"{archive}: {', '.join(saved)}", as_json, archive=archive, saved=saved)
 
 
 @cli.command()
 @click.argument("archive", type=click.Path(path_type=Path, resolve_path=True))
-def restore(archive: Path) -> None:
+@json_option
+def restore(archive: Path, as_json: bool) -> None:
     """Bring back what `backup` saved, into an empty HOME and empty databases."""
     from deployments import up_state
     from deployments.backup import restore as bring_back
 
     now = _installed()
     up_state.make_home(now.home)
-    click.echo(f"{now.home}: {', '.join(bring_back(now, archive))}")
+    restored = bring_back(now, archive)
+    say(f"{now.home}: {', '.join(restored)}", as_json, home=now.home, restored=restored)
 
 
 @cli.command()

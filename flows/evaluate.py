@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows.commands.options import name_gaps
 from flows.commands.output import plain, stopwatch
 from tasks import evaluate as stage
 from tasks.adapters import parallel_backtests, variants
@@ -28,6 +28,7 @@ from tasks.core.lab.compare import BacktestWindow, Treatment, Trial, Variant
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
+from tasks.core.simulation.symbol_backtest import make_grid
 from tasks.core.types.strategy import Told
 from tasks.evaluate import ComparisonRequest, Work
 from tasks.settings import settings
@@ -52,11 +53,9 @@ def plan_work(request: ComparisonRequest) -> Work:
         calendar=str(s.calendar or ""),
     )
     seen = parallel_backtests.treated(files.candles, "raw", None, s.events)
-    opens = [market.bars["5m"].index for market in seen.markets.values()]
-    first, last = (edge.to_pydatetime() for edge in (min(i[0] for i in opens), max(i[-1] for i in opens)))
-    start = max(first, request.start or first)
-    end = min(last + timedelta(minutes=5), request.end or datetime.max.replace(tzinfo=UTC))
-    windows = compare.split(start, end, request.windows, request.window_days)
+    gaps = name_gaps(seen.markets)
+    grid = make_grid(seen.markets, request.start, request.end)
+    windows = compare.split(grid.closes_at(-1), grid.closes_at(grid.n - 1), request.windows, request.window_days)
     whole = BacktestWindow(start=windows[0].start, end=windows[-1].end)
     strategy, sources = parallel_backtests.replayed(s, "", files, whole)
     free, paid = [], []
@@ -76,7 +75,7 @@ def plan_work(request: ComparisonRequest) -> Work:
                 samples=-(-samples // len(windows)) if treatment == "raw" and kind.sees_market else 0,
             )
             paid.append((variant, job)) if kind.asks_model else free.append(job)
-    return Work(request, chosen, windows, free, paid, parallel_backtests.terms_of(strategy, sources))
+    return Work(request, chosen, windows, free, paid, parallel_backtests.terms_of(strategy, sources), gaps)
 
 
 def _treatments(request: ComparisonRequest, variant: Variant) -> list[Treatment]:
@@ -122,6 +121,7 @@ def carry_out(
             "git_commit": notes["commit"],
             "mask": notes["mask"],
             "instruments": work.instruments,
+            "gaps": work.gaps,
             "spent": {name: getattr(spending, name) for name in ("asked", "reused", "errors")}
             | {"usd": spending.spent_usd},
             "report": page if out else None,

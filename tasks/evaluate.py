@@ -56,6 +56,7 @@ class Work:
     free: list[Job]
     paid: list[tuple[Variant, Job]]
     instruments: dict[str, dict[str, Any]]
+    gaps: dict[str, Any]
 
     @property
     def job(self) -> Job:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import decider_option, json_option, replay_options
+from flows.commands.options import decider_option, json_option, name_gaps, replay_options
 from flows.commands.output import emit, plain, progress, stopwatch
 from flows.commands.spending import max_cost_option
 from tasks.core.decision.kinds import kind_of
@@ -48,7 +48,7 @@ def backtest(
     """
     from flows.commands.spending import ALWAYS, decider_for
     from tasks.adapters.files.folders import check_new
-    from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, terms_of
+    from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, terms_of, treated
     from tasks.core.lab.compare import BacktestWindow
 
     s = settings()
@@ -65,6 +65,7 @@ def backtest(
     )
     window = BacktestWindow(start=start or ALWAYS[0], end=end or ALWAYS[1])
     strategy, sources = replayed(s, decider, read, window)
+    gaps = name_gaps(treated(read.candles, "raw", None, s.events).markets)
     job = Job(
         label=decider,
         strategy=strategy,
@@ -89,6 +90,7 @@ def backtest(
         "instruments": terms_of(shown, sources),
         "decider": chosen.name,
         **figures,
+        "gaps": gaps,
         "complete": result.complete,
         "mask": job.mask and job.mask.describe(tuple(files)),
         **seconds,

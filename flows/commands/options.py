@@ -1,6 +1,6 @@
 """Options that several commands take, and what becomes of their values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from math import isfinite
 from pathlib import Path
@@ -13,6 +13,13 @@ from tasks.core.errors import InputError
 from tasks.settings import settings
 
 json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+GAPS = (
+    "{missing_bars} bars of {timeframe} missing in {gaps} gaps, the longest {longest_bars} from "
+    "{longest_from:%Y-%m-%d %H:%M}: nothing is computed across them"
+)
+lines_option = click.option(
+    "--json", "as_json", is_flag=True, expose_value=False, help="JSON lines; it prints nothing else anyway"
+)
 decider_option = click.option(
     "--decider",
     default="",
@@ -77,7 +84,17 @@ def markets(files: dict[str, str]) -> dict[str, Any]:
     from tasks.adapters.files.candles import read_candles
     from tasks.core.market.market import Market
 
-    return {s: Market.from_base(s, read_candles(Path(path)), settings().events) for s, path in files.items()}
+    read = {s: Market.from_base(s, read_candles(Path(path)), settings().events) for s, path in files.items()}
+    name_gaps(read)
+    return read
+
+
+def name_gaps(markets: Mapping[str, Any]) -> dict[str, Any]:
+    """Say on stderr which candles are missing; returns it by symbol, for --json."""
+    gaps = {symbol: found for symbol, market in markets.items() if (found := market.gaps)}
+    for symbol, each in gaps.items():
+        click.echo(f"{symbol}: {GAPS.format_map(each)}", err=True)
+    return gaps
 
 
 def replay_options(command: Any) -> Any:
@@ -86,7 +103,10 @@ def replay_options(command: Any) -> Any:
     @candle_options()
     @span_options
     @click.option(
-        "--funding", "fundings", multiple=True, help="SYMBOL=FILE with ts,rate; without it funding is unknown"
+        "--funding",
+        "fundings",
+        multiple=True,
+        help="SYMBOL=FILE of funding times and rates; without it funding is unknown",
     )
     @click.option(
         "--instruments", default="", help="JSON or TOML, symbol -> tick, step, ...; else as stored or inferred"

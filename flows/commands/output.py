@@ -41,6 +41,11 @@ def emit(value: Any, as_json: bool) -> None:
         click.echo(f"{key:<{width}}  {item if isinstance(item, str | int | float) else json.dumps(item)}")
 
 
+def say(text: str, as_json: bool, **fields: Any) -> None:
+    """Print a sentence, or with --json what it says."""
+    click.echo(json.dumps(plain(fields)) if as_json else text)
+
+
 def read_text(name: str, what: str) -> str:
     """Read a file, or stdin for `-`; raises InputError naming it."""
     if name == "-":

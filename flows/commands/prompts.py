@@ -3,7 +3,7 @@
 import click
 
 from flows.commands.options import json_option
-from flows.commands.output import emit
+from flows.commands.output import emit, say
 from tasks.core.errors import InputError
 
 
@@ -30,7 +30,8 @@ def list_(as_json: bool) -> None:
 
 
 @prompts.command()
-def sync() -> None:
+@json_option
+def sync(as_json: bool) -> None:
     """Register every prompt file in MLflow, in order, and set its aliases as they are here.
 
     MLflow counts versions itself: the file's version and hash are tags. A file that differs from what was registered
@@ -44,22 +45,25 @@ def sync() -> None:
         raise InputError("QUARTERDECK_MLFLOW_URL is empty: there is nothing to sync to")
     for prompt in list_prompts():
         version = mirror.register_prompt(prompt)
-        click.echo(f"{prompt.name} {prompt.version} is MLflow version {version}")
+        text = f"{prompt.name} {prompt.version} is MLflow version {version}"
+        say(text, as_json, role=prompt.name, version=prompt.version, mlflow_version=version)
     for role, named in aliases().items():
         for alias, to in named.items():
             mirror.set_prompt_alias(load_prompt(role, to.version), alias)
-            click.echo(f"{role} {alias} is {to.version}")
+            say(f"{role} {alias} is {to.version}", as_json, role=role, alias=alias, version=to.version)
 
 
 @prompts.command()
 @click.argument("role")
 @click.argument("old")
 @click.argument("new")
-def diff(role: str, old: str, new: str) -> None:
+@json_option
+def diff(role: str, old: str, new: str, as_json: bool) -> None:
     """What changed between two versions of a role's prompt; OLD and NEW may be aliases."""
     from tasks.adapters.files.prompts import diff_prompts
 
-    click.echo(diff_prompts(role, old, new) or f"{role}: {old} and {new} are the same")
+    lines = diff_prompts(role, old, new)
+    say(lines or f"{role}: {old} and {new} are the same", as_json, role=role, old=old, new=new, diff=lines)
 
 
 @prompts.command()

@@ -12,6 +12,7 @@ from flows.commands.options import (
     candle_options,
     decider_option,
     json_option,
+    lines_option,
     markets,
     news_option,
     one_market,
@@ -19,7 +20,7 @@ from flows.commands.options import (
     time_option,
 )
 from flows.commands.output import emit
-from tasks.core.errors import DataError, InputError
+from tasks.core.errors import InputError
 from tasks.settings import settings, strategy_of
 
 BAR = timedelta(minutes=5)
@@ -64,6 +65,11 @@ def _moment(market: Any, as_of: datetime | None, decider: str) -> tuple[datetime
     if as_of is None:
         raise InputError("--as-of is empty")
     at, symbol = floor_time(as_of, "5m"), market.symbol
+    first, last = market.closes
+    if not first <= at <= last:
+        raise InputError(
+            f"--as-of {as_of.isoformat()}: no candle of {symbol} closes then; they close from {first} to {last}"
+        )
     closes = (market.value(timeframe, "close", at) for timeframe in market.bars)
     resolved = derived(symbol, known(next((close for close in closes if close is not None), None)))
     instruments = {symbol: resolved.instrument} if resolved else {}
@@ -74,13 +80,14 @@ def _moment(market: Any, as_of: datetime | None, decider: str) -> tuple[datetime
 @click.command()
 @candle_options()
 @span_options
+@lines_option
 def events(files: dict[str, str], start: datetime | None, end: datetime | None) -> None:
     """When a decider would be asked, and why: one JSON line per 5m close with a reason."""
+    from tasks.core.simulation.symbol_backtest import make_grid
+
     for symbol, market in markets(files).items():
-        opens = market.bars["5m"].index
-        if not len(opens):
-            raise DataError(f"{symbol}: events need candles of 5m or finer")
-        fired = market.reasons(start or opens[0].to_pydatetime(), end or opens[-1].to_pydatetime() + BAR)
+        grid = make_grid({symbol: market}, start, end)
+        fired = market.reasons(grid.closes_at(-1), grid.closes_at(grid.n - 1))
         for at, group in groupby(fired, key=lambda reason: reason.as_of):
             emit({"at": at, "symbol": symbol, "reasons": [str(reason) for reason in group]}, as_json=True)
 
@@ -91,15 +98,8 @@ def events(files: dict[str, str], start: datetime | None, end: datetime | None) 
 @time_option("--as-of", help="ISO time, UTC; floored to 5 minutes")
 @decider_option
 @news_option
-@click.option("--json", "as_json", is_flag=True, help="JSON lines; it prints nothing else anyway")
-def question(
-    cycle_id: str,
-    files: dict[str, str],
-    as_of: datetime | None,
-    decider: str,
-    news: str,
-    as_json: bool,  # noqa: ARG001  (every command that prints takes it)
-) -> None:
+@lines_option
+def question(cycle_id: str, files: dict[str, str], as_of: datetime | None, decider: str, news: str) -> None:
     """The very messages a model is sent: a line {"role","messages"} for each role that is asked."""
     if bool(cycle_id) == bool(files):
         raise InputError("question needs either --cycle ID, or --candles with --symbol and --as-of")
@@ -127,11 +127,6 @@ def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, ne
     probe, market = Probe(), one_market(files, "question")
     chosen = build(decider, settings(), model=probe)
     at, strategy, account, reasons = _moment(market, as_of, decider)
-    first, last = market.bars["5m"].index[[0, -1]] + BAR
-    if not first <= at <= last:
-        raise InputError(
-            f"--as-of {as_of}: no candle of {market.symbol} closes then; they close from {first} to {last}"
-        )
     world = World(headlines=read_news(Path(news)) if news else None)
     asyncio.run(chosen.decide([flat_question(market, account, strategy, world, at, reasons)]))
     if not probe.asked:

@@ -18,7 +18,7 @@ from typing import Any
 from infra.sandbox.clock import DAY_MS, Clock
 from infra.sandbox.config import SandboxConfig
 from infra.sandbox.market import order_book
-from infra.sandbox.market.candles import BaseCandles, read_candles
+from infra.sandbox.market.candles import BaseCandles, file_candles
 from infra.sandbox.market.crash import SPREAD_TIMES
 from infra.sandbox.market.listing import Leg, Listing
 from infra.sandbox.market.synthetic import synthetic_candles
@@ -162,7 +162,7 @@ class Exchange:
 
 def _candles(symbol: str, config: SandboxConfig) -> BaseCandles:
     path = config.candles.get(symbol)
-    return read_candles(path, config.crash) if path else synthetic_candles(symbol, config.seed, config.crash)
+    return file_candles(path, config.crash) if path else synthetic_candles(symbol, config.seed, config.crash)
 
 
 def _start_ms(config: SandboxConfig, markets: dict[str, Listing]) -> int | None:

@@ -39,6 +39,7 @@ from tasks.core.ports import Decider
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.paid_replies import Spending
+from tasks.core.simulation.symbol_backtest import make_grid
 from tasks.core.types.base import Dto
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.orders import Instrument
@@ -88,6 +89,8 @@ def treated(
         market = Market.from_base(shown, bars, thresholds)
         if market.bars["5m"].empty:
             raise InputError(f"{symbol}: a replay needs candles of 5m or finer; {path} has coarser ones")
+        if not bars["volume"].any():
+            raise InputError(f"{path}: every volume is 0, so nothing would fill: bring candles with what was traded")
         for each in ("events", "event_closes", "tables", "anchor_table", "votes", "roles"):
             getattr(market, each)
         markets[shown], names[shown] = market, symbol
@@ -160,6 +163,7 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: BacktestWind
     They are read off nothing of after the first decision. Only who asks a model remembers: it costs time.
     """
     markets = treated(files.candles, "raw", None, s.events).markets
+    make_grid(markets, window.start, window.end)  # says it where the window is not theirs
     events = files.events()
     decisions = {
         symbol: min(

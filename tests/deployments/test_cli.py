@@ -199,7 +199,7 @@ def test_halt_and_resume_say_what_they_did():
 
 WRONG = {
     "missing file": (["backtest", "--candles", "/nope.parquet", "--symbol", SYMBOL], "no such candle file"),
-    "wrong ending": (["backtest", "--candles", "/nope.txt", "--symbol", SYMBOL], ".parquet or .csv"),
+    "wrong ending": (["backtest", "--candles", "/nope.json", "--symbol", SYMBOL], "ends in .parquet, .feather, .csv"),
     "symbol form": (["events", "--candles", "{candles}", "--symbol", "BTCUSDT"], "BTCUSDT"),
     "symbol without candles": (["events", "--candles", "{candles}"], "--symbol"),
     "time": (["snapshot", "--candles", "{candles}", "--symbol", SYMBOL, "--as-of", "noon"], "noon"),
@@ -215,7 +215,7 @@ WRONG = {
     "two files of a symbol": (
         ["events", "--candles", SYMBOL + "={candles}", "--candles", SYMBOL + "={candles}"], "one SYMBOL=FILE for each"
     ),
-    "a row that is no bar": (["events", "--candles", "{nulls}", "--symbol", SYMBOL], "'close': nan"),
+    "a row that is no bar": (["events", "--candles", "{nulls}", "--symbol", SYMBOL], "row 6: close is missing"),
     "out below a file": (["backtest", *FILES, "--out", "{candles}/run"], "nothing can be written to"),
     "out of a comparison": (["compare", *FILES, "--decider", "hold", "--out", "{candles}/x"], "nothing can be written"),
     "out of a policy": (["train", "--records", "{home}", "--out", "{candles}/p.onnx"], "nothing can be written to"),

@@ -111,12 +111,73 @@ def test_recorded_replies_are_not_looked_for_behind_a_mask(candles, tmp_path):
 
 
 def test_funding_is_read_from_a_file_and_else_unknown(candles, tmp_path):
-    rates = pd.DataFrame({"ts": 1_735_689_600_000 + np.arange(120) * 28_800_000, "rate": 1e-4})
+    rates = pd.DataFrame({"ts": 1_735_689_600_000 + np.arange(125) * 28_800_000, "rate": 1e-4})
     rates.to_csv(tmp_path / "f.csv", index=False)
     known = backtest(candles, "--funding", f"{SYMBOL}={tmp_path / 'f.csv'}", "--mask")
-    assert known["funding"] == "known"
+    assert (known["funding"], known["funding_coverage"], known["funding_unknown"]) == ("known", 1, [])
     assert known["funding_quote"] != 0
-    assert backtest(candles)["funding"] == "unknown"
+    without = backtest(candles)
+    assert (without["funding"], without["funding_coverage"], without["funding_unknown"]) == ("unknown", 0, [SYMBOL])
+    rates.assign(ts=rates["ts"] // 1000).to_csv(tmp_path / "s.csv", index=False)
+    in_seconds = backtest(candles, "--funding", f"{SYMBOL}={tmp_path / 's.csv'}", "--mask")
+    assert (in_seconds["funding"], in_seconds["funding_quote"]) == ("known", known["funding_quote"])
+
+
+def test_funding_of_three_days_is_not_that_of_forty(candles, tmp_path):
+    rates = pd.DataFrame({"ts": 1_735_689_600_000 + np.arange(9) * 28_800_000, "rate": 1e-4})
+    rates.to_csv(tmp_path / "f.csv", index=False)
+    partly = backtest(candles, "--funding", f"{SYMBOL}={tmp_path / 'f.csv'}")
+    assert (partly["funding"], partly["funding_unknown"]) == ("partial", [])
+    assert partly["funding_coverage"] == pytest.approx(3 / 41.67, abs=0.002)
+
+
+def test_candles_without_volume_are_refused_and_missing_ones_are_named(candles, tmp_path):
+    frame = pd.read_parquet(candles)
+    frame.assign(volume=0.0).to_csv(tmp_path / "still.csv", index=False)
+    with pytest.raises(InputError, match=r"still\.csv: every volume is 0"):
+        backtest(tmp_path / "still.csv")
+    frame.drop(index=range(4_000, 4_864)).to_parquet(tmp_path / "cut.parquet")
+    command = ["--candles", f"{SYMBOL}={tmp_path / 'cut.parquet'}"]
+    result = CliRunner().invoke(cli, ["backtest", *command, "--decider", "rules", "--json"], catch_exceptions=False)
+    assert result.stderr.count("864 bars of 5m missing in 1 gaps, the longest 864 from 2025-01-14 21:20") == 1
+    assert json.loads(result.stdout)["gaps"][SYMBOL]["missing_bars"] == 864
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["events", "--start", "2030-01-01"],
+        ["events", "--end", "2020-01-01", "--json"],
+        ["backtest", "--end", "2020-01-01"],
+        ["backtest", "--start", "2025-01-20", "--end", "2025-01-10"],
+        ["compare", "--decider", "rules", "--end", "2020-01-01"],
+    ],
+)
+def test_a_span_without_candles_is_named_with_where_they_are(candles, arguments):
+    command, *options = arguments
+    with pytest.raises(InputError, match=r"no candles between .*: these are from 2025-01-01 00:00 to 2025-02-11 16:00"):
+        CliRunner().invoke(cli, [command, "--candles", f"{SYMBOL}={candles}", *options], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("command", [["snapshot"], ["question", "--decider", "llm:single"]])
+def test_a_moment_is_from_the_first_close_to_the_last(candles, command):
+    def asked(at: str) -> int:
+        arguments = [*command, "--candles", f"{SYMBOL}={candles}", "--as-of", at]
+        return CliRunner().invoke(cli, arguments, catch_exceptions=False).exit_code
+
+    assert [asked(at) for at in ("2025-01-01T00:05Z", "2025-02-11T16:04:59Z")] == [0, 0]
+    for outside in ("2025-01-01T00:04Z", "2025-02-11T16:05Z"):
+        with pytest.raises(InputError, match=r"they close from 2025-01-01 00:05.* to 2025-02-11 16:00"):
+            asked(outside)
+
+
+def test_events_are_json_lines_with_json_or_without(candles):
+    both = [
+        CliRunner().invoke(cli, ["events", "--candles", f"{SYMBOL}={candles}", *more], catch_exceptions=False).stdout
+        for more in ((), ("--json",))
+    ]
+    assert both[0] == both[1]
+    assert {tuple(json.loads(line)) for line in both[0].splitlines()} == {("at", "symbol", "reasons")}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +195,7 @@ def test_wrong_funding_is_named(option, named, candles):
 
 def test_a_file_without_rates_is_named(candles, tmp_path):
     (tmp_path / "f.csv").write_text("ts,price\n1,2\n")
-    with pytest.raises(InputError, match="needs numeric columns ts,rate"):
+    with pytest.raises(InputError, match="needs time,rate, it lacks rate; it has ts, price"):
         backtest(candles, "--funding", f"{SYMBOL}={tmp_path / 'f.csv'}")
 
 

@@ -248,7 +248,7 @@ def test_what_will_be_asked_is_said_before_and_needs_a_yes(candles, server):
         (("--decider", "rules", "--cutoff", "gpt"), "MODEL=DATE"),
         (("--decider", "rules", "--max-cost", "lots"), "lots"),
         (("--decider", "rules", "--window-days", "400"), "windows of a day"),
-        (("--decider", "rules", "--start", "2030-01-01"), "windows of a day"),
+        (("--decider", "rules", "--start", "2030-01-01"), "no candles between 2030"),
     ],
 )
 def test_wrong_input_is_named(candles, arguments, said):

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from infra.sandbox.market.crash import Crash
+from tasks.adapters.files.candles import read_candles
 from tasks.core.errors import InputError
-from tasks.core.types.bars import COLUMNS
+from tasks.core.market.bars import epoch_s, infer_timeframe
+from tasks.core.types.bars import SECONDS
 
 BASES_MS = (60_000, 300_000, 900_000, 1_800_000, 3_600_000)
 Floats = npt.NDArray[np.float64]
@@ -43,37 +44,20 @@ class BaseCandles:
         return self.crash is not None and self.crash.lasts(at_ms)
 
 
-def read_candles(path: Path, crash: Crash | None = None) -> BaseCandles:
-    """Read a parquet or CSV file; raises InputError saying in one line what is wrong with it."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    try:
-        frame = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
-        ts, rows = frame["ts"].to_numpy(np.int64), frame[list(COLUMNS)].to_numpy(np.float64)
-    except (KeyError, ValueError, TypeError, OSError) as e:
-        needed = f"ts (open time, UTC ms) {' '.join(COLUMNS)}"
-        raise InputError(f"{path}: cannot be read as candles of {needed}: {str(e).splitlines()[0]}") from e
-    if len(ts) < 2:
-        raise InputError(f"{path}: {len(ts)} candles; a market needs at least 2")
-    low, prices = rows[:, 2], rows[:, :4]
-    good = (low == prices.min(axis=1)) & (rows[:, 1] == prices.max(axis=1)) & np.isfinite(rows[:, 1])
-    _refuse(path, np.diff(ts, prepend=ts[0] - 1) <= 0, "is not later than the one before: ts is not ascending")
-    _refuse(path, ~(good & (low > 0) & (rows[:, 4] >= 0)), "is not a candle (low <= open, close <= high)")
-    base_ms = int(np.diff(ts).min())
-    if base_ms not in BASES_MS or (ts % base_ms).any():
-        raise InputError(f"{path}: candles are {base_ms} ms apart; give 1m, 5m, 15m, 30m or 1h, ts in milliseconds")
-    candles = BaseCandles(base_ms, _decimals(rows[:, 3]), float(np.median(rows[:, 3])), crash)
+def file_candles(path: Path, crash: Crash | None = None) -> BaseCandles:
+    """Read a candle file; raises InputError saying in one line what is wrong with it."""
+    bars = read_candles(path)
+    ts, rows = epoch_s(bars.index) * 1000, bars.to_numpy()
+    base_ms = SECONDS[infer_timeframe(bars)] * 1000
+    if base_ms not in BASES_MS:
+        raise InputError(f"{path}: candles are {base_ms // 1000} s apart; give 1m, 5m, 15m, 30m or 1h")
+    candles = BaseCandles(base_ms, _decimals(rows[:, :4]), float(np.median(rows[:, 3])), crash)
     candles.append(ts, rows)
     return candles
 
 
-def _refuse(path: Path, wrong: npt.NDArray[np.bool_], why: str) -> None:
-    if wrong.any():
-        raise InputError(f"{path}: row {int(wrong.argmax())} {why}")
-
-
-def _decimals(closes: Floats) -> int:
-    """Return the decimals prices are quoted in: those of the data, at most 6 significant digits' worth."""
-    sample = closes[:: max(1, len(closes) // 500)]
-    most = max(0, 6 - int(np.floor(np.log10(np.median(closes)))))
-    return max(len(f"{x:.{most}f}".rstrip("0").partition(".")[2]) for x in sample)
+def _decimals(prices: Floats) -> int:
+    """Return the decimals prices are quoted in: those of the data, at most 7 significant digits of the lowest."""
+    most = max(0, 6 - int(np.floor(np.log10(prices.min()))))
+    exact = prices.round(most)
+    return next(n for n in range(most + 1) if (exact.round(n) == exact).all())

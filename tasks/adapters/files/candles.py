@@ -1,4 +1,4 @@
-"""Candle files: parquet or CSV with `ts` (open time, UTC ms) and open high low close volume."""
+"""Candle files as exchanges and tools write them: one reader for whoever takes `--candles`."""
 
 from pathlib import Path
 
@@ -8,26 +8,28 @@ import pandas as pd
 from tasks.adapters.files.table import read_table
 from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import bar_frame, infer_timeframe
-from tasks.core.types.bars import COLUMNS
+from tasks.core.types.bars import COLUMNS, SECONDS
+
+NAMES: dict[str, tuple[str, ...]] = {name: (f"{name}|{name[0]}|{name}price|price{name}",) for name in COLUMNS[:4]}
+# with the coin's name in it, as CryptoDataDownload has it: not the one counted in the quote currency
+NAMES["volume"] = ("volume|vol|v|basevolume|volumebase|volumetraded", "volume(?!quote|[a-z]?usd|eur|gbp|ma).+")
 
 
 def read_candles(path: Path) -> pd.DataFrame:
-    """Read a candle file as a bar frame, sorted, without duplicates.
-
-    Raises InputError naming the file and what is wrong with it.
-    """
-    raw = read_table(path, "candle file", {"ts": "int64", **dict.fromkeys(COLUMNS, "float64")})
-    bars = bar_frame(raw["ts"].to_numpy(), {name: raw[name].to_numpy() for name in COLUMNS})
-    o, high, low, close, volume = bars.to_numpy().T
-    sound = (low > 0) & (low <= np.minimum(o, close)) & (np.maximum(o, close) <= high)
-    sound &= (volume >= 0) & (np.maximum(high, volume) < np.inf)
-    if not sound.all():
-        first = bars[~sound].iloc[0]
-        raise InputError(f"{path}: no bar is {first.to_dict()} at {first.name}: mend or leave out such rows")
+    """Read a candle file as a bar frame, whatever its order; raises InputError naming the row that is no candle."""
+    table = read_table(path, "candle file", NAMES)
+    o, high, low, close, volume = table.numbers.values()
+    sound = (low > 0) & (low <= np.minimum(o, close)) & (np.maximum(o, close) <= high) & (volume >= 0)
+    order = f"; without a header the columns are time,{','.join(COLUMNS)}: name them on top" if table.bare else ""
+    table.refuse(~sound, lambda i: f"no candle has {table.shown(i)}: mend or leave out the row{order}")
+    kept = table.ascending()
+    bars = bar_frame(table.times[kept], {name: column[kept] for name, column in table.numbers.items()})
     try:
-        infer_timeframe(bars)
+        timeframe = infer_timeframe(bars)
     except DataError as e:
         raise InputError(f"{path}: {e}") from e
+    asked = f"is not where {timeframe} candles open, in UTC: is it the close time, or local time?"
+    table.refuse(table.times % (SECONDS[timeframe] * 1000) != 0, lambda i: f"{table.time(i)} {asked}")
     return bars
 
 

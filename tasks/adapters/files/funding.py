@@ -1,21 +1,24 @@
-"""Funding rate files: parquet or CSV with `ts` (UTC ms) and `rate`, the share of notional that a long pays then."""
+"""Funding rate files: when each was paid, and the rate, the share of notional that a long pays then."""
 
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks.adapters.files.table import read_table
-from tasks.core.errors import InputError
+import numpy as np
+
+from tasks.adapters.files.table import TIME, read_table
 from tasks.core.simulation.backtest_inputs import FundingRate
 from tasks.core.trading.money import exact
+
+PAID = ("calctime|funding(rate)?time(stamp)?", *TIME)
+RATE = ("(lastsettled|last|realized|settled)?(funding)?rate",)
 
 
 def read_funding(path: Path) -> tuple[FundingRate, ...]:
     """Read a file of rates, oldest first; raises InputError naming the file and what is wrong with it."""
-    rows = read_table(path, "file of funding rates", {"ts": "int64", "rate": "float64"})
-    try:
-        return tuple(
-            FundingRate(datetime.fromtimestamp(ms / 1000, tz=UTC), exact(rate))
-            for ms, rate in zip(rows["ts"].tolist(), rows["rate"], strict=True)
-        )
-    except ValueError as e:
-        raise InputError(f"{path}: {e}") from e
+    table = read_table(path, "file of funding rates", {"rate": RATE}, PAID)
+    [rates] = table.numbers.values()
+    table.refuse(np.abs(rates) >= 1, lambda i: f"{table.shown(i)} is no share of notional: 0.0001 is 0.01 %")
+    return tuple(
+        FundingRate(datetime.fromtimestamp(int(table.times[i]) / 1000, tz=UTC), exact(float(rates[i])))
+        for i in table.ascending().tolist()
+    )

@@ -1,28 +1,164 @@
-"""Table files: parquet or CSV with named numeric columns. What is wrong with one is said in one line."""
+"""TableFile files as people bring them: parquet, feather, or text, packed or not, with a header or without.
 
-from collections.abc import Callable, Mapping
+pandas reads them. Looked for here are only the line a text's table begins on, the columns by their names, and the unit
+of times by their size. What is wrong is said in one line, with the place in the file that a person would look at.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from tasks.core.errors import InputError
 
-READERS: dict[str, Callable[[Path], pd.DataFrame]] = {".parquet": pd.read_parquet, ".csv": pd.read_csv}
+BINARY: dict[str, Callable[[Path], pd.DataFrame]] = {".parquet": pd.read_parquet, ".feather": pd.read_feather}
+TEXT = (".csv", ".tsv", ".txt", ".gz", ".zip", ".bz2", ".xz", ".zst")
+SEPARATORS = ";\t|,"  # the last one is in decimals too
+HEAD = 40  # lines among which a text's table begins
+NUMBER, DATE = re.compile(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", re.IGNORECASE), re.compile(r"\s*\d{4}\D\d")
+BELOW = (1e11, 1e14, 1e17)  # a time since 1970 is in s below the first of these, in ms, us, and ns above the last
+TO_MS = np.array([(1000, 1), (1, 1), (1, 1000), (1, 1_000_000)])
+YEARS = 946_684_800_000, 4_102_444_800_000  # in ms: 2000 to 2100
+TIME = (
+    "(candle)?(open|start)(time|at|timestamp)(utc|ms)?|time(period)?(open|start)|start",
+    "unix(time)?(stamp)?(ms)?",
+    "ts|t|mts|timestamp(utc|ms)?",
+    "(date)?time(utc)?",
+    "date(utc)?",
+)  # what a column of times is called, letters and digits only, the best first
 
 
-def read_table(path: Path, what: str, columns: Mapping[str, str]) -> pd.DataFrame:
-    """Read columns (name -> type) of a file, by the first of them: ascending, without duplicates.
+class TableFile(NamedTuple):
+    """The named columns of a file, a row each. `at`: the line of a text, or the row, that a person finds it in."""
 
-    A float32 is read as the shortest decimal that it is: 45000.1, and not 45000.1015625.
-    Raises InputError naming the file and what is wrong with it.
+    path: Path
+    unit: str
+    at: np.ndarray
+    bare: bool  # without a header: its columns are in the order in which they were asked for
+    times: np.ndarray  # UTC, ms
+    numbers: dict[str, np.ndarray]
+
+    def refuse(self, bad: np.ndarray, what: Callable[[int], str]) -> None:
+        """Raise InputError about the first bad row, if there is one."""
+        if bad.any():
+            first = int(bad.argmax())
+            raise InputError(f"{self.path}: {self.unit} {self.at[first]}: {what(first)}")
+
+    def ascending(self) -> np.ndarray:
+        """Return the rows by time, those that say the same twice once; raises InputError where two differ."""
+        order = np.argsort(self.times, kind="stable")
+        again = np.r_[False, np.diff(self.times[order]) == 0]
+        for second in np.flatnonzero(again).tolist():
+            one, other = order[[second - 1, second]].tolist()
+            if self.shown(one) != self.shown(other):
+                rest = f"but {self.unit} {self.at[one]} has {self.shown(one)}: keep the one that is final"
+                self.refuse(np.arange(len(order)) == other, lambda i: f"{self.time(i)} has {self.shown(i)}, {rest}")  # noqa: B023
+        return np.asarray(order[~again])
+
+    def shown(self, i: int) -> str:
+        return " ".join(f"{name} {column[i]:.15g}" for name, column in self.numbers.items())
+
+    def time(self, i: int) -> str:
+        return f"{pd.Timestamp(self.times[i], unit='ms'):%Y-%m-%d %H:%M:%S}"
+
+
+def read_table(path: Path, what: str, columns: Mapping[str, Sequence[str]], time: Sequence[str] = TIME) -> TableFile:
+    """Read a time and columns of numbers; raises InputError naming the file and what is wrong with it.
+
+    time, columns: patterns of what each is called, letters and digits only, the best first. A float32 is read as the
+    shortest decimal that it is: 45000.1, and not 45000.1015625.
     """
-    reader, key = READERS.get(path.suffix.lower()), next(iter(columns))
-    if reader is None or not path.is_file():
-        raise InputError(f"{path}: no such {what} that ends in {' or '.join(READERS)}")
+    wanted, binary = {"time": time, **columns}, BINARY.get(path.suffix.lower())
+    if not path.is_file() or not (binary or path.suffix.lower() in TEXT):
+        raise InputError(f"{path}: no such {what} that ends in {', '.join((*BINARY, *TEXT))}")
     try:
-        raw = reader(path)[list(columns)]
-        exact = raw.astype({name: "str" for name, kind in raw.dtypes.items() if kind == "float32"})
-        return exact.astype(dict(columns)).drop_duplicates(key).sort_values(key)
-    except (OSError, KeyError, TypeError, ValueError, pd.errors.ParserError) as e:
+        names, raw = _binary(binary(path)) if binary else _text(path)
+    except (OSError, ValueError, csv.Error) as e:
         reason = str(e).strip().split("\n", 1)[0][:120]
-        raise InputError(f"{path}: a {what} needs numeric columns {','.join(columns)} ({reason})") from e
+        raise InputError(f"{path}: cannot be read as a table ({reason})") from e
+    width = range(raw.shape[1])
+    place = {name: _position(names, wanted[name]) if names else i for i, name in enumerate(wanted)}
+    if lacking := [name for name, i in place.items() if i not in width]:
+        there = ", ".join(str(name) for name, *_ in names) or f"{len(width)} without names"
+        raise InputError(f"{path}: a {what} needs {','.join(wanted)}, it lacks {','.join(lacking)}; it has {there}")
+    found: dict[str, pd.Series] = {name: raw.iloc[:, i] for name, i in place.items()}
+    table = TableFile(
+        path,
+        "row" if binary else "line",
+        raw.index.to_numpy(),
+        not names,
+        _times(found["time"]),
+        {name: _numbers(found[name]) for name in columns},
+    )
+    table.refuse((table.times < YEARS[0]) | (table.times >= YEARS[1]), partial(_unusable, "time", found["time"]))
+    for name, values in table.numbers.items():
+        table.refuse(~np.isfinite(values), partial(_unusable, name, found[name]))
+    return table
+
+
+def _unusable(name: str, column: pd.Series, i: int) -> str:
+    value = "missing" if pd.isna(column.iloc[i]) else repr(str(column.iloc[i]))
+    remedy = "write s, ms, us or ns since 1970, or 2024-01-31T00:05Z" if name == "time" else "mend or leave out the row"
+    return f"{name} is {value}: {remedy}"
+
+
+def _binary(frame: pd.DataFrame) -> tuple[list[tuple[str, ...]], pd.DataFrame]:
+    """Return the names of each column and the rows, counted from 1; times may be the index."""
+    frame = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+    frame.index = pd.RangeIndex(1, len(frame) + 1)
+    return list(zip(*map(frame.columns.get_level_values, range(frame.columns.nlevels)), strict=True)), frame
+
+
+def _text(path: Path) -> tuple[list[tuple[str, ...]], pd.DataFrame]:
+    """Return the names of each column, none without a header, and the rows by their line.
+
+    What stands above the table is as wide as it only where it is its header, which may take several lines.
+    """
+    read: Any = partial(pd.read_csv, path, header=None, encoding="utf-8-sig", skip_blank_lines=False)
+    head = read(sep="\1", nrows=HEAD, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
+    lines = head[0].tolist()
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    separator = max(SEPARATORS, key=last.count)
+    rows = list(csv.reader(lines, delimiter=separator))
+    width = len(next(csv.reader([last], delimiter=separator), ()))
+    begins = next((i for i, row in enumerate(rows) if len(row) == width and _is_data(row)), None)
+    if begins is None:
+        raise ValueError(f"no row of numbers in its first {len(lines)} lines")
+    names = list(zip(*(row for row in rows[:begins] if len(row) == width), strict=True))
+    comma = separator == ";" and any("," in field and NUMBER.fullmatch(field) for field in rows[begins])
+    exact = {"decimal": "," if comma else ".", "float_precision": "round_trip", "low_memory": False}
+    table: pd.DataFrame = read(sep=separator, skiprows=begins, skipinitialspace=True, **exact)
+    table.index += begins + 1
+    return names, table.dropna(how="all")
+
+
+def _is_data(row: Sequence[str]) -> bool:
+    return not row[0].startswith("#") and any(NUMBER.fullmatch(field) or DATE.match(field) for field in row)
+
+
+def _position(names: Sequence[tuple[str, ...]], patterns: Sequence[str]) -> int:
+    """Return which column goes by the best of the patterns, -1 for none."""
+    plain = [" ".join(re.sub("[^a-z0-9]", "", str(name).lower()) for name in of) for of in names]
+    return next((i for p in patterns for i, text in enumerate(plain) if re.search(rf"\b({p})\b", text)), -1)
+
+
+def _numbers(column: pd.Series) -> np.ndarray:
+    """Return a column as floats, NaN where it is no number."""
+    exact = column.astype(str) if column.dtype == np.float32 else column
+    return np.asarray(pd.to_numeric(exact, errors="coerce"), dtype=float)
+
+
+def _times(column: pd.Series) -> np.ndarray:
+    """Return times as UTC ms, each by its type or by its own size, 0 where it is none; what has no zone is UTC."""
+    numbers = pd.to_numeric(column, errors="coerce") if column.dtype in ("object", "str") else column
+    if pd.api.types.is_numeric_dtype(numbers) and 2 * numbers.notna().sum() > len(numbers):
+        since = np.nan_to_num(numbers.to_numpy())
+        up, down = TO_MS[np.digitize(np.abs(since), BELOW)].T
+        return np.asarray(since * up // down, dtype="int64")
+    times = pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce")
+    return times.fillna(pd.Timestamp(0, tz="UTC")).dt.as_unit("ms").astype("int64").to_numpy()

@@ -21,6 +21,7 @@ from tasks.core.lab.gate_sampling import Sampled
 from tasks.core.lab.random_traders import Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.backtest import max_drawdown_pct
+from tasks.core.simulation.backtest_inputs import known_by
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
 from tasks.core.types.bars import day_start
 from tasks.core.types.base import Dto, Utc
@@ -185,6 +186,7 @@ class Comparison(Dto):
     gate: tuple[Gate, ...]
     complete: bool
     funding: str
+    funding_coverage: float  # the share of the windows that funding rates are known of
 
 
 class VariantsTried(NamedTuple):
@@ -256,6 +258,7 @@ def compare(
             luck[label] = random_traders.standing(returns[label].to_numpy(), np.concatenate(drawn, axis=1), trades)
     leakage = (_leakage(variant, windows, trials) for variant in variants)
     gates = (_gate(label, mine, bars) for label, mine in raw.items())
+    covered = float(np.mean([trial.summary["funding_coverage"] for trial in trials]))
     return Comparison(
         symbols=tuple(sorted(bars)),
         asset_pct={symbol: _moved(each, windows) for symbol, each in bars.items()},
@@ -268,7 +271,8 @@ def compare(
         leakage=tuple(filter(None, leakage)),
         gate=tuple(filter(None, gates)),
         complete=all(trial.complete for trial in trials),
-        funding="known" if all(trial.summary["funding"] == "known" for trial in trials) else "unknown",
+        funding=known_by(covered),
+        funding_coverage=covered,
     )
 
 

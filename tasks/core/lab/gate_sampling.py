@@ -63,8 +63,8 @@ async def sample(market: Market, decider: Decider, strategy: Strategy, world: Wo
                 asked = flat_question(market, account, strategy, world, at, reasons)
                 [answer] = await decider.decide([asked])
                 intents = judged(asked, answer, account, strategy, at).intents
-                later = market.bars["5m"].loc[at:]
-                earned = score(account, market.symbol, intents, later, strategy.costs) if intents else None
+                day = market.bars["5m"].loc[at : at + (HORIZON_BARS - 1) * duration("5m")]
+                earned = score(account, market.symbol, intents, day, strategy.costs) if intents else None
                 samples.append(Sampled(int(at.timestamp()), at_event, answer.decision.action, float(earned or 0)))
     return samples
 

@@ -62,13 +62,14 @@ def _weeks(days: Columns, week: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
 
 
 def _session(bars: Columns, seconds: np.ndarray, day: np.ndarray) -> Columns:
-    """Return today's open and the VWAP since 00:00; unknown if the day's first bar is not there."""
+    """Return today's open and the VWAP since 00:00: unknown without the day's first bar, the VWAP also after a gap."""
     value, volume = typical_value(bars), bars["volume"]
     out = {name: np.full(len(day), np.nan) for name in ("daily_open", "session_vwap")}
     for a, b in pairwise([*starts_of(day).tolist(), len(day)]):
         if seconds[a] % DAY == 0:
             out["daily_open"][a:b] = bars["open"][a]
-            out["session_vwap"][a:b] = ratio(np.cumsum(value[a:b]), np.cumsum(volume[a:b]))
+            whole = seconds[a:b] - seconds[a] == np.arange(b - a) * STEP
+            out["session_vwap"][a:b] = np.where(whole, ratio(np.cumsum(value[a:b]), np.cumsum(volume[a:b])), np.nan)
     return out
 
 

@@ -1,11 +1,14 @@
 """Bar frames: checking, cutting at `as_of`, resampling, gaps.
 
-Left out on purpose: filling gaps. A bar that never traded is not invented; what spans a gap is null until warm.
+Left out on purpose: filling gaps. A bar that never traded is not invented; what spans a gap is null until warm. A gap
+in a bar's own span is an hour without trades, as venues have it, unless it is as long as the bar: then that bar is part
+of the gap.
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,10 +75,11 @@ def closed_by(bars: pd.DataFrame, timeframe: str, as_of: datetime) -> pd.DataFra
 
 
 def infer_timeframe(bars: pd.DataFrame) -> Timeframe:
-    """Return the timeframe whose length is the smallest step between open times; raises DataError if none is."""
+    """Return the timeframe whose length is the commonest step between open times; raises DataError if none is."""
     if len(bars) < 2:
         raise DataError(f"{len(bars)} bars are too few to tell their timeframe")
-    step = int(np.diff(epoch_s(bars.index)).min())
+    steps, counts = np.unique(np.diff(epoch_s(bars.index)), return_counts=True)
+    step = int(steps[counts.argmax()])
     for timeframe, seconds in SECONDS.items():
         if seconds == step:
             return timeframe  # type: ignore[return-value]  # SECONDS is keyed by Timeframe
@@ -91,16 +95,17 @@ def resample(bars: pd.DataFrame, base: str, timeframe: str) -> pd.DataFrame:
     """Build `timeframe` bars from closed `base` bars.
 
     A bar is built once the base bars reach its close, even if some inside it never traded, as venues do;
-    a bar none of whose base bars traded does not exist. The last one is left out while it is still open, the
-    first one when the base bars begin in the middle of it.
+    a bar none of whose base bars traded does not exist, nor does one that a gap as long as itself begins or ends in.
+    The last one is left out while it is still open, the first one when the base bars begin in the middle of it.
     """
     if base == timeframe or bars.empty:
         return bars
-    opens = epoch_s(bars.index)
-    bars = bars.iloc[int(np.searchsorted(opens, -(-opens[0] // SECONDS[timeframe]) * SECONDS[timeframe])) :]
+    opens, length = epoch_s(bars.index), SECONDS[timeframe]
+    begins = int(np.searchsorted(opens, -(-opens[0] // length) * length))
+    bars, opens = bars.iloc[begins:], opens[begins:]
     if bars.empty:
         return bars
-    bins = epoch_s(bars.index) // SECONDS[timeframe]
+    bins = opens // length
     starts = starts_of(bins)
     columns = columns_of(bars)
     last = np.r_[starts[1:], len(bins)] - 1
@@ -111,14 +116,29 @@ def resample(bars: pd.DataFrame, base: str, timeframe: str) -> pd.DataFrame:
         "close": columns["close"][last],
         "volume": np.add.reduceat(columns["volume"], starts),
     }
-    frame = bar_frame(bins[starts] * SECONDS[timeframe] * 1000, built)
+    frame = bar_frame(bins[starts] * length * 1000, built)
+    after = np.flatnonzero(np.diff(opens) >= length + SECONDS[base]) + 1
+    edges = np.r_[opens[after - 1] + SECONDS[base], opens[after]]
+    torn = edges[edges % length != 0] // length
     known_until = bars.index[-1] + duration(base)
-    return closed_by(frame, timeframe, known_until.to_pydatetime())
+    return closed_by(frame[~np.isin(bins[starts], torn)], timeframe, known_until.to_pydatetime())
 
 
 def timeframes_from(bars: pd.DataFrame, base: str, wanted: tuple[Timeframe, ...] = WORKING_TIMEFRAMES) -> Frames:
     """Build every wanted timeframe that `base` bars can give; coarser than 5m base leaves the finer ones empty."""
     return {tf: resample(bars, base, tf) if SECONDS[tf] >= SECONDS[base] else bars.iloc[:0] for tf in wanted}
+
+
+def gaps_in(index: pd.Index, timeframe: str) -> dict[str, Any]:
+    """Return what a frame lacks: gaps, missing_bars, timeframe, longest_bars and longest_from; nothing without gaps."""
+    opens, length = epoch_s(index), SECONDS[timeframe]
+    missing = np.diff(opens) // length - 1
+    if not missing.any():
+        return {}
+    longest = int(missing.argmax())
+    begins = datetime.fromtimestamp(opens[longest] + length, UTC)
+    counts = {"gaps": np.count_nonzero(missing), "missing_bars": int(missing.sum()), "timeframe": timeframe}
+    return counts | {"longest_bars": int(missing[longest]), "longest_from": begins}
 
 
 def segments(index: pd.Index, timeframe: str) -> Iterator[slice]:

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from tasks.core.market.bars import (
     check_frame,
     columns_of,
     epoch_s,
+    gaps_in,
     infer_timeframe,
     timeframes_from,
 )
@@ -47,6 +49,21 @@ class Market:
         wanted = ("1m", *WORKING_TIMEFRAMES) if base == "1m" else WORKING_TIMEFRAMES
         return cls(symbol, timeframes_from(bars, base, wanted), thresholds)
 
+    @property
+    def finest(self) -> str:
+        """Return the shortest timeframe that it has bars of."""
+        return min((tf for tf, bars in self.bars.items() if len(bars)), key=SECONDS.__getitem__)
+
+    @property
+    def gaps(self) -> dict[str, Any]:
+        return gaps_in(self.bars[self.finest].index, self.finest)
+
+    @property
+    def closes(self) -> tuple[datetime, datetime]:
+        """Return the first close and the last one."""
+        first, last = (epoch_s(self.bars[self.finest].index[[0, -1]]) + SECONDS[self.finest]).tolist()
+        return datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC)
+
     @cached_property
     def features(self) -> dict[str, pd.DataFrame]:
         return {tf: features.compute(bars, tf) for tf, bars in self.bars.items() if len(bars)}
@@ -66,8 +83,7 @@ class Market:
 
     @cached_property
     def tables(self) -> dict[str, Table]:
-        finest = min(self.features, key=SECONDS.__getitem__, default=None)
-        base = None if finest is None else epoch_s(self.bars[finest].index) + SECONDS[finest]
+        base = epoch_s(self.bars[self.finest].index) + SECONDS[self.finest] if self.features else None
         return {tf: Table(frame, tf, base) for tf, frame in self.features.items()}
 
     @cached_property

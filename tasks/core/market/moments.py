@@ -129,18 +129,18 @@ def _fields(known: Sequence[tuple[Table, np.ndarray]]) -> list[dict[str, object]
     raw = np.concatenate([[table.columns[name][at] for name in NUMBERS] for table, at in known], axis=1)
     numbers = objects(rounded(raw))
     stacks = ma_stacks([np.concatenate([table.columns[name][at] for table, at in known]) for name in AVERAGES])
-    first = np.concatenate([at for _, at in known]).tolist()
-    bars = zip(first, rounded(np.concatenate([_last3(table, at) for table, at in known])).tolist(), strict=True)
+    before = np.concatenate([table.run[at] for table, at in known]).tolist()
+    bars = zip(before, rounded(np.concatenate([_last3(table, at) for table, at in known])).tolist(), strict=True)
     cut = len(VIEW_FIELDS)
     return [
         dict(zip(VIEW_FIELDS, of[:cut], strict=True))
-        | {"swing": dict(zip(SWING_FIELDS, of[cut:], strict=True)), "ma_stack": stack, "last3": last[max(0, 2 - i) :]}
-        for of, stack, (i, last) in zip(numbers.T.tolist(), stacks, bars, strict=True)
+        | {"swing": dict(zip(SWING_FIELDS, of[cut:], strict=True)), "ma_stack": stack, "last3": last[max(0, 2 - n) :]}
+        for of, stack, (n, last) in zip(numbers.T.tolist(), stacks, bars, strict=True)
     ]
 
 
 def _last3(table: Table, rows: np.ndarray) -> np.ndarray:
-    """Return the last three bars up to each row; before the first bar it is repeated."""
+    """Return the last three bars up to each row, whatever lies between them; the first one repeated before it."""
     at = np.maximum(rows[:, None] + np.array([-2, -1, 0]), 0)
     return np.stack([table.columns[name][at] for name in COLUMNS], axis=2)
 
@@ -200,9 +200,9 @@ def _day_volumes(table: Table, last: np.ndarray) -> list[Any]:
 
 
 def _recent(table: Table, last: np.ndarray) -> list[Any]:
-    """Return the last ten 5m closes, oldest first; none where the newest is unknown."""
+    """Return the last ten 5m closes since a gap, oldest first; none where the newest is unknown."""
     ten = rounded(table.columns["close"][np.maximum(last[:, None] + np.arange(-9, 1), 0)]).tolist()
     return [
-        tuple(x for x in of[max(0, 9 - i) :] if not math.isnan(x)) if i >= 0 else ()
-        for of, i in zip(ten, last.tolist(), strict=True)
+        tuple(x for x in of[max(0, 9 - n) :] if not math.isnan(x)) if i >= 0 else ()
+        for of, i, n in zip(ten, last.tolist(), table.run[last].tolist(), strict=True)
     ]

@@ -9,12 +9,15 @@ from tasks.core.types.bars import SECONDS
 
 
 class Table:
-    """One timeframe's rows: `closes` and `known` in s since 1970, ascending."""
+    """One timeframe's rows: `closes` and `known` in s since 1970, ascending; `run`: the bars before it up to a gap."""
 
     def __init__(self, frame: pd.DataFrame, timeframe: str, base_closes: np.ndarray | None = None) -> None:
         self.closes = epoch_s(frame.index) + SECONDS[timeframe]
         self.known = self.closes if base_closes is None else known_at(self.closes, base_closes)
         self.columns = columns_of(frame)
+        rows = np.arange(len(self.closes))
+        begins = np.diff(self.closes, prepend=0) != SECONDS[timeframe]
+        self.run = rows - np.maximum.accumulate(np.where(begins, rows, 0))
 
     def at(self, as_of_s: ArrayLike) -> np.ndarray:
         """Return the row of the last bar known at each of `as_of_s`; -1 where there is none."""

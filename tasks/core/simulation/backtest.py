@@ -38,7 +38,7 @@ from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
 from tasks.core.simulation import benchmark
 from tasks.core.simulation.account import SimulatedAccount
-from tasks.core.simulation.backtest_inputs import World
+from tasks.core.simulation.backtest_inputs import World, coverage, known_by
 from tasks.core.simulation.rejections import PROTECTIVE
 from tasks.core.simulation.sharpe import sharpe
 from tasks.core.simulation.symbol_backtest import Arrival, SymbolBacktest, make_grid
@@ -277,11 +277,11 @@ class Backtest:
     def _send(self, cycle_id: str, intent: OrderIntent, k: int, done: Callable[[str, Sequence[Fill]], None]) -> None:
         """Send one intent at the close of bar k: it meets the next bar that trades, a change of protection this one.
 
-        done: is told the refusal, or "", and what filled at once.
+        An entry waits over no gap. done: is told the refusal, or "", and what filled at once.
         """
         replay = self.symbols[intent.symbol]
         following = replay.next_traded(k)
-        if following is None:
+        if following is None or (not intent.reduce_only and replay.gap(k, following)):
             done("no_market", ())
             return
         self.intents[intent.client_order_id] = cycle_id, intent  # known as ours before it can fill
@@ -518,7 +518,8 @@ class Backtest:
         """
         closes = self.grid.start_s + (np.arange(self.grid.n) + 1) * STEP
         quarters = int(np.count_nonzero(closes % 900 == 0)) * len(self.symbols)
-        unknown = tuple(symbol for symbol in self.symbols if symbol not in self.world.funding)
+        window, rates = (self.grid.closes_at(-1), self.grid.closes_at(self.grid.n - 1)), self.world.funding
+        covered = {symbol: coverage(rates.get(symbol, ()), *window) for symbol in self.symbols}
         totals = self.account.wallet.totals.values()
         known = [float(outcome.outcome_r) for outcome in self.outcomes if outcome.outcome_r is not None]
         return {
@@ -537,8 +538,9 @@ class Backtest:
             "llm_cost_usd": self.cost_usd,
             "rejected_by_code": dict(sorted(self.rejected.items())),
             "halted_at": self.halted_at,
-            "funding": "unknown" if unknown else "known",
-            "funding_unknown": unknown,
+            "funding": known_by(min(covered.values())),
+            "funding_coverage": min(covered.values()),
+            "funding_unknown": tuple(symbol for symbol, share in covered.items() if not share),
             "funding_quote": -exact_sum(each.funding for each in totals),
             "fingerprint": self.fingerprint,
         }

@@ -7,11 +7,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
+import numpy as np
+
 from tasks.core.errors import InputError
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.position_events import STEP
 from tasks.core.types.snapshot import Headline, News
 
+USUAL_INTERVAL_S, JITTER_S = 8 * 3600, 60  # between funding times, and how far beside them venues book it
 HEADLINES = 20  # the newest that are told, as many as a live fetch keeps
 
 
@@ -20,6 +23,23 @@ class FundingRate(NamedTuple):
 
     at: datetime
     rate: Decimal
+
+
+def coverage(rates: Sequence[FundingRate], start: datetime, end: datetime) -> float:
+    """Return the share of [start, end] whose funding is known: no more than 8 h, or their own interval, from a rate."""
+    if not rates:
+        return 0.0
+    paid = np.array([rate.at.timestamp() for rate in rates])
+    longest = max(USUAL_INTERVAL_S, float(np.median(np.diff(paid, append=paid[-1])))) + JITTER_S
+    edges = np.append(paid, paid[-1] + longest)
+    begins = edges - np.minimum(np.diff(edges, prepend=-np.inf), longest)
+    known = np.diff(np.clip([begins, edges], start.timestamp(), end.timestamp()), axis=0).sum()
+    return round(float(known / (end - start).total_seconds()), 6)
+
+
+def known_by(share: float) -> str:
+    """Return the word for how much of a window's funding is known."""
+    return "known" if share >= 1 else "partial" if share else "unknown"
 
 
 @dataclass(frozen=True)

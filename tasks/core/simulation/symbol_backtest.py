@@ -118,6 +118,10 @@ class SymbolBacktest:
         i = int(np.searchsorted(self.traded, k, side="right"))
         return int(self.traded[i]) if i < len(self.traded) else None
 
+    def gap(self, k: int, later: int) -> bool:
+        """Return whether a candle is missing between bars k and `later`."""
+        return bool(np.isnan(self.arrays["close"][k + 1 : later]).any())
+
     def mark(self, k: int) -> Decimal:
         """Return the last close by bar k."""
         return exact(self.marks[k])

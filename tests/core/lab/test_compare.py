@@ -55,6 +55,7 @@ def trial(
         "llm_cost_usd": Decimal("0.5"),
         "fingerprint": "f",
         "funding": "unknown",
+        "funding_coverage": 0.0,
     }
     given = {"trades": [], "points": [], "summary": summary}
     return Trial(label, window, treatment, days, 10_000 * np.r_[1, np.cumprod(1 + returns)], **(given | other))

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from market_data import CONSTRAINTS, MARKETS, OWN, long, recorded, replace_after, told, walk
+from market_data import CONSTRAINTS, MARKETS, OWN, START, long, recorded, replace_after, told, walk
 
 from tasks.core.market.bars import closed_by
 from tasks.core.market.market import Market
@@ -88,7 +88,7 @@ def test_missing_candles_are_known_as_missing_only_in_time(i: int, data: st.Data
 
 def test_a_bar_whose_last_minutes_are_missing_is_not_known_before_the_next_trade() -> None:
     hour = next(i for i, t in enumerate(WALK.index) if i > 1_000 and t.minute == 0)
-    holed = WALK.drop(WALK.index[hour + 9 : hour + 21])  # 45 past to 45 past
+    holed = WALK.drop(WALK.index[hour + 9 : hour + 20])  # 45 past to 40 past: shorter than the hour it ends in
     whole = Market.from_base("X/USDT", holed)
     for i in range(hour + 9, hour + 30):
         as_of = (WALK.index[i] + FIVE).to_pydatetime()
@@ -162,3 +162,29 @@ def test_the_last_thousand_bars_give_the_events_of_all_of_history(symbol: str) -
         assert live(whole, as_of).reasons(*hour) == expected, as_of
         seen += len(expected)
     assert seen > 50
+
+
+def test_after_three_days_cut_out_all_is_told_as_if_the_candles_began_there() -> None:
+    bars = walk(288 * 24, seed=11)
+    cut_from, cut_to = START + timedelta(days=5, hours=10), START + timedelta(days=8, hours=10)  # over a Monday
+    holed = Market.from_base("X/USDT", bars[(bars.index < cut_from) | (bars.index >= cut_to)])
+    fresh = Market.from_base("X/USDT", bars[bars.index >= cut_to])
+    for hours in (*np.arange(1, 30, 0.25), *range(30, 15 * 24, 7)):
+        as_of = cut_to + timedelta(hours=float(hours))
+        assert holed.reasons(cut_to, as_of) == fresh.reasons(cut_to, as_of)
+        ours, theirs = (build(market, as_of, constraints=CONSTRAINTS) for market in (holed, fresh))
+        assert ours == theirs, as_of
+        assert holed.moment(as_of).roles == fresh.moment(as_of).roles, as_of
+
+
+def test_the_vwap_of_a_session_is_unknown_after_a_gap_in_it_and_last_bars_stop_at_it() -> None:
+    bars = walk(700, seed=4)
+    holed = Market.from_base("X/USDT", bars.drop(bars.index[580:583]))
+    as_of = (bars.index[583] + FIVE).to_pydatetime()
+    assert holed.moment(as_of).anchors.session_vwap_z is None
+    assert len(holed.moment(as_of).timeframes["5m"].last3) == 1
+    assert len(holed.moment(as_of).roles.recent_closes) == 1
+    assert len(holed.moment(as_of + 3 * FIVE).timeframes["5m"].last3) == 3
+    vwap = holed.anchors["session_vwap"]
+    assert vwap.iloc[576:580].notna().all()
+    assert vwap.iloc[580:].isna().all()

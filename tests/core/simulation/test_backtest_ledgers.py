@@ -22,7 +22,7 @@ from tasks.core.market.bars import bar_frame
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
-from tasks.core.simulation.backtest_inputs import FundingRate, World
+from tasks.core.simulation.backtest_inputs import FundingRate, World, coverage
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.decision import DECISION, Answer, hold
 from tasks.core.types.limits import Costs, Limits
@@ -176,6 +176,37 @@ def test_a_close_knows_nothing_of_what_fills_after_it() -> None:
     assert entered.equity == Decimal("10000") - Decimal("1.0005") + 10 * (Decimal("102.5") - Decimal("100.05"))
     assert trimmed.positions[0].quantity == 5
     assert trimmed.equity - entered.equity == Decimal("1.7277575")  # 5 sold at 103 x 0.9995, less the fee
+
+
+def test_an_entry_does_not_wait_over_a_gap_and_an_exit_does() -> None:
+    script = {59: LONG, 65: CLOSE}
+    whole = market(A, [FLAT] * 20)
+    for missing, said in (((60, 62), []), ((66, 70), [("entry", "100.05"), ("exit", "99.95")])):
+        bars = whole.bars["5m"].drop(whole.bars["5m"].index[slice(*missing)])
+        plan = {"limits": LIMITS, "costs": COSTS, "instruments": {A: linear(A, step=Decimal("0.01"))}}
+        calendar = tuple(CalendarEvent(at=START + (k + 1) * FIVE, title=str(k)) for k in script)
+        run = backtest({A: Market.from_base(A, bars)}, Scripted(script), calendar=calendar, **plan)
+        asyncio.run(run.run())
+        assert fills(run) == said
+
+
+@pytest.mark.parametrize(
+    ("hours", "share"),
+    [
+        (range(0, 96, 8), 1),  # as a venue pays
+        (range(0, 96), 1),
+        (range(0, 24, 8), 1 / 3),  # the last one before its 24:00, and 8 h more
+        ((40,), 16 / 72),
+        ((), 0),
+        (range(200, 300, 8), 0),
+        ((*range(0, 25, 8), *range(48, 97, 8)), 56 / 72),  # none for a day
+    ],
+)
+def test_funding_is_known_no_further_than_its_interval_from_a_rate(hours: Sequence[int], share: float) -> None:
+    rates = [FundingRate(START + timedelta(hours=h), Decimal("0.0001")) for h in hours]
+    covered = coverage(rates, START, START + timedelta(hours=72))
+    assert covered == pytest.approx(share, abs=0.001)
+    assert (covered == 1) == (share == 1)
 
 
 def test_funding_is_paid_on_the_close_at_its_time_and_received_by_a_short() -> None:
