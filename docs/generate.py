@@ -147,8 +147,8 @@ GUARD = """\
 
 Every decision, whoever made it, passes the same pure function (`tasks/core/trading/guard/guard.py`), which only ever
 makes it smaller or refuses it. A verdict names every code that fired, with what was compared. Exits are never refused
-for a loss, a halt, lateness or low confidence. Only the benchmark `buy-and-hold` is not asked about, and only in replays
-([evaluation.md](evaluation.md)). Try it without an account:
+for a loss, a halt, lateness or low confidence. Only the benchmark `buy-and-hold` is not asked about, and in replays
+only ([evaluation.md](evaluation.md)). Try it without an account:
 
 ```
 .venv/bin/quarterdeck guard --snapshot snapshot.json --reply reply.json --json
