@@ -3,7 +3,6 @@
 import asyncio
 import warnings
 from collections import defaultdict
-from decimal import Decimal as D
 
 import numpy as np
 import pandas as pd
