@@ -19,6 +19,7 @@ from tasks.core.types.question import Question
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
+BENCHMARKS = 3  # the first rules of a strategy by which a benchmark is not guarded
 SHARE = Decimal("0.99")  # of equity; the rest pays the way in and what the price does until then
 
 
@@ -32,7 +33,8 @@ def _bought(
 ) -> Judgement:
     """Buy with the symbol's equal part of SHARE, at market, without stop, target or leverage; never clamped."""
     snapshot, decision, price = question.snapshot, answer.decision, account.last_price
-    if not isinstance(decision, OpenLong) or account.instrument is None or not price:
+    guarded = strategy.rules < BENCHMARKS or not isinstance(decision, OpenLong)
+    if guarded or account.instrument is None or not price:
         return judged(question, answer, account, strategy, now)
     budget = account.equity * SHARE / len(strategy.instruments)
     quantity = floor_to_step(budget / price, account.instrument.step)

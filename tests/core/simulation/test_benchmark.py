@@ -14,6 +14,7 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.backtest_inputs import FundingRate
+from tasks.core.simulation.benchmark import judge_of
 from tasks.core.trading.judge import judged
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
@@ -68,6 +69,17 @@ def test_the_same_answer_is_guarded_wherever_it_trades():
     answer = BuyAndHoldDecider().answer(asked)
     _, verdict, intents = judged(asked, answer, flat[-1].state, strategy(BTC, decider="buy-and-hold"))
     assert (verdict.allowed, verdict.codes, intents) == (False, (Code.STOP_TOO_FAR,), ())
+
+
+def test_records_of_before_are_judged_as_they_were():
+    market = Market.from_base(BTC, walk(288 * 12, seed=3, price=50_000.0))
+    flat: list[CycleRecord] = []
+    asyncio.run(backtest({BTC: market}, HoldDecider(), on_record=flat.append).run())
+    asked = Question(snapshot=flat[-1].snapshot, reasons=flat[-1].reasons)
+    case = (asked, BuyAndHoldDecider().answer(asked), flat[-1].state)
+    judge, now = judge_of("buy-and-hold"), strategy(BTC, decider="buy-and-hold")
+    assert judge(*case, now.replace(rules=2), None) == judged(*case, now.replace(rules=2))
+    assert judge(*case, now, None).verdict.allowed
 
 
 def test_only_replays_know_the_benchmark():
