@@ -298,7 +298,8 @@ def _trade(outcome: Outcome, names: dict[str, str], sides: dict[str, tuple[str, 
     return Trade(
         symbol=names[outcome.symbol], side=side, notional=notional, opened_s=closed - outcome.hold_seconds,
         closed_s=closed, pnl=float(outcome.pnl), fees=float(outcome.fees),
-        decided_s=decided_s, r=None if outcome.outcome_r is None else float(outcome.outcome_r),
+        decided_s=decided_s,
+        outcome_r=None if outcome.outcome_r is None else float(outcome.outcome_r),
     )  # fmt: skip
 
 

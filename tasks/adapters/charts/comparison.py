@@ -40,7 +40,7 @@ def r_histogram(trades: Sequence[Trade]) -> bytes:
     """Draw how the trades' R after fees are spread."""
     figure = canvas.figure(1000, 320)
     axes = figure.subplots()
-    known = np.array([trade.r for trade in trades if trade.r is not None])
+    known = np.array([trade.outcome_r for trade in trades if trade.outcome_r is not None])
     if len(known):
         first, last = np.floor(known.min() / BIN), np.ceil(known.max() / BIN)
         axes.hist(known, bins=(np.arange(first, last + 2) * BIN).tolist(), color=COLOURS[0])

@@ -297,7 +297,7 @@ def _row(
     returns = series(trials).to_numpy()
     moments = statistics.moments(returns)
     trades = [trade for trial in trials for trade in trial.trades]
-    rs = np.array([trade.r for trade in trades if trade.r is not None])
+    rs = np.array([trade.outcome_r for trade in trades if trade.outcome_r is not None])
     points = [point for trial in trials for point in trial.points]
     cost = float(sum(trial.summary["llm_cost_usd"] for trial in trials))
     deepest = max_drawdown_pct(np.r_[1.0, np.cumprod(1 + returns)])  # it may span windows
@@ -345,7 +345,9 @@ def _promises(trial: Trial) -> list[Promise]:
     """Return the confidence of the decision that each ended trade began with, and what came of it."""
     said = {(point.symbol, point.at_s): point.confidence for point in trial.points}
     ended = ((said.get((trade.symbol, trade.decided_s)), trade) for trade in trial.trades)
-    return [Promise(confidence, trade.pnl > 0, trade.r) for confidence, trade in ended if confidence is not None]
+    return [
+        Promise(confidence, trade.pnl > 0, trade.outcome_r) for confidence, trade in ended if confidence is not None
+    ]
 
 
 def _side(window: BacktestWindow, cutoff: datetime | None) -> str:

@@ -21,7 +21,7 @@ STEP = 300
 
 
 class Trade(NamedTuple):
-    """One closed position; money in quote, times in epoch seconds, `r` after fees."""
+    """One closed position; money in quote, times in epoch seconds."""
 
     symbol: str
     side: str
@@ -30,7 +30,7 @@ class Trade(NamedTuple):
     closed_s: int
     pnl: float
     fees: float
-    r: float | None
+    outcome_r: float | None
     decided_s: int
 
 

@@ -32,8 +32,9 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,8 +46,9 @@ from tasks.core.decision.baselines import HOLD_SHARE
 from tasks.core.decision.kinds import kind_of
 from tasks.core.decision.llm import roles
 from tasks.core.errors import InputError
-from tasks.core.types.base import Dto, Utc, exact_sum
+from tasks.core.types.base import ZERO, Dto, Utc, exact_sum
 from tasks.core.types.decision import ACTIONS, ENTRIES, Answer, Decision, hold
+from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import AccountState, ClosedTrade
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.snapshot import Snapshot
@@ -144,6 +146,13 @@ class SplitPlan(Dto):
         return SPLITS[sum(cut <= at for cut in self.cuts)]
 
 
+class _Entry(NamedTuple):
+    """The last entry of a symbol: its cycle and, for trades of before `outcome_r`, its risk and what was added."""
+
+    cycle_id: str
+    risk: Decimal
+
+
 class _Step(NamedTuple):
     """A decision point that waits for its next."""
 
@@ -151,7 +160,7 @@ class _Step(NamedTuple):
     equity: float
     closed: tuple[ClosedTrade, ...]
     open_gain: float | None
-    entered: bool  # sent an entry
+    entry_risk: Decimal | None  # None: sent no entry
     row: Row
 
 
@@ -164,7 +173,7 @@ def transitions(
     earned there, in percent of equity. Raises InputError where time goes back.
     """
     before: dict[tuple[str, str], _Step] = {}
-    entries: dict[tuple[str, str], str] = {}  # the cycle of the last one sent
+    entries: dict[tuple[str, str], _Entry] = {}
     pending: dict[tuple[str, str], tuple[str, Row]] = {}
     for record in records:
         key, step = (record.strategy, record.symbol), _step(record, scores)
@@ -180,8 +189,9 @@ def transitions(
                     f"records go back in time: {record.strategy} {record.symbol} at {record.as_of.isoformat()} follows "
                     f"{last.as_of.isoformat()}; export one run at a time"
                 )
-            if last.entered:
-                entries[key] = last.row["cycle_id"]
+            if last.entry_risk is not None:
+                added = entries[key].risk if key in entries and last.row["action"] == "ADD" else ZERO
+                entries[key] = _Entry(last.row["cycle_id"], last.entry_risk + added)
             split = plan.split_of(last.as_of, step.as_of)
             if key in pending:
                 yield _ended(*pending.pop(key), split)
@@ -200,9 +210,10 @@ def _ended(split: str, row: Row, following: str) -> tuple[str, Row]:
     return split, row
 
 
-def _row(last: _Step, step: _Step, symbol: str, entry: str | None) -> Row:
+def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
     closed = _closed_between(last, step, symbol)
-    ruined, rs = step.equity <= 0, None if closed is None else [trade.outcome_r for trade in closed]
+    ruined, risk = step.equity <= 0, entry.risk if entry else ZERO
+    rs = None if closed is None else [_outcome_r(trade, risk) for trade in closed]
     made = None if closed is None else exact_sum(trade.pnl for trade in closed)
     alone = None
     if made is not None and last.open_gain is not None and step.open_gain is not None:
@@ -216,7 +227,7 @@ def _row(last: _Step, step: _Step, symbol: str, entry: str | None) -> Row:
         "reward": RUIN if ruined else math.log(step.equity / last.equity),
         "reward_symbol": alone,
         "reward_r": None if rs is None or None in rs else float(exact_sum(filter(None, rs))),
-        "entry_cycle_id": entry if closed else None,
+        "entry_cycle_id": entry.cycle_id if closed and entry else None,
         "terminated": ruined,
         **{f"next_{name}": step.row[name] for name in ("state", "state_unknown", "allowed")},
     }
@@ -246,6 +257,22 @@ def _closed_between(last: _Step, step: _Step, symbol: str) -> list[ClosedTrade] 
     return [trade for trade in new if trade.symbol in (symbol, "")]
 
 
+def _outcome_r(trade: ClosedTrade, risk: Decimal) -> Decimal | None:
+    """Return a trade's `outcome_r`; of one that has `r_multiple`, by what its entries risked as they were recorded."""
+    return trade.pnl / risk if trade.r_multiple is not None and risk else trade.outcome_r
+
+
+def _risk_of(intent: OrderIntent, fills: Sequence[Fill], price: Decimal | None) -> Decimal:
+    """Return quantity times distance to the stop of an entry, as filled or else as asked."""
+    mine = [fill for fill in fills if fill.client_order_id == intent.client_order_id and fill.side == intent.side]
+    if intent.stop is None:
+        return ZERO
+    if mine:
+        return exact_sum(fill.quantity * abs(fill.price - intent.stop) for fill in mine)
+    asked = intent.price or price
+    return ZERO if asked is None else intent.quantity * abs(asked - intent.stop)
+
+
 def _step(record: CycleRecord, scores: Scores) -> _Step | None:
     snapshot, account = record.snapshot, record.state
     if snapshot is None or account is None:
@@ -265,9 +292,11 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
         **_behaviour(record, carried),
         **dict(zip(("open", "high", "low", "close", "volume"), last, strict=True)),
     }  # fmt: skip
-    entered = isinstance(carried, ENTRIES) and any(not intent.reduce_only for intent in record.intents)
+    price = record.verdict.price if record.verdict else None
+    sent = [_risk_of(intent, record.fills, price) for intent in record.intents if not intent.reduce_only]
+    risk = exact_sum(sent) if sent and isinstance(carried, ENTRIES) else None
     gain = _open_gain(record, account)
-    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, entered, row)
+    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, risk, row)
 
 
 def _carried(record: CycleRecord) -> Decision:

@@ -106,13 +106,14 @@ class PendingEntry(Dto):
 class ClosedTrade(Dto):
     """A position that was closed: when, for how much (quote, after fees) and its `outcome_r` where known.
 
-    Records of before name that `r_multiple`; there it is before fees.
+    Records of before have `r_multiple` instead, which is before fees.
     """
 
     closed_at: Utc
     pnl: Exact
     symbol: str = ""
-    outcome_r: Exact | None = Field(None, validation_alias=AliasChoices("outcome_r", "r_multiple"))
+    outcome_r: Exact | None = None
+    r_multiple: Exact | None = Field(None, exclude=True)
 
 
 class AccountState(Dto):

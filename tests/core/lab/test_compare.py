@@ -41,7 +41,7 @@ def path_of(bars: pd.DataFrame) -> TradedBars:
 def trade(opened: int, bars: int, side: str = "long", notional: float = 2000.0, **other: object) -> Trade:
     opened_s = T0 + opened * 300
     fees = 2 * notional * float(COSTS.taker_bps) / 1e4
-    given = {"pnl": 1.0, "fees": fees, "r": 0.1, "decided_s": opened_s}
+    given = {"pnl": 1.0, "fees": fees, "outcome_r": 0.1, "decided_s": opened_s}
     return Trade(BTC, side, notional, opened_s, opened_s + bars * 300, **(given | other))
 
 
@@ -201,7 +201,11 @@ def test_cost_per_decision_and_unusable_replies_are_counted():
 
 def test_an_ended_trade_counts_with_the_confidence_it_was_entered_with():
     points = [point(0, "OPEN_LONG"), point(1, "HOLD")._replace(confidence=0.1), point(50, "OPEN_LONG")]
-    trades = [trade(0, 10, r=1.5), trade(50, 10, pnl=-1.0, r=-1.0), trade(999, 10)]  # the last is of no decision
+    trades = [
+        trade(0, 10, outcome_r=1.5),
+        trade(50, 10, pnl=-1.0, outcome_r=-1.0),
+        trade(999, 10),
+    ]  # the last is of no decision
     first = trial("v", np.full(30, 0.001), points=points, trades=trades)
     second = trial("v", np.full(30, 0.001), 30, window=1)
     found = compared([first, second], windows=2).rows[0].calibration

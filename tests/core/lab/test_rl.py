@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
 from tasks.core.types.decision import ACTIONS, Add, Answer, ModelCall, OpenLong, PromptRef, hold
-from tasks.core.types.orders import OrderIntent, OrderType
+from tasks.core.types.orders import Fill, OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, Position
 from tasks.core.types.record import CycleRecord, CycleStatus, Inputs
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
@@ -133,9 +133,17 @@ def traded(pnl: str = "30", hours: float = 1.5, symbol: str = BTC, risk: int | N
     return ClosedTrade(closed_at=START + timedelta(hours=hours), pnl=Decimal(pnl), symbol=symbol, outcome_r=r)
 
 
-def bought(hours: float, decision=BUY) -> CycleRecord:
-    intent = OrderIntent(client_order_id="e", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=Decimal(2))
-    return point(hours, decision=decision, intents=(intent,))
+def bought(hours: float, decision=BUY, *, filled: bool = True) -> CycleRecord:
+    """An entry of 2 at 100, or asked at 101, with its stop at 95."""
+    intent = OrderIntent(
+        client_order_id="e", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=Decimal(2), stop=Decimal(95)
+    )
+    fill = Fill(
+        fill_id="f", venue_order_id="v", client_order_id="e", symbol=BTC, side="buy", quantity=Decimal(2),
+        price=Decimal(100), at=START,
+    )  # fmt: skip
+    asked = Verdict(allowed=True, decision=decision, price=Decimal(101))
+    return point(hours, decision=decision, verdict=asked, intents=(intent,), fills=(fill,) if filled else ())
 
 
 def having(hours: float, *trades: ClosedTrade, **fields: object) -> CycleRecord:
@@ -159,6 +167,13 @@ def test_the_r_of_trades_that_closed_together_adds_up_and_is_unknown_if_one_of_t
     both = traded("30", 0.4), traded("-5", 0.5)
     assert steps(bought(0), having(1, *both))[0]["reward_r"] == 2.5
     assert steps(bought(0), having(1, *both, traded("1", 0.6, risk=None)))[0]["reward_r"] is None
+
+
+@pytest.mark.parametrize(("filled", "r"), [(True, 3), (False, 2.5)])
+def test_a_trade_of_before_has_the_r_after_fees_of_what_its_entries_were_recorded_with(filled, r):
+    """2 at 100, or asked at 101, with the stop at 95; the R it was recorded with is before fees."""
+    old = traded("30", 0.5, risk=None).model_copy(update={"r_multiple": Decimal("3.1")})
+    assert steps(bought(0, filled=filled), having(1, old))[0]["reward_r"] == r
 
 
 @pytest.mark.parametrize("way", [1, -1], ids=["oldest first", "newest first"])

@@ -152,15 +152,15 @@ def test_the_path_of_r_is_r_at_every_close(first, added, side, stop, levels):
 
 
 def test_what_was_written_before_is_read_as_it_was_meant():
-    """A position without a first price has its average; a closed trade and a memory had `r_multiple`."""
+    """A position without a first price has its average; a closed trade and a memory had an `r_multiple` before fees."""
     old = {name: value for name, value in AFTER.model_dump(mode="json").items() if name not in NEW}
     assert r_at(Position.model_validate(old), D(120)) == 1
     held = HeldPosition(symbol=BTC, side="long", quantity=D(2), avg_price=D(105), initial_stop=D(90))
     assert r_at(held, D(120)) == 1
     trade = ClosedTrade.model_validate_json('{"closed_at": "2026-01-02T03:05:00Z", "pnl": "1", "r_multiple": "0.5"}')
     past = Past.model_validate({"as_of": AT, "action": "HOLD", "confidence": 0.5, "r_multiple": 0.5})
-    assert (trade.outcome_r, past.outcome_r) == (D("0.5"), 0.5)
-    assert past.model_dump()["outcome_r"] == 0.5
+    assert (trade.outcome_r, past.outcome_r) == (None, 0.5)
+    assert "r_multiple" not in trade.model_dump().keys() | past.model_dump().keys()
 
 
 NEW = {"first_price", "first_quantity", "risk"}
