@@ -60,12 +60,12 @@ def _moment(market: Any, as_of: datetime | None, decider: str) -> tuple[datetime
     from tasks.core.lab.gate_sampling import flat_account
     from tasks.core.market.instruments import derived
     from tasks.core.trading.guard.sizing import known
-    from tasks.core.types.bars import floor_time
+    from tasks.core.types.bars import duration, floor_time
 
     if as_of is None:
         raise InputError("--as-of is empty")
     at, symbol = floor_time(as_of, "5m"), market.symbol
-    first, last = market.closes
+    first, last = market.bars[market.finest].index[[0, -1]] + duration(market.finest)
     if not first <= at <= last:
         raise InputError(
             f"--as-of {as_of.isoformat()}: no candle of {symbol} closes then; they close from {first} to {last}"

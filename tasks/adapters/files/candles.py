@@ -22,8 +22,8 @@ def read_candles(path: Path) -> pd.DataFrame:
     sound = (low > 0) & (low <= np.minimum(o, close)) & (np.maximum(o, close) <= high) & (volume >= 0)
     order = f"; without a header the columns are time,{','.join(COLUMNS)}: name them on top" if table.bare else ""
     table.refuse(~sound, lambda i: f"no candle has {table.shown(i)}: mend or leave out the row{order}")
-    kept = table.ascending()
-    bars = bar_frame(table.times[kept], {name: column[kept] for name, column in table.numbers.items()})
+    rows = table.ascending()
+    bars = bar_frame(rows.times, rows.numbers)
     try:
         timeframe = infer_timeframe(bars)
     except DataError as e:

@@ -16,9 +16,11 @@ RATE = ("(lastsettled|last|realized|settled)?(funding)?rate",)
 def read_funding(path: Path) -> tuple[FundingRate, ...]:
     """Read a file of rates, oldest first; raises InputError naming the file and what is wrong with it."""
     table = read_table(path, "file of funding rates", {"rate": RATE}, PAID)
-    [rates] = table.numbers.values()
-    table.refuse(np.abs(rates) >= 1, lambda i: f"{table.shown(i)} is no share of notional: 0.0001 is 0.01 %")
+    table.refuse(
+        np.abs(table.numbers["rate"]) >= 1, lambda i: f"{table.shown(i)} is no share of notional: 0.0001 is 0.01 %"
+    )
+    rows = table.ascending()
     return tuple(
-        FundingRate(datetime.fromtimestamp(int(table.times[i]) / 1000, tz=UTC), exact(float(rates[i])))
-        for i in table.ascending().tolist()
+        FundingRate(datetime.fromtimestamp(ms / 1000, tz=UTC), exact(rate))
+        for ms, rate in zip(rows.times.tolist(), rows.numbers["rate"].tolist(), strict=True)
     )

@@ -18,11 +18,9 @@ from tasks.core.errors import InputError
 
 BINARY: dict[str, Callable[[Path], pd.DataFrame]] = {".parquet": pd.read_parquet, ".feather": pd.read_feather}
 TEXT = (".csv", ".tsv", ".txt", ".gz", ".zip", ".bz2", ".xz", ".zst")
-SEPARATORS = ";\t|,"  # the last one is in decimals too
 HEAD = 40  # lines among which a text's table begins
 NUMBER, DATE = re.compile(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", re.IGNORECASE), re.compile(r"\s*\d{4}\D\d")
 BELOW = (1e11, 1e14, 1e17)  # a time since 1970 is in s below the first of these, in ms, us, and ns above the last
-TO_MS = np.array([(1000, 1), (1, 1), (1, 1000), (1, 1_000_000)])
 YEARS = 946_684_800_000, 4_102_444_800_000  # in ms: 2000 to 2100
 TIME = (
     "(candle)?(open|start)(time|at|timestamp)(utc|ms)?|time(period)?(open|start)|start",
@@ -49,8 +47,10 @@ class TableFile(NamedTuple):
             first = int(bad.argmax())
             raise InputError(f"{self.path}: {self.unit} {self.at[first]}: {what(first)}")
 
-    def ascending(self) -> np.ndarray:
+    def ascending(self) -> "TableFile":
         """Return the rows by time, those that say the same twice once; raises InputError where two differ."""
+        if (np.diff(self.times) > 0).all():
+            return self
         order = np.argsort(self.times, kind="stable")
         again = np.r_[False, np.diff(self.times[order]) == 0]
         for second in np.flatnonzero(again).tolist():
@@ -58,7 +58,9 @@ class TableFile(NamedTuple):
             if self.shown(one) != self.shown(other):
                 rest = f"but {self.unit} {self.at[one]} has {self.shown(one)}: keep the one that is final"
                 self.refuse(np.arange(len(order)) == other, lambda i: f"{self.time(i)} has {self.shown(i)}, {rest}")  # noqa: B023
-        return np.asarray(order[~again])
+        kept = order[~again]
+        numbers = {name: column[kept] for name, column in self.numbers.items()}
+        return self._replace(at=self.at[kept], times=self.times[kept], numbers=numbers)
 
     def shown(self, i: int) -> str:
         return " ".join(f"{name} {column[i]:.15g}" for name, column in self.numbers.items())
@@ -123,14 +125,14 @@ def _text(path: Path) -> tuple[list[tuple[str, ...]], pd.DataFrame]:
     head = read(sep="\1", nrows=HEAD, dtype=str, keep_default_na=False, quoting=csv.QUOTE_NONE)
     lines = head[0].tolist()
     last = next((line for line in reversed(lines) if line.strip()), "")
-    separator = max(SEPARATORS, key=last.count)
+    separator = max(";\t|,", key=last.count)  # the last one is in decimals too
     rows = list(csv.reader(lines, delimiter=separator))
-    width = len(next(csv.reader([last], delimiter=separator), ()))
+    width = len(rows[lines.index(last)])
     begins = next((i for i, row in enumerate(rows) if len(row) == width and _is_data(row)), None)
     if begins is None:
         raise ValueError(f"no row of numbers in its first {len(lines)} lines")
     names = list(zip(*(row for row in rows[:begins] if len(row) == width), strict=True))
-    comma = separator == ";" and any("," in field and NUMBER.fullmatch(field) for field in rows[begins])
+    comma = separator == ";" and "," in "".join(rows[begins])
     exact = {"decimal": "," if comma else ".", "float_precision": "round_trip", "low_memory": False}
     table: pd.DataFrame = read(sep=separator, skiprows=begins, skipinitialspace=True, **exact)
     table.index += begins + 1
@@ -158,7 +160,7 @@ def _times(column: pd.Series) -> np.ndarray:
     numbers = pd.to_numeric(column, errors="coerce") if column.dtype in ("object", "str") else column
     if pd.api.types.is_numeric_dtype(numbers) and 2 * numbers.notna().sum() > len(numbers):
         since = np.nan_to_num(numbers.to_numpy())
-        up, down = TO_MS[np.digitize(np.abs(since), BELOW)].T
-        return np.asarray(since * up // down, dtype="int64")
+        s, ms, us = (since < limit for limit in BELOW)
+        return np.where(s, since * 1000, np.where(ms, since, since // np.where(us, 1000, 1_000_000))).astype("int64")
     times = pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce")
     return times.fillna(pd.Timestamp(0, tz="UTC")).dt.as_unit("ms").astype("int64").to_numpy()

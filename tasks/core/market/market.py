@@ -58,12 +58,6 @@ class Market:
     def gaps(self) -> dict[str, Any]:
         return gaps_in(self.bars[self.finest].index, self.finest)
 
-    @property
-    def closes(self) -> tuple[datetime, datetime]:
-        """Return the first close and the last one."""
-        first, last = (epoch_s(self.bars[self.finest].index[[0, -1]]) + SECONDS[self.finest]).tolist()
-        return datetime.fromtimestamp(first, UTC), datetime.fromtimestamp(last, UTC)
-
     @cached_property
     def features(self) -> dict[str, pd.DataFrame]:
         return {tf: features.compute(bars, tf) for tf, bars in self.bars.items() if len(bars)}

@@ -250,6 +250,12 @@ def test_prices_of_any_size_are_quoted_as_the_file_has_them(tmp_path, price, ste
     assert [float(market.text(x)) for x in closes] == closes
 
 
+def test_a_price_that_fell_to_nothing_is_exact_to_the_last(tmp_path):
+    closes = [80.53, 0.0000011214, 2e-8, 2.003e-8]
+    market = market_of(tmp_path, [(x, x, x, x) for x in closes])
+    assert [market.text(x) for x in closes] == ["80.53000000000", "0.00000112140", "0.00000002000", "0.00000002003"]
+
+
 def test_digits_beyond_the_seventh_are_the_floats_own(tmp_path):
     assert market_of(tmp_path, flat(5, 0.1 + 0.2)).candles.price_decimals == 1
     assert market_of(tmp_path, flat(5, 2e-8 / 3)).candles.price_decimals == 15
