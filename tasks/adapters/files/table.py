@@ -19,7 +19,7 @@ from tasks.core.errors import InputError
 BINARY: dict[str, Callable[[Path], pd.DataFrame]] = {".parquet": pd.read_parquet, ".feather": pd.read_feather}
 TEXT = (".csv", ".tsv", ".txt", ".gz", ".zip", ".bz2", ".xz", ".zst")
 HEAD = 40  # lines among which a text's table begins
-NUMBER, DATE = re.compile(r"\s*[-+]?[\d.,]+(e[-+]?\d+)?\s*", re.IGNORECASE), re.compile(r"\s*\d{4}\D\d")
+DATA = re.compile(r"\s*([-+]?[\d.,]+(e[-+]?\d+)?|\d{4}\D\d.*)\s*", re.IGNORECASE)  # a number or a date
 BELOW = (1e11, 1e14, 1e17)  # a time since 1970 is in s below the first of these, in ms, us, and ns above the last
 YEARS = 946_684_800_000, 4_102_444_800_000  # in ms: 2000 to 2100
 TIME = (
@@ -56,8 +56,10 @@ class TableFile(NamedTuple):
         for second in np.flatnonzero(again).tolist():
             one, other = order[[second - 1, second]].tolist()
             if self.shown(one) != self.shown(other):
-                rest = f"but {self.unit} {self.at[one]} has {self.shown(one)}: keep the one that is final"
-                self.refuse(np.arange(len(order)) == other, lambda i: f"{self.time(i)} has {self.shown(i)}, {rest}")  # noqa: B023
+                raise InputError(
+                    f"{self.path}: {self.unit} {self.at[other]}: {self.time(other)} has {self.shown(other)}, but "
+                    f"{self.unit} {self.at[one]} has {self.shown(one)}: keep the one that is final"
+                )
         kept = order[~again]
         numbers = {name: column[kept] for name, column in self.numbers.items()}
         return self._replace(at=self.at[kept], times=self.times[kept], numbers=numbers)
@@ -86,7 +88,7 @@ def read_table(path: Path, what: str, columns: Mapping[str, Sequence[str]], time
     width = range(raw.shape[1])
     place = {name: _position(names, wanted[name]) if names else i for i, name in enumerate(wanted)}
     if lacking := [name for name, i in place.items() if i not in width]:
-        there = ", ".join(str(name) for name, *_ in names) or f"{len(width)} without names"
+        there = ", ".join(names) or f"{len(width)} without names"
         raise InputError(f"{path}: a {what} needs {','.join(wanted)}, it lacks {','.join(lacking)}; it has {there}")
     found: dict[str, pd.Series] = {name: raw.iloc[:, i] for name, i in place.items()}
     table = TableFile(
@@ -109,14 +111,14 @@ def _unusable(name: str, column: pd.Series, i: int) -> str:
     return f"{name} is {value}: {remedy}"
 
 
-def _binary(frame: pd.DataFrame) -> tuple[list[tuple[str, ...]], pd.DataFrame]:
+def _binary(frame: pd.DataFrame) -> tuple[list[str], pd.DataFrame]:
     """Return the names of each column and the rows, counted from 1; times may be the index."""
     frame = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
     frame.index = pd.RangeIndex(1, len(frame) + 1)
-    return list(zip(*map(frame.columns.get_level_values, range(frame.columns.nlevels)), strict=True)), frame
+    return list(map(str, frame.columns)), frame
 
 
-def _text(path: Path) -> tuple[list[tuple[str, ...]], pd.DataFrame]:
+def _text(path: Path) -> tuple[list[str], pd.DataFrame]:
     """Return the names of each column, none without a header, and the rows by their line.
 
     What stands above the table is as wide as it only where it is its header, which may take several lines.
@@ -128,10 +130,10 @@ def _text(path: Path) -> tuple[list[tuple[str, ...]], pd.DataFrame]:
     separator = max(";\t|,", key=last.count)  # the last one is in decimals too
     rows = list(csv.reader(lines, delimiter=separator))
     width = len(rows[lines.index(last)])
-    begins = next((i for i, row in enumerate(rows) if len(row) == width and _is_data(row)), None)
+    begins = next((i for i, row in enumerate(rows) if len(row) == width and any(map(DATA.fullmatch, row))), None)
     if begins is None:
         raise ValueError(f"no row of numbers in its first {len(lines)} lines")
-    names = list(zip(*(row for row in rows[:begins] if len(row) == width), strict=True))
+    names = list(map(",".join, zip(*(row for row in rows[:begins] if len(row) == width), strict=True)))
     comma = separator == ";" and "," in "".join(rows[begins])
     exact = {"decimal": "," if comma else ".", "float_precision": "round_trip", "low_memory": False}
     table: pd.DataFrame = read(sep=separator, skiprows=begins, skipinitialspace=True, **exact)
@@ -139,14 +141,10 @@ def _text(path: Path) -> tuple[list[tuple[str, ...]], pd.DataFrame]:
     return names, table.dropna(how="all")
 
 
-def _is_data(row: Sequence[str]) -> bool:
-    return not row[0].startswith("#") and any(NUMBER.fullmatch(field) or DATE.match(field) for field in row)
-
-
-def _position(names: Sequence[tuple[str, ...]], patterns: Sequence[str]) -> int:
+def _position(names: Sequence[str], patterns: Sequence[str]) -> int:
     """Return which column goes by the best of the patterns, -1 for none."""
-    plain = [" ".join(re.sub("[^a-z0-9]", "", str(name).lower()) for name in of) for of in names]
-    return next((i for p in patterns for i, text in enumerate(plain) if re.search(rf"\b({p})\b", text)), -1)
+    plain = [re.sub("[^a-z0-9,]", "", name.lower()) for name in names]
+    return next((i for p in patterns for i, name in enumerate(plain) if re.search(rf"\b({p})\b", name)), -1)
 
 
 def _numbers(column: pd.Series) -> np.ndarray:
@@ -161,6 +159,7 @@ def _times(column: pd.Series) -> np.ndarray:
     if pd.api.types.is_numeric_dtype(numbers) and 2 * numbers.notna().sum() > len(numbers):
         since = np.nan_to_num(numbers.to_numpy())
         s, ms, us = (since < limit for limit in BELOW)
-        return np.where(s, since * 1000, np.where(ms, since, since // np.where(us, 1000, 1_000_000))).astype("int64")
+        whole = np.where(s, since * 1000, np.where(ms, since, since // np.where(us, 1000, 1_000_000)))
+        return np.asarray(whole, dtype="int64")
     times = pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce")
     return times.fillna(pd.Timestamp(0, tz="UTC")).dt.as_unit("ms").astype("int64").to_numpy()

@@ -21,7 +21,6 @@ from tasks.core.lab.gate_sampling import Sampled
 from tasks.core.lab.random_traders import Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.backtest import max_drawdown_pct
-from tasks.core.simulation.backtest_inputs import known_by
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
 from tasks.core.types.bars import day_start
 from tasks.core.types.base import Dto, Utc
@@ -271,7 +270,7 @@ def compare(
         leakage=tuple(filter(None, leakage)),
         gate=tuple(filter(None, gates)),
         complete=all(trial.complete for trial in trials),
-        funding=known_by(covered),
+        funding=words.pop() if len(words := {trial.summary["funding"] for trial in trials}) == 1 else "partial",
         funding_coverage=covered,
     )
 

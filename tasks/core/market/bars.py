@@ -137,7 +137,7 @@ def gaps_in(index: pd.Index, timeframe: str) -> dict[str, Any]:
         return {}
     longest = int(missing.argmax())
     begins = datetime.fromtimestamp(opens[longest] + length, UTC)
-    counts = {"gaps": np.count_nonzero(missing), "missing_bars": int(missing.sum()), "timeframe": timeframe}
+    counts = {"gaps": int(np.count_nonzero(missing)), "missing_bars": int(missing.sum()), "timeframe": timeframe}
     return counts | {"longest_bars": int(missing[longest]), "longest_from": begins}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from tasks.core.market.bars import columns_of, epoch_s
+from tasks.core.market.bars import columns_of, epoch_s, segments
 from tasks.core.types.bars import SECONDS
 
 
@@ -15,9 +15,7 @@ class Table:
         self.closes = epoch_s(frame.index) + SECONDS[timeframe]
         self.known = self.closes if base_closes is None else known_at(self.closes, base_closes)
         self.columns = columns_of(frame)
-        rows = np.arange(len(self.closes))
-        begins = np.diff(self.closes, prepend=0) != SECONDS[timeframe]
-        self.run = rows - np.maximum.accumulate(np.where(begins, rows, 0))
+        self.run = np.concatenate([np.arange(run.stop - run.start) for run in segments(frame.index, timeframe)])
 
     def at(self, as_of_s: ArrayLike) -> np.ndarray:
         """Return the row of the last bar known at each of `as_of_s`; -1 where there is none."""

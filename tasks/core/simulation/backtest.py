@@ -38,7 +38,7 @@ from tasks.core.market.position_events import STEP
 from tasks.core.ports import Decider
 from tasks.core.simulation import benchmark
 from tasks.core.simulation.account import SimulatedAccount
-from tasks.core.simulation.backtest_inputs import World, coverage, known_by
+from tasks.core.simulation.backtest_inputs import World, coverage
 from tasks.core.simulation.rejections import PROTECTIVE
 from tasks.core.simulation.sharpe import sharpe
 from tasks.core.simulation.symbol_backtest import Arrival, SymbolBacktest, make_grid
@@ -520,6 +520,7 @@ class Backtest:
         quarters = int(np.count_nonzero(closes % 900 == 0)) * len(self.symbols)
         window, rates = (self.grid.closes_at(-1), self.grid.closes_at(self.grid.n - 1)), self.world.funding
         covered = {symbol: coverage(rates.get(symbol, ()), *window) for symbol in self.symbols}
+        least = min(covered.values())
         totals = self.account.wallet.totals.values()
         known = [float(outcome.outcome_r) for outcome in self.outcomes if outcome.outcome_r is not None]
         return {
@@ -538,8 +539,8 @@ class Backtest:
             "llm_cost_usd": self.cost_usd,
             "rejected_by_code": dict(sorted(self.rejected.items())),
             "halted_at": self.halted_at,
-            "funding": known_by(min(covered.values())),
-            "funding_coverage": min(covered.values()),
+            "funding": "known" if least >= 1 else "partial" if least else "unknown",
+            "funding_coverage": least,
             "funding_unknown": tuple(symbol for symbol, share in covered.items() if not share),
             "funding_quote": -exact_sum(each.funding for each in totals),
             "fingerprint": self.fingerprint,

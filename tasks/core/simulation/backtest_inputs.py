@@ -37,11 +37,6 @@ def coverage(rates: Sequence[FundingRate], start: datetime, end: datetime) -> fl
     return round(float(known / (end - start).total_seconds()), 6)
 
 
-def known_by(share: float) -> str:
-    """Return the word for how much of a window's funding is known."""
-    return "known" if share >= 1 else "partial" if share else "unknown"
-
-
 @dataclass(frozen=True)
 class World:
     """The window of a replay, and what the world says in it besides candles.
