@@ -119,8 +119,8 @@ def intent(rule: Rule, position: Position, instrument: Instrument) -> OrderInten
     if isinstance(rule, MoveStopRule):
         if (scale := r_scale(position)) is None:
             return None
-        zero, unit = scale
-        way, aim = sizing.direction(position.side), zero + rule.to_r * unit if rule.to_r else position.avg_price
+        way = sizing.direction(position.side)
+        aim = scale[0] + rule.to_r * scale[1] if rule.to_r else position.avg_price
         stop = sizing.protective_price(position.side, aim, instrument.tick)
         tighter = position.stop is None or way * (stop - position.stop) > 0
         return reducing(position, name, OrderType.STOP, quantity, stop) if tighter else None
