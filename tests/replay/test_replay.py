@@ -32,7 +32,7 @@ from tasks.core.types.verdict import Code
 from tasks.settings import settings
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
-BARS = {BTC: walk(6_000, 11), ETH: walk(6_000, 12)}
+BARS = {BTC: walk(6_000, 11, price=50_000.0), ETH: walk(6_000, 12, price=50_000.0)}  # liquid enough to fill any order
 STRATEGY = strategy(BTC, ETH)
 LIVE = STRATEGY.model_copy(update={"history_bars": 1_000, "venue": "v"})
 KNOWN = {each.sha256: each for each in (STRATEGY, LIVE)}
@@ -102,7 +102,7 @@ def test_a_trailing_zero_is_a_difference(records):
 
 def test_other_candles_do_not_give_the_reasons_and_numbers_of_the_record(records):
     record = opened(records)
-    other = histories(BARS | {record.symbol: walk(6_000, 13)})
+    other = histories(BARS | {record.symbol: walk(6_000, 13, price=50_000.0)})
     [result] = replay([record], other)
     paths = {each.path for each in result.differences}
     assert "reasons" in paths
