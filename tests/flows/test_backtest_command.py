@@ -176,6 +176,16 @@ def test_a_moment_is_from_the_first_close_to_the_last(candles, command):
             asked(outside)
 
 
+@pytest.mark.parametrize("command", [["events"], ["backtest"], ["compare", "--decider", "rules"]])
+def test_coarse_candles_are_refused_where_5m_closes_are_needed(tmp_path, command):
+    walk = pd.DataFrame(dict.fromkeys(("open", "high", "low", "close", "volume"), np.arange(1.0, 100)))
+    walk.assign(ts=1_735_689_600 + np.arange(99) * 3600).to_parquet(tmp_path / "hours.parquet")
+    with pytest.raises(InputError, match="candles of 5m or finer"):
+        CliRunner().invoke(
+            cli, [*command, "--candles", f"{SYMBOL}={tmp_path / 'hours.parquet'}"], catch_exceptions=False
+        )
+
+
 def test_events_are_json_lines_with_json_or_without(candles):
     both = [
         CliRunner().invoke(cli, ["events", "--candles", f"{SYMBOL}={candles}", *more], catch_exceptions=False).stdout

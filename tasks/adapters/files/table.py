@@ -28,6 +28,7 @@ TIME = (
     "ts|t|mts|timestamp(utc|ms)?",
     "(date)?time(utc)?",
     "date(utc)?",
+    "index",
 )  # what a column of times is called, letters and digits only, the best first
 
 
@@ -133,7 +134,8 @@ def _text(path: Path) -> tuple[list[str], pd.DataFrame]:
     begins = next((i for i, row in enumerate(rows) if len(row) == width and any(map(DATA.fullmatch, row))), None)
     if begins is None:
         raise ValueError(f"no row of numbers in its first {len(lines)} lines")
-    names = list(map(",".join, zip(*(row for row in rows[:begins] if len(row) == width), strict=True)))
+    header = zip(*(row for row in rows[:begins] if len(row) == width), strict=True)
+    names = [",".join(of) or "index" for of in header]
     comma = separator == ";" and "," in "".join(rows[begins])
     exact = {"decimal": "," if comma else ".", "float_precision": "round_trip", "low_memory": False}
     table: pd.DataFrame = read(sep=separator, skiprows=begins, skipinitialspace=True, **exact)

@@ -26,11 +26,11 @@ def score(
 ) -> Decimal | None:
     """Carry `intents` out at the first bar's open; return what the account earned, in percent of its equity.
 
-    bars: 5m bars that opened at or after the decision, oldest first; at most HORIZON_BARS are used. None without any.
+    bars: 5m bars that opened at or after the decision, oldest first; those of the first day are used. None without any.
     """
-    bars = bars.iloc[:HORIZON_BARS]
     if bars.empty:
         return None
+    bars = bars.loc[: bars.index[0] + (HORIZON_BARS - 1) * duration("5m")]
     first = price_bars(bars.iloc[:1])[0]
     account = _account(state, symbol, costs, first)
     start = account.balance({}).equity

@@ -73,6 +73,23 @@ FORMS = {
     "naive-us.parquet": timed(BARS.index.tz_localize(None).as_unit("us"), "time").to_parquet,
     "aware-ns.parquet": timed(BARS.index.tz_convert("Asia/Tokyo").as_unit("ns"), "time").to_parquet,
     "indexed.parquet": BARS.to_parquet,
+    "index-without-name.csv": BARS.rename_axis(None).to_csv,
+    "index-without-name.feather": BARS.rename_axis(None).reset_index().to_feather,
+    "numbered.csv": PLAIN.to_csv,
+    "polygon.csv": as_csv(PLAIN.rename(columns={name: name[0] for name in PLAIN}).assign(vw=1.0, n=2)),
+    "okx.csv": as_csv(
+        PLAIN.rename(columns={"ts": "open_time", "volume": "vol"}).assign(instrument_name="BTC-USDT", vol_ccy=1.0)
+    ),
+    "kaggle.csv": as_csv(
+        PLAIN.rename(
+            columns={name: name.title() for name in PLAIN} | {"volume": "Volume_(BTC)", "ts": "Timestamp"}
+        ).assign(**{"Timestamp": MS / 1000, "Volume_(Currency)": 9.0, "Weighted_Price": 9.0})
+    ),
+    "coinapi.csv": as_csv(
+        timed(ISO, "time_period_start")
+        .rename(columns={n: f"price_{n}" for n in COLUMNS} | {"volume": "volume_traded"})
+        .assign(time_open=[iso.replace("00Z", "07Z") for iso in ISO], trades_count=3)
+    ),
     "freqtrade.feather": timed(BARS.index).to_feather,
     "yfinance.csv": yfinance,
     "yfinance-old.csv": as_csv(
@@ -151,6 +168,8 @@ FAULTS = {
         as_csv(PLAIN[["ts", "low", "high", "open", "close", "volume"]][::-1], header=False),
         "without a header the columns are time,open,high,low,close,volume: name them",
     ),
+    "gate": (as_csv(PLAIN[["ts", "volume", "close", "high", "low", "open"]], header=False), "without a header the"),
+    "thousands": (changed(9, close="42,265.2"), "line 11: close is '42,265.2'"),
     "metatrader": (as_csv(timed(["2024.01.01"] * 60, "<DATE>").assign(TIME="00:05")), "line 2: time is '00:05'"),
     "spreadsheet": (as_csv(PLAIN.assign(ts=45292.5)), "line 2: time is '45292.5'"),
     "narrow": (as_csv(PLAIN[["ts", "close"]], header=False), "lacks high,low,close,volume; it has 2 without names"),

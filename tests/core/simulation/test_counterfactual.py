@@ -141,3 +141,8 @@ def test_no_more_than_the_horizon_is_looked_at(n, earned):
     """The price is 101, 105 with the close of the 288th bar, and 200 after that."""
     tape = [*[101.0] * 287, 105.0, *[200.0] * 12][:n]
     assert score(FLAT, SYMBOL, [entry(stop="1", target="900")], bars(*tape), FREE) == Decimal(earned)
+
+
+def test_the_horizon_is_a_day_whatever_candles_are_missing_in_it():
+    holed = bars(*[101.0] * 287, 102.0, *[150.0] * 20).drop(index=bars(*[101.0] * 200).index[100:150])
+    assert score(FLAT, SYMBOL, [entry(target="900")], holed, FREE) == Decimal("0.2")  # 10 x (102 - 100) on 10,000
