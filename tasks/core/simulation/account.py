@@ -472,16 +472,24 @@ class SimulatedAccount:
             self._execute(order, quantity, Execution(fill_price, "taker", at, at))
 
     def _execute(self, order: Order, quantity: Decimal, met: Execution) -> None:
-        """Fill `quantity` of an order; one that flips the position fills in two parts, exit first."""
-        opening = opening_quantity(self.wallet.holdings.get(order.symbol), sign_of(order.side), quantity)
+        """Fill `quantity` of an order; one that flips the position fills in two parts, exit first.
+
+        What is added to a position never loosens its stop; its target is replaced by an order's first fill alone.
+        """
+        sign, before = sign_of(order.side), self.wallet.holdings.get(order.symbol)
+        opening = opening_quantity(before, sign, quantity)
         closing = quantity - opening
         if order.reduce_only:
             opening = ZERO
         for part, reason in ((closing, "exit"), (opening, "entry")):
             if part:
                 self._book(order.venue_order_id, part, reason, met)
-        if opening and (order.stop or order.target):
-            self.set_protection(order.symbol, order.stop, order.target, met.at)
+        stop, target = order.stop, order.target
+        if before is not None and not closing:
+            stop = stop if before.stop is None or (stop and sign * (stop - before.stop) > 0) else None
+            target = None if order.filled and order.updated_at >= before.opened_at else target
+        if opening:
+            self.set_protection(order.symbol, stop, target, met.at)
 
     def _close(self, holding: Holding, quantity: Decimal, reason: str, met: Execution) -> None:
         """Close `quantity` of a position through its stop or target, or for the venue when equity is gone."""

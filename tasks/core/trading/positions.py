@@ -6,6 +6,7 @@ from decimal import Decimal
 from itertools import groupby
 
 from tasks.core.trading import ledger, orders
+from tasks.core.trading.guard import sizing
 from tasks.core.types.base import ZERO
 from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import Position
@@ -51,7 +52,7 @@ def positions_from_fills(
     for _, at_once in groupby(in_time, key=lambda fill: fill.at):
         fold.instant(list(at_once))
     last = [] if fold.position is None else [fold.position]
-    return [_carry_over(position, stored) for position in (*fold.closed, *last)], fold.foreign
+    return [_carry_over(position, stored, fold.entered) for position in (*fold.closed, *last)], fold.foreign
 
 
 def is_manual(fill: Fill, entries: Entries) -> bool:
@@ -70,6 +71,7 @@ class PositionFold:
         self.foreign: list[Fill] = []
         self.position: Position | None = None
         self.theirs = ZERO  # what others added to our open position
+        self.entered: dict[tuple[str, str], Decimal] = {}  # by position and order: entry_quantity before its first fill
 
     def instant(self, fills: list[Fill]) -> None:
         """Take the fills of one instant, order by order: their ids say nothing about which came first."""
@@ -109,8 +111,11 @@ class PositionFold:
         elif ours is not None and self._enters(fill):
             cycle_id, intent = ours
             is_first = cycle_id == self.position.cycle_id  # a cycle sends one entry
+            entry = self.position.position_id, intent.client_order_id
+            is_new = entry not in self.entered
+            self.entered.setdefault(entry, self.position.entry_quantity)
             after = ledger.apply_fill(self.position, fill, stop=intent.stop, is_first=is_first)
-            self.position = add_protection(after, intent)
+            self.position = add_protection(after, intent, is_new)
         elif fill.reason == "funding" and attached:
             self.position = ledger.apply_fill(self.position, fill)
         elif ours is not None or attached:
@@ -125,6 +130,7 @@ class PositionFold:
         if name in self.ended:
             name = ledger.position_id(intent.client_order_id, fill.fill_id)
         self.position = ledger.open_position(intent, fill, self.strategy, cycle_id, name)
+        self.entered[name, intent.client_order_id] = ZERO
 
     def _turn(self, fill: Fill, current: Position, cycle_id: str, intent: OrderIntent) -> None:
         """Take an entry of the other side: it reduces, and what is more than we held opens a position there."""
@@ -179,14 +185,16 @@ def _part(fill: Fill, quantity: Decimal) -> Fill:
     return fill.replace(quantity=quantity, fee=fill.fee * quantity / fill.quantity)
 
 
-def add_protection(position: Position, intent: OrderIntent) -> Position:
-    """Take over the stop and target that an entry brought with it: an ADD replaces those of the whole position.
+def add_protection(position: Position, intent: OrderIntent, is_new: bool) -> Position:
+    """Take over the stop and target that an entry brought with it, a looser stop not: it may have been moved since.
 
-    Not those of an order of the other side: its stop is on the wrong side of this position.
+    is_new: whether it is the order's first fill into the position; a later one leaves a target that was set since. Not
+    those of an order of the other side: its stop is on the wrong side of this position.
     """
     if intent.stop is None or (intent.side == "buy") != (position.side == "long"):
         return position
-    return position.replace(stop=intent.stop, target=intent.target)
+    target = intent.target if is_new and intent.target is not None else position.target
+    return position.replace(stop=sizing.tighter(position.side, position.stop, intent.stop), target=target)
 
 
 def with_protection(position: Position, intent: OrderIntent) -> Position:
@@ -199,12 +207,16 @@ def with_protection(position: Position, intent: OrderIntent) -> Position:
     return position.replace(**changes.get(intent.type.value, {}))
 
 
-def _carry_over(fresh: Position, stored_positions: Mapping[str, Position]) -> Position:
-    """Keep what fills do not tell: follow-ups, and a stop that was moved since the last entry."""
+def _carry_over(
+    fresh: Position, stored_positions: Mapping[str, Position], entered: Mapping[tuple[str, str], Decimal]
+) -> Position:
+    """Keep what fills do not tell: follow-ups, a stop that was moved, and a target set since the last order entered."""
     stored = stored_positions.get(fresh.position_id)
     if stored is None:
         return fresh
     changed = ["followups", "followups_done", "peak_r"]
-    if stored.entry_quantity == fresh.entry_quantity:
+    if all(before < stored.entry_quantity for (name, _), before in entered.items() if name == fresh.position_id):
         changed += ["stop", "target"]
+    else:
+        fresh = fresh.replace(stop=sizing.tighter(fresh.side, fresh.stop, stored.stop))
     return fresh.replace(**{name: getattr(stored, name) for name in changed})

@@ -130,6 +130,17 @@ def test_a_limit_entry_takes_its_share_of_each_bar_until_it_is_full() -> None:
     assert equity(run) == Decimal("10002.482")
 
 
+def test_the_rest_of_a_limit_leaves_a_stop_that_was_moved_meanwhile() -> None:
+    through, rise = (100, 101, 99.4, 100, 40), (100, 102.5, 99.6, 102.4)
+    bars = [through, rise, (102.4, 102.4, 99.4, 100, 40), FLAT, FLAT]
+    moved = LIMIT | {"followups": ["MOVE_STOP: -0.4R on +1.0R"]}
+    run = replay(bars, {59: moved})
+    # 4 at 99.5 with the stop at 97.5; at 102.4 it goes to 99.5 - 0.4 x 2 = 98.7, and 4 more follow at 99.5
+    assert [(f.reason, f.quantity) for f in run.account.fills] == [("entry", 4), ("entry", 4)]
+    assert [(p.quantity, p.stop) for p in run.account.positions()] == [(8, Decimal("98.7"))]
+    assert run.symbols[A].position.stop == Decimal("98.7")
+
+
 def test_the_rest_of_a_stop_goes_on_at_the_next_open() -> None:
     run = replay([FLAT, (99, 99, 97, 97.5, 60), (97, 99, 96, 99, 20), (99, 100, 98.5, 99), FLAT], {59: LONG})
     # 6 units at the stop of 98, then 2 at 97 and 2 at 99, less half the spread each

@@ -170,6 +170,23 @@ def test_an_addition_above_the_stop_is_filled_before_the_stop_takes_it_all():
     assert [(f.reason, f.quantity, f.price) for f in fills] == [("entry", 2, 98), ("stop", 3, 95)]
 
 
+@pytest.mark.parametrize(("side", "way"), [("buy", 1), ("sell", -1)])
+def test_what_is_added_never_loosens_a_stop_that_was_moved_since(side, way):
+    account = an_account()
+    entry, stop, target, moved, later, looser, newer = (D(100 + way * off) for off in (-1, -10, 20, -5, 30, -7, 40))
+    enter(account, side=side, kind="limit", price=entry, quantity=8, stop=stop, target=target)
+    bars = [PriceBar(START + n * FIVE, D(100), D(102), D(98), D(100), volume=D(40)) for n in (0, 1)]
+    account.on_bar(PERP, bars[0], START + FIVE)
+    assert (account.position(PERP).quantity, account.position(PERP).stop) == (4, stop)
+    account.set_protection(PERP, moved, later, START + FIVE)
+    account.on_bar(PERP, bars[1], START + 2 * FIVE)
+    held = account.position(PERP)
+    assert (held.quantity, held.stop, held.target) == (8, moved, later)
+    enter(account, side=side, quantity=1, stop=looser, target=newer)
+    held = account.position(PERP)
+    assert (held.quantity, held.stop, held.target) == (9, moved, newer)
+
+
 def test_protection_is_replaced_removed_and_left_alone():
     account = an_account()
     enter(account, stop=D(95), target=D(110))

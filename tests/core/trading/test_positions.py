@@ -129,6 +129,21 @@ def test_a_position_that_ended_is_not_opened_again_when_only_the_later_fills_are
     assert again == second
 
 
+def test_a_later_fill_never_undoes_what_was_set_since():
+    adds = {**REST, AGAIN: ("c2", intent(AGAIN, stop=D(92), target=D(140)))}
+    halves = [fill("a", ENTRY, "buy", "0.4"), fill("b", ENTRY, "buy", "0.6", minute=1)]
+    [first], _ = positions_from_fills(halves[:1], adds, {}, "default")
+    moved = {first.position_id: first.replace(stop=D(95), target=D(150))}
+    [whole], _ = positions_from_fills(halves, adds, moved, "default")
+    assert (whole.quantity, whole.stop, whole.target) == (1, D(95), D(150))
+    [added], _ = positions_from_fills([*halves, fill("c", AGAIN, "buy", "0.5", minute=2)], adds, moved, "default")
+    assert (added.stop, added.target) == (D(95), D(140))  # an ADD's target is a new one, its stop only if it is tighter
+    kept = {added.position_id: added.replace(target=D(160))}
+    rest = [fill("c", AGAIN, "buy", "0.5", minute=2), fill("d", AGAIN, "buy", "0.5", minute=3)]
+    [full], _ = positions_from_fills([*halves, *rest], adds, kept, "default")
+    assert (full.quantity, full.stop, full.target) == (2, D(95), D(160))
+
+
 def test_an_entry_of_the_other_side_that_reduces_leaves_the_stop_as_it_is():
     short = {**OURS, AGAIN: ("c2", intent(AGAIN, "sell", stop=D(110), target=D(80)))}
     fills = [fill("a", ENTRY, "buy"), fill("b", AGAIN, "sell", "0.4", minute=1)]

@@ -44,6 +44,7 @@ SAME = D("1e-15")  # relative: an average price is a division
 symbols = st.sampled_from((BTC, ETH))
 shares = st.integers(1, 400).map(lambda n: D(n) / 4)
 distances = st.integers(2, 40).map(lambda n: D(n) / 10)
+volumes = st.sampled_from((None, *map(D, ("0", "0.004", "3", "40", "500"))))
 entries = st.sampled_from(({"type": "market"}, {"type": "limit", "offset_bps": 1}))
 
 
@@ -61,15 +62,15 @@ class Desk(RuleBasedStateMachine):
 
     # -- what the market and the venue do -----------------------------------------------------------------------
 
-    @rule(symbol=symbols, low=st.integers(0, 30), high=st.integers(0, 30), close=st.integers(-30, 30))
-    def bar(self, symbol: str, low: int, high: int, close: int) -> None:
+    @rule(symbol=symbols, low=st.integers(0, 30), high=st.integers(0, 30), close=st.integers(-30, 30), volume=volumes)
+    def bar(self, symbol: str, low: int, high: int, close: int, volume: D | None = None) -> None:
         opened = self.price[symbol]
         ends = opened * (1 + D(close) / 1000)
         at = self.now + timedelta(microseconds=1)
         self.now += timedelta(minutes=5)
         top, bottom = max(opened, ends) * (1 + D(high) / 1000), min(opened, ends) * (1 - D(low) / 1000)
         prices = [price.quantize(D("0.1")) for price in (opened, top, bottom, ends)]
-        self.account.on_bar(symbol, PriceBar(at, *prices), self.now)
+        self.account.on_bar(symbol, PriceBar(at, *prices, volume), self.now)
         self.price[symbol] = prices[-1]
         self.account.wallet.last[symbol] = prices[-1]
 

@@ -42,6 +42,11 @@ def protective_price(side: PositionSide, price: Decimal, tick: Decimal) -> Price
     return round_to_tick(price, tick, ROUND_CEILING if side == "long" else ROUND_FLOOR)
 
 
+def tighter(side: PositionSide, *stops: Decimal | None) -> Decimal | None:
+    """Return the stop that loses least; None where there is none."""
+    return max((stop for stop in stops if stop is not None), key=lambda stop: direction(side) * stop, default=None)
+
+
 def loss_per_unit(side: PositionSide, entry: Decimal, stop: Decimal, costs: Costs) -> Decimal:
     """Return what one unit loses when it is stopped out, fees and spread included, size impact not.
 
