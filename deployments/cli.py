@@ -69,9 +69,8 @@ def down(as_json: bool) -> None:
     """Stop what `up` started with this HOME."""
     from deployments.up import down as stop
 
-    home = _installed().home
-    stopped = stop(home)
-    say(stopped, as_json, home=home, result=stopped)
+    done = stop(_installed().home)
+    say(done, as_json, result=done)
 
 
 @cli.command()

@@ -87,8 +87,6 @@ def treated(
         elif mask is not None:
             shown, bars = mask_bars(read, symbol, mask)
         market = Market.from_base(shown, bars, thresholds)
-        if market.bars["5m"].empty:
-            raise InputError(f"{symbol}: a replay needs candles of 5m or finer; {path} has coarser ones")
         if not bars["volume"].any():
             raise InputError(f"{path}: every volume is 0, so nothing would fill: bring candles with what was traded")
         for each in ("events", "event_closes", "tables", "anchor_table", "votes", "roles"):

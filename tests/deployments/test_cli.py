@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,6 +51,25 @@ def snapshot_file(candles: Path, folder: Path) -> Path:
     path = folder / "snapshot.json"
     path.write_text(said("snapshot", "--candles", str(candles), "--symbol", SYMBOL, "--as-of", AS_OF, "--json"))
     return path
+
+
+def _without_json(command: click.Command, name: str = "") -> set[str]:
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        parts = [(command.get_command(context, part), part) for part in command.list_commands(context)]
+        return set().union(*(_without_json(each, f"{name} {part}".strip()) for each, part in parts))
+    return set() if any("--json" in option.opts for option in command.params) else {name}
+
+
+def test_every_command_that_prints_takes_json():
+    assert _without_json(cli) == {"deploy", "mcp", "metrics", "sandbox", "worker"}  # they log, or serve
+
+
+def test_a_prompt_diff_and_a_migration_are_documents_with_json(home):
+    told = json.loads(said("prompts", "diff", "single", "v001", "v001", "--json"))
+    assert told == {"role": "single", "old": "v001", "new": "v001", "diff": ""}
+    assert json.loads(said("migrate", "--json")) == {"migrated": True}
+    assert "nothing runs" in json.loads(said("down", "--json"))["result"]
 
 
 def test_snapshot_prints_the_contract_within_its_size(candles):

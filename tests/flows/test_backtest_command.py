@@ -240,16 +240,6 @@ def test_a_grid_is_found_in_32_bits_too(candles, tmp_path):
     assert backtest(short)["instruments"] == backtest(candles)["instruments"]
 
 
-@pytest.mark.parametrize("command", ["backtest", "compare"])
-def test_candles_that_are_too_coarse_are_said_to_be(command, candles, tmp_path):
-    coarse, frame = tmp_path / "1h.parquet", pd.read_parquet(candles).iloc[::12]
-    frame.to_parquet(coarse)
-    arguments = [command, "--candles", str(coarse), "--symbol", SYMBOL, "--decider", "rules"]
-    error = CliRunner().invoke(cli, arguments).exception
-    assert isinstance(error, InputError)
-    assert "5m or finer" in str(error)
-
-
 def test_an_inverse_contract_is_refused_as_at_the_venue(candles):
     arguments = ["backtest", "--candles", str(candles), "--symbol", "BTC/USD:BTC", "--decider", "rules"]
     error = CliRunner().invoke(cli, arguments).exception

@@ -180,7 +180,7 @@ def make_grid(markets: Mapping[str, Market], start: datetime | None, end: dateti
     """Lay the grid over every symbol's 5m bars within [start, end]; raises InputError when nothing is left."""
     opens = {symbol: epoch_s(market.bars["5m"].index) for symbol, market in markets.items()}
     if empty := [symbol for symbol, at in opens.items() if not len(at)]:
-        raise InputError(f"{empty[0]}: events need candles of 5m or finer")
+        raise InputError(f"{empty[0]}: events and replays need candles of 5m or finer")
     first, last = min(int(at[0]) for at in opens.values()), max(int(at[-1]) + STEP for at in opens.values())
     start_s = max(first, int(start.timestamp()) // STEP * STEP) if start else first
     end_s = min(last, int(end.timestamp()) // STEP * STEP) if end else last

@@ -189,7 +189,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--candles", "BTC/USDT:USDT=/nowhere/x.parquet"], "/nowhere/x.parquet: no such file"),
+        (["--candles", "BTC/USDT:USDT=/nowhere/x.parquet"], "/nowhere/x.parquet: no such candle file"),
         (["--candles", "nonsense"], "write SYMBOL=FILE"),
         (["--symbols", "BTCUSDT"], "write BTC/USDT:USDT"),
         (["--start", "yesterday"], "write a time"),
