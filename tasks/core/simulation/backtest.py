@@ -49,7 +49,7 @@ from tasks.core.trading.money import exact
 from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import question
 from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.decision import ENTRIES, Answer, Pause
+from tasks.core.types.decision import ENTRIES, Add, Answer, Pause
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, PositionSide
 from tasks.core.types.portfolio import AccountState, PendingEntry, Position
 from tasks.core.types.question import Question
@@ -117,6 +117,7 @@ class Backtest:
         self.unfinished: deque[Unfinished] = deque()
         self.intents: dict[str, tuple[str, OrderIntent]] = {}  # by client order id, with the cycle they are of
         self.followups: dict[str, tuple[str, ...]] = {}  # of entries
+        self.adds: set[str] = set()  # entries that add to a position
         self.symbols = {
             symbol: SymbolBacktest(markets[symbol], self.grid, world, PositionFold(self.intents, strategy.name))
             for symbol in self.instruments
@@ -149,7 +150,7 @@ class Backtest:
             await self._bars()
         finally:
             gc.set_threshold(*before)
-        self._give_up()
+        self._break_off()
         self.mark_equity(self.grid.n - 1)
         if self.progress:
             self.progress(self.grid.n, self.grid.n)
@@ -185,6 +186,8 @@ class Backtest:
                 self.account.on_bar(symbol, replay.bar(k), self.grid.closes_at(k))
                 self._book(k)
             if arriving or touched:
+                if replay.position is None:
+                    self._cancel_rests(symbol, k)
                 self._look_ahead(symbol, k, since=k)
             if replay.position is not None and k in replay.ahead:
                 self._follow_up(symbol, replay.position, k)
@@ -257,6 +260,12 @@ class Backtest:
         self.outcomes.append(outcome)
         self.kelly = track_record.kelly(self.outcomes[-track_record.KEPT :], self.strategy.limits.kelly_min_outcomes)
         replay.settle(outcome)
+
+    def _cancel_rests(self, symbol: str, k: int) -> None:
+        """Cancel, as `protect` does, the rest of entries into a position that has ended."""
+        for order in self.account.open_orders(symbol):
+            if order.filled or order.client_order_id in self.adds:
+                self.account.cancel(order.client_order_id, self.grid.closes_at(k))
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
         """Carry out what `protect` would at this close; what is refused is due again."""
@@ -392,11 +401,11 @@ class Backtest:
             if self.on_record:
                 self.on_record(record)
 
-    def _give_up(self) -> None:
-        """Say of orders still under way that they found no market, and write the records that waited for them."""
+    def _break_off(self) -> None:
+        """Write the records of orders that were under way when the run was capped, with nothing that came of them."""
         for replay in self.symbols.values():
             for order in chain.from_iterable(replay.arriving.values()):
-                order.done("no_market", ())
+                order.done("", ())
             replay.arriving.clear()
         self._emit()
 
@@ -422,6 +431,8 @@ class Backtest:
             return
         at = self.grid.closes_at(k)
         self.followups[intent.client_order_id] = answer.decision.followups
+        if isinstance(answer.decision, Add):
+            self.adds.add(intent.client_order_id)
         self.opens.append(at)
 
         def entered(refusal: str, fills: Sequence[Fill]) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,46 @@ def test_the_rest_of_a_limit_leaves_a_stop_that_was_moved_meanwhile() -> None:
     assert [(f.reason, f.quantity) for f in run.account.fills] == [("entry", 4), ("entry", 4)]
     assert [(p.quantity, p.stop) for p in run.account.positions()] == [(8, Decimal("98.7"))]
     assert run.symbols[A].position.stop == Decimal("98.7")
+
+
+def test_the_rest_of_an_entry_ends_with_its_position() -> None:
+    through, rise, again = (100, 101, 99.4, 100, 40), (100, 103, 99.6, 103), (100, 101, 99, 100)
+    run = replay([through, (99.6, 101, 99.6, 100), again, again], {59: LIMIT, 60: CLOSE})
+    assert [(f.reason, f.quantity) for f in run.account.fills] == [("entry", 4), ("exit", 4)]
+    assert [(o.status.value, o.filled) for o in run.account.orders] == [("cancelled", 4), ("filled", 4)]
+    moved, add, high = (
+        LONG | {"followups": ["MOVE_STOP: breakeven on +1R"]},
+        LIMIT | {"action": "ADD"},
+        (103, 104, 102.9, 103),
+    )
+    run = replay([rise, high, high, high, again, again], {59: moved, 61: add, 62: CLOSE})
+    assert [fill.reason for fill in run.account.fills] == ["entry", "exit"]
+    assert [(o.type, o.status.value, o.filled) for o in run.account.orders if not o.reduce_only][1:] == [
+        ("limit", "cancelled", 0)
+    ]
+
+
+def test_an_order_under_way_when_the_run_is_capped_was_refused_by_nobody() -> None:
+    still, records = (*FLAT, 0), []
+    asked: list[datetime] = []
+
+    class Capped(Scripted):
+        async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+            asked.extend(question.snapshot.as_of for question in questions)
+            return await super().decide(questions)
+
+    script = {59: LONG, (60, B): LONG}
+    markets = {A: market(A, [still, still, FLAT]), B: market(B, [FLAT] * 3, 0.5)}
+    calendar = tuple(CalendarEvent(at=START + n * FIVE, title=str(n)) for n in (60, 61))
+    kind = partial(Backtest, is_capped=lambda: max(asked) > START + 60 * FIVE)
+    run = backtest(
+        markets, Capped(script), kind, on_record=records.append, limits=LIMITS, costs=COSTS, calendar=calendar
+    )
+    asyncio.run(run.run())
+    assert [(r.symbol, len(r.intents), r.status.value, r.error) for r in records if r.intents] == [
+        (A, 1, "executed", "")
+    ]
+    assert run.account.fills == []
 
 
 def test_the_rest_of_a_stop_goes_on_at_the_next_open() -> None:
