@@ -23,6 +23,7 @@ from tasks.settings import settings
 from tasks.stage import stage
 
 HORIZON = HORIZON_BARS * duration("5m")
+WAITS = 12  # bars that a challenger's order waits for one with trades
 
 
 @stage
@@ -98,12 +99,17 @@ async def _run_book(name: str, instruments: dict[str, Instrument], until: dateti
     account = SimulatedAccount(cash, instruments, settings().costs)
     if stored:
         account.load(stored.state)
-    bars = {s: kept.candles.load(venue().name, s, "5m", until, n).loc[before.until :] for s in instruments}
-    answers = kept.shadow.between(strategy, name, before.until - duration("5m"), until - duration("5m"))
+    step, began = duration("5m"), before.until - WAITS * duration("5m")
+    bars = {s: kept.candles.load(venue().name, s, "5m", until, n + WAITS).loc[began:] for s in instruments}
+    answers = [
+        each
+        for each in kept.shadow.between(strategy, name, began - step, until - step)
+        if each.symbol in bars and not (bars[each.symbol].loc[each.as_of : before.until - step, "volume"] > 0).any()
+    ]  # what is new, and what has found no bar with trades before
     due = [(each.as_of, each.symbol, each.intents) for each in answers]
     traded = {*account.wallet.holdings, *(each.symbol for each in (*account.open_orders(), *answers))}
     rates = await venue().funding_paid(sorted(traded), before.until, until)
-    account.pass_bars(bars, duration("5m"), due, rates)
+    account.pass_bars({s: frame.loc[before.until :] for s, frame in bars.items()}, step, due, rates)
     after = PaperBookState(state=account.dump(), equity=account.balance({}).equity, until=until)
     kept.paper_books.save(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
     return after.equity

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 from guard_cases import GRID, NOON, account, seen
 from sandbox_server import advance, running_sandbox, state
@@ -16,6 +17,7 @@ from tasks import fetch, shadow
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.adapters.venue.paper import PaperVenue
 from tasks.connections import store, venue
+from tasks.core.market.bars import bar_frame
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
@@ -113,3 +115,27 @@ async def test_a_challengers_long_pays_the_funding_that_the_paper_venues_pays(ho
     assert theirs.at == ours.at == begin + timedelta(minutes=30)
     held, paid = book.wallet.holdings[SYMBOL], sum(fill.fee for fill in book.fills)
     assert equity == settings().paper_cash - paid + (book.wallet.last[SYMBOL] - held.avg_price) * held.quantity
+
+
+async def test_a_challengers_order_waits_for_a_bar_with_trades_from_one_run_to_the_next(home, exchange, monkeypatch):
+    monkeypatch.setenv("QUARTERDECK_SHADOW", "hold")
+    settings.cache_clear()
+    store().cycles.begin(a_cycle(as_of=START), START)
+    store().shadow.keep(
+        ShadowDecision(
+            cycle_id="c1", strategy="default", decider="hold", symbol=SYMBOL, as_of=START, state=AccountState(),
+            decided=a_decision(), verdict=a_verdict(), intents=(an_intent(stop=None, target=None),),
+        )
+    )  # fmt: skip
+    ms = int(START.timestamp() * 1000) + np.arange(4) * 300_000
+    prices = {name: np.full(4, 60_000.0) for name in ("open", "high", "low", "close")}
+    bars = bar_frame(ms, prices | {"volume": np.array([0.0, 0.0, 1e6, 1e6])})
+    store().candles.save(venue().name, {(SYMBOL, "5m"): bars}, START)
+    filled = []
+    for n in range(1, 5):
+        await shadow.run_paper_books.fn(START + n * timedelta(minutes=5))
+        book = SimulatedAccount(settings().paper_cash, {}, settings().costs)
+        book.load(store().paper_books.get("default", "hold").state)
+        filled.append([fill.at for fill in book.fills])
+    await venue().close()
+    assert filled == [[], [], [START + timedelta(minutes=10)], [START + timedelta(minutes=10)]]

@@ -48,7 +48,7 @@ def positions_from_fills(
     that of a position is none. Returns every position in order (the last may be open) and the fills not ours.
     """
     fold = PositionFold(entries, strategy, closed, dust)
-    in_time = sorted(fills, key=lambda fill: (fill.at, fill.fill_id))
+    in_time = sorted(fills, key=lambda fill: (fill.at, fill.reason != "funding", fill.fill_id))
     for _, at_once in groupby(in_time, key=lambda fill: fill.at):
         fold.instant(list(at_once))
     last = [] if fold.position is None else [fold.position]

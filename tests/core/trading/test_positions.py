@@ -53,6 +53,13 @@ def test_an_exit_and_the_next_entry_at_one_instant_are_two_positions(entry_id, e
     assert [p.cycle_id for p in positions] == ["c1", "c2"]
 
 
+def test_funding_of_the_instant_of_an_exit_was_paid_on_what_was_open():
+    paid = fill("z", "", "buy", minute=5, reason="funding", fee=D("0.3"))
+    [position], foreign = book(fill("0", ENTRY, "buy"), fill("a", EXIT, "sell", minute=5), paid)
+    assert (position.quantity, position.fees) == (0, D("0.3"))
+    assert not foreign
+
+
 def test_an_order_in_several_fills_is_entered_whole_before_it_is_left():
     halves = [fill("b", ENTRY, "buy", "0.5"), fill("d", ENTRY, "buy", "0.5")]
     exits = [fill("a", EXIT, "sell", "0.5"), fill("c", EXIT, "sell", "0.5")]
