@@ -25,6 +25,7 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import compare
 from tasks.core.lab.compare import BacktestWindow, Treatment, Trial, Variant
+from tasks.core.lab.masking import LOOK_UP, STRONG
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
@@ -70,6 +71,7 @@ def plan_work(request: ComparisonRequest) -> Work:
                 strategy=mine,
                 window=window,
                 treatment=treatment,
+                mask_key=request.mask if isinstance(request.mask, str) else "",
                 files=files,
                 latency_s=s.decision_latency_s,
                 samples=-(-samples // len(windows)) if treatment == "raw" and kind.sees_market else 0,
@@ -80,8 +82,9 @@ def plan_work(request: ComparisonRequest) -> Work:
 
 def _treatments(request: ComparisonRequest, variant: Variant) -> list[Treatment]:
     """Return how a variant is shown the market; what holds whatever it sees has nothing to leak."""
-    others = {"masked": request.mask, "perturbed": request.perturb} if kind_of(variant.decider).sees_market else {}
-    return ["raw", *(treatment for treatment, asked in others.items() if asked)]
+    others = {"masked": request.mask, "strong": request.mask == STRONG, "perturbed": request.perturb}
+    sees = kind_of(variant.decider).sees_market
+    return ["raw", *(treatment for treatment, asked in others.items() if asked and sees)]
 
 
 def carry_out(
@@ -101,6 +104,7 @@ def carry_out(
         "command": f"quarterdeck {shlex.join(sys.argv[1:])}",
         "commit": git_commit(),
         "mask": "+".join(_treatments(work.request, work.variants[0])),
+        "look_up": LOOK_UP if work.request.mask else "",
         "instruments": "; ".join(
             f"{symbol} {terms['kind']}, tick {terms['tick']:f}, step {terms['step']:f}, "
             f"least order {terms['min_notional']} quote ({terms['source']})"
@@ -120,6 +124,7 @@ def carry_out(
             "variants": work.variants,
             "git_commit": notes["commit"],
             "mask": notes["mask"],
+            "look_up": notes["look_up"],
             "instruments": work.instruments,
             "gaps": work.gaps,
             "spent": {name: getattr(spending, name) for name in ("asked", "reused", "errors")}

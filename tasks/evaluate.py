@@ -36,7 +36,7 @@ class ComparisonRequest(Dto):
     end: Utc | None = None
     windows: int = 1
     window_days: float = 0
-    mask: bool = False
+    mask: bool | str | None = None  # or its key, of which "strong" adds the masked and perturbed replay
     perturb: bool = False
     quiet: int | None = None
     seeds: int = 200

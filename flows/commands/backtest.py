@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import decider_option, json_option, name_gaps, replay_options
+from flows.commands.options import decider_option, json_option, mask_option, name_gaps, replay_options
 from flows.commands.output import emit, plain, progress, stopwatch
 from flows.commands.spending import max_cost_option
 from tasks.core.decision.kinds import kind_of
@@ -25,7 +25,7 @@ STRATEGIES = "strategies.json"  # beside records.jsonl: what its records name by
 @click.command()
 @replay_options
 @decider_option
-@click.option("--mask", is_flag=False, flag_value="mask", help="hide names, dates and prices; --mask=KEY says how")
+@mask_option
 @max_cost_option
 @click.option("--out", type=click.Path(path_type=Path), help="a folder for its records; goes on where it was stopped")
 @json_option
@@ -48,7 +48,7 @@ def backtest(
     """
     from flows.commands.spending import ALWAYS, decider_for
     from tasks.adapters.files.folders import check_new
-    from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, terms_of, treated
+    from tasks.adapters.parallel_backtests import Job, ReplayFiles, replayed, terms_of, treated, treatment_of
     from tasks.core.lab.compare import BacktestWindow
 
     s = settings()
@@ -71,7 +71,7 @@ def backtest(
         strategy=strategy,
         window=window,
         files=read,
-        treatment="raw" if mask is None else "masked",
+        treatment=treatment_of(mask),
         mask_key=mask or "",
         latency_s=s.decision_latency_s,
     )

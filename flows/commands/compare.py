@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import Finite, json_option, replay_options
+from flows.commands.options import Finite, json_option, mask_option, replay_options
 from flows.commands.output import emit, progress, utc_time
 from flows.commands.spending import agree, max_cost_option
 from tasks.core.errors import InputError
@@ -28,6 +28,8 @@ def print_table(document: dict[str, Any]) -> None:
         click.echo(f"PBO {overfit['pbo']:.1%} of {among}; tried {document['tried']}")
     spent = document["spent"]
     click.echo(f"models: {spent}" if spent["asked"] + spent["reused"] else "no model asked")
+    if document["look_up"]:
+        click.echo(f"masked: who looks questions up in candles finds {document['look_up']}")
     if not document["complete"]:
         click.echo("not complete: the agreed cost was reached")
     click.echo(f"report {document['report'] or 'not kept: name a folder with --out'}")
@@ -39,7 +41,7 @@ def print_table(document: dict[str, Any]) -> None:
 @click.option("--model", "models", multiple=True, help="repeatable; each is a variant of every llm decider")
 @click.option("--windows", type=click.IntRange(1), default=1, help="walk-forward windows of equal length")
 @click.option("--window-days", type=Finite(0), default=0, help="their length instead of their number")
-@click.option("--mask", is_flag=True, help="also replay under other names, dates and prices")
+@mask_option
 @click.option("--perturb", is_flag=True, help="also replay with noise in the candles")
 @click.option("--quiet", type=click.IntRange(0), help="quiet bars sampled per symbol; models: 0 unless said")
 @click.option("--seeds", type=click.IntRange(1), default=200, help="random traders of equal turnover")

@@ -26,6 +26,12 @@ decider_option = click.option(
     callback=lambda _, __, name: name or settings().decider_name,
     help="rules, hold, llm:single, llm:single@v002, recorded:FILE",
 )
+mask_option = click.option(
+    "--mask",
+    is_flag=False,
+    flag_value="mask",
+    help="hide names, dates, prices and most of the question; =strong perturbs the candles too, =KEY hides otherwise",
+)
 news_option = click.option("--news", default="", help='JSON lines {"at","title","source"}; without it news are unknown')
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import candle_options, json_option, markets
+from flows.commands.options import candle_options, json_option, name_gaps
 from flows.commands.output import emit, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
@@ -48,7 +48,7 @@ def replay(
     stream = read_records(records) if records else _stored(cycle_id)
     if cycle_id:
         stream = (record for record in stream if record.cycle_id == cycle_id)
-    replayer = _replayer(_candles(files), _strategies(records)) if records else _store_replayer()
+    replayer = _replayer(_candles(files, records), _strategies(records)) if records else _store_replayer()
     summary = asyncio.run(_report(replayer, stream, changed))
     if cycle_id and not summary["records"]:
         raise InputError(f"no finished cycle {cycle_id} in {records or 'the store'}")
@@ -174,11 +174,22 @@ def _stored(cycle_id: str | None) -> Iterator[Any]:
     yield from store().cycles.at(record.strategy, record.as_of)
 
 
-def _candles(files: dict[str, str]) -> Any:
-    """Return what finds a symbol's candles in the files that a backtest was made from."""
+def _candles(files: dict[str, str], records: Path) -> Any:
+    """Return what finds a symbol's candles in the files that a backtest was made from, masked as it had them.
+
+    `backtest --out` writes the mask into summary.json, beside its records.
+    """
+    from tasks.adapters.files.document import read_document
+    from tasks.adapters.parallel_backtests import treated, treatment_of
+    from tasks.core.lab.masking import Mask
     from tasks.core.simulation.candle_history import History
 
-    histories = {symbol: History(symbol, market.bars) for symbol, market in markets(files).items()}
+    summary = records.with_name("summary.json")
+    told: Any = read_document(summary, "--records", '{"mask": null}').get("mask") if summary.is_file() else None
+    key = told and told["key"]
+    seen = treated(tuple(sorted(files.items())), treatment_of(key), key and Mask(key), settings().events).markets
+    name_gaps(seen)
+    histories = {symbol: History(symbol, market.bars) for symbol, market in seen.items()}
 
     def find(_venue: str, symbol: str) -> History:
         if symbol not in histories:

@@ -30,7 +30,7 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import compare, gate_sampling
 from tasks.core.lab.compare import BacktestWindow, Point, Treatment, Trial
-from tasks.core.lab.masking import Mask, mask_bars, mask_instrument, perturbed
+from tasks.core.lab.masking import STRONG, Mask, mask_bars, mask_instrument, perturbed
 from tasks.core.lab.random_traders import Trade, TradedBars
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
@@ -47,7 +47,7 @@ from tasks.core.types.record import CycleRecord, Outcome
 from tasks.core.types.strategy import Strategy, Told
 from tasks.settings import Settings, settings, strategy_of
 
-NOISE_SEED = 1  # of the perturbed treatment
+NOISE_SEED = 1  # of what is perturbed
 
 
 class ReplayFiles(Dto):
@@ -73,6 +73,11 @@ class Treated:
     shift: timedelta
 
 
+def treatment_of(mask_key: str | None) -> Treatment:
+    """Return what a mask so named does to candles; None: there is none."""
+    return "raw" if mask_key is None else "strong" if mask_key == STRONG else "masked"
+
+
 @cache
 def treated(
     candles: tuple[tuple[str, str], ...], treatment: Treatment, mask: Mask | None, thresholds: EventThresholds
@@ -81,11 +86,8 @@ def treated(
     markets, names, shift = {}, {}, timedelta(0)
     for symbol, path in candles:
         read = read_candles(Path(path))
-        shown, bars = symbol, read
-        if treatment == "perturbed":
-            bars = perturbed(read, NOISE_SEED)
-        elif mask is not None:
-            shown, bars = mask_bars(read, symbol, mask)
+        bars = perturbed(read, NOISE_SEED) if treatment in ("strong", "perturbed") else read
+        shown, bars = (symbol, bars) if mask is None else mask_bars(bars, symbol, mask)
         market = Market.from_base(shown, bars, thresholds)
         if not bars["volume"].any():
             raise InputError(f"{path}: every volume is 0, so nothing would fill: bring candles with what was traded")
@@ -103,7 +105,7 @@ class Job(Dto):
     strategy: Strategy
     window: BacktestWindow
     treatment: Treatment = "raw"
-    mask_key: str = Field("", description="of the masked treatment; empty: follows from the files' names")
+    mask_key: str = Field("", description="of the masked treatments; empty: follows from the files' names")
     files: ReplayFiles
     latency_s: float = 0.0
     samples: int = Field(0, description="bars of each kind, with an event and without, to measure the gate by")
@@ -112,7 +114,7 @@ class Job(Dto):
     def mask(self) -> Mask | None:
         """Return how symbols are disguised, if they are."""
         key = self.mask_key or hashlib.sha256(str(self.files.candles).encode()).hexdigest()
-        return Mask(key) if self.treatment == "masked" else None
+        return Mask(key) if self.treatment in ("masked", "strong") else None
 
     @property
     def seen(self) -> Treated:
@@ -121,12 +123,13 @@ class Job(Dto):
 
     @property
     def shown(self) -> Strategy:
-        """Return the strategy as the treatment shows it: masked symbols have masked instruments."""
+        """Return the strategy as the treatment shows it: under a mask other instruments, and models told little."""
         if self.mask is None:
             return self.strategy
         hidden = [mask_instrument(each, self.mask) for each in self.strategy.instruments.values()]
         instruments = {each.symbol: each for each in hidden}
-        return self.strategy.replace(symbols=tuple(instruments), instruments=instruments)
+        told = self.strategy.told.replace(masked=True)
+        return self.strategy.replace(symbols=tuple(instruments), instruments=instruments, told=told)
 
     @property
     def world(self) -> World:

@@ -8,7 +8,7 @@ import sys
 
 PARTS = (
     "market", "guard", "matching", "backtest", "compare", "coverage", "startup", "warm", "quality", "deciders",
-    "export", "replay", "cycles",
+    "export", "replay", "cycles", "mask",
 )  # fmt: skip
 
 

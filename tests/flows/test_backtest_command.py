@@ -23,6 +23,7 @@ from flows.commands.snapshot import _moment
 from tasks.connections import store
 from tasks.core.errors import InputError
 from tasks.core.lab.gate_sampling import flat_account, flat_question
+from tasks.core.lab.masking import LOOK_UP
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.snapshot import Memory
@@ -102,6 +103,26 @@ def test_a_mask_hides_the_market_trades_the_same_and_says_how_to_undo_it(candles
     assert SYMBOL not in text
     assert "2025-01-" not in text
     assert backtest(candles, *window, "--mask=other")["symbols"] != masked["symbols"]
+
+
+@pytest.mark.parametrize("mask", ["--mask", "--mask=strong"])
+def test_a_masked_run_replays_from_its_folder_and_the_true_candles(candles, tmp_path, mask):
+    window = ("--start", "2025-01-15", "--end", "2025-01-20")
+    made = backtest(candles, *window, mask, "--out", tmp_path / "m")
+    assert made["mask"]["look_up"] == LOOK_UP
+    records = ["--records", str(tmp_path / "m" / "records.jsonl"), "--candles", f"{SYMBOL}={candles}"]
+    result = CliRunner().invoke(cli, ["replay", "--all", "--json", *records], catch_exceptions=False)
+    told = json.loads(result.stdout)
+    assert (result.exit_code, told["match"], told["differ"]) == (0, made["decisions"], 0)
+    assert made["decisions"] > 5
+
+
+def test_a_strong_mask_perturbs_the_candles(candles):
+    window = ("--start", "2025-01-10", "--end", "2025-01-30")
+    plain, strong = (backtest(candles, *window, f"--mask={key}") for key in ("other", "strong"))
+    assert strong["mask"]["key"] == "strong"
+    assert strong["decisions"] != plain["decisions"]
+    assert strong["by_action"] != plain["by_action"]
 
 
 def test_recorded_replies_are_not_looked_for_behind_a_mask(candles, tmp_path):

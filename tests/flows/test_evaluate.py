@@ -19,6 +19,7 @@ from flows.evaluate import carry_out, evaluate, plan_work
 from tasks.adapters import parallel_backtests
 from tasks.core.errors import InputError
 from tasks.core.lab import compare
+from tasks.core.lab.masking import LOOK_UP
 from tasks.evaluate import ComparisonRequest
 from tasks.settings import settings
 
@@ -114,6 +115,51 @@ def test_masked_rules_decide_as_unmasked(candles):
     assert leak["masked_agreement"] == 1.0
     assert leak["masked_gap_bps"]["estimate"] == pytest.approx(0, abs=0.05)
     assert leak["input_dependency"] is None or leak["input_dependency"] > 0
+
+
+def test_a_strong_mask_also_perturbs_and_the_gap_is_a_figure(candles, tmp_path):
+    found = compared(candles, "--decider", "rules", "--mask=strong", "--out", str(tmp_path / "out"))
+    [leak] = found["leakage"]
+    assert found["mask"] == "raw+masked+strong"
+    assert leak["masked_agreement"] == 1.0
+    assert leak["masked_gap_bps"]["estimate"] == pytest.approx(0, abs=0.05)
+    assert abs(leak["strong_gap_bps"]["estimate"]) > 0.05
+    assert leak["perturbed_gap_bps"] is None
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "masked less strong" in page
+    assert LOOK_UP in page
+
+
+def test_under_a_mask_models_are_shown_little_and_their_answers_are_traded(candles, server):
+    def answer(body: dict[str, Any]) -> Reply:
+        [pair] = re.findall(r"Pair: (\S+)", body["messages"][1]["content"])
+        return Reply(json.dumps(OPEN | {"symbol": pair}))
+
+    server.default = answer
+    asked = ("--decider", "llm:single", "--model", "openai/a", "--max-cost", "9", "--mask", *SPAN)
+    [leak] = [each for each in compared(candles, *asked)["leakage"] if each["label"].startswith("llm")]
+    assert leak["masked_agreement"] == 1.0
+    prompts = [body["messages"][1]["content"] for body in server.requests]
+    masked = [text for text in prompts if "As of: 2000-01-01T00:00:00+00:00" in text]
+    plain = [text for text in prompts if text not in masked]
+    assert masked
+    assert all(re.search(r"5m ohlc \d", text) for text in plain)
+    assert not any(re.search(r"5m ohlc \d|prev_day|2025|BTC", text) for text in masked)
+
+
+@pytest.mark.parametrize("decider", ["llm:single", "llm:panel", "llm:portfolio"])
+def test_a_masked_run_of_a_model_replays_byte_for_byte(candles, server, monkeypatch, tmp_path, decider):
+    monkeypatch.setenv("QUARTERDECK_MODEL", "openai/a")
+    settings.cache_clear()
+    files = ("--candles", f"{SYMBOL}={candles}", "--json")
+    asked = ("--decider", decider, "--mask=strong", "--max-cost", "9", *SPAN, "--out", str(tmp_path / "m"))
+    made = CliRunner().invoke(cli, ["backtest", *files, *asked], catch_exceptions=False)
+    assert made.exit_code == 0, made.output
+    records = str(tmp_path / "m" / "records.jsonl")
+    told = json.loads(CliRunner().invoke(cli, ["replay", "--all", "--records", records, *files]).stdout)
+    assert (told["match"], told["differ"]) == (told["records"], 0)
+    assert told["records"] > 5
+    assert "As of: 2000-01-01T00:00:00+00:00" in server.requests[-1]["messages"][1]["content"]
 
 
 def test_a_job_names_the_model_it_asks_and_masked_ones_are_told_no_news(candles, tmp_path, caplog):

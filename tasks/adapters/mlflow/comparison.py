@@ -102,7 +102,7 @@ def _metrics(row: Row, found: Comparison) -> dict[str, float | None]:
     for leak in found.leakage:
         if leak.label == row.label:
             values |= {"masked_sharpe": leak.masked_sharpe, "input_dependency": leak.input_dependency}
-            values |= _spread("masked_gap_bps", leak.masked_gap_bps)
+            values |= _spread("masked_gap_bps", leak.masked_gap_bps) | _spread("strong_gap_bps", leak.strong_gap_bps)
     return values
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from tasks.core.decision.actions import Parsed, Unusable
 from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.llm.prompt import Prompt, check_variables
+from tasks.core.decision.masked_question import as_shown
 from tasks.core.decision.memory import memory_text
 from tasks.core.market import lean
 from tasks.core.ports import Messages, Model, ModelRequest, Schema
@@ -56,7 +57,7 @@ class AskingDecider:
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Return one decision per question, in order."""
-        return list(await asyncio.gather(*map(self.answer, questions)))
+        return list(await asyncio.gather(*map(self.answer, map(as_shown, questions))))
 
     async def answer(self, question: Question) -> Answer:
         raise NotImplementedError

@@ -58,7 +58,7 @@ class Kind(NamedTuple):
 KINDS = {
     "rules": Kind(argument="stop_atr=3", odds="certain"),
     "hold": Kind(sees_market=False, odds="certain"),
-    "random": Kind(argument="SEED", odds="random"),
+    "random": Kind(argument="SEED", sees_market=False, odds="random"),
     "buy-and-hold": Kind(sees_market=False, benchmark=True, odds="certain"),
     "recorded": Kind(argument="FILE", file=True, sees_market=False, by_time=True),
     "model": Kind(argument="FILE.onnx", file=True, odds="certain"),

@@ -30,7 +30,7 @@ from tasks.core.types.limits import Costs
 YEAR = float(np.sqrt(DAYS_PER_YEAR))
 BPS = 1e4
 
-Treatment = Literal["raw", "masked", "perturbed"]
+Treatment = Literal["raw", "masked", "strong", "perturbed"]  # strong: masked and perturbed
 
 
 class Variant(Dto):
@@ -142,13 +142,15 @@ class Pair(Dto):
 
 
 class Leakage(Dto):
-    """What a variant may owe to memory: masked or perturbed, it sees the same market under another name."""
+    """What a variant may owe to memory: masked, perturbed or both, it sees the same market under another name."""
 
     label: str
     sharpe: float | None
     masked_sharpe: float | None = None
     masked_gap_bps: Interval | None = None
     masked_agreement: float | None = None  # share of common decision points with the same action
+    strong_sharpe: float | None = None
+    strong_gap_bps: Interval | None = None  # masked less strong: what noise in the candles takes from a masked variant
     perturbed_sharpe: float | None = None
     perturbed_gap_bps: Interval | None = None
     input_dependency: float | None = None  # share of common decision points whose action changed with the inputs
@@ -364,13 +366,14 @@ def _pair(a: str, b: str, returns: Mapping[str, "pd.Series[float]"]) -> Pair:
 
 
 def _leakage(variant: Variant, windows: Sequence[BacktestWindow], trials: Sequence[Trial]) -> Leakage | None:
-    raw, masked, noisy = (of(trials, variant.label, each) for each in ("raw", "masked", "perturbed"))
+    kinds: tuple[Treatment, ...] = ("raw", "masked", "strong", "perturbed")
+    raw, masked, strong, noisy = (of(trials, variant.label, each) for each in kinds)
     if not (masked or noisy or variant.cutoff):
         return None
     figures: dict[str, Any] = {"masked_agreement": _agreement(raw, masked)}
-    for name, shown in (("masked", masked), ("perturbed", noisy)):
+    for name, known, shown in (("masked", raw, masked), ("strong", masked, strong), ("perturbed", raw, noisy)):
         figures[f"{name}_sharpe"] = _annual_sharpe(shown)
-        mine, theirs = together([series(raw), series(shown)]).T
+        mine, theirs = together([series(known), series(shown)]).T
         figures[f"{name}_gap_bps"] = statistics.interval((mine - theirs) * BPS) if shown else None
     for side in ("before", "after"):
         figures[f"{side}_sharpe"] = _annual_sharpe([t for t in raw if _side(windows[t.window], variant.cutoff) == side])

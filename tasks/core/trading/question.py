@@ -63,6 +63,7 @@ def question(
         equity=float(account.equity),
         last_price=None if account.last_price is None else float(account.last_price),
         quantity=0.0 if position is None else float(direction(position.side) * position.quantity),
+        masked=strategy.told.masked,
     )
 
 

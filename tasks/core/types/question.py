@@ -41,3 +41,4 @@ class Question(Dto):
     equity: Number = None
     last_price: Number = None  # unrounded; what the guard sizes at
     quantity: Number = None  # base held now, negative when short; 0 when flat
+    masked: bool = False  # a model is shown little of it, see `decision.masked_question`

@@ -5,6 +5,8 @@ from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
+from pydantic import Field
+
 from tasks.core.types.base import Dto, Exact
 from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
 from tasks.core.types.orders import Instrument
@@ -25,6 +27,7 @@ class Told(Dto):
 
     memory: bool = True
     news: bool = True
+    masked: bool = Field(False, exclude_if=lambda masked: not masked)  # left out, older strategies keep their hash
 
 
 class Strategy(Dto):

@@ -17,15 +17,17 @@ from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.orders import Instrument
+from tasks.core.types.strategy import Told
 
 SYMBOL = "BTC/USDT:USDT"
 INSTRUMENT = linear(SYMBOL, tick=Decimal("0.01"), step=Decimal("0.001"))
 BARS = walk(8_000, seed=3, price=500.0)
 
 
-def trades(bars: pd.DataFrame, instrument: Instrument) -> Backtest:
-    symbol = instrument.symbol
-    run = backtest({symbol: Market.from_base(symbol, bars)}, RulesDecider(), instruments={symbol: instrument})
+def trades(bars: pd.DataFrame, instrument: Instrument, masked: bool = False) -> Backtest:
+    symbol, told = instrument.symbol, Told(memory=False, masked=masked)
+    markets = {symbol: Market.from_base(symbol, bars)}
+    run = backtest(markets, RulesDecider(), instruments={symbol: instrument}, told=told)
     asyncio.run(run.run())
     return run
 
@@ -38,7 +40,7 @@ def plain() -> Backtest:
 @pytest.mark.parametrize("key", ["a", "b", "c"])
 def test_rules_trade_the_same_behind_a_mask(key, plain):
     mask = Mask(key)
-    masked = trades(mask_bars(BARS, SYMBOL, mask)[1], mask_instrument(INSTRUMENT, mask))
+    masked = trades(mask_bars(BARS, SYMBOL, mask)[1], mask_instrument(INSTRUMENT, mask), masked=True)
     real, seen = plain.account.fills, masked.account.fills
     assert len(real) > 20
     assert [(f.reason, f.side, f.at) for f in real] == [(f.reason, f.side, f.at + mask.shift) for f in seen]

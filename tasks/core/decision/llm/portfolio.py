@@ -21,6 +21,7 @@ from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_a
 from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import render
+from tasks.core.decision.masked_question import as_shown
 from tasks.core.types.base import ZERO, Dto, Exact, JsonObject
 from tasks.core.types.decision import Answer, ModelCall, hold
 from tasks.core.types.question import Question
@@ -60,7 +61,7 @@ class PortfolioDecider(AskingDecider):
         """Return one decision per question, in order."""
         if not questions:
             return []
-        prompt = self.texts["portfolio"]
+        prompt, questions = self.texts["portfolio"], list(map(as_shown, questions))
         messages = render(prompt, portfolio_variables(questions))
         call, reply = await self.ask(prompt, messages, SCHEMA, partial(parse_as, cls=PortfolioReply))
         answers, ignored = read_targets(reply, [question.snapshot.pair for question in questions])
