@@ -10,15 +10,15 @@ from decimal import Decimal
 import pandas as pd
 
 from tasks.core.errors import DataError
-from tasks.core.simulation.account import PriceBar, SimulatedAccount, price_bars
+from tasks.core.simulation.account import INSIDE, PriceBar, SimulatedAccount, price_bars
+from tasks.core.trading.guard.sizing import direction
 from tasks.core.types.bars import duration
 from tasks.core.types.base import ZERO
 from tasks.core.types.limits import Costs
-from tasks.core.types.orders import OrderIntent, OrderType
+from tasks.core.types.orders import OrderIntent
 from tasks.core.types.portfolio import AccountState
 
 HORIZON_BARS = 288  # a day of 5m bars: what is still open then is valued at the last close
-FREE = Costs(taker_bps=ZERO, maker_bps=ZERO, half_spread_bps=ZERO, impact_bps_per_million=ZERO)
 
 
 def score(
@@ -43,13 +43,10 @@ def _account(state: AccountState, symbol: str, costs: Costs, first: PriceBar) ->
     if state.instrument is None:
         raise DataError(f"{symbol}: the account of this decision names no instrument to score it with")
     instrument = state.instrument.replace(symbol=symbol)
-    account = SimulatedAccount(state.equity, {symbol: instrument}, FREE)
-    position = state.position(symbol)
-    if position is not None:
-        entry = OrderIntent(
-            client_order_id="held", symbol=symbol, side="buy" if position.side == "long" else "sell",
-            type=OrderType.MARKET, quantity=position.quantity, stop=position.stop, target=position.target,
-        )  # fmt: skip
-        account.submit(entry, first.open, first.open_time)
-    account.costs = costs
+    account = SimulatedAccount(state.equity, {symbol: instrument}, costs)
+    position, before = state.position(symbol), first.open_time - INSIDE
+    if position is not None:  # booked, not sent: however small it is, and no trade of this bar
+        sign = direction(position.side)
+        account.wallet.trade(symbol, sign, position.quantity, first.open, ZERO, before)
+        account.set_protection(symbol, position.stop, position.target, before)
     return account

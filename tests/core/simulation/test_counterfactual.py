@@ -9,13 +9,14 @@ from instrument_cases import linear
 
 from tasks.core.market.bars import bar_frame
 from tasks.core.simulation.account import SimulatedAccount
-from tasks.core.simulation.counterfactual import FREE, score
+from tasks.core.simulation.counterfactual import score
 from tasks.core.types.limits import Costs
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition
 
 SYMBOL, OTHER = "BTC/USDT:USDT", "ETH/USDT:USDT"
 STEP = timedelta(minutes=5)
+FREE = Costs(**dict.fromkeys(("taker_bps", "maker_bps", "half_spread_bps", "impact_bps_per_million"), Decimal(0)))
 AT = datetime(2025, 1, 1, 12, tzinfo=UTC)
 GRID = linear(SYMBOL, min_quantity=Decimal("0.001"))
 FLAT = AccountState(equity=Decimal(10_000), instrument=GRID)
@@ -70,6 +71,15 @@ def test_closing_and_holding_are_measured_from_the_same_account():
     closed = score(state, SYMBOL, [close_all()], bars(104, 108), FREE)
     assert held == Decimal("0.8")  # from the open at 100, not from the entry at 90
     assert closed == 0
+
+
+@pytest.mark.parametrize("quantity", ["10", "0.0005"])
+def test_what_is_held_takes_nothing_of_the_first_bar_and_may_be_small(quantity):
+    held = LONG.model_copy(update={"quantity": Decimal(quantity), "target": Decimal(103)})
+    state, few = FLAT.model_copy(update={"positions": (held,)}), bars(104, 108, 50)
+    few["volume"] = 100.0  # of which 10 may be taken
+    assert score(state, SYMBOL, [close_all()], few, FREE) == 0
+    assert score(state, SYMBOL, [], few, FREE) == Decimal("0.03") * Decimal(quantity)  # its target, within that bar
 
 
 def test_without_a_bar_there_is_no_score():
