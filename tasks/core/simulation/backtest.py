@@ -530,7 +530,10 @@ class Backtest:
         closes = self.grid.start_s + (np.arange(self.grid.n) + 1) * STEP
         quarters = int(np.count_nonzero(closes % 900 == 0)) * len(self.symbols)
         window, rates = (self.grid.closes_at(-1), self.grid.closes_at(self.grid.n - 1)), self.world.funding
-        covered = {symbol: coverage(rates.get(symbol, ()), *window) for symbol in self.symbols}
+        covered = {
+            symbol: coverage(rates.get(symbol, ()), *window) if instrument.kind == "linear" else 1.0  # spot pays none
+            for symbol, instrument in self.instruments.items()
+        }
         least = min(covered.values())
         totals = self.account.wallet.totals.values()
         known = [float(outcome.outcome_r) for outcome in self.outcomes if outcome.outcome_r is not None]

@@ -186,7 +186,6 @@ def make_grid(markets: Mapping[str, Market], start: datetime | None, end: dateti
     end_s = min(last, int(end.timestamp()) // STEP * STEP) if end else last
     if end_s <= start_s:
         there = " to ".join(f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}" for at in (first, last))
-        raise InputError(
-            f"no candles between {start or 'the beginning'} and {end or 'the end'}: these are from {there}"
-        )
+        begin = start if start and start.timestamp() else "the beginning"  # a window without a start has one in 1970
+        raise InputError(f"no candles between {begin} and {end or 'the end'}: these are from {there}")
     return Grid(start_s, (end_s - start_s) // STEP)
