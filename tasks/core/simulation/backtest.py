@@ -22,7 +22,6 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +49,7 @@ from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import question
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.decision import ENTRIES, Add, Answer, Pause
-from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, PositionSide
+from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType, PositionSide
 from tasks.core.types.portfolio import AccountState, PendingEntry, Position
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord, CycleStatus, Inputs, Outcome
@@ -150,7 +149,7 @@ class Backtest:
             await self._bars()
         finally:
             gc.set_threshold(*before)
-        self._break_off()
+        self._emit(under_way=True)
         self.mark_equity(self.grid.n - 1)
         if self.progress:
             self.progress(self.grid.n, self.grid.n)
@@ -385,29 +384,24 @@ class Backtest:
             self._look_ahead(symbol, k)
         self._emit()
 
-    def _emit(self) -> None:
-        """Write the records whose orders have all arrived, in order."""
-        while self.unfinished and not self.unfinished[0].waiting:
+    def _emit(self, under_way: bool = False) -> None:
+        """Write the records whose orders have all arrived, in order; under_way: of a capped run, the others too."""
+        while self.unfinished and (under_way or not self.unfinished[0].waiting):
             done = self.unfinished.popleft()
-            record = done.record
+            record, why = done.record, list(done.refusals)
             if done.fills:
                 record = record.replace(fills=tuple(done.fills))
-            if done.refusals:
-                record = record.replace(status=CycleStatus.FAILED, error="; ".join(done.refusals))
+            elif not (done.waiting or why):
+                market = (intent for intent in record.intents if intent.type is OrderType.MARKET)
+                why = [f"{intent.client_order_id} filled nothing" for intent in market]
+            if why:
+                record = record.replace(status=CycleStatus.FAILED, error="; ".join(why))
             line = record.__pydantic_serializer__.to_json(record) + b"\n"
             self.hash.update(line)
             if self.on_line:
                 self.on_line(line)
             if self.on_record:
                 self.on_record(record)
-
-    def _break_off(self) -> None:
-        """Write the records of orders that were under way when the run was capped, with nothing that came of them."""
-        for replay in self.symbols.values():
-            for order in chain.from_iterable(replay.arriving.values()):
-                order.done("", ())
-            replay.arriving.clear()
-        self._emit()
 
     def _count(self, answer: Answer, verdict: Verdict, k: int, state: AccountState) -> None:
         self.decided.append(k)

@@ -28,6 +28,7 @@ from tasks.core.types.bars import COLUMNS
 from tasks.core.types.decision import DECISION, Answer, hold
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.question import Question
+from tasks.core.types.record import CycleRecord
 
 A, B = "A/USDT:USDT", "B/USDT:USDT"
 START = datetime(2025, 1, 6, tzinfo=UTC)
@@ -118,6 +119,14 @@ def test_an_entry_takes_no_more_than_its_bar_traded() -> None:
     assert next((o.type, o.status.value, o.filled) for o in run.account.orders) == ("market", "cancelled", 4)
     assert fills(run) == [("entry", "100.05"), ("target", "107.946")]
     assert equity(run) == Decimal("10030.752016")
+
+
+@pytest.mark.parametrize(("volume", "status", "error"), [(0.05, "failed", "{} filled nothing"), (40, "executed", "")])
+def test_a_market_order_that_finds_nothing_failed_as_in_live(volume: float, status: str, error: str) -> None:
+    records: list[CycleRecord] = []
+    replay([(100, 101, 99, 100, volume), FLAT], {59: LONG}, on_record=records.append)
+    [record] = [each for each in records if each.intents]
+    assert (record.status, record.error) == (status, error.format(record.intents[0].client_order_id))
 
 
 def test_a_limit_entry_takes_its_share_of_each_bar_until_it_is_full() -> None:
