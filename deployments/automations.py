@@ -49,7 +49,8 @@ async def ensure(api: Orchestrator, urls: Sequence[SecretStr]) -> None:
     of_kind = {"block_type_id": {"any_": [kind]}}
     for old in await api.call("POST", "automations/filter", {"automations": {"name": {"any_": names}}}):
         await api.call("DELETE", f"automations/{old['id']}")
-    for old in await api.call("POST", "block_documents/filter", {"block_documents": of_kind}):
+    ours = of_kind | {"name": {"like_": f"{BLOCK}-"}}  # others may be of a key that is lost, which Prefect refuses
+    for old in await api.call("POST", "block_documents/filter", {"block_documents": ours}):
         if old["name"].startswith(f"{BLOCK}-"):
             await api.call("DELETE", f"block_documents/{old['id']}")
     [schema, *_] = await api.call("POST", "block_schemas/filter", {"block_schemas": of_kind})

@@ -6,6 +6,7 @@ everything before it writes anything. An archive holds whole accounts: only its 
 """
 
 import gzip
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ import zlib
 from contextlib import closing
 from pathlib import Path
 
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import inspect, make_url
 
 from deployments import up_state
@@ -29,28 +31,26 @@ MEMBERS = {LAYOUT, *FILES, *(f"{database}.{kind}" for database in DATABASES for 
 
 def backup(settings: Settings, archive: Path) -> list[str]:
     """Write everything to `archive` (.tar.gz), which appears complete or not at all; returns what is in it."""
-    if archive.exists():
+    if os.path.lexists(archive):
         raise InputError(f"{archive} exists already: give another name, or move it away")
     if not archive.parent.is_dir():
         raise InputError(f"{archive.parent} is no directory: create it, or give another place")
-    partial = archive.with_name(archive.name + ".partial")
-    try:
+    try:  # everything is made in a new folder that is ours alone, where nobody can have planted a link
         with tempfile.TemporaryDirectory(prefix=".quarterdeck-backup-", dir=archive.parent) as made:
             for name, url in settings.databases.items():
                 _save(name, url, Path(made))
-            partial.touch(mode=0o600)
             paths = [*sorted(Path(made).iterdir()), *filter(Path.exists, (settings.home / name for name in FILES))]
             if not paths:
                 raise InputError(f"{settings.home} has nothing to save: correct QUARTERDECK_HOME")
+            partial = Path(made, "partial")
+            partial.touch(mode=0o600)
             with tarfile.open(partial, "w:gz") as tar:
                 tar.addfile(tarfile.TarInfo(LAYOUT))
                 for path in paths:
                     tar.add(path, path.name)
-        partial.rename(archive)
+            partial.rename(archive)
     except OSError as e:
         raise InputError(f"{archive} cannot be written: {e.strerror or e}") from e
-    finally:
-        partial.unlink(missing_ok=True)
     return [path.name for path in paths]
 
 
@@ -104,14 +104,18 @@ def _file(url: str) -> Path:
 
 
 def _pg(tool: str, url: str, *options: str) -> None:
-    """Run one of PostgreSQL's own tools; the password goes through the environment, where no process list shows it."""
-    target = make_url(url).set(drivername="postgresql")
-    env = {"PGPASSWORD": target.password or "", "PATH": "/usr/local/bin:/usr/bin:/bin"}
-    plain = target._replace(password=None).render_as_string(hide_password=False)
+    """Run one of PostgreSQL's own tools; all of the URL goes through a file of ours, which no process list shows."""
     program = shutil.which(tool)
     if program is None:
         raise InputError(f"{tool} is not installed: it comes with PostgreSQL's client (Debian: postgresql-client)")
-    done = subprocess.run([program, *options, f"--dbname={plain}"], env=env, capture_output=True, text=True)  # noqa: S603  (our own list)
+    target = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+    with tempfile.NamedTemporaryFile("w", prefix="quarterdeck-", suffix=".conf") as service:
+        service.write("[quarterdeck]\n")
+        service.writelines(f"{name}={value}\n" for name, value in conninfo_to_dict(target).items())
+        service.flush()
+        env = {"PGSERVICEFILE": service.name, "PATH": "/usr/local/bin:/usr/bin:/bin"}
+        command = [program, *options, "--dbname=service=quarterdeck"]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)  # noqa: S603  (our own list)
     if done.returncode:
         raise TradingError(f"{tool} failed: {done.stderr.strip()[-300:]}")
 

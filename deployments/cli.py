@@ -100,12 +100,13 @@ def migrate(as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("archive", type=click.Path(path_type=Path, resolve_path=True))
+@click.argument("archive", type=click.Path(path_type=Path))
 @json_option
 def backup(archive: Path, as_json: bool) -> None:
     """Save all state to ARCHIVE (.tar.gz); the system may be running."""
     from deployments.backup import backup as save
 
+    archive = archive.absolute()  # not resolved: a link in its place is refused, not followed
     saved = save(_installed(), archive)
     say(f"{archive}: {', '.join(saved)}", as_json, archive=archive, saved=saved)
 
@@ -269,7 +270,8 @@ def mcp() -> None:
 
 
 def main() -> None:
-    """Run the command; every failure is one line."""
+    """Run the command; every failure is one line. What it writes, and what it starts writes, is its owner's alone."""
+    os.umask(0o077)
     try:
         sys.exit(cli.main(prog_name="quarterdeck", standalone_mode=False))
     except click.Abort:

@@ -1,6 +1,5 @@
 """The processes `up` runs: what each is started with, where it answers, and how it is started and stopped."""
 
-import hashlib
 import json
 import os
 import re
@@ -8,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,7 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from deployments.warm.wire import VARIABLE as WARM_SOCKET
-from deployments.warm.wire import endpoint
+from deployments.warm.wire import endpoint, peer_uid, reachable
 from tasks.core.errors import InputError
 from tasks.settings import Settings
 
@@ -79,9 +77,8 @@ def working_plan(settings: Settings) -> dict[str, Service]:
 
 
 def warm_socket(settings: Settings) -> str:
-    """Return where the warm daemon of this HOME listens: a socket's path is short, and HOME's need not be."""
-    of_home = hashlib.sha256(str(settings.home).encode()).hexdigest()[:16]
-    return str(Path(tempfile.gettempdir()) / f"quarterdeck-{os.getuid()}-{of_home}.sock")
+    """Return where the warm daemon of this HOME listens."""
+    return str(settings.home / "warm.sock")
 
 
 def prefect_name(worker: str) -> str:
@@ -161,10 +158,12 @@ def require_free(service: Service) -> str:
 
 
 def answers(url: str) -> bool:
-    """Return whether `url` answers 200, or the socket after `unix:` takes a connection."""
+    """Return whether `url` answers 200, or a process of ours takes connections at the socket after `unix:`."""
     if url.startswith("unix:"):
-        with endpoint() as probe:
-            return probe.connect_ex(url.removeprefix("unix:")) == 0
+        with suppress(OSError), endpoint() as probe, reachable(url.removeprefix("unix:")) as short:
+            probe.connect(short)
+            return peer_uid(probe) == os.getuid()
+        return False
     try:
         return httpx.get(url, timeout=2.0, trust_env=False).status_code == 200
     except httpx.HTTPError:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from deployments import automations, schedules, services, up_state
 from deployments.orchestrator import FINAL, Orchestrator, PrefectError
+from deployments.prefect_key import VARIABLE, prefect_key
 from deployments.progress import Board
 from deployments.services import Child, Service
 from deployments.up_state import FirstCycle, ServiceState, UpState
@@ -56,7 +57,8 @@ class Supervisor:
                 services.require_free(service)
         self._save()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
-        others = [self._healthy(each) for name, each in self.plan.items() if each.health and name != "prefect"]
+        servers = self.plan.keys() - {"prefect", "warm", *self._workers}
+        others = [self._warmed(), *(self._healthy(self.plan[name]) for name in sorted(servers))]
         if "prefect" in self.plan:
             await asyncio.gather(self._orchestrated(), self._migrated(), *others)
         else:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
@@ -82,6 +84,13 @@ class Supervisor:
         with self.board.step(service.name, service.url or "starting"):
             await self._started(service, lambda _: asyncio.to_thread(services.answers, service.health))
 
+    async def _warmed(self) -> None:
+        """Start the warm daemon; one that does not come up is looked after like one that ended: runs start cold."""
+        try:
+            await self._healthy(self.plan["warm"])
+        except StartError as e:
+            self.board.say(f"{e}; runs start cold until it is there")
+
     async def _working(self) -> None:
         since = datetime.now(UTC)
         with self.board.step("worker"):
@@ -100,7 +109,8 @@ class Supervisor:
 
     async def _started(self, service: Service, ready: Callable[[Child], Awaitable[bool]]) -> None:
         """Start a service and wait until it is ready; one that ends instead, or takes too long, is a StartError."""
-        child = self._children[service.name] = Child(service, self._env, self.logs)
+        env = self._env | {VARIABLE: prefect_key(self.settings)} if service.name == "prefect" else self._env
+        child = self._children[service.name] = Child(service, env, self.logs)
         self._save()
         while True:
             code = child.exit_code

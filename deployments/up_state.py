@@ -17,6 +17,8 @@ from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import InputError
 
+OURS = {"logs", "runs", "prefect", "quarterdeck.db", "mlflow.db", "mlartifacts", "up.lock", "sandbox.json"}
+
 
 class ServiceState(BaseModel):
     pid: int
@@ -48,11 +50,24 @@ class UpState(BaseModel):
 
 
 def make_home(home: Path) -> None:
-    """Create HOME and its folder of logs; raises InputError."""
+    """Create HOME and its folder of logs, its owner's alone; raises InputError. One that stood open is closed."""
     try:
-        (home / "logs").mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _close_to_others(home)
+        (home / "logs").mkdir(exist_ok=True)
     except OSError as e:
         raise InputError(f"QUARTERDECK_HOME={home} cannot be created: {e.strerror}") from e
+
+
+def _close_to_others(home: Path) -> None:
+    """Take HOME from others; a folder of root's (a cluster's volume) stays as it is, what is shared is refused."""
+    found, names = home.stat(), {path.name for path in home.iterdir()}
+    if found.st_uid not in (os.getuid(), 0):
+        raise InputError(f"QUARTERDECK_HOME={home} belongs to user {found.st_uid}: give a folder of your own")
+    if found.st_uid == os.getuid() and found.st_mode & 0o077:
+        if names and not names & OURS:
+            raise InputError(f"QUARTERDECK_HOME={home} is open to others and not ours: give a folder of its own")
+        home.chmod(0o700)
 
 
 def read(home: Path) -> UpState | None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.nanny import PR_SET_PDEATHSIG, prctl
-from deployments.warm.wire import REFUSED, STARTED, endpoint, stamp
+from deployments.warm.wire import REFUSED, STARTED, endpoint, peer_uid, reachable, stamp
 
 PRELOADED = (
     "numpy", "pandas", "pyarrow", "talib", "pandas_ta_classic.overlap", "pandas_ta_classic.trend",
@@ -57,7 +57,8 @@ class Daemon:
         self._listener = endpoint()
         path.unlink(missing_ok=True)
         umask = os.umask(0o077)  # nobody else may connect
-        self._listener.bind(str(path))
+        with reachable(str(path)) as short:
+            self._listener.bind(short)
         os.umask(umask)
         self._listener.listen(128)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
@@ -74,7 +75,7 @@ class Daemon:
         started, files = False, list[int]()
         try:
             request, files, _, _ = socket.recv_fds(client, MOST, 3)
-            if request:  # nothing: somebody only looked whether we are here
+            if request and peer_uid(client) == os.getuid():  # nothing: somebody only looked whether we are here
                 started = self._start(json.loads(request), files, client)
         except (OSError, ValueError, KeyError, TypeError) as e:
             print(f"warm: a client was not understood: {e!r}", file=sys.stderr, flush=True)

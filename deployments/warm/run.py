@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from deployments.warm.wire import STARTED, VARIABLE, endpoint, peer_uid, stamp
+from deployments.warm.wire import STARTED, VARIABLE, endpoint, peer_uid, reachable, stamp
 
 ANSWER_S = 60.0  # a daemon that has not forked by then does not
 LOST = 70  # the daemon went away in the middle of a run: Prefect marks the run as crashed
@@ -47,7 +47,8 @@ def _run(path: str) -> int:
     daemon, answer = endpoint(), b""
     daemon.settimeout(ANSWER_S)
     try:
-        daemon.connect(path)
+        with reachable(path) as short:
+            daemon.connect(short)
     except OSError:
         _become_engine(f"no warm daemon at {path}")
     if peer_uid(daemon) != os.getuid():  # it is handed our whole environment

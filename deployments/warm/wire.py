@@ -9,6 +9,8 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "QUARTERDECK_WARM_SOCKET"
@@ -18,6 +20,16 @@ STARTED, REFUSED = b"s", b"r"
 def endpoint() -> socket.socket:
     """Return a socket that keeps packets apart."""
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+@contextmanager
+def reachable(path: str) -> Iterator[str]:
+    """Yield a short name of a socket's path, however long that is: a socket's address has room for 107 bytes."""
+    folder = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{Path(path).name}"
+    finally:
+        os.close(folder)
 
 
 def stamp() -> str:

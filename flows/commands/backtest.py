@@ -133,6 +133,8 @@ def _recorded(out: Path) -> Iterator[tuple[Any, Callable[[bytes], None]]]:
     from tasks.core.simulation.resume import EarlierRun
 
     partial = _partial(out)
+    if partial.is_symlink() or (partial.exists() and partial.stat().st_uid != os.getuid()):
+        raise InputError(f"--out {out}: {partial} is a link or another user's: move it away, or give another name")
     partial.mkdir(parents=True, exist_ok=True)
     with (partial / "records.jsonl").open("ab") as file:
         earlier = EarlierRun(_whole_lines(partial / "records.jsonl"), f"--out {out}: cannot go on with {partial}: ")
