@@ -23,6 +23,7 @@ from flows.commands import backtest, compare, guard, learning, prompts, replay, 
 from flows.commands.options import Finite, decider_option, json_option, time_option
 from flows.commands.output import emit, say
 from tasks.core.errors import InputError, TradingError
+from tasks.redaction import guard_logs, redacted
 from tasks.settings import ROOT, Settings, load
 
 
@@ -272,6 +273,7 @@ def mcp() -> None:
 def main() -> None:
     """Run the command; every failure is one line. What it writes, and what it starts writes, is its owner's alone."""
     os.umask(0o077)
+    guard_logs()
     try:
         sys.exit(cli.main(prog_name="quarterdeck", standalone_mode=False))
     except click.Abort:
@@ -288,7 +290,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"quarterdeck: {' '.join(message.split())}", err=True)
+    click.echo(f"quarterdeck: {redacted(' '.join(message.split()))}", err=True)
     sys.exit(code)
 
 

@@ -21,6 +21,7 @@ from tasks.adapters.store.database import exists
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import TradingError
 from tasks.core.types.base import Dto
+from tasks.redaction import redacted
 from tasks.settings import Settings
 
 PINS = {"sqlalchemy": ">=2.0,<2.1", "fastapi": ">=0.139,<0.151", "prefect": ">=3.8,<3.9"}
@@ -53,7 +54,8 @@ def diagnose(settings: Settings) -> list[Diagnosis]:
 
 
 def _diagnosis(name: str, good: bool, detail: str, remedy: str = "", otherwise: Health = Health.FAIL) -> Diagnosis:
-    return Diagnosis(name=name, result=Health.OK if good else otherwise, detail=detail, remedy="" if good else remedy)
+    result, remedy = (Health.OK, "") if good else (otherwise, remedy)
+    return Diagnosis(name=name, result=result, detail=redacted(detail), remedy=redacted(remedy))
 
 
 def _tried(name: str, remedy: str, look: Callable[[], str]) -> Diagnosis:

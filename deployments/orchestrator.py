@@ -13,6 +13,7 @@ import psutil
 
 from deployments.services import POOL, prefect_name
 from tasks.core.errors import TradingError
+from tasks.redaction import redacted
 
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)
 MISSED_AFTER = timedelta(seconds=60)  # a run that is less late may still be worth it
@@ -115,7 +116,7 @@ class Orchestrator:
                 await asyncio.sleep(pause)  # its SQLite was locked; it says 503 and means: once more
             answer.raise_for_status()
         except httpx.HTTPStatusError as e:
-            raise PrefectError(f"Prefect refused {method} {path}: {e.response.text[:300]}") from e
+            raise PrefectError(f"Prefect refused {method} {path}: {redacted(e.response.text)[:300]}") from e
         except httpx.HTTPError as e:
             raise PrefectError(f"Prefect does not answer {method} {path}: {e!r}; see logs/prefect.log in HOME") from e
         return answer.json() if answer.content else None

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import click
 
+from tasks.redaction import redacted
+
 
 class Board:
     """Steps and how long each took."""
@@ -32,4 +34,4 @@ class Board:
 
     def say(self, text: str) -> None:
         """Print one line, with the time."""
-        click.echo(f"{datetime.now(UTC):%H:%M:%S} {text}", err=True)
+        click.echo(f"{datetime.now(UTC):%H:%M:%S} {redacted(text)}", err=True)

@@ -19,6 +19,7 @@ import httpx
 from deployments.warm.wire import VARIABLE as WARM_SOCKET
 from deployments.warm.wire import endpoint, peer_uid, reachable
 from tasks.core.errors import InputError
+from tasks.redaction import redacted
 from tasks.settings import Settings
 
 NANNY = Path(__file__).with_name("nanny.py")
@@ -58,7 +59,7 @@ def plan(settings: Settings) -> dict[str, Service]:
             port = where.port
         if where.hostname not in LOOPBACK or not port:
             raise InputError(
-                f"{setting}={url}: `up` starts its own {name} on this machine; "
+                f"{setting}={redacted(url)}: `up` starts its own {name} on this machine; "
                 f"give an address such as http://127.0.0.1:{port or 4210}"
             )
         command = (sys.executable, "-m", *module, "--host", where.hostname, "--port", str(port))

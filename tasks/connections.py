@@ -17,11 +17,13 @@ from tasks.core.errors import TrackingUnavailable, VenueUnavailable
 from tasks.core.ports import Decider, Venue
 from tasks.core.types.orders import Instrument
 from tasks.core.types.strategy import Strategy
+from tasks.redaction import guard_logs
 from tasks.settings import Settings, settings, strategy_of
 
 if TYPE_CHECKING:
     from tasks.adapters.mlflow.tracking import Tracker
 
+guard_logs()
 T = TypeVar("T")
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 

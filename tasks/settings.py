@@ -6,6 +6,7 @@ so that no secret can end up in a task argument or a record.
 """
 
 import os
+import re
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -24,10 +25,12 @@ from tasks.core.errors import InputError
 from tasks.core.types.base import Exact
 from tasks.core.types.limits import Budget, Costs, EventThresholds, Limits, Promotion, ToolRates
 from tasks.core.types.strategy import Strategy
+from tasks.redaction import redacted, remember, secrets_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "QUARTERDECK_"
 DATABASES = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "mlflow": "mlflow.db"}  # in HOME
+HIDDEN = re.compile("_URLS?|_FEEDS|KEY|SECRET|TOKEN|PASSWORD")  # settings whose value no error shows
 Profile = Literal["sandbox", "paper", "testnet", "live"]
 Names = Annotated[tuple[str, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
@@ -142,15 +145,29 @@ def strategy_of(s: Settings, decider: str, **more: Any) -> Strategy:
 def load(**overrides: object) -> Settings:
     """Read the settings once more; raises InputError naming the first wrong value and what would be right."""
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates the overrides
+        read = Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates the overrides
     except ValidationError as e:
         first = e.errors()[0]
         name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
-        # a setting there is not may be a secret in the wrong place: its value is not shown
-        value = "" if first["type"] == "extra_forbidden" else f"={first['input']!r}"
-        raise InputError(f"{name}{value}: {first['msg']}") from e
+        # a setting there is not may be a secret in the wrong place
+        hidden = first["type"] == "extra_forbidden" or HIDDEN.search(name)
+        value = "" if hidden else f"={redacted(repr(first['input']))}"
+        raise InputError(f"{name}{value}: {first['msg']}") from None  # a traceback would show the value
     except ValueError as e:  # TOML, its encoding, or JSON in a variable
-        raise InputError(f"quarterdeck.toml or a variable {PREFIX}* cannot be read: {e}") from e
+        raise InputError(f"quarterdeck.toml or a variable {PREFIX}* cannot be read: {redacted(str(e))}") from None
+    _remember_secrets(read)
+    return read
+
+
+def _remember_secrets(read: Settings) -> None:
+    """Know the settings' secrets by value: alert addresses, with the tokens in them, and what is secret in any URL."""
+    for value in vars(read).values():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, SecretStr):
+                url = one.get_secret_value()
+                remember([url, *(part for part in re.split("[/:@?&=]+", url) if len(part) > 8 and "." not in part)])
+            elif isinstance(one, str):
+                remember(secrets_of(one))
 
 
 @cache

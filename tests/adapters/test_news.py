@@ -3,10 +3,13 @@
 import asyncio
 import gzip
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import httpx
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,6 +52,7 @@ PAGES: dict[str, tuple[int, bytes]] = {
     "/404": (404, RSS),
     "/laughs": (200, LAUGHS),
     "/steals": (200, STEALS),
+    "/tags": (200, b"<rss>" + b"<a>" * 320_000),
     "/fear": (200, b'{"name":"Fear and Greed Index","data":[{"value":"40","value_classification":"Fear"}]}'),
     "/fear-number": (200, b'{"data":[{"value":7}]}'),
     "/fear-101": (200, b'{"data":[{"value":"101"}]}'),
@@ -69,6 +73,8 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if path == "/moved":
             self.answer(302, b"", location="/rss")
+        elif path == "/away":
+            self.answer(302, b"", location=self.path.partition("?to=")[2])
         elif path == "/loop":
             self.answer(302, b"", location="/loop")
         elif path == "/to-file":
@@ -138,13 +144,62 @@ async def test_a_redirect_is_followed(url):
     [
         ("/404", "HTTPStatusError 404"), ("/html", "ValueError"), ("/empty", "ValueError"), ("/big", "ValueError"),
         ("/gzip", "ValueError"), ("/loop", "TooManyRedirects"), ("/to-file", "UnsupportedProtocol"),
-        ("/endless", "ValueError"), ("/path", "ValueError"),
+        ("/endless", "ValueError"), ("/path", "ValueError"), ("/tags", "ValueError"),
     ],
 )  # fmt: skip
 async def test_a_feed_that_fails_is_skipped_with_a_warning_and_the_others_are_read(url, path, why, caplog):
     found = await fetch_news([f"{url}{path}?token=SECRET", f"{url}/rss"], timeout_s=10)
     assert [h.title for h in found.headlines] == ["Newer & better", "Older", "Undated"]
     assert [record.message for record in caplog.records] == [f"news host=127.0.0.1 skipped={why}"]
+
+
+@pytest.mark.parametrize("to", [
+    "localhost:{port}/rss", "127.0.0.2:{port}/rss", "[::1]:{port}/rss", "0.0.0.0:{port}/rss", "2130706433:{port}/rss",
+    "[::ffff:127.0.0.1]:{port}/rss", "169.254.169.254/latest/meta-data", "10.0.0.1/rss", "localtest:1@127.0.0.1:1/",
+])  # fmt: skip
+async def test_a_redirect_leads_to_no_private_address(url, to, caplog):
+    where = f"http://{to.format(port=url.rpartition(':')[2])}"
+    assert await fetch_news([f"{url}/away?to={where}"]) == News()
+    assert "skipped=ValueError" in caplog.text
+
+
+@pytest.mark.parametrize("private", [False, True])
+async def test_a_redirect_goes_where_its_host_was_looked_up_and_nowhere_else(private, monkeypatch):
+    looked_up, seen = ["93.184.216.34", "10.0.0.1" if private else "93.184.216.35"], []
+
+    async def getaddrinfo(*_: object, **__: object) -> list[tuple[object, ...]]:
+        return [(0, 0, 0, "", (address, 443)) for address in looked_up]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append((request.url.host, request.headers["host"], request.extensions.get("sni_hostname")))
+        hops = {"/": "https://other.example/next", "/next": "/last"}
+        to = hops.get(request.url.path)
+        return (
+            httpx.Response(302, headers={"location": to}) if to else httpx.Response(200, stream=httpx.ByteStream(RSS))
+        )
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        if private:
+            with pytest.raises(ValueError, match="private"):
+                await news._body(client, "http://feeds.example/", 1)
+        else:
+            assert await news._body(client, "http://feeds.example/", 1) == RSS
+    there = ("93.184.216.34", "other.example", "other.example")
+    assert seen == [("feeds.example", "feeds.example", None), *([] if private else [there] * 2)]
+
+
+async def test_a_body_that_keeps_the_parser_busy_is_killed_at_the_deadline(url, monkeypatch, tmp_path):
+    busy = tmp_path / "busy.py"
+    busy.write_text("import sys\nsys.stdin.buffer.read()\nwhile True: pass\n")
+    monkeypatch.setattr(news.feed_reader, "__file__", str(busy))
+    start = time.monotonic()
+    assert await fetch_news([f"{url}/rss"], timeout_s=2) == News()
+    assert time.monotonic() - start < 15
+    await asyncio.sleep(0.5)
+    assert not [
+        each for each in psutil.Process().children() if str(busy) in each.cmdline() and each.status() != "zombie"
+    ]
 
 
 @pytest.mark.parametrize("path", ["/hang", "/drip"])
@@ -189,7 +244,7 @@ async def test_an_index_may_be_a_number(url):
     assert (await fetch_news([], f"{url}/fear-number")).fear_greed == 7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.binary(max_size=300)
     | st.text(max_size=200).map(lambda t: f"<rss><item><title>{t}</title></item></rss>".encode())

@@ -36,6 +36,8 @@ PLANTED = {
     "MLFLOW_TRACKING_PASSWORD": "planted-mlflow-7f",
     "QUARTERDECK_PREFECT_DATABASE_URL": "postgresql://me:planted-prefect-8f@127.0.0.1:1/prefect",
     "ANTHROPIC_API_KEY": "planted-other-provider-9f",
+    "WATSONX_APIKEY": "planted-watsonx-10f",
+    "AWS_ACCESS_KEY_ID": "planted-aws-11f",
 }
 
 
@@ -81,7 +83,8 @@ async def test_no_secret_is_kept_anywhere_though_model_and_venue_echo_them(
 
         def echo(_: object) -> Reply | Fault:
             """In turn: in an error, in an answer that is none, in a reply's text, in a decision's comment."""
-            seen = json.dumps(server.headers[-1])
+            named = ("WATSONX_APIKEY", "AWS_ACCESS_KEY_ID")
+            seen = json.dumps(server.headers[-1] | {name: PLANTED[name] for name in named})
             assert PLANTED["OPENAI_API_KEY"] in seen
             hold = {"symbol": BTC, "action": "HOLD", "confidence": 0.5, "comment": server.headers[-1]["authorization"]}
             steps = (
@@ -119,7 +122,10 @@ async def test_no_secret_is_kept_anywhere_though_model_and_venue_echo_them(
 
 def test_a_database_password_is_in_no_error(monkeypatch):
     monkeypatch.delenv("QUARTERDECK_ALERT_URLS", raising=False)
-    for url in ("postgresql://me:planted-db-0f@127.0.0.1:1/mine", "nonsense://me:planted-db-0f@host/mine"):
+    for url in (
+        "postgresql://me:planted-db-0f@127.0.0.1:1/mine", "nonsense://me:planted-db-0f@host/mine",
+        "postgresql://127.0.0.1:1/mine?user=me&password=planted-db-0f", "nonsense://host/mine?password=planted-db-0f",
+    ):  # fmt: skip
         with pytest.raises((StoreError, InputError)) as caught:
             Store(url)
         assert "planted-db-0f" not in str(caught.value)
@@ -132,6 +138,47 @@ def test_a_secret_in_quarterdeck_toml_is_refused_without_being_shown(name, tmp_p
     with pytest.raises(InputError, match=name) as caught:
         load()
     assert "planted-toml-0f" not in str(caught.value)
+
+
+FAILING = {
+    "a database that does not answer": 'database_url = "postgresql://me:planted-12f@127.0.0.1:1/a?sslpassword=planted-13f"',
+    "a database of another kind": 'database_url = "mysql://me@h/a?password=planted-12f"',
+    "a database URL of the wrong type": 'database_url = ["planted-12f"]',
+    "alert addresses of the wrong type": "alert_urls = { discord = 'planted-12f' }",
+    "a key that is no setting": "venue_secret = 'planted-12f'",
+    "no TOML": "venue_secret = 'planted-12f",
+    "addresses elsewhere": 'prefect_api_url = "http://me:planted-12f@192.0.2.1:4200/api"',
+    "a sandbox that is none": 'sandbox_url = "http://me:planted-12f@venue.example"',
+    "a venue elsewhere": 'profile = "paper"\nvenue_url = "http://me:planted-12f@venue.example"',
+}
+COMMANDS = ["up --once", "status", "doctor", "migrate", "backup all.tar.gz", "cycle --symbol X/Y"]
+
+
+@pytest.mark.parametrize("toml", FAILING.values(), ids=FAILING)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_command_that_fails_says_a_secret(command, toml, home, monkeypatch, capfd):
+    from deployments import cli, supervisor
+
+    for name in filter(lambda name: name.startswith("QUARTERDECK_") and name != "QUARTERDECK_HOME", {**os.environ}):
+        monkeypatch.delenv(name)
+    (home / "quarterdeck.toml").write_text(toml)
+    monkeypatch.setenv("QUARTERDECK_TOML", str(home / "quarterdeck.toml"))
+    monkeypatch.setattr("sys.argv", ["quarterdeck", *command.split()])
+    monkeypatch.setattr(supervisor.Supervisor, "start", _not_started)  # `up` of settings that are right
+    monkeypatch.setattr(os, "umask", lambda mask: mask)  # this process goes on
+    (home / "logs").mkdir()
+    monkeypatch.chdir(home)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capfd.readouterr()
+    assert "planted" not in out + err
+    assert ended.value.code in (None, 0, 1, 2), "and no traceback"
+    (home / "quarterdeck.toml").unlink()
+    assert b"planted" not in b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
+
+
+async def _not_started(_: object) -> None:
+    raise InputError("not here")
 
 
 def test_settings_and_doctor_show_no_secret(home, monkeypatch):

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.core.errors import TrackingUnavailable
+from tasks.redaction import redacted
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -63,7 +64,7 @@ class MlflowServer:
             yield
         except (MlflowException, RequestException) as e:
             text = " ".join(str(e).replace(self.url, self.address).split())[:300]
-            raise TrackingUnavailable(f"MLflow at {self.address}: {text}") from e
+            raise TrackingUnavailable(f"MLflow at {self.address}: {redacted(text)}") from e
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> Any:
         return self.client.create_run(

@@ -24,10 +24,10 @@ from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Receive
 from tasks.core.decision.decider import elapsed_ms, within_deadline
 from tasks.core.ports import ModelRequest, Schema
 from tasks.core.types.decision import ModelCall
+from tasks.redaction import redacted
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
 _CONVERSION_ERRORS = (ValueError, LookupError, TypeError, AttributeError, RuntimeError)  # litellm, on odd bodies
-SECRET_SUFFIXES = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD", "_AUTH_STRING")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class _Turn:
         cost = getattr(self.response, "_hidden_params", {}).get("response_cost") or 0
         text = self.received.text(max_bytes) if self.text is None else self.text
         return request.call(
-            self.model, raw_reply=_redacted(text), error=self.error, latency_ms=round((end - self.began) * 1000, 1),
+            self.model, raw_reply=redacted(text), error=self.error, latency_ms=round((end - self.began) * 1000, 1),
             cost_usd=Decimal(str(cost)), tokens_in=tokens_in, tokens_out=tokens_out,
         )  # fmt: skip
 
@@ -191,14 +191,6 @@ def _reason(error: Exception, received: Received) -> str:
         "unavailable": openai.OpenAIError | httpx.HTTPError | OSError,
     }
     return next((reason for reason, classes in reasons.items() if isinstance(error, classes)), "malformed")
-
-
-def _redacted(text: str) -> str:
-    """Return a reply without this process's secrets: some providers echo the key they were given."""
-    for name, secret in os.environ.items():
-        if name.upper().endswith(SECRET_SUFFIXES) and len(secret) >= 8:
-            text = text.replace(secret, "***")
-    return text
 
 
 @cache

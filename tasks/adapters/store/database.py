@@ -24,6 +24,7 @@ from tasks.adapters.store.tables import Base
 from tasks.adapters.store.types import storable_json
 from tasks.core.errors import InputError, StoreError
 from tasks.core.types.base import Dto, first_error
+from tasks.redaction import redacted, remember, secrets_of
 
 D = TypeVar("D", bound=Dto)
 MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "migrations"
@@ -133,9 +134,7 @@ class Database:
         try:
             yield
         except SQLAlchemyError as e:
-            cause = " ".join(str(getattr(e, "orig", None) or e).split())[:300]
-            if self._url.password:
-                cause = cause.replace(str(self._url.password), "***")
+            cause = redacted(" ".join(str(getattr(e, "orig", None) or e).split()))[:300]
             fitting = (remedy for words, remedy in REMEDIES.items() if re.search(words, cause, re.IGNORECASE))
             raise StoreError(f"database {self.place}: {cause}; {next(fitting, 'nothing was written')}") from e
 
@@ -234,7 +233,8 @@ def exists(url: str) -> bool:
 
 def parse_url(url: str) -> URL:
     """Return the SQLAlchemy URL, PostgreSQL always through psycopg 3; raises InputError saying what would be right."""
-    shown = re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    remember(secrets_of(url))
+    shown = redacted(re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url))
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as e:

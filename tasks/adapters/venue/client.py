@@ -22,6 +22,7 @@ from tasks.core.errors import (
     VenueError,
     VenueUnavailable,
 )
+from tasks.redaction import redacted
 from tasks.settings import Settings
 
 SPEAKS_ORDERS = ("bybit",)  # whose order dialect `bybit` knows; public data works for any ccxt venue
@@ -85,11 +86,12 @@ def _check_profile(settings: Settings, venue: str) -> None:
     if settings.profile == "live" and not settings.live_account:
         raise InputError("profile live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the venue's account id, typed out")
     if settings.venue_url and settings.profile in ("testnet", "live"):
-        raise InputError(f"QUARTERDECK_VENUE_URL={settings.venue_url!r} is for profile paper, not {settings.profile}")
+        raise InputError(f"QUARTERDECK_VENUE_URL is for profile paper, not {settings.profile}: take it away")
     if settings.venue_url and not _is_near(settings.venue_url, loopback=True):
-        raise InputError(f"QUARTERDECK_VENUE_URL={settings.venue_url!r} is not http://127.0.0.1:PORT")
+        raise InputError(f"QUARTERDECK_VENUE_URL={redacted(settings.venue_url)!r} is not http://127.0.0.1:PORT")
     if settings.profile == "sandbox" and not _is_near(settings.sandbox_url):
-        raise InputError(f"QUARTERDECK_SANDBOX_URL={settings.sandbox_url!r} is no sandbox: not in this network")
+        url = redacted(settings.sandbox_url)
+        raise InputError(f"QUARTERDECK_SANDBOX_URL={url!r} is no sandbox: not in this network")
 
 
 def _is_near(url: str, *, loopback: bool = False) -> bool:
@@ -227,7 +229,7 @@ def _explanation(client: Any, e: Exception) -> str:
         text = str(e)[:300]
     for secret in _secrets(client):
         text = text.replace(secret, "***")
-    return text
+    return redacted(text)
 
 
 def _secrets(client: Any) -> list[str]:
