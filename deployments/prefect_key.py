@@ -7,6 +7,7 @@ from pathlib import Path
 from cryptography.fernet import Fernet
 from sqlalchemy import JSON, inspect, text
 
+from tasks.adapters.files.private import kept_once, write_new
 from tasks.adapters.store.database import Database, exists
 from tasks.settings import Settings
 
@@ -19,12 +20,9 @@ def prefect_key(settings: Settings) -> str:
     file, url = settings.home / "prefect.key", settings.databases["prefect"]
     if own := os.environ.get(VARIABLE):
         return own
-    if not file.exists():
-        if exists(url):
-            _move(url, file)
-        else:
-            _write(file, Fernet.generate_key().decode())
-    return file.read_text().strip()
+    if exists(url) and not file.exists():
+        _move(url, file)
+    return kept_once(file, lambda: Fernet.generate_key().decode())
 
 
 def _move(url: str, file: Path) -> None:
@@ -39,15 +37,9 @@ def _move(url: str, file: Path) -> None:
         if "configuration" in tables:
             known = text(f"SELECT value FROM {KEPT}").columns(value=JSON)  # noqa: S608  (our own words)
             if found := connection.execute(known).scalar():
-                _write(file, found["fernet_key"])
+                write_new(file, found["fernet_key"])
                 connection.execute(text(f"DELETE FROM {KEPT}"))  # noqa: S608
                 return
-        _write(file, Fernet.generate_key().decode())
+        write_new(file, Fernet.generate_key().decode())
         if "block_document" in tables:
             connection.execute(text("DELETE FROM block_document WHERE name LIKE 'quarterdeck-alerts-%'"))
-
-
-def _write(file: Path, key: str) -> None:
-    made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(made, "w") as out:
-        out.write(key)

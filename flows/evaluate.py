@@ -19,6 +19,7 @@ from flows.commands.output import plain, stopwatch
 from tasks import evaluate as stage
 from tasks.adapters import parallel_backtests, variants
 from tasks.adapters.mlflow.comparison import git_commit
+from tasks.adapters.mlflow.evidence import signature
 from tasks.adapters.parallel_backtests import Job, ReplayFiles
 from tasks.connections import log
 from tasks.core.decision.kinds import kind_of
@@ -26,6 +27,7 @@ from tasks.core.errors import InputError
 from tasks.core.lab import compare
 from tasks.core.lab.compare import BacktestWindow, Treatment, Trial, Variant
 from tasks.core.lab.masking import LOOK_UP, STRONG
+from tasks.core.lab.promotion_criteria import Measured
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
@@ -98,11 +100,17 @@ def carry_out(
     trials = stage.replay_trials(work.free, work.request.dask, done)
     if work.paid:
         trials = [*trials, *stage.replay_paid(work.paid, spending, done)]
-    compared = stage.compare_trials(work, trials)
+    compared, commit = stage.compare_trials(work, trials), git_commit()
+    masked = {leak.label: leak.masked_sharpe for leak in compared.leakage}
+    measured = [
+        Measured(label=v.label, model=v.model, prompt_sha256=v.prompt_sha256, masked_sharpe=masked.get(v.label))
+        for v in work.variants
+    ]
     notes = {
         "title": work.request.title or f"{', '.join(compared.symbols)}: {len(work.variants)} variants",
         "command": f"quarterdeck {shlex.join(sys.argv[1:])}",
-        "commit": git_commit(),
+        "commit": commit,
+        "signature": signature(compared.data_sha256, commit, measured),
         "mask": "+".join(_treatments(work.request, work.variants[0])),
         "look_up": LOOK_UP if work.request.mask else "",
         "instruments": "; ".join(
@@ -123,6 +131,7 @@ def carry_out(
             **dict(compared),
             "variants": work.variants,
             "git_commit": notes["commit"],
+            "signature": notes["signature"],
             "mask": notes["mask"],
             "look_up": notes["look_up"],
             "instruments": work.instruments,

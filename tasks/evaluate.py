@@ -141,6 +141,7 @@ def track_comparison(work: Work, comparison: Comparison, notes: Mapping[str, str
     if not settings().mlflow_url:
         return ""
     tags = {"data_sha256": comparison.data_sha256, "git_commit": notes["commit"], "mask": notes["mask"]}
+    tags["signature"] = notes["signature"]
     params = {
         "symbols": ", ".join(work.request.candles),
         "windows": str(len(work.windows)),

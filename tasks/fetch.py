@@ -1,16 +1,17 @@
 """Fetch what the venue knows: its clock, closed candles, books, and our account there."""
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pandas as pd
 
-from tasks import connections
+from tasks import alerts, connections
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DataError, InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
 from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
+from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.orders import Balance
 from tasks.core.types.record import DataFailure
@@ -21,14 +22,21 @@ from tasks.stage import is_tried_again, stage
 
 PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
 REPAIRED = 300  # newest stored bars in which a gap is asked for again
+MOST_SKEW = timedelta(minutes=1)
 KEPT_AT_ONCE = 50  # symbols whose bars are saved together
 PARALLEL = 8  # requests under way at once; ccxt's own limiter keeps the venue's rate
 
 
 @stage(retries=3, retry_delay_seconds=[1, 3, 10])
 async def venue_now() -> datetime:
-    """Return the venue's clock: cycles take it, never the wall's."""
-    return await venue().now()
+    """Return the venue's clock: cycles take it, never the wall's; raises VenueError for one that is not of our time."""
+    theirs, ours, s = await venue().now(), datetime.now(UTC), settings()
+    replays = s.profile == "sandbox" or s.venue_url  # a server on this machine may be at any time
+    if not replays and abs(theirs - ours) > MOST_SKEW:
+        text = f"the venue says it is {theirs:%Y-%m-%d %H:%M:%S}, we {ours:%Y-%m-%d %H:%M:%S} UTC: nothing is decided"
+        alerts.tell([Alert(kind=AlertKind.CLOCK, key=venue().name, text=text)])
+        raise VenueError(f"{text}; set this machine's clock (NTP), or wait for the venue's")
+    return theirs
 
 
 @stage

@@ -33,6 +33,8 @@ DATABASES = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "
 HIDDEN = re.compile("_URLS?|_FEEDS|KEY|SECRET|TOKEN|PASSWORD")  # settings whose value no error shows
 Profile = Literal["sandbox", "paper", "testnet", "live"]
 Names = Annotated[tuple[str, ...], NoDecode]
+Symbol = Annotated[str, Field(pattern=r"^[\w.$-]{1,24}/[\w.$-]{1,24}(:[\w.$-]{1,40})?$")]  # ccxt's: BTC/USDT:USDT
+Symbols = Annotated[tuple[Symbol, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
@@ -44,7 +46,7 @@ class Settings(BaseSettings):
     )
 
     profile: Profile = "sandbox"
-    symbols: Names = ("BTC/USDT:USDT", "ETH/USDT:USDT")
+    symbols: Symbols = ("BTC/USDT:USDT", "ETH/USDT:USDT")
     strategy: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
     decider: str = Field("", description="empty: llm:single if a model is set, else rules")
     database_url: str = Field("", description="empty: SQLite in HOME")

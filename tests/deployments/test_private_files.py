@@ -125,12 +125,11 @@ def test_a_socket_of_ours_counts_however_long_its_path_is(tmp_path):
     assert not answers(f"unix:{tmp_path}/nowhere/warm.sock")
 
 
-@pytest.mark.parametrize("planted", ["folder", "link"])
-def test_what_lies_where_the_socket_should_be_does_not_stop_up(planted, tmp_path, capsys):
+def test_what_lies_where_the_socket_should_be_does_not_stop_up(tmp_path, capsys):
     supervisor = Supervisor(load(home=tmp_path))
     up_state.make_home(tmp_path)
     socket = Path(services.warm_socket(supervisor.settings))
-    socket.mkdir() if planted == "folder" else socket.symlink_to("/dev/null/nothing")
+    socket.mkdir()
     bind = "import sys; from pathlib import Path; from deployments.warm.daemon import Daemon; Daemon(Path(sys.argv[1]))"
     warm = supervisor.plan["warm"]
     supervisor.plan["warm"] = Service("warm", (sys.executable, "-c", bind, str(socket)), health=warm.health)
@@ -226,7 +225,7 @@ def test_after_a_restore_without_the_key_our_blocks_go_and_others_wait_for_it(tm
 
 def test_a_planted_link_gets_no_key_and_the_operator_s_own_is_used(tmp_path, monkeypatch):
     (tmp_path / "prefect.key").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(FileExistsError):
+    with pytest.raises(OSError, match="symbolic links"):
         prefect_key(load(home=tmp_path))
     assert not (tmp_path / "elsewhere").exists()
     monkeypatch.setenv(VARIABLE, "my own")

@@ -6,6 +6,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from flows import clock
+from tasks import fetch
+from tasks.connections import store
+from tasks.core.errors import VenueError
+from tasks.core.types.alert import AlertKind
+from tasks.settings import settings
 
 LATEST = {"trade": 840, "protect": 240, "settle": 1800, "watch": 240}
 STORY = {"trade": "run_cycles", "protect": "reconcile", "settle": "settle_all", "watch": "look"}
@@ -82,3 +87,41 @@ async def test_what_an_event_or_a_person_asks_for_is_never_too_old(home, due, to
     due(86_400)
     assert await trade.fn(trigger=trigger, reason="") == []
     assert told == ["trade"]
+
+
+class Venue:
+    """A venue whose clock is so many seconds off ours."""
+
+    name = "bybit-live"
+
+    def __init__(self, off_s: float) -> None:
+        self.off = timedelta(seconds=off_s)
+
+    async def now(self) -> datetime:
+        return datetime.now(UTC) + self.off
+
+
+@pytest.mark.parametrize("off_s", [-3600, -61, 61, 2_300_000_000])  # the last: 2099
+@pytest.mark.parametrize("profile", ["testnet", "live", "paper"])
+async def test_a_venue_clock_that_is_not_of_our_time_is_refused_and_told_once(profile, off_s, home, monkeypatch):
+    monkeypatch.setattr(fetch, "venue", lambda: Venue(off_s))
+    monkeypatch.setenv("QUARTERDECK_PROFILE", profile)
+    settings.cache_clear()
+    for _ in range(2):
+        with pytest.raises(VenueError, match=r"the venue says it is .*; set this machine's clock"):
+            await fetch.venue_now()
+    assert [kind for _, kind, _ in store().alerts.since(datetime.min.replace(tzinfo=UTC))] == [AlertKind.CLOCK]
+
+
+@pytest.mark.parametrize("given", [{"PROFILE": "sandbox"}, {"PROFILE": "paper", "VENUE_URL": "http://127.0.0.1:1"}])
+async def test_a_sandbox_may_replay_another_time_and_a_venue_be_seconds_off(given, home, monkeypatch):
+    for name, value in given.items():
+        monkeypatch.setenv(f"QUARTERDECK_{name}", value)
+    settings.cache_clear()
+    monkeypatch.setattr(fetch, "venue", lambda: Venue(-50_000_000))
+    assert (await fetch.venue_now()).year < datetime.now(UTC).year
+    monkeypatch.setenv("QUARTERDECK_PROFILE", "live")
+    monkeypatch.delenv("QUARTERDECK_VENUE_URL", raising=False)
+    settings.cache_clear()
+    monkeypatch.setattr(fetch, "venue", lambda: Venue(45))
+    assert (await fetch.venue_now()) > datetime.now(UTC) + timedelta(seconds=40)

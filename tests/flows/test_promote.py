@@ -20,9 +20,11 @@ from flows.promote import watch_champions
 from tasks.adapters.files import prompts
 from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.mlflow.comparison import git_commit
+from tasks.adapters.mlflow.evidence import signature
 from tasks.adapters.store.shadow import CHAMPION
 from tasks.connections import store
 from tasks.core.errors import InputError
+from tasks.core.lab.promotion_criteria import Measured
 from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import ShadowDecision
@@ -118,7 +120,11 @@ def evidence(home: Path, **changed: object) -> str:
         ],
         "leakage": [{"label": v, "masked_sharpe": sharpe} for v, sharpe in labels.items()],
     }  # fmt: skip
-    (home / "compare.json").write_text(json.dumps(document | changed))
+    document |= changed
+    masked = {each["label"]: each["masked_sharpe"] for each in document["leakage"]}
+    found = [Measured(**each, masked_sharpe=masked.get(each["label"])) for each in document["variants"]]
+    signed = signature(document["data_sha256"], document["git_commit"], found)
+    (home / "compare.json").write_text(json.dumps({"signature": signed} | document))
     return str(home / "compare.json")
 
 
@@ -144,7 +150,7 @@ def test_on_good_evidence_the_champion_moves_here_and_the_history_says_on_what(h
     move = promote("--evidence", evidence(home))
     assert (move["kind"], move["previous"], move["version"]) == ("promoted", "v001", "v002")
     assert all(each["passed"] for each in move["criteria"])
-    assert len(move["criteria"]) == 8
+    assert len(move["criteria"]) == 9
     assert champion() == "v002"
     assert [event["event"] for event in told][-1:] == ["quarterdeck.prompt.promoted"]
     assert "promoted     single champion v001 -> v002" in quarterdeck("history")["text"]
@@ -155,6 +161,7 @@ def test_on_good_evidence_the_champion_moves_here_and_the_history_says_on_what(h
     [
         ({"data_sha256": ""}, 0.3, "primary", "evidence data"),
         ({"git_commit": "0" * 40}, 0.3, "primary", "evidence commit"),
+        ({"signature": "0" * 64}, 0.3, "primary", "evidence signature"),
         ({"variants": []}, 0.3, "primary", "evidence prompts"),
         ({"leakage": []}, 0.3, "primary", "masked replay"),
         ({}, 0.0, "primary", "shadow edge"),

@@ -5,6 +5,7 @@ They say, by role, which version is `champion` (what is used where no version is
 live cycle must not depend on MLflow.
 """
 
+import re
 from difflib import unified_diff
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 FOLDER = ROOT / "prompts"
 CHAMPION = "champion"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 def load_prompt(role: str, version: str | None = None, folder: Path = FOLDER) -> Prompt:
@@ -25,6 +27,9 @@ def load_prompt(role: str, version: str | None = None, folder: Path = FOLDER) ->
 
     Raises InputError saying what there is instead, or that the file is not the one that an alias was set on.
     """
+    for what, name in (("role", role), ("version", version or CHAMPION)):
+        if not NAME.fullmatch(name):
+            raise InputError(f"prompt {what} {name!r} is no name of one: use letters, digits, - and _")
     versions = sorted(path.stem for path in (folder / role).glob("v[0-9][0-9][0-9].md"))
     if not versions:
         raise InputError(f"no prompt for role {role} in {folder}")

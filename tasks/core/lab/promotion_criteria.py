@@ -36,6 +36,7 @@ class Evidence(Dto):
     data_sha256: str = ""
     git_commit: str = ""
     commit_known: bool = False
+    signed: bool = False  # by whoever has this HOME
     variants: tuple[Measured, ...] = ()
 
 
@@ -101,12 +102,14 @@ def _replay(candidate: str, champion: str, evidence: Evidence | None, terms: Pro
     ]
     gap, commit, data = min(gaps, default=None), evidence.git_commit, evidence.data_sha256
     least = -terms.masked_loss_sharpe
+    signed = "good" if evidence.signed else "none or wrong"
     variants = f"{len(ours)} of the candidate, {len(theirs)} of the champion"
     shown = "no masked Sharpe ratio" if gap is None else f"{gap:+.3f} Sharpe"
     bar = f"at least {least:+.3f} against the champion"
     return _criteria(
         ("evidence data", data[:12] or "unknown", "a hash of the candles", len(data) == 64),
         ("evidence commit", commit[:18] or "unknown", "known in this checkout", evidence.commit_known),
+        ("evidence signature", signed, "this HOME's: compare here", evidence.signed),
         ("evidence prompts", variants, "variants of both, by sha256", bool(ours and theirs)),
         ("masked replay", shown, bar, gap is not None and gap >= least),
     )

@@ -15,6 +15,7 @@ class AlertKind(StrEnum):
     BUDGET = "budget"
     FALLBACK = "fallback"  # a rung below the model's first answered
     MISSED = "missed"
+    CLOCK = "clock"  # the venue's is more than a minute off ours
     DEAD = "dead"  # a process of ours ended by itself
     REPORT = "report"  # the day's summary: not trouble, but sent the same way
 

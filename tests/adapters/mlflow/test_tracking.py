@@ -21,7 +21,7 @@ from free_ports import free_port, nobody
 from deployments.cli import cli
 from tasks.adapters.files.prompts import aliases
 from tasks.adapters.mlflow.comparison import git_commit, server_of
-from tasks.adapters.mlflow.evidence import read_evidence, tag
+from tasks.adapters.mlflow.evidence import read_evidence, signature, tag
 from tasks.adapters.mlflow.tracking import Tracker, to_file, to_template
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.decision import Answer, ModelCall, OpenLong, PromptRef, ToolCall
@@ -415,6 +415,13 @@ def test_evidence_is_read_from_the_runs_of_a_comparison_and_tagged_with_what_it_
         server.log(server.create_run(label, {**tags, **child}).info.run_id, {"masked_sharpe": sharpe})
     found = read_evidence(parent, url)
     assert (found.data_sha256, found.commit_known) == ("d" * 64, bool(git_commit()))
+    assert not found.signed, "anybody may write runs"
+    good = signature(tags["data_sha256"], tags["git_commit"], found.variants)
+    for run in server.runs({"mlflow.parentRunId": parent}, max_results=9):
+        server.client.set_tag(run.info.run_id, "signature", good)
+    assert read_evidence(parent, url).signed
+    server.log(run.info.run_id, {"masked_sharpe": 9.9})
+    assert not read_evidence(parent, url).signed, "a figure that is put better afterwards"
     assert {(v.label, v.model, v.prompt_sha256, v.masked_sharpe) for v in found.variants} == {
         ("v001", "m", "v001" * 16, 0.9), ("v002", "m", "v002" * 16, 1.1),
     }  # fmt: skip

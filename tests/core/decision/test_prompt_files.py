@@ -11,7 +11,7 @@ from tasks.adapters.store.store import opened
 from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError
 from tasks.core.types.promotion import Move
-from tasks.settings import ROOT, settings
+from tasks.settings import ROOT, load, settings
 from tests.closing import close_stores
 
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -136,3 +136,27 @@ def test_a_diff_shows_what_changed_and_takes_aliases(folder):
     assert said.splitlines()[:2] == ["--- single/v001", "+++ single/v002"]
     assert {"-You trade, v001.", "+You trade, v002."} <= set(said.splitlines())
     assert diff_prompts("single", "v002", "v002", folder) == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["../single", "single/../panel", "/etc", "", "sin gle", "single\n", "\x1b[31m", "x" * 41]
+)
+def test_a_role_or_version_that_is_no_name_is_refused(name):
+    with pytest.raises(InputError, match=r"prompt role .* is no name"):
+        load_prompt(name, "v001")
+    if name:
+        with pytest.raises(InputError, match=r"prompt version .* is no name"):
+            load_prompt("single", name)
+
+
+@pytest.mark.parametrize(
+    "symbol", ["../../x", "BTC/USDT/../x", "BTC", "BTC/USDT:USDT\n", "<b>/USDT", "BTC/US DT", "\x1b/USDT"]
+)
+def test_a_symbol_or_strategy_that_is_no_name_is_refused(symbol, monkeypatch):
+    monkeypatch.delenv("QUARTERDECK_SYMBOLS", raising=False)
+    with pytest.raises(InputError, match="QUARTERDECK_SYMBOLS"):
+        load(symbols=(symbol,))
+    with pytest.raises(InputError, match="QUARTERDECK_STRATEGY"):
+        load(strategy=symbol)
+    for name in ("BTC/USDT:USDT", "1000PEPE/USDT:USDT", "kPEPE/USDC:USDC", "BTC/USDT:USDT-250627", "ETH/BTC"):
+        assert load(symbols=(name,)).symbols == (name,)

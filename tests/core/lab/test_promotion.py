@@ -12,7 +12,7 @@ from tasks.core.types.limits import Promotion
 NEW, OLD, DATA = "a" * 64, "b" * 64, "d" * 64
 TERMS = Promotion(min_shadows=40)
 GOOD = Evidence(
-    name="run", data_sha256=DATA, git_commit="c" * 40, commit_known=True,
+    name="run", data_sha256=DATA, git_commit="c" * 40, commit_known=True, signed=True,
     variants=(
         Measured(label="new", model="m", prompt_sha256=NEW, masked_sharpe=1.0),
         Measured(label="old", model="m", prompt_sha256=OLD, masked_sharpe=0.9),
@@ -41,7 +41,7 @@ def failed(evidence: Evidence | None = GOOD, seen: Shadows | None = None, terms:
 
 def test_good_evidence_meets_every_criterion():
     assert failed() == []
-    assert len(criteria(NEW, OLD, GOOD, shadows(), TERMS)) == 8
+    assert len(criteria(NEW, OLD, GOOD, shadows(), TERMS)) == 9
 
 
 def measured(**changed: object) -> Evidence:
@@ -55,6 +55,7 @@ def measured(**changed: object) -> Evidence:
         (None, ["evidence"]),
         (GOOD.model_copy(update={"data_sha256": ""}), ["evidence data"]),
         (GOOD.model_copy(update={"commit_known": False}), ["evidence commit"]),
+        (GOOD.model_copy(update={"signed": False}), ["evidence signature"]),
         (measured(prompt_sha256="f" * 64), ["evidence prompts", "masked replay"]),
         (measured(masked_sharpe=None), ["masked replay"]),
         (measured(masked_sharpe=0.8), ["masked replay"]),
