@@ -127,24 +127,25 @@ def restore(archive: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--host", default="127.0.0.1", help="0.0.0.0 only where a network keeps others out: there is no login")
+@click.option("--host", default="127.0.0.1", help="0.0.0.0 only where a network keeps others out")
 @click.option("--port", type=click.IntRange(1, 65535), default=9464)
 def metrics(host: str, port: int) -> None:
-    """Serve Prometheus metrics of the store."""
-    from prometheus_client import CollectorRegistry, start_http_server
+    """Serve Prometheus metrics of the store; where HOME has a secret, to who knows it."""
+    from prometheus_client import CollectorRegistry, make_asgi_app
 
+    from infra.door import NEAR, Door
+    from infra.sandbox.server import listen, uvicorn_server
+    from tasks.adapters import secret
     from tasks.adapters.metrics import Exporter
 
     now, registry = _installed(), CollectorRegistry()
     registry.register(Exporter(now.store_url, now.strategy, now.budget))
-    try:
-        _, thread = start_http_server(port, host, registry)
-    except OSError as e:
-        raise InputError(f"--host {host} --port {port}: {e.strerror}; give another port") from e
+    listener, known = listen(port, host), secret.of_home(now.home)
     click.echo(f"http://{host}:{port}/metrics of strategy {now.strategy}; Ctrl-C stops it", err=True)
+    door = Door(make_asgi_app(registry), secret=known, any_name=host not in NEAR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
-        thread.join()
+        uvicorn_server(door).run(sockets=[listener])
 
 
 @cli.command()

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from packaging.specifiers import SpecifierSet
 
 from deployments import services, up_state
+from infra.door import NEAR
 from tasks.adapters.store.database import exists
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import TradingError
@@ -106,7 +107,7 @@ def _passwords(settings: Settings) -> Iterator[Diagnosis]:
         ("prefect", settings.prefect_api_url, ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"), Health.FAIL),
         ("mlflow", settings.mlflow_url, ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN"), Health.WARN),
     ):
-        if url and (urlsplit(url).hostname or "") not in services.LOOPBACK:
+        if url and (urlsplit(url).hostname or "") not in NEAR:
             known = any(map(os.environ.get, variables))
             remedy = f"set {variables[0]} here and a password there"
             yield _diagnosis(f"{name} password", known, f"{name} is at {url}", remedy, otherwise)

@@ -1,7 +1,6 @@
 """Prefect's REST API, the few calls `up` needs: importing Prefect's client would cost 2 s and 100 MB for them."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ import httpx
 import psutil
 
 from deployments.services import POOL, prefect_name
+from tasks.adapters import secret
 from tasks.core.errors import TradingError
 from tasks.redaction import redacted
 
@@ -31,11 +31,9 @@ class Orchestrator:
     """The Prefect server that `up` started."""
 
     def __init__(self, api_url: str, home: Path) -> None:
-        self._notes = home / "runs"
+        self._home, self._notes = home, home / "runs"
         self._gone = set[str]()  # runs that were without a process at the last look
-        user, colon, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
-        auth = (user, password) if colon else None
-        self._http = httpx.AsyncClient(base_url=api_url, timeout=30, trust_env=False, auth=auth)
+        self._http = httpx.AsyncClient(base_url=api_url, timeout=30, trust_env=False)
 
     async def ensure_pool(self) -> None:
         """Create the process pool; its first worker gives it the template of Prefect's own."""
@@ -110,13 +108,14 @@ class Orchestrator:
     async def call(self, method: str, path: str, body: Json | None = None) -> Any:
         try:
             for pause in (*PAUSES, 0.0):
-                answer = await self._http.request(method, path, json=body)
+                answer = await self._http.request(method, path, json=body, auth=secret.login(self._home))
                 if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                     break
                 await asyncio.sleep(pause)  # its SQLite was locked; it says 503 and means: once more
             answer.raise_for_status()
         except httpx.HTTPStatusError as e:
-            raise PrefectError(f"Prefect refused {method} {path}: {redacted(e.response.text)[:300]}") from e
+            told = "; tell PREFECT_API_AUTH_STRING what HOME/secret of its `up` holds" * (e.response.status_code == 401)
+            raise PrefectError(f"Prefect refused {method} {path}: {redacted(e.response.text)[:300]}{told}") from e
         except httpx.HTTPError as e:
             raise PrefectError(f"Prefect does not answer {method} {path}: {e!r}; see logs/prefect.log in HOME") from e
         return answer.json() if answer.content else None

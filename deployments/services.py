@@ -16,8 +16,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from deployments.servers import MLFLOW_ORIGINS, PREFECT_ORIGINS
+from deployments.warm.daemon import ONE_THREAD
 from deployments.warm.wire import VARIABLE as WARM_SOCKET
 from deployments.warm.wire import endpoint, peer_uid, reachable
+from infra.door import NEAR
+from tasks.adapters import secret
 from tasks.core.errors import InputError
 from tasks.redaction import redacted
 from tasks.settings import Settings
@@ -25,8 +29,8 @@ from tasks.settings import Settings
 NANNY = Path(__file__).with_name("nanny.py")
 POOL = "quarterdeck"
 GRACE_S = 10.0
-PASSED = ("PREFECT_LOGGING_", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
-LOOPBACK = ("127.0.0.1", "localhost")
+PASSED = ("PREFECT_LOGGING_", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_")
+UVICORN = ("uvicorn", "--factory", "deployments.servers:prefect_app", "--log-level", "warning")
 
 
 @dataclass(frozen=True)
@@ -43,21 +47,22 @@ class Service:
 
 def plan(settings: Settings) -> dict[str, Service]:
     """Return the services this profile needs, the worker last; raises InputError for an address that is not local."""
-    prefect = settings.prefect_api_url.removesuffix("/").removesuffix("/api")
-    servers = [("prefect", "PREFECT_API_URL", prefect, "/api/health", ["prefect", "server", "start"])]
+    prefect = pages(settings.prefect_api_url)
+    servers = [("prefect", "PREFECT_API_URL", prefect, "/api/health", [*UVICORN])]
     if settings.profile == "sandbox":
         options = ["--symbols", ",".join(settings.symbols), "--state", str(settings.home / "sandbox.json")]
         servers.append(("sandbox", "SANDBOX_URL", settings.sandbox_url, "/v5/market/time", ["infra.sandbox", *options]))
     if settings.mlflow_url:
-        options = ["--workers", "1", "--artifacts-destination", str(settings.home / "mlartifacts")]
+        options = ["--app-name", "quarterdeck", "--workers", "1"]
+        options += ["--artifacts-destination", str(settings.home / "mlartifacts")]
         servers.append(("mlflow", "MLFLOW_URL", settings.mlflow_url, "/health", ["mlflow", "server", *options]))
     services = {}
     for name, setting, address, health, module in servers:
-        url, setting = address.removesuffix("/"), f"QUARTERDECK_{setting}"
+        url, setting = pages(address), f"QUARTERDECK_{setting}"
         where, port = urlsplit(url), None
         with suppress(ValueError):  # no number
             port = where.port
-        if where.hostname not in LOOPBACK or not port:
+        if where.hostname not in NEAR or not port:
             raise InputError(
                 f"{setting}={redacted(url)}: `up` starts its own {name} on this machine; "
                 f"give an address such as http://127.0.0.1:{port or 4210}"
@@ -67,13 +72,18 @@ def plan(settings: Settings) -> dict[str, Service]:
     return services | working_plan(settings)
 
 
+def pages(url: str) -> str:
+    """Return where the pages of a server are, by its own address or its API's."""
+    return url.removesuffix("/").removesuffix("/api")
+
+
 def working_plan(settings: Settings) -> dict[str, Service]:
     """Return what carries out runs: one warm daemon and the workers, wherever the servers are."""
     path = warm_socket(settings)
     warm = Service("warm", (sys.executable, "-m", "deployments.warm.daemon", path), health=f"unix:{path}")
     names = ["worker", *(f"worker-{n}" for n in range(2, settings.workers + 1))]
     options = ("--pool", POOL, "--type", "process", "--name")
-    start = (sys.executable, "-m", "prefect", "worker", "start", *options)
+    start = (sys.executable, "-m", "deployments.worker", "worker", "start", *options)
     return {"warm": warm} | {name: Service(name, (*start, prefect_name(name))) for name in names}
 
 
@@ -89,7 +99,8 @@ def prefect_name(worker: str) -> str:
 
 # A day has some 3,000 runs of ours. Prefect keeps their events for a week, and runs, tasks, logs and pages for ever
 # unless told otherwise. What was decided is in the ledger and MLflow; a task's events only repeat its states.
-VACUUMED = {
+SERVER = {
+    "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # 30: half of what a run of a minute has
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(14 * 86_400),
     "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": json.dumps(
@@ -101,17 +112,24 @@ VACUUMED = {
 def environment(settings: Settings) -> dict[str, str]:
     """Return what every child is started with.
 
-    Of the caller's own Prefect settings only logging and authentication pass: our runs must not end up in another
-    account.
-    Paths are made absolute, since a run may be started in another directory.
+    Of the caller's own Prefect settings only those of logging, authentication and the server pass: our runs must not
+    end up in another account. Paths are made absolute, since a run may be started in another directory.
     """
     own = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_") or k.startswith(PASSED)}
-    own.pop("QUARTERDECK_ALERT_URLS", None)  # secrets that only the supervisor and Prefect's blocks need
+    for name in ("QUARTERDECK_ALERT_URLS", "PREFECT_SERVER_ENCRYPTION_KEY"):  # of the supervisor and Prefect alone
+        own.pop(name, None)
     toml = Path(own.get("QUARTERDECK_TOML", "quarterdeck.toml")).resolve()
     scheme, _, file = settings.store_url.partition(":///")  # a relative SQLite file is of the caller's directory
     stored = f"{scheme}:///{Path(file).resolve()}" if scheme.startswith("sqlite") and file else settings.store_url
-    local = ",".join(filter(None, (own.get("NO_PROXY") or own.get("no_proxy"), *LOOPBACK)))
-    return own | {
+    local = ",".join(filter(None, (own.get("NO_PROXY") or own.get("no_proxy"), *NEAR)))
+    known = secret.read(settings.home)
+    mine = {PREFECT_ORIGINS: pages(settings.prefect_api_url), MLFLOW_ORIGINS: pages(settings.mlflow_url)}
+    return {
+        **SERVER,
+        **mine,
+        **own,
+        **(dict.fromkeys(secret.VARIABLES, known) if known else {}),
+        **ONE_THREAD,  # runs, too: what a worker has differently, a run may not
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), own.get("PATH", os.defpath))),
         **dict.fromkeys(("NO_PROXY", "no_proxy"), local),
         "QUARTERDECK_HOME": str(settings.home),
@@ -126,8 +144,6 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_WORKER_PREFETCH_SECONDS": "1",
-        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # 30: half of what a run of a minute has
-        **VACUUMED,
         # not among the server's arguments, where every user of the machine could read a password
         "MLFLOW_BACKEND_STORE_URI": through(settings.databases["mlflow"], "psycopg"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
 
 from deployments import automations, schedules, services, up_state
 from deployments.orchestrator import FINAL, Orchestrator, PrefectError
@@ -15,7 +17,7 @@ from deployments.prefect_key import VARIABLE, prefect_key
 from deployments.progress import Board
 from deployments.services import Child, Service
 from deployments.up_state import FirstCycle, ServiceState, UpState
-from tasks.adapters import alerts
+from tasks.adapters import alerts, secret
 from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
 from tasks.core.pages.decision import summary_line
@@ -42,9 +44,15 @@ class Supervisor:
         self.plan = services.working_plan(settings) if only_workers else services.plan(settings)
         self.logs = settings.home / "logs"
         self.state = UpState(pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile)
-        self._env = services.environment(settings)
         self._children: dict[str, Child] = {}
         self._api = Orchestrator(settings.prefect_api_url, settings.home)
+
+    @cached_property
+    def _env(self) -> dict[str, str]:
+        """Return what children are started with; HOME is there by now, and with a server of its own has a secret."""
+        if "prefect" in self.plan:
+            secret.make(self.settings.home)
+        return services.environment(self.settings)
 
     @property
     def _workers(self) -> list[str]:
@@ -57,6 +65,7 @@ class Supervisor:
                 services.require_free(service)
         self._save()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
+        self._env["QUARTERDECK_TOML"] = str(self._frozen(Path(self._env["QUARTERDECK_TOML"])))
         servers = self.plan.keys() - {"prefect", "warm", *self._workers}
         others = [self._warmed(), *(self._healthy(self.plan[name]) for name in sorted(servers))]
         if "prefect" in self.plan:
@@ -67,6 +76,14 @@ class Supervisor:
             await self._working()
         self.state.phase = "up"
         self._save()
+
+    def _frozen(self, toml: Path) -> Path:
+        """Copy the settings' file: runs have what their worker was started with, not what is written there later."""
+        copy = self.settings.home / "started.toml"
+        copy.unlink(missing_ok=True)
+        with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(toml.read_bytes() if toml.is_file() else b"")
+        return copy
 
     async def _orchestrated(self) -> None:
         await self._healthy(self.plan["prefect"])

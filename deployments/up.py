@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import psutil
@@ -18,6 +19,8 @@ from deployments import up_state
 from deployments.supervisor import Supervisor
 from deployments.up_state import FirstCycle, UpState
 from flows.commands.output import emit
+from infra.door import PAGE
+from tasks.adapters import secret
 from tasks.core.errors import InputError
 from tasks.settings import Settings
 
@@ -119,13 +122,18 @@ async def _work(supervisor: Supervisor) -> None:
 
 
 def _report(settings: Settings, now: UpState, first: FirstCycle, as_json: bool) -> None:
-    """Print the addresses, what the first cycle did and where the time went."""
+    """Print the addresses (of pages with the secret that opens them), what the first cycle did and what took the time.
+
+    JSON goes where it may be kept: its addresses are bare.
+    """
     urls = {name: service.url for name, service in now.services.items() if service.url}
     if as_json:
         facts = {"home": settings.home, "profile": now.profile, "urls": urls}
         emit(facts | {"first_cycle": first, "seconds": now.seconds}, True)
         return
-    lines = [*(f"{name:<8} {url}" for name, url in urls.items()), f"first cycle {first.state} {first.message}".strip()]
+    key = f"{PAGE}#{quote(secret.read(settings.home), safe=':')}"
+    shown = {name: url + key * (name in ("prefect", "mlflow")) for name, url in urls.items()}
+    lines = [*(f"{name:<8} {url}" for name, url in shown.items()), f"first cycle {first.state} {first.message}".strip()]
     lines += first.cycles if first.ok else [f"its log: {now.services['worker'].log}"]
     seconds = "  ".join(f"{name} {took}" for name, took in now.seconds.items())
     click.echo("\n".join([*lines, f"seconds  {seconds}"]))
@@ -136,12 +144,11 @@ def _detached(settings: Settings, as_json: bool) -> int:
     with up_state.claim(settings.home):  # raises, saying who runs
         pass
     log = settings.home / "logs" / "supervisor.log"
-    command = [sys.executable, "-m", "deployments.cli", "up"]
-    command += ["--json"] * as_json + ["--yes-live"] * (settings.profile == "live")
+    command = [sys.executable, "-m", "deployments.cli", "up", *["--yes-live"] * (settings.profile == "live")]
     with log.open("ab") as out, log.open(errors="replace") as lines:
         lines.seek(0, os.SEEK_END)
         child = subprocess.Popen(  # noqa: S603  (our own module)
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=out, start_new_session=True
         )
         while True:
             code, now = child.poll(), up_state.read(settings.home)
@@ -149,7 +156,6 @@ def _detached(settings: Settings, as_json: bool) -> int:
             if code is not None:
                 return code or 1
             if now and now.pid == child.pid and now.first_cycle:
-                if as_json:
-                    _report(settings, now, now.first_cycle, True)
+                _report(settings, now, now.first_cycle, as_json)  # the log is not told the secret
                 return int(not now.first_cycle.ok)
             time.sleep(0.2)

@@ -8,8 +8,9 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from tasks.connections import log, store
+from tasks.core.errors import TradingError
 from tasks.core.pages import alerts
-from tasks.core.types.alert import Alert
+from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.reconcile import Finding
 from tasks.halts import active_halts
 from tasks.settings import settings
@@ -28,10 +29,25 @@ def tell(raised: Sequence[Alert]) -> int:
         new += 1
         log().error("alert kind=%s key=%s %s", alert.kind, alert.key, alert.text)
         if flow_run.id is not None:
-            resource = {"prefect.resource.id": f"{EVENT}.{alert.fingerprint}", "prefect.resource.name": alert.key}
-            payload = {"kind": alert.kind.value, "text": alert.text, "strategy": settings().strategy}
-            emit_event(event=f"{EVENT}.{alert.kind}", resource=resource, payload=payload)
+            _ring(alert)
     return new
+
+
+def tell_refused(deployment: str, text: str) -> None:
+    """Tell, in a worker, of a run it refused, once an hour for each deployment; also when the store does not answer."""
+    alert = Alert(kind=AlertKind.REFUSED, key=deployment, text=text)
+    try:
+        if not store().alerts.note(alert, datetime.now(UTC)):
+            return
+    except TradingError as e:
+        log().error("the alert could not be noted, it is sent all the same: %s", e)
+    _ring(alert)
+
+
+def _ring(alert: Alert) -> None:
+    resource = {"prefect.resource.id": f"{EVENT}.{alert.fingerprint}", "prefect.resource.name": alert.key}
+    payload = {"kind": alert.kind.value, "text": alert.text, "strategy": settings().strategy}
+    emit_event(event=f"{EVENT}.{alert.kind}", resource=resource, payload=payload)
 
 
 @stage

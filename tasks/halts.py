@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
-from prefect.settings import get_current_settings
 
+from tasks.adapters import secret
 from tasks.connections import log, store
 from tasks.core.types.record import Halt
 from tasks.settings import settings
@@ -69,17 +69,11 @@ def _variable(url: str, fresh: bool) -> str | None:
     return value
 
 
-def prefect_auth() -> tuple[str, str] | None:
-    """Return the user and password of Prefect's API; None where it asks for none."""
-    auth = get_current_settings().api.auth_string
-    user, _, password = auth.get_secret_value().partition(":") if auth else ("", "", "")
-    return (user, password) if auth else None
-
-
 def _ask(url: str) -> str | None:
     """Return the variable's text; None where it is unset or off, or where no server answers."""
     try:
-        answer = httpx.get(f"{url}/variables/name/{VARIABLE}", timeout=TIMEOUT_S, trust_env=False, auth=prefect_auth())
+        login = secret.login(settings().home)
+        answer = httpx.get(f"{url}/variables/name/{VARIABLE}", timeout=TIMEOUT_S, trust_env=False, auth=login)
         value = answer.json()["value"] if answer.status_code == httpx.codes.OK else None
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as e:
         log().info("halt variable %s not read: %s", VARIABLE, type(e).__name__)

@@ -6,6 +6,7 @@ import httpx
 from prefect.events import Event, emit_event
 from prefect.runtime import flow_run
 
+from tasks.adapters import secret
 from tasks.adapters.files.prompts import CHAMPION, aliases, load_prompt
 from tasks.adapters.store.shadow import CHAMPION as SHADOWED
 from tasks.connections import log, store, tracker
@@ -14,7 +15,6 @@ from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.lab import promotion_criteria
 from tasks.core.lab.promotion_criteria import Shadows
 from tasks.core.types.promotion import Criterion, Move
-from tasks.halts import prefect_auth
 from tasks.settings import settings
 from tasks.stage import is_tried_again, stage
 
@@ -85,7 +85,7 @@ def tell(move: Move) -> None:
         return
     try:  # outside of a run `emit_event` would start a server of its own
         url, sent = f"{settings().prefect_api_url}/events", [Event(**event).model_dump(mode="json")]
-        httpx.post(url, json=sent, timeout=5, trust_env=False, auth=prefect_auth()).raise_for_status()
+        httpx.post(url, json=sent, timeout=5, trust_env=False, auth=secret.login(settings().home)).raise_for_status()
     except httpx.HTTPError as e:
         log().warning("prefect was not told of the %s of %s: %s", move.kind, move.role, e)
 

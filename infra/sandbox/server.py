@@ -15,14 +15,16 @@ from typing import NoReturn
 
 import uvicorn
 from pydantic import ValidationError
+from starlette.types import ASGIApp
 
+from infra.door import NEAR, Door
 from infra.sandbox.app import SandboxApp
 from infra.sandbox.config import SandboxConfig
 from infra.sandbox.market.crash import Crash
 from tasks.core.errors import InputError
 
 
-def uvicorn_server(app: SandboxApp) -> uvicorn.Server:
+def uvicorn_server(app: ASGIApp) -> uvicorn.Server:
     """Return a quiet server that does not wait long for clients when it is told to stop."""
     options = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=1, timeout_keep_alive=75
@@ -104,5 +106,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: sys.exit(0))
     ex, where = app.exchange, f"http://{config.host}:{listener.getsockname()[1]}"
     print(f"sandbox url={where} clock={ex.now.isoformat()} symbols={','.join(ex.markets)}", file=sys.stderr, flush=True)
-    uvicorn_server(app).run(sockets=[listener])
+    uvicorn_server(Door(app, any_name=config.host not in NEAR)).run(sockets=[listener])
     return 0

@@ -21,6 +21,7 @@ import httpx
 import psutil
 
 from deployments.services import POOL
+from tasks.adapters import secret
 from tasks.settings import ROOT
 from tests.adapters.free_ports import free_port
 
@@ -106,7 +107,7 @@ class Machine:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         for _ in range(5):
-            answer = self.api.request(method, path, json=body)
+            answer = self.api.request(method, path, json=body, auth=secret.login(self.home))
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
             time.sleep(1)
@@ -192,6 +193,7 @@ def _figures(
 def _stock_worker(env: dict[str, str]) -> Iterator[int]:
     """Run a worker of a stock pool beside ours; yields its process id."""
     its = {"PREFECT_API_URL": env["QUARTERDECK_PREFECT_API_URL"], "PREFECT_HOME": f"{env['QUARTERDECK_HOME']}/stock"}
+    its["PREFECT_API_AUTH_STRING"] = secret.read(Path(env["QUARTERDECK_HOME"]))
     prefect = [sys.executable, "-m", "prefect"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     pool = (*prefect, "work-pool", "create", STOCK, "--type", "process")

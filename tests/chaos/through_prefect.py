@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def main(kills: int, seed: int, seconds: float) -> int:
 def _kill(here: World, runner: asyncio.Runner, total: Tally, kills: int, seed: int, until: float) -> None:
     machine = Supervisor(settings())
     machine.plan.pop("sandbox")  # a stepped one runs already
+    python, m, _, *start = machine.plan["worker"].command  # ours would not let a run say where it dies
+    machine.plan["worker"] = replace(machine.plan["worker"], command=(python, m, "prefect", *start))
     machine.logs.mkdir(parents=True, exist_ok=True)
     try:
         runner.run(machine.start())

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -259,6 +260,9 @@ def test_detached_up_survives_a_dead_service_and_a_killed_supervisor_leaves_noth
         assert before["running"]
         assert all(service["healthy"] for service in before["services"].values())
         assert quarterdeck("up", "--once", env=env).returncode == 2
+        _nobody_else_comes_in(env, home)
+        _the_secret_is_shown_once(up.stdout, up.stderr, home)
+        _a_run_with_a_command_of_its_own_starts_nothing(env, home)
 
         os.kill(before["services"]["worker"]["pid"], signal.SIGKILL)
         assert wait_until(lambda: _worker_pid(home) != before["services"]["worker"]["pid"], 30)
@@ -271,6 +275,56 @@ def test_detached_up_survives_a_dead_service_and_a_killed_supervisor_leaves_noth
     finally:
         quarterdeck("down", env=env, timeout=90)
     assert processes_of(env) == []
+
+
+def _nobody_else_comes_in(env: dict[str, str], home: Path) -> None:
+    """Ask all servers as another user of the machine, where this test may become one; else without the secret."""
+    other = os.getuid() == 0 and shutil.which("setpriv") and shutil.which("curl")
+    become = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups") if other else ()
+    prefect, mlflow = env["QUARTERDECK_PREFECT_API_URL"], env["QUARTERDECK_MLFLOW_URL"]
+    for url, *options in (
+        (f"{prefect}/deployments/filter", "-XPOST", "-d{}"),
+        (f"{prefect}/block_documents/filter", "-XPOST", '-d{"include_secrets": true}'),
+        (f"{prefect}/events", "-XPOST", "-d[]"),
+        (f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=5",),
+        (f"{mlflow}/get-artifact?path=x",),
+        (f"{mlflow}/graphql", "-XPOST", "-d{}"),
+    ):
+        ask = ("curl", "-s", "-o/dev/null", "-w%{http_code}", "-HContent-Type: application/json", *options, url)
+        assert subprocess.run((*become, *ask), capture_output=True, text=True, cwd="/").stdout == "401", url
+    if other:
+        assert subprocess.run((*become, "cat", str(home / "secret")), capture_output=True).returncode != 0
+
+
+def _the_secret_is_shown_once(stdout: str, stderr: str, home: Path) -> None:
+    """In the addresses that were printed, and in no log, state file, database or list of processes."""
+    secret = (home / "secret").read_text().strip()
+    addresses = [line.split()[1] for line in stdout.splitlines() if line.startswith(("prefect ", "mlflow "))]
+    assert [address.partition("/quarterdeck#")[2] for address in addresses] == [secret, secret]
+    assert secret not in stderr
+    password = secret.partition(":")[2].encode()
+    kept = [path for path in home.rglob("*") if path.is_file() and password in path.read_bytes()]
+    assert kept == [home / "secret"]
+    assert not any(password.decode() in str(process.info["cmdline"]) for process in psutil.process_iter(["cmdline"]))
+
+
+def _a_run_with_a_command_of_its_own_starts_nothing(env: dict[str, str], home: Path) -> None:
+    """Not even for who knows the secret."""
+    from deployments.orchestrator import Orchestrator
+
+    async def attacked() -> dict[str, Any]:
+        api = Orchestrator(env["QUARTERDECK_PREFECT_API_URL"], home)
+        found = await api.call("GET", "deployments/name/export/export")
+        asked = {"state": {"type": "SCHEDULED"}, "job_variables": {"command": f"touch {home}/owned"}}
+        run = await api.call("POST", f"deployments/{found['id']}/create_flow_run", asked)
+        while run["state"]["type"] not in ("CRASHED", "COMPLETED", "FAILED"):
+            await asyncio.sleep(0.5)
+            run = await api.call("GET", f"flow_runs/{run['id']}")
+        return dict(run["state"])
+
+    state = asyncio.run(asyncio.wait_for(attacked(), 120))
+    assert (state["type"], (home / "owned").exists()) == ("CRASHED", False)
+    assert "its command is not ours" in state["message"]
 
 
 def _worker_pid(home: Path) -> int:

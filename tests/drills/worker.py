@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from deployments.orchestrator import FINAL
+from tasks.adapters import secret
 from tasks.connections import store
 from tasks.core.types.bars import floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus
@@ -57,12 +58,13 @@ async def drill(seen: Seen, folder: Path) -> None:
 
 
 def start_worker(home: Path) -> "subprocess.Popen[bytes]":
-    """Start `quarterdeck worker` with a HOME of its own."""
+    """Start `quarterdeck worker` with a HOME of its own, as on another machine: it is told the secret."""
     home.mkdir(exist_ok=True)
+    own = {"QUARTERDECK_HOME": str(home), "PREFECT_API_AUTH_STRING": secret.read(settings().home)}
     with (home / "worker.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "deployments.cli", "worker"], cwd=ROOT, stdout=log, stderr=log,
-            env=os.environ | {"QUARTERDECK_HOME": str(home)}, start_new_session=True,
+            env=os.environ | own, start_new_session=True,
         )  # fmt: skip
 
 

@@ -12,7 +12,6 @@ from threading import Thread
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from prefect.settings import PREFECT_API_AUTH_STRING, temporary_settings
 from store_samples import a_cycle, a_decision, a_position, a_verdict, an_outcome
 
 from deployments.cli import cli
@@ -227,6 +226,6 @@ def test_a_champion_that_breaks_its_limits_goes_back_once_and_says_why(told, r, 
 
 def test_a_move_is_told_to_a_prefect_that_asks_for_a_password(told, monkeypatch):
     monkeypatch.setitem(WANTED, "Authorization", "Basic " + b64encode(b"admin:secret").decode())
-    with temporary_settings({PREFECT_API_AUTH_STRING: "admin:secret"}):
-        quarterdeck("promote", "single", "v001", "--alias", "champion")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
+    quarterdeck("promote", "single", "v001", "--alias", "champion")
     assert [event["event"] for event in told][-1] == "quarterdeck.prompt.pinned"

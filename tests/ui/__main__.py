@@ -28,6 +28,7 @@ def main(into: Path) -> None:
         print(f"{name}.png {(into / f'{name}.png').stat().st_size / 1000:.0f} kB")
 
     with tempfile.TemporaryDirectory() as folder, system.running(Path(folder)) as started, walk.browser() as page:
+        walk.enter(page, started.opened)
         walk.deployments(page, started.prefect, shoot)
         walk.ask(page, system.SYMBOL, system.QUESTION, system.earlier_close(started), shoot)
         walk.wait_completed(page)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class System:
     mlflow: str
     env: dict[str, str]
     folder: Path
+    opened: tuple[str, ...] = ()  # the addresses that `up` printed
 
     def quarterdeck(self, *arguments: str, cwd: Path = ROOT) -> str:
         """Run a command of ours against this system; returns its stdout."""
@@ -69,8 +70,8 @@ def running(folder: Path) -> Iterator[System]:
         prefect = env["QUARTERDECK_PREFECT_API_URL"].removesuffix("/api")
         system = System(prefect, env["QUARTERDECK_MLFLOW_URL"], env, folder)
         try:
-            system.quarterdeck("up", "--detach")
-            yield system
+            said = dict(line.split(maxsplit=1) for line in system.quarterdeck("up", "--detach").splitlines())
+            yield replace(system, opened=(said["prefect"], said["mlflow"]))
         finally:
             system.quarterdeck("down")
 

@@ -15,6 +15,7 @@ pytestmark = [
 
 def test_a_person_asks_in_prefect_and_compares_prompts_in_mlflow(tmp_path):
     with system.running(tmp_path) as started, walk.browser() as page:
+        walk.enter(page, started.opened)
         assert {"watch", "trade-15m", "trade-adhoc", "protect", "settle"} <= set(
             walk.deployments(page, started.prefect)
         )

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from urllib.parse import quote
 
@@ -44,6 +44,13 @@ def browser() -> Iterator[Page]:
             yield page
         finally:
             opened.close()
+
+
+def enter(page: Page, printed: Iterable[str]) -> None:
+    """Open the addresses that `up` printed; from then on the pages are open without a password."""
+    for address in printed:
+        page.goto(address)
+        page.wait_for_url(lambda url: "/quarterdeck" not in url)
 
 
 # --- Prefect

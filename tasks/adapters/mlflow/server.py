@@ -11,8 +11,10 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
+from tasks.adapters import secret
 from tasks.core.errors import TrackingUnavailable
 from tasks.redaction import redacted
+from tasks.settings import settings
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -22,6 +24,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout belongs to `--json`
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # mlflow imports litellm, which would wait for the network
 }
+LOGINS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 @dataclass
@@ -34,6 +37,7 @@ class MlflowServer:
     @cached_property
     def mlflow(self) -> Any:
         os.environ.update(_ENVIRONMENT)
+        _log_in(self.url)
         import mlflow
 
         mlflow.set_tracking_uri(self.url)
@@ -93,3 +97,11 @@ class MlflowServer:
             [entities.Param(key, value) for key, value in params.items() if value],
             [entities.RunTag(key, value) for key, value in tags.items() if value],
         )
+
+
+def _log_in(url: str) -> None:
+    """Give mlflow's client HOME's secret, where it has no login of its own, for a server beside our Prefect alone."""
+    beside = urlsplit(url).hostname in (urlsplit(settings().prefect_api_url).hostname, "127.0.0.1", "localhost")
+    known = secret.login(settings().home) if beside else None
+    if known and not any(map(os.environ.get, LOGINS)):
+        os.environ.update(zip(LOGINS, known, strict=False))

@@ -17,6 +17,7 @@ class AlertKind(StrEnum):
     MISSED = "missed"
     CLOCK = "clock"  # the venue's is more than a minute off ours
     DEAD = "dead"  # a process of ours ended by itself
+    REFUSED = "refused"  # a run asked for what its worker does not do
     REPORT = "report"  # the day's summary: not trouble, but sent the same way
 
 

@@ -1,0 +1,70 @@
+"""`python -m deployments.worker worker start ...`: Prefect's process worker, which carries out our runs and no others.
+
+Prefect lets whoever creates a run, a deployment or a pool say what its worker executes, where, and with which
+variables. Here a run has the command, the folder and the environment of its worker, and a flow of ours; one that asks
+for anything else is refused before anything is imported for it, and people are told. The engine reads the deployment
+once more after that: who may change deployments at that very moment is kept out by Prefect's password alone.
+"""
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect.cli import app
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
+
+from tasks.core.errors import TradingError
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.responses import DeploymentResponse
+
+COMMAND = "python -m deployments.warm.run"
+FLOWS = "flows."
+
+
+class RunRefused(TradingError):
+    """A run asked for what its worker does not do: it ends as crashed, nothing was started."""
+
+
+class Confined(ProcessJobConfiguration):
+    """What is started for a run: always the same."""
+
+    def prepare_for_flow_run(
+        self, flow_run: "FlowRun", deployment: "DeploymentResponse | None" = None, *rest: Any, **more: Any
+    ) -> None:
+        if wrong := unlike_its_worker(self, deployment):
+            from tasks.alerts import tell_refused
+
+            text = f"run {flow_run.name} was refused: {'; '.join(wrong)}"[:300]
+            tell_refused(deployment.name if deployment else "no deployment", text)
+            raise RunRefused(text)
+        self.command, self.env, self.working_dir = COMMAND, {}, Path.cwd()
+        super().prepare_for_flow_run(flow_run, deployment, *rest, **more)
+
+
+with warnings.catch_warnings(action="ignore", category=UserWarning):  # it takes the place of Prefect's on purpose
+
+    class ConfinedWorker(ProcessWorker):
+        """A worker of the pool's own type."""
+
+        type = "process"
+        job_configuration = Confined
+
+
+def unlike_its_worker(job: ProcessJobConfiguration, deployment: "DeploymentResponse | None") -> list[str]:
+    """Return what a run asks for that its worker does not do, without a value of it: that may be a secret."""
+    other = sorted(name for name, value in job.env.items() if os.environ.get(name) != value)
+    wrong = [f"its {name} is not that of its worker" for name in other]
+    if job.command not in (None, COMMAND):
+        wrong.append("its command is not ours")
+    if deployment is None or not (deployment.entrypoint or "").startswith(FLOWS) or ":" in str(deployment.entrypoint):
+        wrong.append("its flow is not ours")
+    if deployment is not None and deployment.pull_steps:
+        wrong.append("it has steps to carry out before it")
+    return wrong
+
+
+if __name__ == "__main__":
+    app()
