@@ -41,7 +41,7 @@ def test_a_variants_calibration_is_logged_and_what_is_unknown_is_not_made_up(tmp
     )  # fmt: skip
     found = Comparison(
         symbols=("BTC/USDT",), asset_pct={}, data_sha256="", windows=(), rows=(row,), pairs=(), overfit=None, tried=1,
-        leakage=(), gate=(), complete=True, funding="unknown",
+        leakage=(), gate=(), complete=True, funding="unknown", funding_coverage=0.0,
     )  # fmt: skip
     runs = Runs()
     log_comparison(runs, found, [Variant(label="v", decider="rules")], "title", {}, {}, tmp_path)

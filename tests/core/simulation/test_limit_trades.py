@@ -95,6 +95,8 @@ class Tape:
                 self.arrive(k, o, opens_at)
             if volume and self.entry is not None:
                 self.bar(k, o, high, low, opens_at + FIVE - WITHIN)
+            if self.entry is not None and not self.quantity and self.rest < self.entry.quantity:
+                self.rest = D(0)  # it ends with its position
             if self.quantity:
                 self.follow_up(c)
             elif not self.rest and (entry := self.sent.get(opens_at + FIVE)):
@@ -139,8 +141,10 @@ class Tape:
             self.moved, self.trimmed = self.moved and self.quantity > 0, self.trimmed and self.quantity > 0
             self.parts = [*(self.parts if self.quantity else []), (part, price)]
             self.trades.append((at, self.sign * part, price))
+            if not self.quantity:  # a later part neither loosens the stop nor touches the target
+                self.stop, self.target = self.entry.stop, self.entry.target
             self.rest, self.quantity, self.opened = self.rest - part, self.quantity + part, k
-            self.stop, self.target, self.room = self.entry.stop, self.entry.target, self.room - part
+            self.room -= part
 
     def out(self, quantity: D, price: D, at: datetime) -> None:
         if part := self.fitting(quantity):
