@@ -25,6 +25,25 @@ from tasks.adapters.venue import client
 from tasks.settings import PREFIX, ROOT, Settings
 
 CONDITIONS = {"service_healthy", "service_completed_successfully", "service_started"}
+GIVEN = {
+    "POSTGRES_PASSWORD": "x1", "STORE_PASSWORD": "x2", "PREFECT_DB_PASSWORD": "x3", "MLFLOW_DB_PASSWORD": "x4",
+    "REDIS_PASSWORD": "x5", "MLFLOW_PASSWORD": "x6", "PREFECT_AUTH": "admin:x7", "GRAFANA_PASSWORD": "x8",
+    "PREFECT_ENCRYPTION_KEY": "x9",
+}  # fmt: skip
+SERVER = {"PREFECT_DB_PASSWORD", "REDIS_PASSWORD", "PREFECT_ENCRYPTION_KEY"}
+HANDED = {  # who is handed what, in both kinds of deployment
+    "postgres": {"POSTGRES_PASSWORD", "STORE_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD"},
+    "redis": {"REDIS_PASSWORD"}, "prefect": SERVER | {"PREFECT_AUTH"}, "prefect-services": SERVER,
+    "migrate": {"STORE_PASSWORD"},
+    "mlflow": {"MLFLOW_DB_PASSWORD", "MLFLOW_PASSWORD"}, "deploy": {"PREFECT_AUTH"}, "metrics": {"STORE_PASSWORD"},
+    "worker": {"STORE_PASSWORD", "PREFECT_AUTH", "MLFLOW_PASSWORD"}, "grafana": {"GRAFANA_PASSWORD"},
+    "backup": {"STORE_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD"},
+}  # fmt: skip
+TALK = {  # who may be reached by whom
+    "postgres": {"prefect", "prefect-services", "mlflow", "worker", "metrics"},
+    "redis": {"prefect", "prefect-services"},
+    "mlflow": {"worker"}, "prefect": {"prefect-services", "worker"},
+}  # fmt: skip
 SECRETS = re.compile(r"PASSWORD|SECRET|AUTH|_KEY|TOKEN")
 
 
@@ -90,36 +109,77 @@ def test_no_secret_is_written_down():
             if SECRETS.search(variable):
                 assert "${" in value, f"{name}: {variable} is written down"
             assert not re.search(r"://[^:/@]+:[^$@{][^@]*@", value), f"{name}: a password in {variable}"
-        assert "${POSTGRES_PASSWORD" not in str(service.get("command")), f"{name}: a password among the arguments"
+        assert not re.search(r"(?<!\$)\$\{\w*(PASSWORD|AUTH|KEY)", str(service.get("command"))), (
+            f"{name}: among arguments"
+        )
 
 
 def test_the_system_does_not_start_without_passwords():
-    for must in ("POSTGRES_PASSWORD", "PREFECT_AUTH", "GRAFANA_PASSWORD"):
+    for must in GIVEN:
         assert f"${{{must}:?" in (INFRA / "compose.yaml").read_text()
         assert re.search(rf"^{must}=$", (ROOT / ".env.example").read_text(), re.MULTILINE), f"{must} has a default"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_is_handed_its_own_secrets_and_no_other(name):
+    asked = set(re.findall(r"\$\{(\w+)", str(environment(SERVICES[name]))))
+    assert asked & GIVEN.keys() == HANDED.get(name, set())
+    files = [each["path"] for each in SERVICES[name].get("env_file", [])]
+    assert files == (["../worker.env"] if name == "worker" else []), "the keys of venue and providers"
+    assert "worker.env" in (ROOT / ".gitignore").read_text().splitlines()
+    assert "worker.env" in (ROOT / ".dockerignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_reaches_what_it_needs_by_its_networks_and_stores_reach_nothing(name):
+    networks = set(SERVICES[name]["networks"])
+    for other, visitors in TALK.items():
+        shared = networks & set(SERVICES[other]["networks"])
+        if name in visitors:
+            assert shared, f"{name} cannot reach {other}"
+        elif other in ("postgres", "redis") and name not in (other, "migrate", "backup"):
+            assert not shared, f"{name} reaches {other}"
+    if name in ("postgres", "redis"):
+        assert all(COMPOSE["networks"][each]["internal"] for each in networks), "a store that calls outside"
+
+
+def test_redis_and_postgresql_are_set_up_with_passwords_that_no_argument_shows():
+    command = SERVICES["redis"]["command"][-1]
+    assert "requirepass $$REDISCLI_AUTH" in command
+    assert environment(SERVICES["redis"])["REDISCLI_AUTH"] == "${REDIS_PASSWORD}"
+    script = (INFRA / "postgres" / "databases.sql").read_text()
+    roles = re.findall(r"CREATE ROLE (\w+) LOGIN PASSWORD :'(\w+)'", script)
+    assert [role for role, _ in roles] == ["quarterdeck", "prefect", "mlflow"]
+    read = dict(re.findall(r"\\getenv (\w+) (\w+)", script))
+    assert {read[variable] for _, variable in roles} <= environment(SERVICES["postgres"]).keys()
+    assert "--app-name=quarterdeck" in SERVICES["mlflow"]["command"], "MLflow behind our door"
 
 
 def test_every_variable_that_is_set_is_one_somebody_reads():
     keys = {name for name in vars(client).values() if isinstance(name, str) and name.startswith(PREFIX)}
     ours = {PREFIX + field.upper() for field in Settings.model_fields} | keys
-    prefects = set(_get_valid_setting_names(PrefectSettings)) | {"PREFECT_REDIS_MESSAGING_HOST"}
+    prefects = set(_get_valid_setting_names(PrefectSettings)) | {
+        "PREFECT_REDIS_MESSAGING_HOST",
+        "PREFECT_REDIS_MESSAGING_PASSWORD",
+    }
+    prefects.add("PREFECT_SERVER_ENCRYPTION_KEY")  # read by Prefect's server, though no setting of its own
     for name, service in OURS.items():
         for variable in environment(service):
             known = ours if variable.startswith(PREFIX) else prefects
             assert variable in known or variable.startswith("MLFLOW_"), f"{name}: nobody reads {variable}"
-    mentioned = set(re.findall(r"^#?(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    examples = "".join((ROOT / f"{name}.example").read_text() for name in (".env", "worker.env"))
+    mentioned = set(re.findall(r"^#?(\w+)=", examples, re.MULTILINE))
     assert {name for name in mentioned if name.startswith(PREFIX)} <= ours | {"QUARTERDECK_VERSION"}
 
 
 def test_settings_accept_what_the_containers_are_given(monkeypatch):
-    given = {"POSTGRES_PASSWORD": "x", "PREFECT_AUTH": "admin:x", "GRAFANA_PASSWORD": "x"}
     for name in (name for name, service in OURS.items() if "QUARTERDECK_DATABASE_URL" in environment(service)):
         service = OURS[name]
         with monkeypatch.context() as patched:
-            for variable, value in filled(environment(service), given).items():
+            for variable, value in filled(environment(service), GIVEN).items():
                 patched.setenv(variable, value)
             settings = Settings()
-            assert settings.store_url == "postgresql://quarterdeck:x@postgres/quarterdeck", name
+            assert settings.store_url == "postgresql://quarterdeck:x2@postgres/quarterdeck", name
             client._check_profile(settings, "bybit")  # the sandbox's name in the network is no stranger
 
 
@@ -218,9 +278,8 @@ def test_what_a_container_refers_to_exists(manifests):
             assert container["image"]
             assert {mount["name"] for mount in container.get("volumeMounts", [])} <= volumes, name
             for source in container.get("envFrom", []):
-                assert (
-                    source.get("secretRef", {}).get("name") == "quarterdeck" or source["configMapRef"]["name"] in maps
-                )
+                whole = source.get("secretRef", {}).get("name")
+                assert (name, whole) == ("worker", "worker") if whole else source["configMapRef"]["name"] in maps
             _check_environment(name, container)
 
 
@@ -231,7 +290,7 @@ def _check_environment(pod: str, container: dict[str, Any]) -> None:
         value = variable.get("value", "")
         assert set(re.findall(r"\$\((\w+)\)", value)) <= seen, f"{pod}: {variable['name']} uses what is not yet set"
         if SECRETS.search(variable["name"]):
-            assert variable["valueFrom"]["secretKeyRef"]["name"] == "quarterdeck", pod
+            assert "valueFrom" in variable or "$(" in value, pod
         seen.add(variable["name"])
     arguments = " ".join([*container.get("command", []), *container.get("args", [])])
     assert "PASSWORD" not in arguments, f"{pod}: a password among the arguments"
@@ -253,10 +312,48 @@ def test_variables_in_the_cluster_are_ones_somebody_reads(manifests):
     assert {name for name in given if name.startswith(PREFIX)} <= ours
 
 
-def test_nothing_outside_the_namespace_may_come_in(manifests):
-    [policy] = [each for each in manifests if each["kind"] == "NetworkPolicy"]
-    assert policy["spec"]["podSelector"] == {}
-    assert policy["spec"]["ingress"] == [{"from": [{"podSelector": {}}]}]
+def test_a_container_is_handed_its_own_secrets_and_no_token_of_the_cluster(manifests):
+    for name, pod in pods(manifests):
+        assert pod["spec"]["automountServiceAccountToken"] is False, name
+        for container in containers(pod):
+            refs = [each["valueFrom"]["secretKeyRef"] for each in container.get("env", []) if "valueFrom" in each]
+            known = {"services": "prefect-services"}.get(container["name"], container["name"])
+            assert {ref["key"] for ref in refs} - {"QUARTERDECK_ALERT_URLS"} == HANDED[known], container["name"]
+            assert "quarterdeck" not in {ref["name"] for ref in refs}, "one that holds them all"
+
+
+def picks(selector: dict[str, Any], app: str) -> bool:
+    expressions = [each["values"] for each in selector.get("matchExpressions", [])]
+    return selector.get("matchLabels", {"app": app})["app"] == app and all(app in values for values in expressions)
+
+
+def allowed(policies: list[dict[str, Any]], app: str, way: str, other: str) -> bool:
+    """Whether a policy lets `other` come in to `app` (ingress, from), or `app` go out to it (egress, to)."""
+    rules = [rule for spec in policies if picks(spec["podSelector"], app) for rule in spec.get(way, [])]
+    peers = [peer for rule in rules for peer in rule["from" if way == "ingress" else "to"]]
+    return any(picks(peer["podSelector"], other) for peer in peers if "podSelector" in peer)
+
+
+def test_pods_talk_as_they_must_and_not_otherwise_in_both_directions(manifests):
+    policies = [each["spec"] for each in manifests if each["kind"] == "NetworkPolicy"]
+    [default] = [spec for spec in policies if spec["podSelector"] == {}]
+    assert default["policyTypes"] == ["Ingress", "Egress"]
+    assert "ingress" not in default
+    assert {port["port"] for rule in default["egress"] for port in rule["ports"]} == {53}
+    apps = {pod["metadata"]["labels"]["app"] for _, pod in pods(manifests)}
+    needed = {
+        name: visitors | ({"setup"} if name in ("postgres", "prefect") else set()) for name, visitors in TALK.items()
+    }
+    for app in apps:
+        for other in apps - {app}:
+            comes, goes = allowed(policies, app, "ingress", other), allowed(policies, other, "egress", app)
+            assert (comes and goes) is (other in needed.get(app, set())), f"{other} -> {app}"
+    outside = [spec for spec in policies if "ipBlock" in str(spec)]
+    assert {app for app in apps for spec in outside if picks(spec["podSelector"], app)} == {
+        "worker",
+        "prefect-services",
+    }
+    assert all("10.0.0.0/8" in str(spec) for spec in outside), "not to what is private around the cluster"
 
 
 def test_prometheus_asks_a_service_that_is_there():

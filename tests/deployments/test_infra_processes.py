@@ -20,6 +20,7 @@ from pathlib import Path
 import httpx
 import pytest
 from composed import INFRA, OURS, environment, filled
+from cryptography.fernet import Fernet
 from free_ports import free_port
 
 from deployments.orchestrator import FINAL, Orchestrator
@@ -50,19 +51,19 @@ def postgres(password: str) -> Iterator[int]:
 
     def tool(name: str, *arguments: object) -> None:
         command = [str(tools / name), *map(str, arguments)]
-        env = {"PGPASSWORD": password, "PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+        logins = dict.fromkeys(("STORE_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD"), password)
+        env = {"PGPASSWORD": password, "PATH": os.defpath, "LC_ALL": "C.UTF-8", **logins}
         done = subprocess.run(
             command, user=owner, cwd="/", env=env, stdout=(root / "log").open("ab"), stderr=subprocess.STDOUT
         )
         assert done.returncode == 0, (root / "log").read_text()[-2000:]
 
-    tool("initdb", "-D", data, "-U", "quarterdeck", "-A", "scram-sha-256", "--pwfile", root / "password", "-E", "UTF8")
+    tool("initdb", "-D", data, "-U", "postgres", "-A", "scram-sha-256", "--pwfile", root / "password", "-E", "UTF8")
     where = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={root} -c fsync=off"
     tool("pg_ctl", "-D", data, "-w", "-l", root / "server.log", "-o", where, "start")
     try:
-        login = ("-h", "127.0.0.1", "-p", port, "-U", "quarterdeck", "-v", "ON_ERROR_STOP=1")
-        tool("psql", *login, "-d", "postgres", "-c", "CREATE DATABASE quarterdeck")
-        tool("psql", *login, "-d", "quarterdeck", "-f", INFRA / "postgres" / "databases.sql")
+        login = ("-h", "127.0.0.1", "-p", port, "-U", "postgres", "-v", "ON_ERROR_STOP=1")
+        tool("psql", *login, "-d", "postgres", "-f", INFRA / "postgres" / "databases.sql")
         yield port
     finally:
         tool("pg_ctl", "-D", data, "-m", "immediate", "stop")
@@ -73,7 +74,11 @@ class Composed:
     """Services of compose.yaml as processes of this machine."""
 
     def __init__(self, postgres: int, password: str, home: Path) -> None:
-        self.given = {"POSTGRES_PASSWORD": password, "PREFECT_AUTH": f"admin:{password}"}
+        names = ("STORE_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD", "MLFLOW_PASSWORD", "REDIS_PASSWORD")
+        key = Fernet.generate_key().decode()
+        self.given = dict.fromkeys(names, password) | {
+            "PREFECT_AUTH": f"admin:{password}", "PREFECT_ENCRYPTION_KEY": key,
+        }  # fmt: skip
         self.home, self.prefect, self.sandbox = home, free_port(), free_port()
         self.moved = {
             "@postgres/": f"@127.0.0.1:{postgres}/", "//prefect:4200": f"//127.0.0.1:{self.prefect}",
