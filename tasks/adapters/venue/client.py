@@ -168,7 +168,7 @@ def translated(client: Any, doing: str, *, order: bool = False) -> Iterator[None
     try:
         yield
     except BaseError as e:
-        leaks = any(secret in str(e) for secret in _secrets(client))  # Bybit quotes a key when a signature is wrong
+        leaks = redacted(str(e)) != str(e)  # Bybit quotes a key when a signature is wrong
         raise ours(client, e, doing, order) from (None if leaks else e)
 
 
@@ -226,12 +226,5 @@ def _explanation(client: Any, e: Exception) -> str:
         host = client.implode_hostname(first) if isinstance(first, str) else client.id
         return f"{client.id} at {host} gave no usable answer ({type(e).__name__})"
     else:
-        text = str(e)[:300]
-    for secret in _secrets(client):
-        text = text.replace(secret, "***")
+        text = redacted(str(e))[:300]
     return redacted(text)
-
-
-def _secrets(client: Any) -> list[str]:
-    """Return what must not be printed; the sandbox's well-known default is no secret."""
-    return [s for s in (client.apiKey, client.secret, client.password) if s and s != "sandbox"]
