@@ -15,7 +15,6 @@ OFFSET_S = 5  # what the file itself says: the first run is so long after a clos
 def write(settings: Settings) -> Path:
     """Write HOME/prefect.yaml and return its path."""
     path, document = settings.home / "prefect.yaml", arranged(yaml.safe_load(FILE.read_text()), settings)
-    document["definitions"]["pool"]["job_variables"]["working_dir"] = str(Path.cwd())  # every deployment's: an anchor
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
 

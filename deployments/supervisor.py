@@ -66,8 +66,8 @@ class Supervisor:
         self._save()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
         self._env["QUARTERDECK_TOML"] = str(self._frozen(Path(self._env["QUARTERDECK_TOML"])))
-        servers = self.plan.keys() - {"prefect", "warm", *self._workers}
-        others = [self._warmed(), *(self._healthy(self.plan[name]) for name in sorted(servers))]
+        names = sorted(self.plan.keys() - {"prefect", *self._workers})
+        others = [self._warmed() if name == "warm" else self._healthy(self.plan[name]) for name in names]
         if "prefect" in self.plan:
             await asyncio.gather(self._orchestrated(), self._migrated(), *others)
         else:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon

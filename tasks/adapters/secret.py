@@ -5,10 +5,10 @@ machine is told.
 """
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from secrets import token_urlsafe
 
+from tasks.adapters.files.private import kept_once
 from tasks.core.errors import InputError
 from tasks.redaction import remember
 
@@ -32,13 +32,9 @@ def of_home(home: Path) -> str:
 
 
 def make(home: Path) -> None:
-    """Make HOME/secret, which nobody else may read, where there is none; raises InputError for one that holds none."""
-    path = home / FILE
-    with suppress(FileExistsError), os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as new:
-        new.write(f"quarterdeck:{token_urlsafe(32)}\n")
-    path.chmod(0o600)
-    if ":" not in of_home(home):
-        raise InputError(f"{path} holds no user:password; remove it, and the next `up` makes another")
+    """Make HOME/secret where there is none; raises InputError for one that is no secret."""
+    if ":" not in kept_once(home / FILE, lambda: f"quarterdeck:{token_urlsafe(32)}"):
+        raise InputError(f"{home / FILE} holds no user:password; remove it, and the next `up` makes another")
 
 
 def login(home: Path) -> tuple[str, str] | None:

@@ -20,11 +20,13 @@ from uuid import uuid4
 import httpx
 import psutil
 
-from deployments.services import POOL
+from deployments.services import warm_socket
+from deployments.warm.wire import VARIABLE as WARM_SOCKET
 from tasks.adapters import secret
-from tasks.settings import ROOT
+from tasks.settings import ROOT, load
 from tests.adapters.free_ports import free_port
 
+FORKED = "forked"  # a process pool whose runs are forked, as ours are
 STOCK = "stock"  # a process pool as Prefect makes it, and a worker with Prefect's own settings
 TRADE = {"decider": "hold", "dry_run": True, "reason": "a benchmark asks"}
 # flow, its module or file, parameters, and how often it runs warm and stock
@@ -153,7 +155,7 @@ class Machine:
         wanted = {
             "name": f"{flow}-{pool}", "flow_id": self.call("POST", "flows/", {"name": flow})["id"],
             "work_pool_name": pool, "entrypoint": entrypoint, "path": str(ROOT),
-            "job_variables": {"command": f"{sys.executable} -m deployments.warm.run"} if pool == POOL else {},
+            "job_variables": {"command": f"{sys.executable} -m deployments.warm.run"} if pool == FORKED else {},
             "pull_steps": [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}],
         }  # fmt: skip
         return str(self.call("POST", "deployments/", wanted)["id"])
@@ -161,11 +163,12 @@ class Machine:
 
 def runs(machine: Machine, env: dict[str, str]) -> None:
     """From create_flow_run to the flow's start, and the CPU of worker, daemon and run together; warm beside stock."""
-    with _stock_worker(env) as stock:
+    with _worker(env, STOCK) as stock, _worker(env, FORKED, **_as_ours(env)) as ours:
         for flow, entrypoint, parameters, warm_runs, stock_runs in FLOWS:
-            warm_one, stock_one = (machine.deploy(flow, entrypoint, pool) for pool in (POOL, STOCK))
+            warm_one, stock_one = (machine.deploy(flow, entrypoint, pool) for pool in (FORKED, STOCK))
             asked = {"parameters": parameters}
-            warm = _figures(machine, f"{flow}, warm", warm_one, asked, warm_runs, machine.cpu, machine.resting)
+            cpu = lambda: _cpu(ours) + _cpu(machine.pids()["warm"])  # noqa: E731
+            warm = _figures(machine, f"{flow}, warm", warm_one, asked, warm_runs, cpu, machine.resting)
             cold = _figures(machine, f"{flow}, stock", stock_one, asked, stock_runs, lambda: _cpu(stock), 0.0)
             print(f"{flow}: start {cold[0] / warm[0]:.1f}x, CPU {cold[1] / warm[1]:.1f}x")
 
@@ -189,16 +192,22 @@ def _figures(
     return start, used
 
 
+def _as_ours(env: dict[str, str]) -> dict[str, str]:
+    """Return what our own worker has more than a stock one."""
+    quick = {f"PREFECT_WORKER_{name}_SECONDS": "1" for name in ("QUERY", "PREFETCH")}
+    return quick | {WARM_SOCKET: warm_socket(load(home=env["QUARTERDECK_HOME"]))}
+
+
 @contextmanager
-def _stock_worker(env: dict[str, str]) -> Iterator[int]:
-    """Run a worker of a stock pool beside ours; yields its process id."""
+def _worker(env: dict[str, str], name: str, **more: str) -> Iterator[int]:
+    """Run a stock worker of a pool of its own beside ours, which refuses these flows; yields its process id."""
     its = {"PREFECT_API_URL": env["QUARTERDECK_PREFECT_API_URL"], "PREFECT_HOME": f"{env['QUARTERDECK_HOME']}/stock"}
     its["PREFECT_API_AUTH_STRING"] = secret.read(Path(env["QUARTERDECK_HOME"]))
     prefect = [sys.executable, "-m", "prefect"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    pool = (*prefect, "work-pool", "create", STOCK, "--type", "process")
+    pool = (*prefect, "work-pool", "create", name, "--type", "process")
     subprocess.run(pool, env=env | its, cwd=ROOT, check=True, **quiet)
-    worker = subprocess.Popen((*prefect, "worker", "start", "--pool", STOCK), env=env | its, cwd=ROOT, **quiet)
+    worker = subprocess.Popen((*prefect, "worker", "start", "--pool", name), env=env | its | more, cwd=ROOT, **quiet)
     time.sleep(20)
     try:
         yield worker.pid

@@ -1,12 +1,16 @@
 """The door of every server of ours, and the secret it asks for: who is sent away, and who comes in without typing."""
 
+import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 import pytest
+from free_ports import free_port
 from playwright.sync_api import Page
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,6 +23,7 @@ from infra.sandbox.config import SandboxConfig
 from infra.sandbox.server import listen, uvicorn_server
 from tasks.adapters import secret
 from tasks.core.errors import InputError
+from tasks.settings import ROOT
 from tests.ui.walk import browser, chromium
 
 SECRET = "quarterdeck:planted-door-0f"
@@ -107,6 +112,28 @@ def test_the_sandbox_is_not_for_foreign_pages_and_names():
             assert asked(url, path, Origin="null") == 403
 
 
+@pytest.mark.parametrize("command", ["sandbox", "metrics"])
+def test_the_commands_that_serve_put_the_door_before_it(home, command):
+    secret.make(home)
+    port = free_port()
+    env = os.environ | {"QUARTERDECK_HOME": str(home)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "deployments.cli", command, "--port", str(port)], env=env, cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as served_there:  # fmt: skip
+        assert served_there.stderr
+        said = served_there.stderr.readline()  # it listens by now
+        url, path = f"http://127.0.0.1:{port}", {"sandbox": "/v5/market/time", "metrics": "/metrics"}[command]
+        try:
+            login = basic(secret.of_home(home))
+            assert asked(url, path, Authorization=login) == 200, said
+            assert asked(url, path, Authorization=login, Host="rebound.example") == 403
+            assert asked(url, path) == {"sandbox": 200, "metrics": 401}[command]
+        finally:
+            served_there.terminate()
+    assert served_there.returncode == 0
+
+
 # --- the secret
 
 
@@ -124,10 +151,11 @@ def test_the_secret_is_made_once_for_its_owner_alone(tmp_path, monkeypatch):
     assert secret.login(tmp_path) == ("quarterdeck", "planted-door-0f")
 
 
-def test_a_secret_that_is_empty_stops_the_start(tmp_path):
-    (tmp_path / "secret").touch()
-    with pytest.raises(InputError, match="secret holds no user:password; remove it"):
-        secret.make(tmp_path)
+def test_a_secret_that_is_none_stops_the_start(tmp_path):
+    for text, why in (("", "secret is empty"), ("mine", "secret holds no user:password; remove it")):
+        (tmp_path / "secret").write_text(text)
+        with pytest.raises(InputError, match=why):
+            secret.make(tmp_path)
 
 
 # --- pages in a browser

@@ -100,7 +100,7 @@ async def _deployed(exchange: Exchange, runs: Runs) -> None:
 
 
 def _worker(network: Network, name: str, home: Path) -> Worker:
-    home.mkdir()
+    home.mkdir(mode=0o700)
     command = network.command(name, sys.executable, "-m", "deployments.cli", "worker")
     with (home / "worker.log").open("ab") as log:
         env = os.environ | {"QUARTERDECK_HOME": str(home)}

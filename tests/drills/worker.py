@@ -59,7 +59,7 @@ async def drill(seen: Seen, folder: Path) -> None:
 
 def start_worker(home: Path) -> "subprocess.Popen[bytes]":
     """Start `quarterdeck worker` with a HOME of its own, as on another machine: it is told the secret."""
-    home.mkdir(exist_ok=True)
+    home.mkdir(mode=0o700, exist_ok=True)
     own = {"QUARTERDECK_HOME": str(home), "PREFECT_API_AUTH_STRING": secret.read(settings().home)}
     with (home / "worker.log").open("ab") as log:
         return subprocess.Popen(
