@@ -18,6 +18,7 @@ from deployments.progress import Board
 from deployments.services import Child, Service
 from deployments.up_state import FirstCycle, ServiceState, UpState
 from tasks.adapters import alerts, secret
+from tasks.adapters.files.private import write_new
 from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
 from tasks.core.pages.decision import summary_line
@@ -81,8 +82,7 @@ class Supervisor:
         """Copy the settings' file: runs have what their worker was started with, not what is written there later."""
         copy = self.settings.home / "started.toml"
         copy.unlink(missing_ok=True)
-        with os.fdopen(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(toml.read_bytes() if toml.is_file() else b"")
+        write_new(copy, toml.read_text(encoding="utf-8") if toml.is_file() else "")
         return copy
 
     async def _orchestrated(self) -> None:
