@@ -159,6 +159,17 @@ def test_a_backup_follows_no_planted_link(tmp_path):
     assert not (tmp_path / "not-there").exists()
 
 
+def test_a_backtest_follows_no_planted_link(tmp_path):
+    from flows.commands.backtest import _recorded
+
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (tmp_path / "run.partial").symlink_to(victim)
+    with pytest.raises(InputError, match="is a link or another user's"), _recorded(tmp_path / "run"):
+        pass
+    assert list(victim.iterdir()) == []
+
+
 @pytest.mark.parametrize("url", [
     "postgresql://me:planted-0f@nowhere:5433/mine", "postgresql://nowhere/mine?user=me&password=planted-0f&port=5433",
     "postgresql+psycopg://me@nowhere/mine?port=5433&password=planted-0f&sslpassword=planted-1f",
