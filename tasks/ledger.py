@@ -11,9 +11,11 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from tasks import alerts
 from tasks.connections import answered, log, store, venue
 from tasks.core.trading import orders, reconcile
 from tasks.core.trading.positions import OVERLAP, flat_at
+from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.decision import ENTRIES
 from tasks.core.types.orders import Order
@@ -21,6 +23,7 @@ from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import Action, Adopt, BookFills, Finding, LedgerView, ToldFills, VenueView
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
+from tasks.halts import halt
 from tasks.settings import settings
 from tasks.stage import stage
 
@@ -133,7 +136,8 @@ LOST = timedelta(days=2)  # how far back orders of ours are looked for where the
 async def book_fills(symbol: str) -> list[Position]:
     """Bring the ledger's positions of `symbol` up to the venue's fills; returns those that changed.
 
-    Fills of orders that are ours and that the ledger knows nothing of are taken over with their orders.
+    Fills of orders that are ours and that the ledger knows nothing of are taken over with their orders. All are
+    reckoned before any is kept; one that cannot be is kept, told, tried again at each look, and halts new entries.
     """
     kept, ours = store(), view(symbol)
     first = ours.intents[0].persisted_at if ours.intents else await venue().now() - LOST
@@ -144,11 +148,13 @@ async def book_fills(symbol: str) -> list[Position]:
     least = await dust(symbol)
     if not (await adopt_orders(symbol, {fill.client_order_id for fill in fetched}) or ours.intents):
         return []
-    new = frozenset(fill.fill_id for fill in kept.fills.save(fetched))
-    reached("fills_saved")
+    told = {fill.fill_id: fill for fill in (*known, *fetched)}
+    new = frozenset(told.keys() - {fill.fill_id for fill in known})
     ours = view(symbol, dust={symbol: least})  # a stop may have been moved meanwhile
-    fills = ToldFills(since=since, fills=tuple(kept.fills.since(since, symbol)), new=new)
+    fills = ToldFills(since=since, fills=tuple(fill for fill in told.values() if fill.at >= since), new=new)
     books = [action for action in actions(ours, fills={symbol: fills}) if isinstance(action, BookFills)]
+    kept.fills.save(fetched)
+    reached("fills_saved")
     changed = [position for book in books for position in _keep(book)]
     reached("booked")
     return changed
@@ -162,6 +168,10 @@ def is_booked(order: Order) -> bool:
 def _keep(book: BookFills) -> list[Position]:
     if book.foreign:
         log().error("foreign symbol=%s fills=%s: not ours, left alone", book.symbol, [f.fill_id for f in book.foreign])
+    for one in book.aside:
+        text = f"fill of {book.symbol} set aside, it fits nowhere: {one}"
+        alerts.tell([Alert(kind=AlertKind.MISMATCH, key=one.partition(" ")[0], text=text)])
+        halt(f"ledger mismatch: {text}")
     for fill in book.manual:
         log().warning(
             "exit symbol=%s reason=manual fill_id=%s side=%s quantity=%s price=%s: taken over",

@@ -1,9 +1,11 @@
 """Order legs, written down before the first byte goes to the venue; orders as it last reported them; their fills."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, Select, or_, select, update
 
 from tasks.adapters.store.database import Repository, dto_of, known, row_of
 from tasks.adapters.store.leases import LeaseRepository
@@ -130,23 +132,28 @@ class OrderRepository(Repository):
 class FillRepository(Repository):
     """Fills by the venue's id."""
 
-    def save(self, fills: Sequence[Fill]) -> list[Fill]:
-        """Keep fills; return only those that were new."""
-        if not fills:
-            return []
+    def save(self, fills: Sequence[Fill]) -> None:
+        """Keep fills; what the venue says of one by now replaces what it said."""
         by_id = {fill.fill_id: fill for fill in fills}
-        rows = [row_of(FillRow, by_id[key]) for key in sorted(by_id)]  # one order, or two writers could deadlock
         with self.database.writing() as connection:
-            new = set(connection.scalars(self.insert(FillRow).returning(FillRow.fill_id), rows))
-        return [fill for key, fill in by_id.items() if key in new]
+            for key in sorted(by_id):  # one order, or two writers could deadlock
+                connection.execute(self.upsert(FillRow, row_of(FillRow, by_id[key])))
 
     def of_cycle(self, cycle_id: str) -> list[Fill]:
         """Return the fills of a cycle's own orders, oldest first."""
         query = select(FillRow).join(IntentRow, IntentRow.client_order_id == FillRow.client_order_id)
         query = query.where(IntentRow.cycle_id == cycle_id)
-        return self.all(Fill, query.order_by(FillRow.at, FillRow.fill_id))
+        return self._legible(query.order_by(FillRow.at, FillRow.fill_id))
 
     def since(self, since: datetime, symbol: str | None = None) -> list[Fill]:
         """Return fills at `since` or later, oldest first."""
         query = select(FillRow).filter_by(**known(symbol=symbol)).where(FillRow.at >= since)
-        return self.all(Fill, query.order_by(FillRow.at, FillRow.fill_id))
+        return self._legible(query.order_by(FillRow.at, FillRow.fill_id))
+
+    def _legible(self, query: Select[Any]) -> list[Fill]:
+        """Return fills without those that a release of before kept of a number beyond all: they are told again."""
+        fills = []
+        for row in self.rows(query):
+            with suppress(StoreError):
+                fills.append(dto_of(Fill, row))
+        return fills

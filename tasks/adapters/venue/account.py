@@ -56,7 +56,7 @@ class VenueAccount:
     async def spot_position(self, symbol: str) -> VenuePosition | None:
         """Read a coin as a position: the venue has none on spot. Less than can be sold is flat."""
         instrument, base = await self.market.instrument(symbol), symbol.partition("/")[0]
-        coins = await self._wallet(lambda account: bybit.exact(bybit.coin_of(account, base)["equity"]))
+        coins = await self._wallet(lambda account: bybit.number(bybit.coin_of(account, base), "equity"))
         if coins < max(instrument.step, instrument.min_quantity):
             return None
         covered = floor_to_step(coins, instrument.step)  # a larger stop is refused when it fires, for want of coins
@@ -91,7 +91,7 @@ class VenueAccount:
             result = await self.call(doing, method, asked)
             with understood(doing, VenueUnavailable):
                 if rows := list(result["list"]):
-                    newest = max(rows, key=lambda row: int(row["updatedTime"]))
+                    newest = max(rows, key=lambda row: bybit.at(row["updatedTime"], "updatedTime"))
                     if any(row["orderLinkId"] != client_order_id for row in rows):
                         raise ValueError(f"answered with order {newest['orderLinkId']!r}")
                     return bybit.order_of(newest, symbol)
@@ -131,7 +131,7 @@ class VenueAccount:
         terms = await self.rows(
             f"ask the position mode of {symbol}", "private_get_v5_position_list",
             category_of(await self.market.listing(symbol)),
-            lambda row: (int(row["positionIdx"]), bybit.price_or_none(row.get("leverage"))),
+            lambda row: (int(row["positionIdx"]), bybit.told(row, "leverage")),
         )  # fmt: skip
         if any(index for index, _ in terms):
             raise refusal(f"{symbol} is in hedge mode at {self.market.name}: switch the account to one-way mode")

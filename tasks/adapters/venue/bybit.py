@@ -6,13 +6,15 @@ says what that means.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 from tasks.core.errors import OrderRejected
-from tasks.core.types.base import Dto, JsonObject, exact_sum
+from tasks.core.types.base import ZERO, Dto, JsonObject, bounded, exact_sum
 from tasks.core.types.orders import (
+    VASTEST,
     Balance,
     Fill,
     Instrument,
@@ -34,6 +36,7 @@ STATUS = {
     "Rejected": OrderStatus.REJECTED,
 }
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
+SHOWN = 40  # characters of what should have been a number
 NO_REASON = ("", "EC_NoError")
 SPOT_STOPS = ("Stop", "tpslOrder")  # stopOrderType of resting spot orders: we place no others than stops
 
@@ -46,30 +49,50 @@ class Permissions(Dto):
     read_only: bool | None = None
 
 
-def at(ms: object) -> datetime:
+def at(ms: object, name: str = "time") -> datetime:
     """Return a venue's milliseconds as aware UTC."""
-    return datetime.fromtimestamp(int(str(ms)) / 1000, tz=UTC)
+    try:
+        return datetime.fromtimestamp(int(str(ms)) / 1000, tz=UTC)
+    except (ArithmeticError, OSError, ValueError) as e:
+        raise ValueError(f"{name} is {str(ms)[:SHOWN]!r}, no time in ms") from e
 
 
 def ms(time: datetime) -> int:
     return round(time.timestamp() * 1000)
 
 
-def exact(value: object) -> Decimal:
-    """Read a number the venue sent; ccxt's floats cross here, by their shortest text."""
-    number = Decimal(str(value))
-    if not number.is_finite():
-        raise ValueError(f"{value!r} is not a finite number")
-    return number
+def exact(value: object, name: str = "number") -> Decimal:
+    """Read a number the venue sent, here alone; ccxt's floats cross by their shortest text.
+
+    Raises ValueError with the field's `name` and what it held, for what is none or beyond what a venue lists.
+    """
+    with suppress(ArithmeticError, ValueError):
+        number = bounded(Decimal(str(value)))
+        if abs(number) <= VASTEST:
+            return number
+    raise ValueError(f"{name} is {str(value)[:SHOWN]!r}, no number up to {VASTEST:.0e}")
 
 
-def exact_or_zero(value: object) -> Decimal:
-    return Decimal(0) if value in (None, "") else exact(value)
+def number(row: Row, name: str) -> Decimal:
+    return exact(row[name], name)
 
 
-def price_or_none(value: object) -> Decimal | None:
+def figure(row: Row, name: str) -> float:
+    return float(number(row, name))
+
+
+def number_or_zero(row: Row, name: str) -> Decimal:
+    return ZERO if row[name] in (None, "") else number(row, name)
+
+
+def price_or_none(row: Row, name: str) -> Decimal | None:
     """Read a price; the venue writes "no price" as "", "0" or "0.00"."""
-    return exact_or_zero(value) or None
+    return number_or_zero(row, name) or None
+
+
+def told(row: Row, name: str) -> Decimal | None:
+    """Read a number that a venue may leave out."""
+    return price_or_none(row, name) if name in row else None
 
 
 def wire(value: Decimal) -> str:
@@ -79,16 +102,16 @@ def wire(value: Decimal) -> str:
 
 def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
     """Read a ccxt market. tick_sizes: whether the venue gives precision as a step (else as a number of decimals)."""
-    precisions = [exact(market["precision"][name]) for name in ("price", "amount")]
+    precisions = [number(market["precision"], name) for name in ("price", "amount")]
     tick, step = (each if tick_sizes else Decimal(1).scaleb(-int(each)) for each in precisions)
     limits, spot = market["limits"], market["spot"]
     return Instrument(
         symbol=market["symbol"],
         tick=tick,
         step=step,
-        min_quantity=exact_or_zero(limits["amount"]["min"]),
-        min_notional=exact_or_zero(limits["cost"]["min"]),
-        max_leverage=Decimal(1) if spot else exact(limits["leverage"]["max"] or 1),
+        min_quantity=exact(limits["amount"]["min"] or 0, "least quantity"),
+        min_notional=exact(limits["cost"]["min"] or 0, "least notional"),
+        max_leverage=Decimal(1) if spot else exact(limits["leverage"]["max"] or 1, "most leverage"),
         shorting=not spot,
         kind="spot" if spot else "linear",
     )
@@ -156,11 +179,11 @@ def order_of(row: Row, symbol: str) -> Order:
     One rejected after a part of it was filled counts as cancelled: whoever sees "rejected" may forget the order.
     """
     kind = str(row.get("stopOrderType") or "")
-    type_, price = row["orderType"].lower(), price_or_none(row["price"])
+    type_, price = row["orderType"].lower(), price_or_none(row, "price")
     if exit_ := exit_reason(kind, spot=":" not in symbol):
-        type_, price = exit_, price_or_none(row["triggerPrice"])
+        type_, price = exit_, price_or_none(row, "triggerPrice")
     reason = str(row.get("rejectReason") or "")
-    status, filled = STATUS[row["orderStatus"]], exact_or_zero(row["cumExecQty"])
+    status, filled = STATUS[row["orderStatus"]], number_or_zero(row, "cumExecQty")
     return Order(
         client_order_id=row["orderLinkId"],
         venue_order_id=row["orderId"],
@@ -168,16 +191,16 @@ def order_of(row: Row, symbol: str) -> Order:
         side=SIDES[row["side"]],
         type=type_,
         status=OrderStatus.CANCELLED if status is OrderStatus.REJECTED and filled else status,
-        quantity=exact(row["qty"]),
+        quantity=number(row, "qty"),
         filled=filled,
         price=None if type_ == "market" else price,  # a market order's is the venue's slippage bound
-        avg_price=price_or_none(row.get("avgPrice")),
-        stop=price_or_none(row.get("stopLoss")),
-        target=price_or_none(row.get("takeProfit")),
+        avg_price=told(row, "avgPrice"),
+        stop=told(row, "stopLoss"),
+        target=told(row, "takeProfit"),
         reduce_only=row.get("reduceOnly") is True,
         reason="" if reason in NO_REASON else reason,
-        created_at=at(row["createdTime"]),
-        updated_at=at(row["updatedTime"]),
+        created_at=at(row["createdTime"], "createdTime"),
+        updated_at=at(row["updatedTime"], "updatedTime"),
     )
 
 
@@ -201,7 +224,9 @@ def fill_of(row: Row, market: Row) -> Fill:
     A spot buy whose fee is taken in base is told as what remains: less quantity, and the fee in quote.
     """
     reason, settle = fill_reason(row, market["spot"]), market["settle"] or market["quote"]
-    quantity, price, fee = exact(row["execQty"]), exact(row["execPrice"]), exact_or_zero(row["execFee"])
+    quantity, price, fee = number(row, "execQty"), number(row, "execPrice"), number_or_zero(row, "execFee")
+    if min(quantity, price) <= 0:
+        raise ValueError(f"execution {row['execId']} is of {quantity} at {price}, both must be above 0")
     currency = row.get("feeCurrency") or settle
     if market["spot"] and currency == market["base"] and row["side"] == "Buy":
         quantity, fee, currency = quantity - fee, fee * price, settle
@@ -217,7 +242,7 @@ def fill_of(row: Row, market: Row) -> Fill:
         fee_currency=currency,
         liquidity="maker" if row.get("isMaker") in (True, "true") else "taker",
         reason=reason,
-        at=at(row["execTime"]),
+        at=at(row["execTime"], "execTime"),
     )
 
 
@@ -239,16 +264,16 @@ def exit_reason(kind: str, spot: bool) -> Literal["", "stop", "target"]:
 
 def position_of(row: Row, symbol: str) -> VenuePosition | None:
     """Read a row of /v5/position/list; None for a flat one, which the venue may list too."""
-    quantity = exact_or_zero(row["size"])
+    quantity = number_or_zero(row, "size")
     if not quantity:
         return None
     return VenuePosition(
         symbol=symbol,
         side="long" if SIDES[row["side"]] == "buy" else "short",
         quantity=quantity,
-        avg_price=exact(row["avgPrice"]),
-        stop=price_or_none(row["stopLoss"]),
-        target=price_or_none(row["takeProfit"]),
+        avg_price=number(row, "avgPrice"),
+        stop=price_or_none(row, "stopLoss"),
+        target=price_or_none(row, "takeProfit"),
     )
 
 
@@ -264,12 +289,12 @@ def balance_of(account: Row, bases: Sequence[str] = ()) -> Balance:
     other coins may be lent out or pledged against it.
     """
     coin = coin_of(account, "USDT")
-    equity = exact(coin["equity"])
-    used = [exact_or_zero(coin.get(name)) for name in ("totalPositionIM", "totalOrderIM", "locked")]
+    equity = number(coin, "equity")
+    used = [told(coin, name) or ZERO for name in ("totalPositionIM", "totalOrderIM", "locked")]
     available = equity - exact_sum(used)
     if account.get("totalAvailableBalance") not in (None, ""):
-        available = min(available, exact(account["totalAvailableBalance"]))
-    equity += exact_sum(exact_or_zero(coin_of(account, base).get("usdValue")) for base in bases)
+        available = min(available, number(account, "totalAvailableBalance"))
+    equity += exact_sum(told(coin_of(account, base), "usdValue") or ZERO for base in bases)
     return Balance(equity=equity, available=max(available, Decimal(0)), currency="USDT")
 
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ OUTCOME_UNKNOWN = frozenset((
     "10000", "10014", "10016", "10019", "10429", "110079", "340099", "3400214",
     "170001", "170007", "170032", "170146", "170147", "170234",
 ))  # fmt: skip
+_ENDLESS = re.compile(r"\s*[-+]?[\d._]+[eE][-+]?[\d_]{3,}\s*")
 _CODE = re.compile(r'"ret_?[cC]ode"\s*:\s*"?(-?\d+)')
 _MESSAGE = re.compile(r'"ret_?[mM]sg"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -72,7 +74,7 @@ def build(settings: Settings) -> Any:
         _to_account(client, settings)
     elif settings.venue_url:
         _to_server(client, settings.venue_url)
-    client.fetch = _only_json(client.fetch)
+    client.fetch = _only_json(client.fetch, venue)
     return client
 
 
@@ -146,8 +148,11 @@ def _needed(variable: str, settings: Settings) -> str:
     return value
 
 
-def _only_json(fetch: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
-    """Refuse a page where JSON belongs: ccxt would read a proxy's HTML with status 200 as an empty answer."""
+def _only_json(fetch: Callable[..., Awaitable[object]], venue: str) -> Callable[..., Awaitable[object]]:
+    """Refuse a page where JSON belongs: ccxt would read a proxy's HTML with status 200 as an empty answer.
+
+    And a number that ccxt's arithmetic would write out digit by digit.
+    """
 
     async def strict(*args: Any, **kwargs: Any) -> object:
         from ccxt.base.errors import BadResponse
@@ -155,9 +160,24 @@ def _only_json(fetch: Callable[..., Awaitable[object]]) -> Callable[..., Awaitab
         answer = await fetch(*args, **kwargs)
         if not isinstance(answer, dict | list):
             raise BadResponse("the answer is not JSON")
+        if found := next(_endless("", answer), None):
+            raise VenueUnavailable("{} answered {} {!r:.40}: no number that can be reckoned with".format(venue, *found))
         return answer
 
     return strict
+
+
+def _endless(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """Yield numbers with an exponent of three digits and more, or beyond any float, with the names of their fields."""
+    if isinstance(value, dict | list):
+        parts = value.items() if isinstance(value, dict) else ((name, each) for each in value)
+        for key, part in parts:
+            yield from _endless(key, part)
+    elif isinstance(value, str):
+        if not name.endswith(("Id", "ID")) and _ENDLESS.fullmatch(value):
+            yield name, value
+    elif isinstance(value, float) and not isfinite(value):
+        yield name, value
 
 
 @contextmanager

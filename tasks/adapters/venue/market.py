@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from tasks.adapters.venue import bybit
-from tasks.adapters.venue.bybit import Row, at, exact, ms
+from tasks.adapters.venue.bybit import Row, at, exact, figure, ms
 from tasks.adapters.venue.client import reading, understood
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
 from tasks.core.ports import OrderBook
 from tasks.core.types.bars import COLUMNS, SECONDS, duration, floor_time
-from tasks.core.types.orders import Instrument
+from tasks.core.types.orders import VASTEST, Instrument
 
 BARS_PER_PAGE = 1000
 MARKETS_KEPT_S = 3600.0
@@ -75,7 +75,7 @@ class MarketData:
             page = await self.client.fetch_ohlcv(symbol, timeframe, start, n, {"until": end})
             rows = {int(row[0]): list(row[1:6]) for row in page}
             for open_time, row in rows.items():
-                if len(row) != len(COLUMNS) or not all(x is not None and np.isfinite(x) for x in row):
+                if len(row) != len(COLUMNS) or not all(x is not None and abs(x) <= VASTEST for x in row):
                     raise ValueError(f"the bar of {at(open_time):%Y-%m-%dT%H:%MZ} is {row}")
         return {t: row for t, row in rows.items() if start <= t <= end}
 
@@ -91,7 +91,7 @@ class MarketData:
         await self._offered(symbol, "fetchTrades")
         with reading(self.client, f"{symbol} trades"):
             raw = await self.client.fetch_trades(symbol, limit=limit)
-            rows = [(at(t["timestamp"]), str(t["side"]), float(t["price"]), float(t["amount"])) for t in raw]
+            rows = [(at(t["timestamp"]), str(t["side"]), figure(t, "price"), figure(t, "amount")) for t in raw]
         return sorted(rows, key=lambda row: row[0], reverse=True)[:limit]
 
     async def fetch_funding(self, symbol: str, limit: int) -> list[tuple[datetime, float]]:
@@ -101,8 +101,8 @@ class MarketData:
         with reading(self.client, f"{symbol} funding"):
             coming = await self.client.fetch_funding_rate(symbol)
             past = await self.client.fetch_funding_rate_history(symbol, limit=limit)
-            rows = [(at(row["timestamp"]), float(row["fundingRate"])) for row in past]
-            rows.append((at(coming["fundingTimestamp"]), float(coming["fundingRate"])))
+            rows = [(at(row["timestamp"]), figure(row, "fundingRate")) for row in past]
+            rows.append((at(coming["fundingTimestamp"]), figure(coming, "fundingRate")))
         return sorted(rows, reverse=True)[:limit]
 
     async def funding_paid(

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
 
+from tasks.core.errors import LedgerMismatch
 from tasks.core.trading import ledger, orders
 from tasks.core.trading.guard import sizing
 from tasks.core.types.base import ZERO
@@ -40,19 +41,20 @@ def positions_from_fills(
     strategy: str,
     closed: Collection[str] = (),
     dust: Decimal = ZERO,
-) -> tuple[list[Position], list[Fill]]:
+) -> tuple[list[Position], list[Fill], list[str]]:
     """Fold one symbol's fills, starting flat.
 
     entries: our intents by client order id, with their cycle_id; stored: positions of before, whose moved stops and
     follow-ups are carried over; closed: ids of positions that ended before, never to be opened again; dust: less than
-    that of a position is none. Returns every position in order (the last may be open) and the fills not ours.
+    that of a position is none. Returns every position in order (the last may be open), the fills not ours, and by their
+    ids, each with why, those that fit nowhere: the others are booked without them.
     """
     fold = PositionFold(entries, strategy, closed, dust)
     in_time = sorted(fills, key=lambda fill: (fill.at, fill.reason != "funding", fill.fill_id))
     for _, at_once in groupby(in_time, key=lambda fill: fill.at):
         fold.instant(list(at_once))
     last = [] if fold.position is None else [fold.position]
-    return [_carry_over(position, stored, fold.entered) for position in (*fold.closed, *last)], fold.foreign
+    return [_carry_over(position, stored, fold.entered) for position in (*fold.closed, *last)], fold.foreign, fold.aside
 
 
 def is_manual(fill: Fill, entries: Entries) -> bool:
@@ -69,6 +71,7 @@ class PositionFold:
         self.entries, self.strategy, self.ended, self.dust = entries, strategy, set(ended), dust
         self.closed: list[Position] = []
         self.foreign: list[Fill] = []
+        self.aside: list[str] = []
         self.position: Position | None = None
         self.theirs = ZERO  # what others added to our open position
         self.entered: dict[tuple[str, str], Decimal] = {}  # by position and order: entry_quantity before its first fill
@@ -83,7 +86,18 @@ class PositionFold:
             first = self._first(waiting)
             waiting.remove(first)
             for fill in first:
-                self.take(fill)
+                self._take_or_set_aside(fill)
+
+    def _take_or_set_aside(self, fill: Fill) -> None:
+        """Take a fill, and see what became of a position it closed; what cannot be reckoned changes nothing."""
+        before = self.position, self.theirs, [*self.closed], [*self.foreign]
+        try:
+            self.take(fill)
+            for position in self.closed[len(before[2]) :]:
+                ledger.outcome(position)
+        except (ArithmeticError, LedgerMismatch, ValueError) as e:
+            self.position, self.theirs, self.closed, self.foreign = before
+            self.aside.append(f"{fill.fill_id} ({e})")
 
     def _first(self, waiting: list[list[Fill]]) -> list[Fill]:
         """Flat: an entry. Open: an exit of what is open, then entries."""

@@ -248,13 +248,15 @@ def _booked(ledger: LedgerView, symbol: str, seen: ToldFills) -> Iterator[BookFi
     again = {p.position_id for p in past if p.opened_at >= seen.since}
     ended = {p.position_id for p in past} - again
     least = ledger.dust.get(symbol, ZERO)
-    positions, foreign = positions_from_fills(seen.fills, ours, before, ledger.strategy, ended, least)
+    positions, foreign, aside = positions_from_fills(seen.fills, ours, before, ledger.strategy, ended, least)
     changed = [p for p in positions if before.get(p.position_id) != p and p.position_id not in again]
     left = [fill for fill in foreign if fill.fill_id in seen.new]
     ids = {fill.fill_id for fill in foreign}
     manual = [f for f in seen.fills if f.fill_id in seen.new and f.fill_id not in ids and is_manual(f, ours)]
-    if changed or left or manual:
-        yield BookFills(symbol=symbol, positions=tuple(changed), foreign=tuple(left), manual=tuple(manual))
+    if changed or left or manual or aside:
+        yield BookFills(
+            symbol=symbol, positions=tuple(changed), foreign=tuple(left), manual=tuple(manual), aside=tuple(aside)
+        )
 
 
 # --- positions that differ

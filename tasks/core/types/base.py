@@ -66,6 +66,17 @@ def _no_float(value: object) -> object:
     return value
 
 
+def bounded(value: Decimal) -> Decimal:
+    """Return a number of at most 30 digits before the point and 100 behind it; raises ValueError for any other.
+
+    Arithmetic on larger exponents overflows, and to write such a number out takes all memory.
+    """
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int) or abs(exponent) > FINEST or value.adjusted() > MOST:
+        raise ValueError(f"{value!s:.40} is no number of up to {MOST} digits")
+    return value
+
+
 def aware_utc(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError(f"{value.isoformat()} has no timezone; times are aware UTC")
@@ -78,8 +89,9 @@ def first_error(error: ValidationError) -> tuple[str, str]:
     return ".".join(map(str, first["loc"])), first["msg"]
 
 
+MOST, FINEST = 30, 100  # digits before the point, and behind it
 JsonObject = dict[str, object]
-Exact = Annotated[Decimal, BeforeValidator(_no_float)]
+Exact = Annotated[Decimal, BeforeValidator(_no_float), AfterValidator(bounded)]
 Utc = Annotated[datetime, AfterValidator(aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base
 Quantity = NewType("Quantity", Decimal)  # base, never negative

@@ -132,12 +132,16 @@ class Adopt(Dto):
 
 
 class BookFills(Dto):
-    """Keep what a symbol's fills have made of our positions; foreign, manual: new fills of others, ours taken over."""
+    """Keep what a symbol's fills have made of our positions.
+
+    foreign, manual: new fills of others, ours taken over. aside: ids of those that fit nowhere, each with why.
+    """
 
     symbol: str
     positions: tuple[Position, ...] = ()
     foreign: tuple[Fill, ...] = ()
     manual: tuple[Fill, ...] = ()
+    aside: tuple[str, ...] = ()
 
 
 class LookAgain(Dto):

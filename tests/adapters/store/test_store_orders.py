@@ -112,10 +112,13 @@ def test_order_without_our_id_is_refused(begun):
         begun.orders.save(an_order(""))
 
 
-def test_only_new_fills_are_returned(store):
-    assert store.fills.save([a_fill("x1"), a_fill("x2"), a_fill("x1")]) == [a_fill("x1"), a_fill("x2")]
-    assert store.fills.save([a_fill("x3"), a_fill("x2")]) == [a_fill("x3")]
-    assert store.fills.save([]) == []
+def test_a_fill_is_kept_once_as_the_venue_tells_it_by_now(store):
+    store.fills.save([a_fill("x1"), a_fill("x2"), a_fill("x1")])
+    store.fills.save([a_fill("x3"), a_fill("x2", fee=Decimal("0.5"))])
+    store.fills.save([])
+    assert {fill.fill_id: fill.fee for fill in store.fills.since(AT - minutes(60))} == {
+        "x1": a_fill().fee, "x2": Decimal("0.5"), "x3": a_fill().fee,
+    }  # fmt: skip
 
 
 def test_fills_are_found_by_symbol_and_time_oldest_first(store):

@@ -309,9 +309,8 @@ def test_the_gross_is_bound_by_the_least_leverage_in_force(instrument, limits):
 
 @pytest.mark.parametrize("decision", [hold(BTC, "wait"), Pause(symbol=BTC, minutes=D(60))], ids=lambda d: d.action)
 def test_numbers_beyond_arithmetic_deny_neither_a_hold_nor_a_pause(decision):
-    assert judge(decision, account(equity=D("9E+999999"), peak_equity=D("9E+999999"))) == Verdict(
-        allowed=True, decision=decision
-    )
+    beyond = account().replace(equity=D("9E+999999"), peak_equity=D("9E+999999"))
+    assert judge(decision, beyond) == Verdict(allowed=True, decision=decision)
 
 
 # --- what is offered to the model

@@ -265,7 +265,7 @@ def test_an_account_without_equity_denies_an_entry_and_may_still_close():
 
 
 def test_numbers_beyond_computing_are_denied_not_raised():
-    verdict = judge(state=account(equity=D("9E+999999")))
+    verdict = judge(state=account().replace(equity=D("9E+999999")))
     assert not verdict.allowed
     assert verdict.codes == (Code.DATA_MISSING,)
 

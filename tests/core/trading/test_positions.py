@@ -35,7 +35,7 @@ OURS = {
 
 
 def book(*fills):
-    return positions_from_fills(fills, OURS, {}, "default")
+    return positions_from_fills(fills, OURS, {}, "default")[:2]
 
 
 @pytest.mark.parametrize(("entry_id", "exit_id"), [("b", "a"), ("a", "b")])
@@ -132,7 +132,7 @@ def test_a_position_that_ended_is_not_opened_again_when_only_the_later_fills_are
     fills = [fill("a", ENTRY, "buy", "0.4"), fill("b", "", "sell", "0.4", minute=1, reason="stop"),
              fill("c", ENTRY, "buy", "0.6", minute=2)]  # fmt: skip
     first, second = positions_from_fills(fills, REST, {}, "default")[0]
-    [again], _ = positions_from_fills(fills[2:], REST, {}, "default", {first.position_id})
+    [again], *_ = positions_from_fills(fills[2:], REST, {}, "default", {first.position_id})
     assert again == second
 
 
@@ -143,25 +143,25 @@ def test_a_later_fill_never_undoes_what_was_set_since():
     moved = {first.position_id: first.replace(stop=D(95), target=D(150))}
     [whole], _ = positions_from_fills(halves, adds, moved, "default")
     assert (whole.quantity, whole.stop, whole.target) == (1, D(95), D(150))
-    [added], _ = positions_from_fills([*halves, fill("c", AGAIN, "buy", "0.5", minute=2)], adds, moved, "default")
+    [added], *_ = positions_from_fills([*halves, fill("c", AGAIN, "buy", "0.5", minute=2)], adds, moved, "default")
     assert (added.stop, added.target) == (D(95), D(140))  # an ADD's target is a new one, its stop only if it is tighter
     kept = {added.position_id: added.replace(target=D(160))}
     rest = [fill("c", AGAIN, "buy", "0.5", minute=2), fill("d", AGAIN, "buy", "0.5", minute=3)]
-    [full], _ = positions_from_fills([*halves, *rest], adds, kept, "default")
+    [full], *_ = positions_from_fills([*halves, *rest], adds, kept, "default")
     assert (full.quantity, full.stop, full.target) == (2, D(95), D(160))
 
 
 def test_an_entry_of_the_other_side_that_reduces_leaves_the_stop_as_it_is():
     short = {**OURS, AGAIN: ("c2", intent(AGAIN, "sell", stop=D(110), target=D(80)))}
     fills = [fill("a", ENTRY, "buy"), fill("b", AGAIN, "sell", "0.4", minute=1)]
-    [position], _ = positions_from_fills(fills, short, {}, "default")
+    [position], *_ = positions_from_fills(fills, short, {}, "default")
     assert (position.side, position.quantity, position.stop, position.target) == ("long", D("0.6"), D(90), None)
 
 
 def test_an_entry_of_the_other_side_that_is_larger_closes_and_opens_with_its_own_stop():
     short = {**OURS, AGAIN: ("c2", intent(AGAIN, "sell", stop=D(110)))}
     fills = [fill("a", ENTRY, "buy"), fill("b", AGAIN, "sell", "1.5", minute=1, fee=D("0.3"))]
-    (closed, opened), foreign = positions_from_fills(fills, short, {}, "default")
+    (closed, opened), foreign, _ = positions_from_fills(fills, short, {}, "default")
     assert (closed.quantity, closed.fees, closed.closed_at) == (0, D("0.2"), AT + timedelta(minutes=1))
     assert (opened.side, opened.quantity, opened.fees, opened.stop) == ("short", D("0.5"), D("0.1"), D(110))
     assert not foreign
@@ -169,9 +169,9 @@ def test_an_entry_of_the_other_side_that_is_larger_closes_and_opens_with_its_own
 
 def test_what_a_fee_in_the_coin_leaves_below_the_smallest_order_closes_with_the_exit_at_its_price():
     bought, sold = fill("1", ENTRY, "buy", "0.999"), fill("2", EXIT, "sell", "0.99", minute=1, fee=D(1))
-    [position], foreign = positions_from_fills([bought, sold], OURS, {}, "default", dust=D("0.01"))
+    [position], foreign, _ = positions_from_fills([bought, sold], OURS, {}, "default", dust=D("0.01"))
     assert (position.quantity, position.closed_at, position.realized_pnl, position.fees) == (0, sold.at, 0, 1)
-    [left], _ = positions_from_fills([bought, sold], OURS, {}, "default", dust=D("0.009"))
+    [left], *_ = positions_from_fills([bought, sold], OURS, {}, "default", dust=D("0.009"))
     assert (left.quantity, left.closed_at) == (D("0.009"), None)
     again = fill("3", AGAIN, "buy", "0.999", minute=2), fill("4", EXIT, "sell", "1.002", minute=3)
     _, second = positions_from_fills([bought, sold, *again], OURS, {}, "default", dust=D("0.01"))[0]
@@ -182,5 +182,5 @@ def test_what_a_fee_in_the_coin_leaves_below_the_smallest_order_closes_with_the_
 def test_dust_earns_what_the_rest_of_its_exit_earns():
     bought, out = fill("1", ENTRY, "buy", 2), fill("2", EXIT, "sell", 1, minute=1)
     last = fill("3", EXIT, "sell", "0.9", minute=2).model_copy(update={"price": D(110)})
-    [position], _ = positions_from_fills([bought, out, last], OURS, {}, "default", dust=D("0.2"))
+    [position], *_ = positions_from_fills([bought, out, last], OURS, {}, "default", dust=D("0.2"))
     assert (position.quantity, position.realized_pnl, position.exit_price) == (0, 10, 105)

@@ -46,7 +46,7 @@ def fold(*trades, side="long", stops=("90", "100")):
         )
         for n, (order, quantity, price, *fee) in enumerate(trades)
     ]  # fmt: skip
-    positions, foreign = positions_from_fills(fills, entries, {}, "default")
+    positions, foreign, _ = positions_from_fills(fills, entries, {}, "default")
     assert not foreign
     return positions[-1]
 
