@@ -21,7 +21,7 @@ import click
 
 from flows.commands import backtest, compare, guard, learning, prompts, replay, snapshot
 from flows.commands.options import Finite, decider_option, json_option, time_option
-from flows.commands.output import emit, say
+from flows.commands.output import echo, emit, say
 from tasks.core.errors import InputError, TradingError
 from tasks.redaction import guard_logs, redacted
 from tasks.settings import ROOT, Settings, load
@@ -141,7 +141,7 @@ def metrics(host: str, port: int) -> None:
     now, registry = _installed(), CollectorRegistry()
     registry.register(Exporter(now.store_url, now.strategy, now.budget))
     listener, known = listen(port, host), secret.of_home(now.home)
-    click.echo(f"http://{host}:{port}/metrics of strategy {now.strategy}; Ctrl-C stops it", err=True)
+    echo(f"http://{host}:{port}/metrics of strategy {now.strategy}; Ctrl-C stops it", err=True)
     door = Door(make_asgi_app(registry), secret=known, any_name=host not in NEAR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
@@ -171,7 +171,7 @@ def doctor(as_json: bool) -> int:
     if as_json:
         emit({"ok": not failed, "checks": checks}, True)
     else:
-        click.echo("\n".join(map(str, checks)))
+        echo("\n".join(map(str, checks)))
     return int(failed)
 
 
@@ -202,7 +202,7 @@ def cycle(symbol: str, as_json: bool, **options: Any) -> None:
     from tasks.core.pages.decision import summary_line
 
     [record] = asyncio.run(to_the_end(run_cycles(Request(symbols=(symbol,), **options))))
-    emit(record, True) if as_json else click.echo(summary_line(record))
+    emit(record, True) if as_json else echo(summary_line(record))
 
 
 @cli.command()
@@ -216,7 +216,7 @@ def step(hours: float, as_json: bool) -> None:
 
     def show(record: Any) -> None:
         if record.decided is not None and not as_json:
-            click.echo(summary_line(record))
+            echo(summary_line(record))
 
     emit(asyncio.run(to_the_end(through(hours, show))), as_json)
 
@@ -260,7 +260,7 @@ def resume(as_json: bool) -> None:
     still = [{"who": who, "reason": reason} for who, reason in halts.switches(fresh=True).items()]
     emit({"resumed": resumed, "still_halted_by": still}, as_json)
     for switch in still:
-        click.echo(f"still halted: {switch['who']} says {switch['reason']!r}; remove it and resume again", err=True)
+        echo(f"still halted: {switch['who']} says {switch['reason']!r}; remove it and resume again", err=True)
 
 
 @cli.command()
@@ -291,7 +291,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    click.echo(f"quarterdeck: {redacted(' '.join(message.split()))}", err=True)
+    echo(f"quarterdeck: {redacted(' '.join(message.split()))}", err=True)
     sys.exit(code)
 
 

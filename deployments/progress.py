@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-import click
-
+from flows.commands.output import echo
 from tasks.redaction import redacted
 
 
@@ -34,4 +33,4 @@ class Board:
 
     def say(self, text: str) -> None:
         """Print one line, with the time."""
-        click.echo(f"{datetime.now(UTC):%H:%M:%S} {redacted(text)}", err=True)
+        echo(f"{datetime.now(UTC):%H:%M:%S} {redacted(text)}", err=True)

@@ -18,7 +18,7 @@ import psutil
 from deployments import up_state
 from deployments.supervisor import Supervisor
 from deployments.up_state import FirstCycle, UpState
-from flows.commands.output import emit
+from flows.commands.output import echo, emit
 from infra.door import PAGE
 from tasks.adapters import secret
 from tasks.core.errors import InputError
@@ -73,7 +73,7 @@ def _arm(settings: Settings, yes_live: bool) -> None:
     from tasks.adapters.venue import arming
 
     lines = [f"LIVE, with real money: {asyncio.run(arming.examine(settings))}", *arming.terms(settings)]
-    click.echo("\n".join(lines), err=True)
+    echo("\n".join(lines), err=True)
     if yes_live:
         return
     if not sys.stdin.isatty():
@@ -136,7 +136,7 @@ def _report(settings: Settings, now: UpState, first: FirstCycle, as_json: bool) 
     lines = [*(f"{name:<8} {url}" for name, url in shown.items()), f"first cycle {first.state} {first.message}".strip()]
     lines += first.cycles if first.ok else [f"its log: {now.services['worker'].log}"]
     seconds = "  ".join(f"{name} {took}" for name, took in now.seconds.items())
-    click.echo("\n".join([*lines, f"seconds  {seconds}"]))
+    echo("\n".join([*lines, f"seconds  {seconds}"]))
 
 
 def _detached(settings: Settings, as_json: bool) -> int:

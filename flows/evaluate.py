@@ -28,6 +28,7 @@ from tasks.core.lab import compare
 from tasks.core.lab.compare import BacktestWindow, Treatment, Trial, Variant
 from tasks.core.lab.masking import LOOK_UP, STRONG
 from tasks.core.lab.promotion_criteria import Measured
+from tasks.core.pages import inert
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
@@ -154,7 +155,9 @@ def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]
     out = settings().home / "evaluations" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime())
     document = carry_out(work, request.max_cost, out)
     create_markdown_artifact(
-        key="comparison", markdown=table(COLUMNS, rows(document)), description=request.title or "comparison"
+        key="comparison",
+        markdown=table(COLUMNS, rows(document)),
+        description=inert.markdown(request.title or "comparison"),
     )
     create_link_artifact(key="comparison-report", link=Path(document["report"]).as_uri(), link_text="report.html")
     return {"report": document["report"], "mlflow_run": document["mlflow_run"], "complete": document["complete"]}

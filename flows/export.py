@@ -15,11 +15,12 @@ def export(out: str = "", records: str = "", formats: tuple[str, ...] = ()) -> d
     from prefect.artifacts import create_markdown_artifact
 
     from tasks.adapters.files.dataset_card import render
+    from tasks.core.pages import inert
     from tasks.learn import export_dataset
 
     folder = Path(out or settings().home / "exports" / time.strftime("%Y-%m-%d_%H%M%S", time.gmtime()))
     card = export_dataset(folder, Path(records) if records else None, formats)
-    create_markdown_artifact(key="rl-dataset", markdown=render(card), description=str(folder))
+    create_markdown_artifact(key="rl-dataset", markdown=render(card), description=inert.markdown(str(folder)))
     return headline(card, folder)
 
 

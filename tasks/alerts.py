@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
-from tasks.core.pages import alerts
+from tasks.core.pages import alerts, inert
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.reconcile import Finding
 from tasks.halts import active_halts
@@ -45,8 +45,9 @@ def tell_refused(deployment: str, text: str) -> None:
 
 
 def _ring(alert: Alert) -> None:
-    resource = {"prefect.resource.id": f"{EVENT}.{alert.fingerprint}", "prefect.resource.name": alert.key}
-    payload = {"kind": alert.kind.value, "text": alert.text, "strategy": settings().strategy}
+    key, text = (inert.line(inert.plain(each)) for each in (alert.key, alert.text))
+    resource = {"prefect.resource.id": f"{EVENT}.{alert.fingerprint}", "prefect.resource.name": key}
+    payload = {"kind": alert.kind.value, "text": text, "strategy": settings().strategy}
     emit_event(event=f"{EVENT}.{alert.kind}", resource=resource, payload=payload)
 
 

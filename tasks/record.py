@@ -10,7 +10,7 @@ from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
 from tasks.core.market.market import Market
-from tasks.core.pages import decision
+from tasks.core.pages import decision, inert
 from tasks.core.trading.orders import cycle_id
 from tasks.core.types.bars import duration, floor_time
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
@@ -82,7 +82,7 @@ async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) 
     await acreate_markdown_artifact(
         key="-".join(("decision", *re.findall("[a-z0-9]+", record.symbol.lower()))),
         markdown=decision.to_markdown(record, outcome, chart_of(record)),
-        description=decision.summary_line(record),
+        description=inert.markdown(decision.summary_line(record)),
     )
 
 

@@ -13,6 +13,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
+from tasks.core.pages import inert
+
 CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASS|PWD|CRED|AUTH|JWT|COOKIE|DSN|HEADERS|WEBHOOK|ALERT_URL|SIGNATURE|SALT")
 PARAMETER = re.compile(r"[?&;][^=&;]*(?:key|token|secret|pass|pwd|auth|sig)[^=&;]*=([^&;#\s]+)", re.IGNORECASE)
 USERINFO = re.compile(r"\w://([^/?#@\s]+)@")
@@ -52,7 +54,7 @@ def _in_environment(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
 
 
 def guard_logs() -> None:
-    """Let no log record of this process carry a secret, in its traceback neither."""
+    """Let no log record of this process carry a secret, and its message be one line; a traceback's lines are set in."""
     made = logging.getLogRecordFactory()
     if getattr(made, "__module__", "") == __name__:
         return
@@ -60,10 +62,10 @@ def guard_logs() -> None:
     def clean(*args: Any, **options: Any) -> logging.LogRecord:
         record = made(*args, **options)
         with suppress(TypeError, ValueError):  # arguments that do not fit: logging says so itself
-            if (text := record.getMessage()) != redacted(text):
-                record.msg, record.args = redacted(text), ()
+            record.msg, record.args = inert.line(redacted(record.getMessage())), ()
         if record.exc_info:
-            record.exc_text = redacted(logging.Formatter().formatException(record.exc_info))
+            lines = redacted(logging.Formatter().formatException(record.exc_info)).split("\n")
+            record.exc_text = "\n".join(f"  {inert.line(each)}" for each in lines)
         return record
 
     logging.setLogRecordFactory(clean)

@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 
 from tasks import alerts
 from tasks.connections import store, venue
+from tasks.core.pages import inert
 from tasks.core.pages.day import Day
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed
@@ -48,8 +49,9 @@ async def write_report(day: date | None) -> Path:
     if flow_run.id is not None:
         rows = [*shown_day.statuses.items(), *shown_day.actions.items()]
         rows += [(f"cost {model}, USD", fixed(usd, 6)) for model, usd in shown_day.costs.items()]
-        page = f"# {day}\n{shown_day.headline}\n\n{table(('what', 'how many'), rows)}\n\nThe whole page: `{path}`"
-        await acreate_markdown_artifact(key=ARTIFACT, markdown=page, description=shown_day.headline)
+        headline, where = inert.markdown(shown_day.headline), inert.markdown(str(path))
+        page = f"# {day}\n{headline}\n\n{table(('what', 'how many'), rows)}\n\nThe whole page: {where}"
+        await acreate_markdown_artifact(key=ARTIFACT, markdown=page, description=headline)
     alerts.tell([Alert(kind=AlertKind.REPORT, key=str(day), text=f"{shown_day.headline}; {path}")])
     return path
 

@@ -7,6 +7,7 @@ from prefect.context import TaskRunContext
 
 from tasks.connections import log
 from tasks.core.market.bars import Frames
+from tasks.core.pages import inert
 from tasks.core.types.record import DataFailure
 from tasks.stage import stage
 
@@ -44,4 +45,4 @@ def artifact_table(frames: dict[str, Frames], failures: list[DataFailure]) -> li
         timeframes = dict.fromkeys(tf for by_timeframe in frames.values() for tf in by_timeframe)
         passed = {"symbol": ", ".join(frames), "timeframe": ", ".join(timeframes), "expectation": "all passed"}
         return [{**passed, "count": 0, "rows": ""}]
-    return [{**failure.model_dump(exclude={"rows"}), "rows": "; ".join(failure.rows)} for failure in failures]
+    return [{**each.model_dump(exclude={"rows"}), "rows": inert.plain("; ".join(each.rows))} for each in failures]

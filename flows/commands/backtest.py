@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from flows.commands.options import decider_option, json_option, mask_option, name_gaps, replay_options
-from flows.commands.output import emit, plain, progress, stopwatch
+from flows.commands.output import echo, emit, plain, progress, stopwatch
 from flows.commands.spending import max_cost_option
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
@@ -81,7 +81,7 @@ def backtest(
         result = _carried_out(job, chosen, out, spending, as_json)
     except KeyboardInterrupt:
         where = f"the same command goes on in {_partial(out)}" if out else "nothing was kept: give it --out DIR"
-        click.echo(f"stopped: {where}", err=True)
+        echo(f"stopped: {where}", err=True)
         raise
     seconds, figures = took(), result.summary()
     sources = {masked: sources[real] for masked, real in job.seen.names.items()}
@@ -118,7 +118,7 @@ def _carried_out(job: Any, decider: Any, out: Path | None, spending: Any, as_jso
         result = asyncio.run(run.run())
     if not result.complete:
         at = result.grid.closes_at(result.grid.n - 1).isoformat()
-        click.echo(f"the agreed cost was reached at {at}: what was decided before that counts", err=True)
+        echo(f"the agreed cost was reached at {at}: what was decided before that counts", err=True)
     return result
 
 
@@ -139,7 +139,7 @@ def _recorded(out: Path) -> Iterator[tuple[Any, Callable[[bytes], None]]]:
     with (partial / "records.jsonl").open("ab") as file:
         earlier = EarlierRun(_whole_lines(partial / "records.jsonl"), f"--out {out}: cannot go on with {partial}: ")
         if earlier.hashes:
-            click.echo(f"going on after {len(earlier.hashes)} decisions in {partial}", err=True)
+            echo(f"going on after {len(earlier.hashes)} decisions in {partial}", err=True)
 
         def write(line: bytes) -> None:
             if not earlier.has(line):

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from flows.commands.options import Finite, json_option, mask_option, replay_options
-from flows.commands.output import emit, progress, utc_time
+from flows.commands.output import echo, emit, progress, utc_time
 from flows.commands.spending import agree, max_cost_option
 from tasks.core.errors import InputError
 
@@ -22,17 +22,17 @@ def print_table(document: dict[str, Any]) -> None:
     first, *columns = COLUMNS
     names, *figures = zip(*rows(document), strict=True)
     table = pd.DataFrame(dict(zip(columns, figures, strict=True)), index=pd.Index(names))
-    click.echo(table.rename_axis(columns=first).to_string())
+    echo(table.rename_axis(columns=first).to_string())
     if overfit := document["overfit"]:
         among = f"{overfit['variants']} that traded, {overfit['splits']} splits"
-        click.echo(f"PBO {overfit['pbo']:.1%} of {among}; tried {document['tried']}")
+        echo(f"PBO {overfit['pbo']:.1%} of {among}; tried {document['tried']}")
     spent = document["spent"]
-    click.echo(f"models: {spent}" if spent["asked"] + spent["reused"] else "no model asked")
+    echo(f"models: {spent}" if spent["asked"] + spent["reused"] else "no model asked")
     if document["look_up"]:
-        click.echo(f"masked: who looks questions up in candles finds {document['look_up']}")
+        echo(f"masked: who looks questions up in candles finds {document['look_up']}")
     if not document["complete"]:
-        click.echo("not complete: the agreed cost was reached")
-    click.echo(f"report {document['report'] or 'not kept: name a folder with --out'}")
+        echo("not complete: the agreed cost was reached")
+    echo(f"report {document['report'] or 'not kept: name a folder with --out'}")
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from flows.commands.output import utc_time
+from flows.commands.output import echo, utc_time
 from tasks.core.errors import InputError
 from tasks.settings import settings
 
@@ -99,7 +99,7 @@ def name_gaps(markets: Mapping[str, Any]) -> dict[str, Any]:
     """Say on stderr which candles are missing; returns it by symbol, for --json."""
     gaps = {symbol: found for symbol, market in markets.items() if (found := market.gaps)}
     for symbol, each in gaps.items():
-        click.echo(f"{symbol}: {GAPS.format_map(each)}", err=True)
+        echo(f"{symbol}: {GAPS.format_map(each)}", err=True)
     return gaps
 
 

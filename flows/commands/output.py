@@ -15,6 +15,7 @@ import click
 from pydantic import BaseModel
 
 from tasks.core.errors import InputError
+from tasks.core.pages import inert
 
 
 def plain(value: Any) -> Any:
@@ -30,6 +31,11 @@ def _plain(value: Any) -> Any:
     return value.isoformat().replace("+00:00", "Z") if isinstance(value, date) else str(value)
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Print lines, with what a terminal would act on as its escapes."""
+    click.echo("\n".join(map(inert.line, text.split("\n"))), err=err)
+
+
 def emit(value: Any, as_json: bool) -> None:
     """Print `value`: one JSON document, or its entries line by line."""
     value = plain(value)
@@ -38,12 +44,12 @@ def emit(value: Any, as_json: bool) -> None:
         return
     width = max((len(key) for key in value), default=0)
     for key, item in value.items():
-        click.echo(f"{key:<{width}}  {item if isinstance(item, str | int | float) else json.dumps(item)}")
+        echo(inert.line(f"{key:<{width}}  {item if isinstance(item, str | int | float) else json.dumps(item)}"))
 
 
 def say(text: str, as_json: bool, **fields: Any) -> None:
     """Print a sentence, or with --json what it says."""
-    click.echo(json.dumps(plain(fields)) if as_json else text)
+    echo(json.dumps(plain(fields)) if as_json else text)
 
 
 def read_text(name: str, what: str) -> str:

@@ -3,7 +3,7 @@
 import click
 
 from flows.commands.options import json_option
-from flows.commands.output import emit, say
+from flows.commands.output import echo, emit, say
 from tasks.core.errors import InputError
 
 
@@ -26,7 +26,7 @@ def list_(as_json: bool) -> None:
             row = {"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256, "aliases": named}
             emit(row, as_json=True)
         else:
-            click.echo(f"{prompt.name:<12} {prompt.version}  {prompt.sha256[:12]}  {' '.join(named)}".rstrip())
+            echo(f"{prompt.name:<12} {prompt.version}  {prompt.sha256[:12]}  {' '.join(named)}".rstrip())
 
 
 @prompts.command()
@@ -89,7 +89,7 @@ def promote(
         raise InputError("--override and --reason go together: say why the evidence is overruled")
     move = move_alias(role, version, alias, evidence, reason.strip())
     for criterion in move.criteria:
-        click.echo(str(criterion), err=as_json)
+        echo(str(criterion), err=as_json)
     if move.kind == "refused":
         first = next(each for each in move.criteria if not each.passed)
         raise InputError(
@@ -112,7 +112,7 @@ def history(role: str | None, as_json: bool) -> None:
             emit(move, as_json=True)
         else:
             why = f"  {move.reason}" if move.reason else ""
-            click.echo(f"{move.at:%Y-%m-%d %H:%M} {move.kind:<12} {move.role} {move.alias} {move.previous or '-'} -> "
+            echo(f"{move.at:%Y-%m-%d %H:%M} {move.kind:<12} {move.role} {move.alias} {move.previous or '-'} -> "
                        f"{move.version} by {move.who}{why}")  # fmt: skip
 
 

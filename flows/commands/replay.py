@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from flows.commands.options import candle_options, json_option, name_gaps
-from flows.commands.output import emit, stopwatch
+from flows.commands.output import echo, emit, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
+from tasks.core.pages import inert
 from tasks.core.types.base import read_dto
 from tasks.settings import settings
 
@@ -115,11 +116,11 @@ def _show(summary: dict[str, Any]) -> None:
     head = {key: value for key, value in summary.items() if key not in ("differences", "changed_verdicts")}
     emit(head, as_json=False)
     for result in summary["differences"][:SHOWN]:
-        click.echo(f"\n{result.cycle_id} {result.symbol} {result.as_of.isoformat()} differs:")
+        echo(f"\n{result.cycle_id} {result.symbol} {result.as_of.isoformat()} differs:")
         for each in result.differences[:SHOWN]:
-            click.echo(f"  {each.path}: recorded {each.recorded}, replayed {each.replayed}")
+            echo(inert.line(f"  {each.path}: recorded {each.recorded}, replayed {each.replayed}"))
     for verdict in summary.get("changed_verdicts", ()):
-        click.echo(str(verdict))
+        echo(str(verdict))
 
 
 def _limits(path: Path) -> dict[str, Any]:

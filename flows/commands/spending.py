@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from flows.commands.output import echo
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.settings import settings
@@ -20,7 +21,7 @@ def agree(paid: Any, max_cost: Decimal | None) -> Decimal:
     from tasks.adapters.variants import estimate
 
     calls, usd = asyncio.run(estimate(paid, settings()))
-    click.echo(
+    echo(
         f"models will be asked about {calls} times, at most {usd} USD; kept replies cost nothing",
         err=True,
     )

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from pydantic import SecretStr
 
+from tasks.core.pages import inert
+
 
 def send(urls: Sequence[SecretStr], title: str, text: str) -> int:
     """Send to every address and return how many did not take it. An address is a secret: it is never logged."""
@@ -14,5 +16,5 @@ def send(urls: Sequence[SecretStr], title: str, text: str) -> int:
     failed = 0
     for url in urls:
         one = Apprise()
-        failed += not (one.add(url.get_secret_value()) and one.notify(title=title, body=text))
+        failed += not (one.add(url.get_secret_value()) and one.notify(title=title, body=inert.plain(text)))
     return failed

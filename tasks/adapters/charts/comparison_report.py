@@ -12,7 +12,7 @@ from tasks.adapters.charts.canvas import data_uri
 from tasks.core.lab import compare
 from tasks.core.lab.compare import Comparison, Row, Trial, Variant
 from tasks.core.lab.random_traders import TradedBars
-from tasks.core.pages import numbers
+from tasks.core.pages import inert, numbers
 
 
 def page(found: Comparison, variants: Sequence[Variant], trials: Sequence[Trial], notes: Mapping[str, Any]) -> str:
@@ -55,6 +55,7 @@ def page_of(template: str, **values: Any) -> str:
         loader=PackageLoader("tasks.adapters.charts", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=lambda value: inert.visible(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

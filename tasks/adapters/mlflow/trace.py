@@ -3,6 +3,7 @@
 from typing import Any
 
 from tasks.adapters.mlflow.server import MlflowServer
+from tasks.core.pages import inert
 from tasks.core.types.decision import PromptRef
 from tasks.core.types.record import CycleRecord, CycleStatus
 
@@ -20,7 +21,12 @@ def write_trace(server: MlflowServer, record: CycleRecord, profile: str, run_id:
     reasons = [str(reason) for reason in record.reasons]
     asked = {"pair": record.symbol, "reasons": reasons, "as_of": record.as_of.isoformat()}
     root = server.client.start_trace(
-        "cycle", "AGENT", asked, tags=trace_tags(record, profile), experiment_id=server.experiment_id, run_id=run_id
+        "cycle",
+        "AGENT",
+        _inert(asked),
+        tags=_inert(trace_tags(record, profile)),
+        experiment_id=server.experiment_id,
+        run_id=run_id,
     )
     at = int(root.start_time_ns)
 
@@ -36,9 +42,14 @@ def write_trace(server: MlflowServer, record: CycleRecord, profile: str, run_id:
         error: str = "",
     ) -> Any:
         made = server.mlflow.start_span_no_context(
-            name, span_type=kind, parent_span=parent, start_time_ns=begin, inputs=inputs, attributes=attributes
+            name,
+            span_type=kind,
+            parent_span=parent,
+            start_time_ns=begin,
+            inputs=_inert(inputs),
+            attributes=_inert(attributes),
         )
-        made.end(outputs=outputs, status="ERROR" if error else "OK", end_time_ns=begin + int(ms * _MILLI))
+        made.end(outputs=_inert(outputs), status="ERROR" if error else "OK", end_time_ns=begin + int(ms * _MILLI))
         return made
 
     if decided:
@@ -79,8 +90,17 @@ def write_trace(server: MlflowServer, record: CycleRecord, profile: str, run_id:
         "error": record.error or None,
     }
     status = "ERROR" if record.status == CycleStatus.FAILED else "OK"
-    server.client.end_trace(root.trace_id, outputs=outputs, status=status, end_time_ns=at)
+    server.client.end_trace(root.trace_id, outputs=_inert(outputs), status=status, end_time_ns=at)
     return str(root.trace_id)
+
+
+def _inert(value: Any) -> Any:
+    """Return what MLflow's pages show as Markdown with nothing in it to follow or fetch."""
+    if isinstance(value, dict):
+        return {key: _inert(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_inert(each) for each in value]
+    return inert.plain(value) if isinstance(value, str) else value
 
 
 def prompts_sent(record: CycleRecord) -> list[PromptRef]:

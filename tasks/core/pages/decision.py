@@ -6,11 +6,11 @@ become a heading, a link, an image, HTML or another table row, nor hide characte
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
+from tasks.core.pages import inert
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import UNKNOWN, plain
 from tasks.core.types.base import JsonObject
@@ -22,15 +22,13 @@ from tasks.core.types.snapshot import Snapshot
 from tasks.core.types.verdict import Verdict
 
 MAX_TEXT = 4000
-# An underscore inside a word (OPEN_LONG) is never markup; "//" after ":" and "." after "www" would become links.
-_ACTIVE = re.compile(r"[\\`*\[\]<>&|~#!@$]|(?<![^\W_])_|_(?![^\W_])|(?<=:)//|(?<=www)\.", re.IGNORECASE)
 _LINE_START = re.compile(r"^(\d*)([-+=.)])")
 _ABOUT = {"symbol", "confidence", "comment", "reasoning", "key_factors", "risk_assessment", "source"}
 
 
 def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str = "") -> str:
     """Write the page about one cycle; stages that did not happen are left out. chart: a picture's URL, our own."""
-    reasons = [f"- {_escape(str(reason))}{' (context)' if reason.context else ''}" for reason in record.reasons]
+    reasons = [f"- {inert.markdown(str(reason))}{' (context)' if reason.context else ''}" for reason in record.reasons]
     failures = [(f.timeframe, f.expectation, f.count, "; ".join(f.rows)) for f in record.failures]
     fills = [(f.at, f.side, f.quantity, f.price, f"{plain(f.fee)} {f.fee_currency}", f.liquidity) for f in record.fills]
     return (
@@ -67,7 +65,7 @@ def summary_line(record: CycleRecord) -> str:
     if record.failures:
         facts["failures"] = ",".join(sorted({failure.expectation for failure in record.failures}))
     facts["cycle_id"] = record.cycle_id
-    line = " ".join(f"{key}={'_'.join(_visible(str(value)).split())}" for key, value in facts.items())
+    line = " ".join(f"{key}={'_'.join(inert.visible(str(value)).split())}" for key, value in facts.items())
     remark = record.error or (decided.decision.comment if decided else "")
     return f"{line} {'error' if record.error else 'comment'}={_quoted(remark)}" if remark else line
 
@@ -98,12 +96,12 @@ def _headline(record: CycleRecord) -> str:
     action = record.decided.decision.action if record.decided else "no decision"
     facts = [
         f"As of {_time(record.as_of)}",
-        f"strategy {_escape(record.strategy)}",
-        f"decider {_escape(record.decider) or UNKNOWN}",
+        f"strategy {inert.markdown(record.strategy)}",
+        f"decider {inert.markdown(record.decider) or UNKNOWN}",
         f"started by {record.trigger}",
-        f"cycle {_escape(record.cycle_id)}",
+        f"cycle {inert.markdown(record.cycle_id)}",
     ]
-    title = f"# {_escape(record.symbol)}: {_escape(action)}, {record.status.value.replace('_', ' ')}"
+    title = f"# {inert.markdown(record.symbol)}: {inert.markdown(action)}, {record.status.value.replace('_', ' ')}"
     return f"{title}\n\n{record.status.meaning}\n\n{' · '.join(facts)}"
 
 
@@ -140,7 +138,7 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
 
 def _decided(a: Answer) -> str:
     d = a.decision
-    asked = "".join(f", {name} {_escape(value)}" for name, value in _parameters(d).items())
+    asked = "".join(f", {name} {inert.markdown(value)}" for name, value in _parameters(d).items())
     calls = [
         (
             call.role,
@@ -163,12 +161,12 @@ def _decided(a: Answer) -> str:
         for tool in a.tool_calls
     ]
     return _joined(
-        f"**{_escape(d.action)}**{asked}, confidence {plain(d.confidence)}",
+        f"**{inert.markdown(d.action)}**{asked}, confidence {plain(d.confidence)}",
         _titled("Comment:", _quote(d.comment)),
         _titled("Reasoning:", _quote(d.reasoning)),
         _titled("Key factors:", _quoted_list(d.key_factors)),
         _titled("Risk assessment:", _quote(d.risk_assessment)),
-        f"From {_escape(a.source)}, rung {_escape(a.rung)}, model {_escape(a.model) or UNKNOWN}: "
+        f"From {inert.markdown(a.source)}, rung {inert.markdown(a.rung)}, model {inert.markdown(a.model) or UNKNOWN}: "
         f"{plain(a.latency_ms / 1000, 3)} s, {plain(a.cost_usd)} USD, {a.tokens} tokens.",
         _table(("role", "model", "prompt", "seconds", "tokens in / out", "USD", "error"), calls),
         _table(("tool", "asked", "answered", "s"), tools),
@@ -239,8 +237,8 @@ def _titled(title: str, body: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out a table, every cell of `rows` escaped; empty without rows."""
-    body = [[" ".join(_escape(_text(cell)).split()) for cell in row] for row in rows]
+    """Lay out a table; empty without rows."""
+    body = [map(_text, row) for row in rows]
     return table(head, body) if body else ""
 
 
@@ -264,22 +262,11 @@ def _quoted_list(texts: Sequence[str]) -> str:
 
 def _line(text: str) -> str:
     """Escape a text that stands at the start of a line, where a dash or a number would begin a list."""
-    return _LINE_START.sub(lambda hit: f"{hit[1]}&#{ord(hit[2])};", _escape(text).strip())
-
-
-def _escape(text: str) -> str:
-    """Write what markdown or HTML would act on as character references, which both only ever show."""
-    return _ACTIVE.sub(lambda hit: "".join(f"&#{ord(c)};" for c in hit[0]), _visible(text))
-
-
-def _visible(text: str) -> str:
-    """Drop what cannot be seen (control and direction characters, surrogates) and make every space a plain one."""
-    spaced = "".join(" " if unicodedata.category(c)[0] == "Z" or c in "\t\r\n" else c for c in text)
-    return "".join(c for c in spaced if unicodedata.category(c)[0] != "C")
+    return _LINE_START.sub(lambda hit: f"{hit[1]}&#{ord(hit[2])};", inert.markdown(text).strip())
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(_visible(text).strip()[:200], ensure_ascii=False)  # one line, whatever is in it
+    return json.dumps(inert.visible(text).strip()[:200], ensure_ascii=False)  # one line, whatever is in it
 
 
 def _parameters(decision: Decision) -> dict[str, str]:

@@ -90,13 +90,13 @@ class PositionFold:
 
     def _take_or_set_aside(self, fill: Fill) -> None:
         """Take a fill, and see what became of a position it closed; what cannot be reckoned changes nothing."""
-        before = self.position, self.theirs, [*self.closed], [*self.foreign]
+        before = self.position, self.theirs, [*self.closed], [*self.foreign], {**self.entered}
         try:
             self.take(fill)
             for position in self.closed[len(before[2]) :]:
                 ledger.outcome(position)
         except (ArithmeticError, LedgerMismatch, ValueError) as e:
-            self.position, self.theirs, self.closed, self.foreign = before
+            self.position, self.theirs, self.closed, self.foreign, self.entered = before
             self.aside.append(f"{fill.fill_id} ({e})")
 
     def _first(self, waiting: list[list[Fill]]) -> list[Fill]:

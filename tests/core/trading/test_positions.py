@@ -139,9 +139,9 @@ def test_a_position_that_ended_is_not_opened_again_when_only_the_later_fills_are
 def test_a_later_fill_never_undoes_what_was_set_since():
     adds = {**REST, AGAIN: ("c2", intent(AGAIN, stop=D(92), target=D(140)))}
     halves = [fill("a", ENTRY, "buy", "0.4"), fill("b", ENTRY, "buy", "0.6", minute=1)]
-    [first], _ = positions_from_fills(halves[:1], adds, {}, "default")
+    [first], *_ = positions_from_fills(halves[:1], adds, {}, "default")
     moved = {first.position_id: first.replace(stop=D(95), target=D(150))}
-    [whole], _ = positions_from_fills(halves, adds, moved, "default")
+    [whole], *_ = positions_from_fills(halves, adds, moved, "default")
     assert (whole.quantity, whole.stop, whole.target) == (1, D(95), D(150))
     [added], *_ = positions_from_fills([*halves, fill("c", AGAIN, "buy", "0.5", minute=2)], adds, moved, "default")
     assert (added.stop, added.target) == (D(95), D(140))  # an ADD's target is a new one, its stop only if it is tighter
