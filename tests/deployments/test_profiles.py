@@ -69,7 +69,7 @@ async def test_a_paper_cycle_goes_from_candles_to_a_stopped_position_and_its_out
     closing = [
         fill for fill in store().fills.since(START - timedelta(hours=1), SYMBOL) if fill.reason in ("stop", "target")
     ]
-    assert [fill.at.second for fill in closing] == [0]
+    assert [(fill.at + timedelta(milliseconds=1)).second for fill in closing] == [0], "just before a bar closes"
     assert store().halts.newest() is None
     last = store().equity.last("default")
     assert last.equity == Decimal(10_000) + outcome.pnl
