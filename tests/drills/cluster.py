@@ -12,7 +12,6 @@ import psutil
 from tests.drills.seen import Skipped
 
 NEWEST = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=None)
-INIT = Path(__file__).resolve().parents[2] / "infra" / "postgres" / "databases.sql"
 USER = "quarterdeck"
 
 
@@ -40,8 +39,9 @@ class Cluster:
             rules.write("host all all samenet scram-sha-256\n")
         self.start()
         login = ("-h", host, "-p", port, "-U", USER, "-v", "ON_ERROR_STOP=1")
-        self._tool("psql", *login, "-d", "postgres", "-c", "CREATE DATABASE quarterdeck")
-        self._tool("psql", *login, "-d", "quarterdeck", "-f", INIT)
+        for name in ("quarterdeck", "prefect", "mlflow"):  # of one owner: what is drilled is not their logins
+            self._tool("psql", *login, "-d", "postgres", "-c", f"CREATE DATABASE {name}")
+        self._tool("psql", *login, "-d", "prefect", "-c", "CREATE EXTENSION pg_trgm")
 
     def url(self, database: str) -> str:
         return f"postgresql://{USER}:{self.password}@{self.host}:{self.port}/{database}"
