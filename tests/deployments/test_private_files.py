@@ -84,6 +84,8 @@ def test_another_user_reads_nothing_of_a_home_of_the_last_release(shared):
     for name in ("quarterdeck.db", "prefect/prefect.db"):
         (home / name).write_text("everything")
         (home / name).chmod(0o644)
+    for folder in (home, home / "prefect"):  # an earlier test may have left a umask that closes them
+        folder.chmod(0o755)
     assert as_another("cat", str(home / "prefect" / "prefect.db")).stdout == "everything", "it stood open"
     up_state.make_home(home)
     for name in ("quarterdeck.db", "prefect/prefect.db"):
