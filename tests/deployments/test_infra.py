@@ -204,8 +204,8 @@ def test_volumes_exist_and_no_replicas_share_one():
 
 def test_the_image_can_dump_the_server_it_is_composed_with():
     [client] = re.findall(r"postgresql-client-(\d+)", (INFRA / "Dockerfile").read_text())
-    assert SERVICES["postgres"]["image"] == f"postgres:{client}"
-    assert f"image: postgres:{client}" in (INFRA / "k8s" / "postgres.yaml").read_text()
+    assert SERVICES["postgres"]["image"].startswith(f"postgres:{client}.")
+    assert f"image: {SERVICES['postgres']['image']}\n" in (INFRA / "k8s" / "postgres.yaml").read_text()
     assert (INFRA / "k8s" / "databases.sql").read_text() == (INFRA / "postgres" / "databases.sql").read_text()
 
 
@@ -368,3 +368,15 @@ def test_prometheus_asks_a_service_that_is_there():
         Path(volume.split(":")[0]) for volume in SERVICES["prometheus"]["volumes"] + SERVICES["grafana"]["volumes"]
     ]
     assert all((INFRA / path).exists() for path in mounted if str(path).startswith("prometheus/"))
+
+
+def test_images_of_others_are_named_by_digest():
+    files = [INFRA / "Dockerfile", INFRA / "compose.yaml", *(INFRA / "k8s").glob("*.yaml")]
+    named = [
+        match[1]
+        for file in files
+        for line in file.read_text().splitlines()
+        if (match := re.match(r"\s*(?:image:|FROM|COPY --from=)\s*(\S+)", line)) and "quarterdeck" not in match[1]
+    ]
+    assert len(named) >= 9
+    assert [name for name in named if not re.fullmatch(r"[a-z./-]+:[\w.-]+@sha256:[0-9a-f]{64}", name)] == ["build"]
