@@ -128,7 +128,8 @@ class Supervisor:
         """Start a service and wait until it is ready; one that ends instead, or takes too long, is a StartError."""
         env = self._env | {VARIABLE: prefect_key(self.settings)} if service.name == "prefect" else self._env
         child = self._children[service.name] = Child(service, env, self.logs)
-        self._save()
+        if service.name in self.plan:  # `deploy` is done beside an `up`, whose state it is
+            self._save()
         while True:
             code = child.exit_code
             if await ready(child):

@@ -7,11 +7,14 @@ once more after that: who may change deployments at that very moment is kept out
 """
 
 import os
+import re
+import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect.cli import app
+from prefect.settings import PREFECT_HOME
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 from tasks.core.errors import TradingError
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 COMMAND = "python -m deployments.warm.run"
-FLOWS = "flows."
+FLOW = re.compile(r"flows\.(\w+)\.\1")  # a flow of ours bears its module's name
 
 
 class RunRefused(TradingError):
@@ -59,7 +62,7 @@ def unlike_its_worker(job: ProcessJobConfiguration, deployment: "DeploymentRespo
     wrong = [f"its {name} is not that of its worker" for name in other]
     if job.command not in (None, COMMAND):
         wrong.append("its command is not ours")
-    if deployment is None or not (deployment.entrypoint or "").startswith(FLOWS) or ":" in str(deployment.entrypoint):
+    if deployment is None or not FLOW.fullmatch(deployment.entrypoint or ""):
         wrong.append("its flow is not ours")
     if deployment is not None and deployment.pull_steps:
         wrong.append("it has steps to carry out before it")
@@ -67,4 +70,5 @@ def unlike_its_worker(job: ProcessJobConfiguration, deployment: "DeploymentRespo
 
 
 if __name__ == "__main__":
+    tempfile.tempdir = str(PREFECT_HOME.value())  # Prefect's runner_storage in /tmp is its first user's alone
     app()

@@ -1,8 +1,9 @@
 """The door of every server of ours: who comes by a foreign name or from a foreign page is sent away.
 
 A port on 127.0.0.1 is open to every page in the owner's browser and to every user of the machine. A page of another
-address says so in `Origin`; one that had its own name point here says so in `Host`. Who is no browser says neither, and
-is asked for the secret: by the door, or by the server behind it.
+address says so in `Origin`, or in `Sec-Fetch-Site` where it puts us into a frame, an image or a script; one that had
+its own name point here says so in `Host`. Who is no browser says none of these, and is asked for the secret: by the
+door, or by the server behind it. A link to us from elsewhere is followed, except to the page that takes the secret.
 
 A person opens `/quarterdeck#SECRET`, the address that `up` prints. What follows the # is sent nowhere and so is in no
 log; the page there keeps it for the pages that follow: where Prefect's look for their password, or in a cookie, which
@@ -12,6 +13,7 @@ holds a value derived from it, as a browser shows a cookie to every port of a ma
 import hmac
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -56,10 +58,11 @@ class Door:
 
     def _refusal(self, visitor: HTTPConnection) -> Response | None:
         """Return what is answered in the app's place; None: the visitor may enter."""
-        if not self._near(visitor.headers.get("host", ""), visitor.headers.get("origin")):
+        path = visitor.scope["path"]  # that of `url` may be what the caller says in Host
+        origin = visitor.headers.get("origin")
+        if not self._near(visitor.headers.get("host", ""), origin) or (origin is None and _drawn_in(visitor, path)):
             return PlainTextResponse("This is not for other pages and names.\n", 403)
         knows = not self.secret or self._knows(visitor)
-        path = visitor.scope["path"]  # that of `url` may be what the caller says in Host
         if path == PAGE:
             return self._page(visitor, knows)
         return None if knows or path == HEALTH else PlainTextResponse(CLOSED, 401)
@@ -67,8 +70,10 @@ class Door:
     def _near(self, host: str, origin: str | None) -> bool:
         names = (*NEAR, *(urlsplit(each).hostname for each in self.origins))
         own = (f"http://{host}", f"https://{host}", *self.origins)
-        named = self.any_name or urlsplit(f"//{host}").hostname in names
-        return named and (origin is None or origin in own)
+        with suppress(ValueError):  # a name with half a bracket
+            named = self.any_name or urlsplit(f"//{host}").hostname in names
+            return named and (origin is None or origin in own)
+        return False
 
     def _knows(self, visitor: HTTPConnection) -> bool:
         login = b64encode(self.secret.encode()).decode()
@@ -89,3 +94,9 @@ class Door:
     @staticmethod
     def _cookie(visitor: HTTPConnection) -> str:
         return f"quarterdeck-{visitor.scope['server'][1]}"
+
+
+def _drawn_in(visitor: HTTPConnection, path: str) -> bool:
+    """Return whether a page of another address asks, by its browser's word, for more than to be left for us."""
+    site, goes_to = (visitor.headers.get(f"sec-fetch-{name}") for name in ("site", "dest"))
+    return site in ("same-site", "cross-site") and (goes_to != "document" or path == PAGE)

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from tasks.core.pages import inert
 
 CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASS|PWD|CRED|AUTH|JWT|COOKIE|DSN|HEADERS|WEBHOOK|ALERT_URL|SIGNATURE|SALT")
+FOLDERS = ("PWD", "OLDPWD")  # a shell's: where it is and was
 PARAMETER = re.compile(r"[?&;][^=&;]*(?:key|token|secret|pass|pwd|auth|sig)[^=&;]*=([^&;#\s]+)", re.IGNORECASE)
 USERINFO = re.compile(r"\w://([^/?#@\s]+)@")
 ORDINARY = re.compile(r".{0,5}|\d{1,9}|sandbox", re.DOTALL)  # would be found in any text
@@ -48,7 +49,7 @@ def _in_environment(variables: tuple[tuple[str, str], ...]) -> frozenset[str]:
     found = set[str]()
     for name, value in variables:
         found |= secrets_of(value)
-        if CREDENTIAL.search(name.upper()):
+        if name not in FOLDERS and CREDENTIAL.search(name.upper()):
             found |= {value, value.partition(":")[2]}  # also the password of a user:password
     return frozenset(value for value in found if not ORDINARY.fullmatch(value))
 

@@ -26,6 +26,12 @@ def test_a_credential_of_the_environment_is_known_by_its_value(name, monkeypatch
     assert redacted(f"401: planted-value-0f, {name} is wrong") == f"401: ***, {name} is wrong"
 
 
+def test_where_a_shell_is_and_was_is_no_secret(monkeypatch):
+    for name in ("PWD", "OLDPWD"):
+        monkeypatch.setenv(name, "/srv/planted")
+    assert redacted("no /srv/planted/quarterdeck.toml") == "no /srv/planted/quarterdeck.toml"
+
+
 def test_every_credential_that_litellm_reads_has_a_name_of_the_pattern():
     """By the source of the installed release: names that end as secrets do, whatever comes before."""
     import re

@@ -76,6 +76,11 @@ def basic(text: str) -> str:
         (401, {"Host": "127.0.0.1/health?"}),
         (403, {"Authorization": basic(SECRET), "Host": "rebound.example"}),
         (403, {"Authorization": basic(SECRET), "Host": ""}),
+        (403, {"Authorization": basic(SECRET), "Host": "["}),
+        (403, {"Authorization": basic(SECRET), "Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "iframe"}),
+        (403, {"Authorization": basic(SECRET), "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "image"}),
+        (200, {"Authorization": basic(SECRET), "Sec-Fetch-Site": "same-site", "Sec-Fetch-Dest": "document"}),
+        (200, {"Authorization": basic(SECRET), "Sec-Fetch-Site": "same-origin", "Sec-Fetch-Dest": "iframe"}),
         (403, {"Authorization": basic(SECRET), "Origin": "null"}),
         (403, {"Authorization": basic(SECRET), "Origin": "http://127.0.0.1:9"}),
         (403, {"Authorization": basic(SECRET), "Origin": "http://rebound.example"}),
@@ -213,6 +218,42 @@ def test_a_foreign_page_changes_and_reads_nothing_even_in_a_browser_that_has_the
         reached.clear()
         assert "money" not in page.evaluate(TRIES, f"{url}/money")
     assert [each for each in reached if each.startswith("POST")] == []
+
+
+FRAMED = """async (url) => {
+    const frame = document.createElement("iframe")
+    frame.src = url
+    document.body.append(frame)
+    await new Promise((done) => { frame.onload = done })
+}"""
+
+
+@NO_BROWSER
+def test_a_page_of_another_port_puts_no_server_of_ours_into_a_frame_and_no_other_secret_in_place(page):
+    async def answer(_: Request) -> HTMLResponse:
+        return HTMLResponse("<title>prefect</title>")
+
+    async def evil(_: Request) -> HTMLResponse:
+        return HTMLResponse("<title>evil</title>")
+
+    page.unroute_all()
+    kept = "atob(localStorage.getItem('prefect-password'))"
+    with (
+        served(Door(Starlette(routes=[Route("/", answer)]))) as url,
+        served(Starlette(routes=[Route("/", evil)])) as it,
+    ):
+        page.goto(f"{url}{PAGE}#{SECRET}")
+        page.wait_for_url(f"{url}/")
+        page.goto(it)
+        for wanted in (f"{url}/", f"{url}{PAGE}#quarterdeck:another"):
+            page.evaluate(FRAMED, wanted)
+            assert "not for other pages" in page.frames[-1].content()
+        with page.expect_navigation():
+            page.evaluate("url => { location.href = url }", f"{url}{PAGE}#quarterdeck:another")
+        assert "not for other pages" in page.content()
+        page.goto(url)
+        assert page.title() == "prefect"
+        assert page.evaluate(kept) == SECRET
 
 
 @NO_BROWSER

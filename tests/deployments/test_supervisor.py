@@ -430,6 +430,23 @@ async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_dow
     watching.cancel()
 
 
+async def test_deploy_beside_an_up_leaves_its_state_as_it_is(tmp_path, monkeypatch):
+    from deployments import automations, supervisor
+
+    async def nothing(*_: object) -> None: ...
+
+    monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
+    monkeypatch.setattr(supervisor.Orchestrator, "ensure_pool", nothing)
+    monkeypatch.setattr(automations, "ensure", nothing)
+    monkeypatch.setattr(supervisor.sys, "executable", shutil.which("true"))
+    (tmp_path / "logs").mkdir()
+    running = UpState(pid=os.getppid(), started_at=datetime.now(UTC), profile="sandbox")
+    up_state.write(tmp_path, running)
+    await supervisor.Supervisor(load(), only_workers=True).deploy()
+    assert (tmp_path / "logs" / "deploy.log").exists()
+    assert up_state.read(tmp_path) == running
+
+
 def test_two_looks_at_once_do_not_take_each_other_for_a_running_up(tmp_path):
     """A `down` beside a `status` would end whatever has the number of a process that is long gone."""
     with FileLock(tmp_path / "up.lock", thread_local=False) as looking:

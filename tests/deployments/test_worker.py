@@ -1,6 +1,8 @@
 """A run has the command, the environment and the flow of its worker; what asks for others is refused, and told."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 
 from deployments import services
-from deployments.worker import COMMAND, Confined, ConfinedWorker, RunRefused
+from deployments.worker import COMMAND, FLOW, Confined, ConfinedWorker, RunRefused
 from tasks import alerts
 from tasks.connections import store
 from tasks.settings import ROOT, load, settings
@@ -90,6 +92,8 @@ async def test_a_run_that_asks_for_anything_else_is_refused_and_told_once(asked,
     [
         {"entrypoint": "os.system"},
         {"entrypoint": "flows.py:evil"},
+        {"entrypoint": "flows..evil"},
+        {"entrypoint": "flows.report.sys"},
         {"entrypoint": None},
         {"name": ""},
         {"pull_steps": [{"prefect.deployments.steps.run_shell_script": {"script": "touch /tmp/owned"}}]},
@@ -124,6 +128,20 @@ async def test_people_are_told_of_a_refused_run_when_the_store_does_not_answer(r
 def test_what_up_starts_is_this_worker():
     assert services.working_plan(load())["worker"].command[1:3] == ("-m", "deployments.worker")
     assert ConfinedWorker.type == "process"
+
+
+def test_every_flow_we_deploy_is_one_that_the_worker_carries_out():
+    assert [each["entrypoint"] for each in DEPLOYED["deployments"] if not FLOW.fullmatch(each["entrypoint"])] == []
+
+
+def test_a_worker_needs_nothing_of_the_folder_that_all_users_share(home, tmp_path, monkeypatch):
+    """Prefect's runner keeps flows in /tmp/runner_storage, which the first user of a machine owns."""
+    (tmp_path / "runner_storage").touch()
+    asked = "from prefect.runner import Runner as R; import prefect.cli as c; c.app = lambda: print(R()._tmp_dir); "
+    code = asked + "import runpy; runpy.run_module('deployments.worker', run_name='__main__')"
+    env = os.environ | {"TMPDIR": str(tmp_path), "PREFECT_HOME": str(home)}
+    said = subprocess.run([sys.executable, "-c", code], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert Path(said.stdout.strip()).parent == home / "runner_storage"
 
 
 def test_runs_have_the_settings_file_as_it_was_when_their_worker_was_started(home, tmp_path, monkeypatch):
