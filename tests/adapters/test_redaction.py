@@ -16,7 +16,7 @@ NAMES = (
     "OPENAI_API_KEY", "WATSONX_APIKEY", "WATSONX_ZENAPIKEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN", "VERTEXAI_CREDENTIALS", "SNOWFLAKE_JWT", "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
     "AWS_BEARER_TOKEN_BEDROCK", "PGPASSWORD", "MYSQL_PWD", "SENTRY_DSN", "QUARTERDECK_VENUE_KEY",
-    "QUARTERDECK_VENUE_PASSWORD", "QUARTERDECK_ALERT_URLS", "GIGACHAT_CREDENTIALS", "lower_api_key",
+    "QUARTERDECK_VENUE_PASSWORD", "QUARTERDECK_ALERT_URLS", "GIGACHAT_CREDENTIALS", "lower_api_key", "PROXY_AUTHORIZATION",
 )  # fmt: skip
 
 
@@ -26,8 +26,8 @@ def test_a_credential_of_the_environment_is_known_by_its_value(name, monkeypatch
     assert redacted(f"401: planted-value-0f, {name} is wrong") == f"401: ***, {name} is wrong"
 
 
-def test_where_a_shell_is_and_was_is_no_secret(monkeypatch):
-    for name in ("PWD", "OLDPWD"):
+def test_where_a_shell_is_and_was_and_who_writes_is_no_secret(monkeypatch):
+    for name in ("PWD", "OLDPWD", "GIT_AUTHOR_NAME"):
         monkeypatch.setenv(name, "/srv/planted")
     assert redacted("no /srv/planted/quarterdeck.toml") == "no /srv/planted/quarterdeck.toml"
 

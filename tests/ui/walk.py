@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import quote
 
 from playwright.sync_api import Locator, Page, sync_playwright
@@ -58,8 +58,13 @@ def enter(page: Page, printed: Iterable[str]) -> None:
 
 def deployments(page: Page, prefect: str, shoot: Shoot = no_picture) -> list[str]:
     """Open the list of deployments; returns their names."""
-    page.goto(f"{prefect}/deployments")
-    page.get_by_role("link", name="trade-adhoc", exact=True).first.wait_for()
+    listed = page.get_by_role("link", name="trade-adhoc", exact=True).first
+    for _ in range(WAIT_MS // (3 * LOOK_MS)):  # what a busy Prefect did not answer, its page does not ask again
+        page.goto(f"{prefect}/deployments")
+        with suppress(TooLong):
+            listed.wait_for(timeout=3 * LOOK_MS)
+            break
+    listed.wait_for()
     shoot("prefect-deployments", page)
     return page.locator("td a[href*='/deployments/deployment/']").all_inner_texts()
 
