@@ -15,7 +15,9 @@ from urllib.parse import unquote
 
 from tasks.core.pages import inert
 
-CREDENTIAL = re.compile(r"KEY|SECRET|TOKEN|PASS|PWD|CRED|AUTH(?!OR(?!I))|JWT|COOKIE|DSN|HEADERS|WEBHOOK|ALERT_URL|SIGNATURE|SALT")
+CREDENTIAL = re.compile(
+    r"KEY|SECRET|TOKEN|PASS|PWD|CRED|AUTH(?!OR_)|JWT|COOKIE|DSN|HEADERS|WEBHOOK|ALERT_URL|SIGNATURE|SALT"
+)
 FOLDERS = ("PWD", "OLDPWD")  # a shell's: where it is and was
 PARAMETER = re.compile(r"[?&;][^=&;]*(?:key|token|secret|pass|pwd|auth|sig)[^=&;]*=([^&;#\s]+)", re.IGNORECASE)
 USERINFO = re.compile(r"\w://([^/?#@\s]+)@")
