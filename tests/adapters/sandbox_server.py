@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from starlette.types import ASGIApp
+
 from infra.sandbox.app import SandboxApp
 from infra.sandbox.config import SandboxConfig
 from infra.sandbox.server import listen, uvicorn_server
@@ -16,7 +18,13 @@ from infra.sandbox.server import listen, uvicorn_server
 @contextmanager
 def running_sandbox(config: SandboxConfig | None = None, **options: Any) -> Iterator[str]:
     """Serve a sandbox built from `config`, or from SandboxConfig's fields given by name, and yield its URL."""
-    app = SandboxApp(config or SandboxConfig(**options))
+    with served(SandboxApp(config or SandboxConfig(**options))) as url:
+        yield url
+
+
+@contextmanager
+def served(app: ASGIApp) -> Iterator[str]:
+    """Serve any app in a thread and yield its URL."""
     server, listener = uvicorn_server(app), listen(0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -4,14 +4,13 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import httpx
 import pytest
 from free_ports import free_port
 from playwright.sync_api import Page
+from sandbox_server import served
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -20,7 +19,6 @@ from starlette.routing import Route
 from infra.door import PAGE, Door
 from infra.sandbox.app import SandboxApp
 from infra.sandbox.config import SandboxConfig
-from infra.sandbox.server import listen, uvicorn_server
 from tasks.adapters import secret
 from tasks.core.errors import InputError
 from tasks.settings import ROOT
@@ -28,19 +26,6 @@ from tests.ui.walk import browser, chromium
 
 SECRET = "quarterdeck:planted-door-0f"
 NO_BROWSER = pytest.mark.skipif(chromium() is None, reason="no Chromium here, or QUARTERDECK_CHROMIUM=none")
-
-
-@contextmanager
-def served(app: object) -> Iterator[str]:
-    server, listener = uvicorn_server(app), listen(0)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        server.should_exit = server.force_exit = True
-        thread.join(timeout=10)
-        listener.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""TableFile files as people bring them: parquet, feather, or text, packed or not, with a header or without.
+"""Files of tables as people bring them: parquet, feather, or text, packed or not, with a header or without.
 
 pandas reads them. Looked for here are only the line a text's table begins on, the columns by their names, and the unit
 of times by their size. What is wrong is said in one line, with the place in the file that a person would look at.

@@ -174,7 +174,7 @@ class Backtest:
     # one bar
 
     def pass_bar(self, k: int) -> None:
-        """Let orders meet bar k, then it what rests and is open; at its close come follow-ups, then funding."""
+        """Let orders arrive on bar k and pass it over what rests and is open; then come follow-ups and funding."""
         for symbol, replay in self.symbols.items():
             arriving = replay.arriving.pop(k, ())
             for order in arriving:
