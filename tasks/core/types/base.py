@@ -66,13 +66,17 @@ def _no_float(value: object) -> object:
     return value
 
 
+def fits(value: Decimal) -> bool:
+    exponent = value.as_tuple().exponent
+    return isinstance(exponent, int) and abs(exponent) <= FINEST and value.adjusted() <= MOST
+
+
 def bounded(value: Decimal) -> Decimal:
     """Return a number of at most 30 digits before the point and 100 behind it; raises ValueError for any other.
 
     Arithmetic on larger exponents overflows, and to write such a number out takes all memory.
     """
-    exponent = value.as_tuple().exponent
-    if not isinstance(exponent, int) or abs(exponent) > FINEST or value.adjusted() > MOST:
+    if not fits(value):
         raise ValueError(f"{value!s:.40} is no number of up to {MOST} digits")
     return value
 

@@ -270,6 +270,13 @@ def test_numbers_beyond_computing_are_denied_not_raised():
     assert verdict.codes == (Code.DATA_MISSING,)
 
 
+@pytest.mark.parametrize("close", [1e31, 5e-324])
+def test_a_price_that_cannot_be_written_down_is_none_and_a_position_still_closes(close):
+    assert judge(snapshot=seen(close=close)).codes == (Code.DATA_MISSING,)
+    closing = judge(CloseAll(symbol=BTC), account(positions=(position(),)), seen(close=close))
+    assert (closing.allowed, closing.price) == (True, None)
+
+
 def test_a_now_without_timezone_is_stale():
     assert judge(now=datetime(2026, 11, 21, 12)).codes == (Code.STALE,)  # noqa: DTZ001  (the mistake under test)
 

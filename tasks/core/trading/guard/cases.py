@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from tasks.core.trading.guard.sizing import HUNDRED, direction, impact_per_unit2, known, loss_per_unit, lost
 from tasks.core.trading.ledger import realized_today
-from tasks.core.types.base import ZERO, Price, Quantity, exact_sum
+from tasks.core.types.base import ZERO, Price, Quantity, exact_sum, fits
 from tasks.core.types.decision import Decision
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.orders import Instrument, PositionSide
@@ -161,9 +161,9 @@ class EntryTerms(NamedTuple):
 
 
 def positive(value: float | None) -> Decimal | None:
-    """Cross a price or distance of the snapshot; None unless it is positive."""
+    """Cross a price or distance of the snapshot; None unless it is positive and of a size that can be written down."""
     crossed = known(value)
-    return crossed if crossed is not None and crossed > 0 else None
+    return crossed if crossed is not None and crossed > 0 and fits(crossed) else None
 
 
 def losing(state: AccountState, limits: Limits) -> bool:

@@ -19,6 +19,8 @@ from decimal import (
 )
 from math import inf, isfinite
 
+from pydantic import ValidationError
+
 from tasks.core.trading.guard.cases import Account, Case, positive
 from tasks.core.trading.guard.rules import ACCOUNT_RULES, ACT, CASE_RULES, ENTER, UNKNOWN
 from tasks.core.trading.guard.sizing import HUNDRED, known
@@ -76,7 +78,7 @@ def judge(
             )
             atr = positive(views.get("15m", UNKNOWN).atr)
             return _verdict(Case(account, decision, snapshot, fallback, last, atr, breakouts))
-        except ArithmeticError as e:  # numbers too large or too small to compute with: decimal's own signals
+        except (ArithmeticError, ValidationError) as e:  # numbers too large or too small to compute with or to write
             return _missing(decision, arithmetic=type(e).__name__)
 
 
