@@ -11,7 +11,7 @@ from store_samples import a_cycle
 
 from flows.watch import look
 from tasks import account, detect, features, ledger, unfinished
-from tasks.adapters.venue.account import VenueAccount
+from tasks.adapters.venue.bybit import Bybit
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
 from tasks.core.types.record import CycleStatus
@@ -54,7 +54,7 @@ async def test_an_entry_counts_as_pending_until_the_venue_has_told_its_fills(hom
         return []
 
     with monkeypatch.context() as patch:
-        patch.setattr(VenueAccount, "fills", none_yet)
+        patch.setattr(Bybit, "fills", none_yet)
         record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.EXECUTED
     assert [own.intent.client_order_id for own in store().intents.open("default")] == [

@@ -12,7 +12,7 @@ from sandbox_server import advance, fault, state
 from flows.protect import protect
 from tasks import account, crash_points, ledger
 from tasks import protect as stage
-from tasks.adapters.venue.account import VenueAccount
+from tasks.adapters.venue.bybit import Bybit
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
 from tasks.core.types.record import CycleStatus
@@ -260,7 +260,7 @@ async def test_an_entry_stays_open_while_the_venue_tells_its_order_and_not_its_f
         return []
 
     with monkeypatch.context() as patch:
-        patch.setattr(VenueAccount, "fills", none_yet)
+        patch.setattr(Bybit, "fills", none_yet)
         await run(recorded(home, (START, OPEN)))
         await protect_once()
     [own] = store().intents.open("default")

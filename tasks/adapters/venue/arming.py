@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from pydantic import Field
 
-from tasks.adapters.venue.bybit import Permissions
+from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.core.errors import InputError
 from tasks.core.types.base import Dto

@@ -1,312 +1,256 @@
-"""Bybit's V5 rows to our DTOs and back, exact: the venue's own strings become Decimal, never through float.
+"""Bybit's V5 dialect (sandbox, testnet, live): signed calls, and the venue's own rows.
 
-Choices: one-way position mode (positionIdx 0); stop and target cover the whole position (tpslMode Full) and fire at
-market on the last price, the venue's defaults. A row that lacks a field raises KeyError or ValueError; the caller
-says what that means.
+ccxt's signed calls rather than its unified ones, so that quantities and prices keep their exact digits. USDT-settled
+linear contracts take stop and target with the entry. On spot a market order can bring neither: the stop rests as an
+order of its own that does not tie up the coins (placed or replaced by `protect`, and after every trade as large as
+what is held), and the target is not sent, the watchdog takes it. Left out on purpose: hedge mode, spot's
+one-cancels-other orders (for limit entries only), streaming.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, TypeVar
 
-from tasks.core.errors import OrderRejected
-from tasks.core.types.base import ZERO, Dto, JsonObject, bounded, exact_sum
-from tasks.core.types.orders import (
-    VASTEST,
-    Balance,
-    Fill,
-    Instrument,
-    Order,
-    OrderIntent,
-    OrderStatus,
-    OrderType,
-    Side,
-    VenuePosition,
-)
+from tasks.adapters.venue import bybit_rows, client
+from tasks.adapters.venue.account import Account, Permissions, accepted
+from tasks.adapters.venue.bybit_rows import category_of
+from tasks.adapters.venue.client import translated, understood
+from tasks.adapters.venue.wire import Row, at, ms, number, told, wire
+from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
+from tasks.core.trading.money import floor_to_step
+from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, VenuePosition
 
-Row = Mapping[str, Any]
-PROTECTION = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
-STATUS = {
-    **dict.fromkeys(("Created", "New", "PartiallyFilled", "Untriggered", "Triggered", "Active"), OrderStatus.OPEN),
-    "PendingCancel": OrderStatus.OPEN,
-    "Filled": OrderStatus.FILLED,
-    **dict.fromkeys(("Cancelled", "PartiallyFilledCanceled", "Deactivated"), OrderStatus.CANCELLED),
-    "Rejected": OrderStatus.REJECTED,
-}
-SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
-SHOWN = 40  # characters of what should have been a number
-NO_REASON = ("", "EC_NoError")
-SPOT_STOPS = ("Stop", "tpslOrder")  # stopOrderType of resting spot orders: we place no others than stops
+CREATE, CANCEL = "private_post_v5_order_create", "private_post_v5_order_cancel"
+MAX_PAGES = 100
+FILL_WINDOW = timedelta(days=7)  # the longest span one /v5/execution/list answers
+FILLS_KEPT = timedelta(days=730)
+T = TypeVar("T")
 
 
-class Permissions(Dto):
-    """What the venue says about our key; None where it does not say."""
+class Bybit(Account):
+    """Orders in Bybit's words; see `Account`."""
 
-    account_id: str
-    withdraw: bool | None = None
-    read_only: bool | None = None
+    takes_spot = True
 
+    async def balance(self) -> Balance:
+        bases = [symbol.partition("/")[0] for symbol in self.spot]
+        return await self._wallet(lambda account: bybit_rows.balance_of(account, bases))
 
-def at(ms: object, name: str = "time") -> datetime:
-    """Return a venue's milliseconds as aware UTC."""
-    try:
-        return datetime.fromtimestamp(int(str(ms)) / 1000, tz=UTC)
-    except (ArithmeticError, OSError, ValueError) as e:
-        raise ValueError(f"{name} is {str(ms)[:SHOWN]!r}, no time in ms") from e
+    async def _wallet(self, read: Callable[[Row], T]) -> T:
+        doing, asked = "fetch the balance", {"accountType": "UNIFIED"}
+        rows = await self.rows(doing, "private_get_v5_account_wallet_balance", asked, read)
+        with understood(doing, VenueUnavailable):
+            return rows[0]
 
+    async def positions(self) -> list[VenuePosition]:
+        """Return the open USDT-settled linear positions, and what we hold of the coins we trade on spot."""
+        asked = {"category": "linear", "settleCoin": "USDT", "limit": 200}
+        found = await self.rows(
+            "fetch the positions", "private_get_v5_position_list", asked,
+            lambda row: bybit_rows.position_of(row, self._symbol(row["symbol"])),
+        )  # fmt: skip
+        found += [await self.spot_position(symbol) for symbol in self.spot]
+        return [position for position in found if position]
 
-def ms(time: datetime) -> int:
-    return round(time.timestamp() * 1000)
+    async def spot_position(self, symbol: str) -> VenuePosition | None:
+        """Read a coin as a position: the venue has none on spot. Less than can be sold is flat."""
+        instrument, base = await self.market.instrument(symbol), symbol.partition("/")[0]
+        coins = await self._wallet(lambda account: number(bybit_rows.coin_of(account, base), "equity"))
+        if coins < max(instrument.step, instrument.min_quantity):
+            return None
+        covered = floor_to_step(coins, instrument.step)  # a larger stop is refused when it fires, for want of coins
+        resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
+        stops = [order.price for order in resting if order.price and order.quantity - order.filled == covered]
+        recent = await self.fills(symbol, await self.market.now() - FILL_WINDOW)
+        bought = [fill.price for fill in recent if fill.side == "buy"]
+        paid = bought[-1] if bought else (await self.market.fetch_book(symbol)).bids[0][0]
+        return VenuePosition(symbol=symbol, side="long", quantity=coins, avg_price=paid, stop=max(stops, default=None))
 
+    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
+        """Return executions since then, oldest first; funding payments among them (quantity 0)."""
+        market, now, found = await self.market.listing(symbol), await self.market.now(), dict[str, Fill]()
+        since = max(since, now - FILLS_KEPT)
+        while since <= now:
+            asked = category_of(market) | {"startTime": ms(since), "limit": 100}
+            if since + FILL_WINDOW < now:
+                asked["endTime"] = ms(since + FILL_WINDOW)
+            fills = await self.rows(
+                f"fetch {symbol} fills",
+                "private_get_v5_execution_list",
+                asked,
+                lambda row: bybit_rows.fill_of(row, market),
+            )
+            found |= {fill.fill_id: fill for fill in fills}
+            since += FILL_WINDOW
+        newest_last = reversed(found.values())  # of one instant, the venue lists the last first
+        return sorted(newest_last, key=lambda fill: fill.at)
 
-def exact(value: object, name: str = "number") -> Decimal:
-    """Read a number the venue sent, here alone; ccxt's floats cross by their shortest text.
-
-    Raises ValueError with the field's `name` and what it held, for what is none or beyond what a venue lists.
-    """
-    with suppress(ArithmeticError, ValueError):
-        number = bounded(Decimal(str(value)))
-        if abs(number) <= VASTEST:
-            return number
-    raise ValueError(f"{name} is {str(value)[:SHOWN]!r}, no number up to {VASTEST:.0e}")
-
-
-def number(row: Row, name: str) -> Decimal:
-    return exact(row[name], name)
-
-
-def figure(row: Row, name: str) -> float:
-    return float(number(row, name))
-
-
-def number_or_zero(row: Row, name: str) -> Decimal:
-    return ZERO if row[name] in (None, "") else number(row, name)
-
-
-def price_or_none(row: Row, name: str) -> Decimal | None:
-    """Read a price; the venue writes "no price" as "", "0" or "0.00"."""
-    return number_or_zero(row, name) or None
-
-
-def told(row: Row, name: str) -> Decimal | None:
-    """Read a number that a venue may leave out."""
-    return price_or_none(row, name) if name in row else None
-
-
-def wire(value: Decimal) -> str:
-    """Write a number with all its digits and no exponent."""
-    return format(value, "f")
-
-
-def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
-    """Read a ccxt market. tick_sizes: whether the venue gives precision as a step (else as a number of decimals)."""
-    precisions = [number(market["precision"], name) for name in ("price", "amount")]
-    tick, step = (each if tick_sizes else Decimal(1).scaleb(-int(each)) for each in precisions)
-    limits, spot = market["limits"], market["spot"]
-    return Instrument(
-        symbol=market["symbol"],
-        tick=tick,
-        step=step,
-        min_quantity=exact(limits["amount"]["min"] or 0, "least quantity"),
-        min_notional=exact(limits["cost"]["min"] or 0, "least notional"),
-        max_leverage=Decimal(1) if spot else exact(limits["leverage"]["max"] or 1, "most leverage"),
-        shorting=not spot,
-        kind="spot" if spot else "linear",
-    )
-
-
-def category_of(market: Row) -> JsonObject:
-    """Name a market as every private request does."""
-    return {"category": "spot" if market["spot"] else "linear", "symbol": market["id"]}
-
-
-def order_kinds(market: Row) -> tuple[JsonObject, ...]:
-    """Return the filters of all orders there may be: on spot, stops are listed apart."""
-    return ({}, {"orderFilter": "StopOrder"}) if market["spot"] else ({},)
-
-
-def order_request(intent: OrderIntent, market: Row) -> JsonObject:
-    """Write the body of /v5/order/create for a market or limit intent: a contract's entry brings its protection.
-
-    On spot the quantity is base also for a market buy, and neither protection nor reduce-only exist.
-    """
-    body = category_of(market) | {
-        "side": "Buy" if intent.side == "buy" else "Sell",
-        "orderType": "Limit" if intent.type is OrderType.LIMIT else "Market",
-        "qty": wire(intent.quantity),
-        "orderLinkId": intent.client_order_id,
-    }
-    if intent.type is OrderType.LIMIT:
-        if intent.price is None:
-            raise OrderRejected(f"send order {intent.client_order_id}: a limit order needs a price")
-        body |= {"price": wire(intent.price), "timeInForce": "GTC"}
-    if market["spot"]:
-        return body if intent.type is OrderType.LIMIT else body | {"marketUnit": "baseCoin"}
-    if intent.reduce_only:
-        body["reduceOnly"] = True
-    return body | {"positionIdx": 0} | protection(intent.stop, intent.target)
-
-
-def spot_stop_request(market: Row, quantity: Decimal, trigger: Decimal, client_order_id: str) -> JsonObject:
-    """Write the body of /v5/order/create for a resting spot stop, the kind that does not tie up the coins."""
-    body = category_of(market) | {
-        "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
-        "qty": wire(quantity), "triggerPrice": wire(trigger), "orderFilter": "StopOrder",
-    }  # fmt: skip
-    return body | ({"orderLinkId": client_order_id} if client_order_id else {})
-
-
-def protection_of(intent: OrderIntent) -> tuple[Decimal | None, Decimal | None]:
-    """Return (stop, target) as `set_protection` takes them for an intent that only changes these."""
-    if intent.type is OrderType.CANCEL_TARGET:
-        return None, Decimal(0)
-    if intent.price is None:
-        raise OrderRejected(f"send order {intent.client_order_id}: a {intent.type} needs a trigger price")
-    return (intent.price, None) if intent.type is OrderType.STOP else (None, intent.price)
-
-
-def protection(stop: Decimal | None, target: Decimal | None) -> JsonObject:
-    """Write stop and target; None says nothing about it, 0 removes it (the venue's rule too)."""
-    given = {name: wire(price) for name, price in (("stopLoss", stop), ("takeProfit", target)) if price is not None}
-    return {"tpslMode": "Full", **given} if given else {}
-
-
-def order_of(row: Row, symbol: str) -> Order:
-    """Read a row of /v5/order/realtime or /v5/order/history.
-
-    One rejected after a part of it was filled counts as cancelled: whoever sees "rejected" may forget the order.
-    """
-    kind = str(row.get("stopOrderType") or "")
-    type_, price = row["orderType"].lower(), price_or_none(row, "price")
-    if exit_ := exit_reason(kind, spot=":" not in symbol):
-        type_, price = exit_, price_or_none(row, "triggerPrice")
-    reason = str(row.get("rejectReason") or "")
-    status, filled = STATUS[row["orderStatus"]], number_or_zero(row, "cumExecQty")
-    return Order(
-        client_order_id=row["orderLinkId"],
-        venue_order_id=row["orderId"],
-        symbol=symbol,
-        side=SIDES[row["side"]],
-        type=type_,
-        status=OrderStatus.CANCELLED if status is OrderStatus.REJECTED and filled else status,
-        quantity=number(row, "qty"),
-        filled=filled,
-        price=None if type_ == "market" else price,  # a market order's is the venue's slippage bound
-        avg_price=told(row, "avgPrice"),
-        stop=told(row, "stopLoss"),
-        target=told(row, "takeProfit"),
-        reduce_only=row.get("reduceOnly") is True,
-        reason="" if reason in NO_REASON else reason,
-        created_at=at(row["createdTime"], "createdTime"),
-        updated_at=at(row["updatedTime"], "updatedTime"),
-    )
-
-
-def accepted(intent: OrderIntent, venue_order_id: str, when: datetime) -> Order:
-    """Describe what the venue acknowledged but does not list: not yet, or as protection never."""
-    fields = {"client_order_id", "symbol", "side", "quantity", "price", "stop", "target"}
-    return Order(
-        **intent.model_dump(include=fields),
-        venue_order_id=venue_order_id,
-        type=intent.type.value,
-        status=OrderStatus.CANCELLED if intent.type is OrderType.CANCEL_TARGET else OrderStatus.OPEN,
-        reduce_only=intent.reduce_only or intent.type in PROTECTION,
-        created_at=when,
-        updated_at=when,
-    )
-
-
-def fill_of(row: Row, market: Row) -> Fill:
-    """Read a row of /v5/execution/list. A funding payment has a fee and moves no quantity.
-
-    A spot buy whose fee is taken in base is told as what remains: less quantity, and the fee in quote.
-    """
-    reason, settle = fill_reason(row, market["spot"]), market["settle"] or market["quote"]
-    quantity, price, fee = number(row, "execQty"), number(row, "execPrice"), number_or_zero(row, "execFee")
-    if min(quantity, price) <= 0:
-        raise ValueError(f"execution {row['execId']} is of {quantity} at {price}, both must be above 0")
-    currency = row.get("feeCurrency") or settle
-    if market["spot"] and currency == market["base"] and row["side"] == "Buy":
-        quantity, fee, currency = quantity - fee, fee * price, settle
-    return Fill(
-        fill_id=row["execId"],
-        venue_order_id=row["orderId"],
-        client_order_id=row.get("orderLinkId") or "",
-        symbol=market["symbol"],
-        side=SIDES[row["side"]],
-        quantity=Decimal(0) if reason == "funding" else quantity,
-        price=price,
-        fee=fee,
-        fee_currency=currency,
-        liquidity="maker" if row.get("isMaker") in (True, "true") else "taker",
-        reason=reason,
-        at=at(row["execTime"], "execTime"),
-    )
-
-
-def fill_reason(row: Row, spot: bool) -> str:
-    """Return why a fill happened, as far as the venue reports it; plain orders are named by our ledger, not here."""
-    if row.get("execType") == "Funding":
-        return "funding"
-    created = str(row.get("createType") or "")
-    if row.get("execType") in ("BustTrade", "AdlTrade") or "Liq" in created or "Adl" in created:
-        return "liquidation"
-    return exit_reason(str(row.get("stopOrderType") or ""), spot) or exit_reason(created, spot)
-
-
-def exit_reason(kind: str, spot: bool) -> Literal["", "stop", "target"]:
-    if "TakeProfit" in kind:
-        return "target"
-    return "stop" if (spot and kind in SPOT_STOPS) or "StopLoss" in kind or "TrailingStop" in kind else ""
-
-
-def position_of(row: Row, symbol: str) -> VenuePosition | None:
-    """Read a row of /v5/position/list; None for a flat one, which the venue may list too."""
-    quantity = number_or_zero(row, "size")
-    if not quantity:
+    async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
+        """Ask what is working, then the history (7 days back). None only if both say there is no such order."""
+        doing = f"look up order {client_order_id}"
+        asked = category_of(await self.market.listing(symbol)) | {"orderLinkId": client_order_id}
+        for method in ("private_get_v5_order_realtime", "private_get_v5_order_history"):
+            result = await self.call(doing, method, asked)
+            with understood(doing, VenueUnavailable):
+                if rows := list(result["list"]):
+                    newest = max(rows, key=lambda row: at(row["updatedTime"], "updatedTime"))
+                    if any(row["orderLinkId"] != client_order_id for row in rows):
+                        raise ValueError(f"answered with order {newest['orderLinkId']!r}")
+                    return bybit_rows.order_of(newest, symbol)
         return None
-    return VenuePosition(
-        symbol=symbol,
-        side="long" if SIDES[row["side"]] == "buy" else "short",
-        quantity=quantity,
-        avg_price=number(row, "avgPrice"),
-        stop=price_or_none(row, "stopLoss"),
-        target=price_or_none(row, "takeProfit"),
-    )
 
+    async def open_orders(self, symbol: str) -> list[Order]:
+        market, found = await self.market.listing(symbol), dict[str, Order]()
+        for kind in bybit_rows.order_kinds(market):
+            asked = category_of(market) | {"openOnly": 0, "limit": 50} | kind
+            orders = await self.rows(
+                f"fetch open {symbol} orders", "private_get_v5_order_realtime", asked,
+                lambda row: bybit_rows.order_of(row, symbol),
+            )  # fmt: skip
+            found |= {order.venue_order_id: order for order in orders if order.status is OrderStatus.OPEN}
+        return list(found.values())
 
-def coin_of(account: Row, currency: str) -> Row:
-    """Return the wallet's row of one coin; an empty one where it holds none."""
-    return next((coin for coin in account["coin"] if coin["coin"] == currency), {"equity": "0"})
+    # --- what is done
 
+    async def prepare(self, market: Row) -> None:
+        symbol = market["symbol"]
+        leverage = await self.leverage(symbol, OrderRejected)
+        limits, instrument = self.settings.limits, await self.market.instrument(symbol)
+        wanted = min(limits.leverage_of(symbol), instrument.max_leverage)
+        if leverage != wanted:
+            value = wire(wanted)
+            body = category_of(market) | {"buyLeverage": value, "sellLeverage": value}
+            method, same = "private_post_v5_position_set_leverage", client.NOT_MODIFIED
+            await self.call(f"set {symbol} leverage {value}", method, body, fine=same, order=True)
 
-def balance_of(account: Row, bases: Sequence[str] = ()) -> Balance:
-    """Read a row of /v5/account/wallet-balance: the equity in quote, and what of it is free for new margin.
+    async def create(self, intent: OrderIntent, market: Row) -> Order:
+        doing, body = f"send order {intent.client_order_id}", bybit_rows.order_request(intent, market)
+        answer = await self.call(doing, CREATE, body, order=True)
+        with understood(doing, VenueUnavailable):
+            return accepted(intent, answer["orderId"], at(answer["time"]))
 
-    bases: coins traded on spot, which count at the venue's value. Never more is available than the account has:
-    other coins may be lent out or pledged against it.
-    """
-    coin = coin_of(account, "USDT")
-    equity = number(coin, "equity")
-    used = [told(coin, name) or ZERO for name in ("totalPositionIM", "totalOrderIM", "locked")]
-    available = equity - exact_sum(used)
-    if account.get("totalAvailableBalance") not in (None, ""):
-        available = min(available, number(account, "totalAvailableBalance"))
-    equity += exact_sum(told(coin_of(account, base), "usdValue") or ZERO for base in bases)
-    return Balance(equity=equity, available=max(available, Decimal(0)), currency="USDT")
+    async def protect(self, market: Row, stop: Decimal | None, target: Decimal | None, client_order_id: str) -> None:
+        """Doing it twice is harmless. On contracts the venue keeps no client id for it."""
+        prices = bybit_rows.protection(stop, target)
+        if market["spot"]:
+            if stop is not None:
+                await self._rest_stop(market, stop, client_order_id)
+        elif prices:
+            doing, body = f"set {market['symbol']} stop={stop} target={target}", category_of(market)
+            body |= {"positionIdx": 0, **prices}
+            method, same = "private_post_v5_position_trading_stop", client.NOT_MODIFIED
+            await self.call(doing, method, body, fine=same, order=True)
 
+    async def cancel(self, market: Row, client_order_id: str) -> None:
+        for kind in bybit_rows.order_kinds(market):
+            body = category_of(market) | {"orderLinkId": client_order_id} | kind
+            await self.call(f"cancel order {client_order_id}", CANCEL, body, fine=client.GONE, order=True)
 
-def permissions_of(result: Row) -> Permissions:
-    """Read the result of /v5/user/query-api."""
-    groups = result.get("permissions")
-    withdraw = None
-    if isinstance(groups, dict) and "Wallet" in groups:
-        withdraw = any("withdraw" in str(p).lower() for group in groups.values() for p in group or ())
-    read_only = result.get("readOnly")
-    return Permissions(
-        account_id=str(result["userID"]),
-        withdraw=withdraw,
-        read_only=None if read_only is None else str(read_only) == "1",
-    )
+    async def traded(self, market: Row) -> None:
+        """On spot a stop that rests covers what is held now, and goes when nothing is."""
+        if not market["spot"]:
+            return
+        stops = [order.price for order in await self.open_orders(market["symbol"]) if order.type == "stop"]
+        if prices := [price for price in stops if price]:
+            position = await self.spot_position(market["symbol"])
+            await self._rest_stop(market, max(prices) if position else Decimal(0))
+
+    async def _rest_stop(self, market: Row, trigger: Decimal, client_order_id: str = "") -> None:
+        """Let one stop rest for all we hold: the new one first, then those before it are cancelled; 0: none."""
+        symbol, doing = market["symbol"], f"set {market['symbol']} stop={trigger}"
+        resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
+        keep: list[Order] = []
+        if trigger:
+            position = await self.spot_position(symbol)
+            if position is None:
+                raise OrderRejected(f"{doing}: nothing of it is held")
+            quantity = floor_to_step(position.quantity, (await self.market.instrument(symbol)).step)
+            keep = [order for order in resting if (order.price, order.quantity) == (trigger, quantity)][:1]
+            if not keep:
+                bid = (await self.market.fetch_book(symbol)).bids[0][0]
+                if trigger >= bid:
+                    raise OrderRejected(f"{doing}: must be below the best bid {bid}")
+                body = bybit_rows.spot_stop_request(market, quantity, trigger, client_order_id)
+                await self.call(doing, CREATE, body, order=True)
+        for order in resting:
+            if order not in keep:
+                body = category_of(market) | {"orderId": order.venue_order_id, "orderFilter": "StopOrder"}
+                await self.call(doing, CANCEL, body, fine=client.GONE, order=True)
+
+    # --- whose it is
+
+    async def permissions(self) -> Permissions:
+        """Demo accounts do not tell."""
+        if self.settings.profile == "testnet" and self.settings.venue_demo:
+            return Permissions(account_id="")
+        doing = "ask what the key may do"
+        answer = await self.call(doing, "private_get_v5_user_query_api", {}, ready=False)
+        with understood(doing, VenueUnavailable):
+            return bybit_rows.permissions_of(answer)
+
+    async def margin_mode(self) -> str:
+        answer = await self.call("ask the margin mode", "private_get_v5_account_info", {})
+        with understood("the account's margin mode", VenueUnavailable):
+            return str(answer["marginMode"])
+
+    async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:
+        terms = await self.rows(
+            f"ask the position mode of {symbol}", "private_get_v5_position_list",
+            category_of(await self.market.listing(symbol)),
+            lambda row: (int(row["positionIdx"]), told(row, "leverage")),
+        )  # fmt: skip
+        if any(index for index, _ in terms):
+            raise refusal(f"{symbol} is in hedge mode at {self.market.name}: switch the account to one-way mode")
+        return terms[0][1] if terms else None
+
+    # --- underneath
+
+    def _symbol(self, market_id: str) -> str:
+        """Return the unified symbol of a linear contract's id (spot uses the same ids).
+
+        One that is listed no longer can still be held: its name is read from the id, so that the watchdog sees it.
+        """
+        for market in self.market.client.markets_by_id.get(market_id, ()):
+            if market["linear"]:
+                return str(market["symbol"])
+        base = market_id.removesuffix("USDT")
+        if not base or base == market_id:
+            raise KeyError(market_id)
+        return f"{base}/USDT:USDT"
+
+    async def call(
+        self, doing: str, method: str, params: Mapping[str, object], *, fine: frozenset[str] = frozenset(),
+        order: bool = False, ready: bool = True,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Make one signed call and return its result and time.
+
+        fine: the venue's error codes that mean there was nothing left to do. ready: load the markets first.
+        """
+        from ccxt.base.errors import BaseError
+
+        await self.allowed(doing, ready)
+        with translated(self.market.client, doing, order=order):
+            try:
+                answer: object = await getattr(self.market.client, method)(dict(params))
+            except BaseError as e:
+                if client.code_of(e) in fine:
+                    return {}
+                raise
+        if not isinstance(answer, dict) or not isinstance(answer.get("result"), dict):
+            raise VenueUnavailable(f"{doing}: the answer has no result")
+        return {"time": answer.get("time"), **answer["result"]}
+
+    async def rows(self, doing: str, method: str, params: Mapping[str, object], read: Callable[[Row], T]) -> list[T]:
+        """Read all pages of a list, each row by `read`."""
+        rows: list[T] = []
+        for _ in range(MAX_PAGES):
+            result = await self.call(doing, method, params)
+            with understood(doing, VenueUnavailable):
+                page = [read(row) for row in result["list"]]
+            rows += page
+            cursor = result.get("nextPageCursor")
+            if not page or not cursor or cursor == params.get("cursor"):
+                return rows
+            params = {**params, "cursor": cursor}
+        raise VenueError(f"{doing}: more than {MAX_PAGES} pages")

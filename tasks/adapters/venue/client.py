@@ -13,7 +13,6 @@ from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.adapters.venue.bybit import Permissions
 from tasks.core.errors import (
     DataError,
     DuplicateOrder,
@@ -105,18 +104,6 @@ def _is_near(url: str, *, loopback: bool = False) -> bool:
         inside = "." not in host or host.endswith(PRIVATE_NAMES)
         return host == "localhost" or (inside and bool(host) and not loopback)
     return address.is_loopback or (address.is_private and not loopback)
-
-
-def check_key(key: Permissions, settings: Settings) -> None:
-    """Live only: refuse a key that is not the armed account's, may withdraw, or may not trade."""
-    armed = settings.live_account
-    if key.account_id != armed:
-        raise InputError(f"QUARTERDECK_LIVE_ACCOUNT={armed!r}, but the key belongs to account {key.account_id}")
-    if key.withdraw is not False:
-        flaw = "may withdraw" if key.withdraw else "does not say whether it may withdraw"
-        raise InputError(f"the key in {KEY} {flaw}: make one without withdrawal permission")
-    if key.read_only:
-        raise InputError(f"the key in {KEY} is read-only: make one that may trade contracts")
 
 
 def _trim(client: Any) -> None:

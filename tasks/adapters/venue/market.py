@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.adapters.venue import bybit
-from tasks.adapters.venue.bybit import Row, at, exact, figure, ms
 from tasks.adapters.venue.client import reading, understood
+from tasks.adapters.venue.wire import Row, at, exact, figure, ms, number
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
 from tasks.core.ports import OrderBook
@@ -51,7 +50,7 @@ class MarketData:
         if not (market["spot"] or market["linear"]) or (market.get("contractSize") or 1) != 1:
             raise InputError(f"{symbol} is neither spot nor a linear contract of 1 base unit")
         with understood(f"instrument {symbol}"):
-            return bybit.instrument_of(market, self.client.precisionMode == TICK_SIZE)
+            return instrument_of(market, self.client.precisionMode == TICK_SIZE)
 
     async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
         """Return closed bars by the venue's clock; empty if there are none. Raises DataError for garbled ones."""
@@ -148,3 +147,20 @@ class MarketData:
             near = ", ".join(get_close_matches(symbol.upper(), markets, n=3, cutoff=0.5)) or "nothing"
             raise InputError(f"unknown symbol {symbol!r} at {self.name}; near it: {near}")
         return markets[symbol]
+
+
+def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
+    """Read a ccxt market. tick_sizes: whether the venue gives precision as a step (else as a number of decimals)."""
+    precisions = [number(market["precision"], name) for name in ("price", "amount")]
+    tick, step = (each if tick_sizes else Decimal(1).scaleb(-int(each)) for each in precisions)
+    limits, spot = market["limits"], market["spot"]
+    return Instrument(
+        symbol=market["symbol"],
+        tick=tick,
+        step=step,
+        min_quantity=exact(limits["amount"]["min"] or 0, "least quantity"),
+        min_notional=exact(limits["cost"]["min"] or 0, "least notional"),
+        max_leverage=Decimal(1) if spot else exact(limits["leverage"]["max"] or 1, "most leverage"),
+        shorting=not spot,
+        kind="spot" if spot else "linear",
+    )

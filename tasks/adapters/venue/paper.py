@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import TypeVar
 
 from tasks.adapters.store.shadow import PaperBookRepository
-from tasks.adapters.venue import bybit
+from tasks.adapters.venue.account import PROTECTION, accepted, protection_of
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
 from tasks.core.simulation.account import SimulatedAccount, quote_of
@@ -71,9 +71,9 @@ class PaperVenue:
     async def submit(self, intent: OrderIntent) -> Order:
         """Carry an intent out against the book of this moment."""
         doing = f"send order {intent.client_order_id}"
-        if intent.type in bybit.PROTECTION:
-            await self.set_protection(intent.symbol, *bybit.protection_of(intent))
-            return bybit.accepted(intent, "", await self.now())
+        if intent.type in PROTECTION:
+            await self.set_protection(intent.symbol, *protection_of(intent))
+            return accepted(intent, "", await self.now())
         bid, ask, depth = await self._top(intent.symbol, intent.side)
         mid = (bid + ask) / 2
 

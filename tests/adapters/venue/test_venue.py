@@ -10,7 +10,7 @@ import pytest
 from venue_stub import FLAT, LINEAR, NONE, NOW_MS, ORDER, SPOT, Stub, ok, refused, stub_venue
 
 from tasks import settings as config
-from tasks.adapters.venue import bybit, client
+from tasks.adapters.venue import bybit_rows, client
 from tasks.adapters.venue import ccxt_venue as venue_module
 from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import DataError, DuplicateOrder, InputError, OrderRejected, VenueError, VenueUnavailable
@@ -111,7 +111,7 @@ async def test_protection_without_anything_to_set_asks_nothing(venue, stub):
 async def test_orders_against_another_quote_are_refused_before_anything_is_sent(venue, stub):
     listed = ok(category="spot", list=[SPOT | {"symbol": "BTCEUR", "quoteCoin": "EUR"}], nextPageCursor="")
     stub.answers["/v5/market/instruments-info"] = lambda asked: listed if asked.query["category"] == "spot" else NONE
-    with pytest.raises(OrderRejected, match="BTC/EUR is neither a USDT-settled linear contract nor spot against USDT"):
+    with pytest.raises(OrderRejected, match="BTC/EUR is no USDT-settled linear contract nor spot against USDT"):
         await venue.submit(entry(symbol="BTC/EUR"))
     assert not stub.requests(CREATE)
 
@@ -328,8 +328,8 @@ STATUSES = {
 
 @pytest.mark.parametrize(("ours", "said"), [(ours, said) for ours, names in STATUSES.items() for said in names])
 def test_each_status_of_the_venue_is_one_of_ours(ours, said):
-    assert bybit.order_of(ORDER | {"orderStatus": said, "cumExecQty": "0"}, BTC).status is ours
-    assert {name for names in STATUSES.values() for name in names} == set(bybit.STATUS)
+    assert bybit_rows.order_of(ORDER | {"orderStatus": said, "cumExecQty": "0"}, BTC).status is ours
+    assert {name for names in STATUSES.values() for name in names} == set(bybit_rows.STATUS)
 
 
 # --- looking orders up --------------------------------------------------------------------------------------------

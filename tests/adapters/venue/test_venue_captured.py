@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 from shared_data import SHARED
 
-from tasks.adapters.venue import bybit as translate
+from tasks.adapters.venue import bybit_rows as translate
 from tasks.core.types.orders import OrderStatus
 
 CAPTURED = SHARED / "wire/nautilus/bybit"

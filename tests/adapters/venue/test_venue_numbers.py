@@ -8,7 +8,7 @@ from insane import INSANE, each, spoiled
 from venue_stub import FLAT, LINEAR, NOW_MS, ORDER, ok, stub_venue
 
 from tasks import settings as config
-from tasks.adapters.venue import bybit
+from tasks.adapters.venue import bybit_rows
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.core.errors import DataError, VenueError
 
@@ -144,12 +144,12 @@ async def test_every_number_of_an_answer_insane_is_an_error_of_ours_or_not_neede
 )
 def test_a_number_beyond_what_venues_list_is_refused_with_its_field_and_a_short_value(value):
     with pytest.raises(ValueError, match=r"^execPrice is .{0,42}, no number up to 1e\+18$"):
-        bybit.number({"execPrice": value}, "execPrice")
+        bybit_rows.number({"execPrice": value}, "execPrice")
 
 
 @pytest.mark.parametrize("value", ["0", "0.00", "1e18", "0.000000000000000000000000000001", "-12.5", 7, 1e-8])
 def test_a_number_that_a_venue_may_send_keeps_its_digits(value):
-    assert bybit.number({"execFee": value}, "execFee") == Decimal(str(value))
+    assert bybit_rows.number({"execFee": value}, "execFee") == Decimal(str(value))
 
 
 @pytest.mark.parametrize("row", [{"execQty": "-1"}, {"execQty": "0"}, {"execPrice": "0"}, {"execPrice": "-87000"}])
@@ -157,4 +157,4 @@ def test_an_execution_of_nothing_is_none(row):
     market = {"symbol": BTC, "spot": False, "settle": "USDT", "quote": "USDT", "base": "BTC"}
     [sound] = ANSWERS["/v5/execution/list"]["result"]["list"]
     with pytest.raises(ValueError, match="both must be above 0"):
-        bybit.fill_of(sound | row, market)
+        bybit_rows.fill_of(sound | row, market)
