@@ -40,5 +40,5 @@ def _bought(
     quantity = floor_to_step(budget / price, account.instrument.step)
     verdict = Verdict(allowed=quantity > ZERO, decision=decision, quantity=quantity, price=price)
     cycle_id = orders.cycle_id(strategy.name, snapshot.pair, snapshot.as_of)
-    intents = orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy.limits)
+    intents = orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy)
     return Judgement(cycle_id, verdict, intents)

@@ -39,7 +39,7 @@ def judged(
         breakouts=_breakouts(question.reasons, strategy),
     )  # fmt: skip
     cycle_id = orders.cycle_id(strategy.name, snapshot.pair, snapshot.as_of)
-    return Judgement(cycle_id, verdict, orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy.limits))
+    return Judgement(cycle_id, verdict, orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy))
 
 
 def _breakouts(reasons: Sequence[Reason], strategy: Strategy) -> frozenset[int]:

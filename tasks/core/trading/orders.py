@@ -1,8 +1,8 @@
 """Order ids and intents: what a verdict becomes on its way to the venue.
 
-Every id derives from the decision, so that running twice orders once. A client order id is "qd", the 32 hex digits
-of a uuid and a leg of two characters: 36, the venues' limit. Which legs this module sends: e0 entry, x0 exit, s0
-stop, t0 target, c0 cancel target, p0 sent by protect.
+Every id derives from the decision, so that running twice orders once. A client order id is 32 hexadecimal digits,
+which every venue takes: our mark, the first 24 of the uuid it derives from, and its leg. Ids of before (a prefix, the
+whole uuid, a leg of two characters: 36) stay ours.
 """
 
 import re
@@ -11,14 +11,17 @@ from decimal import Decimal
 from uuid import UUID, uuid5
 
 from tasks.core.types.decision import ENTRIES
-from tasks.core.types.limits import Limits
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition, Position
+from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Verdict
 
 NAMESPACE = UUID("6f1f9e0c-6c1e-5c0e-9b7a-2d1f4a7c9e55")  # fixed for ever: every id ever sent derives from it
-PREFIX = "qd"
+MARK, PREFIX = "dec0", "qd"
+HEX_IDS = 4  # the first rules of a strategy by which its orders have the shorter ids
+DIGITS = 24
 PROTECT_LEG = "p0"
+_LEGS = {"e0": "0001", "x0": "0002", "s0": "0003", "t0": "0004", "c0": "0005", PROTECT_LEG: "0006"}
 _REDUCING = {
     "TRIM": ("x0", OrderType.MARKET),
     "CLOSE_PARTIAL": ("x0", OrderType.MARKET),
@@ -27,7 +30,10 @@ _REDUCING = {
     "SET_TP": ("t0", OrderType.TARGET),
     "CANCEL_TP": ("c0", OrderType.CANCEL_TARGET),
 }
-_OURS = re.compile(rf"{PREFIX}([0-9a-f]{{32}})[a-z0-9]{{2}}")
+_OURS = re.compile(
+    rf"(?:{MARK}(?P<id>[0-9a-f]{{{DIGITS}}})(?P<leg>{'|'.join(_LEGS.values())})"
+    rf"|{PREFIX}(?P<old_id>[0-9a-f]{{32}})(?P<old_leg>[a-z0-9]{{2}}))"
+)
 
 
 def cycle_id(strategy: str, symbol: str, as_of: datetime) -> str:
@@ -37,9 +43,10 @@ def cycle_id(strategy: str, symbol: str, as_of: datetime) -> str:
     return str(uuid5(NAMESPACE, "|".join((strategy, symbol, as_of.astimezone(UTC).isoformat()))))
 
 
-def client_order_id(cycle_id: str, leg: str) -> str:
+def client_order_id(cycle_id: str, leg: str, rules: int = HEX_IDS) -> str:
     """Return the client order id of a leg; `cycle_id` may be any uuid an order derives from."""
-    return f"{PREFIX}{UUID(cycle_id).hex}{leg}"
+    digits = UUID(cycle_id).hex
+    return f"{PREFIX}{digits}{leg}" if rules < HEX_IDS else f"{MARK}{digits[:DIGITS]}{_LEGS[leg]}"
 
 
 def protect_order_id(position_id: str, kind: str, sequence: int) -> str:
@@ -49,13 +56,19 @@ def protect_order_id(position_id: str, kind: str, sequence: int) -> str:
 
 def is_ours(client_order_id: str) -> bool:
     """Return whether an order the venue reports was sent by this system."""
-    return cycle_of(client_order_id) is not None
+    return _OURS.fullmatch(client_order_id) is not None
 
 
-def cycle_of(client_order_id: str) -> str | None:
-    """Return the uuid an order of ours derives from; None when it is not ours."""
+def is_protects(client_order_id: str) -> bool:
+    """Return whether `protect` sent an order of ours."""
     match = _OURS.fullmatch(client_order_id)
-    return str(UUID(match[1])) if match else None
+    return match is not None and (match["leg"] or match["old_leg"]) in (PROTECT_LEG, _LEGS[PROTECT_LEG])
+
+
+def derives_from(client_order_id: str, cycle_id: str) -> bool:
+    """Return whether an order of ours is a leg of that cycle."""
+    match = _OURS.fullmatch(client_order_id)
+    return match is not None and UUID(cycle_id).hex.startswith(match["id"] or match["old_id"])
 
 
 def reducing(
@@ -74,7 +87,7 @@ def reducing(
 
 
 def plan(
-    verdict: Verdict, cycle_id: str, state: AccountState, as_of: datetime, limits: Limits
+    verdict: Verdict, cycle_id: str, state: AccountState, as_of: datetime, strategy: Strategy
 ) -> tuple[OrderIntent, ...]:
     """Return the orders that carry out a verdict; none when it is denied or asks for nothing of the venue.
 
@@ -88,7 +101,7 @@ def plan(
     if isinstance(decision, ENTRIES) and (side := decision.side or (position.side if position else None)):
         limit = decision.entry.type == "limit"
         intent = OrderIntent(
-            client_order_id=client_order_id(cycle_id, "e0"),
+            client_order_id=client_order_id(cycle_id, "e0", strategy.rules),
             symbol=decision.symbol,
             side="buy" if side == "long" else "sell",
             type=OrderType.LIMIT if limit else OrderType.MARKET,
@@ -96,12 +109,13 @@ def plan(
             price=verdict.price if limit else None,
             stop=verdict.stop,
             target=verdict.target,
-            expires_at=as_of + timedelta(minutes=limits.limit_entry_minutes) if limit else None,
+            expires_at=as_of + timedelta(minutes=strategy.limits.limit_entry_minutes) if limit else None,
         )
     elif position is not None and decision.action in _REDUCING:
         leg, kind = _REDUCING[decision.action]
         triggers = {OrderType.STOP: verdict.stop, OrderType.TARGET: verdict.target}
-        intent = reducing(position, client_order_id(cycle_id, leg), kind, verdict.quantity, triggers.get(kind))
+        name = client_order_id(cycle_id, leg, strategy.rules)
+        intent = reducing(position, name, kind, verdict.quantity, triggers.get(kind))
     else:
         return ()
     return (intent,)

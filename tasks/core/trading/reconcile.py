@@ -155,7 +155,7 @@ def _not_found(own: OwnIntent, ledger: LedgerView, again: Again, now: datetime) 
     A retry of the flow may still send it: its position is what it reduces.
     """
     intent = own.intent
-    if intent.client_order_id.endswith(orders.PROTECT_LEG):
+    if orders.is_protects(intent.client_order_id):
         waits = ledger.position(intent.symbol) is not None
     else:
         waits = now - own.persisted_at <= too_late(ledger.limits)
@@ -224,10 +224,11 @@ def _adopt(order: Order, known: Sequence[tuple[datetime, str, str]], ledger: Led
 
 def _cycle_of(order: Order, ledger: LedgerView) -> CycleRecord | None:
     """Return the cycle that an order's id proves: it derives from strategy, symbol and a close shortly before."""
-    named, close = orders.cycle_of(order.client_order_id), floor_time(order.created_at, "5m")
+    close = floor_time(order.created_at, "5m")
     for number in range(ledger.limits.max_lateness_s // 300 + 2):
         as_of = close - number * BAR
-        if orders.cycle_id(ledger.strategy, order.symbol, as_of) == named:
+        named = orders.cycle_id(ledger.strategy, order.symbol, as_of)
+        if orders.derives_from(order.client_order_id, named):
             return CycleRecord(
                 cycle_id=named, strategy=ledger.strategy, symbol=order.symbol, as_of=as_of,
                 status=CycleStatus.FAILED, error=ADOPTED,

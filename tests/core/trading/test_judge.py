@@ -9,7 +9,7 @@ from guard_cases import BTC, GRID, NOON, account, asked, seen
 from tasks.core.trading import ledger
 from tasks.core.trading.guard.cases import Account
 from tasks.core.trading.judge import Judgement, judged, status_of
-from tasks.core.trading.orders import cycle_id, cycle_of
+from tasks.core.trading.orders import cycle_id, derives_from
 from tasks.core.types.decision import Answer, Decision, OpenLong, OpenShort, hold
 from tasks.core.types.limits import Limits
 from tasks.core.types.portfolio import ClosedTrade
@@ -35,7 +35,7 @@ def test_orders_derive_from_the_strategys_name_symbol_and_close():
     mine = judged(plain, answer(), account(), STRATEGY, NOON)
     theirs = judged(plain, answer(), account(), STRATEGY.called("default/hold", "hold"), NOON)
     assert mine.cycle_id == cycle_id("default", BTC, NOON) != theirs.cycle_id
-    assert cycle_of(mine.intents[0].client_order_id) == mine.cycle_id
+    assert derives_from(mine.intents[0].client_order_id, mine.cycle_id)
     assert mine.verdict == theirs.verdict
 
 

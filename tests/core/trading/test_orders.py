@@ -20,15 +20,15 @@ from tasks.core.types.decision import (
     Trim,
     hold,
 )
-from tasks.core.types.limits import Limits
 from tasks.core.types.orders import OrderType
+from tasks.core.types.strategy import Strategy
 
 CYCLE = orders.cycle_id("default", BTC, NOON)
 
 
 def planned(decision=None, state=None, snapshot=None):
     state = state or account()
-    return orders.plan(judge(decision, state, snapshot), CYCLE, state, NOON, Limits())
+    return orders.plan(judge(decision, state, snapshot), CYCLE, state, NOON, Strategy())
 
 
 def test_a_cycle_id_is_the_same_for_ever():
@@ -52,24 +52,38 @@ def test_a_time_without_zone_has_no_cycle():
         orders.cycle_id("default", BTC, datetime(2026, 11, 21))  # noqa: DTZ001  (the mistake under test)
 
 
-def test_a_client_order_id_fits_the_venue_and_leads_back_to_its_cycle():
+def test_a_client_order_id_fits_every_venue_and_leads_back_to_its_cycle():
     order_id = orders.client_order_id(CYCLE, "e0")
-    assert order_id == "qd9c811fd942d357c6be1f65b6ef1535e0e0"
-    assert len(order_id) == 36
+    assert order_id == "dec09c811fd942d357c6be1f65b60001"
+    assert (len(order_id), int(order_id, 16) > 0) == (32, True)  # a 128-bit number at Hyperliquid, 32 letters at OKX
     assert orders.is_ours(order_id)
-    assert orders.cycle_of(order_id) == CYCLE
+    assert orders.derives_from(order_id, CYCLE)
+    assert not orders.derives_from(order_id, orders.cycle_id("default", BTC, NOON + timedelta(days=9)))
 
 
-@pytest.mark.parametrize("foreign", ["", "web-1234", "qd123", "QD" + "0" * 32 + "e0", "qd" + "g" * 32 + "e0"])
+def test_ids_of_before_stay_ours_and_lead_back_to_their_cycle():
+    before = "qd9c811fd942d357c6be1f65b6ef1535e0e0"
+    assert orders.client_order_id(CYCLE, "e0", rules=3) == before
+    assert (orders.is_ours(before), orders.is_protects(before)) == (True, False)
+    assert orders.derives_from(before, CYCLE)
+    assert orders.is_protects("qd9c811fd942d357c6be1f65b6ef1535e0p0")
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    ["", "web-1234", "qd123", "QD" + "0" * 32 + "e0", "qd" + "g" * 32 + "e0", "dec0" + "0" * 28,
+     "dec1" + "0" * 24 + "0001", "dec0" + "0" * 24 + "0007", "DEC0" + "0" * 24 + "0001", "x-dec0" + "0" * 24 + "0001"],
+)  # fmt: skip
 def test_a_foreign_id_is_not_ours(foreign):
     assert not orders.is_ours(foreign)
-    assert orders.cycle_of(foreign) is None
+    assert not orders.is_protects(foreign)
+    assert not orders.derives_from(foreign, CYCLE)
 
 
 def test_protect_orders_differ_by_position_kind_and_sequence():
     ids = {orders.protect_order_id(p, k, n) for p in (CYCLE, "b") for k in ("trim", "flatten") for n in (1, 2)}
     assert len(ids) == 8
-    assert all(orders.is_ours(i) and len(i) == 36 for i in ids)
+    assert all(orders.is_protects(i) and len(i) == 32 for i in ids)
 
 
 def test_a_market_entry_is_one_order_with_its_protection():

@@ -138,7 +138,7 @@ class Desk(RuleBasedStateMachine):
         snapshot = seen(pair=symbol, close=float(price), atr=float(price) / 100)
         verdict = guard.judge(decision, snapshot, state, Strategy(limits=LIMITS, symbols=(BTC, ETH)))
         cycle = orders.cycle_id("default", symbol, self.now)
-        for intent in orders.plan(verdict, cycle, state, self.now, LIMITS):
+        for intent in orders.plan(verdict, cycle, state, self.now, Strategy(limits=LIMITS)):
             self.entries[intent.client_order_id] = (cycle, intent)
             depth = (intent.quantity / 2).quantize(D("0.001")) if thin else None
             order = self.account.submit(intent, price, self.now, depth=depth)
