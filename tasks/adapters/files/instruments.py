@@ -24,6 +24,7 @@ FORM = re.compile(r"[^\s/:]+/[^\s/:]+(:[^\s/:]+)?")
 GRID, ABOVE, LEAST = "a number from 1e-18 to 1e18", "a number above 0, up to 1e18", "a number from 0 to 1e18"
 MEANT = {
     "tick": GRID, "step": GRID, "min_quantity": LEAST, "min_notional": LEAST, "max_leverage": ABOVE,
+    "max_quantity": ABOVE,
     "shorting": "true or false", "kind": "spot or linear",
     "maintenance": 'tiers from 0 up, such as [{"above": 0, "rate": 0.005}, {"above": 2000000, "rate": 0.01}]',
 }  # fmt: skip

@@ -11,15 +11,22 @@ import numpy as np
 import pandas as pd
 
 from tasks.adapters.venue.client import reading, understood
-from tasks.adapters.venue.wire import Row, at, exact, figure, ms, number
+from tasks.adapters.venue.wire import Row, at, contract_size, exact, figure, ms, number, told
 from tasks.core.errors import InputError
 from tasks.core.market.bars import bar_frame
+from tasks.core.market.instruments import LEVERAGE
 from tasks.core.ports import OrderBook
 from tasks.core.types.bars import COLUMNS, SECONDS, duration, floor_time
-from tasks.core.types.orders import VASTEST, Instrument
+from tasks.core.types.orders import ONE, VASTEST, Instrument
 
 BARS_PER_PAGE = 1000
 MARKETS_KEPT_S = 3600.0
+# Whose contracts are not 1 base each: their books and trades count contracts, and some of their candles do.
+BARS_IN_CONTRACTS = frozenset({"gate", "kucoin", "kucoinfutures", "mexc"})
+IN_CONTRACTS = BARS_IN_CONTRACTS | {"okx", "myokx", "blofin", "htx"}
+# Where they write the largest market order; on spot, OKX's is quote.
+OF_CONTRACTS = frozenset({"maxMktSz"})
+LARGEST = (*OF_CONTRACTS, "maxMktOrderQty", "maxMarketOrderQty", "market_order_size_max", "marketMaxOrderQty")
 
 
 class MarketData:
@@ -43,18 +50,18 @@ class MarketData:
         return self._clock
 
     async def instrument(self, symbol: str) -> Instrument:
-        """Return what may be traded; raises InputError for an unknown symbol, an inverse one and an option."""
+        """Return what may be traded, in base; raises InputError for an unknown symbol, an inverse one and an option."""
         from ccxt.base.decimal_to_precision import TICK_SIZE
 
-        market = await self.listing(symbol)
-        if not (market["spot"] or market["linear"]) or (market.get("contractSize") or 1) != 1:
-            raise InputError(f"{symbol} is neither spot nor a linear contract of 1 base unit")
+        market = await self._offered(symbol)
+        if not (market["spot"] or market["linear"]) or market["option"]:
+            raise InputError(f"{symbol} is neither spot nor a linear contract")
         with understood(f"instrument {symbol}"):
             return instrument_of(market, self.client.precisionMode == TICK_SIZE)
 
     async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
         """Return closed bars by the venue's clock; empty if there are none. Raises DataError for garbled ones."""
-        await self._offered(symbol, "fetchOHLCV")
+        market = await self._offered(symbol, "fetchOHLCV")
         if timeframe not in SECONDS or not self.has_timeframe(timeframe):
             offered = ", ".join(self.client.timeframes or ()) or "none"
             raise InputError(f"timeframe {timeframe!r}: {self.client.id} has {offered}")
@@ -67,6 +74,8 @@ class MarketData:
             rows |= await self._bars_page(symbol, timeframe, start, min(start + span - 1, last), page)
         ordered = sorted(rows)
         values = np.array([rows[t] for t in ordered], dtype=float).reshape(len(ordered), len(COLUMNS))
+        if self.client.id in BARS_IN_CONTRACTS:
+            values[:, -1] *= float(contract_size(market))
         return bar_frame(np.array(ordered, dtype="int64"), dict(zip(COLUMNS, values.T, strict=True)))
 
     async def _bars_page(self, symbol: str, timeframe: str, start: int, end: int, n: int) -> dict[int, list[object]]:
@@ -79,18 +88,18 @@ class MarketData:
         return {t: row for t, row in rows.items() if start <= t <= end}
 
     async def fetch_book(self, symbol: str) -> OrderBook:
-        await self._offered(symbol, "fetchOrderBook")
+        unit = contract_size(await self._offered(symbol, "fetchOrderBook"))
         with reading(self.client, f"{symbol} book"):
             raw = await self.client.fetch_order_book(symbol, 50)
-            bids, asks = ([(exact(p), exact(q)) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
+            bids, asks = ([(exact(p), exact(q) * unit) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
             return OrderBook(bids, asks)
 
     async def fetch_trades(self, symbol: str, limit: int) -> list[tuple[datetime, str, float, float]]:
         """Return the last public trades, newest first: time, side of the taker, price, base."""
-        await self._offered(symbol, "fetchTrades")
+        unit = float(contract_size(await self._offered(symbol, "fetchTrades")))
         with reading(self.client, f"{symbol} trades"):
             raw = await self.client.fetch_trades(symbol, limit=limit)
-            rows = [(at(t["timestamp"]), str(t["side"]), figure(t, "price"), figure(t, "amount")) for t in raw]
+            rows = [(at(t["timestamp"]), str(t["side"]), figure(t, "price"), figure(t, "amount") * unit) for t in raw]
         return sorted(rows, key=lambda row: row[0], reverse=True)[:limit]
 
     async def fetch_funding(self, symbol: str, limit: int) -> list[tuple[datetime, float]]:
@@ -134,11 +143,17 @@ class MarketData:
             await self.check_key()
 
     async def _offered(self, symbol: str, *capabilities: str) -> Row:
-        """Return the market; raises InputError for what ccxt says this venue does not have."""
+        """Return the market; raises InputError for what the venue does not have, or counts in units we cannot tell."""
         for name in capabilities:
             if not self.client.has.get(name):
                 raise InputError(f"{self.client.id} has no {name} in ccxt: choose another QUARTERDECK_VENUE")
-        return await self.listing(symbol)
+        market = await self.listing(symbol)
+        if (unit := contract_size(market)) != ONE and self.client.id not in IN_CONTRACTS:
+            raise InputError(
+                f"{symbol} comes in contracts of {unit} at {self.client.id}, and whether its books and candles count "
+                "these or coins is not known here: choose another QUARTERDECK_VENUE"
+            )
+        return market
 
     async def listing(self, symbol: str) -> Row:
         await self.ready()
@@ -150,17 +165,30 @@ class MarketData:
 
 
 def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
-    """Read a ccxt market. tick_sizes: whether the venue gives precision as a step (else as a number of decimals)."""
+    """Read a ccxt market, its contracts as base. tick_sizes: precision is a step, else a number of decimals."""
     precisions = [number(market["precision"], name) for name in ("price", "amount")]
     tick, step = (each if tick_sizes else Decimal(1).scaleb(-int(each)) for each in precisions)
-    limits, spot = market["limits"], market["spot"]
+    limits, spot, unit = market["limits"], market["spot"], contract_size(market)
+    leverage = told(limits["leverage"], "max") or ONE
     return Instrument(
         symbol=market["symbol"],
         tick=tick,
-        step=step,
-        min_quantity=exact(limits["amount"]["min"] or 0, "least quantity"),
+        step=step * unit,
+        min_quantity=exact(limits["amount"]["min"] or 0, "least quantity") * unit,
         min_notional=exact(limits["cost"]["min"] or 0, "least notional"),
-        max_leverage=Decimal(1) if spot else exact(limits["leverage"]["max"] or 1, "most leverage"),
+        # a contract that takes no leverage is one of which nothing is told: public data may lack it, or ccxt says 1
+        max_leverage=ONE if spot else leverage if leverage > 1 else LEVERAGE,
         shorting=not spot,
         kind="spot" if spot else "linear",
+        contract_size=unit,
+        max_quantity=_largest(market, unit),
     )
+
+
+def _largest(market: Row, unit: Decimal) -> Decimal | None:
+    """Return the largest market order, in base; None where the venue tells none."""
+    info, limits = market["info"], market["limits"]
+    own = dict(info) | dict(info.get("lotSizeFilter") or {}) if isinstance(info, Mapping) else {}
+    known = [told(own, name) for name in LARGEST if not (market["spot"] and name in OF_CONTRACTS)]
+    known += [told(limits.get(kind) or {}, "max") for kind in ("market", "amount")]
+    return min((most * unit for most in known if most), default=None)

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from tasks.core.types.base import ZERO, bounded
-from tasks.core.types.orders import VASTEST
+from tasks.core.types.orders import ONE, VASTEST
 
 Row = Mapping[str, Any]
 SHOWN = 40  # characters of what should have been a number
@@ -60,6 +60,11 @@ def price_or_none(row: Row, name: str) -> Decimal | None:
 def told(row: Row, name: str) -> Decimal | None:
     """Read a number that a venue may leave out."""
     return price_or_none(row, name) if name in row else None
+
+
+def contract_size(market: Row) -> Decimal:
+    """Return how much base one unit of a market's sizes is: orders, positions, books and trades count in it."""
+    return ONE if market["spot"] else exact(market["contractSize"] or 1, "contract size")
 
 
 def wire(value: Decimal) -> str:

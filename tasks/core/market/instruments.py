@@ -28,6 +28,7 @@ TICKS = Decimal("1e-5")  # share of the price, where only that is known
 LOT = Decimal(200)  # quote that one step is worth at most
 MIN_NOTIONAL, LEVERAGE = Decimal(5), Decimal(100)
 NOTHING = InstrumentTerms()
+OTHER = {"symbol", "maintenance", "contract_size"}  # what a stored instrument says beside these terms
 
 
 class Resolved(NamedTuple):
@@ -58,6 +59,7 @@ def by_form(symbol: str, tick: Decimal, step: Decimal, named: InstrumentTerms = 
         shorting=linear and named.shorting is not False,
         kind=kind_of(symbol),
         maintenance=named.maintenance or (),
+        max_quantity=named.max_quantity,
     )
 
 
@@ -107,7 +109,7 @@ def resolve(symbol: str, before: pd.DataFrame, named: InstrumentTerms | None, st
     base, settled = symbol.partition("/")[0], symbol.partition(":")[2].partition("-")[0]
     if base == settled:
         raise InputError(f"{symbol} is inverse, settled in {settled}: only spot and linear contracts can be replayed")
-    named, known = named or NOTHING, {} if stored is None else stored.model_dump(exclude={"symbol", "maintenance"})
+    named, known = named or NOTHING, {} if stored is None else stored.model_dump(exclude=OTHER)
     needed = {"tick", "step"} if stored is None else known.keys() - {"kind", "shorting"}  # in the form
     parts = ["file"] * (named != NOTHING)
     if None in named.model_dump(include=needed).values():

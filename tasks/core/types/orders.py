@@ -12,6 +12,7 @@ Side = Literal["buy", "sell"]
 PositionSide = Literal["long", "short"]
 Kind = Literal["linear", "spot"]
 FINAL_STATES = ("done", "rejected")  # of an intent: nothing more comes of it
+ONE = Decimal(1)
 TINIEST, VASTEST = Decimal("1e-18"), Decimal("1e18")  # beyond them no venue lists anything
 
 
@@ -34,10 +35,12 @@ class MarginLine(NamedTuple):
 
 
 class Instrument(Dto):
-    """What the venue lets one trade on a symbol. `step` and `min_quantity` are base, `min_notional` is quote.
+    """What the venue lets one trade on a symbol. All quantities are base, `min_notional` is quote.
 
     Nothing that orders depend on has a default: the venue says it, or `core.market.instruments` says where it comes
-    from. Without tiers of its own, `maintenance` is STANDARD; they ascend from 0.
+    from. Without tiers of its own, `maintenance` is STANDARD; they ascend from 0. `contract_size` is for the venue's
+    adapter alone, which writes quantity / contract_size into an order; `max_quantity` is of one market order, None
+    where the venue does not tell. Both are left out of a document that lacks them: older strategies keep their hash.
     """
 
     symbol: str
@@ -49,6 +52,8 @@ class Instrument(Dto):
     shorting: bool
     kind: Kind
     maintenance: tuple[MarginTier, ...] = ()
+    contract_size: Exact = Field(ONE, gt=0, exclude_if=lambda size: size == ONE)  # base in one unit of its sizes
+    max_quantity: Exact | None = Field(None, gt=0, exclude_if=lambda most: most is None)
 
     @property
     def margin_lines(self) -> list[MarginLine]:
@@ -73,6 +78,7 @@ class InstrumentTerms(Dto):
     min_quantity: Exact | None = Field(None, ge=0, le=VASTEST)
     min_notional: Exact | None = Field(None, ge=0, le=VASTEST)
     max_leverage: Exact | None = Field(None, gt=0, le=VASTEST)
+    max_quantity: Exact | None = Field(None, gt=0, le=VASTEST)
     shorting: bool | None = None
     kind: Kind | None = None
     maintenance: tuple[MarginTier, ...] | None = Field(None, min_length=1)

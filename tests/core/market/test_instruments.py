@@ -46,9 +46,18 @@ def epoch_ms(bars: pd.DataFrame) -> np.ndarray:
 
 
 def test_no_term_that_orders_depend_on_has_a_default():
-    for name in Instrument.model_fields.keys() - {"maintenance"}:
+    for name in Instrument.model_fields.keys() - {"maintenance", "contract_size", "max_quantity"}:
         with pytest.raises(ValidationError, match=name):
             Instrument.model_validate(linear().model_dump(exclude={name}))
+
+
+def test_an_instrument_of_before_contract_sizes_reads_and_is_written_as_it_was():
+    written = linear().model_dump(mode="json")
+    assert written.keys().isdisjoint({"contract_size", "max_quantity"})
+    read = Instrument.model_validate(written)
+    assert (read, read.contract_size, read.max_quantity) == (linear(), 1, None)
+    now = linear(contract_size=D("0.01"), max_quantity=D(120))
+    assert Instrument.model_validate(now.model_dump(mode="json")) == now
 
 
 def test_the_form_of_the_symbol_says_what_may_be_done():
@@ -160,6 +169,8 @@ STORED = linear(tick=D("0.5"), step=D("0.01"), min_quantity=D("0.02"), max_lever
         ({"tick": 1, "step": 2}, None, linear(tick=D(1), step=D(2)), "file"),
         ({"step": 2, "max_leverage": 5}, None, linear(step=D(2), max_leverage=D(5)), "file+inferred"),
         ({"tick": 1}, STORED, STORED.model_copy(update={"tick": D(1)}), "file+ingested"),
+        ({"max_quantity": 7}, STORED, STORED.replace(max_quantity=D(7)), "file+ingested"),
+        ({"tick": 1}, STORED.replace(max_quantity=D(9)), STORED.replace(tick=D(1), max_quantity=D(9)), "file+ingested"),
         (
             {"tick": 1, "step": 2, "min_quantity": 0, "min_notional": 9, "max_leverage": 3}, STORED,
             linear(tick=D(1), step=D(2), min_notional=D(9), max_leverage=D(3)), "file",
