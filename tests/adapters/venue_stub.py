@@ -112,7 +112,7 @@ def stub_venue() -> Iterator[Stub]:
             self.end_headers()
             self.wfile.write(text.encode())
 
-        do_GET = do_POST = _handle
+        do_GET = do_POST = do_PUT = do_DELETE = _handle
 
         def log_message(self, *args: object) -> None:
             """Keep the test's output clean."""
