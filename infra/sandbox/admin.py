@@ -1,5 +1,7 @@
 """What a test bench needs beside the exchange: state, clock and faults, as JSON under /__admin."""
 
+from decimal import Decimal
+
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 from starlette.requests import Request
@@ -10,11 +12,23 @@ from infra.sandbox.api import rows
 from infra.sandbox.api.answers import Json
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.faults import Fault, FaultBench
-from tasks.core.types.orders import Order, OrderStatus, VenuePosition
+from tasks.core.errors import InputError
+from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
 
 
 class Advance(BaseModel):
     advance_s: float
+
+
+class Trade(BaseModel, extra="forbid"):
+    """What a person orders at the venue's own page: at market, or a limit at `price`; qty in base."""
+
+    symbol: str
+    side: Side
+    qty: Decimal
+    price: Decimal | None = None
+    stop: Decimal | None = None
+    reduce_only: bool = False
 
 
 def admin_routes(ex: Exchange, bench: FaultBench) -> list[Route]:
@@ -33,14 +47,29 @@ def admin_routes(ex: Exchange, bench: FaultBench) -> list[Route]:
 
     async def faults(request: Request) -> JSONResponse:
         if request.method == "POST":
-            bench.pending.append(Fault.model_validate_json(await request.body()))
+            bench.order(Fault.model_validate_json(await request.body()))
         elif request.method == "DELETE":
-            bench.pending.clear()
-            bench.banned_until = 0.0
+            bench.clear()
         return JSONResponse({"faults": [fault.model_dump() for fault in bench.pending]})
+
+    async def trades(request: Request) -> JSONResponse:
+        trade = Trade.model_validate_json(await request.body())
+        ex.catch_up()
+        intent = OrderIntent(
+            client_order_id=rows.own_id(ex),
+            type=OrderType.LIMIT if trade.price else OrderType.MARKET,
+            quantity=trade.qty,
+            **trade.model_dump(exclude={"qty"}),
+        )
+        order = ex.submit(intent)
+        if order.status is OrderStatus.REJECTED:
+            raise InputError(f"trade refused: {order.reason}")
+        ex.settle(changed=True)
+        return JSONResponse(to_jsonable_python(_order(order)))
 
     return [
         Route("/__admin/state", state),
+        Route("/__admin/trades", trades, methods=["POST"]),
         Route("/__admin/clock", clock, methods=["GET", "POST"]),
         Route("/__admin/faults", faults, methods=["GET", "POST", "DELETE"]),
     ]

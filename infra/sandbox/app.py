@@ -55,6 +55,7 @@ class SandboxApp:
             return JSONResponse({"error": f"no such endpoint: {request.method} /v5/{path}"}, 404)
         payload = (await request.body()).decode() if writes else request.url.query
         ex.catch_up()
+        self.bench.strike_what_is_new()
         query = Query(ex, request.query_params, request.scope.get("quirks", {}))
         outcome, result = OK, None
         try:
@@ -66,8 +67,7 @@ class SandboxApp:
             result = endpoint(query)
         except BybitError as e:
             outcome = e
-        ex.save(changed=writes)
-        ex.forget_closed()
+        ex.settle(changed=writes)
         return BybitAnswer(outcome, query.now_ms, result)
 
 

@@ -10,7 +10,7 @@ wall, the path since the last save passes over the account when it wakes: stops 
 
 import json
 import os
-from collections import Counter
+from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -24,12 +24,14 @@ from infra.sandbox.market.listing import Leg, Listing
 from infra.sandbox.market.synthetic import synthetic_candles
 from tasks.core.errors import InputError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
+from tasks.core.simulation.wallet import Holding
 from tasks.core.trading.money import exact
-from tasks.core.types.orders import Order, OrderIntent
+from tasks.core.types.orders import Fill, Order, OrderIntent
 
 FUNDING_MS = 8 * 3_600_000
 WARM_UP_MS = 250 * DAY_MS
 ALIGN_MS = 300_000
+REMEMBERED = 1000  # changes of what is held
 AFTER = timedelta(microseconds=1)  # a leg begins after whatever happened at its first instant
 
 
@@ -60,6 +62,8 @@ class Exchange:
         self.time_in_force: dict[str, str] = saved.get("time_in_force", {})  # by venue order id
         self.naked_ms: Counter[str] = Counter(saved.get("naked_ms"))
         self.naked_now_ms: Counter[str] = Counter(saved.get("naked_now_ms"))  # of the position that is open
+        self.hidden_until: dict[str, int] = {}  # ms, by the id of an execution or order that is told late
+        self._held = deque([(0, self._holdings())], maxlen=REMEMBERED)  # from when on, in ms, and what
 
     def _market(self) -> dict[str, Any]:
         """Return the market's identity; a saved account loads only into the same market."""
@@ -80,6 +84,12 @@ class Exchange:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f"--state {path}: not a sandbox's state ({e}); remove it to start anew") from e
         raise InputError(f"--state {path}: is of {of}, not {market}; remove it, or choose another file")
+
+    def settle(self, changed: bool) -> None:
+        """Put down what a request has left behind."""
+        self._remember(self.now_ms)
+        self.save(changed)
+        self.forget_closed()
 
     def save(self, changed: bool) -> None:
         """Replace the saved account if a request changed it, or if an order filled since the last time."""
@@ -102,6 +112,28 @@ class Exchange:
 
     def marks(self) -> dict[str, Decimal]:
         return {symbol: self.price(symbol) for symbol in self.markets}
+
+    def tells(self, of: Order | Fill) -> bool:
+        """Return whether the venue lists an order or execution by now."""
+        return self.hidden_until.get(_key(of), 0) <= self.now_ms
+
+    def tell_late(self, of: Order | Fill, seconds: float) -> None:
+        """List it only once it is so old."""
+        made_at = of.at if isinstance(of, Fill) else of.created_at
+        self.hidden_until[_key(of)] = round((made_at.timestamp() + seconds) * 1000)
+
+    def held(self, seconds: float) -> dict[str, Holding]:
+        """Return the open positions as they were some seconds ago, the oldest known at most."""
+        self._remember(self.now_ms)
+        at_ms = self.now_ms - seconds * 1000
+        return next((held for since, held in reversed(self._held) if since <= at_ms), self._held[0][1])
+
+    def _holdings(self) -> dict[str, Holding]:
+        return {symbol: holding.model_copy() for symbol, holding in self.account.wallet.holdings.items()}
+
+    def _remember(self, at_ms: int) -> None:
+        if (held := self._holdings()) != self._held[-1][1]:
+            self._held.append((at_ms, held))
 
     def submit(self, intent: OrderIntent, depth: Decimal | None = None) -> Order:
         """Send one intent to the fill engine at the present price, spread as the book shows it."""
@@ -151,13 +183,18 @@ class Exchange:
                 start, end = market.decimal(leg.start), market.decimal(leg.end)
                 prices = start, max(start, end), min(start, end), end
                 bar = PriceBar(when(leg.start_ms) + AFTER, *prices, exact(leg.volume), when(leg.candle_ms))
-                self.account.on_bar(symbol, bar, when(leg.end_ms))
+                if self.account.on_bar(symbol, bar, when(leg.end_ms)):
+                    self._remember(leg.end_ms)
 
     def forget_closed(self) -> None:
         """Start counting unprotected seconds afresh for symbols that are flat."""
         for symbol in self.markets:
             if self.account.position(symbol) is None:
                 self.naked_now_ms.pop(symbol, None)
+
+
+def _key(of: Order | Fill) -> str:
+    return of.fill_id if isinstance(of, Fill) else of.venue_order_id
 
 
 def _candles(symbol: str, config: SandboxConfig) -> BaseCandles:

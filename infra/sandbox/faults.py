@@ -2,11 +2,15 @@
 
 A fault applies to the next `times` requests whose path contains `path`, or to a seeded share of them. Each kind is a
 sequence of steps that a request goes through. Kinds that make the venue itself misbehave hand a quirk to the endpoints.
+
+`late_fills` and `late_orders` are about no request: they strike the next `times` executions, or orders, that are made
+after the fault was ordered. Each of these is listed nowhere until it is `seconds` old by the venue's clock.
 """
 
 import asyncio
 import random
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,7 +25,8 @@ from infra.sandbox.exchange import Exchange
 from infra.sandbox.market.crash import ERROR_SHARE
 
 SOMEHOW = ("timeout_after_accept", "drop", "http_500", "rate_limit", "html", "duplicate")
-QUIRKS = ("clock_skew", "delisting", "reject_stop", "partial_fill", "partial_fill_cancel")
+QUIRKS = ("clock_skew", "delisting", "reject_stop", "partial_fill", "partial_fill_cancel", "stale_positions")
+LATE = ("late_fills", "late_orders")
 PAGE = "<!DOCTYPE html><html><head><title>Attention Required!</title></head><body>Please wait</body></html>"
 ANSWERS = {  # HTTP status, and what is said
     "http_500": (500, "Internal Server Error"),
@@ -30,7 +35,11 @@ ANSWERS = {  # HTTP status, and what is said
     "ban": (403, BybitError(10006, "access too frequent, please try again in 10 minutes")),
     "insufficient_margin": (200, BybitError(110007, "ab not enough for new order")),
 }
-SECONDS = {"latency": 2.0, "late": 0.5, "reorder": 1.0, "ban": 10.0, "clock_skew": 30.0}  # where none are given
+SECONDS = {  # where none are given
+    "latency": 2.0, "late": 0.5, "reorder": 1.0, "ban": 10.0, "clock_skew": 30.0,
+    **dict.fromkeys((*LATE, "stale_positions"), 4.0),
+}  # fmt: skip
+PATHS = {"stale_positions": "position/list"}  # where no path is given
 
 
 @dataclass
@@ -85,7 +94,7 @@ async def hang_up(call: Call) -> None:
 
 async def answer(call: Call) -> None:
     """Answer in the exchange's place."""
-    status, said = ANSWERS[call.fault.kind]
+    status, said = ANSWERS.get(call.fault.kind) or (200, BybitError(call.fault.code, "refused by the fault bench"))
     status = call.fault.status or status
     now_ms = call.bench.exchange.now_ms
     reply = HTMLResponse(said, status) if isinstance(said, str) else BybitAnswer(said, now_ms, status=status)
@@ -120,22 +129,25 @@ KINDS = {
     # the venue's risk engine closes every position at the present price, before the request is seen
     "liquidation": (liquidate, serve),
     "ban": (ban, answer),
-    **dict.fromkeys(("http_500", "html", "rate_limit", "insufficient_margin"), (answer,)),
+    # refuse: answered with the retCode `code`, in Bybit's envelope; what was asked for is not done
+    **dict.fromkeys(("http_500", "html", "rate_limit", "insufficient_margin", "refuse"), (answer,)),
     # clock_skew: the venue's clock is `seconds` ahead: it says so, and finds our signature too old
     # delisting: nothing is listed any more; positions may be closed, and nothing opened
     # reject_stop: orders are taken without their stop; setting one later is refused
     # partial_fill: only half of what an order asks for is there to be taken
     # partial_fill_cancel: half of an order is taken, and the venue cancels the rest, also of a limit order
+    # stale_positions: the positions are listed as they were `seconds` ago
     **dict.fromkeys(QUIRKS, (misbehave, serve)),
     "somehow": (),  # one of SOMEHOW
+    **dict.fromkeys(LATE, ()),
 }
 
 
 class Fault(BaseModel, extra="forbid"):
     """One order to misbehave.
 
-    seconds: of latency, of silence before a dropped answer, of a ban, of skew. status: the HTTP code.
-    share: of the requests that match, chosen by `seed`; the others pass.
+    seconds: of latency, of silence before a dropped answer, of a ban, of skew, of lateness. status: the HTTP code.
+    share: of the requests that match, chosen by `seed`; the others pass. code: what `refuse` answers.
     """
 
     kind: Literal[*KINDS]  # type: ignore[valid-type]
@@ -145,6 +157,7 @@ class Fault(BaseModel, extra="forbid"):
     status: int | None = None
     share: float = Field(1.0, gt=0, le=1)
     seed: int = 0
+    code: int = 429
 
     def model_post_init(self, _context: object) -> None:
         self._luck = random.Random(self.seed)
@@ -168,6 +181,28 @@ class FaultBench:
         self.banned_until = 0.0
         self.answered = asyncio.Event()
         self._crash = Fault(kind="somehow", share=ERROR_SHARE, seed=exchange.config.seed)
+        self._looked_at = dict.fromkeys(LATE, 0)  # how many there were
+
+    def order(self, fault: Fault) -> None:
+        """Let a fault happen to what comes from now on."""
+        self.exchange.catch_up()
+        self.strike_what_is_new()
+        self.pending.append(fault)
+
+    def clear(self) -> None:
+        """Take every fault back; what is late is told now."""
+        self.pending.clear()
+        self.banned_until = 0.0
+        self.exchange.hidden_until.clear()
+
+    def strike_what_is_new(self) -> None:
+        """Make the executions and orders since the last call late, those that a fault is ordered for."""
+        account = self.exchange.account
+        for kind, made in zip(LATE, (account.fills, account.orders), strict=True):
+            for each in made[self._looked_at[kind] :]:
+                if fault := self._struck(lambda f, kind=kind: f.kind == kind):
+                    self.exchange.tell_late(each, fault.at_work().seconds or 0)
+            self._looked_at[kind] = len(made)
 
     async def deliver(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         """Bring a request to the exchange, through the fault that is ordered for it or that a crash brings along."""
@@ -185,12 +220,18 @@ class FaultBench:
         """Return the fault that applies to a request for `path`, one time less of it remaining."""
         if time.monotonic() < self.banned_until:
             return Fault(kind="ban", seconds=0)
-        for fault in self.pending:
-            if fault.path in path and fault.strikes():
+        if fault := self._struck(lambda f: f.kind not in LATE and (f.path or PATHS.get(f.kind, "")) in path):
+            return fault
+        crash = self.exchange.config.crash
+        crashing = crash is not None and crash.lasts(self.exchange.clock.now_ms())
+        return self._crash if crashing and self._crash.strikes() else None
+
+    def _struck(self, wanted: Callable[["Fault"], bool]) -> Fault | None:
+        """Return the first wanted fault that strikes, one time less of it remaining."""
+        for fault in filter(wanted, self.pending):
+            if fault.strikes():
                 fault.times -= 1
                 if not fault.times:
                     self.pending.remove(fault)
                 return fault
-        crash = self.exchange.config.crash
-        crashing = crash is not None and crash.lasts(self.exchange.clock.now_ms())
-        return self._crash if crashing and self._crash.strikes() else None
+        return None

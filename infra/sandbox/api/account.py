@@ -65,7 +65,8 @@ def positions(q: Query) -> Json:
     linear = [market for market in q.markets if market.category == "linear"]
     if q["symbol"] and not linear:
         raise invalid("symbol", q["symbol"])
-    listed = [rows.position_row(q.ex, m) for m in linear if q["symbol"] or q.account.position(m.symbol)]
+    held = q.ex.held(q.quirks.get("stale_positions", 0))
+    listed = [rows.position_row(q.ex, m, held) for m in linear if q["symbol"] or m.symbol in held]
     return q.page(listed, 20, 200)
 
 
@@ -105,8 +106,8 @@ def executions(q: Query) -> Json:
 
 
 def _asked(q: Query, of: list[Any]) -> list[Any]:
-    """Return those of the category that the request asks for, newest first."""
-    here = [each for each in reversed(of) if q.ex.markets[each.symbol].category == q.category]
+    """Return those of the category that the request asks for and that are told by now, newest first."""
+    here = [each for each in reversed(of) if q.ex.markets[each.symbol].category == q.category and q.ex.tells(each)]
     return [each for each in here if all(q[name] in ("", value) for name, value in rows.head(q.ex, each).items())]
 
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 from infra.sandbox.api import rows
 from infra.sandbox.api.answers import BybitError, Json, bad_parameter, refusal
 from infra.sandbox.api.query import Query, invalid
-from infra.sandbox.api.rows import OWN_ID, ids
+from infra.sandbox.api.rows import ids
 from tasks.core.simulation.account import limit_price
 from tasks.core.simulation.rejections import protection_refusal, sign_of
 from tasks.core.trading.money import floor_to_step
@@ -53,7 +53,7 @@ def _intent(q: Query) -> OrderIntent:
     if len(q["orderLinkId"]) > MAX_LINK_ID:
         raise bad_parameter(f"params error: OrderLinkedID longer than {MAX_LINK_ID} characters")
     return OrderIntent(
-        client_order_id=q["orderLinkId"] or f"{OWN_ID}{len(q.account.orders)}-{q.ex.now_ms}",
+        client_order_id=q["orderLinkId"] or rows.own_id(q.ex),
         symbol=market.symbol,
         side=side,
         type=kind,

@@ -1,11 +1,13 @@
 """Our orders, fills and positions as rows of Bybit's lists: what ccxt and our adapter read of them."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from infra.sandbox.api.answers import Json, text
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.market.listing import Listing
 from tasks.core.simulation.account import derived_id
+from tasks.core.simulation.wallet import Holding
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.orders import Fill, Order, OrderStatus, OrderType
 
@@ -14,6 +16,11 @@ CREATED_BY = {"stop": "CreateByStopLoss", "target": "CreateByTakeProfit", "liqui
 STOP_TYPE = {"stop": "StopLoss", "target": "TakeProfit"}
 EXEC_TYPE = {"funding": "Funding", "liquidation": "BustTrade"}
 SLIPPAGE_CAP = Decimal("0.05")
+
+
+def own_id(ex: Exchange) -> str:
+    """Return a client id for an order that comes without one."""
+    return f"{OWN_ID}{len(ex.account.orders)}-{ex.now_ms}"
 
 
 def ids(of: Order | Fill) -> Json:
@@ -127,13 +134,13 @@ def execution_row(ex: Exchange, fill: Fill) -> Json:
     }
 
 
-def position_row(ex: Exchange, market: Listing) -> Json:
+def position_row(ex: Exchange, market: Listing, held: Mapping[str, Holding]) -> Json:
     """Return one entry of /v5/position/list; a flat one has size 0 and no side."""
     symbol, wallet, mark = market.symbol, ex.account.wallet, ex.price(market.symbol)
     about = {"symbol": market.id, "positionIdx": 0, "leverage": wallet.leverage(symbol), "markPrice": mark}
-    if (holding := wallet.holdings.get(symbol)) is None:
+    if (holding := held.get(symbol)) is None:
         return about | {"side": "", "size": "0", "createdTime": ex.now, "updatedTime": ex.now}
-    liquidation = wallet.liquidation_price(symbol)
+    liquidation = wallet.liquidation_price(symbol) if symbol in wallet.holdings else None
     return about | {
         "side": "Buy" if holding.sign > 0 else "Sell",
         "size": holding.quantity,
