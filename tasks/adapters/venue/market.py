@@ -83,7 +83,7 @@ class MarketData:
             page = await self.client.fetch_ohlcv(symbol, timeframe, start, n, {"until": end})
             rows = {int(row[0]): list(row[1:6]) for row in page}
             for open_time, row in rows.items():
-                if len(row) != len(COLUMNS) or not all(x is not None and abs(x) <= VASTEST for x in row):
+                if len(row) != len(COLUMNS) or not all(x is not None and abs(float(x)) <= VASTEST for x in row):
                     raise ValueError(f"the bar of {at(open_time):%Y-%m-%dT%H:%MZ} is {row}")
         return {t: row for t, row in rows.items() if start <= t <= end}
 

@@ -1,0 +1,357 @@
+"""What ccxt's unified calls do alike at every exchange: the base of all dialects but Bybit's.
+
+Choices: ccxt hands numbers on as the venue wrote them (`client.number = str`); they become Decimal in `wire.exact`.
+Venues that count in contracts do so on the wire only: here alone a quantity is multiplied or divided by the contract
+size. What the unified rows lose is read from the venue's own row (`info`) by the dialect. Left out on purpose: spot,
+hedge mode, streaming.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, ClassVar, Literal
+
+from tasks.adapters.venue.account import Account, accepted
+from tasks.adapters.venue.client import translated, understood
+from tasks.adapters.venue.market import MarketData
+from tasks.adapters.venue.wire import Row, at, contract_size, exact, ms, number_or_zero, price_or_none, wire
+from tasks.core.errors import OrderRejected, TradingError, VenueUnavailable
+from tasks.core.trading.money import floor_to_step
+from tasks.core.types.base import ZERO, JsonObject, exact_sum
+from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
+from tasks.settings import Settings
+
+Exit = Literal["stop", "target"]
+STATUS = {
+    "open": OrderStatus.OPEN,
+    "closed": OrderStatus.FILLED,
+    "canceled": OrderStatus.CANCELLED,
+    "expired": OrderStatus.CANCELLED,
+    "rejected": OrderStatus.REJECTED,
+}
+SIDES: dict[str, Side] = {"buy": "buy", "sell": "sell"}
+POSITION_SIDES: dict[str, Literal["long", "short"]] = {"long": "long", "short": "short"}
+EXITS: tuple[Exit, Exit] = ("stop", "target")
+MAX_PAGES = 100
+LATE = timedelta(minutes=2)  # more than any position is listed late
+
+
+class Unified(Account):
+    """Our account through ccxt's unified calls; see `Account`.
+
+    asked: what a call of that name is always asked with. plain, exits: the parameters of each list of working orders,
+    of stops and targets. cursor: the parameter that pages such a list by the last row's id; empty: it comes whole.
+    page: rows of a full page. fills_span: the longest time one question about fills may be about, fills_kept: how far
+    back the venue remembers, newest_first: a full page leaves out older ones.
+    """
+
+    asked: ClassVar[Mapping[str, JsonObject]] = {}
+    plain: ClassVar[tuple[JsonObject, ...]] = ({},)
+    exits: ClassVar[tuple[JsonObject, ...]] = ()
+    cursor: ClassVar[str] = ""
+    page: ClassVar[int] = 100
+    fills_span: ClassVar[timedelta] = timedelta(days=7)
+    fills_kept: ClassVar[timedelta] = timedelta(days=90)
+    newest_first: ClassVar[bool] = True
+
+    def __init__(self, market: MarketData, settings: Settings) -> None:
+        super().__init__(market, settings)
+        market.client.number = str
+
+    # --- what there is
+
+    async def balance(self) -> Balance:
+        """Return the account in our quote; a coin it does not hold is nothing, not an error."""
+        doing, coin = "fetch the balance", self.quotes[0]
+        answer = await self.call(doing, "fetch_balance")
+        with understood(doing, VenueUnavailable):
+            equity, free = self.funds_of(answer, coin)
+        return Balance(equity=equity, available=max(min(free, equity), ZERO), currency=coin)
+
+    def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
+        """Return (equity, free for new margin)."""
+        funds = answer.get(coin) or {"total": "0", "free": "0"}
+        return number_or_zero(funds, "total"), number_or_zero(funds, "free")
+
+    async def positions(self) -> list[VenuePosition]:
+        """Return the open positions settled in our quotes, each with the stop and target that cover all of it."""
+        doing, found = "fetch the positions", list[VenuePosition]()
+        rows = await self.call(doing, "fetch_positions")
+        with understood(doing, VenueUnavailable):
+            for row in rows:
+                market = self.known(row)
+                if market and (position := self.position_of(row, market)):
+                    found.append(position)
+        return [protected(each, await self.protections(each.symbol)) for each in found]
+
+    def known(self, row: Row) -> Row | None:
+        """Return a row's market, None for one that is not settled in our quotes.
+
+        Raises KeyError for one of ours that the venue no longer lists: how much of it is held cannot be told.
+        """
+        markets: Mapping[str, Row] = self.market.client.markets
+        name = str(row["symbol"])
+        if name not in markets and any(quote in name for quote in self.quotes):
+            raise KeyError(name)
+        market = markets.get(name)
+        return market if market and market["linear"] and market["settle"] in self.quotes else None
+
+    def position_of(self, row: Row, market: Row) -> VenuePosition | None:
+        """Read a unified position; None for a flat one, which a venue may list too."""
+        quantity = abs(number_or_zero(row, "contracts")) * contract_size(market)
+        if not quantity:
+            return None
+        side, price = POSITION_SIDES[row["side"]], exact(row["entryPrice"], "entryPrice")
+        return VenuePosition(symbol=market["symbol"], side=side, quantity=quantity, avg_price=price)
+
+    async def protections(self, symbol: str) -> list[Order]:
+        """Return the stops and targets that rest at the venue."""
+        return [order for order in await self._listed(symbol, self.exits or self.plain) if order.type in EXITS]
+
+    async def open_orders(self, symbol: str) -> list[Order]:
+        """Return working orders, those that wait for a trigger among them; quantity 0: all of the position."""
+        return await self._listed(symbol, (*self.plain, *self.exits))
+
+    async def _listed(self, symbol: str, lists: Iterable[JsonObject]) -> list[Order]:
+        market, found = await self.market.listing(symbol), dict[tuple[str, str], Order]()
+        for each in lists:
+            asked = dict(each)
+            for _ in range(MAX_PAGES):
+                doing = f"fetch open {symbol} orders"
+                rows = await self.call(
+                    doing, "fetch_open_orders", symbol, None, self.page if self.cursor else None, asked
+                )
+                with understood(doing, VenueUnavailable):
+                    orders = [order for row in rows for order in self.orders_of(row, market)]
+                    found |= {(order.venue_order_id, order.type): order for order in orders}
+                    if not self.cursor or len(rows) < self.page:
+                        break
+                    oldest = min((len(str(row["id"])), str(row["id"])) for row in rows)
+                    asked = each | {self.cursor: oldest[1]}
+            else:
+                raise VenueUnavailable(f"{doing}: more than {MAX_PAGES} pages")
+        return [order for order in found.values() if order.status is OrderStatus.OPEN]
+
+    async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
+        """Ask by our id. None only if the venue says there is no such order."""
+        doing, market = f"look up order {client_order_id}", await self.market.listing(symbol)
+        asked: JsonObject = {"clientOrderId": client_order_id}
+        row = await self.call(doing, "fetch_order", None, symbol, asked, gone=True)
+        if row is None:
+            return None
+        with understood(doing, VenueUnavailable):
+            order = self.order_of(row, market)
+            if order.client_order_id != client_order_id:
+                raise ValueError(f"answered with order {order.client_order_id!r}")
+        return order
+
+    def orders_of(self, row: Row, market: Row) -> list[Order]:
+        """Read a row of a list: one order, or the stop and the target that one row can be at some venues."""
+        return [self.order_of(row, market)]
+
+    def order_of(self, row: Row, market: Row, exit_: tuple[Exit, Decimal] | None = None) -> Order:
+        """Read a unified order; exit_: it is a stop or target with this trigger.
+
+        One closed short of its quantity, or rejected after a part of it was filled, counts as cancelled: whoever sees
+        "filled" expects it whole, whoever sees "rejected" may forget it.
+        """
+        size, status = contract_size(market), STATUS[row["status"]]
+        quantity, filled = (number_or_zero(row, name) * size for name in ("amount", "filled"))
+        short = status is OrderStatus.FILLED and filled < quantity and not exit_
+        type_ = exit_[0] if exit_ else "market" if row["type"] == "market" else "limit"
+        price = exit_[1] if exit_ else price_or_none(row, "price")
+        return Order(
+            client_order_id=row["clientOrderId"] or "",
+            venue_order_id=str(row["id"]),
+            symbol=market["symbol"],
+            side=SIDES[row["side"]],
+            type=type_,
+            status=OrderStatus.CANCELLED if short or (status is OrderStatus.REJECTED and filled) else status,
+            quantity=quantity,
+            filled=filled,
+            price=None if type_ == "market" else price,
+            avg_price=price_or_none(row, "average"),
+            stop=None if exit_ else price_or_none(row, "stopLossPrice"),
+            target=None if exit_ else price_or_none(row, "takeProfitPrice"),
+            reduce_only=row["reduceOnly"] is True,
+            created_at=at(row["timestamp"], "timestamp"),
+            updated_at=at(row["lastUpdateTimestamp"] or row["timestamp"], "lastUpdateTimestamp"),
+        )
+
+    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
+        """Return executions since then, oldest first. Full pages are followed, so that none is left out."""
+        market, now, found = await self.market.listing(symbol), await self.market.now(), dict[str, Fill]()
+        start = max(since, now - self.fills_kept)
+        while start <= now:
+            end = start + self.fills_span
+            found |= await self._fills_between(market, start, end if end < now else None)
+            start = end
+        return sorted(found.values(), key=lambda fill: fill.at)
+
+    async def _fills_between(self, market: Row, start: datetime, end: datetime | None) -> dict[str, Fill]:
+        doing, found, before = f"fetch {market['symbol']} fills", dict[str, Fill](), None
+        while (start, end) != before:
+            until: JsonObject = {} if end is None else {"until": ms(end)}
+            rows = await self.call(doing, "fetch_my_trades", market["symbol"], ms(start), self.page, until)
+            with understood(doing, VenueUnavailable):
+                fills = [self.fill_of(row, market) for row in rows]
+            found |= {fill.fill_id: fill for fill in fills}
+            if len(rows) < self.page:
+                return found
+            times, before = [fill.at for fill in fills], (start, end)
+            start, end = (start, min(times)) if self.newest_first else (max(times), end)
+        raise VenueUnavailable(f"{doing}: more than {self.page} in one millisecond")
+
+    def fill_of(self, row: Row, market: Row) -> Fill:
+        """Read a unified trade; a fee is positive when paid."""
+        fee = row.get("fee") or {}
+        return Fill(
+            fill_id=str(row["id"]),
+            venue_order_id=str(row["order"]),
+            symbol=market["symbol"],
+            side=SIDES[row["side"]],
+            quantity=exact(row["amount"], "amount") * contract_size(market),
+            price=exact(row["price"], "price"),
+            fee=exact(fee.get("cost") or 0, "fee"),
+            fee_currency=fee.get("currency") or market["settle"],
+            liquidity="maker" if row["takerOrMaker"] == "maker" else "taker",
+            at=at(row["timestamp"]),
+        )
+
+    # --- what is done
+
+    async def prepare(self, market: Row) -> None:
+        symbol = market["symbol"]
+        leverage = await self.leverage(symbol, OrderRejected)
+        limits, instrument = self.settings.limits, await self.market.instrument(symbol)
+        wanted = int(min(limits.leverage_of(symbol), instrument.max_leverage))
+        if leverage != wanted:
+            await self.call(f"set {symbol} leverage {wanted}", "set_leverage", wanted, symbol, {}, order=True)
+
+    async def create(self, intent: OrderIntent, market: Row) -> Order:
+        doing, symbol = f"send order {intent.client_order_id}", intent.symbol
+        step, limit = (await self.market.instrument(symbol)).step, intent.type is OrderType.LIMIT
+        if not intent.quantity or floor_to_step(intent.quantity, step) != intent.quantity:
+            raise OrderRejected(f"{doing}: quantity {intent.quantity} is no multiple of the step {step}")
+        if limit and intent.price is None:
+            raise OrderRejected(f"{doing}: a limit order needs a price")
+        if not intent.reduce_only:
+            await self.traded(market)
+        contracts, price = wire(intent.quantity / contract_size(market)), wire(intent.price) if intent.price else None
+        what = (symbol, "limit" if limit else "market", intent.side, contracts, price if limit else None)
+        answer = await self.call(doing, "create_order", *what, self.order_asked(intent), order=True)
+        with understood(doing, VenueUnavailable):
+            when = at(answer["timestamp"]) if answer.get("timestamp") else datetime.now(UTC)
+            return accepted(intent, str(answer["id"]), when)
+
+    def order_asked(self, intent: OrderIntent) -> JsonObject:
+        """Write the parameters of an order: our id, reduce-only, and where the dialect `attaches`, stop and target."""
+        asked: JsonObject = {"clientOrderId": intent.client_order_id}
+        if intent.reduce_only:
+            asked["reduceOnly"] = True
+        for name, price in (("stopLoss", intent.stop), ("takeProfit", intent.target)):
+            if price is not None and self.attaches:
+                asked[name] = {"triggerPrice": wire(price)}
+        return asked
+
+    async def traded(self, market: Row) -> None:
+        """Take away stops and targets that outlived their position: they would close a part of the next one."""
+        symbol = market["symbol"]
+        if await self._held(symbol):
+            return
+        old = await self.market.now() - LATE
+        for order in await self.protections(symbol):
+            if order.reduce_only and order.created_at < old:
+                await self.unrest(market, order)
+
+    async def _held(self, symbol: str) -> VenuePosition | None:
+        return next((position for position in await self.positions() if position.symbol == symbol), None)
+
+    async def protect(self, market: Row, stop: Decimal | None, target: Decimal | None, client_order_id: str) -> None:
+        """Let the new one rest before the old one goes; what rests already is left alone."""
+        symbol, doing = market["symbol"], f"set {market['symbol']} stop={stop} target={target}"
+        held = await self._held(symbol)
+        if held is None and (stop or target):
+            raise OrderRejected(f"{doing}: no position is open")
+        resting = await self.protections(symbol)
+        for kind, price in zip(EXITS, (stop, target), strict=True):
+            before: Sequence[Order] = [order for order in resting if order.type == kind]
+            if price is None or (held and before and covered(before, held) and {o.price for o in before} == {price}):
+                continue
+            if held and price:
+                before = await self.rest(market, held, kind, price, before, client_order_id)
+            for order in before:
+                await self.unrest(market, order)
+
+    @abstractmethod
+    async def rest(
+        self,
+        market: Row,
+        held: VenuePosition,
+        kind: Exit,
+        trigger: Decimal,
+        before: Sequence[Order],
+        client_order_id: str,
+    ) -> Sequence[Order]:
+        """Let a stop or target rest, at market, for all of a position; return those of `before` that must go now."""
+
+    @abstractmethod
+    async def unrest(self, market: Row, order: Order) -> None:
+        """Take away a resting stop or target; one that is already gone is fine."""
+
+    async def cancel(self, market: Row, client_order_id: str) -> None:
+        doing, asked = f"cancel order {client_order_id}", {"clientOrderId": client_order_id}
+        await self.call(doing, "cancel_order", None, market["symbol"], asked, order=True, gone=True)
+
+    # --- whose it is
+
+    async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:
+        mode = await self.call(f"ask the position mode of {symbol}", "fetch_position_mode", symbol)
+        if mode.get("hedged"):
+            raise refusal(f"{symbol} is in hedge mode at {self.market.name}: switch the account to one-way mode")
+        doing = f"ask the leverage of {symbol}"
+        answer = await self.call(doing, "fetch_leverage", symbol)
+        with understood(doing, VenueUnavailable):
+            told = [exact(answer[side], side) for side in ("longLeverage", "shortLeverage") if answer[side] is not None]
+        return min(told, default=None)
+
+    # --- underneath
+
+    async def call(
+        self, doing: str, method: str, *given: Any, order: bool = False, ready: bool = True, gone: bool = False
+    ) -> Any:
+        """Make one signed call of ccxt; its parameters come last. gone: None where the venue has no such order."""
+        from ccxt.base.errors import OrderNotFound
+
+        await self.allowed(doing, ready)
+        *given_first, params = given if given and isinstance(given[-1], dict) else (*given, {})
+        with translated(self.market.client, doing, order=order), understood(doing, VenueUnavailable):
+            try:
+                call = getattr(self.market.client, method)
+                return await call(*given_first, params={**self.asked.get(method, {}), **params})
+            except OrderNotFound:
+                if not gone:
+                    raise
+        return None
+
+
+def covered(resting: Iterable[Order], held: VenuePosition) -> bool:
+    """Return whether stops or targets together close all of a position; quantity 0 is all of it."""
+    resting = list(resting)
+    return any(not o.quantity for o in resting) or exact_sum(o.quantity - o.filled for o in resting) >= held.quantity
+
+
+def protected(held: VenuePosition, resting: Iterable[Order]) -> VenuePosition:
+    """Return a position with the stop and target that together cover all of it: the last to be reached counts."""
+    long, told = held.side == "long", dict[str, Decimal]()
+    closing = [order for order in resting if order.price and order.side == ("sell" if long else "buy")]
+    for kind in EXITS:
+        found = sorted(
+            (o for o in closing if o.type == kind), key=lambda o: o.price or ZERO, reverse=(kind == "stop") is long
+        )
+        for n, order in enumerate(found):
+            if order.price and covered(found[: n + 1], held):
+                told[kind] = order.price
+                break
+    return held.replace(**told)
