@@ -26,6 +26,9 @@ from tasks.redaction import redacted
 from tasks.settings import Settings
 
 SPEAKS_ORDERS = ("bybit",)  # whose order dialect `bybit` knows; public data works for any ccxt venue
+NOT_TRADED = frozenset({"inverse", "option", "future", "hip3"})  # hip3: ten requests more for others' exchanges
+TAKES_ALL_TYPES = ("bitrue",)  # ccxt fails on the answers it then misses
+CURRENCIES_FIRST = ("bitso", "kraken", "latoken")  # ccxt reads their markets' names or steps from currencies
 PRIVATE_NAMES = (".local", ".internal", ".svc", ".localhost")
 TIMEOUT_MS = 10_000
 KEY, SECRET, PASSWORD = "QUARTERDECK_VENUE_KEY", "QUARTERDECK_VENUE_SECRET", "QUARTERDECK_VENUE_PASSWORD"
@@ -107,16 +110,26 @@ def _is_near(url: str, *, loopback: bool = False) -> bool:
 
 
 def _trim(client: Any) -> None:
-    """Load only what is traded: spot and linear markets, no currencies."""
-    client.has["fetchCurrencies"] = False
+    """Load only what is traded, named in each client's own form: no inverse contracts, options, futures, currencies."""
+    client.has["fetchCurrencies"] = client.has["fetchCurrencies"] if client.id in CURRENCIES_FIRST else False
     wanted = client.options.get("fetchMarkets")
-    if isinstance(wanted, dict) and "types" in wanted:
-        wanted["types"] = ["spot", "linear"]
+    types = wanted.get("types") if isinstance(wanted, dict) and client.id not in TAKES_ALL_TYPES else None
+    if isinstance(types, dict):
+        wanted["types"] = types | dict.fromkeys(types.keys() & NOT_TRADED, False)
+    elif types:  # where nothing would be left, a symbol is refused for what it is
+        wanted["types"] = [kind for kind in types if kind not in NOT_TRADED] or types
 
 
 def _to_server(client: Any, url: str) -> None:
-    client.urls["api"] = dict.fromkeys(client.urls["api"], url.rstrip("/"))
+    client.urls["api"] = _moved(client.urls["api"], url.rstrip("/"))
     client.timeout_on_exit = 0  # ccxt waits 250 ms for TLS to say goodbye; there is none here
+
+
+def _moved(urls: Any, server: str) -> Any:
+    """Return API addresses, or a tree of them, at another server; their paths stay, which no request names again."""
+    if isinstance(urls, dict):
+        return {name: _moved(each, server) for name, each in urls.items()}
+    return server + urlsplit(urls).path
 
 
 def _to_account(client: Any, settings: Settings) -> None:

@@ -20,6 +20,9 @@ from tasks.core.types.bars import COLUMNS, SECONDS, duration, floor_time
 from tasks.core.types.orders import ONE, VASTEST, Instrument
 
 BARS_PER_PAGE = 1000
+BOOK_LEVELS = {  # of those that refuse 50
+    "bitfinex": 100, "bithumb": 30, "coinone": 15, "htx": 150, "kucoin": 100, "kucoinfutures": 100, "upbit": 30,
+}  # fmt: skip
 MARKETS_KEPT_S = 3600.0
 # Whose contracts are not 1 base each: their books and trades count contracts, and some of their candles do.
 BARS_IN_CONTRACTS = frozenset({"gate", "kucoin", "kucoinfutures", "mexc"})
@@ -57,7 +60,8 @@ class MarketData:
         if not (market["spot"] or market["linear"]) or market["option"]:
             raise InputError(f"{symbol} is neither spot nor a linear contract")
         with understood(f"instrument {symbol}"):
-            return instrument_of(market, self.client.precisionMode == TICK_SIZE)
+            in_steps = self.client.precisionMode == TICK_SIZE
+            return instrument_of(market, None if in_steps else (await self.fetch_book(symbol)).bids[0][0])
 
     async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
         """Return closed bars by the venue's clock; empty if there are none. Raises DataError for garbled ones."""
@@ -69,10 +73,10 @@ class MarketData:
         last = ms(min(until, clock) - duration(timeframe))
         rows: dict[int, list[object]] = {}
         page = min(BARS_PER_PAGE, self.client.feature_value(symbol, "fetchOHLCV", "limit") or BARS_PER_PAGE)
-        span = page * SECONDS[timeframe] * 1000
-        for start in range(ms(since), last + 1, span):
-            rows |= await self._bars_page(symbol, timeframe, start, min(start + span - 1, last), page)
-        ordered = sorted(rows)
+        step = SECONDS[timeframe] * 1000
+        for start in range(ms(since), last + 1, page * step):
+            rows |= await self._bars_page(symbol, timeframe, start, min(start + page * step, last + step) - 1, page)
+        ordered = sorted(t for t in rows if t <= last)
         values = np.array([rows[t] for t in ordered], dtype=float).reshape(len(ordered), len(COLUMNS))
         if self.client.id in BARS_IN_CONTRACTS:
             values[:, -1] *= float(contract_size(market))
@@ -80,6 +84,7 @@ class MarketData:
 
     async def _bars_page(self, symbol: str, timeframe: str, start: int, end: int, n: int) -> dict[int, list[object]]:
         with reading(self.client, f"{symbol} {timeframe} bars"):
+            # until just before the next bar opens: some venues take the end itself in, some do not
             page = await self.client.fetch_ohlcv(symbol, timeframe, start, n, {"until": end})
             rows = {int(row[0]): list(row[1:6]) for row in page}
             for open_time, row in rows.items():
@@ -90,7 +95,7 @@ class MarketData:
     async def fetch_book(self, symbol: str) -> OrderBook:
         unit = contract_size(await self._offered(symbol, "fetchOrderBook"))
         with reading(self.client, f"{symbol} book"):
-            raw = await self.client.fetch_order_book(symbol, 50)
+            raw = await self.client.fetch_order_book(symbol, BOOK_LEVELS.get(self.client.id, 50))
             bids, asks = ([(exact(p), exact(q) * unit) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
             return OrderBook(bids, asks)
 
@@ -159,15 +164,21 @@ class MarketData:
         await self.ready()
         markets: Mapping[str, Row] = self.client.markets
         if symbol not in markets:
+            if ":" in symbol and not any(market["contract"] for market in markets.values()):
+                raise InputError(
+                    f"{self.client.id} lists no contracts, so no {symbol}: set QUARTERDECK_SYMBOLS to spot such as "
+                    f"{symbol.partition(':')[0]}, or choose another QUARTERDECK_VENUE"
+                )
             near = ", ".join(get_close_matches(symbol.upper(), markets, n=3, cutoff=0.5)) or "nothing"
             raise InputError(f"unknown symbol {symbol!r} at {self.name}; near it: {near}")
         return markets[symbol]
 
 
-def instrument_of(market: Row, tick_sizes: bool) -> Instrument:
-    """Read a ccxt market, its contracts as base. tick_sizes: precision is a step, else a number of decimals."""
-    precisions = [number(market["precision"], name) for name in ("price", "amount")]
-    tick, step = (each if tick_sizes else Decimal(1).scaleb(-int(each)) for each in precisions)
+def instrument_of(market: Row, price: Decimal | None = None) -> Instrument:
+    """Read a ccxt market, its contracts as base. price: of now, where the venue tells digits in place of steps."""
+    tick, step = (number(market["precision"], name) for name in ("price", "amount"))
+    if price is not None:  # a price's significant digits, and a quantity's decimals
+        tick, step = (ONE.scaleb(int(-digits)) for digits in (tick - 1 - price.adjusted(), step))
     limits, spot, unit = market["limits"], market["spot"], contract_size(market)
     leverage = told(limits["leverage"], "max") or ONE
     return Instrument(

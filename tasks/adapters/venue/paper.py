@@ -2,21 +2,26 @@
 
 Nothing runs in the background. Whoever asks first brings the account up to date: the bars that have closed since the
 last look (1m where the venue has them, else 5m) pass over what rests and what is open, with funding where the venue
-tells rates. Market orders fill at the book as fetched, spread included. Every change is a compare-and-swap on the
-stored state, so processes may share an account: whoever was slower starts over, and nothing is applied twice.
+tells rates. Where a long absence began before these (Kraken tells the last 720, Hyperliquid 5,000), coarser ones tell
+of the time until they begin; where none reach back, nothing is guessed.
+Market orders fill at the book as fetched, spread included. Every change is a compare-and-swap on the stored state, so
+processes may share an account: whoever was slower starts over, and nothing is applied twice.
 What cannot be known is decided against the account: on the bar of its entry a position can be stopped, also by a
 price from before it. Left out on purpose: queues (limits fill when traded through) and accounts of several quotes.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TypeVar
 
+import pandas as pd
+
 from tasks.adapters.store.shadow import PaperBookRepository
 from tasks.adapters.venue.account import PROTECTION, accepted, protection_of
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
-from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueUnavailable
+from tasks.core.errors import DataError, DuplicateOrder, InputError, OrderRejected, VenueUnavailable
 from tasks.core.simulation.account import SimulatedAccount, quote_of
 from tasks.core.simulation.rejections import protection_refusal
 from tasks.core.trading.money import BPS
@@ -29,6 +34,9 @@ from tasks.settings import Settings
 T = TypeVar("T")
 ATTEMPTS = 100  # each one that fails is another process's success
 LATE = timedelta(minutes=10)  # a market without bars for longer no longer holds the others up
+MANY = 500  # bars that every venue tells of
+COARSER = ("5m", "15m", "1h", "4h", "1d")
+_log = logging.getLogger(__name__)
 KEPT = timedelta(days=90)  # closed orders and fills, as long as a venue would tell of them
 
 
@@ -44,6 +52,7 @@ class PaperVenue:
         self._books, self._settings = books, settings
         self._account = (settings.strategy, f"venue:{market.name}")
         self._step = "1m" if market.has_timeframe("1m") else "5m"
+        self._coarser = [each for each in COARSER if each != self._step and market.has_timeframe(each)]
 
     # --- the account -------------------------------------------------------------------------------------------
 
@@ -149,13 +158,40 @@ class PaperVenue:
         if len(quotes := sorted({quote_of(name) for name in (*settings.symbols, *named)})) > 1:
             raise InputError(f"a paper account has one quote currency, not {' and '.join(quotes)}: QUARTERDECK_SYMBOLS")
         since = stored.until if stored else end
-        if not working or end <= since:
+        if not working:
             return account, max(end, since)
-        bars = {name: await self.fetch_bars(name, self._step, since, now) for name in working}
-        step = duration(self._step)
-        ends = [frame.index[-1].to_pydatetime() + step if len(frame) else since for frame in bars.values()]
-        end = max(min(ends), end - LATE)
-        cut = {name: frame.loc[: end - step] for name, frame in bars.items()}
-        rates = await self.funding_paid(sorted(wallet.holdings), since, end)
-        account.pass_bars(cut, step, funding=rates)
-        return account, max(end, since)
+        timeframe = ""
+        while timeframe != self._step and since < end:
+            timeframe, bars, until = await self._reaching(working, since, now)
+            step = duration(timeframe)
+            if timeframe == self._step:
+                ends = [frame.index[-1].to_pydatetime() + step if len(frame) else since for frame in bars.values()]
+                until = max(min(ends), end - LATE, since)
+            cut = {name: frame.loc[: until - step] for name, frame in bars.items()}
+            rates = await self.funding_paid(sorted(wallet.holdings), since, until)
+            account.pass_bars(cut, step, funding=rates)
+            since = until
+        return account, since
+
+    async def _reaching(
+        self, symbols: Sequence[str], since: datetime, now: datetime
+    ) -> tuple[str, dict[str, pd.DataFrame], datetime]:
+        """Return the finest bars that tell of all the time since then, and until when: now, or where finer ones begin.
+
+        Raises DataError where none do.
+        """
+        until, begun = now, since
+        for timeframe in (self._step, *self._coarser):
+            step = duration(timeframe)
+            until = now if timeframe == self._step else floor_time(min(now, begun + step), timeframe)
+            first = floor_time(since, timeframe)
+            bars = {name: await self.fetch_bars(name, timeframe, first, until) for name in symbols}
+            begun = max((frame.index[0].to_pydatetime() for frame in bars.values() if len(frame)), default=since)
+            if until > since and (begun <= since or now - since < MANY * step):
+                return timeframe, bars, until
+            _log.warning("paper symbols=%s %s bars since=%s begin at=%s", symbols, timeframe, since, begun)
+        raise DataError(
+            f"paper account {self._account}: {', '.join(symbols)} was last looked at {since:%Y-%m-%d %H:%M} UTC, and "
+            f"the venue's bars begin {begun:%Y-%m-%d %H:%M}: what a stop met between is not known; begin anew with "
+            "another QUARTERDECK_STRATEGY"
+        )
