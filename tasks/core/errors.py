@@ -25,8 +25,20 @@ class VenueUnavailable(VenueError):
     """Outcome unknown (timeout, 5xx, dropped connection): look up by client order id, then retry."""
 
 
+class VenueBusy(VenueUnavailable):
+    """Nothing was done (rate limit, maintenance, a clock that is off): ask again later, the same thing."""
+
+
 class OrderRejected(VenueError):
     """Refused by the venue: never retry; record and alert."""
+
+
+class OrderGone(OrderRejected):
+    """The order or position asked about is there no more: look at what became of it; never retry."""
+
+
+class NotModified(VenueError):
+    """It is so at the venue already: go on."""
 
 
 class DuplicateOrder(VenueError):

@@ -12,10 +12,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from tasks.adapters.venue import bybit_rows, client
+from tasks.adapters.venue import bybit_rows
 from tasks.adapters.venue.account import Account, Permissions, accepted
 from tasks.adapters.venue.bybit_rows import category_of
 from tasks.adapters.venue.client import translated, understood
+from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, at, ms, number, told, wire
 from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
@@ -121,8 +122,8 @@ class Bybit(Account):
         if leverage != wanted:
             value = wire(wanted)
             body = category_of(market) | {"buyLeverage": value, "sellLeverage": value}
-            method, same = "private_post_v5_position_set_leverage", client.NOT_MODIFIED
-            await self.call(f"set {symbol} leverage {value}", method, body, fine=same, order=True)
+            doing, method = f"set {symbol} leverage {value}", "private_post_v5_position_set_leverage"
+            await self.call(doing, method, body, fine=Meaning.NOT_MODIFIED, order=True)
 
     async def create(self, intent: OrderIntent, market: Row) -> Order:
         doing, body = f"send order {intent.client_order_id}", bybit_rows.order_request(intent, market)
@@ -139,13 +140,13 @@ class Bybit(Account):
         elif prices:
             doing, body = f"set {market['symbol']} stop={stop} target={target}", category_of(market)
             body |= {"positionIdx": 0, **prices}
-            method, same = "private_post_v5_position_trading_stop", client.NOT_MODIFIED
-            await self.call(doing, method, body, fine=same, order=True)
+            method = "private_post_v5_position_trading_stop"
+            await self.call(doing, method, body, fine=Meaning.NOT_MODIFIED, order=True)
 
     async def cancel(self, market: Row, client_order_id: str) -> None:
         for kind in bybit_rows.order_kinds(market):
             body = category_of(market) | {"orderLinkId": client_order_id} | kind
-            await self.call(f"cancel order {client_order_id}", CANCEL, body, fine=client.GONE, order=True)
+            await self.call(f"cancel order {client_order_id}", CANCEL, body, fine=Meaning.GONE, order=True)
 
     async def traded(self, market: Row) -> None:
         """On spot a stop that rests covers what is held now, and goes when nothing is."""
@@ -176,7 +177,7 @@ class Bybit(Account):
         for order in resting:
             if order not in keep:
                 body = category_of(market) | {"orderId": order.venue_order_id, "orderFilter": "StopOrder"}
-                await self.call(doing, CANCEL, body, fine=client.GONE, order=True)
+                await self.call(doing, CANCEL, body, fine=Meaning.GONE, order=True)
 
     # --- whose it is
 
@@ -220,23 +221,17 @@ class Bybit(Account):
         return f"{base}/USDT:USDT"
 
     async def call(
-        self, doing: str, method: str, params: Mapping[str, object], *, fine: frozenset[str] = frozenset(),
+        self, doing: str, method: str, params: Mapping[str, object], *, fine: Meaning | None = None,
         order: bool = False, ready: bool = True,
     ) -> dict[str, Any]:  # fmt: skip
         """Make one signed call and return its result and time.
 
-        fine: the venue's error codes that mean there was nothing left to do. ready: load the markets first.
+        fine: an error of this meaning is none. ready: load the markets first.
         """
-        from ccxt.base.errors import BaseError
-
         await self.allowed(doing, ready)
-        with translated(self.market.client, doing, order=order):
-            try:
-                answer: object = await getattr(self.market.client, method)(dict(params))
-            except BaseError as e:
-                if client.code_of(e) in fine:
-                    return {}
-                raise
+        answer: object = {"result": {}}
+        with translated(self.market.client, doing, order=order, fine=fine):
+            answer = await getattr(self.market.client, method)(dict(params))
         if not isinstance(answer, dict) or not isinstance(answer.get("result"), dict):
             raise VenueUnavailable(f"{doing}: the answer has no result")
         return {"time": answer.get("time"), **answer["result"]}

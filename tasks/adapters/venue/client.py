@@ -13,12 +13,16 @@ from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
+from tasks.adapters.venue.meaning import Meaning, answer_in, meaning_of, refused_rows
 from tasks.core.errors import (
     DataError,
     DuplicateOrder,
     InputError,
+    NotModified,
+    OrderGone,
     OrderRejected,
     TradingError,
+    VenueBusy,
     VenueError,
     VenueUnavailable,
 )
@@ -33,17 +37,7 @@ PRIVATE_NAMES = (".local", ".internal", ".svc", ".localhost")
 TIMEOUT_MS = 10_000
 KEY, SECRET, PASSWORD = "QUARTERDECK_VENUE_KEY", "QUARTERDECK_VENUE_SECRET", "QUARTERDECK_VENUE_PASSWORD"
 SANDBOX_KEY, SANDBOX_SECRET = "QUARTERDECK_SANDBOX_KEY", "QUARTERDECK_SANDBOX_SECRET"
-DUPLICATE = frozenset({"110030", "110072", "170141"})
-GONE = frozenset({"110001", "110008", "110010", "170139", "170142", "170143", "170190", "170213"})
-NOT_MODIFIED = frozenset({"34040", "110043"})
-# The venue answered, but not about the order: timeouts and failures inside it, and "still working on it".
-OUTCOME_UNKNOWN = frozenset((
-    "10000", "10014", "10016", "10019", "10429", "110079", "340099", "3400214",
-    "170001", "170007", "170032", "170146", "170147", "170234",
-))  # fmt: skip
 _ENDLESS = re.compile(r"\s*[-+]?[\d._]+[eE][-+]?[\d_]{3,}\s*")
-_CODE = re.compile(r'"ret_?[cC]ode"\s*:\s*"?(-?\d+)')
-_MESSAGE = re.compile(r'"ret_?[mM]sg"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 def name_of(settings: Settings) -> str:
@@ -155,11 +149,13 @@ def _only_json(fetch: Callable[..., Awaitable[object]], venue: str) -> Callable[
     """
 
     async def strict(*args: Any, **kwargs: Any) -> object:
-        from ccxt.base.errors import BadResponse
+        from ccxt.base.errors import BadResponse, ExchangeError
 
         answer = await fetch(*args, **kwargs)
         if not isinstance(answer, dict | list):
             raise BadResponse("the answer is not JSON")
+        if "GET" not in args[1:2] and any(refused_rows(venue, answer)):  # in an answer that says it is a success
+            raise ExchangeError(f"{venue} {json.dumps(answer)}")
         if found := next(_endless("", answer), None):
             raise VenueUnavailable("{} answered {} {!r:.40}: no number that can be reckoned with".format(venue, *found))
         return answer
@@ -181,13 +177,18 @@ def _endless(name: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 @contextmanager
-def translated(client: Any, doing: str, *, order: bool = False) -> Iterator[None]:
-    """Let no ccxt error out: raise ours, saying what we were `doing`. With `order`, a refusal is OrderRejected."""
+def translated(client: Any, doing: str, *, order: bool = False, fine: Meaning | None = None) -> Iterator[None]:
+    """Let no ccxt error out: raise ours, saying what we were `doing`. With `order`, a refusal is OrderRejected.
+
+    fine: an error of this meaning is none, there was nothing left to do.
+    """
     from ccxt.base.errors import BaseError
 
     try:
         yield
     except BaseError as e:
+        if meaning(client, e) is fine:
+            return
         leaks = redacted(str(e)) != str(e)  # Bybit quotes a key when a signature is wrong
         raise ours(client, e, doing, order) from (None if leaks else e)
 
@@ -209,37 +210,54 @@ def reading(client: Any, what: str) -> Iterator[None]:
 
 
 def ours(client: Any, e: Exception, doing: str, order: bool = False) -> TradingError:
-    """Choose our error for one of ccxt's."""
+    """Choose our error for one of ccxt's, by what it means."""
     from ccxt.base import errors as theirs
 
-    code, text = code_of(e), f"{doing}: {_explanation(client, e)}"
-    if code in DUPLICATE:
-        return DuplicateOrder(text)
+    refused: type[TradingError] = OrderRejected if order else VenueError
+    text = f"{doing}: {_explanation(client, e)}"
     if isinstance(e, theirs.AuthenticationError):
-        refused = OrderRejected if order else VenueError
         names = " and ".join(client.options.get("keyNames", (KEY, SECRET)))
-        return refused(f"{text}; check the key in {names}, its permissions and its IP list")
+        text += f"; check the key in {names}, its permissions and its IP list"
     if isinstance(e, theirs.BadSymbol | theirs.NotSupported):
-        return InputError(text)
-    unexplained = code is None and (order or type(e) is theirs.ExchangeError)
-    if isinstance(e, theirs.OperationFailed) or code in OUTCOME_UNKNOWN or unexplained:
-        return VenueUnavailable(text)
-    return OrderRejected(text) if order else VenueError(text)
+        refused = InputError
+    errors: dict[Meaning, type[TradingError]] = {
+        Meaning.REFUSED: refused,
+        Meaning.GONE: OrderGone,
+        Meaning.DUPLICATE: DuplicateOrder,
+        Meaning.NOT_MODIFIED: NotModified,
+        Meaning.BUSY: VenueBusy,
+    }
+    return errors.get(meaning(client, e), VenueUnavailable)(text)
 
 
-def code_of(e: BaseException) -> str | None:
-    """Return the venue's own error code in a ccxt error."""
-    match = _CODE.search(str(e))
-    return match.group(1) if match else None
+def meaning(client: Any, e: Exception) -> Meaning:
+    """Judge a ccxt error: by the venue's code or words, by the HTTP status, else by its class."""
+    from ccxt.base import errors as theirs
+
+    answer = answer_in(client.id, str(e))
+    judged = meaning_of(client.id, answer)
+    if answer.code or judged is not Meaning.UNKNOWN or answer.mixed:
+        return judged
+    by_class: list[tuple[Any, Meaning]] = [
+        (theirs.DDoSProtection | theirs.RateLimitExceeded | theirs.OnMaintenance | theirs.InvalidNonce, Meaning.BUSY),
+        (theirs.OrderNotFound, Meaning.GONE),
+        (theirs.DuplicateOrderId, Meaning.DUPLICATE),
+        (theirs.NoChange | theirs.MarginModeAlreadySet, Meaning.NOT_MODIFIED),
+        (theirs.OperationFailed, Meaning.UNKNOWN),
+    ]
+    otherwise = Meaning.UNKNOWN if type(e) is theirs.ExchangeError else Meaning.REFUSED
+    return next((meaning for kinds, meaning in by_class if isinstance(e, kinds)), otherwise)
 
 
 def _explanation(client: Any, e: Exception) -> str:
     """Return the venue's code and words, or what ccxt says, without keys; for an answer that is no answer, its kind."""
     from ccxt.base.errors import ExchangeError, OperationFailed
 
-    code, words = code_of(e), _MESSAGE.search(str(e))
-    if code is not None:
-        text = f"{client.id} answered {code} {json.loads(words.group(1), strict=False) if words else ''}".rstrip()
+    answer = answer_in(client.id, str(e))
+    if answer.code == "HTTP 403":
+        text = f"{client.id} refuses this machine's address (HTTP 403): its country or network is blocked there"
+    elif answer.spoken:
+        text = f"{client.id} answered {answer.code} {answer.words}".rstrip()
     elif isinstance(e, OperationFailed) or type(e) is ExchangeError:
         url = client.urls["api"]
         first = next(iter(url.values())) if isinstance(url, dict) else url
