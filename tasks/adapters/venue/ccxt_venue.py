@@ -9,11 +9,12 @@ from tasks.adapters.venue import client
 from tasks.adapters.venue.account import PROTECTION, Account, accepted, protection_of
 from tasks.adapters.venue.bybit import Bybit
 from tasks.adapters.venue.market import MarketData
+from tasks.adapters.venue.okx import Okx
 from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus
 from tasks.settings import Settings
 
-DIALECTS: dict[str, type[Account]] = {"bybit": Bybit}
+DIALECTS: dict[str, type[Account]] = {"bybit": Bybit, "okx": Okx}
 LOOKS = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look for a new order; Bybit creates them asynchronously
 TOLD_APART_BY = {"profile", "venue", "sandbox_url", "venue_url", "venue_demo", "live_account", "symbols", "limits"}
 _open: dict[tuple[object, ...], "CcxtVenue"] = {}

@@ -29,7 +29,8 @@ from tasks.core.errors import (
 from tasks.redaction import redacted
 from tasks.settings import Settings
 
-SPEAKS_ORDERS = ("bybit",)  # whose order dialect `bybit` knows; public data works for any ccxt venue
+SPEAKS_ORDERS = ("bybit", "okx", "binanceusdm", "hyperliquid", "bitget")  # public data works for any ccxt venue
+DEMO_OF_ITS_OWN = ("bybit", "bitget")  # elsewhere the demo is ccxt's sandbox: a testnet, or a header
 NOT_TRADED = frozenset({"inverse", "option", "future", "hip3"})  # hip3: ten requests more for others' exchanges
 TAKES_ALL_TYPES = ("bitrue",)  # ccxt fails on the answers it then misses
 CURRENCIES_FIRST = ("bitso", "kraken", "latoken")  # ccxt reads their markets' names or steps from currencies
@@ -79,7 +80,7 @@ def _check_profile(settings: Settings, venue: str) -> None:
     if settings.profile in ("testnet", "live") and venue not in SPEAKS_ORDERS:
         raise InputError(
             f"profile {settings.profile} sends orders to {', '.join(SPEAKS_ORDERS)} only, not {venue}; "
-            f"set QUARTERDECK_VENUE=bybit, or QUARTERDECK_PROFILE=paper for {venue}'s public data"
+            f"set QUARTERDECK_VENUE to one of them, or QUARTERDECK_PROFILE=paper for {venue}'s public data"
         )
     if settings.profile == "live" and not settings.live_account:
         raise InputError("profile live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the venue's account id, typed out")
@@ -132,7 +133,8 @@ def _to_account(client: Any, settings: Settings) -> None:
         client.password = _needed(PASSWORD, settings)
     client.options["adjustForTimeDifference"] = True  # a drifting clock here must not make the venue refuse a close
     if settings.profile == "testnet":
-        (client.enable_demo_trading if settings.venue_demo else client.set_sandbox_mode)(True)
+        own = settings.venue_demo and client.id in DEMO_OF_ITS_OWN
+        (client.enable_demo_trading if own else client.set_sandbox_mode)(True)
 
 
 def _needed(variable: str, settings: Settings) -> str:

@@ -1,15 +1,17 @@
 """What ccxt's unified calls do alike at every exchange: the base of all dialects but Bybit's.
 
-Choices: ccxt hands numbers on as the venue wrote them (`client.number = str`); they become Decimal in `wire.exact`.
-Venues that count in contracts do so on the wire only: here alone a quantity is multiplied or divided by the contract
-size. What the unified rows lose is read from the venue's own row (`info`) by the dialect. Left out on purpose: spot,
-hedge mode, streaming.
+Choices: ccxt hands numbers on as the venue wrote them (`as_written`); they become Decimal in `wire.exact`. Venues that
+count in contracts do so on the wire only: here alone a quantity is multiplied or divided by the contract size. What the
+unified rows lose is read from the venue's own row (`info`) by the dialect. Left out on purpose: spot, hedge mode,
+streaming.
 """
 
+import json
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from tasks.adapters.venue.account import Account, accepted
@@ -40,13 +42,15 @@ LATE = timedelta(minutes=2)  # more than any position is listed late
 class Unified(Account):
     """Our account through ccxt's unified calls; see `Account`.
 
-    asked: what a call of that name is always asked with. plain, exits: the parameters of each list of working orders,
-    of stops and targets. cursor: the parameter that pages such a list by the last row's id; empty: it comes whole.
-    page: rows of a full page. fills_span: the longest time one question about fills may be about, fills_kept: how far
-    back the venue remembers, newest_first: a full page leaves out older ones.
+    asked: what a call of that name is always asked with. finds, plain, exits: the parameters of each place where an
+    order may be found, of each list of working orders, of stops and targets. cursor: the parameter that pages such a
+    list by the last row's id; empty: it comes whole. page: rows of a full page. fills_span: the longest time one
+    question about fills may be about, fills_kept: how far back the venue remembers, newest_first: a full page leaves
+    out older ones. leverage_text: the parameter in which leverage is sent as text.
     """
 
     asked: ClassVar[Mapping[str, JsonObject]] = {}
+    finds: ClassVar[tuple[JsonObject, ...]] = ({},)
     plain: ClassVar[tuple[JsonObject, ...]] = ({},)
     exits: ClassVar[tuple[JsonObject, ...]] = ()
     cursor: ClassVar[str] = ""
@@ -54,10 +58,22 @@ class Unified(Account):
     fills_span: ClassVar[timedelta] = timedelta(days=7)
     fills_kept: ClassVar[timedelta] = timedelta(days=90)
     newest_first: ClassVar[bool] = True
+    leverage_text: ClassVar[str] = ""
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
-        market.client.number = str
+        market.client.number = as_written
+        market.client.handle_errors = partial(self._judge, market.client.handle_errors)
+
+    def _judge(self, judge: Callable[..., object], *answered: Any) -> object:
+        """Let ccxt judge an answer; it reads the envelope only, so a row refused inside is put in its place."""
+        if isinstance(answered[6], dict) and (refused := self.refused(answered[6])):
+            answered = (*answered[:5], json.dumps(refused), refused, *answered[7:])
+        return judge(*answered)
+
+    def refused(self, answer: Row) -> JsonObject | None:  # noqa: ARG002  (most venues refuse in the envelope)
+        """Return the first refused row of an answer that says all is well, written as a refusal of all."""
+        return None
 
     # --- what there is
 
@@ -136,15 +152,16 @@ class Unified(Account):
     async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
         """Ask by our id. None only if the venue says there is no such order."""
         doing, market = f"look up order {client_order_id}", await self.market.listing(symbol)
-        asked: JsonObject = {"clientOrderId": client_order_id}
-        row = await self.call(doing, "fetch_order", None, symbol, asked, gone=True)
-        if row is None:
-            return None
-        with understood(doing, VenueUnavailable):
-            order = self.order_of(row, market)
-            if order.client_order_id != client_order_id:
-                raise ValueError(f"answered with order {order.client_order_id!r}")
-        return order
+        for place in self.finds:
+            asked = place | {"clientOrderId": client_order_id}
+            row = await self.call(doing, "fetch_order", None, symbol, asked, gone=True)
+            if row is not None:
+                with understood(doing, VenueUnavailable):
+                    order = self.orders_of(row, market)[0]
+                    if order.client_order_id != client_order_id:
+                        raise ValueError(f"answered with order {order.client_order_id!r}")
+                    return order
+        return None
 
     def orders_of(self, row: Row, market: Row) -> list[Order]:
         """Read a row of a list: one order, or the stop and the target that one row can be at some venues."""
@@ -172,8 +189,8 @@ class Unified(Account):
             filled=filled,
             price=None if type_ == "market" else price,
             avg_price=price_or_none(row, "average"),
-            stop=None if exit_ else price_or_none(row, "stopLossPrice"),
-            target=None if exit_ else price_or_none(row, "takeProfitPrice"),
+            stop=price_or_none(row, "stopLossPrice"),
+            target=price_or_none(row, "takeProfitPrice"),
             reduce_only=row["reduceOnly"] is True,
             created_at=at(row["timestamp"], "timestamp"),
             updated_at=at(row["lastUpdateTimestamp"] or row["timestamp"], "lastUpdateTimestamp"),
@@ -227,7 +244,8 @@ class Unified(Account):
         limits, instrument = self.settings.limits, await self.market.instrument(symbol)
         wanted = int(min(limits.leverage_of(symbol), instrument.max_leverage))
         if leverage != wanted:
-            await self.call(f"set {symbol} leverage {wanted}", "set_leverage", wanted, symbol, {}, order=True)
+            text = {self.leverage_text: str(wanted)} if self.leverage_text else {}
+            await self.call(f"set {symbol} leverage {wanted}", "set_leverage", wanted, symbol, text, order=True)
 
     async def create(self, intent: OrderIntent, market: Row) -> Order:
         doing, symbol = f"send order {intent.client_order_id}", intent.symbol
@@ -261,9 +279,8 @@ class Unified(Account):
         if await self._held(symbol):
             return
         old = await self.market.now() - LATE
-        for order in await self.protections(symbol):
-            if order.reduce_only and order.created_at < old:
-                await self.unrest(market, order)
+        left = [order for order in await self.protections(symbol) if order.reduce_only and order.created_at < old]
+        await self.unrest(market, left)
 
     async def _held(self, symbol: str) -> VenuePosition | None:
         return next((position for position in await self.positions() if position.symbol == symbol), None)
@@ -281,8 +298,7 @@ class Unified(Account):
                 continue
             if held and price:
                 before = await self.rest(market, held, kind, price, before, client_order_id)
-            for order in before:
-                await self.unrest(market, order)
+            await self.unrest(market, before)
 
     @abstractmethod
     async def rest(
@@ -297,8 +313,8 @@ class Unified(Account):
         """Let a stop or target rest, at market, for all of a position; return those of `before` that must go now."""
 
     @abstractmethod
-    async def unrest(self, market: Row, order: Order) -> None:
-        """Take away a resting stop or target; one that is already gone is fine."""
+    async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
+        """Take away resting stops or targets; what is already gone is fine."""
 
     async def cancel(self, market: Row, client_order_id: str) -> None:
         doing, asked = f"cancel order {client_order_id}", {"clientOrderId": client_order_id}
@@ -313,8 +329,10 @@ class Unified(Account):
         doing = f"ask the leverage of {symbol}"
         answer = await self.call(doing, "fetch_leverage", symbol)
         with understood(doing, VenueUnavailable):
-            told = [exact(answer[side], side) for side in ("longLeverage", "shortLeverage") if answer[side] is not None]
-        return min(told, default=None)
+            return min(self.leverages_of(answer), default=None)
+
+    def leverages_of(self, answer: Row) -> list[Decimal]:
+        return [exact(answer[side], side) for side in ("longLeverage", "shortLeverage") if answer[side] is not None]
 
     # --- underneath
 
@@ -334,6 +352,12 @@ class Unified(Account):
                 if not gone:
                     raise
         return None
+
+
+def as_written(value: object) -> str:
+    """Return a number's text; raises ValueError for what is none, which ccxt then takes as not told."""
+    float(text := str(value))
+    return text
 
 
 def covered(resting: Iterable[Order], held: VenuePosition) -> bool:

@@ -638,7 +638,7 @@ async def test_live_says_how_to_arm_it(keys):
         connect(config.load(profile="live"))
 
 
-@pytest.mark.parametrize(("venue_id", "said"), [("kraken", "orders to bybit only, not kraken"), ("bibyt", "ccxt")])
+@pytest.mark.parametrize(("venue_id", "said"), [("kraken", "bitget only, not kraken"), ("bibyt", "ccxt")])
 async def test_orders_go_only_where_their_dialect_is_known(keys, venue_id, said):
     with pytest.raises(InputError, match=said):
         connect(config.load(profile="testnet", venue=venue_id))

@@ -1,0 +1,195 @@
+"""OKX's dialect (demo, live): USDT-settled swaps in net mode, on cross margin.
+
+OKX counts in contracts. An entry's stop and target are attached to it and become algo orders of its size; once there,
+they are moved by amending them. A stop that is missing is placed for the whole position (`closeFraction`), of which the
+venue takes one, so that a target is placed with the position's size. Attached ones survive a close: `traded` cancels
+them. Left out on purpose: isolated margin, funding payments among the fills (OKX lists them as bills), and orders
+cancelled unfilled more than 2 hours ago, which OKX forgets.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import ClassVar
+
+from tasks.adapters.venue.account import Permissions
+from tasks.adapters.venue.client import understood
+from tasks.adapters.venue.market import MarketData
+from tasks.adapters.venue.unified import EXITS, MAX_PAGES, Exit, Unified, covered
+from tasks.adapters.venue.wire import Row, contract_size, number, price_or_none, wire
+from tasks.core.errors import VenueUnavailable
+from tasks.core.types.base import JsonObject
+from tasks.core.types.orders import Fill, Order, OrderIntent, VenuePosition
+from tasks.settings import Settings
+
+LEGS: dict[Exit, str] = {"stop": "sl", "target": "tp"}
+SIDES_OF_ALGOS: dict[str, Exit] = {leg: kind for kind, leg in LEGS.items()}
+FORCED = frozenset(map(str, (*range(100, 108), *range(125, 129))))  # subType: liquidation, auto-deleveraging
+ACCOUNTS = {"1": "spot", "2": "futures", "3": "multi-currency margin", "4": "portfolio margin"}
+ALGOS = "conditional,oco"
+
+
+class Okx(Unified):
+    """Orders in OKX's words; see `Account`."""
+
+    asked: ClassVar = {
+        "fetch_balance": {"ccy": "USDT"},
+        "fetch_positions": {"instType": "SWAP"},
+        "fetch_leverage": {"mgnMode": "cross"},
+        "set_leverage": {"mgnMode": "cross"},
+    }
+    finds: ClassVar = ({}, {"trigger": True})
+    plain: ClassVar = ({}, {"trigger": True})
+    exits: ClassVar = ({"trigger": True, "ordType": ALGOS},)
+    cursor: ClassVar = "after"
+    leverage_text: ClassVar = "lever"
+
+    def __init__(self, market: MarketData, settings: Settings) -> None:
+        super().__init__(market, settings)
+        market.client.options["createOrder"] = "privatePostTradeOrder"  # ccxt's batch of one has no field of its own
+
+    def refused(self, answer: Row) -> JsonObject | None:
+        rows = answer.get("data")
+        bad = [row for row in rows if isinstance(row, dict) and row.get("sCode", "0") != "0"] if rows else []
+        return {"code": "1", "data": bad[:1], "msg": answer.get("msg", "")} if bad else None
+
+    def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
+        """Where all coins are margin, what the account has free bounds what is free."""
+        equity, free = super().funds_of(answer, coin)
+        accounts = answer["info"]["data"]
+        account_free = price_or_none(accounts[0], "availEq") if accounts and accounts[0].get("availEq") else None
+        return equity, free if account_free is None else min(free, account_free)
+
+    # --- orders
+
+    def orders_of(self, row: Row, market: Row) -> list[Order]:
+        """Read a plain order by its own id (ccxt prefers the one of the algo order that sent it), or an algo's legs."""
+        info = row["info"]
+        if "actualSz" not in info:
+            return [self.order_of({**row, "id": info["ordId"]}, market)]
+        triggers = {
+            kind: price_or_none(info, f"{leg}TriggerPx") for kind, leg in LEGS.items() if f"{leg}TriggerPx" in info
+        }
+        algo = {
+            **row, "clientOrderId": info.get("algoClOrdId"), "filled": info["actualSz"], "average": info["actualPx"],
+            "stopLossPrice": triggers.get("stop"), "takeProfitPrice": triggers.get("target"),
+        }  # fmt: skip
+        legs = [self.order_of(algo, market, (kind, trigger)) for kind, trigger in triggers.items() if trigger]
+        return legs or [self.order_of(algo, market)]
+
+    def order_asked(self, intent: OrderIntent) -> JsonObject:
+        asked = super().order_asked(intent)
+        return asked | {"reduceOnly": "true"} if intent.reduce_only else asked
+
+    async def rest(
+        self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, before: Sequence[Order],
+        client_order_id: str,
+    ) -> Sequence[Order]:  # fmt: skip
+        """Amend those there are; they are moved at once, and the position is never without."""
+        if before and covered(before, held):
+            for order in before:
+                if order.price != trigger:
+                    await self._amend(market, order, trigger)
+            return ()
+        size = {"closeFraction": "1"} if kind == "stop" else {"sz": wire(held.quantity / contract_size(market))}
+        named = {"algoClOrdId": client_order_id} if client_order_id else {}
+        body = {
+            "instId": market["id"], "tdMode": "cross", "side": "sell" if held.side == "long" else "buy",
+            "ordType": "conditional", "reduceOnly": "true", f"{LEGS[kind]}TriggerPx": wire(trigger),
+            f"{LEGS[kind]}OrdPx": "-1", f"{LEGS[kind]}TriggerPxType": "last", **size, **named,
+        }  # fmt: skip
+        await self.call(f"place a {kind} of {market['symbol']}", "private_post_trade_order_algo", body, order=True)
+        return before
+
+    async def _amend(self, market: Row, order: Order, trigger: Decimal) -> None:
+        """Move one leg of an algo order; 0 takes it away."""
+        leg = f"new{LEGS[order.type].capitalize()}"  # type: ignore[index]  # one of the exits
+        body = {
+            "instId": market["id"], "algoId": order.venue_order_id, f"{leg}TriggerPx": wire(trigger),
+            f"{leg}OrdPx": "-1" if trigger else "0", f"{leg}TriggerPxType": "last",
+        }  # fmt: skip
+        doing = f"move the {order.type} of {market['symbol']} to {trigger}"
+        await self.call(doing, "private_post_trade_amend_algos", body, order=True)
+
+    async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
+        ids = [order.venue_order_id for order in orders]
+        for order in orders:
+            if order.stop and order.target and ids.count(order.venue_order_id) < len(EXITS):
+                await self._amend(market, order, Decimal(0))
+            else:
+                doing, asked = f"cancel the {order.type} of {market['symbol']}", {"trigger": True}
+                algo = [order.venue_order_id]
+                await self.call(doing, "cancel_orders", algo, market["symbol"], asked, order=True, gone=True)
+
+    # --- fills
+
+    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
+        """Page by bill id, which leaves nothing out; what an algo order did is named by that order."""
+        market, doing, asked = await self.market.listing(symbol), f"fetch {symbol} fills", JsonObject()
+        found, rows = dict[str, Fill](), list[Row]()
+        for _ in range(MAX_PAGES):
+            rows = await self.call(doing, "fetch_my_trades", symbol, None, None, asked)
+            with understood(doing, VenueUnavailable):
+                page = [self.fill_of(row, market) for row in rows]
+                found |= {fill.fill_id: fill for fill in page}
+                if len(rows) < self.page or min(fill.at for fill in page) < since:
+                    break
+                asked = {"after": str(min(int(row["info"]["billId"]) for row in rows))}
+        else:
+            raise VenueUnavailable(f"{doing}: more than {MAX_PAGES} pages")
+        fills = [fill for fill in found.values() if fill.at >= since]
+        triggered = await self._triggered(market) if any(not (f.client_order_id or f.reason) for f in fills) else {}
+        told = [fill.replace(reason=triggered.get(fill.venue_order_id, fill.reason)) for fill in fills]
+        return sorted(told, key=lambda fill: fill.at)
+
+    def fill_of(self, row: Row, market: Row) -> Fill:
+        info = row["info"]
+        return (
+            super()
+            .fill_of(row, market)
+            .replace(
+                fill_id=str(info.get("billId") or row["id"]),
+                client_order_id=info.get("clOrdId") or "",
+                reason="liquidation" if info.get("subType") in FORCED else "",
+            )
+        )
+
+    async def _triggered(self, market: Row) -> dict[str, Exit]:
+        """Return which orders were sent by stops and targets that fired."""
+        doing, found = f"ask which {market['symbol']} stops fired", dict[str, Exit]()
+        for kind in ALGOS.split(","):
+            asked = {"instType": "SWAP", "instId": market["id"], "ordType": kind, "state": "effective"}
+            answer = await self.call(doing, "private_get_trade_orders_algo_history", asked)
+            with understood(doing, VenueUnavailable):
+                for row in answer["data"]:
+                    exit_ = SIDES_OF_ALGOS.get(row["actualSide"]) or (
+                        "stop" if price_or_none(row, "slTriggerPx") else "target"
+                    )
+                    found |= dict.fromkeys([row["ordId"], *(row.get("ordIdList") or ())], exit_)
+        return found
+
+    # --- whose it is
+
+    def leverages_of(self, answer: Row) -> list[Decimal]:
+        return [number(row, "lever") for row in answer["info"]]
+
+    async def permissions(self) -> Permissions:
+        config = await self._config(ready=False)
+        with understood("what the key may do", VenueUnavailable):
+            may = config["perm"].split(",") if config.get("perm") else None
+            return Permissions(
+                account_id=str(config["uid"]),
+                withdraw=may and "withdraw" in may,
+                read_only=may and "trade" not in may,
+            )
+
+    async def margin_mode(self) -> str:
+        config = await self._config()
+        return f"cross in {ACCOUNTS.get(config['acctLv'], 'unknown')} mode"
+
+    async def _config(self, ready: bool = True) -> Row:
+        doing = "ask how the account is set"
+        answer = await self.call(doing, "private_get_account_config", ready=ready)
+        with understood(doing, VenueUnavailable):
+            row: Row = answer["data"][0]
+            return row
