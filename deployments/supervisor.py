@@ -22,7 +22,7 @@ from tasks.adapters.files.private import write_new
 from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
 from tasks.core.pages.decision import summary_line
-from tasks.core.types.alert import Alert, AlertKind
+from tasks.core.types import Alert, AlertKind
 from tasks.settings import Settings
 
 START_S = 600.0  # a busy machine takes minutes for the imports of a server

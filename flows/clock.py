@@ -11,7 +11,7 @@ from prefect.states import Cancelled
 
 from tasks import fetch
 from tasks.connections import close_venues
-from tasks.core.types.bars import floor_time
+from tasks.core.types import floor_time
 
 T = TypeVar("T")
 

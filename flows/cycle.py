@@ -17,14 +17,23 @@ from tasks.core.trading import orders
 from tasks.core.trading.judge import Judgement, status_of
 from tasks.core.trading.money import exact
 from tasks.core.trading.question import order_size, question
-from tasks.core.types.base import Dto
-from tasks.core.types.decision import Answer
-from tasks.core.types.orders import Order, OrderStatus
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.question import Question, Reason
-from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Inputs, Lease, Trigger
-from tasks.core.types.snapshot import News
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import (
+    AccountState,
+    Answer,
+    CycleRecord,
+    CycleStatus,
+    DataFailure,
+    Dto,
+    Inputs,
+    Lease,
+    News,
+    Order,
+    OrderStatus,
+    Question,
+    Reason,
+    Strategy,
+    Trigger,
+)
 from tasks.crash_points import reached
 from tasks.leases import Leases, lost, symbol_lease
 from tasks.settings import settings

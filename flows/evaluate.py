@@ -33,7 +33,7 @@ from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.symbol_backtest import make_grid
-from tasks.core.types.strategy import Told
+from tasks.core.types import Told
 from tasks.evaluate import ComparisonRequest, Work
 from tasks.settings import settings
 

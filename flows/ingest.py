@@ -8,7 +8,7 @@ from prefect import flow
 from tasks.connections import log, store, venue
 from tasks.core.errors import InputError
 from tasks.core.market.bars import segments
-from tasks.core.types.bars import TIMEFRAMES, floor_time
+from tasks.core.types import TIMEFRAMES, floor_time
 from tasks.settings import settings
 
 

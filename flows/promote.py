@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from tasks import promotion as stage
 from tasks.adapters.files.prompts import CHAMPION, load_prompt
 from tasks.connections import store
-from tasks.core.types.promotion import Move
+from tasks.core.types import Move
 
 
 def promote(role: str, version: str, alias: str, evidence: str, override: str) -> Move:

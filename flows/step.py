@@ -19,8 +19,7 @@ from flows.watch import look
 from tasks import fetch
 from tasks.connections import log, venue
 from tasks.core.errors import InputError, TradingError, VenueUnavailable
-from tasks.core.types.bars import floor_time
-from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types import CycleRecord, CycleStatus, floor_time
 from tasks.settings import settings
 
 T = TypeVar("T")

@@ -18,10 +18,7 @@ from tasks.core.errors import InputError
 from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
 from tasks.core.pages import decision
-from tasks.core.types.bars import floor_time
-from tasks.core.types.question import Question, Reason
-from tasks.core.types.record import CycleRecord, DataFailure
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import CycleRecord, DataFailure, Question, Reason, Strategy, floor_time
 from tasks.crash_points import reached
 from tasks.features import TOGETHER
 from tasks.leases import Leases

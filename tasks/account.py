@@ -7,12 +7,19 @@ from tasks.connections import store, venue
 from tasks.core.trading import ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.money import exact
-from tasks.core.types.bars import day_start, duration, floor_time
-from tasks.core.types.orders import Balance, OrderStatus, PositionSide
-from tasks.core.types.portfolio import AccountState, PendingEntry
-from tasks.core.types.record import EquityPoint
-from tasks.core.types.snapshot import TradeDigest
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import (
+    AccountState,
+    Balance,
+    EquityPoint,
+    OrderStatus,
+    PendingEntry,
+    PositionSide,
+    Strategy,
+    TradeDigest,
+    day_start,
+    duration,
+    floor_time,
+)
 from tasks.halts import active_halt
 from tasks.settings import settings
 from tasks.stage import stage

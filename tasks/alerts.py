@@ -10,8 +10,7 @@ from prefect.runtime import flow_run
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
 from tasks.core.pages import alerts, inert
-from tasks.core.types.alert import Alert, AlertKind
-from tasks.core.types.reconcile import Finding
+from tasks.core.types import Alert, AlertKind, Finding
 from tasks.halts import active_halts
 from tasks.settings import settings
 from tasks.stage import stage

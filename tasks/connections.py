@@ -15,8 +15,7 @@ from prefect.logging import get_run_logger
 from tasks.adapters.store.store import Store, opened
 from tasks.core.errors import TrackingUnavailable, VenueUnavailable
 from tasks.core.ports import Decider, Venue
-from tasks.core.types.orders import Instrument
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import Instrument, Strategy
 from tasks.redaction import guard_logs
 from tasks.settings import Settings, settings, strategy_of
 

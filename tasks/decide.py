@@ -10,9 +10,7 @@ from tasks.adapters.store.store import Store
 from tasks.connections import log, store
 from tasks.core.decision.memory import Remembered
 from tasks.core.ports import Decider
-from tasks.core.types.decision import Answer
-from tasks.core.types.question import Question
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import Answer, Question, Strategy
 from tasks.stage import stage
 
 Asked = tuple[str, str]  # who was asked, and in which cycle

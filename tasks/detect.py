@@ -11,8 +11,7 @@ from tasks.core.market import position_events
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import CalendarEvent, calendar_reasons
 from tasks.core.market.market import Market
-from tasks.core.types.question import Reason
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import Reason, Strategy
 from tasks.settings import settings
 from tasks.stage import apart, stage
 

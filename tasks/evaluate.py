@@ -17,8 +17,7 @@ from tasks.core.lab import compare
 from tasks.core.lab.compare import BacktestWindow, Comparison, Trial, Variant
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.sharpe import daily_sharpe
-from tasks.core.types.base import Dto, Exact, Utc
-from tasks.core.types.strategy import hash_of
+from tasks.core.types import Dto, Exact, Utc, hash_of
 from tasks.settings import settings
 from tasks.stage import stage
 

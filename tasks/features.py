@@ -5,7 +5,7 @@ from datetime import datetime
 from tasks.connections import log, store, venue
 from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.market.market import Market
-from tasks.core.types.limits import EventThresholds
+from tasks.core.types import EventThresholds
 from tasks.stage import apart, stage
 
 TOGETHER = 25  # symbols whose features are in memory at once

@@ -11,12 +11,7 @@ from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DataError, InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
 from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
-from tasks.core.types.alert import Alert, AlertKind
-from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.orders import Balance
-from tasks.core.types.record import DataFailure
-from tasks.core.types.snapshot import News, OrderBookView
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import Alert, AlertKind, Balance, DataFailure, News, OrderBookView, Strategy, duration, floor_time
 from tasks.settings import settings
 from tasks.stage import is_tried_again, stage
 

@@ -5,10 +5,7 @@ from datetime import datetime
 from tasks.connections import log
 from tasks.core.trading import judge
 from tasks.core.trading.judge import Judgement
-from tasks.core.types.decision import Answer
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.question import Question
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import AccountState, Answer, Question, Strategy
 from tasks.stage import stage
 
 

@@ -14,7 +14,7 @@ import httpx
 
 from tasks.adapters import secret
 from tasks.connections import log, store
-from tasks.core.types.record import Halt
+from tasks.core.types import Halt
 from tasks.settings import settings
 
 FILE, VARIABLE = "HALT", "quarterdeck_halt"

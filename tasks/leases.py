@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from tasks.connections import log, store, venue
 from tasks.core.errors import StoreError
-from tasks.core.types.record import Lease
+from tasks.core.types import Lease
 from tasks.settings import settings
 
 LASTS = timedelta(seconds=60)

@@ -5,7 +5,7 @@ from datetime import date, datetime, timedelta
 from tasks.adapters.files.prompts import list_prompts
 from tasks.connections import log, store, tracker
 from tasks.core.errors import InputError, TrackingUnavailable
-from tasks.core.types.bars import day_start
+from tasks.core.types import day_start
 from tasks.report import read_day
 from tasks.settings import settings
 from tasks.stage import is_tried_again, stage

@@ -14,7 +14,7 @@ from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.lab import promotion_criteria
 from tasks.core.lab.promotion_criteria import Shadows
-from tasks.core.types.promotion import Criterion, Move
+from tasks.core.types import Criterion, Move
 from tasks.settings import settings
 from tasks.stage import is_tried_again, stage
 

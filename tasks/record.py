@@ -12,8 +12,7 @@ from tasks.core.errors import TradingError
 from tasks.core.market.market import Market
 from tasks.core.pages import decision, inert
 from tasks.core.trading.orders import cycle_id
-from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
+from tasks.core.types import CycleRecord, CycleStatus, Outcome, duration, floor_time
 from tasks.features import load_candles
 from tasks.settings import settings
 from tasks.stage import stage

@@ -14,7 +14,7 @@ from tasks.core.pages import inert
 from tasks.core.pages.day import Day
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed
-from tasks.core.types.alert import Alert, AlertKind
+from tasks.core.types import Alert, AlertKind
 from tasks.settings import settings
 from tasks.stage import stage
 

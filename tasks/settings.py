@@ -22,9 +22,7 @@ from pydantic_settings import (
 )
 
 from tasks.core.errors import InputError
-from tasks.core.types.base import Exact
-from tasks.core.types.limits import Budget, Costs, EventThresholds, Limits, Promotion, ToolRates
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import Budget, Costs, EventThresholds, Exact, Limits, Promotion, Strategy, ToolRates
 from tasks.redaction import redacted, remember, secrets_of
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from tasks.connections import log, store
 from tasks.core.trading import ledger
-from tasks.core.types.record import CycleRecord, Outcome
+from tasks.core.types import CycleRecord, Outcome
 from tasks.settings import settings
 from tasks.stage import stage
 

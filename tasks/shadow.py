@@ -11,13 +11,19 @@ from tasks.core.errors import InputError
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
 from tasks.core.trading import judge
-from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.decision import Answer
-from tasks.core.types.orders import Instrument, OrderIntent
-from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord, PaperBookState, ShadowDecision
-from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import (
+    Answer,
+    CycleRecord,
+    Instrument,
+    OrderIntent,
+    PaperBookState,
+    Question,
+    ShadowDecision,
+    Strategy,
+    Verdict,
+    duration,
+    floor_time,
+)
 from tasks.decide import first_answers, forget
 from tasks.settings import settings
 from tasks.stage import stage

@@ -8,7 +8,7 @@ from prefect.context import TaskRunContext
 from tasks.connections import log
 from tasks.core.market.bars import Frames
 from tasks.core.pages import inert
-from tasks.core.types.record import DataFailure
+from tasks.core.types import DataFailure
 from tasks.stage import stage
 
 ARTIFACT = "validation"

@@ -9,7 +9,7 @@ import click
 from flows.commands.options import decider_option, json_option
 from flows.commands.output import emit, read_json, read_text
 from tasks.core.errors import InputError
-from tasks.core.types.base import read_dto
+from tasks.core.types import read_dto
 from tasks.settings import settings, strategy_of
 
 INTENT = ("symbol", "side", "type", "quantity", "price", "stop", "target", "reduce_only", "client_order_id")
@@ -35,8 +35,7 @@ def decide(file: str, decider: str, as_json: bool) -> None:
 
 def _question(file: str) -> Any:
     """Read a snapshot file; its reasons, `RangeBreak(15m up)`, are what they were before they were written down."""
-    from tasks.core.types.question import Question, Reason
-    from tasks.core.types.snapshot import Snapshot
+    from tasks.core.types import Question, Reason, Snapshot
 
     document = json.loads(json.dumps(read_json(file, "--snapshot"), default=float))
     seen = read_dto(Snapshot, document, f"--snapshot {file}")
@@ -59,7 +58,7 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
     """Put a raw model reply through the parser and the guard."""
     from tasks.core.decision.actions import Unusable, parse_reply, reply_of
     from tasks.core.trading.judge import judged
-    from tasks.core.types.decision import Answer, hold
+    from tasks.core.types import Answer, hold
 
     asked = _question(file)
     symbol = asked.snapshot.pair
@@ -88,8 +87,7 @@ def _account(file: str | None, seen: Any) -> tuple[Any, str]:
     """Read `--state`; what it leaves out of the instrument comes by the symbol's form and the price. Says so."""
     from tasks.core.market.instruments import derived
     from tasks.core.trading.guard.sizing import known
-    from tasks.core.types.orders import InstrumentTerms
-    from tasks.core.types.portfolio import AccountState
+    from tasks.core.types import AccountState, InstrumentTerms
 
     document = read_json(file, "--state") if file else {}
     named = document.pop("instrument", None) or {} if isinstance(document, dict) else {}

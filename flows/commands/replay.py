@@ -16,7 +16,7 @@ from flows.commands.output import echo, emit, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
 from tasks.core.pages import inert
-from tasks.core.types.base import read_dto
+from tasks.core.types import read_dto
 from tasks.settings import settings
 
 AHEAD = 256  # questions whose markets are read together
@@ -126,7 +126,7 @@ def _show(summary: dict[str, Any]) -> None:
 def _limits(path: Path) -> dict[str, Any]:
     """Read limits that differ; every one is checked as a setting is."""
     from tasks.adapters.files.document import read_document
-    from tasks.core.types.limits import Limits
+    from tasks.core.types import Limits
 
     values = read_document(path, "--limits", '{"max_trade_risk_pct": 0.5}')
     values = values.get("limits", values)
@@ -139,7 +139,7 @@ def _strategies(records: Path) -> Any:
     import json
 
     from flows.commands.backtest import STRATEGIES
-    from tasks.core.types.strategy import Strategy, hash_of
+    from tasks.core.types import Strategy, hash_of
 
     path = records.with_name(STRATEGIES)
     try:

@@ -37,7 +37,7 @@ def snapshot(files: dict[str, str], as_of: datetime | None, lean: bool, plot: Pa
     from tasks.core.market import lean as lean_encoding
     from tasks.core.market.snapshot import to_json
     from tasks.core.trading.question import question as asked
-    from tasks.core.types.snapshot import OrderBookView
+    from tasks.core.types import OrderBookView
 
     market = one_market(files, "snapshot")
     at, strategy, account, reasons = _moment(market, as_of, "")
@@ -60,7 +60,7 @@ def _moment(market: Any, as_of: datetime | None, decider: str) -> tuple[datetime
     from tasks.core.lab.gate_sampling import flat_account
     from tasks.core.market.instruments import derived
     from tasks.core.trading.guard.sizing import known
-    from tasks.core.types.bars import duration, floor_time
+    from tasks.core.types import duration, floor_time
 
     if as_of is None:
         raise InputError("--as-of is empty")

@@ -31,9 +31,7 @@ from tasks.adapters.store.tables import (
     VerdictRow,
 )
 from tasks.core.errors import TradingError
-from tasks.core.types.bars import day_start
-from tasks.core.types.limits import Budget
-from tasks.core.types.record import CycleStatus
+from tasks.core.types import Budget, CycleStatus, day_start
 
 QUANTILES = (0.5, 0.95, 1.0)
 HOUR = timedelta(hours=1)

@@ -40,11 +40,7 @@ from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.symbol_backtest import make_grid
-from tasks.core.types.base import Dto
-from tasks.core.types.limits import EventThresholds
-from tasks.core.types.orders import Instrument
-from tasks.core.types.record import CycleRecord, Outcome
-from tasks.core.types.strategy import Strategy, Told
+from tasks.core.types import CycleRecord, Dto, EventThresholds, Instrument, Outcome, Strategy, Told
 from tasks.settings import Settings, settings, strategy_of
 
 NOISE_SEED = 1  # of what is perturbed

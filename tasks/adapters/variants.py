@@ -15,9 +15,7 @@ from tasks.core.lab.compare import Variant
 from tasks.core.lab.gate_sampling import closes, flat_account, flat_question
 from tasks.core.ports import Decider, Model
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
-from tasks.core.types.base import exact_sum
-from tasks.core.types.decision import PromptRef
-from tasks.core.types.strategy import hash_of
+from tasks.core.types import PromptRef, exact_sum, hash_of
 from tasks.settings import Settings
 
 BASELINES = ("hold", "buy-and-hold", "rules")

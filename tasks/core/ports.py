@@ -12,9 +12,18 @@ from typing import Any, NamedTuple, Protocol
 import pandas as pd
 
 from tasks.core.decision.kinds import Kind
-from tasks.core.types.decision import Answer, ModelCall, PromptRef
-from tasks.core.types.orders import Balance, Fill, Instrument, Order, OrderIntent, VenuePosition
-from tasks.core.types.question import Question
+from tasks.core.types import (
+    Answer,
+    Balance,
+    Fill,
+    Instrument,
+    ModelCall,
+    Order,
+    OrderIntent,
+    PromptRef,
+    Question,
+    VenuePosition,
+)
 
 Messages = Sequence[dict[str, str]]
 Schema = dict[str, object]

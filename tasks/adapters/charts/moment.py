@@ -18,9 +18,7 @@ from tasks.adapters.charts.canvas import DOWN, INK, UP
 from tasks.core.errors import DataError, InputError
 from tasks.core.market.market import Market
 from tasks.core.pages.numbers import plain
-from tasks.core.types.bars import duration
-from tasks.core.types.portfolio import HeldPosition
-from tasks.core.types.question import Reason
+from tasks.core.types import HeldPosition, Reason, duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ import pandas as pd
 from tasks.adapters.files.table import read_table
 from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import bar_frame, infer_timeframe
-from tasks.core.types.bars import COLUMNS, SECONDS
+from tasks.core.types import COLUMNS, SECONDS
 
 NAMES: dict[str, tuple[str, ...]] = {name: (f"{name}|{name[0]}|{name}price|price{name}",) for name in COLUMNS[:4]}
 # with the coin's name in it, as CryptoDataDownload has it: not the one counted in the quote currency

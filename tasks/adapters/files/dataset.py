@@ -26,9 +26,7 @@ from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types.base import read_dto
-from tasks.core.types.decision import ACTIONS
-from tasks.core.types.record import CycleRecord
+from tasks.core.types import ACTIONS, CycleRecord, read_dto
 
 if TYPE_CHECKING:
     from tasks.adapters.store.store import Store

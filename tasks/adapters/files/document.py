@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from tasks.core.errors import InputError
-from tasks.core.types.base import JsonObject
+from tasks.core.types import JsonObject
 
 READERS = {".json": json.loads, ".toml": tomllib.loads}
 

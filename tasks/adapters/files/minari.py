@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.lab import rl
-from tasks.core.types.decision import ACTIONS
+from tasks.core.types import ACTIONS
 
 if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer

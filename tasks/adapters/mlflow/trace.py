@@ -4,8 +4,7 @@ from typing import Any
 
 from tasks.adapters.mlflow.server import MlflowServer
 from tasks.core.pages import inert
-from tasks.core.types.decision import PromptRef
-from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types import CycleRecord, CycleStatus, PromptRef
 
 _MILLI = 1_000_000  # nanoseconds
 

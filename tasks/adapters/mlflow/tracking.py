@@ -15,7 +15,7 @@ from tasks.adapters.mlflow.server import MlflowServer
 from tasks.adapters.mlflow.trace import prompts_sent, span_count, write_trace
 from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.errors import InputError, TrackingUnavailable
-from tasks.core.types.record import CycleRecord, Outcome
+from tasks.core.types import CycleRecord, Outcome
 
 PAGE = 100  # prompt versions per request
 _OURS = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")

@@ -23,7 +23,7 @@ import httpx
 from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
 from tasks.core.decision.decider import elapsed_ms, within_deadline
 from tasks.core.ports import ModelRequest, Schema
-from tasks.core.types.decision import ModelCall
+from tasks.core.types import ModelCall
 from tasks.redaction import redacted
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it

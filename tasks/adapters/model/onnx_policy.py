@@ -19,9 +19,7 @@ from tasks.core.decision.decider import PlainDecider
 from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types.base import Dto
-from tasks.core.types.decision import DECISION, Answer, answered, hold
-from tasks.core.types.question import Question
+from tasks.core.types import DECISION, Answer, Dto, Question, answered, hold
 
 if TYPE_CHECKING:
     import pandas as pd

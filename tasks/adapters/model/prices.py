@@ -7,8 +7,7 @@ from functools import partial
 
 from tasks.adapters.model.litellm_model import litellm
 from tasks.core.ports import ModelRequest
-from tasks.core.types.base import exact_sum
-from tasks.core.types.decision import ModelCall
+from tasks.core.types import ModelCall, exact_sum
 
 MARGIN = Decimal("1.25")  # tokens are counted with OpenAI's tokenizer; other providers' find up to a quarter more
 

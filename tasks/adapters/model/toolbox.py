@@ -19,10 +19,7 @@ from tasks.adapters.venue.market import MarketData
 from tasks.core.decision.llm.tools import Candles, Listed, Meter, Parameters, ToolDesk, compact
 from tasks.core.errors import DataError
 from tasks.core.trading import ledger
-from tasks.core.types.bars import COLUMNS
-from tasks.core.types.base import JsonObject
-from tasks.core.types.limits import ToolLimits, ToolRates
-from tasks.core.types.question import Question
+from tasks.core.types import COLUMNS, JsonObject, Question, ToolLimits, ToolRates
 from tasks.settings import Settings
 
 Rows = list[list[object]]

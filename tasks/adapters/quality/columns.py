@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from tasks.core.types.bars import COLUMNS, SECONDS, floor_time
+from tasks.core.types import COLUMNS, SECONDS, floor_time
 
 SILENT_TAIL = 3  # newest bars that must have traded
 JUDGED = 20  # newest bars in which a spike counts

@@ -17,8 +17,7 @@ import pandas as pd
 
 from tasks.adapters.quality.columns import stacked
 from tasks.core.errors import DataError
-from tasks.core.types.bars import COLUMNS, SECONDS
-from tasks.core.types.record import DataFailure
+from tasks.core.types import COLUMNS, SECONDS, DataFailure
 
 SPIKE = 20  # usual ranges; in 605,037 recorded 5m bars 114 moved more, all on 4x their volume or above
 STILL = 12  # newest 5m bars at one price without a range: an hour

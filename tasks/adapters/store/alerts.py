@@ -6,7 +6,7 @@ from sqlalchemy import case, select, update
 
 from tasks.adapters.store.database import Repository, row_of
 from tasks.adapters.store.tables import AlertRow
-from tasks.core.types.alert import Alert
+from tasks.core.types import Alert
 
 QUIET = timedelta(hours=1)  # what was not seen for so long and comes back is told again
 

@@ -13,8 +13,7 @@ from tasks.adapters.store.database import Repository, dto_of, row_of
 from tasks.adapters.store.tables import BreakerRow, BudgetRow, ReplyRow
 from tasks.core.decision.budget import Charge, KeptReply, Reserved, Spent, refusal
 from tasks.core.decision.ladder import BreakerState
-from tasks.core.types.decision import ModelCall
-from tasks.core.types.limits import Budget
+from tasks.core.types import Budget, ModelCall
 
 BUDGET_LOCK = 7_305_114_807  # any number, the same in every process
 RESERVED_FOR = timedelta(minutes=10)

@@ -19,8 +19,7 @@ from tasks.adapters.store.database import Repository
 from tasks.adapters.store.tables import CandleRow, InstrumentRow
 from tasks.core.errors import DataError
 from tasks.core.market.bars import bar_frame, check_frame
-from tasks.core.types.bars import COLUMNS, duration, floor_time
-from tasks.core.types.orders import Instrument
+from tasks.core.types import COLUMNS, Instrument, duration, floor_time
 
 VALUES = [getattr(CandleRow, name) for name in COLUMNS]
 OPEN_S = extract("epoch", CandleRow.open_time)

@@ -13,9 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from tasks.adapters.store.database import BEGINNING, END, Repository, dto_of, known, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, StrategyRow, VerdictRow
 from tasks.core.errors import InputError, StoreError
-from tasks.core.types.decision import Answer
-from tasks.core.types.record import CycleRecord, CycleStatus
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import Answer, CycleRecord, CycleStatus, Strategy
 
 JUDGED = (CycleStatus.HELD, CycleStatus.DENIED, CycleStatus.EXECUTED)
 

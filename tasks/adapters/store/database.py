@@ -23,7 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from tasks.adapters.store.tables import Base
 from tasks.adapters.store.types import storable_json
 from tasks.core.errors import InputError, StoreError
-from tasks.core.types.base import Dto, first_error
+from tasks.core.types import Dto, first_error
 from tasks.redaction import redacted, remember, secrets_of
 
 D = TypeVar("D", bound=Dto)

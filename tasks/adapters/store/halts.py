@@ -6,7 +6,7 @@ from sqlalchemy import insert, select, update
 
 from tasks.adapters.store.database import Repository, dto_of
 from tasks.adapters.store.tables import HaltRow, PauseRow
-from tasks.core.types.record import Halt
+from tasks.core.types import Halt
 
 
 class HaltRepository(Repository):

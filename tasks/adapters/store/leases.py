@@ -13,7 +13,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from tasks.adapters.store.database import Repository
 from tasks.adapters.store.tables import LeaseRow
 from tasks.adapters.store.types import UtcTime
-from tasks.core.types.record import Lease
+from tasks.core.types import Lease
 
 
 class LeaseRepository(Repository):

@@ -19,8 +19,7 @@ from tasks.core.decision.memory import (
     performance,
     vector,
 )
-from tasks.core.types.decision import PromptRef
-from tasks.core.types.snapshot import Memory, Past, Snapshot
+from tasks.core.types import Memory, Past, PromptRef, Snapshot
 
 
 class MemoryRepository(Repository):

@@ -11,9 +11,7 @@ from tasks.adapters.store.database import Repository, dto_of, known, row_of
 from tasks.adapters.store.leases import LeaseRepository
 from tasks.adapters.store.tables import CycleRow, FillRow, IntentRow, OrderRow
 from tasks.core.errors import StoreError
-from tasks.core.types.orders import FINAL_STATES, Fill, Order, OrderIntent, OrderType
-from tasks.core.types.reconcile import OwnIntent
-from tasks.core.types.record import Lease
+from tasks.core.types import FINAL_STATES, Fill, Lease, Order, OrderIntent, OrderType, OwnIntent
 
 # From which states an intent may come into each: it never goes back.
 INTENT_STATES = {

@@ -9,8 +9,7 @@ from sqlalchemy import Connection, Select, select, update
 from tasks.adapters.store.database import BEGINNING, END, Repository, dto_of, known, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, EquityRow, OutcomeRow, PositionRow
 from tasks.core.trading import ledger
-from tasks.core.types.portfolio import Position
-from tasks.core.types.record import EquityPoint, Outcome
+from tasks.core.types import EquityPoint, Outcome, Position
 
 
 class PositionRepository(Repository):

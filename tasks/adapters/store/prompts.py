@@ -11,8 +11,7 @@ from sqlalchemy import Insert, and_, exists, insert, select
 
 from tasks.adapters.store.database import Repository, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, OutcomeRow, PromotionRow, PromptAliasRow
-from tasks.core.types.decision import Answer
-from tasks.core.types.promotion import Move
+from tasks.core.types import Answer, Move
 
 
 class Alias(NamedTuple):

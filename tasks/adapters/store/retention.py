@@ -21,7 +21,7 @@ from tasks.adapters.store.tables import (
     ReplyRow,
     ShadowRow,
 )
-from tasks.core.types.record import CycleStatus
+from tasks.core.types import CycleStatus
 
 BATCH = 1000
 BATCHES = 200  # of one table in one run: the rest goes next time

@@ -9,8 +9,7 @@ from sqlalchemy import Select, select, update
 
 from tasks.adapters.store.database import BEGINNING, Repository, dto_of, row_of
 from tasks.adapters.store.tables import PaperBookRow, ShadowRow
-from tasks.core.types.decision import Answer
-from tasks.core.types.record import PaperBookState, ShadowDecision
+from tasks.core.types import Answer, PaperBookState, ShadowDecision
 
 CHAMPION = "champion"
 

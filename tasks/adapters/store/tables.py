@@ -17,15 +17,26 @@ from sqlalchemy.orm.decl_api import DeclarativeAttributeIntercept
 from tasks.adapters.store.types import Document, Money, SafeText, UtcTime, VerbatimDocument
 from tasks.core.decision.budget import Charge, KeptReply
 from tasks.core.decision.ladder import BreakerState
-from tasks.core.types.alert import Alert
-from tasks.core.types.base import Dto
-from tasks.core.types.decision import Answer, ModelCall
-from tasks.core.types.orders import Fill, Order, OrderIntent
-from tasks.core.types.portfolio import Position
-from tasks.core.types.promotion import Move
-from tasks.core.types.question import Reason
-from tasks.core.types.record import CycleRecord, EquityPoint, Halt, Lease, Outcome, PaperBookState, ShadowDecision
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import (
+    Alert,
+    Answer,
+    CycleRecord,
+    Dto,
+    EquityPoint,
+    Fill,
+    Halt,
+    Lease,
+    ModelCall,
+    Move,
+    Order,
+    OrderIntent,
+    Outcome,
+    PaperBookState,
+    Position,
+    Reason,
+    ShadowDecision,
+    Verdict,
+)
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

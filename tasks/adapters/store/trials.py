@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from tasks.adapters.store.database import Repository
 from tasks.adapters.store.tables import TapeRow, TrialRow
-from tasks.core.types.strategy import hash_of
+from tasks.core.types import hash_of
 
 
 class TrialRepository(Repository):

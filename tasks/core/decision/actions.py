@@ -17,8 +17,7 @@ from typing import Literal, TypeVar, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.core.types.base import Dto, JsonObject, first_error
-from tasks.core.types.decision import ACTIONS, CLASSES, Decision
+from tasks.core.types import ACTIONS, CLASSES, Decision, Dto, JsonObject, first_error
 
 MAX_REPLY_BYTES = 200_000
 MAX_NUMBER_CHARS = 64

@@ -16,9 +16,20 @@ from tasks.core.decision.actions import parse_reply
 from tasks.core.decision.decider import PlainDecider, decided_as
 from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
-from tasks.core.types.base import Dto, Utc, read_dto
-from tasks.core.types.decision import DECISION, HELD, Answer, Decision, ModelCall, OpenLong, Rung, hold
-from tasks.core.types.question import Question
+from tasks.core.types import (
+    DECISION,
+    HELD,
+    Answer,
+    Decision,
+    Dto,
+    ModelCall,
+    OpenLong,
+    Question,
+    Rung,
+    Utc,
+    hold,
+    read_dto,
+)
 
 HOLD_SHARE = 0.5  # of random decisions; the rest is shared equally by the other actions on offer
 _PARAMETERS: dict[str, dict[str, object]] = {

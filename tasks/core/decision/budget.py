@@ -13,9 +13,7 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from tasks.core.ports import Model, ModelRequest
-from tasks.core.types.base import ZERO, Dto, Exact, Utc
-from tasks.core.types.decision import ModelCall, Rung, Why
-from tasks.core.types.limits import Budget
+from tasks.core.types import ZERO, Budget, Dto, Exact, ModelCall, Rung, Utc, Why
 
 SCOPES = ("day", "session", "symbol_day", "decision")
 

@@ -15,9 +15,7 @@ from typing import Protocol
 from tasks.core.decision.budget import TICKET
 from tasks.core.decision.memory import SIDE, Vector, distances, vector
 from tasks.core.ports import Model, ModelRequest
-from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import Answer, ModelCall, Rung
-from tasks.core.types.snapshot import Snapshot
+from tasks.core.types import Answer, Dto, ModelCall, Rung, Snapshot, Utc
 
 
 class KeptDecision(Dto):

@@ -13,9 +13,7 @@ from tasks.core.decision.masked_question import as_shown
 from tasks.core.decision.memory import memory_text
 from tasks.core.market import lean
 from tasks.core.ports import Messages, Model, ModelRequest, Schema
-from tasks.core.types.base import exact_sum
-from tasks.core.types.decision import HELD, Answer, Decision, ModelCall, PromptRef, answered, hold
-from tasks.core.types.question import Question
+from tasks.core.types import HELD, Answer, Decision, ModelCall, PromptRef, Question, answered, exact_sum, hold
 
 GRACE_S = 0.2  # how long cancelled work may take to clean up
 MEMORY_BYTES = 600

@@ -18,9 +18,7 @@ from typing import Any, NamedTuple
 from tasks.core.decision.decider import spent
 from tasks.core.decision.kinds import joined
 from tasks.core.ports import Decider
-from tasks.core.types.base import exact_sum
-from tasks.core.types.decision import ENTRIES, Answer, Decision, Rung, Why, hold
-from tasks.core.types.question import Question
+from tasks.core.types import ENTRIES, Answer, Decision, Question, Rung, Why, exact_sum, hold
 
 
 class Voice(NamedTuple):

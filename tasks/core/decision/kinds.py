@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tasks.core.decision.llm.prompt import Prompt
     from tasks.core.decision.llm.tools import ToolDesk
     from tasks.core.ports import Decider, Model
-    from tasks.core.types.question import Question
+    from tasks.core.types import Question
 
 
 async def _nothing() -> None: ...

@@ -17,10 +17,22 @@ from typing import NamedTuple, Protocol
 from tasks.core.decision.budget import TICKET, Charge, Purse, Replies, Ticket
 from tasks.core.decision.cache import DecisionCache, nearest, prompts_of
 from tasks.core.ports import Decider
-from tasks.core.types.base import Dto, JsonObject, Utc
-from tasks.core.types.decision import ENTRIES, HELD, MAY_AS_FALLBACK, Answer, Decision, Rung, RungName, Why, hold
-from tasks.core.types.question import Question
-from tasks.core.types.snapshot import Snapshot
+from tasks.core.types import (
+    ENTRIES,
+    HELD,
+    MAY_AS_FALLBACK,
+    Answer,
+    Decision,
+    Dto,
+    JsonObject,
+    Question,
+    Rung,
+    RungName,
+    Snapshot,
+    Utc,
+    Why,
+    hold,
+)
 
 CACHED, RULED = Decimal("0.8"), Decimal("0.3")
 

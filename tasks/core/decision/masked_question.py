@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from tasks.core.types.base import Dto
-from tasks.core.types.question import Question, Reason
-from tasks.core.types.snapshot import Confluence, Past, RoleInput, RoleInputs, Snapshot, TimeframeView
+from tasks.core.types import Confluence, Dto, Past, Question, Reason, RoleInput, RoleInputs, Snapshot, TimeframeView
 
 LAST = 100.0  # every price is told as if this were the last close
 AT = datetime(2000, 1, 1, tzinfo=UTC)

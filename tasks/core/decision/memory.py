@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.types.base import Dto
-from tasks.core.types.snapshot import Memory, Past, Snapshot
+from tasks.core.types import Dto, Memory, Past, Snapshot
 
 SPEC = "v1"
 LAST, COMPARED, JUDGED = 5, 2000, 1000  # decisions remembered, compared with, trades judged by

@@ -11,10 +11,7 @@ from pydantic import Field
 
 from tasks.core.decision.decider import PlainDecider
 from tasks.core.decision.kinds import KINDS
-from tasks.core.types.base import Dto, Exact
-from tasks.core.types.decision import CloseAll, Decision, OpenLong, OpenShort, hold
-from tasks.core.types.question import Question
-from tasks.core.types.snapshot import Snapshot
+from tasks.core.types import CloseAll, Decision, Dto, Exact, OpenLong, OpenShort, Question, Snapshot, hold
 
 SIZE_PCT, STOP_ATR, TP_ATR = Decimal(20), Decimal("1.5"), Decimal(3)
 CONFIDENCE = Decimal("0.6")

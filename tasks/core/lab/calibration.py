@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.core.types.base import Dto
+from tasks.core.types import Dto
 
 TENTHS = 10
 

@@ -22,10 +22,7 @@ from tasks.core.lab.random_traders import Chance, Trade, TradedBars, returns_of,
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.backtest import max_drawdown_pct
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
-from tasks.core.types.bars import day_start
-from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import PromptRef
-from tasks.core.types.limits import Costs
+from tasks.core.types import Costs, Dto, PromptRef, Utc, day_start
 
 YEAR = float(np.sqrt(DAYS_PER_YEAR))
 BPS = 1e4

@@ -21,10 +21,7 @@ from tasks.core.trading.guard.sizing import known
 from tasks.core.trading.judge import judged
 from tasks.core.trading.orders import cycle_id
 from tasks.core.trading.question import question
-from tasks.core.types.bars import duration
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.question import Question, Reason
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import AccountState, Question, Reason, Strategy, duration
 
 WARM_UP = timedelta(days=9)  # of the longest average that rules look at: 200 hours
 

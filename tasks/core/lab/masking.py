@@ -14,8 +14,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from tasks.core.types.bars import COLUMNS
-from tasks.core.types.orders import Instrument
+from tasks.core.types import COLUMNS, Instrument
 
 PRICES = ("open", "high", "low", "close")
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"

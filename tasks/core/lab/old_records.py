@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from tasks.core.types.decision import Answer, ModelCall, Rung, Why
+from tasks.core.types import Answer, ModelCall, Rung, Why
 
 _OPEN = re.compile(r"breaker open until (\d\d):(\d\d):(\d\d) UTC after (\d+) errors")
 _NEAR = re.compile(r"cached:(\d+\.\d+):(\d+)s")

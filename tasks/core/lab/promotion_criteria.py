@@ -14,10 +14,7 @@ import numpy as np
 
 from tasks.core.lab.statistics import interval
 from tasks.core.pages import numbers
-from tasks.core.types.base import Dto, exact_sum
-from tasks.core.types.decision import Answer
-from tasks.core.types.limits import Promotion
-from tasks.core.types.promotion import Criterion
+from tasks.core.types import Answer, Criterion, Dto, Promotion, exact_sum
 
 
 class Measured(Dto):

@@ -14,8 +14,7 @@ import numpy as np
 
 from tasks.core.lab.statistics import sharpe_of
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
-from tasks.core.types.base import Dto
-from tasks.core.types.limits import Costs
+from tasks.core.types import Costs, Dto
 
 STEP = 300
 

@@ -24,14 +24,21 @@ from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import DataError, InputError
 from tasks.core.lab import old_records
 from tasks.core.ports import Decider, ModelRequest
-from tasks.core.types.decision import Answer, ModelCall, ToolCall, Why
-from tasks.core.types.limits import ToolLimits, ToolRates
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord, Inputs
-from tasks.core.types.snapshot import Snapshot
-from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import (
+    AccountState,
+    Answer,
+    CycleRecord,
+    Inputs,
+    ModelCall,
+    Question,
+    Snapshot,
+    Strategy,
+    ToolCall,
+    ToolLimits,
+    ToolRates,
+    Verdict,
+    Why,
+)
 
 ENDLESS_S = 3600.0  # nothing is waited for: recorded answers come at once
 PromptOf = Callable[[str, str | None], Prompt]  # by role and version; None: any

@@ -24,12 +24,7 @@ from tasks.core.simulation.benchmark import judge_of
 from tasks.core.simulation.candle_history import History
 from tasks.core.trading.judge import judged
 from tasks.core.trading.question import question
-from tasks.core.types.base import Dto, Utc
-from tasks.core.types.decision import Answer
-from tasks.core.types.limits import EventThresholds
-from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import Answer, CycleRecord, Dto, EventThresholds, Question, Strategy, Utc
 
 MADE = {"snapshot", "role_inputs", "decided", "verdict", "intents"}
 MARKET_RULES = frozenset(name for name, *_ in RULES)

@@ -46,12 +46,24 @@ from tasks.core.decision.baselines import HOLD_SHARE
 from tasks.core.decision.kinds import kind_of
 from tasks.core.decision.llm import roles
 from tasks.core.errors import InputError
-from tasks.core.types.base import ZERO, Dto, Utc, exact_sum
-from tasks.core.types.decision import ACTIONS, ENTRIES, Answer, Decision, hold
-from tasks.core.types.orders import Fill, OrderIntent
-from tasks.core.types.portfolio import AccountState, ClosedTrade
-from tasks.core.types.record import CycleRecord, CycleStatus
-from tasks.core.types.snapshot import Snapshot
+from tasks.core.types import (
+    ACTIONS,
+    ENTRIES,
+    ZERO,
+    AccountState,
+    Answer,
+    ClosedTrade,
+    CycleRecord,
+    CycleStatus,
+    Decision,
+    Dto,
+    Fill,
+    OrderIntent,
+    Snapshot,
+    Utc,
+    exact_sum,
+    hold,
+)
 
 SPEC = "state-v1"
 _UNIT, _Z, _ATR, _BARS = (0, 1), (0, 2), (0, 5), (0, 96)

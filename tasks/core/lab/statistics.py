@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.core.simulation.sharpe import daily_sharpe
-from tasks.core.types.base import Dto
+from tasks.core.types import Dto
 
 LEVEL = 0.95
 FEWEST = 30  # periods below which no interval covers what it says where they are correlated

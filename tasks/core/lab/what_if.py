@@ -13,14 +13,19 @@ from tasks.core.lab.replay import remake
 from tasks.core.simulation.candle_history import History
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
 from tasks.core.trading.question import constraints, risk_view
-from tasks.core.types.bars import duration
-from tasks.core.types.base import Dto, Exact, Utc, exact_sum
-from tasks.core.types.limits import Costs
-from tasks.core.types.orders import OrderIntent
-from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord
-from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import (
+    Costs,
+    CycleRecord,
+    Dto,
+    Exact,
+    OrderIntent,
+    Question,
+    Strategy,
+    Utc,
+    Verdict,
+    duration,
+    exact_sum,
+)
 
 
 class ChangedVerdict(Dto):

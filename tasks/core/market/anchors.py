@@ -11,7 +11,7 @@ import pandas as pd
 
 from tasks.core.market.bars import Columns, columns_of, epoch_s, frame_of, lookup, starts_of
 from tasks.core.market.features import lag, ratio, rolling_sum, typical_value, windows
-from tasks.core.types.bars import SECONDS
+from tasks.core.types import SECONDS
 
 DAY = 86_400
 STEP = SECONDS["5m"]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.errors import DataError
-from tasks.core.types.bars import COLUMNS, SECONDS, Timeframe, duration
+from tasks.core.types import COLUMNS, SECONDS, Timeframe, duration
 
 Frames = Mapping[str, pd.DataFrame]
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}

@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from tasks.core.types.base import Dto, Utc
-from tasks.core.types.question import Reason
+from tasks.core.types import Dto, Reason, Utc
 
 AROUND = timedelta(minutes=10)
 STEP = timedelta(minutes=5)

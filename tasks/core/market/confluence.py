@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tasks.core.types.snapshot import Confluence
+from tasks.core.types import Confluence
 
 VWAP_Z = 0.5  # nearer to VWAP than this is no opinion
 IMBALANCE = 0.2  # as a share of the top levels

@@ -13,8 +13,7 @@ import pandas as pd
 from tasks.core.market import confluence
 from tasks.core.market.bars import Columns, columns_of, epoch_s, lookup, segments
 from tasks.core.market.features import lag, realized_vol_pctile
-from tasks.core.types.bars import SECONDS
-from tasks.core.types.limits import EventThresholds
+from tasks.core.types import SECONDS, EventThresholds
 
 Directions = np.ndarray  # int8, one per bar
 MIDDLE = 50.0  # percentile

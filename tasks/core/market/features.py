@@ -16,7 +16,7 @@ import pandas_ta_classic as ta
 import talib
 
 from tasks.core.market.bars import Columns, columns_of, frame_of, segments
-from tasks.core.types.bars import COLUMNS
+from tasks.core.types import COLUMNS
 
 WINDOW = 20
 PERCENTILE_WINDOW = 90

@@ -4,7 +4,7 @@ One header, one row per timeframe, 3-4 significant digits, `-` for unknown. What
 derived from what it keeps (atr from atr_pct and close) or is in another row. At most 3,072 bytes.
 """
 
-from tasks.core.types.snapshot import PositionView, Snapshot, TimeframeView, TradeDigest
+from tasks.core.types import PositionView, Snapshot, TimeframeView, TradeDigest
 
 MAX_BYTES = 3072
 COLUMNS: tuple[tuple[str, str], ...] = (

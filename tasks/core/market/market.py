@@ -26,9 +26,7 @@ from tasks.core.market.bars import (
     timeframes_from,
 )
 from tasks.core.market.tables import Table
-from tasks.core.types.bars import COLUMNS, SECONDS
-from tasks.core.types.limits import EventThresholds
-from tasks.core.types.question import Reason
+from tasks.core.types import COLUMNS, SECONDS, EventThresholds, Reason
 
 ROLE_TIMEFRAMES = ("15m", "1h")
 MOST_READ = 2048

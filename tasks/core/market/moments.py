@@ -14,8 +14,7 @@ from pydantic import TypeAdapter
 from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
 from tasks.core.market.features import ratio, windows
 from tasks.core.market.tables import Table
-from tasks.core.types.bars import COLUMNS, SECONDS
-from tasks.core.types.snapshot import HtfAnchors, RoleInput, RoleInputs, Swing, TimeframeView
+from tasks.core.types import COLUMNS, SECONDS, HtfAnchors, RoleInput, RoleInputs, Swing, TimeframeView
 
 if TYPE_CHECKING:
     from tasks.core.market.market import Market

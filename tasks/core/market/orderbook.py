@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from decimal import Decimal
 
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.snapshot import OrderBookView
+from tasks.core.types import ZERO, OrderBookView, exact_sum
 
 Levels = Sequence[tuple[Decimal, Decimal]]
 TOP = 5

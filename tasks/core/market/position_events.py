@@ -9,10 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.core.types.bars import SECONDS
-from tasks.core.types.limits import EventThresholds
-from tasks.core.types.portfolio import Position, r_scale
-from tasks.core.types.question import Reason
+from tasks.core.types import SECONDS, EventThresholds, Position, Reason, r_scale
 
 STEP = SECONDS["5m"]
 

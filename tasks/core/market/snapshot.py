@@ -15,15 +15,16 @@ from typing import TypeVar
 from tasks.core.market import confluence
 from tasks.core.market.market import Market
 from tasks.core.market.moments import significant
-from tasks.core.types.base import Dto, aware_utc
-from tasks.core.types.question import Reason
-from tasks.core.types.snapshot import (
+from tasks.core.types import (
     Constraints,
+    Dto,
     OrderBookView,
     PositionView,
+    Reason,
     RiskView,
     Snapshot,
     TradeDigest,
+    aware_utc,
 )
 
 MAX_BYTES = 6144

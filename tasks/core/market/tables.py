@@ -5,7 +5,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from tasks.core.market.bars import columns_of, epoch_s, segments
-from tasks.core.types.bars import SECONDS
+from tasks.core.types import SECONDS
 
 
 class Table:

@@ -5,10 +5,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from tasks.core.decision.budget import Spent
-from tasks.core.types.alert import Alert, AlertKind
-from tasks.core.types.limits import Budget
-from tasks.core.types.reconcile import Finding
-from tasks.core.types.record import Halt
+from tasks.core.types import Alert, AlertKind, Budget, Finding, Halt
 
 NEARLY = Decimal("0.8")
 

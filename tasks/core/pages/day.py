@@ -7,9 +7,7 @@ from datetime import date
 from decimal import Decimal
 
 from tasks.core.pages.numbers import fixed
-from tasks.core.types.base import exact_sum
-from tasks.core.types.decision import Answer
-from tasks.core.types.record import CycleStatus, EquityPoint, Outcome
+from tasks.core.types import Answer, CycleStatus, EquityPoint, Outcome, exact_sum
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,20 @@ from decimal import Decimal
 from tasks.core.pages import inert
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import UNKNOWN, plain
-from tasks.core.types.base import JsonObject
-from tasks.core.types.decision import Answer, Decision, OpenLong, OpenShort
-from tasks.core.types.orders import Order, OrderIntent
-from tasks.core.types.portfolio import HeldPosition
-from tasks.core.types.record import CycleRecord, Outcome
-from tasks.core.types.snapshot import Snapshot
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import (
+    Answer,
+    CycleRecord,
+    Decision,
+    HeldPosition,
+    JsonObject,
+    OpenLong,
+    OpenShort,
+    Order,
+    OrderIntent,
+    Outcome,
+    Snapshot,
+    Verdict,
+)
 
 MAX_TEXT = 4000
 _LINE_START = re.compile(r"^(\d*)([-+=.)])")

@@ -32,11 +32,11 @@ from tasks.core.simulation.rejections import (
 )
 from tasks.core.simulation.wallet import Holding, Totals, Wallet
 from tasks.core.trading.money import BPS, bps, exact, floor_to_step
-from tasks.core.types.bars import COLUMNS
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.limits import Costs
-from tasks.core.types.orders import (
+from tasks.core.types import (
+    COLUMNS,
+    ZERO,
     Balance,
+    Costs,
     Fill,
     Instrument,
     Order,
@@ -45,6 +45,7 @@ from tasks.core.types.orders import (
     OrderType,
     Side,
     VenuePosition,
+    exact_sum,
 )
 
 AVERAGE = Context(prec=12)  # a fill is an average over book levels: finer than the tick, still finite

@@ -47,14 +47,30 @@ from tasks.core.trading.judge import status_of
 from tasks.core.trading.money import exact
 from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import question
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.decision import ENTRIES, Add, Answer, Pause
-from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType, PositionSide
-from tasks.core.types.portfolio import AccountState, PendingEntry, Position
-from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord, CycleStatus, Inputs, Outcome
-from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import (
+    ENTRIES,
+    ZERO,
+    AccountState,
+    Add,
+    Answer,
+    CycleRecord,
+    CycleStatus,
+    Fill,
+    Inputs,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Outcome,
+    Pause,
+    PendingEntry,
+    Position,
+    PositionSide,
+    Question,
+    Strategy,
+    Verdict,
+    exact_sum,
+)
 
 RECENT = 50  # closed trades, and entries, that the guard looks back on
 WEEK = 2016  # bars: an open position's coming reasons are searched for so far ahead

@@ -12,7 +12,7 @@ import numpy as np
 from tasks.core.errors import InputError
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.position_events import STEP
-from tasks.core.types.snapshot import Headline, News
+from tasks.core.types import Headline, News
 
 USUAL_INTERVAL_S, JITTER_S = 8 * 3600, 60  # between funding times, and how far beside them venues book it
 HEADLINES = 20  # the newest that are told, as many as a live fetch keeps

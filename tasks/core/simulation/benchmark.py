@@ -12,12 +12,7 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.trading import orders
 from tasks.core.trading.judge import Judgement, judged
 from tasks.core.trading.money import floor_to_step
-from tasks.core.types.base import ZERO
-from tasks.core.types.decision import Answer, OpenLong
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.question import Question
-from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import ZERO, AccountState, Answer, OpenLong, Question, Strategy, Verdict
 
 BENCHMARKS = 3  # the first rules of a strategy by which a benchmark is not guarded
 SHARE = Decimal("0.99")  # of equity; the rest pays the way in and what the price does until then

@@ -11,9 +11,7 @@ import pandas as pd
 from tasks.core.market.bars import closed_by, epoch_s, segments
 from tasks.core.market.features import ema, rolling_mean
 from tasks.core.market.market import Market
-from tasks.core.types.bars import SECONDS
-from tasks.core.types.limits import EventThresholds
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import SECONDS, EventThresholds, Strategy
 
 _EMAS = {"ema50": 50, "ema200": 200}
 

@@ -12,11 +12,7 @@ import pandas as pd
 from tasks.core.errors import DataError
 from tasks.core.simulation.account import INSIDE, PriceBar, SimulatedAccount, price_bars
 from tasks.core.trading.guard.sizing import direction
-from tasks.core.types.bars import duration
-from tasks.core.types.base import ZERO
-from tasks.core.types.limits import Costs
-from tasks.core.types.orders import OrderIntent
-from tasks.core.types.portfolio import AccountState
+from tasks.core.types import ZERO, AccountState, Costs, OrderIntent, duration
 
 HORIZON_BARS = 288  # a day of 5m bars: what is still open then is valued at the last close
 

@@ -15,8 +15,7 @@ from decimal import Decimal
 from tasks.core.decision.budget import Prices, Replies
 from tasks.core.decision.cache import content_hash
 from tasks.core.ports import Model, ModelRequest
-from tasks.core.types.base import ZERO
-from tasks.core.types.decision import ModelCall, Rung, Why
+from tasks.core.types import ZERO, ModelCall, Rung, Why
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 CAPPED = "max_cost"

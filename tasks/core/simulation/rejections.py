@@ -7,8 +7,7 @@ stop_wrong_side target_wrong_side insufficient_balance`
 from decimal import Decimal
 
 from tasks.core.simulation.wallet import Holding, Wallet
-from tasks.core.types.base import ZERO
-from tasks.core.types.orders import Instrument, OrderIntent, OrderType
+from tasks.core.types import ZERO, Instrument, OrderIntent, OrderType
 
 PROTECTIVE = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
 

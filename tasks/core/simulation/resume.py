@@ -13,9 +13,7 @@ from pydantic import BaseModel
 
 from tasks.core.errors import InputError
 from tasks.core.ports import Decider
-from tasks.core.types.base import Utc, read_dto
-from tasks.core.types.decision import Answer
-from tasks.core.types.question import Question
+from tasks.core.types import Answer, Question, Utc, read_dto
 
 
 class _Kept(BaseModel):

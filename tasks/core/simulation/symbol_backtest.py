@@ -23,13 +23,7 @@ from tasks.core.simulation.backtest_inputs import World
 from tasks.core.trading import ledger
 from tasks.core.trading.money import exact
 from tasks.core.trading.positions import PositionFold
-from tasks.core.types.bars import COLUMNS
-from tasks.core.types.decision import Answer
-from tasks.core.types.orders import Fill, OrderIntent, Side
-from tasks.core.types.portfolio import Position
-from tasks.core.types.question import Question, Reason
-from tasks.core.types.record import Outcome
-from tasks.core.types.snapshot import Memory, Past
+from tasks.core.types import COLUMNS, Answer, Fill, Memory, OrderIntent, Outcome, Past, Position, Question, Reason, Side
 
 AHEAD = 512  # event closes whose moments are read at once
 

@@ -13,8 +13,7 @@ from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 from pydantic import AliasChoices, BaseModel, Field
 
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.orders import Instrument
+from tasks.core.types import ZERO, Instrument, exact_sum
 
 ONE = Decimal(1)
 SHARE = Decimal("1e-12")

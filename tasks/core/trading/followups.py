@@ -17,9 +17,7 @@ from decimal import Decimal
 from tasks.core.trading.guard import sizing
 from tasks.core.trading.money import floor_to_step
 from tasks.core.trading.orders import protect_order_id, reducing
-from tasks.core.types.base import ZERO, Dto, Exact
-from tasks.core.types.orders import Instrument, OrderIntent, OrderType
-from tasks.core.types.portfolio import Position, r_at, r_scale
+from tasks.core.types import ZERO, Dto, Exact, Instrument, OrderIntent, OrderType, Position, r_at, r_scale
 
 _R = r"[+-]?\s*\d{1,3}(?:\.\d{1,6})?"
 _AT = rf"\s*,?\s*(?:at|on)\s*(?P<at>{_R})\s*r"

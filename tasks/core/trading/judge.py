@@ -6,13 +6,17 @@ from typing import NamedTuple
 
 from tasks.core.trading import orders
 from tasks.core.trading.guard import guard
-from tasks.core.types.decision import Answer
-from tasks.core.types.orders import OrderIntent
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.question import Question, Reason
-from tasks.core.types.record import CycleStatus
-from tasks.core.types.strategy import FIRST_RULES, Strategy
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import (
+    FIRST_RULES,
+    AccountState,
+    Answer,
+    CycleStatus,
+    OrderIntent,
+    Question,
+    Reason,
+    Strategy,
+    Verdict,
+)
 
 BREAKOUTS = frozenset({"RangeBreak", "BreakHold"})
 

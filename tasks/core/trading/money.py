@@ -2,7 +2,7 @@
 
 from decimal import ROUND_DOWN, Decimal
 
-from tasks.core.types.base import Price, Quantity
+from tasks.core.types import Price, Quantity
 
 BPS = Decimal("0.0001")
 

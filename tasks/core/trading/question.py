@@ -12,11 +12,22 @@ from tasks.core.market.market import Market
 from tasks.core.trading.guard.cases import losing
 from tasks.core.trading.guard.guard import allowed_actions
 from tasks.core.trading.guard.sizing import direction, known
-from tasks.core.types.limits import Limits
-from tasks.core.types.portfolio import AccountState, Position, r_at
-from tasks.core.types.question import Question, Reason
-from tasks.core.types.snapshot import Constraints, Memory, News, OrderBookView, PositionView, RiskView, TradeDigest
-from tasks.core.types.strategy import Strategy
+from tasks.core.types import (
+    AccountState,
+    Constraints,
+    Limits,
+    Memory,
+    News,
+    OrderBookView,
+    Position,
+    PositionView,
+    Question,
+    Reason,
+    RiskView,
+    Strategy,
+    TradeDigest,
+    r_at,
+)
 
 BOOK_SHARE = 500  # of equity x max_gross_pct: the order whose slippage is looked up before any is decided on
 

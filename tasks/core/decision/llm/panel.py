@@ -20,8 +20,7 @@ from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm import roles
 from tasks.core.decision.llm.prompt import render
 from tasks.core.decision.llm.roles import Analysis, Consensus, Proposal, Review
-from tasks.core.types.decision import HELD, Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, Rung, Why, hold
-from tasks.core.types.question import Question
+from tasks.core.types import HELD, Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, Question, Rung, Why, hold
 
 EXCERPT = 240  # characters of a role's words that are kept in the reasoning
 Reply = TypeVar("Reply", Analysis, Proposal, Review)

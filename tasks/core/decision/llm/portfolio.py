@@ -22,9 +22,7 @@ from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import render
 from tasks.core.decision.masked_question import as_shown
-from tasks.core.types.base import ZERO, Dto, Exact, JsonObject
-from tasks.core.types.decision import Answer, ModelCall, hold
-from tasks.core.types.question import Question
+from tasks.core.types import ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, hold
 
 MAX_NAMED = 10  # entries about instruments that were not asked about
 # Up: the guard floors to the step, and a share cut off at its last digit would lose a whole one.

@@ -15,8 +15,7 @@ import yaml
 from pydantic import Field
 
 from tasks.core.errors import InputError
-from tasks.core.types.base import Dto, read_dto
-from tasks.core.types.decision import PromptRef
+from tasks.core.types import Dto, PromptRef, read_dto
 
 _FILE = re.compile(r"---\n(?P<front>.*?)\n---\n\s*## system\n(?P<system>.*?)\n## user\n(?P<user>.*)", re.DOTALL)
 

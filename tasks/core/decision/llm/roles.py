@@ -18,10 +18,7 @@ from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
 from tasks.core.decision.decider import variables_of
 from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
-from tasks.core.types.base import ZERO, Dto, Exact, exact_sum
-from tasks.core.types.decision import OpenLong, OpenShort
-from tasks.core.types.question import Question
-from tasks.core.types.snapshot import News, RoleInput, TimeframeView
+from tasks.core.types import ZERO, Dto, Exact, News, OpenLong, OpenShort, Question, RoleInput, TimeframeView, exact_sum
 
 VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes", "proposal"}
 VOTES_NEEDED, LEAST_CONFIDENCE = 2, Decimal("0.5")

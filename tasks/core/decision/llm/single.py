@@ -4,8 +4,7 @@ from tasks.core.decision.actions import parse_reply, wire_schema
 from tasks.core.decision.decider import VARIABLES, AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import render
-from tasks.core.types.decision import Answer
-from tasks.core.types.question import Question
+from tasks.core.types import Answer, Question
 
 
 class SingleDecider(AskingDecider):

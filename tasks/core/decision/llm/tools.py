@@ -16,9 +16,7 @@ from pydantic import Field, ValidationError
 
 from tasks.core.decision.decider import within_deadline
 from tasks.core.errors import TradingError
-from tasks.core.types.base import Dto, JsonObject, Utc, first_error
-from tasks.core.types.decision import ToolCall
-from tasks.core.types.limits import ToolLimits, ToolRates
+from tasks.core.types import Dto, JsonObject, ToolCall, ToolLimits, ToolRates, Utc, first_error
 
 Stored = Literal["5m", "15m", "30m", "1h", "4h", "1d"]  # the timeframes every cycle keeps
 WINDOW_S = 60.0

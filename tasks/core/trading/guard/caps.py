@@ -9,9 +9,7 @@ from decimal import ROUND_FLOOR, Decimal
 from tasks.core.trading.guard import sizing
 from tasks.core.trading.guard.cases import Case, EntryTerms
 from tasks.core.trading.money import bps, floor_to_step
-from tasks.core.types.base import ZERO, Quantity, exact_sum
-from tasks.core.types.orders import PositionSide
-from tasks.core.types.verdict import Check, Code, check
+from tasks.core.types import ZERO, Check, Code, PositionSide, Quantity, check, exact_sum
 
 HALF, WHOLE = Decimal("0.5"), Decimal(1)
 POOR_SCORE = Decimal("-0.5")

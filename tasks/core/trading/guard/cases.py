@@ -14,14 +14,24 @@ from typing import NamedTuple
 
 from tasks.core.trading.guard.sizing import HUNDRED, direction, impact_per_unit2, known, loss_per_unit, lost
 from tasks.core.trading.ledger import realized_today
-from tasks.core.types.base import ZERO, Price, Quantity, exact_sum, fits
-from tasks.core.types.decision import Decision
-from tasks.core.types.limits import Costs, Limits
-from tasks.core.types.orders import Instrument, PositionSide
-from tasks.core.types.portfolio import AccountState, HeldPosition, PendingEntry
-from tasks.core.types.snapshot import Snapshot
-from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Check
+from tasks.core.types import (
+    ZERO,
+    AccountState,
+    Check,
+    Costs,
+    Decision,
+    HeldPosition,
+    Instrument,
+    Limits,
+    PendingEntry,
+    PositionSide,
+    Price,
+    Quantity,
+    Snapshot,
+    Strategy,
+    exact_sum,
+    fits,
+)
 
 Exposure = HeldPosition | PendingEntry
 IMPACT_COUNTS = 3  # the first rules of a strategy by which size impact is part of the risk at a stop

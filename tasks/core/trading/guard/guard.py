@@ -26,12 +26,20 @@ from tasks.core.trading.guard.rules import ACCOUNT_RULES, ACT, CASE_RULES, ENTER
 from tasks.core.trading.guard.sizing import HUNDRED, known
 from tasks.core.trading.guard.terms import terms
 from tasks.core.trading.money import exact
-from tasks.core.types.base import ZERO
-from tasks.core.types.decision import ACTIONS, Decision, Hold, Pause
-from tasks.core.types.portfolio import AccountState
-from tasks.core.types.snapshot import Constraints, Snapshot
-from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Code, Verdict, check
+from tasks.core.types import (
+    ACTIONS,
+    ZERO,
+    AccountState,
+    Code,
+    Constraints,
+    Decision,
+    Hold,
+    Pause,
+    Snapshot,
+    Strategy,
+    Verdict,
+    check,
+)
 
 ALLOWED_WITH = frozenset({code for code in Code if code.endswith("_CLAMPED")} | {Code.REMAINDER_CLOSED})
 

@@ -11,11 +11,7 @@ from decimal import Decimal
 
 from tasks.core.trading.guard.cases import Account, Case, EntryTerms, Exposure
 from tasks.core.trading.guard.sizing import HUNDRED, direction, known
-from tasks.core.types.base import ZERO
-from tasks.core.types.decision import ACTIONS, MAY_AS_FALLBACK
-from tasks.core.types.portfolio import HeldPosition, r_scale
-from tasks.core.types.snapshot import TimeframeView
-from tasks.core.types.verdict import Check, Code, check
+from tasks.core.types import ACTIONS, MAY_AS_FALLBACK, ZERO, Check, Code, HeldPosition, TimeframeView, check, r_scale
 
 RISING, FALLING = "20>50>200", "200>50>20"
 UNKNOWN = TimeframeView()

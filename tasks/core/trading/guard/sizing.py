@@ -10,10 +10,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import isfinite
 
 from tasks.core.trading.money import bps, exact, floor_to_step, round_to_tick
-from tasks.core.types.base import ZERO, Price, Quantity
-from tasks.core.types.decision import Entry
-from tasks.core.types.limits import Costs
-from tasks.core.types.orders import Instrument, PositionSide
+from tasks.core.types import ZERO, Costs, Entry, Instrument, PositionSide, Price, Quantity
 
 HUNDRED, MILLION = Decimal(100), Decimal(1_000_000)
 TIDY_PLACES = (6, 12, 18)

@@ -12,21 +12,24 @@ from tasks.core.trading.guard.cases import Case, EntryTerms
 from tasks.core.trading.guard.rules import ENTRY_RULES
 from tasks.core.trading.guard.sizing import direction, protective_price
 from tasks.core.trading.money import floor_to_step
-from tasks.core.types.base import ZERO, Quantity
-from tasks.core.types.decision import (
+from tasks.core.types import (
+    ZERO,
     Add,
+    Check,
     CloseAll,
     ClosePartial,
+    Code,
     Decision,
+    HeldPosition,
+    Instrument,
     MoveStop,
     OpenLong,
     OpenShort,
+    Quantity,
     SetTarget,
     Trim,
+    check,
 )
-from tasks.core.types.orders import Instrument
-from tasks.core.types.portfolio import HeldPosition
-from tasks.core.types.verdict import Check, Code, check
 
 Enter = OpenLong | OpenShort | Add
 

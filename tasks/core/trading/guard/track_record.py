@@ -12,11 +12,7 @@ from decimal import ROUND_FLOOR, Decimal
 import numpy as np
 import pandas as pd
 
-from tasks.core.types.bars import day_start, duration
-from tasks.core.types.base import exact_sum
-from tasks.core.types.limits import Limits
-from tasks.core.types.portfolio import ClosedTrade
-from tasks.core.types.record import Outcome
+from tasks.core.types import ClosedTrade, Limits, Outcome, day_start, duration, exact_sum
 
 KEPT = 200  # outcomes that a decider is judged by
 BARS = 2016  # of 5m in 7 days
