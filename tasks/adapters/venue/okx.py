@@ -15,7 +15,8 @@ from typing import ClassVar
 from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.market import MarketData
-from tasks.adapters.venue.unified import EXITS, MAX_PAGES, Exit, Unified, covered
+from tasks.adapters.venue.meaning import Meaning
+from tasks.adapters.venue.unified import EXITS, MAX_PAGES, SAME, Exit, Unified, covered
 from tasks.adapters.venue.wire import Row, contract_size, number, price_or_none, wire
 from tasks.core.errors import VenueUnavailable
 from tasks.core.types.base import JsonObject
@@ -109,7 +110,7 @@ class Okx(Unified):
             f"{leg}OrdPx": "-1" if trigger else "0", f"{leg}TriggerPxType": "last",
         }  # fmt: skip
         doing = f"move the {order.type} of {market['symbol']} to {trigger}"
-        await self.call(doing, "private_post_trade_amend_algos", body, order=True)
+        await self.call(doing, "private_post_trade_amend_algos", body, order=True, fine=SAME)
 
     async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
         ids = [order.venue_order_id for order in orders]
@@ -119,7 +120,7 @@ class Okx(Unified):
             else:
                 doing, asked = f"cancel the {order.type} of {market['symbol']}", {"trigger": True}
                 algo = [order.venue_order_id]
-                await self.call(doing, "cancel_orders", algo, market["symbol"], asked, order=True, gone=True)
+                await self.call(doing, "cancel_orders", algo, market["symbol"], asked, order=True, fine=Meaning.GONE)
 
     # --- fills
 

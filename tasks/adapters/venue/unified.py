@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 from tasks.adapters.venue.account import Account, accepted
 from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.market import MarketData
+from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, ms, number_or_zero, price_or_none, wire
 from tasks.core.errors import OrderRejected, TradingError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
@@ -36,6 +37,7 @@ SIDES: dict[str, Side] = {"buy": "buy", "sell": "sell"}
 POSITION_SIDES: dict[str, Literal["long", "short"]] = {"long": "long", "short": "short"}
 EXITS: tuple[Exit, Exit] = ("stop", "target")
 MAX_PAGES = 100
+SAME = Meaning.NOT_MODIFIED
 LATE = timedelta(minutes=2)  # more than any position is listed late
 
 
@@ -154,7 +156,7 @@ class Unified(Account):
         doing, market = f"look up order {client_order_id}", await self.market.listing(symbol)
         for place in self.finds:
             asked = place | {"clientOrderId": client_order_id}
-            row = await self.call(doing, "fetch_order", None, symbol, asked, gone=True)
+            row = await self.call(doing, "fetch_order", None, symbol, asked, fine=Meaning.GONE)
             if row is not None:
                 with understood(doing, VenueUnavailable):
                     order = self.orders_of(row, market)[0]
@@ -245,7 +247,9 @@ class Unified(Account):
         wanted = int(min(limits.leverage_of(symbol), instrument.max_leverage))
         if leverage != wanted:
             text = {self.leverage_text: str(wanted)} if self.leverage_text else {}
-            await self.call(f"set {symbol} leverage {wanted}", "set_leverage", wanted, symbol, text, order=True)
+            await self.call(
+                f"set {symbol} leverage {wanted}", "set_leverage", wanted, symbol, text, order=True, fine=SAME
+            )
 
     async def create(self, intent: OrderIntent, market: Row) -> Order:
         doing, symbol = f"send order {intent.client_order_id}", intent.symbol
@@ -318,7 +322,7 @@ class Unified(Account):
 
     async def cancel(self, market: Row, client_order_id: str) -> None:
         doing, asked = f"cancel order {client_order_id}", {"clientOrderId": client_order_id}
-        await self.call(doing, "cancel_order", None, market["symbol"], asked, order=True, gone=True)
+        await self.call(doing, "cancel_order", None, market["symbol"], asked, order=True, fine=Meaning.GONE)
 
     # --- whose it is
 
@@ -337,21 +341,16 @@ class Unified(Account):
     # --- underneath
 
     async def call(
-        self, doing: str, method: str, *given: Any, order: bool = False, ready: bool = True, gone: bool = False
+        self, doing: str, method: str, *given: Any, order: bool = False, ready: bool = True, fine: Meaning | None = None
     ) -> Any:
-        """Make one signed call of ccxt; its parameters come last. gone: None where the venue has no such order."""
-        from ccxt.base.errors import OrderNotFound
-
+        """Make one signed call of ccxt; its parameters come last. fine: None for an error of this meaning."""
         await self.allowed(doing, ready)
-        *given_first, params = given if given and isinstance(given[-1], dict) else (*given, {})
-        with translated(self.market.client, doing, order=order), understood(doing, VenueUnavailable):
-            try:
-                call = getattr(self.market.client, method)
-                return await call(*given_first, params={**self.asked.get(method, {}), **params})
-            except OrderNotFound:
-                if not gone:
-                    raise
-        return None
+        *first, params = given if given and isinstance(given[-1], dict) else (*given, {})
+        answer: Any = None
+        with translated(self.market.client, doing, order=order, fine=fine), understood(doing, VenueUnavailable):
+            call = getattr(self.market.client, method)
+            answer = await call(*first, params={**self.asked.get(method, {}), **params})
+        return answer
 
 
 def as_written(value: object) -> str:

@@ -10,7 +10,7 @@ from tasks import settings as config
 from tasks.adapters.venue import ccxt_venue as venue_module
 from tasks.adapters.venue import client
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
-from tasks.core.errors import InputError, OrderRejected, VenueError, VenueUnavailable
+from tasks.core.errors import InputError, OrderRejected, VenueUnavailable
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import OrderIntent, OrderStatus, OrderType
 
@@ -343,11 +343,11 @@ async def test_a_short_and_a_position_of_a_coin_not_ours(venue, stub):
 async def test_a_row_refused_inside_an_answer_of_code_0_is_a_refusal(venue, stub):
     row = {"ordId": "", "clOrdId": ID, "sCode": "51008", "sMsg": "Order failed. Insufficient USDT balance in account"}
     stub.answers[ORDER] = ok(row)
-    with pytest.raises(VenueError, match="51008"):
+    with pytest.raises(OrderRejected, match="51008"):
         await venue.submit(entry(stop=Decimal(86_000)))
     listed(stub, OCO)
     stub.answers[AMEND] = ok({"algoId": "9001", "sCode": "51278", "sMsg": "SL trigger price cannot be higher"})
-    with pytest.raises(VenueError, match="51278"):
+    with pytest.raises(OrderRejected, match="51278"):
         await venue.set_protection(BTC, Decimal(99_000), None)
 
 
