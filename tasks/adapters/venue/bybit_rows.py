@@ -33,6 +33,7 @@ STATUS = {
 }
 SIDES: dict[str, Side] = {"Buy": "buy", "Sell": "sell"}
 NO_REASON = ("", "EC_NoError")
+TRADES = ("Trade", "Funding", "BustTrade", "AdlTrade")  # execTypes; Settle, Delivery, MovePosition... are none
 SPOT_STOPS = ("Stop", "tpslOrder")  # stopOrderType of resting spot orders: we place no others than stops
 
 
@@ -117,11 +118,13 @@ def order_of(row: Row, symbol: str) -> Order:
 def fill_of(row: Row, market: Row) -> Fill:
     """Read a row of /v5/execution/list. A funding payment has a fee and moves no quantity.
 
-    A spot buy whose fee is taken in base is told as what remains: less quantity, and the fee in quote.
+    A spot buy whose fee is taken in base is told as what remains: less quantity, and the fee in quote. What is no trade
+    has its type as reason, and may lack side, quantity and price.
     """
     reason, settle = fill_reason(row, market["spot"]), market["settle"] or market["quote"]
-    quantity, price, fee = number(row, "execQty"), number(row, "execPrice"), number_or_zero(row, "execFee")
-    if min(quantity, price) <= 0:
+    quantity, price, fee = (number_or_zero(row, name) for name in ("execQty", "execPrice", "execFee"))
+    trades = not row.get("execType") or row["execType"] in TRADES
+    if trades and min(quantity, price) <= 0:
         raise ValueError(f"execution {row['execId']} is of {quantity} at {price}, both must be above 0")
     currency = row.get("feeCurrency") or settle
     if market["spot"] and currency == market["base"] and row["side"] == "Buy":
@@ -131,7 +134,7 @@ def fill_of(row: Row, market: Row) -> Fill:
         venue_order_id=row["orderId"],
         client_order_id=row.get("orderLinkId") or "",
         symbol=market["symbol"],
-        side=SIDES[row["side"]],
+        side=SIDES[row["side"]] if trades else SIDES.get(row["side"], "buy"),
         quantity=Decimal(0) if reason == "funding" else quantity,
         price=price,
         fee=fee,
@@ -146,6 +149,8 @@ def fill_reason(row: Row, spot: bool) -> str:
     """Return why a fill happened, as far as the venue reports it; plain orders are named by our ledger, not here."""
     if row.get("execType") == "Funding":
         return "funding"
+    if row.get("execType") and row["execType"] not in TRADES:
+        return str(row["execType"])
     created = str(row.get("createType") or "")
     if row.get("execType") in ("BustTrade", "AdlTrade") or "Liq" in created or "Adl" in created:
         return "liquidation"

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -11,7 +12,7 @@ from tasks.adapters.venue.bybit import Bybit
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.okx import Okx
 from tasks.core.errors import OrderRejected, VenueUnavailable
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus
+from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus
 from tasks.settings import Settings
 
 DIALECTS: dict[str, type[Account]] = {"bybit": Bybit, "okx": Okx}
@@ -50,9 +51,12 @@ class CcxtVenue:
         self.name, self.attaches_protection = market.name, account.attaches and not account.spot
         self.now, self.instrument, self.has_timeframe = market.now, market.instrument, market.has_timeframe
         self.fetch_bars, self.fetch_book, self.funding_paid = market.fetch_bars, market.fetch_book, market.funding_paid
-        self.balance, self.positions, self.fills = account.balance, account.positions, account.fills
+        self.balance, self.positions = account.balance, account.positions
         self.find_order, self.open_orders = account.find_order, account.open_orders
         self._prepared: set[str] = set()
+
+    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
+        return [await self.market.valued(fill) for fill in await self.account.fills(symbol, since)]
 
     async def submit(self, intent: OrderIntent) -> Order:
         """Send once, then look until the venue lists it. An order it rejects afterwards raises OrderRejected too."""

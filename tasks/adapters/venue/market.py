@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
@@ -12,12 +13,13 @@ import pandas as pd
 
 from tasks.adapters.venue.client import reading, understood
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, figure, ms, number, told
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, TradingError
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.instruments import LEVERAGE
 from tasks.core.ports import OrderBook
+from tasks.core.trading.ledger import is_valued, money_of
 from tasks.core.types.bars import COLUMNS, SECONDS, duration, floor_time
-from tasks.core.types.orders import ONE, VASTEST, Instrument
+from tasks.core.types.orders import ONE, VASTEST, Fill, Instrument
 
 BARS_PER_PAGE = 1000
 BOOK_LEVELS = {  # of those that refuse 50
@@ -41,6 +43,7 @@ class MarketData:
         self._markets_at = float("-inf")
         self.check_key: Callable[[], Awaitable[None]] | None = None  # before anything is asked for a live account
         self._clock: datetime | None = None
+        self._prices: dict[tuple[str, int], Decimal] = {}  # of a coin that fees are paid in, by pair and minute
 
     def has_timeframe(self, timeframe: str) -> bool:
         return timeframe in (self.client.timeframes or ())
@@ -91,6 +94,21 @@ class MarketData:
                 if len(row) != len(COLUMNS) or not all(x is not None and abs(float(x)) <= VASTEST for x in row):
                     raise ValueError(f"the bar of {at(open_time):%Y-%m-%dT%H:%MZ} is {row}")
         return {t: row for t, row in rows.items() if start <= t <= end}
+
+    async def valued(self, fill: Fill) -> Fill:
+        """Return a fill with its fee in quote: one in a third coin at the coin's price as that minute began.
+
+        Where the venue lists no such pair, or does not tell now, the fill stays as it is.
+        """
+        pair, minute = f"{fill.fee_currency}/{money_of(fill.symbol)[1]}", ms(floor_time(fill.at, "1m"))
+        if is_valued(fill) or pair not in self.client.markets:
+            return fill
+        if (pair, minute) not in self._prices:
+            with suppress(TradingError):
+                for row in (await self._bars_page(pair, "1m", minute, minute, 1)).values():
+                    self._prices[pair, minute] = exact(row[0])
+        price = self._prices.get((pair, minute))
+        return fill.replace(fee=fill.fee * price, fee_currency=pair.partition("/")[2]) if price else fill
 
     async def fetch_book(self, symbol: str) -> OrderBook:
         unit = contract_size(await self._offered(symbol, "fetchOrderBook"))

@@ -13,10 +13,12 @@ from decimal import Decimal
 from tasks.core.pages import inert
 from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import UNKNOWN, plain
+from tasks.core.trading.ledger import is_valued
 from tasks.core.types import (
     Answer,
     CycleRecord,
     Decision,
+    Fill,
     HeldPosition,
     JsonObject,
     OpenLong,
@@ -37,7 +39,7 @@ def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str 
     """Write the page about one cycle; stages that did not happen are left out. chart: a picture's URL, our own."""
     reasons = [f"- {inert.markdown(str(reason))}{' (context)' if reason.context else ''}" for reason in record.reasons]
     failures = [(f.timeframe, f.expectation, f.count, "; ".join(f.rows)) for f in record.failures]
-    fills = [(f.at, f.side, f.quantity, f.price, f"{plain(f.fee)} {f.fee_currency}", f.liquidity) for f in record.fills]
+    fills = [(f.at, f.side, f.quantity, f.price, _fee(f), f.liquidity) for f in record.fills]
     return (
         _joined(
             _headline(record),
@@ -54,6 +56,10 @@ def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str 
         )
         + "\n"
     )
+
+
+def _fee(fill: Fill) -> str:
+    return f"{plain(fill.fee)} {fill.fee_currency}{'' if is_valued(fill) else ' (unvalued)'}"
 
 
 def summary_line(record: CycleRecord) -> str:

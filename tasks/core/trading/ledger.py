@@ -3,8 +3,8 @@
 Every function is a projection: the same fills in the same order give the same position. Fees are kept apart from
 `realized_pnl`, so equity = initial + the sum over positions of realized - fees + unrealized. A fee taken in the base
 (spot) lowers what was bought by that much and is valued at the fill's price. What it leaves below the smallest order
-counts as sold with the last exit, at its price: it is still in the wallet, and worth that. Left out on purpose: fees
-in a third currency, which cannot be valued from fills alone.
+counts as sold with the last exit, at its price: it is still in the wallet, and worth that. A fee in a third currency
+comes here valued in quote by the venue's adapter; one that it could not value counts as none (`is_valued`).
 """
 
 from collections.abc import Iterable, Sequence
@@ -72,7 +72,7 @@ def apply_fill(
     if position.closed_at is not None:
         raise LedgerMismatch(f"fill {fill.fill_id} came after {position.position_id} was closed; reconcile")
     if fill.reason == "funding":
-        return position.replace(fees=position.fees + fill.fee)
+        return position.replace(fees=position.fees + fee_of(fill)[0])
     fee, bought = fee_of(fill)
     position = position.replace(fees=position.fees + fee)
     adds = (fill.side == "buy") == (position.side == "long")
@@ -90,14 +90,23 @@ def apply_fill(
 
 def fee_of(fill: Fill) -> tuple[Decimal, Decimal]:
     """Return the fee in quote and the quantity that is left of the fill once it is paid."""
-    base, _, quote = fill.symbol.partition(":")[0].partition("/")
-    if fill.fee == 0 or fill.fee_currency == quote:
+    base, quote = money_of(fill.symbol)
+    if fill.fee_currency == quote:
         return fill.fee, fill.quantity
     if fill.fee_currency != base:
-        raise LedgerMismatch(
-            f"fill {fill.fill_id} has its fee in {fill.fee_currency}, which cannot be valued; pay fees in {quote}"
-        )
+        return ZERO, fill.quantity
     return fill.fee * fill.price, fill.quantity - fill.fee if fill.side == "buy" else fill.quantity
+
+
+def is_valued(fill: Fill) -> bool:
+    """Return whether the fee is in a currency that profit can be reckoned with."""
+    return not fill.fee or fill.fee_currency in money_of(fill.symbol)
+
+
+def money_of(symbol: str) -> tuple[str, str]:
+    """Return base and quote."""
+    base, _, quote = symbol.partition(":")[0].partition("/")
+    return base, quote
 
 
 def _add(position: Position, price: Decimal, quantity: Decimal, stop: Decimal | None) -> Position:

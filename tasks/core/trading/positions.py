@@ -13,6 +13,7 @@ from tasks.core.types.orders import Fill, OrderIntent
 from tasks.core.types.portfolio import Position
 
 ATTACHED = ("stop", "target", "liquidation", "funding")  # what the venue does to our position by itself
+PLAIN = ("", "entry", "exit")  # what somebody ordered
 OVERLAP = timedelta(minutes=10)  # fills are asked for again this far back: a late one is not missed
 Entries = Mapping[str, tuple[str, OrderIntent]]
 
@@ -61,7 +62,7 @@ def is_manual(fill: Fill, entries: Entries) -> bool:
     """Return whether a person (or another program) traded this: no order of ours or of another strategy, no stop."""
     if fill.client_order_id:
         return fill.client_order_id not in entries and not orders.is_ours(fill.client_order_id)
-    return fill.reason not in ATTACHED
+    return fill.reason in PLAIN
 
 
 class PositionFold:
@@ -113,6 +114,9 @@ class PositionFold:
         return ours is not None and not ours[1].reduce_only and fill.reason not in ("exit", *ATTACHED)
 
     def take(self, fill: Fill) -> None:
+        if fill.reason not in (*PLAIN, *ATTACHED):  # a settlement, a move between accounts: no trade
+            self.foreign.append(fill)
+            return
         ours = self.entries.get(fill.client_order_id)
         attached = ours is None and not fill.client_order_id and fill.reason in ATTACHED
         if self.position is None:

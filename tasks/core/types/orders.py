@@ -158,7 +158,7 @@ class Fill(Dto):
     fee: Exact = ZERO
     fee_currency: str = "USDT"
     liquidity: Literal["maker", "taker"] = "taker"
-    reason: str = ""  # entry, exit, stop, target, liquidation, funding; empty if unknown
+    reason: str = ""  # entry, exit, stop, target, liquidation, funding; empty if unknown; else what is no trade
     at: Utc
 
 

@@ -408,6 +408,7 @@ FILL = {
         ({"createType": "CreateByLiq"}, "liquidation"),
         ({"execType": "AdlTrade"}, "liquidation"),
         ({"execType": "Funding"}, "funding"),
+        ({"execType": "MovePosition"}, "MovePosition"),
     ],
 )
 async def test_fills_say_why_as_far_as_the_venue_tells(venue, stub, row, reason):
@@ -416,6 +417,19 @@ async def test_fills_say_why_as_far_as_the_venue_tells(venue, stub, row, reason)
     assert fill.reason == reason
     assert (fill.fee, fill.fee_currency, fill.liquidity) == (Decimal("0.47856765"), "USDT", "taker")
     assert fill.quantity == (0 if reason == "funding" else Decimal("0.010"))
+
+
+async def test_what_is_no_trade_may_lack_what_a_trade_has_and_hides_no_other_row(venue, stub):
+    settled = FILL | {"execId": "s", "execType": "Settle", "side": "", "execQty": "0", "execPrice": "", "execFee": ""}
+    stub.answers["/v5/execution/list"] = ok(list=[settled, FILL])
+    fills = await venue.fills(BTC, NOW - timedelta(hours=1))
+    assert {fill.fill_id: fill.reason for fill in fills} == {"s": "Settle", FILL["execId"]: ""}
+
+
+async def test_a_fee_in_a_coin_without_a_price_stays_as_the_venue_tells_it(venue, stub):
+    stub.answers["/v5/execution/list"] = ok(list=[FILL | {"feeCurrency": "MNT"}])
+    (fill,) = await venue.fills(BTC, NOW - timedelta(hours=1))
+    assert (fill.fee, fill.fee_currency) == (Decimal("0.47856765"), "MNT")
 
 
 async def test_a_spot_buy_whose_fee_is_in_base_is_booked_as_what_remains(venue, stub):

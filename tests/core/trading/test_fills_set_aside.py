@@ -27,7 +27,6 @@ def fill(fill_id, order=ENTRY, side="buy", minute=0, **fields):
 
 OURS = {ENTRY: ("c1", intent(ENTRY, stop=D(90))), EXIT: ("c1", intent(EXIT, "sell", reduce_only=True))}
 ODD = {
-    "in a third currency": (fill("odd", fee=D(1), fee_currency="BNB"), "BNB"),
     "the sum beyond all": (fill("odd", quantity=D("9e999999"), price=D("9e999999")), "odd"),
 }
 
@@ -54,7 +53,7 @@ def test_a_fill_whose_outcome_cannot_be_reckoned_leaves_the_position_open():
 
 
 def test_what_is_set_aside_is_told_with_what_is_booked_at_every_look():
-    odd, _ = ODD["in a third currency"]
+    odd, _ = ODD["the sum beyond all"]
     own = OwnIntent(intent=OURS[ENTRY][1], cycle_id="c1", state="sent", persisted_at=AT)
     ledger = LedgerView(strategy="default", limits=Limits(), open=(), closed=(), intents=(own,))
     told = ToldFills(since=AT, fills=(fill("a"), odd), new=frozenset())

@@ -105,9 +105,13 @@ def test_a_fee_in_base_is_paid_out_of_what_was_bought():
     assert equity_of_positions(D(1000), [p], {BTC: D(100)}) == D("999.9")  # 900 in cash and 0.999 x 100
 
 
-def test_a_fee_in_a_third_currency_cannot_be_booked():
-    with pytest.raises(LedgerMismatch, match="BNB"):
-        opened("buy", fill("buy", "1", "100", "0.01", fee_currency="BNB"))
+def test_a_fee_in_a_third_currency_that_nobody_valued_takes_nothing_away_and_is_marked():
+    paid = fill("buy", "1", "100", "0.01", fee_currency="BNB")
+    p = opened("buy", paid)
+    assert (p.quantity, p.fees, ledger.is_valued(paid)) == (D(1), D(0), False)
+    funded = after(p, fill("sell", "1", "100", "0.02", fee_currency="BNB", reason="funding", hours=1))
+    closed = after(funded, fill("sell", "1", "110", "0.5", hours=2))
+    assert (closed.quantity, closed.fees, ledger.outcome(closed).pnl) == (0, D("0.5"), D("9.5"))
 
 
 def test_funding_is_a_cost_and_changes_nothing_else():

@@ -5,7 +5,7 @@ from decimal import Decimal as D
 
 import pytest
 
-from tasks.core.trading.positions import positions_from_fills
+from tasks.core.trading.positions import is_manual, positions_from_fills
 from tasks.core.types.orders import Fill, OrderIntent, OrderType
 
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
@@ -103,6 +103,14 @@ def test_what_others_added_comes_off_before_ours():
     assert position.quantity == 1
     [position], _ = book(mine, add, fill("c", "manual-2", "sell", "0.7", minute=2))
     assert position.quantity == D("0.8")
+
+
+@pytest.mark.parametrize("kind", ["Settle", "Delivery", "MovePosition", "CorporateAction", "something new"])
+def test_what_is_no_trade_is_told_and_changes_nothing(kind):
+    odd = fill("b", "", "sell", "0.4", minute=1, reason=kind)
+    assert not is_manual(odd, OURS)
+    assert book(fill("a", ENTRY, "buy"), odd) == (book(fill("a", ENTRY, "buy"))[0], [odd])
+    assert book(odd) == ([], [odd])
 
 
 @pytest.mark.parametrize(
