@@ -129,6 +129,7 @@ def _moved(urls: Any, server: str) -> Any:
 
 def _to_account(client: Any, settings: Settings) -> None:
     client.apiKey, client.secret = _needed(KEY, settings), _needed(SECRET, settings)
+    client.walletAddress, client.privateKey = client.apiKey, client.secret  # where a wallet signs
     if client.requiredCredentials.get("password"):
         client.password = _needed(PASSWORD, settings)
     client.options["adjustForTimeDifference"] = True  # a drifting clock here must not make the venue refuse a close
@@ -154,7 +155,7 @@ def _only_json(fetch: Callable[..., Awaitable[object]], venue: str) -> Callable[
         from ccxt.base.errors import BadResponse, ExchangeError
 
         answer = await fetch(*args, **kwargs)
-        if not isinstance(answer, dict | list):
+        if not (isinstance(answer, dict | list) or str(answer).startswith('"')):
             raise BadResponse("the answer is not JSON")
         if "GET" not in args[1:2] and any(refused_rows(venue, answer)):  # in an answer that says it is a success
             raise ExchangeError(f"{venue} {json.dumps(answer)}")

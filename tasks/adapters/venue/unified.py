@@ -155,7 +155,7 @@ class Unified(Account):
         """Ask by our id. None only if the venue says there is no such order."""
         doing, market = f"look up order {client_order_id}", await self.market.listing(symbol)
         for place in self.finds:
-            asked = place | {"clientOrderId": client_order_id}
+            asked = place | {"clientOrderId": self.wire_id(client_order_id)}
             row = await self.call(doing, "fetch_order", None, symbol, asked, fine=Meaning.GONE)
             if row is not None:
                 with understood(doing, VenueUnavailable):
@@ -164,6 +164,10 @@ class Unified(Account):
                         raise ValueError(f"answered with order {order.client_order_id!r}")
                     return order
         return None
+
+    def wire_id(self, client_order_id: str) -> str:
+        """Write our id as the venue takes it."""
+        return client_order_id
 
     def orders_of(self, row: Row, market: Row) -> list[Order]:
         """Read a row of a list: one order, or the stop and the target that one row can be at some venues."""
@@ -260,16 +264,22 @@ class Unified(Account):
             raise OrderRejected(f"{doing}: a limit order needs a price")
         if not intent.reduce_only:
             await self.traded(market)
-        contracts, price = wire(intent.quantity / contract_size(market)), wire(intent.price) if intent.price else None
-        what = (symbol, "limit" if limit else "market", intent.side, contracts, price if limit else None)
-        answer = await self.call(doing, "create_order", *what, self.order_asked(intent), order=True)
+        answer = await self.send(doing, intent, market)
         with understood(doing, VenueUnavailable):
             when = at(answer["timestamp"]) if answer.get("timestamp") else datetime.now(UTC)
             return accepted(intent, str(answer["id"]), when)
 
+    async def send(self, doing: str, intent: OrderIntent, market: Row) -> Row:
+        """Send a sound intent; return the venue's acknowledgement as ccxt reads it."""
+        quantity, limit = wire(intent.quantity / contract_size(market)), intent.type is OrderType.LIMIT
+        price = wire(intent.price) if limit and intent.price else None
+        what = (intent.symbol, intent.type.value, intent.side, quantity, price)
+        answer: Row = await self.call(doing, "create_order", *what, self.order_asked(intent), order=True)
+        return answer
+
     def order_asked(self, intent: OrderIntent) -> JsonObject:
         """Write the parameters of an order: our id, reduce-only, and where the dialect `attaches`, stop and target."""
-        asked: JsonObject = {"clientOrderId": intent.client_order_id}
+        asked: JsonObject = {"clientOrderId": self.wire_id(intent.client_order_id)}
         if intent.reduce_only:
             asked["reduceOnly"] = True
         for name, price in (("stopLoss", intent.stop), ("takeProfit", intent.target)):
@@ -321,7 +331,7 @@ class Unified(Account):
         """Take away resting stops or targets; what is already gone is fine."""
 
     async def cancel(self, market: Row, client_order_id: str) -> None:
-        doing, asked = f"cancel order {client_order_id}", {"clientOrderId": client_order_id}
+        doing, asked = f"cancel order {client_order_id}", {"clientOrderId": self.wire_id(client_order_id)}
         await self.call(doing, "cancel_order", None, market["symbol"], asked, order=True, fine=Meaning.GONE)
 
     # --- whose it is

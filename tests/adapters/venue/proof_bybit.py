@@ -85,6 +85,8 @@ def answers(kind: str, body: Body, rows: list[Row]) -> dict[str, Any]:
     times = [int(row[name]) for row in rows for name in ("execTime", "updatedTime") if row.get(name)]
     now = max(times or [NOW_MS]) + 1000
     here = {} if kind == "instrument" else dict.fromkeys(_paths(kind), body.body)
+    if kind == "order":
+        here = dict.fromkeys(ORDERS, lambda asked: ok(list=[r for r in rows if r["symbol"] == asked.query["symbol"]]))
     ticker = {"symbol": "BTCUSDT", "fundingRate": "0.0001", "nextFundingTime": str(now), "markPrice": "1"}
     return {
         "/v5/market/time": ok(timeSecond=str(now // 1000)) | {"time": now},
@@ -105,8 +107,8 @@ def _paths(kind: str) -> tuple[str, ...]:
     return tuple(path for path, each in KINDS.items() if each == kind)
 
 
-def one_order(row: Row) -> dict[str, Any]:
-    return dict.fromkeys(ORDERS, ok(list=[row], nextPageCursor=""))
+def one_order(row: Row, name: str) -> dict[str, Any]:
+    return dict.fromkeys(ORDERS, ok(list=[{**row, "orderLinkId": name}], nextPageCursor=""))
 
 
 def order(row: Row) -> Facts:

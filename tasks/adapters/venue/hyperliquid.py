@@ -1,0 +1,208 @@
+"""Hyperliquid's dialect: perpetuals settled in USDC; the key is a wallet's address, the secret a private key for it.
+
+Orders and cancels are put together from ccxt's order rows and signed by it, but not sent by its calls: these first
+approve a builder's fee and name a referrer, give one client id to all legs, and send stops as limits. Only the entry
+carries our id. A fill that tells none is asked about by its order, which also says whether that was a stop. A market
+order is an IOC limit `SLIPPAGE` through the best price. While a limit entry is filled in part its stop rests not yet
+(`normalTpsl` waits for all of it): the look that misses it sets one. Left out on purpose: spot, other builders'
+markets, coins that take isolated margin only (the venue refuses their leverage).
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any
+
+from tasks.adapters.venue.account import Permissions
+from tasks.adapters.venue.client import SECRET, translated, understood
+from tasks.adapters.venue.market import MarketData
+from tasks.adapters.venue.meaning import Meaning
+from tasks.adapters.venue.unified import Exit, Unified
+from tasks.adapters.venue.wire import Row, at, ms, number, price_or_none, wire
+from tasks.core.errors import InputError, OrderRejected, TradingError, VenueUnavailable
+from tasks.core.types.base import JsonObject
+from tasks.core.types.orders import Fill, Order, OrderIntent, VenuePosition
+from tasks.settings import Settings
+
+SLIPPAGE = "0.05"
+FILLS_PAGE = 2000  # fills of all coins in one answer, oldest first
+DIGITS = 5  # of a price, unless it is whole
+EXITS: dict[str, Exit] = {"Stop": "stop", "Take Profit": "target"}  # by how the venue's order types begin
+ASKED = {"stop": "stopLossPrice", "target": "takeProfitPrice"}
+FORCED = ("Liquidat", "Auto-Delever")
+MARKET = ("IOC", "FRONTENDMARKET")
+STATUS = {"scheduledCancel": "canceled", "waitingForFill": "open", "waitingForTrigger": "open"}  # ccxt's lacks them
+
+
+class Hyperliquid(Unified):
+    """Orders in Hyperliquid's words; see `Account`."""
+
+    quotes = ("USDC",)
+
+    def __init__(self, market: MarketData, settings: Settings) -> None:
+        super().__init__(market, settings)
+        market.client.has["fetchTrades"] = False  # ccxt's are our own fills
+
+    # --- what there is
+
+    def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
+        account = answer["info"]
+        if "balances" in account:  # a unified account's money is its spot money
+            return super().funds_of(answer, coin)
+        summary = account.get("marginSummary") or account["crossMarginSummary"]
+        equity = number(summary, "accountValue")
+        return equity, equity - number(summary, "totalMarginUsed")
+
+    def order_of(self, row: Row, market: Row, exit_: tuple[Exit, Decimal] | None = None) -> Order:
+        """Read an order with the exits that wait for it: its children. One that is filled is so whole."""
+        raw = row["info"].get("order", row["info"])
+        exits: dict[str, Decimal | None] = dict.fromkeys(ASKED.values())
+        exits |= {ASKED[found[0]]: found[1] for child in raw.get("children") or () if (found := _exit_of(child))}
+        told = {
+            "clientOrderId": (row["clientOrderId"] or "").removeprefix("0x"),
+            "status": STATUS.get(row["status"], row["status"]),
+            "amount": row["amount"] or row["remaining"],
+            "type": "market" if row["timeInForce"] in MARKET else row["type"],
+            "filled": row["amount"] if row["status"] == "closed" else row["filled"],
+        }
+        return super().order_of({**row, **exits, **told}, market, exit_ or _exit_of(raw))
+
+    async def _fills_between(self, market: Row, start: datetime, end: datetime | None) -> dict[str, Fill]:
+        doing, found = f"fetch {market['symbol']} fills", dict[str, Fill]()
+        before: datetime | None = None
+        until: JsonObject = {"endTime": ms(end)} if end else {}
+        known: JsonObject = {"type": "userFillsByTime", "user": self._wallet} | until
+        while start != before:
+            rows = await self.call(doing, "public_post_info", known | {"startTime": ms(start)})
+            with understood(doing, VenueUnavailable):
+                for row in rows:
+                    if row["coin"] == market["info"]["name"]:
+                        fill = await self._named(row, self.fill_of(self.market.client.parse_trade(row), market))
+                        found[fill.fill_id] = fill
+                if len(rows) < FILLS_PAGE:
+                    return found
+                before, start = start, max(at(row["time"]) for row in rows)
+        raise VenueUnavailable(f"{doing}: more than {FILLS_PAGE} in one millisecond")
+
+    async def _named(self, row: Row, fill: Fill) -> Fill:
+        """Return a fill with our id and why it happened, which its order tells where the row does not."""
+        name, reason, liquidated = row.get("cloid"), "", (row.get("liquidation") or {}).get("liquidatedUser", "")
+        if liquidated.lower() == self._wallet.lower() or row["dir"].startswith(FORCED):
+            name, reason = "", "liquidation"
+        elif not name:
+            oid = fill.venue_order_id
+            order = await self.call(f"look up order {oid}", "fetch_order", oid, fill.symbol, fine=Meaning.GONE)
+            if order and (exit_ := _exit_of(order["info"]["order"])):
+                reason = exit_[0]
+            name = order and order["clientOrderId"]
+        id_ = str(row.get("tid") or f"{row['hash']}-{row['startPosition']}")  # old rows have no id of their own
+        return fill.replace(fill_id=id_, client_order_id=(name or "").removeprefix("0x"), reason=reason)
+
+    # --- what is done
+
+    def wire_id(self, client_order_id: str) -> str:
+        return f"0x{client_order_id}"
+
+    async def send(self, doing: str, intent: OrderIntent, market: Row) -> Row:
+        """Send an entry with its exits: as one group, signed once."""
+        side, price = intent.side, intent.price
+        if price is None:
+            book = await self.market.fetch_book(intent.symbol)
+            with understood(f"{doing}: the book", OrderRejected):
+                price = (book.asks if side == "buy" else book.bids)[0][0]
+        terms = {"clientOrderId": self.wire_id(intent.client_order_id), "reduceOnly": intent.reduce_only}
+        legs = [self._leg(market, intent.type.value, side, intent.quantity, price, terms)]
+        for kind, trigger in (("target", intent.target), ("stop", intent.stop)):
+            if trigger is not None:
+                legs.append(self._exit_leg(market, side == "sell", kind, intent.quantity, trigger))
+        return await self._order(doing, legs)
+
+    async def _order(self, doing: str, legs: list[JsonObject]) -> Row:
+        group = "normalTpsl" if len(legs) > 1 else "na"
+        answer = await self._signed(doing, {"type": "order", "orders": legs, "grouping": group})
+        with understood(doing, VenueUnavailable):
+            first = answer["response"]["data"]["statuses"][0]
+            return {"id": None} if isinstance(first, str) else {"id": next(iter(first.values()))["oid"]}
+
+    def _exit_leg(self, market: Row, buy: bool, kind: str, quantity: Decimal, trigger: Decimal) -> JsonObject:
+        """Write a stop or target at market. Its trigger has the digits the venue takes, none of them looser."""
+        whole = trigger.adjusted() + 1
+        places = min(max(DIGITS - whole, 0), 6 - int(market["info"]["szDecimals"]))
+        price = trigger.quantize(Decimal(1).scaleb(-places), ROUND_FLOOR if buy else ROUND_CEILING)
+        terms = {ASKED[kind]: wire(price), "reduceOnly": True}
+        return self._leg(market, "market", "buy" if buy else "sell", quantity, price, terms)
+
+    def _leg(
+        self, market: Row, type_: str, side: str, quantity: Decimal, price: Decimal, terms: JsonObject
+    ) -> JsonObject:
+        client, terms = self.market.client, {**terms, "slippage": SLIPPAGE}
+        with translated(client, f"write a {market['symbol']} order", order=True):
+            leg: JsonObject = client.create_order_request(
+                market["symbol"], type_, side, wire(quantity), wire(price), terms
+            )
+        return leg
+
+    async def _signed(self, doing: str, action: JsonObject, fine: Meaning | None = None) -> Any:
+        client = self.market.client
+        nonce = client.incrementing_nonce()
+        with understood(f"{doing}: sign with {SECRET}", InputError):
+            signature = client.sign_l1_action(action, nonce)
+        asked: JsonObject = {"action": action, "nonce": nonce, "signature": signature}
+        return await self.call(doing, "private_post_exchange", asked, order=True, fine=fine)
+
+    async def rest(
+        self,
+        market: Row,
+        held: VenuePosition,
+        kind: Exit,
+        trigger: Decimal,
+        before: Sequence[Order],
+        client_order_id: str,  # noqa: ARG002  (a stop carries no id, so that its fill tells what it is)
+    ) -> Sequence[Order]:
+        leg = self._exit_leg(market, held.side == "short", kind, held.quantity, trigger)
+        await self._order(f"set {market['symbol']} {kind}={trigger}", [leg])
+        return before
+
+    async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
+        for order in orders:  # one by one: of a batch, one that is gone makes the answer's meaning unknown
+            cancel = {"a": int(market["baseId"]), "o": int(order.venue_order_id)}
+            action: JsonObject = {"type": "cancel", "cancels": [cancel]}
+            await self._signed(f"cancel {order.symbol} {order.type} {order.venue_order_id}", action, fine=Meaning.GONE)
+
+    async def cancel(self, market: Row, client_order_id: str) -> None:
+        cancel = {"asset": int(market["baseId"]), "cloid": self.wire_id(client_order_id)}
+        action: JsonObject = {"type": "cancelByCloid", "cancels": [cancel]}
+        await self._signed(f"cancel order {client_order_id}", action, fine=Meaning.GONE)
+
+    # --- whose it is
+
+    async def permissions(self) -> Permissions:
+        """The wallet's own key may do all; an agent's that the venue knows may trade and not withdraw."""
+        with understood(f"the private key in {SECRET}", InputError):
+            signer = self.market.client.eth_get_address_from_private_key(self.market.client.privateKey)
+        if signer.lower() == self._wallet.lower():
+            return Permissions(account_id=self._wallet, withdraw=True, read_only=False)
+        doing, asked = "ask what the key may do", {"type": "userRole", "user": signer}
+        answer = await self.call(doing, "public_post_info", asked, ready=False)
+        with understood(doing, VenueUnavailable):
+            ours = answer["role"] == "agent" and answer["data"]["user"].lower() == self._wallet.lower()
+        return Permissions(account_id=self._wallet, withdraw=False, read_only=not ours)
+
+    async def margin_mode(self) -> str:
+        asked = {"type": "userAbstraction", "user": self._wallet}
+        return str(await self.call("ask the margin mode", "public_post_info", asked)).strip('"')
+
+    async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:  # noqa: ARG002
+        """Not told for a flat coin; there is no hedge mode."""
+        return None
+
+    @property
+    def _wallet(self) -> str:
+        return str(self.market.client.walletAddress)
+
+
+def _exit_of(raw: Row) -> tuple[Exit, Decimal] | None:
+    """Return the kind and the trigger of an order that only closes, None for others."""
+    kind = next((EXITS[word] for word in EXITS if str(raw.get("orderType")).startswith(word)), None)
+    trigger = price_or_none(raw, "triggerPx") if kind and raw["reduceOnly"] else None
+    return (kind, trigger) if kind and trigger else None
