@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.adapters.venue import client
 from tasks.adapters.venue.account import PROTECTION, Account, accepted, protection_of
+from tasks.adapters.venue.bitget import Bitget
 from tasks.adapters.venue.bybit import Bybit
 from tasks.adapters.venue.hyperliquid import Hyperliquid
 from tasks.adapters.venue.market import MarketData
@@ -16,7 +17,7 @@ from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus
 from tasks.settings import Settings
 
-DIALECTS: dict[str, type[Account]] = {"bybit": Bybit, "hyperliquid": Hyperliquid, "okx": Okx}
+DIALECTS: dict[str, type[Account]] = {"bybit": Bybit, "hyperliquid": Hyperliquid, "okx": Okx, "bitget": Bitget}
 LOOKS = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look for a new order; Bybit creates them asynchronously
 TOLD_APART_BY = {"profile", "venue", "sandbox_url", "venue_url", "venue_demo", "live_account", "symbols", "limits"}
 _open: dict[tuple[object, ...], "CcxtVenue"] = {}

@@ -215,8 +215,7 @@ class Unified(Account):
     async def _fills_between(self, market: Row, start: datetime, end: datetime | None) -> dict[str, Fill]:
         doing, found, before = f"fetch {market['symbol']} fills", dict[str, Fill](), None
         while (start, end) != before:
-            until: JsonObject = {} if end is None else {"until": ms(end)}
-            rows = await self.call(doing, "fetch_my_trades", market["symbol"], ms(start), self.page, until)
+            rows = await self.trades(doing, market, start, end)
             with understood(doing, VenueUnavailable):
                 fills = [self.fill_of(row, market) for row in rows]
             found |= {fill.fill_id: fill for fill in fills}
@@ -225,6 +224,11 @@ class Unified(Account):
             times, before = [fill.at for fill in fills], (start, end)
             start, end = (start, min(times)) if self.newest_first else (max(times), end)
         raise VenueUnavailable(f"{doing}: more than {self.page} in one millisecond")
+
+    async def trades(self, doing: str, market: Row, start: datetime, end: datetime | None) -> list[Any]:
+        until = {"until": ms(end)} if end else {}
+        trades: list[Any] = await self.call(doing, "fetch_my_trades", market["symbol"], ms(start), self.page, until)
+        return trades
 
     def fill_of(self, row: Row, market: Row) -> Fill:
         """Read a unified trade; a fee is positive when paid."""
@@ -338,12 +342,15 @@ class Unified(Account):
 
     async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:
         mode = await self.call(f"ask the position mode of {symbol}", "fetch_position_mode", symbol)
-        if mode.get("hedged"):
-            raise refusal(f"{symbol} is in hedge mode at {self.market.name}: switch the account to one-way mode")
+        self.one_way(symbol, bool(mode.get("hedged")), refusal)
         doing = f"ask the leverage of {symbol}"
         answer = await self.call(doing, "fetch_leverage", symbol)
         with understood(doing, VenueUnavailable):
             return min(self.leverages_of(answer), default=None)
+
+    def one_way(self, symbol: str, hedged: bool, refusal: type[TradingError]) -> None:
+        if hedged:
+            raise refusal(f"{symbol} is in hedge mode at {self.market.name}: switch the account to one-way mode")
 
     def leverages_of(self, answer: Row) -> list[Decimal]:
         return [exact(answer[side], side) for side in ("longLeverage", "shortLeverage") if answer[side] is not None]
@@ -360,7 +367,7 @@ class Unified(Account):
         with translated(self.market.client, doing, order=order, fine=fine), understood(doing, VenueUnavailable):
             call = getattr(self.market.client, method)
             answer = await call(*first, params={**self.asked.get(method, {}), **params})
-        return answer
+        return answer  # noqa: RET504  (None after an error that is fine)
 
 
 def as_written(value: object) -> str:
@@ -378,7 +385,8 @@ def covered(resting: Iterable[Order], held: VenuePosition) -> bool:
 def protected(held: VenuePosition, resting: Iterable[Order]) -> VenuePosition:
     """Return a position with the stop and target that together cover all of it: the last to be reached counts."""
     long, told = held.side == "long", dict[str, Decimal]()
-    closing = [order for order in resting if order.price and order.side == ("sell" if long else "buy")]
+    side = "sell" if long else "buy"
+    closing = [order for order in resting if order.price and (order.reduce_only or order.side == side)]
     for kind in EXITS:
         found = sorted(
             (o for o in closing if o.type == kind), key=lambda o: o.price or ZERO, reverse=(kind == "stop") is long

@@ -1,0 +1,159 @@
+"""Bitget's dialect (demo, live): USDT-settled futures of a classic account in one-way mode, on cross margin.
+
+An entry's stop and target are preset in it and become plan orders of its size. A stop that is missing is placed for the
+whole position; both are moved by modifying them. Fills carry no client id: their orders are looked up, once.
+Left out on purpose: unified trading accounts, isolated margin, union margin, funding payments among the fills.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, ClassVar
+
+from tasks.adapters.venue.account import Permissions
+from tasks.adapters.venue.client import understood
+from tasks.adapters.venue.market import MarketData
+from tasks.adapters.venue.meaning import Meaning
+from tasks.adapters.venue.unified import SAME, Exit, Unified, covered
+from tasks.adapters.venue.wire import Row, exact, ms, number, number_or_zero, wire
+from tasks.core.errors import TradingError, VenueUnavailable
+from tasks.core.types.base import ZERO, JsonObject
+from tasks.core.types.orders import Fill, Order, VenuePosition
+from tasks.settings import Settings
+
+WORDS: dict[str, str] = {"stop": "loss", "target": "profit"}
+FORCED = ("burst", "reduce_", "offset", "adl", "liquidation")
+FUTURES: JsonObject = {"productType": "USDT-FUTURES", "marginCoin": "USDT"}
+
+
+class Bitget(Unified):
+    """Orders in Bitget's words; see `Account`."""
+
+    asked: ClassVar = {
+        "fetch_balance": {"type": "swap", "productType": "USDT-FUTURES"},
+        "fetch_positions": FUTURES,
+    }
+    plain: ClassVar = ({}, {"trigger": True})
+    exits: ClassVar = ({"trigger": True, "planType": "profit_loss"},)
+    cursor: ClassVar = "idLessThan"
+
+    def __init__(self, market: MarketData, settings: Settings) -> None:
+        super().__init__(market, settings)
+        market.client.options["uta"] = False  # else ccxt asks before every call, and takes any error for a no
+        self._orders: dict[str, tuple[str, str]] = {}
+
+    def refused(self, answer: Row) -> JsonObject | None:
+        data = answer.get("data")
+        failed = data.get("failureList") if isinstance(data, dict) else None
+        return {"code": failed[0].get("errorCode", ""), "msg": failed[0].get("errorMsg", "")} if failed else None
+
+    def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
+        """ccxt takes what may be withdrawn for what is free."""
+        for row in answer["info"]:
+            if row["marginCoin"] == coin:
+                return number_or_zero(row, "accountEquity"), number_or_zero(row, "crossedMaxAvailable")
+        return ZERO, ZERO
+
+    # --- orders
+
+    def orders_of(self, row: Row, market: Row) -> list[Order]:
+        """Read an order, or a plan order: one of the whole position has no size of its own."""
+        info, plan = row["info"], str(row["info"].get("planType") or "")
+        kind: Exit | None = "stop" if "loss" in plan else "target" if "profit" in plan else None
+        read = dict(row) | {"reduceOnly": bool(kind) or str(info.get("reduceOnly")).lower() == "yes"}
+        read["status"] = {"executing": "open"}.get(row["status"], row["status"])
+        if plan.startswith("pos_"):
+            read["amount"] = "0"
+        return [self.order_of(read, market, (kind, exact(info["triggerPrice"], "triggerPrice")) if kind else None)]
+
+    async def rest(
+        self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, before: Sequence[Order],
+        client_order_id: str,
+    ) -> Sequence[Order]:  # fmt: skip
+        """Modify those there are; they are moved at once, and the position is never without."""
+        doing = f"set the {kind} of {market['symbol']} to {trigger}"
+        body: JsonObject = FUTURES | {
+            "symbol": market["id"], "triggerPrice": wire(trigger), "triggerType": "fill_price",
+        }  # fmt: skip
+        if before and covered(before, held):
+            for order in before:
+                if order.price != trigger:
+                    size = wire(order.quantity) if order.quantity else ""
+                    changed = body | {"orderId": order.venue_order_id, "size": size}
+                    method = "private_mix_post_v2_mix_order_modify_tpsl_order"
+                    await self.call(doing, method, changed, order=True, fine=SAME)
+            return ()
+        body |= {"planType": f"pos_{WORDS[kind]}", "holdSide": "buy" if held.side == "long" else "sell"}
+        body |= {"clientOid": client_order_id} if client_order_id else {}
+        await self.call(doing, "private_mix_post_v2_mix_order_place_tpsl_order", body, order=True)
+        return before
+
+    async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
+        for order in orders:
+            word = WORDS[order.type]
+            asked = {"trigger": True, "planType": f"{word}_plan" if order.quantity else f"pos_{word}"}
+            doing, what = f"cancel the {order.type} of {market['symbol']}", (order.venue_order_id, market["symbol"])
+            await self.call(doing, "cancel_order", *what, asked, order=True, fine=Meaning.GONE)
+
+    # --- fills
+
+    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
+        return [await self._named(fill) for fill in await super().fills(symbol, since)]
+
+    async def trades(self, doing: str, market: Row, start: datetime, end: datetime | None) -> list[Any]:
+        """Ask without ccxt, which cannot read a fill that had no fee."""
+        asked = {"productType": "USDT-FUTURES", "symbol": market["id"], "startTime": ms(start), "limit": self.page}
+        asked |= {"endTime": ms(end)} if end else {}
+        answer = await self.call(doing, "private_mix_get_v2_mix_order_fills", asked)
+        with understood(doing, VenueUnavailable):
+            rows = [row | {"feeDetail": row.get("feeDetail") or [{}]} for row in answer["data"]["fillList"] or ()]
+            return [self.market.client.parse_trade(row, market) for row in rows]
+
+    def fill_of(self, row: Row, market: Row) -> Fill:
+        forced = any(word in str(row["info"].get("tradeSide")) for word in FORCED)
+        return super().fill_of(row, market).replace(reason="liquidation" if forced else "")
+
+    async def _named(self, fill: Fill) -> Fill:
+        """Return a fill with its order's client id, or the stop or target that it was."""
+        name = fill.venue_order_id
+        if name not in self._orders:
+            doing = f"ask whose order {name} is"
+            row = await self.call(doing, "fetch_order", name, fill.symbol, {}, fine=Meaning.GONE)
+            with understood(doing, VenueUnavailable):
+                info = row["info"] if row else {}
+                source = str(info.get("orderSource") or "")
+                kind = next((exit_ for exit_, word in WORDS.items() if word in source), "")
+                self._orders[name] = "" if kind else str(info.get("clientOid") or ""), kind
+        client_order_id, reason = self._orders[name]
+        return fill.replace(client_order_id=client_order_id, reason=fill.reason or reason)
+
+    # --- whose it is
+
+    async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:
+        account = await self._account(symbol)
+        with understood(f"the leverage of {symbol}", VenueUnavailable):
+            self.one_way(symbol, account["posMode"] == "hedge_mode", refusal)
+            return number(account, "crossedMarginLeverage")
+
+    async def permissions(self) -> Permissions:
+        doing = "ask what the key may do"
+        answer = await self.call(doing, "private_spot_get_v2_spot_account_info", ready=False)
+        with understood(doing, VenueUnavailable):
+            may = answer["data"].get("authorities")
+            known = isinstance(may, list)
+            return Permissions(
+                account_id=str(answer["data"]["userId"]),
+                withdraw="wwow" in may if known else None,
+                read_only="coow" not in may if known else None,
+            )
+
+    async def margin_mode(self) -> str:
+        contracts = [symbol for symbol in self.settings.symbols if ":" in symbol]
+        return str((await self._account(contracts[0]))["marginMode"]) if contracts else "unknown"
+
+    async def _account(self, symbol: str) -> Row:
+        doing = f"ask how the account is set for {symbol}"
+        answer = await self.call(doing, "fetch_leverage", symbol)
+        with understood(doing, VenueUnavailable):
+            row: Row = answer["info"]
+            return row
