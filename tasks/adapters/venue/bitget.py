@@ -42,11 +42,6 @@ class Bitget(Unified):
         market.client.options["uta"] = False  # else ccxt asks before every call, and takes any error for a no
         self._orders: dict[str, tuple[str, str]] = {}
 
-    def refused(self, answer: Row) -> JsonObject | None:
-        data = answer.get("data")
-        failed = data.get("failureList") if isinstance(data, dict) else None
-        return {"code": failed[0].get("errorCode", ""), "msg": failed[0].get("errorMsg", "")} if failed else None
-
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
         """ccxt takes what may be withdrawn for what is free."""
         for row in answer["info"]:

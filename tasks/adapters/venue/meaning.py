@@ -96,7 +96,7 @@ def meaning_of(dialect: str, answer: Answer) -> Meaning:
 
 def refused_rows(dialect: str, body: Any) -> list[bool]:
     """Return for each row of a body's lists whether it carries an error of its own."""
-    names = (*known.code_fields, "error") if (known := table(dialect)) else ()
+    names = (*known.code_fields, "error", "errorMsg") if (known := table(dialect)) else ()
     lists = (part for each in _objects({"": body}) for part in each.values() if isinstance(part, list))
     return [
         isinstance(row, dict) and any(str(row.get(name, "")) not in NOTHING for name in names)

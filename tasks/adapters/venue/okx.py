@@ -49,11 +49,6 @@ class Okx(Unified):
         super().__init__(market, settings)
         market.client.options["createOrder"] = "privatePostTradeOrder"  # ccxt's batch of one has no field of its own
 
-    def refused(self, answer: Row) -> JsonObject | None:
-        rows = answer.get("data")
-        bad = [row for row in rows if isinstance(row, dict) and row.get("sCode", "0") != "0"] if rows else []
-        return {"code": "1", "data": bad[:1], "msg": answer.get("msg", "")} if bad else None
-
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
         """Where all coins are margin, what the account has free bounds what is free."""
         equity, free = super().funds_of(answer, coin)

@@ -6,12 +6,10 @@ unified rows lose is read from the venue's own row (`info`) by the dialect. Left
 streaming.
 """
 
-import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 from tasks.adapters.venue.account import Account, accepted
@@ -65,17 +63,6 @@ class Unified(Account):
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
         market.client.number = as_written
-        market.client.handle_errors = partial(self._judge, market.client.handle_errors)
-
-    def _judge(self, judge: Callable[..., object], *answered: Any) -> object:
-        """Let ccxt judge an answer; it reads the envelope only, so a row refused inside is put in its place."""
-        if isinstance(answered[6], dict) and (refused := self.refused(answered[6])):
-            answered = (*answered[:5], json.dumps(refused), refused, *answered[7:])
-        return judge(*answered)
-
-    def refused(self, answer: Row) -> JsonObject | None:  # noqa: ARG002  (most venues refuse in the envelope)
-        """Return the first refused row of an answer that says all is well, written as a refusal of all."""
-        return None
 
     # --- what there is
 

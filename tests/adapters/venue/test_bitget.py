@@ -247,6 +247,11 @@ async def test_a_failure_inside_an_answer_of_00000_is_one_and_a_stop_that_is_gon
     stub.answers[CANCEL_PLAN] = ok({"successList": [], "failureList": [refusal]})
     with pytest.raises(OrderRejected, match="45111"):
         await venue.set_protection(BTC, Decimal(0), None)
+    stub.answers[CANCEL_PLAN] = ok(
+        {"successList": [], "failureList": [{"orderId": "9100", "errorMsg": "it did not go"}]}
+    )
+    with pytest.raises(VenueUnavailable, match="it did not go"):
+        await venue.set_protection(BTC, Decimal(0), None)
 
 
 # --- what is read -------------------------------------------------------------------------------------------------
