@@ -22,6 +22,7 @@ from tasks.core.types.bars import COLUMNS, SECONDS, duration, floor_time
 from tasks.core.types.orders import ONE, VASTEST, Fill, Instrument
 
 BARS_PER_PAGE = 1000
+SHORT = 100  # bars: where a venue gives as many, but fewer than asked for, the rest may lie before them or after
 BOOK_LEVELS = {  # of those that refuse 50
     "bitfinex": 100, "bithumb": 30, "coinone": 15, "htx": 150, "kucoin": 100, "kucoinfutures": 100, "upbit": 30,
 }  # fmt: skip
@@ -93,7 +94,12 @@ class MarketData:
             for open_time, row in rows.items():
                 if len(row) != len(COLUMNS) or not all(x is not None and abs(float(x)) <= VASTEST for x in row):
                     raise ValueError(f"the bar of {at(open_time):%Y-%m-%dT%H:%MZ} is {row}")
-        return {t: row for t, row in rows.items() if start <= t <= end}
+        told, step = {t: row for t, row in rows.items() if start <= t <= end}, SECONDS[timeframe] * 1000
+        if told and SHORT <= len(page) < n:
+            for first, last in ((start, min(told) - 1), (max(told) + step, end)):
+                if last - first >= step:
+                    told |= await self._bars_page(symbol, timeframe, first, last, n)
+        return told
 
     async def valued(self, fill: Fill) -> Fill:
         """Return a fill with its fee in quote: one in a third coin at the coin's price as that minute began.
@@ -198,12 +204,12 @@ def instrument_of(market: Row, price: Decimal | None = None) -> Instrument:
     if price is not None:  # a price's significant digits, and a quantity's decimals
         tick, step = (ONE.scaleb(int(-digits)) for digits in (tick - 1 - price.adjusted(), step))
     limits, spot, unit = market["limits"], market["spot"], contract_size(market)
-    leverage = told(limits["leverage"], "max") or ONE
+    leverage, least = told(limits["leverage"], "max") or ONE, exact(limits["amount"]["min"] or 0, "least quantity")
     return Instrument(
         symbol=market["symbol"],
         tick=tick,
         step=step * unit,
-        min_quantity=exact(limits["amount"]["min"] or 0, "least quantity") * unit,
+        min_quantity=max(least * unit, step * unit) if least else least,
         min_notional=exact(limits["cost"]["min"] or 0, "least notional"),
         # a contract that takes no leverage is one of which nothing is told: public data may lack it, or ccxt says 1
         max_leverage=ONE if spot else leverage if leverage > 1 else LEVERAGE,

@@ -187,7 +187,7 @@ class PaperVenue:
             first = floor_time(since, timeframe)
             bars = {name: await self.fetch_bars(name, timeframe, first, until) for name in symbols}
             begun = max((frame.index[0].to_pydatetime() for frame in bars.values() if len(frame)), default=since)
-            if until > since and (begun <= since or now - since < MANY * step):
+            if until > since and (begun <= since or (timeframe == self._step and now - since < MANY * step)):
                 return timeframe, bars, until
             _log.warning("paper symbols=%s %s bars since=%s begin at=%s", symbols, timeframe, since, begun)
         raise DataError(

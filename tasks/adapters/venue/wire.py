@@ -29,12 +29,12 @@ def ms(time: datetime) -> int:
 
 
 def exact(value: object, name: str = "number") -> Decimal:
-    """Read a number the venue sent, here alone; ccxt's floats cross by their shortest text.
+    """Read a number the venue sent, here alone; ccxt's floats cross by their shortest text, whole ones as such.
 
     Raises ValueError with the field's `name` and what it held, for what is none or beyond what a venue lists.
     """
     with suppress(ArithmeticError, ValueError):
-        number = bounded(Decimal(str(value)))
+        number = bounded(Decimal(str(value).removesuffix(".0")))
         if abs(number) <= VASTEST:
             return number
     raise ValueError(f"{name} is {str(value)[:SHOWN]!r}, no number up to {VASTEST:.0e}")
