@@ -163,12 +163,10 @@ class Unified(Account):
     def order_of(self, row: Row, market: Row, exit_: tuple[Exit, Decimal] | None = None) -> Order:
         """Read a unified order; exit_: it is a stop or target with this trigger.
 
-        One closed short of its quantity, or rejected after a part of it was filled, counts as cancelled: whoever sees
-        "filled" expects it whole, whoever sees "rejected" may forget it.
+        One rejected after a part of it was filled counts as cancelled: whoever sees "rejected" may forget the order.
         """
         size, status = contract_size(market), STATUS[row["status"]]
         quantity, filled = (number_or_zero(row, name) * size for name in ("amount", "filled"))
-        short = status is OrderStatus.FILLED and filled < quantity and not exit_
         type_ = exit_[0] if exit_ else "market" if row["type"] == "market" else "limit"
         price = exit_[1] if exit_ else price_or_none(row, "price")
         return Order(
@@ -177,7 +175,7 @@ class Unified(Account):
             symbol=market["symbol"],
             side=SIDES[row["side"]],
             type=type_,
-            status=OrderStatus.CANCELLED if short or (status is OrderStatus.REJECTED and filled) else status,
+            status=OrderStatus.CANCELLED if status is OrderStatus.REJECTED and filled else status,
             quantity=quantity,
             filled=filled,
             price=None if type_ == "market" else price,

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 import proof_bybit
 import proof_hyperliquid
+import proof_okx
 import pytest
 from proof import VENUES, bodies, connected, entry, flaws, params, read, recorded_request, refuse
 from venue_stub import Asked, stub_venue
@@ -12,7 +13,7 @@ from venue_stub import Asked, stub_venue
 from tasks.adapters.venue import bybit_rows
 from tasks.core.types.orders import OrderType
 
-PROOFS = {each.venue: each for each in (proof_bybit.PROOF, proof_hyperliquid.PROOF)}
+PROOFS = {each.venue: each for each in (proof_bybit.PROOF, proof_hyperliquid.PROOF, proof_okx.PROOF)}
 AT_HAND = {venue: bodies(proof.folder) for venue, proof in PROOFS.items()}
 BODIES = [
     pytest.param(venue, body, id=f"{venue}-{body.name}")
