@@ -160,6 +160,9 @@ class Cycle:
         if self.symbol not in self.strategy.instruments:
             raise VenueError(f"{self.symbol}: the venue names no instrument for it; is it still listed?")
         balance = await fetch.fetch_balance()
+        if balance.lack:
+            self._end(CycleStatus.FAILED, error=balance.lack)
+            raise VenueError(balance.lack)
         return account.account_state(self.strategy, self.symbol, balance, self.last, self.as_of)
 
     async def act(self, question: Question, answer: Answer) -> None:

@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     venue: str = Field("bybit", description="ccxt id, for paper, testnet and live")
     sandbox_url: str = "http://127.0.0.1:8891"
     venue_url: str = Field("", description="paper only: a server on this machine to read market data from")
+    venue_host: str = Field("", description="of the region an account is of, such as bybit.eu; empty: the venue's own")
     venue_demo: bool = Field(True, description="testnet: the venue's demo trading; false: its testnet")
     paper_cash: Exact = Field(Decimal(10_000), gt=0, description="what a paper account begins with, in quote")
     prefect_api_url: str = "http://127.0.0.1:4210/api"

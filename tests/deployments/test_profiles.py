@@ -137,9 +137,10 @@ def live(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
             monkeypatch.setenv(f"QUARTERDECK_{name}", value)
         monkeypatch.delenv("QUARTERDECK_YES_LIVE", raising=False)
         settings.cache_clear()
-        key = {"userID": 24600000, "readOnly": 0, "permissions": {"Wallet": [], "ContractTrade": ["Order"]}}
+        key = {"userID": 24600000, "readOnly": 0, "permissions": {"Wallet": [], "ContractTrade": ["Order", "Position"]}}
         stub.answers["/v5/user/query-api"] = ok(**key)
-        stub.answers["/v5/account/info"] = ok(marginMode="REGULAR_MARGIN")
+        stub.answers["/v5/account/info"] = ok(marginMode="REGULAR_MARGIN", unifiedMarginStatus=6)
+        stub.answers["/v5/account/wallet-balance"] = ok(list=[{"coin": [{"coin": "USDT", "equity": "500"}]}])
         yield stub
 
 
@@ -198,9 +199,19 @@ def test_up_on_live_asks_and_takes_only_yes_for_yes(live, started, monkeypatch, 
             "may withdraw",
         ),
         ({"/v5/position/list": {"list": [FLAT | {"positionIdx": 1}]}}, "hedge mode"),
+        (
+            {"/v5/user/query-api": {"userID": 24600000, "readOnly": 0, "permissions": {"Wallet": []}}},
+            "lacks ContractTrade: Order, ContractTrade: Position: give it these rights",
+        ),
+        ({"/v5/account/info": {"marginMode": "REGULAR_MARGIN", "unifiedMarginStatus": 1}}, "upgrade it to a unified"),
+        ({"/v5/account/info": {"marginMode": "PORTFOLIO_MARGIN", "unifiedMarginStatus": 6}}, "switch the account to"),
+        (
+            {"/v5/account/wallet-balance": {"list": [{"coin": [{"coin": "BTC", "equity": "0.5"}]}]}},
+            "the wallet holds no USDT (equity 0) but 0.5 BTC: convert or deposit some",
+        ),
     ],
 )
-def test_up_on_live_refuses_another_account_a_key_that_withdraws_and_hedge_mode(live, started, answers, said):
+def test_up_on_live_refuses_with_the_remedy_what_cannot_be_traded_on(live, started, answers, said):
     for path, result in answers.items():
         live.answers[path] = ok(**result)
     result = up("--yes-live")
@@ -213,6 +224,10 @@ def test_the_doctor_reports_the_account_and_what_is_wrong_with_it(live):
     [account] = [check for check in diagnose(load()) if check.name == "account"]
     assert (account.result, account.remedy) == (Health.OK, "")
     assert "margin REGULAR_MARGIN, leverage BTC/USDT:USDT 3x" in account.detail
+    assert "MNT" not in account.detail
+    live.answers["/v5/account/user-setting-config"] = ok(fmsef=True, smsef=False)
+    [account] = [check for check in diagnose(load()) if check.name == "account"]
+    assert (account.result, "pays fees in MNT" in account.detail) == (Health.OK, True)
     live.answers["/v5/user/query-api"] = ok(userID=24600000, readOnly=1, permissions={"Wallet": []})
     [account] = [check for check in diagnose(load()) if check.name == "account"]
     assert account.result is Health.FAIL

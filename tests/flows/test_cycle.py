@@ -10,9 +10,10 @@ from sandbox_server import advance, state
 
 from flows.trade import Request, run_cycles
 from tasks import crash_points, decide, fetch, leases
+from tasks.adapters.venue import bybit_rows
 from tasks.connections import store, venue
 from tasks.core.decision.memory import Earlier, Remembered, Vector
-from tasks.core.errors import StoreError
+from tasks.core.errors import StoreError, VenueError
 from tasks.core.types.decision import Answer, hold
 from tasks.core.types.record import CycleStatus
 from tasks.core.types.snapshot import Headline, Memory, News, Past
@@ -181,3 +182,17 @@ async def test_who_yields_says_so(home, exchange, impatient, caplog):
     with caplog.at_level(logging.INFO, "quarterdeck"):
         await run("hold")
     assert "another run has had the symbol's lease all the while" in caplog.text
+
+
+async def test_a_wallet_without_the_quote_ends_the_cycle_with_one_line_that_names_what_it_has(
+    home, exchange, monkeypatch
+):
+    only = {"coin": [{"coin": "USDC", "equity": "800"}, {"coin": "BTC", "equity": "0.00000000"}]}
+    read = bybit_rows.balance_of
+    monkeypatch.setattr(bybit_rows, "balance_of", lambda _wallet, bases: read(only, bases))
+    with pytest.raises(VenueError, match=r"the wallet holds no USDT \(equity 0\) but 800 USDC: convert or deposit"):
+        await run(recorded(home, (START, OPEN)))
+    [record] = store().cycles.newest("default")
+    assert record.status is CycleStatus.FAILED
+    assert "the wallet holds no USDT" in record.error
+    assert state(exchange)["orders"] == []

@@ -5,6 +5,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar
 
+from pydantic import Field
+
 from tasks.adapters.venue import client
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.wire import Row
@@ -22,6 +24,16 @@ class Permissions(Dto):
     account_id: str
     withdraw: bool | None = None
     read_only: bool | None = None
+    lacks: tuple[str, ...] = Field((), description="rights that trading takes, in the venue's words")
+
+
+class ArmingFacts(Dto):
+    """How an account is set, as the venue tells it."""
+
+    margin_mode: str
+    leverage: dict[str, Decimal | None] = Field(description="set at the venue, by contract; None: not told")
+    flaws: tuple[str, ...] = Field((), description="what keeps it from trading, each with its remedy")
+    notes: tuple[str, ...] = Field((), description="what a person should know")
 
 
 class Account(ABC):
@@ -87,6 +99,14 @@ class Account(ABC):
     async def permissions(self) -> Permissions:
         """Return whose key this is and what it may do."""
 
+    async def arming(self) -> ArmingFacts:
+        """Return how the account is set and what keeps it from trading; raises InputError in hedge mode."""
+        contracts = [symbol for symbol in self.settings.symbols if symbol not in self.spot]
+        leverage = {symbol: await self.leverage(symbol, InputError) for symbol in contracts}
+        lack = (await self.balance()).lack
+        flaws = (lack,) if lack else ()
+        return ArmingFacts(margin_mode=await self.margin_mode(), leverage=leverage, flaws=flaws)
+
     @abstractmethod
     async def margin_mode(self) -> str:
         """Return how the account's margin is reckoned, in the venue's word."""
@@ -127,6 +147,12 @@ def check_key(key: Permissions, settings: Settings) -> None:
         raise InputError(f"the key in {client.KEY} {flaw}: make one without withdrawal permission")
     if key.read_only:
         raise InputError(f"the key in {client.KEY} is read-only: make one that may trade contracts")
+    if key.lacks:
+        raise InputError(f"the key in {client.KEY} {lacking(key)}")
+
+
+def lacking(key: Permissions) -> str:
+    return f"lacks {', '.join(key.lacks)}: give it these rights at the venue"
 
 
 def protection_of(intent: OrderIntent) -> tuple[Decimal | None, Decimal | None]:

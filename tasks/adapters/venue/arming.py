@@ -1,10 +1,6 @@
 """What is looked at and said before real orders may be sent: whose account it is, how it is set, what may be lost."""
 
-from decimal import Decimal
-
-from pydantic import Field
-
-from tasks.adapters.venue.account import Permissions
+from tasks.adapters.venue.account import ArmingFacts, Permissions, lacking
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.core.errors import InputError
 from tasks.core.types.base import Dto
@@ -16,31 +12,30 @@ class ArmingReport(Dto):
 
     venue: str
     key: Permissions
-    margin_mode: str
-    leverage: dict[str, Decimal | None] = Field(description="set at the venue, by contract")
+    facts: ArmingFacts
 
     def __str__(self) -> str:
         withdraws = {True: "may withdraw", False: "may not withdraw", None: "withdrawal unknown"}[self.key.withdraw]
-        set_now = ", ".join(f"{symbol} {value}x" for symbol, value in self.leverage.items() if value)
-        return (
+        set_now = ", ".join(f"{symbol} {value}x" for symbol, value in self.facts.leverage.items() if value)
+        said = (
             f"account {self.key.account_id or 'of unknown id'} at {self.venue}: {withdraws}, one-way mode, "
-            f"margin {self.margin_mode}, leverage {set_now or 'not told'}"
+            f"margin {self.facts.margin_mode}, leverage {set_now or 'not told'}"
         )
+        return "; ".join([said, *self.facts.notes])
 
 
 async def examine(settings: Settings) -> ArmingReport:
     """Ask the venue about the account the keys belong to.
 
-    Raises InputError in hedge mode and, on live, what the venue's first call raises: not armed for this account, or a
-    key that may withdraw or not trade.
+    Raises InputError, saying what to change, for an account or a key that cannot trade as we do, and on live what the
+    venue's first call raises: not armed for this account, or a key that may withdraw.
     """
     venue = connect(settings)
     try:
-        account = venue.account
-        key = await account.permissions()
-        contracts = [symbol for symbol in settings.symbols if symbol not in account.spot]
-        leverage = {symbol: await account.leverage(symbol, InputError) for symbol in contracts}
-        return ArmingReport(venue=venue.name, key=key, margin_mode=await account.margin_mode(), leverage=leverage)
+        key, facts = await venue.account.permissions(), await venue.account.arming()
+        if flaws := [*facts.flaws, *([f"the key {lacking(key)}"] if key.lacks else [])]:
+            raise InputError(f"{venue.name} cannot be traded on: {'; '.join(flaws)}")
+        return ArmingReport(venue=venue.name, key=key, facts=facts)
     finally:
         await venue.close()
 

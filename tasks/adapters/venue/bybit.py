@@ -8,12 +8,13 @@ one-cancels-other orders (for limit entries only), streaming.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from tasks.adapters.venue import bybit_rows
-from tasks.adapters.venue.account import Account, Permissions, accepted
+from tasks.adapters.venue.account import Account, ArmingFacts, Permissions, accepted
 from tasks.adapters.venue.bybit_rows import category_of
 from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.meaning import Meaning
@@ -23,6 +24,7 @@ from tasks.core.trading.money import floor_to_step
 from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, VenuePosition
 
 CREATE, CANCEL = "private_post_v5_order_create", "private_post_v5_order_cancel"
+FEE_SWITCHES = ("fmsef", "smsef")  # fees in MNT, on contracts and on spot
 MAX_PAGES = 100
 FILL_WINDOW = timedelta(days=7)  # the longest span one /v5/execution/list answers
 FILLS_KEPT = timedelta(days=730)
@@ -188,10 +190,31 @@ class Bybit(Account):
         doing = "ask what the key may do"
         answer = await self.call(doing, "private_get_v5_user_query_api", {}, ready=False)
         with understood(doing, VenueUnavailable):
-            return bybit_rows.permissions_of(answer)
+            contracts = len(self.spot) < len(self.settings.symbols)
+            wanted = {
+                "ContractTrade": ("Order", "Position") if contracts else (),
+                "Spot": ("SpotTrade",) * bool(self.spot),
+            }
+            return bybit_rows.permissions_of(answer, wanted)
+
+    async def arming(self) -> ArmingFacts:
+        info, facts = await self._info(), await super().arming()
+        flaws, notes = [*facts.flaws], []
+        if str(info.get("unifiedMarginStatus")) == "1":
+            flaws.append("a classic account: upgrade it to a unified trading account at Bybit")
+        if facts.margin_mode == "PORTFOLIO_MARGIN":
+            flaws.append("portfolio margin: switch the account to cross margin at Bybit")
+        with suppress(VenueError):  # demo accounts do not tell
+            switches = await self.call("ask the fee coin", "private_get_v5_account_user_setting_config", {})
+            if any(switches.get(name) for name in FEE_SWITCHES):
+                notes.append("pays fees in MNT, which are booked at what they are worth: switch it off to pay USDT")
+        return facts.replace(flaws=tuple(flaws), notes=tuple(notes))
+
+    async def _info(self) -> dict[str, Any]:
+        return await self.call("ask how the account is set", "private_get_v5_account_info", {})
 
     async def margin_mode(self) -> str:
-        answer = await self.call("ask the margin mode", "private_get_v5_account_info", {})
+        answer = await self._info()
         with understood("the account's margin mode", VenueUnavailable):
             return str(answer["marginMode"])
 

@@ -5,7 +5,7 @@ market on the last price, the venue's defaults. A row that lacks a field raises 
 says what that means.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Literal
 
@@ -196,12 +196,18 @@ def balance_of(account: Row, bases: Sequence[str] = ()) -> Balance:
     if account.get("totalAvailableBalance") not in (None, ""):
         available = min(available, number(account, "totalAvailableBalance"))
     equity += exact_sum(told(coin_of(account, base), "usdValue") or ZERO for base in bases)
-    return Balance(equity=equity, available=max(available, Decimal(0)), currency="USDT")
+    held = {str(row["coin"]): str(row.get("equity", "")) for row in account["coin"]}
+    other = {name: text for name, text in held.items() if text.strip("0.") and name not in ("USDT", *bases)}
+    return Balance(equity=equity, available=max(available, Decimal(0)), currency="USDT", other=other)
 
 
-def permissions_of(result: Row) -> Permissions:
-    """Read the result of /v5/user/query-api."""
+def permissions_of(result: Row, wanted: Mapping[str, Sequence[str]]) -> Permissions:
+    """Read the result of /v5/user/query-api; wanted: the rights that trading takes, by group."""
     groups = result.get("permissions")
+    given = groups if isinstance(groups, dict) else {}
+    lacks = [
+        f"{group}: {name}" for group, names in wanted.items() for name in names if name not in given.get(group, ())
+    ]
     withdraw = None
     if isinstance(groups, dict) and "Wallet" in groups:
         withdraw = any("withdraw" in str(p).lower() for group in groups.values() for p in group or ())
@@ -210,4 +216,5 @@ def permissions_of(result: Row) -> Permissions:
         account_id=str(result["userID"]),
         withdraw=withdraw,
         read_only=None if read_only is None else str(read_only) == "1",
+        lacks=tuple(lacks),
     )

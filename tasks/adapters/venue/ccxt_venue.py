@@ -19,7 +19,17 @@ from tasks.settings import Settings
 
 DIALECTS: dict[str, type[Account]] = {"bybit": Bybit, "hyperliquid": Hyperliquid, "okx": Okx, "bitget": Bitget}
 LOOKS = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look for a new order; Bybit creates them asynchronously
-TOLD_APART_BY = {"profile", "venue", "sandbox_url", "venue_url", "venue_demo", "live_account", "symbols", "limits"}
+TOLD_APART_BY = {
+    "profile",
+    "venue",
+    "sandbox_url",
+    "venue_url",
+    "venue_host",
+    "venue_demo",
+    "live_account",
+    "symbols",
+    "limits",
+}
 _open: dict[tuple[object, ...], "CcxtVenue"] = {}
 
 

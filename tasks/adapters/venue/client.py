@@ -34,6 +34,13 @@ DEMO_OF_ITS_OWN = ("bybit", "bitget")  # elsewhere the demo is ccxt's sandbox: a
 NOT_TRADED = frozenset({"inverse", "option", "future", "hip3"})  # hip3: ten requests more for others' exchanges
 TAKES_ALL_TYPES = ("bitrue",)  # ccxt fails on the answers it then misses
 CURRENCIES_FIRST = ("bitso", "kraken", "latoken")  # ccxt reads their markets' names or steps from currencies
+HOSTS = {  # whose accounts are of one region only; the first is the venue's own
+    "bybit": (
+        "bybit.com", "bytick.com", "bybit.eu", "bybit.nl", "bybit-tr.com", "bybit.kz", "bybitgeorgia.ge", "bybit.ae",
+        "bybit.id", "byhkbit.com",
+    ),
+    "okx": ("www.okx.com", "aws.okx.com", "eea.okx.com", "my.okx.com", "us.okx.com", "app.okx.com"),
+}  # fmt: skip
 PRIVATE_NAMES = (".local", ".internal", ".svc", ".localhost")
 TIMEOUT_MS = 10_000
 KEY, SECRET, PASSWORD = "QUARTERDECK_VENUE_KEY", "QUARTERDECK_VENUE_SECRET", "QUARTERDECK_VENUE_PASSWORD"
@@ -61,6 +68,8 @@ def build(settings: Settings) -> Any:
     # 100 ms between requests is Bybit's limit; a local server has none, and stepped time should not wait for it
     near = settings.profile == "sandbox" or bool(settings.venue_url)
     client = getattr(ccxt, venue)({"timeout": TIMEOUT_MS, "enableRateLimit": not near})
+    if settings.venue_host:
+        client.hostname = settings.venue_host
     _trim(client)
     if settings.profile == "sandbox":
         _to_server(client, settings.sandbox_url)
@@ -84,6 +93,10 @@ def _check_profile(settings: Settings, venue: str) -> None:
         )
     if settings.profile == "live" and not settings.live_account:
         raise InputError("profile live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the venue's account id, typed out")
+    known = HOSTS.get(venue, ())
+    if settings.venue_host and settings.venue_host not in known:
+        told = ", ".join(known) or "it has no others"
+        raise InputError(f"QUARTERDECK_VENUE_HOST={settings.venue_host!r} is no host of {venue}: {told}")
     if settings.venue_url and settings.profile in ("testnet", "live"):
         raise InputError(f"QUARTERDECK_VENUE_URL is for profile paper, not {settings.profile}: take it away")
     if settings.venue_url and not _is_near(settings.venue_url, loopback=True):
@@ -259,6 +272,7 @@ def _explanation(client: Any, e: Exception) -> str:
     answer = answer_in(client.id, str(e))
     if answer.code == "HTTP 403":
         text = f"{client.id} refuses this machine's address (HTTP 403): its country or network is blocked there"
+        text += "; an account of a region has its own QUARTERDECK_VENUE_HOST" if client.id in HOSTS else ""
     elif answer.spoken:
         text = f"{client.id} answered {answer.code} {answer.words}".rstrip()
     elif isinstance(e, OperationFailed) or type(e) is ExchangeError:

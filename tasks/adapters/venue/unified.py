@@ -72,7 +72,9 @@ class Unified(Account):
         answer = await self.call(doing, "fetch_balance")
         with understood(doing, VenueUnavailable):
             equity, free = self.funds_of(answer, coin)
-        return Balance(equity=equity, available=max(min(free, equity), ZERO), currency=coin)
+            held = {name: str(total) for name, total in answer["total"].items() if name != coin}
+        other = {name: total for name, total in held.items() if total.strip("0.")}
+        return Balance(equity=equity, available=max(min(free, equity), ZERO), currency=coin, other=other)
 
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
         """Return (equity, free for new margin)."""

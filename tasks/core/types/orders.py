@@ -174,8 +174,20 @@ class VenuePosition(Dto):
 
 
 class Balance(Dto):
-    """The account in quote currency: `equity` includes unrealized PnL, `available` is free for new margin."""
+    """The account in quote currency: `equity` includes unrealized PnL, `available` is free for new margin.
+
+    other: coins besides it that count for neither, as the venue writes them.
+    """
 
     equity: Exact
     available: Exact
     currency: str = "USDT"
+    other: dict[str, str] = {}
+
+    @property
+    def lack(self) -> str:
+        """Say what is missing of an account without its quote; empty where there is some."""
+        if self.equity > 0:
+            return ""
+        held = ", ".join(f"{quantity} {coin}" for coin, quantity in self.other.items()) or "nothing else"
+        return f"the wallet holds no {self.currency} (equity {self.equity}) but {held}: convert or deposit some"

@@ -152,7 +152,8 @@ def test_where_there_is_no_code_the_status_tells(venue, status, text, kind):
 
 def test_a_blocked_country_is_one_line():
     assert str(said("bybit", "<html>\n<h1>403</h1>\n</html>", 403)) == (
-        "send order qd-1: bybit refuses this machine's address (HTTP 403): its country or network is blocked there"
+        "send order qd-1: bybit refuses this machine's address (HTTP 403): its country or network is blocked there; "
+        "an account of a region has its own QUARTERDECK_VENUE_HOST"
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from venue_stub import FLAT, LINEAR, NONE, NOW_MS, ORDER, SPOT, Stub, ok, refused, stub_venue
 
 from tasks import settings as config
-from tasks.adapters.venue import bybit_rows
+from tasks.adapters.venue import bybit_rows, client
 from tasks.adapters.venue import ccxt_venue as venue_module
 from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import (
@@ -705,6 +705,13 @@ async def test_a_sandbox_may_be_elsewhere_in_the_network(url):
     assert set(connect(config.load(profile="sandbox", sandbox_url=url)).market.client.urls["api"].values()) == {url}
 
 
+def test_an_account_of_a_region_is_asked_at_its_own_host():
+    opened = client.build(config.load(profile="paper", venue="bybit", venue_host="bybit.eu"))
+    assert opened.implode_hostname(opened.urls["api"]["private"]) == "https://api.bybit.eu"
+    with pytest.raises(InputError, match=r"'bybit.example' is no host of bybit: bybit.com, .*bybit.kz"):
+        client.build(config.load(profile="paper", venue="bybit", venue_host="bybit.example"))
+
+
 def live_venue(stub: Stub, **key: object) -> CcxtVenue:
     """Connect with profile live, then point it at the stub."""
     venue = connect(config.load(profile="live", live_account="24600000"))
@@ -722,6 +729,7 @@ def live_venue(stub: Stub, **key: object) -> CcxtVenue:
         ({"permissions": {"Wallet": ["AccountTransfer", "Withdraw"]}}, "may withdraw"),
         ({"permissions": {}}, "does not say whether it may withdraw"),
         ({"readOnly": 1}, "read-only"),
+        ({"permissions": {"Wallet": [], "ContractTrade": ["Order"]}}, "lacks ContractTrade: Position"),
     ],
 )
 async def test_live_refuses_a_key_that_is_not_the_one_it_was_armed_for(keys, stub, key, said):

@@ -63,5 +63,6 @@ def test_captured_wallets_can_be_read(name, equity, available):
 
 def test_the_captured_key_may_not_withdraw():
     body = json.loads((CAPTURED / "http_get_user_query_api.json").read_text())
-    key = translate.permissions_of(body["result"])
+    key = translate.permissions_of(body["result"], {"ContractTrade": ("Order", "Position"), "Spot": ("None",)})
     assert (key.account_id, key.withdraw, key.read_only) == ("1448939", False, True)
+    assert key.lacks == ("Spot: None",)
