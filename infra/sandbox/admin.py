@@ -50,7 +50,7 @@ def admin_routes(ex: Exchange, bench: FaultBench) -> list[Route]:
             bench.order(Fault.model_validate_json(await request.body()))
         elif request.method == "DELETE":
             bench.clear()
-        return JSONResponse({"faults": [fault.model_dump() for fault in bench.pending]})
+        return JSONResponse({"faults": [fault.model_dump(mode="json") for fault in bench.pending]})
 
     async def trades(request: Request) -> JSONResponse:
         trade = Trade.model_validate_json(await request.body())
@@ -96,7 +96,7 @@ def exchange_state(ex: Exchange) -> Json:
         "unprotected_s": {symbol: ex.naked_ms[symbol] / 1000 for symbol in marks},
         "equity": balance.equity,
         "available": balance.available,
-        "prices": marks,
+        "prices": {symbol: ex.price(symbol) for symbol in marks},
         "totals": {symbol: ex.account.totals(symbol) for symbol in marks},
         "requests": ex.requests,
     }
@@ -123,6 +123,6 @@ def _position(ex: Exchange, position: VenuePosition) -> Json:
         "avg_price": position.avg_price,
         "stopLoss": position.stop,
         "takeProfit": position.target,
-        "unrealized_pnl": holding.unrealized(ex.price(position.symbol)),
+        "unrealized_pnl": holding.unrealized(ex.mark(position.symbol)),
         "unprotected_s": ex.naked_now_ms[position.symbol] / 1000,
     }

@@ -20,6 +20,7 @@ class SandboxConfig(BaseModel, frozen=True):
 
     start: None means wall time on a synthetic market, and some way into the files on candles (`exchange`).
     state: a file that keeps the account over a restart. crash: the market crashes then.
+    risk_limit: the largest position, in quote, at the highest leverage; with a tenth of that, ten times as much.
     speed: market seconds per wall second; with `stepped` time moves through the admin endpoint only.
     """
 
@@ -33,6 +34,7 @@ class SandboxConfig(BaseModel, frozen=True):
     key: str = "sandbox"
     secret: str = "sandbox"  # noqa: S105  (of a local exchange that has no money)
     costs: Costs = Costs()
+    risk_limit: Decimal = Field(Decimal(2_000_000), gt=0)
     funding_rate: Decimal = Decimal("0.0001")
     state: Path | None = None
     crash: Crash | None = None

@@ -26,11 +26,12 @@ from tasks.core.errors import InputError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.simulation.wallet import Holding
 from tasks.core.trading.money import exact
-from tasks.core.types.orders import Fill, Order, OrderIntent
+from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus
 
 FUNDING_MS = 8 * 3_600_000
 WARM_UP_MS = 250 * DAY_MS
 ALIGN_MS = 300_000
+FORGOTTEN = timedelta(hours=24)
 REMEMBERED = 1000  # changes of what is held
 AFTER = timedelta(microseconds=1)  # a leg begins after whatever happened at its first instant
 
@@ -63,6 +64,8 @@ class Exchange:
         self.naked_ms: Counter[str] = Counter(saved.get("naked_ms"))
         self.naked_now_ms: Counter[str] = Counter(saved.get("naked_now_ms"))  # of the position that is open
         self.hidden_until: dict[str, int] = {}  # ms, by the id of an execution or order that is told late
+        self._told_as: dict[str, dict[str, str]] = {}  # fields of an execution's or order's row, by its id
+        self.half_stops = 0  # how many stops and targets will find room for half of the position
         self._held = deque([(0, self._holdings())], maxlen=REMEMBERED)  # from when on, in ms, and what
 
     def _market(self) -> dict[str, Any]:
@@ -110,17 +113,30 @@ class Exchange:
         market = self.markets[symbol]
         return market.decimal(market.price_at(self.now_ms))
 
+    def mark(self, symbol: str) -> Decimal:
+        market, basis = self.markets[symbol], self.account.wallet.basis
+        return market.decimal(market.price_at(self.now_ms) * float(basis if market.category == "linear" else 1))
+
     def marks(self) -> dict[str, Decimal]:
-        return {symbol: self.price(symbol) for symbol in self.markets}
+        return {symbol: self.mark(symbol) for symbol in self.markets}
 
     def tells(self, of: Order | Fill) -> bool:
-        """Return whether the venue lists an order or execution by now."""
+        """Return whether the venue lists an order or execution by now, and still: unfilled orders are kept a day."""
+        empty = isinstance(of, Order) and of.status is OrderStatus.CANCELLED and not of.filled
+        if empty and self.now - of.updated_at > FORGOTTEN:  # type: ignore[union-attr]  # an order
+            return False
         return self.hidden_until.get(_key(of), 0) <= self.now_ms
 
-    def tell_late(self, of: Order | Fill, seconds: float) -> None:
-        """List it only once it is so old."""
+    def tell(self, of: Order | Fill, seconds: float, row: dict[str, str]) -> None:
+        """List it only once it is so old, and from now on with these fields."""
         made_at = of.at if isinstance(of, Fill) else of.created_at
-        self.hidden_until[_key(of)] = round((made_at.timestamp() + seconds) * 1000)
+        if seconds:
+            self.hidden_until[_key(of)] = round((made_at.timestamp() + seconds) * 1000)
+        self._told_as[_key(of)] = self.told_as(of) | row
+
+    def told_as(self, of: Order | Fill) -> dict[str, str]:
+        """Return the fields that its row has in place of its own."""
+        return self._told_as.get(_key(of), {})
 
     def held(self, seconds: float) -> dict[str, Holding]:
         """Return the open positions as they were some seconds ago, the oldest known at most."""
@@ -162,8 +178,8 @@ class Exchange:
                 for symbol, price in self.marks().items():
                     self.account.apply_funding(symbol, self.config.funding_rate, price, self.now)
         self.now_ms = max(self.now_ms, until_ms)
-        for symbol, price in self.marks().items():
-            self.account.wallet.last[symbol] = price
+        for symbol in self.markets:
+            self.account.wallet.last[symbol] = self.price(symbol)
 
     def _pass(self, market: Listing, start_ms: int, end_ms: int) -> None:
         """Pass a market's path over the account, bar by bar where anything could happen."""
@@ -182,8 +198,13 @@ class Exchange:
             if not idle:
                 start, end = market.decimal(leg.start), market.decimal(leg.end)
                 prices = start, max(start, end), min(start, end), end
-                bar = PriceBar(when(leg.start_ms) + AFTER, *prices, exact(leg.volume), when(leg.candle_ms))
-                if self.account.on_bar(symbol, bar, when(leg.end_ms)):
+                volume = exact(leg.volume)
+                if self.half_stops and position:
+                    half = max(position.quantity / 2, market.instrument.step)
+                    volume = min(volume, half * 100 / costs.participation_pct)
+                bar = PriceBar(when(leg.start_ms) + AFTER, *prices, volume, when(leg.candle_ms))
+                if fills := self.account.on_bar(symbol, bar, when(leg.end_ms)):
+                    self.half_stops -= any(fill.reason in ("stop", "target") for fill in fills) and self.half_stops > 0
                     self._remember(leg.end_ms)
 
     def forget_closed(self) -> None:

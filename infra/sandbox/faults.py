@@ -3,8 +3,11 @@
 A fault applies to the next `times` requests whose path contains `path`, or to a seeded share of them. Each kind is a
 sequence of steps that a request goes through. Kinds that make the venue itself misbehave hand a quirk to the endpoints.
 
-`late_fills` and `late_orders` are about no request: they strike the next `times` executions, or orders, that are made
-after the fault was ordered. Each of these is listed nowhere until it is `seconds` old by the venue's clock.
+LASTING kinds are about no request. `late_fills` and `late_orders` strike the next `times` executions, or orders, that
+are made after the fault was ordered: each is listed nowhere until it is `seconds` old by the venue's clock.
+`told_fills` and `told_orders` list them with the fields of `row` in place of their own. `partial_stop` lets the next
+`times` stops and targets that fire find room for half of the position; the rest goes on. `mark_offset` puts the mark
+price `bps` off the last price until the faults are cleared.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import BaseModel, Field
@@ -25,8 +29,12 @@ from infra.sandbox.exchange import Exchange
 from infra.sandbox.market.crash import ERROR_SHARE
 
 SOMEHOW = ("timeout_after_accept", "drop", "http_500", "rate_limit", "html", "duplicate")
-QUIRKS = ("clock_skew", "delisting", "reject_stop", "partial_fill", "partial_fill_cancel", "stale_positions")
+QUIRKS = (
+    "clock_skew", "delisting", "fee_coin", "reject_stop", "partial_fill", "partial_fill_cancel", "stale_positions",
+)  # fmt: skip
 LATE = ("late_fills", "late_orders")
+MADE = (*LATE, "told_fills", "told_orders")  # about executions and orders made from now on
+LASTING = (*MADE, "mark_offset", "partial_stop")
 PAGE = "<!DOCTYPE html><html><head><title>Attention Required!</title></head><body>Please wait</body></html>"
 ANSWERS = {  # HTTP status, and what is said
     "http_500": (500, "Internal Server Error"),
@@ -39,7 +47,7 @@ SECONDS = {  # where none are given
     "latency": 2.0, "late": 0.5, "reorder": 1.0, "ban": 10.0, "clock_skew": 30.0,
     **dict.fromkeys((*LATE, "stale_positions"), 4.0),
 }  # fmt: skip
-PATHS = {"stale_positions": "position/list"}  # where no path is given
+PATHS = {"stale_positions": "position/list", "fee_coin": "user-setting-config"}  # where no path is given
 
 
 @dataclass
@@ -136,10 +144,11 @@ KINDS = {
     # reject_stop: orders are taken without their stop; setting one later is refused
     # partial_fill: only half of what an order asks for is there to be taken
     # partial_fill_cancel: half of an order is taken, and the venue cancels the rest, also of a limit order
+    # fee_coin: the account says that its fees are taken in another coin
     # stale_positions: the positions are listed as they were `seconds` ago
     **dict.fromkeys(QUIRKS, (misbehave, serve)),
     "somehow": (),  # one of SOMEHOW
-    **dict.fromkeys(LATE, ()),
+    **dict.fromkeys(LASTING, ()),
 }
 
 
@@ -148,6 +157,7 @@ class Fault(BaseModel, extra="forbid"):
 
     seconds: of latency, of silence before a dropped answer, of a ban, of skew, of lateness. status: the HTTP code.
     share: of the requests that match, chosen by `seed`; the others pass. code: what `refuse` answers.
+    row: fields of `told_fills` and `told_orders`. bps: of `mark_offset`.
     """
 
     kind: Literal[*KINDS]  # type: ignore[valid-type]
@@ -158,6 +168,8 @@ class Fault(BaseModel, extra="forbid"):
     share: float = Field(1.0, gt=0, le=1)
     seed: int = 0
     code: int = 429
+    row: dict[str, str] = {}
+    bps: Decimal = Field(Decimal(0), gt=-10_000)
 
     def model_post_init(self, _context: object) -> None:
         self._luck = random.Random(self.seed)
@@ -181,27 +193,32 @@ class FaultBench:
         self.banned_until = 0.0
         self.answered = asyncio.Event()
         self._crash = Fault(kind="somehow", share=ERROR_SHARE, seed=exchange.config.seed)
-        self._looked_at = dict.fromkeys(LATE, 0)  # how many there were
+        self._looked_at = dict.fromkeys(MADE, 0)  # how many there were
 
     def order(self, fault: Fault) -> None:
         """Let a fault happen to what comes from now on."""
         self.exchange.catch_up()
         self.strike_what_is_new()
         self.pending.append(fault)
+        if fault.kind == "mark_offset":
+            self.exchange.account.wallet.basis = 1 + fault.bps / 10_000
+        elif fault.kind == "partial_stop":
+            self.exchange.half_stops += fault.times
 
     def clear(self) -> None:
         """Take every fault back; what is late is told now."""
         self.pending.clear()
         self.banned_until = 0.0
         self.exchange.hidden_until.clear()
+        self.exchange.half_stops, self.exchange.account.wallet.basis = 0, Decimal(1)
 
     def strike_what_is_new(self) -> None:
-        """Make the executions and orders since the last call late, those that a fault is ordered for."""
+        """Let the faults that are about executions or orders happen to those made since the last call."""
         account = self.exchange.account
-        for kind, made in zip(LATE, (account.fills, account.orders), strict=True):
+        for kind, made in zip(MADE, (account.fills, account.orders) * 2, strict=True):
             for each in made[self._looked_at[kind] :]:
                 if fault := self._struck(lambda f, kind=kind: f.kind == kind):
-                    self.exchange.tell_late(each, fault.at_work().seconds or 0)
+                    self.exchange.tell(each, fault.at_work().seconds or 0, fault.row)
             self._looked_at[kind] = len(made)
 
     async def deliver(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
@@ -220,7 +237,7 @@ class FaultBench:
         """Return the fault that applies to a request for `path`, one time less of it remaining."""
         if time.monotonic() < self.banned_until:
             return Fault(kind="ban", seconds=0)
-        if fault := self._struck(lambda f: f.kind not in LATE and (f.path or PATHS.get(f.kind, "")) in path):
+        if fault := self._struck(lambda f: f.kind not in LASTING and (f.path or PATHS.get(f.kind, "")) in path):
             return fault
         crash = self.exchange.config.crash
         crashing = crash is not None and crash.lasts(self.exchange.clock.now_ms())

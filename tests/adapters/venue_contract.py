@@ -1,12 +1,14 @@
 """What any `ports.Venue` must do, as plain functions: the ccxt venue on the sandbox and the paper venue pass the same.
 
 `CHECKS` are async functions (venue, symbol, advance). The account is flat, has quote to trade with and is the check's
-own; `advance(seconds)` lets the venue's time pass. A check leaves the account flat.
+own; `advance(seconds)` lets the venue's time pass. A check leaves the account flat. What a venue tells of orders, fills
+and positions may come late: a check waits for it, and then it must be right.
 """
 
 from collections.abc import Awaitable, Callable
 from datetime import UTC, timedelta
 from decimal import Decimal
+from typing import TypeVar
 
 import pytest
 
@@ -14,10 +16,11 @@ from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueEr
 from tasks.core.ports import Venue
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types.bars import COLUMNS, duration, floor_time
-from tasks.core.types.orders import Instrument, OrderIntent, OrderStatus, OrderType, VenuePosition
+from tasks.core.types.orders import Fill, Instrument, Order, OrderIntent, OrderStatus, OrderType, VenuePosition
 
 Advance = Callable[[float], Awaitable[None]]
-PATIENCE = 5  # how often a check lets a second pass while it waits for a fill
+PATIENCE = 5  # how often a check lets a second pass while it waits for what the venue tells late
+T = TypeVar("T")
 
 
 async def the_clock_is_aware_utc_and_does_not_run_backwards(venue: Venue, symbol: str, advance: Advance) -> None:
@@ -81,13 +84,15 @@ async def an_entry_is_protected_filled_and_found_and_closes(venue: Venue, symbol
     assert sent.client_order_id == entry.client_order_id
     held = await _position(venue, symbol, advance)
     assert (held.side, held.quantity, held.stop, held.target) == ("long", entry.quantity, entry.stop, entry.target)
-    found = await venue.find_order(symbol, entry.client_order_id)
-    assert found is not None
+    found = await _found(venue, entry, advance)
     assert (found.status, found.filled) == (OrderStatus.FILLED, entry.quantity)
     assert found.avg_price == held.avg_price
     assert found.client_order_id not in {order.client_order_id for order in await venue.open_orders(symbol)}
-    bought = [f for f in await venue.fills(symbol, started) if f.client_order_id == entry.client_order_id]
-    assert sum(f.quantity for f in bought) == entry.quantity
+
+    async def fills() -> list[Fill]:
+        return [f for f in await venue.fills(symbol, started) if f.client_order_id == entry.client_order_id]
+
+    bought = await _until(fills, lambda fills: sum(f.quantity for f in fills) == entry.quantity, advance)
     assert all(f.fee > 0 and f.side == "buy" and f.at.tzinfo is UTC for f in bought)
     assert len({f.fill_id for f in bought}) == len(bought)
     assert (await venue.balance()).available < before.available
@@ -112,18 +117,16 @@ async def protection_changes_one_side_at_a_time_and_zero_removes(venue: Venue, s
     await _position(venue, symbol, advance)
     tighter = entry.stop + 10 * instrument.tick
     await venue.set_protection(symbol, tighter, None)
-    held = await _position(venue, symbol, advance)
-    assert (held.stop, held.target) == (tighter, entry.target)
+    await _protected(venue, symbol, advance, tighter, entry.target)
     await venue.set_protection(symbol, tighter, None)  # the same again is no error
     await venue.set_protection(symbol, None, Decimal(0))
-    held = await _position(venue, symbol, advance)
-    assert (held.stop, held.target) == (tighter, None)
+    await _protected(venue, symbol, advance, tighter, None)
     target = entry.model_copy(update={"type": OrderType.TARGET, "price": entry.target, "side": "sell"})
     await venue.submit(target.model_copy(update={"client_order_id": "contract-target-3"}))
-    assert (await _position(venue, symbol, advance)).target == entry.target
+    await _protected(venue, symbol, advance, tighter, entry.target)
     cancel = target.model_copy(update={"type": OrderType.CANCEL_TARGET, "price": None})
     await venue.submit(cancel.model_copy(update={"client_order_id": "contract-cancel-3"}))
-    assert (await _position(venue, symbol, advance)).target is None
+    await _protected(venue, symbol, advance, tighter, None)
     await _flatten(venue, symbol, advance, "contract-exit-3")
 
 
@@ -146,9 +149,8 @@ async def a_limit_rests_is_found_and_is_cancelled(venue: Venue, symbol: str, adv
     limit = entry.model_copy(update={"type": OrderType.LIMIT, "price": price, "stop": price * Decimal("0.9") // 1})
     sent = await venue.submit(limit)
     assert (sent.status, sent.filled, sent.price) == (OrderStatus.OPEN, 0, price)
-    (resting,) = await venue.open_orders(symbol)
-    found = await venue.find_order(symbol, limit.client_order_id)
-    assert found == resting
+    found = await _found(venue, limit, advance)
+    assert await venue.open_orders(symbol) == [found]
     assert (found.quantity, found.stop, found.target, found.type) == (limit.quantity, limit.stop, limit.target, "limit")
     await venue.cancel(symbol, limit.client_order_id)
     assert await venue.open_orders(symbol) == []
@@ -188,9 +190,10 @@ async def reduce_only_never_flips(venue: Venue, symbol: str, advance: Advance) -
     fields = {"side": "sell", "reduce_only": True, "stop": None, "target": None, "quantity": entry.quantity * 2}
     try:  # venues differ: the order is cut to the position, or refused; a flip is what none may do
         await venue.submit(entry.model_copy(update=fields | {"client_order_id": "contract-reduce-8"}))
-        await advance(2)
     except OrderRejected:
         await _flatten(venue, symbol, advance, "contract-exit-8")
+    await _until(venue.positions, lambda positions: positions == [], advance)
+    await advance(PATIENCE)
     assert await venue.positions() == []
 
 
@@ -241,13 +244,33 @@ async def _entry(venue: Venue, symbol: str, client_order_id: str) -> OrderIntent
     )
 
 
-async def _position(venue: Venue, symbol: str, advance: Advance) -> VenuePosition:
+async def _until(read: Callable[[], Awaitable[T]], right: Callable[[T], bool], advance: Advance) -> T:
+    """Read until it is right."""
     for _ in range(PATIENCE):
-        held = [position for position in await venue.positions() if position.symbol == symbol]
-        if held:
-            return held[0]
+        if right(seen := await read()):
+            return seen
         await advance(1)
-    raise AssertionError(f"no position in {symbol} after {PATIENCE} s of the venue's time")
+    raise AssertionError(f"after {PATIENCE} s of the venue's time: {seen}")
+
+
+async def _found(venue: Venue, intent: OrderIntent, advance: Advance) -> Order:
+    order = await _until(
+        lambda: venue.find_order(intent.symbol, intent.client_order_id), lambda order: order is not None, advance
+    )
+    assert order is not None
+    return order
+
+
+async def _position(venue: Venue, symbol: str, advance: Advance) -> VenuePosition:
+    return (await _until(venue.positions, lambda held: any(p.symbol == symbol for p in held), advance))[0]
+
+
+async def _protected(venue: Venue, symbol: str, advance: Advance, stop: Decimal | None, target: Decimal | None) -> None:
+    """Wait until the position has this stop and this target."""
+    await _until(
+        venue.positions, lambda held: [(p.stop, p.target) for p in held if p.symbol == symbol] == [(stop, target)],
+        advance,
+    )  # fmt: skip
 
 
 async def _flatten(venue: Venue, symbol: str, advance: Advance, client_order_id: str) -> None:
@@ -262,9 +285,5 @@ async def _flatten(venue: Venue, symbol: str, advance: Advance, client_order_id:
             reduce_only=True,
         )
     )
-    for _ in range(PATIENCE):
-        if not await venue.positions():
-            break
-        await advance(1)
-    assert await venue.positions() == []
+    await _until(venue.positions, lambda positions: positions == [], advance)
     assert await venue.open_orders(symbol) == []  # the stop and the target went with the position

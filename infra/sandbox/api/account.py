@@ -20,6 +20,11 @@ def account_info(_q: Query) -> Json:
     return {"marginMode": "REGULAR_MARGIN", "unifiedMarginStatus": 6}
 
 
+def switches(q: Query) -> Json:
+    """Tell whether fees are taken in another coin, on spot (smsef) and on contracts (fmsef)."""
+    return {"lpaSpot": False, "lpaPerp": False, **dict.fromkeys(("smsef", "fmsef"), "fee_coin" in q.quirks)}
+
+
 def currencies(q: Query) -> Json:
     names = sorted({name for m in q.ex.markets.values() for name in (m.base, m.quote)})
     return {"rows": [{"name": name, "coin": name, "chains": []} for name in names]}
@@ -94,14 +99,14 @@ def order_history(q: Query) -> Json:
 def _orders(q: Query, orders: list[Order], kind: str = "") -> Json:
     if kind:
         orders = [o for o in orders if (o.type in rows.STOP_TYPE) == (kind != "Order")]
-    return q.page([rows.order_row(q.ex, order) for order in _asked(q, orders)], 20, 50)
+    return q.page([rows.order_row(q.ex, order) | q.ex.told_as(order) for order in _asked(q, orders)], 20, 50)
 
 
 def executions(q: Query) -> Json:
     """Fills within the time window (7 days at most), newest first."""
     start, end = q.times()
     inside = _asked(q, [fill for fill in q.account.fills if start <= int(text(fill.at)) <= end])
-    listed = [rows.execution_row(q.ex, fill) for fill in inside]
+    listed = [rows.execution_row(q.ex, fill) | q.ex.told_as(fill) for fill in inside]
     return q.page([row for row in listed if q["execType"] in ("", row["execType"])], 50, 100)
 
 
@@ -115,6 +120,7 @@ ENDPOINTS = {
     "user/query-api": api_key,
     "asset/coin/query-info": currencies,
     "account/info": account_info,
+    "account/user-setting-config": switches,
     "account/fee-rate": fee_rates,
     "account/wallet-balance": wallet,
     "position/list": positions,

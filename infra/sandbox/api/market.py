@@ -1,5 +1,7 @@
 """Bybit's public endpoints: instruments, klines, book, trades, tickers, funding."""
 
+from decimal import Decimal
+
 import numpy as np
 
 from infra.sandbox.api.answers import Json, bad_parameter
@@ -8,8 +10,11 @@ from infra.sandbox.clock import DAY_MS
 from infra.sandbox.exchange import FUNDING_MS
 from infra.sandbox.market import order_book
 from infra.sandbox.market.listing import Listing
+from tasks.core.types.base import ZERO
+from tasks.core.types.orders import OrderType
 
 MINUTE_MS = 60_000
+BAND = Decimal("0.05")  # how far above the mark one may buy, and below it sell
 INTERVALS = {str(n): n * MINUTE_MS for n in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)} | {"D": DAY_MS}
 
 
@@ -25,6 +30,8 @@ def instruments(q: Query) -> Json:
 def _instrument(market: Listing) -> Json:
     rules, spot = market.instrument, market.category == "spot"
     size = {"minOrderQty": rules.min_quantity, "basePrecision" if spot else "qtyStep": rules.step}
+    size |= {"maxMarketOrderQty" if spot else "maxMktOrderQty": rules.max_quantity}
+    size |= {"maxLimitOrderQty" if spot else "maxOrderQty": most_of(market, OrderType.LIMIT)}
     return {
         "symbol": market.id,
         "status": "Trading",
@@ -32,11 +39,17 @@ def _instrument(market: Listing) -> Json:
         "baseCoin": market.base,
         "quoteCoin": market.quote,
         "settleCoin": market.quote,
+        "riskParameters": dict.fromkeys(("priceLimitRatioX", "priceLimitRatioY"), BAND),
         "leverageFilter": {"maxLeverage": rules.max_leverage},
         "priceFilter": {"tickSize": rules.tick},
         "lotSizeFilter": size | {"minOrderAmt" if spot else "minNotionalValue": rules.min_notional},
         "fundingInterval": FUNDING_MS // MINUTE_MS,
     }
+
+
+def most_of(market: Listing, kind: OrderType) -> Decimal:
+    """Return the most, in base, that one order may be of."""
+    return (market.instrument.max_quantity or ZERO) * (2 if kind is OrderType.LIMIT else 1)
 
 
 def klines(q: Query) -> Json:
@@ -98,7 +111,7 @@ def _ticker(q: Query, market: Listing) -> Json:
     prices = {"lastPrice": last, "prevPrice24h": first, "highPrice24h": day[:, 2].max(), "lowPrice24h": day[:, 3].min()}
     contract: Json = {}
     if market.category == "linear":
-        prices |= {"indexPrice": last, "markPrice": last}
+        prices |= {"indexPrice": last, "markPrice": float(q.ex.mark(market.symbol))}
         contract = {  # ccxt takes what has no open interest for spot
             "openInterestValue": turnover,
             "fundingRate": q.ex.config.funding_rate,

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 from infra.sandbox.api import rows
 from infra.sandbox.api.answers import BybitError, Json, bad_parameter, refusal
+from infra.sandbox.api.market import BAND, most_of
 from infra.sandbox.api.query import Query, invalid
 from infra.sandbox.api.rows import ids
 from tasks.core.simulation.account import limit_price
@@ -25,6 +26,7 @@ def create(q: Query) -> Json:
     force = q["timeInForce"] or ("IOC" if intent.type is OrderType.MARKET else "GTC")
     if force not in TIMES_IN_FORCE:
         raise invalid("timeInForce", force)
+    _check_limits(q, intent)
     depth = ZERO if force == "PostOnly" else None
     if q.quirks.keys() & {"partial_fill", "partial_fill_cancel"}:
         depth = floor_to_step(intent.quantity / 2, q.market.instrument.step)
@@ -37,6 +39,24 @@ def create(q: Query) -> Json:
         if force in ("IOC", "FOK") or "partial_fill_cancel" in q.quirks or (force == "PostOnly" and takes):
             q.account.cancel(order.client_order_id, ex.now)
     return ids(order)
+
+
+def _check_limits(q: Query, intent: OrderIntent) -> None:
+    """Refuse an order that is too large, too far from the mark, or opens more than its leverage allows."""
+    ex, market, sign = q.ex, q.market, sign_of(intent.side)
+    if intent.quantity > most_of(market, intent.type):
+        raise refusal("above_max_quantity", q.category)
+    if intent.type in PLAIN.values():
+        mark = ex.mark(intent.symbol)
+        if sign * ((intent.price or ex.price(intent.symbol)) - mark) > mark * BAND:
+            raise refusal("price_too_high" if sign > 0 else "price_too_low", q.category)
+    if q.category == "linear" and not intent.reduce_only:
+        position = q.account.position(intent.symbol)
+        held = position.quantity * (1 if position.side == "long" else -1) if position else ZERO
+        leverage = q.account.wallet.leverage(intent.symbol)
+        most = ex.config.risk_limit * market.instrument.max_leverage / leverage
+        if abs(held + sign * intent.quantity) * ex.mark(intent.symbol) > most:
+            raise BybitError(110090, f"position may exceed the max limit {most} at leverage {leverage}, please adjust")
 
 
 def _intent(q: Query) -> OrderIntent:

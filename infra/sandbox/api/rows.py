@@ -136,7 +136,7 @@ def execution_row(ex: Exchange, fill: Fill) -> Json:
 
 def position_row(ex: Exchange, market: Listing, held: Mapping[str, Holding]) -> Json:
     """Return one entry of /v5/position/list; a flat one has size 0 and no side."""
-    symbol, wallet, mark = market.symbol, ex.account.wallet, ex.price(market.symbol)
+    symbol, wallet, mark = market.symbol, ex.account.wallet, ex.mark(market.symbol)
     about = {"symbol": market.id, "positionIdx": 0, "leverage": wallet.leverage(symbol), "markPrice": mark}
     if (holding := held.get(symbol)) is None:
         return about | {"side": "", "size": "0", "createdTime": ex.now, "updatedTime": ex.now}
@@ -147,7 +147,7 @@ def position_row(ex: Exchange, market: Listing, held: Mapping[str, Holding]) -> 
         "avgPrice": holding.avg_price,
         "positionValue": holding.cost,
         "positionIM": wallet.margin(holding),
-        "liqPrice": "" if liquidation is None else market.text(float(liquidation)),
+        "liqPrice": "" if liquidation is None else market.text(float(liquidation * wallet.basis)),
         "takeProfit": text(holding.target),
         "stopLoss": text(holding.stop),
         "unrealisedPnl": holding.unrealized(mark),

@@ -15,6 +15,7 @@ from infra.sandbox.market.candles import BaseCandles, Floats
 from tasks.core.types.orders import Instrument
 
 MAX_LEVERAGE = 100
+MAX_LOTS = 500_000  # of a market order; a limit order may be of twice as many
 MIN_NOTIONAL = Decimal(5)
 
 
@@ -47,6 +48,7 @@ class Listing:
             max_leverage=Decimal(MAX_LEVERAGE if linear else 1),
             shorting=linear,
             kind=self.category,
+            max_quantity=step * MAX_LOTS,
         )
 
     def text(self, price: float) -> str:

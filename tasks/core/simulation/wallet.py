@@ -55,7 +55,10 @@ class Totals(BaseModel):
 
 
 class Wallet(BaseModel):
-    """Wallet and positions. `last` holds the newest price seen of each symbol, for margin between bars."""
+    """Wallet and positions. `last` holds the newest price seen of each symbol, for margin between bars.
+
+    basis: mark price over last price. Stops and targets fire by the last price, liquidation and PnL go by the mark.
+    """
 
     cash: Decimal = Field(validation_alias=AliasChoices("cash", "wallet"), serialization_alias="wallet")
     instruments: Mapping[str, Instrument] = Field({}, exclude=True)
@@ -64,6 +67,7 @@ class Wallet(BaseModel):
     holdings: dict[str, Holding] = {}
     totals: dict[str, Totals] = {}
     last: dict[str, Decimal] = {}
+    basis: Decimal = Field(ONE, exclude=True)
 
     def leverage(self, symbol: str) -> Decimal:
         """Return what margin is computed with: 1 on spot, else the chosen leverage within the instrument's."""
@@ -129,10 +133,10 @@ class Wallet(BaseModel):
         return free
 
     def mark(self, holding: Holding, marks: Mapping[str, Decimal]) -> Decimal:
-        return marks.get(holding.symbol) or self.last.get(holding.symbol) or holding.avg_price
+        return marks.get(holding.symbol) or self.last.get(holding.symbol, ZERO) * self.basis or holding.avg_price
 
     def liquidation_price(self, symbol: str) -> Decimal | None:
-        """Return the price of `symbol` at which equity falls to the maintenance margin; None: never.
+        """Return the last price of `symbol` at which equity falls to the maintenance margin; None: never.
 
         Other positions count at their last price.
         """
@@ -146,7 +150,7 @@ class Wallet(BaseModel):
             at = holding.sign * holding.cost - left - tier.deducted
             price = REPORTED.divide(at, holding.quantity * (holding.sign - tier.rate))
             if price * holding.quantity > tier.above:
-                return price
+                return price / self.basis
         return None
 
     def maintenance(self, holding: Holding) -> Decimal:

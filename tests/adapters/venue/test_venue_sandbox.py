@@ -9,6 +9,7 @@ from sandbox_server import admin, advance, fault, running_sandbox, state
 from venue_contract import CHECKS
 
 from tasks import settings as config
+from tasks.adapters.venue import ccxt_venue
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueError, VenueUnavailable
 from tasks.core.types.bars import duration, floor_time
@@ -39,6 +40,36 @@ async def test_contract(check, venue, url):
         await asyncio.to_thread(advance, url, seconds)
 
     await check(venue, BTC, let_pass)
+
+
+STRESS = {
+    "late fills": {"kind": "late_fills", "seconds": 3},
+    "late orders": {"kind": "late_orders", "seconds": 3},
+    "stale positions": {"kind": "stale_positions", "seconds": 3},
+    "mark off the last price": {"kind": "mark_offset", "bps": 150},
+    "fees in another coin": {"kind": "told_fills", "row": {"feeCurrency": "MNT"}},
+    "stops that fill in part": {"kind": "partial_stop"},
+}
+
+
+@pytest.mark.parametrize("named", STRESS)
+async def test_the_contract_holds_under_stress(named, monkeypatch):
+    monkeypatch.setattr(ccxt_venue, "LOOKS", (0.0,))  # a stepped clock stands still meanwhile
+    with running_sandbox(symbols=(BTC,), stepped=True, start=START) as url:
+        connected = connect(config.load(profile="sandbox", sandbox_url=url))
+        fault(url, **STRESS[named], times=10**6)
+
+        async def let_pass(seconds: float) -> None:
+            await asyncio.to_thread(advance, url, seconds)
+
+        for check in CHECKS:
+            try:
+                await check(connected, BTC, let_pass)
+            except BaseException as e:
+                e.add_note(f"in {check.__name__}")
+                raise
+            await let_pass(4)  # what came of it is told by then
+        await connected.close()
 
 
 def entry(client_order_id: str, **changes: object) -> OrderIntent:
