@@ -8,6 +8,7 @@ from typing import Any
 
 from tasks.adapters.venue import client
 from tasks.adapters.venue.account import PROTECTION, Account, accepted, protection_of
+from tasks.adapters.venue.binanceusdm import BinanceUsdm
 from tasks.adapters.venue.bitget import Bitget
 from tasks.adapters.venue.bybit import Bybit
 from tasks.adapters.venue.hyperliquid import Hyperliquid
@@ -17,7 +18,13 @@ from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus
 from tasks.settings import Settings
 
-DIALECTS: dict[str, type[Account]] = {"bybit": Bybit, "hyperliquid": Hyperliquid, "okx": Okx, "bitget": Bitget}
+DIALECTS: dict[str, type[Account]] = {
+    "binanceusdm": BinanceUsdm,
+    "bitget": Bitget,
+    "bybit": Bybit,
+    "hyperliquid": Hyperliquid,
+    "okx": Okx,
+}
 LOOKS = (0.0, 0.1, 0.2, 0.4, 0.8)  # seconds before each look for a new order; Bybit creates them asynchronously
 TOLD_APART_BY = {
     "profile",

@@ -30,7 +30,7 @@ from tasks.redaction import redacted
 from tasks.settings import Settings
 
 SPEAKS_ORDERS = ("bybit", "okx", "binanceusdm", "hyperliquid", "bitget")  # public data works for any ccxt venue
-DEMO_OF_ITS_OWN = ("bybit", "bitget")  # elsewhere the demo is ccxt's sandbox: a testnet, or a header
+DEMO_OF_ITS_OWN = ("binanceusdm", "bybit", "bitget")  # elsewhere the demo is ccxt's sandbox: a testnet, or a header
 NOT_TRADED = frozenset({"inverse", "option", "future", "hip3"})  # hip3: ten requests more for others' exchanges
 TAKES_ALL_TYPES = ("bitrue",)  # ccxt fails on the answers it then misses
 CURRENCIES_FIRST = ("bitso", "kraken", "latoken")  # ccxt reads their markets' names or steps from currencies

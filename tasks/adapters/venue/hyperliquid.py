@@ -77,26 +77,23 @@ class Hyperliquid(Unified):
             with understood(doing, VenueUnavailable):
                 for row in rows:
                     if row["coin"] == market["info"]["name"]:
-                        fill = await self._named(row, self.fill_of(self.market.client.parse_trade(row), market))
+                        fill = await self._told(row, market)
                         found[fill.fill_id] = fill
                 if len(rows) < FILLS_PAGE:
                     return found
                 before, start = start, max(at(row["time"]) for row in rows)
         raise VenueUnavailable(f"{doing}: more than {FILLS_PAGE} in one millisecond")
 
-    async def _named(self, row: Row, fill: Fill) -> Fill:
-        """Return a fill with our id and why it happened, which its order tells where the row does not."""
-        name, reason, liquidated = row.get("cloid"), "", (row.get("liquidation") or {}).get("liquidatedUser", "")
-        if liquidated.lower() == self._wallet.lower() or row["dir"].startswith(FORCED):
-            name, reason = "", "liquidation"
-        elif not name:
-            oid = fill.venue_order_id
-            order = await self.call(f"look up order {oid}", "fetch_order", oid, fill.symbol, fine=Meaning.GONE)
-            if order and (exit_ := _exit_of(order["info"]["order"])):
-                reason = exit_[0]
-            name = order and order["clientOrderId"]
+    async def _told(self, row: Row, market: Row) -> Fill:
+        """Read a fill with our id and why it happened, which its order tells where the row does not."""
+        fill = self.fill_of(self.market.client.parse_trade(row), market)
         id_ = str(row.get("tid") or f"{row['hash']}-{row['startPosition']}")  # old rows have no id of their own
-        return fill.replace(fill_id=id_, client_order_id=(name or "").removeprefix("0x"), reason=reason)
+        liquidated = (row.get("liquidation") or {}).get("liquidatedUser", "")
+        if liquidated.lower() == self._wallet.lower() or row["dir"].startswith(FORCED):
+            return fill.replace(fill_id=id_, reason="liquidation")
+        if name := row.get("cloid"):
+            return fill.replace(fill_id=id_, client_order_id=name.removeprefix("0x"))
+        return (await self.named(fill, market)).replace(fill_id=id_)
 
     # --- what is done
 

@@ -62,6 +62,7 @@ class Unified(Account):
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
+        self._purposes: dict[str, tuple[str, str]] = {}  # our id and the reason of orders' fills
         market.client.number = as_written
 
     # --- what there is
@@ -232,6 +233,24 @@ class Unified(Account):
             liquidity="maker" if row["takerOrMaker"] == "maker" else "taker",
             at=at(row["timestamp"]),
         )
+
+    async def named(self, fill: Fill, market: Row) -> Fill:
+        """Return a fill whose row tells neither with our id and why it happened: its order is asked, once."""
+        name = fill.venue_order_id
+        if name not in self._purposes:
+            doing = f"look up order {name}"
+            row = await self.call(doing, "fetch_order", name, fill.symbol, fine=Meaning.GONE)
+            if row is None:
+                return fill
+            with understood(doing, VenueUnavailable):
+                order = self.order_of(row, market)
+            self._purposes[name] = await self.purpose(order)
+        client_order_id, reason = self._purposes[name]
+        return fill.replace(client_order_id=client_order_id, reason=reason)
+
+    async def purpose(self, order: Order) -> tuple[str, str]:
+        """Return an order's id of ours and the reason of its fills."""
+        return order.client_order_id, order.type if order.type in EXITS else ""
 
     # --- what is done
 

@@ -193,8 +193,7 @@ def fields_of(asked: Any) -> Mapping[str, Any]:
     return query_and_body(asked)
 
 
-async def life(venue: CcxtVenue, stub: Stub) -> None:
-    """Ask everything we ever ask: a contract's life, a spot one's, and what is looked at before either."""
+def serve(stub: Stub) -> None:
     row = {
         "orderId": "v-1", "side": "Sell", "orderType": "Limit", "price": "87000", "qty": "1", "cumExecQty": "0",
         "avgPrice": "", "orderStatus": "Untriggered", "stopOrderType": "tpslOrder", "triggerPrice": "80000",
@@ -207,7 +206,7 @@ async def life(venue: CcxtVenue, stub: Stub) -> None:
         "lotSizeFilter": {"basePrecision": "0.01", "minOrderQty": "0.01", "minOrderAmt": "1", "maxOrderQty": "9"},
         "priceFilter": {"tickSize": "0.01"},
     }  # fmt: skip
-    both = {"spot": [spot], "linear": [listed("BTCUSDT")]}
+    both = {"spot": [spot], "linear": [listed("BTCUSDT"), listed("LTCUSDT")]}
     done = ok(orderId="v-1", orderLinkId="x")
     stub.answers |= answers("", Body("", "", "", None, None), []) | {
         CREATE: done, "/v5/order/cancel": done, "/v5/position/set-leverage": ok(), "/v5/position/trading-stop": ok(),
@@ -224,6 +223,10 @@ async def life(venue: CcxtVenue, stub: Stub) -> None:
             list=[row | {"orderLinkId": asked.query.get("orderLinkId", "x")}], nextPageCursor="",
         )),
     }  # fmt: skip
+
+
+async def life(venue: CcxtVenue, stub: Stub) -> None:
+    serve(stub)
     await ask_everything(venue, "BTC/USDT:USDT")
     await ask_everything(venue, "BTC/USDT")
 
@@ -233,5 +236,6 @@ PROOF = Proof(
     answers=answers, one_order=one_order, order=order, fill=fill, position=position, balance=balance,
     instrument=instrument, book=book, bars=bars, funding=funding, key=key, refuses=(CREATE, WALLET),
     endpoint_of=lambda asked: f"{asked.method} {asked.path}", fields_of=fields_of,
-    undocumented=frozenset({"GET /v5/user/query-api"}), life=life,
+    undocumented=frozenset({"GET /v5/user/query-api"}), serve=serve, life=life,
+    left_out=frozenset({"orderLinkId", "positionIdx"}),
 )  # fmt: skip

@@ -216,7 +216,7 @@ def fields_of(asked: Asked) -> Mapping[str, Any]:
     return given
 
 
-async def life(venue: CcxtVenue, stub: Stub) -> None:
+def serve(stub: Stub) -> None:
     stop = {
         "coin": "BTC", "oid": 7, "side": "A", "sz": "1.0", "origSz": "1.0", "limitPx": "76000", "timestamp": NOW_MS,
         "orderType": "Stop Market", "isTrigger": True, "triggerPx": "80000.0", "reduceOnly": True, "tif": None,
@@ -227,11 +227,15 @@ async def life(venue: CcxtVenue, stub: Stub) -> None:
         "oid": 8, "reduceOnly": False,
     }  # fmt: skip
     held = {"coin": "BTC", "szi": "1.0", "entryPx": "87000", "marginUsed": "1", "unrealizedPnl": "0"}
+    coins = [{"coin": name} for name in ("COIN1", "COIN2", "COIN3", "COIN4", "SOL")]
+    prices = {"BTC": "87000", "SOL": "100"}
     answer = {
-        "exchangeStatus": {"time": NOW_MS}, "metaAndAssetCtxs": listing([]), "userAbstraction": "default",
+        "exchangeStatus": {"time": NOW_MS}, "metaAndAssetCtxs": listing(coins), "userAbstraction": "default",
         "spotMetaAndAssetCtxs": [{"universe": [], "tokens": []}, []], "frontendOpenOrders": [stop],
         "fundingHistory": [], "candleSnapshot": [], "recentTrades": [], "userRole": {"role": "missing"},
-        "l2Book": {"coin": "BTC", "levels": [[{"px": "87000", "sz": "1"}], [{"px": "87001", "sz": "1"}]], "time": 1},
+        "l2Book": lambda asked: {
+            "coin": asked.body["coin"], "levels": [[{"px": prices[asked.body["coin"]], "sz": "1"}]] * 2, "time": NOW_MS,
+        },
         "clearinghouseState": {
             "assetPositions": [{"position": held}], "marginSummary": {"accountValue": "9", "totalMarginUsed": "1"},
         },
@@ -243,13 +247,19 @@ async def life(venue: CcxtVenue, stub: Stub) -> None:
     }  # fmt: skip
     resting = {"status": "ok", "response": {"type": "order", "data": {"statuses": [{"resting": {"oid": 8}}]}}}
     stub.answers |= {INFO: info(answer), EXCHANGE: resting}
+
+
+async def life(venue: CcxtVenue, stub: Stub) -> None:
+    serve(stub)
     await ask_everything(venue, "BTC/USDC:USDC")
 
 
 PROOF = Proof(
     venue="hyperliquid", folder="hyperliquid", quote="USDC", kind_of=kind_of, unasked=unasked, rows=rows,
     symbol=symbol, answers=answers, one_order=one_order, order=order, fill=fill, position=position, balance=balance,
-    instrument=instrument, book=book, bars=bars, funding=funding, key=key, refuses=(INFO, EXCHANGE), life=life,
+    instrument=instrument, book=book, bars=bars, funding=funding, key=key, refuses=(INFO, EXCHANGE), serve=serve,
+    life=life,
+    left_out=frozenset({"c"}),
     endpoint_of=endpoint_of, fields_of=fields_of,
     undocumented=frozenset(
         f"POST /info (type {name})"
