@@ -21,7 +21,7 @@ from deployments.up_state import FirstCycle, UpState
 from flows.commands.output import echo, emit
 from infra.door import PAGE
 from tasks.adapters import secret
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, VenueUnavailable
 from tasks.settings import Settings
 
 STOP_S = 60.0
@@ -33,6 +33,8 @@ def up(settings: Settings, *, once: bool, detach: bool, yes_live: bool, as_json:
         raise InputError("--once and --detach: one stops after the first cycle, the other keeps running; choose one")
     if settings.profile == "live":
         _arm(settings, yes_live)
+    elif settings.profile == "paper":
+        asyncio.run(_look_up(settings))
     if detach:
         return _detached(settings, as_json)
     supervisor = Supervisor(settings)
@@ -80,6 +82,19 @@ def _arm(settings: Settings, yes_live: bool) -> None:
         raise InputError("profile live asks before it starts: run `up` in a terminal, or add --yes-live")
     if not click.confirm("Trade on this account?", err=True):
         raise click.exceptions.Exit(1)
+
+
+async def _look_up(settings: Settings) -> None:
+    """Start nothing for symbols that the venue does not list; one that does not answer now may do so later."""
+    from tasks.adapters.venue.ccxt_venue import connect
+
+    venue = connect(settings)
+    try:
+        with suppress(VenueUnavailable):
+            for symbol in settings.symbols:
+                await venue.instrument(symbol)
+    finally:
+        await venue.close()
 
 
 def _carried_out(supervisor: Supervisor, story: Callable[[], Coroutine[Any, Any, int | None]]) -> int | None:

@@ -14,6 +14,7 @@ TICK = 0.5
 BID, ASK, TRADED = 3, 4, 2  # coins at the best prices, and a minute
 BEFORE, AFTER = 60_000.0, 59_000.0
 MINUTE_MS = 60_000
+MINUTES = {"1m": 1, "5m": 5, "15m": 15, "30m": 30, "1h": 60, "4h": 240, "1d": 1440}
 Answers = dict[str, Callable[[Asked], object]]
 Row = tuple[int, float, float, float, float, int]  # open time ms, open, high, low, close, coins
 
@@ -85,7 +86,7 @@ def okx(world: World) -> Answers:
 
     def candles(asked: Asked) -> object:
         unit = 1 if asked.query["instId"] == "BTC-USDT" else 0.01
-        size = {"1m": 1, "5m": 5, "15m": 15, "1H": 60}[asked.query["bar"]]
+        size = MINUTES[asked.query["bar"].lower().removesuffix("utc")]
         after, before = int(asked.query["after"]), int(asked.query["before"])
         rows = [row for row in world.bars(size, before + 1, after - 1) if before < row[0] < after]
         newest = rows[: -int(asked.query["limit"]) - 1 : -1]
@@ -131,7 +132,7 @@ def bitget(world: World) -> Answers:
         }])  # fmt: skip
 
     def candles(asked: Asked) -> object:
-        size = {"1m": 1, "5m": 5, "15m": 15, "1H": 60}[asked.query["granularity"]]
+        size = MINUTES[asked.query["granularity"].lower().removesuffix("utc")]
         rows = world.bars(size, float(asked.query["startTime"]), float(asked.query["endTime"]))
         return ok([[str(x) for x in (*row, row[5] * row[4])] for row in rows[-int(asked.query["limit"]) :]])
 
@@ -176,7 +177,7 @@ def gate(world: World) -> Answers:
         }]  # fmt: skip
 
     def candles(asked: Asked) -> object:
-        size = {"1m": 1, "5m": 5, "15m": 15, "1h": 60}[asked.query["interval"]]
+        size = MINUTES[asked.query["interval"]]
         rows = world.bars(size, int(asked.query["from"]) * 1000, int(asked.query["to"]) * 1000)
         return [
             {
@@ -323,7 +324,7 @@ def hyperliquid(world: World) -> Answers:
 
     def candles(asked: Asked) -> object:
         req = asked.body["req"]
-        size = {"1m": 1, "5m": 5, "15m": 15, "1h": 60, "4h": 240, "1d": 1440}[req["interval"]]
+        size = MINUTES[req["interval"]]
         return [
             {"t": t, "T": t + size * MINUTE_MS - 1, "s": "BTC", "i": req["interval"], "n": 9, "o": str(o), "c": str(c),
              "h": str(h), "l": str(low), "v": str(v)}
@@ -341,7 +342,7 @@ def binanceusdm(world: World) -> Answers:
     """Coins; numbers as text; nothing about leverage in public; the largest market order apart from the largest."""
 
     def candles(asked: Asked) -> object:
-        size = {"1m": 1, "5m": 5, "15m": 15, "1h": 60}[asked.query["interval"]]
+        size = MINUTES[asked.query["interval"]]
         rows = world.bars(size, float(asked.query["startTime"]), float(asked.query["endTime"]))
         return [
             [t, str(o), str(h), str(low), str(c), str(v), t + size * MINUTE_MS - 1, str(v * c), 9, "1", "1", "0"]

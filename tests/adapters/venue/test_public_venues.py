@@ -10,6 +10,7 @@ import pytest
 from public_worlds import VENUES, World, serve
 from venue_stub import Stub, stub_venue
 
+from deployments.up import up
 from tasks import settings as config
 from tasks.adapters.store.store import Store
 from tasks.adapters.venue import client
@@ -187,6 +188,22 @@ async def test_what_cannot_be_traded_is_refused_in_a_line(open_venue, venue, sym
     _, opened, _ = open_venue(venue, symbol)
     with pytest.raises(InputError, match=said):
         await opened.instrument(symbol)
+
+
+def test_up_starts_nothing_for_a_symbol_that_the_venue_does_not_list(stub, tmp_path):
+    serve(stub, "okx", World())
+    settings = config.load(
+        profile="paper",
+        venue="okx",
+        venue_url=stub.url,
+        symbols=("BTC/USDT:USDT", "BTX/USDT:USDT"),
+        home=tmp_path / "h",
+    )
+    with pytest.raises(InputError, match="unknown symbol 'BTX/USDT:USDT' at okx-paper"):
+        up(settings, once=True, detach=False, yes_live=False, as_json=False)
+    with pytest.raises(InputError, match="QUARTERDECK_VENUE='okxx' is not a ccxt exchange id"):
+        up(settings.replace(venue="okxx"), once=True, detach=False, yes_live=False, as_json=False)
+    assert not settings.home.exists()
 
 
 # --- a life on paper ----------------------------------------------------------------------------------------------
