@@ -161,17 +161,25 @@ def status(as_json: bool) -> None:
 
 
 @cli.command()
+@click.option("--trial", is_flag=True, help="On a demo: enter, move the stop, find the order and close, smallest size.")
 @json_option
-def doctor(as_json: bool) -> int:
+def doctor(trial: bool, as_json: bool) -> int:
     """Check everything `up` needs and say the remedy; exit 1 if something fails."""
-    from deployments.doctor import diagnose
+    from deployments import doctor as doctors
 
-    checks = diagnose(_installed())
+    def tell(check: doctors.Diagnosis) -> None:
+        if not as_json:
+            echo(str(check))
+
+    if trial:
+        checks = doctors.trial(_installed(), tell)
+    else:
+        checks = doctors.diagnose(_installed())
+        for check in checks:
+            tell(check)
     failed = any(each.result == "fail" for each in checks)
     if as_json:
         emit({"ok": not failed, "checks": checks}, True)
-    else:
-        echo("\n".join(map(str, checks)))
     return int(failed)
 
 

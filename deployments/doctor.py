@@ -20,7 +20,7 @@ from deployments import services, up_state
 from infra.door import NEAR
 from tasks.adapters.store.database import exists
 from tasks.core.decision.kinds import kind_of
-from tasks.core.errors import TradingError
+from tasks.core.errors import InputError, TradingError
 from tasks.core.types.base import Dto
 from tasks.redaction import redacted
 from tasks.settings import Settings
@@ -52,6 +52,23 @@ def diagnose(settings: Settings) -> list[Diagnosis]:
     """Look at everything; what cannot be looked at fails with its error, and the rest is still looked at."""
     looks = (_installation, _services, _passwords, _database, _venue, _model)
     return [diagnosis for look in looks for diagnosis in look(settings)]
+
+
+def trial(settings: Settings, tell: Callable[[Diagnosis], None]) -> list[Diagnosis]:
+    """Try the venue's demo out in the smallest size, telling each step; see `adapters.venue.trial`."""
+    from tasks.adapters.venue import trial as trying
+
+    if settings.profile != "sandbox" and up_state.state(settings.home):
+        raise InputError("`quarterdeck up` runs with this HOME and would take part: `quarterdeck down` first")
+    up_state.make_home(settings.home)
+    done: list[Diagnosis] = []
+
+    def step(seen: trying.Step) -> None:
+        done.append(_diagnosis(seen.name, seen.ok, seen.detail, "correct it and try again: live stays unarmed"))
+        tell(done[-1])
+
+    asyncio.run(trying.run(settings, step))
+    return done
 
 
 def _diagnosis(name: str, good: bool, detail: str, remedy: str = "", otherwise: Health = Health.FAIL) -> Diagnosis:

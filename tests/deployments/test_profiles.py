@@ -19,7 +19,7 @@ from deployments.supervisor import Supervisor
 from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
-from tasks.adapters.venue import client
+from tasks.adapters.venue import client, trials
 from tasks.connections import store, venue
 from tasks.core.errors import InputError
 from tasks.core.types.record import CycleStatus
@@ -137,6 +137,7 @@ def live(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
             monkeypatch.setenv(f"QUARTERDECK_{name}", value)
         monkeypatch.delenv("QUARTERDECK_YES_LIVE", raising=False)
         settings.cache_clear()
+        trials.keep(load(profile="testnet"), START, {})
         key = {"userID": 24600000, "readOnly": 0, "permissions": {"Wallet": [], "ContractTrade": ["Order", "Position"]}}
         stub.answers["/v5/user/query-api"] = ok(**key)
         stub.answers["/v5/account/info"] = ok(marginMode="REGULAR_MARGIN", unifiedMarginStatus=6)
@@ -217,6 +218,15 @@ def test_up_on_live_refuses_with_the_remedy_what_cannot_be_traded_on(live, start
     result = up("--yes-live")
     assert isinstance(result.exception, InputError)
     assert said in str(result.exception)
+    assert started == []
+
+
+def test_up_on_live_refuses_without_a_trial_from_this_home(live, started, home):
+    (home / "trials.json").unlink()
+    result = up("--yes-live")
+    assert isinstance(result.exception, InputError)
+    assert "no trial on bybit from HOME" in str(result.exception)
+    assert "QUARTERDECK_PROFILE=testnet" in str(result.exception)
     assert started == []
 
 

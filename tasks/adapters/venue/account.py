@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from tasks.adapters.venue import client
+from tasks.adapters.venue import client, trials
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.wire import Row
 from tasks.core.errors import InputError, OrderRejected, TradingError
@@ -118,6 +118,7 @@ class Account(ABC):
     # --- underneath
 
     async def _check_key(self) -> None:
+        trials.require(self.settings)
         check_key(await self.permissions(), self.settings)
         self.market.check_key = None
 

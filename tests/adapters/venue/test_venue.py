@@ -10,7 +10,7 @@ import pytest
 from venue_stub import FLAT, LINEAR, NONE, NOW_MS, ORDER, SPOT, Stub, ok, refused, stub_venue
 
 from tasks import settings as config
-from tasks.adapters.venue import bybit_rows, client
+from tasks.adapters.venue import bybit_rows, client, trials
 from tasks.adapters.venue import ccxt_venue as venue_module
 from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import (
@@ -634,9 +634,11 @@ KEYS = {"QUARTERDECK_VENUE_KEY": "K3Y-of-mine", "QUARTERDECK_VENUE_SECRET": "S3C
 
 
 @pytest.fixture
-def keys(monkeypatch):
+def keys(monkeypatch, home):
+    """Keys, and a trial that live wants to have passed."""
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
+    trials.keep(config.load(profile="testnet"), NOW, {})
 
 
 @pytest.mark.parametrize("profile", ["testnet", "live"])
@@ -738,6 +740,20 @@ async def test_live_refuses_a_key_that_is_not_the_one_it_was_armed_for(keys, stu
         with pytest.raises(InputError, match=said):
             await attempt()
     assert not stub.requests(CREATE)
+    await venue.close()
+
+
+async def test_live_asks_nothing_of_an_account_before_a_trial_from_this_home_passed(keys, home, stub):
+    venue = live_venue(stub)
+    kept = (home / "trials.json").read_text()
+    for text, said in (("{}", "no trial on bybit from HOME .*doctor --trial"), ("{", "trials.json is damaged")):
+        (home / "trials.json").write_text(text)
+        with pytest.raises(InputError, match=said):
+            await venue.positions()
+    assert not stub.requests("/v5/user/query-api")
+    (home / "trials.json").write_text(kept)
+    stub.answers["/v5/position/list"] = ok(list=[])
+    assert await venue.positions() == []
     await venue.close()
 
 
