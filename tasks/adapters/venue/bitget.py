@@ -43,7 +43,9 @@ class Bitget(Unified):
         self._orders: dict[str, tuple[str, str]] = {}
 
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
-        """ccxt takes what may be withdrawn for what is free."""
+        """ccxt takes what may be withdrawn for what is free, and an answer of another shape for an empty account."""
+        if not answer["info"]:
+            raise ValueError("no account is listed")
         for row in answer["info"]:
             if row["marginCoin"] == coin:
                 return number_or_zero(row, "accountEquity"), number_or_zero(row, "crossedMaxAvailable")
@@ -56,6 +58,7 @@ class Bitget(Unified):
         info, plan = row["info"], str(row["info"].get("planType") or "")
         kind: Exit | None = "stop" if "loss" in plan else "target" if "profit" in plan else None
         read = dict(row) | {"reduceOnly": bool(kind) or str(info.get("reduceOnly")).lower() == "yes"}
+        read["average"] = info.get("priceAvg")  # ccxt divides where there is none
         read["status"] = {"executing": "open"}.get(row["status"], row["status"])
         if plan.startswith("pos_"):
             read["amount"] = "0"

@@ -96,7 +96,9 @@ def answers(kind: str, body: Body, rows: list[Row]) -> dict[str, Any]:
         "/api/v5/public/time": ok({"ts": str(now)}),
         INSTRUMENTS: lambda asked: ok(*[row for row in markets if row["instType"] == asked.query["instType"]]),
         POSITIONS: ok(*(data if kind == "position" else [])), FILLS: ok(*(rows if kind == "fill" else [])),
-        FIRED: ok(), COMING: lambda asked: ok(coming | {"instId": asked.query["instId"]}),
+        CONFIG: ok({"uid": "1", "acctLv": "2", "posMode": "net_mode"}), FIRED: ok(),
+        "/api/v5/account/leverage-info": ok({"instId": "BTC-USDT-SWAP", "lever": "3"}),
+        COMING: lambda asked: ok(coming | {"instId": asked.query["instId"]}),
         PENDING: lambda asked: ok(*_of(asked, [row for row in open_now if "actualSz" not in row])),
         ALGOS: lambda asked: ok(*_of(asked, [
             row for row in open_now if "actualSz" in row and row["ordType"] in asked.query["ordType"].split(",")

@@ -293,8 +293,11 @@ async def test_what_is_free_is_for_margin_not_for_withdrawal(venue, stub):
     stub.answers[BALANCE] = ok([account | {"maxTransferOut": "10572", "crossedMaxAvailable": "1800.5", "locked": "0"}])
     balance = await venue.balance()
     assert (balance.equity, balance.available) == (Decimal("2000.000000000000000001"), Decimal("1800.5"))
-    stub.answers[BALANCE] = ok([])
+    stub.answers[BALANCE] = ok([account | {"marginCoin": "USDC"}])
     assert (await venue.balance()).equity == 0
+    stub.answers[BALANCE] = ok({"successList": []})
+    with pytest.raises(VenueUnavailable):
+        await venue.balance()
 
 
 async def test_hedge_mode_is_refused_and_the_account_is_asked_only_what_it_needs(venue, stub):

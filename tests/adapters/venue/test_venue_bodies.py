@@ -5,16 +5,18 @@ from decimal import Decimal
 from urllib.parse import parse_qsl
 
 import proof_binanceusdm
+import proof_bitget
 import proof_bybit
 import proof_hyperliquid
 import proof_okx
 import pytest
-from proof import VENUES, bodies, connected, entry, flaws, params, read, recorded_request, refuse
+from proof import VENUES, Body, bodies, connected, entry, flaws, params, read, recorded_request, refuse
 from venue_stub import Asked, stub_venue
 
+from tasks.core.errors import VenueError
 from tasks.core.types.orders import OrderType
 
-ALL = (proof_binanceusdm, proof_bybit, proof_hyperliquid, proof_okx)
+ALL = (proof_binanceusdm, proof_bitget, proof_bybit, proof_hyperliquid, proof_okx)
 PROOFS = {each.PROOF.venue: each.PROOF for each in ALL}
 AT_HAND = {venue: bodies(proof.folder) for venue, proof in PROOFS.items()}
 BODIES = [
@@ -124,6 +126,33 @@ async def test_an_order_at_hyperliquid_is_the_recorded_one_but_for_exits_at_mark
                 trigger["isMarket"] = True
                 known["p"] = str(Decimal(trigger["triggerPx"]) * Decimal("0.95")).rstrip("0").rstrip(".")
         assert sent == recorded, name
+
+
+RECORDED = {
+    ("okx", "cx_createOrderWithTakeProfitAndStopLoss_01"): (
+        "ADA-USDT-SWAP", entry("ADA/USDT:USDT", quantity=Decimal("0.05"), stop=Decimal("0.2"), target=Decimal(2)),
+    ),
+    ("bitget", "cx_createOrder_05"): (
+        "BTCUSDT",
+        entry("BTC/USDT:USDT", quantity=Decimal("0.001"), type=OrderType.LIMIT, price=Decimal(25_000)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("venue", "name"), RECORDED)
+async def test_an_order_is_the_recorded_one_field_by_field(venue, name, monkeypatch):
+    recorded, proof = recorded_request(venue, name), PROOFS[venue]
+    market_id, intent = RECORDED[venue, name]
+    row = {"instId": market_id, "symbol": market_id}
+    with stub_venue() as stub:
+        stub.answers |= proof.answers("", Body("", "", "", None, []), [row])
+        stub.answers[proof.refuses[0]] = {"code": "1", "msg": "refused", "data": []}
+        async with connected(proof, stub, monkeypatch) as opened:
+            with pytest.raises(VenueError):
+                await opened.submit(intent)
+    [sent] = [asked for asked in stub.requests(proof.refuses[0]) if asked.method == "POST"]
+    ours = {key: value for key, value in sent.body.items() if value != intent.client_order_id}
+    assert ours == (recorded[0] if isinstance(recorded, list) else recorded)
 
 
 def test_an_unknown_a_missing_and_a_mistyped_field_are_each_found():
