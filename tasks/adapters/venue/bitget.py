@@ -10,7 +10,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import Permissions
+from tasks.adapters.venue.account import ArmingFacts, Permissions
 from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
@@ -22,6 +22,7 @@ from tasks.core.types.orders import Fill, Order, VenuePosition
 from tasks.settings import Settings
 
 WORDS: dict[str, str] = {"stop": "loss", "target": "profit"}
+WHOLE = ("pos_loss", "pos_profit")
 FORCED = ("burst", "reduce_", "offset", "adl", "liquidation")
 FUTURES: JsonObject = {"productType": "USDT-FUTURES", "marginCoin": "USDT"}
 
@@ -40,7 +41,6 @@ class Bitget(Unified):
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
         market.client.options["uta"] = False  # else ccxt asks before every call, and takes any error for a no
-        self._orders: dict[str, tuple[str, str]] = {}
 
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
         """ccxt takes what may be withdrawn for what is free, and an answer of another shape for an empty account."""
@@ -54,15 +54,20 @@ class Bitget(Unified):
     # --- orders
 
     def orders_of(self, row: Row, market: Row) -> list[Order]:
-        """Read an order, or a plan order: one of the whole position has no size of its own."""
-        info, plan = row["info"], str(row["info"].get("planType") or "")
+        """Read an order, or a stop or target: a plan order, or the order that it became when it fired.
+
+        One of the whole position has no size of its own.
+        """
+        info = row["info"]
+        plan = str(info.get("planType") or info.get("orderSource") or "")
         kind: Exit | None = "stop" if "loss" in plan else "target" if "profit" in plan else None
         read = dict(row) | {"reduceOnly": bool(kind) or str(info.get("reduceOnly")).lower() == "yes"}
         read["average"] = info.get("priceAvg")  # ccxt divides where there is none
         read["status"] = {"executing": "open"}.get(row["status"], row["status"])
-        if plan.startswith("pos_"):
+        if plan in WHOLE:
             read["amount"] = "0"
-        return [self.order_of(read, market, (kind, exact(info["triggerPrice"], "triggerPrice")) if kind else None)]
+        trigger = exact(info.get("triggerPrice") or 0, "triggerPrice")
+        return [self.order_of(read, market, (kind, trigger) if kind else None)]
 
     async def rest(
         self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, before: Sequence[Order],
@@ -96,7 +101,12 @@ class Bitget(Unified):
     # --- fills
 
     async def fills(self, symbol: str, since: datetime) -> list[Fill]:
-        return [await self._named(fill) for fill in await super().fills(symbol, since)]
+        market = await self.market.listing(symbol)
+        return [fill if fill.reason else await self.named(fill, market) for fill in await super().fills(symbol, since)]
+
+    async def purpose(self, order: Order) -> tuple[str, str]:
+        """The venue gives every order a client id; of a stop or target it is not ours."""
+        return ("", order.type) if order.type in WORDS else (order.client_order_id, "")
 
     async def trades(self, doing: str, market: Row, start: datetime, end: datetime | None) -> list[Any]:
         """Ask without ccxt, which cannot read a fill that had no fee."""
@@ -110,20 +120,6 @@ class Bitget(Unified):
     def fill_of(self, row: Row, market: Row) -> Fill:
         forced = any(word in str(row["info"].get("tradeSide")) for word in FORCED)
         return super().fill_of(row, market).replace(reason="liquidation" if forced else "")
-
-    async def _named(self, fill: Fill) -> Fill:
-        """Return a fill with its order's client id, or the stop or target that it was."""
-        name = fill.venue_order_id
-        if name not in self._orders:
-            doing = f"ask whose order {name} is"
-            row = await self.call(doing, "fetch_order", name, fill.symbol, {}, fine=Meaning.GONE)
-            with understood(doing, VenueUnavailable):
-                info = row["info"] if row else {}
-                source = str(info.get("orderSource") or "")
-                kind = next((exit_ for exit_, word in WORDS.items() if word in source), "")
-                self._orders[name] = "" if kind else str(info.get("clientOid") or ""), kind
-        client_order_id, reason = self._orders[name]
-        return fill.replace(client_order_id=client_order_id, reason=fill.reason or reason)
 
     # --- whose it is
 
@@ -144,6 +140,11 @@ class Bitget(Unified):
                 withdraw="wwow" in may if known else None,
                 read_only="coow" not in may if known else None,
             )
+
+    async def arming(self) -> ArmingFacts:
+        facts = await super().arming()
+        isolated = ("isolated margin: switch these contracts to cross margin at Bitget",)
+        return facts.replace(flaws=facts.flaws + isolated) if facts.margin_mode == "isolated" else facts
 
     async def margin_mode(self) -> str:
         contracts = [symbol for symbol in self.settings.symbols if ":" in symbol]

@@ -12,7 +12,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import ClassVar
 
-from tasks.adapters.venue.account import Permissions
+from tasks.adapters.venue.account import ArmingFacts, Permissions
 from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
@@ -26,7 +26,7 @@ from tasks.settings import Settings
 LEGS: dict[Exit, str] = {"stop": "sl", "target": "tp"}
 SIDES_OF_ALGOS: dict[str, Exit] = {leg: kind for kind, leg in LEGS.items()}
 FORCED = frozenset(map(str, (*range(100, 108), *range(125, 129))))  # subType: liquidation, auto-deleveraging
-ACCOUNTS = {"1": "spot", "2": "futures", "3": "multi-currency margin", "4": "portfolio margin"}
+ACCOUNTS = {"1": "spot mode", "2": "futures mode", "3": "multi-currency margin", "4": "portfolio margin"}
 ALGOS = "conditional,oco"
 
 
@@ -179,9 +179,14 @@ class Okx(Unified):
                 read_only=may and "trade" not in may,
             )
 
+    async def arming(self) -> ArmingFacts:
+        facts = await super().arming()
+        wrong = facts.margin_mode in (ACCOUNTS["1"], ACCOUNTS["4"])
+        flaw = f"{facts.margin_mode}: switch the account to futures or multi-currency margin mode at OKX"
+        return facts.replace(flaws=(*facts.flaws, flaw)) if wrong else facts
+
     async def margin_mode(self) -> str:
-        config = await self._config()
-        return f"cross in {ACCOUNTS.get(config['acctLv'], 'unknown')} mode"
+        return ACCOUNTS.get((await self._config())["acctLv"], "unknown")
 
     async def _config(self, ready: bool = True) -> Row:
         doing = "ask how the account is set"

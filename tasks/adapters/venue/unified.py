@@ -243,7 +243,7 @@ class Unified(Account):
             if row is None:
                 return fill
             with understood(doing, VenueUnavailable):
-                order = self.order_of(row, market)
+                order = self.orders_of(row, market)[0]
             self._purposes[name] = await self.purpose(order)
         client_order_id, reason = self._purposes[name]
         return fill.replace(client_order_id=client_order_id, reason=reason)

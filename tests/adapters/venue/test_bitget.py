@@ -323,7 +323,12 @@ async def test_the_key_is_told_as_it_is_and_a_demo_is_asked_with_its_header(venu
     stub.answers["/api/v2/spot/account/info"] = ok({"userId": "44", "authorities": ["coor", "wwow"]})
     key = await venue.account.permissions()
     assert (key.withdraw, key.read_only) == (True, True)
-    assert await venue.account.margin_mode() == "crossed"
+    stub.answers[BALANCE] = ok([{"marginCoin": "USDT", "accountEquity": "9", "crossedMaxAvailable": "9"}])
+    facts = await venue.account.arming()
+    assert (facts.margin_mode, facts.flaws, facts.leverage) == ("crossed", (), {BTC: 10})
+    stub.answers[ACCOUNT] = ok({"posMode": "one_way_mode", "marginMode": "isolated", "crossedMarginLeverage": "10"})
+    [flaw] = (await venue.account.arming()).flaws
+    assert flaw.startswith("isolated margin: switch")
     assert (
         venue.market.client.sign("v2/mix/order/detail", ["private", "mix"], "GET", {})["headers"]["PAPTRADING"] == "1"
     )

@@ -368,10 +368,14 @@ async def test_hedge_mode_is_refused_before_an_entry(venue, stub):
 async def test_the_key_and_the_account_are_told_as_they_are(venue, stub):
     key = await venue.account.permissions()
     assert (key.account_id, key.withdraw, key.read_only) == ("44", False, False)
-    assert await venue.account.margin_mode() == "cross in futures mode"
+    stub.answers[BALANCE] = ok({"details": [{"ccy": "USDT", "eq": "9", "availEq": "9"}]})
+    facts = await venue.account.arming()
+    assert (facts.margin_mode, facts.flaws, facts.leverage) == ("futures mode", (), {BTC: 10})
     stub.answers[CONFIG] = ok({"uid": "44", "acctLv": "1", "posMode": "net_mode", "perm": "read_only,withdraw"})
     key = await venue.account.permissions()
     assert (key.withdraw, key.read_only) == (True, True)
+    [flaw] = (await venue.account.arming()).flaws
+    assert flaw.startswith("spot mode: switch")
 
 
 async def test_a_demo_account_is_asked_with_its_header(venue):
