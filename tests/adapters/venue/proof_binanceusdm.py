@@ -162,7 +162,8 @@ def instrument(row: Row) -> Facts | None:
     filters = {each["filterType"]: each for each in row["filters"]}
     return {
         "tick": Decimal(filters["PRICE_FILTER"]["tickSize"]), "step": Decimal(filters["LOT_SIZE"]["stepSize"]),
-        "min_quantity": max(Decimal(filters["LOT_SIZE"][name]) for name in ("minQty", "stepSize")), "kind": "linear", "shorting": True,
+        "min_quantity": max(Decimal(filters["LOT_SIZE"][name]) for name in ("minQty", "stepSize")),
+        "kind": "linear", "shorting": True,
         "min_notional": Decimal(filters["MIN_NOTIONAL"]["notional"]), "max_leverage": Decimal(75),
     }  # fmt: skip
 
