@@ -91,8 +91,8 @@ class Stub:
 
 
 @contextmanager
-def stub_venue() -> Iterator[Stub]:
-    stub = Stub()
+def stub_venue(stub: Stub | None = None) -> Iterator[Stub]:
+    stub = stub or Stub()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
