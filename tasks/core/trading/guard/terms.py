@@ -130,9 +130,12 @@ def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> A
     stranded = not enough.fired and rest > 0 and sizing.too_small(instrument, rest, case.last)
     done = (enough, check(Code.REMAINDER_CLOSED, stranded, rest=rest, last_price=case.last))
     if stranded:
-        rest_of_it = decision.model_dump(exclude={"action", "size_pct"})
         return ActionTerms(
-            done, CloseAll(**rest_of_it), sizing.sellable(instrument, position.quantity), case.last, risk=ZERO
+            done,
+            CloseAll.of(decision, action="CLOSE_ALL"),
+            sizing.sellable(instrument, position.quantity),
+            case.last,
+            risk=ZERO,
         )
     risk = case.account.risk(position.replace(quantity=rest))
     return ActionTerms(done, decision, quantity, case.last, risk=risk)
