@@ -75,6 +75,7 @@ LIMITS_OF: dict[Code, tuple[str, ...]] = {
     Code.GROSS_CLAMPED: ("max_gross_pct", "leverage"),
     Code.NET_CLAMPED: ("max_net_pct",),
     Code.AVAILABLE_CLAMPED: ("leverage",),
+    Code.LARGEST_ORDER_CLAMPED: (),
     Code.SYMBOL_CLAMPED: ("max_symbol_pct", "per_symbol"),
     Code.CORRELATION_CLAMPED: ("max_correlation", "max_trade_risk_pct"),
     Code.KELLY_CLAMPED: ("kelly_fraction", "kelly_min_outcomes", "kelly_floor_pct"),
@@ -90,6 +91,7 @@ LIMITS_OF: dict[Code, tuple[str, ...]] = {
     Code.ACTION_NOT_ALLOWED: (),
     Code.SHORTING_NOT_ALLOWED: (),
     Code.LOW_CONFIDENCE: ("min_confidence",),
+    Code.FOREIGN_POSITION: (),
     Code.POSITION_EXISTS: (),
     Code.NO_POSITION: (),
     Code.MAX_POSITIONS: ("max_positions",),
@@ -140,8 +142,7 @@ A wrong name or value is one line and exit code 2. `quarterdeck doctor` shows wh
 `.venv/bin/python docs/generate.py`; a test fails when it is not current.
 
 Keys are not settings: they are read from the environment when a connection is made, and are in no record, log or task
-argument. `QUARTERDECK_VENUE_KEY` and `QUARTERDECK_VENUE_SECRET` are the venue's (at Hyperliquid the wallet's address
-and the private key of an agent of it, which cannot withdraw); providers' keys keep their usual
+argument. `QUARTERDECK_VENUE_KEY` and `QUARTERDECK_VENUE_SECRET` are the venue's; providers' keys keep their usual
 names (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, ...). `QUARTERDECK_YES_LIVE=1` is `up --yes-live`."""
 GUARD = """\
 # What the guard may say

@@ -2,8 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeGuard
 
 from prefect import flow
 
@@ -12,17 +12,22 @@ from tasks import account, alerts, fetch, ledger, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
+from tasks.core.trading.positions import OVERLAP
+from tasks.core.trading.reconcile import unbooked
+from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.bars import floor_time
 from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import Action, Finding, Flatten, LookAgain, SetStop
 from tasks.crash_points import reached
-from tasks.halts import halt
+from tasks.halts import active_halts, halt, lift
 from tasks.leases import Leases, symbol_lease
 from tasks.settings import settings
 from tasks.stage import Tried
 
 LOOKS = 2  # how often a difference is looked at again before it counts
 PAUSE_S = 0.5  # the venue's fills and positions may be a moment apart
+NEVER = timedelta.max
+COMPARISON = "comparison"  # who halts where venue and ledger differ
 
 
 @flow(name="protect")
@@ -54,7 +59,7 @@ async def reconcile() -> dict[str, Any]:
         with tried(f"booking {symbol}"):
             changed += await ledger.book_fills(symbol)
     with tried("comparison"):
-        wanted = await _compare(tried, wrong)
+        wanted = await _compare(tried, wrong, now or datetime.now(UTC))
         reached("compared")
         wrong += await _watch_stops(tried, wanted)
     done += await _take_exits(tried)
@@ -87,14 +92,19 @@ async def _watch_stops(tried: Tried, wanted: Sequence[Action]) -> list[Finding]:
     return restored
 
 
-async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
+async def _compare(tried: Tried, wrong: list[Finding], now: datetime) -> Sequence[Action]:
     """Compare the ledger with the venue; tell, and halt on, a difference that stays. Returns all that is to be done.
 
-    The two are read at different instants while orders fill: what differs is booked and looked at again.
+    The two are read at different instants while orders fill: what differs is booked and looked at again, in this run
+    and, for `patience_s`, in those after it. Where they agree, a halt for a difference lifts itself.
     """
-    actions, booked = tuple[Action, ...](), frozenset[str]()
+    kept, strategy = store().differences, settings().strategy
+    seen = {look.about: look for look in kept.all_of(strategy)}
+    actions, booked = tuple[Action, ...](seen.values()), frozenset[str]()
     for look_again in range(LOOKS, -1, -1):
-        actions = await _look(actions, booked)
+        patience = NEVER if look_again else timedelta(seconds=settings().patience_s)
+        actions = await _look(actions, booked, now, patience)
+        seen |= {action.about: action for action in actions if isinstance(action, LookAgain)}
         odd = {action.symbol for action in actions if isinstance(action, LookAgain)}
         if not (odd and look_again):
             break
@@ -110,21 +120,44 @@ async def _compare(tried: Tried, wrong: list[Finding]) -> Sequence[Action]:
             log().error("protect %s", action.text)
             wrong.append(action)
             if action.halts:
-                halt(f"ledger mismatch: {action.text}")
+                halt(f"ledger mismatch: {action.text}", COMPARISON)
+    differs = {action.about if isinstance(action, LookAgain) else action.text for action in actions if _is_odd(action)}
+    kept.keep(strategy, [look for look in seen.values() if look.about in differs])
+    if not differs:
+        _lift_halts()
     return actions
 
 
-async def _look(earlier: Sequence[Action], booked: frozenset[str]) -> tuple[Action, ...]:
-    at_venue, ours = tuple(await stage.venue_positions()), ledger.view()
+def _is_odd(action: Action) -> TypeGuard[LookAgain | Finding]:
+    return isinstance(action, LookAgain | Finding)
+
+
+async def _look(
+    earlier: Sequence[Action], booked: frozenset[str], now: datetime, patience: timedelta
+) -> tuple[Action, ...]:
+    at_venue = tuple(await stage.venue_positions())
+    ours = ledger.view(*{position.symbol for position in at_venue})
     ours = ours.replace(dust={p.symbol: await ledger.dust(p.symbol) for p in ours.open})
-    patience = timedelta(seconds=LOOKS * PAUSE_S)
-    return ledger.actions(ours, earlier=earlier, patience=patience, positions=at_venue, booked=booked)
+    return ledger.actions(ours, now, earlier, patience, positions=at_venue, booked=booked)
+
+
+def _lift_halts() -> None:
+    """Lift a halt for a difference that is gone, and say so; what a person traded is for a person to resume."""
+    halts = [halt for halt in active_halts() if halt.who == COMPARISON]
+    if halts and not ledger.traded_by_hand(halts[0].since - OVERLAP):
+        text = f"halt lifted, the books agree again: {'; '.join(halt.reason for halt in lift(COMPARISON))}"
+        log().error("protect %s", text)
+        alerts.tell([Alert(kind=AlertKind.HALT, key=f"lifted {halts[0].halt_id}", text=text)])
 
 
 async def _take_exits(tried: Tried) -> list[str]:
     """Close what must go: all under a halt that asks for it, else what has reached a target that only we can take."""
-    done = []
-    for position in store().positions.open(settings().strategy):
+    done, wanted = [], store().positions.open(settings().strategy)
+    with tried("positions to close"):
+        if any(halt.flatten for halt in active_halts()):
+            at_venue = await stage.venue_positions()
+            wanted += unbooked(ledger.view(*(p.symbol for p in at_venue)), at_venue)
+    for position in wanted:
         with tried(f"exit of {position.symbol}"):
             if exit_ := await stage.take_exit(position):
                 done.append(exit_)

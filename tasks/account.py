@@ -1,5 +1,6 @@
 """Our account as the guard sees it: venue balance and ledger positions in one state."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -7,6 +8,7 @@ from tasks.connections import store, venue
 from tasks.core.trading import ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.money import exact
+from tasks.core.trading.reconcile import foreign
 from tasks.core.types import (
     AccountState,
     Balance,
@@ -16,11 +18,13 @@ from tasks.core.types import (
     PositionSide,
     Strategy,
     TradeDigest,
+    VenuePosition,
     day_start,
     duration,
     floor_time,
 )
 from tasks.halts import active_halt
+from tasks.ledger import view
 from tasks.settings import settings
 from tasks.stage import stage
 
@@ -29,8 +33,9 @@ RECENT = 50
 
 @stage(task_run_name="account-{symbol}")
 def account_state(
-    strategy: Strategy, symbol: str, balance: Balance, last_price: Decimal | None, as_of: datetime
-) -> AccountState:
+    strategy: Strategy, symbol: str, balance: Balance, at_venue: Sequence[VenuePosition], last_price: Decimal | None,
+    as_of: datetime,
+) -> AccountState:  # fmt: skip
     """Put together what the guard judges against; the equity points give the day's start and the peaks.
 
     The outcomes of the strategy's decider count for its size.
@@ -66,6 +71,7 @@ def account_state(
         last_price=last_price,
         last_price_at=None if last_price is None else as_of,
         venue=where,
+        foreign=foreign(view(symbol), at_venue, symbol),
         correlations=track_record.correlations(symbol, closes, as_of),
         kelly=track_record.kelly(outcomes, limits.kelly_min_outcomes),
         rejections=track_record.rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
@@ -90,7 +96,9 @@ def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]
         if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
             continue
         side: PositionSide = "long" if intent.side == "buy" else "short"
-        entries.append(PendingEntry.of(intent, side=side, price=price))
+        entries.append(
+            PendingEntry(symbol=intent.symbol, side=side, quantity=intent.quantity, price=price, stop=intent.stop)
+        )
     return tuple(entries)
 
 

@@ -28,10 +28,15 @@ def active_halt() -> Halt | None:
     return next(reversed(active_halts()), None)
 
 
-def halt(why: str) -> None:
+def halt(why: str, who: str = "ledger") -> None:
     """Stop new entries unless they are stopped already."""
     if active_halt() is None:
-        store().halts.add(why, "ledger", datetime.now(UTC))
+        store().halts.add(why, who, datetime.now(UTC))
+
+
+def lift(who: str) -> list[Halt]:
+    """Lift what `who` halted, and return it: what stood against trading is gone by itself."""
+    return store().halts.resume(who, datetime.now(UTC), whose=who)
 
 
 def active_halts() -> list[Halt]:

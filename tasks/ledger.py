@@ -14,7 +14,7 @@ from typing import Any
 from tasks import alerts
 from tasks.connections import answered, log, store, venue
 from tasks.core.trading import orders, reconcile
-from tasks.core.trading.positions import OVERLAP, flat_at
+from tasks.core.trading.positions import OVERLAP, flat_at, is_manual
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.decision import ENTRIES
@@ -50,8 +50,7 @@ def actions(
     **seen: Any,
 ) -> tuple[Action, ...]:
     """Return what is to be done by what was `seen` of the venue just now; now: its own clock, where it matters."""
-    look = VenueView(observed_at=datetime.now(UTC), **seen)
-    return reconcile.reconcile(ours, look, earlier, now or look.observed_at, patience)
+    return reconcile.reconcile(ours, VenueView(**seen), earlier, now or datetime.now(UTC), patience)
 
 
 def symbols_of_ours() -> tuple[str, ...]:
@@ -65,6 +64,13 @@ def symbols_of_ours() -> tuple[str, ...]:
 def open_in(symbol: str) -> list[Position]:
     """Return our open positions of `symbol`."""
     return store().positions.open(settings().strategy, symbol)
+
+
+def traded_by_hand(since: datetime) -> bool:
+    """Return whether a person traded in any symbol of ours since then, as far as the venue has told."""
+    ours = {symbol: view(symbol).intents for symbol in symbols_of_ours()}
+    entries = {own.intent.client_order_id: (own.cycle_id, own.intent) for intents in ours.values() for own in intents}
+    return any(is_manual(fill, entries) for symbol in ours for fill in store().fills.since(since, symbol))
 
 
 def booked_of(order: Order) -> Decimal:

@@ -11,7 +11,7 @@ from itertools import count, cycle
 
 from tasks import ledger
 from tasks.connections import answered, log, store, venue
-from tasks.core.errors import OrderRejected, VenueError, VenueUnavailable
+from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading import followups, orders
 from tasks.core.trading.guard import sizing
 from tasks.core.types.alert import AlertKind
@@ -25,7 +25,7 @@ from tasks.halts import active_halts
 from tasks.settings import settings
 from tasks.stage import stage
 
-PAUSES = (0.5, 1.0)  # seconds before a venue that did not answer is asked again
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before a venue that is busy or did not answer is asked again
 
 
 @stage
@@ -44,18 +44,25 @@ def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
 async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
     """Put the lost or loosened stop of a position of ours back; where the venue will not have it, the position goes.
 
-    Returns what was done; nothing for a position that is closed or has its stop by now.
+    That is once it has refused in two looks, or the price is beyond the stop. A venue that is busy or says nothing has
+    refused nothing. Returns what was done; nothing for a position that is closed or has its stop by now.
     """
     if isinstance(wanted, SetStop):
-        try:
-            await _set_protection(wanted.symbol, wanted.stop, wanted.target, PAUSES)
-            return Finding(kind=AlertKind.EXPOSED, symbol=wanted.symbol, text=wanted.text)
-        except VenueUnavailable:
-            raise  # whether it rests is unknown: the next look tells
-        except VenueError as e:
-            log().error("protect symbol=%s stop=%s refused: %s", wanted.symbol, wanted.stop, e)
-            if wanted.position is None:
-                raise
+        for last_look in (False, True):
+            try:
+                await _set_protection(wanted, PAUSES)
+                return Finding(kind=AlertKind.EXPOSED, symbol=wanted.symbol, text=wanted.text) if wanted.tell else None
+            except VenueError as e:
+                log().error("protect symbol=%s stop=%s not placed: %s", wanted.symbol, wanted.stop, e)
+                if wanted.position is None:
+                    raise
+                if last_look or await _is_beyond(wanted.position, wanted.stop):
+                    break
+                if isinstance(e, VenueUnavailable):
+                    raise  # whether it rests is unknown: the next look tells
+            await asyncio.sleep(PAUSES[0])
+            if wanted.symbol not in {p.symbol for p in await venue().positions() if p.stop is None}:
+                return None
     at_venue = tuple(p for p in await venue().positions() if p.symbol == wanted.symbol)
     refused = frozenset({wanted.symbol})
     for action in ledger.actions(ledger.view(), positions=at_venue, booked=frozenset(), refused=refused):
@@ -65,20 +72,37 @@ async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
     return None
 
 
-async def _set_protection(symbol: str, stop: Decimal, target: Decimal | None, pauses: Iterable[float]) -> None:
+async def _set_protection(wanted: SetStop, pauses: Iterable[float], read_back: bool = False) -> None:
+    """Set a stop for what is ours of the position; read_back: and see it there."""
+    ours = wanted.position.quantity if wanted.position else None
+
     async def attempt() -> None:
         reached("before_stop")
-        await venue().set_protection(symbol, stop, target)
+        await venue().set_protection(wanted.symbol, wanted.stop, wanted.target, ours)
+        if read_back and wanted.symbol in {p.symbol for p in await venue().positions() if p.stop is None}:
+            raise VenueUnavailable(f"{wanted.symbol}: a stop was taken and is not there")
 
-    await answered(attempt, f"protect symbol={symbol} stop={stop}", pauses)
+    await answered(attempt, f"protect symbol={wanted.symbol} stop={wanted.stop}", pauses)
     reached("stop_set")
+
+
+async def _is_beyond(position: Position, stop: Decimal) -> bool:
+    """Return whether the price is beyond a stop, as far as the book tells."""
+    try:
+        book = await venue().fetch_book(position.symbol)
+    except TradingError as e:
+        log().warning("protect symbol=%s no price to compare its stop with: %s", position.symbol, e)
+        return False
+    side = book.bids if position.side == "long" else book.asks
+    return bool(side) and sizing.direction(position.side) * (side[0][0] - stop) <= 0
 
 
 @stage(task_run_name="stop-{symbol}", retries=0)
 async def stop_at_once(symbol: str) -> None:
-    """After a fill where the venue takes no stop with the entry: set it within `stop_within_s`, or close.
+    """After a fill where the venue takes no stop with the entry: set it and read it back.
 
-    Fills the venue has not told yet have no position in the ledger: then what it holds gets the stop of its entry.
+    What is not there after `stop_within_s` is as any stop that is missing: see `restore_stop`. Fills the venue has not
+    told yet have no position in the ledger: then what it holds gets the stop of its entry.
     """
     booked = ledger.open_in(symbol)
     at_venue = [] if booked else [position for position in await venue_positions.fn() if position.symbol == symbol]
@@ -88,12 +112,14 @@ async def stop_at_once(symbol: str) -> None:
     for position in booked:
         if position.stop is None:
             continue
+        text = f"naked position {symbol}: stop {position.stop} not there {settings().stop_within_s:g} s after the entry"
+        wanted = SetStop(symbol=symbol, stop=position.stop, target=position.target, position=position, text=text)
         try:
             async with asyncio.timeout(settings().stop_within_s):
-                await _set_protection(symbol, position.stop, position.target, cycle(PAUSES))
+                await _set_protection(wanted, cycle(PAUSES[:2]), read_back=True)
         except (TimeoutError, VenueError) as e:
-            log().error("protect symbol=%s stop=%s not placed, closing: %s", symbol, position.stop, e or "no answer")
-            await flatten(position, position.quantity)
+            log().error("protect symbol=%s stop=%s not placed: %s", symbol, position.stop, e or "no answer")
+            await restore_stop.fn(wanted)
             await ledger.book_fills.fn(symbol)
 
 
@@ -119,7 +145,8 @@ async def flatten(position: Position, quantity: Decimal, why: str = "flatten") -
 
     Such a one is sent as it was written: what it leaves open is the next look's.
     """
-    quantity = sizing.sellable(await venue().instrument(position.symbol), quantity)
+    instrument = await venue().instrument(position.symbol)
+    quantity = sizing.in_one_order(instrument, sizing.sellable(instrument, quantity))
     names = (orders.protect_order_id(position.position_id, why, attempt) for attempt in count())
     name, own = next((name, own) for name in names if not ((own := store().intents.get(name)) and own.ended))
     intent = own.intent if own else orders.reducing(position, name, OrderType.MARKET, quantity)

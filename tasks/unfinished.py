@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from tasks import ledger
 from tasks.connections import log, store, venue
-from tasks.core.errors import TradingError
+from tasks.core.errors import OrderRejected, TradingError
 from tasks.core.types.base import ZERO
 from tasks.core.types.decision import Add
 from tasks.core.types.orders import Order, OrderIntent
@@ -16,9 +16,11 @@ from tasks.core.types.reconcile import (
     KeepOrder,
     LookAgain,
     OwnIntent,
+    SendAgain,
 )
 from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
+from tasks.execute import send
 from tasks.halts import active_halts
 from tasks.settings import settings
 from tasks.stage import Tried, stage
@@ -77,6 +79,13 @@ async def _carry_out(action: Action, intent: OrderIntent) -> None:
         reached("cancelled")
     elif isinstance(action, LookAgain):
         await ledger.book_fills.fn(action.symbol)
+    elif isinstance(action, SendAgain):
+        try:
+            kept.orders.save(await send(venue(), action.intent))
+            kept.intents.mark(action.intent.client_order_id, "sent")
+        except OrderRejected as e:
+            kept.intents.mark(action.intent.client_order_id, "rejected")
+            log().error("protect symbol=%s exit refused: %s", intent.symbol, e)
     elif isinstance(action, EndIntent):
         kept.intents.mark(action.client_order_id, action.state)
         if action.reason:

@@ -46,6 +46,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
     monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", "")
+    monkeypatch.setenv("QUARTERDECK_PATIENCE_S", "0")  # the sandbox tells at once, unless a test asks otherwise
     for name in ("QUARTERDECK_DECIDER", "QUARTERDECK_MODEL", "QUARTERDECK_DATABASE_URL"):
         monkeypatch.delenv(name, raising=False)
     settings.cache_clear()

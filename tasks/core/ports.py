@@ -114,8 +114,14 @@ class Venue(Protocol):
 
     async def cancel(self, symbol: str, client_order_id: str) -> None: ...
 
-    async def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None) -> None:
-        """Set the position's resting stop and/or target; None leaves that one as it is, 0 removes it."""
+    async def set_protection(
+        self, symbol: str, stop: Decimal | None, target: Decimal | None, quantity: Decimal | None = None
+    ) -> None:
+        """Set the position's resting stop and/or target; None leaves that one as it is, 0 removes it.
+
+        quantity: how much of the position is ours (base), which is what a stop covers where the venue can tell them
+        apart; None: all of it.
+        """
         ...
 
     async def fills(self, symbol: str, since: datetime) -> list[Fill]: ...

@@ -304,8 +304,7 @@ def test_wrong_input_is_named(candles, arguments, said):
 
 
 @pytest.mark.slow
-def test_a_dask_scheduler_that_is_not_there_is_named(candles, monkeypatch):
-    monkeypatch.setattr(parallel_backtests, "DASK_S", 1)
+def test_a_dask_scheduler_that_is_not_there_is_named(candles):
     assert "--dask tcp://127.0.0.1:1" in str(
         run(candles, "--decider", "rules", "--dask", "tcp://127.0.0.1:1").exception
     )

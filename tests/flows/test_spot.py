@@ -39,15 +39,15 @@ def stub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
         yield running
 
 
-@pytest.mark.parametrize(("more", "asked_again"), [("0.0000109", []), ("0.000011", [SPOT])])
+@pytest.mark.parametrize(("less", "asked_again"), [("0.0000109", []), ("0.000011", [SPOT])])
 async def test_dust_is_no_difference_between_venue_and_ledger_and_what_can_be_sold_is(
-    stub, monkeypatch, more, asked_again
+    stub, monkeypatch, less, asked_again
 ):
     async def at_venue() -> list[VenuePosition]:
-        return [VenuePosition(symbol=SPOT, side="long", quantity=HELD + D(more), avg_price=D(65000), stop=D(64000))]
+        return [VenuePosition(symbol=SPOT, side="long", quantity=HELD - D(less), avg_price=D(65000), stop=D(64000))]
 
     monkeypatch.setattr(stage.venue_positions, "fn", at_venue)
-    actions = await protect._look((), frozenset({SPOT}))
+    actions = await protect._look((), frozenset({SPOT}), START, protect.NEVER)
     await venue().close()
     assert [action.symbol for action in actions if isinstance(action, LookAgain)] == asked_again
 

@@ -1,12 +1,14 @@
 """What stops new entries: halts, by hand or by the watchdog, of everything; pauses of one symbol."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from tasks.adapters.store.database import Repository, dto_of
-from tasks.adapters.store.tables import HaltRow, PauseRow
+from tasks.adapters.store.tables import DifferenceRow, HaltRow, PauseRow
 from tasks.core.types import Halt
+from tasks.core.types.reconcile import LookAgain
 
 
 class HaltRepository(Repository):
@@ -28,10 +30,27 @@ class HaltRepository(Repository):
         """Return the newest halt in force; None: entries are allowed."""
         return next(reversed(self.active()), None)
 
-    def resume(self, who: str, at: datetime) -> list[Halt]:
-        """Lift every halt in force and return them."""
+    def resume(self, who: str, at: datetime, whose: str | None = None) -> list[Halt]:
+        """Lift every halt in force, or every one that `whose` names, and return them."""
         lift = update(HaltRow).filter_by(resumed_at=None).values(resumed_at=at, resumed_by=who)
+        if whose is not None:
+            lift = lift.filter_by(who=whose)
         return sorted(self.all(Halt, lift.returning(HaltRow)), key=lambda halt: halt.halt_id)
+
+
+class DifferenceRepository(Repository):
+    """What differed in the last look at the venue, by strategy."""
+
+    def keep(self, strategy: str, found: Iterable[LookAgain]) -> None:
+        """Replace what was found before."""
+        rows = {look.about: {"strategy": strategy, **look.model_dump()} for look in found}
+        with self.database.writing() as connection:
+            connection.execute(delete(DifferenceRow).filter_by(strategy=strategy))
+            for row in rows.values():
+                connection.execute(self.insert(DifferenceRow).values(row))
+
+    def all_of(self, strategy: str) -> list[LookAgain]:
+        return self.all(LookAgain, select(DifferenceRow).filter_by(strategy=strategy))
 
 
 class PauseRepository(Repository):

@@ -15,7 +15,7 @@ from tasks.adapters.store.candles import CandleRepository, InstrumentRepository
 from tasks.adapters.store.cycles import CycleRepository, DecisionRepository, StrategyRepository
 from tasks.adapters.store.database import Database, Repository
 from tasks.adapters.store.events import EventRepository
-from tasks.adapters.store.halts import HaltRepository, PauseRepository
+from tasks.adapters.store.halts import DifferenceRepository, HaltRepository, PauseRepository
 from tasks.adapters.store.leases import LeaseRepository
 from tasks.adapters.store.memory import MemoryRepository
 from tasks.adapters.store.orders import FillRepository, IntentRepository, OrderRepository
@@ -49,6 +49,7 @@ class Store(Repository):
     equity: EquityRepository
     halts: HaltRepository
     pauses: PauseRepository
+    differences: DifferenceRepository
     prompts: PromptRepository
     alerts: AlertRepository
     shadow: ShadowRepository

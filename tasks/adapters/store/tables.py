@@ -37,6 +37,7 @@ from tasks.core.types import (
     ShadowDecision,
     Verdict,
 )
+from tasks.core.types.reconcile import LookAgain
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -69,17 +70,13 @@ class Base(DeclarativeBase, metaclass=_Columns):
     type_annotation_map = {**KINDS, dict[str, Any]: Document, list[Any]: Document}
 
     def __init_subclass__(cls, key: str, of: type[Dto] | None = None, fields: str = "") -> None:
-        """Make columns of the fields of the DTO `of`, or of some of them; key: which columns are the key.
-
-        A key of which nothing else is said is text.
-        """
+        """Make columns of the fields of the DTO `of`, or of some of them; key: which columns are the key."""
         for name, field in of.model_fields.items() if of else ():
             if name not in vars(cls) and (not fields or name in fields.split()):
                 setattr(cls, name, _column(field.annotation, name in key.split()))
         for name in key.split():
             if name not in vars(cls):
-                said = () if name in cls.__annotations__ else (KINDS[str],)
-                setattr(cls, name, mapped_column(*said, primary_key=True))
+                setattr(cls, name, mapped_column(primary_key=True))
         super().__init_subclass__()
 
 
@@ -114,6 +111,9 @@ class CandleRow(Base, key="venue symbol timeframe open_time"):
 
     __tablename__ = "candles"
     __table_args__ = {"sqlite_with_rowid": False}
+    venue: Mapped[str]
+    symbol: Mapped[str]
+    timeframe: Mapped[str]
     open_time: Mapped[datetime]
     open: Mapped[float]
     high: Mapped[float]
@@ -128,6 +128,8 @@ class InstrumentRow(Base, key="venue symbol"):
     """What a venue lets one trade on a symbol, as `ingest` last read it: for replays of the candles beside it."""
 
     __tablename__ = "instruments"
+    venue: Mapped[str]
+    symbol: Mapped[str]
     document: Mapped[dict[str, Any]]
 
 
@@ -146,6 +148,7 @@ class StrategyRow(Base, key="sha256"):
     """A strategy that was in force, whole; records name it by the hash of its document."""
 
     __tablename__ = "strategies"
+    sha256: Mapped[str]
     document = _verbatim()
 
 
@@ -263,7 +266,16 @@ class PauseRow(Base, key="strategy symbol"):
     """No new entries of a strategy in a symbol until then."""
 
     __tablename__ = "pauses"
+    strategy: Mapped[str]
+    symbol: Mapped[str]
     until: Mapped[datetime]
+
+
+class DifferenceRow(Base, of=LookAgain, key="strategy about"):
+    """What differs between venue and ledger, and since when; no fact until it has lasted."""
+
+    __tablename__ = "differences"
+    strategy: Mapped[str]
 
 
 class BudgetRow(Base, of=Charge, key="budget_id"):
@@ -283,6 +295,7 @@ class BreakerRow(Base, of=BreakerState, key="session"):
     """A session's errors in a row; no model is asked before `retry_at`."""
 
     __tablename__ = "breakers"
+    session: Mapped[str]
     errors: Mapped[int] = mapped_column(Integer())
 
 
@@ -290,6 +303,7 @@ class ReplyRow(Base, of=KeptReply, key="content_hash"):
     """A reply that was paid for, by the hash of model, prompt and messages; the newest one counts."""
 
     __tablename__ = "replies"
+    content_hash: Mapped[str]
 
 
 class VectorRow(Base, key="cycle_id"):
@@ -316,12 +330,15 @@ class PaperBookRow(Base, of=PaperBookState, key="strategy decider"):
     """A challenger's own account: the fill engine's state, and until when the market has passed over it."""
 
     __tablename__ = "paper_books"
+    strategy: Mapped[str]
+    decider: Mapped[str]
 
 
 class TapeRow(Base, key="tape"):
     """Candles that variants were compared on, by the hashes of their days: whatever a symbol is called there."""
 
     __tablename__ = "tapes"
+    tape: Mapped[str]
     days: Mapped[list[Any]]
 
 
@@ -329,6 +346,7 @@ class TrialRow(Base, key="trial tape"):
     """A variant that was compared, named by all it consists of, windows and costs included; Sharpe ratio per day."""
 
     __tablename__ = "trials"
+    trial: Mapped[str]
     tape = mapped_column(ForeignKey("tapes.tape"), primary_key=True)
     sharpe: Mapped[float | None]
 
@@ -359,5 +377,6 @@ class AlertRow(Base, of=Alert, fields="kind text", key="fingerprint"):
     """Something people were told, since when it is so, and when that was last seen."""
 
     __tablename__ = "alerts"
+    fingerprint: Mapped[str]
     raised_at: Mapped[datetime]
     seen_at: Mapped[datetime] = mapped_column(index=True)

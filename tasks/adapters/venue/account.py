@@ -82,11 +82,13 @@ class Account(ABC):
     async def create(self, intent: OrderIntent, market: Row) -> Order:
         """Send a market or limit intent once; return it as acknowledged (`accepted`), not yet as listed."""
 
-    async def traded(self, market: Row) -> None:  # noqa: B027  (most venues have nothing to do)
+    async def traded(self, market: Row, order: Order) -> None:  # noqa: B027  (most venues have nothing to do)
         """Bring what rests at the venue up to a trade of ours; nothing where the venue does so by itself."""
 
     @abstractmethod
-    async def protect(self, market: Row, stop: Decimal | None, target: Decimal | None, client_order_id: str) -> None:
+    async def protect(
+        self, market: Row, stop: Decimal | None, target: Decimal | None, quantity: Decimal | None, client_order_id: str
+    ) -> None:
         """Set a position's stop and target as `ports.Venue.set_protection` says."""
 
     @abstractmethod

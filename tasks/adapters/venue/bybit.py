@@ -62,13 +62,13 @@ class Bybit(Account):
         coins = await self._wallet(lambda account: number(bybit_rows.coin_of(account, base), "equity"))
         if coins < max(instrument.step, instrument.min_quantity):
             return None
-        covered = floor_to_step(coins, instrument.step)  # a larger stop is refused when it fires, for want of coins
-        resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
-        stops = [order.price for order in resting if order.price and order.quantity - order.filled == covered]
+        stop, covers = max(await self._stops(symbol), default=(None, None))
         recent = await self.fills(symbol, await self.market.now() - FILL_WINDOW)
         bought = [fill.price for fill in recent if fill.side == "buy"]
         paid = bought[-1] if bought else (await self.market.fetch_book(symbol)).bids[0][0]
-        return VenuePosition(symbol=symbol, side="long", quantity=coins, avg_price=paid, stop=max(stops, default=None))
+        return VenuePosition(
+            symbol=symbol, side="long", quantity=coins, avg_price=paid, stop=stop, stop_quantity=covers
+        )
 
     async def fills(self, symbol: str, since: datetime) -> list[Fill]:
         """Return executions since then, oldest first; funding payments among them (quantity 0)."""
@@ -133,12 +133,14 @@ class Bybit(Account):
         with understood(doing, VenueUnavailable):
             return accepted(intent, answer["orderId"], at(answer["time"]))
 
-    async def protect(self, market: Row, stop: Decimal | None, target: Decimal | None, client_order_id: str) -> None:
+    async def protect(
+        self, market: Row, stop: Decimal | None, target: Decimal | None, quantity: Decimal | None, client_order_id: str
+    ) -> None:
         """Doing it twice is harmless. On contracts the venue keeps no client id for it."""
         prices = bybit_rows.protection(stop, target)
         if market["spot"]:
             if stop is not None:
-                await self._rest_stop(market, stop, client_order_id)
+                await self._rest_stop(market, stop, quantity, client_order_id)
         elif prices:
             doing, body = f"set {market['symbol']} stop={stop} target={target}", category_of(market)
             body |= {"positionIdx": 0, **prices}
@@ -150,25 +152,35 @@ class Bybit(Account):
             body = category_of(market) | {"orderLinkId": client_order_id} | kind
             await self.call(f"cancel order {client_order_id}", CANCEL, body, fine=Meaning.GONE, order=True)
 
-    async def traded(self, market: Row) -> None:
-        """On spot a stop that rests covers what is held now, and goes when nothing is."""
-        if not market["spot"]:
-            return
-        stops = [order.price for order in await self.open_orders(market["symbol"]) if order.type == "stop"]
-        if prices := [price for price in stops if price]:
-            position = await self.spot_position(market["symbol"])
-            await self._rest_stop(market, max(prices) if position else Decimal(0))
+    async def traded(self, market: Row, order: Order) -> None:
+        """On spot a stop that rests covers what it did and what came or went, and goes when nothing is left."""
+        if market["spot"] and (stops := await self._stops(market["symbol"])):
+            trigger, covers = max(stops)
+            covers += order.filled if order.side == "buy" else -order.filled
+            left = covers > 0 and await self.spot_position(market["symbol"])
+            await self._rest_stop(market, trigger if left else Decimal(0), covers)
 
-    async def _rest_stop(self, market: Row, trigger: Decimal, client_order_id: str = "") -> None:
-        """Let one stop rest for all we hold: the new one first, then those before it are cancelled; 0: none."""
+    async def _stops(self, symbol: str) -> list[tuple[Decimal, Decimal]]:
+        """Return trigger and open quantity of the spot stops that rest."""
+        resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
+        return [(order.price, order.quantity - order.filled) for order in resting if order.price]
+
+    async def _rest_stop(
+        self, market: Row, trigger: Decimal, quantity: Decimal | None, client_order_id: str = ""
+    ) -> None:
+        """Let one stop rest for `quantity`, None: all we hold; the new one first, then others are cancelled; 0: none.
+
+        Never for more than there is: such a one is refused when it fires, for want of coins.
+        """
         symbol, doing = market["symbol"], f"set {market['symbol']} stop={trigger}"
         resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
         keep: list[Order] = []
-        if trigger:
-            position = await self.spot_position(symbol)
-            if position is None:
-                raise OrderRejected(f"{doing}: nothing of it is held")
-            quantity = floor_to_step(position.quantity, (await self.market.instrument(symbol)).step)
+        position = await self.spot_position(symbol) if trigger else None
+        if trigger and position is None:
+            raise OrderRejected(f"{doing}: nothing of it is held")
+        if position is not None:
+            covered = position.quantity if quantity is None else min(quantity, position.quantity)
+            quantity = floor_to_step(covered, (await self.market.instrument(symbol)).step)
             keep = [order for order in resting if (order.price, order.quantity) == (trigger, quantity)][:1]
             if not keep:
                 bid = (await self.market.fetch_book(symbol)).bids[0][0]

@@ -80,7 +80,7 @@ class CcxtVenue:
     async def submit(self, intent: OrderIntent) -> Order:
         """Send once, then look until the venue lists it. An order it rejects afterwards raises OrderRejected too."""
         if intent.type in PROTECTION:
-            await self.set_protection(intent.symbol, *protection_of(intent), intent.client_order_id)
+            await self.set_protection(intent.symbol, *protection_of(intent), intent.quantity, intent.client_order_id)
             return accepted(intent, "", await self.now())
         doing = f"send order {intent.client_order_id}"
         market = await self.account.tradable(intent.symbol, doing)
@@ -91,7 +91,7 @@ class CcxtVenue:
         if order.status is OrderStatus.REJECTED:
             raise OrderRejected(f"{doing}: {self.name} rejected {order.venue_order_id}: {order.reason or 'no reason'}")
         if order.filled:
-            await self.account.traded(market)
+            await self.account.traded(market, order)
         return order
 
     async def _settled(self, sent: Order) -> Order:
@@ -108,11 +108,12 @@ class CcxtVenue:
         return seen
 
     async def set_protection(
-        self, symbol: str, stop: Decimal | None, target: Decimal | None, client_order_id: str = ""
-    ) -> None:
+        self, symbol: str, stop: Decimal | None, target: Decimal | None, quantity: Decimal | None = None,
+        client_order_id: str = "",
+    ) -> None:  # fmt: skip
         """Change stop and target; doing it twice is harmless."""
         market = await self.account.tradable(symbol, f"set {symbol} stop={stop} target={target}")
-        await self.account.protect(market, stop, target, client_order_id)
+        await self.account.protect(market, stop, target, quantity, client_order_id)
 
     async def cancel(self, symbol: str, client_order_id: str) -> None:
         await self.account.cancel(await self.market.listing(symbol), client_order_id)

@@ -96,7 +96,9 @@ class PaperVenue:
 
         return await self._on_account(send, intent.symbol)
 
-    async def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None) -> None:
+    async def set_protection(
+        self, symbol: str, stop: Decimal | None, target: Decimal | None, _quantity: Decimal | None = None
+    ) -> None:
         bid, ask, _ = await self._top(symbol, "sell")
 
         def change(account: SimulatedAccount, now: datetime) -> None:

@@ -297,7 +297,7 @@ class Unified(Account):
                 asked[name] = {"triggerPrice": wire(price)}
         return asked
 
-    async def traded(self, market: Row) -> None:
+    async def traded(self, market: Row, _order: Order | None = None) -> None:
         """Take away stops and targets that outlived their position: they would close a part of the next one."""
         symbol = market["symbol"]
         if await self._held(symbol):
@@ -309,12 +309,16 @@ class Unified(Account):
     async def _held(self, symbol: str) -> VenuePosition | None:
         return next((position for position in await self.positions() if position.symbol == symbol), None)
 
-    async def protect(self, market: Row, stop: Decimal | None, target: Decimal | None, client_order_id: str) -> None:
+    async def protect(
+        self, market: Row, stop: Decimal | None, target: Decimal | None, quantity: Decimal | None, client_order_id: str
+    ) -> None:
         """Let the new one rest before the old one goes; what rests already is left alone."""
         symbol, doing = market["symbol"], f"set {market['symbol']} stop={stop} target={target}"
         held = await self._held(symbol)
         if held is None and (stop or target):
             raise OrderRejected(f"{doing}: no position is open")
+        if held and quantity:
+            held = held.replace(quantity=min(quantity, held.quantity))
         resting = await self.protections(symbol)
         for kind, price in zip(EXITS, (stop, target), strict=True):
             before: Sequence[Order] = [order for order in resting if order.type == kind]

@@ -68,8 +68,10 @@ def changed_verdict(
     if made.intents == record.intents:
         return None
     was_pct, would_pct = (_earned_pct(record, sent, history, strategy.costs) for sent in (record.intents, made.intents))
-    return ChangedVerdict.of(
-        record,
+    return ChangedVerdict(
+        cycle_id=record.cycle_id,
+        symbol=record.symbol,
+        as_of=record.as_of,
         action=record.decided.decision.action,
         was=_text(record.verdict),
         would_be=_text(made.verdict),

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-from numpy import ndarray
 
 from tasks.core.types import Confluence
 
@@ -11,7 +10,7 @@ VWAP_Z = 0.5  # nearer to VWAP than this is no opinion
 IMBALANCE = 0.2  # as a share of the top levels
 
 
-def parts(c: Mapping[str, ndarray]) -> dict[str, ndarray]:
+def parts(c: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Compute the four parts that bars alone give, per bar; NaN where unknown."""
     side = np.sign(c["rsi"] - 50)
     agree = np.where(side == np.sign(c["macd_hist"]), side, 0.0)
@@ -23,7 +22,7 @@ def parts(c: Mapping[str, ndarray]) -> dict[str, ndarray]:
     }
 
 
-def signed(features: Mapping[str, ndarray]) -> ndarray:
+def signed(features: Mapping[str, np.ndarray]) -> np.ndarray:
     """Compute the signed score of the four bar parts; NaN until all of them are known."""
     return np.sum(list(parts(features).values()), axis=0)
 

@@ -1,8 +1,9 @@
 """Venue against ledger: what to set, book, adopt, cancel, end, close, halt or tell, as typed actions.
 
 A view holds what was asked for it, and what it does not hold is not decided on. One odd look is never a fact: it asks
-to be looked at again, and is a fact once the look before this one found the same, `patience` ago or more. Only a
-missing or looser stop is acted on in the look that misses it. What is not ours is told and left alone.
+to be looked at again, and is a fact once every look since has found the same for `patience`, by the venue's clock:
+venues tell fills, orders and positions late. Only a missing or looser stop is acted on in the look that misses it. What
+is not ours is told and left alone.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from tasks.core.types.bars import floor_time
 from tasks.core.types.base import ZERO, exact_sum
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, VenuePosition
+from tasks.core.types.portfolio import Position
 from tasks.core.types.reconcile import (
     Action,
     Adopt,
@@ -31,6 +33,7 @@ from tasks.core.types.reconcile import (
     LedgerView,
     LookAgain,
     OwnIntent,
+    SendAgain,
     SetStop,
     ToldFills,
     VenueView,
@@ -40,6 +43,8 @@ from tasks.core.types.record import CycleRecord, CycleStatus
 AT_ONCE = timedelta(0)  # two looks in a row, however close
 GRACE = timedelta(minutes=5)  # after the last moment a decision may be sent at
 BAR = timedelta(minutes=5)
+LATELY = timedelta(minutes=6)  # after the close of a decision it is sent, and the venue may tell late
+RESENT_AFTER = timedelta(minutes=3)  # its own run has given it up by then, and a venue that tells late has told
 SENT = (OrderType.MARKET.value, OrderType.LIMIT.value)
 FEE_SHARE = Decimal("0.98")  # a fee that is taken in the coin makes fills less than their order, by at most 2 %
 Again = Callable[[str, str], LookAgain | None]
@@ -57,13 +62,13 @@ def reconcile(
 
     def again(symbol: str, about: str) -> LookAgain | None:
         """Request another look; None once the difference has lasted `patience` and is a fact."""
-        since = odd.get(about, look.observed_at)
-        if about in odd and look.observed_at - since >= patience:
+        since = odd.get(about, now)
+        if about in odd and now - since >= patience:
             return None
         return LookAgain(symbol=symbol, about=about, since=since)
 
     return (
-        *_missing_stops(ledger, look),
+        *_missing_stops(ledger, look, now),
         *_orders(ledger, look, again, now),
         *_unknown(ledger, look),
         *(book for symbol, fills in look.fills.items() for book in _booked(ledger, symbol, fills)),
@@ -76,26 +81,55 @@ def reconcile(
 # --- no position without its stop
 
 
-def _missing_stops(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
-    """Set what is missing or looser than ours; where the venue will not have it, our position goes."""
+def _missing_stops(ledger: LedgerView, look: VenueView, now: datetime) -> Iterator[Action]:
+    """Set what is missing or looser than ours; where the venue will not have it, our position goes.
+
+    One that is looser or for another quantity is not told where we just changed it: the list may be of before.
+    """
     for at_venue in look.positions or ():
         symbol, ours = at_venue.symbol, ledger.position(at_venue.symbol, at_venue.side)
-        looser = None  # until fills are booked an ADD may have brought its own stop
-        if look.booked is not None and ours and ours.stop is not None and at_venue.stop is not None:
-            looser = sizing.direction(ours.side) * (at_venue.stop - ours.stop) < 0
-        if at_venue.stop is not None and not looser:
+        flaw = "" if at_venue.stop is None else None
+        if at_venue.stop is not None and look.booked is not None and ours:  # an ADD not booked yet may have brought it
+            flaw = _flaw(ours, at_venue.stop, at_venue.stop_quantity, ledger.dust.get(symbol, ZERO))
+        if flaw is None:
             continue
-        wanted = ours or _unbooked_entry(ledger, at_venue)
-        what = f"stop {at_venue.stop} looser than ours" if looser else "naked position"
+        own, what = None if ours else _unbooked_entry(ledger, at_venue), flaw or "naked position"
+        wanted = own.intent if own else ours
         if wanted is not None and wanted.stop is not None and symbol not in look.refused:
             text = f"{what} {symbol}: stop {wanted.stop} restored"
-            yield SetStop(symbol=symbol, stop=wanted.stop, target=wanted.target, position=ours, text=text)
+            tell = not (flaw and any(_changes(own, symbol, now) for own in ledger.intents))
+            yield SetStop(symbol=symbol, stop=wanted.stop, target=wanted.target, position=ours, text=text, tell=tell)
         elif ours is not None:
             text = f"{what} {symbol}: flattened, no stop could be placed"
             yield Flatten(symbol=symbol, position=ours, quantity=min(at_venue.quantity, ours.quantity), text=text)
 
 
-def _unbooked_entry(ledger: LedgerView, at_venue: VenuePosition) -> OrderIntent | None:
+def _changes(own: OwnIntent, symbol: str, now: datetime) -> bool:
+    return own.intent.symbol == symbol and now - own.persisted_at < LATELY
+
+
+def _flaw(ours: Position, stop: Decimal, covers: Decimal | None, dust: Decimal) -> str | None:
+    if ours.stop is not None and sizing.direction(ours.side) * (stop - ours.stop) < 0:
+        return f"stop {stop} looser than ours"
+    if covers is not None and 0 != abs(covers - ours.quantity) >= dust:
+        return f"stop for {covers} instead of {ours.quantity}"
+    return None
+
+
+def unbooked(ledger: LedgerView, positions: Iterable[VenuePosition]) -> list[Position]:
+    """Return what the venue holds that our entries made and no fill tells of yet, as positions to be closed."""
+    found = ((p, _unbooked_entry(ledger, p)) for p in positions if ledger.position(p.symbol) is None)
+    return [
+        Position(
+            position_id=own.intent.client_order_id, strategy=ledger.strategy, cycle_id=own.cycle_id, symbol=p.symbol,
+            side=p.side, quantity=p.quantity, entry_quantity=p.quantity, avg_price=p.avg_price,
+            opened_at=own.persisted_at,
+        )
+        for p, own in found if own
+    ]  # fmt: skip
+
+
+def _unbooked_entry(ledger: LedgerView, at_venue: VenuePosition) -> OwnIntent | None:
     """Return our newest entry, if a position the ledger does not have yet is no more than our entries can have made."""
     last = max((p.closed_at for p in ledger.closed if p.symbol == at_venue.symbol and p.closed_at), default=None)
     side = "buy" if at_venue.side == "long" else "sell"
@@ -109,7 +143,7 @@ def _unbooked_entry(ledger: LedgerView, at_venue: VenuePosition) -> OrderIntent 
     ]
     if exact_sum(own.intent.quantity for own in entries) < at_venue.quantity:
         return None
-    return max(entries, key=lambda own: own.persisted_at).intent
+    return max(entries, key=lambda own: own.persisted_at)
 
 
 # --- orders on their way or resting
@@ -139,26 +173,30 @@ def _orders(ledger: LedgerView, look: VenueView, again: Again, now: datetime) ->
         if order.status is OrderStatus.OPEN:
             yield from _working(own, order, ledger, look, now)
         elif order.filled > 0 and not is_told:
-            yield _fills_of(own, look)
+            yield _fills_of(own, now)
         elif is_booked(order, own.booked) or now - order.updated_at > too_late(ledger.limits):
             yield EndIntent(client_order_id=name, state="done")
 
 
-def _fills_of(own: OwnIntent, look: VenueView) -> LookAgain:
+def _fills_of(own: OwnIntent, now: datetime) -> LookAgain:
     about = f"fills of {own.intent.client_order_id}"  # no word on the order itself
-    return LookAgain(symbol=own.intent.symbol, about=about, since=look.observed_at)
+    return LookAgain(symbol=own.intent.symbol, about=about, since=now)
 
 
 def _not_found(own: OwnIntent, ledger: LedgerView, again: Again, now: datetime) -> Iterator[Action]:
-    """End an intent the venue knows nothing of, once it is too old to be sent; protect's own wait for their position.
+    """Send an exit again; end what else the venue knows nothing of, once it is too old to be sent.
 
-    A retry of the flow may still send it: its position is what it reduces.
+    Protect's own wait for their position: a retry of the flow may still send one, and its position is what it reduces.
     """
-    intent = own.intent
+    intent, held = own.intent, ledger.position(own.intent.symbol)
     if orders.is_protects(intent.client_order_id):
-        waits = ledger.position(intent.symbol) is not None
+        waits = held is not None
     else:
-        waits = now - own.persisted_at <= too_late(ledger.limits)
+        waits, exits = now - own.persisted_at <= too_late(ledger.limits), intent.reduce_only and own.state != "sent"
+        if exits and intent.type is OrderType.MARKET and held and held.opened_at <= own.persisted_at:
+            waits = True  # tried until it is done, or the venue refuses it
+            if now - own.persisted_at > RESENT_AFTER:
+                yield SendAgain(intent=intent)
     if waits:
         return
     state: Literal["done", "rejected"] = "rejected" if own.state == "persisted" else "done"
@@ -180,7 +218,7 @@ def _working(own: OwnIntent, order: Order, ledger: LedgerView, look: VenueView, 
         yield cancel
     elif own.adds or order.filled > 0:
         if intent.symbol not in (look.booked or ()):
-            yield _fills_of(own, look)
+            yield _fills_of(own, now)
         elif is_booked(order, own.booked) and ledger.position(intent.symbol) is None:
             yield cancel
 
@@ -280,17 +318,40 @@ def _differences(ledger: LedgerView, positions: Sequence[VenuePosition]) -> Iter
     """Yield what differs by more than can be sold, and whether the venue holds risk that nobody counts."""
     for venue in positions:
         symbol, ours = venue.symbol, ledger.position(venue.symbol)
+        more = ours is None or venue.side != ours.side or venue.quantity > ours.quantity
+        if is_spot(symbol) and more:
+            continue  # a person's own coins
         if ours is None:
             text = f"foreign position {symbol} {venue.side} {venue.quantity}: left alone"
             yield Finding(kind=AlertKind.FOREIGN, symbol=symbol, text=text), True
         elif venue.side != ours.side or 0 != abs(venue.quantity - ours.quantity) >= ledger.dust.get(symbol, 0):
             text = f"mismatch {symbol}: venue {venue.side} {venue.quantity}, ledger {ours.side} {ours.quantity}"
-            more = venue.side != ours.side or venue.quantity > ours.quantity
             yield Finding(kind=AlertKind.MISMATCH, symbol=symbol, text=text), more
     for p in ledger.open:
         if p.symbol not in {position.symbol for position in positions}:
             text = f"mismatch {p.symbol}: ledger {p.side} {p.quantity}, venue flat"
             yield Finding(kind=AlertKind.MISMATCH, symbol=p.symbol, text=text), False
+
+
+def foreign(ledger: LedgerView, positions: Iterable[VenuePosition], symbol: str) -> Decimal:
+    """Return how much the venue holds in a contract that is not ours (base); on spot coins are nobody's.
+
+    What our orders on their way can have brought is ours: their fills may be told late.
+    """
+    held = next((p for p in positions if p.symbol == symbol), None)
+    if held is None or is_spot(symbol):
+        return ZERO
+    ours, side = ledger.position(symbol, held.side), "buy" if held.side == "long" else "sell"
+    coming = [
+        own.intent.quantity - own.booked
+        for own in ledger.intents
+        if (own.intent.symbol, own.intent.side, own.intent.reduce_only, own.ended) == (symbol, side, False, False)
+    ]
+    return max(ZERO, held.quantity - (ours.quantity if ours else ZERO) - exact_sum(coming))
+
+
+def is_spot(symbol: str) -> bool:
+    return ":" not in symbol
 
 
 # --- what must be closed, and what nobody ends

@@ -171,6 +171,7 @@ class VenuePosition(Dto):
     avg_price: Exact
     stop: Exact | None = None
     target: Exact | None = None
+    stop_quantity: Exact | None = None  # None: the stop covers all of it
 
 
 class Balance(Dto):

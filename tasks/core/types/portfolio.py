@@ -134,6 +134,7 @@ class AccountState(Dto):
     last_price: Exact | None = None  # None: the snapshot's last close
     last_price_at: Utc | None = None  # None: its age is not judged
     venue: str = ""  # where the entry would go
+    foreign: Exact | None = None  # what the venue holds of the symbol that is not ours (base); None: nobody asked
     # what `core.trading.guard.past` works out
     # of `instrument` with other symbols; None: not judged; one that is missing is close
     correlations: dict[str, float] | None = None

@@ -61,7 +61,6 @@ class ToldFills(Dto):
 class VenueView(Dto):
     """The venue's side. What is None or has no key was not asked or not answered: never the same as nothing there."""
 
-    observed_at: Utc  # our own clock: looks are told apart by it
     positions: tuple[VenuePosition, ...] | None = None
     booked: frozenset[str] | None = None  # symbols whose fills were told for this look
     refused: frozenset[str] = frozenset()  # symbols whose stop the venue would not take
@@ -88,6 +87,7 @@ class SetStop(Dto):
     target: Exact | None = None
     position: Position | None = None
     text: str
+    tell: bool = True  # false: it may be the venue that tells late
 
 
 class Flatten(Dto):
@@ -104,6 +104,12 @@ class KeepOrder(Dto):
     """Keep what the venue says of an order of ours."""
 
     order: Order
+
+
+class SendAgain(Dto):
+    """Send an exit of ours that the venue does not have: it was busy, or its answer was lost."""
+
+    intent: OrderIntent
 
 
 class CancelOrder(Dto):
@@ -159,4 +165,7 @@ class EndCycle(Dto):
     error: str
 
 
-Action = SetStop | Flatten | KeepOrder | CancelOrder | EndIntent | Adopt | BookFills | LookAgain | Finding | EndCycle
+Action = (
+    SetStop | Flatten | KeepOrder | SendAgain | CancelOrder | EndIntent | Adopt | BookFills | LookAgain | Finding
+    | EndCycle
+)  # fmt: skip

@@ -37,6 +37,8 @@ class Code(Explained):
     ACTION_NOT_ALLOWED = "ACTION_NOT_ALLOWED", "the action was not among those offered"
     SHORTING_NOT_ALLOWED = "SHORTING_NOT_ALLOWED", "the venue does not let one short this instrument"
     LOW_CONFIDENCE = "LOW_CONFIDENCE", "confidence is below what an entry needs"
+    LARGEST_ORDER_CLAMPED = "LARGEST_ORDER_CLAMPED", "reduced to the largest order the venue takes"
+    FOREIGN_POSITION = "FOREIGN_POSITION", "the venue holds a position in this contract that is not ours"
     POSITION_EXISTS = "POSITION_EXISTS", "there is a position or a working entry already"
     NO_POSITION = "NO_POSITION", "there is no position to act on"
     MAX_POSITIONS = "MAX_POSITIONS", "as many positions are open as may be"

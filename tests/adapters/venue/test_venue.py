@@ -471,8 +471,8 @@ async def test_a_spot_stop_is_a_resting_order_that_does_not_tie_up_the_coins(ven
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("quantity", "stop"), [("0.009994", Decimal(86000)), ("0.004", None), ("0.012", None)])
-async def test_a_spot_stop_counts_only_where_it_covers_all_that_is_held_and_no_more(venue, stub, quantity, stop):
+@pytest.mark.parametrize("quantity", ["0.009994", "0.004", "0.012"])
+async def test_a_spot_stop_is_told_with_what_it_covers(venue, stub, quantity):
     resting = ORDER | {"side": "Sell", "stopOrderType": "Stop", "orderStatus": "Untriggered", "triggerPrice": "86000",
                        "qty": quantity, "cumExecQty": "0"}  # fmt: skip
     stub.answers |= {
@@ -481,7 +481,7 @@ async def test_a_spot_stop_counts_only_where_it_covers_all_that_is_held_and_no_m
         "/v5/execution/list": ok(list=[FILL]),
     }  # fmt: skip
     held = await venue.account.spot_position("BTC/USDT")
-    assert (held.quantity, held.stop) == (Decimal("0.0099945"), stop)
+    assert (held.quantity, held.stop, held.stop_quantity) == (Decimal("0.0099945"), 86000, Decimal(quantity))
 
 
 async def test_fills_are_read_window_by_window_page_by_page_once_each_oldest_first(venue, stub):

@@ -57,7 +57,7 @@ def test_what_is_set_aside_is_told_with_what_is_booked_at_every_look():
     own = OwnIntent(intent=OURS[ENTRY][1], cycle_id="c1", state="sent", persisted_at=AT)
     ledger = LedgerView(strategy="default", limits=Limits(), open=(), closed=(), intents=(own,))
     told = ToldFills(since=AT, fills=(fill("a"), odd), new=frozenset())
-    [book] = reconcile(ledger, VenueView(observed_at=AT, fills={BTC: told}), (), AT)
+    [book] = reconcile(ledger, VenueView(fills={BTC: told}), (), AT)
     assert isinstance(book, BookFills)
     assert [position.quantity for position in book.positions] == [1]
     assert len(book.aside) == 1

@@ -24,6 +24,7 @@ from guard_cases import (
     position,
     seen,
 )
+from instrument_cases import linear
 
 from tasks.core.trading.guard import guard
 from tasks.core.types.decision import (
@@ -362,3 +363,13 @@ def test_without_an_instrument_nothing_is_offered_or_allowed_but_to_wait(decisio
     assert (verdict.allowed, verdict.codes) == (False, (Code.DATA_MISSING,))
     assert verdict.checks[0].inputs == {"instrument": "None"}
     assert judge(Hold(symbol=BTC), state).allowed
+
+
+@pytest.mark.parametrize(("decision", "asked_for"), [(CloseAll(symbol=BTC), 10), (Trim(symbol=BTC, size_pct=D(50)), 5)])
+def test_an_exit_larger_than_the_largest_order_goes_in_part_and_says_so(decision, asked_for):
+    state = holding(quantity=D(10)).replace(instrument=linear(max_quantity=D("4.0005")))
+    verdict = judge(decision, state)
+    assert (verdict.allowed, verdict.codes, verdict.quantity) == (True, (Code.LARGEST_ORDER_CLAMPED,), D("4"))
+    assert [c.inputs["asked"] for c in verdict.checks if c.fired] == [str(D(asked_for).quantize(D("0.001")))]
+    whole = judge(decision, holding(quantity=D(10)))
+    assert verdict.total_risk_pct > whole.total_risk_pct  # the rest stays at risk

@@ -59,6 +59,7 @@ DENIALS = {
         {"decision": asked(OpenShort), "state": grid(shorting=True)},
     ),
     Code.LOW_CONFIDENCE: ({"decision": asked(confidence=D("0.49"))}, {"decision": asked(confidence=D("0.5"))}),
+    Code.FOREIGN_POSITION: ({"state": account(foreign=D(1))}, {"state": account(foreign=D(0))}),
     Code.POSITION_EXISTS: ({"state": holding()}, {"state": holding(symbol=ETH)}),
     Code.NO_POSITION: ({"decision": asked(Add)}, {"decision": asked(Add), "state": holding()}),
     Code.MAX_POSITIONS: ({"state": five(5)}, {"state": five(4)}),
@@ -162,6 +163,7 @@ CLAMPS = {
     Code.NET_CLAMPED: ({"limits": {"max_net_pct": D("9.99")}}, {"limits": {"max_net_pct": D(10)}}),
     # a third of 100 as margin and 0.06 to get in: 33.3933.. a unit
     Code.AVAILABLE_CLAMPED: ({"state": account(available=D("333.9"))}, {"state": account(available=D("334"))}),
+    Code.LARGEST_ORDER_CLAMPED: ({"state": grid(max_quantity=D("9.9999"))}, {"state": grid(max_quantity=D(10))}),
     Code.SYMBOL_CLAMPED: ({"limits": {"max_symbol_pct": D("9.99")}}, {"limits": {"max_symbol_pct": D(10)}}),
     # ETH's 10 x 5.42 leaves 20.8 of one trade's 75, and 10 units lose 21.2
     Code.CORRELATION_CLAMPED: (

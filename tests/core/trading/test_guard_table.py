@@ -75,6 +75,7 @@ symbol_unlisted     .    x    x    x    .    .    .    .    .    .    .
 venue_unlisted      .    x    x    x    .    .    .    .    .    .    .
 equity_gone         .    x    x    x    .    .    .    .    .    .    .
 shorting_off        .    .    x    .    .    .    .    .    .    .    .
+not_ours            .    x    x    x    .    .    .    .    .    .    .
 position_exists     .    x    x    .    .    .    .    .    .    .    .
 no_position         .    .    .    x    x    x    x    x    x    x    .
 positions_full      .    x    x    .    .    .    .    .    .    .    .
@@ -109,6 +110,7 @@ FIRED_BY = {
         Code.DATA_MISSING, {"equity": D(0)}, {}, {Code.DAILY_LOSS, Code.TOTAL_RISK_EXCEEDED, Code.GROSS_EXCEEDED},
     ),
     "shorting_off": (Code.SHORTING_NOT_ALLOWED, {"instrument": GRID.model_copy(update={"shorting": False})}, {}, set()),
+    "not_ours": (Code.FOREIGN_POSITION, {"foreign": D(1)}, {}, set()),
     "position_exists": (Code.POSITION_EXISTS, {"pending": (pending(symbol=BTC, quantity=D(1)),)}, {}, set()),
     "no_position": (Code.NO_POSITION, {"positions": ()}, {}, set()),
     "positions_full": (Code.MAX_POSITIONS, {"others": OTHERS}, {}, set()),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.trading import ledger, orders
-from tasks.core.trading.reconcile import reconcile
+from tasks.core.trading.reconcile import foreign, reconcile
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType, VenuePosition
 from tasks.core.types.portfolio import Position
@@ -24,6 +24,7 @@ from tasks.core.types.reconcile import (
     LedgerView,
     LookAgain,
     OwnIntent,
+    SendAgain,
     SetStop,
     ToldFills,
     VenueView,
@@ -84,12 +85,12 @@ def ours(*positions, **fields):
     return LedgerView(strategy="default", open=positions, **fields)
 
 
-def look(*positions, at=NOW, booked=ALL, **fields):
-    return VenueView(observed_at=at, positions=positions, booked=booked, **fields)
+def look(*positions, booked=ALL, **fields):
+    return VenueView(positions=positions, booked=booked, **fields)
 
 
-def of_orders(*found, at=NOW, booked=frozenset(), **missing):
-    return VenueView(observed_at=at, orders={o.client_order_id: o for o in found} | missing, booked=booked)
+def of_orders(*found, booked=frozenset(), **missing):
+    return VenueView(orders={o.client_order_id: o for o in found} | missing, booked=booked)
 
 
 def did(view, seen, earlier=(), now=NOW, patience=timedelta(0)):
@@ -103,7 +104,7 @@ def kinds(*given_, **named):
 def twice(view, seen, again=None):
     """Return what comes of the same look a second later."""
     earlier = did(view, seen)
-    return did(view, (again or seen).model_copy(update={"observed_at": seen.observed_at + SECOND}), earlier)
+    return did(view, again or seen, earlier, now=NOW + SECOND)
 
 
 # --- stops
@@ -120,9 +121,19 @@ def test_a_missing_stop_is_set_with_its_target_in_the_first_look(booked):
 def test_a_looser_stop_is_set_in_the_first_look_after_booking(side, stop, theirs):
     view, seen = ours(position(side=side, stop=stop, target=None)), held(side=side, stop=theirs, target=None)
     [action] = did(view, look(seen))
-    assert (type(action), action.stop) == (SetStop, D(stop))
+    assert (type(action), action.stop, action.tell) == (SetStop, D(stop), True)
     assert "looser than ours" in action.text
+    moved = view.model_copy(update={"intents": (own(type=OrderType.STOP, at=CLOSE),)})
+    assert [a.tell for a in did(moved, look(seen), now=CLOSE + 5 * MINUTE)] == [False]  # the list may be of before
+    assert [a.tell for a in did(moved, look(seen), now=CLOSE + 7 * MINUTE)] == [True]
     assert did(view, look(seen, booked=None)) == []  # an ADD that is not booked may have brought its own
+
+
+@pytest.mark.parametrize(("covers", "flawed"), [("1", False), ("0.99", False), ("0.9", True), ("3", True)])
+def test_a_stop_for_more_or_less_than_ours_is_set_anew(covers, flawed):
+    seen = look(held(quantity="3").model_copy(update={"stop_quantity": D(covers)}), booked=ALL)
+    found = [a for a in did(ours(position(), dust={BTC: D("0.02")}), seen) if isinstance(a, SetStop)]
+    assert [action.text for action in found] == [f"stop for {covers} instead of 1 {BTC}: stop 90 restored"] * flawed
 
 
 @pytest.mark.parametrize(("side", "stop", "theirs"), [("long", "90", "90.1"), ("short", "110", "109.9")])
@@ -209,16 +220,15 @@ def test_another_difference_is_looked_at_again_itself():
     view, seen = MORE
     earlier = did(view, seen)
     [other] = [held.model_copy(update={"quantity": held.quantity + 1}) for held in seen.positions]
-    changed = seen.model_copy(update={"positions": (other,), "observed_at": NOW + SECOND})
-    assert kinds(view, changed, earlier) == [LookAgain]
+    changed = seen.model_copy(update={"positions": (other,)})
+    assert kinds(view, changed, earlier, now=NOW + SECOND) == [LookAgain]
 
 
 def test_patience_is_counted_from_the_first_odd_look():
     view, seen = MISSING
     actions, said = (), []
     for seconds in range(4):
-        now = seen.model_copy(update={"observed_at": NOW + seconds * SECOND})
-        actions = did(view, now, actions, patience=2 * SECOND)
+        actions = did(view, seen, actions, now=NOW + seconds * SECOND, patience=2 * SECOND)
         said.append([finding.halts for finding in actions if isinstance(finding, Finding)] == [True])
     assert said == [False, False, True, False]  # the look after a fact counts anew
 
@@ -231,15 +241,61 @@ def test_where_fills_are_not_told_only_risk_that_nobody_counts_halts(case, halts
 
 
 def test_a_look_that_asked_for_no_positions_or_fills_finds_no_difference():
-    assert did(ours(position()), VenueView(observed_at=NOW)) == []
-    assert did(ours(position()), VenueView(observed_at=NOW, booked=ALL)) == []
+    assert did(ours(position()), VenueView()) == []
+    assert did(ours(position()), VenueView(booked=ALL)) == []
     assert did(ours(position()), look(booked=None)) == []
 
 
 def test_a_difference_that_cannot_be_sold_is_none():
     view = ours(position(SPOT), dust={SPOT: D("0.01")})
-    assert did(view, look(held(SPOT, quantity="1.0099"))) == []
-    assert kinds(view, look(held(SPOT, quantity="1.01"))) == [LookAgain]
+    assert did(view, look(held(SPOT, quantity="0.9901"))) == []
+    assert kinds(view, look(held(SPOT, quantity="0.99"))) == [LookAgain]
+
+
+def test_coins_beyond_ours_are_a_persons_own_and_none_of_our_business():
+    assert did(ours(position(SPOT), dust={SPOT: D("0.01")}), look(held(SPOT, quantity="5"))) == []
+    assert did(ours(), look(held(SPOT, quantity="5"))) == []
+    assert foreign(ours(), (held(SPOT),), SPOT) == 0
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "beside"),
+    [([], {}, 1), ([position()], {}, 0), ([position()], {"quantity": "3"}, 2), ([position()], {"quantity": "0.5"}, 0),
+     ([position(side="short")], {}, 1), ([position(ETH)], {}, 1)],
+    ids=["all", "ours", "more", "less", "turned", "elsewhere"],
+)  # fmt: skip
+def test_what_a_contract_holds_beyond_ours_is_foreign(mine, theirs, beside):
+    assert foreign(ours(*mine), (held(**theirs), held(ETH, quantity="9")), BTC) == beside
+
+
+@pytest.mark.parametrize(
+    ("intent", "beside"),
+    [(own(), 0), (own(quantity="0.4"), D("0.6")), (own(booked=D("0.4")), D("0.4")), (own(state="done"), 1),
+     (own(side="sell"), 1), (own(reduce_only=True), 1), (own(symbol=ETH), 1)],
+    ids=["on its way", "less", "booked in part", "ended", "other side", "exit", "elsewhere"],
+)  # fmt: skip
+def test_what_an_order_of_ours_on_its_way_can_have_brought_is_not_foreign(intent, beside):
+    assert foreign(ours(intents=(intent,)), (held(),), BTC) == beside
+
+
+# --- exits
+
+
+def exit_(at=CLOSE + MINUTE, **fields):
+    told = {"state": "sending", "side": "sell", "type": OrderType.MARKET, "reduce_only": True}
+    return own("dec0" + "a" * 24 + "0002", at=at, **(told | fields))
+
+
+def test_an_exit_the_venue_does_not_have_is_sent_again_while_its_position_is_open():
+    unknown = of_orders(**{exit_().intent.client_order_id: None})
+    view, late = ours(position(), intents=(exit_(),)), CLOSE + 4 * MINUTE
+    assert did(view, unknown, now=late) == []  # its own run may be at it, and the venue may tell late
+    for after in (SECOND, LATE, 10 * LATE):
+        assert did(view, unknown, now=late + after) == [SendAgain(intent=exit_().intent)]
+    assert did(ours(position(), intents=(exit_(state="sent"),)), unknown, now=late + SECOND) == []  # acknowledged
+    assert kinds(ours(intents=(exit_(),)), unknown, now=CLOSE + LATE + MINUTE + SECOND) == [LookAgain]  # it is closed
+    another = ours(position(), intents=(exit_(at=CLOSE - SECOND),))
+    assert SendAgain not in kinds(another, unknown, now=CLOSE + LATE)  # decided on the position before this one
 
 
 # --- orders
@@ -250,7 +306,7 @@ def test_an_order_the_venue_does_not_know_ends_when_it_is_too_late_and_asked_twi
     view, unknown = ours(intents=(own(state=state),)), of_orders(**{ENTRY: None})
     assert did(view, unknown, now=CLOSE + LATE) == []
     [again] = did(view, unknown, now=CLOSE + LATE + SECOND)
-    assert again == LookAgain(symbol=BTC, about=ENTRY, since=NOW)
+    assert again == LookAgain(symbol=BTC, about=ENTRY, since=CLOSE + LATE + SECOND)
     [end] = did(view, unknown, [again], now=CLOSE + LATE + SECOND)
     assert (end.client_order_id, end.state) == (ENTRY, ends)
 
@@ -333,7 +389,7 @@ def test_an_intent_that_has_ended_is_left_as_it_is():
 
 def adopted(*found, view=None, resting=True):
     seen = {"resting": {BTC: found}} if resting else {"orders": {o.client_order_id: o for o in found}}
-    return did(view or ours(), VenueView(observed_at=NOW, **seen))
+    return did(view or ours(), VenueView(**seen))
 
 
 @pytest.mark.parametrize("resting", [True, False])
@@ -392,7 +448,7 @@ def test_attached_stops_and_what_the_ledger_knows_are_not_adopted():
 
 def told(*fills, new=None, since=CLOSE):
     ids = frozenset(f.fill_id for f in fills) if new is None else frozenset(new)
-    return VenueView(observed_at=NOW, fills={BTC: ToldFills(since=since, fills=fills, new=ids)})
+    return VenueView(fills={BTC: ToldFills(since=since, fills=fills, new=ids)})
 
 
 def test_fills_of_ours_are_booked_and_then_there_is_nothing_to_book():
@@ -440,7 +496,7 @@ FLAT = Halt(halt_id=1, reason="enough", who="w", since=NOW, flatten=True)
 
 
 def prices(bid, ask):
-    return VenueView(observed_at=NOW, prices={BTC: (bid and D(bid), ask and D(ask))})
+    return VenueView(prices={BTC: (bid and D(bid), ask and D(ask))})
 
 
 @pytest.mark.parametrize(
@@ -457,18 +513,18 @@ def test_a_target_that_only_we_can_take_is_taken_at_the_price_we_would_get(side,
 
 def test_only_a_halt_that_asks_for_it_closes_positions_and_needs_no_price():
     view = ours(position(), position(ETH), halts=(FLAT,))
-    closing = did(view, VenueView(observed_at=NOW, prices={}))
+    closing = did(view, VenueView(prices={}))
     assert [(a.symbol, a.why, a.text) for a in closing] == [
         (BTC, "flatten", f"{BTC} closed: halted"), (ETH, "flatten", f"{ETH} closed: halted"),
     ]  # fmt: skip
     kept = view.model_copy(update={"halts": (FLAT.model_copy(update={"flatten": False}),)})
-    assert did(kept, VenueView(observed_at=NOW, prices={})) == []
-    assert did(view, VenueView(observed_at=NOW)) == []
+    assert did(kept, VenueView(prices={})) == []
+    assert did(view, VenueView()) == []
 
 
 def test_a_cycle_is_abandoned_when_no_run_can_take_it_up():
     begun = CycleRecord(cycle_id="c", strategy="default", symbol=BTC, as_of=CLOSE)
-    view, seen = ours(unfinished=(begun,)), VenueView(observed_at=NOW)
+    view, seen = ours(unfinished=(begun,)), VenueView()
     assert did(view, seen, now=CLOSE + LATE) == []
     [end] = did(view, seen, now=CLOSE + LATE + SECOND)
     assert (type(end), end.record) == (EndCycle, begun)
@@ -496,7 +552,7 @@ LEDGERS = st.builds(
 )  # fmt: skip
 LOOKS = st.builds(
     lambda positions, found, booked, refused, fills: VenueView(
-        observed_at=NOW + SECOND, positions=positions, booked=booked, refused=refused, resting={BTC: tuple(found)},
+        positions=positions, booked=booked, refused=refused, resting={BTC: tuple(found)},
         orders={each.client_order_id: each for each in found}, prices={BTC: (D(1000), D(1))},
         fills={BTC: ToldFills(since=CLOSE, fills=tuple({f.fill_id: f for f in fills}.values()))},
     ),

@@ -63,9 +63,13 @@ def parse_prompt(text: str, name: str) -> Prompt:
     except yaml.YAMLError as e:
         raise InputError(f"prompt {name}: front matter is not YAML: {' '.join(str(e).split())}") from e
     front = read_dto(_FrontMatter, document, f"prompt {name}: front matter")
-    prompt = Prompt.of(
-        front,
-        ref=PromptRef.of(front, name=front.role, sha256=hashlib.sha256(text.encode()).hexdigest()),
+    prompt = Prompt(
+        ref=PromptRef(
+            name=front.role,
+            sha256=hashlib.sha256(text.encode()).hexdigest(),
+            **front.model_dump(include={"version", "temperature", "seed", "max_tokens"}),
+        ),
+        **front.model_dump(include={"reply_schema", "variables"}),
         system=parts["system"].strip(),
         user=parts["user"].strip(),
         text=text,

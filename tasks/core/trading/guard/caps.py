@@ -116,6 +116,12 @@ def available(t: EntryTerms) -> Room:
     return _cap(Code.AVAILABLE_CLAMPED, t, free, margin)
 
 
+def largest(t: EntryTerms) -> Room:
+    """What the venue takes in one order; asked only where it says so."""
+    most = sizing.in_one_order(t.account.instrument, t.asked)
+    return most, check(Code.LARGEST_ORDER_CLAMPED, most < t.asked, most=most, asked=t.asked)
+
+
 def _cap(
     code: Code, t: EntryTerms, room: Decimal, per_unit: Decimal, per_unit2: Decimal = ZERO, **also: object
 ) -> Room:
@@ -124,4 +130,4 @@ def _cap(
 
 
 SHRINKS = (careful, volatile, cooled)
-SIZE_CAPS = (trade_risk, total_risk, correlation, kelly, gross, symbol, net, slippage, available)
+SIZE_CAPS = (trade_risk, total_risk, correlation, kelly, gross, symbol, net, slippage, available, largest)

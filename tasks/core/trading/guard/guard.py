@@ -22,7 +22,7 @@ from math import inf, isfinite
 from pydantic import ValidationError
 
 from tasks.core.trading.guard.cases import Account, Case, positive
-from tasks.core.trading.guard.rules import ACCOUNT_RULES, ACT, CASE_RULES, ENTER, UNKNOWN
+from tasks.core.trading.guard.rules import ACCOUNT_RULES, ACT, CASE_RULES, ENTER, UNKNOWN, not_ours
 from tasks.core.trading.guard.sizing import HUNDRED, known
 from tasks.core.trading.guard.terms import terms
 from tasks.core.trading.money import exact
@@ -140,7 +140,7 @@ def _verdict(case: Case) -> Verdict:
     a, action = case.account, case.decision.action
     result = terms(case)
     done = (
-        *(rule(a) for rule in _ACCOUNT_RULES_OF[action]),
+        *(rule(a) for rule in _ACCOUNT_RULES_OF[action] if rule is not not_ours or a.state.foreign is not None),
         *(rule(case) for rule in _CASE_RULES_OF[action]),
         *result.checks,
     )
@@ -150,11 +150,15 @@ def _verdict(case: Case) -> Verdict:
             allowed=False, decision=case.decision, codes=codes, checks=done, total_risk_pct=_pct(a, a.open_risk)
         )
     risk = a.position_risk if result.risk is None else result.risk
-    return Verdict.of(
-        result,
+    return Verdict(
         allowed=True,
+        decision=result.decision,
         codes=codes,
         checks=done,
+        quantity=result.quantity,
+        price=result.price,
+        stop=result.stop,
+        target=result.target,
         trade_risk_pct=_pct(a, risk),
         total_risk_pct=_pct(a, a.open_risk - a.position_risk + risk),
     )

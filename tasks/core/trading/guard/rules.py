@@ -65,6 +65,11 @@ def shorting_off(a: Account) -> Check:
     return check(Code.SHORTING_NOT_ALLOWED, fired, shorting=instrument.shorting, kind=instrument.kind)
 
 
+def not_ours(a: Account) -> Check:
+    """A contract's positions are netted: an entry beside somebody else's would become part of it."""
+    return check(Code.FOREIGN_POSITION, bool(a.state.foreign), foreign=a.state.foreign)
+
+
 def position_exists(a: Account) -> Check:
     """A working entry order is a position to be: two of them could both fill."""
     pending = any(p.symbol == a.symbol for p in a.state.pending)
@@ -302,6 +307,7 @@ ACCOUNT_RULES: tuple[tuple[Callable[[Account], Check], Set[str]], ...] = tuple(
     for actions, rules in (
         (ENTER, (halted, paused, stale, price_stale, symbol_unlisted, venue_unlisted, equity_gone)),
         ({"OPEN_SHORT"}, (shorting_off,)),
+        (ENTER, (not_ours,)),
         (OPEN, (position_exists,)),
         (ACT - OPEN, (no_position,)),
         (OPEN, (positions_full,)),

@@ -88,6 +88,12 @@ def pct_of_quantity(equity: Decimal, quantity: Decimal, entry: Decimal, step: De
     return share
 
 
+def in_one_order(instrument: Instrument, quantity: Quantity) -> Quantity:
+    """Return as much of `quantity` as the venue takes in one market order, in whole steps."""
+    most = instrument.max_quantity
+    return quantity if most is None or quantity <= most else floor_to_step(most, instrument.step)
+
+
 def sellable(instrument: Instrument, quantity: Decimal) -> Quantity:
     """Return a position's quantity in whole steps; less than one step goes as it is, for the venue to close."""
     return floor_to_step(quantity, instrument.step) or Quantity(quantity)

@@ -57,8 +57,9 @@ def terms(case: Case) -> ActionTerms:
     if isinstance(decision, Trim | ClosePartial):
         return trim(case, decision, position)
     if isinstance(decision, CloseAll):  # allowed whatever else is true
-        quantity = sizing.sellable(case.account.instrument, position.quantity)
-        return ActionTerms((), decision, quantity, case.last, risk=ZERO)
+        return in_one_order(
+            case, position, ActionTerms((), decision, Quantity(position.quantity), case.last, risk=ZERO)
+        )
     if isinstance(decision, MoveStop):
         return move_stop(case, decision, position)
     if isinstance(decision, SetTarget):
@@ -100,7 +101,8 @@ def enter(t: EntryTerms, decision: Enter) -> ActionTerms:
     done = [rule(t) for rule in ENTRY_RULES]
     if any(c.fired for c in done):
         return ActionTerms(tuple(done), decision)
-    instrument, rooms = t.account.instrument, [cap(t) for cap in caps.SIZE_CAPS]
+    instrument = t.account.instrument
+    rooms = [cap(t) for cap in caps.SIZE_CAPS if cap is not caps.largest or instrument.max_quantity]
     quantity = min(t.asked, *(most for most, _ in rooms))
     if ZERO < quantity < t.asked:
         size_pct = sizing.pct_of_quantity(t.equity, quantity, t.entry, instrument.step)
@@ -130,15 +132,23 @@ def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> A
     stranded = not enough.fired and rest > 0 and sizing.too_small(instrument, rest, case.last)
     done = (enough, check(Code.REMAINDER_CLOSED, stranded, rest=rest, last_price=case.last))
     if stranded:
-        return ActionTerms(
-            done,
-            CloseAll.of(decision, action="CLOSE_ALL"),
-            sizing.sellable(instrument, position.quantity),
-            case.last,
-            risk=ZERO,
-        )
+        rest_of_it = decision.model_dump(exclude={"action", "size_pct"})
+        all_of_it = ActionTerms(done, CloseAll(**rest_of_it), Quantity(position.quantity), case.last, risk=ZERO)
+        return in_one_order(case, position, all_of_it)
     risk = case.account.risk(position.replace(quantity=rest))
-    return ActionTerms(done, decision, quantity, case.last, risk=risk)
+    return in_one_order(case, position, ActionTerms(done, decision, quantity, case.last, risk=risk))
+
+
+def in_one_order(case: Case, position: HeldPosition, wanted: ActionTerms) -> ActionTerms:
+    """Keep an exit to whole steps, and to what the venue takes in one order: the rest stays, with its stop."""
+    instrument = case.account.instrument
+    wanted = wanted._replace(quantity=sizing.sellable(instrument, wanted.quantity))
+    most = sizing.in_one_order(instrument, wanted.quantity)
+    if most == wanted.quantity:
+        return wanted
+    clamped = check(Code.LARGEST_ORDER_CLAMPED, True, most=most, asked=wanted.quantity)
+    risk = case.account.risk(position.replace(quantity=position.quantity - most))
+    return wanted._replace(checks=(*wanted.checks, clamped), quantity=most, risk=risk)
 
 
 # --- protection

@@ -1,0 +1,206 @@
+"""A venue that is busy, tells late, refuses, or holds what a person opened: nothing of ours is sold for it."""
+
+from datetime import timedelta
+from decimal import Decimal as D
+
+import pytest
+from sandbox_cycles import CLOSE, OPEN, START, SYMBOL, protect_once, recorded, run
+from sandbox_positions import opened
+from sandbox_server import admin, advance, fault, state
+
+from tasks import ledger
+from tasks.connections import store, venue
+from tasks.core.errors import TradingError
+from tasks.core.types.record import CycleStatus
+from tasks.core.types.verdict import Code
+from tasks.settings import settings
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hasty")]
+STOP, CREATE = "/v5/position/trading-stop", "/v5/order/create"
+BUSY = ["429", "-1", "170212"]
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    monkeypatch.setenv("QUARTERDECK_PATIENCE_S", "90")
+    settings.cache_clear()
+
+
+async def naked(home) -> D:
+    [position] = await opened(home)
+    await venue().set_protection(SYMBOL, D(0), None)
+    return position.stop
+
+
+def stop_at(url) -> D | None:
+    [position] = state(url)["positions"]
+    return position["stopLoss"] and D(str(position["stopLoss"]))
+
+
+def by_hand(url, side: str, qty: str, **more: object) -> None:
+    admin(url, "trades", {"symbol": SYMBOL, "side": side, "qty": qty, **more})
+
+
+# --- busy is no refusal
+
+
+@pytest.mark.parametrize("code", BUSY)
+async def test_a_busy_venue_is_asked_for_the_stop_again_and_sells_nothing(home, exchange, code):
+    stop = await naked(home)
+    fault(exchange, "refuse", STOP, times=2, code=code)
+    await protect_once()
+    assert stop_at(exchange) == stop
+
+
+async def test_a_venue_that_stays_busy_has_refused_nothing(home, exchange):
+    stop = await naked(home)
+    fault(exchange, "refuse", STOP, times=1000, code="429")
+    for _ in range(2):
+        with pytest.raises(TradingError, match=f"stop of {SYMBOL}"):
+            await protect_once()
+    assert stop_at(exchange) is None
+    admin(exchange, "faults", method="DELETE")
+    await protect_once()
+    assert stop_at(exchange) == stop
+
+
+@pytest.mark.parametrize(("times", "kept"), [(1, True), (100, False)])
+async def test_the_position_goes_after_a_refusal_in_two_looks(home, exchange, times, kept):
+    await naked(home)
+    fault(exchange, "refuse", STOP, times=times, code="10001")
+    await protect_once()
+    assert bool(state(exchange)["positions"]) is kept
+
+
+@pytest.mark.parametrize("code", ["10001", "429"])
+async def test_the_position_goes_at_once_where_the_price_is_beyond_its_stop(home, exchange, code):
+    await naked(home)
+    [position] = store().positions.open("default")
+    store().positions.save(position.model_copy(update={"stop": position.avg_price * 2}))
+    fault(exchange, "refuse", STOP, times=3, code=code)
+    result = await protect_once()
+    assert state(exchange)["positions"] == []
+    assert "flattened" in result["wrong"][0]
+
+
+async def test_an_exit_is_sent_again_until_it_is_done(home, exchange):
+    [position] = await opened(home)
+    close = START + timedelta(minutes=5)
+    advance(exchange, 300)
+    fault(exchange, "refuse", CREATE, times=1000, code="429")
+    with pytest.raises(TradingError):
+        await run(recorded(home, (close, CLOSE)))
+    await protect_once()  # not yet: its own run may be at it still
+    advance(exchange, 181)
+    with pytest.raises(TradingError):
+        await protect_once()
+    assert D(str(state(exchange)["positions"][0]["size"])) == position.quantity
+    admin(exchange, "faults", method="DELETE")
+    await protect_once()
+    assert state(exchange)["positions"] == []
+    assert store().positions.open("default") == []
+    assert [order["side"] for order in state(exchange)["orders"] if order["type"] == "market"] == ["buy", "sell"]
+
+
+# --- late is no difference
+
+
+async def test_executions_a_minute_late_cause_no_halt_and_no_alert(home, exchange, patient):
+    fault(exchange, "late_fills", times=10, seconds=60)
+    assert await recorded_open(home) == []
+    for _ in range(2):
+        assert (await protect_once())["wrong"] == []
+        advance(exchange, 29)
+    advance(exchange, 5)
+    assert (await protect_once())["wrong"] == []
+    [position] = store().positions.open("default")
+    assert position.stop == stop_at(exchange)
+    assert (store().halts.newest(), store().alerts.since(START - timedelta(days=9999))) == (None, [])
+
+
+async def test_a_stop_out_told_a_minute_late_is_booked_and_halts_nothing(home, exchange, patient):
+    [position] = await opened(home)
+    fault(exchange, "late_fills", times=10, seconds=60)
+    await venue().set_protection(SYMBOL, (await venue().fetch_book(SYMBOL)).bids[0][0], None)
+    for _ in range(60):
+        if not state(exchange)["positions"]:
+            break
+        advance(exchange, 1)
+    for _ in range(4):
+        assert (await protect_once())["wrong"] == []
+        advance(exchange, 29)
+    assert store().positions.open("default") == []
+    assert store().positions.get(position.position_id).closed_at is not None
+    assert store().halts.newest() is None
+
+
+async def test_a_position_list_a_minute_old_halts_nothing(home, exchange, patient):
+    [position] = await opened(home)
+    fault(exchange, "stale_positions", times=100, seconds=60)
+    assert (await protect_once())["wrong"] == []
+    admin(exchange, "faults", method="DELETE")
+    advance(exchange, 61)
+    assert (await protect_once())["wrong"] == []
+    assert store().positions.open("default") == [position]
+
+
+async def test_a_halt_that_lateness_caused_lifts_itself_and_says_so(home, exchange):
+    await opened(home)
+    fault(exchange, "late_fills", times=10, seconds=60)
+    await venue().set_protection(SYMBOL, (await venue().fetch_book(SYMBOL)).bids[0][0], None)
+    for _ in range(60):
+        if not state(exchange)["positions"]:
+            break
+        advance(exchange, 1)
+    await protect_once()  # patience 0 here
+    assert "venue flat" in store().halts.newest().reason
+    advance(exchange, 61)
+    await protect_once()
+    assert store().halts.newest() is None
+    assert [text for _, kind, text in store().alerts.since(START - timedelta(days=9999)) if "lifted" in text]
+
+
+async def test_a_halt_that_a_person_caused_stays(home, exchange):
+    await opened(home)
+    by_hand(exchange, "buy", "0.001")
+    await protect_once()
+    assert "mismatch" in store().halts.newest().reason
+    by_hand(exchange, "sell", "0.001", reduce_only=True)
+    await protect_once()
+    assert store().halts.newest() is not None
+
+
+# --- what is not ours
+
+
+async def test_no_entry_goes_out_beside_a_position_of_a_person(home, exchange):
+    by_hand(exchange, "buy", "0.02")
+    record = await run(recorded(home, (START, OPEN)))
+    assert (record.status, Code.FOREIGN_POSITION in record.verdict.codes) == (CycleStatus.DENIED, True)
+    [theirs] = state(exchange)["positions"]
+    assert (D(str(theirs["size"])), theirs["stopLoss"]) == (D("0.02"), None)
+    await protect_once()
+    assert state(exchange)["positions"] == [theirs]
+    by_hand(exchange, "sell", "0.02", reduce_only=True)
+    advance(exchange, 300)
+    record = await run(recorded(home, (START + timedelta(minutes=5), OPEN)))
+    assert Code.FOREIGN_POSITION not in record.verdict.codes
+
+
+async def test_a_halt_that_flattens_closes_what_the_venue_holds_and_no_fill_tells_of(home, exchange):
+    fault(exchange, "late_fills", times=10, seconds=60)
+    assert await recorded_open(home) == []
+    store().halts.add("everything out", "a person", START, flatten=True)
+    await protect_once()
+    assert state(exchange)["positions"] == []
+    advance(exchange, 61)
+    await protect_once()
+    assert store().positions.open("default") == []
+    [closed] = store().positions.closed("default")
+    assert closed.entry_quantity > 0
+
+
+async def recorded_open(home) -> list[object]:
+    await run(recorded(home, (START, OPEN)))
+    await ledger.book_fills.fn(SYMBOL)
+    return store().positions.open("default")
