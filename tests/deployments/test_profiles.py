@@ -204,7 +204,10 @@ def test_up_on_live_asks_and_takes_only_yes_for_yes(live, started, monkeypatch, 
             {"/v5/user/query-api": {"userID": 24600000, "readOnly": 0, "permissions": {"Wallet": []}}},
             "lacks ContractTrade: Order, ContractTrade: Position: give it these rights",
         ),
-        ({"/v5/account/info": {"marginMode": "REGULAR_MARGIN", "unifiedMarginStatus": 1}}, "upgrade it to a unified"),
+        (
+            {"/v5/account/info": {"unifiedMarginStatus": 1}, "/v5/account/wallet-balance": {}},
+            "bybit-live cannot be traded on: a classic account: upgrade it to a unified trading account",
+        ),
         ({"/v5/account/info": {"marginMode": "PORTFOLIO_MARGIN", "unifiedMarginStatus": 6}}, "switch the account to"),
         (
             {"/v5/account/wallet-balance": {"list": [{"coin": [{"coin": "BTC", "equity": "0.5"}]}]}},

@@ -210,10 +210,12 @@ class Bybit(Account):
             return bybit_rows.permissions_of(answer, wanted)
 
     async def arming(self) -> ArmingFacts:
-        info, facts = await self._info(), await super().arming()
+        info = await self._info()
+        if str(info.get("unifiedMarginStatus")) == "1":  # its wallet answers otherwise
+            flaw = "a classic account: upgrade it to a unified trading account at Bybit"
+            return ArmingFacts(margin_mode="classic", leverage={}, flaws=(flaw,))
+        facts = await super().arming()
         flaws, notes = [*facts.flaws], []
-        if str(info.get("unifiedMarginStatus")) == "1":
-            flaws.append("a classic account: upgrade it to a unified trading account at Bybit")
         if facts.margin_mode == "PORTFOLIO_MARGIN":
             flaws.append("portfolio margin: switch the account to cross margin at Bybit")
         with suppress(VenueError):  # demo accounts do not tell
