@@ -1,7 +1,5 @@
 """What a test bench needs beside the exchange: state, clock and faults, as JSON under /__admin."""
 
-from decimal import Decimal
-
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_jsonable_python
 from starlette.requests import Request
@@ -13,22 +11,11 @@ from infra.sandbox.api.answers import Json
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.faults import Fault, FaultBench
 from tasks.core.errors import InputError
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
+from tasks.core.types.orders import Order, OrderIntent, OrderStatus, VenuePosition
 
 
 class Advance(BaseModel):
     advance_s: float
-
-
-class Trade(BaseModel, extra="forbid"):
-    """What a person orders at the venue's own page: at market, or a limit at `price`; qty in base."""
-
-    symbol: str
-    side: Side
-    qty: Decimal
-    price: Decimal | None = None
-    stop: Decimal | None = None
-    reduce_only: bool = False
 
 
 def admin_routes(ex: Exchange, bench: FaultBench) -> list[Route]:
@@ -53,15 +40,10 @@ def admin_routes(ex: Exchange, bench: FaultBench) -> list[Route]:
         return JSONResponse({"faults": [fault.model_dump(mode="json") for fault in bench.pending]})
 
     async def trades(request: Request) -> JSONResponse:
-        trade = Trade.model_validate_json(await request.body())
+        asked = await request.json()
         ex.catch_up()
-        intent = OrderIntent(
-            client_order_id=rows.own_id(ex),
-            type=OrderType.LIMIT if trade.price else OrderType.MARKET,
-            quantity=trade.qty,
-            **trade.model_dump(exclude={"qty"}),
-        )
-        order = ex.submit(intent)
+        asked |= {"client_order_id": rows.own_id(ex), "quantity": asked.pop("qty", None)}
+        order = ex.submit(OrderIntent(type="limit" if "price" in asked else "market", **asked))
         if order.status is OrderStatus.REJECTED:
             raise InputError(f"trade refused: {order.reason}")
         ex.settle(changed=True)

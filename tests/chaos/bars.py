@@ -4,7 +4,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -14,7 +14,20 @@ from typing import Any
 from tasks.core.types.bars import floor_time
 from tasks.crash_points import STEPS
 from tests.chaos import invariants
-from tests.chaos.fork import BROKEN, HANG_S, Plan, Run, Story, fork, halted, look, protected, take_stop_away, trade
+from tests.chaos.fork import (
+    BROKEN,
+    HANG_S,
+    Plan,
+    Run,
+    Story,
+    books,
+    fork,
+    halted,
+    look,
+    protected,
+    take_stop_away,
+    trade,
+)
 from tests.chaos.invariants import State
 from tests.chaos.world import SYMBOLS, World
 
@@ -54,7 +67,17 @@ FAULTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "partial_fill": ((ORDER,), {"times": 2}),
     "partial_fill_cancel": ((ORDER,), {"times": 2}),
     "somehow": ((ANY,), {"share": 0.3, "times": 12}),
+    "late_fills": ((ANY,), {"seconds": 55, "times": 20}),
+    "late_orders": ((ANY,), {"seconds": 55, "times": 20}),
+    "stale_positions": ((ANY,), {"seconds": 55, "times": 20}),
+    "busy": ((ORDER, ORDER, STOP, "set-leverage"), {"kind": "refuse", "code": 429, "times": 4}),
+    "expired": ((ORDER, STOP), {"kind": "refuse", "code": -1, "times": 2}),
+    "partial_stop": ((ANY,), {"times": 2}),
+    "person": ((), {}),
 }
+LATE = ("late_fills", "late_orders", "stale_positions")
+REFUSED = ("reject_stop", "reject_stop_twice", "liquidation", "delisting")  # where a position may have to go
+LOTS = {"BTC/USDT:USDT": Decimal("0.001"), "ETH/USDT:USDT": Decimal("0.01")}
 # what is asked of a position, in a scene and in any other
 ASKED_OF: dict[str, tuple[str, ...]] = {
     "": ("ADD", "ADD", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP", "SET_TP", "CANCEL_TP", "HOLD"),
@@ -98,6 +121,66 @@ class Tally:
                 setattr(self, name, mine + value)
 
 
+def order_fault(world: World, kind: str, luck: random.Random) -> None:
+    """Order one of FAULTS; its path is drawn."""
+    paths, details = FAULTS[kind]
+    if kind == "reject_stop_twice":  # nor can it be set afterwards: the position has to go
+        world.fault(kind="reject_stop", path=ORDER, times=1)
+        world.fault(kind="reject_stop", path=STOP, times=6)
+    elif paths:
+        path = luck.choice(paths) or ("position/list" if kind == "stale_positions" else "")
+        world.fault(**{"kind": kind, "path": path, "seed": luck.randrange(10**6), **details})
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who trades on our account; held, known: the position and the orders that were there before."""
+
+    symbol: str
+    sign: int
+    quantity: Decimal
+    stop: str
+    held: Decimal
+    known: frozenset[str]
+
+    @classmethod
+    def appears(cls, world: World, state: State, symbol: str, luck: random.Random) -> "Person | None":
+        """Let a person open, or add to what we hold; not where an entry of ours works, whose right it is to fill."""
+        if any(o["symbol"] == symbol and o["resting"] and not o["protection"] for o in state["orders"]):
+            return None
+        position = next((p for p in state["positions"] if p["symbol"] == symbol), None)
+        sign = luck.choice((1, -1)) if position is None else 1 if position["side"] == "long" else -1
+        quantity = LOTS[symbol] * luck.randint(5, 20)
+        stop = (
+            ""
+            if position
+            else str((Decimal(state["prices"][symbol]) * (1 - sign * Decimal("0.2"))).quantize(Decimal(1)))
+        )
+        more = {"stop": stop} if stop else {}
+        if not world.person(symbol, "buy" if sign > 0 else "sell", quantity, **more):
+            return None
+        known = frozenset(order["venue_order_id"] for order in state["orders"])
+        return cls(symbol, sign, quantity, stop, Decimal(position["size"]) if position else Decimal(0), known)
+
+    def wronged(self, state: State) -> Iterator[str]:
+        """Breaches: an entry of ours beside theirs; theirs closed, or its stop moved, where it was alone."""
+        for order in filter(invariants.ours, state["orders"]):
+            enters = order["venue_order_id"] not in self.known and not (order["reduce_only"] or order["protection"])
+            if enters and order["symbol"] == self.symbol:
+                yield f"beside: {order['orderLinkId']} entered {self.symbol} beside a person's position"
+        if not self.held:
+            now = [(p["size"], p["stopLoss"]) for p in state["positions"] if p["symbol"] == self.symbol]
+            if [(Decimal(size), Decimal(stop or 0)) for size, stop in now] != [(self.quantity, Decimal(self.stop))]:
+                yield f"flattened: a person's {self.quantity} {self.symbol} with stop {self.stop} is now {now}"
+
+    def leaves(self, world: World) -> None:
+        """Let the person take what is theirs off; where our exit took it along there is less."""
+        held = next((p for p in world.state()["positions"] if p["symbol"] == self.symbol), None)
+        if held and (held["side"] == "long") == (self.sign > 0):
+            quantity = min(self.quantity, Decimal(held["size"]))
+            world.person(self.symbol, "sell" if self.sign > 0 else "buy", quantity, reduce_only=True)
+
+
 class Bars:
     """Everything that happens in one world."""
 
@@ -107,6 +190,8 @@ class Bars:
         self.bared: set[str] = set()  # whose stop we took away
         self.replies = world.home / "replies.jsonl"
         self.lines: list[str] = []
+        self.closing: set[str] = set()  # what was asked to be closed, and may be so at any later time
+        self.person: Person | None = None
 
     def bar(self, kind: str) -> None:
         """Go to the next close, ask for something there, and die over it."""
@@ -116,13 +201,48 @@ class Bars:
         symbol, reply = self._reply(state, scene)
         self._write(close, symbol, reply)
         first = self._begin(scene, symbol)
-        self._order_fault(kind)
+        self._order_fault(kind, symbol)
         self._until_done(first, kind, scene)
+        if kind in LATE:
+            self._while_late(kind)
+        self._hear_the_person(kind)
         self.world.clear_faults()
+        self._flattened(state, symbol, reply, kind, scene)
         self._look(f"{kind} {reply['action']} {symbol} {close:%m-%d %H:%M} {scene}".rstrip(), kind)
         self.tally.bars += 1
         self.tally.actions[reply["action"]] += 1
         self.tally.scenes[scene or "plain"] += 1
+
+    def _while_late(self, kind: str) -> None:
+        """Let the watchdog come while not all is told: nothing may be alarmed about."""
+        for _ in range(3):
+            self.world.advance(20)
+            fork(protected(False))
+            if halt := fork(books).said.get("halt"):
+                self._tell(iter([f"halt: {halt}"]), f"while {kind}")
+
+    def _hear_the_person(self, kind: str) -> None:
+        """Let the watchdog come while the person is there; then the person leaves."""
+        if self.person is not None:
+            fork(protected(False))
+            self._tell(self.person.wronged(self.world.state()), kind)
+            self.person.leaves(self.world)
+            fork(books)  # whatever it halted for is told in the log, and over
+            self.person = None
+
+    def _flattened(self, before: State, symbol: str, reply: dict[str, Any], kind: str, scene: str) -> None:
+        """A position may go by a decision, its stop or target, or where its stop was refused or is passed."""
+        if reply["action"] in ("CLOSE_ALL", "CLOSE_PARTIAL", "TRIM"):
+            self.closing.add(symbol)
+        state = self.world.state()
+        held, known = {p["symbol"] for p in state["positions"]}, {o["venue_order_id"] for o in before["orders"]}
+        for order in filter(invariants.ours, state["orders"]):
+            new = order["venue_order_id"] not in known and order["reduce_only"] and not order["protection"]
+            gone = Decimal(order["filled"]) > 0 and order["symbol"] not in held
+            why = kind in REFUSED or scene in ("stop lost", "follow-ups")
+            if new and gone and not why and order["symbol"] not in self.closing | self.bared:
+                self._tell(iter([f"flattened: {order['orderLinkId']} closed {order['symbol']}"]), f"{kind} {scene}")
+        self.closing &= held
 
     def _scene(self, state: State) -> str:
         earns = any(Decimal(p["unrealized_pnl"]) > 0 for p in state["positions"])
@@ -252,10 +372,7 @@ class Bars:
         self.lines.append(json.dumps(line))
         self.replies.write_text("\n".join(self.lines))
 
-    def _order_fault(self, kind: str) -> None:
-        paths, details = FAULTS[kind]
-        if kind == "reject_stop_twice":  # nor can it be set afterwards: the position has to go
-            self.world.fault(kind="reject_stop", path=ORDER, times=1)
-            self.world.fault(kind="reject_stop", path=STOP, times=6)
-        elif paths:
-            self.world.fault(kind=kind, path=self.luck.choice(paths), seed=self.luck.randrange(10**6), **details)
+    def _order_fault(self, kind: str, symbol: str) -> None:
+        order_fault(self.world, kind, self.luck)
+        if kind == "person":
+            self.person = Person.appears(self.world, self.world.state(), symbol, self.luck)

@@ -131,6 +131,11 @@ async def take_stop_away(symbol: str) -> None:
     await venue().set_protection(symbol, Decimal(0), None)
 
 
+async def books() -> dict[str, Any]:
+    """Tell what the ledger has, as it is."""
+    return ledger()
+
+
 async def look() -> dict[str, Any]:
     """Reconcile once more, with nothing in the way, and tell what the ledger has."""
     end_leases()

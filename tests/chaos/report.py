@@ -37,5 +37,5 @@ def document(tally: Tally) -> dict[str, Any]:
 
 SORTS = {
     "duplicate": "duplicates", "lost": "lost", "limit": "limit_breaches", "mismatch": "mismatches", "naked": "naked",
-    "halt": "halts",
+    "halt": "halts", "flattened": "flattened_without_cause", "beside": "entries_beside_a_foreign_position",
 }  # fmt: skip

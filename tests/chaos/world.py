@@ -12,8 +12,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from uuid import uuid4
 
 from sqlalchemy import create_engine, text
@@ -67,6 +69,14 @@ class World:
 
     def fault(self, **fault: object) -> None:
         self.admin("faults", fault)
+
+    def person(self, symbol: str, side: str, quantity: Decimal, **more: object) -> bool:
+        """Trade as a person does at the venue's own page; returns whether the venue took it."""
+        try:
+            self.admin("trades", {"symbol": symbol, "side": side, "qty": str(quantity), **more})
+        except HTTPError:
+            return False
+        return True
 
     def clear_faults(self) -> None:
         self.admin("faults", method="DELETE")

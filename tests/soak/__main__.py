@@ -18,6 +18,7 @@ os.environ.update(
     OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", QUARTERDECK_NO_MODEL_CALLS="1", QUARTERDECK_SAMPLE_QUIET="0.4",
 )  # fmt: skip
 
+from tests.chaos.bars import FAULTS
 from tests.chaos.world import Databases, world
 from tests.soak import report, week
 
@@ -32,9 +33,9 @@ def main() -> int:
                 if given.prefect:
                     from tests.soak import day
 
-                    seen = day.soak(here, given.hours, given.seed, began + given.seconds)
+                    seen = day.soak(here, given.hours, given.seed, began + given.seconds, given.faults)
                 else:
-                    seen = week.soak(here, given.hours, given.seed, began + given.seconds)
+                    seen = week.soak(here, given.hours, given.seed, began + given.seconds, given.faults)
             finally:
                 if given.keep:
                     shutil.copytree(here.home, given.keep, dirs_exist_ok=True)
@@ -54,9 +55,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--hours", type=float, help="instead of days")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=86_400, help="say what there is after that long")
+    parser.add_argument("--faults", default="", help="one of these at every close, comma-separated")
     parser.add_argument("--prefect", action="store_true", help="every story is a flow run")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the state there at the end")
     given = parser.parse_args()
+    given.faults = given.faults.split(",") if given.faults else []
+    if unknown := set(given.faults) - set(FAULTS):
+        parser.error(f"--faults {', '.join(sorted(unknown))}: choose of {', '.join(FAULTS)}")
     given.hours = given.days * 24 if given.hours is None else given.hours
     return given
 

@@ -10,6 +10,7 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -44,9 +45,9 @@ UNDER_WAY = {"state": {"type": {"any_": ["PENDING", "RUNNING", "SCHEDULED", "CAN
 class Day:
     """Simulated time, a quarter of an hour after the other."""
 
-    def __init__(self, world: World, machine: Supervisor, seed: int) -> None:
+    def __init__(self, world: World, machine: Supervisor, seed: int, faults: Sequence[str]) -> None:
         self.world, self.machine, self.api = world, machine, machine._api
-        self.draws, self.seen = Draws(seed, world), Soaked()
+        self.draws, self.seen = Draws(seed, world, faults), Soaked()
         self.now = self.begin = datetime.fromisoformat(world.state()["clock"])
         self.down: set[datetime] = set()
         self.ids: dict[str, str] = {}
@@ -152,7 +153,8 @@ class Day:
 
     async def _hour(self, hour: datetime) -> None:
         """With no fault in the way venue and ledger must agree; every process still lives and is measured."""
-        self.world.clear_faults()
+        self.draws.wrongs += self.draws.calm()
+        self.seen.tell(iter(self.draws.wrongs), hour)
         if (ended := await self._flow("protect")) != "COMPLETED":
             self.seen.tell(iter([f"protect {ended} without a fault"]), hour)
         self.seen.compare(self.world.state(), ledger(), hour)
@@ -186,7 +188,7 @@ class Day:
         self.now = max(self.now, instant)
 
 
-def soak(world: World, hours: float, seed: int, until: float) -> Soaked:
+def soak(world: World, hours: float, seed: int, until: float, faults: Sequence[str] = ()) -> Soaked:
     """Start everything but the exchange, which runs stepped, and go through so many hours."""
     for name, path in (("PREFECT_API", "/api"), ("MLFLOW", "")):
         os.environ[f"QUARTERDECK_{name}_URL"] = f"http://127.0.0.1:{free_port()}{path}"
@@ -197,7 +199,7 @@ def soak(world: World, hours: float, seed: int, until: float) -> Soaked:
     try:
         with asyncio.Runner() as runner:
             runner.run(machine.start())
-            return runner.run(Day(world, machine, seed).run(hours, until))
+            return runner.run(Day(world, machine, seed, faults).run(hours, until))
     finally:
         machine.stop()
         close_stores()

@@ -2,10 +2,11 @@
 
 import json
 import random
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from tests.chaos.bars import FAULTS
+from tests.chaos.bars import FAULTS, Person, order_fault
 from tests.chaos.world import SYMBOLS, World
 
 STANDING = 0.02  # of all requests, at any time
@@ -17,11 +18,14 @@ BAR = timedelta(minutes=15)
 class Draws:
     """One seeded sequence of luck."""
 
-    def __init__(self, seed: int, world: World) -> None:
+    def __init__(self, seed: int, world: World, faults: Sequence[str] = ()) -> None:
         self.luck = random.Random(seed)
         self.world = world
         self._replies = world.home / "replies.jsonl"
         self.held: set[str] = set()  # symbols with a position, as last seen
+        self.kinds, self._share = (faults, 1.0) if faults else (sorted(FAULTS), FAULTY)
+        self.person: Person | None = None
+        self.wrongs: list[str] = []
         self._down: tuple[datetime, datetime] | None = None
 
     def chance(self, share: float) -> bool:
@@ -59,16 +63,23 @@ class Draws:
 
     def order_faults(self) -> str:
         """Take the last close's fault back and draw this one's; returns its kind."""
-        self.world.clear_faults()
+        self.wrongs += self.calm()
         self.world.fault(kind="somehow", share=STANDING, times=10**9, seed=self.luck.randrange(10**6))
-        kind = self.luck.choice(sorted(FAULTS)) if self.chance(FAULTY) else "none"
-        paths, details = FAULTS[kind]
-        if kind == "reject_stop_twice":  # nor can it be set afterwards: the position has to go
-            self.world.fault(kind="reject_stop", path="order/create", times=1)
-            self.world.fault(kind="reject_stop", path="position/trading-stop", times=6)
-        elif paths:
-            self.world.fault(kind=kind, path=self.luck.choice(paths), seed=self.luck.randrange(10**6), **details)
+        kind = self.luck.choice(self.kinds) if self.chance(self._share) else "none"
+        order_fault(self.world, kind, self.luck)
+        if kind == "person":
+            symbol = self.luck.choice(SYMBOLS)
+            self.person = Person.appears(self.world, self.world.state(), symbol, self.luck)
         return kind
+
+    def calm(self) -> list[str]:
+        """Take every fault back; a person leaves. Returns what was done to them that may not be."""
+        self.world.clear_faults()
+        person, self.person = self.person, None
+        wrongs = list(person.wronged(self.world.state())) if person else []
+        if person:
+            person.leaves(self.world)
+        return wrongs
 
     def is_down(self, close: datetime) -> bool:
         """Say whether the worker is down at a close: once a day, for two to five bars."""

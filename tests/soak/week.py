@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -109,8 +109,8 @@ class Soaked:
 class Week:
     """Simulated time, minute by minute."""
 
-    def __init__(self, world: World, process: Trader, seed: int) -> None:
-        self.world, self.process, self.draws, self.seen = world, process, Draws(seed, world), Soaked()
+    def __init__(self, world: World, process: Trader, seed: int, faults: Sequence[str]) -> None:
+        self.world, self.process, self.draws, self.seen = world, process, Draws(seed, world, faults), Soaked()
         self.now = datetime.fromisoformat(world.state()["clock"])
         self.first = self.begin = self.now
         self.down: set[datetime] = set()
@@ -191,7 +191,8 @@ class Week:
 
     def _hour(self, hour: datetime) -> None:
         """With no fault in the way venue and ledger must agree; then what stays in memory is measured."""
-        self.world.clear_faults()
+        self.draws.wrongs += self.draws.calm()
+        self.seen.tell(iter(self.draws.wrongs), hour)
         if error := self._ask("protect").get("error"):
             self.seen.tell(iter([f"protect failed without a fault: {error}"]), hour)
         self.seen.compare(self.world.state(), ledger(), hour)
@@ -228,11 +229,11 @@ class Week:
         return said
 
 
-def soak(world: World, hours: float, seed: int, until: float) -> Soaked:
+def soak(world: World, hours: float, seed: int, until: float, faults: Sequence[str] = ()) -> Soaked:
     """Go through so many hours."""
     settings.cache_clear()
     try:
         with trader(world.home / "trader.log") as process:
-            return Week(world, process, seed).run(hours, until)
+            return Week(world, process, seed, faults).run(hours, until)
     finally:
         close_stores()
