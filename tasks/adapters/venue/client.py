@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from math import isfinite
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,9 +32,7 @@ from tasks.settings import Settings
 
 SPEAKS_ORDERS = ("bybit", "okx", "binanceusdm", "hyperliquid", "bitget")  # public data works for any ccxt venue
 DEMO_OF_ITS_OWN = ("binanceusdm", "bybit", "bitget")  # elsewhere the demo is ccxt's sandbox: a testnet, or a header
-NOT_TRADED = frozenset({"inverse", "option", "future", "hip3"})  # hip3: ten requests more for others' exchanges
-TAKES_ALL_TYPES = ("bitrue",)  # ccxt fails on the answers it then misses
-CURRENCIES_FIRST = ("bitso", "kraken", "latoken")  # ccxt reads their markets' names or steps from currencies
+EXCHANGES = json.loads((Path(__file__).parent / "exchanges.json").read_text(encoding="utf-8"))
 HOSTS = {  # whose accounts are of one region only; the first is the venue's own
     "bybit": (
         "bybit.com", "bytick.com", "bybit.eu", "bybit.nl", "bybit-tr.com", "bybit.kz", "bybitgeorgia.ge", "bybit.ae",
@@ -119,13 +118,13 @@ def _is_near(url: str, *, loopback: bool = False) -> bool:
 
 def _trim(client: Any) -> None:
     """Load only what is traded, named in each client's own form: no inverse contracts, options, futures, currencies."""
-    client.has["fetchCurrencies"] = client.has["fetchCurrencies"] if client.id in CURRENCIES_FIRST else False
-    wanted = client.options.get("fetchMarkets")
-    types = wanted.get("types") if isinstance(wanted, dict) and client.id not in TAKES_ALL_TYPES else None
+    client.has["fetchCurrencies"] = client.id in EXCHANGES["currencies_first"]
+    wanted, left_out = client.options.get("fetchMarkets"), EXCHANGES["not_traded"]
+    types = wanted.get("types") if isinstance(wanted, dict) and client.id not in EXCHANGES["takes_all_types"] else None
     if isinstance(types, dict):
-        wanted["types"] = types | dict.fromkeys(types.keys() & NOT_TRADED, False)
+        wanted["types"] = {kind: asked and kind not in left_out for kind, asked in types.items()}
     elif types:  # where nothing would be left, a symbol is refused for what it is
-        wanted["types"] = [kind for kind in types if kind not in NOT_TRADED] or types
+        wanted["types"] = [kind for kind in types if kind not in left_out] or types
 
 
 def _to_server(client: Any, url: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tasks.adapters.venue.client import reading, understood
+from tasks.adapters.venue.client import EXCHANGES, reading, understood
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, figure, ms, number, told
 from tasks.core.errors import InputError, TradingError
 from tasks.core.market.bars import bar_frame
@@ -23,16 +23,7 @@ from tasks.core.types.orders import ONE, VASTEST, Fill, Instrument
 
 BARS_PER_PAGE = 1000
 SHORT = 100  # bars: where a venue gives as many, but fewer than asked for, the rest may lie before them or after
-BOOK_LEVELS = {  # of those that refuse 50
-    "bitfinex": 100, "bithumb": 30, "coinone": 15, "htx": 150, "kucoin": 100, "kucoinfutures": 100, "upbit": 30,
-}  # fmt: skip
 MARKETS_KEPT_S = 3600.0
-# Whose contracts are not 1 base each: their books and trades count contracts, and some of their candles do.
-BARS_IN_CONTRACTS = frozenset({"gate", "kucoin", "kucoinfutures", "mexc"})
-IN_CONTRACTS = BARS_IN_CONTRACTS | {"okx", "myokx", "blofin", "htx"}
-# Where they write the largest market order; on spot, OKX's is quote.
-OF_CONTRACTS = frozenset({"maxMktSz"})
-LARGEST = (*OF_CONTRACTS, "maxMktOrderQty", "maxMarketOrderQty", "market_order_size_max", "marketMaxOrderQty")
 
 
 class MarketData:
@@ -82,7 +73,7 @@ class MarketData:
             rows |= await self._bars_page(symbol, timeframe, start, min(start + page * step, last + step) - 1, page)
         ordered = sorted(t for t in rows if t <= last)
         values = np.array([rows[t] for t in ordered], dtype=float).reshape(len(ordered), len(COLUMNS))
-        if self.client.id in BARS_IN_CONTRACTS:
+        if EXCHANGES["bars_count"].get(self.client.id) == "contracts":
             values[:, -1] *= float(contract_size(market))
         return bar_frame(np.array(ordered, dtype="int64"), dict(zip(COLUMNS, values.T, strict=True)))
 
@@ -111,7 +102,7 @@ class MarketData:
             return fill
         if (pair, minute) not in self._prices:
             with suppress(TradingError):
-                for row in (await self._bars_page(pair, "1m", minute, minute, 1)).values():
+                for row in (await self._bars_page(pair, "1m", minute, minute + 59_999, 1)).values():
                     self._prices[pair, minute] = exact(row[0])
         price = self._prices.get((pair, minute))
         return fill.replace(fee=fill.fee * price, fee_currency=pair.partition("/")[2]) if price else fill
@@ -119,7 +110,7 @@ class MarketData:
     async def fetch_book(self, symbol: str) -> OrderBook:
         unit = contract_size(await self._offered(symbol, "fetchOrderBook"))
         with reading(self.client, f"{symbol} book"):
-            raw = await self.client.fetch_order_book(symbol, BOOK_LEVELS.get(self.client.id, 50))
+            raw = await self.client.fetch_order_book(symbol, EXCHANGES["book_levels"].get(self.client.id, 50))
             bids, asks = ([(exact(p), exact(q) * unit) for p, q, *_ in raw[side]] for side in ("bids", "asks"))
             return OrderBook(bids, asks)
 
@@ -177,7 +168,7 @@ class MarketData:
             if not self.client.has.get(name):
                 raise InputError(f"{self.client.id} has no {name} in ccxt: choose another QUARTERDECK_VENUE")
         market = await self.listing(symbol)
-        if (unit := contract_size(market)) != ONE and self.client.id not in IN_CONTRACTS:
+        if (unit := contract_size(market)) != ONE and self.client.id not in EXCHANGES["bars_count"]:
             raise InputError(
                 f"{symbol} comes in contracts of {unit} at {self.client.id}, and whether its books and candles count "
                 "these or coins is not known here: choose another QUARTERDECK_VENUE"
@@ -224,6 +215,6 @@ def _largest(market: Row, unit: Decimal) -> Decimal | None:
     """Return the largest market order, in base; None where the venue tells none."""
     info, limits = market["info"], market["limits"]
     own = dict(info) | dict(info.get("lotSizeFilter") or {}) if isinstance(info, Mapping) else {}
-    known = [told(own, name) for name in LARGEST if not (market["spot"] and name in OF_CONTRACTS)]
+    known = [told(own, name) for name in EXCHANGES["largest_order"] if not (market["spot"] and name == "maxMktSz")]
     known += [told(limits.get(kind) or {}, "max") for kind in ("market", "amount")]
     return min((most * unit for most in known if most), default=None)
