@@ -67,10 +67,9 @@ def test_the_picture_is_a_png_of_the_size_asked_for(market):
 @pytest.mark.parametrize("timeframe", ["5m", "15m", "1h"])
 def test_nothing_after_as_of_changes_a_pixel(market, timeframe):
     at = AS_OF + timedelta(minutes=5)  # in the middle of a 15m and a 1h bar
-    assert moment.draw(market, at, timeframe=timeframe) == moment.draw(until(at), at, timeframe=timeframe)
-    assert moment.draw(market, at, timeframe=timeframe) != moment.draw(
-        market, at + timedelta(hours=1), timeframe=timeframe
-    )
+    drawn = moment.draw(market, at, timeframe=timeframe)
+    assert drawn == moment.draw(until(at), at, timeframe=timeframe)
+    assert drawn != moment.draw(market, at + timedelta(hours=1), timeframe=timeframe)
 
 
 def test_the_last_closed_bar_is_the_last_one_seen_with_the_levels_known_at_its_close(market):
@@ -84,11 +83,9 @@ def test_the_last_closed_bar_is_the_last_one_seen_with_the_levels_known_at_its_c
 
 
 def test_position_and_reasons_are_drawn(market):
-    bare = moment.draw(market, AS_OF)
-    assert moment.draw(market, AS_OF, position=LONG) != bare
-    assert moment.draw(market, AS_OF, position=LONG) != moment.draw(
-        market, AS_OF, position=LONG.model_copy(update={"target": Decimal(70_000)})
-    )
+    bare, long = moment.draw(market, AS_OF), moment.draw(market, AS_OF, position=LONG)
+    assert long != bare
+    assert long != moment.draw(market, AS_OF, position=LONG.model_copy(update={"target": Decimal(70_000)}))
     reason = Reason(rule="AdHoc", symbol=SYMBOL, detail=r"$\frac{ <b> \x & $ _^ 価", as_of=AS_OF, fingerprint="f")
     assert moment.draw(market, AS_OF, reasons=[reason]) != bare
     assert moment.draw(market, AS_OF, reasons=[reason.model_copy(update={"context": True})]) == bare
