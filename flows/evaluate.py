@@ -9,7 +9,6 @@ from decimal import Decimal
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -33,7 +32,7 @@ from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.symbol_backtest import make_grid
-from tasks.core.types import Told
+from tasks.core.types import Json, Told
 from tasks.evaluate import ComparisonRequest, Work
 from tasks.settings import settings
 
@@ -92,7 +91,7 @@ def _treatments(request: ComparisonRequest, variant: Variant) -> list[Treatment]
 
 def carry_out(
     work: Work, cap: Decimal | None, out: Path | None, done: Callable[[Trial], None] = lambda _: None
-) -> dict[str, Any]:
+) -> Json:
     """Replay, compare, write the report into `out`, and log it; returns the document that `compare --json` prints.
 
     out: None for no report but MLflow's.
@@ -147,7 +146,7 @@ def carry_out(
 
 
 @flow(name="evaluate")
-def evaluate(request: ComparisonRequest = ComparisonRequest()) -> dict[str, Any]:  # noqa: B008  (frozen)
+def evaluate(request: ComparisonRequest = ComparisonRequest()) -> Json:  # noqa: B008  (frozen)
     """Compare and leave the report as an artifact of this run; models need `max_cost`."""
     work = plan_work(request)
     if work.paid and request.max_cost is None:
@@ -169,7 +168,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows(document: dict[str, Any]) -> list[tuple[str, ...]]:
+def rows(document: Json) -> list[tuple[str, ...]]:
     """Return the table of variants as text."""
     return [
         (

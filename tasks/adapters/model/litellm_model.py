@@ -23,7 +23,7 @@ import httpx
 from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
 from tasks.core.decision.decider import elapsed_ms, within_deadline
 from tasks.core.ports import ModelRequest, Schema
-from tasks.core.types import ModelCall
+from tasks.core.types import Json, ModelCall
 from tasks.redaction import redacted
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
@@ -120,7 +120,7 @@ class LiteLLMModel:
         else:
             turn.error, turn.text = self._judged(turn.response)
 
-    def _route(self, model: str) -> dict[str, Any]:
+    def _route(self, model: str) -> Json:
         if self.base_url:
             key = os.environ.get("OPENAI_API_KEY") or "unset"  # a local server needs none, the library insists
             name = model.removeprefix("openai/")
@@ -132,7 +132,7 @@ class LiteLLMModel:
 
         return {"model": model, "client": AsyncHTTPHandler(transport=LimitedTransport())}
 
-    def _options(self, request: ModelRequest, model: str, schema: Schema | None) -> dict[str, Any]:
+    def _options(self, request: ModelRequest, model: str, schema: Schema | None) -> Json:
         """Return the parameters that not every model takes, of which the library drops those; none without a schema."""
         if schema is None:
             return {}
@@ -182,7 +182,7 @@ def _reason(error: Exception, received: Received) -> str:
     refused = received.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
     if refused or (received.status == 0 and "api_key" in str(error)):
         return "auth"
-    reasons: dict[str, Any] = {
+    reasons: Json = {
         "refused": litellm().ContentPolicyViolationError,
         "timeout": openai.APITimeoutError | httpx.TimeoutException | TimeoutError,
         "rate_limited": openai.RateLimitError,

@@ -19,7 +19,7 @@ from tasks.core.decision.decider import PlainDecider
 from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types import DECISION, Answer, Dto, Question, answered, hold
+from tasks.core.types import DECISION, Answer, Dto, Json, Question, answered, hold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ class PolicyCard(Dto):
     spec: str
     spec_sha256: str
     actions: tuple[str, ...]
-    parameters: dict[str, dict[str, Any]]
+    parameters: dict[str, Json]
     data_sha256: str
     rows: int
 
@@ -104,7 +104,7 @@ def _card_of(path: Path, metadata: Mapping[str, str]) -> PolicyCard:
     return card
 
 
-def train(data: Path, out: Path, epochs: int = EPOCHS) -> dict[str, Any]:
+def train(data: Path, out: Path, epochs: int = EPOCHS) -> Json:
     """Clone the behaviour in `data` (a folder of `export-rl`), write `out` and return how well it imitates.
 
     Learns from the train split alone. Figures: accuracy on train and validation beside the share of HOLD, which doing
@@ -162,10 +162,10 @@ def _policy_card(data: Path, table: Any, actions: Sequence[str]) -> PolicyCard:
     )  # fmt: skip
 
 
-def usual(rows: "pd.DataFrame") -> dict[str, Any]:
+def usual(rows: "pd.DataFrame") -> Json:
     """Return an action's usual parameters as a decision takes them: medians, and the commonest words."""
     medians = {name: f"{value:.4g}" for name, value in rows.median(numeric_only=True).dropna().items()}
-    parameters: dict[str, Any] = {n: medians[n] for n in ("size_pct", "stop_atr", "tp_atr", "minutes") if n in medians}
+    parameters: Json = {n: medians[n] for n in ("size_pct", "stop_atr", "tp_atr", "minutes") if n in medians}
     if types := list(rows["entry_type"].dropna()):
         parameters["entry"] = {"type": mode(types), "offset_bps": medians.get("offset_bps", "0")}
     if kinds := list(rows["stop_to"].dropna()):
@@ -175,9 +175,9 @@ def usual(rows: "pd.DataFrame") -> dict[str, Any]:
     return parameters
 
 
-def _report(out: Path, network: Any, splits: Mapping[str, Any]) -> dict[str, Any]:
+def _report(out: Path, network: Any, splits: Mapping[str, Any]) -> Json:
     policy = OnnxDecider(out)
-    report: dict[str, Any] = {"model": str(out), "decider": policy.name, "actions": list(policy.card.actions)}
+    report: Json = {"model": str(out), "decider": policy.name, "actions": list(policy.card.actions)}
     for split, table in splits.items():
         rows, actions = _pair(table)
         if not len(rows):

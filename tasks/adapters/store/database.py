@@ -23,7 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from tasks.adapters.store.tables import Base
 from tasks.adapters.store.types import storable_json
 from tasks.core.errors import InputError, StoreError
-from tasks.core.types import Dto, first_error
+from tasks.core.types import Dto, Json, first_error
 from tasks.redaction import redacted, remember, secrets_of
 
 D = TypeVar("D", bound=Dto)
@@ -31,7 +31,7 @@ MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "migrations"
 LOCK_WAIT_S = 15
 FIRST = "0009"  # the oldest schema that migrations start from
 MIGRATION_LOCK = 7_305_114_806  # any number, the same in every process
-POSTGRES_OPTIONS: dict[str, Any] = {
+POSTGRES_OPTIONS: Json = {
     "connect_timeout": 4,
     "keepalives_idle": 10,  # a server that vanished is noticed within half a minute
     "keepalives_interval": 5,
@@ -40,7 +40,7 @@ POSTGRES_OPTIONS: dict[str, Any] = {
     "options": f"-c lock_timeout={LOCK_WAIT_S}s",
     "application_name": "quarterdeck",
 }
-ENGINE_OPTIONS: dict[str, Any] = {
+ENGINE_OPTIONS: Json = {
     "pool_timeout": LOCK_WAIT_S,
     "hide_parameters": True,
     "json_serializer": storable_json,
@@ -171,12 +171,12 @@ class Repository:
         with self.database.writing() as connection:
             connection.execute(statement)
 
-    def add_row(self, table: type[Base], row: dict[str, Any]) -> bool:
+    def add_row(self, table: type[Base], row: Json) -> bool:
         """Insert a row unless its key is there; returns whether it was new."""
         key = inspect(table).primary_key[0]
         return bool(self.rows(self.insert(table).values(row).returning(key)))
 
-    def put(self, table: type[Base], row: dict[str, Any], **how: Any) -> None:
+    def put(self, table: type[Base], row: Json, **how: Any) -> None:
         """Carry out `upsert`."""
         self.write(self.upsert(table, row, **how))
 
@@ -187,7 +187,7 @@ class Repository:
     def upsert(
         self,
         table: type[Base],
-        row: dict[str, Any],
+        row: Json,
         keep: Collection[str] = (),
         only: Callable[[Any], ColumnElement[bool]] | None = None,
     ) -> postgresql.Insert:
@@ -215,12 +215,12 @@ def dto_of(dto: type[D], row: Any) -> D:
         raise StoreError(f"a {dto.__name__} that is stored cannot be read ({wrong}): a newer release wrote it?") from e
 
 
-def known(**values: Any) -> dict[str, Any]:
+def known(**values: Any) -> Json:
     """Return the values that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
-def row_of(table: type[Base], dto: Dto, **more: Any) -> dict[str, Any]:
+def row_of(table: type[Base], dto: Dto, **more: Any) -> Json:
     """Return the fields of `dto` that `table` has columns for, and `more`."""
     return {name: getattr(dto, name) for name in type(dto).model_fields if name in table.__table__.columns} | more
 

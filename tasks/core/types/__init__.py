@@ -6,6 +6,7 @@ from tasks.core.types.base import (
     ZERO,
     Dto,
     Exact,
+    Json,
     JsonObject,
     Price,
     Quantity,

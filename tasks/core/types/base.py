@@ -95,6 +95,8 @@ def first_error(error: ValidationError) -> tuple[str, str]:
 
 MOST, FINEST = 30, 100  # digits before the point, and behind it
 JsonObject = dict[str, object]
+Json = dict[str, Any]  # whose values are taken as they are
+Texts = tuple[str, ...]
 Exact = Annotated[Decimal, BeforeValidator(_no_float), AfterValidator(bounded)]
 Utc = Annotated[datetime, AfterValidator(aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base

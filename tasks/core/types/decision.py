@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, TypeAdapter, field_validator
 
-from tasks.core.types.base import ZERO, Dto, Exact, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, Texts, Utc
 from tasks.core.types.orders import PositionSide
 
 MAX_COMMENT_WORDS = 12
@@ -35,7 +35,7 @@ class _Action(Dto):
     confidence: Exact = Field(ZERO, ge=0, le=1)
     comment: str = Field("", description=f"at most {MAX_COMMENT_WORDS} words")
     reasoning: str = Field("", description="why, for people; never parsed")
-    key_factors: tuple[str, ...] = Field((), description="what weighed most, for people")
+    key_factors: Texts = Field((), description="what weighed most, for people")
     risk_assessment: str = Field("", description="what could go wrong, for people")
     source: str = Field("", description="llm:model, cache, rules, hold, recorded")
 
@@ -50,7 +50,7 @@ class _Enter(_Action):
     entry: Entry = Entry()
     stop_atr: Exact = Field(gt=0, le=20, description="stop distance in ATR(14) of 15m")
     tp_atr: Exact = Field(gt=0, le=100, description="target distance in ATR(14) of 15m")
-    followups: tuple[str, ...] = Field((), max_length=4, description='e.g. "MOVE_STOP: breakeven on +1.0R"')
+    followups: Texts = Field((), max_length=4, description='e.g. "MOVE_STOP: breakeven on +1.0R"')
 
 
 class Hold(_Action):
@@ -180,7 +180,7 @@ class ModelCall(Dto):
     cost_usd: Exact = ZERO
     tokens_in: int = 0
     tokens_out: int = 0
-    attempts: tuple[str, ...] = ()  # each failed one before it, "model: error"
+    attempts: Texts = ()  # each failed one before it, "model: error"
     trail: tuple[Rung, ...] = ()  # where more than one rung was tried; the last one counts
 
     def tried(self, usable: bool = True) -> tuple[Rung, ...]:
@@ -210,7 +210,7 @@ class ToolCall(Dto):
     truncated: bool = False
     dropped: bool = False  # this minute's calls of the tool were used up
     late: bool = False  # no answer in time
-    flags: tuple[str, ...] = ()  # truncated, clamped:<tool>, dropped:<tool>; for readers
+    flags: Texts = ()  # truncated, clamped:<tool>, dropped:<tool>; for readers
     bytes: int = 0
     latency_ms: float = 0.0
 
@@ -225,10 +225,10 @@ class Answer(Dto):
     latency_ms: float = 0.0
     cost_usd: Exact = ZERO
     tokens: int = 0
-    errors: tuple[str, ...] = ()
+    errors: Texts = ()
     calls: tuple[ModelCall, ...] = ()
     tool_calls: tuple[ToolCall, ...] = ()
-    flags: tuple[str, ...] = ()  # truncated, late:<role>, shrunk, ...; for readers
+    flags: Texts = ()  # truncated, late:<role>, shrunk, ...; for readers
     trail: tuple[Rung, ...] = ()  # every rung tried, in order; none: older than trails are
 
     @property

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from pydantic import AliasChoices, ConfigDict, Field
 
-from tasks.core.types.base import ZERO, Dto, Exact, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, Texts, Utc
 from tasks.core.types.orders import Instrument, PositionSide, VenuePosition
 
 
@@ -31,8 +31,8 @@ class Position(Dto):
     realized_pnl: Exact = ZERO  # quote, before fees
     fees: Exact = ZERO
     exit_price: Exact | None = None  # average over exits
-    followups: tuple[str, ...] = ()
-    followups_done: tuple[str, ...] = ()
+    followups: Texts = ()
+    followups_done: Texts = ()
     peak_r: float = 0.0
     opened_at: Utc
     closed_at: Utc | None = None

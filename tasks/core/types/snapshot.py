@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from tasks.core.types.base import Dto, Utc
+from tasks.core.types.base import Dto, Texts, Utc
 
 Number = float | None
 
@@ -94,7 +94,7 @@ class RiskView(Dto):
 class Constraints(Dto):
     max_trade_risk_pct: float
     max_total_risk_pct: float
-    allowed_actions: tuple[str, ...]
+    allowed_actions: Texts
 
 
 class Confluence(Dto):
@@ -131,7 +131,7 @@ class Snapshot(Dto):
 
     pair: str
     as_of: Utc
-    reason_for_call: tuple[str, ...] = ()
+    reason_for_call: Texts = ()
     timeframes: dict[str, TimeframeView]
     htf_anchors: HtfAnchors = HtfAnchors()
     orderbook: OrderBookView = OrderBookView()
@@ -186,7 +186,7 @@ class Past(Dto):
     as_of: Utc
     action: str
     confidence: float
-    reasons: tuple[str, ...] = ()
+    reasons: Texts = ()
     outcome_r: Number = Field(None, validation_alias=AliasChoices("outcome_r", "r_multiple"))  # the latter of before
     distance: Number = None
 

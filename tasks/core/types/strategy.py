@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.core.types.base import Dto, Exact
+from tasks.core.types.base import Dto, Exact, Texts
 from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
 from tasks.core.types.orders import Instrument
 
@@ -40,8 +40,8 @@ class Strategy(Dto):
     name: str = "default"
     rules: int = RULES
     decider: str = ""  # as asked for; empty in records of before
-    models: tuple[str, ...] = ()
-    symbols: tuple[str, ...] = ()
+    models: Texts = ()
+    symbols: Texts = ()
     instruments: dict[str, Instrument] = {}
     capital: Exact = Decimal(10_000)  # quote, what a replay begins with
     limits: Limits = Limits()
