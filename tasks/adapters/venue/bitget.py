@@ -86,7 +86,9 @@ class Bitget(Unified):
                     method = "private_mix_post_v2_mix_order_modify_tpsl_order"
                     await self.call(doing, method, changed, order=True, fine=SAME)
             return ()
-        body |= {"planType": f"pos_{WORDS[kind]}", "holdSide": "buy" if held.side == "long" else "sell"}
+        whole, word = held.stop_quantity is None, WORDS[kind]
+        body |= {"planType": f"pos_{word}"} if whole else {"planType": f"{word}_plan", "size": wire(held.quantity)}
+        body |= {"holdSide": "buy" if held.side == "long" else "sell"}
         body |= {"clientOid": client_order_id} if client_order_id else {}
         await self.call(doing, "private_mix_post_v2_mix_order_place_tpsl_order", body, order=True)
         return before

@@ -87,7 +87,8 @@ class Okx(Unified):
                 if order.price != trigger:
                     await self._amend(market, order, trigger)
             return ()
-        size = {"closeFraction": "1"} if kind == "stop" else {"sz": wire(held.quantity / contract_size(market))}
+        whole = kind == "stop" and held.stop_quantity is None
+        size = {"closeFraction": "1"} if whole else {"sz": wire(held.quantity / contract_size(market))}
         named = {"algoClOrdId": client_order_id} if client_order_id else {}
         body = {
             "instId": market["id"], "tdMode": "cross", "side": "sell" if held.side == "long" else "buy",
@@ -109,7 +110,7 @@ class Okx(Unified):
 
     async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
         ids = [order.venue_order_id for order in orders]
-        for order in orders:
+        for order in {order.venue_order_id: order for order in orders}.values():
             if order.stop and order.target and ids.count(order.venue_order_id) < len(EXITS):
                 await self._amend(market, order, Decimal(0))
             else:

@@ -136,6 +136,8 @@ class _Trial:
                 for order in working:
                     if order.client_order_id:
                         await self._venue.cancel(self._symbol, order.client_order_id)
+                    elif not held:  # an attached stop that outlived its position
+                        await self._venue.set_protection(self._symbol, ZERO, ZERO)
             except TradingError as e:
                 left = str(e)
         return Step(name="flat", ok=False, detail=f"LOOK AT {self._symbol} at {self._venue.name}: {left}")

@@ -8,6 +8,7 @@ streaming.
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
@@ -17,7 +18,7 @@ from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, ms, number_or_zero, price_or_none, wire
-from tasks.core.errors import OrderRejected, TradingError, VenueUnavailable
+from tasks.core.errors import OrderGone, OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types.base import ZERO, JsonObject, exact_sum
 from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
@@ -273,7 +274,7 @@ class Unified(Account):
         if limit and intent.price is None:
             raise OrderRejected(f"{doing}: a limit order needs a price")
         if not intent.reduce_only:
-            await self.traded(market)
+            await self._clear(market, await self.market.now() - LATE)
         answer = await self.send(doing, intent, market)
         with understood(doing, VenueUnavailable):
             when = at(answer["timestamp"]) if answer.get("timestamp") else datetime.now(UTC)
@@ -297,14 +298,21 @@ class Unified(Account):
                 asked[name] = {"triggerPrice": wire(price)}
         return asked
 
-    async def traded(self, market: Row, _order: Order | None = None) -> None:
-        """Take away stops and targets that outlived their position: they would close a part of the next one."""
+    async def traded(self, market: Row, order: Order) -> None:
+        """After an exit of ours, take away what outlived the position; what stays is found before the next entry."""
+        if order.reduce_only:
+            with suppress(VenueError):  # the exit is done, whatever becomes of this
+                await self._clear(market, order.created_at)
+
+    async def _clear(self, market: Row, since: datetime) -> None:
+        """Take away stops and targets of then and before that outlived their position: they would close the next one.
+
+        A position may be missing in one look, so two are taken.
+        """
         symbol = market["symbol"]
-        if await self._held(symbol):
-            return
-        old = await self.market.now() - LATE
-        left = [order for order in await self.protections(symbol) if order.reduce_only and order.created_at < old]
-        await self.unrest(market, left)
+        left = [each for each in await self.protections(symbol) if each.reduce_only and each.created_at <= since]
+        if left and not await self._held(symbol) and not await self._held(symbol):
+            await self.unrest(market, left)
 
     async def _held(self, symbol: str) -> VenuePosition | None:
         return next((position for position in await self.positions() if position.symbol == symbol), None)
@@ -316,17 +324,19 @@ class Unified(Account):
         symbol, doing = market["symbol"], f"set {market['symbol']} stop={stop} target={target}"
         held = await self._held(symbol)
         if held is None and (stop or target):
-            raise OrderRejected(f"{doing}: no position is open")
-        if held and quantity:
-            held = held.replace(quantity=min(quantity, held.quantity))
-        resting = await self.protections(symbol)
+            raise OrderGone(f"{doing}: no position is open")
+        if held:
+            ours = min(quantity or held.quantity, held.quantity)
+            held = held.replace(quantity=ours, stop_quantity=ours if ours < held.quantity else None)
+        resting, gone = await self.protections(symbol), list[Order]()
         for kind, price in zip(EXITS, (stop, target), strict=True):
             before: Sequence[Order] = [order for order in resting if order.type == kind]
             if price is None or (held and before and covered(before, held) and {o.price for o in before} == {price}):
                 continue
             if held and price:
                 before = await self.rest(market, held, kind, price, before, client_order_id)
-            await self.unrest(market, before)
+            gone += before
+        await self.unrest(market, gone)
 
     @abstractmethod
     async def rest(
@@ -338,7 +348,10 @@ class Unified(Account):
         before: Sequence[Order],
         client_order_id: str,
     ) -> Sequence[Order]:
-        """Let a stop or target rest, at market, for all of a position; return those of `before` that must go now."""
+        """Let a stop or target rest, at market, for all of a position; return those of `before` that must go now.
+
+        held.stop_quantity: only that much of the venue's position is ours; None: all of it.
+        """
 
     @abstractmethod
     async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
@@ -393,16 +406,18 @@ def covered(resting: Iterable[Order], held: VenuePosition) -> bool:
 
 
 def protected(held: VenuePosition, resting: Iterable[Order]) -> VenuePosition:
-    """Return a position with the stop and target that together cover all of it: the last to be reached counts."""
-    long, told = held.side == "long", dict[str, Decimal]()
+    """Return a position with the stop and target that together cover all of it: the last to be reached counts.
+
+    A stop that covers a part is told with its quantity; such a target is none.
+    """
+    long, told = held.side == "long", dict[str, Decimal | None]()
     side = "sell" if long else "buy"
     closing = [order for order in resting if order.price and (order.reduce_only or order.side == side)]
     for kind in EXITS:
-        found = sorted(
-            (o for o in closing if o.type == kind), key=lambda o: o.price or ZERO, reverse=(kind == "stop") is long
-        )
-        for n, order in enumerate(found):
-            if order.price and covered(found[: n + 1], held):
-                told[kind] = order.price
-                break
+        falling = (kind == "stop") is long
+        found = sorted((o for o in closing if o.type == kind), key=lambda o: o.price or ZERO, reverse=falling)
+        if needed := next((n for n, _ in enumerate(found, 1) if covered(found[:n], held)), 0):
+            told[kind] = found[needed - 1].price
+        elif found and kind == "stop":
+            told |= {"stop": found[-1].price, "stop_quantity": exact_sum(o.quantity - o.filled for o in found)}
     return held.replace(**told)

@@ -283,10 +283,10 @@ async def ask_everything(venue: CcxtVenue, symbol: str) -> None:
         {"side": "sell", "type": OrderType.LIMIT, "price": Decimal(88_000), "reduce_only": contract},
     ):
         await venue.submit(entry(symbol, **changes))
-    await venue.set_protection(symbol, Decimal(81_000), None, ID)
+    await venue.set_protection(symbol, Decimal(81_000), None, client_order_id=ID)
     if contract:
-        await venue.set_protection(symbol, Decimal(81_500), Decimal(94_000), ID)
-        await venue.set_protection(symbol, None, Decimal(0), ID)
+        await venue.set_protection(symbol, Decimal(81_500), Decimal(94_000), client_order_id=ID)
+        await venue.set_protection(symbol, None, Decimal(0), client_order_id=ID)
     await venue.cancel(symbol, ID)
 
 

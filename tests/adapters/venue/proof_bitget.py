@@ -231,7 +231,7 @@ async def life(venue: CcxtVenue, stub: Stub) -> None:
     }  # fmt: skip
     await ask_everything(venue, "BTC/USDT:USDT")
     plans[:] = [stop | {"size": "0.1"}, gain | {"size": "0.1"}]
-    await venue.set_protection("BTC/USDT:USDT", Decimal(80_000), Decimal(95_000), ID)
+    await venue.set_protection("BTC/USDT:USDT", Decimal(80_000), Decimal(95_000), client_order_id=ID)
     stub.answers[POSITIONS] = ok([])
     plans[:] = [stop | {"cTime": "1"}]
     await venue.submit(entry("BTC/USDT:USDT"))  # what is left of an earlier position goes

@@ -248,7 +248,7 @@ async def life(venue: CcxtVenue, stub: Stub) -> None:
     }  # fmt: skip
     await ask_everything(venue, "BTC/USDT:USDT")
     stub.answers[ALGOS] = lambda asked: ok(*[part] * ("oco" in asked.query["ordType"]))
-    await venue.set_protection("BTC/USDT:USDT", Decimal(80_000), Decimal(95_000), ID)
+    await venue.set_protection("BTC/USDT:USDT", Decimal(80_000), Decimal(95_000), client_order_id=ID)
     stub.answers[POSITIONS] = ok()
     await venue.submit(entry("BTC/USDT:USDT"))  # what is left of an earlier position goes
 

@@ -141,7 +141,7 @@ async def test_a_life_from_the_entry_to_the_stop_out(venue, stub, monkeypatch):
 
     stub.answers |= {ORDER: ROW, POSITIONS: rows(HELD)}
     assert (await venue.positions())[0].stop is None
-    await venue.set_protection(BTC, Decimal(86_000), Decimal(91_000), STOP_ID)
+    await venue.set_protection(BTC, Decimal(86_000), Decimal(91_000), client_order_id=STOP_ID)
     assert sent(stub)[2:] == [("POST", ALGO, {
         "algoType": "CONDITIONAL", "symbol": "BTCUSDT", "side": "SELL", "type": "STOP_MARKET", "quantity": "0.3",
         "triggerPrice": "86000", "reduceOnly": "true", "clientAlgoId": STOP_ID, "newOrderRespType": "RESULT",

@@ -149,8 +149,8 @@ async def test_a_life_from_the_entry_to_the_stop_out(venue, stub):
     assert (held.stop, held.target) == (Decimal(86_000), Decimal(91_000))
 
     before = len(posts(stub))
-    await venue.set_protection(BTC, Decimal(87_100), None, "ab" * 16)
-    await venue.set_protection(BTC, Decimal(86_000), Decimal(91_000), "ab" * 16)  # what rests already
+    await venue.set_protection(BTC, Decimal(87_100), None, client_order_id="ab" * 16)
+    await venue.set_protection(BTC, Decimal(86_000), Decimal(91_000), client_order_id="ab" * 16)  # what rests already
     (moved,) = posts(stub)[before:]
     assert (moved.path, moved.body) == (MODIFY, SET | {"orderId": "9001", "triggerPrice": "87100", "size": "0.03"})
 
@@ -203,16 +203,23 @@ async def test_an_exit_says_yes_and_a_lower_case_no_is_no(venue, stub):
 async def test_a_missing_stop_is_placed_for_the_whole_position(venue, stub, held, side):
     listed(stub)
     stub.answers[POSITIONS] = ok([LONG | held])
-    await venue.set_protection(BTC, Decimal(86_000), None, ID)
+    await venue.set_protection(BTC, Decimal(86_000), None, client_order_id=ID)
     (placed,) = posts(stub)
     expected = SET | {"planType": "pos_loss", "holdSide": side, "triggerPrice": "86000", "clientOid": ID}
     assert (placed.path, placed.body) == (TPSL, expected)
 
 
+async def test_beside_a_persons_part_a_stop_is_for_ours(venue, stub):
+    listed(stub)
+    await venue.set_protection(BTC, Decimal(86_000), None, quantity=Decimal("0.02"))
+    (placed,) = posts(stub)
+    assert (placed.body["planType"], placed.body["size"]) == ("loss_plan", "0.02")
+
+
 async def test_a_stop_of_a_part_gives_way_to_one_of_the_whole(venue, stub):
     listed(stub, PLAN | {"size": "0.01"})
     (held,) = await venue.positions()
-    assert held.stop is None
+    assert (held.stop, held.stop_quantity) == (Decimal(86_000), Decimal("0.01"))
     await venue.set_protection(BTC, Decimal(86_000), None)
     placed, cancelled = posts(stub)
     assert placed.body["planType"] == "pos_loss"

@@ -153,7 +153,7 @@ async def test_a_life_from_the_entry_to_the_stop_out(venue, wire, monkeypatch):
     balance = await venue.balance()
     assert (balance.equity, balance.available, balance.currency) == (Decimal("1000.5"), Decimal("900.25"), "USDC")
 
-    await venue.set_protection(BTC, Decimal(87_100), None, "ab" * 16)
+    await venue.set_protection(BTC, Decimal(87_100), None, client_order_id="ab" * 16)
     done = [asked.body["action"] for asked in wire.requests("/exchange")[2:]]
     assert [action["type"] for action in done] == ["order", "cancel"]  # the new one rests before the old one goes
     assert done[0]["orders"][0]["t"]["trigger"] == {"isMarket": True, "triggerPx": "87100", "tpsl": "sl"}

@@ -141,13 +141,15 @@ async def test_a_life_from_the_entry_to_the_stop_out(venue, stub):
     assert (held.side, held.quantity, held.avg_price) == ("long", Decimal("0.03"), Decimal("87012.3"))
     assert (held.stop, held.target) == (Decimal(86_000), Decimal("91000.5"))
 
-    await venue.set_protection(BTC, Decimal(87_100), None, "ab" * 16)
+    await venue.set_protection(BTC, Decimal(87_100), None, client_order_id="ab" * 16)
     assert posts(stub)[-1].body == {
         "instId": "BTC-USDT-SWAP", "algoId": "9001", "newSlTriggerPx": "87100", "newSlOrdPx": "-1",
         "newSlTriggerPxType": "last",
     }  # fmt: skip
     before = len(posts(stub))
-    await venue.set_protection(BTC, Decimal(86_000), Decimal("91000.5"), "ab" * 16)  # what rests already
+    await venue.set_protection(
+        BTC, Decimal(86_000), Decimal("91000.5"), client_order_id="ab" * 16
+    )  # what rests already
     assert len(posts(stub)) == before
 
     exit_ = FILL | {"billId": "502", "ordId": "7002", "clOrdId": "", "side": "sell", "fillPx": "86000", "fee": "-0.49"}
@@ -198,7 +200,7 @@ async def test_an_order_nobody_sent_is_none_only_if_the_venue_says_so(venue, stu
 
 async def test_a_missing_stop_is_placed_for_the_whole_position(venue, stub):
     listed(stub)
-    await venue.set_protection(BTC, Decimal(86_000), None, ID)
+    await venue.set_protection(BTC, Decimal(86_000), None, client_order_id=ID)
     (placed,) = posts(stub)
     assert (placed.path, placed.body) == (
         ALGO,
@@ -213,11 +215,18 @@ async def test_a_missing_stop_is_placed_for_the_whole_position(venue, stub):
 async def test_a_stop_of_a_part_is_none_and_gives_way_to_one_of_the_whole(venue, stub):
     listed(stub, OCO | {"sz": "1", "tpTriggerPx": "", "ordType": "conditional"})
     (held,) = await venue.positions()
-    assert held.stop is None
+    assert (held.stop, held.stop_quantity, held.target) == (Decimal(86_000), Decimal("0.01"), None)
     await venue.set_protection(BTC, Decimal(86_000), None)
     placed, cancelled = posts(stub)
     assert (placed.path, placed.body["closeFraction"]) == (ALGO, "1")
     assert (cancelled.path, cancelled.body) == (CANCEL_ALGOS, [{"algoId": "9001", "instId": "BTC-USDT-SWAP"}])
+
+
+async def test_beside_a_persons_part_a_stop_is_for_ours(venue, stub):
+    listed(stub)
+    await venue.set_protection(BTC, Decimal(86_000), None, quantity=Decimal("0.02"))
+    (placed,) = posts(stub)
+    assert (placed.body["sz"], placed.body.get("closeFraction")) == ("2", None)
 
 
 async def test_two_parts_that_cover_all_count_at_the_worse_stop_and_both_move(venue, stub):
@@ -236,6 +245,13 @@ async def test_a_target_goes_alone_where_it_shares_an_order_with_the_stop(venue,
         "instId": "BTC-USDT-SWAP", "algoId": "9001", "newTpTriggerPx": "0", "newTpOrdPx": "0",
         "newTpTriggerPxType": "last",
     }  # fmt: skip
+
+
+async def test_both_go_by_cancelling_the_one_order_they_share(venue, stub):
+    stub.answers[ALGOS] = _algos(OCO)
+    await venue.set_protection(BTC, Decimal(0), Decimal(0))
+    (cancelled,) = posts(stub)
+    assert (cancelled.path, cancelled.body) == (CANCEL_ALGOS, [{"algoId": "9001", "instId": "BTC-USDT-SWAP"}])
 
 
 async def test_a_stop_without_a_position_is_refused_and_one_for_the_whole_counts(venue, stub):
@@ -257,6 +273,20 @@ async def test_what_outlived_its_position_goes_before_the_next_entry_and_nothing
     await venue.submit(entry(stop=Decimal(86_000)))
     gone = [row["algoId"] for asked in stub.requests(CANCEL_ALGOS) for row in asked.body]
     assert set(gone) == {"9001"}
+
+
+async def test_what_outlived_its_position_goes_with_our_exit_and_stays_if_one_look_misses_the_position(venue, stub):
+    done = ROW | {"side": "sell", "reduceOnly": "true", "attachAlgoOrds": [], "cTime": str(NOW_MS + 1)}
+    stub.answers |= {
+        ORDER: lambda asked: taken(ordId="7001") if asked.method == "POST" else ok(done), ALGOS: _algos(OCO),
+        POSITIONS: [ok(), ok(LONG), ok()],
+    }  # fmt: skip
+    await venue.submit(entry(side="sell", reduce_only=True))
+    assert not stub.requests(CANCEL_ALGOS)
+    stub.answers[CANCEL_ALGOS] = ok({"algoId": "9001", "sCode": "50013", "sMsg": "Systems are busy"})
+    order = await venue.submit(entry(side="sell", reduce_only=True))
+    assert order.status is OrderStatus.FILLED  # whatever became of what it left behind
+    assert stub.requests(CANCEL_ALGOS)[0].body == [{"algoId": "9001", "instId": "BTC-USDT-SWAP"}]
 
 
 # --- what is read -------------------------------------------------------------------------------------------------
