@@ -142,7 +142,8 @@ A wrong name or value is one line and exit code 2. `quarterdeck doctor` shows wh
 `.venv/bin/python docs/generate.py`; a test fails when it is not current.
 
 Keys are not settings: they are read from the environment when a connection is made, and are in no record, log or task
-argument. `QUARTERDECK_VENUE_KEY` and `QUARTERDECK_VENUE_SECRET` are the venue's; providers' keys keep their usual
+argument. `QUARTERDECK_VENUE_KEY` and `QUARTERDECK_VENUE_SECRET` are the venue's (at Hyperliquid the wallet's address
+and the private key of an agent of it, which cannot withdraw); providers' keys keep their usual
 names (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, ...). `QUARTERDECK_YES_LIVE=1` is `up --yes-live`."""
 GUARD = """\
 # What the guard may say

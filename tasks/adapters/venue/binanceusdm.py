@@ -14,7 +14,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import Permissions
+from tasks.adapters.venue.account import ArmingFacts, Permissions
 from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
@@ -25,6 +25,7 @@ from tasks.core.types.base import JsonObject
 from tasks.core.types.orders import Fill, Order, VenuePosition
 from tasks.settings import Settings
 
+MULTI = "multi-assets"
 ALGO: JsonObject = {"trigger": True}
 FORCED = ("autoclose-", "adl_autoclose", "settlement_autoclose", "delivery_autoclose")  # client ids of the venue's own
 EXITS: dict[str, Exit] = {"STOP": "stop", "TAKE_PROFIT": "target"}
@@ -130,10 +131,16 @@ class BinanceUsdm(Unified):
         account = await self.call(doing, "private_get_account", ready=False)
         may = await self.call(doing, "sapi_get_account_apirestrictions", ready=False)
         with understood(doing, VenueUnavailable):
-            trades, withdraws = may["enableFutures"], may["enableWithdrawals"]
-            return Permissions(account_id=str(account["uid"]), withdraw=withdraws, read_only=not trades)
+            lacks = () if may["enableFutures"] else ("Enable Futures",)
+            return Permissions(account_id=str(account["uid"]), withdraw=may["enableWithdrawals"], lacks=lacks)
+
+    async def arming(self) -> ArmingFacts:
+        facts, burns = await super().arming(), await self.call("ask the fee coin", "fapiPrivateGetFeeBurn")
+        flaw = ("multi-assets mode: switch to single-asset mode at Binance",) if facts.margin_mode == MULTI else ()
+        note = ("pays fees in BNB, which are booked at what they are worth",) if burns.get("feeBurn") else ()
+        return facts.replace(flaws=facts.flaws + flaw, notes=note)
 
     async def margin_mode(self) -> str:
         answer = await self.call("ask the margin mode", "fapiPrivateGetMultiAssetsMargin")
         with understood("the account's margin mode", VenueUnavailable):
-            return "multi-assets" if answer["multiAssetsMargin"] else "single-asset"
+            return MULTI if answer["multiAssetsMargin"] else "single-asset"

@@ -3,23 +3,25 @@
 Orders and cancels are put together from ccxt's order rows and signed by it, but not sent by its calls: these first
 approve a builder's fee and name a referrer, give one client id to all legs, and send stops as limits. Only the entry
 carries our id. A fill that tells none is asked about by its order, which also says whether that was a stop. A market
-order is an IOC limit `SLIPPAGE` through the best price. While a limit entry is filled in part its stop rests not yet
-(`normalTpsl` waits for all of it): the look that misses it sets one. Left out on purpose: spot, other builders'
-markets, coins that take isolated margin only (the venue refuses their leverage).
+order is an IOC limit `SLIPPAGE` through the best price. Exits in a group rest once all of their entry is filled: where
+a market order finds less they are set at once, and while a limit rests half filled by the look that misses them. Left
+out on purpose: spot, other builders' markets, coins on isolated margin only (the venue refuses their leverage), funding
+payments among the fills.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
-from tasks.adapters.venue.account import Permissions
+from tasks.adapters.venue.account import ArmingFacts, Permissions
 from tasks.adapters.venue.client import SECRET, translated, understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.unified import Exit, Unified
-from tasks.adapters.venue.wire import Row, at, ms, number, price_or_none, wire
-from tasks.core.errors import InputError, OrderRejected, TradingError, VenueUnavailable
+from tasks.adapters.venue.wire import Row, at, exact, ms, number, price_or_none, wire
+from tasks.core.errors import InputError, OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.types.base import JsonObject
 from tasks.core.types.orders import Fill, Order, OrderIntent, VenuePosition
 from tasks.settings import Settings
@@ -112,14 +114,19 @@ class Hyperliquid(Unified):
         for kind, trigger in (("target", intent.target), ("stop", intent.stop)):
             if trigger is not None:
                 legs.append(self._exit_leg(market, side == "sell", kind, intent.quantity, trigger))
-        return await self._order(doing, legs)
+        taken = await self._order(doing, legs)
+        if intent.stop and taken["short"]:  # its exits went with the rest of it
+            with suppress(VenueError):  # else the look that misses the stop sets it
+                await self.protect(market, intent.stop, intent.target, None, "")
+        return taken
 
     async def _order(self, doing: str, legs: list[JsonObject]) -> Row:
         group = "normalTpsl" if len(legs) > 1 else "na"
         answer = await self._signed(doing, {"type": "order", "orders": legs, "grouping": group})
         with understood(doing, VenueUnavailable):
             first = answer["response"]["data"]["statuses"][0]
-            return {"id": None} if isinstance(first, str) else {"id": next(iter(first.values()))["oid"]}
+            taken, size = {} if isinstance(first, str) else next(iter(first.values())), exact(legs[0]["s"])
+            return {"id": taken.get("oid"), "short": exact(taken.get("totalSz") or size) < size}
 
     def _exit_leg(self, market: Row, buy: bool, kind: str, quantity: Decimal, trigger: Decimal) -> JsonObject:
         """Write a stop or target at market. Its trigger has the digits the venue takes, none of them looser."""
@@ -184,6 +191,11 @@ class Hyperliquid(Unified):
         with understood(doing, VenueUnavailable):
             ours = answer["role"] == "agent" and answer["data"]["user"].lower() == self._wallet.lower()
         return Permissions(account_id=self._wallet, withdraw=False, read_only=not ours)
+
+    async def arming(self) -> ArmingFacts:
+        facts = await super().arming()
+        flaw = ("portfolio margin: switch the account to standard mode at Hyperliquid",)
+        return facts.replace(flaws=facts.flaws + flaw) if facts.margin_mode == "portfolioMargin" else facts
 
     async def margin_mode(self) -> str:
         asked = {"type": "userAbstraction", "user": self._wallet}

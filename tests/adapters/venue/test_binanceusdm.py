@@ -89,11 +89,13 @@ def stub():
         yield running
 
 
-async def opened(stub, monkeypatch) -> CcxtVenue:
+async def opened(stub, monkeypatch, **changes) -> CcxtVenue:
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(venue_module, "LOOKS", (0.0, 0.0))
-    settings = config.load(profile="testnet", venue="binanceusdm", symbols=[BTC], limits=Limits(leverage=3))
+    settings = config.load(
+        **{"profile": "testnet", "venue": "binanceusdm", "symbols": [BTC], "limits": Limits(leverage=3)} | changes
+    )
     real = client.build(settings)
     client._to_server(real, stub.url)
     real.enableRateLimit = False
@@ -273,3 +275,24 @@ async def test_hedge_mode_takes_no_entry_and_the_largest_leverage_is_the_keys(ve
     with pytest.raises(OrderRejected, match="hedge mode"):
         await venue.submit(entry())
     assert not sent(stub)
+
+
+async def test_multi_assets_mode_is_not_armed_and_fees_in_bnb_are_said(venue, stub):
+    stub.answers |= {"/fapi/v1/multiAssetsMargin": {"multiAssetsMargin": False}, "/fapi/v1/feeBurn": {"feeBurn": True}}
+    facts = await venue.account.arming()
+    assert (facts.flaws, facts.margin_mode, facts.leverage) == ((), "single-asset", {BTC: Decimal(20)})
+    assert "BNB" in facts.notes[0]
+    stub.answers["/fapi/v1/multiAssetsMargin"] = {"multiAssetsMargin": True}
+    assert "single-asset mode" in (await venue.account.arming()).flaws[0]
+
+
+async def test_a_live_key_says_whose_it_is_and_what_it_lacks(stub, monkeypatch):
+    stub.answers |= {
+        "/api/v3/account": {"uid": 354, "balances": []},
+        "/sapi/v1/account/apiRestrictions": {"enableFutures": False, "enableWithdrawals": False, "enableReading": True},
+    }
+    venue = await opened(stub, monkeypatch, profile="live", live_account="354")
+    venue.market.check_key = None
+    key = await venue.account.permissions()
+    assert (key.account_id, key.withdraw, key.lacks) == ("354", False, ("Enable Futures",))
+    await venue.close()

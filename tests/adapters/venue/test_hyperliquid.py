@@ -72,10 +72,14 @@ class Wire(Stub):
             "cancel": {"status": "ok", "response": {"type": "cancel", "data": {"statuses": ["success"]}}},
         }
         self.done["cancelByCloid"] = self.done["cancel"]
-        self.answers = {"/info": self._told, "/exchange": lambda asked: self.done[asked.body["action"]["type"]]}
+        self.answers = {"/info": self._told, "/exchange": self._done}
 
     def _told(self, asked: Asked) -> object:
         answer = self.told[asked.body["type"]]
+        return answer(asked) if callable(answer) else answer
+
+    def _done(self, asked: Asked) -> object:
+        answer = self.done[asked.body["action"]["type"]]
         return answer(asked) if callable(answer) else answer
 
     def actions(self, type_: str) -> list[dict[str, object]]:
@@ -281,6 +285,32 @@ async def test_what_became_of_an_order(venue, wire, word, left, read, filled):
     wire.told["orderStatus"] = status((ENTRY | {"sz": left}, word))
     found = await venue.find_order(BTC, ID)
     assert (found.status, found.filled) == (read, Decimal(filled))
+
+
+async def test_an_entry_that_finds_less_gets_its_exits_at_once(venue, wire):
+    """They went with the rest of it: a group's exits rest once all of the entry is filled."""
+    taken = placed({"filled": {"totalSz": "0.1", "avgPx": "87012.3", "oid": 71}})
+    wire.done["order"] = lambda asked: taken if len(asked.body["action"]["orders"]) > 1 else placed("waitingForTrigger")
+    wire.told |= {
+        "orderStatus": status((ENTRY | {"sz": "0.2"}, "canceled")),
+        "clearinghouseState": lambda asked: state(*[HELD | {"szi": "0.1"}] * bool(wire.actions("order"))),
+    }
+    sent = await venue.submit(entry(stop=Decimal(86_000)))
+    assert (sent.status, sent.filled) == (OrderStatus.CANCELLED, Decimal("0.1"))
+    [leg] = wire.actions("order")[1]["orders"]
+    assert (leg["s"], leg["t"]["trigger"]["triggerPx"]) == ("0.1", "86000")
+    wire.told["clearinghouseState"] = (500, "")  # it stays an entry that was taken
+    assert (await venue.account.create(entry(stop=Decimal(86_000), reduce_only=True), await market(venue))).status
+
+
+async def market(venue):
+    return await venue.market.listing(BTC)
+
+
+async def test_portfolio_margin_is_not_armed(venue, wire):
+    assert not (await venue.account.arming()).flaws
+    wire.told["userAbstraction"] = "portfolioMargin"
+    assert "portfolio margin" in (await venue.account.arming()).flaws[0]
 
 
 async def test_an_empty_book_takes_no_market_order(venue, wire):
