@@ -44,6 +44,7 @@ from tasks.core.types import CycleRecord, Dto, EventThresholds, Instrument, Outc
 from tasks.settings import Settings, settings, strategy_of
 
 NOISE_SEED = 1  # of what is perturbed
+DASK_S = 10  # in which a scheduler answers
 
 
 class ReplayFiles(Dto):
@@ -327,7 +328,7 @@ def _on_dask(jobs: Sequence[Job], address: str, work: Callable[[Job], Trial]) ->
     from prefect_dask.client import PrefectDaskClient
 
     try:
-        client = PrefectDaskClient(address, timeout="10s")  # type: ignore[no-untyped-call]  # dask has no types
+        client = PrefectDaskClient(address, timeout=DASK_S)  # type: ignore[no-untyped-call]  # dask has no types
     except (OSError, ValueError, TimeoutError) as e:
         raise InputError(f"--dask {address}: no Dask scheduler answers there ({e})") from e
     with client:

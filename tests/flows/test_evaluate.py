@@ -304,7 +304,8 @@ def test_wrong_input_is_named(candles, arguments, said):
 
 
 @pytest.mark.slow
-def test_a_dask_scheduler_that_is_not_there_is_named(candles):
+def test_a_dask_scheduler_that_is_not_there_is_named(candles, monkeypatch):
+    monkeypatch.setattr(parallel_backtests, "DASK_S", 1)
     assert "--dask tcp://127.0.0.1:1" in str(
         run(candles, "--decider", "rules", "--dask", "tcp://127.0.0.1:1").exception
     )

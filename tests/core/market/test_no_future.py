@@ -108,12 +108,15 @@ def test_a_higher_timeframe_never_shows_an_open_bar() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("symbol", MARKETS)
-def test_the_last_thousand_bars_give_the_features_of_all_of_history(symbol: str) -> None:
+def test_the_last_thousand_bars_give_the_features_and_events_of_all_of_history(symbol: str) -> None:
+    """State machines start elsewhere; they must have come to the same state long before the last hour."""
     bars = long(symbol)
     whole = Market.from_base("X/USDT", bars)
-    numbers = differing = 0
+    numbers = differing = fired = 0
     for as_of in times(bars.iloc[20_000:], 250, seed=3):
-        window = live(whole, as_of)
+        window, hour = live(whole, as_of), (as_of - timedelta(hours=1), as_of)
+        assert window.reasons(*hour) == whole.reasons(*hour), as_of
+        fired += len(whole.reasons(*hour))
         for timeframe in window.features:
             a, b = window.features[timeframe].iloc[-1], whole.features[timeframe].loc[window.bars[timeframe].index[-1]]
             for name in NUMBERS:
@@ -129,6 +132,7 @@ def test_the_last_thousand_bars_give_the_features_of_all_of_history(symbol: str)
                 assert isinstance(x, float), path
                 assert x == pytest.approx(y, rel=1.1e-5, abs=1e-15 * bars["close"].max()), path
     assert differing <= numbers / 10_000, f"{differing} of {numbers} rounded numbers differ"
+    assert fired > 50
 
 
 def leaves(market: Market, as_of: datetime) -> list[tuple[str, object]]:
@@ -147,21 +151,6 @@ def leaves(market: Market, as_of: datetime) -> list[tuple[str, object]]:
 
     visit("", build(market, as_of, constraints=CONSTRAINTS).model_dump(mode="json"))
     return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("symbol", MARKETS)
-def test_the_last_thousand_bars_give_the_events_of_all_of_history(symbol: str) -> None:
-    """State machines start elsewhere; they must have come to the same state long before the last hour."""
-    bars = long(symbol)
-    whole = Market.from_base("X/USDT", bars)
-    seen = 0
-    for as_of in times(bars.iloc[20_000:], 250, seed=4):
-        hour = (as_of - timedelta(hours=1), as_of)
-        expected = whole.reasons(*hour)
-        assert live(whole, as_of).reasons(*hour) == expected, as_of
-        seen += len(expected)
-    assert seen > 50
 
 
 def test_after_three_days_cut_out_all_is_told_as_if_the_candles_began_there() -> None:

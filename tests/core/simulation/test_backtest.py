@@ -255,7 +255,7 @@ def test_two_follow_ups_on_one_bar_keep_each_others_work(market, points):
                 assert_ledger_is_engine(self)
                 done.append(self.symbols[symbol].position)
 
-    for at in points:
+    for at in points[40:]:  # the first of which this comes
         line = json.dumps(
             {"as_of": at.isoformat(), "symbol": SYMBOL, "reply": json.dumps({**LONG, "followups": rules})}
         )

@@ -24,7 +24,7 @@ ZERO = Costs(taker_bps=0, maker_bps=0, half_spread_bps=0, impact_bps_per_million
 Ticks = set[tuple[pd.Timestamp, float]]
 
 
-def candles(n: int = 60_000) -> pd.DataFrame:
+def candles(n: int = 45_000) -> pd.DataFrame:
     rng = np.random.default_rng(3)
     close = 60_000 * np.exp(np.cumsum(rng.normal(0, 0.001, n) + 0.0004 * np.sin(np.arange(n) / 300)))
     opened = np.r_[close[:1], close[:-1]] * np.exp(rng.normal(0, 0.0003, n))
