@@ -20,7 +20,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 import click
 
 from flows.commands import backtest, compare, guard, learning, prompts, replay, snapshot
-from flows.commands.options import Finite, decider_option, json_option, time_option
+from flows.commands.options import PLACE, Finite, decider_option, json_option, time_option
 from flows.commands.output import echo, emit, say
 from tasks.core.errors import InputError, TradingError
 from tasks.redaction import guard_logs, redacted
@@ -101,7 +101,7 @@ def migrate(as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=PLACE)
 @json_option
 def backup(archive: Path, as_json: bool) -> None:
     """Save all state to ARCHIVE (.tar.gz); the system may be running."""

@@ -14,8 +14,8 @@ from tasks.core.errors import StoreError, VenueError
 from tasks.core.market.calendar import sample_reason, sampled
 from tasks.core.market.market import Market, bar_closes
 from tasks.core.trading import orders
+from tasks.core.trading.guard.sizing import known
 from tasks.core.trading.judge import Judgement, status_of
-from tasks.core.trading.money import exact
 from tasks.core.trading.question import order_size, question
 from tasks.core.types import (
     AccountState,
@@ -122,7 +122,7 @@ class Cycle:
     async def question(self, market: Market, news: News | None, remembered: Remembered) -> Question:
         """Put together what the decider is asked."""
         close, strategy = market.value("5m", "close", self.as_of), self.strategy
-        self.last = None if close is None else exact(close)
+        self.last = known(close)
         state = await self._account()
         book = await fetch.fetch_book(self.symbol, order_size(strategy, state.equity))
         position = next(iter(ledger.open_in(self.symbol)), None)

@@ -102,10 +102,7 @@ def carry_out(
         trials = [*trials, *stage.replay_paid(work.paid, spending, done)]
     compared, commit = stage.compare_trials(work, trials), git_commit()
     masked = {leak.label: leak.masked_sharpe for leak in compared.leakage}
-    measured = [
-        Measured(label=v.label, model=v.model, prompt_sha256=v.prompt_sha256, masked_sharpe=masked.get(v.label))
-        for v in work.variants
-    ]
+    measured = [Measured.of(variant, masked_sharpe=masked.get(variant.label)) for variant in work.variants]
     notes = {
         "title": work.request.title or f"{', '.join(compared.symbols)}: {len(work.variants)} variants",
         "command": f"quarterdeck {shlex.join(sys.argv[1:])}",

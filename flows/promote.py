@@ -23,12 +23,11 @@ def promote(role: str, version: str, alias: str, evidence: str, override: str) -
             criteria = stage.judge_candidate(prompt, evidence, at)
             met = all(each.passed for each in criteria)
             kind = "promoted" if met else "overridden" if override else "refused"
-    move = Move(
+    move = Move.of(
+        prompt,
         at=at,
         role=role,
         alias=alias,
-        version=prompt.version,
-        sha256=prompt.sha256,
         kind=kind,
         who=getpass.getuser(),
         reason=override,

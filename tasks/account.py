@@ -96,9 +96,7 @@ def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]
         if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
             continue
         side: PositionSide = "long" if intent.side == "buy" else "short"
-        entries.append(
-            PendingEntry(symbol=intent.symbol, side=side, quantity=intent.quantity, price=price, stop=intent.stop)
-        )
+        entries.append(PendingEntry.of(intent, side=side, price=price))
     return tuple(entries)
 
 

@@ -110,6 +110,6 @@ def breached(at: datetime) -> list[Move]:
             )
             continue
         reason = f"{last.version}: {broken[0].name} is {broken[0].value}"
-        back = {"at": at, "version": before.version, "sha256": before.sha256, "kind": "rolled_back", "who": "settle"}
-        due.append(Move(role=role, alias=CHAMPION, reason=reason, criteria=broken, **back))
+        back = {"at": at, "kind": "rolled_back", "who": "settle", "reason": reason, "criteria": broken}
+        due.append(Move.of(before, role=role, alias=CHAMPION, **back))
     return due

@@ -1,6 +1,5 @@
 """Challengers answer the same question and send nothing; what they would have earned is scored beside the champion."""
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -12,15 +11,12 @@ from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
 from tasks.core.trading import judge
 from tasks.core.types import (
-    Answer,
     CycleRecord,
     Instrument,
-    OrderIntent,
     PaperBookState,
     Question,
     ShadowDecision,
     Strategy,
-    Verdict,
     duration,
     floor_time,
 )
@@ -54,22 +50,14 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
             challenger = strategy.called(f"{record.strategy}/{name}", name)
             now = (record.inputs and record.inputs.judged_at) or record.as_of
             _, verdict, intents = judge.judged(question, answer, record.state, challenger, now)
-            store().shadow.keep(_shadow(name, record, answer, verdict, intents))
+            answered = {"decided": answer, "verdict": verdict, "intents": intents}
+            store().shadow.keep(ShadowDecision.of(record, decider=name, **answered))
             kept += 1
         forget(name, ids)
     for record in records:
         if record.decided and record.verdict:  # a cycle that broke off has neither
-            store().shadow.keep(_shadow(CHAMPION, record, record.decided, record.verdict, record.intents))
+            store().shadow.keep(ShadowDecision.of(record, decider=CHAMPION))
     return kept
-
-
-def _shadow(
-    decider: str, record: CycleRecord, answer: Answer, verdict: Verdict, intents: Sequence[OrderIntent]
-) -> ShadowDecision:
-    return ShadowDecision(
-        cycle_id=record.cycle_id, strategy=record.strategy, decider=decider, symbol=record.symbol, as_of=record.as_of,
-        state=record.state, decided=answer, verdict=verdict, intents=tuple(intents),
-    )  # fmt: skip
 
 
 @stage

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import decider_option, json_option, mask_option, name_gaps, replay_options
+from flows.commands.options import PLACE, decider_option, json_option, mask_option, name_gaps, replay_options
 from flows.commands.output import echo, emit, plain, progress, stopwatch
 from flows.commands.spending import max_cost_option
 from tasks.core.decision.kinds import kind_of
@@ -27,7 +27,7 @@ STRATEGIES = "strategies.json"  # beside records.jsonl: what its records name by
 @decider_option
 @mask_option
 @max_cost_option
-@click.option("--out", type=click.Path(path_type=Path), help="a folder for its records; goes on where it was stopped")
+@click.option("--out", type=PLACE, help="a folder for its records; goes on where it was stopped")
 @json_option
 def backtest(
     files: dict[str, str],

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import Finite, json_option, mask_option, replay_options
+from flows.commands.options import PLACE, Finite, json_option, mask_option, replay_options
 from flows.commands.output import echo, emit, progress, utc_time
 from flows.commands.spending import agree, max_cost_option
 from tasks.core.errors import InputError
@@ -49,7 +49,7 @@ def print_table(document: dict[str, Any]) -> None:
 @max_cost_option
 @click.option("--dask", default="", help="address of a Dask scheduler; else processes of this machine")
 @click.option("--title", default="", help="of the report")
-@click.option("--out", type=click.Path(path_type=Path), help="a folder for report.html and each variant's files")
+@click.option("--out", type=PLACE, help="a folder for report.html and each variant's files")
 @json_option
 def compare(
     files: dict[str, str],

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import click
 
-from flows.commands.options import candle_options, json_option
+from flows.commands.options import PLACE, candle_options, json_option
 from flows.commands.output import emit
 from tasks.core.errors import InputError
 
 
 @click.command("export-rl")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="a new folder")
+@click.option("--out", required=True, type=PLACE, help="a new folder")
 @click.option(
     "--format", "formats", multiple=True, type=click.Choice(["parquet", "minari"]),
     help="repeatable; Parquet is always written",
 )  # fmt: skip
-@click.option("--records", type=click.Path(path_type=Path), help="records.jsonl of a backtest; else the store's cycles")
+@click.option("--records", type=PLACE, help="records.jsonl of a backtest; else the store's cycles")
 @json_option
 def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json: bool) -> None:
     """Write the RL dataset: transitions split by time, with a card that says what they are."""
@@ -27,8 +27,8 @@ def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json
 
 
 @click.command()
-@click.option("--records", "data", required=True, type=click.Path(path_type=Path), help="a folder of `export-rl`")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="FILE.onnx, for model:FILE.onnx")
+@click.option("--records", "data", required=True, type=PLACE, help="a folder of `export-rl`")
+@click.option("--out", required=True, type=PLACE, help="FILE.onnx, for model:FILE.onnx")
 @json_option
 def train(data: Path, out: Path, as_json: bool) -> None:
     """Clone the behaviour of a dataset into a small policy."""
@@ -40,10 +40,10 @@ def train(data: Path, out: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--records", required=True, type=click.Path(path_type=Path), help="records.jsonl of a backtest")
+@click.option("--records", required=True, type=PLACE, help="records.jsonl of a backtest")
 @candle_options()
 @click.option("--decider", "deciders", multiple=True, help="also compared; repeatable")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="a new folder")
+@click.option("--out", required=True, type=PLACE, help="a new folder")
 @json_option
 def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: Path, as_json: bool) -> None:
     """Export, train, replay and compare in one go.

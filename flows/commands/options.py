@@ -13,6 +13,7 @@ from tasks.core.errors import InputError
 from tasks.settings import settings
 
 json_option = click.option("--json", "as_json", is_flag=True, help="one JSON document on stdout")
+PLACE = click.Path(path_type=Path)
 GAPS = (
     "{missing_bars} bars of {timeframe} missing in {gaps} gaps, the longest {longest_bars} from "
     "{longest_from:%Y-%m-%d %H:%M}: nothing is computed across them"

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from flows.commands.options import candle_options, json_option, name_gaps
+from flows.commands.options import PLACE, candle_options, json_option, name_gaps
 from flows.commands.output import echo, emit, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
@@ -26,9 +26,9 @@ SHOWN = 20  # differing records that a person is shown
 @click.command()
 @click.argument("cycle_id", required=False)
 @click.option("--all", "every", is_flag=True, help="every finished cycle of the store, or of --records")
-@click.option("--records", type=click.Path(path_type=Path), help="a records.jsonl of `backtest --out`, not the store")
+@click.option("--records", type=PLACE, help="a records.jsonl of `backtest --out`, not the store")
 @candle_options(required=False)
-@click.option("--limits", type=click.Path(path_type=Path), help="TOML or JSON of guard limits: what if they had held")
+@click.option("--limits", type=PLACE, help="TOML or JSON of guard limits: what if they had held")
 @json_option
 def replay(
     cycle_id: str | None, every: bool, records: Path | None, files: dict[str, str], limits: Path | None, as_json: bool

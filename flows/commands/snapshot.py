@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from flows.commands.options import (
+    PLACE,
     candle_options,
     decider_option,
     json_option,
@@ -30,7 +31,7 @@ BAR = timedelta(minutes=5)
 @candle_options()
 @time_option("--as-of", required=True, help="ISO time, UTC; floored to 5 minutes")
 @click.option("--lean", is_flag=True, help="the small text that prompts send")
-@click.option("--plot", type=click.Path(path_type=Path), help="a .png or .html to write the chart to")
+@click.option("--plot", type=PLACE, help="a .png or .html to write the chart to")
 @json_option
 def snapshot(files: dict[str, str], as_of: datetime | None, lean: bool, plot: Path | None, as_json: bool) -> None:
     """What a decider would see at a moment."""

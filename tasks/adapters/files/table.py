@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from tasks.core.errors import InputError
 
@@ -37,12 +38,12 @@ class TableFile(NamedTuple):
 
     path: Path
     unit: str
-    at: np.ndarray
+    at: ndarray
     bare: bool  # without a header: its columns are in the order in which they were asked for
-    times: np.ndarray  # UTC, ms
-    numbers: dict[str, np.ndarray]
+    times: ndarray  # UTC, ms
+    numbers: dict[str, ndarray]
 
-    def refuse(self, bad: np.ndarray, what: Callable[[int], str]) -> None:
+    def refuse(self, bad: ndarray, what: Callable[[int], str]) -> None:
         """Raise InputError about the first bad row, if there is one."""
         if bad.any():
             first = int(bad.argmax())
@@ -149,13 +150,13 @@ def _position(names: Sequence[str], patterns: Sequence[str]) -> int:
     return next((i for p in patterns for i, name in enumerate(plain) if re.search(rf"\b({p})\b", name)), -1)
 
 
-def _numbers(column: pd.Series) -> np.ndarray:
+def _numbers(column: pd.Series) -> ndarray:
     """Return a column as floats, NaN where it is no number."""
     exact = column.astype(str) if column.dtype == np.float32 else column
     return np.asarray(pd.to_numeric(exact, errors="coerce"), dtype=float)
 
 
-def _times(column: pd.Series) -> np.ndarray:
+def _times(column: pd.Series) -> ndarray:
     """Return times as UTC ms, each by its type or by its own size, 0 where it is none; what has no zone is UTC."""
     numbers = pd.to_numeric(column, errors="coerce") if column.dtype in ("object", "str") else column
     if pd.api.types.is_numeric_dtype(numbers) and 2 * numbers.notna().sum() > len(numbers):

@@ -13,6 +13,7 @@ from statistics import mode
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy import ndarray
 from pydantic import ValidationError
 
 from tasks.core.decision.decider import PlainDecider
@@ -75,13 +76,13 @@ class OnnxDecider(PlainDecider):
         decision = DECISION.validate_python(fields | self.card.parameters.get(action, {}))
         return answered(decision, self.name).replace(model=self.mark)
 
-    def probabilities(self, rows: np.ndarray) -> np.ndarray:
+    def probabilities(self, rows: ndarray) -> ndarray:
         """Return, for each row, the probability of each of the card's actions."""
         _, odds = self.session.run(None, {self.session.get_inputs()[0].name: rows})
         return np.asarray(odds)
 
 
-def choose(actions: Sequence[str], odds: np.ndarray, allowed: Sequence[bool]) -> tuple[str, float]:
+def choose(actions: Sequence[str], odds: ndarray, allowed: Sequence[bool]) -> tuple[str, float]:
     """Return the likeliest allowed action and its share of all that are allowed; HOLD where none of them is."""
     masked = np.where([allowed[rl.ACTION_IDS[action]] for action in actions], odds, 0.0)
     total = float(masked.sum())
@@ -144,7 +145,7 @@ def _split(data: Path, split: str) -> Any:
     return pq.read_table(file, columns=["state", "state_unknown", *numbers])
 
 
-def _pair(table: Any) -> tuple[np.ndarray, np.ndarray]:
+def _pair(table: Any) -> tuple[ndarray, ndarray]:
     from tasks.adapters.files.minari import column
 
     rows = rl.policy_input(column(table, "state"), column(table, "state_unknown"))

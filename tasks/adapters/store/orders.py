@@ -100,14 +100,7 @@ class IntentRepository(Repository):
         query = select(IntentRow, OrderRow.filled, OrderRow.status).join(CycleRow)
         query = query.outerjoin(OrderRow, OrderRow.client_order_id == IntentRow.client_order_id).where(*where)
         return [
-            OwnIntent(
-                intent=dto_of(OrderIntent, row),
-                cycle_id=row.cycle_id,
-                state=row.state,
-                persisted_at=row.persisted_at,
-                order_status=row.status,
-                filled=row.filled or 0,
-            )
+            OwnIntent.of(row, intent=dto_of(OrderIntent, row), order_status=row.status, filled=row.filled or 0)
             for row in self.rows(query.order_by(IntentRow.persisted_at, IntentRow.leg))
         ]
 

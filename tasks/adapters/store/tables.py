@@ -70,13 +70,17 @@ class Base(DeclarativeBase, metaclass=_Columns):
     type_annotation_map = {**KINDS, dict[str, Any]: Document, list[Any]: Document}
 
     def __init_subclass__(cls, key: str, of: type[Dto] | None = None, fields: str = "") -> None:
-        """Make columns of the fields of the DTO `of`, or of some of them; key: which columns are the key."""
+        """Make columns of the fields of the DTO `of`, or of some of them; key: which columns are the key.
+
+        A key of which nothing else is said is text.
+        """
         for name, field in of.model_fields.items() if of else ():
             if name not in vars(cls) and (not fields or name in fields.split()):
                 setattr(cls, name, _column(field.annotation, name in key.split()))
         for name in key.split():
             if name not in vars(cls):
-                setattr(cls, name, mapped_column(primary_key=True))
+                said = () if name in cls.__annotations__ else (KINDS[str],)
+                setattr(cls, name, mapped_column(*said, primary_key=True))
         super().__init_subclass__()
 
 
@@ -111,9 +115,6 @@ class CandleRow(Base, key="venue symbol timeframe open_time"):
 
     __tablename__ = "candles"
     __table_args__ = {"sqlite_with_rowid": False}
-    venue: Mapped[str]
-    symbol: Mapped[str]
-    timeframe: Mapped[str]
     open_time: Mapped[datetime]
     open: Mapped[float]
     high: Mapped[float]
@@ -128,8 +129,6 @@ class InstrumentRow(Base, key="venue symbol"):
     """What a venue lets one trade on a symbol, as `ingest` last read it: for replays of the candles beside it."""
 
     __tablename__ = "instruments"
-    venue: Mapped[str]
-    symbol: Mapped[str]
     document: Mapped[dict[str, Any]]
 
 
@@ -148,7 +147,6 @@ class StrategyRow(Base, key="sha256"):
     """A strategy that was in force, whole; records name it by the hash of its document."""
 
     __tablename__ = "strategies"
-    sha256: Mapped[str]
     document = _verbatim()
 
 
@@ -266,8 +264,6 @@ class PauseRow(Base, key="strategy symbol"):
     """No new entries of a strategy in a symbol until then."""
 
     __tablename__ = "pauses"
-    strategy: Mapped[str]
-    symbol: Mapped[str]
     until: Mapped[datetime]
 
 
@@ -295,7 +291,6 @@ class BreakerRow(Base, of=BreakerState, key="session"):
     """A session's errors in a row; no model is asked before `retry_at`."""
 
     __tablename__ = "breakers"
-    session: Mapped[str]
     errors: Mapped[int] = mapped_column(Integer())
 
 
@@ -303,7 +298,6 @@ class ReplyRow(Base, of=KeptReply, key="content_hash"):
     """A reply that was paid for, by the hash of model, prompt and messages; the newest one counts."""
 
     __tablename__ = "replies"
-    content_hash: Mapped[str]
 
 
 class VectorRow(Base, key="cycle_id"):
@@ -330,15 +324,12 @@ class PaperBookRow(Base, of=PaperBookState, key="strategy decider"):
     """A challenger's own account: the fill engine's state, and until when the market has passed over it."""
 
     __tablename__ = "paper_books"
-    strategy: Mapped[str]
-    decider: Mapped[str]
 
 
 class TapeRow(Base, key="tape"):
     """Candles that variants were compared on, by the hashes of their days: whatever a symbol is called there."""
 
     __tablename__ = "tapes"
-    tape: Mapped[str]
     days: Mapped[list[Any]]
 
 
@@ -346,7 +337,6 @@ class TrialRow(Base, key="trial tape"):
     """A variant that was compared, named by all it consists of, windows and costs included; Sharpe ratio per day."""
 
     __tablename__ = "trials"
-    trial: Mapped[str]
     tape = mapped_column(ForeignKey("tapes.tape"), primary_key=True)
     sharpe: Mapped[float | None]
 
@@ -377,6 +367,5 @@ class AlertRow(Base, of=Alert, fields="kind text", key="fingerprint"):
     """Something people were told, since when it is so, and when that was last seen."""
 
     __tablename__ = "alerts"
-    fingerprint: Mapped[str]
     raised_at: Mapped[datetime]
     seen_at: Mapped[datetime] = mapped_column(index=True)

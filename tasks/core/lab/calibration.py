@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from tasks.core.types import Dto
 
@@ -60,12 +61,12 @@ def calibration(promises: Sequence[Promise]) -> Calibration | None:
     )
 
 
-def _groups(by: np.ndarray, said: np.ndarray, won: np.ndarray, r: np.ndarray) -> tuple[Group, ...]:
+def _groups(by: ndarray, said: ndarray, won: ndarray, r: ndarray) -> tuple[Group, ...]:
     tenth = np.minimum((by * TENTHS).astype(int), TENTHS - 1)
     return tuple(_group(said[mine], won[mine], r[mine]) for k in range(TENTHS) if (mine := tenth == k).any())
 
 
-def _group(said: np.ndarray, won: np.ndarray, r: np.ndarray) -> Group:
+def _group(said: ndarray, won: ndarray, r: ndarray) -> Group:
     known = r[np.isfinite(r)]
     return Group(
         low=float(said.min()),

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from tasks.core.errors import InputError
 from tasks.core.lab import random_traders, statistics
@@ -75,8 +76,8 @@ class Trial:
     label: str
     window: int
     treatment: Treatment
-    days: np.ndarray
-    equity: np.ndarray
+    days: ndarray
+    equity: ndarray
     summary: dict[str, Any]
     trades: list[Trade]
     points: list[Point]
@@ -212,7 +213,7 @@ def split(start: datetime, end: datetime, count: int = 1, days: float = 0) -> tu
     return tuple(BacktestWindow(index=k, start=a, end=b) for k, (a, b) in enumerate(pairwise([start, *midnights, end])))
 
 
-def daily(equity: np.ndarray, closes_s: np.ndarray, cash: float) -> tuple[np.ndarray, np.ndarray]:
+def daily(equity: ndarray, closes_s: ndarray, cash: float) -> tuple[ndarray, ndarray]:
     """Return the times (epoch s) and equity at the start, each UTC midnight and the end."""
     at = np.unique(np.r_[np.flatnonzero(closes_s % 86_400 == 0), len(equity) - 1])
     return np.r_[closes_s[0] - 300, closes_s[at]], np.r_[cash, equity[at]]
@@ -224,7 +225,7 @@ def series(trials: Sequence[Trial]) -> "pd.Series[float]":
     return pd.concat(parts) if parts else pd.Series(dtype=float)
 
 
-def together(returns: Iterable["pd.Series[float]"]) -> np.ndarray:
+def together(returns: Iterable["pd.Series[float]"]) -> ndarray:
     """Return the returns of the days that all have, a column each."""
     return pd.concat(list(returns), axis=1, join="inner").to_numpy()
 
@@ -299,9 +300,8 @@ def _row(
     points = [point for trial in trials for point in trial.points]
     cost = float(sum(trial.summary["llm_cost_usd"] for trial in trials))
     deepest = max_drawdown_pct(np.r_[1.0, np.cumprod(1 + returns)])  # it may span windows
-    return Row(
-        label=variant.label,
-        baseline=variant.baseline,
+    return Row.of(
+        variant,
         return_pct=float(total_pct(returns)),
         sharpe=_annual_sharpe(trials),
         max_drawdown_pct=max([deepest, *(t.summary["max_drawdown_pct"] for t in trials)]),
@@ -321,10 +321,9 @@ def _row(
         cost_per_decision_usd=cost / len(points) if points else 0.0,
         complete=len(trials) == len(windows) and all(trial.complete for trial in trials),
         windows=tuple(
-            WindowRow(
+            WindowRow.of(
+                window,
                 window=window.index,
-                start=window.start,
-                end=window.end,
                 cutoff=_side(window, variant.cutoff),
                 return_pct=float(total_pct(returns_of(trial.equity))),
                 sharpe=_annual_sharpe([trial]),

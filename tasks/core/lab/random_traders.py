@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from tasks.core.lab.statistics import sharpe_of
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
@@ -36,9 +37,9 @@ class Trade(NamedTuple):
 class TradedBars(NamedTuple):
     """The bars of one symbol that traded: opens, closes and the second each closed."""
 
-    opens: np.ndarray
-    closes: np.ndarray
-    close_s: np.ndarray
+    opens: ndarray
+    closes: ndarray
+    close_s: ndarray
 
 
 class Chance(Dto):
@@ -54,8 +55,8 @@ class Chance(Dto):
 
 
 def random_returns(
-    trades: Sequence[Trade], paths: Mapping[str, TradedBars], days: np.ndarray, cash: float, costs: Costs, seeds: int
-) -> np.ndarray:
+    trades: Sequence[Trade], paths: Mapping[str, TradedBars], days: ndarray, cash: float, costs: Costs, seeds: int
+) -> ndarray:
     """Return one row of returns between `days` (epoch seconds, ascending) for each seed."""
     equity = np.full((seeds, len(days)), cash)
     for symbol, path in sorted(paths.items()):
@@ -72,9 +73,9 @@ def random_returns(
 class Placed(NamedTuple):
     """Trades in their new order: which one, the bar at whose open it enters, and the one at whose open it ends."""
 
-    order: np.ndarray
-    entry: np.ndarray
-    exit: np.ndarray
+    order: ndarray
+    entry: ndarray
+    exit: ndarray
 
 
 def place(trades: Sequence[Trade], bars: int, rng: np.random.Generator) -> Placed:
@@ -87,7 +88,7 @@ def place(trades: Sequence[Trade], bars: int, rng: np.random.Generator) -> Place
     return Placed(order, np.minimum(entry, bars - 2), np.minimum(entry + lengths, bars - 1))
 
 
-def earned(trades: Sequence[Trade], at: Placed, path: TradedBars, days: np.ndarray, costs: Costs) -> np.ndarray:
+def earned(trades: Sequence[Trade], at: Placed, path: TradedBars, days: ndarray, costs: Costs) -> ndarray:
     """Return the profit at each of `days`, realized and open, of trades carried out at the placed bars."""
     columns = [(1.0 if t.side == "long" else -1.0, t.notional, t.fees / (2 * t.notional)) for t in trades]
     sign, notional, rate = np.array(columns)[at.order].T
@@ -105,13 +106,13 @@ def earned(trades: Sequence[Trade], at: Placed, path: TradedBars, days: np.ndarr
     return np.asarray(realized[done] + np.where(open_, floating, 0.0))
 
 
-def _slipped(price: np.ndarray, sign: np.ndarray, quantity: np.ndarray, costs: Costs) -> np.ndarray:
+def _slipped(price: ndarray, sign: ndarray, quantity: ndarray, costs: Costs) -> ndarray:
     """Move the price against the order, as `simulation.account` does."""
     impact = float(costs.impact_bps_per_million) * quantity * price / 1e6
     return np.asarray(price * (1 + sign * (float(costs.half_spread_bps) + impact) / 1e4))
 
 
-def standing(returns: np.ndarray, seeds: np.ndarray, trades: int) -> Chance:
+def standing(returns: ndarray, seeds: ndarray, trades: int) -> Chance:
     """Return the rank of a variant's returns among the seeds' rows; a tie counts half."""
     total, mine = total_pct(seeds), total_pct(returns)
     low, median, high = np.quantile(total, (0.05, 0.5, 0.95))
@@ -123,11 +124,11 @@ def standing(returns: np.ndarray, seeds: np.ndarray, trades: int) -> Chance:
     )  # fmt: skip
 
 
-def returns_of(equity: np.ndarray) -> np.ndarray:
+def returns_of(equity: ndarray) -> ndarray:
     """Return the returns between the points of an equity curve, or of each row of curves."""
     return np.asarray(equity[..., 1:] / equity[..., :-1] - 1)
 
 
-def total_pct(returns: np.ndarray) -> np.ndarray:
+def total_pct(returns: ndarray) -> ndarray:
     """Compound returns, or each row of them, into percent."""
     return np.asarray(np.prod(1 + returns, axis=-1) - 1) * 100

@@ -149,8 +149,7 @@ class Replayer:
 
 
 def _result(record: CycleRecord, **outcome: Any) -> Replayed:
-    same = {name: getattr(record, name) for name in ("cycle_id", "strategy", "symbol", "as_of")}
-    return Replayed(**same, decided=record.decided is not None, **outcome)
+    return Replayed.of(record, decided=record.decided is not None, **outcome)
 
 
 def remake_question(record: Replayable, strategy: Strategy, market: Market) -> Question:

@@ -17,6 +17,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 from tasks.core.simulation.sharpe import daily_sharpe
 from tasks.core.types import Dto
@@ -63,7 +64,7 @@ class Moments(NamedTuple):
     kurtosis: float
 
 
-def sharpe_of(draws: np.ndarray) -> np.ndarray:
+def sharpe_of(draws: ndarray) -> ndarray:
     """Return the Sharpe ratio per period of each row; 0 without variation."""
     if draws.shape[-1] < 2:
         return np.zeros(draws.shape[:-1])
@@ -71,7 +72,7 @@ def sharpe_of(draws: np.ndarray) -> np.ndarray:
     return np.where(deviation > 1e-15, draws.mean(axis=-1) / np.maximum(deviation, 1e-15), 0.0)
 
 
-def effective_n(values: np.ndarray) -> float:
+def effective_n(values: ndarray) -> float:
     """Return n over the integrated autocorrelation time of the AR(1) that remembers as much as `values`; at most n.
 
     values: not all alike.
@@ -81,7 +82,7 @@ def effective_n(values: np.ndarray) -> float:
     return len(x) * (1 - remembered) / (1 + remembered)
 
 
-def interval(values: np.ndarray, level: float = LEVEL) -> Interval:
+def interval(values: ndarray, level: float = LEVEL) -> Interval:
     """Return the mean of a series, in order of time, with its interval whatever the series remembers.
 
     Its variance comes from the slowest cosines, which see what is remembered over many periods; PAD adds what few
@@ -105,7 +106,7 @@ def interval(values: np.ndarray, level: float = LEVEL) -> Interval:
     return found.replace(low=estimate - reach, high=estimate + reach, p_value=beyond)
 
 
-def sharpe_gap(mine: np.ndarray, theirs: np.ndarray, level: float = LEVEL) -> Interval:
+def sharpe_gap(mine: ndarray, theirs: ndarray, level: float = LEVEL) -> Interval:
     """Return the difference of the Sharpe ratios of paired series; no estimate where one of them has none."""
     ratios = daily_sharpe(mine), daily_sharpe(theirs)
     if None in ratios:
@@ -113,13 +114,13 @@ def sharpe_gap(mine: np.ndarray, theirs: np.ndarray, level: float = LEVEL) -> In
     return interval(_as_mean(mine) - _as_mean(theirs), level)
 
 
-def _as_mean(values: np.ndarray) -> np.ndarray:
+def _as_mean(values: ndarray) -> ndarray:
     """Return the series whose mean is the Sharpe ratio of `values` and varies as that does (the delta method)."""
     z, ratio = (values - values.mean()) / values.std(), float(sharpe_of(values))
     return np.asarray(ratio + z - ratio / 2 * (z**2 - 1))
 
 
-def moments(returns: np.ndarray) -> Moments | None:
+def moments(returns: ndarray) -> Moments | None:
     """Return what PSR needs of a return series; None where that has no Sharpe ratio."""
     if (sharpe := daily_sharpe(returns)) is None:
         return None
@@ -158,7 +159,7 @@ class Overfit(Dto):
     median_logit: float
 
 
-def overfitting(returns: np.ndarray, blocks: int = BLOCKS) -> Overfit | None:
+def overfitting(returns: ndarray, blocks: int = BLOCKS) -> Overfit | None:
     """Return PBO by CSCV, by Sharpe ratio; None with fewer than two variants or too short a time.
 
     returns: one row per period, one column per variant; one that never changes is no candidate and is left out. Time is
@@ -185,7 +186,7 @@ def overfitting(returns: np.ndarray, blocks: int = BLOCKS) -> Overfit | None:
     )  # fmt: skip
 
 
-def _sharpes(sums: np.ndarray, squares: np.ndarray, n: int) -> np.ndarray:
+def _sharpes(sums: ndarray, squares: ndarray, n: int) -> ndarray:
     mean = sums / n
     variance = np.maximum(squares / n - mean**2, 0) * n / (n - 1)
     return np.where(variance > 1e-18, mean / np.sqrt(np.maximum(variance, 1e-18)), 0.0)

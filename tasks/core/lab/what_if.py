@@ -68,10 +68,8 @@ def changed_verdict(
     if made.intents == record.intents:
         return None
     was_pct, would_pct = (_earned_pct(record, sent, history, strategy.costs) for sent in (record.intents, made.intents))
-    return ChangedVerdict(
-        cycle_id=record.cycle_id,
-        symbol=record.symbol,
-        as_of=record.as_of,
+    return ChangedVerdict.of(
+        record,
         action=record.decided.decision.action,
         was=_text(record.verdict),
         would_be=_text(made.verdict),

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from tasks.core.market.bars import Columns, columns_of, epoch_s, frame_of, lookup, starts_of
 from tasks.core.market.features import lag, ratio, rolling_sum, typical_value, windows
@@ -38,7 +39,7 @@ def compute(five: pd.DataFrame, days: pd.DataFrame) -> pd.DataFrame:
     return frame_of(known, five.index)
 
 
-def _higher(day: np.ndarray, days: Columns, keys: np.ndarray) -> Columns:
+def _higher(day: ndarray, days: Columns, keys: ndarray) -> Columns:
     """Look up yesterday's and last week's extremes (all seven days known) and the open of this week's Monday."""
     week = (day + MONDAY_OFFSET) // 7
     weeks, highs, lows = _weeks(days, (keys + MONDAY_OFFSET) // 7)
@@ -51,7 +52,7 @@ def _higher(day: np.ndarray, days: Columns, keys: np.ndarray) -> Columns:
     }
 
 
-def _weeks(days: Columns, week: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _weeks(days: Columns, week: ndarray) -> tuple[ndarray, ndarray, ndarray]:
     """Return the weeks all of whose seven days are known, with their highs and lows."""
     starts = starts_of(week)
     if not len(starts):
@@ -61,7 +62,7 @@ def _weeks(days: Columns, week: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.
     return week[starts][whole], highs[whole], lows[whole]
 
 
-def _session(bars: Columns, seconds: np.ndarray, day: np.ndarray) -> Columns:
+def _session(bars: Columns, seconds: ndarray, day: ndarray) -> Columns:
     """Return today's open and the VWAP since 00:00: unknown without the day's first bar, the VWAP also after a gap."""
     value, volume = typical_value(bars), bars["volume"]
     out = {name: np.full(len(day), np.nan) for name in ("daily_open", "session_vwap")}
@@ -73,14 +74,14 @@ def _session(bars: Columns, seconds: np.ndarray, day: np.ndarray) -> Columns:
     return out
 
 
-def _rolling_vwap(bars: Columns, seconds: np.ndarray) -> np.ndarray:
+def _rolling_vwap(bars: Columns, seconds: ndarray) -> ndarray:
     """Return the VWAP of the last 24 hours; unknown while a bar of them is missing."""
     whole = seconds - lag(seconds, BARS_PER_DAY - 1) == (BARS_PER_DAY - 1) * STEP
     vwap = ratio(_day_sum(typical_value(bars)), _day_sum(bars["volume"]))
     return np.where(whole, vwap, np.nan)
 
 
-def _day_sum(values: np.ndarray) -> np.ndarray:
+def _day_sum(values: ndarray) -> ndarray:
     """Sum the last 288 bars by way of their 24 hours: each sum depends on its own window alone, and quickly."""
     out = np.full(len(values), np.nan)
     if len(values) >= BARS_PER_DAY:

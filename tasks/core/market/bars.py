@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from tasks.core.errors import DataError
 from tasks.core.types import COLUMNS, SECONDS, Timeframe, duration
@@ -19,12 +20,12 @@ from tasks.core.types import COLUMNS, SECONDS, Timeframe, duration
 Frames = Mapping[str, pd.DataFrame]
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 BAR_COLUMNS = pd.Index(COLUMNS)  # made once: finding out that these are text takes pandas longer than the bars
-Columns = dict[str, np.ndarray]  # a frame's columns by name: what the arithmetic works on
+Columns = dict[str, ndarray]  # a frame's columns by name: what the arithmetic works on
 SNAPSHOT_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "1h", "4h", "1d")
 WORKING_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "30m", "1h", "4h", "1d")
 
 
-def bar_frame(open_ms: np.ndarray, values: Mapping[str, np.ndarray]) -> pd.DataFrame:
+def bar_frame(open_ms: ndarray, values: Mapping[str, ndarray]) -> pd.DataFrame:
     """Build a bar frame from open times (UTC, ms) and the five columns."""
     times = np.asarray(open_ms).astype("int64").view("datetime64[ms]")
     block = np.array([values[name] for name in COLUMNS], dtype=float)
@@ -54,13 +55,13 @@ def check_frame(bars: pd.DataFrame) -> pd.DataFrame:
     return bars
 
 
-def epoch_s(index: pd.Index) -> np.ndarray:
+def epoch_s(index: pd.Index) -> ndarray:
     """Return the index's times as whole seconds since 1970 (int64)."""
     times = index if isinstance(index, pd.DatetimeIndex) else pd.DatetimeIndex(index)
     return times.asi8 // PER_SECOND[times.unit]
 
 
-def lookup(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def lookup(keys: ndarray, values: ndarray, wanted: ndarray) -> ndarray:
     """Return values[keys == wanted], NaN where there is none; keys ascend."""
     if not len(keys):
         return np.full(len(wanted), np.nan)
@@ -86,7 +87,7 @@ def infer_timeframe(bars: pd.DataFrame) -> Timeframe:
     raise DataError(f"bars {step} s apart are of no known timeframe ({', '.join(SECONDS)})")
 
 
-def starts_of(keys: np.ndarray) -> np.ndarray:
+def starts_of(keys: ndarray) -> ndarray:
     """Return where each run of equal keys starts."""
     return np.flatnonzero(np.diff(keys, prepend=keys[:1] - 1))
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from numpy import ndarray
 
 from tasks.core.types import Confluence
 
@@ -10,7 +11,7 @@ VWAP_Z = 0.5  # nearer to VWAP than this is no opinion
 IMBALANCE = 0.2  # as a share of the top levels
 
 
-def parts(c: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def parts(c: Mapping[str, ndarray]) -> dict[str, ndarray]:
     """Compute the four parts that bars alone give, per bar; NaN where unknown."""
     side = np.sign(c["rsi"] - 50)
     agree = np.where(side == np.sign(c["macd_hist"]), side, 0.0)
@@ -22,7 +23,7 @@ def parts(c: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def signed(features: Mapping[str, np.ndarray]) -> np.ndarray:
+def signed(features: Mapping[str, ndarray]) -> ndarray:
     """Compute the signed score of the four bar parts; NaN until all of them are known."""
     return np.sum(list(parts(features).values()), axis=0)
 

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from tasks.core.market import confluence
 from tasks.core.market.bars import Columns, columns_of, epoch_s, lookup, segments
 from tasks.core.market.features import lag, realized_vol_pctile
 from tasks.core.types import SECONDS, EventThresholds
 
-Directions = np.ndarray  # int8, one per bar
+Directions = ndarray  # int8, one per bar
 MIDDLE = 50.0  # percentile
 LEVELS = ("prev_day_high", "prev_day_low", "weekly_open")
 
@@ -100,7 +101,7 @@ def break_hold(x: Columns, t: EventThresholds) -> Directions:
     return out
 
 
-def _retests(x: Columns, level: np.ndarray, sign: int, t: EventThresholds) -> Directions:
+def _retests(x: Columns, level: ndarray, sign: int, t: EventThresholds) -> Directions:
     beyond = (x["close"] - level) * sign
     margin = t.hold_atr * x["atr"]
     same_level = level == lag(level)
@@ -155,7 +156,7 @@ def detect(
     return sorted(events)
 
 
-def _fired(timeframe: str, closes: np.ndarray, x: Columns, t: EventThresholds) -> list[tuple[int, str, str, str]]:
+def _fired(timeframe: str, closes: ndarray, x: Columns, t: EventThresholds) -> list[tuple[int, str, str, str]]:
     """Run the rules of one timeframe on one gapless run of bars, each with its anchors."""
     traded = (x["volume"] > 0) & (x["last_5m_volume"] > 0)
     events = []
@@ -167,7 +168,7 @@ def _fired(timeframe: str, closes: np.ndarray, x: Columns, t: EventThresholds) -
     return events
 
 
-def _at_closes(closes: np.ndarray, five: pd.DataFrame | None, anchors: pd.DataFrame) -> Columns:
+def _at_closes(closes: ndarray, five: pd.DataFrame | None, anchors: pd.DataFrame) -> Columns:
     """Return the anchors and volume of the 5m bar that closes with each bar: unknown where there is none.
 
     Where a higher bar's last minutes did not trade, or did not reach us, nothing is news; a market without 5m
@@ -179,17 +180,17 @@ def _at_closes(closes: np.ndarray, five: pd.DataFrame | None, anchors: pd.DataFr
     return columns | {"last_5m_volume": volume}
 
 
-def _int(values: np.ndarray) -> Directions:
+def _int(values: ndarray) -> Directions:
     return np.nan_to_num(values).astype(np.int8)
 
 
-def _bars_since(condition: np.ndarray) -> np.ndarray:
+def _bars_since(condition: ndarray) -> ndarray:
     """Return how many bars ago the condition last held (0 = now); huge before it ever did."""
     at = np.where(condition, np.arange(len(condition)), -(10**9))
     return np.arange(len(condition)) - np.maximum.accumulate(at) if len(at) else at
 
 
-def _first_since(condition: np.ndarray, group: np.ndarray) -> Directions:
+def _first_since(condition: ndarray, group: ndarray) -> Directions:
     """Return 1 where the condition holds for the first time within its group (groups ascend; group 0 is none)."""
     out = np.zeros(len(condition), dtype=np.int8)
     at = np.flatnonzero(condition & (group > 0))
@@ -198,12 +199,12 @@ def _first_since(condition: np.ndarray, group: np.ndarray) -> Directions:
     return out
 
 
-def _starts(condition: np.ndarray, also: np.ndarray) -> Directions:
+def _starts(condition: ndarray, also: ndarray) -> Directions:
     """Return 1 on the first bar of each run of `condition` on which `also` holds too."""
     entered = condition & ~np.r_[False, condition[:-1]]
     return _first_since(condition & also, np.cumsum(entered))
 
 
-def _armed(fire: np.ndarray, rearm: np.ndarray) -> Directions:
+def _armed(fire: ndarray, rearm: ndarray) -> Directions:
     """Return 1 where `fire` turns true for the first time since `rearm` last held."""
     return _first_since(fire, np.cumsum(rearm))

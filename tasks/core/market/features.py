@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pandas_ta_classic as ta
 import talib
+from numpy import ndarray
 
 from tasks.core.market.bars import Columns, columns_of, frame_of, segments
 from tasks.core.types import COLUMNS
@@ -49,7 +50,7 @@ def _contiguous(bars: Columns) -> Columns:
     return columns
 
 
-def windows(values: np.ndarray, length: int) -> np.ndarray:
+def windows(values: ndarray, length: int) -> ndarray:
     """Return the trailing windows of `values` (rows >= length-1), as a view.
 
     What numpy's sliding_window_view gives, at a tenth of its overhead: a live cycle asks some 80 times.
@@ -59,41 +60,41 @@ def windows(values: np.ndarray, length: int) -> np.ndarray:
     return np.ndarray((max(0, len(values) - length + 1), length), values.dtype, values, 0, (step, step))
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
+def _padded(values: ndarray, length: int) -> ndarray:
     """Put NaN before values that begin with the first whole window."""
     return np.concatenate([np.full(length - len(values), np.nan), values])
 
 
-def rolling_sum(values: np.ndarray, length: int) -> np.ndarray:
+def rolling_sum(values: ndarray, length: int) -> ndarray:
     """Sum each trailing window; each value depends on its own window alone, whatever came before."""
     return _padded(windows(values, length).sum(axis=1), len(values))
 
 
-def rolling_mean(values: np.ndarray, length: int) -> np.ndarray:
+def rolling_mean(values: ndarray, length: int) -> ndarray:
     return rolling_sum(values, length) / length
 
 
-def rolling_std(values: np.ndarray, length: int = WINDOW) -> np.ndarray:
+def rolling_std(values: ndarray, length: int = WINDOW) -> ndarray:
     """Return the sample deviation of each trailing window; NaN where nothing moved but rounding."""
     view = windows(values, length)
     std = view.std(axis=1, ddof=1)
     return _padded(np.where(std > DUST * np.abs(view[:, -1]), std, np.nan), len(values))
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+def ratio(top: ndarray, bottom: ndarray) -> ndarray:
     """Divide, giving NaN where the divisor is 0 or unknown."""
     out = np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom != 0)
     return np.where(np.isfinite(out), out, np.nan)
 
 
-def lag(values: np.ndarray, n: int = 1) -> np.ndarray:
+def lag(values: ndarray, n: int = 1) -> ndarray:
     """Return the value n bars ago; NaN for the first n."""
     out = np.full(len(values), np.nan)
     out[n:] = values[: max(0, len(values) - n)]
     return out
 
 
-def typical_value(c: Columns) -> np.ndarray:
+def typical_value(c: Columns) -> ndarray:
     """Return what each bar traded in quote, at its typical price."""
     return (c["high"] + c["low"] + c["close"]) / 3 * c["volume"]
 
@@ -108,12 +109,12 @@ def _averages(c: Columns) -> None:
     c["vwap_z"] = ratio(close - c["vwap20"], c["std20"])
 
 
-def ema(close: np.ndarray, length: int) -> np.ndarray:
+def ema(close: ndarray, length: int) -> ndarray:
     """Return the exponential average seeded with the simple average of its first `length` values."""
     return talib.EMA(close, length)
 
 
-def macd_hist(close: np.ndarray) -> np.ndarray:
+def macd_hist(close: ndarray) -> ndarray:
     """Return MACD(12,26,9)'s histogram, all three averages SMA-seeded (TA-Lib's own MACD seeds them otherwise)."""
     line = ema(close, 12) - ema(close, 26)
     known = line[np.isfinite(line)]
@@ -121,7 +122,7 @@ def macd_hist(close: np.ndarray) -> np.ndarray:
     return line - _padded(signal, len(line))
 
 
-def _rsi(close: np.ndarray) -> np.ndarray:
+def _rsi(close: ndarray) -> ndarray:
     """Return Wilder's RSI(14); unknown until the price has moved at all (TA-Lib says 0 there)."""
     moved = np.maximum.accumulate(close != close[:1])
     return np.where(moved, talib.RSI(close, 14), np.nan)
@@ -140,13 +141,13 @@ def _momentum(c: Columns) -> None:
     c["delta20"] = rolling_mean(np.sign(close - lag(close)), WINDOW)
 
 
-def true_range(c: Columns) -> np.ndarray:
+def true_range(c: Columns) -> ndarray:
     """Return each bar's true range in quote; the first is NaN (no previous close). Source: Wilder (1978)."""
     before = lag(c["close"])
     return np.maximum(c["high"], before) - np.minimum(c["low"], before)
 
 
-def _percentile(values: np.ndarray) -> np.ndarray:
+def _percentile(values: ndarray) -> ndarray:
     """Return 100 x the share of the last 90 values (this one included) that are <= this one."""
     view = windows(values, PERCENTILE_WINDOW)
     share = np.count_nonzero(view <= view[:, -1:], axis=1) * (100 / PERCENTILE_WINDOW)
@@ -154,13 +155,13 @@ def _percentile(values: np.ndarray) -> np.ndarray:
     return _padded(np.where(known, share, np.nan), len(values))
 
 
-def realized_vol_pctile(close: np.ndarray) -> np.ndarray:
+def realized_vol_pctile(close: ndarray) -> ndarray:
     """Return the percentile of the 20-bar deviation of log returns."""
     logs = np.log(np.where(close > 0, close, np.nan))
     return _percentile(rolling_std(logs - lag(logs)))
 
 
-def _rolling_median(values: np.ndarray) -> np.ndarray:
+def _rolling_median(values: ndarray) -> ndarray:
     return pd.Series(values).rolling(WINDOW).median().to_numpy()
 
 
@@ -197,7 +198,7 @@ def _structure(c: Columns) -> None:
     c["lower_wick_pct"] = ratio(np.minimum(c["open"], close) - c["low"], height) * 100
 
 
-def _swing_levels(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _swing_levels(values: ndarray) -> tuple[ndarray, ndarray]:
     """Return the last and the previous known swing high of `values` at each bar."""
     last, previous = np.full(len(values), np.nan), np.full(len(values), np.nan)
     middle, others = values[2:-2], (values[:-4], values[1:-3], values[3:-1], values[4:])

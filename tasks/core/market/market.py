@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from tasks.core.market import anchors, confluence, events, features, moments
 from tasks.core.market.bars import (
@@ -70,7 +71,7 @@ class Market:
         return events.detect(self.features, self.anchors, self.thresholds)
 
     @cached_property
-    def event_closes(self) -> np.ndarray:
+    def event_closes(self) -> ndarray:
         return np.array([at for at, *_ in self.events], dtype="int64")
 
     @cached_property
@@ -83,11 +84,11 @@ class Market:
         return Table(self.anchors, "5m")
 
     @cached_property
-    def votes(self) -> dict[str, np.ndarray]:
+    def votes(self) -> dict[str, ndarray]:
         return confluence.parts(self.tables["15m"].columns) if "15m" in self.tables else {}
 
     @cached_property
-    def roles(self) -> dict[str, dict[str, np.ndarray]]:
+    def roles(self) -> dict[str, dict[str, ndarray]]:
         wanted = (tf for tf in ROLE_TIMEFRAMES if tf in self.tables)
         return {tf: columns_of(features.role_inputs(self.bars[tf], tf)) for tf in wanted}
 
@@ -96,7 +97,7 @@ class Market:
         """The moments read lately, by close in s since 1970; a year of them would not fit into memory."""
         return {}
 
-    def read_ahead(self, closes: np.ndarray) -> None:
+    def read_ahead(self, closes: ndarray) -> None:
         """Read the moments at `closes` (s since 1970) at once, in place of those read before."""
         self._read.clear()
         self._read.update(zip(closes.tolist(), moments.read(self, closes), strict=True))

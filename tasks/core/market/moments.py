@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy import ndarray
 from pydantic import TypeAdapter
 
 from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
@@ -49,7 +50,7 @@ def significant(value: float | None) -> float | None:
     return float(f"{value:.{DIGITS}g}") + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
-def rounded(values: np.ndarray) -> np.ndarray:
+def rounded(values: ndarray) -> ndarray:
     """Round to DIGITS significant digits exactly as `significant` does; NaN for what is not a finite number.
 
     Scaling by an exact power of ten and rounding gives the same float as writing and reading it, but where the scaled
@@ -70,14 +71,14 @@ def rounded(values: np.ndarray) -> np.ndarray:
     return out
 
 
-def objects(values: np.ndarray) -> np.ndarray:
+def objects(values: ndarray) -> ndarray:
     """Return the same numbers as Python's floats, None for NaN."""
     out = values.astype(object)
     out[np.isnan(values)] = None
     return out
 
 
-def read(market: "Market", closes: np.ndarray) -> list[Moment]:
+def read(market: "Market", closes: ndarray) -> list[Moment]:
     """Read the market at each of `closes` (s since 1970, multiples of 5 min)."""
     rows = {tf: _due(table, tf, closes) for tf, table in market.tables.items()}
     views = _views(market, rows, np.full(len(closes), -1))
@@ -95,20 +96,20 @@ def read(market: "Market", closes: np.ndarray) -> list[Moment]:
     ]
 
 
-def _dicts(columns: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+def _dicts(columns: Mapping[str, ndarray]) -> list[dict[str, Any]]:
     """Return the rows of `columns`, rounded, unknown numbers as None."""
     rows = objects(rounded(np.array(list(columns.values())))).T.tolist()
     return [dict(zip(columns, of, strict=True)) for of in rows]
 
 
-def _due(table: Table, timeframe: str, closes: np.ndarray) -> np.ndarray:
+def _due(table: Table, timeframe: str, closes: ndarray) -> ndarray:
     """Return the row of the newest bar due at each close; -1 where it is not there: what is there is of the past."""
     rows = table.at(closes)
     due = closes // SECONDS[timeframe] * SECONDS[timeframe]
     return np.where((rows >= 0) & (table.closes[rows] == due), rows, -1)
 
 
-def _views(market: "Market", rows: Mapping[str, np.ndarray], nowhere: np.ndarray) -> dict[str, list[TimeframeView]]:
+def _views(market: "Market", rows: Mapping[str, ndarray], nowhere: ndarray) -> dict[str, list[TimeframeView]]:
     """Return each timeframe's view at each close, one object for as often as its bar is asked for."""
     shown = ("1m", *SNAPSHOT_TIMEFRAMES) if "1m" in rows else SNAPSHOT_TIMEFRAMES
     distinct = {tf: np.unique(rows.get(tf, nowhere), return_inverse=True) for tf in shown}
@@ -123,7 +124,7 @@ def _views(market: "Market", rows: Mapping[str, np.ndarray], nowhere: np.ndarray
     return views
 
 
-def _fields(known: Sequence[tuple[Table, np.ndarray]]) -> list[dict[str, object]]:
+def _fields(known: Sequence[tuple[Table, ndarray]]) -> list[dict[str, object]]:
     """Return the fields of each row's view, of one table after the other."""
     raw = np.concatenate([[table.columns[name][at] for name in NUMBERS] for table, at in known], axis=1)
     numbers = objects(rounded(raw))
@@ -138,13 +139,13 @@ def _fields(known: Sequence[tuple[Table, np.ndarray]]) -> list[dict[str, object]
     ]
 
 
-def _last3(table: Table, rows: np.ndarray) -> np.ndarray:
+def _last3(table: Table, rows: ndarray) -> ndarray:
     """Return the last three bars up to each row, whatever lies between them; the first one repeated before it."""
     at = np.maximum(rows[:, None] + np.array([-2, -1, 0]), 0)
     return np.stack([table.columns[name][at] for name in COLUMNS], axis=2)
 
 
-def ma_stacks(averages: list[np.ndarray]) -> list[str | None]:
+def ma_stacks(averages: list[ndarray]) -> list[str | None]:
     """Return the order of SMA20, 50 and 200 from high to low, such as "20>50>200"; None until all are known."""
     values = np.array(averages)
     order = np.argsort(-values, axis=0, kind="stable").T.tolist()
@@ -153,8 +154,8 @@ def ma_stacks(averages: list[np.ndarray]) -> list[str | None]:
     return [">".join(names[i] for i in of) if is_known else None for of, is_known in zip(order, known, strict=True)]
 
 
-def _anchors(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarray) -> list[HtfAnchors]:
-    def column(timeframe: str, name: str) -> np.ndarray:
+def _anchors(market: "Market", rows: Mapping[str, ndarray], closes: ndarray) -> list[HtfAnchors]:
+    def column(timeframe: str, name: str) -> ndarray:
         at = rows.get(timeframe, unknown)
         return np.where(at >= 0, market.tables[timeframe].columns[name][at], np.nan) if at is not unknown else unknown
 
@@ -167,7 +168,7 @@ def _anchors(market: "Market", rows: Mapping[str, np.ndarray], closes: np.ndarra
     return [HtfAnchors.trusted(**of) for of in _dicts(values)]
 
 
-def _roles(market: "Market", rows: Mapping[str, np.ndarray], n: int) -> list[RoleInputs]:
+def _roles(market: "Market", rows: Mapping[str, ndarray], n: int) -> list[RoleInputs]:
     views = {tf: _role_views(market, tf, rows[tf]) for tf in market.roles}
     last, volumes, recent = rows.get("5m"), [None] * n, [()] * n
     if last is not None:
@@ -182,14 +183,14 @@ def _roles(market: "Market", rows: Mapping[str, np.ndarray], n: int) -> list[Rol
     ]
 
 
-def _role_views(market: "Market", timeframe: str, rows: np.ndarray) -> list[RoleInput | None]:
+def _role_views(market: "Market", timeframe: str, rows: ndarray) -> list[RoleInput | None]:
     table = market.tables[timeframe].columns
     columns = market.roles[timeframe] | {f"swing_{side}": table[f"last_{side}"] for side in ("low", "high")}
     values = _dicts({name: column[rows] for name, column in columns.items()})
     return [RoleInput.trusted(**of) if i >= 0 else None for i, of in zip(rows.tolist(), values, strict=True)]
 
 
-def _day_volumes(table: Table, last: np.ndarray) -> list[Any]:
+def _day_volumes(table: Table, last: ndarray) -> list[Any]:
     """Return the volume of the last 24 h; unknown unless every 5m bar of them is there."""
     first = last + 1 - DAY_BARS
     whole = (first >= 0) & (table.closes[last] - table.closes[np.maximum(first, 0)] == SECONDS["1d"] - SECONDS["5m"])
@@ -198,7 +199,7 @@ def _day_volumes(table: Table, last: np.ndarray) -> list[Any]:
     return list(objects(rounded(sums)))
 
 
-def _recent(table: Table, last: np.ndarray) -> list[Any]:
+def _recent(table: Table, last: ndarray) -> list[Any]:
     """Return the last ten 5m closes since a gap, oldest first; none where the newest is unknown."""
     ten = rounded(table.columns["close"][np.maximum(last[:, None] + np.arange(-9, 1), 0)]).tolist()
     return [

@@ -91,14 +91,8 @@ def position_after(record: CycleRecord) -> HeldPosition | None:
     if position is not None:
         return position.replace(stop=verdict.stop or position.stop, target=verdict.target or position.target)
     if isinstance(verdict.decision, OpenLong | OpenShort) and verdict.price:
-        return HeldPosition(
-            symbol=record.symbol,
-            side=verdict.decision.side,
-            quantity=verdict.quantity,
-            avg_price=verdict.price,
-            stop=verdict.stop,
-            target=verdict.target,
-        )
+        side = verdict.decision.side
+        return HeldPosition.of(verdict, symbol=record.symbol, side=side, avg_price=verdict.price)
     return None
 
 

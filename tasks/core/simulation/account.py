@@ -128,19 +128,15 @@ class SimulatedAccount:
 
     def position(self, symbol: str) -> VenuePosition | None:
         """Return the open position as a venue reports it; None when flat."""
-        if (holding := self.wallet.holdings.get(symbol)) is None:
+        if (holding := self._held(symbol)) is None:
             return None
-        return VenuePosition(
-            symbol=symbol,
-            side="long" if holding.sign > 0 else "short",
-            quantity=holding.quantity,
-            avg_price=holding.avg_price,
-            stop=holding.stop,
-            target=holding.target,
-        )
+        return VenuePosition.of(holding, side="long" if holding.sign > 0 else "short")
 
     def positions(self) -> list[VenuePosition]:
         return list(filter(None, map(self.position, sorted(self.wallet.holdings))))
+
+    def _held(self, symbol: str) -> Holding | None:
+        return self.wallet.holdings.get(symbol)
 
     def balance(self, marks: Mapping[str, Decimal]) -> Balance:
         free = self.wallet.available(marks) - self._reserved()
@@ -159,7 +155,7 @@ class SimulatedAccount:
         resting = self._working(symbol)
         below = [limit_price(order) for order in resting if order.side == "buy"]
         above = [limit_price(order) for order in resting if order.side == "sell"]
-        if (holding := self.wallet.holdings.get(symbol)) is not None:
+        if (holding := self._held(symbol)) is not None:
             adverse, kind = (below, above) if holding.sign > 0 else (above, below)
             adverse += [p for p in (holding.stop, self.wallet.liquidation_price(symbol)) if p is not None]
             kind += [holding.target] if holding.target is not None else []
@@ -189,17 +185,13 @@ class SimulatedAccount:
         key = derived_id(intent.client_order_id, str(len(self._orders)), at)
         instrument = self.wallet.instruments.get(intent.symbol)
         shortable = instrument is None or (instrument.shorting and instrument.kind != "spot")
-        order = Order(
-            client_order_id=intent.client_order_id,
+        order = Order.of(
+            intent,
             venue_order_id=key,
-            symbol=intent.symbol,
-            side=intent.side,
             type=intent.type.value,
             status=OrderStatus.REJECTED if refusal else OrderStatus.OPEN,
             quantity=self._clamped(intent),
             price=None if intent.type is OrderType.MARKET else intent.price,
-            stop=intent.stop,
-            target=intent.target,
             reduce_only=intent.reduce_only or (intent.side == "sell" and not shortable),
             reason=refusal,
             created_at=at,
@@ -222,7 +214,7 @@ class SimulatedAccount:
         order = self.order(client_order_id)
         if order is None or order.status is not OrderStatus.OPEN:
             return None
-        key, holding = order.venue_order_id, self.wallet.holdings.get(order.symbol)
+        key, holding = order.venue_order_id, self._held(order.symbol)
         legs = {holding.stop_order: (ZERO, None), holding.target_order: (None, ZERO)} if holding is not None else {}
         if key in legs:
             self.set_protection(order.symbol, *legs[key], at)
@@ -232,7 +224,7 @@ class SimulatedAccount:
 
     def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None, at: datetime) -> str:
         """Set the position's resting stop and target; None leaves, 0 removes. Returns "" or the refusal's code."""
-        holding = self.wallet.holdings.get(symbol)
+        holding = self._held(symbol)
         if holding is None:
             return "no_position"
         for leg, price in (("stop", stop), ("target", target)):
@@ -245,7 +237,7 @@ class SimulatedAccount:
 
     def apply_funding(self, symbol: str, rate: Decimal, mark: Decimal, at: datetime) -> None:
         """Charge funding on the open position: a long pays a positive rate. The fill's fee is what was paid."""
-        holding = self.wallet.holdings.get(symbol)
+        holding = self._held(symbol)
         if holding is None or self.wallet.instruments[symbol].kind != "linear":
             return
         paid = holding.sign * holding.quantity * mark * rate
@@ -268,7 +260,7 @@ class SimulatedAccount:
 
     def liquidate(self, symbol: str, price: Decimal, at: datetime) -> None:
         """Close the position for the venue's own reasons, as a taker at `price` less spread and impact."""
-        if (holding := self.wallet.holdings.get(symbol)) is not None:
+        if (holding := self._held(symbol)) is not None:
             met = Execution(self._slipped_out(holding, price, holding.quantity), "taker", at, at)
             self._close(holding, holding.quantity, "liquidation", met)
 
@@ -302,7 +294,7 @@ class SimulatedAccount:
 
     def _was_open(self, symbol: str, at: datetime) -> bool:
         """Return whether what is open in `symbol`, if anything, was open before `at`: no bar acts backwards."""
-        holding = self.wallet.holdings.get(symbol)
+        holding = self._held(symbol)
         return holding is None or holding.opened_at < at
 
     def on_bar(self, symbol: str, bar: PriceBar, closes_at: datetime) -> list[Fill]:
@@ -349,14 +341,14 @@ class SimulatedAccount:
 
     def _go_on(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Close more of a position whose stop, target or liquidation found too little volume before."""
-        holding = self.wallet.holdings.get(symbol)
+        holding = self._held(symbol)
         if holding is not None and holding.exiting:
             self._leave(holding, holding.exiting, bar.open, bar, at)
 
     def _add(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Fill limits that open or increase before the price could have reached the stop."""
         for order in self._touched(symbol, bar):
-            holding = self.wallet.holdings.get(symbol)
+            holding = self._held(symbol)
             if order.reduce_only or (holding is not None and holding.sign != sign_of(order.side)):
                 continue
             if holding is not None and holding.stop and (limit_price(order) - holding.stop) * holding.sign <= 0:
@@ -365,7 +357,7 @@ class SimulatedAccount:
 
     def _stop_out(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Close the position at its stop or, without one in the way, where equity is gone."""
-        holding = self.wallet.holdings.get(symbol)
+        holding = self._held(symbol)
         if holding is None or holding.exiting:
             return
         extreme, worse = (bar.low, min) if holding.sign > 0 else (bar.high, max)
@@ -377,7 +369,7 @@ class SimulatedAccount:
 
     def _take_profit(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Fill the remaining touched limits and the target in the order the price met them."""
-        holding = self.wallet.holdings.get(symbol)
+        holding = self._held(symbol)
         if holding is not None and holding.entered_at >= bar.open_time:
             return
         for order in self._touched(symbol, bar):
@@ -387,7 +379,7 @@ class SimulatedAccount:
         self._fire_target(symbol, bar, at, before=None)
 
     def _fire_target(self, symbol: str, bar: PriceBar, at: datetime, before: Decimal | None) -> None:
-        holding = self.wallet.holdings.get(symbol)
+        holding = self._held(symbol)
         if holding is None or holding.target is None or holding.exiting or holding.entered_at >= bar.open_time:
             return
         extreme, better = (bar.high, max) if holding.sign > 0 else (bar.low, min)
@@ -422,7 +414,7 @@ class SimulatedAccount:
         self.wallet.last[intent.symbol] = price
         if intent.client_order_id in self._ids:
             return "duplicate_id"
-        holding = self.wallet.holdings.get(intent.symbol)
+        holding = self._held(intent.symbol)
         if intent.type in PROTECTIVE:
             return leg_refusal(intent, holding, price)
         at_price = intent.price if intent.type is OrderType.LIMIT and intent.price else price
@@ -438,7 +430,7 @@ class SimulatedAccount:
 
     def _clamped(self, intent: OrderIntent) -> Decimal:
         """Return the quantity, for reduce-only at most the position's."""
-        holding = self.wallet.holdings.get(intent.symbol)
+        holding = self._held(intent.symbol)
         if not intent.reduce_only or holding is None:
             return intent.quantity
         return min(intent.quantity, holding.quantity)
@@ -477,7 +469,7 @@ class SimulatedAccount:
 
         What is added to a position never loosens its stop; its target is replaced by an order's first fill alone.
         """
-        sign, before = sign_of(order.side), self.wallet.holdings.get(order.symbol)
+        sign, before = sign_of(order.side), self._held(order.symbol)
         opening = opening_quantity(before, sign, quantity)
         closing = quantity - opening
         if order.reduce_only:
@@ -522,15 +514,12 @@ class SimulatedAccount:
         symbol = order.symbol
         self._room = None if self._room is None else self._room - quantity
         fee = bps(quantity * price, self.costs.maker_bps if liquidity == "maker" else self.costs.taker_bps)
-        before = self.wallet.holdings.get(symbol)
+        before = self._held(symbol)
         self.wallet.trade(symbol, sign_of(order.side), quantity, price, fee, entered_at)
         self.fills.append(
-            Fill(
+            Fill.of(
+                order,
                 fill_id=derived_id(key, str(len(self.fills)), at),
-                venue_order_id=key,
-                client_order_id=order.client_order_id,
-                symbol=symbol,
-                side=order.side,
                 quantity=quantity,
                 price=price,
                 fee=fee,

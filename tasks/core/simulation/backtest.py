@@ -574,8 +574,7 @@ class Backtest:
 def _entry(order: Order | OrderIntent, price: Decimal) -> PendingEntry:
     """Return an entry that has not filled; one at market is reckoned at `price`."""
     side: PositionSide = "long" if order.side == "buy" else "short"
-    price = order.price or price
-    return PendingEntry(symbol=order.symbol, side=side, quantity=order.quantity, price=price, stop=order.stop)
+    return PendingEntry.of(order, side=side, price=order.price or price)
 
 
 def max_drawdown_pct(equity: np.ndarray) -> float:

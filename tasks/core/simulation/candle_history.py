@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
+from numpy import ndarray
 
 from tasks.core.market.bars import closed_by, epoch_s, segments
 from tasks.core.market.features import ema, rolling_mean
@@ -23,12 +24,12 @@ class Windowed(Market):
     limit: int = 0
 
     @cached_property
-    def roles(self) -> dict[str, dict[str, np.ndarray]]:
+    def roles(self) -> dict[str, dict[str, ndarray]]:
         """Return the role columns, with the EMAs, which never quite forget, cut to the window."""
         whole = Market(self.symbol, self.bars, self.thresholds).roles
         return {tf: columns | self._emas(tf) for tf, columns in whole.items()}
 
-    def _emas(self, timeframe: str) -> dict[str, np.ndarray]:
+    def _emas(self, timeframe: str) -> dict[str, ndarray]:
         bars = self.bars[timeframe]
         close, runs = bars["close"].to_numpy(dtype=float), list(segments(bars.index, timeframe))
         return {
@@ -37,7 +38,7 @@ class Windowed(Market):
         }
 
 
-def window_ema(close: np.ndarray, length: int, limit: int) -> np.ndarray:
+def window_ema(close: ndarray, length: int, limit: int) -> ndarray:
     """Return what `ema` over the last `limit` closes alone ends in, at each close."""
     whole = ema(close, length)
     if len(close) > limit:
@@ -53,7 +54,7 @@ class History:
 
     symbol: str
     frames: Mapping[str, pd.DataFrame]
-    recorded: Mapping[str, np.ndarray] = field(default_factory=dict)
+    recorded: Mapping[str, ndarray] = field(default_factory=dict)
     _markets: dict[tuple[EventThresholds, int], Market] = field(default_factory=dict)
 
     def market(self, thresholds: EventThresholds, limit: int) -> Market:
@@ -89,5 +90,5 @@ class History:
         return False
 
     @cached_property
-    def _closes(self) -> dict[str, np.ndarray]:
+    def _closes(self) -> dict[str, ndarray]:
         return {tf: epoch_s(frame.index) + SECONDS[tf] for tf, frame in self.frames.items()}

@@ -52,12 +52,10 @@ def _breakouts(reasons: Sequence[Reason], strategy: Strategy) -> frozenset[int]:
     return frozenset({1, -1}) if ways and strategy.rules == FIRST_RULES else ways
 
 
-def status_of(judgement: Judgement, failures: Sequence[str] = (), dry_run: bool = False) -> CycleStatus:
+def status_of(judgement: Judgement, dry_run: bool = False) -> CycleStatus:
     """Return how a judged cycle ends; failures: what the venue refused of its orders."""
     if not judgement.verdict.allowed:
         return CycleStatus.DENIED
     if dry_run:
         return CycleStatus.DRY_RUN
-    if failures:
-        return CycleStatus.FAILED
     return CycleStatus.EXECUTED if judgement.intents else CycleStatus.HELD

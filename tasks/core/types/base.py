@@ -34,6 +34,11 @@ class Dto(BaseModel):
         write(made, "__pydantic_private__", None)
         return made
 
+    @classmethod
+    def of(cls, other: object, **more: Any) -> Self:
+        """Make one of `more` and, of the other fields, those that `other` has by the same names."""
+        return cls(**{name: getattr(other, name) for name in cls.model_fields if hasattr(other, name)} | more)
+
     def replace(self, **changes: Any) -> Self:
         """Return a copy with these changes, unvalidated; raises TypeError where a field is unknown."""
         if unknown := changes.keys() - _defaults(type(self))[0].keys():

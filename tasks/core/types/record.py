@@ -109,7 +109,7 @@ class Outcome(Dto):
     @property
     def trade(self) -> ClosedTrade:
         """Return what the guard looks back on."""
-        return ClosedTrade(closed_at=self.closed_at, pnl=self.pnl, symbol=self.symbol, outcome_r=self.outcome_r)
+        return ClosedTrade.of(self)
 
 
 class Halt(Dto):

@@ -63,13 +63,9 @@ def parse_prompt(text: str, name: str) -> Prompt:
     except yaml.YAMLError as e:
         raise InputError(f"prompt {name}: front matter is not YAML: {' '.join(str(e).split())}") from e
     front = read_dto(_FrontMatter, document, f"prompt {name}: front matter")
-    prompt = Prompt(
-        ref=PromptRef(
-            name=front.role,
-            sha256=hashlib.sha256(text.encode()).hexdigest(),
-            **front.model_dump(include={"version", "temperature", "seed", "max_tokens"}),
-        ),
-        **front.model_dump(include={"reply_schema", "variables"}),
+    prompt = Prompt.of(
+        front,
+        ref=PromptRef.of(front, name=front.role, sha256=hashlib.sha256(text.encode()).hexdigest()),
         system=parts["system"].strip(),
         user=parts["user"].strip(),
         text=text,

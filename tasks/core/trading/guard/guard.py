@@ -150,15 +150,11 @@ def _verdict(case: Case) -> Verdict:
             allowed=False, decision=case.decision, codes=codes, checks=done, total_risk_pct=_pct(a, a.open_risk)
         )
     risk = a.position_risk if result.risk is None else result.risk
-    return Verdict(
+    return Verdict.of(
+        result,
         allowed=True,
-        decision=result.decision,
         codes=codes,
         checks=done,
-        quantity=result.quantity,
-        price=result.price,
-        stop=result.stop,
-        target=result.target,
         trade_risk_pct=_pct(a, risk),
         total_risk_pct=_pct(a, a.open_risk - a.position_risk + risk),
     )

@@ -132,8 +132,8 @@ def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> A
     stranded = not enough.fired and rest > 0 and sizing.too_small(instrument, rest, case.last)
     done = (enough, check(Code.REMAINDER_CLOSED, stranded, rest=rest, last_price=case.last))
     if stranded:
-        rest_of_it = decision.model_dump(exclude={"action", "size_pct"})
-        all_of_it = ActionTerms(done, CloseAll(**rest_of_it), Quantity(position.quantity), case.last, risk=ZERO)
+        everything = CloseAll.of(decision, action="CLOSE_ALL")
+        all_of_it = ActionTerms(done, everything, Quantity(position.quantity), case.last, risk=ZERO)
         return in_one_order(case, position, all_of_it)
     risk = case.account.risk(position.replace(quantity=rest))
     return in_one_order(case, position, ActionTerms(done, decision, quantity, case.last, risk=risk))
