@@ -63,8 +63,8 @@ def trial(settings: Settings, tell: Callable[[Diagnosis], None]) -> list[Diagnos
     up_state.make_home(settings.home)
     done: list[Diagnosis] = []
 
-    def step(seen: trying.Step) -> None:
-        done.append(_diagnosis(seen.name, seen.ok, seen.detail, "correct it and try again: live stays unarmed"))
+    def step(name: str, good: bool, detail: str) -> None:
+        done.append(_diagnosis(name, good, detail, "correct it and try again: live stays unarmed"))
         tell(done[-1])
 
     asyncio.run(trying.run(settings, step))

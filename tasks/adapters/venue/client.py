@@ -233,7 +233,7 @@ def ours(client: Any, e: Exception, doing: str, order: bool = False) -> TradingE
     if isinstance(e, theirs.AuthenticationError):
         names = " and ".join(client.options.get("keyNames", (KEY, SECRET)))
         text += f"; check the key in {names}, its permissions and its IP list"
-    if isinstance(e, theirs.BadSymbol | theirs.NotSupported):
+    if not order and isinstance(e, theirs.BadSymbol | theirs.NotSupported):
         refused = InputError
     errors: dict[Meaning, type[TradingError]] = {
         Meaning.REFUSED: refused,

@@ -16,48 +16,37 @@ from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step, round_to_tick
 from tasks.core.trading.orders import client_order_id
-from tasks.core.types.base import ZERO, Dto
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
+from tasks.core.types.orders import Instrument, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
 from tasks.settings import Settings
 
-PROFILES = ("testnet", "sandbox")
 STOP, MOVED = Decimal("0.95"), Decimal("0.97")  # of the price: far enough not to be reached meanwhile
-WAITS = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each further look
+WAITS = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each look
 T = TypeVar("T")
 
 
-class Step(Dto):
-    """One thing that was tried, and what came of it."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-async def run(settings: Settings, tell: Callable[[Step], None]) -> None:
-    """Go through the trial, telling each step; one that passed is kept in HOME.
+async def run(settings: Settings, tell: Callable[[str, bool, str], None]) -> None:
+    """Go through the trial; tell each step's name, whether it went well, and what was seen. One that did is kept.
 
     Raises InputError, and has done nothing, on another profile and where somebody holds something in the symbol.
     """
-    if settings.profile not in PROFILES:
+    if settings.profile not in ("testnet", "sandbox"):
         raise InputError(f"--trial is for profile testnet or sandbox, not {settings.profile}: QUARTERDECK_PROFILE")
     symbol = next((name for name in settings.symbols if ":" in name), settings.symbols[0])
-    venue, proved, ended = connect(settings.replace(symbols=(symbol,))), dict[str, str](), False
-    trial, unsure = _Trial(venue, symbol), False
+    venue, proved, good = connect(settings.replace(symbols=(symbol,))), dict[str, str](), False
     try:
+        trial = _Trial(venue, await venue.instrument(symbol))
         await trial.require_nothing()
         try:
-            for step in (trial.entry, trial.stop, trial.moved, trial.found, trial.closed):
+            for step in (trial.entry, trial.stop, trial.moved, trial.found):
                 proved[step.__name__] = await step()
-                tell(Step(name=step.__name__, ok=True, detail=proved[step.__name__]))
-            ended = True
+                tell(step.__name__, True, proved[step.__name__])
+            good = True
         except TradingError as e:
-            unsure = isinstance(e, VenueUnavailable)
-            tell(Step(name=step.__name__, ok=False, detail=str(e)))
+            tell(step.__name__, False, str(e))
         finally:
-            flat = await trial.flat(unsure)
-            tell(flat)
-        if ended and flat.ok:
+            closed, proved["closed"] = await trial.closed(good)
+            tell("closed", closed, proved["closed"])
+        if good and closed:
             trials.keep(settings, await venue.now(), proved)
     finally:
         await venue.close()
@@ -66,73 +55,62 @@ async def run(settings: Settings, tell: Callable[[Step], None]) -> None:
 class _Trial:
     """The steps; each returns what it saw."""
 
-    def __init__(self, venue: CcxtVenue, symbol: str) -> None:
-        self._venue, self._symbol, self._id = venue, symbol, _new_id("e0")
-        self._quantity = self._price = ZERO
-        self._step = self._tick = Decimal(1)
+    def __init__(self, venue: CcxtVenue, instrument: Instrument) -> None:
+        self._venue, self._instrument, self._symbol = venue, instrument, instrument.symbol
+        self._id = _new_id("e0")
+        self._price = self._quantity = Decimal(0)
 
     async def require_nothing(self) -> None:
-        if held := await self._held():
-            raise InputError(
-                f"{held.side} {held.quantity} {self._symbol} is held at {self._venue.name}: close it first"
-            )
-        if working := await self._venue.open_orders(self._symbol):
-            raise InputError(f"{len(working)} orders work in {self._symbol} at {self._venue.name}: cancel them first")
+        held, working = await self._held(), await self._venue.open_orders(self._symbol)
+        if held or working:
+            what = f"{held.side} {held.quantity}" if held else f"{len(working)} working orders"
+            raise InputError(f"{self._venue.name} has {what} in {self._symbol}: close and cancel them first")
 
     async def entry(self) -> str:
-        instrument, book = await self._venue.instrument(self._symbol), await self._venue.fetch_book(self._symbol)
+        of, book = self._instrument, await self._venue.fetch_book(self._symbol)
         if not book.asks:
             raise VenueError(f"nobody sells {self._symbol}: there is no price to buy at")
-        self._price, self._tick, self._step = book.asks[0][0], instrument.tick, instrument.step
-        least = max(instrument.min_quantity, instrument.min_notional / self._price * Decimal("1.1"))
+        self._price = book.asks[0][0]
+        least = max(of.min_quantity, of.min_notional / self._price * Decimal("1.1"))
         # a spot fee is paid in the coin: of the least there would be too little left to sell
-        self._quantity = round_to_tick(least * (2 if instrument.kind == "spot" else 1), self._step, ROUND_UP)
-        stop = self._below(STOP) if self._venue.attaches_protection else None
-        await self._venue.submit(self._market(self._id, "buy", self._quantity, stop))
-        held = await self._seen("the position is not listed", self._held)
+        self._quantity = round_to_tick(least * (2 if of.kind == "spot" else 1), of.step, ROUND_UP)
+        await self._send(self._id, "buy", self._quantity, self._below(STOP) if self._attached else None)
+        held = await self._seen("position", self._held)
         return f"bought {held.quantity} {self._symbol} at {held.avg_price}"
 
     async def stop(self) -> str:
-        attached = self._venue.attaches_protection
-        if not attached:
-            await self._venue.set_protection(self._symbol, self._below(STOP), None, None, _new_id("s0"))
-        seen = await self._stop_at(self._below(STOP))
-        return f"{seen} rests at the venue, {'attached to the entry' if attached else 'set after the entry'}"
+        if self._attached:
+            return f"{await self._stop_at(self._below(STOP))} rests at the venue, attached to the entry"
+        return f"{await self._moved_to(STOP)} rests at the venue, set after the entry"
 
     async def moved(self) -> str:
-        await self._venue.set_protection(self._symbol, self._below(MOVED), None, None, _new_id("s0"))
-        return f"the stop rests at {await self._stop_at(self._below(MOVED))}"
+        return f"the stop rests at {await self._moved_to(MOVED)}"
 
     async def found(self) -> str:
-        async def look() -> Order | None:
-            order = await self._venue.find_order(self._symbol, self._id)
-            return order if order and order.status is OrderStatus.FILLED else None
-
-        order = await self._seen(f"order {self._id} is not found filled", look)
+        order = await self._seen(
+            f"filled order {self._id}",
+            lambda: self._venue.find_order(self._symbol, self._id),
+            lambda order: order.status is OrderStatus.FILLED,
+        )
         return f"order {self._id} is {order.status}, {order.filled} of {order.quantity}"
 
-    async def closed(self) -> str:
-        held = await self._seen("the position is not listed", self._held)
-        await self._sell(held)
-        await self._seen("the position is still listed", self._nothing_held)
-        return f"sold {held.quantity} {self._symbol}"
+    async def closed(self, good: bool) -> tuple[bool, str]:
+        """Sell what the trial holds and cancel what works, until two looks find neither.
 
-    async def flat(self, unsure: bool) -> Step:
-        """Sell what the trial still holds and cancel what still works, until two looks find neither.
-
-        unsure: an order may be on its way yet, so look for it all the while.
+        After a step that failed an order may be on its way yet: it is looked for all the while.
         """
-        looks, left = 0, ""
-        for wait in (0.0, *WAITS, *WAITS):
+        empty, left = 0, ""
+        for wait in (*WAITS, *WAITS):
             await asyncio.sleep(wait)
             try:
                 held, working = await self._held(), await self._venue.open_orders(self._symbol)
-                looks = 0 if held or working else looks + 1
-                if looks == (len(WAITS) if unsure else 2):
-                    return Step(name="flat", ok=True, detail=f"nothing of {self._symbol} is held or working")
+                empty = 0 if held or working else empty + 1
+                if empty == (2 if good else len(WAITS)):
+                    return True, f"nothing of {self._symbol} is held or working"
                 left = f"{held.quantity if held else 0} held, {len(working)} orders working"
-                if held:
-                    await self._sell(held)
+                mine = floor_to_step(min(held.quantity, self._quantity), self._instrument.step) if held else ZERO
+                if held and mine and held.side == "long":
+                    await self._send(_new_id("x0"), "sell", mine)
                 for order in working:
                     if order.client_order_id:
                         await self._venue.cancel(self._symbol, order.client_order_id)
@@ -140,51 +118,44 @@ class _Trial:
                         await self._venue.set_protection(self._symbol, ZERO, ZERO)
             except TradingError as e:
                 left = str(e)
-        return Step(name="flat", ok=False, detail=f"LOOK AT {self._symbol} at {self._venue.name}: {left}")
+        return False, f"LOOK AT {self._symbol} at {self._venue.name}: {left}"
 
     # --- underneath
+
+    @property
+    def _attached(self) -> bool:
+        return self._venue.attaches_protection
+
+    def _below(self, share: Decimal) -> Decimal:
+        """Return a stop of three digits, which every venue takes."""
+        return round_to_tick(Decimal(f"{self._price * share:.3g}"), self._instrument.tick, ROUND_DOWN)
+
+    async def _moved_to(self, share: Decimal) -> Decimal:
+        await self._venue.set_protection(self._symbol, self._below(share), None, None, _new_id("s0"))
+        return await self._stop_at(self._below(share))
+
+    async def _stop_at(self, price: Decimal) -> Decimal:
+        await self._seen(f"stop at {price}", self._held, lambda held: held.stop == price)
+        return price
 
     async def _held(self) -> VenuePosition | None:
         return next((each for each in await self._venue.positions() if each.symbol == self._symbol), None)
 
-    async def _nothing_held(self) -> bool:
-        return await self._held() is None
-
-    async def _sell(self, held: VenuePosition) -> None:
-        mine = floor_to_step(min(held.quantity, self._quantity), self._step)
-        if mine and held.side == "long":
-            await self._venue.submit(self._market(_new_id("x0"), "sell", mine))
-
-    async def _stop_at(self, price: Decimal) -> Decimal:
-        async def look() -> Decimal | None:
-            held = await self._held()
-            return held.stop if held and held.stop == price else None
-
-        return await self._seen(f"no stop at {price} is listed", look)
-
-    async def _seen(self, otherwise: str, look: Callable[[], Awaitable[T | None]]) -> T:
-        """Look until there is something, patiently: venues list late."""
-        for wait in (0.0, *WAITS):
+    async def _seen(
+        self, what: str, look: Callable[[], Awaitable[T | None]], good: Callable[[T], bool] = lambda _: True
+    ) -> T:
+        """Look until it is there, patiently: venues list late."""
+        for wait in WAITS:
             await asyncio.sleep(wait)
             with suppress(VenueUnavailable):
-                if seen := await look():
+                seen = await look()
+                if seen is not None and good(seen):
                     return seen
-        raise VenueError(f"{otherwise} after {sum(WAITS):.0f} s")
+        raise VenueError(f"no {what} is listed after {sum(WAITS):.0f} s")
 
-    def _below(self, share: Decimal) -> Decimal:
-        """Return a stop of three digits, which every venue takes."""
-        return round_to_tick(Decimal(f"{self._price * share:.3g}"), self._tick, ROUND_DOWN)
-
-    def _market(self, id_: str, side: Side, quantity: Decimal, stop: Decimal | None = None) -> OrderIntent:
-        return OrderIntent(
-            client_order_id=id_,
-            symbol=self._symbol,
-            side=side,
-            type=OrderType.MARKET,
-            quantity=quantity,
-            stop=stop,
-            reduce_only=side == "sell",
-        )
+    async def _send(self, id_: str, side: Side, quantity: Decimal, stop: Decimal | None = None) -> None:
+        fields = {"symbol": self._symbol, "side": side, "type": OrderType.MARKET, "quantity": quantity, "stop": stop}
+        await self._venue.submit(OrderIntent(client_order_id=id_, reduce_only=side == "sell", **fields))
 
 
 def _new_id(leg: str) -> str:

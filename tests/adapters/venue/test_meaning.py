@@ -14,7 +14,6 @@ from tasks.adapters.venue import client
 from tasks.adapters.venue.meaning import Answer, Meaning, meaning_of, table
 from tasks.core.errors import (
     DuplicateOrder,
-    InputError,
     NotModified,
     OrderGone,
     OrderRejected,
@@ -117,7 +116,7 @@ WORDS = [
 @pytest.mark.parametrize(("venue", "meaning", "code"), ROWS)
 def test_each_code_of_weight_means_this(venue, meaning, code):
     error = said(venue, body_of(venue, code, "words that tell nothing"), 400 if venue == "binanceusdm" else 200)
-    assert type(error) in (ERRORS[meaning], InputError if meaning is Meaning.REFUSED else None), error
+    assert type(error) is ERRORS[meaning], error
     assert code in str(error)
 
 
@@ -214,8 +213,7 @@ def test_every_code_of_the_venue_is_judged_and_reaches_its_error(venue):
             error = said(venue, body_of(venue, "bad-request", code.removeprefix("err: ")))
             if meaning is Meaning.UNKNOWN and not any(word in code for word in ("system", "System", "internal")):
                 wrong.append(code)
-        kinds = (ERRORS[meaning], InputError if meaning is Meaning.REFUSED else None)
-        if type(error) not in kinds or (code in NEVER_REFUSED.get(venue, ()) and meaning is Meaning.REFUSED):
+        if type(error) is not ERRORS[meaning] or (code in NEVER_REFUSED.get(venue, ()) and meaning is Meaning.REFUSED):
             wrong.append((code, meaning, error))
     assert not wrong
 
