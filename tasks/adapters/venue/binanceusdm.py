@@ -18,7 +18,7 @@ from tasks.adapters.venue.account import ArmingFacts, Permissions
 from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.unified import Exit, Unified
+from tasks.adapters.venue.unified import Exit, Unified, unlisted
 from tasks.adapters.venue.wire import Row, told, wire
 from tasks.core.errors import VenueUnavailable
 from tasks.core.types.base import JsonObject
@@ -55,6 +55,12 @@ class BinanceUsdm(Unified):
         return markets
 
     # --- what there is
+
+    def known(self, row: Row) -> Row | None:
+        name = str(row["symbol"])
+        if name in self.market.client.markets or not name.endswith("USDT"):
+            return super().known(row)
+        return unlisted(f"{name.removesuffix('USDT')}/USDT:USDT")
 
     def position_of(self, row: Row, market: Row) -> VenuePosition | None:
         side = "short" if str(row["info"]["positionAmt"]).startswith("-") else "long"

@@ -19,7 +19,7 @@ from tasks.adapters.venue.account import ArmingFacts, Permissions
 from tasks.adapters.venue.client import SECRET, translated, understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.unified import Exit, Unified
+from tasks.adapters.venue.unified import Exit, Unified, unlisted
 from tasks.adapters.venue.wire import Row, at, exact, ms, number, price_or_none, wire
 from tasks.core.errors import InputError, OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.types.base import JsonObject
@@ -46,6 +46,9 @@ class Hyperliquid(Unified):
         market.client.has["fetchTrades"] = False  # ccxt's are our own fills
 
     # --- what there is
+
+    def known(self, row: Row) -> Row | None:
+        return super().known(row) if row["symbol"] in self.market.client.markets else unlisted(row["symbol"])
 
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
         account = answer["info"]

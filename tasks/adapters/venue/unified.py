@@ -115,7 +115,9 @@ class Unified(Account):
         return VenuePosition(symbol=market["symbol"], side=side, quantity=quantity, avg_price=price)
 
     async def protections(self, symbol: str) -> list[Order]:
-        """Return the stops and targets that rest at the venue."""
+        """Return the stops and targets that rest at the venue; none for a market it lists no longer."""
+        if symbol not in self.market.client.markets:
+            return []
         return [order for order in await self._listed(symbol, self.exits or self.plain) if order.type in EXITS]
 
     async def open_orders(self, symbol: str) -> list[Order]:
@@ -397,6 +399,11 @@ def as_written(value: object) -> str:
     """Return a number's text; raises ValueError for what is none, which ccxt then takes as not told."""
     float(text := str(value))
     return text
+
+
+def unlisted(symbol: str) -> Row:
+    """Describe a market that is listed no longer where positions count in base: what is held there hides no other."""
+    return {"symbol": symbol, "spot": False, "contractSize": 1}
 
 
 def covered(resting: Iterable[Order], held: VenuePosition) -> bool:

@@ -269,6 +269,12 @@ async def test_a_short_is_read_and_its_stop_buys(venue, stub):
     assert sent(stub)[-1][2]["side"] == "BUY"
 
 
+async def test_a_position_in_a_contract_that_is_not_listed_hides_no_other(venue, stub):
+    stub.answers[POSITIONS] = rows(HELD | {"symbol": "GONEUSDT", "positionAmt": "-2"}, HELD)
+    gone, ours = await venue.positions()
+    assert (gone.symbol, gone.side, gone.quantity, ours.symbol) == ("GONE/USDT:USDT", "short", 2, BTC)
+
+
 async def test_hedge_mode_takes_no_entry_and_the_largest_leverage_is_the_keys(venue, stub):
     assert (await venue.instrument(BTC)).max_leverage == 125
     stub.answers[DUAL] = {"dualSidePosition": True}

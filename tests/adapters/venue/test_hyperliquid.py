@@ -307,6 +307,12 @@ async def market(venue):
     return await venue.market.listing(BTC)
 
 
+async def test_a_position_in_a_coin_that_is_not_listed_hides_no_other(venue, wire):
+    wire.told["clearinghouseState"] = state(HELD, HELD | {"coin": "GONE", "szi": "-2"})
+    ours, unlisted = await venue.positions()
+    assert (ours.symbol, unlisted.symbol, unlisted.side, unlisted.quantity) == (BTC, "GONE/USDC:USDC", "short", 2)
+
+
 async def test_portfolio_margin_is_not_armed(venue, wire):
     assert not (await venue.account.arming()).flaws
     wire.told["userAbstraction"] = "portfolioMargin"
