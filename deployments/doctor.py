@@ -21,7 +21,7 @@ from infra.door import NEAR
 from tasks.adapters.store.database import exists
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError, TradingError
-from tasks.core.types.base import Dto
+from tasks.core.types import Dto
 from tasks.redaction import redacted
 from tasks.settings import Settings
 
@@ -181,7 +181,7 @@ def _model(settings: Settings) -> Iterator[Diagnosis]:
     """Ask each model for one word: a few tokens, so that a wrong key or name is found before money is at stake."""
     from tasks.adapters.model.litellm_model import LiteLLMModel
     from tasks.core.ports import ModelRequest
-    from tasks.core.types.decision import PromptRef
+    from tasks.core.types import PromptRef
 
     if not settings.model:
         detail = f"none configured; the decider is {settings.decider_name}"

@@ -14,10 +14,7 @@ from tasks.connections import log, store
 from tasks.core.errors import TradingError
 from tasks.core.trading.positions import OVERLAP
 from tasks.core.trading.reconcile import unbooked
-from tasks.core.types.alert import Alert, AlertKind
-from tasks.core.types.bars import floor_time
-from tasks.core.types.portfolio import Position
-from tasks.core.types.reconcile import Action, Finding, Flatten, LookAgain, SetStop
+from tasks.core.types import Action, Alert, AlertKind, Finding, Flatten, LookAgain, Position, SetStop, floor_time
 from tasks.crash_points import reached
 from tasks.halts import active_halts, halt, lift
 from tasks.leases import Leases, symbol_lease

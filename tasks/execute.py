@@ -7,8 +7,7 @@ from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
 from tasks.core.trading.positions import with_protection
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
-from tasks.core.types.record import CycleRecord, Lease
+from tasks.core.types import CycleRecord, Lease, Order, OrderIntent, OrderStatus, OrderType
 from tasks.crash_points import reached
 from tasks.halts import active_halt
 from tasks.settings import settings

@@ -15,13 +15,23 @@ from tasks import alerts
 from tasks.connections import answered, log, store, venue
 from tasks.core.trading import orders, reconcile
 from tasks.core.trading.positions import OVERLAP, flat_at, is_manual
-from tasks.core.types.alert import Alert, AlertKind
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.decision import ENTRIES
-from tasks.core.types.orders import Order
-from tasks.core.types.portfolio import Position
-from tasks.core.types.reconcile import Action, Adopt, BookFills, Finding, LedgerView, ToldFills, VenueView
-from tasks.core.types.record import CycleStatus
+from tasks.core.types import (
+    ENTRIES,
+    ZERO,
+    Action,
+    Adopt,
+    Alert,
+    AlertKind,
+    BookFills,
+    CycleStatus,
+    Finding,
+    LedgerView,
+    Order,
+    Position,
+    ToldFills,
+    VenueView,
+    exact_sum,
+)
 from tasks.crash_points import reached
 from tasks.halts import halt
 from tasks.settings import settings

@@ -14,11 +14,19 @@ from tasks.connections import answered, log, store, venue
 from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading import followups, orders
 from tasks.core.trading.guard import sizing
-from tasks.core.types.alert import AlertKind
-from tasks.core.types.orders import Order, OrderIntent, OrderType, VenuePosition
-from tasks.core.types.portfolio import Position
-from tasks.core.types.reconcile import Action, Finding, Flatten, SetStop
-from tasks.core.types.record import Lease
+from tasks.core.types import (
+    Action,
+    AlertKind,
+    Finding,
+    Flatten,
+    Lease,
+    Order,
+    OrderIntent,
+    OrderType,
+    Position,
+    SetStop,
+    VenuePosition,
+)
 from tasks.crash_points import reached
 from tasks.execute import PROTECTION, send
 from tasks.halts import active_halts
@@ -61,7 +69,8 @@ async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
                 if isinstance(e, VenueUnavailable):
                     raise  # whether it rests is unknown: the next look tells
             await asyncio.sleep(PAUSES[0])
-            if wanted.symbol not in {p.symbol for p in await venue().positions() if p.stop is None}:
+            held = next((p for p in await venue().positions() if p.symbol == wanted.symbol), None)
+            if held is None or held.stop == wanted.stop:
                 return None
     at_venue = tuple(p for p in await venue().positions() if p.symbol == wanted.symbol)
     refused = frozenset({wanted.symbol})

@@ -5,20 +5,21 @@ from datetime import UTC, datetime
 from tasks import ledger
 from tasks.connections import log, store, venue
 from tasks.core.errors import OrderRejected, TradingError
-from tasks.core.types.base import ZERO
-from tasks.core.types.decision import Add
-from tasks.core.types.orders import Order, OrderIntent
-from tasks.core.types.reconcile import (
+from tasks.core.types import (
+    ZERO,
     Action,
+    Add,
     CancelOrder,
+    CycleStatus,
     EndCycle,
     EndIntent,
     KeepOrder,
     LookAgain,
+    Order,
+    OrderIntent,
     OwnIntent,
     SendAgain,
 )
-from tasks.core.types.record import CycleStatus
 from tasks.crash_points import reached
 from tasks.execute import send
 from tasks.halts import active_halts

@@ -8,8 +8,7 @@ from pydantic import BaseModel, Field
 
 from infra.sandbox.market.crash import Crash
 from tasks.core.errors import InputError
-from tasks.core.types.limits import Costs
-from tasks.core.types.orders import Kind
+from tasks.core.types import Costs, Kind
 
 DEFAULT_SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 QUOTE = "USDT"

@@ -26,7 +26,7 @@ from tasks.core.errors import InputError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.simulation.wallet import Holding
 from tasks.core.trading.money import exact
-from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus
+from tasks.core.types import Fill, Order, OrderIntent, OrderStatus
 
 FUNDING_MS = 8 * 3_600_000
 WARM_UP_MS = 250 * DAY_MS

@@ -6,8 +6,7 @@ from typing import Any
 from infra.sandbox.api import rows
 from infra.sandbox.api.answers import Json, bad_parameter, text
 from infra.sandbox.api.query import Query, invalid
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.orders import Order, OrderStatus
+from tasks.core.types import ZERO, Order, OrderStatus, exact_sum
 
 
 def api_key(q: Query) -> Json:

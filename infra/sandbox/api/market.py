@@ -10,8 +10,7 @@ from infra.sandbox.clock import DAY_MS
 from infra.sandbox.exchange import FUNDING_MS
 from infra.sandbox.market import order_book
 from infra.sandbox.market.listing import Listing
-from tasks.core.types.base import ZERO
-from tasks.core.types.orders import OrderType
+from tasks.core.types import ZERO, OrderType
 
 MINUTE_MS = 60_000
 BAND = Decimal("0.05")  # how far above the mark one may buy, and below it sell

@@ -10,8 +10,7 @@ from infra.sandbox.api.rows import ids
 from tasks.core.simulation.account import limit_price
 from tasks.core.simulation.rejections import protection_refusal, sign_of
 from tasks.core.trading.money import floor_to_step
-from tasks.core.types.base import ZERO
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types import ZERO, Order, OrderIntent, OrderStatus, OrderType
 
 MAX_LINK_ID = 36
 TIMES_IN_FORCE = ("GTC", "IOC", "FOK", "PostOnly")

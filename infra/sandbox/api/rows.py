@@ -8,8 +8,7 @@ from infra.sandbox.exchange import Exchange
 from infra.sandbox.market.listing import Listing
 from tasks.core.simulation.account import derived_id
 from tasks.core.simulation.wallet import Holding
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.orders import Fill, Order, OrderStatus, OrderType
+from tasks.core.types import ZERO, Fill, Order, OrderStatus, OrderType, exact_sum
 
 OWN_ID = "~"  # client ids the sandbox gave to orders that came without one
 CREATED_BY = {"stop": "CreateByStopLoss", "target": "CreateByTakeProfit", "liquidation": "CreateByLiq", "funding": ""}

@@ -12,7 +12,7 @@ import numpy as np
 
 from infra.sandbox.config import split_symbol
 from infra.sandbox.market.candles import BaseCandles, Floats
-from tasks.core.types.orders import Instrument
+from tasks.core.types import Instrument
 
 MAX_LEVERAGE = 100
 MAX_LOTS = 500_000  # of a market order; a limit order may be of twice as many

@@ -7,8 +7,7 @@ from sqlalchemy import delete, insert, select, update
 
 from tasks.adapters.store.database import Repository, dto_of
 from tasks.adapters.store.tables import DifferenceRow, HaltRow, PauseRow
-from tasks.core.types import Halt
-from tasks.core.types.reconcile import LookAgain
+from tasks.core.types import Halt, LookAgain
 
 
 class HaltRepository(Repository):

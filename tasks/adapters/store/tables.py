@@ -26,6 +26,7 @@ from tasks.core.types import (
     Fill,
     Halt,
     Lease,
+    LookAgain,
     ModelCall,
     Move,
     Order,
@@ -37,7 +38,6 @@ from tasks.core.types import (
     ShadowDecision,
     Verdict,
 )
-from tasks.core.types.reconcile import LookAgain
 
 NAMES = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -11,8 +11,7 @@ from tasks.adapters.venue import client, trials
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.wire import Row
 from tasks.core.errors import InputError, OrderRejected, TradingError
-from tasks.core.types.base import Dto
-from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, OrderType, VenuePosition
+from tasks.core.types import Balance, Dto, Fill, Order, OrderIntent, OrderStatus, OrderType, VenuePosition
 from tasks.settings import Settings
 
 PROTECTION = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)

@@ -3,7 +3,7 @@
 from tasks.adapters.venue.account import ArmingFacts, Permissions, lacking
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.core.errors import InputError
-from tasks.core.types.base import Dto
+from tasks.core.types import Dto
 from tasks.settings import Settings
 
 

@@ -21,8 +21,7 @@ from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.unified import Exit, Unified, unlisted
 from tasks.adapters.venue.wire import Row, told, wire
 from tasks.core.errors import VenueUnavailable
-from tasks.core.types.base import JsonObject
-from tasks.core.types.orders import Fill, Order, VenuePosition
+from tasks.core.types import Fill, JsonObject, Order, VenuePosition
 from tasks.settings import Settings
 
 MULTI = "multi-assets"

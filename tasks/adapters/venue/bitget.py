@@ -17,8 +17,7 @@ from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.unified import SAME, Exit, Unified, covered
 from tasks.adapters.venue.wire import Row, exact, ms, number, number_or_zero, wire
 from tasks.core.errors import TradingError, VenueUnavailable
-from tasks.core.types.base import ZERO, JsonObject
-from tasks.core.types.orders import Fill, Order, VenuePosition
+from tasks.core.types import ZERO, Fill, JsonObject, Order, VenuePosition
 from tasks.settings import Settings
 
 WORDS: dict[str, str] = {"stop": "loss", "target": "profit"}

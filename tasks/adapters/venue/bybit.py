@@ -21,7 +21,7 @@ from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, at, ms, number, told, wire
 from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
-from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, VenuePosition
+from tasks.core.types import Balance, Fill, Order, OrderIntent, OrderStatus, VenuePosition
 
 CREATE, CANCEL = "private_post_v5_order_create", "private_post_v5_order_cancel"
 FEE_SWITCHES = ("fmsef", "smsef")  # fees in MNT, on contracts and on spot

@@ -12,16 +12,18 @@ from typing import Literal
 from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.wire import Row, at, number, number_or_zero, price_or_none, told, wire
 from tasks.core.errors import OrderRejected
-from tasks.core.types.base import ZERO, JsonObject, exact_sum
-from tasks.core.types.orders import (
+from tasks.core.types import (
+    ZERO,
     Balance,
     Fill,
+    JsonObject,
     Order,
     OrderIntent,
     OrderStatus,
     OrderType,
     Side,
     VenuePosition,
+    exact_sum,
 )
 
 STATUS = {

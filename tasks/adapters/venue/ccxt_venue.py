@@ -15,7 +15,7 @@ from tasks.adapters.venue.hyperliquid import Hyperliquid
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.okx import Okx
 from tasks.core.errors import OrderRejected, VenueUnavailable
-from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus
+from tasks.core.types import Fill, Order, OrderIntent, OrderStatus
 from tasks.settings import Settings
 
 DIALECTS: dict[str, type[Account]] = {

@@ -22,8 +22,7 @@ from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.unified import Exit, Unified, unlisted
 from tasks.adapters.venue.wire import Row, at, exact, ms, number, price_or_none, wire
 from tasks.core.errors import InputError, OrderRejected, TradingError, VenueError, VenueUnavailable
-from tasks.core.types.base import JsonObject
-from tasks.core.types.orders import Fill, Order, OrderIntent, VenuePosition
+from tasks.core.types import Fill, JsonObject, Order, OrderIntent, VenuePosition
 from tasks.settings import Settings
 
 SLIPPAGE = "0.05"

@@ -18,8 +18,7 @@ from tasks.core.market.bars import bar_frame
 from tasks.core.market.instruments import LEVERAGE
 from tasks.core.ports import OrderBook
 from tasks.core.trading.ledger import is_valued, money_of
-from tasks.core.types.bars import COLUMNS, SECONDS, duration, floor_time
-from tasks.core.types.orders import ONE, VASTEST, Fill, Instrument
+from tasks.core.types import COLUMNS, ONE, SECONDS, VASTEST, Fill, Instrument, duration, floor_time
 
 BARS_PER_PAGE = 1000
 SHORT = 100  # bars: where a venue gives as many, but fewer than asked for, the rest may lie before them or after

@@ -19,8 +19,7 @@ from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.unified import EXITS, MAX_PAGES, SAME, Exit, Unified, covered
 from tasks.adapters.venue.wire import Row, contract_size, number, price_or_none, wire
 from tasks.core.errors import VenueUnavailable
-from tasks.core.types.base import JsonObject
-from tasks.core.types.orders import Fill, Order, OrderIntent, VenuePosition
+from tasks.core.types import Fill, JsonObject, Order, OrderIntent, VenuePosition
 from tasks.settings import Settings
 
 LEGS: dict[Exit, str] = {"stop": "sl", "target": "tp"}

@@ -25,10 +25,19 @@ from tasks.core.errors import DataError, DuplicateOrder, InputError, OrderReject
 from tasks.core.simulation.account import SimulatedAccount, quote_of
 from tasks.core.simulation.rejections import protection_refusal
 from tasks.core.trading.money import BPS
-from tasks.core.types.bars import duration, floor_time
-from tasks.core.types.base import exact_sum
-from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, Side, VenuePosition
-from tasks.core.types.record import PaperBookState
+from tasks.core.types import (
+    Balance,
+    Fill,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    PaperBookState,
+    Side,
+    VenuePosition,
+    duration,
+    exact_sum,
+    floor_time,
+)
 from tasks.settings import Settings
 
 T = TypeVar("T")

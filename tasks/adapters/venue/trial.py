@@ -16,8 +16,7 @@ from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step, round_to_tick
 from tasks.core.trading.orders import client_order_id
-from tasks.core.types.base import ZERO
-from tasks.core.types.orders import Instrument, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
+from tasks.core.types import ZERO, Instrument, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
 from tasks.settings import Settings
 
 STOP, MOVED = Decimal("0.95"), Decimal("0.97")  # of the price: far enough not to be reached meanwhile

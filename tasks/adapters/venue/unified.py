@@ -20,8 +20,19 @@ from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, ms, number_or_zero, price_or_none, wire
 from tasks.core.errors import OrderGone, OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
-from tasks.core.types.base import ZERO, JsonObject, exact_sum
-from tasks.core.types.orders import Balance, Fill, Order, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
+from tasks.core.types import (
+    ZERO,
+    Balance,
+    Fill,
+    JsonObject,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Side,
+    VenuePosition,
+    exact_sum,
+)
 from tasks.settings import Settings
 
 Exit = Literal["stop", "target"]

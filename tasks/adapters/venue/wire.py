@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from tasks.core.types.base import ZERO, bounded
-from tasks.core.types.orders import ONE, VASTEST
+from tasks.core.types import ONE, VASTEST, ZERO, bounded
 
 Row = Mapping[str, Any]
 SHOWN = 40  # characters of what should have been a number

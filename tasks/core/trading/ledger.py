@@ -16,12 +16,18 @@ from uuid import uuid5
 from tasks.core.errors import LedgerMismatch
 from tasks.core.trading.guard.sizing import HUNDRED, direction
 from tasks.core.trading.orders import NAMESPACE
-from tasks.core.types.bars import day_start
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.orders import Fill, OrderIntent
-from tasks.core.types.portfolio import ClosedTrade, Position, stop_distance
-from tasks.core.types.record import Outcome
-from tasks.core.types.snapshot import TradeDigest
+from tasks.core.types import (
+    ZERO,
+    ClosedTrade,
+    Fill,
+    OrderIntent,
+    Outcome,
+    Position,
+    TradeDigest,
+    day_start,
+    exact_sum,
+    stop_distance,
+)
 
 SCORED, HALF_LIFE = 20, 10
 SAME = Decimal("1e-20")  # relative: the last digits of a division are no news

@@ -10,11 +10,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID, uuid5
 
-from tasks.core.types.decision import ENTRIES
-from tasks.core.types.orders import OrderIntent, OrderType
-from tasks.core.types.portfolio import AccountState, HeldPosition, Position
-from tasks.core.types.strategy import Strategy
-from tasks.core.types.verdict import Verdict
+from tasks.core.types import ENTRIES, AccountState, HeldPosition, OrderIntent, OrderType, Position, Strategy, Verdict
 
 NAMESPACE = UUID("6f1f9e0c-6c1e-5c0e-9b7a-2d1f4a7c9e55")  # fixed for ever: every id ever sent derives from it
 MARK, PREFIX = "dec0", "qd"

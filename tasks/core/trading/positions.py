@@ -8,9 +8,7 @@ from itertools import groupby
 from tasks.core.errors import LedgerMismatch
 from tasks.core.trading import ledger, orders
 from tasks.core.trading.guard import sizing
-from tasks.core.types.base import ZERO
-from tasks.core.types.orders import Fill, OrderIntent
-from tasks.core.types.portfolio import Position
+from tasks.core.types import ZERO, Fill, OrderIntent, Position
 
 ATTACHED = ("stop", "target", "liquidation", "funding")  # what the venue does to our position by itself
 PLAIN = ("", "entry", "exit")  # what somebody ordered

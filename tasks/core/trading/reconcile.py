@@ -14,31 +14,37 @@ from typing import Literal
 from tasks.core.trading import orders
 from tasks.core.trading.guard import sizing
 from tasks.core.trading.positions import is_manual, positions_from_fills
-from tasks.core.types.alert import AlertKind
-from tasks.core.types.bars import floor_time
-from tasks.core.types.base import ZERO, exact_sum
-from tasks.core.types.limits import Limits
-from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType, VenuePosition
-from tasks.core.types.portfolio import Position
-from tasks.core.types.reconcile import (
+from tasks.core.types import (
+    ZERO,
     Action,
     Adopt,
+    AlertKind,
     BookFills,
     CancelOrder,
+    CycleRecord,
+    CycleStatus,
     EndCycle,
     EndIntent,
     Finding,
     Flatten,
     KeepOrder,
     LedgerView,
+    Limits,
     LookAgain,
+    Order,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
     OwnIntent,
+    Position,
     SendAgain,
     SetStop,
     ToldFills,
+    VenuePosition,
     VenueView,
+    exact_sum,
+    floor_time,
 )
-from tasks.core.types.record import CycleRecord, CycleStatus
 
 AT_ONCE = timedelta(0)  # two looks in a row, however close
 GRACE = timedelta(minutes=5)  # after the last moment a decision may be sent at

@@ -50,6 +50,7 @@ from tasks.core.types.decision import (
 from tasks.core.types.limits import Budget, Costs, EventThresholds, Limits, Promotion, ToolLimits, ToolRates
 from tasks.core.types.orders import (
     FINAL_STATES,
+    ONE,
     VASTEST,
     Balance,
     Fill,
@@ -89,6 +90,7 @@ from tasks.core.types.reconcile import (
     LedgerView,
     LookAgain,
     OwnIntent,
+    SendAgain,
     SetStop,
     ToldFills,
     VenueView,
