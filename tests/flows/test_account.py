@@ -31,7 +31,7 @@ async def test_the_past_of_a_live_account_reaches_the_guard(home):
         kept.orders.save(an_order(sent, status=OrderStatus.REJECTED))
     kept.fills.save([a_fill(reason="liquidation", at=NOON - timedelta(hours=2))])
     balance = Balance(equity=Decimal(1000), available=Decimal(900))
-    state = account.account_state.fn(strategy(BTC), BTC, balance, Decimal(100), NOON)
+    state = account.account_state.fn(strategy(BTC), BTC, balance, (), Decimal(100), NOON)
     assert state.correlations == {ETH: 1.0}
     assert (state.rejections, len(state.opens)) == (2, 2)
     assert state.last_liquidation == NOON - timedelta(hours=2)
@@ -47,7 +47,7 @@ async def test_size_is_judged_by_the_outcomes_of_the_decider_that_is_asked(home)
         kept.outcomes.save(an_outcome(f"p{n}", outcome_r=Decimal(-1), pnl=Decimal(-10), closed_at=NOON))
     balance = Balance(equity=Decimal(1000), available=Decimal(900))
     kellys = [
-        account.account_state.fn(strategy(BTC, decider=decider), BTC, balance, Decimal(100), NOON).kelly
+        account.account_state.fn(strategy(BTC, decider=decider), BTC, balance, (), Decimal(100), NOON).kelly
         for decider in ("llm:single", "rules")
     ]
     assert kellys == [-1, None]
@@ -63,7 +63,7 @@ async def test_all_of_a_days_losses_are_counted_however_many_there_are(home):
         lost = {"realized_pnl": Decimal("-0.01"), "fees": Decimal(0), "closed_at": NOON - timedelta(minutes=n)}
         kept.positions.save(a_position(f"p{n}", symbol=BTC, quantity=Decimal(0), exit_price=Decimal(64000), **lost))
     balance = Balance(equity=Decimal(1000), available=Decimal(900))
-    state = account.account_state.fn(strategy(BTC), BTC, balance, Decimal(100), NOON)
+    state = account.account_state.fn(strategy(BTC), BTC, balance, (), Decimal(100), NOON)
     assert sum(trade.pnl for trade in state.closed_trades) == Decimal("-2.2")
     assert account.daily_pnl_pct("default", NOON) == pytest.approx(-2.2)
     assert account.trade_digest("default", BTC, NOON).trade_count == 220

@@ -154,21 +154,14 @@ async def test_every_numeric_field_insane_one_at_a_time_and_the_symbol_trades_ag
     assert some or {"execution/list", "position/list", "account/wallet-balance", "order/realtime"} <= tried.keys()
 
 
-async def test_a_fill_that_cannot_be_valued_is_set_aside_by_name_until_the_venue_tells_it_otherwise(day, monkeypatch):
+async def test_a_fee_that_cannot_be_valued_is_booked_and_its_position_managed(day, monkeypatch):
     sane = rows.execution_row
     monkeypatch.setattr(rows, "execution_row", lambda ex, fill: sane(ex, fill) | {"feeCurrency": "BNB"})
     day.go_on()
     await day.cycle()
     [kept] = store().fills.since(START, SYMBOL)
-    assert store().positions.open("default") == []
-    [(_, kind, told)] = store().alerts.since(START)
-    assert (kind, kept.fill_id in told, "BNB" in told) == ("mismatch", True, True)
-    assert kept.fill_id in store().halts.newest().reason
-    with suppress(TradingError):
-        await protect_once()
-    assert all(position["stopLoss"] for position in state(day.url)["positions"])
-    monkeypatch.setattr(rows, "execution_row", sane)
+    assert kept.fee_currency != "USDT"
+    assert [position.stop for position in store().positions.open("default")] != [None]
     await protect_once()
     assert day.agrees()
-    assert len(store().positions.open("default")) == 1
-    assert [fill.fee_currency for fill in store().fills.since(START, SYMBOL)] == ["USDT"]
+    assert (store().halts.newest(), store().alerts.since(START)) == (None, [])

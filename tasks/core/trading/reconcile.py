@@ -103,15 +103,17 @@ def _missing_stops(ledger: LedgerView, look: VenueView, now: datetime) -> Iterat
         wanted = own.intent if own else ours
         if wanted is not None and wanted.stop is not None and symbol not in look.refused:
             text = f"{what} {symbol}: stop {wanted.stop} restored"
-            tell = not (flaw and any(_changes(own, symbol, now) for own in ledger.intents))
+            tell = not (flaw and ours and any(_changed(own, ours, now) for own in ledger.intents))
             yield SetStop(symbol=symbol, stop=wanted.stop, target=wanted.target, position=ours, text=text, tell=tell)
         elif ours is not None:
             text = f"{what} {symbol}: flattened, no stop could be placed"
             yield Flatten(symbol=symbol, position=ours, quantity=min(at_venue.quantity, ours.quantity), text=text)
 
 
-def _changes(own: OwnIntent, symbol: str, now: datetime) -> bool:
-    return own.intent.symbol == symbol and now - own.persisted_at < LATELY
+def _changed(own: OwnIntent, ours: Position, now: datetime) -> bool:
+    """Return whether an order of ours was about this position lately, its entry apart."""
+    at = max(own.persisted_at, ours.opened_at)
+    return own.intent.symbol == ours.symbol and at > ours.opened_at and now - at < LATELY
 
 
 def _flaw(ours: Position, stop: Decimal, covers: Decimal | None, dust: Decimal) -> str | None:

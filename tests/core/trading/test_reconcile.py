@@ -123,9 +123,9 @@ def test_a_looser_stop_is_set_in_the_first_look_after_booking(side, stop, theirs
     [action] = did(view, look(seen))
     assert (type(action), action.stop, action.tell) == (SetStop, D(stop), True)
     assert "looser than ours" in action.text
-    moved = view.model_copy(update={"intents": (own(type=OrderType.STOP, at=CLOSE),)})
-    assert [a.tell for a in did(moved, look(seen), now=CLOSE + 5 * MINUTE)] == [False]  # the list may be of before
-    assert [a.tell for a in did(moved, look(seen), now=CLOSE + 7 * MINUTE)] == [True]
+    moved = view.model_copy(update={"intents": (own(type=OrderType.STOP, at=CLOSE + MINUTE),)})
+    assert [a.tell for a in did(moved, look(seen), now=CLOSE + 6 * MINUTE)] == [False]  # the list may be of before
+    assert [a.tell for a in did(moved, look(seen), now=CLOSE + 8 * MINUTE)] == [True]
     assert did(view, look(seen, booked=None)) == []  # an ADD that is not booked may have brought its own
 
 
