@@ -35,7 +35,7 @@ class ArmingFacts(Dto):
     notes: tuple[str, ...] = Field((), description="what a person should know")
 
 
-class Account(ABC):
+class Dialect(ABC):
     """Our account at one exchange; see `ports.Venue` for what the methods of the same names promise.
 
     attaches: a contract's entry goes out with its stop and target, in one request; a recorded request shows it.

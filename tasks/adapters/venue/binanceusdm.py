@@ -32,7 +32,7 @@ ASKED: dict[Exit, str] = {"stop": "stopLossPrice", "target": "takeProfitPrice"}
 
 
 class BinanceUsdm(Unified):
-    """Orders in Binance's words; see `Account`."""
+    """Orders in Binance's words; see `Dialect`."""
 
     attaches = False
     finds: ClassVar = ({}, ALGO)

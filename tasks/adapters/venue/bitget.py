@@ -27,7 +27,7 @@ FUTURES: JsonObject = {"productType": "USDT-FUTURES", "marginCoin": "USDT"}
 
 
 class Bitget(Unified):
-    """Orders in Bitget's words; see `Account`."""
+    """Orders in Bitget's words; see `Dialect`."""
 
     asked: ClassVar = {
         "fetch_balance": {"type": "swap", "productType": "USDT-FUTURES"},

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from tasks.adapters.venue import bybit_rows
-from tasks.adapters.venue.account import Account, ArmingFacts, Permissions, accepted
+from tasks.adapters.venue.account import ArmingFacts, Dialect, Permissions, accepted
 from tasks.adapters.venue.bybit_rows import category_of
 from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.meaning import Meaning
@@ -31,8 +31,8 @@ FILLS_KEPT = timedelta(days=730)
 T = TypeVar("T")
 
 
-class Bybit(Account):
-    """Orders in Bybit's words; see `Account`."""
+class Bybit(Dialect):
+    """Orders in Bybit's words; see `Dialect`."""
 
     takes_spot = True
 

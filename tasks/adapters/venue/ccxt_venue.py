@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from tasks.adapters.venue import client
-from tasks.adapters.venue.account import PROTECTION, Account, accepted, protection_of
+from tasks.adapters.venue.account import PROTECTION, Dialect, accepted, protection_of
 from tasks.adapters.venue.binanceusdm import BinanceUsdm
 from tasks.adapters.venue.bitget import Bitget
 from tasks.adapters.venue.bybit import Bybit
@@ -18,7 +18,7 @@ from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.types import Fill, Order, OrderIntent, OrderStatus
 from tasks.settings import Settings
 
-DIALECTS: dict[str, type[Account]] = {
+DIALECTS: dict[str, type[Dialect]] = {
     "binanceusdm": BinanceUsdm,
     "bitget": Bitget,
     "bybit": Bybit,

@@ -36,7 +36,7 @@ STATUS = {"scheduledCancel": "canceled", "waitingForFill": "open", "waitingForTr
 
 
 class Hyperliquid(Unified):
-    """Orders in Hyperliquid's words; see `Account`."""
+    """Orders in Hyperliquid's words; see `Dialect`."""
 
     quotes = ("USDC",)
 

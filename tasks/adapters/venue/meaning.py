@@ -31,7 +31,7 @@ class Meaning(StrEnum):
     UNKNOWN = "unknown"  # it may have been done: look it up
 
 
-class Answer(NamedTuple):
+class ErrorAnswer(NamedTuple):
     """The code and the words of an error; empty where there are none.
 
     spoken: by the venue, else it is an HTTP status and ccxt's text. mixed: another row of the answer was taken.
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
     mixed: bool = False
 
 
-class Table(NamedTuple):
+class CodeTable(NamedTuple):
     code_fields: tuple[str, ...]
     word_fields: tuple[str, ...]
     codes: dict[str, Meaning]
@@ -51,14 +51,14 @@ class Table(NamedTuple):
 
 
 @cache
-def table(dialect: str) -> Table | None:
+def table(dialect: str) -> CodeTable | None:
     """Return a dialect's table, None where there is none."""
     path = TABLES / f"{dialect}.json"
     if not path.exists():
         return None
     raw, http = (json.loads(each.read_text(encoding="utf-8")) for each in (path, TABLES / "http.json"))
     kinds = [*http["codes"].items(), *raw["codes"].items()]
-    return Table(
+    return CodeTable(
         tuple(raw["code_fields"]),
         tuple(raw["word_fields"]),
         {code: Meaning(kind) for kind, codes in kinds for code in codes},
@@ -66,7 +66,7 @@ def table(dialect: str) -> Table | None:
     )
 
 
-def answer_in(dialect: str, text: str) -> Answer:
+def answer_in(dialect: str, text: str) -> ErrorAnswer:
     """Read the text of a ccxt error: what the venue said, row before envelope, else the HTTP status and the text."""
     known, start = table(dialect), min((at for at in map(text.find, "{[") if at >= 0), default=-1)
     if known and start >= 0:
@@ -78,12 +78,12 @@ def answer_in(dialect: str, text: str) -> Answer:
         words = next((v for v in _fields(body, known.word_fields) if isinstance(v, str) and v), "")
         if code or words:
             rows = refused_rows(dialect, body)
-            return Answer(code, words, True, any(rows) and not all(rows))
+            return ErrorAnswer(code, words, True, any(rows) and not all(rows))
     status = _STATUS.match(text)
-    return Answer(f"HTTP {status[1]}", text[status.end() :]) if status else Answer("", text.partition(" ")[2])
+    return ErrorAnswer(f"HTTP {status[1]}", text[status.end() :]) if status else ErrorAnswer("", text.partition(" ")[2])
 
 
-def meaning_of(dialect: str, answer: Answer) -> Meaning:
+def meaning_of(dialect: str, answer: ErrorAnswer) -> Meaning:
     """Return what an answer means; one that is in no table is unknown."""
     known = table(dialect)
     if answer.mixed or known is None:

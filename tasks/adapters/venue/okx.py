@@ -30,7 +30,7 @@ ALGOS = "conditional,oco"
 
 
 class Okx(Unified):
-    """Orders in OKX's words; see `Account`."""
+    """Orders in OKX's words; see `Dialect`."""
 
     asked: ClassVar = {
         "fetch_balance": {"ccy": "USDT"},

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
-from tasks.adapters.venue.account import Account, accepted
+from tasks.adapters.venue.account import Dialect, accepted
 from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
@@ -51,8 +51,8 @@ SAME = Meaning.NOT_MODIFIED
 LATE = timedelta(minutes=2)  # more than any position is listed late
 
 
-class Unified(Account):
-    """Our account through ccxt's unified calls; see `Account`.
+class Unified(Dialect):
+    """Our account through ccxt's unified calls; see `Dialect`.
 
     asked: what a call of that name is always asked with. finds, plain, exits: the parameters of each place where an
     order may be found, of each list of working orders, of stops and targets. cursor: the parameter that pages such a

@@ -11,7 +11,7 @@ import pytest
 from shared_data import SHARED
 
 from tasks.adapters.venue import client
-from tasks.adapters.venue.meaning import Answer, Meaning, meaning_of, table
+from tasks.adapters.venue.meaning import ErrorAnswer, Meaning, meaning_of, table
 from tasks.core.errors import (
     DuplicateOrder,
     NotModified,
@@ -173,7 +173,7 @@ def test_no_code_has_two_meanings(venue):
     with open(path, encoding="utf-8") as file:
         codes = [code for listed in json.load(file)["codes"].values() for code in listed]
     assert len(codes) == len(set(codes))
-    assert meaning_of(venue, Answer("no such code", "")) is Meaning.UNKNOWN
+    assert meaning_of(venue, ErrorAnswer("no such code", "")) is Meaning.UNKNOWN
 
 
 # --- every code the venues list ------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def test_every_code_of_the_venue_is_judged_and_reaches_its_error(venue):
             status = code.split()[1].replace("5XX", "500")
             words = code.removeprefix(f"HTTP {status}").strip() or "nothing"
             error = said(venue, words, int(status))
-            meaning = meaning_of(venue, Answer(f"HTTP {status}", f"Reason {words}"))
+            meaning = meaning_of(venue, ErrorAnswer(f"HTTP {status}", f"Reason {words}"))
         elif code.lstrip("-").isdigit():
             meaning = table(venue).codes.get(code)
             if meaning is None or meaning is Meaning.ACCEPTED:
@@ -207,7 +207,7 @@ def test_every_code_of_the_venue_is_judged_and_reaches_its_error(venue):
                 continue
             error = said(venue, body_of(venue, code, ""))
         else:
-            meaning = meaning_of(venue, Answer("", code.removeprefix("err: ")))
+            meaning = meaning_of(venue, ErrorAnswer("", code.removeprefix("err: ")))
             if meaning is Meaning.ACCEPTED:
                 continue
             error = said(venue, body_of(venue, "bad-request", code.removeprefix("err: ")))
