@@ -121,7 +121,7 @@ async def _compare(tried: Tried, wrong: list[Finding], now: datetime) -> Sequenc
     differs = {action.about if isinstance(action, LookAgain) else action.text for action in actions if _is_odd(action)}
     kept.keep(strategy, [look for look in seen.values() if look.about in differs])
     if not differs:
-        _lift_halts()
+        _lift_halts(now)
     return actions
 
 
@@ -138,10 +138,13 @@ async def _look(
     return ledger.actions(ours, now, earlier, patience, positions=at_venue, booked=booked)
 
 
-def _lift_halts() -> None:
+def _lift_halts(now: datetime) -> None:
     """Lift a halt for a difference that is gone, and say so; what a person traded is for a person to resume."""
     halts = [halt for halt in active_halts() if halt.who == COMPARISON]
-    if halts and not ledger.traded_by_hand(halts[0].since - OVERLAP):
+    if not halts:
+        return
+    halted_for = datetime.now(UTC) - halts[0].since  # by our clock; fills have the venue's
+    if not ledger.traded_by_hand(now - halted_for - OVERLAP):
         text = f"halt lifted, the books agree again: {'; '.join(halt.reason for halt in lift(COMPARISON))}"
         log().error("protect %s", text)
         alerts.tell([Alert(kind=AlertKind.HALT, key=f"lifted {halts[0].halt_id}", text=text)])
