@@ -1,15 +1,14 @@
 """What time a run is about, and whether it is too late to act on it."""
 
 from collections.abc import Awaitable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
-from uuid import uuid4
 
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from tasks import fetch
+from tasks import clock, fetch
 from tasks.connections import close_venues
 from tasks.core.types import floor_time
 
@@ -26,7 +25,7 @@ async def cycle_time() -> datetime:
 
     A venue that replays another time is a whole number of minutes away; less than two minutes is clock skew.
     """
-    scheduled, venue_time, wall = scheduled_time(), await fetch.venue_now(), datetime.now(UTC)
+    scheduled, venue_time, wall = scheduled_time(), await fetch.venue_now(), clock.now()
     if scheduled is None:
         return floor_time(venue_time, "5m")
     offset = venue_time - wall
@@ -37,12 +36,12 @@ async def cycle_time() -> datetime:
 
 def owner() -> str:
     """Return who holds a run's leases: the flow run, so that its own retry goes on; outside Prefect each call anew."""
-    return str(flow_run.id or uuid4())
+    return str(flow_run.id or clock.new_name())
 
 
 def too_old(max_age_s: int) -> State[Any] | None:
     """Return the state a late run ends in, or None; a worker that comes back runs its whole backlog otherwise."""
-    age = datetime.now(UTC) - (scheduled_time() or datetime.now(UTC))
+    age = clock.now() - (scheduled_time() or clock.now())
     if age <= timedelta(seconds=max_age_s):
         return None
     return Cancelled(name="Skipped", message=f"{age.total_seconds():.0f} s late, more than {max_age_s} s: skipped")

@@ -1,12 +1,12 @@
 """One symbol's cycle: from the reasons to the orders, and a record however it ends."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from pydantic import AwareDatetime
 
-from tasks import account, execute, fetch, guard, ledger, protect, record
+from tasks import account, clock, execute, fetch, guard, ledger, protect, record
 from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store, venue
 from tasks.core.decision.memory import Remembered
@@ -83,7 +83,7 @@ class Cycle:
             self._yield("another run has had the symbol's lease all the while")
             return False
         asked = self.request.trigger == "adhoc" and bool(self.request.reason)
-        begun = store().cycles.begin(self.record, datetime.now(UTC), asked=asked)
+        begun = store().cycles.begin(self.record, clock.now(), asked=asked)
         reached("cycle_begun")
         if begun is BeginResult.DONE:
             self._yield("done already")
@@ -127,7 +127,7 @@ class Cycle:
         book = await fetch.fetch_book(self.symbol, order_size(strategy, state.equity))
         position = next(iter(ledger.open_in(self.symbol)), None)
         digest = account.trade_digest(strategy.name, self.symbol, self.as_of)
-        known_at = datetime.now(UTC)
+        known_at = clock.now()
         asked = question(
             strategy, market, state, book, news, remembered, self.record.reasons, self.as_of, position=position,
             digest=digest,
@@ -206,7 +206,7 @@ class Cycle:
         )  # fmt: skip
         reached("judged")
         if judgement.intents and not self.request.dry_run:
-            store().cycles.save(self.record, datetime.now(UTC))
+            store().cycles.save(self.record, clock.now())
             reached("cycle_saved")
             store().intents.save(self.record.cycle_id, judgement.intents, self.as_of, guarding)
             reached("intents_saved")

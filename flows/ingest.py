@@ -1,10 +1,11 @@
 """Backfill and repair of stored candles."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from prefect import flow
 
+from tasks import clock
 from tasks.connections import log, store, venue
 from tasks.core.errors import InputError
 from tasks.core.market.bars import segments
@@ -30,7 +31,7 @@ async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str =
         bars = await client.fetch_bars(symbol, timeframe, floor_time(since, timeframe), now)
     finally:
         await client.close()
-    kept, at = store(), datetime.now(UTC)
+    kept, at = store(), clock.now()
     new, revised = kept.candles.save(client.name, {(symbol, timeframe): bars}, at)
     kept.instruments.save(client.name, instrument)
     gaps = [bars.index[part.start].isoformat() for part in segments(bars.index, timeframe)][1:]

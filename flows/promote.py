@@ -1,8 +1,9 @@
 """A prompt version becomes champion on evidence, or does not; and a champion that breaks its limits goes back."""
 
 import getpass
-from datetime import UTC, datetime
+from datetime import datetime
 
+from tasks import clock
 from tasks import promotion as stage
 from tasks.adapters.files.prompts import CHAMPION, load_prompt
 from tasks.connections import store
@@ -14,7 +15,7 @@ def promote(role: str, version: str, alias: str, evidence: str, override: str) -
 
     override: the reason of a person who promotes all the same. Returns the move; one of kind `refused` moved nothing.
     """
-    prompt, at = load_prompt(role, version), datetime.now(UTC)
+    prompt, at = load_prompt(role, version), clock.now()
     kind, previous, criteria = "challenger", "", ()
     if alias == CHAMPION:
         in_use = load_prompt(role)

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeGuard
 
 from prefect import flow
 
 from flows.clock import owner, to_the_end, too_old
-from tasks import account, alerts, fetch, ledger, unfinished
+from tasks import account, alerts, clock, fetch, ledger, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
@@ -56,7 +56,7 @@ async def reconcile() -> dict[str, Any]:
         with tried(f"booking {symbol}"):
             changed += await ledger.book_fills(symbol)
     with tried("comparison"):
-        wanted = await _compare(tried, wrong, now or datetime.now(UTC))
+        wanted = await _compare(tried, wrong, now or clock.now())
         reached("compared")
         wrong += await _watch_stops(tried, wanted)
     done += await _take_exits(tried)
@@ -143,7 +143,7 @@ def _lift_halts(now: datetime) -> None:
     halts = [halt for halt in active_halts() if halt.who == COMPARISON]
     if not halts:
         return
-    halted_for = datetime.now(UTC) - halts[0].since  # by our clock; fills have the venue's
+    halted_for = clock.now() - halts[0].since  # by our clock; fills have the venue's
     if not ledger.traded_by_hand(now - halted_for - OVERLAP):
         text = f"halt lifted, the books agree again: {'; '.join(halt.reason for halt in lift(COMPARISON))}"
         log().error("protect %s", text)

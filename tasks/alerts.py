@@ -2,11 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
+from tasks import clock
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
 from tasks.core.pages import alerts, inert
@@ -23,7 +24,7 @@ def tell(raised: Sequence[Alert]) -> int:
     """Tell what was not told yet, and say how much that was; outside a Prefect run only log and store have it."""
     new = 0
     for alert in raised:
-        if not store().alerts.note(alert, datetime.now(UTC)):
+        if not store().alerts.note(alert, clock.now()):
             continue
         new += 1
         log().error("alert kind=%s key=%s %s", alert.kind, alert.key, alert.text)
@@ -36,7 +37,7 @@ def tell_refused(deployment: str, text: str) -> None:
     """Tell, in a worker, of a run it refused, once an hour for each deployment; also when the store does not answer."""
     alert = Alert(kind=AlertKind.REFUSED, key=deployment, text=text)
     try:
-        if not store().alerts.note(alert, datetime.now(UTC)):
+        if not store().alerts.note(alert, clock.now()):
             return
     except TradingError as e:
         log().error("the alert could not be noted, it is sent all the same: %s", e)
@@ -53,7 +54,7 @@ def _ring(alert: Alert) -> None:
 @stage
 def look_around(as_of: datetime) -> int:
     """Tell what the store says: halts, the budget, fallback rungs, missed bars."""
-    kept, s, now = store(), settings(), datetime.now(UTC)
+    kept, s, now = store(), settings(), clock.now()
     return tell(
         [
             *alerts.of_halts(active_halts()),

@@ -2,16 +2,15 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
-from uuid import uuid4
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
+from tasks import clock
 from tasks.adapters.store.store import Store, opened
 from tasks.core.errors import TrackingUnavailable, VenueUnavailable
 from tasks.core.ports import Decider, Venue
@@ -86,11 +85,11 @@ def strategy(decider: str, instruments: Mapping[str, Instrument]) -> Strategy:
 @contextmanager
 def alone(name: str) -> Iterator[None]:
     """Hold a lease over something short; raises TrackingUnavailable if others keep it for half a minute."""
-    holder = uuid4().hex
+    holder = clock.new_name()
     for _ in range(300):
         if lease := store().leases.acquire(name, holder, timedelta(seconds=60)):
             break
-        time.sleep(0.1)
+        clock.sleep(0.1)
     else:
         raise TrackingUnavailable(f"{name} is held by another machine for 30 s")
     try:

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from weakref import WeakKeyDictionary
 
-from tasks import connections
+from tasks import clock, connections
 from tasks.adapters.store.store import Store
 from tasks.connections import log, store
 from tasks.core.decision.memory import Remembered
@@ -67,7 +67,7 @@ def forget(who: str, cycle_ids: Sequence[str]) -> None:
 
 
 def _keep(question: Question, cycle_id: str, decided: Answer) -> Answer:
-    kept = store().decisions.keep(cycle_id, decided, datetime.now(UTC))
+    kept = store().decisions.keep(cycle_id, decided, clock.now())
     store().memory.keep(cycle_id, question.snapshot)
     failed = kept.rung == "hold" and kept.errors
     level = log().error if failed else log().warning if kept.errors else log().info

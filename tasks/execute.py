@@ -1,8 +1,6 @@
 """Send what the guard let through: persisted first, looked up before sent, looked up again when in doubt."""
 
-from datetime import UTC, datetime
-
-from tasks import ledger
+from tasks import clock, ledger
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
@@ -138,7 +136,7 @@ async def _objection(record: CycleRecord, intent: OrderIntent) -> str:
 
 
 def _refused(intent: OrderIntent, reason: str) -> Order:
-    now = datetime.now(UTC)
+    now = clock.now()
     return Order(
         client_order_id=intent.client_order_id, venue_order_id="", symbol=intent.symbol, side=intent.side,
         type=intent.type, status=OrderStatus.REJECTED, quantity=intent.quantity, price=intent.price,

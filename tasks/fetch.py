@@ -1,12 +1,12 @@
 """Fetch what the venue knows: its clock, closed candles, books, and our account there."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pandas as pd
 
-from tasks import alerts, connections
+from tasks import alerts, clock, connections
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DataError, InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
@@ -25,7 +25,7 @@ PARALLEL = 8  # requests under way at once; ccxt's own limiter keeps the venue's
 @stage(retries=3, retry_delay_seconds=[1, 3, 10])
 async def venue_now() -> datetime:
     """Return the venue's clock: cycles take it, never the wall's; raises VenueError for one that is not of our time."""
-    theirs, ours, s = await venue().now(), datetime.now(UTC), settings()
+    theirs, ours, s = await venue().now(), clock.now(), settings()
     replays = s.profile == "sandbox" or s.venue_url  # a server on this machine may be at any time
     if not replays and abs(theirs - ours) > MOST_SKEW:
         text = f"the venue says it is {theirs:%Y-%m-%d %H:%M:%S}, we {ours:%Y-%m-%d %H:%M:%S} UTC: nothing is decided"
@@ -92,7 +92,7 @@ async def _fetch(symbol: str, timeframe: str, since: datetime, as_of: datetime) 
 
 
 def _keep(bars: dict[tuple[str, str], pd.DataFrame]) -> int:
-    new, revised = store().candles.save(venue().name, bars, datetime.now(UTC))
+    new, revised = store().candles.save(venue().name, bars, clock.now())
     for (symbol, timeframe), count in revised.items():
         log().warning("fetch symbol=%s timeframe=%s revised=%d: first values kept", symbol, timeframe, count)
     return new

@@ -6,12 +6,11 @@ answer never let trading go on by themselves, and never stop it either.
 """
 
 import json
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 
+from tasks import clock
 from tasks.adapters import secret
 from tasks.connections import log, store
 from tasks.core.types import Halt
@@ -31,12 +30,12 @@ def active_halt() -> Halt | None:
 def halt(why: str, who: str = "ledger") -> None:
     """Stop new entries unless they are stopped already."""
     if active_halt() is None:
-        store().halts.add(why, who, datetime.now(UTC))
+        store().halts.add(why, who, clock.now())
 
 
 def lift(who: str) -> list[Halt]:
     """Lift what `who` halted, and return it: what stood against trading is gone by itself."""
-    return store().halts.resume(who, datetime.now(UTC), whose=who)
+    return store().halts.resume(who, clock.now(), whose=who)
 
 
 def active_halts() -> list[Halt]:
@@ -45,7 +44,7 @@ def active_halts() -> list[Halt]:
     known = {halt.who for halt in active}
     for who, reason in switches().items():
         if who not in known:
-            active.append(store().halts.add(reason, who, datetime.now(UTC)))
+            active.append(store().halts.add(reason, who, clock.now()))
             log().error("halt who=%s reason=%s", who, reason)
     return active
 
@@ -68,9 +67,9 @@ def _file(path: Path) -> str | None:
 
 def _variable(url: str, fresh: bool) -> str | None:
     asked, value = _asked.get(url, (float("-inf"), None))
-    if fresh or time.monotonic() - asked > CACHE_S:
+    if fresh or clock.monotonic() - asked > CACHE_S:
         value = _ask(url)
-        _asked[url] = (time.monotonic(), value)
+        _asked[url] = (clock.monotonic(), value)
     return value
 
 

@@ -8,10 +8,10 @@ they only reduce, their ids derive from the position, and nothing may keep it wa
 import asyncio
 import os
 import socket
-import time
 from contextlib import suppress
 from datetime import timedelta
 
+from tasks import clock
 from tasks.connections import log, store, venue
 from tasks.core.errors import StoreError
 from tasks.core.types import Lease
@@ -48,10 +48,10 @@ class Leases:
 
     async def take(self, name: str) -> Lease | None:
         """Take the lease, waiting for others as long as this run may wait in all; None: somebody still has it."""
-        began = time.monotonic()
+        began = clock.monotonic()
         while True:
             lease = store().leases.acquire(name, self._holder, LASTS)
-            waited = time.monotonic() - began
+            waited = clock.monotonic() - began
             if lease is not None or waited >= self._patience:
                 break
             await asyncio.sleep(POLL_S)

@@ -7,11 +7,11 @@ reduce. What proves nothing is reported and left.
 """
 
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from tasks import alerts
+from tasks import alerts, clock
 from tasks.connections import answered, log, store, venue
 from tasks.core.trading import orders, reconcile
 from tasks.core.trading.positions import OVERLAP, flat_at, is_manual
@@ -60,7 +60,7 @@ def actions(
     **seen: Any,
 ) -> tuple[Action, ...]:
     """Return what is to be done by what was `seen` of the venue just now; now: its own clock, where it matters."""
-    return reconcile.reconcile(ours, VenueView(**seen), earlier, now or datetime.now(UTC), patience)
+    return reconcile.reconcile(ours, VenueView(**seen), earlier, now or clock.now(), patience)
 
 
 def symbols_of_ours() -> tuple[str, ...]:
@@ -132,7 +132,7 @@ def _take_over(symbol: str, known: frozenset[str] = frozenset(), **seen: Any) ->
 
 
 def _adopt(action: Adopt) -> None:
-    kept, order, cycle_id, now = store(), action.order, action.cycle_id, datetime.now(UTC)
+    kept, order, cycle_id, now = store(), action.order, action.cycle_id, clock.now()
     if action.cycle is not None:
         kept.cycles.begin(action.cycle.replace(status=CycleStatus.STARTED), now)
         kept.cycles.save(action.cycle, now, first=True)

@@ -5,11 +5,10 @@ The same orders carry out what a decision wants done once its trade has earned a
 
 import asyncio
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count, cycle
 
-from tasks import ledger
+from tasks import clock, ledger
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading import followups, orders
@@ -164,7 +163,7 @@ async def flatten(position: Position, quantity: Decimal, why: str = "flatten") -
 
 async def submit(position: Position, intent: OrderIntent, lease: Lease | None = None) -> Order:
     """Send one order of `protect`: persisted first, looked up before sent, and proven where it has a lease."""
-    kept, at = store(), datetime.now(UTC)
+    kept, at = store(), clock.now()
     kept.intents.save(position.cycle_id, (intent,), at)
     reached("protect_intent_saved")
     try:

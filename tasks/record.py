@@ -1,11 +1,12 @@
 """Keep what a cycle did: the record in the store, and a page in Prefect."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 
+from tasks import clock
 from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
@@ -26,7 +27,7 @@ CHART_BARS = 96  # a day of 15m
 @stage
 def record_quiet(records: list[CycleRecord]) -> None:
     """Keep the records of cycles that ended without a question; running it again changes nothing."""
-    store().cycles.save_all(records, datetime.now(UTC))
+    store().cycles.save_all(records, clock.now())
     for record in records:
         log().info("cycle %s", decision.summary_line(record))
 
@@ -34,7 +35,7 @@ def record_quiet(records: list[CycleRecord]) -> None:
 @stage(task_run_name="record-{record.symbol}")
 def record_cycle(record: CycleRecord, first: bool = False) -> None:
     """Keep the record; running it again with the same record changes nothing. first: as in `CycleRepository.save`."""
-    store().cycles.save(record, datetime.now(UTC), first=first)
+    store().cycles.save(record, clock.now(), first=first)
     log().info("cycle %s", decision.summary_line(record))
 
 
@@ -64,7 +65,7 @@ def _keep_missed(symbol: str, close: datetime) -> bool:
         cycle_id=cycle_id(s.strategy, symbol, close), strategy=s.strategy, symbol=symbol, as_of=close,
         decider=s.decider_name, status=CycleStatus.MISSED,
     )  # fmt: skip
-    if store().cycles.begin(record, datetime.now(UTC)) is not BeginResult.STARTED:
+    if store().cycles.begin(record, clock.now()) is not BeginResult.STARTED:
         return False
     log().warning("cycle %s", decision.summary_line(record))
     return True

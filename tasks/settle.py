@@ -1,7 +1,6 @@
 """What became of the decisions: an outcome for each closed position."""
 
-from datetime import UTC, datetime
-
+from tasks import clock
 from tasks.connections import log, store
 from tasks.core.trading import ledger
 from tasks.core.types import CycleRecord, Outcome
@@ -17,7 +16,7 @@ def settle_outcomes() -> list[tuple[CycleRecord | None, Outcome]]:
         kept.outcomes.save(ledger.outcome(position))
     outcomes = kept.outcomes.unsettled(strategy)
     settled = [(kept.cycles.get(outcome.cycle_id), outcome) for outcome in outcomes]
-    kept.outcomes.mark_settled(outcomes, datetime.now(UTC))  # last: until then another try finds them all again
+    kept.outcomes.mark_settled(outcomes, clock.now())  # last: until then another try finds them all again
     for outcome in outcomes:
         log().info(
             "outcome symbol=%s cycle_id=%s pnl=%s outcome_r=%s hold_s=%d",

@@ -1,8 +1,8 @@
 """What was begun and did not end: orders on their way or resting, and cycles whose process died."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 
-from tasks import ledger
+from tasks import clock, ledger
 from tasks.connections import log, store, venue
 from tasks.core.errors import OrderRejected, TradingError
 from tasks.core.types import (
@@ -113,5 +113,5 @@ def end_abandoned_cycles(now: datetime) -> None:
             fills=tuple(kept.fills.of_cycle(record.cycle_id)),
             error=action.error,
         )
-        kept.cycles.save(done, datetime.now(UTC), first=True)  # it may have ended by itself meanwhile
+        kept.cycles.save(done, clock.now(), first=True)  # it may have ended by itself meanwhile
         log().error("cycle symbol=%s cycle_id=%s %s", record.symbol, record.cycle_id, action.error)

@@ -5,9 +5,7 @@ call is a line in the log (`quarterdeck -v mcp`, on stderr).
 """
 
 import logging
-from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
 
 from mcp.server.lowlevel.server import Server
 from mcp.server.stdio import stdio_server
@@ -21,6 +19,7 @@ from mcp_types import (
     ToolAnnotations,
 )
 
+from tasks import clock
 from tasks.adapters.model.toolbox import desk_of, public_market
 from tasks.core.decision.llm.tools import TOOLS, shown
 from tasks.core.errors import TradingError
@@ -39,9 +38,9 @@ async def serve() -> None:
         try:
             now = await market.now()  # as in cycles
         except TradingError:  # what is kept is read as of this machine's time
-            now = datetime.now(UTC)
+            now = clock.now()
         call = await desk.answer(
-            {**(asked.arguments or {}), "tool": asked.name}, now, uuid4().hex, desk.limits.deadline_s
+            {**(asked.arguments or {}), "tool": asked.name}, now, clock.new_name(), desk.limits.deadline_s
         )
         LOG.info(
             "mcp tool=%s trace_id=%s bytes=%d latency_ms=%s flags=%s error=%s",

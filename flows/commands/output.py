@@ -14,6 +14,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
+from tasks import clock
 from tasks.core.errors import InputError
 from tasks.core.pages import inert
 
@@ -83,9 +84,9 @@ def utc_time(text: str | None, option: str) -> datetime | None:
 
 def stopwatch() -> Callable[[], dict[str, float]]:
     """Return what tells the seconds since, on the wall and of this process's CPU."""
-    began = time.perf_counter(), time.process_time()
+    began = clock.monotonic(), time.process_time()
     return lambda: {
-        "wall_s": round(time.perf_counter() - began[0], 3),
+        "wall_s": round(clock.monotonic() - began[0], 3),
         "cpu_s": round(time.process_time() - began[1], 3),
     }
 

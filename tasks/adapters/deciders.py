@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from tasks import clock
 from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision import kinds
 from tasks.core.decision.baselines import BuyAndHoldDecider, HoldDecider, RandomDecider, RecordedDecider
@@ -156,7 +157,7 @@ def _ladder(decider: Decider, settings: Settings, store: "Store | None") -> Deci
     breaker = Breaker(settings.breaker_errors, timedelta(seconds=settings.breaker_cooldown_s))
     shared = Shared(store.budget, store.replies, store.breakers, store.memory)
     return Ladder(
-        decider, RulesDecider(), shared, lambda: datetime.now(UTC), settings.strategy, breaker,
+        decider, RulesDecider(), shared, lambda: clock.now(), settings.strategy, breaker,
         ttl=timedelta(seconds=settings.cache_ttl_s), max_distance=settings.cache_distance,
         session=settings.budget.session, may_open=settings.limits.fallback_may_open,
     )  # fmt: skip

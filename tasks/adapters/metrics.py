@@ -8,7 +8,7 @@ Every query reads at most a day, through an index.
 from collections import Counter as Counts
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +19,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
+from tasks import clock
 from tasks.adapters.store.store import Store
 from tasks.adapters.store.tables import (
     AlertRow,
@@ -53,7 +54,7 @@ class Exporter(Collector):
     def collect(self) -> Iterator[Metric]:
         try:
             self._store = self._store or Store(self._url)
-            found = list(self._read(self._store, datetime.now(UTC)))
+            found = list(self._read(self._store, clock.now()))
         except TradingError:
             found = []
         yield _metric(Gauge, "store_up", "1 when the database answered", {(): bool(found)})

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 
+from tasks import clock
 from tasks.adapters.deciders import build, failover_of, prices_of
 from tasks.adapters.parallel_backtests import Job
 from tasks.adapters.store.store import Store
@@ -65,7 +66,7 @@ def paid_decider(variant: Variant, settings: Settings, store: Store, spending: S
     """Build a variant's decider on its one model, every reply of which is kept."""
     asked: Model = KeptModel(
         failover_of((variant.model,), settings), variant.model, settings.model_base_url, store.replies,
-        prices_of(settings), spending, lambda: datetime.now(UTC),
+        prices_of(settings), spending, lambda: clock.now(),
     )  # fmt: skip
     return build(variant.decider, settings, model=asked)
 

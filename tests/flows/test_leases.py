@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from datetime import timedelta
-from types import SimpleNamespace
 
 import pytest
 
@@ -162,7 +161,7 @@ async def test_everything_is_given_back_at_the_end_however_it_ends(shelf, clock)
 async def test_a_lease_that_others_keep_is_waited_for_as_long_as_the_run_may_in_all(shelf, clock, monkeypatch):
     """10 s of patience, 4 gone at the first lease: 6 are left for the second, none for a third."""
     at = [0.0]
-    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: at[0]))
+    monkeypatch.setattr("tasks.clock.source.monotonic", lambda: at[0])
     shelf.takes("a", "another", 1)
     shelf.takes("b", "another", 1)
     async with Leases("run", patience_s=10) as mine:

@@ -5,12 +5,12 @@ MLflow's trace exporter only logs its own failures, so a trace is read back afte
 """
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, date
 from typing import Any
 
+from tasks import clock
 from tasks.adapters.mlflow.server import MlflowServer
 from tasks.adapters.mlflow.trace import prompts_sent, span_count, write_trace
 from tasks.core.decision.llm.prompt import Prompt
@@ -113,7 +113,7 @@ class Tracker:
         with self.server.translated():
             run = self._session_run(strategy, profile, day)
             new = {key: value for key, value in params.items() if key not in run.data.params}
-            self.server.log(run.info.run_id, metrics, new, params, int(time.time() * 1000), step)
+            self.server.log(run.info.run_id, metrics, new, params, int(clock.now().timestamp() * 1000), step)
             return self._end(run)
 
     def attach_outcome(self, trace_id: str, outcome: Outcome) -> None:

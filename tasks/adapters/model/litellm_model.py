@@ -9,7 +9,6 @@ deadline starts (it takes seconds). The library's own retries are off: the next 
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
-from tasks.core.decision.decider import elapsed_ms, within_deadline
+from tasks.core.decision.decider import elapsed_ms, loop_time, within_deadline
 from tasks.core.ports import ModelRequest, Schema
 from tasks.core.types import Json, ModelCall
 from tasks.redaction import redacted
@@ -71,9 +70,9 @@ class LiteLLMModel:
         if os.environ.get(BLOCK_VARIABLE) == "1" and not local:
             return request.call(self.models[0], error="blocked")
         await prepare()
-        started, turns = time.monotonic(), list[_Turn]()
+        started, turns = loop_time(), list[_Turn]()
         await within_deadline(self._failover(request, turns), self.deadline_s)
-        ends = [*(turn.began for turn in turns[1:]), time.monotonic()]
+        ends = [*(turn.began for turn in turns[1:]), loop_time()]
         calls = [turn.call(request, end, self.max_reply_bytes) for turn, end in zip(turns, ends, strict=True)]
         models = [call.model for call in calls]
         trail = [
@@ -89,7 +88,7 @@ class LiteLLMModel:
     async def _failover(self, request: ModelRequest, turns: list[_Turn]) -> None:
         for model in self.models:
             # the envelope and JSON's escapes may double the size of what the model wrote
-            turn = _Turn(model, time.monotonic(), Received(2 * self.max_reply_bytes + 4096))
+            turn = _Turn(model, loop_time(), Received(2 * self.max_reply_bytes + 4096))
             turns.append(turn)
             try:
                 async with asyncio.timeout(self.provider_timeout_s):

@@ -6,12 +6,12 @@ are now; for another as_of, a replay's, they are refused.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import zip_longest
 
+from tasks import clock
 from tasks.adapters.store.store import Store
 from tasks.adapters.venue import client
 from tasks.adapters.venue.ccxt_venue import connect
@@ -112,7 +112,7 @@ def _text(at: datetime) -> str:
 @cache
 def meter(rates: ToolRates) -> Meter:
     """Return this process's meter: decisions and MCP calls count together."""
-    return Meter(rates, time.monotonic)
+    return Meter(rates, clock.monotonic)
 
 
 @cache

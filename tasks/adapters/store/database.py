@@ -6,7 +6,6 @@ IMMEDIATE: they wait for the lock up front (15 s) instead of failing half way. N
 
 import re
 import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from tasks import clock
 from tasks.adapters.store.tables import Base
 from tasks.adapters.store.types import storable_json
 from tasks.core.errors import InputError, StoreError
@@ -275,14 +275,14 @@ def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry)
 
 def _use_wal(connection: sqlite3.Connection) -> None:
     """Switch to WAL; SQLite does not wait for its lock here, so two first starts at once must try again."""
-    give_up = time.monotonic() + LOCK_WAIT_S
+    give_up = clock.monotonic() + LOCK_WAIT_S
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as e:
-            if "locked" not in str(e) or time.monotonic() > give_up:
+            if "locked" not in str(e) or clock.monotonic() > give_up:
                 raise
-            time.sleep(0.02)
+            clock.sleep(0.02)
         else:
             return
 

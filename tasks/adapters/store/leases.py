@@ -4,12 +4,13 @@ Each time a lease changes hands its token grows, for ever: who shows an older on
 What the time is, the database says where it is a server; machines with wrong clocks then agree all the same.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Interval, and_, case, func, literal, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from tasks import clock
 from tasks.adapters.store.database import Repository
 from tasks.adapters.store.tables import LeaseRow
 from tasks.adapters.store.types import UtcTime
@@ -60,5 +61,5 @@ class LeaseRepository(Repository):
     def _in(self, time: timedelta = timedelta(0)) -> ColumnElement[datetime]:
         """Return the moment `time` from now, by the server's clock or, for a file, this machine's."""
         if not self.database.is_postgres:
-            return literal(datetime.now(UTC) + time, UtcTime())
+            return literal(clock.now() + time, UtcTime())
         return func.clock_timestamp(type_=UtcTime()).op("+", return_type=UtcTime())(literal(time, Interval()))

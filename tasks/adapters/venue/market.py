@@ -1,9 +1,8 @@
 """Market data of any venue through ccxt's unified calls: the clock, instruments, closed bars, the book."""
 
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tasks import clock
 from tasks.adapters.venue.client import EXCHANGES, reading, understood
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, figure, ms, number, told
 from tasks.core.errors import InputError, TradingError
@@ -43,7 +43,7 @@ class MarketData:
         """Return the venue's clock; ours, where it has none to ask."""
         with reading(self.client, "the venue's clock"):
             asked = self.client.has.get("fetchTime")
-            self._clock = at(await self.client.fetch_time()) if asked else datetime.now(UTC)
+            self._clock = at(await self.client.fetch_time()) if asked else clock.now()
         return self._clock
 
     async def instrument(self, symbol: str) -> Instrument:
@@ -154,10 +154,10 @@ class MarketData:
 
     async def ready(self) -> None:
         """Load the markets, and again after an hour: steps change. On live, also check once whose key this is."""
-        if time.monotonic() - self._markets_at > MARKETS_KEPT_S:
+        if clock.monotonic() - self._markets_at > MARKETS_KEPT_S:
             with reading(self.client, "the list of markets"):
                 await self.client.load_markets(self._markets_at > float("-inf"))
-            self._markets_at = time.monotonic()
+            self._markets_at = clock.monotonic()
         if self.check_key:
             await self.check_key()
 

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
 from typing import TypeVar
-from uuid import uuid4
 
+from tasks import clock
 from tasks.adapters.venue import trials
 from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import InputError, TradingError, VenueError, VenueUnavailable
@@ -159,4 +159,4 @@ class _Trial:
 
 
 def _new_id(leg: str) -> str:
-    return client_order_id(str(uuid4()), leg)
+    return client_order_id(clock.new_name(), leg)

@@ -9,10 +9,11 @@ streaming.
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
+from tasks import clock
 from tasks.adapters.venue.account import Dialect, accepted
 from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.market import MarketData
@@ -290,7 +291,7 @@ class Unified(Dialect):
             await self._clear(market, await self.market.now() - LATE)
         answer = await self.send(doing, intent, market)
         with understood(doing, VenueUnavailable):
-            when = at(answer["timestamp"]) if answer.get("timestamp") else datetime.now(UTC)
+            when = at(answer["timestamp"]) if answer.get("timestamp") else clock.now()
             return accepted(intent, str(answer["id"]), when)
 
     async def send(self, doing: str, intent: OrderIntent, market: Row) -> Row:

@@ -1,7 +1,6 @@
 """What deciders are built on: one that asks no model, one that does, and the one way to ask a role."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from typing import Any, ClassVar, TypeVar
@@ -65,7 +64,10 @@ class AskingDecider:
         seconds: float = inf, role: str = "",
     ) -> tuple[ModelCall, T | Unusable]:  # fmt: skip
         """Ask one role, at most for `seconds`; return the call, and what its reply says or why it cannot be used."""
-        began, request = time.monotonic(), ModelRequest(role or prompt.name, prompt.ref, messages, schema)
+        began, request = (
+            asyncio.get_running_loop().time(),
+            ModelRequest(role or prompt.name, prompt.ref, messages, schema),
+        )
         call = await within_deadline(self.model.ask(request), seconds)
         if call is None:  # cut off: what was asked is kept all the same
             call = request.call("", error="timeout", latency_ms=elapsed_ms(began))
@@ -85,8 +87,13 @@ async def within_deadline(work: Awaitable[T], seconds: float) -> T | None:
     return task.result() if task.done() and not task.cancelled() else None
 
 
+def loop_time() -> float:
+    """Return the seconds of the clock that coroutines sleep by."""
+    return asyncio.get_running_loop().time()
+
+
 def elapsed_ms(since: float) -> float:
-    return round((time.monotonic() - since) * 1000, 1)
+    return round((loop_time() - since) * 1000, 1)
 
 
 def variables_of(question: Question) -> dict[str, str]:

@@ -9,13 +9,12 @@ only where an answer was missing in the stage that ended it. A HOLD that a full 
 """
 
 import asyncio
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import TypeVar
 
 from tasks.core.decision.actions import Unusable, object_schema, parse_as
-from tasks.core.decision.decider import AskingDecider, elapsed_ms, spent
+from tasks.core.decision.decider import AskingDecider, elapsed_ms, loop_time, spent
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm import roles
 from tasks.core.decision.llm.prompt import render
@@ -42,7 +41,7 @@ class _Sitting:
 
     def __init__(self, panel: PanelDecider, question: Question) -> None:
         self.panel, self.question, self.snapshot = panel, question, question.snapshot
-        self.started = time.monotonic()
+        self.started = loop_time()
         self.variables = roles.variables_of_roles(question)
         self.complete = True  # every role of the last stage answered usably
         self.end = Rung(rung="primary", source=panel.name)
@@ -129,7 +128,7 @@ class _Sitting:
     async def _ask(self, asked: Mapping[str, type[Reply]]) -> dict[str, Reply]:
         """Ask these roles at once and return the usable answers of those who were in time."""
         texts, means = self.panel.texts, self.panel.means
-        seconds = min(means.stage_s, self.started + means.deadline_s - time.monotonic())
+        seconds = min(means.stage_s, self.started + means.deadline_s - loop_time())
         asks = [
             self.panel.ask(
                 text, render(text, self.variables), object_schema(reply), partial(parse_as, cls=reply), seconds
