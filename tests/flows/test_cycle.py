@@ -10,7 +10,7 @@ from sandbox_server import advance, state
 
 from flows.trade import Request, run_cycles
 from tasks import crash_points, decide, fetch, leases
-from tasks.adapters.venue import bybit_rows
+from tasks.adapters.venue.bybit import Bybit
 from tasks.connections import store, venue
 from tasks.core.decision.memory import Earlier, Remembered, Vector
 from tasks.core.errors import StoreError, VenueError
@@ -188,8 +188,11 @@ async def test_a_wallet_without_the_quote_ends_the_cycle_with_one_line_that_name
     home, exchange, monkeypatch
 ):
     only = {"coin": [{"coin": "USDC", "equity": "800"}, {"coin": "BTC", "equity": "0.00000000"}]}
-    read = bybit_rows.balance_of
-    monkeypatch.setattr(bybit_rows, "balance_of", lambda _wallet, bases: read(only, bases))
+
+    async def wallet(_venue):
+        return only
+
+    monkeypatch.setattr(Bybit, "_wallet", wallet)
     with pytest.raises(VenueError, match=r"the wallet holds no USDT \(equity 0\) but 800 USDC: convert or deposit"):
         await run(recorded(home, (START, OPEN)))
     [record] = store().cycles.newest("default")

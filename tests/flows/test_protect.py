@@ -44,7 +44,7 @@ async def test_a_lookup_that_fails_does_not_keep_a_position_naked(home, exchange
     await opened(home)
     store().intents.save(store().cycles.newest("default")[0].cycle_id, (limit_entry(),), START)
     await venue().set_protection(SYMBOL, D(0), None)
-    fault(exchange, "http_500", "/v5/order/realtime", times=1)
+    fault(exchange, "http_500", "/v5/order/realtime", times=20)
     with pytest.raises(TradingError, match="working orders"):
         await protect_once()
     assert state(exchange)["positions"][0]["stopLoss"]

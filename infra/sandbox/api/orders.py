@@ -124,7 +124,8 @@ def cancel(q: Query) -> Json:
     for leg in rows.attached(q.ex):
         if leg.venue_order_id == q["orderId"]:
             stop, target = (ZERO if leg.type == kind else None for kind in ("stop", "target"))
-            q.account.set_protection(leg.symbol, stop, target, q.ex.now)
+            part = q.account.wallet.holdings[leg.symbol].stop_quantity
+            q.account.set_protection(leg.symbol, stop, target, q.ex.now, part)
             return ids(leg)
     order = _find(q)
     q.account.cancel(order.client_order_id, q.ex.now)
@@ -151,7 +152,10 @@ def set_leverage(q: Query) -> Json:
 
 
 def trading_stop(q: Query) -> Json:
-    """Set or, with "0", remove the position's stop and target; what is not given stays."""
+    """Set or, with "0", remove the position's stop and target; what is not given stays.
+
+    Partial ones are as large as slSize or tpSize; unlike Bybit the sandbox keeps one of each kind, the last.
+    """
     position = q.account.position(q.market.symbol)
     if position is None or q.category != "linear":
         raise bad_parameter("can not set tp/sl/ts for zero position")
@@ -161,9 +165,11 @@ def trading_stop(q: Query) -> Json:
     wrong = protection_refusal(1 if position.side == "long" else -1, q.ex.price(position.symbol), stop, target)
     if wrong:
         raise refusal(wrong, q.category)
-    if stop in (None, position.stop or 0) and target in (None, position.target or 0):
+    part = (q.amount("slSize") or q.amount("tpSize")) if q["tpslMode"] == "Partial" else None
+    same = stop in (None, position.stop or 0) and target in (None, position.target or 0)
+    if same and part == position.stop_quantity:
         raise BybitError(34040, "not modified")
-    q.account.set_protection(position.symbol, stop, target, q.ex.now)
+    q.account.set_protection(position.symbol, stop, target, q.ex.now, part)
     return {}
 
 

@@ -90,12 +90,14 @@ def attached(ex: Exchange) -> list[Order]:
     return [
         Order(
             client_order_id="",
-            venue_order_id=derived_id("attached", kind, symbol, holding.opened_at, text(price)),
+            venue_order_id=derived_id(
+                "attached", kind, symbol, holding.opened_at, text(price), text(holding.stop_quantity)
+            ),
             symbol=symbol,
             side="sell" if holding.sign > 0 else "buy",
             type=kind,
             status=OrderStatus.OPEN,
-            quantity=holding.quantity,
+            quantity=min(holding.stop_quantity or holding.quantity, holding.quantity),
             price=price,
             reduce_only=True,
             created_at=holding.entered_at,
@@ -147,8 +149,8 @@ def position_row(ex: Exchange, market: Listing, held: Mapping[str, Holding]) -> 
         "positionValue": holding.cost,
         "positionIM": wallet.margin(holding),
         "liqPrice": "" if liquidation is None else market.text(float(liquidation * wallet.basis)),
-        "takeProfit": text(holding.target),
-        "stopLoss": text(holding.stop),
+        "takeProfit": text(None if holding.stop_quantity else holding.target),
+        "stopLoss": text(None if holding.stop_quantity else holding.stop),
         "unrealisedPnl": holding.unrealized(mark),
         "createdTime": holding.opened_at,
         "updatedTime": holding.entered_at,

@@ -9,35 +9,33 @@ coins as margin, funding payments among the fills.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
 from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import ArmingFacts, Permissions
+from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.client import understood
+from tasks.adapters.venue.dialect import Dialect, Exit
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.unified import Exit, Unified, unlisted
 from tasks.adapters.venue.wire import Row, told, wire
-from tasks.core.errors import VenueUnavailable
-from tasks.core.types import Fill, JsonObject, Order, VenuePosition
+from tasks.core.types import JsonObject, Order, VenuePosition
 from tasks.settings import Settings
 
-MULTI = "multi-assets"
 ALGO: JsonObject = {"trigger": True}
 FORCED = ("autoclose-", "adl_autoclose", "settlement_autoclose", "delivery_autoclose")  # client ids of the venue's own
 EXITS: dict[str, Exit] = {"STOP": "stop", "TAKE_PROFIT": "target"}
 ASKED: dict[Exit, str] = {"stop": "stopLossPrice", "target": "takeProfitPrice"}
 
 
-class BinanceUsdm(Unified):
+class BinanceUsdm(Dialect):
     """Orders in Binance's words; see `Dialect`."""
 
     attaches = False
     finds: ClassVar = ({}, ALGO)
     exits: ClassVar = (ALGO,)
     newest_first: ClassVar = False
+    flawed: ClassVar = {"multi-assets": "multi-assets mode: switch to single-asset mode at Binance"}
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
@@ -55,12 +53,6 @@ class BinanceUsdm(Unified):
 
     # --- what there is
 
-    def known(self, row: Row) -> Row | None:
-        name = str(row["symbol"])
-        if name in self.market.client.markets or not name.endswith("USDT"):
-            return super().known(row)
-        return unlisted(f"{name.removesuffix('USDT')}/USDT:USDT")
-
     def position_of(self, row: Row, market: Row) -> VenuePosition | None:
         side = "short" if str(row["info"]["positionAmt"]).startswith("-") else "long"
         return super().position_of({**row, "side": side}, market)
@@ -74,9 +66,10 @@ class BinanceUsdm(Unified):
         plain = {**row, "reduceOnly": closing, "takeProfitPrice": None}
         return super().order_of(plain, market, exit_ or ((kind, trigger) if kind and trigger and closing else None))
 
-    async def _fills_between(self, market: Row, start: datetime, end: datetime | None) -> dict[str, Fill]:
-        found = await super()._fills_between(market, start, end)
-        return {name: await self.named(fill, market) for name, fill in found.items()}
+    async def trades(self, doing: str, market: Row, asked: JsonObject) -> Sequence[Row]:
+        known = {"symbol": market["id"], "limit": self.page}
+        rows: list[Row] = await self.call(doing, "fapiprivate_get_usertrades", known | asked)
+        return rows
 
     async def purpose(self, order: Order) -> tuple[str, str]:
         if order.client_order_id.startswith(FORCED):
@@ -103,22 +96,13 @@ class BinanceUsdm(Unified):
     ) -> None:
         await super().protect(market, stop, None, quantity, client_order_id)
 
-    async def rest(
-        self,
-        market: Row,
-        held: VenuePosition,
-        kind: Exit,
-        trigger: Decimal,
-        before: Sequence[Order],
-        client_order_id: str,
-    ) -> Sequence[Order]:
+    async def rest(self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, client_order_id: str) -> None:
         asked: JsonObject = {ASKED[kind]: wire(trigger), "reduceOnly": True}
         if client_order_id:
             asked["clientOrderId"] = client_order_id
         side, symbol = "sell" if held.side == "long" else "buy", market["symbol"]
         what = (symbol, "market", side, wire(held.quantity), None, asked)
         await self.call(f"set {symbol} {kind}={trigger}", "create_order", *what, order=True)
-        return before
 
     async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
         for order in orders:
@@ -135,17 +119,15 @@ class BinanceUsdm(Unified):
         doing = "ask what the key may do"
         account = await self.call(doing, "private_get_account", ready=False)
         may = await self.call(doing, "sapi_get_account_apirestrictions", ready=False)
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             lacks = () if may["enableFutures"] else ("Enable Futures",)
             return Permissions(account_id=str(account["uid"]), withdraw=may["enableWithdrawals"], lacks=lacks)
 
-    async def arming(self) -> ArmingFacts:
-        facts, burns = await super().arming(), await self.call("ask the fee coin", "fapiPrivateGetFeeBurn")
-        flaw = ("multi-assets mode: switch to single-asset mode at Binance",) if facts.margin_mode == MULTI else ()
-        note = ("pays fees in BNB, which are booked at what they are worth",) if burns.get("feeBurn") else ()
-        return facts.replace(flaws=facts.flaws + flaw, notes=note)
+    async def notes(self) -> tuple[str, ...]:
+        burns = await self.call("ask the fee coin", "fapiPrivateGetFeeBurn")
+        return ("pays fees in BNB, which are booked at what they are worth",) if burns.get("feeBurn") else ()
 
     async def margin_mode(self) -> str:
         answer = await self.call("ask the margin mode", "fapiPrivateGetMultiAssetsMargin")
-        with understood("the account's margin mode", VenueUnavailable):
-            return MULTI if answer["multiAssetsMargin"] else "single-asset"
+        with understood("the account's margin mode"):
+            return "multi-assets" if answer["multiAssetsMargin"] else "single-asset"

@@ -6,17 +6,16 @@ Left out on purpose: unified trading accounts, isolated margin, union margin, fu
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from tasks.adapters.venue.account import ArmingFacts, Permissions
+from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.client import understood
+from tasks.adapters.venue.dialect import Dialect, Exit
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.unified import SAME, Exit, Unified, covered
-from tasks.adapters.venue.wire import Row, exact, ms, number, number_or_zero, wire
-from tasks.core.errors import TradingError, VenueUnavailable
+from tasks.adapters.venue.wire import Row, exact, number, number_or_zero, wire
+from tasks.core.errors import TradingError
 from tasks.core.types import ZERO, Fill, JsonObject, Order, VenuePosition
 from tasks.settings import Settings
 
@@ -26,7 +25,7 @@ FORCED = ("burst", "reduce_", "offset", "adl", "liquidation")
 FUTURES: JsonObject = {"productType": "USDT-FUTURES", "marginCoin": "USDT"}
 
 
-class Bitget(Unified):
+class Bitget(Dialect):
     """Orders in Bitget's words; see `Dialect`."""
 
     asked: ClassVar = {
@@ -36,6 +35,9 @@ class Bitget(Unified):
     plain: ClassVar = ({}, {"trigger": True})
     exits: ClassVar = ({"trigger": True, "planType": "profit_loss"},)
     cursor: ClassVar = "idLessThan"
+    trade_time: ClassVar = "cTime"
+    moves: ClassVar = True
+    flawed: ClassVar = {"isolated": "isolated margin: switch these contracts to cross margin at Bitget"}
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
@@ -49,6 +51,9 @@ class Bitget(Unified):
             if row["marginCoin"] == coin:
                 return number_or_zero(row, "accountEquity"), number_or_zero(row, "crossedMaxAvailable")
         return ZERO, ZERO
+
+    def position_of(self, row: Row, market: Row) -> VenuePosition | None:
+        return super().position_of({**row, "contracts": row["info"]["total"]}, market)  # ccxt lacks the size of some
 
     # --- orders
 
@@ -68,29 +73,23 @@ class Bitget(Unified):
         trigger = exact(info.get("triggerPrice") or 0, "triggerPrice")
         return [self.order_of(read, market, (kind, trigger) if kind else None)]
 
-    async def rest(
-        self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, before: Sequence[Order],
-        client_order_id: str,
-    ) -> Sequence[Order]:  # fmt: skip
-        """Modify those there are; they are moved at once, and the position is never without."""
-        doing = f"set the {kind} of {market['symbol']} to {trigger}"
-        body: JsonObject = FUTURES | {
-            "symbol": market["id"], "triggerPrice": wire(trigger), "triggerType": "fill_price",
-        }  # fmt: skip
-        if before and covered(before, held):
-            for order in before:
-                if order.price != trigger:
-                    size = wire(order.quantity) if order.quantity else ""
-                    changed = body | {"orderId": order.venue_order_id, "size": size}
-                    method = "private_mix_post_v2_mix_order_modify_tpsl_order"
-                    await self.call(doing, method, changed, order=True, fine=SAME)
-            return ()
+    async def rest(self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, client_order_id: str) -> None:
         whole, word = held.stop_quantity is None, WORDS[kind]
-        body |= {"planType": f"pos_{word}"} if whole else {"planType": f"{word}_plan", "size": wire(held.quantity)}
+        body: JsonObject = (
+            {"planType": f"pos_{word}"} if whole else {"planType": f"{word}_plan", "size": wire(held.quantity)}
+        )
         body |= {"holdSide": "buy" if held.side == "long" else "sell"}
         body |= {"clientOid": client_order_id} if client_order_id else {}
-        await self.call(doing, "private_mix_post_v2_mix_order_place_tpsl_order", body, order=True)
-        return before
+        await self._set(market, kind, trigger, "private_mix_post_v2_mix_order_place_tpsl_order", body)
+
+    async def move(self, market: Row, order: Order, trigger: Decimal) -> None:
+        body: JsonObject = {"orderId": order.venue_order_id, "size": wire(order.quantity) if order.quantity else ""}
+        await self._set(market, order.type, trigger, "private_mix_post_v2_mix_order_modify_tpsl_order", body)
+
+    async def _set(self, market: Row, kind: str, trigger: Decimal, method: str, body: JsonObject) -> None:
+        body |= FUTURES | {"symbol": market["id"], "triggerPrice": wire(trigger), "triggerType": "fill_price"}
+        doing = f"set the {kind} of {market['symbol']} to {trigger}"
+        await self.call(doing, method, body, order=True, fine=Meaning.NOT_MODIFIED)
 
     async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
         for order in orders:
@@ -101,22 +100,16 @@ class Bitget(Unified):
 
     # --- fills
 
-    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
-        market = await self.market.listing(symbol)
-        return [fill if fill.reason else await self.named(fill, market) for fill in await super().fills(symbol, since)]
-
     async def purpose(self, order: Order) -> tuple[str, str]:
         """The venue gives every order a client id; of a stop or target it is not ours."""
         return ("", order.type) if order.type in WORDS else (order.client_order_id, "")
 
-    async def trades(self, doing: str, market: Row, start: datetime, end: datetime | None) -> list[Any]:
-        """Ask without ccxt, which cannot read a fill that had no fee."""
-        asked = {"productType": "USDT-FUTURES", "symbol": market["id"], "startTime": ms(start), "limit": self.page}
-        asked |= {"endTime": ms(end)} if end else {}
-        answer = await self.call(doing, "private_mix_get_v2_mix_order_fills", asked)
-        with understood(doing, VenueUnavailable):
-            rows = [row | {"feeDetail": row.get("feeDetail") or [{}]} for row in answer["data"]["fillList"] or ()]
-            return [self.market.client.parse_trade(row, market) for row in rows]
+    async def trades(self, doing: str, market: Row, asked: JsonObject) -> Sequence[Row]:
+        """A fill that had no fee is one that ccxt cannot read."""
+        known = {"productType": "USDT-FUTURES", "symbol": market["id"], "limit": self.page}
+        answer = await self.call(doing, "private_mix_get_v2_mix_order_fills", known | asked)
+        with understood(doing):
+            return [row | {"feeDetail": row.get("feeDetail") or [{}]} for row in answer["data"]["fillList"] or ()]
 
     def fill_of(self, row: Row, market: Row) -> Fill:
         forced = any(word in str(row["info"].get("tradeSide")) for word in FORCED)
@@ -126,14 +119,14 @@ class Bitget(Unified):
 
     async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:
         account = await self._account(symbol)
-        with understood(f"the leverage of {symbol}", VenueUnavailable):
+        with understood(f"the leverage of {symbol}"):
             self.one_way(symbol, account["posMode"] == "hedge_mode", refusal)
             return number(account, "crossedMarginLeverage")
 
     async def permissions(self) -> Permissions:
         doing = "ask what the key may do"
         answer = await self.call(doing, "private_spot_get_v2_spot_account_info", ready=False)
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             may = answer["data"].get("authorities")
             known = isinstance(may, list)
             return Permissions(
@@ -142,11 +135,6 @@ class Bitget(Unified):
                 read_only="coow" not in may if known else None,
             )
 
-    async def arming(self) -> ArmingFacts:
-        facts = await super().arming()
-        isolated = ("isolated margin: switch these contracts to cross margin at Bitget",)
-        return facts.replace(flaws=facts.flaws + isolated) if facts.margin_mode == "isolated" else facts
-
     async def margin_mode(self) -> str:
         contracts = [symbol for symbol in self.settings.symbols if ":" in symbol]
         return str((await self._account(contracts[0]))["marginMode"]) if contracts else "unknown"
@@ -154,6 +142,6 @@ class Bitget(Unified):
     async def _account(self, symbol: str) -> Row:
         doing = f"ask how the account is set for {symbol}"
         answer = await self.call(doing, "fetch_leverage", symbol)
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             row: Row = answer["info"]
             return row

@@ -1,156 +1,255 @@
-"""Bybit's V5 dialect (sandbox, testnet, live): signed calls, and the venue's own rows.
+"""Bybit's V5 dialect (sandbox, testnet, live), with the venue's own words where ccxt's are not exact.
 
-ccxt's signed calls rather than its unified ones, so that quantities and prices keep their exact digits. USDT-settled
-linear contracts take stop and target with the entry. On spot a market order can bring neither: the stop rests as an
-order of its own that does not tie up the coins (placed or replaced by `protect`, and after every trade as large as
-what is held), and the target is not sent, the watchdog takes it. Left out on purpose: hedge mode, spot's
-one-cancels-other orders (for limit entries only), streaming.
+Orders go out by signed calls of the venue's, so that quantities and prices keep their digits. USDT-settled linear
+contracts, in one-way mode (positionIdx 0), take stop and target with the entry; these cover the whole position
+(tpslMode Full) and fire at market on the last price, the venue's defaults. Where somebody else has a part of the
+position they are Partial ones, as large as ours, which the venue only adds: older ones are cancelled. On spot a market
+order can bring neither: the stop rests as an order of its own that does not tie up the coins (placed or replaced by
+`protect`, and after every trade as large as what is held), and the target is not sent, the watchdog takes it. Left out
+on purpose: hedge mode, spot's one-cancels-other orders (for limit entries only), streaming.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ClassVar
 
-from tasks.adapters.venue import bybit_rows
-from tasks.adapters.venue.account import ArmingFacts, Dialect, Permissions, accepted
-from tasks.adapters.venue.bybit_rows import category_of
-from tasks.adapters.venue.client import translated, understood
+from tasks.adapters.venue.account import Permissions, accepted
+from tasks.adapters.venue.client import understood
+from tasks.adapters.venue.dialect import EXITS, Dialect, Exit
+from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.wire import Row, at, ms, number, told, wire
+from tasks.adapters.venue.wire import Row, at, number, number_or_zero, price_or_none, told, wire
 from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
-from tasks.core.types import Balance, Fill, Order, OrderIntent, OrderStatus, VenuePosition
+from tasks.core.types import (
+    ZERO,
+    Balance,
+    Fill,
+    JsonObject,
+    Order,
+    OrderIntent,
+    OrderType,
+    VenuePosition,
+    exact_sum,
+)
+from tasks.settings import Settings
 
 CREATE, CANCEL = "private_post_v5_order_create", "private_post_v5_order_cancel"
+FINDS = ("fetch_open_orders", "fetch_canceled_and_closed_orders")  # by our id the first tells closed ones too
+# by ccxt's words: states that it does not know or takes for filled, numbers as the venue wrote them
+STATUS = {"Created": "open", "PartiallyFilledCanceled": "canceled"}
+WRITTEN = {
+    "amount": "qty",
+    "filled": "cumExecQty",
+    "price": "price",
+    "timestamp": "createdTime",
+    "lastUpdateTimestamp": "updatedTime",
+}
+MAY_BE = {"average": "avgPrice", "stopLossPrice": "stopLoss", "takeProfitPrice": "takeProfit"}
+SIDES = {"Buy": "long", "Sell": "short"}  # of positions
 FEE_SWITCHES = ("fmsef", "smsef")  # fees in MNT, on contracts and on spot
-MAX_PAGES = 100
-FILL_WINDOW = timedelta(days=7)  # the longest span one /v5/execution/list answers
-FILLS_KEPT = timedelta(days=730)
-T = TypeVar("T")
+NO_REASON = ("", "EC_NoError")
+FORCED = ("BustTrade", "AdlTrade")
+TRADES = ("", "Trade", "Funding", *FORCED)  # execTypes; Settle, Delivery, MovePosition... are none
+SPOT_STOPS = ("Stop", "tpslOrder")  # stopOrderType of resting spot orders: we place no others than stops
 
 
 class Bybit(Dialect):
     """Orders in Bybit's words; see `Dialect`."""
 
     takes_spot = True
+    asked: ClassVar = {"fetch_open_orders": {"limit": 50}}
+    fills_kept = timedelta(days=730)
+    leverage_as = Decimal
+    leverage_texts = ("buyLeverage", "sellLeverage")
+    flawed: ClassVar = {
+        "classic": "a classic account: upgrade it to a unified trading account at Bybit",
+        "PORTFOLIO_MARGIN": "portfolio margin: switch the account to cross margin at Bybit",
+    }
+
+    def __init__(self, market: MarketData, settings: Settings) -> None:
+        super().__init__(market, settings)
+        market.client.add_pagination_cursor_to_result = rows_of
+
+    # --- what there is
 
     async def balance(self) -> Balance:
-        bases = [symbol.partition("/")[0] for symbol in self.spot]
-        return await self._wallet(lambda account: bybit_rows.balance_of(account, bases))
+        """Return the equity in quote, and what of it is free for new margin; coins traded on spot count at their value.
 
-    async def _wallet(self, read: Callable[[Row], T]) -> T:
-        doing, asked = "fetch the balance", {"accountType": "UNIFIED"}
-        rows = await self.rows(doing, "private_get_v5_account_wallet_balance", asked, read)
-        with understood(doing, VenueUnavailable):
-            return rows[0]
+        Never more is available than the account has: other coins may be lent out or pledged against it.
+        """
+        account = await self._wallet()
+        with understood("fetch the balance"):
+            coin, bases = coin_of(account, self.quote), [symbol.partition("/")[0] for symbol in self.spot]
+            equity = number(coin, "equity")
+            used = [told(coin, name) or ZERO for name in ("totalPositionIM", "totalOrderIM", "locked")]
+            available = equity - exact_sum(used)
+            if account.get("totalAvailableBalance") not in (None, ""):
+                available = min(available, number(account, "totalAvailableBalance"))
+            equity += exact_sum(told(coin_of(account, base), "usdValue") or ZERO for base in bases)
+            held = {str(row["coin"]): str(row.get("equity", "")) for row in account["coin"]}
+        other = {name: text for name, text in held.items() if text.strip("0.") and name not in (self.quote, *bases)}
+        return Balance(equity=equity, available=max(available, ZERO), currency=self.quote, other=other)
+
+    async def _wallet(self) -> Row:
+        doing = "fetch the balance"
+        answer = await self.result(doing, "private_get_v5_account_wallet_balance", {"accountType": "UNIFIED"})
+        with understood(doing):
+            account: Row = answer["list"][0]
+            return account
 
     async def positions(self) -> list[VenuePosition]:
         """Return the open USDT-settled linear positions, and what we hold of the coins we trade on spot."""
-        asked = {"category": "linear", "settleCoin": "USDT", "limit": 200}
-        found = await self.rows(
-            "fetch the positions", "private_get_v5_position_list", asked,
-            lambda row: bybit_rows.position_of(row, self._symbol(row["symbol"])),
-        )  # fmt: skip
-        found += [await self.spot_position(symbol) for symbol in self.spot]
-        return [position for position in found if position]
+        coins = [await self.spot_position(symbol) for symbol in self.spot]
+        return [*await super().positions(), *filter(None, coins)]
+
+    async def position_rows(self, doing: str) -> list[Any]:
+        return await self.paged(doing, partial(self.call, doing, "fetch_positions"), {}, self.next_page)
+
+    def known(self, row: Row) -> Row:
+        if market := super().known(row):
+            return market
+        raise KeyError(row["symbol"])  # we asked for what settles in our quote
+
+    def position_of(self, row: Row, market: Row) -> VenuePosition | None:
+        info = row["info"]
+        read = {**row, "contracts": info["size"], "side": SIDES.get(info["side"]), "entryPrice": info.get("avgPrice")}
+        position = super().position_of(read, market)
+        return position and position.replace(
+            stop=price_or_none(info, "stopLoss"), target=price_or_none(info, "takeProfit")
+        )
+
+    async def guarded(self, held: VenuePosition) -> VenuePosition:
+        """The row tells what covers all; a stop for a part is among the orders, and missing until it is seen there."""
+        if not held.stop:
+            with suppress(VenueError):
+                return await super().guarded(held)
+        return held
 
     async def spot_position(self, symbol: str) -> VenuePosition | None:
         """Read a coin as a position: the venue has none on spot. Less than can be sold is flat."""
-        instrument, base = await self.market.instrument(symbol), symbol.partition("/")[0]
-        coins = await self._wallet(lambda account: number(bybit_rows.coin_of(account, base), "equity"))
+        instrument, account = await self.market.instrument(symbol), await self._wallet()
+        with understood("fetch the balance"):
+            coins = number(coin_of(account, symbol.partition("/")[0]), "equity")
         if coins < max(instrument.step, instrument.min_quantity):
             return None
         stop, covers = max(await self._stops(symbol), default=(None, None))
-        recent = await self.fills(symbol, await self.market.now() - FILL_WINDOW)
+        recent = await self.fills(symbol, await self.market.now() - self.fills_span)
         bought = [fill.price for fill in recent if fill.side == "buy"]
         paid = bought[-1] if bought else (await self.market.fetch_book(symbol)).bids[0][0]
         return VenuePosition(
             symbol=symbol, side="long", quantity=coins, avg_price=paid, stop=stop, stop_quantity=covers
         )
 
-    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
-        """Return executions since then, oldest first; funding payments among them (quantity 0)."""
-        market, now, found = await self.market.listing(symbol), await self.market.now(), dict[str, Fill]()
-        since = max(since, now - FILLS_KEPT)
-        while since <= now:
-            asked = category_of(market) | {"startTime": ms(since), "limit": 100}
-            if since + FILL_WINDOW < now:
-                asked["endTime"] = ms(since + FILL_WINDOW)
-            fills = await self.rows(
-                f"fetch {symbol} fills",
-                "private_get_v5_execution_list",
-                asked,
-                lambda row: bybit_rows.fill_of(row, market),
-            )
-            found |= {fill.fill_id: fill for fill in fills}
-            since += FILL_WINDOW
-        newest_last = reversed(found.values())  # of one instant, the venue lists the last first
-        return sorted(newest_last, key=lambda fill: fill.at)
+    async def _listed(self, symbol: str, _lists: Iterable[JsonObject]) -> list[Order]:
+        return await super()._listed(symbol, order_kinds(await self.market.listing(symbol)))
+
+    def next_page(self, rows: Sequence[Row], before: JsonObject) -> JsonObject:
+        return next_cursor([row["info"] for row in rows], before)
 
     async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
         """Ask what is working, then the history (7 days back). None only if both say there is no such order."""
-        doing = f"look up order {client_order_id}"
-        asked = category_of(await self.market.listing(symbol)) | {"orderLinkId": client_order_id}
-        for method in ("private_get_v5_order_realtime", "private_get_v5_order_history"):
-            result = await self.call(doing, method, asked)
-            with understood(doing, VenueUnavailable):
-                if rows := list(result["list"]):
-                    newest = max(rows, key=lambda row: at(row["updatedTime"], "updatedTime"))
-                    if any(row["orderLinkId"] != client_order_id for row in rows):
-                        raise ValueError(f"answered with order {newest['orderLinkId']!r}")
-                    return bybit_rows.order_of(newest, symbol)
+        doing, market = f"look up order {client_order_id}", await self.market.listing(symbol)
+        for method in FINDS:
+            rows = await self.call(doing, method, symbol, {"orderLinkId": client_order_id})
+            with understood(doing):
+                orders = [order for row in rows for order in self.orders_of(row, market)]
+                if any(order.client_order_id != client_order_id for order in orders):
+                    raise ValueError(f"answered with order {orders[0].client_order_id!r}")
+                if orders:
+                    return max(orders, key=lambda order: order.updated_at)
         return None
 
-    async def open_orders(self, symbol: str) -> list[Order]:
-        market, found = await self.market.listing(symbol), dict[str, Order]()
-        for kind in bybit_rows.order_kinds(market):
-            asked = category_of(market) | {"openOnly": 0, "limit": 50} | kind
-            orders = await self.rows(
-                f"fetch open {symbol} orders", "private_get_v5_order_realtime", asked,
-                lambda row: bybit_rows.order_of(row, symbol),
-            )  # fmt: skip
-            found |= {order.venue_order_id: order for order in orders if order.status is OrderStatus.OPEN}
-        return list(found.values())
+    def orders_of(self, row: Row, market: Row) -> list[Order]:
+        info = row["info"]
+        kind, reason = exit_reason(info.get("stopOrderType"), market), str(info.get("rejectReason") or "")
+        read = {**row, "status": STATUS.get(info["orderStatus"], row["status"])}
+        read |= {ours: info[theirs] for ours, theirs in WRITTEN.items()}
+        read |= {ours: info.get(theirs, "") for ours, theirs in MAY_BE.items()}
+        exit_ = (kind, number_or_zero(info, "triggerPrice")) if kind else None
+        return [self.order_of(read, market, exit_).replace(reason="" if reason in NO_REASON else reason)]
+
+    async def trades(self, doing: str, market: Row, asked: JsonObject) -> Sequence[Row]:
+        asked |= category_of(market) | {"limit": self.page}
+        answer = await self.call(doing, "private_get_v5_execution_list", asked)
+        with understood(doing):
+            return rows_of(answer)
+
+    def more_trades(self, rows: Sequence[Row], before: JsonObject) -> JsonObject:
+        return next_cursor(rows, before)
+
+    def fill_of(self, row: Row, market: Row) -> Fill:
+        """Read an execution. A funding payment has a fee and moves no quantity.
+
+        A spot buy whose fee is taken in base is told as what remains: less quantity, and the fee in quote. What is no
+        trade has its type as reason, and may lack side, quantity and price.
+        """
+        info, kind, settle = row["info"], str(row["info"].get("execType") or ""), market["settle"] or market["quote"]
+        quantity, price, fee = (number_or_zero(info, name) for name in ("execQty", "execPrice", "execFee"))
+        if kind in TRADES and min(quantity, price) <= 0:
+            raise ValueError(f"execution {row['id']} is of {quantity} at {price}, both must be above 0")
+        currency = info.get("feeCurrency") or settle
+        if market["spot"] and currency == market["base"] and row["side"] == "buy":
+            quantity, fee, currency = quantity - fee, fee * price, settle
+        read = {
+            **row, "side": row["side"] or (None if kind in TRADES else "buy"),
+            "fee": {"cost": fee, "currency": currency},
+            "amount": ZERO if kind == "Funding" else quantity, "price": price, "timestamp": info["execTime"],
+        }  # fmt: skip
+        name, reason = info.get("orderLinkId") or "", fill_reason(info, kind, market)
+        return super().fill_of(read, market).replace(client_order_id=name, reason=reason)
+
+    async def named(self, fill: Fill, _market: Row) -> Fill:
+        """The row has told all there is."""
+        return fill
 
     # --- what is done
 
-    async def prepare(self, market: Row) -> None:
-        symbol = market["symbol"]
-        leverage = await self.leverage(symbol, OrderRejected)
-        limits, instrument = self.settings.limits, await self.market.instrument(symbol)
-        wanted = min(limits.leverage_of(symbol), instrument.max_leverage)
-        if leverage != wanted:
-            value = wire(wanted)
-            body = category_of(market) | {"buyLeverage": value, "sellLeverage": value}
-            doing, method = f"set {symbol} leverage {value}", "private_post_v5_position_set_leverage"
-            await self.call(doing, method, body, fine=Meaning.NOT_MODIFIED, order=True)
-
     async def create(self, intent: OrderIntent, market: Row) -> Order:
-        doing, body = f"send order {intent.client_order_id}", bybit_rows.order_request(intent, market)
-        answer = await self.call(doing, CREATE, body, order=True)
-        with understood(doing, VenueUnavailable):
+        doing = f"send order {intent.client_order_id}"
+        answer = await self.result(doing, CREATE, order_request(intent, market), order=True)
+        with understood(doing):
             return accepted(intent, answer["orderId"], at(answer["time"]))
+
+    async def cancel(self, market: Row, client_order_id: str) -> None:
+        for kind in order_kinds(market):
+            body = category_of(market) | {"orderLinkId": client_order_id} | kind
+            await self.call(f"cancel order {client_order_id}", CANCEL, body, fine=Meaning.GONE, order=True)
 
     async def protect(
         self, market: Row, stop: Decimal | None, target: Decimal | None, quantity: Decimal | None, client_order_id: str
     ) -> None:
         """Doing it twice is harmless. On contracts the venue keeps no client id for it."""
-        prices = bybit_rows.protection(stop, target)
+        prices = protection(stop, target)
         if market["spot"]:
             if stop is not None:
                 await self._rest_stop(market, stop, quantity, client_order_id)
         elif prices:
-            doing, body = f"set {market['symbol']} stop={stop} target={target}", category_of(market)
-            body |= {"positionIdx": 0, **prices}
-            method = "private_post_v5_position_trading_stop"
-            await self.call(doing, method, body, fine=Meaning.NOT_MODIFIED, order=True)
+            symbol = market["symbol"]
+            held = await self._held(symbol) if quantity else None
+            if held and quantity and quantity < held.quantity:
+                await super().protect(market, stop, target, quantity, client_order_id)
+            else:
+                await self._trading_stop(market, prices)
 
-    async def cancel(self, market: Row, client_order_id: str) -> None:
-        for kind in bybit_rows.order_kinds(market):
-            body = category_of(market) | {"orderLinkId": client_order_id} | kind
-            await self.call(f"cancel order {client_order_id}", CANCEL, body, fine=Meaning.GONE, order=True)
+    async def _trading_stop(self, market: Row, prices: JsonObject) -> None:
+        doing, method = f"set {market['symbol']} {prices}", "private_post_v5_position_trading_stop"
+        body = category_of(market) | {"positionIdx": 0, **prices}
+        await self.call(doing, method, body, fine=Meaning.NOT_MODIFIED, order=True)
+
+    async def rest(self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, _client_order_id: str) -> None:
+        size = "slSize" if kind == "stop" else "tpSize"
+        prices = protection(*(trigger if kind == each else None for each in EXITS))
+        await self._trading_stop(market, {**prices, "tpslMode": "Partial", size: wire(held.quantity)})
+
+    async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
+        for order in orders:
+            doing, kind = f"cancel the {order.type} of {order.symbol}", {"orderFilter": "StopOrder"}
+            body = category_of(market) | {"orderId": order.venue_order_id} | (kind if market["spot"] else {})
+            await self.call(doing, CANCEL, body, fine=Meaning.GONE, order=True)
 
     async def traded(self, market: Row, order: Order) -> None:
         """On spot a stop that rests covers what it did and what came or went, and goes when nothing is left."""
@@ -158,12 +257,11 @@ class Bybit(Dialect):
             trigger, covers = max(stops)
             covers += order.filled if order.side == "buy" else -order.filled
             left = covers > 0 and await self.spot_position(market["symbol"])
-            await self._rest_stop(market, trigger if left else Decimal(0), covers)
+            await self._rest_stop(market, trigger if left else ZERO, covers)
 
     async def _stops(self, symbol: str) -> list[tuple[Decimal, Decimal]]:
         """Return trigger and open quantity of the spot stops that rest."""
-        resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
-        return [(order.price, order.quantity - order.filled) for order in resting if order.price]
+        return [(order.price, order.quantity - order.filled) for order in await self.protections(symbol) if order.price]
 
     async def _rest_stop(
         self, market: Row, trigger: Decimal, quantity: Decimal | None, client_order_id: str = ""
@@ -173,25 +271,22 @@ class Bybit(Dialect):
         Never for more than there is: such a one is refused when it fires, for want of coins.
         """
         symbol, doing = market["symbol"], f"set {market['symbol']} stop={trigger}"
-        resting = [order for order in await self.open_orders(symbol) if order.type == "stop"]
-        keep: list[Order] = []
-        position = await self.spot_position(symbol) if trigger else None
+        resting, position = await self.protections(symbol), await self.spot_position(symbol) if trigger else None
         if trigger and position is None:
             raise OrderRejected(f"{doing}: nothing of it is held")
         if position is not None:
             covered = position.quantity if quantity is None else min(quantity, position.quantity)
             quantity = floor_to_step(covered, (await self.market.instrument(symbol)).step)
-            keep = [order for order in resting if (order.price, order.quantity) == (trigger, quantity)][:1]
-            if not keep:
+            same = [order for order in resting if (order.price, order.quantity) == (trigger, quantity)]
+            if same:
+                resting.remove(same[0])
+            else:
                 bid = (await self.market.fetch_book(symbol)).bids[0][0]
                 if trigger >= bid:
                     raise OrderRejected(f"{doing}: must be below the best bid {bid}")
-                body = bybit_rows.spot_stop_request(market, quantity, trigger, client_order_id)
+                body = spot_stop_request(market, quantity, trigger, client_order_id)
                 await self.call(doing, CREATE, body, order=True)
-        for order in resting:
-            if order not in keep:
-                body = category_of(market) | {"orderId": order.venue_order_id, "orderFilter": "StopOrder"}
-                await self.call(doing, CANCEL, body, fine=Meaning.GONE, order=True)
+        await self.unrest(market, resting)
 
     # --- whose it is
 
@@ -200,89 +295,146 @@ class Bybit(Dialect):
         if self.settings.profile == "testnet" and self.settings.venue_demo:
             return Permissions(account_id="")
         doing = "ask what the key may do"
-        answer = await self.call(doing, "private_get_v5_user_query_api", {}, ready=False)
-        with understood(doing, VenueUnavailable):
+        answer = await self.result(doing, "private_get_v5_user_query_api", {}, ready=False)
+        with understood(doing):
             contracts = len(self.spot) < len(self.settings.symbols)
             wanted = {
                 "ContractTrade": ("Order", "Position") if contracts else (),
                 "Spot": ("SpotTrade",) * bool(self.spot),
             }
-            return bybit_rows.permissions_of(answer, wanted)
-
-    async def arming(self) -> ArmingFacts:
-        info = await self._info()
-        if str(info.get("unifiedMarginStatus")) == "1":  # its wallet answers otherwise
-            flaw = "a classic account: upgrade it to a unified trading account at Bybit"
-            return ArmingFacts(margin_mode="classic", leverage={}, flaws=(flaw,))
-        facts = await super().arming()
-        flaws, notes = [*facts.flaws], []
-        if facts.margin_mode == "PORTFOLIO_MARGIN":
-            flaws.append("portfolio margin: switch the account to cross margin at Bybit")
-        with suppress(VenueError):  # demo accounts do not tell
-            switches = await self.call("ask the fee coin", "private_get_v5_account_user_setting_config", {})
-            if any(switches.get(name) for name in FEE_SWITCHES):
-                notes.append("pays fees in MNT, which are booked at what they are worth: switch it off to pay USDT")
-        return facts.replace(flaws=tuple(flaws), notes=tuple(notes))
-
-    async def _info(self) -> dict[str, Any]:
-        return await self.call("ask how the account is set", "private_get_v5_account_info", {})
+            return permissions_of(answer, wanted)
 
     async def margin_mode(self) -> str:
-        answer = await self._info()
-        with understood("the account's margin mode", VenueUnavailable):
-            return str(answer["marginMode"])
+        """The wallet of a classic account answers otherwise."""
+        doing = "ask how the account is set"
+        info = await self.result(doing, "private_get_v5_account_info", {})
+        with understood(doing):
+            return "classic" if str(info.get("unifiedMarginStatus")) == "1" else str(info["marginMode"])
+
+    async def notes(self) -> tuple[str, ...]:
+        with suppress(VenueError):  # demo accounts do not tell
+            switches = await self.result("ask the fee coin", "private_get_v5_account_user_setting_config", {})
+            if any(switches.get(name) for name in FEE_SWITCHES):
+                return ("pays fees in MNT, which are booked at what they are worth: switch it off to pay USDT",)
+        return ()
 
     async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:
-        terms = await self.rows(
-            f"ask the position mode of {symbol}", "private_get_v5_position_list",
-            category_of(await self.market.listing(symbol)),
-            lambda row: (int(row["positionIdx"]), told(row, "leverage")),
-        )  # fmt: skip
-        if any(index for index, _ in terms):
-            raise refusal(f"{symbol} is in hedge mode at {self.market.name}: switch the account to one-way mode")
-        return terms[0][1] if terms else None
+        doing, asked = f"ask the position mode of {symbol}", category_of(await self.market.listing(symbol))
+        answer = await self.call(doing, "private_get_v5_position_list", asked)
+        with understood(doing):
+            rows = rows_of(answer)
+            self.one_way(symbol, any(int(row["positionIdx"]) for row in rows), refusal)
+            return told(rows[0], "leverage") if rows else None
 
     # --- underneath
 
-    def _symbol(self, market_id: str) -> str:
-        """Return the unified symbol of a linear contract's id (spot uses the same ids).
-
-        One that is listed no longer can still be held: its name is read from the id, so that the watchdog sees it.
-        """
-        for market in self.market.client.markets_by_id.get(market_id, ()):
-            if market["linear"]:
-                return str(market["symbol"])
-        base = market_id.removesuffix("USDT")
-        if not base or base == market_id:
-            raise KeyError(market_id)
-        return f"{base}/USDT:USDT"
-
-    async def call(
-        self, doing: str, method: str, params: Mapping[str, object], *, fine: Meaning | None = None,
-        order: bool = False, ready: bool = True,
-    ) -> dict[str, Any]:  # fmt: skip
-        """Make one signed call and return its result and time.
-
-        fine: an error of this meaning is none. ready: load the markets first.
-        """
-        await self.allowed(doing, ready)
-        answer: object = {"result": {}}
-        with translated(self.market.client, doing, order=order, fine=fine):
-            answer = await getattr(self.market.client, method)(dict(params))
-        if not isinstance(answer, dict) or not isinstance(answer.get("result"), dict):
+    async def result(self, doing: str, method: str, params: JsonObject, **terms: Any) -> Row:
+        """Return the result of a call of the venue's own, and its time."""
+        answer = await self.call(doing, method, params, **terms)
+        if not isinstance(answer.get("result"), dict):
             raise VenueUnavailable(f"{doing}: the answer has no result")
         return {"time": answer.get("time"), **answer["result"]}
 
-    async def rows(self, doing: str, method: str, params: Mapping[str, object], read: Callable[[Row], T]) -> list[T]:
-        """Read all pages of a list, each row by `read`."""
-        rows: list[T] = []
-        for _ in range(MAX_PAGES):
-            result = await self.call(doing, method, params)
-            with understood(doing, VenueUnavailable):
-                page = [read(row) for row in result["list"]]
-            rows += page
-            cursor = result.get("nextPageCursor")
-            if not page or not cursor or cursor == params.get("cursor"):
-                return rows
-            params = {**params, "cursor": cursor}
-        raise VenueError(f"{doing}: more than {MAX_PAGES} pages")
+
+def rows_of(answer: Row) -> list[dict[str, Any]]:
+    """Return a list's rows, the first with the cursor of the next page; ccxt's own takes no list for an empty one."""
+    rows: list[dict[str, Any]] = answer["result"]["list"]
+    for row in rows[:1]:
+        row["nextPageCursor"] = answer["result"].get("nextPageCursor")
+    return rows
+
+
+def next_cursor(rows: Iterable[Row], before: JsonObject) -> JsonObject:
+    cursor = next((row["nextPageCursor"] for row in rows if row.get("nextPageCursor")), None)
+    return {"cursor": cursor} if cursor and cursor != before.get("cursor") else {}
+
+
+def category_of(market: Row) -> JsonObject:
+    """Name a market as every private request does."""
+    return {"category": "spot" if market["spot"] else "linear", "symbol": market["id"]}
+
+
+def order_kinds(market: Row) -> tuple[JsonObject, ...]:
+    """Return the filters of all orders there may be: on spot, stops are listed apart."""
+    return ({}, {"orderFilter": "StopOrder"}) if market["spot"] else ({},)
+
+
+def order_request(intent: OrderIntent, market: Row) -> JsonObject:
+    """Write the body of /v5/order/create for a market or limit intent: a contract's entry brings its protection.
+
+    On spot the quantity is base also for a market buy, and neither protection nor reduce-only exist.
+    """
+    body = category_of(market) | {
+        "side": "Buy" if intent.side == "buy" else "Sell",
+        "orderType": "Limit" if intent.type is OrderType.LIMIT else "Market",
+        "qty": wire(intent.quantity),
+        "orderLinkId": intent.client_order_id,
+    }
+    if intent.type is OrderType.LIMIT:
+        if intent.price is None:
+            raise OrderRejected(f"send order {intent.client_order_id}: a limit order needs a price")
+        body |= {"price": wire(intent.price), "timeInForce": "GTC"}
+    if market["spot"]:
+        return body if intent.type is OrderType.LIMIT else body | {"marketUnit": "baseCoin"}
+    if intent.reduce_only:
+        body["reduceOnly"] = True
+    return body | {"positionIdx": 0} | protection(intent.stop, intent.target)
+
+
+def spot_stop_request(market: Row, quantity: Decimal, trigger: Decimal, client_order_id: str) -> JsonObject:
+    """Write the body of /v5/order/create for a resting spot stop, the kind that does not tie up the coins."""
+    body = category_of(market) | {
+        "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
+        "qty": wire(quantity), "triggerPrice": wire(trigger), "orderFilter": "StopOrder",
+    }  # fmt: skip
+    return body | ({"orderLinkId": client_order_id} if client_order_id else {})
+
+
+def protection(stop: Decimal | None, target: Decimal | None) -> JsonObject:
+    """Write stop and target; None says nothing about it, 0 removes it (the venue's rule too)."""
+    given = {name: wire(price) for name, price in (("stopLoss", stop), ("takeProfit", target)) if price is not None}
+    return {"tpslMode": "Full", **given} if given else {}
+
+
+def exit_reason(name: object, market: Row) -> Exit | None:
+    kind = str(name or "")
+    if "TakeProfit" in kind:
+        return "target"
+    spot = market["spot"] and kind in SPOT_STOPS
+    return "stop" if spot or "StopLoss" in kind or "TrailingStop" in kind else None
+
+
+def coin_of(account: Row, currency: str) -> Row:
+    """Return the wallet's row of one coin; an empty one where it holds none."""
+    return next((coin for coin in account["coin"] if coin["coin"] == currency), {"equity": "0"})
+
+
+def permissions_of(result: Row, wanted: Mapping[str, Sequence[str]]) -> Permissions:
+    """Read the result of /v5/user/query-api; wanted: the rights that trading takes, by group."""
+    groups = result.get("permissions")
+    given = groups if isinstance(groups, dict) else {}
+    lacks = [
+        f"{group}: {name}" for group, names in wanted.items() for name in names if name not in given.get(group, ())
+    ]
+    withdraw = None
+    if isinstance(groups, dict) and "Wallet" in groups:
+        withdraw = any("withdraw" in str(p).lower() for group in groups.values() for p in group or ())
+    read_only = result.get("readOnly")
+    return Permissions(
+        account_id=str(result["userID"]),
+        withdraw=withdraw,
+        read_only=None if read_only is None else str(read_only) == "1",
+        lacks=tuple(lacks),
+    )
+
+
+def fill_reason(info: Row, kind: str, market: Row) -> str:
+    """Return why a fill happened, as far as the venue reports it; plain orders are named by our ledger, not here."""
+    created = str(info.get("createType") or "")
+    if kind == "Funding":
+        return "funding"
+    if kind not in TRADES:
+        return kind
+    if kind in FORCED or "Liq" in created or "Adl" in created:
+        return "liquidation"
+    return exit_reason(info.get("stopOrderType"), market) or exit_reason(created, market) or ""

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from tasks.adapters.venue import client
-from tasks.adapters.venue.account import PROTECTION, Dialect, accepted, protection_of
+from tasks.adapters.venue.account import PROTECTION, accepted, protection_of
 from tasks.adapters.venue.binanceusdm import BinanceUsdm
 from tasks.adapters.venue.bitget import Bitget
 from tasks.adapters.venue.bybit import Bybit
+from tasks.adapters.venue.dialect import Dialect
 from tasks.adapters.venue.hyperliquid import Hyperliquid
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.okx import Okx

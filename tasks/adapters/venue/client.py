@@ -209,7 +209,7 @@ def translated(client: Any, doing: str, *, order: bool = False, fine: Meaning | 
 
 
 @contextmanager
-def understood(what: str, error: type[TradingError] = DataError) -> Iterator[None]:
+def understood(what: str, error: type[TradingError] = VenueUnavailable) -> Iterator[None]:
     """Turn an answer of the wrong shape into `error`, saying `what` it should have been."""
     try:
         yield
@@ -220,7 +220,7 @@ def understood(what: str, error: type[TradingError] = DataError) -> Iterator[Non
 @contextmanager
 def reading(client: Any, what: str) -> Iterator[None]:
     """Read public data: ccxt's errors become ours, and so does an answer of the wrong shape."""
-    with translated(client, f"fetch {what}"), understood(what):
+    with translated(client, f"fetch {what}"), understood(what, DataError):
         yield
 
 

@@ -11,22 +11,20 @@ payments among the fills.
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Any
+from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import ArmingFacts, Permissions
+from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.client import SECRET, translated, understood
+from tasks.adapters.venue.dialect import Dialect, Exit
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.unified import Exit, Unified, unlisted
-from tasks.adapters.venue.wire import Row, at, exact, ms, number, price_or_none, wire
-from tasks.core.errors import InputError, OrderRejected, TradingError, VenueError, VenueUnavailable
+from tasks.adapters.venue.wire import Row, exact, number, price_or_none, wire
+from tasks.core.errors import InputError, OrderRejected, TradingError, VenueError
 from tasks.core.types import Fill, JsonObject, Order, OrderIntent, VenuePosition
 from tasks.settings import Settings
 
 SLIPPAGE = "0.05"
-FILLS_PAGE = 2000  # fills of all coins in one answer, oldest first
 DIGITS = 5  # of a price, unless it is whole
 EXITS: dict[str, Exit] = {"Stop": "stop", "Take Profit": "target"}  # by how the venue's order types begin
 ASKED = {"stop": "stopLossPrice", "target": "takeProfitPrice"}
@@ -35,19 +33,19 @@ MARKET = ("IOC", "FRONTENDMARKET")
 STATUS = {"scheduledCancel": "canceled", "waitingForFill": "open", "waitingForTrigger": "open"}  # ccxt's lacks them
 
 
-class Hyperliquid(Unified):
+class Hyperliquid(Dialect):
     """Orders in Hyperliquid's words; see `Dialect`."""
 
-    quotes = ("USDC",)
+    quote = "USDC"
+    page = 2000  # fills of all coins in one answer, oldest first
+    newest_first = False
+    flawed: ClassVar = {"portfolioMargin": "portfolio margin: switch the account to standard mode at Hyperliquid"}
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
         market.client.has["fetchTrades"] = False  # ccxt's are our own fills
 
     # --- what there is
-
-    def known(self, row: Row) -> Row | None:
-        return super().known(row) if row["symbol"] in self.market.client.markets else unlisted(row["symbol"])
 
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
         account = answer["info"]
@@ -71,33 +69,18 @@ class Hyperliquid(Unified):
         }
         return super().order_of({**row, **exits, **told}, market, exit_ or _exit_of(raw))
 
-    async def _fills_between(self, market: Row, start: datetime, end: datetime | None) -> dict[str, Fill]:
-        doing, found = f"fetch {market['symbol']} fills", dict[str, Fill]()
-        before: datetime | None = None
-        until: JsonObject = {"endTime": ms(end)} if end else {}
-        known: JsonObject = {"type": "userFillsByTime", "user": self._wallet} | until
-        while start != before:
-            rows = await self.call(doing, "public_post_info", known | {"startTime": ms(start)})
-            with understood(doing, VenueUnavailable):
-                for row in rows:
-                    if row["coin"] == market["info"]["name"]:
-                        fill = await self._told(row, market)
-                        found[fill.fill_id] = fill
-                if len(rows) < FILLS_PAGE:
-                    return found
-                before, start = start, max(at(row["time"]) for row in rows)
-        raise VenueUnavailable(f"{doing}: more than {FILLS_PAGE} in one millisecond")
+    async def trades(self, doing: str, _market: Row, asked: JsonObject) -> Sequence[Row]:
+        known: JsonObject = {"type": "userFillsByTime", "user": self._wallet}
+        rows: list[Row] = await self.call(doing, "public_post_info", known | asked)
+        return rows
 
-    async def _told(self, row: Row, market: Row) -> Fill:
-        """Read a fill with our id and why it happened, which its order tells where the row does not."""
-        fill = self.fill_of(self.market.client.parse_trade(row), market)
-        id_ = str(row.get("tid") or f"{row['hash']}-{row['startPosition']}")  # old rows have no id of their own
-        liquidated = (row.get("liquidation") or {}).get("liquidatedUser", "")
-        if liquidated.lower() == self._wallet.lower() or row["dir"].startswith(FORCED):
-            return fill.replace(fill_id=id_, reason="liquidation")
-        if name := row.get("cloid"):
-            return fill.replace(fill_id=id_, client_order_id=name.removeprefix("0x"))
-        return (await self.named(fill, market)).replace(fill_id=id_)
+    def fill_of(self, row: Row, market: Row) -> Fill:
+        raw = row["info"]
+        id_ = str(raw.get("tid") or f"{raw['hash']}-{raw['startPosition']}")  # old rows have no id of their own
+        liquidated = (raw.get("liquidation") or {}).get("liquidatedUser", "")
+        forced = liquidated.lower() == self._wallet.lower() or raw["dir"].startswith(FORCED)
+        ours = {"reason": "liquidation"} if forced else {"client_order_id": (raw.get("cloid") or "").removeprefix("0x")}
+        return super().fill_of(row, market).replace(fill_id=id_, **ours)
 
     # --- what is done
 
@@ -125,7 +108,7 @@ class Hyperliquid(Unified):
     async def _order(self, doing: str, legs: list[JsonObject]) -> Row:
         group = "normalTpsl" if len(legs) > 1 else "na"
         answer = await self._signed(doing, {"type": "order", "orders": legs, "grouping": group})
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             first = answer["response"]["data"]["statuses"][0]
             taken, size = {} if isinstance(first, str) else next(iter(first.values())), exact(legs[0]["s"])
             return {"id": taken.get("oid"), "short": exact(taken.get("totalSz") or size) < size}
@@ -156,18 +139,10 @@ class Hyperliquid(Unified):
         asked: JsonObject = {"action": action, "nonce": nonce, "signature": signature}
         return await self.call(doing, "private_post_exchange", asked, order=True, fine=fine)
 
-    async def rest(
-        self,
-        market: Row,
-        held: VenuePosition,
-        kind: Exit,
-        trigger: Decimal,
-        before: Sequence[Order],
-        client_order_id: str,  # noqa: ARG002  (a stop carries no id, so that its fill tells what it is)
-    ) -> Sequence[Order]:
+    async def rest(self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, _client_order_id: str) -> None:
+        """A stop carries no id, so that its fill tells what it is."""
         leg = self._exit_leg(market, held.side == "short", kind, held.quantity, trigger)
         await self._order(f"set {market['symbol']} {kind}={trigger}", [leg])
-        return before
 
     async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
         for order in orders:  # one by one: of a batch, one that is gone makes the answer's meaning unknown
@@ -190,14 +165,9 @@ class Hyperliquid(Unified):
             return Permissions(account_id=self._wallet, withdraw=True, read_only=False)
         doing, asked = "ask what the key may do", {"type": "userRole", "user": signer}
         answer = await self.call(doing, "public_post_info", asked, ready=False)
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             ours = answer["role"] == "agent" and answer["data"]["user"].lower() == self._wallet.lower()
         return Permissions(account_id=self._wallet, withdraw=False, read_only=not ours)
-
-    async def arming(self) -> ArmingFacts:
-        facts = await super().arming()
-        flaw = ("portfolio margin: switch the account to standard mode at Hyperliquid",)
-        return facts.replace(flaws=facts.flaws + flaw) if facts.margin_mode == "portfolioMargin" else facts
 
     async def margin_mode(self) -> str:
         asked = {"type": "userAbstraction", "user": self._wallet}

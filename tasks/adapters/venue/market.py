@@ -13,7 +13,7 @@ import pandas as pd
 from tasks import clock
 from tasks.adapters.venue.client import EXCHANGES, reading, understood
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, figure, ms, number, told
-from tasks.core.errors import InputError, TradingError
+from tasks.core.errors import DataError, InputError, TradingError
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.instruments import LEVERAGE
 from tasks.core.ports import OrderBook
@@ -53,7 +53,7 @@ class MarketData:
         market = await self._offered(symbol)
         if not (market["spot"] or market["linear"]) or market["option"]:
             raise InputError(f"{symbol} is neither spot nor a linear contract")
-        with understood(f"instrument {symbol}"):
+        with understood(f"instrument {symbol}", DataError):
             in_steps = self.client.precisionMode == TICK_SIZE
             return instrument_of(market, None if in_steps else (await self.fetch_book(symbol)).bids[0][0])
 

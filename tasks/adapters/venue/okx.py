@@ -8,18 +8,17 @@ cancelled unfilled more than 2 hours ago, which OKX forgets.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import timedelta
 from decimal import Decimal
 from typing import ClassVar
 
-from tasks.adapters.venue.account import ArmingFacts, Permissions
+from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.client import understood
+from tasks.adapters.venue.dialect import EXITS, Dialect, Exit
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.unified import EXITS, MAX_PAGES, SAME, Exit, Unified, covered
-from tasks.adapters.venue.wire import Row, contract_size, number, price_or_none, wire
-from tasks.core.errors import VenueUnavailable
-from tasks.core.types import Fill, JsonObject, Order, OrderIntent, VenuePosition
+from tasks.adapters.venue.wire import Row, contract_size, number, number_or_zero, price_or_none, wire
+from tasks.core.types import ONE, ZERO, Fill, JsonObject, Order, OrderIntent, VenuePosition
 from tasks.settings import Settings
 
 LEGS: dict[Exit, str] = {"stop": "sl", "target": "tp"}
@@ -29,7 +28,7 @@ ACCOUNTS = {"1": "spot mode", "2": "futures mode", "3": "multi-currency margin",
 ALGOS = "conditional,oco"
 
 
-class Okx(Unified):
+class Okx(Dialect):
     """Orders in OKX's words; see `Dialect`."""
 
     asked: ClassVar = {
@@ -42,7 +41,13 @@ class Okx(Unified):
     plain: ClassVar = ({}, {"trigger": True})
     exits: ClassVar = ({"trigger": True, "ordType": ALGOS},)
     cursor: ClassVar = "after"
-    leverage_text: ClassVar = "lever"
+    leverage_texts: ClassVar = ("lever",)
+    fills_span: ClassVar = timedelta(days=91)  # all that is kept: they are paged by bill
+    moves: ClassVar = True
+    flawed: ClassVar = {
+        mode: f"{mode}: switch the account to futures or multi-currency margin mode at OKX"
+        for mode in ("spot mode", "portfolio margin")
+    }
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
@@ -54,6 +59,14 @@ class Okx(Unified):
         accounts = answer["info"]["data"]
         account_free = price_or_none(accounts[0], "availEq") if accounts and accounts[0].get("availEq") else None
         return equity, free if account_free is None else min(free, account_free)
+
+    def known(self, row: Row) -> Row | None:
+        """A contract is some power of ten of a coin; what a listed one is worth tells which one it was."""
+        market, info = super().known(row), row["info"]
+        if market and "id" not in market and (contracts := number_or_zero(info, "pos")):
+            size = number(info, "notionalUsd") / abs(contracts) / number(info, "markPx")
+            market = {**market, "contractSize": ONE.scaleb(round(size.log10()))}
+        return market
 
     # --- orders
 
@@ -76,16 +89,7 @@ class Okx(Unified):
         asked = super().order_asked(intent)
         return asked | {"reduceOnly": "true"} if intent.reduce_only else asked
 
-    async def rest(
-        self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, before: Sequence[Order],
-        client_order_id: str,
-    ) -> Sequence[Order]:  # fmt: skip
-        """Amend those there are; they are moved at once, and the position is never without."""
-        if before and covered(before, held):
-            for order in before:
-                if order.price != trigger:
-                    await self._amend(market, order, trigger)
-            return ()
+    async def rest(self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, client_order_id: str) -> None:
         whole = kind == "stop" and held.stop_quantity is None
         size = {"closeFraction": "1"} if whole else {"sz": wire(held.quantity / contract_size(market))}
         named = {"algoClOrdId": client_order_id} if client_order_id else {}
@@ -95,9 +99,8 @@ class Okx(Unified):
             f"{LEGS[kind]}OrdPx": "-1", f"{LEGS[kind]}TriggerPxType": "last", **size, **named,
         }  # fmt: skip
         await self.call(f"place a {kind} of {market['symbol']}", "private_post_trade_order_algo", body, order=True)
-        return before
 
-    async def _amend(self, market: Row, order: Order, trigger: Decimal) -> None:
+    async def move(self, market: Row, order: Order, trigger: Decimal) -> None:
         """Move one leg of an algo order; 0 takes it away."""
         leg = f"new{LEGS[order.type].capitalize()}"  # type: ignore[index]  # one of the exits
         body = {
@@ -105,13 +108,13 @@ class Okx(Unified):
             f"{leg}OrdPx": "-1" if trigger else "0", f"{leg}TriggerPxType": "last",
         }  # fmt: skip
         doing = f"move the {order.type} of {market['symbol']} to {trigger}"
-        await self.call(doing, "private_post_trade_amend_algos", body, order=True, fine=SAME)
+        await self.call(doing, "private_post_trade_amend_algos", body, order=True, fine=Meaning.NOT_MODIFIED)
 
     async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
         ids = [order.venue_order_id for order in orders]
         for order in {order.venue_order_id: order for order in orders}.values():
             if order.stop and order.target and ids.count(order.venue_order_id) < len(EXITS):
-                await self._amend(market, order, Decimal(0))
+                await self.move(market, order, ZERO)
             else:
                 doing, asked = f"cancel the {order.type} of {market['symbol']}", {"trigger": True}
                 algo = [order.venue_order_id]
@@ -119,24 +122,20 @@ class Okx(Unified):
 
     # --- fills
 
-    async def fills(self, symbol: str, since: datetime) -> list[Fill]:
-        """Page by bill id, which leaves nothing out; what an algo order did is named by that order."""
-        market, doing, asked = await self.market.listing(symbol), f"fetch {symbol} fills", JsonObject()
-        found, rows = dict[str, Fill](), list[Row]()
-        for _ in range(MAX_PAGES):
-            rows = await self.call(doing, "fetch_my_trades", symbol, None, None, asked)
-            with understood(doing, VenueUnavailable):
-                page = [self.fill_of(row, market) for row in rows]
-                found |= {fill.fill_id: fill for fill in page}
-                if len(rows) < self.page or min(fill.at for fill in page) < since:
-                    break
-                asked = {"after": str(min(int(row["info"]["billId"]) for row in rows))}
-        else:
-            raise VenueUnavailable(f"{doing}: more than {MAX_PAGES} pages")
-        fills = [fill for fill in found.values() if fill.at >= since]
+    async def trades(self, doing: str, market: Row, asked: JsonObject) -> Sequence[Row]:
+        known, since = {"instType": "SWAP", "instId": market["id"]}, int(str(asked.pop("startTime")))
+        answer = await self.call(doing, "private_get_trade_fills_history", known | asked)
+        with understood(doing):
+            return [row for row in answer["data"] if int(row["ts"]) >= since]
+
+    def more_trades(self, rows: Sequence[Row], _before: JsonObject) -> JsonObject:
+        """Page by bill id, which leaves nothing out."""
+        return {"after": str(min(int(row["billId"]) for row in rows))} if len(rows) == self.page else {}
+
+    async def explained(self, fills: list[Fill], market: Row) -> list[Fill]:
+        """What an algo order did is named by that order."""
         triggered = await self._triggered(market) if any(not (f.client_order_id or f.reason) for f in fills) else {}
-        told = [fill.replace(reason=triggered.get(fill.venue_order_id, fill.reason)) for fill in fills]
-        return sorted(told, key=lambda fill: fill.at)
+        return [fill.replace(reason=triggered.get(fill.venue_order_id, fill.reason)) for fill in fills]
 
     def fill_of(self, row: Row, market: Row) -> Fill:
         info = row["info"]
@@ -156,7 +155,7 @@ class Okx(Unified):
         for kind in ALGOS.split(","):
             asked = {"instType": "SWAP", "instId": market["id"], "ordType": kind, "state": "effective"}
             answer = await self.call(doing, "private_get_trade_orders_algo_history", asked)
-            with understood(doing, VenueUnavailable):
+            with understood(doing):
                 for row in answer["data"]:
                     exit_ = SIDES_OF_ALGOS.get(row["actualSide"]) or (
                         "stop" if price_or_none(row, "slTriggerPx") else "target"
@@ -171,7 +170,7 @@ class Okx(Unified):
 
     async def permissions(self) -> Permissions:
         config = await self._config(ready=False)
-        with understood("what the key may do", VenueUnavailable):
+        with understood("what the key may do"):
             may = config["perm"].split(",") if config.get("perm") else None
             return Permissions(
                 account_id=str(config["uid"]),
@@ -179,18 +178,12 @@ class Okx(Unified):
                 read_only=may and "trade" not in may,
             )
 
-    async def arming(self) -> ArmingFacts:
-        facts = await super().arming()
-        wrong = facts.margin_mode in (ACCOUNTS["1"], ACCOUNTS["4"])
-        flaw = f"{facts.margin_mode}: switch the account to futures or multi-currency margin mode at OKX"
-        return facts.replace(flaws=(*facts.flaws, flaw)) if wrong else facts
-
     async def margin_mode(self) -> str:
         return ACCOUNTS.get((await self._config())["acctLv"], "unknown")
 
     async def _config(self, ready: bool = True) -> Row:
         doing = "ask how the account is set"
         answer = await self.call(doing, "private_get_account_config", ready=ready)
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             row: Row = answer["data"][0]
             return row

@@ -222,8 +222,13 @@ class SimulatedAccount:
             self._end(key, OrderStatus.CANCELLED, "cancelled", at)
         return self._orders[key]
 
-    def set_protection(self, symbol: str, stop: Decimal | None, target: Decimal | None, at: datetime) -> str:
-        """Set the position's resting stop and target; None leaves, 0 removes. Returns "" or the refusal's code."""
+    def set_protection(
+        self, symbol: str, stop: Decimal | None, target: Decimal | None, at: datetime, quantity: Decimal | None = None
+    ) -> str:
+        """Set the position's resting stop and target; None leaves, 0 removes. Returns "" or the refusal's code.
+
+        quantity: how much of the position they close; None: all.
+        """
         holding = self._held(symbol)
         if holding is None:
             return "no_position"
@@ -233,6 +238,7 @@ class SimulatedAccount:
                     self._end(key, OrderStatus.CANCELLED, "replaced", at)
                 setattr(holding, leg, price or None)
                 setattr(holding, f"{leg}_order", "")
+                holding.stop_quantity = quantity
         return ""
 
     def apply_funding(self, symbol: str, rate: Decimal, mark: Decimal, at: datetime) -> None:
@@ -395,9 +401,13 @@ class SimulatedAccount:
     def _leave(self, holding: Holding, reason: str, price: Decimal, bar: PriceBar, at: datetime) -> None:
         """Close what the bar has room for at `price`; the rest goes on with the next one."""
         holding.exiting = reason
-        if quantity := self._fitting(holding.symbol, holding.quantity, self._room):
+        part = holding.stop_quantity if reason != "liquidation" else None
+        if quantity := self._fitting(holding.symbol, min(part or holding.quantity, holding.quantity), self._room):
             met = Execution(self._slipped_out(holding, price, quantity), "taker", bar.open_time, at)
             self._close(holding, quantity, reason, met)
+            if part == quantity:
+                holding.stop, holding.target, holding.exiting, part = None, None, "", None
+            holding.stop_quantity = part and part - quantity
 
     def _fitting(self, symbol: str, quantity: Decimal, room: Decimal | None) -> Decimal:
         """Return how much of `quantity` there is room for, in whole steps where that is not all of it."""

@@ -24,6 +24,7 @@ class Holding(BaseModel):
     """One open position. `sign` is +1 long, -1 short; `cost` its entry notional; `entered_at` its last increase.
 
     exiting: "stop", "target" or "liquidation" once one of them has been triggered and found too little volume.
+    stop_quantity: how much of it its stop and target close; None: all.
     """
 
     symbol: str
@@ -34,6 +35,7 @@ class Holding(BaseModel):
     entered_at: datetime
     stop: Decimal | None = None
     target: Decimal | None = None
+    stop_quantity: Decimal | None = None
     stop_order: str = ""
     target_order: str = ""
     exiting: str = ""

@@ -98,7 +98,7 @@ def answers(kind: str, body: Body, rows: list[Row]) -> dict[str, Any]:
         "/v5/market/tickers": lambda asked: ok(
             category="linear", list=[ticker | {"symbol": asked.query.get("symbol", "BTCUSDT")}]
         ),
-        POSITIONS: ok(list=[]),
+        POSITIONS: ok(list=[]), **dict.fromkeys(ORDERS, ok(list=[])),
         **here,
     }  # fmt: skip
 

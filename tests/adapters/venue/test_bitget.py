@@ -295,6 +295,14 @@ async def test_a_fill_says_why_and_what_it_cost(venue, stub, changes, reason, fe
     assert (fill.reason, fill.fee, fill.fee_currency) == (reason, Decimal(fee), coin)
 
 
+async def test_a_position_in_a_contract_that_is_listed_no_longer_hides_no_other(venue, stub):
+    listed(stub, PLAN)
+    stub.answers[POSITIONS] = ok([LONG | {"symbol": "OLDUSDT", "holdSide": "short", "total": "700"}, LONG])
+    old, ours = await venue.positions()
+    assert (old.symbol, old.side, old.quantity) == ("OLD/USDT:USDT", "short", 700)
+    assert (ours.symbol, ours.stop) == (BTC, Decimal(86_000))
+
+
 async def test_what_is_free_is_for_margin_not_for_withdrawal(venue, stub):
     account = {"marginCoin": "USDT", "accountEquity": "2000.000000000000000001", "available": "1900"}
     stub.answers[BALANCE] = ok([account | {"maxTransferOut": "10572", "crossedMaxAvailable": "1800.5", "locked": "0"}])

@@ -242,7 +242,7 @@ async def test_a_liquidation_is_told_by_its_row_and_other_coins_are_left_out(ven
 
 
 async def test_fills_of_all_coins_fill_a_page_and_the_next_one_is_read_too(venue, wire, monkeypatch):
-    monkeypatch.setattr("tasks.adapters.venue.hyperliquid.FILLS_PAGE", 2)
+    monkeypatch.setattr("tasks.adapters.venue.hyperliquid.Hyperliquid.page", 2)
     later = [FILL | {"tid": 9, "time": NOW_MS, "cloid": f"0x{ID}"}]
     first = [FILL | {"coin": "ETH"}, FILL | {"tid": 8, "cloid": f"0x{ID}"}]
     wire.told["userFillsByTime"] = lambda asked: first if asked.body["startTime"] < FILL["time"] else later

@@ -362,9 +362,29 @@ async def test_a_short_and_a_position_of_a_coin_not_ours(venue, stub):
     stub.answers[POSITIONS] = ok(LONG | {"pos": "-2.5"}, inverse, LONG | {"pos": "0"})
     (held,) = await venue.positions()
     assert (held.side, held.quantity) == ("short", Decimal("0.025"))
-    stub.answers[POSITIONS] = ok(LONG | {"instId": "OLD-USDT-SWAP"})
-    with pytest.raises(VenueUnavailable, match="OLD"):
+
+
+async def test_a_position_in_a_contract_that_is_listed_no_longer_hides_no_other(venue, stub):
+    """Of contracts of 100 coins; the quotient is off by what a dollar is off a tether."""
+    gone = LONG | {"instId": "OLD-USDT-SWAP", "pos": "-7", "markPx": "0.5", "notionalUsd": "349.1", "avgPx": "0.6"}
+    stub.answers[POSITIONS] = ok(gone, LONG, gone | {"pos": "0", "notionalUsd": ""})
+    old, ours = await venue.positions()
+    assert (old.symbol, old.side, old.quantity, old.avg_price) == ("OLD/USDT:USDT", "short", 700, Decimal("0.6"))
+    assert (ours.symbol, ours.quantity) == (BTC, Decimal("0.03"))
+    stub.answers[POSITIONS] = ok(gone | {"markPx": ""}, LONG)
+    with pytest.raises(VenueUnavailable):
         await venue.positions()
+
+
+async def test_an_execution_that_cannot_be_read_hides_no_other_unless_none_can_be(venue, stub, caplog):
+    garbled = FILL | {"billId": "502", "fillPx": "many"}
+    stub.answers[FILLS] = ok(garbled, FILL)
+    assert [fill.fill_id for fill in await venue.fills(BTC, NOW - timedelta(minutes=5))] == ["501"]
+    assert "set aside" in caplog.text
+    assert "'billId': '502'" in caplog.text
+    stub.answers[FILLS] = ok(garbled)
+    with pytest.raises(VenueUnavailable, match="malformed"):
+        await venue.fills(BTC, NOW - timedelta(minutes=5))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

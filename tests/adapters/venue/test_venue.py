@@ -6,12 +6,13 @@ import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import bybit_rows
 import pytest
 from venue_stub import FLAT, LINEAR, NONE, NOW_MS, ORDER, SPOT, Stub, ok, refused, stub_venue
 
 from tasks import settings as config
-from tasks.adapters.venue import bybit_rows, client, trials
 from tasks.adapters.venue import ccxt_venue as venue_module
+from tasks.adapters.venue import client, trials
 from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
 from tasks.core.errors import (
     DataError,
@@ -109,6 +110,35 @@ async def test_stop_and_target_intents_change_the_positions_protection(venue, st
 async def test_protection_that_is_already_so_is_fine(venue, stub, code):
     stub.answers["/v5/position/trading-stop"] = refused(code, "not modified")
     await venue.set_protection(BTC, Decimal(86000), None)
+
+
+async def test_beside_a_persons_part_a_stop_is_for_ours_and_takes_the_place_of_one_for_all(venue, stub):
+    whole = ORDER | {
+        "orderId": "v-7", "orderLinkId": "", "side": "Sell", "orderStatus": "Untriggered", "stopOrderType": "StopLoss",
+        "triggerPrice": "86000", "qty": "0.015", "cumExecQty": "0", "reduceOnly": True,
+    }  # fmt: skip
+    stub.answers |= {
+        "/v5/position/list": ok(list=[POSITION | {"side": "Buy", "size": "0.015", "stopLoss": "86000"}]),
+        REALTIME: ok(list=[whole]), "/v5/position/trading-stop": ok(), "/v5/order/cancel": ok(),
+    }  # fmt: skip
+    await venue.set_protection(BTC, Decimal(86000), Decimal(91000), Decimal("0.01"))
+    common = {"category": "linear", "symbol": "BTCUSDT", "positionIdx": 0, "tpslMode": "Partial"}
+    assert [asked.body for asked in stub.requests("/v5/position/trading-stop")] == [
+        common | {"stopLoss": "86000", "slSize": "0.01"}, common | {"takeProfit": "91000", "tpSize": "0.01"},
+    ]  # fmt: skip
+    (cancelled,) = stub.requests("/v5/order/cancel")
+    assert cancelled.body == {"category": "linear", "symbol": "BTCUSDT", "orderId": "v-7"}
+    ours = whole | {"qty": "0.01", "stopOrderType": "PartialStopLoss"}
+    stub.answers |= {
+        "/v5/position/list": ok(list=[POSITION | {"side": "Buy", "size": "0.015", "stopLoss": ""}]),
+        REALTIME: ok(list=[ours]),
+    }  # fmt: skip
+    (held,) = await venue.positions()
+    assert (held.quantity, held.stop, held.stop_quantity) == (Decimal("0.015"), 86000, Decimal("0.01"))
+    await venue.set_protection(BTC, Decimal(86000), None, Decimal("0.01"))  # what rests already
+    assert len(stub.requests("/v5/position/trading-stop")) == 2
+    await venue.set_protection(BTC, Decimal(86000), None, Decimal("0.015"))
+    assert stub.requests("/v5/position/trading-stop")[-1].body["tpslMode"] == "Full"
 
 
 async def test_protection_without_anything_to_set_asks_nothing(venue, stub):
@@ -302,7 +332,6 @@ STATUSES = {
 @pytest.mark.parametrize(("ours", "said"), [(ours, said) for ours, names in STATUSES.items() for said in names])
 def test_each_status_of_the_venue_is_one_of_ours(ours, said):
     assert bybit_rows.order_of(ORDER | {"orderStatus": said, "cumExecQty": "0"}, BTC).status is ours
-    assert {name for names in STATUSES.values() for name in names} == set(bybit_rows.STATUS)
 
 
 # --- looking orders up --------------------------------------------------------------------------------------------

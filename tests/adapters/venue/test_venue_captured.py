@@ -3,10 +3,10 @@
 import json
 from decimal import Decimal
 
+import bybit_rows as translate
 import pytest
 from shared_data import SHARED
 
-from tasks.adapters.venue import bybit_rows as translate
 from tasks.core.types.orders import OrderStatus
 
 CAPTURED = SHARED / "wire/nautilus/bybit"

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import bybit_rows
 import pytest
 from insane import INSANE, each, spoiled
 from venue_stub import FLAT, LINEAR, NOW_MS, ORDER, ok, stub_venue
 
 from tasks import settings as config
-from tasks.adapters.venue import bybit_rows
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.core.errors import DataError, VenueError
 

@@ -167,6 +167,25 @@ async def test_a_stop_that_fires_is_a_fill_of_the_venues_with_its_reason(venue, 
     assert await venue.open_orders(BTC) == []
 
 
+async def test_a_stop_beside_a_persons_part_closes_ours_and_leaves_theirs(venue, url):
+    started = await venue.now()
+    await venue.submit(entry("shared-1", stop=(await venue.fetch_book(BTC)).bids[0][0] // 2))
+    await asyncio.to_thread(admin, url, "trades", {"symbol": BTC, "side": "buy", "qty": "0.004"})
+    stop = (await venue.fetch_book(BTC)).bids[-1][0]
+    await venue.set_protection(BTC, stop, None, Decimal("0.010"))
+    (held,) = await venue.positions()
+    assert (held.quantity, held.stop, held.stop_quantity) == (Decimal("0.014"), stop, Decimal("0.010"))
+    for _ in range(200):
+        await asyncio.to_thread(advance, url, 300)
+        (held,) = await venue.positions()
+        if held.stop is None:
+            break
+    assert held.quantity == Decimal("0.004")
+    stopped = [(f.quantity, f.side) for f in await venue.fills(BTC, started) if f.reason == "stop"]
+    assert stopped == [(Decimal("0.010"), "sell")]
+    await flatten(venue, "shared-2")
+
+
 async def test_funding_is_a_payment_and_moves_no_quantity(venue, url):
     started = await venue.now()
     await venue.submit(entry("funded-1"))

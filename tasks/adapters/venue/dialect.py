@@ -1,25 +1,28 @@
-"""What ccxt's unified calls do alike at every exchange: the base of all dialects but Bybit's.
+"""What an exchange's dialect is: our account there, in the words of `core.types.orders`. One subclass per exchange.
 
-Choices: ccxt hands numbers on as the venue wrote them (`as_written`); they become Decimal in `wire.exact`. Venues that
-count in contracts do so on the wire only: here alone a quantity is multiplied or divided by the contract size. What the
-unified rows lose is read from the venue's own row (`info`) by the dialect. Left out on purpose: spot, hedge mode,
-streaming.
+Here is what ccxt's unified calls do alike at every exchange. Choices: ccxt hands numbers on as the venue wrote them
+(`as_written`); they become Decimal in `wire.exact`. Venues that count in contracts do so on the wire only: here alone a
+quantity is multiplied or divided by the contract size. What the unified rows lose is read from the venue's own row
+(`info`) by the dialect. Left out on purpose: hedge mode, streaming.
 """
 
-from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from tasks import clock
-from tasks.adapters.venue.account import Dialect, accepted
+from tasks.adapters.venue import trials
+from tasks.adapters.venue.account import ArmingFacts, Permissions, accepted, check_key
 from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.wire import Row, at, contract_size, exact, ms, number_or_zero, price_or_none, wire
-from tasks.core.errors import OrderGone, OrderRejected, TradingError, VenueError, VenueUnavailable
+from tasks.adapters.venue.wire import Row, at, contract_size, exact, ms, number, number_or_zero, price_or_none, wire
+from tasks.core.errors import InputError, OrderGone, OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types import (
     ZERO,
@@ -48,43 +51,59 @@ SIDES: dict[str, Side] = {"buy": "buy", "sell": "sell"}
 POSITION_SIDES: dict[str, Literal["long", "short"]] = {"long": "long", "short": "short"}
 EXITS: tuple[Exit, Exit] = ("stop", "target")
 MAX_PAGES = 100
-SAME = Meaning.NOT_MODIFIED
 LATE = timedelta(minutes=2)  # more than any position is listed late
+_log = logging.getLogger(__name__)
 
 
-class Unified(Dialect):
-    """Our account through ccxt's unified calls; see `Dialect`.
+class Dialect(ABC):
+    """Our account at one exchange; see `ports.Venue` for what the methods of the same names promise.
 
+    attaches: a contract's entry goes out with its stop and target, in one request; a recorded request shows it.
+    takes_spot: the dialect can trade spot too. quote: what it settles in. Quantities are base here, whatever the
+    venue counts in.
     asked: what a call of that name is always asked with. finds, plain, exits: the parameters of each place where an
     order may be found, of each list of working orders, of stops and targets. cursor: the parameter that pages such a
-    list by the last row's id; empty: it comes whole. page: rows of a full page. fills_span: the longest time one
-    question about fills may be about, fills_kept: how far back the venue remembers, newest_first: a full page leaves
-    out older ones. leverage_text: the parameter in which leverage is sent as text.
+    list by the last row's id; empty: it comes whole. page: rows of a full page. trade_time: the field of an execution's
+    row, fills_span: the longest time one question about them may be about, fills_kept: how far back the venue
+    remembers, newest_first: a full page leaves out older ones. leverage_as, leverage_texts: what leverage may be, and
+    the parameters in which it is sent as text. flawed: the margin modes we cannot trade in, each with its remedy.
+    moves: what rests is moved at once, and the position is never without.
     """
 
+    attaches: ClassVar[bool] = True
+    takes_spot: ClassVar[bool] = False
+    quote: ClassVar[str] = "USDT"
     asked: ClassVar[Mapping[str, JsonObject]] = {}
     finds: ClassVar[tuple[JsonObject, ...]] = ({},)
     plain: ClassVar[tuple[JsonObject, ...]] = ({},)
     exits: ClassVar[tuple[JsonObject, ...]] = ()
     cursor: ClassVar[str] = ""
     page: ClassVar[int] = 100
+    trade_time: ClassVar[str] = "time"
     fills_span: ClassVar[timedelta] = timedelta(days=7)
     fills_kept: ClassVar[timedelta] = timedelta(days=90)
     newest_first: ClassVar[bool] = True
-    leverage_text: ClassVar[str] = ""
+    leverage_as: ClassVar[type[int] | type[Decimal]] = int
+    leverage_texts: ClassVar[tuple[str, ...]] = ()
+    flawed: ClassVar[Mapping[str, str]] = {}
+    moves: ClassVar[bool] = False
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
-        super().__init__(market, settings)
+        self.market, self.settings = market, settings
+        self.spot = tuple(symbol for symbol in settings.symbols if ":" not in symbol)
         self._purposes: dict[str, tuple[str, str]] = {}  # our id and the reason of orders' fills
-        market.client.number = as_written
+        if settings.profile != "paper":
+            market.client.number = as_written
+        if settings.profile == "live":
+            market.check_key = self._check_key
 
     # --- what there is
 
     async def balance(self) -> Balance:
         """Return the account in our quote; a coin it does not hold is nothing, not an error."""
-        doing, coin = "fetch the balance", self.quotes[0]
+        doing, coin = "fetch the balance", self.quote
         answer = await self.call(doing, "fetch_balance")
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             equity, free = self.funds_of(answer, coin)
             held = {name: str(total) for name, total in answer["total"].items() if name != coin}
         other = {name: total for name, total in held.items() if total.strip("0.")}
@@ -96,34 +115,46 @@ class Unified(Dialect):
         return number_or_zero(funds, "total"), number_or_zero(funds, "free")
 
     async def positions(self) -> list[VenuePosition]:
-        """Return the open positions settled in our quotes, each with the stop and target that cover all of it."""
+        """Return the open positions settled in our quote, each with the stop and target that cover all of it."""
         doing, found = "fetch the positions", list[VenuePosition]()
-        rows = await self.call(doing, "fetch_positions")
-        with understood(doing, VenueUnavailable):
+        rows = await self.position_rows(doing)
+        with understood(doing):
             for row in rows:
                 market = self.known(row)
                 if market and (position := self.position_of(row, market)):
                     found.append(position)
-        return [protected(each, await self.protections(each.symbol)) for each in found]
+        return [await self.guarded(position) for position in found]
+
+    async def guarded(self, held: VenuePosition) -> VenuePosition:
+        """Return a position with the stop and target that rest for it."""
+        return protected(held, await self.protections(held.symbol))
+
+    async def position_rows(self, doing: str) -> list[Any]:
+        rows: list[Any] = await self.call(doing, "fetch_positions")
+        return rows
 
     def known(self, row: Row) -> Row | None:
-        """Return a row's market, None for one that is not settled in our quotes.
+        """Return a row's market, None for one that is not settled in our quote.
 
-        Raises KeyError for one of ours that the venue no longer lists: how much of it is held cannot be told.
+        What is held of a contract that is listed no longer hides nothing else: its name is read from its id.
         """
         markets: Mapping[str, Row] = self.market.client.markets
-        name = str(row["symbol"])
-        if name not in markets and any(quote in name for quote in self.quotes):
-            raise KeyError(name)
+        name, quote = str(row["symbol"]), self.quote
         market = markets.get(name)
-        return market if market and market["linear"] and market["settle"] in self.quotes else None
+        if market is None or market["spot"]:  # ids of contracts may be those of spot too
+            base, _, rest = name.partition(quote)
+            if rest in ("", "-SWAP", f":{quote}") and base != name:
+                return {"symbol": f"{base.rstrip('-/')}/{quote}:{quote}", "spot": False, "contractSize": 1}
+            if quote in name:
+                raise KeyError(name)
+        return market if market and market["linear"] and market["settle"] == quote else None
 
     def position_of(self, row: Row, market: Row) -> VenuePosition | None:
         """Read a unified position; None for a flat one, which a venue may list too."""
         quantity = abs(number_or_zero(row, "contracts")) * contract_size(market)
         if not quantity:
             return None
-        side, price = POSITION_SIDES[row["side"]], exact(row["entryPrice"], "entryPrice")
+        side, price = POSITION_SIDES[row["side"]], number(row, "entryPrice")
         return VenuePosition(symbol=market["symbol"], side=side, quantity=quantity, avg_price=price)
 
     async def protections(self, symbol: str) -> list[Order]:
@@ -137,24 +168,19 @@ class Unified(Dialect):
         return await self._listed(symbol, (*self.plain, *self.exits))
 
     async def _listed(self, symbol: str, lists: Iterable[JsonObject]) -> list[Order]:
-        market, found = await self.market.listing(symbol), dict[tuple[str, str], Order]()
+        market, doing, found = await self.market.listing(symbol), f"fetch open {symbol} orders", list[Order]()
         for each in lists:
-            asked = dict(each)
-            for _ in range(MAX_PAGES):
-                doing = f"fetch open {symbol} orders"
-                rows = await self.call(
-                    doing, "fetch_open_orders", symbol, None, self.page if self.cursor else None, asked
-                )
-                with understood(doing, VenueUnavailable):
-                    orders = [order for row in rows for order in self.orders_of(row, market)]
-                    found |= {(order.venue_order_id, order.type): order for order in orders}
-                    if not self.cursor or len(rows) < self.page:
-                        break
-                    oldest = min((len(str(row["id"])), str(row["id"])) for row in rows)
-                    asked = each | {self.cursor: oldest[1]}
-            else:
-                raise VenueUnavailable(f"{doing}: more than {MAX_PAGES} pages")
-        return [order for order in found.values() if order.status is OrderStatus.OPEN]
+            rows = await self.paged(doing, partial(self.call, doing, "fetch_open_orders", symbol), each, self.next_page)
+            with understood(doing):
+                found += [order for row in rows for order in self.orders_of(row, market)]
+        known = {(order.venue_order_id, order.type): order for order in found}
+        return [order for order in known.values() if order.status is OrderStatus.OPEN]
+
+    def next_page(self, rows: Sequence[Row], before: JsonObject) -> JsonObject:  # noqa: ARG002
+        """Return what the page of orders after these is asked with, nothing after the last."""
+        if not self.cursor or len(rows) < self.page:
+            return {}
+        return {self.cursor: min((len(str(row["id"])), str(row["id"])) for row in rows)[1]}
 
     async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
         """Ask by our id. None only if the venue says there is no such order."""
@@ -163,7 +189,7 @@ class Unified(Dialect):
             asked = place | {"clientOrderId": self.wire_id(client_order_id)}
             row = await self.call(doing, "fetch_order", None, symbol, asked, fine=Meaning.GONE)
             if row is not None:
-                with understood(doing, VenueUnavailable):
+                with understood(doing):
                     order = self.orders_of(row, market)[0]
                     if order.client_order_id != client_order_id:
                         raise ValueError(f"answered with order {order.client_order_id!r}")
@@ -186,7 +212,7 @@ class Unified(Dialect):
         size, status = contract_size(market), STATUS[row["status"]]
         quantity, filled = (number_or_zero(row, name) * size for name in ("amount", "filled"))
         type_ = exit_[0] if exit_ else "market" if row["type"] == "market" else "limit"
-        price = exit_[1] if exit_ else price_or_none(row, "price")
+        price = (exit_[1] or None) if exit_ else price_or_none(row, "price")
         return Order(
             client_order_id=row["clientOrderId"] or "",
             venue_order_id=str(row["id"]),
@@ -202,36 +228,53 @@ class Unified(Dialect):
             target=price_or_none(row, "takeProfitPrice"),
             reduce_only=row["reduceOnly"] is True,
             created_at=at(row["timestamp"], "timestamp"),
-            updated_at=at(row["lastUpdateTimestamp"] or row["timestamp"], "lastUpdateTimestamp"),
+            updated_at=at(row["timestamp"] if row["lastUpdateTimestamp"] is None else row["lastUpdateTimestamp"]),
         )
 
     async def fills(self, symbol: str, since: datetime) -> list[Fill]:
         """Return executions since then, oldest first. Full pages are followed, so that none is left out."""
-        market, now, found = await self.market.listing(symbol), await self.market.now(), dict[str, Fill]()
-        start = max(since, now - self.fills_kept)
+        market, now, rows = await self.market.listing(symbol), await self.market.now(), list[Row]()
+        doing, start = f"fetch {symbol} fills", max(since, now - self.fills_kept)
         while start <= now:
             end = start + self.fills_span
-            found |= await self._fills_between(market, start, end if end < now else None)
+            asked: JsonObject = {"startTime": ms(start)}
+            if end < now:
+                asked["endTime"] = ms(end)
+            rows += await self.paged(doing, partial(self.trades, doing, market), asked, self.more_trades)
             start = end
-        return sorted(found.values(), key=lambda fill: fill.at)
+        fills = self.fills_of(doing, rows, market)
+        return sorted(await self.explained(fills, market), key=lambda fill: fill.at)
 
-    async def _fills_between(self, market: Row, start: datetime, end: datetime | None) -> dict[str, Fill]:
-        doing, found, before = f"fetch {market['symbol']} fills", dict[str, Fill](), None
-        while (start, end) != before:
-            rows = await self.trades(doing, market, start, end)
-            with understood(doing, VenueUnavailable):
-                fills = [self.fill_of(row, market) for row in rows]
-            found |= {fill.fill_id: fill for fill in fills}
-            if len(rows) < self.page:
-                return found
-            times, before = [fill.at for fill in fills], (start, end)
-            start, end = (start, min(times)) if self.newest_first else (max(times), end)
-        raise VenueUnavailable(f"{doing}: more than {self.page} in one millisecond")
+    @abstractmethod
+    async def trades(self, doing: str, market: Row, asked: JsonObject) -> Sequence[Row]:
+        """Return a page of our executions as the venue writes them; asked: startTime, endTime, and `more_trades`."""
 
-    async def trades(self, doing: str, market: Row, start: datetime, end: datetime | None) -> list[Any]:
-        until = {"until": ms(end)} if end else {}
-        trades: list[Any] = await self.call(doing, "fetch_my_trades", market["symbol"], ms(start), self.page, until)
-        return trades
+    def more_trades(self, rows: Sequence[Row], before: JsonObject) -> JsonObject:
+        """Return what the page of executions after these is asked with, nothing after the last."""
+        if len(rows) < self.page:
+            return {}
+        times = [int(row[self.trade_time]) for row in rows]
+        more: JsonObject = {"endTime": min(times)} if self.newest_first else {"startTime": max(times)}
+        if more == before:
+            raise ValueError(f"more than {self.page} in one millisecond")
+        return more
+
+    def fills_of(self, doing: str, rows: Iterable[Row], market: Row) -> list[Fill]:
+        """Read executions, each once. One that cannot be read is told and set aside, unless none can be."""
+        found, flaws, client = dict[str, Fill](), list[VenueUnavailable](), self.market.client
+        for row in rows:
+            try:
+                with translated(client, doing), understood(doing):
+                    trade = client.parse_trade(row, market)
+                    if trade["symbol"] == market["symbol"]:
+                        fill = self.fill_of(trade, market)
+                        found[fill.fill_id] = fill
+            except VenueUnavailable as e:
+                flaws.append(e)
+                _log.error("%s; set aside: %.300s", e, row)
+        if flaws and not found:
+            raise flaws[0]
+        return list(found.values())[:: -1 if self.newest_first else 1]
 
     def fill_of(self, row: Row, market: Row) -> Fill:
         """Read a unified trade; a fee is positive when paid."""
@@ -241,13 +284,17 @@ class Unified(Dialect):
             venue_order_id=str(row["order"]),
             symbol=market["symbol"],
             side=SIDES[row["side"]],
-            quantity=exact(row["amount"], "amount") * contract_size(market),
-            price=exact(row["price"], "price"),
+            quantity=number(row, "amount") * contract_size(market),
+            price=number(row, "price"),
             fee=exact(fee.get("cost") or 0, "fee"),
             fee_currency=fee.get("currency") or market["settle"],
             liquidity="maker" if row["takerOrMaker"] == "maker" else "taker",
             at=at(row["timestamp"]),
         )
+
+    async def explained(self, fills: list[Fill], market: Row) -> list[Fill]:
+        """Return fills with what their rows do not tell: our ids, and why they happened."""
+        return [fill if fill.client_order_id or fill.reason else await self.named(fill, market) for fill in fills]
 
     async def named(self, fill: Fill, market: Row) -> Fill:
         """Return a fill whose row tells neither with our id and why it happened: its order is asked, once."""
@@ -257,7 +304,7 @@ class Unified(Dialect):
             row = await self.call(doing, "fetch_order", name, fill.symbol, fine=Meaning.GONE)
             if row is None:
                 return fill
-            with understood(doing, VenueUnavailable):
+            with understood(doing):
                 order = self.orders_of(row, market)[0]
             self._purposes[name] = await self.purpose(order)
         client_order_id, reason = self._purposes[name]
@@ -273,12 +320,10 @@ class Unified(Dialect):
         symbol = market["symbol"]
         leverage = await self.leverage(symbol, OrderRejected)
         limits, instrument = self.settings.limits, await self.market.instrument(symbol)
-        wanted = int(min(limits.leverage_of(symbol), instrument.max_leverage))
+        wanted = self.leverage_as(min(limits.leverage_of(symbol), instrument.max_leverage))
         if leverage != wanted:
-            text = {self.leverage_text: str(wanted)} if self.leverage_text else {}
-            await self.call(
-                f"set {symbol} leverage {wanted}", "set_leverage", wanted, symbol, text, order=True, fine=SAME
-            )
+            doing, texts = f"set {symbol} leverage {wanted}", dict.fromkeys(self.leverage_texts, wire(Decimal(wanted)))
+            await self.call(doing, "set_leverage", wanted, symbol, texts, order=True, fine=Meaning.NOT_MODIFIED)
 
     async def create(self, intent: OrderIntent, market: Row) -> Order:
         doing, symbol = f"send order {intent.client_order_id}", intent.symbol
@@ -290,7 +335,7 @@ class Unified(Dialect):
         if not intent.reduce_only:
             await self._clear(market, await self.market.now() - LATE)
         answer = await self.send(doing, intent, market)
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             when = at(answer["timestamp"]) if answer.get("timestamp") else clock.now()
             return accepted(intent, str(answer["id"]), when)
 
@@ -344,25 +389,26 @@ class Unified(Dialect):
             held = held.replace(quantity=ours, stop_quantity=ours if ours < held.quantity else None)
         resting, gone = await self.protections(symbol), list[Order]()
         for kind, price in zip(EXITS, (stop, target), strict=True):
-            before: Sequence[Order] = [order for order in resting if order.type == kind]
-            if price is None or (held and before and covered(before, held) and {o.price for o in before} == {price}):
+            if price is None:
                 continue
+            before = [order for order in resting if order.type == kind]
             if held and price:
-                before = await self.rest(market, held, kind, price, before, client_order_id)
+                wrong = [order for order in before if order.price != price]
+                if covered(before, held) and (self.moves or not wrong):
+                    for order in wrong:
+                        await self.move(market, order, price)
+                    continue
+                await self.rest(market, held, kind, price, client_order_id)
             gone += before
         await self.unrest(market, gone)
 
+    async def move(self, market: Row, order: Order, trigger: Decimal) -> None:
+        """Move a stop or target that rests, at once; only where the dialect `moves`."""
+        raise NotImplementedError
+
     @abstractmethod
-    async def rest(
-        self,
-        market: Row,
-        held: VenuePosition,
-        kind: Exit,
-        trigger: Decimal,
-        before: Sequence[Order],
-        client_order_id: str,
-    ) -> Sequence[Order]:
-        """Let a stop or target rest, at market, for all of a position; return those of `before` that must go now.
+    async def rest(self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, client_order_id: str) -> None:
+        """Let a stop or target rest, at market, for all of a position.
 
         held.stop_quantity: only that much of the venue's position is ours; None: all of it.
         """
@@ -377,12 +423,35 @@ class Unified(Dialect):
 
     # --- whose it is
 
+    @abstractmethod
+    async def permissions(self) -> Permissions:
+        """Return whose key this is and what it may do."""
+
+    async def arming(self) -> ArmingFacts:
+        """Return how the account is set and what keeps it from trading; raises InputError in hedge mode."""
+        mode = await self.margin_mode()
+        if mode in self.flawed:
+            return ArmingFacts(margin_mode=mode, leverage={}, flaws=(self.flawed[mode],))
+        contracts = [symbol for symbol in self.settings.symbols if symbol not in self.spot]
+        leverage = {symbol: await self.leverage(symbol, InputError) for symbol in contracts}
+        flaws = tuple(filter(None, [(await self.balance()).lack]))
+        return ArmingFacts(margin_mode=mode, leverage=leverage, flaws=flaws, notes=await self.notes())
+
+    @abstractmethod
+    async def margin_mode(self) -> str:
+        """Return how the account's margin is reckoned, in the venue's word."""
+
+    async def notes(self) -> tuple[str, ...]:
+        """Return what a person should know about the account."""
+        return ()
+
     async def leverage(self, symbol: str, refusal: type[TradingError]) -> Decimal | None:
+        """Return the leverage set for a contract, None where it is not told; raise `refusal` in hedge mode."""
         mode = await self.call(f"ask the position mode of {symbol}", "fetch_position_mode", symbol)
         self.one_way(symbol, bool(mode.get("hedged")), refusal)
         doing = f"ask the leverage of {symbol}"
         answer = await self.call(doing, "fetch_leverage", symbol)
-        with understood(doing, VenueUnavailable):
+        with understood(doing):
             return min(self.leverages_of(answer), default=None)
 
     def one_way(self, symbol: str, hedged: bool, refusal: type[TradingError]) -> None:
@@ -394,14 +463,51 @@ class Unified(Dialect):
 
     # --- underneath
 
+    async def _check_key(self) -> None:
+        trials.require(self.settings)
+        check_key(await self.permissions(), self.settings)
+        self.market.check_key = None
+
+    async def tradable(self, symbol: str, doing: str) -> Row:
+        market, settled = await self.market.listing(symbol), self.quote
+        kind = market["linear"] or (self.takes_spot and market["spot"])
+        if not kind or (market["settle"] or market["quote"]) != settled:
+            spot = f" nor spot against {settled}" if self.takes_spot else ""
+            raise OrderRejected(f"{doing}: {symbol} is no {settled}-settled linear contract{spot}")
+        return market
+
+    async def paged(
+        self,
+        doing: str,
+        ask: Callable[[JsonObject], Awaitable[Sequence[Row]]],
+        asked: JsonObject,
+        more: Callable[[Sequence[Row], JsonObject], JsonObject],
+    ) -> list[Row]:
+        """Return the rows of all pages; more: what the one after these rows is asked with, nothing after the last."""
+        rows, later = list[Row](), JsonObject()
+        for _ in range(MAX_PAGES):
+            page = await ask(asked | later)
+            rows += page
+            with understood(doing):
+                later = more(page, later)
+            if not later:
+                return rows
+        raise VenueUnavailable(f"{doing}: more than {MAX_PAGES} pages")
+
     async def call(
         self, doing: str, method: str, *given: Any, order: bool = False, ready: bool = True, fine: Meaning | None = None
     ) -> Any:
-        """Make one signed call of ccxt; its parameters come last. fine: None for an error of this meaning."""
-        await self.allowed(doing, ready)
+        """Make one signed call of ccxt; its parameters come last. fine: None for an error of this meaning.
+
+        None goes out on paper. ready: load the markets first.
+        """
+        if self.settings.profile == "paper":
+            raise InputError(f"{doing}: profile paper has no account at {self.market.client.id}")
+        if ready:
+            await self.market.ready()
         *first, params = given if given and isinstance(given[-1], dict) else (*given, {})
         answer: Any = None
-        with translated(self.market.client, doing, order=order, fine=fine), understood(doing, VenueUnavailable):
+        with translated(self.market.client, doing, order=order, fine=fine), understood(doing):
             call = getattr(self.market.client, method)
             answer = await call(*first, params={**self.asked.get(method, {}), **params})
         return answer  # noqa: RET504  (None after an error that is fine)
@@ -413,15 +519,11 @@ def as_written(value: object) -> str:
     return text
 
 
-def unlisted(symbol: str) -> Row:
-    """Describe a market that is listed no longer where positions count in base: what is held there hides no other."""
-    return {"symbol": symbol, "spot": False, "contractSize": 1}
-
-
 def covered(resting: Iterable[Order], held: VenuePosition) -> bool:
-    """Return whether stops or targets together close all of a position; quantity 0 is all of it."""
+    """Return whether stops or targets together close all of a position, or what is ours of it; quantity 0: all."""
     resting = list(resting)
-    return any(not o.quantity for o in resting) or exact_sum(o.quantity - o.filled for o in resting) >= held.quantity
+    whole, size = any(not o.quantity for o in resting), exact_sum(o.quantity - o.filled for o in resting)
+    return whole or size >= held.quantity if held.stop_quantity is None else size == held.stop_quantity and not whole
 
 
 def protected(held: VenuePosition, resting: Iterable[Order]) -> VenuePosition:
