@@ -36,7 +36,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "cycles": {"total": 0, "by_status": {}},
         "last_cycle": None,
         "open_positions": [],
-        **dict.fromkeys(("equity", "halt", "models", "store_error")),
+        **dict.fromkeys(("equity", "halt", "differences", "models", "store_error")),
     }
     if exists(settings.store_url):
         try:
@@ -63,6 +63,7 @@ def _trading(store: Store, settings: Settings) -> dict[str, Any]:
         "open_positions": store.positions.open(strategy),
         "equity": equity and equity.equity,
         "halt": store.halts.newest(),
+        "differences": [look.about for look in store.differences.all_of(strategy)],
         # of today (UTC), calls that run now at their worst case, against the day's budget
         "models": {
             "usd_today": spent.usd,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeGuard
+from typing import Any
 
 from prefect import flow
 
@@ -12,7 +12,6 @@ from tasks import account, alerts, clock, fetch, ledger, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
-from tasks.core.trading.positions import OVERLAP
 from tasks.core.trading.reconcile import unbooked
 from tasks.core.types import Action, Alert, AlertKind, Finding, Flatten, LookAgain, Position, SetStop, floor_time
 from tasks.crash_points import reached
@@ -102,13 +101,13 @@ async def _compare(tried: Tried, wrong: list[Finding], now: datetime) -> Sequenc
         patience = NEVER if look_again else timedelta(seconds=settings().patience_s)
         actions = await _look(actions, booked, now, patience)
         seen |= {action.about: action for action in actions if isinstance(action, LookAgain)}
-        odd = {action.symbol for action in actions if isinstance(action, LookAgain)}
-        if not (odd and look_again):
+        again = {action.symbol for action in actions if isinstance(action, LookAgain)}
+        if not (again and look_again):
             break
         wrong += await _watch_stops(tried, actions)
         await asyncio.sleep(PAUSE_S)
         booked = frozenset[str]()
-        for symbol in sorted(odd & {*ledger.symbols_of_ours()}):  # one order on every run
+        for symbol in sorted(again & {*ledger.symbols_of_ours()}):  # one order on every run
             with tried(f"booking {symbol} again"):
                 await ledger.book_fills(symbol)
                 booked |= {symbol}
@@ -118,15 +117,12 @@ async def _compare(tried: Tried, wrong: list[Finding], now: datetime) -> Sequenc
             wrong.append(action)
             if action.halts:
                 halt(f"ledger mismatch: {action.text}", COMPARISON)
-    differs = {action.about if isinstance(action, LookAgain) else action.text for action in actions if _is_odd(action)}
+    odd = [action for action in actions if isinstance(action, LookAgain | Finding)]
+    differs = {action.about if isinstance(action, LookAgain) else action.text for action in odd}
     kept.keep(strategy, [look for look in seen.values() if look.about in differs])
-    if not differs:
-        _lift_halts(now)
+    if not any(isinstance(action, LookAgain) or action.kind is AlertKind.MISMATCH for action in odd):
+        _lift_halts()
     return actions
-
-
-def _is_odd(action: Action) -> TypeGuard[LookAgain | Finding]:
-    return isinstance(action, LookAgain | Finding)
 
 
 async def _look(
@@ -134,18 +130,15 @@ async def _look(
 ) -> tuple[Action, ...]:
     at_venue = tuple(await stage.venue_positions())
     ours = ledger.view(*{position.symbol for position in at_venue})
-    ours = ours.replace(dust={p.symbol: await ledger.dust(p.symbol) for p in ours.open})
+    dust = {p.symbol: await ledger.dust(p.symbol) for p in ours.open}
+    ours = ours.replace(dust=dust, beside={p.symbol: ledger.beside(p) for p in ours.open})
     return ledger.actions(ours, now, earlier, patience, positions=at_venue, booked=booked)
 
 
-def _lift_halts(now: datetime) -> None:
-    """Lift a halt for a difference that is gone, and say so; what a person traded is for a person to resume."""
-    halts = [halt for halt in active_halts() if halt.who == COMPARISON]
-    if not halts:
-        return
-    halted_for = clock.now() - halts[0].since  # by our clock; fills have the venue's
-    if not ledger.traded_by_hand(now - halted_for - OVERLAP):
-        text = f"halt lifted, the books agree again: {'; '.join(halt.reason for halt in lift(COMPARISON))}"
+def _lift_halts() -> None:
+    """Lift a halt for a difference that is gone or explained, and say so."""
+    if halts := lift(COMPARISON):
+        text = f"halt lifted, the books agree again: {'; '.join(halt.reason for halt in halts)}"
         log().error("protect %s", text)
         alerts.tell([Alert(kind=AlertKind.HALT, key=f"lifted {halts[0].halt_id}", text=text)])
 

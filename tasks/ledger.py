@@ -14,7 +14,7 @@ from typing import Any
 from tasks import alerts, clock
 from tasks.connections import answered, log, store, venue
 from tasks.core.trading import orders, reconcile
-from tasks.core.trading.positions import OVERLAP, flat_at, is_manual
+from tasks.core.trading.positions import OVERLAP, flat_at, positions_from_fills
 from tasks.core.types import (
     ENTRIES,
     ZERO,
@@ -76,11 +76,16 @@ def open_in(symbol: str) -> list[Position]:
     return store().positions.open(settings().strategy, symbol)
 
 
-def traded_by_hand(since: datetime) -> bool:
-    """Return whether a person traded in any symbol of ours since then, as far as the venue has told."""
-    ours = {symbol: view(symbol).intents for symbol in symbols_of_ours()}
-    entries = {own.intent.client_order_id: (own.cycle_id, own.intent) for intents in ours.values() for own in intents}
-    return any(is_manual(fill, entries) for symbol in ours for fill in store().fills.since(since, symbol))
+def beside(position: Position) -> Decimal:
+    """Return what a person added to a position of ours (base), by what was told since its entry was decided.
+
+    The guard had found nothing there that was not ours.
+    """
+    ours = view(position.symbol)
+    entered = [own.persisted_at for own in ours.intents if own.cycle_id == position.cycle_id]
+    since = min([flat_at([position], ours.closed, position.opened_at), *entered])
+    fills = store().fills.since(since, position.symbol)
+    return positions_from_fills(fills, ours.entries, {}, ours.strategy)[1].theirs
 
 
 def booked_of(order: Order) -> Decimal:
@@ -189,10 +194,8 @@ def _keep(book: BookFills) -> list[Position]:
         alerts.tell([Alert(kind=AlertKind.MISMATCH, key=one.partition(" ")[0], text=text)])
         halt(f"ledger mismatch: {text}")
     for fill in book.manual:
-        log().warning(
-            "exit symbol=%s reason=manual fill_id=%s side=%s quantity=%s price=%s: taken over",
-            book.symbol, fill.fill_id, fill.side, fill.quantity, fill.price,
-        )  # fmt: skip
+        text = f"{book.symbol}: a person closed {fill.quantity} of ours at {fill.price}, taken over"
+        alerts.tell([Alert(kind=AlertKind.FOREIGN, key=fill.venue_order_id, text=text)])
     changed = [_with_followups(position) for position in book.positions]
     for position in changed:
         store().positions.save(position)

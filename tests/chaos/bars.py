@@ -134,7 +134,11 @@ def order_fault(world: World, kind: str, luck: random.Random) -> None:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who trades on our account; held, known: the position and the orders that were there before."""
+    """Somebody who trades on our account.
+
+    sign, quantity, stop: of what is theirs; held: what is ours on that side; known, seen: the orders and how many fills
+    there were before them.
+    """
 
     symbol: str
     sign: int
@@ -142,43 +146,76 @@ class Person:
     stop: str
     held: Decimal
     known: frozenset[str]
+    seen: int
 
     @classmethod
-    def appears(cls, world: World, state: State, symbol: str, luck: random.Random) -> "Person | None":
-        """Let a person open, or add to what we hold; not where an entry of ours works, whose right it is to fill."""
+    def appears(cls, world: World, symbol: str, luck: random.Random) -> "Person | None":
+        """Let a person open, add to what we hold, reduce it or turn it; not where an entry of ours may still fill."""
+        state = world.state()
         if any(o["symbol"] == symbol and o["resting"] and not o["protection"] for o in state["orders"]):
             return None
         position = next((p for p in state["positions"] if p["symbol"] == symbol), None)
-        sign = luck.choice((1, -1)) if position is None else 1 if position["side"] == "long" else -1
-        quantity = LOTS[symbol] * luck.randint(5, 20)
-        stop = (
-            ""
-            if position
-            else str((Decimal(state["prices"][symbol]) * (1 - sign * Decimal("0.2"))).quantize(Decimal(1)))
-        )
-        more = {"stop": stop} if stop else {}
-        if not world.person(symbol, "buy" if sign > 0 else "sell", quantity, **more):
+        held = Decimal(position["size"]) if position else Decimal(0)
+        quantity, stop = LOTS[symbol] * luck.randint(5, 20), ""
+        if position is None:
+            side, sign = 0, luck.choice((1, -1))
+            trade, theirs = sign * quantity, quantity
+            stop = str((Decimal(state["prices"][symbol]) * (1 - sign * Decimal("0.2"))).quantize(Decimal(1)))
+        else:
+            side = 1 if position["side"] == "long" else -1
+            act = luck.choice(("adds", "adds", "reduces", "turns"))
+            quantity = min(quantity, held) if act == "reduces" else quantity
+            trade = {"adds": side, "reduces": -side, "turns": -side}[act] * (held * (act == "turns") + quantity)
+            sign, theirs = (-side if act == "turns" else side), quantity * (act != "reduces")
+            held = {"adds": held, "reduces": held - quantity, "turns": Decimal(0)}[act]
+        if not world.person(symbol, "buy" if trade > 0 else "sell", abs(trade), **({"stop": stop} if stop else {})):
             return None
         known = frozenset(order["venue_order_id"] for order in state["orders"])
-        return cls(symbol, sign, quantity, stop, Decimal(position["size"]) if position else Decimal(0), known)
+        return cls(symbol, sign, theirs, stop, held, known, len(world.state()["fills"]))
+
+    def parts(self, state: State) -> tuple[Decimal, Decimal, Decimal]:
+        """Return what is ours there by now, what theirs, and what of theirs orders of ours have closed.
+
+        An exit closes ours first: a stop or a liquidation of the whole position takes theirs along.
+        """
+        ours, theirs, wronged = self.held, self.quantity, Decimal(0)
+        for fill in state["fills"][self.seen :]:
+            if fill["symbol"] != self.symbol or fill["reason"] == "funding":
+                continue
+            if (fill["side"] == "buy") == (self.sign > 0):
+                ours += Decimal(fill["qty"])
+            else:
+                beyond = max(Decimal(0), Decimal(fill["qty"]) - ours)
+                ours, theirs = ours - (Decimal(fill["qty"]) - beyond), theirs - beyond
+                wronged += beyond if fill["orderLinkId"] else 0
+        return ours, theirs, wronged
+
+    def apart(self, state: State) -> State:
+        """Return the state as if what is theirs were not there."""
+        ours, theirs, _ = self.parts(state)
+        changed = [p | {"size": ours} if p["symbol"] == self.symbol and theirs else p for p in state["positions"]]
+        return state | {"positions": [p for p in changed if Decimal(p["size"])]}
 
     def wronged(self, state: State) -> Iterator[str]:
-        """Breaches: an entry of ours beside theirs; theirs closed, or its stop moved, where it was alone."""
+        """Breaches: an entry of ours beside theirs; theirs closed by us, or its stop moved where it was alone."""
+        _, theirs, wronged = self.parts(state)
         for order in filter(invariants.ours, state["orders"]):
             enters = order["venue_order_id"] not in self.known and not (order["reduce_only"] or order["protection"])
-            if enters and order["symbol"] == self.symbol:
+            if enters and order["symbol"] == self.symbol and theirs:
                 yield f"beside: {order['orderLinkId']} entered {self.symbol} beside a person's position"
-        if not self.held:
-            now = [(p["size"], p["stopLoss"]) for p in state["positions"] if p["symbol"] == self.symbol]
-            if [(Decimal(size), Decimal(stop or 0)) for size, stop in now] != [(self.quantity, Decimal(self.stop))]:
-                yield f"flattened: a person's {self.quantity} {self.symbol} with stop {self.stop} is now {now}"
+        if wronged:
+            yield f"flattened: {wronged} of a person's {self.quantity} {self.symbol} beside {self.held} of ours"
+        now = [
+            (Decimal(p["size"]), Decimal(p["stopLoss"] or 0)) for p in state["positions"] if p["symbol"] == self.symbol
+        ]
+        if self.stop and theirs and now != [(theirs, Decimal(self.stop))]:
+            yield f"flattened: a person's {theirs} {self.symbol} with stop {self.stop} is now {now}"
 
     def leaves(self, world: World) -> None:
-        """Let the person take what is theirs off; where our exit took it along there is less."""
-        held = next((p for p in world.state()["positions"] if p["symbol"] == self.symbol), None)
-        if held and (held["side"] == "long") == (self.sign > 0):
-            quantity = min(self.quantity, Decimal(held["size"]))
-            world.person(self.symbol, "sell" if self.sign > 0 else "buy", quantity, reduce_only=True)
+        """Let the person take what is theirs off, a moment later: an instant has no order."""
+        world.advance(1)
+        if theirs := self.parts(world.state())[1]:
+            world.person(self.symbol, "sell" if self.sign > 0 else "buy", theirs, reduce_only=True)
 
 
 class Bars:
@@ -196,7 +233,7 @@ class Bars:
     def bar(self, kind: str) -> None:
         """Go to the next close, ask for something there, and die over it."""
         close = self._go_to_the_next_close(kind)
-        state = self.world.state()
+        state = self._state()
         scene = self._scene(state)
         symbol, reply = self._reply(state, scene)
         self._write(close, symbol, reply)
@@ -222,13 +259,20 @@ class Bars:
                 self._tell(iter([f"halt: {halt}"]), f"while {kind}")
 
     def _hear_the_person(self, kind: str) -> None:
-        """Let the watchdog come while the person is there; then the person leaves."""
+        """Let the watchdog come while the person is there; then the person may leave, or stay for more bars."""
         if self.person is not None:
-            fork(protected(False))
-            self._tell(self.person.wronged(self.world.state()), kind)
-            self.person.leaves(self.world)
-            fork(books)  # whatever it halted for is told in the log, and over
-            self.person = None
+            for _ in range(2):  # beyond its patience: what stays is a fact
+                fork(protected(False))
+                self._tell(self.person.wronged(self.world.state()), kind)
+                self.world.advance(invariants.WATCHDOG_S)
+            if self.luck.random() < 0.5:
+                self.person.leaves(self.world)
+                self.person = None
+
+    def _state(self) -> State:
+        """Return what happened at the exchange, without what is a person's."""
+        state = self.world.state()
+        return self.person.apart(state) if self.person else state
 
     def _flattened(self, before: State, symbol: str, reply: dict[str, Any], kind: str, scene: str) -> None:
         """A position may go by a decision, its stop or target, or where its stop was refused or is passed."""
@@ -314,7 +358,7 @@ class Bars:
 
     def _note(self, kind: str, when: str) -> None:
         """Look at the venue alone."""
-        state = self.world.state()
+        state = self._state()
         naked = invariants.naked_s(state)
         self.tally.naked_s = max(self.tally.naked_s, naked)
         self.tally.naked_attached_s = max(
@@ -329,7 +373,7 @@ class Bars:
         if not run.clean:
             self.tally.breaches.append(f"{self.name} {what}: protect failed without a fault: {run.said}")
             return
-        state = self.world.state()
+        state = self._state()
         self.bared -= {p["symbol"] for p in state["positions"] if p["stopLoss"]}
         self._tell(invariants.reconciled(state, run.said), what)
         if invariants.naked_s(state) > (DEATHS + 1) * invariants.WATCHDOG_S:
@@ -374,5 +418,5 @@ class Bars:
 
     def _order_fault(self, kind: str, symbol: str) -> None:
         order_fault(self.world, kind, self.luck)
-        if kind == "person":
-            self.person = Person.appears(self.world, self.world.state(), symbol, self.luck)
+        if kind == "person" and not self.person:
+            self.person = Person.appears(self.world, symbol, self.luck)

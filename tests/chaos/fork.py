@@ -17,6 +17,7 @@ from typing import Any
 
 from sqlalchemy import update
 
+from flows import protect
 from flows.protect import reconcile
 from flows.trade import Request, run_cycles
 from tasks import crash_points, execute, fetch, validate
@@ -66,6 +67,7 @@ def prepare() -> None:
     execute.PAUSES = (0.02, 0.02, 0.05, 0.1)
     stage.PAUSES = ours.PAUSES = (0.02, 0.02)
     fetch.PAUSES = (0.02, 0.05)
+    protect.PAUSE_S = 0.02  # a stepped clock stands still meanwhile
     validate.validate_candles.fn = lambda *_: []  # type: ignore[method-assign]  # half of a cycle's CPU
     build, built = client.build, dict[int, Any]()
 

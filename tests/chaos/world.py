@@ -74,7 +74,10 @@ class World:
         """Trade as a person does at the venue's own page; returns whether the venue took it."""
         try:
             self.admin("trades", {"symbol": symbol, "side": side, "qty": str(quantity), **more})
-        except HTTPError:
+        except HTTPError as e:
+            print(
+                f"a person's trade was refused: {e.read().decode()} {symbol} {side} {quantity} {more}", file=sys.stderr
+            )
             return False
         return True
 

@@ -268,8 +268,9 @@ async def test_an_entry_stays_open_while_the_venue_tells_its_order_and_not_its_f
     assert store().halts.newest() is None
 
 
-async def test_a_difference_that_stays_halts(home, exchange):
+async def test_a_difference_that_stays_and_no_fill_explains_halts(home, exchange):
     await opened(home)
+    fault(exchange, "late_fills", times=1000, seconds=3600)
     await manual("buy", D("0.001"))
     result = await protect_once()
     assert any(line.startswith(f"mismatch {SYMBOL}") for line in result["wrong"])
@@ -282,7 +283,7 @@ async def test_a_manual_close_is_taken_over(home, exchange, caplog):
     await protect_once()
     assert store().halts.newest() is None
     assert store().positions.open("default") == []
-    assert "reason=manual" in caplog.text
+    assert f"a person closed {position.quantity} of ours" in caplog.text
 
 
 async def test_a_symbol_that_left_the_settings_is_still_booked(home, two_symbols, monkeypatch):

@@ -8,6 +8,7 @@ from sandbox_cycles import CLOSE, OPEN, START, SYMBOL, protect_once, recorded, r
 from sandbox_positions import opened
 from sandbox_server import admin, advance, fault, state
 
+from flows.protect import COMPARISON
 from tasks import ledger
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
@@ -38,6 +39,7 @@ def stop_at(url) -> D | None:
 
 
 def by_hand(url, side: str, qty: str, **more: object) -> None:
+    advance(url, 1)  # an instant has no order
     admin(url, "trades", {"symbol": SYMBOL, "side": side, "qty": qty, **more})
 
 
@@ -160,14 +162,25 @@ async def test_a_halt_that_lateness_caused_lifts_itself_and_says_so(home, exchan
     assert [text for _, kind, text in store().alerts.since(START - timedelta(days=9999)) if "lifted" in text]
 
 
-async def test_a_halt_that_a_person_caused_stays(home, exchange):
+async def test_only_a_halt_for_a_difference_lifts_itself_and_a_persons_own_stays(home, exchange):
     await opened(home)
+    store().halts.add("I am looking into it", "a person", START)
+    store().halts.add("ledger mismatch: it was", COMPARISON, START)
+    await protect_once()
+    assert [halt.who for halt in store().halts.active()] == ["a person"]
+
+
+async def test_what_no_fill_tells_halts_until_a_fill_tells_that_a_person_added_it(home, exchange):
+    await opened(home)
+    fault(exchange, "late_fills", times=1000, seconds=60)
     by_hand(exchange, "buy", "0.001")
-    await protect_once()
-    assert "mismatch" in store().halts.newest().reason
-    by_hand(exchange, "sell", "0.001", reduce_only=True)
-    await protect_once()
-    assert store().halts.newest() is not None
+    for _ in range(2):
+        await protect_once()
+        assert "mismatch" in store().halts.newest().reason
+    advance(exchange, 61)
+    assert (await protect_once())["wrong"] == [beside("0.001")]
+    assert store().halts.newest() is None
+    assert [look.about for look in store().differences.all_of("default")] == [beside("0.001")]
 
 
 # --- what is not ours
@@ -185,6 +198,72 @@ async def test_no_entry_goes_out_beside_a_position_of_a_person(home, exchange):
     advance(exchange, 300)
     record = await run(recorded(home, (START + timedelta(minutes=5), OPEN)))
     assert Code.FOREIGN_POSITION not in record.verdict.codes
+
+
+def beside(quantity: str) -> str:
+    return f"foreign position {SYMBOL} long {quantity}: left alone"
+
+
+def told() -> list[str]:
+    """Return what was told of what is not ours."""
+    return [text for _, kind, text in store().alerts.since(START - timedelta(days=9999)) if kind == "foreign"]
+
+
+def size_at(url) -> D:
+    return sum((D(str(p["size"])) for p in state(url)["positions"]), D(0))
+
+
+@pytest.mark.parametrize("ends", ["our exit", "a halt that flattens"])
+async def test_what_a_person_adds_to_ours_is_named_and_stays_theirs(home, exchange, ends):
+    [position] = await opened(home)
+    by_hand(exchange, "buy", "0.01")
+    for _ in range(2):
+        assert (await protect_once())["wrong"] == [beside("0.010")]
+    assert told() == [beside("0.010")]
+    assert store().halts.newest() is None
+    assert store().positions.open("default") == [position]
+    advance(exchange, 300)
+    close = START + timedelta(minutes=5)
+    record = await run(recorded(home, (close, {**OPEN, "action": "ADD"})))
+    assert Code.FOREIGN_POSITION in record.verdict.codes
+    if ends == "our exit":
+        advance(exchange, 300)
+        await run(recorded(home, (close + timedelta(minutes=5), CLOSE)))
+    else:
+        store().halts.add("everything out", "a person", START, flatten=True)
+    await protect_once()
+    await protect_once()
+    assert store().positions.open("default") == []
+    assert size_at(exchange) == D("0.01")
+
+
+async def test_what_a_person_closes_of_ours_is_booked_and_named(home, exchange):
+    [position] = await opened(home)
+    by_hand(exchange, "sell", "0.001", reduce_only=True)
+    assert (await protect_once())["wrong"] == []
+    [left] = store().positions.open("default")
+    assert left.quantity == position.quantity - D("0.001") == size_at(exchange)
+    [line] = told()
+    assert line.startswith(f"{SYMBOL}: a person closed 0.001 of ours at ")
+    by_hand(exchange, "buy", "0.005")  # and adds, and takes off more than that
+    by_hand(exchange, "sell", "0.002", reduce_only=True)
+    await protect_once()
+    assert store().positions.open("default") == [left]
+    by_hand(exchange, "sell", "0.004", reduce_only=True)
+    await protect_once()
+    assert [p.quantity for p in store().positions.open("default")] == [left.quantity - D("0.001")]
+    assert store().halts.newest() is None
+
+
+async def test_a_person_who_turns_our_position_has_closed_ours_and_holds_the_rest(home, exchange):
+    [position] = await opened(home)
+    by_hand(exchange, "sell", str(position.quantity + D("0.01")))
+    await protect_once()
+    await protect_once()
+    assert store().positions.get(position.position_id).closed_at is not None
+    assert store().halts.newest() is None
+    assert (state(exchange)["positions"][0]["side"], size_at(exchange)) == ("short", D("0.01"))
+    assert beside("0.010").replace("long", "short") in told()
 
 
 async def test_a_halt_that_flattens_closes_what_the_venue_holds_and_no_fill_tells_of(home, exchange):

@@ -69,7 +69,7 @@ class Draws:
         order_fault(self.world, kind, self.luck)
         if kind == "person":
             symbol = self.luck.choice(SYMBOLS)
-            self.person = Person.appears(self.world, self.world.state(), symbol, self.luck)
+            self.person = Person.appears(self.world, symbol, self.luck)
         return kind
 
     def calm(self) -> list[str]:

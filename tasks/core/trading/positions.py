@@ -40,20 +40,20 @@ def positions_from_fills(
     strategy: str,
     closed: Collection[str] = (),
     dust: Decimal = ZERO,
-) -> tuple[list[Position], list[Fill], list[str]]:
+) -> "tuple[list[Position], PositionFold]":
     """Fold one symbol's fills, starting flat.
 
     entries: our intents by client order id, with their cycle_id; stored: positions of before, whose moved stops and
     follow-ups are carried over; closed: ids of positions that ended before, never to be opened again; dust: less than
-    that of a position is none. Returns every position in order (the last may be open), the fills not ours, and by their
-    ids, each with why, those that fit nowhere: the others are booked without them.
+    that of a position is none. Returns every position in order (the last may be open), and of the fold what is not
+    ours.
     """
     fold = PositionFold(entries, strategy, closed, dust)
     in_time = sorted(fills, key=lambda fill: (fill.at, fill.reason != "funding", fill.fill_id))
     for _, at_once in groupby(in_time, key=lambda fill: fill.at):
         fold.instant(list(at_once))
     last = [] if fold.position is None else [fold.position]
-    return [_carry_over(position, stored, fold.entered) for position in (*fold.closed, *last)], fold.foreign, fold.aside
+    return [_carry_over(position, stored, fold.entered) for position in (*fold.closed, *last)], fold
 
 
 def is_manual(fill: Fill, entries: Entries) -> bool:
@@ -70,9 +70,10 @@ class PositionFold:
         self.entries, self.strategy, self.ended, self.dust = entries, strategy, set(ended), dust
         self.closed: list[Position] = []
         self.foreign: list[Fill] = []
-        self.aside: list[str] = []
+        self.manual: list[Fill] = []  # what a person closed of ours
+        self.aside: list[str] = []  # ids of what fits nowhere, each with why: the others are booked without it
         self.position: Position | None = None
-        self.theirs = ZERO  # what others added to our open position
+        self.theirs = ZERO  # what others hold beside us: on our side, or while we are flat, below 0 if short
         self.entered: dict[tuple[str, str], Decimal] = {}  # by position and order: entry_quantity before its first fill
 
     def instant(self, fills: list[Fill]) -> None:
@@ -120,6 +121,8 @@ class PositionFold:
         if self.position is None:
             if ours is None or not self._enters(fill):
                 self.foreign.append(fill)
+                if fill.reason != "funding":
+                    self.theirs += fill.quantity if fill.side == "buy" else -fill.quantity
             else:
                 self._open(fill, *ours)
         elif ours is not None and self._enters(fill) and _reduces(fill, self.position):
@@ -146,6 +149,7 @@ class PositionFold:
         if name in self.ended:
             name = ledger.position_id(intent.client_order_id, fill.fill_id)
         self.position = ledger.open_position(intent, fill, self.strategy, cycle_id, name)
+        self.theirs = max(ZERO, self.theirs * sizing.direction(self.position.side))
         self.entered[name, intent.client_order_id] = ZERO
 
     def _turn(self, fill: Fill, current: Position, cycle_id: str, intent: OrderIntent) -> None:
@@ -160,7 +164,8 @@ class PositionFold:
         if self.position is not None and self.position.closed_at is not None:
             self.closed.append(self.position)
             self.ended.add(self.position.position_id)
-            self.position, self.theirs = None, ZERO
+            self.theirs *= sizing.direction(self.position.side)
+            self.position = None
 
     def _exit(self, fill: Fill, current: Position) -> None:
         """Take a reduction of ours; what exceeds our position was closed for others, who had added to it."""
@@ -171,13 +176,18 @@ class PositionFold:
         if rest > 0:
             if rest >= self.dust:  # less is what earlier positions of ours have left in the wallet
                 self.foreign.append(_part(fill, rest))
+                self.theirs -= rest
             fill = _part(fill, current.quantity)
         self.position = ledger.apply_fill(current, fill, self.dust)
 
     def _of_others(self, fill: Fill, current: Position) -> None:
-        """Take over a manual exit of no more than we hold; their own additions come off first."""
+        """Take over a manual exit; their own additions come off first, and what exceeds both is theirs again.
+
+        On spot such a one sold coins that were never ours, and is left alone.
+        """
         left = fill.quantity - self.theirs
-        if not is_manual(fill, self.entries) or (_reduces(fill, current) and left > current.quantity):
+        ours = min(left, current.quantity)
+        if not is_manual(fill, self.entries) or (_reduces(fill, current) and ours < left and is_spot(fill.symbol)):
             self.foreign.append(fill)
         elif not _reduces(fill, current):
             self.theirs += fill.quantity
@@ -186,8 +196,13 @@ class PositionFold:
             self.theirs = -left
             self.foreign.append(fill)
         else:
-            self.theirs = ZERO
-            self.position = ledger.apply_fill(current, _part(fill, left), self.dust)
+            self.theirs = ours - left
+            self.position = ledger.apply_fill(current, _part(fill, ours), self.dust)
+            self.manual.append(_part(fill, ours))
+
+
+def is_spot(symbol: str) -> bool:
+    return ":" not in symbol
 
 
 def _reduces(fill: Fill, position: Position) -> bool:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from tasks.core.trading import orders
 from tasks.core.trading.guard import sizing
-from tasks.core.trading.positions import is_manual, positions_from_fills
+from tasks.core.trading.positions import is_spot, positions_from_fills
 from tasks.core.types import (
     ZERO,
     Action,
@@ -99,8 +99,9 @@ def _missing_stops(ledger: LedgerView, look: VenueView, now: datetime) -> Iterat
             flaw = _flaw(ours, at_venue.stop, at_venue.stop_quantity, ledger.dust.get(symbol, ZERO))
         if flaw is None:
             continue
-        own, what = None if ours else _unbooked_entry(ledger, at_venue), flaw or "naked position"
-        wanted = own.intent if own else ours
+        own, what = [] if ours else _unbooked_entries(ledger, at_venue), flaw or "naked position"
+        enough = own and exact_sum(each.intent.quantity for each in own) >= at_venue.quantity
+        wanted = own[-1].intent if enough else ours
         if wanted is not None and wanted.stop is not None and symbol not in look.refused:
             text = f"{what} {symbol}: stop {wanted.stop} restored"
             tell = not (flaw and ours and any(_changed(own, ours, now) for own in ledger.intents))
@@ -125,23 +126,36 @@ def _flaw(ours: Position, stop: Decimal, covers: Decimal | None, dust: Decimal) 
 
 
 def unbooked(ledger: LedgerView, positions: Iterable[VenuePosition]) -> list[Position]:
-    """Return what the venue holds that our entries made and no fill tells of yet, as positions to be closed."""
-    found = ((p, _unbooked_entry(ledger, p)) for p in positions if ledger.position(p.symbol) is None)
-    return [
-        Position(
-            position_id=own.intent.client_order_id, strategy=ledger.strategy, cycle_id=own.cycle_id, symbol=p.symbol,
-            side=p.side, quantity=p.quantity, entry_quantity=p.quantity, avg_price=p.avg_price,
-            opened_at=own.persisted_at,
-        )
-        for p, own in found if own
-    ]  # fmt: skip
+    """Return what our entries made that no fill tells of yet, by their orders, as positions to be closed."""
+    found = []
+    for p in positions:
+        if ledger.position(p.symbol) or not (entries := _unbooked_entries(ledger, p)):
+            continue
+        sent = [
+            own.intent.quantity
+            for own in ledger.intents
+            if (own.intent.symbol, own.intent.reduce_only, own.intent.type) == (p.symbol, True, OrderType.MARKET)
+            and own.state != "rejected"
+            and own.persisted_at >= entries[0].persisted_at
+        ]
+        ours = min(p.quantity, exact_sum(own.filled for own in entries) - exact_sum(sent))
+        if ours > 0:
+            own = entries[-1]
+            found.append(
+                Position(
+                    position_id=own.intent.client_order_id, strategy=ledger.strategy, cycle_id=own.cycle_id,
+                    symbol=p.symbol, side=p.side, quantity=ours, entry_quantity=ours, avg_price=p.avg_price,
+                    opened_at=own.persisted_at,
+                )
+            )  # fmt: skip
+    return found
 
 
-def _unbooked_entry(ledger: LedgerView, at_venue: VenuePosition) -> OwnIntent | None:
-    """Return our newest entry, if a position the ledger does not have yet is no more than our entries can have made."""
+def _unbooked_entries(ledger: LedgerView, at_venue: VenuePosition) -> list[OwnIntent]:
+    """Return our entries that can have made what the ledger does not have yet, newest last."""
     last = max((p.closed_at for p in ledger.closed if p.symbol == at_venue.symbol and p.closed_at), default=None)
     side = "buy" if at_venue.side == "long" else "sell"
-    entries = [
+    return [
         own
         for own in ledger.intents
         if (own.intent.symbol, own.intent.side, own.intent.reduce_only) == (at_venue.symbol, side, False)
@@ -149,9 +163,6 @@ def _unbooked_entry(ledger: LedgerView, at_venue: VenuePosition) -> OwnIntent | 
         and (last is None or own.persisted_at > last)
         and (own.filled > 0 or not own.ended)
     ]
-    if exact_sum(own.intent.quantity for own in entries) < at_venue.quantity:
-        return None
-    return max(entries, key=lambda own: own.persisted_at)
 
 
 # --- orders on their way or resting
@@ -287,23 +298,18 @@ def _cycle_of(order: Order, ledger: LedgerView) -> CycleRecord | None:
 
 def _booked(ledger: LedgerView, symbol: str, seen: ToldFills) -> Iterator[BookFills]:
     """Project the fills; a position that began since is gone through once more and, closed, stays as it is."""
-    ours = {own.intent.client_order_id: (own.cycle_id, own.intent) for own in ledger.intents}
-    if not ours:
+    if not ledger.intents:
         return
     before = {p.position_id: p for p in ledger.open if p.symbol == symbol}
     past = [p for p in ledger.closed if p.symbol == symbol]
     again = {p.position_id for p in past if p.opened_at >= seen.since}
     ended = {p.position_id for p in past} - again
     least = ledger.dust.get(symbol, ZERO)
-    positions, foreign, aside = positions_from_fills(seen.fills, ours, before, ledger.strategy, ended, least)
+    positions, fold = positions_from_fills(seen.fills, ledger.entries, before, ledger.strategy, ended, least)
     changed = [p for p in positions if before.get(p.position_id) != p and p.position_id not in again]
-    left = [fill for fill in foreign if fill.fill_id in seen.new]
-    ids = {fill.fill_id for fill in foreign}
-    manual = [f for f in seen.fills if f.fill_id in seen.new and f.fill_id not in ids and is_manual(f, ours)]
-    if changed or left or manual or aside:
-        yield BookFills(
-            symbol=symbol, positions=tuple(changed), foreign=tuple(left), manual=tuple(manual), aside=tuple(aside)
-        )
+    left, manual = (tuple(f for f in fills if f.fill_id in seen.new) for fills in (fold.foreign, fold.manual))
+    if changed or left or manual or fold.aside:
+        yield BookFills(symbol=symbol, positions=tuple(changed), foreign=left, manual=manual, aside=tuple(fold.aside))
 
 
 # --- positions that differ
@@ -326,15 +332,16 @@ def _differences(ledger: LedgerView, positions: Sequence[VenuePosition]) -> Iter
     """Yield what differs by more than can be sold, and whether the venue holds risk that nobody counts."""
     for venue in positions:
         symbol, ours = venue.symbol, ledger.position(venue.symbol)
-        more = ours is None or venue.side != ours.side or venue.quantity > ours.quantity
-        if is_spot(symbol) and more:
+        held = ours.quantity if ours and ours.side == venue.side else ZERO
+        rest = venue.quantity - held
+        if is_spot(symbol) and rest > 0:
             continue  # a person's own coins
-        if ours is None:
-            text = f"foreign position {symbol} {venue.side} {venue.quantity}: left alone"
+        if ours is None or (held and 0 < rest == ledger.beside.get(symbol)):
+            text = f"foreign position {symbol} {venue.side} {rest}: left alone"
             yield Finding(kind=AlertKind.FOREIGN, symbol=symbol, text=text), True
-        elif venue.side != ours.side or 0 != abs(venue.quantity - ours.quantity) >= ledger.dust.get(symbol, 0):
+        elif 0 != abs(rest) >= ledger.dust.get(symbol, 0):
             text = f"mismatch {symbol}: venue {venue.side} {venue.quantity}, ledger {ours.side} {ours.quantity}"
-            yield Finding(kind=AlertKind.MISMATCH, symbol=symbol, text=text), more
+            yield Finding(kind=AlertKind.MISMATCH, symbol=symbol, text=text), rest > 0
     for p in ledger.open:
         if p.symbol not in {position.symbol for position in positions}:
             text = f"mismatch {p.symbol}: ledger {p.side} {p.quantity}, venue flat"
@@ -356,10 +363,6 @@ def foreign(ledger: LedgerView, positions: Iterable[VenuePosition], symbol: str)
         if (own.intent.symbol, own.intent.side, own.intent.reduce_only, own.ended) == (symbol, side, False, False)
     ]
     return max(ZERO, held.quantity - (ours.quantity if ours else ZERO) - exact_sum(coming))
-
-
-def is_spot(symbol: str) -> bool:
-    return ":" not in symbol
 
 
 # --- what must be closed, and what nobody ends

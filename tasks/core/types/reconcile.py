@@ -38,8 +38,14 @@ class LedgerView(Dto):
     unfinished: tuple[CycleRecord, ...] = ()
     halts: tuple[Halt, ...] = ()
     dust: dict[str, Exact] = {}  # by symbol: less than this cannot be sold and counts as nothing
+    beside: dict[str, Exact] = {}  # by symbol: what a person added to our position, by the fills
     limits: Limits = Limits()
     attaches_protection: bool = True
+
+    @property
+    def entries(self) -> dict[str, tuple[str, OrderIntent]]:
+        """Return our intents by client order id, with their cycle."""
+        return {own.intent.client_order_id: (own.cycle_id, own.intent) for own in self.intents}
 
     def position(self, symbol: str, side: PositionSide | None = None) -> Position | None:
         """Return our open position in `symbol`, on that side if one is named."""

@@ -82,7 +82,7 @@ def test_positions_have_the_equity_of_their_fills(drawn, long, mark):
                                 reduce_only=key == out))
         for key, side in ((entry, into), (out, away))
     }  # fmt: skip
-    positions, foreign, _ = positions_from_fills(fills, ours, {}, "default")
-    assert not foreign
+    positions, fold = positions_from_fills(fills, ours, {}, "default")
+    assert not fold.foreign
     difference = equity_of_positions(CASH, positions, {BTC: mark}) - equity_of_fills(CASH, fills, {BTC: mark})
     assert abs(difference) < D("1e-9")

@@ -37,19 +37,19 @@ def test_the_others_are_booked_without_it_wherever_it_stands(name, minute):
     odd, said = ODD[name]
     others = [fill("a", minute=0), fill("b", minute=2)]
     without = positions_from_fills(others, OURS, {}, "default")
-    positions, foreign, aside = positions_from_fills(
+    positions, fold = positions_from_fills(
         [*others, odd.replace(at=AT + timedelta(minutes=minute))], OURS, {}, "default"
     )
-    assert (positions, foreign) == without[:2]
-    assert [each.partition(" ")[0] for each in aside] == ["odd"]
-    assert said in aside[0]
+    assert (positions, fold.foreign) == (without[0], without[1].foreign)
+    assert [each.partition(" ")[0] for each in fold.aside] == ["odd"]
+    assert said in fold.aside[0]
 
 
 def test_a_fill_whose_outcome_cannot_be_reckoned_leaves_the_position_open():
     entry, exit_ = fill("a", price=D(0)), fill("b", EXIT, "sell", minute=1)
-    [position], foreign, aside = positions_from_fills([entry, exit_], OURS, {}, "default")
-    assert (position.quantity, position.closed_at, foreign) == (1, None, [])
-    assert [each.partition(" ")[0] for each in aside] == ["b"]
+    [position], fold = positions_from_fills([entry, exit_], OURS, {}, "default")
+    assert (position.quantity, position.closed_at, fold.foreign) == (1, None, [])
+    assert [each.partition(" ")[0] for each in fold.aside] == ["b"]
 
 
 def test_what_is_set_aside_is_told_with_what_is_booked_at_every_look():

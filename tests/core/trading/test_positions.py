@@ -35,7 +35,8 @@ OURS = {
 
 
 def book(*fills):
-    return positions_from_fills(fills, OURS, {}, "default")[:2]
+    positions, fold = positions_from_fills(fills, OURS, {}, "default")
+    return positions, fold.foreign
 
 
 @pytest.mark.parametrize(("entry_id", "exit_id"), [("b", "a"), ("a", "b")])
@@ -105,6 +106,77 @@ def test_what_others_added_comes_off_before_ours():
     assert position.quantity == D("0.8")
 
 
+def persons(*trades, side="buy", symbol=BTC):
+    """Return the fold of our entry of 1, of what a person then trades (`+` buys), and of exits of ours (`x`, stop)."""
+    named = {
+        "+": ("manual", "buy"),
+        "-": ("manual", "sell"),
+        "x": (EXIT, "sell"),
+        "s": ("", "sell"),
+        "e": (AGAIN, side),
+    }
+    turned = {"buy": "sell", "sell": "buy"} if side == "sell" else {}
+    orders = {
+        name: (cycle, each.replace(symbol=symbol, side=turned.get(each.side, each.side)))
+        for name, (cycle, each) in OURS.items()
+    }
+    fills = []
+    for n, (what, quantity) in enumerate(((trade[0], trade[1:]) for trade in ("E1", *trades)), 1):
+        order, way = (ENTRY, "buy") if what == "E" else named[what]
+        way = way if what == "e" else turned.get(way, way)
+        fills.append(
+            fill(str(n), order, way, quantity, minute=n, reason="stop" if what == "s" else "").replace(symbol=symbol)
+        )
+    return positions_from_fills(fills, orders, {}, "default")[1]
+
+
+@pytest.mark.parametrize("side", ["buy", "sell"])
+@pytest.mark.parametrize(
+    ("trades", "ours", "theirs", "taken"),
+    [
+        (["+0.5"], 1, "0.5", []),
+        (["+0.5", "+0.2"], 1, "0.7", []),
+        (["+0.5", "-0.5"], 1, 0, []),
+        (["+0.5", "-0.7"], "0.8", 0, ["0.2"]),
+        (["-0.4", "+0.5"], "0.6", "0.5", ["0.4"]),
+        (["-0.4", "-0.1"], "0.5", 0, ["0.4", "0.1"]),
+        (["-1"], None, 0, ["1"]),
+        (["-1.5"], None, "-0.5", ["1"]),
+        (["+0.5", "-2"], None, "-0.5", ["1"]),
+        (["-1.5", "+0.5"], None, 0, ["1"]),
+        (["+0.5", "s1"], None, "0.5", []),
+        (["+0.5", "s1.5"], None, 0, []),
+        (["+0.5", "s0.75"], "0.25", "0.5", []),
+        (["+0.5", "x1"], None, "0.5", []),
+        (["+0.5", "x1", "-0.5"], None, 0, []),
+        (["+0.5", "x1", "e1"], 1, "0.5", []),
+        (["-1.5", "e1"], 1, 0, ["1"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)  # fmt: skip
+def test_what_a_person_added_is_counted_apart_and_what_a_person_closed_is_booked(side, trades, ours, theirs, taken):
+    fold = persons(*trades, side=side)
+    assert (fold.position and fold.position.quantity) == (ours and D(ours))
+    on_our_side = 1 if fold.position or side == "buy" else -1
+    assert fold.theirs == D(theirs) * on_our_side
+    assert [each.quantity for each in fold.manual] == [D(each) for each in taken]
+
+
+def test_what_a_person_opened_while_our_entry_rested_is_theirs_and_funding_is_no_trade():
+    early = fill("0", "manual", "buy", "0.4", minute=-1), fill("f", "", "buy", "9", minute=-1, reason="funding")
+    for side, theirs in (("buy", "0.4"), ("sell", 0)):
+        ours = {**OURS, ENTRY: ("c1", intent(ENTRY, side))}
+        [position], fold = positions_from_fills([*early, fill("a", ENTRY, side)], ours, {}, "default")
+        assert (position.quantity, fold.theirs) == (1, D(theirs))
+
+
+def test_on_spot_a_person_who_sells_more_than_ours_sold_their_own_coins():
+    fold = persons("-1.5", symbol="BTC/USDT")
+    assert (fold.position.quantity, fold.manual) == (1, [])
+    fold = persons("+0.5", "-0.5", symbol="BTC/USDT")
+    assert (fold.position.quantity, fold.theirs) == (1, 0)
+
+
 @pytest.mark.parametrize("kind", ["Settle", "Delivery", "MovePosition", "CorporateAction", "something new"])
 def test_what_is_no_trade_is_told_and_changes_nothing(kind):
     odd = fill("b", "", "sell", "0.4", minute=1, reason=kind)
@@ -115,8 +187,8 @@ def test_what_is_no_trade_is_told_and_changes_nothing(kind):
 
 @pytest.mark.parametrize(
     ("order", "quantity"),
-    [("manual-1", 2), ("qd" + "9" * 32 + "x0", "0.5")],
-    ids=["more than ours", "another strategy"],
+    [("qd" + "9" * 32 + "x0", "0.5"), ("qd" + "9" * 32 + "x0", 2)],
+    ids=["another strategy", "more than ours"],
 )
 def test_other_exits_are_left_alone(order, quantity):
     [position], foreign = book(fill("a", ENTRY, "buy"), fill("b", order, "sell", quantity, minute=1))
@@ -169,22 +241,22 @@ def test_an_entry_of_the_other_side_that_reduces_leaves_the_stop_as_it_is():
 def test_an_entry_of_the_other_side_that_is_larger_closes_and_opens_with_its_own_stop():
     short = {**OURS, AGAIN: ("c2", intent(AGAIN, "sell", stop=D(110)))}
     fills = [fill("a", ENTRY, "buy"), fill("b", AGAIN, "sell", "1.5", minute=1, fee=D("0.3"))]
-    (closed, opened), foreign, _ = positions_from_fills(fills, short, {}, "default")
+    (closed, opened), fold = positions_from_fills(fills, short, {}, "default")
     assert (closed.quantity, closed.fees, closed.closed_at) == (0, D("0.2"), AT + timedelta(minutes=1))
     assert (opened.side, opened.quantity, opened.fees, opened.stop) == ("short", D("0.5"), D("0.1"), D(110))
-    assert not foreign
+    assert not fold.foreign
 
 
 def test_what_a_fee_in_the_coin_leaves_below_the_smallest_order_closes_with_the_exit_at_its_price():
     bought, sold = fill("1", ENTRY, "buy", "0.999"), fill("2", EXIT, "sell", "0.99", minute=1, fee=D(1))
-    [position], foreign, _ = positions_from_fills([bought, sold], OURS, {}, "default", dust=D("0.01"))
+    [position], fold = positions_from_fills([bought, sold], OURS, {}, "default", dust=D("0.01"))
     assert (position.quantity, position.closed_at, position.realized_pnl, position.fees) == (0, sold.at, 0, 1)
     [left], *_ = positions_from_fills([bought, sold], OURS, {}, "default", dust=D("0.009"))
     assert (left.quantity, left.closed_at) == (D("0.009"), None)
     again = fill("3", AGAIN, "buy", "0.999", minute=2), fill("4", EXIT, "sell", "1.002", minute=3)
     _, second = positions_from_fills([bought, sold, *again], OURS, {}, "default", dust=D("0.01"))[0]
     assert (second.quantity, second.closed_at) == (0, again[1].at)
-    assert not foreign
+    assert not fold.foreign
 
 
 def test_dust_earns_what_the_rest_of_its_exit_earns():

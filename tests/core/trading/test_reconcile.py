@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.core.trading import ledger, orders
-from tasks.core.trading.reconcile import foreign, reconcile
+from tasks.core.trading.reconcile import foreign, reconcile, unbooked
 from tasks.core.types.alert import AlertKind
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType, VenuePosition
 from tasks.core.types.portfolio import Position
@@ -160,7 +160,7 @@ def naked(view, **fields):
 def test_a_position_not_booked_yet_gets_the_stop_of_its_newest_entry():
     older = own("qd" + "1" * 32 + "e0", at=CLOSE - MINUTE, stop=D(80))
     for state, filled in (("sent", 0), ("persisted", 0), ("done", D("0.5"))):
-        [action] = naked(ours(intents=(own(state=state, filled=filled), older)))
+        [action] = naked(ours(intents=(older, own(state=state, filled=filled))))
         assert (type(action), action.stop, action.target, action.position) == (SetStop, D(90), D(130), None)
     assert naked(ours(intents=(own(),)))[0].symbol == BTC
 
@@ -206,6 +206,64 @@ def test_a_foreign_position_seen_twice_is_told_and_nothing_else():
     [tell] = twice(*FOREIGN)
     assert (type(tell), tell.kind, tell.halts) == (Finding, AlertKind.FOREIGN, False)
     assert tell.text == f"foreign position {BTC} long 1: left alone"
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "beside", "told"),
+    [
+        ({}, {"quantity": "1.5"}, "0.5", f"foreign position {BTC} long 0.5: left alone"),
+        ({"side": "short", "stop": "110"}, {"side": "short", "quantity": "1.5", "stop": "110"}, "0.5",
+         f"foreign position {BTC} short 0.5: left alone"),
+        ({}, {"quantity": "1.5"}, "0.4", None),
+        ({}, {"quantity": "1.5"}, "0", None),
+        ({}, {"quantity": "0.5"}, "-0.5", None),
+        ({}, {"quantity": "0.5"}, "0.5", None),
+        ({}, {"side": "short", "quantity": "0.5", "stop": "110"}, "0.5", None),
+    ],
+    ids=["added", "added to a short", "more than fills tell", "no fill", "less", "less than ours", "turned"],
+)  # fmt: skip
+def test_what_fills_tell_a_person_added_is_named_and_halts_nothing(mine, theirs, beside, told):
+    view = ours(position(**mine), beside={BTC: D(beside)})
+    [tell] = twice(view, look(held(**theirs)))
+    assert (tell.kind, tell.halts) == ((AlertKind.FOREIGN, False) if told else (AlertKind.MISMATCH, True))
+    assert told in (None, tell.text)
+
+
+@pytest.mark.parametrize("stop", [None, "89"])
+def test_beside_what_a_person_added_the_stop_is_set_for_ours_and_no_more_than_ours_is_closed(stop):
+    view, seen = ours(position(), beside={BTC: D("0.5")}), held(quantity="1.5", stop=stop)
+    assert [a.position.quantity for a in did(view, look(seen)) if isinstance(a, SetStop)] == [1]
+    refused = look(seen, refused=frozenset({BTC}))
+    assert [a.quantity for a in did(view, refused) if isinstance(a, Flatten)] == [1]
+    halted = Halt(halt_id=1, reason="r", who="w", since=NOW, flatten=True)
+    assert [a.quantity for a in did(view.replace(halts=(halted,)), VenueView(prices={}))] == [1]
+
+
+def test_a_stop_follows_what_a_person_left_of_ours():
+    seen = look(held(quantity="0.6").replace(stop_quantity=D(1)))
+    [action] = did(ours(position(quantity="0.6")), seen)
+    assert (type(action), action.position.quantity) == (SetStop, D("0.6"))
+
+
+@pytest.mark.parametrize(
+    ("intents", "at_venue", "closes"),
+    [
+        ([own(filled=D(1))], {}, 1),
+        ([own(filled=D(1))], {"quantity": "1.5"}, 1),
+        ([own(filled=D("0.3"))], {}, D("0.3")),
+        ([own()], {}, None),
+        ([own(filled=D(1)), "exit"], {"quantity": "0.5"}, None),
+        ([own(filled=D(1)), "refused"], {"quantity": "1.5"}, 1),
+        ([own(filled=D(1)), "stop"], {"quantity": "1.5"}, 1),
+        ([own(filled=D(1), symbol=ETH)], {}, None),
+    ],
+    ids=["ours", "a person's beside it", "filled in part", "a person's while ours rests", "closed already",
+         "its exit was refused", "its stop was moved", "elsewhere"],
+)  # fmt: skip
+def test_what_no_fill_tells_of_yet_is_closed_as_far_as_our_orders_made_it(intents, at_venue, closes):
+    exits = {"exit": exit_(), "refused": exit_(state="rejected"), "stop": exit_(type=OrderType.STOP)}
+    view = ours(intents=tuple(exits.get(each, each) if isinstance(each, str) else each for each in intents))
+    assert [p.quantity for p in unbooked(view, [held(**at_venue)])] == ([] if closes is None else [closes])
 
 
 def test_what_was_fine_in_between_or_odd_elsewhere_starts_anew():

@@ -175,8 +175,8 @@ class Desk(RuleBasedStateMachine):
         fresh: list[Position] = []
         for symbol in (BTC, ETH):
             fills = [fill for fill in self.account.fills if fill.symbol == symbol]
-            found, foreign, _ = positions_from_fills(fills, self.entries, self.kept, "default")
-            assert not foreign
+            found, fold = positions_from_fills(fills, self.entries, self.kept, "default")
+            assert not fold.foreign
             fresh += found
         self.kept = {p.position_id: p for p in fresh if p.closed_at is None}
         self.closed = {p.position_id: p for p in fresh if p.closed_at is not None}

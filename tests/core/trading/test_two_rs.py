@@ -46,8 +46,8 @@ def fold(*trades, side="long", stops=("90", "100")):
         )
         for n, (order, quantity, price, *fee) in enumerate(trades)
     ]  # fmt: skip
-    positions, foreign, _ = positions_from_fills(fills, entries, {}, "default")
-    assert not foreign
+    positions, fold = positions_from_fills(fills, entries, {}, "default")
+    assert not fold.foreign
     return positions[-1]
 
 
