@@ -114,12 +114,12 @@ class Day:
         await self._until_idle(RUN_S)
 
     async def _protect(self, at: datetime) -> None:
-        before = self.world.state()
+        before = self.draws.state()
         self.draws.held = {position["symbol"] for position in before["positions"]}
         self.seen.naked_s = max(self.seen.naked_s, invariants.naked_s(before))
         self.seen.tell(invariants.at_the_venue(before), at)
         done = await self._flow("protect")
-        if done == "COMPLETED" and any(not p["stopLoss"] for p in self.world.state()["positions"]):
+        if done == "COMPLETED" and any(not p["stopLoss"] for p in self.draws.state()["positions"]):
             self.seen.tell(iter(["naked: after protect"]), at)
 
     # -- runs --------------------------------------------------------------------------------------------------

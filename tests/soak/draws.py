@@ -72,6 +72,11 @@ class Draws:
             self.person = Person.appears(self.world, symbol, self.luck)
         return kind
 
+    def state(self) -> dict[str, Any]:
+        """Return what happened at the exchange, without what is a person's."""
+        state = self.world.state()
+        return self.person.apart(state) if self.person else state
+
     def calm(self) -> list[str]:
         """Take every fault back; a person leaves. Returns what was done to them that may not be."""
         self.world.clear_faults()

@@ -173,7 +173,7 @@ class Week:
                 self.seen.tell(iter([f"doubled: {once} became {again}"]), close)
 
     def _protect(self, minute: datetime) -> None:
-        state = self.world.state()
+        state = self.draws.state()
         self._note(state, minute)
         self.draws.held = {position["symbol"] for position in state["positions"]}
         self.unwatched = self.unwatched + 1 if "error" in self._ask("protect") else 0
