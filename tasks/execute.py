@@ -137,8 +137,5 @@ async def _objection(record: CycleRecord, intent: OrderIntent) -> str:
 
 def _refused(intent: OrderIntent, reason: str) -> Order:
     now = clock.now()
-    return Order(
-        client_order_id=intent.client_order_id, venue_order_id="", symbol=intent.symbol, side=intent.side,
-        type=intent.type, status=OrderStatus.REJECTED, quantity=intent.quantity, price=intent.price,
-        reduce_only=intent.reduce_only, reason=reason, created_at=now, updated_at=now,
-    )  # fmt: skip
+    order = {"venue_order_id": "", "status": OrderStatus.REJECTED, "reason": reason}
+    return Order.of(intent, created_at=now, updated_at=now, **order)

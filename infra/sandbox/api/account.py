@@ -29,12 +29,6 @@ def currencies(q: Query) -> Json:
     return {"rows": [{"name": name, "coin": name, "chains": []} for name in names]}
 
 
-def fee_rates(q: Query) -> Json:
-    costs = q.ex.config.costs
-    rates = {"takerFeeRate": costs.taker_bps / 10_000, "makerFeeRate": costs.maker_bps / 10_000}
-    return {"list": [{"symbol": market.id, **rates} for market in q.markets]}
-
-
 def wallet(q: Query) -> Json:
     """Return the unified account: equity, margin in use, and each coin it holds."""
     if q["accountType"] != "UNIFIED":
@@ -120,7 +114,6 @@ ENDPOINTS = {
     "asset/coin/query-info": currencies,
     "account/info": account_info,
     "account/user-setting-config": switches,
-    "account/fee-rate": fee_rates,
     "account/wallet-balance": wallet,
     "position/list": positions,
     "order/realtime": open_orders,

@@ -7,10 +7,9 @@ from pydantic import Field
 
 from tasks.adapters.venue import client
 from tasks.core.errors import InputError, OrderRejected
+from tasks.core.simulation.rejections import PROTECTIVE
 from tasks.core.types import Dto, Order, OrderIntent, OrderStatus, OrderType
 from tasks.settings import Settings
-
-PROTECTION = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
 
 
 class Permissions(Dto):
@@ -65,7 +64,7 @@ def accepted(intent: OrderIntent, venue_order_id: str, when: datetime) -> Order:
         venue_order_id=venue_order_id,
         type=intent.type.value,
         status=OrderStatus.CANCELLED if intent.type is OrderType.CANCEL_TARGET else OrderStatus.OPEN,
-        reduce_only=intent.reduce_only or intent.type in PROTECTION,
+        reduce_only=intent.reduce_only or intent.type in PROTECTIVE,
         created_at=when,
         updated_at=when,
     )

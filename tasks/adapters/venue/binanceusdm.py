@@ -32,9 +32,9 @@ class BinanceUsdm(Dialect):
     """Orders in Binance's words; see `Dialect`."""
 
     attaches = False
-    finds: ClassVar = ({}, ALGO)
-    exits: ClassVar = (ALGO,)
-    newest_first: ClassVar = False
+    finds = ({}, ALGO)
+    exits = (ALGO,)
+    newest_first = False
     flawed: ClassVar = {"multi-assets": "multi-assets mode: switch to single-asset mode at Binance"}
 
     def __init__(self, market: MarketData, settings: Settings) -> None:

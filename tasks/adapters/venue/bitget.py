@@ -32,11 +32,11 @@ class Bitget(Dialect):
         "fetch_balance": {"type": "swap", "productType": "USDT-FUTURES"},
         "fetch_positions": FUTURES,
     }
-    plain: ClassVar = ({}, {"trigger": True})
-    exits: ClassVar = ({"trigger": True, "planType": "profit_loss"},)
-    cursor: ClassVar = "idLessThan"
-    trade_time: ClassVar = "cTime"
-    moves: ClassVar = True
+    plain = ({}, {"trigger": True})
+    exits = ({"trigger": True, "planType": "profit_loss"},)
+    cursor = "idLessThan"
+    trade_time = "cTime"
+    moves = True
     flawed: ClassVar = {"isolated": "isolated margin: switch these contracts to cross margin at Bitget"}
 
     def __init__(self, market: MarketData, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 from tasks.adapters.venue.account import Permissions, accepted
 from tasks.adapters.venue.client import understood
-from tasks.adapters.venue.dialect import EXITS, Dialect, Exit
+from tasks.adapters.venue.dialect import Dialect, Exit
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, at, number, number_or_zero, price_or_none, told, wire
@@ -38,7 +38,6 @@ from tasks.core.types import (
 from tasks.settings import Settings
 
 CREATE, CANCEL = "private_post_v5_order_create", "private_post_v5_order_cancel"
-FINDS = ("fetch_open_orders", "fetch_canceled_and_closed_orders")  # by our id the first tells closed ones too
 # by ccxt's words: states that it does not know or takes for filled, numbers as the venue wrote them
 STATUS = {"Created": "open", "PartiallyFilledCanceled": "canceled"}
 WRITTEN = {
@@ -49,6 +48,7 @@ WRITTEN = {
     "lastUpdateTimestamp": "updatedTime",
 }
 MAY_BE = {"average": "avgPrice", "stopLossPrice": "stopLoss", "takeProfitPrice": "takeProfit"}
+LEGS: dict[Exit, tuple[str, str]] = {"stop": ("stopLoss", "slSize"), "target": ("takeProfit", "tpSize")}
 SIDES = {"Buy": "long", "Sell": "short"}  # of positions
 FEE_SWITCHES = ("fmsef", "smsef")  # fees in MNT, on contracts and on spot
 NO_REASON = ("", "EC_NoError")
@@ -62,6 +62,7 @@ class Bybit(Dialect):
 
     takes_spot = True
     asked: ClassVar = {"fetch_open_orders": {"limit": 50}}
+    finds = ({"in": "fetch_open_orders"}, {"in": "fetch_canceled_and_closed_orders"})
     fills_kept = timedelta(days=730)
     leverage_as = Decimal
     leverage_texts = ("buyLeverage", "sellLeverage")
@@ -148,20 +149,14 @@ class Bybit(Dialect):
         return await super()._listed(symbol, order_kinds(await self.market.listing(symbol)))
 
     def next_page(self, rows: Sequence[Row], before: JsonObject) -> JsonObject:
-        return next_cursor([row["info"] for row in rows], before)
+        known = [row.get("info", row).get("nextPageCursor") for row in rows]
+        cursor = next(filter(None, known), None)
+        return {"cursor": cursor} if cursor and cursor != before.get("cursor") else {}
 
-    async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
-        """Ask what is working, then the history (7 days back). None only if both say there is no such order."""
-        doing, market = f"look up order {client_order_id}", await self.market.listing(symbol)
-        for method in FINDS:
-            rows = await self.call(doing, method, symbol, {"orderLinkId": client_order_id})
-            with understood(doing):
-                orders = [order for row in rows for order in self.orders_of(row, market)]
-                if any(order.client_order_id != client_order_id for order in orders):
-                    raise ValueError(f"answered with order {orders[0].client_order_id!r}")
-                if orders:
-                    return max(orders, key=lambda order: order.updated_at)
-        return None
+    async def look_up(self, doing: str, symbol: str, client_order_id: str, place: JsonObject) -> list[Any]:
+        """First what is working and what ended just now, then the history (7 days back)."""
+        rows: list[Any] = await self.call(doing, str(place["in"]), symbol, {"orderLinkId": client_order_id})
+        return rows
 
     def orders_of(self, row: Row, market: Row) -> list[Order]:
         info = row["info"]
@@ -178,8 +173,7 @@ class Bybit(Dialect):
         with understood(doing):
             return rows_of(answer)
 
-    def more_trades(self, rows: Sequence[Row], before: JsonObject) -> JsonObject:
-        return next_cursor(rows, before)
+    more_trades = next_page
 
     def fill_of(self, row: Row, market: Row) -> Fill:
         """Read an execution. A funding payment has a fee and moves no quantity.
@@ -223,27 +217,43 @@ class Bybit(Dialect):
         self, market: Row, stop: Decimal | None, target: Decimal | None, quantity: Decimal | None, client_order_id: str
     ) -> None:
         """Doing it twice is harmless. On contracts the venue keeps no client id for it."""
-        prices = protection(stop, target)
-        if market["spot"]:
-            if stop is not None:
-                await self._rest_stop(market, stop, quantity, client_order_id)
+        prices, symbol, spot = protection(stop, target), market["symbol"], market["spot"]
+        held = await self._held(symbol) if prices and quantity and not spot else None
+        if spot or (held and quantity and quantity < held.quantity):
+            await super().protect(market, stop, None if spot else target, quantity, client_order_id)
         elif prices:
-            symbol = market["symbol"]
-            held = await self._held(symbol) if quantity else None
-            if held and quantity and quantity < held.quantity:
-                await super().protect(market, stop, target, quantity, client_order_id)
-            else:
-                await self._trading_stop(market, prices)
+            await self._trading_stop(market, prices)
+
+    async def _held(self, symbol: str) -> VenuePosition | None:
+        """Of coins, as much as can be sold: a stop for more is refused when it fires."""
+        held = await (super()._held(symbol) if ":" in symbol else self.spot_position(symbol))
+        step = (await self.market.instrument(symbol)).step
+        return held and held.replace(quantity=floor_to_step(held.quantity, step))
 
     async def _trading_stop(self, market: Row, prices: JsonObject) -> None:
         doing, method = f"set {market['symbol']} {prices}", "private_post_v5_position_trading_stop"
         body = category_of(market) | {"positionIdx": 0, **prices}
         await self.call(doing, method, body, fine=Meaning.NOT_MODIFIED, order=True)
 
-    async def rest(self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, _client_order_id: str) -> None:
-        size = "slSize" if kind == "stop" else "tpSize"
-        prices = protection(*(trigger if kind == each else None for each in EXITS))
-        await self._trading_stop(market, {**prices, "tpslMode": "Partial", size: wire(held.quantity)})
+    async def rest(self, market: Row, held: VenuePosition, kind: Exit, trigger: Decimal, client_order_id: str) -> None:
+        if market["spot"]:
+            await self._rest_spot(market, held, trigger, client_order_id)
+        else:
+            price, size = LEGS[kind]
+            body: JsonObject = {price: wire(trigger), size: wire(held.quantity), "tpslMode": "Partial"}
+            await self._trading_stop(market, body)
+
+    async def _rest_spot(self, market: Row, held: VenuePosition, trigger: Decimal, client_order_id: str) -> None:
+        """Let a stop rest as an order of the kind that does not tie up the coins."""
+        doing, bid = f"set {held.symbol} stop={trigger}", (await self.market.fetch_book(held.symbol)).bids[0][0]
+        if trigger >= bid:
+            raise OrderRejected(f"{doing}: must be below the best bid {bid}")
+        body = category_of(market) | {
+            "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin", "qty": wire(held.quantity),
+            "triggerPrice": wire(trigger), "orderFilter": "StopOrder",
+        }  # fmt: skip
+        body |= {"orderLinkId": client_order_id} if client_order_id else {}
+        await self.call(doing, CREATE, body, order=True)
 
     async def unrest(self, market: Row, orders: Sequence[Order]) -> None:
         for order in orders:
@@ -257,36 +267,11 @@ class Bybit(Dialect):
             trigger, covers = max(stops)
             covers += order.filled if order.side == "buy" else -order.filled
             left = covers > 0 and await self.spot_position(market["symbol"])
-            await self._rest_stop(market, trigger if left else ZERO, covers)
+            await self.protect(market, trigger if left else ZERO, None, covers if left else None, "")
 
     async def _stops(self, symbol: str) -> list[tuple[Decimal, Decimal]]:
         """Return trigger and open quantity of the spot stops that rest."""
         return [(order.price, order.quantity - order.filled) for order in await self.protections(symbol) if order.price]
-
-    async def _rest_stop(
-        self, market: Row, trigger: Decimal, quantity: Decimal | None, client_order_id: str = ""
-    ) -> None:
-        """Let one stop rest for `quantity`, None: all we hold; the new one first, then others are cancelled; 0: none.
-
-        Never for more than there is: such a one is refused when it fires, for want of coins.
-        """
-        symbol, doing = market["symbol"], f"set {market['symbol']} stop={trigger}"
-        resting, position = await self.protections(symbol), await self.spot_position(symbol) if trigger else None
-        if trigger and position is None:
-            raise OrderRejected(f"{doing}: nothing of it is held")
-        if position is not None:
-            covered = position.quantity if quantity is None else min(quantity, position.quantity)
-            quantity = floor_to_step(covered, (await self.market.instrument(symbol)).step)
-            same = [order for order in resting if (order.price, order.quantity) == (trigger, quantity)]
-            if same:
-                resting.remove(same[0])
-            else:
-                bid = (await self.market.fetch_book(symbol)).bids[0][0]
-                if trigger >= bid:
-                    raise OrderRejected(f"{doing}: must be below the best bid {bid}")
-                body = spot_stop_request(market, quantity, trigger, client_order_id)
-                await self.call(doing, CREATE, body, order=True)
-        await self.unrest(market, resting)
 
     # --- whose it is
 
@@ -344,11 +329,6 @@ def rows_of(answer: Row) -> list[dict[str, Any]]:
     return rows
 
 
-def next_cursor(rows: Iterable[Row], before: JsonObject) -> JsonObject:
-    cursor = next((row["nextPageCursor"] for row in rows if row.get("nextPageCursor")), None)
-    return {"cursor": cursor} if cursor and cursor != before.get("cursor") else {}
-
-
 def category_of(market: Row) -> JsonObject:
     """Name a market as every private request does."""
     return {"category": "spot" if market["spot"] else "linear", "symbol": market["id"]}
@@ -365,8 +345,8 @@ def order_request(intent: OrderIntent, market: Row) -> JsonObject:
     On spot the quantity is base also for a market buy, and neither protection nor reduce-only exist.
     """
     body = category_of(market) | {
-        "side": "Buy" if intent.side == "buy" else "Sell",
-        "orderType": "Limit" if intent.type is OrderType.LIMIT else "Market",
+        "side": intent.side.capitalize(),
+        "orderType": intent.type.capitalize(),
         "qty": wire(intent.quantity),
         "orderLinkId": intent.client_order_id,
     }
@@ -379,15 +359,6 @@ def order_request(intent: OrderIntent, market: Row) -> JsonObject:
     if intent.reduce_only:
         body["reduceOnly"] = True
     return body | {"positionIdx": 0} | protection(intent.stop, intent.target)
-
-
-def spot_stop_request(market: Row, quantity: Decimal, trigger: Decimal, client_order_id: str) -> JsonObject:
-    """Write the body of /v5/order/create for a resting spot stop, the kind that does not tie up the coins."""
-    body = category_of(market) | {
-        "side": "Sell", "orderType": "Market", "marketUnit": "baseCoin",
-        "qty": wire(quantity), "triggerPrice": wire(trigger), "orderFilter": "StopOrder",
-    }  # fmt: skip
-    return body | ({"orderLinkId": client_order_id} if client_order_id else {})
 
 
 def protection(stop: Decimal | None, target: Decimal | None) -> JsonObject:
@@ -411,20 +382,13 @@ def coin_of(account: Row, currency: str) -> Row:
 
 def permissions_of(result: Row, wanted: Mapping[str, Sequence[str]]) -> Permissions:
     """Read the result of /v5/user/query-api; wanted: the rights that trading takes, by group."""
-    groups = result.get("permissions")
-    given = groups if isinstance(groups, dict) else {}
-    lacks = [
-        f"{group}: {name}" for group, names in wanted.items() for name in names if name not in given.get(group, ())
-    ]
-    withdraw = None
-    if isinstance(groups, dict) and "Wallet" in groups:
-        withdraw = any("withdraw" in str(p).lower() for group in groups.values() for p in group or ())
-    read_only = result.get("readOnly")
+    given, read_only = result.get("permissions") or {}, result.get("readOnly")
+    rights = [str(right).lower() for group in given.values() for right in group or ()]
     return Permissions(
         account_id=str(result["userID"]),
-        withdraw=withdraw,
+        withdraw=any("withdraw" in right for right in rights) if "Wallet" in given else None,
         read_only=None if read_only is None else str(read_only) == "1",
-        lacks=tuple(lacks),
+        lacks=tuple(f"{of}: {name}" for of, names in wanted.items() for name in names if name not in given.get(of, ())),
     )
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from tasks.adapters.venue import client
-from tasks.adapters.venue.account import PROTECTION, accepted, protection_of
+from tasks.adapters.venue.account import accepted, protection_of
 from tasks.adapters.venue.binanceusdm import BinanceUsdm
 from tasks.adapters.venue.bitget import Bitget
 from tasks.adapters.venue.bybit import Bybit
@@ -16,6 +16,7 @@ from tasks.adapters.venue.hyperliquid import Hyperliquid
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.okx import Okx
 from tasks.core.errors import OrderRejected, VenueUnavailable
+from tasks.core.simulation.rejections import PROTECTIVE
 from tasks.core.types import Fill, Order, OrderIntent, OrderStatus
 from tasks.settings import Settings
 
@@ -80,7 +81,7 @@ class CcxtVenue:
 
     async def submit(self, intent: OrderIntent) -> Order:
         """Send once, then look until the venue lists it. An order it rejects afterwards raises OrderRejected too."""
-        if intent.type in PROTECTION:
+        if intent.type in PROTECTIVE:
             await self.set_protection(intent.symbol, *protection_of(intent), intent.quantity, intent.client_order_id)
             return accepted(intent, "", await self.now())
         doing = f"send order {intent.client_order_id}"

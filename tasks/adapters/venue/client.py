@@ -30,16 +30,7 @@ from tasks.core.errors import (
 from tasks.redaction import redacted
 from tasks.settings import Settings
 
-SPEAKS_ORDERS = ("bybit", "okx", "binanceusdm", "hyperliquid", "bitget")  # public data works for any ccxt venue
-DEMO_OF_ITS_OWN = ("binanceusdm", "bybit", "bitget")  # elsewhere the demo is ccxt's sandbox: a testnet, or a header
 EXCHANGES = json.loads((Path(__file__).parent / "exchanges.json").read_text(encoding="utf-8"))
-HOSTS = {  # whose accounts are of one region only; the first is the venue's own
-    "bybit": (
-        "bybit.com", "bytick.com", "bybit.eu", "bybit.nl", "bybit-tr.com", "bybit.kz", "bybitgeorgia.ge", "bybit.ae",
-        "bybit.id", "byhkbit.com",
-    ),
-    "okx": ("www.okx.com", "aws.okx.com", "eea.okx.com", "my.okx.com", "us.okx.com", "app.okx.com"),
-}  # fmt: skip
 PRIVATE_NAMES = (".local", ".internal", ".svc", ".localhost")
 TIMEOUT_MS = 10_000
 KEY, SECRET, PASSWORD = "QUARTERDECK_VENUE_KEY", "QUARTERDECK_VENUE_SECRET", "QUARTERDECK_VENUE_PASSWORD"
@@ -85,14 +76,14 @@ def build(settings: Settings) -> Any:
 
 def _check_profile(settings: Settings, venue: str) -> None:
     """Refuse what would send an order where its profile does not belong."""
-    if settings.profile in ("testnet", "live") and venue not in SPEAKS_ORDERS:
+    if settings.profile in ("testnet", "live") and venue not in EXCHANGES["takes_orders"]:
         raise InputError(
-            f"profile {settings.profile} sends orders to {', '.join(SPEAKS_ORDERS)} only, not {venue}; "
+            f"profile {settings.profile} sends orders to {', '.join(EXCHANGES['takes_orders'])} only, not {venue}; "
             f"set QUARTERDECK_VENUE to one of them, or QUARTERDECK_PROFILE=paper for {venue}'s public data"
         )
     if settings.profile == "live" and not settings.live_account:
         raise InputError("profile live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the venue's account id, typed out")
-    known = HOSTS.get(venue, ())
+    known = EXCHANGES["hosts"].get(venue, ())
     if settings.venue_host and settings.venue_host not in known:
         told = ", ".join(known) or "it has no others"
         raise InputError(f"QUARTERDECK_VENUE_HOST={settings.venue_host!r} is no host of {venue}: {told}")
@@ -146,7 +137,7 @@ def _to_account(client: Any, settings: Settings) -> None:
         client.password = _needed(PASSWORD, settings)
     client.options["adjustForTimeDifference"] = True  # a drifting clock here must not make the venue refuse a close
     if settings.profile == "testnet":
-        own = settings.venue_demo and client.id in DEMO_OF_ITS_OWN
+        own = settings.venue_demo and client.id in EXCHANGES["own_demo"]
         (client.enable_demo_trading if own else client.set_sandbox_mode)(True)
 
 
@@ -271,7 +262,7 @@ def _explanation(client: Any, e: Exception) -> str:
     answer = answer_in(client.id, str(e))
     if answer.code == "HTTP 403":
         text = f"{client.id} refuses this machine's address (HTTP 403): its country or network is blocked there"
-        text += "; an account of a region has its own QUARTERDECK_VENUE_HOST" if client.id in HOSTS else ""
+        text += "; an account of a region has its own QUARTERDECK_VENUE_HOST" if client.id in EXCHANGES["hosts"] else ""
     elif answer.spoken:
         text = f"{client.id} answered {answer.code} {answer.words}".rstrip()
     elif isinstance(e, OperationFailed) or type(e) is ExchangeError:

@@ -70,23 +70,23 @@ class Dialect(ABC):
     moves: what rests is moved at once, and the position is never without.
     """
 
-    attaches: ClassVar[bool] = True
-    takes_spot: ClassVar[bool] = False
-    quote: ClassVar[str] = "USDT"
+    attaches = True
+    takes_spot = False
+    quote = "USDT"
     asked: ClassVar[Mapping[str, JsonObject]] = {}
     finds: ClassVar[tuple[JsonObject, ...]] = ({},)
     plain: ClassVar[tuple[JsonObject, ...]] = ({},)
     exits: ClassVar[tuple[JsonObject, ...]] = ()
-    cursor: ClassVar[str] = ""
-    page: ClassVar[int] = 100
-    trade_time: ClassVar[str] = "time"
-    fills_span: ClassVar[timedelta] = timedelta(days=7)
-    fills_kept: ClassVar[timedelta] = timedelta(days=90)
-    newest_first: ClassVar[bool] = True
+    cursor = ""
+    page = 100
+    trade_time = "time"
+    fills_span = timedelta(days=7)
+    fills_kept = timedelta(days=90)
+    newest_first = True
     leverage_as: ClassVar[type[int] | type[Decimal]] = int
     leverage_texts: ClassVar[tuple[str, ...]] = ()
     flawed: ClassVar[Mapping[str, str]] = {}
-    moves: ClassVar[bool] = False
+    moves = False
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         self.market, self.settings = market, settings
@@ -186,15 +186,20 @@ class Dialect(ABC):
         """Ask by our id. None only if the venue says there is no such order."""
         doing, market = f"look up order {client_order_id}", await self.market.listing(symbol)
         for place in self.finds:
-            asked = place | {"clientOrderId": self.wire_id(client_order_id)}
-            row = await self.call(doing, "fetch_order", None, symbol, asked, fine=Meaning.GONE)
-            if row is not None:
-                with understood(doing):
-                    order = self.orders_of(row, market)[0]
-                    if order.client_order_id != client_order_id:
-                        raise ValueError(f"answered with order {order.client_order_id!r}")
-                    return order
+            rows = await self.look_up(doing, symbol, client_order_id, place)
+            with understood(doing):
+                orders = [self.orders_of(row, market)[0] for row in rows]
+                if strange := {order.client_order_id for order in orders} - {client_order_id}:
+                    raise ValueError(f"answered with order {strange}")
+                if orders:
+                    return max(orders, key=lambda order: order.updated_at)
         return None
+
+    async def look_up(self, doing: str, symbol: str, client_order_id: str, place: JsonObject) -> list[Any]:
+        """Return what one place has by an id of ours: an order, or nothing."""
+        asked = place | {"clientOrderId": self.wire_id(client_order_id)}
+        row = await self.call(doing, "fetch_order", None, symbol, asked, fine=Meaning.GONE)
+        return [] if row is None else [row]
 
     def wire_id(self, client_order_id: str) -> str:
         """Write our id as the venue takes it."""
@@ -383,10 +388,11 @@ class Dialect(ABC):
         symbol, doing = market["symbol"], f"set {market['symbol']} stop={stop} target={target}"
         held = await self._held(symbol)
         if held is None and (stop or target):
-            raise OrderGone(f"{doing}: no position is open")
+            raise OrderGone(f"{doing}: no position is open, nothing of it is held")
         if held:
             ours = min(quantity or held.quantity, held.quantity)
-            held = held.replace(quantity=ours, stop_quantity=ours if ours < held.quantity else None)
+            part = ours < held.quantity or market["spot"]
+            held = held.replace(quantity=ours, stop_quantity=ours if part else None)
         resting, gone = await self.protections(symbol), list[Order]()
         for kind, price in zip(EXITS, (stop, target), strict=True):
             if price is None:

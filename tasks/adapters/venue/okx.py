@@ -37,13 +37,13 @@ class Okx(Dialect):
         "fetch_leverage": {"mgnMode": "cross"},
         "set_leverage": {"mgnMode": "cross"},
     }
-    finds: ClassVar = ({}, {"trigger": True})
-    plain: ClassVar = ({}, {"trigger": True})
-    exits: ClassVar = ({"trigger": True, "ordType": ALGOS},)
-    cursor: ClassVar = "after"
-    leverage_texts: ClassVar = ("lever",)
-    fills_span: ClassVar = timedelta(days=91)  # all that is kept: they are paged by bill
-    moves: ClassVar = True
+    finds = ({}, {"trigger": True})
+    plain = ({}, {"trigger": True})
+    exits = ({"trigger": True, "ordType": ALGOS},)
+    cursor = "after"
+    leverage_texts = ("lever",)
+    fills_span = timedelta(days=91)  # all that is kept: they are paged by bill
+    moves = True
     flawed: ClassVar = {
         mode: f"{mode}: switch the account to futures or multi-currency margin mode at OKX"
         for mode in ("spot mode", "portfolio margin")

@@ -19,11 +19,11 @@ from typing import TypeVar
 import pandas as pd
 
 from tasks.adapters.store.shadow import PaperBookRepository
-from tasks.adapters.venue.account import PROTECTION, accepted, protection_of
+from tasks.adapters.venue.account import accepted, protection_of
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
 from tasks.core.errors import DataError, DuplicateOrder, InputError, OrderRejected, VenueUnavailable
 from tasks.core.simulation.account import SimulatedAccount, quote_of
-from tasks.core.simulation.rejections import protection_refusal
+from tasks.core.simulation.rejections import PROTECTIVE, protection_refusal
 from tasks.core.trading.money import BPS
 from tasks.core.types import (
     Balance,
@@ -89,7 +89,7 @@ class PaperVenue:
     async def submit(self, intent: OrderIntent) -> Order:
         """Carry an intent out against the book of this moment."""
         doing = f"send order {intent.client_order_id}"
-        if intent.type in PROTECTION:
+        if intent.type in PROTECTIVE:
             await self.set_protection(intent.symbol, *protection_of(intent))
             return accepted(intent, "", await self.now())
         bid, ask, depth = await self._top(intent.symbol, intent.side)
