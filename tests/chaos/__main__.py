@@ -28,7 +28,7 @@ os.environ.update(
 from tests.chaos import report
 from tests.chaos.bars import FAULTS, Bars, Tally
 from tests.chaos.fork import prepare, warm_up
-from tests.chaos.world import Databases, world
+from tests.chaos.world import MEMORY, Databases, world
 
 BARS = 40  # in one world
 TOO_MUCH = 30  # breaches in one shard
@@ -53,7 +53,7 @@ def main() -> int:
         from tests.chaos import through_prefect
 
         return through_prefect.main(given.prefect, given.seed, given.seconds)
-    began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="quarterdeck-chaos-"))
+    began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="quarterdeck-chaos-", dir=MEMORY))
     os.chmod(folder, 0o755)  # a PostgreSQL started by root runs as another user
     try:
         total = _run(given, Databases(folder, postgres=not given.sqlite))

@@ -96,6 +96,8 @@ class Tally:
     kills: Counter[tuple[str, str]] = field(default_factory=Counter)
     reached: Counter[str] = field(default_factory=Counter)
     runs: int = 0
+    ran: Counter[str] = field(default_factory=Counter)  # by fault, as are its seconds
+    seconds: Counter[str] = field(default_factory=Counter)
     bars: int = 0
     failed: int = 0
     actions: Counter[str] = field(default_factory=Counter)
@@ -346,6 +348,8 @@ class Bars:
 
     def _count(self, run: Run, plan: Plan, kind: str) -> None:
         self.tally.runs += 1
+        self.tally.ran[kind] += 1
+        self.tally.seconds[kind] += run.seconds
         self.tally.reached.update(set(run.reached))
         if run.killed and (plan.step or plan.after_s is not None):
             self.tally.kills[plan.step or INSTANT, kind] += 1

@@ -31,6 +31,7 @@ def document(tally: Tally) -> dict[str, Any]:
         "scenes": dict(tally.scenes.most_common()),
         "steps_never_died_at": never, **{name: sorts[kind] for kind, name in SORTS.items()},
         "longest_unprotected_s": tally.naked_s, "longest_unprotected_where_stops_attach_s": tally.naked_attached_s,
+        "seconds_per_run": {kind: round(s / tally.ran[kind], 1) for kind, s in tally.seconds.most_common()},
         "largest_risk_pct": round(tally.risk_pct, 3), "breaches": tally.breaches,
     }  # fmt: skip
 
