@@ -8,6 +8,7 @@ from sandbox_cycles import CLOSE, OPEN, START, SYMBOL, protect_once, recorded, r
 from sandbox_positions import opened
 from sandbox_server import admin, advance, fault, state
 
+from deployments.status import status
 from flows.protect import COMPARISON
 from tasks import ledger
 from tasks.connections import store, venue
@@ -219,7 +220,7 @@ async def test_what_a_person_adds_to_ours_is_named_and_stays_theirs(home, exchan
     by_hand(exchange, "buy", "0.01")
     for _ in range(2):
         assert (await protect_once())["wrong"] == [beside("0.010")]
-    assert told() == [beside("0.010")]
+    assert told() == [beside("0.010")] == status(settings())["differences"]
     assert store().halts.newest() is None
     assert store().positions.open("default") == [position]
     advance(exchange, 300)
