@@ -96,6 +96,7 @@ def stub_venue(stub: Stub | None = None) -> Iterator[Stub]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else each body waits 40 ms for the acknowledgement of its headers
 
         def _handle(self) -> None:
             parts = urlsplit(self.path)
