@@ -3,8 +3,6 @@
 import json
 import socket
 import sqlite3
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -30,9 +28,9 @@ from tasks.adapters.store.tables import Base, EquityRow
 from tasks.adapters.store.types import storable
 from tasks.core.errors import InputError, StoreError
 from tasks.core.types.record import EquityPoint
+from tests.forked import raced
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize(
@@ -131,10 +129,7 @@ def test_threads_that_migrate_at_once_all_succeed(empty_url, open_store):
 
 @pytest.mark.slow
 def test_processes_that_open_and_migrate_at_once_all_succeed(empty_url):
-    code = f"from tasks.adapters.store.store import Store; s = Store({empty_url!r}); s.migrate(); s.counts()"
-    runs = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
-    errors = [run.communicate(timeout=120)[1].decode() for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0, 0], errors
+    raced("from tasks.adapters.store.store import Store", f"s = Store({empty_url!r}); s.migrate(); s.counts()", count=4)
 
 
 @pytest.mark.parametrize("version", ["0001", "0008", ""])

@@ -1,13 +1,10 @@
 """Budget, breaker, replies and memory in both databases, between threads and processes, and under a real ladder."""
 
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 
 import pytest
@@ -26,8 +23,8 @@ from tasks.core.types.limits import Budget
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Confluence
 from tasks.settings import Settings, load
+from tests.forked import raced
 
-ROOT = Path(__file__).resolve().parents[3]
 CHARGE = Charge(session="default/today", symbol=BTC, decision="d1")
 CENT = Decimal("0.01")
 TRADER = PromptRef(name="trader", version="v001", sha256="ab" * 32)
@@ -103,19 +100,18 @@ def test_of_threads_that_race_for_the_last_calls_no_more_than_fit_get_one(store)
     assert len({one.budget_id for one in held if one.budget_id}) == 3
 
 
-RACER = """
-import asyncio, sys
+READY = """
+import asyncio
 from tasks.adapters.deciders import build
 from tasks.adapters.model.litellm_model import prepare
 from tasks.core.types.question import Question
 from tasks.settings import load
 sys.path[:0] = ["tests/core", "tests/adapters"]
 from moments_sample import moment
-ladder = build("llm:single", load())
 asyncio.run(prepare())
-print("ready", flush=True)
-sys.stdin.readline()
-[decided] = asyncio.run(ladder.decide([Question(snapshot=moment())]))
+"""
+DECIDE = """
+[decided] = asyncio.run(build("llm:single", load()).decide([Question(snapshot=moment())]))
 print(decided.rung, decided.errors)
 """
 
@@ -128,13 +124,7 @@ def test_of_two_processes_on_the_last_cent_exactly_one_calls_the_model(store, st
             "BUDGET__USD_PER_DAY": "0.03",  # one worst case is 0.018, two do not fit
         }.items():  # fmt: skip
             monkeypatch.setenv(f"QUARTERDECK_{name}", value)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        racers = [subprocess.Popen([sys.executable, "-c", RACER], cwd=ROOT, **pipes) for _ in range(2)]
-        assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 2
-        for racer in racers:
-            racer.stdin.write("go\n")
-            racer.stdin.flush()
-        said = sorted(racer.communicate(timeout=60)[0] for racer in racers)
+        said = sorted(raced(READY, DECIDE, count=2))
         assert len(server.requests) == 1, said
     assert said[0].startswith("primary ()")
     assert said[1].startswith("rules ('budget usd_per_day 0.0")
