@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -31,6 +30,7 @@ from tasks.core.types.orders import Order, OrderIntent
 from tasks.core.types.record import CycleStatus
 from tasks.leases import Leases, symbol_lease
 from tasks.settings import settings
+from tests.forked import raced
 
 pytestmark = pytest.mark.slow
 
@@ -351,12 +351,12 @@ async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_o
 
 
 async def test_two_processes_on_one_bar_make_one_decision_and_one_order(home, exchange):
+    imported = "import great_expectations\nimport flows.trade\nimport ccxt.async_support\nfrom deployments import cli"
     command = [
-        sys.executable, "-m", "deployments.cli", "cycle", "--symbol", SYMBOL, "--as-of", START.isoformat(),
+        "quarterdeck", "cycle", "--symbol", SYMBOL, "--as-of", START.isoformat(),
         "--decider", recorded(home, (START, OPEN)), "--json",
     ]  # fmt: skip
-    running = [await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE) for _ in range(2)]
-    said = [json.loads((await process.communicate())[0]) for process in running]
+    said = [json.loads(each) for each in raced(imported, f"sys.argv = {command}\ncli.main()", count=2)]
     assert [one["status"] for one in said] == ["executed", "executed"]
     assert said[0]["cycle_id"] == said[1]["cycle_id"]
     assert store().counts()["decisions"] == 1
