@@ -1,6 +1,9 @@
 """The flows' tests run on a real sandbox exchange."""
 
+import pickle
 from collections.abc import Iterator
+from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,27 @@ from sandbox_positions import ETH
 from sandbox_server import running_sandbox
 
 from tasks import execute, ledger, protect
+from tasks.adapters.quality import suite
+from tasks.core.types import DataFailure
 from tasks.settings import settings
+
+HISTORY_BARS = "300"  # what is traded here needs no longer past, and each test fetches and keeps its own
+
+
+@pytest.fixture(autouse=True, scope="session")
+def judged_once() -> Iterator[None]:
+    """Validate the very same frames once (300 ms): most tests begin at one hour of one market."""
+    judge, known = suite.validate, dict[bytes, list[DataFailure]]()
+
+    def remembered(frames: suite.Frames, as_of: datetime) -> list[DataFailure]:
+        asked = sha256(pickle.dumps((frames, as_of))).digest()
+        if asked not in known:
+            known[asked] = judge(frames, as_of)
+        return [*known[asked]]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(suite, "validate", remembered)
+        yield
 
 
 @pytest.fixture
@@ -18,6 +41,7 @@ def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", HISTORY_BARS)
         settings.cache_clear()
         yield url
 
@@ -28,6 +52,7 @@ def two_symbols(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with running_sandbox(symbols=(SYMBOL, ETH), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", f"{SYMBOL},{ETH}")
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", HISTORY_BARS)
         settings.cache_clear()
         yield url
 

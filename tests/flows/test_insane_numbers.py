@@ -20,6 +20,7 @@ from infra.sandbox import app
 from infra.sandbox.api import rows
 from infra.sandbox.api.answers import BybitAnswer
 from tasks import execute, fetch, ledger, protect
+from tasks.adapters.quality import suite
 from tasks.connections import store
 from tasks.core.errors import TradingError
 from tasks.core.types.record import CycleStatus
@@ -40,7 +41,7 @@ class Wire:
     """What the sandbox's answers go through: it learns their numbers, and spoils the one that it is told to."""
 
     def __init__(self) -> None:
-        self.path, self.spoil, self.value, self.hits = "", None, None, 0
+        self.path, self.spoil, self.value, self.hits, self.bars = "", None, None, 0, False
         self.seen = dict[tuple[str, str], None]()
 
     def through(self, answer: object) -> object:
@@ -48,6 +49,7 @@ class Wire:
         if self.spoil is None or self.spoil[0] != self.path:
             return answer
         self.hits += 1
+        self.bars |= "kline" in self.path
         return spoiled(answer, self.spoil[1], self.value)
 
 
@@ -68,6 +70,8 @@ def wire(monkeypatch):
     monkeypatch.setattr(app, "BybitAnswer", Spoiled)
     for module in (execute, protect, ledger, fetch):
         monkeypatch.setattr(module, "PAUSES", (0.01,))
+    judge = suite.validate  # 300 ms a cycle: from the first spoiled bar on
+    monkeypatch.setattr(suite, "validate", lambda frames, as_of: judge(frames, as_of) if seen.bars else [])
     monkeypatch.setattr(watch, "PAUSE_S", 0.01)
     for name, value in LONG.items():
         monkeypatch.setenv(name, value)

@@ -28,6 +28,7 @@ def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with running_sandbox(symbols=(BTC, ETH), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", f"{BTC},{ETH}")
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", "300")
         yield url
 
 

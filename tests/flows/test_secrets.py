@@ -49,6 +49,7 @@ def planted(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with running_sandbox(symbols=(BTC,), start=START, stepped=True, seed=3, **keys) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", BTC)
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", "300")
         monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", f"sqlite:///{home / 'mlflow.db'}")
         monkeypatch.chdir(home)  # where MLflow without a server puts its artifacts
         settings.cache_clear()

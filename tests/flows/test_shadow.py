@@ -43,6 +43,7 @@ def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", "300")
         monkeypatch.setenv("QUARTERDECK_SHADOW", f"recorded:{replies},hold,no-such-decider")
         settings.cache_clear()
         yield url

@@ -33,6 +33,7 @@ def stub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     with stub_venue() as running:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", running.url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", SPOT)
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", "300")
         settings.cache_clear()
         store().cycles.begin(a_cycle("c1"), START)
         store().positions.save(a_position(symbol=SPOT, quantity=HELD))
@@ -87,6 +88,7 @@ async def test_a_spot_entry_gets_its_stop_at_once_though_its_fills_are_not_told_
     with running_sandbox(symbols=(SPOT,), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", SPOT)
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", "300")
         monkeypatch.setattr(ledger.book_fills, "fn", untold)
         settings.cache_clear()
         request = Request(symbols=(SPOT,), decider=f"recorded:{replies}", reason="a test asks", as_of=START)

@@ -20,6 +20,7 @@ async def test_hours_of_stepped_time_leave_ledger_and_venue_equal(home, monkeypa
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", f"{BTC},{ETH}")
         monkeypatch.setenv("QUARTERDECK_DECIDER", "random:2")
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", "300")
         monkeypatch.setenv("QUARTERDECK_SAMPLE_QUIET", "1")  # every quarter of an hour is asked about
         settings.cache_clear()
         counts = await step(hours=2.5)

@@ -32,6 +32,7 @@ def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
         monkeypatch.setenv("QUARTERDECK_SYMBOLS", SYMBOL)
+        monkeypatch.setenv("QUARTERDECK_HISTORY_BARS", "300")
         monkeypatch.setenv("QUARTERDECK_MODEL", "openai/test")
         settings.cache_clear()
         toolbox.meter.cache_clear()
