@@ -15,7 +15,7 @@ from tasks.core.market.moments import NUMBERS
 from tasks.core.market.snapshot import build
 
 FIVE = timedelta(minutes=5)
-OUTAGE = slice(111_000, 133_000)  # 2023-01-21 to 2023-04-07
+OUTAGE = slice(120_000, 132_000)  # 2023-02-21 to 2023-04-04: 250 bars of 4h
 AROUND = slice(126_500, 129_500)  # enough of our own, for the time it takes
 LIVE_BARS = 1_000
 IN_PRICE = frozenset({"macd_hist", "macd_slope"})  # differences of averages as large as the price
@@ -45,7 +45,7 @@ def test_a_file_cut_off_at_as_of_tells_the_same_as_the_whole_file(symbol: str) -
     around_outage = [
         datetime.fromisoformat("2023-03-24T11:00+00:00") + i * FIVE for i in range(0, 60, 1 if often else 3)
     ]
-    for as_of in (*times(bars, 240 if often else 60, seed=1), *around_outage):
+    for as_of in (*times(bars, 120 if often else 60, seed=1), *around_outage):
         assert told(cut(bars, as_of), as_of) == told(whole, as_of), as_of
 
 
@@ -54,7 +54,7 @@ def test_a_file_cut_off_at_as_of_tells_the_same_as_the_whole_file(symbol: str) -
 def test_every_feature_and_event_of_a_cut_file_is_the_beginning_of_those_of_the_whole(symbol: str) -> None:
     bars = long(symbol)
     whole = Market.from_base("X/USDT", bars)
-    for as_of in times(bars, 12, seed=2):
+    for as_of in times(bars, 8, seed=2):
         part = cut(bars, as_of)
         for timeframe, frame in part.features.items():
             pd.testing.assert_frame_equal(frame, whole.features[timeframe].iloc[: len(frame)], check_exact=True)
@@ -113,7 +113,7 @@ def test_the_last_thousand_bars_give_the_features_and_events_of_all_of_history(s
     bars = long(symbol)
     whole = Market.from_base("X/USDT", bars)
     numbers = differing = fired = 0
-    for as_of in times(bars.iloc[20_000:], 250, seed=3):
+    for as_of in times(bars.iloc[20_000:], 150, seed=3):
         window, hour = live(whole, as_of), (as_of - timedelta(hours=1), as_of)
         assert window.reasons(*hour) == whole.reasons(*hour), as_of
         fired += len(whole.reasons(*hour))
@@ -132,7 +132,7 @@ def test_the_last_thousand_bars_give_the_features_and_events_of_all_of_history(s
                 assert isinstance(x, float), path
                 assert x == pytest.approx(y, rel=1.1e-5, abs=1e-15 * bars["close"].max()), path
     assert differing <= numbers / 10_000, f"{differing} of {numbers} rounded numbers differ"
-    assert fired > 50
+    assert fired > 30
 
 
 def leaves(market: Market, as_of: datetime) -> list[tuple[str, object]]:
