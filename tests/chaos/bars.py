@@ -182,6 +182,8 @@ class Person:
         """
         ours, theirs, wronged = self.held, self.quantity, Decimal(0)
         for fill in state["fills"][self.seen :]:
+            if not theirs:
+                break  # they are gone, and what is traded from here on is none of theirs
             if fill["symbol"] != self.symbol or fill["reason"] == "funding":
                 continue
             if (fill["side"] == "buy") == (self.sign > 0):
@@ -267,7 +269,7 @@ class Bars:
                 fork(protected(False))
                 self._tell(self.person.wronged(self.world.state()), kind)
                 self.world.advance(invariants.WATCHDOG_S)
-            if self.luck.random() < 0.5:
+            if self.luck.random() < 0.5 or not self.person.parts(self.world.state())[1]:
                 self.person.leaves(self.world)
                 self.person = None
 
