@@ -35,11 +35,11 @@ class BinanceUsdm(Dialect):
     finds = ({}, ALGO)
     exits = (ALGO,)
     newest_first = False
+    options: ClassVar = {"leverageBrackets": {}}  # else ccxt asks for them before it reads positions
     flawed: ClassVar = {"multi-assets": "multi-assets mode: switch to single-asset mode at Binance"}
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         super().__init__(market, settings)
-        market.client.options["leverageBrackets"] = {}  # else ccxt asks for them before it reads positions
         if settings.profile != "paper":
             market.client.fetch_markets = partial(self._markets, market.client.fetch_markets)
 
@@ -66,10 +66,9 @@ class BinanceUsdm(Dialect):
         plain = {**row, "reduceOnly": closing, "takeProfitPrice": None}
         return super().order_of(plain, market, exit_ or ((kind, trigger) if kind and trigger and closing else None))
 
-    async def trades(self, doing: str, market: Row, asked: JsonObject) -> Sequence[Row]:
-        known = {"symbol": market["id"], "limit": self.page}
-        rows: list[Row] = await self.call(doing, "fapiprivate_get_usertrades", known | asked)
-        return rows
+    async def trades(self, doing: str, market: Row, asked: JsonObject) -> Any:
+        asked |= {"symbol": market["id"], "limit": self.page}
+        return await self.call(doing, "fapiprivate_get_usertrades", asked)
 
     async def purpose(self, order: Order) -> tuple[str, str]:
         if order.client_order_id.startswith(FORCED):

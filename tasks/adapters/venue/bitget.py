@@ -7,17 +7,15 @@ Left out on purpose: unified trading accounts, isolated margin, union margin, fu
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.dialect import Dialect, Exit
-from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, exact, number, number_or_zero, wire
 from tasks.core.errors import TradingError
 from tasks.core.types import ZERO, Fill, JsonObject, Order, VenuePosition
-from tasks.settings import Settings
 
 WORDS: dict[str, str] = {"stop": "loss", "target": "profit"}
 WHOLE = ("pos_loss", "pos_profit")
@@ -38,10 +36,7 @@ class Bitget(Dialect):
     trade_time = "cTime"
     moves = True
     flawed: ClassVar = {"isolated": "isolated margin: switch these contracts to cross margin at Bitget"}
-
-    def __init__(self, market: MarketData, settings: Settings) -> None:
-        super().__init__(market, settings)
-        market.client.options["uta"] = False  # else ccxt asks before every call, and takes any error for a no
+    options: ClassVar = {"uta": False}  # else ccxt asks before every call, and takes any error for a no
 
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
         """ccxt takes what may be withdrawn for what is free, and an answer of another shape for an empty account."""
@@ -106,8 +101,8 @@ class Bitget(Dialect):
 
     async def trades(self, doing: str, market: Row, asked: JsonObject) -> Sequence[Row]:
         """A fill that had no fee is one that ccxt cannot read."""
-        known = {"productType": "USDT-FUTURES", "symbol": market["id"], "limit": self.page}
-        answer = await self.call(doing, "private_mix_get_v2_mix_order_fills", known | asked)
+        asked |= {"productType": "USDT-FUTURES", "symbol": market["id"], "limit": self.page}
+        answer = await self.call(doing, "private_mix_get_v2_mix_order_fills", asked)
         with understood(doing):
             return [row | {"feeDetail": row.get("feeDetail") or [{}]} for row in answer["data"]["fillList"] or ()]
 
@@ -139,9 +134,8 @@ class Bitget(Dialect):
         contracts = [symbol for symbol in self.settings.symbols if ":" in symbol]
         return str((await self._account(contracts[0]))["marginMode"]) if contracts else "unknown"
 
-    async def _account(self, symbol: str) -> Row:
+    async def _account(self, symbol: str) -> Any:
         doing = f"ask how the account is set for {symbol}"
         answer = await self.call(doing, "fetch_leverage", symbol)
         with understood(doing):
-            row: Row = answer["info"]
-            return row
+            return answer["info"]

@@ -95,12 +95,11 @@ class Bybit(Dialect):
         other = {name: text for name, text in held.items() if text.strip("0.") and name not in (self.quote, *bases)}
         return Balance(equity=equity, available=max(available, ZERO), currency=self.quote, other=other)
 
-    async def _wallet(self) -> Row:
+    async def _wallet(self) -> Any:
         doing = "fetch the balance"
         answer = await self.result(doing, "private_get_v5_account_wallet_balance", {"accountType": "UNIFIED"})
         with understood(doing):
-            account: Row = answer["list"][0]
-            return account
+            return answer["list"][0]
 
     async def positions(self) -> list[VenuePosition]:
         """Return the open USDT-settled linear positions, and what we hold of the coins we trade on spot."""
@@ -153,10 +152,9 @@ class Bybit(Dialect):
         cursor = next(filter(None, known), None)
         return {"cursor": cursor} if cursor and cursor != before.get("cursor") else {}
 
-    async def look_up(self, doing: str, symbol: str, client_order_id: str, place: JsonObject) -> list[Any]:
+    async def look_up(self, doing: str, symbol: str, client_order_id: str, place: JsonObject) -> Any:
         """First what is working and what ended just now, then the history (7 days back)."""
-        rows: list[Any] = await self.call(doing, str(place["in"]), symbol, {"orderLinkId": client_order_id})
-        return rows
+        return await self.call(doing, str(place["in"]), symbol, {"orderLinkId": client_order_id})
 
     def orders_of(self, row: Row, market: Row) -> list[Order]:
         info = row["info"]

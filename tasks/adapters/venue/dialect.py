@@ -67,7 +67,7 @@ class Dialect(ABC):
     row, fills_span: the longest time one question about them may be about, fills_kept: how far back the venue
     remembers, newest_first: a full page leaves out older ones. leverage_as, leverage_texts: what leverage may be, and
     the parameters in which it is sent as text. flawed: the margin modes we cannot trade in, each with its remedy.
-    moves: what rests is moved at once, and the position is never without.
+    moves: what rests is moved at once, and the position is never without. options: of the ccxt client.
     """
 
     attaches = True
@@ -86,12 +86,14 @@ class Dialect(ABC):
     leverage_as: ClassVar[type[int] | type[Decimal]] = int
     leverage_texts: ClassVar[tuple[str, ...]] = ()
     flawed: ClassVar[Mapping[str, str]] = {}
+    options: ClassVar[JsonObject] = {}
     moves = False
 
     def __init__(self, market: MarketData, settings: Settings) -> None:
         self.market, self.settings = market, settings
         self.spot = tuple(symbol for symbol in settings.symbols if ":" not in symbol)
         self._purposes: dict[str, tuple[str, str]] = {}  # our id and the reason of orders' fills
+        market.client.options.update(self.options)
         if settings.profile != "paper":
             market.client.number = as_written
         if settings.profile == "live":
@@ -129,9 +131,8 @@ class Dialect(ABC):
         """Return a position with the stop and target that rest for it."""
         return protected(held, await self.protections(held.symbol))
 
-    async def position_rows(self, doing: str) -> list[Any]:
-        rows: list[Any] = await self.call(doing, "fetch_positions")
-        return rows
+    async def position_rows(self, doing: str) -> Any:
+        return await self.call(doing, "fetch_positions")
 
     def known(self, row: Row) -> Row | None:
         """Return a row's market, None for one that is not settled in our quote.
@@ -344,13 +345,12 @@ class Dialect(ABC):
             when = at(answer["timestamp"]) if answer.get("timestamp") else clock.now()
             return accepted(intent, str(answer["id"]), when)
 
-    async def send(self, doing: str, intent: OrderIntent, market: Row) -> Row:
+    async def send(self, doing: str, intent: OrderIntent, market: Row) -> Any:
         """Send a sound intent; return the venue's acknowledgement as ccxt reads it."""
         quantity, limit = wire(intent.quantity / contract_size(market)), intent.type is OrderType.LIMIT
         price = wire(intent.price) if limit and intent.price else None
         what = (intent.symbol, intent.type.value, intent.side, quantity, price)
-        answer: Row = await self.call(doing, "create_order", *what, self.order_asked(intent), order=True)
-        return answer
+        return await self.call(doing, "create_order", *what, self.order_asked(intent), order=True)
 
     def order_asked(self, intent: OrderIntent) -> JsonObject:
         """Write the parameters of an order: our id, reduce-only, and where the dialect `attaches`, stop and target."""

@@ -69,10 +69,9 @@ class Hyperliquid(Dialect):
         }
         return super().order_of({**row, **exits, **told}, market, exit_ or _exit_of(raw))
 
-    async def trades(self, doing: str, _market: Row, asked: JsonObject) -> Sequence[Row]:
-        known: JsonObject = {"type": "userFillsByTime", "user": self._wallet}
-        rows: list[Row] = await self.call(doing, "public_post_info", known | asked)
-        return rows
+    async def trades(self, doing: str, _market: Row, asked: JsonObject) -> Any:
+        asked |= {"type": "userFillsByTime", "user": self._wallet}
+        return await self.call(doing, "public_post_info", asked)
 
     def fill_of(self, row: Row, market: Row) -> Fill:
         raw = row["info"]

@@ -10,16 +10,14 @@ cancelled unfilled more than 2 hours ago, which OKX forgets.
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tasks.adapters.venue.account import Permissions
 from tasks.adapters.venue.client import understood
 from tasks.adapters.venue.dialect import EXITS, Dialect, Exit
-from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, contract_size, number, number_or_zero, price_or_none, wire
 from tasks.core.types import ONE, ZERO, Fill, JsonObject, Order, OrderIntent, VenuePosition
-from tasks.settings import Settings
 
 LEGS: dict[Exit, str] = {"stop": "sl", "target": "tp"}
 SIDES_OF_ALGOS: dict[str, Exit] = {leg: kind for kind, leg in LEGS.items()}
@@ -48,10 +46,7 @@ class Okx(Dialect):
         mode: f"{mode}: switch the account to futures or multi-currency margin mode at OKX"
         for mode in ("spot mode", "portfolio margin")
     }
-
-    def __init__(self, market: MarketData, settings: Settings) -> None:
-        super().__init__(market, settings)
-        market.client.options["createOrder"] = "privatePostTradeOrder"  # ccxt's batch of one has no field of its own
+    options: ClassVar = {"createOrder": "privatePostTradeOrder"}  # ccxt's batch of one has no field of its own
 
     def funds_of(self, answer: Row, coin: str) -> tuple[Decimal, Decimal]:
         """Where all coins are margin, what the account has free bounds what is free."""
@@ -61,7 +56,7 @@ class Okx(Dialect):
         return equity, free if account_free is None else min(free, account_free)
 
     def known(self, row: Row) -> Row | None:
-        """A contract is some power of ten of a coin; what a listed one is worth tells which one it was."""
+        """A contract is some power of ten of a coin; one that is listed no longer tells which by its worth."""
         market, info = super().known(row), row["info"]
         if market and "id" not in market and (contracts := number_or_zero(info, "pos")):
             size = number(info, "notionalUsd") / abs(contracts) / number(info, "markPx")
@@ -123,8 +118,9 @@ class Okx(Dialect):
     # --- fills
 
     async def trades(self, doing: str, market: Row, asked: JsonObject) -> Sequence[Row]:
-        known, since = {"instType": "SWAP", "instId": market["id"]}, int(str(asked.pop("startTime")))
-        answer = await self.call(doing, "private_get_trade_fills_history", known | asked)
+        since = int(str(asked.pop("startTime")))
+        asked |= {"instType": "SWAP", "instId": market["id"]}
+        answer = await self.call(doing, "private_get_trade_fills_history", asked)
         with understood(doing):
             return [row for row in answer["data"] if int(row["ts"]) >= since]
 
@@ -181,9 +177,8 @@ class Okx(Dialect):
     async def margin_mode(self) -> str:
         return ACCOUNTS.get((await self._config())["acctLv"], "unknown")
 
-    async def _config(self, ready: bool = True) -> Row:
+    async def _config(self, ready: bool = True) -> Any:
         doing = "ask how the account is set"
         answer = await self.call(doing, "private_get_account_config", ready=ready)
         with understood(doing):
-            row: Row = answer["data"][0]
-            return row
+            return answer["data"][0]

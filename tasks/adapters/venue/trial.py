@@ -80,11 +80,11 @@ class _Trial:
 
     async def stop(self) -> str:
         if self._attached:
-            return f"{await self._stop_at(self._below(STOP))} rests at the venue, attached to the entry"
-        return f"{await self._moved_to(STOP)} rests at the venue, set after the entry"
+            return f"{await self._stop_at(STOP)} rests at the venue, attached to the entry"
+        return f"{await self._stop_at(STOP, move=True)} rests at the venue, set after the entry"
 
     async def moved(self) -> str:
-        return f"the stop rests at {await self._moved_to(MOVED)}"
+        return f"the stop rests at {await self._stop_at(MOVED, move=True)}"
 
     async def found(self) -> str:
         order = await self._seen(
@@ -130,11 +130,10 @@ class _Trial:
         """Return a stop of three digits, which every venue takes."""
         return round_to_tick(Decimal(f"{self._price * share:.3g}"), self._instrument.tick, ROUND_DOWN)
 
-    async def _moved_to(self, share: Decimal) -> Decimal:
-        await self._venue.set_protection(self._symbol, self._below(share), None, None, _new_id("s0"))
-        return await self._stop_at(self._below(share))
-
-    async def _stop_at(self, price: Decimal) -> Decimal:
+    async def _stop_at(self, share: Decimal, *, move: bool = False) -> Decimal:
+        price = self._below(share)
+        if move:
+            await self._venue.set_protection(self._symbol, price, None, None, _new_id("s0"))
         await self._seen(f"stop at {price}", self._held, lambda held: held.stop == price)
         return price
 
