@@ -221,6 +221,18 @@ class Bybit(Dialect):
             await super().protect(market, stop, None if spot else target, quantity, client_order_id)
         elif prices:
             await self._trading_stop(market, prices)
+            if held:
+                with suppress(VenueError):  # the stop is set
+                    await self._clear_parts(market, {"stop": stop, "target": target})
+
+    async def _clear_parts(self, market: Row, given: Mapping[str, Decimal | None]) -> None:
+        """Take away the Partial ones of before, which one for all leaves where they are."""
+        doing, symbol = f"fetch open {market['symbol']} orders", market["symbol"]
+        rows = await self.call(doing, "fetch_open_orders", symbol)
+        with understood(doing):
+            parts = [row for row in rows if str(row["info"].get("stopOrderType")).startswith("Partial")]
+            orders = [order for row in parts for order in self.orders_of(row, market)]
+        await self.unrest(market, [order for order in orders if given.get(order.type) is not None])
 
     async def _held(self, symbol: str) -> VenuePosition | None:
         """Of coins, as much as can be sold: a stop for more is refused when it fires."""

@@ -137,8 +137,11 @@ async def test_beside_a_persons_part_a_stop_is_for_ours_and_takes_the_place_of_o
     assert (held.quantity, held.stop, held.stop_quantity) == (Decimal("0.015"), 86000, Decimal("0.01"))
     await venue.set_protection(BTC, Decimal(86000), None, Decimal("0.01"))  # what rests already
     assert len(stub.requests("/v5/position/trading-stop")) == 2
-    await venue.set_protection(BTC, Decimal(86000), None, Decimal("0.015"))
+    whole |= {"orderId": "v-8"}
+    stub.answers[REALTIME] = ok(list=[ours, whole, ours | {"orderId": "v-9", "stopOrderType": "PartialTakeProfit"}])
+    await venue.set_protection(BTC, Decimal(86500), None, Decimal("0.015"))  # all of it is ours by now
     assert stub.requests("/v5/position/trading-stop")[-1].body["tpslMode"] == "Full"
+    assert [asked.body["orderId"] for asked in stub.requests("/v5/order/cancel")] == ["v-7", "v-7"]
 
 
 async def test_protection_without_anything_to_set_asks_nothing(venue, stub):
