@@ -1,5 +1,6 @@
 """No test reaches a model or a network: only servers that the tests start on this machine."""
 
+import gc
 import os
 import shutil
 import ssl
@@ -64,7 +65,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     close_stores()
 
 
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at the millions of objects that imports have made, nor come too often."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
 def pytest_unconfigure() -> None:
     """Leave nothing behind; what still writes there by now is a thread that the process takes with it."""
+    gc.freeze()  # pytest collects five times over at the end
     shutil.rmtree(_home.name, ignore_errors=True)
     _home.cleanup()

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow  # importing matplotlib takes seconds
 SYMBOL = "BTC/USDT:USDT"
 START = datetime(2025, 1, 1, tzinfo=UTC)
 AS_OF = datetime(2025, 1, 10, 12, 0, tzinfo=UTC)
+FEW = 40  # bars, where pictures are compared: a mark of each event takes most of the time
 LONG = HeldPosition(
     symbol=SYMBOL, side="long", quantity=Decimal("0.1"), avg_price=Decimal(60_000), stop=Decimal(55_000)
 )
@@ -67,9 +68,9 @@ def test_the_picture_is_a_png_of_the_size_asked_for(market):
 @pytest.mark.parametrize("timeframe", ["5m", "15m", "1h"])
 def test_nothing_after_as_of_changes_a_pixel(market, timeframe):
     at = AS_OF + timedelta(minutes=5)  # in the middle of a 15m and a 1h bar
-    drawn = moment.draw(market, at, timeframe=timeframe)
-    assert drawn == moment.draw(until(at), at, timeframe=timeframe)
-    assert drawn != moment.draw(market, at + timedelta(hours=1), timeframe=timeframe)
+    drawn = moment.draw(market, at, timeframe=timeframe, bars=FEW)
+    assert drawn == moment.draw(until(at), at, timeframe=timeframe, bars=FEW)
+    assert drawn != moment.draw(market, at + timedelta(hours=1), timeframe=timeframe, bars=FEW)
 
 
 def test_the_last_closed_bar_is_the_last_one_seen_with_the_levels_known_at_its_close(market):
@@ -83,12 +84,12 @@ def test_the_last_closed_bar_is_the_last_one_seen_with_the_levels_known_at_its_c
 
 
 def test_position_and_reasons_are_drawn(market):
-    bare, long = moment.draw(market, AS_OF), moment.draw(market, AS_OF, position=LONG)
+    bare, long = moment.draw(market, AS_OF, bars=FEW), moment.draw(market, AS_OF, bars=FEW, position=LONG)
     assert long != bare
-    assert long != moment.draw(market, AS_OF, position=LONG.model_copy(update={"target": Decimal(70_000)}))
+    assert long != moment.draw(market, AS_OF, bars=FEW, position=LONG.model_copy(update={"target": Decimal(70_000)}))
     reason = Reason(rule="AdHoc", symbol=SYMBOL, detail=r"$\frac{ <b> \x & $ _^ 価", as_of=AS_OF, fingerprint="f")
-    assert moment.draw(market, AS_OF, reasons=[reason]) != bare
-    assert moment.draw(market, AS_OF, reasons=[reason.model_copy(update={"context": True})]) == bare
+    assert moment.draw(market, AS_OF, bars=FEW, reasons=[reason]) != bare
+    assert moment.draw(market, AS_OF, bars=FEW, reasons=[reason.model_copy(update={"context": True})]) == bare
 
 
 @pytest.mark.parametrize("hours", [0, 1, 30, 60])
