@@ -324,7 +324,7 @@ def recorded(name: str) -> pd.DataFrame:
 
 
 def known_at(candles: pd.DataFrame, as_of: datetime, count: int = 300) -> dict[str, dict[str, pd.DataFrame]]:
-    known = closed_by(candles, "5m", as_of)
+    known = closed_by(candles, "5m", as_of).iloc[-(count + 1) * 288 :]
     frames = {tf: resample(known, "5m", tf).iloc[-count:] for tf in ("5m", "15m", "30m", "1h", "4h", "1d")}
     return {BTC: frames}
 
