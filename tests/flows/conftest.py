@@ -11,7 +11,8 @@ from sandbox_cycles import START, SYMBOL
 from sandbox_positions import ETH
 from sandbox_server import running_sandbox
 
-from tasks import execute, ledger, protect
+from flows import protect as watch
+from tasks import execute, fetch, ledger, protect
 from tasks.adapters.quality import suite
 from tasks.core.types import DataFailure
 from tasks.settings import settings
@@ -36,7 +37,15 @@ def judged_once() -> Iterator[None]:
 
 
 @pytest.fixture
-def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look again as often as in life, and fifty times as soon: the sandbox's clock stands still meanwhile."""
+    for module in (execute, fetch, ledger, protect):
+        monkeypatch.setattr(module, "PAUSES", tuple(pause / 50 for pause in module.PAUSES))
+    monkeypatch.setattr(watch, "PAUSE_S", 0.01)
+
+
+@pytest.fixture
+def exchange(home: Path, impatient: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of a sandbox with one symbol, its time stepped, which the settings name."""
     with running_sandbox(symbols=(SYMBOL,), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
@@ -47,7 +56,7 @@ def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture
-def two_symbols(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def two_symbols(home: Path, impatient: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of a sandbox like `exchange`, with two symbols."""
     with running_sandbox(symbols=(SYMBOL, ETH), start=START, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
