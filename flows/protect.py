@@ -13,7 +13,18 @@ from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
 from tasks.core.trading.reconcile import unbooked
-from tasks.core.types import Action, Alert, AlertKind, Finding, Flatten, LookAgain, Position, SetStop, floor_time
+from tasks.core.types import (
+    Action,
+    Alert,
+    AlertKind,
+    Finding,
+    Flatten,
+    LookAgain,
+    Position,
+    SetStop,
+    VenuePosition,
+    floor_time,
+)
 from tasks.crash_points import reached
 from tasks.halts import active_halts, halt, lift
 from tasks.leases import Leases, symbol_lease
@@ -39,17 +50,21 @@ async def reconcile() -> dict[str, Any]:
     Raises TradingError at the end, naming all that failed.
     """
     tried, wrong, changed, done = Tried("protect"), list[Finding](), list[Position](), list[str]()
-    now, ended = None, 0
+    now, ended, at_venue = None, 0, list[VenuePosition]()
     reached("protect_begun")
     with tried("positions"):
-        wrong += await _watch_stops(tried, stage.stops_wanted(await stage.venue_positions()))
+        at_venue = await stage.venue_positions()
+        for position in (p for p in at_venue if p.stop is None):
+            with tried(f"booking {position.symbol} first"):  # ours may be closed, and this a person's by now
+                changed += await stage.booked(position.symbol)
+        wrong += await _watch_stops(tried, stage.stops_wanted(at_venue))
     reached("stops_watched")
     with tried("clock"):
         now = await fetch.venue_now()
         with tried("working orders"):
             ended = await unfinished.settle_working_orders(now)
     reached("working_settled")
-    for symbol in ledger.symbols_of_ours():
+    for symbol in ledger.symbols_of_ours(now, (position.symbol for position in at_venue)):
         with tried(f"orders of {symbol}"):
             wrong += await ledger.adopt_working(symbol)
         with tried(f"booking {symbol}"):

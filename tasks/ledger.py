@@ -63,12 +63,16 @@ def actions(
     return reconcile.reconcile(ours, VenueView(**seen), earlier, now or clock.now(), patience)
 
 
-def symbols_of_ours() -> tuple[str, ...]:
-    """Return the strategy's symbols and those in which it still has a position or an order."""
+def symbols_of_ours(now: datetime | None = None, at_venue: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return the strategy's symbols, and those in which it still has a position or an order.
+
+    now: also what it entered lately. at_venue: where the venue holds anything. After the ledger was restored from an
+    older backup these tell where to look for what it knows nothing of, in a symbol that is the strategy's no more.
+    """
     kept, strategy = store(), settings().strategy
     in_position = [p.symbol for p in kept.positions.open(strategy)]
-    working = [own.intent.symbol for own in kept.intents.open(strategy)]
-    return tuple(dict.fromkeys((*settings().symbols, *in_position, *working)))
+    intents = kept.intents.open(strategy) + (kept.intents.recent_entries(strategy, now - LOST) if now else [])
+    return tuple(dict.fromkeys((*settings().symbols, *in_position, *(own.intent.symbol for own in intents), *at_venue)))
 
 
 def open_in(symbol: str) -> list[Position]:

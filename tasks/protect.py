@@ -41,6 +41,11 @@ async def venue_positions() -> list[VenuePosition]:
     return await answered(venue().positions, "positions", PAUSES)
 
 
+async def booked(symbol: str) -> list[Position]:
+    """Book the fills of a position without a stop, asked for more than once: what they tell says whose it is."""
+    return await answered(lambda: ledger.book_fills.fn(symbol), f"fills of {symbol}", ledger.PAUSES)
+
+
 def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
     """Return what is to be done about positions without a stop, from what the venue says alone."""
     ours = ledger.view(*(position.symbol for position in at_venue if position.stop is None))

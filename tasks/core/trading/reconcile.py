@@ -152,7 +152,7 @@ def unbooked(ledger: LedgerView, positions: Iterable[VenuePosition]) -> list[Pos
 
 
 def _unbooked_entries(ledger: LedgerView, at_venue: VenuePosition) -> list[OwnIntent]:
-    """Return our entries that can have made what the ledger does not have yet, newest last."""
+    """Return our entries that can have made what the ledger does not have yet, newest last; they were sent."""
     last = max((p.closed_at for p in ledger.closed if p.symbol == at_venue.symbol and p.closed_at), default=None)
     side = "buy" if at_venue.side == "long" else "sell"
     return [
@@ -161,7 +161,7 @@ def _unbooked_entries(ledger: LedgerView, at_venue: VenuePosition) -> list[OwnIn
         if (own.intent.symbol, own.intent.side, own.intent.reduce_only) == (at_venue.symbol, side, False)
         and own.intent.stop is not None
         and (last is None or own.persisted_at > last)
-        and (own.filled > 0 or not own.ended)
+        and (own.filled > 0 or own.state in ("sending", "sent"))
     ]
 
 

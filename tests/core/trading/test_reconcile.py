@@ -159,7 +159,7 @@ def naked(view, **fields):
 
 def test_a_position_not_booked_yet_gets_the_stop_of_its_newest_entry():
     older = own("qd" + "1" * 32 + "e0", at=CLOSE - MINUTE, stop=D(80))
-    for state, filled in (("sent", 0), ("persisted", 0), ("done", D("0.5"))):
+    for state, filled in (("sent", 0), ("sending", 0), ("done", D("0.5"))):
         [action] = naked(ours(intents=(older, own(state=state, filled=filled))))
         assert (type(action), action.stop, action.target, action.position) == (SetStop, D(90), D(130), None)
     assert naked(ours(intents=(own(),)))[0].symbol == BTC
@@ -167,9 +167,10 @@ def test_a_position_not_booked_yet_gets_the_stop_of_its_newest_entry():
 
 @pytest.mark.parametrize(
     "intent",
-    [own(state="rejected"), own(state="done"), own(side="sell"), own(stop=None), own(reduce_only=True),
-     own(symbol=ETH), own(at=CLOSE - MINUTE), own(quantity="0.9")],
-    ids=["refused", "ended unfilled", "other side", "no stop", "exit", "other symbol", "before the last close", "less"],
+    [own(state="persisted"), own(state="rejected"), own(state="done"), own(side="sell"), own(stop=None),
+     own(reduce_only=True), own(symbol=ETH), own(at=CLOSE - MINUTE), own(quantity="0.9")],
+    ids=["never sent", "refused", "ended unfilled", "other side", "no stop", "exit", "other symbol",
+         "before the last close", "less"],
 )  # fmt: skip
 def test_a_naked_position_that_no_entry_of_ours_explains_is_left_alone(intent):
     closed = position(closed_at=CLOSE - MINUTE)
