@@ -1,8 +1,10 @@
 """Send what the guard let through: persisted first, looked up before sent, looked up again when in doubt."""
 
+import asyncio
+
 from tasks import clock, ledger
 from tasks.connections import answered, log, store, venue
-from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueUnavailable
+from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueBusy, VenueUnavailable
 from tasks.core.ports import Venue
 from tasks.core.trading.positions import with_protection
 from tasks.core.types import CycleRecord, Lease, Order, OrderIntent, OrderStatus, OrderType
@@ -12,7 +14,8 @@ from tasks.settings import settings
 from tasks.stage import stage
 
 PROTECTION = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
-PAUSES = (0.5, 1.0, 2.0, 4.0)  # seconds between looks while the venue does not answer
+PAUSES = (0.5, 1.0, 2.0, 4.0, 4.0)  # seconds between looks while the venue does not answer
+IN_FLIGHT_S = 10.0  # for so long a venue takes a signed request: one that was held up may still come
 
 
 def prove(intent: OrderIntent, lease: Lease) -> None:
@@ -26,23 +29,32 @@ async def send(client: Venue, intent: OrderIntent, lease: Lease | None = None) -
     """Make sure the venue has `intent` exactly once, and return its order.
 
     lease: proven right before each attempt to send. An answer that leaves the outcome unknown is followed by a look-up,
-    never by a second id. Raises OrderRejected when refused, LeaseLost where the lease is another run's by now,
+    never by a second id, nor by a second request while the first may still come: not every venue refuses the id of an
+    order that has ended. Raises OrderRejected when refused, LeaseLost where the lease is another run's by now,
     VenueUnavailable when the venue stays silent: a later retry looks up first.
     """
-    what = f"execute client_order_id={intent.client_order_id}"
-    return await answered(lambda: _find_or_submit(client, intent, lease), what, PAUSES)
+    what, unheard = f"execute client_order_id={intent.client_order_id}", list[float]()
+    return await answered(lambda: _find_or_submit(client, intent, lease, unheard), what, PAUSES)
 
 
-async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | None) -> Order:
+async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | None, unheard: list[float]) -> Order:
+    """unheard: when it was sent without an answer, by the loop's clock."""
+    now = asyncio.get_running_loop().time
     if intent.type not in PROTECTION:  # setting the same stop twice changes nothing
         reached("before_look_up")
         if (order := await client.find_order(intent.symbol, intent.client_order_id)) is not None:
             return order
+        if unheard and now() - unheard[-1] < IN_FLIGHT_S:
+            raise VenueUnavailable(f"{intent.client_order_id} was sent without an answer, and may still arrive")
     if lease is not None:
         prove(intent, lease)
     reached("before_send")
+    unheard.append(now())
     try:
         order = await client.submit(intent)
+    except VenueBusy:
+        unheard.clear()  # nothing was done
+        raise
     except DuplicateOrder as e:
         order = await client.find_order(intent.symbol, intent.client_order_id)
         if order is None:
@@ -51,7 +63,7 @@ async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | Non
     return order
 
 
-@stage(retry_delay_seconds=[5, 15])  # not given up early: orders that were let through
+@stage(retry_delay_seconds=[15, 15])  # nothing is in flight by then; not given up early: orders that were let through
 async def execute_intents(record: CycleRecord, lease: Lease) -> tuple[Order, ...]:
     """Write every intent of a cycle to the store, then carry them out in order. A retry finds what was sent, by its id.
 

@@ -66,7 +66,7 @@ Story = Callable[[], Awaitable[dict[str, Any] | None]]
 
 def prepare() -> None:
     """Make a fork cheap: everything imported, pauses short, and the bars' validation, which no kill can hurt, away."""
-    execute.PAUSES = (0.02, 0.02, 0.05, 0.1)
+    execute.PAUSES, execute.IN_FLIGHT_S = (0.02, 0.02, 0.05, 0.1), 0.1
     stage.PAUSES = ours.PAUSES = (0.02, 0.02)
     fetch.PAUSES = (0.02, 0.05)
     protect.PAUSE_S = 0.02  # a stepped clock stands still meanwhile

@@ -69,5 +69,6 @@ def two_symbols(home: Path, impatient: None, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask a venue that does not answer again at once: its clock stands still meanwhile."""
+    monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.0)
     for module in (execute, protect, ledger):
         monkeypatch.setattr(module, "PAUSES", (0.01, 0.01))

@@ -68,6 +68,7 @@ def wire(monkeypatch):
     ANSWER = app.SandboxApp._answer
     monkeypatch.setattr(app.SandboxApp, "_answer", answer)
     monkeypatch.setattr(app, "BybitAnswer", Spoiled)
+    monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.0)
     for module in (execute, protect, ledger, fetch):
         monkeypatch.setattr(module, "PAUSES", (0.01,))
     judge = suite.validate  # 300 ms a cycle: from the first spoiled bar on

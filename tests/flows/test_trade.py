@@ -325,6 +325,29 @@ async def test_what_another_run_has_ended_is_not_sent_by_the_one_that_resumes(ho
     assert state(exchange)["orders"] == []
 
 
+async def test_no_second_request_goes_out_while_the_first_may_still_arrive(home, exchange, monkeypatch):
+    """Not every venue refuses the id of an order that has filled: only time tells a lost request from a slow one."""
+    record = await run(recorded(home, (START, OPEN)), dry_run=True)
+    [intent] = record.intents
+    sent, looks = [], []
+
+    class Silent:
+        async def find_order(self, *_: str) -> None:
+            looks.append(len(sent))
+
+        async def submit(self, intent: OrderIntent) -> Order:
+            sent.append(asyncio.get_running_loop().time())
+            raise VenueUnavailable("no answer")
+
+    monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.05)
+    monkeypatch.setattr(execute, "PAUSES", (0.01, 0.01, 0.05))
+    with pytest.raises(VenueUnavailable, match="no answer"):
+        await execute.send(Silent(), intent)
+    assert looks == [0, 1, 1, 1]
+    assert len(sent) == 2
+    assert sent[1] - sent[0] >= 0.05
+
+
 async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_order(home, exchange, monkeypatch):
     record = await run(recorded(home, (START, OPEN)), dry_run=True)
     [intent] = record.intents
@@ -343,6 +366,7 @@ async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_o
             return await real.submit(intent)
 
     monkeypatch.setattr(execute, "PAUSES", (0.01,))
+    monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.0)
     order = await execute.send(Slow(), intent)
     await venue().close()
     assert order.status == "filled"

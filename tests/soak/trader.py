@@ -109,7 +109,7 @@ async def serve() -> None:
 
 
 if __name__ == "__main__":
-    execute.PAUSES = (0.02, 0.02, 0.05, 0.1)  # the market stands still meanwhile
+    execute.PAUSES, execute.IN_FLIGHT_S = (0.02, 0.02, 0.05, 0.1), 0.1  # the market stands still meanwhile
     stage.PAUSES = (0.02, 0.02)
     fetch.PAUSES = (0.02, 0.05)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
