@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test lint bench fuzz chaos soak drills composed manifests audit clean
+.PHONY: help setup run up down test lint bench fuzz simulate chaos soak drills composed manifests audit clean
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -43,6 +43,9 @@ bench: setup ## Measure what the README claims
 
 fuzz: setup ## Put a million random decisions through the guard
 	$(PY) -m tests.benchmarks.fuzz $(ARGS)
+
+simulate: setup ## Live through a world of faults from a seed: --seed N, --shrink, or many: --years Y; --break NAME
+	$(PY) -m tests.simulation $(ARGS)
 
 chaos: setup ## Kill the real stories at every step under every fault; --kills N, --seconds S, --prefect N
 	$(PY) -m tests.chaos $(ARGS)

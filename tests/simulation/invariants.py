@@ -1,0 +1,220 @@
+"""What must hold in every world, read from the exchange itself and the ledger held against it."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from tasks.adapters.store.store import Store
+from tasks.core.trading.orders import is_ours, is_protects, protect_order_id
+from tasks.core.types import (
+    FINAL_STATES,
+    ZERO,
+    CycleRecord,
+    CycleStatus,
+    Order,
+    OrderStatus,
+    Position,
+    VenuePosition,
+    floor_time,
+)
+from tasks.settings import settings
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+RISK_PCT, GROSS_PCT = Decimal("1.5"), Decimal(100)
+SLACK = Decimal("1.02")  # prices and equity move between the decision and the look
+CENT = Decimal("0.01")
+SPREAD = Decimal("0.001")  # between the price that a stop is beyond and what an order then gets
+FITTING = {"PAUSED", "STACKED"}  # why a small entry may be refused when all is well
+
+
+def ours(world: "World") -> list[VenuePosition]:
+    """Return what the venue holds that no person has alone."""
+    alone = world.person.keys() - world.beside
+    return [p for p in world.exchange.account.positions() if p.symbol not in alone]
+
+
+def is_exposed(world: "World") -> bool:
+    """Return whether a position of ours has no stop, or an entry rests that the venue took without one."""
+    resting = world.exchange.account.open_orders()
+    return any(p.stop is None for p in ours(world)) or any(_entered(o) and o.stop is None for o in resting)
+
+
+def naked(world: "World") -> Iterator[str]:
+    """Breaches after the watchdog came to its end with nothing in its way: nothing of ours is without a stop."""
+    yield from (f"naked: {p.symbol} has no stop" for p in ours(world) if p.stop is None)
+
+
+def at_any_time(world: "World") -> Iterator[str]:
+    """Breaches that the exchange's state alone shows."""
+    account = world.exchange.account
+    entries = Counter(
+        o.client_order_id[4:28] for o in account.orders if _entered(o) and not is_protects(o.client_order_id)
+    )
+    yield from (f"duplicate: cycle {cycle} has {n} entries" for cycle, n in entries.items() if n > 1)
+    ids = Counter(o.client_order_id for o in account.orders if is_ours(o.client_order_id))
+    yield from (f"duplicate: {name} was ordered {n} times" for name, n in ids.items() if n > 1)
+    held = [p for p in ours(world) if p.symbol not in world.person]
+    equity = account.balance(world.exchange.marks()).equity
+    gross = sum((p.quantity * world.exchange.price(p.symbol) for p in held), ZERO)
+    if gross > equity * GROSS_PCT / 100 * SLACK:
+        yield f"limit: gross {gross:.0f} of equity {equity:.0f}"
+    stopped = [(p, 1 if p.side == "long" else -1) for p in held if p.stop is not None]
+    risk = sum((max((p.avg_price - p.stop) * sign * p.quantity, ZERO) for p, sign in stopped), ZERO)
+    if risk > equity * RISK_PCT / 100 * SLACK:
+        yield f"limit: risk {risk / equity * 100:.2f} % of equity {equity:.0f}"
+    yield from _money(world)
+    yield from _theirs(world)
+    yield from _flattened(world)
+
+
+def _money(world: "World") -> Iterator[str]:
+    """Cash is what it was, and what every fill and payment made of it: to the last digit."""
+    account, wallet = world.exchange.account, world.exchange.account.wallet
+    cash = world.exchange.config.cash
+    for fill in account.fills:
+        cash -= fill.fee
+        if fill.reason != "funding":
+            cash += fill.quantity * fill.price * (1 if fill.side == "sell" else -1)
+    cash += sum((h.sign * h.cost for h in wallet.holdings.values()), ZERO)
+    if cash != wallet.cash:
+        yield f"money: cash is {wallet.cash}, the fills say {cash}"
+
+
+def _theirs(world: "World") -> Iterator[str]:
+    """What a person holds alone is as they left it."""
+    for symbol, had in world.person.items():
+        if symbol in world.beside | world.doubtful:
+            continue
+        held = world.exchange.account.position(symbol)
+        now = ZERO if held is None else held.quantity * (1 if held.side == "long" else -1)
+        if now != had:
+            yield f"foreign: a person had {had} {symbol}, now it is {now}"
+
+
+def _flattened(world: "World") -> Iterator[str]:
+    """The watchdog closes a position only where its stop was refused, or the price is beyond it."""
+    new = [o for o in world.exchange.account.orders[world.orders_seen :] if is_protects(o.client_order_id)]
+    world.orders_seen = len(world.exchange.account.orders)
+    if not new:
+        return
+    store, strategy = world.store(), settings().strategy
+    positions = [*store.positions.open(strategy), *store.positions.closed(strategy, limit=None)]
+    flattening = {protect_order_id(p.position_id, "flatten", n): p for p in positions for n in range(9)}
+    for order in new:
+        position = flattening.get(order.client_order_id)
+        if position is None or order.symbol in world.venue.refused or order.avg_price is None:
+            continue
+        sign = 1 if position.side == "long" else -1
+        if position.stop is not None and (order.avg_price / position.stop - 1) * sign > SPREAD:
+            yield f"flattened: {order.client_order_id} closed {order.filled} {order.symbol} without a cause"
+
+
+def of_records(world: "World", records: Iterable[CycleRecord]) -> Iterator[str]:
+    """Breaches that a cycle's record shows: the day's loss that the guard saw, and what it did when asked to trade."""
+    for record in records:
+        if record.verdict is None or record.state is None:
+            continue
+        if not (world.happens or world.venue.rate or world.kill_rate or world.person):
+            yield from _day(world, record)
+        asked = world.asked_to and record.status is not CycleStatus.EXECUTED
+        if asked and record.verdict.decision.action != "HOLD" and not FITTING & {*record.verdict.codes}:
+            yield f"progress: {record.symbol} {record.status} {record.verdict.codes} {record.error}"
+
+
+def _day(world: "World", record: CycleRecord) -> Iterator[str]:
+    """The guard knows the trades that were closed today: those whose last fill is of this UTC day."""
+    day = record.as_of.replace(hour=0, minute=0, second=0, microsecond=0)
+    compared = next((check.compared for check in record.verdict.checks if check.code == "DAILY_LOSS"), None)
+    if compared is None:
+        return
+    known, closed = compared["closed_today"], _closed_since(world, day)
+    if closed is not None and abs(Decimal(str(known)) - closed) > CENT:
+        yield f"day: the guard knows of {known} today, fills of ours closed {closed:.4f}"
+
+
+def _closed_since(world: "World", day: datetime) -> Decimal | None:
+    """Return what positions earned that were closed since then, after fees and funding, from the venue's fills.
+
+    None where a person had a hand in one.
+    """
+    earned = ZERO
+    for symbol in world.exchange.markets:
+        held, since_flat, by_hand = ZERO, ZERO, False
+        for fill in world.exchange.account.fills:
+            if fill.symbol != symbol:
+                continue
+            by_hand |= fill.client_order_id.startswith("by-hand")
+            sign = 1 if fill.side == "buy" else -1
+            if fill.reason == "funding":
+                since_flat -= fill.fee
+                continue
+            held += sign * fill.quantity
+            since_flat -= sign * fill.quantity * fill.price + fill.fee
+            if not held:
+                if by_hand and day <= fill.at:
+                    return None
+                earned += since_flat if day <= fill.at else ZERO
+                since_flat, by_hand = ZERO, False
+    return earned
+
+
+def in_quiet(world: "World", store: Store) -> Iterator[str]:
+    """Breaches once nothing is late and the watchdog has looked with nothing in the way."""
+    account, strategy = world.exchange.account, settings().strategy
+    venue = {p.symbol: (p.side, p.quantity) for p in account.positions()}
+    ledger = {p.symbol: (p.side, p.quantity) for p in store.positions.open(strategy)}
+    if venue != ledger:
+        yield f"mismatch: venue {_told(venue)}, ledger {_told(ledger)}"
+    yield from naked(world)
+    known = {fill.fill_id for symbol in world.exchange.markets for fill in store.fills.since(world.start, symbol)}
+    lost = [f for f in account.fills if f.fill_id not in known and is_ours(f.client_order_id)]
+    if lost:
+        yield f"lost: {len(lost)} fills of ours are not in the ledger, the first of {lost[0].client_order_id}"
+    own = {
+        o.intent.client_order_id: o for symbol in world.exchange.markets for o in store.intents.own(strategy, symbol)
+    }
+    for order in account.orders:
+        if is_ours(order.client_order_id) and order.client_order_id not in own and order.filled:
+            yield f"lost: {order.client_order_id} at the venue has no intent"
+    at_venue = {order.client_order_id: order for order in account.orders}
+    for name, intent in own.items():
+        order = at_venue.get(name)
+        if intent.state == "rejected" and order is not None and order.filled:
+            yield f"lost: {name} filled {order.filled} and is rejected in the ledger"
+        waits = (
+            order is None and is_protects(name) and intent.intent.symbol in ledger
+        )  # as long as its position is open
+        if intent.state not in FINAL_STATES and not waits and (order is None or order.status is not OrderStatus.OPEN):
+            where = order.status if order else "nowhere"
+            yield f"lost: {name} is {where} at the venue and {intent.state} in the ledger"
+    for position in store.positions.open(strategy):
+        yield from _followups(world, position)
+    for halt in store.halts.active():
+        yield f"halt: {halt.who}: {halt.reason}"
+
+
+def _followups(world: "World", position: Position) -> Iterator[str]:
+    """What a decision wanted done at an R that has been reached, and still is, is done."""
+    if position.initial_stop is None or position.first_price is None:
+        return
+    sign, symbol = 1 if position.side == "long" else -1, position.symbol
+    close = floor_time(world.clock.venue_time, "5m").timestamp() * 1000
+    prices = world.exchange.price(symbol), Decimal(str(world.exchange.markets[symbol].price_at(close)))
+    scale = abs(position.first_price - position.initial_stop)
+    earned = min((price - position.first_price) * sign / scale for price in prices)
+    for text in position.followups:
+        at_r = Decimal(text.rsplit(" ", 1)[1].rstrip("R"))
+        if earned > at_r + Decimal("0.05") and text not in position.followups_done:
+            yield f"follow-up: {text!r} of {symbol} is not done at {earned:.2f} R"
+
+
+def _entered(order: Order) -> bool:
+    return is_ours(order.client_order_id) and not order.reduce_only and order.type in ("market", "limit")
+
+
+def _told(positions: dict[str, tuple[str, Decimal]]) -> str:
+    return " ".join(f"{s} {side} {quantity}" for s, (side, quantity) in sorted(positions.items())) or "flat"

@@ -1,0 +1,394 @@
+"""One world: a market, an account, a database and the processes that trade on it, all drawn from a seed."""
+
+import asyncio
+import hashlib
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+from flows.cycle import Request
+from flows.protect import reconcile
+from flows.settle import settle_all
+from flows.trade import run_cycles
+from flows.watch import look
+from infra.sandbox.config import SandboxConfig
+from infra.sandbox.exchange import Exchange
+from tasks.adapters.store.store import Store
+from tasks.core.errors import TradingError
+from tasks.core.trading.orders import is_ours
+from tasks.core.types import ZERO, CycleRecord, OrderIntent, OrderStatus, OrderType, floor_time
+from tasks.settings import settings
+from tests.simulation import invariants
+from tests.simulation.loop import VirtualLoop, WorldClock
+from tests.simulation.luck import Luck
+from tests.simulation.process import CURRENT, Killed, Process
+from tests.simulation.stand_ins import WorldDatabase, installed
+from tests.simulation.venue import SimulatedVenue
+
+LOTS = {"BTC/USDT:USDT": Decimal("0.001"), "ETH/USDT:USDT": Decimal("0.01")}
+FIRST_DAY, DAYS = datetime(2024, 12, 1, tzinfo=UTC), 20  # a world begins on one of these
+LIVED = 8.0  # days
+MARKETS = 4  # seeds of markets; worlds share them, as making one takes a second
+QUIET_S = (100, 100, 100, 900, 101)  # between looks: nothing is late any more, then patience and waiting are over
+QUIET_EVERY = 12  # visits
+DEATHS = 9  # of one story at one visit, at most
+HOUR_S = 3600
+GAPS_S = {  # from a visit to the next, by how often relative to each other
+    300: 2.0, 900: 2.0, HOUR_S: 3.0, 4 * HOUR_S: 3.0, 12 * HOUR_S: 3.0, 36 * HOUR_S: 2.0, 96 * HOUR_S: 1.0,
+}  # fmt: skip
+RATES = {0.0: 4.0, 0.01: 4.0, 0.05: 2.0, 0.2: 1.0}  # how often calls go wrong at a visit
+KILLS = {0.0: 2.0, 0.02: 2.0, 0.1: 3.0, 0.4: 3.0}  # how often a process dies at a crash point, at a visit
+# what happens to the world at a visit, by how often relative to each other
+EVENTS = {
+    "late fills": 3.0, "late orders": 2.0, "stops refused": 1.5, "half filled": 2.0, "stop taken away": 2.0,
+    "person": 2.5, "restored": 1.5, "venue's clock": 1.0, "our clock": 1.0, "halted": 1.0, "halves of stops": 1.0,
+    "limits changed": 1.0, "symbols changed": 0.7, "database": 3.0, "two workers": 4.0, "liquidated": 0.7,
+    "venue away": 1.5,
+}  # fmt: skip
+EVENT_RATE, EVENTS_AT_ONCE = 0.5, 3
+Story = Callable[[], Awaitable[Any]]
+
+
+@dataclass
+class Told:
+    """What became of a world."""
+
+    seed: int
+    lines: list[str] = field(default_factory=list)
+    breaches: list[str] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)  # by where
+    pairs: Counter[tuple[str, str]] = field(default_factory=Counter)  # (where a process died, what else went wrong)
+    faults: dict[str, str] = field(default_factory=dict)
+    cycles: Counter[str] = field(default_factory=Counter)
+    days: float = 0.0
+    orders: int = 0
+    fills: int = 0
+    naked_s: float = 0.0
+    cpu_s: float = 0.0
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256("\n".join(self.lines).encode()).hexdigest()
+
+
+class World:
+    """Everything that happens under one seed."""
+
+    def __init__(self, seed: int, days: float = LIVED, only: frozenset[str] | None = None) -> None:
+        self.luck, self.told, self.days = Luck(seed, only), Told(seed), days
+        luck, self.symbols = self.luck, tuple(LOTS)
+        self.start = FIRST_DAY + timedelta(days=int(luck.between("start", 0, DAYS)))
+        self.loop = VirtualLoop()
+        self.clock = WorldClock(self.loop, self.start, seed)
+        market = int(luck.between("market", 0, MARKETS))
+        self.exchange = Exchange(SandboxConfig(symbols=self.symbols, seed=market, start=self.start, stepped=True))
+        self.exchange.clock.now_ms = lambda: round(self.clock.venue_time.timestamp() * 1000)  # type: ignore[method-assign]
+        self.venue = SimulatedVenue(
+            self.exchange,
+            luck,
+            self.tell,
+            attaches=luck.draw("attaches") < 0.75,
+            forgets_ids=luck.draw("forgets") < 0.5,
+        )
+        self.database = WorldDatabase()
+        self.often = luck.draw("often") < 0.8
+        self.asked_to = ""  # what the decider is to answer; empty: what is drawn
+        self.visit = 0
+        self.kill_rate = self.database_rate = 0.0
+        self.happens: set[str] = set()  # what goes wrong at this visit
+        self.person: dict[str, Decimal] = {}  # what a person holds, signed, by symbol
+        self.doubtful: set[str] = set()  # where ours had closed unheard when theirs was first seen
+        self.beside: set[str] = set()  # where it is added to what is ours
+        self.orders_seen = 0
+        self._naked_since: dict[str, float] = {}
+        self._backup: sqlite3.Connection | None = None
+
+    def run(self) -> Told:
+        """Live through all of it, to the first breach."""
+        with installed(self):
+            try:
+                self.loop.run_until_complete(self._live())
+            finally:
+                self.loop.close()
+                self.database.close()
+        told = self.told
+        told.faults, told.days = self.luck.struck, self.loop.time() / 86_400
+        told.orders, told.fills = len(self.exchange.account.orders), len(self.exchange.account.fills)
+        return told
+
+    def tell(self, line: str) -> None:
+        """Add a line to the trace."""
+        self.told.lines.append(f"{self.clock.venue_time:%d %H:%M:%S.%f} {line}")
+
+    async def _live(self) -> None:
+        for self.visit in count(1):
+            await self._until_the_next_visit()
+            self._begin_visit()
+            await self._visit()
+            self._end_visit()
+            if self._breached(invariants.at_any_time(self)):
+                return
+            is_over = self.loop.time() > self.days * 86_400
+            if (self.visit % QUIET_EVERY == 0 or is_over) and await self._quiet():
+                return
+            if is_over:
+                return
+
+    def _breached(self, breaches: Iterator[str]) -> bool:
+        for what in breaches:
+            self.told.breaches.append(what)
+            self.tell(f"BREACH {what}")
+        return bool(self.told.breaches)
+
+    # -- one visit -----------------------------------------------------------------------------------------------
+
+    async def _until_the_next_visit(self) -> None:
+        """A minute where something is not as it should be, else until after some 5m close."""
+        seconds = self.luck.weighted(f"{self.visit}/gap", GAPS_S)
+        now = self.clock.venue_time
+        if self.visit > 1 and invariants.is_exposed(self):
+            await self._pass(60)
+        else:
+            close = floor_time(now, "5m") + timedelta(seconds=seconds)
+            await self._pass(max((close - now).total_seconds(), 0) + 5)
+
+    async def _pass(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.exchange.catch_up()
+        self.exchange.settle(changed=True)
+        now, naked = self.loop.time(), {p.symbol for p in invariants.ours(self) if p.stop is None}
+        self._naked_since = {symbol: self._naked_since.get(symbol, now) for symbol in naked}
+        self.told.naked_s = max([self.told.naked_s, *(now - since for since in self._naked_since.values())])
+
+    def _begin_visit(self) -> None:
+        n, luck = self.visit, self.luck
+        self.venue.rate = luck.weighted(f"{n}/rate", RATES)
+        self.kill_rate = luck.weighted(f"{n}/kills", KILLS)
+        self.happens = set()
+        for k in range(EVENTS_AT_ONCE):
+            name = f"{n}/event{k}"
+            if event := luck.fault(name, EVENTS, EVENT_RATE):
+                self.happens.add(event)
+                self.tell(f"event {event}")
+                self._begin_event(event, name)
+
+    def _begin_event(self, event: str, name: str) -> None:
+        venue, symbol = self.venue, self.luck.choice(f"{name}/symbol", self.symbols)
+        amount = self.luck.between(f"{name}/amount", 0, 1)
+        if event in LASTS_A_VISIT:
+            where, attribute, value = LASTS_A_VISIT[event]
+            setattr(getattr(self, where) if where else self, attribute, value(amount))
+        elif event == "halves of stops":
+            self.exchange.half_stops = 2
+        elif event == "stop taken away" and any(p.symbol == symbol for p in invariants.ours(self)):
+            self.exchange.account.set_protection(symbol, ZERO, None, self.exchange.now)
+        elif event == "person":
+            self._person_trades(symbol, name)
+        elif event == "liquidated" and not self.person:
+            self.exchange.liquidate()
+            venue.refused.update(self.symbols)
+        elif event.endswith("changed"):
+            self._change_settings(event, amount)
+        elif event == "halted":
+            self.store().halts.add("a person halts", "person", self.clock.now())
+        elif event == "restored":
+            self._backup = sqlite3.connect(":memory:")
+            self.database.raw.backup(self._backup)
+
+    def _end_visit(self) -> None:
+        """What went wrong at this visit alone is over; what was late is told at the next look."""
+        for where, attribute, value in LASTS_A_VISIT.values():
+            setattr(getattr(self, where) if where else self, attribute, type(value(0.0))())
+        self.exchange.half_stops = 0
+        if self._backup is not None:
+            self._backup.backup(self.database.raw)
+            self._backup.close()
+            self._backup = None
+        if "halted" in self.happens:
+            self.store().halts.resume("person", self.clock.now(), whose="person")
+
+    def _change_settings(self, event: str, amount: float) -> None:
+        """Change the settings in force, as an edited file does for the next run."""
+        if event == "limits changed":
+            os.environ["QUARTERDECK_LIMITS__MAX_TRADE_RISK_PCT"] = f"{0.3 + 0.7 * amount:.2f}"
+            os.environ["QUARTERDECK_LIMITS__MIN_CONFIDENCE"] = f"{0.3 + 0.65 * amount:.2f}"
+        else:
+            self._trade_only(self.symbols[: 1 + (amount < 0.5)])
+
+    def _trade_only(self, symbols: tuple[str, ...]) -> None:
+        os.environ["QUARTERDECK_SYMBOLS"] = ",".join(symbols)
+        settings.cache_clear()
+
+    def _person_trades(self, symbol: str, name: str) -> None:
+        """Let a person open where nothing of ours is, add to what is ours or reduce it, or take off what is theirs."""
+        account, had = self.exchange.account, self.person.get(symbol)
+        held, amount = account.position(symbol), LOTS[symbol] * int(self.luck.between(f"{name}/n", 5, 20))
+        side = 1 if self.luck.draw(f"{name}/sign") < 0.5 else -1
+        if had:
+            self._person_leaves(symbol)
+        elif held is not None:
+            self._person_order(symbol, side * min(amount, held.quantity))
+            if self.person.get(symbol, ZERO) * (1 if held.side == "long" else -1) < 0:
+                del self.person[symbol]  # it was ours that they sold
+            else:
+                self.beside.add(symbol)
+        elif not any(is_ours(order.client_order_id) for order in account.open_orders(symbol)):
+            self._person_order(symbol, side * amount)
+
+    def _person_leaves(self, symbol: str) -> None:
+        """Take off what is theirs, as far as an exit of ours has not taken it along."""
+        held, had = self.exchange.account.position(symbol), self.person[symbol]
+        if held is not None and (held.side == "long") == (had > 0):
+            self._person_order(symbol, -min(held.quantity, abs(had)) * (1 if had > 0 else -1))
+        self.person.pop(symbol, None)
+        self.beside.discard(symbol)
+        self.doubtful.discard(symbol)
+
+    def _person_order(self, symbol: str, quantity: Decimal) -> None:
+        intent = OrderIntent(
+            client_order_id=f"by-hand-{len(self.told.lines)}",
+            symbol=symbol,
+            type=OrderType.MARKET,
+            side="buy" if quantity > 0 else "sell",
+            quantity=abs(quantity),
+        )
+        order = self.exchange.submit(intent)
+        if order.status is not OrderStatus.REJECTED and order.filled:
+            now = self.person.get(symbol, ZERO) + (order.filled if quantity > 0 else -order.filled)
+            self.person[symbol] = now
+            self.tell(f"a person {intent.side}s {order.filled} {symbol}, has {now}")
+
+    async def _visit(self) -> None:
+        """Run what is due: the watchdog always, and at a close whatever the schedules would run."""
+        n, luck, now = self.visit, self.luck, self.clock.venue_time
+        stories: list[tuple[str, Story]] = [("protect", reconcile)]
+        if now - floor_time(now, "5m") < timedelta(seconds=60):
+            stories += [("trade", self._trade("schedule"))]
+            if luck.draw(f"{n}/watch") < 0.15:
+                stories = [("watch", look), ("trade", self._trade("event")), *stories[:1]]
+            if luck.draw(f"{n}/settle") < 0.1:
+                stories += [("settle", settle_all)]
+        workers = ("a", "b") if "two workers" in self.happens else ("a",)
+        self.venue.unheard.clear()
+        await asyncio.gather(*(self._to_the_end(worker, stories) for worker in workers))
+        self.doubtful |= self.venue.unheard & self.person.keys()
+
+    def _trade(self, trigger: str) -> Story:
+        async def story() -> Any:
+            request = Request(symbols=settings().symbols, decider="rules", trigger=trigger)  # type: ignore[arg-type]
+            return await run_cycles(request)
+
+        return story
+
+    async def _to_the_end(self, worker: str, stories: list[tuple[str, Story]]) -> None:
+        """Run the stories one after the other, each in a process of its own, and again where one died."""
+        for name, story in stories:
+            for attempt in range(DEATHS + 1):
+                process = f"{self.visit}{worker}.{name}.{attempt}"
+                if await self._run(process, story, mortal=attempt < DEATHS):
+                    break
+                await asyncio.sleep(self.luck.between(f"{process}/rest", 1, 30))
+                self.exchange.catch_up()
+
+    async def _run(self, name: str, story: Story, mortal: bool) -> bool:
+        """Run one story in a process; returns whether it lived."""
+        process, context = Process(name, self.database.store(), mortal=mortal), copy_context()
+        context.run(CURRENT.set, process)
+        struck_before = len(self.luck.struck)
+        try:
+            said = await self.loop.create_task(story(), context=context)  # type: ignore[arg-type]  # a coroutine
+            self.tell(f"{name} {_short(said)}")
+            if ".protect." in name and not self.happens and len(self.luck.struck) == struck_before:
+                self._breached(invariants.naked(self))
+            if isinstance(said, list):
+                self.told.cycles.update(record.status.value for record in said)
+                self._breached(invariants.of_records(self, said))
+        except Killed:
+            where = process.steps[-1] if process.steps else "start"
+            self.told.kills[where] += 1
+            self.tell(f"{name} killed after {where}")
+            struck = {
+                kind
+                for place, kind in self.luck.struck.items()
+                if place.startswith((f"{self.visit}a", f"{self.visit}b"))
+            }
+            self.told.pairs.update((where, kind) for kind in self.happens | struck)
+            return False
+        except TradingError as e:
+            self.tell(f"{name} failed: {type(e).__name__} {str(e)[:200]}")
+        except Exception as e:  # noqa: BLE001  (what nobody raises on purpose)
+            self._breached(iter([f"defect: {name} {e!r}"]))
+        finally:
+            process.dead = True
+        return True
+
+    # -- quiet ---------------------------------------------------------------------------------------------------
+
+    async def _quiet(self) -> bool:
+        """Nothing goes wrong any more: the books must agree, and it must trade. Returns whether something is wrong."""
+        self.happens, self.kill_rate, self.venue.rate = set(), 0.0, 0.0
+        for symbol in list(self.person):
+            self._person_leaves(symbol)
+        for k, seconds in enumerate(QUIET_S):
+            await self._pass(seconds)
+            if seconds == QUIET_S[-1]:
+                await self._run(f"{self.visit}q.watch.{k}", look, mortal=False)  # it fetches what protect goes by
+            await self._run(f"{self.visit}q.protect.{k}", reconcile, mortal=False)
+        self._trade_only(self.symbols)
+        if self._breached(invariants.in_quiet(self, self.store())):
+            return True
+        return self.often and await self._trades_again()
+
+    async def _trades_again(self) -> bool:
+        """Ask for a small entry in each symbol that is flat: the guard may have reasons of its own, nothing else."""
+        now = self.clock.venue_time
+        await self._pass((floor_time(now, "15m") + timedelta(minutes=15) - now).total_seconds() + 5)
+        self.asked_to = "OPEN_LONG"
+        await self._run(f"{self.visit}q.protect", reconcile, mortal=False)
+        try:
+            await self._run(f"{self.visit}q.trade", self._trade("schedule"), mortal=False)
+        finally:
+            self.asked_to = ""
+        return bool(self.told.breaches)
+
+    def store(self) -> Store:
+        """Return the store to be looked at from outside, where nothing goes wrong."""
+        process = Process("look", self.database.store(), mortal=False)
+        CURRENT.set(process)
+        return process.store
+
+
+# what lasts for the visit it happens at: where, which attribute, and its value for an amount from 0 to 1
+LASTS_A_VISIT: dict[str, tuple[str, str, Callable[[float], Any]]] = {
+    "late fills": ("venue", "late_fills_s", lambda amount: 2 + 58 * amount),
+    "late orders": ("venue", "late_orders_s", lambda amount: 2 + 58 * amount),
+    "stops refused": ("venue", "refuses_stops", lambda amount: bool(amount + 1)),
+    "half filled": ("venue", "shallow", lambda amount: bool(amount + 1)),
+    "venue's clock": ("venue", "ahead_s", lambda amount: 40 * amount - 20),
+    "our clock": ("clock", "skew", lambda amount: 90 * amount - 45),
+    "venue away": ("venue", "rate", lambda amount: 0.5 + amount / 2),
+    "database": ("", "database_rate", lambda amount: 0.005 + 0.045 * amount),
+}
+
+
+def _short(said: Any) -> str:
+    if isinstance(said, list):
+        return " ".join(map(_line, said))
+    return str(said)[:300]
+
+
+def _line(record: CycleRecord) -> str:
+    action = record.verdict.decision.action if record.verdict else "-"
+    return f"{record.symbol[:3]} {record.status} {action} {record.error[:80]}".rstrip() + ";"
+
+
+def lived(seed: int, days: float = LIVED, only: frozenset[str] | None = None) -> Told:
+    """Live through the world of a seed; only: the faults that may happen."""
+    return World(seed, days, only).run()
