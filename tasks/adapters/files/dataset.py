@@ -26,7 +26,7 @@ from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types import ACTIONS, CycleRecord, read_dto
+from tasks.core.types import ACTIONS, COLUMNS, CycleRecord, read_dto
 
 if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
@@ -106,7 +106,7 @@ def schema() -> pa.Schema:
         "guard_rewrite": pa.bool_(), "codes": pa.list_(text), "status": text,
         "decider": text, "source": text, "rung": text, "model": text, "prompt_version": text, "confidence": real,
         "counterfactual": pa.map_(text, real),
-        **dict.fromkeys(("open", "high", "low", "close", "volume"), real),
+        **dict.fromkeys(COLUMNS, real),
     }  # fmt: skip
     metadata = {"spec": rl.SPEC, "spec_sha256": rl.SPEC_SHA256}
     return pa.schema(list(columns.items()), metadata=metadata)

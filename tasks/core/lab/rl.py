@@ -20,7 +20,7 @@ and is counted, not guessed.
 - **reward_r**: `outcome_r` of the symbol's trade that closed after this decision and up to the next: what it made after
   fees and funding, over what all its entries risked. It stands on the step on which the trade *closed*, and
   `entry_cycle_id` names the last entry sent before, whose trade it is: joined on it, R can be credited to the entry
-  instead. 0 where nothing closed, null where the risk is unknown.
+  instead. 0 where nothing closed, null where the risk is unknown, as of trades recorded before `outcome_r`.
 - **next_state**: the state at the next decision point. **terminated**: ruin. **truncated**: the last step of a symbol
   in its split. **done**: either.
 
@@ -32,9 +32,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,8 +47,8 @@ from tasks.core.decision.llm import roles
 from tasks.core.errors import InputError
 from tasks.core.types import (
     ACTIONS,
+    COLUMNS,
     ENTRIES,
-    ZERO,
     AccountState,
     Answer,
     ClosedTrade,
@@ -57,8 +56,6 @@ from tasks.core.types import (
     CycleStatus,
     Decision,
     Dto,
-    Fill,
-    OrderIntent,
     Snapshot,
     Utc,
     exact_sum,
@@ -158,13 +155,6 @@ class SplitPlan(Dto):
         return SPLITS[sum(cut <= at for cut in self.cuts)]
 
 
-class _Entry(NamedTuple):
-    """The last entry of a symbol: its cycle and, for trades of before `outcome_r`, its risk and what was added."""
-
-    cycle_id: str
-    risk: Decimal
-
-
 class _Step(NamedTuple):
     """A decision point that waits for its next."""
 
@@ -172,7 +162,7 @@ class _Step(NamedTuple):
     equity: float
     closed: tuple[ClosedTrade, ...]
     open_gain: float | None
-    entry_risk: Decimal | None  # None: sent no entry
+    entered: bool  # sent an entry
     row: Row
 
 
@@ -185,7 +175,7 @@ def transitions(
     earned there, in percent of equity. Raises InputError where time goes back.
     """
     before: dict[tuple[str, str], _Step] = {}
-    entries: dict[tuple[str, str], _Entry] = {}
+    entries: dict[tuple[str, str], str] = {}  # the cycle of the last one sent
     pending: dict[tuple[str, str], tuple[str, Row]] = {}
     for record in records:
         key, step = (record.strategy, record.symbol), _step(record, scores)
@@ -201,9 +191,8 @@ def transitions(
                     f"records go back in time: {record.strategy} {record.symbol} at {record.as_of.isoformat()} follows "
                     f"{last.as_of.isoformat()}; export one run at a time"
                 )
-            if last.entry_risk is not None:
-                added = entries[key].risk if key in entries and last.row["action"] == "ADD" else ZERO
-                entries[key] = _Entry(last.row["cycle_id"], last.entry_risk + added)
+            if last.entered:
+                entries[key] = last.row["cycle_id"]
             split = plan.split_of(last.as_of, step.as_of)
             if key in pending:
                 yield _ended(*pending.pop(key), split)
@@ -222,10 +211,9 @@ def _ended(split: str, row: Row, following: str) -> tuple[str, Row]:
     return split, row
 
 
-def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
-    closed = _closed_between(last, step, symbol)
-    ruined, risk = step.equity <= 0, entry.risk if entry else ZERO
-    rs = None if closed is None else [_outcome_r(trade, risk) for trade in closed]
+def _row(last: _Step, step: _Step, symbol: str, entry: str | None) -> Row:
+    closed, ruined = _closed_between(last, step, symbol), step.equity <= 0
+    rs = None if closed is None else [trade.outcome_r for trade in closed]
     made = None if closed is None else exact_sum(trade.pnl for trade in closed)
     alone = None
     if made is not None and last.open_gain is not None and step.open_gain is not None:
@@ -239,7 +227,7 @@ def _row(last: _Step, step: _Step, symbol: str, entry: _Entry | None) -> Row:
         "reward": RUIN if ruined else math.log(step.equity / last.equity),
         "reward_symbol": alone,
         "reward_r": None if rs is None or None in rs else float(exact_sum(filter(None, rs))),
-        "entry_cycle_id": entry.cycle_id if closed and entry else None,
+        "entry_cycle_id": entry if closed else None,
         "terminated": ruined,
         **{f"next_{name}": step.row[name] for name in ("state", "state_unknown", "allowed")},
     }
@@ -269,22 +257,6 @@ def _closed_between(last: _Step, step: _Step, symbol: str) -> list[ClosedTrade] 
     return [trade for trade in new if trade.symbol in (symbol, "")]
 
 
-def _outcome_r(trade: ClosedTrade, risk: Decimal) -> Decimal | None:
-    """Return a trade's `outcome_r`; of one that has `r_multiple`, by what its entries risked as they were recorded."""
-    return trade.pnl / risk if trade.r_multiple is not None and risk else trade.outcome_r
-
-
-def _risk_of(intent: OrderIntent, fills: Sequence[Fill], price: Decimal | None) -> Decimal:
-    """Return quantity times distance to the stop of an entry, as filled or else as asked."""
-    mine = [fill for fill in fills if fill.client_order_id == intent.client_order_id and fill.side == intent.side]
-    if intent.stop is None:
-        return ZERO
-    if mine:
-        return exact_sum(fill.quantity * abs(fill.price - intent.stop) for fill in mine)
-    asked = intent.price or price
-    return ZERO if asked is None else intent.quantity * abs(asked - intent.stop)
-
-
 def _step(record: CycleRecord, scores: Scores) -> _Step | None:
     snapshot, account = record.snapshot, record.state
     if snapshot is None or account is None:
@@ -302,13 +274,11 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
         "codes": [code.value for code in record.verdict.codes] if record.verdict else [],
         "status": record.status.value, "counterfactual": list(scores(record.cycle_id).items()),
         **_behaviour(record, carried),
-        **dict(zip(("open", "high", "low", "close", "volume"), last, strict=True)),
+        **dict(zip(COLUMNS, last, strict=True)),
     }  # fmt: skip
-    price = record.verdict.price if record.verdict else None
-    sent = [_risk_of(intent, record.fills, price) for intent in record.intents if not intent.reduce_only]
-    risk = exact_sum(sent) if sent and isinstance(carried, ENTRIES) else None
     gain = _open_gain(record, account)
-    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, risk, row)
+    entered = isinstance(carried, ENTRIES) and any(not intent.reduce_only for intent in record.intents)
+    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, entered, row)
 
 
 def _carried(record: CycleRecord) -> Decision:

@@ -133,8 +133,8 @@ def traded(pnl: str = "30", hours: float = 1.5, symbol: str = BTC, risk: int | N
     return ClosedTrade(closed_at=START + timedelta(hours=hours), pnl=Decimal(pnl), symbol=symbol, outcome_r=r)
 
 
-def bought(hours: float, decision=BUY, *, filled: bool = True) -> CycleRecord:
-    """An entry of 2 at 100, or asked at 101, with its stop at 95."""
+def bought(hours: float, decision=BUY) -> CycleRecord:
+    """An entry of 2 at 100 with its stop at 95."""
     intent = OrderIntent(
         client_order_id="e", symbol=BTC, side="buy", type=OrderType.MARKET, quantity=Decimal(2), stop=Decimal(95)
     )
@@ -143,7 +143,7 @@ def bought(hours: float, decision=BUY, *, filled: bool = True) -> CycleRecord:
         price=Decimal(100), at=START,
     )  # fmt: skip
     asked = Verdict(allowed=True, decision=decision, price=Decimal(101))
-    return point(hours, decision=decision, verdict=asked, intents=(intent,), fills=(fill,) if filled else ())
+    return point(hours, decision=decision, verdict=asked, intents=(intent,), fills=(fill,))
 
 
 def having(hours: float, *trades: ClosedTrade, **fields: object) -> CycleRecord:
@@ -169,11 +169,10 @@ def test_the_r_of_trades_that_closed_together_adds_up_and_is_unknown_if_one_of_t
     assert steps(bought(0), having(1, *both, traded("1", 0.6, risk=None)))[0]["reward_r"] is None
 
 
-@pytest.mark.parametrize(("filled", "r"), [(True, 3), (False, 2.5)])
-def test_a_trade_of_before_has_the_r_after_fees_of_what_its_entries_were_recorded_with(filled, r):
-    """2 at 100, or asked at 101, with the stop at 95; the R it was recorded with is before fees."""
+def test_the_r_of_a_trade_recorded_before_outcomes_had_one_is_unknown():
+    """What it was recorded with is before fees."""
     old = traded("30", 0.5, risk=None).model_copy(update={"r_multiple": Decimal("3.1")})
-    assert steps(bought(0, filled=filled), having(1, old))[0]["reward_r"] == r
+    assert steps(bought(0), having(1, old))[0]["reward_r"] is None
 
 
 @pytest.mark.parametrize("way", [1, -1], ids=["oldest first", "newest first"])
