@@ -60,7 +60,6 @@ class Exchange:
             self.account.load(saved["engine"])
         self._saved_fills = len(self.account.fills)
         self.requests: Counter[str] = Counter()
-        self.time_in_force: dict[str, str] = saved.get("time_in_force", {})  # by venue order id
         self.naked_ms: Counter[str] = Counter(saved.get("naked_ms"))
         self.naked_now_ms: Counter[str] = Counter(saved.get("naked_now_ms"))  # of the position that is open
         self.hidden_until: dict[str, int] = {}  # ms, by the id of an execution or order that is told late
@@ -89,21 +88,21 @@ class Exchange:
         raise InputError(f"--state {path}: is of {of}, not {market}; remove it, or choose another file")
 
     def settle(self, changed: bool) -> None:
-        """Put down what a request has left behind."""
-        self._remember(self.now_ms)
-        self.save(changed)
-        self.forget_closed()
+        """Put down what a request has left behind: changed, or where an order has filled, the account is saved.
 
-    def save(self, changed: bool) -> None:
-        """Replace the saved account if a request changed it, or if an order filled since the last time."""
+        Unprotected seconds are counted afresh for symbols that are flat.
+        """
+        self._remember(self.now_ms)
         path, fills = self.config.state, len(self.account.fills)
         if path and (changed or fills != self._saved_fills):
             self._saved_fills = fills
-            state = {name: getattr(self, name) for name in ("now_ms", "time_in_force", "naked_ms", "naked_now_ms")}
+            state = {name: getattr(self, name) for name in ("now_ms", "naked_ms", "naked_now_ms")}
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(".partial")
             partial.write_text(json.dumps({"market": self._market(), "engine": self.account.dump(), **state}))
             os.replace(partial, path)
+        for symbol in self.markets.keys() - self.account.wallet.holdings.keys():
+            self.naked_now_ms.pop(symbol, None)
 
     @property
     def now(self) -> datetime:
@@ -206,12 +205,6 @@ class Exchange:
                 if fills := self.account.on_bar(symbol, bar, when(leg.end_ms)):
                     self.half_stops -= any(fill.reason in ("stop", "target") for fill in fills) and self.half_stops > 0
                     self._remember(leg.end_ms)
-
-    def forget_closed(self) -> None:
-        """Start counting unprotected seconds afresh for symbols that are flat."""
-        for symbol in self.markets:
-            if self.account.position(symbol) is None:
-                self.naked_now_ms.pop(symbol, None)
 
 
 def _key(of: Order | Fill) -> str:

@@ -7,13 +7,11 @@ from infra.sandbox.api.answers import BybitError, Json, bad_parameter, refusal
 from infra.sandbox.api.market import BAND, most_of
 from infra.sandbox.api.query import Query, invalid
 from infra.sandbox.api.rows import ids
-from tasks.core.simulation.account import limit_price
 from tasks.core.simulation.rejections import protection_refusal, sign_of
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types import ZERO, Order, OrderIntent, OrderStatus, OrderType
 
 MAX_LINK_ID = 36
-TIMES_IN_FORCE = ("GTC", "IOC", "FOK", "PostOnly")
 PLAIN = {"Market": OrderType.MARKET, "Limit": OrderType.LIMIT}
 
 
@@ -22,21 +20,17 @@ def create(q: Query) -> Json:
     ex, intent = q.ex, _intent(q)
     if "delisting" in q.quirks and not intent.reduce_only:
         raise refusal("delisted", q.category)
-    force = q["timeInForce"] or ("IOC" if intent.type is OrderType.MARKET else "GTC")
-    if force not in TIMES_IN_FORCE:
-        raise invalid("timeInForce", force)
+    if intent.type is OrderType.LIMIT and q["timeInForce"] not in ("", "GTC"):
+        raise invalid("timeInForce", q["timeInForce"])
     _check_limits(q, intent)
-    depth = ZERO if force == "PostOnly" else None
+    depth = None
     if q.quirks.keys() & {"partial_fill", "partial_fill_cancel"}:
         depth = floor_to_step(intent.quantity / 2, q.market.instrument.step)
     order = ex.submit(intent, depth)
     if order.status is OrderStatus.REJECTED:
         raise refusal(order.reason, q.category)
-    ex.time_in_force[order.venue_order_id] = force
-    if order.status is OrderStatus.OPEN and order.type == OrderType.LIMIT:
-        takes = sign_of(order.side) * (limit_price(order) - ex.price(order.symbol)) >= 0
-        if force in ("IOC", "FOK") or "partial_fill_cancel" in q.quirks or (force == "PostOnly" and takes):
-            q.account.cancel(order.client_order_id, ex.now)
+    if order.status is OrderStatus.OPEN and order.type == OrderType.LIMIT and "partial_fill_cancel" in q.quirks:
+        q.account.cancel(order.client_order_id, ex.now)
     return ids(order)
 
 
@@ -132,15 +126,6 @@ def cancel(q: Query) -> Json:
     return ids(order)
 
 
-def cancel_all(q: Query) -> Json:
-    """Cancel working limit orders of a symbol or of the category."""
-    symbols = [market.symbol for market in q.markets]
-    chosen = [order for order in q.account.open_orders() if order.symbol in symbols]
-    for order in chosen:
-        q.account.cancel(order.client_order_id, q.ex.now)
-    return {"list": [ids(order) for order in chosen], "success": "1"}
-
-
 def set_leverage(q: Query) -> Json:
     market, leverage = q.market, q.amount("buyLeverage")
     if not 1 <= leverage <= market.instrument.max_leverage:
@@ -176,7 +161,6 @@ def trading_stop(q: Query) -> Json:
 ENDPOINTS = {
     "order/create": create,
     "order/cancel": cancel,
-    "order/cancel-all": cancel_all,
     "position/set-leverage": set_leverage,
     "position/trading-stop": trading_stop,
 }

@@ -57,7 +57,7 @@ def order_row(ex: Exchange, order: Order) -> Json:
         "cumExecQty": order.filled,
         "cumExecValue": (order.avg_price or 0) * order.filled,
         "cumFeeDetail": {"USDT": fees} if fees else {},
-        "timeInForce": ex.time_in_force.get(order.venue_order_id, "IOC" if conditional else "GTC"),
+        "timeInForce": "GTC" if order.type == OrderType.LIMIT else "IOC",
         "orderType": _order_type(order),
         "stopOrderType": STOP_TYPE.get(order.type, ""),
         "triggerPrice": text(order.price) if conditional else "",

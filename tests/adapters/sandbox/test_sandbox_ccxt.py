@@ -177,16 +177,6 @@ async def test_a_short_is_opened_and_bought_back(bybit):
     assert await bybit.fetch_positions() == []
 
 
-async def test_cancel_all_leaves_the_positions_protection(bybit):
-    await enter(bybit)
-    price = await last(bybit)
-    for n in range(3):
-        await bybit.create_order(BTC, "limit", "buy", 0.01, price * (0.9 - n / 100), params={"clientOrderId": f"l{n}"})
-    assert len(await bybit.cancel_all_orders(BTC)) == 3
-    (position,) = await bybit.fetch_positions([BTC])
-    assert position["stopLossPrice"]
-
-
 async def test_the_trading_stop_is_moved_and_removed(bybit):
     await enter(bybit)
     price = await last(bybit)
@@ -229,16 +219,11 @@ async def test_executions_reach_back_seven_days_from_the_start_asked_for(bybit, 
     assert {f["execType"] for f in funding["result"]["list"]} <= {"Funding"}
 
 
-async def test_post_only_is_cancelled_when_it_would_take_and_ioc_when_it_would_rest(bybit):
-    price = await last(bybit)
-    take = {"clientOrderId": "post", "timeInForce": "PostOnly"}
-    await bybit.create_order(BTC, "limit", "buy", 0.01, price * 1.01, params=take)
-    await bybit.create_order(
-        BTC, "limit", "buy", 0.01, price * 0.9, params={"clientOrderId": "ioc", "timeInForce": "IOC"}
-    )
-    for name in ("post", "ioc"):
-        (order,) = await find(bybit, name)
-        assert (order["status"], order["filled"]) == ("canceled", 0)
+@pytest.mark.parametrize("force", ["PostOnly", "IOC", "FOK"])
+async def test_a_limit_order_that_would_not_rest_is_not_taken(bybit, force):
+    with pytest.raises(ccxt.BadRequest, match="timeInForce"):
+        await bybit.create_order(BTC, "limit", "buy", 0.01, await last(bybit), params={"timeInForce": force})
+    assert await bybit.fetch_open_orders(BTC) == []
 
 
 async def test_leverage_decides_the_margin(bybit):
