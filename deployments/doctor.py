@@ -61,7 +61,7 @@ def trial(settings: Settings, tell: Callable[[Diagnosis], None]) -> list[Diagnos
     if settings.profile != "sandbox" and up_state.state(settings.home):
         raise InputError("`quarterdeck up` runs with this HOME and would take part: `quarterdeck down` first")
     up_state.make_home(settings.home)
-    done: list[Diagnosis] = []
+    done = []
 
     def step(name: str, good: bool, detail: str) -> None:
         done.append(_diagnosis(name, good, detail, "correct it and try again: live stays unarmed"))

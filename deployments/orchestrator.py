@@ -84,7 +84,7 @@ class Orchestrator:
 
     async def _close(self, runs: Json, ended: Callable[[Json], Json | None]) -> int:
         """Give every run of a deployment the state it ended in, and return how many there are."""
-        listed: list[Json] = []
+        listed = []
         asked = {"flow_runs": runs | {"deployment_id": {"is_null_": False}}}
         while page := await self.call("POST", "flow_runs/filter", asked | {"offset": len(listed)}):
             listed += page

@@ -18,7 +18,7 @@ from tasks.settings import Settings
 def status(settings: Settings) -> dict[str, Any]:
     """Return the whole status as plain values and DTOs."""
     now = up_state.state(settings.home)
-    report: dict[str, Any] = {
+    report = {
         "running": now is not None,
         "phase": now.phase if now else "down",
         "started_at": now and now.started_at,

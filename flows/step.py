@@ -50,7 +50,7 @@ async def one_close(close: datetime) -> list[CycleRecord]:
     waiting = await _as_a_run(look(as_of=close)) or {}
     quarter = close.minute % 15 == 0
     symbols = settings().symbols if quarter else tuple(waiting)
-    records: list[CycleRecord] = []
+    records = []
     if symbols:
         request = Request(
             symbols=symbols,

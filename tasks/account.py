@@ -15,7 +15,6 @@ from tasks.core.types import (
     EquityPoint,
     OrderStatus,
     PendingEntry,
-    PositionSide,
     Strategy,
     TradeDigest,
     VenuePosition,
@@ -95,7 +94,7 @@ def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]
         price = intent.price or last_close(intent.symbol, as_of) or intent.stop
         if intent.reduce_only or intent.type not in ("market", "limit") or price is None:
             continue
-        side: PositionSide = "long" if intent.side == "buy" else "short"
+        side = "long" if intent.side == "buy" else "short"
         entries.append(PendingEntry.of(intent, side=side, price=price))
     return tuple(entries)
 

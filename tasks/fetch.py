@@ -40,8 +40,7 @@ async def fetch_candles(symbols: tuple[str, ...], as_of: datetime) -> list[DataF
 
     Returns what could not be fetched: those symbols are quarantined, the others go on.
     """
-    failures: list[DataFailure] = []
-    new = 0
+    failures, new = [], 0
     for first in range(0, len(symbols), KEPT_AT_ONCE):
         fetched = await _fetch_all(symbols[first : first + KEPT_AT_ONCE], as_of)
         failures += [bars for bars in fetched.values() if isinstance(bars, DataFailure)]

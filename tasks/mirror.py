@@ -49,7 +49,7 @@ def show_mlflow(at: datetime) -> dict[str, int]:
 def session_metrics(day: date) -> dict[str, float]:
     """Return the day's numbers so far."""
     today = read_day(day)
-    metrics: dict[str, float] = {
+    metrics = {
         "cycles": sum(today.statuses.values()),
         "decisions": len(today.decided),
         "model_calls": sum(len(answer.calls) for _, answer in today.decided),

@@ -186,7 +186,7 @@ def _candles(files: dict[str, str], records: Path) -> Any:
     from tasks.core.simulation.candle_history import History
 
     summary = records.with_name("summary.json")
-    told: Any = read_document(summary, "--records", '{"mask": null}').get("mask") if summary.is_file() else None
+    told = read_document(summary, "--records", '{"mask": null}').get("mask") if summary.is_file() else None
     key = told and told["key"]
     seen = treated(tuple(sorted(files.items())), treatment_of(key), key and Mask(key), settings().events).markets
     name_gaps(seen)

@@ -78,7 +78,7 @@ class Exchange:
         if path is None or not path.exists():
             return {}
         try:
-            saved: dict[str, Any] = json.loads(path.read_text())
+            saved = json.loads(path.read_text())
             of = saved["market"]
             known = of["candles"].items() <= market["candles"].items() and {*of["symbols"]} <= {*market["symbols"]}
             if known and of["seed"] == market["seed"]:

@@ -65,7 +65,7 @@ class Exporter(Collector):
         newest = store.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
         about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= day_start(newest or now))
         decided = (DecisionRow.action, DecisionRow.rung, DecisionRow.source, CycleRow.status)
-        counts: list[tuple[Any, str, str, Any, Any]] = [
+        counts = [
             (
                 Counter,
                 "cycles",

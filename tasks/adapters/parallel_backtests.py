@@ -241,8 +241,8 @@ def run_job(job: Job) -> Trial:
 async def replay(job: Job, decider: Decider, spending: Spending) -> Trial:
     """Replay one job; when the spending reaches its cap, what was decided before that counts."""
     seen = job.seen
-    points: list[Point] = []
-    sides: dict[str, tuple[str, int]] = {}
+    points = []
+    sides = {}
     back = round(seen.shift.total_seconds())
 
     def note(record: CycleRecord) -> None:

@@ -14,7 +14,7 @@ from tasks.core.decision import kinds
 from tasks.core.errors import InputError
 from tasks.core.lab.compare import Variant
 from tasks.core.lab.gate_sampling import closes, flat_account, flat_question
-from tasks.core.ports import Decider, Model
+from tasks.core.ports import Decider
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
 from tasks.core.types import PromptRef, exact_sum, hash_of
 from tasks.settings import Settings
@@ -64,7 +64,7 @@ def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
 
 def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
     """Build a variant's decider on its one model, every reply of which is kept."""
-    asked: Model = KeptModel(
+    asked = KeptModel(
         failover_of((variant.model,), settings), variant.model, settings.model_base_url, store.replies,
         prices_of(settings), spending, lambda: clock.now(),
     )  # fmt: skip

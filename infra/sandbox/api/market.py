@@ -108,7 +108,7 @@ def _ticker(q: Query, market: Listing) -> Json:
         day = np.array([[now_ms, last, last, last, last, 0.0]])
     first, turnover = float(day[0, 1]), f"{(day[:, 4] * day[:, 5]).sum():.4f}"
     prices = {"lastPrice": last, "prevPrice24h": first, "highPrice24h": day[:, 2].max(), "lowPrice24h": day[:, 3].min()}
-    contract: Json = {}
+    contract = {}
     if market.category == "linear":
         prices |= {"indexPrice": last, "markPrice": float(q.ex.mark(market.symbol))}
         contract = {  # ccxt takes what has no open interest for spot

@@ -90,10 +90,10 @@ def schema() -> pa.Schema:
     """Return the columns; each is explained in `core.lab.rl`."""
     state, flags = pa.list_(pa.float32(), len(rl.COMPONENTS)), pa.list_(pa.bool_(), len(rl.COMPONENTS))
     mask, time, text, real = pa.list_(pa.bool_(), len(ACTIONS)), pa.timestamp("us", "UTC"), pa.string(), pa.float64()
-    action: dict[str, pa.DataType] = {"action_id": pa.int8(), "action": text}
+    action = {"action_id": pa.int8(), "action": text}
     action |= dict.fromkeys(("size_pct", "stop_atr", "tp_atr", "minutes", "offset_bps", "stop_to_atr"), real)
     action |= {"entry_type": text, "stop_to": text, "followups": pa.list_(text)}
-    columns: dict[str, pa.DataType] = {
+    columns = {
         "cycle_id": text, "strategy": text, "symbol": text, "as_of": time, "next_as_of": time, "elapsed_s": pa.int64(),
         "state": state, "state_unknown": flags, "allowed": mask, **action,
         "propensity": real, "propensity_kind": text,

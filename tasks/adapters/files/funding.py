@@ -21,6 +21,6 @@ def read_funding(path: Path) -> tuple[FundingRate, ...]:
     )
     rows = table.ascending()
     return tuple(
-        FundingRate(datetime.fromtimestamp(ms / 1000, tz=UTC), exact(rate))
+        FundingRate(datetime.fromtimestamp(ms / 1000, UTC), exact(rate))
         for ms, rate in zip(rows.times.tolist(), rows.numbers["rate"].tolist(), strict=True)
     )

@@ -92,7 +92,7 @@ def read_table(path: Path, what: str, columns: Mapping[str, Sequence[str]], time
     if lacking := [name for name, i in place.items() if i not in width]:
         there = ", ".join(names) or f"{len(width)} without names"
         raise InputError(f"{path}: a {what} needs {','.join(wanted)}, it lacks {','.join(lacking)}; it has {there}")
-    found: dict[str, pd.Series] = {name: raw.iloc[:, i] for name, i in place.items()}
+    found = {name: raw.iloc[:, i] for name, i in place.items()}
     table = TableFile(
         path,
         "row" if binary else "line",

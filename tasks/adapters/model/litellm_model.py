@@ -181,7 +181,7 @@ def _reason(error: Exception, received: Received) -> str:
     refused = received.status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
     if refused or (received.status == 0 and "api_key" in str(error)):
         return "auth"
-    reasons: Json = {
+    reasons = {
         "refused": litellm().ContentPolicyViolationError,
         "timeout": openai.APITimeoutError | httpx.TimeoutException | TimeoutError,
         "rate_limited": openai.RateLimitError,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, text, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, text, update
 
 from tasks.adapters.store.database import Repository, dto_of, row_of
 from tasks.adapters.store.tables import BreakerRow, BudgetRow, ReplyRow
@@ -53,7 +53,7 @@ class BudgetRepository(Repository):
 def _spent(connection: Connection, charge: Charge, at: datetime, purse: str) -> dict[str, Spent]:
     """Return what each scope of `charge` has used; reservations that have expired count as calls only."""
     today = BudgetRow.day == _day(at, purse)
-    scopes: dict[str, ColumnElement[bool]] = {
+    scopes = {
         "day": today,
         "session": BudgetRow.session == charge.session,
         "symbol_day": and_(today, BudgetRow.symbol == charge.symbol),

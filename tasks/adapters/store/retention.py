@@ -36,7 +36,7 @@ class Retention(Repository):
             ShadowRow.cycle_id == CycleRow.cycle_id
         )
         quiet = (CycleRow.strategy == strategy, CycleRow.as_of < before, CycleRow.status == CycleStatus.QUIET, ~asked)
-        old: list[tuple[InstrumentedAttribute[Any], tuple[ColumnElement[bool], ...]]] = [
+        old = [
             (CycleRow.cycle_id, quiet),
             (EventRow.event_id, (EventRow.strategy == strategy, EventRow.as_of < before)),
             (ReplyRow.content_hash, (ReplyRow.created_at < before,)),

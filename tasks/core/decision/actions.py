@@ -62,7 +62,7 @@ def _unusable(reason: str, detail: str = "") -> Unusable:
 @cache
 def wire_schema() -> JsonObject:
     """Return the flat JSON schema of one decision: every field required and nullable, nothing else allowed."""
-    fields: JsonObject = {"action": {"type": ["string", "null"], "enum": [*ACTIONS, None]}}
+    fields = {"action": {"type": ["string", "null"], "enum": [*ACTIONS, None]}}
     for name in WIRE_FIELDS:
         owners = {action: c.model_fields[name] for action, c in CLASSES.items() if name in c.model_fields}
         if name != "action":
@@ -153,7 +153,7 @@ def _only_object(text: str | JsonObject, max_bytes: int = MAX_REPLY_BYTES) -> Js
         return text
     if len(text) > max_bytes or len(text.encode("utf-8", "surrogatepass")) > max_bytes:
         raise _unusable("too_long", f"{len(text)} characters, at most {max_bytes} bytes are read")
-    found: JsonObject | None = None
+    found = None
     at = lists = 0
     while opening := _OPENING.search(text, at):
         if opening[0] == "[":
@@ -205,7 +205,7 @@ def _number(literal: str) -> Decimal:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> JsonObject:
-    result: JsonObject = {}
+    result = {}
     for key, value in pairs:
         if key in result:
             raise _unusable("duplicate_key", key[:80])

@@ -40,7 +40,7 @@ def closes(market: Market, start: datetime, end: datetime, at_event: bool = True
     seconds = epoch_s(market.bars["5m"].index) + 300
     inside = (seconds > start.timestamp()) & (seconds <= end.timestamp())
     chosen = seconds[inside & (np.isin(seconds, market.event_closes) == at_event)]
-    return [datetime.fromtimestamp(at_s, tz=UTC) for at_s in chosen.tolist()]
+    return [datetime.fromtimestamp(at_s, UTC) for at_s in chosen.tolist()]
 
 
 async def sample(market: Market, decider: Decider, strategy: Strategy, world: World, wanted: int) -> list[Sampled]:

@@ -19,7 +19,7 @@ def with_trail(old: Answer, as_of: datetime) -> Answer:
     """Return an answer as today's release would have kept it, as far as deciding again needs it."""
     if old.trail:
         return old
-    ages: dict[str, list[int]] = defaultdict(list)  # of the replies that were kept, by role
+    ages = defaultdict(list)  # of the replies that were kept, by role
     for exact in filter(None, map(_EXACT.fullmatch, old.flags)):
         ages[exact[1]].append(int(exact[2]))
     tools = [

@@ -103,13 +103,13 @@ def earned(trades: Sequence[Trade], at: Placed, path: TradedBars, days: ndarray,
     open_ = (last >= 0) & (done == last)
     i, mark = np.maximum(last, 0), path.closes[np.maximum(seen, 0)]
     floating = sign[i] * quantity[i] * (mark - bought[i]) - paid_in[i]
-    return np.asarray(realized[done] + np.where(open_, floating, 0.0))
+    return realized[done] + np.where(open_, floating, 0.0)
 
 
 def _slipped(price: ndarray, sign: ndarray, quantity: ndarray, costs: Costs) -> ndarray:
     """Move the price against the order, as `simulation.account` does."""
     impact = float(costs.impact_bps_per_million) * quantity * price / 1e6
-    return np.asarray(price * (1 + sign * (float(costs.half_spread_bps) + impact) / 1e4))
+    return price * (1 + sign * (float(costs.half_spread_bps) + impact) / 1e4)
 
 
 def standing(returns: ndarray, seeds: ndarray, trades: int) -> Chance:
@@ -126,9 +126,9 @@ def standing(returns: ndarray, seeds: ndarray, trades: int) -> Chance:
 
 def returns_of(equity: ndarray) -> ndarray:
     """Return the returns between the points of an equity curve, or of each row of curves."""
-    return np.asarray(equity[..., 1:] / equity[..., :-1] - 1)
+    return equity[..., 1:] / equity[..., :-1] - 1
 
 
 def total_pct(returns: ndarray) -> ndarray:
     """Compound returns, or each row of them, into percent."""
-    return np.asarray(np.prod(1 + returns, axis=-1) - 1) * 100
+    return (np.prod(1 + returns, axis=-1) - 1) * 100

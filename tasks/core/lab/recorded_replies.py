@@ -86,7 +86,7 @@ async def decide_again(
     """
     old = [record.decided for record in records]
     typed = [record.replace(decided=old_records.with_trail(record.decided, record.as_of)) for record in records]
-    again: list[Answer] = []
+    again = []
     for laddered in dict.fromkeys((not any(map(old_records.stood, old)), False)):  # a comparison asks without a ladder
         answers = await decider_of(typed, strategy, prompt_of, plain, laddered).decide(questions)
         again = [_as_observed(*each) for each in zip(answers, old, strict=True)]

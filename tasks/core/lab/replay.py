@@ -102,7 +102,7 @@ class Replayer:
 
         From all candles first; where that differs, from the very bars that were seen, if those were not all.
         """
-        results: list[Replayed] = []
+        results = []
         try:
             records = [replayable(record) for record in cycles]
             strategies = [self.strategy(record) for record in records]

@@ -117,7 +117,7 @@ def sharpe_gap(mine: ndarray, theirs: ndarray, level: float = LEVEL) -> Interval
 def _as_mean(values: ndarray) -> ndarray:
     """Return the series whose mean is the Sharpe ratio of `values` and varies as that does (the delta method)."""
     z, ratio = (values - values.mean()) / values.std(), float(sharpe_of(values))
-    return np.asarray(ratio + z - ratio / 2 * (z**2 - 1))
+    return ratio + z - ratio / 2 * (z**2 - 1)
 
 
 def moments(returns: ndarray) -> Moments | None:

@@ -143,7 +143,7 @@ def detect(
     features: Mapping[str, pd.DataFrame], anchors: pd.DataFrame, thresholds: EventThresholds
 ) -> list[tuple[int, str, str, str]]:
     """Run every rule; return (close time in s, rule, timeframe, up|down), ascending."""
-    events: list[tuple[int, str, str, str]] = []
+    events = []
     for timeframe in {tf: None for _, _, tfs in RULES for tf in tfs}:
         frame = features.get(timeframe)
         if frame is None or frame.empty:

@@ -127,7 +127,7 @@ class Market:
         return tuple(self._reason(*event) for event in self.events[low:high])
 
     def _reason(self, at_s: int, rule: str, timeframe: str, detail: str) -> Reason:
-        at = datetime.fromtimestamp(at_s, tz=UTC)
+        at = datetime.fromtimestamp(at_s, UTC)
         mark = f"{rule}|{self.symbol}|{timeframe}|{detail}|{at:%Y-%m-%dT%H:%M}"
         return Reason.trusted(
             rule=rule, symbol=self.symbol, timeframe=timeframe, detail=detail, as_of=at, fingerprint=mark

@@ -85,7 +85,7 @@ def read(market: "Market", closes: ndarray) -> list[Moment]:
     at = np.array(list(rows.values()), dtype=int).reshape(len(rows), len(closes)).T.tolist()
     by_time = zip(*views.values(), strict=True)
     anchors, roles = [HtfAnchors()] * len(closes), _roles(market, rows, len(closes))
-    votes: list[dict[str, Any]] = [dict.fromkeys(("alignment", "momentum", "volume", "vwap"))] * len(closes)
+    votes = [dict.fromkeys(("alignment", "momentum", "volume", "vwap"))] * len(closes)
     if "15m" in rows:
         votes = _dicts({name: np.where(rows["15m"] >= 0, of[rows["15m"]], np.nan) for name, of in market.votes.items()})
     if "5m" in rows:

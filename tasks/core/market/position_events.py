@@ -64,6 +64,6 @@ def _reason(rule: str, position: Position, detail: str, at_s: int) -> Reason:
         symbol=position.symbol,
         timeframe="5m",
         detail=detail,
-        as_of=datetime.fromtimestamp(int(at_s), tz=UTC),
+        as_of=datetime.fromtimestamp(int(at_s), UTC),
         fingerprint=f"{rule}|{position.position_id}|{detail}",
     )

@@ -65,7 +65,7 @@ def _fee(fill: Fill) -> str:
 def summary_line(record: CycleRecord) -> str:
     """Return the cycle as one line of key=value, for logs and the command line."""
     decided, verdict = record.decided, record.verdict
-    facts: JsonObject = {
+    facts = {
         "symbol": record.symbol,
         "as_of": record.as_of.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "status": record.status.value,

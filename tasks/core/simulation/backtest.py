@@ -65,7 +65,6 @@ from tasks.core.types import (
     Pause,
     PendingEntry,
     Position,
-    PositionSide,
     Question,
     Strategy,
     Verdict,
@@ -573,7 +572,7 @@ class Backtest:
 
 def _entry(order: Order | OrderIntent, price: Decimal) -> PendingEntry:
     """Return an entry that has not filled; one at market is reckoned at `price`."""
-    side: PositionSide = "long" if order.side == "buy" else "short"
+    side = "long" if order.side == "buy" else "short"
     return PendingEntry.of(order, side=side, price=order.price or price)
 
 

@@ -45,7 +45,7 @@ class Grid:
     n: int
 
     def closes_at(self, k: int) -> datetime:
-        return datetime.fromtimestamp(self.start_s + (k + 1) * STEP, tz=UTC)
+        return datetime.fromtimestamp(self.start_s + (k + 1) * STEP, UTC)
 
     def index(self, at: datetime) -> int:
         """Return the first bar that closes at or after `at`."""

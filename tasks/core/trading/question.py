@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal
 
 from tasks.core.decision.memory import Remembered
 from tasks.core.market import orderbook
@@ -122,7 +121,7 @@ def risk_view(state: AccountState, limits: Limits, digest: TradeDigest | None, a
     daily = None if not start else float((state.equity / start - 1) * 100)
     drawdown = None if not peak else float((1 - state.equity / max(peak, state.equity)) * 100)
     score = None if digest is None else digest.recent_performance_score
-    mode: Literal["normal", "tighten", "pause"] = "normal"
+    mode = "normal"
     if state.halt or (state.paused_until is not None and state.paused_until > as_of):
         mode = "pause"
     elif losing(state, limits) or (score is not None and score < -0.5):

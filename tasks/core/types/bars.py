@@ -21,7 +21,7 @@ def duration(timeframe: str) -> timedelta:
 def floor_time(at: datetime, timeframe: str) -> datetime:
     """Return the latest close of `timeframe` that is not after `at` (UTC; days start at 00:00)."""
     seconds = SECONDS[timeframe]
-    return datetime.fromtimestamp(int(at.timestamp()) // seconds * seconds, tz=UTC)
+    return datetime.fromtimestamp(int(at.timestamp()) // seconds * seconds, UTC)
 
 
 def day_start(at: datetime) -> datetime:

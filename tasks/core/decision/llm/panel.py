@@ -90,7 +90,7 @@ class _Sitting:
 
     def _best(self, proposals: Mapping[str, Proposal], agreed: Consensus) -> OpenLong | OpenShort | None:
         """Return the proposal with the highest expected R among those that keep their rules."""
-        entries: dict[str, OpenLong | OpenShort] = {}
+        entries = {}
         for role, proposal in proposals.items():
             if proposal.signal == "none":
                 continue

@@ -96,7 +96,7 @@ def read_targets(reply: PortfolioReply | Unusable, asked: Sequence[str]) -> tupl
     """Return each asked instrument's answer, and a flag for each other one that the reply has an entry about."""
     if isinstance(reply, Unusable):
         return dict.fromkeys(asked, reply), ()
-    answers: Answers = dict.fromkeys(asked)
+    answers = dict.fromkeys(asked)
     names = Counter(_name(entry) for entry in reply.decisions)
     for entry in reply.decisions:
         if (name := _name(entry)) in answers:
@@ -164,7 +164,7 @@ def _enter(target: Target, question: Question, wanted: Decimal, held: Decimal) -
 
 def _act(target: Target, symbol: str, note: str = "", **fields: object) -> Parsed:
     """Build the action; its own bounds refuse what no decision may have."""
-    told: JsonObject = {
+    told = {
         "confidence": target.confidence, "comment": note or target.rationale,
         "reasoning": f"{target.rationale} [{note}]" if note else target.rationale,
     }  # fmt: skip

@@ -211,7 +211,7 @@ def fit(text: str, budget: int) -> tuple[str, bool]:
 
 def shown(call: ToolCall) -> str:
     """Write an answer as the model sees it: one line of JSON, its request first, then the response or the error."""
-    head: JsonObject = {"tool": call.tool, "parameters": call.parameters}
+    head = {"tool": call.tool, "parameters": call.parameters}
     head |= {"flags": call.flags} if call.flags else {}
     if call.error:
         return compact(head | {"error": call.error})
