@@ -59,9 +59,9 @@ class Cycle:
         # a dry run is a strategy of its own: it takes no bar and no reason from the real one
         dry = f"{strategy.name}/dry-run/{request.decider}"
         self.acting = strategy.called(dry, strategy.decider) if request.dry_run else strategy
-        self.record = CycleRecord(
-            cycle_id=orders.cycle_id(self.acting.name, symbol, as_of), strategy=self.acting.name, symbol=symbol,
-            as_of=as_of, trigger=request.trigger, decider=request.decider,
+        self.record = CycleRecord.of(
+            request, cycle_id=orders.cycle_id(self.acting.name, symbol, as_of), strategy=self.acting.name,
+            symbol=symbol, as_of=as_of,
         )  # fmt: skip
         self.last: Decimal | None = None
         self._leases = leases

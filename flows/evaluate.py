@@ -48,11 +48,10 @@ def plan_work(request: ComparisonRequest) -> Work:
     if request.mask and request.news:
         log().warning("--news: headlines name coins and dates, so masked replays are told none of them")
     s, chosen = settings(), variants.variants(request.deciders, request.models, request.cutoffs, settings())
-    files = ReplayFiles(
+    files = ReplayFiles.of(
+        request,
         candles=sorted(request.candles.items()),
         funding=request.funding.items(),
-        news=request.news,
-        instruments=request.instruments,
         calendar=str(s.calendar or ""),
     )
     seen = parallel_backtests.treated(files.candles, "raw", None, s.events)

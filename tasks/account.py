@@ -54,9 +54,8 @@ def account_state(
     day = kept.positions.closed(name, since=as_of - timedelta(days=1), limit=None)  # all: what they lost is added up
     lately = max(day, kept.positions.closed(name, limit=RECENT), key=len)
     decided_at = kept.cycles.decided_at(name, symbol, as_of)
-    return AccountState(
-        equity=balance.equity,
-        available=balance.available,
+    return AccountState.of(
+        balance,
         peak_equity=max(balance.equity, last.peak) if last else balance.equity,
         day_start_equity=today[0].equity if today else balance.equity,
         day_peak_equity=max([balance.equity, *(point.equity for point in today)]),

@@ -22,11 +22,8 @@ def list_(as_json: bool) -> None:
     for prompt in list_prompts():
         names = known.get(prompt.name, {})
         named = sorted(alias for alias, to in names.items() if to.version == prompt.version)
-        if as_json:
-            row = {"name": prompt.name, "version": prompt.version, "sha256": prompt.sha256, "aliases": named}
-            emit(row, as_json=True)
-        else:
-            echo(f"{prompt.name:<12} {prompt.version}  {prompt.sha256[:12]}  {' '.join(named)}".rstrip())
+        text = f"{prompt.name:<12} {prompt.version}  {prompt.sha256[:12]}  {' '.join(named)}".rstrip()
+        say(text, as_json, name=prompt.name, version=prompt.version, sha256=prompt.sha256, aliases=named)
 
 
 @prompts.command()
@@ -108,12 +105,9 @@ def history(role: str | None, as_json: bool) -> None:
     from tasks.connections import store
 
     for move in store().prompts.moves(role):
-        if as_json:
-            emit(move, as_json=True)
-        else:
-            why = f"  {move.reason}" if move.reason else ""
-            echo(f"{move.at:%Y-%m-%d %H:%M} {move.kind:<12} {move.role} {move.alias} {move.previous or '-'} -> "
-                       f"{move.version} by {move.who}{why}")  # fmt: skip
+        why = f"  {move.reason}" if move.reason else ""
+        moved = f"{move.role} {move.alias} {move.previous or '-'} -> {move.version} by {move.who}{why}"
+        say(f"{move.at:%Y-%m-%d %H:%M} {move.kind:<12} {moved}", as_json, **dict(move))
 
 
 COMMANDS = (prompts,)

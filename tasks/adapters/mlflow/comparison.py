@@ -49,7 +49,7 @@ def log_comparison(
         server.log(parent, overall, params)
         server.client.log_artifact(parent, str(folder / "report.html"))
         for variant, row in zip(variants, found.rows, strict=True):
-            own = {"decider": variant.decider, "model": variant.model, "prompt": variant.prompt}
+            own = variant.model_dump(include={"decider", "model", "prompt"})
             labels = {**tags, **_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
             child = server.create_run(_run_name(variant), labels).info.run_id
             server.log(child, _metrics(row, found), {**params, **own})

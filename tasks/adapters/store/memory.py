@@ -40,9 +40,7 @@ class MemoryRepository(Repository):
         query = _earlier(strategy, symbol, before).add_columns(DecisionRow.decided)
         query = query.where(CycleRow.as_of >= since, DecisionRow.rung.in_(("primary", "failover", "cheap")))
         rows = self.rows(query.where(DecisionRow.source.like("llm:%")))
-        return [
-            KeptDecision(as_of=row.as_of, decided=row.decided, vector=_vector(row), reasons=row.reasons) for row in rows
-        ]
+        return [KeptDecision.of(row, vector=Vector.of(row)) for row in rows]
 
     def remembered(
         self, strategy: str, decider: str, prompt: PromptRef | None, symbol: str, as_of: datetime
@@ -77,9 +75,4 @@ def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | N
 
 
 def _one(row: Any) -> Earlier:
-    fields = ("as_of", "action", "confidence", "reasons", "outcome_r")
-    return Earlier(Past.model_validate({name: getattr(row, name) for name in fields}), _vector(row))
-
-
-def _vector(row: Any) -> Vector:
-    return Vector(spec=row.spec, values=row.values)
+    return Earlier(Past.of(row), Vector.of(row))

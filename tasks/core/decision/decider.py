@@ -64,10 +64,7 @@ class AskingDecider:
         seconds: float = inf, role: str = "",
     ) -> tuple[ModelCall, T | Unusable]:  # fmt: skip
         """Ask one role, at most for `seconds`; return the call, and what its reply says or why it cannot be used."""
-        began, request = (
-            asyncio.get_running_loop().time(),
-            ModelRequest(role or prompt.name, prompt.ref, messages, schema),
-        )
+        began, request = loop_time(), ModelRequest(role or prompt.name, prompt.ref, messages, schema)
         call = await within_deadline(self.model.ask(request), seconds)
         if call is None:  # cut off: what was asked is kept all the same
             call = request.call("", error="timeout", latency_ms=elapsed_ms(began))
@@ -121,9 +118,9 @@ def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str = "") -
     else:
         decision = parsed.replace(source=source or f"llm:{call.model}")
         trail, errors = call.tried(), call.attempts
-    return Answer(
-        decision=decision, source=decision.source, rung=trail[-1].rung, model=call.model, latency_ms=call.latency_ms,
-        errors=errors, trail=trail, **spent([call]),
+    return Answer.of(
+        call, decision=decision, source=decision.source, rung=trail[-1].rung, errors=errors, trail=trail,
+        **spent([call]),
     )  # fmt: skip
 
 

@@ -136,7 +136,9 @@ class Pair(Dto):
 
     def less(self, label: str) -> "Pair":
         """Return the pair as the other one less `label`."""
-        return self if self.b == label else Pair(a=self.b, b=self.a, daily_bps=-self.daily_bps, sharpe=-self.sharpe)
+        if self.b == label:
+            return self
+        return Pair(a=self.b, b=self.a, daily_bps=self.daily_bps.scaled(-1), sharpe=self.sharpe.scaled(-1))
 
 
 class Leakage(Dto):

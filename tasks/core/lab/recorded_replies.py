@@ -223,7 +223,7 @@ class RecordedCache:
     def __init__(self, records: Sequence[Replayable]) -> None:
         self.records, trail = {record.symbol: record for record in records}, records[0].decided.trail
         shut = next((rung for rung in trail if rung.why is Why.BREAKER_OPEN), None)
-        self.breaker = BreakerState(errors=shut.errors, retry_at=shut.retry_at) if shut else BreakerState()
+        self.breaker = BreakerState.of(shut) if shut else BreakerState()
 
     def now(self) -> datetime:
         """Return when it was decided, as far as the breaker can tell."""

@@ -34,7 +34,7 @@ _NORMAL = NormalDist()
 class Interval(Dto):
     """An estimate with its confidence interval; None where there was too little to say.
 
-    effective_n: independent periods that would say as much; block: periods that say as much as one of those.
+    effective_n: independent periods that would say as much.
     """
 
     estimate: float | None
@@ -42,11 +42,7 @@ class Interval(Dto):
     high: float | None = None
     p_value: float | None = None  # two-sided, that the true value is 0
     n: int = 0
-    block: float | None = None
     effective_n: float | None = None
-
-    def __neg__(self) -> "Interval":
-        return self.scaled(-1)
 
     def scaled(self, factor: float) -> "Interval":
         """Return the interval of `factor` times the value."""
@@ -94,7 +90,7 @@ def interval(values: ndarray, level: float = LEVEL) -> Interval:
     if n < 2 or not np.ptp(values):
         return Interval(estimate=estimate, n=n, effective_n=n if n < 2 else None)
     effective, cosines = effective_n(values), max(2, int(COSINES * n ** (2 / 3)))
-    found = Interval(estimate=estimate, n=n, block=n / effective, effective_n=effective)
+    found = Interval(estimate=estimate, n=n, effective_n=effective)
     if n < FEWEST or effective < 2 * cosines:
         return found
     from scipy.special import stdtr, stdtrit  # slow to import
@@ -106,12 +102,12 @@ def interval(values: ndarray, level: float = LEVEL) -> Interval:
     return found.replace(low=estimate - reach, high=estimate + reach, p_value=beyond)
 
 
-def sharpe_gap(mine: ndarray, theirs: ndarray, level: float = LEVEL) -> Interval:
+def sharpe_gap(mine: ndarray, theirs: ndarray) -> Interval:
     """Return the difference of the Sharpe ratios of paired series; no estimate where one of them has none."""
     ratios = daily_sharpe(mine), daily_sharpe(theirs)
     if None in ratios:
         return Interval(estimate=None, n=len(mine))
-    return interval(_as_mean(mine) - _as_mean(theirs), level)
+    return interval(_as_mean(mine) - _as_mean(theirs))
 
 
 def _as_mean(values: ndarray) -> ndarray:
@@ -156,7 +152,6 @@ class Overfit(Dto):
     splits: int
     variants: int  # that ever earned or lost anything
     loss: float  # share of splits in which that pick loses money in the other half
-    median_logit: float
 
 
 def overfitting(returns: ndarray, blocks: int = BLOCKS) -> Overfit | None:
@@ -182,7 +177,7 @@ def overfitting(returns: ndarray, blocks: int = BLOCKS) -> Overfit | None:
     logits = np.log(share / (1 - share))
     return Overfit(
         pbo=float(np.mean(logits < 0) + np.mean(logits == 0) / 2), splits=len(chosen), variants=variants,
-        loss=float(np.mean(theirs < 0)), median_logit=float(np.median(logits)),
+        loss=float(np.mean(theirs < 0)),
     )  # fmt: skip
 
 

@@ -50,4 +50,4 @@ def of_missed(closes: Sequence[datetime]) -> list[Alert]:
 
 def of_protection(findings: Sequence[Finding]) -> list[Alert]:
     """Tell what `protect` found wrong, once for each kind and symbol."""
-    return [Alert(kind=finding.kind, key=finding.symbol, text=finding.text) for finding in findings]
+    return [Alert.of(finding, key=finding.symbol) for finding in findings]

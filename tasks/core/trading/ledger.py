@@ -45,18 +45,16 @@ def open_position(intent: OrderIntent, fill: Fill, strategy: str, cycle_id: str,
     """
     if fill.client_order_id != intent.client_order_id or fill.side != intent.side:
         raise LedgerMismatch(f"fill {fill.fill_id} ({fill.side}) is not of {intent.client_order_id}; reconcile")
-    flat = Position(
+    flat = Position.of(
+        intent,
         position_id=name,
         strategy=strategy,
         cycle_id=cycle_id,
-        symbol=intent.symbol,
         side="long" if intent.side == "buy" else "short",
         quantity=ZERO,
         entry_quantity=ZERO,
         avg_price=fill.price,
         initial_stop=intent.stop,
-        stop=intent.stop,
-        target=intent.target,
         opened_at=fill.at,
         first_price=fill.price,
         risk=ZERO,
@@ -163,18 +161,13 @@ def outcome(position: Position) -> Outcome:
     if position.closed_at is None or position.exit_price is None:
         raise ValueError(f"{position.position_id} still holds {position.quantity} {position.symbol}; close it first")
     entry, pnl = _entry_price(position, position.exit_price), position.realized_pnl - position.fees
-    return Outcome(
-        cycle_id=position.cycle_id,
-        position_id=position.position_id,
-        symbol=position.symbol,
+    return Outcome.of(
+        position,
         entry_price=entry,
-        exit_price=position.exit_price,
         pnl=pnl,
         pnl_pct=pnl * HUNDRED / (entry * position.entry_quantity),
         outcome_r=pnl / position.risk if position.risk else None,
-        fees=position.fees,
         hold_seconds=int((position.closed_at - position.opened_at).total_seconds()),
-        closed_at=position.closed_at,
     )
 
 

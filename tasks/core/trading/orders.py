@@ -96,15 +96,13 @@ def plan(
         return ()
     if isinstance(decision, ENTRIES) and (side := decision.side or (position.side if position else None)):
         limit = decision.entry.type == "limit"
-        intent = OrderIntent(
+        intent = OrderIntent.of(
+            verdict,
             client_order_id=client_order_id(cycle_id, "e0", strategy.rules),
             symbol=decision.symbol,
             side="buy" if side == "long" else "sell",
             type=OrderType.LIMIT if limit else OrderType.MARKET,
-            quantity=verdict.quantity,
             price=verdict.price if limit else None,
-            stop=verdict.stop,
-            target=verdict.target,
             expires_at=as_of + timedelta(minutes=strategy.limits.limit_entry_minutes) if limit else None,
         )
     elif position is not None and decision.action in _REDUCING:

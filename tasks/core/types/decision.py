@@ -192,10 +192,9 @@ class ModelCall(Dto):
 
     def _alone(self) -> Rung:
         failed = Why.LATE if self.error == "timeout" else Why.PROVIDER_ERROR
-        return Rung(
-            rung="failover" if self.attempts and not self.error else "primary", source=f"llm:{self.model}",
-            why=failed if self.error else Why.ANSWERED, role=self.role, latency_ms=self.latency_ms,
-            cost_usd=self.cost_usd, tokens=self.tokens_in + self.tokens_out,
+        return Rung.of(
+            self, rung="failover" if self.attempts and not self.error else "primary", source=f"llm:{self.model}",
+            why=failed if self.error else Why.ANSWERED, tokens=self.tokens_in + self.tokens_out,
         )  # fmt: skip
 
 

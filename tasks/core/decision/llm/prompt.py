@@ -31,10 +31,9 @@ class _FrontMatter(Dto):
 
 
 class Prompt(Dto):
-    """One version of a role's prompt; `reply_schema` names what the model is asked to answer."""
+    """One version of a role's prompt."""
 
     ref: PromptRef
-    reply_schema: str
     variables: tuple[str, ...]
     system: str
     user: str
