@@ -57,7 +57,7 @@ async def reconcile() -> dict[str, Any]:
         for position in (p for p in at_venue if p.stop is None):
             with tried(f"booking {position.symbol} first"):  # ours may be closed, and this a person's by now
                 changed += await stage.booked(position.symbol)
-        wrong += await _watch_stops(tried, stage.stops_wanted(at_venue))
+        wrong += await _watch_stops(tried, await stage.stops_wanted(at_venue))
     reached("stops_watched")
     with tried("clock"):
         now = await fetch.venue_now()

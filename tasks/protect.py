@@ -46,10 +46,18 @@ async def booked(symbol: str) -> list[Position]:
     return await answered(lambda: ledger.book_fills.fn(symbol), f"fills of {symbol}", ledger.PAUSES)
 
 
-def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
-    """Return what is to be done about positions without a stop, from what the venue says alone."""
+async def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
+    """Return what is to be done about positions without a stop, from what the venue says alone.
+
+    An entry that was being sent when its process died made none of them unless the venue has it.
+    """
     ours = ledger.view(*(position.symbol for position in at_venue if position.stop is None))
-    return list(ledger.actions(ours, positions=tuple(at_venue)))
+    sent = [own for own in ours.intents if own.state != "sending" or await _is_at_venue(own.intent)]
+    return list(ledger.actions(ours.replace(intents=tuple(sent)), positions=tuple(at_venue)))
+
+
+async def _is_at_venue(intent: OrderIntent) -> bool:
+    return await venue().find_order(intent.symbol, intent.client_order_id) is not None
 
 
 @stage(task_run_name="watchdog-{wanted.symbol}", retries=0)
@@ -119,7 +127,7 @@ async def stop_at_once(symbol: str) -> None:
     """
     booked = ledger.open_in(symbol)
     at_venue = [] if booked else [position for position in await venue_positions.fn() if position.symbol == symbol]
-    for wanted in stops_wanted(at_venue):
+    for wanted in await stops_wanted(at_venue):
         if isinstance(wanted, SetStop) and (done := await restore_stop.fn(wanted)):
             log().error("protect %s", done.text)
     for position in booked:

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from unittest.mock import patch
 
-from tasks import execute, leases, protect
+from tasks import execute, leases, ledger, protect
 from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
-from tasks.core.trading import followups
+from tasks.core.trading import followups, reconcile
 from tasks.core.trading import ledger as books
-from tasks.core.types import Lease, Order, OrderIntent
+from tasks.core.types import Lease, LedgerView, Order, OrderIntent, OwnIntent, Position, VenuePosition
 
 MOST = 300  # seeds
 
@@ -101,7 +101,62 @@ def day_off_by_one() -> Iterator[None]:
         yield
 
 
+# --- what simulations found in the code as it was, taken back
+
+
+@contextmanager
+def stop_before_booking() -> Iterator[None]:
+    """A stop is set from what the venue holds alone: ours may have closed, and this be a person's."""
+
+    async def booked(_symbol: str) -> list[Position]:
+        return []
+
+    with patch.object(protect, "booked", booked):
+        yield
+
+
+@contextmanager
+def unsent_entry_explains() -> Iterator[None]:
+    """An entry that was written down and never sent explains a position."""
+    real = reconcile._unbooked_entries
+
+    def entries(view: LedgerView, at_venue: VenuePosition) -> list[OwnIntent]:
+        sent = [own.replace(state="sending") if own.state == "persisted" else own for own in view.intents]
+        return real(view.replace(intents=tuple(sent)), at_venue)
+
+    with patch.object(reconcile, "_unbooked_entries", entries):
+        yield
+
+
+@contextmanager
+def sent_again_at_once() -> Iterator[None]:
+    """A request without an answer is followed by another as soon as the venue knows of no order."""
+    with patch.object(execute, "IN_FLIGHT_S", 0.0):
+        yield
+
+
+@contextmanager
+def only_todays_symbols() -> Iterator[None]:
+    """Nothing is looked for in a symbol that is traded no more."""
+    real = ledger.symbols_of_ours
+
+    def symbols(*_: object) -> tuple[str, ...]:
+        return real()
+
+    with patch.object(ledger, "symbols_of_ours", symbols):
+        yield
+
+
+FOUND = (stop_before_booking, unsent_entry_explains, sent_again_at_once, only_todays_symbols)
 ALL: dict[str, Callable[[], AbstractContextManager[None]]] = {
     each.__name__: each
-    for each in (no_look_up, flattened_on_busy, fill_booked_twice, lease_skipped, followup_forgotten, day_off_by_one)
+    for each in (
+        no_look_up,
+        flattened_on_busy,
+        fill_booked_twice,
+        lease_skipped,
+        followup_forgotten,
+        day_off_by_one,
+        *FOUND,
+    )
 }

@@ -153,6 +153,8 @@ class World:
         """A minute where something is not as it should be, else until after some 5m close."""
         seconds = self.luck.weighted(f"{self.visit}/gap", GAPS_S)
         now = self.clock.venue_time
+        if "restored" in self.happens:  # what it lost is looked for over two days
+            seconds = min(seconds, 12 * HOUR_S)
         if self.visit > 1 and invariants.is_exposed(self):
             await self._pass(60)
         else:
@@ -163,6 +165,8 @@ class World:
         await asyncio.sleep(seconds)
         self.exchange.catch_up()
         self.exchange.settle(changed=True)
+        for symbol in sorted(self.beside):
+            self._left_alone(symbol)
         now, naked = self.loop.time(), {p.symbol for p in invariants.ours(self) if p.stop is None}
         self._naked_since = {symbol: self._naked_since.get(symbol, now) for symbol in naked}
         self.told.naked_s = max([self.told.naked_s, *(now - since for since in self._naked_since.values())])
@@ -174,7 +178,8 @@ class World:
         self.happens = set()
         for k in range(EVENTS_AT_ONCE):
             name = f"{n}/event{k}"
-            if event := luck.fault(name, EVENTS, EVENT_RATE):
+            event = luck.fault(name, EVENTS, EVENT_RATE)
+            if event and event not in self.happens:
                 self.happens.add(event)
                 self.tell(f"event {event}")
                 self._begin_event(event, name)
@@ -242,6 +247,16 @@ class World:
         elif not any(is_ours(order.client_order_id) for order in account.open_orders(symbol)):
             self._person_order(symbol, side * amount)
 
+    def _left_alone(self, symbol: str) -> None:
+        """Notice where what was ours beside a person's is gone; a stop for the whole position takes theirs along."""
+        held, had = self.exchange.account.position(symbol), self.person[symbol]
+        now = ZERO if held is None else held.quantity * (1 if held.side == "long" else -1)
+        if now == 0 or (now * had > 0 and abs(now) <= abs(had)):
+            self.beside.discard(symbol)
+            self.person[symbol] = now
+            if not now:
+                self.person.pop(symbol)
+
     def _person_leaves(self, symbol: str) -> None:
         """Take off what is theirs, as far as an exit of ours has not taken it along."""
         held, had = self.exchange.account.position(symbol), self.person[symbol]
@@ -270,9 +285,9 @@ class World:
         n, luck, now = self.visit, self.luck, self.clock.venue_time
         stories: list[tuple[str, Story]] = [("protect", reconcile)]
         if now - floor_time(now, "5m") < timedelta(seconds=60):
-            stories += [("trade", self._trade("schedule"))]
+            stories += [("trade", self._trade("schedule")), ("protect.after", reconcile)]
             if luck.draw(f"{n}/watch") < 0.15:
-                stories = [("watch", look), ("trade", self._trade("event")), *stories[:1]]
+                stories = [("watch", look), ("trade", self._trade("event")), ("protect", reconcile)]
             if luck.draw(f"{n}/settle") < 0.1:
                 stories += [("settle", settle_all)]
         workers = ("a", "b") if "two workers" in self.happens else ("a",)
