@@ -34,14 +34,14 @@ from tests.simulation.venue import SimulatedVenue
 
 LOTS = {"BTC/USDT:USDT": Decimal("0.001"), "ETH/USDT:USDT": Decimal("0.01")}
 FIRST_DAY, DAYS = datetime(2024, 12, 1, tzinfo=UTC), 20  # a world begins on one of these
-LIVED = 8.0  # days
+LIVED = 16.0  # days
 MARKETS = 4  # seeds of markets; worlds share them, as making one takes a second
 QUIET_S = (100, 100, 100, 900, 101)  # between looks: nothing is late any more, then patience and waiting are over
 QUIET_EVERY = 12  # visits
 DEATHS = 9  # of one story at one visit, at most
 HOUR_S = 3600
 GAPS_S = {  # from a visit to the next, by how often relative to each other
-    300: 2.0, 900: 2.0, HOUR_S: 3.0, 4 * HOUR_S: 3.0, 12 * HOUR_S: 3.0, 36 * HOUR_S: 2.0, 96 * HOUR_S: 1.0,
+    300: 2.0, 900: 2.0, HOUR_S: 3.0, 4 * HOUR_S: 3.0, 12 * HOUR_S: 3.0, 36 * HOUR_S: 2.0, 96 * HOUR_S: 1.0, 240 * HOUR_S: 1.0,
 }  # fmt: skip
 RATES = {0.0: 4.0, 0.01: 4.0, 0.05: 2.0, 0.2: 1.0}  # how often calls go wrong at a visit
 KILLS = {0.0: 2.0, 0.02: 2.0, 0.1: 3.0, 0.4: 3.0}  # how often a process dies at a crash point, at a visit
