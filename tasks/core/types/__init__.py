@@ -1,130 +1,16 @@
 """The DTOs every room shares. Whoever is outside this room imports them from here, whichever file they are in."""
 
-from tasks.core.types.alert import Alert, AlertKind
-from tasks.core.types.bars import COLUMNS, SECONDS, TIMEFRAMES, Timeframe, day_start, duration, floor_time
-from tasks.core.types.base import (
-    ZERO,
-    Dto,
-    Exact,
-    Json,
-    JsonObject,
-    Price,
-    Quantity,
-    Utc,
-    aware_utc,
-    bounded,
-    exact_sum,
-    first_error,
-    fits,
-    read_dto,
-)
-from tasks.core.types.decision import (
-    ACTIONS,
-    CLASSES,
-    DECISION,
-    ENTRIES,
-    HELD,
-    MAY_AS_FALLBACK,
-    Add,
-    Answer,
-    CloseAll,
-    ClosePartial,
-    Decision,
-    Entry,
-    Hold,
-    ModelCall,
-    MoveStop,
-    OpenLong,
-    OpenShort,
-    Pause,
-    PromptRef,
-    Rung,
-    RungName,
-    SetTarget,
-    ToolCall,
-    Trim,
-    Why,
-    answered,
-    hold,
-)
-from tasks.core.types.limits import Budget, Costs, EventThresholds, Limits, Promotion, ToolLimits, ToolRates
-from tasks.core.types.orders import (
-    FINAL_STATES,
-    ONE,
-    VASTEST,
-    Balance,
-    Fill,
-    Instrument,
-    InstrumentTerms,
-    Kind,
-    Order,
-    OrderIntent,
-    OrderStatus,
-    OrderType,
-    PositionSide,
-    Side,
-    VenuePosition,
-)
-from tasks.core.types.portfolio import (
-    AccountState,
-    ClosedTrade,
-    HeldPosition,
-    PendingEntry,
-    Position,
-    r_at,
-    r_scale,
-    stop_distance,
-)
-from tasks.core.types.promotion import Criterion, Move
-from tasks.core.types.question import Question, Reason
-from tasks.core.types.reconcile import (
-    Action,
-    Adopt,
-    BookFills,
-    CancelOrder,
-    EndCycle,
-    EndIntent,
-    Finding,
-    Flatten,
-    KeepOrder,
-    LedgerView,
-    LookAgain,
-    OwnIntent,
-    SendAgain,
-    SetStop,
-    ToldFills,
-    VenueView,
-)
-from tasks.core.types.record import (
-    CycleRecord,
-    CycleStatus,
-    DataFailure,
-    EquityPoint,
-    Halt,
-    Inputs,
-    Lease,
-    Outcome,
-    PaperBookState,
-    ShadowDecision,
-    Trigger,
-)
-from tasks.core.types.snapshot import (
-    Confluence,
-    Constraints,
-    Headline,
-    HtfAnchors,
-    Memory,
-    News,
-    OrderBookView,
-    Past,
-    PositionView,
-    RiskView,
-    RoleInput,
-    RoleInputs,
-    Snapshot,
-    Swing,
-    TimeframeView,
-    TradeDigest,
-)
-from tasks.core.types.strategy import FIRST_RULES, Strategy, Told, hash_of
-from tasks.core.types.verdict import Check, Code, Verdict, check
+from tasks.core.types.alert import *
+from tasks.core.types.bars import *
+from tasks.core.types.base import *
+from tasks.core.types.decision import *
+from tasks.core.types.limits import *
+from tasks.core.types.orders import *
+from tasks.core.types.portfolio import *
+from tasks.core.types.promotion import *
+from tasks.core.types.question import *
+from tasks.core.types.reconcile import *
+from tasks.core.types.record import *
+from tasks.core.types.snapshot import *
+from tasks.core.types.strategy import *
+from tasks.core.types.verdict import *

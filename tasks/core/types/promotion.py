@@ -4,7 +4,7 @@ from typing import Literal
 
 from tasks.core.types.base import Dto, Utc
 
-Kind = Literal["promoted", "overridden", "pinned", "challenger", "refused", "rolled_back"]
+MoveKind = Literal["promoted", "overridden", "pinned", "challenger", "refused", "rolled_back"]
 
 
 class Criterion(Dto):
@@ -28,7 +28,7 @@ class Move(Dto):
     version: str
     sha256: str
     previous: str = ""
-    kind: Kind
+    kind: MoveKind
     who: str
     reason: str = ""
     evidence: str = ""
