@@ -71,7 +71,10 @@ def restore(settings: Settings, archive: Path) -> list[str]:
         for file in filter(Path.exists, files.values()):
             raise InputError(f"{file} exists: restore into an empty QUARTERDECK_HOME")
         for name, url in dumps.items():
-            _require_empty(name.removesuffix(".dump"), url)
+            with closing(Database(url)) as database, database.reading() as connection:
+                if inspect(connection).get_table_names():
+                    of = name.removesuffix(".dump")
+                    raise InputError(f"the database of {of} has tables: restore into an empty one")
         for name, url in dumps.items():
             if name in members:
                 _pg("pg_restore", url, "--no-owner", "--exit-on-error", "--single-transaction", str(members[name]))
@@ -91,12 +94,6 @@ def _save(name: str, url: str, to: Path) -> None:
                 source.backup(copy)
         except sqlite3.Error as e:
             raise TradingError(f"{file} could not be copied: {e}") from e
-
-
-def _require_empty(name: str, url: str) -> None:
-    with closing(Database(url)) as database, database.reading() as connection:
-        if inspect(connection).get_table_names():
-            raise InputError(f"the database of {name} has tables: restore into an empty one")
 
 
 def _file(url: str) -> Path:

@@ -24,7 +24,8 @@ from tasks.decide import first_answers, forget
 from tasks.settings import settings
 from tasks.stage import stage
 
-HORIZON = HORIZON_BARS * duration("5m")
+BAR = duration("5m")
+HORIZON = HORIZON_BARS * BAR
 WAITS = 12  # bars that a challenger's order waits for one with trades
 
 
@@ -87,23 +88,23 @@ async def _run_book(name: str, instruments: dict[str, Instrument], until: dateti
     kept, strategy = store(), settings().strategy
     stored, cash = kept.paper_books.get(strategy, name), settings().paper_cash
     before = stored or PaperBookState(state="", equity=cash, until=until - timedelta(hours=1))
-    n = min(5000, int((until - before.until) / duration("5m")))
+    n = min(5000, int((until - before.until) / BAR))
     if n <= 0:
         return before.equity
     account = SimulatedAccount(cash, instruments, settings().costs)
     if stored:
         account.load(stored.state)
-    step, began = duration("5m"), before.until - WAITS * duration("5m")
+    began = before.until - WAITS * BAR
     bars = {s: kept.candles.load(venue().name, s, "5m", until, n + WAITS).loc[began:] for s in instruments}
     answers = [
         each
-        for each in kept.shadow.between(strategy, name, began - step, until - step)
-        if each.symbol in bars and not (bars[each.symbol].loc[each.as_of : before.until - step, "volume"] > 0).any()
+        for each in kept.shadow.between(strategy, name, began - BAR, until - BAR)
+        if each.symbol in bars and not (bars[each.symbol].loc[each.as_of : before.until - BAR, "volume"] > 0).any()
     ]  # what is new, and what has found no bar with trades before
     due = [(each.as_of, each.symbol, each.intents) for each in answers]
     traded = {*account.wallet.holdings, *(each.symbol for each in (*account.open_orders(), *answers))}
     rates = await venue().funding_paid(sorted(traded), before.until, until)
-    account.pass_bars({s: frame.loc[before.until :] for s, frame in bars.items()}, step, due, rates)
+    account.pass_bars({s: frame.loc[before.until :] for s, frame in bars.items()}, BAR, due, rates)
     after = PaperBookState(state=account.dump(), equity=account.balance({}).equity, until=until)
     kept.paper_books.save(strategy, name, after, stored)  # another run was quicker: it passed the same bars over it
     return after.equity

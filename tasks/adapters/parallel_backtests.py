@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from pydantic import Field
 
 from tasks.adapters.deciders import build
 from tasks.adapters.files.calendar import read_calendar
@@ -102,10 +101,10 @@ class Job(Dto):
     strategy: Strategy
     window: BacktestWindow
     treatment: Treatment = "raw"
-    mask_key: str = Field("", description="of the masked treatments; empty: follows from the files' names")
+    mask_key: str = ""  # of the masked treatments; empty: follows from the files' names
     files: ReplayFiles
     latency_s: float = 0.0
-    samples: int = Field(0, description="bars of each kind, with an event and without, to measure the gate by")
+    samples: int = 0  # bars of each kind, with an event and without, to measure the gate by
 
     @property
     def mask(self) -> Mask | None:

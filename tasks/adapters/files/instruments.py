@@ -73,7 +73,8 @@ def _terms(path: Path, symbol: str, entry: Any) -> InstrumentTerms:
         terms = InstrumentTerms.model_validate(entry)
     except ValidationError as e:
         first = e.errors()[0]
-        key, value = first["loc"][0], _shown(first["input"])
+        key, value = first["loc"][0], first["input"]
+        value = str(value) if isinstance(value, Decimal) else json.dumps(value, default=str)[:60]
         if key not in MEANT:
             raise InputError(f"{where}: {key} is {value}: no such key; there are {', '.join(MEANT)}") from e
         raise InputError(f"{where}: {key} is {value}: give {MEANT[str(key)]}") from e
@@ -90,7 +91,3 @@ def _check_form(where: str, symbol: str, terms: InstrumentTerms) -> None:
         raise InputError(f"{where}: shorting is true: spot is never sold short; leave it out")
     if kind == "spot" and terms.max_leverage not in (None, 1):
         raise InputError(f"{where}: max_leverage is {terms.max_leverage}: spot has 1; leave it out")
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, Decimal) else json.dumps(value, default=str)[:60]

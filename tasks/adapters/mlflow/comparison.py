@@ -51,7 +51,9 @@ def log_comparison(
         for variant, row in zip(variants, found.rows, strict=True):
             own = variant.model_dump(include={"decider", "model", "prompt"})
             labels = {**tags, **_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
-            child = server.create_run(_run_name(variant), labels).info.run_id
+            version = variant.prompts[0].version if len(variant.prompts) == 1 else ""
+            # the prompt's version first: MLflow's list cuts names off at the end
+            child = server.create_run(f"{version} {variant.label}".strip(), labels).info.run_id
             server.log(child, _metrics(row, found), {**params, **own})
             server.client.log_artifacts(child, str(folder / comparison_report.file_name(variant.label)))
             for one in row.windows:  # as steps, so that MLflow draws them in order
@@ -64,12 +66,6 @@ def log_comparison(
             server.client.set_terminated(child)
         server.client.set_terminated(parent)
         return parent
-
-
-def _run_name(variant: Variant) -> str:
-    """Put the prompt's version first: MLflow's list cuts names off at the end."""
-    version = variant.prompts[0].version if len(variant.prompts) == 1 else ""
-    return f"{version} {variant.label}".strip()
 
 
 def _tags(variant: Variant) -> dict[str, str]:

@@ -48,7 +48,9 @@ class MemoryRepository(Repository):
         """Return what may be remembered of `symbol` at as_of: earlier decisions, and outcomes closed by then."""
         known = _earlier(strategy, symbol, as_of, with_outcome=False).where(DecisionRow.rung != "hold").limit(LAST)
         settled = _earlier(strategy, symbol, as_of, with_outcome=True).limit(COMPARED)
-        recent, ended = (tuple(map(_one, self.rows(query))) for query in (known, settled))
+        recent, ended = (
+            [Earlier(Past.of(row), Vector.of(row)) for row in self.rows(query)] for query in (known, settled)
+        )
         return Remembered(recent, ended, self.performance(strategy, decider, prompt, as_of))
 
     def performance(self, strategy: str, decider: str, prompt: PromptRef | None, as_of: datetime) -> Memory:
@@ -72,7 +74,3 @@ def _earlier(strategy: str, symbol: str, as_of: datetime, with_outcome: bool | N
         query = query.add_columns(OutcomeRow.outcome_r).join(OutcomeRow, known, isouter=not with_outcome)
     query = query.where(CycleRow.strategy == strategy, CycleRow.symbol == symbol, CycleRow.as_of < as_of)
     return query.order_by(CycleRow.as_of.desc())
-
-
-def _one(row: Any) -> Earlier:
-    return Earlier(Past.of(row), Vector.of(row))

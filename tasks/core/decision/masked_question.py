@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from tasks.core.types import Confluence, Dto, Past, Question, Reason, RoleInput, RoleInputs, Snapshot, TimeframeView
+from tasks.core.types import Confluence, Dto, Question, Reason, RoleInput, RoleInputs, Snapshot, TimeframeView
 
 LAST = 100.0  # every price is told as if this were the last close
 AT = datetime(2000, 1, 1, tzinfo=UTC)
@@ -34,7 +34,10 @@ def as_shown(question: Question) -> Question:
     last, held, memory = question.last_price, question.quantity, question.memory
     snapshot = _snapshot(question.snapshot, question.reasons)
     if memory is not None:
-        recent, similar = map(_outcomes, (memory.recent, memory.similar))
+        # what was decided and what came of it alone: a few times or reasons in a row name the day
+        recent, similar = (
+            tuple(_short(past, as_of=AT, reasons=()) for past in pasts) for pasts in (memory.recent, memory.similar)
+        )
         memory = _short(memory, recent=recent, similar=similar)
     return Question(
         snapshot=snapshot,
@@ -80,11 +83,6 @@ def _roles(inputs: RoleInputs, last: float | None, views: Mapping[str, Timeframe
     side = _near(swing and swing - last, SIDES)
     levels = {"ema50": LAST + trend * atr, "ema200": LAST, behind: side and LAST + side * atr}
     return RoleInputs(timeframes={"1h": RoleInput(adx=_near(hour.adx, ADX), **levels)})
-
-
-def _outcomes(pasts: Sequence[Past]) -> tuple[Past, ...]:
-    """Keep what was decided and what came of it: a few times or reasons in a row name the day."""
-    return tuple(_short(past, as_of=AT, reasons=()) for past in pasts)
 
 
 def _short(view: View, **changes: object) -> View:

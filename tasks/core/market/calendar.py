@@ -42,7 +42,7 @@ def _next_close(at: datetime) -> datetime:
 
 def sampled(cycle_id: str, share: float) -> bool:
     """Return whether a quiet cycle is asked about all the same: chosen by a hash of its id, the same on every run."""
-    drawn = int.from_bytes(hashlib.sha256(cycle_id.encode()).digest()[:8], "big") / 2**64
+    drawn = int.from_bytes(hashlib.sha256(cycle_id.encode()).digest()[:8]) / 2**64
     return drawn < share
 
 

@@ -122,15 +122,10 @@ def macd_hist(close: ndarray) -> ndarray:
     return line - _padded(signal, len(line))
 
 
-def _rsi(close: ndarray) -> ndarray:
-    """Return Wilder's RSI(14); unknown until the price has moved at all (TA-Lib says 0 there)."""
-    moved = np.maximum.accumulate(close != close[:1])
-    return np.where(moved, talib.RSI(close, 14), np.nan)
-
-
 def _momentum(c: Columns) -> None:
     close = c["close"]
-    c["rsi"] = _rsi(close)
+    moved = np.maximum.accumulate(close != close[:1])  # until then TA-Lib says 0, and it is unknown
+    c["rsi"] = np.where(moved, talib.RSI(close, 14), np.nan)
     c["rsi_slope"] = c["rsi"] - lag(c["rsi"])
     hist = macd_hist(close)
     before = lag(hist)

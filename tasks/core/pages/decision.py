@@ -18,7 +18,6 @@ from tasks.core.types import (
     Answer,
     CycleRecord,
     Decision,
-    Fill,
     HeldPosition,
     JsonObject,
     OpenLong,
@@ -39,7 +38,10 @@ def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str 
     """Write the page about one cycle; stages that did not happen are left out. chart: a picture's URL, our own."""
     reasons = [f"- {inert.markdown(str(reason))}{' (context)' if reason.context else ''}" for reason in record.reasons]
     failures = [(f.timeframe, f.expectation, f.count, "; ".join(f.rows)) for f in record.failures]
-    fills = [(f.at, f.side, f.quantity, f.price, _fee(f), f.liquidity) for f in record.fills]
+    fills = []
+    for f in record.fills:
+        fee = f"{plain(f.fee)} {f.fee_currency}{'' if is_valued(f) else ' (unvalued)'}"
+        fills.append((f.at, f.side, f.quantity, f.price, fee, f.liquidity))
     return (
         _joined(
             _headline(record),
@@ -56,10 +58,6 @@ def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str 
         )
         + "\n"
     )
-
-
-def _fee(fill: Fill) -> str:
-    return f"{plain(fill.fee)} {fill.fee_currency}{'' if is_valued(fill) else ' (unvalued)'}"
 
 
 def summary_line(record: CycleRecord) -> str:
@@ -80,7 +78,10 @@ def summary_line(record: CycleRecord) -> str:
     facts["cycle_id"] = record.cycle_id
     line = " ".join(f"{key}={'_'.join(inert.visible(str(value)).split())}" for key, value in facts.items())
     remark = record.error or (decided.decision.comment if decided else "")
-    return f"{line} {'error' if record.error else 'comment'}={_quoted(remark)}" if remark else line
+    if not remark:
+        return line
+    quoted = json.dumps(inert.visible(remark).strip()[:200], ensure_ascii=False)  # one line, whatever is in it
+    return f"{line} {'error' if record.error else 'comment'}={quoted}"
 
 
 def position_after(record: CycleRecord) -> HeldPosition | None:
@@ -270,10 +271,6 @@ def _quoted_list(texts: Sequence[str]) -> str:
 def _line(text: str) -> str:
     """Escape a text that stands at the start of a line, where a dash or a number would begin a list."""
     return _LINE_START.sub(lambda hit: f"{hit[1]}&#{ord(hit[2])};", inert.markdown(text).strip())
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(inert.visible(text).strip()[:200], ensure_ascii=False)  # one line, whatever is in it
 
 
 def _parameters(decision: Decision) -> dict[str, str]:

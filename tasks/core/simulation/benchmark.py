@@ -9,8 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from tasks.core.decision.kinds import kind_of
-from tasks.core.trading import orders
-from tasks.core.trading.judge import Judgement, judged
+from tasks.core.trading.judge import Judgement, judged, planned
 from tasks.core.trading.money import floor_to_step
 from tasks.core.types import ZERO, AccountState, Answer, OpenLong, Question, Strategy, Verdict
 
@@ -27,13 +26,11 @@ def _bought(
     question: Question, answer: Answer, account: AccountState, strategy: Strategy, now: datetime | None
 ) -> Judgement:
     """Buy with the symbol's equal part of SHARE, at market, without stop, target or leverage; never clamped."""
-    snapshot, decision, price = question.snapshot, answer.decision, account.last_price
+    decision, price = answer.decision, account.last_price
     guarded = strategy.rules < BENCHMARKS or not isinstance(decision, OpenLong)
     if guarded or account.instrument is None or not price:
         return judged(question, answer, account, strategy, now)
     budget = account.equity * SHARE / len(strategy.instruments)
     quantity = floor_to_step(budget / price, account.instrument.step)
     verdict = Verdict(allowed=quantity > ZERO, decision=decision, quantity=quantity, price=price)
-    cycle_id = orders.cycle_id(strategy.name, snapshot.pair, snapshot.as_of)
-    intents = orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy)
-    return Judgement(cycle_id, verdict, intents)
+    return planned(verdict, question.snapshot, account, strategy)

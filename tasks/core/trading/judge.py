@@ -1,6 +1,5 @@
 """From an answer to orders: the guard and the plan behind it, one way for live, shadow, replay and gate sampling."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from tasks.core.types import (
     CycleStatus,
     OrderIntent,
     Question,
-    Reason,
+    Snapshot,
     Strategy,
     Verdict,
 )
@@ -37,19 +36,20 @@ def judged(
     account: as it is by now. now: the clock at the guard; None where lateness does not count. The cycle's id derives
     from the strategy's name, so that no other strategy's orders are these.
     """
-    snapshot = question.snapshot
+    breakouts = frozenset(reason.way for reason in question.reasons if reason.rule in BREAKOUTS)
+    if breakouts and strategy.rules == FIRST_RULES:  # one way excused the other too
+        breakouts = frozenset({1, -1})
     verdict = guard.judge(
-        answer.decision, snapshot, account, strategy, now=now, fallback=answer.is_fallback,
-        breakouts=_breakouts(question.reasons, strategy),
+        answer.decision, question.snapshot, account, strategy, now=now, fallback=answer.is_fallback,
+        breakouts=breakouts,
     )  # fmt: skip
+    return planned(verdict, question.snapshot, account, strategy)
+
+
+def planned(verdict: Verdict, snapshot: Snapshot, account: AccountState, strategy: Strategy) -> Judgement:
+    """Return a verdict with the cycle it is of and the orders that carry it out."""
     cycle_id = orders.cycle_id(strategy.name, snapshot.pair, snapshot.as_of)
     return Judgement(cycle_id, verdict, orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy))
-
-
-def _breakouts(reasons: Sequence[Reason], strategy: Strategy) -> frozenset[int]:
-    """Return the ways in which the market broke out; under the first rules one way excused the other too."""
-    ways = frozenset(reason.way for reason in reasons if reason.rule in BREAKOUTS)
-    return frozenset({1, -1}) if ways and strategy.rules == FIRST_RULES else ways
 
 
 def status_of(judgement: Judgement, dry_run: bool = False) -> CycleStatus:

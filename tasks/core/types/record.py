@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from tasks.core.types.base import Dto, Exact, Explained, Utc
 from tasks.core.types.decision import Answer
@@ -143,7 +143,7 @@ class ShadowDecision(Dto):
 
     cycle_id: str
     strategy: str
-    decider: str = Field(description="champion, or the challenger's name")
+    decider: str  # champion, or the challenger's name
     symbol: str
     as_of: Utc
     state: AccountState

@@ -131,9 +131,13 @@ class _Sitting:
         seconds = min(means.stage_s, self.started + means.deadline_s - loop_time())
         asks = [
             self.panel.ask(
-                text, render(text, self.variables), object_schema(reply), partial(parse_as, cls=reply), seconds
+                texts[role],
+                render(texts[role], self.variables),
+                object_schema(reply),
+                partial(parse_as, cls=reply),
+                seconds,
             )
-            for text, reply in ((texts[role], reply) for role, reply in asked.items())
+            for role, reply in asked.items()
         ]
         answers = {}
         for call, answer in await asyncio.gather(*asks):

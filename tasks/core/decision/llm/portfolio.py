@@ -22,6 +22,7 @@ from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import render
 from tasks.core.decision.masked_question import as_shown
+from tasks.core.market.snapshot import last_price
 from tasks.core.types import ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, hold
 
 MAX_NAMED = 10  # entries about instruments that were not asked about
@@ -182,8 +183,7 @@ def _held(question: Question) -> Decimal | None:
 
 
 def _last(question: Question) -> Decimal | None:
-    five = question.snapshot.timeframes.get("5m")
-    return _exact(question.last_price) or (_exact(five.close) if five else None)
+    return _exact(question.last_price) or last_price(question.snapshot)
 
 
 def _exact(number: float | None) -> Decimal | None:

@@ -37,7 +37,7 @@ class Prompt(Dto):
     variables: tuple[str, ...]
     system: str
     user: str
-    text: str = Field(description="the whole file, as on disk")
+    text: str  # the whole file, as on disk
 
     @property
     def name(self) -> str:

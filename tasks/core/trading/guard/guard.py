@@ -62,8 +62,8 @@ def judge(
 ) -> Verdict:
     """Judge `decision` against every rule of its action.
 
-    now: None when lateness does not matter (replay, dry run). fallback: the decision comes from a rung below the chosen
-    decider. breakouts: as in `Case`.
+    now: None when lateness does not matter (replay, dry run); without a timezone it is endless. fallback: the decision
+    comes from a rung below the chosen decider. breakouts: as in `Case`.
     """
     if isinstance(decision, Hold | Pause):
         return Verdict.trusted(allowed=True, decision=decision)
@@ -81,7 +81,7 @@ def judge(
                 _narrowed(strategy, snapshot.constraints),
                 now if now is not None and now.tzinfo else snapshot.as_of,
                 snapshot.risk.risk_mode,
-                _lateness_s(now, snapshot.as_of),
+                None if now is None else (now - snapshot.as_of).total_seconds() if now.tzinfo else inf,
                 known(snapshot.risk.daily_pnl_pct),
             )
             atr = positive(views.get("15m", UNKNOWN).atr)
@@ -108,13 +108,6 @@ def allowed_actions(
 def _missing(decision: Decision, **inputs: object) -> Verdict:
     code = Code.DATA_MISSING
     return Verdict(allowed=False, decision=decision, codes=(code,), checks=(check(code, True, **inputs),))
-
-
-def _lateness_s(now: datetime | None, as_of: datetime) -> float | None:
-    """Return seconds from `as_of` to `now`; None when there is no now, infinite when it has no timezone."""
-    if now is None:
-        return None
-    return (now - as_of).total_seconds() if now.tzinfo else inf
 
 
 def _marked(state: AccountState, symbol: str, last: Decimal | None) -> AccountState:
