@@ -70,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make chaos", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=2000, help="how many, over all shards")
+    parser.add_argument("--kills", type=int, default=500, help="how many, over all shards")
     parser.add_argument("--shards", type=int, default=max(2, os.cpu_count() or 2))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=86_400, help="say what there is after that long")
