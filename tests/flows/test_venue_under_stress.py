@@ -236,6 +236,39 @@ async def test_what_a_person_adds_to_ours_is_named_and_stays_theirs(home, exchan
     await protect_once()
     assert store().positions.open("default") == []
     assert size_at(exchange) == D("0.01")
+    assert stop_at(exchange) is None  # ours is no stop of theirs
+
+
+async def test_our_stop_beside_what_a_person_added_is_for_ours_alone(home, exchange):
+    [position] = await opened(home)
+    by_hand(exchange, "buy", "0.01")
+    await protect_once()
+    await protect_once()
+    [stop] = [o for o in await venue().open_orders(SYMBOL) if o.type == "stop"]
+    assert (stop.price, stop.quantity) == (position.stop, position.quantity)
+    assert (await protect_once())["wrong"] == [beside("0.010")]
+
+
+@pytest.mark.parametrize("path", [STOP, CREATE])
+async def test_a_gateway_that_forbids_has_refused_nothing(home, exchange, path):
+    """HTTP 403 with a page: the venue itself has said nothing about the stop or the exit."""
+    if path == STOP:
+        stop = await naked(home)
+    else:
+        await opened(home)
+    advance(exchange, 300)
+    fault(exchange, "html", path, times=1000, status=403)
+    close = START + timedelta(minutes=5)
+    with pytest.raises(TradingError):
+        await (protect_once() if path == STOP else run(recorded(home, (close, CLOSE))))
+    assert size_at(exchange) > 0
+    admin(exchange, "faults", method="DELETE")
+    advance(exchange, 181)
+    await protect_once()
+    if path == STOP:
+        assert stop_at(exchange) == stop
+    else:
+        assert state(exchange)["positions"] == []
 
 
 async def test_what_a_person_closes_of_ours_is_booked_and_named(home, exchange):

@@ -94,6 +94,10 @@ def _missing_stops(ledger: LedgerView, look: VenueView, now: datetime) -> Iterat
     """
     for at_venue in look.positions or ():
         symbol, ours = at_venue.symbol, ledger.position(at_venue.symbol, at_venue.side)
+        settled = at_venue.stop is not None and look.booked is not None and symbol not in look.refused
+        if settled and (apart := _apart(ledger, at_venue, ours)):
+            yield apart
+            continue
         flaw = "" if at_venue.stop is None else None
         if at_venue.stop is not None and look.booked is not None and ours:  # an ADD not booked yet may have brought it
             flaw = _flaw(ours, at_venue.stop, at_venue.stop_quantity, ledger.dust.get(symbol, ZERO))
@@ -109,6 +113,23 @@ def _missing_stops(ledger: LedgerView, look: VenueView, now: datetime) -> Iterat
         elif ours is not None:
             text = f"{what} {symbol}: flattened, no stop could be placed"
             yield Flatten(symbol=symbol, position=ours, quantity=min(at_venue.quantity, ours.quantity), text=text)
+
+
+def _apart(ledger: LedgerView, at_venue: VenuePosition, ours: Position | None) -> SetStop | None:
+    """Let our stop cover what is ours beside a person's part, and take it away where only theirs is left."""
+    symbol, stop = at_venue.symbol, at_venue.stop
+    if ours is not None:
+        shared = 0 < at_venue.quantity - ours.quantity == ledger.beside.get(symbol)
+        if not shared or at_venue.stop_quantity is not None or ours.stop != stop:
+            return None
+        text = f"stop {stop} of {symbol} set for our {ours.quantity} alone"
+        return SetStop(symbol=symbol, stop=stop, target=ours.target, position=ours, text=text, tell=False)
+    closed = [p for p in ledger.closed if (p.symbol, p.side) == (symbol, at_venue.side)]
+    last = max(closed, key=lambda p: p.opened_at, default=None)
+    if last is None or last.stop != stop:
+        return None
+    text = f"stop {stop} of {symbol} taken away: what it was for is closed, and what is left is not ours"
+    return SetStop(symbol=symbol, stop=ZERO, target=ZERO if at_venue.target else None, text=text, tell=False)
 
 
 def _changed(own: OwnIntent, ours: Position, now: datetime) -> bool:

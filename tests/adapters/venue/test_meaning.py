@@ -130,7 +130,7 @@ def test_words_tell_what_a_code_does_not(venue, meaning, words):
 @pytest.mark.parametrize(
     ("venue", "status", "text", "kind"),
     [
-        ("bybit", 403, "<html><h1>403 ERROR</h1>configured to block access from your country</html>", OrderRejected),
+        ("bybit", 403, "<html><h1>403 ERROR</h1>configured to block access from your country</html>", VenueBusy),
         ("bybit", 403, "access too frequent, please try again later", VenueBusy),
         ("okx", 429, "slow down", VenueBusy),
         ("binanceusdm", 418, "banned until 1700000000000", VenueBusy),

@@ -275,7 +275,7 @@ async def test_a_part_that_was_filled_before_the_rejection_is_not_forgotten(venu
         (refused(170146, "Order creation timeout"), VenueUnavailable, "170146"),
         ((500, "<html>oops</html>"), VenueUnavailable, "no usable answer"),
         ((429, "slow down"), VenueBusy, "RateLimitExceeded"),
-        ((403, "<html>The request could not be satisfied</html>"), OrderRejected, "HTTP 403.*country"),
+        ((403, "<html>The request could not be satisfied</html>"), VenueBusy, "HTTP 403.*country"),
         ((200, "<html>maintenance</html>"), VenueUnavailable, "BadResponse"),
         ((200, '{"retCode": 0, "result": {"orderId":'), VenueUnavailable, "BadResponse"),
         ((200, '{"retCode": 0, "result": null}'), VenueUnavailable, "no result"),

@@ -225,7 +225,9 @@ def test_a_foreign_position_seen_twice_is_told_and_nothing_else():
 )  # fmt: skip
 def test_what_fills_tell_a_person_added_is_named_and_halts_nothing(mine, theirs, beside, told):
     view = ours(position(**mine), beside={BTC: D(beside)})
-    [tell] = twice(view, look(held(**theirs)))
+    done = twice(view, look(held(**theirs)))
+    [tell] = [action for action in done if isinstance(action, Finding)]
+    assert [action.position.quantity for action in done if isinstance(action, SetStop)] == ([1] if told else [])
     assert (tell.kind, tell.halts) == ((AlertKind.FOREIGN, False) if told else (AlertKind.MISMATCH, True))
     assert told in (None, tell.text)
 
@@ -238,6 +240,15 @@ def test_beside_what_a_person_added_the_stop_is_set_for_ours_and_no_more_than_ou
     assert [a.quantity for a in did(view, refused) if isinstance(a, Flatten)] == [1]
     halted = Halt(halt_id=1, reason="r", who="w", since=NOW, flatten=True)
     assert [a.quantity for a in did(view.replace(halts=(halted,)), VenueView(prices={}))] == [1]
+
+
+@pytest.mark.parametrize(
+    ("stop", "left", "done"), [("90", "0.5", [0]), ("91", "0.5", []), (None, "0.5", [])], ids=["ours", "theirs", "none"]
+)
+def test_our_stop_is_taken_off_what_is_a_persons_once_ours_is_closed(stop, left, done):
+    view = ours(closed=(position(closed_at=CLOSE - MINUTE),))
+    actions = did(view, look(held(quantity=left, stop=stop)))
+    assert [action.stop for action in actions if isinstance(action, SetStop)] == done
 
 
 def test_a_stop_follows_what_a_person_left_of_ours():
