@@ -194,7 +194,9 @@ class SimulatedVenue:
             if refusal:
                 self.refused.add(symbol)
                 raise OrderRejected(f"{doing}: {refusal}")
-            account.set_protection(symbol, stop, target if self.attaches_protection else None, self.exchange.now)
+            part = quantity if quantity is not None and quantity < held.quantity else None
+            kept = target if self.attaches_protection else None
+            account.set_protection(symbol, stop, kept, self.exchange.now, part)
 
         await self._changed("set_protection", act)
 

@@ -41,7 +41,8 @@ QUIET_EVERY = 12  # visits
 DEATHS = 9  # of one story at one visit, at most
 HOUR_S = 3600
 GAPS_S = {  # from a visit to the next, by how often relative to each other
-    300: 2.0, 900: 2.0, HOUR_S: 3.0, 4 * HOUR_S: 3.0, 12 * HOUR_S: 3.0, 36 * HOUR_S: 2.0, 96 * HOUR_S: 1.0, 240 * HOUR_S: 1.0,
+    300: 2.0, 900: 2.0, HOUR_S: 3.0, 4 * HOUR_S: 3.0, 12 * HOUR_S: 3.0, 36 * HOUR_S: 2.0, 96 * HOUR_S: 1.0,
+    240 * HOUR_S: 1.0,
 }  # fmt: skip
 RATES = {0.0: 4.0, 0.01: 4.0, 0.05: 2.0, 0.2: 1.0}  # how often calls go wrong at a visit
 KILLS = {0.0: 2.0, 0.02: 2.0, 0.1: 3.0, 0.4: 3.0}  # how often a process dies at a crash point, at a visit
