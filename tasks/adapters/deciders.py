@@ -85,16 +85,13 @@ def build(name: str, settings: Settings, store: "Store | None" = None, model: Mo
     named = kinds.read(name)
     kind = kinds.KINDS.get(named.kind)
     if kind is None or (kind.file and not named.argument):
-        raise InputError(f"decider {name!r} is unknown; there are {_all_names()}")
+        alone = [each for each, kind in kinds.KINDS.items() if not kind.file]
+        taking = (f"{each}:{kind.argument}" for each, kind in kinds.KINDS.items() if kind.argument)
+        raise InputError(f"decider {name!r} is unknown; there are {', '.join([*alone, *taking, *ENSEMBLES])}")
     if not kind.maker:
         return PLAIN[named.kind](named.argument)
     decider = _asking(kind, settings, model, _versions(name, named.versions, kind))
     return decider if model is not None else _ladder(decider, settings, store)
-
-
-def _all_names() -> str:
-    alone = [name for name, kind in kinds.KINDS.items() if not kind.file]
-    return ", ".join([*alone, *(f"{n}:{k.argument}" for n, k in kinds.KINDS.items() if k.argument), *ENSEMBLES])
 
 
 def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versions) -> Decider:

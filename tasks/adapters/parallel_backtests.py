@@ -309,7 +309,16 @@ def run_all(
     processes of this machine.
     """
     if dask:
-        yield from _on_dask(jobs, dask, work)
+        from distributed import as_completed as finished
+        from prefect_dask.client import PrefectDaskClient
+
+        try:
+            client = PrefectDaskClient(dask, timeout=DASK_S)  # type: ignore[no-untyped-call]  # dask has no types
+        except (OSError, ValueError, TimeoutError) as e:
+            raise InputError(f"--dask {dask}: no Dask scheduler answers there ({e})") from e
+        with client:
+            futures = client.map(work, jobs, pure=False)  # type: ignore[no-untyped-call]  # nor has prefect-dask
+            yield from (future.result() for future in finished(futures))  # type: ignore[no-untyped-call]  # nor dask
         return
     for job in jobs:
         _ = job.seen  # before the fork: computed once, shared by every process
@@ -320,19 +329,6 @@ def run_all(
     with ProcessPoolExecutor(count, multiprocessing.get_context("fork")) as pool:
         for done in as_completed([pool.submit(run_job, job) for job in jobs]):
             yield done.result()
-
-
-def _on_dask(jobs: Sequence[Job], address: str, work: Callable[[Job], Trial]) -> Iterator[Trial]:
-    from distributed import as_completed as finished
-    from prefect_dask.client import PrefectDaskClient
-
-    try:
-        client = PrefectDaskClient(address, timeout=DASK_S)  # type: ignore[no-untyped-call]  # dask has no types
-    except (OSError, ValueError, TimeoutError) as e:
-        raise InputError(f"--dask {address}: no Dask scheduler answers there ({e})") from e
-    with client:
-        futures = client.map(work, jobs, pure=False)  # type: ignore[no-untyped-call]  # nor has prefect-dask
-        yield from (future.result() for future in finished(futures))  # type: ignore[no-untyped-call]  # dask has no types
 
 
 async def run_paid(

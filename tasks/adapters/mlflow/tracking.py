@@ -87,8 +87,14 @@ class Tracker:
     def track_decision(self, record: CycleRecord, profile: str) -> str:
         """Write one cycle as a trace and return its id; a cycle that is there already, whole, is left alone."""
         with self.server.translated():
-            trace_id = self._find_trace(record, profile) or self._write(record, profile)
-            if linked := self._linked_prompts(record):
+            trace_id = self._find_trace(record, profile)
+            if trace_id is None:
+                session = self._session_run(record.strategy, profile, record.as_of.date())
+                trace_id = write_trace(self.server, record, profile, session.info.run_id)
+            sent = {ref.sha256: ref.name for ref in prompts_sent(record)}
+            registered = (version for role in {*sent.values()} for version in self._prompt_versions(role))
+            # one that was never registered is only in the tags
+            if linked := [version for version in registered if version.tags.get("sha256") in sent]:
                 self.server.client.link_prompt_versions_to_trace(linked, trace_id)
             if self._find_trace(record, profile) != trace_id:
                 raise TrackingUnavailable(
@@ -154,16 +160,6 @@ class Tracker:
             if not token:
                 return versions
 
-    def _linked_prompts(self, record: CycleRecord) -> list[Any]:
-        """Return the registered versions of the prompts this cycle sent; one never registered is only in the tags."""
-        refs = {ref.sha256: ref for ref in prompts_sent(record)}
-        return [
-            version
-            for role in {ref.name for ref in refs.values()}
-            for version in self._prompt_versions(role)
-            if version.tags.get("sha256") in refs
-        ]
-
     def _find_trace(self, record: CycleRecord, profile: str) -> str | None:
         """Return the id of this cycle's trace; half a trace, left by a broken connection, is deleted."""
         wanted = f"tags.cycle_id = '{record.cycle_id}' AND tags.profile = '{profile}'"
@@ -173,10 +169,6 @@ class Tracker:
         if broken:
             self.server.client.delete_traces(self.server.experiment_id, trace_ids=broken)
         return str(whole[-1].info.trace_id) if whole else None
-
-    def _write(self, record: CycleRecord, profile: str) -> str:
-        session = self._session_run(record.strategy, profile, record.as_of.date())
-        return write_trace(self.server, record, profile, session.info.run_id)
 
     def _session_run(self, strategy: str, profile: str, day: date) -> Any:
         tags = {"profile": profile, "strategy": strategy, "day": day.isoformat()}

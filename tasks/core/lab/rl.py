@@ -264,14 +264,17 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
     values, unknown = state(snapshot)
     view = snapshot.timeframes.get("5m")
     last = view.last3[-1] if view and view.last3 else (None,) * 5
-    carried, asked = _carried(record), record.decided.decision if record.decided else hold(record.symbol, "not asked")
+    verdict, asked = record.verdict, record.decided.decision if record.decided else hold(record.symbol, "not asked")
+    sent = record.status in (CycleStatus.EXECUTED, CycleStatus.HELD) or record.fills
+    done = verdict.decision if verdict and verdict.allowed and sent else None
+    carried = done or hold(record.symbol, "nothing was carried out")
     row = {
         "cycle_id": record.cycle_id, "strategy": record.strategy, "symbol": record.symbol, "as_of": record.as_of,
         "state": values, "state_unknown": unknown, "allowed": allowed_mask(snapshot),
         **parameters(carried),
         **{f"asked_{name}": value for name, value in parameters(asked).items()},
         "guard_rewrite": parameters(carried) != parameters(asked),
-        "codes": [code.value for code in record.verdict.codes] if record.verdict else [],
+        "codes": [code.value for code in verdict.codes] if verdict else [],
         "status": record.status.value, "counterfactual": list(scores(record.cycle_id).items()),
         **_behaviour(record, carried),
         **dict(zip(COLUMNS, last, strict=True)),
@@ -279,12 +282,6 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
     gain = _open_gain(record, account)
     entered = isinstance(carried, ENTRIES) and any(not intent.reduce_only for intent in record.intents)
     return _Step(record.as_of, float(account.equity), account.closed_trades, gain, entered, row)
-
-
-def _carried(record: CycleRecord) -> Decision:
-    verdict = record.verdict
-    sent = record.status in (CycleStatus.EXECUTED, CycleStatus.HELD) or bool(record.fills)
-    return verdict.decision if verdict and verdict.allowed and sent else hold(record.symbol, "nothing was carried out")
 
 
 def _behaviour(record: CycleRecord, carried: Decision) -> Row:

@@ -308,10 +308,13 @@ class SimulatedAccount:
         if not self.has_work(symbol):
             return []
         first, at = len(self.fills), closes_at - INSIDE
-        self._expire(symbol, bar.open_time)
+        for order in self._working(symbol):
+            if (expires_at := self._resting[order.venue_order_id]) is not None and expires_at <= bar.open_time:
+                self._end(order.venue_order_id, OrderStatus.CANCELLED, "expired", bar.open_time)
         if bar.volume != 0:
             self._room = self.depth(symbol, bar.volume, bar.since or bar.open_time)
-            self._go_on(symbol, bar, at)
+            if (holding := self._held(symbol)) is not None and holding.exiting:  # there was too little volume before
+                self._leave(holding, holding.exiting, bar.open, bar, at)
             self._add(symbol, bar, at)
             self._stop_out(symbol, bar, at)
             before = len(self.fills)
@@ -330,11 +333,6 @@ class SimulatedAccount:
         taken = exact_sum(fill.quantity for fill in fills if fill.symbol == symbol and fill.reason != "funding")
         return max(volume * self.costs.participation_pct / 100 - taken, ZERO)
 
-    def _expire(self, symbol: str, now: datetime) -> None:
-        for order in self._working(symbol):
-            if (expires_at := self._resting[order.venue_order_id]) is not None and expires_at <= now:
-                self._end(order.venue_order_id, OrderStatus.CANCELLED, "expired", now)
-
     def _touched(self, symbol: str, bar: PriceBar) -> list[Order]:
         """Return the working limits this bar traded through, nearest to its open first."""
         through = [
@@ -344,12 +342,6 @@ class SimulatedAccount:
             and (bar.low < limit_price(order) if order.side == "buy" else bar.high > limit_price(order))
         ]
         return sorted(through, key=lambda order: abs(bar.open - limit_price(order)))
-
-    def _go_on(self, symbol: str, bar: PriceBar, at: datetime) -> None:
-        """Close more of a position whose stop, target or liquidation found too little volume before."""
-        holding = self._held(symbol)
-        if holding is not None and holding.exiting:
-            self._leave(holding, holding.exiting, bar.open, bar, at)
 
     def _add(self, symbol: str, bar: PriceBar, at: datetime) -> None:
         """Fill limits that open or increase before the price could have reached the stop."""
