@@ -154,7 +154,7 @@ def _ladder(decider: Decider, settings: Settings, store: "Store | None") -> Deci
     breaker = Breaker(settings.breaker_errors, timedelta(seconds=settings.breaker_cooldown_s))
     shared = Shared(store.budget, store.replies, store.breakers, store.memory)
     return Ladder(
-        decider, RulesDecider(), shared, lambda: clock.now(), settings.strategy, breaker,
+        decider, RulesDecider(), shared, clock.now, settings.strategy, breaker,
         ttl=timedelta(seconds=settings.cache_ttl_s), max_distance=settings.cache_distance,
         session=settings.budget.session, may_open=settings.limits.fallback_may_open,
     )  # fmt: skip

@@ -66,7 +66,7 @@ def paid_decider(variant: Variant, settings: Settings, store: Store, spending: S
     """Build a variant's decider on its one model, every reply of which is kept."""
     asked = KeptModel(
         failover_of((variant.model,), settings), variant.model, settings.model_base_url, store.replies,
-        prices_of(settings), spending, lambda: clock.now(),
+        prices_of(settings), spending, clock.now,
     )  # fmt: skip
     return build(variant.decider, settings, model=asked)
 

@@ -60,7 +60,6 @@ class Model(Protocol):
 
     async def ask(self, request: ModelRequest) -> ModelCall:
         """Send the request; return within the total deadline."""
-        ...
 
 
 class OrderBook(NamedTuple):
@@ -82,13 +81,11 @@ class Venue(Protocol):
 
     async def now(self) -> datetime:
         """Return the venue's clock, aware UTC."""
-        ...
 
     async def instrument(self, symbol: str) -> Instrument: ...
 
     async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
         """Return bars with since <= open_time and close time <= until: the forming bar is never among them."""
-        ...
 
     async def fetch_book(self, symbol: str) -> OrderBook: ...
 
@@ -96,7 +93,6 @@ class Venue(Protocol):
         self, symbols: Sequence[str], since: datetime, end: datetime
     ) -> list[tuple[datetime, str, Decimal]]:
         """Return the rates paid with since <= time < end, oldest first; none where the venue does not tell."""
-        ...
 
     async def balance(self) -> Balance: ...
 
@@ -104,13 +100,11 @@ class Venue(Protocol):
 
     async def find_order(self, symbol: str, client_order_id: str) -> Order | None:
         """Return the order with this client id, open or closed; None only when the venue says there is none."""
-        ...
 
     async def open_orders(self, symbol: str) -> list[Order]: ...
 
     async def submit(self, intent: OrderIntent) -> Order:
         """Send one intent, stop and target attached. Raises DuplicateOrder if the venue has the id already."""
-        ...
 
     async def cancel(self, symbol: str, client_order_id: str) -> None: ...
 
@@ -122,7 +116,6 @@ class Venue(Protocol):
         quantity: how much of the position is ours (base), which is what a stop covers where the venue can tell them
         apart; None: all of it.
         """
-        ...
 
     async def fills(self, symbol: str, since: datetime) -> list[Fill]: ...
 

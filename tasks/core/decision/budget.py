@@ -77,7 +77,6 @@ class Replies(Protocol):
 
     def find(self, content_hashes: Sequence[str], since: datetime) -> KeptReply | None:
         """Return the newest of them kept at `since` or later."""
-        ...
 
 
 class Prices(Protocol):

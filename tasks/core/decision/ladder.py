@@ -49,7 +49,6 @@ class Breakers(Protocol):
 
     def change(self, session: str, change: Callable[[BreakerState], BreakerState]) -> BreakerState:
         """Set the session's state to `change` of it, atomically, and return what it was before."""
-        ...
 
 
 class Breaker(NamedTuple):

@@ -16,7 +16,7 @@ import pandas as pd
 
 from tasks.core.types import COLUMNS, Instrument
 
-PRICES = ("open", "high", "low", "close")
+PRICES = COLUMNS[:4]
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 FEWEST_WEEKS, WEEKS = 60, 300  # back from the market's own
 MOST_DOUBLINGS = 3

@@ -94,7 +94,6 @@ class Toolbox(Protocol):
 
     async def run(self, tool: str, parameters: Parameters, as_of: datetime) -> str:
         """Return one JSON object; what may be cut for size is its list `rows`, the most important first."""
-        ...
 
 
 @dataclass
