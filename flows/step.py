@@ -37,7 +37,7 @@ async def step(hours: float, show: Callable[[CycleRecord], object] = bool) -> di
         await advance((close - now).total_seconds() + AFTER_CLOSE_S)
         now = await venue().now()
         for record in await one_close(close):
-            counts[record.status.value] += 1
+            counts[record.status] += 1
             show(record)
     await settle_all()
     return dict(sorted(counts.items()))

@@ -47,7 +47,7 @@ def tell_refused(deployment: str, text: str) -> None:
 def _ring(alert: Alert) -> None:
     key, text = (inert.line(inert.plain(each)) for each in (alert.key, alert.text))
     resource = {"prefect.resource.id": f"{EVENT}.{alert.fingerprint}", "prefect.resource.name": key}
-    payload = {"kind": alert.kind.value, "text": text, "strategy": settings().strategy}
+    payload = {"kind": alert.kind, "text": text, "strategy": settings().strategy}
     emit_event(event=f"{EVENT}.{alert.kind}", resource=resource, payload=payload)
 
 

@@ -280,8 +280,8 @@ def _point(record: CycleRecord, names: dict[str, str], back: int) -> Point:
     view = record.snapshot.timeframes["5m"] if record.snapshot else None
     return Point(
         at_s=int(record.as_of.timestamp()) - back, symbol=names[record.symbol], action=decided.decision.action,
-        confidence=float(decided.decision.confidence), status=record.status.value,
-        codes=" ".join(code.value for code in verdict.codes), price=None if view is None else view.close,
+        confidence=float(decided.decision.confidence), status=record.status,
+        codes=" ".join(verdict.codes), price=None if view is None else view.close,
         reasons=", ".join(str(reason) for reason in record.reasons if not reason.context),
         comment=decided.decision.comment, rung=decided.rung, model_calls=len(decided.calls),
         errors="; ".join(decided.errors),

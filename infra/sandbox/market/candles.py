@@ -51,7 +51,7 @@ def file_candles(path: Path, crash: Crash | None = None) -> BaseCandles:
     base_ms = SECONDS[infer_timeframe(bars)] * 1000
     if base_ms not in BASES_MS:
         raise InputError(f"{path}: candles are {base_ms // 1000} s apart; give 1m, 5m, 15m, 30m or 1h")
-    candles = BaseCandles(base_ms, _decimals(rows[:, :4]), float(np.median(rows[:, 3])), crash)
+    candles = BaseCandles(base_ms, _decimals(rows[:, :4]), np.median(rows[:, 3]), crash)
     candles.append(ts, rows)
     return candles
 

@@ -36,10 +36,10 @@ def conditions(market: Listing, now_ms: int) -> Conditions:
     if len(closes) > 2:
         minutes = market.candles.base_ms / MINUTE_MS
         moves = np.diff(np.log(closes))
-        deviation = float(moves.std())
+        deviation = moves.std()
         vol_bps = deviation / np.sqrt(minutes) * 1e4
-        volume = max(float(volumes.mean() / minutes), 1e-6)
-        drift = float(moves[-5:].sum() / (deviation * np.sqrt(5))) if deviation else 0.0
+        volume = max(volumes.mean() / minutes, 1e-6)
+        drift = moves[-5:].sum() / (deviation * np.sqrt(5)) if deviation else 0.0
     half_spread = float(min(MIN_HALF_SPREAD_BPS + 0.06 * vol_bps, MAX_HALF_SPREAD_BPS))
     return Conditions(half_spread * (SPREAD_TIMES if market.candles.crashing(now_ms) else 1), volume, drift)
 
@@ -52,7 +52,7 @@ def book(market: Listing, now_ms: int, levels: int) -> list[list[list[str]]]:
     bid = np.floor((price - half) / tick + 1e-6) * tick
     ask = max(np.ceil((price + half) / tick - 1e-6) * tick, bid + tick)
     gap = max(tick, round(price * LEVEL_GAP_BPS / 1e4 / tick) * tick)
-    tilt = float(np.clip(0.15 * now.drift + _noise(market, now_ms // MINUTE_MS, 1)[0] - 0.5, -0.6, 0.6))
+    tilt = np.clip(0.15 * now.drift + _noise(market, now_ms // MINUTE_MS, 1)[0] - 0.5, -0.6, 0.6)
     places = max(0, round(-np.log10(step)))
     sides = []
     for best, direction in ((bid, -1), (ask, 1)):

@@ -82,10 +82,10 @@ def write_trace(server: MlflowServer, record: CycleRecord, profile: str, run_id:
         span("execute", "TOOL", {"intents": dump["intents"]}, sent, at)
     outputs = {
         "action": decided and decided.decision.action,
-        "status": record.status.value,
+        "status": record.status,
         "comment": decided and decided.decision.comment,
         "allowed": verdict and verdict.allowed,
-        "codes": [code.value for code in verdict.codes] if verdict else [],
+        "codes": verdict.codes if verdict else (),
         "error": record.error or None,
     }
     status = "ERROR" if record.status == CycleStatus.FAILED else "OK"
@@ -116,7 +116,7 @@ def trace_tags(record: CycleRecord, profile: str) -> dict[str, str]:
         **{name: getattr(decided, name, "") for name in ("source", "rung", "model")},
         "profile": profile,
         "as_of": record.as_of.isoformat(),
-        "status": record.status.value,
+        "status": record.status,
         "action": decided.decision.action if decided else "",
         "flags": ", ".join(decided.flags) if decided else "",
         "prompt": ", ".join(f"{ref.name}/{ref.version}" for ref in prompts),

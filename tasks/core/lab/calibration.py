@@ -54,8 +54,8 @@ def calibration(promises: Sequence[Promise]) -> Calibration | None:
     middle = (np.searchsorted(ordered, said, "left") + np.searchsorted(ordered, said, "right")) / 2  # of those alike
     return Calibration(
         entries=len(said),
-        brier=float(np.mean((said - won) ** 2)),
-        brier_of_share=float(won.mean() * (1 - won.mean())),
+        brier=((said - won) ** 2).mean(),
+        brier_of_share=won.mean() * (1 - won.mean()),
         bins=_groups(np.round(said, 9), said, won, r),
         deciles=_groups(middle / len(said), said, won, r),
     )
@@ -69,10 +69,10 @@ def _groups(by: ndarray, said: ndarray, won: ndarray, r: ndarray) -> tuple[Group
 def _group(said: ndarray, won: ndarray, r: ndarray) -> Group:
     known = r[np.isfinite(r)]
     return Group(
-        low=float(said.min()),
-        high=float(said.max()),
+        low=said.min(),
+        high=said.max(),
         entries=len(said),
-        confidence=float(said.mean()),
-        won=float(won.mean()),
-        expectancy_r=float(known.mean()) if len(known) else None,
+        confidence=said.mean(),
+        won=won.mean(),
+        expectancy_r=known.mean() if len(known) else None,
     )

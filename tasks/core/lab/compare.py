@@ -25,7 +25,7 @@ from tasks.core.simulation.backtest import max_drawdown_pct
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
 from tasks.core.types import Costs, Dto, PromptRef, Utc, day_start
 
-YEAR = float(np.sqrt(DAYS_PER_YEAR))
+YEAR = DAYS_PER_YEAR**0.5
 BPS = 1e4
 
 Treatment = Literal["raw", "masked", "strong", "perturbed"]  # strong: masked and perturbed
@@ -259,7 +259,6 @@ def compare(
             luck[label] = random_traders.standing(returns[label].to_numpy(), np.concatenate(drawn, axis=1), trades)
     leakage = (_leakage(variant, windows, trials) for variant in variants)
     gates = (_gate(label, mine, bars) for label, mine in raw.items())
-    covered = float(np.mean([trial.summary["funding_coverage"] for trial in trials]))
     return Comparison(
         symbols=tuple(sorted(bars)),
         asset_pct={symbol: _moved(each, windows) for symbol, each in bars.items()},
@@ -273,7 +272,7 @@ def compare(
         gate=tuple(filter(None, gates)),
         complete=all(trial.complete for trial in trials),
         funding=words.pop() if len(words := {trial.summary["funding"] for trial in trials}) == 1 else "partial",
-        funding_coverage=covered,
+        funding_coverage=np.mean([trial.summary["funding_coverage"] for trial in trials]),
     )
 
 
@@ -304,7 +303,7 @@ def _row(
     deepest = max_drawdown_pct(np.r_[1.0, np.cumprod(1 + returns)])  # it may span windows
     return Row.of(
         variant,
-        return_pct=float(total_pct(returns)),
+        return_pct=total_pct(returns),
         sharpe=_annual_sharpe(trials),
         max_drawdown_pct=max([deepest, *(t.summary["max_drawdown_pct"] for t in trials)]),
         trades=len(trades),
@@ -327,7 +326,7 @@ def _row(
                 window,
                 window=window.index,
                 cutoff=_side(window, variant.cutoff),
-                return_pct=float(total_pct(returns_of(trial.equity))),
+                return_pct=total_pct(returns_of(trial.equity)),
                 sharpe=_annual_sharpe([trial]),
                 max_drawdown_pct=trial.summary["max_drawdown_pct"],
                 trades=len(trial.trades),

@@ -80,7 +80,7 @@ def perturbed(bars: pd.DataFrame, seed: int, strength: float = 1.0) -> pd.DataFr
     """
     rng = np.random.default_rng(seed)
     close, count = bars["close"].to_numpy(), len(bars)
-    deviation = float(np.std(np.diff(np.log(close)))) if count > 1 else 0.0
+    deviation = np.diff(np.log(close)).std() if count > 1 else 0.0
     moved = np.exp(rng.normal(0, strength * deviation, count))
     noise = rng.normal(0, strength * 0.5, count)
     bodies = bars[["open", "close"]] * np.array([np.r_[1.0, moved[:-1]], moved]).T

@@ -116,11 +116,11 @@ def standing(returns: ndarray, seeds: ndarray, trades: int) -> Chance:
     """Return the rank of a variant's returns among the seeds' rows; a tie counts half."""
     total, mine = total_pct(seeds), total_pct(returns)
     low, median, high = np.quantile(total, (0.05, 0.5, 0.95))
-    sharpe = float(np.median(sharpe_of(seeds)) * DAYS_PER_YEAR**0.5)
+    sharpe = np.median(sharpe_of(seeds)) * DAYS_PER_YEAR**0.5
     return Chance(
-        seeds=len(seeds), trades=trades, median_return_pct=float(median), low_return_pct=float(low),
-        high_return_pct=float(high), median_sharpe=None if daily_sharpe(returns) is None else sharpe,
-        beaten=float(np.mean(total < mine) + np.mean(total == mine) / 2),
+        seeds=len(seeds), trades=trades, median_return_pct=median, low_return_pct=low,
+        high_return_pct=high, median_sharpe=None if daily_sharpe(returns) is None else sharpe,
+        beaten=np.mean(total < mine) + np.mean(total == mine) / 2,
     )  # fmt: skip
 
 

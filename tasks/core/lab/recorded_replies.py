@@ -62,7 +62,7 @@ class Replayable(CycleRecord):
 def lacks(record: CycleRecord) -> str:
     """Return what the record lacks to be replayed; nothing when it can be."""
     if None in (record.decided, record.snapshot, record.verdict, record.state):
-        return f"a decision: it ended {record.status.value}"
+        return f"a decision: it ended {record.status}"
     return "" if record.inputs is not None else "its inputs: it is older than they are recorded"
 
 

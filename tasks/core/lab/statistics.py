@@ -86,7 +86,7 @@ def interval(values: ndarray, level: float = LEVEL) -> Interval:
     cosine: it would cover less than it says.
     """
     n = len(values)
-    estimate = float(np.mean(values)) if n else 0.0
+    estimate = float(values.mean()) if n else 0.0
     if n < 2 or not np.ptp(values):
         return Interval(estimate=estimate, n=n, effective_n=n if n < 2 else None)
     effective, cosines = effective_n(values), max(2, int(COSINES * n ** (2 / 3)))
@@ -96,7 +96,7 @@ def interval(values: ndarray, level: float = LEVEL) -> Interval:
     from scipy.special import stdtr, stdtrit  # slow to import
 
     waves = np.cos(np.pi * np.outer(np.arange(1, cosines + 1), (np.arange(n) + 0.5) / n))
-    error = math.sqrt(2 * float(np.mean((waves @ values) ** 2))) / n * (1 + PAD / effective)
+    error = math.sqrt(2 * np.mean((waves @ values) ** 2)) / n * (1 + PAD / effective)
     reach = error * float(stdtrit(cosines, (1 + level) / 2))  # Student's t
     beyond = 2 * float(stdtr(cosines, -abs(estimate) / error))
     return found.replace(low=estimate - reach, high=estimate + reach, p_value=beyond)
@@ -176,8 +176,8 @@ def overfitting(returns: ndarray, blocks: int = BLOCKS) -> Overfit | None:
     share = rank / (variants + 1)
     logits = np.log(share / (1 - share))
     return Overfit(
-        pbo=float(np.mean(logits < 0) + np.mean(logits == 0) / 2), splits=len(chosen), variants=variants,
-        loss=float(np.mean(theirs < 0)),
+        pbo=np.mean(logits < 0) + np.mean(logits == 0) / 2, splits=len(chosen), variants=variants,
+        loss=np.mean(theirs < 0),
     )  # fmt: skip
 
 

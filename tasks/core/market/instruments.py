@@ -96,7 +96,7 @@ def infer(symbol: str, bars: pd.DataFrame, named: InstrumentTerms = NOTHING) -> 
             f'tell its tick: give --instruments FILE, in it {{"{symbol}": {{"tick": ..., "step": ...}}}} with what the '
             "venue says"
         )
-    price = _exact(float(np.median(prices)))
+    price = _exact(np.median(prices))
     tick = named.tick or max(_grid(prices), _power(price * FINEST_TICK))
     return by_form(symbol, tick, named.step or _lot(volumes, price), named)
 
@@ -116,7 +116,7 @@ def resolve(symbol: str, before: pd.DataFrame, named: InstrumentTerms | None, st
         parts.append("inferred" if stored is None else "ingested")
     terms = InstrumentTerms(**known | named.model_dump(exclude_none=True))
     instrument = stored if stored and named == NOTHING else infer(symbol, before, terms)
-    if len(before) and instrument.tick > (price := _exact(float(before["close"].median()))):
+    if len(before) and instrument.tick > (price := _exact(before["close"].median())):
         raise InputError(f"{symbol}: its tick {instrument.tick} is above its price, some {price}: mend the tick")
     return Resolved(instrument, "+".join(parts))
 
@@ -143,7 +143,7 @@ def _lot(volumes: np.ndarray, price: Decimal) -> Decimal:
     """Return the step the volumes lie on, unless it is noise or worth more than a venue would ask for."""
     if len(volumes) >= FEWEST:
         step = _grid(volumes)
-        if step >= FINEST_STEP and step * price <= LOT and _exact(float(np.median(volumes))) < NOISE * step:
+        if step >= FINEST_STEP and step * price <= LOT and _exact(np.median(volumes)) < NOISE * step:
             return step
     return _lot_by_price(price)
 

@@ -66,7 +66,7 @@ def summary_line(record: CycleRecord) -> str:
     facts = {
         "symbol": record.symbol,
         "as_of": record.as_of.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "status": record.status.value,
+        "status": record.status,
     }
     if decided:
         facts |= {"action": decided.decision.action, "source": decided.source, "rung": decided.rung}
@@ -109,7 +109,7 @@ def _headline(record: CycleRecord) -> str:
         f"started by {record.trigger}",
         f"cycle {inert.markdown(record.cycle_id)}",
     ]
-    title = f"# {inert.markdown(record.symbol)}: {inert.markdown(action)}, {record.status.value.replace('_', ' ')}"
+    title = f"# {inert.markdown(record.symbol)}: {inert.markdown(action)}, {record.status.replace('_', ' ')}"
     return f"{title}\n\n{record.status.meaning}\n\n{' · '.join(facts)}"
 
 
@@ -189,7 +189,7 @@ def _verdict(verdict: Verdict, decided: Answer | None) -> str:
     changed = [(k, asked.get(k), v) for k, v in allowed.items() if decided and asked.get(k) != v]
     answer = "Denied." if not verdict.allowed else "Allowed, with changes." if verdict.codes else "Allowed."
     codes = [
-        (check.code.value, check.code.meaning, ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in check.inputs.items()))
+        (check.code, check.code.meaning, ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in check.inputs.items()))
         for check in verdict.checks
         if check.fired
     ]
@@ -216,9 +216,9 @@ def _sent(intents: Sequence[OrderIntent], orders: Sequence[Order]) -> str:
     for i in intents:
         answer: Sequence[object] = (None, "no answer recorded", None, None)
         if order := by_id.get(i.client_order_id):
-            status = f"{order.status.value}{f': {order.reason}' if order.reason else ''}"
+            status = f"{order.status}{f': {order.reason}' if order.reason else ''}"
             answer = (order.venue_order_id, status, order.filled, order.avg_price)
-        what = f"{i.side} {i.type.value}{' reduce-only' if i.reduce_only else ''}"
+        what = f"{i.side} {i.type}{' reduce-only' if i.reduce_only else ''}"
         rows.append((i.client_order_id, what, i.quantity, i.price, i.stop, i.target, *answer))
     head = ("our id", "order", "quantity", "price", "stop", "target", "venue id", "status", "filled", "average")
     return _table(head, rows)

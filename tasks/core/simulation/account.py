@@ -549,7 +549,7 @@ class SimulatedAccount:
         order = self._orders[key]
         if order.filled == order.quantity:
             self._end(key, OrderStatus.FILLED, "", at)
-        elif order.type == OrderType.MARKET.value:
+        elif order.type == OrderType.MARKET:
             self._end(key, OrderStatus.CANCELLED, "partial", at)
         elif order.reduce_only and order.symbol not in self.wallet.holdings:
             self._end(key, OrderStatus.CANCELLED, "no_position", at)

@@ -423,7 +423,7 @@ class Backtest:
         self.by_action[answer.decision.action] += 1
         self.cost_usd += answer.cost_usd
         if not verdict.allowed:
-            self.rejected.update(code.value for code in verdict.codes)
+            self.rejected.update(verdict.codes)
         peak = state.peak_equity or state.equity
         if (
             self.is_guarded

@@ -235,7 +235,7 @@ def with_protection(position: Position, intent: OrderIntent) -> Position:
         "target": {"target": intent.price},
         "cancel_target": {"target": None},
     }
-    return position.replace(**changes.get(intent.type.value, {}))
+    return position.replace(**changes.get(intent.type, {}))
 
 
 def _carry_over(
