@@ -32,6 +32,7 @@ from tasks.core.types import (
     Question,
     Reason,
     Strategy,
+    Texts,
     Trigger,
 )
 from tasks.crash_points import reached
@@ -42,7 +43,7 @@ from tasks.settings import settings
 class Request(Dto):
     """What one run of the story is asked for."""
 
-    symbols: tuple[str, ...]
+    symbols: Texts
     decider: str
     dry_run: bool = False
     reason: str = ""

@@ -32,7 +32,7 @@ from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.symbol_backtest import make_grid
-from tasks.core.types import Json, Told
+from tasks.core.types import Json, Texts, Told
 from tasks.evaluate import ComparisonRequest, Work
 from tasks.settings import settings
 
@@ -164,7 +164,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def rows(document: Json) -> list[tuple[str, ...]]:
+def rows(document: Json) -> list[Texts]:
     """Return the table of variants as text."""
     return [
         (

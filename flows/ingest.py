@@ -1,7 +1,6 @@
 """Backfill and repair of stored candles."""
 
 from datetime import datetime
-from typing import Any
 
 from prefect import flow
 
@@ -9,12 +8,12 @@ from tasks import clock
 from tasks.connections import log, store, venue
 from tasks.core.errors import InputError
 from tasks.core.market.bars import segments
-from tasks.core.types import TIMEFRAMES, floor_time
+from tasks.core.types import TIMEFRAMES, Json, floor_time
 from tasks.settings import settings
 
 
 @flow(name="ingest")
-async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str = "") -> dict[str, Any]:
+async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str = "") -> Json:
     """Fetch every closed bar of `symbol` since `since`, keep those the store lacks, and the instrument beside them.
 
     Returns what was new, what the venue has revised, and the gaps that remain.

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prefect.runtime import flow_run
 
@@ -17,7 +16,7 @@ from tasks.core.lab import compare
 from tasks.core.lab.compare import BacktestWindow, Comparison, Trial, Variant
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.sharpe import daily_sharpe
-from tasks.core.types import Dto, Exact, Utc, hash_of
+from tasks.core.types import Dto, Exact, Json, Texts, Utc, hash_of
 from tasks.settings import settings
 from tasks.stage import stage
 
@@ -29,8 +28,8 @@ class ComparisonRequest(Dto):
     funding: dict[str, str] = {}
     news: str = ""
     instruments: str = ""
-    deciders: tuple[str, ...] = ("rules",)
-    models: tuple[str, ...] = ()
+    deciders: Texts = ("rules",)
+    models: Texts = ()
     start: Utc | None = None
     end: Utc | None = None
     windows: int = 1
@@ -54,8 +53,8 @@ class Work:
     windows: tuple[BacktestWindow, ...]
     free: list[Job]
     paid: list[tuple[Variant, Job]]
-    instruments: dict[str, dict[str, Any]]
-    gaps: dict[str, Any]
+    instruments: dict[str, Json]
+    gaps: Json
 
     @property
     def job(self) -> Job:

@@ -5,14 +5,14 @@ from datetime import datetime
 from tasks.connections import log, store, venue
 from tasks.core.market.bars import WORKING_TIMEFRAMES, Frames
 from tasks.core.market.market import Market
-from tasks.core.types import EventThresholds
+from tasks.core.types import EventThresholds, Texts
 from tasks.stage import apart, stage
 
 TOGETHER = 25  # symbols whose features are in memory at once
 
 
 @stage
-def load_candles(symbols: tuple[str, ...], as_of: datetime, limit: int) -> dict[str, Frames]:
+def load_candles(symbols: Texts, as_of: datetime, limit: int) -> dict[str, Frames]:
     """Load the last `limit` bars that had closed at as_of, per symbol and timeframe."""
     kept, name = store(), venue().name
     series = {tf: kept.candles.load_frames(name, symbols, tf, as_of, limit) for tf in WORKING_TIMEFRAMES}

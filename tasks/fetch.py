@@ -11,7 +11,18 @@ from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DataError, InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
 from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
-from tasks.core.types import Alert, AlertKind, Balance, DataFailure, News, OrderBookView, Strategy, duration, floor_time
+from tasks.core.types import (
+    Alert,
+    AlertKind,
+    Balance,
+    DataFailure,
+    News,
+    OrderBookView,
+    Strategy,
+    Texts,
+    duration,
+    floor_time,
+)
 from tasks.settings import settings
 from tasks.stage import is_tried_again, stage
 
@@ -35,7 +46,7 @@ async def venue_now() -> datetime:
 
 
 @stage
-async def fetch_candles(symbols: tuple[str, ...], as_of: datetime) -> list[DataFailure]:
+async def fetch_candles(symbols: Texts, as_of: datetime) -> list[DataFailure]:
     """Bring the store's candles up to as_of: only bars that closed since.
 
     Returns what could not be fetched: those symbols are quarantined, the others go on.
@@ -49,7 +60,7 @@ async def fetch_candles(symbols: tuple[str, ...], as_of: datetime) -> list[DataF
     return failures
 
 
-async def _fetch_all(symbols: tuple[str, ...], as_of: datetime) -> dict[tuple[str, str], pd.DataFrame | DataFailure]:
+async def _fetch_all(symbols: Texts, as_of: datetime) -> dict[tuple[str, str], pd.DataFrame | DataFailure]:
     """Fetch what closed since the newest stored bars, or say why that failed.
 
     The newest two bars are asked for again, and everything from the first recent gap on: a bar that comes late is

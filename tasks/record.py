@@ -13,7 +13,7 @@ from tasks.core.errors import TradingError
 from tasks.core.market.market import Market
 from tasks.core.pages import decision, inert
 from tasks.core.trading.orders import cycle_id
-from tasks.core.types import CycleRecord, CycleStatus, Outcome, duration, floor_time
+from tasks.core.types import CycleRecord, CycleStatus, Outcome, Texts, duration, floor_time
 from tasks.features import load_candles
 from tasks.settings import settings
 from tasks.stage import stage
@@ -40,7 +40,7 @@ def record_cycle(record: CycleRecord, first: bool = False) -> None:
 
 
 @stage
-def record_missed(symbols: tuple[str, ...], as_of: datetime) -> int:
+def record_missed(symbols: Texts, as_of: datetime) -> int:
     """Keep a record of each scheduled close before as_of that no cycle was about, at most a day back; return how many.
 
     Whatever was down (worker, server, machine), what matters is that nothing was decided; a late run never does it.

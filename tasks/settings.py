@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from tasks.core.errors import InputError
-from tasks.core.types import Budget, Costs, EventThresholds, Exact, Limits, Promotion, Strategy, ToolRates
+from tasks.core.types import Budget, Costs, EventThresholds, Exact, Limits, Promotion, Strategy, Texts, ToolRates
 from tasks.redaction import redacted, remember, secrets_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ PREFIX = "QUARTERDECK_"
 DATABASES = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "mlflow": "mlflow.db"}  # in HOME
 HIDDEN = re.compile("_URLS?|_FEEDS|KEY|SECRET|TOKEN|PASSWORD")  # settings whose value no error shows
 Profile = Literal["sandbox", "paper", "testnet", "live"]
-Names = Annotated[tuple[str, ...], NoDecode]
+Names = Annotated[Texts, NoDecode]
 Symbol = Annotated[str, Field(pattern=r"^[\w.$-]{1,24}/[\w.$-]{1,24}(:[\w.$-]{1,40})?$")]  # ccxt's: BTC/USDT:USDT
 Symbols = Annotated[tuple[Symbol, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]

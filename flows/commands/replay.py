@@ -16,7 +16,7 @@ from flows.commands.output import echo, emit, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import DataError, InputError
 from tasks.core.pages import inert
-from tasks.core.types import read_dto
+from tasks.core.types import Json, read_dto
 from tasks.settings import settings
 
 AHEAD = 256  # questions whose markets are read together
@@ -81,7 +81,7 @@ async def asked_again(cycle_id: str) -> Any:
     return next(answer for record, answer in zip(records, answers, strict=True) if record.cycle_id == cycle_id)
 
 
-async def _report(replayer: Any, records: Iterator[Any], changed: dict[str, Any] | None) -> dict[str, Any]:
+async def _report(replayer: Any, records: Iterator[Any], changed: Json | None) -> Json:
     """Count what becomes of the records; keep those that differ, and the verdicts other limits would change."""
     from tasks.core.lab.recorded_replies import NotReplayable
     from tasks.core.lab.what_if import changed_verdict, total
@@ -112,7 +112,7 @@ async def _report(replayer: Any, records: Iterator[Any], changed: dict[str, Any]
     return summary
 
 
-def _show(summary: dict[str, Any]) -> None:
+def _show(summary: Json) -> None:
     head = {key: value for key, value in summary.items() if key not in ("differences", "changed_verdicts")}
     emit(head, as_json=False)
     for result in summary["differences"][:SHOWN]:
@@ -123,7 +123,7 @@ def _show(summary: dict[str, Any]) -> None:
         echo(str(verdict))
 
 
-def _limits(path: Path) -> dict[str, Any]:
+def _limits(path: Path) -> Json:
     """Read limits that differ; every one is checked as a setting is."""
     from tasks.adapters.files.document import read_document
     from tasks.core.types import Limits

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from infra.sandbox.market.crash import Crash
 from tasks.core.errors import InputError
-from tasks.core.types import Costs, Kind
+from tasks.core.types import Costs, Kind, Texts
 
 DEFAULT_SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 QUOTE = "USDT"
@@ -24,7 +24,7 @@ class SandboxConfig(BaseModel, frozen=True):
     """
 
     candles: dict[str, Path] = {}
-    symbols: tuple[str, ...] = ()
+    symbols: Texts = ()
     seed: int = Field(7, ge=0)
     cash: Decimal = Field(Decimal(10_000), gt=0)
     start: datetime | None = None
@@ -40,7 +40,7 @@ class SandboxConfig(BaseModel, frozen=True):
     host: str = "127.0.0.1"
     port: int = 8891
 
-    def traded(self) -> tuple[str, ...]:
+    def traded(self) -> Texts:
         """Return the symbols this sandbox lists; raises InputError naming the first that makes no sense."""
         chosen = self.symbols or tuple(self.candles) or DEFAULT_SYMBOLS
         for symbol in chosen:

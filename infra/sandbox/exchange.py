@@ -13,7 +13,6 @@ import os
 from collections import Counter, deque
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
 
 from infra.sandbox.clock import DAY_MS, Clock
 from infra.sandbox.config import SandboxConfig
@@ -26,7 +25,7 @@ from tasks.core.errors import InputError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.simulation.wallet import Holding
 from tasks.core.trading.money import exact
-from tasks.core.types import Fill, Order, OrderIntent, OrderStatus
+from tasks.core.types import Fill, Json, Order, OrderIntent, OrderStatus
 
 FUNDING_MS = 8 * 3_600_000
 WARM_UP_MS = 250 * DAY_MS
@@ -67,12 +66,12 @@ class Exchange:
         self.half_stops = 0  # how many stops and targets will find room for half of the position
         self._held = deque([(0, self._holdings())], maxlen=REMEMBERED)  # from when on, in ms, and what
 
-    def _market(self) -> dict[str, Any]:
+    def _market(self) -> Json:
         """Return the market's identity; a saved account loads only into the same market."""
         files = {symbol: str(path.resolve()) for symbol, path in sorted(self.config.candles.items())}
         return {"symbols": sorted(self.markets), "seed": self.config.seed, "candles": files}
 
-    def _saved(self) -> dict[str, Any]:
+    def _saved(self) -> Json:
         """Read the saved account, empty if there is none; raises InputError for a broken file or another market."""
         path, market = self.config.state, self._market()
         if path is None or not path.exists():

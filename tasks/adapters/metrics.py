@@ -32,7 +32,7 @@ from tasks.adapters.store.tables import (
     VerdictRow,
 )
 from tasks.core.errors import TradingError
-from tasks.core.types import Budget, CycleStatus, day_start
+from tasks.core.types import Budget, CycleStatus, Texts, day_start
 
 QUANTILES = (0.5, 0.95, 1.0)
 HOUR = timedelta(hours=1)
@@ -147,7 +147,7 @@ class Exporter(Collector):
         )
 
     def _models(self, store: Store, now: datetime, today: datetime) -> Iterator[Metric]:
-        calls, seconds, usd, tokens = (defaultdict[tuple[str, ...], float](float) for _ in range(4))
+        calls, seconds, usd, tokens = (defaultdict[Texts, float](float) for _ in range(4))
         for row in store.rows(select(ModelCallRow).where(ModelCallRow.called_at >= today)):
             provider, _, model = row.model.rpartition("/")
             who = (provider or "unknown", model, row.role)

@@ -39,7 +39,7 @@ from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.symbol_backtest import make_grid
-from tasks.core.types import CycleRecord, Dto, EventThresholds, Instrument, Outcome, Strategy, Told
+from tasks.core.types import CycleRecord, Dto, EventThresholds, Instrument, Json, Outcome, Strategy, Told
 from tasks.settings import Settings, settings, strategy_of
 
 NOISE_SEED = 1  # of what is perturbed
@@ -192,7 +192,7 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: BacktestWind
     return strategy, {symbol: each.source for symbol, each in terms.items()}
 
 
-def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, dict[str, Any]]:
+def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, Json]:
     """Return each symbol's terms and where they come from, for people."""
     return {
         symbol: {**instrument.model_dump(exclude={"symbol"}), "source": sources[symbol]}

@@ -17,6 +17,7 @@ from tasks.core.types import (
     Balance,
     Fill,
     Instrument,
+    JsonObject,
     ModelCall,
     Order,
     OrderIntent,
@@ -26,7 +27,7 @@ from tasks.core.types import (
 )
 
 Messages = Sequence[dict[str, str]]
-Schema = dict[str, object]
+Schema = JsonObject
 
 
 class Decider(Protocol):

@@ -18,7 +18,7 @@ from tasks.adapters.charts.canvas import DOWN, INK, UP
 from tasks.core.errors import DataError, InputError
 from tasks.core.market.market import Market
 from tasks.core.pages.numbers import plain
-from tasks.core.types import HeldPosition, Reason, duration
+from tasks.core.types import HeldPosition, Json, Reason, duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,7 +90,7 @@ def draw(
     title = f"{market.symbol} {timeframe} as of {as_of:%Y-%m-%d %H:%M} UTC"
     why, room = ", ".join(str(reason) for reason in reasons if not reason.context), size[0] // 7 - 60
     shown = f"asked: {why if len(why) <= room else why[: room - 1] + '…'}" if why else ""
-    look: dict[str, Any] = {"va": "top", "color": INK, "parse_math": False}
+    look: Json = {"va": "top", "color": INK, "parse_math": False}
     figure.text(0.01, 0.985, title, fontsize=12, fontweight="bold", ha="left", **look)
     figure.text(0.99, 0.985, shown, fontsize=9, ha="right", **look)
     price.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=9, fontsize=8, frameon=False, columnspacing=1.2)

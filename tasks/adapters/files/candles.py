@@ -8,9 +8,9 @@ import pandas as pd
 from tasks.adapters.files.table import read_table
 from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import bar_frame, infer_timeframe
-from tasks.core.types import COLUMNS, SECONDS
+from tasks.core.types import COLUMNS, SECONDS, Texts
 
-NAMES: dict[str, tuple[str, ...]] = {name: (f"{name}|{name[0]}|{name}price|price{name}",) for name in COLUMNS[:4]}
+NAMES: dict[str, Texts] = {name: (f"{name}|{name[0]}|{name}price|price{name}",) for name in COLUMNS[:4]}
 # with the coin's name in it, as CryptoDataDownload has it: not the one counted in the quote currency
 NAMES["volume"] = ("volume|vol|v|basevolume|volumebase|volumetraded", "volume(?!quote|[a-z]?usd|eur|gbp|ma).+")
 
@@ -33,7 +33,7 @@ def read_candles(path: Path) -> pd.DataFrame:
     return bars
 
 
-def parse_candle_options(values: tuple[str, ...], symbols: tuple[str, ...]) -> dict[str, Path]:
+def parse_candle_options(values: Texts, symbols: Texts) -> dict[str, Path]:
     """Read `--candles FILE` (with one --symbol) or repeated `--candles SYMBOL=FILE` into symbol -> path."""
     named = {}
     for value in values:

@@ -26,7 +26,7 @@ from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types import ACTIONS, COLUMNS, CycleRecord, read_dto
+from tasks.core.types import ACTIONS, COLUMNS, CycleRecord, Json, read_dto
 
 if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
@@ -161,7 +161,7 @@ class _Writer:
         return found
 
 
-def export(source: Source, out: Path, formats: Sequence[str] = ()) -> dict[str, Any]:
+def export(source: Source, out: Path, formats: Sequence[str] = ()) -> Json:
     """Write the dataset of `source` into the new folder `out` and return its card."""
     if unknown := set(formats).difference(FORMATS):
         raise InputError(f"--format {unknown.pop()!r}: there are {', '.join(FORMATS)}")
@@ -196,7 +196,7 @@ def _whole(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter[str], folder: Path) -> dict[str, Any]:
+def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter[str], folder: Path) -> Json:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     ranges = writer.ranges()
     return {

@@ -22,7 +22,7 @@ import httpx
 from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
 from tasks.core.decision.decider import elapsed_ms, loop_time, within_deadline
 from tasks.core.ports import ModelRequest, Schema
-from tasks.core.types import Json, ModelCall
+from tasks.core.types import Json, JsonObject, ModelCall, Texts
 from tasks.redaction import redacted
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
@@ -58,7 +58,7 @@ class _Turn:
 class LiteLLMModel:
     """Implements `ports.Model`. With `base_url` every model is asked there, in OpenAI's dialect."""
 
-    models: tuple[str, ...]
+    models: Texts
     base_url: str = ""
     provider_timeout_s: float = 30
     deadline_s: float = 60
@@ -162,7 +162,7 @@ async def prepare() -> None:
     await asyncio.to_thread(litellm)
 
 
-def response_format(schema: Mapping[str, object], model: str, base_url: str) -> dict[str, object]:
+def response_format(schema: Mapping[str, object], model: str, base_url: str) -> JsonObject:
     """Return the strictest output format the model may take: a JSON schema, else any JSON object."""
     if base_url or litellm().supports_response_schema(model=model):
         return {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": dict(schema)}}

@@ -20,7 +20,7 @@ from tasks.core.decision.decider import PlainDecider
 from tasks.core.decision.kinds import KINDS
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types import DECISION, Answer, Dto, Json, Question, answered, hold
+from tasks.core.types import DECISION, Answer, Dto, Json, Question, Texts, answered, hold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ class PolicyCard(Dto):
 
     spec: str
     spec_sha256: str
-    actions: tuple[str, ...]
+    actions: Texts
     parameters: dict[str, Json]
     data_sha256: str
     rows: int

@@ -17,7 +17,7 @@ import pandas as pd
 
 from tasks.adapters.quality.columns import stacked
 from tasks.core.errors import DataError
-from tasks.core.types import COLUMNS, SECONDS, DataFailure
+from tasks.core.types import COLUMNS, SECONDS, DataFailure, JsonObject
 
 SPIKE = 20  # usual ranges; in 605,037 recorded 5m bars 114 moved more, all on 4x their volume or above
 STILL = 12  # newest 5m bars at one price without a range: an hour
@@ -34,7 +34,7 @@ class Rule(NamedTuple):
 
     name: str
     expectation: str
-    arguments: dict[str, object]
+    arguments: JsonObject
 
 
 def _between(name: str, column: str, **bounds: object) -> Rule:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from tasks.adapters.store.database import BEGINNING, END, Repository, dto_of, known, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, StrategyRow, VerdictRow
 from tasks.core.errors import InputError, StoreError
-from tasks.core.types import Answer, CycleRecord, CycleStatus, Strategy
+from tasks.core.types import Answer, CycleRecord, CycleStatus, Json, Strategy
 
 JUDGED = (CycleStatus.HELD, CycleStatus.DENIED, CycleStatus.EXECUTED)
 
@@ -147,7 +147,7 @@ def _records(strategy: str) -> Select[Any]:
     return select(CycleRow.record).filter_by(strategy=strategy)
 
 
-def _row(record: CycleRecord, at: datetime) -> dict[str, Any]:
+def _row(record: CycleRecord, at: datetime) -> Json:
     return row_of(CycleRow, record, record=record.model_dump(mode="json"), started_at=at, updated_at=at)
 
 

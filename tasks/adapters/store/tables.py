@@ -25,6 +25,7 @@ from tasks.core.types import (
     EquityPoint,
     Fill,
     Halt,
+    Json,
     Lease,
     LookAgain,
     ModelCall,
@@ -67,7 +68,7 @@ class _Columns(DeclarativeAttributeIntercept):
 
 class Base(DeclarativeBase, metaclass=_Columns):
     metadata = MetaData(naming_convention=NAMES)
-    type_annotation_map = {**KINDS, dict[str, Any]: Document, list[Any]: Document}
+    type_annotation_map = {**KINDS, Json: Document, list[Any]: Document}
 
     def __init_subclass__(cls, key: str, of: type[Dto] | None = None, fields: str = "") -> None:
         """Make columns of the fields of the DTO `of`, or of some of them; key: which columns are the key.
@@ -129,7 +130,7 @@ class InstrumentRow(Base, key="venue symbol"):
     """What a venue lets one trade on a symbol, as `ingest` last read it: for replays of the candles beside it."""
 
     __tablename__ = "instruments"
-    document: Mapped[dict[str, Any]]
+    document: Mapped[Json]
 
 
 class EventRow(Base, of=Reason, key="event_id"):

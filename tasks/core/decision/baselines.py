@@ -22,6 +22,7 @@ from tasks.core.types import (
     Answer,
     Decision,
     Dto,
+    JsonObject,
     ModelCall,
     OpenLong,
     Question,
@@ -32,7 +33,7 @@ from tasks.core.types import (
 )
 
 HOLD_SHARE = 0.5  # of random decisions; the rest is shared equally by the other actions on offer
-_PARAMETERS: dict[str, dict[str, object]] = {
+_PARAMETERS: dict[str, JsonObject] = {
     **{action: dict(rules.Sizes()) for action in ("OPEN_LONG", "OPEN_SHORT", "ADD")},
     **{action: {"size_pct": Decimal(50)} for action in ("TRIM", "CLOSE_PARTIAL")},
     "MOVE_STOP": {"to": {"kind": "breakeven"}},

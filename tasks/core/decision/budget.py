@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from tasks.core.ports import Model, ModelRequest
-from tasks.core.types import ZERO, Budget, Dto, Exact, ModelCall, Rung, Utc, Why
+from tasks.core.types import ZERO, Budget, Dto, Exact, ModelCall, Rung, Texts, Utc, Why
 
 SCOPES = ("day", "session", "symbol_day", "decision")
 
@@ -105,7 +105,7 @@ class Tier(NamedTuple):
     """A model and the names it fails over along."""
 
     model: Model
-    names: tuple[str, ...]
+    names: Texts
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Protocol
 from tasks.core.decision.budget import TICKET
 from tasks.core.decision.memory import SIDE, Vector, distances, vector
 from tasks.core.ports import Model, ModelRequest
-from tasks.core.types import Answer, Dto, ModelCall, Rung, Snapshot, Utc
+from tasks.core.types import Answer, Dto, ModelCall, Rung, Snapshot, Texts, Utc
 
 
 class KeptDecision(Dto):
@@ -24,7 +24,7 @@ class KeptDecision(Dto):
     as_of: Utc
     decided: Answer
     vector: Vector
-    reasons: tuple[str, ...]
+    reasons: Texts
 
 
 class DecisionCache(Protocol):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from tasks.core.decision.actions import Parsed, Unusable
 from tasks.core.decision.kinds import Kind, Means
@@ -12,7 +12,7 @@ from tasks.core.decision.masked_question import as_shown
 from tasks.core.decision.memory import memory_text
 from tasks.core.market import lean
 from tasks.core.ports import Messages, Model, ModelRequest, Schema
-from tasks.core.types import HELD, Answer, Decision, ModelCall, PromptRef, Question, answered, exact_sum, hold
+from tasks.core.types import HELD, Answer, Decision, Json, ModelCall, PromptRef, Question, answered, exact_sum, hold
 
 GRACE_S = 0.2  # how long cancelled work may take to clean up
 MEMORY_BYTES = 600
@@ -124,7 +124,7 @@ def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str = "") -
     )  # fmt: skip
 
 
-def spent(calls: Sequence[ModelCall]) -> dict[str, Any]:
+def spent(calls: Sequence[ModelCall]) -> Json:
     """Return an answer's calls, and what they cost together."""
     return {
         "calls": tuple(calls),

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import combinations, pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from tasks.core.lab.random_traders import Chance, Trade, TradedBars, returns_of,
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.backtest import max_drawdown_pct
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
-from tasks.core.types import Costs, Dto, PromptRef, Utc, day_start
+from tasks.core.types import Costs, Dto, Json, PromptRef, Texts, Utc, day_start
 
 YEAR = DAYS_PER_YEAR**0.5
 BPS = 1e4
@@ -78,7 +78,7 @@ class Trial:
     treatment: Treatment
     days: ndarray
     equity: ndarray
-    summary: dict[str, Any]
+    summary: Json
     trades: list[Trade]
     points: list[Point]
     sampled: list[Sampled] = field(default_factory=list)
@@ -175,7 +175,7 @@ class Gate(Dto):
 class Comparison(Dto):
     """Everything a comparison shows: the document `compare --json` prints."""
 
-    symbols: tuple[str, ...]
+    symbols: Texts
     asset_pct: dict[str, float]  # what the assets themselves did over the windows, without costs or limits
     data_sha256: str
     windows: tuple[BacktestWindow, ...]
@@ -367,7 +367,7 @@ def _leakage(variant: Variant, windows: Sequence[BacktestWindow], trials: Sequen
     raw, masked, strong, noisy = (of(trials, variant.label, each) for each in kinds)
     if not (masked or noisy or variant.cutoff):
         return None
-    figures: dict[str, Any] = {"masked_agreement": _agreement(raw, masked)}
+    figures: Json = {"masked_agreement": _agreement(raw, masked)}
     for name, known, shown in (("masked", raw, masked), ("strong", masked, strong), ("perturbed", raw, noisy)):
         figures[f"{name}_sharpe"] = _annual_sharpe(shown)
         mine, theirs = together([series(known), series(shown)]).T
@@ -390,7 +390,7 @@ def _gate(label: str, trials: Sequence[Trial], bars: Mapping[str, TradedBars]) -
     sampled = [each for trial in trials for each in trial.sampled]
     if not sampled:
         return None
-    figures: dict[str, Any] = {}
+    figures: Json = {}
     for name, at_event in (("quiet", False), ("event", True)):
         part = [each for each in sampled if each.at_event is at_event]
         figures[f"{name}_asked"] = len(part)

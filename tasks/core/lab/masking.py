@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from tasks.core.types import COLUMNS, Instrument
+from tasks.core.types import COLUMNS, Instrument, JsonObject, Texts
 
 PRICES = COLUMNS[:4]
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
@@ -50,7 +50,7 @@ class Mask:
         drawn = self._draw(f"{symbol}|doublings", 2 * MOST_DOUBLINGS) - MOST_DOUBLINGS
         return drawn if drawn < 0 else drawn + 1
 
-    def describe(self, symbols: tuple[str, ...] = ()) -> dict[str, object]:
+    def describe(self, symbols: Texts = ()) -> JsonObject:
         """Return all it takes to undo the mask, for the record of a run."""
         each = {self.symbol(s): {"symbol": s, "price_times": 2.0 ** self.doublings(s)} for s in symbols}
         return {"key": self.key, "weeks_back": self.shift.days // 7, "symbols": each, "look_up": LOOK_UP}

@@ -34,7 +34,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,8 @@ from tasks.core.types import (
     CycleStatus,
     Decision,
     Dto,
+    Json,
+    JsonObject,
     Snapshot,
     Utc,
     exact_sum,
@@ -77,10 +79,10 @@ COMPONENTS: dict[str, tuple[float, float]] = memory.COMPONENTS | {
     "confluence.book": _UNIT,
 }  # fmt: skip
 ACTION_IDS = {action: number for number, action in enumerate(ACTIONS)}
-Row = dict[str, Any]
+Row = Json
 
 
-def spec_document() -> dict[str, object]:
+def spec_document() -> JsonObject:
     """Return the spec in full: what one must know to compute the same state elsewhere."""
     return {
         "name": SPEC,

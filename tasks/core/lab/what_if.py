@@ -18,6 +18,7 @@ from tasks.core.types import (
     CycleRecord,
     Dto,
     Exact,
+    Json,
     OrderIntent,
     Question,
     Strategy,
@@ -93,7 +94,7 @@ def _earned_pct(record: Replayable, intents: Sequence[OrderIntent], history: His
     return score(record.state, record.symbol, intents, five.loc[record.as_of :], costs)
 
 
-def total(changed: Sequence[ChangedVerdict]) -> dict[str, Any]:
+def total(changed: Sequence[ChangedVerdict]) -> Json:
     """Add up: how many verdicts changed, how many of those are settled, and the sum of the differences."""
     settled = [each.difference for each in changed if each.difference is not None]
     return {

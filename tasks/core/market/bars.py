@@ -8,14 +8,13 @@ of the gap.
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy import ndarray
 
 from tasks.core.errors import DataError
-from tasks.core.types import COLUMNS, SECONDS, Timeframe, duration
+from tasks.core.types import COLUMNS, SECONDS, Json, Timeframe, duration
 
 Frames = Mapping[str, pd.DataFrame]
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
@@ -130,7 +129,7 @@ def timeframes_from(bars: pd.DataFrame, base: str, wanted: tuple[Timeframe, ...]
     return {tf: resample(bars, base, tf) if SECONDS[tf] >= SECONDS[base] else bars.iloc[:0] for tf in wanted}
 
 
-def gaps_in(index: pd.Index, timeframe: str) -> dict[str, Any]:
+def gaps_in(index: pd.Index, timeframe: str) -> Json:
     """Return what a frame lacks: gaps, missing_bars, timeframe, longest_bars and longest_from; nothing without gaps."""
     opens, length = epoch_s(index), SECONDS[timeframe]
     missing = np.diff(opens) // length - 1

@@ -14,7 +14,7 @@ from numpy import ndarray
 from tasks.core.market import confluence
 from tasks.core.market.bars import Columns, columns_of, epoch_s, lookup, segments
 from tasks.core.market.features import lag, realized_vol_pctile
-from tasks.core.types import SECONDS, EventThresholds
+from tasks.core.types import SECONDS, EventThresholds, Texts
 
 Directions = ndarray  # int8, one per bar
 MIDDLE = 50.0  # percentile
@@ -128,7 +128,7 @@ def stop_run(x: Columns, t: EventThresholds) -> Directions:
 
 
 Rule = Callable[[Columns, EventThresholds], Directions]
-RULES: tuple[tuple[str, Rule, tuple[str, ...]], ...] = (
+RULES: tuple[tuple[str, Rule, Texts], ...] = (
     ("TrendFlip", trend_flip, ("15m", "1h")),
     ("VolRegime", vol_regime, ("15m",)),
     ("RangeBreak", range_break, ("15m",)),

@@ -8,7 +8,6 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +26,7 @@ from tasks.core.market.bars import (
     timeframes_from,
 )
 from tasks.core.market.tables import Table
-from tasks.core.types import COLUMNS, SECONDS, EventThresholds, Reason
+from tasks.core.types import COLUMNS, SECONDS, EventThresholds, Json, Reason
 
 ROLE_TIMEFRAMES = ("15m", "1h")
 MOST_READ = 2048
@@ -54,7 +53,7 @@ class Market:
         return min((tf for tf, bars in self.bars.items() if len(bars)), key=SECONDS.__getitem__)
 
     @property
-    def gaps(self) -> dict[str, Any]:
+    def gaps(self) -> Json:
         return gaps_in(self.bars[self.finest].index, self.finest)
 
     @cached_property

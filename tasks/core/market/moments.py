@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
 from tasks.core.market.features import ratio, windows
 from tasks.core.market.tables import Table
-from tasks.core.types import COLUMNS, SECONDS, HtfAnchors, RoleInput, RoleInputs, Swing, TimeframeView
+from tasks.core.types import COLUMNS, SECONDS, HtfAnchors, Json, JsonObject, RoleInput, RoleInputs, Swing, TimeframeView
 
 if TYPE_CHECKING:
     from tasks.core.market.market import Market
@@ -96,7 +96,7 @@ def read(market: "Market", closes: ndarray) -> list[Moment]:
     ]
 
 
-def _dicts(columns: Mapping[str, ndarray]) -> list[dict[str, Any]]:
+def _dicts(columns: Mapping[str, ndarray]) -> list[Json]:
     """Return the rows of `columns`, rounded, unknown numbers as None."""
     rows = objects(rounded(np.array(list(columns.values())))).T.tolist()
     return [dict(zip(columns, of, strict=True)) for of in rows]
@@ -124,7 +124,7 @@ def _views(market: "Market", rows: Mapping[str, ndarray], nowhere: ndarray) -> d
     return views
 
 
-def _fields(known: Sequence[tuple[Table, ndarray]]) -> list[dict[str, object]]:
+def _fields(known: Sequence[tuple[Table, ndarray]]) -> list[JsonObject]:
     """Return the fields of each row's view, of one table after the other."""
     raw = np.concatenate([[table.columns[name][at] for name in NUMBERS] for table, at in known], axis=1)
     numbers = objects(rounded(raw))

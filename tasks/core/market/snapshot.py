@@ -23,6 +23,7 @@ from tasks.core.types import (
     Reason,
     RiskView,
     Snapshot,
+    Texts,
     TradeDigest,
     aware_utc,
 )
@@ -61,7 +62,7 @@ def build(
     )
 
 
-def _texts(reasons: Sequence[Reason]) -> tuple[str, ...]:
+def _texts(reasons: Sequence[Reason]) -> Texts:
     """List the reasons, newest last, within their share of the snapshot's bytes: the oldest are left out first.
 
     The record keeps them all; more than a dozen at once happen only after a long silence.

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,7 @@ from tasks.core.types import (
     CycleStatus,
     Fill,
     Inputs,
+    Json,
     Order,
     OrderIntent,
     OrderStatus,
@@ -67,6 +68,7 @@ from tasks.core.types import (
     Position,
     Question,
     Strategy,
+    Texts,
     Verdict,
     exact_sum,
 )
@@ -130,7 +132,7 @@ class Backtest:
         self.account = SimulatedAccount(strategy.capital, self.instruments, strategy.costs)
         self.unfinished: deque[Unfinished] = deque()
         self.intents: dict[str, tuple[str, OrderIntent]] = {}  # by client order id, with the cycle they are of
-        self.followups: dict[str, tuple[str, ...]] = {}  # of entries
+        self.followups: dict[str, Texts] = {}  # of entries
         self.adds: set[str] = set()  # entries that add to a position
         self.symbols = {
             symbol: SymbolBacktest(markets[symbol], self.grid, world, PositionFold(self.intents, strategy.name))
@@ -530,7 +532,7 @@ class Backtest:
     def fingerprint(self) -> str:
         return self.hash.hexdigest()
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Json:
         """Return the figures that `quarterdeck backtest --json` prints, but for the time it took.
 
         halted_at: the first decision at which the drawdown limit denied entries; as in live nothing lifts it but a

@@ -8,7 +8,7 @@ from itertools import groupby
 from tasks.core.errors import LedgerMismatch
 from tasks.core.trading import ledger, orders
 from tasks.core.trading.guard import sizing
-from tasks.core.types import ZERO, Fill, OrderIntent, Position
+from tasks.core.types import ZERO, Fill, JsonObject, OrderIntent, Position
 
 ATTACHED = ("stop", "target", "liquidation", "funding")  # what the venue does to our position by itself
 PLAIN = ("", "entry", "exit")  # what somebody ordered
@@ -230,7 +230,7 @@ def add_protection(position: Position, intent: OrderIntent, is_new: bool) -> Pos
 
 def with_protection(position: Position, intent: OrderIntent) -> Position:
     """Take over what a stop, target or cancel_target order has set at the venue: no fill ever tells of it."""
-    changes: dict[str, dict[str, object]] = {
+    changes: dict[str, JsonObject] = {
         "stop": {"stop": intent.price},
         "target": {"target": intent.price},
         "cancel_target": {"target": None},

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from tasks.core.types.base import ZERO, Dto, Exact
+from tasks.core.types.base import ZERO, Dto, Exact, Texts
 
 Positive = Annotated[Exact, Field(gt=0)]
 NonNegative = Annotated[Exact, Field(ge=0)]
@@ -63,7 +63,7 @@ class Limits(Dto):
     max_rejections: Count = Field(3, description="entries the venue refused in a row")
     rejection_window_min: Count = Field(60, description="older refusals are forgotten")
     liquidation_cooldown_min: NonNegativeInt = 1440
-    venues: tuple[str, ...] = Field((), description="where entries may go; empty: wherever the profile trades")
+    venues: Texts = Field((), description="where entries may go; empty: wherever the profile trades")
     fallback_may_open: bool = False
 
     def leverage_of(self, symbol: str) -> Decimal:
@@ -85,7 +85,7 @@ class Costs(Dto):
 class ToolLimits(Dto):
     """What `llm:tools` may ask: the allowlists, and how much per decision."""
 
-    symbols: tuple[str, ...]
+    symbols: Texts
     venue: str
     rounds: int = 3
     calls: int = 6

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from tasks.core.types.base import Dto, Exact, Explained, Utc
+from tasks.core.types.base import Dto, Exact, Explained, Texts, Utc
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Fill, Order, OrderIntent
 from tasks.core.types.portfolio import AccountState, ClosedTrade, Position
@@ -38,7 +38,7 @@ class DataFailure(Dto):
     timeframe: str
     expectation: str
     count: int = 0
-    rows: tuple[str, ...] = ()  # open times or values of the first offenders
+    rows: Texts = ()  # open times or values of the first offenders
 
 
 class Inputs(Dto):

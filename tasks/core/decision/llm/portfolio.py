@@ -23,7 +23,7 @@ from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import render
 from tasks.core.decision.masked_question import as_shown
 from tasks.core.market.snapshot import last_price
-from tasks.core.types import ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, hold
+from tasks.core.types import ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, Texts, hold
 
 MAX_NAMED = 10  # entries about instruments that were not asked about
 # Up: the guard floors to the step, and a share cut off at its last digit would lose a whole one.
@@ -93,7 +93,7 @@ def portfolio_variables(questions: Sequence[Question]) -> dict[str, str]:
 # --- the reply
 
 
-def read_targets(reply: PortfolioReply | Unusable, asked: Sequence[str]) -> tuple[Answers, tuple[str, ...]]:
+def read_targets(reply: PortfolioReply | Unusable, asked: Sequence[str]) -> tuple[Answers, Texts]:
     """Return each asked instrument's answer, and a flag for each other one that the reply has an entry about."""
     if isinstance(reply, Unusable):
         return dict.fromkeys(asked, reply), ()
@@ -121,7 +121,7 @@ def _target(entry: JsonObject) -> Target | Unusable:
 # --- from targets to actions
 
 
-def _decided(question: Question, answer: Target | Unusable | None, call: ModelCall, flags: tuple[str, ...]) -> Answer:
+def _decided(question: Question, answer: Target | Unusable | None, call: ModelCall, flags: Texts) -> Answer:
     symbol = question.snapshot.pair
     made: Parsed
     if answer is None:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field
 
 from tasks.core.errors import InputError
-from tasks.core.types import Dto, PromptRef, read_dto
+from tasks.core.types import Dto, PromptRef, Texts, read_dto
 
 _FILE = re.compile(r"---\n(?P<front>.*?)\n---\n\s*## system\n(?P<system>.*?)\n## user\n(?P<user>.*)", re.DOTALL)
 
@@ -24,7 +24,7 @@ class _FrontMatter(Dto):
     role: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     version: str = Field(pattern=r"^v[0-9]{3}$")
     reply_schema: Literal["decision", "portfolio", "analysis", "proposal", "review", "none"] = Field(alias="schema")
-    variables: tuple[str, ...]
+    variables: Texts
     temperature: float = Field(ge=0, le=2, allow_inf_nan=False)
     seed: int | None
     max_tokens: int = Field(ge=1, le=100_000)
@@ -34,7 +34,7 @@ class Prompt(Dto):
     """One version of a role's prompt."""
 
     ref: PromptRef
-    variables: tuple[str, ...]
+    variables: Texts
     system: str
     user: str
     text: str  # the whole file, as on disk

@@ -18,7 +18,19 @@ from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
 from tasks.core.decision.decider import variables_of
 from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
-from tasks.core.types import ZERO, Dto, Exact, News, OpenLong, OpenShort, Question, RoleInput, TimeframeView, exact_sum
+from tasks.core.types import (
+    ZERO,
+    Dto,
+    Exact,
+    News,
+    OpenLong,
+    OpenShort,
+    Question,
+    RoleInput,
+    Texts,
+    TimeframeView,
+    exact_sum,
+)
 
 VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes", "proposal"}
 VOTES_NEEDED, LEAST_CONFIDENCE = 2, Decimal("0.5")
@@ -35,7 +47,7 @@ class _Role(Dto):
     """What every role writes; the rest of its fields are typed, and are all that may travel on."""
 
     reasoning: str = Field("", description="for people, never parsed")
-    key_factors: tuple[str, ...] = Field((), description="what weighed most, for people")
+    key_factors: Texts = Field((), description="what weighed most, for people")
 
     def __str__(self) -> str:
         typed = self.model_dump(exclude={"reasoning", "key_factors"}, exclude_unset=True)
@@ -66,7 +78,7 @@ class TrendProposal(Proposal):
 class Review(_Role):
     """Without an adjusted size the proposal's stands."""
 
-    warnings: tuple[str, ...] = ()
+    warnings: Texts = ()
     risk_score: Exact = Field(Decimal(100), ge=0, le=100, description="0 harmless to 100 reckless")
     approved: StrictBool
     adjusted_size: Exact = Field(Decimal(100), ge=0, description="percent of equity, at most as proposed")

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from tasks.core.decision.decider import within_deadline
 from tasks.core.errors import TradingError
-from tasks.core.types import Dto, JsonObject, ToolCall, ToolLimits, ToolRates, Utc, first_error
+from tasks.core.types import Dto, JsonObject, Texts, ToolCall, ToolLimits, ToolRates, Utc, first_error
 
 Stored = Literal["5m", "15m", "30m", "1h", "4h", "1d"]  # the timeframes every cycle keeps
 WINDOW_S = 60.0
@@ -130,7 +130,7 @@ class ToolDesk:
         if isinstance(parameters, str):
             return refused(asked, trace_id, parameters)
         tool = str(asked["tool"])
-        flags: tuple[str, ...] = ()
+        flags: Texts = ()
         if isinstance(parameters, Listed) and parameters.limit > parameters.most:
             parameters, flags = parameters.replace(limit=parameters.most), (f"clamped:{tool}",)
         call = ToolCall(trace_id=trace_id, tool=tool, parameters=texts(parameters), flags=flags)

@@ -37,6 +37,7 @@ from tasks.core.types import (
     Pause,
     Snapshot,
     Strategy,
+    Texts,
     Verdict,
     check,
 )
@@ -90,9 +91,7 @@ def judge(
             return _missing(decision, arithmetic=type(e).__name__)
 
 
-def allowed_actions(
-    state: AccountState, symbol: str, strategy: Strategy, as_of: datetime, risk_mode: str
-) -> tuple[str, ...]:
+def allowed_actions(state: AccountState, symbol: str, strategy: Strategy, as_of: datetime, risk_mode: str) -> Texts:
     """Return the actions the account leaves open at `as_of`, in the order of ACTIONS: the model is told these only."""
     if state.instrument is None:
         return tuple(action for action in ACTIONS if action not in ACT)
