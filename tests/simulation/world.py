@@ -23,7 +23,7 @@ from infra.sandbox.exchange import Exchange
 from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
 from tasks.core.trading.orders import is_ours
-from tasks.core.types import ZERO, CycleRecord, OrderIntent, OrderStatus, OrderType, floor_time
+from tasks.core.types import ZERO, CycleRecord, OrderIntent, OrderStatus, OrderType, day_start, floor_time
 from tasks.settings import settings
 from tests.simulation import invariants
 from tests.simulation.loop import VirtualLoop, WorldClock
@@ -151,16 +151,17 @@ class World:
     # -- one visit -----------------------------------------------------------------------------------------------
 
     async def _until_the_next_visit(self) -> None:
-        """A minute where something is not as it should be, else until after some 5m close."""
-        seconds = self.luck.weighted(f"{self.visit}/gap", GAPS_S)
-        now = self.clock.venue_time
+        """A minute where something is not as it should be, else until after some 5m close; after a long gap, midnight's."""
+        now, seconds = self.clock.venue_time, self.luck.weighted(f"{self.visit}/gap", GAPS_S)
         if "restored" in self.happens:  # what it lost is looked for over two days
             seconds = min(seconds, 12 * HOUR_S)
         if self.visit > 1 and invariants.is_exposed(self):
             await self._pass(60)
-        else:
-            close = floor_time(now, "5m") + timedelta(seconds=seconds)
-            await self._pass(max((close - now).total_seconds(), 0) + 5)
+            return
+        is_long = seconds >= 12 * HOUR_S
+        begins = day_start(now) + timedelta(hours=12) if is_long else floor_time(now, "5m")
+        close = begins + timedelta(seconds=seconds)
+        await self._pass(max((close - now).total_seconds(), 0) + 5)
 
     async def _pass(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
