@@ -28,12 +28,8 @@ RISK_PCT, GROSS_PCT = Decimal("1.5"), Decimal(100)
 SLACK = Decimal("1.02")  # prices and equity move between the decision and the look
 CENT = Decimal("0.01")
 SPREAD = Decimal("0.001")  # between the price that a stop is beyond and what an order then gets
-FITTING = {
-    "PAUSED",
-    "STACKED",
-    "TOTAL_RISK_EXCEEDED",
-    "GROSS_EXCEEDED",
-}  # why a small entry may be refused when all is well
+# why a small entry may be refused when all is well
+FITTING = {"PAUSED", "STACKED", "TOTAL_RISK_EXCEEDED", "GROSS_EXCEEDED"}
 
 
 def ours(world: "World") -> list[VenuePosition]:

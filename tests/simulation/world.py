@@ -151,7 +151,7 @@ class World:
     # -- one visit -----------------------------------------------------------------------------------------------
 
     async def _until_the_next_visit(self) -> None:
-        """A minute where something is not as it should be, else until after some 5m close; after a long gap, midnight's."""
+        """A minute where something is not as it should be, else until after a 5m close; a long gap ends at midnight."""
         now, seconds = self.clock.venue_time, self.luck.weighted(f"{self.visit}/gap", GAPS_S)
         if "restored" in self.happens:  # what it lost is looked for over two days
             seconds = min(seconds, 12 * HOUR_S)
