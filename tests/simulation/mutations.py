@@ -20,7 +20,7 @@ MOST = 300  # seeds
 def no_look_up() -> Iterator[None]:
     """An order is sent without asking whether it was sent before."""
 
-    async def submitted(client: Venue, intent: OrderIntent, lease: Lease | None) -> Order:
+    async def submitted(client: Venue, intent: OrderIntent, lease: Lease | None, _: list[float]) -> Order:
         if lease is not None:
             execute.prove(intent, lease)
         return await client.submit(intent)

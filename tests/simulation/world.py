@@ -110,6 +110,7 @@ class World:
         self.orders_seen = 0
         self._naked_since: dict[str, float] = {}
         self._backup: sqlite3.Connection | None = None
+        self._restored_at = 0
 
     def run(self) -> Told:
         """Live through all of it, to the first breach."""
@@ -201,7 +202,7 @@ class World:
         elif event == "liquidated" and not self.person:
             self.exchange.liquidate()
             venue.refused.update(self.symbols)
-        elif event.endswith("changed"):
+        elif event == "limits changed" or (event == "symbols changed" and self.visit > self._restored_at + 1):
             self._change_settings(event, amount)
         elif event == "halted":
             self.store().halts.add("a person halts", "person", self.clock.now())
@@ -218,6 +219,8 @@ class World:
             self._backup.backup(self.database.raw)
             self._backup.close()
             self._backup = None
+            self._restored_at = self.visit  # one run of the watchdog must know the symbols as they were
+            self._trade_only(self.symbols)
         if "halted" in self.happens:
             self.store().halts.resume("person", self.clock.now(), whose="person")
 
