@@ -14,7 +14,7 @@ from typing import Any
 from tasks import alerts, clock
 from tasks.connections import answered, log, store, venue
 from tasks.core.trading import orders, reconcile
-from tasks.core.trading.positions import OVERLAP, flat_at, positions_from_fills
+from tasks.core.trading.positions import OVERLAP, flat_at, is_no_trade, positions_from_fills
 from tasks.core.types import (
     ENTRIES,
     ZERO,
@@ -29,6 +29,7 @@ from tasks.core.types import (
     Order,
     Position,
     ToldFills,
+    VenuePosition,
     VenueView,
     exact_sum,
 )
@@ -183,6 +184,29 @@ async def book_fills(symbol: str) -> list[Position]:
     changed = [position for book in books for position in _keep(book)]
     reached("booked")
     return changed
+
+
+async def book_moved(symbol: str, at_venue: Iterable[VenuePosition]) -> bool:
+    """Book what the venue took off ours by no trade, where what it told of is just what is missing; returns whether.
+
+    A delivery or a move between accounts stays as it was told; beside each an exit at its price is kept.
+    """
+    for position in open_in(symbol):
+        held = exact_sum(p.quantity for p in at_venue if (p.symbol, p.side) == (symbol, position.side))
+        told = {fill.fill_id: fill for fill in store().fills.since(position.opened_at, symbol)}
+        exits = [
+            fill.replace(fill_id=f"{fill.fill_id}:exit", reason="exit")
+            for fill in told.values()
+            if is_no_trade(fill) and (fill.side == "sell") == (position.side == "long")
+        ]
+        exits = [fill for fill in exits if fill.fill_id not in told]
+        if 0 < exact_sum(fill.quantity for fill in exits) == position.quantity - held:
+            store().fills.save(exits)
+            await book_fills(symbol)
+            text = f"{symbol}: the venue closed {position.quantity - held} of ours by no trade, taken over"
+            alerts.tell([Alert(kind=AlertKind.FOREIGN, key=exits[0].fill_id, text=text)])
+            return True
+    return False
 
 
 def is_booked(order: Order) -> bool:

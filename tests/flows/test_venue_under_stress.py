@@ -317,3 +317,16 @@ async def recorded_open(home) -> list[object]:
     await run(recorded(home, (START, OPEN)))
     await ledger.book_fills.fn(SYMBOL)
     return store().positions.open("default")
+
+
+@pytest.mark.parametrize(("qty", "left"), [("0.03", []), ("0.002", [D("0.028")])], ids=["delivered", "moved"])
+async def test_what_the_venue_takes_off_ours_by_no_trade_is_booked_as_an_exit(home, exchange, qty, left):
+    [position] = await opened(home)
+    assert position.quantity == D("0.03")
+    fault(exchange, "told_fills", row={"execType": "Delivery"})
+    by_hand(exchange, "sell", qty, reduce_only=True)
+    for _ in range(3):
+        assert (await protect_once())["wrong"] == []
+    assert store().halts.newest() is None
+    assert [p.quantity for p in store().positions.open("default")] == left
+    assert [text for text in told() if "the venue closed" in text]

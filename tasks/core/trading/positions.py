@@ -63,6 +63,11 @@ def is_manual(fill: Fill, entries: Entries) -> bool:
     return fill.reason in PLAIN
 
 
+def is_no_trade(fill: Fill) -> bool:
+    """Return whether it tells of something else: a delivery, a settlement, a move between accounts."""
+    return fill.reason not in (*PLAIN, *ATTACHED)
+
+
 class PositionFold:
     """One symbol's position while its fills are gone through: what has closed, what is open, what is not ours."""
 
@@ -113,7 +118,7 @@ class PositionFold:
         return ours is not None and not ours[1].reduce_only and fill.reason not in ("exit", *ATTACHED)
 
     def take(self, fill: Fill) -> None:
-        if fill.reason not in (*PLAIN, *ATTACHED):  # a settlement, a move between accounts: no trade
+        if is_no_trade(fill):
             self.foreign.append(fill)
             return
         ours = self.entries.get(fill.client_order_id)
