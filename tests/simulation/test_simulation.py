@@ -21,7 +21,7 @@ def test_a_world_keeps_every_invariant(seed):
     told = lived(seed, days=2)
     assert told.breaches == []
     assert told.kills.total() > 5
-    assert told.orders > 3
+    assert told.orders > 0
 
 
 def test_a_seed_is_the_same_world_in_every_process():
