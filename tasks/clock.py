@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 
-class Source:
+class MachineClock:
     """The machine's clock, and names that nobody has used before."""
 
     def now(self) -> datetime:
@@ -29,7 +29,7 @@ class Source:
         return uuid4().hex
 
 
-source = Source()
+source = MachineClock()
 
 
 def now() -> datetime:

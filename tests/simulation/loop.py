@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
-from tasks.clock import Source
+from tasks.clock import MachineClock
 
 
 class _NoSockets(selectors.BaseSelector):
@@ -46,7 +46,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._now
 
 
-class WorldClock(Source):
+class WorldClock(MachineClock):
     """The machine's clock of one world; `skew`: how far it is ahead of the venue's, in seconds."""
 
     def __init__(self, loop: VirtualLoop, start: datetime, seed: int) -> None:
