@@ -46,8 +46,8 @@ async def protect(max_age_s: int = 240) -> Any:
 async def reconcile() -> dict[str, Any]:
     """Bring the venue's protection up to the ledger and the ledger up to the venue; says what was done.
 
-    Stops come first, from what the venue says alone. What fails keeps nothing else from being tried.
-    Raises TradingError at the end, naming all that failed.
+    Stops come first, once the fills of what lacks one are booked or cannot be. What fails keeps nothing else from being
+    tried. Raises TradingError at the end, naming all that failed.
     """
     tried, wrong, changed, done = Tried("protect"), list[Finding](), list[Position](), list[str]()
     now, ended, at_venue = None, 0, list[VenuePosition]()

@@ -57,7 +57,12 @@ async def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
 
 
 async def _is_at_venue(intent: OrderIntent) -> bool:
-    return await venue().find_order(intent.symbol, intent.client_order_id) is not None
+    """Return whether the venue has an order; one that does not answer may have it: no stop waits for that."""
+    try:
+        return await venue().find_order(intent.symbol, intent.client_order_id) is not None
+    except VenueError as e:
+        log().warning("protect client_order_id=%s not looked up: %s", intent.client_order_id, e)
+        return True
 
 
 @stage(task_run_name="watchdog-{wanted.symbol}", retries=0)

@@ -7,10 +7,12 @@ import pytest
 from sandbox_cycles import CLOSE, OPEN, START, SYMBOL, protect_once, recorded, run
 from sandbox_positions import opened
 from sandbox_server import admin, advance, fault, state
+from sqlalchemy import delete, update
 
 from deployments.status import status
 from flows.protect import COMPARISON
 from tasks import ledger
+from tasks.adapters.store.tables import IntentRow, PositionRow
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
 from tasks.core.types.record import CycleStatus
@@ -330,3 +332,17 @@ async def test_what_the_venue_takes_off_ours_by_no_trade_is_booked_as_an_exit(ho
     assert store().halts.newest() is None
     assert [p.quantity for p in store().positions.open("default")] == left
     assert [text for text in told() if "the venue closed" in text]
+
+
+@pytest.mark.parametrize("path", ["/v5/order/realtime", "/v5/execution/list"])
+async def test_no_stop_waits_for_what_cannot_be_looked_up(home, exchange, path):
+    """The entry was being sent when its process died: whether it made the position is not told."""
+    stop = await naked(home)
+    [entry] = [own for own in store().intents.own("default", SYMBOL) if own.intent.type == "market"]
+    with store().database.writing() as connection:
+        connection.execute(update(IntentRow).values(state="sending"))
+        connection.execute(delete(PositionRow))
+    fault(exchange, "refuse", path, times=1000, code="429")
+    with pytest.raises(TradingError):
+        await protect_once()
+    assert stop_at(exchange) == stop == entry.intent.stop
