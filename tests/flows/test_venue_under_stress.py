@@ -11,7 +11,7 @@ from sqlalchemy import delete, update
 
 from deployments.status import status
 from flows.protect import COMPARISON
-from tasks import ledger
+from tasks import ledger, protect
 from tasks.adapters.store.tables import IntentRow, PositionRow
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
@@ -334,15 +334,12 @@ async def test_what_the_venue_takes_off_ours_by_no_trade_is_booked_as_an_exit(ho
     assert [text for text in told() if "the venue closed" in text]
 
 
-@pytest.mark.parametrize("path", ["/v5/order/realtime", "/v5/execution/list"])
-async def test_no_stop_waits_for_what_cannot_be_looked_up(home, exchange, path):
+async def test_no_stop_waits_for_an_order_that_cannot_be_looked_up(home, exchange):
     """The entry was being sent when its process died: whether it made the position is not told."""
     stop = await naked(home)
-    [entry] = [own for own in store().intents.own("default", SYMBOL) if own.intent.type == "market"]
     with store().database.writing() as connection:
         connection.execute(update(IntentRow).values(state="sending"))
         connection.execute(delete(PositionRow))
-    fault(exchange, "refuse", path, times=1000, code="429")
-    with pytest.raises(TradingError):
-        await protect_once()
-    assert stop_at(exchange) == stop == entry.intent.stop
+    at_venue = await venue().positions()
+    fault(exchange, "refuse", "/v5/order/", times=1000, code="429")
+    assert [action.stop for action in await protect.stops_wanted(at_venue)] == [stop]
