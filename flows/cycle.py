@@ -16,7 +16,7 @@ from tasks.core.market.market import Market, bar_closes
 from tasks.core.trading import orders
 from tasks.core.trading.guard.sizing import known
 from tasks.core.trading.judge import Judgement, status_of
-from tasks.core.trading.question import order_size, question
+from tasks.core.trading.question import beside, order_size, question
 from tasks.core.types import (
     AccountState,
     Answer,
@@ -26,9 +26,11 @@ from tasks.core.types import (
     Dto,
     Inputs,
     Lease,
+    Ledger,
     News,
     Order,
     OrderStatus,
+    Other,
     Question,
     Reason,
     Strategy,
@@ -120,7 +122,7 @@ class Cycle:
         self.record = self.record.replace(status=status, reasons=tuple(reasons))
         return bool(reasons)
 
-    async def question(self, market: Market, news: News | None, remembered: Remembered) -> Question:
+    async def question(self, market: Market, news: News | None, remembered: Remembered, ours: Ledger) -> Question:
         """Put together what the decider is asked."""
         close, strategy = market.value("5m", "close", self.as_of), self.strategy
         self.last = known(close)
@@ -131,15 +133,23 @@ class Cycle:
         known_at = clock.now()
         asked = question(
             strategy, market, state, book, news, remembered, self.record.reasons, self.as_of, position=position,
-            digest=digest,
+            digest=digest, ledger=ours,
         )  # fmt: skip
         inputs = Inputs(
             strategy=strategy.sha256, state=state, position=position, book=book, digest=digest, news=news,
-            memory=asked.memory, known_at=known_at,
+            memory=asked.memory, ledger=ours, known_at=known_at,
         )  # fmt: skip
         self.record = self.record.replace(inputs=inputs)
         reached("prepared")
         return asked
+
+    def beside(self, asked: Question, markets: dict[str, Market], others: tuple[Other, ...]) -> Question:
+        """Put symbols that nothing is asked about beside the question."""
+        inputs = self.record.inputs
+        assert inputs is not None  # `question` has kept them
+        assert inputs.state is not None
+        self.record = self.record.replace(inputs=inputs.replace(others=others))
+        return asked.replace(others=beside(self.strategy, markets, inputs.state, others, self.as_of))
 
     def _yield(self, why: str) -> None:
         """Leave the cycle to the run that has or had it."""

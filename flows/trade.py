@@ -14,6 +14,7 @@ from flows.clock import cycle_time, owner, to_the_end, too_old
 from flows.cycle import Cycle, Request
 from tasks import account, decide, detect, features, fetch, mirror, record, shadow, validate
 from tasks.connections import store
+from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
@@ -77,6 +78,8 @@ async def run_cycles(request: Request) -> list[CycleRecord]:
     if request.review_only:
         open_ = {position.symbol for position in store().positions.open(settings().strategy)}
         symbols = tuple(symbol for symbol in symbols if symbol in open_)
+    if request.trigger == "event" and kind_of(request.decider).together:  # one question about all that changed
+        symbols = tuple(name for name in ours if name in symbols or detect.claimable(name, as_of))
     if not symbols:
         return []
     if request.trigger == "schedule" and not (request.review_only or request.dry_run):
@@ -108,6 +111,9 @@ class _Run:
         for first in range(0, len(cycles), TOGETHER):
             await self._prepare(cycles[first : first + TOGETHER], frames, failures)
         if self.asked:
+            if any(kind_of(name).together for name in (self.request.decider, *settings().shadow)):
+                with self.tried("the symbols that nothing is asked about"):
+                    await self._show_others()
             await self._decide_and_act()
             await self._afterwards()
         for error in self.tried.failed.values():
@@ -150,14 +156,28 @@ class _Run:
             with self.tried(*with_reason):
                 await self._ask(with_reason, markets)
 
+    async def _show_others(self) -> None:
+        """Put the strategy's other symbols beside the questions; one without candles is not shown."""
+        asked = {cycle.symbol for cycle, _ in self.asked}
+        rest = [name for name in self.strategy.instruments if name not in asked]
+        others = account.not_asked(self.strategy, rest, self.as_of)
+        names = tuple(each.symbol for each in others)
+        await fetch.fetch_candles(names, self.as_of)
+        frames = features.load_candles(names, self.as_of, self.strategy.history_bars)
+        built = features.build_markets(frames, self.strategy.thresholds)
+        markets = {name: market for name, market in built.items() if isinstance(market, Market) and market.features}
+        shown = tuple(each for each in others if each.symbol in markets)
+        self.asked = [(cycle, cycle.beside(question, markets, shown)) for cycle, question in self.asked]
+
     async def _ask(self, cycles: list[Cycle], markets: dict[str, Market | Exception]) -> None:
         """Make the question of each, with what the world says and what may be remembered."""
         news = await fetch.fetch_headlines()
         remembered = decide.recall(self.strategy, [cycle.symbol for cycle in cycles], self.as_of)
+        known = account.known_ledger(self.strategy.name, self.as_of)
         for cycle in cycles:
             with self.tried(cycle):
                 market = result(markets[cycle.symbol])
-                self.asked.append((cycle, await cycle.question(market, news, remembered[cycle.symbol])))
+                self.asked.append((cycle, await cycle.question(market, news, remembered[cycle.symbol], known)))
 
     def _reasons(
         self, cycles: list[Cycle], markets: dict[str, Market | Exception]

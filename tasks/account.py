@@ -1,6 +1,6 @@
 """Our account as the guard sees it: venue balance and ledger positions in one state."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -8,12 +8,16 @@ from tasks.connections import store, venue
 from tasks.core.trading import ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.money import exact
+from tasks.core.trading.portfolio import opening
+from tasks.core.trading.question import others_of
 from tasks.core.trading.reconcile import foreign
 from tasks.core.types import (
     AccountState,
     Balance,
     EquityPoint,
+    Ledger,
     OrderStatus,
+    Other,
     PendingEntry,
     Strategy,
     TradeDigest,
@@ -110,6 +114,24 @@ def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
 def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:
     """Return what `symbol` has done for us, known at as_of."""
     return ledger.digest(store().outcomes.newest(strategy, symbol, until=as_of, limit=None))
+
+
+def known_ledger(strategy: str, as_of: datetime) -> Ledger:
+    """Return what deciders are told of our ledger: how what is open came about, and what was refused."""
+    kept = store()
+    held = kept.positions.open(strategy)
+    decided = kept.decisions.of([position.cycle_id for position in held])
+    openings = ((position, decided.get(position.cycle_id)) for position in held)
+    return Ledger(
+        openings=tuple(opening(position, answer and answer.decision) for position, answer in openings),
+        refusals=tuple(kept.cycles.refusals(strategy, as_of)),
+    )
+
+
+def not_asked(strategy: Strategy, symbols: Iterable[str], as_of: datetime) -> tuple[Other, ...]:
+    """Return those symbols as a decider of all is shown them."""
+    held = {position.symbol: position for position in store().positions.open(strategy.name)}
+    return others_of((name, held.get(name), trade_digest(strategy.name, name, as_of)) for name in symbols)
 
 
 @stage

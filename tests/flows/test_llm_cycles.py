@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from model_replies import panel
 from model_server import ModelServer, Reply
-from sandbox_server import running_sandbox, state
+from sandbox_server import advance, running_sandbox, state
 
 from flows.trade import Request, run_cycles
 from tasks.connections import store, venue
 from tasks.core.pages import decision
+from tasks.core.types.question import Reason
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.settings import settings
 
@@ -33,14 +34,19 @@ def exchange(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 async def cycles(
-    decider: str, symbols: tuple[str, ...], answer: Callable[[Any], Reply], monkeypatch: pytest.MonkeyPatch
+    decider: str,
+    symbols: tuple[str, ...],
+    answer: Callable[[Any], Reply],
+    monkeypatch: pytest.MonkeyPatch,
+    **how: str,
 ) -> tuple[list[CycleRecord], list[Any]]:
     with ModelServer([answer] * 20) as server:
         monkeypatch.setenv("QUARTERDECK_MODEL", "openai/test")
         monkeypatch.setenv("QUARTERDECK_MODEL_BASE_URL", server.url)
         settings.cache_clear()
         try:
-            return await run_cycles(Request(symbols=symbols, decider=decider, reason="a test asks")), server.requests
+            request = Request(symbols=symbols, decider=decider, **(how or {"reason": "a test asks"}))
+            return await run_cycles(request), server.requests
         finally:
             await venue().close()
 
@@ -74,3 +80,31 @@ async def test_the_portfolio_answers_for_every_symbol_in_one_call(home, exchange
     side, size = held[ETH]
     assert side == "short"
     assert 0.19 <= size <= 0.2  # the first order's fee came out of the equity: one lot less, never more
+
+
+async def test_an_event_asks_the_portfolio_once_about_all_that_changed_and_shows_the_rest(home, exchange, monkeypatch):
+    def changed(symbol: str, at: datetime) -> None:
+        mark = f"{symbol} {at}"
+        reason = Reason(rule="TrendFlip", symbol=symbol, timeframe="15m", detail="up", as_of=at, fingerprint=mark)
+        store().events.add("default", [reason])
+
+    async def rung(symbol: str) -> tuple[list[CycleRecord], list[Any]]:
+        noop = Reply(json.dumps({"decisions": [{"instrument": BTC, "action": "noop"}]}))
+        return await cycles("llm:portfolio", (symbol,), lambda _: noop, monkeypatch, trigger="event")
+
+    changed(BTC, START)
+    [btc], requests = await rung(BTC)
+    assert (btc.symbol, btc.status, len(requests)) == (BTC, CycleStatus.HELD, 1)
+    assert [each.symbol for each in btc.inputs.others] == [ETH]
+    assert btc.inputs.ledger is not None
+    assert store().cycles.last("default", ETH) is None  # it was shown: its next event still finds the bar free
+
+    at = START + timedelta(minutes=5)
+    advance(exchange, 300)
+    changed(BTC, at)
+    changed(ETH, at)
+    both, requests = await rung(BTC)
+    assert ([each.symbol for each in both], len(requests)) == ([BTC, ETH], 1)
+    assert not any(each.inputs.others for each in both)
+    _, requests = await rung(ETH)  # the other bell finds its cycle done
+    assert requests == []

@@ -13,7 +13,8 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, selec
 from tasks.adapters.store.database import BEGINNING, END, Repository, dto_of, known, row_of
 from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, StrategyRow, VerdictRow
 from tasks.core.errors import InputError, StoreError
-from tasks.core.types import Answer, CycleRecord, CycleStatus, Json, Strategy
+from tasks.core.trading.portfolio import LATELY, REFUSALS, refusal
+from tasks.core.types import Answer, CycleRecord, CycleStatus, Json, Refusal, Strategy
 
 JUDGED = (CycleStatus.HELD, CycleStatus.DENIED, CycleStatus.EXECUTED)
 
@@ -99,6 +100,13 @@ class CycleRepository(Repository):
         query = select(func.max(CycleRow.as_of)).where(CycleRow.strategy == strategy, CycleRow.symbol == symbol)
         at: datetime | None = self.value(query.where(CycleRow.as_of < before, CycleRow.status.in_(JUDGED)))
         return at
+
+    def refusals(self, strategy: str, before: datetime) -> list[Refusal]:
+        """Return what the guard refused lately about closes before that one, newest first."""
+        query = select(CycleRow.as_of, CycleRow.symbol, DecisionRow.action, VerdictRow.codes)
+        query = query.filter_by(strategy=strategy, status=CycleStatus.DENIED).join(DecisionRow).join(VerdictRow)
+        query = query.where(CycleRow.as_of >= before - LATELY, CycleRow.as_of < before)
+        return [refusal(*row) for row in self.rows(query.order_by(CycleRow.as_of.desc()).limit(REFUSALS))]
 
     def oldest_first(self, strategy: str | None = None, batch: int = 500) -> Iterator[CycleRecord]:
         """Yield every finished cycle of a strategy, or of all; `batch` of them are in memory at a time."""

@@ -10,6 +10,7 @@ from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.llm.prompt import Prompt, check_variables
 from tasks.core.decision.masked_question import as_shown
 from tasks.core.decision.memory import memory_text
+from tasks.core.decision.portfolio_text import portfolio_text
 from tasks.core.market import lean
 from tasks.core.ports import Messages, Model, ModelRequest, Schema
 from tasks.core.types import HELD, Answer, Decision, Json, ModelCall, PromptRef, Question, answered, exact_sum, hold
@@ -18,6 +19,7 @@ GRACE_S = 0.2  # how long cancelled work may take to clean up
 MEMORY_BYTES = 600
 VARIABLES = frozenset(
     {"pair", "as_of", "reasons", "allowed_actions", "max_trade_risk_pct", "max_total_risk_pct", "snapshot", "memory"}
+    | {"portfolio"}
 )
 T = TypeVar("T")
 
@@ -105,6 +107,7 @@ def variables_of(question: Question) -> dict[str, str]:
         "max_trade_risk_pct": f"{limits.max_trade_risk_pct:g}",
         "max_total_risk_pct": f"{limits.max_total_risk_pct:g}",
         "snapshot": lean.encode(snapshot),
+        "portfolio": portfolio_text(question.portfolio),
         "memory": "unknown" if memory is None else memory_text(memory, MEMORY_BYTES) or "none",
     }
 

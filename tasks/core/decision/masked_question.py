@@ -13,7 +13,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from tasks.core.types import Confluence, Dto, Question, Reason, RoleInput, RoleInputs, Snapshot, TimeframeView
+from tasks.core.types import (
+    Confluence,
+    Dto,
+    Portfolio,
+    Question,
+    Reason,
+    RoleInput,
+    RoleInputs,
+    Snapshot,
+    TimeframeView,
+)
 
 LAST = 100.0  # every price is told as if this were the last close
 AT = datetime(2000, 1, 1, tzinfo=UTC)
@@ -43,6 +53,8 @@ def as_shown(question: Question) -> Question:
         snapshot=snapshot,
         role_inputs=_roles(question.role_inputs, last, snapshot.timeframes),
         memory=memory,
+        portfolio=question.portfolio and _portfolio(question.portfolio),
+        others=tuple(map(as_shown, question.others)),
         equity=question.equity,
         last_price=last and LAST,
         quantity=held and last and float(f"{held * last / LAST:.3g}"),
@@ -65,6 +77,17 @@ def _snapshot(snapshot: Snapshot, reasons: Sequence[Reason]) -> Snapshot:
         confluence=Confluence(score=abs(together), direction=(together > 0) - (together < 0)),
         digest=_short(snapshot.digest, avg_entry_price=None, last_trade_ts=None),
     )
+
+
+def _portfolio(portfolio: Portfolio) -> Portfolio:
+    """Return what is open and what was refused, without prices, times or anybody's words."""
+    rows = (
+        tuple(_short(each, avg_price=None, stop=None, target=None, thesis="") for each in some)
+        for some in (portfolio.positions, portfolio.pending)
+    )
+    positions, pending = rows
+    refusals = tuple(each.replace(as_of=AT) for each in portfolio.refusals)
+    return _short(portfolio, positions=positions, pending=pending, refusals=refusals)
 
 
 def _view(view: TimeframeView, shown: Mapping[str, tuple[float, ...]]) -> TimeframeView:

@@ -21,7 +21,7 @@ from tasks.core.trading.guard.sizing import known
 from tasks.core.trading.judge import judged
 from tasks.core.trading.orders import cycle_id
 from tasks.core.trading.question import question
-from tasks.core.types import AccountState, Question, Reason, Strategy, duration
+from tasks.core.types import AccountState, Ledger, Question, Reason, Strategy, duration
 
 WARM_UP = timedelta(days=9)  # of the longest average that rules look at: 200 hours
 
@@ -86,4 +86,5 @@ def flat_question(
     """Return what a decider is asked at a close when the account is flat and nothing is remembered."""
     news = world.news(at) if strategy.told.news else None
     memory = Remembered() if strategy.told.memory else None
-    return question(strategy, market, account, None, news, memory, (*reasons, *bar_closes(market.symbol, at)), at)
+    reasons = (*reasons, *bar_closes(market.symbol, at))
+    return question(strategy, market, account, None, news, memory, reasons, at, ledger=Ledger())

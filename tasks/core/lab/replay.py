@@ -23,7 +23,7 @@ from tasks.core.ports import Decider
 from tasks.core.simulation.benchmark import judge_of
 from tasks.core.simulation.candle_history import History
 from tasks.core.trading.judge import judged
-from tasks.core.trading.question import question
+from tasks.core.trading.question import beside, question
 from tasks.core.types import Answer, CycleRecord, Dto, EventThresholds, Question, Strategy, Utc
 
 MADE = {"snapshot", "role_inputs", "decided", "verdict", "intents"}
@@ -136,13 +136,21 @@ class Replayer:
         """Make each record once more: its question, what the decider answers to that, and what becomes of it."""
         strategies = [self.strategy(record) for record in records]
         markets = [self._market(*each, exact) for each in zip(records, strategies, strict=True)]
-        asked = [remake_question(*each) for each in zip(records, strategies, markets, strict=True)]
+        asked = [self._question(*each, exact) for each in zip(records, strategies, markets, strict=True)]
         answers = await decide_again(records, asked, strategies[0], self.prompt_of, self.plain)
         made = [remake(*each) for each in zip(records, strategies, asked, answers, strict=True)]
         return list(zip(markets, made, strict=True))
 
-    def _market(self, record: Replayable, strategy: Strategy, exact: bool) -> Market:
-        history = self.history(strategy.venue, record.symbol)
+    def _question(self, record: Replayable, strategy: Strategy, market: Market, exact: bool) -> Question:
+        asked, others = remake_question(record, strategy, market), record.inputs.others
+        if not others:
+            return asked
+        markets = {each.symbol: self._market(record, strategy, exact, each.symbol) for each in others}
+        account = record.inputs.state or record.state
+        return asked.replace(others=beside(strategy, markets, account, others, record.as_of))
+
+    def _market(self, record: Replayable, strategy: Strategy, exact: bool, symbol: str = "") -> Market:
+        history = self.history(strategy.venue, symbol or record.symbol)
         if exact:
             return history.seen(strategy, record.inputs.known_at, record.as_of)
         return history.market(strategy.thresholds, strategy.history_bars)
@@ -157,7 +165,7 @@ def remake_question(record: Replayable, strategy: Strategy, market: Market) -> Q
     inputs = record.inputs
     return question(
         strategy, market, inputs.state or record.state, inputs.book, inputs.news, inputs.memory, record.reasons,
-        record.as_of, position=inputs.position, digest=inputs.digest,
+        record.as_of, position=inputs.position, digest=inputs.digest, ledger=inputs.ledger,
     )  # fmt: skip
 
 

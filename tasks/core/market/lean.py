@@ -13,6 +13,10 @@ COLUMNS: tuple[tuple[str, str], ...] = (
     ("range_ratio", "rng"), ("ma_stack", "stack"), ("cloud_atr", "cloud"), ("vol_z20", "vz"), ("obv_dir", "obv"),
     ("vol_spike", "spk"), ("delta20", "dlt"),
 )  # fmt: skip
+BRIEF = {
+    "15m": {"rsi", "price_z20", "atr_pct", "vol_z20"}, "1h": {"rsi", "ma_stack", "cloud_atr"},
+    "4h": {"rsi", "cloud_atr"},
+}  # fmt: skip
 WHOLE = frozenset({"atr_pctile"})  # of 90 values: the decimals say nothing
 SWINGS = (("to_last_high_atr", "sh"), ("to_last_low_atr", "sl"), ("broke_high", "bh"), ("broke_low", "bl"))
 
@@ -46,6 +50,17 @@ def encode(snapshot: Snapshot) -> str:
     if snapshot.digest.trade_count:
         lines.append("digest " + _digest(snapshot.digest))
     return "\n".join(line.rstrip() for line in lines)
+
+
+def brief(snapshot: Snapshot) -> str:
+    """Encode the few numbers of `snapshot` that a symbol is compared with others by, as one line."""
+    close = snapshot.timeframes.get("5m", TimeframeView()).close
+    parts = [f"{snapshot.pair} {cell(close, 6)}"]
+    for timeframe, columns in BRIEF.items():
+        view = snapshot.timeframes.get(timeframe, TimeframeView())
+        numbers = (f"{short}={cell(getattr(view, name))}" for name, short in COLUMNS if name in columns)
+        parts.append(f"{timeframe} {' '.join(numbers)}")
+    return "; ".join([*parts, f"confluence={snapshot.confluence.signed:+d}"])
 
 
 def _row(timeframe: str, view: TimeframeView) -> str:

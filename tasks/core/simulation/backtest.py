@@ -45,8 +45,9 @@ from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import status_of
 from tasks.core.trading.money import exact
+from tasks.core.trading.portfolio import REFUSALS, opening, refusal
 from tasks.core.trading.positions import PositionFold, with_protection
-from tasks.core.trading.question import question
+from tasks.core.trading.question import beside, others_of, question
 from tasks.core.types import (
     ENTRIES,
     ZERO,
@@ -55,9 +56,11 @@ from tasks.core.types import (
     Answer,
     CycleRecord,
     CycleStatus,
+    Decision,
     Fill,
     Inputs,
     Json,
+    Ledger,
     Order,
     OrderIntent,
     OrderStatus,
@@ -67,6 +70,7 @@ from tasks.core.types import (
     PendingEntry,
     Position,
     Question,
+    Refusal,
     Strategy,
     Texts,
     Verdict,
@@ -133,6 +137,9 @@ class Backtest:
         self.unfinished: deque[Unfinished] = deque()
         self.intents: dict[str, tuple[str, OrderIntent]] = {}  # by client order id, with the cycle they are of
         self.followups: dict[str, Texts] = {}  # of entries
+        self.opened_by: dict[str, Decision] = {}  # those that entries were sent for, by cycle
+        self.refusals: deque[Refusal] = deque(maxlen=REFUSALS)  # the guard's, newest first
+        self.sees_all = kind_of(decider.name).together
         self.adds: set[str] = set()  # entries that add to a position
         self.symbols = {
             symbol: SymbolBacktest(markets[symbol], self.grid, world, PositionFold(self.intents, strategy.name))
@@ -342,6 +349,8 @@ class Backtest:
         questions = [each for symbol in self.symbols if (each := self._question(symbol, k, lost)) is not None]
         if not questions:
             return
+        if self.sees_all:
+            questions = self._beside(questions, k)
         answers = await self.decider.decide([each.question for each in questions])
         if self.is_capped():
             self.complete = False
@@ -364,15 +373,34 @@ class Backtest:
         replay.read_ahead(k)
         news = self.world.news(as_of) if self.strategy.told.news else None
         reasons = [*reasons, *bar_closes(symbol, as_of), *drawdown]
-        position, digest = replay.position, replay.running.digest
+        position, digest, known = replay.position, replay.running.digest, self._ledger()
         asked = question(
             self.strategy, replay.market, state, None, news, self.remembered(symbol), reasons, as_of,
-            position=position, digest=digest,
+            position=position, digest=digest, ledger=known,
         )  # fmt: skip
         inputs = Inputs.trusted(
-            strategy=self.strategy_id, position=position, digest=digest, news=news, memory=asked.memory
+            strategy=self.strategy_id, position=position, digest=digest, news=news, memory=asked.memory, ledger=known
         )
         return SymbolQuestion(symbol, state, asked, inputs)
+
+    def _ledger(self) -> Ledger:
+        open_ = (replay.position for replay in self.symbols.values() if replay.position is not None)
+        openings = tuple(opening(position, self.opened_by.get(position.cycle_id)) for position in open_)
+        return Ledger.trusted(openings=openings, refusals=tuple(self.refusals))
+
+    def _beside(self, questions: list[SymbolQuestion], k: int) -> list[SymbolQuestion]:
+        """Put the symbols that nothing is asked about beside the questions."""
+        asked, as_of = {each.symbol for each in questions}, self.grid.closes_at(k)
+        rest = {s: replay for s, replay in self.symbols.items() if s not in asked and not np.isnan(replay.marks[k])}
+        others = others_of((s, replay.position, replay.running.digest) for s, replay in rest.items())
+        markets = {each.symbol: rest[each.symbol].market for each in others}
+        return [
+            each._replace(
+                question=each.question.replace(others=beside(self.strategy, markets, each.state, others, as_of)),
+                inputs=each.inputs.replace(others=others),
+            )
+            for each in questions
+        ]
 
     def _act(self, asked: SymbolQuestion, answer: Answer, k: int, state: AccountState) -> None:
         """Judge one answer against the account as it is by now, carry it out and record it."""
@@ -383,6 +411,8 @@ class Backtest:
         self.decided_at[symbol] = as_of
         cycle_id, verdict, intents = judgement
         self._count(answer, verdict, k, state)
+        if not verdict.allowed:
+            self.refusals.appendleft(refusal(as_of, symbol, verdict.decision.action, verdict.codes))
         if isinstance(verdict.decision, Pause) and verdict.allowed:
             self.paused[symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
         if self.strategy.told.memory:
@@ -441,6 +471,7 @@ class Backtest:
             self._send(cycle_id, intent, k, done)
             return
         at = self.grid.closes_at(k)
+        self.opened_by[cycle_id] = answer.decision
         self.followups[intent.client_order_id] = answer.decision.followups
         if isinstance(answer.decision, Add):
             self.adds.add(intent.client_order_id)

@@ -1,6 +1,6 @@
 """What a decider is handed about one symbol: the market's snapshot with our account's state in it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -11,13 +11,16 @@ from tasks.core.market.market import Market
 from tasks.core.trading.guard.cases import losing
 from tasks.core.trading.guard.guard import allowed_actions
 from tasks.core.trading.guard.sizing import direction, known
+from tasks.core.trading.portfolio import portfolio
 from tasks.core.types import (
     AccountState,
     Constraints,
+    Ledger,
     Limits,
     Memory,
     News,
     OrderBookView,
+    Other,
     Position,
     PositionView,
     Question,
@@ -28,6 +31,7 @@ from tasks.core.types import (
     r_at,
 )
 
+BESIDE = 20  # symbols without a reason that a decider of all is shown
 BOOK_SHARE = 500  # of equity x max_gross_pct: the order whose slippage is looked up before any is decided on
 
 
@@ -43,11 +47,13 @@ def question(
     *,
     position: Position | None = None,
     digest: TradeDigest | None = None,
+    ledger: Ledger | None = None,
 ) -> Question:
     """Put together everything a decider may know about `market.symbol` at as_of: the only one who does.
 
     book: None where none was recorded: a modelled one takes its place. news, memory: None is unknown, and told as
-    such; `Remembered` is what may be remembered, of which the question takes what resembles this moment.
+    such; `Remembered` is what may be remembered, of which the question takes what resembles this moment. ledger: None
+    in records of before, whose portfolio is unknown.
     """
     limits = strategy.limits
     risk = risk_view(account, limits, digest, as_of)
@@ -70,11 +76,37 @@ def question(
         role_inputs=market.moment(as_of).roles,
         news=news,
         memory=memory.at(snapshot) if isinstance(memory, Remembered) else memory,
+        portfolio=None if ledger is None else portfolio(account, risk, ledger, strategy, as_of),
         equity=float(account.equity),
         last_price=None if account.last_price is None else float(account.last_price),
         quantity=0.0 if position is None else float(direction(position.side) * position.quantity),
         masked=strategy.told.masked,
     )
+
+
+def others_of(held: Iterable[tuple[str, Position | None, TradeDigest]]) -> tuple[Other, ...]:
+    """Choose which of the symbols that nothing is asked about are shown: those that are held, then in their order."""
+    others = (Other.trusted(symbol=symbol, position=position, digest=digest) for symbol, position, digest in held)
+    return tuple(sorted(others, key=lambda each: each.position is None)[:BESIDE])
+
+
+def beside(
+    strategy: Strategy, markets: Mapping[str, Market], account: AccountState, others: Sequence[Other], as_of: datetime
+) -> tuple[Question, ...]:
+    """Put together what a decider is shown of symbols that it is not asked about: `Question.others`."""
+    return tuple(
+        question(
+            strategy, markets[each.symbol], _elsewhere(strategy, markets[each.symbol], account, as_of), None, None,
+            None, (), as_of, position=each.position, digest=each.digest,
+        )
+        for each in others
+    )  # fmt: skip
+
+
+def _elsewhere(strategy: Strategy, market: Market, account: AccountState, as_of: datetime) -> AccountState:
+    """Return the account as it stands to another symbol, as far as one is shown that."""
+    last, instrument = known(market.value("5m", "close", as_of)), strategy.instruments.get(market.symbol)
+    return account.replace(instrument=instrument, last_price=last)
 
 
 def order_size(strategy: Strategy, equity: Decimal) -> Decimal:

@@ -79,7 +79,7 @@ def r_scale(position: Position | HeldPosition) -> tuple[Decimal, Decimal] | None
     return None if unit is None else (zero, unit)
 
 
-def r_at(position: Position, price: Decimal) -> Decimal | None:
+def r_at(position: Position | HeldPosition, price: Decimal) -> Decimal | None:
     """Return `r` at a price; None where there is no R."""
     scale = r_scale(position)
     return None if scale is None else (price - scale[0]) / scale[1] + ZERO  # a short's -0 is 0
@@ -114,6 +114,68 @@ class ClosedTrade(Dto):
     symbol: str = ""
     outcome_r: Exact | None = None
     r_multiple: Exact | None = Field(None, exclude=True)
+
+
+class Opening(Dto):
+    """How an open position came about, and what is still to be done with it."""
+
+    symbol: str
+    opened_at: Utc
+    thesis: str = ""  # of the decision that opened it, one line
+    followups: Texts = ()  # not carried out yet
+
+
+class Refusal(Dto):
+    """A decision that the guard refused, with every code that fired."""
+
+    as_of: Utc
+    symbol: str
+    action: str
+    codes: Texts
+
+
+class Ledger(Dto):
+    """What a decider is told of our ledger besides the account's state, known at as_of."""
+
+    openings: tuple[Opening, ...] = ()  # of the open positions
+    refusals: tuple[Refusal, ...] = ()  # newest first
+
+
+class PortfolioPosition(Dto):
+    """One open position as a decider is told of it: size in percent of equity, prices in quote."""
+
+    symbol: str
+    side: PositionSide
+    size_pct: float | None = None
+    avg_price: float | None = None
+    r: float | None = None
+    stop: float | None = None
+    target: float | None = None
+    age_bars_5m: int | None = None
+    thesis: str = ""
+    followups: Texts = ()
+
+
+class Portfolio(Dto):
+    """The account as a decider is told of it; percentages are of equity, None is unknown.
+
+    Open risk is what is lost at all stops, costs included. pending: entries that have not filled, and are part of
+    exposure and risk.
+    """
+
+    cash: float | None = None  # quote, free for new margin
+    equity: float
+    gross_pct: float | None = None
+    net_pct: float | None = None  # longs less shorts
+    open_risk_pct: float | None = None
+    max_total_risk_pct: float
+    daily_pnl_pct: float | None = None
+    realized_today_pct: float | None = None
+    drawdown_today_pct: float | None = None
+    drawdown_pct: float | None = None  # from the peak
+    positions: tuple[PortfolioPosition, ...] = ()
+    pending: tuple[PortfolioPosition, ...] = ()
+    refusals: tuple[Refusal, ...] = ()  # newest first
 
 
 class AccountState(Dto):

@@ -1,6 +1,7 @@
 """Why a decider is asked, and what it is handed: frozen, no frame, no clock, no store."""
 
 from tasks.core.types.base import Dto, Utc
+from tasks.core.types.portfolio import Portfolio
 from tasks.core.types.snapshot import Memory, News, Number, RoleInputs, Snapshot
 
 WAYS = {"up": 1, "down": -1}
@@ -30,7 +31,8 @@ class Reason(Dto):
 class Question(Dto):
     """What a decider is handed about one symbol; `core.trading.question` is the only one who makes it.
 
-    news, memory: None is unknown, as in a replay without them; empty ones are known to be empty.
+    news, memory, portfolio: None is unknown, as in a replay without them; empty ones are known to be empty. others: the
+    strategy's symbols that are not asked about, for deciders that see all of them at once.
     """
 
     snapshot: Snapshot
@@ -38,6 +40,8 @@ class Question(Dto):
     role_inputs: RoleInputs = RoleInputs()
     news: News | None = None
     memory: Memory | None = None
+    portfolio: Portfolio | None = None
+    others: tuple["Question", ...] = ()
     equity: Number = None
     last_price: Number = None  # unrounded; what the guard sizes at
     quantity: Number = None  # base held now, negative when short; 0 when flat

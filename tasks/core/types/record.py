@@ -2,12 +2,12 @@
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from tasks.core.types.base import Dto, Exact, Explained, Texts, Utc
 from tasks.core.types.decision import Answer
 from tasks.core.types.orders import Fill, Order, OrderIntent
-from tasks.core.types.portfolio import AccountState, ClosedTrade, Position
+from tasks.core.types.portfolio import AccountState, ClosedTrade, Ledger, Position
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import Memory, News, OrderBookView, RoleInputs, Snapshot, TradeDigest
 from tasks.core.types.strategy import FIRST_RULES, Strategy
@@ -41,6 +41,14 @@ class DataFailure(Dto):
     rows: Texts = ()  # open times or values of the first offenders
 
 
+class Other(Dto):
+    """A symbol that a decider was shown and not asked about."""
+
+    symbol: str
+    position: Position | None = None
+    digest: TradeDigest = TradeDigest()
+
+
 class Inputs(Dto):
     """What a cycle was given besides candles and reasons: with it everything it made can be computed again."""
 
@@ -51,6 +59,8 @@ class Inputs(Dto):
     digest: TradeDigest = TradeDigest()
     news: News | None = None
     memory: Memory | None = None
+    ledger: Ledger | None = Field(None, exclude_if=lambda ledger: ledger is None)  # None: records of before
+    others: tuple[Other, ...] = Field((), exclude_if=lambda others: not others)
     judged_at: Utc | None = None  # the venue's clock at the guard; None: as_of
     known_at: Utc | None = None  # the wall clock when the candles were read
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 from sqlalchemy import select, update
-from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, minutes
+from store_samples import AT, BTC, a_cycle, a_decision, a_full_cycle, a_hold, a_verdict, minutes
 
 from tasks.adapters.store import cycles
 from tasks.adapters.store.cycles import BeginResult
@@ -16,6 +16,7 @@ from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, Ver
 from tasks.core.errors import StoreError
 from tasks.core.types.decision import ModelCall
 from tasks.core.types.record import CycleStatus
+from tasks.core.types.verdict import Code
 
 
 def test_cycle_is_started_then_resumed_then_done(store):
@@ -170,3 +171,13 @@ def test_decisions_are_mirrored_to_tracking_once(store):
     store.decisions.mark_tracked("c0", "trace-0")
     store.cycles.save(a_cycle("c0", decided=a_hold(), status=CycleStatus.HELD), AT)
     assert [record.cycle_id for record in store.decisions.untracked(9)] == ["c1", "c2"]
+
+
+def test_what_the_guard_refused_lately_comes_back_newest_first(store):
+    for n, (ago, denied) in enumerate([(1500, True), (60, True), (30, False), (5, True), (0, True)]):
+        verdict = a_verdict().replace(allowed=not denied, codes=(Code.LOW_CONFIDENCE, Code.SIZE_CLAMPED))
+        status = CycleStatus.DENIED if denied else CycleStatus.EXECUTED
+        store.cycles.save(a_full_cycle(f"c{n}", as_of=AT - minutes(ago), status=status, verdict=verdict), AT)
+    seen = store.cycles.refusals("default", AT)
+    assert [(each.as_of, each.codes) for each in seen] == [(AT - minutes(n), ("LOW_CONFIDENCE",)) for n in (5, 60)]
+    assert {(each.symbol, each.action) for each in seen} == {(BTC, "OPEN_LONG")}

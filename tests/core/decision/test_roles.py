@@ -23,9 +23,9 @@ from tasks.core.decision.llm.roles import (
     consensus,
     expected_r,
     known_news,
-    plain_text,
     variables_of_roles,
 )
+from tasks.core.decision.plain_text import plain_text
 from tasks.core.types.decision import OpenLong, OpenShort
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Headline, News

@@ -22,6 +22,7 @@ from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import render
 from tasks.core.decision.masked_question import as_shown
+from tasks.core.market import lean
 from tasks.core.market.snapshot import last_price
 from tasks.core.types import ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, Texts, hold
 
@@ -50,11 +51,16 @@ SCHEMA = strict_object({"decisions": {"type": "array", "items": object_schema(Ta
 Answers = dict[str, Target | Unusable | None]  # None: the reply does not mention the instrument
 
 
+VARIABLES = frozenset(
+    {"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments", "portfolio", "others"}
+)
+
+
 class PortfolioDecider(AskingDecider):
     """Asks the model once about all questions; whatever is not a usable reply, or entry, becomes HOLD."""
 
     name, kind = "llm:portfolio", KINDS["llm:portfolio"]
-    variables = {"portfolio": frozenset({"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments"})}
+    variables = {"portfolio": VARIABLES}
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Return one decision per question, in order."""
@@ -87,6 +93,7 @@ def portfolio_variables(questions: Sequence[Question]) -> dict[str, str]:
     return variables_of(questions[0]) | {
         "equity": "unknown" if equity is None else f"{equity:.2f}",
         "instruments": "\n\n".join(blocks),
+        "others": "\n".join(lean.brief(each.snapshot) for each in questions[0].others) or "none",
     }
 
 

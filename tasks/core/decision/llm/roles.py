@@ -5,8 +5,6 @@ people and never shown to another role: only its typed words and numbers are, so
 analyst into something moves one vote and nothing else.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 from typing import Literal, NamedTuple
@@ -16,6 +14,7 @@ from pydantic import Field, StrictBool, ValidationError
 from tasks.core.decision.actions import Unusable
 from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
 from tasks.core.decision.decider import variables_of
+from tasks.core.decision.plain_text import plain_text
 from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
 from tasks.core.types import (
@@ -37,9 +36,8 @@ VOTES_NEEDED, LEAST_CONFIDENCE = 2, Decimal("0.5")
 TREND_TF, REVERSION_TF = "1h", "15m"
 ADX_LINE, RSI_LOW, RSI_HIGH = 25, 30, 70
 FLOW = ("vol_z20", "vol_spike", "obv_dir", "delta20", "range_ratio")
-MAX_HEADLINES, HEADLINE_CHARS = 20, 160
+MAX_HEADLINES = 20
 FENCE = ("<<<HEADLINES", "HEADLINES>>>")
-_FENCE_LIKE = re.compile("[<>«»‹›〈〉《》⟨⟩⟪⟫≪≫❮❯˂˃ᐸᐳ]|HEADLINES")
 _RATIO = Context(prec=6)  # six digits, and no price is too far to divide
 
 
@@ -207,13 +205,6 @@ def fenced(news: News | None) -> str:
         return "no news"
     lines = [f"- {str(h.published_at or '?')[:16]} | {h.source} | {h.title}" for h in news.headlines]
     return "\n".join([f"fear_greed={cell(news.fear_greed)} (0 fear, 100 greed)", FENCE[0], *lines, FENCE[1]])
-
-
-def plain_text(text: str, most: int = HEADLINE_CHARS) -> str:
-    """Return one line of at most `most` characters, without control characters or anything like the fence."""
-    folded = unicodedata.normalize("NFKC", text[: 10 * most])
-    visible = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in folded)
-    return " ".join(_FENCE_LIKE.sub(" ", visible).split())[:most].rstrip()
 
 
 def _inputs(question: Question, timeframe: str) -> RoleInput:
