@@ -12,6 +12,7 @@ from tasks import account, alerts, clock, fetch, ledger, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.errors import TradingError
+from tasks.core.trading.followups import pending
 from tasks.core.trading.reconcile import unbooked
 from tasks.core.types import (
     Action,
@@ -180,14 +181,13 @@ async def _carry_out_followups(tried: Tried, now: datetime) -> list[str]:
     done = []
     async with Leases(owner(), patience_s=0) as leases:
         for position in store().positions.open(settings().strategy):
-            price = account.last_close(position.symbol, floor_time(now, "5m"))
-            if price is None or not position.followups:
+            if not pending(position) or (seen := account.look(position, floor_time(now, "5m"))) is None:
                 continue
             if (lease := await leases.take(symbol_lease(position.symbol))) is None:
                 continue
             position = store().positions.get(position.position_id) or position  # a cycle may have changed it until now
             with tried(f"follow-ups of {position.symbol}"):
-                if carried_out := await stage.carry_out_followups(position, price, lease):
+                if carried_out := await stage.carry_out_followups(position, seen, lease):
                     done += carried_out
                     await ledger.book_fills(position.symbol)
             leases.give_back(symbol_lease(position.symbol))

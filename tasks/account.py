@@ -3,9 +3,13 @@
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 
 from tasks.connections import store, venue
-from tasks.core.trading import ledger
+from tasks.core.market.bars import epoch_s
+from tasks.core.market.market import Market
+from tasks.core.market.position_events import STEP, Closes, since_opened
+from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.money import exact
 from tasks.core.trading.portfolio import opening
@@ -19,6 +23,7 @@ from tasks.core.types import (
     OrderStatus,
     Other,
     PendingEntry,
+    Position,
     Strategy,
     TradeDigest,
     VenuePosition,
@@ -32,6 +37,7 @@ from tasks.settings import settings
 from tasks.stage import stage
 
 RECENT = 50
+ATR_BARS = 300  # by then Wilder's average has forgotten where it began, to the ninth digit
 
 
 @stage(task_run_name="account-{symbol}")
@@ -88,6 +94,16 @@ def last_close(symbol: str, as_of: datetime) -> Decimal | None:
     if bars.empty or bars.index[-1].to_pydatetime() != due:
         return None
     return exact(float(bars["close"].iloc[-1]))
+
+
+def look(position: Position, as_of: datetime) -> followups.Look | None:
+    """Return what the follow-ups of a position go by at the 5m close as_of; None before the first, or if not stored."""
+    load, symbol = partial(store().candles.load, venue().name, position.symbol), position.symbol
+    bars = load("5m", as_of, max(1, (as_of - position.opened_at) // duration("5m") + 1))
+    closes = since_opened(position, Closes(epoch_s(bars.index) + STEP, bars["close"].to_numpy()), as_of)
+    if not len(closes.at_s) or closes.at_s[-1] != as_of.timestamp():
+        return None
+    return followups.look(position, closes, lambda at: Market(symbol, {"15m": load("15m", as_of, ATR_BARS)}).atr(at))
 
 
 def _pending_entries(strategy: str, as_of: datetime) -> tuple[PendingEntry, ...]:

@@ -202,12 +202,12 @@ async def submit(position: Position, intent: OrderIntent, lease: Lease | None = 
 
 
 @stage(task_run_name="followups-{position.symbol}")
-async def carry_out_followups(position: Position, price: Decimal, lease: Lease | None = None) -> list[str]:
-    """Do what the decision asked for once its R was reached: move the stop, or trim; under the symbol's lease."""
+async def carry_out_followups(position: Position, seen: followups.Look, lease: Lease | None = None) -> list[str]:
+    """Do what the decision asked for and is due by now: move the stop, trim or close; under the symbol's lease."""
     done, instrument = list[str](), await venue().instrument(position.symbol)
     position = store().positions.get(position.position_id) or position  # as a try before this one has left it
-    for rule in followups.due(position, price):
-        intent = followups.intent(rule, position, instrument)
+    for rule in followups.due(position, seen):
+        intent = followups.intent(rule, position, instrument, seen)
         # without an intent there is nothing to do: the stop is as tight already
         try:
             stop = None if intent is None else await _followed_up(position, intent, lease)
@@ -223,7 +223,7 @@ async def carry_out_followups(position: Position, price: Decimal, lease: Lease |
         reached("followup_noted")
         log().info(
             "followup symbol=%s position_id=%s rule=%r price=%s",
-            position.symbol, position.position_id, str(rule), price,
+            position.symbol, position.position_id, str(rule), seen.price,
         )  # fmt: skip
         done.append(str(rule))
     return done

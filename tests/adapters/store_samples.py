@@ -92,7 +92,7 @@ def a_position(position_id: str = "p1", **fields: object) -> Position:
     values = {"position_id": position_id, "strategy": "default", "cycle_id": "c1", "symbol": BTC, "side": "long",
               "quantity": Decimal("0.012"), "entry_quantity": Decimal("0.012"), "avg_price": Decimal("65000.1"),
               "initial_stop": Decimal("64000"), "stop": Decimal("64000"), "followups": ("TRIM 30% at +1.5R",),
-              "peak_r": 0.1, "opened_at": AT, "risk": Decimal("12.0012")}  # fmt: skip
+              "opened_at": AT, "risk": Decimal("12.0012")}  # fmt: skip
     return Position(**(values | fields))
 
 

@@ -8,6 +8,7 @@ from sandbox_cycles import OPEN, START, SYMBOL, recorded, run
 
 from flows.trade import Request, run_cycles
 from tasks.connections import store, venue
+from tasks.core.trading.followups import Look
 from tasks.core.types.orders import OrderIntent, OrderType
 from tasks.core.types.portfolio import Position
 from tasks.core.types.record import CycleStatus
@@ -20,6 +21,11 @@ async def opened(home: Path, **changes: object) -> list[Position]:
     record = await run(recorded(home, (START, {**OPEN, **changes})))
     assert record.status is CycleStatus.EXECUTED, record.error
     return store().positions.open("default")
+
+
+def seen(price: Decimal) -> Look:
+    """Return a close at that price, the best one since the position opened."""
+    return Look(START, price, price)
 
 
 async def both_opened(home: Path) -> None:

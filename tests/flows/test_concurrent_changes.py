@@ -5,7 +5,7 @@ from decimal import Decimal as D
 
 import pytest
 from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
-from sandbox_positions import ETH, both_opened, opened
+from sandbox_positions import ETH, both_opened, opened, seen
 from sandbox_server import state
 from store_samples import a_cycle
 
@@ -89,7 +89,7 @@ async def test_a_follow_up_never_loosens_a_stop_that_a_cycle_has_moved_until_it_
         return await real(self, name)
 
     monkeypatch.setattr(Leases, "take", after_a_cycle)
-    monkeypatch.setattr(account, "last_close", lambda *_: price)
+    monkeypatch.setattr(account, "look", lambda *_: seen(price))
     await protect_once()
     [kept] = store().positions.open("default")
     assert (kept.stop, kept.followups_done) == (tighter, ("MOVE_STOP: breakeven on +1R",))

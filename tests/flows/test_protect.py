@@ -6,15 +6,16 @@ from decimal import Decimal as D
 
 import pytest
 from sandbox_cycles import OPEN, START, SYMBOL, killed_after_the_intents_were_written, protect_once, recorded, run
-from sandbox_positions import ETH, both_opened, limit_entry, manual, opened
+from sandbox_positions import ETH, both_opened, limit_entry, manual, opened, seen
 from sandbox_server import advance, fault, state
 
 from flows.protect import protect
-from tasks import account, crash_points, ledger
+from tasks import account, crash_points, fetch, ledger
 from tasks import protect as stage
 from tasks.adapters.venue.bybit import Bybit
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
+from tasks.core.trading.followups import Look
 from tasks.core.types.record import CycleStatus
 from tasks.settings import settings
 
@@ -120,11 +121,11 @@ async def test_a_trim_that_was_sent_and_not_noted_is_noted_and_not_sent_again(ho
     with monkeypatch.context() as patch:
         patch.setattr(stage.followups, "mark_done", die)
         with pytest.raises(KeyboardInterrupt):
-            await stage.carry_out_followups.fn(position, price)
+            await stage.carry_out_followups.fn(position, seen(price))
     await ledger.book_fills.fn(SYMBOL)
     [trimmed] = store().positions.open("default")
     assert trimmed.quantity < position.quantity
-    assert await stage.carry_out_followups.fn(trimmed, price)
+    assert await stage.carry_out_followups.fn(trimmed, seen(price))
     await protect_once()
     [after] = store().positions.open("default")
     assert (after.quantity, len(after.followups_done)) == (trimmed.quantity, 1)
@@ -139,17 +140,50 @@ async def test_what_is_booked_while_a_followup_is_noted_is_not_written_over(home
             store().positions.save(position.model_copy(update={"quantity": booked}))
 
     monkeypatch.setattr(crash_points, "hook", book_it)
-    await stage.carry_out_followups.fn(position, price)
+    await stage.carry_out_followups.fn(position, seen(price))
     await venue().close()
     [after] = store().positions.open("default")
     assert (after.quantity, len(after.followups_done)) == (booked, 1)
 
 
+async def test_a_trailing_stop_is_moved_at_the_venue_with_each_better_close(home, exchange):
+    [position] = await opened(home, followups=["TRAIL 1 ATR from +1R"])
+    price, r = position.avg_price, position.avg_price - position.initial_stop
+    trail, stops = ["TRAIL 1 ATR from +1R"], [position.stop]
+    for best, done in ((D("0.9"), []), (D(1), trail), (D("1.2"), trail), (D("1.1"), [])):
+        look = Look(START, price, price + best * r, D("1.5") * r)
+        assert await stage.carry_out_followups.fn(position, look) == done
+        [position] = store().positions.open("default")
+        assert D(state(exchange)["positions"][0]["stopLoss"]) == position.stop
+        stops.append(position.stop)
+    assert [(stop - price) / r for stop in stops] == pytest.approx(
+        [-1, -1, D("-0.5"), D("-0.3"), D("-0.3")], abs=D("0.01")
+    )
+    assert position.followups_done == ()
+    await venue().close()
+
+
+async def test_followups_go_by_the_closes_since_the_position_opened(home, exchange):
+    [position] = await opened(home)
+    assert account.look(position, START) is None  # it opened at that close
+    advance(exchange, 900)
+    assert account.look(position, START + timedelta(minutes=15)) is None  # not stored
+    await fetch.fetch_candles((SYMBOL,), START + timedelta(minutes=15))
+    look = account.look(position.replace(followups=("TRAIL 1 ATR from +1R",)), START + timedelta(minutes=15))
+    closes = store().candles.load(venue().name, SYMBOL, "5m", look.at, 3)["close"]
+    assert (look.at, float(look.price), float(look.best)) == (
+        START + timedelta(minutes=15),
+        closes.iloc[-1],
+        closes.max(),
+    )
+    assert look.atr > 0
+    await venue().close()
+
+
 async def test_what_a_followup_trims_is_booked_in_the_same_run(home, exchange, monkeypatch):
     [position] = await opened(home, followups=["TRIM 30% at +1.0R"])
-    monkeypatch.setattr(
-        account, "last_close", lambda *_: position.avg_price + 2 * (position.avg_price - position.initial_stop)
-    )
+    price = position.avg_price + 2 * (position.avg_price - position.initial_stop)
+    monkeypatch.setattr(account, "look", lambda *_: seen(price))
     assert (await protect_once())["followups"] == ["TRIM 30% at +1R"]
     [trimmed] = store().positions.open("default")
     assert trimmed.quantity < position.quantity
@@ -166,12 +200,12 @@ async def test_a_trim_that_was_written_and_not_sent_is_sent_as_it_was_written(ho
     with monkeypatch.context() as patch:
         patch.setattr(stage, "send", die)
         with pytest.raises(KeyboardInterrupt):
-            await stage.carry_out_followups.fn(position, price)
+            await stage.carry_out_followups.fn(position, seen(price))
     [written] = (own.intent for own in store().intents.open("default"))
     await manual("sell", position.quantity / 2)
     await protect_once()
     [halved] = store().positions.open("default")
-    assert await stage.carry_out_followups.fn(halved, price)
+    assert await stage.carry_out_followups.fn(halved, seen(price))
     await protect_once()
     [trimmed] = store().positions.open("default")
     assert trimmed.quantity == halved.quantity - written.quantity
@@ -330,7 +364,7 @@ async def test_a_stop_that_the_market_has_passed_meanwhile_stays_due_and_fails_n
     reached = position.avg_price + 2 * (
         position.avg_price - position.initial_stop
     )  # at the last close; the market is back at the entry
-    assert await stage.carry_out_followups.fn(position, reached) == []
+    assert await stage.carry_out_followups.fn(position, seen(reached)) == []
     [kept] = store().positions.open("default")
     assert (kept.stop, kept.followups_done) == (position.stop, ())
     await venue().close()

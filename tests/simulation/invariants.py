@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from tasks.account import look
 from tasks.adapters.store.store import Store
+from tasks.core.trading.followups import AgeRule, TrailRule, parse
 from tasks.core.trading.orders import is_ours, is_protects, protect_order_id
 from tasks.core.types import (
     FINAL_STATES,
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 RISK_PCT, GROSS_PCT = Decimal("1.5"), Decimal(100)
 SLACK = Decimal("1.02")  # prices and equity move between the decision and the look
 CENT = Decimal("0.01")
+NEAR = Decimal("0.05")  # R
+STEP = timedelta(minutes=5)
 SPREAD = Decimal("0.001")  # between the price that a stop is beyond and what an order then gets
 # why a small entry may be refused when all is well
 FITTING = {"PAUSED", "STACKED", "TOTAL_RISK_EXCEEDED", "GROSS_EXCEEDED"}
@@ -199,18 +203,30 @@ def in_quiet(world: "World", store: Store) -> Iterator[str]:
 
 
 def _followups(world: "World", position: Position) -> Iterator[str]:
-    """What a decision wanted done at an R that has been reached, and still is, is done."""
+    """What a decision wanted done at an R or age that has been reached, and still is, is done."""
     if position.initial_stop is None or position.first_price is None:
+        return
+    if (seen := look(position, floor_time(world.clock.venue_time, "5m"))) is None:
         return
     sign, symbol = 1 if position.side == "long" else -1, position.symbol
     close = floor_time(world.clock.venue_time, "5m").timestamp() * 1000
     prices = world.exchange.price(symbol), Decimal(str(world.exchange.markets[symbol].price_at(close)))
     scale = abs(position.first_price - position.initial_stop)
-    earned = min((price - position.first_price) * sign / scale for price in prices)
-    for text in position.followups:
-        at_r = Decimal(text.rsplit(" ", 1)[1].rstrip("R"))
-        if earned > at_r + Decimal("0.05") and text not in position.followups_done:
-            yield f"follow-up: {text!r} of {symbol} is not done at {earned:.2f} R"
+    least, most = (pick((price - position.first_price) * sign / scale for price in prices) for pick in (min, max))
+    best = (seen.best - position.first_price) * sign / scale
+    for rule in parse(position.followups):
+        if str(rule) in position.followups_done:
+            continue
+        if isinstance(rule, AgeRule):
+            is_due = seen.at - position.opened_at >= rule.bars * STEP and most < rule.at_r - NEAR
+        elif isinstance(rule, TrailRule):
+            aim = seen.best - sign * rule.atr * (seen.atr or Decimal("Infinity"))
+            beyond = min((price - aim) * sign for price in (*prices, seen.price)) > scale * NEAR
+            is_due = best > rule.at_r + NEAR and beyond and (aim - (position.stop or ZERO)) * sign > scale * NEAR
+        else:
+            is_due = least > rule.at_r + NEAR
+        if is_due:
+            yield f"follow-up: {str(rule)!r} of {symbol} is not done at {least:.2f} R, stop {position.stop}"
 
 
 def _entered(order: Order) -> bool:

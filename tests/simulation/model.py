@@ -17,7 +17,11 @@ HELD = {
     "HOLD": 2.0, "ADD": 2.5, "TRIM": 1.5, "CLOSE_PARTIAL": 1.0, "CLOSE_ALL": 1.5, "MOVE_STOP": 1.5, "SET_TP": 1.2,
     "CANCEL_TP": 0.7, "PAUSE": 0.2, "nonsense": 0.7, "OPEN_LONG": 0.3,
 }  # fmt: skip
-FOLLOWUPS = ("TRIM 10% at +0.05R", "MOVE_STOP: -0.5R on +0.1R", "TRIM 20% at +0.3R", "MOVE_STOP: breakeven on +0.6R")
+FOLLOWUPS = (
+    "TRIM 10% at +0.05R", "MOVE_STOP: -0.5R on +0.1R", "TRIM 20% at +0.3R", "MOVE_STOP: breakeven on +0.6R",
+    "TRAIL 1.5 ATR from +0.2R", "CLOSE after 60 bars below +0.1R", "TRAIL 1 ATR",
+)  # fmt: skip
+AT_ONCE = 4  # more are no decision
 NONSENSE = (
     "", "I cannot help with that.", '{"action": "OPEN_LONG"', "null", '{"action": "BUY", "size_pct": "all"}', "[]",
     '{"symbol": "?", "action": "OPEN_LONG", "size_pct": -4, "stop_atr": 1, "confidence": 2}',
@@ -59,7 +63,8 @@ class Scripted(PlainDecider):
             "tp_atr": round(luck.between(f"{place}:target", 0.8, 8), 2),
         }  # fmt: skip
         if action.startswith("OPEN"):
-            size["followups"] = [each for each in FOLLOWUPS if luck.draw(f"{place}:{each}") < 0.5]
+            drawn = [each for each in FOLLOWUPS if luck.draw(f"{place}:{each}") < 0.5]
+            size["followups"] = drawn[:AT_ONCE]
         more: dict[str, dict[str, Any]] = {
             "OPEN_LONG": size, "OPEN_SHORT": size, "ADD": size, "TRIM": {"size_pct": 30},
             "CLOSE_PARTIAL": {"size_pct": 50}, "PAUSE": {"minutes": 30}, "SET_TP": {"tp_atr": size["tp_atr"]},

@@ -119,6 +119,13 @@ class Market:
         value = math.nan if i < 0 else float(self.tables[timeframe].columns[name][i])
         return value if math.isfinite(value) else None
 
+    def atr(self, closes: ndarray) -> ndarray:
+        """Return ATR(14) of 15m, in price, by each of `closes` (s since 1970); NaN where it is unknown."""
+        if (table := self.tables.get("15m")) is None:
+            return np.full(len(closes), np.nan)
+        rows = moments.due(table, "15m", closes)
+        return np.where(rows >= 0, table.columns["atr"][rows], np.nan)
+
     def reasons(self, after: datetime, until: datetime) -> tuple[Reason, ...]:
         """Return the market's reasons of bars that closed in (after, until], with bar closes as context."""
         start, end = int(after.timestamp()), int(until.timestamp())

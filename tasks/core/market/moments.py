@@ -80,7 +80,7 @@ def objects(values: ndarray) -> ndarray:
 
 def read(market: "Market", closes: ndarray) -> list[Moment]:
     """Read the market at each of `closes` (s since 1970, multiples of 5 min)."""
-    rows = {tf: _due(table, tf, closes) for tf, table in market.tables.items()}
+    rows = {tf: due(table, tf, closes) for tf, table in market.tables.items()}
     views = _views(market, rows, np.full(len(closes), -1))
     at = np.array(list(rows.values()), dtype=int).reshape(len(rows), len(closes)).T.tolist()
     by_time = zip(*views.values(), strict=True)
@@ -102,7 +102,7 @@ def _dicts(columns: Mapping[str, ndarray]) -> list[Json]:
     return [dict(zip(columns, of, strict=True)) for of in rows]
 
 
-def _due(table: Table, timeframe: str, closes: ndarray) -> ndarray:
+def due(table: Table, timeframe: str, closes: ndarray) -> ndarray:
     """Return the row of the newest bar due at each close; -1 where it is not there: what is there is of the past."""
     rows = table.at(closes)
     due = closes // SECONDS[timeframe] * SECONDS[timeframe]

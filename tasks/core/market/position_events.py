@@ -21,12 +21,18 @@ class Closes(NamedTuple):
     level: np.ndarray
 
 
-def r_path(position: Position, closes: Closes, until: datetime) -> Closes:
-    """Return `r` of `position` at each of the closes up to `until` after it opened."""
+def since_opened(position: Position, closes: Closes, until: datetime) -> Closes:
+    """Return those of the closes up to `until` that came after the position opened."""
     opened_s, until_s = int(position.opened_at.timestamp()), int(until.timestamp())  # whole: a float copies the array
     part = slice(*np.searchsorted(closes.at_s, (opened_s, until_s), side="right").tolist())
+    return Closes(closes.at_s[part], closes.level[part])
+
+
+def r_path(position: Position, closes: Closes, until: datetime) -> Closes:
+    """Return `r` of `position` at each of the closes up to `until` after it opened."""
+    path = since_opened(position, closes, until)
     zero, unit = map(float, r_scale(position) or (np.nan, np.nan))
-    return Closes(closes.at_s[part], (closes.level[part] - zero) / unit)
+    return Closes(path.at_s, (path.level - zero) / unit)
 
 
 def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, thresholds: EventThresholds) -> list[Reason]:

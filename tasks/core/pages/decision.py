@@ -193,6 +193,7 @@ def _verdict(verdict: Verdict, decided: Answer | None) -> str:
         for check in verdict.checks
         if check.fired
     ]
+    unread = [(each.text[:200], each.reason) for each in verdict.unread]
     numbers = {
         "quantity": verdict.quantity,
         "price": verdict.price,
@@ -206,6 +207,7 @@ def _verdict(verdict: Verdict, decided: Answer | None) -> str:
         f"**{answer}**",
         _table(("", "asked", "allowed"), changed),
         _table(("code", "meaning", "compared"), codes),
+        _titled("Follow-ups that nobody will carry out:", _table(("said", "why"), unread)),
         _table(("as allowed", ""), numbers.items() if sends else ()),
     )
 

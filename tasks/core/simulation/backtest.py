@@ -255,8 +255,11 @@ class Backtest:
         if rules := followups.pending(position):
             path = position_events.r_path(position, replay.closes, until)
             later = path.at_s > self.grid.start_s + (k + 1 if since is None else since) * STEP
+            atr = (
+                replay.market.atr(path.at_s) if any(isinstance(rule, followups.TrailRule) for rule in rules) else later
+            )
             for rule in rules:
-                reached = later & (path.level >= float(rule.at_r))
+                reached = later & followups.reached(rule, position, path, atr)
                 if reached.any():
                     at = int(path.at_s[reached.argmax()])
                     replay.ahead.setdefault((at - self.grid.start_s) // STEP - 1, [])
@@ -292,8 +295,13 @@ class Backtest:
 
     def _follow_up(self, symbol: str, position: Position, k: int) -> None:
         """Carry out what `protect` would at this close; what is refused is due again."""
-        for rule in followups.due(position, self.symbols[symbol].mark(k)):
-            intent = followups.intent(rule, self.symbols[symbol].position or position, self.instruments[symbol])
+        replay, at = self.symbols[symbol], self.grid.closes_at(k)
+        closes = position_events.since_opened(position, replay.closes, at)
+        seen = followups.look(position, closes, replay.market.atr)
+        if seen is None:  # it has seen no close yet
+            return
+        for rule in followups.due(position, seen):
+            intent = followups.intent(rule, replay.position or position, self.instruments[symbol], seen)
             done = partial(self._followed_up, symbol, rule)
             if intent is None:
                 done("", ())

@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from tasks.core.trading import orders
+from tasks.core.trading import followups, orders
 from tasks.core.trading.guard import guard
 from tasks.core.types import (
+    ENTRIES,
     FIRST_RULES,
     AccountState,
     Answer,
@@ -18,6 +19,7 @@ from tasks.core.types import (
 )
 
 BREAKOUTS = frozenset({"RangeBreak", "BreakHold"})
+NAMES_UNREAD = 5  # the first rules of a strategy by which a verdict names the follow-ups that nobody can read
 
 
 class Judgement(NamedTuple):
@@ -43,6 +45,8 @@ def judged(
         answer.decision, question.snapshot, account, strategy, now=now, fallback=answer.is_fallback,
         breakouts=breakouts,
     )  # fmt: skip
+    if strategy.rules >= NAMES_UNREAD and isinstance(answer.decision, ENTRIES):
+        verdict = verdict.replace(unread=followups.unread(answer.decision.followups))
     return planned(verdict, question.snapshot, account, strategy)
 
 

@@ -250,7 +250,7 @@ def _carry_over(
     stored = stored_positions.get(fresh.position_id)
     if stored is None:
         return fresh
-    changed = ["followups", "followups_done", "peak_r"]
+    changed = ["followups", "followups_done"]
     if all(before < stored.entry_quantity for (name, _), before in entered.items() if name == fresh.position_id):
         changed += ["stop", "target"]
     else:

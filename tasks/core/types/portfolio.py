@@ -7,8 +7,9 @@ made after fees and funding, over what all its entries risked, each fill against
 """
 
 from decimal import Decimal
+from typing import Any
 
-from pydantic import AliasChoices, ConfigDict, Field
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
 from tasks.core.types.base import ZERO, Dto, Exact, Texts, Utc
 from tasks.core.types.orders import Instrument, PositionSide, VenuePosition
@@ -33,12 +34,17 @@ class Position(Dto):
     exit_price: Exact | None = None  # average over exits
     followups: Texts = ()
     followups_done: Texts = ()
-    peak_r: float = 0.0
     opened_at: Utc
     closed_at: Utc | None = None
     first_price: Exact | None = None  # None in records of before: avg_price
     first_quantity: Exact = ZERO  # base
     risk: Exact | None = None  # quote, of every entry at its own stop; None: one had none
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_peak(cls, document: Any) -> Any:
+        """Leave out what records of before hold and nobody ever computed."""
+        return {k: v for k, v in document.items() if k != "peak_r"} if isinstance(document, dict) else document
 
     def marked(self, price: Decimal | None) -> "HeldPosition":
         """Return what the guard is told of the position, valued at `price`."""

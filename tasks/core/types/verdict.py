@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Annotated, NamedTuple
 
-from pydantic import PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
 
 from tasks.core.types.base import ZERO, Dto, Exact, Explained
 from tasks.core.types.decision import Decision
@@ -121,6 +121,13 @@ def _stored(checks: tuple[Check, ...]) -> list[Stored]:
 Checks = Annotated[tuple[Check, ...], PlainValidator(_checks), PlainSerializer(_stored)]
 
 
+class RejectedFollowup(Dto):
+    """A follow-up nobody will carry out, and why."""
+
+    text: str
+    reason: str
+
+
 class Verdict(Dto):
     """The guard's answer. With `allowed`, `decision` is what may be carried out; prices and quantity are final."""
 
@@ -134,3 +141,4 @@ class Verdict(Dto):
     target: Exact | None = None
     trade_risk_pct: Exact = ZERO  # risk of this trade at its stop, percent of equity
     total_risk_pct: Exact = ZERO  # risk of everything open with it, percent of equity
+    unread: tuple[RejectedFollowup, ...] = Field((), exclude_if=lambda unread: not unread)  # of its follow-ups

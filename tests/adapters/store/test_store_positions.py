@@ -6,7 +6,8 @@ from decimal import Decimal
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import insert, text
+from sqlalchemy import column, insert, text
+from sqlalchemy import table as sa_table
 from store_samples import AT, BTC, a_cycle, a_decision, a_fill, a_position, an_intent, an_outcome, minutes
 
 from tasks.adapters.store.database import MIGRATIONS, row_of
@@ -24,7 +25,7 @@ def closed(position_id: str, after: float, **fields: object):
 
 def test_position_comes_back_whole_and_in_its_newest_state(store):
     store.positions.save(a_position())
-    moved = a_position(stop=Decimal("65000.1"), followups_done=("MOVE_STOP: breakeven on +1.0R",), peak_r=1.25)
+    moved = a_position(stop=Decimal("65000.1"), followups_done=("MOVE_STOP: breakeven on +1.0R",))
     store.positions.save(moved)
     assert store.positions.get("p1") == moved
     assert store.positions.get("p2") is None
@@ -135,9 +136,10 @@ def of_release(store, version):
 def put_before_0015(connection, one, **more):
     """Insert a position or outcome as a release before 0015 did."""
     table = PositionRow if isinstance(one, Position) else OutcomeRow
-    row = row_of(table, one, **({} if table is PositionRow else {"tracked": False}), **more)
+    row = row_of(table, one, **({"peak_r": 0.0} if table is PositionRow else {"tracked": False}), **more)
     r = row.pop("outcome_r", None)
-    connection.execute(insert(table).values({k: v for k, v in row.items() if k not in NEW}))
+    had = sa_table(table.__tablename__, column("peak_r"), *(column(c.name, c.type) for c in table.__table__.columns))
+    connection.execute(insert(had).values({k: v for k, v in row.items() if k not in NEW}))
     if r is not None:
         old = text(f"UPDATE outcomes SET r_multiple = {r} WHERE position_id = :name")
         connection.execute(old, {"name": one.position_id})

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from tasks.core.pages.decision import position_after, summary_line, to_markdown
+from tasks.core.trading import followups
 from tasks.core.types.decision import Answer, Hold, ModelCall, OpenLong, PromptRef
 from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.portfolio import AccountState, HeldPosition
@@ -49,6 +50,13 @@ def decision(**changes) -> OpenLong:
             **changes,
         }
     )
+
+
+def test_a_follow_up_that_nobody_will_carry_out_is_named_with_the_reason():
+    unread = followups.unread(("TRAIL 1 ATR | <b>", "TRIM 30% at +1.5R"))
+    page = to_markdown(record(verdict=record().verdict.replace(unread=unread)))
+    assert "| TRAIL 1 ATR &#124; &#60;b&#62; | not understood; say " in page
+    assert "TRIM 30% at +1.5R |" not in page
 
 
 def record(**changes) -> CycleRecord:

@@ -336,6 +336,28 @@ def test_the_stop_moved_to_breakeven_ends_the_trade_there() -> None:
     assert run.outcomes[0].outcome_r == Decimal("-2.0014995") / Decimal("20.5")  # breakeven costs its fees
 
 
+def test_a_trailing_stop_follows_the_best_close_by_the_atr_of_then() -> None:
+    told = LONG | {"tp_atr": 20, "followups": ["TRAIL 1 ATR from +1.0R"]}
+    bars = [FLAT, (101, 103, 100.5, 102.5), (102, 104, 101, 103.5), (103, 103, 101, 101.5)]
+    run = replay([*bars, FLAT], {59: told})
+    # the close of 102.5 earned 1.195 R: the stop goes to 102.5 - 2 = 100.5. The next one ends 15m of 99-104, and
+    # ATR(14) is (13 x 2 + 5) / 14 = 2.214..: 103.5 - 2.214.. is 101.3 on a tick
+    # out at 101.3 x 0.9995 = 101.24935, fee 1.0124935: 1012.4935 - 1000.5 - 1.0005 - 1.0124935 = 9.9805065
+    moved = [intent.price for _, intent in run.intents.values() if intent.type == "stop"]
+    assert moved == [Decimal("100.5"), Decimal("101.3")]
+    assert fills(run) == [("entry", "100.05"), ("stop", "101.24935")]
+    assert equity(run) == Decimal("10009.9805065")
+
+
+def test_a_trade_that_is_old_and_has_earned_too_little_is_closed_at_the_next_open() -> None:
+    told = LONG | {"followups": ["CLOSE after 3 bars below +0.5R"]}
+    run = replay([FLAT, FLAT, FLAT, (100.2, 101, 99, 100), FLAT], {59: told})
+    # opened with bar 60, which is the first of the three: out at the open of bar 63, 100.2 x 0.9995 = 100.1499
+    # fee 1.001499: 1001.499 - 1000.5 - 1.0005 - 1.001499 = -1.002999
+    assert fills(run) == [("entry", "100.05"), ("exit", "100.1499")]
+    assert equity(run) == Decimal("9998.997001")
+
+
 def test_an_add_leaves_the_levels_of_r_and_its_stop_counts_in_what_came_of_it() -> None:
     bars = [FLAT, (100, 106, 99.5, 106), (106, 110, 105, 110), (110, 112, 109, 112), (112, 120, 111, 120)]
     told = LONG | {"stop_atr": 5, "tp_atr": 40, "followups": ["MOVE_STOP: breakeven on +0.5R"]}

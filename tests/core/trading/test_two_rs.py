@@ -29,6 +29,10 @@ BTC = "BTC/USDT:USDT"
 FIRST, ADD, OUT = "qd" + "1" * 32 + "e0", "qd" + "2" * 32 + "e0", "qd" + "3" * 32 + "x0"
 
 
+def look(price):
+    return followups.Look(AT, D(price), D(price))
+
+
 def fold(*trades, side="long", stops=("90", "100")):
     """Book trades of (order, quantity, price, and perhaps a fee), a minute apart; entries bring their stops."""
     into, out = ("buy", "sell") if side == "long" else ("sell", "buy")
@@ -121,12 +125,12 @@ def test_rules_stay_where_they_are_and_a_stop_goes_to_breakeven_of_both_or_to_r(
     rules = tuple(map(str, (even, half, later)))
     for held in (BEFORE, AFTER):
         held = held.replace(followups=rules, stop=D(90))
-        assert followups.due(held, D("109.99")) == ()
-        assert set(followups.due(held, D(110))) == {even, half}
-        assert set(followups.due(held, D(120))) == {even, half, later}
-        assert followups.intent(half, held, GRID).price == 108
-        assert followups.intent(later, held, GRID).price == 110
-        assert followups.intent(even, held, GRID).price == held.avg_price
+        assert followups.due(held, look("109.99")) == ()
+        assert set(followups.due(held, look(110))) == {even, half}
+        assert set(followups.due(held, look(120))) == {even, half, later}
+        assert followups.intent(half, held, GRID, look(100)).price == 108
+        assert followups.intent(later, held, GRID, look(100)).price == 110
+        assert followups.intent(even, held, GRID, look(100)).price == held.avg_price
 
 
 def test_events_come_at_the_same_closes_before_and_after():
