@@ -137,9 +137,8 @@ def known_ledger(strategy: str, as_of: datetime) -> Ledger:
     kept = store()
     held = kept.positions.open(strategy)
     decided = kept.decisions.of([position.cycle_id for position in held])
-    openings = ((position, decided.get(position.cycle_id)) for position in held)
     return Ledger(
-        openings=tuple(opening(position, answer and answer.decision) for position, answer in openings),
+        openings=tuple(opening(position, decided.get(position.cycle_id)) for position in held),
         refusals=tuple(kept.cycles.refusals(strategy, as_of)),
     )
 

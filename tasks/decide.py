@@ -20,10 +20,9 @@ _unkept: WeakKeyDictionary[Store, dict[Asked, Answer]] = WeakKeyDictionary()  # 
 @stage
 def recall(strategy: Strategy, symbols: list[str], as_of: datetime) -> dict[str, Remembered]:
     """Return what may be remembered of each symbol at as_of."""
-    sent = connections.decider(strategy.decider).prompts
-    prompt = sent[0] if len(sent) == 1 else None  # of several no one version has traded
-    remembered = store().memory.remembered
-    return {symbol: remembered(strategy.name, strategy.decider, prompt, symbol, as_of) for symbol in symbols}
+    kept = store().memory
+    done = kept.performance(strategy.name, strategy.decider, as_of)
+    return {symbol: kept.remembered(strategy.name, symbol, as_of, done) for symbol in symbols}
 
 
 @stage
@@ -68,7 +67,7 @@ def forget(who: str, cycle_ids: Sequence[str]) -> None:
 
 def _keep(question: Question, cycle_id: str, decided: Answer) -> Answer:
     kept = store().decisions.keep(cycle_id, decided, clock.now())
-    store().memory.keep(cycle_id, question.snapshot)
+    store().memory.keep(cycle_id, question.snapshot, kept.decision)
     failed = kept.rung == "hold" and kept.errors
     level = log().error if failed else log().warning if kept.errors else log().info
     level(

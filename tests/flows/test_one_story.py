@@ -33,7 +33,7 @@ from tasks.core.trading.question import question
 from tasks.core.types.decision import Answer, OpenLong
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
-from tasks.core.types.record import CycleRecord
+from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.snapshot import OrderBookView
 from tasks.settings import settings
 
@@ -128,7 +128,7 @@ def remember_live(asked: Question, answer: Answer, decider: str) -> None:
     kept, ended = store(), TRADED + timedelta(hours=1)
     kept.cycles.begin(a_cycle("c0", as_of=TRADED, symbol=SYMBOL, strategy="default", decider=decider), TRADED)
     kept.decisions.keep("c0", answer, TRADED)
-    kept.memory.keep("c0", asked.snapshot)
+    kept.memory.keep("c0", asked.snapshot, answer.decision)
     kept.cycles.save(a_cycle("c0", as_of=TRADED, symbol=SYMBOL, strategy="default", decider=decider, status="executed"),
                     TRADED)  # fmt: skip
     kept.positions.save(closed(ended))
@@ -188,7 +188,8 @@ async def test_one_moment_is_the_same_question_everywhere(home, live):
     strategy = store().strategies.get(records[0].inputs.strategy)
     spy = Spy(RecordedDecider(replies(home).read_text().split("\n")))
     run = Backtest({SYMBOL: Market.from_base(SYMBOL, BARS)}, spy, strategy, world(home))
-    run.symbols[SYMBOL].remember("c0", *earlier())
+    run.symbols[SYMBOL].remember("c0", *earlier(), status=CycleStatus.EXECUTED)
+    run.opened_by["c0"] = earlier()[1]
     run._close(run.symbols[SYMBOL], outcome(TRADED + timedelta(hours=1)), 0)
     run.losses.clear()
     await run.run()
@@ -206,7 +207,8 @@ async def test_one_moment_is_the_same_question_everywhere(home, live):
     assert [each.title for each in last.news.headlines] == [title for title, _ in reversed(NEWS)]
     assert [past.action for past in last.memory.recent][:2] == ["HOLD", "HOLD"]
     assert [(past.action, past.outcome_r is not None) for past in last.memory.similar] == [("OPEN_LONG", True)]
-    assert last.memory.decider_trades == 1
+    [done] = last.memory.statistics
+    assert (done.trades, done.mean_confidence) == (1, 0.7)
 
 
 def world(folder: Path) -> World:

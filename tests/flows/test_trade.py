@@ -168,13 +168,7 @@ async def test_a_good_reply_is_a_decision(home, exchange, monkeypatch):
     assert record.decided.source == "llm:openai/test"
     assert record.decided.calls[0].prompt.version == "v001"
     assert "AdHoc" in prompt
-    assert (
-        store()
-        .memory.remembered("default", "llm:single", None, SYMBOL, START + timedelta(days=1))
-        .recent[0]
-        .past.action
-        == "OPEN_LONG"
-    )
+    assert store().memory.remembered("default", SYMBOL, START + timedelta(days=1)).recent[0].past.action == "OPEN_LONG"
 
 
 async def test_a_model_that_does_not_answer_is_a_hold(home, exchange, monkeypatch):
@@ -332,8 +326,6 @@ async def test_no_second_request_goes_out_while_the_first_may_still_arrive(home,
     sent, looks = [], []
 
     class Silent:
-        keeps_ids = True
-
         async def find_order(self, *_: str) -> None:
             looks.append(len(sent))
 
@@ -358,7 +350,7 @@ async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_o
     class Slow:
         """The first request is on its way while the venue is asked; it arrives just before the second."""
 
-        keeps_ids, find_order = True, staticmethod(real.find_order)
+        find_order = staticmethod(real.find_order)
 
         async def submit(self, intent: OrderIntent) -> Order:
             if not late:

@@ -93,7 +93,7 @@ class DataToolbox:
         if question and question.memory and question.snapshot.pair == asked.symbol:
             found = question.memory.similar
         else:
-            known = await asyncio.to_thread(self.store.memory.remembered, self.strategy, "", None, asked.symbol, as_of)
+            known = await asyncio.to_thread(self.store.memory.remembered, self.strategy, asked.symbol, as_of)
             found = tuple(one.past for one in known.settled)
         return {"rows": [past.model_dump(mode="json", exclude_none=True) for past in found[: asked.limit]]}
 

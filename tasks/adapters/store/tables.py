@@ -302,13 +302,19 @@ class ReplyRow(Base, of=KeptReply, key="content_hash"):
 
 
 class VectorRow(Base, key="cycle_id"):
-    """The moment a decision was made for, in the feature space that `spec` names, and why it was asked for."""
+    """The moment a decision was made for, in the feature space that `spec` names, and why it was asked for.
+
+    price: the 5m close; thesis: of the decision, one line; unread: its follow-ups that were not understood.
+    """
 
     __tablename__ = "decision_vectors"
     cycle_id = _of_cycle(primary_key=True)
     spec: Mapped[str]
     values: Mapped[list[Any]]
     reasons: Mapped[list[Any]]
+    price: Mapped[float | None]
+    thesis: Mapped[str] = mapped_column(server_default="")
+    unread: Mapped[list[Any]] = mapped_column(server_default="[]")
 
 
 class ShadowRow(Base, of=ShadowDecision, fields="decider strategy symbol", key="cycle_id decider"):

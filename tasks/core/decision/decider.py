@@ -16,7 +16,6 @@ from tasks.core.ports import Messages, Model, ModelRequest, Schema
 from tasks.core.types import HELD, Answer, Decision, Json, ModelCall, PromptRef, Question, answered, exact_sum, hold
 
 GRACE_S = 0.2  # how long cancelled work may take to clean up
-MEMORY_BYTES = 600
 VARIABLES = frozenset(
     {"pair", "as_of", "reasons", "allowed_actions", "max_trade_risk_pct", "max_total_risk_pct", "snapshot", "memory"}
     | {"portfolio"}
@@ -97,7 +96,7 @@ def elapsed_ms(since: float) -> float:
 
 def variables_of(question: Question) -> dict[str, str]:
     """Return what a decision prompt may put into its user part."""
-    snapshot, memory = question.snapshot, question.memory
+    snapshot = question.snapshot
     limits = snapshot.constraints
     return {
         "pair": snapshot.pair,
@@ -108,7 +107,7 @@ def variables_of(question: Question) -> dict[str, str]:
         "max_total_risk_pct": f"{limits.max_total_risk_pct:g}",
         "snapshot": lean.encode(snapshot),
         "portfolio": portfolio_text(question.portfolio),
-        "memory": "unknown" if memory is None else memory_text(memory, MEMORY_BYTES) or "none",
+        "memory": memory_text(question.memory),
     }
 
 

@@ -46,9 +46,10 @@ def as_shown(question: Question) -> Question:
     if memory is not None:
         # what was decided and what came of it alone: a few times or reasons in a row name the day
         recent, similar = (
-            tuple(_short(past, as_of=AT, reasons=()) for past in pasts) for pasts in (memory.recent, memory.similar)
+            tuple(_short(past, as_of=AT, reasons=(), price=None, thesis="", unread=()) for past in pasts)
+            for pasts in (memory.recent, memory.similar)
         )
-        memory = _short(memory, recent=recent, similar=similar)
+        memory = _short(memory, recent=recent, similar=similar, statistics=tuple(map(_short, memory.statistics)))
     return Question(
         snapshot=snapshot,
         role_inputs=_roles(question.role_inputs, last, snapshot.timeframes),
@@ -82,7 +83,7 @@ def _snapshot(snapshot: Snapshot, reasons: Sequence[Reason]) -> Snapshot:
 def _portfolio(portfolio: Portfolio) -> Portfolio:
     """Return what is open and what was refused, without prices, times or anybody's words."""
     rows = (
-        tuple(_short(each, avg_price=None, stop=None, target=None, thesis="") for each in some)
+        tuple(_short(each, avg_price=None, stop=None, target=None, thesis="", unread=()) for each in some)
         for some in (portfolio.positions, portfolio.pending)
     )
     positions, pending = rows

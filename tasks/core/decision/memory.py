@@ -5,18 +5,25 @@ another choice of numbers is another spec, and vectors of different specs are no
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from decimal import Decimal
 from math import inf, tanh
 from operator import attrgetter
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from tasks.core.types import Dto, Memory, Past, Snapshot
+from tasks.core.decision.kinds import read
+from tasks.core.market.lean import cell
+from tasks.core.types import Dto, Memory, Past, Snapshot, Statistics, day_start
 
 SPEC = "v1"
-LAST, COMPARED, JUDGED = 5, 2000, 1000  # decisions remembered, compared with, trades judged by
+LAST, SIMILAR, COMPARED, JUDGED = 10, 5, 2000, 1000  # decisions remembered, compared with; trades judged by
+DAYS = 30  # whole ones before today's, that statistics are over
+MAX_BYTES, BYTES_BEFORE = 1536, 600
+THESES = (80, 50, 30)  # characters of each, as there is room
 SIDES: dict[Any, int] = {"flat": 0, "long": 1, "short": -1}
 _RSI, _Z, _PCTILE, _ATR = (50, 20), (0, 2), (50, 30), (0, 5)
 COMPONENTS: dict[str, tuple[float, float]] = {
@@ -74,41 +81,133 @@ class Earlier(NamedTuple):
     vector: Vector
 
 
+UNTRIED = Memory(days=DAYS)  # a decider without trades, and without a call that was paid for
+
+
 class Remembered(NamedTuple):
     """What may be remembered at one moment, newest first: the last decisions, those whose trade has ended since, and
     how the decider has done."""
 
     recent: Sequence[Earlier] = ()
     settled: Sequence[Earlier] = ()
-    done: Memory = Memory()
+    done: Memory = UNTRIED
 
     def at(self, snapshot: Snapshot) -> Memory:
         """Return the memory a decider has at `snapshot`: the last decisions, and the settled ones nearest to it."""
         far = distances(vector(snapshot), [one.vector for one in self.settled])
-        near = [i for i in far.argsort(kind="stable")[:LAST] if far[i] != inf]
+        near = [i for i in far.argsort(kind="stable")[:SIMILAR] if far[i] != inf]
         nearest = ((self.settled[i].past, round(float(far[i]), 4)) for i in near)
         recent = tuple(one.past for one in self.recent[:LAST])
         similar = tuple(past.replace(distance=distance) for past, distance in nearest)
         return self.done.replace(recent=recent, similar=similar)
 
 
-def performance(results: Sequence[tuple[Decimal, Decimal | None]]) -> Memory:
-    """Return how a decider did over closed trades, given as (PnL in quote, `outcome_r` or None)."""
-    rs = [float(r) for _, r in results if r is not None]
+class Trade(NamedTuple):
+    """A closed trade, with how sure the decision was that opened it, and the prompts that were asked for it."""
+
+    pnl: Decimal  # quote
+    outcome_r: Decimal | None
+    confidence: float
+    prompts: frozenset[str]  # role/version
+
+
+def since(as_of: datetime) -> datetime:
+    """Return when the days of the statistics begin."""
+    return day_start(as_of) - timedelta(days=DAYS)
+
+
+def performance(decider: str, trades: Sequence[Trade], costs: Mapping[str, float]) -> Memory:
+    """Return how a decider did, and each prompt version; those with the same trades together.
+
+    costs: what was paid for asking, by role/version, in USD.
+    """
+    decider = read(decider).kind
+    alike: dict[Statistics, list[str]] = {}
+    for name in (decider, *sorted(costs)):
+        alike.setdefault(_statistics([t for t in trades if name in (decider, *t.prompts)]), []).append(name)
     return Memory(
-        decider_trades=len(results),
-        decider_win_rate=sum(pnl > 0 for pnl, _ in results) / len(results) if results else None,
-        decider_mean_r=sum(rs) / len(rs) if rs else None,
+        days=DAYS,
+        statistics=tuple(
+            done.replace(names=tuple(names), cost_usd=sum(costs[n] for n in (costs if decider in names else names)))
+            for done, names in alike.items()
+            if done.trades or costs
+        ),
     )
 
 
-def memory_text(memory: Memory, max_bytes: int) -> str:
-    """Write the most telling lines of `memory` that fit: how it went so far, similar moments, the last decisions."""
+def _statistics(trades: Sequence[Trade]) -> Statistics:
+    rs = [float(trade.outcome_r) for trade in trades if trade.outcome_r is not None]
+    return Statistics(
+        trades=len(trades),
+        win_rate=sum(trade.pnl > 0 for trade in trades) / len(trades) if trades else None,
+        mean_confidence=fmean(trade.confidence for trade in trades) if trades else None,
+        mean_r=fmean(rs) if rs else None,
+        best_r=max(rs, default=None),
+        worst_r=min(rs, default=None),
+    )
+
+
+def joined(memories: Mapping[str, Memory | None]) -> Memory | None:
+    """Put what is remembered of several symbols together; None where it is of none."""
+    known = {symbol: memory for symbol, memory in memories.items() if memory is not None}
+    if len(known) < 2:
+        return next(iter(known.values()), None)
+    recent, similar = (
+        [past.replace(symbol=symbol) for symbol, memory in known.items() for past in getattr(memory, part)]
+        for part in ("recent", "similar")
+    )
+    recent.sort(key=lambda past: past.as_of, reverse=True)
+    similar.sort(key=lambda past: past.distance or 0)
+    return next(iter(known.values())).replace(recent=tuple(recent[:LAST]), similar=tuple(similar[:SIMILAR]))
+
+
+def memory_text(memory: Memory | None, max_bytes: int = MAX_BYTES) -> str:
+    """Write `memory` in at most `max_bytes`; shorter theses first, then the oldest and the least similar go."""
+    if memory is None:
+        return "unknown"
+    if not memory.days:
+        return _as_before(memory, min(max_bytes, BYTES_BEFORE)) or "none"
+    fuller = [(LAST, chars) for chars in THESES] + [(last, THESES[-1]) for last in reversed(range(LAST))]
+    texts = (_text(memory, *detail) for detail in fuller)
+    return next((text for text in texts if len(text.encode()) <= max_bytes), "") or "none"
+
+
+def _text(memory: Memory, last: int, thesis: int) -> str:
+    lines = [f"last {memory.days} days {_done(each)}" for each in memory.statistics]
+    lines += [f"similar {_line(one, thesis)}" for one in memory.similar[: -(-last * SIMILAR // LAST)]]
+    return "\n".join(lines + [f"last {_line(one, thesis)}" for one in memory.recent[:last]])
+
+
+def _done(done: Statistics) -> str:
+    """Write one line of statistics; what is unknown is left out."""
+    facts = (
+        (done.win_rate, "{:.0%} won"), (done.mean_confidence, "confidence {:.2f}"), (done.mean_r, "mean {:+.2f}R"),
+        (done.best_r, "best {:+.2f}R"), (done.worst_r, "worst {:+.2f}R"), (done.cost_usd or None, "cost {:.3g} USD"),
+    )  # fmt: skip
+    said = [f"{done.trades} trades", *(form.format(number) for number, form in facts if number is not None)]
+    return f"{', '.join(done.names)}: {', '.join(said)}"
+
+
+def _line(one: Past, thesis: int) -> str:
+    words = [f"{one.as_of:%m-%d %H:%M}", one.symbol, f"{one.action} {one.confidence:.2f}"]
+    words += [] if one.price is None else [f"at {cell(one.price, 6)}"]
+    words += [f"denied by {', '.join(one.codes)}" if one.codes else one.status]
+    words += [] if one.outcome_r is None else [f"-> {one.outcome_r:+.2f}R"]
+    words += [f"not understood: {'; '.join(one.unread)}"] if one.unread else []
+    words += [f'"{short}"'] if (short := one.thesis[:thesis].rstrip()) else []
+    words += [f"[{one.reasons[0]}]"] if one.reasons else []
+    words += [] if one.distance is None else [f"(distance {one.distance:.2f})"]
+    return " ".join(filter(None, words))
+
+
+def _as_before(memory: Memory, max_bytes: int) -> str:
+    """Write a memory of a record of before: its lines as they were, as many as fit."""
     win, mean = memory.decider_win_rate, memory.decider_mean_r
     won = "" if win is None else f", {win:.0%} won"
     rates = won + ("" if mean is None else f", mean {mean:+.2f}R")
     lines = [f"so far {memory.decider_trades} trades{rates}"] if memory.decider_trades else []
-    lines += [f"similar {_line(one)}" for one in memory.similar] + [f"last {_line(one)}" for one in memory.recent]
+    lines += [f"similar {_line_before(one)}" for one in memory.similar]
+    lines += [f"last {_line_before(one)}" for one in memory.recent]
     kept = ""
     for line in lines:
         longer = f"{kept}\n{line}" if kept else line
@@ -118,7 +217,7 @@ def memory_text(memory: Memory, max_bytes: int) -> str:
     return kept
 
 
-def _line(one: Past) -> str:
+def _line_before(one: Past) -> str:
     said = f"{one.as_of:%Y-%m-%d %H:%M} {one.action} {one.confidence:.2f} {', '.join(one.reasons)}".rstrip()
     became = "" if one.outcome_r is None else f" -> {one.outcome_r:+.2f}R"
     return said + became + ("" if one.distance is None else f" (distance {one.distance:.2f})")

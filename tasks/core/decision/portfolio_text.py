@@ -64,6 +64,8 @@ def _position(each: PortfolioPosition, detail: _Detail) -> str:
         row += f' "{thesis}"'
     if each.followups and detail.followups:
         row += f" then {'; '.join(each.followups)}"
+    if each.unread and detail.followups:
+        row += f" (not understood: {'; '.join(each.unread)})"
     return row
 
 

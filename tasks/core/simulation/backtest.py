@@ -22,13 +22,13 @@ from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 
 from tasks.core.decision.kinds import kind_of
-from tasks.core.decision.memory import JUDGED, Remembered
-from tasks.core.decision.memory import performance as lately_done
+from tasks.core.decision.memory import JUDGED, Remembered, Trade, performance, since
 from tasks.core.errors import InputError, LedgerMismatch
 from tasks.core.market import position_events
 from tasks.core.market.calendar import CalendarEvent
@@ -56,11 +56,11 @@ from tasks.core.types import (
     Answer,
     CycleRecord,
     CycleStatus,
-    Decision,
     Fill,
     Inputs,
     Json,
     Ledger,
+    Memory,
     Order,
     OrderIntent,
     OrderStatus,
@@ -137,7 +137,9 @@ class Backtest:
         self.unfinished: deque[Unfinished] = deque()
         self.intents: dict[str, tuple[str, OrderIntent]] = {}  # by client order id, with the cycle they are of
         self.followups: dict[str, Texts] = {}  # of entries
-        self.opened_by: dict[str, Decision] = {}  # those that entries were sent for, by cycle
+        self.opened_by: dict[str, Answer] = {}  # those that entries were sent for, by cycle
+        self.paid: deque[tuple[datetime, str, float]] = deque()  # calls: when, with which role/version, USD
+        self.done: tuple[object, Memory] = (None, Memory())  # how the decider did, with what it was worked out of
         self.refusals: deque[Refusal] = deque(maxlen=REFUSALS)  # the guard's, newest first
         self.sees_all = kind_of(decider.name).together
         self.adds: set[str] = set()  # entries that add to a position
@@ -270,13 +272,12 @@ class Backtest:
         self.booked += len(fills)
         for fill in fills:
             replay = self.symbols[fill.symbol]
-            fold = replay.fold
+            fold, was_flat = replay.fold, replay.position is None
             fold.take(fill)
             if fold.foreign:
                 raise LedgerMismatch(f"fill {fill.fill_id} ({fill.reason}) on {fill.symbol} is of no order of ours")
-            if fold.position is not None and (asked := self.followups.get(fill.client_order_id)):
-                both = dict.fromkeys((*fold.position.followups, *asked))
-                fold.position = fold.position.replace(followups=tuple(both))
+            if was_flat and fold.position is not None:
+                fold.position = fold.position.replace(followups=self.followups.get(fill.client_order_id, ()))
             self.liquidated = fill.at if fill.reason == "liquidation" else self.liquidated
             while fold.closed:
                 self._close(replay, ledger.outcome(fold.closed.pop()), bar)
@@ -384,7 +385,7 @@ class Backtest:
         reasons = [*reasons, *bar_closes(symbol, as_of), *drawdown]
         position, digest, known = replay.position, replay.running.digest, self._ledger()
         asked = question(
-            self.strategy, replay.market, state, None, news, self.remembered(symbol), reasons, as_of,
+            self.strategy, replay.market, state, None, news, self.remembered(symbol, as_of), reasons, as_of,
             position=position, digest=digest, ledger=known,
         )  # fmt: skip
         inputs = Inputs.trusted(
@@ -424,11 +425,12 @@ class Backtest:
             self.refusals.appendleft(refusal(as_of, symbol, verdict.decision.action, verdict.codes))
         if isinstance(verdict.decision, Pause) and verdict.allowed:
             self.paused[symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
+        status = status_of(judgement)
         if self.strategy.told.memory:
-            self.symbols[symbol].remember(cycle_id, asked.question, answer)
+            self._remember(cycle_id, asked, answer, status)
         record = CycleRecord.trusted(
             cycle_id=cycle_id, strategy=self.strategy.name, symbol=symbol, as_of=as_of, trigger="backtest",
-            decider=self.decider.name, status=status_of(judgement), reasons=asked.question.reasons,
+            decider=self.decider.name, status=status, reasons=asked.question.reasons,
             snapshot=asked.question.snapshot, role_inputs=asked.question.role_inputs, modelled_book=True,
             state=state, inputs=inputs, decided=answer, verdict=verdict, intents=intents,
         )  # fmt: skip
@@ -452,6 +454,7 @@ class Backtest:
                 why = [f"{intent.client_order_id} filled nothing" for intent in market]
             if why:
                 record = record.replace(status=CycleStatus.FAILED, error="; ".join(why))
+                self.symbols[record.symbol].note(record.cycle_id, status=record.status)
             line = record.__pydantic_serializer__.to_json(record) + b"\n"
             self.hash.update(line)
             if self.on_line:
@@ -480,7 +483,7 @@ class Backtest:
             self._send(cycle_id, intent, k, done)
             return
         at = self.grid.closes_at(k)
-        self.opened_by[cycle_id] = answer.decision
+        self.opened_by[cycle_id] = answer
         self.followups[intent.client_order_id] = answer.decision.followups
         if isinstance(answer.decision, Add):
             self.adds.add(intent.client_order_id)
@@ -559,12 +562,36 @@ class Backtest:
             intent is not None and not intent.reduce_only and (intent.expires_at is None or intent.expires_at >= as_of)
         )
 
-    def remembered(self, symbol: str) -> Remembered | None:
+    def _remember(self, cycle_id: str, asked: SymbolQuestion, answer: Answer, status: CycleStatus) -> None:
+        codes = self.refusals[0].codes if status is CycleStatus.DENIED else ()
+        self.symbols[asked.symbol].remember(cycle_id, asked.question, answer, status=status, codes=codes)
+        at = asked.question.snapshot.as_of
+        self.paid += [(at, str(call.prompt), float(call.cost_usd)) for call in answer.calls if call.prompt]
+
+    def remembered(self, symbol: str, as_of: datetime) -> Remembered | None:
         """Return what may be remembered by now; None where the strategy is not told."""
         if not self.strategy.told.memory:
             return None
-        lately = self.outcomes[: -JUDGED - 1 : -1]
-        return self.symbols[symbol].remembered(lately_done([(each.pnl, each.outcome_r) for each in lately]))
+        known = since(as_of), len(self.outcomes), len(self.paid)
+        if self.done[0] != known:
+            self.done = known, self._performance(known[0])
+        return self.symbols[symbol].remembered(self.done[1])
+
+    def _performance(self, begins: datetime) -> Memory:
+        """Return how the decider did since `begins`, worked out only after a change."""
+        while self.paid and self.paid[0][0] < begins:
+            self.paid.popleft()
+        costs: dict[str, float] = {}
+        for _, prompt, usd in self.paid:
+            costs[prompt] = costs.get(prompt, 0.0) + usd
+        lately = takewhile(lambda outcome: outcome.closed_at >= begins, self.outcomes[: -JUDGED - 1 : -1])
+        trades = [self._trade(outcome) for outcome in lately if outcome.cycle_id in self.opened_by]
+        return performance(self.decider.name, trades, costs)
+
+    def _trade(self, outcome: Outcome) -> Trade:
+        opened = self.opened_by[outcome.cycle_id]
+        prompts = frozenset(str(call.prompt) for call in opened.calls if call.prompt)
+        return Trade(outcome.pnl, outcome.outcome_r, float(opened.decision.confidence), prompts)
 
     # what came of it
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,8 +22,9 @@ from tasks.core.simulation.account import PriceBar, Triggers
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.trading import ledger
 from tasks.core.trading.money import exact
+from tasks.core.trading.portfolio import past_of
 from tasks.core.trading.positions import PositionFold
-from tasks.core.types import COLUMNS, Answer, Fill, Memory, OrderIntent, Outcome, Past, Position, Question, Reason, Side
+from tasks.core.types import COLUMNS, Answer, Fill, Memory, OrderIntent, Outcome, Position, Question, Reason, Side
 
 AHEAD = 512  # event closes whose moments are read at once
 
@@ -137,15 +138,16 @@ class SymbolBacktest:
         reasons = (*self.events.get(k, ()), *self.ahead.get(k, ()))
         return [reason for reason in reasons if reason.fingerprint not in self.reported]
 
-    def remember(self, cycle_id: str, question: Question, answer: Answer) -> None:
-        """Keep a decision for the memory of later ones."""
+    def remember(self, cycle_id: str, question: Question, answer: Answer, **became: Any) -> None:
+        """Keep a decision for the memory of later ones; became: how its cycle ended."""
         if answer.rung != "hold":
-            decision, snapshot = answer.decision, question.snapshot
-            past = Past(
-                as_of=snapshot.as_of, action=decision.action, confidence=float(decision.confidence),
-                reasons=snapshot.reason_for_call,
-            )  # fmt: skip
-            self.decisions[cycle_id] = Earlier(past, vector(snapshot))
+            past = past_of(question.snapshot, answer.decision, **became)
+            self.decisions[cycle_id] = Earlier(past, vector(question.snapshot))
+
+    def note(self, cycle_id: str, **became: Any) -> None:
+        """Note what became of a decision that is remembered."""
+        if (earlier := self.decisions.get(cycle_id)) is not None:
+            self.decisions[cycle_id] = earlier._replace(past=earlier.past.replace(**became))
 
     def remembered(self, done: Memory) -> Remembered:
         """Return what the store would remember of a live strategy: all that is decided, and ended, by now."""
@@ -154,11 +156,9 @@ class SymbolBacktest:
 
     def settle(self, outcome: Outcome) -> None:
         """Take note of a trade that has ended."""
-        if (opened := self.decisions.get(outcome.cycle_id)) is not None:
-            r = None if outcome.outcome_r is None else float(outcome.outcome_r)
-            ended = opened._replace(past=opened.past.replace(outcome_r=r))
-            self.decisions[outcome.cycle_id] = ended
-            self.settled.append(ended)
+        self.note(outcome.cycle_id, outcome_r=None if outcome.outcome_r is None else float(outcome.outcome_r))
+        if outcome.cycle_id in self.decisions:
+            self.settled.append(self.decisions[outcome.cycle_id])
         self.running.add(outcome)
 
     def read_ahead(self, k: int) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
-from tasks.core.decision.plain_text import thesis_of
+from tasks.core.decision.plain_text import plain_text, thesis_of
 from tasks.core.trading import followups
 from tasks.core.trading.guard.cases import Account
 from tasks.core.trading.guard.guard import ALLOWED_WITH
@@ -13,30 +14,55 @@ from tasks.core.trading.ledger import realized_today_pct
 from tasks.core.types import (
     ZERO,
     AccountState,
+    Answer,
     Decision,
     HeldPosition,
     Ledger,
     Opening,
+    Past,
     Portfolio,
     PortfolioPosition,
     Position,
     Refusal,
     RiskView,
+    Snapshot,
     Strategy,
+    Texts,
+    TimeframeView,
     exact_sum,
     r_at,
 )
 
 LATELY, REFUSALS = timedelta(days=1), 5  # refusals so old, and so many, are told
+UNREAD_CHARS = 40
 
 
-def opening(position: Position, decision: Decision | None) -> Opening:
-    """Return how a position came about; decision: the one that opened it, None where it is not known."""
+def opening(position: Position, answer: Answer | None) -> Opening:
+    """Return how a position came about; answer: the one that opened it, None where it is not known."""
     return Opening(
         symbol=position.symbol,
         opened_at=position.opened_at,
-        thesis="" if decision is None else thesis_of(decision),
+        thesis="" if answer is None else thesis_of(answer.decision),
         followups=tuple(map(str, followups.pending(position))),
+        unread=_unread(position.followups),
+    )
+
+
+def _unread(texts: Texts) -> Texts:
+    return tuple(plain_text(each.text, UNREAD_CHARS) for each in followups.unread(texts))
+
+
+def past_of(snapshot: Snapshot, decision: Decision, **became: Any) -> Past:
+    """Return what later ones are told of a decision; became: how its cycle ended, where that is known."""
+    return Past(
+        as_of=snapshot.as_of,
+        action=decision.action,
+        confidence=float(decision.confidence),
+        reasons=snapshot.reason_for_call,
+        price=snapshot.timeframes.get("5m", TimeframeView()).close,
+        thesis=thesis_of(decision),
+        unread=_unread(getattr(decision, "followups", ())),
+        **became,
     )
 
 
@@ -94,6 +120,7 @@ def _told(position: HeldPosition, account: AccountState, ledger: Ledger, as_of: 
         age_bars_5m=None if opened is None else int((as_of - opened.opened_at).total_seconds()) // 300,
         thesis="" if opened is None else opened.thesis,
         followups=() if opened is None else opened.followups,
+        unread=() if opened is None else opened.unread,
     )
 
 

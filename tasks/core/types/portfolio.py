@@ -129,6 +129,7 @@ class Opening(Dto):
     opened_at: Utc
     thesis: str = ""  # of the decision that opened it, one line
     followups: Texts = ()  # not carried out yet
+    unread: Texts = ()  # those that nobody will carry out
 
 
 class Refusal(Dto):
@@ -160,6 +161,7 @@ class PortfolioPosition(Dto):
     age_bars_5m: int | None = None
     thesis: str = ""
     followups: Texts = ()
+    unread: Texts = ()
 
 
 class Portfolio(Dto):

@@ -181,21 +181,45 @@ class News(Dto):
 
 
 class Past(Dto):
-    """One earlier decision that resembles this moment, with what became of it; `distance` in feature space."""
+    """One earlier decision with what became of it; `distance` in feature space of one that resembles this moment."""
 
     as_of: Utc
     action: str
     confidence: float
     reasons: Texts = ()
+    status: str = ""  # how its cycle ended; "" in records of before
+    codes: Texts = ()  # of the guard, where it refused
+    price: Number = None  # the 5m close then
+    thesis: str = ""
+    unread: Texts = Field((), exclude_if=lambda texts: not texts)  # follow-ups that nobody will carry out
     outcome_r: Number = Field(None, validation_alias=AliasChoices("outcome_r", "r_multiple"))  # the latter of before
     distance: Number = None
+    symbol: str = Field("", exclude_if=lambda symbol: not symbol)  # where those of several are together
+
+
+class Statistics(Dto):
+    """How trades did that were opened by a decider, or with a role's prompt version, and what asking cost."""
+
+    names: Texts = ()  # a decider, and role/version: several with the same trades
+    trades: int = 0
+    win_rate: Number = None
+    mean_confidence: Number = None  # of the decisions that opened them
+    mean_r: Number = None
+    best_r: Number = None
+    worst_r: Number = None
+    cost_usd: float = 0.0
 
 
 class Memory(Dto):
-    """What may be remembered at as_of: the last decisions, similar ones, and how the decider has done."""
+    """What may be remembered at as_of: the last decisions, similar ones, and how the decider has done.
+
+    days: of the statistics, whole ones before today's; 0 in records of before, which have the `decider_` fields.
+    """
 
     recent: tuple[Past, ...] = ()
     similar: tuple[Past, ...] = ()
+    days: int = 0
+    statistics: tuple[Statistics, ...] = ()
     decider_trades: int = 0
     decider_win_rate: Number = None
     decider_mean_r: Number = None

@@ -114,7 +114,7 @@ async def test_digest_and_similar_decisions_know_only_outcomes_of_before(store):
     for number in range(4):
         cycle_id = f"c{number}"
         store.cycles.save(a_full_cycle(cycle_id, as_of=AT - minutes(600 - number * 60)), AT)
-        store.memory.keep(cycle_id, a_snapshot())
+        store.memory.keep(cycle_id, a_snapshot(), a_full_cycle().decided.decision)
         store.positions.save(a_position(f"p{number}", cycle_id=cycle_id, closed_at=AT))
         closed = AT - minutes(90 - number * 60)  # the third and fourth close after AT
         store.outcomes.save(an_outcome(f"p{number}", cycle_id=cycle_id, closed_at=closed))
@@ -123,6 +123,7 @@ async def test_digest_and_similar_decisions_know_only_outcomes_of_before(store):
     assert [row["as_of"] for row in rows] == ["2026-11-20T03:00:00Z", "2026-11-20T02:00:00Z"]
     assert rows[0] | {"as_of": ""} == {
         "as_of": "", "action": "OPEN_LONG", "confidence": 0.7, "reasons": ["TrendFlip(1h)"], "outcome_r": 0.96,
+        "status": "executed", "codes": [], "price": 100.125, "thesis": "trend",
     }  # fmt: skip
     assert len((await ask(desk(store), "similar_decisions", limit=1))["rows"]) == 1
 

@@ -21,7 +21,9 @@ from tasks.core.decision.ladder import BreakerState
 from tasks.core.types.decision import ModelCall, PromptRef
 from tasks.core.types.limits import Budget
 from tasks.core.types.question import Question
+from tasks.core.types.record import CycleStatus
 from tasks.core.types.snapshot import Confluence
+from tasks.core.types.verdict import Code, Verdict
 from tasks.settings import Settings, load
 from tests.forked import raced
 
@@ -191,7 +193,7 @@ def remembered(store, number: int, decided=None, outcome_at=None, r="0.5", **cyc
     at = AT + minutes(5 * number)
     store.cycles.begin(a_cycle(cycle_id, **{"as_of": at, "decider": "llm:single", **cycle}), at)
     store.decisions.keep(cycle_id, decided or a_decision(), at)
-    store.memory.keep(cycle_id, moment(50 + number))
+    store.memory.keep(cycle_id, moment(50 + number), (decided or a_decision()).decision)
     if outcome_at is not None:
         store.positions.save(a_position(cycle_id, cycle_id=cycle_id))
         pnl = Decimal(r) * 10
@@ -201,7 +203,8 @@ def remembered(store, number: int, decided=None, outcome_at=None, r="0.5", **cyc
 
 
 def past_of(store, as_of, symbol=BTC, strategy="default", decider="llm:single"):
-    return store.memory.remembered(strategy, decider, None, symbol, as_of).at(moment(50))
+    done = store.memory.performance(strategy, decider, as_of)
+    return store.memory.remembered(strategy, symbol, as_of, done).at(moment(50))
 
 
 def test_recent_decisions_come_newest_first_with_the_outcomes_known_then(store):
@@ -229,25 +232,52 @@ def test_similar_decisions_come_nearest_first_and_only_with_an_outcome(store):
     assert past_of(store, AT + minutes(59)).similar == ()
 
 
-def test_performance_is_of_one_decider_and_prompt_version_and_of_trades_closed_by_then(store):
+def test_performance_is_of_one_decider_by_prompt_version_and_of_trades_closed_by_then(store):
     remembered(store, 0, outcome_at=AT + minutes(30), r="2")
     remembered(store, 1, outcome_at=AT + minutes(40), r="-1")
     remembered(store, 2, outcome_at=AT + minutes(20), r="9", decider="rules")
-    done = store.memory.performance("default", "llm:single", TRADER, AT + minutes(40))
-    assert (done.decider_trades, done.decider_win_rate, done.decider_mean_r) == (2, 0.5, 0.5)
-    assert store.memory.performance("default", "llm:single", None, AT + minutes(39)).decider_trades == 1
-    assert (
-        store.memory.performance(
-            "default", "llm:single", TRADER.model_copy(update={"version": "v002"}), AT + minutes(40)
-        ).decider_trades
-        == 0
-    )
-    assert store.memory.performance("default", "llm:single", None, AT + minutes(29)).decider_win_rate is None
+    remembered(store, 3, outcome_at=AT - timedelta(days=31))
+    newer = TRADER.model_copy(update={"version": "v002"})
+    one = a_decision(calls=1)
+    asked = one.replace(calls=(one.calls[0].replace(prompt=newer),))
+    remembered(store, 4, asked, outcome_at=AT + minutes(40), r="0.5")
+
+    def done(at: datetime) -> list[tuple]:
+        told = store.memory.performance("default", "llm:single", at).statistics
+        return [(each.names, each.trades, each.best_r, each.worst_r, round(each.cost_usd, 6)) for each in told]
+
+    assert done(AT + minutes(40)) == [
+        (("llm:single",), 3, 2, -1, 0.00861),
+        (("trader/v001",), 2, 2, -1, 0.00738),
+        (("trader/v002",), 1, 0.5, 0.5, 0.00123),
+    ]
+    assert done(AT + minutes(19)) == [(("llm:single", "trader/v001"), 0, None, None, 0.00738)]
+    assert done(AT) == []
+    told = store.memory.performance("default", "llm:single", AT + minutes(40)).statistics[0]
+    assert (told.win_rate, told.mean_r, round(told.mean_confidence, 6)) == (2 / 3, 0.5, 0.7)
+
+
+def test_each_decision_comes_with_how_its_cycle_ended_its_price_and_its_thesis(store):
+    entered = a_decision("went\nlong").decision.replace(followups=("TRIM 30% at +1.5R", "TRAIL it somehow"))
+    ends = {0: CycleStatus.EXECUTED, 1: CycleStatus.DENIED}
+    for number, status in ends.items():
+        verdict = Verdict(
+            allowed=not number, decision=entered, codes=(Code.SIZE_CLAMPED, Code.LOW_CONFIDENCE)[: number + 1]
+        )
+        remembered(store, number, a_decision().replace(decision=entered))
+        cycle = a_cycle(f"c{number}", as_of=AT + minutes(5 * number), status=status, verdict=verdict)
+        store.cycles.save(cycle, AT)
+    denied, executed = past_of(store, AT + minutes(10)).recent
+    assert (denied.status, denied.codes, executed.status, executed.codes) == (
+        "denied", ("LOW_CONFIDENCE",), "executed", (),
+    )  # fmt: skip
+    assert (executed.thesis, executed.unread) == ("went long", ("TRAIL it somehow",))
+    assert executed.price == moment(50).timeframes["5m"].close
 
 
 def test_the_first_vector_of_a_cycle_stays(store):
     remembered(store, 0, outcome_at=AT + minutes(1))
-    store.memory.keep("c0", moment(90))
+    store.memory.keep("c0", moment(90), a_decision().decision)
     [past] = past_of(store, AT + minutes(5)).similar
     assert past.distance == 0
 
@@ -265,7 +295,7 @@ def test_nothing_is_remembered_that_was_not_known_at_as_of(store, made, bar_now)
         at = AT + minutes(5 * number)
         store.cycles.begin(a_cycle(cycle_id, as_of=at, strategy=strategy, decider="rules"), at)
         store.decisions.keep(cycle_id, a_decision(), at)
-        store.memory.keep(cycle_id, moment(50))
+        store.memory.keep(cycle_id, moment(50), a_decision().decision)
         if held is not None:
             store.positions.save(a_position(cycle_id, cycle_id=cycle_id))
             closed = at + minutes(5 * held)
@@ -274,11 +304,12 @@ def test_nothing_is_remembered_that_was_not_known_at_as_of(store, made, bar_now)
     memory = past_of(store, as_of, strategy=strategy, decider="rules")
     known = {n: held is not None and n + held <= bar_now for n, held in made if n < bar_now}
     bar = {AT + minutes(5 * n): n for n, _ in made}
-    assert {bar[past.as_of] for past in memory.recent} == set(sorted(known)[-5:])
+    assert {bar[past.as_of] for past in memory.recent} == set(sorted(known)[-10:])
     assert all(past.outcome_r == (bar[past.as_of] if known[bar[past.as_of]] else None) for past in memory.recent)
     assert len(memory.similar) == min(5, sum(known.values()))
     assert all(known[bar[past.as_of]] for past in memory.similar)
-    assert memory.decider_trades == sum(held is not None and n + held <= bar_now for n, held in made)
+    trades = sum(each.trades for each in memory.statistics)
+    assert trades == sum(held is not None and n + held <= bar_now for n, held in made)
 
 
 # --- the whole ladder on a real server and database
@@ -312,7 +343,7 @@ async def test_the_rungs_fire_one_after_the_other_on_a_real_model_server(store, 
         again = await decide(ladder)
         store.cycles.begin(a_cycle(as_of=first_bar()), AT)
         store.decisions.keep("c1", first, AT)
-        store.memory.keep("c1", asked().snapshot)
+        store.memory.keep("c1", asked().snapshot, a_decision().decision)
         near = await decide(ladder, asked(confluence=Confluence(score=3, direction=-1, book=1), digest=traded()))
         ruled = await decide(ladder, asked("long", confluence=Confluence(score=4, direction=-1)))
         barred = await decide(ladder)
@@ -357,7 +388,7 @@ async def test_a_model_without_a_known_price_is_charged_the_assumed_one(store, l
 async def test_a_sample_snapshot_has_a_vector_too(store):
     store.cycles.begin(a_cycle(), AT)
     store.decisions.keep("c1", a_decision(), AT)
-    store.memory.keep("c1", a_snapshot())
+    store.memory.keep("c1", a_snapshot(), a_decision().decision)
     [past] = past_of(store, AT + minutes(5)).recent
     assert past.reasons == ("TrendFlip(1h)",)
 

@@ -27,7 +27,7 @@ from tasks.core.ports import ModelRequest
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.types.decision import ModelCall, OpenLong, hold
 from tasks.core.types.question import Question, Reason
-from tasks.core.types.snapshot import Memory, Past, PositionView, TradeDigest
+from tasks.core.types.snapshot import Memory, Past, PositionView, Statistics, TradeDigest
 from tasks.core.types.strategy import Strategy, Told
 
 SYMBOL = "ABCD/USDT:USDT"
@@ -124,13 +124,15 @@ def test_memory_keeps_what_was_done_and_what_came_of_it_but_no_time_and_no_reaso
         as_of=datetime(2025, 3, 4, 5, 5, tzinfo=UTC), action="OPEN_LONG", confidence=0.6123,
         reasons=("VwapCross(15m up)",), r_multiple=1.2345, distance=0.1234,
     )  # fmt: skip
-    memory = Memory(recent=(past,), similar=(past,), decider_trades=17, decider_win_rate=0.5294, decider_mean_r=0.1234)
-    shown = as_shown(asked[0].replace(memory=memory)).memory
-    assert shown is not None
-    assert memory_text(shown, 600).splitlines() == [
-        "so far 20 trades, 50% won, mean +0.10R",
-        "similar 2000-01-01 00:00 OPEN_LONG 0.60 -> +1.00R (distance 0.10)",
-        "last 2000-01-01 00:00 OPEN_LONG 0.60 -> +1.00R (distance 0.10)",
+    past = past.replace(status="executed", price=500.0, thesis="the flash crash of March")
+    done = Statistics(names=("llm:single",), trades=17, win_rate=0.5294, mean_r=0.1234, best_r=1.2345, worst_r=-1.2)
+    shown = as_shown(
+        asked[0].replace(memory=Memory(days=30, recent=(past,), similar=(past,), statistics=(done,)))
+    ).memory
+    assert memory_text(shown).splitlines() == [
+        "last 30 days llm:single: 20 trades, 50% won, mean +0.10R, best +1.00R, worst -1.00R",
+        "similar 01-01 00:00 OPEN_LONG 0.60 executed -> +1.00R (distance 0.10)",
+        "last 01-01 00:00 OPEN_LONG 0.60 executed -> +1.00R (distance 0.10)",
     ]
 
 

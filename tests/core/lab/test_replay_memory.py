@@ -10,7 +10,7 @@ from replayed import backtest, strategy
 
 from tasks.core.decision.baselines import HoldDecider
 from tasks.core.decision.decider import variables_of
-from tasks.core.decision.memory import Earlier, Remembered, performance, vector
+from tasks.core.decision.memory import Earlier, Remembered, Trade, performance, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.market.market import Market
 from tasks.core.simulation.backtest_inputs import World
@@ -44,7 +44,7 @@ def test_without_a_recorded_book_it_is_modelled_for_the_order_that_could_be_sent
 def test_unknown_memory_is_told_as_unknown_and_an_empty_one_as_none():
     told = [variables_of(ask(memory))["memory"] for memory in (None, Memory())]
     assert told == ["unknown", "none"]
-    assert ask(Remembered()).memory == Memory()
+    assert ask(Remembered()).memory == Memory(days=30)
 
 
 def test_what_may_be_remembered_is_sorted_by_how_near_it_is_to_this_moment():
@@ -62,9 +62,24 @@ def test_what_may_be_remembered_is_sorted_by_how_near_it_is_to_this_moment():
 
 
 def test_performance_counts_what_was_won_and_leaves_an_unknown_r_out_of_the_mean():
-    done = performance([(Decimal(5), Decimal(1)), (Decimal(-5), None), (Decimal(0), Decimal("-0.5"))])
-    assert (done.decider_trades, done.decider_win_rate, done.decider_mean_r) == (3, 1 / 3, 0.25)
-    assert performance([]) == Memory()
+    old, new = frozenset({"single/v001"}), frozenset({"single/v002"})
+    trades = [
+        Trade(Decimal(5), Decimal(1), 0.6, new), Trade(Decimal(-5), None, 0.8, old),
+        Trade(Decimal(0), Decimal("-0.5"), 0.7, old),
+    ]  # fmt: skip
+    whole, first, second = performance("llm:single", trades, {"single/v001": 0.25, "single/v002": 0.5}).statistics
+    assert (whole.names, whole.trades, whole.win_rate, whole.mean_r) == (("llm:single",), 3, 1 / 3, 0.25)
+    assert (whole.best_r, whole.worst_r, whole.cost_usd) == (1, -0.5, 0.75)
+    assert whole.mean_confidence == pytest.approx(0.7)
+    assert (first.names, first.trades, first.win_rate, first.cost_usd) == (("single/v001",), 2, 0, 0.25)
+    assert (second.names, second.trades, second.best_r, second.cost_usd) == (("single/v002",), 1, 1, 0.5)
+    assert performance("rules", [], {}) == Memory(days=30)
+
+
+def test_versions_with_the_same_trades_are_told_together():
+    both = Trade(Decimal(5), Decimal(1), 0.6, frozenset({"trend/v001", "risk/v001"}))
+    [done] = performance("llm:panel", [both], {"trend/v001": 0.25, "risk/v001": 0.5}).statistics
+    assert (done.names, done.cost_usd) == (("llm:panel", "risk/v001", "trend/v001"), 0.75)
 
 
 def test_a_poor_score_is_told_as_tighten_and_tightens():
@@ -106,7 +121,7 @@ def test_a_replay_remembers_its_own_decisions_and_only_trades_that_have_ended(to
     for each in noting.asked:
         at, memory = each.snapshot.as_of, each.memory
         before = [record for record in records if record.as_of < at]
-        assert [past.as_of for past in memory.recent] == [record.as_of for record in before[:-6:-1]]
+        assert [past.as_of for past in memory.recent] == [record.as_of for record in before[:-11:-1]]
         for past in (*memory.recent, *memory.similar):
             outcome = closed.get(by_close[past.as_of].cycle_id)
             if outcome is not None and outcome.closed_at == at:
@@ -114,7 +129,7 @@ def test_a_replay_remembers_its_own_decisions_and_only_trades_that_have_ended(to
             ended = outcome is not None and outcome.closed_at < at
             assert past.outcome_r == (float(outcome.outcome_r) if ended else None)
         ended = [sum(test(outcome.closed_at) for outcome in result.outcomes) for test in (at.__gt__, at.__ge__)]
-        assert ended[0] <= memory.decider_trades <= ended[1]
+        assert ended[0] <= sum(done.trades for done in memory.statistics) <= ended[1]
     assert any(each.memory.similar for each in noting.asked)
 
 

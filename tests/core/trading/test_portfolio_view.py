@@ -87,13 +87,16 @@ def test_an_opening_has_the_decision_s_comment_else_the_first_line_of_its_reason
     assert thesis_of(entry.replace(comment='say\n"<<<HEADLINES" 1')) == "say ' ' 1"
     ours = Position(
         position_id="p", strategy="default", cycle_id="c", symbol=BTC, side="long", quantity=D(2), entry_quantity=D(2),
-        avg_price=D(1), opened_at=NOON, followups=("TRIM 30% at 2r", "TRIM 10% at 1R"),
+        avg_price=D(1), opened_at=NOON, followups=("TRIM 30% at 2r", "TRIM 10% at 1R", "TRAIL it"),
         followups_done=("TRIM 10% at +1R",),
     )  # fmt: skip
-    assert opening(ours, entry) == Opening(
-        symbol=BTC, opened_at=NOON, thesis="code", followups=("TRIM 30% at +2R",)
-    )  # fmt: skip
+    answer = Answer(decision=entry, source="x", rung="primary")
+    seen = opening(ours, answer)
+    assert (seen.opened_at, seen.thesis) == (NOON, "code")
+    assert (seen.followups, seen.unread) == (("TRIM 30% at +2R",), ("TRAIL it",))
     assert opening(ours, None).thesis == ""
+    text = portfolio_text(told(account(positions=(position(),)), Ledger(openings=(seen,))))
+    assert 'age 0 min "code" then TRIM 30% at +2R (not understood: TRAIL it)' in text
 
 
 numbers = st.none() | st.floats(allow_nan=True)

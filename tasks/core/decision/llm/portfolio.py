@@ -22,6 +22,7 @@ from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import render
 from tasks.core.decision.masked_question import as_shown
+from tasks.core.decision.memory import joined, memory_text
 from tasks.core.market import lean
 from tasks.core.market.snapshot import last_price
 from tasks.core.types import ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, Texts, hold
@@ -52,7 +53,7 @@ Answers = dict[str, Target | Unusable | None]  # None: the reply does not mentio
 
 
 VARIABLES = frozenset(
-    {"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments", "portfolio", "others"}
+    {"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments", "portfolio", "memory", "others"}
 )
 
 
@@ -93,6 +94,7 @@ def portfolio_variables(questions: Sequence[Question]) -> dict[str, str]:
     return variables_of(questions[0]) | {
         "equity": "unknown" if equity is None else f"{equity:.2f}",
         "instruments": "\n\n".join(blocks),
+        "memory": memory_text(joined({each.snapshot.pair: each.memory for each in questions})),
         "others": "\n".join(lean.brief(each.snapshot) for each in questions[0].others) or "none",
     }
 
