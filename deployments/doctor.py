@@ -179,7 +179,7 @@ async def _clock_skew(settings: Settings) -> tuple[float, float]:
 
 def _model(settings: Settings) -> Iterator[Diagnosis]:
     """Ask each model for one word: a few tokens, so that a wrong key or name is found before money is at stake."""
-    from tasks.adapters.model.litellm_model import LiteLLMModel
+    from tasks.adapters.deciders import failover_of
     from tasks.core.ports import ModelRequest
     from tasks.core.types import PromptRef
 
@@ -191,12 +191,10 @@ def _model(settings: Settings) -> Iterator[Diagnosis]:
     answer = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
     message = {"role": "user", "content": 'Answer with the JSON object {"ok": true}.'}
     for model in settings.model:
-        asked = LiteLLMModel(
-            (model,), settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s
-        )
+        asked = failover_of((model,), settings)
         request = ModelRequest("doctor", prompt, [message], answer | {"additionalProperties": False})
         call = asyncio.run(asked.ask(request))
-        good = call.error in ("", "empty")  # an empty answer came from a model that was reached
+        good = call.error.partition(":")[0] in ("", "empty")  # an empty answer came from a model that was reached
         detail = f" answered in {call.latency_ms / 1000:.1f} s for {call.cost_usd} USD" if good else f": {call.error}"
         key = f"{model.partition('/')[0] if '/' in model else 'openai'}_API_KEY".upper()
         remedy = f"check its name, its key in the environment (by the usual form {key}), and the network"

@@ -147,7 +147,7 @@ async def _look(
     earlier: Sequence[Action], booked: frozenset[str], now: datetime, patience: timedelta
 ) -> tuple[Action, ...]:
     at_venue = tuple(await stage.venue_positions())
-    ours = ledger.view(*{position.symbol for position in at_venue})
+    ours = await stage.sent_view({position.symbol for position in at_venue})
     dust = {p.symbol: await ledger.dust(p.symbol) for p in ours.open}
     ours = ours.replace(dust=dust, beside={p.symbol: ledger.beside(p) for p in ours.open})
     return ledger.actions(ours, now, earlier, patience, positions=at_venue, booked=booked)

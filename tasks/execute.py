@@ -44,7 +44,7 @@ async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | Non
         reached("before_look_up")
         if (order := await client.find_order(intent.symbol, intent.client_order_id)) is not None:
             return order
-        if unheard and now() - unheard[-1] < IN_FLIGHT_S:
+        if _may_arrive(client, intent) or (unheard and now() - unheard[-1] < IN_FLIGHT_S):
             raise VenueUnavailable(f"{intent.client_order_id} was sent without an answer, and may still arrive")
     if lease is not None:
         prove(intent, lease)
@@ -54,6 +54,8 @@ async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | Non
         order = await client.submit(intent)
     except VenueBusy:
         unheard.clear()  # nothing was done
+        if lease is not None:
+            store().intents.take_back(intent.client_order_id, lease)
         raise
     except DuplicateOrder as e:
         order = await client.find_order(intent.symbol, intent.client_order_id)
@@ -61,6 +63,17 @@ async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | Non
             raise VenueUnavailable(f"{intent.client_order_id} is a duplicate, yet the venue does not show it") from e
     reached("sent")
     return order
+
+
+def _may_arrive(client: Venue, intent: OrderIntent) -> bool:
+    """Return whether an entry was being sent before, to a venue that would fill it again under the same id.
+
+    Such a one is never sent again: a request that was held up and a listing that is late may outlast any wait.
+    """
+    if client.keeps_ids or intent.reduce_only:
+        return False
+    own = store().intents.get(intent.client_order_id)
+    return own is not None and own.state == "sending"
 
 
 @stage(retry_delay_seconds=[15, 15])  # nothing is in flight by then; not given up early: orders that were let through

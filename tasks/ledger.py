@@ -237,11 +237,14 @@ def _keep(book: BookFills) -> list[Position]:
 
 
 def _with_followups(position: Position) -> Position:
-    """Take the follow-ups from the decision that opened the position."""
-    if position.followups:
-        return position
-    record = store().cycles.get(position.cycle_id)
-    decision = record.verdict.decision if record and record.verdict else None
-    if isinstance(decision, ENTRIES) and decision.followups:
-        return position.replace(followups=decision.followups)
-    return position
+    """Take the follow-ups from every decision that has entered the position, the first one's first."""
+    kept, until = store(), position.closed_at or clock.now()
+    fills = kept.fills.since(position.opened_at, position.symbol)
+    filled = {fill.client_order_id for fill in fills if fill.at <= until}
+    own = kept.intents.own(position.strategy, position.symbol)
+    entered = (each.cycle_id for each in own if each.intent.client_order_id in filled and not each.intent.reduce_only)
+    texts = dict.fromkeys(position.followups)
+    for record in map(kept.cycles.get, dict.fromkeys((position.cycle_id, *entered))):
+        decision = record.verdict.decision if record and record.verdict else None
+        texts |= dict.fromkeys(decision.followups if isinstance(decision, ENTRIES) else ())
+    return position.replace(followups=tuple(texts))

@@ -19,6 +19,7 @@ from tasks.core.types import (
     Finding,
     Flatten,
     Lease,
+    LedgerView,
     Order,
     OrderIntent,
     OrderType,
@@ -47,13 +48,19 @@ async def booked(symbol: str) -> list[Position]:
 
 
 async def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
-    """Return what is to be done about positions without a stop, from what the venue says alone.
+    """Return what is to be done about positions without a stop, from what the venue says alone."""
+    ours = await sent_view(position.symbol for position in at_venue if position.stop is None)
+    return list(ledger.actions(ours, positions=tuple(at_venue)))
 
-    An entry that was being sent when its process died made none of them unless the venue has it.
+
+async def sent_view(symbols: Iterable[str]) -> LedgerView:
+    """Return the ledger's view of these symbols without entries that were being sent and never came to the venue.
+
+    Their process died: they explain nothing that the venue holds.
     """
-    ours = ledger.view(*(position.symbol for position in at_venue if position.stop is None))
+    ours = ledger.view(*symbols)
     sent = [own for own in ours.intents if own.state != "sending" or await _is_at_venue(own.intent)]
-    return list(ledger.actions(ours.replace(intents=tuple(sent)), positions=tuple(at_venue)))
+    return ours.replace(intents=tuple(sent))
 
 
 async def _is_at_venue(intent: OrderIntent) -> bool:

@@ -51,6 +51,10 @@ class Settings(BaseSettings):
     home: Path = ROOT / ".quarterdeck"
     model: Names = Field((), description="litellm names in failover order; empty: rules")
     model_base_url: str = Field("", description="an OpenAI-compatible server for all of them")
+    reasoning_effort: str = Field(
+        "", pattern="^(none|minimal|low|medium|high)?$", description="of models that reason; empty: theirs"
+    )
+    reasoning_tokens: NonNegativeInt = Field(4000, description="such models' own, beside the prompt's max_tokens")
     venue: str = Field("bybit", description="ccxt id, for paper, testnet and live")
     sandbox_url: str = "http://127.0.0.1:8891"
     venue_url: str = Field("", description="paper only: a server on this machine to read market data from")

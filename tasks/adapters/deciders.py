@@ -24,6 +24,7 @@ from tasks.core.ports import Decider, Model
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
+    from tasks.adapters.model.litellm_model import LiteLLMModel
     from tasks.adapters.store.store import Store
 
 Versions = dict[str, str]  # prompt role -> version or alias
@@ -38,13 +39,15 @@ def _model(settings: Settings) -> Model:
     return CachedModel(budgeted, settings.model + settings.cheap_model, timedelta(seconds=settings.cache_ttl_s))
 
 
-def failover_of(names: tuple[str, ...], settings: Settings) -> Model:
+def failover_of(names: tuple[str, ...], settings: Settings, patient: bool = True) -> "LiteLLMModel":
     """Return these models, each asked where those before it fail: no budget or cache around them."""
     from tasks.adapters.model.litellm_model import LiteLLMModel
+    from tasks.adapters.model.request_form import forms_in
 
     return LiteLLMModel(
         names, settings.model_base_url, settings.provider_timeout_s, settings.decision_deadline_s,
-        settings.max_reply_bytes,
+        settings.max_reply_bytes, settings.reasoning_effort, settings.reasoning_tokens, forms_in(settings.home),
+        patient,
     )  # fmt: skip
 
 
@@ -52,7 +55,9 @@ def prices_of(settings: Settings) -> Prices:
     """Return what models cost, and what is assumed where that is not known."""
     from tasks.adapters.model.prices import LiteLLMPrices
 
-    return LiteLLMPrices(settings.budget.usd_per_1k_tokens)
+    return LiteLLMPrices(
+        settings.budget.usd_per_1k_tokens, lambda model: failover_of((model,), settings).thinking(model)
+    )
 
 
 def _recorded(argument: str) -> Decider:
@@ -106,8 +111,11 @@ def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versi
 
         means = replace(means, tools=partial(desk_of, settings))
     if kind.staged:  # each model has its share of a stage, so that a failover fits into it
-        share = settings.panel_stage_s / max(1, len(settings.model))
-        settings = settings.replace(provider_timeout_s=min(settings.provider_timeout_s, share))
+        stage, share = settings.panel_stage_s, settings.panel_stage_s / max(1, len(settings.model))
+        settings = settings.replace(
+            provider_timeout_s=min(settings.provider_timeout_s, share),
+            decision_deadline_s=min(settings.decision_deadline_s, stage),
+        )
     return kind.make(model or _model(settings), prompts, means)
 
 

@@ -65,7 +65,8 @@ def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
 def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
     """Build a variant's decider on its one model, every reply of which is kept."""
     asked = KeptModel(
-        failover_of((variant.model,), settings), variant.model, settings.model_base_url, store.replies,
+        failover_of((variant.model,), settings, patient=False), variant.model,
+        " ".join(filter(None, (settings.model_base_url, settings.reasoning_effort))), store.replies,
         prices_of(settings), spending, clock.now,
     )  # fmt: skip
     return build(variant.decider, settings, model=asked)

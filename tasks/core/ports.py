@@ -74,11 +74,13 @@ class Venue(Protocol):
     """An exchange account. Raises VenueUnavailable when the outcome is unknown, OrderRejected when refused.
 
     attaches_protection: an entry's stop and target are taken with it, in one request. Where not, the stop is set right
-    after the fill, and targets are `protect`'s: `set_protection` and `submit` leave them out.
+    after the fill, and targets are `protect`'s: `set_protection` and `submit` leave them out. keeps_ids: the id of an
+    order that has ended is refused like that of an open one.
     """
 
     name: str
     attaches_protection: bool
+    keeps_ids: bool
 
     async def now(self) -> datetime:
         """Return the venue's clock, aware UTC."""

@@ -12,7 +12,7 @@ from store_samples import AT, BTC, a_cycle, a_position, an_intent, an_order
 from tasks import execute
 from tasks.adapters.store.store import Store
 from tasks.connections import store
-from tasks.core.errors import OrderRejected
+from tasks.core.errors import OrderRejected, VenueBusy, VenueUnavailable
 from tasks.core.types.decision import hold
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import Lease
@@ -29,7 +29,8 @@ class Venue:
     name = "fake"
 
     def __init__(self) -> None:
-        self.attaches_protection, self.late = True, timedelta(0)
+        self.attaches_protection = self.keeps_ids = True
+        self.late = timedelta(0)
         self.bid, self.ask, self.refuses = D("65000"), D("65000.1"), ""
         self.known: dict[str, Order] = {}
         self.sent: list[OrderIntent] = []
@@ -106,6 +107,40 @@ async def test_a_run_without_the_lease_neither_sends_nor_ends_what_another_may_b
     assert venue.sent == []
     assert store().intents.get("qd-1").state == "sending"
     assert store().orders.get("qd-1") is None
+
+
+@pytest.mark.parametrize("reduce_only", [False, True])
+@pytest.mark.parametrize("keeps_ids", [False, True])
+async def test_an_entry_without_an_answer_is_not_sent_again_where_its_id_could_be_filled_twice(
+    venue, monkeypatch, keeps_ids, reduce_only
+):
+    """Its process died; a listing that is late hides what it sent."""
+    monkeypatch.setattr(execute, "PAUSES", ())
+    venue.keeps_ids = keeps_ids
+    intent = an_intent(reduce_only=reduce_only, **{"stop": None, "target": None} if reduce_only else {})
+    store().intents.save("c1", [intent], AT)
+    assert store().intents.begin_sending("qd-1", lease())
+    if keeps_ids or reduce_only:
+        await executed(intent)
+    else:
+        with pytest.raises(VenueUnavailable, match="qd-1 was sent without an answer"):
+            await executed(intent)
+    assert len(venue.sent) == (keeps_ids or reduce_only)
+
+
+async def test_what_a_busy_venue_did_not_do_is_sent_again_by_another_process(venue, monkeypatch):
+    monkeypatch.setattr(execute, "PAUSES", ())
+    venue.keeps_ids, submit, venue.submit = False, venue.submit, busy
+    with pytest.raises(VenueBusy):
+        await executed(an_intent())
+    assert store().intents.get("qd-1").state == "persisted"
+    venue.submit = submit
+    await executed(an_intent())
+    assert len(venue.sent) == 1
+
+
+async def busy(_intent: OrderIntent) -> Order:
+    raise VenueBusy("too many requests")
 
 
 async def test_after_a_lost_lease_the_later_intents_are_left_alone_too(venue):

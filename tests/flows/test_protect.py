@@ -16,6 +16,7 @@ from tasks.adapters.venue.bybit import Bybit
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
 from tasks.core.trading.followups import Look
+from tasks.core.types.decision import Add
 from tasks.core.types.record import CycleStatus
 from tasks.settings import settings
 
@@ -161,6 +162,21 @@ async def test_a_trailing_stop_is_moved_at_the_venue_with_each_better_close(home
     )
     assert position.followups_done == ()
     await venue().close()
+
+
+async def test_the_followups_of_an_add_join_those_of_the_entry(home, exchange):
+    [position] = await opened(home, size_pct=5, followups=["TRIM 50% at +5.0R"])
+    [record], kept = store().cycles.newest("default"), store()
+    said = record.verdict.decision.model_dump() | {"action": "ADD", "followups": ("TRAIL 3 ATR from +4R",)}
+    added = record.replace(cycle_id="c2", as_of=START + timedelta(minutes=5), status=CycleStatus.STARTED)
+    kept.cycles.begin(added, START)
+    added = added.replace(verdict=record.verdict.replace(decision=Add(**said)), status=CycleStatus.EXECUTED)
+    kept.cycles.save(added, START, first=True)
+    kept.intents.save("c2", [record.intents[0].replace(client_order_id="dec0" + "2" * 24 + "0001")], START)
+    kept.fills.save([record.fills[0].replace(client_order_id="dec0" + "2" * 24 + "0001", fill_id="f2")])
+    joined = ("TRIM 50% at +5.0R", "TRAIL 3 ATR from +4R")
+    assert ledger._with_followups(position).followups == joined
+    assert ledger._with_followups(position.replace(followups=joined)).followups == joined
 
 
 async def test_followups_go_by_the_closes_since_the_position_opened(home, exchange):

@@ -10,11 +10,8 @@ from itertools import count, islice
 from multiprocessing import get_context
 
 from tasks.crash_points import STEPS
-from tests.simulation.stand_ins import DATABASE
-from tests.simulation.venue import CHANGES, READS
-from tests.simulation.world import EVENTS, LOTS, Told, lived
+from tests.simulation.world import KINDS, LOTS, Told, lived
 
-KINDS = (*dict.fromkeys((*CHANGES, *READS, *DATABASE, *EVENTS)),)
 AT_ONCE = 16  # worlds that are under way or waited for
 
 
@@ -84,6 +81,7 @@ class Tally:
                 f"{self.cpu_s:.0f} CPU s: {rate:,.0f} symbol-days per CPU hour",
                 f"{self.kills.total():,} processes killed, of {len(STEPS)} crash points "
                 f"{sum(step in self.kills for step in STEPS)} died at",
+                f"at {dict(self.kills.most_common())}",
                 f"{self.faults.total():,} faults: {dict(self.faults.most_common())}",
                 f"{self.orders:,} orders, {self.fills:,} fills, cycles {dict(self.cycles.most_common())}",
                 f"pairs of crash point and fault: {len(wanted) - len(missing)} of {len(wanted)} reached, the rarest "

@@ -55,15 +55,15 @@ class Scripted(PlainDecider):
         action = luck.weighted(f"{place}:action", HELD if held else FLAT)
         if action == "nonsense":
             return luck.choice(f"{place}:nonsense", NONSENSE)
-        limit = luck.draw(f"{place}:limit") < 0.3
-        entry = {"type": "limit", "offset_bps": round(luck.between(f"{place}:bps", 0, 20), 1)} if limit else None
+        limit = luck.draw(f"{place}:limit") < 0.4
+        entry = {"type": "limit", "offset_bps": round(luck.between(f"{place}:bps", 0, 60), 1)} if limit else None
         size: dict[str, Any] = {
             "size_pct": round(luck.between(f"{place}:size", 2, 60), 1), "entry": entry or {"type": "market"},
             "stop_atr": round(luck.between(f"{place}:stop", 0.4, 4), 2),
             "tp_atr": round(luck.between(f"{place}:target", 0.8, 8), 2),
         }  # fmt: skip
         if action.startswith("OPEN"):
-            drawn = [each for each in FOLLOWUPS if luck.draw(f"{place}:{each}") < 0.5]
+            drawn = [each for each in FOLLOWUPS if luck.draw(f"{place}:{each}") < 0.7]
             size["followups"] = drawn[:AT_ONCE]
         more: dict[str, dict[str, Any]] = {
             "OPEN_LONG": size, "OPEN_SHORT": size, "ADD": size, "TRIM": {"size_pct": 30},

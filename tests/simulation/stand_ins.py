@@ -40,7 +40,11 @@ SELDOM = {
     "before_stop", "stop_set", "protect_intent_saved", "position_saved", "intent_marked", "order_saved", "before_send",
     "sent", "lease_proven", "before_look_up", "cycle_saved", "intents_saved", "judged", "executed", "guard_released",
 }  # fmt: skip
-OFTENER = dict.fromkeys(RARE, 12.0) | dict.fromkeys(SELDOM, 3.0)  # than at a step that every run comes to
+DEADLY = 20.0  # so much oftener at the step that a visit has chosen
+FIRST = {"protect_begun", "stops_watched", "cycle_leased", "cycle_begun", "fills_fetched", "working_settled"}
+OFTENER = (
+    dict.fromkeys(RARE, 12.0) | dict.fromkeys(SELDOM, 3.0) | dict.fromkeys(FIRST, 0.5)
+)  # than at a step that every run comes to
 OFTEN = {  # what would keep the account from trading at every visit; sizes and risk keep their limits
     "opens_per_hour": "1000", "opens_per_day": "10000", "reentry_cooldown_min": "0", "daily_loss_halt_pct": "99",
     "drawdown_halt_pct": "99", "max_rejections": "1000", "cool_off_losses": "1000", "liquidation_cooldown_min": "0",
@@ -177,7 +181,8 @@ def _hook(world: "World") -> Callable[[str], None]:
         process = CURRENT.get()
         place = process.place(step)
         process.steps.append(step)
-        oftener = OFTENER.get(step, 1.0) * (3 if ".protect." in process.name else 1)  # it is short, and dies cheaply
+        oftener = OFTENER.get(step, 1.0) * (3 if ".protect." in process.name and step not in FIRST else 1)
+        oftener *= DEADLY if step == world.deadly else 1
         rate = min(world.kill_rate * oftener, 0.6)
         if process.mortal and world.luck.fault(place, {"killed": 1.0}, rate):
             process.die()

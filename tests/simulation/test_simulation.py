@@ -51,6 +51,6 @@ def test_what_breaks_without_a_fault_is_shrunk_to_none(monkeypatch):
     """Each fill is booked twice."""
     real = ledger.apply_fill
     monkeypatch.setattr(ledger, "apply_fill", lambda held, *of, **more: real(real(held, *of, **more), *of, **more))
-    told = shrunk(2, 1.0)
+    told = shrunk(6, 1.0)
     assert told.breaches[0].startswith(("mismatch", "halt", "follow-up", "money", "day", "limit"))
     assert told.faults == {}

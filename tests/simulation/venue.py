@@ -49,6 +49,8 @@ READS = {
     "busy": 2.0, "silent": 2.0, "unheard": 1.0, "slow": 1.0, "old": 2.0, "reordered": 1.0, "in part": 1.0,
     "killed before": 2.0, "killed after": 1.0,
 }  # fmt: skip
+FAVOUR, FAVOURED_RATE = 20.0, (0.05, 0.5)  # of a call that reads, that changes
+OFTENER, MOST = 4, 0.5  # changes go wrong so much oftener, as there are so many fewer of them, up to this rate
 ONLY_OF = {"old": ("positions",), "reordered": ("fills", "positions", "open_orders"), "in part": ("fills",)}
 
 
@@ -84,8 +86,10 @@ class SimulatedVenue:
     ) -> None:
         """attaches: it takes a stop with an entry. forgets_ids: only open orders keep an id from being used again."""
         self.exchange, self._luck, self.attaches_protection = exchange, luck, attaches
+        self.keeps_ids = not forgets_ids
         self._tell, self._forgets_ids = tell, forgets_ids
         self.rate = 0.0  # how often a call goes wrong
+        self.favoured = ""  # in which way oftener than others
         self.ahead_s = 0.0  # how far its clock is ahead
         self.late_fills_s = self.late_orders_s = 0.0  # how old they are before they are told
         self.refuses_stops = False
@@ -259,7 +263,11 @@ class SimulatedVenue:
         process = CURRENT.get()
         place = process.place(what)
         fitting = {kind: weight for kind, weight in odds.items() if what in ONLY_OF.get(kind, (what,))}
-        kind = self._luck.fault(place, fitting, self.rate)
+        rate = min(self.rate * (OFTENER if odds is CHANGES else 1), max(self.rate, MOST))
+        if self.favoured in fitting:
+            fitting[self.favoured] *= FAVOUR
+            rate = max(rate, FAVOURED_RATE[odds is CHANGES])
+        kind = self._luck.fault(place, fitting, rate)
         if kind:
             self._tell(f"{place} {kind}")
         if kind == "killed before":

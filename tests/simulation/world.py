@@ -24,13 +24,14 @@ from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
 from tasks.core.trading.orders import is_ours
 from tasks.core.types import ZERO, CycleRecord, OrderIntent, OrderStatus, OrderType, day_start, floor_time
+from tasks.crash_points import STEPS
 from tasks.settings import settings
 from tests.simulation import invariants
 from tests.simulation.loop import VirtualLoop, WorldClock
 from tests.simulation.luck import Luck
 from tests.simulation.process import CURRENT, Killed, Process
-from tests.simulation.stand_ins import WorldDatabase, installed
-from tests.simulation.venue import SimulatedVenue
+from tests.simulation.stand_ins import DATABASE, WorldDatabase, installed
+from tests.simulation.venue import CHANGES, READS, SimulatedVenue
 
 LOTS = {"BTC/USDT:USDT": Decimal("0.001"), "ETH/USDT:USDT": Decimal("0.01")}
 FIRST_DAY, DAYS = datetime(2024, 12, 1, tzinfo=UTC), 20  # a world begins on one of these
@@ -38,14 +39,14 @@ LIVED = 16.0  # days
 MARKETS = 4  # seeds of markets; worlds share them, as making one takes a second
 QUIET_S = (100, 100, 100, 900, 101)  # between looks: nothing is late any more, then patience and waiting are over
 QUIET_EVERY = 12  # visits
-DEATHS = 9  # of one story at one visit, at most
+DEATHS = 14  # of one story at one visit, at most
 HOUR_S = 3600
 GAPS_S = {  # from a visit to the next, by how often relative to each other
     300: 2.0, 900: 2.0, HOUR_S: 3.0, 4 * HOUR_S: 3.0, 12 * HOUR_S: 3.0, 36 * HOUR_S: 2.0, 96 * HOUR_S: 1.0,
     240 * HOUR_S: 1.0,
 }  # fmt: skip
 RATES = {0.0: 4.0, 0.01: 4.0, 0.05: 2.0, 0.2: 1.0}  # how often calls go wrong at a visit
-KILLS = {0.0: 2.0, 0.02: 2.0, 0.1: 3.0, 0.4: 3.0}  # how often a process dies at a crash point, at a visit
+KILLS = {0.0: 2.0, 0.02: 1.0, 0.1: 3.0, 0.4: 5.0}  # how often a process dies at a crash point, at a visit
 # what happens to the world at a visit, by how often relative to each other
 EVENTS = {
     "late fills": 3.0, "late orders": 2.0, "stops refused": 1.5, "half filled": 2.0, "stop taken away": 2.0,
@@ -54,6 +55,9 @@ EVENTS = {
     "venue away": 1.5,
 }  # fmt: skip
 EVENT_RATE, EVENTS_AT_ONCE = 0.5, 3
+FAVOURED_RATE = 0.03  # how often a transaction goes wrong at a visit that favours one of its faults
+# Every visit favours one fault and one step to die at: rare pairs meet so much oftener than by chance alone.
+KINDS = (*dict.fromkeys((*CHANGES, *READS, *DATABASE, *EVENTS)),)
 Story = Callable[[], Awaitable[Any]]
 
 
@@ -95,7 +99,7 @@ class World:
             self.exchange,
             luck,
             self.tell,
-            attaches=luck.draw("attaches") < 0.75,
+            attaches=luck.draw("attaches") < 0.6,
             forgets_ids=luck.draw("forgets") < 0.5,
         )
         self.database = WorldDatabase()
@@ -104,6 +108,7 @@ class World:
         self.visit = 0
         self.kill_rate = self.database_rate = 0.0
         self.happens: set[str] = set()  # what goes wrong at this visit
+        self.deadly = ""  # a step at which processes die oftener at this visit
         self.person: dict[str, Decimal] = {}  # what a person holds, signed, by symbol
         self.doubtful: set[str] = set()  # where ours had closed unheard when theirs was first seen
         self.beside: set[str] = set()  # where it is added to what is ours
@@ -179,9 +184,14 @@ class World:
         self.venue.rate = luck.weighted(f"{n}/rate", RATES)
         self.kill_rate = luck.weighted(f"{n}/kills", KILLS)
         self.happens = set()
+        self.deadly, favoured = luck.choice(f"{n}/deadly", STEPS), luck.choice(f"{n}/favoured", KINDS)
+        self.venue.favoured = favoured
+        if favoured in DATABASE:
+            self.database_rate = FAVOURED_RATE
         for k in range(EVENTS_AT_ONCE):
             name = f"{n}/event{k}"
-            event = luck.fault(name, EVENTS, EVENT_RATE)
+            chosen = not k and favoured in EVENTS
+            event = luck.fault(name, {favoured: 1.0} if chosen else EVENTS, 1.0 if chosen else EVENT_RATE)
             if event and event not in self.happens:
                 self.happens.add(event)
                 self.tell(f"event {event}")
@@ -214,7 +224,7 @@ class World:
         """What went wrong at this visit alone is over; what was late is told at the next look."""
         for where, attribute, value in LASTS_A_VISIT.values():
             setattr(getattr(self, where) if where else self, attribute, type(value(0.0))())
-        self.exchange.half_stops = 0
+        self.exchange.half_stops, self.database_rate = 0, 0.0
         if self._backup is not None:
             self._backup.backup(self.database.raw)
             self._backup.close()
@@ -334,12 +344,7 @@ class World:
             where = process.steps[-1] if process.steps else "start"
             self.told.kills[where] += 1
             self.tell(f"{name} killed after {where}")
-            struck = {
-                kind
-                for place, kind in self.luck.struck.items()
-                if place.startswith((f"{self.visit}a", f"{self.visit}b"))
-            }
-            self.told.pairs.update((where, kind) for kind in self.happens | struck)
+            self.told.pairs.update((where, kind) for kind in self._faults_lately())
             return False
         except TradingError as e:
             self.tell(f"{name} failed: {type(e).__name__} {str(e)[:200]}")
@@ -349,11 +354,16 @@ class World:
             process.dead = True
         return True
 
+    def _faults_lately(self) -> set[str]:
+        """Return what has gone wrong at this visit and the one before it."""
+        places = tuple(f"{n}{what}" for n in (self.visit, self.visit - 1) for what in ("a.", "b.", "/event"))
+        return {kind for place, kind in self.luck.struck.items() if place.startswith(places)}
+
     # -- quiet ---------------------------------------------------------------------------------------------------
 
     async def _quiet(self) -> bool:
         """Nothing goes wrong any more: the books must agree, and it must trade. Returns whether something is wrong."""
-        self.happens, self.kill_rate, self.venue.rate = set(), 0.0, 0.0
+        self.happens, self.kill_rate, self.venue.rate, self.venue.favoured = set(), 0.0, 0.0, ""
         for symbol in list(self.person):
             self._person_leaves(symbol)
         for k, seconds in enumerate(QUIET_S):

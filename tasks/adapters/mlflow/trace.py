@@ -57,9 +57,10 @@ def write_trace(server: MlflowServer, record: CycleRecord, profile: str, run_id:
         decide = span("decide", "CHAIN", dump["snapshot"], answer, at, took)
         for order, call in enumerate(decided.calls):
             tokens = {"input_tokens": call.tokens_in, "output_tokens": call.tokens_out}
+            cached = {"cache_read_input_tokens": call.cached_tokens} if call.cached_tokens else {}
             attributes = {
                 "mlflow.llm.model": call.model,
-                "mlflow.chat.tokenUsage": {**tokens, "total_tokens": sum(tokens.values())},
+                "mlflow.chat.tokenUsage": {**tokens, "total_tokens": sum(tokens.values()), **cached},
                 # Only the sum is known; without this MLflow would estimate a cost from a price list of its own.
                 "mlflow.llm.cost": {"input_cost": 0.0, "output_cost": 0.0, "total_cost": float(call.cost_usd)},
                 "prompt": f"{call.prompt.name}/{call.prompt.version}" if call.prompt else "",

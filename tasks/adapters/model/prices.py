@@ -1,7 +1,7 @@
 """What model calls cost, by litellm's bundled price list; a model that is not on it has the budget's assumed price."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import partial
 
@@ -15,15 +15,19 @@ MARGIN = Decimal("1.25")  # tokens are counted with OpenAI's tokenizer; other pr
 class LiteLLMPrices:
     """Implements `budget.Prices`."""
 
-    def __init__(self, usd_per_1k_tokens: Decimal) -> None:
-        self.assumed = usd_per_1k_tokens / 1000
+    def __init__(self, usd_per_1k_tokens: Decimal, thinking: Callable[[str], int] = lambda _: 0) -> None:
+        """thinking: the tokens a model may write before its answer, beside the prompt's `max_tokens`."""
+        self.assumed, self.thinking = usd_per_1k_tokens / 1000, thinking
 
     def worst(self, models: Sequence[str], request: ModelRequest) -> Decimal:
         """Return the cost if every model of the failover is paid, each for all the tokens it may write."""
         count = partial(litellm().token_counter, model="gpt-4o")
         tokens = count(messages=list(request.messages)) + count(text=json.dumps(request.schema))
-        prices = [self._price(model) or (self.assumed, self.assumed) for model in models]
-        costs = (MARGIN * tokens * paid_in + request.prompt.max_tokens * paid_out for paid_in, paid_out in prices)
+        costs = []
+        for model in models:
+            paid_in, paid_out = self._price(model) or (self.assumed, self.assumed)
+            written = request.prompt.max_tokens + self.thinking(model)
+            costs.append(MARGIN * tokens * paid_in + written * paid_out)
         return exact_sum(costs)
 
     def cost(self, call: ModelCall) -> Decimal:

@@ -73,6 +73,11 @@ class IntentRepository(Repository):
         move = update(IntentRow).where(*this, LeaseRepository(self.database).still_held(lease)).returning(IntentRow.leg)
         return bool(self.rows(move.values(state="sending", fence=lease.token)))
 
+    def take_back(self, client_order_id: str, lease: Lease) -> None:
+        """Note that an intent that was being sent under `lease` was not: the venue said that it did nothing."""
+        this = (IntentRow.client_order_id == client_order_id, IntentRow.state == "sending")
+        self.write(update(IntentRow).where(*this, IntentRow.fence == lease.token).values(state="persisted"))
+
     def drop(self, cycle_id: str) -> None:
         """Reject the intents of a cycle that nobody ever began to send."""
         unsent = (IntentRow.cycle_id == cycle_id, IntentRow.state == "persisted", IntentRow.fence.is_(None))

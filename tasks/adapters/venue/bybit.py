@@ -60,7 +60,7 @@ SPOT_STOPS = ("Stop", "tpslOrder")  # stopOrderType of resting spot orders: we p
 class Bybit(Dialect):
     """Orders in Bybit's words; see `Dialect`."""
 
-    takes_spot = True
+    keeps_ids = takes_spot = True
     asked: ClassVar = {"fetch_open_orders": {"limit": 50}}
     finds = ({"in": "fetch_open_orders"}, {"in": "fetch_canceled_and_closed_orders"})
     fills_kept = timedelta(days=730)

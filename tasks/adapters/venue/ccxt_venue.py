@@ -70,6 +70,7 @@ class CcxtVenue:
         self.market = market = MarketData(ccxt_client, client.name_of(settings))
         self.account = account = DIALECTS.get(client.exchange_of(settings), Bybit)(market, settings)
         self.name, self.attaches_protection = market.name, account.attaches and not account.spot
+        self.keeps_ids = account.keeps_ids
         self.now, self.instrument, self.has_timeframe = market.now, market.instrument, market.has_timeframe
         self.fetch_bars, self.fetch_book, self.funding_paid = market.fetch_bars, market.fetch_book, market.funding_paid
         self.balance, self.positions = account.balance, account.positions

@@ -59,8 +59,8 @@ class Dialect(ABC):
     """Our account at one exchange; see `ports.Venue` for what the methods of the same names promise.
 
     attaches: a contract's entry goes out with its stop and target, in one request; a recorded request shows it.
-    takes_spot: the dialect can trade spot too. quote: what it settles in. Quantities are base here, whatever the
-    venue counts in.
+    keeps_ids: the id of an order that has ended is refused too. takes_spot: the dialect can trade spot too. quote:
+    what it settles in. Quantities are base here, whatever the venue counts in.
     asked: what a call of that name is always asked with. finds, plain, exits: the parameters of each place where an
     order may be found, of each list of working orders, of stops and targets. cursor: the parameter that pages such a
     list by the last row's id; empty: it comes whole. page: rows of a full page. trade_time: the field of an execution's
@@ -71,6 +71,7 @@ class Dialect(ABC):
     """
 
     attaches = True
+    keeps_ids = False
     takes_spot = False
     quote = "USDT"
     asked: ClassVar[Mapping[str, JsonObject]] = {}

@@ -52,7 +52,7 @@ KEPT = timedelta(days=90)  # closed orders and fills, as long as a venue would t
 class PaperVenue:
     """`ports.Venue` over public market data and a paper book; see that Protocol for what each method promises."""
 
-    attaches_protection = True
+    attaches_protection = keeps_ids = True
 
     def __init__(self, market: CcxtVenue, books: PaperBookRepository, settings: Settings) -> None:
         self.name = market.name

@@ -8,7 +8,7 @@ read a bounded number of times, so no reply can make them slow.
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache
@@ -62,7 +62,7 @@ def _unusable(reason: str, detail: str = "") -> Unusable:
 @cache
 def wire_schema() -> JsonObject:
     """Return the flat JSON schema of one decision: every field required and nullable, nothing else allowed."""
-    fields = {"action": {"type": ["string", "null"], "enum": [*ACTIONS, None]}}
+    fields = {"action": _one_of(ACTIONS)}
     for name in WIRE_FIELDS:
         owners = {action: c.model_fields[name] for action, c in CLASSES.items() if name in c.model_fields}
         if name != "action":
@@ -90,12 +90,17 @@ def _nullable(annotation: object) -> JsonObject:
     if isinstance(annotation, type) and issubclass(annotation, Dto):
         return {"anyOf": [object_schema(annotation), {"type": "null"}]}
     if get_origin(annotation) is Literal:
-        return {"type": ["string", "null"], "enum": [*get_args(annotation), None]}
+        return _one_of(get_args(annotation))
     if get_origin(annotation) is tuple:
         return {"type": ["array", "null"], "items": {"type": "string"}}
     if annotation is bool:
         return {"type": ["boolean", "null"]}
     return {"type": ["number" if annotation is Decimal else "string", "null"]}
+
+
+def _one_of(words: Sequence[str]) -> JsonObject:
+    """Return the form that every engine honours: an enum beside a list of types is dropped by llama-cpp-python's."""
+    return {"anyOf": [{"type": "string", "enum": list(words)}, {"type": "null"}]}
 
 
 def _described(owners: dict[str, FieldInfo]) -> JsonObject:

@@ -1,7 +1,7 @@
 """What model calls may cost: each is reserved with its worst case before it is made, and settled with its real cost.
 
 `BudgetedModel` stands where the model stood, so every call of every decider is counted, whatever a decider does. A
-call whose end nobody saw (a timeout, a cancelled stage) is taken to have cost its worst case.
+call whose end nobody saw (a timeout, a cancelled stage, an answer without usage) is taken to have cost its worst case.
 """
 
 import asyncio
@@ -87,6 +87,11 @@ class Prices(Protocol):
     def cost(self, call: ModelCall) -> Decimal: ...
 
 
+def settled(call: ModelCall, worst: Decimal, prices: Prices) -> Decimal:
+    """Return what a call is taken to have cost: what is known, and the worst case of each try nobody told of."""
+    return prices.cost(call) + worst * (call.unmetered or int(call.error == "timeout"))
+
+
 @dataclass
 class Ticket:
     """One decision's way through budget and cache; its asks find it in TICKET. `refused`: one of them was not made."""
@@ -126,7 +131,7 @@ class BudgetedModel:
                 usd = worst
                 try:
                     call = await tier.model.ask(request)
-                    usd = max(worst, call.cost_usd) if call.error == "timeout" else self.prices.cost(call)
+                    usd = settled(call, worst, self.prices)
                 finally:
                     ticket.purse.settle(held.budget_id, usd)
                 if refused:

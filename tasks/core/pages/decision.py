@@ -153,7 +153,8 @@ def _decided(a: Answer) -> str:
             call.model,
             call.prompt and f"{call.prompt.name}/{call.prompt.version} ({call.prompt.sha256[:8]})",
             call.latency_ms / 1000,
-            f"{call.tokens_in} / {call.tokens_out}",
+            f"{_part(call.tokens_in, call.cached_tokens, 'cached')} / "
+            f"{_part(call.tokens_out, call.thinking_tokens, 'thinking')}",
             call.cost_usd,
             call.error[:200] or "none",
         )
@@ -177,10 +178,15 @@ def _decided(a: Answer) -> str:
         f"From {inert.markdown(a.source)}, rung {inert.markdown(a.rung)}, model {inert.markdown(a.model) or UNKNOWN}: "
         f"{plain(a.latency_ms / 1000, 3)} s, {plain(a.cost_usd)} USD, {a.tokens} tokens.",
         _table(("role", "model", "prompt", "seconds", "tokens in / out", "USD", "error"), calls),
+        *(_titled(f"Thinking of {inert.markdown(call.role)}:", _quote(call.thinking)) for call in a.calls),
         _table(("tool", "asked", "answered", "s"), tools),
         _titled("Flags:", _quoted_list(a.flags)),
         _titled("Errors on the way:", _quoted_list(a.errors)),
     )
+
+
+def _part(tokens: int, part: int, what: str) -> str:
+    return f"{tokens} ({part} {what})" if part else str(tokens)
 
 
 def _verdict(verdict: Verdict, decided: Answer | None) -> str:

@@ -272,12 +272,13 @@ class Backtest:
         self.booked += len(fills)
         for fill in fills:
             replay = self.symbols[fill.symbol]
-            fold, was_flat = replay.fold, replay.position is None
+            fold = replay.fold
             fold.take(fill)
             if fold.foreign:
                 raise LedgerMismatch(f"fill {fill.fill_id} ({fill.reason}) on {fill.symbol} is of no order of ours")
-            if was_flat and fold.position is not None:
-                fold.position = fold.position.replace(followups=self.followups.get(fill.client_order_id, ()))
+            if fold.position is not None and (asked := self.followups.get(fill.client_order_id)):
+                both = dict.fromkeys((*fold.position.followups, *asked))
+                fold.position = fold.position.replace(followups=tuple(both))
             self.liquidated = fill.at if fill.reason == "liquidation" else self.liquidated
             while fold.closed:
                 self._close(replay, ledger.outcome(fold.closed.pop()), bar)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from tasks.core.decision.budget import Prices, Replies
+from tasks.core.decision.budget import Prices, Replies, settled
 from tasks.core.decision.cache import content_hash
 from tasks.core.ports import Model, ModelRequest
 from tasks.core.types import ZERO, ModelCall, Rung, Why
@@ -80,7 +80,7 @@ class KeptModel:
         spending.asked += 1
         try:
             call = await self.model.ask(request)
-            cost = max(worst, call.cost_usd) if call.error == "timeout" else self.prices.cost(call)
+            cost = settled(call, worst, self.prices)
         finally:
             spending.held_usd -= worst
             spending.spent_usd += cost

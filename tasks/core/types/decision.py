@@ -4,6 +4,7 @@ These are the decisions the code works with. What a model must send is the flat 
 `core.decision.actions`, generated from these classes.
 """
 
+import operator
 from enum import StrEnum
 from functools import cache, lru_cache
 from typing import Annotated, ClassVar, Literal, get_args
@@ -183,7 +184,11 @@ class ModelCall(Dto):
     cost_usd: Exact = ZERO
     tokens_in: int = 0
     tokens_out: int = 0
-    attempts: Texts = ()  # each failed one before it, "model: error"
+    cached_tokens: int = Field(0, exclude_if=operator.not_)  # of tokens_in, read from the provider's prompt cache
+    thinking_tokens: int = Field(0, exclude_if=operator.not_)  # of tokens_out
+    thinking: str = Field("", exclude_if=operator.not_)  # what came apart from the reply; for people, never parsed
+    unmetered: int = Field(0, exclude_if=operator.not_)  # tries whose cost nobody told
+    attempts: Texts = ()  # each try that failed or was odd, "model: error -> what was tried then"
     trail: tuple[Rung, ...] = ()  # where more than one rung was tried; the last one counts
 
     def tried(self, usable: bool = True) -> tuple[Rung, ...]:

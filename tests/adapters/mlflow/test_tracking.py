@@ -119,6 +119,7 @@ def call(role: str, prompt: File, error: str = "") -> ModelCall:
         cost_usd=Decimal("0.0031"),
         tokens_in=900,
         tokens_out=120,
+        cached_tokens=800,
     )
 
 
@@ -239,6 +240,7 @@ def test_a_decision_is_one_trace_that_a_person_can_read(tracker):
     assert (tags["profile"], tags["strategy"], tags["action"]) == ("sandbox", "default", "OPEN_LONG")
     assert (tags["status"], tags["prompt"], tags["prompt_sha256"]) == ("executed", "single/v001", prompt.sha256)
     assert trace.info.token_usage["total_tokens"] == 2040
+    assert trace.info.token_usage["cache_read_input_tokens"] == 1600
     by_prompt = tracker.server.client.search_traces(
         locations=[tracker.server.experiment_id], filter_string=f"prompt = 'quarterdeck-single/{version}'"
     )

@@ -7,7 +7,9 @@ from decimal import Decimal
 import pytest
 from model_server import Fault, ModelServer, Reply, Step, completion
 
+from tasks.adapters.model import litellm_model
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, litellm
+from tasks.adapters.model.request_form import Form, Forms
 from tasks.core.decision.actions import Unusable, parse_reply, wire_schema
 from tasks.core.ports import ModelRequest
 from tasks.core.types.decision import Hold, ModelCall, PromptRef, Why
@@ -28,6 +30,7 @@ def warm_client():
 
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch):
+    monkeypatch.setattr(litellm_model, "PAUSE_S", 0.01)
     monkeypatch.setenv(BLOCK_VARIABLE, "1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
@@ -40,8 +43,10 @@ def model_at(server: ModelServer, *models: str, timeout_s=60.0, deadline_s=120.0
     return LiteLLMModel(models or ("openai/test",), server.url, timeout_s, deadline_s, max_bytes)
 
 
-async def ask(*script: Step, models: tuple[str, ...] = ("openai/test",), **limits) -> ModelCall:
-    with ModelServer(script) as server:
+async def ask(
+    *script: Step, models: tuple[str, ...] = ("openai/test",), default: Step | None = None, **limits
+) -> ModelCall:
+    with ModelServer(script, default) as server:
         return await model_at(server, *models, **limits).ask(REQUEST)
 
 
@@ -117,8 +122,9 @@ async def test_what_the_model_wrote_reaches_the_parser_unchanged(reply, expected
 )
 async def test_a_fault_becomes_a_short_reason_and_what_arrived_is_kept(fault, error, kept):
     unending = isinstance(fault, Fault) and fault.kind in ("hang", "drip")
-    call = await ask(fault, **(SHORT if unending else {}))
-    assert (call.error, call.attempts) == (error, (f"openai/test: {error}",))
+    call = await ask(default=fault, **(SHORT if unending else {}))
+    assert (call.error, call.attempts[-1]) == (error, f"openai/test: {error}")
+    assert len(call.attempts) <= 4
     assert kept in call.raw_reply
     assert len(call.raw_reply) <= 200_000
     assert "\x00" not in call.raw_reply
@@ -130,28 +136,217 @@ async def test_a_server_that_is_not_there_is_unavailable():
     assert (await model.ask(REQUEST)).error == "unavailable"
 
 
-async def test_when_the_request_itself_is_refused_it_is_sent_once_more_without_options():
+def refused(status: int = 400, message: str = "", **error: str) -> Fault:
+    return Fault("status", status=status, body=json.dumps({"error": {"message": message, **error}}).encode())
+
+
+async def test_a_refusal_that_says_nothing_is_answered_without_options():
     with ModelServer([Fault("status", status=400), Reply(HOLD)]) as server:
         call = await model_at(server).ask(REQUEST)
-    assert (call.raw_reply, call.attempts) == (HOLD, ())
+    assert (call.raw_reply, call.attempts) == (HOLD, ("openai/test: bad_request -> no options",))
     assert not {"response_format", "temperature", "seed"} & set(server.requests[1])
     assert (await ask(Fault("status", status=400), Fault("status", status=400))).error == "bad_request"
 
 
-async def test_nothing_is_retried_behind_our_back():
-    with ModelServer(default=Fault("status", status=500)) as server:
-        await model_at(server).ask(REQUEST)
-    assert len(server.requests) == 1
+OTHER_NAME = refused(
+    message="'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+    param="max_tokens", code="unsupported_parameter",
+)  # fmt: skip
+NO_SYSTEM = refused(message="System role not supported")
+
+
+@pytest.mark.parametrize(
+    ("fault", "gone", "there", "named"),
+    [
+        (OTHER_NAME, "max_tokens", {"max_completion_tokens": 900}, "max_tokens unsupported_parameter -> max_comple"),
+        (
+            refused(message="does not support 0.1", param="temperature", code="unsupported_value"),
+            "temperature", {"seed": 7}, "temperature unsupported_value -> no temperature",
+        ),
+        (refused(message="extra field: seed"), "seed", {"temperature": 0.1}, "bad_request -> no seed"),
+        (
+            refused(500, "literal_error in body.response_format"),
+            "", {"response_format": {"type": "json_object", "schema": wire_schema()}},
+            "unavailable -> response_format json_object with schema",
+        ),
+        (
+            NO_SYSTEM, "", {"messages": [{"role": "user", "content": "You trade.\n\nBTC"}]},
+            "bad_request -> system merged into user",
+        ),
+    ],
+    ids=["max_tokens", "temperature", "seed", "response_format", "system"],
+)  # fmt: skip
+async def test_what_was_refused_is_put_another_way_and_named(fault, gone, there, named):
+    with ModelServer([fault, Reply(HOLD), Reply(HOLD)]) as server:
+        model = model_at(server)
+        call, again = await model.ask(REQUEST), await model.ask(REQUEST)
+    assert (call.raw_reply, call.error, [rung.rung for rung in call.tried()]) == (HOLD, "", ["primary"] * 2)
+    assert named in call.attempts[0]
+    for sent in server.requests[1:]:
+        assert gone not in sent
+        assert there.items() <= sent.items()
+    assert again.attempts == ()  # what worked is kept
+
+
+async def test_structured_output_goes_down_to_what_the_engine_takes_and_the_next_process_knows(tmp_path):
+    refuses = [refused(500, "response_format is not supported by this engine")] * 3
+    with ModelServer([*refuses, Reply(HOLD), Reply(HOLD)]) as server:
+        for _ in range(2):
+            model = model_at(server)
+            model.forms = Forms(tmp_path / "forms.json")
+            call = await model.ask(REQUEST)
+    asked = [request.get("response_format", {}).get("type") for request in server.requests]
+    assert asked == ["json_schema", "json_object", "json_object", None, None]
+    assert (call.raw_reply, call.attempts) == (HOLD, ())
+
+
+async def test_a_form_that_cannot_be_read_or_is_old_is_found_out_anew(tmp_path):
+    file = tmp_path / "forms.json"
+    for text in ("", "[]", '{"m": {"form": {"output": "telepathy"}, "at": "2026-01-01T00:00:00Z"}}'):
+        file.write_text(text)
+        assert Forms(file).find("m") is None
+    file.write_text('{"m": {"form": {"output": "none"}, "at": "2001-01-01T00:00:00Z"}}')
+    assert Forms(file).find("m") is None
+    Forms(file).keep("m", Form(merged=True))
+    assert Forms(file).find("m") == Form(merged=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "requests"),
+    [
+        (
+            refused(message="This model's maximum context length is 4096 tokens. You requested max_tokens 900"),
+            "bad_request:context_length_exceeded", 1,
+        ),
+        (refused(404, "no such model", code="model_not_found"), "bad_request:model_not_found", 1),
+        (refused(429, "check your plan", code="insufficient_quota"), "rate_limited:insufficient_quota", 1),
+        (refused(429, "slow down", code="rate_limit_exceeded"), "rate_limited:rate_limit_exceeded", 3),
+        (refused(message="no", param="logit_bias", code="unsupported_parameter"), "bad_request", 2),
+        (refused(401, "", code="invalid_api_key"), "auth", 1),
+        (refused(200, "upstream overloaded"), "malformed", 1),
+        (Fault("raw", body=b'{"error":{"message":"upstream overloaded","code":502}}'), "unavailable:502", 3),
+    ],
+)  # fmt: skip
+async def test_the_providers_own_words_are_told_and_what_cannot_pass_is_not_asked_again(fault, error, requests):
+    with ModelServer(default=fault) as server:
+        call = await model_at(server).ask(REQUEST)
+    assert call.error.startswith(error)
+    assert len(server.requests) == requests
+
+
+async def test_what_may_pass_is_asked_twice_more_of_the_same_model_before_the_next_one():
+    busy = Fault("status", status=503)
+    call = await ask(busy, Fault("status", status=429), Reply(HOLD), models=("openai/a", "openai/b"))
+    assert (call.model, call.error) == ("openai/a", "")
+    assert call.attempts == ("openai/a: unavailable", "openai/a: rate_limited")
+    assert [(rung.rung, rung.retry) for rung in call.tried()] == [("primary", 0), ("primary", 1), ("primary", 2)]
+    call = await ask(busy, busy, busy, busy, Reply(HOLD), models=("openai/a", "openai/b"))
+    assert (call.model, call.tried()[-1].rung) == ("openai/b", "failover")
+
+
+async def test_an_engine_that_breaks_without_a_word_is_asked_once_without_options():
+    with ModelServer([Fault("status", status=500)] * 3 + [Reply(HOLD)]) as server:
+        call = await model_at(server).ask(REQUEST)
+    assert (call.error, call.attempts[-1]) == ("", "openai/test: unavailable -> no options")
+    assert "response_format" not in server.requests[-1]
+
+
+async def test_a_model_that_was_late_is_asked_again_where_time_is_left_for_the_others_too():
+    slow = {"timeout_s": 2.0, "deadline_s": 30.0}
+    call = await ask(Fault("hang"), Reply(HOLD), **slow)
+    assert (call.error, call.attempts, call.unmetered) == ("", ("openai/test: timeout",), 1)
+    short = {"timeout_s": 2.0, "deadline_s": 4.0}
+    call = await ask(Fault("hang"), Reply(HOLD), models=("openai/a", "openai/b"), **short)
+    assert (call.model, call.attempts) == ("openai/b", ("openai/a: timeout",))
+    with ModelServer([Fault("hang"), Reply(HOLD)]) as server:
+        model = model_at(server, **slow)
+        model.patient = False
+        assert (await model.ask(REQUEST)).error == "timeout"
+
+
+# --- thinking
+
+
+def thought(content: str | None, thinking: str, finish: str = "stop", **usage: object) -> Fault:
+    message = {"role": "assistant", "content": content, "reasoning_content": thinking}
+    usage = {"prompt_tokens": 2000, "completion_tokens": 1200, "total_tokens": 3200} | usage
+    head = {"id": "x", "object": "chat.completion", "created": 1, "model": "test", "usage": usage}
+    choice = {"index": 0, "message": message, "finish_reason": finish}
+    return Fault("raw", body=json.dumps(head | {"choices": [choice]}).encode())
+
+
+async def test_a_budget_spent_on_thinking_is_named_and_larger_next_time():
+    details = {"completion_tokens_details": {"reasoning_tokens": 1180}}
+    with ModelServer([thought(None, "hm", "length", **details), Reply(HOLD)]) as server:
+        model = model_at(server)
+        call = await model.ask(REQUEST)
+        await model.ask(REQUEST)
+    assert call.error == "empty:length 1200 tokens, 1180 of them thinking"
+    assert (call.thinking, call.thinking_tokens) == ("hm", 1180)
+    assert [request["max_tokens"] for request in server.requests] == [900, 900 + model.thinking_tokens]
+
+
+async def test_thinking_is_kept_apart_from_the_reply():
+    call = await ask(thought(HOLD, "rather not"))
+    assert (call.raw_reply, call.thinking, call.error) == (HOLD, "rather not", "")
+
+
+async def test_a_reply_that_stands_in_the_thinking_is_used_only_if_it_is_nothing_else():
+    call = await ask(thought(None, HOLD))
+    assert (call.raw_reply, call.error) == (HOLD, "")
+    assert call.attempts == ("openai/test: the reply stood in reasoning_content",)
+    assert (await ask(thought(None, f"maybe {HOLD} or not"))).error == "empty"
+    assert (await ask(thought(None, HOLD, "length"))).error.startswith("empty:length 1200 tokens, ")
+
+
+async def test_an_effort_is_sent_with_room_to_think_and_left_out_where_it_is_refused():
+    no_effort = refused(message="unsupported", param="reasoning_effort", code="unsupported_parameter")
+    with ModelServer([Reply(HOLD), no_effort, Reply(HOLD)]) as server:
+        model = model_at(server)
+        model.effort = "low"
+        await model.ask(REQUEST)
+        call = await model.ask(REQUEST)
+    first, _, last = server.requests
+    assert (first["reasoning_effort"], first["max_tokens"]) == ("low", 4900)
+    assert "reasoning_effort" not in last
+    assert "no reasoning_effort" in call.attempts[0]
+
+
+# --- usage
+
+
+async def test_cached_tokens_are_told_and_priced_as_such():
+    usage = {"prompt_tokens": 1_000_000, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 800_000}}
+    call = await ask(thought(HOLD, "", **usage), models=("openai/gpt-4o",))
+    assert (call.tokens_in, call.cached_tokens) == (1_000_000, 800_000)
+    assert Decimal("1.5") <= call.cost_usd < Decimal("1.51")  # 0.2 M at 2.50, 0.8 M at 1.25
+
+
+@pytest.mark.parametrize("tokens", [{"tokens_in": 0, "tokens_out": 0}, None])
+async def test_an_answer_without_usage_has_no_known_cost(tokens):
+    step = Reply(HOLD, **tokens) if tokens else thought(HOLD, "", usage=None)
+    if tokens is None:
+        body = json.loads(step.body)
+        del body["usage"]
+        step = Fault("raw", body=json.dumps(body).encode())
+    assert (await ask(step)).unmetered == 1
+    assert (await ask(Reply(HOLD))).unmetered == 0
+    assert (await ask(default=Fault("status", status=503))).unmetered == 0
+
+
+async def test_thinking_that_only_the_total_counts_is_counted():
+    assert (await ask(thought(HOLD, "", completion_tokens=300, total_tokens=12_300))).tokens_out == 10_300
 
 
 @pytest.mark.parametrize("fault", [Fault("status", status=500), Fault("hang"), Fault("drip"), Reply("")])
 async def test_when_one_provider_fails_the_next_one_answers_and_the_failure_is_kept(fault):
-    limits = {"timeout_s": 5.0} if isinstance(fault, Fault) and fault.kind != "status" else {}
-    call = await ask(fault, Reply(HOLD), models=("openai/a", "anthropic/b"), **limits)
+    limits = {"timeout_s": 3.0, "deadline_s": 6.0} if isinstance(fault, Fault) and fault.kind != "status" else {}
+    tries = 4 if isinstance(fault, Fault) and fault.kind == "status" else 1
+    call = await ask(*[fault] * tries, Reply(HOLD), models=("openai/a", "anthropic/b"), **limits)
     assert (call.raw_reply, call.error, call.model) == (HOLD, "", "anthropic/b")
-    assert len(call.attempts) == 1
+    assert len(call.attempts) == tries
     assert call.attempts[0].startswith("openai/a: ")
-    first, second = call.tried()
+    first, *_, second = call.tried()
     assert (first.rung, first.source, first.why is Why.ANSWERED) == ("primary", "llm:openai/a", False)
     assert (second.rung, second.source, second.why) == ("failover", "llm:anthropic/b", Why.ANSWERED)
 

@@ -13,6 +13,7 @@ from model_server import Fault, ModelServer, Reply, Step
 from panel_cases import ANSWERS, PROMPTS, question, reversion, review, said, trend, vote
 
 from tasks.adapters.deciders import build
+from tasks.adapters.model import litellm_model
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, prepare
 from tasks.core.decision.actions import object_schema
 from tasks.core.decision.kinds import Means
@@ -44,8 +45,10 @@ def serving(**answers: str | Fault | Reply) -> ModelServer:
     return ModelServer(default=step)
 
 
-def panel_at(server: ModelServer, *models: str, timeout_s: float = 60, stage_s: float = STAGE_S) -> PanelDecider:
-    model = LiteLLMModel(models or ("openai/gpt-4o",), server.url, provider_timeout_s=timeout_s)
+def panel_at(
+    server: ModelServer, *models: str, timeout_s: float = 60, deadline_s: float = 60, stage_s: float = STAGE_S
+) -> PanelDecider:
+    model = LiteLLMModel(models or ("openai/gpt-4o",), server.url, timeout_s, deadline_s)
     return PanelDecider(model, PROMPTS, Means(stage_s, DEADLINE_S, prepare))
 
 
@@ -66,6 +69,7 @@ def warm_client():
 
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch):
+    monkeypatch.setattr(litellm_model, "PAUSE_S", 0.01)
     monkeypatch.setenv(BLOCK_VARIABLE, "1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
@@ -99,7 +103,7 @@ async def test_the_whole_panel_approves_an_entry_and_every_call_is_kept_and_paid
         ({"risk": review(adjusted_size=5)}, ("OPEN_LONG", "primary", ("shrunk",)), 6),
         ({"risk": review(adjusted_size=80)}, ("OPEN_LONG", "primary", ("not_enlarged",)), 6),
         ({"risk": HANG}, ("HOLD", "hold", ("late:risk", "rejected")), 6),
-        ({"risk": Fault("status", status=500)}, ("HOLD", "hold", ("rejected",)), 6),
+        ({"risk": Fault("status", status=500)}, ("HOLD", "hold", ("rejected",)), 8),  # asked twice more
         ({"trend": trend(stop=99.5)}, ("HOLD", "primary", ("trend:stop", "no_proposal")), 5),
         ({"trend": trend(stop=99.5), "reversion": reversion()}, ("OPEN_LONG", "primary", ("trend:stop",)), 6),
         ({"trend": HANG, "reversion": reversion()}, ("OPEN_LONG", "primary", ("late:trend",)), 6),
@@ -146,7 +150,7 @@ async def test_a_second_model_answers_for_one_that_hangs_within_the_stage():
         return HANG if request["model"] == "slow" and role_of(request) == "trend" else Reply(ANSWERS[role_of(request)])
 
     with ModelServer(default=by_model) as server:
-        [decided] = await panel_at(server, "openai/slow", "openai/fast", timeout_s=3).decide([question()])
+        [decided] = await panel_at(server, "openai/slow", "openai/fast", timeout_s=3, deadline_s=6).decide([question()])
     assert (decided.decision.action, decided.rung, decided.flags) == ("OPEN_LONG", "failover", ())
     assert decided.errors == ("trend: openai/slow: timeout",)
 

@@ -54,7 +54,7 @@ def test_wire_schema_is_flat_with_every_field_required_and_nullable():
     assert tuple(schema["properties"]) == WIRE_FIELDS == tuple(schema["required"])
     for field in schema["properties"].values():
         assert "null" in field.get("type", []) or {"type": "null"} in field["anyOf"]
-    assert schema["properties"]["action"]["enum"] == [*ACTIONS, None]
+    assert schema["properties"]["action"] == {"anyOf": [{"type": "string", "enum": [*ACTIONS]}, {"type": "null"}]}
 
 
 def test_wire_schema_uses_only_what_strict_structured_output_accepts():

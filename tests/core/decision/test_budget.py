@@ -99,6 +99,16 @@ def test_an_error_costs_what_is_known_and_a_timeout_the_worst():
         assert desk.usd == {1: usd}
 
 
+def test_an_answer_whose_cost_nobody_told_is_booked_at_its_worst_case_each_time():
+    class Silent(FakeModel):
+        async def ask(self, request):
+            return (await super().ask(request)).replace(unmetered=2)
+
+    desk = FakeDesk()
+    ask(Budget(), desk, Tier(Silent(usd="0.25"), ("openai/big",)))
+    assert desk.usd == {1: Decimal("2.25")}
+
+
 async def test_a_cancelled_call_is_taken_to_have_cost_its_worst_case():
     begun = asyncio.Event()
 

@@ -44,8 +44,8 @@ def test_each_wire_schema_is_flat_and_strict(role):
     assert (schema["type"], schema["additionalProperties"]) == ("object", False)
     assert schema["required"] == list(schema["properties"])
     for field in schema["properties"].values():
-        assert "null" in field["type"]
-        assert set(field) <= {"type", "enum", "items", "description"}
+        assert "null" in str(field.get("type") or field["anyOf"])
+        assert set(field) <= {"type", "anyOf", "items", "description"}
     assert next(iter(schema["properties"])) == "reasoning"
 
 
@@ -57,7 +57,8 @@ def test_the_schemas_have_the_fields_of_their_roles():
     assert fields["trend"] == fields["reversion"] | {"trend_phase"}
     assert fields["risk"] == about | {"approved", "adjusted_size", "risk_score", "warnings"}
     assert object_schema(Review)["properties"]["approved"]["type"] == ["boolean", "null"]
-    assert object_schema(Analysis)["properties"]["signal"]["enum"] == ["bullish", "bearish", "neutral", None]
+    signal = {"anyOf": [{"type": "string", "enum": ["bullish", "bearish", "neutral"]}, {"type": "null"}]}
+    assert object_schema(Analysis)["properties"]["signal"] == signal
 
 
 def test_no_analyst_can_express_an_order():

@@ -59,6 +59,15 @@ def test_a_follow_up_that_nobody_will_carry_out_is_named_with_the_reason():
     assert "TRIM 30% at +1.5R |" not in page
 
 
+def test_cached_tokens_and_thinking_are_shown_apart():
+    shown = record()
+    thinking = {"cached_tokens": 800, "thinking_tokens": 100, "thinking": "first I look at the trend"}
+    calls = tuple(call.replace(**thinking) for call in shown.decided.calls)
+    text = to_markdown(shown.replace(decided=shown.decided.replace(calls=calls)))
+    assert "900 (800 cached) / 120 (100 thinking)" in text
+    assert "first I look at the trend" in text
+
+
 def record(**changes) -> CycleRecord:
     asked = changes.pop("decision", decision())
     call = ModelCall(

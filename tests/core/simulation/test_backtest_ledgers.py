@@ -349,6 +349,17 @@ def test_a_trailing_stop_follows_the_best_close_by_the_atr_of_then() -> None:
     assert equity(run) == Decimal("10009.9805065")
 
 
+def test_the_follow_ups_of_an_add_join_those_of_the_entry() -> None:
+    first, second = "TRIM 50% at +5.0R", "MOVE_STOP: breakeven on +0.5R"
+    bars = [FLAT, (100, 102, 99.5, 102), (102, 102.5, 101.5, 102), (102, 103, 101.5, 103)]
+    bars, to_breakeven = [*bars, (103, 103, 102, 103)], {"action": "MOVE_STOP", "to": {"kind": "breakeven"}}
+    add = LONG | {"action": "ADD", "followups": [second, first]}
+    run = replay(bars, {59: LONG | {"followups": [first]}, 61: to_breakeven, 62: add})
+    position = run.symbols[A].position
+    assert position.followups == (first, second)
+    assert position.followups_done == ("MOVE_STOP: breakeven on +0.5R",)
+
+
 def test_a_trade_that_is_old_and_has_earned_too_little_is_closed_at_the_next_open() -> None:
     told = LONG | {"followups": ["CLOSE after 3 bars below +0.5R"]}
     run = replay([FLAT, FLAT, FLAT, (100.2, 101, 99, 100), FLAT], {59: told})

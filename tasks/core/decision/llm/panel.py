@@ -53,7 +53,7 @@ class _Sitting:
 
     async def decide(self) -> Answer:
         decision = await self._deliberate()
-        if self.end.rung == "primary" and any(call.attempts and not call.error for call in self.calls):
+        if self.end.rung == "primary" and any(map(_fell_over, self.calls)):
             self.end = self.end.replace(rung="failover")
         return Answer(
             decision=decision.replace(reasoning="\n".join([decision.reasoning, *self.excerpts])),
@@ -153,6 +153,10 @@ class _Sitting:
             answers[call.role] = answer
         self.complete = len(answers) == len(asked)
         return answers
+
+
+def _fell_over(call: ModelCall) -> bool:
+    return bool(call.attempts) and not call.error and call.tried()[-1].rung != "primary"
 
 
 def _clip(text: str) -> str:
