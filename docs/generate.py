@@ -82,6 +82,7 @@ LIMITS_OF: dict[Code, tuple[str, ...]] = {
     Code.SLIPPAGE_CLAMPED: ("max_slippage_bps",),
     Code.VOLATILITY_CLAMPED: ("target_atr_pct",),
     Code.COOL_OFF_CLAMPED: ("cool_off", "cool_off_losses", "cool_off_min", "cool_off_confluence"),
+    Code.CONFIDENCE_CLAMPED: ("size_by_confidence",),
     Code.REMAINDER_CLOSED: (),
     Code.HALTED: (),
     Code.STALE: ("max_lateness_s",),

@@ -22,7 +22,20 @@ from pydantic_settings import (
 )
 
 from tasks.core.errors import InputError
-from tasks.core.types import Budget, Costs, EventThresholds, Exact, Limits, Promotion, Strategy, Texts, ToolRates
+from tasks.core.types import (
+    Budget,
+    Costs,
+    EventThresholds,
+    Exact,
+    Limits,
+    PanelTerms,
+    Probability,
+    Promotion,
+    Share,
+    Strategy,
+    Texts,
+    ToolRates,
+)
 from tasks.redaction import redacted, remember, secrets_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +95,10 @@ class Settings(BaseSettings):
     provider_timeout_s: PositiveFloat = 30
     decision_deadline_s: PositiveFloat = 60
     panel_stage_s: PositiveFloat = Field(10, description="each of the panel's three stages")
+    panel_consensus: Share = Field(
+        Decimal("0.67"), description="share of the analysts asked that must agree: two of three, and both of two"
+    )
+    panel_min_confidence: Probability = Field(Decimal("0.5"), description="of those who agree, on average")
     news_feeds: Names = Field((), description="RSS or Atom URLs, for the sentiment analyst")
     fear_greed_url: str = Field("", description="an index in alternative.me's JSON; empty: none")
     max_reply_bytes: int = Field(200_000, ge=1000)
@@ -128,6 +145,12 @@ class Settings(BaseSettings):
         return self.decider or ("llm:single" if self.model else "rules")
 
     @property
+    def panel(self) -> PanelTerms:
+        return PanelTerms(
+            consensus=self.panel_consensus, min_confidence=self.panel_min_confidence, stage_s=self.panel_stage_s
+        )
+
+    @property
     def databases(self) -> dict[str, str]:
         """Return where each database lives: ours, and those of the servers that `up` starts."""
         urls = (self.database_url, self.prefect_database_url, self.mlflow_database_url)
@@ -144,7 +167,7 @@ def strategy_of(s: Settings, decider: str, **more: Any) -> Strategy:
     """Return what the settings make of a strategy; given: its symbols, instruments, venue and whatever else differs."""
     return Strategy(
         name=s.strategy, decider=decider, models=s.model, capital=s.paper_cash, limits=s.limits, costs=s.costs,
-        thresholds=s.events, **more,
+        thresholds=s.events, panel=s.panel, **more,
     )  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versi
     if kind.live and model is not None:
         raise InputError("llm:tools asks the venue for what is true now: it cannot be replayed over candle files")
     prompts = {role: load_prompt(role, versions.get(role)) for role in kind.roles}
-    means = Means(settings.panel_stage_s, settings.decision_deadline_s, prepare)
+    means = Means(settings.decision_deadline_s, prepare, panel=settings.panel)
     if kind.live:
         from tasks.adapters.model.toolbox import desk_of
 

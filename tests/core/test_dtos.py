@@ -4,6 +4,8 @@ from decimal import Decimal
 
 import pytest
 
+from tasks.core.types.base import read_dto
+from tasks.core.types.limits import Limits, PanelTerms
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import Confluence, Headline, News
 from tasks.core.types.strategy import Strategy
@@ -26,3 +28,12 @@ def test_a_field_that_is_missing_or_unknown_is_an_error_without_validation_too()
 def test_a_trusted_default_is_of_its_fields_type():
     assert Strategy.trusted().capital == Strategy().capital == Decimal(10_000)
     assert Strategy.trusted().sha256 == Strategy().sha256
+
+
+def test_a_setting_that_came_later_changes_no_hash_at_its_default():
+    document = Strategy().model_dump(mode="json")
+    assert "panel" not in document
+    assert "size_by_confidence" not in document["limits"]
+    for other in (Strategy(panel=PanelTerms(stage_s=5)), Strategy(limits=Limits(size_by_confidence=True))):
+        assert other.sha256 != Strategy().sha256
+        assert read_dto(Strategy, other.model_dump_json(), "strategy") == other

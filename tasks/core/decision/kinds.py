@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tasks.core.decision.llm.prompt import Prompt
     from tasks.core.decision.llm.tools import ToolDesk
     from tasks.core.ports import Decider, Model
-    from tasks.core.types import Question
+    from tasks.core.types import PanelTerms, Question
 
 
 async def _nothing() -> None: ...
@@ -23,10 +23,10 @@ async def _nothing() -> None: ...
 class Means:
     """What deciders work with besides a model and prompts. `prepare` runs before any deadline starts."""
 
-    stage_s: float = 10
     deadline_s: float = 60
     prepare: Callable[[], Awaitable[None]] = _nothing
     tools: "Callable[[Question], ToolDesk] | None" = None  # of a live kind
+    panel: "PanelTerms | None" = None  # the strategy's; None: the defaults
 
 
 class Kind(NamedTuple):

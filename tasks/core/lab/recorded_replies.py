@@ -152,7 +152,7 @@ def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
 def _means(replies: "RecordedReplies", strategy: Strategy, live: bool) -> Means:
     limits, rates = strategy.tools, strategy.tool_rates
     if not live:
-        return Means(ENDLESS_S, ENDLESS_S)
+        return Means(ENDLESS_S, panel=strategy.panel.replace(stage_s=ENDLESS_S))
     if limits is None or rates is None:
         raise NotReplayable("what its tools were allowed")
     return Means(tools=lambda _: ToolDesk(replies, limits, RecordedMeter(rates, replies, limits)))

@@ -10,6 +10,8 @@ from tasks.core.types.base import ZERO, Dto, Exact, Texts
 Positive = Annotated[Exact, Field(gt=0)]
 NonNegative = Annotated[Exact, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Probability = Annotated[Exact, Field(ge=0, le=1)]
+Share = Annotated[Exact, Field(ge=Decimal("0.6"), le=1)]  # of votes: no less, or one of two would be a consensus
 
 
 class SymbolLimits(Dto):
@@ -39,6 +41,9 @@ class Limits(Dto):
     # the entry itself
     min_reward_risk: NonNegative = Decimal("1.5")
     min_confidence: Exact = Field(Decimal("0.5"), ge=0, le=1)
+    size_by_confidence: bool = Field(
+        False, exclude_if=lambda on: not on, description="an entry's size is multiplied by its confidence"
+    )
     min_stop_atr: Positive = Field(Decimal("0.25"), description="a closer stop is noise")
     max_stop_pct: Exact = Field(Decimal(20), gt=0, le=100, description="of the entry price")
     maintenance_margin_pct: Exact = Field(Decimal("0.5"), ge=0, le=5, description="of notional, at the venue")
@@ -70,6 +75,14 @@ class Limits(Dto):
         """Return the leverage `symbol` is traded with, unless the instrument takes less."""
         own = self.per_symbol.get(symbol)
         return min(self.leverage, (own and own.leverage) or self.leverage)
+
+
+class PanelTerms(Dto):
+    """How far the analysts of `llm:panel` must agree, and how long each of its stages may take."""
+
+    consensus: Share = Decimal("0.67")
+    min_confidence: Probability = Decimal("0.5")
+    stage_s: PositiveFloat = 10
 
 
 class Costs(Dto):

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from tasks.core.types.base import Dto, Exact, Texts
-from tasks.core.types.limits import Costs, EventThresholds, Limits, ToolLimits, ToolRates
+from tasks.core.types.limits import Costs, EventThresholds, Limits, PanelTerms, ToolLimits, ToolRates
 from tasks.core.types.orders import Instrument
 
 # raised when the code comes to parse, word or guard differently; 1: records of before strategies were kept; 2: size
@@ -49,6 +49,7 @@ class Strategy(Dto):
     costs: Costs = Costs()
     thresholds: EventThresholds = EventThresholds()
     told: Told = Told()
+    panel: PanelTerms = Field(PanelTerms(), exclude_if=lambda terms: terms == PanelTerms())
     venue: str = ""  # whose stored candles; empty: candle files
     history_bars: int = 0  # bars per timeframe that the features see; 0: all
     tools: ToolLimits | None = None

@@ -20,6 +20,7 @@ from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.panel import PanelDecider
 from tasks.core.decision.llm.roles import FENCE, REPLIES
 from tasks.core.types.decision import Answer
+from tasks.core.types.limits import PanelTerms
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Headline, News
 from tasks.settings import load
@@ -49,7 +50,7 @@ def panel_at(
     server: ModelServer, *models: str, timeout_s: float = 60, deadline_s: float = 60, stage_s: float = STAGE_S
 ) -> PanelDecider:
     model = LiteLLMModel(models or ("openai/gpt-4o",), server.url, timeout_s, deadline_s)
-    return PanelDecider(model, PROMPTS, Means(stage_s, DEADLINE_S, prepare))
+    return PanelDecider(model, PROMPTS, Means(DEADLINE_S, prepare, panel=PanelTerms(stage_s=stage_s)))
 
 
 async def decide(about: Question | None = None, /, **answers: str | Fault | Reply) -> tuple[Answer, list[str]]:
@@ -64,7 +65,7 @@ def warm_client():
     """Pay the library's import and its first calls once; the deadlines here are shorter than they take."""
     with serving() as server:
         model = LiteLLMModel(("openai/gpt-4o",), server.url)
-        asyncio.run(PanelDecider(model, PROMPTS, Means(30, 60, prepare)).decide([question()]))
+        asyncio.run(PanelDecider(model, PROMPTS, Means(60, prepare, panel=PanelTerms(stage_s=30))).decide([question()]))
 
 
 @pytest.fixture(autouse=True)
@@ -127,7 +128,7 @@ async def test_the_panel_ends_within_its_whole_deadline_when_every_stage_has_som
     slow = {"sentiment": HANG, "trend": HANG, "reversion": reversion(), "risk": HANG}
     with serving(**slow) as server:
         decider = panel_at(server)
-        decider.means = replace(decider.means, stage_s=60, deadline_s=2)
+        decider.means = replace(decider.means, panel=PanelTerms(stage_s=60), deadline_s=2)
         began = time.monotonic()
         [decided] = await decider.decide([question()])
     assert time.monotonic() - began < 30, "its stages alone would take minutes"

@@ -14,6 +14,7 @@ from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.panel import PanelDecider
 from tasks.core.errors import InputError
 from tasks.core.types.decision import Answer, ModelCall, Why
+from tasks.core.types.limits import PanelTerms
 from tasks.core.types.question import Question
 
 STAGE_S = 0.05
@@ -59,8 +60,8 @@ class Cast:
         return next(text for asked, text in self.asked if asked == role)
 
 
-def panel(cast: Cast, stage_s: float = STAGE_S, deadline_s: float = 30.0) -> PanelDecider:
-    return PanelDecider(cast, PROMPTS, Means(stage_s, deadline_s))
+def panel(cast: Cast, stage_s: float = STAGE_S, deadline_s: float = 30.0, **terms: Decimal) -> PanelDecider:
+    return PanelDecider(cast, PROMPTS, Means(deadline_s, panel=PanelTerms(stage_s=stage_s, **terms)))
 
 
 async def decide(about: Question | None = None, /, **answers: str | ModelCall) -> tuple[Answer, Cast]:
@@ -161,7 +162,7 @@ async def test_what_prepares_the_model_runs_before_the_deadlines():
         await asyncio.sleep(3 * STAGE_S)
         ready.append(True)
 
-    decider = PanelDecider(Cast(ANSWERS), PROMPTS, Means(STAGE_S, STAGE_S, prepare))
+    decider = PanelDecider(Cast(ANSWERS), PROMPTS, Means(STAGE_S, prepare, panel=PanelTerms(stage_s=STAGE_S)))
     [decided] = await decider.decide([question()])
     assert (ready, decided.decision.action) == ([True], "OPEN_LONG")
 
@@ -227,6 +228,12 @@ async def test_a_cancelled_decision_leaves_no_task_behind():
             await panel(cast, stage_s=60, deadline_s=60).decide([question()])
     await asyncio.sleep(0.01)
     assert (asyncio.all_tasks() - before, cast.cancelled) == (set(), ["technical"])
+
+
+async def test_share_and_confidence_of_the_consensus_are_the_strategys():
+    for terms in ({"consensus": Decimal(1)}, {"min_confidence": Decimal("0.66")}):
+        [decided] = await panel(Cast(ANSWERS), **terms).decide([question()])
+        assert outcome(decided) == ("HOLD", "primary", ("no_consensus",))
 
 
 # --- strategists

@@ -27,6 +27,7 @@ from tasks.core.decision.llm.roles import (
 )
 from tasks.core.decision.plain_text import plain_text
 from tasks.core.types.decision import OpenLong, OpenShort
+from tasks.core.types.limits import PanelTerms
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import Headline, News
 
@@ -128,8 +129,16 @@ def votes(*cast: tuple[str, str]) -> dict[str, Analysis]:
     ],
 )
 def test_consensus_needs_two_votes_for_one_direction_and_confidence(cast, expected):
-    agreed = consensus(votes(*cast))
+    agreed = consensus(votes(*cast), max(2, len(cast)), PanelTerms())
     assert (agreed and (agreed.way, agreed.confidence)) == (expected and (expected[0], Decimal(expected[1])))
+
+
+def test_how_many_must_agree_and_how_surely_is_the_strategys():
+    two = votes(("bullish", "0.7"), ("bullish", "0.7"), ("neutral", "0.9"))
+    assert consensus(two, 3, PanelTerms(consensus=Decimal("0.7")))
+    assert consensus(two, 3, PanelTerms(consensus=Decimal("0.8"))) is None
+    assert consensus(dict(list(two.items())[:2]), 2, PanelTerms(consensus=Decimal(1)))
+    assert consensus(two, 3, PanelTerms(min_confidence=Decimal("0.71"))) is None
 
 
 # --- rules

@@ -406,6 +406,6 @@ async def test_what_takes_long_once_is_prepared_before_the_deadline_starts():
     limits = LIMITS.model_copy(update={"deadline_s": 0.2})
     meter = Meter(ToolRates(), asyncio.get_running_loop().time)
     model = Script(plan(CANDLES, done=True), OPEN)
-    decider = ToolsDecider(model, prompts, Means(10, 60, prepare, lambda b: ToolDesk(Shelf(slow=0.05), limits, meter)))
+    decider = ToolsDecider(model, prompts, Means(60, prepare, lambda b: ToolDesk(Shelf(slow=0.05), limits, meter)))
     [decided] = await decider.decide([question()])
     assert decided.tool_calls[0].error == ""

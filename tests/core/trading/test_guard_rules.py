@@ -177,6 +177,10 @@ CLAMPS = {
     # ATR is 2 % of the price
     Code.VOLATILITY_CLAMPED: ({"limits": {"target_atr_pct": D("1.99")}}, {"limits": {"target_atr_pct": D(2)}}),
     Code.COOL_OFF_CLAMPED: ({"state": lost(minutes=59)}, {"state": lost(minutes=60)}),
+    Code.CONFIDENCE_CLAMPED: (
+        {"decision": asked(confidence=D("0.99")), "limits": {"size_by_confidence": True}},
+        {"decision": asked(confidence=D(1)), "limits": {"size_by_confidence": True}},
+    ),
     # 99.8 % leaves 0.02 BTC = 2 quote, below 5; 99.5 % leaves exactly 5
     Code.REMAINDER_CLOSED: (
         {"decision": Trim(symbol=BTC, size_pct=D("99.8")), "state": holding()},

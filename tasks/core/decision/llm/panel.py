@@ -3,9 +3,10 @@
 Flat: analysts in parallel -> consensus of two (also where sentiment is not asked for lack of news) -> strategists in
 parallel -> the best proposal that keeps its rules -> the risk officer, who may shrink or reject it. With a position
 only the analysts are asked: a consensus against it closes it, anything else leaves it to its stop and target; closing
-reduces risk and needs no officer, and the panel never adds. A stage waits `stage_s`, the whole `deadline_s`: who is
-late is cancelled, left out and named. Whatever goes wrong ends in HOLD; its rung is `hold`, a failure to the ladder,
-only where an answer was missing in the stage that ended it. A HOLD that a full stage reached is an answer.
+reduces risk and needs no officer, and the panel never adds. A stage waits `PanelTerms.stage_s`, the whole
+`deadline_s`: who is late is cancelled, left out and named. Whatever goes wrong ends in HOLD; its rung is `hold`, a
+failure to the ladder, only where an answer was missing in the stage that ended it. A HOLD that a full stage reached is
+an answer.
 """
 
 import asyncio
@@ -19,7 +20,20 @@ from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm import roles
 from tasks.core.decision.llm.prompt import render
 from tasks.core.decision.llm.roles import Analysis, Consensus, Proposal, Review
-from tasks.core.types import HELD, Answer, CloseAll, Decision, ModelCall, OpenLong, OpenShort, Question, Rung, Why, hold
+from tasks.core.types import (
+    HELD,
+    Answer,
+    CloseAll,
+    Decision,
+    ModelCall,
+    OpenLong,
+    OpenShort,
+    PanelTerms,
+    Question,
+    Rung,
+    Why,
+    hold,
+)
 
 EXCERPT = 240  # characters of a role's words that are kept in the reasoning
 Reply = TypeVar("Reply", Analysis, Proposal, Review)
@@ -41,6 +55,7 @@ class _Sitting:
 
     def __init__(self, panel: PanelDecider, question: Question) -> None:
         self.panel, self.question, self.snapshot = panel, question, question.snapshot
+        self.terms = panel.means.panel or PanelTerms()
         self.started = loop_time()
         self.variables = roles.variables_of_roles(question)
         self.complete = True  # every role of the last stage answered usably
@@ -64,8 +79,9 @@ class _Sitting:
 
     async def _deliberate(self) -> Decision:
         silent = set() if roles.known_news(self.question) else {"sentiment"}
-        votes = await self._ask({role: reply for role, reply in roles.ANALYSTS.items() if role not in silent})
-        agreed = roles.consensus(votes)
+        analysts = {role: reply for role, reply in roles.ANALYSTS.items() if role not in silent}
+        votes = await self._ask(analysts)
+        agreed = roles.consensus(votes, len(analysts), self.terms)
         if agreed is None:
             self.end = self.end.replace(why=Why.NO_CONSENSUS)
             return self._hold("no_consensus", "the analysts do not agree")
@@ -128,7 +144,7 @@ class _Sitting:
     async def _ask(self, asked: Mapping[str, type[Reply]]) -> dict[str, Reply]:
         """Ask these roles at once and return the usable answers of those who were in time."""
         texts, means = self.panel.texts, self.panel.means
-        seconds = min(means.stage_s, self.started + means.deadline_s - loop_time())
+        seconds = min(self.terms.stage_s, self.started + means.deadline_s - loop_time())
         asks = [
             self.panel.ask(
                 texts[role],

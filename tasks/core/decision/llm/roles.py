@@ -7,6 +7,7 @@ analyst into something moves one vote and nothing else.
 
 from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
+from math import ceil
 from typing import Literal, NamedTuple
 
 from pydantic import Field, StrictBool, ValidationError
@@ -24,6 +25,7 @@ from tasks.core.types import (
     News,
     OpenLong,
     OpenShort,
+    PanelTerms,
     Question,
     RoleInput,
     Texts,
@@ -32,7 +34,7 @@ from tasks.core.types import (
 )
 
 VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes", "proposal"}
-VOTES_NEEDED, LEAST_CONFIDENCE = 2, Decimal("0.5")
+SLACK = Decimal("0.1")  # of a vote: a share of 0.67 is two of three
 TREND_TF, REVERSION_TF = "1h", "15m"
 ADX_LINE, RSI_LOW, RSI_HIGH = 25, 30, 70
 FLOW = ("vol_z20", "vol_spike", "obv_dir", "delta20", "range_ratio")
@@ -99,11 +101,12 @@ class Consensus(NamedTuple):
         return f"{'bullish' if self.way > 0 else 'bearish'} {self.confidence:.2f}"
 
 
-def consensus(votes: Mapping[str, Analysis]) -> Consensus | None:
-    """Return the direction that at least two analysts share with an average confidence of at least 0.5."""
+def consensus(votes: Mapping[str, Analysis], asked: int, terms: PanelTerms) -> Consensus | None:
+    """Return the direction that enough of the analysts asked share, and are confident enough of on average."""
+    needed = ceil(asked * terms.consensus - SLACK)
     for way, signal in ((1, "bullish"), (-1, "bearish")):
         agreed = [vote.confidence for vote in votes.values() if vote.signal == signal]
-        if len(agreed) >= VOTES_NEEDED and sum(agreed) >= LEAST_CONFIDENCE * len(agreed):
+        if len(agreed) >= needed and sum(agreed) >= terms.min_confidence * len(agreed):
             return Consensus(way, exact_sum(agreed) / len(agreed))
     return None
 

@@ -44,6 +44,12 @@ def cooled(c: Case, side: PositionSide) -> tuple[Decimal, Check]:
     return factor, check(Code.COOL_OFF_CLAMPED, fired, losses=losses, confluence=votes, factor=factor)
 
 
+def confident(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
+    """As much as the decision is sure of itself; asked only where the strategy wants that."""
+    factor = min(c.decision.confidence, WHOLE)
+    return factor, check(Code.CONFIDENCE_CLAMPED, factor < 1, factor=factor)
+
+
 # --- how many units there is room for
 
 

@@ -87,7 +87,8 @@ def price(case: Case, decision: Enter) -> EntryTerms | None:
     way_out = sizing.impact_per_unit2(max(entry, stop), a.risk_costs)
     loss = sizing.loss_per_unit(side, entry, stop, a.costs)
     loss += 2 * held * way_out if held and way_out else ZERO  # it goes out with what is held
-    shares, shrunk = zip(*(shrink(case, side) for shrink in caps.SHRINKS), strict=True)
+    shrinks = (*caps.SHRINKS, caps.confident) if a.limits.size_by_confidence else caps.SHRINKS
+    shares, shrunk = zip(*(shrink(case, side) for shrink in shrinks), strict=True)
     equity = a.state.equity * prod(shares)
     return EntryTerms(
         case, a, side, entry, None if decision.entry.type == "market" else decision.entry.offset_bps, stop, target,
