@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
+import numpy as np
+
 from tasks.connections import store, venue
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.market import Market
@@ -12,7 +14,7 @@ from tasks.core.market.position_events import STEP, Closes, since_opened
 from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.money import exact
-from tasks.core.trading.portfolio import opening
+from tasks.core.trading.portfolio import MONTH, max_drawdown_pct, opening
 from tasks.core.trading.question import others_of
 from tasks.core.trading.reconcile import foreign
 from tasks.core.types import (
@@ -137,9 +139,11 @@ def known_ledger(strategy: str, as_of: datetime) -> Ledger:
     kept = store()
     held = kept.positions.open(strategy)
     decided = kept.decisions.of([position.cycle_id for position in held])
+    month = kept.equity.curve(strategy, as_of - MONTH, as_of)
     return Ledger(
         openings=tuple(opening(position, decided.get(position.cycle_id)) for position in held),
         refusals=tuple(kept.cycles.refusals(strategy, as_of)),
+        drawdown_30d_pct=max_drawdown_pct(np.array(month)) if month and month[0] > 0 else None,
     )
 
 

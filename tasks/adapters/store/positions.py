@@ -122,6 +122,11 @@ class EquityRepository(Repository):
         """Return the points from `since` to `until`, ascending."""
         return self.all(EquityPoint, _of(strategy).where(EquityRow.at.between(since, until)).order_by(EquityRow.at))
 
+    def curve(self, strategy: str, since: datetime, until: datetime) -> list[float]:
+        """Return the equity at the points from `since` to `until`, ascending."""
+        query = select(EquityRow.equity).filter_by(strategy=strategy).where(EquityRow.at.between(since, until))
+        return [float(equity) for equity in self.values(query.order_by(EquityRow.at))]
+
 
 def _of(strategy: str) -> Select[Any]:
     return select(EquityRow).filter_by(strategy=strategy)

@@ -88,7 +88,7 @@ def _portfolio(portfolio: Portfolio) -> Portfolio:
     )
     positions, pending = rows
     refusals = tuple(each.replace(as_of=AT) for each in portfolio.refusals)
-    return _short(portfolio, positions=positions, pending=pending, refusals=refusals)
+    return _short(portfolio, positions=positions, pending=pending, refusals=refusals, correlations={})
 
 
 def _view(view: TimeframeView, shown: Mapping[str, tuple[float, ...]]) -> TimeframeView:

@@ -21,8 +21,8 @@ from tasks.core.lab.calibration import Calibration, Promise, calibration
 from tasks.core.lab.gate_sampling import Sampled
 from tasks.core.lab.random_traders import Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.statistics import Interval, Overfit
-from tasks.core.simulation.backtest import max_drawdown_pct
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
+from tasks.core.trading.portfolio import max_drawdown_pct
 from tasks.core.types import Costs, Dto, Json, PromptRef, Texts, Utc, day_start
 
 YEAR = DAYS_PER_YEAR**0.5

@@ -22,6 +22,7 @@ from tasks.core.types import COLUMNS
 WINDOW = 20
 PERCENTILE_WINDOW = 90
 SWING_SIDE = 2
+RECENT, MONTH = 100, 30  # bars within which a cross is told; days
 DUST = 1e-12  # a deviation smaller than this share of the values is rounding, not movement
 
 
@@ -152,8 +153,12 @@ def _percentile(values: ndarray) -> ndarray:
 
 def realized_vol_pctile(close: ndarray) -> ndarray:
     """Return the percentile of the 20-bar deviation of log returns."""
+    return _percentile(rolling_std(_log_returns(close)))
+
+
+def _log_returns(close: ndarray) -> ndarray:
     logs = np.log(np.where(close > 0, close, np.nan))
-    return _percentile(rolling_std(logs - lag(logs)))
+    return logs - lag(logs)
 
 
 def _rolling_median(values: ndarray) -> ndarray:
@@ -232,3 +237,34 @@ def _role_columns(bars: Columns) -> Columns:
         "ema50": ema(price, 50),
         "ema200": ema(price, 200),
     }
+
+
+def crossings(bars: pd.DataFrame, timeframe: str) -> pd.DataFrame:
+    """Compute, per bar, when EMA50 and EMA200, SMA20 and SMA50, and MACD and its signal last crossed."""
+    return _by_segment(bars, timeframe, _crossing_columns)
+
+
+def _crossing_columns(bars: Columns) -> Columns:
+    price = bars["close"]
+    over = {
+        "ema_cross": ema(price, 50) - ema(price, 200),
+        "sma_cross": rolling_mean(price, 20) - rolling_mean(price, 50),
+        "macd_cross": macd_hist(price),
+    }
+    return {name: since_cross(values) for name, values in over.items()}
+
+
+def since_cross(over: ndarray) -> ndarray:
+    """Return how many bars ago `over` changed its sign, this bar 1: below 0 where it went below 0.
+
+    NaN where that is longer than RECENT bars ago, or nowhere in what is known.
+    """
+    above, before, at = over > 0, lag(over), np.arange(len(over))
+    crossed = np.isfinite(over) & np.isfinite(before) & (above != (before > 0))
+    bars = at - np.maximum.accumulate(np.where(crossed, at, -RECENT)) + 1
+    return np.where(bars <= RECENT, np.where(above, bars, -bars), np.nan)
+
+
+def month_volatility(bars: pd.DataFrame) -> pd.DataFrame:
+    """Compute `volatility_30d` of daily bars: the sample deviation of 30 daily log returns, in percent."""
+    return _by_segment(bars, "1d", lambda c: {"volatility_30d": rolling_std(_log_returns(c["close"]), MONTH) * 100})

@@ -89,7 +89,14 @@ class Market:
     @cached_property
     def roles(self) -> dict[str, dict[str, ndarray]]:
         wanted = (tf for tf in ROLE_TIMEFRAMES if tf in self.tables)
-        return {tf: columns_of(features.role_inputs(self.bars[tf], tf)) for tf in wanted}
+        roles = {tf: columns_of(features.role_inputs(self.bars[tf], tf)) for tf in wanted}
+        if "1h" in roles:
+            roles["1h"] |= columns_of(features.crossings(self.bars["1h"], "1h"))
+        return roles
+
+    @cached_property
+    def month_volatility(self) -> ndarray:
+        return features.month_volatility(self.bars["1d"])["volatility_30d"].to_numpy()
 
     @cached_property
     def _read(self) -> dict[int, moments.Moment]:

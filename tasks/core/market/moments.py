@@ -173,11 +173,15 @@ def _roles(market: "Market", rows: Mapping[str, ndarray], n: int) -> list[RoleIn
     last, volumes, recent = rows.get("5m"), [None] * n, [()] * n
     if last is not None:
         volumes, recent = _day_volumes(market.tables["5m"], last), _recent(market.tables["5m"], last)
+    day = rows.get("1d", np.full(n, -1))
+    month = np.where(day >= 0, market.month_volatility[day], np.nan) if (day >= 0).any() else np.full(n, np.nan)
+    volatility = objects(rounded(month))
     return [
         RoleInputs.trusted(
             timeframes={tf: view for tf, of in views.items() if (view := of[i]) is not None},
             volume_24h=volumes[i],
             recent_closes=recent[i],
+            volatility_30d=volatility[i],
         )
         for i in range(n)
     ]

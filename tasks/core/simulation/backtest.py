@@ -45,7 +45,7 @@ from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import status_of
 from tasks.core.trading.money import exact
-from tasks.core.trading.portfolio import REFUSALS, opening, refusal
+from tasks.core.trading.portfolio import REFUSALS, max_drawdown_pct, opening, refusal
 from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import beside, others_of, question
 from tasks.core.types import (
@@ -78,6 +78,7 @@ from tasks.core.types import (
 )
 
 RECENT = 50  # closed trades, and entries, that the guard looks back on
+MONTH, HOUR = 8640, 12  # bars: of the equity that a decider is told, and from one point of it to the next
 WEEK = 2016  # bars: an open position's coming reasons are searched for so far ahead
 BREATH = 32  # busy bars between which the event loop gets a turn, and with it Ctrl-C
 
@@ -384,7 +385,7 @@ class Backtest:
         replay.read_ahead(k)
         news = self.world.news(as_of) if self.strategy.told.news else None
         reasons = [*reasons, *bar_closes(symbol, as_of), *drawdown]
-        position, digest, known = replay.position, replay.running.digest, self._ledger()
+        position, digest, known = replay.position, replay.running.digest, self._ledger(k)
         asked = question(
             self.strategy, replay.market, state, None, news, self.remembered(symbol, as_of), reasons, as_of,
             position=position, digest=digest, ledger=known,
@@ -394,10 +395,13 @@ class Backtest:
         )
         return SymbolQuestion(symbol, state, asked, inputs)
 
-    def _ledger(self) -> Ledger:
+    def _ledger(self, k: int) -> Ledger:
         open_ = (replay.position for replay in self.symbols.values() if replay.position is not None)
         openings = tuple(opening(position, self.opened_by.get(position.cycle_id)) for position in open_)
-        return Ledger.trusted(openings=openings, refusals=tuple(self.refusals))
+        month = self.equity[max(0, k - MONTH) : k + 1][::-HOUR][::-1]
+        return Ledger.trusted(
+            openings=openings, refusals=tuple(self.refusals), drawdown_30d_pct=max_drawdown_pct(month)
+        )
 
     def _beside(self, questions: list[SymbolQuestion], k: int) -> list[SymbolQuestion]:
         """Put the symbols that nothing is asked about beside the questions."""
@@ -644,8 +648,3 @@ def _entry(order: Order | OrderIntent, price: Decimal) -> PendingEntry:
     """Return an entry that has not filled; one at market is reckoned at `price`."""
     side = "long" if order.side == "buy" else "short"
     return PendingEntry.of(order, side=side, price=order.price or price)
-
-
-def max_drawdown_pct(equity: np.ndarray) -> float:
-    """Return the deepest fall from a running peak, in percent of that peak (positive)."""
-    return float((1 - equity / np.maximum.accumulate(equity)).max() * 100)

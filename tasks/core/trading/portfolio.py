@@ -5,11 +5,14 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+from numpy import ndarray
+
 from tasks.core.decision.plain_text import plain_text, thesis_of
 from tasks.core.trading import followups
 from tasks.core.trading.guard.cases import Account
 from tasks.core.trading.guard.guard import ALLOWED_WITH
-from tasks.core.trading.guard.sizing import direction
+from tasks.core.trading.guard.sizing import HUNDRED, direction
 from tasks.core.trading.ledger import realized_today_pct
 from tasks.core.types import (
     ZERO,
@@ -33,7 +36,8 @@ from tasks.core.types import (
     r_at,
 )
 
-LATELY, REFUSALS = timedelta(days=1), 5  # refusals so old, and so many, are told
+LATELY, MONTH = timedelta(days=1), timedelta(days=30)
+REFUSALS = 5  # refusals so old, and so many, are told
 UNREAD_CHARS = 40
 
 
@@ -87,6 +91,11 @@ def portfolio(account: AccountState, risk: RiskView, ledger: Ledger, strategy: S
         realized_today_pct=realized_today_pct(account.closed_trades, account.day_start_equity, as_of),
         drawdown_today_pct=risk.max_drawdown_today_pct,
         drawdown_pct=None if peak is None else _pct(max(peak - equity, ZERO), max(peak, equity)),
+        drawdown_30d_pct=ledger.drawdown_30d_pct,
+        drawdown_halt_pct=float(strategy.limits.drawdown_halt_pct),
+        max_symbol_pct=float(strategy.limits.max_symbol_pct),
+        correlations=_correlations(account),
+        kelly_pct=None if account.kelly is None else float(account.kelly * HUNDRED),
         positions=tuple(_told(each, account, ledger, as_of) for each in account.positions),
         pending=tuple(
             PortfolioPosition.trusted(
@@ -103,6 +112,16 @@ def _open_risk(account: AccountState, strategy: Strategy, as_of: datetime) -> De
         return None
     symbol = account.instrument.symbol
     return Account(account, account.instrument, symbol, strategy, as_of, "normal").open_risk
+
+
+def _correlations(account: AccountState) -> dict[str, float | None]:
+    asked, known = account.instrument and account.instrument.symbol, account.correlations or {}
+    return {each.symbol: known.get(each.symbol) for each in account.exposures if each.symbol != asked}
+
+
+def max_drawdown_pct(equity: ndarray) -> float:
+    """Return the deepest fall from a running peak, in percent of that peak (positive)."""
+    return float((1 - equity / np.maximum.accumulate(equity)).max() * 100)
 
 
 def _told(position: HeldPosition, account: AccountState, ledger: Ledger, as_of: datetime) -> PortfolioPosition:

@@ -26,11 +26,13 @@ from tasks.core.types import (
     Question,
     Reason,
     RiskView,
+    RoleInputs,
     Strategy,
     TradeDigest,
     r_at,
 )
 
+TOLD_CROSSES = 5  # the first rules of a strategy by which roles are told crossovers and the month's volatility
 BESIDE = 20  # symbols without a reason that a decider of all is shown
 BOOK_SHARE = 500  # of equity x max_gross_pct: the order whose slippage is looked up before any is decided on
 
@@ -73,7 +75,7 @@ def question(
     return Question.trusted(
         snapshot=snapshot,
         reasons=tuple(reasons),
-        role_inputs=market.moment(as_of).roles,
+        role_inputs=_roles(market.moment(as_of).roles, strategy),
         news=news,
         memory=memory.at(snapshot) if isinstance(memory, Remembered) else memory,
         portfolio=None if ledger is None else portfolio(account, risk, ledger, strategy, as_of),
@@ -82,6 +84,15 @@ def question(
         quantity=0.0 if position is None else float(direction(position.side) * position.quantity),
         masked=strategy.told.masked,
     )
+
+
+def _roles(inputs: RoleInputs, strategy: Strategy) -> RoleInputs:
+    """Return what roles are told; nothing that came later than the strategy's rules."""
+    if strategy.rules >= TOLD_CROSSES:
+        return inputs
+    crosses = dict.fromkeys(("ema_cross", "sma_cross", "macd_cross"))
+    rows = {tf: row.replace(**crosses) for tf, row in inputs.timeframes.items()}
+    return inputs.replace(timeframes=rows, volatility_30d=None)
 
 
 def others_of(held: Iterable[tuple[str, Position | None, TradeDigest]]) -> tuple[Other, ...]:

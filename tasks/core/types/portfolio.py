@@ -146,6 +146,8 @@ class Ledger(Dto):
 
     openings: tuple[Opening, ...] = ()  # of the open positions
     refusals: tuple[Refusal, ...] = ()  # newest first
+    # the deepest fall from an earlier high, percent; None: unknown, as in records of before
+    drawdown_30d_pct: float | None = Field(None, exclude_if=lambda pct: pct is None)
 
 
 class PortfolioPosition(Dto):
@@ -181,6 +183,11 @@ class Portfolio(Dto):
     realized_today_pct: float | None = None
     drawdown_today_pct: float | None = None
     drawdown_pct: float | None = None  # from the peak
+    drawdown_30d_pct: float | None = None  # the deepest
+    drawdown_halt_pct: float | None = None
+    max_symbol_pct: float | None = None
+    correlations: dict[str, float | None] = {}  # with other symbols that are open or pending
+    kelly_pct: float | None = None  # the share of equity that Kelly would risk
     positions: tuple[PortfolioPosition, ...] = ()
     pending: tuple[PortfolioPosition, ...] = ()
     refusals: tuple[Refusal, ...] = ()  # newest first

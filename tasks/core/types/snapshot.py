@@ -9,6 +9,10 @@ from tasks.core.types.base import Dto, Texts, Utc
 Number = float | None
 
 
+def _unknown(number: Number) -> bool:
+    return number is None
+
+
 class Swing(Dto):
     """Distances to the last and previous swing in this timeframe's ATR; breaks and wicks of the last bar.
 
@@ -155,6 +159,11 @@ class RoleInput(Dto):
     ema200: Number = None
     swing_low: Number = None
     swing_high: Number = None
+    # 1h alone: bars since EMA50 and EMA200, SMA20 and SMA50, MACD and its signal crossed, the last one 1; below 0:
+    # downwards; None: not lately. Records of before have none
+    ema_cross: Number = Field(None, exclude_if=_unknown)
+    sma_cross: Number = Field(None, exclude_if=_unknown)
+    macd_cross: Number = Field(None, exclude_if=_unknown)
 
 
 class RoleInputs(Dto):
@@ -163,6 +172,7 @@ class RoleInputs(Dto):
     timeframes: dict[str, RoleInput] = {}
     volume_24h: Number = None
     recent_closes: tuple[float, ...] = ()
+    volatility_30d: Number = Field(None, exclude_if=_unknown)  # of daily returns, percent
 
 
 class Headline(Dto):

@@ -95,3 +95,28 @@ def test_role_inputs_start_anew_after_a_gap() -> None:
     bars = walk(500, seed=4)
     after = features.role_inputs(bars.drop(bars.index[250]), "5m").iloc[250:]
     pd.testing.assert_frame_equal(after, features.role_inputs(bars.iloc[251:], "5m"), check_freq=False)
+
+
+def test_bars_since_a_cross_count_from_the_bar_of_it_and_are_forgotten():
+    over = np.array([np.nan, -1.0, -2.0, 1.0, 3.0, 0.0, -1.0, 2.0] + [2.0] * features.RECENT)
+    since = features.since_cross(over)
+    assert since[3:8].tolist() == [1, 2, -1, -2, 1]
+    assert np.isnan(since[:3]).all()
+    assert (since[-2], math.isnan(since[-1])) == (features.RECENT, True)
+
+
+def test_crossings_know_only_their_past_and_nothing_before_a_gap() -> None:
+    bars = walk(900, seed=4)
+    whole = features.crossings(bars, "5m")
+    assert whole.notna().any().all()
+    pd.testing.assert_frame_equal(whole.iloc[:600], features.crossings(bars.iloc[:600], "5m"), check_freq=False)
+    after = features.crossings(bars.drop(bars.index[300]), "5m").iloc[300:]
+    pd.testing.assert_frame_equal(after, features.crossings(bars.iloc[301:], "5m"), check_freq=False)
+
+
+def test_the_months_volatility_is_that_of_thirty_daily_returns() -> None:
+    bars = walk(40, seed=1).set_axis(pd.date_range("2026-01-01", periods=40, freq="1D", tz="UTC"))
+    returns = np.diff(np.log(bars["close"].to_numpy()))
+    volatility = features.month_volatility(bars)["volatility_30d"].to_numpy()
+    assert np.isnan(volatility[:30]).all()
+    assert volatility[-1] == pytest.approx(returns[-30:].std(ddof=1) * 100)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal as D
 
+import numpy as np
 import pytest
 from guard_cases import BTC, ETH, NOON, account, closed, position
 from hypothesis import given
@@ -18,7 +19,7 @@ from tasks.core.decision.plain_text import thesis_of
 from tasks.core.decision.portfolio_text import MAX_BYTES, portfolio_text
 from tasks.core.lab.replay import remake_question
 from tasks.core.market.market import Market
-from tasks.core.trading.portfolio import opening, portfolio, refusal
+from tasks.core.trading.portfolio import max_drawdown_pct, opening, portfolio, refusal
 from tasks.core.trading.question import beside
 from tasks.core.types.decision import Answer, Decision, OpenLong, hold
 from tasks.core.types.portfolio import (
@@ -38,6 +39,7 @@ from tasks.core.types.strategy import Strategy
 
 AN_HOUR_AGO = NOON - timedelta(minutes=62)
 LEDGER = Ledger(
+    drawdown_30d_pct=7.5,
     openings=(Opening(symbol=BTC, opened_at=AN_HOUR_AGO, thesis="pullback held", followups=("TRIM 30% at +2R",)),),
     refusals=(refusal(NOON - timedelta(hours=1), ETH, "OPEN_LONG", ("LOW_CONFIDENCE", "SIZE_CLAMPED")),),
 )  # fmt: skip
@@ -222,3 +224,16 @@ def test_under_a_mask_neither_prices_nor_times_nor_words_are_told(asked):
     assert (held.symbol, held.avg_price, held.stop, held.thesis) == (BTC, None, None, "")
     assert {each.as_of for each in shown.portfolio.refusals} == {AT}
     assert [each.snapshot.as_of for each in shown.others] == [AT] * len(whole.others)
+
+
+def test_the_account_is_told_with_its_month_its_kelly_and_what_moves_with_it():
+    short = position(symbol=ETH, side="short", quantity=D(5), avg_price=D(100), stop=D(110), initial_stop=D(110))
+    seen = told(account(positions=(short, position()), correlations={ETH: 0.83, "X": 0.1}, kelly=D("0.04")))
+    assert (seen.drawdown_30d_pct, seen.kelly_pct, seen.correlations) == (7.5, 4, {ETH: 0.83})
+    assert (seen.drawdown_halt_pct, seen.max_symbol_pct) == (15, 100)
+    unknown = told(account(positions=(short,)), Ledger())
+    assert (unknown.drawdown_30d_pct, unknown.kelly_pct, unknown.correlations) == (None, None, {ETH: None})
+
+
+def test_the_deepest_fall_is_from_the_highest_before_it():
+    assert max_drawdown_pct(np.array([100.0, 120.0, 90.0, 130.0, 110.0])) == pytest.approx(25)

@@ -12,7 +12,7 @@ from tasks.core.trading.question import question
 from tasks.core.types.limits import Costs, Limits
 from tasks.core.types.portfolio import AccountState, Position
 from tasks.core.types.question import Question, Reason
-from tasks.core.types.snapshot import OrderBookView, TradeDigest
+from tasks.core.types.snapshot import OrderBookView, RoleInputs, TradeDigest
 from tasks.core.types.strategy import Strategy
 
 AT = START + timedelta(days=10)
@@ -147,3 +147,19 @@ def test_what_is_given_is_handed_on():
     assert (asked.snapshot.pair, asked.snapshot.as_of) == (BTC, AT)
     assert asked.role_inputs == ask().role_inputs != type(asked.role_inputs)()
     assert ask().last_price is None
+
+
+def test_roles_are_told_when_averages_crossed_on_1h_and_a_record_of_before_is_not():
+    def inputs(rules: int) -> RoleInputs:
+        strategy = Strategy(symbols=(BTC, ETH), rules=rules)
+        return question(strategy, MARKET, account(), None, None, None, (), AT).role_inputs
+
+    now, before = inputs(5), inputs(4)
+    assert now.timeframes["1h"].macd_cross is not None
+    assert "cross" not in now.timeframes["15m"].model_dump_json()
+    assert not {"ema_cross", "sma_cross", "macd_cross", "volatility_30d"} & {
+        name for row in (before, *before.timeframes.values()) for name in row.model_dump(mode="json")
+    }
+    crosses = {"ema_cross", "sma_cross", "macd_cross"}
+    for tf, row in now.timeframes.items():
+        assert row.model_dump(exclude=crosses) == before.timeframes[tf].model_dump()

@@ -37,6 +37,8 @@ VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes"
 SLACK = Decimal("0.1")  # of a vote: a share of 0.67 is two of three
 TREND_TF, REVERSION_TF = "1h", "15m"
 ADX_LINE, RSI_LOW, RSI_HIGH = 25, 30, 70
+INDICATORS = ("adx", "bb_upper", "bb_middle", "bb_lower", "bb_percent_b", "bb_width", "ema50", "ema200", "swing_low",
+              "swing_high")  # fmt: skip
 FLOW = ("vol_z20", "vol_spike", "obv_dir", "delta20", "range_ratio")
 MAX_HEADLINES = 20
 FENCE = ("<<<HEADLINES", "HEADLINES>>>")
@@ -176,7 +178,7 @@ def expected_r(entry: OpenLong | OpenShort) -> Decimal:
 
 def variables_of_roles(question: Question) -> dict[str, str]:
     """Return every variable a role's prompt may use; votes and proposal are filled in as the panel goes on."""
-    indicators = [f"{tf} {_pairs(row)}" for tf, row in question.role_inputs.timeframes.items()]
+    indicators = [f"{tf} {_pairs(row, INDICATORS)}" for tf, row in question.role_inputs.timeframes.items()]
     flow = [f"{tf} {_pairs(_view(question, tf), FLOW)}" for tf in ("5m", "15m", "1h")]
     closes = " ".join(cell(close, 6) for close in question.role_inputs.recent_closes) or "-"
     volume = cell(question.role_inputs.volume_24h, 4)
