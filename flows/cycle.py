@@ -200,7 +200,8 @@ class Cycle:
         decision = judgement.verdict.decision
         if decision.action == "PAUSE":
             until = self.as_of + timedelta(minutes=float(decision.minutes))
-            store().pauses.add(self.strategy.name, self.symbol, until)
+            for symbol in self.strategy.symbols if decision.scope == "account" else (self.symbol,):
+                store().pauses.add(self.strategy.name, symbol, until)
         await self._send()
 
     async def _judge(self, question: Question, answer: Answer, guarding: Lease) -> Judgement:

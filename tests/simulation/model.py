@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.core.decision.actions import parse_reply
 from tasks.core.decision.baselines import PlainDecider
 from tasks.core.decision.decider import decided_as
 from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.llm.single import parse_reply
 from tasks.core.types import Answer, ModelCall, Question, Rung
 from tests.simulation.luck import Luck
 from tests.simulation.process import CURRENT
@@ -67,10 +67,12 @@ class Scripted(PlainDecider):
             size["followups"] = drawn[:AT_ONCE]
         more: dict[str, dict[str, Any]] = {
             "OPEN_LONG": size, "OPEN_SHORT": size, "ADD": size, "TRIM": {"size_pct": 30},
-            "CLOSE_PARTIAL": {"size_pct": 50}, "PAUSE": {"minutes": 30}, "SET_TP": {"tp_atr": size["tp_atr"]},
+            "CLOSE_PARTIAL": {"size_pct": 50}, "SET_TP": {"tp_atr": size["tp_atr"]},
+            "PAUSE": {"minutes": 30, "scope": luck.choice(f"{place}:scope", ("symbol", "symbol", "account"))},
             "MOVE_STOP": {"to": {"kind": "atr", "x": -round(luck.between(f"{place}:x", 0.2, 1.5), 2)}},
         }  # fmt: skip
-        said = {"symbol": symbol, "action": action, "confidence": 0.9, "comment": "simulated", **more.get(action, {})}
+        sure = luck.choice(f"{place}:confidence", (0.9, 90, "90%", None))
+        said = {"symbol": symbol, "action": action, "confidence": sure, "comment": "simulated", **more.get(action, {})}
         return json.dumps(said)
 
     def _small(self, symbol: str, held: bool) -> str:

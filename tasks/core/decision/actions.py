@@ -4,6 +4,10 @@
 role whose reply is one DTO. The parsers never raise and never guess: one JSON object may stand in prose or code
 fences; a list, two objects, an object keyed by symbol or a broken one is `Unusable` with a reason. Each character is
 read a bounded number of times, so no reply can make them slow.
+
+What can mean one thing only is read so, and the decision names it (`read_as`): an entry limit's offset below 0 is as
+far in the trade's favour, a confidence in percent is that share, none at all is 0.5. Between 1 and 2 it could be
+either, and is refused.
 """
 
 import json
@@ -17,7 +21,7 @@ from typing import Literal, TypeVar, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.core.types import ACTIONS, CLASSES, Decision, Dto, JsonObject, first_error
+from tasks.core.types import ACTIONS, CLASSES, Decision, Dto, JsonObject, Texts, first_error
 
 MAX_REPLY_BYTES = 200_000
 MAX_NUMBER_CHARS = 64
@@ -26,9 +30,12 @@ MAX_MAGNITUDE = 30  # powers of ten; no field needs more, and arithmetic on larg
 # Thinking first: a model bound to the schema writes the fields in this order.
 WIRE_FIELDS = (
     "reasoning", "key_factors", "risk_assessment", "symbol", "action", "size_pct", "entry", "stop_atr", "tp_atr", "to",
-    "minutes", "followups", "confidence", "comment",
+    "minutes", "scope", "followups", "confidence", "comment",
 )  # fmt: skip
 
+UNSURE = Decimal("0.5")  # the confidence of a reply that names none
+PERCENT_FROM = 2  # up to here a confidence above 1 may be a share or percent
+READ_AS = "read_as"  # ours: no reply may have it
 _BOUNDS = {"gt": ">", "ge": ">=", "le": "<=", "max_length": "at most"}
 _DECIMAL_LITERAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _SYMBOL_LIKE = re.compile(r"[A-Z0-9]{2,}([/:_-][A-Z0-9]+)*")
@@ -73,7 +80,12 @@ def wire_schema() -> JsonObject:
 @cache
 def object_schema(cls: type[Dto]) -> JsonObject:
     """Return the flat JSON schema of `cls` in the same strict form."""
-    return strict_object({n: _nullable(f.annotation) | _described({"": f}) for n, f in cls.model_fields.items()})
+    return strict_object({n: _nullable(f.annotation) | _described({"": f}) for n, f in wire_fields(cls).items()})
+
+
+def wire_fields(cls: type[Dto]) -> dict[str, FieldInfo]:
+    """Return the fields of `cls` that a model writes."""
+    return {name: field for name, field in cls.model_fields.items() if name != READ_AS}
 
 
 def strict_object(properties: Mapping[str, object]) -> JsonObject:
@@ -125,9 +137,21 @@ def _bounds(field: FieldInfo) -> Iterator[str]:
 # --- the parser ---------------------------------------------------------------------------------------------------
 
 
-def parse_reply(reply: str | JsonObject, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES) -> Parsed:
-    """Return the one decision in a model's reply, or why there is none; never raises, whatever the reply is."""
-    return _returned(lambda: _decision(_only_object(reply, max_bytes), symbol))
+def parse_reply(
+    reply: str | JsonObject, symbol: str, *, max_bytes: int = MAX_REPLY_BYTES, literal: bool = False
+) -> Parsed:
+    """Return the one decision in a model's reply, or why there is none; never raises, whatever the reply is.
+
+    literal: read it as a strategy of before did, nothing but what stands there.
+    """
+
+    def read() -> Decision:
+        said = _only_object(reply, max_bytes)
+        said, notes = (said, ()) if literal else as_meant(said)
+        decision = _decision(said, symbol)
+        return decision.replace(read_as=notes) if notes else decision
+
+    return _returned(read)
 
 
 def parse_as(reply: str | JsonObject, cls: type[Reply]) -> Reply | Unusable:
@@ -135,7 +159,39 @@ def parse_as(reply: str | JsonObject, cls: type[Reply]) -> Reply | Unusable:
 
     Never raises, and refuses any other field.
     """
-    return _returned(lambda: _filled(cls, _only_object(reply), cls.model_fields))
+    return _returned(lambda: _filled(cls, _only_object(reply), wire_fields(cls)))
+
+
+def as_meant(reply: JsonObject) -> tuple[JsonObject, Texts]:
+    """Return the reply with what can mean one thing only read so, and a note of each; raises Unusable where it is
+    ambiguous."""
+    notes, said, entry = list[str](), reply.get("confidence"), reply.get("entry")
+    share = UNSURE if said is None else _share(said)
+    if share is not None:
+        reply = reply | {"confidence": share}
+        notes.append(f"confidence {'missing' if said is None else said} as {share}")
+    offset = _plain_number(entry.get("offset_bps")) if isinstance(entry, dict) else None
+    if isinstance(entry, dict) and offset is not None and offset < 0:
+        reply = reply | {"entry": entry | {"offset_bps": -offset}}
+        notes.append(f"offset_bps {offset} as {-offset}")
+    return reply, tuple(notes)
+
+
+def _share(said: object) -> Decimal | None:
+    """Return a confidence in percent as a share; None where it is one already, or no number."""
+    marked = isinstance(said, str) and said.rstrip().endswith("%")
+    number = _plain_number(said.rstrip().removesuffix("%").rstrip() if isinstance(said, str) else said)
+    if number is None or not (marked or 1 < number <= 100):
+        return None
+    if not marked and number <= PERCENT_FROM:
+        raise _unusable("ambiguous:confidence", f"{number} is more than 1, and little for percent")
+    return number / 100
+
+
+def _plain_number(said: object) -> Decimal | None:
+    if isinstance(said, str) and _DECIMAL_LITERAL.fullmatch(said):
+        return _number(said)
+    return said if isinstance(said, Decimal) else None
 
 
 def _returned(read: Callable[[], Reply]) -> Reply | Unusable:
@@ -149,7 +205,7 @@ def _returned(read: Callable[[], Reply]) -> Reply | Unusable:
 
 def reply_of(decision: Decision) -> JsonObject:
     """Return the reply a model would have sent for `decision`; numbers are Decimal, other actions' fields absent."""
-    return decision.model_dump(exclude={"source"})
+    return decision.model_dump(exclude={"source", READ_AS})
 
 
 def _only_object(text: str | JsonObject, max_bytes: int = MAX_REPLY_BYTES) -> JsonObject:

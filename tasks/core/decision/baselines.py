@@ -116,7 +116,9 @@ class RecordedDecider(PlainDecider):
 
     name, kind = "recorded", KINDS["recorded"]
 
-    def __init__(self, lines: Iterable[str]) -> None:
+    def __init__(self, lines: Iterable[str], literal: bool = False) -> None:
+        """literal: read replies as strategies of before did."""
+        self.literal = literal
         self.replies: dict[tuple[datetime, str], str] = {}
         for number, text in enumerate(lines, start=1):
             if not text.strip():
@@ -135,4 +137,4 @@ class RecordedDecider(PlainDecider):
             return Answer(decision=why, source="hold", rung="hold", errors=("no_record",), trail=(HELD,))
         read = Rung(rung="primary", source="recorded", role="single")
         call = ModelCall(role="single", model="recorded", raw_reply=reply, trail=(read,))
-        return decided_as(parse_reply(reply, symbol), call, symbol, "recorded")
+        return decided_as(parse_reply(reply, symbol, literal=self.literal), call, symbol, "recorded")

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
 from typing import ClassVar, TypeVar
 
-from tasks.core.decision.actions import Parsed, Unusable
+from tasks.core.decision.actions import Parsed, Unusable, parse_reply
+from tasks.core.decision.echo import echo_of, echoed
 from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.llm.prompt import Prompt, check_variables
 from tasks.core.decision.masked_question import as_shown
@@ -69,7 +70,14 @@ class AskingDecider:
         call = await within_deadline(self.model.ask(request), seconds)
         if call is None:  # cut off: what was asked is kept all the same
             call = request.call("", error="timeout", latency_ms=elapsed_ms(began))
-        return call, Unusable(call.error) if call.error else read(call.raw_reply)
+        said = Unusable(call.error) if call.error else read(call.raw_reply)
+        if not isinstance(said, Unusable) and not self.means.literal and echoed(said, prompt):
+            said = echo_of(prompt)
+        return call, said
+
+    def reader(self, symbol: str) -> Callable[[str], Parsed]:
+        """Return what reads the decision about `symbol` out of a reply."""
+        return lambda text: parse_reply(text, symbol, literal=self.means.literal)
 
 
 async def within_deadline(work: Awaitable[T], seconds: float) -> T | None:

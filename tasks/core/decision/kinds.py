@@ -27,6 +27,7 @@ class Means:
     prepare: Callable[[], Awaitable[None]] = _nothing
     tools: "Callable[[Question], ToolDesk] | None" = None  # of a live kind
     panel: "PanelTerms | None" = None  # the strategy's; None: the defaults
+    literal: bool = False  # replies are read as before rules 5: nothing but what stands there, and no echo is known
 
 
 class Kind(NamedTuple):

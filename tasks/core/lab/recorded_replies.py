@@ -40,6 +40,7 @@ from tasks.core.types import (
     Why,
 )
 
+AS_MEANT = 5  # the first rules of a strategy by which replies are read as they are meant, and echoes known
 ENDLESS_S = 3600.0  # nothing is waited for: recorded answers come at once
 PromptOf = Callable[[str, str | None], Prompt]  # by role and version; None: any
 T = TypeVar("T")
@@ -112,11 +113,12 @@ def decider_of(
     record = records[0]
     decided, kind = record.decided, kind_of(record.decider)
     if kind.by_time:
-        return RecordedDecider(
+        lines = (
             compact({"as_of": each.as_of.isoformat(), "symbol": each.symbol, "reply": each.decided.calls[0].raw_reply})
             for each in records
             if each.decided.calls
         )
+        return RecordedDecider(lines, literal=strategy.rules < AS_MEANT)
     if not kind.asks_model:
         try:
             return plain(record.decider)
@@ -150,12 +152,12 @@ def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
 
 
 def _means(replies: "RecordedReplies", strategy: Strategy, live: bool) -> Means:
-    limits, rates = strategy.tools, strategy.tool_rates
+    limits, rates, literal = strategy.tools, strategy.tool_rates, strategy.rules < AS_MEANT
     if not live:
-        return Means(ENDLESS_S, panel=strategy.panel.replace(stage_s=ENDLESS_S))
+        return Means(ENDLESS_S, panel=strategy.panel.replace(stage_s=ENDLESS_S), literal=literal)
     if limits is None or rates is None:
         raise NotReplayable("what its tools were allowed")
-    return Means(tools=lambda _: ToolDesk(replies, limits, RecordedMeter(rates, replies, limits)))
+    return Means(literal=literal, tools=lambda _: ToolDesk(replies, limits, RecordedMeter(rates, replies, limits)))
 
 
 def _take(calls: list[T], fits: Callable[[T], bool]) -> T | None:

@@ -429,7 +429,7 @@ class Backtest:
         if not verdict.allowed:
             self.refusals.appendleft(refusal(as_of, symbol, verdict.decision.action, verdict.codes))
         if isinstance(verdict.decision, Pause) and verdict.allowed:
-            self.paused[symbol] = as_of + timedelta(minutes=float(verdict.decision.minutes))
+            self._pause(symbol, verdict.decision, as_of)
         status = status_of(judgement)
         if self.strategy.told.memory:
             self._remember(cycle_id, asked, answer, status)
@@ -446,6 +446,11 @@ class Backtest:
         if intents:
             self._look_ahead(symbol, k)
         self._emit()
+
+    def _pause(self, symbol: str, decision: Pause, as_of: datetime) -> None:
+        until = as_of + timedelta(minutes=float(decision.minutes))
+        for each in self.symbols if decision.scope == "account" else (symbol,):
+            self.paused[each] = max(until, self.paused.get(each, until))
 
     def _emit(self, under_way: bool = False) -> None:
         """Write the records whose orders have all arrived, in order; under_way: of a capped run, the others too."""

@@ -39,6 +39,7 @@ class _Action(Dto):
     key_factors: Texts = Field((), description="what weighed most, for people")
     risk_assessment: str = Field("", description="what could go wrong, for people")
     source: str = Field("", description="llm:model, cache, rules, hold, recorded")
+    read_as: Texts = Field((), exclude_if=lambda notes: not notes)  # what was written otherwise, and how it was read
 
     @field_validator("comment")
     @classmethod
@@ -104,6 +105,9 @@ class CancelTarget(_Action):
 class Pause(_Action):
     action: Literal["PAUSE"] = "PAUSE"
     minutes: Exact = Field(gt=0, le=10_080, description="no new entries for this long")
+    scope: Literal["symbol", "account"] = Field(
+        "symbol", exclude_if=lambda scope: scope == "symbol", description="this symbol, or every one of the strategy"
+    )
 
 
 Decision = Annotated[

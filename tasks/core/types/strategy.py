@@ -13,7 +13,7 @@ from tasks.core.types.orders import Instrument
 
 # raised when the code comes to parse, word or guard differently; 1: records of before strategies were kept; 2: size
 # impact was no part of the risk at the stop; 3: client order ids had 36 characters; 4: a verdict named no follow-up
-# that nobody could read
+# that nobody could read, and replies were read as they stood
 RULES = 5
 FIRST_RULES = 1
 

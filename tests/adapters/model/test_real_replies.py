@@ -73,6 +73,20 @@ def test_each_translated_entry_is_parsed_or_rejected_with_a_reason():
     assert counts == OTHERS | OPENINGS
 
 
+def test_an_entry_with_its_confidence_in_percent_as_they_wrote_it_is_the_same_decision():
+    read = Counter[str]()
+    for entry, document in entries():
+        ours = translated(entry, document)
+        theirs = ours | ({"confidence": entry["confidence"]} if "confidence" in entry else {})
+        share, percent = (parse_reply(json.dumps(each, default=float), str(ours["symbol"])) for each in (ours, theirs))
+        if isinstance(percent, Unusable):
+            assert isinstance(share, Unusable) or percent.reason == "ambiguous:confidence"
+            continue
+        read.update(note.split()[0] for note in percent.read_as)
+        assert percent.replace(read_as=()) == share.replace(read_as=())
+    assert read == {"confidence": 939}
+
+
 def test_an_opening_whose_stop_or_target_is_on_the_wrong_side_is_rejected_when_the_side_is_told():
     counts = counted(sided=True)
     assert sum(counts.values()) == 1031

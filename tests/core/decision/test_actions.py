@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tasks.core.decision.actions import WIRE_FIELDS, Unusable, parse_reply, reply_of, wire_schema
 from tasks.core.types.decision import (
     ACTIONS,
+    DECISION,
     Add,
     CancelTarget,
     CloseAll,
@@ -76,7 +77,7 @@ def test_wire_schema_says_the_bounds_in_words():
 
 
 def test_every_field_of_every_action_is_on_the_wire():
-    on_the_wire = {name for action in EXAMPLES for name in type(action).model_fields} - {"source"}
+    on_the_wire = {name for action in EXAMPLES for name in type(action).model_fields} - {"source", "read_as"}
     assert on_the_wire == set(WIRE_FIELDS)
 
 
@@ -95,6 +96,7 @@ EXAMPLES: list[Decision] = [
     SetTarget(symbol=SYMBOL, tp_atr=Decimal(3)),
     CancelTarget(symbol=SYMBOL),
     Pause(symbol=SYMBOL, minutes=Decimal(60)),
+    Pause(symbol=SYMBOL, minutes=Decimal(60), scope="account"),
 ]  # fmt: skip
 
 
@@ -151,6 +153,108 @@ def test_one_object_is_taken_out_of_whatever_surrounds_it(text):
     assert (decision.symbol, decision.size_pct, decision.stop_atr) == (SYMBOL, Decimal(20), Decimal("1.5"))
 
 
+@pytest.mark.parametrize(
+    ("text", "read", "notes"),
+    [
+        (OPEN, ("0.6", "0"), ()),
+        (OPEN.replace("0.6", "1"), ("1", "0"), ()),
+        (OPEN.replace("0.6", "62"), ("0.62", "0"), ("confidence 62 as 0.62",)),
+        (OPEN.replace("0.6", '"62 %"'), ("0.62", "0"), ("confidence 62 % as 0.62",)),
+        (OPEN.replace("0.6", '"1%"'), ("0.01", "0"), ("confidence 1% as 0.01",)),
+        (OPEN.replace("0.6", "100"), ("1", "0"), ("confidence 100 as 1",)),
+        (OPEN.replace("0.6", "null"), ("0.5", "0"), ("confidence missing as 0.5",)),
+        (
+            OPEN.replace(',"confidence":0.6}', ',"entry":{"type":"limit","offset_bps":-8}}'),
+            ("0.5", "8"),
+            ("confidence missing as 0.5", "offset_bps -8 as 8"),
+        ),
+        (
+            OPEN.replace("}", ',"entry":{"type":"limit","offset_bps":"-8.5"}}'),
+            ("0.6", "8.5"),
+            ("offset_bps -8.5 as 8.5",),
+        ),
+    ],
+)
+def test_what_can_mean_one_thing_only_is_read_so_and_named(text, read, notes):
+    decision = accepted(text)
+    assert (decision.confidence, decision.entry.offset_bps) == tuple(map(Decimal, read))
+    assert decision.read_as == notes
+    assert "read_as" not in reply_of(decision)
+    assert DECISION.validate_json(decision.model_dump_json()) == decision
+    literal = parse_reply(text, SYMBOL, literal=True)
+    assert isinstance(literal, Unusable) or not literal.read_as
+
+
+NUMBER = st.integers(-200, 200) | st.decimals(-200, 200, places=2).map(float)
+SAID = NUMBER | NUMBER.map(str) | NUMBER.map("{}%".format) | st.none() | st.booleans() | st.sampled_from(["high", ""])
+REPLY = st.fixed_dictionaries(
+    {"action": st.sampled_from(ACTIONS)},
+    optional=dict.fromkeys(("size_pct", "stop_atr", "tp_atr", "minutes", "confidence"), SAID)
+    | {
+        "entry": st.fixed_dictionaries(
+            {"type": st.sampled_from(["market", "limit", None])}, optional={"offset_bps": SAID}
+        )
+    },
+)
+
+
+def plain(said: object) -> Decimal:
+    return Decimal(str(said))
+
+
+@given(REPLY)
+def test_no_reply_leads_to_more_risk_than_its_plainest_reading(reply):
+    """Every number of a decision is the one that stands there; its confidence may be less, its limit is as far away."""
+    decision = parse_reply(json.dumps(reply), SYMBOL)
+    if isinstance(decision, Unusable):
+        return
+    assert decision.action == reply["action"]
+    for name in ("size_pct", "stop_atr", "tp_atr", "minutes"):
+        if hasattr(decision, name):
+            assert getattr(decision, name) == plain(reply[name])
+    said = reply.get("confidence")
+    if said is None:
+        assert decision.confidence == Decimal("0.5")
+    else:
+        number = plain(str(said).removesuffix("%"))
+        assert decision.confidence == (number / 100 if "%" in str(said) or number > 1 else number)
+        assert decision.confidence <= number
+    if isinstance(decision, Add | OpenLong | OpenShort):
+        entry = reply.get("entry") or {}
+        assert decision.entry.type == (entry.get("type") or "market")
+        assert decision.entry.offset_bps == abs(plain(entry.get("offset_bps") or 0))
+    literal = parse_reply(json.dumps(reply), SYMBOL, literal=True)
+    assert bool(decision.read_as) == (literal != decision)
+
+
+GOOD = json.dumps(
+    json.loads(OPEN) | {"reasoning": "r", "key_factors": ["k"], "entry": {"type": "market", "offset_bps": 0}}
+)
+FULL_WIDTH = str.maketrans({"{": "\uff5b", "}": "\uff5d", ":": "\uff1a", ",": "\uff0c", '"': "\u201c"})
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        (f'<think>RSI is {{high}} and {{"a": 1}} [1,2] maybe hold</think>\n{GOOD}', "two_objects"),
+        (f'<think>First idea: {{"action":"HOLD"}} no, rather open.</think>\n{GOOD}', "two_objects"),
+        (f"reasoning without opening tag {{x}}</think>\n{GOOD}", "OPEN_LONG"),
+        (f"Here:\n```json\n{GOOD}\n```\nGood luck!", "OPEN_LONG"),
+        (GOOD.translate(FULL_WIDTH), "no_json"),
+        (GOOD.replace('"', "\u201c"), "no_json"),
+        (json.dumps(json.loads(GOOD) | {"size_pct": "10", "stop_atr": "2", "confidence": "0.7"}), "OPEN_LONG"),
+        (json.dumps(json.loads(GOOD) | {"confidence": 70}), "OPEN_LONG"),
+        (json.dumps(json.loads(GOOD) | {"symbol": "BTCUSDT"}), "symbol_mismatch"),
+        (json.dumps(json.loads(GOOD) | {"action": "open_long"}), "unknown_action"),
+        (GOOD.replace('"r"', '"\\ud83d lone"'), "OPEN_LONG"),
+        ("", "no_json"),
+    ],
+)
+def test_replies_as_models_misbehave(text, word):
+    parsed = parse_reply(text, SYMBOL)
+    assert (parsed.reason if isinstance(parsed, Unusable) else parsed.action) == word
+
+
 def test_what_no_database_keeps_is_taken_out_of_the_texts():
     assert accepted('{"action":"HOLD","comment":"\\ud800"}').comment == "?"
     assert accepted('{"action":"HOLD","comment":"a\\u0000b","key_factors":["\\u0000c"]}').comment == "ab"
@@ -199,7 +303,17 @@ def test_what_no_database_keeps_is_taken_out_of_the_texts():
         (OPEN.replace("20", "-20"), "invalid:size_pct"),
         (OPEN.replace("20", "0"), "invalid:size_pct"),
         (OPEN.replace("20", "1000.01"), "invalid:size_pct"),
-        (OPEN.replace("0.6", "60"), "invalid:confidence"),
+        (OPEN.replace("0.6", "1.5"), "ambiguous:confidence"),
+        (OPEN.replace("0.6", '"2"'), "ambiguous:confidence"),
+        (OPEN.replace("0.6", "101"), "invalid:confidence"),
+        (OPEN.replace("0.6", "-60"), "invalid:confidence"),
+        (OPEN.replace("0.6", '"-60%"'), "invalid:confidence"),
+        (OPEN.replace("0.6", '"160%"'), "invalid:confidence"),
+        (OPEN.replace("0.6", '"%"'), "invalid:confidence"),
+        (OPEN.replace("0.6", '"high"'), "invalid:confidence"),
+        (OPEN.replace("0.6", "true"), "invalid:confidence"),
+        (OPEN.replace("}", ',"entry":{"type":"limit","offset_bps":-1001}}'), "invalid:entry.offset_bps"),
+        (OPEN.replace("}", ',"read_as":[]}'), "invalid: unknown field read_as"),
         (OPEN.replace("1.5", "-1.5"), "invalid:stop_atr"),  # a stop on the wrong side, as models ask for them
         (OPEN.replace('"tp_atr":3', '"tp_atr":-3'), "invalid:tp_atr"),
         (OPEN.replace('"size_pct":20,', ""), "missing:size_pct"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from instrument_cases import linear
 
 from tasks.adapters.files.prompts import load_prompt
-from tasks.core.decision.actions import parse_as
+from tasks.core.decision.actions import parse_as, wire_fields
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.portfolio import SCHEMA, PortfolioDecider, PortfolioReply, Target, read_targets, to_action
 from tasks.core.decision.llm.prompt import parse_prompt
@@ -153,7 +153,7 @@ def test_a_target_that_reduces_is_followed_whatever_the_word():
         (entry(stop_atr=None), "invalid:stop_atr"),
         (entry(tp_atr=0), "invalid:tp_atr"),
         (entry(stop_atr=-1), "invalid:stop_atr"),
-        (entry(confidence=1.5), "invalid:confidence"),
+        (entry(confidence=1.5), "ambiguous:confidence"),
         (entry(qty=1_000_000), "invalid:size_pct"),
         (entry(qty="lots"), "invalid:target_qty: 'lots' is not a number"),
         (entry(qty=[0.03]), "invalid:target_qty"),
@@ -165,6 +165,22 @@ def test_a_target_that_reduces_is_followed_whatever_the_word():
 )
 def test_an_entry_that_cannot_be_used_holds_its_instrument_and_says_why(reply, said):
     assert why(reply).startswith(said)
+
+
+def test_a_confidence_is_read_as_it_is_meant_and_the_record_says_so():
+    percent = decision(entry(confidence=70))
+    assert (percent.confidence, percent.read_as) == (Decimal("0.7"), ("confidence 70 as 0.7",))
+    missing = decision(entry(confidence=None))
+    assert (missing.confidence, missing.read_as) == (Decimal("0.5"), ("confidence missing as 0.5",))
+    assert why(entry(read_as=["x"])).startswith("invalid: unknown field read_as")
+
+
+def test_an_order_that_equals_the_prompts_own_example_is_an_echo_where_it_adds_risk():
+    example = {"qty": 0.025, "stop_atr": 1.5, "tp_atr": 3, "confidence": 0.62}
+    assert why(entry(**example)).startswith("ECHO: an example of portfolio/v001")
+    assert why(entry(ETH, **example), question(ETH)).startswith("ECHO")  # whatever it is about
+    assert decision(entry(**example | {"confidence": 0.63})).action == "OPEN_LONG"
+    assert decision(entry(**example), 0.05).action == "TRIM"  # what reduces risk is never an echo
 
 
 def test_a_missing_number_of_the_account_is_never_taken_for_zero():
@@ -219,7 +235,7 @@ def test_every_object_of_the_schema_is_strict():
     assert SCHEMA["type"] == items["type"] == "object"
     assert SCHEMA["additionalProperties"] is items["additionalProperties"] is False
     assert SCHEMA["required"] == ["decisions"]
-    assert items["required"] == list(items["properties"]) == list(Target.model_fields)
+    assert items["required"] == list(items["properties"]) == list(wire_fields(Target))
     assert items["properties"]["action"]["anyOf"][0]["enum"] == ["buy", "sell", "flat", "noop"]
     assert all("null" in str(field.get("type") or field["anyOf"]) for field in items["properties"].values())
 

@@ -1,12 +1,14 @@
 """`llm:single`, `hold` and `recorded`: every question gets a decision, whatever came back."""
 
 import json
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
 from prompt_sample import PROMPT
 
+from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision.baselines import HoldDecider, RecordedDecider
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.single import SingleDecider
@@ -58,6 +60,36 @@ async def test_a_good_reply_is_the_primary_rung_and_names_its_model():
     assert (decided.source, decided.rung, decided.errors) == ("llm:openai/x", "primary", ())
     assert (decided.tokens, decided.cost_usd, decided.latency_ms) == (120, Decimal("0.01"), 12.5)
     assert decided.calls == (call(),)
+
+
+@pytest.mark.parametrize("changed", [{}, {"symbol": BTC, "reasoning": "mine", "comment": "", "size_pct": 15.0}])
+async def test_the_prompts_own_example_is_nobodys_decision(changed):
+    prompt = load_prompt("single", "v001")
+    example = json.loads(re.search(r"\{.reasoning.*\}", prompt.system, re.DOTALL)[0])
+
+    async def decide(raw):
+        decider = SingleDecider(
+            ScriptedModel(**{f"Pair: {BTC}"[:3]: call(json.dumps(raw))}), {"single": prompt}, Means()
+        )
+        return (await decider.decide([question()]))[0]
+
+    decided = await decide(example | changed)
+    assert decided.decision.action == "HOLD"
+    assert decided.errors == ("ECHO: an example of single/v001, number by number",)
+    other = await decide(example | {"confidence": 0.63})
+    assert other.decision.action == "OPEN_LONG"
+    closes = await decide(example | {"action": "CLOSE_ALL"})
+    assert closes.decision.action == "CLOSE_ALL"
+
+
+async def test_an_older_strategys_replies_are_read_as_they_stood():
+    percent = OPEN.replace("0.6", "60")
+    line = json.dumps({"as_of": AT.isoformat(), "symbol": BTC, "reply": percent})
+    decider = SingleDecider(ScriptedModel(BTC=call(percent)), {"single": PROMPT}, Means(literal=True))
+    for old in (await decider.decide([question()]), await RecordedDecider([line], literal=True).decide([question()])):
+        assert old[0].errors[0].startswith("invalid:confidence")
+    [new] = await RecordedDecider([line]).decide([question()])
+    assert new.decision.read_as == ("confidence 60 as 0.6",)
 
 
 async def test_a_reply_after_failed_attempts_is_the_failover_rung():

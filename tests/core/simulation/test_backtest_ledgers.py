@@ -360,6 +360,14 @@ def test_the_follow_ups_of_an_add_join_those_of_the_entry() -> None:
     assert position.followups_done == ("MOVE_STOP: breakeven on +0.5R",)
 
 
+@pytest.mark.parametrize(("scope", "paused"), [("symbol", {A}), ("account", {A, B})])
+def test_a_pause_is_of_one_symbol_or_of_all(scope: str, paused: set[str]) -> None:
+    pause = {"action": "PAUSE", "minutes": 10, "scope": scope}
+    run = replay([FLAT] * 5, {(59, A): pause, (60, A): LONG, (60, B): LONG, (62, B): LONG}, [FLAT] * 5)
+    entered = [(fill.symbol, (fill.at - START) // FIVE) for fill in run.account.fills]
+    assert entered == [(B, 61)] * (B not in paused) + [(B, 63)] * (B in paused)
+
+
 def test_a_trade_that_is_old_and_has_earned_too_little_is_closed_at_the_next_open() -> None:
     told = LONG | {"followups": ["CLOSE after 3 bars below +0.5R"]}
     run = replay([FLAT, FLAT, FLAT, (100.2, 101, 99, 100), FLAT], {59: told})

@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import Field, StrictBool
 
-from tasks.core.decision.actions import Unusable, object_schema, parse_as, parse_reply, strict_object, wire_schema
+from tasks.core.decision.actions import Unusable, object_schema, parse_as, strict_object, wire_schema
 from tasks.core.decision.decider import VARIABLES, AskingDecider, decided_as, spent, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import Prompt, render
@@ -103,7 +103,7 @@ class _Talk:
     async def decide(self) -> Answer:
         await self._plan()
         prompt, messages = self._question()
-        symbol, read = self.snapshot.pair, partial(parse_reply, symbol=self.snapshot.pair)
+        symbol, read = self.snapshot.pair, self.decider.reader(self.snapshot.pair)
         call, parsed = await self.decider.ask(prompt, messages, wire_schema(), read, self.left(), "decision")
         answer = decided_as(parsed, call, symbol)
         flags = [*self.flags, *(flag for tool_call in self.answers for flag in tool_call.flags)]

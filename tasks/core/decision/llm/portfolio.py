@@ -17,15 +17,24 @@ from typing import Literal
 
 from pydantic import Field
 
-from tasks.core.decision.actions import Parsed, Unusable, object_schema, parse_as, parse_reply, strict_object
+from tasks.core.decision.actions import (
+    Parsed,
+    Unusable,
+    as_meant,
+    object_schema,
+    parse_as,
+    parse_reply,
+    strict_object,
+)
 from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
+from tasks.core.decision.echo import echo_of, echoed
 from tasks.core.decision.kinds import KINDS
-from tasks.core.decision.llm.prompt import render
+from tasks.core.decision.llm.prompt import Prompt, render
 from tasks.core.decision.masked_question import as_shown
 from tasks.core.decision.memory import joined, memory_text
 from tasks.core.market import lean
 from tasks.core.market.snapshot import last_price
-from tasks.core.types import ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, Texts, hold
+from tasks.core.types import ENTRIES, ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, Texts, hold
 
 MAX_NAMED = 10  # entries about instruments that were not asked about
 # Up: the guard floors to the step, and a share cut off at its last digit would lose a whole one.
@@ -42,6 +51,7 @@ class Target(Dto):
     tp_atr: Exact = Field(ZERO, description="target distance in ATR(14) of 15m, > 0, to open or add")
     confidence: Exact = Field(ZERO, description="0 to 1")
     rationale: str = Field("", description="why, one or two sentences")
+    read_as: Texts = ()
 
 
 class PortfolioReply(Dto):
@@ -70,11 +80,13 @@ class PortfolioDecider(AskingDecider):
         prompt, questions = self.texts["portfolio"], list(map(as_shown, questions))
         messages = render(prompt, portfolio_variables(questions))
         call, reply = await self.ask(prompt, messages, SCHEMA, partial(parse_as, cls=PortfolioReply))
-        answers, ignored = read_targets(reply, [question.snapshot.pair for question in questions])
+        literal = self.means.literal
+        answers, ignored = read_targets(reply, [question.snapshot.pair for question in questions], literal)
         decided = list[Answer]()
         for question in questions:
             flags = ("shared_call",) if decided else ()
-            decided.append(_decided(question, answers[question.snapshot.pair], call, (*flags, "portfolio", *ignored)))
+            answer, flags = answers[question.snapshot.pair], (*flags, "portfolio", *ignored)
+            decided.append(_decided(question, answer, call, flags, None if literal else prompt))
             free = tuple(rung.replace(cost_usd=ZERO, tokens=0) for rung in call.trail)
             call = call.replace(cost_usd=ZERO, tokens_in=0, tokens_out=0, trail=free)
         return decided
@@ -102,15 +114,20 @@ def portfolio_variables(questions: Sequence[Question]) -> dict[str, str]:
 # --- the reply
 
 
-def read_targets(reply: PortfolioReply | Unusable, asked: Sequence[str]) -> tuple[Answers, Texts]:
-    """Return each asked instrument's answer, and a flag for each other one that the reply has an entry about."""
+def read_targets(
+    reply: PortfolioReply | Unusable, asked: Sequence[str], literal: bool = False
+) -> tuple[Answers, Texts]:
+    """Return each asked instrument's answer, and a flag for each other one that the reply has an entry about.
+
+    literal: as in `parse_reply`.
+    """
     if isinstance(reply, Unusable):
         return dict.fromkeys(asked, reply), ()
     answers = dict.fromkeys(asked)
     names = Counter(_name(entry) for entry in reply.decisions)
     for entry in reply.decisions:
         if (name := _name(entry)) in answers:
-            answers[name] = _target(entry) if names[name] == 1 else Unusable("duplicate", name)
+            answers[name] = _target(entry, literal) if names[name] == 1 else Unusable("duplicate", name)
     strangers = [name for name in names if name not in answers][:MAX_NAMED]
     return answers, tuple(f"not_asked:{ascii(name)[1:-1][:40]}" for name in strangers)
 
@@ -120,23 +137,33 @@ def _name(entry: JsonObject) -> str:
     return name if isinstance(name, str) else ""
 
 
-def _target(entry: JsonObject) -> Target | Unusable:
+def _target(entry: JsonObject, literal: bool) -> Target | Unusable:
     """Read one entry; `flat` and `noop` need no quantity, for `buy` and `sell` a missing one is not 0."""
     if entry.get("action") in ("flat", "noop"):
         entry = entry | {"target_qty": ZERO}
-    return parse_as(entry, Target)
+    try:
+        entry, notes = (entry, ()) if literal else as_meant(entry)
+    except Unusable as e:
+        return e.with_traceback(None)
+    target = parse_as(entry, Target)
+    return target if isinstance(target, Unusable) else target.replace(read_as=notes)
 
 
 # --- from targets to actions
 
 
-def _decided(question: Question, answer: Target | Unusable | None, call: ModelCall, flags: Texts) -> Answer:
+def _decided(
+    question: Question, answer: Target | Unusable | None, call: ModelCall, flags: Texts, prompt: Prompt | None
+) -> Answer:
+    """Return the answer about one symbol; prompt: whose examples are nobody's orders."""
     symbol = question.snapshot.pair
     made: Parsed
     if answer is None:
         flags, made = ("not_mentioned", *flags), hold(symbol, "the portfolio reply does not mention it")
     else:
         made = answer if isinstance(answer, Unusable) else to_action(answer, question)
+        if prompt and isinstance(made, ENTRIES) and echoed(answer, prompt):
+            made = echo_of(prompt)
     return decided_as(made, call, symbol).replace(flags=flags)
 
 
@@ -178,7 +205,8 @@ def _act(target: Target, symbol: str, note: str = "", **fields: object) -> Parse
         "confidence": target.confidence, "comment": note or target.rationale,
         "reasoning": f"{target.rationale} [{note}]" if note else target.rationale,
     }  # fmt: skip
-    return parse_reply(told | fields, symbol)
+    made = parse_reply(told | fields, symbol, literal=True)
+    return made.replace(read_as=target.read_as) if target.read_as and not isinstance(made, Unusable) else made
 
 
 def _share(part: Decimal, whole: Decimal) -> Decimal:

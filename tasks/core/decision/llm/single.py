@@ -1,6 +1,6 @@
 """`llm:single`: one model, one prompt, one decision per question."""
 
-from tasks.core.decision.actions import parse_reply, wire_schema
+from tasks.core.decision.actions import wire_schema
 from tasks.core.decision.decider import VARIABLES, AskingDecider, decided_as, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import render
@@ -16,5 +16,5 @@ class SingleDecider(AskingDecider):
     async def answer(self, question: Question) -> Answer:
         prompt, symbol = self.texts["single"], question.snapshot.pair
         messages = render(prompt, variables_of(question))
-        call, parsed = await self.ask(prompt, messages, wire_schema(), lambda text: parse_reply(text, symbol))
+        call, parsed = await self.ask(prompt, messages, wire_schema(), self.reader(symbol))
         return decided_as(parsed, call, symbol)
