@@ -5,7 +5,7 @@ backtest run the same functions. A rule fires on a change, not on a state; unkno
 without volume never fires. Thresholds are `EventThresholds`; rules about our own position are in `position_events`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from tasks.core.market.features import lag, realized_vol_pctile
 from tasks.core.types import SECONDS, EventThresholds, Texts
 
 Directions = ndarray  # int8, one per bar
+Event = tuple[int, str, str, str]  # close time in s, rule, timeframe, up|down
 MIDDLE = 50.0  # percentile
 LEVELS = ("prev_day_high", "prev_day_low", "weekly_open")
 
@@ -56,19 +57,19 @@ def range_break(x: Columns, t: EventThresholds) -> Directions:
 
 
 def confluence_shift(x: Columns, t: EventThresholds) -> Directions:
-    """The signed score moved by at least n since it last fired, to a side it takes and has kept; direction of the move.
+    """The signed score moved by at least n since it last fired, either way, and has stayed there; the move's direction.
 
-    The score is the snapshot's own, without the book. Asking it to hold keeps out the flicker of its parts: bare,
-    it moved by 2 some 20 times a day. Before the first time the reference is 0, so that a history that begins
-    later comes to the same reference at the first change of sides.
+    The score is the snapshot's own, without the book. Asking it to stay keeps out the flicker of its parts: bare,
+    it moved by 2 some 20 times a day. Before the first time the reference is 0. Where a least score is set, the move
+    must be to that side, as strategies of before have it: 3 -> 1 is none then.
     """
     scores = confluence.signed(x)
     out = np.zeros(len(scores), dtype=np.int8)
     reference, side, closes = 0.0, 0, 0
     for i, score in enumerate(scores.tolist()):
         moved = score - reference
-        far = abs(score) >= t.confluence_score and abs(moved) >= t.confluence_delta and moved * score > 0
-        now = (1 if score > 0 else -1) if far else 0  # unknown (NaN) is not far
+        takes_side = not t.confluence_score or (abs(score) >= t.confluence_score and moved * score > 0)
+        now = (1 if moved > 0 else -1) if takes_side and abs(moved) >= t.confluence_delta else 0  # unknown (NaN): 0
         closes = closes + 1 if now == side else 1
         side = now
         if side and closes >= t.confluence_bars:
@@ -90,18 +91,18 @@ def sweep_reclaim(x: Columns, t: EventThresholds) -> Directions:
 def break_hold(x: Columns, t: EventThresholds) -> Directions:
     """A close beyond a level, then 1-n bars none of which closes back inside.
 
-    Fires on the first of them that comes back to within the same distance of the level and holds (the retest),
-    never on the breakout bar itself. After a break the level counts as fresh again when a bar has closed as far
-    inside it, so that chop around a level is not a series of breaks.
+    Fires on the first of them that comes back to within the same distance of the level and holds (the retest), else
+    on the last, never on the breakout bar itself. After a break the level counts as fresh again when a bar has closed
+    as far inside it, so that chop around a level is not a series of breaks.
     """
     out = np.zeros(len(x["close"]), dtype=np.int8)
     for name in LEVELS:
         for sign in (1, -1):
-            out = np.where(out != 0, out, sign * _retests(x, x[name], sign, t))
+            out = np.where(out != 0, out, sign * _holds(x, x[name], sign, t))
     return out
 
 
-def _retests(x: Columns, level: ndarray, sign: int, t: EventThresholds) -> Directions:
+def _holds(x: Columns, level: ndarray, sign: int, t: EventThresholds) -> Directions:
     beyond = (x["close"] - level) * sign
     margin = t.hold_atr * x["atr"]
     same_level = level == lag(level)
@@ -110,8 +111,9 @@ def _retests(x: Columns, level: ndarray, sign: int, t: EventThresholds) -> Direc
     inside = ~(beyond > 0) | ~same_level
     stayed = np.cumsum(inside) == np.cumsum(inside)[np.clip(np.arange(len(level)) - since, 0, None)]
     toward = x["low"] if sign > 0 else x["high"]
-    retest = (since >= 1) & (since <= t.hold_bars) & stayed & ((toward - level) * sign <= margin) & (beyond > 0)
-    return _first_since(retest, np.cumsum(broke))
+    came_back = (toward - level) * sign <= margin
+    done = came_back if t.hold_retest else came_back | (since == t.hold_bars)
+    return _first_since(done & (since >= 1) & (since <= t.hold_bars) & stayed & (beyond > 0), np.cumsum(broke))
 
 
 def stop_run(x: Columns, t: EventThresholds) -> Directions:
@@ -139,10 +141,11 @@ RULES: tuple[tuple[str, Rule, Texts], ...] = (
 )
 
 
-def detect(
-    features: Mapping[str, pd.DataFrame], anchors: pd.DataFrame, thresholds: EventThresholds
-) -> list[tuple[int, str, str, str]]:
-    """Run every rule; return (close time in s, rule, timeframe, up|down), ascending."""
+def detect(features: Mapping[str, pd.DataFrame], anchors: pd.DataFrame, thresholds: EventThresholds) -> list[Event]:
+    """Run every rule; return (close time in s, rule, timeframe, up|down), ascending.
+
+    Of one move only the first tells: what fires the same way within `same_way_min` minutes of an event is none.
+    """
     events = []
     for timeframe in {tf: None for _, _, tfs in RULES for tf in tfs}:
         frame = features.get(timeframe)
@@ -153,7 +156,17 @@ def detect(
         for run in segments(frame.index, timeframe):
             part = {name: column[run] for name, column in columns.items()}
             events += _fired(timeframe, closes[run], part, thresholds)
-    return sorted(events)
+    return list(_news(sorted(events), 60 * thresholds.same_way_min))
+
+
+def _news(events: list[Event], quiet_s: int) -> Iterator[Event]:
+    """Yield the events, ascending, that come at the close of one going the same way, or more than quiet_s after it."""
+    last: dict[str, int] = {}
+    for event in events:
+        at_s, *_, way = event
+        if not 0 < at_s - last.get(way, -quiet_s - 1) <= quiet_s:
+            last[way] = at_s
+            yield event
 
 
 def _fired(timeframe: str, closes: ndarray, x: Columns, t: EventThresholds) -> list[tuple[int, str, str, str]]:

