@@ -202,6 +202,7 @@ class Cycle:
             until = self.as_of + timedelta(minutes=float(decision.minutes))
             for symbol in self.strategy.symbols if decision.scope == "account" else (self.symbol,):
                 store().pauses.add(self.strategy.name, symbol, until)
+        ledger.join_followups(self.symbol, decision)
         await self._send()
 
     async def _judge(self, question: Question, answer: Answer, guarding: Lease) -> Judgement:

@@ -13,10 +13,10 @@ from typing import Any
 
 from tasks import alerts, clock
 from tasks.connections import answered, log, store, venue
-from tasks.core.trading import orders, reconcile
+from tasks.core.trading import followups, orders, reconcile
 from tasks.core.trading.positions import OVERLAP, flat_at, is_no_trade, positions_from_fills
 from tasks.core.types import (
-    ENTRIES,
+    MANAGES,
     ZERO,
     Action,
     Adopt,
@@ -24,6 +24,7 @@ from tasks.core.types import (
     AlertKind,
     BookFills,
     CycleStatus,
+    Decision,
     Finding,
     LedgerView,
     Order,
@@ -243,8 +244,13 @@ def _with_followups(position: Position) -> Position:
     filled = {fill.client_order_id for fill in fills if fill.at <= until}
     own = kept.intents.own(position.strategy, position.symbol)
     entered = (each.cycle_id for each in own if each.intent.client_order_id in filled and not each.intent.reduce_only)
-    texts = dict.fromkeys(position.followups)
     for record in map(kept.cycles.get, dict.fromkeys((position.cycle_id, *entered))):
-        decision = record.verdict.decision if record and record.verdict else None
-        texts |= dict.fromkeys(decision.followups if isinstance(decision, ENTRIES) else ())
-    return position.replace(followups=tuple(texts))
+        if record and record.verdict:
+            position = followups.joined(position, record.verdict.decision)
+    return position
+
+
+def join_followups(symbol: str, decision: Decision) -> None:
+    """Keep the follow-ups of a decision about the open position with it; those of an entry come with its fills."""
+    for position in open_in(symbol) if isinstance(decision, MANAGES) and decision.followups else ():
+        store().positions.save(followups.joined(position, decision))

@@ -22,7 +22,7 @@ import httpx
 from pydantic import ConfigDict, ValidationError, field_validator
 
 from tasks.adapters import feed_reader
-from tasks.core.decision.llm.roles import MAX_HEADLINES
+from tasks.core.decision.llm.role_texts import MAX_HEADLINES
 from tasks.core.decision.plain_text import plain_text
 from tasks.core.errors import InputError
 from tasks.core.types import Dto, Headline, News, first_error

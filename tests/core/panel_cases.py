@@ -23,6 +23,7 @@ AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
 NEWS = News(headlines=(Headline(title="Inflows return", source="a.example"),), fear_greed=40)
 ALLOWED = ("HOLD", "OPEN_LONG", "OPEN_SHORT", "CLOSE_ALL")
 PROMPTS = {role: load_prompt(role, "v001") for role in REPLIES}
+MANAGING = PROMPTS | {role: load_prompt(role, "v002") for role in ("trend", "reversion", "risk")}
 HOUR = {"adx": 30.0, "ema50": 99.0, "ema200": 97.0, "swing_low": 99.0, "swing_high": 101.0}
 QUARTER = {"adx": 20.0, "bb_lower": 100.5, "bb_middle": 102.0, "bb_upper": 103.5}
 
@@ -37,14 +38,17 @@ def question(
     last: float | None = 100.0,
     atr: float | None = 0.5,
     allowed: tuple[str, ...] = ALLOWED,
+    position: PositionView | None = None,
+    **more: object,
 ) -> Question:
     views = {"5m": TimeframeView(close=last), "15m": TimeframeView(close=last, atr=atr, rsi=rsi), "1h": TimeframeView()}
     snapshot = Snapshot(
-        pair=pair, as_of=AT, reason_for_call=("TrendFlip(1h up)",), timeframes=views, position=PositionView(side=side),
+        pair=pair, as_of=AT, reason_for_call=("TrendFlip(1h up)",), timeframes=views,
+        position=position or PositionView(side=side),
         constraints=Constraints(max_trade_risk_pct=0.75, max_total_risk_pct=1.5, allowed_actions=allowed),
     )  # fmt: skip
     inputs = RoleInputs(timeframes={"15m": RoleInput(**quarter), "1h": RoleInput(**hour)}, volume_24h=1234.5)
-    return Question(snapshot=snapshot, role_inputs=inputs, news=news)
+    return Question(snapshot=snapshot, role_inputs=inputs, news=news, **more)
 
 
 def said(**fields: object) -> str:
@@ -57,7 +61,7 @@ def vote(signal: str = "bullish", confidence: float = 0.7) -> str:
 
 def trend(**changed: object) -> str:
     plan = {"signal": "long", "target": 108, "stop": 96.5, "risk_reward": 2.3, "size_pct": 20, "confidence": 0.6}
-    return said(**(plan | {"trend_phase": "early"} | changed))
+    return said(**(plan | {"trend_phase": "ESTABLISHED"} | changed))
 
 
 def reversion(**changed: object) -> str:
@@ -66,7 +70,7 @@ def reversion(**changed: object) -> str:
 
 
 def review(**changed: object) -> str:
-    answer = {"approved": True, "adjusted_size": None, "risk_score": 30, "warnings": ["thin"], "confidence": 0.8}
+    answer = {"approved": True, "adjusted_size": None, "risk_score": 0.3, "warnings": ["thin"], "confidence": 0.8}
     return said(**(answer | changed))
 
 

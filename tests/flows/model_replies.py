@@ -25,7 +25,7 @@ def panel(request: Any) -> Reply:
             low = float(re.search(r"swing_low[ =:]+([\d.]+)", text)[1])
             stop = round(low * 0.975, 1)
             target = round(low + 2 * (low - stop), 1)
-            content = {"signal": "long", "trend_phase": "early", "stop": stop, "target": target, "risk_reward": 2,
+            content = {"signal": "long", "trend_phase": "ESTABLISHED", "stop": stop, "target": target, "risk_reward": 2,
                        "size_pct": 20, "confidence": 0.7, "reasoning": "with the trend",
                        "key_factors": ["EMA50 above EMA200"]}  # fmt: skip
         case "risk_reward":

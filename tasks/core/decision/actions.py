@@ -21,7 +21,7 @@ from typing import Literal, TypeVar, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.core.types import ACTIONS, CLASSES, Decision, Dto, JsonObject, Texts, first_error
+from tasks.core.types import ACTIONS, CLASSES, MANAGES, Decision, Dto, JsonObject, Texts, first_error
 
 MAX_REPLY_BYTES = 200_000
 MAX_NUMBER_CHARS = 64
@@ -149,6 +149,8 @@ def parse_reply(
         said = _only_object(reply, max_bytes)
         said, notes = (said, ()) if literal else as_meant(said)
         decision = _decision(said, symbol)
+        if literal and isinstance(decision, MANAGES):
+            return decision.replace(followups=()) if decision.followups else decision
         return decision.replace(read_as=notes) if notes else decision
 
     return _returned(read)

@@ -29,7 +29,7 @@ def echo_of(prompt: Prompt) -> Unusable:
 
 def _adds_risk(said: Dto) -> bool:
     word = next((getattr(said, name) for name in _WORDS if hasattr(said, name)), "")
-    return isinstance(said, ENTRIES) or word in ("long", "short", "buy", "sell")
+    return isinstance(said, ENTRIES) or word in ("long", "short", "add", "buy", "sell")
 
 
 @cache

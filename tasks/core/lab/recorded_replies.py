@@ -139,10 +139,10 @@ def decider_of(
 
 
 def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
-    """Return the version that was sent, unchanged; any where none was."""
+    """Return the version that was sent, unchanged; the first where none was: it does no more than any later one."""
     sent = next((call.prompt for call in decided.calls if call.prompt and call.prompt.name == role), None)
     try:
-        prompt = prompt_of(role, sent.version if sent else None)
+        prompt = prompt_of(role, sent.version if sent else "v001")
     except InputError as e:
         raise NotReplayable(f"its prompt: {e}") from e
     if sent and prompt.sha256 != sent.sha256:

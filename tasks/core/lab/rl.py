@@ -324,4 +324,5 @@ def _vote_share(record: CycleRecord, decided: Answer) -> float | None:
     analyses = [parse_as(call.raw_reply, roles.Analysis) for call in decided.calls if call.role in roles.ANALYSTS]
     votes: list[str] = [vote.signal for vote in analyses if isinstance(vote, roles.Analysis)]
     way = ways.get(decided.decision.action)
-    return votes.count(way) / len(votes) if way and votes else None
+    share = votes.count(way) / len(votes) if way and votes else None
+    return share or None  # what no analyst wanted was not chosen by votes

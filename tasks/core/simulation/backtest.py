@@ -50,6 +50,7 @@ from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import beside, others_of, question
 from tasks.core.types import (
     ENTRIES,
+    MANAGES,
     ZERO,
     AccountState,
     Add,
@@ -428,6 +429,10 @@ class Backtest:
         self._count(answer, verdict, k, state)
         if not verdict.allowed:
             self.refusals.appendleft(refusal(as_of, symbol, verdict.decision.action, verdict.codes))
+        fold = self.symbols[symbol].fold
+        if verdict.allowed and isinstance(verdict.decision, MANAGES) and verdict.decision.followups and fold.position:
+            fold.position = followups.joined(fold.position, verdict.decision)
+            self._look_ahead(symbol, k)
         if isinstance(verdict.decision, Pause) and verdict.allowed:
             self._pause(symbol, verdict.decision, as_of)
         status = status_of(judgement)

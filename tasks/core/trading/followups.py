@@ -27,7 +27,10 @@ from tasks.core.trading.guard import sizing
 from tasks.core.trading.money import exact, floor_to_step
 from tasks.core.trading.orders import protect_order_id, reducing
 from tasks.core.types import (
+    ENTRIES,
+    MANAGES,
     ZERO,
+    Decision,
     Dto,
     Exact,
     Instrument,
@@ -224,6 +227,12 @@ def reached(rule: Rule, position: Position, path: Closes, atr: ndarray) -> ndarr
     aim = best - float(rule.atr) * atr / abs(float(scale[1]))
     stop = -np.inf if position.stop is None else float((position.stop - scale[0]) / scale[1])
     return (best >= float(rule.at_r)) & (r > aim) & (aim > stop)
+
+
+def joined(position: Position, decision: Decision) -> Position:
+    """Return the position with the follow-ups of a decision about it, those that it has once."""
+    asked = decision.followups if isinstance(decision, ENTRIES + MANAGES) else ()
+    return position.replace(followups=tuple(dict.fromkeys((*position.followups, *asked)))) if asked else position
 
 
 def mark_done(position: Position, rule: Rule) -> Position:

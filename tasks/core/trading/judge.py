@@ -8,6 +8,7 @@ from tasks.core.trading.guard import guard
 from tasks.core.types import (
     ENTRIES,
     FIRST_RULES,
+    MANAGES,
     AccountState,
     Answer,
     CycleStatus,
@@ -45,7 +46,7 @@ def judged(
         answer.decision, question.snapshot, account, strategy, now=now, fallback=answer.is_fallback,
         breakouts=breakouts,
     )  # fmt: skip
-    if strategy.rules >= NAMES_UNREAD and isinstance(answer.decision, ENTRIES):
+    if strategy.rules >= NAMES_UNREAD and isinstance(answer.decision, ENTRIES + MANAGES):
         verdict = verdict.replace(unread=followups.unread(answer.decision.followups))
     return planned(verdict, question.snapshot, account, strategy)
 

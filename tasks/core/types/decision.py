@@ -55,7 +55,13 @@ class _Enter(_Action):
     followups: Texts = Field((), max_length=4, description='e.g. "MOVE_STOP: breakeven on +1.0R"')
 
 
-class Hold(_Action):
+class _Manage(_Action):
+    followups: Texts = Field(
+        (), max_length=4, exclude_if=lambda texts: not texts, description='e.g. "MOVE_STOP: breakeven on +1.0R"'
+    )
+
+
+class Hold(_Manage):
     action: Literal["HOLD"] = "HOLD"
 
 
@@ -74,12 +80,12 @@ class Add(_Enter):
     side: ClassVar[None] = None  # the position's
 
 
-class Trim(_Action):
+class Trim(_Manage):
     action: Literal["TRIM"] = "TRIM"
     size_pct: Exact = Field(gt=0, le=100, description="share of the position, percent")
 
 
-class ClosePartial(_Action):
+class ClosePartial(_Manage):
     action: Literal["CLOSE_PARTIAL"] = "CLOSE_PARTIAL"
     size_pct: Exact = Field(gt=0, le=100, description="share of the position, percent")
 
@@ -88,7 +94,7 @@ class CloseAll(_Action):
     action: Literal["CLOSE_ALL"] = "CLOSE_ALL"
 
 
-class MoveStop(_Action):
+class MoveStop(_Manage):
     action: Literal["MOVE_STOP"] = "MOVE_STOP"
     to: StopTarget
 
@@ -117,6 +123,7 @@ Decision = Annotated[
 DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 CLASSES: dict[str, type[_Action]] = {c.model_fields["action"].default: c for c in get_args(get_args(Decision)[0])}
 ACTIONS = tuple(CLASSES)
+MANAGES = (Hold, Trim, ClosePartial, MoveStop)  # their follow-ups join those of the open position
 ENTRIES = (OpenLong, OpenShort, Add)
 MAY_AS_FALLBACK = frozenset({"HOLD", "PAUSE", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP"})
 

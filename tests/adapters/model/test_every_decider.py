@@ -23,7 +23,8 @@ from tasks.adapters.model import toolbox
 from tasks.adapters.model.litellm_model import prepare
 from tasks.adapters.store.store import Store
 from tasks.adapters.venue.ccxt_venue import connect
-from tasks.core.decision.llm.roles import FENCE, REPLIES
+from tasks.core.decision.llm.role_texts import FENCE
+from tasks.core.decision.llm.roles import REPLIES
 from tasks.core.market import snapshot as snapshots
 from tasks.core.types.decision import DECISION, ENTRIES, Answer
 from tasks.core.types.question import Question

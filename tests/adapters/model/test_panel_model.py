@@ -13,12 +13,14 @@ from model_server import Fault, ModelServer, Reply, Step
 from panel_cases import ANSWERS, PROMPTS, question, reversion, review, said, trend, vote
 
 from tasks.adapters.deciders import build
+from tasks.adapters.files.prompts import list_prompts
 from tasks.adapters.model import litellm_model
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, prepare
 from tasks.core.decision.actions import object_schema
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.panel import PanelDecider
-from tasks.core.decision.llm.roles import FENCE, REPLIES
+from tasks.core.decision.llm.role_texts import FENCE
+from tasks.core.decision.llm.roles import REPLIES
 from tasks.core.types.decision import Answer
 from tasks.core.types.limits import PanelTerms
 from tasks.core.types.question import Question
@@ -27,7 +29,7 @@ from tasks.settings import load
 
 STAGE_S, DEADLINE_S = 60.0, 180.0
 SHORT_STAGE_S = 2.0  # where a role never answers; the others have this long to do so
-ROLE_OF = {prompt.system: role for role, prompt in PROMPTS.items()}
+ROLE_OF = {prompt.system: prompt.name for prompt in list_prompts()}
 HANG = Fault("hang")
 
 

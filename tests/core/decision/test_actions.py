@@ -396,3 +396,12 @@ def test_no_object_makes_the_parser_raise_and_what_it_accepts_is_what_was_said(f
 )
 def test_a_reply_made_to_be_slow_is_refused(text):
     assert isinstance(parse_reply(text, SYMBOL), Unusable)
+
+
+@pytest.mark.parametrize("action", ["HOLD", "TRIM", "CLOSE_PARTIAL", "MOVE_STOP"])
+def test_follow_ups_may_come_with_a_decision_about_what_is_held_and_a_record_of_before_has_none(action):
+    reply = {"action": action, "size_pct": Decimal(5), "to": {"kind": "breakeven"}, "followups": ["TRIM 30% at +2R"]}
+    assert parse_reply(reply, "BTC/USDT:USDT").followups == ("TRIM 30% at +2R",)
+    before = parse_reply(reply, "BTC/USDT:USDT", literal=True)
+    assert before.followups == ()
+    assert "followups" not in before.model_dump_json()

@@ -15,7 +15,8 @@ from tasks.adapters.files.prompts import load_prompt
 from tasks.core.decision.decider import variables_of
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.portfolio import PortfolioDecider
-from tasks.core.decision.llm.roles import Proposal, checked_entry, variables_of_roles
+from tasks.core.decision.llm.role_texts import variables_of_roles
+from tasks.core.decision.llm.roles import Proposal, checked_entry
 from tasks.core.decision.llm.single import SingleDecider
 from tasks.core.decision.masked_question import AT, as_shown
 from tasks.core.decision.memory import memory_text

@@ -92,7 +92,7 @@ async def test_an_approved_proposal_is_the_decision_and_says_who_said_what():
     assert lines[1] == "technical signal=bullish risk_level=low confidence=0.7: because"
     assert [line.split()[0] for line in lines[1:]] == list(ANSWERS)
     assert d.comment == lines[0]
-    assert "warnings=('thin',) risk_score=30 approved=True" in d.risk_assessment
+    assert "warnings=('thin',) risk_score=0.3 approved=True" in d.risk_assessment
     assert d.key_factors == ("a", "b")
 
 

@@ -11,10 +11,9 @@ from panel_cases import AT, HOUR, PROMPTS, QUARTER, question, reversion, review,
 
 from tasks.core.decision.actions import Unusable, object_schema, parse_as
 from tasks.core.decision.llm.prompt import check_variables, render
+from tasks.core.decision.llm.role_texts import FENCE, VARIABLES, known_news, variables_of_roles
 from tasks.core.decision.llm.roles import (
-    FENCE,
     REPLIES,
-    VARIABLES,
     Analysis,
     Proposal,
     Review,
@@ -22,8 +21,6 @@ from tasks.core.decision.llm.roles import (
     checked_entry,
     consensus,
     expected_r,
-    known_news,
-    variables_of_roles,
 )
 from tasks.core.decision.plain_text import plain_text
 from tasks.core.types.decision import OpenLong, OpenShort

@@ -368,6 +368,18 @@ def test_a_pause_is_of_one_symbol_or_of_all(scope: str, paused: set[str]) -> Non
     assert entered == [(B, 61)] * (B not in paused) + [(B, 63)] * (B in paused)
 
 
+@pytest.mark.parametrize("word", ["HOLD", "TRIM", "MOVE_STOP"])
+def test_follow_ups_of_a_decision_about_a_position_join_its_own(word):
+    first, second = "TRIM 50% at +5.0R", "MOVE_STOP: breakeven on +0.5R"
+    fields = {"TRIM": {"size_pct": 10}, "MOVE_STOP": {"to": {"kind": "atr", "x": -1}}}.get(word, {})
+    bars = [FLAT, FLAT, (100, 102, 99.5, 102), (102, 103, 101.5, 103)]
+    about = {"action": word, "followups": [second, first], **fields}
+    run = replay(bars, {59: LONG | {"followups": [first]}, 60: about})
+    position = run.symbols[A].position
+    assert position.followups == (first, second)
+    assert position.followups_done == ("MOVE_STOP: breakeven on +0.5R",)
+
+
 def test_a_trade_that_is_old_and_has_earned_too_little_is_closed_at_the_next_open() -> None:
     told = LONG | {"followups": ["CLOSE after 3 bars below +0.5R"]}
     run = replay([FLAT, FLAT, FLAT, (100.2, 101, 99, 100), FLAT], {59: told})

@@ -1,16 +1,21 @@
 """`llm:panel`: analysts vote, strategists propose, a risk officer disposes; each one prompt and one typed reply.
 
-Flat: analysts in parallel -> consensus of two (also where sentiment is not asked for lack of news) -> strategists in
-parallel -> the best proposal that keeps its rules -> the risk officer, who may shrink or reject it. With a position
-only the analysts are asked: a consensus against it closes it, anything else leaves it to its stop and target; closing
-reduces risk and needs no officer, and the panel never adds. A stage waits `PanelTerms.stage_s`, the whole
-`deadline_s`: who is late is cancelled, left out and named. Whatever goes wrong ends in HOLD; its rung is `hold`, a
-failure to the ladder, only where an answer was missing in the stage that ended it. A HOLD that a full stage reached is
-an answer.
+Flat: analysts in parallel -> consensus (also where sentiment is not asked for lack of news) -> strategists in parallel
+-> the best proposal that keeps its rules -> the risk officer, who may shrink or reject it.
+
+With a position strategists whose prompt version shows it are asked whatever the analysts say, and may close, trim, move
+the stop, set follow-ups or add. What takes most risk away is done, needs no officer, and comes before an ADD, which
+needs a consensus, the rules of an entry and the officer. A consensus against the position closes it where no strategist
+reduces it. EMA50 that crossed EMA200 on 1h against the position since it was opened closes it, and nobody is asked.
+
+A stage waits `PanelTerms.stage_s`, the whole `deadline_s`: who is late is cancelled, left out and named. Whatever goes
+wrong ends in HOLD; its rung is `hold`, a failure to the ladder, only where an answer was missing in the stage that
+ended it. A HOLD that a full stage reached is an answer.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from typing import TypeVar
 
@@ -19,31 +24,19 @@ from tasks.core.decision.decider import AskingDecider, elapsed_ms, loop_time, sp
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm import roles
 from tasks.core.decision.llm.prompt import render
-from tasks.core.decision.llm.roles import Analysis, Consensus, Proposal, Review
-from tasks.core.types import (
-    HELD,
-    Answer,
-    CloseAll,
-    Decision,
-    ModelCall,
-    OpenLong,
-    OpenShort,
-    PanelTerms,
-    Question,
-    Rung,
-    Why,
-    hold,
-)
+from tasks.core.decision.llm.role_texts import VARIABLES, known_news, risk_table, variables_of_roles
+from tasks.core.decision.llm.roles import Analysis, Changing, Consensus, Entering, ManagingPlan, Plan, Review
+from tasks.core.types import HELD, Answer, CloseAll, Decision, Hold, ModelCall, PanelTerms, Question, Rung, Why, hold
 
 EXCERPT = 240  # characters of a role's words that are kept in the reasoning
-Reply = TypeVar("Reply", Analysis, Proposal, Review)
+Reply = TypeVar("Reply", Analysis, Plan, Review)
 
 
 class PanelDecider(AskingDecider):
     """Holds a sitting for each question."""
 
     name, kind = "llm:panel", KINDS["llm:panel"]
-    variables = dict.fromkeys(roles.REPLIES, roles.VARIABLES)
+    variables = dict.fromkeys(roles.REPLIES, VARIABLES)
 
     async def answer(self, question: Question) -> Answer:
         await self.means.prepare()
@@ -57,7 +50,8 @@ class _Sitting:
         self.panel, self.question, self.snapshot = panel, question, question.snapshot
         self.terms = panel.means.panel or PanelTerms()
         self.started = loop_time()
-        self.variables = roles.variables_of_roles(question)
+        self.variables = variables_of_roles(question)
+        self.votes: dict[str, Analysis] = {}
         self.complete = True  # every role of the last stage answered usably
         self.end = Rung(rung="primary", source=panel.name)
         self.trail: list[Rung] = []
@@ -78,44 +72,84 @@ class _Sitting:
         )  # fmt: skip
 
     async def _deliberate(self) -> Decision:
-        silent = set() if roles.known_news(self.question) else {"sentiment"}
-        analysts = {role: reply for role, reply in roles.ANALYSTS.items() if role not in silent}
-        votes = await self._ask(analysts)
-        agreed = roles.consensus(votes, len(analysts), self.terms)
-        if agreed is None:
-            self.end = self.end.replace(why=Why.NO_CONSENSUS)
-            return self._hold("no_consensus", "the analysts do not agree")
-        self.variables["votes"] = "\n".join(
-            [f"consensus {agreed}", *(f"{role} {vote}" for role, vote in votes.items())]
-        )
+        if roles.crossed_against(self.question):
+            self.flags.append("ema_cross")
+            return self._close(Decimal(1), "EMA50 crossed EMA200 on 1h against the position")
+        silent = () if known_news(self.question) else ("sentiment",)
+        analysts = [role for role in roles.ANALYSTS if role not in silent]
+        self.votes = await self._ask(analysts, Analysis)
+        agreed = roles.consensus(self.votes, len(analysts), self.terms)
+        votes = (f"{role} {vote}" for role, vote in self.votes.items())
+        self.variables["votes"] = "\n".join([f"consensus {agreed or 'none'}", *votes])
         if self.snapshot.position.side != "flat":
-            return self._manage(agreed)
+            return await self._manage(agreed)
+        if agreed is None:
+            return self._apart()
         if f"OPEN_{'LONG' if agreed.way > 0 else 'SHORT'}" not in self.snapshot.constraints.allowed_actions:
             return self._hold("not_allowed", f"consensus {agreed}, but such an entry is not allowed now")
-        entry = self._best(await self._ask(roles.STRATEGISTS), agreed)
+        entry = self._best(await self._ask(roles.STRATEGISTS, Plan), agreed)
         if entry is None:
             return self._hold("no_proposal", f"consensus {agreed}, but no proposal that keeps its rules")
-        return self._reviewed(entry, (await self._ask(roles.OFFICER)).get("risk"))
+        return await self._review(entry)
 
-    def _manage(self, agreed: Consensus) -> Decision:
-        symbol, side = self.snapshot.pair, self.snapshot.position.side
-        if (agreed.way > 0) == (side == "long"):
-            return hold(symbol, f"consensus {agreed}: the {side} stands", source=self.panel.name)
-        why = f"consensus {agreed} is against the {side}"
-        return CloseAll(symbol=symbol, confidence=agreed.confidence, comment=why, reasoning=why, source=self.panel.name)
+    def _apart(self) -> Decision:
+        self.end = self.end.replace(why=Why.NO_CONSENSUS)
+        return self._hold("no_consensus", "the analysts do not agree")
 
-    def _best(self, proposals: Mapping[str, Proposal], agreed: Consensus) -> OpenLong | OpenShort | None:
+    async def _manage(self, agreed: Consensus | None) -> Decision:
+        side, texts = self.snapshot.position.side, self.panel.texts
+        shown = [role for role in roles.STRATEGISTS if issubclass(roles.reply_of(texts[role]), ManagingPlan)]
+        plans = await self._ask(shown, Plan) if shown else {}
+        against = agreed is not None and agreed.way != roles.way_of(self.question)
+        change = self._change({role: plan for role, plan in plans.items() if plan.signal != "add"})
+        if change is not None and not (against and isinstance(change, Hold)):
+            return change
+        if agreed is not None and against:
+            return self._close(agreed.confidence, f"consensus {agreed} is against the {side}")
+        entry = self._best({role: plan for role, plan in plans.items() if plan.signal == "add"}, agreed)
+        if entry is not None:
+            return await self._review(entry)
+        if agreed is None:
+            return self._apart()
+        return hold(self.snapshot.pair, f"consensus {agreed}: the {side} stands", source=self.panel.name)
+
+    def _close(self, confidence: Decimal, why: str) -> CloseAll:
+        symbol, source = self.snapshot.pair, self.panel.name
+        return CloseAll(symbol=symbol, confidence=confidence, comment=why, reasoning=why, source=source)
+
+    def _change(self, plans: Mapping[str, Plan]) -> Changing | None:
+        """Return what takes most risk off the position; whoever else wanted something is named."""
+        changes, allowed = dict[str, Changing](), self.snapshot.constraints.allowed_actions
+        for role, plan in plans.items():
+            made = roles.checked_change(plan, self.question)
+            if isinstance(made, Unusable) or made.action not in (*allowed, "CLOSE_ALL"):
+                self._name(role, made)
+            elif not isinstance(made, Hold) or made.followups:
+                changes[role] = made
+        if not changes:
+            return None
+        role = max(changes, key=lambda each: roles.caution(changes[each]))
+        self.flags += [f"{other}:outvoted" for other in changes if other != role]
+        change, why = changes[role], f"{role} {plans[role].signal}"
+        return change.replace(source=self.panel.name, comment=why, reasoning=why)
+
+    def _name(self, role: str, made: Entering | Changing | Unusable) -> None:
+        """Note what a strategist wanted and what cannot be, or not now."""
+        why = made if isinstance(made, Unusable) else Unusable("not_allowed", made.action)
+        self.flags.append(f"{role}:{why.reason}")
+        self.errors.append(f"{role} broke its rules: {why}")
+
+    def _best(self, proposals: Mapping[str, Plan], agreed: Consensus | None) -> Entering | None:
         """Return the proposal with the highest expected R among those that keep their rules."""
-        entries = {}
+        entries = dict[str, Entering]()
         for role, proposal in proposals.items():
             if proposal.signal == "none":
                 continue
-            entry = roles.checked_entry(role, proposal, self.question, agreed.way)
-            if isinstance(entry, Unusable):
-                self.flags.append(f"{role}:{entry.reason}")
-                self.errors.append(f"{role} broke its rules: {entry}")
+            made = roles.checked_entry(role, proposal, self.question, agreed.way if agreed else 0)
+            if isinstance(made, Unusable) or made.action not in self.snapshot.constraints.allowed_actions:
+                self._name(role, made)
             else:
-                entries[role] = entry
+                entries[role] = made
         if not entries:
             return None
         role = max(entries, key=lambda each: roles.expected_r(entries[each]))
@@ -123,10 +157,12 @@ class _Sitting:
         plan = f"stop={asked.stop} target={asked.target} stop_atr={best.stop_atr} tp_atr={best.tp_atr}"
         rated = f"reward_risk={best.tp_atr / best.stop_atr:.2f} confidence={best.confidence}"
         self.variables["proposal"] = f"{role} {best.action} size_pct={best.size_pct} {plan} {rated}"
+        self.variables["risk_table"] = risk_table(self.question, best, self.votes.values())
         return best.replace(source=self.panel.name, comment=why, reasoning=why)
 
-    def _reviewed(self, entry: OpenLong | OpenShort, review: Review | None) -> Decision:
-        """Return the entry no larger than proposed, if the risk officer approved it; silence is a no."""
+    async def _review(self, entry: Entering) -> Decision:
+        """Return the entry no larger than proposed, if the risk officer approves it; silence is a no."""
+        review = (await self._ask(["risk"], Review)).get("risk")
         if review is None or not review.approved or review.adjusted_size <= 0:
             return self._hold("rejected", "the risk officer did not approve")
         size = min(entry.size_pct, review.adjusted_size)
@@ -141,21 +177,18 @@ class _Sitting:
         self.end = self.end if self.complete else HELD
         return hold(self.snapshot.pair, why, source=self.end.source)
 
-    async def _ask(self, asked: Mapping[str, type[Reply]]) -> dict[str, Reply]:
-        """Ask these roles at once and return the usable answers of those who were in time."""
+    async def _ask(self, asked: Sequence[str], kind: type[Reply]) -> dict[str, Reply]:
+        """Ask these roles, who all answer a `kind`, at once; return the usable answers of those who were in time."""
         texts, means = self.panel.texts, self.panel.means
         seconds = min(self.terms.stage_s, self.started + means.deadline_s - loop_time())
         asks = [
             self.panel.ask(
-                texts[role],
-                render(texts[role], self.variables),
-                object_schema(reply),
-                partial(parse_as, cls=reply),
+                texts[role], render(texts[role], self.variables), object_schema(reply), partial(parse_as, cls=reply),
                 seconds,
             )
-            for role, reply in asked.items()
-        ]
-        answers = {}
+            for role, reply in ((role, roles.reply_of(texts[role])) for role in asked)
+        ]  # fmt: skip
+        answers = dict[str, Reply]()
         for call, answer in await asyncio.gather(*asks):
             self.calls.append(call)
             if isinstance(answer, Unusable):
@@ -166,6 +199,7 @@ class _Sitting:
             self.trail += call.tried()
             self.errors += [f"{call.role}: {attempt}" for attempt in call.attempts]
             self.excerpts.append(_clip(f"{call.role} {answer}: {answer.reasoning}"))
+            assert isinstance(answer, kind)
             answers[call.role] = answer
         self.complete = len(answers) == len(asked)
         return answers

@@ -20,10 +20,13 @@ from tasks.core.types import Dto, PromptRef, Texts, read_dto
 _FILE = re.compile(r"---\n(?P<front>.*?)\n---\n\s*## system\n(?P<system>.*?)\n## user\n(?P<user>.*)", re.DOTALL)
 
 
+ReplySchema = Literal["decision", "portfolio", "analysis", "proposal", "plan", "review", "assessment", "none"]
+
+
 class _FrontMatter(Dto):
     role: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     version: str = Field(pattern=r"^v[0-9]{3}$")
-    reply_schema: Literal["decision", "portfolio", "analysis", "proposal", "review", "none"] = Field(alias="schema")
+    reply_schema: ReplySchema = Field(alias="schema")
     variables: Texts
     temperature: float = Field(ge=0, le=2, allow_inf_nan=False)
     seed: int | None
@@ -34,6 +37,7 @@ class Prompt(Dto):
     """One version of a role's prompt."""
 
     ref: PromptRef
+    reply_schema: ReplySchema  # what its role answers; where that has two forms, which
     variables: Texts
     system: str
     user: str

@@ -5,24 +5,25 @@ people and never shown to another role: only its typed words and numbers are, so
 analyst into something moves one vote and nothing else.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from datetime import timedelta
 from decimal import Context, Decimal
 from math import ceil
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import Field, StrictBool, ValidationError
 
 from tasks.core.decision.actions import Unusable
-from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
-from tasks.core.decision.decider import variables_of
-from tasks.core.decision.plain_text import plain_text
-from tasks.core.market.lean import cell
+from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.market.snapshot import last_price
 from tasks.core.types import (
     ZERO,
+    Add,
+    CloseAll,
     Dto,
     Exact,
-    News,
+    Hold,
+    MoveStop,
     OpenLong,
     OpenShort,
     PanelTerms,
@@ -30,18 +31,19 @@ from tasks.core.types import (
     RoleInput,
     Texts,
     TimeframeView,
+    Trim,
+    duration,
     exact_sum,
 )
 
-VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes", "proposal"}
 SLACK = Decimal("0.1")  # of a vote: a share of 0.67 is two of three
 TREND_TF, REVERSION_TF = "1h", "15m"
 ADX_LINE, RSI_LOW, RSI_HIGH = 25, 30, 70
-INDICATORS = ("adx", "bb_upper", "bb_middle", "bb_lower", "bb_percent_b", "bb_width", "ema50", "ema200", "swing_low",
-              "swing_high")  # fmt: skip
-FLOW = ("vol_z20", "vol_spike", "obv_dir", "delta20", "range_ratio")
-MAX_HEADLINES = 20
-FENCE = ("<<<HEADLINES", "HEADLINES>>>")
+HORIZON_PCT = {"SHORT": Decimal("1.5"), "MEDIUM": Decimal(3)}  # the farthest target, of the price
+HUNDRED = Decimal(100)
+Entering = OpenLong | OpenShort | Add
+Changing = Hold | MoveStop | Trim | CloseAll
+Made = TypeVar("Made", bound=Dto)
 _RATIO = Context(prec=6)  # six digits, and no price is too far to divide
 
 
@@ -62,19 +64,43 @@ class Analysis(_Role):
     confidence: Exact = Field(ge=0, le=1)
 
 
-class Proposal(_Role):
-    """Prices are absolute, 0 where there is no signal."""
+class Plan(_Role):
+    """What a strategist wants done; prices are absolute, 0 where there is none."""
 
-    signal: Literal["long", "short", "none"]
+    signal: Literal["none", "long", "short", "add", "trim", "close", "move_stop"]
     target: Exact = Field(ZERO, ge=0, description="price")
     stop: Exact = Field(ZERO, ge=0, description="price")
     risk_reward: Exact = Field(ZERO, ge=0, description="your estimate; the code computes its own")
-    size_pct: Exact = Field(ZERO, ge=0, le=100, description="notional, percent of equity")
+    size_pct: Exact = Field(ZERO, ge=0, le=100, description="notional in percent of equity; trim: of the position")
     confidence: Exact = Field(ZERO, ge=0, le=1)
+
+
+class Proposal(Plan):
+    """An entry, or none: all that a strategist who is shown no position may answer."""
+
+    signal: Literal["long", "short", "none"]
 
 
 class TrendProposal(Proposal):
     trend_phase: str = Field("", description="early, middle or late")
+
+
+class ManagingPlan(Plan):
+    """Of a strategist who is shown the position; the follow-ups are of the entry, or join those of the position."""
+
+    followups: Texts = Field((), max_length=4, description='e.g. "TRAIL 2.0 ATR from +1.0R"')
+
+
+class TrendPlan(ManagingPlan):
+    """An exhausted trend is not entered, nor one whose phase is not told."""
+
+    trend_phase: Literal["EMERGING", "ESTABLISHED", "MATURE", "EXHAUSTED"] = "EXHAUSTED"
+
+
+class ReversionPlan(ManagingPlan):
+    """The horizon bounds how far the target of an entry may be, see HORIZON_PCT."""
+
+    horizon: Literal["SHORT", "MEDIUM"] = "SHORT"
 
 
 class Review(_Role):
@@ -87,10 +113,25 @@ class Review(_Role):
     confidence: Exact = Field(ZERO, ge=0, le=1)
 
 
-ANALYSTS: dict[str, type[Analysis]] = dict.fromkeys(("technical", "orderbook", "sentiment"), Analysis)
-STRATEGISTS: dict[str, type[Proposal]] = {"trend": TrendProposal, "reversion": Proposal}
-OFFICER: dict[str, type[Review]] = {"risk": Review}
-REPLIES: dict[str, type[Analysis | Proposal | Review]] = {**ANALYSTS, **STRATEGISTS, **OFFICER}
+class Assessment(Review):
+    """A review with advice, and a score that is a share."""
+
+    risk_score: Exact = Field(Decimal(1), ge=0, le=1, description="0 very safe to 1 very risky")
+    recommendations: Texts = Field((), description="what would make the trade better, for people")
+
+
+ANALYSTS, STRATEGISTS = ("technical", "orderbook", "sentiment"), ("trend", "reversion")
+REPLIES: dict[str, type[Analysis | Plan | Review]] = {
+    **dict.fromkeys(ANALYSTS, Analysis), "trend": TrendProposal, "reversion": Proposal, "risk": Review,
+}  # fmt: skip
+BY_SCHEMA: dict[tuple[str, str], type[Analysis | Plan | Review]] = {  # of prompt versions that ask for another reply
+    ("trend", "plan"): TrendPlan, ("reversion", "plan"): ReversionPlan, ("risk", "assessment"): Assessment,
+}  # fmt: skip
+
+
+def reply_of(prompt: Prompt) -> type[Analysis | Plan | Review]:
+    """Return what a role answers to this version of its prompt."""
+    return BY_SCHEMA.get((prompt.name, prompt.reply_schema), REPLIES[prompt.name])
 
 
 class Consensus(NamedTuple):
@@ -116,12 +157,17 @@ def consensus(votes: Mapping[str, Analysis], asked: int, terms: PanelTerms) -> C
 # --- what a proposal must keep
 
 
-def checked_entry(role: str, p: Proposal, question: Question, way: int) -> OpenLong | OpenShort | Unusable:
-    """Return the entry that `p` asks for, its distances in 15m ATR, or the rule it breaks."""
-    last, atr = last_price(question.snapshot), _view(question, "15m").atr
+def checked_entry(role: str, p: Plan, question: Question, way: int) -> Entering | Unusable:
+    """Return the entry or ADD that `p` asks for, its distances in 15m ATR, or the rule it breaks.
+
+    way: of the consensus; 0 without one.
+    """
+    last, atr, held = last_price(question.snapshot), view_of(question, "15m").atr, way_of(question)
     if last is None or not atr:
         return Unusable("unknown_numbers")
-    if p.signal != ("long" if way > 0 else "short"):
+    if not held and p.signal not in ("long", "short"):
+        return Unusable("flat")
+    if p.signal != ("add" if held else "long" if way > 0 else "short") or (held or way) * way <= 0:
         return Unusable("against_consensus")
     if p.stop <= 0 or p.target <= 0 or way * (last - p.stop) <= 0 or way * (p.target - last) <= 0:
         return Unusable("levels", f"stop {p.stop}, last {last}, target {p.target}")
@@ -129,18 +175,70 @@ def checked_entry(role: str, p: Proposal, question: Question, way: int) -> OpenL
     if broken:
         return Unusable(broken)
     stop_atr, tp_atr = (_RATIO.divide(abs(last - level), Decimal(repr(atr))) for level in (p.stop, p.target))
+    cls: type[Entering] = Add if held else OpenLong if way > 0 else OpenShort
+    return _made(cls, p, question, "size_pct", "followups", stop_atr=stop_atr, tp_atr=tp_atr)
+
+
+def checked_change(p: Plan, question: Question) -> Changing | Unusable:
+    """Return what `p` asks to be done with the position without adding to it, or why that cannot be."""
+    match p.signal:
+        case "none":
+            return _made(Hold, p, question, "followups")
+        case "close":
+            return _made(CloseAll, p, question)
+        case "trim":
+            return _made(Trim, p, question, "followups", "size_pct")
+        case "move_stop":
+            return _moved_stop(p, question)
+    return Unusable("held")
+
+
+def _moved_stop(p: Plan, question: Question) -> MoveStop | Unusable:
+    """Put the stop where `p` says: between where it is and the price."""
+    position, last, atr = question.snapshot.position, last_price(question.snapshot), view_of(question, "15m").atr
+    if last is None or not atr or position.avg_price is None:
+        return Unusable("unknown_numbers")
+    way, unit = way_of(question), Decimal(repr(atr))
+    if p.stop <= 0 or way * (last - p.stop) <= 0:
+        return Unusable("levels", f"stop {p.stop}, last {last}")
+    if position.stop_atr is not None and way * (last - p.stop) >= Decimal(repr(position.stop_atr)) * unit:
+        return Unusable("loosens")
+    x = _RATIO.divide(way * (p.stop - Decimal(repr(position.avg_price))), unit)
+    return _made(MoveStop, p, question, "followups", to={"kind": "atr" if x else "breakeven", "x": x})
+
+
+def _made(cls: type[Made], p: Plan, question: Question, *fields: str, **more: object) -> Made | Unusable:
+    given = p.model_dump(include={"confidence", "key_factors", *fields})
     try:
-        return (OpenLong if way > 0 else OpenShort)(
-            symbol=question.snapshot.pair, stop_atr=stop_atr, tp_atr=tp_atr,
-            **p.model_dump(include={"size_pct", "confidence", "key_factors"}),
-        )  # fmt: skip
+        return cls.model_validate({"symbol": question.snapshot.pair, **given, **more})
     except ValidationError as e:
         return Unusable("out_of_range", str(e.errors()[0]["loc"][0]))
 
 
-def _trend_rule(p: Proposal, question: Question, way: int) -> str:
-    """With EMA50 against EMA200 and ADX above 25; the stop 2 to 3 % beyond the last swing."""
-    hour = _inputs(question, TREND_TF)
+def caution(change: Changing) -> tuple[int, Decimal]:
+    """Return how much risk a change takes away: of two the greater one is heard."""
+    by_what = (Hold, MoveStop, Trim, CloseAll).index(type(change))
+    by_how_much = change.size_pct if isinstance(change, Trim) else change.to.x if isinstance(change, MoveStop) else ZERO
+    return by_what, by_how_much
+
+
+def way_of(question: Question) -> int:
+    """Return the way of the position: +1 long, -1 short, 0 flat."""
+    return {"long": 1, "short": -1}.get(question.snapshot.position.side, 0)
+
+
+def crossed_against(question: Question) -> bool:
+    """Return whether EMA50 has crossed EMA200 on 1h against the position since that was opened."""
+    cross, age = inputs_of(question, TREND_TF).ema_cross, question.snapshot.position.age_bars_5m
+    if not cross or age is None or cross * way_of(question) >= 0:
+        return False
+    as_of, hours = question.snapshot.as_of, timedelta(hours=abs(cross) - 1)
+    return as_of.replace(minute=0, second=0, microsecond=0) - hours > as_of - age * duration("5m")
+
+
+def _trend_rule(p: Plan, question: Question, way: int) -> str:
+    """With EMA50 against EMA200 and ADX above 25, not exhausted; the stop 2 to 3 % beyond the last swing."""
+    hour = inputs_of(question, TREND_TF)
     swing = hour.swing_low if way > 0 else hour.swing_high
     if hour.ema50 is None or hour.ema200 is None or hour.adx is None or not swing:
         return "unknown_numbers"
@@ -148,13 +246,15 @@ def _trend_rule(p: Proposal, question: Question, way: int) -> str:
         return "ema"
     if hour.adx <= ADX_LINE:
         return "adx"
+    if isinstance(p, TrendPlan) and p.trend_phase == "EXHAUSTED":
+        return "phase"
     beyond_pct = way * (1 - p.stop / Decimal(repr(swing))) * 100
     return "" if Decimal("1.995") <= beyond_pct <= Decimal("3.005") else "stop"  # prices are rounded
 
 
-def _reversion_rule(p: Proposal, question: Question, way: int, last: Decimal) -> str:
+def _reversion_rule(p: Plan, question: Question, way: int, last: Decimal) -> str:
     """Without a trend, RSI beyond 30/70 and the price outside its band; the target is the middle band."""
-    quarter, rsi = _inputs(question, REVERSION_TF), _view(question, REVERSION_TF).rsi
+    quarter, rsi = inputs_of(question, REVERSION_TF), view_of(question, REVERSION_TF).rsi
     band = quarter.bb_lower if way > 0 else quarter.bb_upper
     if quarter.adx is None or quarter.bb_middle is None or band is None or rsi is None:
         return "unknown_numbers"
@@ -165,56 +265,20 @@ def _reversion_rule(p: Proposal, question: Question, way: int, last: Decimal) ->
     if way * (Decimal(repr(band)) - last) <= 0:
         return "band"
     middle = Decimal(repr(quarter.bb_middle))
-    return "" if abs(p.target - middle) <= abs(middle - last) / 20 else "target"
+    if abs(p.target - middle) > abs(middle - last) / 20:
+        return "target"
+    most = HORIZON_PCT[p.horizon] if isinstance(p, ReversionPlan) else HUNDRED
+    return "horizon" if abs(p.target - last) * HUNDRED > most * last else ""
 
 
-def expected_r(entry: OpenLong | OpenShort) -> Decimal:
+def expected_r(entry: Entering) -> Decimal:
     """Return the mean R if the confidence is the chance to win; a target beyond 3 R adds nothing."""
     return entry.confidence * (1 + min(entry.tp_atr / entry.stop_atr, Decimal(3))) - 1
 
 
-# --- what the roles are told
-
-
-def variables_of_roles(question: Question) -> dict[str, str]:
-    """Return every variable a role's prompt may use; votes and proposal are filled in as the panel goes on."""
-    indicators = [f"{tf} {_pairs(row, INDICATORS)}" for tf, row in question.role_inputs.timeframes.items()]
-    flow = [f"{tf} {_pairs(_view(question, tf), FLOW)}" for tf in ("5m", "15m", "1h")]
-    closes = " ".join(cell(close, 6) for close in question.role_inputs.recent_closes) or "-"
-    volume = cell(question.role_inputs.volume_24h, 4)
-    about = {
-        "price": f"last={last_price(question.snapshot) or '-'} {_pairs(_view(question, '15m'), ('atr', 'rsi'))} (15m)",
-        "indicators": "\n".join(indicators) or "none known",
-        "book": "\n".join([f"{_pairs(question.snapshot.orderbook)} volume_24h={volume}", *flow, f"5m closes {closes}"]),
-        "news": "unknown" if question.news is None else fenced(known_news(question)),
-    }
-    return variables_of(question) | about | {"votes": "none", "proposal": "none"}
-
-
-def _pairs(view: Dto, names: Iterable[str] = ()) -> str:
-    return " ".join(f"{name}={cell(getattr(view, name), 6)}" for name in names or type(view).model_fields)
-
-
-def known_news(question: Question) -> News | None:
-    """Return the news that was out at as_of, at most 20 headlines as plain text; None where nothing is left."""
-    news, as_of = question.news or News(), question.snapshot.as_of
-    out = (h for h in news.headlines if h.published_at is None or h.published_at <= as_of)
-    plain = (h.replace(title=plain_text(h.title), source=plain_text(h.source, 40)) for h in out)
-    kept = tuple(h for h in plain if h.title)[:MAX_HEADLINES]
-    return news.replace(headlines=kept) if kept or news.fear_greed is not None else None
-
-
-def fenced(news: News | None) -> str:
-    """Write the news for a prompt: somebody else's words, one line each, between markers that no line can contain."""
-    if news is None:
-        return "no news"
-    lines = [f"- {str(h.published_at or '?')[:16]} | {h.source} | {h.title}" for h in news.headlines]
-    return "\n".join([f"fear_greed={cell(news.fear_greed)} (0 fear, 100 greed)", FENCE[0], *lines, FENCE[1]])
-
-
-def _inputs(question: Question, timeframe: str) -> RoleInput:
+def inputs_of(question: Question, timeframe: str) -> RoleInput:
     return question.role_inputs.timeframes.get(timeframe, RoleInput())
 
 
-def _view(question: Question, timeframe: str) -> TimeframeView:
+def view_of(question: Question, timeframe: str) -> TimeframeView:
     return question.snapshot.timeframes.get(timeframe, TimeframeView())
