@@ -16,7 +16,7 @@ from tasks.adapters.venue.bybit import Bybit
 from tasks.connections import store, venue
 from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
 from tasks.core.trading.followups import Look
-from tasks.core.types.decision import Add, Hold
+from tasks.core.types.decision import Add
 from tasks.core.types.record import CycleStatus
 from tasks.settings import settings
 
@@ -179,15 +179,21 @@ async def test_the_followups_of_an_add_join_those_of_the_entry(home, exchange):
     assert ledger._with_followups(position.replace(followups=joined)).followups == joined
 
 
-async def test_the_followups_of_a_decision_about_a_position_join_its_own(home, exchange):
-    [position] = await opened(home, size_pct=5, followups=["TRIM 50% at +5.0R"])
-    hold = Hold(symbol=position.symbol, followups=("TRAIL 3 ATR from +4R", "TRIM 50% at +5.0R"))
-    ledger.join_followups(position.symbol, hold)
+async def test_the_followups_of_decisions_about_a_position_join_its_own(home, exchange):
+    [position] = await opened(home, followups=["TRIM 50% at +5.0R"])
+    trim = {"action": "TRIM", "size_pct": 30, "followups": ["TRAIL 3 ATR from +4R", "TRIM 50% at +5.0R"]}
+    hold = {"action": "HOLD", "followups": ["CLOSE after 96 bars below +0.5R", "to the moon"]}
+    for said, status in ((trim, CycleStatus.EXECUTED), (hold, CycleStatus.HELD)):
+        advance(exchange, 900)
+        at = START + timedelta(minutes=15 if said is trim else 30)
+        record = await run(recorded(home, (at, said)))
+        assert record.status is status, record.error
     [kept] = ledger.open_in(position.symbol)
-    assert kept.followups == ("TRIM 50% at +5.0R", "TRAIL 3 ATR from +4R")
-    ledger.join_followups("X/USDT:USDT", hold)
-    ledger.join_followups(position.symbol, Hold(symbol=position.symbol))
-    assert ledger.open_in(position.symbol) == [kept]
+    assert kept.followups == (
+        "TRIM 50% at +5.0R", "TRAIL 3 ATR from +4R", "CLOSE after 96 bars below +0.5R", "to the moon",
+    )  # fmt: skip
+    assert kept.quantity < position.quantity
+    assert [each.text for each in record.verdict.unread] == ["to the moon"]
 
 
 async def test_followups_go_by_the_closes_since_the_position_opened(home, exchange):
