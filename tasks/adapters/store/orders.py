@@ -126,11 +126,11 @@ class OrderRepository(Repository):
 
 
 class FillRepository(Repository):
-    """Fills by the venue's id."""
+    """Fills by symbol and the venue's id, which may be one of another symbol's too."""
 
     def save(self, fills: Sequence[Fill]) -> None:
         """Keep fills; what the venue says of one by now replaces what it said."""
-        by_id = {fill.fill_id: fill for fill in fills}
+        by_id = {(fill.symbol, fill.fill_id): fill for fill in fills}
         with self.database.writing() as connection:
             for key in sorted(by_id):  # one order, or two writers could deadlock
                 connection.execute(self.upsert(FillRow, row_of(FillRow, by_id[key])))

@@ -222,7 +222,7 @@ class OrderRow(Base, of=Order, key="client_order_id"):
     __tablename__ = "orders"
 
 
-class FillRow(Base, of=Fill, key="fill_id"):
+class FillRow(Base, of=Fill, key="symbol fill_id"):
     """One execution, kept once."""
 
     __tablename__ = "fills"

@@ -93,7 +93,7 @@ class Dialect(ABC):
     def __init__(self, market: MarketData, settings: Settings) -> None:
         self.market, self.settings = market, settings
         self.spot = tuple(symbol for symbol in settings.symbols if ":" not in symbol)
-        self._purposes: dict[str, tuple[str, str]] = {}  # our id and the reason of orders' fills
+        self._purposes: dict[tuple[str, str], tuple[str, str]] = {}  # our id and the reason of orders' fills
         market.client.options.update(self.options)
         if settings.profile != "paper":
             market.client.number = as_written
@@ -305,16 +305,16 @@ class Dialect(ABC):
 
     async def named(self, fill: Fill, market: Row) -> Fill:
         """Return a fill whose row tells neither with our id and why it happened: its order is asked, once."""
-        name = fill.venue_order_id
-        if name not in self._purposes:
+        name, key = fill.venue_order_id, (fill.symbol, fill.venue_order_id)  # some venues count orders by symbol
+        if key not in self._purposes:
             doing = f"look up order {name}"
             row = await self.call(doing, "fetch_order", name, fill.symbol, fine=Meaning.GONE)
             if row is None:
                 return fill
             with understood(doing):
                 order = self.orders_of(row, market)[0]
-            self._purposes[name] = await self.purpose(order)
-        client_order_id, reason = self._purposes[name]
+            self._purposes[key] = await self.purpose(order)
+        client_order_id, reason = self._purposes[key]
         return fill.replace(client_order_id=client_order_id, reason=reason)
 
     async def purpose(self, order: Order) -> tuple[str, str]:

@@ -121,6 +121,15 @@ def test_a_fill_is_kept_once_as_the_venue_tells_it_by_now(store):
     }  # fmt: skip
 
 
+def test_fills_of_two_symbols_may_have_one_id(store):
+    """Binance counts the trades of each symbol by themselves."""
+    btc, eth = a_fill("7"), a_fill("7", symbol="ETH/USDT:USDT")
+    store.fills.save([btc, eth])
+    store.fills.save([btc.replace(fee=Decimal("0.5"))])
+    assert store.fills.since(AT, BTC) == [btc.replace(fee=Decimal("0.5"))]
+    assert store.fills.since(AT, "ETH/USDT:USDT") == [eth]
+
+
 def test_fills_are_found_by_symbol_and_time_oldest_first(store):
     late, early = a_fill("x1", at=AT + minutes(5)), a_fill("x2")
     other = a_fill("x3", symbol="ETH/USDT:USDT", at=AT + minutes(9))

@@ -17,6 +17,7 @@ from tasks.core.errors import OrderRejected, VenueBusy, VenueUnavailable
 from tasks.core.types.limits import Limits
 from tasks.core.types.orders import OrderIntent, OrderStatus, OrderType
 
+ETH = "ETH/USDT:USDT"
 BTC, ID, STOP_ID = "BTC/USDT:USDT", "dec00123456789abcdef0123456789ab", "dec0" + "7" * 28
 NOW = datetime.fromtimestamp(NOW_MS / 1000, tz=UTC)
 ORDER, OPEN, ALGO, ALGOS, ALL_ALGOS, FILLS, LEVERAGE = (
@@ -260,6 +261,19 @@ async def test_a_fill_whose_order_is_not_listed_yet_is_asked_about_again(venue, 
     stub.answers[ORDER] = ROW
     (named,) = await venue.fills(BTC, NOW - timedelta(minutes=5))
     assert (unnamed.client_order_id, named.client_order_id) == ("", ID)
+
+
+async def test_an_order_of_another_symbol_may_have_its_number(venue, stub):
+    """hummingbot/hummingbot#5056: the venue counts orders and trades of each symbol by themselves."""
+    second = MARKET | {"symbol": "ETHUSDT", "pair": "ETHUSDT", "baseAsset": "ETH"}
+    other = {"clientOrderId": STOP_ID, "symbol": "ETHUSDT"}
+    stub.answers |= {
+        "/fapi/v1/exchangeInfo": {"symbols": [MARKET, second]},
+        FILLS: lambda asked: [FILL | {"symbol": asked.query["symbol"]}],
+        ORDER: lambda asked: ROW | other if asked.query["symbol"] == "ETHUSDT" else ROW,
+    }
+    ids = [(await venue.fills(symbol, NOW - timedelta(minutes=5)))[0].client_order_id for symbol in (BTC, ETH)]
+    assert ids == [ID, STOP_ID]
 
 
 async def test_a_short_is_read_and_its_stop_buys(venue, stub):
