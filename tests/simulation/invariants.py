@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tasks.account import look
 from tasks.adapters.store.store import Store
 from tasks.core.trading.followups import AgeRule, TrailRule, parse
-from tasks.core.trading.orders import is_ours, is_protects, protect_order_id
+from tasks.core.trading.orders import cycle_id, derives_from, is_ours, is_protects, protect_order_id
 from tasks.core.types import (
     FINAL_STATES,
     ZERO,
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 
 RISK_PCT, GROSS_PCT = Decimal("1.5"), Decimal(100)
 SLACK = Decimal("1.02")  # prices and equity move between the decision and the look
-CENT = Decimal("0.01")
+CENT, TINY = Decimal("0.01"), Decimal("1e-9")
 NEAR = Decimal("0.05")  # R
+NAKED_S = 900
+LATE_CLOSES = 3  # a decision is sent at most 390 s after its close, and a request may be on its way for long
 STEP = timedelta(minutes=5)
 SPREAD = Decimal("0.001")  # between the price that a stop is beyond and what an order then gets
 # why a small entry may be refused when all is well
@@ -71,9 +73,11 @@ def at_any_time(world: "World") -> Iterator[str]:
     risk = sum((max((p.avg_price - p.stop) * sign * p.quantity, ZERO) for p, sign in stopped), ZERO)
     if risk > equity * RISK_PCT / 100 * SLACK:
         yield f"limit: risk {risk / equity * 100:.2f} % of equity {equity:.0f}"
+    if world.told.naked_s > NAKED_S:
+        yield f"naked: a position had no stop for {world.told.naked_s:.0f} s"
     yield from _money(world)
     yield from _theirs(world)
-    yield from _flattened(world)
+    yield from _new_orders(world)
 
 
 def _money(world: "World") -> Iterator[str]:
@@ -100,10 +104,25 @@ def _theirs(world: "World") -> Iterator[str]:
             yield f"foreign: a person had {had} {symbol}, now it is {now}"
 
 
-def _flattened(world: "World") -> Iterator[str]:
-    """The watchdog closes a position only where its stop was refused, or the price is beyond it."""
-    new = [o for o in world.exchange.account.orders[world.orders_seen :] if is_protects(o.client_order_id)]
+def _new_orders(world: "World") -> Iterator[str]:
+    """Nothing is entered that must not be at this visit, or too late, and nothing closed without a cause."""
+    orders = world.exchange.account.orders[world.orders_seen :]
     world.orders_seen = len(world.exchange.account.orders)
+    for order in filter(_entered, orders):
+        if "halted" in world.happens and order.created_at > world.visit_began:
+            yield f"halted: {order.client_order_id} entered {order.symbol} under a halt"
+        if order.symbol not in settings().symbols:
+            yield f"limit: {order.client_order_id} entered {order.symbol}, which is not traded"
+        close = floor_time(order.created_at, "5m")
+        closes = (close - n * STEP for n in range(LATE_CLOSES))
+        named = (cycle_id(settings().strategy, order.symbol, at) for at in closes)
+        if not any(derives_from(order.client_order_id, name) for name in named):
+            yield f"late: {order.client_order_id} entered {order.symbol} at {order.created_at}"
+    yield from _flattened(world, [order for order in orders if is_protects(order.client_order_id)])
+
+
+def _flattened(world: "World", new: list[Order]) -> Iterator[str]:
+    """The watchdog closes a position only where its stop was refused, or the price is beyond it."""
     if not new:
         return
     store, strategy = world.store(), settings().strategy
@@ -175,10 +194,24 @@ def in_quiet(world: "World", store: Store) -> Iterator[str]:
     if venue != ledger:
         yield f"mismatch: venue {_told(venue)}, ledger {_told(ledger)}"
     yield from naked(world)
-    known = {fill.fill_id for symbol in world.exchange.markets for fill in store.fills.since(world.start, symbol)}
-    lost = [f for f in account.fills if f.fill_id not in known and is_ours(f.client_order_id)]
+    known = {s: {fill.fill_id for fill in store.fills.since(world.start, s)} for s in world.exchange.markets}
+    lost = [f for f in account.fills if world.venue.name_of(f) not in known[f.symbol] and is_ours(f.client_order_id)]
     if lost:
         yield f"lost: {len(lost)} fills of ours are not in the ledger, the first of {lost[0].client_order_id}"
+    yield from _intents(world, store, {*ledger})
+    for position in store.positions.open(strategy):
+        yield from _followups(world, position)
+        yield from _stop(world, position)
+    yield from _books(world, store)
+    for record in store.cycles.unfinished(strategy):
+        yield f"unfinished: the cycle of {record.symbol} at {record.as_of} never ended"
+    for halt in store.halts.active():
+        yield f"halt: {halt.who}: {halt.reason}"
+
+
+def _intents(world: "World", store: Store, held: set[str]) -> Iterator[str]:
+    """Every order of ours at the venue has its intent, and every intent ended as its order did."""
+    account, strategy = world.exchange.account, settings().strategy
     own = {
         o.intent.client_order_id: o for symbol in world.exchange.markets for o in store.intents.own(strategy, symbol)
     }
@@ -190,16 +223,34 @@ def in_quiet(world: "World", store: Store) -> Iterator[str]:
         order = at_venue.get(name)
         if intent.state == "rejected" and order is not None and order.filled:
             yield f"lost: {name} filled {order.filled} and is rejected in the ledger"
-        waits = (
-            order is None and is_protects(name) and intent.intent.symbol in ledger
-        )  # as long as its position is open
+        waits = order is None and is_protects(name) and intent.intent.symbol in held  # as long as its position is open
         if intent.state not in FINAL_STATES and not waits and (order is None or order.status is not OrderStatus.OPEN):
             where = order.status if order else "nowhere"
             yield f"lost: {name} is {where} at the venue and {intent.state} in the ledger"
-    for position in store.positions.open(strategy):
-        yield from _followups(world, position)
-    for halt in store.halts.active():
-        yield f"halt: {halt.who}: {halt.reason}"
+
+
+def _stop(world: "World", position: Position) -> Iterator[str]:
+    """The venue's stop is for all of ours and no looser than the ledger's, which was only ever tightened."""
+    held, sign = world.exchange.account.position(position.symbol), 1 if position.side == "long" else -1
+    at_first = position.initial_stop
+    if held is None or held.stop is None or position.stop is None or at_first is None:
+        return  # told elsewhere
+    if (held.stop - position.stop) * sign < 0 or (position.stop - at_first) * sign < 0:
+        yield f"stop: {held.stop} at the venue, {position.stop} in the ledger, at first {at_first}"
+    if held.stop_quantity not in (None, position.quantity):
+        yield f"stop: for {held.stop_quantity} of {position.quantity} {position.symbol}"
+
+
+def _books(world: "World", store: Store) -> Iterator[str]:
+    """Where no person traded, the ledger's positions earned and paid what the venue says of the symbol."""
+    strategy = settings().strategy
+    by_hand = {f.symbol for f in world.exchange.account.fills if f.client_order_id.startswith("by-hand")}
+    positions = [*store.positions.open(strategy), *store.positions.closed(strategy, limit=None)]
+    for symbol in world.exchange.markets.keys() - by_hand:
+        venue, own = world.exchange.account.totals(symbol), [p for p in positions if p.symbol == symbol]
+        earned, paid = sum((p.realized_pnl for p in own), ZERO), sum((p.fees for p in own), ZERO)
+        if max(abs(earned - venue.realized), abs(paid - venue.fees + venue.funding)) > TINY:
+            yield f"books: {symbol} earned {earned} and paid {paid}, the venue says {venue}"
 
 
 def _followups(world: "World", position: Position) -> Iterator[str]:

@@ -1,6 +1,8 @@
 """Many worlds in several processes, and what they reached together."""
 
 import argparse
+import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from tasks.crash_points import STEPS
 from tests.simulation.world import KINDS, LOTS, Told, lived
 
 AT_ONCE = 16  # worlds that are under way or waited for
+ORPHANED_S = 1.0  # between a worker's looks whether its parent lives
 
 
 def many(asked: argparse.Namespace) -> int:
@@ -30,7 +33,7 @@ def many(asked: argparse.Namespace) -> int:
 
 def _worlds(asked: argparse.Namespace) -> Iterator[Told]:
     """Live through one seed after the other, in as many processes as were asked for."""
-    with ProcessPoolExecutor(asked.jobs, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(asked.jobs, get_context("spawn"), end_with, (os.getpid(),)) as pool:
         seeds, live = count(asked.seed), partial(measured, days=asked.days)
         waiting = [pool.submit(live, seed) for seed in islice(seeds, AT_ONCE)]
         try:
@@ -39,6 +42,17 @@ def _worlds(asked: argparse.Namespace) -> Iterator[Told]:
                 waiting.append(pool.submit(live, next(seeds)))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def end_with(parent: int) -> None:
+    """Let this worker end soon after its parent: one that was killed shuts no pool down."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(ORPHANED_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def measured(seed: int, days: float) -> Told:

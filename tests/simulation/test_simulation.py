@@ -1,14 +1,18 @@
 """Worlds from seeds: each is lived twice the same, keeps every invariant, and a broken one is found."""
 
 import os
+import select
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tasks.core.trading import ledger
 from tests.simulation.luck import Luck
+from tests.simulation.many import end_with
 from tests.simulation.shrink import shrunk
 from tests.simulation.world import lived
 
@@ -51,6 +55,25 @@ def test_what_breaks_without_a_fault_is_shrunk_to_none(monkeypatch):
     """Each fill is booked twice."""
     real = ledger.apply_fill
     monkeypatch.setattr(ledger, "apply_fill", lambda held, *of, **more: real(real(held, *of, **more), *of, **more))
-    told = shrunk(6, 1.0)
-    assert told.breaches[0].startswith(("mismatch", "halt", "follow-up", "money", "day", "limit"))
+    told = shrunk(13, 1.0)
+    assert told.breaches[0].startswith(("mismatch", "halt", "follow-up", "money", "day", "limit", "books"))
     assert told.faults == {}
+
+
+def test_a_worker_ends_with_its_parent():
+    """One that is killed outright shuts no pool down; the worker holds a pipe open as long as it lives."""
+    lives, held = os.pipe()
+    parent = os.fork()
+    if not parent:
+        if not os.fork():
+            end_with(os.getppid())
+            os.write(held, b".")
+        time.sleep(60)
+        os._exit(0)
+    os.close(held)
+    with open(lives, "rb", buffering=0) as pipe:
+        assert pipe.read(1) == b"."
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        assert select.select([pipe], [], [], 20)[0]
+        assert pipe.read(1) == b""

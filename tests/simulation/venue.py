@@ -5,6 +5,7 @@ answer has (see `adapters.venue.meaning`), it may be late, doubled or old, and t
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -51,7 +52,8 @@ READS = {
 }  # fmt: skip
 FAVOUR, FAVOURED_RATE = 20.0, (0.05, 0.5)  # of a call that reads, that changes
 OFTENER, MOST = 4, 0.5  # changes go wrong so much oftener, as there are so many fewer of them, up to this rate
-ONLY_OF = {"old": ("positions",), "reordered": ("fills", "positions", "open_orders"), "in part": ("fills",)}
+LISTS = ("fills", "positions", "open_orders")
+ONLY_OF = {"old": ("positions", "find_order"), "reordered": LISTS, "in part": LISTS}
 
 
 class Tape:
@@ -94,6 +96,9 @@ class SimulatedVenue:
         self.late_fills_s = self.late_orders_s = 0.0  # how old they are before they are told
         self.refuses_stops = False
         self.shallow = False  # only half of what an order asks for is there
+        self.lists_no_positions = False
+        self.numbers_fills = luck.draw("numbers") < 0.5  # their ids tell apart those of one symbol alone
+        self._names, self._numbers = dict[str, str](), Counter[str]()
         self.unheard: set[str] = set()  # symbols whose fills were asked for in vain
         self.refused: set[str] = set()  # symbols whose stop was refused, or was beyond the price
         self._late: set[asyncio.Task[None]] = set()
@@ -131,7 +136,7 @@ class SimulatedVenue:
 
     async def positions(self) -> list[VenuePosition]:
         def answer() -> list[VenuePosition]:
-            return self.exchange.account.positions()
+            return [] if self.lists_no_positions else self.exchange.account.positions()
 
         return await self._asked("positions", answer)
 
@@ -151,13 +156,23 @@ class SimulatedVenue:
     async def fills(self, symbol: str, since: datetime) -> list[Fill]:
         def answer() -> list[Fill]:
             mine = [f for f in self.exchange.account.fills if f.symbol == symbol and f.at >= since]
-            return [f.replace(quantity=ZERO) if f.reason == "funding" else f for f in mine if self._tells(f)]
+            told = [f.replace(fill_id=self.name_of(f)) for f in mine if self._tells(f)]
+            return [f.replace(quantity=ZERO) if f.reason == "funding" else f for f in told]
 
         try:
             return await self._asked("fills", answer)
         except VenueUnavailable:
             self.unheard.add(symbol)
             raise
+
+    def name_of(self, fill: Fill) -> str:
+        """Return the id that it tells an execution by."""
+        if not self.numbers_fills:
+            return fill.fill_id
+        for new in self.exchange.account.fills[len(self._names) :]:
+            self._numbers[new.symbol] += 1
+            self._names[new.fill_id] = str(self._numbers[new.symbol])
+        return self._names[fill.fill_id]
 
     # -- what is done --------------------------------------------------------------------------------------------
 
@@ -216,12 +231,14 @@ class SimulatedVenue:
         """Answer a question; a fault may hide, age or reorder what is said."""
         place, kind = self._fault(what, READS)
         await self._wait(place, kind)
-        if kind == "old":
+        if kind == "old" and what == "positions":
             seconds = self._luck.between(f"{place}:old", 1, 60)
             held = self.exchange.held(seconds)
             return [VenuePosition.of(h, side="long" if h.sign > 0 else "short") for h in held.values()]  # type: ignore[return-value]  # of positions alone
         said = answer()
-        if kind == "reordered" and isinstance(said, list):
+        if kind == "old" and isinstance(said, Order):  # as it was when it came in
+            said = said.replace(status=OrderStatus.OPEN, filled=ZERO, avg_price=None, updated_at=said.created_at)  # type: ignore[assignment]
+        elif kind == "reordered" and isinstance(said, list):
             order = sorted(range(len(said)), key=lambda n: self._luck.draw(f"{place}:{n}"))
             said = [said[n] for n in (*order, *order[:1])]  # type: ignore[assignment]  # one of them twice
         elif kind == "in part" and isinstance(said, list):

@@ -22,6 +22,8 @@ from infra.sandbox.config import SandboxConfig
 from infra.sandbox.exchange import Exchange
 from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
+from tasks.core.simulation.account import Execution
+from tasks.core.trading.money import floor_to_step
 from tasks.core.trading.orders import is_ours
 from tasks.core.types import ZERO, CycleRecord, OrderIntent, OrderStatus, OrderType, day_start, floor_time
 from tasks.crash_points import STEPS
@@ -52,7 +54,7 @@ EVENTS = {
     "late fills": 3.0, "late orders": 2.0, "stops refused": 1.5, "half filled": 2.0, "stop taken away": 2.0,
     "person": 2.5, "restored": 1.5, "venue's clock": 1.0, "our clock": 1.0, "halted": 1.0, "halves of stops": 1.0,
     "limits changed": 1.0, "symbols changed": 0.7, "database": 3.0, "two workers": 4.0, "liquidated": 0.7,
-    "venue away": 1.5,
+    "venue away": 1.5, "positions unlisted": 1.0, "deleveraged": 0.7, "stop moved": 1.0, "order taken away": 1.0,
 }  # fmt: skip
 EVENT_RATE, EVENTS_AT_ONCE = 0.5, 3
 FAVOURED_RATE = 0.03  # how often a transaction goes wrong at a visit that favours one of its faults
@@ -105,7 +107,7 @@ class World:
         self.database = WorldDatabase()
         self.often = luck.draw("often") < 0.8
         self.asked_to = ""  # what the decider is to answer; empty: what is drawn
-        self.visit = 0
+        self.visit, self.visit_began = 0, self.start
         self.kill_rate = self.database_rate = 0.0
         self.happens: set[str] = set()  # what goes wrong at this visit
         self.deadly = ""  # a step at which processes die oftener at this visit
@@ -180,7 +182,7 @@ class World:
         self.told.naked_s = max([self.told.naked_s, *(now - since for since in self._naked_since.values())])
 
     def _begin_visit(self) -> None:
-        n, luck = self.visit, self.luck
+        n, luck, self.visit_began = self.visit, self.luck, self.exchange.now
         self.venue.rate = luck.weighted(f"{n}/rate", RATES)
         self.kill_rate = luck.weighted(f"{n}/kills", KILLS)
         self.happens = set()
@@ -198,20 +200,13 @@ class World:
                 self._begin_event(event, name)
 
     def _begin_event(self, event: str, name: str) -> None:
-        venue, symbol = self.venue, self.luck.choice(f"{name}/symbol", self.symbols)
+        symbol = self.luck.choice(f"{name}/symbol", self.symbols)
         amount = self.luck.between(f"{name}/amount", 0, 1)
         if event in LASTS_A_VISIT:
             where, attribute, value = LASTS_A_VISIT[event]
             setattr(getattr(self, where) if where else self, attribute, value(amount))
-        elif event == "halves of stops":
-            self.exchange.half_stops = 2
-        elif event == "stop taken away" and any(p.symbol == symbol for p in invariants.ours(self)):
-            self.exchange.account.set_protection(symbol, ZERO, None, self.exchange.now)
         elif event == "person":
             self._person_trades(symbol, name)
-        elif event == "liquidated" and not self.person:
-            self.exchange.liquidate()
-            venue.refused.update(self.symbols)
         elif event == "limits changed" or (event == "symbols changed" and self.visit > self._restored_at + 1):
             self._change_settings(event, amount)
         elif event == "halted":
@@ -219,6 +214,26 @@ class World:
         elif event == "restored":
             self._backup = sqlite3.connect(":memory:")
             self.database.raw.backup(self._backup)
+        else:
+            self._begin_at_venue(event, symbol, amount)
+
+    def _begin_at_venue(self, event: str, symbol: str, amount: float) -> None:
+        """Let the venue, or a person on its pages, act on what is ours."""
+        account, now = self.exchange.account, self.exchange.now
+        if event == "halves of stops":
+            self.exchange.half_stops = 2
+        elif event == "stop taken away" and any(p.symbol == symbol for p in invariants.ours(self)):
+            account.set_protection(symbol, ZERO, None, now)
+        elif event == "stop moved":
+            self._stop_moved(symbol, amount)
+        elif event == "order taken away":
+            for order in account.open_orders(symbol):
+                account.cancel(order.client_order_id, now)
+        elif event == "deleveraged" and symbol not in self.person:
+            self._deleverage(symbol, amount)
+        elif event == "liquidated" and not self.person:
+            self.exchange.liquidate()
+            self.venue.refused.update(self.symbols)
 
     def _end_visit(self) -> None:
         """What went wrong at this visit alone is over; what was late is told at the next look."""
@@ -246,6 +261,24 @@ class World:
         os.environ["QUARTERDECK_SYMBOLS"] = ",".join(symbols)
         settings.cache_clear()
 
+    def _deleverage(self, symbol: str, share: float) -> None:
+        """Let the venue take a share of ours off by itself, as it does to the other side of a liquidation."""
+        account, now = self.exchange.account, self.exchange.now
+        if (held := account.wallet.holdings.get(symbol)) is not None:
+            part = max(floor_to_step(held.quantity * Decimal(share), LOTS[symbol]), LOTS[symbol])
+            met = Execution(self.exchange.price(symbol), "taker", now, now)
+            account._close(held, min(part, held.quantity), "liquidation", met)
+
+    def _stop_moved(self, symbol: str, amount: float) -> None:
+        """Let a person move our stop: mostly further away, else half of the way to the price."""
+        held, price = self.exchange.account.position(symbol), self.exchange.price(symbol)
+        if held is None or held.stop is None or symbol in self.person:
+            return
+        share = Decimal(str(round(amount, 1))) if amount < 0.7 else Decimal("-0.5")
+        tick = self.exchange.markets[symbol].instrument.tick
+        stop = floor_to_step(held.stop + (held.stop - price) * share, tick)
+        self.exchange.account.set_protection(symbol, stop, None, self.exchange.now)
+
     def _person_trades(self, symbol: str, name: str) -> None:
         """Let a person open where nothing of ours is, add to what is ours or reduce it, or take off what is theirs."""
         account, had = self.exchange.account, self.person.get(symbol)
@@ -253,6 +286,11 @@ class World:
         side = 1 if self.luck.draw(f"{name}/sign") < 0.5 else -1
         if had:
             self._person_leaves(symbol)
+        elif held is not None and self.luck.draw(f"{name}/turn") < 0.2:  # ours goes, and theirs is the other way round
+            sign = 1 if held.side == "long" else -1
+            self._person_order(symbol, -sign * (held.quantity + amount))
+            if symbol in self.person:  # it was not refused
+                self.person[symbol] += sign * held.quantity
         elif held is not None:
             self._person_order(symbol, side * min(amount, held.quantity))
             if self.person.get(symbol, ZERO) * (1 if held.side == "long" else -1) < 0:
@@ -404,6 +442,7 @@ LASTS_A_VISIT: dict[str, tuple[str, str, Callable[[float], Any]]] = {
     "venue's clock": ("venue", "ahead_s", lambda amount: 40 * amount - 20),
     "our clock": ("clock", "skew", lambda amount: 90 * amount - 45),
     "venue away": ("venue", "rate", lambda amount: 0.5 + amount / 2),
+    "positions unlisted": ("venue", "lists_no_positions", lambda amount: bool(amount + 1)),
     "database": ("", "database_rate", lambda amount: 0.005 + 0.045 * amount),
 }
 
