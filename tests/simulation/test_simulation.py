@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tasks.core.trading import ledger
+from tests.simulation import mutations
 from tests.simulation.luck import Luck
 from tests.simulation.many import end_with
 from tests.simulation.shrink import shrunk
@@ -49,6 +50,20 @@ def test_a_fault_left_out_leaves_the_others_what_they_were():
     fewer = Luck(3, some - {min(some)})
     assert 20 < len(some) < 100
     assert {name: fewer.fault(name, {"busy": 1.0, "late": 2.0}, 0.3) for name in names} == struck | {min(some): ""}
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "days", "breach"),
+    [
+        ("no_look_up", 68, 1.0, "duplicate"),
+        ("fill_booked_twice", 18, 1.5, "naked"),
+        ("followup_forgotten", 13, 2.0, "follow-up"),
+    ],
+)
+def test_a_seed_fails_where_what_keeps_its_invariant_is_broken(name, seed, days, breach):
+    with mutations.ALL[name]():
+        assert lived(seed, days).breaches[0].startswith(breach)
+    assert lived(seed, days).breaches == []
 
 
 def test_what_breaks_without_a_fault_is_shrunk_to_none(monkeypatch):
