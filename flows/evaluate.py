@@ -32,7 +32,7 @@ from tasks.core.pages.markdown import table
 from tasks.core.pages.numbers import fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.symbol_backtest import make_grid
-from tasks.core.types import Json, Texts, Told
+from tasks.core.types import Json, Texts
 from tasks.evaluate import ComparisonRequest, Work
 from tasks.settings import settings
 
@@ -63,7 +63,8 @@ def plan_work(request: ComparisonRequest) -> Work:
     free, paid = [], []
     for variant in chosen:
         kind = kind_of(variant.decider)
-        asked = {"told": Told(memory=kind.asks_model), "models": (variant.model,) if variant.model else strategy.models}
+        asked = parallel_backtests.told_of(s, variant.decider, strategy.symbols)
+        asked["models"] = (variant.model,) if variant.model else strategy.models
         mine = strategy.called(strategy.name, variant.decider).model_copy(update=asked)
         samples = (0 if kind.asks_model else SAMPLES) if request.quiet is None else request.quiet
         for window, treatment in product(windows, _treatments(request, variant)):

@@ -75,4 +75,10 @@ def _keep(question: Question, cycle_id: str, decided: Answer) -> Answer:
         question.snapshot.pair, cycle_id, kept.decision.action, kept.decision.confidence,
         kept.source, kept.rung, kept.cost_usd, len(kept.calls), ",".join(kept.errors) or "-",
     )  # fmt: skip
+    for call in kept.tool_calls:
+        if call.error:
+            log().warning(
+                "tool symbol=%s cycle_id=%s tool=%s dropped=%s late=%s error=%s",
+                question.snapshot.pair, cycle_id, call.tool, call.dropped, call.late, call.error,
+            )  # fmt: skip
     return kept

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,8 @@ def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, ne
     """Ask about a flat account at a moment of candle files, as a replay does."""
     from tasks.adapters.deciders import build
     from tasks.adapters.news import read_news
-    from tasks.core.lab.gate_sampling import flat_question
+    from tasks.core.decision.llm.tools import DESK
+    from tasks.core.lab.gate_sampling import flat_desk, flat_question
     from tasks.core.simulation.backtest_inputs import World
     from tasks.core.simulation.paid_replies import Probe
 
@@ -129,6 +131,7 @@ def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, ne
     chosen = build(decider, settings(), model=probe)
     at, strategy, account, reasons = _moment(market, as_of, decider)
     world = World(headlines=read_news(Path(news)) if news else None)
+    DESK.set(partial(flat_desk, market, account, strategy, world))
     asyncio.run(chosen.decide([flat_question(market, account, strategy, world, at, reasons)]))
     if not probe.asked:
         raise InputError(f"--decider {decider}: asks no model; name one that does, such as llm:single")

@@ -102,14 +102,16 @@ def build(name: str, settings: Settings, store: "Store | None" = None, model: Mo
 def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versions) -> Decider:
     from tasks.adapters.model.litellm_model import prepare
 
-    if kind.live and model is not None:
-        raise InputError("llm:tools asks the venue for what is true now: it cannot be replayed over candle files")
     prompts = {role: load_prompt(role, versions.get(role)) for role in kind.roles}
     means = Means(settings.decision_deadline_s, prepare, panel=settings.panel)
-    if kind.live:
+    if kind.looks_up and model is None:
         from tasks.adapters.model.toolbox import desk_of
 
         means = replace(means, tools=partial(desk_of, settings))
+    elif kind.looks_up:
+        from tasks.core.decision.llm.tools import DESK
+
+        means = replace(means, tools=lambda question: DESK.get()(question))
     if kind.staged:  # each model has its share of a stage, so that a failover fits into it
         stage, share = settings.panel_stage_s, settings.panel_stage_s / max(1, len(settings.model))
         settings = settings.replace(

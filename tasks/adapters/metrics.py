@@ -32,7 +32,7 @@ from tasks.adapters.store.tables import (
     VerdictRow,
 )
 from tasks.core.errors import TradingError
-from tasks.core.types import Budget, CycleStatus, Texts, day_start
+from tasks.core.types import Answer, Budget, CycleStatus, Texts, ToolCall, day_start
 
 QUANTILES = (0.5, 0.95, 1.0)
 HOUR = timedelta(hours=1)
@@ -161,10 +161,18 @@ class Exporter(Collector):
         yield _metric(Counter, "model_seconds", "Time spent waiting for models", seconds, labels)
         yield _metric(Counter, "model_cost_usd", "What models cost", usd, labels)
         yield _metric(Counter, "model_tokens", "Tokens sent and received", tokens, (*labels, "direction"))
+        yield self._tools(store, today)
         spent, budget = store.budget.spent(now), self._budget
         uses = {("usd",): (spent.usd, budget.usd_per_day), ("calls",): (Decimal(spent.calls), budget.calls_per_day)}
         shares = {unit: float(used / cap) for unit, (used, cap) in uses.items() if cap}
         yield _metric(Gauge, "budget_used_ratio", "Share of the day's budget that is used", shares, ("unit",))
+
+    def _tools(self, store: Store, today: datetime) -> Metric:
+        """Count what planners asked; only decisions that a planner had a part in are read."""
+        planned = select(ModelCallRow.cycle_id).where(ModelCallRow.role == "planner", ModelCallRow.called_at >= today)
+        asked = store.all(Answer, select(DecisionRow.decided).where(DecisionRow.cycle_id.in_(planned)))
+        results = Counts((call.tool, _result(call)) for answer in asked for call in answer.tool_calls)
+        return _metric(Counter, "tool_calls", "Requests of planners for data", results, ("tool", "result"))
 
     def _account(self, store: Store) -> Iterator[Metric]:
         if (last := store.equity.last(self._strategy)) is not None:
@@ -176,6 +184,11 @@ class Exporter(Collector):
         risks = {(p.symbol, p.side): float(p.quantity * abs(p.avg_price - p.stop)) for p in held if p.stop is not None}
         yield _metric(Gauge, "exposure", "Open positions at their entry price, in quote", at_entry, ("symbol", "side"))
         yield _metric(Gauge, "open_risk", "From entry to stop, in quote", risks, ("symbol", "side"))
+
+
+def _result(call: ToolCall) -> str:
+    named = {"dropped": call.dropped, "late": call.late, "refused": call.error, "cut": call.truncated}
+    return next((name for name, is_so in named.items() if is_so), "answered")
 
 
 def _spans(row: Any) -> Iterator[tuple[str, float]]:

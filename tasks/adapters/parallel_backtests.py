@@ -39,7 +39,7 @@ from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.symbol_backtest import make_grid
-from tasks.core.types import CycleRecord, Dto, EventThresholds, Instrument, Json, Outcome, Strategy, Told
+from tasks.core.types import CycleRecord, Dto, EventThresholds, Instrument, Json, Outcome, Strategy, Texts, Told
 from tasks.settings import Settings, settings, strategy_of
 
 NOISE_SEED = 1  # of what is perturbed
@@ -124,8 +124,9 @@ class Job(Dto):
             return self.strategy
         hidden = [mask_instrument(each, self.mask) for each in self.strategy.instruments.values()]
         instruments = {each.symbol: each for each in hidden}
-        told = self.strategy.told.replace(masked=True)
-        return self.strategy.replace(symbols=tuple(instruments), instruments=instruments, told=told)
+        told, symbols = self.strategy.told.replace(masked=True), tuple(instruments)
+        tools = self.strategy.tools and self.strategy.tools.replace(symbols=symbols)
+        return self.strategy.replace(symbols=symbols, instruments=instruments, told=told, tools=tools)
 
     @property
     def world(self) -> World:
@@ -186,10 +187,20 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: BacktestWind
     bars = {symbol: market.bars["5m"] for symbol, market in markets.items()}
     terms = resolved(bars, decisions, Path(files.instruments) if files.instruments else None, stored)
     instruments = {symbol: each.instrument for symbol, each in terms.items()}
-    strategy = strategy_of(
-        s, decider, symbols=tuple(instruments), instruments=instruments, told=Told(memory=kind_of(decider).asks_model)
-    )
+    symbols = tuple(instruments)
+    strategy = strategy_of(s, decider, symbols=symbols, instruments=instruments, **told_of(s, decider, symbols))
     return strategy, {symbol: each.source for symbol, each in terms.items()}
+
+
+def told_of(s: Settings, decider: str, symbols: Texts) -> Json:
+    """Return what a replay's strategy says of what its decider is told and may look up."""
+    kind = kind_of(decider)
+    told: Json = {"told": Told(memory=kind.asks_model)}
+    if kind.looks_up:
+        from tasks.adapters.model.toolbox import limits_of
+
+        told |= {"tools": limits_of(s).replace(symbols=symbols), "tool_rates": s.tool_rates}
+    return told
 
 
 def terms_of(strategy: Strategy, sources: dict[str, str]) -> dict[str, Json]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from tasks import clock
@@ -11,9 +12,10 @@ from tasks.adapters.deciders import build, failover_of, prices_of
 from tasks.adapters.parallel_backtests import Job
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
+from tasks.core.decision.llm.tools import DESK
 from tasks.core.errors import InputError
 from tasks.core.lab.compare import Variant
-from tasks.core.lab.gate_sampling import closes, flat_account, flat_question
+from tasks.core.lab.gate_sampling import closes, flat_account, flat_desk, flat_question
 from tasks.core.ports import Decider
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
 from tasks.core.types import PromptRef, exact_sum, hash_of
@@ -100,6 +102,7 @@ async def _middle_question(decider: Decider, job: Job) -> None:
     if events := closes(market, job.window.start, job.window.end):
         when = events[len(events) // 2]
         account, reasons = flat_account(market, strategy, when), market.reasons(when, when)
+        DESK.set(partial(flat_desk, market, account, strategy, job.world))
         await decider.decide([flat_question(market, account, strategy, job.world, when, reasons)])
 
 

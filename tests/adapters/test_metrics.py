@@ -9,10 +9,11 @@ from decimal import Decimal
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.parser import text_string_to_metric_families
-from store_samples import BTC, a_cycle, a_full_cycle, a_position, a_verdict, an_intent, minutes
+from store_samples import BTC, a_cycle, a_decision, a_full_cycle, a_position, a_verdict, an_intent, minutes
 
 from tasks.adapters.metrics import Exporter
 from tasks.core.types.alert import Alert, AlertKind
+from tasks.core.types.decision import ToolCall
 from tasks.core.types.limits import Budget
 from tasks.core.types.record import CycleStatus, EquityPoint
 from tasks.core.types.verdict import Code
@@ -94,6 +95,23 @@ def test_model_calls_are_counted_by_provider_model_and_role(store, store_url):
     assert found["quarterdeck_model_tokens_total"] == {("in", *who): 3600, ("out", *who): 320}
     assert found["quarterdeck_model_cost_usd_total"][who] == pytest.approx(0.00492)
     assert found["quarterdeck_model_seconds_total"][who] == pytest.approx(3.249)
+
+
+def test_what_planners_asked_is_counted_by_tool_and_what_became_of_it(store, store_url):
+    tools = (
+        ToolCall(trace_id="a", tool="candles", response="{}", bytes=2),
+        ToolCall(trace_id="b", tool="candles", error="dropped: at most 1 candles calls a minute", dropped=True),
+        ToolCall(trace_id="c", tool="trades", error="timeout", late=True),
+        ToolCall(trace_id="d", tool="withdraw", error="unknown tool"),
+    )
+    planned = a_decision()
+    calls = (planned.calls[0].replace(role="planner"),)
+    now = datetime.now(UTC)
+    store.cycles.begin(a_cycle("c9", as_of=now), now)
+    store.decisions.keep("c9", planned.replace(calls=calls, tool_calls=tools), now)
+    assert scraped(store_url)["quarterdeck_tool_calls_total"] == {
+        ("answered", "candles"): 1, ("dropped", "candles"): 1, ("late", "trades"): 1, ("refused", "withdraw"): 1,
+    }  # fmt: skip
 
 
 def test_store_that_does_not_answer_is_a_metric_not_a_failed_scrape(tmp_path):

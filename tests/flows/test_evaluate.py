@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from model_replies import asks, plan
 from model_server import ModelServer, Reply
 
 from deployments.cli import cli
@@ -273,6 +274,31 @@ def test_two_models_and_a_cutoff_are_variants_of_one_decider(candles, server):
     assert [w["cutoff"] for w in found["rows"][1]["windows"]] == ["unknown"] * 3
 
 
+def looking_up(request: Any) -> Reply:
+    """Plan once, then open: a planner's prompt is the one that names the tools."""
+    if "requests" not in json.dumps(request["response_format"]):
+        assert "modelled" in request["messages"][-1]["content"]
+        return Reply(json.dumps(OPEN))
+    seen = len(request["messages"]) > 2
+    asked = asks("candles", timeframe="1h", limit=5), asks("order_book"), asks("digest"), asks("trades")
+    return plan(done=True) if seen else plan(*asked)
+
+
+def test_a_decider_that_looks_things_up_is_compared_and_comes_out_the_same_again(candles, server, monkeypatch):
+    server.default = looking_up
+    span = ("--start", "2025-01-12", "--end", "2025-01-13", "--max-cost", "9")
+    arguments = ("--decider", "llm:tools", "--decider", "rules", "--model", "openai/test", *span)
+    found = [compared(candles, *arguments) for _ in range(2)]
+    asked = len(server.requests)
+    monkeypatch.setenv("QUARTERDECK_HOME", str(candles.parent / "elsewhere"))  # without kept replies
+    settings.cache_clear()
+    found.append(compared(candles, *arguments))
+    assert len(server.requests) == 2 * asked
+    first, kept, anew = (rows(each)["llm:tools openai/test"]["windows"][0] for each in found)
+    assert first["fingerprint"] == kept["fingerprint"] == anew["fingerprint"]
+    assert first["trades"] > 0
+
+
 def test_what_will_be_asked_is_said_before_and_needs_a_yes(candles, server):
     result = run(candles, "--decider", "llm:single", "--model", "openai/test", *SPAN)
     assert "--max-cost" in str(result.exception)
@@ -287,7 +313,6 @@ def test_what_will_be_asked_is_said_before_and_needs_a_yes(candles, server):
         (("--decider", "rules:stop=3"), "rules:stop=3"),
         (("--decider", "rules", "--decider", "rules"), "named twice"),
         (("--decider", "llm:single"), "--model"),
-        (("--decider", "llm:tools", "--model", "openai/a"), "cannot be replayed"),
         (("--decider", "llm:single@v999", "--model", "openai/a"), "v999"),
         (("--decider", "llm:panel@cook/v001", "--model", "openai/a"), "no role cook"),
         (("--decider", "rules", "--cutoff", "gpt=2024-01-01"), "no variant asks"),

@@ -16,18 +16,26 @@ from tasks.adapters.store.store import Store
 from tasks.adapters.venue import client
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.adapters.venue.market import MarketData
-from tasks.core.decision.llm.tools import Candles, Listed, Meter, Parameters, ToolDesk, compact
+from tasks.core.decision.llm.tools import (
+    PRESENT,
+    Candles,
+    Listed,
+    Meter,
+    Parameters,
+    ToolDesk,
+    candles_text,
+    compact,
+    position_text,
+    time_text,
+)
 from tasks.core.errors import DataError
+from tasks.core.market.bars import bars_of_trades
 from tasks.core.trading import ledger
-from tasks.core.types import COLUMNS, JsonObject, Question, ToolLimits, ToolRates
+from tasks.core.types import JsonObject, Question, ToolLimits, ToolRates
 from tasks.settings import Settings
 
 Rows = list[list[object]]
-PRESENT = {  # what the venue tells of the present alone, by tool
-    "order_book": ("bid", "bid_size", "ask", "ask_size"),
-    "trades": ("at", "side", "price", "size"),
-    "funding": ("paid_at", "rate"),
-}
+TRADES = 1000  # the last ones, where candles are made of them
 OURS = ("position", "digest")  # what our ledger tells of the present alone
 
 
@@ -53,19 +61,22 @@ class DataToolbox:
             found = {"observed_at": observed, "columns": PRESENT[tool], "rows": await answer(parameters)}
         else:
             found = await answer(parameters, as_of)
-        return compact({"as_of": _text(as_of), **found})
+        return compact({"as_of": time_text(as_of), **found})
 
     async def _candles(self, asked: Candles, as_of: datetime) -> JsonObject:
         until = asked.until or as_of
         series = (self.market().name, asked.symbol, asked.timeframe)
         bars = await asyncio.to_thread(self.store.candles.load, *series, until, asked.limit)
-        if bars.empty:
-            raise DataError(
-                f"no {asked.timeframe} candles of {asked.symbol} that had closed at {_text(until)} are kept"
-            )
-        values = bars[list(COLUMNS)].to_numpy().tolist()
-        rows = [[_text(t), *(float(f"{x:.10g}") for x in v)] for t, v in zip(bars.index, values, strict=True)]
-        return {"columns": ["open_time", *COLUMNS], "rows": rows[::-1]}
+        if bars.empty and not self.market().has_timeframe(asked.timeframe):
+            return await self._candles_of_trades(asked, until)
+        return candles_text(bars, asked, until)
+
+    async def _candles_of_trades(self, asked: Candles, until: datetime) -> JsonObject:
+        """Answer, where the venue has no such candles, with those that its last public trades make."""
+        await self._observed(until)
+        trades = await self.market().fetch_trades(asked.symbol, TRADES)
+        told = candles_text(bars_of_trades(trades, asked.timeframe, until).tail(asked.limit), asked, until)
+        return {"made_of": "trades", **told}
 
     async def _order_book(self, asked: Listed) -> Rows:
         book = await self.market().fetch_book(asked.symbol)
@@ -73,15 +84,14 @@ class DataToolbox:
         return [[None if x is None else float(x) for x in (*bid, *ask)] for bid, ask in levels]
 
     async def _trades(self, asked: Listed) -> Rows:
-        return [[_text(at), *rest] for at, *rest in await self.market().fetch_trades(asked.symbol, asked.limit)]
+        return [[time_text(at), *rest] for at, *rest in await self.market().fetch_trades(asked.symbol, asked.limit)]
 
     async def _funding(self, asked: Listed) -> Rows:
-        return [[_text(at), rate] for at, rate in await self.market().fetch_funding(asked.symbol, asked.limit)]
+        return [[time_text(at), rate] for at, rate in await self.market().fetch_funding(asked.symbol, asked.limit)]
 
     async def _position(self, asked: Parameters, _: datetime) -> JsonObject:
         mine = await asyncio.to_thread(self.store.positions.open, self.strategy, asked.symbol)
-        hidden = {"position_id", "strategy", "cycle_id", "closed_at", "exit_price"}
-        return {"position": mine[0].model_dump(mode="json", exclude=hidden) if mine else None}
+        return position_text(mine[0] if mine else None)
 
     async def _digest(self, asked: Parameters, as_of: datetime) -> JsonObject:
         outcomes = await asyncio.to_thread(self.store.outcomes.newest, self.strategy, asked.symbol, as_of, None)
@@ -101,12 +111,8 @@ class DataToolbox:
         """Return the venue's time; raises DataError if as_of is not the present."""
         now = await self.market().now()
         if not self.now and abs(now - as_of) > self.lateness:
-            raise DataError(f"known only as of now, {_text(now)}, not as of {_text(as_of)}")
-        return _text(now)
-
-
-def _text(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
+            raise DataError(f"known only as of now, {time_text(now)}, not as of {time_text(as_of)}")
+        return time_text(now)
 
 
 @cache

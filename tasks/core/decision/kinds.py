@@ -25,7 +25,7 @@ class Means:
 
     deadline_s: float = 60
     prepare: Callable[[], Awaitable[None]] = _nothing
-    tools: "Callable[[Question], ToolDesk] | None" = None  # of a live kind
+    tools: "Callable[[Question], ToolDesk] | None" = None  # of a kind that looks up
     panel: "PanelTerms | None" = None  # the strategy's; None: the defaults
     literal: bool = False  # replies are read as before rules 5: nothing but what stands there, and no echo is known
 
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
     roles: tuple[str, ...] = ()  # whose prompts it may send; none: it asks no model
     maker: str = ""  # of those that ask a model, ensembles aside: module and class
     together: bool = False  # takes the questions about all symbols at once
-    live: bool = False  # asks the venue for what is true now: not to be replayed over candle files
+    looks_up: bool = False  # asks tools for data: the venue and the store, in a replay what that knows
     staged: bool = False  # asks in stages, each with a deadline of its own
     argument: str = ""  # how what it takes is written
     file: bool = False  # that is a file, without which it is none
@@ -70,7 +70,7 @@ KINDS = {
         staged=True,
         odds="votes",
     ),
-    "llm:tools": Kind(("planner", "decision", "single"), "planner:ToolsDecider", live=True),
+    "llm:tools": Kind(("planner", "decision", "single"), "planner:ToolsDecider", looks_up=True),
     "llm:portfolio": Kind(("portfolio",), "portfolio:PortfolioDecider", together=True),
 }
 
@@ -119,6 +119,6 @@ def joined(kinds: Iterable[Kind]) -> Kind:
     """Return what an ensemble of such deciders is."""
     each = list(kinds)
     flags: dict[str, Any] = {
-        flag: any(getattr(kind, flag) for kind in each) for flag in ("together", "live", "sees_market", "by_time")
+        flag: any(getattr(kind, flag) for kind in each) for flag in ("together", "looks_up", "sees_market", "by_time")
     }
     return Kind(roles=tuple(role for kind in each for role in kind.roles), **flags)

@@ -6,10 +6,12 @@ left out: only entry, stop, target and the value at the end count.
 """
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
+from tasks.core.decision.llm.tools import DESK, ToolDesk
 from tasks.core.decision.memory import Remembered
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import sample_reason, sampled
@@ -17,6 +19,7 @@ from tasks.core.market.market import Market, bar_closes
 from tasks.core.ports import Decider
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
+from tasks.core.simulation.replayed_tools import Known, ReplayedTools
 from tasks.core.trading.guard.sizing import known
 from tasks.core.trading.judge import judged
 from tasks.core.trading.orders import cycle_id
@@ -58,6 +61,7 @@ async def sample(market: Market, decider: Decider, strategy: Strategy, world: Wo
                 reasons = market.reasons(at - duration("5m"), at) or (sample_reason(market.symbol, cycle, at, 1.0),)
                 account = flat_account(market, strategy, at)
                 asked = flat_question(market, account, strategy, world, at, reasons)
+                DESK.set(partial(flat_desk, market, account, strategy, world))
                 [answer] = await decider.decide([asked])
                 intents = judged(asked, answer, account, strategy, at).intents
                 day = market.bars["5m"].loc[at : at + (HORIZON_BARS - 1) * duration("5m")]
@@ -78,6 +82,11 @@ def flat_account(market: Market, strategy: Strategy, at: datetime) -> AccountSta
         instrument=strategy.instruments.get(market.symbol),
         last_price=known(market.value("5m", "close", at)),
     )
+
+
+def flat_desk(market: Market, account: AccountState, strategy: Strategy, world: World, question: Question) -> ToolDesk:
+    """Return the tools of a decider that is asked before the account's first trade."""
+    return ReplayedTools(question, strategy, {market.symbol: market}, world, lambda _: Known(account)).desk()
 
 
 def flat_question(

@@ -128,7 +128,7 @@ def decider_of(
         raise NotReplayable(f"its decider: {record.decider} asks a model among others")
     replies, cache, day = RecordedReplies(decided), RecordedCache(records), timedelta(days=1)
     prompts = {role: _prompt(role, decided, prompt_of) for role in kind.roles}
-    primary = kind.make(replies, prompts, _means(replies, strategy, kind.live))
+    primary = kind.make(replies, prompts, _means(replies, strategy, kind.looks_up))
     if not laddered:
         return primary
     unasked: Any = None  # the purse and the kept replies: what answers here costs nothing
@@ -151,9 +151,9 @@ def _prompt(role: str, decided: Answer, prompt_of: PromptOf) -> Prompt:
     return prompt
 
 
-def _means(replies: "RecordedReplies", strategy: Strategy, live: bool) -> Means:
+def _means(replies: "RecordedReplies", strategy: Strategy, looks_up: bool) -> Means:
     limits, rates, literal = strategy.tools, strategy.tool_rates, strategy.rules < AS_MEANT
-    if not live:
+    if not looks_up:
         return Means(ENDLESS_S, panel=strategy.panel.replace(stage_s=ENDLESS_S), literal=literal)
     if limits is None or rates is None:
         raise NotReplayable("what its tools were allowed")

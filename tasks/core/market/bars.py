@@ -5,7 +5,7 @@ in a bar's own span is an hour without trades, as venues have it, unless it is a
 of the gap.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -122,6 +122,20 @@ def resample(bars: pd.DataFrame, base: str, timeframe: str) -> pd.DataFrame:
     torn = edges[edges % length != 0] // length
     known_until = bars.index[-1] + duration(base)
     return closed_by(frame[~np.isin(bins[starts], torn)], timeframe, known_until.to_pydatetime())
+
+
+def bars_of_trades(
+    trades: Iterable[tuple[datetime, str, float, float]], timeframe: str, until: datetime
+) -> pd.DataFrame:
+    """Build the bars that had closed at `until` of trades (time, side, price, base), in any order.
+
+    The first one is left out, as trades that are not told may belong to it; a bar without trades does not exist.
+    """
+    told = pd.DataFrame(sorted(trades), columns=["at", "side", "price", "size"])
+    told.index = pd.DatetimeIndex(pd.to_datetime(told["at"], utc=True), name="open_time").floor(duration(timeframe))
+    bars = told["price"].groupby(level=0).agg(["first", "max", "min", "last"])
+    bars = bars.assign(volume=told["size"].groupby(level=0).sum()).set_axis(list(COLUMNS), axis=1)
+    return bars[1:][bars.index[1:] <= until - duration(timeframe)]
 
 
 def timeframes_from(bars: pd.DataFrame, base: str, wanted: tuple[Timeframe, ...] = WORKING_TIMEFRAMES) -> Frames:

@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.core.decision.kinds import kind_of
+from tasks.core.decision.llm.tools import DESK, ToolDesk
 from tasks.core.decision.memory import JUDGED, Remembered, Trade, performance, since
 from tasks.core.errors import InputError, LedgerMismatch
 from tasks.core.market import position_events
@@ -39,6 +40,7 @@ from tasks.core.simulation import benchmark
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.backtest_inputs import World, coverage
 from tasks.core.simulation.rejections import PROTECTIVE
+from tasks.core.simulation.replayed_tools import Known, ReplayedTools
 from tasks.core.simulation.sharpe import sharpe
 from tasks.core.simulation.symbol_backtest import Arrival, SymbolBacktest, make_grid
 from tasks.core.trading import followups, ledger
@@ -143,7 +145,7 @@ class Backtest:
         self.paid: deque[tuple[datetime, str, float]] = deque()  # calls: when, with which role/version, USD
         self.done: tuple[object, Memory] = (None, Memory())  # how the decider did, with what it was worked out of
         self.refusals: deque[Refusal] = deque(maxlen=REFUSALS)  # the guard's, newest first
-        self.sees_all = kind_of(decider.name).together
+        self.sees_all, self.looks_up = kind_of(decider.name).together, kind_of(decider.name).looks_up
         self.adds: set[str] = set()  # entries that add to a position
         self.symbols = {
             symbol: SymbolBacktest(markets[symbol], self.grid, world, PositionFold(self.intents, strategy.name))
@@ -364,6 +366,8 @@ class Backtest:
             return
         if self.sees_all:
             questions = self._beside(questions, k)
+        if self.looks_up:
+            DESK.set(partial(self._desk, k))
         answers = await self.decider.decide([each.question for each in questions])
         if self.is_capped():
             self.complete = False
@@ -395,6 +399,16 @@ class Backtest:
             strategy=self.strategy_id, position=position, digest=digest, news=news, memory=asked.memory, ledger=known
         )
         return SymbolQuestion(symbol, state, asked, inputs)
+
+    def _desk(self, k: int, asked: Question) -> ToolDesk:
+        """Return the tools of one decision, which know what is known at the close of bar k."""
+
+        def known(symbol: str) -> Known:
+            replay, remembered = self.symbols[symbol], self.remembered(symbol, self.grid.closes_at(k))
+            return Known(self.state(symbol, k), replay.position, replay.running.digest, remembered)
+
+        markets = {symbol: replay.market for symbol, replay in self.symbols.items()}
+        return ReplayedTools(asked, self.strategy, markets, self.world, known).desk()
 
     def _ledger(self, k: int) -> Ledger:
         open_ = (replay.position for replay in self.symbols.values() if replay.position is not None)

@@ -44,6 +44,9 @@ class Market:
     async def now(self) -> datetime:
         return self.at
 
+    def has_timeframe(self, _: str) -> bool:
+        return True
+
 
 def desk(store, market=None, question=None, now=False, **settings: object) -> ToolDesk:
     chosen, market = load(symbols=(BTC, "ETH/USDT:USDT"), **settings), market or Market()
@@ -88,6 +91,27 @@ async def test_no_candle_that_closes_after_as_of_or_until_is_told(store):
 
 async def test_candles_that_are_not_kept_are_an_error(store):
     assert "no 4h candles of BTC/USDT:USDT" in await refused(desk(store), "candles", timeframe="4h")
+
+
+class Odd(Market):
+    """A venue without candles of 30 minutes, but with trades: one in each of the last hours' ten minutes."""
+
+    def has_timeframe(self, timeframe: str) -> bool:
+        return timeframe != "30m"
+
+    async def fetch_trades(self, symbol: str, limit: int) -> list[tuple[datetime, str, float, float]]:
+        return [(AT + minutes(4 - 10 * i), "buy", 100.0 + i, 2.0) for i in range(10)]
+
+
+async def test_where_a_venue_lacks_the_timeframe_candles_are_made_of_its_trades(store):
+    found = await ask(desk(store, Odd()), "candles", timeframe="30m", limit=5)
+    assert found["made_of"] == "trades"
+    assert found["rows"] == [  # the forming one and the first, which may lack trades, are left out
+        ["2026-11-20T11:30:00Z", 103.0, 103.0, 101.0, 101.0, 6.0],
+        ["2026-11-20T11:00:00Z", 106.0, 106.0, 104.0, 104.0, 6.0],
+    ]
+    assert "no 4h candles" in await refused(desk(store, Odd()), "candles", timeframe="4h")
+    assert "as of now" in await refused(desk(store, Odd()), "candles", AT - minutes(600), timeframe="30m")
 
 
 async def test_a_long_list_of_candles_keeps_the_newest(store):

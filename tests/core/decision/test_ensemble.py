@@ -126,6 +126,6 @@ def test_an_ensemble_is_what_its_members_are():
     all_at_once.kind, all_at_once.prompts = KINDS["llm:portfolio"], (second, third)
     both = TimedDecider(asking, all_at_once)
     assert both.prompts == (first, second, third)
-    assert (both.kind.roles, both.kind.together, both.kind.live) == (("single", "portfolio"), True, False)
+    assert (both.kind.roles, both.kind.together, both.kind.looks_up) == (("single", "portfolio"), True, False)
     silent = VoteDecider([(Says("HOLD"), Decimal(1)), (Says("HOLD"), Decimal(1))])
     assert (silent.kind.asks_model, silent.kind.together, silent.prompts) == (False, False, ())

@@ -21,7 +21,7 @@ from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.strategy import Strategy
 from tasks.settings import load
 
-ASKING = [name for name, kind in KINDS.items() if kind.asks_model and not kind.live]
+ASKING = [name for name, kind in KINDS.items() if kind.asks_model and not kind.looks_up]
 
 
 @pytest.mark.parametrize("name", ASKING)

@@ -2,25 +2,45 @@
 
 `ToolDesk.answer` is the one way to a tool, for `llm:tools` and for the MCP server alike. It never raises for what was
 asked: a refused, dropped or failed request is answered with its error. What a tool may say is `Toolbox`'s business;
-the real one is `adapters.model.toolbox`. The loop that lets a model ask is `core.decision.llm.planner`.
+the real one is `adapters.model.toolbox`, a replay's `core.simulation.replayed_tools`. The loop that lets a model ask is
+`core.decision.llm.planner`.
 """
 
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import ClassVar, Literal, Protocol, get_args
 
+import pandas as pd
 from pydantic import Field, ValidationError
 
 from tasks.core.decision.decider import within_deadline
-from tasks.core.errors import TradingError
-from tasks.core.types import Dto, JsonObject, Texts, ToolCall, ToolLimits, ToolRates, Utc, first_error
+from tasks.core.errors import DataError, TradingError
+from tasks.core.types import (
+    COLUMNS,
+    Dto,
+    JsonObject,
+    Position,
+    Question,
+    Texts,
+    ToolCall,
+    ToolLimits,
+    ToolRates,
+    Utc,
+    first_error,
+)
 
 Stored = Literal["5m", "15m", "30m", "1h", "4h", "1d"]  # the timeframes every cycle keeps
 WINDOW_S = 60.0
 REACH = timedelta(days=1100)  # how long before as_of candles may be asked for: what a cycle keeps of 1d, and more
+PRESENT = {  # what is told of the present alone, by tool
+    "order_book": ("bid", "bid_size", "ask", "ask_size"),
+    "trades": ("at", "side", "price", "size"),
+    "funding": ("paid_at", "rate"),
+}
 SHOWN = 100  # characters of a refused parameter that are kept
 
 
@@ -156,6 +176,9 @@ class ToolDesk:
         return {"response": fitted, "error": error, "truncated": truncated, "bytes": len(fitted.encode())}
 
 
+DESK: ContextVar[Callable[[Question], ToolDesk]] = ContextVar("desk")  # a replay's, set around each decision
+
+
 def texts(parameters: Parameters) -> dict[str, str]:
     """Return the parameters as they are kept."""
     return {name: str(value) for name, value in parameters.model_dump(mode="json", exclude_none=True).items()}
@@ -226,6 +249,27 @@ def described(limits: ToolLimits) -> str:
         lines.append(f"- {tool}({', '.join(known.get(name, name) for name in cls.model_fields)}): {cls.__doc__}")
     allowed = f"Symbols: {', '.join(limits.symbols)}. Venue: {limits.venue}, or null."
     return "\n".join([*lines, allowed, f"An answer is cut to {limits.response_bytes} bytes, its last rows first."])
+
+
+def candles_text(bars: pd.DataFrame, asked: Candles, until: datetime) -> JsonObject:
+    """Write candles that had closed, newest first; raises DataError when there are none."""
+    if bars.empty:
+        raise DataError(
+            f"no {asked.timeframe} candles of {asked.symbol} that had closed at {time_text(until)} are kept"
+        )
+    values = bars[list(COLUMNS)].to_numpy().tolist()
+    rows = [[time_text(t), *(float(f"{x:.10g}") for x in v)] for t, v in zip(bars.index, values, strict=True)]
+    return {"columns": ["open_time", *COLUMNS], "rows": rows[::-1]}
+
+
+def position_text(position: Position | None) -> JsonObject:
+    """Write our open position, without what only the ledger needs."""
+    hidden = {"position_id", "strategy", "cycle_id", "closed_at", "exit_price"}
+    return {"position": position.model_dump(mode="json", exclude=hidden) if position else None}
+
+
+def time_text(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def compact(value: object) -> str:
