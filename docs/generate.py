@@ -83,6 +83,7 @@ LIMITS_OF: dict[Code, tuple[str, ...]] = {
     Code.VOLATILITY_CLAMPED: ("target_atr_pct",),
     Code.COOL_OFF_CLAMPED: ("cool_off", "cool_off_losses", "cool_off_min", "cool_off_confluence"),
     Code.CONFIDENCE_CLAMPED: ("size_by_confidence",),
+    Code.REDUCED_CLAMPED: (),
     Code.REMAINDER_CLOSED: (),
     Code.HALTED: (),
     Code.STALE: ("max_lateness_s",),

@@ -36,6 +36,7 @@ from tasks.core.types import (
     Strategy,
     Texts,
     Trigger,
+    day_start,
 )
 from tasks.crash_points import reached
 from tasks.leases import Leases, lost, symbol_lease
@@ -198,6 +199,8 @@ class Cycle:
             self._end(status)
             return
         decision = judgement.verdict.decision
+        if decision.action == "REDUCE":
+            store().pauses.reduce(self.strategy.name, day_start(self.as_of) + timedelta(days=1))
         if decision.action == "PAUSE":
             until = self.as_of + timedelta(minutes=float(decision.minutes))
             for symbol in self.strategy.symbols if decision.scope == "account" else (self.symbol,):

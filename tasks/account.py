@@ -77,6 +77,7 @@ def account_state(
         closed_trades=track_record.recent_trades([*map(ledger.outcome, lately)], as_of, limits, decided_at),
         opens=tuple(own.persisted_at for own in entries),
         paused_until=kept.pauses.until(name, symbol),
+        reduced_until=until if (until := kept.pauses.reduced_until(name)) and until > as_of else None,
         halt=halt.reason if halt else None,
         last_price=last_price,
         last_price_at=None if last_price is None else as_of,

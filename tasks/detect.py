@@ -25,15 +25,18 @@ def detect_reasons(
     """Find every reason of the last window and keep the new ones in the store; returns all found by symbol."""
     kept, thresholds = store(), strategy.thresholds
     daily_pnl_pct = account.daily_pnl_pct(strategy.name, as_of)
+    open_now = kept.positions.open(strategy.name)
+    about_account = position_events.account_symbol(strategy.symbols or markets, open_now)
 
     def detect(symbol: str, market: Market) -> list[Reason]:
         bars, start = market.bars["5m"], as_of - WINDOW
         closes = position_events.Closes(epoch_s(bars.index) + position_events.STEP, bars["close"].to_numpy())
         fired = list(market.reasons(start, as_of))
-        for position in kept.positions.open(strategy.name, symbol):
+        for position in (each for each in open_now if each.symbol == symbol):
             reasons = position_events.reasons_at(position, closes, as_of, thresholds)
             fired += [reason for reason in reasons if reason.as_of > start]
-        fired += position_events.drawdown(symbol, daily_pnl_pct, as_of, thresholds)
+        if symbol == about_account:
+            fired += position_events.drawdown(symbol, daily_pnl_pct, as_of, thresholds)
         fired += calendar_reasons(_calendar(settings().calendar), symbol, start, as_of)
         new = kept.events.add(strategy.name, fired)
         log().info("detect symbol=%s found=%d new=%d", symbol, len(fired), new)

@@ -26,7 +26,7 @@ from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types import ACTIONS, COLUMNS, CycleRecord, Json, read_dto
+from tasks.core.types import COLUMNS, CycleRecord, Json, read_dto
 
 if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
@@ -89,7 +89,7 @@ def read_records(path: Path) -> Iterator[CycleRecord]:
 def schema() -> pa.Schema:
     """Return the columns; each is explained in `core.lab.rl`."""
     state, flags = pa.list_(pa.float32(), len(rl.COMPONENTS)), pa.list_(pa.bool_(), len(rl.COMPONENTS))
-    mask, time, text, real = pa.list_(pa.bool_(), len(ACTIONS)), pa.timestamp("us", "UTC"), pa.string(), pa.float64()
+    mask, time, text, real = pa.list_(pa.bool_(), len(rl.CHOICES)), pa.timestamp("us", "UTC"), pa.string(), pa.float64()
     action = {"action_id": pa.int8(), "action": text}
     action |= dict.fromkeys(("size_pct", "stop_atr", "tp_atr", "minutes", "offset_bps", "stop_to_atr"), real)
     action |= {"entry_type": text, "stop_to": text, "followups": pa.list_(text)}

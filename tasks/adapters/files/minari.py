@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.core.lab import rl
-from tasks.core.types import ACTIONS
 
 if TYPE_CHECKING:
     from minari.data_collector.episode_buffer import EpisodeBuffer
@@ -32,7 +31,7 @@ def write_minari(folder: Path) -> None:
 
     n = len(rl.COMPONENTS)
     observation = spaces.Dict(
-        state=spaces.Box(-1, 1, (n,)), unknown=spaces.MultiBinary(n), allowed=spaces.MultiBinary(len(ACTIONS))
+        state=spaces.Box(-1, 1, (n,)), unknown=spaces.MultiBinary(n), allowed=spaces.MultiBinary(len(rl.CHOICES))
     )
     with patch.dict(os.environ, MINARI_DATASETS_PATH=str(folder / "minari")), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="minari")  # that there is no environment to play on
@@ -46,7 +45,7 @@ def write_minari(folder: Path) -> None:
                     f"quarterdeck-{split}-v0",
                     [episode],
                     observation_space=observation,
-                    action_space=spaces.Discrete(len(ACTIONS)),
+                    action_space=spaces.Discrete(len(rl.CHOICES)),
                     data_format="arrow",
                     algorithm_name="see card.json: decider",
                     author="quarterdeck",

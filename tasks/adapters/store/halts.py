@@ -9,6 +9,8 @@ from tasks.adapters.store.database import Repository, dto_of
 from tasks.adapters.store.tables import DifferenceRow, HaltRow, PauseRow
 from tasks.core.types import Halt, LookAgain
 
+SIZES = ""  # in a symbol's place: not what may be entered, but how large it is
+
 
 class HaltRepository(Repository):
     """Halts, in force until somebody resumes."""
@@ -59,6 +61,14 @@ class PauseRepository(Repository):
         """Allow no new entries in `symbol` before `until`; a shorter pause never ends a longer one."""
         row = {"strategy": strategy, "symbol": symbol, "until": until}
         self.put(PauseRow, row, only=lambda new: new.until > PauseRow.until)
+
+    def reduce(self, strategy: str, until: datetime) -> None:
+        """Halve the sizes of every symbol's entries before `until`."""
+        self.add(strategy, SIZES, until)
+
+    def reduced_until(self, strategy: str) -> datetime | None:
+        """Return when the last such order ends or ended; None if there was none."""
+        return self.until(strategy, SIZES)
 
     def until(self, strategy: str, symbol: str) -> datetime | None:
         """Return when the last pause ends or ended; None if there was none."""

@@ -78,7 +78,8 @@ COMPONENTS: dict[str, tuple[float, float]] = memory.COMPONENTS | {
     "confluence.alignment": _UNIT, "confluence.momentum": _UNIT, "confluence.volume": _UNIT, "confluence.vwap": _UNIT,
     "confluence.book": _UNIT,
 }  # fmt: skip
-ACTION_IDS = {action: number for number, action in enumerate(ACTIONS)}
+CHOICES = tuple(action for action in ACTIONS if action != "REDUCE")  # of a policy: that one is about the account
+ACTION_IDS = {action: number for number, action in enumerate(CHOICES)} | {"REDUCE": CHOICES.index("HOLD")}
 Row = Json
 
 
@@ -88,7 +89,7 @@ def spec_document() -> JsonObject:
         "name": SPEC,
         "transform": "round(tanh((x - centre) / scale), 4); unknown: 0 and its mask 1; side: flat 0, long 1, short -1",
         "features": [{"name": n, "centre": float(c), "scale": float(s)} for n, (c, s) in COMPONENTS.items()],
-        "actions": list(ACTIONS),
+        "actions": list(CHOICES),
     }
 
 
@@ -108,8 +109,8 @@ def policy_input(values: npt.ArrayLike, unknown: npt.ArrayLike) -> npt.NDArray[n
 
 
 def allowed_mask(snapshot: Snapshot) -> list[bool]:
-    """Return, for each of ACTIONS, whether it was open; doing nothing always is."""
-    return [action == "HOLD" or action in snapshot.constraints.allowed_actions for action in ACTIONS]
+    """Return, for each of CHOICES, whether it was open; doing nothing always is."""
+    return [action == "HOLD" or action in snapshot.constraints.allowed_actions for action in CHOICES]
 
 
 def parameters(decision: Decision) -> Row:

@@ -62,7 +62,7 @@ def changed_verdict(
     before = record.inputs.state or record.state
     # the market in the snapshot stays, the room is what these limits leave
     mode = risk_view(before, other.limits, record.inputs.digest, record.as_of).risk_mode
-    room = constraints(other, before, record.symbol, record.as_of, mode)
+    room = constraints(other, before, record.symbol, record.as_of, mode, record.reasons)
     risk = record.snapshot.risk.replace(risk_mode=mode)
     seen = record.snapshot.replace(constraints=room, risk=risk)
     made = remake(record, other, Question(snapshot=seen, reasons=record.reasons), record.decided)

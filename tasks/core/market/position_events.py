@@ -4,6 +4,7 @@ Judged on 5m closes since the position opened. The fingerprint names the positio
 so that each fires once however often it is looked for.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -35,14 +36,29 @@ def r_path(position: Position, closes: Closes, until: datetime) -> Closes:
     return Closes(path.at_s, (path.level - zero) / unit)
 
 
+def account_symbol(symbols: Iterable[str], positions: Iterable[Position]) -> str:
+    """Return the symbol that a question about the account is put with: the largest position's by entry, else the first.
+
+    Raises ValueError without a symbol.
+    """
+    names = tuple(symbols)
+    held = [position for position in positions if position.symbol in names]
+    if not held:
+        return min(names, key=names.index)
+    return max(held, key=lambda p: (p.quantity * p.avg_price, -names.index(p.symbol))).symbol
+
+
 def drawdown(symbol: str, daily_pnl_pct: float | None, as_of: datetime, thresholds: EventThresholds) -> list[Reason]:
-    """Return a reason when today's realized loss has passed the threshold, and again at each further percent."""
+    """Return a reason when today's realized loss has passed the threshold, and again at each further percent.
+
+    It is the account's, so its fingerprint names no symbol; symbol: what `account_symbol` says.
+    """
     if daily_pnl_pct is None or daily_pnl_pct >= -thresholds.drawdown_pct:
         return []
     step = int(-daily_pnl_pct - thresholds.drawdown_pct)
     level = thresholds.drawdown_pct + step
-    mark = f"Drawdown|{symbol}|{as_of:%Y-%m-%d}|{level:g}"
-    detail = f"{daily_pnl_pct:+.1f}%"
+    mark = f"Drawdown|account|{as_of:%Y-%m-%d}|{level:g}"
+    detail = f"account {daily_pnl_pct:+.1f}%"
     return [Reason(rule="Drawdown", symbol=symbol, detail=detail, as_of=as_of, fingerprint=mark)]
 
 

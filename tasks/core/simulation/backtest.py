@@ -73,10 +73,13 @@ from tasks.core.types import (
     PendingEntry,
     Position,
     Question,
+    Reason,
+    Reduce,
     Refusal,
     Strategy,
     Texts,
     Verdict,
+    day_start,
     exact_sum,
 )
 
@@ -159,6 +162,7 @@ class Backtest:
         self.outcomes: list[Outcome] = []
         self.opens: deque[datetime] = deque(maxlen=RECENT)
         self.paused: dict[str, datetime] = {}
+        self.reduced_until: datetime | None = None
         self.decided_at: dict[str, datetime] = {}  # when a symbol was last decided on
         self.refused: list[tuple[datetime, bool]] = []  # entries since the last one that was taken
         self.liquidated: datetime | None = None
@@ -381,9 +385,7 @@ class Backtest:
         if not (reasons or lost) or np.isnan(replay.marks[k]):
             return None
         as_of, state = self.grid.closes_at(k), self.state(symbol, k)
-        daily = ledger.realized_today_pct(state.closed_trades, state.day_start_equity, as_of)
-        drawdown = position_events.drawdown(symbol, daily, as_of, self.strategy.thresholds)
-        drawdown = [reason for reason in drawdown if reason.fingerprint not in replay.reported]
+        drawdown = self._drawdown(symbol, state, as_of)
         if not (reasons or drawdown):
             return None
         replay.reported.update(reason.fingerprint for reason in (*reasons, *drawdown))
@@ -432,6 +434,16 @@ class Backtest:
             for each in questions
         ]
 
+    def _drawdown(self, symbol: str, state: AccountState, as_of: datetime) -> list[Reason]:
+        """Return the day's loss as a reason that nobody was asked for yet, if it is this symbol's to ask."""
+        held = [position for replay in self.symbols.values() if (position := replay.position)]
+        if symbol != position_events.account_symbol(self.symbols, held):
+            return []
+        daily = ledger.realized_today_pct(state.closed_trades, state.day_start_equity, as_of)
+        reasons = position_events.drawdown(symbol, daily, as_of, self.strategy.thresholds)
+        told = {mark for replay in self.symbols.values() for mark in replay.reported}
+        return [reason for reason in reasons if reason.fingerprint not in told]
+
     def _act(self, asked: SymbolQuestion, answer: Answer, k: int, state: AccountState) -> None:
         """Judge one answer against the account as it is by now, carry it out and record it."""
         as_of, inputs, symbol = self.grid.closes_at(k), asked.inputs, asked.symbol
@@ -449,6 +461,8 @@ class Backtest:
             self._look_ahead(symbol, k)
         if isinstance(verdict.decision, Pause) and verdict.allowed:
             self._pause(symbol, verdict.decision, as_of)
+        elif isinstance(verdict.decision, Reduce) and verdict.allowed:
+            self.reduced_until = day_start(as_of) + timedelta(days=1)
         status = status_of(judgement)
         if self.strategy.told.memory:
             self._remember(cycle_id, asked, answer, status)
@@ -552,6 +566,7 @@ class Backtest:
             ),
             opens=tuple(at for at in self.opens if at > day_ago),
             paused_until=self.paused.get(symbol),
+            reduced_until=self.reduced_until if self.reduced_until and self.reduced_until > as_of else None,
             last_price=marks[symbol],
             correlations=self._correlations(symbol, as_of),
             kelly=self.kelly,

@@ -34,6 +34,7 @@ from tasks.core.types import (
 
 TOLD_CROSSES = 5  # the first rules of a strategy by which roles are told crossovers and the month's volatility
 BESIDE = 20  # symbols without a reason that a decider of all is shown
+ASKS_ACCOUNT = 5  # the first rules of a strategy by which a day's loss is one question, about the account
 BOOK_SHARE = 500  # of equity x max_gross_pct: the order whose slippage is looked up before any is decided on
 
 
@@ -69,7 +70,7 @@ def question(
         book=book,
         position=position_view(position, account, market, as_of),
         risk=risk,
-        constraints=constraints(strategy, account, market.symbol, as_of, risk.risk_mode),
+        constraints=constraints(strategy, account, market.symbol, as_of, risk.risk_mode, reasons),
         digest=digest,
     )
     return Question.trusted(
@@ -125,13 +126,17 @@ def order_size(strategy: Strategy, equity: Decimal) -> Decimal:
     return equity * strategy.limits.max_gross_pct / BOOK_SHARE
 
 
-def constraints(strategy: Strategy, account: AccountState, symbol: str, as_of: datetime, risk_mode: str) -> Constraints:
+def constraints(
+    strategy: Strategy, account: AccountState, symbol: str, as_of: datetime, risk_mode: str, reasons: Sequence[Reason]
+) -> Constraints:
     """Return what the account leaves room for, as the model is told."""
-    limits = strategy.limits
+    limits, of_account = strategy.limits, any(reason.is_about_account for reason in reasons)
     return Constraints.trusted(
         max_trade_risk_pct=float(limits.max_trade_risk_pct),
         max_total_risk_pct=float(limits.max_total_risk_pct),
-        allowed_actions=allowed_actions(account, symbol, strategy, as_of, risk_mode),
+        allowed_actions=allowed_actions(
+            account, symbol, strategy, as_of, risk_mode, of_account and strategy.rules >= ASKS_ACCOUNT
+        ),
     )
 
 

@@ -116,8 +116,25 @@ class Pause(_Action):
     )
 
 
+class Reduce(_Action):
+    """Halve the sizes of all entries until the UTC day ends; offered where the question is about the account."""
+
+    action: Literal["REDUCE"] = "REDUCE"
+
+
 Decision = Annotated[
-    Hold | OpenLong | OpenShort | Add | Trim | ClosePartial | CloseAll | MoveStop | SetTarget | CancelTarget | Pause,
+    Hold
+    | OpenLong
+    | OpenShort
+    | Add
+    | Trim
+    | ClosePartial
+    | CloseAll
+    | MoveStop
+    | SetTarget
+    | CancelTarget
+    | Pause
+    | Reduce,
     Field(discriminator="action"),
 ]
 DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
@@ -125,7 +142,7 @@ CLASSES: dict[str, type[_Action]] = {c.model_fields["action"].default: c for c i
 ACTIONS = tuple(CLASSES)
 MANAGES = (Hold, Trim, ClosePartial, MoveStop)  # their follow-ups join those of the open position
 ENTRIES = (OpenLong, OpenShort, Add)
-MAY_AS_FALLBACK = frozenset({"HOLD", "PAUSE", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP"})
+MAY_AS_FALLBACK = frozenset({"HOLD", "PAUSE", "REDUCE", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP"})
 
 
 class PromptRef(Dto):

@@ -207,6 +207,7 @@ class AccountState(Dto):
     closed_trades: tuple[ClosedTrade, ...] = ()
     opens: tuple[Utc, ...] = ()  # when the last entries were sent
     paused_until: Utc | None = None
+    reduced_until: Utc | None = Field(None, exclude_if=lambda until: until is None)  # entries are half as large
     halt: str | bool | None = None  # why trading is halted; None or false: it is not
     last_price: Exact | None = None  # None: the snapshot's last close
     last_price_at: Utc | None = None  # None: its age is not judged

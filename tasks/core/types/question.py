@@ -19,6 +19,11 @@ class Reason(Dto):
     context: bool = False  # a bar close: said in the reasons, never a reason alone
 
     @property
+    def is_about_account(self) -> bool:
+        """Return whether it asks about the whole account, whichever symbol's question it is put with."""
+        return self.rule == "Drawdown"
+
+    @property
     def way(self) -> int:
         """Return +1 for a market event upwards, -1 downwards, 0 for what has no direction."""
         return WAYS.get(self.detail, 0)

@@ -27,6 +27,7 @@ class Code(Explained):
     VOLATILITY_CLAMPED = "VOLATILITY_CLAMPED", "the size was cut because the market moves more than usual"
     COOL_OFF_CLAMPED = "COOL_OFF_CLAMPED", "the size was halved after losing trades in a short time"
     CONFIDENCE_CLAMPED = "CONFIDENCE_CLAMPED", "the size was cut to the share that the decision is confident of"
+    REDUCED_CLAMPED = "REDUCED_CLAMPED", "the size was halved for the day, as was decided about the account"
     # allowed, and the whole position closed because the rest could not be sold later
     REMAINDER_CLOSED = "REMAINDER_CLOSED", "the whole position is closed, because the rest would be too small to sell"
     # denied

@@ -12,7 +12,7 @@ from market_data import MARKETS, OWN, START, recorded, walk
 from tasks.core.market import events
 from tasks.core.market.bars import Columns, epoch_s
 from tasks.core.market.market import Market, bar_closes
-from tasks.core.market.position_events import STEP, Closes, drawdown, reasons_at
+from tasks.core.market.position_events import STEP, Closes, account_symbol, drawdown, reasons_at
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
@@ -373,4 +373,12 @@ def test_drawdown_fires_below_two_percent_and_at_each_further_percent_once_a_day
     marks = {pnl: [r.fingerprint for r in drawdown("X", pnl, START, T)] for pnl in (None, 0.0, -2.0, -2.1, -2.9, -3.0)}
     assert marks[None] == marks[0.0] == marks[-2.0] == []
     assert marks[-2.1] == marks[-2.9] != marks[-3.0]
-    assert [str(r) for r in drawdown("X", -2.1, START, T)] == ["Drawdown(-2.1%)"]
+    assert [str(r) for r in drawdown("X", -2.1, START, T)] == ["Drawdown(account -2.1%)"]
+    assert drawdown("X", -2.1, START, T)[0].fingerprint == drawdown("Y", -2.1, START, T)[0].fingerprint
+
+
+def test_the_accounts_question_is_put_with_the_largest_position_else_with_the_first_symbol() -> None:
+    small, large = position(symbol="B"), position(symbol="C", quantity=Decimal(5))
+    assert account_symbol("ABC", []) == "A"
+    assert account_symbol("ABC", [small, large, position(symbol="D", quantity=Decimal(9))]) == "C"
+    assert account_symbol("ABC", [position(symbol="C"), small]) == "B"  # as large: the first

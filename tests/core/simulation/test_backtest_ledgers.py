@@ -26,7 +26,7 @@ from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.backtest_inputs import FundingRate, World, coverage
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.decision import DECISION, Answer, hold
-from tasks.core.types.limits import Costs, Limits
+from tasks.core.types.limits import Costs, EventThresholds, Limits
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
 
@@ -378,6 +378,23 @@ def test_follow_ups_of_a_decision_about_a_position_join_its_own(word):
     position = run.symbols[A].position
     assert position.followups == (first, second)
     assert position.followups_done == ("MOVE_STOP: breakeven on +0.5R",)
+
+
+def test_a_days_loss_is_one_question_about_the_account_and_reduce_halves_what_is_entered_that_day() -> None:
+    bars, records = [FLAT, (95, 96, 94, 95), (95, 96, 94, 95), FLAT, FLAT], list[CycleRecord]()
+    script = {59: LONG, (61, A): {"action": "REDUCE"}, (63, B): LONG, (62, B): {"action": "REDUCE"}}
+    run = replay(
+        bars, script, [FLAT] * 5, on_record=records.append, thresholds=EventThresholds(drawdown_pct=0.1),
+    )  # fmt: skip
+    asked = [record for record in records if any(reason.rule == "Drawdown" for reason in record.reasons)]
+    assert [(record.symbol, str(record.reasons[-1])) for record in asked] == [(A, "Drawdown(account -0.5%)")]
+    assert "REDUCE" in asked[0].snapshot.constraints.allowed_actions
+    assert [(r.as_of, r.verdict.allowed) for r in records if r.verdict.decision.action == "REDUCE"] == [
+        (START + 62 * FIVE, True), (START + 63 * FIVE, False),
+    ]  # fmt: skip
+    [entry] = [fill for fill in run.account.fills if fill.symbol == B]
+    # half of a tenth of 9947.07 at 50: 9.947 units at 50, down to the step
+    assert entry.quantity == Decimal("9.94")
 
 
 def test_a_trade_that_is_old_and_has_earned_too_little_is_closed_at_the_next_open() -> None:

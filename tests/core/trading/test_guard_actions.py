@@ -36,6 +36,7 @@ from tasks.core.types.decision import (
     Hold,
     OpenShort,
     Pause,
+    Reduce,
     SetTarget,
     Trim,
     hold,
@@ -306,6 +307,16 @@ def test_the_gross_is_bound_by_the_least_leverage_in_force(instrument, limits):
     large = asked(stop_atr=D("0.25"), size_pct=D(110))  # 110 units risk 68 of 75, and are worth 11,000
     assert Code.GROSS_CLAMPED in judge(large, grid(**instrument), limits=wide | limits).codes
     assert judge(large, limits=wide).codes == ()
+
+
+def test_reduce_is_taken_where_the_question_is_about_the_account_and_halves_entries_until_then():
+    less = Reduce(symbol=BTC)
+    assert judge(less, snapshot=seen(offered=("HOLD",))).codes == (Code.ACTION_NOT_ALLOWED,)
+    assert judge(less, snapshot=seen(offered=("HOLD", "REDUCE"))).allowed
+    whole, half = judge(), judge(state=account(reduced_until=NOON + timedelta(minutes=1)))
+    assert half.codes == (Code.REDUCED_CLAMPED,)
+    assert half.quantity == whole.quantity / 2
+    assert judge(state=account(reduced_until=NOON)).quantity == whole.quantity
 
 
 @pytest.mark.parametrize("decision", [hold(BTC, "wait"), Pause(symbol=BTC, minutes=D(60))], ids=lambda d: d.action)

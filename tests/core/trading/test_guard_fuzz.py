@@ -4,7 +4,7 @@ from collections import Counter
 
 from guard_fuzz import breach, cases
 
-SEED, COUNT = 20_261_121, 4000
+SEED, COUNT = 20_261_121, 6000
 
 
 def test_no_random_decision_breaks_an_invariant():

@@ -181,6 +181,9 @@ CLAMPS = {
         {"decision": asked(confidence=D("0.99")), "limits": {"size_by_confidence": True}},
         {"decision": asked(confidence=D(1)), "limits": {"size_by_confidence": True}},
     ),
+    Code.REDUCED_CLAMPED: (
+        {"state": account(reduced_until=NOON + timedelta(minutes=1))}, {"state": account(reduced_until=NOON)},
+    ),
     # 99.8 % leaves 0.02 BTC = 2 quote, below 5; 99.5 % leaves exactly 5
     Code.REMAINDER_CLOSED: (
         {"decision": Trim(symbol=BTC, size_pct=D("99.8")), "state": holding()},

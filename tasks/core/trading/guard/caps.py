@@ -50,6 +50,14 @@ def confident(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
     return factor, check(Code.CONFIDENCE_CLAMPED, factor < 1, factor=factor)
 
 
+def reduced(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
+    """Half for the rest of a day on which that was decided about the account; asked only then."""
+    until = c.account.state.reduced_until
+    fired = until is not None and until > c.account.at
+    factor = HALF if fired else WHOLE
+    return factor, check(Code.REDUCED_CLAMPED, fired, reduced_until=until, factor=factor)
+
+
 # --- how many units there is room for
 
 

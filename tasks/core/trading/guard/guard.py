@@ -35,6 +35,7 @@ from tasks.core.types import (
     Decision,
     Hold,
     Pause,
+    Reduce,
     Snapshot,
     Strategy,
     Texts,
@@ -68,6 +69,9 @@ def judge(
     """
     if isinstance(decision, Hold | Pause):
         return Verdict.trusted(allowed=True, decision=decision)
+    if isinstance(decision, Reduce):
+        offered, code = decision.action in snapshot.constraints.allowed_actions, Code.ACTION_NOT_ALLOWED
+        return Verdict(allowed=offered, decision=decision, codes=() if offered else (code,))
     if state.instrument is None:
         return _missing(decision, instrument=None)
     views, symbol = snapshot.timeframes, decision.symbol
@@ -91,17 +95,23 @@ def judge(
             return _missing(decision, arithmetic=type(e).__name__)
 
 
-def allowed_actions(state: AccountState, symbol: str, strategy: Strategy, as_of: datetime, risk_mode: str) -> Texts:
-    """Return the actions the account leaves open at `as_of`, in the order of ACTIONS: the model is told these only."""
+def allowed_actions(
+    state: AccountState, symbol: str, strategy: Strategy, as_of: datetime, risk_mode: str, of_account: bool = False
+) -> Texts:
+    """Return the actions the account leaves open at `as_of`, in the order of ACTIONS: the model is told these only.
+
+    of_account: whether the question is about the account.
+    """
+    offered = ACTIONS if of_account else tuple(action for action in ACTIONS if action != "REDUCE")
     if state.instrument is None:
-        return tuple(action for action in ACTIONS if action not in ACT)
+        return tuple(action for action in offered if action not in ACT)
     with localcontext(_ARITHMETIC):
         try:
             account = Account(state, state.instrument, symbol, strategy, as_of, risk_mode)
             denied = {action for rule, actions in ACCOUNT_RULES if rule(account).fired for action in actions}
         except ArithmeticError:
             denied = set(ENTER if state.position(symbol) else ACT)
-    return tuple(action for action in ACTIONS if action not in denied)
+    return tuple(action for action in offered if action not in denied)
 
 
 def _missing(decision: Decision, **inputs: object) -> Verdict:

@@ -17,7 +17,7 @@ RISING, FALLING = "20>50>200", "200>50>20"
 UNKNOWN = TimeframeView()
 OPEN = frozenset({"OPEN_LONG", "OPEN_SHORT"})
 ENTER = OPEN | {"ADD"}
-ACT = frozenset(ACTIONS) - {"HOLD", "PAUSE"}  # these are always allowed: no rule applies to them
+ACT = frozenset(ACTIONS) - {"HOLD", "PAUSE", "REDUCE"}  # no rule applies to these
 
 # --- the account
 

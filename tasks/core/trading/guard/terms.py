@@ -88,6 +88,7 @@ def price(case: Case, decision: Enter) -> EntryTerms | None:
     loss = sizing.loss_per_unit(side, entry, stop, a.costs)
     loss += 2 * held * way_out if held and way_out else ZERO  # it goes out with what is held
     shrinks = (*caps.SHRINKS, caps.confident) if a.limits.size_by_confidence else caps.SHRINKS
+    shrinks = (*shrinks, caps.reduced) if a.state.reduced_until else shrinks
     shares, shrunk = zip(*(shrink(case, side) for shrink in shrinks), strict=True)
     equity = a.state.equity * prod(shares)
     return EntryTerms(
