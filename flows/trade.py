@@ -103,7 +103,10 @@ class _Run:
     async def carry_out(self, cycles: list[Cycle]) -> list[CycleRecord]:
         """Go through every stage; what broke is raised at the end."""
         symbols = tuple(cycle.symbol for cycle in cycles)
-        unfetched = await fetch.fetch_candles(symbols, self.as_of)
+        sees_all = any(kind_of(name).together for name in (self.request.decider, *settings().shadow))
+        held = (position.symbol for position in store().positions.open(self.strategy.name))
+        told = dict.fromkeys((*symbols, *(self.strategy.instruments if sees_all else held)))
+        unfetched = await fetch.fetch_candles(tuple(told), self.as_of)
         frames = features.load_candles(symbols, self.as_of, self.strategy.history_bars)
         failures = [*unfetched, *validate.validate_candles(frames, self.as_of)]
         for cycle in sorted(cycles, key=lambda cycle: cycle.symbol):  # one order for all, or two wait for each other
@@ -111,9 +114,9 @@ class _Run:
         for first in range(0, len(cycles), TOGETHER):
             await self._prepare(cycles[first : first + TOGETHER], frames, failures)
         if self.asked:
-            if any(kind_of(name).together for name in (self.request.decider, *settings().shadow)):
+            if sees_all:
                 with self.tried("the symbols that nothing is asked about"):
-                    await self._show_others()
+                    self._show_others()
             await self._decide_and_act()
             await self._afterwards()
         for error in self.tried.failed.values():
@@ -156,13 +159,12 @@ class _Run:
             with self.tried(*with_reason):
                 await self._ask(with_reason, markets)
 
-    async def _show_others(self) -> None:
+    def _show_others(self) -> None:
         """Put the strategy's other symbols beside the questions; one without candles is not shown."""
         asked = {cycle.symbol for cycle, _ in self.asked}
         rest = [name for name in self.strategy.instruments if name not in asked]
         others = account.not_asked(self.strategy, rest, self.as_of)
         names = tuple(each.symbol for each in others)
-        await fetch.fetch_candles(names, self.as_of)
         frames = features.load_candles(names, self.as_of, self.strategy.history_bars)
         built = features.build_markets(frames, self.strategy.thresholds)
         markets = {name: market for name, market in built.items() if isinstance(market, Market) and market.features}
@@ -172,11 +174,12 @@ class _Run:
     async def _ask(self, cycles: list[Cycle], markets: dict[str, Market | Exception]) -> None:
         """Make the question of each, with what the world says and what may be remembered."""
         news = await fetch.fetch_headlines()
+        minutes = await fetch.fetch_minutes(tuple(cycle.symbol for cycle in cycles), self.as_of)
         remembered = decide.recall(self.strategy, [cycle.symbol for cycle in cycles], self.as_of)
         known = account.known_ledger(self.strategy.name, self.as_of)
         for cycle in cycles:
             with self.tried(cycle):
-                market = result(markets[cycle.symbol])
+                market = result(markets[cycle.symbol]).with_minutes(minutes[cycle.symbol])
                 self.asked.append((cycle, await cycle.question(market, news, remembered[cycle.symbol], known)))
 
     def _reasons(

@@ -10,7 +10,7 @@ from tasks import alerts, clock, connections
 from tasks.connections import answered, log, store, venue
 from tasks.core.errors import DataError, InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
-from tasks.core.market.bars import WORKING_TIMEFRAMES, segments
+from tasks.core.market.bars import MINUTES, WORKING_TIMEFRAMES, segments
 from tasks.core.types import (
     Alert,
     AlertKind,
@@ -99,6 +99,28 @@ async def _fetch(symbol: str, timeframe: str, since: datetime, as_of: datetime) 
         await asyncio.sleep(1)
         bars = await client.fetch_bars(symbol, timeframe, since, as_of)
     return bars
+
+
+@stage
+async def fetch_minutes(symbols: Texts, as_of: datetime) -> dict[str, pd.DataFrame]:
+    """Fetch, keep and return the last 1m bars of symbols that a question is asked about; none where there are none.
+
+    They are context: what cannot be fetched is left out.
+    """
+    begins, gate = as_of - MINUTES * duration("1m"), asyncio.Semaphore(PARALLEL)
+    series = {symbol: (symbol, "1m") for symbol in symbols}
+
+    async def one(symbol: str) -> pd.DataFrame | None:
+        async with gate:
+            try:
+                return await venue().fetch_bars(symbol, "1m", begins, as_of)
+            except (VenueError, DataError, InputError) as e:
+                log().info("fetch symbol=%s timeframe=1m left out error=%s", symbol, e)
+                return None
+
+    fetched = zip(series.values(), await asyncio.gather(*map(one, series)), strict=True)
+    _keep({each: bars for each, bars in fetched if bars is not None and not bars.empty})
+    return store().candles.load_frames(venue().name, symbols, "1m", as_of, MINUTES)
 
 
 def _keep(bars: dict[tuple[str, str], pd.DataFrame]) -> int:

@@ -190,7 +190,7 @@ def _candles(files: dict[str, str], records: Path) -> Any:
     key = told and told["key"]
     seen = treated(tuple(sorted(files.items())), treatment_of(key), key and Mask(key), settings().events).markets
     name_gaps(seen)
-    histories = {symbol: History(symbol, market.bars) for symbol, market in seen.items()}
+    histories = {symbol: History(symbol, market.bars, base=market.base) for symbol, market in seen.items()}
 
     def find(_venue: str, symbol: str) -> History:
         if symbol not in histories:
@@ -207,7 +207,7 @@ def _stored_candles(venue: str, symbol: str) -> Any:
 
     if not venue:
         raise DataError(f"a cycle of {symbol} names no venue: it is of a backtest, use --records and --candles")
-    series = {tf: store().candles.history(venue, symbol, tf) for tf in WORKING_TIMEFRAMES}
+    series = {tf: store().candles.history(venue, symbol, tf) for tf in ("1m", *WORKING_TIMEFRAMES)}
     return History(symbol, *({tf: each[part] for tf, each in series.items()} for part in (0, 1)))
 
 

@@ -21,12 +21,12 @@ from deployments.cli import cli
 from flows.commands.options import markets
 from flows.commands.snapshot import _moment
 from tasks.connections import store
+from tasks.core.decision.memory import UNTRIED
 from tasks.core.errors import InputError
 from tasks.core.lab.gate_sampling import flat_account, flat_question
 from tasks.core.lab.masking import LOOK_UP
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.types.record import CycleRecord
-from tasks.core.types.snapshot import Memory
 from tasks.core.types.strategy import Strategy
 from tasks.settings import ROOT
 
@@ -345,7 +345,7 @@ def test_question_prints_the_very_messages_that_a_model_is_sent(candles, monkeyp
     [line] = CliRunner().invoke(cli, [*base, "--decider", "llm:single"]).stdout.splitlines()
     asked = json.loads(line)
     assert (asked["role"], [each["role"] for each in asked["messages"]]) == ("single", ["system", "user"])
-    assert "unknown" not in asked["messages"][1]["content"].split("Earlier decisions")[1]  # none, and that is known
+    assert "unknown" not in asked["messages"][1]["content"].split("Account")[1]  # none, and that is known
     panel = CliRunner().invoke(cli, [*base, "--decider", "llm:panel"]).stdout.splitlines()
     assert [json.loads(each)["role"] for each in panel] == ["technical", "orderbook"]  # no news: no sentiment
     late = ["--as-of", "2099-01-01", "--decider", "llm:single"]
@@ -367,6 +367,6 @@ def test_question_is_the_first_one_of_a_replay(candles, tmp_path):
     account = flat_account(market, chosen, first.as_of)
     asked = flat_question(market, account, chosen, World(), first.as_of, reasons)
     assert asked.snapshot.model_dump_json() == first.snapshot.model_dump_json()
-    assert asked.memory == Memory()
+    assert asked.memory == UNTRIED
     _, _, same, _ = _moment(market, first.as_of, "")
     assert same.model_copy(update={"instrument": account.instrument}) == account

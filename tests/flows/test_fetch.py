@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sandbox_server import advance, running_sandbox, state
@@ -10,6 +11,7 @@ from sandbox_server import advance, running_sandbox, state
 from flows.ingest import ingest
 from tasks import fetch
 from tasks.connections import store, venue
+from tasks.core.errors import VenueError
 from tasks.settings import settings
 from tests.closing import close_stores
 
@@ -84,3 +86,22 @@ async def test_a_revised_bar_keeps_its_first_values(home, exchange):
     changed = first.iloc[[-1]] * 1.01
     assert store().candles.save(VENUE, {(SYMBOL, "5m"): changed}, START)[1].total() == 1
     assert five(START).equals(first)
+
+
+async def test_the_last_1m_bars_come_for_a_question_alone_and_what_lacks_them_goes_on(home, exchange, monkeypatch):
+    await fetched(START)
+    assert store().candles.load(VENUE, SYMBOL, "1m", START, 1000).empty
+    minutes = await fetch.fetch_minutes.fn((SYMBOL,), START)
+    assert (len(minutes[SYMBOL]), minutes[SYMBOL].index[-1].to_pydatetime()) == (300, START - timedelta(minutes=1))
+    later = START + timedelta(minutes=20)
+    advance(exchange, 1200)
+    again = (await fetch.fetch_minutes.fn((SYMBOL,), later))[SYMBOL]
+    assert (len(again), again.index[-1].to_pydatetime()) == (300, later - timedelta(minutes=1))
+
+    async def refuse(*_: object) -> None:
+        raise VenueError("no such timeframe")
+
+    await venue().close()
+    monkeypatch.setattr(fetch, "venue", lambda: SimpleNamespace(name=VENUE, fetch_bars=refuse))
+    assert len((await fetch.fetch_minutes.fn((SYMBOL,), later))[SYMBOL]) == 300  # what is kept
+    assert (await fetch.fetch_minutes.fn(("ETH/USDT:USDT",), later))["ETH/USDT:USDT"].empty

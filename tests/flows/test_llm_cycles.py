@@ -1,6 +1,7 @@
 """Panel and portfolio from the question to the order, on the real sandbox and a local model server over HTTP."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from model_replies import panel
 from model_server import ModelServer, Reply
 from sandbox_server import advance, running_sandbox, state
 
+from flows.commands.replay import _store_replayer
 from flows.trade import Request, run_cycles
 from tasks.connections import store, venue
 from tasks.core.pages import decision
@@ -85,7 +87,7 @@ async def test_the_portfolio_answers_for_every_symbol_in_one_call(home, exchange
 async def test_an_event_asks_the_portfolio_once_about_all_that_changed_and_shows_the_rest(home, exchange, monkeypatch):
     def changed(symbol: str, at: datetime) -> None:
         mark = f"{symbol} {at}"
-        reason = Reason(rule="TrendFlip", symbol=symbol, timeframe="15m", detail="up", as_of=at, fingerprint=mark)
+        reason = Reason(rule="Calendar", symbol=symbol, as_of=at, fingerprint=mark)
         store().events.add("default", [reason])
 
     async def rung(symbol: str) -> tuple[list[CycleRecord], list[Any]]:
@@ -97,6 +99,12 @@ async def test_an_event_asks_the_portfolio_once_about_all_that_changed_and_shows
     assert (btc.symbol, btc.status, len(requests)) == (BTC, CycleStatus.HELD, 1)
     assert [each.symbol for each in btc.inputs.others] == [ETH]
     assert btc.inputs.ledger is not None
+    text = btc.decided.calls[0].messages[1]["content"]
+    shown = text.partition("The other symbols")[2]
+    assert re.search(rf"{ETH} [\d.]+; 15m rsi=", shown)
+    assert shown.count("/USDT:USDT ") == 1
+    [again] = await _store_replayer().replay([btc])
+    assert again.differences == ()
     assert store().cycles.last("default", ETH) is None  # it was shown: its next event still finds the bar free
 
     at = START + timedelta(minutes=5)

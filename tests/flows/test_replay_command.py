@@ -71,6 +71,7 @@ async def test_cycles_hours_apart_come_out_again_though_each_saw_other_candles(e
         for _ in range(3):
             for record in await run_cycles(Request(symbols=(BTC, ETH), decider="random:3", reason="a test asks")):
                 actions.add(record.decided.decision.action)
+                assert record.snapshot.timeframes["1m"].close is not None
             advance(exchange, 2 * 3600)
     finally:
         await venue().close()

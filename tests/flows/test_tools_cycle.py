@@ -84,7 +84,7 @@ async def test_what_was_clamped_cut_and_refused_reaches_model_decision_and_recor
     assert store().decisions.of([record.cycle_id])[record.cycle_id].tool_calls == decided.tool_calls
     assert record.verdict.allowed
 
-    summary = lean.encode(record.snapshot)
+    summary = lean.encode_first(record.snapshot)
     assert summary in texts(planner)
     assert not any(line in texts(decision) for line in summary.splitlines())
     assert "supersede the snapshot" in texts(decision)

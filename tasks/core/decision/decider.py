@@ -10,6 +10,7 @@ from tasks.core.decision.echo import echo_of, echoed
 from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.llm.prompt import Prompt, check_variables
 from tasks.core.decision.masked_question import as_shown
+from tasks.core.decision.memory import MAX_BYTES as MEMORY_BYTES
 from tasks.core.decision.memory import memory_text
 from tasks.core.decision.portfolio_text import portfolio_text
 from tasks.core.market import lean
@@ -17,9 +18,10 @@ from tasks.core.ports import Messages, Model, ModelRequest, Schema
 from tasks.core.types import HELD, Answer, Decision, Json, ModelCall, PromptRef, Question, answered, exact_sum, hold
 
 GRACE_S = 0.2  # how long cancelled work may take to clean up
+MAX_USER_BYTES, FRAME_BYTES = 6144, 512  # of one user message, and of it what a prompt itself and small facts take
 VARIABLES = frozenset(
     {"pair", "as_of", "reasons", "allowed_actions", "max_trade_risk_pct", "max_total_risk_pct", "snapshot", "memory"}
-    | {"portfolio"}
+    | {"market", "portfolio"}
 )
 T = TypeVar("T")
 
@@ -104,19 +106,26 @@ def elapsed_ms(since: float) -> float:
 
 def variables_of(question: Question) -> dict[str, str]:
     """Return what a decision prompt may put into its user part."""
-    snapshot = question.snapshot
-    limits = snapshot.constraints
+    snapshot, limits = question.snapshot, question.snapshot.constraints
+    market, portfolio = lean.encode(snapshot), portfolio_text(question.portfolio)
+    reasons = "; ".join(snapshot.reason_for_call) or "review"
     return {
         "pair": snapshot.pair,
         "as_of": snapshot.as_of.isoformat(),
-        "reasons": "; ".join(snapshot.reason_for_call) or "review",
+        "reasons": reasons,
         "allowed_actions": ", ".join(limits.allowed_actions),
         "max_trade_risk_pct": f"{limits.max_trade_risk_pct:g}",
         "max_total_risk_pct": f"{limits.max_total_risk_pct:g}",
-        "snapshot": lean.encode(snapshot),
-        "portfolio": portfolio_text(question.portfolio),
-        "memory": memory_text(question.memory),
+        "snapshot": lean.encode_first(snapshot),
+        "market": market,
+        "portfolio": portfolio,
+        "memory": memory_text(question.memory, room_left(market, portfolio, reasons)),
     }
+
+
+def room_left(*texts: str) -> int:
+    """Return the bytes that a memory may take beside these texts in one user message."""
+    return min(MEMORY_BYTES, MAX_USER_BYTES - FRAME_BYTES - sum(len(text.encode()) for text in texts))
 
 
 def decided_as(parsed: Parsed, call: ModelCall, symbol: str, source: str = "") -> Answer:

@@ -57,7 +57,7 @@ def _text(p: Portfolio, detail: _Detail) -> str:
 
 
 def _position(each: PortfolioPosition, detail: _Detail) -> str:
-    r = "-R" if each.r is None else f"{each.r:+.3g}R"
+    r = "R -" if each.r is None else f"{each.r:+.3g}R"
     age = "-" if each.age_bars_5m is None else f"{each.age_bars_5m * 5} min"
     row = f"{_what(each)} {r} stop {cell(each.stop, 6)} target {cell(each.target, 6)} age {age}"
     if thesis := each.thesis[: detail.thesis].rstrip():

@@ -24,6 +24,14 @@ SNAPSHOT_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "1h", "4h", "1d")
 WORKING_TIMEFRAMES: tuple[Timeframe, ...] = ("5m", "15m", "30m", "1h", "4h", "1d")
 
 
+MINUTES = 300  # bars of 1m that a live cycle sees: as many as their averages need, and no more than a page of a venue
+
+
+def history_of(timeframe: str, bars: int) -> int:
+    """Return how many bars of `timeframe` a live cycle sees, which sees `bars` of those it works with."""
+    return min(bars, MINUTES) if timeframe == "1m" else bars
+
+
 def bar_frame(open_ms: ndarray, values: Mapping[str, ndarray]) -> pd.DataFrame:
     """Build a bar frame from open times (UTC, ms) and the five columns."""
     times = np.asarray(open_ms).astype("int64").view("datetime64[ms]")

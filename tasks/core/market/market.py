@@ -5,7 +5,7 @@ names the time: only rows whose bar had closed, and could be known, at as_of are
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 
@@ -34,23 +34,37 @@ MOST_READ = 2048
 
 @dataclass(frozen=True)
 class Market:
-    """One symbol's bars per timeframe and everything computed from them."""
+    """One symbol's bars per timeframe and everything computed from them.
+
+    base: the timeframe that the others were built from; empty: each came by itself, those of 1m only now and then.
+    """
 
     symbol: str
     bars: Frames
     thresholds: EventThresholds = EventThresholds()
+    base: str = ""
 
     @classmethod
     def from_base(cls, symbol: str, bars: pd.DataFrame, thresholds: EventThresholds = EventThresholds()) -> "Market":
         """Build every timeframe from the bars of one (candle files, backtests); from 1m bars also the 1m view."""
         base = infer_timeframe(check_frame(bars))
         wanted = ("1m", *WORKING_TIMEFRAMES) if base == "1m" else WORKING_TIMEFRAMES
-        return cls(symbol, timeframes_from(bars, base, wanted), thresholds)
+        return cls(symbol, timeframes_from(bars, base, wanted), thresholds, base)
+
+    def with_minutes(self, bars: pd.DataFrame) -> "Market":
+        """Return the market with its last 1m bars, and with what is computed already."""
+        if bars.empty:
+            return self
+        whole = replace(self, bars={"1m": bars, **self.bars})
+        features_1m = {"1m": features.compute(bars, "1m")}
+        vars(whole).update(features=features_1m | self.features, anchors=self.anchors, events=self.events)
+        return whole
 
     @property
     def finest(self) -> str:
-        """Return the shortest timeframe that it has bars of."""
-        return min((tf for tf, bars in self.bars.items() if len(bars)), key=SECONDS.__getitem__)
+        """Return the shortest timeframe that it has bars of all along."""
+        apart = "" if self.base else "1m"
+        return min((tf for tf, bars in self.bars.items() if len(bars) and tf != apart), key=SECONDS.__getitem__)
 
     @property
     def gaps(self) -> Json:

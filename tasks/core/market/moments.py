@@ -82,7 +82,8 @@ def read(market: "Market", closes: ndarray) -> list[Moment]:
     """Read the market at each of `closes` (s since 1970, multiples of 5 min)."""
     rows = {tf: due(table, tf, closes) for tf, table in market.tables.items()}
     views = _views(market, rows, np.full(len(closes), -1))
-    at = np.array(list(rows.values()), dtype=int).reshape(len(rows), len(closes)).T.tolist()
+    places = np.array(list(rows.values()), dtype=int).reshape(len(rows), len(closes)).T.tolist()
+    at = [dict(zip(rows, place, strict=True)) for place in places]
     by_time = zip(*views.values(), strict=True)
     anchors, roles = [HtfAnchors()] * len(closes), _roles(market, rows, len(closes))
     votes = [dict.fromkeys(("alignment", "momentum", "volume", "vwap"))] * len(closes)
@@ -91,9 +92,16 @@ def read(market: "Market", closes: ndarray) -> list[Moment]:
     if "5m" in rows:
         anchors = _anchors(market, rows, closes)
     return [
-        Moment(dict(zip(views, of, strict=True)), anchor, vote, role, dict(zip(rows, i, strict=True)))
+        Moment(_known(dict(zip(views, of, strict=True)), i, market), anchor, vote, role, i)
         for of, anchor, vote, role, i in zip(by_time, anchors, votes, roles, at, strict=True)
     ]
+
+
+def _known(views: dict[str, TimeframeView], rows: Mapping[str, int], market: "Market") -> Mapping[str, TimeframeView]:
+    """Leave out the 1m view where such bars come only now and then, and this one did not."""
+    if not market.base and rows.get("1m", 0) < 0:
+        del views["1m"]
+    return views
 
 
 def _dicts(columns: Mapping[str, ndarray]) -> list[Json]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from tasks.core.market.bars import closed_by, epoch_s, segments
+from tasks.core.market.bars import closed_by, epoch_s, history_of, segments
 from tasks.core.market.features import ema, rolling_mean
 from tasks.core.market.market import Market
 from tasks.core.types import SECONDS, EventThresholds, Strategy
@@ -50,11 +50,13 @@ def window_ema(close: ndarray, length: int, limit: int) -> ndarray:
 
 @dataclass
 class History:
-    """A symbol's candles per timeframe; `recorded`: when each was stored, in s, empty for candle files."""
+    """A symbol's candles per timeframe; `recorded`: when each was stored, in s, empty for candle files, which have a
+    `base` as `Market` has."""
 
     symbol: str
     frames: Mapping[str, pd.DataFrame]
     recorded: Mapping[str, ndarray] = field(default_factory=dict)
+    base: str = ""
     _markets: dict[tuple[EventThresholds, int], Market] = field(default_factory=dict)
 
     def market(self, thresholds: EventThresholds, limit: int) -> Market:
@@ -62,9 +64,9 @@ class History:
         key = (thresholds, limit)
         if key not in self._markets:
             self._markets[key] = (
-                Windowed(self.symbol, self.frames, thresholds, limit)
+                Windowed(self.symbol, self.frames, thresholds, self.base, limit)
                 if limit
-                else Market(self.symbol, self.frames, thresholds)
+                else Market(self.symbol, self.frames, thresholds, self.base)
             )
         return self._markets[key]
 
@@ -75,15 +77,16 @@ class History:
             bars = frame
             if known_at is not None and tf in self.recorded:
                 bars = frame[self.recorded[tf] <= known_at.timestamp()]
-            frames[tf] = closed_by(bars, tf, as_of).tail(strategy.history_bars)
-        return Market(self.symbol, frames, strategy.thresholds)
+            frames[tf] = closed_by(bars, tf, as_of).tail(history_of(tf, strategy.history_bars))
+        return Market(self.symbol, frames, strategy.thresholds, self.base)
 
     def has_later(self, strategy: Strategy, known_at: datetime | None, as_of: datetime) -> bool:
         """Return whether a bar among the last ones was stored only after the cycle had read them."""
         if known_at is None:
             return False
-        known, limit = known_at.timestamp(), strategy.history_bars
+        known = known_at.timestamp()
         for tf, recorded in self.recorded.items():
+            limit = history_of(tf, strategy.history_bars)
             end = int(np.searchsorted(self._closes[tf], as_of.timestamp(), side="right"))
             if (recorded[max(0, end - limit) : end] > known).any():
                 return True

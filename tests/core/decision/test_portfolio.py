@@ -224,9 +224,9 @@ def test_the_prompt_shows_every_instrument_with_what_is_held_and_the_schema_is_f
         "As of: 2026-01-02T03:05:00+00:00\nEquity: 10000.00 (quote currency)\nRisk at the stop: at most 0.75 % of "
         "equity for one trade, 1.5 % for all open risk.",
         f"### {BTC}\nWhy you are asked: TrendFlip(BTC)\nAllowed now: {', '.join(ALL)}\nLast price: 64123.45\n"
-        f"Current quantity: 0.04\n{lean.encode(asked[0].snapshot)}",
+        f"Current quantity: 0.04\n{lean.encode_first(asked[0].snapshot)}",
         f"### {ETH}\nWhy you are asked: TrendFlip(ETH)\nAllowed now: {', '.join(ALL)}\nLast price: 3000.0\n"
-        f"Current quantity: -2.0\n{lean.encode(asked[1].snapshot)}",
+        f"Current quantity: -2.0\n{lean.encode_first(asked[1].snapshot)}",
     ]
 
 

@@ -123,7 +123,7 @@ async def test_each_brief_gets_its_own_answer_in_order_with_the_prompt_filled_in
     assert (role, ref, schema["type"]) == ("single", PROMPT.ref, "object")
     assert messages[0] == {"role": "system", "content": "You trade."}
     expected = f"{BTC}|2026-01-02T03:05:00+00:00|TrendFlip(1h); Calendar()|HOLD, OPEN_LONG|0.75|1.5|"
-    assert messages[1]["content"] == expected + lean.encode(question(BTC).snapshot)
+    assert messages[1]["content"] == expected + lean.encode_first(question(BTC).snapshot)
 
 
 def test_a_prompt_with_a_variable_nobody_fills_is_refused_before_any_call():

@@ -10,7 +10,15 @@ from market_data import CONSTRAINTS, START, walk
 from tasks.core.market import lean
 from tasks.core.market.market import Market
 from tasks.core.market.snapshot import build
-from tasks.core.types.snapshot import OrderBookView, PositionView, RiskView, Snapshot, TradeDigest
+from tasks.core.types.snapshot import (
+    OrderBookView,
+    PositionView,
+    RiskView,
+    Snapshot,
+    Swing,
+    TimeframeView,
+    TradeDigest,
+)
 
 FIVE = timedelta(minutes=5)
 
@@ -58,6 +66,47 @@ def test_the_lines_below_the_rows_say_the_rest() -> None:
     assert lines["digest"] == "trades=3 win_rate=.5 hold_min=1.5 last=2024-01-01T00:00"
     assert lines["confluence"].split()[0] in {f"{n:+d}" for n in range(-5, 6)}
     assert len(lines["anchors"].split()) == 8
+
+
+def test_the_last_three_bars_of_5m_15m_and_1h_are_there_with_their_volume() -> None:
+    whole = snapshot()
+    lines = {line.split()[0]: line for line in lean.encode(whole).splitlines() if " ohlcv " in line}
+    assert list(lines) == ["5m", "15m", "1h"]
+    for timeframe, line in lines.items():
+        bars = [[float(x) for x in bar.split()] for bar in line.partition(" ohlcv ")[2].split(" ; ")]
+        wanted = [list(bar) for bar in whole.timeframes[timeframe].last3]
+        assert len(bars) == 3
+        for bar, of in zip(bars, wanted, strict=True):
+            assert bar == pytest.approx(of, rel=1e-5)
+
+
+def test_a_1m_row_is_there_only_where_that_bar_is_known() -> None:
+    whole = snapshot()
+    known = whole.timeframes["5m"].replace(swing=Swing(), last3=())
+    for view, rows in ((known, 6), (TimeframeView(), 5)):
+        text = lean.encode(whole.replace(timeframes={"1m": view, **whole.timeframes}))
+        assert len([line for line in text.splitlines() if len(line.split()) == 26]) == rows + 1
+        assert ("\n1m " in text) is (rows == 6)
+
+
+def test_where_numbers_are_too_long_the_bars_of_1h_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = snapshot()
+    monkeypatch.setattr(lean, "MAX_BYTES", len(lean.encode(whole).encode()) - 1)
+    assert [line.split()[0] for line in lean.encode(whole).splitlines() if " ohlcv " in line] == ["5m", "15m"]
+
+
+def test_prompts_published_before_have_what_they_had() -> None:
+    header, *lines = lean.encode_first(snapshot()).splitlines()
+    assert header.endswith("dlt sh sl bh bl")
+    assert [line.split()[:2] for line in lines if "ohlc" in line] == [["5m", "ohlc"]]
+
+
+def test_the_short_forms_are_a_half_and_a_line() -> None:
+    whole = snapshot()
+    sizes = [len(form(whole)) for form in (lean.encode, lean.short, lean.brief)]
+    assert sizes[0] > 2 * sizes[1] > 4 * sizes[2]
+    assert [line.split()[0] for line in lean.short(whole).splitlines()[:4]] == ["tf", "15m", "1h", "4h"]
+    assert "\n" not in lean.brief(whole)
 
 
 def test_what_is_unknown_or_nothing_takes_little_room() -> None:

@@ -118,7 +118,7 @@ def test_1m_candles_fit_the_budget_with_all_six_views(source: str) -> None:
         document = json.loads(to_json(snapshot))
         assert list(document["timeframes"]) == list(TIMEFRAMES)
         assert len(to_json(snapshot)) <= 5_400
-        assert len(lean.encode(snapshot)) <= 1_600
+        assert len(lean.encode(snapshot)) <= 1_900
 
 
 ordinary = st.builds(
@@ -343,7 +343,7 @@ def test_snapshots_stay_far_below_the_budgets(symbol: str) -> None:
         snapshot = build(market, as_of, reasons=reasons, constraints=CONSTRAINTS)
         finite_or_null(json.loads(to_json(snapshot)))
         assert len(to_json(snapshot)) <= 4_900
-        assert len(lean.encode(snapshot)) <= 1_300
+        assert len(lean.encode(snapshot)) <= 1_600
 
 
 def test_bars_of_no_length_make_no_market() -> None:

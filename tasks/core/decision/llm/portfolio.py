@@ -9,7 +9,7 @@ first alone, the others are flagged `shared_call`.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 from functools import partial
 from math import isfinite
@@ -26,7 +26,14 @@ from tasks.core.decision.actions import (
     parse_reply,
     strict_object,
 )
-from tasks.core.decision.decider import AskingDecider, decided_as, variables_of
+from tasks.core.decision.decider import (
+    FRAME_BYTES,
+    MAX_USER_BYTES,
+    AskingDecider,
+    decided_as,
+    room_left,
+    variables_of,
+)
 from tasks.core.decision.echo import echo_of, echoed
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import Prompt, render
@@ -34,8 +41,10 @@ from tasks.core.decision.masked_question import as_shown
 from tasks.core.decision.memory import joined, memory_text
 from tasks.core.market import lean
 from tasks.core.market.snapshot import last_price
-from tasks.core.types import ENTRIES, ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, Texts, hold
+from tasks.core.types import ENTRIES, ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, Snapshot, Texts, hold
 
+LEFT_OVER = 700  # bytes of a message that markets leave to memory and to the symbols nothing is asked about
+BRIEF_REASONS = 120  # characters of why each is asked about, where that many are
 MAX_NAMED = 10  # entries about instruments that were not asked about
 # Up: the guard floors to the step, and a share cut off at its last digit would lose a whole one.
 _SHARE = Context(prec=15, rounding=ROUND_CEILING)
@@ -63,7 +72,8 @@ Answers = dict[str, Target | Unusable | None]  # None: the reply does not mentio
 
 
 VARIABLES = frozenset(
-    {"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments", "portfolio", "memory", "others"}
+    {"as_of", "equity", "max_trade_risk_pct", "max_total_risk_pct", "instruments"}
+    | {"asked", "portfolio", "memory", "others"}
 )
 
 
@@ -93,22 +103,52 @@ class PortfolioDecider(AskingDecider):
 
 
 def portfolio_variables(questions: Sequence[Question]) -> dict[str, str]:
-    """Return what the prompt may put into its user part; the account's limits are the same in all questions."""
+    """Return what the prompt may put into its user part; the account's limits are the same in all questions.
+
+    Those that are asked about have as much of their markets as fits; the others may take half of what is left, memory
+    has the rest.
+    """
+    told, equity = variables_of(questions[0]), _exact(questions[0].equity)
+    room = MAX_USER_BYTES - FRAME_BYTES - LEFT_OVER - _size(told["portfolio"])
+    fuller = (_blocks(questions, form) for form in (lean.encode, lean.short))
+    asked = next((text for text in fuller if _size(text) <= room), "") or _blocks(questions, lean.brief, BRIEF_REASONS)
+    others = _others(questions[0].others, (MAX_USER_BYTES - FRAME_BYTES - _size(told["portfolio"] + asked)) // 2)
+    remembered = joined({question.snapshot.pair: question.memory for question in questions})
+    return told | {
+        "equity": "unknown" if equity is None else f"{equity:.2f}",
+        "instruments": _blocks(questions, lean.encode_first),
+        "asked": asked,
+        "others": others,
+        "memory": memory_text(remembered, room_left(told["portfolio"], asked, others)),
+    }
+
+
+def _blocks(questions: Sequence[Question], encode: Callable[[Snapshot], str], chars: int | None = None) -> str:
+    """Write what each instrument is asked for, where it stands, and its market."""
     blocks = []
     for question in questions:
-        told, last, held = variables_of(question), _last(question), _held(question)
+        snapshot, last, held = question.snapshot, _last(question), _held(question)
         quantity = "unknown" if held is None else f"{held:f}"
+        reasons, allowed = "; ".join(snapshot.reason_for_call)[:chars], ", ".join(snapshot.constraints.allowed_actions)
         blocks.append(
-            f"### {told['pair']}\nWhy you are asked: {told['reasons']}\nAllowed now: {told['allowed_actions']}\n"
-            f"Last price: {'unknown' if last is None else last}\nCurrent quantity: {quantity}\n{told['snapshot']}"
+            f"### {snapshot.pair}\nWhy you are asked: {reasons or 'review'}\nAllowed now: {allowed}\n"
+            f"Last price: {'unknown' if last is None else last}\nCurrent quantity: {quantity}\n{encode(snapshot)}"
         )
-    equity = _exact(questions[0].equity)
-    return variables_of(questions[0]) | {
-        "equity": "unknown" if equity is None else f"{equity:.2f}",
-        "instruments": "\n\n".join(blocks),
-        "memory": memory_text(joined({each.snapshot.pair: each.memory for each in questions})),
-        "others": "\n".join(lean.brief(each.snapshot) for each in questions[0].others) or "none",
-    }
+    return "\n\n".join(blocks)
+
+
+def _others(others: Sequence[Question], room: int) -> str:
+    """Write a line for each symbol that nothing is asked about, as many as fit, and count the rest."""
+    lines = [lean.brief(each.snapshot) for each in others]
+    for kept in reversed(range(len(lines) + 1)):
+        text = "\n".join(lines[:kept] + [f"and {len(lines) - kept} more"] * (kept < len(lines)))
+        if _size(text) <= room:
+            return text or "none"
+    return "none"
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 # --- the reply

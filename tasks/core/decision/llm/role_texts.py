@@ -7,14 +7,17 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
-from tasks.core.decision.decider import variables_of
+from tasks.core.decision.decider import room_left, variables_of
 from tasks.core.decision.llm.roles import REVERSION_TF, TREND_TF, Analysis, Entering, inputs_of, view_of, way_of
+from tasks.core.decision.memory import memory_text
 from tasks.core.decision.plain_text import plain_text
 from tasks.core.market.lean import cell
 from tasks.core.market.snapshot import last_price
 from tasks.core.types import Dto, News, Portfolio, PortfolioPosition, Question, Statistics
 
-VARIABLES = SNAPSHOT_VARIABLES | {"price", "indicators", "book", "news", "votes", "proposal", "position", "trend"}
+VARIABLES = SNAPSHOT_VARIABLES | {
+    "price", "prices", "indicators", "book", "news", "votes", "proposal", "position", "trend",
+}  # fmt: skip
 VARIABLES |= {"risk_table"}
 INDICATORS = ("adx", "bb_upper", "bb_middle", "bb_lower", "bb_percent_b", "bb_width", "ema50", "ema200", "swing_low",
               "swing_high")  # fmt: skip
@@ -34,12 +37,15 @@ def variables_of_roles(question: Question) -> dict[str, str]:
     last, quarter = last_price(question.snapshot), view_of(question, "15m")
     about = {
         "price": f"last={last or '-'} {_pairs(quarter, ('atr', 'rsi'))} (15m)",
+        "prices": f"volume_24h={volume}\n5m closes {closes}",
         "indicators": "\n".join(indicators) or "none known",
         "book": "\n".join([f"{_pairs(question.snapshot.orderbook)} volume_24h={volume}", *flow, f"5m closes {closes}"]),
         "news": "unknown" if question.news is None else fenced(known_news(question)),
     }
     about |= {"position": position_text(question), "trend": trend_text(question)}
-    return variables_of(question) | about | dict.fromkeys(("votes", "proposal", "risk_table"), "none")
+    told = variables_of(question) | about | dict.fromkeys(("votes", "proposal", "risk_table"), "none")
+    beside = (told[name] for name in ("snapshot", "portfolio", "reasons", "indicators", "position", "trend"))
+    return told | {"memory": memory_text(question.memory, room_left(*beside))}
 
 
 def position_text(question: Question) -> str:
