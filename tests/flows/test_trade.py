@@ -166,7 +166,7 @@ async def test_a_good_reply_is_a_decision(home, exchange, monkeypatch):
         prompt = json.dumps(server.requests[0])
     assert record.status is CycleStatus.EXECUTED
     assert record.decided.source == "llm:openai/test"
-    assert record.decided.calls[0].prompt.version == "v002"
+    assert record.decided.calls[0].prompt.version == "v003"
     assert "AdHoc" in prompt
     assert store().memory.remembered("default", SYMBOL, START + timedelta(days=1)).recent[0].past.action == "OPEN_LONG"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.adapters.files.prompts import load_prompt
+from tasks.adapters.files.prompts import list_prompts
 from tasks.core.decision.decider import MAX_USER_BYTES, variables_of
 from tasks.core.decision.kinds import KINDS, Means
 from tasks.core.decision.llm.portfolio import portfolio_variables
@@ -43,6 +43,7 @@ from tasks.core.types.snapshot import (
 
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
 NEWEST = ("single", "decision", "portfolio", "technical")
+PROMPTS = {prompt.name: prompt for prompt in list_prompts()}  # the newest of each role: it comes last
 ROLES = (*NEWEST, *(role for role in REPLIES if role != "technical"))
 
 
@@ -93,7 +94,7 @@ def question(x: float, pair: str = "1000000BABYDOGE/USDT:USDT", words: str = "be
 
 def user(role: str, asked: Question, *more: Question) -> str:
     """Return the user message of a role's newest prompt; of a decision on tools without their answers."""
-    prompt = load_prompt(role)
+    prompt = PROMPTS[role]
     if role == "portfolio":
         told = portfolio_variables([asked, *more])
     else:
@@ -128,7 +129,7 @@ def test_a_portfolio_of_several_stays_within_6_kb_and_names_every_symbol_it_asks
 @pytest.mark.parametrize("role", NEWEST)
 def test_a_new_prompt_holds_no_answer_that_could_be_copied(role):
     """A model of 135M parameters sent an example back word by word, and it was a trade."""
-    prompt = load_prompt(role)
+    prompt = PROMPTS[role]
     assert prompt.version > "v001"
     assert not re.search(r'[{}]|"(action|signal|decisions|size_pct)"', prompt.system)
 
@@ -136,7 +137,7 @@ def test_a_new_prompt_holds_no_answer_that_could_be_copied(role):
 @pytest.mark.parametrize("role", ["single", "decision"])
 def test_a_decider_of_one_symbol_reads_the_account_its_record_and_the_grammar_of_follow_ups(role):
     asked = question(0.5)
-    told, prompt = variables_of(asked), load_prompt(role)
+    told, prompt = variables_of(asked), PROMPTS[role]
     text = user(role, asked)
     assert told["portfolio"] in text
     assert told["memory"] in text
@@ -150,7 +151,7 @@ def test_a_decider_of_one_symbol_reads_the_account_its_record_and_the_grammar_of
 @pytest.mark.parametrize("kind", ["llm:single", "llm:portfolio", "llm:panel"])
 def test_what_a_decider_really_sends_is_that_message(kind):
     probe = Probe()
-    prompts = {role: load_prompt(role) for role in KINDS[kind].roles}
+    prompts = {role: PROMPTS[role] for role in KINDS[kind].roles}
     decider = KINDS[kind].make(probe, prompts, Means())
     asyncio.run(decider.decide([question(1.5)]))
     assert probe.asked
