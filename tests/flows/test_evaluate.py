@@ -144,8 +144,8 @@ def test_under_a_mask_models_are_shown_little_and_their_answers_are_traded(candl
     masked = [text for text in prompts if "As of: 2000-01-01T00:00:00+00:00" in text]
     plain = [text for text in prompts if text not in masked]
     assert masked
-    assert all(re.search(r"5m ohlc \d", text) for text in plain)
-    assert not any(re.search(r"5m ohlc \d|prev_day|2025|BTC", text) for text in masked)
+    assert all(re.search(r"5m ohlcv \d", text) for text in plain)
+    assert not any(re.search(r"5m ohlcv \d|prev_day|2025|BTC", text) for text in masked)
 
 
 @pytest.mark.parametrize("decider", ["llm:single", "llm:panel", "llm:portfolio"])
@@ -265,7 +265,7 @@ def test_every_role_of_a_panel_is_asked_and_paid_for_once(candles, server):
 
 def test_two_models_and_a_cutoff_are_variants_of_one_decider(candles, server):
     found = compared(
-        candles, "--decider", "llm:single", "--model", "openai/a", "--model", "openai/b", "--max-cost", "100",
+        candles, "--decider", "llm:single@v001", "--model", "openai/a", "--model", "openai/b", "--max-cost", "100",
         "--cutoff", "openai/a=2025-01-13", *SPAN, "--windows", "3",
     )  # fmt: skip
     assert list(rows(found))[:2] == ["llm:single@v001 openai/a", "llm:single@v001 openai/b"]
