@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from tasks.adapters.files.prompts import load_prompt
+from tasks.adapters.files.prompts import list_prompts, load_prompt
 from tasks.core.decision.llm.roles import REPLIES
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import (
@@ -23,7 +23,7 @@ AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
 NEWS = News(headlines=(Headline(title="Inflows return", source="a.example"),), fear_greed=40)
 ALLOWED = ("HOLD", "OPEN_LONG", "OPEN_SHORT", "CLOSE_ALL")
 PROMPTS = {role: load_prompt(role, "v001") for role in REPLIES}
-MANAGING = PROMPTS | {role: load_prompt(role, "v002") for role in ("trend", "reversion", "risk")}
+MANAGING = {prompt.name: prompt for prompt in list_prompts() if prompt.name in REPLIES}  # the newest: it comes last
 HOUR = {"adx": 30.0, "ema50": 99.0, "ema200": 97.0, "swing_low": 99.0, "swing_high": 101.0}
 QUARTER = {"adx": 20.0, "bb_lower": 100.5, "bb_middle": 102.0, "bb_upper": 103.5}
 

@@ -338,7 +338,7 @@ def test_what_nobody_knows_of_the_account_says_so():
     assert variables_of_roles(question())["position"] == "flat"
 
 
-@pytest.mark.parametrize("prompts", [PROMPTS, MANAGING], ids=["v001", "v002"])
+@pytest.mark.parametrize("prompts", [PROMPTS, MANAGING], ids=["first", "newest"])
 def test_both_versions_of_the_prompts_open_shrink_and_reject(prompts):
     def flat(**answers: str) -> Answer:
         return decide(question(), prompts=prompts, **{"trend": trend()} | answers)[0]

@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -14,11 +15,17 @@ from tasks.core.decision.decider import MAX_USER_BYTES, variables_of
 from tasks.core.decision.kinds import KINDS, Means
 from tasks.core.decision.llm.portfolio import portfolio_variables
 from tasks.core.decision.llm.prompt import render
-from tasks.core.decision.llm.role_texts import variables_of_roles
-from tasks.core.decision.llm.roles import REPLIES
+from tasks.core.decision.llm.role_texts import (
+    OFFICER_READS,
+    STRATEGISTS_READ,
+    remembered,
+    risk_table,
+    variables_of_roles,
+)
+from tasks.core.decision.llm.roles import ANALYSTS, REPLIES, Analysis
 from tasks.core.market import lean
 from tasks.core.simulation.paid_replies import Probe
-from tasks.core.types.decision import ACTIONS
+from tasks.core.types.decision import ACTIONS, OpenLong
 from tasks.core.types.portfolio import Portfolio, PortfolioPosition, Refusal
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import (
@@ -42,9 +49,8 @@ from tasks.core.types.snapshot import (
 )
 
 AT = datetime(2026, 1, 2, 3, 5, tzinfo=UTC)
-NEWEST = ("single", "decision", "portfolio", "technical")
+NEWEST = ROLES = ("single", "decision", "portfolio", *REPLIES)
 PROMPTS = {prompt.name: prompt for prompt in list_prompts()}  # the newest of each role: it comes last
-ROLES = (*NEWEST, *(role for role in REPLIES if role != "technical"))
 
 
 def full(model: type, x: float, **rest: object) -> object:
@@ -106,6 +112,22 @@ def user(role: str, asked: Question, *more: Question) -> str:
 @given(x=st.floats(-1e99, 1e99), words=st.text(min_size=100, max_size=100))
 def test_no_user_message_takes_more_than_6_kb(role, x, words):
     assert len(user(role, question(x, words=words)).encode()) <= MAX_USER_BYTES == 6144
+
+
+@given(x=st.floats(-1e99, 1e99))
+def test_with_votes_a_proposal_and_its_table_messages_stay_within_6_kb(x):
+    asked = question(x)
+    vote = Analysis(signal="bullish", risk_level="medium", confidence=Decimal("0.123456"))
+    told = variables_of_roles(asked)
+    told["votes"] = "\n".join(["consensus bullish 0.65", *(f"{role} {vote}" for role in ANALYSTS)])
+    sizes = dict.fromkeys(("size_pct", "stop_atr", "tp_atr"), Decimal("12.3456"))
+    entry = OpenLong(symbol=asked.snapshot.pair, confidence=Decimal("0.123456"), **sizes)
+    told |= remembered(asked, told, *STRATEGISTS_READ)
+    for role in ("trend", "reversion"):
+        assert len(render(PROMPTS[role], told)[1]["content"].encode()) <= MAX_USER_BYTES
+    told |= {"proposal": "p" * 200, "risk_table": risk_table(asked, entry, [vote])}
+    told |= remembered(asked, told, *OFFICER_READS)
+    assert len(render(PROMPTS["risk"], told)[1]["content"].encode()) <= MAX_USER_BYTES
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3, 8])

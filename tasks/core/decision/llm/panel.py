@@ -24,7 +24,15 @@ from tasks.core.decision.decider import AskingDecider, elapsed_ms, loop_time, sp
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm import roles
 from tasks.core.decision.llm.prompt import render
-from tasks.core.decision.llm.role_texts import VARIABLES, known_news, risk_table, variables_of_roles
+from tasks.core.decision.llm.role_texts import (
+    OFFICER_READS,
+    STRATEGISTS_READ,
+    VARIABLES,
+    known_news,
+    remembered,
+    risk_table,
+    variables_of_roles,
+)
 from tasks.core.decision.llm.roles import Analysis, Changing, Consensus, Entering, ManagingPlan, Plan, Review
 from tasks.core.types import HELD, Answer, CloseAll, Decision, Hold, ModelCall, PanelTerms, Question, Rung, Why, hold
 
@@ -81,6 +89,7 @@ class _Sitting:
         agreed = roles.consensus(self.votes, len(analysts), self.terms)
         votes = (f"{role} {vote}" for role, vote in self.votes.items())
         self.variables["votes"] = "\n".join([f"consensus {agreed or 'none'}", *votes])
+        self.variables |= remembered(self.question, self.variables, *STRATEGISTS_READ)
         if self.snapshot.position.side != "flat":
             return await self._manage(agreed)
         if agreed is None:
@@ -158,6 +167,7 @@ class _Sitting:
         rated = f"reward_risk={best.tp_atr / best.stop_atr:.2f} confidence={best.confidence}"
         self.variables["proposal"] = f"{role} {best.action} size_pct={best.size_pct} {plan} {rated}"
         self.variables["risk_table"] = risk_table(self.question, best, self.votes.values())
+        self.variables |= remembered(self.question, self.variables, *OFFICER_READS)
         return best.replace(source=self.panel.name, comment=why, reasoning=why)
 
     async def _review(self, entry: Entering) -> Decision:

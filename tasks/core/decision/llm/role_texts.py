@@ -3,7 +3,7 @@
 News is fenced: somebody else's words. Unknown is `-`, and what nobody knows of the account says so in its place.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 
 from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
@@ -21,6 +21,7 @@ VARIABLES = SNAPSHOT_VARIABLES | {
 VARIABLES |= {"risk_table"}
 INDICATORS = ("adx", "bb_upper", "bb_middle", "bb_lower", "bb_percent_b", "bb_width", "ema50", "ema200", "swing_low",
               "swing_high")  # fmt: skip
+STRATEGISTS_READ, OFFICER_READS = ("indicators", "position", "trend"), ("proposal", "risk_table")
 FLOW = ("vol_z20", "vol_spike", "obv_dir", "delta20", "range_ratio")
 STRONG, WEAK = 25, 20  # ADX from which a trend is so called
 MAX_HEADLINES = 20
@@ -44,8 +45,13 @@ def variables_of_roles(question: Question) -> dict[str, str]:
     }
     about |= {"position": position_text(question), "trend": trend_text(question)}
     told = variables_of(question) | about | dict.fromkeys(("votes", "proposal", "risk_table"), "none")
-    beside = (told[name] for name in ("snapshot", "portfolio", "reasons", "indicators", "position", "trend"))
-    return told | {"memory": memory_text(question.memory, room_left(*beside))}
+    return told | remembered(question, told, *STRATEGISTS_READ)
+
+
+def remembered(question: Question, told: Mapping[str, str], *beside: str) -> dict[str, str]:
+    """Return as much of the memory as fits into a message with these variables and what all who read it are told."""
+    texts = (told[name] for name in ("market", "portfolio", "votes", "price", "allowed_actions", *beside))
+    return {"memory": memory_text(question.memory, room_left(*texts))}
 
 
 def position_text(question: Question) -> str:
