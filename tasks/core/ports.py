@@ -44,12 +44,17 @@ class Decider(Protocol):
 
 
 class ModelRequest(NamedTuple):
-    """`messages` that ask for one JSON object of `schema`, as `role`."""
+    """`messages` that ask for one JSON object of `schema`, as `role`.
+
+    functions: in OpenAI's form, what a model may call instead, where it can; the calls come back as that one object,
+    `{"requests": [{"tool": name, its parameters}]}`.
+    """
 
     role: str
     prompt: PromptRef
     messages: Messages
     schema: Schema
+    functions: Sequence[JsonObject] = ()
 
     def call(self, model: str, **answer: Any) -> ModelCall:
         """Return the call that this request becomes, with what came of it."""

@@ -59,7 +59,7 @@ class AtOnce:
     """A `Model` that has the answer ready."""
 
     async def ask(self, request) -> ModelCall:
-        role, prompt, messages, _ = request
+        role, prompt, messages, *_ = request
         return ModelCall(role=role, model="at once", prompt=prompt, messages=tuple(messages), raw_reply=ANSWERS[role])
 
 

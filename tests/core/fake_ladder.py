@@ -85,7 +85,7 @@ class FakeModel:
         self.name, self.reply, self.error, self.usd, self.asked = name, reply, error, Decimal(usd), 0
 
     async def ask(self, request) -> ModelCall:
-        role, prompt, messages, _ = request
+        role, prompt, messages, *_ = request
         self.asked += 1
         return ModelCall(
             role=role, model=self.name, prompt=prompt, messages=tuple(messages), error=self.error,

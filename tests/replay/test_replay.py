@@ -218,7 +218,7 @@ class Down:
     """A model that never answers."""
 
     async def ask(self, request):
-        role, prompt, messages, _ = request
+        role, prompt, messages, *_ = request
         return ModelCall(role=role, model="m", prompt=prompt, messages=tuple(messages), error="timeout")
 
 

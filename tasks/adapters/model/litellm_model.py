@@ -25,7 +25,7 @@ from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Receive
 from tasks.adapters.model.request_form import Form, Forms, Refusal, refusal_of
 from tasks.core.decision.decider import elapsed_ms, loop_time, within_deadline
 from tasks.core.ports import ModelRequest
-from tasks.core.types import Json, ModelCall, RungName, Texts
+from tasks.core.types import Json, JsonObject, ModelCall, RungName, Texts
 from tasks.redaction import redacted
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
@@ -166,6 +166,8 @@ class LiteLLMModel:
 
     async def _try(self, request: ModelRequest, turn: _Turn, form: Form) -> tuple[Refusal | None, Sequence[str]]:
         """Ask once; return what was refused, if anything, and which parameters were sent."""
+        if not _knows(turn.model, "function_calling"):
+            request = request._replace(functions=())
         parameters = form.parameters(request, self.effort, self.thinking(turn.model))
         try:
             async with asyncio.timeout(self.provider_timeout_s):
@@ -190,7 +192,7 @@ class LiteLLMModel:
             refusal = refusal_of(turn.received.status, bytes(turn.received.body))
             turn.error = _reason(e, turn.received, refusal)
             return refusal
-        turn.error, turn.text = self._judged(turn)
+        turn.error, turn.text = self._judged(turn, bool(request.functions))
         if turn.is_unmetered and not turn.note:
             turn.note = "no usage told, booked at its worst case"
         return None
@@ -205,7 +207,7 @@ class LiteLLMModel:
 
     def thinking(self, model: str) -> int:
         """Return the tokens that this model may write before its answer."""
-        return self.thinking_tokens if self.effort or self._form(model).thinks or reasons(model) else 0
+        return self.thinking_tokens if self.effort or self._form(model).thinks or _knows(model, "reasoning") else 0
 
     def _route(self, model: str) -> Json:
         if self.base_url:
@@ -219,7 +221,7 @@ class LiteLLMModel:
 
         return {"model": model, "client": AsyncHTTPHandler(transport=LimitedTransport())}
 
-    def _judged(self, turn: _Turn) -> tuple[str, str | None]:
+    def _judged(self, turn: _Turn, may_call: bool) -> tuple[str, str | None]:
         """Return why the response is no reply, which it is when empty, a refusal or too much, and what it says."""
         choice, message = next(iter(turn.response.choices or ()), None), turn.message
         text = getattr(message, "content", None) or ""
@@ -227,6 +229,8 @@ class LiteLLMModel:
         refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
         if refusal or finish == "content_filter":
             return "refused", None
+        if may_call and (called := getattr(message, "tool_calls", None)):
+            text = json.dumps({"requests": [_requested(each.function) for each in called]})
         if not isinstance(text, str) or not text.strip():
             if finish != "stop" or not _is_object(turn.thinking):
                 return _empty(turn, finish), None
@@ -259,10 +263,22 @@ def _is_object(text: str) -> bool:
         return False
 
 
-def reasons(model: str) -> bool:
-    """Return whether the price list knows this as a model that thinks before it answers."""
+def _requested(function: Any) -> JsonObject:
+    """Return the request that a function call is; arguments that are no object are for the tool to refuse."""
     try:
-        return bool(litellm().supports_reasoning(model=model))
+        given = json.loads(function.arguments or "{}")
+    except ValueError:
+        given = None
+    return {
+        **(given if isinstance(given, dict) else {"arguments": str(function.arguments)[:100]}),
+        "tool": function.name,
+    }
+
+
+def _knows(model: str, what: str) -> bool:
+    """Return whether the price list says that this model supports `reasoning`, `function_calling`."""
+    try:
+        return bool(getattr(litellm(), f"supports_{what}")(model=model))
     except _CONVERSION_ERRORS:
         return False
 

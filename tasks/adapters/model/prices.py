@@ -22,7 +22,7 @@ class LiteLLMPrices:
     def worst(self, models: Sequence[str], request: ModelRequest) -> Decimal:
         """Return the cost if every model of the failover is paid, each for all the tokens it may write."""
         count = partial(litellm().token_counter, model="gpt-4o")
-        tokens = count(messages=list(request.messages)) + count(text=json.dumps(request.schema))
+        tokens = count(messages=list(request.messages)) + count(text=json.dumps([request.schema, *request.functions]))
         costs = []
         for model in models:
             paid_in, paid_out = self._price(model) or (self.assumed, self.assumed)

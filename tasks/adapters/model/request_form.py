@@ -24,12 +24,13 @@ from tasks.core.types import Dto, Json, JsonObject, Texts, Utc
 
 Output = Literal["json_schema", "json_object with schema", "json_object", "none"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
-OPTIONS = ("temperature", "seed", "reasoning_effort")
+OPTIONS = ("temperature", "seed", "reasoning_effort", "tools")
 KEPT_FOR = timedelta(days=7)  # then a server that was updated since is asked anew
 CONTEXT = "context_length_exceeded"
 REFUSING = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 _ABOUT = {  # the part of a request that a refusal is about, by what its message says
     "max_tokens": r"max_tokens|max_completion_tokens",
+    "tools": r"\btools?\b|tool_choice|function.calling",
     "response_format": r"response_format|json_schema|json_object|structured output|grammar|schema",
     "temperature": "temperature",
     "seed": r"\bseed\b",
@@ -111,6 +112,7 @@ class Form(Dto):
         """Return what is sent beside the messages; thinking: tokens allowed for that, on top of the answer's."""
         options: Json = {
             "temperature": request.prompt.temperature, "seed": request.prompt.seed, "reasoning_effort": effort or None,
+            "tools": list(request.functions) or None,
         }  # fmt: skip
         limit = "max_completion_tokens" if self.completion_tokens else "max_tokens"
         asked: Json = {limit: request.prompt.max_tokens + thinking, "response_format": self._output(request)}

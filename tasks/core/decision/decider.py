@@ -15,7 +15,19 @@ from tasks.core.decision.memory import memory_text
 from tasks.core.decision.portfolio_text import portfolio_text
 from tasks.core.market import lean
 from tasks.core.ports import Messages, Model, ModelRequest, Schema
-from tasks.core.types import HELD, Answer, Decision, Json, ModelCall, PromptRef, Question, answered, exact_sum, hold
+from tasks.core.types import (
+    HELD,
+    Answer,
+    Decision,
+    Json,
+    JsonObject,
+    ModelCall,
+    PromptRef,
+    Question,
+    answered,
+    exact_sum,
+    hold,
+)
 
 GRACE_S = 0.2  # how long cancelled work may take to clean up
 MAX_USER_BYTES, FRAME_BYTES = 6144, 512  # of one user message, and of it what a prompt itself and small facts take
@@ -65,10 +77,10 @@ class AskingDecider:
 
     async def ask(
         self, prompt: Prompt, messages: Messages, schema: Schema, read: Callable[[str], T],
-        seconds: float = inf, role: str = "",
+        seconds: float = inf, role: str = "", functions: Sequence[JsonObject] = (),
     ) -> tuple[ModelCall, T | Unusable]:  # fmt: skip
         """Ask one role, at most for `seconds`; return the call, and what its reply says or why it cannot be used."""
-        began, request = loop_time(), ModelRequest(role or prompt.name, prompt.ref, messages, schema)
+        began, request = loop_time(), ModelRequest(role or prompt.name, prompt.ref, messages, schema, functions)
         call = await within_deadline(self.model.ask(request), seconds)
         if call is None:  # cut off: what was asked is kept all the same
             call = request.call("", error="timeout", latency_ms=elapsed_ms(began))

@@ -10,7 +10,9 @@ from model_server import Fault, ModelServer, Reply, Step, completion
 from tasks.adapters.model import litellm_model
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, litellm
 from tasks.adapters.model.request_form import Form, Forms
-from tasks.core.decision.actions import Unusable, parse_reply, wire_schema
+from tasks.core.decision.actions import Unusable, parse_as, parse_reply, wire_schema
+from tasks.core.decision.llm.planner import PLAN_SCHEMA, Plan
+from tasks.core.decision.llm.tools import TOOLS, functions
 from tasks.core.ports import ModelRequest
 from tasks.core.types.decision import Hold, ModelCall, PromptRef, Why
 
@@ -466,3 +468,51 @@ def test_the_client_may_be_used_from_one_event_loop_after_another():
         model = model_at(server)
         calls = [asyncio.run(model.ask(REQUEST)) for _ in range(3)]
     assert [call.error for call in calls] == ["", "", ""]
+
+
+# --- functions
+
+
+def called(*functions: tuple[str, str]) -> Fault:
+    calls = [
+        {"id": f"c{i}", "type": "function", "function": {"name": name, "arguments": arguments}}
+        for i, (name, arguments) in enumerate(functions)
+    ]
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    head = {"id": "x", "object": "chat.completion", "created": 1, "model": "test", "usage": usage}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+    return Fault("raw", body=json.dumps(head | {"choices": [choice]}).encode())
+
+
+PLANNING = REQUEST._replace(functions=functions(), schema=PLAN_SCHEMA)
+
+
+async def test_a_model_that_calls_functions_may_call_the_tools_and_its_calls_are_requests():
+    step = called(("candles", '{"symbol":"BTC/USDT:USDT","timeframe":"1h"}'), ("digest", "[1]"), ("digest", "{bro"))
+    with ModelServer([step]) as server:
+        call = await model_at(server, "openai/gpt-4o").ask(PLANNING)
+    assert [each["function"]["name"] for each in server.requests[0]["tools"]] == list(TOOLS)
+    plan = parse_as(call.raw_reply, Plan)
+    assert plan.requests == (
+        {"symbol": "BTC/USDT:USDT", "timeframe": "1h", "tool": "candles"},
+        {"arguments": "[1]", "tool": "digest"},
+        {"arguments": "{bro", "tool": "digest"},
+    )
+    assert not plan.done
+
+
+async def test_functions_are_offered_only_to_models_that_have_them_and_not_again_where_they_are_refused():
+    with ModelServer([Reply("{}")]) as server:
+        await model_at(server).ask(PLANNING)
+    assert "tools" not in server.requests[0]
+    no_tools = refused(message="Cannot use custom grammar constraints with tools.")
+    with ModelServer([no_tools, Reply("{}"), Reply("{}")]) as server:
+        model = model_at(server, "openai/gpt-4o")
+        call, _ = await model.ask(PLANNING), await model.ask(PLANNING)
+    assert call.attempts == ("openai/gpt-4o: bad_request -> no tools",)
+    assert ["tools" in request for request in server.requests] == [True, False, False]
+
+
+async def test_a_function_call_that_nobody_offered_is_no_reply():
+    assert (await ask(called(("reply", HOLD)))).error.startswith("empty:tool_calls 5 tokens")

@@ -34,7 +34,7 @@ class Cast:
         self.answers, self.asked, self.cancelled = answers, [], []
 
     async def ask(self, request) -> ModelCall:
-        role, prompt, messages, _ = request
+        role, prompt, messages, *_ = request
         self.asked.append((role, messages[1]["content"]))
         answer = self.answers[role]
         while answer in (HANG, STUBBORN):

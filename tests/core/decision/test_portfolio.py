@@ -61,7 +61,7 @@ class OneReply:
         self.raw, self.more, self.asked = raw, more, []
 
     async def ask(self, request) -> ModelCall:
-        role, prompt, messages, schema = request
+        role, prompt, messages, schema, *_ = request
         self.asked.append((role, prompt, messages, schema))
         told = {
             "raw_reply": self.raw, "latency_ms": 12.5, "cost_usd": Decimal("0.02"), "tokens_in": 900, "tokens_out": 80,

@@ -30,7 +30,7 @@ class ScriptedModel:
         self.calls, self.asked = calls, []
 
     async def ask(self, request) -> ModelCall:
-        role, prompt, messages, schema = request
+        role, prompt, messages, schema, *_ = request
         self.asked.append((role, prompt, messages, schema))
         return self.calls[messages[1]["content"][:3]]
 

@@ -241,7 +241,7 @@ class Script:
         self.replies, self.asked, self.slow = list(replies), [], slow
 
     async def ask(self, request) -> ModelCall:
-        role, prompt, messages, schema = request
+        role, prompt, messages, schema, *_ = request
         self.asked.append((role, prompt.name, messages, schema))
         reply = self.replies.pop(0)
         if isinstance(reply, float):

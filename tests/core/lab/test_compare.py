@@ -285,7 +285,7 @@ class Answering:
         self.asked, self.error = 0, error
 
     async def ask(self, request) -> ModelCall:
-        role, prompt, messages, _ = request
+        role, prompt, messages, *_ = request
         self.asked += 1
         cost = Decimal(0) if self.error else Decimal("0.01")
         return ModelCall(

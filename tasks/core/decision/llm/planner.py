@@ -1,6 +1,7 @@
 """`llm:tools`: a planner asks for data round by round, then the model decides on what came back.
 
-No provider's native tool calling: the planner answers with one JSON object like any other role, so every model can.
+The planner answers with one JSON object like any other role, so every model can; one that has function calling may call
+instead, which comes to the same object.
 What the tools answered supersedes the snapshot, which the decision prompt then no longer carries; it does when not one
 request was answered (`llm:single` with the refusals). One deadline spans it all, and planning may use half of it: a
 slow planner or venue costs data, not the decision.
@@ -17,7 +18,7 @@ from tasks.core.decision.actions import Unusable, object_schema, parse_as, stric
 from tasks.core.decision.decider import VARIABLES, AskingDecider, decided_as, spent, variables_of
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import Prompt, render
-from tasks.core.decision.llm.tools import compact, described, refused, shown
+from tasks.core.decision.llm.tools import compact, described, functions, refused, shown
 from tasks.core.types import (
     Answer,
     Dto,
@@ -121,7 +122,9 @@ class _Talk:
         prompt, read = self.decider.texts["planner"], partial(parse_as, cls=Plan)
         messages = render(prompt, self.variables)
         for left in reversed(range(self.limits.rounds)):
-            call, plan = await self.decider.ask(prompt, messages, PLAN_SCHEMA, read, self.left(PLANNING))
+            call, plan = await self.decider.ask(
+                prompt, messages, PLAN_SCHEMA, read, self.left(PLANNING), functions=functions()
+            )
             self.calls.append(call)
             self.trail += call.tried(usable=not isinstance(plan, Unusable))
             if isinstance(plan, Unusable):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from typing import ClassVar, Literal, Protocol, get_args
 
 import pandas as pd
@@ -249,6 +250,13 @@ def described(limits: ToolLimits) -> str:
         lines.append(f"- {tool}({', '.join(known.get(name, name) for name in cls.model_fields)}): {cls.__doc__}")
     allowed = f"Symbols: {', '.join(limits.symbols)}. Venue: {limits.venue}, or null."
     return "\n".join([*lines, allowed, f"An answer is cut to {limits.response_bytes} bytes, its last rows first."])
+
+
+@cache
+def functions() -> tuple[JsonObject, ...]:
+    """Describe the tools for models that call functions, in OpenAI's form."""
+    known = {tool: {"description": cls.__doc__, "parameters": cls.model_json_schema()} for tool, cls in TOOLS.items()}
+    return tuple({"type": "function", "function": {"name": tool, **about}} for tool, about in known.items())
 
 
 def candles_text(bars: pd.DataFrame, asked: Candles, until: datetime) -> JsonObject:
