@@ -109,9 +109,10 @@ def _new_orders(world: "World") -> Iterator[str]:
     orders = world.exchange.account.orders[world.orders_seen :]
     world.orders_seen = len(world.exchange.account.orders)
     for order in filter(_entered, orders):
-        if "halted" in world.happens and order.created_at > world.visit_began:
+        is_of_now = order.created_at > world.visit_began  # and not of the quiet before
+        if is_of_now and "halted" in world.happens:
             yield f"halted: {order.client_order_id} entered {order.symbol} under a halt"
-        if order.symbol not in settings().symbols:
+        if is_of_now and order.symbol not in settings().symbols:
             yield f"limit: {order.client_order_id} entered {order.symbol}, which is not traded"
         close = floor_time(order.created_at, "5m")
         closes = (close - n * STEP for n in range(LATE_CLOSES))

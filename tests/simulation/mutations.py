@@ -101,6 +101,20 @@ def day_off_by_one() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def loose_stop_stays() -> Iterator[None]:
+    """A stop that a person has moved further away is as good as ours."""
+    with patch.object(reconcile, "_flaw", lambda *_: None):
+        yield
+
+
+@contextmanager
+def cycle_left_unfinished() -> Iterator[None]:
+    """Nobody ends the cycle of a process that died."""
+    with patch.object(reconcile, "_abandoned", lambda *_: ()):
+        yield
+
+
 # --- what simulations found in the code as it was, taken back
 
 
@@ -157,6 +171,8 @@ ALL: dict[str, Callable[[], AbstractContextManager[None]]] = {
         lease_skipped,
         followup_forgotten,
         day_off_by_one,
+        loose_stop_stays,
+        cycle_left_unfinished,
         *FOUND,
     )
 }

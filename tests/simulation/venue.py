@@ -101,6 +101,7 @@ class SimulatedVenue:
         self._names, self._numbers = dict[str, str](), Counter[str]()
         self.unheard: set[str] = set()  # symbols whose fills were asked for in vain
         self.refused: set[str] = set()  # symbols whose stop was refused, or was beyond the price
+        self.learn_instruments()
         self._late: set[asyncio.Task[None]] = set()
 
     # -- what there is -------------------------------------------------------------------------------------------
@@ -112,7 +113,11 @@ class SimulatedVenue:
         return await self._asked("now", answer)
 
     async def instrument(self, symbol: str) -> Instrument:
-        return self.exchange.markets[symbol].instrument
+        return self._instruments[symbol]
+
+    def learn_instruments(self) -> None:
+        """Ask for the instruments anew, as a client does once an hour."""
+        self._instruments = {symbol: market.instrument for symbol, market in self.exchange.markets.items()}
 
     async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
         def answer() -> pd.DataFrame:

@@ -55,6 +55,7 @@ EVENTS = {
     "person": 2.5, "restored": 1.5, "venue's clock": 1.0, "our clock": 1.0, "halted": 1.0, "halves of stops": 1.0,
     "limits changed": 1.0, "symbols changed": 0.7, "database": 3.0, "two workers": 4.0, "liquidated": 0.7,
     "venue away": 1.5, "positions unlisted": 1.0, "deleveraged": 0.7, "stop moved": 1.0, "order taken away": 1.0,
+    "step changed": 0.7,
 }  # fmt: skip
 EVENT_RATE, EVENTS_AT_ONCE = 0.5, 3
 FAVOURED_RATE = 0.03  # how often a transaction goes wrong at a visit that favours one of its faults
@@ -202,10 +203,12 @@ class World:
     def _begin_event(self, event: str, name: str) -> None:
         symbol = self.luck.choice(f"{name}/symbol", self.symbols)
         amount = self.luck.between(f"{name}/amount", 0, 1)
+        if self.person and event == "positions unlisted":
+            return  # nothing tells then what is theirs
         if event in LASTS_A_VISIT:
             where, attribute, value = LASTS_A_VISIT[event]
             setattr(getattr(self, where) if where else self, attribute, value(amount))
-        elif event == "person":
+        elif event == "person" and not self.venue.lists_no_positions:
             self._person_trades(symbol, name)
         elif event == "limits changed" or (event == "symbols changed" and self.visit > self._restored_at + 1):
             self._change_settings(event, amount)
@@ -226,6 +229,8 @@ class World:
             account.set_protection(symbol, ZERO, None, now)
         elif event == "stop moved":
             self._stop_moved(symbol, amount)
+        elif event == "step changed":
+            self._step_is(symbol, LOTS[symbol] * (10 if amount < 0.7 else 1))
         elif event == "order taken away":
             for order in account.open_orders(symbol):
                 account.cancel(order.client_order_id, now)
@@ -240,6 +245,7 @@ class World:
         for where, attribute, value in LASTS_A_VISIT.values():
             setattr(getattr(self, where) if where else self, attribute, type(value(0.0))())
         self.exchange.half_stops, self.database_rate = 0, 0.0
+        self.venue.learn_instruments()
         if self._backup is not None:
             self._backup.backup(self.database.raw)
             self._backup.close()
@@ -268,6 +274,16 @@ class World:
             part = max(floor_to_step(held.quantity * Decimal(share), LOTS[symbol]), LOTS[symbol])
             met = Execution(self.exchange.price(symbol), "taker", now, now)
             account._close(held, min(part, held.quantity), "liquidation", met)
+
+    def _step_is(self, symbol: str, step: Decimal) -> Decimal:
+        """Let orders be in other steps from now on, also those for what was bought in finer ones; returns the step.
+
+        Processes know of it from the next visit on.
+        """
+        market, before = self.exchange.markets[symbol], self.exchange.markets[symbol].instrument
+        market.instrument = before.replace(step=step, min_quantity=step)
+        self.exchange.account.wallet.instruments[symbol] = market.instrument  # type: ignore[index]
+        return before.step
 
     def _stop_moved(self, symbol: str, amount: float) -> None:
         """Let a person move our stop: mostly further away, else half of the way to the price."""
@@ -327,7 +343,9 @@ class World:
             side="buy" if quantity > 0 else "sell",
             quantity=abs(quantity),
         )
+        step = self._step_is(symbol, LOTS[symbol])  # theirs are in whatever step they like
         order = self.exchange.submit(intent)
+        self._step_is(symbol, step)
         if order.status is not OrderStatus.REJECTED and order.filled:
             now = self.person.get(symbol, ZERO) + (order.filled if quantity > 0 else -order.filled)
             self.person[symbol] = now
@@ -404,6 +422,9 @@ class World:
         self.happens, self.kill_rate, self.venue.rate, self.venue.favoured = set(), 0.0, 0.0, ""
         for symbol in list(self.person):
             self._person_leaves(symbol)
+        for symbol in self.symbols:
+            self._step_is(symbol, LOTS[symbol])
+        self.venue.learn_instruments()
         for k, seconds in enumerate(QUIET_S):
             await self._pass(seconds)
             if seconds == QUIET_S[-1]:
