@@ -35,6 +35,8 @@ def detect_reasons(
         for position in (each for each in open_now if each.symbol == symbol):
             reasons = position_events.reasons_at(position, closes, as_of, thresholds)
             fired += [reason for reason in reasons if reason.as_of > start]
+            if review := position_events.next_review(position, closes, start, as_of, thresholds):
+                fired.append(review)
         if symbol == about_account:
             fired += position_events.drawdown(symbol, daily_pnl_pct, as_of, thresholds)
         fired += calendar_reasons(_calendar(settings().calendar), symbol, start, as_of)

@@ -70,6 +70,8 @@ def test_scheduled_trades_say_that_a_schedule_started_them():
         "trade-15m": "schedule", "trade-1h": "schedule", "trade-event": "event", "trade-adhoc": "adhoc",
     }  # fmt: skip
     assert DEPLOYMENTS["trade-1h"]["parameters"]["review_only"] is True
+    [schedule] = DEPLOYMENTS["trade-1h"]["schedules"]  # five past: no 15m close, whose cycle would be the same
+    assert (schedule["interval"], schedule["anchor_date"][14:16]) == (3600, "05")
 
 
 def test_nothing_is_pulled_and_no_path_of_a_machine_is_named():

@@ -177,6 +177,19 @@ async def test_missed_bars_are_noted_by_scheduled_runs_alone(home, exchange, mon
     assert noted == [((SYMBOL,), START)]
 
 
+async def test_the_hourly_review_asks_about_an_open_position_on_a_close_of_its_own_and_once(home, exchange):
+    await run(recorded(home, (START, OPEN)))
+    advance(exchange, 3900)
+    five_past = START + timedelta(minutes=65)
+    review = Request(symbols=(SYMBOL,), decider="hold", trigger="schedule", review_only=True, as_of=five_past)
+    [record] = await run_cycles(review)
+    assert (record.status, [r.rule for r in record.reasons]) == (CycleStatus.HELD, ["Review"])
+    [again] = await run_cycles(review.replace(trigger="event", review_only=False))
+    assert again.cycle_id == record.cycle_id
+    assert [r.as_of for r in store().cycles.newest("default")] == [five_past, START]
+    await venue().close()
+
+
 async def test_who_yields_says_so(home, exchange, impatient, caplog):
     store().leases.acquire(symbol_lease(SYMBOL), "another", LONG)
     with caplog.at_level(logging.INFO, "quarterdeck"):

@@ -80,6 +80,25 @@ def reasons_at(position: Position, closes: Closes, until: datetime, thresholds: 
     return reasons
 
 
+def next_review(
+    position: Position, closes: Closes, after: datetime, until: datetime, thresholds: EventThresholds
+) -> Reason | None:
+    """Return the first review in (after, until] of a position that has been open for as long as between two.
+
+    It is due 5 minutes past: on a close of its own, where no higher bar closes.
+    """
+    every, begin = thresholds.review_bars * STEP, int(max(after, position.opened_at).timestamp())
+    if not every:
+        return None
+    at_s = closes.at_s[slice(*np.searchsorted(closes.at_s, (begin, int(until.timestamp())), side="right").tolist())]
+    held_s = at_s - int(position.opened_at.timestamp())
+    due = np.flatnonzero((at_s % every == STEP) & (held_s >= every))
+    if not len(due):
+        return None
+    first = due[0]
+    return _reason("Review", position, f"open {held_s[first] // STEP} bars", at_s[first])
+
+
 def _reason(rule: str, position: Position, detail: str, at_s: int) -> Reason:
     return Reason(
         rule=rule,

@@ -258,7 +258,14 @@ class Backtest:
         last = min(k + WEEK, self.grid.n - 1)
         until = self.grid.closes_at(last)
         replay.ahead[last] = []
-        for reason in position_events.reasons_at(position, replay.closes, until, self.strategy.thresholds):
+        thresholds = self.strategy.thresholds
+        reasons = position_events.reasons_at(position, replay.closes, until, thresholds)
+        for bar in (k - 1, k):  # the review of this close, which is asked only then, and the one after it
+            if review := position_events.next_review(
+                position, replay.closes, self.grid.closes_at(bar), until, thresholds
+            ):
+                reasons.append(review)
+        for reason in {reason.fingerprint: reason for reason in reasons}.values():
             bar = self.grid.index(reason.as_of)
             if bar >= k and reason.fingerprint not in replay.reported:
                 replay.ahead.setdefault(bar, []).append(reason)

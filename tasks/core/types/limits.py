@@ -143,7 +143,11 @@ class Budget(Dto):
     usd_per_1k_tokens: NonNegative = Field(Decimal("0.01"), description="assumed where a price is unknown")
 
 
-_LATER = {"hold_retest": True, "same_way_min": 0}  # thresholds that older strategies lack, and what they mean there
+_LATER = {
+    "hold_retest": True,
+    "same_way_min": 0,
+    "review_bars": 0,
+}  # thresholds that older strategies lack, and what they mean there
 
 
 class EventThresholds(Dto):
@@ -174,7 +178,11 @@ class EventThresholds(Dto):
     age_bars: Count = Field(96, description="5m bars open without reaching age_r")
     age_r: PositiveFloat = 0.5
     same_way_min: NonNegativeInt = Field(
-        45, exclude_if=operator.not_, description="minutes in which another market event the same way is no news"
+        60, exclude_if=operator.not_, description="minutes in which another market event the same way is no news"
+    )
+
+    review_bars: NonNegativeInt = Field(
+        12, exclude_if=operator.not_, description="5m bars between reviews of an open position; 0: none"
     )
 
     @model_validator(mode="before")

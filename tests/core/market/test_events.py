@@ -12,7 +12,7 @@ from market_data import MARKETS, OWN, START, recorded, walk
 from tasks.core.market import events
 from tasks.core.market.bars import Columns, epoch_s
 from tasks.core.market.market import Market, bar_closes
-from tasks.core.market.position_events import STEP, Closes, account_symbol, drawdown, reasons_at
+from tasks.core.market.position_events import STEP, Closes, account_symbol, drawdown, next_review, reasons_at
 from tasks.core.types.bars import SECONDS
 from tasks.core.types.limits import EventThresholds
 from tasks.core.types.portfolio import Position
@@ -215,11 +215,11 @@ def test_of_one_move_only_the_first_event_tells() -> None:
 def test_thresholds_of_before_keep_their_meaning_and_their_hash() -> None:
     new = EventThresholds().model_dump(mode="json")
     assert EventThresholds.model_validate(new) == EventThresholds()
-    old = {name: value for name, value in new.items() if name not in ("hold_retest", "same_way_min")}
+    old = {name: value for name, value in new.items() if name not in ("hold_retest", "same_way_min", "review_bars")}
     read = EventThresholds.model_validate(old | {"confluence_score": 2})
-    assert (read.hold_retest, read.same_way_min, read.confluence_score) == (True, 0, 2)
+    assert (read.hold_retest, read.same_way_min, read.review_bars, read.confluence_score) == (True, 0, 0, 2)
     assert read.model_dump(mode="json") == old | {"confluence_score": 2}
-    assert EventThresholds.model_validate({"vol_z": 1}).same_way_min == 45  # what a file names in part
+    assert EventThresholds.model_validate({"vol_z": 1}).same_way_min == 60  # what a file names in part
 
 
 def test_break_hold_is_armed_again_by_a_close_well_inside() -> None:
@@ -273,8 +273,9 @@ def test_no_bar_without_trades_fires_whatever_it_looks_like() -> None:
 def test_after_a_gap_every_rule_starts_anew(seed: int) -> None:
     bars = walk(8_640, seed)
     gap_end = START + timedelta(days=12)
-    fresh = Market.from_base("X", bars.loc[gap_end:])
-    holed = Market.from_base("X", bars[(bars.index < gap_end - timedelta(hours=5)) | (bars.index >= gap_end)])
+    each = EventThresholds(same_way_min=0)  # also those that levels from before the gap would make no news
+    fresh = Market.from_base("X", bars.loc[gap_end:], each)
+    holed = Market.from_base("X", bars[(bars.index < gap_end - timedelta(hours=5)) | (bars.index >= gap_end)], each)
     without_levels = {"TrendFlip", "VolRegime", "RangeBreak", "Confluence", "SweepReclaim"}
     expected = [event for event in fresh.events if event[1] in without_levels]
     after = [event for event in holed.events if event[1] in without_levels and event[0] > gap_end.timestamp()]
@@ -367,6 +368,17 @@ def test_bars_that_do_not_go_back_to_the_opening_cannot_call_a_position_stale() 
 
 def test_a_position_without_a_stop_has_no_r_and_grows_stale() -> None:
     assert said([150.0] * 97, position(initial_stop=None)) == [("PositionAge(5m 96 bars)", 96)]
+
+
+def test_an_open_position_is_reviewed_every_hour_at_five_past_once_it_is_an_hour_old() -> None:
+    opened = START + timedelta(minutes=20)
+    at_s = np.array([int(START.timestamp()) + STEP * n for n in range(1, 60)])
+    closes, held, seen, after = Closes(at_s, np.full(59, 100.0)), position(opened_at=opened), [], START
+    while review := next_review(held, closes, after, START + timedelta(hours=4, minutes=30), T):
+        after = review.as_of
+        seen.append(((after - START) / timedelta(minutes=1), review.detail))
+    assert seen == [(125, "open 21 bars"), (185, "open 33 bars"), (245, "open 45 bars")]
+    assert next_review(held, closes, START, after, EventThresholds(review_bars=0)) is None
 
 
 def test_drawdown_fires_below_two_percent_and_at_each_further_percent_once_a_day() -> None:

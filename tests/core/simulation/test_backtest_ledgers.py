@@ -397,6 +397,19 @@ def test_a_days_loss_is_one_question_about_the_account_and_reduce_halves_what_is
     assert entry.quantity == Decimal("9.94")
 
 
+def test_an_open_position_is_reviewed_once_an_hour_on_a_close_of_its_own() -> None:
+    records: list[CycleRecord] = []
+    run = replay([FLAT] * 32, {59: LONG}, on_record=records.append, thresholds=EventThresholds())
+    reviews = [(r.as_of - START, str(r.reasons[0])) for r in records if r.reasons[0].rule == "Review"]
+    assert reviews == [
+        (timedelta(hours=6, minutes=5), "Review(5m open 13 bars)"),
+        (timedelta(hours=7, minutes=5), "Review(5m open 25 bars)"),
+    ]
+    assert run.symbols[A].position is not None
+    quiet = replay([FLAT] * 32, {59: LONG}, thresholds=EventThresholds(review_bars=0))
+    assert quiet.summary()["calls"] == len(records) - 2
+
+
 def test_a_trade_that_is_old_and_has_earned_too_little_is_closed_at_the_next_open() -> None:
     told = LONG | {"followups": ["CLOSE after 3 bars below +0.5R"]}
     run = replay([FLAT, FLAT, FLAT, (100.2, 101, 99, 100), FLAT], {59: told})
