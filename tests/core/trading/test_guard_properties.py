@@ -200,6 +200,19 @@ def test_guarding_a_verdicts_decision_again_changes_nothing(decision, snapshot, 
 
 
 @settings(max_examples=300, deadline=None)
+@given(sane_entries, calm_snapshots, loaded, limits)
+def test_size_by_confidence_only_shrinks_and_once(decision, snapshot, state, limit):
+    scaled = Strategy(limits=limit.replace(size_by_confidence=True))
+    plain, shrunk = (guard.judge(decision, snapshot, state, by) for by in (Strategy(limits=limit), scaled))
+    assert shrunk.quantity <= plain.quantity
+    assert plain.allowed or not shrunk.allowed
+    again = guard.judge(shrunk.decision, snapshot, state, scaled)
+    assert (again.allowed, again.quantity, again.decision) == (shrunk.allowed, shrunk.quantity, shrunk.decision)
+    if plain.allowed and shrunk.allowed and decision.confidence == 1:
+        assert shrunk.quantity == plain.quantity
+
+
+@settings(max_examples=300, deadline=None)
 @given(others, snapshots, states, limits)
 def test_guarding_an_exit_again_changes_nothing(decision, snapshot, state, limit):
     first = guard.judge(decision, snapshot, state, Strategy(limits=limit))
