@@ -10,6 +10,7 @@ from sandbox_positions import ETH, both_opened, limit_entry, manual, opened, see
 from sandbox_server import advance, fault, state
 
 from flows.protect import protect
+from flows.trade import Request, run_cycles
 from tasks import account, crash_points, fetch, ledger
 from tasks import protect as stage
 from tasks.adapters.venue.bybit import Bybit
@@ -194,6 +195,23 @@ async def test_the_followups_of_decisions_about_a_position_join_its_own(home, ex
     )  # fmt: skip
     assert kept.quantity < position.quantity
     assert [each.text for each in record.verdict.unread] == ["to the moon"]
+
+
+async def test_a_days_loss_is_one_reason_about_the_account_and_reduce_lasts_until_midnight(
+    home, two_symbols, monkeypatch
+):
+    monkeypatch.setattr(account, "daily_pnl_pct", lambda *_: -2.5)
+    reduce = {"symbol": SYMBOL, "action": "REDUCE", "confidence": 0.9}
+    record = await run(recorded(home, (START, reduce)))
+    assert [reason.detail for reason in record.reasons if reason.rule == "Drawdown"] == ["account -2.5%"]
+    assert record.verdict.allowed
+    assert store().pauses.reduced_until("default") == START + timedelta(hours=12)
+    request = Request(symbols=(ETH,), decider="hold", reason="a test asks")
+    [other] = await run_cycles(request)
+    assert all(reason.rule != "Drawdown" for reason in other.reasons)
+    assert other.inputs.state is None
+    assert other.state.reduced_until == START + timedelta(hours=12)
+    await venue().close()
 
 
 async def test_followups_go_by_the_closes_since_the_position_opened(home, exchange):

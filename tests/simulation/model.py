@@ -12,10 +12,10 @@ from tasks.core.types import Answer, ModelCall, Question, Rung
 from tests.simulation.luck import Luck
 from tests.simulation.process import CURRENT
 
-FLAT = {"OPEN_LONG": 5.0, "OPEN_SHORT": 4.0, "HOLD": 1.5, "PAUSE": 0.3, "nonsense": 0.7}
+FLAT = {"OPEN_LONG": 5.0, "OPEN_SHORT": 4.0, "HOLD": 1.5, "PAUSE": 0.3, "REDUCE": 0.2, "nonsense": 0.7}
 HELD = {
     "HOLD": 2.0, "ADD": 2.5, "TRIM": 1.5, "CLOSE_PARTIAL": 1.0, "CLOSE_ALL": 1.5, "MOVE_STOP": 1.5, "SET_TP": 1.2,
-    "CANCEL_TP": 0.7, "PAUSE": 0.2, "nonsense": 0.7, "OPEN_LONG": 0.3,
+    "CANCEL_TP": 0.7, "PAUSE": 0.2, "REDUCE": 0.2, "nonsense": 0.7, "OPEN_LONG": 0.3,
 }  # fmt: skip
 FOLLOWUPS = (
     "TRIM 10% at +0.05R", "MOVE_STOP: -0.5R on +0.1R", "TRIM 20% at +0.3R", "MOVE_STOP: breakeven on +0.6R",

@@ -262,7 +262,7 @@ class HaltRow(Base, of=Halt, key="halt_id"):
 
 
 class PauseRow(Base, key="strategy symbol"):
-    """No new entries of a strategy in a symbol until then."""
+    """No new entries of a strategy in a symbol until then; with no symbol, entries half as large."""
 
     __tablename__ = "pauses"
     until: Mapped[datetime]
