@@ -205,7 +205,6 @@ class Cycle:
             until = self.as_of + timedelta(minutes=float(decision.minutes))
             for symbol in self.strategy.symbols if decision.scope == "account" else (self.symbol,):
                 store().pauses.add(self.strategy.name, symbol, until)
-        ledger.join_followups(self.symbol, decision)
         await self._send()
 
     async def _judge(self, question: Question, answer: Answer, guarding: Lease) -> Judgement:
@@ -229,6 +228,8 @@ class Cycle:
         return judgement
 
     async def _send(self) -> None:
+        if self.record.verdict is not None:
+            ledger.join_followups(self.symbol, self.record.verdict.decision)
         if not self.record.intents:
             self._end(CycleStatus.HELD)
             return

@@ -5,7 +5,16 @@ from datetime import timedelta
 from decimal import Decimal as D
 
 import pytest
-from sandbox_cycles import OPEN, START, SYMBOL, killed_after_the_intents_were_written, protect_once, recorded, run
+from sandbox_cycles import (
+    OPEN,
+    START,
+    SYMBOL,
+    die_at,
+    killed_after_the_intents_were_written,
+    protect_once,
+    recorded,
+    run,
+)
 from sandbox_positions import ETH, both_opened, limit_entry, manual, opened, seen
 from sandbox_server import advance, fault, state
 
@@ -212,6 +221,22 @@ async def test_a_days_loss_is_one_reason_about_the_account_and_reduce_lasts_unti
     assert other.inputs.state is None
     assert other.state.reduced_until == START + timedelta(hours=12)
     await venue().close()
+
+
+async def test_no_follow_up_is_lost_where_a_process_dies_before_it_sends(home, exchange, monkeypatch):
+    [position] = await opened(home)
+    advance(exchange, 900)
+    trim = {"action": "TRIM", "size_pct": 30, "followups": ["TRAIL 3 ATR from +4R"]}
+    decider = recorded(home, (START + timedelta(minutes=15), trim))
+    with monkeypatch.context() as patch:
+        patch.setattr(crash_points, "hook", die_at("intents_saved"))
+        with pytest.raises(KeyboardInterrupt):
+            await run(decider)
+    assert ledger.open_in(position.symbol) == [position]
+    record = await run(decider)
+    assert record.status is CycleStatus.EXECUTED, record.error
+    [kept] = ledger.open_in(position.symbol)
+    assert kept.followups == (*position.followups, "TRAIL 3 ATR from +4R")
 
 
 async def test_followups_go_by_the_closes_since_the_position_opened(home, exchange):
