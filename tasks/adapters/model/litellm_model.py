@@ -75,8 +75,19 @@ class _Turn:
 
     @property
     def message(self) -> Any:
-        choice = next(iter(getattr(self.response, "choices", None) or ()), None)
-        return getattr(choice, "message", None)
+        return getattr(self._choice, "message", None)
+
+    @property
+    def finish(self) -> str:
+        return getattr(self._choice, "finish_reason", None) or "stop"
+
+    @property
+    def written(self) -> int:
+        return _count(getattr(self.response, "usage", None), "completion_tokens")
+
+    @property
+    def _choice(self) -> Any:
+        return next(iter(getattr(self.response, "choices", None) or ()), None)
 
     @property
     def thinking(self) -> str:
@@ -193,6 +204,8 @@ class LiteLLMModel:
             turn.error = _reason(e, turn.received, refusal)
             return refusal
         turn.error, turn.text = self._judged(turn, bool(request.functions))
+        if turn.text and turn.finish == "length":
+            turn.note = f"cut off after {turn.written} tokens"
         if turn.is_unmetered and not turn.note:
             turn.note = "no usage told, booked at its worst case"
         return None
@@ -223,17 +236,16 @@ class LiteLLMModel:
 
     def _judged(self, turn: _Turn, may_call: bool) -> tuple[str, str | None]:
         """Return why the response is no reply, which it is when empty, a refusal or too much, and what it says."""
-        choice, message = next(iter(turn.response.choices or ()), None), turn.message
+        message = turn.message
         text = getattr(message, "content", None) or ""
-        finish = getattr(choice, "finish_reason", None) or "stop"
         refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
-        if refusal or finish == "content_filter":
+        if refusal or turn.finish == "content_filter":
             return "refused", None
         if may_call and (called := getattr(message, "tool_calls", None)):
             text = json.dumps({"requests": [_requested(each.function) for each in called]})
         if not isinstance(text, str) or not text.strip():
-            if finish != "stop" or not _is_object(turn.thinking):
-                return _empty(turn, finish), None
+            if turn.finish != "stop" or not _is_object(turn.thinking):
+                return _empty(turn), None
             text, turn.note = turn.thinking, "the reply stood in reasoning_content"
         raw = text.encode("utf-8", "replace")
         if len(raw) > self.max_reply_bytes:
@@ -246,13 +258,12 @@ def _named(turn: _Turn) -> str:
     return f"{turn.model}: {' -> '.join(filter(None, (turn.error, turn.note)))}"
 
 
-def _empty(turn: _Turn, finish: str) -> str:
+def _empty(turn: _Turn) -> str:
     """Return why there is no text: `empty:length 1200 tokens, 1100 of them thinking`."""
-    if finish == "stop":
+    if turn.finish == "stop":
         return "empty"
-    tokens = _count(getattr(turn.response, "usage", None), "completion_tokens")
     thought = f"{turn.thinking_tokens} of them" if turn.thinking_tokens else f"{len(turn.thinking)} characters of it"
-    return f"empty:{finish} {tokens} tokens" + (f", {thought} thinking" if turn.thinking else "")
+    return f"empty:{turn.finish} {turn.written} tokens" + (f", {thought} thinking" if turn.thinking else "")
 
 
 def _is_object(text: str) -> bool:

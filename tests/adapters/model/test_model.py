@@ -288,6 +288,11 @@ async def test_a_budget_spent_on_thinking_is_named_and_larger_next_time():
     assert [request["max_tokens"] for request in server.requests] == [900, 900 + model.thinking_tokens]
 
 
+async def test_a_reply_that_was_cut_off_says_so():
+    call = await ask(Reply(HOLD[:30], finish_reason="length", tokens_out=900))
+    assert (call.error, call.raw_reply, call.attempts) == ("", HOLD[:30], ("openai/test: cut off after 900 tokens",))
+
+
 async def test_thinking_is_kept_apart_from_the_reply():
     call = await ask(thought(HOLD, "rather not"))
     assert (call.raw_reply, call.thinking, call.error) == (HOLD, "rather not", "")
