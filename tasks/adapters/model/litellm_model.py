@@ -163,7 +163,8 @@ class LiteLLMModel:
                     self.forms.keep(self._name(model), form.replace(thinks=True))
                 reason, known = turn.error.partition(":")[0], self.forms.find(self._name(model))
                 other = form.after(refusal, sent) if refusal and reason in ("bad_request", "unavailable") else None
-                if other is None and retries == RETRIES and turn.error == "unavailable" and not known:
+                broke = turn.error == "unavailable" and turn.received.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+                if other is None and retries == RETRIES and broke and not known:
                     other = form.bare(sent)  # an engine may break on what it does not know
                 if other is not None:
                     form, turn.note = other
@@ -177,7 +178,7 @@ class LiteLLMModel:
 
     async def _try(self, request: ModelRequest, turn: _Turn, form: Form) -> tuple[Refusal | None, Sequence[str]]:
         """Ask once; return what was refused, if anything, and which parameters were sent."""
-        if not _knows(turn.model, "function_calling"):
+        if request.functions and not _knows(turn.model, "function_calling"):
             request = request._replace(functions=())
         parameters = form.parameters(request, self.effort, self.thinking(turn.model))
         try:

@@ -135,7 +135,8 @@ async def test_a_fault_becomes_a_short_reason_and_what_arrived_is_kept(fault, er
 async def test_a_server_that_is_not_there_is_unavailable():
     with ModelServer() as server:
         model = model_at(server)
-    assert (await model.ask(REQUEST)).error == "unavailable"
+    call = await model.ask(REQUEST)
+    assert (call.error, call.attempts) == ("unavailable", ("openai/test: unavailable",) * 3)
 
 
 def refused(status: int = 400, message: str = "", **error: str) -> Fault:
