@@ -30,7 +30,10 @@ def decide(file: str, decider: str, as_json: bool) -> None:
         raise InputError(f"--snapshot {file}: timeframes.{lacking[0]} is missing")
     [decided] = asyncio.run(chosen.decide([asked]))
     names = ("source", "rung", "model", "latency_ms", "cost_usd", "tokens", "errors")
-    emit({"decision": reply_of(decided.decision), **{name: getattr(decided, name) for name in names}}, as_json)
+    read_as = {"read_as": notes} if (notes := decided.decision.read_as) else {}
+    emit(
+        {"decision": reply_of(decided.decision), **read_as, **{name: getattr(decided, name) for name in names}}, as_json
+    )
 
 
 def _question(file: str) -> Any:
@@ -77,6 +80,8 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
             "trade_risk_pct": verdict.trade_risk_pct,
             "total_risk_pct": verdict.total_risk_pct,
             "errors": [refused.reason, refused.detail] if refused else [],
+            "read_as": decision.read_as,
+            "unread": [each.model_dump() for each in verdict.unread],
             "instrument": account.instrument and {**account.instrument.model_dump(), "source": source},
         },
         as_json,

@@ -107,6 +107,12 @@ def test_decide_and_guard_speak_the_contract(candles, tmp_path):
     assert intent["stop"] < intent["target"]
     assert len(intent["client_order_id"]) <= 36
     assert 0 < verdict["trade_risk_pct"] <= 0.75
+    assert (verdict["read_as"], verdict["unread"]) == ([], [])
+    del reply["confidence"]
+    (tmp_path / "reply.json").write_text(json.dumps(reply | {"followups": ["TRAIL 1 ATR"]}))
+    verdict = json.loads(said("guard", "--snapshot", str(file), "--reply", str(tmp_path / "reply.json"), "--json"))
+    assert verdict["read_as"] == ["confidence missing as 0.5"]
+    assert [each["text"] for each in verdict["unread"]] == ["TRAIL 1 ATR"]
 
 
 def test_guard_says_what_the_symbol_trades_in_and_where_that_comes_from(candles, tmp_path):
