@@ -51,8 +51,11 @@ def is_exposed(world: "World") -> bool:
 
 
 def naked(world: "World") -> Iterator[str]:
-    """Breaches after the watchdog came to its end with nothing in its way: nothing of ours is without a stop."""
+    """Breaches after the watchdog came to its end with nothing in its way: all of ours has the stop it should have."""
     yield from (f"naked: {p.symbol} has no stop" for p in ours(world) if p.stop is None)
+    for position in world.store().positions.open(settings().strategy):
+        if position.symbol not in world.person:
+            yield from _stop(world, position)
 
 
 def at_any_time(world: "World") -> Iterator[str]:
@@ -202,7 +205,6 @@ def in_quiet(world: "World", store: Store) -> Iterator[str]:
     yield from _intents(world, store, {*ledger})
     for position in store.positions.open(strategy):
         yield from _followups(world, position)
-        yield from _stop(world, position)
     yield from _books(world, store)
     for record in store.cycles.unfinished(strategy):
         yield f"unfinished: the cycle of {record.symbol} at {record.as_of} never ended"
