@@ -239,9 +239,9 @@ def _keep(book: BookFills) -> list[Position]:
 
 def _with_followups(position: Position) -> Position:
     """Take the follow-ups from every decision that has entered the position, the first one's first."""
-    kept, until = store(), position.closed_at or clock.now()
+    kept, until = store(), position.closed_at
     fills = kept.fills.since(position.opened_at, position.symbol)
-    filled = {fill.client_order_id for fill in fills if fill.at <= until}
+    filled = {fill.client_order_id for fill in fills if until is None or fill.at <= until}
     own = kept.intents.own(position.strategy, position.symbol)
     entered = (each.cycle_id for each in own if each.intent.client_order_id in filled and not each.intent.reduce_only)
     for record in map(kept.cycles.get, dict.fromkeys((position.cycle_id, *entered))):

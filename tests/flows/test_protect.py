@@ -1,7 +1,7 @@
 """What protect does when something is wrong: one symbol's trouble is not the others', and nothing stays naked."""
 
 import contextlib
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal as D
 
 import pytest
@@ -183,7 +183,13 @@ async def test_the_followups_of_an_add_join_those_of_the_entry(home, exchange):
     added = added.replace(verdict=record.verdict.replace(decision=Add(**said)), status=CycleStatus.EXECUTED)
     kept.cycles.save(added, START, first=True)
     kept.intents.save("c2", [record.intents[0].replace(client_order_id="dec0" + "2" * 24 + "0001")], START)
-    kept.fills.save([record.fills[0].replace(client_order_id="dec0" + "2" * 24 + "0001", fill_id="f2")])
+    kept.fills.save(
+        [
+            record.fills[0].replace(
+                client_order_id="dec0" + "2" * 24 + "0001", fill_id="f2", at=datetime(2040, 1, 1, tzinfo=UTC)
+            )
+        ]
+    )
     joined = ("TRIM 50% at +5.0R", "TRAIL 3 ATR from +4R")
     assert ledger._with_followups(position).followups == joined
     assert ledger._with_followups(position.replace(followups=joined)).followups == joined
