@@ -10,7 +10,8 @@ due is judged at 5m closes since the position opened. Each rule runs once per po
 A stop is moved to a price of the same scale: +0.5R is where `r` is 0.5, also after an ADD. Breakeven is the average
 price of what is open, before fees: with it an ADD loses nothing either. TRAIL keeps the stop n ATR(14) of 15m behind
 the best close once one has reached its R, as long as the position is open; it only tightens, and never to where the
-price is already. CLOSE ends the trade at the first close at or after that many bars of 5m at which `r` is below.
+price is already. CLOSE ends the trade at the first close at which it has seen at least that many closes of 5m and `r`
+is below; the bar of the opening counts, wherever in it the fill came.
 """
 
 import re
@@ -57,6 +58,7 @@ EXAMPLES = (
     '"CLOSE after 96 bars below +0.5R"'
 )
 FARTHEST = 20  # ATR, as of any stop
+NEARLY = 1e-6  # of R: a float may lie beside the R that a close is at exactly
 
 
 class MoveStopRule(Dto):
@@ -190,7 +192,7 @@ def _is_due(rule: Rule, position: Position, seen: Look) -> bool:
     if earned is None or best is None:
         return False
     if isinstance(rule, AgeRule):
-        return (seen.at - position.opened_at).total_seconds() >= rule.bars * STEP and earned < rule.at_r
+        return seen.at.timestamp() >= _old_at(rule, position) and earned < rule.at_r
     if not isinstance(rule, TrailRule):
         return earned >= rule.at_r
     aim, way = _aim(rule, position, seen), sizing.direction(position.side)
@@ -200,6 +202,11 @@ def _is_due(rule: Rule, position: Position, seen: Look) -> bool:
         and way * (seen.price - aim) > 0
         and (position.stop is None or way * (aim - position.stop) > 0)
     )
+
+
+def _old_at(rule: AgeRule, position: Position) -> int:
+    """Return at which close the position has seen as many as `rule` waits for, in seconds since 1970."""
+    return int(position.opened_at.timestamp()) // STEP * STEP + rule.bars * STEP
 
 
 def _aim(rule: MoveStopRule | TrailRule, position: Position, seen: Look) -> Decimal | None:
@@ -219,14 +226,14 @@ def reached(rule: Rule, position: Position, path: Closes, atr: ndarray) -> ndarr
     """
     r = path.level
     if isinstance(rule, AgeRule):
-        return (path.at_s >= position.opened_at.timestamp() + rule.bars * STEP) & (r < float(rule.at_r))
+        return (path.at_s >= _old_at(rule, position)) & (r < float(rule.at_r) + NEARLY)
     scale = r_scale(position)
     if not isinstance(rule, TrailRule) or scale is None:
-        return r >= float(rule.at_r)
+        return r >= float(rule.at_r) - NEARLY
     best = np.maximum.accumulate(r)
     aim = best - float(rule.atr) * atr / abs(float(scale[1]))
     stop = -np.inf if position.stop is None else float((position.stop - scale[0]) / scale[1])
-    return (best >= float(rule.at_r)) & (r > aim) & (aim > stop)
+    return (best >= float(rule.at_r) - NEARLY) & (r > aim - NEARLY) & (aim > stop - NEARLY)
 
 
 def joined(position: Position, decision: Decision) -> Position:

@@ -183,6 +183,39 @@ def test_no_close_at_which_a_rule_is_due_is_passed_over(closes, atr, side):
         assert all(ahead[rule][i] for rule in followups.due(held, look))
 
 
+@pytest.mark.parametrize("late_s", [0, 7, 299])
+def test_bars_are_counted_alike_whenever_within_its_bar_a_position_opened(late_s):
+    """A replay fills at the bar's open, a venue some seconds after it, a limit order anywhere in it."""
+    slow = position(followups=(AGE,), opened_at=NOON + timedelta(seconds=late_s))
+    ages = [bars for bars in range(200) if followups.due(slow, at(100, bars=bars))]
+    assert ages[0] == 96
+    path = Closes(np.array([int(NOON.timestamp()) + STEP * (i + 1) for i in range(200)]), np.zeros(200))
+    ahead = followups.reached(followups.parse_one(AGE), slow, path, path.level)
+    assert ahead.argmax() + 1 == 96
+
+
+@given(
+    entry=st.integers(2_000, 900_000), unit=st.integers(1, 3000), digits=st.integers(0, 8),
+    side=st.sampled_from([1, -1]), quarters=st.integers(1, 12),
+)  # fmt: skip
+def test_a_close_exactly_at_its_r_is_not_passed_over(entry, unit, digits, side, quarters):
+    """Of such closes a third lie below their R as floats."""
+    tick, at_r = D(1).scaleb(-digits), D(quarters) / 4
+    held = position(
+        side="long" if side > 0 else "short", avg_price=entry * tick, first_price=entry * tick,
+        initial_stop=(entry - side * unit * 4) * tick, stop=None,
+        followups=(f"TRIM 30% at {at_r}R", f"TRAIL 0.000001 ATR from {at_r}R", f"CLOSE after 1 bar below {at_r}R"),
+    )  # fmt: skip
+    closes = np.array([float((entry + side * unit * quarters + gap) * tick) for gap in (-1, 0, 1)])
+    path = Closes(np.array([int(NOON.timestamp()) + STEP * (i + 1) for i in range(3)]), closes)
+    r, atr = r_path(held, path, NOON + timedelta(days=1)), np.full(3, float(tick))
+    for i in range(3):
+        look = followups.look(held, Closes(path.at_s[: i + 1], closes[: i + 1]), lambda at: atr[:1])
+        due = followups.due(held, look)
+        assert all(followups.reached(rule, held, r, atr)[i] for rule in due)
+        assert (f"TRIM 30% at +{at_r.normalize():f}R" in map(str, due)) == (side * (i - 1) >= 0)
+
+
 def test_the_same_rule_on_the_same_position_is_the_same_order():
     rule = TrimRule(at_r=D(1), size_pct=D(30))
     first = followups.intent(rule, position(), GRID, at(100))
