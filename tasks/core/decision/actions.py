@@ -2,12 +2,12 @@
 
 `wire_schema` is generated from the DTOs, so the two cannot drift; `object_schema` and `parse_as` do the same for a
 role whose reply is one DTO. The parsers never raise and never guess: one JSON object may stand in prose or code
-fences; a list, two objects, an object keyed by symbol or a broken one is `Unusable` with a reason. Each character is
-read a bounded number of times, so no reply can make them slow.
+fences; a list, two objects, an object keyed by symbol or a broken one is `Unusable` with a reason. What a model writes
+between its marks for thinking is no reply. Each character is read a bounded number of times, so no reply can make them
+slow.
 
-What can mean one thing only is read so, and the decision names it (`read_as`): an entry limit's offset below 0 is as
-far in the trade's favour, a confidence in percent is that share, none at all is 0.5. Between 1 and 2 it could be
-either, and is refused.
+What can mean one thing only is read so, and the decision names it (`read_as`, by `as_meant`). What only takes risk away
+is not lost over a field that it does not need: one that nobody can read is left out, and named.
 """
 
 import json
@@ -21,7 +21,7 @@ from typing import Literal, TypeVar, cast, get_args, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.core.types import ACTIONS, CLASSES, MANAGES, Decision, Dto, JsonObject, Texts, first_error
+from tasks.core.types import ACTIONS, CLASSES, ENTRIES, MANAGES, Decision, Dto, JsonObject, Texts, first_error
 
 MAX_REPLY_BYTES = 200_000
 MAX_NUMBER_CHARS = 64
@@ -34,13 +34,29 @@ WIRE_FIELDS = (
 )  # fmt: skip
 
 UNSURE = Decimal("0.5")  # the confidence of a reply that names none
-PERCENT_FROM = 2  # up to here a confidence above 1 may be a share or percent
+PERCENT_FROM = 10  # up to here a confidence above 1 may be of one, of ten or percent
 READ_AS = "read_as"  # ours: no reply may have it
 _BOUNDS = {"gt": ">", "ge": ">=", "le": "<=", "max_length": "at most"}
 _DECIMAL_LITERAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _SYMBOL_LIKE = re.compile(r"[A-Z0-9]{2,}([/:_-][A-Z0-9]+)*")
 _OPENING = re.compile(r"[{\[]")
 _OBJECT_START = re.compile(r'\{\s*["}]')
+_THINKS = re.compile(r"\s*(?:<(?:think|thinking|thought|reasoning)>|\[THINK\]|<\|channel\|>analysis)")
+_THOUGHT = re.compile(r"</(?:think|thinking|thought|reasoning)>|\[/THINK\]|<\|channel\|>final<\|message\|>")
+_STRING = r'\\.|"(?:[^"\\]|\\.)*"'  # what is in one is no comment; the first part keeps a broken one from taking long
+_COMMENT = re.compile(rf"{_STRING}|(//[^\n]*|/\*.*?(?:\*/|\Z))", re.DOTALL)
+_LAST_COMMA = re.compile(rf"{_STRING}|(,(?=\s*[}}\]]))", re.DOTALL)
+_WRAPPERS = ("decision", "answer", "output", "result", "response")
+_OTHER_WORDS = {  # of other systems; BUY may open, add to or close a position, and is none
+    "CLOSE": "CLOSE_ALL", "CLOSE_POSITION": "CLOSE_ALL", "EXIT": "CLOSE_ALL", "WAIT": "HOLD", "NO_ACTION": "HOLD",
+    "NO_TRADE": "HOLD",
+}  # fmt: skip
+_IN_A_WORD = {"entry": ("type", ("market", "limit")), "to": ("kind", ("breakeven",))}
+_SCOPES = dict.fromkeys(("all", "portfolio", "global"), "account")
+_UNITS = {
+    "size_pct": "%", "stop_atr": "atr", "tp_atr": "atr", "x": "atr", "offset_bps": "bps", "minutes": "min(?:ute)?s?",
+}  # fmt: skip
+_ADDING = ("OPEN_LONG", "OPEN_SHORT", "ADD", "buy", "sell")  # or may
 
 
 @dataclass(unsafe_hash=True)
@@ -146,48 +162,145 @@ def parse_reply(
     """
 
     def read() -> Decision:
-        said = _only_object(reply, max_bytes)
-        said, notes = (said, ()) if literal else as_meant(said)
-        decision = _decision(said, symbol)
-        if literal and isinstance(decision, MANAGES):
-            return decision.replace(followups=()) if decision.followups else decision
-        return decision.replace(read_as=notes) if notes else decision
+        if literal:
+            decision = _decision(_only_object(reply, max_bytes), symbol)
+            return decision.replace(followups=()) if isinstance(decision, MANAGES) and decision.followups else decision
+        said, mended = _mended(reply, max_bytes)
+        said, notes = as_meant(said, symbol)
+        try:
+            decision, left_out = _decision(said, symbol), Texts()
+        except Unusable:
+            said, left_out = _readable(said, symbol)
+            decision = _decision(said, symbol)
+        return decision.replace(read_as=all_notes) if (all_notes := (*mended, *notes, *left_out)) else decision
 
     return _returned(read)
 
 
-def parse_as(reply: str | JsonObject, cls: type[Reply]) -> Reply | Unusable:
+def parse_as(reply: str | JsonObject, cls: type[Reply], literal: bool = False) -> Reply | Unusable:
     """Return the one `cls` in a reply, or in an object found inside one, or why there is none.
 
-    Never raises, and refuses any other field.
+    Never raises, and refuses any other field. literal: what a model thinks is read like the rest, as it was before.
     """
-    return _returned(lambda: _filled(cls, _only_object(reply), wire_fields(cls)))
+
+    def read() -> Reply:
+        return _filled(cls, _only_object(reply if literal else _after_thinking(reply)), wire_fields(cls))
+
+    return _returned(read)
 
 
-def as_meant(reply: JsonObject) -> tuple[JsonObject, Texts]:
-    """Return the reply with what can mean one thing only read so, and a note of each; raises Unusable where it is
-    ambiguous."""
-    notes, said, entry = list[str](), reply.get("confidence"), reply.get("entry")
-    share = UNSURE if said is None else _share(said)
-    if share is not None:
-        reply = reply | {"confidence": share}
-        notes.append(f"confidence {'missing' if said is None else said} as {share}")
-    offset = _plain_number(entry.get("offset_bps")) if isinstance(entry, dict) else None
-    if isinstance(entry, dict) and offset is not None and offset < 0:
-        reply = reply | {"entry": entry | {"offset_bps": -offset}}
-        notes.append(f"offset_bps {offset} as {-offset}")
-    return reply, tuple(notes)
+def as_meant(reply: JsonObject, symbol: str = "", words: Collection[str] = ACTIONS) -> tuple[JsonObject, Texts]:
+    """Return the reply with what can mean one thing only read so, and a note of each reading.
+
+    A reply in a wrapper; an action in other letters, or by another system's word for it; the asked symbol as others
+    write it; a number with the unit that it is in; an entry limit's offset below 0, which is as far in the trade's
+    favour; a rule that is not in a list; a confidence in percent. None is 0.5, and so is one that nobody can read;
+    where risk may be added that raises Unusable, or is left for the bounds to refuse.
+    """
+    reading = _Reading(*_unwrapped(reply))
+    reading.words(symbol, words)
+    reading.parts()
+    reading.numbers()
+    for name in ("followups", "key_factors"):
+        if isinstance(rule := reading.said.get(name), str):
+            reading.read(reading.said, name, [rule] if rule.strip() else [])
+    return reading.said, tuple(reading.notes)
 
 
-def _share(said: object) -> Decimal | None:
-    """Return a confidence in percent as a share; None where it is one already, or no number."""
+def _unwrapped(reply: JsonObject) -> tuple[JsonObject, list[str]]:
+    name, inner = next(iter(reply.items()), ("", None))
+    if len(reply) == 1 and name.lower() in _WRAPPERS and isinstance(inner, dict) and "action" in inner:
+        return dict(inner), [f"{name} as the reply"]
+    return dict(reply), []
+
+
+@dataclass
+class _Reading:
+    """A reply as it is being read, and what was read otherwise than it stood there."""
+
+    said: JsonObject
+    notes: list[str]
+
+    def read(self, part: JsonObject, name: str, now: object) -> None:
+        if (was := part.get(name)) != now:
+            part[name] = now
+            self.notes.append(f"{name} {'missing' if was is None else ascii(str(was))[1:-1][:40]} as {now}")
+
+    def words(self, symbol: str, actions: Collection[str]) -> None:
+        said = self.said
+        if isinstance(action := said.get("action"), str):
+            self.read(said, "action", _action_meant(action, said, actions))
+        if isinstance(named := said.get("symbol"), str) and _bare(named) in _names(symbol):
+            self.read(said, "symbol", symbol)
+        if isinstance(scope := said.get("scope"), str):
+            word = scope.strip().lower()
+            self.read(said, "scope", "symbol" if _bare(scope) in _names(symbol) else _SCOPES.get(word, word))
+
+    def parts(self) -> None:
+        """Read entry and to, objects of a word and a number."""
+        for name, (first, alone) in _IN_A_WORD.items():
+            part = self.said.get(name)
+            if isinstance(part, str) and part.strip().lower() in alone:
+                self.read(self.said, name, {first: part.strip().lower()})
+            elif isinstance(part, dict):
+                self.said[name] = part = dict(part)
+                if isinstance(word := part.get(first), str):
+                    self.read(part, first, word.strip().lower())
+
+    def numbers(self) -> None:
+        self.read(self.said, "confidence", _share(self.said.get("confidence"), self.said.get("action") in _ADDING))
+        entry = self.said.get("entry")
+        parts = [part for part in (self.said, entry, self.said.get("to")) if isinstance(part, dict)]
+        for part, name in [(part, name) for part in parts for name in _UNITS if name in part]:
+            self.read(part, name, _in_its_unit(name, part[name]))
+        if isinstance(entry, dict) and (bps := _plain_number(entry.get("offset_bps"))) and bps < 0:
+            self.read(entry, "offset_bps", -bps)
+
+
+def _action_meant(action: str, said: JsonObject, words: Collection[str]) -> str:
+    plain = re.sub(r"[\s-]+", "_", action.strip()).upper()
+    if same := next((word for word in words if word.upper() == plain), ""):
+        return same
+    meant = _OTHER_WORDS.get(plain, action)
+    if meant == "CLOSE_ALL" and said.get("size_pct"):
+        meant = "CLOSE_PARTIAL"
+    return meant if meant in words else action
+
+
+def _bare(name: str) -> str:
+    return re.sub("[^A-Z0-9]", "", name.upper())
+
+
+def _names(symbol: str) -> tuple[str, ...]:
+    """Return how others write a market: all of it, base and quote, the base alone."""
+    pair = symbol.partition(":")[0]
+    return tuple(filter(None, map(_bare, (symbol, pair, pair.partition("/")[0]))))
+
+
+def _in_its_unit(name: str, said: object) -> object:
+    """Return the number of a text that is one with a sign, or with the unit of its field; anything else as it is."""
+    if not isinstance(said, str) or _DECIMAL_LITERAL.fullmatch(said):
+        return said
+    number = rf"\s*\+?([-\u2212]?[0-9]+(?:\.[0-9]+)?)\s*(?:{_UNITS[name]})?\s*"
+    match = re.fullmatch(number, said, re.IGNORECASE)
+    return said if match is None else _number(match[1].replace("\u2212", "-"))
+
+
+def _share(said: object, adds: bool) -> object:
+    """Return a confidence as a share; adds: whether what nobody can read must not pass for one."""
+    if said is None:
+        return UNSURE
     marked = isinstance(said, str) and said.rstrip().endswith("%")
     number = _plain_number(said.rstrip().removesuffix("%").rstrip() if isinstance(said, str) else said)
-    if number is None or not (marked or 1 < number <= 100):
-        return None
-    if not marked and number <= PERCENT_FROM:
-        raise _unusable("ambiguous:confidence", f"{number} is more than 1, and little for percent")
-    return number / 100
+    if number is not None and not marked and 1 < number <= PERCENT_FROM:
+        if adds:
+            raise _unusable("ambiguous:confidence", f"{number} is more than 1, and little for percent")
+        number = None
+    elif number is not None and (marked or number > 1):
+        number /= 100
+    if number is None or not 0 <= number <= 1:
+        return said if adds else UNSURE
+    return said if str(number) == str(said) else number
 
 
 def _plain_number(said: object) -> Decimal | None:
@@ -208,6 +321,57 @@ def _returned(read: Callable[[], Reply]) -> Reply | Unusable:
 def reply_of(decision: Decision) -> JsonObject:
     """Return the reply a model would have sent for `decision`; numbers are Decimal, other actions' fields absent."""
     return decision.model_dump(exclude={"source", READ_AS})
+
+
+def _mended(reply: str | JsonObject, max_bytes: int) -> tuple[JsonObject, Texts]:
+    """Return the one object of a reply, without comments and last commas where those are what breaks it."""
+    text = _after_thinking(reply)
+    try:
+        return _only_object(text, max_bytes), ()
+    except Unusable as e:
+        if e.reason != "invalid_json" or not isinstance(text, str):
+            raise
+        bare = _LAST_COMMA.sub(_kept, _COMMENT.sub(_kept, text))
+        if bare == text:
+            raise
+        return _only_object(bare, max_bytes), ("comments and last commas left out",)
+
+
+def _kept(match: re.Match[str]) -> str:
+    return "" if match[1] else match[0]
+
+
+def _after_thinking(reply: str | JsonObject) -> str | JsonObject:
+    """Return what comes after a model's thinking; raises where it never came to an end, or nothing came after it."""
+    if not isinstance(reply, str):
+        return reply
+    end = max((mark.end() for mark in _THOUGHT.finditer(reply)), default=0)
+    if end and "{" in reply[end:]:
+        return reply[end:]
+    if _THINKS.match(reply) or (end and not reply.rstrip("` \t\r\n").endswith("}")):
+        raise _unusable("thinking_only", reply.strip()[:80])
+    return reply
+
+
+def _readable(said: JsonObject, symbol: str) -> tuple[JsonObject, Texts]:
+    """Return a decision that adds no risk without those fields that it can do without and nobody can read."""
+    cls = CLASSES.get(str(said.get("action")))
+    if cls is None or issubclass(cls, ENTRIES):
+        return said, ()
+    needed = {"action", "symbol", *(name for name, field in cls.model_fields.items() if field.is_required())}
+    core = {name: value for name, value in said.items() if name in needed}
+
+    def reads(name: str) -> bool:
+        try:
+            _decision(core | {name: said[name]}, symbol)
+        except Unusable:
+            return False
+        return True
+
+    kept = {name: value for name, value in said.items() if name in needed or (name in WIRE_FIELDS and reads(name))}
+    names = [ascii(name)[1:-1][:40] for name in said if name not in kept]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return kept, (f"{', '.join(names[:5])}{more} left out",) if names else ()
 
 
 def _only_object(text: str | JsonObject, max_bytes: int = MAX_REPLY_BYTES) -> JsonObject:

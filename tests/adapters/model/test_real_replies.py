@@ -17,7 +17,7 @@ RAW = {"array": 43}
 WHOLE = {"array": 436, "no_json": 53}
 OTHERS = {
     ("wait", "HOLD"): 467, ("hold", "HOLD"): 167, ("close_long", "CLOSE_ALL"): 80, ("close_short", "CLOSE_ALL"): 125,
-    ("close", "unknown_action"): 4, ("close_position", "unknown_action"): 1, ("hold_long", "unknown_action"): 2,
+    ("close", "CLOSE_ALL"): 4, ("close_position", "CLOSE_ALL"): 1, ("hold_long", "unknown_action"): 2,
     ("hold_short", "unknown_action"): 4,
 }  # fmt: skip
 OPENINGS = {
@@ -84,7 +84,7 @@ def test_an_entry_with_its_confidence_in_percent_as_they_wrote_it_is_the_same_de
             continue
         read.update(note.split()[0] for note in percent.read_as)
         assert percent.replace(read_as=()) == share.replace(read_as=())
-    assert read == {"confidence": 939}
+    assert read == {"confidence": 944, "action": 5}
 
 
 def test_an_opening_whose_stop_or_target_is_on_the_wrong_side_is_rejected_when_the_side_is_told():

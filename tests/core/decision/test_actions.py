@@ -185,6 +185,42 @@ def test_what_can_mean_one_thing_only_is_read_so_and_named(text, read, notes):
     assert isinstance(literal, Unusable) or not literal.read_as
 
 
+ALSO = [
+    (OPEN.replace("OPEN_LONG", "Open long"), "OPEN_LONG", "action Open long as OPEN_LONG"),
+    (OPEN.replace('"BTC/USDT:USDT"', '"btcusdt"'), "OPEN_LONG", "symbol btcusdt as BTC/USDT:USDT"),
+    (OPEN.replace("20", '"20 %"'), "OPEN_LONG", "size_pct 20 % as 20"),
+    (OPEN.replace("1.5", '"+1.5 ATR"'), "OPEN_LONG", "stop_atr +1.5 ATR as 1.5"),
+    (OPEN.replace("}", ',"entry":"market"}'), "OPEN_LONG", "entry market as {'type': 'market'}"),
+    (OPEN.replace("}", ',"followups":"TRIM 30% at +1.5R"}'), "OPEN_LONG", "['TRIM 30% at +1.5R']"),
+    (OPEN.replace("20,", "20, // of {equity}\n").replace("}", ",}"), "OPEN_LONG", "comments and last commas left out"),
+    (f'{{"decision": {OPEN}}}', "OPEN_LONG", "decision as the reply"),
+    ('{"action":"close"}', "CLOSE_ALL", "action close as CLOSE_ALL"),
+    ('{"action":"CLOSE","size_pct":50}', "CLOSE_PARTIAL", "action CLOSE as CLOSE_PARTIAL"),
+    ('{"action":"wait","symbol":"BTC"}', "HOLD", "symbol BTC as BTC/USDT:USDT"),
+    ('{"action":"MOVE_STOP","to":"Breakeven"}', "MOVE_STOP", "to Breakeven as {'kind': 'breakeven'}"),
+    ('{"action":"MOVE_STOP","to":{"kind":"ATR","x":"\u22120.5"}}', "MOVE_STOP", "x \\u22120.5 as -0.5"),
+    ('{"action":"PAUSE","minutes":"60 minutes","scope":"All"}', "PAUSE", "scope All as account"),
+    ('{"action":"PAUSE","minutes":60,"scope":"today"}', "PAUSE", "scope left out"),
+    ('{"action":"CLOSE_ALL","confidence":"high","comment":5}', "CLOSE_ALL", "confidence high as 0.5"),
+    ('{"action":"CLOSE_ALL","confidence":8}', "CLOSE_ALL", "confidence 8 as 0.5"),
+    ('{"action":"TRIM","size_pct":50,"followups":["a","b","c","d","e"]}', "TRIM", "followups left out"),
+    (
+        '{"action":"CLOSE_ALL","leverage":3,"source":"me","read_as":[]}',
+        "CLOSE_ALL",
+        "leverage, source, read_as left out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "action", "note"), ALSO)
+def test_no_word_of_another_system_loses_a_decision(text, action, note):
+    decision = accepted(text)
+    assert decision.action == action
+    assert any(note in each for each in decision.read_as)
+    literal = parse_reply(text, SYMBOL, literal=True)
+    assert isinstance(literal, Unusable) or not literal.read_as
+
+
 NUMBER = st.integers(-200, 200) | st.decimals(-200, 200, places=2).map(float)
 SAID = NUMBER | NUMBER.map(str) | NUMBER.map("{}%".format) | st.none() | st.booleans() | st.sampled_from(["high", ""])
 REPLY = st.fixed_dictionaries(
@@ -199,7 +235,7 @@ REPLY = st.fixed_dictionaries(
 
 
 def plain(said: object) -> Decimal:
-    return Decimal(str(said))
+    return Decimal(str(said).removesuffix("%"))
 
 
 @given(REPLY)
@@ -213,13 +249,14 @@ def test_no_reply_leads_to_more_risk_than_its_plainest_reading(reply):
         if hasattr(decision, name):
             assert getattr(decision, name) == plain(reply[name])
     said = reply.get("confidence")
-    if said is None:
+    adds = isinstance(decision, Add | OpenLong | OpenShort)
+    if said is None or (not adds and decision.confidence == Decimal("0.5")):
         assert decision.confidence == Decimal("0.5")
     else:
-        number = plain(str(said).removesuffix("%"))
+        number = plain(said)
         assert decision.confidence == (number / 100 if "%" in str(said) or number > 1 else number)
         assert decision.confidence <= number
-    if isinstance(decision, Add | OpenLong | OpenShort):
+    if adds:
         entry = reply.get("entry") or {}
         assert decision.entry.type == (entry.get("type") or "market")
         assert decision.entry.offset_bps == abs(plain(entry.get("offset_bps") or 0))
@@ -236,16 +273,24 @@ FULL_WIDTH = str.maketrans({"{": "\uff5b", "}": "\uff5d", ":": "\uff1a", ",": "\
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        (f'<think>RSI is {{high}} and {{"a": 1}} [1,2] maybe hold</think>\n{GOOD}', "two_objects"),
-        (f'<think>First idea: {{"action":"HOLD"}} no, rather open.</think>\n{GOOD}', "two_objects"),
+        (f'<think>RSI is {{high}} and {{"a": 1}} [1,2] maybe hold</think>\n{GOOD}', "OPEN_LONG"),
+        (f'<think>First idea: {{"action":"HOLD"}} no, rather open.</think>\n{GOOD}', "OPEN_LONG"),
+        (f"{GOOD} no, the trend is spent</think>\n" + '{"action":"CLOSE_ALL"}', "CLOSE_ALL"),
+        (f"[THINK]{GOOD} or not?[/THINK]" + '{"action":"HOLD"}', "HOLD"),
+        (f"<|channel|>analysis<|message|>{GOOD}<|end|><|channel|>final<|message|>" + '{"action":"HOLD"}', "HOLD"),
+        (f"<think>maybe {GOOD}", "thinking_only"),  # cut off: this is a draft
+        (f"<think>maybe {GOOD}</think> I would rather wait.", "thinking_only"),
+        (f"maybe {GOOD}</think>", "thinking_only"),
+        (f"<|channel|>analysis<|message|>{GOOD} but", "thinking_only"),
+        (GOOD.replace('"r"', '"so </think> it is"'), "missing:action"),  # what follows is the entry alone
         (f"reasoning without opening tag {{x}}</think>\n{GOOD}", "OPEN_LONG"),
         (f"Here:\n```json\n{GOOD}\n```\nGood luck!", "OPEN_LONG"),
         (GOOD.translate(FULL_WIDTH), "no_json"),
         (GOOD.replace('"', "\u201c"), "no_json"),
         (json.dumps(json.loads(GOOD) | {"size_pct": "10", "stop_atr": "2", "confidence": "0.7"}), "OPEN_LONG"),
         (json.dumps(json.loads(GOOD) | {"confidence": 70}), "OPEN_LONG"),
-        (json.dumps(json.loads(GOOD) | {"symbol": "BTCUSDT"}), "symbol_mismatch"),
-        (json.dumps(json.loads(GOOD) | {"action": "open_long"}), "unknown_action"),
+        (json.dumps(json.loads(GOOD) | {"symbol": "BTCUSDT"}), "OPEN_LONG"),
+        (json.dumps(json.loads(GOOD) | {"action": "open_long"}), "OPEN_LONG"),
         (GOOD.replace('"r"', '"\\ud83d lone"'), "OPEN_LONG"),
         ("", "no_json"),
     ],
@@ -271,12 +316,10 @@ def test_what_no_database_keeps_is_taken_out_of_the_texts():
         ("{}", "missing:action"),
         ('{"action":null}', "missing:action"),
         ('{"signal":"buy","leverage":10}', "missing:action"),
-        ('{"decision":{"action":"HOLD"}}', "missing:action"),
         (OPEN[:-1], "truncated_json"),
         (OPEN[:30], "truncated_json"),
         ("```json\n" + OPEN[:-10] + "\n```", "truncated_json"),
         ('{"action":"HO', "truncated_json"),
-        ('{"action":"HOLD",}', "invalid_json"),
         ('{"action":"HOLD" "comment":"x"}', "invalid_json"),
         (OPEN + OPEN, "two_objects"),
         (f"Draft: {OPEN} but better: " + '{"action":"HOLD"}', "two_objects"),
@@ -296,8 +339,6 @@ def test_what_no_database_keeps_is_taken_out_of_the_texts():
         (OPEN.replace("20", "2" * 100_000), "not_finite"),
         (OPEN.replace("20", '"1e5"'), "invalid:size_pct"),
         (OPEN.replace("20", '"NaN"'), "invalid:size_pct"),
-        (OPEN.replace("20", '" 20"'), "invalid:size_pct"),
-        (OPEN.replace("20", '"20%"'), "invalid:size_pct"),
         (OPEN.replace("20", "true"), "invalid:size_pct"),
         (OPEN.replace("20", "[20]"), "invalid:size_pct"),
         (OPEN.replace("20", "-20"), "invalid:size_pct"),
@@ -305,6 +346,8 @@ def test_what_no_database_keeps_is_taken_out_of_the_texts():
         (OPEN.replace("20", "1000.01"), "invalid:size_pct"),
         (OPEN.replace("0.6", "1.5"), "ambiguous:confidence"),
         (OPEN.replace("0.6", '"2"'), "ambiguous:confidence"),
+        (OPEN.replace("0.6", "7.5"), "ambiguous:confidence"),  # of ten, or percent
+        (OPEN.replace("0.6", '"8/10"'), "invalid:confidence"),
         (OPEN.replace("0.6", "101"), "invalid:confidence"),
         (OPEN.replace("0.6", "-60"), "invalid:confidence"),
         (OPEN.replace("0.6", '"-60%"'), "invalid:confidence"),
@@ -322,20 +365,27 @@ def test_what_no_database_keeps_is_taken_out_of_the_texts():
         ('{"action":"MOVE_STOP","to":{"kind":null,"x":1}}', "missing:to.kind"),
         ('{"action":"MOVE_STOP","to":{"kind":"trail","x":1}}', "invalid:to.kind"),
         ('{"action":"MOVE_STOP","to":{"kind":"atr","x":"1","y":2}}', "invalid:to.y"),
-        ('{"action":"MOVE_STOP","to":"breakeven"}', "invalid:to"),
         ('{"action":"PAUSE","minutes":"soon"}', "invalid:minutes"),
-        ('{"action":"BUY"}', "unknown_action"),
-        ('{"action":"open_long"}', "unknown_action"),
+        ('{"action":"BUY"}', "unknown_action"),  # opens, adds or closes a short
+        ('{"action":"LONG"}', "unknown_action"),
+        ('{"action":"OPEN_LONG|ADD"}', "unknown_action"),
+        (OPEN.replace("20", '"1,000"'), "invalid:size_pct"),
+        (OPEN.replace("1.5", '"1,5"'), "invalid:stop_atr"),
+        (OPEN.replace("1.5", '"1-2 ATR"'), "invalid:stop_atr"),
+        (OPEN.replace("1.5", '"1.5%"'), "invalid:stop_atr"),  # of the price
+        (OPEN.replace("1.5", '"\u22121.5"'), "invalid:stop_atr"),
+        (OPEN.replace("}", ',"leverage":10}'), "invalid: unknown field leverage"),
+        (OPEN.replace("}", ',"\\ud800":1}'), "invalid: unknown field"),
+        (OPEN.replace("}", ',"comment":5}'), "invalid:comment"),
+        ('{"action":"TRIM","size_pct":"half"}', "invalid:size_pct"),
+        ('{"trade":{"action":"HOLD"}}', "missing:action"),
+        ('{"decision":{"action":"HOLD"},"alternative":{"action":"TRIM"}}', "missing:action"),
+        ('{"action" /* or */ "HOLD",}', "invalid_json"),
         ('{"action":["HOLD"]}', "unknown_action"),
-        ('{"action":"HOLD","leverage":10}', "invalid: unknown field leverage"),
-        ('{"action":"HOLD","source":"rules"}', "invalid: unknown field source"),
         ('{"action":"HOLD","symbol":"ETH/USDT:USDT"}', "symbol_mismatch"),
-        ('{"action":"HOLD","symbol":"BTC/USDT"}', "symbol_mismatch"),
         ('{"action":"HOLD","symbol":""}', "symbol_mismatch"),
         ('{"action":"HOLD","symbol":["BTC/USDT:USDT"]}', "symbol_mismatch"),
         ('{"action":"HOLD","action":"OPEN_LONG"}', "duplicate_key: action"),
-        ('{"action":"HOLD","comment":5}', "invalid:comment"),
-        ('{"action":"HOLD","\\ud800":1}', "invalid: unknown field"),
         (OPEN.replace("}", ',"followups":["a","b","c","d","e"]}'), "invalid:followups"),
         ("[" * 100_000, "too_deep"),
         ('{"a":' * 30_000, "too_deep"),
@@ -391,6 +441,12 @@ def test_no_object_makes_the_parser_raise_and_what_it_accepts_is_what_was_said(f
         '{"' * 90_000,
         "[1] " * 45_000,
         '{"a":"\\' * 25_000,
+        '{"a":,"' + '\\"' * 90_000,
+        '{"a":,' + "/*" * 90_000,
+        '{"a":,' + "//" * 90_000,
+        '{"a":' + ", " * 90_000 + "," + " " * 10_000,
+        "</think>" * 20_000,
+        '{"action":"HOLD",' + ",".join(f'"k{i}":1' for i in range(9_000)) + "",
     ],
     ids=lambda t: t[:10],
 )

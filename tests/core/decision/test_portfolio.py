@@ -379,3 +379,15 @@ def _bars():
     ts = int(AT.timestamp() * 1000) - np.arange(400, 0, -1) * 300_000
     flat = np.full(400, 64_000.0)
     return bar_frame(ts, {"open": flat, "high": flat + 5, "low": flat - 5, "close": flat, "volume": flat * 0 + 1})
+
+
+def test_a_target_in_other_letters_is_taken_and_a_flat_one_is_not_lost_over_its_confidence():
+    raw = {"instrument": BTC, "action": "Flat", "confidence": "high"}
+    answers, _ = read_targets(parse_as({"decisions": [raw]}, PortfolioReply), [BTC])
+    assert (answers[BTC].action, answers[BTC].read_as) == ("flat", ("action Flat as flat", "confidence high as 0.5"))
+    buy = raw | {"action": "BUY", "target_qty": 1, "stop_atr": "1.5 ATR", "tp_atr": 3}
+    answers, _ = read_targets(parse_as({"decisions": [buy | {"confidence": "70%"}]}, PortfolioReply), [BTC])
+    assert (answers[BTC].action, str(answers[BTC].stop_atr), str(answers[BTC].confidence)) == ("buy", "1.5", "0.7")
+    for unsure in (buy, buy | {"confidence": 8}):
+        answers, _ = read_targets(parse_as({"decisions": [unsure]}, PortfolioReply), [BTC])
+        assert isinstance(answers[BTC], Unusable)

@@ -193,8 +193,8 @@ class _Sitting:
         seconds = min(self.terms.stage_s, self.started + means.deadline_s - loop_time())
         asks = [
             self.panel.ask(
-                texts[role], render(texts[role], self.variables), object_schema(reply), partial(parse_as, cls=reply),
-                seconds,
+                texts[role], render(texts[role], self.variables), object_schema(reply),
+                partial(parse_as, cls=reply, literal=means.literal), seconds,
             )
             for role, reply in ((role, roles.reply_of(texts[role])) for role in asked)
         ]  # fmt: skip

@@ -119,7 +119,7 @@ class _Talk:
 
     async def _plan(self) -> None:
         """Let the planner ask until it is done, out of rounds or of time, or answers with nothing usable."""
-        prompt, read = self.decider.texts["planner"], partial(parse_as, cls=Plan)
+        prompt, read = self.decider.texts["planner"], partial(parse_as, cls=Plan, literal=self.decider.means.literal)
         messages = render(prompt, self.variables)
         for left in reversed(range(self.limits.rounds)):
             call, plan = await self.decider.ask(

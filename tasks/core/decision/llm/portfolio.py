@@ -50,6 +50,9 @@ MAX_NAMED = 10  # entries about instruments that were not asked about
 _SHARE = Context(prec=15, rounding=ROUND_CEILING)
 
 
+TARGETS = ("buy", "sell", "flat", "noop")
+
+
 class Target(Dto):
     """One entry of the reply. A distance left out is 0, which no entry may have."""
 
@@ -89,8 +92,8 @@ class PortfolioDecider(AskingDecider):
             return []
         prompt, questions = self.texts["portfolio"], list(map(as_shown, questions))
         messages = render(prompt, portfolio_variables(questions))
-        call, reply = await self.ask(prompt, messages, SCHEMA, partial(parse_as, cls=PortfolioReply))
         literal = self.means.literal
+        call, reply = await self.ask(prompt, messages, SCHEMA, partial(parse_as, cls=PortfolioReply, literal=literal))
         answers, ignored = read_targets(reply, [question.snapshot.pair for question in questions], literal)
         decided = list[Answer]()
         for question in questions:
@@ -179,12 +182,12 @@ def _name(entry: JsonObject) -> str:
 
 def _target(entry: JsonObject, literal: bool) -> Target | Unusable:
     """Read one entry; `flat` and `noop` need no quantity, for `buy` and `sell` a missing one is not 0."""
-    if entry.get("action") in ("flat", "noop"):
-        entry = entry | {"target_qty": ZERO}
     try:
-        entry, notes = (entry, ()) if literal else as_meant(entry)
+        entry, notes = (entry, ()) if literal else as_meant(entry, words=TARGETS)
     except Unusable as e:
         return e.with_traceback(None)
+    if entry.get("action") in ("flat", "noop"):
+        entry = entry | {"target_qty": ZERO}
     target = parse_as(entry, Target)
     return target if isinstance(target, Unusable) else target.replace(read_as=notes)
 
