@@ -383,11 +383,11 @@ def _bars():
 
 def test_a_target_in_other_letters_is_taken_and_a_flat_one_is_not_lost_over_its_confidence():
     raw = {"instrument": BTC, "action": "Flat", "confidence": "high"}
-    answers, _ = read_targets(parse_as({"decisions": [raw]}, PortfolioReply), [BTC])
+    answers, _ = read_targets(parse_as(json.dumps({"decisions": [raw]}), PortfolioReply), [BTC])
     assert (answers[BTC].action, answers[BTC].read_as) == ("flat", ("action Flat as flat", "confidence high as 0.5"))
     buy = raw | {"action": "BUY", "target_qty": 1, "stop_atr": "1.5 ATR", "tp_atr": 3}
-    answers, _ = read_targets(parse_as({"decisions": [buy | {"confidence": "70%"}]}, PortfolioReply), [BTC])
+    answers, _ = read_targets(parse_as(json.dumps({"decisions": [buy | {"confidence": "70%"}]}), PortfolioReply), [BTC])
     assert (answers[BTC].action, str(answers[BTC].stop_atr), str(answers[BTC].confidence)) == ("buy", "1.5", "0.7")
     for unsure in (buy, buy | {"confidence": 8}):
-        answers, _ = read_targets(parse_as({"decisions": [unsure]}, PortfolioReply), [BTC])
+        answers, _ = read_targets(parse_as(json.dumps({"decisions": [unsure]}), PortfolioReply), [BTC])
         assert answers[BTC].reason.endswith(":confidence")
