@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
@@ -159,7 +160,7 @@ class LiteLLMModel:
                 if not turn.error:
                     self.forms.keep(self._name(model), form)
                     return
-                if turn.error.startswith("empty:length"):
+                if turn.error.partition(" ")[0].endswith(":length"):
                     self.forms.keep(self._name(model), form.replace(thinks=True))
                 reason, known = turn.error.partition(":")[0], self.forms.find(self._name(model))
                 other = form.after(refusal, sent) if refusal and reason in ("bad_request", "unavailable") else None
@@ -205,7 +206,7 @@ class LiteLLMModel:
             turn.error = _reason(e, turn.received, refusal)
             return refusal
         turn.error, turn.text = self._judged(turn, bool(request.functions))
-        if turn.text and turn.finish == "length":
+        if turn.text and not turn.error and turn.finish == "length":
             turn.note = f"cut off after {turn.written} tokens"
         if turn.is_unmetered and not turn.note:
             turn.note = "no usage told, booked at its worst case"
@@ -248,6 +249,8 @@ class LiteLLMModel:
             if turn.finish != "stop" or not _is_object(turn.thinking):
                 return _empty(turn), None
             text, turn.note = turn.thinking, "the reply stood in reasoning_content"
+        if turn.finish == "length" and not _is_framed(text):
+            return f"unfinished:length {turn.written} tokens", text  # what stands in it may be a draft
         raw = text.encode("utf-8", "replace")
         if len(raw) > self.max_reply_bytes:
             return "too_long", raw[: self.max_reply_bytes].decode("utf-8", "ignore")
@@ -275,12 +278,21 @@ def _is_object(text: str) -> bool:
         return False
 
 
+def _is_framed(text: str) -> bool:
+    """Return whether a reply that was cut off began with its object, or got as far as its end."""
+    text = text.strip("` \t\r\n").removeprefix("json").lstrip()
+    return text.startswith("{") or text.endswith("}")
+
+
 def _requested(function: Any) -> JsonObject:
-    """Return the request that a function call is; arguments that are no object are for the tool to refuse."""
-    try:
-        given = json.loads(function.arguments or "{}")
-    except ValueError:
-        given = None
+    """Return the request that a function call is; arguments that are no object are for the tool to refuse.
+
+    Some engines put them into JSON twice.
+    """
+    given = function.arguments or "{}"
+    for _ in range(2):
+        with suppress(ValueError):
+            given = json.loads(given) if isinstance(given, str) else given
     return {
         **(given if isinstance(given, dict) else {"arguments": str(function.arguments)[:100]}),
         "tool": function.name,

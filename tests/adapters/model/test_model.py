@@ -294,6 +294,21 @@ async def test_a_reply_that_was_cut_off_says_so():
     assert (call.error, call.raw_reply, call.attempts) == ("", HOLD[:30], ("openai/test: cut off after 900 tokens",))
 
 
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        (f"A long would do: {HOLD} but the 4h trend", "unfinished:length 900 tokens"),  # its thinking, leaked
+        ("I think that", "unfinished:length 900 tokens"),
+        (f"{HOLD} That is because", ""),
+        (f"```json\n{HOLD[:30]}", ""),
+        (f"Well then:\n```json\n{HOLD}\n```\n", ""),
+    ],
+)
+async def test_what_was_cut_off_in_the_midst_of_its_words_may_be_a_draft(text, error):
+    call = await ask(Reply(text, finish_reason="length", tokens_out=900))
+    assert (call.error, call.raw_reply) == (error, text)
+
+
 async def test_thinking_is_kept_apart_from_the_reply():
     call = await ask(thought(HOLD, "rather not"))
     assert (call.raw_reply, call.thinking, call.error) == (HOLD, "rather not", "")
@@ -495,7 +510,12 @@ PLANNING = REQUEST._replace(functions=functions(), schema=PLAN_SCHEMA)
 
 
 async def test_a_model_that_calls_functions_may_call_the_tools_and_its_calls_are_requests():
-    step = called(("candles", '{"symbol":"BTC/USDT:USDT","timeframe":"1h"}'), ("digest", "[1]"), ("digest", "{bro"))
+    step = called(
+        ("candles", '{"symbol":"BTC/USDT:USDT","timeframe":"1h"}'),
+        ("digest", "[1]"),
+        ("digest", "{bro"),
+        ("candles", json.dumps('{"timeframe":"4h"}')),
+    )
     with ModelServer([step]) as server:
         call = await model_at(server, "openai/gpt-4o").ask(PLANNING)
     assert [each["function"]["name"] for each in server.requests[0]["tools"]] == list(TOOLS)
@@ -504,6 +524,7 @@ async def test_a_model_that_calls_functions_may_call_the_tools_and_its_calls_are
         {"symbol": "BTC/USDT:USDT", "timeframe": "1h", "tool": "candles"},
         {"arguments": "[1]", "tool": "digest"},
         {"arguments": "{bro", "tool": "digest"},
+        {"timeframe": "4h", "tool": "candles"},
     )
     assert not plan.done
 
