@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.decision.kinds import read
+from tasks.core.decision.plain_text import not_understood
 from tasks.core.market.lean import cell
 from tasks.core.types import Dto, Memory, Past, Snapshot, Statistics, day_start
 
@@ -193,7 +194,7 @@ def _line(one: Past, thesis: int) -> str:
     words += [] if one.price is None else [f"at {cell(one.price, 6)}"]
     words += [f"denied by {', '.join(one.codes)}" if one.codes else one.status]
     words += [] if one.outcome_r is None else [f"-> {one.outcome_r:+.2f}R"]
-    words += [f"not understood: {'; '.join(one.unread)}"] if one.unread else []
+    words += [not_understood(one.unread)] if one.unread else []
     words += [f'"{short}"'] if (short := one.thesis[:thesis].rstrip()) else []
     words += [f"[{one.reasons[0]}]"] if one.reasons else []
     words += [] if one.distance is None else [f"(distance {one.distance:.2f})"]

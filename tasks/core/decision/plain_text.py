@@ -2,10 +2,11 @@
 
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from tasks.core.types import Decision
 
-HEADLINE_CHARS, THESIS_CHARS = 160, 100
+HEADLINE_CHARS, THESIS_CHARS, RULE_CHARS = 160, 100, 40
 _FENCE_LIKE = re.compile("[<>«»‹›〈〉《》⟨⟩⟪⟫≪≫❮❯˂˃ᐸᐳ]|HEADLINES")
 
 
@@ -21,4 +22,18 @@ def thesis_of(decision: Decision) -> str:
 
     A panel's are written by code out of typed words: what a role writes as text comes after that line.
     """
-    return plain_text(decision.comment or decision.reasoning.partition("\n")[0], THESIS_CHARS).replace('"', "'")
+    return _unquoted(decision.comment or decision.reasoning.partition("\n")[0], THESIS_CHARS)
+
+
+def rule_of(text: str) -> str:
+    """Return a follow-up that nobody could read, for between quotation marks."""
+    return _unquoted(text, RULE_CHARS)
+
+
+def not_understood(rules: Iterable[str]) -> str:
+    """Name such follow-ups to whom they are of."""
+    return "not understood: " + "; ".join(f'"{rule}"' for rule in rules)
+
+
+def _unquoted(text: str, most: int) -> str:
+    return plain_text(text, most).replace('"', "'")

@@ -7,6 +7,7 @@ smallest positions, which are counted.
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from tasks.core.decision.plain_text import not_understood
 from tasks.core.market.lean import cell
 from tasks.core.types import Portfolio, PortfolioPosition
 
@@ -65,7 +66,7 @@ def _position(each: PortfolioPosition, detail: _Detail) -> str:
     if each.followups and detail.followups:
         row += f" then {'; '.join(each.followups)}"
     if each.unread and detail.followups:
-        row += f" (not understood: {'; '.join(each.unread)})"
+        row += f" ({not_understood(each.unread)})"
     return row
 
 

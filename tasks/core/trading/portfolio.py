@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from tasks.core.decision.plain_text import plain_text, thesis_of
+from tasks.core.decision.plain_text import rule_of, thesis_of
 from tasks.core.trading import followups
 from tasks.core.trading.guard.cases import Account
 from tasks.core.trading.guard.guard import ALLOWED_WITH
@@ -38,7 +38,6 @@ from tasks.core.types import (
 
 LATELY, MONTH = timedelta(days=1), timedelta(days=30)
 REFUSALS = 5  # refusals so old, and so many, are told
-UNREAD_CHARS = 40
 
 
 def opening(position: Position, answer: Answer | None) -> Opening:
@@ -53,7 +52,7 @@ def opening(position: Position, answer: Answer | None) -> Opening:
 
 
 def _unread(texts: Texts) -> Texts:
-    return tuple(plain_text(each.text, UNREAD_CHARS) for each in followups.unread(texts))
+    return tuple(rule_of(each.text) for each in followups.unread(texts))
 
 
 def past_of(snapshot: Snapshot, decision: Decision, **became: Any) -> Past:

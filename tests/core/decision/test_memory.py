@@ -107,10 +107,10 @@ def test_the_text_says_how_it_went_then_what_is_similar_then_what_was_last():
         "worst -1.05R, cost 0.431 USD",
         'similar 01-02 03:05 OPEN_LONG 0.62 at 64123.4 executed -> +0.96R "pullback held" [TrendFlip(1h up)] '
         "(distance 0.08)",
-        "last 01-02 03:05 OPEN_LONG 0.62 at 64123.4 denied by LOW_CONFIDENCE, CHASING not understood: TRAIL it "
-        '"pullback held" [TrendFlip(1h up)]',
+        "last 01-02 03:05 OPEN_LONG 0.62 at 64123.4 denied by LOW_CONFIDENCE, CHASING not understood: "
+        '"TRAIL it" "pullback held" [TrendFlip(1h up)]',
         "last 01-02 03:05 BTC/USDT OPEN_LONG 0.62 at 64123.4 denied by LOW_CONFIDENCE, CHASING not understood: "
-        'TRAIL it "pullback held" [TrendFlip(1h up)]',
+        '"TRAIL it" "pullback held" [TrendFlip(1h up)]',
     ]
     assert memory_text(Memory(days=30)) == "none"
     assert memory_text(Memory(days=30, statistics=(Statistics(names=("llm:x",), cost_usd=0.5),))) == (
