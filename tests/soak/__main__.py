@@ -34,6 +34,10 @@ def main() -> int:
                     from tests.soak import day
 
                     seen = day.soak(here, given.hours, given.seed, began + given.seconds, given.faults)
+                elif given.words:
+                    from tests.soak import words
+
+                    seen = words.soak(here, given.hours, given.seed, began + given.seconds)
                 else:
                     seen = week.soak(here, given.hours, given.seed, began + given.seconds, given.faults)
             finally:
@@ -57,6 +61,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=86_400, help="say what there is after that long")
     parser.add_argument("--faults", default="", help="one of these at every close, comma-separated")
     parser.add_argument("--prefect", action="store_true", help="every story is a flow run")
+    parser.add_argument("--words", action="store_true", help="a model says everything it may, without faults")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy the state there at the end")
     given = parser.parse_args()
     given.faults = given.faults.split(",") if given.faults else []

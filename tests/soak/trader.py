@@ -19,12 +19,14 @@ from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import Request, run_cycles
 from flows.watch import look
-from tasks import execute, fetch
+from tasks import account, execute, fetch
 from tasks import protect as stage
 from tasks.adapters.venue import ccxt_venue as venue_adapter
-from tasks.connections import close_venues
+from tasks.connections import close_venues, store
 from tasks.core.errors import TradingError
+from tasks.core.trading import followups
 from tasks.report import write_report
+from tasks.settings import settings
 from tasks.stage import BROKEN, Stage
 
 Said = dict[str, Any]
@@ -81,6 +83,13 @@ async def report() -> Said:
     return {"path": str(await write_report(None))}
 
 
+async def due(as_of: str) -> Said:
+    """Return the follow-ups that are due at a 5m close and not carried out."""
+    opened = store().positions.open(settings().strategy)
+    looks = [(position, account.look(position, datetime.fromisoformat(as_of))) for position in opened]
+    return {"due": [[p.position_id, str(rule)] for p, seen in looks if seen for rule in followups.due(p, seen)]}
+
+
 async def rest() -> Said:
     """Collect what is garbage, so that what stays can be measured."""
     gc.collect()
@@ -88,7 +97,7 @@ async def rest() -> Said:
 
 
 STORIES: dict[str, Callable[..., Awaitable[Said]]] = {
-    story.__name__: story for story in (watch, trade, protect, settle, report, rest)
+    story.__name__: story for story in (watch, trade, protect, settle, report, due, rest)
 }
 
 

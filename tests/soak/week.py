@@ -96,6 +96,7 @@ class Soaked:
         for breach in breaches:
             if not any(breach in known for known in self.breaches):
                 self.breaches.append(f"{at:%m-%d %H:%M} {breach}")
+                print(f"BREACH {self.breaches[-1]}", file=sys.stderr, flush=True)
 
     def compare(self, state: invariants.State, books: dict[str, Any], at: datetime) -> None:
         """Hold the ledger against the venue, with no fault in the way; a halt is told apart."""
@@ -109,8 +110,8 @@ class Soaked:
 class Week:
     """Simulated time, minute by minute."""
 
-    def __init__(self, world: World, process: Trader, seed: int, faults: Sequence[str]) -> None:
-        self.world, self.process, self.draws, self.seen = world, process, Draws(seed, world, faults), Soaked()
+    def __init__(self, world: World, process: Trader, draws: Draws) -> None:
+        self.world, self.process, self.draws, self.seen = world, process, draws, Soaked()
         self.now = datetime.fromisoformat(world.state()["clock"])
         self.first = self.begin = self.now
         self.down: set[datetime] = set()
@@ -234,6 +235,6 @@ def soak(world: World, hours: float, seed: int, until: float, faults: Sequence[s
     settings.cache_clear()
     try:
         with trader(world.home / "trader.log") as process:
-            return Week(world, process, seed, faults).run(hours, until)
+            return Week(world, process, Draws(seed, world, faults)).run(hours, until)
     finally:
         close_stores()
