@@ -180,11 +180,17 @@ def parse_reply(
 def parse_as(reply: str | JsonObject, cls: type[Reply], literal: bool = False) -> Reply | Unusable:
     """Return the one `cls` in a reply, or in an object found inside one, or why there is none.
 
-    Never raises, and refuses any other field. literal: what a model thinks is read like the rest, as it was before.
+    Never raises, and refuses any other field. A `cls` with `read_as` names there what was read as it was meant.
+    literal: nothing is, and what a model thinks is read like the rest, as it was before.
     """
 
     def read() -> Reply:
-        return _filled(cls, _only_object(reply if literal else _after_thinking(reply)), wire_fields(cls))
+        said = _only_object(reply if literal else _after_thinking(reply))
+        if literal or READ_AS not in cls.model_fields:
+            return _filled(cls, said, wire_fields(cls))
+        said, notes = _role_as_meant(said)
+        filled = _filled(cls, said, wire_fields(cls))
+        return filled.replace(read_as=notes) if notes else filled
 
     return _returned(read)
 
@@ -205,6 +211,19 @@ def as_meant(reply: JsonObject, symbol: str = "", words: Collection[str] = ACTIO
         if isinstance(rule := reading.said.get(name), str):
             reading.read(reading.said, name, [rule] if rule.strip() else [])
     return reading.said, tuple(reading.notes)
+
+
+def _role_as_meant(reply: JsonObject) -> tuple[JsonObject, Texts]:
+    """Read a signal in other letters, numbers with their unit, a confidence in percent; an unclear one is refused."""
+    reading = _Reading(dict(reply), [])
+    said = reading.said
+    if isinstance(signal := said.get("signal"), str):
+        reading.read(said, "signal", re.sub(r"[\s-]+", "_", signal.strip()).lower())
+    for name in [name for name in _UNITS if name in said]:
+        reading.read(said, name, _in_its_unit(name, said[name]))
+    if (confidence := said.get("confidence")) is not None:
+        reading.read(said, "confidence", _share(confidence, adds=True))
+    return said, tuple(reading.notes)
 
 
 def _unwrapped(reply: JsonObject) -> tuple[JsonObject, list[str]]:

@@ -74,7 +74,7 @@ def test_no_analyst_can_express_an_order():
         (f"[{vote()}]", Analysis, "array"),
         (vote() + vote(), Analysis, "two_objects"),
         (vote("up"), Analysis, "invalid:signal"),
-        (vote(confidence=70), Analysis, "invalid:confidence"),
+        (vote(confidence=170), Analysis, "invalid:confidence"),
         ('{"signal":"bullish","confidence":null}', Analysis, "missing:confidence"),
         ('{"signal":"bullish","confidence":NaN}', Analysis, "not_finite"),
         (trend(size_pct=101), TrendProposal, "invalid:size_pct"),
@@ -91,6 +91,24 @@ def test_a_reply_that_is_not_the_roles_is_rejected_with_its_reason(text, cls, re
     parsed = parse_as(text, cls)
     assert isinstance(parsed, Unusable), parsed
     assert parsed.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("changed", "confidence", "notes"),
+    [
+        ({"signal": "Bullish ", "confidence": 75}, "0.75", ("signal Bullish  as bullish", "confidence 75 as 0.75")),
+        ({"confidence": "75 %"}, "0.75", ("confidence 75 % as 0.75",)),
+        ({"confidence": 0.75}, "0.75", ()),
+    ],
+)
+def test_a_vote_is_read_as_it_is_meant_and_says_so(changed, confidence, notes):
+    said = json.dumps(json.loads(vote()) | changed)
+    parsed = parse_as(said, Analysis)
+    assert (parsed.signal, str(parsed.confidence), parsed.read_as) == ("bullish", confidence, notes)
+    assert "read_as" not in str(parsed)
+    assert isinstance(parse_as(said, Analysis, literal=True), Unusable) == bool(notes)
+    for unclear in ("high", 7.5, "", True, 120):
+        assert isinstance(parse_as(json.dumps(json.loads(vote()) | {"confidence": unclear}), Analysis), Unusable)
 
 
 def test_numbers_come_in_as_decimals_and_strings_of_them_too():

@@ -207,9 +207,10 @@ class _Sitting:
                 self.errors.append(f"{call.role}: {answer}")
                 continue
             self.trail += call.tried()
-            self.errors += [f"{call.role}: {attempt}" for attempt in call.attempts]
             self.excerpts.append(_clip(f"{call.role} {answer}: {answer.reasoning}"))
             assert isinstance(answer, kind)
+            notes = list(call.attempts) + list(answer.read_as)
+            self.errors += [f"{call.role}: {note}" for note in notes]
             answers[call.role] = answer
         self.complete = len(answers) == len(asked)
         return answers

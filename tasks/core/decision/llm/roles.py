@@ -52,9 +52,10 @@ class _Role(Dto):
 
     reasoning: str = Field("", description="for people, never parsed")
     key_factors: Texts = Field((), description="what weighed most, for people")
+    read_as: Texts = ()  # what was written otherwise, and how it was read
 
     def __str__(self) -> str:
-        typed = self.model_dump(exclude={"reasoning", "key_factors"}, exclude_unset=True)
+        typed = self.model_dump(exclude={"reasoning", "key_factors", "read_as"}, exclude_unset=True)
         return " ".join(f"{name}={value}" for name, value in typed.items())
 
 
