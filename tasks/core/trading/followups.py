@@ -1,6 +1,6 @@
 """Follow-ups: what a decision wants done with its trade at a given R, or age, without being asked again.
 
-The grammar, in any case and spacing, with "at" or "on" and an optional plus:
+The grammar, in any case and spacing, with "at", "on", "from", "after", "once" or "when" and an optional plus:
     MOVE_STOP: breakeven on +1.0R     MOVE_STOP: +0.5R on +1.5R     TRIM 30% at +1.5R
     CLOSE_PARTIAL 50% at 2R           CLOSE_ALL at +3R
     TRAIL 2.0 ATR from +1.0R          CLOSE after 96 bars below +0.5R
@@ -45,11 +45,12 @@ from tasks.core.types import (
 
 _N = r"\d{1,3}(?:\.\d{1,6})?"
 _R = rf"[+-]?\s*{_N}"
-_AT = rf"\s*,?\s*(?:at|on)\s*(?P<at>{_R})\s*r"
+_WHEN = r"\s*,?\s*(?:at|on|from|after|once|when)\s*"
+_AT = rf"{_WHEN}(?P<at>{_R})\s*r"
 _MOVE = re.compile(rf"move[_ ]?stop\s*:?\s*(?:to\s+)?(?:break[- _]?even|(?P<to>{_R})\s*r){_AT}")
-_TRIM = re.compile(rf"(?:trim|close[_ ]?partial)\s*:?\s*(?P<pct>{_N})\s*%{_AT}")
+_TRIM = re.compile(rf"(?:trim|close(?:[_ ]?partial)?)\s*:?\s*(?P<pct>{_N})\s*%{_AT}")
 _CLOSE = re.compile(rf"close[_ ]?all\s*:?{_AT}")
-_TRAIL = re.compile(rf"trail(?:[_ ]?stop)?\s*:?\s*(?P<atr>{_N})\s*atr\s*,?\s*(?:from|at|on)\s*(?P<at>{_R})\s*r")
+_TRAIL = re.compile(rf"trail(?:[_ ]?stop)?\s*:?\s*(?:by\s+)?(?P<atr>{_N})\s*x?\s*atr{_AT}")
 _AGE = re.compile(rf"close(?:[_ ]?all)?\s*:?\s*after\s*(?P<bars>\d{{1,5}})\s*bars?\s*,?\s*below\s*(?P<at>{_R})\s*r")
 
 
