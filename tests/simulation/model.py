@@ -1,7 +1,7 @@
 """What the decider of a world says: every action and follow-up there is, and nonsense, drawn anew each time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tasks.core.decision.actions import parse_reply
@@ -34,15 +34,16 @@ class Scripted(PlainDecider):
 
     name, kind = "rules", KINDS["rules"]
 
-    def __init__(self, luck: Luck, asked_to: str = "") -> None:
-        """asked_to: a small entry that it is to answer with where it is flat."""
-        self._luck, self._asked_to = luck, asked_to
+    def __init__(self, luck: Luck, asked_to: str, note: Callable[[Question], None]) -> None:
+        """asked_to: a small entry that it is to answer with where it is flat. note: told of every question."""
+        self._luck, self._asked_to, self._note = luck, asked_to, note
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         return [self._answered(question) for question in questions]
 
     def _answered(self, question: Question) -> Answer:
         symbol, held = question.snapshot.pair, question.snapshot.position.side != "flat"
+        self._note(question)
         place = CURRENT.get().place(f"decide {symbol}")
         reply = self.reply(place, symbol, held) if not self._asked_to else self._small(symbol, held)
         read = Rung(rung="primary", source="scripted", role="single")

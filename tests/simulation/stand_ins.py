@@ -130,7 +130,7 @@ def _edges(world: "World") -> Iterator[tuple[object, str, object]]:
 
     yield clock, "source", world.clock
     yield connections, "opened", lambda _url: CURRENT.get().store
-    yield connections, "decider", lambda _name, shadow=False: Scripted(world.luck, world.asked_to)
+    yield connections, "decider", lambda _name, shadow=False: Scripted(world.luck, world.asked_to, world.note_question)
     yield ccxt_venue, "connect", lambda _settings: world.venue
     yield ccxt_venue, "close_all", nothing
     yield crash_points, "hook", _hook(world)

@@ -25,7 +25,7 @@ from tasks.core.errors import TradingError
 from tasks.core.simulation.account import Execution
 from tasks.core.trading.money import floor_to_step
 from tasks.core.trading.orders import is_ours
-from tasks.core.types import ZERO, CycleRecord, OrderIntent, OrderStatus, OrderType, day_start, floor_time
+from tasks.core.types import ZERO, CycleRecord, OrderIntent, OrderStatus, OrderType, Question, day_start, floor_time
 from tasks.crash_points import STEPS
 from tasks.settings import settings
 from tests.simulation import invariants
@@ -107,6 +107,7 @@ class World:
         )
         self.database = WorldDatabase()
         self.often = luck.draw("often") < 0.8
+        self.deciding: dict[tuple[str, datetime], Process] = {}  # who was asked last about a symbol at a close
         self.asked_to = ""  # what the decider is to answer; empty: what is drawn
         self.visit, self.visit_began = 0, self.start
         self.kill_rate = self.database_rate = 0.0
@@ -150,6 +151,14 @@ class World:
                 return
             if is_over:
                 return
+
+    def note_question(self, question: Question) -> None:
+        """Notice where two living processes decide on one symbol and close."""
+        about, process = (question.snapshot.pair, question.snapshot.as_of), CURRENT.get()
+        before = self.deciding.get(about, process)
+        if before is not process and not before.dead:
+            self._breached(iter([f"duplicate: {before.name} and {process.name} both decide on {about[0]}"]))
+        self.deciding[about] = process
 
     def _breached(self, breaches: Iterator[str]) -> bool:
         for what in breaches:
