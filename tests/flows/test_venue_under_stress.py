@@ -203,6 +203,17 @@ async def test_no_entry_goes_out_beside_a_position_of_a_person(home, exchange):
     assert Code.FOREIGN_POSITION not in record.verdict.codes
 
 
+async def test_no_decision_reduces_what_a_person_opened_once_ours_was_closed_unheard(home, exchange):
+    """Nobody looked in between: the ledger still has ours, and the venue a position of the same side."""
+    await opened(home)
+    by_hand(exchange, "sell", "0.03", reduce_only=True)
+    by_hand(exchange, "buy", "0.02")
+    advance(exchange, 300)
+    await run(recorded(home, (START + timedelta(minutes=5), CLOSE)))
+    assert size_at(exchange) == D("0.02")
+    assert store().positions.open("default") == []
+
+
 def beside(quantity: str) -> str:
     return f"foreign position {SYMBOL} long {quantity}: left alone"
 
