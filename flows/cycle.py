@@ -176,10 +176,8 @@ class Cycle:
             self._end(CycleStatus.FAILED, error=balance.lack)
             raise VenueError(balance.lack)
         at_venue = await protect.venue_positions()
-        held = {(p.symbol, p.side): p.quantity for p in at_venue}
-        differs = any(held.get((p.symbol, p.side)) != p.quantity for p in ledger.open_in(self.symbol))
-        if differs and not self.request.dry_run:
-            await ledger.book_fills(self.symbol)  # ours may have closed unheard, and what is there be a person's
+        if not self.request.dry_run:
+            await ledger.book_unheard(self.symbol, at_venue)
         return account.account_state(self.strategy, self.symbol, balance, at_venue, self.last, self.as_of)
 
     async def act(self, question: Question, answer: Answer) -> None:

@@ -159,6 +159,13 @@ def _adopt(action: Adopt) -> None:
 LOST = timedelta(days=2)  # how far back orders of ours are looked for where the ledger knows of none
 
 
+async def book_unheard(symbol: str, at_venue: Iterable[VenuePosition]) -> None:
+    """Book fills where the venue does not hold what the ledger does: ours may be closed, and that a person's."""
+    held = {(position.symbol, position.side): position.quantity for position in at_venue}
+    if any(held.get((ours.symbol, ours.side)) != ours.quantity for ours in open_in(symbol)):
+        await book_fills(symbol)
+
+
 @stage(task_run_name="book-{symbol}")
 async def book_fills(symbol: str) -> list[Position]:
     """Bring the ledger's positions of `symbol` up to the venue's fills; returns those that changed.

@@ -4,14 +4,14 @@ from datetime import timedelta
 from decimal import Decimal as D
 
 import pytest
-from sandbox_cycles import CLOSE, OPEN, START, SYMBOL, protect_once, recorded, run
+from sandbox_cycles import CLOSE, OPEN, START, SYMBOL, die_at, protect_once, recorded, run
 from sandbox_positions import opened
 from sandbox_server import admin, advance, fault, state
 from sqlalchemy import delete, update
 
 from deployments.status import status
 from flows.protect import COMPARISON
-from tasks import ledger, protect
+from tasks import crash_points, ledger, protect
 from tasks.adapters.store.tables import IntentRow, PositionRow
 from tasks.connections import store, venue
 from tasks.core.errors import TradingError
@@ -212,6 +212,19 @@ async def test_no_decision_reduces_what_a_person_opened_once_ours_was_closed_unh
     await run(recorded(home, (START + timedelta(minutes=5), CLOSE)))
     assert size_at(exchange) == D("0.02")
     assert store().positions.open("default") == []
+
+
+async def test_an_entry_that_never_arrived_explains_no_position_of_a_person(home, exchange, monkeypatch):
+    """It was being sent when its process died; a person then opens on the same side."""
+    with monkeypatch.context() as patch:
+        patch.setattr(crash_points, "hook", die_at("before_send"))
+        with pytest.raises(KeyboardInterrupt):
+            await run(recorded(home, (START, OPEN)))
+    [entry] = store().intents.open("default")
+    assert entry.state == "sending"
+    by_hand(exchange, "buy", "0.02")
+    await protect_once()
+    assert (size_at(exchange), stop_at(exchange)) == (D("0.02"), None)
 
 
 def beside(quantity: str) -> str:

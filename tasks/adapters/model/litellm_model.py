@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Received
-from tasks.adapters.model.request_form import Form, Forms, Refusal, refusal_of
+from tasks.adapters.model.request_form import Form, Forms, RequestRefusal, refusal_of
 from tasks.core.decision.decider import elapsed_ms, loop_time, within_deadline
 from tasks.core.ports import ModelRequest
 from tasks.core.types import Json, JsonObject, ModelCall, RungName, Texts
@@ -177,7 +177,7 @@ class LiteLLMModel:
                 retries += 1
                 await asyncio.sleep(PAUSE_S)
 
-    async def _try(self, request: ModelRequest, turn: _Turn, form: Form) -> tuple[Refusal | None, Sequence[str]]:
+    async def _try(self, request: ModelRequest, turn: _Turn, form: Form) -> tuple[RequestRefusal | None, Sequence[str]]:
         """Ask once; return what was refused, if anything, and which parameters were sent."""
         if request.functions and not _knows(turn.model, "function_calling"):
             request = request._replace(functions=())
@@ -189,7 +189,7 @@ class LiteLLMModel:
             turn.error, turn.text, refusal = "timeout", None, None
         return refusal, tuple(parameters)
 
-    async def _send(self, request: ModelRequest, turn: _Turn, form: Form, parameters: Json) -> Refusal | None:
+    async def _send(self, request: ModelRequest, turn: _Turn, form: Form, parameters: Json) -> RequestRefusal | None:
         import openai  # litellm's exceptions are its subclasses
 
         RECEIVED.set(turn.received)
@@ -312,7 +312,7 @@ async def prepare() -> None:
     await asyncio.to_thread(litellm)
 
 
-def _reason(error: Exception, received: Received, refusal: Refusal) -> str:
+def _reason(error: Exception, received: Received, refusal: RequestRefusal) -> str:
     """Return the short reason for what the library raised; the error's own text stays out of the record."""
     import openai
 

@@ -43,7 +43,7 @@ _TOO_LONG = re.compile(
 _PLAIN = re.compile(r"[A-Za-z0-9_.\[\]-]{1,60}")
 
 
-class Refusal(NamedTuple):
+class RequestRefusal(NamedTuple):
     """What a provider said instead of an answer; only its plain words, `param` and `code`, may be told."""
 
     status: int
@@ -79,7 +79,7 @@ class Refusal(NamedTuple):
         return bool(words.search(self.message))
 
 
-def refusal_of(status: int, body: bytes) -> Refusal:
+def refusal_of(status: int, body: bytes) -> RequestRefusal:
     """Read an error's body; one that comes with 200 has the status its code names."""
     with suppress(ValueError, RecursionError):
         document = json.loads(body)
@@ -91,8 +91,8 @@ def refusal_of(status: int, body: bytes) -> Refusal:
         if status == HTTPStatus.OK and isinstance(code, int) and code >= HTTPStatus.BAD_REQUEST:
             status = code
         param, code = (_plain(value) for value in (error.get("param"), error.get("code")))
-        return Refusal(status, param, code, f"{told} {error.get('type') or ''}")
-    return Refusal(status, message=body.decode("utf-8", "replace"))
+        return RequestRefusal(status, param, code, f"{told} {error.get('type') or ''}")
+    return RequestRefusal(status, message=body.decode("utf-8", "replace"))
 
 
 def _plain(value: object) -> str:
@@ -136,7 +136,7 @@ class Form(Dto):
             return list(messages)
         return [{"role": rest[0]["role"], "content": f"{first['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
 
-    def after(self, refusal: Refusal, sent: Sequence[str]) -> "tuple[Form, str] | None":
+    def after(self, refusal: RequestRefusal, sent: Sequence[str]) -> "tuple[Form, str] | None":
         """Return the form to try after a refusal of one with these parameters, and what is other about it."""
         broke = refusal.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         if refusal.status not in REFUSING and not broke:

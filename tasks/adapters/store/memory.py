@@ -16,7 +16,7 @@ from tasks.core.decision.memory import (
     UNTRIED,
     Earlier,
     Remembered,
-    Trade,
+    SettledTrade,
     Vector,
     performance,
     since,
@@ -71,7 +71,7 @@ class MemoryRepository(Repository):
             prompts.setdefault(cycle_id, set()).add(prompt)
         rows = self.rows(outcomes.order_by(OutcomeRow.closed_at.desc()).limit(JUDGED))
         trades = [
-            Trade(row.pnl, row.outcome_r, float(row.confidence), frozenset(prompts.get(row.cycle_id, ())))
+            SettledTrade(row.pnl, row.outcome_r, float(row.confidence), frozenset(prompts.get(row.cycle_id, ())))
             for row in rows
         ]
         return performance(decider, trades, dict(map(tuple, self.rows(paid))))

@@ -103,7 +103,7 @@ class Remembered(NamedTuple):
         return self.done.replace(recent=recent, similar=similar)
 
 
-class Trade(NamedTuple):
+class SettledTrade(NamedTuple):
     """A closed trade, with how sure the decision was that opened it, and the prompts that were asked for it."""
 
     pnl: Decimal  # quote
@@ -117,7 +117,7 @@ def since(as_of: datetime) -> datetime:
     return day_start(as_of) - timedelta(days=DAYS)
 
 
-def performance(decider: str, trades: Sequence[Trade], costs: Mapping[str, float]) -> Memory:
+def performance(decider: str, trades: Sequence[SettledTrade], costs: Mapping[str, float]) -> Memory:
     """Return how a decider did, and each prompt version; those with the same trades together.
 
     costs: what was paid for asking, by role/version, in USD.
@@ -136,7 +136,7 @@ def performance(decider: str, trades: Sequence[Trade], costs: Mapping[str, float
     )
 
 
-def _statistics(trades: Sequence[Trade]) -> Statistics:
+def _statistics(trades: Sequence[SettledTrade]) -> Statistics:
     rs = [float(trade.outcome_r) for trade in trades if trade.outcome_r is not None]
     return Statistics(
         trades=len(trades),

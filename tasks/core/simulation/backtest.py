@@ -29,7 +29,7 @@ import numpy as np
 
 from tasks.core.decision.kinds import kind_of
 from tasks.core.decision.llm.tools import DESK, ToolDesk
-from tasks.core.decision.memory import JUDGED, Remembered, Trade, performance, since
+from tasks.core.decision.memory import JUDGED, Remembered, SettledTrade, performance, since
 from tasks.core.errors import InputError, LedgerMismatch
 from tasks.core.market import position_events
 from tasks.core.market.calendar import CalendarEvent
@@ -639,10 +639,10 @@ class Backtest:
         trades = [self._trade(outcome) for outcome in lately if outcome.cycle_id in self.opened_by]
         return performance(self.decider.name, trades, costs)
 
-    def _trade(self, outcome: Outcome) -> Trade:
+    def _trade(self, outcome: Outcome) -> SettledTrade:
         opened = self.opened_by[outcome.cycle_id]
         prompts = frozenset(str(call.prompt) for call in opened.calls if call.prompt)
-        return Trade(outcome.pnl, outcome.outcome_r, float(opened.decision.confidence), prompts)
+        return SettledTrade(outcome.pnl, outcome.outcome_r, float(opened.decision.confidence), prompts)
 
     # what came of it
 

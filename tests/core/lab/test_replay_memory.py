@@ -10,7 +10,7 @@ from replayed import backtest, strategy
 
 from tasks.core.decision.baselines import HoldDecider
 from tasks.core.decision.decider import variables_of
-from tasks.core.decision.memory import Earlier, Remembered, Trade, performance, vector
+from tasks.core.decision.memory import Earlier, Remembered, SettledTrade, performance, vector
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.market.market import Market
 from tasks.core.simulation.backtest_inputs import World
@@ -64,8 +64,8 @@ def test_what_may_be_remembered_is_sorted_by_how_near_it_is_to_this_moment():
 def test_performance_counts_what_was_won_and_leaves_an_unknown_r_out_of_the_mean():
     old, new = frozenset({"single/v001"}), frozenset({"single/v002"})
     trades = [
-        Trade(Decimal(5), Decimal(1), 0.6, new), Trade(Decimal(-5), None, 0.8, old),
-        Trade(Decimal(0), Decimal("-0.5"), 0.7, old),
+        SettledTrade(Decimal(5), Decimal(1), 0.6, new), SettledTrade(Decimal(-5), None, 0.8, old),
+        SettledTrade(Decimal(0), Decimal("-0.5"), 0.7, old),
     ]  # fmt: skip
     whole, first, second = performance("llm:single", trades, {"single/v001": 0.25, "single/v002": 0.5}).statistics
     assert (whole.names, whole.trades, whole.win_rate, whole.mean_r) == (("llm:single",), 3, 1 / 3, 0.25)
@@ -77,7 +77,7 @@ def test_performance_counts_what_was_won_and_leaves_an_unknown_r_out_of_the_mean
 
 
 def test_versions_with_the_same_trades_are_told_together():
-    both = Trade(Decimal(5), Decimal(1), 0.6, frozenset({"trend/v001", "risk/v001"}))
+    both = SettledTrade(Decimal(5), Decimal(1), 0.6, frozenset({"trend/v001", "risk/v001"}))
     [done] = performance("llm:panel", [both], {"trend/v001": 0.25, "risk/v001": 0.5}).statistics
     assert (done.names, done.cost_usd) == (("llm:panel", "risk/v001", "trend/v001"), 0.75)
 

@@ -13,7 +13,7 @@ from guard_cases import GRID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.decision.memory import Trade, memory_text, performance
+from tasks.core.decision.memory import SettledTrade, memory_text, performance
 from tasks.core.market.position_events import Closes, r_path, reasons_at
 from tasks.core.pages.decision import _outcome
 from tasks.core.trading import followups, ledger
@@ -108,7 +108,7 @@ def test_breakeven_is_a_loss_after_fees_and_funding():
 def test_what_learns_from_outcomes_learns_from_outcome_r():
     assert ledger.digest([DONE]).recent_performance_score == 1.5
     assert ledger.digest([PAID]).recent_performance_score == 1.4775
-    done = performance("rules", [Trade(each.pnl, each.outcome_r, 0.5, frozenset()) for each in (DONE, PAID)], {})
+    done = performance("rules", [SettledTrade(each.pnl, each.outcome_r, 0.5, frozenset()) for each in (DONE, PAID)], {})
     assert done.statistics[0].mean_r == pytest.approx(1.48875)
     past = Past(as_of=AT, action="OPEN_LONG", confidence=0.5, outcome_r=float(DONE.outcome_r))
     assert "-> +1.50R" in memory_text(done.replace(recent=(past,)), 1000)

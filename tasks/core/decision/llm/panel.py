@@ -33,11 +33,11 @@ from tasks.core.decision.llm.role_texts import (
     risk_table,
     variables_of_roles,
 )
-from tasks.core.decision.llm.roles import Analysis, Changing, Consensus, Entering, ManagingPlan, Plan, Review
+from tasks.core.decision.llm.roles import Analysis, Changing, Consensus, Entering, ManagingPlan, Review, StrategistPlan
 from tasks.core.types import HELD, Answer, CloseAll, Decision, Hold, ModelCall, PanelTerms, Question, Rung, Why, hold
 
 EXCERPT = 240  # characters of a role's words that are kept in the reasoning
-Reply = TypeVar("Reply", Analysis, Plan, Review)
+Reply = TypeVar("Reply", Analysis, StrategistPlan, Review)
 
 
 class PanelDecider(AskingDecider):
@@ -96,7 +96,7 @@ class _Sitting:
             return self._apart()
         if f"OPEN_{'LONG' if agreed.way > 0 else 'SHORT'}" not in self.snapshot.constraints.allowed_actions:
             return self._hold("not_allowed", f"consensus {agreed}, but such an entry is not allowed now")
-        entry = self._best(await self._ask(roles.STRATEGISTS, Plan), agreed)
+        entry = self._best(await self._ask(roles.STRATEGISTS, StrategistPlan), agreed)
         if entry is None:
             return self._hold("no_proposal", f"consensus {agreed}, but no proposal that keeps its rules")
         return await self._review(entry)
@@ -108,7 +108,7 @@ class _Sitting:
     async def _manage(self, agreed: Consensus | None) -> Decision:
         side, texts = self.snapshot.position.side, self.panel.texts
         shown = [role for role in roles.STRATEGISTS if issubclass(roles.reply_of(texts[role]), ManagingPlan)]
-        plans = await self._ask(shown, Plan) if shown else {}
+        plans = await self._ask(shown, StrategistPlan) if shown else {}
         against = agreed is not None and agreed.way != roles.way_of(self.question)
         change = self._change({role: plan for role, plan in plans.items() if plan.signal != "add"})
         if change is not None and not (against and isinstance(change, Hold)):
@@ -126,7 +126,7 @@ class _Sitting:
         symbol, source = self.snapshot.pair, self.panel.name
         return CloseAll(symbol=symbol, confidence=confidence, comment=why, reasoning=why, source=source)
 
-    def _change(self, plans: Mapping[str, Plan]) -> Changing | None:
+    def _change(self, plans: Mapping[str, StrategistPlan]) -> Changing | None:
         """Return what takes most risk off the position; whoever else wanted something is named."""
         changes, allowed = dict[str, Changing](), self.snapshot.constraints.allowed_actions
         for role, plan in plans.items():
@@ -148,7 +148,7 @@ class _Sitting:
         self.flags.append(f"{role}:{why.reason}")
         self.errors.append(f"{role} broke its rules: {why}")
 
-    def _best(self, proposals: Mapping[str, Plan], agreed: Consensus | None) -> Entering | None:
+    def _best(self, proposals: Mapping[str, StrategistPlan], agreed: Consensus | None) -> Entering | None:
         """Return the proposal with the highest expected R among those that keep their rules."""
         entries = dict[str, Entering]()
         for role, proposal in proposals.items():

@@ -17,8 +17,8 @@ from tasks.core.types import Dto, News, Portfolio, PortfolioPosition, Question, 
 
 VARIABLES = SNAPSHOT_VARIABLES | {
     "price", "prices", "indicators", "book", "news", "votes", "proposal", "position", "trend",
+    "risk_table",
 }  # fmt: skip
-VARIABLES |= {"risk_table"}
 INDICATORS = ("adx", "bb_upper", "bb_middle", "bb_lower", "bb_percent_b", "bb_width", "ema50", "ema200", "swing_low",
               "swing_high")  # fmt: skip
 STRATEGISTS_READ, OFFICER_READS = ("indicators", "position", "trend"), ("proposal", "risk_table")

@@ -65,7 +65,7 @@ class Analysis(_Role):
     confidence: Exact = Field(ge=0, le=1)
 
 
-class Plan(_Role):
+class StrategistPlan(_Role):
     """What a strategist wants done; prices are absolute, 0 where there is none."""
 
     signal: Literal["none", "long", "short", "add", "trim", "close", "move_stop"]
@@ -76,7 +76,7 @@ class Plan(_Role):
     confidence: Exact = Field(ZERO, ge=0, le=1)
 
 
-class Proposal(Plan):
+class Proposal(StrategistPlan):
     """An entry, or none: all that a strategist who is shown no position may answer."""
 
     signal: Literal["long", "short", "none"]
@@ -86,7 +86,7 @@ class TrendProposal(Proposal):
     trend_phase: str = Field("", description="early, middle or late")
 
 
-class ManagingPlan(Plan):
+class ManagingPlan(StrategistPlan):
     """Of a strategist who is shown the position; the follow-ups are of the entry, or join those of the position."""
 
     followups: Texts = Field((), max_length=4, description='e.g. "TRAIL 2.0 ATR from +1.0R"')
@@ -122,15 +122,16 @@ class Assessment(Review):
 
 
 ANALYSTS, STRATEGISTS = ("technical", "orderbook", "sentiment"), ("trend", "reversion")
-REPLIES: dict[str, type[Analysis | Plan | Review]] = {
+REPLIES: dict[str, type[Analysis | StrategistPlan | Review]] = {
     **dict.fromkeys(ANALYSTS, Analysis), "trend": TrendProposal, "reversion": Proposal, "risk": Review,
 }  # fmt: skip
-BY_SCHEMA: dict[tuple[str, str], type[Analysis | Plan | Review]] = {  # of prompt versions that ask for another reply
+# of prompt versions that ask for another reply
+BY_SCHEMA: dict[tuple[str, str], type[Analysis | StrategistPlan | Review]] = {
     ("trend", "plan"): TrendPlan, ("reversion", "plan"): ReversionPlan, ("risk", "assessment"): Assessment,
 }  # fmt: skip
 
 
-def reply_of(prompt: Prompt) -> type[Analysis | Plan | Review]:
+def reply_of(prompt: Prompt) -> type[Analysis | StrategistPlan | Review]:
     """Return what a role answers to this version of its prompt."""
     return BY_SCHEMA.get((prompt.name, prompt.reply_schema), REPLIES[prompt.name])
 
@@ -158,7 +159,7 @@ def consensus(votes: Mapping[str, Analysis], asked: int, terms: PanelTerms) -> C
 # --- what a proposal must keep
 
 
-def checked_entry(role: str, p: Plan, question: Question, way: int) -> Entering | Unusable:
+def checked_entry(role: str, p: StrategistPlan, question: Question, way: int) -> Entering | Unusable:
     """Return the entry or ADD that `p` asks for, its distances in 15m ATR, or the rule it breaks.
 
     way: of the consensus; 0 without one.
@@ -180,7 +181,7 @@ def checked_entry(role: str, p: Plan, question: Question, way: int) -> Entering 
     return _made(cls, p, question, "size_pct", "followups", stop_atr=stop_atr, tp_atr=tp_atr)
 
 
-def checked_change(p: Plan, question: Question) -> Changing | Unusable:
+def checked_change(p: StrategistPlan, question: Question) -> Changing | Unusable:
     """Return what `p` asks to be done with the position without adding to it, or why that cannot be."""
     match p.signal:
         case "none":
@@ -194,7 +195,7 @@ def checked_change(p: Plan, question: Question) -> Changing | Unusable:
     return Unusable("held")
 
 
-def _moved_stop(p: Plan, question: Question) -> MoveStop | Unusable:
+def _moved_stop(p: StrategistPlan, question: Question) -> MoveStop | Unusable:
     """Put the stop where `p` says: between where it is and the price."""
     position, last, atr = question.snapshot.position, last_price(question.snapshot), view_of(question, "15m").atr
     if last is None or not atr or position.avg_price is None:
@@ -208,7 +209,7 @@ def _moved_stop(p: Plan, question: Question) -> MoveStop | Unusable:
     return _made(MoveStop, p, question, "followups", to={"kind": "atr" if x else "breakeven", "x": x})
 
 
-def _made(cls: type[Made], p: Plan, question: Question, *fields: str, **more: object) -> Made | Unusable:
+def _made(cls: type[Made], p: StrategistPlan, question: Question, *fields: str, **more: object) -> Made | Unusable:
     given = p.model_dump(include={"confidence", "key_factors", *fields})
     try:
         return cls.model_validate({"symbol": question.snapshot.pair, **given, **more})
@@ -237,7 +238,7 @@ def crossed_against(question: Question) -> bool:
     return as_of.replace(minute=0, second=0, microsecond=0) - hours > as_of - age * duration("5m")
 
 
-def _trend_rule(p: Plan, question: Question, way: int) -> str:
+def _trend_rule(p: StrategistPlan, question: Question, way: int) -> str:
     """With EMA50 against EMA200 and ADX above 25, not exhausted; the stop 2 to 3 % beyond the last swing."""
     hour = inputs_of(question, TREND_TF)
     swing = hour.swing_low if way > 0 else hour.swing_high
@@ -253,7 +254,7 @@ def _trend_rule(p: Plan, question: Question, way: int) -> str:
     return "" if Decimal("1.995") <= beyond_pct <= Decimal("3.005") else "stop"  # prices are rounded
 
 
-def _reversion_rule(p: Plan, question: Question, way: int, last: Decimal) -> str:
+def _reversion_rule(p: StrategistPlan, question: Question, way: int, last: Decimal) -> str:
     """Without a trend, RSI beyond 30/70 and the price outside its band; the target is the middle band."""
     quarter, rsi = inputs_of(question, REVERSION_TF), view_of(question, REVERSION_TF).rsi
     band = quarter.bb_lower if way > 0 else quarter.bb_upper
