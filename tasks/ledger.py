@@ -174,7 +174,7 @@ async def book_fills(symbol: str) -> list[Position]:
     reckoned before any is kept; one that cannot be is kept, told, tried again at each look, and halts new entries.
     """
     kept, ours = store(), view(symbol)
-    first = ours.intents[0].persisted_at if ours.intents else await venue().now() - LOST
+    first = (ours.intents[0].persisted_at if ours.intents else await venue().now()) - LOST
     since = flat_at([p for p in ours.open if p.symbol == symbol], ours.closed, first)
     known = kept.fills.since(since, symbol)
     fetched = await venue().fills(symbol, max(since, known[-1].at - OVERLAP) if known else since)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from equity_cases import equity_of_fills
-from sandbox_cycles import OPEN, START, SYMBOL, protect_once, recorded, run
+from sandbox_cycles import OPEN, START, SYMBOL, die_at, protect_once, recorded, run
 from sandbox_positions import limit_entry, manual, opened
 from sandbox_server import admin, advance, fault, state
 
@@ -54,6 +54,19 @@ async def test_a_position_of_ours_that_a_restored_ledger_lacks_is_adopted_with_i
     assert state(exchange)["positions"][0]["stopLoss"]
     assert store().halts.newest() is None
     assert "adopted" in store().cycles.get(position.cycle_id).error
+
+
+async def test_a_trade_that_a_backup_lacks_is_found_though_a_newer_entry_was_written_first(home, exchange, monkeypatch):
+    [position] = await opened(home)
+    await manual("sell", position.quantity)
+    lose_the_database(home, monkeypatch)
+    advance(exchange, 3 * 3600)
+    with monkeypatch.context() as patch:
+        patch.setattr(crash_points, "hook", die_at("before_send"))
+        with pytest.raises(KeyboardInterrupt):
+            await run(recorded(home, (START + timedelta(hours=3), OPEN)))
+    await protect_once()
+    assert [fill.quantity for fill in store().fills.of_cycle(position.cycle_id)] == [position.quantity]
 
 
 async def test_what_protect_closed_after_the_backup_is_adopted_too(home, exchange, monkeypatch):
