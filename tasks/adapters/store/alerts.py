@@ -4,8 +4,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import case, select, update
 
-from tasks.adapters.store.database import Repository, row_of
-from tasks.adapters.store.tables import AlertRow
+from tasks.adapters.store import AlertRow, Repository, row_of
 from tasks.core.types import Alert
 
 QUIET = timedelta(hours=1)  # what was not seen for so long and comes back is told again

@@ -9,8 +9,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from sqlalchemy import Connection, and_, func, insert, or_, select, text, update
 
-from tasks.adapters.store.database import Repository, dto_of, row_of
-from tasks.adapters.store.tables import BreakerRow, BudgetRow, ReplyRow
+from tasks.adapters.store import BreakerRow, BudgetRow, ReplyRow, Repository, dto_of, row_of
 from tasks.core.decision.budget import Charge, KeptReply, Reserved, Spent, refusal
 from tasks.core.decision.ladder import BreakerState
 from tasks.core.types import Budget, ModelCall

@@ -15,11 +15,9 @@ import numpy as np
 import pandas as pd
 from sqlalchemy import Connection, Select, extract, select, update
 
-from tasks.adapters.store.database import Repository
-from tasks.adapters.store.tables import CandleRow, InstrumentRow
-from tasks.core.errors import DataError
+from tasks.adapters.store import CandleRow, InstrumentRow, Repository
 from tasks.core.market.bars import bar_frame, check_frame
-from tasks.core.types import COLUMNS, Instrument, duration, floor_time
+from tasks.core.types import COLUMNS, DataError, Instrument, duration, floor_time
 
 VALUES = [getattr(CandleRow, name) for name in COLUMNS]
 OPEN_S = extract("epoch", CandleRow.open_time)

@@ -3,6 +3,7 @@
 At most one decision each, what it cost, and whether MLflow has it; and the strategies that records name by hash.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -10,11 +11,35 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
 
-from tasks.adapters.store.database import BEGINNING, END, Repository, dto_of, known, row_of
-from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, StrategyRow, VerdictRow
-from tasks.core.errors import InputError, StoreError
+from tasks.adapters.store import (
+    BEGINNING,
+    END,
+    CycleRow,
+    DecisionRow,
+    ModelCallRow,
+    Repository,
+    StrategyRow,
+    VerdictRow,
+    dto_of,
+    known,
+    row_of,
+)
+from tasks.core.pages.desk import Judged
+from tasks.core.pages.numbers import usd
 from tasks.core.trading.portfolio import LATELY, REFUSALS, refusal
-from tasks.core.types import Answer, CycleRecord, CycleStatus, Json, Refusal, Strategy
+from tasks.core.types import (
+    Answer,
+    CycleRecord,
+    CycleStatus,
+    InputError,
+    Json,
+    ModelUse,
+    Pricing,
+    Refusal,
+    StoreError,
+    Strategy,
+    exact_sum,
+)
 
 JUDGED = (CycleStatus.HELD, CycleStatus.DENIED, CycleStatus.EXECUTED)
 
@@ -68,14 +93,23 @@ class CycleRepository(Repository):
 
         with self.database.writing() as connection:
             for record in sorted(records, key=lambda record: record.cycle_id):  # one order, or two could deadlock
-                statement = self.upsert(CycleRow, _row(record, at), keep=["started_at"], only=changeable)
-                if not connection.scalar(statement.returning(CycleRow.cycle_id)):
-                    continue
-                if record.decided is not None:
-                    DecisionRepository(self.database).keep_on(connection, record.cycle_id, record.decided, at)
-                if record.verdict is not None:
-                    row = row_of(VerdictRow, record.verdict, cycle_id=record.cycle_id, judged_at=at)
-                    connection.execute(self.upsert(VerdictRow, row, keep=["judged_at"]))
+                self._keep(connection, record, at, changeable)
+
+    def answer(self, record: CycleRecord, at: datetime) -> bool:
+        """Write an answered proposal if it still waits; of those who answer at once, one finds that it does."""
+        with self.database.writing() as connection:
+            return self._keep(connection, record, at, lambda _: CycleRow.status == CycleStatus.PROPOSED)
+
+    def _keep(self, connection: Connection, record: CycleRecord, at: datetime, changeable: Any) -> bool:
+        statement = self.upsert(CycleRow, _row(record, at), keep=["started_at"], only=changeable)
+        if not connection.scalar(statement.returning(CycleRow.cycle_id)):
+            return False
+        if record.decided is not None:
+            DecisionRepository(self.database).keep_on(connection, record.cycle_id, record.decided, at)
+        if record.verdict is not None:
+            row = row_of(VerdictRow, record.verdict, cycle_id=record.cycle_id, judged_at=at)
+            connection.execute(self.upsert(VerdictRow, row, keep=["judged_at"]))
+        return True
 
     def get(self, cycle_id: str) -> CycleRecord | None:
         """Return the record of one cycle."""
@@ -139,6 +173,11 @@ class CycleRepository(Repository):
         query = _records(strategy).filter_by(status=CycleStatus.STARTED)
         return self.all(CycleRecord, query.order_by(CycleRow.as_of))
 
+    def proposed(self, strategy: str) -> list[CycleRecord]:
+        """Return cycles that wait for a person, oldest first."""
+        query = _records(strategy).filter_by(status=CycleStatus.PROPOSED)
+        return self.all(CycleRecord, query.order_by(CycleRow.as_of))
+
     def by_status(self, strategy: str, since: datetime = BEGINNING, until: datetime = END) -> dict[str, int]:
         """Return how many cycles about since <= as_of < until ended in each status."""
         query = select(CycleRow.status, func.count()).filter_by(strategy=strategy)
@@ -199,6 +238,47 @@ class DecisionRepository(Repository):
         rows = self.rows(query.order_by(CycleRow.as_of, CycleRow.symbol))
         return [(CycleStatus(status), dto_of(Answer, (decided,))) for status, decided in rows]
 
+    def model_use(self, since: datetime, until: datetime = END, strategy: str | None = None) -> list[ModelUse]:
+        """Return what models were asked at since <= time < until, and cost, of a strategy or of all; the one truth.
+
+        Calls that the budget refused were not made.
+        """
+        query = select(ModelCallRow).join(CycleRow).filter_by(**known(strategy=strategy))
+        made = (ModelCallRow.pricing != "shared", ModelCallRow.error.not_like("budget %"))
+        rows = self.rows(query.where(ModelCallRow.called_at >= since, ModelCallRow.called_at < until, *made))
+        uses = defaultdict[tuple[str, Pricing], list[Any]](list)
+        for row in rows:
+            uses[row.model, row.pricing].append(row)
+        return [
+            ModelUse(
+                model=model, pricing=pricing, calls=len(calls), tokens_in=sum(call.tokens_in for call in calls),
+                tokens_out=sum(call.tokens_out for call in calls), cost_usd=exact_sum(call.cost_usd for call in calls),
+            )
+            for (model, pricing), calls in sorted(uses.items())
+        ]  # fmt: skip
+
+    def judged(self, strategy: str, since: datetime, artifacts: str) -> list[Judged]:
+        """Return the decisions about closes at `since` or later, newest first; artifacts: where their pages are."""
+        columns = (CycleRow.as_of, CycleRow.symbol, CycleRow.status, DecisionRow.decided, DecisionRow.page_id)
+        query = select(*columns, VerdictRow.codes).filter_by(strategy=strategy).join(DecisionRow).outerjoin(VerdictRow)
+        found = []
+        for row in self.rows(query.where(CycleRow.as_of >= since).order_by(CycleRow.as_of.desc(), CycleRow.symbol)):
+            answer = dto_of(Answer, (row.decided,))
+            decision, link = answer.decision, f"{artifacts}/{row.page_id}" if row.page_id else ""
+            prompt = next((f"{call.prompt.name}@{call.prompt.version}" for call in answer.calls if call.prompt), "")
+            found.append(Judged(
+                row.as_of, row.symbol, decision.action, decision.confidence, answer.source, CycleStatus(row.status),
+                tuple(row.codes or ()), decision.comment, link, prompt, answer.rung, usd(answer.calls),
+            ))  # fmt: skip
+        return found
+
+    def prompts(self, cycle_ids: Sequence[str]) -> dict[str, str]:
+        """Return the prompt version that was asked first in each cycle that asked any, by cycle."""
+        names = (ModelCallRow.cycle_id, ModelCallRow.prompt_name, ModelCallRow.prompt_version)
+        query = select(*names).where(ModelCallRow.cycle_id.in_(cycle_ids), ModelCallRow.prompt_name.is_not(None))
+        rows = self.rows(query.order_by(ModelCallRow.cycle_id, ModelCallRow.seq.desc()))
+        return {cycle_id: f"{name}@{version}" for cycle_id, name, version in rows}
+
     def untracked(self, limit: int) -> list[CycleRecord]:
         """Return the oldest cycles whose decision MLflow does not have."""
         query = select(CycleRow.record).join(DecisionRow).where(DecisionRow.trace_id.is_(None))
@@ -207,6 +287,15 @@ class DecisionRepository(Repository):
     def mark_tracked(self, cycle_id: str, trace_id: str) -> None:
         """Note that MLflow has this cycle's decision."""
         self.write(update(DecisionRow).filter_by(cycle_id=cycle_id).values(trace_id=trace_id))
+
+    def note_page(self, cycle_id: str, page_id: str) -> None:
+        """Note which artifact explains this cycle's decision; its trace is to be written with it."""
+        self.write(update(DecisionRow).filter_by(cycle_id=cycle_id).values(page_id=page_id, trace_id=None))
+
+    def pages(self, cycle_ids: Sequence[str]) -> dict[str, str]:
+        """Return which artifacts explain these cycles' decisions, by cycle."""
+        query = select(DecisionRow.cycle_id, DecisionRow.page_id).where(DecisionRow.cycle_id.in_(cycle_ids))
+        return dict(map(tuple, self.rows(query.where(DecisionRow.page_id.is_not(None)))))
 
 
 class StrategyRepository(Repository):

@@ -10,23 +10,36 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
+from psycopg import OperationalError
 from pydantic import ValidationError
-from sqlalchemy import URL, ColumnElement, Connection, Engine, Executable, create_engine, event, inspect, make_url, text
+from sqlalchemy import (
+    URL,
+    ColumnElement,
+    Connection,
+    Dialect,
+    Engine,
+    Executable,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from tasks import clock
+from tasks.adapters.postgres import cluster
 from tasks.adapters.store.tables import Base
 from tasks.adapters.store.types import storable_json
-from tasks.core.errors import InputError, StoreError
-from tasks.core.types import Dto, Json, first_error
+from tasks.core.types import AnyDto, Dto, InputError, Json, StoreError, first_error
 from tasks.redaction import redacted, remember, secrets_of
 
-D = TypeVar("D", bound=Dto)
 MIGRATIONS = Path(__file__).resolve().parents[3] / "infra" / "migrations"
 LOCK_WAIT_S = 15
 FIRST = "0009"  # the oldest schema that migrations start from
@@ -92,7 +105,8 @@ class Database:
         try:
             with self.reading() as connection:
                 has = MigrationContext.configure(connection).get_current_revision()
-            if has == ScriptDirectory.from_config(config).get_current_head():
+            newest = ScriptDirectory.from_config(config).get_current_head()
+            if has == newest:
                 return
             with self.writing() as connection:
                 if self.is_postgres:
@@ -104,7 +118,11 @@ class Database:
                         "run `quarterdeck migrate` of an earlier release on it first, then again with this one"
                     )
                 config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+                if has is None:  # a new one has today's tables at once
+                    Base.metadata.create_all(connection, checkfirst=False)
+                elif has < str(newest):  # the one migration looks what it has already
+                    command.stamp(config, FIRST, purge=True)
+                (command.stamp if has is None else command.upgrade)(config, "head")
         except CommandError as e:
             raise InputError(
                 f"database {self.place}: {e}; it belongs to another program or a newer version: give another URL"
@@ -115,6 +133,8 @@ class Database:
         """Return the database's URL without its password."""
         if not self.is_postgres:
             return str(self._url.database)
+        if folder := cluster.folder_of(self._url):
+            return f"PostgreSQL in {folder}"
         host = self._url.host or self._url.query.get("host") or "local socket"
         return f"{self._url.database} on {host}:{self._url.port or 5432}"
 
@@ -158,11 +178,11 @@ class Repository:
         """Return the first of `values`; None if there is none."""
         return next(iter(self.values(statement)), None)
 
-    def all(self, dto: type[D], statement: Executable) -> list[D]:
+    def all(self, dto: type[AnyDto], statement: Executable) -> list[AnyDto]:
         """Return `rows` as DTOs: each made of the columns of its names, or of the one column, its document."""
         return [dto_of(dto, row) for row in self.rows(statement)]
 
-    def first(self, dto: type[D], statement: Executable) -> D | None:
+    def first(self, dto: type[AnyDto], statement: Executable) -> AnyDto | None:
         """Return the first of `all`; None if there is none."""
         return next(iter(self.all(dto, statement)), None)
 
@@ -206,7 +226,7 @@ class Repository:
         return postgresql.insert(table) if self.database.is_postgres else cast(postgresql.Insert, sqlite.insert(table))
 
 
-def dto_of(dto: type[D], row: Any) -> D:
+def dto_of(dto: type[AnyDto], row: Any) -> AnyDto:
     """Build a DTO of a row: of the columns of its names, or of the one column, its document."""
     try:
         return dto.model_validate(row[0] if len(row) == 1 else row, from_attributes=True)
@@ -251,7 +271,20 @@ def parse_url(url: str) -> URL:
 
 def _postgres_engine(url: URL) -> Engine:
     options = {name: value for name, value in POSTGRES_OPTIONS.items() if name not in url.query}
-    return create_engine(url, connect_args=options, pool_pre_ping=True, **ENGINE_OPTIONS)
+    engine = create_engine(url, connect_args=options, pool_pre_ping=True, **ENGINE_OPTIONS)
+    if folder := cluster.folder_of(url):
+        event.listen(engine, "do_connect", partial(_connect_to_own, folder))
+    return engine
+
+
+def _connect_to_own(folder: Path, dialect: Dialect, _entry: Any, arguments: Any, options: Any) -> Any:
+    """Connect to HOME's PostgreSQL, which whoever comes first starts; once more where it has just ended."""
+    cluster.ensure(folder)
+    try:
+        return dialect.connect(*arguments, **options)
+    except OperationalError:
+        cluster.ensure(folder)
+        return None  # SQLAlchemy connects
 
 
 def _sqlite_engine(url: URL) -> Engine:

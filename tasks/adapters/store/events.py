@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 
-from tasks.adapters.store.database import Repository, dto_of, row_of
-from tasks.adapters.store.tables import CycleRow, EventRow
+from tasks.adapters.store import CycleRow, EventRow, Repository, dto_of, row_of
 from tasks.core.types import CycleStatus, Reason
 
 CLAIM_EXPIRES = timedelta(minutes=4)  # less than a bar: the next run may take over from one that died

@@ -5,8 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, insert, select, update
 
-from tasks.adapters.store.database import Repository, dto_of
-from tasks.adapters.store.tables import DifferenceRow, HaltRow, PauseRow
+from tasks.adapters.store import DifferenceRow, HaltRow, PauseRow, Repository, dto_of
 from tasks.core.types import Halt, LookAgain
 
 SIZES = ""  # in a symbol's place: not what may be entered, but how large it is
@@ -57,9 +56,12 @@ class DifferenceRepository(Repository):
 class PauseRepository(Repository):
     """Pauses by strategy and symbol."""
 
-    def add(self, strategy: str, symbol: str, until: datetime) -> None:
-        """Allow no new entries in `symbol` before `until`; a shorter pause never ends a longer one."""
-        row = {"strategy": strategy, "symbol": symbol, "until": until}
+    def add(self, strategy: str, symbol: str, until: datetime, asked_by: str = "") -> None:
+        """Allow no new entries in `symbol` before `until`; a shorter pause never ends a longer one.
+
+        asked_by: the person who wants it; no decision does.
+        """
+        row = {"strategy": strategy, "symbol": symbol, "until": until, "asked_by": asked_by}
         self.put(PauseRow, row, only=lambda new: new.until > PauseRow.until)
 
     def reduce(self, strategy: str, until: datetime) -> None:

@@ -4,6 +4,7 @@ Each time a lease changes hands its token grows, for ever: who shows an older on
 What the time is, the database says where it is a server; machines with wrong clocks then agree all the same.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,9 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Interval, and_, case, func, li
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from tasks import clock
-from tasks.adapters.store.database import Repository
-from tasks.adapters.store.tables import LeaseRow
-from tasks.adapters.store.types import UtcTime
+from tasks.adapters.store import LeaseRow, Repository, UtcTime
 from tasks.core.types import Lease
 
 
@@ -44,6 +43,11 @@ class LeaseRepository(Repository):
     def get(self, name: str) -> Lease | None:
         """Return who has or last had the lease, and with which token."""
         return self.first(Lease, select(LeaseRow).filter_by(name=name))
+
+    def lapsed(self, names: Sequence[str]) -> list[str]:
+        """Return those of these names that nobody holds now, nor ever did."""
+        held = self.rows(select(LeaseRow.name).where(LeaseRow.name.in_(names), LeaseRow.expires_at > self._in()))
+        return [name for name in names if (name,) not in {tuple(row) for row in held}]
 
     def still_held(self, lease: Lease) -> ColumnElement[bool]:
         """Return the condition that `lease` is held at the moment the statement runs that it is part of."""

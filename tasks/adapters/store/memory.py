@@ -5,8 +5,7 @@ from typing import Any
 
 from sqlalchemy import Double, Select, and_, cast, func, select
 
-from tasks.adapters.store.database import Repository
-from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, OutcomeRow, VectorRow, VerdictRow
+from tasks.adapters.store import CycleRow, DecisionRow, ModelCallRow, OutcomeRow, Repository, VectorRow, VerdictRow
 from tasks.core.decision.cache import KeptDecision
 from tasks.core.decision.memory import (
     COMPARED,

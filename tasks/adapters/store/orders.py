@@ -7,11 +7,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, or_, select, update
 
-from tasks.adapters.store.database import Repository, dto_of, known, row_of
+from tasks.adapters.store import CycleRow, FillRow, IntentRow, OrderRow, Repository, dto_of, known, row_of
 from tasks.adapters.store.leases import LeaseRepository
-from tasks.adapters.store.tables import CycleRow, FillRow, IntentRow, OrderRow
-from tasks.core.errors import StoreError
-from tasks.core.types import FINAL_STATES, Fill, Lease, Order, OrderIntent, OrderType, OwnIntent
+from tasks.core.types import FINAL_STATES, Fill, Lease, Order, OrderIntent, OrderType, OwnIntent, StoreError
 
 # From which states an intent may come into each: it never goes back.
 INTENT_STATES = {

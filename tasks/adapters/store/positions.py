@@ -6,8 +6,19 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select, update
 
-from tasks.adapters.store.database import BEGINNING, END, Repository, dto_of, known, row_of
-from tasks.adapters.store.tables import CycleRow, DecisionRow, EquityRow, OutcomeRow, PositionRow
+from tasks.adapters.store import (
+    BEGINNING,
+    END,
+    CycleRow,
+    DecisionRow,
+    EquityRow,
+    OutcomeRow,
+    PositionRow,
+    Repository,
+    dto_of,
+    known,
+    row_of,
+)
 from tasks.core.trading import ledger
 from tasks.core.types import EquityPoint, Outcome, Position
 
@@ -121,6 +132,14 @@ class EquityRepository(Repository):
     def since(self, strategy: str, since: datetime, until: datetime = END) -> list[EquityPoint]:
         """Return the points from `since` to `until`, ascending."""
         return self.all(EquityPoint, _of(strategy).where(EquityRow.at.between(since, until)).order_by(EquityRow.at))
+
+    def oldest(self, strategy: str) -> EquityPoint | None:
+        """Return the oldest point."""
+        return self.first(EquityPoint, _of(strategy).order_by(EquityRow.at).limit(1))
+
+    def strategies(self) -> list[str]:
+        """Return every strategy that has a point."""
+        return self.values(select(EquityRow.strategy).distinct().order_by(EquityRow.strategy))
 
     def curve(self, strategy: str, since: datetime, until: datetime) -> list[float]:
         """Return the equity at the points from `since` to `until`, ascending."""

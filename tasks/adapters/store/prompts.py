@@ -9,8 +9,16 @@ from typing import NamedTuple
 
 from sqlalchemy import Insert, and_, exists, insert, select
 
-from tasks.adapters.store.database import Repository, row_of
-from tasks.adapters.store.tables import CycleRow, DecisionRow, ModelCallRow, OutcomeRow, PromotionRow, PromptAliasRow
+from tasks.adapters.store import (
+    CycleRow,
+    DecisionRow,
+    ModelCallRow,
+    OutcomeRow,
+    PromotionRow,
+    PromptAliasRow,
+    Repository,
+    row_of,
+)
 from tasks.core.types import Answer, Move
 
 

@@ -12,15 +12,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, exists, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from tasks.adapters.store.database import Repository
-from tasks.adapters.store.tables import (
-    BudgetRow,
-    CycleRow,
-    DecisionRow,
-    EventRow,
-    ReplyRow,
-    ShadowRow,
-)
+from tasks.adapters.store import BudgetRow, CycleRow, DecisionRow, EventRow, ReplyRow, Repository, ShadowRow
 from tasks.core.types import CycleStatus
 
 BATCH = 1000

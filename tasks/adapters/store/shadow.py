@@ -5,11 +5,21 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, case, select, update
 
-from tasks.adapters.store.database import BEGINNING, Repository, dto_of, row_of
-from tasks.adapters.store.tables import PaperBookRow, ShadowRow
-from tasks.core.types import Answer, PaperBookState, ShadowDecision
+from tasks.adapters.store import (
+    BEGINNING,
+    END,
+    CycleRow,
+    DecisionRow,
+    PaperBookRow,
+    Repository,
+    ShadowRow,
+    dto_of,
+    known,
+    row_of,
+)
+from tasks.core.types import Answer, CycleRecord, PaperBookState, ShadowDecision
 
 CHAMPION = "champion"
 
@@ -48,11 +58,34 @@ class ShadowRepository(Repository):
             scores.setdefault(shadow.decider, {})[shadow.cycle_id] = return_pct
         return scores
 
-    def scored(self, strategy: str, since: datetime = BEGINNING) -> list[tuple[ShadowDecision, Decimal]]:
-        """Return every answer about closes since then that has a score, with it, oldest first."""
-        query = _oldest_first(strategy, ShadowRow.document, ShadowRow.return_pct)
-        rows = self.rows(query.where(ShadowRow.as_of >= since, ShadowRow.return_pct.is_not(None)))
+    def scored(
+        self, strategy: str, since: datetime = BEGINNING, until: datetime = END, decider: str | None = None
+    ) -> list[tuple[ShadowDecision, Decimal]]:
+        """Return the answers about closes of since <= as_of < until that have a score, with it, oldest first."""
+        query = _oldest_first(strategy, ShadowRow.document, ShadowRow.return_pct).filter_by(**known(decider=decider))
+        query = query.where(ShadowRow.as_of >= since, ShadowRow.as_of < until)
+        rows = self.rows(query.where(ShadowRow.return_pct.is_not(None)))
         return [(dto_of(ShadowDecision, (document,)), return_pct) for document, return_pct in rows]
+
+    def untracked(self, strategy: str, limit: int) -> list[tuple[ShadowDecision, CycleRecord]]:
+        """Return the oldest answers of challengers that MLflow does not have, each with the champion's cycle."""
+        query = _oldest_first(strategy, ShadowRow.document, CycleRow.record).join(CycleRow).limit(limit)
+        query = query.where(ShadowRow.assessment_id.is_(None), ShadowRow.trace_id.is_(None))
+        rows = self.rows(query.where(ShadowRow.decider != CHAMPION))
+        return [(dto_of(ShadowDecision, row[:1]), dto_of(CycleRecord, row[1:])) for row in rows]
+
+    def untracked_scores(self, strategy: str, limit: int) -> list[tuple[str, ShadowDecision, Decimal]]:
+        """Return the oldest scores that MLflow does not have, each with the trace of its answer and the answer."""
+        its = case((ShadowRow.decider == CHAMPION, DecisionRow.trace_id), else_=ShadowRow.trace_id)
+        query = _oldest_first(strategy, its, ShadowRow.document, ShadowRow.return_pct).limit(limit)
+        query = query.join(DecisionRow, DecisionRow.cycle_id == ShadowRow.cycle_id)
+        query = query.where(ShadowRow.assessment_id.is_(None), ShadowRow.return_pct.is_not(None))
+        rows = self.rows(query.where(its.is_not(None)))
+        return [(trace_id, dto_of(ShadowDecision, (document,)), pct) for trace_id, document, pct in rows]
+
+    def mark_tracked(self, shadow: ShadowDecision, **ids: str) -> None:
+        """Note under which `trace_id` MLflow has this answer, or under which `assessment_id` its score."""
+        self.write(update(ShadowRow).filter_by(cycle_id=shadow.cycle_id, decider=shadow.decider).values(ids))
 
 
 class PaperBookRepository(Repository):
@@ -62,6 +95,11 @@ class PaperBookRepository(Repository):
         """Return the book as it was last left."""
         query = select(PaperBookRow).filter_by(strategy=strategy, decider=decider)
         return self.first(PaperBookState, query)
+
+    def equities(self, strategy: str) -> list[tuple[str, Decimal]]:
+        """Return what each challenger's book is worth (quote)."""
+        query = select(PaperBookRow.decider, PaperBookRow.equity).filter_by(strategy=strategy)
+        return [(decider, equity) for decider, equity in self.rows(query.order_by(PaperBookRow.decider))]
 
     def save(self, strategy: str, decider: str, book: PaperBookState, before: PaperBookState | None) -> bool:
         """Replace the book if it is still as it was read `before`; False if somebody else has changed it meanwhile."""

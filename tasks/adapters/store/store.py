@@ -9,11 +9,11 @@ from functools import cache
 
 from sqlalchemy import func, select
 
+from tasks.adapters.store import Base, Database, Repository
 from tasks.adapters.store.alerts import AlertRepository
 from tasks.adapters.store.budget import BreakerRepository, BudgetRepository, ReplyRepository
 from tasks.adapters.store.candles import CandleRepository, InstrumentRepository
 from tasks.adapters.store.cycles import CycleRepository, DecisionRepository, StrategyRepository
-from tasks.adapters.store.database import Database, Repository
 from tasks.adapters.store.events import EventRepository
 from tasks.adapters.store.halts import DifferenceRepository, HaltRepository, PauseRepository
 from tasks.adapters.store.leases import LeaseRepository
@@ -23,7 +23,6 @@ from tasks.adapters.store.positions import EquityRepository, OutcomeRepository, 
 from tasks.adapters.store.prompts import PromptRepository
 from tasks.adapters.store.retention import Retention
 from tasks.adapters.store.shadow import PaperBookRepository, ShadowRepository
-from tasks.adapters.store.tables import Base
 from tasks.adapters.store.trials import TrialRepository
 
 

@@ -98,6 +98,10 @@ def _serial() -> MappedColumn[int]:
     return mapped_column(BigKey, primary_key=True)
 
 
+def _empty() -> MappedColumn[str]:
+    return mapped_column(KINDS[str], nullable=False, server_default="")
+
+
 def _verbatim() -> MappedColumn[Any]:
     return mapped_column(VerbatimDocument, nullable=False)
 
@@ -168,7 +172,10 @@ class CycleRow(
 
 
 class DecisionRow(Base, of=Answer, fields="source rung latency_ms cost_usd", key="cycle_id"):
-    """The one decision of a cycle, the first that was kept; `trace_id` is null until MLflow has it."""
+    """The one decision of a cycle, the first that was kept; `trace_id` is null until MLflow has it.
+
+    page_id: of the artifact in Prefect that explains it.
+    """
 
     __tablename__ = "decisions"
     __table_args__ = (_where("ix_decisions_untracked", "decided_at", "trace_id IS NULL"),)
@@ -178,10 +185,11 @@ class DecisionRow(Base, of=Answer, fields="source rung latency_ms cost_usd", key
     decided = _verbatim()
     decided_at: Mapped[datetime]
     trace_id: Mapped[str | None]
+    page_id: Mapped[str | None]
 
 
 class ModelCallRow(
-    Base, of=ModelCall, fields="role model error latency_ms cost_usd tokens_in tokens_out", key="cycle_id seq"
+    Base, of=ModelCall, fields="role model error latency_ms cost_usd pricing tokens_in tokens_out", key="cycle_id seq"
 ):
     """What one request to a model cost, in the order of the calls; its texts are in the decision."""
 
@@ -191,6 +199,7 @@ class ModelCallRow(
     prompt_name: Mapped[str | None]
     prompt_version: Mapped[str | None]
     prompt_sha256: Mapped[str | None]
+    pricing: Mapped[str] = mapped_column(server_default="")
     called_at: Mapped[datetime] = mapped_column(index=True)
 
 
@@ -214,6 +223,7 @@ class IntentRow(Base, of=OrderIntent, key="client_order_id"):
     state: Mapped[str] = mapped_column(index=True)
     persisted_at: Mapped[datetime] = mapped_column(index=True)
     fence: Mapped[int | None]
+    asked_by = _empty()
 
 
 class OrderRow(Base, of=Order, key="client_order_id"):
@@ -234,6 +244,7 @@ class PositionRow(Base, of=Position, key="position_id"):
 
     __tablename__ = "positions"
     __table_args__ = (Index(None, "strategy", "closed_at"),)
+    exit_reason = _empty()
 
 
 class OutcomeRow(Base, of=Outcome, key="position_id"):
@@ -242,6 +253,7 @@ class OutcomeRow(Base, of=Outcome, key="position_id"):
     __tablename__ = "outcomes"
     __table_args__ = (Index(None, "cycle_id"), Index(None, "closed_at"))
     position_id = mapped_column(ForeignKey("positions.position_id"), primary_key=True)
+    exit_reason = _empty()
     tracked: Mapped[bool]
     settled_at: Mapped[datetime | None]
 
@@ -262,10 +274,14 @@ class HaltRow(Base, of=Halt, key="halt_id"):
 
 
 class PauseRow(Base, key="strategy symbol"):
-    """No new entries of a strategy in a symbol until then; with no symbol, entries half as large."""
+    """No new entries of a strategy in a symbol until then; with no symbol, entries half as large.
+
+    asked_by: the person who asked for it.
+    """
 
     __tablename__ = "pauses"
     until: Mapped[datetime]
+    asked_by = _empty()
 
 
 class DifferenceRow(Base, of=LookAgain, key="strategy about"):
@@ -299,6 +315,7 @@ class ReplyRow(Base, of=KeptReply, key="content_hash"):
     """A reply that was paid for, by the hash of model, prompt and messages; the newest one counts."""
 
     __tablename__ = "replies"
+    pricing: Mapped[str] = mapped_column(server_default="")
 
 
 class VectorRow(Base, key="cycle_id"):
@@ -313,18 +330,24 @@ class VectorRow(Base, key="cycle_id"):
     values: Mapped[list[Any]]
     reasons: Mapped[list[Any]]
     price: Mapped[float | None]
-    thesis: Mapped[str] = mapped_column(server_default="")
+    thesis = _empty()
     unread: Mapped[list[Any]] = mapped_column(server_default="[]")
 
 
 class ShadowRow(Base, of=ShadowDecision, fields="decider strategy symbol", key="cycle_id decider"):
-    """What one decider answered in a cycle without sending it, or the champion's answer beside; scored later."""
+    """What one decider answered in a cycle without sending it, or the champion's answer beside; scored later.
+
+    MLflow has the answer once `trace_id` is there (the champion's: its decision's), the score with `assessment_id`.
+    """
 
     __tablename__ = "shadow_decisions"
+    __table_args__ = (_where("ix_shadow_decisions_untracked", "as_of", "assessment_id IS NULL"),)
     cycle_id = _of_cycle(primary_key=True)
     as_of: Mapped[datetime] = mapped_column(index=True)
     document = _verbatim()
     return_pct: Mapped[Decimal | None]
+    trace_id: Mapped[str | None]
+    assessment_id: Mapped[str | None]
 
 
 class PaperBookRow(Base, of=PaperBookState, key="strategy decider"):

@@ -4,8 +4,7 @@ from collections.abc import Collection, Mapping
 
 from sqlalchemy import select
 
-from tasks.adapters.store.database import Repository
-from tasks.adapters.store.tables import TapeRow, TrialRow
+from tasks.adapters.store import Repository, TapeRow, TrialRow
 from tasks.core.types import hash_of
 
 

@@ -371,7 +371,7 @@ def traded():
 
 async def test_a_tight_budget_asks_the_cheap_model_over_the_wire(store, ladder_of):
     with ModelServer(default=Reply(OPEN, tokens_in=1000, tokens_out=0)) as server:
-        budget = Budget(usd_per_day=Decimal("0.005"))
+        budget = Budget(usd_per_day=Decimal("0.005"), usd_per_1k_tokens=Decimal("0.01"))
         ladder = ladder_of(server, cheap_model=("openai/gpt-4o-mini",), budget=budget)
         decided = await decide(ladder)
         assert [request["model"] for request in server.requests] == ["gpt-4o-mini"]

@@ -1,16 +1,14 @@
 """Positions, outcomes, equity, halts and pauses."""
 
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from alembic import command
-from alembic.config import Config
+from releases.release_0009 import of_release
 from sqlalchemy import column, insert, text
 from sqlalchemy import table as sa_table
 from store_samples import AT, BTC, a_cycle, a_decision, a_fill, a_position, an_intent, an_outcome, minutes
 
-from tasks.adapters.store.database import MIGRATIONS, row_of
+from tasks.adapters.store.database import row_of
 from tasks.adapters.store.tables import CycleRow, FillRow, IntentRow, OutcomeRow, PositionRow
 from tasks.core.trading import ledger
 from tasks.core.types.portfolio import Position
@@ -67,7 +65,8 @@ def test_what_closed_before_outcomes_came_with_positions_is_settled_and_what_was
     empty_url, open_store
 ):
     store = open_store(empty_url)
-    with of_release(store, "0009") as connection:
+    with store.database.writing() as connection:
+        of_release(connection, "0009")
         for position_id in ("settled", "waiting"):
             put_before_0015(connection, closed(position_id, 60))
         put_before_0015(connection, an_outcome("settled"))
@@ -88,7 +87,8 @@ def test_outcomes_of_before_are_measured_by_what_their_entries_risked(empty_url,
         "gone": ({"symbol": "B/USDT:USDT"}, []),
         "never": ({"symbol": "C/USDT:USDT", "initial_stop": None}, []),
     }
-    with of_release(store, "0014") as connection:
+    with store.database.writing() as connection:
+        of_release(connection, "0014")
         cycle = row_of(CycleRow, a_cycle(), record={}, started_at=AT, updated_at=AT)
         connection.execute(insert(CycleRow).values(cycle))
         for name, (fields, entries) in trades.items():
@@ -103,6 +103,7 @@ def test_outcomes_of_before_are_measured_by_what_their_entries_risked(empty_url,
             sent = [an_intent(key, **entered, stop=stop and Decimal(stop)) for key, _, stop in entries]
             for leg, intent in enumerate((*sent, out)):
                 row = row_of(IntentRow, intent, cycle_id="c1", leg=leg, state="done", persisted_at=AT, fence=None)
+                del row["asked_by"]
                 connection.execute(insert(IntentRow).values(row))
             filled = {"quantity": Decimal(1), "at": AT}
             for key, price, _ in entries:
@@ -123,16 +124,6 @@ def test_outcomes_of_before_are_measured_by_what_their_entries_risked(empty_url,
     assert ledger.outcome(kept).outcome_r is None
 
 
-@contextmanager
-def of_release(store, version):
-    """Bring an empty store to an earlier version and hand out a connection to fill it by."""
-    config = Config(MIGRATIONS / "alembic.ini")
-    with store.database.writing() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, version)
-        yield connection
-
-
 def put_before_0015(connection, one, **more):
     """Insert a position or outcome as a release before 0015 did."""
     table = PositionRow if isinstance(one, Position) else OutcomeRow
@@ -145,7 +136,7 @@ def put_before_0015(connection, one, **more):
         connection.execute(old, {"name": one.position_id})
 
 
-NEW = {"first_price", "first_quantity", "risk"}
+NEW = {"first_price", "first_quantity", "risk", "exit_reason"}
 
 
 def test_outcomes_are_newest_first_and_none_of_the_future(store):

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 from guard_cases import GRID
-from store_samples import AT, a_cycle, a_decision, a_verdict, an_intent, minutes
+from store_samples import AT, a_cycle, a_decision, a_full_cycle, a_verdict, an_intent, minutes
 
 from tasks.adapters.store.store import Store
 from tasks.core.types.portfolio import AccountState
@@ -94,3 +94,30 @@ def test_a_score_is_its_answers_own_and_is_asked_for_once(store):
     assert store.shadow.scored("default", AT) == [(a_shadow(), Decimal("1.25"))]
     assert store.shadow.scored("default", AT + minutes(5)) == []
     assert store.shadow.scores("other") == {}
+
+
+def test_challengers_answers_and_all_scores_are_mirrored_once_each_on_its_own_trace(store):
+    champion, challenger = a_shadow(decider="champion"), a_shadow()
+    cycle = a_full_cycle(challenger.cycle_id)
+    store.cycles.save(cycle, AT)
+    for shadow in (champion, challenger, a_shadow(decider="hold")):
+        store.shadow.keep(shadow)
+    hold, (waiting, of_whom) = sorted(store.shadow.untracked("default", 9), key=lambda each: each[0].decider)
+    assert (hold[0].decider, waiting, of_whom) == ("hold", challenger, cycle)
+    store.shadow.mark_tracked(challenger, trace_id="tr-2")
+    assert [each[0].decider for each in store.shadow.untracked("default", 9)] == ["hold"]
+    assert store.shadow.untracked("other", 9) == []
+
+    for shadow in (champion, challenger, a_shadow(decider="hold")):
+        store.shadow.score(shadow, Decimal("1.5"))
+    assert store.shadow.untracked_scores("default", 9) == [("tr-2", challenger, Decimal("1.5"))], (
+        "hold has no trace yet"
+    )
+    store.decisions.mark_tracked(cycle.cycle_id, "tr-1")
+    assert {each[0] for each in store.shadow.untracked_scores("default", 9)} == {"tr-1", "tr-2"}
+    store.shadow.mark_tracked(champion, assessment_id="a-1")
+    assert [each[0] for each in store.shadow.untracked_scores("default", 9)] == ["tr-2"]
+    assert store.shadow.untracked_scores("other", 9) == []
+    only = store.shadow.scored("default", AT, AT + minutes(5), "rules")
+    assert [shadow.decider for shadow, _ in only] == ["rules"]
+    assert store.shadow.scored("default", AT - minutes(5), AT, "rules") == []

@@ -6,7 +6,7 @@ Revision: 0018, after 0017.
 import sqlalchemy as sa
 from alembic import op
 
-from tasks.adapters.store.types import Document
+from tasks.adapters.store import Document
 
 revision = "0018"
 down_revision = "0017"
