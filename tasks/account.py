@@ -13,7 +13,6 @@ from tasks.core.market.market import Market
 from tasks.core.market.position_events import STEP, Closes, since_opened
 from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
-from tasks.core.trading.money import exact
 from tasks.core.trading.portfolio import MONTH, max_drawdown_pct, opening
 from tasks.core.trading.question import others_of
 from tasks.core.trading.reconcile import foreign
@@ -31,6 +30,7 @@ from tasks.core.types import (
     VenuePosition,
     day_start,
     duration,
+    exact,
     floor_time,
 )
 from tasks.halts import active_halt

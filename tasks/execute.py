@@ -4,10 +4,21 @@ import asyncio
 
 from tasks import clock, ledger
 from tasks.connections import answered, log, store, venue
-from tasks.core.errors import DuplicateOrder, LeaseLost, OrderRejected, VenueBusy, VenueUnavailable
 from tasks.core.ports import Venue
 from tasks.core.trading.positions import with_protection
-from tasks.core.types import CycleRecord, Lease, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types import (
+    CycleRecord,
+    DuplicateOrder,
+    Lease,
+    LeaseLost,
+    Order,
+    OrderIntent,
+    OrderRejected,
+    OrderStatus,
+    OrderType,
+    VenueBusy,
+    VenueUnavailable,
+)
 from tasks.crash_points import reached
 from tasks.halts import active_halt
 from tasks.settings import settings
@@ -39,39 +50,59 @@ async def send(client: Venue, intent: OrderIntent, lease: Lease | None = None) -
 
 async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | None, unheard: list[float]) -> Order:
     """unheard: when it was sent without an answer, by the loop's clock."""
-    now = asyncio.get_running_loop().time
+    now, by_another = asyncio.get_running_loop().time, False
     if intent.type not in PROTECTION:  # setting the same stop twice changes nothing
         reached("before_look_up")
         if (order := await client.find_order(intent.symbol, intent.client_order_id)) is not None:
             return order
-        if _may_arrive(client, intent) or (unheard and now() - unheard[-1] < IN_FLIGHT_S):
+        by_another = not unheard and _was_being_sent(intent)
+        if by_another and not client.keeps_ids:
+            unheard.append(now())  # at the latest
+        if _is_final(client, intent) or (unheard and now() - unheard[-1] < IN_FLIGHT_S):
             raise VenueUnavailable(f"{intent.client_order_id} was sent without an answer, and may still arrive")
     if lease is not None:
         prove(intent, lease)
     reached("before_send")
     unheard.append(now())
     try:
-        order = await client.submit(intent)
+        order = await _submitted(client, intent)
     except VenueBusy:
         unheard.clear()  # nothing was done
         if lease is not None:
             store().intents.take_back(intent.client_order_id, lease)
         raise
-    except DuplicateOrder as e:
-        order = await client.find_order(intent.symbol, intent.client_order_id)
-        if order is None:
-            raise VenueUnavailable(f"{intent.client_order_id} is a duplicate, yet the venue does not show it") from e
+    except OrderRejected as e:
+        if by_another:
+            raise VenueUnavailable(f"{e}; what a run before this one has sent may still arrive") from e
+        raise
     reached("sent")
     return order
 
 
-def _may_arrive(client: Venue, intent: OrderIntent) -> bool:
-    """Return whether an entry was being sent before, to a venue that would fill it again under the same id.
+async def _submitted(client: Venue, intent: OrderIntent) -> Order:
+    """Send it; what is refused may be there already, sent by another run at the same moment."""
+    try:
+        return await client.submit(intent)
+    except (DuplicateOrder, OrderRejected) as e:
+        if intent.type in PROTECTION:
+            raise
+        is_there, order = isinstance(e, DuplicateOrder), await client.find_order(intent.symbol, intent.client_order_id)
+        if order is not None and (is_there or order.status is not OrderStatus.REJECTED):
+            return order
+        if is_there:
+            raise VenueUnavailable(f"{intent.client_order_id} is a duplicate, yet the venue does not show it") from e
+        raise
+
+
+def _is_final(client: Venue, intent: OrderIntent) -> bool:
+    """Return whether an entry that was being sent before is at a venue that would fill it again under the same id.
 
     Such a one is never sent again: a request that was held up and a listing that is late may outlast any wait.
     """
-    if client.keeps_ids or intent.reduce_only:
-        return False
+    return not (client.keeps_ids or intent.reduce_only) and _was_being_sent(intent)
+
+
+def _was_being_sent(intent: OrderIntent) -> bool:
     own = store().intents.get(intent.client_order_id)
     return own is not None and own.state == "sending"
 

@@ -13,8 +13,7 @@ from datetime import timedelta
 
 from tasks import clock
 from tasks.connections import log, store, venue
-from tasks.core.errors import StoreError
-from tasks.core.types import Lease
+from tasks.core.types import Lease, StoreError
 from tasks.settings import settings
 
 LASTS = timedelta(seconds=60)

@@ -5,12 +5,12 @@ The same orders carry out what a decision wants done once its trade has earned a
 
 import asyncio
 from collections.abc import Iterable
+from datetime import datetime
 from decimal import Decimal
 from itertools import count, cycle
 
 from tasks import clock, ledger
 from tasks.connections import answered, log, store, venue
-from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
 from tasks.core.trading import followups, orders
 from tasks.core.trading.guard import sizing
 from tasks.core.types import (
@@ -22,10 +22,17 @@ from tasks.core.types import (
     LedgerView,
     Order,
     OrderIntent,
+    OrderRejected,
     OrderType,
+    OwnIntent,
     Position,
     SetStop,
+    StoreError,
+    TradingError,
+    VenueError,
     VenuePosition,
+    VenueUnavailable,
+    direction,
 )
 from tasks.crash_points import reached
 from tasks.execute import PROTECTION, send
@@ -43,8 +50,12 @@ async def venue_positions() -> list[VenuePosition]:
 
 
 async def booked(symbol: str) -> list[Position]:
-    """Book the fills of a position without a stop, asked for more than once: what they tell says whose it is."""
-    return await answered(lambda: ledger.book_fills.fn(symbol), f"fills of {symbol}", ledger.PAUSES)
+    """Book the fills of a position without a stop: what they tell says whose it is.
+
+    They are asked for more than once, as a database is that failed: from a ledger that is behind a person's would go.
+    """
+    trouble = (VenueUnavailable, StoreError)
+    return await answered(lambda: ledger.book_fills.fn(symbol), f"fills of {symbol}", ledger.PAUSES, trouble)
 
 
 async def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
@@ -54,13 +65,19 @@ async def stops_wanted(at_venue: list[VenuePosition]) -> list[Action]:
 
 
 async def sent_view(symbols: Iterable[str]) -> LedgerView:
-    """Return the ledger's view of these symbols without entries that were being sent and never came to the venue.
+    """Return the ledger's view of these symbols without entries that the venue does not know.
 
-    Their process died: they explain nothing that the venue holds.
+    Those whose process died while it sent them, and those of a backup that rested when it was made and have expired:
+    they explain nothing that the venue holds.
     """
-    ours = ledger.view(*symbols)
-    sent = [own for own in ours.intents if own.state != "sending" or await _is_at_venue(own.intent)]
+    ours, at = ledger.view(*symbols), clock.now()
+    sent = [own for own in ours.intents if not _is_doubtful(own, at) or await _is_at_venue(own.intent)]
     return ours.replace(intents=tuple(sent))
+
+
+def _is_doubtful(own: OwnIntent, at: datetime) -> bool:
+    expires = own.intent.expires_at
+    return own.state == "sending" or (own.state == "sent" and expires is not None and expires < at)
 
 
 async def _is_at_venue(intent: OrderIntent) -> bool:
@@ -73,11 +90,12 @@ async def _is_at_venue(intent: OrderIntent) -> bool:
 
 
 @stage(task_run_name="watchdog-{wanted.symbol}", retries=0)
-async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
+async def restore_stop(wanted: SetStop | Flatten, behind: bool = False) -> Finding | None:
     """Put the lost or loosened stop of a position of ours back; where the venue will not have it, the position goes.
 
     That is once it has refused in two looks, or the price is beyond the stop. A venue that is busy or says nothing has
     refused nothing. Returns what was done; nothing for a position that is closed or has its stop by now.
+    behind: its fills could not be booked. Then one of another size than ours may be a person's: raises TradingError.
     """
     if isinstance(wanted, SetStop):
         for last_look in (False, True):
@@ -96,7 +114,13 @@ async def restore_stop(wanted: SetStop | Flatten) -> Finding | None:
             held = next((p for p in await venue().positions() if p.symbol == wanted.symbol), None)
             if held is None or held.stop == wanted.stop:
                 return None
+    return await _flattened(wanted, behind)
+
+
+async def _flattened(wanted: SetStop | Flatten, behind: bool) -> Finding | None:
     at_venue = tuple(p for p in await venue().positions() if p.symbol == wanted.symbol)
+    if behind and wanted.position and [p.quantity for p in at_venue] != [wanted.position.quantity]:
+        raise TradingError(f"{wanted.symbol}: not flattened, the venue holds another size and fills were not booked")
     refused = frozenset({wanted.symbol})
     for action in ledger.actions(ledger.view(), positions=at_venue, booked=frozenset(), refused=refused):
         if isinstance(action, Flatten):
@@ -127,7 +151,7 @@ async def _is_beyond(position: Position, stop: Decimal) -> bool:
         log().warning("protect symbol=%s no price to compare its stop with: %s", position.symbol, e)
         return False
     side = book.bids if position.side == "long" else book.asks
-    return bool(side) and sizing.direction(position.side) * (side[0][0] - stop) <= 0
+    return bool(side) and direction(position.side) * (side[0][0] - stop) <= 0
 
 
 @stage(task_run_name="stop-{symbol}", retries=0)
@@ -173,17 +197,20 @@ async def take_exit(position: Position) -> str:
     return ""
 
 
-async def flatten(position: Position, quantity: Decimal, why: str = "flatten") -> Order:
-    """Close the position at market, in whole steps; each attempt has its own number, an unanswered one keeps it.
+async def flatten(
+    position: Position, quantity: Decimal, why: str = "flatten", asked_by: str = "", lease: Lease | None = None
+) -> Order:
+    """Close as much of the position at market, in whole steps; each attempt has its own number.
 
-    Such a one is sent as it was written: what it leaves open is the next look's.
+    An unanswered one keeps it and is sent as it was written: what it leaves open is the next look's, or to be asked for
+    again. asked_by: the person who wants it.
     """
     instrument = await venue().instrument(position.symbol)
     quantity = sizing.in_one_order(instrument, sizing.sellable(instrument, quantity))
     names = (orders.protect_order_id(position.position_id, why, attempt) for attempt in count())
     name, own = next((name, own) for name in names if not ((own := store().intents.get(name)) and own.ended))
-    intent = own.intent if own else orders.reducing(position, name, OrderType.MARKET, quantity)
-    return await submit(position, intent)
+    intent = own.intent if own else orders.reducing(position, name, OrderType.MARKET, quantity, asked_by=asked_by)
+    return await submit(position, intent, lease)
 
 
 async def submit(position: Position, intent: OrderIntent, lease: Lease | None = None) -> Order:
@@ -217,7 +244,7 @@ async def carry_out_followups(position: Position, seen: followups.Look, lease: L
         intent = followups.intent(rule, position, instrument, seen)
         # without an intent there is nothing to do: the stop is as tight already
         try:
-            stop = None if intent is None else await _followed_up(position, intent, lease)
+            stop = None if intent is None else await send_once(position, intent, lease)
         except OrderRejected as e:  # the market has come back beyond it by now: the stop there is stays
             log().warning("followup symbol=%s rule=%r refused, due again: %s", position.symbol, str(rule), e)
             continue
@@ -236,8 +263,8 @@ async def carry_out_followups(position: Position, seen: followups.Look, lease: L
     return done
 
 
-async def _followed_up(position: Position, wanted: OrderIntent, lease: Lease | None) -> Decimal | None:
-    """Send a follow-up's order once, as it was first written; returns the stop it set, if any.
+async def send_once(position: Position, wanted: OrderIntent, lease: Lease | None) -> Decimal | None:
+    """Send an order once, as it was first written; returns the stop it set, if any.
 
     A moved stop is set again, which is harmless: the venue keeps no id of it.
     """

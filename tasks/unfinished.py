@@ -4,7 +4,6 @@ from datetime import datetime
 
 from tasks import clock, ledger
 from tasks.connections import log, store, venue
-from tasks.core.errors import OrderRejected, TradingError
 from tasks.core.types import (
     ZERO,
     Action,
@@ -17,8 +16,10 @@ from tasks.core.types import (
     LookAgain,
     Order,
     OrderIntent,
+    OrderRejected,
     OwnIntent,
     SendAgain,
+    TradingError,
 )
 from tasks.crash_points import reached
 from tasks.execute import send

@@ -10,8 +10,7 @@ from infra.sandbox.api import rows
 from infra.sandbox.api.answers import Json
 from infra.sandbox.exchange import Exchange
 from infra.sandbox.faults import Fault, FaultBench
-from tasks.core.errors import InputError
-from tasks.core.types import Order, OrderIntent, OrderStatus, VenuePosition
+from tasks.core.types import InputError, Order, OrderIntent, OrderStatus, VenuePosition
 
 
 class Advance(BaseModel):

@@ -1,44 +1,58 @@
 """What a sandbox is started with, checked: every wrong input is one clear line."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, CliSuppress
 
 from infra.sandbox.market.crash import Crash
-from tasks.core.errors import InputError
-from tasks.core.types import Costs, Kind, Texts
+from tasks.core.types import Costs, InputError, Kind, Texts
 
 DEFAULT_SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 QUOTE = "USDT"
 
 
-class SandboxConfig(BaseModel, frozen=True):
-    """`candles` maps symbols to files; without any, `symbols` get a synthetic market of `seed`.
-
-    start: None means wall time on a synthetic market, and some way into the files on candles (`exchange`).
-    state: a file that keeps the account over a restart. crash: the market crashes then.
-    risk_limit: the largest position, in quote, at the highest leverage; with a tenth of that, ten times as much.
-    speed: market seconds per wall second; with `stepped` time moves through the admin endpoint only.
-    """
+class SandboxConfig(
+    BaseSettings,
+    frozen=True,
+    use_attribute_docstrings=True,
+    env_prefix="QUARTERDECK_SANDBOX_",
+    cli_prog_name="sandbox",
+    cli_implicit_flags=True,
+    cli_exit_on_error=False,
+    cli_hide_none_type=True,
+):
+    """A local exchange in Bybit's V5 dialect"""
 
     candles: dict[str, Path] = {}
+    """SYMBOL=FILE, parquet or CSV; repeat; without any, symbols get a synthetic market of the seed"""
     symbols: Texts = ()
+    """e.g. BTC/USDT:USDT,ETH/USDT"""
     seed: int = Field(7, ge=0)
     cash: Decimal = Field(Decimal(10_000), gt=0)
-    start: datetime | None = None
+    start: Annotated[datetime, AfterValidator(lambda at: at if at.tzinfo else at.replace(tzinfo=UTC))] | None = None
+    """ISO 8601; without a zone it is UTC; else now on a synthetic market, and some way into the files on candles"""
     speed: float = Field(1.0, gt=0)
+    """market seconds per second"""
     stepped: bool = False
-    key: str = "sandbox"
-    secret: str = "sandbox"  # noqa: S105  (of a local exchange that has no money)
-    costs: Costs = Costs()
-    risk_limit: Decimal = Field(Decimal(2_000_000), gt=0)
-    funding_rate: Decimal = Decimal("0.0001")
+    """time moves through POST /__admin/clock only"""
     state: Path | None = None
-    crash: Crash | None = None
+    """a file: keep orders and positions there over a restart"""
+    scenario: Literal["crash"] | None = None
+    """-40 % within an hour, an hour after the start"""
     host: str = "127.0.0.1"
+    """0.0.0.0 in a container: whoever reaches it may trade on it"""
     port: int = 8891
+    key: CliSuppress[str] = "sandbox"
+    secret: CliSuppress[str] = "sandbox"  # noqa: S105  (of a local exchange that has no money)
+    costs: CliSuppress[Costs] = Costs()
+    risk_limit: CliSuppress[Decimal] = Field(Decimal(2_000_000), gt=0)
+    """the largest position, in quote, at the highest leverage; with a tenth of that, ten times as much"""
+    funding_rate: CliSuppress[Decimal] = Decimal("0.0001")
+    crash: CliSuppress[Crash | None] = None
 
     def traded(self) -> Texts:
         """Return the symbols this sandbox lists; raises InputError naming the first that makes no sense."""

@@ -21,11 +21,9 @@ from infra.sandbox.market.candles import BaseCandles, file_candles
 from infra.sandbox.market.crash import SPREAD_TIMES
 from infra.sandbox.market.listing import Leg, Listing
 from infra.sandbox.market.synthetic import synthetic_candles
-from tasks.core.errors import InputError
 from tasks.core.simulation.account import PriceBar, SimulatedAccount
 from tasks.core.simulation.wallet import Holding
-from tasks.core.trading.money import exact
-from tasks.core.types import Fill, Json, Order, OrderIntent, OrderStatus
+from tasks.core.types import Fill, InputError, Json, Order, OrderIntent, OrderStatus, exact
 
 FUNDING_MS = 8 * 3_600_000
 WARM_UP_MS = 250 * DAY_MS

@@ -4,17 +4,15 @@ Binds 127.0.0.1 unless --host says otherwise (a container, whose network is its 
 stderr and exit code 2; SIGINT and SIGTERM end it cleanly.
 """
 
-import argparse
-import os
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn
 
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import CliApp, SettingsError
 from starlette.types import ASGIApp
 
 from infra.door import NEAR, Door
@@ -40,58 +38,20 @@ def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
         raise InputError(f"port {port} of {host} cannot be used ({e}): choose another with --port") from e
 
 
-class CommandLine(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
-
-
-def candle_file(text: str) -> tuple[str, str]:
-    symbol, _, file = text.partition("=")
-    if not file:
-        raise InputError(f"--candles {text!r}: write SYMBOL=FILE, e.g. BTC/USDT:USDT=btc.parquet")
-    return symbol, file
-
-
-def symbol_list(text: str) -> list[str]:
-    return text.replace(",", " ").split()
-
-
-def utc_time(text: str) -> datetime:
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(f"--start {text!r}: write a time such as 2025-03-01T00:00:00Z") from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 def parse(arguments: Sequence[str] | None) -> SandboxConfig:
     """Read the command line; raises InputError naming the argument that is wrong."""
-    parser = CommandLine("sandbox", argument_default=argparse.SUPPRESS)
-    parser.description = "A local exchange in Bybit's V5 dialect"
-    add = parser.add_argument
-    add("--candles", action="append", type=candle_file, metavar="SYMBOL=FILE", help="parquet or CSV; repeat")
-    add("--symbols", type=symbol_list, metavar="A,B", help="e.g. BTC/USDT:USDT,ETH/USDT")
-    add("--port")
-    add("--host", help="0.0.0.0 in a container: whoever reaches it may trade on it")
-    add("--speed", help="market seconds per second")
-    add("--stepped", action="store_true", help="time moves through POST /__admin/clock only")
-    add("--start", type=utc_time, metavar="TIME", help="ISO 8601; without a zone it is UTC")
-    add("--seed")
-    add("--cash")
-    add("--state", metavar="FILE", help="keep orders and positions there over a restart")
-    add("--scenario", choices=["crash"], help="-40 %% within an hour, an hour after the start")
-    options = vars(parser.parse_args(arguments))
-    if options.pop("scenario", None):
-        if "candles" in options and "start" not in options:
-            raise InputError("--scenario crash on candle files needs --start, e.g. --start 2025-03-01T00:00:00Z")
-        options["crash"] = Crash(options.get("start", datetime.now(UTC)) + timedelta(hours=1))
-    for name in ("key", "secret"):
-        options[name] = os.environ.get(f"QUARTERDECK_SANDBOX_{name.upper()}", "sandbox")
     try:
-        return SandboxConfig.model_validate(options | {"candles": dict(options.get("candles", ()))})
+        config = CliApp.run(SandboxConfig, list(sys.argv[1:] if arguments is None else arguments))
+    except SettingsError as e:
+        raise InputError(f"{e}; --help says how each is written") from None
     except ValidationError as e:
         wrong = e.errors()[0]
         raise InputError(f"--{wrong['loc'][0]} {wrong['input']}: {wrong['msg']}") from None
+    if not config.scenario:
+        return config
+    if config.candles and not config.start:
+        raise InputError("--scenario crash on candle files needs --start, e.g. --start 2025-03-01T00:00:00Z")
+    return config.model_copy(update={"crash": Crash((config.start or datetime.now(UTC)) + timedelta(hours=1))})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

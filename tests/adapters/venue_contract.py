@@ -14,7 +14,7 @@ import pytest
 
 from tasks.core.errors import DuplicateOrder, InputError, OrderRejected, VenueError
 from tasks.core.ports import Venue
-from tasks.core.trading.money import floor_to_step
+from tasks.core.types import floor_to_step
 from tasks.core.types.bars import COLUMNS, duration, floor_time
 from tasks.core.types.orders import Fill, Instrument, Order, OrderIntent, OrderStatus, OrderType, VenuePosition
 

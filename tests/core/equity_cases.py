@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from tasks.core.trading.guard.sizing import direction
 from tasks.core.trading.ledger import fee_of
+from tasks.core.types import direction
 from tasks.core.types.orders import Fill
 from tasks.core.types.portfolio import Position
 

@@ -116,6 +116,7 @@ async def test_an_entry_without_an_answer_is_not_sent_again_where_its_id_could_b
 ):
     """Its process died; a listing that is late hides what it sent."""
     monkeypatch.setattr(execute, "PAUSES", ())
+    monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.0)
     venue.keeps_ids = keeps_ids
     intent = an_intent(reduce_only=reduce_only, **{"stop": None, "target": None} if reduce_only else {})
     store().intents.save("c1", [intent], AT)

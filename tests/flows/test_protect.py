@@ -24,7 +24,7 @@ from tasks import account, crash_points, fetch, ledger
 from tasks import protect as stage
 from tasks.adapters.venue.bybit import Bybit
 from tasks.connections import store, venue
-from tasks.core.errors import LedgerMismatch, TradingError, VenueUnavailable
+from tasks.core.errors import LedgerMismatch, StoreError, TradingError, VenueUnavailable
 from tasks.core.trading.followups import Look
 from tasks.core.types.decision import Add
 from tasks.core.types.record import CycleStatus
@@ -316,6 +316,74 @@ async def test_a_halt_cancels_working_entries(home, exchange):
     assert store().intents.open("default") == []
     assert await venue().open_orders(SYMBOL) == []
     await venue().close()
+
+
+async def test_a_database_that_failed_while_ours_was_booked_as_closed_lets_nothing_of_a_persons_go(
+    home, exchange, monkeypatch
+):
+    """Found by a simulated world: from a ledger that is behind, what they hold without a stop looks like ours."""
+    [position] = await opened(home)
+    advance(exchange, 300)
+    await protect_once()
+    await manual("sell", position.quantity)
+    await manual("buy", D("0.012"), "manual-2")
+    real, tries = ledger.book_fills.fn, []
+
+    async def failing(symbol):
+        tries.append(symbol)
+        if len(tries) == 1:
+            raise StoreError("database: the connection was lost at commit")
+        return await real(symbol)
+
+    monkeypatch.setattr(ledger.book_fills, "fn", failing)
+    monkeypatch.setattr(ledger, "PAUSES", (0.01,))
+    await protect_once()
+    [held] = state(exchange)["positions"]
+    assert (D(held["size"]), held["stopLoss"] or "") == (D("0.012"), "")
+    assert store().positions.open("default") == []
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_nothing_is_closed_from_a_ledger_that_is_behind(home, exchange, monkeypatch, fails):
+    """Ours closed unheard, a person opened beside it, and a halt asks for ours to go. Found by a simulated world."""
+    [position] = await opened(home)
+    advance(exchange, 300)
+    await protect_once()
+    await manual("sell", position.quantity)
+    await manual("buy", D("0.012"), "manual-2")
+    store().halts.add("all must go", "ann", START, flatten=True)
+    if fails:
+
+        async def failing(_symbol):
+            raise StoreError("database: the connection was lost at commit")
+
+        monkeypatch.setattr(ledger.book_fills, "fn", failing)
+        monkeypatch.setattr(ledger, "PAUSES", (0.01,))
+        with pytest.raises(TradingError, match="booking"):
+            await protect_once()
+    else:
+        await protect_once()
+    [held] = state(exchange)["positions"]
+    assert D(held["size"]) == D("0.012")
+
+
+async def test_what_a_person_opened_is_not_flattened_while_fills_cannot_be_booked(home, exchange, monkeypatch):
+    """Ours was closed unheard, and the venue refuses the stop that it had. Found by a simulated world."""
+    [position] = await opened(home)
+    advance(exchange, 300)
+    await protect_once()
+    await manual("sell", position.quantity)
+    await manual("buy", D("0.012"), "manual-2")
+
+    async def failing(_symbol):
+        raise StoreError("database: the connection was lost at commit")
+
+    monkeypatch.setattr(ledger.book_fills, "fn", failing)
+    monkeypatch.setattr(ledger, "PAUSES", (0.01,))
+    fault(exchange, "refuse", "/v5/position/trading-stop", times=1000, code="10001")
+    with pytest.raises(TradingError, match="not flattened, the venue holds another size"):
+        await protect_once()
+    assert [D(held["size"]) for held in state(exchange)["positions"]] == [D("0.012")]
 
 
 async def test_a_position_that_closes_between_booking_and_comparing_halts_nothing(home, exchange, monkeypatch):

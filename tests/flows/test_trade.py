@@ -25,7 +25,7 @@ from flows.trade import Request, run_cycles, trade
 from tasks import crash_points, execute
 from tasks.adapters.store.store import Store
 from tasks.connections import store, venue
-from tasks.core.errors import VenueUnavailable
+from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.types.orders import Order, OrderIntent
 from tasks.core.types.record import CycleStatus
 from tasks.leases import Leases, symbol_lease
@@ -196,8 +196,13 @@ async def test_the_whole_flow_runs_under_prefect_and_leaves_its_page(home, excha
         pages = await client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["decision-btc-usdt-usdt"]))
         )
+        named = await client.read_flow_run(done.state_details.flow_run_id)
+    assert named.name == f"trade BTC {START:%H:%M} (adhoc)"
     [page] = [each for each in pages if each.flow_run_id == done.state_details.flow_run_id]  # others used this server
     assert "OPEN_LONG" in page.data
+    assert page.description == f"{SYMBOL} {START:%Y-%m-%d %H:%M} UTC: OPEN_LONG, executed"
+    [cycle] = store().cycles.at("default", START)
+    assert store().decisions.pages((cycle.cycle_id,)) == {cycle.cycle_id: str(page.id)}
 
 
 async def test_a_cycle_killed_before_sending_is_finished_by_the_next_run(home, exchange, monkeypatch):
@@ -335,13 +340,94 @@ async def test_no_second_request_goes_out_while_the_first_may_still_arrive(home,
             sent.append(asyncio.get_running_loop().time())
             raise VenueUnavailable("no answer")
 
-    monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.05)
-    monkeypatch.setattr(execute, "PAUSES", (0.01, 0.01, 0.05))
+    monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.5)
+    monkeypatch.setattr(execute, "PAUSES", (0.01, 0.01, 0.6))
     with pytest.raises(VenueUnavailable, match="no answer"):
         await execute.send(Silent(), intent)
     assert looks == [0, 1, 1, 1]
     assert len(sent) == 2
-    assert sent[1] - sent[0] >= 0.05
+    assert sent[1] - sent[0] >= 0.5
+
+
+async def test_a_refusal_ends_nothing_while_what_another_run_has_sent_may_still_arrive(home, exchange, monkeypatch):
+    """Else an order that fills seconds later is one that the ledger calls rejected. Found by a simulated world."""
+    record = await run(recorded(home, (START, OPEN)), dry_run=True)
+    [intent] = record.intents
+    store().cycles.begin(record, START)
+    store().intents.save(record.cycle_id, (intent,), START)
+    lease = store().leases.acquire("cycle", "another", timedelta(minutes=1))
+    assert store().intents.begin_sending(intent.client_order_id, lease)
+    refused, arrives = [], []
+
+    class Busy:
+        keeps_ids = True
+
+        async def find_order(self, *_: str) -> str | None:
+            return "the first one's" if arrives else None
+
+        async def submit(self, _: OrderIntent) -> Order:
+            refused.append(asyncio.get_running_loop().time())
+            raise OrderRejected("not now")
+
+    monkeypatch.setattr(execute, "IN_FLIGHT_S", 1.0)
+    monkeypatch.setattr(execute, "PAUSES", (0.01,))
+    with pytest.raises(VenueUnavailable, match="may still arrive"):
+        await execute.send(Busy(), intent)
+    assert len(refused) == 1
+    monkeypatch.setattr(execute, "PAUSES", (0.01, 1.0))
+    with pytest.raises(OrderRejected, match="not now"):  # nothing can arrive any more
+        await execute.send(Busy(), intent)
+    assert refused[2] - refused[1] >= 1.0
+    arrives.append(True)
+    assert await execute.send(Busy(), intent) == "the first one's"
+
+
+async def test_a_refused_order_that_another_run_has_sent_at_that_moment_is_not_rejected(home, exchange, monkeypatch):
+    """Else one that has filled is rejected in the ledger. Found by a simulated world."""
+    record = await run(recorded(home, (START, OPEN)), dry_run=True)
+    [intent] = record.intents
+    sent = Order(
+        client_order_id=intent.client_order_id, venue_order_id="1", symbol=SYMBOL, side=intent.side, type="market",
+        status="filled", quantity=intent.quantity, filled=intent.quantity, created_at=START, updated_at=START,
+    )  # fmt: skip
+    looks = iter([None, sent])
+
+    class Two:
+        keeps_ids = True
+
+        async def find_order(self, *_: str) -> Order | None:
+            return next(looks)
+
+        async def submit(self, _: OrderIntent) -> Order:
+            raise OrderRejected("reduces nothing")
+
+    assert await execute.send(Two(), intent) is sent
+
+
+async def test_an_exit_that_another_run_was_sending_waits_where_its_id_can_be_used_twice(home, exchange, monkeypatch):
+    """Else a trim that was held up is done twice over. Found by a simulated world."""
+    record = await run(recorded(home, (START, OPEN)), dry_run=True)
+    intent = record.intents[0].replace(reduce_only=True, stop=None, target=None)
+    store().cycles.begin(record, START)
+    store().intents.save(record.cycle_id, (intent,), START)
+    lease = store().leases.acquire("cycle", "another", timedelta(minutes=1))
+    assert store().intents.begin_sending(intent.client_order_id, lease)
+    began, sent = asyncio.get_running_loop().time(), []
+
+    class Forgetful:
+        keeps_ids = False
+
+        async def find_order(self, *_: str) -> None:
+            return None
+
+        async def submit(self, intent: OrderIntent) -> str:
+            sent.append(asyncio.get_running_loop().time() - began)
+            return "ours"
+
+    monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.3)
+    monkeypatch.setattr(execute, "PAUSES", (0.01, 0.01, 0.4))
+    assert await execute.send(Forgetful(), intent) == "ours"
+    assert [seconds >= 0.3 for seconds in sent] == [True]
 
 
 async def test_a_request_that_reaches_the_venue_after_the_look_up_is_still_one_order(home, exchange, monkeypatch):

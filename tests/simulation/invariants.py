@@ -33,6 +33,8 @@ NEAR = Decimal("0.05")  # R
 NAKED_S = 900
 LATE_CLOSES = 3  # a decision is sent at most 390 s after its close, and a request may be on its way for long
 STEP = timedelta(minutes=5)
+JUST_NOW = timedelta(seconds=5)
+LATELY = timedelta(minutes=5)  # a refusal leads to a flattening order, by clocks that differ
 SPREAD = Decimal("0.001")  # between the price that a stop is beyond and what an order then gets
 # why a small entry may be refused when all is well
 FITTING = {"PAUSED", "STACKED", "TOTAL_RISK_EXCEEDED", "GROSS_EXCEEDED"}
@@ -105,6 +107,8 @@ def _theirs(world: "World") -> Iterator[str]:
         now = ZERO if held is None else held.quantity * (1 if held.side == "long" else -1)
         if now != had:
             yield f"foreign: a person had {had} {symbol}, now it is {now}"
+        elif held is not None and held.stop is not None:
+            yield f"foreign: a stop {held.stop} is set for a person's {symbol}"
 
 
 def _new_orders(world: "World") -> Iterator[str]:
@@ -134,7 +138,10 @@ def _flattened(world: "World", new: list[Order]) -> Iterator[str]:
     flattening = {protect_order_id(p.position_id, "flatten", n): p for p in positions for n in range(9)}
     for order in new:
         position = flattening.get(order.client_order_id)
-        if position is None or order.symbol in world.venue.refused or order.avg_price is None:
+        own = store.intents.get(order.client_order_id)
+        if position is None or own is None or order.avg_price is None:
+            continue
+        if any(abs(at - own.persisted_at) < LATELY for at in world.venue.refused[order.symbol]):
             continue
         sign = 1 if position.side == "long" else -1
         if position.stop is not None and (order.avg_price / position.stop - 1) * sign > SPREAD:
@@ -142,11 +149,14 @@ def _flattened(world: "World", new: list[Order]) -> Iterator[str]:
 
 
 def of_records(world: "World", records: Iterable[CycleRecord]) -> Iterator[str]:
-    """Breaches that a cycle's record shows: the day's loss that the guard saw, and what it did when asked to trade."""
+    """Breaches that a cycle's record shows: another end, the day's loss as seen, what it did when asked to trade."""
     for record in records:
+        end = " ".join((record.status.value, *(record.verdict.codes if record.verdict else ())))
+        if record.status is not CycleStatus.STARTED and (before := world.ended.setdefault(record.cycle_id, end)) != end:
+            yield f"duplicate: the cycle of {record.symbol} at {record.as_of} ended twice, {before} and {end}"
         if record.verdict is None or record.state is None:
             continue
-        if not (world.happens or world.venue.rate or world.kill_rate or world.person):
+        if world.venue.is_sound and not (world.happens or world.kill_rate or world.person):
             yield from _day(world, record)
         asked = world.asked_to and record.status is not CycleStatus.EXECUTED
         if asked and record.verdict.decision.action != "HOLD" and not FITTING & {*record.verdict.codes}:
@@ -157,23 +167,25 @@ def _day(world: "World", record: CycleRecord) -> Iterator[str]:
     """The guard knows the trades that were closed today: those whose last fill is of this UTC day."""
     day = record.as_of.replace(hour=0, minute=0, second=0, microsecond=0)
     compared = next((check.compared for check in record.verdict.checks if check.code == "DAILY_LOSS"), None)
-    if compared is None:
+    if compared is None or record.inputs is None or (judged_at := record.inputs.judged_at) is None:
         return
-    known, closed = compared["closed_today"], _closed_since(world, day)
+    known, closed = compared["closed_today"], _closed(world, day, judged_at)
     if closed is not None and abs(Decimal(str(known)) - closed) > CENT:
         yield f"day: the guard knows of {known} today, fills of ours closed {closed:.4f}"
 
 
-def _closed_since(world: "World", day: datetime) -> Decimal | None:
-    """Return what positions earned that were closed since then, after fees and funding, from the venue's fills.
+def _closed(world: "World", day: datetime, until: datetime) -> Decimal | None:
+    """Return what positions earned that were closed meanwhile, after fees and funding, from the venue's fills.
 
-    None where a person had a hand in one.
+    None where a person had a hand in one, or the last fill is so young that it may not have been asked for.
     """
     earned = ZERO
+    if any(until - JUST_NOW < fill.at <= until for fill in world.exchange.account.fills):
+        return None
     for symbol in world.exchange.markets:
         held, since_flat, by_hand = ZERO, ZERO, False
         for fill in world.exchange.account.fills:
-            if fill.symbol != symbol:
+            if fill.symbol != symbol or fill.at > until:
                 continue
             by_hand |= fill.client_order_id.startswith("by-hand")
             sign = 1 if fill.side == "buy" else -1

@@ -2,11 +2,13 @@
 
 import argparse
 import os
+import signal
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import count, islice
 from multiprocessing import get_context
@@ -21,12 +23,13 @@ ORPHANED_S = 1.0  # between a worker's looks whether its parent lives
 def many(asked: argparse.Namespace) -> int:
     began, all_told = time.monotonic(), Tally()
     days = asked.years * 365.25
-    for told in _worlds(asked):
-        all_told.add(told)
-        if told.breaches:
-            print(f"BREACH seed {told.seed}: {told.breaches[0]}", flush=True)
-        if all_told.days >= days or time.monotonic() - began > asked.seconds:
-            break
+    with suppress(KeyboardInterrupt):  # what was reached until then is told all the same
+        for told in _worlds(asked):
+            all_told.add(told)
+            if told.breaches:
+                print(f"BREACH seed {told.seed}: {told.breaches[0]}", flush=True)
+            if all_told.days >= days or time.monotonic() - began > asked.seconds:
+                break
     print(all_told.report())
     return bool(all_told.failed)
 
@@ -52,6 +55,7 @@ def end_with(parent: int) -> None:
             time.sleep(ORPHANED_S)
         os._exit(1)
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's: it says what was reached
     threading.Thread(target=watch, daemon=True).start()
 
 

@@ -9,6 +9,7 @@ from tasks.core.decision.baselines import PlainDecider
 from tasks.core.decision.decider import decided_as
 from tasks.core.decision.kinds import KINDS
 from tasks.core.types import Answer, ModelCall, Question, Rung
+from tests.simulation.aims import Aim
 from tests.simulation.luck import Luck
 from tests.simulation.process import CURRENT
 
@@ -21,6 +22,8 @@ FOLLOWUPS = (
     "TRIM 10% at +0.05R", "MOVE_STOP: -0.5R on +0.1R", "TRIM 20% at +0.3R", "MOVE_STOP: breakeven on +0.6R",
     "TRAIL 1.5 ATR from +0.2R", "CLOSE after 60 bars below +0.1R", "TRAIL 1 ATR",
 )  # fmt: skip
+OFFSETS_BPS = (6, 6, 6, 60)  # the most of each: the guard takes up to three spreads
+RESTS_BPS = 80, 300  # that seldom fills while it may rest
 AT_ONCE = 4  # more are no decision
 NONSENSE = (
     "", "I cannot help with that.", '{"action": "OPEN_LONG"', "null", '{"action": "BUY", "size_pct": "all"}', "[]",
@@ -34,9 +37,9 @@ class Scripted(PlainDecider):
 
     name, kind = "rules", KINDS["rules"]
 
-    def __init__(self, luck: Luck, asked_to: str, note: Callable[[Question], None]) -> None:
+    def __init__(self, luck: Luck, aim: Aim, asked_to: str, note: Callable[[Question], None]) -> None:
         """asked_to: a small entry that it is to answer with where it is flat. note: told of every question."""
-        self._luck, self._asked_to, self._note = luck, asked_to, note
+        self._luck, self._aim, self._asked_to, self._note = luck, aim, asked_to, note
 
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         return [self._answered(question) for question in questions]
@@ -53,11 +56,14 @@ class Scripted(PlainDecider):
     def reply(self, place: str, symbol: str, held: bool) -> str:
         """Return the raw reply drawn for this call."""
         luck = self._luck
-        action = luck.weighted(f"{place}:action", HELD if held else FLAT)
+        action = luck.weighted(f"{place}:action", (self._aim.says or HELD) if held else FLAT)
         if action == "nonsense":
             return luck.choice(f"{place}:nonsense", NONSENSE)
-        limit = luck.draw(f"{place}:limit") < 0.4
-        entry = {"type": "limit", "offset_bps": round(luck.between(f"{place}:bps", 0, 60), 1)} if limit else None
+        limit, most = luck.draw(f"{place}:limit") < 0.5, luck.choice(f"{place}:most", OFFSETS_BPS)
+        least = 0
+        if self._aim.rests:
+            limit, least, most = True, *RESTS_BPS
+        entry = {"type": "limit", "offset_bps": round(luck.between(f"{place}:bps", least, most), 1)} if limit else None
         size: dict[str, Any] = {
             "size_pct": round(luck.between(f"{place}:size", 2, 60), 1), "entry": entry or {"type": "market"},
             "stop_atr": round(luck.between(f"{place}:stop", 0.4, 4), 2),

@@ -7,11 +7,12 @@ from typing import Any
 from unittest.mock import patch
 
 from tasks import execute, leases, ledger, protect
+from tasks.adapters.store.leases import LeaseRepository
 from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.ports import Venue
 from tasks.core.trading import followups, reconcile
 from tasks.core.trading import ledger as books
-from tasks.core.types import Lease, LedgerView, Order, OrderIntent, OwnIntent, Position, VenuePosition
+from tasks.core.types import Lease, LedgerView, Order, OrderIntent, OwnIntent, Position, SetStop, VenuePosition
 
 MOST = 300  # seeds
 
@@ -34,13 +35,13 @@ def flattened_on_busy() -> Iterator[None]:
     """A venue that is busy counts as one that has refused a stop."""
     real = protect._set_protection
 
-    async def set_protection(*args: Any, **more: Any) -> None:
+    async def set_protection(wanted: SetStop, _pauses: object, read_back: bool = False) -> None:
         try:
-            await real(*args, **more)
+            await real(wanted, (), read_back)
         except VenueUnavailable as e:
             raise OrderRejected(str(e)) from e
 
-    with patch.object(protect, "_set_protection", set_protection), patch.object(protect, "PAUSES", (0.1,)):
+    with patch.object(protect, "_set_protection", set_protection):
         yield
 
 
@@ -73,6 +74,7 @@ def lease_skipped() -> Iterator[None]:
         patch.object(leases.Leases, "take", take),
         patch.object(leases.Leases, "give_back", nothing),
         patch.object(execute, "prove", nothing),
+        patch.object(LeaseRepository, "keep_held", lambda *_: True),
     ):
         yield
 
@@ -145,7 +147,7 @@ def unsent_entry_explains() -> Iterator[None]:
 @contextmanager
 def sent_again_at_once() -> Iterator[None]:
     """A request without an answer is followed by another as soon as the venue knows of no order."""
-    with patch.object(execute, "IN_FLIGHT_S", 0.0), patch.object(execute, "_may_arrive", lambda *_: False):
+    with patch.object(execute, "IN_FLIGHT_S", 0.0), patch.object(execute, "_was_being_sent", lambda *_: False):
         yield
 
 

@@ -26,6 +26,7 @@ from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
 from tasks.core.types import DataFailure, EventThresholds, duration
 from tasks.settings import settings
+from tests.simulation import aims
 from tests.simulation.model import Scripted
 from tests.simulation.process import CURRENT, Process
 from tests.simulation.venue import TAPE
@@ -35,20 +36,12 @@ if TYPE_CHECKING:
 
 # what may become of a transaction
 DATABASE = {"unwritten": 2.0, "written": 1.0, "killed before": 1.0, "killed after": 1.0}
-RARE = {"before_cancel", "cancelled", "adopted", "followup_sent", "followup_noted", "protection_noted"}
-SELDOM = {
-    "before_stop", "stop_set", "protect_intent_saved", "position_saved", "intent_marked", "order_saved", "before_send",
-    "sent", "lease_proven", "before_look_up", "cycle_saved", "intents_saved", "judged", "executed", "guard_released",
-}  # fmt: skip
-DEADLY = 20.0  # so much oftener at the step that a visit has chosen
-FIRST = {"protect_begun", "stops_watched", "cycle_leased", "cycle_begun", "fills_fetched", "working_settled"}
-OFTENER = (
-    dict.fromkeys(RARE, 12.0) | dict.fromkeys(SELDOM, 3.0) | dict.fromkeys(FIRST, 0.5)
-)  # than at a step that every run comes to
+DEADLY = 0.5  # how often a process dies at a step that a visit has chosen
 OFTEN = {  # what would keep the account from trading at every visit; sizes and risk keep their limits
     "opens_per_hour": "1000", "opens_per_day": "10000", "reentry_cooldown_min": "0", "daily_loss_halt_pct": "99",
     "drawdown_halt_pct": "99", "max_rejections": "1000", "cool_off_losses": "1000", "liquidation_cooldown_min": "0",
     "chase_rsi": "100", "chase_z": "100", "stack_min_r": "0", "min_reward_risk": "0", "kelly_min_outcomes": "1000000",
+    "max_offset_spreads": "30",
 }  # fmt: skip
 _worlds = count()
 _markets: dict[int, dict[tuple[str, datetime], Market]] = {}
@@ -116,7 +109,8 @@ def installed(world: "World") -> Iterator[None]:
 
 
 def _environment(world: "World", home: str) -> dict[str, str]:
-    often = {f"QUARTERDECK_LIMITS__{name.upper()}": value for name, value in OFTEN.items()} if world.often else {}
+    limits = OFTEN | ({"max_offset_spreads": "1000"} if world.aim.rests else {})
+    often = {f"QUARTERDECK_LIMITS__{name.upper()}": value for name, value in limits.items()} if world.often else {}
     return {
         "QUARTERDECK_HOME": home, "QUARTERDECK_MLFLOW_URL": "", "QUARTERDECK_SYMBOLS": ",".join(world.symbols),
         "QUARTERDECK_HISTORY_BARS": "300", "QUARTERDECK_SAMPLE_QUIET": "1", "QUARTERDECK_TOML": f"{home}/none.toml",
@@ -130,7 +124,8 @@ def _edges(world: "World") -> Iterator[tuple[object, str, object]]:
 
     yield clock, "source", world.clock
     yield connections, "opened", lambda _url: CURRENT.get().store
-    yield connections, "decider", lambda _name, shadow=False: Scripted(world.luck, world.asked_to, world.note_question)
+    asked = (world.luck, world.aim)
+    yield connections, "decider", lambda _name, shadow=False: Scripted(*asked, world.asked_to, world.note_question)
     yield ccxt_venue, "connect", lambda _settings: world.venue
     yield ccxt_venue, "close_all", nothing
     yield crash_points, "hook", _hook(world)
@@ -181,10 +176,10 @@ def _hook(world: "World") -> Callable[[str], None]:
         process = CURRENT.get()
         place = process.place(step)
         process.steps.append(step)
-        oftener = OFTENER.get(step, 1.0) * (3 if ".protect." in process.name and step not in FIRST else 1)
-        oftener *= DEADLY if step == world.deadly else 1
-        rate = min(world.kill_rate * oftener, 0.6)
+        deadly = aims.DEADLY if step in world.aim.steps else DEADLY
+        rate = max(world.kill_rate, deadly * (world.deadly.get(step, 0) > 0))
         if process.mortal and world.luck.fault(place, {"killed": 1.0}, rate):
+            world.deadly[step] = world.deadly.get(step, 0) - 1
             process.die()
 
     return reached

@@ -18,7 +18,7 @@ from tests.simulation.shrink import shrunk
 from tests.simulation.world import lived
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAIN = (2, 4)
+PLAIN = (1, 2, 6)
 
 
 @pytest.mark.parametrize("seed", PLAIN)
@@ -31,7 +31,7 @@ def test_a_world_keeps_every_invariant(seed):
 
 def test_a_seed_is_the_same_world_in_every_process():
     """Two hash seeds, and one world after another in the same process."""
-    code = "from tests.simulation.world import lived; print(lived(7, 1.0).sha256)"
+    code = "from tests.simulation.world import lived; print(lived(6, 0.5).sha256)"
     prints = [
         subprocess.run(
             [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": n, "PYTHONPATH": str(ROOT)}, cwd=ROOT,
@@ -39,7 +39,7 @@ def test_a_seed_is_the_same_world_in_every_process():
         ).stdout.strip()
         for n in ("1", "2")
     ]  # fmt: skip
-    assert prints[0] == prints[1] == lived(7, 1.0).sha256
+    assert prints[0] == prints[1] == lived(6, 0.5).sha256
 
 
 def test_a_fault_left_out_leaves_the_others_what_they_were():
@@ -53,18 +53,20 @@ def test_a_fault_left_out_leaves_the_others_what_they_were():
 
 
 @pytest.mark.parametrize(
-    ("name", "seed", "days", "breach"),
+    ("name", "seed", "breach"),
     [
-        ("no_look_up", 68, 1.0, "duplicate"),
-        ("fill_booked_twice", 12, 1.5, "halt"),
-        ("followup_forgotten", 13, 2.0, "follow-up"),
+        ("flattened_on_busy", 1, "flattened"),
+        ("fill_booked_twice", 1, "halt"),
+        ("lease_skipped", 2, "duplicate"),
+        ("followup_forgotten", 2, "follow-up"),
+        ("no_look_up", 6, "duplicate"),
     ],
 )
-def test_a_seed_fails_where_what_keeps_its_invariant_is_broken(name, seed, days, breach):
+def test_a_seed_fails_where_what_keeps_its_invariant_is_broken(name, seed, breach):
     """A new kind of event draws other worlds: then `--break NAME` says which seed finds it."""
+    assert seed in PLAIN
     with mutations.ALL[name]():
-        assert lived(seed, days).breaches[0].startswith(breach)
-    assert lived(seed, days).breaches == []
+        assert lived(seed, days=2).breaches[0].startswith(breach)
 
 
 def test_what_breaks_without_a_fault_is_shrunk_to_none(monkeypatch):

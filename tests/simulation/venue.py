@@ -5,7 +5,7 @@ answer has (see `adapters.venue.meaning`), it may be late, doubled or old, and t
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -22,7 +22,6 @@ from tasks.core.errors import DuplicateOrder, OrderGone, OrderRejected, VenueBus
 from tasks.core.market.bars import bar_frame
 from tasks.core.ports import OrderBook
 from tasks.core.simulation.rejections import PROTECTIVE, protection_refusal
-from tasks.core.trading.money import floor_to_step
 from tasks.core.types import (
     COLUMNS,
     SECONDS,
@@ -34,6 +33,7 @@ from tasks.core.types import (
     OrderIntent,
     OrderStatus,
     VenuePosition,
+    floor_to_step,
 )
 from tests.simulation.luck import Luck
 from tests.simulation.process import CURRENT
@@ -52,6 +52,7 @@ READS = {
 }  # fmt: skip
 FAVOUR, FAVOURED_RATE = 20.0, (0.05, 0.5)  # of a call that reads, that changes
 OFTENER, MOST = 4, 0.5  # changes go wrong so much oftener, as there are so many fewer of them, up to this rate
+SENDS = 0.5  # how often an order does, where anything may
 LISTS = ("fills", "positions", "open_orders")
 ONLY_OF = {"old": ("positions", "find_order"), "reordered": LISTS, "in part": LISTS}
 
@@ -94,13 +95,15 @@ class SimulatedVenue:
         self.favoured = ""  # in which way oftener than others
         self.ahead_s = 0.0  # how far its clock is ahead
         self.late_fills_s = self.late_orders_s = 0.0  # how old they are before they are told
-        self.refuses_stops = False
+        self.refuses_stops = self.answers_no_stop = False
         self.shallow = False  # only half of what an order asks for is there
         self.lists_no_positions = False
         self.numbers_fills = luck.draw("numbers") < 0.5  # their ids tell apart those of one symbol alone
         self._names, self._numbers = dict[str, str](), Counter[str]()
         self.unheard: set[str] = set()  # symbols whose fills were asked for in vain
-        self.refused: set[str] = set()  # symbols whose stop was refused, or was beyond the price
+        self.refused = defaultdict[str, list[datetime]](
+            list
+        )  # when a symbol's stop was refused, or was beyond the price
         self.learn_instruments()
         self._late: set[asyncio.Task[None]] = set()
 
@@ -165,10 +168,18 @@ class SimulatedVenue:
             return [f.replace(quantity=ZERO) if f.reason == "funding" else f for f in told]
 
         try:
-            return await self._asked("fills", answer)
+            said = await self._asked("fills", answer)
         except VenueUnavailable:
             self.unheard.add(symbol)
             raise
+        if len(said) < len(answer()):  # in part: what closed ours may be missing
+            self.unheard.add(symbol)
+        return said
+
+    @property
+    def is_sound(self) -> bool:
+        """Return whether it answers everything as it should."""
+        return not (self.rate or self.favoured)
 
     def name_of(self, fill: Fill) -> str:
         """Return the id that it tells an execution by."""
@@ -211,17 +222,19 @@ class SimulatedVenue:
             if held is None:
                 raise OrderGone(f"{doing}: no position is open")
             if self.refuses_stops and stop:
-                self.refused.add(symbol)
+                self.refuse(symbol)
                 raise OrderRejected(f"{doing}: it cannot be set now")
             sign = 1 if held.side == "long" else -1
             refusal = protection_refusal(sign, self.exchange.price(symbol), stop, target)
             if refusal:
-                self.refused.add(symbol)
+                self.refuse(symbol)
                 raise OrderRejected(f"{doing}: {refusal}")
             part = quantity if quantity is not None and quantity < held.quantity else None
             kept = target if self.attaches_protection else None
             account.set_protection(symbol, stop, kept, self.exchange.now, part)
 
+        if self.answers_no_stop:
+            raise VenueBusy(f"set {symbol} stop={stop}: too many requests")
         await self._changed("set_protection", act)
 
     async def cancel(self, symbol: str, client_order_id: str) -> None:
@@ -229,6 +242,11 @@ class SimulatedVenue:
 
     async def close(self) -> None:
         """There is nothing to close."""
+
+    def refuse(self, *symbols: str) -> None:
+        """Note that there is a cause to close what is ours of these symbols."""
+        for symbol in symbols:
+            self.refused[symbol].append(self.exchange.now)
 
     # -- how it is answered --------------------------------------------------------------------------------------
 
@@ -256,7 +274,7 @@ class SimulatedVenue:
         place, kind = self._fault(what, CHANGES)
         await self._wait(place, kind)
         if kind == "refused":
-            self.refused.update(self.exchange.markets)
+            self.refuse(*self.exchange.markets)
             raise OrderRejected(f"{what}: refused")
         if kind == "late":
             late = asyncio.get_running_loop().create_task(self._later(place, act))
@@ -286,6 +304,8 @@ class SimulatedVenue:
         place = process.place(what)
         fitting = {kind: weight for kind, weight in odds.items() if what in ONLY_OF.get(kind, (what,))}
         rate = min(self.rate * (OFTENER if odds is CHANGES else 1), max(self.rate, MOST))
+        if what == "submit" and not self.is_sound:
+            rate = max(rate, SENDS)
         if self.favoured in fitting:
             fitting[self.favoured] *= FAVOUR
             rate = max(rate, FAVOURED_RATE[odds is CHANGES])

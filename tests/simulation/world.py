@@ -23,12 +23,22 @@ from infra.sandbox.exchange import Exchange
 from tasks.adapters.store.store import Store
 from tasks.core.errors import TradingError
 from tasks.core.simulation.account import Execution
-from tasks.core.trading.money import floor_to_step
+from tasks.core.trading.followups import pending
 from tasks.core.trading.orders import is_ours
-from tasks.core.types import ZERO, CycleRecord, OrderIntent, OrderStatus, OrderType, Question, day_start, floor_time
+from tasks.core.types import (
+    ZERO,
+    CycleRecord,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Question,
+    day_start,
+    floor_time,
+    floor_to_step,
+)
 from tasks.crash_points import STEPS
 from tasks.settings import settings
-from tests.simulation import invariants
+from tests.simulation import aims, invariants
 from tests.simulation.loop import VirtualLoop, WorldClock
 from tests.simulation.luck import Luck
 from tests.simulation.process import CURRENT, Killed, Process
@@ -47,20 +57,30 @@ GAPS_S = {  # from a visit to the next, by how often relative to each other
     300: 2.0, 900: 2.0, HOUR_S: 3.0, 4 * HOUR_S: 3.0, 12 * HOUR_S: 3.0, 36 * HOUR_S: 2.0, 96 * HOUR_S: 1.0,
     240 * HOUR_S: 1.0,
 }  # fmt: skip
+LONGEST = 0.625  # of them, as a share of the world's life
 RATES = {0.0: 4.0, 0.01: 4.0, 0.05: 2.0, 0.2: 1.0}  # how often calls go wrong at a visit
-KILLS = {0.0: 2.0, 0.02: 1.0, 0.1: 3.0, 0.4: 5.0}  # how often a process dies at a crash point, at a visit
+KILLS = {0.0: 3.0, 0.02: 2.0, 0.1: 3.0, 0.4: 4.0}  # how often a process dies at a crash point, at a visit
+# how often a step is deadly at a visit, where something is about to come to it, and where the world aims at others
+DEADLY, NEAR, STRAY = 0.1, 0.5, 0.02
+TWICE = 2  # so many die there
+SENDING = STEPS[STEPS.index("guard_leased") : STEPS.index("cycle_ended")]
 # what happens to the world at a visit, by how often relative to each other
 EVENTS = {
-    "late fills": 3.0, "late orders": 2.0, "stops refused": 1.5, "half filled": 2.0, "stop taken away": 2.0,
-    "person": 2.5, "restored": 1.5, "venue's clock": 1.0, "our clock": 1.0, "halted": 1.0, "halves of stops": 1.0,
-    "limits changed": 1.0, "symbols changed": 0.7, "database": 3.0, "two workers": 4.0, "liquidated": 0.7,
+    "late fills": 3.0, "late orders": 2.0, "stops refused": 1.5, "stops unanswered": 6.0, "half filled": 2.0,
+    "stop taken away": 2.0, "person": 2.5, "restored": 1.5, "venue's clock": 1.0, "our clock": 1.0, "halted": 1.0,
+    "halves of stops": 1.0,
+    "limits changed": 1.0, "symbols changed": 0.7, "database": 3.0, "two workers": 8.0, "liquidated": 0.7,
     "venue away": 1.5, "positions unlisted": 1.0, "deleveraged": 0.7, "stop moved": 1.0, "order taken away": 1.0,
     "step changed": 0.7,
 }  # fmt: skip
 EVENT_RATE, EVENTS_AT_ONCE = 0.5, 3
+WORST_RATE = 0.3  # how often a person, or a changed setting, comes just when it matters most
+CALM = 0.3  # how often nothing goes wrong at the visit after one
+CALM_GAPS_S = {300: 2.0, 900: 2.0, HOUR_S: 1.0}
 FAVOURED_RATE = 0.03  # how often a transaction goes wrong at a visit that favours one of its faults
-# Every visit favours one fault and one step to die at: rare pairs meet so much oftener than by chance alone.
-KINDS = (*dict.fromkeys((*CHANGES, *READS, *DATABASE, *EVENTS)),)
+# Every visit favours one fault and some steps to die at: rare pairs meet so much oftener than by chance. Few calls
+# change anything.
+KINDS = {kind: 4.0 if kind in CHANGES.keys() - READS.keys() else 1.0 for kind in (*CHANGES, *READS, *DATABASE, *EVENTS)}
 Story = Callable[[], Awaitable[Any]]
 
 
@@ -90,7 +110,8 @@ class World:
     """Everything that happens under one seed."""
 
     def __init__(self, seed: int, days: float = LIVED, only: frozenset[str] | None = None) -> None:
-        self.luck, self.told, self.days = Luck(seed, only), Told(seed), days
+        self.aim = aims.of(seed)
+        self.luck, self.told, self.days = Luck(seed, only), Told(seed), min(days, self.aim.days)
         luck, self.symbols = self.luck, tuple(LOTS)
         self.start = FIRST_DAY + timedelta(days=int(luck.between("start", 0, DAYS)))
         self.loop = VirtualLoop()
@@ -102,17 +123,19 @@ class World:
             self.exchange,
             luck,
             self.tell,
-            attaches=luck.draw("attaches") < 0.6,
-            forgets_ids=luck.draw("forgets") < 0.5,
+            attaches=self.aim.rests or luck.draw("attaches") < 0.6,
+            forgets_ids=luck.draw("forgets") < 0.6,
         )
         self.database = WorldDatabase()
-        self.often = luck.draw("often") < 0.8
+        self.often = bool(self.aim.steps) or luck.draw("often") < 0.8
         self.deciding: dict[tuple[str, datetime], Process] = {}  # who was asked last about a symbol at a close
+        self.ended: dict[str, str] = {}  # how a cycle ended, and what the guard said
         self.asked_to = ""  # what the decider is to answer; empty: what is drawn
         self.visit, self.visit_began = 0, self.start
         self.kill_rate = self.database_rate = 0.0
         self.happens: set[str] = set()  # what goes wrong at this visit
-        self.deadly = ""  # a step at which processes die oftener at this visit
+        self.is_calm = False  # nothing does
+        self.deadly: dict[str, int] = {}  # steps at which processes die oftener at this visit, and how often still
         self.person: dict[str, Decimal] = {}  # what a person holds, signed, by symbol
         self.doubtful: set[str] = set()  # where ours had closed unheard when theirs was first seen
         self.beside: set[str] = set()  # where it is added to what is ours
@@ -170,7 +193,14 @@ class World:
 
     async def _until_the_next_visit(self) -> None:
         """A minute where something is not as it should be, else until after a 5m close; a long gap ends at midnight."""
-        now, seconds = self.clock.venue_time, self.luck.weighted(f"{self.visit}/gap", GAPS_S)
+        now, n = self.clock.venue_time, self.visit
+        self.is_calm = not self.is_calm and self.luck.draw(f"{n}/calm") < CALM
+        gaps = {
+            gap: odds
+            for gap, odds in (aims.GAPS_S if self.aim.steps else GAPS_S).items()
+            if gap <= self.days * 86_400 * LONGEST
+        }
+        seconds = self.luck.weighted(f"{n}/gap", CALM_GAPS_S if self.is_calm else gaps)
         if "restored" in self.happens:  # what it lost is looked for over two days
             seconds = min(seconds, 12 * HOUR_S)
         if self.visit > 1 and invariants.is_exposed(self):
@@ -185,18 +215,24 @@ class World:
         await asyncio.sleep(seconds)
         self.exchange.catch_up()
         self.exchange.settle(changed=True)
-        for symbol in sorted(self.beside):
-            self._left_alone(symbol)
+        self._left_alone()
         now, naked = self.loop.time(), {p.symbol for p in invariants.ours(self) if p.stop is None}
         self._naked_since = {symbol: self._naked_since.get(symbol, now) for symbol in naked}
         self.told.naked_s = max([self.told.naked_s, *(now - since for since in self._naked_since.values())])
 
     def _begin_visit(self) -> None:
         n, luck, self.visit_began = self.visit, self.luck, self.exchange.now
+        if self.is_calm:
+            self._nothing_goes_wrong()
+            return
         self.venue.rate = luck.weighted(f"{n}/rate", RATES)
-        self.kill_rate = luck.weighted(f"{n}/kills", KILLS)
+        self.kill_rate = luck.weighted(f"{n}/kills", self.aim.kills or KILLS)
         self.happens = set()
-        self.deadly, favoured = luck.choice(f"{n}/deadly", STEPS), luck.choice(f"{n}/favoured", KINDS)
+        near, favoured = {*self._near()}, luck.weighted(f"{n}/favoured", KINDS)
+        often = {step: NEAR if step in near else DEADLY for step in STEPS}
+        if self.aim.steps:
+            often = {step: float(step in self.aim.steps) or STRAY for step in STEPS}
+        self.deadly = {step: TWICE for step in STEPS if luck.draw(f"{n}/deadly {step}") < often[step]}
         self.venue.favoured = favoured
         if favoured in DATABASE:
             self.database_rate = FAVOURED_RATE
@@ -205,12 +241,50 @@ class World:
             chosen = not k and favoured in EVENTS
             event = luck.fault(name, {favoured: 1.0} if chosen else EVENTS, 1.0 if chosen else EVENT_RATE)
             if event and event not in self.happens:
-                self.happens.add(event)
-                self.tell(f"event {event}")
-                self._begin_event(event, name)
+                self._begin_event(event, name, luck.choice(f"{name}/symbol", self.symbols))
+        for event in self.aim.events:
+            name = f"{n}/event aimed {event}"
+            if event not in self.happens and luck.fault(name, {event: 1.0}, aims.RATE):
+                self._begin_event(event, name, luck.choice(f"{name}/symbol", self.symbols))
+        for event, symbol in self._worst():
+            name = f"{n}/event {event} {symbol}"
+            if event not in self.happens and luck.fault(name, {event: 1.0}, WORST_RATE):
+                self._begin_event(event, name, symbol)
 
-    def _begin_event(self, event: str, name: str) -> None:
-        symbol = self.luck.choice(f"{name}/symbol", self.symbols)
+    def _nothing_goes_wrong(self) -> None:
+        self.happens, self.kill_rate, self.venue.rate, self.venue.favoured, self.deadly = set(), 0.0, 0.0, "", {}
+
+    def _near(self) -> Iterator[str]:
+        """Yield steps that few runs come to, where this one may."""
+        yield from SENDING
+        if self.visit == self._restored_at + 1:
+            yield "adopted"
+        if any(is_ours(order.client_order_id) for order in self.exchange.account.open_orders()):
+            yield from ("before_cancel", "cancelled")
+        if any(pending(position) for position in self.store().positions.open(settings().strategy)):
+            yield from ("followup_sent", "followup_noted", "protect_intent_saved", "protection_noted")
+        if invariants.is_exposed(self):
+            yield from ("before_stop", "stop_set")
+
+    def _worst(self) -> Iterator[tuple[str, str]]:
+        """Yield what would matter most now, with its symbol.
+
+        A person who trades where ours closed unheard or an entry was never sent; a stop that is gone where none can be
+        set; and a symbol that is traded no more where a restored ledger does not know what the venue holds.
+        """
+        store, strategy = self.store(), settings().strategy
+        held = {position.symbol for position in self.exchange.account.positions()}
+        known = {position.symbol for position in store.positions.open(strategy)}
+        unsent = {own.intent.symbol for own in store.intents.open(strategy) if own.state == "persisted"}
+        yield from (("person", symbol) for symbol in sorted((known | unsent) - held - self.person.keys()))
+        if "stops unanswered" in self.happens:
+            yield from (("stop taken away", symbol) for symbol in sorted(held & known))
+        if self.visit == self._restored_at + 1:
+            yield from (("symbols changed", symbol) for symbol in sorted(held - known - self.person.keys()))
+
+    def _begin_event(self, event: str, name: str, symbol: str) -> None:
+        self.happens.add(event)
+        self.tell(f"event {event}")
         amount = self.luck.between(f"{name}/amount", 0, 1)
         if self.person and event == "positions unlisted":
             return  # nothing tells then what is theirs
@@ -219,8 +293,12 @@ class World:
             setattr(getattr(self, where) if where else self, attribute, value(amount))
         elif event == "person" and not self.venue.lists_no_positions:
             self._person_trades(symbol, name)
-        elif event == "limits changed" or (event == "symbols changed" and self.visit > self._restored_at + 1):
-            self._change_settings(event, amount)
+        elif event == "limits changed":
+            os.environ["QUARTERDECK_LIMITS__MAX_TRADE_RISK_PCT"] = f"{0.3 + 0.7 * amount:.2f}"
+            os.environ["QUARTERDECK_LIMITS__MIN_CONFIDENCE"] = f"{0.3 + 0.65 * amount:.2f}"
+            settings.cache_clear()
+        elif event == "symbols changed":
+            self._drop(symbol if amount < 0.5 or self.visit == self._restored_at + 1 else "")
         elif event == "halted":
             self.store().halts.add("a person halts", "person", self.clock.now())
         elif event == "restored":
@@ -247,10 +325,12 @@ class World:
             self._deleverage(symbol, amount)
         elif event == "liquidated" and not self.person:
             self.exchange.liquidate()
-            self.venue.refused.update(self.symbols)
+            self.venue.refuse(*self.symbols)
 
     def _end_visit(self) -> None:
         """What went wrong at this visit alone is over; what was late is told at the next look."""
+        if self.venue.answers_no_stop:  # a visit may last half an hour: none could be set until now
+            self._naked_since.clear()
         for where, attribute, value in LASTS_A_VISIT.values():
             setattr(getattr(self, where) if where else self, attribute, type(value(0.0))())
         self.exchange.half_stops, self.database_rate = 0, 0.0
@@ -264,13 +344,13 @@ class World:
         if "halted" in self.happens:
             self.store().halts.resume("person", self.clock.now(), whose="person")
 
-    def _change_settings(self, event: str, amount: float) -> None:
-        """Change the settings in force, as an edited file does for the next run."""
-        if event == "limits changed":
-            os.environ["QUARTERDECK_LIMITS__MAX_TRADE_RISK_PCT"] = f"{0.3 + 0.7 * amount:.2f}"
-            os.environ["QUARTERDECK_LIMITS__MIN_CONFIDENCE"] = f"{0.3 + 0.65 * amount:.2f}"
-        else:
-            self._trade_only(self.symbols[: 1 + (amount < 0.5)])
+    def _drop(self, symbol: str) -> None:
+        """Trade all symbols but this from now on, as an edited file says for the next run.
+
+        Right after a restore only one that the venue holds: what was there before nothing tells any more.
+        """
+        if self.visit > self._restored_at + 1 or self.exchange.account.position(symbol):
+            self._trade_only(tuple(each for each in self.symbols if each != symbol))
 
     def _trade_only(self, symbols: tuple[str, ...]) -> None:
         os.environ["QUARTERDECK_SYMBOLS"] = ",".join(symbols)
@@ -325,15 +405,16 @@ class World:
         elif not any(is_ours(order.client_order_id) for order in account.open_orders(symbol)):
             self._person_order(symbol, side * amount)
 
-    def _left_alone(self, symbol: str) -> None:
+    def _left_alone(self) -> None:
         """Notice where what was ours beside a person's is gone; a stop for the whole position takes theirs along."""
-        held, had = self.exchange.account.position(symbol), self.person[symbol]
-        now = ZERO if held is None else held.quantity * (1 if held.side == "long" else -1)
-        if now == 0 or (now * had > 0 and abs(now) <= abs(had)):
-            self.beside.discard(symbol)
-            self.person[symbol] = now
-            if not now:
-                self.person.pop(symbol)
+        for symbol in sorted(self.beside):
+            held, had = self.exchange.account.position(symbol), self.person[symbol]
+            now = ZERO if held is None else held.quantity * (1 if held.side == "long" else -1)
+            if now == 0 or (now * had > 0 and abs(now) <= abs(had)):
+                self.beside.discard(symbol)
+                self.person[symbol] = now
+                if not now:
+                    self.person.pop(symbol)
 
     def _person_leaves(self, symbol: str) -> None:
         """Take off what is theirs, as far as an exit of ours has not taken it along."""
@@ -371,6 +452,8 @@ class World:
             if luck.draw(f"{n}/settle") < 0.1:
                 stories += [("settle", settle_all)]
         workers = ("a", "b") if "two workers" in self.happens else ("a",)
+        if len(workers) > 1 and len(stories) > 1 and luck.draw(f"{n}/meet") < 0.5:  # and live
+            stories, self.kill_rate, self.deadly = stories[1:], 0.0, {}
         self.venue.unheard.clear()
         await asyncio.gather(*(self._to_the_end(worker, stories) for worker in workers))
         self.doubtful |= self.venue.unheard & self.person.keys()
@@ -401,6 +484,7 @@ class World:
             said = await self.loop.create_task(story(), context=context)  # type: ignore[arg-type]  # a coroutine
             self.tell(f"{name} {_short(said)}")
             if ".protect." in name and not self.happens and len(self.luck.struck) == struck_before:
+                self._left_alone()
                 self._breached(invariants.naked(self))
             if isinstance(said, list):
                 self.told.cycles.update(record.status.value for record in said)
@@ -413,6 +497,8 @@ class World:
             return False
         except TradingError as e:
             self.tell(f"{name} failed: {type(e).__name__} {str(e)[:200]}")
+            if self.venue.is_sound and not (self.happens or self.kill_rate or self.person):
+                self._breached(iter([f"progress: {name} failed though nothing went wrong: {e}"]))
         except Exception as e:  # noqa: BLE001  (what nobody raises on purpose)
             self._breached(iter([f"defect: {name} {e!r}"]))
         finally:
@@ -428,7 +514,7 @@ class World:
 
     async def _quiet(self) -> bool:
         """Nothing goes wrong any more: the books must agree, and it must trade. Returns whether something is wrong."""
-        self.happens, self.kill_rate, self.venue.rate, self.venue.favoured = set(), 0.0, 0.0, ""
+        self._nothing_goes_wrong()
         for symbol in list(self.person):
             self._person_leaves(symbol)
         for symbol in self.symbols:
@@ -447,7 +533,9 @@ class World:
     async def _trades_again(self) -> bool:
         """Ask for a small entry in each symbol that is flat: the guard may have reasons of its own, nothing else."""
         now = self.clock.venue_time
-        await self._pass((floor_time(now, "15m") + timedelta(minutes=15) - now).total_seconds() + 5)
+        at_midnight = self.luck.draw(f"{self.visit}q/midnight") < 0.5
+        due = day_start(now) + timedelta(days=1) if at_midnight else floor_time(now, "15m") + timedelta(minutes=15)
+        await self._pass((due - now).total_seconds() + 5)
         self.asked_to = "OPEN_LONG"
         await self._run(f"{self.visit}q.protect", reconcile, mortal=False)
         try:
@@ -468,6 +556,7 @@ LASTS_A_VISIT: dict[str, tuple[str, str, Callable[[float], Any]]] = {
     "late fills": ("venue", "late_fills_s", lambda amount: 2 + 58 * amount),
     "late orders": ("venue", "late_orders_s", lambda amount: 2 + 58 * amount),
     "stops refused": ("venue", "refuses_stops", lambda amount: bool(amount + 1)),
+    "stops unanswered": ("venue", "answers_no_stop", lambda amount: bool(amount + 1)),
     "half filled": ("venue", "shallow", lambda amount: bool(amount + 1)),
     "venue's clock": ("venue", "ahead_s", lambda amount: 40 * amount - 20),
     "our clock": ("clock", "skew", lambda amount: 90 * amount - 45),

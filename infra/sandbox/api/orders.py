@@ -7,9 +7,8 @@ from infra.sandbox.api.answers import BybitError, Json, bad_parameter, refusal
 from infra.sandbox.api.market import BAND, most_of
 from infra.sandbox.api.query import Query, invalid
 from infra.sandbox.api.rows import ids
-from tasks.core.simulation.rejections import protection_refusal, sign_of
-from tasks.core.trading.money import floor_to_step
-from tasks.core.types import ZERO, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.simulation.rejections import protection_refusal
+from tasks.core.types import ZERO, Order, OrderIntent, OrderStatus, OrderType, direction, floor_to_step
 
 MAX_LINK_ID = 36
 PLAIN = {"Market": OrderType.MARKET, "Limit": OrderType.LIMIT}
@@ -36,7 +35,7 @@ def create(q: Query) -> Json:
 
 def _check_limits(q: Query, intent: OrderIntent) -> None:
     """Refuse an order that is too large, too far from the mark, or opens more than its leverage allows."""
-    ex, market, sign = q.ex, q.market, sign_of(intent.side)
+    ex, market, sign = q.ex, q.market, direction(intent.side)
     if intent.quantity > most_of(market, intent.type):
         raise refusal("above_max_quantity", q.category)
     if intent.type in PLAIN.values():
@@ -45,7 +44,7 @@ def _check_limits(q: Query, intent: OrderIntent) -> None:
             raise refusal("price_too_high" if sign > 0 else "price_too_low", q.category)
     if q.category == "linear" and not intent.reduce_only:
         position = q.account.position(intent.symbol)
-        held = position.quantity * (1 if position.side == "long" else -1) if position else ZERO
+        held = direction(position.side) * position.quantity if position else ZERO
         leverage = q.account.wallet.leverage(intent.symbol)
         most = ex.config.risk_limit * market.instrument.max_leverage / leverage
         if abs(held + sign * intent.quantity) * ex.mark(intent.symbol) > most:
@@ -147,7 +146,7 @@ def trading_stop(q: Query) -> Json:
     if "reject_stop" in q.quirks:
         raise bad_parameter("StopLoss can not be set now")
     stop, target = (q.amount(name) if q[name] else None for name in ("stopLoss", "takeProfit"))
-    wrong = protection_refusal(1 if position.side == "long" else -1, q.ex.price(position.symbol), stop, target)
+    wrong = protection_refusal(direction(position.side), q.ex.price(position.symbol), stop, target)
     if wrong:
         raise refusal(wrong, q.category)
     part = (q.amount("slSize") or q.amount("tpSize")) if q["tpslMode"] == "Partial" else None

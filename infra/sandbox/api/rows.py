@@ -8,7 +8,7 @@ from infra.sandbox.exchange import Exchange
 from infra.sandbox.market.listing import Listing
 from tasks.core.simulation.account import derived_id
 from tasks.core.simulation.wallet import Holding
-from tasks.core.types import ZERO, Fill, Order, OrderStatus, OrderType, exact_sum
+from tasks.core.types import ZERO, Fill, Order, OrderStatus, OrderType, direction, exact_sum
 
 OWN_ID = "~"  # client ids the sandbox gave to orders that came without one
 CREATED_BY = {"stop": "CreateByStopLoss", "target": "CreateByTakeProfit", "liquidation": "CreateByLiq", "funding": ""}
@@ -81,8 +81,7 @@ def _price(order: Order, market: Listing) -> str:
         return text(order.price)
     if market.category == "spot" or order.type in STOP_TYPE or order.avg_price is None:
         return "0"
-    sign = 1 if order.side == "buy" else -1
-    return market.text(float(order.avg_price * (1 + sign * SLIPPAGE_CAP)))
+    return market.text(float(order.avg_price * (1 + direction(order.side) * SLIPPAGE_CAP)))
 
 
 def attached(ex: Exchange) -> list[Order]:

@@ -8,9 +8,8 @@ import numpy.typing as npt
 
 from infra.sandbox.market.crash import Crash
 from tasks.adapters.files.candles import read_candles
-from tasks.core.errors import InputError
 from tasks.core.market.bars import epoch_s, infer_timeframe
-from tasks.core.types import SECONDS
+from tasks.core.types import SECONDS, InputError
 
 BASES_MS = (60_000, 300_000, 900_000, 1_800_000, 3_600_000)
 Floats = npt.NDArray[np.float64]

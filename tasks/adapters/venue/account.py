@@ -3,31 +3,32 @@
 from datetime import datetime
 from decimal import Decimal
 
-from pydantic import Field
-
 from tasks.adapters.venue import client
-from tasks.core.errors import InputError, OrderRejected
 from tasks.core.simulation.rejections import PROTECTIVE
-from tasks.core.types import Dto, Order, OrderIntent, OrderStatus, OrderType
+from tasks.core.types import Described, InputError, Order, OrderIntent, OrderRejected, OrderStatus, OrderType
 from tasks.settings import Settings
 
 
-class Permissions(Dto):
+class Permissions(Described):
     """What the venue says about our key; None where it does not say."""
 
     account_id: str
     withdraw: bool | None = None
     read_only: bool | None = None
-    lacks: tuple[str, ...] = Field((), description="rights that trading takes, in the venue's words")
+    lacks: tuple[str, ...] = ()
+    """rights that trading takes, in the venue's words"""
 
 
-class ArmingFacts(Dto):
+class ArmingFacts(Described):
     """How an account is set, as the venue tells it."""
 
     margin_mode: str
-    leverage: dict[str, Decimal | None] = Field(description="set at the venue, by contract; None: not told")
-    flaws: tuple[str, ...] = Field((), description="what keeps it from trading, each with its remedy")
-    notes: tuple[str, ...] = Field((), description="what a person should know")
+    leverage: dict[str, Decimal | None]
+    """set at the venue, by contract; None: not told"""
+    flaws: tuple[str, ...] = ()
+    """what keeps it from trading, each with its remedy"""
+    notes: tuple[str, ...] = ()
+    """what a person should know"""
 
 
 def check_key(key: Permissions, settings: Settings) -> None:

@@ -1,9 +1,8 @@
 """What is looked at and said before real orders may be sent: whose account it is, how it is set, what may be lost."""
 
-from tasks.adapters.venue.account import ArmingFacts, Permissions, lacking
+from tasks.adapters.venue import ArmingFacts, Permissions, lacking
 from tasks.adapters.venue.ccxt_venue import connect
-from tasks.core.errors import InputError
-from tasks.core.types import Dto
+from tasks.core.types import Dto, InputError
 from tasks.settings import Settings
 
 

@@ -13,12 +13,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import Permissions
-from tasks.adapters.venue.client import understood
-from tasks.adapters.venue.dialect import Dialect, Exit
-from tasks.adapters.venue.market import MarketData
-from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.wire import Row, told, wire
+from tasks.adapters.venue import Dialect, Exit, MarketData, Meaning, Permissions, Row, told, understood, wire
 from tasks.core.types import JsonObject, Order, VenuePosition
 from tasks.settings import Settings
 

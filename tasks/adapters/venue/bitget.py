@@ -9,13 +9,19 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import Permissions
-from tasks.adapters.venue.client import understood
-from tasks.adapters.venue.dialect import Dialect, Exit
-from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.wire import Row, exact, number, number_or_zero, wire
-from tasks.core.errors import TradingError
-from tasks.core.types import ZERO, Fill, JsonObject, Order, VenuePosition
+from tasks.adapters.venue import (
+    Dialect,
+    Exit,
+    Meaning,
+    Permissions,
+    Row,
+    exact,
+    number,
+    number_or_zero,
+    understood,
+    wire,
+)
+from tasks.core.types import ZERO, Fill, JsonObject, Order, TradingError, VenuePosition
 
 WORDS: dict[str, str] = {"stop": "loss", "target": "profit"}
 WHOLE = ("pos_loss", "pos_profit")

@@ -16,14 +16,22 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import Permissions, accepted
-from tasks.adapters.venue.client import understood
-from tasks.adapters.venue.dialect import Dialect, Exit
-from tasks.adapters.venue.market import MarketData
-from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.wire import Row, at, number, number_or_zero, price_or_none, told, wire
-from tasks.core.errors import OrderRejected, TradingError, VenueError, VenueUnavailable
-from tasks.core.trading.money import floor_to_step
+from tasks.adapters.venue import (
+    Dialect,
+    Exit,
+    MarketData,
+    Meaning,
+    Permissions,
+    Row,
+    accepted,
+    at,
+    number,
+    number_or_zero,
+    price_or_none,
+    told,
+    understood,
+    wire,
+)
 from tasks.core.types import (
     ZERO,
     Balance,
@@ -31,9 +39,15 @@ from tasks.core.types import (
     JsonObject,
     Order,
     OrderIntent,
+    OrderRejected,
     OrderType,
+    TradingError,
+    VenueError,
     VenuePosition,
+    VenueUnavailable,
+    direction,
     exact_sum,
+    floor_to_step,
 )
 from tasks.settings import Settings
 
@@ -275,7 +289,7 @@ class Bybit(Dialect):
         """On spot a stop that rests covers what it did and what came or went, and goes when nothing is left."""
         if market["spot"] and (stops := await self._stops(market["symbol"])):
             trigger, covers = max(stops)
-            covers += order.filled if order.side == "buy" else -order.filled
+            covers += direction(order.side) * order.filled
             left = covers > 0 and await self.spot_position(market["symbol"])
             await self.protect(market, trigger if left else ZERO, None, covers if left else None, "")
 

@@ -6,18 +6,14 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from tasks.adapters.venue import client
-from tasks.adapters.venue.account import accepted, protection_of
+from tasks.adapters.venue import Dialect, MarketData, accepted, client, protection_of
 from tasks.adapters.venue.binanceusdm import BinanceUsdm
 from tasks.adapters.venue.bitget import Bitget
 from tasks.adapters.venue.bybit import Bybit
-from tasks.adapters.venue.dialect import Dialect
 from tasks.adapters.venue.hyperliquid import Hyperliquid
-from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.okx import Okx
-from tasks.core.errors import OrderRejected, VenueUnavailable
 from tasks.core.simulation.rejections import PROTECTIVE
-from tasks.core.types import Fill, Order, OrderIntent, OrderStatus
+from tasks.core.types import Fill, Order, OrderIntent, OrderRejected, OrderStatus, VenueUnavailable
 from tasks.settings import Settings
 
 DIALECTS: dict[str, type[Dialect]] = {

@@ -22,20 +22,25 @@ from tasks.adapters.venue.client import translated, understood
 from tasks.adapters.venue.market import MarketData
 from tasks.adapters.venue.meaning import Meaning
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, ms, number, number_or_zero, price_or_none, wire
-from tasks.core.errors import InputError, OrderGone, OrderRejected, TradingError, VenueError, VenueUnavailable
-from tasks.core.trading.money import floor_to_step
 from tasks.core.types import (
     ZERO,
     Balance,
     Fill,
+    InputError,
     JsonObject,
     Order,
+    OrderGone,
     OrderIntent,
+    OrderRejected,
     OrderStatus,
     OrderType,
     Side,
+    TradingError,
+    VenueError,
     VenuePosition,
+    VenueUnavailable,
     exact_sum,
+    floor_to_step,
 )
 from tasks.settings import Settings
 

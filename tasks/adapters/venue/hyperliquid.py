@@ -14,14 +14,32 @@ from contextlib import suppress
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import Permissions
-from tasks.adapters.venue.client import SECRET, translated, understood
-from tasks.adapters.venue.dialect import Dialect, Exit
-from tasks.adapters.venue.market import MarketData
-from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.wire import Row, exact, number, price_or_none, wire
-from tasks.core.errors import InputError, OrderRejected, TradingError, VenueError
-from tasks.core.types import Fill, JsonObject, Order, OrderIntent, VenuePosition
+from tasks.adapters.venue import (
+    SECRET,
+    Dialect,
+    Exit,
+    MarketData,
+    Meaning,
+    Permissions,
+    Row,
+    exact,
+    number,
+    price_or_none,
+    translated,
+    understood,
+    wire,
+)
+from tasks.core.types import (
+    Fill,
+    InputError,
+    JsonObject,
+    Order,
+    OrderIntent,
+    OrderRejected,
+    TradingError,
+    VenueError,
+    VenuePosition,
+)
 from tasks.settings import Settings
 
 SLIPPAGE = "0.05"

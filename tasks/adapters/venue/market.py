@@ -13,12 +13,23 @@ import pandas as pd
 from tasks import clock
 from tasks.adapters.venue.client import EXCHANGES, reading, understood
 from tasks.adapters.venue.wire import Row, at, contract_size, exact, figure, ms, number, told
-from tasks.core.errors import DataError, InputError, TradingError
 from tasks.core.market.bars import bar_frame
 from tasks.core.market.instruments import LEVERAGE
 from tasks.core.ports import OrderBook
 from tasks.core.trading.ledger import is_valued, money_of
-from tasks.core.types import COLUMNS, ONE, SECONDS, VASTEST, Fill, Instrument, duration, floor_time
+from tasks.core.types import (
+    COLUMNS,
+    ONE,
+    SECONDS,
+    VASTEST,
+    DataError,
+    Fill,
+    InputError,
+    Instrument,
+    TradingError,
+    duration,
+    floor_time,
+)
 
 BARS_PER_PAGE = 1000
 SHORT = 100  # bars: where a venue gives as many, but fewer than asked for, the rest may lie before them or after

@@ -12,11 +12,20 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
-from tasks.adapters.venue.account import Permissions
-from tasks.adapters.venue.client import understood
-from tasks.adapters.venue.dialect import EXITS, Dialect, Exit
-from tasks.adapters.venue.meaning import Meaning
-from tasks.adapters.venue.wire import Row, contract_size, number, number_or_zero, price_or_none, wire
+from tasks.adapters.venue import (
+    EXITS,
+    Dialect,
+    Exit,
+    Meaning,
+    Permissions,
+    Row,
+    contract_size,
+    number,
+    number_or_zero,
+    price_or_none,
+    understood,
+    wire,
+)
 from tasks.core.types import ONE, ZERO, Fill, JsonObject, Order, OrderIntent, VenuePosition
 
 LEGS: dict[Exit, str] = {"stop": "sl", "target": "tp"}

@@ -14,33 +14,37 @@ import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TypeVar
 
 import pandas as pd
 
 from tasks.adapters.store.shadow import PaperBookRepository
-from tasks.adapters.venue.account import accepted, protection_of
+from tasks.adapters.venue import accepted, protection_of
 from tasks.adapters.venue.ccxt_venue import CcxtVenue
-from tasks.core.errors import DataError, DuplicateOrder, InputError, OrderRejected, VenueUnavailable
-from tasks.core.simulation.account import SimulatedAccount, quote_of
+from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.rejections import PROTECTIVE, protection_refusal
-from tasks.core.trading.money import BPS
 from tasks.core.types import (
+    BPS,
     Balance,
+    DataError,
+    DuplicateOrder,
     Fill,
+    InputError,
     Order,
     OrderIntent,
+    OrderRejected,
     OrderStatus,
     PaperBookState,
     Side,
+    T,
     VenuePosition,
+    VenueUnavailable,
     duration,
     exact_sum,
     floor_time,
+    quote_of,
 )
 from tasks.settings import Settings
 
-T = TypeVar("T")
 ATTEMPTS = 100  # each one that fails is another process's success
 LATE = timedelta(minutes=10)  # a market without bars for longer no longer holds the others up
 MANY = 500  # bars that every venue tells of

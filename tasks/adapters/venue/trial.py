@@ -8,20 +8,31 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from decimal import ROUND_DOWN, ROUND_UP, Decimal
-from typing import TypeVar
 
 from tasks import clock
 from tasks.adapters.venue import trials
 from tasks.adapters.venue.ccxt_venue import CcxtVenue, connect
-from tasks.core.errors import InputError, TradingError, VenueError, VenueUnavailable
-from tasks.core.trading.money import floor_to_step, round_to_tick
 from tasks.core.trading.orders import client_order_id
-from tasks.core.types import ZERO, Instrument, OrderIntent, OrderStatus, OrderType, Side, VenuePosition
+from tasks.core.types import (
+    ZERO,
+    InputError,
+    Instrument,
+    OrderIntent,
+    OrderStatus,
+    OrderType,
+    Side,
+    T,
+    TradingError,
+    VenueError,
+    VenuePosition,
+    VenueUnavailable,
+    floor_to_step,
+    round_to_tick,
+)
 from tasks.settings import Settings
 
 STOP, MOVED = Decimal("0.95"), Decimal("0.97")  # of the price: far enough not to be reached meanwhile
 WAITS = (0.0, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds before each look
-T = TypeVar("T")
 
 
 async def run(settings: Settings, tell: Callable[[str, bool, str], None]) -> None:
@@ -74,12 +85,14 @@ class _Trial:
         least = max(of.min_quantity, of.min_notional / self._price * Decimal("1.1"))
         # a spot fee is paid in the coin: of the least there would be too little left to sell
         self._quantity = round_to_tick(least * (2 if of.kind == "spot" else 1), of.step, ROUND_UP)
-        await self._send(self._id, "buy", self._quantity, self._below(STOP) if self._attached else None)
+        await self._send(
+            self._id, "buy", self._quantity, self._below(STOP) if self._venue.attaches_protection else None
+        )
         held = await self._seen("position", self._held)
         return f"bought {held.quantity} {self._symbol} at {held.avg_price}"
 
     async def stop(self) -> str:
-        if self._attached:
+        if self._venue.attaches_protection:
             return f"{await self._stop_at(STOP)} rests at the venue, attached to the entry"
         return f"{await self._stop_at(STOP, move=True)} rests at the venue, set after the entry"
 
@@ -121,10 +134,6 @@ class _Trial:
         return False, f"LOOK AT {self._symbol} at {self._venue.name}: {left}"
 
     # --- underneath
-
-    @property
-    def _attached(self) -> bool:
-        return self._venue.attaches_protection
 
     def _below(self, share: Decimal) -> Decimal:
         """Return a stop of three digits, which every venue takes."""

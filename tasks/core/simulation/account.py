@@ -27,12 +27,11 @@ from tasks.core.simulation.rejections import (
     margin_refusal,
     opening_quantity,
     protection_refusal,
-    sign_of,
     size_refusal,
 )
 from tasks.core.simulation.wallet import Holding, Totals, Wallet
-from tasks.core.trading.money import BPS, bps, exact, floor_to_step
 from tasks.core.types import (
+    BPS,
     COLUMNS,
     ZERO,
     Balance,
@@ -45,7 +44,12 @@ from tasks.core.types import (
     OrderType,
     Side,
     VenuePosition,
+    bps,
+    direction,
+    exact,
     exact_sum,
+    floor_to_step,
+    quote_of,
 )
 
 AVERAGE = Context(prec=12)  # a fill is an average over book levels: finer than the tick, still finite
@@ -347,7 +351,7 @@ class SimulatedAccount:
         """Fill limits that open or increase before the price could have reached the stop."""
         for order in self._touched(symbol, bar):
             holding = self._held(symbol)
-            if order.reduce_only or (holding is not None and holding.sign != sign_of(order.side)):
+            if order.reduce_only or (holding is not None and holding.sign != direction(order.side)):
                 continue
             if holding is not None and holding.stop and (limit_price(order) - holding.stop) * holding.sign <= 0:
                 continue
@@ -421,12 +425,12 @@ class SimulatedAccount:
             return leg_refusal(intent, holding, price)
         at_price = intent.price if intent.type is OrderType.LIMIT and intent.price else price
         quantity = self._clamped(intent)
-        closes = holding is not None and holding.sign != sign_of(intent.side) and quantity == holding.quantity
+        closes = holding is not None and holding.sign != direction(intent.side) and quantity == holding.quantity
         selling = exact_sum(o.quantity - o.filled for o in self._working(intent.symbol) if o.side == "sell")
         return (
             exposure_refusal(intent, instrument, holding, selling)
             or size_refusal(intent, instrument, quantity, at_price, closes)
-            or protection_refusal(sign_of(intent.side), at_price, intent.stop, intent.target)
+            or protection_refusal(direction(intent.side), at_price, intent.stop, intent.target)
             or margin_refusal(self.wallet, intent, quantity, at_price, self.costs.taker_bps, self._reserved())
         )
 
@@ -455,7 +459,7 @@ class SimulatedAccount:
 
     def _take(self, order: Order, price: Decimal, spread: Decimal, depth: Decimal | None, at: datetime) -> None:
         """Trade at once what is marketable; a limit order never pays more than its price."""
-        sign = sign_of(order.side)
+        sign = direction(order.side)
         quantity = self._fitting(order.symbol, order.quantity, depth)
         fill_price = self._fill_price(sign, price, quantity, spread)
         if order.price is not None:
@@ -471,7 +475,7 @@ class SimulatedAccount:
 
         What is added to a position never loosens its stop; its target is replaced by an order's first fill alone.
         """
-        sign, before = sign_of(order.side), self._held(order.symbol)
+        sign, before = direction(order.side), self._held(order.symbol)
         opening = opening_quantity(before, sign, quantity)
         closing = quantity - opening
         if order.reduce_only:
@@ -517,7 +521,7 @@ class SimulatedAccount:
         self._room = None if self._room is None else self._room - quantity
         fee = bps(quantity * price, self.costs.maker_bps if liquidity == "maker" else self.costs.taker_bps)
         before = self._held(symbol)
-        self.wallet.trade(symbol, sign_of(order.side), quantity, price, fee, entered_at)
+        self.wallet.trade(symbol, direction(order.side), quantity, price, fee, entered_at)
         self.fills.append(
             Fill.of(
                 order,
@@ -609,11 +613,6 @@ def limit_price(order: Order) -> Decimal:
 
 def side_of(sign: int) -> Side:
     return "buy" if sign > 0 else "sell"
-
-
-def quote_of(symbol: str) -> str:
-    """Return the quote currency of a ccxt unified symbol."""
-    return symbol.partition("/")[2].partition(":")[0] or "USDT"
 
 
 def derived_id(*parts: str | datetime) -> str:

@@ -30,7 +30,6 @@ import numpy as np
 from tasks.core.decision.kinds import kind_of
 from tasks.core.decision.llm.tools import DESK, ToolDesk
 from tasks.core.decision.memory import JUDGED, Remembered, SettledTrade, performance, since
-from tasks.core.errors import InputError, LedgerMismatch
 from tasks.core.market import position_events
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.market import Market, bar_closes
@@ -46,7 +45,6 @@ from tasks.core.simulation.symbol_backtest import Arrival, SymbolBacktest, make_
 from tasks.core.trading import followups, ledger
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import status_of
-from tasks.core.trading.money import exact
 from tasks.core.trading.portfolio import REFUSALS, max_drawdown_pct, opening, refusal
 from tasks.core.trading.positions import PositionFold, with_protection
 from tasks.core.trading.question import beside, others_of, question
@@ -60,9 +58,11 @@ from tasks.core.types import (
     CycleRecord,
     CycleStatus,
     Fill,
+    InputError,
     Inputs,
     Json,
     Ledger,
+    LedgerMismatch,
     Memory,
     Order,
     OrderIntent,
@@ -80,6 +80,7 @@ from tasks.core.types import (
     Texts,
     Verdict,
     day_start,
+    exact,
     exact_sum,
 )
 
@@ -448,8 +449,8 @@ class Backtest:
             return []
         daily = ledger.realized_today_pct(state.closed_trades, state.day_start_equity, as_of)
         reasons = position_events.drawdown(symbol, daily, as_of, self.strategy.thresholds)
-        told = {mark for replay in self.symbols.values() for mark in replay.reported}
-        return [reason for reason in reasons if reason.fingerprint not in told]
+        told = [replay.reported for replay in self.symbols.values()]
+        return [reason for reason in reasons if not any(reason.fingerprint in each for each in told)]
 
     def _act(self, asked: SymbolQuestion, answer: Answer, k: int, state: AccountState) -> None:
         """Judge one answer against the account as it is by now, carry it out and record it."""

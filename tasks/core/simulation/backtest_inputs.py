@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.core.errors import InputError
 from tasks.core.market.calendar import CalendarEvent
 from tasks.core.market.position_events import STEP
-from tasks.core.types import Headline, News
+from tasks.core.types import Headline, InputError, News
 
 USUAL_INTERVAL_S, JITTER_S = 8 * 3600, 60  # between funding times, and how far beside them venues book it
 HEADLINES = 20  # the newest that are told, as many as a live fetch keeps

@@ -10,8 +10,7 @@ from decimal import Decimal
 
 from tasks.core.decision.kinds import kind_of
 from tasks.core.trading.judge import Judgement, judged, planned
-from tasks.core.trading.money import floor_to_step
-from tasks.core.types import ZERO, AccountState, Answer, OpenLong, Question, Strategy, Verdict
+from tasks.core.types import ZERO, AccountState, Answer, OpenLong, Question, Strategy, Verdict, floor_to_step
 
 BENCHMARKS = 3  # the first rules of a strategy by which a benchmark is not guarded
 SHARE = Decimal("0.99")  # of equity; the rest pays the way in and what the price does until then

@@ -9,10 +9,8 @@ from decimal import Decimal
 
 import pandas as pd
 
-from tasks.core.errors import DataError
 from tasks.core.simulation.account import INSIDE, PriceBar, SimulatedAccount, price_bars
-from tasks.core.trading.guard.sizing import direction
-from tasks.core.types import ZERO, AccountState, Costs, OrderIntent, duration
+from tasks.core.types import ZERO, AccountState, Costs, DataError, OrderIntent, direction, duration
 
 HORIZON_BARS = 288  # a day of 5m bars: what is still open then is valued at the last close
 

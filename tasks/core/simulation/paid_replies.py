@@ -15,7 +15,7 @@ from decimal import Decimal
 from tasks.core.decision.budget import Prices, Replies, settled
 from tasks.core.decision.cache import content_hash
 from tasks.core.ports import Model, ModelRequest
-from tasks.core.types import ZERO, ModelCall, Rung, Why
+from tasks.core.types import ZERO, Json, ModelCall, Rung, Why
 
 EVER = datetime(1970, 1, 1, tzinfo=UTC)
 CAPPED = "max_cost"
@@ -32,6 +32,10 @@ class Spending:
     reused: int = 0
     errors: int = 0
     reached: bool = False
+
+    def summary(self) -> Json:
+        """Return what a person reads of it."""
+        return {name: getattr(self, name) for name in ("asked", "reused", "errors")} | {"usd": self.spent_usd}
 
     def hold(self, worst: Decimal) -> bool:
         """Set the worst case of a call aside; False, from then on always, when it might break the cap."""
@@ -61,7 +65,7 @@ class KeptModel:
         question = content_hash(f"{self.name} {self.address}".strip(), whole)
         if (kept := self.kept.find([question], EVER)) is not None:
             self.spending.reused += 1
-            paid = kept.model_dump(include={"raw_reply", "cost_usd", "tokens_in", "tokens_out"})
+            paid = kept.model_dump(include={"raw_reply", "cost_usd", "pricing", "tokens_in", "tokens_out"})
             return request.call(self.name, **paid)
         if question not in self.failed:
             worst = await asyncio.to_thread(self.prices.worst, (self.name,), request)
@@ -79,14 +83,14 @@ class KeptModel:
         spending, cost = self.spending, worst
         spending.asked += 1
         try:
-            call = await self.model.ask(request)
-            cost = settled(call, worst, self.prices)
+            call = settled(await self.model.ask(request), worst, self.prices)
+            cost = call.cost_usd
         finally:
             spending.held_usd -= worst
             spending.spent_usd += cost
         spending.errors += bool(call.error)
         alone = {"model": self.name, "attempts": (), "trail": ()}
-        return call.replace(cost_usd=cost, latency_ms=0.0, **alone)
+        return call.replace(latency_ms=0.0, **alone)
 
 
 class Probe:

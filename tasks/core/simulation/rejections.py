@@ -7,13 +7,9 @@ stop_wrong_side target_wrong_side insufficient_balance`
 from decimal import Decimal
 
 from tasks.core.simulation.wallet import Holding, Wallet
-from tasks.core.types import ZERO, Instrument, OrderIntent, OrderType
+from tasks.core.types import ZERO, Instrument, OrderIntent, OrderType, direction
 
 PROTECTIVE = (OrderType.STOP, OrderType.TARGET, OrderType.CANCEL_TARGET)
-
-
-def sign_of(side: str) -> int:
-    return 1 if side == "buy" else -1
 
 
 def protection_refusal(sign: int, price: Decimal, stop: Decimal | None, target: Decimal | None) -> str:
@@ -31,7 +27,7 @@ def leg_refusal(intent: OrderIntent, holding: Holding | None, price: Decimal) ->
         return "no_position"
     if intent.type is OrderType.CANCEL_TARGET:
         return ""
-    if holding.sign == sign_of(intent.side):
+    if holding.sign == direction(intent.side):
         return "would_increase"
     if intent.price is None or intent.price <= 0:
         return "tick"
@@ -57,7 +53,7 @@ def size_refusal(intent: OrderIntent, instrument: Instrument, quantity: Decimal,
 
 def exposure_refusal(intent: OrderIntent, instrument: Instrument, holding: Holding | None, selling: Decimal) -> str:
     """Return why the order may not change the position as it would; `selling`: base that resting sells already take."""
-    sign = sign_of(intent.side)
+    sign = direction(intent.side)
     if intent.reduce_only:
         if holding is None:
             return "no_position"
@@ -86,7 +82,7 @@ def margin_refusal(
     """Return "insufficient_balance" if the part that opens needs more margin and fee than is free."""
     symbol = intent.symbol
     holding = wallet.holdings.get(symbol)
-    opening = opening_quantity(holding, sign_of(intent.side), quantity)
+    opening = opening_quantity(holding, direction(intent.side), quantity)
     if intent.reduce_only or not opening:
         return ""
     released = wallet.margin(holding) if holding is not None and opening < quantity else ZERO

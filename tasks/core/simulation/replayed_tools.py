@@ -22,7 +22,6 @@ from tasks.core.decision.llm.tools import (
     time_text,
 )
 from tasks.core.decision.memory import Remembered
-from tasks.core.errors import DataError
 from tasks.core.market import orderbook
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.market import Market
@@ -31,6 +30,7 @@ from tasks.core.trading.question import order_size
 from tasks.core.types import (
     SECONDS,
     AccountState,
+    DataError,
     JsonObject,
     Position,
     Question,

@@ -11,9 +11,8 @@ from datetime import datetime
 
 from pydantic import BaseModel
 
-from tasks.core.errors import InputError
 from tasks.core.ports import Decider
-from tasks.core.types import Answer, Question, Utc, read_dto
+from tasks.core.types import Answer, InputError, Question, Utc, read_dto
 
 
 class _Kept(BaseModel):

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from tasks.core.decision.memory import COMPARED, LAST, Earlier, Remembered, vector
-from tasks.core.errors import InputError
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import calendar_reasons
 from tasks.core.market.market import Market
@@ -21,10 +20,22 @@ from tasks.core.market.position_events import STEP, Closes
 from tasks.core.simulation.account import PriceBar, Triggers
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.trading import ledger
-from tasks.core.trading.money import exact
 from tasks.core.trading.portfolio import past_of
 from tasks.core.trading.positions import PositionFold
-from tasks.core.types import COLUMNS, Answer, Fill, Memory, OrderIntent, Outcome, Position, Question, Reason, Side
+from tasks.core.types import (
+    COLUMNS,
+    Answer,
+    Fill,
+    InputError,
+    Memory,
+    OrderIntent,
+    Outcome,
+    Position,
+    Question,
+    Reason,
+    Side,
+    exact,
+)
 
 AHEAD = 512  # event closes whose moments are read at once
 

@@ -25,10 +25,10 @@ from numpy import ndarray
 
 from tasks.core.market.position_events import STEP, Closes
 from tasks.core.trading.guard import sizing
-from tasks.core.trading.money import exact, floor_to_step
 from tasks.core.trading.orders import protect_order_id, reducing
 from tasks.core.types import (
     ENTRIES,
+    HUNDRED,
     MANAGES,
     ZERO,
     Decision,
@@ -39,6 +39,9 @@ from tasks.core.types import (
     OrderType,
     Position,
     RejectedFollowup,
+    direction,
+    exact,
+    known,
     r_at,
     r_scale,
 )
@@ -138,7 +141,7 @@ def parse_one(text: str) -> Rule | RejectedFollowup:
     if match is None:
         return RejectedFollowup(text=text, reason=f"not understood; say {EXAMPLES}")
     group = {name: Decimal("".join(value.split())) for name, value in match.groupdict().items() if value}
-    at_r, to_r, size_pct = group["at"], group.get("to", ZERO), group.get("pct", sizing.HUNDRED)
+    at_r, to_r, size_pct = group["at"], group.get("to", ZERO), group.get("pct", HUNDRED)
     if match.re is _AGE:
         if at_r > -1 and group["bars"]:
             return AgeRule(at_r=at_r, bars=int(group["bars"]))
@@ -177,7 +180,7 @@ def look(position: Position, closes: Closes, atr: Callable[[ndarray], ndarray]) 
         datetime.fromtimestamp(int(closes.at_s[-1]), UTC),
         exact(closes.level[-1]),
         exact(closes.level.max() if position.side == "long" else closes.level.min()),
-        sizing.known(float(atr(closes.at_s[-1:])[0])) if trails else None,
+        known(float(atr(closes.at_s[-1:])[0])) if trails else None,
     )
 
 
@@ -196,7 +199,7 @@ def _is_due(rule: Rule, position: Position, seen: Look) -> bool:
         return seen.at.timestamp() >= _old_at(rule, position) and earned < rule.at_r
     if not isinstance(rule, TrailRule):
         return earned >= rule.at_r
-    aim, way = _aim(rule, position, seen), sizing.direction(position.side)
+    aim, way = _aim(rule, position, seen), direction(position.side)
     return (
         best >= rule.at_r
         and aim is not None
@@ -213,7 +216,7 @@ def _old_at(rule: AgeRule, position: Position) -> int:
 def _aim(rule: MoveStopRule | TrailRule, position: Position, seen: Look) -> Decimal | None:
     """Return where the rule wants the stop, not yet on a tick; None where that is unknown."""
     if isinstance(rule, TrailRule):
-        return None if seen.atr is None else seen.best - sizing.direction(position.side) * rule.atr * seen.atr
+        return None if seen.atr is None else seen.best - direction(position.side) * rule.atr * seen.atr
     scale = r_scale(position)
     if scale is None or not rule.to_r:
         return None if scale is None else position.avg_price
@@ -261,14 +264,11 @@ def intent(rule: Rule, position: Position, instrument: Instrument, seen: Look) -
         if (aim := _aim(rule, position, seen)) is None:
             return None
         stop = sizing.protective_price(position.side, aim, instrument.tick)
-        if position.stop is not None and sizing.direction(position.side) * (stop - position.stop) <= 0:
+        if position.stop is not None and direction(position.side) * (stop - position.stop) <= 0:
             return None
         kind += f" {stop}" if isinstance(rule, TrailRule) else ""
         return reducing(position, protect_order_id(position.position_id, kind, 0), OrderType.STOP, quantity, stop)
-    size_pct = rule.size_pct if isinstance(rule, TrimRule) else sizing.HUNDRED
-    part = floor_to_step(quantity * size_pct / sizing.HUNDRED, instrument.step)
-    if sizing.too_small(instrument, part, None):
+    size_pct = rule.size_pct if isinstance(rule, TrimRule) else HUNDRED
+    if (part := sizing.part_of(instrument, quantity, size_pct)) is None:
         return None
-    if sizing.too_small(instrument, quantity - part, None):
-        part = sizing.sellable(instrument, quantity)
     return reducing(position, protect_order_id(position.position_id, kind, 0), OrderType.MARKET, part)

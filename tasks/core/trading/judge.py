@@ -1,6 +1,8 @@
 """From an answer to orders: the guard and the plan behind it, one way for live, shadow, replay and gate sampling."""
 
+from collections.abc import Callable
 from datetime import datetime
+from decimal import ROUND_CEILING, localcontext
 from typing import NamedTuple
 
 from tasks.core.trading import followups, orders
@@ -11,6 +13,9 @@ from tasks.core.types import (
     MANAGES,
     AccountState,
     Answer,
+    Approval,
+    ApprovalPolicy,
+    Code,
     CycleStatus,
     OrderIntent,
     Question,
@@ -29,6 +34,9 @@ class Judgement(NamedTuple):
     cycle_id: str
     verdict: Verdict
     intents: tuple[OrderIntent, ...]
+
+
+Judge = Callable[[Answer], Judgement]
 
 
 def judged(
@@ -55,6 +63,28 @@ def planned(verdict: Verdict, snapshot: Snapshot, account: AccountState, strateg
     """Return a verdict with the cycle it is of and the orders that carry it out."""
     cycle_id = orders.cycle_id(strategy.name, snapshot.pair, snapshot.as_of)
     return Judgement(cycle_id, verdict, orders.plan(verdict, cycle_id, account, snapshot.as_of, strategy))
+
+
+def waits(judgement: Judgement, approve: ApprovalPolicy) -> bool:
+    """Return whether a person is asked before this is sent."""
+    adds = any(not intent.reduce_only for intent in judgement.intents)
+    return bool(judgement.intents) and (approve == "all" or (approve == "entries" and adds))
+
+
+def judged_as_said(judge: Judge, answer: Answer, approval: Approval | None) -> Judgement:
+    """Judge an answer, and again as the smaller entry that a person has approved where it comes to more than that."""
+    judgement = judge(answer)
+    verdict, most = judgement.verdict, approval and approval.most
+    if not most or verdict.quantity <= most or not isinstance(verdict.decision, ENTRIES):
+        return judgement
+    with localcontext(rounding=ROUND_CEILING):  # so that it comes to `most`, a whole number of steps, and no step less
+        size_pct = verdict.decision.size_pct * most / verdict.quantity
+    return judge(answer.replace(decision=verdict.decision.replace(size_pct=size_pct)))
+
+
+def refused(verdict: Verdict) -> Verdict:
+    """Return the verdict of what a person refused."""
+    return verdict.replace(allowed=False, codes=(*verdict.codes, Code.NOT_APPROVED))
 
 
 def status_of(judgement: Judgement, dry_run: bool = False) -> CycleStatus:

@@ -13,18 +13,19 @@ from decimal import Decimal
 from statistics import fmean
 from uuid import uuid5
 
-from tasks.core.errors import LedgerMismatch
-from tasks.core.trading.guard.sizing import HUNDRED, direction
 from tasks.core.trading.orders import NAMESPACE
 from tasks.core.types import (
+    HUNDRED,
     ZERO,
     ClosedTrade,
     Fill,
+    LedgerMismatch,
     OrderIntent,
     Outcome,
     Position,
     TradeDigest,
     day_start,
+    direction,
     exact_sum,
     stop_distance,
 )

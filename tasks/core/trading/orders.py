@@ -68,7 +68,12 @@ def derives_from(client_order_id: str, cycle_id: str) -> bool:
 
 
 def reducing(
-    position: Position | HeldPosition, name: str, kind: OrderType, quantity: Decimal, price: Decimal | None = None
+    position: Position | HeldPosition,
+    name: str,
+    kind: OrderType,
+    quantity: Decimal,
+    price: Decimal | None = None,
+    asked_by: str = "",
 ) -> OrderIntent:
     """Return an order that can only reduce `position`; name: its client order id, price: a trigger."""
     return OrderIntent(
@@ -79,6 +84,7 @@ def reducing(
         quantity=quantity,
         price=price,
         reduce_only=True,
+        asked_by=asked_by,
     )
 
 

@@ -12,9 +12,9 @@ from tasks.core.decision.plain_text import rule_of, thesis_of
 from tasks.core.trading import followups
 from tasks.core.trading.guard.cases import Account
 from tasks.core.trading.guard.guard import ALLOWED_WITH
-from tasks.core.trading.guard.sizing import HUNDRED, direction
 from tasks.core.trading.ledger import realized_today_pct
 from tasks.core.types import (
+    HUNDRED,
     ZERO,
     AccountState,
     Answer,
@@ -31,7 +31,7 @@ from tasks.core.types import (
     Snapshot,
     Strategy,
     Texts,
-    TimeframeView,
+    direction,
     exact_sum,
     r_at,
 )
@@ -62,7 +62,7 @@ def past_of(snapshot: Snapshot, decision: Decision, **became: Any) -> Past:
         action=decision.action,
         confidence=float(decision.confidence),
         reasons=snapshot.reason_for_call,
-        price=snapshot.timeframes.get("5m", TimeframeView()).close,
+        price=snapshot.view("5m").close,
         thesis=thesis_of(decision),
         unread=_unread(getattr(decision, "followups", ())),
         **became,
@@ -103,6 +103,7 @@ def portfolio(account: AccountState, risk: RiskView, ledger: Ledger, strategy: S
             for each in account.pending
         ),
         refusals=tuple(each for each in ledger.refusals if as_of - LATELY <= each.as_of < as_of)[:REFUSALS],
+        by_hand=tuple(each for each in account.closed_trades if each.by_hand and as_of - LATELY <= each.closed_at),
     )
 
 

@@ -5,10 +5,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
 
-from tasks.core.errors import LedgerMismatch
 from tasks.core.trading import ledger, orders
 from tasks.core.trading.guard import sizing
-from tasks.core.types import ZERO, Fill, JsonObject, OrderIntent, Position
+from tasks.core.types import BY_HAND, ZERO, Fill, JsonObject, LedgerMismatch, OrderIntent, Position, direction
 
 ATTACHED = ("stop", "target", "liquidation", "funding")  # what the venue does to our position by itself
 PLAIN = ("", "entry", "exit")  # what somebody ordered
@@ -127,7 +126,7 @@ class PositionFold:
             if ours is None or not self._enters(fill):
                 self.foreign.append(fill)
                 if fill.reason != "funding":
-                    self.theirs += fill.quantity if fill.side == "buy" else -fill.quantity
+                    self.theirs += direction(fill.side) * fill.quantity
             else:
                 self._open(fill, *ours)
         elif ours is not None and self._enters(fill) and _reduces(fill, self.position):
@@ -154,13 +153,13 @@ class PositionFold:
         if name in self.ended:
             name = ledger.position_id(intent.client_order_id, fill.fill_id)
         self.position = ledger.open_position(intent, fill, self.strategy, cycle_id, name)
-        self.theirs = max(ZERO, self.theirs * sizing.direction(self.position.side))
+        self.theirs = max(ZERO, self.theirs * direction(self.position.side))
         self.entered[name, intent.client_order_id] = ZERO
 
     def _turn(self, fill: Fill, current: Position, cycle_id: str, intent: OrderIntent) -> None:
         """Take an entry of the other side: it reduces, and what is more than we held opens a position there."""
         rest = fill.quantity - current.quantity
-        self.position = ledger.apply_fill(current, _part(fill, min(fill.quantity, current.quantity)), self.dust)
+        self.position = self._reduced(current, _part(fill, min(fill.quantity, current.quantity)))
         self._close()
         if rest > 0:
             self._open(_part(fill, rest), cycle_id, intent)
@@ -169,7 +168,7 @@ class PositionFold:
         if self.position is not None and self.position.closed_at is not None:
             self.closed.append(self.position)
             self.ended.add(self.position.position_id)
-            self.theirs *= sizing.direction(self.position.side)
+            self.theirs *= direction(self.position.side)
             self.position = None
 
     def _exit(self, fill: Fill, current: Position) -> None:
@@ -183,7 +182,7 @@ class PositionFold:
                 self.foreign.append(_part(fill, rest))
                 self.theirs -= rest
             fill = _part(fill, current.quantity)
-        self.position = ledger.apply_fill(current, fill, self.dust)
+        self.position = self._reduced(current, fill)
 
     def _of_others(self, fill: Fill, current: Position) -> None:
         """Take over a manual exit; their own additions come off first, and what exceeds both is theirs again.
@@ -202,8 +201,20 @@ class PositionFold:
             self.foreign.append(fill)
         else:
             self.theirs = ours - left
-            self.position = ledger.apply_fill(current, _part(fill, ours), self.dust)
+            self.position = self._reduced(current, _part(fill, ours))
             self.manual.append(_part(fill, ours))
+
+    def _reduced(self, current: Position, fill: Fill) -> Position:
+        """Return the position without what a fill took off it, and why that was."""
+        _, intent = self.entries.get(fill.client_order_id, ("", None))
+        if fill.reason in ATTACHED:
+            why = fill.reason
+        elif intent is None:
+            why = "others"
+        else:
+            by_protect = orders.is_protects(fill.client_order_id)
+            why = BY_HAND if intent.asked_by else "protect" if by_protect else "decision"
+        return ledger.apply_fill(current, fill, self.dust).replace(exit_reason=why)
 
 
 def is_spot(symbol: str) -> bool:

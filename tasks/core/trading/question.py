@@ -10,7 +10,6 @@ from tasks.core.market import snapshot as snapshots
 from tasks.core.market.market import Market
 from tasks.core.trading.guard.cases import losing
 from tasks.core.trading.guard.guard import allowed_actions
-from tasks.core.trading.guard.sizing import direction, known
 from tasks.core.trading.portfolio import portfolio
 from tasks.core.types import (
     AccountState,
@@ -29,6 +28,8 @@ from tasks.core.types import (
     RoleInputs,
     Strategy,
     TradeDigest,
+    direction,
+    known,
     r_at,
 )
 

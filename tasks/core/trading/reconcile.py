@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Literal
 
 from tasks.core.trading import orders
-from tasks.core.trading.guard import sizing
 from tasks.core.trading.positions import is_spot, positions_from_fills
 from tasks.core.types import (
     ZERO,
@@ -42,6 +41,7 @@ from tasks.core.types import (
     ToldFills,
     VenuePosition,
     VenueView,
+    direction,
     exact_sum,
     floor_time,
 )
@@ -139,7 +139,7 @@ def _changed(own: OwnIntent, ours: Position, now: datetime) -> bool:
 
 
 def _flaw(ours: Position, stop: Decimal, covers: Decimal | None, dust: Decimal) -> str | None:
-    if ours.stop is not None and sizing.direction(ours.side) * (stop - ours.stop) < 0:
+    if ours.stop is not None and direction(ours.side) * (stop - ours.stop) < 0:
         return f"stop {stop} looser than ours"
     if covers is not None and 0 != abs(covers - ours.quantity) >= dust:
         return f"stop for {covers} instead of {ours.quantity}"
@@ -239,7 +239,9 @@ def _not_found(own: OwnIntent, ledger: LedgerView, again: Again, now: datetime) 
                 yield SendAgain(intent=intent)
     if waits:
         return
-    state: Literal["done", "rejected"] = "rejected" if own.state == "persisted" else "done"
+    # nobody notes when protect begins to send, and its order may have filled though the venue does not list it yet
+    unsent = own.state == "persisted" and not orders.is_protects(intent.client_order_id)
+    state: Literal["done", "rejected"] = "rejected" if unsent else "done"
     why = f"{own.state} at {own.persisted_at}: the venue has no such order"
     yield again(intent.symbol, intent.client_order_id) or EndIntent(
         client_order_id=intent.client_order_id, state=state, reason=why
@@ -401,7 +403,7 @@ def _exits(ledger: LedgerView, look: VenueView) -> Iterator[Action]:
             yield Flatten(symbol=p.symbol, position=p, quantity=p.quantity, text=f"{p.symbol} closed: halted")
         elif ledger.attaches_protection or p.target is None or out is None:
             continue
-        elif sizing.direction(p.side) * (out - p.target) >= 0:
+        elif direction(p.side) * (out - p.target) >= 0:
             text = f"{p.symbol} closed: target {p.target}"
             yield Flatten(symbol=p.symbol, position=p, quantity=p.quantity, why="target", text=text)
 

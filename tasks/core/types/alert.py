@@ -17,8 +17,18 @@ class AlertKind(StrEnum):
     MISSED = "missed"
     CLOCK = "clock"  # the venue's is more than a minute off ours
     DEAD = "dead"  # a process of ours ended by itself
+    SETTINGS = "settings"  # quarterdeck.toml was changed to what cannot be in force
     REFUSED = "refused"  # a run asked for what its worker does not do
     REPORT = "report"  # the day's summary: not trouble, but sent the same way
+    # news: no trouble at all, sent by an automation of their own
+    OPENED = "opened"
+    CLOSED = "closed"
+    PROPOSED = "proposed"  # a decision waits for a person
+    DENIED = "denied"  # an hour's entries that the guard refused
+
+    @property
+    def is_news(self) -> bool:
+        return self in (self.OPENED, self.CLOSED, self.PROPOSED, self.DENIED)
 
 
 class Alert(Dto):

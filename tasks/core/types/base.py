@@ -1,5 +1,6 @@
 """The base of every DTO, and the exact and aware scalars they are made of."""
 
+import operator
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -7,7 +8,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, NewType, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tasks.core.errors import InputError
 
@@ -44,6 +45,12 @@ class Dto(BaseModel):
         if unknown := changes.keys() - _defaults(type(self))[0].keys():
             raise TypeError(f"{type(self).__name__}: {sorted(unknown)}")
         return self.model_copy(update=changes)
+
+
+class Described(Dto):
+    """A DTO whose fields have what describes them beneath; reading that takes a while, so that others do without."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class Explained(StrEnum):
@@ -103,10 +110,16 @@ JsonObject = dict[str, object]
 Json = dict[str, Any]  # whose values are taken as they are
 Texts = tuple[str, ...]
 Exact = Annotated[Decimal, BeforeValidator(_no_float), AfterValidator(bounded)]
+Positive = Annotated[Exact, Field(gt=0)]
+NonNegative = Annotated[Exact, Field(ge=0)]
+Probability = Annotated[Exact, Field(ge=0, le=1)]
 Utc = Annotated[datetime, AfterValidator(aware_utc)]
 Price = NewType("Price", Decimal)  # quote per base
 Quantity = NewType("Quantity", Decimal)  # base, never negative
 ZERO = Decimal(0)
+T = TypeVar("T")
+AnyDto = TypeVar("AnyDto", bound=Dto)
+Sparse = Annotated[T, Field(exclude_if=operator.not_)]  # empty it is left out: documents of before lack it
 
 
 def exact_sum(values: Iterable[Decimal]) -> Decimal:

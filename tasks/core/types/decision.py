@@ -4,42 +4,49 @@ These are the decisions the code works with. What a model must send is the flat 
 `core.decision.actions`, generated from these classes.
 """
 
-import operator
 from enum import StrEnum
 from functools import cache, lru_cache
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import Field, TypeAdapter, field_validator
 
-from tasks.core.types.base import ZERO, Dto, Exact, Texts, Utc
+from tasks.core.types.base import ZERO, Described, Dto, Exact, Probability, Sparse, Texts, Utc
 from tasks.core.types.orders import PositionSide
 
 MAX_COMMENT_WORDS = 12
 
 
-class Entry(Dto):
+class Entry(Described):
     """How to get in: at market, or a limit `offset_bps` better than the last price."""
 
     type: Literal["market", "limit"] = "market"
-    offset_bps: Exact = Field(ZERO, ge=0, le=1000, description="bps below (long) or above (short) last")
+    offset_bps: Exact = Field(ZERO, ge=0, le=1000)
+    """bps below (long) or above (short) last"""
 
 
-class StopTarget(Dto):
+class StopTarget(Described):
     """Where MOVE_STOP puts the stop: the average entry price, or entry plus `x` ATR (minus: negative x)."""
 
     kind: Literal["breakeven", "atr"]
-    x: Exact = Field(ZERO, ge=-20, le=20, description="ATR(14, 15m) from entry, in the trade's favour")
+    x: Exact = Field(ZERO, ge=-20, le=20)
+    """ATR(14, 15m) from entry, in the trade's favour"""
 
 
-class _Action(Dto):
-    symbol: str = Field(min_length=1, max_length=40, description="ccxt unified symbol")
-    confidence: Exact = Field(ZERO, ge=0, le=1)
-    comment: str = Field("", description=f"at most {MAX_COMMENT_WORDS} words")
-    reasoning: str = Field("", description="why, for people; never parsed")
-    key_factors: Texts = Field((), description="what weighed most, for people")
-    risk_assessment: str = Field("", description="what could go wrong, for people")
-    source: str = Field("", description="llm:model, cache, rules, hold, recorded")
-    read_as: Texts = Field((), exclude_if=lambda notes: not notes)  # what was written otherwise, and how it was read
+class _Action(Described):
+    symbol: str = Field(min_length=1, max_length=40)
+    """ccxt unified symbol"""
+    confidence: Probability = ZERO
+    comment: str = ""
+    """at most 12 words"""
+    reasoning: str = ""
+    """why, for people; never parsed"""
+    key_factors: Texts = ()
+    """what weighed most, for people"""
+    risk_assessment: str = ""
+    """what could go wrong, for people"""
+    source: str = ""
+    """llm:model, cache, rules, hold, recorded"""
+    read_as: Sparse[Texts] = ()  # what was written otherwise, and how it was read
 
     @field_validator("comment")
     @classmethod
@@ -48,17 +55,18 @@ class _Action(Dto):
 
 
 class _Enter(_Action):
-    size_pct: Exact = Field(gt=0, le=1000, description="notional as a share of equity, percent")
+    size_pct: Exact = Field(gt=0, le=1000)
+    """notional as a share of equity, percent"""
     entry: Entry = Entry()
-    stop_atr: Exact = Field(gt=0, le=20, description="stop distance in ATR(14) of 15m")
-    tp_atr: Exact = Field(gt=0, le=100, description="target distance in ATR(14) of 15m")
+    stop_atr: Exact = Field(gt=0, le=20)
+    """stop distance in ATR(14) of 15m"""
+    tp_atr: Exact = Field(gt=0, le=100)
+    """target distance in ATR(14) of 15m"""
     followups: Texts = Field((), max_length=4, description='e.g. "MOVE_STOP: breakeven on +1.0R"')
 
 
 class _Manage(_Action):
-    followups: Texts = Field(
-        (), max_length=4, exclude_if=lambda texts: not texts, description='e.g. "MOVE_STOP: breakeven on +1.0R"'
-    )
+    followups: Sparse[Texts] = Field((), max_length=4, description='e.g. "MOVE_STOP: breakeven on +1.0R"')
 
 
 class Hold(_Manage):
@@ -82,12 +90,14 @@ class Add(_Enter):
 
 class Trim(_Manage):
     action: Literal["TRIM"] = "TRIM"
-    size_pct: Exact = Field(gt=0, le=100, description="share of the position, percent")
+    size_pct: Exact = Field(gt=0, le=100)
+    """share of the position, percent"""
 
 
 class ClosePartial(_Manage):
     action: Literal["CLOSE_PARTIAL"] = "CLOSE_PARTIAL"
-    size_pct: Exact = Field(gt=0, le=100, description="share of the position, percent")
+    size_pct: Exact = Field(gt=0, le=100)
+    """share of the position, percent"""
 
 
 class CloseAll(_Action):
@@ -101,7 +111,8 @@ class MoveStop(_Manage):
 
 class SetTarget(_Action):
     action: Literal["SET_TP"] = "SET_TP"
-    tp_atr: Exact = Field(gt=0, le=100, description="target distance in ATR(14) of 15m from entry")
+    tp_atr: Exact = Field(gt=0, le=100)
+    """target distance in ATR(14) of 15m from entry"""
 
 
 class CancelTarget(_Action):
@@ -110,10 +121,10 @@ class CancelTarget(_Action):
 
 class Pause(_Action):
     action: Literal["PAUSE"] = "PAUSE"
-    minutes: Exact = Field(gt=0, le=10_080, description="no new entries for this long")
-    scope: Literal["symbol", "account"] = Field(
-        "symbol", exclude_if=lambda scope: scope == "symbol", description="this symbol, or every one of the strategy"
-    )
+    minutes: Exact = Field(gt=0, le=10_080)
+    """no new entries for this long"""
+    scope: Literal["symbol", "account"] = Field("symbol", exclude_if=lambda scope: scope == "symbol")
+    """this symbol, or every one of the strategy"""
 
 
 class Reduce(_Action):
@@ -199,6 +210,11 @@ class Rung(Dto):
 HELD = Rung(rung="hold", source="hold")
 
 
+# how a cost is known: by a list of prices, by the settings' assumption (or the worst case of tries whose end nobody
+# saw), as a model on this machine takes none, or because another symbol's decision has it
+Pricing = Literal["", "assumed", "free", "shared"]
+
+
 class ModelCall(Dto):
     """One request to a model and what came back, whether or not it was usable."""
 
@@ -210,12 +226,13 @@ class ModelCall(Dto):
     error: str = ""
     latency_ms: float = 0.0
     cost_usd: Exact = ZERO
+    pricing: Sparse[Pricing] = ""
     tokens_in: int = 0
     tokens_out: int = 0
-    cached_tokens: int = Field(0, exclude_if=operator.not_)  # of tokens_in, read from the provider's prompt cache
-    thinking_tokens: int = Field(0, exclude_if=operator.not_)  # of tokens_out
-    thinking: str = Field("", exclude_if=operator.not_)  # what came apart from the reply; for people, never parsed
-    unmetered: int = Field(0, exclude_if=operator.not_)  # tries whose cost nobody told
+    cached_tokens: Sparse[int] = 0  # of tokens_in, read from the provider's prompt cache
+    thinking_tokens: Sparse[int] = 0  # of tokens_out
+    thinking: Sparse[str] = ""  # what came apart from the reply; for people, never parsed
+    unmetered: Sparse[int] = 0  # tries whose cost nobody told
     attempts: Texts = ()  # each try that failed or was odd, "model: error -> what was tried then"
     trail: tuple[Rung, ...] = ()  # where more than one rung was tried; the last one counts
 
@@ -232,6 +249,17 @@ class ModelCall(Dto):
             self, rung="failover" if self.attempts and not self.error else "primary", source=f"llm:{self.model}",
             why=failed if self.error else Why.ANSWERED, tokens=self.tokens_in + self.tokens_out,
         )  # fmt: skip
+
+
+class ModelUse(Dto):
+    """What the calls to one model came to in some time, by how their cost is known."""
+
+    model: str
+    pricing: Pricing = ""
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: Exact = ZERO
 
 
 class ToolCall(Dto):
@@ -270,6 +298,16 @@ class Answer(Dto):
     def is_fallback(self) -> bool:
         """Return whether this came from below the model's own rungs, and may therefore only reduce risk."""
         return self.rung not in ("primary", "failover", "cheap")
+
+    @property
+    def is_invalid(self) -> bool:
+        """Return whether it fell back although a model had answered."""
+        return self.is_fallback and any(call.raw_reply for call in self.calls)
+
+    @property
+    def prompts(self) -> tuple[PromptRef, ...]:
+        """Return each prompt version that was sent, once, in the order of the calls."""
+        return tuple(dict.fromkeys(call.prompt for call in self.calls if call.prompt))
 
 
 def answered(decision: Decision, source: str) -> Answer:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from tasks.core.types.base import ZERO, Dto, Exact, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, NonNegative, Positive, Sparse, Utc
 
 Side = Literal["buy", "sell"]
 PositionSide = Literal["long", "short"]
@@ -44,16 +44,16 @@ class Instrument(Dto):
     """
 
     symbol: str
-    tick: Exact = Field(gt=0)
-    step: Exact = Field(gt=0)
-    min_quantity: Exact = Field(ge=0)  # 0: the step
-    min_notional: Exact = Field(ge=0)
-    max_leverage: Exact = Field(gt=0)
+    tick: Positive
+    step: Positive
+    min_quantity: NonNegative  # 0: the step
+    min_notional: NonNegative
+    max_leverage: Positive
     shorting: bool
     kind: Kind
     maintenance: tuple[MarginTier, ...] = ()
     contract_size: Exact = Field(ONE, gt=0, exclude_if=lambda size: size == ONE)  # base in one unit of its sizes
-    max_quantity: Exact | None = Field(None, gt=0, exclude_if=lambda most: most is None)
+    max_quantity: Sparse[Exact | None] = Field(None, gt=0)
 
     @property
     def margin_lines(self) -> list[MarginLine]:
@@ -68,6 +68,16 @@ class Instrument(Dto):
         """Return what must be left of the margin, in quote, so that a position of that notional stays open."""
         line = next((line for line in reversed(self.margin_lines) if notional > line.above), None)
         return ZERO if line is None else notional * line.rate - line.deducted
+
+
+def base_of(symbol: str) -> str:
+    """Return the base currency of a ccxt unified symbol."""
+    return symbol.partition("/")[0]
+
+
+def quote_of(symbol: str) -> str:
+    """Return the quote currency of a ccxt unified symbol."""
+    return symbol.partition("/")[2].partition(":")[0] or "USDT"
 
 
 class InstrumentTerms(Dto):
@@ -109,12 +119,13 @@ class OrderIntent(Dto):
     symbol: str
     side: Side
     type: OrderType
-    quantity: Exact = Field(ge=0)
+    quantity: NonNegative
     price: Exact | None = None  # limit price, or the trigger of a stop or target
     stop: Exact | None = None  # attached stop of an entry
     target: Exact | None = None  # attached target of an entry
     reduce_only: bool = False
     expires_at: Utc | None = None  # when an unfilled limit entry is cancelled
+    asked_by: Sparse[str] = ""  # the person who asked for it by hand
 
 
 class OrderStatus(StrEnum):

@@ -9,10 +9,12 @@ made after fees and funding, over what all its entries risked, each fill against
 from decimal import Decimal
 from typing import Any
 
-from pydantic import AliasChoices, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, NonNegativeInt, model_validator
 
-from tasks.core.types.base import ZERO, Dto, Exact, Texts, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, NonNegative, Positive, Sparse, Texts, Utc
 from tasks.core.types.orders import Instrument, PositionSide, VenuePosition
+
+BY_HAND = "by hand"  # why a position was closed: a person asked us to
 
 
 class Position(Dto):
@@ -23,7 +25,7 @@ class Position(Dto):
     cycle_id: str  # the cycle that opened it
     symbol: str
     side: PositionSide
-    quantity: Exact = Field(ge=0)  # base, what is open now; 0 once closed
+    quantity: NonNegative  # base, what is open now; 0 once closed
     entry_quantity: Exact  # base, everything ever bought into it
     avg_price: Exact
     initial_stop: Exact | None = None  # the first entry's, as are `first_*`
@@ -39,6 +41,7 @@ class Position(Dto):
     first_price: Exact | None = None  # None in records of before: avg_price
     first_quantity: Exact = ZERO  # base
     risk: Exact | None = None  # quote, of every entry at its own stop; None: one had none
+    exit_reason: Sparse[str] = ""  # of the last exit: stop, target, decision, protect, by hand, others, ...
 
     @model_validator(mode="before")
     @classmethod
@@ -48,10 +51,7 @@ class Position(Dto):
 
     def marked(self, price: Decimal | None) -> "HeldPosition":
         """Return what the guard is told of the position, valued at `price`."""
-        return HeldPosition.trusted(
-            symbol=self.symbol, side=self.side, quantity=self.quantity, avg_price=self.avg_price, stop=self.stop,
-            target=self.target, initial_stop=self.initial_stop, mark_price=price, first_price=self.first_price,
-        )  # fmt: skip
+        return HeldPosition.of(self, mark_price=price)
 
 
 class HeldPosition(VenuePosition):
@@ -59,8 +59,8 @@ class HeldPosition(VenuePosition):
 
     model_config = ConfigDict(serialize_by_alias=True)
 
-    quantity: Exact = Field(gt=0)
-    avg_price: Exact = Field(gt=0)
+    quantity: Positive
+    avg_price: Positive
     target: Exact | None = Field(None, validation_alias=AliasChoices("target", "tp"), serialization_alias="tp")
     initial_stop: Exact | None = None
     mark_price: Exact | None = None
@@ -119,6 +119,7 @@ class ClosedTrade(Dto):
     pnl: Exact
     symbol: str = ""
     outcome_r: Exact | None = None
+    by_hand: Sparse[bool] = False  # a person asked us to
     r_multiple: Exact | None = Field(None, exclude=True)
 
 
@@ -191,6 +192,7 @@ class Portfolio(Dto):
     positions: tuple[PortfolioPosition, ...] = ()
     pending: tuple[PortfolioPosition, ...] = ()
     refusals: tuple[Refusal, ...] = ()  # newest first
+    by_hand: Sparse[tuple[ClosedTrade, ...]] = ()  # what a person has closed lately
 
 
 class AccountState(Dto):
@@ -207,7 +209,7 @@ class AccountState(Dto):
     closed_trades: tuple[ClosedTrade, ...] = ()
     opens: tuple[Utc, ...] = ()  # when the last entries were sent
     paused_until: Utc | None = None
-    reduced_until: Utc | None = Field(None, exclude_if=lambda until: until is None)  # entries are half as large
+    reduced_until: Sparse[Utc | None] = None  # entries are half as large
     halt: str | bool | None = None  # why trading is halted; None or false: it is not
     last_price: Exact | None = None  # None: the snapshot's last close
     last_price_at: Utc | None = None  # None: its age is not judged
@@ -217,7 +219,7 @@ class AccountState(Dto):
     # of `instrument` with other symbols; None: not judged; one that is missing is close
     correlations: dict[str, float] | None = None
     kelly: Exact | None = None  # share of equity; None: too few outcomes, or no losses
-    rejections: int = Field(0, ge=0)  # entries the venue refused in a row, lately
+    rejections: NonNegativeInt = 0  # entries the venue refused in a row, lately
     last_liquidation: Utc | None = None
 
     @property

@@ -8,15 +8,17 @@ MoveKind = Literal["promoted", "overridden", "pinned", "challenger", "refused", 
 
 
 class Criterion(Dto):
-    """One thing asked for, and whether it is there."""
+    """One thing asked for, and whether it is there; what nothing was measured of is unknown, and not failed."""
 
     name: str
     value: str
     threshold: str
     passed: bool
+    unknown: bool = False
 
     def __str__(self) -> str:
-        return f"{'pass' if self.passed else 'FAIL'}  {self.name}: {self.value} (needs {self.threshold})"
+        result = "pass" if self.passed else "unknown" if self.unknown else "FAIL"
+        return f"{result:<7}  {self.name}: {self.value} (needs {self.threshold})"
 
 
 class Move(Dto):

@@ -2,7 +2,7 @@
 
 from tasks.core.types.base import Dto, Utc
 from tasks.core.types.portfolio import Portfolio
-from tasks.core.types.snapshot import Memory, News, Number, RoleInputs, Snapshot
+from tasks.core.types.snapshot import Memory, News, Number, RoleInput, RoleInputs, Snapshot, TimeframeView
 
 WAYS = {"up": 1, "down": -1}
 
@@ -51,3 +51,10 @@ class Question(Dto):
     last_price: Number = None  # unrounded; what the guard sizes at
     quantity: Number = None  # base held now, negative when short; 0 when flat
     masked: bool = False  # a model is shown little of it, see `decision.masked_question`
+
+    def view(self, timeframe: str) -> TimeframeView:
+        return self.snapshot.view(timeframe)
+
+    def inputs(self, timeframe: str) -> RoleInput:
+        """Return what roles are told besides; where there is nothing, all of it is unknown."""
+        return self.role_inputs.timeframes.get(timeframe, RoleInput())

@@ -1,13 +1,15 @@
 """Why a cycle ran, and everything it did: the record alone explains a decision."""
 
+from decimal import Decimal
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from tasks.core.types.base import Dto, Exact, Explained, Texts, Utc
+from tasks.core.types.base import ZERO, Dto, Exact, Explained, Sparse, Texts, Utc
 from tasks.core.types.decision import Answer
+from tasks.core.types.money import HUNDRED
 from tasks.core.types.orders import Fill, Order, OrderIntent
-from tasks.core.types.portfolio import AccountState, ClosedTrade, Ledger, Position
+from tasks.core.types.portfolio import BY_HAND, AccountState, ClosedTrade, Ledger, Position
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import Memory, News, OrderBookView, RoleInputs, Snapshot, TradeDigest
 from tasks.core.types.strategy import FIRST_RULES, Strategy
@@ -26,6 +28,7 @@ class CycleStatus(Explained):
     QUARANTINED = "quarantined", "The market data failed validation, so nothing was decided on it."
     HELD = "held", "It was decided to do nothing."
     DENIED = "denied", "The guard refused the decision; nothing was sent."
+    PROPOSED = "proposed", "The guard allowed the decision; it waits for a person to approve it."
     DRY_RUN = "dry_run", "The guard allowed the decision; nothing was sent, because this was a dry run."
     EXECUTED = "executed", "Every order of the decision reached the venue."
     FAILED = "failed", "The cycle broke off, or the venue refused an order."
@@ -59,8 +62,8 @@ class Inputs(Dto):
     digest: TradeDigest = TradeDigest()
     news: News | None = None
     memory: Memory | None = None
-    ledger: Ledger | None = Field(None, exclude_if=lambda ledger: ledger is None)  # None: records of before
-    others: tuple[Other, ...] = Field((), exclude_if=lambda others: not others)
+    ledger: Sparse[Ledger | None] = None  # None: records of before
+    others: Sparse[tuple[Other, ...]] = ()
     judged_at: Utc | None = None  # the venue's clock at the guard; None: as_of
     known_at: Utc | None = None  # the wall clock when the candles were read
 
@@ -73,6 +76,21 @@ class Inputs(Dto):
         told = {**document, "strategy": {**document["terms"], "rules": FIRST_RULES}}
         told["memory"] = told.get("memory") or {}
         return {key: value for key, value in told.items() if key != "terms"}
+
+
+ApprovalPolicy = Literal["never", "entries", "all"]
+
+
+class Approval(Dto):
+    """What a person said of a proposed decision: how much of its size, in percent; 0: it is refused.
+
+    most: that share of what they were shown, in base units; of an entry no more is sent, whatever has room by then.
+    """
+
+    who: str
+    at: Utc
+    share: Exact = Field(HUNDRED, ge=0, le=100)
+    most: Exact | None = None
 
 
 class CycleRecord(Dto):
@@ -98,6 +116,7 @@ class CycleRecord(Dto):
     orders: tuple[Order, ...] = ()
     fills: tuple[Fill, ...] = ()
     error: str = ""
+    approval: Sparse[Approval | None] = None
 
 
 class Outcome(Dto):
@@ -115,11 +134,12 @@ class Outcome(Dto):
     fees: Exact
     hold_seconds: int
     closed_at: Utc
+    exit_reason: Sparse[str] = ""  # as the position's
 
     @property
     def trade(self) -> ClosedTrade:
         """Return what the guard looks back on."""
-        return ClosedTrade.of(self)
+        return ClosedTrade.of(self, by_hand=self.exit_reason == BY_HAND)
 
 
 class Halt(Dto):
@@ -160,6 +180,20 @@ class ShadowDecision(Dto):
     decided: Answer
     verdict: Verdict
     intents: tuple[OrderIntent, ...] = ()
+
+    def in_r(self, return_pct: Decimal) -> Decimal | None:
+        """Return what it earned, in percent of equity, as R of its orders; None where their risk is unknown."""
+        risk_pct = self.verdict.trade_risk_pct
+        return return_pct / risk_pct if risk_pct else None if return_pct else ZERO
+
+    def in_place_of(self, champion: CycleRecord) -> CycleRecord:
+        """Return the champion's cycle as it would have been with this answer, of which nothing was sent."""
+        acted = CycleStatus.DRY_RUN if self.intents else CycleStatus.HELD
+        return champion.replace(
+            strategy=f"{self.strategy}/{self.decider}", decider=self.decider, state=self.state, decided=self.decided,
+            verdict=self.verdict, status=acted if self.verdict.allowed else CycleStatus.DENIED,
+            intents=(), orders=(), fills=(), error="",
+        )  # fmt: skip
 
 
 class PaperBookState(Dto):

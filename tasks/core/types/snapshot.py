@@ -1,16 +1,14 @@
 """What the model sees: the Snapshot contract. Floats with 6 significant digits; unknown is null, never 0."""
 
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from tasks.core.types.base import Dto, Texts, Utc
+from tasks.core.types.base import Dto, Sparse, Texts, Utc
+from tasks.core.types.money import known
 
 Number = float | None
-
-
-def _unknown(number: Number) -> bool:
-    return number is None
 
 
 class Swing(Dto):
@@ -52,6 +50,9 @@ class TimeframeView(Dto):
     delta20: Number = None
     swing: Swing = Swing()
     last3: tuple[tuple[float, float, float, float, float], ...] = Field((), max_length=3)
+
+
+UNKNOWN = TimeframeView()
 
 
 class HtfAnchors(Dto):
@@ -145,6 +146,15 @@ class Snapshot(Dto):
     confluence: Confluence = Confluence()
     digest: TradeDigest = TradeDigest()
 
+    def view(self, timeframe: str) -> TimeframeView:
+        """Return one timeframe's view; where there is none, all of it is unknown."""
+        return self.timeframes.get(timeframe, UNKNOWN)
+
+    @property
+    def last_price(self) -> Decimal | None:
+        """Return the 5m close at as_of."""
+        return known(self.view("5m").close)
+
 
 class RoleInput(Dto):
     """One timeframe's extra numbers for roles that need more than the snapshot."""
@@ -161,9 +171,9 @@ class RoleInput(Dto):
     swing_high: Number = None
     # 1h alone: bars since EMA50 and EMA200, SMA20 and SMA50, MACD and its signal crossed, the last one 1; below 0:
     # downwards; None: not lately. Records of before have none
-    ema_cross: Number = Field(None, exclude_if=_unknown)
-    sma_cross: Number = Field(None, exclude_if=_unknown)
-    macd_cross: Number = Field(None, exclude_if=_unknown)
+    ema_cross: Sparse[Number] = None
+    sma_cross: Sparse[Number] = None
+    macd_cross: Sparse[Number] = None
 
 
 class RoleInputs(Dto):
@@ -172,7 +182,7 @@ class RoleInputs(Dto):
     timeframes: dict[str, RoleInput] = {}
     volume_24h: Number = None
     recent_closes: tuple[float, ...] = ()
-    volatility_30d: Number = Field(None, exclude_if=_unknown)  # of daily returns, percent
+    volatility_30d: Sparse[Number] = None  # of daily returns, percent
 
 
 class Headline(Dto):
@@ -201,10 +211,10 @@ class Past(Dto):
     codes: Texts = ()  # of the guard, where it refused
     price: Number = None  # the 5m close then
     thesis: str = ""
-    unread: Texts = Field((), exclude_if=lambda texts: not texts)  # follow-ups that nobody will carry out
+    unread: Sparse[Texts] = ()  # follow-ups that nobody will carry out
     outcome_r: Number = Field(None, validation_alias=AliasChoices("outcome_r", "r_multiple"))  # the latter of before
     distance: Number = None
-    symbol: str = Field("", exclude_if=lambda symbol: not symbol)  # where those of several are together
+    symbol: Sparse[str] = ""  # where those of several are together
 
 
 class Statistics(Dto):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from tasks.core.types.base import Dto, Exact, Texts
+from tasks.core.types.base import Dto, Exact, Sparse, Texts
 from tasks.core.types.limits import Costs, EventThresholds, Limits, PanelTerms, ToolLimits, ToolRates
 from tasks.core.types.orders import Instrument
 
@@ -28,7 +28,7 @@ class Told(Dto):
 
     memory: bool = True
     news: bool = True
-    masked: bool = Field(False, exclude_if=lambda masked: not masked)  # left out, older strategies keep their hash
+    masked: Sparse[bool] = False  # left out, older strategies keep their hash
 
 
 class Strategy(Dto):

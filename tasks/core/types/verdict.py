@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from typing import Annotated, NamedTuple
 
-from pydantic import Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 
-from tasks.core.types.base import ZERO, Dto, Exact, Explained
+from tasks.core.types.base import ZERO, Dto, Exact, Explained, Sparse
 from tasks.core.types.decision import Decision
 
 
@@ -71,6 +71,7 @@ class Code(Explained):
     CHASING = "CHASING", "the price has run away already"
     OFFSET_TOO_FAR = "OFFSET_TOO_FAR", "the limit price is too far from the market for the spread"
     SLIPPAGE_TOO_HIGH = "SLIPPAGE_TOO_HIGH", "the order book would fill it at too bad a price"
+    NOT_APPROVED = "NOT_APPROVED", "a person refused it, or nobody answered in time"
 
 
 _SHOWN = Context(prec=12, rounding=ROUND_HALF_EVEN, traps=[])
@@ -143,4 +144,4 @@ class Verdict(Dto):
     target: Exact | None = None
     trade_risk_pct: Exact = ZERO  # risk of this trade at its stop, percent of equity
     total_risk_pct: Exact = ZERO  # risk of everything open with it, percent of equity
-    unread: tuple[RejectedFollowup, ...] = Field((), exclude_if=lambda unread: not unread)  # of its follow-ups
+    unread: Sparse[tuple[RejectedFollowup, ...]] = ()  # of its follow-ups

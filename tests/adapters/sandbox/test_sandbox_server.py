@@ -190,9 +190,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
     ("arguments", "said"),
     [
         (["--candles", "BTC/USDT:USDT=/nowhere/x.parquet"], "/nowhere/x.parquet: no such candle file"),
-        (["--candles", "nonsense"], "write SYMBOL=FILE"),
+        (["--candles", "nonsense"], "candles"),
         (["--symbols", "BTCUSDT"], "write BTC/USDT:USDT"),
-        (["--start", "yesterday"], "write a time"),
+        (["--start", "yesterday"], "--start yesterday: Input should be a valid datetime"),
         (["--speed", "0"], "--speed 0: Input should be greater than 0"),
         (["--cash", "-5"], "--cash -5: Input should be greater than 0"),
     ],

@@ -14,7 +14,7 @@ from replayed import backtest
 
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.market import features
-from tasks.core.market.bars import Columns, closed_by
+from tasks.core.market.bars import closed_by
 from tasks.core.market.market import Market
 from tasks.core.types.decision import Answer
 from tasks.core.types.question import Question
@@ -104,13 +104,12 @@ def test_the_seeker_finds_what_is_hidden_in_a_closure_or_an_attribute() -> None:
 
 @pytest.mark.parametrize("bars_ahead", [1, 12])
 def test_a_feature_that_looks_ahead_breaks_the_property(bars_ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    contiguous = features._contiguous
+    compute = features.compute
 
-    def leaky(bars: Columns) -> Columns:
-        columns = contiguous(bars)
-        close = bars["close"]
-        ahead = close[np.minimum(np.arange(len(close)) + bars_ahead, len(close) - 1)]
-        return columns | {"rsi": np.where(ahead > close, columns["rsi"], columns["rsi"] + 1)}
+    def leaky(bars: pd.DataFrame, timeframe: str) -> pd.DataFrame:
+        frame = compute(bars, timeframe)
+        ahead = frame["close"].shift(-bars_ahead)
+        return frame.assign(rsi=frame["rsi"].where(ahead > frame["close"], frame["rsi"] + 1))
 
     def same(as_of: datetime) -> bool:
         cut = Market.from_base(SYMBOL, closed_by(BARS, "5m", as_of))
@@ -119,5 +118,5 @@ def test_a_feature_that_looks_ahead_breaks_the_property(bars_ahead: int, monkeyp
 
     times = [BARS.index[i].to_pydatetime() for i in (800, 1_200, 1_600)]
     assert all(map(same, times))
-    monkeypatch.setattr(features, "_contiguous", leaky)
+    monkeypatch.setattr(features, "compute", leaky)
     assert not all(map(same, times))

@@ -214,8 +214,14 @@ def test_a_clamp_fires_beyond_its_limit_and_not_just_inside(code):
     assert plain.allowed
 
 
+def test_without_a_cooldown_an_exit_right_after_the_close_keeps_nothing_out():
+    just_now = account(closed_trades=(closed(closed_at=ago(seconds=-5)),))
+    assert Code.REENTRY_COOLDOWN in judge(state=just_now).codes
+    assert Code.REENTRY_COOLDOWN not in judge(state=just_now, limits={"reentry_cooldown_min": 0}).codes
+
+
 def test_every_code_is_covered():
-    assert {*DENIALS, *CLAMPS} == set(Code)
+    assert {*DENIALS, *CLAMPS} == set(Code) - {Code.NOT_APPROVED}  # that one is a person's
 
 
 def test_an_allowed_entry_says_its_final_prices_and_risk():

@@ -8,6 +8,7 @@ import pytest
 from instrument_cases import linear
 
 from tasks.core.trading.guard import sizing
+from tasks.core.types import known
 from tasks.core.types.decision import Entry
 from tasks.core.types.limits import Costs
 
@@ -17,7 +18,7 @@ MILLI = D("0.001")
 
 @pytest.mark.parametrize(("number", "crossed"), [(0.1, D("0.1")), (None, None), (math.nan, None), (-math.inf, None)])
 def test_only_what_is_a_number_crosses_to_money(number, crossed):
-    assert sizing.known(number) == crossed
+    assert known(number) == crossed
 
 
 @pytest.mark.parametrize(("side", "price"), [("long", D("99.9")), ("short", D("100.1"))])

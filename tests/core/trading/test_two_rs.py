@@ -115,7 +115,7 @@ def test_what_learns_from_outcomes_learns_from_outcome_r():
     lost = ledger.outcome(fold(BOUGHT, (OUT, 1, 90)))
     assert lost.outcome_r == -1
     assert track_record.kelly([DONE, lost], 2) == D("0.166666")  # 1/2 - 1/2 / 1.5
-    assert "1.5 R" in _outcome(DONE)
+    assert "+1.50 R" in _outcome(DONE)
 
 
 def test_rules_stay_where_they_are_and_a_stop_goes_to_breakeven_of_both_or_to_r():

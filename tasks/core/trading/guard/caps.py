@@ -8,8 +8,20 @@ from decimal import ROUND_FLOOR, Decimal
 
 from tasks.core.trading.guard import sizing
 from tasks.core.trading.guard.cases import Case, EntryTerms
-from tasks.core.trading.money import bps, floor_to_step
-from tasks.core.types import ZERO, Check, Code, PositionSide, Quantity, check, exact_sum
+from tasks.core.types import (
+    HUNDRED,
+    ZERO,
+    Check,
+    Code,
+    PositionSide,
+    Quantity,
+    bps,
+    check,
+    direction,
+    exact_sum,
+    floor_to_step,
+    known,
+)
 
 HALF, WHOLE = Decimal("0.5"), Decimal(1)
 POOR_SCORE = Decimal("-0.5")
@@ -21,7 +33,7 @@ Room = tuple[Quantity, Check]
 
 def careful(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
     """Half when risk is tightened or the digest's results are poor."""
-    score = sizing.known(c.snapshot.digest.recent_performance_score)
+    score = known(c.snapshot.digest.recent_performance_score)
     poor = score is not None and score < POOR_SCORE
     factor = HALF if poor or c.account.risk_mode == "tighten" else WHOLE
     return factor, check(Code.SIZE_CLAMPED, factor < 1, risk_mode=c.account.risk_mode, score=score, factor=factor)
@@ -30,15 +42,15 @@ def careful(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
 def volatile(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
     """Scale down to the target volatility, by the 15m ATR in percent of the price; a calm market scales nothing up."""
     target, atr, last = c.account.limits.target_atr_pct, c.atr or ZERO, c.last or WHOLE
-    wild = atr * sizing.HUNDRED > target * last
-    factor = (target * last / (atr * sizing.HUNDRED)).quantize(SHARE, ROUND_FLOOR) if wild else WHOLE
+    wild = atr * HUNDRED > target * last
+    factor = (target * last / (atr * HUNDRED)).quantize(SHARE, ROUND_FLOOR) if wild else WHOLE
     return factor, check(Code.VOLATILITY_CLAMPED, wild, atr=atr, price=last, target_atr_pct=target, factor=factor)
 
 
 def cooled(c: Case, side: PositionSide) -> tuple[Decimal, Check]:
     """Half after losing trades in a short time, unless the market speaks clearly for this direction."""
     limits, losses = c.account.limits, c.account.losses
-    votes = sizing.direction(side) * c.snapshot.confluence.signed
+    votes = direction(side) * c.snapshot.confluence.signed
     fired = losses >= limits.cool_off_losses and votes < limits.cool_off_confluence
     factor = HALF if fired else WHOLE
     return factor, check(Code.COOL_OFF_CLAMPED, fired, losses=losses, confluence=votes, factor=factor)
@@ -63,13 +75,13 @@ def reduced(c: Case, _side: PositionSide) -> tuple[Decimal, Check]:
 
 def trade_risk(t: EntryTerms) -> Room:
     """Risk of one position: an ADD has what the units already held leave of it."""
-    budget = t.equity * t.account.limits.max_trade_risk_pct / sizing.HUNDRED
+    budget = t.equity * t.account.limits.max_trade_risk_pct / HUNDRED
     return _cap(Code.TRADE_RISK_CLAMPED, t, budget - t.account.position_risk, t.loss, t.impact)
 
 
 def total_risk(t: EntryTerms) -> Room:
     a = t.account
-    budget = a.state.equity * a.limits.max_total_risk_pct / sizing.HUNDRED
+    budget = a.state.equity * a.limits.max_total_risk_pct / HUNDRED
     return _cap(Code.TOTAL_RISK_CLAMPED, t, budget - a.open_risk, t.loss, t.impact)
 
 
@@ -79,7 +91,7 @@ def correlation(t: EntryTerms) -> Room:
     if not alike:
         return t.asked, check(Code.CORRELATION_CLAMPED, False, alike=())
     used = sum(map(a.risk, alike), a.position_risk)
-    room = a.state.equity * a.limits.max_trade_risk_pct / sizing.HUNDRED - used
+    room = a.state.equity * a.limits.max_trade_risk_pct / HUNDRED - used
     return _cap(Code.CORRELATION_CLAMPED, t, room, t.loss, t.impact, alike=tuple(p.symbol for p in alike))
 
 
@@ -88,7 +100,7 @@ def kelly(t: EntryTerms) -> Room:
     a, limits = t.account, t.account.limits
     if a.state.kelly is None:
         return t.asked, check(Code.KELLY_CLAMPED, False, kelly=None)
-    share = max(a.state.kelly * limits.kelly_fraction, limits.kelly_floor_pct / sizing.HUNDRED)
+    share = max(a.state.kelly * limits.kelly_fraction, limits.kelly_floor_pct / HUNDRED)
     room = t.equity * share - t.account.position_risk
     return _cap(Code.KELLY_CLAMPED, t, room, t.loss, t.impact, kelly=a.state.kelly)
 
@@ -102,7 +114,7 @@ def symbol(t: EntryTerms) -> Room:
     own = a.limits.per_symbol.get(a.symbol)
     most = a.limits.max_symbol_pct if own is None or own.max_pct is None else min(own.max_pct, a.limits.max_symbol_pct)
     taken = exact_sum(p.notional for p in a.state.exposures if p.symbol == a.symbol)
-    return _cap(Code.SYMBOL_CLAMPED, t, a.state.equity * most / sizing.HUNDRED - taken, t.entry)
+    return _cap(Code.SYMBOL_CLAMPED, t, a.state.equity * most / HUNDRED - taken, t.entry)
 
 
 def net(t: EntryTerms) -> Room:
@@ -110,7 +122,7 @@ def net(t: EntryTerms) -> Room:
     state = t.account.state
     leaning = exact_sum(p.notional for p in state.exposures if p.side == t.side)
     leaning -= exact_sum(p.notional for p in state.positions if p.side != t.side)
-    return _cap(Code.NET_CLAMPED, t, state.equity * t.account.limits.max_net_pct / sizing.HUNDRED - leaning, t.entry)
+    return _cap(Code.NET_CLAMPED, t, state.equity * t.account.limits.max_net_pct / HUNDRED - leaning, t.entry)
 
 
 def slippage(t: EntryTerms) -> Room:

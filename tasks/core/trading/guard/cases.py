@@ -12,9 +12,10 @@ from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
-from tasks.core.trading.guard.sizing import HUNDRED, direction, impact_per_unit2, known, loss_per_unit, lost
+from tasks.core.trading.guard.sizing import impact_per_unit2, loss_per_unit, lost
 from tasks.core.trading.ledger import realized_today
 from tasks.core.types import (
+    HUNDRED,
     ZERO,
     AccountState,
     Check,
@@ -29,8 +30,10 @@ from tasks.core.types import (
     Quantity,
     Snapshot,
     Strategy,
+    direction,
     exact_sum,
     fits,
+    known,
 )
 
 Exposure = HeldPosition | PendingEntry

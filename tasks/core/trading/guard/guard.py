@@ -22,12 +22,11 @@ from math import inf, isfinite
 from pydantic import ValidationError
 
 from tasks.core.trading.guard.cases import Account, Case, positive
-from tasks.core.trading.guard.rules import ACCOUNT_RULES, ACT, CASE_RULES, ENTER, UNKNOWN, not_ours
-from tasks.core.trading.guard.sizing import HUNDRED, known
+from tasks.core.trading.guard.rules import ACCOUNT_RULES, ACT, CASE_RULES, ENTER, not_ours
 from tasks.core.trading.guard.terms import terms
-from tasks.core.trading.money import exact
 from tasks.core.types import (
     ACTIONS,
+    HUNDRED,
     ZERO,
     AccountState,
     Code,
@@ -41,6 +40,8 @@ from tasks.core.types import (
     Texts,
     Verdict,
     check,
+    exact,
+    known,
 )
 
 ALLOWED_WITH = frozenset({code for code in Code if code.endswith("_CLAMPED")} | {Code.REMAINDER_CLOSED})
@@ -74,10 +75,10 @@ def judge(
         return Verdict(allowed=offered, decision=decision, codes=() if offered else (code,))
     if state.instrument is None:
         return _missing(decision, instrument=None)
-    views, symbol = snapshot.timeframes, decision.symbol
+    symbol = decision.symbol
     with localcontext(_ARITHMETIC):
         try:
-            close = positive(views.get("5m", UNKNOWN).close)
+            close = positive(snapshot.view("5m").close)
             last = close if state.last_price is None else state.last_price if state.last_price > 0 else None
             account = Account(
                 _marked(state, symbol, last),
@@ -89,7 +90,7 @@ def judge(
                 None if now is None else (now - snapshot.as_of).total_seconds() if now.tzinfo else inf,
                 known(snapshot.risk.daily_pnl_pct),
             )
-            atr = positive(views.get("15m", UNKNOWN).atr)
+            atr = positive(snapshot.view("15m").atr)
             return _verdict(Case(account, decision, snapshot, fallback, last, atr, breakouts))
         except (ArithmeticError, ValidationError) as e:  # numbers too large or too small to compute with or to write
             return _missing(decision, arithmetic=type(e).__name__)

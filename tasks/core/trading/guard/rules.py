@@ -10,11 +10,21 @@ from datetime import timedelta
 from decimal import Decimal
 
 from tasks.core.trading.guard.cases import Account, Case, EntryTerms, Exposure
-from tasks.core.trading.guard.sizing import HUNDRED, direction, known
-from tasks.core.types import ACTIONS, MAY_AS_FALLBACK, ZERO, Check, Code, HeldPosition, TimeframeView, check, r_scale
+from tasks.core.types import (
+    ACTIONS,
+    HUNDRED,
+    MAY_AS_FALLBACK,
+    ZERO,
+    Check,
+    Code,
+    HeldPosition,
+    check,
+    direction,
+    known,
+    r_scale,
+)
 
 RISING, FALLING = "20>50>200", "200>50>20"
-UNKNOWN = TimeframeView()
 OPEN = frozenset({"OPEN_LONG", "OPEN_SHORT"})
 ENTER = OPEN | {"ADD"}
 ACT = frozenset(ACTIONS) - {"HOLD", "PAUSE", "REDUCE"}  # no rule applies to these
@@ -99,8 +109,9 @@ def _opens(a: Account, code: Code, span: timedelta, limit: int) -> Check:
 
 
 def cooling_down(a: Account) -> Check:
+    """Where there is a cooldown: the exit may be after the close that this is about."""
     last, minutes = a.last_exit, a.limits.reentry_cooldown_min
-    return check(Code.REENTRY_COOLDOWN, last is not None, last_exit=last, cooldown_min=minutes)
+    return check(Code.REENTRY_COOLDOWN, last is not None and minutes > 0, last_exit=last, cooldown_min=minutes)
 
 
 def cooled_off(a: Account) -> Check:
@@ -258,10 +269,10 @@ def chasing(t: EntryTerms) -> Check:
     """
     snapshot, limits, way = t.case.snapshot, t.account.limits, direction(t.side)
     if t.offset_bps is not None:
-        close = known(snapshot.timeframes.get("5m", UNKNOWN).close)
+        close = snapshot.last_price
         beyond = close is None or way * (t.entry - close) > 0
         return check(Code.CHASING, beyond, entry=t.entry, close=close)
-    view = snapshot.timeframes.get("15m", UNKNOWN)
+    view = snapshot.view("15m")
     rsi, z = view.rsi, view.price_z20
     by_rsi = rsi is not None and way * (rsi - 50) <= limits.chase_rsi - 50
     calm = by_rsi or (z is not None and way * z <= limits.chase_z)
@@ -276,7 +287,7 @@ def stacked(t: EntryTerms) -> Check:
     While the 1h averages are in order that way (or their order is unknown), each must have earned `stack_min_r` and
     risk nothing any more; otherwise the position of an ADD must just not be losing.
     """
-    a, order = t.account, t.case.snapshot.timeframes.get("1h", UNKNOWN).ma_stack
+    a, order = t.account, t.case.snapshot.view("1h").ma_stack
     with_regime = order is None or order == (RISING if t.side == "long" else FALLING)
     weak = [p.symbol for p in a.alike(t.side) if not earned(p, t)] if with_regime else []
     if a.position is not None and not (earned(a.position, t) if with_regime else gain(a.position) >= 0):

@@ -2,28 +2,28 @@
 
 Quantity = min(equity x size_pct / entry, what loses the budget at the stop), floored to the step. A loss is quantity x
 (|entry - stop| + fees + spread), and size impact, which grows with its square. The guard takes the two terms one by
-one, so that its verdict says which of them was binding. Everything is Decimal; the numbers of
-a snapshot cross over in `known` and nowhere else.
+one, so that its verdict says which of them was binding. Everything is Decimal.
 """
 
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from math import isfinite
 
-from tasks.core.trading.money import bps, exact, floor_to_step, round_to_tick
-from tasks.core.types import ZERO, Costs, Entry, Instrument, PositionSide, Price, Quantity
+from tasks.core.types import (
+    HUNDRED,
+    ZERO,
+    Costs,
+    Entry,
+    Instrument,
+    PositionSide,
+    Price,
+    Quantity,
+    bps,
+    direction,
+    floor_to_step,
+    round_to_tick,
+)
 
-HUNDRED, MILLION = Decimal(100), Decimal(1_000_000)
+MILLION = Decimal(1_000_000)
 TIDY_PLACES = (6, 12, 18)
-
-
-def known(number: float | None) -> Decimal | None:
-    """Cross a snapshot's number to Decimal; None when it is unknown, NaN or infinite."""
-    return exact(number) if number is not None and isfinite(number) else None
-
-
-def direction(side: PositionSide) -> int:
-    """Return +1 for long and -1 for short."""
-    return 1 if side == "long" else -1
 
 
 def entry_price(entry: Entry, side: PositionSide, last: Decimal, tick: Decimal) -> Price:
@@ -97,6 +97,14 @@ def in_one_order(instrument: Instrument, quantity: Quantity) -> Quantity:
 def sellable(instrument: Instrument, quantity: Decimal) -> Quantity:
     """Return a position's quantity in whole steps; less than one step goes as it is, for the venue to close."""
     return floor_to_step(quantity, instrument.step) or Quantity(quantity)
+
+
+def part_of(instrument: Instrument, quantity: Decimal, size_pct: Decimal) -> Quantity | None:
+    """Return `size_pct` percent of a position, all where the rest could not be sold; None: less than can be sold."""
+    part = floor_to_step(quantity * size_pct / HUNDRED, instrument.step)
+    if too_small(instrument, part, None):
+        return None
+    return sellable(instrument, quantity) if too_small(instrument, quantity - part, None) else part
 
 
 def too_small(instrument: Instrument, rest: Decimal, last: Decimal | None) -> bool:

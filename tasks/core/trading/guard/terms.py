@@ -10,9 +10,9 @@ from typing import NamedTuple
 from tasks.core.trading.guard import caps, sizing
 from tasks.core.trading.guard.cases import Case, EntryTerms
 from tasks.core.trading.guard.rules import ENTRY_RULES
-from tasks.core.trading.guard.sizing import direction, protective_price
-from tasks.core.trading.money import floor_to_step
+from tasks.core.trading.guard.sizing import protective_price
 from tasks.core.types import (
+    HUNDRED,
     ZERO,
     Add,
     Check,
@@ -29,6 +29,8 @@ from tasks.core.types import (
     SetTarget,
     Trim,
     check,
+    direction,
+    floor_to_step,
 )
 
 Enter = OpenLong | OpenShort | Add
@@ -128,7 +130,7 @@ def below_min_quantity(instrument: Instrument, quantity: Quantity) -> Check:
 def trim(case: Case, decision: Trim | ClosePartial, position: HeldPosition) -> ActionTerms:
     """Reduce a position; all of it where the rest would be too small to be sold later."""
     instrument = case.account.instrument
-    quantity = floor_to_step(position.quantity * decision.size_pct / sizing.HUNDRED, instrument.step)
+    quantity = floor_to_step(position.quantity * decision.size_pct / HUNDRED, instrument.step)
     enough = below_min_quantity(instrument, quantity)
     rest = position.quantity - quantity
     stranded = not enough.fired and rest > 0 and sizing.too_small(instrument, rest, case.last)

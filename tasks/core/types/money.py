@@ -1,10 +1,12 @@
-"""Exact arithmetic of orders: steps, ticks, basis points, and the one crossing from float to Decimal."""
+"""Exact arithmetic of orders: steps, ticks, basis points, directions, and the one crossing from float to Decimal."""
 
 from decimal import ROUND_DOWN, Decimal
+from math import isfinite
 
-from tasks.core.types import Price, Quantity
+from tasks.core.types.base import Price, Quantity
+from tasks.core.types.orders import PositionSide, Side
 
-BPS = Decimal("0.0001")
+BPS, HUNDRED = Decimal("0.0001"), Decimal(100)
 
 
 def exact(x: float) -> Decimal:
@@ -31,3 +33,13 @@ def round_to_tick(price: Decimal, tick: Decimal, rounding: str) -> Price:
 def bps(value: Decimal, n: Decimal) -> Decimal:
     """Return `n` basis points of `value`."""
     return value * n * BPS
+
+
+def known(number: float | None) -> Decimal | None:
+    """Cross a snapshot's number to Decimal; None when it is unknown, NaN or infinite."""
+    return exact(number) if number is not None and isfinite(number) else None
+
+
+def direction(side: PositionSide | Side) -> int:
+    """Return +1 for long and for what buys, -1 for short and for what sells."""
+    return 1 if side in ("long", "buy") else -1
