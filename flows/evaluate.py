@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows.clock import run_name
 from flows.commands.options import name_gaps
 from flows.commands.output import plain, stopwatch
 from tasks import evaluate as stage
@@ -23,20 +24,20 @@ from tasks.adapters.parallel_backtests import Job, ReplayFiles
 from tasks.connections import log
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
-from tasks.core.lab import compare
+from tasks.core.lab import compare, differences
 from tasks.core.lab.compare import BacktestWindow, Treatment, Trial, Variant
 from tasks.core.lab.masking import LOOK_UP, STRONG
 from tasks.core.lab.promotion_criteria import Measured
-from tasks.core.pages import inert
+from tasks.core.pages import inert, numbers
 from tasks.core.pages.markdown import table
-from tasks.core.pages.numbers import fixed, interval, percent
+from tasks.core.pages.numbers import PRICED, fixed, interval, percent
 from tasks.core.simulation.paid_replies import Spending
 from tasks.core.simulation.symbol_backtest import make_grid
 from tasks.core.types import Json, Texts
 from tasks.evaluate import ComparisonRequest, Work
 from tasks.settings import settings
 
-SAMPLES = 200  # bars of each kind sampled per symbol, where asking is free
+MOMENTS, ASKED = 200, 25  # closes of each kind that become moments, per symbol: where asking is free, with a model
 
 
 def plan_work(request: ComparisonRequest) -> Work:
@@ -66,7 +67,6 @@ def plan_work(request: ComparisonRequest) -> Work:
         asked = parallel_backtests.told_of(s, variant.decider, strategy.symbols)
         asked["models"] = (variant.model,) if variant.model else strategy.models
         mine = strategy.called(strategy.name, variant.decider).model_copy(update=asked)
-        samples = (0 if kind.asks_model else SAMPLES) if request.quiet is None else request.quiet
         for window, treatment in product(windows, _treatments(request, variant)):
             job = Job(
                 label=variant.label,
@@ -76,10 +76,13 @@ def plan_work(request: ComparisonRequest) -> Work:
                 mask_key=request.mask if isinstance(request.mask, str) else "",
                 files=files,
                 latency_s=s.decision_latency_s,
-                samples=-(-samples // len(windows)) if treatment == "raw" and kind.sees_market else 0,
             )
             paid.append((variant, job)) if kind.asks_model else free.append(job)
-    return Work(request, chosen, windows, free, paid, parallel_backtests.terms_of(strategy, sources), gaps)
+    quiet, events = (0, ASKED) if paid else (MOMENTS, MOMENTS)
+    quiet = quiet if request.quiet is None else request.quiet
+    events = events if request.events is None else request.events
+    terms = parallel_backtests.terms_of(strategy, sources)
+    return Work(request, chosen, windows, free, paid, quiet, events, terms, gaps)
 
 
 def _treatments(request: ComparisonRequest, variant: Variant) -> list[Treatment]:
@@ -100,9 +103,16 @@ def carry_out(
     trials = stage.replay_trials(work.free, work.request.dask, done)
     if work.paid:
         trials = [*trials, *stage.replay_paid(work.paid, spending, done)]
-    compared, commit = stage.compare_trials(work, trials), git_commit()
+    put = stage.evaluate_moments(work, stage.make_moments(work), spending)
+    evaluated = {label: [each for each in found if each.is_answered] for label, found in put.items()}
+    compared, commit = stage.compare_trials(work, trials, evaluated), git_commit()
+    asked = {  # the others are the gate's
+        label: [each for each in found if each.moment.kind == "event"] for label, found in evaluated.items()
+    }
+    explained = differences.explain(compared.rows, asked, compared.pairs)
     masked = {leak.label: leak.masked_sharpe for leak in compared.leakage}
     measured = [Measured.of(variant, masked_sharpe=masked.get(variant.label)) for variant in work.variants]
+    spent = spending.summary() | {"pricing": sorted({v.pricing for v in work.variants if v.pricing})}
     notes = {
         "title": work.request.title or f"{', '.join(compared.symbols)}: {len(work.variants)} variants",
         "command": f"quarterdeck {shlex.join(sys.argv[1:])}",
@@ -115,17 +125,17 @@ def carry_out(
             f"least order {terms['min_notional']} quote ({terms['source']})"
             for symbol, terms in work.instruments.items()
         ),
-        "spent": f"{spending.asked} asked, {spending.reused} answered from kept replies, {spending.errors} failed, "
-        f"{spending.spent_usd:.4f} USD",
+        "spent": spent_text(spent),
     }
-    page, run = None, ""
+    page, runs = None, {"mlflow_run": "", "moments": "", "evaluations": {}}
     with nullcontext(out) if out or not settings().mlflow_url else TemporaryDirectory() as folder:
         if folder is not None:
-            page = stage.write_report(work, trials, compared, notes, Path(folder))
-            run = stage.track_comparison(work, compared, notes, Path(folder))
+            page = stage.write_report(work, trials, compared, explained, notes, Path(folder))
+            runs = stage.track_comparison(work, compared, explained.verdict.sentence, notes, Path(folder), asked)
     return plain(
         {
             **dict(compared),
+            **dict(explained),
             "variants": work.variants,
             "git_commit": notes["commit"],
             "signature": notes["signature"],
@@ -133,18 +143,19 @@ def carry_out(
             "look_up": notes["look_up"],
             "instruments": work.instruments,
             "gaps": work.gaps,
-            "spent": {name: getattr(spending, name) for name in ("asked", "reused", "errors")}
-            | {"usd": spending.spent_usd},
+            "spent": spent,
             "report": page if out else None,
-            "mlflow_run": run,
+            **runs,
             **took(),
         }
     )
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", flow_run_name=run_name)
 def evaluate(request: ComparisonRequest = ComparisonRequest()) -> Json:  # noqa: B008  (frozen)
     """Compare and leave the report as an artifact of this run; models need `max_cost`."""
+    if request.moments:
+        return _over_moments(request)
     work = plan_work(request)
     if work.paid and request.max_cost is None:
         raise InputError("max_cost: a comparison that asks models must say what it may cost, in USD")
@@ -152,17 +163,59 @@ def evaluate(request: ComparisonRequest = ComparisonRequest()) -> Json:  # noqa:
     document = carry_out(work, request.max_cost, out)
     create_markdown_artifact(
         key="comparison",
-        markdown=table(COLUMNS, rows(document)),
+        markdown="\n\n".join(
+            (inert.markdown(document["verdict"]["sentence"]), *differing(document), table(COLUMNS, rows(document)))
+        ),
         description=inert.markdown(request.title or "comparison"),
     )
     create_link_artifact(key="comparison-report", link=Path(document["report"]).as_uri(), link_text="report.html")
     return {"report": document["report"], "mlflow_run": document["mlflow_run"], "complete": document["complete"]}
 
 
+def _over_moments(request: ComparisonRequest) -> Json:
+    """Put kept moments to the deciders, as `compare --moments` does: no account is replayed."""
+    from flows.moments import compare as over
+
+    if request.max_cost is None:
+        raise InputError("max_cost: a comparison over moments must say what it may cost, in USD; 0 without a model")
+    cap = request.max_cost
+    document = over(request.moments, request.deciders, request.models, lambda *_: cap)
+    verdict = document["verdict"]["sentence"]
+    create_markdown_artifact(
+        key="comparison",
+        markdown="\n\n".join((inert.markdown(verdict), *differing(document))),
+        description=inert.markdown(request.title or document["moments"]),
+    )
+    return {"verdict": verdict, **{name: document[name] for name in ("moments", "evaluations", "complete")}}
+
+
+def differing(document: Json) -> Texts:
+    """Return the table of the moments that made the difference as Markdown; nothing where there are none."""
+    names = [inert.markdown(document["verdict"][which]) for which in "ab"]
+    found = [
+        (
+            f"{each['as_of'][:16].replace('T', ' ')} {each['symbol']}", ", ".join(each["reasons"]),
+            *(f"{answer['action']} {fixed(answer['net_r'], sign=True)} R" for answer in each["answers"]),
+            fixed(each["difference_r"], sign=True),
+        )
+        for each in document["differences"]
+    ]  # fmt: skip
+    return (table(("moment", "asked for", *names, "difference, R"), found),) if found else ()
+
+
 COLUMNS = (
     "variant", "return %", "day, bps [95 %]", "Sharpe", "max DD %", "trades", "exp. R [95 %]", "PSR", "DSR",
-    "beats random", "Brier", "fees", "USD",
+    "beats random", "Brier", "fees", "USD when asked",
 )  # fmt: skip
+
+
+def spent_text(spent: Json) -> str:
+    """Say what models were asked now and cost now; what a variant's answers cost when they were asked is in its row."""
+    usd, marks = numbers.plain(Decimal(str(spent["usd"]))), ", ".join(PRICED[each] for each in spent["pricing"])
+    return (
+        f"{spent['asked']} asked now, {usd} USD spent now{f' ({marks})' if marks else ''}, {spent['reused']} answered "
+        f"from kept replies, {spent['errors']} failed"
+    )
 
 
 def rows(document: Json) -> list[Texts]:
@@ -174,7 +227,7 @@ def rows(document: Json) -> list[Texts]:
             interval(row["expectancy_r"], 3), fixed(row["psr"], 3), fixed(row["dsr"], 3),
             percent(row["chance"] and row["chance"]["beaten"]),
             fixed(row["calibration"] and row["calibration"]["brier"], 3), fixed(row["fees_quote"], 0),
-            fixed(row["llm_cost_usd"], 4),
+            f"{numbers.plain(row['llm_cost_usd'])} {PRICED[row['pricing']]}".strip(),
         )
-        for row in document["rows"]
+        for row in sorted(document["rows"], key=lambda row: not row["complete"])
     ]  # fmt: skip

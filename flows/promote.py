@@ -7,10 +7,20 @@ from tasks import clock
 from tasks import promotion as stage
 from tasks.adapters.files.prompts import CHAMPION, load_prompt
 from tasks.connections import store
-from tasks.core.types import Move
+from tasks.core.types import InputError, Move
 
 
-def promote(role: str, version: str, alias: str, evidence: str, override: str) -> Move:
+def explain_refusal(move: Move) -> None:
+    """Raise InputError, with the first criterion that was not met, for a move that was refused."""
+    if move.kind == "refused":
+        first = next(each for each in move.criteria if not each.passed)
+        raise InputError(
+            f"{move.role}/{move.version} is not promoted: {first.name} is {first.value}, needs {first.threshold}; a "
+            "person may overrule that with a reason (--override --reason TEXT)"
+        )
+
+
+def promote(role: str, version: str, alias: str, evidence: str, override: str, who: str = "") -> Move:
     """Move an alias to a version; the champion's only where every criterion is met, or a person overrides.
 
     override: the reason of a person who promotes all the same. Returns the move; one of kind `refused` moved nothing.
@@ -30,7 +40,7 @@ def promote(role: str, version: str, alias: str, evidence: str, override: str) -
         role=role,
         alias=alias,
         kind=kind,
-        who=getpass.getuser(),
+        who=who or getpass.getuser(),
         reason=override,
         evidence=evidence,
         previous=previous,

@@ -7,7 +7,7 @@ from prefect.events import Event, emit_event
 from prefect.runtime import flow_run
 
 from tasks.adapters import secret
-from tasks.adapters.files.prompts import CHAMPION, aliases, load_prompt
+from tasks.adapters.files.prompts import CHAMPION, aliases, files_of, load_prompt
 from tasks.adapters.store.shadow import CHAMPION as SHADOWED
 from tasks.connections import log, store, tracker
 from tasks.core.decision.llm.prompt import Prompt
@@ -51,7 +51,7 @@ def move_alias(move: Move) -> Move:
     prompt, mirror = load_prompt(move.role, move.version), tracker()
     try:
         if mirror is not None:
-            mirror.set_prompt_alias(prompt, move.alias)
+            mirror.prompts.set_alias(files_of(move.role), prompt.version, move.alias)
     except TrackingUnavailable as e:
         if is_tried_again(e):
             raise

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,17 @@ import click
 
 from flows.commands.options import PLACE, Finite, json_option, mask_option, replay_options
 from flows.commands.output import echo, emit, progress, utc_time
-from flows.commands.spending import agree, max_cost_option
-from tasks.core.errors import InputError
+from flows.commands.spending import agree, consent, max_cost_option
+from tasks.core.types import InputError
 
 
 def print_table(document: dict[str, Any]) -> None:
     """Print the table for a person, and where to read on."""
     import pandas as pd
 
-    from flows.evaluate import COLUMNS, rows
+    from flows.evaluate import COLUMNS, rows, spent_text
 
+    echo(document["verdict"]["sentence"])
     first, *columns = COLUMNS
     names, *figures = zip(*rows(document), strict=True)
     table = pd.DataFrame(dict(zip(columns, figures, strict=True)), index=pd.Index(names))
@@ -27,23 +29,29 @@ def print_table(document: dict[str, Any]) -> None:
         among = f"{overfit['variants']} that traded, {overfit['splits']} splits"
         echo(f"PBO {overfit['pbo']:.1%} of {among}; tried {document['tried']}")
     spent = document["spent"]
-    echo(f"models: {spent}" if spent["asked"] + spent["reused"] else "no model asked")
+    echo(f"models: {spent_text(spent)}" if spent["asked"] + spent["reused"] else "no model asked")
     if document["look_up"]:
         echo(f"masked: who looks questions up in candles finds {document['look_up']}")
     if not document["complete"]:
         echo("not complete: the agreed cost was reached")
     echo(f"report {document['report'] or 'not kept: name a folder with --out'}")
+    if run := document["mlflow_run"]:
+        echo(f"MLflow run {run}: quarterdeck prompts promote ROLE VERSION --alias champion --evidence {run}")
 
 
 @click.command()
-@replay_options
+@partial(replay_options, required=False)
+@click.option("--moments", default="", help="kept by `moments create`, instead of --candles: NAME or NAME@VERSION")
 @click.option("--decider", "deciders", multiple=True, required=True, help="repeatable; llm:single@v002 names a version")
 @click.option("--model", "models", multiple=True, help="repeatable; each is a variant of every llm decider")
 @click.option("--windows", type=click.IntRange(1), default=1, help="walk-forward windows of equal length")
 @click.option("--window-days", type=Finite(0), default=0, help="their length instead of their number")
 @mask_option
 @click.option("--perturb", is_flag=True, help="also replay with noise in the candles")
-@click.option("--quiet", type=click.IntRange(0), help="quiet bars sampled per symbol; models: 0 unless said")
+@click.option(
+    "--quiet", type=click.IntRange(0), help="quiet closes put to everybody, per symbol; models: 0 unless said"
+)
+@click.option("--events", type=click.IntRange(0), help="closes with an event put to everybody; models: 25 unless said")
 @click.option("--seeds", type=click.IntRange(1), default=200, help="random traders of equal turnover")
 @click.option("--cutoff", "cutoffs", multiple=True, help="MODEL=DATE, what the model's maker states")
 @max_cost_option
@@ -53,6 +61,7 @@ def print_table(document: dict[str, Any]) -> None:
 @json_option
 def compare(
     files: dict[str, str],
+    moments: str,
     cutoffs: tuple[str, ...],
     max_cost: Decimal | None,
     out: Path | None,
@@ -64,15 +73,34 @@ def compare(
     from tasks.adapters.files.folders import check_new
     from tasks.evaluate import ComparisonRequest
 
+    if bool(files) == bool(moments):
+        raise InputError("compare needs --candles, or --moments NAME")
+    if moments:
+        _over(moments, options["deciders"], options["models"], max_cost, as_json)
+        return
     if out:
         check_new(out)
     request = ComparisonRequest(candles=files, cutoffs=dict(map(_cutoff, cutoffs)), max_cost=max_cost, **options)
     work, cap = plan_work(request), None
     if work.paid:
-        cap = agree(work.paid, max_cost)
+        cap = agree(work.paid, max_cost, work.quiet + work.events)
     with progress("compare", as_json, len(work.free) + len(work.paid)) as bar:
         document = carry_out(work, cap, out, done=lambda _: bar(advance=1))
     emit(document, True) if as_json else print_table(document)
+
+
+def _over(
+    name: str, deciders: tuple[str, ...], models: tuple[str, ...], max_cost: Decimal | None, as_json: bool
+) -> None:
+    """Put kept moments to the deciders, and say which is better: no account is replayed."""
+    from flows.moments import compare as over
+
+    document = over(name, deciders, models, lambda calls, usd: consent(calls, usd, max_cost))
+    if not as_json:
+        explained = ("verdict", "rulings", "differences", "moments_by_variant")
+        echo(document["verdict"]["sentence"])
+        document = {key: value for key, value in document.items() if key not in explained}
+    emit(document, as_json)
 
 
 def _cutoff(text: str) -> tuple[str, datetime]:

@@ -8,8 +8,7 @@ import click
 
 from flows.commands.options import decider_option, json_option
 from flows.commands.output import emit, read_json, read_text
-from tasks.core.errors import InputError
-from tasks.core.types import read_dto
+from tasks.core.types import InputError, read_dto
 from tasks.settings import settings, strategy_of
 
 INTENT = ("symbol", "side", "type", "quantity", "price", "stop", "target", "reduce_only", "client_order_id")
@@ -91,7 +90,6 @@ def guard(file: str, reply: str, state: str | None, as_json: bool) -> None:
 def _account(file: str | None, seen: Any) -> tuple[Any, str]:
     """Read `--state`; what it leaves out of the instrument comes by the symbol's form and the price. Says so."""
     from tasks.core.market.instruments import derived
-    from tasks.core.trading.guard.sizing import known
     from tasks.core.types import AccountState, InstrumentTerms
 
     document = read_json(file, "--state") if file else {}
@@ -100,9 +98,8 @@ def _account(file: str | None, seen: Any) -> tuple[Any, str]:
         raise InputError(f"--state {file}: instrument: symbol: it is of another symbol than the snapshot's {seen.pair}")
     account = read_dto(AccountState, document, f"--state {file}")
     terms = read_dto(InstrumentTerms, named, f"--state {file}: instrument")
-    close = seen.timeframes["5m"].close if "5m" in seen.timeframes else None
     position = account.position(seen.pair)
-    prices = (account.last_price, known(close), position and position.mark_price, position and position.avg_price)
+    prices = (account.last_price, seen.last_price, position and position.mark_price, position and position.avg_price)
     resolved = derived(seen.pair, next((price for price in prices if price and price > 0), None), terms)
     if resolved is None:
         return account, ""

@@ -54,8 +54,11 @@ def span_options(command: Any) -> Any:
     return time_option("--start", help="ISO time, UTC")(time_option("--end", help="ISO time, UTC")(command))
 
 
-def candle_options(required: bool = True) -> Callable[[Any], Any]:
-    """Take --candles and --symbol; the command gets `files`, symbol -> path."""
+def candle_options(required: bool = True, stored: bool = False) -> Callable[[Any], Any]:
+    """Take --candles and --symbol; the command gets `files`, symbol -> path.
+
+    stored: it also gets `symbols`, where it has no files.
+    """
 
     def decorated(command: Any) -> Any:
         @click.option("--candles", multiple=True, required=required, help="FILE, or SYMBOL=FILE, repeatable")
@@ -71,6 +74,7 @@ def candle_options(required: bool = True) -> Callable[[Any], Any]:
                         f"--symbol {symbol!r}: not a ccxt unified symbol such as BTC/USDT:USDT or BTC/USDT"
                     )
             files = parse_candle_options(candles, symbols) if candles else {}
+            options |= {"symbols": () if files else symbols} if stored else {}
             return command(files={symbol: str(path.resolve()) for symbol, path in files.items()}, **options)
 
         return with_files
@@ -104,10 +108,10 @@ def name_gaps(markets: Mapping[str, Any]) -> dict[str, Any]:
     return gaps
 
 
-def replay_options(command: Any) -> Any:
+def replay_options(command: Any, required: bool = True) -> Any:
     """Take what a replay reads, and its span; the command gets `files` and `funding`, symbol -> path."""
 
-    @candle_options()
+    @candle_options(required)
     @span_options
     @click.option(
         "--funding",

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -17,6 +17,8 @@ from pydantic import BaseModel
 from tasks import clock
 from tasks.core.errors import InputError
 from tasks.core.pages import inert
+
+WIDE = 240  # columns
 
 
 def plain(value: Any) -> Any:
@@ -46,6 +48,15 @@ def emit(value: Any, as_json: bool) -> None:
     width = max((len(key) for key in value), default=0)
     for key, item in value.items():
         echo(inert.line(f"{key:<{width}}  {item if isinstance(item, str | int | float) else json.dumps(item)}"))
+
+
+def show(parts: Iterable[Any]) -> None:
+    """Print rich's texts and tables for a person, in colour on a terminal; nowhere else is a line too long."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
+    for part in parts:
+        console.print(part)
 
 
 def say(text: str, as_json: bool, **fields: Any) -> None:

@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ import click
 from flows.commands.options import PLACE, candle_options, json_option, name_gaps
 from flows.commands.output import echo, emit, stopwatch
 from tasks.core.decision.kinds import kind_of
-from tasks.core.errors import DataError, InputError
 from tasks.core.pages import inert
-from tasks.core.types import Json, read_dto
+from tasks.core.types import InputError, Json, read_dto
 from tasks.settings import settings
 
 AHEAD = 256  # questions whose markets are read together
@@ -49,7 +47,10 @@ def replay(
     stream = read_records(records) if records else _stored(cycle_id)
     if cycle_id:
         stream = (record for record in stream if record.cycle_id == cycle_id)
-    replayer = _replayer(_candles(files, records), _strategies(records)) if records else _store_replayer()
+    from tasks.kept_history import replayer as replayer_over
+    from tasks.kept_history import store_replayer
+
+    replayer = replayer_over(_candles(files, records), _strategies(records)) if records else store_replayer()
     summary = asyncio.run(_report(replayer, stream, changed))
     if cycle_id and not summary["records"]:
         raise InputError(f"no finished cycle {cycle_id} in {records or 'the store'}")
@@ -60,24 +61,12 @@ def replay(
         raise SystemExit(1)
 
 
-def _replayer(history: Any, strategies: Any) -> Any:
-    from tasks.adapters.deciders import build
-    from tasks.adapters.files.prompts import load_prompt
-    from tasks.core.lab.replay import Replayer
-
-    return Replayer(history, strategies, cache(load_prompt), cache(lambda name: build(name, settings())))
-
-
-def _store_replayer() -> Any:
-    from tasks.connections import store
-
-    return _replayer(cache(_stored_candles), cache(lambda sha256: store().strategies.get(sha256)))
-
-
 async def asked_again(cycle_id: str) -> Any:
     """Return the answer of a stored cycle, made once more on what was recorded; its calls hold the messages."""
+    from tasks.kept_history import store_replayer
+
     records = list(_stored(cycle_id))
-    answers = await _store_replayer().answers(records)
+    answers = await store_replayer().answers(records)
     return next(answer for record, answer in zip(records, answers, strict=True) if record.cycle_id == cycle_id)
 
 
@@ -198,17 +187,6 @@ def _candles(files: dict[str, str], records: Path) -> Any:
         return histories[symbol]
 
     return find
-
-
-def _stored_candles(venue: str, symbol: str) -> Any:
-    from tasks.connections import store
-    from tasks.core.market.bars import WORKING_TIMEFRAMES
-    from tasks.core.simulation.candle_history import History
-
-    if not venue:
-        raise DataError(f"a cycle of {symbol} names no venue: it is of a backtest, use --records and --candles")
-    series = {tf: store().candles.history(venue, symbol, tf) for tf in ("1m", *WORKING_TIMEFRAMES)}
-    return History(symbol, *({tf: each[part] for tf, each in series.items()} for part in (0, 1)))
 
 
 COMMANDS = (replay,)

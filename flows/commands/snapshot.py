@@ -59,10 +59,9 @@ def _moment(market: Any, as_of: datetime | None, decider: str) -> tuple[datetime
 
     The instrument is the one that the last close, of any timeframe, tells.
     """
-    from tasks.core.lab.gate_sampling import flat_account
+    from tasks.core.lab.moments import flat_account
     from tasks.core.market.instruments import derived
-    from tasks.core.trading.guard.sizing import known
-    from tasks.core.types import duration, floor_time
+    from tasks.core.types import duration, floor_time, known
 
     if as_of is None:
         raise InputError("--as-of is empty")
@@ -123,7 +122,7 @@ def _calls_about(files: dict[str, str], as_of: datetime | None, decider: str, ne
     from tasks.adapters.deciders import build
     from tasks.adapters.news import read_news
     from tasks.core.decision.llm.tools import DESK
-    from tasks.core.lab.gate_sampling import flat_desk, flat_question
+    from tasks.core.lab.moments import flat_desk, flat_question
     from tasks.core.simulation.backtest_inputs import World
     from tasks.core.simulation.paid_replies import Probe
 

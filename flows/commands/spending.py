@@ -16,15 +16,16 @@ from tasks.settings import settings
 ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 
 
-def agree(paid: Any, max_cost: Decimal | None) -> Decimal:
-    """Show what models will be asked and cost, and get consent: `--max-cost`, or a person's. Returns the cap."""
+def agree(paid: Any, max_cost: Decimal | None, moments: int = 0) -> Decimal:
+    """Show what replays will ask models and cost, and get consent: `--max-cost`, or a person's. Returns the cap."""
     from tasks.adapters.variants import estimate
 
-    calls, usd = asyncio.run(estimate(paid, settings()))
-    echo(
-        f"models will be asked about {calls} times, at most {usd} USD; kept replies cost nothing",
-        err=True,
-    )
+    return consent(*asyncio.run(estimate(paid, settings(), moments)), max_cost)
+
+
+def consent(calls: int, usd: Decimal, max_cost: Decimal | None) -> Decimal:
+    """Show what models will be asked and cost at most, and return what may be spent; raises InputError, Abort."""
+    echo(f"models will be asked about {calls} times, at most {usd} USD; kept replies cost nothing", err=True)
     if max_cost is not None:
         return max_cost
     if not sys.stdin.isatty():

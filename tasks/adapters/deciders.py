@@ -1,6 +1,6 @@
 """Names of deciders -> deciders. One that asks a model is a line in `core.decision.kinds`, another one here too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -18,9 +18,11 @@ from tasks.core.decision.cache import CachedModel
 from tasks.core.decision.ensemble import TimedDecider, VoteDecider
 from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.ladder import Breaker, Ladder, Shared
+from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.decision.rules import RulesDecider, Sizes
 from tasks.core.errors import InputError
 from tasks.core.ports import Decider, Model
+from tasks.core.types import Json, PromptRef
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -51,12 +53,26 @@ def failover_of(names: tuple[str, ...], settings: Settings, patient: bool = True
     )  # fmt: skip
 
 
-def prices_of(settings: Settings) -> Prices:
-    """Return what models cost, and what is assumed where that is not known."""
-    from tasks.adapters.model.prices import LiteLLMPrices
+def parameters_of(settings: Settings, prompt: PromptRef) -> Json:
+    """Return temperature and `max_tokens` that a prompt is sent with, as the first model takes them."""
+    if settings.model:
+        return failover_of(settings.model, settings).parameters(prompt)
+    return prompt.model_dump(include={"temperature", "max_tokens"})
 
+
+def prices_of(settings: Settings) -> Prices:
+    """Return what models cost, and what is assumed where that is not known; one served on this machine is free.
+
+    A price in the settings counts there, too: what listens on this machine may be a way to a provider.
+    """
+    from tasks.adapters.model.litellm_model import is_local
+    from tasks.adapters.model.prices import USD_PER_1K_TOKENS, LiteLLMPrices
+
+    given = settings.budget.usd_per_1k_tokens
     return LiteLLMPrices(
-        settings.budget.usd_per_1k_tokens, lambda model: failover_of((model,), settings).thinking(model)
+        USD_PER_1K_TOKENS if given is None else given,
+        lambda model: failover_of((model,), settings).thinking(model),
+        free=given is None and is_local(settings.model_base_url),
     )
 
 
@@ -78,12 +94,18 @@ PLAIN: dict[str, Callable[[str], Decider]] = {  # those that ask no model, each 
 ENSEMBLES = ("ensemble:llm:single+model:FILE.onnx", "ensemble:vote:rules=1,model:FILE.onnx=2")
 
 
-def build(name: str, settings: Settings, store: "Store | None" = None, model: Model | None = None) -> Decider:
+def build(
+    name: str,
+    settings: Settings,
+    store: "Store | None" = None,
+    model: Model | None = None,
+    prompts: Mapping[str, Prompt] = {},
+) -> Decider:
     """Build the decider called `name`, one that asks models on its fallback ladder; store: by default the settings'.
 
     `llm:single@v002`, `llm:portfolio@challenger` and `llm:panel@risk/v002+trend/v003` name prompt versions. With
     `model` that one is asked, and no ladder stands around it: a replay must not answer from what is known now.
-    Raises InputError listing the deciders there are.
+    prompts: instead of those of the files, by role. Raises InputError listing the deciders there are.
     """
     if kinds.members(name):
         return _ensemble(name, lambda member: build(member, settings, store, model))
@@ -95,14 +117,15 @@ def build(name: str, settings: Settings, store: "Store | None" = None, model: Mo
         raise InputError(f"decider {name!r} is unknown; there are {', '.join([*alone, *taking, *ENSEMBLES])}")
     if not kind.maker:
         return PLAIN[named.kind](named.argument)
-    decider = _asking(kind, settings, model, _versions(name, named.versions, kind))
+    versions = _versions(name, named.versions, kind)
+    prompts = {role: prompts.get(role) or load_prompt(role, versions.get(role)) for role in kind.roles}
+    decider = _asking(kind, settings, model, prompts)
     return decider if model is not None else _ladder(decider, settings, store)
 
 
-def _asking(kind: Kind, settings: Settings, model: Model | None, versions: Versions) -> Decider:
+def _asking(kind: Kind, settings: Settings, model: Model | None, prompts: Mapping[str, Prompt]) -> Decider:
     from tasks.adapters.model.litellm_model import prepare
 
-    prompts = {role: load_prompt(role, versions.get(role)) for role in kind.roles}
     means = Means(settings.decision_deadline_s, prepare, panel=settings.panel)
     if kind.looks_up and model is None:
         from tasks.adapters.model.toolbox import desk_of

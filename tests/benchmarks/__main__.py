@@ -8,7 +8,7 @@ import sys
 
 PARTS = (
     "market", "guard", "matching", "backtest", "compare", "coverage", "startup", "warm", "quality", "deciders",
-    "export", "replay", "cycles", "mask",
+    "export", "replay", "cycles", "mask", "moments", "optimize",
 )  # fmt: skip
 
 

@@ -19,8 +19,8 @@ from tasks.adapters.files.candles import read_candles
 from tasks.core.decision.decider import variables_of
 from tasks.core.decision.llm.role_texts import variables_of_roles
 from tasks.core.decision.masked_question import as_shown
-from tasks.core.lab.gate_sampling import flat_account, flat_question
 from tasks.core.lab.masking import Mask, mask_bars, perturbed
+from tasks.core.lab.moments import flat_account, flat_question
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.market import Market
 from tasks.core.market.snapshot import to_json

@@ -77,6 +77,9 @@ class FakePrices:
     def cost(self, call) -> Decimal:
         return call.cost_usd
 
+    def pricing(self, model, usd) -> str:
+        return "" if usd else "assumed"
+
 
 class FakeModel:
     """Answers with `reply`, or fails with `error`."""

@@ -16,8 +16,10 @@ from model_replies import asks, plan
 from model_server import ModelServer, Reply
 
 from deployments.cli import cli
-from flows.evaluate import carry_out, evaluate, plan_work
+from flows.evaluate import carry_out, evaluate, plan_work, spent_text
+from flows.evaluate import rows as table
 from tasks.adapters import parallel_backtests
+from tasks.adapters.mlflow.evidence import read_evidence
 from tasks.core.errors import InputError
 from tasks.core.lab import compare
 from tasks.core.lab.masking import LOOK_UP
@@ -55,7 +57,7 @@ def _own_home(home: Path) -> None:
 
 
 def run(candles: Path, *arguments: str) -> Any:
-    few = ("--seeds", "20", "--quiet", "0")
+    few = ("--seeds", "20", "--quiet", "0", "--events", "0")
     return CliRunner().invoke(
         cli, ["compare", "--candles", str(candles), "--symbol", SYMBOL, "--json", *few, *arguments]
     )
@@ -82,9 +84,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
         yield running
 
 
+def test_a_person_is_told_the_run_that_a_promotion_can_be_given(candles, tmp_path, monkeypatch):
+    registry = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", registry)
+    settings.cache_clear()
+    few = ("--seeds", "20", "--quiet", "0", "--decider", "hold", *SPAN)
+    result = CliRunner().invoke(cli, ["compare", "--candles", str(candles), "--symbol", SYMBOL, *few])
+    said = re.search(r"promote ROLE VERSION --alias champion --evidence (\w+)", result.stdout)
+    assert said, result.output
+    assert {variant.label for variant in read_evidence(said[1], registry).variants} == {"hold", "buy-and-hold", "rules"}
+
+
 def test_baselines_are_always_among_the_variants_and_the_report_needs_no_network(candles, tmp_path):
     out = tmp_path / "out"
-    asked = ("--decider", "rules:stop_atr=3,tp_atr=6", "--windows", "2", "--mask", "--quiet", "20")
+    asked = ("--decider", "rules:stop_atr=3,tp_atr=6", "--windows", "2", "--mask", "--quiet", "20", "--events", "20")
     found = compared(candles, *asked, "--out", str(out))
     assert list(rows(found)) == ["rules:stop_atr=3,tp_atr=6", "hold", "buy-and-hold", "rules"]
     assert [row["baseline"] for row in found["rows"]] == [False, True, True, True]
@@ -100,14 +113,28 @@ def test_baselines_are_always_among_the_variants_and_the_report_needs_no_network
     assert len(page) < 1_000_000
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     names = {path.name for path in (out / "rules").iterdir()}
-    assert names == {
-        "calibration.png", "equity.png", "r_histogram.png", "decisions.png", "decisions.csv", "trades.csv",
-    }  # fmt: skip
+    assert names == {"calibration.png", "equity.png", "trades.csv"}
     mine = rows(found)["rules"]
     assert mine["calibration"]["entries"] == mine["trades"] > 0
     assert 0 < mine["calibration"]["brier"] < 1
     assert rows(found)["hold"]["calibration"] is None
     assert "What confidence is worth" in page
+
+
+def test_on_a_random_walk_neither_of_two_stops_is_shown_to_be_better(candles, tmp_path):
+    near, far = "rules:stop_atr=1.5,tp_atr=3", "rules:stop_atr=3,tp_atr=6"
+    asked = ("--decider", near, "--decider", far, "--events", "150", "--out", str(tmp_path / "out"))
+    found = compared(candles, *asked)
+    verdict = found["verdict"]
+    assert (verdict["a"], verdict["b"], verdict["rests_on"]) == (near, far, "moments")
+    assert verdict["moments"]["low"] < 0 < verdict["moments"]["high"]
+    assert verdict["ruling"] == "not shown to differ"
+    assert len(found["differences"]) == 10
+    alike = next(ruling for ruling in found["rulings"] if ruling["b"] == "rules")
+    assert "both earned the same at each of" in alike["sentence"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"{near} is not shown to differ from {far}: " in page
+    assert "What the prompts differ in" not in page
 
 
 def test_masked_rules_decide_as_unmasked(candles):
@@ -176,7 +203,9 @@ def test_a_job_names_the_model_it_asks_and_masked_ones_are_told_no_news(candles,
 
 
 def test_forked_processes_and_this_one_print_the_same_fingerprints(candles):
-    work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules", "random:1"), quiet=0))
+    work = plan_work(
+        ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules", "random:1"), quiet=0, events=0)
+    )
     here = {trial.label: trial.summary["fingerprint"] for trial in map(parallel_backtests.run_job, work.free)}
     forked = {trial.label: trial.summary["fingerprint"] for trial in parallel_backtests.run_all(work.free, processes=2)}
     assert here == forked
@@ -194,19 +223,22 @@ async def test_the_flow_leaves_the_table_and_a_link_as_artifacts(candles, prefec
 
     days = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
     found = await asyncio.to_thread(
-        evaluate, ComparisonRequest(candles={SYMBOL: str(candles)}, quiet=0, seeds=5, **days)
+        evaluate, ComparisonRequest(candles={SYMBOL: str(candles)}, quiet=0, events=20, seeds=5, **days)
     )
     assert Path(found["report"]).is_file()
     async with get_client() as client:
         artifacts = {artifact.key: artifact for artifact in await client.read_artifacts()}
-    assert "| rules |" in artifacts["comparison"].data
+    table = artifacts["comparison"].data
+    assert table.startswith("rules is not shown to differ from hold: too little to tell")
+    assert "| moment | asked for | rules | hold | difference, R |" in table
+    assert "| rules |" in table
     assert "report.html" in artifacts["comparison-report"].data
 
 
 @pytest.mark.slow
 def test_dask_workers_print_the_same_fingerprints(candles):
     distributed = pytest.importorskip("distributed")
-    work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0))
+    work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0, events=0))
     here = {trial.label: trial.summary["fingerprint"] for trial in map(parallel_backtests.run_job, work.free)}
     with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
         there = list(parallel_backtests.run_all(work.free, dask=cluster.scheduler_address))
@@ -221,7 +253,7 @@ async def test_a_run_replays_on_dask_as_its_own_tasks(candles, prefect_server):
     days = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17, tzinfo=UTC)}
     with distributed.LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
         request = ComparisonRequest(
-            candles={SYMBOL: str(candles)}, quiet=0, seeds=5, dask=cluster.scheduler_address, **days
+            candles={SYMBOL: str(candles)}, quiet=0, events=0, seeds=5, dask=cluster.scheduler_address, **days
         )
         assert (await asyncio.to_thread(evaluate, request))["complete"]
     async with get_client() as client:
@@ -238,19 +270,36 @@ def test_a_second_run_asks_nothing_and_finds_the_same(candles, server):
     assert len(server.requests) == paid
     assert first["rows"] == again["rows"]
     assert (again["spent"]["asked"], again["spent"]["usd"], again["spent"]["reused"]) == (0, 0, paid)
+    assert spent_text(again["spent"]).startswith("0 asked now, 0 USD spent now (assumed), ")
+    costs = {row[0]: row[-1] for row in table(again)}
+    assert (costs["llm:single@v001 openai/test"], costs["hold"]) == (f"{paid * 0.011:.6g} assumed", "0")
     mine = rows(first)["llm:single@v001 openai/test"]
     assert mine["trades"] > 0
     assert mine["llm_cost_usd"] == pytest.approx(first["spent"]["usd"])
     assert mine["model_calls"] == mine["decisions"] == paid
 
 
-def test_the_cap_stops_with_what_there_is_and_says_so(candles, server):
-    found = compared(
-        candles, "--decider", "llm:single", "--model", "openai/test", "--max-cost", "0.10", "--start", "2025-01-08"
+def test_a_model_on_this_machine_is_free_in_the_table_and_above_it(candles, server, monkeypatch):
+    monkeypatch.delenv("QUARTERDECK_BUDGET__USD_PER_1K_TOKENS")
+    settings.cache_clear()
+    asked = ("--decider", "llm:single@v001", "--model", "openai/test", "--start", "2025-01-12", "--end", "2025-01-13")
+    found = compared(candles, *asked, "--max-cost", "0")
+    assert found["complete"]
+    assert spent_text(found["spent"]).startswith(
+        f"{len(server.requests)} asked now, 0 USD spent now (free: served here)"
     )
+    assert table(found)[0][-1] == "0 free: served here"
+
+
+def test_the_cap_stops_with_what_there_is_and_says_so(candles, server, tmp_path):
+    asked = ("--decider", "llm:single", "--model", "openai/test", "--max-cost", "0.10", "--start", "2025-01-08")
+    found = compared(candles, *asked, "--out", str(tmp_path / "out"))
     assert 0 < found["spent"]["usd"] <= 0.10
     assert not found["complete"]
     mine = found["rows"][0]
+    assert found["verdict"]["sentence"] == f"No verdict: {mine['label']} was cut short by its cost."
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert [part.count(f"<td>{mine['label']}</td>") for part in page.split('<h2 id="partial">')] == [0, 2]
     assert (mine["complete"], mine["invalid"]) == (False, 0)
     assert 0 < mine["decisions"] == len(server.requests)
     assert mine["decisions"] < rows(found)["hold"]["decisions"]
@@ -340,7 +389,7 @@ DAYS = {"start": datetime(2025, 1, 12, tzinfo=UTC), "end": datetime(2025, 1, 17,
 
 
 def tried(candles: Path, symbol: str = SYMBOL, **asked: Any) -> int:
-    request = {"deciders": ("rules",), "quiet": 0, "seeds": 5, **DAYS, **asked}
+    request = {"deciders": ("rules",), "quiet": 0, "events": 0, "seeds": 5, **DAYS, **asked}
     count: int = carry_out(plan_work(ComparisonRequest(candles={symbol: str(candles)}, **request)), None, None)["tried"]
     return count
 
@@ -375,7 +424,9 @@ def test_a_window_costs_a_name_and_a_candle_less_start_no_new_count(candles, tmp
 
 
 def test_what_an_earlier_release_counted_in_home_still_counts(candles, home):
-    work = plan_work(ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0, seeds=5, **DAYS))
+    work = plan_work(
+        ComparisonRequest(candles={SYMBOL: str(candles)}, deciders=("rules",), quiet=0, events=0, seeds=5, **DAYS)
+    )
     data = parallel_backtests.data_hash(work.job.seen)
     rows = [{"data": data, "variant": f"v{k}", "sharpe": 0.1 * k, "at": "2026-01-01T00:00:00Z"} for k in range(3)]
     rows.append({**rows[0], "data": "another"})

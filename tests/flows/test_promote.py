@@ -1,5 +1,6 @@
 """Champions are made by evidence the command checks itself, unmade by their own record, and every step is kept."""
 
+import getpass
 import json
 from base64 import b64encode
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ import pytest
 from click.testing import CliRunner
 from store_samples import a_cycle, a_decision, a_position, a_verdict, an_outcome
 
+from deployments import forms
 from deployments.cli import cli
+from flows.by_hand import promote as form
 from flows.promote import watch_champions
 from tasks.adapters.files import prompts
 from tasks.adapters.files.prompts import load_prompt
@@ -27,7 +30,7 @@ from tasks.core.lab.promotion_criteria import Measured
 from tasks.core.types.decision import Answer
 from tasks.core.types.portfolio import AccountState
 from tasks.core.types.record import ShadowDecision
-from tasks.settings import settings
+from tasks.settings import load, settings
 
 NOW = datetime.now(UTC)
 
@@ -134,6 +137,21 @@ def promote(*words: str) -> dict:
 def test_naming_the_version_in_use_takes_no_evidence_and_a_newer_file_changes_nothing_then():
     assert champion() == "v001"
     assert [(move.kind, move.version) for move in store().prompts.moves()] == [("pinned", "v001")]
+
+
+def test_the_form_offers_every_version_and_does_what_the_command_does(monkeypatch):
+    offered = forms.read(load())["flows.by_hand.promote"].schema["properties"]
+    assert offered["prompt"]["enum"] == ["single@v001", "single@v002"]
+    assert offered["alias"]["enum"] == ["champion", "challenger"]
+    shown = []
+    monkeypatch.setattr("flows.by_hand.create_markdown_artifact", lambda **page: shown.append(page))
+    with pytest.raises(InputError, match="single/v002 is not promoted: evidence is none"):
+        form.fn("single@v002", "champion")
+    assert "evidence" in shown[0]["markdown"]
+    assert (champion(), form.fn("single@v002")["kind"]) == ("v001", "challenger")
+    assert form.fn("single@v002", "champion", override_reason="seen by eye")["kind"] == "overridden"
+    newest = store().prompts.moves()[0]
+    assert (champion(), newest.reason, newest.who) == ("v002", "seen by eye", getpass.getuser())
 
 
 def test_without_evidence_nothing_moves_and_the_refusal_is_kept_and_told(told):

@@ -9,43 +9,61 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tasks.adapters.charts import comparison
 from tasks.adapters.charts.canvas import data_uri
-from tasks.core.lab import compare
+from tasks.adapters.files.prompts import diff_prompts
+from tasks.core.lab import compare, differences
 from tasks.core.lab.compare import Comparison, Row, Trial, Variant
+from tasks.core.lab.differences import Explanation
 from tasks.core.lab.random_traders import TradedBars
 from tasks.core.pages import inert, numbers
 
 
-def page(found: Comparison, variants: Sequence[Variant], trials: Sequence[Trial], notes: Mapping[str, Any]) -> str:
+def page(
+    found: Comparison,
+    explained: Explanation,
+    variants: Sequence[Variant],
+    trials: Sequence[Trial],
+    paths: Mapping[str, TradedBars],
+    notes: Mapping[str, Any],
+) -> str:
     """Render the report; notes: title, command, git commit, instruments and what was spent."""
-    by_label = {v.label: compare.of(trials, v.label) for v in variants}
-    traded = {label: [trade for trial in mine for trade in trial.trades] for label, mine in by_label.items()}
-    reference = found.rows[0].label
+    whole = {row.label: compare.series(compare.of(trials, row.label)) for row in found.rows if row.complete}
+    by_label = {variant.label: variant for variant in variants}
     return page_of(
         "report.html.j2",
         found=found.model_dump(),
+        explained=explained.model_dump(),
         variants=variants,
         notes=notes,
-        reference=reference,
-        against=[pair.less(reference).model_dump() for pair in found.pairs if reference in (pair.a, pair.b)],
-        equity=data_uri(comparison.equity({label: compare.series(mine) for label, mine in by_label.items()})),
+        diffs=prompt_diffs(by_label[explained.verdict.a], by_label[explained.verdict.b]),
+        pictures=[data_uri(comparison.answers(each, paths[each.symbol])) for each in explained.differences],
+        colours=comparison.COLOURS,
+        least=differences.LEAST,
+        equity=data_uri(comparison.equity(whole)),
         calibrations={
-            row.label: data_uri(comparison.calibration(row.calibration)) for row in found.rows if row.calibration
+            row.label: data_uri(comparison.calibration(row.calibration))
+            for row in found.rows
+            if row.calibration and row.complete
         },
-        histograms={label: data_uri(comparison.r_histogram(trades)) for label, trades in traded.items() if trades},
     )
 
 
-def variant_files(row: Row, trials: Sequence[Trial], paths: Mapping[str, TradedBars]) -> dict[str, bytes]:
-    """Return what is kept of one variant, by file name: figures, decisions and trades."""
+def prompt_diffs(mine: Variant, theirs: Variant) -> dict[str, list[str]]:
+    """Return what is only in the other's prompt (-) and only in this one's (+), for each role that both have."""
+    other = {ref.name: ref for ref in theirs.prompts}
+    return {
+        f"{ref.name}: {other[ref.name].version} to {ref.version}": diff.splitlines()[2:]
+        for ref in mine.prompts
+        if ref.name in other and (diff := diff_prompts(ref.name, other[ref.name].version, ref.version))
+    }
+
+
+def variant_files(row: Row, trials: Sequence[Trial]) -> dict[str, bytes]:
+    """Return what is kept of one variant, by file name: its growth, what its confidence is worth, its trades."""
     mine = compare.of(trials, row.label)
-    trades = [trade for trial in mine for trade in trial.trades]
     calibrated = {"calibration.png": comparison.calibration(row.calibration)} if row.calibration else {}
     return calibrated | {
         "equity.png": comparison.equity({row.label: compare.series(mine)}),
-        "r_histogram.png": comparison.r_histogram(trades),
-        "decisions.png": comparison.decisions(trades, paths, float(mine[0].days[0]), float(mine[-1].days[-1])),
-        "decisions.csv": _table([point for trial in mine for point in trial.points]),
-        "trades.csv": _table(trades),
+        "trades.csv": _table([trade for trial in mine for trade in trial.trades]),
     }
 
 
@@ -61,6 +79,9 @@ def page_of(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         "number": numbers.fixed,
+        "usd": numbers.usd,
+        "money": numbers.money,
+        "price": numbers.price,
         "percent": numbers.percent,
         "interval": numbers.interval,
         "day": "{:%Y-%m-%d}".format,

@@ -9,6 +9,8 @@ from tasks.adapters.charts import comparison_report
 from tasks.adapters.mlflow.server import MlflowServer
 from tasks.core.lab.compare import Comparison, Row, Variant
 from tasks.core.lab.statistics import Interval
+from tasks.core.pages import inert
+from tasks.core.pages.numbers import PRICED
 from tasks.settings import ROOT
 
 
@@ -34,6 +36,7 @@ def server_of(url: str) -> MlflowServer:
 def log_comparison(
     server: MlflowServer,
     found: Comparison,
+    verdict: str,
     variants: Sequence[Variant],
     title: str,
     params: Mapping[str, str],
@@ -42,7 +45,8 @@ def log_comparison(
 ) -> str:
     """Write the parent run and a child per variant from the report's folder, and return the parent's id."""
     with server.translated():
-        parent = str(server.create_run(title, {**tags, "kind": "comparison"}).info.run_id)
+        told = {"kind": "comparison", "mlflow.note.content": inert.markdown(verdict)}
+        parent = str(server.create_run(title, {**tags, **told}).info.run_id)
         overall: dict[str, float] = {"variants": len(found.rows), "tried": found.tried}
         if found.overfit is not None:
             overall |= {"pbo": found.overfit.pbo, "pbo_loss": found.overfit.loss}
@@ -50,7 +54,7 @@ def log_comparison(
         server.client.log_artifact(parent, str(folder / "report.html"))
         for variant, row in zip(variants, found.rows, strict=True):
             own = variant.model_dump(include={"decider", "model", "prompt"})
-            labels = {**tags, **_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
+            labels = {**tags, **variant_tags(variant), "kind": "variant", "mlflow.parentRunId": parent}
             version = variant.prompts[0].version if len(variant.prompts) == 1 else ""
             # the prompt's version first: MLflow's list cuts names off at the end
             child = server.create_run(f"{version} {variant.label}".strip(), labels).info.run_id
@@ -68,11 +72,13 @@ def log_comparison(
         return parent
 
 
-def _tags(variant: Variant) -> dict[str, str]:
+def variant_tags(variant: Variant) -> dict[str, str]:
+    """Return what a variant's runs are found by."""
     one = variant.prompts[0] if len(variant.prompts) == 1 else None
     return {
         "decider": variant.decider,
         "model": variant.model,
+        "pricing": PRICED[variant.pricing],
         "baseline": str(variant.baseline).lower(),
         "prompt_name": one.name if one else variant.prompt,
         "prompt_version": one.version if one else variant.prompt,

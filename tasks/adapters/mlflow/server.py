@@ -19,6 +19,7 @@ from tasks.settings import settings
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",  # a queue would lose traces when a short-lived process ends
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # not a line for each version that is registered
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout belongs to `--json`
@@ -49,14 +50,21 @@ class MlflowServer:
         return self.mlflow.MlflowClient()
 
     @cached_property
+    def tracing(self) -> Any:
+        """Return the client that traces are sent by, without the exporter that only logs what fails."""
+        client = self.client
+        from mlflow.tracing.client import TracingClient
+
+        return TracingClient(client.tracking_uri)
+
+    @cached_property
     def experiment_id(self) -> str:
         return str(self.client.get_experiment_by_name(self.experiment).experiment_id)
 
     @property
     def address(self) -> str:
         """Return the server's address without the user and password it may contain."""
-        parts = urlsplit(self.url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        return without_login(self.url)
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -97,6 +105,12 @@ class MlflowServer:
             [entities.Param(key, value) for key, value in params.items() if value],
             [entities.RunTag(key, value) for key, value in tags.items() if value],
         )
+
+
+def without_login(url: str) -> str:
+    """Return an address without the user and password it may contain."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _log_in(url: str) -> None:

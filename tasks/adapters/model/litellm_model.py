@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +27,7 @@ from tasks.adapters.model.reply_limit import RECEIVED, LimitedTransport, Receive
 from tasks.adapters.model.request_form import Form, Forms, RequestRefusal, refusal_of
 from tasks.core.decision.decider import elapsed_ms, loop_time, within_deadline
 from tasks.core.ports import ModelRequest
-from tasks.core.types import Json, JsonObject, ModelCall, RungName, Texts
+from tasks.core.types import Json, JsonObject, ModelCall, PromptRef, RungName, Texts
 from tasks.redaction import redacted
 
 BLOCK_VARIABLE = "QUARTERDECK_NO_MODEL_CALLS"  # 1: only a model on this machine may be called; the tests set it
@@ -106,6 +107,14 @@ def _count(usage: Any, name: str) -> int:
     return max(0, count) if isinstance(count, int) else 0
 
 
+def is_local(base_url: str) -> bool:
+    """Return whether models are asked on this machine."""
+    host = urlsplit(base_url).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
 @dataclass
 class LiteLLMModel:
     """Implements `ports.Model`. With `base_url` every model is asked there, in OpenAI's dialect.
@@ -126,8 +135,7 @@ class LiteLLMModel:
 
     async def ask(self, request: ModelRequest) -> ModelCall:
         """Ask the models in order until one answers, within the deadline."""
-        local = urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost")
-        if os.environ.get(BLOCK_VARIABLE) == "1" and not local:
+        if os.environ.get(BLOCK_VARIABLE) == "1" and not is_local(self.base_url):
             return request.call(self.models[0], error="blocked")
         await prepare()
         started, turns = loop_time(), list[_Turn]()
@@ -217,12 +225,23 @@ class LiteLLMModel:
 
     def _form(self, model: str) -> Form:
         """Return the form that worked, else the strictest that the model may take."""
-        strict = self.base_url or litellm().supports_response_schema(model=model)
-        return self.forms.find(self._name(model)) or Form(output="json_schema" if strict else "json_object")
+        if (kept := self.forms.find(self._name(model))) is not None:
+            return kept
+        if self.base_url:
+            return Form(output="json_schema with lengths")
+        return Form(output="json_schema" if litellm().supports_response_schema(model=model) else "json_object")
 
     def thinking(self, model: str) -> int:
         """Return the tokens that this model may write before its answer."""
         return self.thinking_tokens if self.effort or self._form(model).thinks or _knows(model, "reasoning") else 0
+
+    def parameters(self, prompt: PromptRef) -> Json:
+        """Return the temperature and the most tokens that the first model is asked for by a prompt."""
+        model = self.models[0]
+        asked = ModelRequest(prompt.name, prompt, [], {})
+        sent = self._form(model).parameters(asked, self.effort, self.thinking(model))
+        limit = sent.get("max_completion_tokens") or sent["max_tokens"]
+        return {"max_tokens": limit} | {name: sent[name] for name in ("temperature",) if name in sent}
 
     def _route(self, model: str) -> Json:
         if self.base_url:

@@ -18,9 +18,8 @@ from pydantic import ValidationError
 
 from tasks.core.decision.decider import PlainDecider
 from tasks.core.decision.kinds import KINDS
-from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types import DECISION, Answer, Dto, Json, Question, Texts, answered, hold
+from tasks.core.types import DECISION, Answer, Dto, InputError, Json, Question, Texts, answered, hold
 
 if TYPE_CHECKING:
     import pandas as pd

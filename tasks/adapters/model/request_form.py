@@ -16,14 +16,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter
 
 from tasks import clock
 from tasks.core.ports import Messages, ModelRequest
 from tasks.core.types import Dto, Json, JsonObject, Texts, Utc
 
-Output = Literal["json_schema", "json_object with schema", "json_object", "none"]
+Output = Literal["json_schema with lengths", "json_schema", "json_object with schema", "json_object", "none"]
 OUTPUTS: tuple[Output, ...] = get_args(Output)
+LENGTHS, ITEMS, ITEM = {"reasoning": 600, "": 240}, 4, 80  # characters of a text, by its field; texts in a list
 OPTIONS = ("temperature", "seed", "reasoning_effort", "tools")
 KEPT_FOR = timedelta(days=7)  # then a server that was updated since is asked anew
 CONTEXT = "context_length_exceeded"
@@ -99,6 +100,24 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) and _PLAIN.fullmatch(value) else ""
 
 
+def bounded(schema: Json, name: str = "") -> Json:
+    """Return a schema whose texts end, for servers that hold a model to it: a small one that repeats itself in its
+    reasoning comes to its action all the same. OpenAI's strict form does not allow these bounds.
+    """
+    types, bounds = schema.get("type") or (), Json()
+    if "string" in types and "enum" not in schema:
+        bounds = {"maxLength": LENGTHS.get(name, LENGTHS[""])}
+    if "array" in types and "string" in schema["items"].get("type", ()):
+        bounds = {"maxItems": ITEMS, "items": schema["items"] | {"maxLength": ITEM}}
+    elif "items" in schema:
+        bounds = {"items": bounded(schema["items"])}
+    if "anyOf" in schema:
+        bounds["anyOf"] = [bounded(each, name) for each in schema["anyOf"]]
+    if "properties" in schema:
+        bounds["properties"] = {name: bounded(each, name) for name, each in schema["properties"].items()}
+    return {**schema, **bounds}
+
+
 class Form(Dto):
     """One way to put a request."""
 
@@ -122,6 +141,7 @@ class Form(Dto):
     def _output(self, request: ModelRequest) -> JsonObject | None:
         schema = dict(request.schema)
         formats: dict[Output, JsonObject] = {
+            "json_schema with lengths": {"json_schema": {"name": "reply", "strict": True, "schema": bounded(schema)}},
             "json_schema": {"json_schema": {"name": "reply", "strict": True, "schema": schema}},
             "json_object with schema": {"schema": schema},
             "json_object": {},
@@ -165,12 +185,15 @@ class _Kept(Dto):
     at: Utc
 
 
+_KEPT = TypeAdapter(dict[str, _Kept])
+
+
 class Forms:
     """The forms that worked, by model and address; with a file across processes, without in this one."""
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
-        self.kept = {name: _Kept.model_validate(value) for name, value in self._read().items()}
+        self.kept = self._read()
 
     def find(self, name: str) -> Form | None:
         kept = self.kept.get(name)
@@ -182,18 +205,17 @@ class Forms:
             return
         self.kept[name] = _Kept(form=form, at=clock.now())
         if self.file:
-            whole = self._read() | {name: self.kept[name].model_dump(mode="json", exclude_defaults=True)}
+            whole = _KEPT.dump_json(self._read() | {name: self.kept[name]}, indent=1, exclude_defaults=True)
             with suppress(OSError):  # a place that cannot be written costs each process one refusal
                 self.file.parent.mkdir(parents=True, exist_ok=True)
                 written = self.file.with_suffix(f".{clock.new_name()}")
-                written.write_text(json.dumps(whole, indent=1), encoding="utf-8")
+                written.write_bytes(whole)
                 written.replace(self.file)
 
-    def _read(self) -> Json:
+    def _read(self) -> dict[str, _Kept]:
         try:
-            found: Json = json.loads(self.file.read_text(encoding="utf-8")) if self.file else {}
-            return {name: value for name, value in found.items() if _Kept.model_validate(value)}
-        except (OSError, ValueError, AttributeError, ValidationError):  # none yet, or another release's
+            return _KEPT.validate_json(self.file.read_bytes()) if self.file else {}
+        except (OSError, ValueError):  # none yet, or another release's
             return {}
 
 

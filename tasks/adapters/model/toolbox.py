@@ -7,15 +7,15 @@ are now; for another as_of, a replay's, they are refused.
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from itertools import zip_longest
 
 from tasks import clock
 from tasks.adapters.store.store import Store
-from tasks.adapters.venue import client
+from tasks.adapters.venue import MarketData, client
 from tasks.adapters.venue.ccxt_venue import connect
-from tasks.adapters.venue.market import MarketData
 from tasks.core.decision.llm.tools import (
     PRESENT,
     Candles,
@@ -28,10 +28,9 @@ from tasks.core.decision.llm.tools import (
     position_text,
     time_text,
 )
-from tasks.core.errors import DataError
 from tasks.core.market.bars import bars_of_trades
 from tasks.core.trading import ledger
-from tasks.core.types import JsonObject, Question, ToolLimits, ToolRates
+from tasks.core.types import DataError, JsonObject, Question, ToolLimits, ToolRates
 from tasks.settings import Settings
 
 Rows = list[list[object]]
@@ -39,18 +38,18 @@ TRADES = 1000  # the last ones, where candles are made of them
 OURS = ("position", "digest")  # what our ledger tells of the present alone
 
 
+@dataclass(eq=False)
 class DataToolbox:
     """Implements `decision.llm.tools.Toolbox`. `question` is the decision it serves, with what was remembered for it.
 
     With `now` as_of is the present by definition (MCP); without, the venue's clock says whether it is.
     """
 
-    def __init__(
-        self, store: Store, market: Callable[[], MarketData], settings: Settings, question: Question | None = None,
-        *, now: bool = False,
-    ) -> None:  # fmt: skip
-        self.store, self.market, self.question, self.now = store, market, question, now
-        self.strategy, self.lateness = settings.strategy, timedelta(seconds=settings.limits.max_lateness_s)
+    store: Store
+    market: Callable[[], MarketData]
+    settings: Settings
+    question: Question | None = None
+    now: bool = False
 
     async def run(self, tool: str, parameters: Parameters, as_of: datetime) -> str:
         answer = getattr(self, f"_{tool}")
@@ -90,11 +89,13 @@ class DataToolbox:
         return [[time_text(at), rate] for at, rate in await self.market().fetch_funding(asked.symbol, asked.limit)]
 
     async def _position(self, asked: Parameters, _: datetime) -> JsonObject:
-        mine = await asyncio.to_thread(self.store.positions.open, self.strategy, asked.symbol)
+        mine = await asyncio.to_thread(self.store.positions.open, self.settings.strategy, asked.symbol)
         return position_text(mine[0] if mine else None)
 
     async def _digest(self, asked: Parameters, as_of: datetime) -> JsonObject:
-        outcomes = await asyncio.to_thread(self.store.outcomes.newest, self.strategy, asked.symbol, as_of, None)
+        outcomes = await asyncio.to_thread(
+            self.store.outcomes.newest, self.settings.strategy, asked.symbol, as_of, None
+        )
         return ledger.digest(outcomes).model_dump(mode="json")
 
     async def _similar_decisions(self, asked: Listed, as_of: datetime) -> JsonObject:
@@ -103,14 +104,14 @@ class DataToolbox:
         if question and question.memory and question.snapshot.pair == asked.symbol:
             found = question.memory.similar
         else:
-            known = await asyncio.to_thread(self.store.memory.remembered, self.strategy, asked.symbol, as_of)
+            known = await asyncio.to_thread(self.store.memory.remembered, self.settings.strategy, asked.symbol, as_of)
             found = tuple(one.past for one in known.settled)
         return {"rows": [past.model_dump(mode="json", exclude_none=True) for past in found[: asked.limit]]}
 
     async def _observed(self, as_of: datetime) -> str:
         """Return the venue's time; raises DataError if as_of is not the present."""
         now = await self.market().now()
-        if not self.now and abs(now - as_of) > self.lateness:
+        if not self.now and abs(now - as_of).total_seconds() > self.settings.limits.max_lateness_s:
             raise DataError(f"known only as of now, {time_text(now)}, not as of {time_text(as_of)}")
         return time_text(now)
 
@@ -121,10 +122,7 @@ def meter(rates: ToolRates) -> Meter:
     return Meter(rates, clock.monotonic)
 
 
-@cache
-def readings(url: str) -> Store:
-    """Open the store without migrating it: a reader changes nothing."""
-    return Store(url)
+readings = cache(Store)  # opened without migrating it: a reader changes nothing
 
 
 def limits_of(settings: Settings) -> ToolLimits:

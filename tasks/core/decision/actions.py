@@ -16,12 +16,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import Literal, TypeVar, cast, get_args, get_origin
+from typing import Literal, cast, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from tasks.core.types import ACTIONS, CLASSES, ENTRIES, MANAGES, Decision, Dto, JsonObject, Texts, first_error
+from tasks.core.types import ACTIONS, CLASSES, ENTRIES, MANAGES, AnyDto, Decision, Dto, JsonObject, Texts, first_error
 
 MAX_REPLY_BYTES = 200_000
 MAX_NUMBER_CHARS = 64
@@ -71,7 +71,6 @@ class Unusable(ValueError):
 
 
 Parsed = Decision | Unusable
-Reply = TypeVar("Reply", bound=Dto)
 
 
 def _unusable(reason: str, detail: str = "") -> Unusable:
@@ -177,14 +176,14 @@ def parse_reply(
     return _returned(read)
 
 
-def parse_as(reply: str | JsonObject, cls: type[Reply], literal: bool = False) -> Reply | Unusable:
+def parse_as(reply: str | JsonObject, cls: type[AnyDto], literal: bool = False) -> AnyDto | Unusable:
     """Return the one `cls` in a reply, or in an object found inside one, or why there is none.
 
     Never raises, and refuses any other field. A `cls` with `read_as` names there what was read as it was meant.
     literal: nothing is, and what a model thinks is read like the rest, as it was before.
     """
 
-    def read() -> Reply:
+    def read() -> AnyDto:
         said = _only_object(reply if literal else _after_thinking(reply))
         if literal or READ_AS not in cls.model_fields:
             return _filled(cls, said, wire_fields(cls))
@@ -328,7 +327,7 @@ def _plain_number(said: object) -> Decimal | None:
     return said if isinstance(said, Decimal) else None
 
 
-def _returned(read: Callable[[], Reply]) -> Reply | Unusable:
+def _returned(read: Callable[[], AnyDto]) -> AnyDto | Unusable:
     try:
         return read()
     except Unusable as e:
@@ -473,7 +472,7 @@ def _decision(reply: JsonObject, symbol: str) -> Decision:
     return cast("Decision", _filled(cls, {**reply, "symbol": symbol}, WIRE_FIELDS))
 
 
-def _filled(cls: type[Reply], reply: JsonObject, known: Collection[str]) -> Reply:
+def _filled(cls: type[AnyDto], reply: JsonObject, known: Collection[str]) -> AnyDto:
     """Read the fields of `cls`; other `known` ones are another action's and left out, any other is refused."""
     unknown = next((key for key in reply if key not in known), None)
     if unknown is not None:

@@ -15,13 +15,13 @@ from tasks.core.decision import rules
 from tasks.core.decision.actions import parse_reply
 from tasks.core.decision.decider import PlainDecider, decided_as
 from tasks.core.decision.kinds import KINDS
-from tasks.core.errors import InputError
 from tasks.core.types import (
     DECISION,
     HELD,
     Answer,
     Decision,
     Dto,
+    InputError,
     JsonObject,
     ModelCall,
     OpenLong,

@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import NamedTuple, Protocol
 
 from tasks.core.ports import Model, ModelRequest
-from tasks.core.types import ZERO, Budget, Dto, Exact, ModelCall, Rung, Texts, Utc, Why
+from tasks.core.types import ZERO, Budget, Dto, Exact, ModelCall, Pricing, Rung, Texts, Utc, Why
 
+NANO = Decimal("1e-9")
 SCOPES = ("day", "session", "symbol_day", "decision")
 
 
@@ -58,6 +59,7 @@ class KeptReply(Dto):
     raw_reply: str
     created_at: Utc
     cost_usd: Exact = ZERO
+    pricing: Pricing = ""
     tokens_in: int = 0
     tokens_out: int = 0
 
@@ -86,10 +88,23 @@ class Prices(Protocol):
 
     def cost(self, call: ModelCall) -> Decimal: ...
 
+    def pricing(self, model: str, usd: Decimal = ZERO) -> Pricing:
+        """Return how the cost of a call is known; usd: what its provider said."""
 
-def settled(call: ModelCall, worst: Decimal, prices: Prices) -> Decimal:
-    """Return what a call is taken to have cost: what is known, and the worst case of each try nobody told of."""
-    return prices.cost(call) + worst * (call.unmetered or int(call.error == "timeout"))
+
+def settled(call: ModelCall, worst: Decimal, prices: Prices) -> ModelCall:
+    """Return a call with what it is taken to have cost: what is known, and the worst case of tries nobody told of.
+
+    That is the cost in every table and on every page, in whole billionths of a USD, as budgets count.
+    """
+    guessed = worst * (call.unmetered or int(call.error == "timeout"))
+    usd, trail = prices.cost(call) + guessed, call.trail
+    if usd != (whole := usd.quantize(NANO, ROUND_CEILING)):
+        usd = whole
+    if trail and usd != call.cost_usd:
+        trail = (*trail[:-1], trail[-1].replace(cost_usd=trail[-1].cost_usd + usd - call.cost_usd))
+    pricing = "assumed" if guessed else prices.pricing(call.model, call.cost_usd)
+    return call.replace(cost_usd=usd, pricing=pricing if usd or pricing == "free" else "", trail=trail)
 
 
 @dataclass
@@ -131,7 +146,8 @@ class BudgetedModel:
                 usd = worst
                 try:
                     call = await tier.model.ask(request)
-                    usd = settled(call, worst, self.prices)
+                    call = settled(call, worst, self.prices)
+                    usd = call.cost_usd
                 finally:
                     ticket.purse.settle(held.budget_id, usd)
                 if refused:

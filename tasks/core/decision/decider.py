@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from math import inf
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from tasks.core.decision.actions import Parsed, Unusable, parse_reply
 from tasks.core.decision.echo import echo_of, echoed
@@ -24,6 +24,7 @@ from tasks.core.types import (
     ModelCall,
     PromptRef,
     Question,
+    T,
     answered,
     exact_sum,
     hold,
@@ -35,7 +36,6 @@ VARIABLES = frozenset(
     {"pair", "as_of", "reasons", "allowed_actions", "max_trade_risk_pct", "max_total_risk_pct", "snapshot", "memory"}
     | {"market", "portfolio"}
 )
-T = TypeVar("T")
 
 
 class PlainDecider:
@@ -75,12 +75,18 @@ class AskingDecider:
     async def answer(self, question: Question) -> Answer:
         raise NotImplementedError
 
+    @classmethod
+    def schema_of(cls, prompt: Prompt, /) -> Schema:
+        """Return the schema that replies to this version of a role's prompt are asked in."""
+        raise NotImplementedError
+
     async def ask(
-        self, prompt: Prompt, messages: Messages, schema: Schema, read: Callable[[str], T],
+        self, prompt: Prompt, messages: Messages, read: Callable[[str], T],
         seconds: float = inf, role: str = "", functions: Sequence[JsonObject] = (),
     ) -> tuple[ModelCall, T | Unusable]:  # fmt: skip
         """Ask one role, at most for `seconds`; return the call, and what its reply says or why it cannot be used."""
-        began, request = loop_time(), ModelRequest(role or prompt.name, prompt.ref, messages, schema, functions)
+        schema, began = self.schema_of(prompt), loop_time()
+        request = ModelRequest(role or prompt.name, prompt.ref, messages, schema, functions)
         call = await within_deadline(self.model.ask(request), seconds)
         if call is None:  # cut off: what was asked is kept all the same
             call = request.call("", error="timeout", latency_ms=elapsed_ms(began))

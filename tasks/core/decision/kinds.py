@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from tasks.core.errors import InputError
+
 if TYPE_CHECKING:
+    from tasks.core.decision.decider import AskingDecider
     from tasks.core.decision.llm.prompt import Prompt
     from tasks.core.decision.llm.tools import ToolDesk
-    from tasks.core.ports import Decider, Model
+    from tasks.core.ports import Model
     from tasks.core.types import PanelTerms, Question
 
 
@@ -45,10 +48,15 @@ class Kind(NamedTuple):
     benchmark: bool = False  # a replay, and nothing else, carries it out without the guard
     odds: Literal["", "certain", "random", "votes"] = ""  # how one knows how likely its choice was
 
-    def make(self, model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "Decider":
-        """Make a decider that asks `model`."""
-        made: Decider = resolve_name(f"tasks.core.decision.llm.{self.maker}")(model, prompts, means)
+    @property
+    def asking(self) -> "type[AskingDecider]":
+        """Return the class of a kind that asks a model by itself."""
+        made: type[AskingDecider] = resolve_name(f"tasks.core.decision.llm.{self.maker}")
         return made
+
+    def make(self, model: "Model", prompts: "Mapping[str, Prompt]", means: Means) -> "AskingDecider":
+        """Make a decider that asks `model`."""
+        return self.asking(model, prompts, means)
 
     @property
     def asks_model(self) -> bool:
@@ -73,6 +81,15 @@ KINDS = {
     "llm:tools": Kind(("planner", "decision", "single"), "planner:ToolsDecider", looks_up=True),
     "llm:portfolio": Kind(("portfolio",), "portfolio:PortfolioDecider", together=True),
 }
+
+
+def asking(role: str) -> "type[AskingDecider]":
+    """Return who sends the prompts of this role; raises InputError naming the roles there are."""
+    found = next((kind for kind in KINDS.values() if role in kind.roles), None)
+    if found is None:
+        roles = dict.fromkeys(role for kind in KINDS.values() for role in kind.roles)
+        raise InputError(f"role {role!r} is unknown; there are {', '.join(roles)}")
+    return found.asking
 
 
 class Named(NamedTuple):

@@ -11,11 +11,10 @@ Deciders that compute see the question as it is. `lab.masking` says how often th
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeVar
 
 from tasks.core.types import (
+    AnyDto,
     Confluence,
-    Dto,
     Portfolio,
     Question,
     Reason,
@@ -34,7 +33,6 @@ SHOWN: Mapping[str, Mapping[str, tuple[float, ...]]] = {  # of each known value 
     "1h": {"cloud_atr": SIDES},
     "4h": {"cloud_atr": SIDES},
 }
-View = TypeVar("View", bound=Dto)
 
 
 def as_shown(question: Question) -> Question:
@@ -109,7 +107,7 @@ def _roles(inputs: RoleInputs, last: float | None, views: Mapping[str, Timeframe
     return RoleInputs(timeframes={"1h": RoleInput(adx=_near(hour.adx, ADX), **levels)})
 
 
-def _short(view: View, **changes: object) -> View:
+def _short(view: AnyDto, **changes: object) -> AnyDto:
     """Return the view with one digit to each number, and with `changes`."""
     numbers = {name: type(v)(float(f"{v:.1g}")) for name, v in vars(view).items() if type(v) in (int, float)}
     return view.replace(**numbers | changes)

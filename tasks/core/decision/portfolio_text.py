@@ -15,7 +15,7 @@ MAX_BYTES = 1024
 
 
 class _Detail(NamedTuple):
-    """How much is written: refusals, characters of a thesis, whether follow-ups, and how many positions."""
+    """How much is written: refusals and closings by hand, characters of a thesis, follow-ups, how many positions."""
 
     refusals: int
     thesis: int
@@ -52,6 +52,8 @@ def _text(p: Portfolio, detail: _Detail) -> str:
     left_out = len(rows) - detail.positions
     lines += rows[: detail.positions] or ([] if rows else ["no open positions"])
     lines += [f"and {left_out} more"] * (left_out > 0)
+    closed = p.by_hand[: detail.refusals]
+    lines += [f"closed by hand {each.closed_at:%m-%d %H:%M} {each.symbol}" for each in closed]
     for each in p.refusals[: detail.refusals]:
         lines.append(f"refused {each.as_of:%m-%d %H:%M} {each.symbol} {each.action}: {', '.join(each.codes)}")
     return "\n".join(lines)

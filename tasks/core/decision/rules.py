@@ -42,7 +42,7 @@ class RulesDecider(PlainDecider):
             if action in snapshot.constraints.allowed_actions:
                 why = _with_trend(snapshot, direction) or _reversion(question, direction)
                 if why:
-                    return _enter(snapshot.pair, direction, why, self.sizes)
+                    return entry(snapshot.pair, direction, why, self.sizes)
         return hold(snapshot.pair, "no rule applies", source="rules")
 
 
@@ -79,7 +79,8 @@ def _reversion(question: Question, direction: int) -> str:
     return ""
 
 
-def _enter(symbol: str, direction: int, why: str, sizes: Sizes) -> Decision:
+def entry(symbol: str, direction: int, why: str, sizes: Sizes) -> Decision:
+    """Return a long (1) or a short (-1) as the rules enter."""
     return (OpenLong if direction > 0 else OpenShort)(
         symbol=symbol, **dict(sizes), followups=(BREAKEVEN,), confidence=CONFIDENCE, comment=why, reasoning=why,
         key_factors=tuple(part.strip() for part in why.split(",")), source="rules",

@@ -6,7 +6,7 @@ decision times differ. Everything is per day; only Sharpe ratios in tables are a
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations, pairwise
 from typing import Literal, NamedTuple
@@ -18,12 +18,12 @@ from numpy import ndarray
 from tasks.core.errors import InputError
 from tasks.core.lab import random_traders, statistics
 from tasks.core.lab.calibration import Calibration, Promise, calibration
-from tasks.core.lab.gate_sampling import Sampled
+from tasks.core.lab.moments import Evaluated
 from tasks.core.lab.random_traders import Chance, Trade, TradedBars, returns_of, total_pct
 from tasks.core.lab.statistics import Interval, Overfit
 from tasks.core.simulation.sharpe import DAYS_PER_YEAR, daily_sharpe
 from tasks.core.trading.portfolio import max_drawdown_pct
-from tasks.core.types import Costs, Dto, Json, PromptRef, Texts, Utc, day_start
+from tasks.core.types import Costs, Dto, Json, Pricing, PromptRef, Texts, Utc, day_start
 
 YEAR = DAYS_PER_YEAR**0.5
 BPS = 1e4
@@ -40,6 +40,7 @@ class Variant(Dto):
     prompt_sha256: str = ""
     prompts: tuple[PromptRef, ...] = ()
     model: str = ""
+    pricing: Pricing = ""
     cutoff: Utc | None = None
     baseline: bool = False
 
@@ -53,18 +54,12 @@ class BacktestWindow(Dto):
 
 
 class Point(NamedTuple):
-    """One decision, as the tables and charts show it."""
+    """One decision of a replayed account."""
 
     at_s: int
     symbol: str
     action: str
     confidence: float
-    status: str
-    codes: str
-    price: float | None
-    reasons: str
-    comment: str
-    rung: str
     model_calls: int
     errors: str
 
@@ -81,7 +76,6 @@ class Trial:
     summary: Json
     trades: list[Trade]
     points: list[Point]
-    sampled: list[Sampled] = field(default_factory=list)
     complete: bool = True
 
 
@@ -120,7 +114,8 @@ class Row(Dto):
     model_calls: int
     invalid: int
     fees_quote: float
-    llm_cost_usd: float
+    llm_cost_usd: float  # of its answers when they were asked, kept ones too
+    pricing: Pricing = ""
     cost_per_decision_usd: float
     complete: bool
     windows: tuple[WindowRow, ...]
@@ -248,8 +243,12 @@ def compare(
     cash: float,
     costs: Costs,
     seeds: int,
+    evaluated: Mapping[str, Sequence[Evaluated]] = {},
 ) -> Comparison:
-    """Put every variant beside every other. `tried` counts these variants too."""
+    """Put every variant beside every other. `tried` counts these variants too.
+
+    evaluated: what each made of the same moments, by its label.
+    """
     raw = {variant.label: of(trials, variant.label) for variant in variants}
     returns = {label: series(mine) for label, mine in raw.items()}
     luck = {}
@@ -258,7 +257,7 @@ def compare(
             drawn = [random_traders.random_returns(t.trades, bars, t.days, cash, costs, seeds) for t in mine]
             luck[label] = random_traders.standing(returns[label].to_numpy(), np.concatenate(drawn, axis=1), trades)
     leakage = (_leakage(variant, windows, trials) for variant in variants)
-    gates = (_gate(label, mine, bars) for label, mine in raw.items())
+    gates = (_gate(label, mine, evaluated.get(label, ()), bars) for label, mine in raw.items())
     return Comparison(
         symbols=tuple(sorted(bars)),
         asset_pct={symbol: _moved(each, windows) for symbol, each in bars.items()},
@@ -386,15 +385,16 @@ def _agreement(a: Sequence[Trial], b: Sequence[Trial]) -> float | None:
     return sum(left[key] == right[key] for key in common) / len(common) if common else None
 
 
-def _gate(label: str, trials: Sequence[Trial], bars: Mapping[str, TradedBars]) -> Gate | None:
-    sampled = [each for trial in trials for each in trial.sampled]
-    if not sampled:
+def _gate(
+    label: str, trials: Sequence[Trial], evaluated: Sequence[Evaluated], bars: Mapping[str, TradedBars]
+) -> Gate | None:
+    if not evaluated:
         return None
     figures: Json = {}
-    for name, at_event in (("quiet", False), ("event", True)):
-        part = [each for each in sampled if each.at_event is at_event]
+    for name in ("quiet", "event"):
+        part = [each for each in evaluated if each.moment.kind == name]
         figures[f"{name}_asked"] = len(part)
-        figures[f"{name}_acted"] = sum(each.action != "HOLD" for each in part)
-        figures[f"{name}_pct"] = statistics.interval(np.array([each.return_pct for each in part])) if part else None
+        figures[f"{name}_acted"] = sum(each.answer.decision.action != "HOLD" for each in part)
+        figures[f"{name}_pct"] = statistics.interval(np.array([float(each.net_pct) for each in part])) if part else None
     inside = [((b.close_s > t.days[0]) & (b.close_s <= t.days[-1])).sum() for b in bars.values() for t in trials]
     return Gate(label=label, calls=sum(len(trial.points) for trial in trials), bars=int(sum(inside)), **figures)

@@ -22,7 +22,7 @@ from tasks.core.market.market import Market
 from tasks.core.ports import Decider
 from tasks.core.simulation.benchmark import judge_of
 from tasks.core.simulation.candle_history import History
-from tasks.core.trading.judge import judged
+from tasks.core.trading.judge import Judgement, judged, judged_as_said, refused
 from tasks.core.trading.question import beside, question
 from tasks.core.types import Answer, CycleRecord, Dto, EventThresholds, Question, Strategy, Utc
 
@@ -126,6 +126,11 @@ class Replayer:
             raise InputError(f"cycle {records[0].cycle_id} lacks {e}") from e
         return [record.decided for _, record in made]
 
+    def asked(self, record: CycleRecord) -> Question:
+        """Return what the decider was handed; raises NotReplayable where something of it is missing."""
+        whole, strategy = replayable(record), self.strategy(record)
+        return self._question(whole, strategy, self._market(whole, strategy, exact=False), exact=False)
+
     async def _compared(self, records: Sequence[Replayable], exact: bool) -> list[Replayed]:
         return [
             _result(record, differences=(*_lost_reasons(record, market), *differences(record, made)))
@@ -173,7 +178,13 @@ def remake(record: Replayable, strategy: Strategy, asked: Question, answer: Answ
     """Put together the record as it comes out now."""
     now = record.inputs.judged_at or record.as_of
     judge = judge_of(record.decider) if record.trigger == "backtest" else judged
-    _, verdict, intents = judge(asked, answer, record.state, strategy, now)
+
+    def by_the_guard(said: Answer) -> Judgement:
+        return judge(asked, said, record.state, strategy, now)
+
+    _, verdict, intents = judged_as_said(by_the_guard, answer, record.approval)
+    if record.approval is not None and not record.approval.share:
+        verdict, intents = refused(verdict), ()
     made = {"decided": answer, "verdict": verdict, "intents": intents}
     return record.replace(snapshot=asked.snapshot, role_inputs=asked.role_inputs, **made)
 

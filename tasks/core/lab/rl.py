@@ -294,9 +294,11 @@ def _behaviour(record: CycleRecord, carried: Decision) -> Row:
         row["asked_propensity"], row["asked_propensity_kind"] = asked, kind = propensity(record, decided)
         if kind == "deterministic" or decided.decision.action == carried.action != "HOLD":
             row["propensity"], row["propensity_kind"] = asked, kind
-        sent = (f"{call.prompt.name}/{call.prompt.version}" for call in decided.calls if call.prompt)
         row |= {name: getattr(decided, name) for name in ("source", "rung", "model")}
-        row |= {"prompt_version": ", ".join(dict.fromkeys(sent)), "confidence": float(decided.decision.confidence)}
+        row |= {
+            "prompt_version": ", ".join(map(str, decided.prompts)),
+            "confidence": float(decided.decision.confidence),
+        }
     return row
 
 

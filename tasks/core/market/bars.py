@@ -13,8 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy import ndarray
 
-from tasks.core.errors import DataError
-from tasks.core.types import COLUMNS, SECONDS, Json, Timeframe, duration
+from tasks.core.types import COLUMNS, SECONDS, DataError, Json, Timeframe, duration
 
 Frames = Mapping[str, pd.DataFrame]
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}

@@ -26,25 +26,26 @@ RECENT, MONTH = 100, 30  # bars within which a cross is told; days
 DUST = 1e-12  # a deviation smaller than this share of the values is rounding, not movement
 
 
-def compute(bars: pd.DataFrame, timeframe: str) -> pd.DataFrame:
-    """Compute every feature of `timeframe` for each bar.
+def _per_segment(compute_columns: Callable[[Columns], Columns]) -> Callable[[pd.DataFrame, str], pd.DataFrame]:
+    """Compute each gapless run of a frame's bars on its own, as if history began with it."""
+
+    def compute_frame(bars: pd.DataFrame, timeframe: str) -> pd.DataFrame:
+        whole, runs = columns_of(bars), segments(bars.index, timeframe)
+        parts = [compute_columns({name: whole[name][run] for name in COLUMNS}) for run in runs]
+        if len(parts) == 1:
+            return frame_of(parts[0], bars.index)
+        return frame_of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, bars.index)
+
+    return compute_frame
+
+
+@_per_segment
+def compute(bars: Columns) -> Columns:
+    """Compute every feature of a timeframe for each bar.
 
     bars: n rows as in `types.bars`. Returns n rows: the bar columns, the snapshot's columns, and the levels they
     are made of (sma20 sma50 sma200 std20 vwap20 last_high last_low prev_high prev_low).
     """
-    return _by_segment(bars, timeframe, _contiguous)
-
-
-def _by_segment(bars: pd.DataFrame, timeframe: str, compute_columns: Callable[[Columns], Columns]) -> pd.DataFrame:
-    """Compute each gapless run of bars on its own, as if history began with it."""
-    whole = columns_of(bars)
-    parts = [compute_columns({name: whole[name][run] for name in COLUMNS}) for run in segments(bars.index, timeframe)]
-    if len(parts) == 1:
-        return frame_of(parts[0], bars.index)
-    return frame_of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, bars.index)
-
-
-def _contiguous(bars: Columns) -> Columns:
     columns = dict(bars)
     for add in (_averages, _momentum, _ranges, _volume, _structure):
         add(columns)
@@ -210,20 +211,16 @@ def _swing_levels(values: ndarray) -> tuple[ndarray, ndarray]:
     return last, previous
 
 
-def role_inputs(bars: pd.DataFrame, timeframe: str) -> pd.DataFrame:
+@_per_segment
+def role_inputs(bars: Columns) -> Columns:
     """Compute what roles need beyond the snapshot: ADX(14), Bollinger(20, 2), EMA50/200, per bar.
 
     Bollinger uses the deviation of the population, as its author does; bb_percent_b is 0 at the lower band and 1
     at the upper; bb_width is (upper - lower)/middle. EMA200 forgets slowly: from 1,000 bars it is within 0.1 % of
     the distance between price and average, not 1e-9, of the one over all of history.
     """
-    return _by_segment(bars, timeframe, _role_columns)
-
-
-def _role_columns(bars: Columns) -> Columns:
-    high, low, close = (pd.Series(bars[name]) for name in ("high", "low", "close"))
     price = bars["close"]
-    adx = ta.adx(high, low, close, length=14, talib=True)
+    adx = ta.adx(*(pd.Series(bars[name]) for name in ("high", "low", "close")), length=14, talib=True)
     middle = rolling_mean(price, WINDOW)
     deviation = rolling_std(price) * np.sqrt((WINDOW - 1) / WINDOW)
     upper, lower = middle + 2 * deviation, middle - 2 * deviation
@@ -239,12 +236,9 @@ def _role_columns(bars: Columns) -> Columns:
     }
 
 
-def crossings(bars: pd.DataFrame, timeframe: str) -> pd.DataFrame:
+@_per_segment
+def crossings(bars: Columns) -> Columns:
     """Compute, per bar, when EMA50 and EMA200, SMA20 and SMA50, and MACD and its signal last crossed."""
-    return _by_segment(bars, timeframe, _crossing_columns)
-
-
-def _crossing_columns(bars: Columns) -> Columns:
     price = bars["close"]
     over = {
         "ema_cross": ema(price, 50) - ema(price, 200),
@@ -265,6 +259,7 @@ def since_cross(over: ndarray) -> ndarray:
     return np.where(bars <= RECENT, np.where(above, bars, -bars), np.nan)
 
 
-def month_volatility(bars: pd.DataFrame) -> pd.DataFrame:
+@_per_segment
+def month_volatility(bars: Columns) -> Columns:
     """Compute `volatility_30d` of daily bars: the sample deviation of 30 daily log returns, in percent."""
-    return _by_segment(bars, "1d", lambda c: {"volatility_30d": rolling_std(_log_returns(c["close"]), MONTH) * 100})
+    return {"volatility_30d": rolling_std(_log_returns(bars["close"]), MONTH) * 100}

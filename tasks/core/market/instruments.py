@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from tasks.core.errors import InputError
 from tasks.core.market.bars import closed_by, infer_timeframe
-from tasks.core.types import Instrument, InstrumentTerms, Kind
+from tasks.core.types import InputError, Instrument, InstrumentTerms, Kind
 
 PRICES = ["open", "high", "low", "close"]
 RECENT = 5_000  # rows looked at: ticks change over the years

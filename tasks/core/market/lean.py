@@ -56,7 +56,7 @@ def encode(snapshot: Snapshot) -> str:
 def encode_first(snapshot: Snapshot) -> str:
     """Encode `snapshot` as the variable `snapshot` of prompts has it: the last swing alone, the last bars of 5m."""
     rows = [_row(tf, view, FIRST_SWINGS) for tf, view in snapshot.timeframes.items()]
-    last = f"5m ohlc {_bars(snapshot.timeframes.get('5m', TimeframeView()), 4)}"
+    last = f"5m ohlc {_bars(snapshot.view('5m'), 4)}"
     return "\n".join(_lines(snapshot, FIRST_SWINGS, rows, [last]))
 
 
@@ -85,10 +85,10 @@ def short(snapshot: Snapshot) -> str:
 
 def brief(snapshot: Snapshot) -> str:
     """Encode the few numbers of `snapshot` that a symbol is compared with others by, as one line."""
-    close = snapshot.timeframes.get("5m", TimeframeView()).close
+    close = snapshot.view("5m").close
     parts = [f"{snapshot.pair} {cell(close, 6)}"]
     for timeframe, columns in BRIEF.items():
-        view = snapshot.timeframes.get(timeframe, TimeframeView())
+        view = snapshot.view(timeframe)
         numbers = (f"{short}={cell(getattr(view, name))}" for name, short in COLUMNS if name in columns)
         parts.append(f"{timeframe} {' '.join(numbers)}")
     return "; ".join([*parts, f"confluence={snapshot.confluence.signed:+d}"])

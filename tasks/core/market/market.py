@@ -110,10 +110,10 @@ class Market:
 
     @cached_property
     def month_volatility(self) -> ndarray:
-        return features.month_volatility(self.bars["1d"])["volatility_30d"].to_numpy()
+        return features.month_volatility(self.bars["1d"], "1d")["volatility_30d"].to_numpy()
 
     @cached_property
-    def _read(self) -> dict[int, moments.Moment]:
+    def _read(self) -> dict[int, moments.MarketMoment]:
         """The moments read lately, by close in s since 1970; a year of them would not fit into memory."""
         return {}
 
@@ -122,7 +122,7 @@ class Market:
         self._read.clear()
         self._read.update(zip(closes.tolist(), moments.read(self, closes), strict=True))
 
-    def moment(self, as_of: datetime) -> moments.Moment:
+    def moment(self, as_of: datetime) -> moments.MarketMoment:
         """Return what the market alone says at as_of."""
         seconds = int(as_of.timestamp())
         if (moment := self._read.get(seconds)) is None:

@@ -15,7 +15,18 @@ from pydantic import TypeAdapter
 from tasks.core.market.bars import SNAPSHOT_TIMEFRAMES
 from tasks.core.market.features import ratio, windows
 from tasks.core.market.tables import Table
-from tasks.core.types import COLUMNS, SECONDS, HtfAnchors, Json, JsonObject, RoleInput, RoleInputs, Swing, TimeframeView
+from tasks.core.types import (
+    COLUMNS,
+    SECONDS,
+    UNKNOWN,
+    HtfAnchors,
+    Json,
+    JsonObject,
+    RoleInput,
+    RoleInputs,
+    Swing,
+    TimeframeView,
+)
 
 if TYPE_CHECKING:
     from tasks.core.market.market import Market
@@ -29,11 +40,10 @@ DISTANCES = ("prev_day_high", "prev_day_low", "prev_week_high", "prev_week_low")
 MEANS = ("daily_open", "weekly_open", "session_vwap", "rolling_vwap_1d")
 DIGITS = 6
 POWERS = np.array([float(f"1e{n}") for n in range(23)])  # 10^22 is the last that a float holds exactly
-UNKNOWN = TimeframeView()
 VIEWS = TypeAdapter(list[TimeframeView])
 
 
-class Moment(NamedTuple):
+class MarketMoment(NamedTuple):
     """What the market alone says at one close; `rows`: where it stands in each timeframe's table, -1 where not."""
 
     timeframes: Mapping[str, TimeframeView]
@@ -78,7 +88,7 @@ def objects(values: ndarray) -> ndarray:
     return out
 
 
-def read(market: "Market", closes: ndarray) -> list[Moment]:
+def read(market: "Market", closes: ndarray) -> list[MarketMoment]:
     """Read the market at each of `closes` (s since 1970, multiples of 5 min)."""
     rows = {tf: due(table, tf, closes) for tf, table in market.tables.items()}
     views = _views(market, rows, np.full(len(closes), -1))
@@ -92,7 +102,7 @@ def read(market: "Market", closes: ndarray) -> list[Moment]:
     if "5m" in rows:
         anchors = _anchors(market, rows, closes)
     return [
-        Moment(_known(dict(zip(views, of, strict=True)), i, market), anchor, vote, role, i)
+        MarketMoment(_known(dict(zip(views, of, strict=True)), i, market), anchor, vote, role, i)
         for of, anchor, vote, role, i in zip(by_time, anchors, votes, roles, at, strict=True)
     ]
 

@@ -8,16 +8,14 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 from functools import lru_cache
-from typing import TypeVar
 
 from tasks.core.market import confluence
 from tasks.core.market.market import Market
 from tasks.core.market.moments import significant
 from tasks.core.types import (
+    AnyDto,
     Constraints,
-    Dto,
     OrderBookView,
     PositionView,
     Reason,
@@ -30,7 +28,6 @@ from tasks.core.types import (
 
 MAX_BYTES = 6144
 REASON_BYTES = 480
-View = TypeVar("View", bound=Dto)
 
 
 def build(
@@ -77,7 +74,7 @@ def _texts(reasons: Sequence[Reason]) -> Texts:
 
 
 @lru_cache(maxsize=64)  # a digest and a flat position stay what they are for many closes
-def _rounded(view: View) -> View:
+def _rounded(view: AnyDto) -> AnyDto:
     return type(view).trusted(**{k: significant(v) if isinstance(v, float) else v for k, v in vars(view).items()})
 
 
@@ -106,9 +103,3 @@ def _json(value: object) -> str:
         exact, short = repr(value).removesuffix(".0"), f"{value:.6g}"
         return short if len(short) < len(exact) and float(short) == value else exact
     return "null" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-
-
-def last_price(snapshot: Snapshot) -> Decimal | None:
-    """Return the 5m close at as_of, crossing from float to Decimal by its shortest text."""
-    close = snapshot.timeframes["5m"].close if "5m" in snapshot.timeframes else None
-    return None if close is None else Decimal(repr(close))

@@ -44,7 +44,7 @@ def test_a_variants_calibration_is_logged_and_what_is_unknown_is_not_made_up(tmp
         leakage=(), gate=(), complete=True, funding="unknown", funding_coverage=0.0,
     )  # fmt: skip
     runs = Runs()
-    log_comparison(runs, found, [Variant(label="v", decider="rules")], "title", {}, {}, tmp_path)
+    log_comparison(runs, found, "nothing shown", [Variant(label="v", decider="rules")], "title", {}, {}, tmp_path)
     first, second = runs.logged["v", 0], runs.logged["v", 1]
     assert (first["brier"], first["brier_of_share"]) == (pytest.approx((0.01 + 0.81 + 0.36) / 3), pytest.approx(2 / 9))
     assert (first.get("sharpe"), first["daily_bps_low"], first["daily_bps_effective_n"]) == (None, None, 20)

@@ -1,28 +1,20 @@
 """The tracker against a real MLflow server: what a person will find there, and that sending twice changes nothing."""
 
-import json
-import os
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from base64 import b64encode
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
-from urllib.error import URLError
 
 import pytest
-from free_ports import free_port, nobody
+from free_ports import nobody
 
-from deployments.cli import cli
-from tasks.adapters.files.prompts import aliases, load_prompt
+from tasks.adapters.files.prompts import files_of
 from tasks.adapters.mlflow.comparison import git_commit, server_of
 from tasks.adapters.mlflow.evidence import read_evidence, signature, tag
-from tasks.adapters.mlflow.tracking import Tracker, to_file, to_template
+from tasks.adapters.mlflow.trace import of_record
+from tasks.adapters.mlflow.tracking import Tracker
 from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.core.types.decision import Answer, ModelCall, OpenLong, PromptRef, ToolCall
 from tasks.core.types.orders import OrderIntent, OrderType
@@ -30,8 +22,6 @@ from tasks.core.types.question import Reason
 from tasks.core.types.record import CycleRecord, CycleStatus, Outcome
 from tasks.core.types.snapshot import Constraints, Snapshot, TimeframeView
 from tasks.core.types.verdict import Code, Verdict, check
-from tasks.settings import settings
-from tests.closing import close_stores
 
 ROOT = Path(__file__).resolve().parents[3]
 AS_OF = datetime(2026, 3, 2, 10, 5, tzinfo=UTC)
@@ -52,59 +42,14 @@ def prompt_file(role: str, version: str, text: str) -> File:
 TEXT = "---\nrole: single\n---\n## system\nHold the wheel.\n## user\nPair ${pair}: ${snapshot}\n"
 
 
-def healthy(url: str, server: subprocess.Popen[bytes], seconds: float = 180) -> bool:
-    """Wait until the server answers; False when it has ended instead, as it does where its port is taken."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            return False
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2) as reply:
-                if reply.status == 200:
-                    return True
-        except (URLError, OSError):
-            time.sleep(0.3)
-    server.terminate()
-    pytest.fail(f"no MLflow server at {url} after {seconds} s")
-
-
-def serve_mlflow(home: Path) -> tuple[str, subprocess.Popen[bytes]]:
-    """Start an MLflow server; on another port where the first one was taken meanwhile."""
-    quiet = {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    }
-    for _ in range(3):
-        port = str(free_port())
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1",
-            "--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}",
-            "--artifacts-destination", str(home / "artifacts"),
-        ]  # fmt: skip
-        with (home / "log").open("ab") as log:
-            server = subprocess.Popen(command, env={**os.environ, **quiet}, cwd=home, stdout=log, stderr=log)
-        if healthy(f"http://127.0.0.1:{port}", server):
-            return f"http://127.0.0.1:{port}", server
-    pytest.fail(f"the MLflow server ended while starting: {(home / 'log').read_text()[-1000:]}")
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    address, server = serve_mlflow(tmp_path_factory.mktemp("mlflow"))
-    try:
-        yield address
-    finally:
-        server.terminate()  # it passes the signal on to its one worker
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
 @pytest.fixture
 def tracker(url: str) -> Tracker:
     return Tracker(url, "test")
+
+
+def track(tracker: Tracker, cycle: CycleRecord, profile: str = "sandbox") -> str:
+    [trace_id] = tracker.track([cycle], profile)
+    return trace_id
 
 
 def call(role: str, prompt: File, error: str = "") -> ModelCall:
@@ -177,20 +122,6 @@ def outcome(cycle_id: str, r: str | None = "1.8") -> Outcome:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("text", [TEXT, "no variables", "costs $$5, {{literal}} and ${x}", 'json {"a": {"b": 1}}'])
-def test_a_template_can_be_turned_back_into_its_file(text):
-    template = to_template(text)
-    assert template == text or to_file(template) == text
-
-
-def test_variables_become_what_mlflow_shows_as_variables():
-    assert to_template("Pair ${pair}") == "Pair {{pair}}"
-
-
-def test_a_file_that_holds_braces_of_its_own_is_kept_as_it_is():
-    assert to_template("{{literal}} and ${x}") == "{{literal}} and ${x}"
-
-
 def test_an_unreachable_server_is_tracking_unavailable_and_does_not_show_its_password():
     with nobody() as address:
         tracker = Tracker(f"http://person:hunter2@{address}")
@@ -201,35 +132,14 @@ def test_an_unreachable_server_is_tracking_unavailable_and_does_not_show_its_pas
 
 
 @pytest.mark.slow
-def test_a_prompt_is_registered_once_per_text(tracker):
-    first = prompt_file("technical", "v001", TEXT)
-    second = prompt_file("technical", "v002", TEXT + "More.\n")
-    assert [tracker.register_prompt(p) for p in (first, first, second, first)] == [1, 1, 2, 1]
-    stored = tracker.server.client.get_prompt_version("quarterdeck-technical", "1")
-    assert to_file(stored.template) == first.text
-    assert (stored.tags["file_version"], stored.tags["sha256"]) == ("v001", first.sha256)
-    assert {"pair", "snapshot"} <= set(stored.variables)
-
-
-@pytest.mark.slow
-def test_a_published_version_that_changed_is_an_input_error_naming_both_hashes(tracker):
-    published = prompt_file("reversion", "v001", TEXT)
-    changed = prompt_file("reversion", "v001", TEXT + "Sneaky.\n")
-    tracker.register_prompt(published)
-    with pytest.raises(InputError) as caught:
-        tracker.register_prompt(changed)
-    assert published.sha256 in str(caught.value)
-    assert changed.sha256 in str(caught.value)
-
-
-@pytest.mark.slow
 def test_a_decision_is_one_trace_that_a_person_can_read(tracker):
-    prompt = prompt_file("single", "v001", TEXT)
-    version = tracker.register_prompt(prompt)
-    trace_id = tracker.track_decision(record("c1", prompt), "sandbox")
+    prompt = files_of("single")[0]
+    tracker.prompts.sync([prompt])
+    trace_id = track(tracker, record("c1", prompt))
     trace = tracker.server.client.get_trace(trace_id, display=False)
     spans = {span.name: span for span in trace.data.spans}
     assert [(s.name, s.span_type) for s in trace.data.spans].count(("single", "CHAT_MODEL")) == 2
+    assert trace.info.trace_metadata["mlflow.trace.session"] == "c1"
     assert set(spans) == {"cycle", "decide", "single", "guard", "execute"}
     assert spans["cycle"].inputs == {"pair": BTC, "as_of": AS_OF.isoformat(), "reasons": ["TrendFlip(1h)"]}
     assert spans["cycle"].outputs["codes"] == ["SIZE_CLAMPED"]
@@ -242,14 +152,14 @@ def test_a_decision_is_one_trace_that_a_person_can_read(tracker):
     assert trace.info.token_usage["total_tokens"] == 2040
     assert trace.info.token_usage["cache_read_input_tokens"] == 1600
     by_prompt = tracker.server.client.search_traces(
-        locations=[tracker.server.experiment_id], filter_string=f"prompt = 'quarterdeck-single/{version}'"
+        locations=[tracker.server.experiment_id], filter_string="prompt = 'quarterdeck.single/1'"
     )
     assert [t.info.trace_id for t in by_prompt] == [trace_id]
 
 
 @pytest.mark.slow
 def test_a_model_call_shows_messages_reply_tokens_cost_and_error(tracker):
-    trace_id = tracker.track_decision(record("c2", prompt_file("single", "v009", "never registered")), "sandbox")
+    trace_id = track(tracker, record("c2", prompt_file("single", "v009", "never registered")))
     trace = tracker.server.client.get_trace(trace_id, display=False)
     failed, answered = sorted((s for s in trace.data.spans if s.name == "single"), key=lambda s: s.start_time_ns)
     assert failed.status.status_code == "ERROR"
@@ -278,12 +188,11 @@ def panel_record(cycle_id: str, files: dict[str, File]) -> CycleRecord:
 
 @pytest.mark.slow
 def test_every_role_and_tool_of_a_decision_is_a_span_under_decide_with_its_prompt_linked(tracker):
-    files = {role: prompt_file(role, "v007", f"{TEXT}As {role}.\n") for role in ROLES}
-    for file in files.values():
-        tracker.register_prompt(file)
+    files = {role: files_of(role)[0] for role in ROLES}
+    tracker.prompts.sync(list(files.values()))
     cycle = panel_record("p1", files)
-    first = tracker.track_decision(cycle, "sandbox")
-    assert tracker.track_decision(cycle, "sandbox") == first
+    first = track(tracker, cycle)
+    assert track(tracker, cycle) == first
     trace = tracker.server.client.get_trace(first, display=False)
     spans = {span.name: span for span in trace.data.spans}
     inside = [s for s in trace.data.spans if s.parent_id == spans["decide"].span_id]
@@ -297,117 +206,14 @@ def test_every_role_and_tool_of_a_decision_is_a_span_under_decide_with_its_promp
     assert "tool_calls" not in spans["decide"].outputs
     tags = trace.info.tags
     assert (tags["flags"], tags["rung"]) == ("no_consensus, late:sentiment", "primary")
-    assert tags["prompt"] == ", ".join(f"{role}/v007" for role in ROLES)
-    for role, file in files.items():
-        named = f"prompt = 'quarterdeck-{role}/{tracker.register_prompt(file)}'"
+    assert tags["prompt"] == ", ".join(f"{role}/v001" for role in ROLES)
+    for role in files:
+        named = f"prompt = 'quarterdeck.{role}/1'"
         linked = tracker.server.client.search_traces(locations=[tracker.server.experiment_id], filter_string=named)
         assert first in [t.info.trace_id for t in linked], role
     flagged = "tags.flags LIKE '%late:sentiment%'"
     found = tracker.server.client.search_traces(locations=[tracker.server.experiment_id], filter_string=flagged)
     assert [t.info.trace_id for t in found] == [first]
-
-
-@pytest.mark.slow
-def test_a_prompt_is_found_however_many_pages_of_versions_there_are(tracker, monkeypatch):
-    monkeypatch.setattr("tasks.adapters.mlflow.tracking.PAGE", 2)
-    files = [prompt_file("planner", f"v00{n}", f"{TEXT}Version {n}.\n") for n in range(1, 6)]
-    assert [tracker.register_prompt(file) for file in files] == [1, 2, 3, 4, 5]
-    assert [tracker.register_prompt(file) for file in files] == [1, 2, 3, 4, 5]
-    with pytest.raises(InputError, match="planner/v001 has sha256"):
-        tracker.register_prompt(prompt_file("planner", "v001", f"{TEXT}Sneaky.\n"))
-    trace_id = tracker.track_decision(record("p2", files[0]), "sandbox")
-    linked = tracker.server.client.search_traces(
-        locations=[tracker.server.experiment_id], filter_string="prompt = 'quarterdeck-planner/1'"
-    )
-    assert [t.info.trace_id for t in linked] == [trace_id]
-
-
-@pytest.mark.slow
-def test_an_alias_names_one_version_and_moves(tracker):
-    first, second = (prompt_file("weather", v, f"{TEXT}{v}\n") for v in ("v001", "v002"))
-    assert [tracker.set_prompt_alias(file, "champion") for file in (first, second)] == [1, 2]
-    assert tracker.set_prompt_alias(first, "challenger") == 1
-    named = {
-        a: tracker.server.client.get_prompt_version_by_alias("quarterdeck-weather", a)
-        for a in ("champion", "challenger")
-    }
-    assert {alias: version.tags["file_version"] for alias, version in named.items()} == {
-        "champion": "v002", "challenger": "v001",
-    }  # fmt: skip
-
-
-@pytest.fixture
-def quarterdeck(tmp_path, monkeypatch, capsys):
-    """Run `quarterdeck prompts ...` on a HOME of its own; returns what it printed on stdout and stderr."""
-
-    def run(*arguments: str, mlflow: str) -> tuple[str, str]:
-        monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
-        monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", mlflow)
-        settings.cache_clear()
-        cli.main(["prompts", *arguments], standalone_mode=False)
-        return capsys.readouterr()
-
-    yield run
-    close_stores()
-    settings.cache_clear()
-
-
-NEWEST = load_prompt("portfolio").version  # whose promotion needs no comparison
-
-
-def named(alias: str) -> str | None:
-    """Return the version that an alias of the portfolio's prompt names here."""
-    to = aliases().get("portfolio", {}).get(alias)
-    return to and to.version
-
-
-@pytest.mark.slow
-def test_promoting_moves_the_alias_here_and_there_and_without_mlflow_here_alone(quarterdeck, tmp_path, monkeypatch):
-    with nobody() as silent:
-        monkeypatch.setenv("QUARTERDECK_PREFECT_API_URL", f"http://{silent}/api")  # nobody is told
-        _promote_here_and_there(quarterdeck, tmp_path, gone=f"http://{silent}")
-
-
-def _promote_here_and_there(quarterdeck, tmp_path, gone):
-    registry = f"sqlite:///{tmp_path / 'mlflow.db'}"  # one of its own: the tests' server has other texts
-    out, _ = quarterdeck("promote", "portfolio", NEWEST, "--alias", "champion", "--json", mlflow=registry)
-    assert {"role": "portfolio", "alias": "champion", "version": NEWEST}.items() <= json.loads(out).items()
-    assert named("champion") == NEWEST
-    client = Tracker(registry).server.client
-    assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "champion").tags["file_version"] == NEWEST
-
-    quarterdeck("promote", "portfolio", NEWEST, "--alias", "challenger", "--json", mlflow=gone)
-    assert named("challenger") == NEWEST
-
-    quarterdeck("sync", mlflow=registry)
-    client = Tracker(registry).server.client
-    assert client.get_prompt_version_by_alias("quarterdeck-portfolio", "challenger").tags["file_version"] == NEWEST
-    with pytest.raises(InputError, match="no prompt portfolio/v999; there is v001"):
-        quarterdeck("promote", "portfolio", "v999", "--alias", "champion", mlflow=registry)
-
-
-@pytest.mark.slow
-def test_a_version_published_with_another_text_is_not_promoted_anywhere(quarterdeck, url, tmp_path):
-    Tracker(url).register_prompt(prompt_file("portfolio", NEWEST, TEXT))
-    with pytest.raises(InputError, match=f"portfolio/{NEWEST} has sha256"):
-        quarterdeck("promote", "portfolio", NEWEST, "--alias", "champion", mlflow=url)
-    assert named("champion") is None
-
-
-@pytest.mark.slow
-def test_a_version_that_another_machine_registers_meanwhile_is_registered_once(url):
-    file = prompt_file("racer", "v001", TEXT)
-    held: list[str] = []
-
-    @contextmanager
-    def other_machine(name: str) -> Iterator[None]:
-        held.append(name)
-        assert Tracker(url, "test").register_prompt(file) == 1
-        yield
-
-    assert Tracker(url, "test", alone=other_machine).register_prompt(file) == 1
-    assert held == ["mlflow:quarterdeck-racer"]
-    assert len(Tracker(url, "test")._prompt_versions("racer")) == 1
 
 
 @pytest.mark.slow
@@ -439,33 +245,42 @@ def test_evidence_is_read_from_the_runs_of_a_comparison_and_tagged_with_what_it_
 @pytest.mark.slow
 def test_a_decision_sent_twice_is_one_trace_and_other_profiles_have_their_own(tracker):
     prompt = prompt_file("single", "v001", TEXT)
-    ids = [tracker.track_decision(record("c3", prompt), profile) for profile in ("sandbox", "sandbox", "paper")]
+    ids = [track(tracker, record("c3", prompt), profile) for profile in ("sandbox", "sandbox", "paper")]
     assert ids[0] == ids[1] != ids[2]
 
 
 @pytest.mark.slow
-def test_half_a_trace_is_replaced_by_the_whole(tracker):
+def test_a_decision_of_which_more_is_known_later_replaces_its_trace(tracker):
     prompt = prompt_file("single", "v001", TEXT)
-    half = tracker.track_decision(record("c4", prompt, calls=1), "sandbox")
-    whole = tracker.track_decision(record("c4", prompt, calls=2), "sandbox")
-    assert half != whole
+    first = track(tracker, record("c4", prompt, calls=1))
+    assert track(tracker, record("c4", prompt, calls=2)) == first
     found = tracker.server.client.search_traces(
         locations=[tracker.server.experiment_id], filter_string="tags.cycle_id = 'c4'"
     )
-    assert [t.info.trace_id for t in found] == [whole]
+    assert [(t.info.trace_id, len(t.data.spans), t.info.token_usage["total_tokens"]) for t in found] == [
+        (first, 6, 2040)
+    ]
 
 
 @pytest.mark.slow
-def test_a_trace_the_server_lost_is_not_reported_as_sent(tracker, monkeypatch):
-    monkeypatch.setattr("tasks.adapters.mlflow.tracking.write_trace", lambda *_: "tr-lost")
-    with pytest.raises(TrackingUnavailable, match="tr-lost"):
-        tracker.track_decision(record("c5", prompt_file("x", "v001", "unregistered")), "sandbox")
+def test_what_the_server_refuses_is_not_reported_as_sent_and_none_of_its_batch_is_there(tracker, monkeypatch):
+    prompt = prompt_file("x", "v001", "unregistered")
+    refused = of_record(record("c5", prompt), "sandbox", ())
+    refused.spans[1]["trace_id"] = b64encode(b"x" * 24).decode()  # too long for an id
+    monkeypatch.setattr(
+        "tasks.adapters.mlflow.tracking.of_record",
+        lambda one, *more: refused if one.cycle_id == "c5" else of_record(one, *more),
+    )
+    with pytest.raises(TrackingUnavailable, match="OpenTelemetry"):
+        tracker.track([record("c51", prompt), record("c5", prompt)], "sandbox")
+    wanted = "tags.cycle_id = 'c51'"
+    assert not tracker.server.client.search_traces(locations=[tracker.server.experiment_id], filter_string=wanted)
 
 
 @pytest.mark.slow
 def test_a_quiet_cycle_without_any_stage_is_still_a_trace(tracker):
     quiet = CycleRecord(cycle_id="c6", strategy="default", symbol=BTC, as_of=AS_OF, status=CycleStatus.QUIET)
-    trace = tracker.server.client.get_trace(tracker.track_decision(quiet, "sandbox"), display=False)
+    trace = tracker.server.client.get_trace(track(tracker, quiet), display=False)
     assert [span.name for span in trace.data.spans] == ["cycle"]
 
 
@@ -489,7 +304,7 @@ def test_a_session_is_one_run_per_profile_strategy_and_day(tracker):
 @pytest.mark.slow
 def test_nothing_is_printed_on_stdout(tracker, capfd):
     tracker.log_session("default", "sandbox", date(2026, 3, 5), {"equity": 1.0}, 0)
-    tracker.track_decision(record("c8", prompt_file("single", "v001", TEXT)), "sandbox")
+    track(tracker, record("c8", prompt_file("single", "v001", TEXT)))
     assert capfd.readouterr().out == ""
 
 
@@ -497,7 +312,7 @@ def test_nothing_is_printed_on_stdout(tracker, capfd):
 @pytest.mark.parametrize("r", ["1.8", None])
 def test_an_outcome_sent_twice_is_on_its_trace_and_session_once(tracker, r):
     cycle = f"c7{r}"
-    trace_id = tracker.track_decision(record(cycle, prompt_file("single", "v001", TEXT)), "sandbox")
+    trace_id = track(tracker, record(cycle, prompt_file("single", "v001", TEXT)))
     for _ in range(2):
         tracker.attach_outcome(trace_id, outcome(cycle, r))
     assessments = tracker.server.client.get_trace(trace_id, display=False).info.assessments

@@ -9,9 +9,10 @@ from model_server import Fault, ModelServer, Reply, Step, completion
 
 from tasks.adapters.model import litellm_model
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, litellm
-from tasks.adapters.model.request_form import Form, Forms
+from tasks.adapters.model.request_form import Form, Forms, bounded
 from tasks.core.decision.actions import Unusable, parse_as, parse_reply, wire_schema
 from tasks.core.decision.llm.planner import PLAN_SCHEMA, Plan
+from tasks.core.decision.llm.portfolio import SCHEMA as ORDERS
 from tasks.core.decision.llm.tools import TOOLS, functions
 from tasks.core.ports import ModelRequest
 from tasks.core.types.decision import Hold, ModelCall, PromptRef, Why
@@ -62,8 +63,8 @@ async def test_a_good_reply_comes_back_with_its_tokens_and_latency():
     request = server.requests[0]
     assert (request["model"], request["messages"]) == ("test", MESSAGES)
     assert (request["temperature"], request["seed"], request["max_tokens"]) == (0.1, 7, 900)
-    assert request["response_format"]["json_schema"]["schema"] == wire_schema()
-    assert request["response_format"]["json_schema"]["strict"] is True
+    asked = request["response_format"]["json_schema"]
+    assert (asked["schema"], asked["strict"]) == (bounded(wire_schema()), True)
     assert server.headers[0]["authorization"] == "Bearer unset"
 
 
@@ -155,6 +156,7 @@ OTHER_NAME = refused(
     message="'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
     param="max_tokens", code="unsupported_parameter",
 )  # fmt: skip
+STRICT = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": wire_schema()}}
 NO_SYSTEM = refused(message="System role not supported")
 
 
@@ -168,9 +170,8 @@ NO_SYSTEM = refused(message="System role not supported")
         ),
         (refused(message="extra field: seed"), "seed", {"temperature": 0.1}, "bad_request -> no seed"),
         (
-            refused(500, "literal_error in body.response_format"),
-            "", {"response_format": {"type": "json_object", "schema": wire_schema()}},
-            "unavailable -> response_format json_object with schema",
+            refused(message="In context=('properties', 'reasoning'), 'maxLength' is not permitted: invalid schema"),
+            "", {"response_format": STRICT}, "bad_request -> response_format json_schema",
         ),
         (
             NO_SYSTEM, "", {"messages": [{"role": "user", "content": "You trade.\n\nBTC"}]},
@@ -191,15 +192,31 @@ async def test_what_was_refused_is_put_another_way_and_named(fault, gone, there,
     assert again.attempts == ()  # what worked is kept
 
 
+def test_every_text_of_a_schema_ends_and_nothing_else_of_it_is_other():
+    longest = {"reasoning": 600, "comment": 240, "symbol": 240, "risk_assessment": 240}
+    whole, schema = wire_schema()["properties"], bounded(wire_schema())["properties"]
+    assert {name: sub.get("maxLength") for name, sub in schema.items() if "maxLength" in sub} == longest
+    for name in ("key_factors", "followups"):
+        assert (schema[name]["maxItems"], schema[name]["items"]["maxLength"]) == (4, 80)
+    assert list(schema) == list(whole)
+    assert (schema["action"], schema["entry"], schema["size_pct"]) == (
+        whole["action"], whole["entry"], whole["size_pct"],
+    )  # fmt: skip
+    orders = bounded(ORDERS)["properties"]["decisions"]
+    assert "maxItems" not in orders
+    assert orders["items"]["properties"]["rationale"]["maxLength"] == 240
+
+
 async def test_structured_output_goes_down_to_what_the_engine_takes_and_the_next_process_knows(tmp_path):
-    refuses = [refused(500, "response_format is not supported by this engine")] * 3
+    refuses = [refused(500, "literal_error in body.response_format")] * 4
     with ModelServer([*refuses, Reply(HOLD), Reply(HOLD)]) as server:
         for _ in range(2):
             model = model_at(server)
             model.forms = Forms(tmp_path / "forms.json")
             call = await model.ask(REQUEST)
-    asked = [request.get("response_format", {}).get("type") for request in server.requests]
-    assert asked == ["json_schema", "json_object", "json_object", None, None]
+    asked = [request.get("response_format", {}) for request in server.requests]
+    with_schema = {"type": "json_object", "schema": wire_schema()}
+    assert asked[1:] == [STRICT, with_schema, {"type": "json_object"}, {}, {}]
     assert (call.raw_reply, call.attempts) == (HOLD, ())
 
 

@@ -16,6 +16,7 @@ from tasks.adapters.deciders import build
 from tasks.adapters.files.prompts import list_prompts
 from tasks.adapters.model import litellm_model
 from tasks.adapters.model.litellm_model import BLOCK_VARIABLE, LiteLLMModel, prepare
+from tasks.adapters.model.request_form import bounded
 from tasks.core.decision.actions import object_schema
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.panel import PanelDecider
@@ -90,7 +91,7 @@ async def test_the_whole_panel_approves_an_entry_and_every_call_is_kept_and_paid
     assert set(requests) == set(REPLIES)
     for role, request in requests.items():
         wrapped = request["response_format"]["json_schema"]
-        assert (wrapped["strict"], wrapped["schema"]) == (True, object_schema(REPLIES[role]))
+        assert (wrapped["strict"], wrapped["schema"]) == (True, bounded(object_schema(REPLIES[role])))
         assert request["max_tokens"] == PROMPTS[role].ref.max_tokens
         assert "tools" not in request
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from model_server import ModelServer, Reply
 from records_sample import BTC, bars, lines
 
 from deployments.cli import cli
+from flows.export import train as train_flow
 from tasks.adapters.deciders import build
 from tasks.adapters.files import dataset
 from tasks.adapters.model import onnx_policy
@@ -74,6 +76,17 @@ def test_it_imitates_better_than_doing_nothing_and_is_what_was_trained(data, tmp
     assert report["train"]["acted_alike"] > 0.5
     assert report["train"]["accuracy"] > report["train"]["hold_share"]
     assert report["train"]["onnx_agrees"] == report["validation"]["onnx_agrees"] == 1
+
+
+def test_the_form_trains_on_the_newest_dataset_in_home(data, home):
+    with pytest.raises(InputError, match="exports: no dataset is there; run `export` first"):
+        train_flow.fn()
+    for name in ("2026-01-01_000000", "2026-01-02_000000"):
+        shutil.copytree(data, home / "exports" / name)
+    (home / "exports" / "2026-01-01_000000" / "train.parquet").unlink()
+    shown = train_flow.fn()
+    [written] = (home / "policies").glob("*.onnx")
+    assert written.name in json.dumps(shown, default=str)
 
 
 def test_training_again_makes_the_same_file(data, policy, tmp_path):

@@ -11,6 +11,7 @@ from model_server import Fault, ModelServer, Reply
 from tasks.adapters.deciders import build
 from tasks.adapters.files.prompts import load_prompt
 from tasks.adapters.model.litellm_model import LiteLLMModel
+from tasks.adapters.model.request_form import bounded
 from tasks.core.decision.kinds import Means
 from tasks.core.decision.llm.portfolio import SCHEMA, PortfolioDecider
 from tasks.core.types.question import Question
@@ -49,7 +50,7 @@ def test_one_request_carries_every_symbol_and_the_strict_schema():
     assert "target minus current" in system
     assert user.count("### ") == 2
     assert (f"### {BTC}" in user, f"### {ETH}" in user, "Equity: 10000.00" in user) == (True, True, True)
-    assert request["response_format"]["json_schema"] == {"name": "reply", "strict": True, "schema": SCHEMA}
+    assert request["response_format"]["json_schema"] == {"name": "reply", "strict": True, "schema": bounded(SCHEMA)}
     assert request["max_tokens"] == 3000
     assert (btc.decision.action, btc.decision.size_pct, btc.rung) == ("OPEN_LONG", Decimal(16), "primary")
     assert (eth.decision.action, eth.rung, eth.flags) == ("HOLD", "primary", ("shared_call", "portfolio"))

@@ -8,10 +8,10 @@ from fake_ladder import MESSAGES, REF, Clock, FakeDesk, FakeModel, FakePrices
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.core.decision.budget import SCOPES, TICKET, BudgetedModel, Charge, Spent, Ticket, Tier, refusal
+from tasks.core.decision.budget import SCOPES, TICKET, BudgetedModel, Charge, Spent, Ticket, Tier, refusal, settled
 from tasks.core.errors import InputError
 from tasks.core.ports import ModelRequest
-from tasks.core.types.decision import Why
+from tasks.core.types.decision import Rung, Why
 from tasks.core.types.limits import Budget
 from tasks.settings import load
 
@@ -65,6 +65,26 @@ def test_a_call_is_reserved_at_its_worst_case_and_settled_at_its_cost():
     assert (call.error, seen, desk.usd) == ("", [{1: ONE}], {1: Decimal("0.25")})
     assert desk.charges == [CHARGE]
     assert ([rung.rung for rung in call.tried()], ticket.refused) == (["primary"], False)
+
+
+class Assuming(FakePrices):
+    """Knows no price: a third of a USD for 1,000 tokens."""
+
+    def cost(self, call) -> Decimal:
+        return Decimal(call.tokens_in + call.tokens_out) / 3000
+
+
+def test_what_a_budget_books_is_what_the_call_says_it_cost_to_the_last_digit_and_that_it_was_assumed():
+    request, made = ModelRequest("single", REF, MESSAGES, {}), Rung(rung="primary", source="llm:m", tokens=1000)
+    told = request.call("m", tokens_in=900, tokens_out=100, trail=(made,))
+    call = settled(told, ONE, Assuming())
+    assert (call.cost_usd, call.pricing) == (Decimal("0.333333334"), "assumed")
+    assert call.trail[-1].cost_usd == call.cost_usd
+    late = settled(request.call("m", error="timeout"), ONE, FakePrices())
+    assert (late.cost_usd, late.pricing) == (ONE, "assumed")
+    known = settled(told.replace(cost_usd=Decimal("0.0031")), ONE, FakePrices())
+    assert (str(known.cost_usd), known.pricing) == ("0.0031", "")
+    assert settled(request.call("m", error="auth"), ONE, FakePrices()).pricing == ""
 
 
 def test_a_call_that_does_not_fit_is_not_made_and_says_which_cap():

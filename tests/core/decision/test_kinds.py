@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from tasks.adapters.deciders import PLAIN, build
+from tasks.adapters.files.prompts import list_prompts
 from tasks.adapters.variants import variants
 from tasks.core.decision import kinds
 from tasks.core.decision.kinds import KINDS, Kind, kind_of
@@ -108,3 +109,16 @@ def test_asking_what_a_decider_is_loads_nothing_heavy():
     code += f"print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("prompt", list_prompts(), ids=lambda prompt: f"{prompt.name}/{prompt.version}")
+def test_every_prompt_has_a_sender_who_knows_its_variables_and_its_schema(prompt):
+    sender = kinds.asking(prompt.name)
+    assert set(prompt.variables) <= sender.variables[prompt.name]
+    schema = sender.schema_of(prompt)
+    assert schema["required"] == list(schema["properties"])
+
+
+def test_a_role_that_nobody_asks_is_named_with_those_there_are():
+    with pytest.raises(InputError, match=r"role 'weather' is unknown; there are single, technical, .*portfolio"):
+        kinds.asking("weather")

@@ -140,7 +140,7 @@ async def test_the_exact_reply_again_is_the_cache_rung_at_a_fifth_less_confidenc
     decided = await bench.decide()
     assert (decided.rung, decided.source, decided.decision.source) == ("cache", "cache", "cache")
     assert (decided.decision.action, decided.decision.confidence) == ("CLOSE_ALL", Decimal("0.64"))
-    assert (decided.flags, decided.errors, decided.cost_usd) == (("cached:single:120s",), (f"{BIG}: timeout",), 0)
+    assert (decided.flags, decided.errors, decided.cost_usd) == (("cached:single:120s",), (f"{BIG}: timeout",), 1)
     assert decided.is_fallback
     assert steps(decided) == ["primary late", "cache answered"]
     assert (decided.trail[-1].role, decided.trail[-1].age_s, decided.trail[-1].distance) == ("single", 120, None)

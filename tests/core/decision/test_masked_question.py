@@ -21,7 +21,7 @@ from tasks.core.decision.llm.single import SingleDecider
 from tasks.core.decision.masked_question import AT, as_shown
 from tasks.core.decision.memory import memory_text
 from tasks.core.decision.rules import RulesDecider
-from tasks.core.lab.gate_sampling import flat_account, flat_question
+from tasks.core.lab.moments import flat_account, flat_question
 from tasks.core.market.market import Market
 from tasks.core.market.snapshot import to_json
 from tasks.core.ports import ModelRequest

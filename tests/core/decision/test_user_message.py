@@ -26,7 +26,7 @@ from tasks.core.decision.llm.roles import ANALYSTS, REPLIES, Analysis
 from tasks.core.market import lean
 from tasks.core.simulation.paid_replies import Probe
 from tasks.core.types.decision import ACTIONS, OpenLong
-from tasks.core.types.portfolio import Portfolio, PortfolioPosition, Refusal
+from tasks.core.types.portfolio import ClosedTrade, Portfolio, PortfolioPosition, Refusal
 from tasks.core.types.question import Question
 from tasks.core.types.snapshot import (
     Confluence,
@@ -83,7 +83,8 @@ def question(x: float, pair: str = "1000000BABYDOGE/USDT:USDT", words: str = "be
     return Question(
         snapshot=snapshot,
         portfolio=full(
-            Portfolio, x, positions=(held,) * 5, pending=(held,) * 5, refusals=refusals, correlations={pair: x}
+            Portfolio, x, positions=(held,) * 5, pending=(held,) * 5, refusals=refusals, correlations={pair: x},
+            by_hand=(ClosedTrade(closed_at=AT, pnl=Decimal("-1234.56"), symbol=pair, by_hand=True),) * 5,
         ),
         memory=Memory(
             days=30, recent=tuple(past.replace(as_of=AT - timedelta(hours=n)) for n in range(10)), similar=(past,) * 5,

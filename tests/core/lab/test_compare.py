@@ -15,7 +15,7 @@ from replayed import strategy
 from tasks.core.decision.budget import KeptReply
 from tasks.core.decision.rules import RulesDecider
 from tasks.core.errors import InputError
-from tasks.core.lab import compare, gate_sampling, random_traders
+from tasks.core.lab import compare, moments, random_traders
 from tasks.core.lab.compare import Point, Trial, Variant, VariantsTried
 from tasks.core.lab.random_traders import Trade, TradedBars
 from tasks.core.market.bars import epoch_s
@@ -62,7 +62,7 @@ def trial(
 
 
 def point(at: int, action: str) -> Point:
-    return Point(T0 + at * 300, BTC, action, 0.9, "held", "", 100.0, "", "", "primary", 1, "")
+    return Point(T0 + at * 300, BTC, action, 0.9, 1, "")
 
 
 def compared(trials: list[Trial], windows: int = 1, cutoff: datetime | None = None):
@@ -259,20 +259,37 @@ def test_one_variant_has_no_pair_and_no_overfit():
 # --- quiet bars
 
 
-def test_quiet_and_event_bars_are_sampled_alike_and_always_the_same():
+def test_quiet_and_event_closes_become_the_same_moments_for_everybody():
     market = Market.from_base(BTC, walk(288 * 40, seed=5, price=50_000.0))
-    window = (START + timedelta(days=21), START + timedelta(days=39))
-
-    def sampled() -> list[gate_sampling.Sampled]:
-        return asyncio.run(gate_sampling.sample(market, RulesDecider(), strategy(market.symbol), World(*window), 30))
-
-    found = sampled()
-    assert found == sampled()
+    window, mine = (START + timedelta(days=21), START + timedelta(days=39)), strategy(market.symbol)
+    chosen = moments.of_candles(market, mine, World(*window), 30, 30)
+    assert chosen == moments.of_candles(market, mine, World(*window), 30, 30)
     events = set(market.event_closes.tolist())
-    assert {each.at_event for each in found} == {True, False}
-    assert all((each.at_s in events) is each.at_event for each in found)
-    assert 10 <= sum(not each.at_event for each in found) <= 60
-    assert all(each.return_pct == 0 for each in found if each.action == "HOLD")
+    assert {each.kind for each in chosen} == {"quiet", "event"}
+    assert all((each.as_of.timestamp() in events) is (each.kind == "event") for each in chosen)
+    assert 10 <= sum(each.kind == "quiet" for each in chosen) <= 60
+    assert all(each.opened_s[0] == each.as_of.timestamp() and len(each.opened_s) <= 288 for each in chosen)
+    assert len({each.moment_id for each in chosen}) == len(chosen)
+
+    found = asyncio.run(moments.evaluate(chosen, RulesDecider(), mine))
+    assert [each.moment for each in found] == chosen
+    held = [each for each in found if each.answer.decision.action == "HOLD"]
+    assert held and all(each.net_pct == each.hold_pct == each.value_r == 0 for each in held)  # noqa: PT018
+    for each in found:
+        if each.verdict.allowed and each not in held:
+            assert each.risk_pct == each.verdict.trade_risk_pct
+            assert each.value_r == pytest.approx(float(each.net_pct / each.verdict.trade_risk_pct))
+            assert each.brier == (float(each.answer.decision.confidence) - (each.net_pct > 0)) ** 2
+
+
+def test_a_moment_is_written_and_read_without_losing_a_digit():
+    market = Market.from_base(BTC, walk(288 * 40, seed=5, price=50_000.0))
+    window, mine = (START + timedelta(days=21), START + timedelta(days=39)), strategy(market.symbol)
+    for one in moments.of_candles(market, mine, World(*window), 3, 3):
+        read = moments.Moment.model_validate_json(one.model_dump_json())
+        assert read == one
+        assert read.moment_id == one.moment_id
+        pd.testing.assert_frame_equal(read.bars, one.bars)
 
 
 # --- kept replies
@@ -301,7 +318,7 @@ class Desk:
         self.kept: dict[str, KeptReply] = {}
 
     def keep(self, content_hash, call, at) -> None:
-        paid = call.model_dump(include={"model", "raw_reply", "cost_usd", "tokens_in", "tokens_out"})
+        paid = call.model_dump(include={"model", "raw_reply", "cost_usd", "pricing", "tokens_in", "tokens_out"})
         self.kept[content_hash] = KeptReply(created_at=at, **paid)
 
     def find(self, content_hashes, since) -> KeptReply | None:
@@ -314,6 +331,9 @@ class Prices:
 
     def cost(self, call: ModelCall) -> Decimal:
         return call.cost_usd
+
+    def pricing(self, model: str, usd: Decimal) -> str:
+        return "assumed"
 
 
 PROMPT = PromptRef(name="single", version="v001", sha256="0" * 64)

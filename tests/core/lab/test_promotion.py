@@ -84,6 +84,20 @@ def test_too_few_no_better_invalid_or_dear_shadow_decisions_do_not_promote(seen,
     assert failed(seen=seen) == names
 
 
+def test_what_nothing_was_measured_of_is_unknown_and_neither_passed_nor_failed():
+    found = {each.name: each for each in criteria(NEW, OLD, None, shadows(n=1, use=Use(0, 0, Decimal(0))), TERMS)}
+    unknown = {name for name, each in found.items() if each.unknown}
+    assert unknown == {"evidence", "shadow edge", "invalid replies", "cost"}
+    assert not any(found[name].passed for name in unknown)
+    assert str(found["invalid replies"]).startswith("unknown  invalid replies: no decision of this version (needs")
+    assert str(found["shadow decisions"]).startswith("FAIL     shadow decisions: 1 (needs 40")
+    assert not any(each.unknown for each in criteria(NEW, OLD, GOOD, shadows(mean=-1.0), TERMS))
+
+
+def test_a_champion_that_has_decided_nothing_breaks_nothing():
+    assert breaches(Use(0, 0, Decimal(0)), [Decimal(1)], TERMS.model_copy(update={"watched": 0})) == ()
+
+
 def test_a_mean_that_is_better_within_its_noise_does_not_promote():
     """Ten times +3.1 and fifty times -0.5: 0.1 % better on average, and as likely chance."""
     noisy = beside([Decimal("3.1" if i % 6 == 0 else "-0.5") for i in range(60)], [Decimal(0)] * 60)

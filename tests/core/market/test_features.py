@@ -117,6 +117,6 @@ def test_crossings_know_only_their_past_and_nothing_before_a_gap() -> None:
 def test_the_months_volatility_is_that_of_thirty_daily_returns() -> None:
     bars = walk(40, seed=1).set_axis(pd.date_range("2026-01-01", periods=40, freq="1D", tz="UTC"))
     returns = np.diff(np.log(bars["close"].to_numpy()))
-    volatility = features.month_volatility(bars)["volatility_30d"].to_numpy()
+    volatility = features.month_volatility(bars, "1d")["volatility_30d"].to_numpy()
     assert np.isnan(volatility[:30]).all()
     assert volatility[-1] == pytest.approx(returns[-30:].std(ddof=1) * 100)

@@ -19,7 +19,7 @@ from tasks.core.market import lean
 from tasks.core.market.bars import bar_frame, timeframes_from
 from tasks.core.market.market import Market, bar_closes
 from tasks.core.market.moments import significant
-from tasks.core.market.snapshot import MAX_BYTES, build, last_price, to_json
+from tasks.core.market.snapshot import MAX_BYTES, build, to_json
 from tasks.core.types.bars import COLUMNS
 from tasks.core.types.question import Reason
 from tasks.core.types.snapshot import (
@@ -242,7 +242,7 @@ def test_a_market_of_1h_bars_has_no_5m_view_and_no_anchors() -> None:
     assert snapshot.timeframes["1h"].rsi is not None
     assert snapshot.htf_anchors == HtfAnchors()
     assert snapshot.confluence == Confluence()
-    assert last_price(snapshot) is None
+    assert snapshot.last_price is None
     assert market.moment(as_of).roles.volume_24h is None
     assert {rule for _, rule, *_ in market.events} == {"TrendFlip"}
 
@@ -330,7 +330,7 @@ def test_minus_zero_never_appears() -> None:
 def test_the_last_price_crosses_to_decimal_by_its_text() -> None:
     bars = walk(300)
     bars["close"] = 0.1
-    assert last_price(build(Market.from_base("X", bars), at(bars), constraints=CONSTRAINTS)) == Decimal("0.1")
+    assert build(Market.from_base("X", bars), at(bars), constraints=CONSTRAINTS).last_price == Decimal("0.1")
 
 
 @pytest.mark.parametrize("symbol", MARKETS)

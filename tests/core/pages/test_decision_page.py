@@ -19,7 +19,15 @@ from tasks.core.types.orders import Fill, Order, OrderIntent, OrderStatus, Order
 from tasks.core.types.portfolio import AccountState, HeldPosition
 from tasks.core.types.question import Reason
 from tasks.core.types.record import CycleRecord, CycleStatus, DataFailure, Outcome
-from tasks.core.types.snapshot import Confluence, Constraints, OrderBookView, RiskView, Snapshot, TimeframeView
+from tasks.core.types.snapshot import (
+    Confluence,
+    Constraints,
+    OrderBookView,
+    PositionView,
+    RiskView,
+    Snapshot,
+    TimeframeView,
+)
 from tasks.core.types.verdict import Code, Verdict, check
 
 AS_OF = datetime(2026, 3, 2, 10, 5, tzinfo=UTC)
@@ -169,8 +177,7 @@ def words(page: str) -> str:
 
 def test_the_page_names_symbol_action_status_and_time_first():
     head = to_markdown(record()).split("##")[0]
-    assert words(head).startswith("BTC/USDT:USDT: OPEN_LONG, executed")
-    assert "As of 2026-03-02 10:05 UTC" in head
+    assert words(head).startswith("BTC/USDT:USDT 2026-03-02 10:05 UTC: OPEN_LONG, executed")
     assert "Every order of the decision reached the venue." in head
 
 
@@ -183,14 +190,25 @@ def test_the_page_tells_the_whole_story_in_order():
     ]  # fmt: skip
     said = words(page)
     for fact in (
-        "TrendFlip(1h up)", "BarClose(15m) (context)", "64123.5", "58.1", "-12.2", "20>50>200", "0.42",
+        "TrendFlip(1h up)", "BarClose(15m) (context)", "64,123.5", "58.1", "-12.2", "20>50>200", "0.42",
         "+3 of 5 (alignment +1, momentum +1, volume +1, VWAP +0, book –)", "Position: flat", "today -0.4 %",
         "size pct 40", "confidence 0.7", "MOVE_STOP: breakeven on +1.0R", "The 15m retest held.",
         "volume above median", "A close below 63,000", "2.1 s, 0.0031 USD, 1020 tokens", "single/v001 (ab12cd34)",
-        "cut to the risk one trade may take", "room 75, asked 0.062", "63719.1", "qd-1", "v-77", "filled",
-        "1.0934 USDT", "after 1 h 30 min", "PnL 22.8", "1.81 R",
+        "cut to the risk one trade may take", "room 75, asked 0.062", "63,719.1", "qd-1", "v-77", "filled",
+        "1.09 USDT", "after 1 h 30 min", "PnL +22.80 USDT", "1.81 R", "0.031 BTC, 1,987.83 USDT",
     ):  # fmt: skip
         assert fact in said, fact
+
+
+def test_size_risk_and_open_pnl_are_said_in_money():
+    held = HeldPosition(
+        symbol=BTC, side="short", quantity=Decimal("0.5"), avg_price=Decimal(64000), mark_price=Decimal("63900.5")
+    )
+    snapshot = record().snapshot.replace(position=PositionView(side="short", size_pct=80.0, avg_price=64000.0))
+    page = to_markdown(record(snapshot=snapshot, state=AccountState(equity=Decimal(2000), positions=(held,))))
+    assert "short 80 % of equity at 64,000, open PnL +49.75 USDT" in page
+    assert "0.74 % of equity (14.80 USDT)" in page
+    assert "| reward / risk | 2 |" in page
 
 
 def test_the_guards_table_shows_what_was_asked_against_what_was_allowed():
@@ -322,6 +340,12 @@ def test_a_hold_has_no_empty_parameters():
 def test_every_code_and_status_is_said_in_words(one):
     assert one.meaning not in ("", one.value)
     assert pickle.loads(pickle.dumps(one)) is one is type(one)(one.value)
+
+
+def test_the_page_leads_to_its_trace_when_there_is_one():
+    trace = "http://127.0.0.1:5510/#/experiments/1/traces/tr-0"
+    assert f"[trace in MLflow]({trace})" in to_markdown(record(), trace=trace).partition("## ")[0]
+    assert "trace in MLflow" not in to_markdown(record())
 
 
 def test_the_chart_stands_above_what_was_seen_and_only_when_there_is_one():

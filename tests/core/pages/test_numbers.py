@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from tasks.core.pages.numbers import fixed, interval, percent, plain
+from tasks.core.pages.numbers import fixed, interval, money, percent, plain, price
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,16 @@ def test_an_interval_without_bounds_is_its_estimate():
     few = {"estimate": 1.234, "low": None, "high": None, "effective_n": 7.6}
     assert interval(few) == "+1.23 [none: effective n = 8]"
     assert interval({"estimate": 1.2344, "low": -0.5, "high": 3.0}, 3) == "+1.234 [-0.500, +3.000]"
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [("1234.5", "+1,234.50 USDT"), ("-0.004321", "-0.0043 USDT"), ("0", "+0.00 USDT"), ("0.01", "+0.01 USDT")],
+)
+def test_money_has_its_currency_and_as_many_digits_as_say_something(amount, text):
+    assert money(Decimal(amount), "USDT", sign=True) == text
+
+
+def test_an_average_price_has_no_more_digits_than_one_can_use():
+    assert price(Decimal("64123.456666666666666667")) == "64,123.457"
+    assert price(None) == "–"

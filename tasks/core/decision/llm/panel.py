@@ -23,7 +23,7 @@ from tasks.core.decision.actions import Unusable, object_schema, parse_as
 from tasks.core.decision.decider import AskingDecider, elapsed_ms, loop_time, spent
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm import roles
-from tasks.core.decision.llm.prompt import render
+from tasks.core.decision.llm.prompt import Prompt, render
 from tasks.core.decision.llm.role_texts import (
     OFFICER_READS,
     STRATEGISTS_READ,
@@ -34,6 +34,7 @@ from tasks.core.decision.llm.role_texts import (
     variables_of_roles,
 )
 from tasks.core.decision.llm.roles import Analysis, Changing, Consensus, Entering, ManagingPlan, Review, StrategistPlan
+from tasks.core.ports import Schema
 from tasks.core.types import HELD, Answer, CloseAll, Decision, Hold, ModelCall, PanelTerms, Question, Rung, Why, hold
 
 EXCERPT = 240  # characters of a role's words that are kept in the reasoning
@@ -45,6 +46,10 @@ class PanelDecider(AskingDecider):
 
     name, kind = "llm:panel", KINDS["llm:panel"]
     variables = dict.fromkeys(roles.REPLIES, VARIABLES)
+
+    @classmethod
+    def schema_of(cls, prompt: Prompt, /) -> Schema:
+        return object_schema(roles.reply_of(prompt))
 
     async def answer(self, question: Question) -> Answer:
         await self.means.prepare()
@@ -193,10 +198,10 @@ class _Sitting:
         seconds = min(self.terms.stage_s, self.started + means.deadline_s - loop_time())
         asks = [
             self.panel.ask(
-                texts[role], render(texts[role], self.variables), object_schema(reply),
-                partial(parse_as, cls=reply, literal=means.literal), seconds,
+                texts[role], render(texts[role], self.variables),
+                partial(parse_as, cls=roles.reply_of(texts[role]), literal=means.literal), seconds,
             )
-            for role, reply in ((role, roles.reply_of(texts[role])) for role in asked)
+            for role in asked
         ]  # fmt: skip
         answers = dict[str, Reply]()
         for call, answer in await asyncio.gather(*asks):

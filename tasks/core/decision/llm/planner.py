@@ -19,6 +19,7 @@ from tasks.core.decision.decider import VARIABLES, AskingDecider, decided_as, sp
 from tasks.core.decision.kinds import KINDS
 from tasks.core.decision.llm.prompt import Prompt, render
 from tasks.core.decision.llm.tools import compact, described, functions, refused, shown
+from tasks.core.ports import Schema
 from tasks.core.types import (
     Answer,
     Dto,
@@ -28,7 +29,6 @@ from tasks.core.types import (
     Question,
     Rung,
     Snapshot,
-    TimeframeView,
     ToolCall,
     Why,
 )
@@ -75,6 +75,10 @@ class ToolsDecider(AskingDecider):
         "single": VARIABLES,
     }
 
+    @classmethod
+    def schema_of(cls, prompt: Prompt, /) -> Schema:
+        return PLAN_SCHEMA if prompt.name == "planner" else wire_schema()
+
     async def answer(self, question: Question) -> Answer:
         await self.means.prepare()
         return await _Talk(self, question).decide()
@@ -105,7 +109,7 @@ class _Talk:
         await self._plan()
         prompt, messages = self._question()
         symbol, read = self.snapshot.pair, self.decider.reader(self.snapshot.pair)
-        call, parsed = await self.decider.ask(prompt, messages, wire_schema(), read, self.left(), "decision")
+        call, parsed = await self.decider.ask(prompt, messages, read, self.left(), "decision")
         answer = decided_as(parsed, call, symbol)
         flags = [*self.flags, *(flag for tool_call in self.answers for flag in tool_call.flags)]
         return answer.replace(
@@ -122,9 +126,7 @@ class _Talk:
         prompt, read = self.decider.texts["planner"], partial(parse_as, cls=Plan, literal=self.decider.means.literal)
         messages = render(prompt, self.variables)
         for left in reversed(range(self.limits.rounds)):
-            call, plan = await self.decider.ask(
-                prompt, messages, PLAN_SCHEMA, read, self.left(PLANNING), functions=functions()
-            )
+            call, plan = await self.decider.ask(prompt, messages, read, self.left(PLANNING), functions=functions())
             self.calls.append(call)
             self.trail += call.tried(usable=not isinstance(plan, Unusable))
             if isinstance(plan, Unusable):
@@ -169,7 +171,7 @@ class _Talk:
 
 def _state(snapshot: Snapshot) -> str:
     """Write what an answer is judged against and measured in: position, risk, last close, and the unit of stops."""
-    view = snapshot.timeframes.get("15m", TimeframeView())
+    view = snapshot.view("15m")
     position = snapshot.position.model_dump(mode="json", exclude_none=True)
     about = {"position": position, "risk_mode": snapshot.risk.risk_mode, "last_close": view.close}
     return compact(about | {"atr_15m": view.atr, "atr_15m_pct": view.atr_pct})

@@ -12,10 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 from functools import partial
-from math import isfinite
 from typing import Literal
-
-from pydantic import Field
 
 from tasks.core.decision.actions import (
     Parsed,
@@ -40,8 +37,22 @@ from tasks.core.decision.llm.prompt import Prompt, render
 from tasks.core.decision.masked_question import as_shown
 from tasks.core.decision.memory import joined, memory_text
 from tasks.core.market import lean
-from tasks.core.market.snapshot import last_price
-from tasks.core.types import ENTRIES, ZERO, Answer, Dto, Exact, JsonObject, ModelCall, Question, Snapshot, Texts, hold
+from tasks.core.ports import Schema
+from tasks.core.types import (
+    ENTRIES,
+    ZERO,
+    Answer,
+    Described,
+    Dto,
+    Exact,
+    JsonObject,
+    ModelCall,
+    Question,
+    Snapshot,
+    Texts,
+    hold,
+    known,
+)
 
 LEFT_OVER = 700  # bytes of a message that markets leave to memory and to the symbols nothing is asked about
 BRIEF_REASONS = 120  # characters of why each is asked about, where that many are
@@ -53,16 +64,22 @@ _SHARE = Context(prec=15, rounding=ROUND_CEILING)
 TARGETS = ("buy", "sell", "flat", "noop")
 
 
-class Target(Dto):
+class Target(Described):
     """One entry of the reply. A distance left out is 0, which no entry may have."""
 
-    instrument: str = Field(description="exactly as asked")
+    instrument: str
+    """exactly as asked"""
     action: Literal["buy", "sell", "flat", "noop"]
-    target_qty: Exact = Field(description="base to hold afterwards, negative = short; not what to trade")
-    stop_atr: Exact = Field(ZERO, description="stop distance in ATR(14) of 15m, > 0, to open or add")
-    tp_atr: Exact = Field(ZERO, description="target distance in ATR(14) of 15m, > 0, to open or add")
-    confidence: Exact = Field(ZERO, description="0 to 1")
-    rationale: str = Field("", description="why, one or two sentences")
+    target_qty: Exact
+    """base to hold afterwards, negative = short; not what to trade"""
+    stop_atr: Exact = ZERO
+    """stop distance in ATR(14) of 15m, > 0, to open or add"""
+    tp_atr: Exact = ZERO
+    """target distance in ATR(14) of 15m, > 0, to open or add"""
+    confidence: Exact = ZERO
+    """0 to 1"""
+    rationale: str = ""
+    """why, one or two sentences"""
     read_as: Texts = ()
 
 
@@ -86,6 +103,10 @@ class PortfolioDecider(AskingDecider):
     name, kind = "llm:portfolio", KINDS["llm:portfolio"]
     variables = {"portfolio": VARIABLES}
 
+    @classmethod
+    def schema_of(cls, _: Prompt, /) -> Schema:
+        return SCHEMA
+
     async def decide(self, questions: Sequence[Question]) -> list[Answer]:
         """Return one decision per question, in order."""
         if not questions:
@@ -93,7 +114,7 @@ class PortfolioDecider(AskingDecider):
         prompt, questions = self.texts["portfolio"], list(map(as_shown, questions))
         messages = render(prompt, portfolio_variables(questions))
         literal = self.means.literal
-        call, reply = await self.ask(prompt, messages, SCHEMA, partial(parse_as, cls=PortfolioReply, literal=literal))
+        call, reply = await self.ask(prompt, messages, partial(parse_as, cls=PortfolioReply, literal=literal))
         answers, ignored = read_targets(reply, [question.snapshot.pair for question in questions], literal)
         decided = list[Answer]()
         for question in questions:
@@ -101,7 +122,7 @@ class PortfolioDecider(AskingDecider):
             answer, flags = answers[question.snapshot.pair], (*flags, "portfolio", *ignored)
             decided.append(_decided(question, answer, call, flags, None if literal else prompt))
             free = tuple(rung.replace(cost_usd=ZERO, tokens=0) for rung in call.trail)
-            call = call.replace(cost_usd=ZERO, tokens_in=0, tokens_out=0, trail=free)
+            call = call.replace(pricing="shared", cost_usd=ZERO, tokens_in=0, tokens_out=0, trail=free)
         return decided
 
 
@@ -111,7 +132,7 @@ def portfolio_variables(questions: Sequence[Question]) -> dict[str, str]:
     Those that are asked about have as much of their markets as fits; the others may take half of what is left, memory
     has the rest.
     """
-    told, equity = variables_of(questions[0]), _exact(questions[0].equity)
+    told, equity = variables_of(questions[0]), known(questions[0].equity)
     room = MAX_USER_BYTES - FRAME_BYTES - LEFT_OVER - _size(told["portfolio"])
     fuller = (_blocks(questions, form) for form in (lean.encode, lean.short))
     asked = next((text for text in fuller if _size(text) <= room), "") or _blocks(questions, lean.brief, BRIEF_REASONS)
@@ -230,7 +251,7 @@ def to_action(target: Target, question: Question) -> Parsed:
 
 def _enter(target: Target, question: Question, wanted: Decimal, held: Decimal) -> Parsed:
     """Size an entry as a share of equity, at the price that the guard sizes at; it adds risk: both words must agree."""
-    last, equity = _last(question), _exact(question.equity)
+    last, equity = _last(question), known(question.equity)
     if (wanted > held) != (target.action == "buy"):
         return Unusable("contradiction", f"{target.action} from {held} to {wanted}")
     if last is None or equity is None or last <= 0 or equity <= 0:
@@ -259,13 +280,8 @@ def _share(part: Decimal, whole: Decimal) -> Decimal:
 
 def _held(question: Question) -> Decimal | None:
     """Return the signed quantity held; None where the question says that there is some, not how much."""
-    return ZERO if question.snapshot.position.side == "flat" else _exact(question.quantity)
+    return ZERO if question.snapshot.position.side == "flat" else known(question.quantity)
 
 
 def _last(question: Question) -> Decimal | None:
-    return _exact(question.last_price) or last_price(question.snapshot)
-
-
-def _exact(number: float | None) -> Decimal | None:
-    """Cross from a question's float to the Decimal one reads when it is printed; None when it is no number."""
-    return Decimal(repr(number)) if number is not None and isfinite(number) else None
+    return known(question.last_price) or question.snapshot.last_price

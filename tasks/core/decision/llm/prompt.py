@@ -14,13 +14,24 @@ from typing import Literal
 import yaml
 from pydantic import Field
 
-from tasks.core.errors import InputError
-from tasks.core.types import Dto, PromptRef, Texts, read_dto
+from tasks.core.types import Dto, InputError, PromptRef, Texts, read_dto
 
 _FILE = re.compile(r"---\n(?P<front>.*?)\n---\n\s*## system\n(?P<system>.*?)\n## user\n(?P<user>.*)", re.DOTALL)
 
 
 ReplySchema = Literal["decision", "portfolio", "analysis", "proposal", "plan", "review", "assessment", "none"]
+
+
+class Lineage(Dto):
+    """Where an optimised version comes from. R a moment over doing nothing, on the moments it was chosen by."""
+
+    parents: Texts  # of all roles that were optimised together
+    moments: str  # NAME@VERSION
+    model: str
+    reflection_model: str
+    tried: int  # candidates, on these days
+    score_r: float
+    parent_score_r: float
 
 
 class _FrontMatter(Dto):
@@ -31,6 +42,8 @@ class _FrontMatter(Dto):
     temperature: float = Field(ge=0, le=2, allow_inf_nan=False)
     seed: int | None
     max_tokens: int = Field(ge=1, le=100_000)
+    why: str = ""
+    lineage: Lineage | None = None
 
 
 class Prompt(Dto):
@@ -42,6 +55,7 @@ class Prompt(Dto):
     system: str
     user: str
     text: str  # the whole file, as on disk
+    why: str = ""  # there is this version
 
     @property
     def name(self) -> str:
@@ -50,6 +64,10 @@ class Prompt(Dto):
     @property
     def version(self) -> str:
         return self.ref.version
+
+    @property
+    def number(self) -> int:
+        return int(self.version[1:])
 
     @property
     def sha256(self) -> str:
@@ -75,6 +93,18 @@ def parse_prompt(text: str, name: str) -> Prompt:
     )
     _check_body(prompt, name)
     return prompt
+
+
+def written(like: Prompt, version: str, system: str, user: str, head: Mapping[str, object]) -> str:
+    """Return the file of another version: these parts under the head of `like`, but for what `head` says."""
+    parts = _FILE.fullmatch(like.text)
+    assert parts is not None  # it was parsed
+    front = yaml.safe_load(parts["front"])
+    front.pop("lineage", None)  # of `like` alone
+    front |= dict(head) | {"version": version}
+    front["variables"] = list(dict.fromkeys(Template(user).get_identifiers()))
+    dumped = yaml.safe_dump(front, sort_keys=False, default_flow_style=None, allow_unicode=True, width=116)
+    return f"---\n{dumped}---\n## system\n{system}\n\n## user\n{user}\n"
 
 
 def render(prompt: Prompt, variables: Mapping[str, str]) -> list[dict[str, str]]:

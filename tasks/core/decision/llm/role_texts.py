@@ -8,11 +8,10 @@ from statistics import fmean
 
 from tasks.core.decision.decider import VARIABLES as SNAPSHOT_VARIABLES
 from tasks.core.decision.decider import room_left, variables_of
-from tasks.core.decision.llm.roles import REVERSION_TF, TREND_TF, Analysis, Entering, inputs_of, view_of, way_of
+from tasks.core.decision.llm.roles import REVERSION_TF, TREND_TF, Analysis, Entering, way_of
 from tasks.core.decision.memory import memory_text
 from tasks.core.decision.plain_text import plain_text
 from tasks.core.market.lean import cell
-from tasks.core.market.snapshot import last_price
 from tasks.core.types import Dto, News, Portfolio, PortfolioPosition, Question, Statistics
 
 VARIABLES = SNAPSHOT_VARIABLES | {
@@ -32,10 +31,10 @@ RISKS = {"low": 0.0, "medium": 0.5, "high": 1.0}
 def variables_of_roles(question: Question) -> dict[str, str]:
     """Return every variable a role's prompt may use; votes and proposal are filled in as the panel goes on."""
     indicators = [f"{tf} {_pairs(row, INDICATORS)}" for tf, row in question.role_inputs.timeframes.items()]
-    flow = [f"{tf} {_pairs(view_of(question, tf), FLOW)}" for tf in ("5m", "15m", "1h")]
+    flow = [f"{tf} {_pairs(question.view(tf), FLOW)}" for tf in ("5m", "15m", "1h")]
     closes = " ".join(cell(close, 6) for close in question.role_inputs.recent_closes) or "-"
     volume = cell(question.role_inputs.volume_24h, 4)
-    last, quarter = last_price(question.snapshot), view_of(question, "15m")
+    last, quarter = question.snapshot.last_price, question.view("15m")
     about = {
         "price": f"last={last or '-'} {_pairs(quarter, ('atr', 'rsi'))} (15m)",
         "prices": f"volume_24h={volume}\n5m closes {closes}",
@@ -56,7 +55,7 @@ def remembered(question: Question, told: Mapping[str, str], *beside: str) -> dic
 
 def position_text(question: Question) -> str:
     """Write the position as strategists judge it: what it earns, its protection, what is to follow and why it is."""
-    position, last = question.snapshot.position, last_price(question.snapshot)
+    position, last = question.snapshot.position, question.snapshot.last_price
     if position.side == "flat":
         return "flat"
     held = () if question.portfolio is None else question.portfolio.positions
@@ -74,7 +73,7 @@ def position_text(question: Question) -> str:
 
 def trend_text(question: Question) -> str:
     """Write how the 1h averages stand, how strong a trend ADX makes of it, and what has crossed lately."""
-    hour, quarter = inputs_of(question, TREND_TF), inputs_of(question, REVERSION_TF)
+    hour, quarter = question.inputs(TREND_TF), question.inputs(REVERSION_TF)
     stand = "-"
     if hour.ema50 is not None and hour.ema200 is not None:
         stand = "bullish" if hour.ema50 > hour.ema200 else "bearish" if hour.ema50 < hour.ema200 else "neutral"
@@ -94,7 +93,7 @@ def _strength(adx: float | None) -> str:
 def risk_table(question: Question, entry: Entering, votes: Iterable[Analysis]) -> str:
     """Write what the risk officer judges an entry by: the account, its month, the market, the record and the trade."""
     p, memory, limits = question.portfolio, question.memory, question.snapshot.constraints
-    last, atr = last_price(question.snapshot), view_of(question, "15m").atr
+    last, atr = question.snapshot.last_price, question.view("15m").atr
     loss = None if not last or not atr else float(entry.size_pct * entry.stop_atr) * atr / float(last)
     now = None if p is None else p.open_risk_pct
     with_it = None if loss is None or now is None else now + loss
@@ -107,7 +106,7 @@ def risk_table(question: Question, entry: Entering, votes: Iterable[Analysis]) -
         "today": _shares(p, pnl="daily_pnl_pct", realized="realized_today_pct", drawdown="drawdown_today_pct"),
         "drawdown": _shares(p, peak="drawdown_pct", month="drawdown_30d_pct", halt="drawdown_halt_pct"),
         "volatility of 30 days": f"{_pct(question.role_inputs.volatility_30d)} a day",
-        "trend on 1h": _strength(inputs_of(question, TREND_TF).adx),
+        "trend on 1h": _strength(question.inputs(TREND_TF).adx),
         "correlation": ", ".join(f"{symbol} {cell(r)}" for symbol, r in alike.items()) or "nothing else is open",
         "record": f"{done.trades} trades, {_pct(done.win_rate and done.win_rate * 100)} won, {cell(done.mean_r)}R each",
         "kelly": f"{_share(p, 'kelly_pct')} of capital at risk",

@@ -9,30 +9,32 @@ from collections.abc import Mapping
 from datetime import timedelta
 from decimal import Context, Decimal
 from math import ceil
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 from pydantic import Field, StrictBool, ValidationError
 
 from tasks.core.decision.actions import Unusable
 from tasks.core.decision.llm.prompt import Prompt
-from tasks.core.market.snapshot import last_price
 from tasks.core.types import (
+    HUNDRED,
     ZERO,
     Add,
+    AnyDto,
     CloseAll,
-    Dto,
+    Described,
     Exact,
     Hold,
     MoveStop,
+    NonNegative,
     OpenLong,
     OpenShort,
     PanelTerms,
+    Probability,
     Question,
-    RoleInput,
     Texts,
-    TimeframeView,
     Trim,
     duration,
+    exact,
     exact_sum,
 )
 
@@ -40,18 +42,18 @@ SLACK = Decimal("0.1")  # of a vote: a share of 0.67 is two of three
 TREND_TF, REVERSION_TF = "1h", "15m"
 ADX_LINE, RSI_LOW, RSI_HIGH = 25, 30, 70
 HORIZON_PCT = {"SHORT": Decimal("1.5"), "MEDIUM": Decimal(3)}  # the farthest target, of the price
-HUNDRED = Decimal(100)
 Entering = OpenLong | OpenShort | Add
 Changing = Hold | MoveStop | Trim | CloseAll
-Made = TypeVar("Made", bound=Dto)
 _RATIO = Context(prec=6)  # six digits, and no price is too far to divide
 
 
-class _Role(Dto):
+class _Role(Described):
     """What every role writes; the rest of its fields are typed, and are all that may travel on."""
 
-    reasoning: str = Field("", description="for people, never parsed")
-    key_factors: Texts = Field((), description="what weighed most, for people")
+    reasoning: str = ""
+    """for people, never parsed"""
+    key_factors: Texts = ()
+    """what weighed most, for people"""
     read_as: Texts = ()  # what was written otherwise, and how it was read
 
     def __str__(self) -> str:
@@ -62,18 +64,22 @@ class _Role(Dto):
 class Analysis(_Role):
     signal: Literal["bullish", "bearish", "neutral"]
     risk_level: Literal["low", "medium", "high"] = "high"
-    confidence: Exact = Field(ge=0, le=1)
+    confidence: Probability
 
 
 class StrategistPlan(_Role):
     """What a strategist wants done; prices are absolute, 0 where there is none."""
 
     signal: Literal["none", "long", "short", "add", "trim", "close", "move_stop"]
-    target: Exact = Field(ZERO, ge=0, description="price")
-    stop: Exact = Field(ZERO, ge=0, description="price")
-    risk_reward: Exact = Field(ZERO, ge=0, description="your estimate; the code computes its own")
-    size_pct: Exact = Field(ZERO, ge=0, le=100, description="notional in percent of equity; trim: of the position")
-    confidence: Exact = Field(ZERO, ge=0, le=1)
+    target: NonNegative = ZERO
+    """price"""
+    stop: NonNegative = ZERO
+    """price"""
+    risk_reward: NonNegative = ZERO
+    """your estimate; the code computes its own"""
+    size_pct: Exact = Field(ZERO, ge=0, le=100)
+    """notional in percent of equity; trim: of the position"""
+    confidence: Probability = ZERO
 
 
 class Proposal(StrategistPlan):
@@ -83,7 +89,8 @@ class Proposal(StrategistPlan):
 
 
 class TrendProposal(Proposal):
-    trend_phase: str = Field("", description="early, middle or late")
+    trend_phase: str = ""
+    """early, middle or late"""
 
 
 class ManagingPlan(StrategistPlan):
@@ -108,17 +115,21 @@ class Review(_Role):
     """Without an adjusted size the proposal's stands."""
 
     warnings: Texts = ()
-    risk_score: Exact = Field(Decimal(100), ge=0, le=100, description="0 harmless to 100 reckless")
+    risk_score: Exact = Field(Decimal(100), ge=0, le=100)
+    """0 harmless to 100 reckless"""
     approved: StrictBool
-    adjusted_size: Exact = Field(Decimal(100), ge=0, description="percent of equity, at most as proposed")
-    confidence: Exact = Field(ZERO, ge=0, le=1)
+    adjusted_size: NonNegative = HUNDRED
+    """percent of equity, at most as proposed"""
+    confidence: Probability = ZERO
 
 
 class Assessment(Review):
     """A review with advice, and a score that is a share."""
 
-    risk_score: Exact = Field(Decimal(1), ge=0, le=1, description="0 very safe to 1 very risky")
-    recommendations: Texts = Field((), description="what would make the trade better, for people")
+    risk_score: Exact = Field(Decimal(1), ge=0, le=1)
+    """0 very safe to 1 very risky"""
+    recommendations: Texts = ()
+    """what would make the trade better, for people"""
 
 
 ANALYSTS, STRATEGISTS = ("technical", "orderbook", "sentiment"), ("trend", "reversion")
@@ -164,7 +175,7 @@ def checked_entry(role: str, p: StrategistPlan, question: Question, way: int) ->
 
     way: of the consensus; 0 without one.
     """
-    last, atr, held = last_price(question.snapshot), view_of(question, "15m").atr, way_of(question)
+    last, atr, held = question.snapshot.last_price, question.view("15m").atr, way_of(question)
     if last is None or not atr:
         return Unusable("unknown_numbers")
     if not held and p.signal not in ("long", "short"):
@@ -176,7 +187,7 @@ def checked_entry(role: str, p: StrategistPlan, question: Question, way: int) ->
     broken = _trend_rule(p, question, way) if role == "trend" else _reversion_rule(p, question, way, last)
     if broken:
         return Unusable(broken)
-    stop_atr, tp_atr = (_RATIO.divide(abs(last - level), Decimal(repr(atr))) for level in (p.stop, p.target))
+    stop_atr, tp_atr = (_RATIO.divide(abs(last - level), exact(atr)) for level in (p.stop, p.target))
     cls: type[Entering] = Add if held else OpenLong if way > 0 else OpenShort
     return _made(cls, p, question, "size_pct", "followups", stop_atr=stop_atr, tp_atr=tp_atr)
 
@@ -197,19 +208,19 @@ def checked_change(p: StrategistPlan, question: Question) -> Changing | Unusable
 
 def _moved_stop(p: StrategistPlan, question: Question) -> MoveStop | Unusable:
     """Put the stop where `p` says: between where it is and the price."""
-    position, last, atr = question.snapshot.position, last_price(question.snapshot), view_of(question, "15m").atr
+    position, last, atr = question.snapshot.position, question.snapshot.last_price, question.view("15m").atr
     if last is None or not atr or position.avg_price is None:
         return Unusable("unknown_numbers")
-    way, unit = way_of(question), Decimal(repr(atr))
+    way, unit = way_of(question), exact(atr)
     if p.stop <= 0 or way * (last - p.stop) <= 0:
         return Unusable("levels", f"stop {p.stop}, last {last}")
-    if position.stop_atr is not None and way * (last - p.stop) >= Decimal(repr(position.stop_atr)) * unit:
+    if position.stop_atr is not None and way * (last - p.stop) >= exact(position.stop_atr) * unit:
         return Unusable("loosens")
-    x = _RATIO.divide(way * (p.stop - Decimal(repr(position.avg_price))), unit)
+    x = _RATIO.divide(way * (p.stop - exact(position.avg_price)), unit)
     return _made(MoveStop, p, question, "followups", to={"kind": "atr" if x else "breakeven", "x": x})
 
 
-def _made(cls: type[Made], p: StrategistPlan, question: Question, *fields: str, **more: object) -> Made | Unusable:
+def _made(cls: type[AnyDto], p: StrategistPlan, question: Question, *fields: str, **more: object) -> AnyDto | Unusable:
     given = p.model_dump(include={"confidence", "key_factors", *fields})
     try:
         return cls.model_validate({"symbol": question.snapshot.pair, **given, **more})
@@ -231,7 +242,7 @@ def way_of(question: Question) -> int:
 
 def crossed_against(question: Question) -> bool:
     """Return whether EMA50 has crossed EMA200 on 1h against the position since that was opened."""
-    cross, age = inputs_of(question, TREND_TF).ema_cross, question.snapshot.position.age_bars_5m
+    cross, age = question.inputs(TREND_TF).ema_cross, question.snapshot.position.age_bars_5m
     if not cross or age is None or cross * way_of(question) >= 0:
         return False
     as_of, hours = question.snapshot.as_of, timedelta(hours=abs(cross) - 1)
@@ -240,7 +251,7 @@ def crossed_against(question: Question) -> bool:
 
 def _trend_rule(p: StrategistPlan, question: Question, way: int) -> str:
     """With EMA50 against EMA200 and ADX above 25, not exhausted; the stop 2 to 3 % beyond the last swing."""
-    hour = inputs_of(question, TREND_TF)
+    hour = question.inputs(TREND_TF)
     swing = hour.swing_low if way > 0 else hour.swing_high
     if hour.ema50 is None or hour.ema200 is None or hour.adx is None or not swing:
         return "unknown_numbers"
@@ -250,13 +261,13 @@ def _trend_rule(p: StrategistPlan, question: Question, way: int) -> str:
         return "adx"
     if isinstance(p, TrendPlan) and p.trend_phase == "EXHAUSTED":
         return "phase"
-    beyond_pct = way * (1 - p.stop / Decimal(repr(swing))) * 100
+    beyond_pct = way * (1 - p.stop / exact(swing)) * 100
     return "" if Decimal("1.995") <= beyond_pct <= Decimal("3.005") else "stop"  # prices are rounded
 
 
 def _reversion_rule(p: StrategistPlan, question: Question, way: int, last: Decimal) -> str:
     """Without a trend, RSI beyond 30/70 and the price outside its band; the target is the middle band."""
-    quarter, rsi = inputs_of(question, REVERSION_TF), view_of(question, REVERSION_TF).rsi
+    quarter, rsi = question.inputs(REVERSION_TF), question.view(REVERSION_TF).rsi
     band = quarter.bb_lower if way > 0 else quarter.bb_upper
     if quarter.adx is None or quarter.bb_middle is None or band is None or rsi is None:
         return "unknown_numbers"
@@ -264,9 +275,9 @@ def _reversion_rule(p: StrategistPlan, question: Question, way: int, last: Decim
         return "adx"
     if not (rsi < RSI_LOW if way > 0 else rsi > RSI_HIGH):
         return "rsi"
-    if way * (Decimal(repr(band)) - last) <= 0:
+    if way * (exact(band) - last) <= 0:
         return "band"
-    middle = Decimal(repr(quarter.bb_middle))
+    middle = exact(quarter.bb_middle)
     if abs(p.target - middle) > abs(middle - last) / 20:
         return "target"
     most = HORIZON_PCT[p.horizon] if isinstance(p, ReversionPlan) else HUNDRED
@@ -276,11 +287,3 @@ def _reversion_rule(p: StrategistPlan, question: Question, way: int, last: Decim
 def expected_r(entry: Entering) -> Decimal:
     """Return the mean R if the confidence is the chance to win; a target beyond 3 R adds nothing."""
     return entry.confidence * (1 + min(entry.tp_atr / entry.stop_atr, Decimal(3))) - 1
-
-
-def inputs_of(question: Question, timeframe: str) -> RoleInput:
-    return question.role_inputs.timeframes.get(timeframe, RoleInput())
-
-
-def view_of(question: Question, timeframe: str) -> TimeframeView:
-    return question.snapshot.timeframes.get(timeframe, TimeframeView())

@@ -19,10 +19,10 @@ import pandas as pd
 from pydantic import Field, ValidationError
 
 from tasks.core.decision.decider import within_deadline
-from tasks.core.errors import DataError, TradingError
 from tasks.core.types import (
     COLUMNS,
-    Dto,
+    DataError,
+    Described,
     JsonObject,
     Position,
     Question,
@@ -30,6 +30,7 @@ from tasks.core.types import (
     ToolCall,
     ToolLimits,
     ToolRates,
+    TradingError,
     Utc,
     first_error,
 )
@@ -45,18 +46,21 @@ PRESENT = {  # what is told of the present alone, by tool
 SHOWN = 100  # characters of a refused parameter that are kept
 
 
-class Parameters(Dto):
+class Parameters(Described):
     """What every tool takes."""
 
-    symbol: str = Field(max_length=40, description="ccxt unified symbol, e.g. BTC/USDT:USDT")
-    venue: str | None = Field(None, max_length=40, description="only the strategy's own; null means that one")
+    symbol: str = Field(max_length=40)
+    """ccxt unified symbol, e.g. BTC/USDT:USDT"""
+    venue: str | None = Field(None, max_length=40)
+    """only the strategy's own; null means that one"""
 
 
 class Listed(Parameters):
     """What tools take that answer with rows; a larger `limit` than `most` is clamped, and flagged."""
 
     most: ClassVar[int] = 1
-    limit: int = Field(20, ge=1, description="rows")
+    limit: int = Field(20, ge=1)
+    """rows"""
 
 
 class Candles(Listed):
@@ -64,7 +68,8 @@ class Candles(Listed):
 
     most: ClassVar[int] = 200
     timeframe: Stored
-    until: Utc | None = Field(None, description="ISO time with zone, not after as_of: candles closed by then")
+    until: Utc | None = None
+    """ISO time with zone, not after as_of: candles closed by then"""
 
 
 class OrderBookDepth(Listed):
