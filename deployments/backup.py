@@ -13,6 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import inspect, make_url
 
 from deployments import up_state
-from tasks.adapters.store.database import Database
+from tasks.adapters.postgres import cluster
+from tasks.adapters.store import Database
 from tasks.core.errors import InputError, TradingError
-from tasks.settings import DATABASES, Settings
+from tasks.settings import CLUSTER, DATABASES, Settings, in_cluster_url
 
 FILES = ("sandbox.json", "mlartifacts")  # beside the databases
 LAYOUT = "quarterdeck-backup-1"
@@ -58,31 +60,49 @@ def restore(settings: Settings, archive: Path) -> list[str]:
     """Bring back what `backup` wrote; raises InputError where it would write over something."""
     if up_state.claimed(settings.home):
         raise InputError(f"quarterdeck runs with HOME {settings.home}: `quarterdeck down` first")
-    urls = settings.databases
-    files = {f"{name}.db": _file(url) for name, url in urls.items() if url.startswith("sqlite")}
-    files |= {name: settings.home / name for name in FILES}
-    dumps = {f"{name}.dump": url for name, url in urls.items() if f"{name}.db" not in files}
     with tempfile.TemporaryDirectory(prefix=".quarterdeck-restore-", dir=settings.home) as made:
         _unpack(archive, Path(made))
         members = {path.name: path for path in Path(made).iterdir() if path.name != LAYOUT}
+        begun = _of_a_new_cluster(settings, members)
+        urls = settings.databases | {name: in_cluster_url(Path(made), name) for name in begun}
+        files = {f"{name}.db": _file(url) for name, url in urls.items() if url.startswith("sqlite")}
+        files |= {name: settings.home / name for name in FILES}
+        dumps = {f"{name}.dump": url for name, url in urls.items() if f"{name}.db" not in files}
         for name in members.keys() - {*files, *dumps}:
             theirs, ours = ("PostgreSQL", "SQLite") if name.endswith(".dump") else ("SQLite", "PostgreSQL")
             raise InputError(f"the archive's {name} is of {theirs}, the setting names {ours}: give a URL of {theirs}")
         for file in filter(Path.exists, files.values()):
             raise InputError(f"{file} exists: restore into an empty QUARTERDECK_HOME")
-        for name, url in dumps.items():
-            with closing(Database(url)) as database, database.reading() as connection:
-                if inspect(connection).get_table_names():
-                    of = name.removesuffix(".dump")
-                    raise InputError(f"the database of {of} has tables: restore into an empty one")
-        for name, url in dumps.items():
-            if name in members:
-                _pg("pg_restore", url, "--no-owner", "--exit-on-error", "--single-transaction", str(members[name]))
+        if begun and (why := cluster.made(Path(made), begun)):
+            raise InputError(f"the archive is of PostgreSQL, and none can be made here: {why}")
+        _fill(dumps, members)
+        if begun:
+            cluster.leave(Path(made, CLUSTER))
+            Path(made, CLUSTER).rename(settings.home / CLUSTER)
         for name, file in files.items():
             if name in members:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 shutil.move(members[name], file)
     return [*members]
+
+
+def _of_a_new_cluster(settings: Settings, members: Iterable[str]) -> list[str]:
+    """Return which databases go into a PostgreSQL that HOME gets with them: all there is of it, or nothing."""
+    if (settings.home / CLUSTER).exists():
+        return []
+    return [name for name, url in settings.database_urls.items() if not url and f"{name}.dump" in members]
+
+
+def _fill(dumps: Mapping[str, str], members: Mapping[str, Path]) -> None:
+    """Restore each dump into the database of its URL, which must be empty."""
+    for name, url in dumps.items():
+        with closing(Database(url)) as database, database.reading() as connection:
+            if inspect(connection).get_table_names():
+                of = name.removesuffix(".dump")
+                raise InputError(f"the database of {of} has tables: restore into an empty one")
+    for name, url in dumps.items():
+        if name in members:
+            _pg("pg_restore", url, "--no-owner", "--exit-on-error", "--single-transaction", str(members[name]))
 
 
 def _save(name: str, url: str, to: Path) -> None:
@@ -102,7 +122,7 @@ def _file(url: str) -> Path:
 
 def _pg(tool: str, url: str, *options: str) -> None:
     """Run one of PostgreSQL's own tools; all of the URL goes through a file of ours, which no process list shows."""
-    program = shutil.which(tool)
+    program = cluster.tool(make_url(url), tool) or shutil.which(tool)
     if program is None:
         raise InputError(f"{tool} is not installed: it comes with PostgreSQL's client (Debian: postgresql-client)")
     target = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)

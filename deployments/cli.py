@@ -5,13 +5,14 @@ need when they run: the tree itself must be there at once.
 """
 
 import asyncio
-import getpass
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 
 import click
 
-from flows.commands import backtest, compare, guard, learning, prompts, replay, snapshot
+from flows.commands import backtest, compare, guard, learning, moments, prompts, replay, snapshot
 from flows.commands.options import PLACE, Finite, decider_option, json_option, time_option
-from flows.commands.output import echo, emit, say
+from flows.commands.output import echo, emit, say, show
 from tasks.core.errors import InputError, TradingError
 from tasks.redaction import guard_logs, redacted
 from tasks.settings import ROOT, Settings, load
@@ -35,7 +36,7 @@ def cli(verbose: bool) -> None:
     logging.getLogger("quarterdeck").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-for part in (snapshot, guard, backtest, compare, replay, prompts, learning):
+for part in (snapshot, guard, backtest, compare, replay, moments, prompts, learning):
     for command in part.COMMANDS:
         cli.add_command(command)
 
@@ -83,11 +84,12 @@ def worker() -> None:
 
 
 @cli.command()
-def deploy() -> None:
-    """Create or refresh the work pool and every deployment on the Prefect server."""
+@click.option("--reset", is_flag=True, help="put back what was set in Prefect; added deployments stay")
+def deploy(reset: bool) -> None:
+    """Create or refresh the work pool and every deployment on the Prefect server; what was set there stays."""
     from deployments.up import deploy as refresh
 
-    refresh(_installed())
+    refresh(_installed(), reset=reset)
 
 
 @cli.command()
@@ -130,19 +132,29 @@ def restore(archive: Path, as_json: bool) -> None:
 @click.option("--host", default="127.0.0.1", help="0.0.0.0 only where a network keeps others out")
 @click.option("--port", type=click.IntRange(1, 65535), default=9464)
 def metrics(host: str, port: int) -> None:
-    """Serve Prometheus metrics of the store; where HOME has a secret, to who knows it."""
+    """Serve Prometheus metrics of the store, and the desk; where HOME has a secret, to who knows it."""
     from prometheus_client import CollectorRegistry, make_asgi_app
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse
+    from starlette.routing import Mount, Route
 
     from infra.door import NEAR, Door
     from infra.sandbox.server import listen, uvicorn_server
+    from tasks import desk
     from tasks.adapters import secret
+    from tasks.adapters.charts.comparison_report import page_of
     from tasks.adapters.metrics import Exporter
+
+    async def show(_: Request) -> HTMLResponse:
+        return HTMLResponse(page_of("desk.html.j2", desk=await desk.read(await desk.now())))
 
     now, registry = _installed(), CollectorRegistry()
     registry.register(Exporter(now.store_url, now.strategy, now.budget))
     listener, known = listen(port, host), secret.of_home(now.home)
-    echo(f"http://{host}:{port}/metrics of strategy {now.strategy}; Ctrl-C stops it", err=True)
-    door = Door(make_asgi_app(registry), secret=known, any_name=host not in NEAR)
+    echo(f"http://{host}:{port}/metrics and /desk of strategy {now.strategy}; Ctrl-C stops it", err=True)
+    app = Starlette(routes=[Route("/desk", show), Mount("/", make_asgi_app(registry))])
+    door = Door(app, secret=known, any_name=host not in NEAR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         uvicorn_server(door).run(sockets=[listener])
@@ -152,12 +164,16 @@ def metrics(host: str, port: int) -> None:
 @json_option
 def status(as_json: bool) -> None:
     """Show what runs, what was decided and what is open."""
+    from deployments import in_force
+    from deployments.status import shown
     from deployments.status import status as look
 
-    report = look(_installed())
-    if not as_json and report["last_cycle"]:
-        report["last_cycle"] = report["last_cycle"]["summary"]
-    emit(report, as_json)
+    os.chdir(ROOT)
+    report = look(in_force.adopt())
+    if as_json:
+        emit(report, True)
+    else:
+        show(shown(report))
 
 
 @cli.command()
@@ -169,12 +185,15 @@ def doctor(trial: bool, as_json: bool) -> int:
 
     def tell(check: doctors.Diagnosis) -> None:
         if not as_json:
-            echo(str(check))
+            show([check])
 
     if trial:
         checks = doctors.trial(_installed(), tell)
     else:
-        checks = doctors.diagnose(_installed())
+        from deployments import in_force
+
+        os.chdir(ROOT)
+        checks = doctors.diagnose(in_force.adopt())
         for check in checks:
             tell(check)
     failed = any(each.result == "fail" for each in checks)
@@ -251,24 +270,106 @@ def halt(reason: str, flatten: bool, as_json: bool) -> None:
 
     A file HOME/HALT or a Prefect variable quarterdeck_halt does the same, its text is the reason.
     """
-    from tasks.connections import store
-
-    emit(store().halts.add(reason, getpass.getuser(), datetime.now(UTC), flatten), as_json)
+    _by_hand(as_json, lambda by_hand, who: by_hand.halt(reason, flatten, who))
 
 
 @cli.command()
 @json_option
 def resume(as_json: bool) -> None:
     """Lift every halt and say which; a file or variable that still says halt is named and halts again."""
-    from tasks import halts
-    from tasks.connections import store
-
-    halts.active_halts()  # what a file or variable asked for meanwhile is lifted, and so listed, too
-    resumed = store().halts.resume(getpass.getuser(), datetime.now(UTC))
-    still = [{"who": who, "reason": reason} for who, reason in halts.switches(fresh=True).items()]
-    emit({"resumed": resumed, "still_halted_by": still}, as_json)
-    for switch in still:
+    for switch in _by_hand(as_json, lambda by_hand, who: by_hand.resume(who))["still_halted_by"]:
         echo(f"still halted: {switch['who']} says {switch['reason']!r}; remove it and resume again", err=True)
+
+
+@cli.command()
+@click.argument("symbol")
+@click.option("--share", default="100", help="percent of the position")
+@json_option
+def close(symbol: str, share: str, as_json: bool) -> None:
+    """Close our position in SYMBOL at market, or a share of it; nothing else need run."""
+    _by_hand(as_json, lambda by_hand, who: by_hand.close(symbol, share, who))
+
+
+@cli.command()
+@click.argument("cycle")
+@click.option("--share", default="100", help="percent of an entry's size")
+@click.option("--refuse", is_flag=True, help="send nothing")
+@json_option
+def approve(cycle: str, share: str, refuse: bool, as_json: bool) -> None:
+    """Say that a proposed decision is sent, less of it, or nothing; `status` and the alert name the cycle."""
+    from flows.approve import answer
+
+    async def answered(by_hand: Any, who: str) -> dict[str, Any]:
+        done = await answer(cycle, who, Decimal(0) if refuse else by_hand.number(share, "share"))
+        return {name: getattr(done, name) for name in ("symbol", "cycle_id", "status", "approval", "orders", "error")}
+
+    _by_hand(as_json, answered)
+
+
+@cli.command("move-stop")
+@click.argument("symbol")
+@click.argument("to", metavar="PRICE|breakeven")
+@json_option
+def move_stop(symbol: str, to: str, as_json: bool) -> None:
+    """Tighten the stop of our position in SYMBOL."""
+    _by_hand(as_json, lambda by_hand, who: by_hand.move_stop(symbol, to, who))
+
+
+@cli.command()
+@click.argument("symbol")
+@click.option("--minutes", type=int, default=60)
+@json_option
+def pause(symbol: str, minutes: int, as_json: bool) -> None:
+    """Allow no new entries in SYMBOL for a while; exits and protection go on."""
+    _by_hand(as_json, lambda by_hand, who: by_hand.pause(symbol, minutes, who))
+
+
+@cli.command()
+@json_option
+def positions(as_json: bool) -> None:
+    """Show what is open, what it is worth now, and why it was opened."""
+    from deployments import in_force
+    from flows.clock import to_the_end
+    from tasks import desk
+    from tasks.adapters.store import exists
+    from tasks.core.pages.desk import positions_table
+
+    s = in_force.adopt()
+    about = in_force.named(s)
+    if not exists(s.store_url):
+        say(f"HOME {s.home}: there is no database, so nothing is open", as_json, positions=[], **about)
+        return
+
+    async def look() -> tuple[Any, datetime]:
+        return await desk.positions(), await desk.now()
+
+    open_now, at = asyncio.run(to_the_end(look()))
+    if as_json:
+        emit({"positions": [each.document(at) for each in open_now], **about}, True)
+        return
+    table = positions_table(open_now, at)
+    echo("{profile}, strategy {strategy}, HOME {home}: {system}".format_map(about))
+    links = [f"{each.position.symbol} {each.link}" for each in open_now if each.link]
+    columns = zip(table.head, *table.rows, strict=True)
+    widths = [max(len(str(cell)) for cell in column) for column in columns]
+    for row in (table.head, *table.rows) if open_now else (("no open positions",),):
+        echo("  ".join(f"{cell!s:<{width}}" for cell, width in zip(row, widths, strict=False)).rstrip())
+    for link in links:
+        echo(link)
+
+
+def _by_hand(as_json: bool, asked: Callable[[Any, str], Any]) -> dict[str, Any]:
+    """Carry out what this shell's user asks of the system there is, and print what was done, where and for whom."""
+    from deployments import in_force
+    from flows.clock import to_the_end
+    from tasks import by_hand
+
+    s = in_force.adopt_with_database()
+    done = asked(by_hand, by_hand.asker())
+    if asyncio.iscoroutine(done):
+        done = asyncio.run(to_the_end(done))
+    emit({**done, **in_force.named(s)}, as_json)
+    return done
 
 
 @cli.command()

@@ -15,13 +15,16 @@ from importlib.metadata import distributions
 from urllib.parse import urlsplit
 
 from packaging.specifiers import SpecifierSet
+from rich.text import Text
 
 from deployments import services, up_state
+from deployments.silence import silent
 from infra.door import NEAR
-from tasks.adapters.store.database import exists
+from tasks.adapters.heartbeat import BEATS
+from tasks.adapters.store import exists
 from tasks.core.decision.kinds import kind_of
-from tasks.core.errors import InputError, TradingError
-from tasks.core.types import Dto
+from tasks.core.pages import inert
+from tasks.core.types import Dto, InputError, TradingError
 from tasks.redaction import redacted
 from tasks.settings import Settings
 
@@ -36,6 +39,9 @@ class Health(StrEnum):
     FAIL = "fail"
 
 
+COLOURS = {Health.OK: "", Health.WARN: "yellow", Health.FAIL: "red"}
+
+
 class Diagnosis(Dto):
     """One thing looked at: how it is, and what to do about it."""
 
@@ -44,8 +50,9 @@ class Diagnosis(Dto):
     detail: str
     remedy: str
 
-    def __str__(self) -> str:
-        return f"{self.result:<5} {self.name:<14} {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
+    def __rich__(self) -> Text:
+        text = f"{self.result:<5} {self.name:<14} {self.detail}" + (f"; {self.remedy}" if self.remedy else "")
+        return Text(inert.line(text), COLOURS[self.result])
 
 
 def diagnose(settings: Settings) -> list[Diagnosis]:
@@ -113,6 +120,11 @@ def _services(settings: Settings) -> Iterator[Diagnosis]:
         for name, service in now.services.items():
             if service.health:
                 yield _diagnosis(name, services.answers(service.health), service.url, f"see {service.log}")
+        still = silent(settings)
+        for name in BEATS:
+            remedy = "look at its runs in Prefect: one that never ends, or a paused deployment, holds up the others"
+            detail = "no completed run for three minutes" if name in still else "a run completes each minute"
+            yield _diagnosis(name, name not in still, detail, remedy)
     else:
         for service in filter(lambda each: each.url, plan.values()):
             yield _tried(service.name, f"set {service.setting}", partial(services.require_free, service))

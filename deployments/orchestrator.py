@@ -28,12 +28,12 @@ class PrefectError(TradingError):
 
 
 class Orchestrator:
-    """The Prefect server that `up` started."""
+    """The Prefect server that `up` started. patience_s: how long it may take to answer."""
 
-    def __init__(self, api_url: str, home: Path) -> None:
+    def __init__(self, api_url: str, home: Path, patience_s: float = 30) -> None:
         self._home, self._notes = home, home / "runs"
         self._gone = set[str]()  # runs that were without a process at the last look
-        self._http = httpx.AsyncClient(base_url=api_url, timeout=30, trust_env=False)
+        self._http = httpx.AsyncClient(base_url=api_url, timeout=patience_s, trust_env=False)
 
     async def ensure_pool(self) -> None:
         """Create the process pool; its first worker gives it the template of Prefect's own."""
@@ -41,18 +41,22 @@ class Orchestrator:
             await self.call("POST", "work_pools/", {"name": POOL, "type": "process"})
 
     async def close_lost(self, *, patiently: bool = False) -> int:
-        """End runs of this HOME whose process is gone, which Prefect did not hear of; they would hold their slot.
+        """End runs of this machine's worker whose process is gone, which Prefect did not hear of; they hold their slot.
 
-        Runs of other machines' workers are theirs. One that is pending for long without a process never got one.
-        patiently: only those that were lost at the last look too; a worker may just be telling Prefect of the others.
+        It notes in HOME/runs what it takes, the run's process its id. Prefect tells no host with a process id: what has
+        one and no note is another machine's, where one has a worker. One that is pending for long without a process
+        never got one. patiently: only those that were lost at the last look too; a worker may just be telling Prefect.
         """
-        before, self._gone = self._gone, set()
-        dead = {note.name for note in self._notes.glob("*") if not _alive(note)}
+        before, self._gone, now = self._gone, set(), datetime.now(UTC)
+        dead = {note.name for note in self._notes.glob("*") if _ended(note, now)}
+        shared = await self._is_shared()
 
         def ended(run: Json) -> Json | None:
-            note, since = self._notes / run["id"], datetime.fromisoformat(run["state"]["timestamp"])
-            fresh = run.get("infrastructure_pid") or datetime.now(UTC) - since <= PENDING_FOR
-            if _alive(note) if note.exists() else fresh:
+            note, pid, state = self._notes / run["id"], run.get("infrastructure_pid"), run["state"]
+            fresh = now - datetime.fromisoformat(state["timestamp"]) <= PENDING_FOR
+            if _alive(note) if note.exists() else (pid and (shared or _runs(pid))) or fresh:
+                return None
+            if fresh and state["type"] == "PENDING":
                 return None
             self._gone.add(run["id"])
             if patiently and run["id"] not in before:
@@ -65,6 +69,12 @@ class Orchestrator:
             (self._notes / name).unlink(missing_ok=True)
         return closed
 
+    async def _is_shared(self) -> bool:
+        """Return whether another machine has a worker in the pool."""
+        workers = await self.call("POST", f"work_pools/{POOL}/workers/filter", {"offset": 0})
+        mine = prefect_name("")
+        return any(not each.get("name", mine).endswith(mine) for each in workers if each.get("status") != "OFFLINE")
+
     async def skip_late(self, *, whatever: bool = False) -> int:
         """Cancel scheduled runs that are already older than their `max_age_s`.
 
@@ -72,22 +82,24 @@ class Orchestrator:
         whatever: also those without that parameter; a worker would run them all (PrefectHQ/prefect#19313).
         """
         now = datetime.now(UTC)
-        skipped = {"type": "CANCELLED", "name": "Skipped", "message": "was due while nothing ran"}
 
         def ended(run: Json) -> Json | None:
             most, due = run["parameters"].get("max_age_s"), datetime.fromisoformat(run["expected_start_time"])
-            late = most is not None and now - due > timedelta(seconds=most)
-            return skipped if whatever or late else None
+            late = (now - due).total_seconds()
+            why = f"no worker took it in time: {late:.0f} s late, at most {most} s"
+            if whatever:
+                why = f"was due {late:.0f} s before this system started"
+            elif most is None or late <= most:
+                return None
+            return {"type": "CANCELLED", "name": "Skipped", "message": why}
 
         due = {"before_": (now - MISSED_AFTER).isoformat()}
         return await self._close({"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}, ended)
 
     async def _close(self, runs: Json, ended: Callable[[Json], Json | None]) -> int:
         """Give every run of a deployment the state it ended in, and return how many there are."""
-        listed = []
         asked = {"flow_runs": runs | {"deployment_id": {"is_null_": False}}}
-        while page := await self.call("POST", "flow_runs/filter", asked | {"offset": len(listed)}):
-            listed += page
+        listed = await self.listed("flow_runs/filter", asked)
         states = {run["id"]: state for run in listed if (state := ended(run))}
         for run_id, state in states.items():
             await self.call("POST", f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
@@ -104,6 +116,13 @@ class Orchestrator:
         deployment = await self.call("GET", f"deployments/name/{flow_and_deployment}")
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": str(uuid4())}
         return await self.call("POST", f"deployments/{deployment['id']}/create_flow_run", body)
+
+    async def listed(self, path: str, asked: Json) -> list[Json]:
+        """Return what a filter finds, page by page."""
+        found: list[Json] = []
+        while page := await self.call("POST", path, asked | {"offset": len(found)}):
+            found += page
+        return found
 
     async def call(self, method: str, path: str, body: Json | None = None) -> Any:
         try:
@@ -122,7 +141,24 @@ class Orchestrator:
 
 
 def _alive(note: Path) -> bool:
+    """Return whether the process that a note names carries out a run; a worker's own note names none yet."""
     try:
-        return any(part in RUNNERS for part in psutil.Process(int(note.read_text())).cmdline())
-    except (psutil.Error, OSError, ValueError):
+        return _runs(note.read_text())
+    except OSError:
+        return False
+
+
+def _ended(note: Path, now: datetime) -> bool:
+    """Return whether the process is gone; one that a worker has only taken has until then to get one."""
+    try:
+        began = note.stat()
+    except OSError:
+        return False
+    return not _alive(note) and bool(began.st_size or now.timestamp() - began.st_mtime > PENDING_FOR.total_seconds())
+
+
+def _runs(pid: str) -> bool:
+    try:
+        return any(part in RUNNERS for part in psutil.Process(int(pid)).cmdline())
+    except (psutil.Error, ValueError):
         return False

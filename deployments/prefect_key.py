@@ -8,7 +8,7 @@ from cryptography.fernet import Fernet
 from sqlalchemy import JSON, inspect, text
 
 from tasks.adapters.files.private import kept_once, write_new
-from tasks.adapters.store.database import Database, exists
+from tasks.adapters.store import Database, exists
 from tasks.settings import Settings
 
 VARIABLE = "PREFECT_SERVER_ENCRYPTION_KEY"

@@ -22,9 +22,10 @@ from deployments.warm.wire import VARIABLE as WARM_SOCKET
 from deployments.warm.wire import endpoint, peer_uid, reachable
 from infra.door import NEAR
 from tasks.adapters import secret
+from tasks.adapters.postgres import cluster, serve
 from tasks.core.errors import InputError
 from tasks.redaction import redacted
-from tasks.settings import Settings
+from tasks.settings import CLUSTER, Settings
 
 NANNY = Path(__file__).with_name("nanny.py")
 POOL = "quarterdeck"
@@ -35,7 +36,7 @@ UVICORN = ("uvicorn", "--factory", "deployments.servers:prefect_app", "--log-lev
 
 @dataclass(frozen=True)
 class Service:
-    """One process. `health` is a URL that answers 200, or `unix:` and a socket that takes a connection, once it works
+    """One process. `health` is a URL that answers 200, or a kind, a colon and a path (see `answers`), once it works
     (a worker has none); `setting` moves its port."""
 
     name: str
@@ -87,6 +88,13 @@ def working_plan(settings: Settings) -> dict[str, Service]:
     return {"warm": warm} | {name: Service(name, (*start, prefect_name(name))) for name in names}
 
 
+def database_plan(settings: Settings) -> dict[str, Service]:
+    """Return the server of HOME's PostgreSQL, where it has one."""
+    if not (folder := settings.home / CLUSTER).exists():
+        return {}
+    return {CLUSTER: Service(CLUSTER, cluster.command(settings.home), health=f"{CLUSTER}:{folder}")}
+
+
 def warm_socket(settings: Settings) -> str:
     """Return where the warm daemon of this HOME listens."""
     return str(settings.home / "warm.sock")
@@ -100,7 +108,12 @@ def prefect_name(worker: str) -> str:
 # A day has some 3,000 runs of ours. Prefect keeps their events for a week, and runs, tasks, logs and pages for ever
 # unless told otherwise. What was decided is in the ledger and MLflow; a task's events only repeat its states.
 SERVER = {
+    "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "9",
+    "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "1",  # each of its stores keeps so many processes of PostgreSQL
     "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "5",  # 30: half of what a run of a minute has
+    # both 5 s: a third of what the server does where two runs are due each minute
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT30S",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(14 * 86_400),
     "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": json.dumps(
@@ -175,7 +188,10 @@ def require_free(service: Service) -> str:
 
 
 def answers(url: str) -> bool:
-    """Return whether `url` answers 200, or a process of ours takes connections at the socket after `unix:`."""
+    """Return whether `url` answers 200, a process of ours takes connections at the socket after `unix:`, or PostgreSQL
+    in the folder after `postgresql:`."""
+    if url.startswith(f"{CLUSTER}:"):
+        return serve.answers(Path(url.removeprefix(f"{CLUSTER}:")))
     if url.startswith("unix:"):
         with suppress(OSError), endpoint() as probe, reachable(url.removeprefix("unix:")) as short:
             probe.connect(short)

@@ -1,18 +1,28 @@
 """What `quarterdeck status` says: the processes by their state file, the trading by the store. Needs nothing to run."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
 import psutil
+from rich.table import Table
+from rich.text import Text
 
 from deployments import up_state
 from deployments.services import answers
-from tasks.adapters.store.database import exists
+from deployments.silence import silent
+from tasks.adapters.store import exists
 from tasks.adapters.store.store import Store
+from tasks.adapters.venue.client import name_of
 from tasks.core.errors import StoreError
-from tasks.core.pages.decision import summary_line
+from tasks.core.pages import inert
+from tasks.core.pages.decision import summary_line, title
+from tasks.core.pages.numbers import UNKNOWN, fixed, money, plain, price, usd
+from tasks.core.types import Position, day_start, direction, duration, exact, exact_sum, quote_of, r_at
 from tasks.settings import Settings
+
+LATEST = datetime.max.replace(tzinfo=UTC)  # a venue's clock may be ahead of ours
 
 
 def status(settings: Settings) -> dict[str, Any]:
@@ -30,13 +40,16 @@ def status(settings: Settings) -> dict[str, Any]:
             }
             for name, service in (now.services if now else {}).items()
         },
+        "silent": silent(settings),  # what must run each minute, and has not for three
         "profile": (now or settings).profile,
         "strategy": settings.strategy,
         "home": settings.home,
         "cycles": {"total": 0, "by_status": {}},
         "last_cycle": None,
         "open_positions": [],
-        **dict.fromkeys(("equity", "halt", "differences", "models", "store_error")),
+        "currency": quote_of(settings.symbols[0]),
+        "marks": {},  # by symbol of an open position: the last 5m close, and when that was
+        **dict.fromkeys(("database", "equity", "halt", "differences", "models", "store_error")),
     }
     if exists(settings.store_url):
         try:
@@ -50,8 +63,15 @@ def status(settings: Settings) -> dict[str, Any]:
 def _trading(store: Store, settings: Settings) -> dict[str, Any]:
     strategy, budget = settings.strategy, settings.budget
     by_status, last = store.cycles.by_status(strategy), store.cycles.last(strategy)
-    equity, spent = store.equity.last(strategy), store.budget.spent(datetime.now(UTC))
+    positions, marks = store.positions.open(strategy), {}
+    for symbol in sorted({position.symbol for position in positions}):
+        if len(bars := store.candles.load(name_of(settings), symbol, "5m", LATEST, 1)):
+            at = bars.index[-1].to_pydatetime() + duration("5m")
+            marks[symbol] = {"price": exact(float(bars["close"].iloc[-1])), "at": at}
+    equity, now = store.equity.last(strategy), datetime.now(UTC)
+    uses, booked = store.decisions.model_use(day_start(now)), store.budget.spent(now)
     return {
+        "database": store.place,
         "cycles": {"total": sum(by_status.values()), "by_status": by_status},
         "last_cycle": last
         and {name: getattr(last, name) for name in ("cycle_id", "symbol", "as_of", "status", "trigger")}
@@ -59,16 +79,82 @@ def _trading(store: Store, settings: Settings) -> dict[str, Any]:
             "action": last.decided and last.decided.decision.action,
             "source": last.decided and last.decided.source,
             "summary": summary_line(last),
+            "title": title(last),
         },
-        "open_positions": store.positions.open(strategy),
+        "open_positions": positions,
+        "marks": marks,
         "equity": equity and equity.equity,
         "halt": store.halts.newest(),
         "differences": [look.about for look in store.differences.all_of(strategy)],
-        # of today (UTC), calls that run now at their worst case, against the day's budget
+        # of today (UTC), by the decisions made; booked on the day's budget: also calls that run now, at their worst
+        # case, and those of `decide`
         "models": {
-            "usd_today": spent.usd,
+            "cost": usd(uses),
+            "usd_today": exact_sum(use.cost_usd for use in uses),
+            "usd_booked": booked.usd,
             "usd_per_day": budget.usd_per_day,
-            "calls_today": spent.calls,
+            "calls_today": sum(use.calls for use in uses),
+            "calls_booked": booked.calls,
             "calls_per_day": budget.calls_per_day,
+            "tokens_today": sum(use.tokens_in + use.tokens_out for use in uses),
         },
     }
+
+
+def shown(report: dict[str, Any]) -> Iterator[Text | Table]:
+    """Lay the status out for a person: what is wrong first, in red."""
+    up = f"{report['phase']} since {report['started_at']:%Y-%m-%d %H:%M} UTC" if report["running"] else "not running"
+    yield _text(f"{report['profile']}, strategy {report['strategy']}, HOME {report['home']}: {up}")
+    if report["database"]:
+        yield _text(f"kept in {report['database']}")
+    halt, error = report["halt"], report["store_error"]
+    alarms = [f"{name}: no completed run for three minutes; `quarterdeck doctor`" for name in report["silent"]]
+    alarms += [f"the database: {error}"] if error else []
+    alarms += [f"halted by {halt.who} since {halt.since:%Y-%m-%d %H:%M} UTC: {halt.reason}"] if halt else []
+    alarms += [f"venue and ledger differ: {about}" for about in report["differences"] or ()]
+    yield from (_text(alarm, "red") for alarm in alarms)
+    services = [
+        (name, "healthy" if service["healthy"] else "down", service["pid"], service["url"])
+        for name, service in report["services"].items()
+    ]
+    if services:
+        yield _table(("service", "health", "pid", "address"), services)
+    if positions := report["open_positions"]:
+        head = ("position", "side", "quantity", "entry", "mark", "at", "PnL", "R", "stop", "target", "since")
+        yield _table(head, [_row(position, report["marks"].get(position.symbol)) for position in positions])
+    else:
+        yield _text("no open positions")
+    if (equity := report["equity"]) is not None:
+        yield _text(f"equity {money(equity, report['currency'])}")
+    if spent := report["models"]:
+        booked = f"{money(spent['usd_booked'], 'USD')} and {spent['calls_booked']} calls"
+        most = f"{plain(spent['usd_per_day'])} USD and {spent['calls_per_day']} calls"
+        yield _text(f"models today: {spent['cost']}; booked are {booked} of {most}")
+    counts = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in report["cycles"]["by_status"].items())
+    yield _text(f"cycles: {counts or 'none yet'}")
+    if last := report["last_cycle"]:
+        yield _text(f"last: {last['title']}")
+
+
+def _row(position: Position, mark: dict[str, Any] | None) -> tuple[str, ...]:
+    quote, pnl, r, at = quote_of(position.symbol), None, None, UNKNOWN
+    if mark:
+        moved = (mark["price"] - position.avg_price) * direction(position.side)
+        pnl, r, at = moved * position.quantity, r_at(position, mark["price"]), f"{mark['at']:%d %H:%M}"
+    levels = map(price, (position.stop, position.target))
+    opened = f"{position.opened_at:%Y-%m-%d %H:%M}"
+    return (
+        position.symbol, position.side, plain(position.quantity), price(position.avg_price),
+        price(mark and mark["price"]), at, money(pnl, quote, sign=True), fixed(r, sign=True), *levels, opened,
+    )  # fmt: skip
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Table:
+    table = Table(*head, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(_text(str(cell)) for cell in row))
+    return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(inert.line(text), style)

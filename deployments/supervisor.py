@@ -3,7 +3,6 @@
 import asyncio
 import os
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
@@ -11,19 +10,22 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from deployments import automations, schedules, services, up_state
+import yaml
+
+from deployments import automations, forms, in_force, kept, live_settings, schedules, services, up_state
 from deployments.orchestrator import FINAL, Orchestrator, PrefectError
 from deployments.prefect_key import VARIABLE, prefect_key
 from deployments.progress import Board
 from deployments.services import Child, Service
+from deployments.silence import silent
 from deployments.up_state import FirstCycle, ServiceState, UpState
 from tasks.adapters import alerts, secret
 from tasks.adapters.files.private import write_new
+from tasks.adapters.postgres import cluster
 from tasks.adapters.store.store import Store
-from tasks.core.errors import TradingError
 from tasks.core.pages.decision import summary_line
-from tasks.core.types import Alert, AlertKind
-from tasks.settings import Settings
+from tasks.core.types import Alert, AlertKind, InputError, TradingError
+from tasks.settings import CLUSTER, Settings
 
 START_S = 600.0  # a busy machine takes minutes for the imports of a server
 FIRST_CYCLE_S = 600.0
@@ -31,6 +33,7 @@ LOOK_S = 0.2
 SWEEP_S = 15.0  # between two looks for runs that are lost or too late
 STEADY_S = 300.0  # a service that lived this long starts again at the shortest back-off
 FIRST = "trade/trade-adhoc"
+DEPLOYMENTS = Path(__file__).with_name("prefect.yaml")
 
 
 class StartError(TradingError):
@@ -46,6 +49,7 @@ class Supervisor:
         self.logs = settings.home / "logs"
         self.state = UpState(pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile)
         self._children: dict[str, Child] = {}
+        self._live: live_settings.LiveSettings | None = None  # of a person's file; known from the start on
         self._api = Orchestrator(settings.prefect_api_url, settings.home)
 
     @cached_property
@@ -65,9 +69,14 @@ class Supervisor:
             if service.url:
                 services.require_free(service)
         self._save()
+        await self._stored()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
-        self._env["QUARTERDECK_TOML"] = str(self._frozen(Path(self._env["QUARTERDECK_TOML"])))
-        names = sorted(self.plan.keys() - {"prefect", *self._workers})
+        toml = Path(self._env["QUARTERDECK_TOML"])
+        copy = self._frozen(toml)
+        self._live = live_settings.LiveSettings(toml, copy)
+        self._env["QUARTERDECK_TOML"] = str(copy)
+        in_force.write(self.settings.home)
+        names = sorted(self.plan.keys() - {"prefect", CLUSTER, *self._workers})
         others = [self._warmed() if name == "warm" else self._healthy(self.plan[name]) for name in names]
         if "prefect" in self.plan:
             await asyncio.gather(self._orchestrated(), self._migrated(), *others)
@@ -78,19 +87,27 @@ class Supervisor:
         self.state.phase = "up"
         self._save()
 
+    async def _stored(self) -> None:
+        """Start what everything is kept in; a HOME with nothing in it yet gets it here."""
+        if "prefect" in self.plan and (why := await asyncio.to_thread(cluster.make, self.settings)):
+            self.board.say(why)
+        self.plan |= (database := services.database_plan(self.settings))
+        for service in database.values():
+            await self._healthy(service)
+
     def _frozen(self, toml: Path) -> Path:
-        """Copy the settings' file: runs have what their worker was started with, not what is written there later."""
-        copy = self.settings.home / "started.toml"
+        """Copy the settings' file, for runs to read: what is written there later they have once it is known good."""
+        copy = self.settings.home / in_force.TOML
         copy.unlink(missing_ok=True)
         write_new(copy, toml.read_text(encoding="utf-8") if toml.is_file() else "")
         return copy
 
     async def _orchestrated(self) -> None:
         await self._healthy(self.plan["prefect"])
+        await self._api.ensure_pool()  # where workers are looked for
         lost, missed = await self._api.close_lost(), await self._api.skip_late(whatever=True)
         if lost or missed:
             self.board.say(f"closed {lost} runs of an earlier life that never ended, {missed} that were missed")
-        await self._api.ensure_pool()  # where workers are looked for
         await asyncio.gather(self.deploy(), self._working())
 
     async def _migrated(self) -> None:
@@ -114,22 +131,31 @@ class Supervisor:
             for name in self._workers:
                 await self._started(self.plan[name], lambda _, name=name: self._api.worker_is_online(name, since))
 
-    async def deploy(self) -> None:
-        """Create or refresh the pool and every deployment, on a server that runs."""
+    async def deploy(self, *, reset: bool = False) -> None:
+        """Create or refresh the pool, deployments and automations on a server that runs; what a person set stays.
+
+        reset: it goes.
+        """
+        told, api = list[str](), Orchestrator(self.settings.prefect_api_url, self.settings.home, START_S)
         with self.board.step("deploy"):
-            await self._api.ensure_pool()
-            command = (sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file")
-            service = Service("deploy", (*command, str(schedules.write(self.settings))))
-            await self._started(service, lambda child: asyncio.sleep(0, child.exit_code == 0))
-            del self._children["deploy"]
-            await automations.ensure(self._api, self.settings.alert_urls)
+            await api.ensure_pool()
+            release = schedules.arranged(yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8")), self.settings)
+            before, there = await kept.last(api, self.settings.home), await automations.existing(api)
+            deployments, known = release["deployments"], forms.read(self.settings)
+            await kept.write(api, deployments, known, before, told, reset=reset)
+            wanted = await automations.released(api, self.settings.alert_urls, deployments)
+            await automations.ensure(api, wanted, before, there, told, reset=reset)
+            await kept.note(api, before, {each["name"]: each for each in deployments} | wanted)
+        for line in told:
+            self.board.say(f"put back: {line}" if reset else line)
+        if told and not reset:
+            self.board.say(kept.REMEDY)
 
     async def _started(self, service: Service, ready: Callable[[Child], Awaitable[bool]]) -> None:
         """Start a service and wait until it is ready; one that ends instead, or takes too long, is a StartError."""
         env = self._env | {VARIABLE: prefect_key(self.settings)} if service.name == "prefect" else self._env
         child = self._children[service.name] = Child(service, env, self.logs)
-        if service.name in self.plan:  # `deploy` is done beside an `up`, whose state it is
-            self._save()
+        self._save()
         while True:
             code = child.exit_code
             if await ready(child):
@@ -171,7 +197,26 @@ class Supervisor:
     async def _sweep(self) -> None:
         while True:
             await self._close_lost(patiently=True)
+            await asyncio.to_thread(self._listen)
+            self._take_settings()
             await asyncio.sleep(SWEEP_S)
+
+    def _take_settings(self) -> None:
+        """Let the next runs have what a person has written into the settings' file, or tell why they do not."""
+        if self._live is None:
+            return
+        try:
+            for line in self._live.take():
+                self.board.say(f"in force from the next run: {line}")
+        except InputError as e:
+            self._tell(str(e), str(e), AlertKind.SETTINGS)  # each mistake is told
+
+    def _listen(self) -> None:
+        """Tell people of what must run each minute and has not for three."""
+        for name in silent(self.settings) if "prefect" in self.plan else ():
+            text = f"{name} has had no completed run for three minutes: `quarterdeck doctor`, and its runs in Prefect"
+            self.board.say(text)
+            self._tell(name, text)
 
     async def _tend(self, child: Child) -> None:
         """Start a service again whenever it ends, after 1 s doubling to 60, and tell people."""
@@ -196,22 +241,25 @@ class Supervisor:
             await self._api.skip_late()
             await self._api.close_lost(patiently=patiently)
 
-    def _tell(self, name: str, text: str) -> None:
-        """Alert about a process that died, once an hour for each; directly, as Prefect's server may be the one."""
-        alert = Alert(kind=AlertKind.DEAD, key=f"{socket.gethostname()}:{name}", text=text)
+    def _tell(self, name: str, text: str, kind: AlertKind = AlertKind.DEAD) -> None:
+        """Alert, once while it lasts; directly, as Prefect's server may be what died."""
+        alert = Alert(kind=kind, key=f"{socket.gethostname()}:{name}", text=text)
         try:
             with closing(Store(self.settings.store_url)) as store:
                 if not store.alerts.note(alert, datetime.now(UTC)):
                     return
         except TradingError as e:
             self.board.say(f"the alert could not be noted, it is sent all the same: {e}")
-        if failed := alerts.send(self.settings.alert_urls, "Quarterdeck: dead", text):
+        if kind is not AlertKind.DEAD:
+            self.board.say(text)
+        if failed := alerts.send(self.settings.alert_urls, f"Quarterdeck: {kind}", text):
             self.board.say(f"{failed} of {len(self.settings.alert_urls)} addresses did not take the alert")
 
     def stop(self) -> None:
-        """End the worker and its runs, which may still report to the others; then the others."""
-        for working in (True, False):
-            group = [child for name, child in self._children.items() if (name in self._workers) is working]
+        """End the worker and its runs, which may still report to the others; then these; last what they keep it in."""
+        others = self._children.keys() - {*self._workers, CLUSTER}
+        for names in (self._workers, others, (CLUSTER,)):
+            group = [self._children[name] for name in names if name in self._children]
             for child in group:
                 child.stop()
             for child in group:

@@ -63,11 +63,11 @@ def work(settings: Settings) -> None:
     _carried_out(supervisor, lambda: _work(supervisor))
 
 
-def deploy(settings: Settings) -> None:
-    """Create or refresh pool and deployments on a server that runs already."""
+def deploy(settings: Settings, *, reset: bool) -> None:
+    """Create or refresh pool, deployments and automations on a server that runs already."""
     up_state.make_home(settings.home)
     supervisor = Supervisor(settings, only_workers=True)
-    asyncio.run(supervisor.deploy())
+    asyncio.run(supervisor.deploy(reset=reset))
 
 
 def _arm(settings: Settings, yes_live: bool) -> None:

@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from tasks.core.errors import InputError
+from tasks.settings import CLUSTER
 
-OURS = {"logs", "runs", "prefect", "quarterdeck.db", "mlflow.db", "mlartifacts", "up.lock", "sandbox.json"}
+OURS = {"logs", "runs", "prefect", "quarterdeck.db", "mlflow.db", "mlartifacts", "up.lock", "sandbox.json", CLUSTER}
 
 
 class ServiceState(BaseModel):

@@ -17,6 +17,7 @@ from prefect.cli import app
 from prefect.settings import PREFECT_HOME
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
+from deployments.warm.run import note_taken
 from tasks.core.errors import TradingError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 COMMAND = "python -m deployments.warm.run"
-FLOW = re.compile(r"flows\.(\w+)\.\1")  # a flow of ours bears its module's name
+# a flow of ours bears its module's name, or is one of those that a person asks for
+ASKED_FOR = r"by_hand\.(?:close|move_stop|pause|halt|resume|promote)|export\.train"
+FLOW = re.compile(rf"flows\.(?:(\w+)\.\1|{ASKED_FOR})")
 
 
 class RunRefused(TradingError):
@@ -43,6 +46,7 @@ class Confined(ProcessJobConfiguration):
             text = f"run {flow_run.name} was refused: {'; '.join(wrong)}"[:300]
             tell_refused(deployment.name if deployment else "no deployment", text)
             raise RunRefused(text)
+        note_taken(str(flow_run.id))
         self.command, self.env, self.working_dir = COMMAND, {}, Path.cwd()
         super().prepare_for_flow_run(flow_run, deployment, *rest, **more)
 

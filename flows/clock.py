@@ -1,18 +1,41 @@
 """What time a run is about, and whether it is too late to act on it."""
 
+import re
 from collections.abc import Awaitable
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from tasks import clock, fetch
-from tasks.connections import close_venues
-from tasks.core.types import floor_time
+from tasks.adapters import heartbeat
+from tasks.connections import close_venues, store
+from tasks.core.types import T, floor_time
+from tasks.settings import settings
 
-T = TypeVar("T")
+MADE_UP = re.compile("[A-Za-z]+-[A-Za-z]+")  # as Prefect and its form name a run that nobody named
+NAMED = 3  # symbols; of more their number is shown
+
+
+def run_name() -> str:
+    """Name a run for a list, such as "trade BTC ETH 12:15 (schedule)", in UTC; one that a person named keeps it."""
+    if flow_run.name and not MADE_UP.fullmatch(flow_run.name):
+        return str(flow_run.name)
+    asked, name, why = flow_run.parameters, [str(flow_run.flow_name)], ""
+    if trigger := asked.get("trigger"):
+        said = asked.get("symbols") or settings().symbols
+        bases = [each.partition("/")[0].strip() for each in (said.split(",") if isinstance(said, str) else said)]
+        name += bases if len(bases) <= NAMED else [f"{len(bases)} symbols"]
+        why = " (review)" if asked.get("review_only") else f" ({trigger})"
+    if isinstance(symbol := asked.get("symbol"), str):  # of a form about one
+        name += [symbol.partition("/")[0]]
+    if cycle := asked.get("cycle_id"):
+        record = store().cycles.get(cycle)
+        name += [record.symbol.partition("/")[0]] if record else []
+    at = asked.get("as_of") or scheduled_time() or clock.now()
+    return f"{' '.join(name)} {at:%H:%M}{why}"
 
 
 def scheduled_time() -> datetime | None:
@@ -47,9 +70,12 @@ def too_old(max_age_s: int) -> State[Any] | None:
     return Cancelled(name="Skipped", message=f"{age.total_seconds():.0f} s late, more than {max_age_s} s: skipped")
 
 
-async def to_the_end(story: Awaitable[T]) -> T:
-    """Carry out a run's story and close its venue connections, however it ends."""
+async def to_the_end(story: Awaitable[T], beat: str = "") -> T:
+    """Carry out a run's story and close its venue connections, however it ends; beat: what has gone on once it has."""
     try:
-        return await story
+        done = await story
     finally:
         await close_venues()
+    if beat:
+        heartbeat.beat(store(), settings().strategy, beat)
+    return done

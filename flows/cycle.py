@@ -6,20 +6,19 @@ from typing import Any
 
 from pydantic import AwareDatetime
 
-from tasks import account, clock, execute, fetch, guard, ledger, protect, record
+from tasks import account, approval, clock, execute, fetch, guard, ledger, protect, record
 from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store, venue
 from tasks.core.decision.memory import Remembered
-from tasks.core.errors import StoreError, VenueError
 from tasks.core.market.calendar import sample_reason, sampled
 from tasks.core.market.market import Market, bar_closes
 from tasks.core.trading import orders
-from tasks.core.trading.guard.sizing import known
-from tasks.core.trading.judge import Judgement, status_of
+from tasks.core.trading.judge import Judgement, status_of, waits
 from tasks.core.trading.question import beside, order_size, question
 from tasks.core.types import (
     AccountState,
     Answer,
+    Approval,
     CycleRecord,
     CycleStatus,
     DataFailure,
@@ -33,10 +32,15 @@ from tasks.core.types import (
     Other,
     Question,
     Reason,
+    RoleInputs,
+    StoreError,
     Strategy,
     Texts,
     Trigger,
+    VenueError,
+    VenueUnavailable,
     day_start,
+    known,
 )
 from tasks.crash_points import reached
 from tasks.leases import Leases, lost, symbol_lease
@@ -72,6 +76,7 @@ class Cycle:
         self._lease: Lease | None = None
         self._lease_name = f"{symbol_lease(symbol)}{':dry-run' if request.dry_run else ''}"
         self._resumed = ""
+        self._waits = False
 
     def __str__(self) -> str:
         return f"symbol={self.symbol} cycle_id={self.record.cycle_id}"
@@ -196,6 +201,10 @@ class Cycle:
         finally:
             self._leases.give_back(name)
         reached("guard_released")
+        if self._waits:
+            self._end(CycleStatus.PROPOSED)
+            await approval.ask(self.record)
+            return
         status = status_of(judgement, dry_run=self.request.dry_run)
         if status in (CycleStatus.DENIED, CycleStatus.DRY_RUN):
             self._end(status)
@@ -209,10 +218,40 @@ class Cycle:
                 store().pauses.add(self.strategy.name, symbol, until)
         await self._send()
 
+    async def approved(self, record: CycleRecord, said: Approval) -> None:
+        """Judge a proposal again by the account as it is now, and carry it out as a person has said.
+
+        One that an earlier try has taken up is gone on with. Raises InputError where nothing waits any more,
+        VenueUnavailable while another cycle has the symbol.
+        """
+        await self.take_lease()
+        if self._lease is None:
+            raise VenueUnavailable(f"{self.symbol}: a cycle is at work on it all the while; ask again")
+        record = store().cycles.get(record.cycle_id) or record
+        taken_up = record.status is CycleStatus.STARTED and record.approval == said
+        if taken_up and store().intents.of_cycle(record.cycle_id):
+            await self._finish_sending()
+            return
+        assert record.inputs is not None  # a proposal was decided and judged
+        assert record.state is not None
+        assert record.snapshot is not None
+        assert record.decided is not None
+        inputs = record.inputs.replace(state=record.inputs.state or record.state)
+        self.record = record.replace(status=CycleStatus.STARTED, inputs=inputs, intents=(), approval=said)
+        if not taken_up:
+            approval.take_up(self.record)
+        self.last = record.state.last_price
+        asked = Question(
+            snapshot=record.snapshot, reasons=record.reasons, role_inputs=record.role_inputs or RoleInputs()
+        )
+        await self.act(asked, record.decided)
+
     async def _judge(self, question: Question, answer: Answer, guarding: Lease) -> Judgement:
         state = await self._account()
         now = await fetch.venue_now()
-        judgement = guard.guard_decision(question, answer, state, self.acting, now)
+        said = self.record.approval
+        judgement = guard.guard_decision(question, answer, state, self.acting, now, said)
+        self._waits = said is None and not self.request.dry_run and waits(judgement, settings().approve)
         inputs = self.record.inputs
         if inputs is not None:  # what became known since the question was made: `replay` needs it
             seen = None if inputs.state == state else inputs.state
@@ -222,7 +261,7 @@ class Cycle:
             verdict=judgement.verdict, intents=judgement.intents, inputs=inputs,
         )  # fmt: skip
         reached("judged")
-        if judgement.intents and not self.request.dry_run:
+        if judgement.intents and not (self.request.dry_run or self._waits):
             store().cycles.save(self.record, clock.now())
             reached("cycle_saved")
             store().intents.save(self.record.cycle_id, judgement.intents, self.as_of, guarding)

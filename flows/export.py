@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from tasks.core.types import InputError
 from tasks.settings import settings
 
 
@@ -22,6 +23,23 @@ def export(out: str = "", records: str = "", formats: tuple[str, ...] = ()) -> d
     card = export_dataset(folder, Path(records) if records else None, formats)
     create_markdown_artifact(key="rl-dataset", markdown=render(card), description=inert.markdown(str(folder)))
     return headline(card, folder)
+
+
+@flow(name="train")
+def train(dataset: str = "", out: str = "") -> dict[str, Any]:
+    """Clone the behaviour of a dataset into a small policy, which `model:FILE.onnx` lets decide.
+
+    Args:
+        dataset: a folder that `export` wrote; empty takes the newest in HOME/exports.
+        out: FILE.onnx; empty makes a new one in HOME/policies.
+    """
+    from tasks.adapters.model import onnx_policy
+
+    home, now = settings().home, time.strftime("%Y-%m-%d_%H%M%S", time.gmtime())
+    written = sorted(folder for folder in (home / "exports").glob("*") if folder.is_dir())
+    if not (dataset or written):
+        raise InputError(f"{home / 'exports'}: no dataset is there; run `export` first, or name one")
+    return onnx_policy.train(Path(dataset or written[-1]), Path(out or home / "policies" / f"{now}.onnx"))
 
 
 def headline(card: dict[str, Any], folder: Path) -> dict[str, Any]:

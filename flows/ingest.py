@@ -4,16 +4,16 @@ from datetime import datetime
 
 from prefect import flow
 
+from flows.forms import Symbol, Timeframe
 from tasks import clock
 from tasks.connections import log, store, venue
-from tasks.core.errors import InputError
 from tasks.core.market.bars import segments
-from tasks.core.types import TIMEFRAMES, Json, floor_time
+from tasks.core.types import TIMEFRAMES, InputError, Json, floor_time
 from tasks.settings import settings
 
 
 @flow(name="ingest")
-async def ingest(symbol: str, timeframe: str, since: datetime, venue_name: str = "") -> Json:
+async def ingest(symbol: Symbol, timeframe: Timeframe, since: datetime, venue_name: str = "") -> Json:
     """Fetch every closed bar of `symbol` since `since`, keep those the store lacks, and the instrument beside them.
 
     Returns what was new, what the venue has revised, and the gaps that remain.

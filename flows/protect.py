@@ -7,11 +7,10 @@ from typing import Any
 
 from prefect import flow
 
-from flows.clock import owner, to_the_end, too_old
-from tasks import account, alerts, clock, fetch, ledger, unfinished
+from flows.clock import owner, run_name, to_the_end, too_old
+from tasks import account, alerts, approval, clock, desk, fetch, ledger, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
-from tasks.core.errors import TradingError
 from tasks.core.trading.followups import pending
 from tasks.core.trading.reconcile import unbooked
 from tasks.core.types import (
@@ -23,6 +22,7 @@ from tasks.core.types import (
     LookAgain,
     Position,
     SetStop,
+    TradingError,
     VenuePosition,
     floor_time,
 )
@@ -38,10 +38,10 @@ NEVER = timedelta.max
 COMPARISON = "comparison"  # who halts where venue and ledger differ
 
 
-@flow(name="protect")
+@flow(name="protect", flow_run_name=run_name)
 async def protect(max_age_s: int = 240) -> Any:
     """Reconcile every symbol once."""
-    return too_old(max_age_s) or await to_the_end(reconcile())
+    return too_old(max_age_s) or await to_the_end(reconcile(), beat="protect")
 
 
 async def reconcile() -> dict[str, Any]:
@@ -51,14 +51,15 @@ async def reconcile() -> dict[str, Any]:
     tried. Raises TradingError at the end, naming all that failed.
     """
     tried, wrong, changed, done = Tried("protect"), list[Finding](), list[Position](), list[str]()
-    now, ended, at_venue = None, 0, list[VenuePosition]()
+    now, ended, at_venue, up_to_date = None, 0, list[VenuePosition](), set[str]()
     reached("protect_begun")
     with tried("positions"):
         at_venue = await stage.venue_positions()
         for position in (p for p in at_venue if p.stop is None):
             with tried(f"booking {position.symbol} first"):  # ours may be closed, and this a person's by now
                 changed += await stage.booked(position.symbol)
-        wrong += await _watch_stops(tried, await stage.stops_wanted(at_venue))
+                up_to_date.add(position.symbol)
+        wrong += await _watch_stops(tried, await stage.stops_wanted(at_venue), up_to_date)
     reached("stops_watched")
     with tried("clock"):
         now = await fetch.venue_now()
@@ -68,22 +69,30 @@ async def reconcile() -> dict[str, Any]:
     for symbol in ledger.symbols_of_ours(now, (position.symbol for position in at_venue)):
         with tried(f"orders of {symbol}"):
             wrong += await ledger.adopt_working(symbol)
+        up_to_date.discard(symbol)
         with tried(f"booking {symbol}"):
             changed += await ledger.book_fills(symbol)
+            up_to_date.add(symbol)
     with tried("comparison"):
-        wanted = await _compare(tried, wrong, now or clock.now())
+        wanted = await _compare(tried, wrong, now or clock.now(), up_to_date)
         reached("compared")
-        wrong += await _watch_stops(tried, wanted)
-    done += await _take_exits(tried)
+        wrong += await _watch_stops(tried, wanted, up_to_date)
+    done += await _take_exits(tried, up_to_date)
     if now is not None:
-        done += await _carry_out_followups(tried, now)
+        done += await _carry_out_followups(tried, now, up_to_date)
         with tried("cycles"):
             unfinished.end_abandoned_cycles(now)
         reached("cycles_ended")
+        with tried("proposals"):
+            await approval.look_after(now)
         with tried("equity"):
             await account.keep_equity(now)
     with tried("alerts"):
         alerts.tell_protection(wrong)
+        if now is not None:
+            desk.tell_news(now)
+    if now is not None:
+        await desk.show(now)
     lines = [finding.text for finding in wrong]
     result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": lines, "followups": done}
     reached("protect_ended")
@@ -93,18 +102,19 @@ async def reconcile() -> dict[str, Any]:
     return result
 
 
-async def _watch_stops(tried: Tried, wanted: Sequence[Action]) -> list[Finding]:
+async def _watch_stops(tried: Tried, wanted: Sequence[Action], up_to_date: set[str]) -> list[Finding]:
+    """up_to_date: symbols whose fills are booked."""
     restored = []
     for action in wanted:
         if isinstance(action, SetStop | Flatten):
             with tried(f"stop of {action.symbol}"):
-                if finding := await stage.restore_stop(action):
+                if finding := await stage.restore_stop(action, action.symbol not in up_to_date):
                     log().error("protect %s", finding.text)
                     restored.append(finding)
     return restored
 
 
-async def _compare(tried: Tried, wrong: list[Finding], now: datetime) -> Sequence[Action]:
+async def _compare(tried: Tried, wrong: list[Finding], now: datetime, up_to_date: set[str]) -> Sequence[Action]:
     """Compare the ledger with the venue; tell, and halt on, a difference that stays. Returns all that is to be done.
 
     The two are read at different instants while orders fill: what differs is booked and looked at again, in this run
@@ -120,7 +130,7 @@ async def _compare(tried: Tried, wrong: list[Finding], now: datetime) -> Sequenc
         again = {action.symbol for action in actions if isinstance(action, LookAgain)}
         if not (again and look_again):
             break
-        wrong += await _watch_stops(tried, actions)
+        wrong += await _watch_stops(tried, actions, up_to_date)
         await asyncio.sleep(PAUSE_S)
         booked = frozenset[str]()
         for symbol in sorted(again & {*ledger.symbols_of_ours()}):  # one order on every run
@@ -161,14 +171,17 @@ def _lift_halts() -> None:
         alerts.tell([Alert(kind=AlertKind.HALT, key=f"lifted {halts[0].halt_id}", text=text)])
 
 
-async def _take_exits(tried: Tried) -> list[str]:
-    """Close what must go: all under a halt that asks for it, else what has reached a target that only we can take."""
+async def _take_exits(tried: Tried, up_to_date: set[str]) -> list[str]:
+    """Close what must go: all under a halt that asks for it, else what has reached a target that only we can take.
+
+    up_to_date: symbols whose fills are booked; elsewhere ours may be closed, and this a person's.
+    """
     done, wanted = [], store().positions.open(settings().strategy)
     with tried("positions to close"):
         if any(halt.flatten for halt in active_halts()):
             at_venue = await stage.venue_positions()
             wanted += unbooked(ledger.view(*(p.symbol for p in at_venue)), at_venue)
-    for position in wanted:
+    for position in (p for p in wanted if p.symbol in up_to_date):
         with tried(f"exit of {position.symbol}"):
             if exit_ := await stage.take_exit(position):
                 done.append(exit_)
@@ -176,11 +189,11 @@ async def _take_exits(tried: Tried) -> list[str]:
     return done
 
 
-async def _carry_out_followups(tried: Tried, now: datetime) -> list[str]:
-    """Do what is due, unless a cycle is deciding on the symbol right now: then at the next run."""
+async def _carry_out_followups(tried: Tried, now: datetime, up_to_date: set[str]) -> list[str]:
+    """Do what is due, unless a cycle is deciding on the symbol right now: then at the next run, as for exits."""
     done = []
     async with Leases(owner(), patience_s=0) as leases:
-        for position in store().positions.open(settings().strategy):
+        for position in (p for p in store().positions.open(settings().strategy) if p.symbol in up_to_date):
             if not pending(position) or (seen := account.look(position, floor_time(now, "5m"))) is None:
                 continue
             if (lease := await leases.take(symbol_lease(position.symbol))) is None:

@@ -4,14 +4,14 @@ from typing import Any
 
 from prefect import flow
 
-from flows.clock import to_the_end, too_old
+from flows.clock import run_name, to_the_end, too_old
 from flows.promote import watch_champions
 from tasks import fetch, mirror, record, retention, shadow
 from tasks import settle as stage
 from tasks.connections import log
 
 
-@flow(name="settle")
+@flow(name="settle", flow_run_name=run_name)
 async def settle(max_age_s: int = 1800) -> Any:
     """Settle what closed since the last time."""
     return too_old(max_age_s) or await to_the_end(settle_all())
@@ -21,9 +21,10 @@ async def settle_all() -> dict[str, int]:
     """Attach outcomes, then mirror everything not yet mirrored."""
     at = await fetch.venue_now()
     settled = stage.settle_outcomes()
-    for cycle, outcome in settled:
-        if cycle is not None:
-            await record.explain_decision(cycle, outcome)
+    decided = [(cycle, outcome) for cycle, outcome in settled if cycle is not None]
+    traces = mirror.trace_links([cycle for cycle, _ in decided])
+    for cycle, outcome in decided:
+        await record.explain_decision(cycle, outcome, traces.get(cycle.cycle_id, ""))
     scored = shadow.score_shadows(at)
     books = await shadow.run_paper_books(at)
     watch_champions(at)

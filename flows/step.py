@@ -7,7 +7,6 @@ with --stepped; no Prefect server.
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import httpx
 
@@ -18,11 +17,9 @@ from flows.trade import run_cycles
 from flows.watch import look
 from tasks import fetch
 from tasks.connections import log, venue
-from tasks.core.errors import InputError, TradingError, VenueUnavailable
-from tasks.core.types import CycleRecord, CycleStatus, floor_time
+from tasks.core.types import CycleRecord, CycleStatus, InputError, T, TradingError, VenueUnavailable, floor_time
 from tasks.settings import settings
 
-T = TypeVar("T")
 AFTER_CLOSE_S = 5  # where a schedule would wake up
 
 

@@ -10,16 +10,15 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows.clock import cycle_time, owner, to_the_end, too_old
+from flows.clock import cycle_time, owner, run_name, to_the_end, too_old
 from flows.cycle import Cycle, Request
 from tasks import account, decide, detect, features, fetch, mirror, record, shadow, validate
 from tasks.connections import store
 from tasks.core.decision.kinds import kind_of
-from tasks.core.errors import InputError
 from tasks.core.market.bars import Frames
 from tasks.core.market.market import Market
 from tasks.core.pages import decision
-from tasks.core.types import CycleRecord, DataFailure, Question, Reason, Strategy, floor_time
+from tasks.core.types import CycleRecord, DataFailure, InputError, Question, Reason, Strategy, floor_time
 from tasks.crash_points import reached
 from tasks.features import TOGETHER
 from tasks.leases import Leases
@@ -27,7 +26,7 @@ from tasks.settings import settings
 from tasks.stage import Tried, result
 
 
-@flow(name="trade", retries=1, retry_delay_seconds=5)
+@flow(name="trade", flow_run_name=run_name, retries=1, retry_delay_seconds=5)
 async def trade(
     symbols: list[str] | str | None = None,
     decider: str | None = None,
@@ -203,9 +202,10 @@ class _Run:
             with self.tried(cycle):
                 await cycle.act(question, answer)
                 acted.append(cycle)
+        traces = mirror.trace_links([cycle.record for cycle in acted])
         for cycle in acted:  # only now: no order waits for a picture
             with self.tried(cycle):
-                await record.explain_decision(cycle.record)
+                await record.explain_decision(cycle.record, trace=traces.get(cycle.record.cycle_id, ""))
 
     async def _afterwards(self) -> None:
         """Ask the challengers, keep the equity, and show MLflow what was decided: nothing here can change an order."""

@@ -9,7 +9,7 @@ from typing import Any
 from prefect import flow
 from prefect.events import emit_event
 
-from flows.clock import cycle_time, to_the_end, too_old
+from flows.clock import cycle_time, run_name, to_the_end, too_old
 from tasks import alerts, detect, features, fetch
 from tasks.connections import log
 from tasks.features import TOGETHER
@@ -19,12 +19,12 @@ from tasks.stage import Tried, result
 EVENT = "quarterdeck.reasons"
 
 
-@flow(name="watch")
+@flow(name="watch", flow_run_name=run_name)
 async def watch(max_age_s: int = 240) -> Any:
     """Detect on every symbol and emit one event per symbol with claimable reasons."""
     if late := too_old(max_age_s):
         return late
-    waiting = await to_the_end(look())
+    waiting = await to_the_end(look(), beat="watch")
     for symbol, n in waiting.items():
         resource = {"prefect.resource.id": f"quarterdeck.symbol.{symbol}", "quarterdeck.strategy": settings().strategy}
         emit_event(event=EVENT, resource=resource, payload={"symbols": [symbol], "reasons": n})

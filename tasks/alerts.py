@@ -9,14 +9,13 @@ from prefect.runtime import flow_run
 
 from tasks import clock
 from tasks.connections import log, store
-from tasks.core.errors import TradingError
 from tasks.core.pages import alerts, inert
-from tasks.core.types import Alert, AlertKind, Finding
+from tasks.core.types import Alert, AlertKind, Finding, TradingError
 from tasks.halts import active_halts
 from tasks.settings import settings
 from tasks.stage import stage
 
-EVENT = "quarterdeck.alert"
+EVENT, NEWS = "quarterdeck.alert", "quarterdeck.news"
 LATELY, A_DAY = timedelta(minutes=30), timedelta(days=1)
 
 
@@ -27,7 +26,8 @@ def tell(raised: Sequence[Alert]) -> int:
         if not store().alerts.note(alert, clock.now()):
             continue
         new += 1
-        log().error("alert kind=%s key=%s %s", alert.kind, alert.key, alert.text)
+        level = log().info if alert.kind.is_news else log().error
+        level("alert kind=%s key=%s %s", alert.kind, alert.key, alert.text)
         if flow_run.id is not None:
             _ring(alert)
     return new
@@ -46,9 +46,10 @@ def tell_refused(deployment: str, text: str) -> None:
 
 def _ring(alert: Alert) -> None:
     key, text = (inert.line(inert.plain(each)) for each in (alert.key, alert.text))
-    resource = {"prefect.resource.id": f"{EVENT}.{alert.fingerprint}", "prefect.resource.name": key}
+    family = NEWS if alert.kind.is_news else EVENT
+    resource = {"prefect.resource.id": f"{family}.{alert.fingerprint}", "prefect.resource.name": key}
     payload = {"kind": alert.kind, "text": text, "strategy": settings().strategy}
-    emit_event(event=f"{EVENT}.{alert.kind}", resource=resource, payload=payload)
+    emit_event(event=f"{family}.{alert.kind}", resource=resource, payload=payload)
 
 
 @stage

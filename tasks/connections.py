@@ -5,16 +5,16 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks import clock
 from tasks.adapters.store.store import Store, opened
-from tasks.core.errors import TrackingUnavailable, VenueUnavailable
 from tasks.core.ports import Decider, Venue
-from tasks.core.types import Instrument, Strategy
+from tasks.core.types import Instrument, Strategy, T, TrackingUnavailable, VenueUnavailable
 from tasks.redaction import guard_logs
 from tasks.settings import Settings, settings, strategy_of
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from tasks.adapters.mlflow.tracking import Tracker
 
 guard_logs()
-T = TypeVar("T")
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
 
@@ -98,12 +97,33 @@ def alone(name: str) -> Iterator[None]:
         store().leases.release(lease)
 
 
+def artifacts_url() -> str:
+    """Return where browsers find Prefect's artifacts, for links."""
+    return f"{_prefect()}/artifacts/artifact"
+
+
+def run_url(run_id: object) -> str:
+    """Return where browsers find a run, in the pages that Prefect opens by default."""
+    return f"{_prefect()}/v2/runs/flow-run/{run_id}"
+
+
+def _prefect() -> str:
+    from tasks.adapters.mlflow.server import without_login
+
+    s = settings()
+    return without_login(s.prefect_ui_url or s.prefect_api_url.removesuffix("/").removesuffix("/api"))
+
+
 def tracker() -> "Tracker | None":
     """Return the MLflow mirror; None when tracking is off."""
+    from tasks.adapters.deciders import parameters_of
     from tasks.adapters.mlflow.tracking import Tracker
 
-    url = settings().mlflow_url
-    return Tracker(url, alone=alone) if url else None
+    s = settings()
+    if not s.mlflow_url:
+        return None
+    parameters = partial(parameters_of, s)
+    return Tracker(s.mlflow_url, pages=s.mlflow_ui_url, alone=alone, models=", ".join(s.model), parameters=parameters)
 
 
 def decider(name: str, shadow: bool = False) -> Decider:
@@ -113,5 +133,7 @@ def decider(name: str, shadow: bool = False) -> Decider:
     s = settings()
     if shadow:
         apart = s.shadow_budget.replace(purse=s.shadow_budget.purse or "shadow")
+        if apart.usd_per_1k_tokens is None:  # a model costs its shadow what it costs the champion
+            apart = apart.replace(usd_per_1k_tokens=s.budget.usd_per_1k_tokens)
         s = s.replace(budget=apart, strategy=f"{s.strategy}/shadow")
     return build(name, s, store())

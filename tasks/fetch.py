@@ -1,6 +1,7 @@
 """Fetch what the venue knows: its clock, closed candles, books, and our account there."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -8,18 +9,22 @@ import pandas as pd
 
 from tasks import alerts, clock, connections
 from tasks.connections import answered, log, store, venue
-from tasks.core.errors import DataError, InputError, TradingError, VenueError, VenueUnavailable
 from tasks.core.market import orderbook
 from tasks.core.market.bars import MINUTES, WORKING_TIMEFRAMES, segments
 from tasks.core.types import (
     Alert,
     AlertKind,
     Balance,
+    DataError,
     DataFailure,
+    InputError,
     News,
     OrderBookView,
     Strategy,
     Texts,
+    TradingError,
+    VenueError,
+    VenueUnavailable,
     duration,
     floor_time,
 )
@@ -30,6 +35,7 @@ PAUSES = (0.5, 2.0)  # seconds before a failed fetch is tried again
 REPAIRED = 300  # newest stored bars in which a gap is asked for again
 MOST_SKEW = timedelta(minutes=1)
 KEPT_AT_ONCE = 50  # symbols whose bars are saved together
+Due = dict[tuple[str, str], datetime]  # by symbol and timeframe, from when on
 PARALLEL = 8  # requests under way at once; ccxt's own limiter keeps the venue's rate
 
 
@@ -53,42 +59,50 @@ async def fetch_candles(symbols: Texts, as_of: datetime) -> list[DataFailure]:
     """
     failures, new = [], 0
     for first in range(0, len(symbols), KEPT_AT_ONCE):
-        fetched = await _fetch_all(symbols[first : first + KEPT_AT_ONCE], as_of)
-        failures += [bars for bars in fetched.values() if isinstance(bars, DataFailure)]
-        new += _keep({series: bars for series, bars in fetched.items() if isinstance(bars, pd.DataFrame)})
+        count, failed = await _fetched(_due(symbols[first : first + KEPT_AT_ONCE], as_of), as_of, PAUSES)
+        failures, new = failures + failed, new + count
     log().info("fetch as_of=%s symbols=%d new_bars=%d failures=%d", as_of.isoformat(), len(symbols), new, len(failures))
     return failures
 
 
-async def _fetch_all(symbols: Texts, as_of: datetime) -> dict[tuple[str, str], pd.DataFrame | DataFailure]:
-    """Fetch what closed since the newest stored bars, or say why that failed.
+def _due(symbols: Texts, as_of: datetime) -> Due:
+    """Return from where on each series lacks what has closed.
 
     The newest two bars are asked for again, and everything from the first recent gap on: a bar that comes late is
     kept, one that comes back different is kept with its first values and flagged.
     """
-    gate, name = asyncio.Semaphore(PARALLEL), venue().name
-    due: dict[tuple[str, str], datetime] = {}
+    due: Due = {}
     for timeframe in WORKING_TIMEFRAMES:
         step = duration(timeframe)
-        for symbol, bars in store().candles.load_frames(name, symbols, timeframe, as_of, REPAIRED).items():
+        for symbol, bars in store().candles.load_frames(venue().name, symbols, timeframe, as_of, REPAIRED).items():
             since = _since(bars, timeframe)
             if since is None:
                 due[symbol, timeframe] = floor_time(as_of, timeframe) - step * settings().history_bars
             elif since + 3 * step <= as_of:
                 due[symbol, timeframe] = since
+    return due
+
+
+async def _fetched(due: Due, as_of: datetime, pauses: Sequence[float] = ()) -> tuple[int, list[DataFailure]]:
+    """Fetch and keep what is due, and say of what that failed; returns how many bars are new."""
+    gate = asyncio.Semaphore(PARALLEL)
 
     async def one(symbol: str, timeframe: str, since: datetime) -> pd.DataFrame | DataFailure:
         what, trouble = f"fetch symbol={symbol} timeframe={timeframe}", (VenueError, DataError, InputError)
         async with gate:
             try:
-                return await answered(lambda: _fetch(symbol, timeframe, since, as_of), what, PAUSES, trouble)
+                return await answered(lambda: _fetch(symbol, timeframe, since, as_of), what, pauses, trouble)
             except trouble as e:
                 log().warning("%s error=%s", what, e)
                 rows = (str(e)[:200],)
                 return DataFailure(symbol=symbol, timeframe=timeframe, expectation="fetched", count=1, rows=rows)
 
     results = await asyncio.gather(*(one(*series, since) for series, since in due.items()))
-    return dict(zip(due, results, strict=True))
+    bars = {series: each for series, each in zip(due, results, strict=True) if isinstance(each, pd.DataFrame)}
+    new, revised = store().candles.save(venue().name, bars, clock.now())
+    for (symbol, timeframe), count in revised.items():
+        log().warning("fetch symbol=%s timeframe=%s revised=%d: first values kept", symbol, timeframe, count)
+    return new, [each for each in results if isinstance(each, DataFailure)]
 
 
 async def _fetch(symbol: str, timeframe: str, since: datetime, as_of: datetime) -> pd.DataFrame:
@@ -107,27 +121,8 @@ async def fetch_minutes(symbols: Texts, as_of: datetime) -> dict[str, pd.DataFra
 
     They are context: what cannot be fetched is left out.
     """
-    begins, gate = as_of - MINUTES * duration("1m"), asyncio.Semaphore(PARALLEL)
-    series = {symbol: (symbol, "1m") for symbol in symbols}
-
-    async def one(symbol: str) -> pd.DataFrame | None:
-        async with gate:
-            try:
-                return await venue().fetch_bars(symbol, "1m", begins, as_of)
-            except (VenueError, DataError, InputError) as e:
-                log().info("fetch symbol=%s timeframe=1m left out error=%s", symbol, e)
-                return None
-
-    fetched = zip(series.values(), await asyncio.gather(*map(one, series)), strict=True)
-    _keep({each: bars for each, bars in fetched if bars is not None and not bars.empty})
+    await _fetched({(symbol, "1m"): as_of - MINUTES * duration("1m") for symbol in symbols}, as_of)
     return store().candles.load_frames(venue().name, symbols, "1m", as_of, MINUTES)
-
-
-def _keep(bars: dict[tuple[str, str], pd.DataFrame]) -> int:
-    new, revised = store().candles.save(venue().name, bars, clock.now())
-    for (symbol, timeframe), count in revised.items():
-        log().warning("fetch symbol=%s timeframe=%s revised=%d: first values kept", symbol, timeframe, count)
-    return new
 
 
 def _since(bars: pd.DataFrame, timeframe: str) -> datetime | None:

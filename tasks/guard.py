@@ -5,16 +5,21 @@ from datetime import datetime
 from tasks.connections import log
 from tasks.core.trading import judge
 from tasks.core.trading.judge import Judgement
-from tasks.core.types import AccountState, Answer, Question, Strategy
+from tasks.core.types import AccountState, Answer, Approval, Question, Strategy
 from tasks.stage import stage
 
 
 @stage(task_run_name="guard-{question.snapshot.pair}")
 def guard_decision(
-    question: Question, answer: Answer, account: AccountState, strategy: Strategy, now: datetime
+    question: Question,
+    answer: Answer,
+    account: AccountState,
+    strategy: Strategy,
+    now: datetime,
+    said: Approval | None = None,
 ) -> Judgement:
-    """Judge, clamp and plan; the verdict says every rule that fired."""
-    judgement = judge.judged(question, answer, account, strategy, now)
+    """Judge, clamp and plan; the verdict says every rule that fired. said: by a person, of what was proposed."""
+    judgement = judge.judged_as_said(lambda each: judge.judged(question, each, account, strategy, now), answer, said)
     cycle_id, verdict, intents = judgement
     level = log().info if verdict.allowed and not verdict.codes else log().warning
     level(

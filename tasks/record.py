@@ -9,11 +9,10 @@ from prefect.runtime import flow_run
 from tasks import clock
 from tasks.adapters.store.cycles import BeginResult
 from tasks.connections import log, store
-from tasks.core.errors import TradingError
 from tasks.core.market.market import Market
 from tasks.core.pages import decision, inert
 from tasks.core.trading.orders import cycle_id
-from tasks.core.types import CycleRecord, CycleStatus, Outcome, Texts, duration, floor_time
+from tasks.core.types import CycleRecord, CycleStatus, Outcome, Texts, TradingError, duration, floor_time
 from tasks.features import load_candles
 from tasks.settings import settings
 from tasks.stage import stage
@@ -72,18 +71,19 @@ def _keep_missed(symbol: str, close: datetime) -> bool:
 
 
 @stage(task_run_name="explain-{record.symbol}")
-async def explain_decision(record: CycleRecord, outcome: Outcome | None = None) -> None:
+async def explain_decision(record: CycleRecord, outcome: Outcome | None = None, trace: str = "") -> None:
     """Write the page that explains the decision to a person, with the chart as it was then: one series a symbol.
 
-    Only a run of Prefect has a place for it.
+    Only a run of Prefect has a place for it. trace: the URL of its trace.
     """
     if flow_run.id is None:
         return
-    await acreate_markdown_artifact(
+    page = await acreate_markdown_artifact(
         key="-".join(("decision", *re.findall("[a-z0-9]+", record.symbol.lower()))),
-        markdown=decision.to_markdown(record, outcome, chart_of(record)),
-        description=inert.markdown(decision.summary_line(record)),
+        markdown=decision.to_markdown(record, outcome, chart_of(record), trace),
+        description=inert.markdown(decision.title(record)),
     )
+    store().decisions.note_page(record.cycle_id, str(page))
 
 
 def chart_of(record: CycleRecord) -> str:

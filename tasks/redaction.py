@@ -21,6 +21,7 @@ CREDENTIAL = re.compile(
 FOLDERS = ("PWD", "OLDPWD")  # a shell's: where it is and was
 PARAMETER = re.compile(r"[?&;][^=&;]*(?:key|token|secret|pass|pwd|auth|sig)[^=&;]*=([^&;#\s]+)", re.IGNORECASE)
 USERINFO = re.compile(r"\w://([^/?#@\s]+)@")
+ACCOUNT = re.compile(r"postgres(?:ql)?(?:\+\w+)?://[^:/?#@\s]+@")  # a name alone is who logs in, at a socket of ours
 ORDINARY = re.compile(r".{0,5}|\d{1,9}|sandbox", re.DOTALL)  # would be found in any text
 _remembered: set[str] = set()
 
@@ -28,7 +29,7 @@ _remembered: set[str] = set()
 def secrets_of(url: str) -> set[str]:
     """Return what is secret in URLs: the password, or a name without one, and parameters that are called so."""
     found = PARAMETER.findall(url)
-    for userinfo in USERINFO.findall(url):
+    for userinfo in USERINFO.findall(ACCOUNT.sub("", url)):
         user, colon, password = userinfo.partition(":")
         found.append(password if colon else user)
     return {*found, *map(unquote, found)}

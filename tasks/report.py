@@ -1,6 +1,5 @@
 """The day's report: one HTML page in HOME/reports, a page in Prefect, and its headline by alert."""
 
-from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import pandas as pd
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.runtime import flow_run
 
-from tasks import alerts
-from tasks.connections import store, venue
+from tasks import alerts, desk
+from tasks.connections import artifacts_url, store, venue
 from tasks.core.pages import inert
-from tasks.core.pages.day import Day
+from tasks.core.pages.desk import decisions_table, positions_table
 from tasks.core.pages.markdown import table
-from tasks.core.pages.numbers import fixed
+from tasks.core.pages.numbers import usd
 from tasks.core.types import Alert, AlertKind
 from tasks.settings import settings
 from tasks.stage import stage
@@ -36,7 +35,10 @@ async def write_report(day: date | None) -> Path:
     day = day or (await venue().now()).date() - timedelta(days=1)
     begin = datetime.combine(day, time(), UTC)
     end = begin + timedelta(days=1)
-    shown_day, picture = read_day(day, _baselines(end)), ""
+    shown_day, picture = desk.read_day(day, _baselines(end)), ""
+    judged = [each for each in kept.decisions.judged(s.strategy, begin, artifacts_url()) if each.as_of < end]
+    held = positions_table(await desk.positions(), await desk.now())
+    tables = [held, decisions_table(judged, whole=True)]
     points = kept.equity.since(s.strategy, end - SHOWN, end - timedelta.resolution)
     if len(points) > 1 and points[0].equity:
         shown = [*points[:: max(1, len(points) // POINTS)], points[-1]]
@@ -45,31 +47,15 @@ async def write_report(day: date | None) -> Path:
     sent = {f"{at:%H:%M} {kind}": text for at, kind, text in kept.alerts.since(begin) if at < end}
     path = s.home / "reports" / f"{s.strategy}-{day}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page_of("daily.html.j2", day=shown_day, picture=picture, told=sent))
+    path.write_text(page_of("daily.html.j2", day=shown_day, picture=picture, tables=tables, told=sent))
     if flow_run.id is not None:
         rows = [*shown_day.statuses.items(), *shown_day.actions.items()]
-        rows += [(f"cost {model}, USD", fixed(usd, 6)) for model, usd in shown_day.costs.items()]
+        rows += [(f"cost of {use.model}", usd([use])) for use in shown_day.models]
         headline, where = inert.markdown(shown_day.headline), inert.markdown(str(path))
         page = f"# {day}\n{headline}\n\n{table(('what', 'how many'), rows)}\n\nThe whole page: {where}"
         await acreate_markdown_artifact(key=ARTIFACT, markdown=page, description=headline)
     alerts.tell([Alert(kind=AlertKind.REPORT, key=str(day), text=f"{shown_day.headline}; {path}")])
     return path
-
-
-def read_day(day: date, baselines: Mapping[str, float] = {}) -> Day:
-    """Read what a UTC day of the strategy came to so far."""
-    kept, strategy, begin = store(), settings().strategy, datetime.combine(day, time(), UTC)
-    end = begin + timedelta(days=1)
-    last = end - timedelta.resolution
-    return Day(
-        day=day,
-        strategy=strategy,
-        points=kept.equity.since(strategy, begin, last),
-        statuses=dict(sorted(kept.cycles.by_status(strategy, begin, end).items())),
-        decided=kept.decisions.between(strategy, begin, end),
-        outcomes=kept.outcomes.newest(strategy, since=begin, until=last, limit=None),
-        baselines=baselines,
-    )
 
 
 def _baselines(end: datetime) -> dict[str, float]:

@@ -7,10 +7,14 @@ so that no secret can end up in a task argument or a record.
 
 import os
 import re
+import tomllib
 from decimal import Decimal
 from functools import cache
+from hashlib import sha256
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -21,14 +25,15 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from tasks.core.errors import InputError
 from tasks.core.types import (
+    ApprovalPolicy,
     Budget,
     Costs,
     EventThresholds,
-    Exact,
+    InputError,
     Limits,
     PanelTerms,
+    Positive,
     Probability,
     Promotion,
     Share,
@@ -41,6 +46,8 @@ from tasks.redaction import redacted, remember, secrets_of
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "QUARTERDECK_"
 DATABASES = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "mlflow": "mlflow.db"}  # in HOME
+CLUSTER, INSIDE = "postgresql", "databases"  # a folder in HOME and, in it, the names of what is kept there
+SOCKET_BYTES = 90  # of a folder that a socket's address, 107 bytes, has room for
 HIDDEN = re.compile("_URLS?|_FEEDS|KEY|SECRET|TOKEN|PASSWORD")  # settings whose value no error shows
 Profile = Literal["sandbox", "paper", "testnet", "live"]
 Names = Annotated[Texts, NoDecode]
@@ -49,73 +56,130 @@ Symbols = Annotated[tuple[Symbol, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
+class _ExactToml(TomlConfigSettingsSource):
+    """A TOML file whose numbers are what stands there: 0.3 is no money, Decimal("0.3") is."""
+
+    def _read_file(self, file_path: Path | Traversable) -> dict[str, Any]:
+        return tomllib.loads(file_path.read_text(encoding="utf-8-sig"), parse_float=Decimal)  # Windows may mark it
+
+
 class Settings(BaseSettings):
     """Everything a run may be configured with; `quarterdeck doctor` prints what is in force."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, validate_default=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
     )
 
     profile: Profile = "sandbox"
     symbols: Symbols = ("BTC/USDT:USDT", "ETH/USDT:USDT")
     strategy: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
-    decider: str = Field("", description="empty: llm:single if a model is set, else rules")
-    database_url: str = Field("", description="empty: SQLite in HOME")
+    decider: str = ""
+    """empty: llm:single if a model is set, else rules"""
+    database_url: str = ""
+    """empty: in HOME, PostgreSQL or SQLite (docs/architecture.md)"""
     home: Path = ROOT / ".quarterdeck"
-    model: Names = Field((), description="litellm names in failover order; empty: rules")
-    model_base_url: str = Field("", description="an OpenAI-compatible server for all of them")
-    reasoning_effort: str = Field(
-        "", pattern="^(none|minimal|low|medium|high)?$", description="of models that reason; empty: theirs"
-    )
-    reasoning_tokens: NonNegativeInt = Field(4000, description="such models' own, beside the prompt's max_tokens")
-    venue: str = Field("bybit", description="ccxt id, for paper, testnet and live")
+    model: Names = ()
+    """litellm names in failover order; empty: rules"""
+    model_base_url: str = ""
+    """an OpenAI-compatible server for all of them"""
+    reasoning_effort: str = Field("", pattern="^(none|minimal|low|medium|high)?$")
+    """of models that reason; empty: theirs"""
+    reasoning_tokens: NonNegativeInt = 4000
+    """such models' own, beside the prompt's max_tokens"""
+    venue: str = "bybit"
+    """ccxt id, for paper, testnet and live"""
     sandbox_url: str = "http://127.0.0.1:8891"
-    venue_url: str = Field("", description="paper only: a server on this machine to read market data from")
-    venue_host: str = Field("", description="of the region an account is of, such as bybit.eu; empty: the venue's own")
-    venue_demo: bool = Field(True, description="testnet: the venue's demo trading; false: its testnet")
-    paper_cash: Exact = Field(Decimal(10_000), gt=0, description="what a paper account begins with, in quote")
+    venue_url: str = ""
+    """paper only: a server on this machine to read market data from"""
+    venue_host: str = ""
+    """of the region an account is of, such as bybit.eu; empty: the venue's own"""
+    venue_demo: bool = True
+    """testnet: the venue's demo trading; false: its testnet"""
+    paper_cash: Positive = Decimal(10_000)
+    """what a paper account begins with, in quote"""
     prefect_api_url: str = "http://127.0.0.1:4210/api"
-    mlflow_url: str = Field("http://127.0.0.1:5510", description="empty: no tracking")
-    prefect_database_url: str = Field("", description="of the Prefect server `up` starts; empty: SQLite in HOME")
-    mlflow_database_url: str = Field("", description="of the MLflow server `up` starts; empty: SQLite in HOME")
-    workers: int = Field(1, ge=1, le=64, description="how many `up` and `worker` start on this machine")
-    alert_urls: Secrets = Field((), description="Apprise URLs such as discord://...: where alerts are sent")
-    close_offset_s: int = Field(5, ge=1, le=60, description="from a bar's close to the runs about it")
-    watch_every_s: Literal[60, 300] = Field(60, description="watch and protect; 300 where runs start cold")
-    live_account: str = Field("", description="live only: the account id typed out, which arms it")
-    stop_within_s: PositiveFloat = Field(10, description="to set a stop that an entry does not take with it")
-    patience_s: NonNegativeFloat = Field(90, description="for fills, orders and positions that the venue tells late")
-    retention_days: NonNegativeInt = Field(365, description="then bulk that explains no order goes; 0: never")
-    history_bars: int = Field(1000, ge=300, le=5000, description="bars per timeframe the features see")
-    calendar: Path | None = Field(None, description="an .ics or .csv of events to be asked about")
-    decision_latency_s: float = Field(0, ge=0, lt=300, description="replays: from close to order")
-    sample_quiet: float = Field(0, ge=0, le=1, description="share of quiet bars asked about all the same")
-    shadow: Names = Field((), description="challengers: deciders asked beside, whose answers are not sent")
-    shadow_budget: Budget = Field(Budget(purse="shadow"), description="what challengers may cost, apart")
+    prefect_ui_url: str = ""
+    """where browsers find Prefect, for links; empty: as we do"""
+    mlflow_url: str = "http://127.0.0.1:5510"
+    """empty: no tracking"""
+    mlflow_ui_url: str = ""
+    """where browsers find MLflow, for links; empty: as we do"""
+    prefect_database_url: str = ""
+    """of the Prefect server `up` starts; empty: in HOME"""
+    mlflow_database_url: str = ""
+    """of the MLflow server `up` starts; empty: in HOME"""
+    workers: int = Field(1, ge=1, le=64)
+    """how many `up` and `worker` start on this machine"""
+    alert_urls: Secrets = ()
+    """Apprise URLs such as discord://...: where alerts are sent"""
+    close_offset_s: int = Field(5, ge=1, le=60)
+    """from a bar's close to the runs about it"""
+    watch_every_s: Literal[60, 300] = 60
+    """watch and protect; 300 where runs start cold"""
+    live_account: str = ""
+    """live only: the account id typed out, which arms it"""
+    stop_within_s: PositiveFloat = 10
+    """to set a stop that an entry does not take with it"""
+    patience_s: NonNegativeFloat = 90
+    """for fills, orders and positions that the venue tells late"""
+    retention_days: NonNegativeInt = 365
+    """then bulk that explains no order goes; 0: never"""
+    history_bars: int = Field(1000, ge=300, le=5000)
+    """bars per timeframe the features see"""
+    calendar: Path | None = None
+    """an .ics or .csv of events to be asked about"""
+    decision_latency_s: float = Field(0, ge=0, lt=300)
+    """replays: from close to order"""
+    sample_quiet: float = Field(0, ge=0, le=1)
+    """share of quiet bars asked about all the same"""
+    approve: ApprovalPolicy = "never"
+    """what a person is asked about before it is sent: entries, all or never"""
+    shadow: Names = ()
+    """challengers: deciders asked beside, whose answers are not sent"""
+    shadow_budget: Budget = Budget(purse="shadow")
+    """what challengers may cost, apart"""
     provider_timeout_s: PositiveFloat = 30
     decision_deadline_s: PositiveFloat = 60
-    panel_stage_s: PositiveFloat = Field(10, description="each of the panel's three stages")
-    panel_consensus: Share = Field(
-        Decimal("0.67"), description="share of the analysts asked that must agree: two of three, and both of two"
-    )
-    panel_min_confidence: Probability = Field(Decimal("0.5"), description="of those who agree, on average")
-    news_feeds: Names = Field((), description="RSS or Atom URLs, for the sentiment analyst")
-    fear_greed_url: str = Field("", description="an index in alternative.me's JSON; empty: none")
+    panel_stage_s: PositiveFloat = 10
+    """each of the panel's three stages"""
+    panel_consensus: Share = Decimal("0.67")
+    """share of the analysts asked that must agree: two of three, and both of two"""
+    panel_min_confidence: Probability = Decimal("0.5")
+    """of those who agree, on average"""
+    news_feeds: Names = ()
+    """RSS or Atom URLs, for the sentiment analyst"""
+    fear_greed_url: str = ""
+    """an index in alternative.me's JSON; empty: none"""
     max_reply_bytes: int = Field(200_000, ge=1000)
-    tool_rounds: int = Field(3, ge=1, le=10, description="how often a planner may ask for data")
-    tool_calls: int = Field(6, ge=0, le=50, description="tool calls per decision")
-    tool_bytes: int = Field(4000, ge=200, description="of one tool's answer")
+    tool_rounds: int = Field(3, ge=1, le=10)
+    """how often a planner may ask for data"""
+    tool_calls: int = Field(6, ge=0, le=50)
+    """tool calls per decision"""
+    tool_bytes: int = Field(4000, ge=200)
+    """of one tool's answer"""
     tool_rates: ToolRates = ToolRates()
-    cheap_model: Names = Field((), description="asked when the budget is too tight for MODEL")
+    cheap_model: Names = ()
+    """asked when the budget is too tight for MODEL"""
     budget: Budget = Budget()
-    cache_ttl_s: NonNegativeFloat = Field(3600, description="how old a reply or decision may be that answers again")
-    cache_distance: NonNegativeFloat = Field(0.15, description="of an earlier moment in feature space (0 to 2)")
-    breaker_errors: int = Field(5, ge=1, description="errors in a row after which no model is asked")
+    cache_ttl_s: NonNegativeFloat = 3600
+    """how old a reply or decision may be that answers again"""
+    cache_distance: NonNegativeFloat = 0.15
+    """of an earlier moment in feature space (0 to 2)"""
+    breaker_errors: int = Field(5, ge=1)
+    """errors in a row after which no model is asked"""
     breaker_cooldown_s: PositiveFloat = 900
     limits: Limits = Limits()
     costs: Costs = Costs()
     events: EventThresholds = EventThresholds()
     promotion: Promotion = Promotion()
+    scorer: str = Field(
+        "", description="a score of your own for each moment: module:function of inputs, outputs, expectations"
+    )
 
     @field_validator("symbols", "model", "shadow", "news_feeds", "cheap_model", "alert_urls", mode="before")
     @classmethod
@@ -134,7 +198,7 @@ class Settings(BaseSettings):
         cls, settings_cls: type[BaseSettings], init_settings: Any, env_settings: Any, **_: Any
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         toml = Path(os.environ.get("QUARTERDECK_TOML", "quarterdeck.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml)
+        return init_settings, env_settings, _ExactToml(settings_cls, toml)
 
     def replace(self, **changes: Any) -> Self:
         """Return a copy with these changes, unvalidated."""
@@ -151,16 +215,63 @@ class Settings(BaseSettings):
         )
 
     @property
+    def database_urls(self) -> dict[str, str]:
+        """Return what is set for each database; empty: it is in HOME."""
+        return dict(
+            zip(DATABASES, (self.database_url, self.prefect_database_url, self.mlflow_database_url), strict=True)
+        )
+
+    @property
     def databases(self) -> dict[str, str]:
         """Return where each database lives: ours, and those of the servers that `up` starts."""
-        urls = (self.database_url, self.prefect_database_url, self.mlflow_database_url)
+        urls = self.database_urls
+        inside = () if all(urls.values()) else in_cluster(self.home)
         return {
-            name: url or f"sqlite:///{self.home / DATABASES[name]}" for name, url in zip(DATABASES, urls, strict=True)
+            name: url or (in_cluster_url(self.home, name) if name in inside else f"sqlite:///{self.home / file}")
+            for (name, file), url in zip(DATABASES.items(), urls.values(), strict=True)
         }
 
     @property
     def store_url(self) -> str:
         return self.databases["quarterdeck"]
+
+
+def in_cluster(home: Path) -> list[str]:
+    """Return which databases are kept in HOME's PostgreSQL, for good; none where there is none.
+
+    Raises InputError for one that does not say: nothing may be begun anew beside it.
+    """
+    note = home / CLUSTER / INSIDE
+    if not note.parent.exists():
+        return []
+    try:
+        names = note.read_text().split()
+    except OSError as e:
+        raise InputError(f"{note}: {e.strerror}; restore a backup into an empty QUARTERDECK_HOME") from e
+    if not names:
+        raise InputError(f"{note} is empty: restore a backup into an empty QUARTERDECK_HOME")
+    return names
+
+
+def sockets(home: Path) -> Path:
+    """Return the folder of the socket of HOME's PostgreSQL; where its path is too long, a short name of it."""
+    folder = home / CLUSTER
+    if len(os.fsencode(folder)) <= SOCKET_BYTES:
+        return folder
+    short = Path("/tmp", f"quarterdeck-{os.getuid()}-{sha256(os.fsencode(folder)).hexdigest()[:16]}")  # noqa: S108
+    try:
+        short.symlink_to(folder)
+    except FileExistsError:
+        if short.lstat().st_uid != os.getuid() or not short.is_symlink() or short.readlink() != folder:
+            raise InputError(
+                f"{short} is not ours: remove it, or take a QUARTERDECK_HOME with a shorter path"
+            ) from None
+    return short
+
+
+def in_cluster_url(home: Path, database: str) -> str:
+    """Return the URL of a database in HOME's PostgreSQL."""
+    return f"postgresql://quarterdeck@/{database}?host={quote(str(sockets(home)))}"
 
 
 def strategy_of(s: Settings, decider: str, **more: Any) -> Strategy:

@@ -19,6 +19,7 @@ from prefect.runtime import flow_run
 
 from tasks.connections import log
 from tasks.core.errors import LedgerMismatch, StoreError, TrackingUnavailable, TradingError, VenueUnavailable
+from tasks.core.types import T
 from tasks.halts import halt
 
 BROKEN = (StoreError, VenueUnavailable, TrackingUnavailable)  # the database, the venue, MLflow
@@ -56,7 +57,6 @@ def stage(fn: Any = None, **options: Any) -> Any:
 
 
 G = TypeVar("G")
-T = TypeVar("T")
 
 
 def apart(work: Callable[[str, G], T], inputs: Mapping[str, G | Exception]) -> dict[str, T | Exception]:

@@ -26,19 +26,27 @@ PASSED = (signal.SIGTERM, signal.SIGINT)
 
 def main() -> int:
     """Write down who carries out this run; a cold start keeps the process and so the note, until the next start."""
-    home, run = (os.environ.get(name, "") for name in ("QUARTERDECK_HOME", "PREFECT__FLOW_RUN_ID"))
-    note = Path(home, "runs", run)
-    if home and run:
-        try:
-            note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(str(os.getpid()))
-        except OSError as e:
-            print(f"WARNING {note} could not be written: {e.strerror}", file=sys.stderr)
+    run = os.environ.get("PREFECT__FLOW_RUN_ID", "")
+    note = note_taken(run, str(os.getpid()))
     code = _run(os.environ.get(VARIABLE, ""))
-    if home and run and not code:
+    if note and not code:
         with suppress(OSError):
             note.unlink()
     return code
+
+
+def note_taken(run: str, pid: str = "") -> Path | None:
+    """Note in HOME/runs that this machine has a run, and which process; the note, None where there is no HOME."""
+    home = os.environ.get("QUARTERDECK_HOME", "")
+    if not (home and run):
+        return None
+    note = Path(home, "runs", run)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(pid)
+    except OSError as e:
+        print(f"WARNING {note} could not be written: {e.strerror}", file=sys.stderr)
+    return note
 
 
 def _run(path: str) -> int:

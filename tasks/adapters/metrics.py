@@ -15,25 +15,17 @@ from typing import Any
 import numpy as np
 from prometheus_client.core import CounterMetricFamily as Counter
 from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import HistogramMetricFamily as Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import func, select
 
 from tasks import clock
+from tasks.adapters.store import AlertRow, CycleRow, DecisionRow, HaltRow, IntentRow, LeaseRow, ModelCallRow, VerdictRow
 from tasks.adapters.store.store import Store
-from tasks.adapters.store.tables import (
-    AlertRow,
-    CycleRow,
-    DecisionRow,
-    HaltRow,
-    IntentRow,
-    LeaseRow,
-    ModelCallRow,
-    VerdictRow,
-)
-from tasks.core.errors import TradingError
-from tasks.core.types import Answer, Budget, CycleStatus, Texts, ToolCall, day_start
+from tasks.core.types import Answer, Budget, CycleStatus, Texts, ToolCall, TradingError, day_start
 
+LATENCIES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # upper bounds
 QUANTILES = (0.5, 0.95, 1.0)
 HOUR = timedelta(hours=1)
 Family = Counter | Gauge
@@ -147,18 +139,23 @@ class Exporter(Collector):
         )
 
     def _models(self, store: Store, now: datetime, today: datetime) -> Iterator[Metric]:
-        calls, seconds, usd, tokens = (defaultdict[Texts, float](float) for _ in range(4))
+        calls, usd, tokens = (defaultdict[Texts, float](float) for _ in range(3))
+        seconds = defaultdict[Texts, list[float]](list)
         for row in store.rows(select(ModelCallRow).where(ModelCallRow.called_at >= today)):
             provider, _, model = row.model.rpartition("/")
             who = (provider or "unknown", model, row.role)
             calls[*who, "error" if row.error else "ok"] += 1
-            seconds[who] += row.latency_ms / 1000
+            seconds[who].append(row.latency_ms / 1000)
             usd[who] += float(row.cost_usd)
             tokens[*who, "in"] += row.tokens_in
             tokens[*who, "out"] += row.tokens_out
         labels = ("provider", "model", "role")
         yield _metric(Counter, "model_calls", "Requests to models", calls, (*labels, "result"))
-        yield _metric(Counter, "model_seconds", "Time spent waiting for models", seconds, labels)
+        waited = Histogram("quarterdeck_model_seconds", "How long models took; since 00:00 UTC", labels=labels)
+        for asked, took in sorted(seconds.items()):
+            within = [(str(most), float(sum(each <= most for each in took))) for most in LATENCIES_S]
+            waited.add_metric(list(asked), [*within, ("+Inf", float(len(took)))], sum(took))
+        yield waited
         yield _metric(Counter, "model_cost_usd", "What models cost", usd, labels)
         yield _metric(Counter, "model_tokens", "Tokens sent and received", tokens, (*labels, "direction"))
         yield self._tools(store, today)

@@ -24,8 +24,7 @@ from pydantic import ConfigDict, ValidationError, field_validator
 from tasks.adapters import feed_reader
 from tasks.core.decision.llm.role_texts import MAX_HEADLINES
 from tasks.core.decision.plain_text import plain_text
-from tasks.core.errors import InputError
-from tasks.core.types import Dto, Headline, News, first_error
+from tasks.core.types import Dto, Headline, InputError, News, first_error
 
 MAX_BYTES, MAX_TAGS, MAX_HOPS = 1_000_000, 20_000, 5
 Reader = Callable[[bytes, str], Awaitable[News]]

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pandas as pd
 
 from tasks.adapters.deciders import build
 from tasks.adapters.files.calendar import read_calendar
@@ -27,7 +28,7 @@ from tasks.adapters.files.instruments import resolved
 from tasks.adapters.venue.client import name_of
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
-from tasks.core.lab import compare, gate_sampling
+from tasks.core.lab import compare, moments
 from tasks.core.lab.compare import BacktestWindow, Point, Treatment, Trial
 from tasks.core.lab.masking import STRONG, Mask, mask_bars, mask_instrument, perturbed
 from tasks.core.lab.random_traders import Trade, TradedBars
@@ -104,7 +105,6 @@ class Job(Dto):
     mask_key: str = ""  # of the masked treatments; empty: follows from the files' names
     files: ReplayFiles
     latency_s: float = 0.0
-    samples: int = 0  # bars of each kind, with an event and without, to measure the gate by
 
     @property
     def mask(self) -> Mask | None:
@@ -166,7 +166,7 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: BacktestWind
     decisions = {
         symbol: min(
             (
-                *gate_sampling.closes(market, window.start, window.end)[:1],
+                *moments.closes(market, window.start, window.end)[:1],
                 *(reason.as_of for reason in calendar_reasons(events, symbol, window.start, window.end)),
             ),
             default=window.end,
@@ -218,15 +218,15 @@ def data_hash(seen: Treated) -> str:
     return hashlib.sha256(b"".join(map(bytes, parts))).hexdigest()
 
 
-def day_hashes(seen: Treated) -> set[str]:
-    """Return a hash of each UTC day's hourly returns in basis points, of every symbol.
+def day_hashes(bars: Iterable[pd.DataFrame]) -> set[str]:
+    """Return a hash of each UTC day's hourly returns in basis points, of every symbol's 5m bars.
 
     A symbol under another name or at another scale has the same days, and one candle more or less changes one of them.
     Days that did not move, or of less than six returns, are like too many others.
     """
     hashes = set()
-    for market in seen.markets.values():
-        closes = market.bars["5m"]["close"].resample("1h").last().dropna()
+    for each in bars:
+        closes = each["close"].resample("1h").last().dropna()
         for _, hourly in closes.resample("1D"):
             moved = np.round(np.diff(np.log(hourly)) * 1e4).astype("int32")
             if len(moved) >= 6 and moved.any():
@@ -265,7 +265,7 @@ async def replay(job: Job, decider: Decider, spending: Spending) -> Trial:
     trades = [_trade(outcome, seen.names, sides, back) for outcome in result.outcomes]
     closes = int(result.grid.closes_at(0).timestamp()) + 300 * np.arange(len(result.equity))
     days, equity = compare.daily(result.equity, closes, float(job.strategy.capital))
-    trial = Trial(
+    return Trial(
         job.label,
         job.window.index,
         job.treatment,
@@ -276,26 +276,14 @@ async def replay(job: Job, decider: Decider, spending: Spending) -> Trial:
         points,
         complete=result.complete,
     )
-    if job.samples and result.complete:
-        shown, world = job.shown, job.world
-        for market in seen.markets.values():
-            trial.sampled.extend(await gate_sampling.sample(market, decider, shown, world, job.samples))
-        trial = replace(trial, complete=not spending.reached)
-    return trial
 
 
 def _point(record: CycleRecord, names: dict[str, str], back: int) -> Point:
-    decided, verdict = record.decided, record.verdict
+    decided = record.decided
     assert decided is not None
-    assert verdict is not None
-    view = record.snapshot.timeframes["5m"] if record.snapshot else None
     return Point(
         at_s=int(record.as_of.timestamp()) - back, symbol=names[record.symbol], action=decided.decision.action,
-        confidence=float(decided.decision.confidence), status=record.status,
-        codes=" ".join(verdict.codes), price=None if view is None else view.close,
-        reasons=", ".join(str(reason) for reason in record.reasons if not reason.context),
-        comment=decided.decision.comment, rung=decided.rung, model_calls=len(decided.calls),
-        errors="; ".join(decided.errors),
+        confidence=float(decided.decision.confidence), model_calls=len(decided.calls), errors="; ".join(decided.errors),
     )  # fmt: skip
 
 

@@ -12,10 +12,11 @@ from tasks.adapters.deciders import build, failover_of, prices_of
 from tasks.adapters.parallel_backtests import Job
 from tasks.adapters.store.store import Store
 from tasks.core.decision import kinds
+from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.decision.llm.tools import DESK
 from tasks.core.errors import InputError
 from tasks.core.lab.compare import Variant
-from tasks.core.lab.gate_sampling import closes, flat_account, flat_desk, flat_question
+from tasks.core.lab.moments import Moment, closes, flat_account, flat_desk, flat_question
 from tasks.core.ports import Decider
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
 from tasks.core.types import PromptRef, exact_sum, hash_of
@@ -51,8 +52,9 @@ def _variant(name: str, model: str, cutoffs: Mapping[str, datetime], settings: S
     decider = build(name, settings, model=Probe() if model else None)
     prompts = decider.prompts
     label = " ".join(part for part in (_labelled(name, prompts), model) if part)
+    pricing = prices_of(settings).pricing(model) if model else ""
     return Variant(
-        label=label, decider=name, model=model, cutoff=cutoffs.get(model), baseline=name in BASELINES,
+        label=label, decider=name, model=model, pricing=pricing, cutoff=cutoffs.get(model), baseline=name in BASELINES,
         prompt="+".join(f"{prompt.name}/{prompt.version}" for prompt in prompts),
         prompt_sha256="+".join(prompt.sha256 for prompt in prompts), prompts=prompts,
     )  # fmt: skip
@@ -64,36 +66,71 @@ def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
     return f"{kinds.read(name).kind}@{prompts[0].version}" if alone else name
 
 
-def paid_decider(variant: Variant, settings: Settings, store: Store, spending: Spending) -> Decider:
-    """Build a variant's decider on its one model, every reply of which is kept."""
-    asked = KeptModel(
-        failover_of((variant.model,), settings, patient=False), variant.model,
+def paid_decider(
+    variant: Variant, settings: Settings, store: Store, spending: Spending, prompts: Mapping[str, Prompt] = {}
+) -> Decider:
+    """Build a variant's decider on its one model, every reply of which is kept; prompts: as `build` takes them."""
+    asked = kept_model(variant.model, settings, store, spending)
+    return build(variant.decider, settings, model=asked, prompts=prompts)
+
+
+def kept_model(name: str, settings: Settings, store: Store, spending: Spending) -> KeptModel:
+    """Return one model, every reply of which is kept."""
+    return KeptModel(
+        failover_of((name,), settings, patient=False), name,
         " ".join(filter(None, (settings.model_base_url, settings.reasoning_effort))), store.replies,
         prices_of(settings), spending, clock.now,
     )  # fmt: skip
-    return build(variant.decider, settings, model=asked)
 
 
-async def estimate(paid: Sequence[tuple[Variant, Job]], settings: Settings) -> tuple[int, Decimal]:
+async def estimate(paid: Sequence[tuple[Variant, Job]], settings: Settings, moments: int = 0) -> tuple[int, Decimal]:
     """Return how often models will be asked at most, and what that costs in USD if every reply is as long as allowed.
 
-    Every market event is one decision; positions raise some more of their own. Kept replies are not deducted.
+    Every market event is one decision; positions raise some more of their own. moments: put to each variant besides,
+    per symbol. Kept replies are not deducted.
     """
     prices, calls, usd = prices_of(settings), 0, Decimal(0)
     for variant in {variant.label: variant for variant, _ in paid}.values():
         probe, jobs = Probe(), [job for asker, job in paid if asker is variant]
         for name in kinds.askers(variant.decider):  # each by itself: an ensemble's timer may wait at that event
             await _middle_question(build(name, settings, model=probe), jobs[0])
-        asked = sum(map(_decisions, jobs)) * len(kinds.kind_of(variant.decider).roles)
+        besides = moments * len(jobs[0].files.candles)
+        asked = (sum(map(_decisions, jobs)) + besides) * len(kinds.kind_of(variant.decider).roles)
         worst = exact_sum(prices.worst((variant.model,), question) for question in probe.asked)
         calls += asked
         usd += asked * worst / max(1, len(probe.asked))
     return calls, usd.quantize(Decimal("0.0001"))
 
 
+async def estimate_moments(
+    compared: Sequence[Variant], chosen: Sequence[Moment], settings: Settings, prompts: Mapping[str, Prompt] = {}
+) -> tuple[int, Decimal]:
+    """Return how often models will be asked about moments at most, and what that costs in USD, as `estimate` does.
+
+    prompts: as `build` takes them.
+    """
+    prices, calls, usd = prices_of(settings), 0, Decimal(0)
+    for variant in compared:
+        if not (kind := kinds.kind_of(variant.decider)).asks_model:
+            continue
+        if kind.looks_up:
+            raise InputError(
+                f"--decider {variant.decider}: looks things up in candles, which kept moments do not hold: compare it "
+                "with --candles"
+            )
+        probe = Probe()
+        await build(variant.decider, settings, model=probe, prompts=prompts).decide([chosen[len(chosen) // 2].question])
+        asked = len(chosen) * len(kind.roles)
+        calls += asked
+        usd += (
+            asked * exact_sum(prices.worst((variant.model,), each) for each in probe.asked) / max(1, len(probe.asked))
+        )
+    return calls, usd.quantize(Decimal("0.0001"))
+
+
 def _decisions(job: Job) -> int:
     markets = job.seen.markets.values()
-    return sum(len(closes(market, job.window.start, job.window.end)) + 2 * job.samples for market in markets)
+    return sum(len(closes(market, job.window.start, job.window.end)) for market in markets)
 
 
 async def _middle_question(decider: Decider, job: Job) -> None:

@@ -219,6 +219,7 @@ def test_backtest_prints_its_keys_and_writes_whole_folders(candles, tmp_path):
 
 
 def test_halt_and_resume_say_what_they_did():
+    said("migrate")
     assert json.loads(said("halt", "--reason", "a test", "--json"))["reason"] == "a test"
     assert [halt["reason"] for halt in json.loads(said("resume", "--json"))["resumed"]] == ["a test"]
 
@@ -253,7 +254,7 @@ WRONG = {
     "hours": (["step", "--hours", "-1"], "-1"),
     "hours that are no number": (["step", "--hours", "nan"], "nan is no finite number"),
     "days that are no number": (["compare", *FILES, "--window-days", "inf"], "inf is no finite number"),
-    "home": (["halt"], "name another file"),
+    "home": (["halt"], "there is no database"),
 }  # fmt: skip
 
 

@@ -242,7 +242,7 @@ def test_up_once_completes_a_cycle_and_leaves_no_process(env):
     report = json.loads(done.stdout)
     assert report["first_cycle"]["state"] == "Completed"
     assert len(report["first_cycle"]["cycles"]) == 2
-    started = {"database", "sandbox", "prefect", "mlflow", "deploy", "warm", "worker", "first cycle"}
+    started = {"postgresql", "database", "sandbox", "prefect", "mlflow", "deploy", "warm", "worker", "first cycle"}
     assert set(report["seconds"]) == started
     assert processes_of(env) == []
     status = json.loads(quarterdeck("status", "--json", env=env).stdout)
@@ -264,14 +264,21 @@ def test_detached_up_survives_a_dead_service_and_a_killed_supervisor_leaves_noth
         _the_secret_is_shown_once(up.stdout, up.stderr, home)
         _a_run_with_a_command_of_its_own_starts_nothing(env, home)
 
-        os.kill(before["services"]["worker"]["pid"], signal.SIGKILL)
-        assert wait_until(lambda: _worker_pid(home) != before["services"]["worker"]["pid"], 30)
+        for name in ("worker", "postgresql"):
+            os.kill(before["services"][name]["pid"], signal.SIGKILL)
+        for name in ("worker", "postgresql"):
+            assert wait_until(lambda name=name: _pid(home, name) != before["services"][name]["pid"], 30)
+        halted = json.loads(quarterdeck("halt", "--json", env=env).stdout)
+        assert (halted["home"], halted["system"]) == (str(home), "running")
 
         now = up_state.state(home)
         assert now
         os.kill(now.pid, signal.SIGKILL)
+        again = json.loads(quarterdeck("resume", "--json", env=env).stdout)
+        assert (len(again["resumed"]), again["system"]) == (1, "not running")
         assert wait_until(lambda: processes_of(env) == [], 30), processes_of(env)
         assert up_state.state(home) is None
+        assert not list(home.rglob("*.db"))
     finally:
         quarterdeck("down", env=env, timeout=90)
     assert processes_of(env) == []
@@ -327,9 +334,9 @@ def _a_run_with_a_command_of_its_own_starts_nothing(env: dict[str, str], home: P
     assert "its command is not ours" in state["message"]
 
 
-def _worker_pid(home: Path) -> int:
+def _pid(home: Path, name: str) -> int:
     now = up_state.read(home)
-    return now.services["worker"].pid if now and "worker" in now.services else 0
+    return now.services[name].pid if now and name in now.services else 0
 
 
 async def test_a_prefect_whose_database_was_locked_is_asked_once_more(monkeypatch):
@@ -349,6 +356,9 @@ async def test_a_prefect_whose_database_was_locked_is_asked_once_more(monkeypatc
     prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
     assert await prefect.worker_is_online("worker", since=datetime.now(UTC)) is False
     assert len(keys) == 2
+
+
+DEAD = str(2**22 + 1)  # more than Linux gives any process
 
 
 async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_look(tmp_path):
@@ -372,7 +382,7 @@ async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_lo
     (tmp_path / "runs").mkdir()
     notes = [tmp_path / "runs" / name for name in ("lost", "unwanted")]
     for note in notes:
-        note.write_text(str(2**22 + 1))  # more than Linux gives any process
+        note.write_text(DEAD)
     prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", tmp_path)
     prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
     assert await prefect.close_lost(patiently=True) == 0  # a worker may just be telling it
@@ -380,6 +390,46 @@ async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_lo
     assert await prefect.close_lost(patiently=True) == 2
     assert told == [("lost", "CRASHED"), ("unwanted", "CANCELLED")]
     assert not any(note.exists() for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "age_s", "pid", "note", "other", "closed"),
+    [
+        ("PENDING", 90, DEAD, None, False, True),  # its process died before it could write a note
+        ("PENDING", 90, DEAD, None, True, False),  # another machine has a worker too: it may be that one's
+        ("PENDING", 90, None, None, True, True),  # nobody ever gave it a process
+        ("PENDING", 20, DEAD, None, False, False),  # it may just be starting
+        ("PENDING", 90, None, "", True, True),  # the worker here took it, and died
+        ("PENDING", 20, None, "", False, False),
+        ("RUNNING", 90, DEAD, None, False, True),
+        ("RUNNING", 20, DEAD, DEAD, False, True),  # its process here is gone for sure
+        ("RUNNING", 90, DEAD, None, True, False),
+    ],
+)  # fmt: skip
+async def test_a_run_without_a_process_ends_note_or_not(tmp_path, kind, age_s, pid, note, other, closed):
+    import httpx
+
+    from deployments import orchestrator
+
+    told, began = [], (datetime.now(UTC) - timedelta(seconds=age_s)).isoformat()
+    run = {"id": "r", "state": {"type": kind, "timestamp": began}, "infrastructure_pid": pid}
+    workers = [{"name": orchestrator.prefect_name("worker"), "status": "ONLINE"}]
+    workers += [{"name": "worker@elsewhere", "status": "ONLINE" if other else "OFFLINE"}]
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked = json.loads(request.content)
+        if request.url.path.endswith("set_state"):
+            told.append(asked["state"]["type"])
+            return httpx.Response(200, json={})
+        return httpx.Response(200, json=workers if "workers" in request.url.path else [run][asked["offset"] :])
+
+    (tmp_path / "runs").mkdir()
+    if note is not None:
+        (tmp_path / "runs" / "r").write_text(note)
+    prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", tmp_path)
+    prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
+    assert await prefect.close_lost() == closed
+    assert told == ["CRASHED"] * closed
 
 
 async def test_runs_that_would_find_themselves_too_late_are_skipped_before_they_take_a_slot(tmp_path):
@@ -431,19 +481,21 @@ async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_dow
 
 
 async def test_deploy_beside_an_up_leaves_its_state_as_it_is(tmp_path, monkeypatch):
-    from deployments import automations, supervisor
+    from deployments import automations, kept, supervisor
 
-    async def nothing(*_: object) -> None: ...
+    async def nothing(*_: object, **__: object) -> dict[str, Any]:
+        return {}
 
     monkeypatch.setenv("QUARTERDECK_HOME", str(tmp_path))
     monkeypatch.setattr(supervisor.Orchestrator, "ensure_pool", nothing)
-    monkeypatch.setattr(automations, "ensure", nothing)
-    monkeypatch.setattr(supervisor.sys, "executable", shutil.which("true"))
+    for name in ("last", "write", "note"):
+        monkeypatch.setattr(kept, name, nothing)
+    for name in ("existing", "released", "ensure"):
+        monkeypatch.setattr(automations, name, nothing)
     (tmp_path / "logs").mkdir()
     running = UpState(pid=os.getppid(), started_at=datetime.now(UTC), profile="sandbox")
     up_state.write(tmp_path, running)
     await supervisor.Supervisor(load(), only_workers=True).deploy()
-    assert (tmp_path / "logs" / "deploy.log").exists()
     assert up_state.read(tmp_path) == running
 
 
@@ -454,3 +506,65 @@ def test_two_looks_at_once_do_not_take_each_other_for_a_running_up(tmp_path):
         assert not up_state.claimed(tmp_path)
     with up_state.claim(tmp_path):
         assert up_state.claimed(tmp_path)
+
+
+def test_what_must_complete_each_minute_and_does_not_is_told_and_fails_the_doctor(home, monkeypatch):
+    from deployments import doctor, silence, status, supervisor
+    from deployments.up_state import UpState
+    from flows import clock
+    from tasks.connections import store
+
+    async def done() -> str:
+        return "done"
+
+    began = datetime.now(UTC) - timedelta(minutes=5)
+    up = UpState(pid=1, started_at=began, profile="sandbox", phase="up")
+    monkeypatch.setattr("deployments.up_state.state", lambda _: up)
+    one = supervisor.Supervisor(load())
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(one, "_tell", lambda *said: told.append(said))
+    assert silence.silent(load()) == []  # nothing was ever kept: there is no database
+    store().leases.get("")
+    assert asyncio.run(clock.to_the_end(done(), beat="watch")) == "done"
+    assert silence.silent(load()) == status.status(load())["silent"] == ["protect"]
+    one._listen()
+    assert [name for name, _ in told] == ["protect"]
+    assert "no completed run for three minutes" in told[0][1]
+    results = {each.name: each for each in doctor.diagnose(load()) if each.name in ("watch", "protect")}
+    assert [results[name].result for name in ("watch", "protect")] == ["ok", "fail"]
+    asyncio.run(clock.to_the_end(done(), beat="protect"))
+    assert silence.silent(load()) == []
+    monkeypatch.setattr("tasks.adapters.heartbeat.SILENT", timedelta(0))
+    asyncio.run(clock.to_the_end(done(), beat="watch"))  # three minutes ago, so to speak
+    assert silence.silent(load()) == ["watch"]
+
+
+def test_status_shows_a_person_what_is_wrong_what_is_held_and_what_it_is_worth(home, capsys, monkeypatch):
+    import pandas as pd
+    from store_samples import BTC, a_full_cycle, a_position
+
+    from deployments import status
+    from flows.commands.output import show
+    from tasks.connections import store
+
+    close = pd.Timestamp("2026-11-20T12:10Z")
+    bar = pd.DataFrame([[65000.0, 66000.0, 64900.0, 65500.25, 7.0]], pd.DatetimeIndex([close], name="open_time"))
+    bar.columns = ["open", "high", "low", "close", "volume"]
+    kept = store()
+    kept.candles.save("bybit-sandbox", {(BTC, "5m"): bar}, datetime.now(UTC))
+    kept.positions.save(a_position())
+    kept.cycles.save(a_full_cycle(), datetime.now(UTC), first=True)
+    kept.halts.add("news \x1b[31m", "a person", datetime(2026, 11, 20, 12, tzinfo=UTC))
+    monkeypatch.setattr(status, "silent", lambda _: ["protect"])
+    report = status.status(load())
+    show(status.shown(report))
+    told = capsys.readouterr().out
+    assert "protect: no completed run for three minutes" in told
+    assert "halted by a person since 2026-11-20 12:00 UTC: news \\x1b[31m" in told
+    row = next(line for line in told.splitlines() if line.startswith(BTC))
+    assert row.split("  ")[0] == BTC
+    for cell in ("0.012", "65,000.1", "65,500.25", "20 12:15", "+6.00 USDT", "+0.50", "64,000"):
+        assert f" {cell} " in row, cell
+    assert f"last: {BTC} 2026-11-20 12:00 UTC: OPEN_LONG, executed" in told
+    red = [each for each in status.shown(report) if getattr(each, "style", "") == "red"]
+    assert len(red) == 2

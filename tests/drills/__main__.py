@@ -1,7 +1,7 @@
 """`make drills ARGS="postgres server"`: cause each outage once; exit code 1 if something that must hold does not.
 
-Every drill starts processes of its own on free ports in a folder of its own, takes two to five minutes, and leaves
-nothing behind. Without names all of them are run. --keep FOLDER copies the logs there.
+Every drill starts processes of its own on free ports in a folder of its own, takes two to five minutes (stalls:
+twenty), and leaves nothing behind. Without names all of them are run. --keep FOLDER copies the logs there.
 """
 
 import argparse
@@ -22,12 +22,13 @@ os.environ.update(
 
 from tasks.settings import settings
 from tests.closing import close_stores
-from tests.drills import namespaces, postgres, server, worker
+from tests.drills import namespaces, postgres, server, stalls, worker
 from tests.drills.seen import Seen, Skipped, Stuck
 
 Drill = Callable[[Seen, Path], Awaitable[None]]
 DRILLS: dict[str, Drill] = {
     "postgres": postgres.drill, "server": server.drill, "worker": worker.drill, "namespaces": namespaces.drill,
+    "stalls": stalls.drill,
 }  # fmt: skip
 
 
@@ -65,7 +66,9 @@ def _run(name: str, keep: Path | None) -> int:
         os.environ.update(before)
         settings.cache_clear()
         if keep:
-            shutil.copytree(folder, keep / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("data", "*.sock"))
+            shutil.copytree(
+                folder, keep / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("data", "*.sock", ".s.PGSQL.*")
+            )
         shutil.rmtree(folder, ignore_errors=True)
     held = "FAILED" if seen.breaches else "held"
     seen.say(f"{held}, {len(seen.breaches)} breaches, {time.monotonic() - began:.0f} s")

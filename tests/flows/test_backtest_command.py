@@ -23,8 +23,8 @@ from flows.commands.snapshot import _moment
 from tasks.connections import store
 from tasks.core.decision.memory import UNTRIED
 from tasks.core.errors import InputError
-from tasks.core.lab.gate_sampling import flat_account, flat_question
 from tasks.core.lab.masking import LOOK_UP
+from tasks.core.lab.moments import flat_account, flat_question
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.strategy import Strategy

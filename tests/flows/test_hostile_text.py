@@ -4,21 +4,24 @@ import json
 import logging
 import sys
 from datetime import date
+from decimal import Decimal
 from types import SimpleNamespace
 
 import apprise
 import pytest
 from markdown_it import MarkdownIt
 from pydantic import SecretStr
+from sandbox_cycles import START
 from store_samples import a_full_cycle
 
 from flows.commands import output
-from tasks import alerts, record, report, validate
+from tasks import alerts, desk, record, report, validate
 from tasks.adapters import alerts as apprises
 from tasks.adapters.charts.comparison_report import page_of
-from tasks.adapters.mlflow.trace import write_trace
+from tasks.adapters.mlflow.trace import of_record
 from tasks.core.pages import decision, inert
 from tasks.core.pages.day import Day
+from tasks.core.pages.desk import Judged, decisions_table
 from tasks.core.pages.markdown import table
 from tasks.core.types.alert import Alert, AlertKind
 from tasks.core.types.record import CycleStatus, DataFailure
@@ -107,7 +110,7 @@ async def artifact(text, monkeypatch):
 
 
 def a_day(text):
-    return Day(date(2026, 1, 2), text, [], {}, [(CycleStatus.HELD, spoken(text).decided)], [], {text: 1.0})
+    return Day(date(2026, 1, 2), text, text, [], {}, [(CycleStatus.HELD, spoken(text).decided)], [], {text: 1.0})
 
 
 async def report_artifact(text, monkeypatch):
@@ -118,7 +121,7 @@ async def report_artifact(text, monkeypatch):
 
     monkeypatch.setattr(report, "flow_run", SimpleNamespace(id="1"))
     monkeypatch.setattr(report, "acreate_markdown_artifact", keep)
-    monkeypatch.setattr(report, "read_day", lambda *_: a_day(text))
+    monkeypatch.setattr(desk, "read_day", lambda *_: a_day(text))
     monkeypatch.setattr(report, "_baselines", lambda _: {})
     await report.write_report.fn(date(2026, 1, 2))
     shown(made["markdown"].partition("The whole page")[0])
@@ -134,7 +137,9 @@ def validation(text, _):
 
 
 def a_page(text, _):
-    page = page_of("daily.html.j2", day=a_day(text), picture="", told={f"10:00 {text}": text})
+    judged = Judged(START, text, text, Decimal(1), text, CycleStatus.HELD, (text,), text, "", text, text, text)
+    tables = [decisions_table([judged], whole=True)]
+    page = page_of("daily.html.j2", day=a_day(text), picture="", tables=tables, told={f"10:00 {text}": text})
     body = page.partition("</style>")[2]
     assert not {c for c in body if not c.isprintable()} - {"\n"}
     for tag in ("<img", "<script", "<svg", "<a ", "<!--", "<?", "href", "<IMG"):
@@ -142,16 +147,9 @@ def a_page(text, _):
 
 
 def mlflow(text, _):
-    sent = []
-
-    def span(*args, **fields):
-        sent.extend([*args, *fields.values()])
-        return SimpleNamespace(end=lambda **more: sent.extend(more.values()), start_time_ns=1, trace_id="t")
-
-    client = SimpleNamespace(start_trace=span, end_trace=lambda *args, **fields: sent.extend(fields.values()))
-    server = SimpleNamespace(client=client, experiment_id="1", mlflow=SimpleNamespace(start_span_no_context=span))
-    write_trace(server, spoken(text), "sandbox", "run")
-    texts = list(strings([each for each in sent if isinstance(each, dict | list | str)]))
+    spans = of_record(spoken(text), "sandbox", ()).spans
+    texts = [span["name"] for span in spans]
+    texts += strings([json.loads(value) for span in spans for value in span["attributes"].values()])
     assert len(texts) > 30
     for each in texts:
         shown(each)

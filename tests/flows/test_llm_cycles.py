@@ -12,12 +12,12 @@ from model_replies import panel
 from model_server import ModelServer, Reply
 from sandbox_server import advance, running_sandbox, state
 
-from flows.commands.replay import _store_replayer
 from flows.trade import Request, run_cycles
 from tasks.connections import store, venue
 from tasks.core.pages import decision
 from tasks.core.types.question import Reason
 from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.kept_history import store_replayer
 from tasks.settings import settings
 
 BTC, ETH = "BTC/USDT:USDT", "ETH/USDT:USDT"
@@ -103,7 +103,7 @@ async def test_an_event_asks_the_portfolio_once_about_all_that_changed_and_shows
     shown = text.partition("The other symbols")[2]
     assert re.search(rf"{ETH} [\d.]+; 15m rsi=", shown)
     assert shown.count("/USDT:USDT ") == 1
-    [again] = await _store_replayer().replay([btc])
+    [again] = await store_replayer().replay([btc])
     assert again.differences == ()
     assert store().cycles.last("default", ETH) is None  # it was shown: its next event still finds the bar free
 

@@ -18,7 +18,6 @@ from market_data import walk
 from sandbox_server import advance, running_sandbox
 from store_samples import a_cycle, a_position
 
-from flows.commands.replay import _store_replayer
 from flows.step import one_close
 from tasks import connections
 from tasks.adapters.news import read_news
@@ -35,6 +34,7 @@ from tasks.core.types.portfolio import AccountState
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord, CycleStatus
 from tasks.core.types.snapshot import OrderBookView
+from tasks.kept_history import store_replayer
 from tasks.settings import settings
 
 pytestmark = pytest.mark.slow
@@ -197,7 +197,7 @@ async def test_one_moment_is_the_same_question_everywhere(home, live):
     for at, each in asked.items():
         assert text(spy.seen[at]).splitlines() == text(each).splitlines()
 
-    replayer = _store_replayer()
+    replayer = store_replayer()
     for record in records:
         history = replayer.history(strategy.venue, SYMBOL)
         market = history.seen(strategy, record.inputs.known_at, record.as_of)

@@ -175,13 +175,18 @@ def test_message_goes_directly_to_every_address_and_none_is_logged(inbox, caplog
 async def test_alert_event_is_sent_on_by_prefect_s_automation(prefect_server, inbox, home):
     taken, url = inbox
     api = Orchestrator(PREFECT_API_URL.value(), home)
+
+    async def ensure(*urls: SecretStr) -> None:
+        there = await automations.existing(api)
+        before = await automations.released(api, (url,), ())
+        await automations.ensure(api, await automations.released(api, urls, ()), before, there, [])
+
     for _ in range(2):  # a second `deploy` leaves one of each
-        await automations.ensure(api, (url,))
-    named = {"automations": {"name": {"any_": [automations.ALERTS[0]["name"], automations.FAILURES[0]["name"]]}}}
+        await ensure(url)
+    names = ["quarterdeck: alerts", "quarterdeck: failed runs", "quarterdeck: trades"]
+    named = {"automations": {"name": {"any_": names}}}
     found = await api.call("POST", "automations/filter", named)
-    assert sorted(one["name"] for one in found) == sorted(
-        [automations.ALERTS[0]["name"], automations.FAILURES[0]["name"]]
-    )
+    assert sorted(one["name"] for one in found) == names
     assert "a-secret-token" not in json.dumps(found)
     blocks = await api.call("POST", "block_documents/filter", {})
     assert "a-secret-token" not in json.dumps(blocks)
@@ -196,7 +201,7 @@ async def test_alert_event_is_sent_on_by_prefect_s_automation(prefect_server, in
         await asyncio.sleep(2)
     assert taken[0]["title"] == "Quarterdeck: halt"
     assert taken[0]["message"] == "halted by hand (strategy default)"
-    await automations.ensure(api, ())
+    await ensure()
     assert await api.call("POST", "automations/filter", named) == []
 
 
@@ -220,18 +225,21 @@ async def test_report_is_one_page_that_says_what_the_day_was(home, exchange):
     path = await to_the_end(write_report(None))
     page = path.read_text()
     assert path == home / "reports" / "default-2025-03-09.html"
-    assert "2025-03-09 default: equity 10100.00 (+1.00 %), 1 decisions, 1 trades closed, +0.96 R" in page
+    assert "2025-03-09 default: equity 10,100.00 USDT (+1.00 %), 1 decisions, 1 trades closed, +0.96 R" in page
     assert "data:image/png;base64," in page
     assert "<script>alert" not in page
     assert "http" not in page.replace("data:image", "")
+    assert "Open positions" in page
+    assert f"{day:%m-%d %H:%M}" in page  # the decision's time
+    assert "trader@v001" in page
     [(_, kind, text)] = kept.alerts.since(datetime.now(UTC) - timedelta(hours=1))
     assert (kind, text.endswith(str(path))) == ("report", True)
 
 
 def test_report_of_a_day_without_anything_says_so():
-    empty = Day(date(2026, 1, 2), "default", [], {}, [], [], {})
+    empty = Day(date(2026, 1, 2), "default", "USDT", [], {}, [], [], {})
     assert empty.headline == (
-        "2026-01-02 default: no equity known, 0 decisions, 0 trades closed, models 0.0000 USD, 0 bars missed"
+        "2026-01-02 default: no equity known, 0 decisions, 0 trades closed, models 0 USD, 0 bars missed"
     )
 
 

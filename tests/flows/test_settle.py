@@ -33,19 +33,22 @@ def test_a_day_of_many_cycles_and_trades_is_added_up_whole_and_without_the_day_b
         a_full_cycle("held", as_of=MIDNIGHT + timedelta(minutes=5), status=CycleStatus.HELD, decided=a_hold()),
         a_full_cycle("before", as_of=LAST),
     ]
-    store().cycles.save_all(decided, MIDNIGHT)
+    store().cycles.save_all(decided[:2], MIDNIGHT)
+    store().cycles.save_all(decided[2:], LAST)
     times = {"started_at": MIDNIGHT, "updated_at": MIDNIGHT}
     rows = [row_of(CycleRow, cycle, record=cycle.model_dump(mode="json"), **times) for cycle in quiet]
     with store().database.writing() as connection:
         connection.execute(store().insert(CycleRow), rows)
     for n in range(205):
         store().positions.save(closed(n, MIDNIGHT + timedelta(seconds=n - 1)))
-    found = mirror.session_metrics(MIDNIGHT.date())
+    found, answers = mirror.session_metrics(MIDNIGHT.date())
+    assert answers == [a_decision(), a_hold()]
     assert found["cycles"] == 2306  # and without the day after
     assert {name: n for name, n in found.items() if name.startswith(("status.", "action."))} == {
         "status.quiet": 2304, "status.executed": 1, "status.held": 1, "action.OPEN_LONG": 1, "action.HOLD": 1,
     }  # fmt: skip
     assert (found["decisions"], found["model_calls"]) == (2, len(a_decision().calls))
+    assert (found["invalid"], found["denied"], found["scored"]) == (0, 0, 0)
     assert found["cost_usd"] == float(a_decision().cost_usd)
     assert (found["closed_trades"], found["realized_pnl"]) == (204, -20.4)
     assert found["mean_r"] < 0

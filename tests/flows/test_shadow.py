@@ -17,6 +17,8 @@ from tasks import fetch, shadow
 from tasks.adapters.venue.ccxt_venue import connect
 from tasks.adapters.venue.paper import PaperVenue
 from tasks.connections import store, venue
+from tasks.core.errors import InputError
+from tasks.core.lab.moments import evaluated
 from tasks.core.market.bars import bar_frame
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.types.portfolio import AccountState
@@ -24,6 +26,8 @@ from tasks.core.types.question import Question
 from tasks.core.types.record import Inputs, ShadowDecision
 from tasks.core.types.strategy import Strategy
 from tasks.core.types.verdict import Code
+from tasks.kept_history import store_replayer
+from tasks.moments import MomentsRequest, gather
 from tasks.settings import settings
 
 SYMBOL = "BTC/USDT:USDT"
@@ -72,6 +76,20 @@ async def test_a_challenger_sends_nothing_and_is_scored_like_the_champion(home, 
     assert books["hold"].equity == 10_000
     assert books[challenger].equity != 10_000
     assert state(exchange)["orders"] == []
+
+    now = START + timedelta(hours=25)
+    [disagreed] = gather.fn(MomentsRequest(name="m", live="disagreed"), now)
+    assert disagreed.cycle_id == cycle_id
+    assert gather.fn(MomentsRequest(name="m", live="worst"), now) == [disagreed]
+    [kept] = store().shadow.between("default", challenger, START - timedelta(minutes=5), START + timedelta(minutes=5))
+    strategy = store_replayer().strategy(store().cycles.get(cycle_id))
+    pct = evaluated(disagreed, kept.decided, strategy).net_pct
+    assert pct == scores[challenger][cycle_id]  # the one fill engine, over the same day
+    [hidden] = gather.fn(MomentsRequest(name="m", live="latest", mask=True), now)
+    assert SYMBOL not in hidden.model_dump_json()
+    assert hidden.question.masked
+    with pytest.raises(InputError, match="moments m: none in the records asked for"):
+        gather.fn(MomentsRequest(name="m", live="latest"), now + timedelta(days=31))
 
 
 @pytest.mark.parametrize("seconds", [0, 391])

@@ -29,7 +29,8 @@ from tasks.settings import settings
 from tasks.stage import BROKEN, STAGE, broken_infrastructure, result
 
 ETH = "ETH/USDT:USDT"
-ELSEWHERE = {"tasks.evaluate", "tasks.ledger", "tasks.protect", "tasks.unfinished"}  # replays; what reconciles
+# replays, and what reconciles
+ELSEWHERE = {"tasks.evaluate", "tasks.optimize", "tasks.ledger", "tasks.protect", "tasks.unfinished"}
 
 
 class Scripted:
@@ -172,9 +173,9 @@ def test_a_database_that_is_away_is_no_symbols_own_trouble_until_the_last_try(ho
 
 class Mirror:
     def __init__(self, times: int) -> None:
-        self.track_decision = Failing(lambda *_: "trace", times, TrackingUnavailable("MLflow is away"))
+        self.track = Failing(lambda records, *_: ["trace"] * len(records), times, TrackingUnavailable("MLflow is away"))
 
-    def register_prompt(self, _: object) -> None: ...
+    prompts = SimpleNamespace(sync=lambda _: [])
 
     def log_session(self, *_: object, **__: object) -> None: ...
 
@@ -187,7 +188,7 @@ def test_mlflow_is_tried_again_and_waited_for_no_longer_after_that(home, prefect
     mlflow = Mirror(times)
     monkeypatch.setattr(mirror, "tracker", lambda: mlflow)
     assert at_once(mirror.show_mlflow)(AT)["tracked"] == sent
-    assert mlflow.track_decision.runs == [1, 2, 3]
+    assert mlflow.track.runs == [1, 2, 3]
     assert [each.cycle_id for each in store().decisions.untracked(1)] == ([] if sent else ["btc"])
 
 

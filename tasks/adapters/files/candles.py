@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from tasks.adapters.files.table import read_table
-from tasks.core.errors import DataError, InputError
 from tasks.core.market.bars import bar_frame, infer_timeframe
-from tasks.core.types import COLUMNS, SECONDS, Texts
+from tasks.core.types import COLUMNS, SECONDS, DataError, InputError, Texts
 
 NAMES: dict[str, Texts] = {name: (f"{name}|{name[0]}|{name}price|price{name}",) for name in COLUMNS[:4]}
 # with the coin's name in it, as CryptoDataDownload has it: not the one counted in the quote currency

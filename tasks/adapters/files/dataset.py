@@ -24,9 +24,8 @@ import pyarrow.parquet as pq
 from tasks.adapters.files.dataset_card import render
 from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
-from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types import COLUMNS, CycleRecord, Json, read_dto
+from tasks.core.types import COLUMNS, CycleRecord, InputError, Json, read_dto
 
 if TYPE_CHECKING:
     from tasks.adapters.store.store import Store

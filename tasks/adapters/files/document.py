@@ -5,8 +5,7 @@ import tomllib
 from decimal import Decimal
 from pathlib import Path
 
-from tasks.core.errors import InputError
-from tasks.core.types import JsonObject
+from tasks.core.types import InputError, JsonObject
 
 READERS = {".json": json.loads, ".toml": tomllib.loads}
 

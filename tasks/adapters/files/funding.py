@@ -7,7 +7,7 @@ import numpy as np
 
 from tasks.adapters.files.table import TIME, read_table
 from tasks.core.simulation.backtest_inputs import FundingRate
-from tasks.core.trading.money import exact
+from tasks.core.types import exact
 
 PAID = ("calctime|funding(rate)?time(stamp)?", *TIME)
 RATE = ("(lastsettled|last|realized|settled)?(funding)?rate",)

@@ -16,9 +16,8 @@ import pandas as pd
 from pydantic import ValidationError
 
 from tasks.adapters.files.document import read_document
-from tasks.core.errors import InputError
 from tasks.core.market.instruments import Resolved, kind_of, resolve, warm_up
-from tasks.core.types import Instrument, InstrumentTerms
+from tasks.core.types import InputError, Instrument, InstrumentTerms
 
 FORM = re.compile(r"[^\s/:]+/[^\s/:]+(:[^\s/:]+)?")
 GRID, ABOVE, LEAST = "a number from 1e-18 to 1e18", "a number above 0, up to 1e18", "a number from 0 to 1e18"

@@ -10,6 +10,8 @@ from difflib import unified_diff
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from tasks.core.decision.llm.prompt import Prompt, parse_prompt
 from tasks.core.errors import InputError
 from tasks.settings import ROOT, settings
@@ -47,14 +49,38 @@ def load_prompt(role: str, version: str | None = None, folder: Path = FOLDER) ->
 
 
 def list_prompts(folder: Path = FOLDER) -> list[Prompt]:
-    """Read every prompt, by role and version; raises InputError for the first one that is malformed."""
-    return [_read(path) for path in sorted(folder.glob("*/v[0-9][0-9][0-9].md"))]
+    """Read every prompt, by role and version; raises InputError for the first one that is malformed.
+
+    Those that were published before their head could say why they are there have it from why.yaml.
+    """
+    known = folder / "why.yaml"
+    why = yaml.safe_load(known.read_text(encoding="utf-8")) if known.is_file() else {}
+    found = [_read(path) for path in sorted(folder.glob("*/v[0-9][0-9][0-9].md"))]
+    return [prompt.replace(why=prompt.why or why.get(str(prompt.ref), "")) for prompt in found]
+
+
+def files_of(role: str, folder: Path = FOLDER) -> list[Prompt]:
+    """Read every version of a role's prompt, oldest first; raises InputError where there is none."""
+    if not (found := [prompt for prompt in list_prompts(folder) if prompt.name == role]):
+        raise InputError(f"no prompt for role {role} in {folder}")
+    return found
+
+
+def save_prompt(text: str, role: str, version: str, folder: Path = FOLDER) -> Prompt:
+    """Write a version that is not there yet; raises InputError where it is, or cannot be written."""
+    prompt, path = parse_prompt(text, f"{role}/{version}"), folder / role / f"{version}.md"
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+    except OSError as e:
+        raise InputError(f"{path}: {e.strerror}") from e
+    return prompt
 
 
 def aliases() -> "dict[str, dict[str, Alias]]":
     """Return which version each alias names, by role; nothing where none was ever set. Makes no database."""
     url = settings().store_url
-    from tasks.adapters.store.database import exists
+    from tasks.adapters.store import exists
     from tasks.adapters.store.store import opened
 
     return opened(url).prompts.aliases() if exists(url) else {}

@@ -11,65 +11,20 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from tasks.adapters.quality.columns import stacked
-from tasks.core.errors import DataError
-from tasks.core.types import COLUMNS, SECONDS, DataFailure, JsonObject
+from tasks.core.types import COLUMNS, SECONDS, DataError, DataFailure
 
-SPIKE = 20  # usual ranges; in 605,037 recorded 5m bars 114 moved more, all on 4x their volume or above
-STILL = 12  # newest 5m bars at one price without a range: an hour
-REPEATED = 3  # newest bars with the same five numbers
-PRICE_TOLERANCE = 1e-9
-VOLUME_TOLERANCE = 1e-6
 ROWS_SHOWN = 5
 
 Frames = Mapping[str, Mapping[str, pd.DataFrame]]
 
 
-class Rule(NamedTuple):
-    """One line of the suite: its name in a DataFailure, the expectation's type and its arguments."""
-
-    name: str
-    expectation: str
-    arguments: JsonObject
-
-
-def _between(name: str, column: str, **bounds: object) -> Rule:
-    return Rule(name, "ExpectColumnValuesToBeBetween", {"column": column, **bounds})
-
-
-def _envelope(name: str, above: str, below: str) -> Rule:
-    arguments = {"column_A": above, "column_B": below, "or_equal": True, "ignore_row_if": "either_value_is_missing"}
-    return Rule(name, "ExpectColumnPairValuesAToBeGreaterThanB", arguments)
-
-
-RULES: tuple[Rule, ...] = (  # what each one means is in docs/validation.md
-    *(Rule(f"{column}_not_null", "ExpectColumnValuesToNotBeNull", {"column": column}) for column in COLUMNS),
-    *(_between(f"{column}_positive", column, min_value=0, strict_min=True) for column in COLUMNS[:4]),
-    _between("volume_not_negative", "volume", min_value=0),
-    _envelope("high_is_highest", "high", "top"),
-    _envelope("low_is_lowest", "bottom", "low"),
-    Rule("unique", "ExpectCompoundColumnsToBeUnique", {"column_list": ["symbol", "timeframe", "open_time"]}),
-    _between("increasing", "step_s", min_value=0, strict_min=True),
-    *(
-        _between(name, column, max_value=most)
-        for name, column, most in (
-            ("no_gap", "missing_before", 0),
-            ("aligned", "offset_s", 0),
-            ("closed", "open_for_s", 0),
-            ("fresh", "overdue_s", 0),
-            ("traded", "silent", 0),
-            ("prices_agree", "price_gap", PRICE_TOLERANCE),
-            ("volume_agrees", "volume_gap", VOLUME_TOLERANCE),
-            ("confirmed", "unconfirmed_ranges", SPIKE),
-            ("moving", "still_bars", STILL - 1),
-            ("not_repeated", "repeats", REPEATED - 2),
-        )
-    ),
-)
+RULES = yaml.safe_load(Path(__file__).with_name("suite.yaml").read_text(encoding="utf-8"))
 PRESENT, SHAPE = "present", "shape"  # checked before stacking, because a frame like this cannot be stacked
 _VALUE_OF = {"unique": "open_time", "high_is_highest": "high", "low_is_lowest": "low", "traded": "volume"}
 
@@ -89,8 +44,8 @@ def validate(frames: Frames, as_of: datetime) -> list[DataFailure]:
     }
     if good:
         stack = stacked(good, as_of)
-        for rule, rows in _run_suite(stack):
-            failures.extend(_by_frame(rule, stack.iloc[rows]))
+        for rule, column, rows in _run_suite(stack):
+            failures.extend(_by_frame(rule, _VALUE_OF.get(rule, column), stack.iloc[rows]))
     return sorted(failures, key=lambda f: (f.symbol, SECONDS.get(f.timeframe, 0), f.expectation))
 
 
@@ -118,8 +73,8 @@ def _shape_fault(timeframe: str, frame: pd.DataFrame) -> str:
     return "index holds NaT" if frame.index.hasnans else ""
 
 
-def _run_suite(stack: pd.DataFrame) -> Iterator[tuple[Rule, list[int]]]:
-    """Yield each rule that failed, with the row numbers of its offenders."""
+def _run_suite(stack: pd.DataFrame) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield each rule that failed, with the column it looks at and the row numbers of its offenders."""
     # GX reads this before it builds its first context; a validation must not depend on a telemetry host.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations as gx
@@ -132,28 +87,22 @@ def _run_suite(stack: pd.DataFrame) -> Iterator[tuple[Rule, list[int]]]:
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_pandas("market").add_dataframe_asset("bars")
     batch = asset.add_batch_definition_whole_dataframe("stack").get_batch({"dataframe": stack})
-    rules = {rule.name: rule for rule in RULES}
-    expectations = [
-        getattr(gx.expectations, rule.expectation)(**rule.arguments, meta={"rule": rule.name}) for rule in RULES
-    ]
-    suite = gx.ExpectationSuite(name="bars", expectations=expectations)
+    suite = gx.ExpectationSuite(name="bars", expectations=RULES)
     report = batch.validate(suite, result_format={"result_format": "COMPLETE", "include_unexpected_rows": False})
     for result in report.results:
-        rule = rules[result.expectation_config.meta["rule"]]
+        config = result.expectation_config
+        rule = config.meta["rule"]
         if not result.success and "unexpected_index_list" not in result.result:
-            raise DataError(f"the check {rule.name} could not run: {result.exception_info}")
+            raise DataError(f"the check {rule} could not run: {result.exception_info}")
         if not result.success:
-            yield rule, result.result["unexpected_index_list"]
+            yield rule, config.kwargs.get("column", ""), result.result["unexpected_index_list"]
 
 
-def _by_frame(rule: Rule, offenders: pd.DataFrame) -> Iterator[DataFailure]:
-    column = _VALUE_OF.get(rule.name) or str(rule.arguments["column"])
+def _by_frame(rule: str, column: str, offenders: pd.DataFrame) -> Iterator[DataFailure]:
     for (symbol, timeframe), rows in offenders.groupby(["symbol", "timeframe"], sort=False):
         first = rows.head(ROWS_SHOWN)
         shown = tuple(_show(at, column, value) for at, value in zip(first["open_time"], first[column], strict=True))
-        yield DataFailure(
-            symbol=str(symbol), timeframe=str(timeframe), expectation=rule.name, count=len(rows), rows=shown
-        )
+        yield DataFailure(symbol=str(symbol), timeframe=str(timeframe), expectation=rule, count=len(rows), rows=shown)
 
 
 def _show(at: pd.Timestamp, column: str, value: object) -> str:

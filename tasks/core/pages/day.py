@@ -1,13 +1,13 @@
 """One day in numbers: what the daily report says."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 
-from tasks.core.pages.numbers import fixed
-from tasks.core.types import Answer, CycleStatus, EquityPoint, Outcome, exact_sum
+from tasks.core.pages.numbers import fixed, money, usd
+from tasks.core.types import Answer, CycleStatus, EquityPoint, ModelUse, Outcome, exact_sum
 
 
 @dataclass(frozen=True)
@@ -16,23 +16,17 @@ class Day:
 
     day: date
     strategy: str
+    currency: str
     points: Sequence[EquityPoint]
     statuses: Mapping[str, int]
     decided: Sequence[tuple[CycleStatus, Answer]]
     outcomes: Sequence[Outcome]
     baselines: Mapping[str, float]
+    models: Sequence[ModelUse] = ()
 
     @property
     def actions(self) -> Mapping[str, int]:
         return Counter(answer.decision.action for _, answer in self.decided)
-
-    @property
-    def costs(self) -> Mapping[str, Decimal]:
-        """Return what each model cost, in USD."""
-        costs = defaultdict[str, Decimal](Decimal)
-        for call in (call for _, answer in self.decided for call in answer.calls):
-            costs[call.model] += call.cost_usd
-        return dict(sorted(costs.items()))
 
     @property
     def pnl(self) -> Decimal:
@@ -50,11 +44,11 @@ class Day:
         change = "no equity known"
         if self.points and (first := self.points[0].equity):
             last = self.points[-1].equity
-            change = f"equity {fixed(last)} ({fixed((last / first - 1) * 100, sign=True)} %)"
+            change = f"equity {money(last, self.currency)} ({fixed((last / first - 1) * 100, sign=True)} %)"
         rs = [outcome.outcome_r for outcome in self.outcomes if outcome.outcome_r is not None]
         total_r = f", {fixed(sum(rs), sign=True)} R" if rs else ""
         return (
             f"{self.day} {self.strategy}: {change}, {len(self.decided)} decisions, {len(self.outcomes)} trades closed"
-            f"{total_r}, models {fixed(sum(self.costs.values()), 4)} USD, "
+            f"{total_r}, models {usd(self.models)}, "
             f"{self.statuses.get(CycleStatus.MISSED, 0)} bars missed"
         )

@@ -12,9 +12,10 @@ from decimal import Decimal
 
 from tasks.core.pages import inert
 from tasks.core.pages.markdown import table
-from tasks.core.pages.numbers import UNKNOWN, plain
+from tasks.core.pages.numbers import UNKNOWN, fixed, money, plain, price, usd
 from tasks.core.trading.ledger import is_valued
 from tasks.core.types import (
+    ZERO,
     Answer,
     CycleRecord,
     Decision,
@@ -27,6 +28,10 @@ from tasks.core.types import (
     Outcome,
     Snapshot,
     Verdict,
+    base_of,
+    direction,
+    quote_of,
+    stop_distance,
 )
 
 MAX_TEXT = 4000
@@ -34,30 +39,37 @@ _LINE_START = re.compile(r"^(\d*)([-+=.)])")
 _ABOUT = {"symbol", "confidence", "comment", "reasoning", "key_factors", "risk_assessment", "source"}
 
 
-def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str = "") -> str:
-    """Write the page about one cycle; stages that did not happen are left out. chart: a picture's URL, our own."""
+def to_markdown(record: CycleRecord, outcome: Outcome | None = None, chart: str = "", trace: str = "") -> str:
+    """Write the page about one cycle; stages that did not happen are left out. chart, trace: URLs of our own."""
     reasons = [f"- {inert.markdown(str(reason))}{' (context)' if reason.context else ''}" for reason in record.reasons]
     failures = [(f.timeframe, f.expectation, f.count, "; ".join(f.rows)) for f in record.failures]
     fills = []
     for f in record.fills:
-        fee = f"{plain(f.fee)} {f.fee_currency}{'' if is_valued(f) else ' (unvalued)'}"
-        fills.append((f.at, f.side, f.quantity, f.price, fee, f.liquidity))
+        fee = f"{money(f.fee, f.fee_currency)}{'' if is_valued(f) else ' (unvalued)'}"
+        size = f"{plain(f.quantity)} {base_of(f.symbol)}, {money(f.quantity * f.price, quote_of(f.symbol))}"
+        fills.append((f.at, f.side, size, price(f.price), fee, f.liquidity))
     return (
         _joined(
-            _headline(record),
+            _headline(record, trace),
             _titled("## Why it was asked", "\n".join(reasons)),
             _titled("## Data that failed", _table(("timeframe", "expectation", "bars", "first of them"), failures)),
             chart and f"![chart]({chart})",
-            _titled("## What it saw", _seen(record.snapshot, record.modelled_book) if record.snapshot else ""),
+            _titled("## What it saw", _seen(record, record.snapshot) if record.snapshot else ""),
             _titled("## What was decided", _decided(record.decided) if record.decided else ""),
-            _titled("## What the guard said", _verdict(record.verdict, record.decided) if record.verdict else ""),
+            _titled("## What the guard said", _verdict(record, record.verdict) if record.verdict else ""),
             _titled("## What was sent", _sent(record.intents, record.orders)),
-            _titled("## What was filled", _table(("at", "side", "quantity", "price", "fee", "liquidity"), fills)),
+            _titled("## What was filled", _table(("at", "side", "size", "price", "fee", "liquidity"), fills)),
             _titled("## What became of it", _outcome(outcome) if outcome else ""),
             _titled("## What went wrong", _quote(record.error)),
         )
         + "\n"
     )
+
+
+def title(record: CycleRecord) -> str:
+    """Say in a line which symbol, when, what was decided and what came of it, for a list of pages; not yet escaped."""
+    action = record.decided.decision.action if record.decided else "no decision"
+    return f"{record.symbol} {_time(record.as_of)}: {action}, {record.status.replace('_', ' ')}"
 
 
 def summary_line(record: CycleRecord) -> str:
@@ -84,6 +96,21 @@ def summary_line(record: CycleRecord) -> str:
     return f"{line} {'error' if record.error else 'comment'}={quoted}"
 
 
+def proposed(record: CycleRecord) -> str:
+    """Say in a sentence what waits for a person."""
+    assert record.decided is not None  # a proposal was decided and judged
+    assert record.verdict is not None
+    decision, verdict = record.decided.decision, record.verdict
+    parts = [f"{decision.action} {record.symbol}"]
+    if verdict.quantity:
+        value = money(verdict.quantity * (verdict.price or ZERO), quote_of(record.symbol))
+        parts += [f"{plain(verdict.quantity)} {base_of(record.symbol)} at about {price(verdict.price)} ({value})"]
+    parts += [f"{name} {price(level)}" for name, level in (("stop", verdict.stop), ("target", verdict.target)) if level]
+    if verdict.trade_risk_pct:
+        parts.append(f"risk {fixed(verdict.trade_risk_pct)} % of equity")
+    return f"{', '.join(parts)}: {inert.visible(decision.comment or decision.reasoning or 'no reason was given')}."
+
+
 def position_after(record: CycleRecord) -> HeldPosition | None:
     """Return the symbol's position with the levels that the verdict gives it, or the one that an entry would open."""
     position, verdict = record.state.position(record.symbol) if record.state else None, record.verdict
@@ -100,25 +127,23 @@ def position_after(record: CycleRecord) -> HeldPosition | None:
 # --- the parts of the page
 
 
-def _headline(record: CycleRecord) -> str:
-    action = record.decided.decision.action if record.decided else "no decision"
+def _headline(record: CycleRecord, trace: str) -> str:
     facts = [
-        f"As of {_time(record.as_of)}",
         f"strategy {inert.markdown(record.strategy)}",
         f"decider {inert.markdown(record.decider) or UNKNOWN}",
         f"started by {record.trigger}",
         f"cycle {inert.markdown(record.cycle_id)}",
+        *([f"[trace in MLflow]({trace})"] if trace else ()),
     ]
-    title = f"# {inert.markdown(record.symbol)}: {inert.markdown(action)}, {record.status.replace('_', ' ')}"
-    return f"{title}\n\n{record.status.meaning}\n\n{' · '.join(facts)}"
+    return f"# {inert.markdown(title(record))}\n\n{record.status.meaning}\n\n{' · '.join(facts)}"
 
 
-def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
+def _seen(record: CycleRecord, snapshot: Snapshot) -> str:
     head = ("timeframe", "close", "RSI", "MACD hist", "MA stack", "price z20", "ATR %")
     rows = [
         (
             name,
-            plain(v.close),
+            price(v.close),
             v.rsi,
             v.macd_hist,
             v.ma_stack and v.ma_stack.replace(">", " › "),
@@ -130,8 +155,13 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
     c, p, r, book = snapshot.confluence, snapshot.position, snapshot.risk, snapshot.orderbook
     votes = {"alignment": c.alignment, "momentum": c.momentum, "volume": c.volume, "VWAP": c.vwap, "book": c.book}
     shown = ", ".join(f"{name} {UNKNOWN if vote is None else format(vote, '+d')}" for name, vote in votes.items())
+    held = record.state.position(record.symbol) if record.state else None
+    open_pnl = None
+    if held and held.mark_price:
+        open_pnl = (held.mark_price - held.avg_price) * held.quantity * direction(held.side)
     position = (
-        f"{p.side} {plain(p.size_pct, 4)} % of equity at {plain(p.avg_price)}, {plain(p.unrealized_R, 3)} R, "
+        f"{p.side} {plain(p.size_pct, 4)} % of equity at {price(p.avg_price)}, open PnL "
+        f"{money(open_pnl, quote_of(record.symbol), sign=True)} ({plain(p.unrealized_R, 3)} R), "
         f"open for {_text(p.age_bars_5m)} bars of 5m, "
         f"stop {plain(p.stop_atr, 3)} ATR and target {plain(p.tp_atr, 3)} ATR away"
     )
@@ -139,7 +169,7 @@ def _seen(snapshot: Snapshot, modelled_book: bool) -> str:
     return _table(head, rows) + (
         f"\n\n- Confluence: {c.signed:+d} of 5 ({shown})\n- Position: {'flat' if p.side == 'flat' else position}\n"
         f"- Risk: {today}, mode {r.risk_mode}\n"
-        f"- Book{' (modelled)' if modelled_book else ''}: imbalance {plain(book.imbalance, 3)}, spread "
+        f"- Book{' (modelled)' if record.modelled_book else ''}: imbalance {plain(book.imbalance, 3)}, spread "
         f"{plain(book.spread_bps, 3)} bps, slippage for our size {plain(book.slippage_bps_for_size, 3)} bps"
     )
 
@@ -155,7 +185,7 @@ def _decided(a: Answer) -> str:
             call.latency_ms / 1000,
             f"{_part(call.tokens_in, call.cached_tokens, 'cached')} / "
             f"{_part(call.tokens_out, call.thinking_tokens, 'thinking')}",
-            call.cost_usd,
+            usd([call]),
             call.error[:200] or "none",
         )
         for call in a.calls
@@ -176,8 +206,8 @@ def _decided(a: Answer) -> str:
         _titled("Key factors:", _quoted_list(d.key_factors)),
         _titled("Risk assessment:", _quote(d.risk_assessment)),
         f"From {inert.markdown(a.source)}, rung {inert.markdown(a.rung)}, model {inert.markdown(a.model) or UNKNOWN}: "
-        f"{plain(a.latency_ms / 1000, 3)} s, {plain(a.cost_usd)} USD, {a.tokens} tokens.",
-        _table(("role", "model", "prompt", "seconds", "tokens in / out", "USD", "error"), calls),
+        f"{plain(a.latency_ms / 1000, 3)} s, {usd(a.calls)}, {a.tokens} tokens.",
+        _table(("role", "model", "prompt", "seconds", "tokens in / out", "cost", "error"), calls),
         *(_titled(f"Thinking of {inert.markdown(call.role)}:", _quote(call.thinking)) for call in a.calls),
         _table(("tool", "asked", "answered", "s"), tools),
         _titled("Flags:", _quoted_list(a.flags)),
@@ -189,7 +219,8 @@ def _part(tokens: int, part: int, what: str) -> str:
     return f"{tokens} ({part} {what})" if part else str(tokens)
 
 
-def _verdict(verdict: Verdict, decided: Answer | None) -> str:
+def _verdict(record: CycleRecord, verdict: Verdict) -> str:
+    decided, quote = record.decided, quote_of(record.symbol)
     asked = _parameters(decided.decision) if decided else {}
     allowed = _parameters(verdict.decision)
     changed = [(k, asked.get(k), v) for k, v in allowed.items() if decided and asked.get(k) != v]
@@ -200,13 +231,16 @@ def _verdict(verdict: Verdict, decided: Answer | None) -> str:
         if check.fired
     ]
     unread = [(each.text[:200], each.reason) for each in verdict.unread]
+    at, equity = verdict.price, record.state.equity if record.state else None
+    worth = at and money(at * verdict.quantity, quote)
     numbers = {
-        "quantity": verdict.quantity,
-        "price": verdict.price,
-        "stop": verdict.stop,
-        "target": verdict.target,
-        "risk of this trade, % of equity": verdict.trade_risk_pct,
-        "risk of everything open with it, % of equity": verdict.total_risk_pct,
+        "size": f"{plain(verdict.quantity)} {base_of(record.symbol)}, {worth or UNKNOWN}",
+        "price": price(at),
+        "stop": price(verdict.stop),
+        "target": price(verdict.target),
+        "reward / risk": _reward_risk(verdict),
+        "risk of this trade": _share(verdict.trade_risk_pct, equity, quote),
+        "risk of everything open with it": _share(verdict.total_risk_pct, equity, quote),
     }
     sends = verdict.allowed and any((verdict.quantity, verdict.stop, verdict.target))
     return _joined(
@@ -218,6 +252,19 @@ def _verdict(verdict: Verdict, decided: Answer | None) -> str:
     )
 
 
+def _reward_risk(verdict: Verdict) -> str:
+    """Return how many times an entry's target is as far away as its stop."""
+    if not isinstance(verdict.decision, OpenLong | OpenShort) or verdict.price is None or verdict.target is None:
+        return UNKNOWN
+    risk = stop_distance(verdict.decision.side, verdict.price, verdict.stop)
+    return plain(float((verdict.target - verdict.price) / risk), 3) if risk else UNKNOWN
+
+
+def _share(pct: Decimal, equity: Decimal | None, quote: str) -> str:
+    of = f" ({money(equity * pct / 100, quote)})" if equity else ""
+    return f"{plain(float(pct), 3)} % of equity{of}"
+
+
 def _sent(intents: Sequence[OrderIntent], orders: Sequence[Order]) -> str:
     by_id = {order.client_order_id: order for order in orders}
     rows: list[Sequence[object]] = []
@@ -225,19 +272,20 @@ def _sent(intents: Sequence[OrderIntent], orders: Sequence[Order]) -> str:
         answer: Sequence[object] = (None, "no answer recorded", None, None)
         if order := by_id.get(i.client_order_id):
             status = f"{order.status}{f': {order.reason}' if order.reason else ''}"
-            answer = (order.venue_order_id, status, order.filled, order.avg_price)
+            answer = (order.venue_order_id, status, plain(order.filled), price(order.avg_price))
         what = f"{i.side} {i.type}{' reduce-only' if i.reduce_only else ''}"
-        rows.append((i.client_order_id, what, i.quantity, i.price, i.stop, i.target, *answer))
+        rows.append((i.client_order_id, what, plain(i.quantity), *map(price, (i.price, i.stop, i.target)), *answer))
     head = ("our id", "order", "quantity", "price", "stop", "target", "venue id", "status", "filled", "average")
     return _table(head, rows)
 
 
 def _outcome(o: Outcome) -> str:
+    quote = quote_of(o.symbol)
     return (
         f"Closed at {_time(o.closed_at)} after {o.hold_seconds // 3600} h {o.hold_seconds % 3600 // 60} min: "
-        f"entry {plain(o.entry_price)}, exit {plain(o.exit_price)}, "
-        f"**PnL {plain(o.pnl)}** after fees of {plain(o.fees)} ({plain(o.pnl_pct)} % of the entry notional), "
-        f"{plain(o.outcome_r)} R."
+        f"entry {price(o.entry_price)}, exit {price(o.exit_price)}, "
+        f"**PnL {money(o.pnl, quote, sign=True)}** after fees of {money(o.fees, quote)} "
+        f"({fixed(o.pnl_pct, sign=True)} % of the entry notional), {fixed(o.outcome_r, sign=True)} R."
     )
 
 

@@ -1,10 +1,14 @@
 """Numbers as people read them; what is unknown is a dash."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from tasks.core.types import ZERO, ModelCall, ModelUse, Pricing, exact_sum
+
 UNKNOWN = "–"
+PRICED: dict[Pricing, str] = {"": "", "assumed": "assumed", "free": "free: served here", "shared": ""}
 
 
 def plain(value: float | Decimal | None, digits: int = 6, thousands: bool = False) -> str:
@@ -24,9 +28,39 @@ def fixed(value: float | Decimal | None, digits: int = 2, sign: bool = False) ->
     return UNKNOWN if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
+def money(amount: float | Decimal | None, currency: str, sign: bool = False) -> str:
+    """Return an amount with its currency: two decimals, and two digits where it is smaller than that."""
+    if amount is None:
+        return UNKNOWN
+    exact = Decimal(amount)
+    decimals = 2 if not exact or exact.adjusted() >= -2 else 1 - exact.adjusted()
+    return f"{exact:{'+' if sign else ''},.{decimals}f} {currency}"
+
+
+def price(value: float | Decimal | None) -> str:
+    """Return a price to 8 significant digits: an average has more than any venue's tick."""
+    return plain(None if value is None else float(value), 8, thousands=True)
+
+
 def percent(share: float | None, digits: int = 0) -> str:
     """Return a share as a percentage."""
     return UNKNOWN if share is None else f"{share * 100:.{digits}f} %"
+
+
+def usd(uses: Sequence[ModelUse | ModelCall]) -> str:
+    """Return what models cost, in full, and how that is known."""
+    total, mark = exact_sum(use.cost_usd for use in uses), pricing_of(uses)
+    return f"{plain(total)} USD{f' ({mark})' if mark else ''}"
+
+
+def pricing_of(uses: Sequence[ModelUse | ModelCall]) -> str:
+    """Return how costs are known: nothing where by a list of prices, else `assumed`, or `free: served here`."""
+    by_pricing = defaultdict[str, Decimal](Decimal)
+    for use in uses:
+        by_pricing[use.pricing] += use.cost_usd
+    if assumed := by_pricing.pop("assumed", ZERO):
+        return f"{plain(assumed)} of it assumed" if any(by_pricing.values()) else PRICED["assumed"]
+    return PRICED["free"] if "free" in by_pricing else ""
 
 
 def interval(bounds: Mapping[str, Any] | None, digits: int = 2) -> str:

@@ -1,0 +1,193 @@
+"""Read what the desk shows: from the ledger, and where they answer from the venue and Prefect. Nothing is changed."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+
+import httpx
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.runtime import flow_run
+
+from tasks import account, alerts, clock
+from tasks.adapters import secret
+from tasks.connections import artifacts_url, log, store, venue
+from tasks.core.pages import alerts as words
+from tasks.core.pages import desk as page
+from tasks.core.pages import inert
+from tasks.core.pages.day import Day
+from tasks.core.pages.desk import Desk, MarkedPosition, Ranked
+from tasks.core.types import Opening, Position, TradingError, day_start, exact_sum, floor_time, quote_of
+from tasks.settings import settings
+
+ARTIFACT = "desk"
+PATIENCE_S = 5.0  # of a page for whoever does not answer
+SHOWN, POINTS = timedelta(days=30), 720
+NEWS, HOUR = timedelta(minutes=50), timedelta(hours=1)  # so old is no news; what was told is remembered for an hour
+
+
+async def now() -> datetime:
+    """Return the venue's time, else when it was last heard of, else this machine's."""
+    client = venue()  # importing it takes seconds, which are not the venue's
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await client.now()
+    except (TradingError, TimeoutError) as e:
+        log().warning("desk time=unknown %s", str(e) or "no answer")
+    last = store().equity.last(settings().strategy)
+    return last.at if last else clock.now()
+
+
+async def positions() -> list[MarkedPosition]:
+    """Return our open positions at what they could be sold for now."""
+    held = store().positions.open(settings().strategy)
+    return [known._replace(mark=mark) for known, mark in zip(_known(held), await _marks(held), strict=True)]
+
+
+def _known(held: Sequence[Position]) -> list[MarkedPosition]:
+    """Return positions with why they were opened and where that is explained, at no mark."""
+    ours = account.known_ledger(settings().strategy, clock.now()).openings if held else ()
+    openings, links = {each.symbol: each for each in ours}, _links([each.cycle_id for each in held])
+    return [
+        MarkedPosition(
+            each,
+            openings.get(each.symbol) or Opening(symbol=each.symbol, opened_at=each.opened_at),
+            link=links.get(each.cycle_id, ""),
+        )
+        for each in held
+    ]
+
+
+def _links(cycle_ids: Sequence[str]) -> dict[str, str]:
+    """Return where decisions are explained, by cycle."""
+    pages = artifacts_url()
+    return {cycle_id: f"{pages}/{page_id}" for cycle_id, page_id in store().decisions.pages(cycle_ids).items()}
+
+
+def tell_news(at: datetime) -> None:
+    """Tell what was opened and closed lately, and after each full hour what the guard refused in it."""
+    kept, strategy, hour = store(), settings().strategy, floor_time(at, "1h")
+    opened = [each for each in kept.positions.open(strategy) if each.opened_at > at - NEWS]
+    closed = kept.outcomes.newest(strategy, since=at - NEWS, limit=None)
+    judged = kept.decisions.judged(strategy, hour - HOUR, artifacts_url()) if at - hour < NEWS else []
+    alerts.tell([
+        *words.of_opened(_known(opened)),
+        *words.of_closed(closed, _links([each.cycle_id for each in closed])),
+        *words.of_denied(judged, hour - HOUR, hour),
+    ])  # fmt: skip
+
+
+async def _marks(held: Sequence[Position]) -> list[Decimal | None]:
+    """Return what each could be sold for; one that is late ends by itself, as clients share what they load."""
+    if held:
+        venue()  # imported, as in `now`
+    asked = [asyncio.ensure_future(_mark(each)) for each in held]
+    if asked:
+        await asyncio.wait(asked, timeout=PATIENCE_S)
+    return [each.result() if each.done() else None for each in asked]
+
+
+async def _mark(position: Position) -> Decimal | None:
+    try:
+        book = await venue().fetch_book(position.symbol)
+    except TradingError as e:
+        log().warning("desk symbol=%s mark=unknown %s", position.symbol, e)
+        return None
+    out = book.bids if position.side == "long" else book.asks
+    return out[0][0] if out else None
+
+
+async def read(at: datetime, plan: bool = True) -> Desk:
+    """Read the desk of this process's strategy; at: the venue's time, plan: with what Prefect starts next."""
+    kept, s = store(), settings()
+    spent = kept.budget.spent(clock.now())
+    closed = kept.outcomes.newest(s.strategy, since=at - SHOWN, limit=None)
+    held, curve = await positions(), kept.equity.curve(s.strategy, at - SHOWN, at)
+    return Desk(
+        at=at, strategy=s.strategy, profile=s.profile, day=read_day(at.date()),
+        curve=curve[:: len(curve) // POINTS + 1], positions=held, resting=kept.intents.open(s.strategy),
+        judged=kept.decisions.judged(s.strategy, day_start(at), artifacts_url()),
+        spent=(spent.usd, s.budget.usd_per_day, spent.calls, s.budget.calls_per_day), halts=kept.halts.active(),
+        closed=closed, standings=_standings(held), prompts=kept.decisions.prompts([each.cycle_id for each in closed]),
+        runs=await _next_runs() if plan else None,
+    )  # fmt: skip
+
+
+def read_day(day: date, baselines: Mapping[str, float] = {}) -> Day:
+    """Read what a UTC day of the strategy came to so far."""
+    kept, strategy, begin = store(), settings().strategy, datetime.combine(day, time(), UTC)
+    end = begin + timedelta(days=1)
+    last = end - timedelta.resolution
+    return Day(
+        day=day,
+        strategy=strategy,
+        currency=quote_of(settings().symbols[0]),
+        points=kept.equity.since(strategy, begin, last),
+        statuses=dict(sorted(kept.cycles.by_status(strategy, begin, end).items())),
+        decided=kept.decisions.between(strategy, begin, end),
+        outcomes=kept.outcomes.newest(strategy, since=begin, until=last, limit=None),
+        baselines=baselines,
+        models=kept.decisions.model_use(begin, end, strategy),
+    )
+
+
+def _standings(held: Iterable[MarkedPosition]) -> list[Ranked]:
+    """Return every strategy of the database, then the paper books of the challengers, the best first."""
+    kept, s, rows = store(), settings(), []
+    halted = "halted" if kept.halts.newest() else "trading"
+    for name in kept.equity.strategies():
+        first, last = kept.equity.oldest(name), kept.equity.last(name)
+        mine, cycle = [each.pnl for each in held] if name == s.strategy else [None], kept.cycles.last(name)
+        source = cycle.decided.source if cycle and cycle.decided else ""
+        rows.append(Ranked(
+            name, cycle.decider if cycle else "", source, s.profile,
+            halted if name == s.strategy else f"last seen {last.at:%m-%d %H:%M}" if last else "",
+            exact_sum(each.pnl for each in kept.outcomes.newest(name, limit=None)),
+            None if None in mine else exact_sum(pnl for pnl in mine if pnl is not None),
+            (last.equity / first.equity - 1) * 100 if first and last and first.equity else None,
+        ))  # fmt: skip
+    for decider, equity in kept.paper_books.equities(s.strategy):
+        pct = (equity / s.paper_cash - 1) * 100
+        rows.append(Ranked(decider, decider, "", "shadow", "on paper", equity - s.paper_cash, None, pct))
+    return sorted(rows, key=lambda each: -(each.pnl_pct or 0))
+
+
+async def _next_runs() -> list[tuple[datetime, str]]:
+    """Return what Prefect starts next, each deployment once; none where it does not answer."""
+    s = settings()
+    wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
+    try:
+        async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False, auth=secret.login(s.home)) as http:
+            runs = (await http.post(f"{s.prefect_api_url}/flow_runs/filter", json=wanted)).raise_for_status().json()
+            named = (await http.post(f"{s.prefect_api_url}/deployments/filter", json={})).raise_for_status().json()
+    except (httpx.HTTPError, ValueError) as e:
+        log().info("desk next runs not read: %r", e)
+        return []
+    names, due = {each["id"]: each["name"] for each in named}, dict[str, datetime]()
+    for run in runs:
+        if run["deployment_id"] in names:
+            due.setdefault(names[run["deployment_id"]], datetime.fromisoformat(run["expected_start_time"]))
+    return [(at.astimezone(UTC), name) for name, at in due.items()]
+
+
+async def show(at: datetime) -> None:
+    """Renew the desk in Prefect: one artifact that is written over, not a version each minute; it may fail.
+
+    No task of its own, and without the next runs: what is asked of the server each minute is kept small.
+    """
+    if flow_run.id is None:
+        return
+    try:
+        text = page.to_markdown(await read(at, plan=False))
+        async with get_client() as client:
+            mine = ArtifactFilter(key=ArtifactFilterKey(any_=[ARTIFACT]))
+            if found := await client.read_artifacts(artifact_filter=mine, limit=1):
+                await client.update_artifact(found[0].id, ArtifactUpdate(data=text))
+                return
+        about = inert.markdown(f"{settings().strategy}: what is open, and what was decided today")
+        await acreate_markdown_artifact(key=ARTIFACT, markdown=text, description=about)
+    except (TradingError, httpx.HTTPError) as e:
+        log().warning("desk not renewed: %r", e)
