@@ -1,10 +1,17 @@
-"""Write docs/configuration.md and docs/guard.md from the code: `python docs/generate.py`; a test says when to."""
+"""Write docs/configuration.md, docs/guard.md and deployments/forms.json from the code: `python docs/generate.py`.
 
+A test says when to.
+"""
+
+import importlib
+import json
 import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
+import yaml
+from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -124,6 +131,7 @@ LIMITS_OF: dict[Code, tuple[str, ...]] = {
     Code.CHASING: ("chase_rsi", "chase_z"),
     Code.OFFSET_TOO_FAR: ("max_offset_spreads",),
     Code.SLIPPAGE_TOO_HIGH: ("max_slippage_bps",),
+    Code.NOT_APPROVED: ("max_lateness_s",),
 }
 CONFIGURATION = """\
 # Settings
@@ -243,7 +251,18 @@ def _limits(names: tuple[str, ...]) -> str:
     return ", ".join(f"`{name}` {_shown(getattr(defaults, name)).strip('`')}" for name in names)
 
 
-PAGES = {"configuration.md": configuration, "guard.md": guard}
+def forms() -> str:
+    """Return deployments/forms.json: what `deployments.forms` reads."""
+    found = {}
+    for each in yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]:
+        module, _, name = each["entrypoint"].rpartition(".")
+        flow = getattr(importlib.import_module(module), name)
+        schema = parameter_schema(flow).model_dump(exclude_unset=True)
+        found[each["entrypoint"]] = {"flow": flow.name, "schema": schema}
+    return json.dumps(found, indent=1, sort_keys=True) + "\n"
+
+
+PAGES = {"configuration.md": configuration, "guard.md": guard, "../deployments/forms.json": forms}
 
 
 def unexplained() -> list[str]:
