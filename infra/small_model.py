@@ -6,6 +6,7 @@ answers; it cannot trade.
 """
 
 import argparse
+import os
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +34,7 @@ def serve(port: int, threads: int) -> None:
     print(
         f"export QUARTERDECK_MODEL=openai/{NAME} QUARTERDECK_MODEL_BASE_URL={server.listening_address}/v1"
         " QUARTERDECK_BUDGET__USD_PER_1K_TOKENS=0"
-        " QUARTERDECK_PROVIDER_TIMEOUT_S=90 QUARTERDECK_DECISION_DEADLINE_S=180 QUARTERDECK_PANEL_STAGE_S=60",
+        " QUARTERDECK_PROVIDER_TIMEOUT_S=300 QUARTERDECK_DECISION_DEADLINE_S=380 QUARTERDECK_PANEL_STAGE_S=120",
         flush=True,
     )
     threading.Event().wait()
@@ -42,7 +43,8 @@ def serve(port: int, threads: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=8082, help="0: any free one")
-    parser.add_argument("--threads", type=int, default=2)
+    # one core is left to whoever asks: threads that wait for each other on a busy one are forty times slower
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     arguments = parser.parse_args()
     try:
         serve(arguments.port, arguments.threads)

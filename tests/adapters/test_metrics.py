@@ -94,7 +94,9 @@ def test_model_calls_are_counted_by_provider_model_and_role(store, store_url):
     assert found["quarterdeck_model_calls_total"] == {("gpt-4o", "openai", "ok", "trader"): 4}
     assert found["quarterdeck_model_tokens_total"] == {("in", *who): 3600, ("out", *who): 320}
     assert found["quarterdeck_model_cost_usd_total"][who] == pytest.approx(0.00492)
-    assert found["quarterdeck_model_seconds_total"][who] == pytest.approx(3.249)
+    assert found["quarterdeck_model_seconds_sum"][who] == pytest.approx(3.249)
+    within = {key[0]: n for key, n in found["quarterdeck_model_seconds_bucket"].items()}
+    assert within == {"0.5": 0, "1.0": 4, "2.0": 4, "5.0": 4, "10.0": 4, "20.0": 4, "30.0": 4, "60.0": 4, "+Inf": 4}
 
 
 def test_what_planners_asked_is_counted_by_tool_and_what_became_of_it(store, store_url):
@@ -126,4 +128,5 @@ def test_dashboard_asks_only_for_metrics_that_exist(store, store_url):
              for name in re.findall(r"quarterdeck_\w+", target["expr"])}  # fmt: skip
     assert asked - offered == set()
     assert len(panels) > 10
-    assert offered - asked <= {"quarterdeck_lease_held"}
+    parts = {"quarterdeck_model_seconds_sum", "quarterdeck_model_seconds_count"}
+    assert offered - asked <= {"quarterdeck_lease_held"} | parts

@@ -52,7 +52,7 @@ def test_every_credential_that_litellm_reads_has_a_name_of_the_pattern():
 @pytest.mark.parametrize(("url", "secret"), [
     ("postgresql://me:planted%2F0f@host:5432/a", {"planted%2F0f", "planted/0f"}),
     ("postgresql://host/a?user=me&password=planted-0f&sslpassword=planted-1f", {"planted-0f", "planted-1f"}),
-    ("https://planted-0f@feeds.example/rss", {"planted-0f"}),
+    ("https://planted-0f@feeds.example/rss", {"planted-0f"}), ("postgresql://planted@/a?host=%2Fhome", set()),
     ("https://feeds.example/rss?api_key=planted-0f#x", {"planted-0f"}),
     ("http://127.0.0.1:8891/v5?symbol=BTCUSDT", set()), ("sqlite:////var/lib/quarterdeck.db", set()),
 ])  # fmt: skip

@@ -33,9 +33,14 @@ def main(into: Path) -> None:
         walk.ask(page, system.SYMBOL, system.QUESTION, system.earlier_close(started), shoot)
         walk.wait_completed(page)
         walk.decision(page, shoot)
+        asked = page.url
         found = system.compare_prompts(started)
         first, second = (row["label"] for row in found["rows"][:2])
         walk.compare_runs(page, started.mlflow, (first, second), shoot)
+        page.goto(asked)
+        walk.evaluation(walk.trace(page, shoot), shoot)
+        started.quarterdeck("prompts", "sync")
+        walk.prompt(page, started.mlflow, "single", 3, shoot)
 
 
 if __name__ == "__main__":

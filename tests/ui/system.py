@@ -21,7 +21,7 @@ from model_server import ModelServer, Reply
 ROOT = Path(__file__).resolve().parents[2]
 SYMBOL = "BTC/USDT:USDT"
 QUESTION = "is the trend still up?"
-SECOND = "Open nothing while the 1h and 4h stacks disagree."  # what v002 of the prompt adds
+SECOND = "Open nothing while the 1h and 4h stacks disagree."  # what v004 of the prompt adds
 ENTRY = {
     "action": "OPEN_LONG", "size_pct": 15, "entry": {"type": "market", "offset_bps": 0}, "stop_atr": 1.5, "tp_atr": 3,
     "followups": ["MOVE_STOP: breakeven on +1.0R"], "confidence": 0.62, "comment": "pullback held, trend resumes",
@@ -54,7 +54,7 @@ class System:
 
 
 def answer(request: dict[str, Any]) -> Reply:
-    """Reply as a model that opens a long when asked by hand, and in the comparison; there not always under v002."""
+    """Reply as a model that opens a long when asked by hand, and in the comparison; there not always under v004."""
     text = json.dumps(request["messages"])
     symbol = text.partition("Pair: ")[2].partition("\\n")[0]
     by_second = SECOND in text and hashlib.sha256(text.encode()).digest()[0] % 2
@@ -87,6 +87,7 @@ def _environment(folder: Path, model_url: str) -> dict[str, str]:
         "QUARTERDECK_SYMBOLS": SYMBOL,
         "QUARTERDECK_LIMITS__MAX_LATENESS_S": "3600",  # a bar of the past is asked about, see `earlier_close`
         "QUARTERDECK_MODEL": "openai/scripted",
+        "QUARTERDECK_SHADOW": "llm:single@v001,rules",
         "QUARTERDECK_MODEL_BASE_URL": model_url,
     }
 
@@ -98,17 +99,19 @@ def earlier_close(system: System) -> str:
 
 
 def compare_prompts(system: System) -> dict[str, Any]:
-    """Copy the checkout, add a second version of a prompt, and compare the two as the tutorial does."""
+    """Copy the checkout, add a version of a prompt, and compare it with the one in use as the tutorial does."""
     checkout = system.folder / "checkout"
     for part in ("flows", "tasks", "deployments", "infra", "prompts"):
         shutil.copytree(ROOT / part, checkout / part, ignore=shutil.ignore_patterns("__pycache__"))
-    first = (checkout / "prompts" / "single" / "v001.md").read_text()
-    second = first.replace("version: v001", "version: v002").replace("in doubt HOLD.", f"in doubt HOLD. {SECOND}")
-    (checkout / "prompts" / "single" / "v002.md").write_text(second)
+    first = (checkout / "prompts" / "single" / "v003.md").read_text()
+    second = first.replace("version: v003", "version: v004").replace(
+        "for this call agree.", f"for this call agree. {SECOND}"
+    )
+    (checkout / "prompts" / "single" / "v004.md").write_text(second)
     said = system.quarterdeck(
-        "compare", "--candles", str(_candles(system.folder)), "--symbol", SYMBOL, "--decider", "llm:single@v001",
-        "--decider", "llm:single@v002", "--start", "2025-01-12", "--end", "2025-01-14", "--seeds", "50",
-        "--max-cost", "20", "--title", "single: v001 against v002", "--json", cwd=checkout,
+        "compare", "--candles", str(_candles(system.folder)), "--symbol", SYMBOL, "--decider", "llm:single@v003",
+        "--decider", "llm:single@v004", "--start", "2025-01-12", "--end", "2025-01-14", "--seeds", "50",
+        "--max-cost", "20", "--title", "single: v003 against v004", "--json", cwd=checkout,
     )  # fmt: skip
     found: dict[str, Any] = json.loads(said)
     return found

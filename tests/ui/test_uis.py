@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+from tasks.adapters.files.prompts import files_of
 from ui import system, walk
 
 pytestmark = [
@@ -16,12 +17,10 @@ pytestmark = [
 def test_a_person_asks_in_prefect_and_compares_prompts_in_mlflow(tmp_path):
     with system.running(tmp_path) as started, walk.browser() as page:
         walk.enter(page, started.opened)
-        assert {"watch", "trade-15m", "trade-adhoc", "protect", "settle"} <= set(
-            walk.deployments(page, started.prefect)
-        )
+        assert {"trade-15m", "trade-adhoc", "protect", "settle"} <= walk.deployments(page, started.prefect)
         walk.ask(page, system.SYMBOL, system.QUESTION, system.earlier_close(started))
         walk.wait_completed(page)
-        told = walk.decision(page)
+        told, asked = walk.decision(page), page.url
         assert "OPEN_LONG" in told
         assert system.QUESTION in told
         assert system.ENTRY["reasoning"] in told
@@ -29,6 +28,43 @@ def test_a_person_asks_in_prefect_and_compares_prompts_in_mlflow(tmp_path):
         found = system.compare_prompts(started)
         first, second = (row["label"] for row in found["rows"][:2])
         compared = walk.compare_runs(page, started.mlflow, (first, second))
-        assert "single/v001" in compared
-        assert "single/v002" in compared
+        assert "single/v003" in compared
+        assert "single/v004" in compared
         assert "expectancy_r" in compared
+
+        page.goto(asked)
+        traced = walk.trace(page)
+        back = walk.follow(traced.get_by_role("link", name="the decision's page in Prefect"))
+        assert back.url.rpartition("/")[2] == asked.partition("?")[0].rpartition("/")[2]
+        version, evaluated = walk.evaluation(traced)
+        assert "Viewing version 3" in version
+        assert first in evaluated
+        assert "net_r/mean" in evaluated
+
+        started.quarterdeck("prompts", "sync")
+        shown = walk.prompt(page, started.mlflow, "single", 3)
+        assert files_of("single")[2].why in shown
+        assert "Model: openai/scripted" in shown
+        assert "Structured output" in shown
+
+
+def test_what_a_person_set_in_prefect_stays_through_a_restart_and_a_deploy(tmp_path):
+    with system.running(tmp_path) as started:
+        with walk.browser() as page:
+            walk.enter(page, started.opened)
+            walk.open_deployment(page, started.prefect, "trade-15m")
+            walk.run_every(page, 45)
+            walk.open_deployment(page, started.prefect, "trade-1h")
+            walk.switch_off(page)
+        started.quarterdeck("down")
+        started.quarterdeck("up", "--detach")
+        started.quarterdeck("deploy")
+        with walk.browser() as page:
+            walk.enter(page, started.opened)
+            walk.open_deployment(page, started.prefect, "trade-15m")
+            assert walk.schedules(page) == {"toggle Every 45 minutes": True}
+            walk.open_deployment(page, started.prefect, "trade-1h")
+            assert walk.schedules(page) == {"toggle Every 1 hour": False}
+            started.quarterdeck("deploy", "--reset")
+            walk.open_deployment(page, started.prefect, "trade-15m")
+            assert walk.schedules(page) == {"toggle Every 15 minutes": True}

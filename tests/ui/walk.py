@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +19,7 @@ SIZE = {"width": 1280, "height": 860}
 WAIT_MS = 90_000  # on a machine with other things to do
 FLOW_RUN_MS = 240_000
 LOOK_MS = 10_000
+LINKED = re.compile(r"^\d+ linked prompts?$")
 Shoot = Callable[[str, Page], None]
 
 
@@ -37,11 +39,11 @@ def browser() -> Iterator[Page]:
     """Open one page; no request leaves this machine."""
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
-        page = opened.new_page(viewport=SIZE)
-        page.set_default_timeout(WAIT_MS)
-        page.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
+        context = opened.new_context(viewport=SIZE)
+        context.set_default_timeout(WAIT_MS)
+        context.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
         try:
-            yield page
+            yield context.new_page()
         finally:
             opened.close()
 
@@ -51,41 +53,82 @@ def enter(page: Page, printed: Iterable[str]) -> None:
     for address in printed:
         page.goto(address)
         page.wait_for_url(lambda url: "/quarterdeck" not in url)
+        page.locator("a[href]").first.wait_for()  # left while it still asks whether it may, Prefect's page forgets
+
+
+def follow(link: Locator) -> Page:
+    """Click a link of a page; returns the page it opens, in a tab of its own or not."""
+    page = link.page
+    known = len(page.context.pages)
+    link.click()
+    page.wait_for_timeout(2000)
+    opened = page.context.pages
+    return opened[-1] if len(opened) > known else page
 
 
 # --- Prefect
 
 
-def deployments(page: Page, prefect: str, shoot: Shoot = no_picture) -> list[str]:
+def deployments(page: Page, prefect: str, shoot: Shoot = no_picture) -> set[str]:
     """Open the list of deployments; returns their names."""
     listed = page.get_by_role("link", name="trade-adhoc", exact=True).first
     for _ in range(WAIT_MS // (3 * LOOK_MS)):  # what a busy Prefect did not answer, its page does not ask again
-        page.goto(f"{prefect}/deployments")
+        page.goto(f"{prefect}/v2/deployments?limit=25")
         with suppress(TooLong):
             listed.wait_for(timeout=3 * LOOK_MS)
             break
     listed.wait_for()
     shoot("prefect-deployments", page)
-    return page.locator("td a[href*='/deployments/deployment/']").all_inner_texts()
+    return set(page.locator("td a[href*='/deployments/deployment/']").all_inner_texts())
+
+
+def open_deployment(page: Page, prefect: str, name: str) -> None:
+    """Open the page of a deployment."""
+    page.goto(f"{prefect}/v2/deployments?flowOrDeploymentName={name}")
+    page.get_by_role("link", name=name, exact=True).first.click()
+    page.get_by_role("switch").first.wait_for()
+
+
+def run_every(page: Page, minutes: int) -> None:
+    """Change the only schedule of the deployment on this page."""
+    page.locator("button[aria-haspopup=menu]").last.click()
+    page.get_by_role("menuitem", name="Edit").click()
+    page.locator("input[name='schedule.interval_value']").fill(str(minutes))
+    page.get_by_role("button", name="Save").click()
+    page.get_by_role("switch", name=f"toggle Every {minutes} minutes").wait_for()
+
+
+def switch_off(page: Page) -> None:
+    """Switch the only schedule of the deployment on this page off."""
+    off = page.locator("[role=switch][aria-checked=false]")
+    for _ in range(3):  # what a busy Prefect refuses, the page switches back
+        with suppress(TooLong):
+            page.locator("[role=switch][aria-checked=true]").click(timeout=LOOK_MS)
+            off.wait_for(timeout=LOOK_MS)
+            break
+    off.wait_for()
+
+
+def schedules(page: Page) -> dict[str, bool]:
+    """Return whether each schedule of the deployment on this page is on, by what its switch is called."""
+    switches = page.get_by_role("switch").all()
+    return {str(each.get_attribute("aria-label")): each.get_attribute("aria-checked") == "true" for each in switches}
 
 
 def ask(page: Page, symbol: str, reason: str, as_of: str, shoot: Shoot = no_picture) -> None:
-    """Fill in the form of `trade-adhoc` and submit it; ends on the page of the run.
+    """Submit the form of `trade-adhoc`; ends on the page of the run.
 
-    as_of comes prefilled with the address, as a link of one's own may have it.
+    All but the name comes prefilled with the address, as a link of one's own may have it.
     """
     page.get_by_role("link", name="trade-adhoc", exact=True).first.click()
     page.get_by_role("button", name="Run", exact=True).click()
-    page.get_by_text("Custom run").click()
-    _field(page, "symbols").wait_for()
-    prefilled = json.dumps({"trigger": "adhoc", "as_of": as_of})
-    page.goto(f"{page.url.partition('?')[0]}?parameters={quote(quote(prefilled))}")
-    symbols = _field(page, "symbols")
-    symbols.get_by_role("button", name="str", exact=True).click()
-    symbols.locator("textarea, input").last.fill(symbol)
-    _field(page, "reason").locator("textarea").fill(reason)
+    page.get_by_role("menuitem", name="Custom run").click()
+    page.wait_for_url("**/run?**")
+    prefilled = {"trigger": "adhoc", "symbols": symbol, "reason": reason, "as_of": as_of}
+    page.goto(f"{page.url.partition('?')[0]}?parameters={quote(json.dumps(prefilled))}")
     name = f"asked-{as_of[:16]}"
-    page.locator("input[type=text]").first.fill(name)
+    page.locator("input[name=name]").fill(name)
+    page.wait_for_timeout(2000)
     shoot("prefect-adhoc-form", page)
     page.get_by_role("button", name="Submit").click()
     page.get_by_text("scheduled to start").first.wait_for()
@@ -106,11 +149,6 @@ def _open_run(page: Page, name: str) -> None:
     link.click()
 
 
-def _field(page: Page, name: str) -> Locator:
-    """Return the outermost part of the form that holds one parameter."""
-    return page.locator(".schema-form-properties > *", has_text=f"{name} (Optional)").first
-
-
 def wait_completed(page: Page) -> None:
     """Wait until the run on this page is completed."""
     page.get_by_text("Completed", exact=True).first.wait_for(timeout=FLOW_RUN_MS)
@@ -120,8 +158,9 @@ def wait_completed(page: Page) -> None:
 
 def decision(page: Page, shoot: Shoot = no_picture) -> str:
     """Open the decision's page among the run's artifacts; returns its text."""
-    page.get_by_text("Artifacts", exact=True).last.click()
+    page.get_by_role("tab", name="Artifacts").click()
     page.locator("a[href*='artifact']", has_text="decision-").first.click()
+    page.locator("a[href*='/artifacts/artifact/']").first.click()
     page.get_by_text("Why", exact=False).first.wait_for()
     page.wait_for_timeout(2000)
     shoot("prefect-decision", page)
@@ -140,14 +179,48 @@ def compare_runs(page: Page, mlflow: str, labels: tuple[str, str], shoot: Shoot 
     page.get_by_role("link", name="quarterdeck-compare").first.click()
     page.locator("[role=gridcell][col-id*='Run Name'] button").first.click()
     for label in labels:
-        row = page.get_by_role("link", name=label).first.locator("xpath=ancestor::*[@role='row'][1]")
+        named = re.compile(r"^v\d+ " + re.sub(r"[^\w@:]", ".", label))  # the selector's parser ends at a slash
+        row = page.get_by_role("link", name=named).first.locator("xpath=ancestor::*[@role='row'][1]")
         row.wait_for()
         page.locator(f"[role=row][row-index='{row.get_attribute('row-index')}'] input[type=checkbox]").first.check()
     shoot("mlflow-runs", page)
-    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     page.wait_for_url("**/compare-runs**")
     page.get_by_text("Visualizations", exact=True).click()  # fold the plots: the tables say more
     page.get_by_text("Metrics", exact=True).last.scroll_into_view_if_needed()
     page.wait_for_timeout(2000)
     shoot("mlflow-compare", page)
+    return page.locator("body").inner_text()
+
+
+def trace(page: Page, shoot: Shoot = no_picture) -> Page:
+    """Follow a decision's page to its trace; returns the trace's page."""
+    traced = follow(page.get_by_role("link", name="trace in MLflow"))
+    traced.get_by_text(LINKED).first.wait_for()
+    traced.wait_for_timeout(2000)
+    shoot("mlflow-trace", traced)
+    return traced
+
+
+def evaluation(page: Page, shoot: Shoot = no_picture) -> tuple[str, str]:
+    """Follow a trace to the prompt version that was sent, and that to where it was evaluated; returns both texts."""
+    page.get_by_text(LINKED).first.click()
+    version = follow(page.locator("[href*='/prompts/quarterdeck.']").last)
+    version.get_by_text(re.compile(r"^Viewing version \d+$")).first.wait_for()
+    version.get_by_text("MLflow runs:").wait_for()
+    told = version.locator("body").inner_text()
+    run = follow(version.locator("[href*='/runs/']").last)
+    run.get_by_text("Registered prompts").first.wait_for()
+    run.wait_for_timeout(2000)
+    shoot("mlflow-evaluation", run)
+    return told, run.locator("body").inner_text()
+
+
+def prompt(page: Page, mlflow: str, role: str, number: int, shoot: Shoot = no_picture) -> str:
+    """Open a version of a role's prompt; returns the page's text."""
+    page.goto(f"{mlflow}/#/prompts/quarterdeck.{role}")
+    page.get_by_text(f"Version {number}", exact=True).first.click()
+    page.get_by_text(f"Viewing version {number}").wait_for()
+    page.wait_for_timeout(2000)
+    shoot("mlflow-prompt", page)
     return page.locator("body").inner_text()

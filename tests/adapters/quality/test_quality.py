@@ -15,7 +15,7 @@ from shared_data import SHARED
 
 from tasks.adapters.files.candles import read_candles
 from tasks.adapters.quality.columns import unconfirmed_moves
-from tasks.adapters.quality.suite import PRESENT, RULES, SHAPE, SPIKE, validate
+from tasks.adapters.quality.suite import PRESENT, RULES, SHAPE, validate
 from tasks.core.market.bars import closed_by, resample
 from tasks.core.types import DataFailure
 from tasks.core.types.bars import COLUMNS
@@ -141,7 +141,7 @@ def test_a_fault_fires_its_rules_and_leaves_every_other_frame_clean(number):
 
 
 def test_every_rule_has_a_fault_that_fires_it():
-    assert {rule.name for rule in RULES} == AGREEMENT.union(*(expected for _, expected in FAULTS))
+    assert {rule["meta"]["rule"] for rule in RULES} == AGREEMENT.union(*(expected for _, expected in FAULTS))
 
 
 DIFFERING = [
@@ -292,8 +292,8 @@ def test_the_frames_handed_in_are_not_changed():
 
 def test_the_docs_show_the_rules_as_they_are():
     page = (ROOT / "docs/validation.md").read_text(encoding="utf-8")
-    rows = [f"| `{rule.name}` | {rule.expectation} |" for rule in RULES]
-    assert re.findall(r"^\| `\w+` \| Expect\w+ \|", page, re.MULTILINE) == rows
+    rows = [f"| `{rule['meta']['rule']}` | {rule['type']} |" for rule in RULES]
+    assert re.findall(r"^\| `\w+` \| expect_\w+ \|", page, re.MULTILINE) == rows
 
 
 def test_the_task_runs_outside_prefect_and_its_table_has_a_row_per_failure():
@@ -380,4 +380,5 @@ def test_no_recorded_bar_is_a_spike_even_before_the_next_one_is_known(name):
     stack = recorded(name).reset_index(drop=True).assign(frame=0)
     # each bar as the newest of its frame: only volume can confirm it
     moves = unconfirmed_moves(stack, pd.Series(np.nan, stack.index))
-    assert moves.max() <= SPIKE
+    [spike] = (rule["kwargs"]["max_value"] for rule in RULES if rule["meta"]["rule"] == "confirmed")
+    assert moves.max() <= spike
