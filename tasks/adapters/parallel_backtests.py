@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import timedelta
@@ -160,7 +160,13 @@ def replayed(s: Settings, decider: str, files: ReplayFiles, window: BacktestWind
 
     They are read off nothing of after the first decision. Only who asks a model remembers: it costs time.
     """
-    markets = treated(files.candles, "raw", None, s.events).markets
+    return strategy_over(s, decider, treated(files.candles, "raw", None, s.events).markets, files, window)
+
+
+def strategy_over(
+    s: Settings, decider: str, markets: Mapping[str, Market], files: ReplayFiles, window: BacktestWindow
+) -> tuple[Strategy, dict[str, str]]:
+    """Return what `replayed` does, over markets that need be in no file."""
     make_grid(markets, window.start, window.end)  # says it where the window is not theirs
     events = files.events()
     decisions = {

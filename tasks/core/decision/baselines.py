@@ -33,7 +33,7 @@ from tasks.core.types import (
 )
 
 HOLD_SHARE = 0.5  # of random decisions; the rest is shared equally by the other actions on offer
-_PARAMETERS: dict[str, JsonObject] = {
+USUAL: dict[str, JsonObject] = {  # the numbers of an action that nobody gave any
     **{action: dict(rules.Sizes()) for action in ("OPEN_LONG", "OPEN_SHORT", "ADD")},
     **{action: {"size_pct": Decimal(50)} for action in ("TRIM", "CLOSE_PARTIAL")},
     "MOVE_STOP": {"to": {"kind": "breakeven"}},
@@ -72,7 +72,7 @@ class RandomDecider(PlainDecider):
             return hold(snapshot.pair, "random", source="random")
         action = others[int((share - HOLD_SHARE) / (1 - HOLD_SHARE) * len(others))]
         chosen = {"action": action, "symbol": snapshot.pair, "confidence": Decimal(1), "comment": "random"}
-        return DECISION.validate_python(chosen | {"source": "random"} | _PARAMETERS.get(action, {}))
+        return DECISION.validate_python(chosen | {"source": "random"} | USUAL.get(action, {}))
 
 
 class BuyAndHoldDecider(PlainDecider):
