@@ -1,20 +1,32 @@
 """The dataset of what was decided, to learn from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.connections import log, store
+from tasks.core.errors import InputError
 from tasks.settings import settings
 from tasks.stage import stage
 
 
 @stage
-def export_dataset(out: Path, records: Path | None, formats: Sequence[str] = ()) -> dict[str, Any]:
-    """Write the RL dataset of a backtest's records, or of the store's cycles, and return its card."""
-    from tasks.adapters.files import dataset
+def export_dataset(
+    out: Path, records: Path | None, formats: Sequence[str] = (), candles: Mapping[str, str] = {}
+) -> dict[str, Any]:
+    """Write the RL dataset of a backtest's records, or of the store's cycles, and return its card.
 
+    candles: the files that the backtest was made from, by symbol: with them every allowed action has its value. The
+    store has its own.
+    """
+    from tasks.adapters.files import dataset
+    from tasks.core.lab.action_values import Future
+    from tasks.kept_history import file_replayer, store_replayer
+
+    if candles and not records:
+        raise InputError("--candles goes with --records; the store has its own")
     source = dataset.file_source(records) if records else dataset.store_source(store(), settings().strategy)
-    card = dataset.export(source, out, formats)
+    replayer = file_replayer(candles, dataset.records_file(records)) if records else store_replayer()
+    card = dataset.export(source._replace(foresight=Future(replayer, source.span[1])), out, formats)
     log().info("export transitions=%d splits=%s out=%s", card["transitions"], card["splits"], out)
     return card

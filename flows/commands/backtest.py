@@ -19,8 +19,6 @@ from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.settings import settings
 
-STRATEGIES = "strategies.json"  # beside records.jsonl: what its records name by hash
-
 
 @click.command()
 @replay_options
@@ -150,6 +148,8 @@ def _recorded(out: Path) -> Iterator[tuple[Any, Callable[[bytes], None]]]:
 
 def _finish(out: Path, summary: dict[str, Any], result: Any, strategy: Any) -> None:
     """Write what stands beside the records; the folder gets its name when all of it is there."""
+    from tasks.kept_history import STRATEGIES
+
     closes = (result.grid.closes_at(k).isoformat() for k in range(len(result.equity)))
     rows = (f"{at},{value:.8g}\n" for at, value in zip(closes, result.equity, strict=True))
     named = {strategy.sha256: strategy.model_dump(mode="json")}

@@ -17,13 +17,18 @@ from tasks.core.errors import InputError
     help="repeatable; Parquet is always written",
 )  # fmt: skip
 @click.option("--records", type=PLACE, help="records.jsonl of a backtest; else the store's cycles")
+@candle_options(required=False)
 @json_option
-def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, as_json: bool) -> None:
-    """Write the RL dataset: transitions split by time, with a card that says what they are."""
+def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, files: dict[str, str], as_json: bool) -> None:
+    """Write the RL dataset: transitions split by time, with a card that says what they are.
+
+    With the --candles of a backtest each row also has what every allowed action would have earned in the day that
+    followed; the store has its candles.
+    """
     from flows.export import headline
     from tasks.learn import export_dataset
 
-    emit(headline(export_dataset(out, records, formats), out), as_json)
+    emit(headline(export_dataset(out, records, formats, files), out), as_json)
 
 
 @click.command()
@@ -63,7 +68,7 @@ def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: P
     if paid := [name for name in deciders if kind_of(name).asks_model]:
         raise InputError(f"--decider {paid[0]}: asks models; compare it with `quarterdeck compare`")
     model = out / "policy.onnx"
-    card = export_dataset(out / "dataset", records)
+    card = export_dataset(out / "dataset", records, (), files)
     trained = onnx_policy.train(out / "dataset", model)
     start = datetime.fromisoformat(card["cuts"][-1]) + timedelta(seconds=card["embargo_s"])
     request = ComparisonRequest(

@@ -15,7 +15,6 @@ from flows.commands.output import echo, emit, stopwatch
 from tasks.core.decision.kinds import kind_of
 from tasks.core.pages import inert
 from tasks.core.types import InputError, Json, read_dto
-from tasks.settings import settings
 
 AHEAD = 256  # questions whose markets are read together
 SHOWN = 20  # differing records that a person is shown
@@ -47,10 +46,9 @@ def replay(
     stream = read_records(records) if records else _stored(cycle_id)
     if cycle_id:
         stream = (record for record in stream if record.cycle_id == cycle_id)
-    from tasks.kept_history import replayer as replayer_over
-    from tasks.kept_history import store_replayer
+    from tasks.kept_history import file_replayer, store_replayer
 
-    replayer = replayer_over(_candles(files, records), _strategies(records)) if records else store_replayer()
+    replayer = file_replayer(files, records, name_gaps) if records else store_replayer()
     summary = asyncio.run(_report(replayer, stream, changed))
     if cycle_id and not summary["records"]:
         raise InputError(f"no finished cycle {cycle_id} in {records or 'the store'}")
@@ -123,31 +121,6 @@ def _limits(path: Path) -> Json:
     return {name: getattr(checked, name) for name in checked.model_fields_set}
 
 
-def _strategies(records: Path) -> Any:
-    """Return what finds a strategy by its hash in the file that `backtest --out` writes beside its records."""
-    import json
-
-    from flows.commands.backtest import STRATEGIES
-    from tasks.core.types import Strategy, hash_of
-
-    path = records.with_name(STRATEGIES)
-    try:
-        documents = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        known = {name: (Strategy.model_validate(each), hash_of(each)) for name, each in documents.items()}
-    except (ValueError, AttributeError) as e:
-        raise InputError(f"{path}: not the strategies of a backtest ({str(e).splitlines()[0][:120]})") from e
-
-    def find(name: str) -> Strategy:
-        if name not in known:
-            raise InputError(f"{name[:12]}... is not in {path}, which `backtest --out` writes beside its records")
-        strategy, sha256 = known[name]
-        if sha256 != name:
-            raise InputError(f"{name[:12]}... in {path} was changed since: its hash is another")
-        return strategy
-
-    return find
-
-
 def _stored(cycle_id: str | None) -> Iterator[Any]:
     """Yield the store's finished cycles; with one cycle those that the same portfolio call answered for."""
     from tasks.connections import store
@@ -162,31 +135,6 @@ def _stored(cycle_id: str | None) -> Iterator[Any]:
         yield record
         return
     yield from store().cycles.at(record.strategy, record.as_of)
-
-
-def _candles(files: dict[str, str], records: Path) -> Any:
-    """Return what finds a symbol's candles in the files that a backtest was made from, masked as it had them.
-
-    `backtest --out` writes the mask into summary.json, beside its records.
-    """
-    from tasks.adapters.files.document import read_document
-    from tasks.adapters.parallel_backtests import treated, treatment_of
-    from tasks.core.lab.masking import Mask
-    from tasks.core.simulation.candle_history import History
-
-    summary = records.with_name("summary.json")
-    told = read_document(summary, "--records", '{"mask": null}').get("mask") if summary.is_file() else None
-    key = told and told["key"]
-    seen = treated(tuple(sorted(files.items())), treatment_of(key), key and Mask(key), settings().events).markets
-    name_gaps(seen)
-    histories = {symbol: History(symbol, market.bars, base=market.base) for symbol, market in seen.items()}
-
-    def find(_venue: str, symbol: str) -> History:
-        if symbol not in histories:
-            raise InputError(f"--candles: there are none for {symbol}, which --records has")
-        return histories[symbol]
-
-    return find
 
 
 COMMANDS = (replay,)

@@ -25,6 +25,7 @@ from tasks.adapters.files.dataset_card import render
 from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
 from tasks.core.lab import rl
+from tasks.core.lab.action_values import Foreseen
 from tasks.core.types import COLUMNS, CycleRecord, InputError, Json, read_dto
 
 if TYPE_CHECKING:
@@ -33,22 +34,31 @@ if TYPE_CHECKING:
 BATCH = 2000  # rows in memory per split, and in a row group
 FORMATS = ("parquet", "minari")  # the first is always written
 COUNTED = ("symbol", "action", "status", "decider", "model", "prompt_version", "rung", "codes")
-RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity", "asked_propensity")
+RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity", "asked_propensity", "behavior_propensity")
 _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
 
 
 class Source(NamedTuple):
-    """Where records come from: said in the card, from when to when they are, and a fresh pass over them."""
+    """Where records come from: said in the card, from when to when they are, and a fresh pass over them.
+
+    foresight: what each allowed action would have been worth.
+    """
 
     name: str
     span: tuple[datetime, datetime]
     records: Callable[[], Iterable[CycleRecord]]
     scores: rl.Scores = lambda _: {}
+    foresight: rl.Foresight = lambda _: Foreseen()
+
+
+def records_file(path: Path) -> Path:
+    """Return the file that --records names, which may be the folder it is in."""
+    return path / "records.jsonl" if path.is_dir() else path
 
 
 def file_source(path: Path) -> Source:
     """Read the records.jsonl that `backtest --out` writes, or the folder it is in; `.gz` too."""
-    path = path / "records.jsonl" if path.is_dir() else path
+    path = records_file(path)
     try:
         with _open(path) as lines:
             found = (_AS_OF.search(line) for line in lines)
@@ -88,7 +98,8 @@ def read_records(path: Path) -> Iterator[CycleRecord]:
 def schema() -> pa.Schema:
     """Return the columns; each is explained in `core.lab.rl`."""
     state, flags = pa.list_(pa.float32(), len(rl.COMPONENTS)), pa.list_(pa.bool_(), len(rl.COMPONENTS))
-    mask, time, text, real = pa.list_(pa.bool_(), len(rl.CHOICES)), pa.timestamp("us", "UTC"), pa.string(), pa.float64()
+    mask, worth = (pa.list_(kind, len(rl.CHOICES)) for kind in (pa.bool_(), pa.float64()))
+    time, text, real = pa.timestamp("us", "UTC"), pa.string(), pa.float64()
     action = {"action_id": pa.int8(), "action": text}
     action |= dict.fromkeys(("size_pct", "stop_atr", "tp_atr", "minutes", "offset_bps", "stop_to_atr"), real)
     action |= {"entry_type": text, "stop_to": text, "followups": pa.list_(text)}
@@ -102,6 +113,9 @@ def schema() -> pa.Schema:
         "terminated": pa.bool_(), "truncated": pa.bool_(), "done": pa.bool_(),
         **{f"asked_{name}": kind for name, kind in action.items()},
         "asked_propensity": real, "asked_propensity_kind": text,
+        "behavior": text, "behavior_propensity": real, "behavior_propensity_kind": text,
+        "behavior_odds": worth, "votes": pa.int16(),
+        "action_value_pct": worth, "action_value_r": worth,
         "guard_rewrite": pa.bool_(), "codes": pa.list_(text), "status": text,
         "decider": text, "source": text, "rung": text, "model": text, "prompt_version": text, "confidence": real,
         "counterfactual": pa.map_(text, real),
@@ -164,11 +178,12 @@ def export(source: Source, out: Path, formats: Sequence[str] = ()) -> Json:
     """Write the dataset of `source` into the new folder `out` and return its card."""
     if unknown := set(formats).difference(FORMATS):
         raise InputError(f"--format {unknown.pop()!r}: there are {', '.join(FORMATS)}")
-    plan = rl.SplitPlan(start=source.span[0], end=source.span[1])
+    embargo = rl.longest_trade(source.records())
+    plan = rl.SplitPlan(start=source.span[0], end=source.span[1], embargo=embargo)
     left_out: Counter[str] = Counter()
     with _whole(out) as partial:
         writer = _Writer(partial)
-        for split, row in rl.transitions(source.records(), plan, left_out, source.scores):
+        for split, row in rl.transitions(source.records(), plan, left_out, source.scores, source.foresight):
             writer.add(split, row)
         writer.close()
         if not writer.rows:

@@ -42,6 +42,12 @@ USUAL: dict[str, JsonObject] = {  # the numbers of an action that nobody gave an
 }
 
 
+def usual(action: str, symbol: str, source: str) -> Decision:
+    """Return an action with its usual numbers, as sure as can be: entries with the size, stop and target of `rules`."""
+    chosen = {"action": action, "symbol": symbol, "confidence": Decimal(1), "comment": source, "source": source}
+    return DECISION.validate_python(chosen | USUAL.get(action, {}))
+
+
 class HoldDecider(PlainDecider):
     """Does nothing, always."""
 
@@ -70,9 +76,7 @@ class RandomDecider(PlainDecider):
         others = [action for action in snapshot.constraints.allowed_actions if action != "HOLD"]
         if share < HOLD_SHARE or not others:
             return hold(snapshot.pair, "random", source="random")
-        action = others[int((share - HOLD_SHARE) / (1 - HOLD_SHARE) * len(others))]
-        chosen = {"action": action, "symbol": snapshot.pair, "confidence": Decimal(1), "comment": "random"}
-        return DECISION.validate_python(chosen | {"source": "random"} | USUAL.get(action, {}))
+        return usual(others[int((share - HOLD_SHARE) / (1 - HOLD_SHARE) * len(others))], snapshot.pair, "random")
 
 
 class BuyAndHoldDecider(PlainDecider):

@@ -9,9 +9,14 @@ and is counted, not guessed.
   set. Names and numbers are the spec `SPEC`, `SPEC_SHA256` its hash: data and models of another spec are refused.
 - **action**: what was carried out, after the guard; HOLD where it denied or the venue refused. `asked_*` is what the
   behaviour policy said, `guard_rewrite` whether they differ, `codes` why.
-- **propensity**: how likely `action` was, as **asked_propensity** is of `asked_action`; each with its kind. The two are
-  equal where the action was carried out that was asked for, however clamped. Of HOLD only what is certain is known: it
-  also comes of whatever the guard would have denied, and nobody asked it that.
+- **behavior**: what the behaviour policy answered; null where a fallback stood in, or nobody was asked.
+  **behavior_odds** has how likely it was to ask for each of CHOICES, where known, **votes** of how many samples.
+- **propensity**: how likely `action` was, as **asked_propensity** is of `asked_action` and **behavior_propensity** of
+  `behavior`; each with its kind, see `propensity`. They are equal where the action was carried out that was asked for,
+  however clamped. HOLD also comes of what the guard denies: how likely it was is known where the guard's word on all
+  that could have been asked is.
+- **action_value_pct**, **action_value_r**: for each of CHOICES what it would have made within a day, after costs, in
+  percent of equity and in R; null where it was not allowed or is not known, see `action_values`.
 - **reward**: ln(equity after / equity before), equity of the whole account at the two closes, marked to market, after
   fees, spread, impact and whatever funding the account paid. A step to ruin (equity <= 0) is `RUIN` and terminates.
 - **reward_symbol**: the same of this symbol alone: its closed trades' pnl and its open position's, realized and not,
@@ -24,8 +29,9 @@ and is counted, not guessed.
 - **next_state**: the state at the next decision point. **terminated**: ruin. **truncated**: the last step of a symbol
   in its split. **done**: either.
 
-Splits go by time: train, validation, test. A step that spans a cut is purged; one that starts within `embargo` after a
-cut is left out, so what a split was trained on is over before the next begins.
+Splits go by time: train, validation, test. A step that spans a cut, or whose action values look across it, is purged;
+one that starts within `embargo` after a cut, which is as long as the longest trade, is left out: so what a split was
+trained on is over before the next begins.
 """
 
 import hashlib
@@ -40,17 +46,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tasks.core.decision import memory
-from tasks.core.decision.actions import parse_as
-from tasks.core.decision.baselines import HOLD_SHARE
-from tasks.core.decision.kinds import kind_of
-from tasks.core.decision.llm import roles
 from tasks.core.errors import InputError
+from tasks.core.lab.action_values import HORIZON, Foreseen
+from tasks.core.lab.propensity import analyst_share, carried_share, odds_of
 from tasks.core.types import (
     ACTIONS,
     COLUMNS,
     ENTRIES,
     AccountState,
-    Answer,
     ClosedTrade,
     CycleRecord,
     CycleStatus,
@@ -132,6 +135,7 @@ RUIN = -10.0
 SPLITS = ("train", "validation", "test")
 
 Scores = Callable[[str], Mapping[str, float]]
+Foresight = Callable[[CycleRecord], Foreseen]
 
 
 class SplitPlan(Dto):
@@ -141,7 +145,7 @@ class SplitPlan(Dto):
     end: Utc
     train: float = 0.7
     validation: float = 0.15
-    embargo: timedelta = timedelta(days=1)
+    embargo: timedelta = timedelta(0)  # as long as the longest trade
 
     @property
     def cuts(self) -> tuple[datetime, datetime]:
@@ -166,22 +170,25 @@ class _Step(NamedTuple):
     closed: tuple[ClosedTrade, ...]
     open_gain: float | None
     entered: bool  # sent an entry
+    until: datetime  # how far what is known of it looks ahead
     row: Row
 
 
 def transitions(
-    records: Iterable[CycleRecord], plan: SplitPlan, counts: Counter[str], scores: Scores = lambda _: {}
-) -> Iterator[tuple[str, Row]]:
+    records: Iterable[CycleRecord], plan: SplitPlan, counts: Counter[str], scores: Scores = lambda _: {},
+    foresight: Foresight = lambda _: Foreseen(),
+) -> Iterator[tuple[str, Row]]:  # fmt: skip
     """Yield (split, row) for every transition in a split; `counts` gets what was left out, and why.
 
     records: of each strategy and symbol oldest first. scores: cycle_id -> what other deciders' answers would have
-    earned there, in percent of equity. Raises InputError where time goes back.
+    earned there, in percent of equity. foresight: what each allowed action would have been worth. Raises InputError
+    where time goes back.
     """
     before: dict[tuple[str, str], _Step] = {}
     entries: dict[tuple[str, str], str] = {}  # the cycle of the last one sent
     pending: dict[tuple[str, str], tuple[str, Row]] = {}
     for record in records:
-        key, step = (record.strategy, record.symbol), _step(record, scores)
+        key, step = (record.strategy, record.symbol), _step(record, scores, foresight)
         if step is None:
             counts[f"no_state:{record.status}"] += 1
             continue
@@ -196,7 +203,7 @@ def transitions(
                 )
             if last.entered:
                 entries[key] = last.row["cycle_id"]
-            split = plan.split_of(last.as_of, step.as_of)
+            split = plan.split_of(last.as_of, max(step.as_of, last.until))
             if key in pending:
                 yield _ended(*pending.pop(key), split)
             if split in SPLITS:
@@ -260,7 +267,7 @@ def _closed_between(last: _Step, step: _Step, symbol: str) -> list[ClosedTrade] 
     return [trade for trade in new if trade.symbol in (symbol, "")]
 
 
-def _step(record: CycleRecord, scores: Scores) -> _Step | None:
+def _step(record: CycleRecord, scores: Scores, foresight: Foresight) -> _Step | None:
     snapshot, account = record.snapshot, record.state
     if snapshot is None or account is None:
         return None
@@ -271,6 +278,8 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
     sent = record.status in (CycleStatus.EXECUTED, CycleStatus.HELD) or record.fills
     done = verdict.decision if verdict and verdict.allowed and sent else None
     carried = done or hold(record.symbol, "nothing was carried out")
+    foreseen = foresight(record)
+    worth = [foreseen.by_action.get(action) for action in CHOICES]
     row = {
         "cycle_id": record.cycle_id, "strategy": record.strategy, "symbol": record.symbol, "as_of": record.as_of,
         "state": values, "state_unknown": unknown, "allowed": allowed_mask(snapshot),
@@ -279,53 +288,65 @@ def _step(record: CycleRecord, scores: Scores) -> _Step | None:
         "guard_rewrite": parameters(carried) != parameters(asked),
         "codes": [code.value for code in verdict.codes] if verdict else [],
         "status": record.status.value, "counterfactual": list(scores(record.cycle_id).items()),
-        **_behaviour(record, carried),
+        "action_value_pct": [None if each is None else each.pct for each in worth],
+        "action_value_r": [None if each is None else each.r for each in worth],
+        **_behaviour(record, carried, foreseen),
         **dict(zip(COLUMNS, last, strict=True)),
     }  # fmt: skip
     gain = _open_gain(record, account)
     entered = isinstance(carried, ENTRIES) and any(not intent.reduce_only for intent in record.intents)
-    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, entered, row)
+    until = record.as_of + HORIZON if foreseen.by_action else record.as_of
+    return _Step(record.as_of, float(account.equity), account.closed_trades, gain, entered, until, row)
 
 
-def _behaviour(record: CycleRecord, carried: Decision) -> Row:
+def _behaviour(record: CycleRecord, carried: Decision, foreseen: Foreseen) -> Row:
     row: Row = {"decider": record.decider, **dict.fromkeys(("source", "rung", "model", "prompt_version"), "")}
-    row |= dict.fromkeys(("confidence", "propensity", "propensity_kind", "asked_propensity", "asked_propensity_kind"))
-    if decided := record.decided:
-        row["asked_propensity"], row["asked_propensity_kind"] = asked, kind = propensity(record, decided)
-        if kind == "deterministic" or decided.decision.action == carried.action != "HOLD":
-            row["propensity"], row["propensity_kind"] = asked, kind
-        row |= {name: getattr(decided, name) for name in ("source", "rung", "model")}
-        row |= {
-            "prompt_version": ", ".join(map(str, decided.prompts)),
-            "confidence": float(decided.decision.confidence),
-        }
-    return row
+    row |= dict.fromkeys(("behavior", "behavior_odds", "votes", "confidence"))
+    row |= {f"{of}propensity{kind}": None for of in ("behavior_", "asked_", "") for kind in ("", "_kind")}
+    if (decided := record.decided) is None:
+        return row
+    asked, odds, share = decided.decision.action, odds_of(record, decided), analyst_share(record, decided)
+    if not decided.is_fallback:
+        row["behavior"] = asked
+    if odds is not None:
+        row |= _known("behavior_", odds.by_action[asked], odds.kind) | _known(
+            "asked_", odds.by_action[asked], odds.kind
+        )
+        row |= _known("", carried_share(odds, foreseen, asked, carried.action), odds.kind)
+        row["behavior_odds"] = [odds.by_action.get(action, 0.0) for action in CHOICES]
+    elif share is not None:
+        row |= _known("behavior_", share, "analyst_share") | _known("asked_", share, "analyst_share")
+        row |= _known("", share if asked == carried.action != "HOLD" else None, "analyst_share")
+    row |= {name: getattr(decided, name) for name in ("source", "rung", "model")}
+    return row | {
+        "votes": len(decided.votes) or None,
+        "prompt_version": ", ".join(map(str, decided.prompts)),
+        "confidence": float(decided.decision.confidence),
+    }
 
 
-def propensity(record: CycleRecord, decided: Answer) -> tuple[float | None, str | None]:
-    """Return how likely the behaviour policy was to ask for this, and what that number is; (None, None): not known.
+def _known(of: str, share: float | None, kind: str) -> Row:
+    return {f"{of}propensity": share, f"{of}propensity_kind": None if share is None else kind}
 
-    `deterministic` 1; `random` the baseline's own odds; `vote_share` the analysts who voted for the direction it took,
-    of those who answered: no probability, but what there is. Below the primary rungs nothing is known.
+
+def longest_trade(records: Iterable[CycleRecord]) -> timedelta:
+    """Return how long the longest trade lasted: from its opening to its close, or to where it was last seen open.
+
+    records: of each strategy and symbol oldest first. Zero where nothing was traded.
     """
-    odds = kind_of(decided.source).odds
-    if decided.is_fallback:
-        return None, None
-    if odds == "certain":
-        return 1.0, "deterministic"
-    if odds == "random" and record.snapshot is not None:
-        others = len(set(record.snapshot.constraints.allowed_actions) - {"HOLD"})
-        holds = decided.decision.action == "HOLD"
-        return (HOLD_SHARE if holds else (1 - HOLD_SHARE) / others) if others else 1.0, "random"
-    share = _vote_share(record, decided) if odds == "votes" else None
-    return share, None if share is None else "vote_share"
-
-
-def _vote_share(record: CycleRecord, decided: Answer) -> float | None:
-    side = record.snapshot.position.side if record.snapshot else "flat"
-    ways = {"OPEN_LONG": "bullish", "OPEN_SHORT": "bearish", "CLOSE_ALL": "bearish" if side == "long" else "bullish"}
-    analyses = [parse_as(call.raw_reply, roles.Analysis) for call in decided.calls if call.role in roles.ANALYSTS]
-    votes: list[str] = [vote.signal for vote in analyses if isinstance(vote, roles.Analysis)]
-    way = ways.get(decided.decision.action)
-    share = votes.count(way) / len(votes) if way and votes else None
-    return share or None  # what no analyst wanted was not chosen by votes
+    longest = timedelta(0)
+    opened: dict[tuple[str, str], tuple[datetime, bool]] = {}  # since when, and whether it was seen open
+    for record in records:
+        key, account = (record.strategy, record.symbol), record.state
+        if account is None:
+            continue
+        since, seen = opened.pop(key, (record.as_of, False))
+        held, position = account.position(record.symbol), record.inputs.position if record.inputs else None
+        closed = [t.closed_at for t in account.closed_trades if t.closed_at > since and t.symbol in (record.symbol, "")]
+        longest = max(longest, min(closed, default=record.as_of if seen else since) - since)
+        if held is not None:
+            since = position.opened_at if position else since
+            longest, opened[key] = max(longest, record.as_of - since), (since, True)
+        elif record.status is CycleStatus.EXECUTED and any(not intent.reduce_only for intent in record.intents):
+            opened[key] = record.as_of, False
+    return longest

@@ -293,6 +293,9 @@ class Answer(Dto):
     tool_calls: tuple[ToolCall, ...] = ()
     flags: Texts = ()  # truncated, late:<role>, shrunk, ...; for readers
     trail: tuple[Rung, ...] = ()  # every rung tried, in order; none: older than trails are
+    # what each sample of the same question asked for, the first the one that decides, None where it could not be read;
+    # none: it was asked once
+    votes: Sparse[tuple[Decision | None, ...]] = ()
 
     @property
     def is_fallback(self) -> bool:

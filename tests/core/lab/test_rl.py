@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
+from tasks.core.lab.action_values import HORIZON, ActionValue, Foreseen
 from tasks.core.types.decision import ACTIONS, Add, Answer, ModelCall, OpenLong, PromptRef, hold
 from tasks.core.types.orders import Fill, OrderIntent, OrderType
 from tasks.core.types.portfolio import AccountState, ClosedTrade, HeldPosition, Position
@@ -247,7 +248,61 @@ def test_a_panels_propensity_is_the_share_of_votes_for_its_way():
     said = [ModelCall(role=r, model="m", raw_reply=f'{{"signal":"{v}","confidence":0.8}}') for r, v in votes.items()]
     told = Answer(decision=BUY, source="llm:panel", rung="primary", calls=tuple(said))
     [row] = steps(point(0, decision=BUY, decided=told), point(1))
-    assert (row["propensity"], row["propensity_kind"]) == (pytest.approx(2 / 3), "vote_share")
+    assert (row["propensity"], row["propensity_kind"]) == (pytest.approx(2 / 3), "analyst_share")
+
+
+def voted(*actions: str | None, **fields: object) -> CycleRecord:
+    """A model's decision with what each sample of its question asked for, of which the first decides."""
+    of = {"OPEN_LONG": BUY, "HOLD": hold(BTC, ""), None: None}
+    asked = of[actions[0]]
+    votes = tuple(of[action] for action in actions)
+    told = Answer(decision=asked, source="llm:m", rung="primary", votes=votes)
+    return point(0, decision=asked if asked is BUY else None, decided=told, decider="llm:single", **fields)
+
+
+def shares(row: rl.Row) -> dict[str, tuple]:
+    names = {"behavior": "behavior", "asked_action": "asked", "action": ""}
+    return {
+        of: (row[of], row[f"{name}_propensity".lstrip("_")], row[f"{name}_propensity_kind".lstrip("_")])
+        for of, name in names.items()
+    }
+
+
+def test_the_share_of_samples_is_the_propensity_of_a_models_answer():
+    """Three of five say so; one of the others could not be read, and is a vote for nothing."""
+    [row] = steps(voted("OPEN_LONG", "HOLD", "OPEN_LONG", None, "OPEN_LONG"), point(1))
+    each = ("OPEN_LONG", pytest.approx(0.6), "vote_share")
+    assert shares(row) == {"behavior": each, "asked_action": each, "action": each}
+    assert (row["votes"], row["behavior_odds"][:2]) == (5, [0.2, pytest.approx(0.6)])
+    assert sum(row["behavior_odds"]) == pytest.approx(0.8)
+
+
+def test_doing_nothing_is_as_likely_as_the_votes_that_come_to_it():
+    """Of four votes one holds, and two of the three entries are denied."""
+    denied = {"verdict": Verdict(allowed=False, decision=BUY, codes=(Code.LOW_CONFIDENCE,))}
+    record = voted("OPEN_LONG", "HOLD", "OPEN_LONG", "OPEN_LONG", status=CycleStatus.DENIED, **denied)
+    [row] = steps(record, point(1))
+    assert shares(row)["asked_action"] == ("OPEN_LONG", 0.75, "vote_share")
+    assert shares(row)["action"] == ("HOLD", None, None), "who knows what the guard would have said to the others"
+    judged = Foreseen(votes=("HOLD", "HOLD", "OPEN_LONG", "HOLD"))
+    [row] = steps(record, point(1), foresight=lambda _: judged)
+    assert shares(row)["action"] == ("HOLD", 0.75, "vote_share")
+
+
+def test_what_random_would_have_come_to_is_known_where_the_guards_word_on_all_of_it_is():
+    worth = {
+        a: ActionValue(0.0, r, c) for a, r, c in (("HOLD", 0, "HOLD"), ("OPEN_LONG", 1, "HOLD"), ("PAUSE", 0, "PAUSE"))
+    }
+    told = Answer(decision=hold(BTC, ""), source="random", rung="primary")
+    [row] = steps(point(0, decided=told), point(1), foresight=lambda _: Foreseen(worth))
+    assert (row["propensity"], row["asked_propensity"]) == (0.75, 0.5)
+    assert row["action_value_r"][:3] == [0.0, 1.0, None]
+
+
+def test_a_fallback_is_not_what_the_behaviour_policy_answered():
+    ruled = Answer(decision=BUY, source="rules", rung="rules")
+    [row] = steps(point(0, decision=BUY, decided=ruled), point(1))
+    assert (row["behavior"], row["behavior_odds"], row["asked_action"]) == (None, None, "OPEN_LONG")
 
 
 def test_rules_are_certain_but_not_as_a_fallback():
@@ -262,6 +317,27 @@ def test_what_others_would_have_earned_stands_beside():
 
 
 # --- splits
+
+
+def test_the_longest_trade_is_from_its_opening_to_its_close_or_to_where_it_was_last_seen():
+    held = HeldPosition(symbol=BTC, side="long", quantity=Decimal(2), avg_price=Decimal(100))
+    seen = AccountState(positions=(held,), closed_trades=(traded(hours=0.2),))
+    within = [bought(1), having(4, traded(hours=3.5))]
+    assert rl.longest_trade([point(0), *within]) == timedelta(hours=2.5)
+    assert rl.longest_trade([bought(1), point(2, state=seen), having(9, traded(hours=8))]) == timedelta(hours=7)
+    assert rl.longest_trade([bought(1), point(2, state=seen), point(6, state=seen)]) == timedelta(hours=5)
+    assert rl.longest_trade([point(0), point(1)]) == timedelta(0)
+    assert rl.longest_trade([bought(1), point(3)]) == timedelta(0), "a limit that never filled"
+
+
+def test_a_step_whose_values_look_across_a_cut_is_purged():
+    plan = rl.SplitPlan(start=START, end=START + timedelta(hours=100), train=0.5, validation=0.25)
+    counts: Counter[str] = Counter()
+    known = Foreseen({"HOLD": ActionValue(0.0, 0.0, "HOLD")})
+    found = list(rl.transitions((point(h) for h in range(0, 100, 10)), plan, counts, foresight=lambda _: known))
+    trained = [row["as_of"] for split, row in found if split == "train"]
+    assert max(trained) + HORIZON <= plan.cuts[0]
+    assert counts["purged"] == 4  # 30 and 40 of the first cut, 60 and 70 of the second
 
 
 @settings(max_examples=60, deadline=None)
