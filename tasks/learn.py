@@ -27,6 +27,10 @@ def export_dataset(
         raise InputError("--candles goes with --records; the store has its own")
     source = dataset.file_source(records) if records else dataset.store_source(store(), settings().strategy)
     replayer = file_replayer(candles, dataset.records_file(records)) if records else store_replayer()
-    card = dataset.export(source._replace(foresight=Future(replayer, source.span[1])), out, formats)
+    symbol, path = next(iter(sorted(candles.items())), ("", ""))
+    source = source._replace(
+        foresight=Future(replayer, source.span[1]), world={"candles": path, "symbol": symbol} if path else {}
+    )
+    card = dataset.export(source, out, formats)
     log().info("export transitions=%d splits=%s out=%s", card["transitions"], card["splits"], out)
     return card

@@ -7,13 +7,14 @@ import click
 
 from flows.commands.options import PLACE, candle_options, json_option
 from flows.commands.output import emit
+from tasks.adapters.files.dataset_formats import FORMATS
 from tasks.core.errors import InputError
 
 
 @click.command("export-rl")
 @click.option("--out", required=True, type=PLACE, help="a new folder")
 @click.option(
-    "--format", "formats", multiple=True, type=click.Choice(["parquet", "minari"]),
+    "--format", "formats", multiple=True, type=click.Choice(FORMATS),
     help="repeatable; Parquet is always written",
 )  # fmt: skip
 @click.option("--records", type=PLACE, help="records.jsonl of a backtest; else the store's cycles")

@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -21,7 +21,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.adapters.files.d3rlpy import write_d3rlpy
 from tasks.adapters.files.dataset_card import render
+from tasks.adapters.files.dataset_formats import FORMATS
 from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
 from tasks.core.lab import rl
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
 
 BATCH = 2000  # rows in memory per split, and in a row group
-FORMATS = ("parquet", "minari")  # the first is always written
 COUNTED = ("symbol", "action", "status", "decider", "model", "prompt_version", "rung", "codes")
 RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity", "asked_propensity", "behavior_propensity")
 _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
@@ -41,7 +42,7 @@ _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
 class Source(NamedTuple):
     """Where records come from: said in the card, from when to when they are, and a fresh pass over them.
 
-    foresight: what each allowed action would have been worth.
+    foresight: what each allowed action would have been worth. world: what the environment takes to be made over it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source(NamedTuple):
     records: Callable[[], Iterable[CycleRecord]]
     scores: rl.Scores = lambda _: {}
     foresight: rl.Foresight = lambda _: Foreseen()
+    world: Mapping[str, str] = {}
 
 
 def records_file(path: Path) -> Path:
@@ -189,7 +191,9 @@ def export(source: Source, out: Path, formats: Sequence[str] = ()) -> Json:
         if not writer.rows:
             raise InputError(f"{source.name}: no transition in it; left out: {dict(left_out)}")
         if "minari" in formats:
-            write_minari(partial)
+            write_minari(partial, source.world)
+        if "d3rlpy" in formats:
+            write_d3rlpy(partial)
         card = _card(source, plan, writer, left_out, partial)
         (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(render(card), encoding="utf-8")

@@ -12,11 +12,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from records_sample import BTC, ETH, lines, records
+from records_sample import BTC, ETH, bars, lines, records
 from store_samples import AT, a_cycle
 
 from deployments.cli import cli
 from tasks.adapters.files import dataset
+from tasks.adapters.files.minari import episodes, reference_scores
 from tasks.adapters.store.store import Store
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
@@ -34,7 +35,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def exported(file: Path) -> Path:
     out = file.parent / "dataset"
-    dataset.export(dataset.file_source(file.parent), out, ("minari",))
+    dataset.export(dataset.file_source(file.parent), out, ("minari", "d3rlpy"))
     return out
 
 
@@ -169,6 +170,69 @@ def test_minari_holds_the_same_steps_as_parquet(exported, monkeypatch):
     assert episode.infos["reward_r"][1:].tolist() == rows["reward_r"].tolist()
 
 
+def test_the_flat_observations_are_the_environments_and_say_which_it_is(exported, monkeypatch):
+    import gymnasium
+    import minari
+
+    from tasks.adapters.rl.environment import TradingEnv
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(exported / "minari"))
+    data = minari.load_dataset("quarterdeck-test-v1")
+    episode, rows = data[0], pq.read_table(exported / "test.parquet", filters=[("symbol", "=", BTC)]).to_pandas()
+    assert np.array_equal(
+        episode.observations[:-1], rl.policy_input(np.stack(rows["state"]), np.stack(rows["state_unknown"]))
+    )
+    assert np.array_equal(episode.infos["action_mask"][:-1].astype(bool), np.stack(rows["allowed"]))
+    assert (data.env_spec.id, data.env_spec.entry_point) == (
+        "Quarterdeck-v0", gymnasium.spec("Quarterdeck-v0").entry_point,
+    )  # fmt: skip
+    env = data.recover_environment(candles=bars()[BTC], symbol=BTC)
+    assert isinstance(env.unwrapped, TradingEnv)
+    assert (env.observation_space, env.action_space) == (data.observation_space, data.action_space)
+    seen, info = env.reset(seed=1)
+    assert data.observation_space.contains(seen)
+    assert len(info["action_mask"]) == episode.infos["action_mask"].shape[1]
+
+
+def test_reference_scores_are_of_doing_nothing_and_of_the_behaviour(exported, monkeypatch):
+    import minari
+
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(exported / "minari"))
+    data = minari.load_dataset("quarterdeck-train-v1")
+    behaviour = np.mean([episode.rewards.sum() for episode in data])
+    assert behaviour < 0, "the rules lose: so doing nothing is the better of the two"
+    assert minari.get_normalized_score(data, np.array([behaviour, 0.0])) == pytest.approx([0, 1])
+    assert reference_scores([0.0, 0.0]) == {}
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_what_d3rlpy_reads_has_as_many_steps_as_rows(exported, split):
+    """By its own format: of an episode that did not terminate the last observation begins no step."""
+    import h5py
+
+    rows = pq.read_table(exported / f"{split}.parquet").to_pandas()
+    with h5py.File(exported / "d3rlpy" / f"{split}.h5") as file:
+        assert file["version"][()] == b"2.1"
+        assert [name.decode() for name in file["columns"]] == ["observations", "actions", "rewards", "terminated"]
+        count = file["num_episodes"][()]
+        parts = [{name.decode(): file[f"{name.decode()}_{k}"][()] for name in file["columns"]} for k in range(count)]
+    assert count == 2
+    for each, (_, alike) in zip(parts, rows.groupby("symbol"), strict=True):
+        assert len(each["observations"]) == len(each["actions"]) == len(alike) + 1
+        assert (each["observations"].dtype, each["actions"].shape[1], each["rewards"].shape[1]) == ("float32", 1, 1)
+        assert each["actions"][:-1, 0].tolist() == alike["action_id"].tolist()
+        assert each["actions"].max() == len(rl.CHOICES) - 1, "which is how many actions d3rlpy counts"
+        assert each["rewards"].sum() == pytest.approx(alike["reward"].sum(), abs=1e-6)
+        assert np.array_equal(each["observations"][-1][: len(rl.COMPONENTS)], alike["next_state"].iloc[-1])
+
+
+def test_a_gap_between_two_steps_ends_an_episode(exported, tmp_path):
+    whole = pq.read_table(exported / "train.parquet", filters=[("symbol", "=", BTC)])
+    done = [k in (9, len(whole) - 1) for k in range(len(whole))]
+    pq.write_table(whole.set_column(whole.column_names.index("done"), "done", [done]), tmp_path / "train.parquet")
+    assert [len(each) for each in episodes(tmp_path / "train.parquet")] == [10, len(whole) - 10]
+
+
 # --- the command, and what is wrong with its input
 
 
@@ -197,6 +261,16 @@ def test_what_is_no_record_is_named_and_nothing_is_left(tmp_path, text, said):
     with pytest.raises(InputError, match=said):
         dataset.export(dataset.file_source(path), out)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_relative_folder_is_written_to_where_it_is(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = ["export-rl", "--records", str(file), "--out", "some/where", "--format", "minari", "--format", "d3rlpy"]
+    result = CliRunner().invoke(cli, asked)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "some/where/minari/quarterdeck-train-v1/data/metadata.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["some"]
+    assert [path.name for path in (tmp_path / "some").iterdir()] == ["where"]
 
 
 def test_a_folder_in_use_is_not_written_to(file, tmp_path):
