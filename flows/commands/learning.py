@@ -1,4 +1,4 @@
-"""The `export-rl`, `train` and `loop` commands; a file of its own, so that asking for help loads no Prefect."""
+"""The `export-rl`, `train`, `ope` and `loop` commands; a file of its own, so that asking for help loads no Prefect."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -9,6 +9,8 @@ from flows.commands.options import PLACE, candle_options, json_option
 from flows.commands.output import emit
 from tasks.adapters.files.dataset_formats import FORMATS
 from tasks.core.errors import InputError
+
+SPLITS = ("train", "validation", "test")
 
 
 @click.command("export-rl")
@@ -43,6 +45,32 @@ def train(data: Path, out: Path, as_json: bool) -> None:
 
     check_writable(out.parent)
     emit(onnx_policy.train(data, out), as_json)
+
+
+@click.command()
+@click.option(
+    "--records", "data", required=True, type=PLACE, help="a folder of `export-rl`, of a decider that tries things"
+)
+@click.option("--policy", required=True, help="model:FILE.onnx, hold or random")
+@click.option("--split", "splits", multiple=True, default=("test",), type=click.Choice(SPLITS), help="repeatable")
+@click.option("--horizon", default=3, type=click.IntRange(1, 50), help="decisions that make an episode")
+@click.option("--min-ess", default=50.0, type=click.FloatRange(2), help="effective episodes below which it refuses")
+@click.option("--plot", type=PLACE, help="FILE.png: how far policy and records overlap; drawn where it refuses, too")
+@json_option
+def ope(
+    data: Path, policy: str, splits: tuple[str, ...], horizon: int, min_ess: float, plot: Path | None, as_json: bool
+) -> None:
+    """Estimate from records what another policy would have earned in their place.
+
+    Four estimators (importance sampling, weighted, doubly robust, fitted Q evaluation) with 95 % intervals, of the log
+    return of an episode.
+    """
+    from tasks.adapters.files.folders import check_writable
+    from tasks.adapters.rl import off_policy
+
+    if plot is not None:
+        check_writable(plot.parent)
+    emit(off_policy.evaluate(data, policy, splits, horizon, min_ess, plot), as_json)
 
 
 @click.command()
@@ -83,4 +111,4 @@ def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: P
         print_table(compared)
 
 
-COMMANDS = (export_rl, train, loop)
+COMMANDS = (export_rl, train, ope, loop)

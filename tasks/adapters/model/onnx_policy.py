@@ -16,6 +16,7 @@ import numpy as np
 from numpy import ndarray
 from pydantic import ValidationError
 
+from tasks.adapters.rl.logged import table_of
 from tasks.core.decision.decider import PlainDecider
 from tasks.core.decision.kinds import KINDS
 from tasks.core.lab import rl
@@ -80,8 +81,13 @@ class OnnxDecider(PlainDecider):
         _, odds = self.session.run(None, {self.session.get_inputs()[0].name: rows})
         return np.asarray(odds)
 
+    def choices(self, rows: ndarray, allowed: ndarray) -> ndarray:
+        """Return, for each row and each of `rl.CHOICES`, 1 where that is what it would take, else 0."""
+        taken = (choose(self.card.actions, *each)[0] for each in zip(self.probabilities(rows), allowed, strict=True))
+        return np.eye(len(rl.CHOICES))[[rl.ACTION_IDS[action] for action in taken]]
 
-def choose(actions: Sequence[str], odds: ndarray, allowed: Sequence[bool]) -> tuple[str, float]:
+
+def choose(actions: Sequence[str], odds: ndarray, allowed: Sequence[bool] | ndarray) -> tuple[str, float]:
     """Return the likeliest allowed action and its share of all that are allowed; HOLD where none of them is."""
     masked = np.where([allowed[rl.ACTION_IDS[action]] for action in actions], odds, 0.0)
     total = float(masked.sum())
@@ -114,7 +120,8 @@ def train(data: Path, out: Path, epochs: int = EPOCHS) -> Json:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
-    splits = {split: _split(data, split) for split in ("train", "validation")}
+    columns = ["state", "state_unknown", *rl.parameters(hold("-", ""))]
+    splits = {split: table_of(data, split, columns) for split in ("train", "validation")}
     rows, actions = _pair(splits["train"])
     if len(set(actions)) < 2:
         raise InputError(f"--records {data}: train knows {len(set(actions))} action(s) only: nothing to learn from")
@@ -128,20 +135,6 @@ def train(data: Path, out: Path, epochs: int = EPOCHS) -> Json:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(model.SerializeToString())
     return _report(out, network, splits)
-
-
-def _split(data: Path, split: str) -> Any:
-    import pyarrow.parquet as pq
-
-    file = data / f"{split}.parquet"
-    if not file.is_file():
-        raise InputError(f"--records {data}: has no {split}.parquet; `quarterdeck export-rl --out DIR` writes it")
-    spec = (pq.read_schema(file).metadata or {}).get(b"spec_sha256", b"none").decode()
-    if spec != rl.SPEC_SHA256:
-        ours = f"{rl.SPEC} {rl.SPEC_SHA256[:12]}"
-        raise InputError(f"--records {data}: its state is {spec[:12]}, this is {ours}; export it again")
-    numbers = rl.parameters(hold("-", ""))
-    return pq.read_table(file, columns=["state", "state_unknown", *numbers])
 
 
 def _pair(table: Any) -> tuple[ndarray, ndarray]:
