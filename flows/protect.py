@@ -103,7 +103,7 @@ async def reconcile() -> dict[str, Any]:
 
 
 async def _watch_stops(tried: Tried, wanted: Sequence[Action], up_to_date: set[str]) -> list[Finding]:
-    """up_to_date: symbols whose fills are booked."""
+    """up_to_date: symbols whose fills are booked; where one is closed, those of its exit are, too."""
     restored = []
     for action in wanted:
         if isinstance(action, SetStop | Flatten):
@@ -111,6 +111,9 @@ async def _watch_stops(tried: Tried, wanted: Sequence[Action], up_to_date: set[s
                 if finding := await stage.restore_stop(action, action.symbol not in up_to_date):
                     log().error("protect %s", finding.text)
                     restored.append(finding)
+                    up_to_date.discard(action.symbol)  # it may be closed by now
+                    await ledger.book_fills(action.symbol)
+                    up_to_date.add(action.symbol)
     return restored
 
 

@@ -1,6 +1,7 @@
 """Send what the guard let through: persisted first, looked up before sent, looked up again when in doubt."""
 
 import asyncio
+from datetime import timedelta
 
 from tasks import clock, ledger
 from tasks.connections import answered, log, store, venue
@@ -16,6 +17,7 @@ from tasks.core.types import (
     OrderRejected,
     OrderStatus,
     OrderType,
+    OwnIntent,
     VenueBusy,
     VenueUnavailable,
 )
@@ -55,10 +57,11 @@ async def _find_or_submit(client: Venue, intent: OrderIntent, lease: Lease | Non
         reached("before_look_up")
         if (order := await client.find_order(intent.symbol, intent.client_order_id)) is not None:
             return order
-        by_another = not unheard and _was_being_sent(intent)
-        if by_another and not client.keeps_ids:
-            unheard.append(now())  # at the latest
-        if _is_final(client, intent) or (unheard and now() - unheard[-1] < IN_FLIGHT_S):
+        own = store().intents.get(intent.client_order_id)
+        in_doubt = own if own and own.state == "sending" else None
+        by_another = bool(in_doubt) and not unheard
+        may_come = bool(unheard) and now() - unheard[-1] < IN_FLIGHT_S
+        if may_come or (in_doubt and not (client.keeps_ids or _would_be_told(in_doubt))):
             raise VenueUnavailable(f"{intent.client_order_id} was sent without an answer, and may still arrive")
     if lease is not None:
         prove(intent, lease)
@@ -94,17 +97,14 @@ async def _submitted(client: Venue, intent: OrderIntent) -> Order:
         raise
 
 
-def _is_final(client: Venue, intent: OrderIntent) -> bool:
-    """Return whether an entry that was being sent before is at a venue that would fill it again under the same id.
+def _would_be_told(own: OwnIntent) -> bool:
+    """Return whether a venue that lists orders late would list by now what was sent without an answer.
 
-    Such a one is never sent again: a request that was held up and a listing that is late may outlast any wait.
+    What reduces is sent again then. An entry never is: a request that was held up and a listing that is late may
+    outlast any wait, and the venue would fill it again under the id of the one that has ended.
     """
-    return not (client.keeps_ids or intent.reduce_only) and _was_being_sent(intent)
-
-
-def _was_being_sent(intent: OrderIntent) -> bool:
-    own = store().intents.get(intent.client_order_id)
-    return own is not None and own.state == "sending"
+    waited = clock.now() - (own.sending_at or own.persisted_at)
+    return own.intent.reduce_only and waited >= timedelta(seconds=max(settings().patience_s, IN_FLIGHT_S))
 
 
 @stage(retry_delay_seconds=[15, 15])  # nothing is in flight by then; not given up early: orders that were let through

@@ -191,7 +191,12 @@ async def take_exit(position: Position) -> str:
         prices[position.symbol] = tuple(side[0][0] if side else None for side in (book.bids, book.asks))
     for action in ledger.actions(ours, prices=prices):
         if isinstance(action, Flatten):
-            await flatten(position, action.quantity, action.why)
+            try:
+                await flatten(position, action.quantity, action.why)
+            except OrderRejected:
+                if position.symbol in {held.symbol for held in await venue().positions()}:
+                    raise
+                return ""  # closed at the venue, which tells its fills late
             log().info("exit symbol=%s position_id=%s %s", position.symbol, position.position_id, action.text)
             return action.text
     return ""

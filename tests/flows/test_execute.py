@@ -1,5 +1,6 @@
 """What is sent, refused or let be, at a venue that answers what a test tells it to."""
 
+import contextlib
 import shutil
 from datetime import datetime, timedelta
 from decimal import Decimal as D
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from store_samples import AT, BTC, a_cycle, a_position, an_intent, an_order
 
-from tasks import execute
+from tasks import clock, execute
 from tasks.adapters.store.store import Store
 from tasks.connections import store
 from tasks.core.errors import OrderRejected, VenueBusy, VenueUnavailable
@@ -17,6 +18,7 @@ from tasks.core.types.decision import hold
 from tasks.core.types.orders import Order, OrderIntent, OrderStatus, OrderType
 from tasks.core.types.record import Lease
 from tasks.core.types.verdict import Verdict
+from tasks.settings import settings
 
 NAME = f"symbol:{BTC}"
 LONG = timedelta(minutes=10)
@@ -109,24 +111,27 @@ async def test_a_run_without_the_lease_neither_sends_nor_ends_what_another_may_b
     assert store().orders.get("qd-1") is None
 
 
-@pytest.mark.parametrize("reduce_only", [False, True])
-@pytest.mark.parametrize("keeps_ids", [False, True])
-async def test_an_entry_without_an_answer_is_not_sent_again_where_its_id_could_be_filled_twice(
-    venue, monkeypatch, keeps_ids, reduce_only
+@pytest.mark.parametrize(
+    ("keeps_ids", "reduce_only", "later_s", "sent"),
+    [(False, False, 1000, 0), (False, True, 80, 0), (False, True, 91, 1), (True, False, 0, 1), (True, True, 0, 1)],
+)
+async def test_what_was_sent_without_an_answer_is_sent_again_where_its_id_cannot_be_filled_twice(
+    venue, monkeypatch, keeps_ids, reduce_only, later_s, sent
 ):
-    """Its process died; a listing that is late hides what it sent."""
+    """Its process died; a listing that is late hides what it sent. What reduces waits for `patience_s`, no longer."""
     monkeypatch.setattr(execute, "PAUSES", ())
     monkeypatch.setattr(execute, "IN_FLIGHT_S", 0.0)
+    monkeypatch.setenv("QUARTERDECK_PATIENCE_S", "90")
+    settings.cache_clear()
     venue.keeps_ids = keeps_ids
     intent = an_intent(reduce_only=reduce_only, **{"stop": None, "target": None} if reduce_only else {})
     store().intents.save("c1", [intent], AT)
     assert store().intents.begin_sending("qd-1", lease())
-    if keeps_ids or reduce_only:
+    began = store().intents.get("qd-1").sending_at
+    monkeypatch.setattr(clock, "now", lambda: began + timedelta(seconds=later_s))
+    with contextlib.nullcontext() if sent else pytest.raises(VenueUnavailable, match="qd-1 was sent without an answer"):
         await executed(intent)
-    else:
-        with pytest.raises(VenueUnavailable, match="qd-1 was sent without an answer"):
-            await executed(intent)
-    assert len(venue.sent) == (keeps_ids or reduce_only)
+    assert len(venue.sent) == sent
 
 
 async def test_what_a_busy_venue_did_not_do_is_sent_again_by_another_process(venue, monkeypatch):

@@ -386,6 +386,28 @@ async def test_what_a_person_opened_is_not_flattened_while_fills_cannot_be_booke
     assert [D(held["size"]) for held in state(exchange)["positions"]] == [D("0.012")]
 
 
+@pytest.mark.parametrize("late", [True, False])
+async def test_what_went_for_want_of_a_stop_is_not_closed_again_under_a_halt(home, exchange, monkeypatch, late):
+    """Nothing is left to close, and that is no trouble. Found by a simulated world."""
+    await opened(home)
+    store().halts.add("all must go", "ann", START, flatten=True)
+    real, looks = stage.venue_positions.fn, []
+
+    async def racing():
+        looks.append(1)
+        if len(looks) == 2:  # the comparison's: booking is over
+            await venue().set_protection(SYMBOL, D(0), None)
+            fault(exchange, "refuse", "/v5/position/trading-stop", times=1000, code="10001")
+            if late:
+                fault(exchange, "late_fills", times=10, seconds=60)
+        return await real()
+
+    monkeypatch.setattr(stage.venue_positions, "fn", racing)
+    await protect_once()
+    assert state(exchange)["positions"] == []
+    assert [len(store().positions.open("default")), store().halts.active()[0].reason] == [late, "all must go"]
+
+
 async def test_a_position_that_closes_between_booking_and_comparing_halts_nothing(home, exchange, monkeypatch):
     [position] = await opened(home)
     real, looks = stage.venue_positions.fn, []

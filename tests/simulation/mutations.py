@@ -147,7 +147,7 @@ def unsent_entry_explains() -> Iterator[None]:
 @contextmanager
 def sent_again_at_once() -> Iterator[None]:
     """A request without an answer is followed by another as soon as the venue knows of no order."""
-    with patch.object(execute, "IN_FLIGHT_S", 0.0), patch.object(execute, "_was_being_sent", lambda *_: False):
+    with patch.object(execute, "IN_FLIGHT_S", 0.0), patch.object(execute, "_would_be_told", lambda *_: True):
         yield
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, or_, select, update
 
+from tasks import clock
 from tasks.adapters.store import CycleRow, FillRow, IntentRow, OrderRow, Repository, dto_of, known, row_of
 from tasks.adapters.store.leases import LeaseRepository
 from tasks.core.types import FINAL_STATES, Fill, Lease, Order, OrderIntent, OrderType, OwnIntent, StoreError
@@ -69,7 +70,7 @@ class IntentRepository(Repository):
         ours = or_(IntentRow.fence.is_(None), IntentRow.fence <= lease.token)
         this = (IntentRow.client_order_id == client_order_id, IntentRow.state.in_(SENDABLE), ours)
         move = update(IntentRow).where(*this, LeaseRepository(self.database).still_held(lease)).returning(IntentRow.leg)
-        return bool(self.rows(move.values(state="sending", fence=lease.token)))
+        return bool(self.rows(move.values(state="sending", fence=lease.token, sending_at=clock.now())))
 
     def take_back(self, client_order_id: str, lease: Lease) -> None:
         """Note that an intent that was being sent under `lease` was not: the venue said that it did nothing."""

@@ -214,7 +214,7 @@ class VerdictRow(Base, of=Verdict, fields="allowed codes", key="cycle_id"):
 class IntentRow(Base, of=OrderIntent, key="client_order_id"):
     """An order leg, whole, written before the first byte goes to the venue; `leg` keeps their order.
 
-    `fence` is the token of the lease it was last sent under.
+    `fence` is the token of the lease it was last sent under, `sending_at` when that began.
     """
 
     __tablename__ = "intents"
@@ -223,6 +223,7 @@ class IntentRow(Base, of=OrderIntent, key="client_order_id"):
     state: Mapped[str] = mapped_column(index=True)
     persisted_at: Mapped[datetime] = mapped_column(index=True)
     fence: Mapped[int | None]
+    sending_at: Mapped[datetime | None]
     asked_by = _empty()
 
 

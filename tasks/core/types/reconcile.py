@@ -17,6 +17,7 @@ class OwnIntent(Dto):
     cycle_id: str
     state: str
     persisted_at: Utc
+    sending_at: Utc | None = None  # when it last began to be sent under a lease
     order_status: OrderStatus | None = None  # as the venue last told of the order
     filled: Exact = ZERO  # as the venue last told of the order
     booked: Exact = ZERO  # its fills in the ledger; only where it is looked up
