@@ -44,5 +44,5 @@ def train(dataset: str = "", out: str = "") -> dict[str, Any]:
 
 def headline(card: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return what of a card is shown at once; the rest stands beside the data."""
-    names = ("transitions", "splits", "left_out", "first", "last", "spec_sha256")
+    names = ("transitions", "splits", "left_out", "examples", "first", "last", "spec_sha256")
     return {"out": str(folder), **{name: card[name] for name in names}}

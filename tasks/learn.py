@@ -12,12 +12,13 @@ from tasks.stage import stage
 
 @stage
 def export_dataset(
-    out: Path, records: Path | None, formats: Sequence[str] = (), candles: Mapping[str, str] = {}
-) -> dict[str, Any]:
+    out: Path, records: Path | None, formats: Sequence[str] = (), candles: Mapping[str, str] = {},
+    margin_r: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write the RL dataset of a backtest's records, or of the store's cycles, and return its card.
 
     candles: the files that the backtest was made from, by symbol: with them every allowed action has its value. The
-    store has its own.
+    store has its own. margin_r: see `dataset.export`.
     """
     from tasks.adapters.files import dataset
     from tasks.core.lab.action_values import Future
@@ -28,9 +29,8 @@ def export_dataset(
     source = dataset.file_source(records) if records else dataset.store_source(store(), settings().strategy)
     replayer = file_replayer(candles, dataset.records_file(records)) if records else store_replayer()
     symbol, path = next(iter(sorted(candles.items())), ("", ""))
-    source = source._replace(
-        foresight=Future(replayer, source.span[1]), world={"candles": path, "symbol": symbol} if path else {}
-    )
-    card = dataset.export(source, out, formats)
+    world = {"candles": path, "symbol": symbol} if path else {}
+    source = source._replace(future=Future(replayer, source.span[1]), world=world)
+    card = dataset.export(source, out, formats, dataset.MARGIN_R if margin_r is None else margin_r)
     log().info("export transitions=%d splits=%s out=%s", card["transitions"], card["splits"], out)
     return card

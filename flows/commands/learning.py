@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from flows.commands.options import PLACE, candle_options, json_option
+from flows.commands.options import PLACE, Finite, candle_options, json_option
 from flows.commands.output import emit
 from tasks.adapters.files.dataset_formats import FORMATS
 from tasks.core.errors import InputError
@@ -21,8 +21,16 @@ SPLITS = ("train", "validation", "test")
 )  # fmt: skip
 @click.option("--records", type=PLACE, help="records.jsonl of a backtest; else the store's cycles")
 @candle_options(required=False)
+@click.option("--margin", type=Finite(min=0), help="R between a good and a bad reply in dpo and kto; 0.2 without it")
 @json_option
-def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, files: dict[str, str], as_json: bool) -> None:
+def export_rl(
+    out: Path,
+    formats: tuple[str, ...],
+    records: Path | None,
+    files: dict[str, str],
+    margin: float | None,
+    as_json: bool,
+) -> None:
     """Write the RL dataset: transitions split by time, with a card that says what they are.
 
     With the --candles of a backtest each row also has what every allowed action would have earned in the day that
@@ -31,7 +39,7 @@ def export_rl(out: Path, formats: tuple[str, ...], records: Path | None, files: 
     from flows.export import headline
     from tasks.learn import export_dataset
 
-    emit(headline(export_dataset(out, records, formats, files), out), as_json)
+    emit(headline(export_dataset(out, records, formats, files, margin), out), as_json)
 
 
 @click.command()

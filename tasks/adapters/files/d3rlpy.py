@@ -1,8 +1,8 @@
 """The dataset as d3rlpy's replay buffers, `d3rlpy/<split>.h5`, made from its Parquet files; d3rlpy is not needed.
 
-What `ReplayBuffer.load` reads (its format 2.1): per episode observations, actions, rewards, whether it terminated. Of an
-episode that was cut off it leaves the last step out, as nobody knows where that led; here it is known, and stands as
-one more observation, from which no step begins: so there are as many steps as rows. Its action is the last of CHOICES:
+What `ReplayBuffer.load` reads (its format 2.1): per episode observations, actions, rewards, whether it terminated. Of
+an episode that was cut off it leaves the last step out, as nobody knows where that led; here it is known: one more
+observation, from which no step begins: so there are as many steps as rows. Its action is the last of CHOICES:
 d3rlpy takes the highest number in a file for how many actions there are, and all files must have the same.
 """
 

@@ -21,14 +21,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.adapters.files.conversations import Conversations, Others, head
 from tasks.adapters.files.d3rlpy import write_d3rlpy
 from tasks.adapters.files.dataset_card import render
-from tasks.adapters.files.dataset_formats import FORMATS
+from tasks.adapters.files.dataset_formats import FOR_MODELS, FORMATS
 from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
+from tasks.adapters.store.shadow import CHAMPION
 from tasks.core.lab import rl
-from tasks.core.lab.action_values import Foreseen
-from tasks.core.types import COLUMNS, CycleRecord, InputError, Json, read_dto
+from tasks.core.lab.action_values import Foreseen, Future
+from tasks.core.lab.conversations import MARGIN_R
+from tasks.core.types import COLUMNS, Answer, CycleRecord, InputError, Json, read_dto
 
 if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
@@ -42,14 +45,16 @@ _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
 class Source(NamedTuple):
     """Where records come from: said in the card, from when to when they are, and a fresh pass over them.
 
-    foresight: what each allowed action would have been worth. world: what the environment takes to be made over it.
+    others: what challengers answered in a cycle, by name. future: what came after. world: what the environment takes to
+    be made over it.
     """
 
     name: str
     span: tuple[datetime, datetime]
     records: Callable[[], Iterable[CycleRecord]]
     scores: rl.Scores = lambda _: {}
-    foresight: rl.Foresight = lambda _: Foreseen()
+    others: Others = lambda _: ()
+    future: Future | None = None
     world: Mapping[str, str] = {}
 
 
@@ -77,12 +82,16 @@ def store_source(store: "Store", strategy: str) -> Source:
     span = store.cycles.span(strategy)
     if span is None:
         raise InputError(f"the store has no cycle of strategy {strategy!r} yet; name a backtest's with --records")
-    scores = store.shadow.scores(strategy)
-
-    def score(cycle_id: str) -> dict[str, float]:
-        return {decider: float(by_cycle[cycle_id]) for decider, by_cycle in scores.items() if cycle_id in by_cycle}
-
-    return Source(f"store: {strategy}", span, lambda: store.cycles.oldest_first(strategy), score)
+    scores: dict[str, dict[str, float]] = {}
+    others: dict[str, list[tuple[str, Answer]]] = {}
+    for shadow, return_pct in store.shadow.scored(strategy):
+        scores.setdefault(shadow.cycle_id, {})[shadow.decider] = float(return_pct)
+        if shadow.decider != CHAMPION:
+            others.setdefault(shadow.cycle_id, []).append((shadow.decider, shadow.decided))
+    return Source(
+        f"store: {strategy}", span, lambda: store.cycles.oldest_first(strategy),
+        scores=lambda cycle_id: scores.get(cycle_id, {}), others=lambda cycle_id: others.get(cycle_id, ()),
+    )  # fmt: skip
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -120,7 +129,7 @@ def schema() -> pa.Schema:
         "action_value_pct": worth, "action_value_r": worth,
         "guard_rewrite": pa.bool_(), "codes": pa.list_(text), "status": text,
         "decider": text, "source": text, "rung": text, "model": text, "prompt_version": text, "confidence": real,
-        "counterfactual": pa.map_(text, real),
+        "counterfactual": pa.list_(pa.struct({"decider": text, "return_pct": real})),  # a map loads not everywhere
         **dict.fromkeys(COLUMNS, real),
     }  # fmt: skip
     metadata = {"spec": rl.SPEC, "spec_sha256": rl.SPEC_SHA256}
@@ -176,16 +185,22 @@ class _Writer:
         return found
 
 
-def export(source: Source, out: Path, formats: Sequence[str] = ()) -> Json:
-    """Write the dataset of `source` into the new folder `out` and return its card."""
+def export(source: Source, out: Path, formats: Sequence[str] = (), margin_r: float = MARGIN_R) -> Json:
+    """Write the dataset of `source` into the new folder `out` and return its card.
+
+    margin_r: how far apart two replies must be to be a pair, or to be good or bad.
+    """
     if unknown := set(formats).difference(FORMATS):
         raise InputError(f"--format {unknown.pop()!r}: there are {', '.join(FORMATS)}")
     embargo = rl.longest_trade(source.records())
     plan = rl.SplitPlan(start=source.span[0], end=source.span[1], embargo=embargo)
     left_out: Counter[str] = Counter()
+    for_models = [name for name in FOR_MODELS if name in formats]
     with _whole(out) as partial:
-        writer = _Writer(partial)
-        for split, row in rl.transitions(source.records(), plan, left_out, source.scores, source.foresight):
+        writer, foresight = _Writer(partial), _once(source.future)
+        spoken = Conversations(partial, for_models, plan, source.future, source.others, margin_r)
+        records = spoken.watched(source.records(), foresight)
+        for split, row in rl.transitions(records, plan, left_out, source.scores, foresight):
             writer.add(split, row)
         writer.close()
         if not writer.rows:
@@ -195,9 +210,26 @@ def export(source: Source, out: Path, formats: Sequence[str] = ()) -> Json:
         if "d3rlpy" in formats:
             write_d3rlpy(partial)
         card = _card(source, plan, writer, left_out, partial)
+        card |= {"examples": spoken.examples, "examples_left_out": spoken.left_out, "examples_masked": spoken.masked}
+        card |= {"margin_r": margin_r, "formats": ["parquet", *(name for name in FORMATS[1:] if name in formats)]}
         (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(render(card), encoding="utf-8")
+        rows = [{"split": split, "path": f"{split}.parquet"} for split, n in card["splits"].items() if n]
+        (partial / "README.md").write_text(head("rows", rows) + render(card), encoding="utf-8")
     return card
+
+
+def _once(future: Future | None) -> rl.Foresight:
+    """Return foresight that looks once at each record, whoever asks for it in turn."""
+    last: list[tuple[CycleRecord, Foreseen]] = []
+
+    def seen(record: CycleRecord) -> Foreseen:
+        if future is None:
+            return Foreseen()
+        if not last or last[0][0] is not record:
+            last[:] = [(record, future(record))]
+        return last[0][1]
+
+    return seen
 
 
 @contextmanager

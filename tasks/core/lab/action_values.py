@@ -78,6 +78,13 @@ class Future:
         one = self._moment(whole, strategy)
         return None if one is None else _worth(one, answer, strategy)
 
+    def masked(self, record: CycleRecord) -> str:
+        """Return whether a model was shown little of the question: `yes`, `no`, or `unknown` without its strategy."""
+        try:
+            return "yes" if self.replayer.strategy(record).told.masked else "no"
+        except NotReplayable:
+            return "unknown"
+
     def _moment(self, record: Replayable, strategy: Strategy) -> Moment | None:
         try:
             bars = self.replayer.history(strategy.venue, record.symbol).frames["5m"]

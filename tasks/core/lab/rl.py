@@ -10,7 +10,7 @@ and is counted, not guessed.
 - **action**: what was carried out, after the guard; HOLD where it denied or the venue refused. `asked_*` is what the
   behaviour policy said, `guard_rewrite` whether they differ, `codes` why.
 - **behavior**: what the behaviour policy answered; null where a fallback stood in, or nobody was asked.
-  **behavior_odds** has how likely it was to ask for each of CHOICES, where known, **votes** of how many samples.
+  **behavior_odds** has how likely it was to ask for each of CHOICES, null where unknown, **votes** of how many samples.
 - **propensity**: how likely `action` was, as **asked_propensity** is of `asked_action` and **behavior_propensity** of
   `behavior`; each with its kind, see `propensity`. They are equal where the action was carried out that was asked for,
   however clamped. HOLD also comes of what the guard denies: how likely it was is known where the guard's word on all
@@ -287,7 +287,8 @@ def _step(record: CycleRecord, scores: Scores, foresight: Foresight) -> _Step | 
         **{f"asked_{name}": value for name, value in parameters(asked).items()},
         "guard_rewrite": parameters(carried) != parameters(asked),
         "codes": [code.value for code in verdict.codes] if verdict else [],
-        "status": record.status.value, "counterfactual": list(scores(record.cycle_id).items()),
+        "status": record.status.value,
+        "counterfactual": [{"decider": d, "return_pct": pct} for d, pct in scores(record.cycle_id).items()],
         "action_value_pct": [None if each is None else each.pct for each in worth],
         "action_value_r": [None if each is None else each.r for each in worth],
         **_behaviour(record, carried, foreseen),
@@ -301,7 +302,8 @@ def _step(record: CycleRecord, scores: Scores, foresight: Foresight) -> _Step | 
 
 def _behaviour(record: CycleRecord, carried: Decision, foreseen: Foreseen) -> Row:
     row: Row = {"decider": record.decider, **dict.fromkeys(("source", "rung", "model", "prompt_version"), "")}
-    row |= dict.fromkeys(("behavior", "behavior_odds", "votes", "confidence"))
+    row |= dict.fromkeys(("behavior", "votes", "confidence"))
+    row["behavior_odds"] = [None] * len(CHOICES)  # never null itself: Arrow reads no null list of a fixed size
     row |= {f"{of}propensity{kind}": None for of in ("behavior_", "asked_", "") for kind in ("", "_kind")}
     if (decided := record.decided) is None:
         return row

@@ -235,6 +235,7 @@ class ModelCall(Dto):
     unmetered: Sparse[int] = 0  # tries whose cost nobody told
     attempts: Texts = ()  # each try that failed or was odd, "model: error -> what was tried then"
     trail: tuple[Rung, ...] = ()  # where more than one rung was tried; the last one counts
+    sample: Sparse[int] = 0  # which asking of the same question this is of; only the first decides
 
     def tried(self, usable: bool = True) -> tuple[Rung, ...]:
         """Return every rung this request tried; `usable`: what came back could be read."""

@@ -6,27 +6,15 @@ from functools import cache
 
 import pandas as pd
 import pytest
-from records_sample import BTC, bars, markets, records
-from replayed import strategy
+from records_sample import BTC, bars, future, records
 
 from tasks.core.lab.action_values import HORIZON, Future
 from tasks.core.lab.recorded_replies import NotReplayable
 from tasks.core.lab.replay import Replayer
-from tasks.core.simulation.candle_history import History
 from tasks.core.types.decision import OpenLong, answered, hold
 from tasks.core.types.record import CycleRecord
 
 END = records()[-1].as_of
-
-
-def future(frames: dict[str, pd.DataFrame], until=END) -> Future:
-    """Return what these 5m candles tell of the sample's records."""
-    known = strategy(*sorted(markets()))
-
-    def history(_: str, symbol: str) -> History:
-        return History(symbol, {"5m": frames[symbol]})
-
-    return Future(Replayer(history, lambda _: known, lambda *_: None, lambda _: None), until)
 
 
 @cache

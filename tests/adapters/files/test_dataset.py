@@ -4,25 +4,28 @@ import gzip
 import hashlib
 import json
 import math
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner
-from records_sample import BTC, ETH, bars, lines, records
+from records_sample import BTC, ETH, bars, future, lines, records
 from store_samples import AT, a_cycle
 
 from deployments.cli import cli
 from tasks.adapters.files import dataset
 from tasks.adapters.files.minari import episodes, reference_scores
 from tasks.adapters.store.store import Store
+from tasks.core.decision.actions import parse_reply
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
-from tasks.core.types.decision import ACTIONS
-from tasks.core.types.record import CycleStatus
+from tasks.core.lab.action_values import HORIZON
+from tasks.core.types.decision import ACTIONS, Answer, ModelCall
+from tasks.core.types.record import CycleRecord, CycleStatus
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,90 @@ def test_rows_are_written_in_batches_however_many_there_are(file, tmp_path, monk
     assert max(waiting) < 50
     groups = pq.ParquetFile(tmp_path / "out" / "train.parquet").metadata
     assert groups.num_row_groups == math.ceil(groups.num_rows / 50) > 2
+
+
+# --- what language models are trained on
+
+
+def spoken() -> tuple[CycleRecord, ...]:
+    """The sample's decisions as if a model had been asked for them and said just that."""
+    return tuple(map(_by_model, records()))
+
+
+def _by_model(record: CycleRecord) -> CycleRecord:
+    decision = record.decided.decision.replace(source="llm:m")
+    reply = decision.model_dump_json(exclude={"source", "read_as"})
+    asked = ({"role": "system", "content": "You trade."}, {"role": "user", "content": str(record.as_of)})
+    call = ModelCall(role="single", model="m", messages=asked, raw_reply=reply)
+    decided = Answer(decision=decision, source="llm:m", rung="primary", model="m", calls=(call,))
+    return record.replace(decided=decided, decider="llm:single")
+
+
+@pytest.fixture(scope="module")
+def for_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("spoken")
+    (folder / "records.jsonl").write_text("".join(record.model_dump_json() + "\n" for record in spoken()))
+    source = dataset.file_source(folder)
+    dataset.export(source._replace(future=future(bars())), folder / "out", ("sft", "dpo", "kto", "grpo"))
+    return folder / "out"
+
+
+def examples(folder: Path, name: str) -> dict[str, list[dict]]:
+    found = {split: (folder / name / f"{split}.jsonl").read_text().splitlines() for split in rl.SPLITS}
+    return {split: [json.loads(line) for line in lines] for split, lines in found.items()}
+
+
+@pytest.mark.parametrize("name", ["sft", "kto", "grpo"])
+def test_the_head_of_a_folder_names_the_files_that_have_examples_and_every_columns_type(for_models, name):
+    """As `datasets` reads it, which guesses types by the first file and fails on empty ones."""
+    kinds = {"string": str, "float64": float, "bool": bool}
+    _, head, _ = (for_models / name / "README.md").read_text().split("---\n")
+    told, found = yaml.safe_load(head), examples(for_models, name)
+    [files], [types] = (part for part in (told["configs"], told["dataset_info"]))
+    assert [each["path"] for each in files["data_files"]] == [f"{s}.jsonl" for s, rows in found.items() if rows]
+    assert len(found["train"]) > 50
+    for row in found["train"] + found["test"]:
+        assert row.keys() == {each["name"] for each in types["features"]}
+        for each in types["features"]:
+            assert isinstance(row[each["name"]], kinds[each["dtype"]] if "dtype" in each else list)
+
+
+def test_every_reply_reads_back_as_the_decision_of_its_cycle(for_models):
+    wanted = {record.cycle_id: record.decided.decision for record in spoken()}
+    rows = [row for split in examples(for_models, "sft").values() for row in split]
+    for row in rows:
+        read = parse_reply(row["completion"][0]["content"], row["symbol"])
+        assert read.replace(source="") == wanted[row["cycle_id"]].replace(source="")
+    assert len(rows) == len({row["cycle_id"] for row in rows}) > 100
+
+
+def test_examples_are_split_by_time_as_rows_are_and_no_value_looks_across_a_cut(for_models):
+    card = json.loads((for_models / "card.json").read_text())
+    train, validation = (datetime.fromisoformat(cut) for cut in card["cuts"])
+    times = {
+        split: [datetime.fromisoformat(row["as_of"]) for row in rows]
+        for split, rows in examples(for_models, "grpo").items()
+    }
+    assert max(times["train"]) + HORIZON <= train
+    assert min(times["validation"]) >= train + timedelta(seconds=card["embargo_s"])
+    assert min(times["test"]) >= validation + timedelta(seconds=card["embargo_s"])
+    assert card["examples"]["grpo"] == {split: len(found) for split, found in times.items()}
+    assert sum(card["examples"]["sft"].values()) + sum(card["examples_left_out"].values()) == len(records())
+
+
+def test_the_embargo_is_as_long_as_the_longest_trade(for_models):
+    card = json.loads((for_models / "card.json").read_text())
+    assert card["embargo_s"] == rl.longest_trade(records()).total_seconds() > 3600
+
+
+def test_no_pairs_are_an_empty_file(for_models):
+    assert [(for_models / "dpo" / f"{split}.jsonl").read_text() for split in rl.SPLITS] == ["", "", ""]
+
+
+def test_records_of_who_asks_no_model_have_no_examples_and_say_why(file, tmp_path):
+    card = dataset.export(dataset.file_source(file), tmp_path / "out", ("sft",))
+    assert card["examples"] == {"sft": dict.fromkeys(rl.SPLITS, 0)}
+    assert card["examples_left_out"] == {"no_model_asked": len(records())}
 
 
 # --- from the store

@@ -302,7 +302,7 @@ def test_what_random_would_have_come_to_is_known_where_the_guards_word_on_all_of
 def test_a_fallback_is_not_what_the_behaviour_policy_answered():
     ruled = Answer(decision=BUY, source="rules", rung="rules")
     [row] = steps(point(0, decision=BUY, decided=ruled), point(1))
-    assert (row["behavior"], row["behavior_odds"], row["asked_action"]) == (None, None, "OPEN_LONG")
+    assert (row["behavior"], row["behavior_odds"], row["asked_action"]) == (None, [None] * 11, "OPEN_LONG")
 
 
 def test_rules_are_certain_but_not_as_a_fallback():
@@ -313,7 +313,7 @@ def test_rules_are_certain_but_not_as_a_fallback():
 
 def test_what_others_would_have_earned_stands_beside():
     [row] = steps(point(0), point(1), scores=lambda cycle_id: {"hold": 0.1} if cycle_id == "BTC0" else {})
-    assert row["counterfactual"] == [("hold", 0.1)]
+    assert row["counterfactual"] == [{"decider": "hold", "return_pct": 0.1}]
 
 
 # --- splits
