@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -126,8 +126,11 @@ def tracker() -> "Tracker | None":
     return Tracker(s.mlflow_url, pages=s.mlflow_ui_url, alone=alone, models=", ".join(s.model), parameters=parameters)
 
 
-def decider(name: str, shadow: bool = False) -> Decider:
-    """Build the decider called `name`; raises InputError listing those there are. A shadow has a purse of its own."""
+def decider(name: str, shadow: bool = False, samples: Sequence[int] = (0,)) -> Decider:
+    """Build the decider called `name`; raises InputError listing those there are. A shadow has a purse of its own.
+
+    samples: which askings of each question.
+    """
     from tasks.adapters.deciders import build
 
     s = settings()
@@ -136,4 +139,4 @@ def decider(name: str, shadow: bool = False) -> Decider:
         if apart.usd_per_1k_tokens is None:  # a model costs its shadow what it costs the champion
             apart = apart.replace(usd_per_1k_tokens=s.budget.usd_per_1k_tokens)
         s = s.replace(budget=apart, strategy=f"{s.strategy}/shadow")
-    return build(name, s, store())
+    return build(name, s, store(), samples=samples)

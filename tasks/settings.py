@@ -45,6 +45,7 @@ from tasks.redaction import redacted, remember, secrets_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "QUARTERDECK_"
+MOST_VOTES = 20  # about one question
 DATABASES = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "mlflow": "mlflow.db"}  # in HOME
 CLUSTER, INSIDE = "postgresql", "databases"  # a folder in HOME and, in it, the names of what is kept there
 SOCKET_BYTES = 90  # of a folder that a socket's address, 107 bytes, has room for
@@ -143,6 +144,8 @@ class Settings(BaseSettings):
     """challengers: deciders asked beside, whose answers are not sent"""
     shadow_budget: Budget = Budget(purse="shadow")
     """what challengers may cost, apart"""
+    votes: int = Field(1, ge=1, le=MOST_VOTES)
+    """how often a model is asked about one question, so that it is known how likely its answer was; by SHADOW_BUDGET"""
     provider_timeout_s: PositiveFloat = 30
     decision_deadline_s: PositiveFloat = 60
     panel_stage_s: PositiveFloat = 10

@@ -6,11 +6,14 @@ from decimal import Decimal
 from tasks import connections
 from tasks.adapters.store.shadow import CHAMPION
 from tasks.connections import log, store, venue
+from tasks.core.decision.kinds import kind_of
+from tasks.core.decision.votes import polled
 from tasks.core.errors import InputError
 from tasks.core.simulation.account import SimulatedAccount
 from tasks.core.simulation.counterfactual import HORIZON_BARS, score
 from tasks.core.trading import judge
 from tasks.core.types import (
+    Answer,
     CycleRecord,
     Instrument,
     PaperBookState,
@@ -33,16 +36,18 @@ WAITS = 12  # bars that a challenger's order waits for one with trades
 async def decide_shadows(strategy: Strategy, questions: list[Question], records: list[CycleRecord]) -> int:
     """Put the champion's very questions to every challenger; returns how many answers were kept.
 
-    A challenger that fails costs a line in the log: the champion's cycle is over by now.
+    A challenger that fails costs a line in the log: the champion's cycle is over by now. With `votes` each of them is
+    asked so often about a question, and the champion, too, for what it would have answered else.
     """
     judged = [each for each in zip(questions, records, strict=True) if each[1].state is not None]
-    if not (judged and settings().shadow):
+    votes = settings().votes
+    if not (judged and (settings().shadow or votes > 1)):
         return 0
     kept, (questions, records) = 0, zip(*judged, strict=True)
     ids = [record.cycle_id for record in records]
     for name in settings().shadow:
         try:
-            decider = connections.decider(name, shadow=True)
+            decider = connections.decider(name, shadow=True, samples=range(votes))
             answers = await first_answers(name, decider, questions, ids, store().shadow.answers(name, ids))
         except InputError as e:
             log().error("shadow decider=%s cannot answer: %s", name, e)
@@ -55,10 +60,21 @@ async def decide_shadows(strategy: Strategy, questions: list[Question], records:
             store().shadow.keep(ShadowDecision.of(record, decider=name, **answered))
             kept += 1
         forget(name, ids)
-    for record in records:
-        if record.decided and record.verdict:  # a cycle that broke off has neither
-            store().shadow.keep(ShadowDecision.of(record, decider=CHAMPION))
+    whole = [each for each in zip(questions, records, strict=True) if each[1].decided and each[1].verdict]
+    for record, decided in zip([record for _, record in whole], await _polled(whole, votes), strict=True):
+        store().shadow.keep(ShadowDecision.of(record, decider=CHAMPION, decided=decided))
     return kept
+
+
+async def _polled(cycles: list[tuple[Question, CycleRecord]], votes: int) -> list[Answer]:
+    """Return what the champion decided with the votes of further samples, asked once for each cycle."""
+    decided = [record.decided for _, record in cycles if record.decided]
+    names = {record.decider for _, record in cycles}
+    had = store().shadow.answers(CHAMPION, [record.cycle_id for _, record in cycles])
+    if votes == 1 or had or len(names) != 1 or not kind_of(name := names.pop()).asks_alone:
+        return decided
+    others = [connections.decider(name, shadow=True, samples=(sample,)) for sample in range(1, votes)]
+    return await polled(decided, [question for question, _ in cycles], others)
 
 
 @stage

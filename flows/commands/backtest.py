@@ -17,7 +17,7 @@ from flows.commands.output import echo, emit, plain, progress, stopwatch
 from flows.commands.spending import max_cost_option
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
-from tasks.settings import settings
+from tasks.settings import MOST_VOTES, settings
 
 
 @click.command()
@@ -25,6 +25,12 @@ from tasks.settings import settings
 @decider_option
 @mask_option
 @max_cost_option
+@click.option(
+    "--votes",
+    type=click.IntRange(1, MOST_VOTES),
+    default=1,
+    help="ask a model so often about each question: the first answer decides, all are kept as its propensity",
+)
 @click.option("--out", type=PLACE, help="a folder for its records; goes on where it was stopped")
 @json_option
 def backtest(
@@ -37,6 +43,7 @@ def backtest(
     news: str,
     mask: str | None,
     max_cost: Decimal | None,
+    votes: int,
     out: Path | None,
     as_json: bool,
 ) -> None:
@@ -52,6 +59,8 @@ def backtest(
     s = settings()
     if mask is not None and kind_of(decider).by_time:
         raise InputError(f"--mask: {decider} answers by symbol and time, which a mask hides; leave one of them out")
+    if votes > 1 and not kind_of(decider).asks_alone:
+        raise InputError(f"--votes {votes}: {decider} asks no model by itself; votes are of one that does")
     if out:
         check_new(out)
     read = ReplayFiles(
@@ -73,7 +82,7 @@ def backtest(
         mask_key=mask or "",
         latency_s=s.decision_latency_s,
     )
-    chosen, spending = decider_for(job, max_cost)
+    chosen, spending = decider_for(job, max_cost, votes)
     took, shown = stopwatch(), job.shown
     try:
         result = _carried_out(job, chosen, out, spending, as_json)

@@ -108,7 +108,7 @@ def question(cycle_id: str, files: dict[str, str], as_of: datetime | None, decid
         from flows.commands.replay import asked_again
 
         answer = asyncio.run(asked_again(cycle_id))
-        calls = [(call.role, call.messages) for call in answer.calls if call.messages]
+        calls = [(call.role, call.messages) for call in answer.calls if call.messages and not call.sample]
         if not calls:
             raise InputError(f"cycle {cycle_id}: {answer.source} asked no model")
     else:

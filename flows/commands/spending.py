@@ -16,11 +16,11 @@ from tasks.settings import settings
 ALWAYS = (datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC))
 
 
-def agree(paid: Any, max_cost: Decimal | None, moments: int = 0) -> Decimal:
+def agree(paid: Any, max_cost: Decimal | None, moments: int = 0, votes: int = 1) -> Decimal:
     """Show what replays will ask models and cost, and get consent: `--max-cost`, or a person's. Returns the cap."""
     from tasks.adapters.variants import estimate
 
-    return consent(*asyncio.run(estimate(paid, settings(), moments)), max_cost)
+    return consent(*asyncio.run(estimate(paid, settings(), moments, votes)), max_cost)
 
 
 def consent(calls: int, usd: Decimal, max_cost: Decimal | None) -> Decimal:
@@ -52,8 +52,8 @@ max_cost_option = click.option(
 )
 
 
-def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:
-    """Return the decider a backtest replays, and what it may spend."""
+def decider_for(job: Any, max_cost: Decimal | None, votes: int = 1) -> tuple[Any, Any]:
+    """Return the decider a backtest replays, asked so often about each question, and what it may spend."""
     from tasks.adapters.deciders import build
     from tasks.core.simulation.paid_replies import Spending
 
@@ -64,5 +64,5 @@ def decider_for(job: Any, max_cost: Decimal | None) -> tuple[Any, Any]:
     from tasks.connections import store
 
     variant = variants.variants((name,), (), {}, settings())[0]
-    spending = Spending(agree([(variant, job)], max_cost))
-    return variants.paid_decider(variant, settings(), store(), spending), spending
+    spending = Spending(agree([(variant, job)], max_cost, votes=votes))
+    return variants.paid_decider(variant, settings(), store(), spending, votes=votes), spending

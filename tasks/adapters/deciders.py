@@ -1,6 +1,6 @@
 """Names of deciders -> deciders. One that asks a model is a line in `core.decision.kinds`, another one here too."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -20,6 +20,7 @@ from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.ladder import Breaker, Ladder, Shared
 from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.decision.rules import RulesDecider, Sizes
+from tasks.core.decision.votes import SampledModel, VotedDecider
 from tasks.core.errors import InputError
 from tasks.core.ports import Decider, Model
 from tasks.core.types import Json, PromptRef
@@ -100,12 +101,15 @@ def build(
     store: "Store | None" = None,
     model: Model | None = None,
     prompts: Mapping[str, Prompt] = {},
+    samples: Sequence[int] = (0,),
 ) -> Decider:
     """Build the decider called `name`, one that asks models on its fallback ladder; store: by default the settings'.
 
     `llm:single@v002`, `llm:portfolio@challenger` and `llm:panel@risk/v002+trend/v003` name prompt versions. With
     `model` that one is asked, and no ladder stands around it: a replay must not answer from what is known now.
-    prompts: instead of those of the files, by role. Raises InputError listing the deciders there are.
+    prompts: instead of those of the files, by role. samples: which askings of each question; the first decides, see
+    `core.decision.votes`; who asks no model, and an ensemble, is asked once. Raises InputError listing the deciders
+    there are.
     """
     if kinds.members(name):
         return _ensemble(name, lambda member: build(member, settings, store, model))
@@ -119,11 +123,12 @@ def build(
         return PLAIN[named.kind](named.argument)
     versions = _versions(name, named.versions, kind)
     prompts = {role: prompts.get(role) or load_prompt(role, versions.get(role)) for role in kind.roles}
-    decider = _asking(kind, settings, model, prompts)
+    deciders = [_asking(kind, settings, model, prompts, sample) for sample in samples]
+    decider = VotedDecider(deciders) if len(deciders) > 1 else deciders[0]
     return decider if model is not None else _ladder(decider, settings, store)
 
 
-def _asking(kind: Kind, settings: Settings, model: Model | None, prompts: Mapping[str, Prompt]) -> Decider:
+def _asking(kind: Kind, settings: Settings, model: Model | None, prompts: Mapping[str, Prompt], sample: int) -> Decider:
     from tasks.adapters.model.litellm_model import prepare
 
     means = Means(settings.decision_deadline_s, prepare, panel=settings.panel)
@@ -141,7 +146,8 @@ def _asking(kind: Kind, settings: Settings, model: Model | None, prompts: Mappin
             provider_timeout_s=min(settings.provider_timeout_s, share),
             decision_deadline_s=min(settings.decision_deadline_s, stage),
         )
-    return kind.make(model or _model(settings), prompts, means)
+    asked = model or _model(settings)
+    return kind.make(SampledModel(asked, sample) if sample else asked, prompts, means)
 
 
 def _versions(name: str, wanted: str, kind: Kind) -> Versions:

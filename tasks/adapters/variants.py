@@ -67,11 +67,15 @@ def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
 
 
 def paid_decider(
-    variant: Variant, settings: Settings, store: Store, spending: Spending, prompts: Mapping[str, Prompt] = {}
-) -> Decider:
-    """Build a variant's decider on its one model, every reply of which is kept; prompts: as `build` takes them."""
+    variant: Variant, settings: Settings, store: Store, spending: Spending, prompts: Mapping[str, Prompt] = {},
+    votes: int = 1,
+) -> Decider:  # fmt: skip
+    """Build a variant's decider on its one model, every reply of which is kept; prompts: as `build` takes them.
+
+    votes: how often it is asked about one question.
+    """
     asked = kept_model(variant.model, settings, store, spending)
-    return build(variant.decider, settings, model=asked, prompts=prompts)
+    return build(variant.decider, settings, model=asked, prompts=prompts, samples=range(votes))
 
 
 def kept_model(name: str, settings: Settings, store: Store, spending: Spending) -> KeptModel:
@@ -83,11 +87,13 @@ def kept_model(name: str, settings: Settings, store: Store, spending: Spending) 
     )  # fmt: skip
 
 
-async def estimate(paid: Sequence[tuple[Variant, Job]], settings: Settings, moments: int = 0) -> tuple[int, Decimal]:
+async def estimate(
+    paid: Sequence[tuple[Variant, Job]], settings: Settings, moments: int = 0, votes: int = 1
+) -> tuple[int, Decimal]:
     """Return how often models will be asked at most, and what that costs in USD if every reply is as long as allowed.
 
     Every market event is one decision; positions raise some more of their own. moments: put to each variant besides,
-    per symbol. Kept replies are not deducted.
+    per symbol. votes: how often about each. Kept replies are not deducted.
     """
     prices, calls, usd = prices_of(settings), 0, Decimal(0)
     for variant in {variant.label: variant for variant, _ in paid}.values():
@@ -95,7 +101,7 @@ async def estimate(paid: Sequence[tuple[Variant, Job]], settings: Settings, mome
         for name in kinds.askers(variant.decider):  # each by itself: an ensemble's timer may wait at that event
             await _middle_question(build(name, settings, model=probe), jobs[0])
         besides = moments * len(jobs[0].files.candles)
-        asked = (sum(map(_decisions, jobs)) + besides) * len(kinds.kind_of(variant.decider).roles)
+        asked = (sum(map(_decisions, jobs)) + besides) * len(kinds.kind_of(variant.decider).roles) * votes
         worst = exact_sum(prices.worst((variant.model,), question) for question in probe.asked)
         calls += asked
         usd += asked * worst / max(1, len(probe.asked))

@@ -47,7 +47,7 @@ class ModelRequest(NamedTuple):
     """`messages` that ask for one JSON object of `schema`, as `role`.
 
     functions: in OpenAI's form, what a model may call instead, where it can; the calls come back as that one object,
-    `{"requests": [{"tool": name, its parameters}]}`.
+    `{"requests": [{"tool": name, its parameters}]}`. sample: which asking of the same question this is; 0 decides.
     """
 
     role: str
@@ -55,10 +55,12 @@ class ModelRequest(NamedTuple):
     messages: Messages
     schema: Schema
     functions: Sequence[JsonObject] = ()
+    sample: int = 0
 
     def call(self, model: str, **answer: Any) -> ModelCall:
         """Return the call that this request becomes, with what came of it."""
-        return ModelCall(role=self.role, model=model, prompt=self.prompt, messages=tuple(self.messages), **answer)
+        asked = {"role": self.role, "prompt": self.prompt, "messages": tuple(self.messages), "sample": self.sample}
+        return ModelCall(model=model, **asked | answer)
 
 
 class Model(Protocol):

@@ -27,6 +27,7 @@ from tasks.adapters.files.dataset_card import render
 from tasks.adapters.files.dataset_formats import FOR_MODELS, FORMATS
 from tasks.adapters.files.folders import check_new
 from tasks.adapters.files.minari import write_minari
+from tasks.adapters.store import BEGINNING, END
 from tasks.adapters.store.shadow import CHAMPION
 from tasks.core.lab import rl
 from tasks.core.lab.action_values import Foreseen, Future
@@ -84,12 +85,23 @@ def store_source(store: "Store", strategy: str) -> Source:
         raise InputError(f"the store has no cycle of strategy {strategy!r} yet; name a backtest's with --records")
     scores: dict[str, dict[str, float]] = {}
     others: dict[str, list[tuple[str, Answer]]] = {}
+    voted = {
+        shadow.cycle_id: shadow.decided
+        for shadow in store.shadow.between(strategy, CHAMPION, BEGINNING, END)
+        if shadow.decided.votes
+    }
     for shadow, return_pct in store.shadow.scored(strategy):
         scores.setdefault(shadow.cycle_id, {})[shadow.decider] = float(return_pct)
         if shadow.decider != CHAMPION:
             others.setdefault(shadow.cycle_id, []).append((shadow.decider, shadow.decided))
+
+    def records() -> Iterator[CycleRecord]:
+        """Yield the cycles, each with the votes of its decider, which were asked for after it."""
+        for record in store.cycles.oldest_first(strategy):
+            yield record.replace(decided=voted.get(record.cycle_id, record.decided))
+
     return Source(
-        f"store: {strategy}", span, lambda: store.cycles.oldest_first(strategy),
+        f"store: {strategy}", span, records,
         scores=lambda cycle_id: scores.get(cycle_id, {}), others=lambda cycle_id: others.get(cycle_id, ()),
     )  # fmt: skip
 

@@ -129,8 +129,11 @@ class Form(Dto):
 
     def parameters(self, request: ModelRequest, effort: str, thinking: int) -> Json:
         """Return what is sent beside the messages; thinking: tokens allowed for that, on top of the answer's."""
+        seed = request.prompt.seed
         options: Json = {
-            "temperature": request.prompt.temperature, "seed": request.prompt.seed, "reasoning_effort": effort or None,
+            "temperature": request.prompt.temperature,
+            "seed": None if seed is None else seed + request.sample,  # else every sample is the same
+            "reasoning_effort": effort or None,
             "tools": list(request.functions) or None,
         }  # fmt: skip
         limit = "max_completion_tokens" if self.completion_tokens else "max_tokens"

@@ -34,8 +34,9 @@ class DecisionCache(Protocol):
 
 
 def content_hash(model: str, request: ModelRequest) -> str:
-    """Return what names one question to one model; the prompt's own hash covers its sampling."""
-    text = json.dumps([model, request.prompt.sha256, list(request.messages)], sort_keys=True)
+    """Return what names one question to one model; the prompt's own hash covers its sampling, the sample is apart."""
+    named = [model, request.prompt.sha256, list(request.messages), *([request.sample] if request.sample else [])]
+    text = json.dumps(named, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -63,6 +63,11 @@ class Kind(NamedTuple):
         """Return whether deciding costs money."""
         return bool(self.roles)
 
+    @property
+    def asks_alone(self) -> bool:
+        """Return whether it asks a model by itself, and is no ensemble of some that may."""
+        return bool(self.maker)
+
 
 KINDS = {
     "rules": Kind(argument="stop_atr=3", odds="certain"),

@@ -38,17 +38,17 @@ MARGIN_R = 0.2  # how far apart two values must be to be told apart
 
 
 def said(record: CycleRecord, others: Sequence[tuple[str, Answer]] = (), worth: Worth = lambda _: None) -> list[Said]:
-    """Return every reply to a record's moment that reads back, the decision's own first.
+    """Return every reply to a record's moment that reads back, once, the decision's own first.
 
     others: what challengers answered, by name.
     """
-    found = []
+    found: list[Said] = []
     for decider, decided in ((record.decider, record.decided), *others):
         if decided is None or decided.is_fallback:
             continue
         for number, vote in enumerate(decided.votes or (decided.decision,)):
             call = vote and _call(decided, vote, number)
-            if vote and call:
+            if vote and call and not any(_same(call, each.call) for each in found):
                 answer = decided.replace(decision=vote)
                 found.append(Said(call, decider, answer, worth(answer)))
     return found
@@ -58,6 +58,10 @@ def _call(decided: Answer, decision: Decision, sample: int) -> ModelCall | None:
     """Return the last call of a sample whose reply is this decision and nothing less."""
     calls = (call for call in reversed(decided.calls) if call.sample == sample and call.messages)
     return next((call for call in calls if reads_back(call.raw_reply, decision)), None)
+
+
+def _same(one: ModelCall, other: ModelCall) -> bool:
+    return (one.raw_reply, one.messages) == (other.raw_reply, other.messages)
 
 
 def reads_back(reply: str, decision: Decision) -> bool:

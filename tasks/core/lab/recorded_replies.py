@@ -21,6 +21,7 @@ from tasks.core.decision.llm.prompt import Prompt
 from tasks.core.decision.llm.tools import Meter, Parameters, ToolDesk, compact, texts
 from tasks.core.decision.memory import SIDE, Vector, vector
 from tasks.core.decision.rules import RulesDecider
+from tasks.core.decision.votes import SampledModel, VotedDecider
 from tasks.core.errors import DataError, InputError
 from tasks.core.lab import old_records
 from tasks.core.ports import Decider, ModelRequest
@@ -128,7 +129,9 @@ def decider_of(
         raise NotReplayable(f"its decider: {record.decider} asks a model among others")
     replies, cache, day = RecordedReplies(decided), RecordedCache(records), timedelta(days=1)
     prompts = {role: _prompt(role, decided, prompt_of) for role in kind.roles}
-    primary = kind.make(replies, prompts, _means(replies, strategy, kind.looks_up))
+    means, last = _means(replies, strategy, kind.looks_up), max((call.sample for call in decided.calls), default=0)
+    samples = [kind.make(SampledModel(replies, sample), prompts, means) for sample in range(last + 1)]
+    primary = VotedDecider(samples) if last else samples[0]
     if not laddered:
         return primary
     unasked: Any = None  # the purse and the kept replies: what answers here costs nothing
@@ -176,7 +179,7 @@ class RecordedReplies:
         self.overran = any(rung.why is Why.OUT_OF_TIME for rung in decided.trail)
 
     async def ask(self, request: ModelRequest) -> ModelCall:
-        call = _take(self.calls, lambda call: call.role == request.role)
+        call = _take(self.calls, lambda call: (call.role, call.sample) == (request.role, request.sample))
         if call is None:
             return request.call("", error="not in the record")
         return call.replace(prompt=request.prompt, messages=tuple(request.messages))

@@ -77,6 +77,11 @@ def test_of_two_replies_to_one_moment_the_better_is_chosen_and_the_margin_stated
     assert (pair["decider"], pair["rejected_decider"]) == ("llm:single@v004", "llm:single")
 
 
+def test_samples_that_said_the_very_same_are_one_example():
+    record = asked(answer(LONG, call(SAID), call(SAID, sample=1), call(HELD, sample=2), votes=(LONG, LONG, held())))
+    assert [each.call.sample for each in lab.said(record)] == [0, 2]
+
+
 def test_one_reply_or_one_whose_worth_is_unknown_makes_no_pair():
     record = asked(answer(held(), call(HELD), call(SAID, sample=1), votes=(held(), LONG)))
     assert not list(lab.dpo(record, lab.said(record), 0.2))
