@@ -80,8 +80,9 @@ def pages(url: str) -> str:
 
 def working_plan(settings: Settings) -> dict[str, Service]:
     """Return what carries out runs: one warm daemon and the workers, wherever the servers are."""
-    path = warm_socket(settings)
-    warm = Service("warm", (sys.executable, "-m", "deployments.warm.daemon", path), health=f"unix:{path}")
+    path, without = warm_socket(settings), () if settings.model else ("litellm",)
+    command = (sys.executable, "-m", "deployments.warm.daemon", path, *without)
+    warm = Service("warm", command, health=f"unix:{path}")
     names = ["worker", *(f"worker-{n}" for n in range(2, settings.workers + 1))]
     options = ("--pool", POOL, "--type", "process", "--name")
     start = (sys.executable, "-m", "deployments.worker", "worker", "start", *options)

@@ -49,6 +49,7 @@ class Supervisor:
         self.logs = settings.home / "logs"
         self.state = UpState(pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile)
         self._children: dict[str, Child] = {}
+        self._showing: asyncio.Task[None] | None = None
         self._live: live_settings.LiveSettings | None = None  # of a person's file; known from the start on
         self._api = Orchestrator(settings.prefect_api_url, settings.home)
 
@@ -64,7 +65,10 @@ class Supervisor:
         return [name for name in self.plan if name.startswith("worker")]
 
     async def start(self) -> None:
-        """Bring everything up; raises InputError for a taken port and StartError naming a log."""
+        """Bring up what trades, begin with what shows it; raises InputError for a taken port, StartError naming a log.
+
+        MLflow's seconds of imports would delay the first cycle, which needs it only at its end: see `shown`.
+        """
         for service in self.plan.values():
             if service.url:
                 services.require_free(service)
@@ -76,7 +80,7 @@ class Supervisor:
         self._live = live_settings.LiveSettings(toml, copy)
         self._env["QUARTERDECK_TOML"] = str(copy)
         in_force.write(self.settings.home)
-        names = sorted(self.plan.keys() - {"prefect", CLUSTER, *self._workers})
+        names = sorted(self.plan.keys() - {"prefect", "mlflow", CLUSTER, *self._workers})
         others = [self._warmed() if name == "warm" else self._healthy(self.plan[name]) for name in names]
         if "prefect" in self.plan:
             await asyncio.gather(self._orchestrated(), self._migrated(), *others)
@@ -84,8 +88,17 @@ class Supervisor:
             await asyncio.gather(self._migrated(), *others)
             await self._close_lost()
             await self._working()
+        if "mlflow" in self.plan:
+            self._showing = asyncio.create_task(self._healthy(self.plan["mlflow"]))
         self.state.phase = "up"
         self._save()
+
+    async def shown(self) -> None:
+        """Wait until MLflow is up, where it is started here; raises StartError naming its log."""
+        if self._showing is not None:
+            await asyncio.shield(self._showing)
+            self.state.seconds = self.board.seconds
+            self._save()
 
     async def _stored(self) -> None:
         """Start what everything is kept in; a HOME with nothing in it yet gets it here."""
@@ -192,7 +205,13 @@ class Supervisor:
 
     async def watch_over(self) -> None:
         """Start again what dies, and close the runs that are lost or too late, for ever."""
-        await asyncio.gather(self._sweep(), *map(self._tend, list(self._children.values())))
+        early = [child for name, child in self._children.items() if name != "mlflow"]
+        await asyncio.gather(self._sweep(), self._tend_mlflow(), *map(self._tend, early))
+
+    async def _tend_mlflow(self) -> None:
+        await self.shown()
+        if "mlflow" in self._children:
+            await self._tend(self._children["mlflow"])
 
     async def _sweep(self) -> None:
         while True:

@@ -121,6 +121,7 @@ async def _up(supervisor: Supervisor, once: bool, as_json: bool) -> int | None:
     await supervisor.start()
     watch = asyncio.create_task(supervisor.watch_over())
     done = await supervisor.first_cycle()
+    await supervisor.shown()
     _report(supervisor.settings, supervisor.state, done, as_json)
     if once:
         watch.cancel()

@@ -1,8 +1,9 @@
-"""`python -m deployments.warm.daemon SOCKET`: a process that has imported the heavy packages, and forks runs.
+"""`python -m deployments.warm.daemon SOCKET [PACKAGE...]`: a process that has imported heavy packages, and forks runs.
 
 A flow run pays 15-25 s of imports for a second of work; forked from here it pays none. Only third-party packages are
 imported: our own modules load afresh in every run, so that a new release is picked up at once, and a daemon older than
-the installed packages refuses (the run starts cold) and ends, to be started again.
+the installed packages refuses (the run starts cold) and ends, to be started again. A named PACKAGE is left out: a run
+that wants it all the same imports it itself.
 
 One thread, also natively (BLAS and Arrow are held to one): what forks must not hold another thread's lock. A run dies
 with the daemon (PR_SET_PDEATHSIG) and with its client, so none is left behind to send orders that nobody watches; what
@@ -169,7 +170,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.environ.update(ONE_THREAD)
-    for name in PRELOADED:
+    for name in (name for name in PRELOADED if name not in sys.argv[2:]):
         try:
             importlib.import_module(name)
         except ImportError as e:
