@@ -21,11 +21,11 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any impo
 import click
 
 from flows.commands import backtest, compare, guard, learning, moments, prompts, replay, snapshot
-from flows.commands.options import PLACE, Finite, decider_option, json_option, time_option
+from flows.commands.options import PLACE, Finite, json_option, time_option
 from flows.commands.output import echo, emit, say, show
 from tasks.core.errors import InputError, TradingError
 from tasks.redaction import guard_logs, redacted
-from tasks.settings import ROOT, Settings, load
+from tasks.settings import ROOT, Settings, load, settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -215,20 +215,23 @@ def sandbox(arguments: tuple[str, ...]) -> int:
 
 
 @cli.command()
-@click.option("--symbol", required=True)
-@decider_option
+@click.option("--symbol", required=True, help="the strategy is the one that has it")
+@click.option("--decider", default="", help="rules, hold, llm:single, llm:single@v002, recorded:FILE")
 @time_option("--as-of", help="ISO time; the 5m close the cycle is about")
 @click.option("--dry-run", is_flag=True, help="go as far as the guard, send nothing")
 @click.option("--reason", default="asked on the command line")
 @json_option
-def cycle(symbol: str, as_json: bool, **options: Any) -> None:
+def cycle(symbol: str, decider: str, as_json: bool, **options: Any) -> None:
     """One cycle here and now, no server needed."""
     from flows.clock import to_the_end
     from flows.cycle import Request
     from flows.trade import run_cycles
     from tasks.core.pages.decision import summary_line
 
-    [record] = asyncio.run(to_the_end(run_cycles(Request(symbols=(symbol,), **options))))
+    account = settings.account
+    with settings.of(next((each for each in account.every() if symbol in each.symbols), account)) as chosen:
+        request = Request(symbols=(symbol,), decider=decider or chosen.decider_name, **options)
+        [record] = asyncio.run(to_the_end(run_cycles(request)))
     emit(record, True) if as_json else echo(summary_line(record))
 
 

@@ -102,6 +102,9 @@ def _installation(settings: Settings) -> Iterator[Diagnosis]:
     armed = settings.profile != "live" or bool(settings.live_account)
     remedy = "live is not armed: set QUARTERDECK_LIVE_ACCOUNT to the account's id"
     yield _diagnosis("settings", armed, detail + ", ".join(settings.symbols), remedy)
+    for each in settings.every()[1:]:
+        detail = f"decider {each.decider_name}, {', '.join(each.symbols)}"
+        yield _diagnosis(f"strategy {each.strategy}", True, detail)
     place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
     remedy = "make it writable or set QUARTERDECK_HOME"
     yield _diagnosis("home", place.is_dir() and os.access(place, os.W_OK), str(settings.home), remedy)
@@ -127,6 +130,9 @@ def _services(settings: Settings) -> Iterator[Diagnosis]:
             yield _diagnosis(name, name not in still, detail, remedy)
     else:
         for service in filter(lambda each: each.url, plan.values()):
+            if services.runs_already(settings, service):
+                yield _diagnosis(service.name, True, f"runs already at {service.url}; `up` uses it")
+                continue
             yield _tried(service.name, f"set {service.setting}", partial(services.require_free, service))
 
 

@@ -27,7 +27,8 @@ class FlowForm(NamedTuple):
 def read(settings: Settings) -> dict[str, FlowForm]:
     """Return the form of each entrypoint."""
     offers = {
-        "symbols": list(settings.symbols),
+        "symbols": list(settings.all_symbols),
+        "strategies": ["", *(each.strategy for each in settings.every())],
         "timeframes": list(TIMEFRAMES),
         "prompts": [f"{prompt.name}@{prompt.version}" for prompt in list_prompts()],
     }

@@ -104,7 +104,12 @@ async def write(
     names = {each["name"] for each in release}
     servers = {each["name"]: each for each in await api.listed("deployments/filter", {})}
     for name, there in servers.items():
-        if not reset and name not in names and there["work_pool_name"] == POOL:
+        if name in names or there["work_pool_name"] != POOL:
+            continue
+        if before.get(name, {}).get("parameters", {}).get("strategy"):
+            await api.call("DELETE", f"deployments/{there['id']}")
+            kept.append(f"{name} is gone, as is its strategy")
+        elif not reset:
             kept.append(f"{name} is not of the release, and left alone")
     for wanted in release:
         now = {key: value for key, value in wanted.items() if key != "triggers"}  # they are automations

@@ -5,28 +5,23 @@ the copy as it is: nobody trades by half of a file.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tasks.adapters.files.private import write_new
-from tasks.core.types import InputError
-from tasks.settings import PREFIX, Settings, load
+from tasks.core.types import InputError, TradingError
+from tasks.settings import FIXED, PREFIX, Settings, load
 
 TOML = f"{PREFIX}TOML"
-# what servers, workers and venues were started or are connected with
-FIXED = frozenset({
-    "profile", "strategy", "home", "database_url", "venue", "sandbox_url", "venue_url", "venue_host", "venue_demo",
-    "paper_cash", "live_account", "prefect_api_url", "prefect_ui_url", "mlflow_url", "mlflow_ui_url",
-    "prefect_database_url", "mlflow_database_url", "workers", "alert_urls", "close_offset_s", "watch_every_s",
-})  # fmt: skip
 
 
 class LiveSettings:
     """A person's file, and the copy that runs read."""
 
-    def __init__(self, file: Path, copy: Path) -> None:
-        self._file, self._copy = file, copy
+    def __init__(self, file: Path, copy: Path, check: Callable[[Settings], None] = lambda _: None) -> None:
+        """check: raises InputError for settings that cannot be in force as things are."""
+        self._file, self._copy, self._check = file, copy, check
         self._last: bytes | None = None  # what stood there at the last look
 
     def take(self) -> list[str]:
@@ -44,11 +39,17 @@ class LiveSettings:
                 return []
             new.unlink(missing_ok=True)
             write_new(new, found.decode())
-            changed = _changes(_read(self._copy), _read(new))
-        except (InputError, OSError, UnicodeDecodeError) as e:
+            after = _read(new)
+            changed = _changes(_read(self._copy), after)
+            self._check(after)
+        except (TradingError, OSError, UnicodeDecodeError) as e:
             raise InputError(f"{self._file}: {e}; what was in force before still is") from e
         new.replace(self._copy)
         return changed
+
+    def in_force(self) -> Settings:
+        """Return what runs read."""
+        return _read(self._copy)
 
 
 def _changes(before: Settings, after: Settings) -> list[str]:
@@ -56,11 +57,20 @@ def _changes(before: Settings, after: Settings) -> list[str]:
     changed = {name: (getattr(before, name), getattr(after, name)) for name in Settings.model_fields}
     changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
     late = sorted(changed.keys() & FIXED)
-    if after.profile == "sandbox" and not {*after.symbols} <= {*before.symbols}:
+    if after.profile == "sandbox" and not {*after.all_symbols} <= {*before.all_symbols}:
         late.append("symbols that the sandbox does not have")
     if late:
         raise InputError(f"{', '.join(late)} takes a restart, `down` and `up`; until then nothing of it counts")
-    return [line for name, pair in changed.items() for line in _said(name, *pair)]
+    changed.pop("strategies", None)
+    lines = [line for name, pair in changed.items() for line in _said(name, *pair)]
+    one, other = ({each.strategy: each for each in s.every()[1:]} for s in (before, after))
+    for strategy in dict.fromkeys((*one, *other)):
+        if strategy not in one or strategy not in other:
+            lines.append(f"strategy {strategy} is {'there' if strategy in other else 'gone'} now")
+            continue
+        pairs = ((name, getattr(one[strategy], name), getattr(other[strategy], name)) for name in Settings.model_fields)
+        lines += [f"{strategy}: {line}" for pair in pairs for line in _said(*pair)]
+    return lines
 
 
 def _read(file: Path) -> Settings:
@@ -79,5 +89,5 @@ def _said(name: str, before: Any, after: Any) -> Iterator[str]:
         for inner in type(before).model_fields:
             if getattr(before, inner) != getattr(after, inner):
                 yield from _said(f"{name}.{inner}", getattr(before, inner), getattr(after, inner))
-    else:
+    elif before != after:
         yield f"{name} is {after} now, it was {before}"

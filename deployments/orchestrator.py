@@ -11,6 +11,7 @@ import httpx
 import psutil
 
 from deployments.services import POOL, prefect_name
+from deployments.system import described, refuse_another
 from tasks.adapters import secret
 from tasks.core.errors import TradingError
 from tasks.redaction import redacted
@@ -35,10 +36,28 @@ class Orchestrator:
         self._gone = set[str]()  # runs that were without a process at the last look
         self._http = httpx.AsyncClient(base_url=api_url, timeout=patience_s, trust_env=False)
 
-    async def ensure_pool(self) -> None:
-        """Create the process pool; its first worker gives it the template of Prefect's own."""
-        if not await self.call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}}):
-            await self.call("POST", "work_pools/", {"name": POOL, "type": "process"})
+    async def ensure_pool(self, system: str, *, take: bool = False) -> None:
+        """Create the process pool; its first worker gives it the template of Prefect's own.
+
+        take: whatever system it was of. Else raises InputError where it is another's.
+        """
+        ours = {"description": described(system)}
+        if (pool := await self._pool()) is None:
+            await self.call("POST", "work_pools/", {"name": POOL, "type": "process", **ours})
+            return
+        if not take:
+            refuse_another(pool["description"], system)
+        if pool["description"] != ours["description"]:
+            await self.call("PATCH", f"work_pools/{POOL}", ours)
+
+    async def refuse_another(self, system: str) -> None:
+        """Raise InputError where the pool is another system's."""
+        if pool := await self._pool():
+            refuse_another(pool["description"], system)
+
+    async def _pool(self) -> Json | None:
+        found: list[Json] = await self.call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}})
+        return next(iter(found), None)
 
     async def close_lost(self, *, patiently: bool = False) -> int:
         """End runs of this machine's worker whose process is gone, which Prefect did not hear of; they hold their slot.
@@ -99,6 +118,7 @@ class Orchestrator:
     async def _close(self, runs: Json, ended: Callable[[Json], Json | None]) -> int:
         """Give every run of a deployment the state it ended in, and return how many there are."""
         asked = {"flow_runs": runs | {"deployment_id": {"is_null_": False}}}
+        asked["work_pools"] = {"name": {"any_": [POOL]}}  # others may have runs on that server, too
         listed = await self.listed("flow_runs/filter", asked)
         states = {run["id"]: state for run in listed if (state := ended(run))}
         for run_id, state in states.items():

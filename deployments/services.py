@@ -30,6 +30,7 @@ from tasks.settings import CLUSTER, Settings
 NANNY = Path(__file__).with_name("nanny.py")
 POOL = "quarterdeck"
 GRACE_S = 10.0
+ATTACHED = {"QUARTERDECK_PREFECT_API_URL": "prefect_api_url", "QUARTERDECK_MLFLOW_URL": "mlflow_url"}
 PASSED = ("PREFECT_LOGGING_", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_")
 UVICORN = ("uvicorn", "--factory", "deployments.servers:prefect_app", "--log-level", "warning")
 
@@ -47,11 +48,14 @@ class Service:
 
 
 def plan(settings: Settings) -> dict[str, Service]:
-    """Return the services this profile needs, the worker last; raises InputError for an address that is not local."""
+    """Return the services this profile needs, the worker last.
+
+    Without a Prefect or MLflow on another machine, that must answer: raises InputError for any other such address.
+    """
     prefect = pages(settings.prefect_api_url)
     servers = [("prefect", "PREFECT_API_URL", prefect, "/api/health", [*UVICORN])]
     if settings.profile == "sandbox":
-        options = ["--symbols", ",".join(settings.symbols), "--state", str(settings.home / "sandbox.json")]
+        options = ["--symbols", ",".join(settings.all_symbols), "--state", str(settings.home / "sandbox.json")]
         servers.append(("sandbox", "SANDBOX_URL", settings.sandbox_url, "/v5/market/time", ["infra.sandbox", *options]))
     if settings.mlflow_url:
         options = ["--app-name", "quarterdeck", "--workers", "1"]
@@ -64,13 +68,20 @@ def plan(settings: Settings) -> dict[str, Service]:
         with suppress(ValueError):  # no number
             port = where.port
         if where.hostname not in NEAR or not port:
+            if where.hostname and setting in ATTACHED and answers(url + health):
+                continue
             raise InputError(
-                f"{setting}={redacted(url)}: `up` starts its own {name} on this machine; "
+                f"{setting}={redacted(url)}: no {name} answers there, and `up` starts its own on this machine; "
                 f"give an address such as http://127.0.0.1:{port or 4210}"
             )
         command = (sys.executable, "-m", *module, "--host", where.hostname, "--port", str(port))
         services[name] = Service(name, command, url, url + health, setting)
     return services | working_plan(settings)
+
+
+def runs_already(settings: Settings, service: Service) -> bool:
+    """Return whether a Prefect or MLflow answers at an address that somebody set for it, so that none is started."""
+    return ATTACHED.get(service.setting) in settings.model_fields_set and answers(service.health)
 
 
 def pages(url: str) -> str:
@@ -200,7 +211,7 @@ def answers(url: str) -> bool:
         return False
     try:
         return httpx.get(url, timeout=2.0, trust_env=False).status_code == 200
-    except httpx.HTTPError:
+    except (httpx.HTTPError, httpx.InvalidURL):
         return False
 
 

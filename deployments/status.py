@@ -1,5 +1,6 @@
 """What `quarterdeck status` says: the processes by their state file, the trading by the store. Needs nothing to run."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from tasks.core.errors import StoreError
 from tasks.core.pages import inert
 from tasks.core.pages.decision import summary_line, title
 from tasks.core.pages.numbers import UNKNOWN, fixed, money, plain, price, usd
-from tasks.core.types import Position, day_start, direction, duration, exact, exact_sum, quote_of, r_at
+from tasks.core.types import ACCOUNT, Position, day_start, direction, duration, exact, exact_sum, quote_of, r_at
 from tasks.settings import Settings
 
 LATEST = datetime.max.replace(tzinfo=UTC)  # a venue's clock may be ahead of ours
@@ -62,14 +63,19 @@ def status(settings: Settings) -> dict[str, Any]:
 
 def _trading(store: Store, settings: Settings) -> dict[str, Any]:
     strategy, budget = settings.strategy, settings.budget
-    by_status, last = store.cycles.by_status(strategy), store.cycles.last(strategy)
-    positions, marks = store.positions.open(strategy), {}
+    names = dict.fromkeys((*(each.strategy for each in settings.every()), *store.positions.strategies()))
+    newest = [found for name in names if (found := store.cycles.last(name))]
+    counts, last = Counter[str](), max(newest, key=lambda cycle: cycle.as_of, default=None)
+    for name in names:
+        counts.update(store.cycles.by_status(name))
+    by_status, marks = dict(counts), {}
+    positions = [position for name in names for position in store.positions.open(name)]
     for symbol in sorted({position.symbol for position in positions}):
         if len(bars := store.candles.load(name_of(settings), symbol, "5m", LATEST, 1)):
             at = bars.index[-1].to_pydatetime() + duration("5m")
             marks[symbol] = {"price": exact(float(bars["close"].iloc[-1])), "at": at}
-    equity, now = store.equity.last(strategy), datetime.now(UTC)
-    uses, booked = store.decisions.model_use(day_start(now)), store.budget.spent(now)
+    equity, now = store.equity.last(ACCOUNT if settings.strategies else strategy), datetime.now(UTC)
+    uses, booked = store.decisions.model_use(day_start(now)), store.budget.spent(now, budget.purse)
     return {
         "database": store.place,
         "cycles": {"total": sum(by_status.values()), "by_status": by_status},
@@ -85,7 +91,8 @@ def _trading(store: Store, settings: Settings) -> dict[str, Any]:
         "marks": marks,
         "equity": equity and equity.equity,
         "halt": store.halts.newest(),
-        "differences": [look.about for look in store.differences.all_of(strategy)],
+        "differences": [look.about for name in names for look in store.differences.all_of(name)],
+        **({"strategies": [_own(store, each, now) for each in settings.every()]} if settings.strategies else {}),
         # of today (UTC), by the decisions made; booked on the day's budget: also calls that run now, at their worst
         # case, and those of `decide`
         "models": {
@@ -99,6 +106,16 @@ def _trading(store: Store, settings: Settings) -> dict[str, Any]:
             "tokens_today": sum(use.tokens_in + use.tokens_out for use in uses),
         },
     }
+
+
+def _own(store: Store, s: Settings, now: datetime) -> dict[str, Any]:
+    """Return what is one strategy's own, where several share the account."""
+    equity, booked = store.equity.last(s.strategy), store.budget.spent(now, s.budget.purse)
+    return {
+        "name": s.strategy, "decider": s.decider_name, "symbols": s.symbols, "equity": equity and equity.equity,
+        "peak": equity and equity.peak, "cycles": store.cycles.by_status(s.strategy), "usd_booked": booked.usd,
+        "usd_per_day": s.budget.usd_per_day, "calls_booked": booked.calls, "calls_per_day": s.budget.calls_per_day,
+    }  # fmt: skip
 
 
 def shown(report: dict[str, Any]) -> Iterator[Text | Table]:
@@ -119,6 +136,13 @@ def shown(report: dict[str, Any]) -> Iterator[Text | Table]:
     ]
     if services:
         yield _table(("service", "health", "pid", "address"), services)
+    if several := report.get("strategies"):
+        rows = [
+            (each["name"], each["decider"], ", ".join(each["symbols"]), money(each["equity"], report["currency"]),
+             f"{fixed(each['usd_booked'])} of {plain(each['usd_per_day'])} USD")
+            for each in several
+        ]  # fmt: skip
+        yield _table(("strategy", "decider", "symbols", "worth alone", "models today"), rows)
     if positions := report["open_positions"]:
         head = ("position", "side", "quantity", "entry", "mark", "at", "PnL", "R", "stop", "target", "since")
         yield _table(head, [_row(position, report["marks"].get(position.symbol)) for position in positions])

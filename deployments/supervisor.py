@@ -12,12 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from deployments import automations, forms, in_force, kept, live_settings, schedules, services, up_state
+from deployments import automations, forms, in_force, kept, live_settings, open_positions, schedules, services, up_state
 from deployments.orchestrator import FINAL, Orchestrator, PrefectError
 from deployments.prefect_key import VARIABLE, prefect_key
 from deployments.progress import Board
 from deployments.services import Child, Service
 from deployments.silence import silent
+from deployments.system import SYSTEM, system_of
 from deployments.up_state import FirstCycle, ServiceState, UpState
 from tasks.adapters import alerts, secret
 from tasks.adapters.files.private import write_new
@@ -44,7 +45,7 @@ class Supervisor:
     """The services of one HOME. Children are started from the main thread only (see `Child._start`)."""
 
     def __init__(self, settings: Settings, *, only_workers: bool = False) -> None:
-        self.settings, self.board = settings, Board()
+        self.settings, self.board, self._is_whole, self._system = settings, Board(), not only_workers, ""
         self.plan = services.working_plan(settings) if only_workers else services.plan(settings)
         self.logs = settings.home / "logs"
         self.state = UpState(pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile)
@@ -56,7 +57,7 @@ class Supervisor:
     @cached_property
     def _env(self) -> dict[str, str]:
         """Return what children are started with; HOME is there by now, and with a server of its own has a secret."""
-        if "prefect" in self.plan:
+        if {"prefect", "mlflow"} & self.plan.keys():
             secret.make(self.settings.home)
         return services.environment(self.settings)
 
@@ -69,23 +70,28 @@ class Supervisor:
 
         MLflow's seconds of imports would delay the first cycle, which needs it only at its end: see `shown`.
         """
-        for service in self.plan.values():
-            if service.url:
+        for name, service in [*self.plan.items()]:
+            if await asyncio.to_thread(services.runs_already, self.settings, service):
+                self.board.say(f"{name}: runs already at {service.url}, and is used")
+                del self.plan[name]
+            elif service.url:
                 services.require_free(service)
         self._save()
         await self._stored()
         (self.settings.home / "prefect").mkdir(exist_ok=True)
         toml = Path(self._env["QUARTERDECK_TOML"])
         copy = self._frozen(toml)
-        self._live = live_settings.LiveSettings(toml, copy)
+        self._live = live_settings.LiveSettings(toml, copy, open_positions.refuse)
         self._env["QUARTERDECK_TOML"] = str(copy)
         in_force.write(self.settings.home)
         names = sorted(self.plan.keys() - {"prefect", "mlflow", CLUSTER, *self._workers})
         others = [self._warmed() if name == "warm" else self._healthy(self.plan[name]) for name in names]
-        if "prefect" in self.plan:
-            await asyncio.gather(self._orchestrated(), self._migrated(), *others)
+        migrated = asyncio.ensure_future(self._migrated())
+        if self._is_whole:
+            await asyncio.gather(self._orchestrated(migrated), *others)
         else:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
-            await asyncio.gather(self._migrated(), *others)
+            await asyncio.gather(migrated, *others)
+            await self._api.refuse_another(self._system)
             await self._close_lost()
             await self._working()
         if "mlflow" in self.plan:
@@ -102,7 +108,7 @@ class Supervisor:
 
     async def _stored(self) -> None:
         """Start what everything is kept in; a HOME with nothing in it yet gets it here."""
-        if "prefect" in self.plan and (why := await asyncio.to_thread(cluster.make, self.settings)):
+        if self._is_whole and (why := await asyncio.to_thread(cluster.make, self.settings)):
             self.board.say(why)
         self.plan |= (database := services.database_plan(self.settings))
         for service in database.values():
@@ -115,9 +121,11 @@ class Supervisor:
         write_new(copy, toml.read_text(encoding="utf-8") if toml.is_file() else "")
         return copy
 
-    async def _orchestrated(self) -> None:
-        await self._healthy(self.plan["prefect"])
-        await self._api.ensure_pool()  # where workers are looked for
+    async def _orchestrated(self, migrated: Awaitable[None]) -> None:
+        if own := self.plan.get("prefect"):
+            await self._healthy(own)
+        await migrated
+        await self._api.ensure_pool(self._system, take=own is not None)  # where workers are looked for
         lost, missed = await self._api.close_lost(), await self._api.skip_late(whatever=True)
         if lost or missed:
             self.board.say(f"closed {lost} runs of an earlier life that never ended, {missed} that were missed")
@@ -125,7 +133,13 @@ class Supervisor:
 
     async def _migrated(self) -> None:
         with self.board.step("database"):
-            await asyncio.to_thread(migrate, self.settings)
+            await asyncio.to_thread(self._identify)
+
+    def _identify(self) -> None:
+        """Bring the store's tables up to this release, and tell the workers to come which system they are of."""
+        self._system = self._env[SYSTEM] = system_of(self.settings)
+        for text in open_positions.left_over(self.settings):
+            self._tell(text, f"{text}; until then it is protected and nothing is added", AlertKind.SETTINGS)
 
     async def _healthy(self, service: Service) -> None:
         with self.board.step(service.name, service.url or "starting"):
@@ -151,7 +165,9 @@ class Supervisor:
         """
         told, api = list[str](), Orchestrator(self.settings.prefect_api_url, self.settings.home, START_S)
         with self.board.step("deploy"):
-            await api.ensure_pool()
+            if not self._system:
+                await asyncio.to_thread(self._identify)
+            await api.ensure_pool(self._system, take=reset)
             release = schedules.arranged(yaml.safe_load(DEPLOYMENTS.read_text(encoding="utf-8")), self.settings)
             before, there = await kept.last(api, self.settings.home), await automations.existing(api)
             deployments, known = release["deployments"], forms.read(self.settings)
@@ -217,22 +233,32 @@ class Supervisor:
         while True:
             await self._close_lost(patiently=True)
             await asyncio.to_thread(self._listen)
-            self._take_settings()
+            await self._take_settings()
             await asyncio.sleep(SWEEP_S)
 
-    def _take_settings(self) -> None:
+    async def _take_settings(self) -> None:
         """Let the next runs have what a person has written into the settings' file, or tell why they do not."""
         if self._live is None:
             return
         try:
-            for line in self._live.take():
+            for line in await asyncio.to_thread(self._live.take):
                 self.board.say(f"in force from the next run: {line}")
+            now = self._live.in_force()
+            if self._is_whole and _deployed_for(now) != _deployed_for(self.settings):
+                self.settings, before = now, self.settings
+                try:
+                    await self.deploy()
+                except PrefectError:
+                    self.settings = before  # the next sweep's
+                    raise
+        except PrefectError as e:
+            self.board.say(f"deployments are not what the settings say yet: {e}")
         except InputError as e:
             self._tell(str(e), str(e), AlertKind.SETTINGS)  # each mistake is told
 
     def _listen(self) -> None:
         """Tell people of what must run each minute and has not for three."""
-        for name in silent(self.settings) if "prefect" in self.plan else ():
+        for name in silent(self.settings) if self._is_whole else ():
             text = f"{name} has had no completed run for three minutes: `quarterdeck doctor`, and its runs in Prefect"
             self.board.say(text)
             self._tell(name, text)
@@ -291,6 +317,11 @@ class Supervisor:
             if name in self.plan
         }
         up_state.write(self.settings.home, self.state)
+
+
+def _deployed_for(settings: Settings) -> tuple[object, ...]:
+    """Return what deployments and their forms are made of, beside what takes a restart."""
+    return settings.symbols, [(each.strategy, each.symbols) for each in settings.every()]
 
 
 def migrate(settings: Settings) -> None:

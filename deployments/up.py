@@ -91,7 +91,7 @@ async def _look_up(settings: Settings) -> None:
     venue = connect(settings)
     try:
         with suppress(VenueUnavailable):
-            for symbol in settings.symbols:
+            for symbol in settings.all_symbols:
                 await venue.instrument(symbol)
     finally:
         await venue.close()

@@ -8,6 +8,7 @@ once more after that: who may change deployments at that very moment is kept out
 
 import os
 import re
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -17,8 +18,10 @@ from prefect.cli import app
 from prefect.settings import PREFECT_HOME
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
+from deployments.system import SYSTEM, refuse_another, system_of
 from deployments.warm.run import note_taken
 from tasks.core.errors import TradingError
+from tasks.settings import load
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -58,6 +61,24 @@ with warnings.catch_warnings(action="ignore", category=UserWarning):  # it takes
 
         type = "process"
         job_configuration = Confined
+
+        async def sync_with_backend(self) -> None:
+            """Learn of the pool, and end where it is another system's."""
+            await super().sync_with_backend()
+            if self._work_pool is not None:
+                stay(self._work_pool.description)
+
+
+def stay(description: str | None) -> None:
+    """End the process where a pool is another system's, before it takes a run of it.
+
+    At once, as Prefect's command makes a success of any exception on the way.
+    """
+    try:
+        refuse_another(description, os.environ.get(SYSTEM) or system_of(load()))
+    except TradingError as e:
+        print(e, file=sys.stderr, flush=True)
+        os._exit(2)
 
 
 def unlike_its_worker(job: ProcessJobConfiguration, deployment: "DeploymentResponse | None") -> list[str]:

@@ -30,7 +30,7 @@ NOTES = {
     "strategy": "its name: state of strategies is kept apart; lower case, digits, - and _",
     "home": "holds all state: databases, logs, candles, MLflow's files",
     "sandbox_url": "profile sandbox: the local exchange",
-    "prefect_api_url": "Prefect's API; `up` starts a server there, `worker` and `deploy` expect one",
+    "prefect_api_url": "Prefect's API; `up` uses what answers there if this is set, else starts a server",
     "provider_timeout_s": "one request to one provider",
     "decision_deadline_s": "a whole decision, with every retry and failover; then HOLD",
     "max_reply_bytes": "a longer reply is cut off and counts as unusable",
@@ -38,7 +38,7 @@ NOTES = {
     "tool_rates.candles": "calls a minute, per process", "tool_rates.order_book": "the same",
     "tool_rates.trades": "the same", "tool_rates.funding": "the same", "tool_rates.position": "the same",
     "tool_rates.digest": "the same", "tool_rates.similar_decisions": "the same",
-    "budget.usd_per_day": "a UTC day, all strategies of the database; `none`: unlimited",
+    "budget.usd_per_day": "a UTC day, of a strategy; `none`: unlimited",
     "budget.calls_per_day": "the same, counted",
     "budget.usd_per_session": "one session", "budget.calls_per_session": "the same, counted",
     "budget.usd_per_symbol_day": "one symbol on one UTC day", "budget.calls_per_symbol_day": "the same, counted",
@@ -147,6 +147,24 @@ symbols = "BTC/USDT:USDT,ETH/USDT:USDT"                  # quarterdeck.toml
 [limits]
 max_trade_risk_pct = "0.5"                               # money and percentages as text: a float is no amount
 ```
+
+Further strategies on the same account have a table each, with symbols that no other has:
+
+```toml
+[strategies.trend]
+symbols = "SOL/USDT:USDT,XRP/USDT:USDT"
+decider = "llm:single@v002"
+model = "openai/gpt-4o"
+budget = { usd_per_day = "1" }                           # its own; a table without one has caps like the top level's
+limits = { drawdown_halt_pct = "5", max_trade_risk_pct = "0.3" }
+```
+
+What a table leaves out is as at the top. The account's is refused there, and written at the top: profile, venue,
+addresses, databases, `WORKERS`, `ALERT_URLS`, schedules' offsets, `STOP_WITHIN_S`, `PATIENCE_S`, `RETENTION_DAYS`, and
+the limits `max_total_risk_pct`, `max_gross_pct`, `max_net_pct`, `max_positions`. These and the top level's
+`daily_loss_halt_pct` of the whole account count what all strategies have open or lost; a strategy's own daily loss,
+drawdown, opens and cool-offs count its trades alone, in percent of what the account would be worth by them. In the
+environment a value of a table is `QUARTERDECK_STRATEGIES__TREND__DECIDER`.
 
 A wrong name or value is one line and exit code 2. `quarterdeck doctor` shows what is in force. This page is made by
 `.venv/bin/python docs/generate.py`; a test fails when it is not current.

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from flows.clock import owner, run_name, to_the_end
 from flows.cycle import Cycle, Request
-from tasks import approval, by_hand, clock, fetch, record
+from tasks import approval, by_hand, clock, fetch, record, strategies
 from tasks.connections import answered, artifacts_url, store
 from tasks.core.pages import decision, inert
 from tasks.core.types import (
@@ -28,6 +28,7 @@ from tasks.core.types import (
     floor_to_step,
 )
 from tasks.leases import Leases
+from tasks.settings import settings
 
 POLL_S, GRACE_S = 2, 60
 PAUSES = (5.0, 10.0, 20.0)  # seconds before a word is carried out again that the venue kept from it
@@ -47,7 +48,8 @@ async def approve(cycle_id: str) -> str:
     Args:
         cycle_id: whose decision; its page and the alert name it.
     """
-    return decision.summary_line(await to_the_end(_asked(cycle_id)))
+    with settings.of(strategies.named(approval.waiting(cycle_id).strategy)):
+        return decision.summary_line(await to_the_end(_asked(cycle_id)))
 
 
 async def _asked(cycle_id: str) -> CycleRecord:
@@ -94,12 +96,13 @@ async def answer(cycle_id: str, who: str, share: Decimal) -> CycleRecord:
     proposal = approval.waiting(cycle_id)
     if not ZERO <= share <= 100:
         raise InputError(f"share {share:f}: must be above 0 and at most 100, in percent of the size")
-    if share:
-        said, what = _approval(proposal, who, share), f"approve cycle_id={cycle_id}"
-        done = await answered(lambda: _carried_out(proposal, said), what, PAUSES)
-    else:
-        done = approval.refuse(proposal, who)
-    await record.explain_decision(done)
+    with settings.of(strategies.named(proposal.strategy)):
+        if share:
+            said, what = _approval(proposal, who, share), f"approve cycle_id={cycle_id}"
+            done = await answered(lambda: _carried_out(proposal, said), what, PAUSES)
+        else:
+            done = approval.refuse(proposal, who)
+        await record.explain_decision(done)
     return done
 
 

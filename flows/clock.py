@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from tasks import clock, fetch
+from tasks import clock, fetch, strategies
 from tasks.adapters import heartbeat
 from tasks.connections import close_venues, store
 from tasks.core.types import T, floor_time
@@ -25,7 +25,9 @@ def run_name() -> str:
         return str(flow_run.name)
     asked, name, why = flow_run.parameters, [str(flow_run.flow_name)], ""
     if trigger := asked.get("trigger"):
-        said = asked.get("symbols") or settings().symbols
+        if strategy := asked.get("strategy"):
+            name.insert(0, str(strategy))
+        said = asked.get("symbols") or strategies.named(strategy or settings().strategy).symbols
         bases = [each.partition("/")[0].strip() for each in (said.split(",") if isinstance(said, str) else said)]
         name += bases if len(bases) <= NAMED else [f"{len(bases)} symbols"]
         why = " (review)" if asked.get("review_only") else f" ({trigger})"

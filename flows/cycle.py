@@ -191,7 +191,7 @@ class Cycle:
         From the account to the written intents nobody else may: two symbols judged at once would both see the same
         free risk. The intents count as pending from then on.
         """
-        name = f"guard:{self.record.strategy}"
+        name = f"guard:{self.record.strategy if self.request.dry_run else settings.account.strategy}"
         lease = await self._leases.take(name)
         if lease is None:
             raise StoreError(f"{name} is held by another run all the while; see what hangs in `quarterdeck status`")

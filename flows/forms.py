@@ -21,4 +21,5 @@ class Offered:
 
 Symbol = Annotated[str, Offered("symbols")]
 Timeframe = Annotated[str, Offered("timeframes")]
+StrategyName = Annotated[str, Offered("strategies")]
 PromptVersion = Annotated[str, Offered("prompts")]

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import flow
 
 from flows.clock import owner, run_name, to_the_end, too_old
-from tasks import account, alerts, approval, clock, desk, fetch, ledger, unfinished
+from tasks import account, alerts, approval, clock, desk, fetch, ledger, strategies, unfinished
 from tasks import protect as stage
 from tasks.connections import log, store
 from tasks.core.trading.followups import pending
@@ -45,6 +45,23 @@ async def protect(max_age_s: int = 240) -> Any:
 
 
 async def reconcile() -> dict[str, Any]:
+    """Do it for every strategy, one after the other, and renew the desk; says what was done in all.
+
+    Raises TradingError at the end, naming all that failed.
+    """
+    done, failed, every = list[dict[str, Any]](), list[str](), strategies.at_work()
+    for each in every:
+        with settings.of(each):
+            try:
+                done.append(await _reconciled(is_last=each is every[-1]))
+            except TradingError as e:
+                failed.append(str(e))
+    if failed:
+        raise TradingError("; ".join(failed))
+    return {name: sum((each[name] for each in done), start=type(first)()) for name, first in done[0].items()}
+
+
+async def _reconciled(is_last: bool) -> dict[str, Any]:
     """Bring the venue's protection up to the ledger and the ledger up to the venue; says what was done.
 
     Stops come first, once the fills of what lacks one are booked or cannot be. What fails keeps nothing else from being
@@ -54,7 +71,7 @@ async def reconcile() -> dict[str, Any]:
     now, ended, at_venue, up_to_date = None, 0, list[VenuePosition](), set[str]()
     reached("protect_begun")
     with tried("positions"):
-        at_venue = await stage.venue_positions()
+        at_venue = await _at_venue()
         for position in (p for p in at_venue if p.stop is None):
             with tried(f"booking {position.symbol} first"):  # ours may be closed, and this a person's by now
                 changed += await stage.booked(position.symbol)
@@ -91,8 +108,9 @@ async def reconcile() -> dict[str, Any]:
         alerts.tell_protection(wrong)
         if now is not None:
             desk.tell_news(now)
-    if now is not None:
-        await desk.show(now)
+    if now is not None and is_last:
+        with settings.of(settings.account):
+            await desk.show(now)
     lines = [finding.text for finding in wrong]
     result = {"orders_ended": ended, "positions_changed": len(changed), "wrong": lines, "followups": done}
     reached("protect_ended")
@@ -100,6 +118,10 @@ async def reconcile() -> dict[str, Any]:
     if tried.failed:
         raise TradingError(f"protect could not do everything: {tried}")
     return result
+
+
+async def _at_venue() -> list[VenuePosition]:
+    return strategies.mine(await stage.venue_positions())
 
 
 async def _watch_stops(tried: Tried, wanted: Sequence[Action], up_to_date: set[str]) -> list[Finding]:
@@ -143,11 +165,11 @@ async def _compare(tried: Tried, wrong: list[Finding], now: datetime, up_to_date
     for action in actions:
         if isinstance(action, Finding):
             log().error("protect %s", action.text)
-            if action.halts and await ledger.book_moved(action.symbol, await stage.venue_positions()):
+            if action.halts and await ledger.book_moved(action.symbol, await _at_venue()):
                 continue
             wrong.append(action)
             if action.halts:
-                halt(f"ledger mismatch: {action.text}", COMPARISON)
+                halt(f"ledger mismatch: {action.text}", _comparison())
     odd = [action for action in actions if isinstance(action, LookAgain | Finding)]
     differs = {action.about if isinstance(action, LookAgain) else action.text for action in odd}
     kept.keep(strategy, [look for look in seen.values() if look.about in differs])
@@ -159,16 +181,22 @@ async def _compare(tried: Tried, wrong: list[Finding], now: datetime, up_to_date
 async def _look(
     earlier: Sequence[Action], booked: frozenset[str], now: datetime, patience: timedelta
 ) -> tuple[Action, ...]:
-    at_venue = tuple(await stage.venue_positions())
+    at_venue = tuple(await _at_venue())
     ours = await stage.sent_view({position.symbol for position in at_venue})
     dust = {p.symbol: await ledger.dust(p.symbol) for p in ours.open}
     ours = ours.replace(dust=dust, beside={p.symbol: ledger.beside(p) for p in ours.open})
     return ledger.actions(ours, now, earlier, patience, positions=at_venue, booked=booked)
 
 
+def _comparison() -> str:
+    """Return who halts where the strategy's books differ from the venue: no other's that agree lift it."""
+    name = settings().strategy
+    return COMPARISON if name == settings.account.strategy else f"{COMPARISON} {name}"
+
+
 def _lift_halts() -> None:
     """Lift a halt for a difference that is gone or explained, and say so."""
-    if halts := lift(COMPARISON):
+    if halts := lift(_comparison()):
         text = f"halt lifted, the books agree again: {'; '.join(halt.reason for halt in halts)}"
         log().error("protect %s", text)
         alerts.tell([Alert(kind=AlertKind.HALT, key=f"lifted {halts[0].halt_id}", text=text)])
@@ -182,7 +210,7 @@ async def _take_exits(tried: Tried, up_to_date: set[str]) -> list[str]:
     done, wanted = [], store().positions.open(settings().strategy)
     with tried("positions to close"):
         if any(halt.flatten for halt in active_halts()):
-            at_venue = await stage.venue_positions()
+            at_venue = await _at_venue()
             wanted += unbooked(ledger.view(*(p.symbol for p in at_venue)), at_venue)
     for position in (p for p in wanted if p.symbol in up_to_date):
         with tried(f"exit of {position.symbol}"):

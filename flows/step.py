@@ -15,9 +15,18 @@ from flows.protect import reconcile
 from flows.settle import settle_all
 from flows.trade import run_cycles
 from flows.watch import look
-from tasks import fetch
+from tasks import fetch, strategies
 from tasks.connections import log, venue
-from tasks.core.types import CycleRecord, CycleStatus, InputError, T, TradingError, VenueUnavailable, floor_time
+from tasks.core.types import (
+    CycleRecord,
+    CycleStatus,
+    InputError,
+    T,
+    TradingError,
+    Trigger,
+    VenueUnavailable,
+    floor_time,
+)
 from tasks.settings import settings
 
 AFTER_CLOSE_S = 5  # where a schedule would wake up
@@ -42,25 +51,25 @@ async def step(hours: float, show: Callable[[CycleRecord], object] = bool) -> di
 
 async def one_close(close: datetime) -> list[CycleRecord]:
     """Run what the schedules and triggers would run at one 5m close; a run that fails leaves the others their turn."""
-    await fetch.fetch_candles(settings().symbols, close)
+    await fetch.fetch_candles(settings().all_symbols, close)
     await _as_a_run(reconcile())
-    waiting = await _as_a_run(look(as_of=close)) or {}
-    quarter = close.minute % 15 == 0
-    symbols = settings().symbols if quarter else tuple(waiting)
-    records = []
-    if symbols:
-        request = Request(
-            symbols=symbols,
-            decider=settings().decider_name,
-            as_of=close,
-            trigger="schedule" if quarter else "event",
-        )
-        records = await _as_a_run(run_cycles(request)) or []
+    records = [record for _ in strategies.each_in_turn() for record in await _strategy_s_close(close)]
     if any(record.status is CycleStatus.EXECUTED for record in records):
         await _as_a_run(reconcile())
     if close.minute == 0:
         await _as_a_run(settle_all())
     return records
+
+
+async def _strategy_s_close(close: datetime) -> list[CycleRecord]:
+    waiting = await _as_a_run(look(as_of=close)) or {}
+    quarter = close.minute % 15 == 0
+    symbols = settings().symbols if quarter else tuple(waiting)
+    if not symbols:
+        return []
+    trigger: Trigger = "schedule" if quarter else "event"
+    request = Request(symbols=symbols, decider=settings().decider_name, as_of=close, trigger=trigger)
+    return await _as_a_run(run_cycles(request)) or []
 
 
 async def _as_a_run(story: Awaitable[T]) -> T | None:

@@ -12,6 +12,7 @@ from prefect import flow
 
 from flows.clock import cycle_time, owner, run_name, to_the_end, too_old
 from flows.cycle import Cycle, Request
+from flows.forms import StrategyName
 from tasks import account, decide, detect, features, fetch, mirror, record, shadow, validate
 from tasks.connections import store
 from tasks.core.decision.kinds import kind_of
@@ -36,6 +37,7 @@ async def trade(
     trigger: Literal["schedule", "event", "adhoc"] = "adhoc",
     review_only: bool = False,
     max_age_s: int = 840,
+    strategy: StrategyName = "",
 ) -> Any:
     """Run one cycle for each symbol.
 
@@ -48,20 +50,22 @@ async def trade(
         trigger: what started the run.
         review_only: only symbols with an open position.
         max_age_s: a scheduled run that comes later than this ends at once: there is a newer one behind it.
+        strategy: whose run it is, by the name of its table; empty: the top level's.
     """
     if trigger == "schedule" and (late := too_old(max_age_s)):
         return late
     names = symbols.split(",") if isinstance(symbols, str) else symbols or []
-    request = Request(
-        symbols=tuple(filter(None, map(str.strip, names))) or settings().symbols,
-        decider=decider or settings().decider_name,
-        dry_run=dry_run,
-        reason=reason,
-        as_of=as_of,
-        trigger=trigger,
-        review_only=review_only,
-    )
-    records = await to_the_end(run_cycles(request))
+    with settings.of(settings.named(strategy)) as chosen:
+        request = Request(
+            symbols=tuple(filter(None, map(str.strip, names))) or chosen.symbols,
+            decider=decider or chosen.decider_name,
+            dry_run=dry_run,
+            reason=reason,
+            as_of=as_of,
+            trigger=trigger,
+            review_only=review_only,
+        )
+        records = await to_the_end(run_cycles(request))
     return [decision.summary_line(record) for record in records]
 
 
@@ -84,6 +88,8 @@ async def run_cycles(request: Request) -> list[CycleRecord]:
     if request.trigger == "schedule" and not (request.review_only or request.dry_run):
         record.record_missed(symbols, as_of)
     strategy = await fetch.fetch_strategy(request.decider)
+    if not request.dry_run:
+        await account.begin_equity(await fetch.venue_now())
     async with Leases(owner()) as leases:
         cycles = [Cycle(request, strategy, symbol, as_of, leases) for symbol in symbols]
         return await _Run(request, strategy, as_of).carry_out(cycles)

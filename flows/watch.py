@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.events import emit_event
 
 from flows.clock import cycle_time, run_name, to_the_end, too_old
-from tasks import alerts, detect, features, fetch
+from tasks import alerts, detect, features, fetch, strategies
 from tasks.connections import log
 from tasks.features import TOGETHER
 from tasks.settings import settings
@@ -24,11 +24,25 @@ async def watch(max_age_s: int = 240) -> Any:
     """Detect on every symbol and emit one event per symbol with claimable reasons."""
     if late := too_old(max_age_s):
         return late
-    waiting = await to_the_end(look(), beat="watch")
-    for symbol, n in waiting.items():
-        resource = {"prefect.resource.id": f"quarterdeck.symbol.{symbol}", "quarterdeck.strategy": settings().strategy}
-        emit_event(event=EVENT, resource=resource, payload={"symbols": [symbol], "reasons": n})
-    return waiting
+    return await to_the_end(_look_and_ring(), beat="watch")
+
+
+async def _look_and_ring() -> dict[str, int]:
+    """Look for each strategy, and ring for it; one that fails keeps the others from nothing, and is raised."""
+    found, tried = dict[str, int](), Tried("watch")
+    for each in strategies.each_in_turn():
+        with tried(each.strategy):
+            waiting = await look()
+            for symbol, n in waiting.items():
+                resource = {
+                    "prefect.resource.id": f"quarterdeck.symbol.{symbol}",
+                    "quarterdeck.strategy": each.strategy,
+                }
+                emit_event(event=EVENT, resource=resource, payload={"symbols": [symbol], "reasons": n})
+            found |= waiting
+    for error in tried.failed.values():
+        raise error
+    return found
 
 
 async def look(as_of: datetime | None = None) -> dict[str, int]:

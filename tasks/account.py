@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from tasks import strategies
 from tasks.connections import store, venue
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.market import Market
@@ -17,6 +18,8 @@ from tasks.core.trading.portfolio import MONTH, max_drawdown_pct, opening
 from tasks.core.trading.question import others_of
 from tasks.core.trading.reconcile import foreign
 from tasks.core.types import (
+    ACCOUNT,
+    HUNDRED,
     AccountState,
     Balance,
     EquityPoint,
@@ -29,8 +32,10 @@ from tasks.core.types import (
     TradeDigest,
     VenuePosition,
     day_start,
+    direction,
     duration,
     exact,
+    exact_sum,
     floor_time,
 )
 from tasks.halts import active_halt
@@ -52,11 +57,15 @@ def account_state(
     The outcomes of the strategy's decider count for its size.
     """
     kept, name, limits = store(), strategy.name, strategy.limits
+    every, is_shared = [each.strategy for each in strategies.at_work()], bool(settings.account.strategies)
+    worth = _worth(name, balance.equity, as_of)
     today = kept.equity.since(name, day_start(as_of))
     last = kept.equity.last(name)
     halt = active_halt()
-    positions = tuple(p.marked(last_close(p.symbol, as_of)) for p in kept.positions.open(name))
-    pending, entries = _pending_entries(name, as_of), kept.intents.recent_entries(name, as_of - timedelta(days=1))
+    held = [position for each in every for position in kept.positions.open(each)]
+    positions = tuple(p.marked(last_close(p.symbol, as_of)) for p in held)
+    pending = tuple(entry for each in every for entry in _pending_entries(each, as_of))
+    entries = kept.intents.recent_entries(name, as_of - timedelta(days=1))
     compared = sorted({symbol, *(p.symbol for p in (*positions, *pending))})
     midnight, where = day_start(as_of), venue().name
     closes = {each: kept.candles.load(where, each, "5m", midnight, track_record.BARS)["close"] for each in compared}
@@ -68,9 +77,9 @@ def account_state(
     decided_at = kept.cycles.decided_at(name, symbol, as_of)
     return AccountState.of(
         balance,
-        peak_equity=max(balance.equity, last.peak) if last else balance.equity,
-        day_start_equity=today[0].equity if today else balance.equity,
-        day_peak_equity=max([balance.equity, *(point.equity for point in today)]),
+        peak_equity=max(worth, last.peak) if last else worth,
+        day_start_equity=today[0].equity if today else worth,
+        day_peak_equity=max([worth, *(point.equity for point in today)]),
         positions=positions,
         pending=pending,
         instrument=strategy.instruments[symbol],
@@ -87,7 +96,36 @@ def account_state(
         kelly=track_record.kelly(outcomes, limits.kelly_min_outcomes),
         rejections=track_record.rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
         last_liquidation=max((fill.at for fill in fills if fill.reason == "liquidation"), default=None),
+        own_equity=worth if is_shared else None,
+        least_equity=_least(as_of) if is_shared else None,
     )
+
+
+def _worth(strategy: str, equity: Decimal, as_of: datetime) -> Decimal:
+    """Return what the account would be worth by one strategy's trades alone; all of it where there is one.
+
+    One of a table began with all there was; the top level's has whatever is no other's.
+    """
+    if strategy == settings.account.strategy:
+        return equity - exact_sum(_earned(other, as_of) for other in settings.account.strategies)
+    first = store().equity.oldest(strategy)
+    return first.equity + _earned(strategy, as_of) if first else equity
+
+
+def _earned(strategy: str, as_of: datetime) -> Decimal:
+    """Return what a strategy has ever made, open positions valued at the newest stored close."""
+    kept, made = store(), store().positions.earned(strategy)
+    for p in kept.positions.open(strategy):
+        bars = kept.candles.load(venue().name, p.symbol, "5m", as_of, 1)
+        price = p.avg_price if bars.empty else exact(float(bars["close"].iloc[-1]))
+        made += direction(p.side) * (price - p.avg_price) * p.quantity
+    return made
+
+
+def _least(as_of: datetime) -> Decimal | None:
+    """Return what the account may fall to today; None before the day's first point."""
+    today = store().equity.since(ACCOUNT, day_start(as_of))
+    return today[0].equity * (1 - settings.account.limits.daily_loss_halt_pct / HUNDRED) if today else None
 
 
 def last_close(symbol: str, as_of: datetime) -> Decimal | None:
@@ -156,8 +194,20 @@ def not_asked(strategy: Strategy, symbols: Iterable[str], as_of: datetime) -> tu
 
 @stage
 async def keep_equity(as_of: datetime) -> None:
-    """Keep one point of the equity curve, with the running peak."""
-    kept, strategy, balance = store(), settings().strategy, await venue().balance()
-    last = kept.equity.last(strategy)
-    peak = max(balance.equity, last.peak) if last else balance.equity
-    kept.equity.save(EquityPoint(at=as_of.astimezone(UTC), strategy=strategy, equity=balance.equity, peak=peak))
+    """Keep one point of the strategy's equity curve, with the running peak; and of a shared account's."""
+    name, equity = settings().strategy, (await venue().balance()).equity
+    worth, at = {name: _worth(name, equity, as_of)}, as_of.astimezone(UTC)
+    if settings.account.strategies:
+        worth[ACCOUNT] = equity
+        if store().equity.last(name) is None:  # what it began with: no later point may take its place
+            at -= timedelta.resolution
+    for curve, value in worth.items():
+        last = store().equity.last(curve)
+        peak = max(value, last.peak) if last else value
+        store().equity.save(EquityPoint(at=at, strategy=curve, equity=value, peak=peak))
+
+
+async def begin_equity(as_of: datetime) -> None:
+    """Keep what a strategy that shares the account begins with, before its first trade."""
+    if settings.account.strategies and store().equity.last(settings().strategy) is None:
+        await keep_equity(as_of)

@@ -16,13 +16,17 @@ from tasks.settings import settings
 from tasks.stage import stage
 
 EVENT, NEWS = "quarterdeck.alert", "quarterdeck.news"
+# may be so of several strategies at once
+OF_STRATEGY = {AlertKind.BUDGET, AlertKind.FALLBACK, AlertKind.MISSED, AlertKind.DENIED, AlertKind.REPORT}
 LATELY, A_DAY = timedelta(minutes=30), timedelta(days=1)
 
 
 def tell(raised: Sequence[Alert]) -> int:
     """Tell what was not told yet, and say how much that was; outside a Prefect run only log and store have it."""
-    new = 0
+    new, name = 0, settings().strategy
     for alert in raised:
+        if alert.kind in OF_STRATEGY and name != settings.account.strategy:
+            alert = alert.replace(key=f"{name} {alert.key}", text=f"{name}: {alert.text}")
         if not store().alerts.note(alert, clock.now()):
             continue
         new += 1
@@ -59,7 +63,7 @@ def look_around(as_of: datetime) -> int:
     return tell(
         [
             *alerts.of_halts(active_halts()),
-            *alerts.of_budget(kept.budget.spent(now), s.budget, now.date().isoformat()),
+            *alerts.of_budget(kept.budget.spent(now, s.budget.purse), s.budget, now.date().isoformat()),
             *alerts.of_rungs(Counter(answer.rung for _, answer in kept.decisions.between(s.strategy, as_of - LATELY))),
             *alerts.of_missed(kept.cycles.missed(s.strategy, as_of - A_DAY)),
         ]

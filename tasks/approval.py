@@ -33,7 +33,8 @@ def waiting(cycle_id: str) -> CycleRecord:
     """Return the proposal of a cycle; raises InputError where none waits."""
     record = store().cycles.get(cycle_id)
     if record is None or record.status is not CycleStatus.PROPOSED:
-        there = [each.cycle_id for each in store().cycles.proposed(settings().strategy)]
+        every = settings.account.every()
+        there = [each.cycle_id for s in every for each in store().cycles.proposed(s.strategy)]
         found = "there is no such cycle" if record is None else f"it is {record.status}"
         raise InputError(f"cycle {cycle_id!r}: {found}; waiting: {', '.join(there) or 'none'}")
     return record

@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 
 from prefect.runtime import flow_run
 
-from tasks import clock, halts, ledger, protect
+from tasks import clock, halts, ledger, protect, strategies
 from tasks.connections import log, store, venue
 from tasks.core.trading import orders
 from tasks.core.trading.guard import sizing
@@ -54,6 +54,13 @@ async def close(symbol: str, share: str | Decimal, who: str) -> Json:
     pct = number(share, "share")
     if pct > HUNDRED:
         raise InputError(f"share {pct:f}: must be above 0 and at most 100, in percent of the position")
+    with settings.of(strategies.owner(symbol)):
+        done = await _closed(symbol, pct, who)
+    log().info("by hand close %s", done)
+    return done
+
+
+async def _closed(symbol: str, pct: Decimal, who: str) -> Json:
     async with _position(symbol, who, whole=pct == HUNDRED) as (position, instrument, lease):
         if (part := sizing.part_of(instrument, position.quantity, pct)) is None:
             raise InputError(f"share {pct:f}: of {position.quantity:f} {symbol} that is too small to be sold")
@@ -66,18 +73,23 @@ async def close(symbol: str, share: str | Decimal, who: str) -> Json:
                 break
             await asyncio.sleep(pause)
         left = store().positions.get(position.position_id) or position
-    done = {
+    return {
         "symbol": symbol, "side": position.side, "asked_for": part, "closed": order.filled, "price": order.avg_price,
         "left": left.quantity, "realized_pnl": left.realized_pnl - left.fees, "asked_by": who,
         "client_order_id": order.client_order_id,
     }  # fmt: skip
-    log().info("by hand close %s", done)
-    return done
 
 
 async def move_stop(symbol: str, to: str | Decimal, who: str) -> Json:
     """Move the stop of our position to a price (quote) or to breakeven, on a tick; it may only tighten."""
     price = None if to == BREAKEVEN else number(to, "stop")
+    with settings.of(strategies.owner(symbol)):
+        done = await _tightened(symbol, price, who)
+    log().info("by hand move_stop %s", done)
+    return done
+
+
+async def _tightened(symbol: str, price: Decimal | None, who: str) -> Json:
     async with _position(symbol, who) as (position, instrument, lease):
         way = direction(position.side)
         stop = sizing.protective_price(position.side, price or position.avg_price, instrument.tick)
@@ -94,9 +106,7 @@ async def move_stop(symbol: str, to: str | Decimal, who: str) -> Json:
         await protect.send_once(position, wanted, lease)
         now = store().positions.get(position.position_id) or position
         store().positions.save(now.replace(stop=stop))
-    done = {"symbol": symbol, "side": position.side, "stop": stop, "was": position.stop, "asked_by": who}
-    log().info("by hand move_stop %s", done)
-    return done
+    return {"symbol": symbol, "side": position.side, "stop": stop, "was": position.stop, "asked_by": who}
 
 
 async def pause(symbol: str, minutes: int, who: str) -> Json:
@@ -109,7 +119,7 @@ async def pause(symbol: str, minutes: int, who: str) -> Json:
     except TradingError as e:
         log().warning("by hand pause symbol=%s by this machine's clock: %s", symbol, e)
         now = clock.now()
-    kept, strategy = store().pauses, settings().strategy
+    kept, strategy = store().pauses, strategies.owner(symbol).strategy
     kept.add(strategy, symbol, now + timedelta(minutes=minutes), who)
     done = {"symbol": symbol, "paused_until": kept.until(strategy, symbol), "asked_by": who}
     log().info("by hand pause %s", done)
@@ -144,13 +154,17 @@ async def _position(symbol: str, who: str, whole: bool = False) -> AsyncIterator
                 await venue().cancel(symbol, own.intent.client_order_id)
         await ledger.book_fills(symbol)
         if not (ours := ledger.open_in(symbol)):
-            open_ = ", ".join(p.symbol for p in store().positions.open(settings().strategy))
+            open_ = ", ".join(p.symbol for s in strategies.at_work() for p in store().positions.open(s.strategy))
             raise InputError(f"symbol {symbol}: no open position of ours; there is {open_ or 'none'}")
         yield ours[0], await venue().instrument(symbol), lease
 
 
 def _known(symbol: str) -> None:
-    if symbol not in (names := ledger.symbols_of_ours()):
+    names = list[str]()
+    for each in strategies.at_work():
+        with settings.of(each):
+            names += ledger.symbols_of_ours()
+    if symbol not in names:
         raise InputError(f"symbol {symbol!r} is not the strategy's; there are {', '.join(names)}")
 
 

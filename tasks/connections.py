@@ -43,7 +43,7 @@ def venue(chosen: Settings | None = None) -> Venue:
     from tasks.adapters.venue.ccxt_venue import connect
     from tasks.adapters.venue.paper import PaperVenue
 
-    s = chosen or settings()
+    s = chosen or settings.account  # one account, whatever the strategy
     return PaperVenue(connect(s), opened(s.store_url).paper_books, s) if s.profile == "paper" else connect(s)
 
 

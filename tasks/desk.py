@@ -1,6 +1,7 @@
 """Read what the desk shows: from the ledger, and where they answer from the venue and Prefect. Nothing is changed."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -12,7 +13,7 @@ from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.runtime import flow_run
 
-from tasks import account, alerts, clock
+from tasks import account, alerts, clock, strategies
 from tasks.adapters import secret
 from tasks.connections import artifacts_url, log, store, venue
 from tasks.core.pages import alerts as words
@@ -20,8 +21,19 @@ from tasks.core.pages import desk as page
 from tasks.core.pages import inert
 from tasks.core.pages.day import Day
 from tasks.core.pages.desk import Desk, MarkedPosition, Ranked
-from tasks.core.types import Opening, Position, TradingError, day_start, exact_sum, floor_time, quote_of
-from tasks.settings import settings
+from tasks.core.types import (
+    ACCOUNT,
+    EquityPoint,
+    Opening,
+    Position,
+    Texts,
+    TradingError,
+    day_start,
+    exact_sum,
+    floor_time,
+    quote_of,
+)
+from tasks.settings import Settings, settings
 
 ARTIFACT = "desk"
 PATIENCE_S = 5.0  # of a page for whoever does not answer
@@ -37,25 +49,28 @@ async def now() -> datetime:
             return await client.now()
     except (TradingError, TimeoutError) as e:
         log().warning("desk time=unknown %s", str(e) or "no answer")
-    last = store().equity.last(settings().strategy)
+    last = store().equity.last(settings.account.strategy)
     return last.at if last else clock.now()
 
 
 async def positions() -> list[MarkedPosition]:
-    """Return our open positions at what they could be sold for now."""
-    held = store().positions.open(settings().strategy)
+    """Return every strategy's open positions at what they could be sold for now."""
+    held = [position for each in strategies.at_work() for position in store().positions.open(each.strategy)]
     return [known._replace(mark=mark) for known, mark in zip(_known(held), await _marks(held), strict=True)]
 
 
 def _known(held: Sequence[Position]) -> list[MarkedPosition]:
     """Return positions with why they were opened and where that is explained, at no mark."""
-    ours = account.known_ledger(settings().strategy, clock.now()).openings if held else ()
+    names = {each.strategy for each in held}
+    ours = [opening for name in names for opening in account.known_ledger(name, clock.now()).openings]
     openings, links = {each.symbol: each for each in ours}, _links([each.cycle_id for each in held])
+    is_shared = bool(settings.account.strategies or names - {settings.account.strategy})
     return [
         MarkedPosition(
             each,
             openings.get(each.symbol) or Opening(symbol=each.symbol, opened_at=each.opened_at),
             link=links.get(each.cycle_id, ""),
+            strategy=each.strategy if is_shared else "",
         )
         for each in held
     ]
@@ -101,58 +116,95 @@ async def _mark(position: Position) -> Decimal | None:
 
 
 async def read(at: datetime, plan: bool = True) -> Desk:
-    """Read the desk of this process's strategy; at: the venue's time, plan: with what Prefect starts next."""
-    kept, s = store(), settings()
-    spent = kept.budget.spent(clock.now())
-    closed = kept.outcomes.newest(s.strategy, since=at - SHOWN, limit=None)
-    held, curve = await positions(), kept.equity.curve(s.strategy, at - SHOWN, at)
+    """Read the desk of the account, all strategies'; at: the venue's time, plan: with what Prefect starts next."""
+    kept, s, every = store(), settings.account, strategies.at_work()
+    names = tuple(each.strategy for each in every)
+    closed = [outcome for name in names for outcome in kept.outcomes.newest(name, since=at - SHOWN, limit=None)]
+    judged = [each for name in names for each in kept.decisions.judged(name, day_start(at), artifacts_url())]
+    held, curve = await positions(), kept.equity.curve(_curve(s), at - SHOWN, at)
     return Desk(
-        at=at, strategy=s.strategy, profile=s.profile, day=read_day(at.date()),
-        curve=curve[:: len(curve) // POINTS + 1], positions=held, resting=kept.intents.open(s.strategy),
-        judged=kept.decisions.judged(s.strategy, day_start(at), artifacts_url()),
-        spent=(spent.usd, s.budget.usd_per_day, spent.calls, s.budget.calls_per_day), halts=kept.halts.active(),
-        closed=closed, standings=_standings(held), prompts=kept.decisions.prompts([each.cycle_id for each in closed]),
+        at=at, strategy=" ".join(names), profile=s.profile, day=read_day(at.date(), names=names),
+        curve=curve[:: len(curve) // POINTS + 1], positions=held,
+        resting=[own for name in names for own in kept.intents.open(name)],
+        judged=sorted(judged, key=lambda each: each.as_of, reverse=True),
+        spent=_spent(every), halts=kept.halts.active(),
+        closed=sorted(closed, key=lambda each: each.closed_at, reverse=True),
+        standings=_standings(held), prompts=kept.decisions.prompts([each.cycle_id for each in closed]),
         runs=await _next_runs() if plan else None,
     )  # fmt: skip
 
 
-def read_day(day: date, baselines: Mapping[str, float] = {}) -> Day:
-    """Read what a UTC day of the strategy came to so far."""
+def _curve(s: Settings) -> str:
+    """Return whose curve is that of the whole account."""
+    return ACCOUNT if s.strategies else s.strategy
+
+
+def _spent(every: Iterable[Settings]) -> tuple[Decimal, Decimal | None, int, int | None]:
+    """Return what models cost today of what they may, and their calls likewise, over all budgets; None: unlimited."""
+    budgets = [each.budget for each in every if each.symbols]
+    spent = [store().budget.spent(clock.now(), budget.purse) for budget in budgets]
+    usd, calls = [each.usd_per_day for each in budgets], [each.calls_per_day for each in budgets]
+    return (
+        exact_sum(each.usd for each in spent), None if None in usd else exact_sum(most for most in usd if most),
+        sum(each.calls for each in spent), None if None in calls else sum(most for most in calls if most),
+    )  # fmt: skip
+
+
+def read_day(day: date, baselines: Mapping[str, float] = {}, names: Texts = ()) -> Day:
+    """Read what a UTC day of the strategy came to so far; names: of the strategies with these, together."""
     kept, strategy, begin = store(), settings().strategy, datetime.combine(day, time(), UTC)
     end = begin + timedelta(days=1)
-    last = end - timedelta.resolution
+    last, names = end - timedelta.resolution, names or (strategy,)
+    statuses = Counter[str]()
+    for name in names:
+        statuses.update(kept.cycles.by_status(name, begin, end))
+    outcomes = [each for name in names for each in kept.outcomes.newest(name, since=begin, until=last, limit=None)]
     return Day(
         day=day,
         strategy=strategy,
         currency=quote_of(settings().symbols[0]),
-        points=kept.equity.since(strategy, begin, last),
-        statuses=dict(sorted(kept.cycles.by_status(strategy, begin, end).items())),
-        decided=kept.decisions.between(strategy, begin, end),
-        outcomes=kept.outcomes.newest(strategy, since=begin, until=last, limit=None),
+        points=kept.equity.since(strategy if len(names) == 1 else _curve(settings.account), begin, last),
+        statuses=dict(sorted(statuses.items())),
+        decided=[each for name in names for each in kept.decisions.between(name, begin, end)],
+        outcomes=outcomes,
         baselines=baselines,
-        models=kept.decisions.model_use(begin, end, strategy),
+        models=[each for name in names for each in kept.decisions.model_use(begin, end, name)],
     )
 
 
 def _standings(held: Iterable[MarkedPosition]) -> list[Ranked]:
     """Return every strategy of the database, then the paper books of the challengers, the best first."""
-    kept, s, rows = store(), settings(), []
-    halted = "halted" if kept.halts.newest() else "trading"
+    kept, rows, every = store(), [], {each.strategy: each for each in strategies.at_work()}
     for name in kept.equity.strategies():
+        if name == ACCOUNT:
+            continue
         first, last = kept.equity.oldest(name), kept.equity.last(name)
-        mine, cycle = [each.pnl for each in held] if name == s.strategy else [None], kept.cycles.last(name)
+        mine, cycle = [each.pnl for each in held if each.position.strategy == name], kept.cycles.last(name)
         source = cycle.decided.source if cycle and cycle.decided else ""
         rows.append(Ranked(
-            name, cycle.decider if cycle else "", source, s.profile,
-            halted if name == s.strategy else f"last seen {last.at:%m-%d %H:%M}" if last else "",
+            name, cycle.decider if cycle else "", source, settings.account.profile, _standing(every.get(name), last),
             exact_sum(each.pnl for each in kept.outcomes.newest(name, limit=None)),
-            None if None in mine else exact_sum(pnl for pnl in mine if pnl is not None),
+            None if None in mine or name not in every else exact_sum(pnl for pnl in mine if pnl is not None),
             (last.equity / first.equity - 1) * 100 if first and last and first.equity else None,
         ))  # fmt: skip
-    for decider, equity in kept.paper_books.equities(s.strategy):
-        pct = (equity / s.paper_cash - 1) * 100
-        rows.append(Ranked(decider, decider, "", "shadow", "on paper", equity - s.paper_cash, None, pct))
+    cash = settings.account.paper_cash
+    for name in every:
+        for decider, equity in kept.paper_books.equities(name):
+            pct = (equity / cash - 1) * 100
+            called = decider if name == settings.account.strategy else f"{name}/{decider}"
+            rows.append(Ranked(called, decider, "", "shadow", "on paper", equity - cash, None, pct))
     return sorted(rows, key=lambda each: -(each.pnl_pct or 0))
+
+
+def _standing(s: Settings | None, last: EquityPoint | None) -> str:
+    """Return whether a strategy trades; s: None where it is none of ours any more."""
+    if s is None:
+        return f"last seen {last.at:%m-%d %H:%M}" if last else ""
+    if store().halts.newest():
+        return "halted"
+    if last and (last.peak - last.equity) * 100 >= s.limits.drawdown_halt_pct * last.peak:
+        return "halted by its drawdown"
+    return "trading" if s.symbols else "winding up"
 
 
 async def _next_runs() -> list[tuple[datetime, str]]:

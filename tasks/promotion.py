@@ -28,7 +28,8 @@ def judge_candidate(candidate: Prompt, evidence_name: str, at: datetime) -> tupl
 
     evidence = read_evidence(evidence_name, settings().mlflow_url) if evidence_name else None
     champion, terms = load_prompt(candidate.name), settings().promotion
-    scored = store().shadow.scored(settings().strategy, at - timedelta(days=terms.shadow_days))
+    since, every = at - timedelta(days=terms.shadow_days), settings.account.every()  # an alias is all strategies'
+    scored = [each for s in every for each in store().shadow.scored(s.strategy, since)]
     theirs = {
         shadow.cycle_id: pct
         for shadow, pct in scored

@@ -37,7 +37,8 @@ async def write_report(day: date | None) -> Path:
     end = begin + timedelta(days=1)
     shown_day, picture = desk.read_day(day, _baselines(end)), ""
     judged = [each for each in kept.decisions.judged(s.strategy, begin, artifacts_url()) if each.as_of < end]
-    held = positions_table(await desk.positions(), await desk.now())
+    open_now = [each for each in await desk.positions() if each.position.strategy == s.strategy]
+    held = positions_table(open_now, await desk.now())
     tables = [held, decisions_table(judged, whole=True)]
     points = kept.equity.since(s.strategy, end - SHOWN, end - timedelta.resolution)
     if len(points) > 1 and points[0].equity:

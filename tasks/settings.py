@@ -8,8 +8,11 @@ so that no secret can end up in a task argument or a record.
 import os
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from decimal import Decimal
-from functools import cache
+from functools import cached_property
 from hashlib import sha256
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -50,6 +53,16 @@ DATABASES = {"quarterdeck": "quarterdeck.db", "prefect": "prefect/prefect.db", "
 CLUSTER, INSIDE = "postgresql", "databases"  # a folder in HOME and, in it, the names of what is kept there
 SOCKET_BYTES = 90  # of a folder that a socket's address, 107 bytes, has room for
 HIDDEN = re.compile("_URLS?|_FEEDS|KEY|SECRET|TOKEN|PASSWORD")  # settings whose value no error shows
+# what servers, workers and venues were started or are connected with
+FIXED = frozenset({
+    "profile", "strategy", "home", "database_url", "venue", "sandbox_url", "venue_url", "venue_host", "venue_demo",
+    "paper_cash", "live_account", "prefect_api_url", "prefect_ui_url", "mlflow_url", "mlflow_ui_url",
+    "prefect_database_url", "mlflow_database_url", "workers", "alert_urls", "close_offset_s", "watch_every_s",
+})  # fmt: skip
+# what one account has once, and no table of a strategy of its own
+SHARED = FIXED | {"strategies", "stop_within_s", "patience_s", "retention_days"}
+SHARED_LIMITS = frozenset({"max_total_risk_pct", "max_gross_pct", "max_net_pct", "max_positions"})
+NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 Profile = Literal["sandbox", "paper", "testnet", "live"]
 Names = Annotated[Texts, NoDecode]
 Symbol = Annotated[str, Field(pattern=r"^[\w.$-]{1,24}/[\w.$-]{1,24}(:[\w.$-]{1,40})?$")]  # ccxt's: BTC/USDT:USDT
@@ -78,7 +91,7 @@ class Settings(BaseSettings):
 
     profile: Profile = "sandbox"
     symbols: Symbols = ("BTC/USDT:USDT", "ETH/USDT:USDT")
-    strategy: str = Field("default", pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")
+    strategy: str = Field("default", pattern=NAME)
     decider: str = ""
     """empty: llm:single if a model is set, else rules"""
     database_url: str = ""
@@ -180,6 +193,8 @@ class Settings(BaseSettings):
     costs: Costs = Costs()
     events: EventThresholds = EventThresholds()
     promotion: Promotion = Promotion()
+    strategies: dict[Annotated[str, Field(pattern=NAME)], dict[str, Any]] = {}
+    """further strategies on the account, a table each: `[strategies.NAME]`"""
     scorer: str = Field(
         "", description="a score of your own for each moment: module:function of inputs, outputs, expectations"
     )
@@ -206,6 +221,17 @@ class Settings(BaseSettings):
     def replace(self, **changes: Any) -> Self:
         """Return a copy with these changes, unvalidated."""
         return self.model_copy(update=changes)
+
+    def every(self) -> tuple["Settings", ...]:
+        """Return the settings of each strategy on the account, the top level's first; raises InputError.
+
+        A table holds what it says and else what the top level has. What its models may cost is a budget of its own.
+        """
+        return self, *(_of_table(self, name, own) for name, own in self.strategies.items())
+
+    @property
+    def all_symbols(self) -> tuple[str, ...]:
+        return tuple(symbol for each in self.every() for symbol in each.symbols)
 
     @property
     def decider_name(self) -> str:
@@ -285,21 +311,79 @@ def strategy_of(s: Settings, decider: str, **more: Any) -> Strategy:
     )  # fmt: skip
 
 
+class _Table(Settings):
+    """One strategy's settings, of nothing but what they are made of."""
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]  # as above
+        cls, _: type[BaseSettings], init_settings: Any, *__: Any, **___: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+def _of_table(top: Settings, name: str, own: dict[str, Any]) -> Settings:
+    where, limits = f"[strategies.{name}]", own.get("limits")
+    shared = [*SHARED & own.keys(), *(f"limits.{n}" for n in SHARED_LIMITS & {*(limits or ())})]
+    if shared:
+        raise InputError(f"{where} {min(shared)}: the account has one; write it at the top of quarterdeck.toml")
+    if name == top.strategy:
+        raise InputError(f"{where}: {name} is what the top level is called; give the table another name")
+    if "symbols" not in own:
+        raise InputError(f"{where} symbols: there are none; name those that are this strategy's alone")
+    try:
+        table = _Table(**_over(own, top.model_dump(exclude_unset=True, exclude={"strategies"})) | {"strategy": name})
+    except ValidationError as e:
+        raise InputError(_wrong(e, f"{where} ")) from None  # a traceback would show the value
+    purses = {"budget": name, "shadow_budget": f"{name}/shadow"}
+    return table.replace(**{
+        budget: getattr(table, budget).replace(purse=own.get(budget, {}).get("purse") or purse)
+        for budget, purse in purses.items()
+    })  # fmt: skip
+
+
+def _over(own: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """Return what a table makes of the top level's values."""
+    both = {key for key in own if isinstance(own[key], dict) and isinstance(top.get(key), dict)}
+    return top | own | {key: _over(own[key], top[key]) for key in both}
+
+
+def _check_apart(read: Settings) -> None:
+    """Raise InputError, with the line to change, where two strategies have one symbol: it has one position."""
+    whose: dict[str, Settings] = {}
+    for each in read.every():
+        for symbol in each.symbols:
+            if (other := whose.setdefault(symbol, each)) is not each:
+                left = ", ".join(f'"{name}"' for name in other.symbols if name != symbol)
+                top = "at the top of quarterdeck.toml" if other is read else f"under [strategies.{other.strategy}]"
+                raise InputError(
+                    f"[strategies.{each.strategy}] symbols: {symbol} is {other.strategy}'s, and a symbol has one "
+                    f"strategy; take it out here, or write symbols = [{left}] {top}"
+                )
+
+
 def load(**overrides: object) -> Settings:
     """Read the settings once more; raises InputError naming the first wrong value and what would be right."""
     try:
         read = Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates the overrides
     except ValidationError as e:
-        first = e.errors()[0]
-        name = PREFIX + "__".join(str(part) for part in first["loc"]).upper()
-        # a setting there is not may be a secret in the wrong place
-        hidden = first["type"] == "extra_forbidden" or HIDDEN.search(name)
-        value = "" if hidden else f"={redacted(repr(first['input']))}"
-        raise InputError(f"{name}{value}: {first['msg']}") from None  # a traceback would show the value
+        raise InputError(_wrong(e)) from None  # a traceback would show the value
     except ValueError as e:  # TOML, its encoding, or JSON in a variable
         raise InputError(f"quarterdeck.toml or a variable {PREFIX}* cannot be read: {redacted(str(e))}") from None
-    _remember_secrets(read)
+    for each in read.every():
+        _remember_secrets(each)
+    _check_apart(read)
     return read
+
+
+def _wrong(e: ValidationError, table: str = "") -> str:
+    """Say of the first wrong value what it is; table: whose it is, empty: the top level's."""
+    first = e.errors()[0]
+    parts = [str(part) for part in first["loc"]]
+    name = table + ".".join(parts) if table else PREFIX + "__".join(parts).upper()
+    # a setting there is not may be a secret in the wrong place
+    hidden = first["type"] == "extra_forbidden" or HIDDEN.search(name.upper())
+    value = "" if hidden else f"={redacted(repr(first['input']))}"
+    return f"{name}{value}: {first['msg']}"
 
 
 def _remember_secrets(read: Settings) -> None:
@@ -313,7 +397,40 @@ def _remember_secrets(read: Settings) -> None:
                 remember(secrets_of(one))
 
 
-@cache
-def settings() -> Settings:
-    """Return the process's settings, read once."""
-    return load()
+class _InForce:
+    """Called, the settings of the strategy that a run is about; of the top level's where it says no other."""
+
+    def __init__(self) -> None:
+        self._chosen: ContextVar[Settings | None] = ContextVar("strategy", default=None)
+
+    def __call__(self) -> Settings:
+        return self._chosen.get() or self.account
+
+    @cached_property
+    def account(self) -> Settings:
+        """Return the process's settings, the top level's, read once."""
+        return load()
+
+    def cache_clear(self) -> None:
+        """Read the settings anew when they are asked for."""
+        self.__dict__.pop("account", None)
+
+    def named(self, strategy: str | None) -> Settings:
+        """Return the settings of one strategy, empty: the top level's; raises InputError listing those there are."""
+        every = self.account.every() if strategy else (self.account,)
+        for each in every:
+            if strategy in (each.strategy, "", None):
+                return each
+        raise InputError(f"strategy {strategy!r}: there are {', '.join(each.strategy for each in every)}")
+
+    @contextmanager
+    def of(self, chosen: Settings) -> Iterator[Settings]:
+        """Let what is done inside be one strategy's."""
+        before = self._chosen.set(chosen)
+        try:
+            yield chosen
+        finally:
+            self._chosen.reset(before)
+
+
+settings = _InForce()

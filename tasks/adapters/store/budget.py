@@ -43,10 +43,10 @@ class BudgetRepository(Repository):
         reserved = update(BudgetRow).filter_by(budget_id=budget_id)
         self.write(reserved.values(nano_usd=_nano(usd), settled=True))
 
-    def spent(self, at: datetime) -> Spent:
-        """Return what the main purse has used in the whole UTC day of `at`."""
+    def spent(self, at: datetime, purse: str = "") -> Spent:
+        """Return what a purse, by default the main one, has used in the whole UTC day of `at`."""
         with self.database.reading() as connection:
-            return _spent(connection, Charge(session="", symbol="", decision=""), at, "")["day"]
+            return _spent(connection, Charge(session="", symbol="", decision=""), at, purse)["day"]
 
 
 def _spent(connection: Connection, charge: Charge, at: datetime, purse: str) -> dict[str, Spent]:

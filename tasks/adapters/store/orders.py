@@ -86,6 +86,11 @@ class IntentRepository(Repository):
         """Return every intent neither done nor rejected, oldest first."""
         return self._own(CycleRow.strategy == strategy, IntentRow.state.not_in(FINAL_STATES))
 
+    def strategies(self) -> list[str]:
+        """Return every strategy that has an intent neither done nor rejected."""
+        query = select(CycleRow.strategy).join(IntentRow).where(IntentRow.state.not_in(FINAL_STATES))
+        return self.values(query.distinct())
+
     def own(self, strategy: str, symbol: str) -> list[OwnIntent]:
         """Return every intent of `symbol` ever persisted, oldest first."""
         return self._own(CycleRow.strategy == strategy, IntentRow.symbol == symbol)

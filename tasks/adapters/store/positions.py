@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, Select, select, update
@@ -20,7 +21,7 @@ from tasks.adapters.store import (
     row_of,
 )
 from tasks.core.trading import ledger
-from tasks.core.types import EquityPoint, Outcome, Position
+from tasks.core.types import EquityPoint, Outcome, Position, exact_sum
 
 
 class PositionRepository(Repository):
@@ -48,6 +49,15 @@ class PositionRepository(Repository):
         """Return positions closed at `since` or later, newest first; limit None: all of them."""
         query = _closed(strategy).filter_by(**known(symbol=symbol)).where(PositionRow.closed_at >= since)
         return self.all(Position, query.order_by(PositionRow.closed_at.desc()).limit(limit))
+
+    def strategies(self) -> list[str]:
+        """Return every strategy that has an open position."""
+        return self.values(select(PositionRow.strategy).filter_by(closed_at=None).distinct())
+
+    def earned(self, strategy: str) -> Decimal:
+        """Return what the strategy's positions have ever realized, less their fees and funding (quote)."""
+        rows = self.rows(select(PositionRow.realized_pnl, PositionRow.fees).filter_by(strategy=strategy))
+        return exact_sum(realized - fees for realized, fees in rows)
 
     def without_outcome(self, strategy: str) -> list[Position]:
         """Return closed positions without an outcome, oldest first: those of before outcomes came with them."""

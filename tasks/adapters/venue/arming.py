@@ -43,7 +43,10 @@ def terms(settings: Settings) -> list[str]:
     """Return what a person confirms before live trading starts."""
     limits = settings.limits
     return [
-        f"strategy {settings.strategy}, decider {settings.decider_name}, symbols {', '.join(settings.symbols)}",
+        *(
+            f"strategy {each.strategy}, decider {each.decider_name}, symbols {', '.join(each.symbols)}"
+            for each in settings.every()
+        ),
         f"risk per trade {limits.max_trade_risk_pct} % of equity, open risk {limits.max_total_risk_pct} %, "
         f"leverage {limits.leverage}x (set at the venue before the first entry)",
         f"gross {limits.max_gross_pct} %, net {limits.max_net_pct} %, at most {limits.max_positions} positions, "

@@ -35,6 +35,7 @@ class MarkedPosition(NamedTuple):
     opening: Opening
     mark: Decimal | None = None
     link: str = ""
+    strategy: str = ""  # where there are several
 
     @property
     def pnl(self) -> Decimal | None:
@@ -51,6 +52,7 @@ class MarkedPosition(NamedTuple):
             "r": None if self.mark is None else r_at(p, self.mark), "stop": p.stop, "target": p.target,
             "age_minutes": int((now - p.opened_at).total_seconds()) // 60, "opened_at": p.opened_at,
             "reason": self.opening.thesis, "link": self.link, "position_id": p.position_id,
+            **({"strategy": self.strategy} if self.strategy else {}),
         }  # fmt: skip
 
 
@@ -108,7 +110,7 @@ class Desk:
     positions: Sequence[MarkedPosition]
     resting: Sequence[OwnIntent]
     judged: Sequence[Judged]
-    spent: tuple[Decimal, Decimal, int, int]  # USD of how many, calls of how many
+    spent: tuple[Decimal, Decimal | None, int, int | None]  # USD of how many, calls of how many
     halts: Sequence[Halt]
     closed: Sequence[Outcome]
     standings: Sequence[Ranked]
@@ -190,7 +192,8 @@ def positions_table(positions: Iterable[MarkedPosition], now: datetime) -> DeskT
         mark = "unknown" if each.mark is None else price(each.mark)
         levels = map(price, (p.stop, p.target))
         age = f"{d['age_minutes'] // 60} h {d['age_minutes'] % 60} min"
-        why = markdown.Link(each.opening.thesis or "the decision", each.link)
+        thesis = each.opening.thesis or "the decision"
+        why = markdown.Link(f"{each.strategy}: {thesis}" if each.strategy else thesis, each.link)
         rows.append((p.symbol, p.side, plain(p.quantity), price(p.avg_price), mark, *signed, *levels, age, why))
     return DeskTable("Open positions", head, rows)
 

@@ -77,7 +77,7 @@ def refusal(as_of: datetime, symbol: str, action: str, codes: Iterable[str]) -> 
 
 def portfolio(account: AccountState, risk: RiskView, ledger: Ledger, strategy: Strategy, as_of: datetime) -> Portfolio:
     """Put together what a decider is told of the account at as_of; risk: its day, as the snapshot has it."""
-    equity, peak = account.equity, account.peak_equity
+    equity, worth, peak = account.equity, account.worth, account.peak_equity
     nets = (direction(each.side) * each.notional for each in account.exposures)
     return Portfolio.trusted(
         cash=None if account.available is None else float(account.available),
@@ -89,7 +89,7 @@ def portfolio(account: AccountState, risk: RiskView, ledger: Ledger, strategy: S
         daily_pnl_pct=risk.daily_pnl_pct,
         realized_today_pct=realized_today_pct(account.closed_trades, account.day_start_equity, as_of),
         drawdown_today_pct=risk.max_drawdown_today_pct,
-        drawdown_pct=None if peak is None else _pct(max(peak - equity, ZERO), max(peak, equity)),
+        drawdown_pct=None if peak is None else _pct(max(peak - worth, ZERO), max(peak, worth)),
         drawdown_30d_pct=ledger.drawdown_30d_pct,
         drawdown_halt_pct=float(strategy.limits.drawdown_halt_pct),
         max_symbol_pct=float(strategy.limits.max_symbol_pct),

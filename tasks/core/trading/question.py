@@ -167,8 +167,8 @@ def position_view(position: Position | None, state: AccountState, market: Market
 def risk_view(state: AccountState, limits: Limits, digest: TradeDigest | None, as_of: datetime) -> RiskView:
     """Describe the day: PnL and drawdown since 00:00 UTC, and how careful the guard is."""
     start, peak = state.day_start_equity, state.day_peak_equity
-    daily = None if not start else float((state.equity / start - 1) * 100)
-    drawdown = None if not peak else float((1 - state.equity / max(peak, state.equity)) * 100)
+    daily = None if not start else float((state.worth / start - 1) * 100)
+    drawdown = None if not peak else float((1 - state.worth / max(peak, state.worth)) * 100)
     score = None if digest is None else digest.recent_performance_score
     mode = "normal"
     if state.halt or (state.paused_until is not None and state.paused_until > as_of):

@@ -143,7 +143,7 @@ CallCap = Annotated[NonNegativeInt | None, _none]
 class Budget(Described):
     """Caps on what models may cost and how often they are asked; None (in settings: "none") is unlimited.
 
-    A day is a UTC day of the whole database for one purse, whatever the strategy, and so are the symbol's.
+    A day is a UTC day of the whole database for one purse, and so are the symbol's; a strategy of a table has its own.
     """
 
     session: str = ""

@@ -221,6 +221,15 @@ class AccountState(Dto):
     kelly: Exact | None = None  # share of equity; None: too few outcomes, or no losses
     rejections: NonNegativeInt = 0  # entries the venue refused in a row, lately
     last_liquidation: Utc | None = None
+    # where several strategies share the account: what it would be worth by this one's trades alone, which the peak and
+    # the day's start belong to, and what it may fall to today by the trades of all
+    own_equity: Sparse[Exact | None] = None
+    least_equity: Sparse[Exact | None] = None
+
+    @property
+    def worth(self) -> Decimal:
+        """Return what the strategy's own losses are reckoned from: the equity, where nobody shares the account."""
+        return self.equity if self.own_equity is None else self.own_equity
 
     @property
     def exposures(self) -> tuple[HeldPosition | PendingEntry, ...]:

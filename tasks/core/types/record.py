@@ -161,6 +161,9 @@ class Lease(Dto):
     token: int
 
 
+ACCOUNT = "the account"  # whose curve is that of all strategies, where several share it
+
+
 class EquityPoint(Dto):
     at: Utc
     strategy: str

@@ -182,7 +182,7 @@ def positive(value: float | None) -> Decimal | None:
 def losing(state: AccountState, limits: Limits) -> bool:
     """Return whether half of what halts trading is lost, of the day's start or of the peak: risk is tightened then."""
     return any(
-        before is not None and (before - state.equity) * 2 * HUNDRED >= halt_pct * before > 0
+        before is not None and (before - state.worth) * 2 * HUNDRED >= halt_pct * before > 0
         for before, halt_pct in (
             (state.day_start_equity, limits.daily_loss_halt_pct),
             (state.peak_equity, limits.drawdown_halt_pct),

@@ -133,21 +133,27 @@ def liquidated(a: Account) -> Check:
 
 
 def daily_loss(a: Account) -> Check:
-    """The worst of three views: equity since the day began, trades closed today (UTC), and the snapshot's own."""
+    """The worst of three views: equity since the day began, trades closed today (UTC), and the snapshot's own.
+
+    Where strategies share the account, these are this one's; what all of them have lost today counts besides.
+    """
     start, limit, closed = a.state.day_start_equity, a.limits.daily_loss_halt_pct, a.pnl_today
+    least = a.state.least_equity
     fired = (
-        (start is not None and (start - a.state.equity) * HUNDRED >= limit * start)
+        (start is not None and (start - a.state.worth) * HUNDRED >= limit * start)
+        or (least is not None and a.state.equity <= least)
         or -closed * HUNDRED >= limit * a.state.equity
         or (a.daily_pnl_pct is not None and -a.daily_pnl_pct >= limit)
     )
+    shared = {} if least is None else {"account_equity": a.state.equity, "least_equity": least}
     return check(
-        Code.DAILY_LOSS, fired, day_start_equity=start, equity=a.state.equity, closed_today=closed,
-        daily_pnl_pct=a.daily_pnl_pct, halt_pct=limit,
+        Code.DAILY_LOSS, fired, day_start_equity=start, equity=a.state.worth, closed_today=closed,
+        daily_pnl_pct=a.daily_pnl_pct, halt_pct=limit, **shared,
     )  # fmt: skip
 
 
 def drawdown(a: Account) -> Check:
-    peak, equity, limit = a.state.peak_equity, a.state.equity, a.limits.drawdown_halt_pct
+    peak, equity, limit = a.state.peak_equity, a.state.worth, a.limits.drawdown_halt_pct
     fired = peak is not None and (peak - equity) * HUNDRED >= limit * peak
     return check(Code.DRAWDOWN, fired, peak_equity=peak, equity=equity, halt_pct=limit)
 
