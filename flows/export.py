@@ -2,9 +2,10 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
+from pydantic import Field
 
 from tasks.core.types import InputError
 from tasks.settings import settings
@@ -26,20 +27,27 @@ def export(out: str = "", records: str = "", formats: tuple[str, ...] = ()) -> d
 
 
 @flow(name="train")
-def train(dataset: str = "", out: str = "") -> dict[str, Any]:
-    """Clone the behaviour of a dataset into a small policy, which `model:FILE.onnx` lets decide.
+def train(
+    dataset: str = "",
+    out: str = "",
+    algo: Literal["bc", "iql", "cql"] = "bc",
+    seeds: Annotated[int, Field(gt=0, le=100)] = 3,
+) -> dict[str, Any]:
+    """Learn a small policy from a dataset, which `model:FILE.onnx` lets decide.
 
     Args:
         dataset: a folder that `export` wrote; empty takes the newest in HOME/exports.
         out: FILE.onnx; empty makes a new one in HOME/policies.
+        algo: bc does what was done, iql and cql learn from what it earned; cql needs d3rlpy, installed by hand.
+        seeds: tried; the best by validation is kept.
     """
-    from tasks.adapters.model import onnx_policy
+    from tasks.learn import train_policy
 
     home, now = settings().home, time.strftime("%Y-%m-%d_%H%M%S", time.gmtime())
     written = sorted(folder for folder in (home / "exports").glob("*") if folder.is_dir())
     if not (dataset or written):
         raise InputError(f"{home / 'exports'}: no dataset is there; run `export` first, or name one")
-    return onnx_policy.train(Path(dataset or written[-1]), Path(out or home / "policies" / f"{now}.onnx"))
+    return train_policy(Path(dataset or written[-1]), Path(out or home / "policies" / f"{now}.onnx"), algo, seeds)
 
 
 def headline(card: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.connections import log, store
-from tasks.core.errors import InputError
+from tasks.core.errors import InputError, TrackingUnavailable
 from tasks.settings import settings
 from tasks.stage import stage
 
@@ -34,3 +34,23 @@ def export_dataset(
     card = dataset.export(source, out, formats, dataset.MARGIN_R if margin_r is None else margin_r)
     log().info("export transitions=%d splits=%s out=%s", card["transitions"], card["splits"], out)
     return card
+
+
+@stage
+def train_policy(data: Path, out: Path, algo: str = "bc", seeds: int = 1) -> dict[str, Any]:
+    """Learn a policy from a dataset, register it in MLflow where that is, and return what came of it."""
+    from tasks.adapters.files.dataset import sha256_of
+    from tasks.adapters.rl import training
+
+    trained = training.train(data, out, algo, seeds)
+    log().info("train algo=%s seed=%d out=%s", algo, trained["seed"], out)
+    if not settings().mlflow_url:
+        return trained
+    from tasks.adapters.mlflow.policies import log_policy
+
+    tags = {"sha256": sha256_of(out), "data_sha256": sha256_of(data / "train.parquet")}
+    try:
+        return trained | log_policy(settings().mlflow_url, out, trained, tags)
+    except TrackingUnavailable as e:
+        log().warning("the policy is not in MLflow: %s", e)
+        return trained

@@ -45,14 +45,22 @@ def export_rl(
 @click.command()
 @click.option("--records", "data", required=True, type=PLACE, help="a folder of `export-rl`")
 @click.option("--out", required=True, type=PLACE, help="FILE.onnx, for model:FILE.onnx")
+@click.option(
+    "--algo", default="bc", type=click.Choice(["bc", "iql", "cql"]), help="cql needs d3rlpy, installed by hand"
+)
+@click.option("--seeds", default=3, type=click.IntRange(1, 100), help="tried; the best by validation is kept")
 @json_option
-def train(data: Path, out: Path, as_json: bool) -> None:
-    """Clone the behaviour of a dataset into a small policy."""
+def train(data: Path, out: Path, algo: str, seeds: int, as_json: bool) -> None:
+    """Learn a small policy from a dataset.
+
+    bc does what was done; iql and cql learn from what it earned. What was learnt trades in no profile but the sandbox
+    until it is promoted, as a prompt is.
+    """
     from tasks.adapters.files.folders import check_writable
-    from tasks.adapters.model import onnx_policy
+    from tasks.learn import train_policy
 
     check_writable(out.parent)
-    emit(onnx_policy.train(data, out), as_json)
+    emit(train_policy(data, out, algo, seeds), as_json)
 
 
 @click.command()
@@ -96,17 +104,16 @@ def loop(records: Path, files: dict[str, str], deciders: tuple[str, ...], out: P
     from flows.commands.compare import print_table
     from flows.evaluate import carry_out, plan_work
     from tasks.adapters.files.folders import check_new
-    from tasks.adapters.model import onnx_policy
     from tasks.core.decision.kinds import kind_of
     from tasks.evaluate import ComparisonRequest
-    from tasks.learn import export_dataset
+    from tasks.learn import export_dataset, train_policy
 
     check_new(out)
     if paid := [name for name in deciders if kind_of(name).asks_model]:
         raise InputError(f"--decider {paid[0]}: asks models; compare it with `quarterdeck compare`")
     model = out / "policy.onnx"
     card = export_dataset(out / "dataset", records, (), files)
-    trained = onnx_policy.train(out / "dataset", model)
+    trained = train_policy(out / "dataset", model)
     start = datetime.fromisoformat(card["cuts"][-1]) + timedelta(seconds=card["embargo_s"])
     request = ComparisonRequest(
         candles=files, deciders=(f"model:{model.resolve()}", *deciders), start=start,

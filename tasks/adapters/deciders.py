@@ -7,7 +7,7 @@ from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tasks import clock
 from tasks.adapters.files.prompts import load_prompt
@@ -15,7 +15,7 @@ from tasks.core.decision import kinds
 from tasks.core.decision.baselines import BuyAndHoldDecider, HoldDecider, RandomDecider, RecordedDecider
 from tasks.core.decision.budget import BudgetedModel, Prices, Tier
 from tasks.core.decision.cache import CachedModel
-from tasks.core.decision.ensemble import TimedDecider, VoteDecider
+from tasks.core.decision.ensemble import Judge, PickDecider, TimedDecider, VoteDecider
 from tasks.core.decision.kinds import Kind, Means
 from tasks.core.decision.ladder import Breaker, Ladder, Shared
 from tasks.core.decision.llm.prompt import Prompt
@@ -92,7 +92,10 @@ PLAIN: dict[str, Callable[[str], Decider]] = {  # those that ask no model, each 
     "recorded": _recorded,
     "model": lambda path: resolve_name("tasks.adapters.model.onnx_policy:OnnxDecider")(Path(path)),
 }
-ENSEMBLES = ("ensemble:llm:single+model:FILE.onnx", "ensemble:vote:rules=1,model:FILE.onnx=2")
+ENSEMBLES = (
+    "ensemble:llm:single+model:FILE.onnx", "ensemble:vote:rules=1,model:FILE.onnx=2",
+    "ensemble:pick:model:FILE.onnx,rules,llm:single",
+)  # fmt: skip
 
 
 def build(
@@ -161,11 +164,16 @@ def _versions(name: str, wanted: str, kind: Kind) -> Versions:
 
 
 def _ensemble(name: str, member: Callable[[str], Decider]) -> Decider:
-    """Build `CHOOSER+TIMER` or `vote:A=1,B=2`, its members deciders but no ensembles."""
+    """Build `CHOOSER+TIMER`, `vote:A=1,B=2` or `pick:JUDGE,A,B`, its members deciders but no ensembles."""
     parts = kinds.members(name)
     names, weights = [each for each, _ in parts], [weight for _, weight in parts if weight is not None]
     if len(names) < 2 or not all(names) or any(map(kinds.members, names)):
-        raise InputError(f"{name}: write CHOOSER+TIMER or vote:A=1,B=2, e.g. {', '.join(ENSEMBLES)}")
+        raise InputError(f"{name}: write CHOOSER+TIMER, vote:A=1,B=2 or pick:JUDGE,A,B, e.g. {', '.join(ENSEMBLES)}")
+    if name.startswith("ensemble:pick:"):
+        if kinds.read(names[0]).kind != "model" or len(names) < 3:
+            raise InputError(f"{name}: a policy picks among two or more, e.g. {ENSEMBLES[2]}")
+        judge, *picked = map(member, names)
+        return PickDecider(cast(Judge, judge), picked)
     if not weights:
         return TimedDecider(member(names[0]), member(names[1]))
     try:

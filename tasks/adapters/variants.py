@@ -62,7 +62,7 @@ def _variant(name: str, model: str, cutoffs: Mapping[str, datetime], settings: S
 
 def _labelled(name: str, prompts: Sequence[PromptRef]) -> str:
     """Name the version where one prompt is sent, also when an alias or nothing named it."""
-    alone = len(prompts) == 1 and not kinds.members(name)
+    alone = len(prompts) == 1 and kinds.kind_of(name).asks_model and not kinds.members(name)
     return f"{kinds.read(name).kind}@{prompts[0].version}" if alone else name
 
 

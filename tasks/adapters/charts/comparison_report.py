@@ -15,6 +15,7 @@ from tasks.core.lab.compare import Comparison, Row, Trial, Variant
 from tasks.core.lab.differences import Explanation
 from tasks.core.lab.random_traders import TradedBars
 from tasks.core.pages import inert, numbers
+from tasks.core.types import POLICY
 
 
 def page(
@@ -49,7 +50,7 @@ def page(
 
 def prompt_diffs(mine: Variant, theirs: Variant) -> dict[str, list[str]]:
     """Return what is only in the other's prompt (-) and only in this one's (+), for each role that both have."""
-    other = {ref.name: ref for ref in theirs.prompts}
+    other = {ref.name: ref for ref in theirs.prompts if ref.name != POLICY}
     return {
         f"{ref.name}: {other[ref.name].version} to {ref.version}": diff.splitlines()[2:]
         for ref in mine.prompts

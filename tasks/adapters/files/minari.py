@@ -134,5 +134,5 @@ def column(table: Any, name: str) -> np.ndarray:
     array = table[name].combine_chunks()
     if not pa.types.is_fixed_size_list(array.type):
         return np.array(array.to_numpy(zero_copy_only=False))
-    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    values: np.ndarray = array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
     return values.astype(np.int8) if values.dtype == bool else values

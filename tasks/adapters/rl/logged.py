@@ -1,7 +1,8 @@
 """A split of the dataset as arrays: what a policy learns from, and is evaluated on."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,8 @@ from tasks.core.types import InputError
 UNKNOWN_KINDS = ("deterministic", "analyst_share")  # from which nothing follows about what was not done
 
 
-class Logged(NamedTuple):
+@dataclass(frozen=True)
+class Logged:
     """n steps, by strategy and symbol and in order of time in each.
 
     observations, next_observations: (n, 2 x features), as a policy reads them. allowed, next_allowed: (n, choices).

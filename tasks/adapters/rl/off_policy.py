@@ -53,18 +53,29 @@ def evaluate(
 def episodes_of(log: Logged, policy: Policy, horizon: int) -> tuple[ope.Episodes, int]:
     """Cut a log into episodes of which all is known; and how many steps were left out as their propensity is not."""
     known = np.isfinite(log.propensity) & (log.propensity > 0)
-    starts = (log.starts | ~np.r_[True, known[:-1]])[known]
+    return _cut(log, policy, horizon, known, log.asked, log.propensity), int((~known).sum())
+
+
+def carried_out(log: Logged, policy: Policy, horizon: int) -> ope.Episodes:
+    """Cut a log into episodes of what was carried out, for FQE, which asks nobody how likely that was."""
+    everything = np.ones(len(log), dtype=bool)
+    return _cut(log, policy, horizon, everything, log.actions, np.ones(len(log)))
+
+
+def _cut(
+    log: Logged, policy: Policy, horizon: int, known: ndarray, actions: ndarray, propensity: ndarray
+) -> ope.Episodes:
     columns = {
         "states": log.observations[known],
         "next_states": log.next_observations[known],
-        "actions": log.asked[known],
-        "propensity": log.propensity[known],
+        "actions": actions[known],
+        "propensity": propensity[known],
         "rewards": log.rewards[known],
         "ended": log.terminated[known],
         "policy": policy(log.observations[known], log.allowed[known]),
         "next_policy": policy(log.next_observations[known], log.next_allowed[known]),
     }
-    return ope.cut(columns, starts, horizon), int((~known).sum())
+    return ope.cut(columns, (log.starts | ~np.r_[True, known[:-1]])[known], horizon)
 
 
 def policy_of(name: str) -> Policy:

@@ -4,6 +4,8 @@
   timer (a policy) says when. An entry is taken with the chooser's numbers on the moment both ask for the same one, as
   sure as the less sure of the two. What only reduces risk needs one voice: the chooser's, else the timer's. While flat
   and the timer waits, the chooser is not asked: nothing it could say would be done, and it costs money.
+- `ensemble:pick:JUDGE,A,B`: a trained policy (the judge) says how likely each action is, and the member whose action
+  it likes best is followed, with its numbers, as sure as the less sure of the two; of equals the one named first.
 - `ensemble:vote:A=1,B=2`: each member's weight goes to the action it asks for; one with more than half of all weight
   wins, with the numbers of its heaviest supporter, as sure as its supporters are, dissent counted as 0. Else HOLD.
 
@@ -11,14 +13,14 @@ An answer from a fallback rung keeps its label, so that the guard lets it reduce
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from tasks.core.decision.decider import spent
 from tasks.core.decision.kinds import joined
 from tasks.core.ports import Decider
-from tasks.core.types import ENTRIES, Answer, Decision, Question, Rung, Why, exact_sum, hold
+from tasks.core.types import ENTRIES, ZERO, Answer, Decision, Question, Rung, Why, exact_sum, hold
 
 
 class Voice(NamedTuple):
@@ -57,7 +59,8 @@ class _Ensemble:
             model=", ".join(dict.fromkeys(answer.model for answer in answers if answer.model)),
             latency_ms=round(sum(answer.latency_ms for answer in answers), 1),
             errors=tuple(f"{voice.name}: {error}" for voice in voices for error in voice.answer.errors),
-            flags=(*votes, *every("flags")), trail=(*every("trail"), end), **spent(tuple(every("calls"))),
+            flags=(*votes, *every("flags")), trail=(*every("trail"), end),
+            policies=tuple(dict.fromkeys(every("policies"))), **spent(tuple(every("calls"))),
         )  # fmt: skip
 
 
@@ -91,6 +94,34 @@ class TimedDecider(_Ensemble):
             return self._joined(moment, [timer, chooser._replace(agrees=False)])
         waits = self._hold(question, f"{plan.action} is planned, the moment says {moment.action}")
         return self._joined(waits, [chooser, timer], Why.NO_CONSENSUS)
+
+
+class Judge(Decider, Protocol):
+    """A decider that says how likely it is to take each of the allowed actions."""
+
+    def rated(self, question: Question) -> Mapping[str, Decimal]: ...
+
+
+class PickDecider(_Ensemble):
+    """`pick:JUDGE,A,B`."""
+
+    def __init__(self, judge: Judge, members: Sequence[Decider]) -> None:
+        names = ",".join(each.name for each in (judge, *members))
+        super().__init__(f"pick:{names}", [judge, *members])
+        self.judge, self.members = judge, members
+
+    async def decide(self, questions: Sequence[Question]) -> list[Answer]:
+        answers = [await decider.decide(questions) for decider in (self.judge, *self.members)]
+        return [self._picked(question, *each) for question, *each in zip(questions, *answers, strict=True)]
+
+    def _picked(self, question: Question, judged: Answer, *answers: Answer) -> Answer:
+        rated = self.judge.rated(question)
+        voices = [Voice(member.name, answer) for member, answer in zip(self.members, answers, strict=True)]
+        best = max(voices, key=lambda voice: rated.get(voice.answer.decision.action, ZERO))
+        plan = best.answer.decision
+        sure = min(plan.confidence, rated.get(plan.action, ZERO)) if isinstance(plan, ENTRIES) else plan.confidence
+        others = [voice._replace(agrees=False) for voice in voices if voice is not best]
+        return self._joined(plan.replace(confidence=sure), [best, *others, Voice(self.judge.name, judged, False)])
 
 
 class VoteDecider(_Ensemble):

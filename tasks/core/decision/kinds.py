@@ -115,13 +115,15 @@ def read(name: str) -> Named:
 
 
 def members(name: str) -> tuple[tuple[str, str | None], ...]:
-    """Return the deciders of an ensemble and what each one's vote weighs, None of a chooser and of its timer."""
+    """Return the deciders of an ensemble and what each one's vote weighs, None where nobody votes."""
     kind, _, text = name.partition(":")
     if kind != "ensemble" or not text:
         return ()
     if text.startswith("vote:"):
         votes = (vote.rpartition("=") for vote in text.removeprefix("vote:").split(","))
         return tuple((member, weight) for member, _, weight in votes)
+    if text.startswith("pick:"):
+        return tuple((member, None) for member in text.removeprefix("pick:").split(","))
     chooser, _, timer = text.rpartition("+")
     return ((chooser, None), (timer, None))
 

@@ -157,6 +157,13 @@ def evaluate(
     )
 
 
+def fqe(episodes: Episodes) -> float:
+    """Return what fitted Q evaluation says an episode is worth; it needs no propensity."""
+    standard = _standardised(episodes)
+    fit = _fitted(standard, np.ones(len(standard)))
+    return float(fit.v(standard.actions.shape[1], standard.states[:, 0], standard.policy[:, 0]).mean())
+
+
 def _interval(values: list[float], level: float, n: int, effective: float) -> Interval:
     """Return the first of the values, as sure as the others lie close to each other."""
     from scipy.special import stdtrit  # slow to import

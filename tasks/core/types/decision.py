@@ -156,8 +156,14 @@ ENTRIES = (OpenLong, OpenShort, Add)
 MAY_AS_FALLBACK = frozenset({"HOLD", "PAUSE", "REDUCE", "TRIM", "CLOSE_PARTIAL", "CLOSE_ALL", "MOVE_STOP"})
 
 
+POLICY = "model"
+
+
 class PromptRef(Dto):
-    """Which prompt was sent: role, version (`v001`), the sha256 of its file, and the sampling that file asks for."""
+    """Which prompt was sent: role, version (`v001`), the sha256 of its file, and the sampling that file asks for.
+
+    A trained policy is named the same way: its role is POLICY, its version FILE@ and the hash's first digits.
+    """
 
     name: str
     version: str
@@ -294,6 +300,7 @@ class Answer(Dto):
     tool_calls: tuple[ToolCall, ...] = ()
     flags: Texts = ()  # truncated, late:<role>, shrunk, ...; for readers
     trail: tuple[Rung, ...] = ()  # every rung tried, in order; none: older than trails are
+    policies: Sparse[tuple[PromptRef, ...]] = ()  # trained ones that had a say
     # what each sample of the same question asked for, the first the one that decides, None where it could not be read;
     # none: it was asked once
     votes: Sparse[tuple[Decision | None, ...]] = ()
@@ -310,8 +317,8 @@ class Answer(Dto):
 
     @property
     def prompts(self) -> tuple[PromptRef, ...]:
-        """Return each prompt version that was sent, once, in the order of the calls."""
-        return tuple(dict.fromkeys(call.prompt for call in self.calls if call.prompt))
+        """Return each prompt version that was sent, once, in the order of the calls, and each policy."""
+        return tuple(dict.fromkeys((*(call.prompt for call in self.calls if call.prompt), *self.policies)))
 
 
 def answered(decision: Decision, source: str) -> Answer:

@@ -17,8 +17,8 @@ from deployments.cli import cli
 from flows.export import train as train_flow
 from tasks.adapters.deciders import build
 from tasks.adapters.files import dataset
-from tasks.adapters.model import onnx_policy
 from tasks.adapters.model.onnx_policy import OnnxDecider, choose
+from tasks.adapters.rl import training
 from tasks.core.decision.kinds import kind_of
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
@@ -37,7 +37,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def policy(data: Path) -> Path:
-    onnx_policy.train(data, data.parent / "policy.onnx")
+    training.train(data, data.parent / "policy.onnx")
     return data.parent / "policy.onnx"
 
 
@@ -72,7 +72,7 @@ def edited(policy: Path, folder: Path, **changes: object) -> Path:
 
 
 def test_it_imitates_better_than_doing_nothing_and_is_what_was_trained(data, tmp_path):
-    report = onnx_policy.train(data, tmp_path / "p.onnx", epochs=100)
+    report = training.train(data, tmp_path / "p.onnx", epochs=100)
     assert report["train"]["acted_alike"] > 0.5
     assert report["train"]["accuracy"] > report["train"]["hold_share"]
     assert report["train"]["onnx_agrees"] == report["validation"]["onnx_agrees"] == 1
@@ -90,7 +90,7 @@ def test_the_form_trains_on_the_newest_dataset_in_home(data, home):
 
 
 def test_training_again_makes_the_same_file(data, policy, tmp_path):
-    onnx_policy.train(data, tmp_path / "again.onnx")
+    training.train(data, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == policy.read_bytes()
 
 
@@ -161,14 +161,14 @@ def test_data_of_another_spec_or_without_an_action_is_refused(data, tmp_path):
     table = pq.read_table(data / "train.parquet")
     pq.write_table(table.replace_schema_metadata({"spec_sha256": "cd" * 32}), tmp_path / "train.parquet")
     with pytest.raises(InputError, match="its state is cdcdcdcdcdcd, this is state-v1"):
-        onnx_policy.train(tmp_path, tmp_path / "p.onnx")
+        training.train(tmp_path, tmp_path / "p.onnx")
     held = table.filter(np.array(table["action"].to_pylist()) == "HOLD")
     for split in ("train", "validation"):
         pq.write_table(held, tmp_path / f"{split}.parquet")
     with pytest.raises(InputError, match=r"knows 1 action\(s\) only"):
-        onnx_policy.train(tmp_path, tmp_path / "p.onnx")
+        training.train(tmp_path, tmp_path / "p.onnx")
     with pytest.raises(InputError, match=r"has no train.parquet"):
-        onnx_policy.train(tmp_path / "nothing", tmp_path / "p.onnx")
+        training.train(tmp_path / "nothing", tmp_path / "p.onnx")
 
 
 # --- through the replay
@@ -187,7 +187,10 @@ def test_a_replay_of_the_policy_has_the_same_fingerprint_again(candles, policy):
     assert fingerprint(candles, f"model:{policy}") == fingerprint(candles, f"model:{policy}")
 
 
-@pytest.mark.parametrize("name", ["ensemble:rules+model:{}", "ensemble:vote:rules=1,hold=0.5,model:{}=1"])
+@pytest.mark.parametrize(
+    "name",
+    ["ensemble:rules+model:{}", "ensemble:vote:rules=1,hold=0.5,model:{}=1", "ensemble:pick:model:{},rules,random:3"],
+)
 def test_an_ensemble_with_the_policy_replays(candles, policy, name):
     assert fingerprint(candles, name.format(policy)) != fingerprint(candles, "rules")
 
@@ -198,20 +201,20 @@ def test_the_model_is_asked_only_when_the_policy_would_act(policy, tmp_path, sql
         decider = build(f"ensemble:llm:single+model:{policy}", settings)
         assert decided(decider, question(allowed_actions=("HOLD",))).decision.action == "HOLD"
         assert server.requests == []
-        assert [prompt.name for prompt in decider.prompts] == ["single"], "through its ladder"
+        assert [prompt.name for prompt in decider.prompts] == ["single", "model"], "through its ladder"
 
 
 @pytest.mark.parametrize(
     "name",
     ["rules", "rules+", "+rules", "vote:rules=1", "vote:rules=1,hold", "vote:rules=1,hold=0", "vote:rules=1,hold=NaN",
-     "vote:rules=1,ensemble:rules+hold=1", "rules+nobody"],
+     "vote:rules=1,ensemble:rules+hold=1", "rules+nobody", "pick:rules,hold,random", "pick:model:x.onnx,rules"],
 )  # fmt: skip
 def test_a_name_of_no_ensemble_says_how_to_write_one(name):
-    with pytest.raises(InputError, match=r"write CHOOSER|weight|unknown"):
+    with pytest.raises(InputError, match=r"write CHOOSER|weight|unknown|picks among"):
         build(f"ensemble:{name}", load())
 
 
-def test_train_is_a_command(data, tmp_path):
+def test_train_is_a_command(data, tmp_path, home):
     out = tmp_path / "p.onnx"
     result = CliRunner().invoke(cli, ["train", "--records", str(data), "--out", str(out), "--json"])
     assert result.exit_code == 0, result.output
@@ -222,4 +225,4 @@ def test_an_ensemble_that_asks_a_model_costs_money_and_names_its_prompts(policy)
     name = f"ensemble:llm:single@v001+model:{policy}"
     assert kind_of(name).asks_model
     assert not kind_of(f"ensemble:rules+model:{policy}").asks_model
-    assert [prompt.name for prompt in build(name, load(), model=Probe()).prompts] == ["single"]
+    assert [prompt.name for prompt in build(name, load(), model=Probe()).prompts] == ["single", "model"]

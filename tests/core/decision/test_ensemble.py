@@ -7,7 +7,7 @@ from decimal import Decimal
 import panel_cases
 import pytest
 
-from tasks.core.decision.ensemble import TimedDecider, VoteDecider
+from tasks.core.decision.ensemble import PickDecider, TimedDecider, VoteDecider
 from tasks.core.decision.kinds import KINDS
 from tasks.core.types.decision import DECISION, Answer, ModelCall, PromptRef, Rung, Why
 from tasks.core.types.question import Question
@@ -129,3 +129,36 @@ def test_an_ensemble_is_what_its_members_are():
     assert (both.kind.roles, both.kind.together, both.kind.looks_up) == (("single", "portfolio"), True, False)
     silent = VoteDecider([(Says("HOLD"), Decimal(1)), (Says("HOLD"), Decimal(1))])
     assert (silent.kind.asks_model, silent.kind.together, silent.prompts) == (False, False, ())
+
+
+class Rates(Says):
+    """A policy that likes actions by so much."""
+
+    def __init__(self, **rated: str) -> None:
+        super().__init__("HOLD", name="policy")
+        self.shares = {action: Decimal(share) for action, share in rated.items()}
+
+    def rated(self, question: Question) -> dict[str, Decimal]:
+        return self.shares
+
+
+def pick(judge: Rates, *members: Says) -> Answer:
+    return asked(PickDecider(judge, members))
+
+
+def test_a_policy_picks_the_member_whose_action_it_likes_best_with_that_ones_numbers():
+    judge = Rates(OPEN_LONG="0.6", HOLD="0.3", OPEN_SHORT="0.1")
+    decided = pick(judge, Says("OPEN_SHORT", "0.9"), Says("OPEN_LONG", "0.9", size_pct=11), Says("HOLD"))
+    assert (decided.decision.action, decided.decision.size_pct) == ("OPEN_LONG", 11)
+    assert decided.decision.confidence == Decimal("0.6")
+    assert [flag for flag in decided.flags if ":" in flag] == [
+        "open_long:OPEN_LONG@0.9:primary", "open_short:OPEN_SHORT@0.9:primary", "hold:HOLD@0.8:primary",
+        "policy:HOLD@0.8:primary",
+    ]  # fmt: skip
+
+
+def test_what_a_policy_does_not_know_is_picked_last_and_of_equals_the_first():
+    assert pick(Rates(HOLD="0.1"), Says("OPEN_LONG"), Says("HOLD")).decision.action == "HOLD"
+    assert pick(Rates(), Says("OPEN_LONG", "0.9"), Says("HOLD")).decision.confidence == 0
+    fallback = pick(Rates(OPEN_LONG="1"), Says("OPEN_LONG", rung="rules"), Says("HOLD"))
+    assert (fallback.rung, fallback.is_fallback) == ("rules", True)
