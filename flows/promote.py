@@ -1,11 +1,11 @@
-"""A prompt version becomes champion on evidence, or does not; and a champion that breaks its limits goes back."""
+"""A prompt version, or a policy, becomes champion on evidence or does not; one that breaks its limits goes back."""
 
 import getpass
 from datetime import datetime
 
 from tasks import clock
 from tasks import promotion as stage
-from tasks.adapters.files.prompts import CHAMPION, load_prompt
+from tasks.adapters.files.prompts import CHAMPION
 from tasks.connections import store
 from tasks.core.types import InputError, Move
 
@@ -25,10 +25,10 @@ def promote(role: str, version: str, alias: str, evidence: str, override: str, w
 
     override: the reason of a person who promotes all the same. Returns the move; one of kind `refused` moved nothing.
     """
-    prompt, at = load_prompt(role, version), clock.now()
+    prompt, at = stage.named(role, version), clock.now()
     kind, previous, criteria = "challenger", "", ()
     if alias == CHAMPION:
-        in_use = load_prompt(role)
+        in_use = stage.in_use(role)
         kind, previous = "pinned", in_use.version
         if prompt.sha256 != in_use.sha256:  # to name the version that is in use anyway takes no evidence
             criteria = stage.judge_candidate(prompt, evidence, at)

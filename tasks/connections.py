@@ -12,9 +12,10 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 
 from tasks import clock
+from tasks.adapters.files.prompts import CHAMPION
 from tasks.adapters.store.store import Store, opened
 from tasks.core.ports import Decider, Venue
-from tasks.core.types import Instrument, Strategy, T, TrackingUnavailable, VenueUnavailable
+from tasks.core.types import POLICY, InputError, Instrument, Strategy, T, TrackingUnavailable, VenueUnavailable
 from tasks.redaction import guard_logs
 from tasks.settings import Settings, settings, strategy_of
 
@@ -139,4 +140,18 @@ def decider(name: str, shadow: bool = False, samples: Sequence[int] = (0,)) -> D
         if apart.usd_per_1k_tokens is None:  # a model costs its shadow what it costs the champion
             apart = apart.replace(usd_per_1k_tokens=s.budget.usd_per_1k_tokens)
         s = s.replace(budget=apart, strategy=f"{s.strategy}/shadow")
-    return build(name, s, store(), samples=samples)
+    made = build(name, s, store(), samples=samples)
+    if not (shadow or s.profile == "sandbox"):
+        _check_promoted(made)
+    return made
+
+
+def _check_promoted(decider: Decider) -> None:
+    """Raise InputError for one with a trained policy that is not the champion: it has to pass the gate of prompts."""
+    champion = store().prompts.aliases().get(POLICY, {}).get(CHAMPION)
+    for ref in decider.prompts:
+        if ref.name == POLICY and (champion is None or champion.sha256 != ref.sha256):
+            raise InputError(
+                f"{decider.name}: {ref.version} is not promoted, so it trades in no profile but the sandbox: let it "
+                "answer beside (QUARTERDECK_SHADOW), then `quarterdeck prompts promote model FILE --alias champion`"
+            )

@@ -5,9 +5,10 @@ The aliases lie here and not in a file, so that workers on many machines have on
 
 from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Insert, and_, exists, insert, select
+from sqlalchemy import ColumnElement, Insert, Text, and_, cast, exists, insert, select
+from sqlalchemy.orm import aliased
 
 from tasks.adapters.store import (
     CycleRow,
@@ -60,20 +61,28 @@ class PromptRepository(Repository):
         return self.all(Move, query if role is None else query.where(PromotionRow.role == role))
 
     def decisions(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Answer]:
-        """Return the last decisions that sent this prompt, newest first."""
-        sent = exists().where(ModelCallRow.cycle_id == DecisionRow.cycle_id, ModelCallRow.prompt_sha256 == sha256)
+        """Return the last decisions that sent this prompt, or were this policy's, newest first."""
+        sent = _had_a_say(DecisionRow.cycle_id, sha256)
         query = select(DecisionRow.decided).join(CycleRow)
         query = query.where(CycleRow.strategy == strategy, DecisionRow.decided_at >= since, sent)
         return self.all(Answer, query.order_by(DecisionRow.decided_at.desc()).limit(limit))
 
     def outcomes(self, strategy: str, sha256: str, since: datetime, limit: int) -> list[Decimal]:
-        """Return the `outcome_r` of the last positions that this prompt opened since then, newest first."""
-        sent = exists().where(ModelCallRow.cycle_id == OutcomeRow.cycle_id, ModelCallRow.prompt_sha256 == sha256)
+        """Return the `outcome_r` of the last positions that this prompt or policy opened since, newest first."""
+        sent = _had_a_say(OutcomeRow.cycle_id, sha256)
         opened = and_(
             CycleRow.cycle_id == OutcomeRow.cycle_id, CycleRow.strategy == strategy, CycleRow.started_at >= since
         )
         query = select(OutcomeRow.outcome_r).join(CycleRow, opened).where(OutcomeRow.outcome_r.is_not(None), sent)
         return self.values(query.order_by(OutcomeRow.closed_at.desc()).limit(limit))
+
+
+def _had_a_say(cycle_id: Any, sha256: str) -> ColumnElement[bool]:
+    """Return whether a cycle's decision sent this prompt, or was this policy's, which only its text names."""
+    sent = exists().where(ModelCallRow.cycle_id == cycle_id, ModelCallRow.prompt_sha256 == sha256)
+    decision = aliased(DecisionRow)
+    named = cast(decision.decided, Text).contains(sha256)
+    return sent | exists().where(decision.cycle_id == cycle_id, named)
 
 
 def _noted(move: Move) -> Insert:

@@ -54,8 +54,8 @@ class Shadows(NamedTuple):
 
 
 def used(decided: Answer, sha256: str) -> bool:
-    """Return whether a decision sent this prompt."""
-    return any(prompt.sha256 == sha256 for prompt in decided.prompts)
+    """Return whether a decision sent this prompt, or was this policy's; empty: whether it came of neither."""
+    return sha256 in ([prompt.sha256 for prompt in decided.prompts] or [""])
 
 
 def use_of(decisions: Sequence[Answer], sha256: str) -> Use:
@@ -67,7 +67,10 @@ def use_of(decisions: Sequence[Answer], sha256: str) -> Use:
 def criteria(
     candidate: str, champion: str, evidence: Evidence | None, shadows: Shadows, terms: Promotion
 ) -> tuple[Criterion, ...]:
-    """Judge a candidate against the champion, both named by the sha256 of their files; only if all passed it may go."""
+    """Judge a candidate against the champion, both named by the sha256 of their files; only if all passed it may go.
+
+    A champion without a name is one that sends no prompt: the best of those in the comparison counts.
+    """
     settled = len(shadows.pairs_pct)
     ours, theirs = np.array(shadows.pairs_pct, dtype=float).reshape(-1, 2).T
     gap = interval(ours - theirs, terms.confidence) if settled > 1 else None
@@ -95,7 +98,7 @@ def _replay(candidate: str, champion: str, evidence: Evidence | None, terms: Pro
     gaps = [
         a.masked_sharpe - b.masked_sharpe
         for a, b in product(ours, theirs)
-        if a.model == b.model and a.masked_sharpe is not None and b.masked_sharpe is not None
+        if a.model in ("", b.model) and a.masked_sharpe is not None and b.masked_sharpe is not None
     ]
     gap, commit, data = min(gaps, default=None), evidence.git_commit, evidence.data_sha256
     least, known = -terms.masked_loss_sharpe, evidence.commit_known if commit else None

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 from store_samples import AT, a_cycle, a_decision, a_position, an_outcome, minutes
 
+from tasks.core.types.decision import POLICY, PromptRef
 from tasks.core.types.promotion import Criterion, Move
 
 SHA = "ab" * 32  # of the prompt that `a_decision` sent
@@ -45,3 +46,15 @@ def test_decisions_and_outcomes_are_found_by_the_prompt_they_sent(store):
     assert len(store.prompts.decisions("default", SHA, AT, 1)) == 1
     assert store.prompts.decisions("default", "cd" * 32, AT, 9) == []
     assert store.prompts.outcomes("default", SHA, AT, 9) == [Decimal(1), Decimal(0)]
+
+
+def test_what_a_policy_decided_is_found_by_its_file(store):
+    policy = PromptRef(name=POLICY, version="p.onnx@cdcdcdcd", sha256="cd" * 32)
+    cycle = a_cycle("c9", as_of=AT)
+    store.cycles.begin(cycle, AT)
+    store.decisions.keep(cycle.cycle_id, a_decision("c9", calls=0).model_copy(update={"policies": (policy,)}), AT)
+    store.positions.save(a_position("p9", cycle_id=cycle.cycle_id))
+    store.outcomes.save(an_outcome("p9", cycle_id=cycle.cycle_id, outcome_r=Decimal(2)))
+    assert [d.decision.comment for d in store.prompts.decisions("default", policy.sha256, AT, 9)] == ["c9"]
+    assert store.prompts.outcomes("default", policy.sha256, AT, 9) == [Decimal(2)]
+    assert store.prompts.decisions("default", SHA, AT, 9) == []
