@@ -7,7 +7,8 @@ the types. A folder has one kind of files, as it reads no two of them.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import IO
 
@@ -59,8 +60,11 @@ class Conversations:
             for file in self.files.values():
                 file.close()
         for name, of in self.examples.items():
-            files = [{"split": split, "path": f"{split}.jsonl"} for split, n in of.items() if n]
-            text = head(name, files, _features(name)) + f"What a row of `{name}` is stands in ../README.md.\n"
+            files = {split: f"{split}.jsonl" for split, n in of.items() if n}
+            text = (
+                head(self.folder / name, name, files, _features(name))
+                + f"What a row of `{name}` is stands in ../README.md.\n"
+            )
             (self.folder / name / "README.md").write_text(text, encoding="utf-8")
 
     def _take(self, record: CycleRecord, foresight: Foresight) -> None:
@@ -110,13 +114,22 @@ def _why_not(record: CycleRecord) -> str:
     return "fallback" if decided.is_fallback else "reply_does_not_read_back"
 
 
-def head(name: str, files: Sequence[Json], features: Sequence[Json] = ()) -> str:
-    """Return the head of a README.md that tells `datasets.load_dataset` the file of each split, and their types."""
+def head(folder: Path, name: str, files: Mapping[str, str], features: Sequence[Json] = ()) -> str:
+    """Return the head of a README.md that tells `datasets.load_dataset` the file of each split, and their types.
+
+    The name holds a hash of the files: those of another folder so called would be taken for these, out of its cache.
+    """
     if not files:
         return ""
-    told: Json = {"configs": [{"config_name": name, "data_files": list(files)}]}
+    content = sha256()
+    for file in files.values():
+        with (folder / file).open("rb") as opened:
+            content.update(file_digest(opened, "sha256").digest())
+    named = f"{name}-{content.hexdigest()[:12]}"
+    paths = [{"split": split, "path": file} for split, file in files.items()]
+    told: Json = {"configs": [{"config_name": named, "data_files": paths}]}
     if features:
-        told["dataset_info"] = [{"config_name": name, "features": list(features)}]
+        told["dataset_info"] = [{"config_name": named, "features": list(features)}]
     return f"---\n{yaml.safe_dump(told, sort_keys=False)}---\n"
 
 

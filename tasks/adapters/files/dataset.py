@@ -32,12 +32,14 @@ from tasks.adapters.store.shadow import CHAMPION
 from tasks.core.lab import rl
 from tasks.core.lab.action_values import Foreseen, Future
 from tasks.core.lab.conversations import MARGIN_R
+from tasks.core.lab.ope import effective_n
 from tasks.core.types import COLUMNS, Answer, CycleRecord, InputError, Json, read_dto
 
 if TYPE_CHECKING:
     from tasks.adapters.store.store import Store
 
 BATCH = 2000  # rows in memory per split, and in a row group
+DRAWN = ("random", "vote_share")  # kinds of propensity of what could have come out otherwise
 COUNTED = ("symbol", "action", "status", "decider", "model", "prompt_version", "rung", "codes")
 RANGED = ("reward", "reward_symbol", "reward_r", "elapsed_s", "propensity", "asked_propensity", "behavior_propensity")
 _AS_OF = re.compile(rb'"as_of":\s*"([^"]+)"')
@@ -157,6 +159,7 @@ class _Writer:
         self.files = {split: pq.ParquetWriter(folder / f"{split}.parquet", self.schema) for split in rl.SPLITS}
         self.rows: Counter[str] = Counter()
         self.seen: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
+        self.overlap = _Overlap()
         self.parts: list[pd.DataFrame] = []  # of each batch, by ranged column and feature: what `ranges` adds up
 
     def add(self, split: str, row: rl.Row) -> None:
@@ -168,6 +171,7 @@ class _Writer:
         rows = self.waiting[split]
         self.files[split].write_table(pa.Table.from_pylist(rows, schema=self.schema))
         self.rows[split] += len(rows)
+        self.overlap.add(rows)
         for name, counter in self.seen.items():
             counter.update(each for row in rows for each in (row[name] if name == "codes" else [row[name]]))
         state, unknown = (np.array([row[name] for row in rows]) for name in ("state", "state_unknown"))
@@ -195,6 +199,42 @@ class _Writer:
             rounded = {key: float(f"{value:.6g}") for key, value in shown.items() if known}
             found[name] = {"known": known, "unknown": self.rows.total() - known, **rounded}
         return found
+
+
+class _Overlap:
+    """How often each action could have been, was asked for and was carried out, and how much was left to chance."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.weights: list[float] = []  # towards who takes each allowed action equally often
+        self.counts = {action: Counter[str]() for action in rl.CHOICES}
+        self.worth = dict.fromkeys(rl.CHOICES, 0.0)
+
+    def add(self, rows: Sequence[rl.Row]) -> None:
+        for row in rows:
+            kind, share = row["asked_propensity_kind"] or "unknown", row["asked_propensity"]
+            self.kinds[kind] += 1
+            if kind in DRAWN and share:
+                self.weights.append(1 / sum(row["allowed"]) / share)
+            for action, allowed, r in zip(rl.CHOICES, row["allowed"], row["action_value_r"], strict=True):
+                found = {"allowed": allowed, "asked": row["asked_action"] == action, "taken": row["action"] == action}
+                self.counts[action].update(name for name, so in (found | {"valued": r is not None}).items() if so)
+                self.worth[action] += r or 0.0
+
+    def summary(self) -> Json:
+        actions = {}
+        for action, counts in self.counts.items():
+            named: Json = {name: counts[name] for name in ("allowed", "asked", "taken", "valued")}
+            mean = self.worth[action] / counts["valued"] if counts["valued"] else None
+            if counts:
+                actions[action] = named | {"mean_value_r": None if mean is None else float(f"{mean:.4g}")}
+        effective = effective_n(np.array(self.weights))
+        return {
+            "kinds": dict(self.kinds.most_common()),
+            "drawn": len(self.weights),
+            "effective_n": effective,
+            "actions": actions,
+        }
 
 
 def export(source: Source, out: Path, formats: Sequence[str] = (), margin_r: float = MARGIN_R) -> Json:
@@ -225,8 +265,8 @@ def export(source: Source, out: Path, formats: Sequence[str] = (), margin_r: flo
         card |= {"examples": spoken.examples, "examples_left_out": spoken.left_out, "examples_masked": spoken.masked}
         card |= {"margin_r": margin_r, "formats": ["parquet", *(name for name in FORMATS[1:] if name in formats)]}
         (partial / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        rows = [{"split": split, "path": f"{split}.parquet"} for split, n in card["splits"].items() if n]
-        (partial / "README.md").write_text(head("rows", rows) + render(card), encoding="utf-8")
+        rows = {split: f"{split}.parquet" for split, n in card["splits"].items() if n}
+        (partial / "README.md").write_text(head(partial, "rows", rows) + render(card), encoding="utf-8")
     return card
 
 
@@ -271,6 +311,7 @@ def _card(source: Source, plan: rl.SplitPlan, writer: _Writer, left_out: Counter
         "embargo_s": int(plan.embargo.total_seconds()),
         "left_out": dict(sorted(left_out.items())),
         **{name: dict(counter.most_common()) for name, counter in writer.seen.items()},
+        "overlap": writer.overlap.summary(),
         "ranges": {name: ranges[name] for name in RANGED},
         "features": {name: ranges[name] for name in rl.COMPONENTS},
         "spec": rl.spec_document(),

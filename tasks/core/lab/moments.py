@@ -98,7 +98,7 @@ class Moment(Dto):
 
 class Evaluated(NamedTuple):
     """What one decider made of one moment: percent of equity earned within a day after costs, by its orders and by
-    doing nothing; `risk_pct` is 1 R."""
+    doing nothing; `risk_pct` is 1 R: what an entry risks, and of a position that is held what it risked at first."""
 
     moment: Moment
     answer: Answer
@@ -139,9 +139,11 @@ def evaluated(moment: Moment, answer: Answer, strategy: Strategy) -> Evaluated:
     """Judge an answer and follow its orders; raises DataError where the account names no instrument."""
     _, verdict, intents = judged(moment.question, answer, moment.account, strategy, moment.as_of)
     hold = _earned(moment, (), strategy.costs)
+    # a stop that was moved leaves next to nothing at risk: what was earned is no multiple of that
+    entered = verdict.trade_risk_pct if isinstance(verdict.decision, ENTRIES) else ZERO
     return Evaluated(
         moment, answer, verdict, _earned(moment, intents, strategy.costs) if intents else hold, hold,
-        verdict.trade_risk_pct or _risk_pct(moment) or strategy.limits.max_trade_risk_pct,
+        max(entered, _risk_pct(moment)) or strategy.limits.max_trade_risk_pct,
     )  # fmt: skip
 
 

@@ -52,6 +52,18 @@ def test_what_the_guard_denies_is_worth_what_doing_nothing_is():
     assert (values["OPEN_LONG"].carried, values["OPEN_LONG"].r) == ("HOLD", 0.0)
 
 
+def test_what_is_done_to_a_position_is_in_r_of_what_it_risked_at_first():
+    """Moving the stop leaves next to nothing at risk; what was earned is no hundredfold of that."""
+    held = next(r for r in records() if r.symbol == BTC and "MOVE_STOP" in r.snapshot.constraints.allowed_actions)
+    position = held.state.position(BTC)
+    way = 1 if position.side == "long" else -1
+    worth = future(after(held, 0.05 * way))(held).by_action
+    first_pct = abs(position.first_price - position.initial_stop) * position.quantity / held.state.equity * 100
+    for action in ("HOLD", "MOVE_STOP", "TRIM", "CLOSE_ALL"):
+        assert worth[action].r == pytest.approx(worth[action].pct / float(first_pct)), action
+    assert worth["CLOSE_ALL"].r < worth["TRIM"].r < worth["HOLD"].r
+
+
 def test_nothing_is_read_of_after_the_day_that_followed():
     frames = after(flat(), 0.002)
     later = frames[BTC].index >= flat().as_of + HORIZON

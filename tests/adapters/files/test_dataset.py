@@ -4,7 +4,9 @@ import gzip
 import hashlib
 import json
 import math
+import re
 from datetime import datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from store_samples import AT, a_cycle
 
 from deployments.cli import cli
 from tasks.adapters.files import dataset
+from tasks.adapters.files.conversations import head
 from tasks.adapters.files.minari import episodes, reference_scores
 from tasks.adapters.store.store import Store
 from tasks.core.decision.actions import parse_reply
@@ -82,7 +85,7 @@ def test_the_card_is_for_people_too_and_knows_every_file(exported):
         assert digest in text
     assert {"train.parquet", "validation.parquet", "test.parquet"} <= set(card["sha256"])
     assert rl.SPEC_SHA256 in text
-    assert "Caveats" in text
+    assert "What not to believe" in text
 
 
 def test_the_same_records_make_the_same_bytes(file, tmp_path):
@@ -91,6 +94,46 @@ def test_the_same_records_make_the_same_bytes(file, tmp_path):
     first = dataset.export(dataset.file_source(file), tmp_path / "a")
     second = dataset.export(dataset.file_source(packed), tmp_path / "b")
     assert first["sha256"] == second["sha256"]
+
+
+@pytest.mark.parametrize("folder", ["exported", "for_models"])
+def test_the_cards_snippets_run_as_written_where_their_library_is_here(request, folder, monkeypatch):
+    """Those of d3rlpy, datasets and TRL are run by hand: they bring torch."""
+    where = request.getfixturevalue(folder)
+    monkeypatch.chdir(where)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")  # to be as it was afterwards
+    ran = []
+    for code in re.findall(r"```python\n(.*?)```", (where / "README.md").read_text(), re.DOTALL):
+        wanted = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
+        if all(map(find_spec, wanted)):
+            exec(compile(code, "README.md", "exec"), {})
+            ran += wanted
+    assert "pandas" in ran
+    assert ("minari" in ran) == (folder == "exported")
+
+
+def test_the_card_counts_what_was_open_asked_for_and_done(exported):
+    card, rows = json.loads((exported / "card.json").read_text()), table(exported)
+    allowed = np.stack(rows["allowed"]).sum(axis=0)
+    for k, action in enumerate(rl.CHOICES):
+        each = card["overlap"]["actions"].get(action, {"allowed": 0, "asked": 0, "taken": 0})
+        counted = (allowed[k], (rows["asked_action"] == action).sum(), (rows["action"] == action).sum())
+        assert (each["allowed"], each["asked"], each["taken"]) == counted
+    assert card["overlap"]["kinds"] == {"deterministic": len(rows)}
+    assert (card["overlap"]["drawn"], card["overlap"]["effective_n"]) == (0, 0.0), "rules leave nothing to chance"
+    held = 100 * card["action"]["HOLD"] / len(rows)
+    assert f"{held:.0f} % of the actions are HOLD" in (exported / "README.md").read_text()
+
+
+def test_the_effective_sample_is_all_of_it_where_each_allowed_action_was_as_likely():
+    """And next to nothing where one of them was one in a hundred and came up once."""
+    overlap = dataset._Overlap()
+    row = {"asked_action": "HOLD", "action": "HOLD", "asked_propensity_kind": "vote_share"}
+    row |= {"allowed": [True, True, *[False] * 9], "action_value_r": [None] * 11}
+    overlap.add([row | {"asked_propensity": 0.5}] * 10)
+    assert overlap.summary()["effective_n"] == pytest.approx(10)
+    overlap.add([row | {"asked_propensity": 0.01}])
+    assert overlap.summary()["effective_n"] == pytest.approx(60**2 / (10 + 2500))
 
 
 def test_rows_are_written_in_batches_however_many_there_are(file, tmp_path, monkeypatch):
@@ -144,8 +187,8 @@ def examples(folder: Path, name: str) -> dict[str, list[dict]]:
 def test_the_head_of_a_folder_names_the_files_that_have_examples_and_every_columns_type(for_models, name):
     """As `datasets` reads it, which guesses types by the first file and fails on empty ones."""
     kinds = {"string": str, "float64": float, "bool": bool}
-    _, head, _ = (for_models / name / "README.md").read_text().split("---\n")
-    told, found = yaml.safe_load(head), examples(for_models, name)
+    _, top, _ = (for_models / name / "README.md").read_text().split("---\n")
+    told, found = yaml.safe_load(top), examples(for_models, name)
     [files], [types] = (part for part in (told["configs"], told["dataset_info"]))
     assert [each["path"] for each in files["data_files"]] == [f"{s}.jsonl" for s, rows in found.items() if rows]
     assert len(found["train"]) > 50
@@ -153,6 +196,17 @@ def test_the_head_of_a_folder_names_the_files_that_have_examples_and_every_colum
         assert row.keys() == {each["name"] for each in types["features"]}
         for each in types["features"]:
             assert isinstance(row[each["name"]], kinds[each["dtype"]] if "dtype" in each else list)
+
+
+def test_other_files_have_another_name_or_a_cache_would_give_the_wrong_ones(for_models, tmp_path):
+    """`datasets` keeps what it has read under the names of folder and configuration, whatever is in the files."""
+    for folder, text in (("one", "a"), ("two", "b"), ("three", "a")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "train.jsonl").write_text(text)
+    one, two, three = (head(tmp_path / each, "sft", {"train": "train.jsonl"}) for each in ("one", "two", "three"))
+    assert one == three != two
+    assert head(tmp_path, "sft", {}) == "", "there is nothing to load"
+    assert (for_models / "README.md").read_text().startswith("---\nconfigs:\n- config_name: rows-")
 
 
 def test_every_reply_reads_back_as_the_decision_of_its_cycle(for_models):
