@@ -13,7 +13,13 @@ from tasks.settings import settings
 
 @flow(name="export")
 def export(out: str = "", records: str = "", formats: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Write a dataset; out: by default a new folder in HOME/exports, records: by default the store's cycles."""
+    """Write a dataset of what was decided, with what each allowed action would have been worth.
+
+    Args:
+        out: a new folder; empty makes one in HOME/exports.
+        records: a backtest's records.jsonl; empty takes the cycles of this installation.
+        formats: beside Parquet: minari, d3rlpy, and for language models sft, dpo, kto, grpo.
+    """
     from prefect.artifacts import create_markdown_artifact
 
     from tasks.adapters.files.dataset_card import render
