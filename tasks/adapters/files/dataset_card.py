@@ -43,7 +43,7 @@ print(data.env_spec, episode.observations.shape, episode.infos["action_mask"].sh
 import d3rlpy
 from d3rlpy.dataset import InfiniteBuffer, ReplayBuffer
 
-with open("d3rlpy/train.h5", "rb") as file:
+with open("d3rlpy/train.h5", "rb") as file:  # `get_minari` would shift the observations of later episodes
     steps = ReplayBuffer.load(file, InfiniteBuffer())
 policy = d3rlpy.algos.DiscreteCQLConfig().create(device="cpu:0")
 policy.fit(steps, n_steps=100, n_steps_per_epoch=100)

@@ -80,7 +80,9 @@ def _spec(world: Mapping[str, Any] | None) -> dict[str, str]:
     from gymnasium.envs.registration import EnvSpec
 
     entry = "tasks.adapters.rl.environment:TradingEnv"
-    return {"env_spec": EnvSpec("Quarterdeck-v0", entry_point=entry, kwargs=dict(world or {})).to_json()}
+    # an episode ends with its window; d3rlpy's `get_minari` takes no environment without a number of steps
+    spec = EnvSpec("Quarterdeck-v0", entry_point=entry, max_episode_steps=EPISODE, kwargs=dict(world or {}))
+    return {"env_spec": spec.to_json()}
 
 
 def reference_scores(returns: list[float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from datetime import datetime, timedelta
+from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,13 +23,14 @@ from deployments.cli import cli
 from tasks.adapters.files import dataset
 from tasks.adapters.files.conversations import head
 from tasks.adapters.files.minari import episodes, reference_scores
+from tasks.adapters.store.shadow import CHAMPION
 from tasks.adapters.store.store import Store
 from tasks.core.decision.actions import parse_reply
 from tasks.core.errors import InputError
 from tasks.core.lab import rl
 from tasks.core.lab.action_values import HORIZON
-from tasks.core.types.decision import ACTIONS, Answer, ModelCall
-from tasks.core.types.record import CycleRecord, CycleStatus
+from tasks.core.types.decision import ACTIONS, Answer, ModelCall, hold
+from tasks.core.types.record import CycleRecord, CycleStatus, ShadowDecision
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +270,34 @@ def test_the_store_gives_what_the_file_gives(store: Store, file, tmp_path):
     assert card["transitions"] == 38
 
 
+def test_a_challengers_better_reply_is_chosen_over_the_champions(store: Store, tmp_path):
+    """Both were asked in the same cycles, and the store has what each would have earned."""
+    kept = [record for record in spoken() if record.symbol == BTC][60:120]
+    for record in kept:
+        store.cycles.begin(record, record.as_of)
+        store.cycles.save(record, record.as_of)
+        for decider, answer in ((CHAMPION, record.decided), ("llm:single@v9", _held(record))):
+            shadow = ShadowDecision.of(record, decider=decider, decided=answer)
+            store.shadow.keep(shadow)
+            store.shadow.score(shadow, Decimal("0.5"))
+    source = dataset.store_source(store, "default")
+    card = dataset.export(source._replace(future=future(bars())), tmp_path / "out", ("dpo",))
+    pairs = [row for rows in examples(tmp_path / "out", "dpo").values() for row in rows]
+    assert len(pairs) == sum(card["examples"]["dpo"].values()) > 0
+    for pair in pairs:
+        assert {pair["decider"], pair["rejected_decider"]} == {"llm:single", "llm:single@v9"}
+        assert pair["chosen_r"] - pair["rejected_r"] == pair["margin"] >= 0.2
+    rows = pq.read_table(tmp_path / "out" / "train.parquet", columns=["counterfactual"]).to_pylist()
+    assert {each["decider"] for each in rows[0]["counterfactual"]} == {CHAMPION, "llm:single@v9"}
+
+
+def _held(record: CycleRecord) -> Answer:
+    held = hold(record.symbol, "", source="llm:m").replace(confidence=Decimal("0.5"))
+    [call] = record.decided.calls
+    reply = held.model_dump_json(exclude={"source", "read_as"})
+    return record.decided.replace(decision=held, calls=(call.replace(raw_reply=reply),))
+
+
 def test_a_store_without_cycles_says_what_to_do(store: Store):
     with pytest.raises(InputError, match="no cycle of strategy 'other' yet"):
         dataset.store_source(store, "other")
@@ -327,6 +357,7 @@ def test_the_flat_observations_are_the_environments_and_say_which_it_is(exported
     assert (data.env_spec.id, data.env_spec.entry_point) == (
         "Quarterdeck-v0", gymnasium.spec("Quarterdeck-v0").entry_point,
     )  # fmt: skip
+    assert data.env_spec.max_episode_steps > len(episode), "d3rlpy takes none without"
     env = data.recover_environment(candles=bars()[BTC], symbol=BTC)
     assert isinstance(env.unwrapped, TradingEnv)
     assert (env.observation_space, env.action_space) == (data.observation_space, data.action_space)
