@@ -1,7 +1,7 @@
 """`make soak`: simulated days under faults; see whether a bar is missed or doubled, and what grows.
 
 Without Prefect one process lives through them (--days or --hours); with --prefect every story is a flow run of the
-real server, worker and warm daemon. Exit code 1 if anything that must hold does not.
+real server, worker and warm daemon, all on PostgreSQL. Exit code 1 if anything that must hold does not.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave no process behind
     began, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="quarterdeck-soak-"))
     try:
-        with world(Databases(folder, postgres=False), given.seed, False) as here:
+        with world(Databases(folder, postgres=given.prefect), given.seed, given.prefect) as here:
             try:
                 if given.prefect:
                     from tests.soak import day

@@ -178,10 +178,8 @@ class Day:
               file=sys.stderr, flush=True)  # fmt: skip
 
     def weigh_files(self, since: float) -> None:
-        home = self.world.home
-        for file in (home / "quarterdeck.db", home / "prefect" / "prefect.db", home / "mlflow.db"):
-            if file.exists():
-                self.seen.files.setdefault(file.name, growth.Files()).note(since, file)
+        for name, url in settings().databases.items():
+            self.seen.files.setdefault(name, growth.Files()).note(since, url)
 
     def _go_to(self, instant: datetime) -> None:
         self.world.advance(max(0.0, (instant - self.now).total_seconds()))

@@ -1,13 +1,14 @@
 """Memory by process and simulated hour, and databases by table: least-squares slopes and bytes a day."""
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import psutil
+import psycopg
 
 MB = 1_000_000
 FLAT_MB_A_DAY = 5.0  # more is a leak: 1.8 GB in a year
@@ -76,9 +77,13 @@ class Table:
     size: int  # bytes of its pages and those of its indexes
 
 
-def tables(file: Path) -> dict[str, Table]:
-    """Return rows and bytes of each table of an SQLite file."""
-    with closing(sqlite3.connect(file, timeout=60)) as found:
+def tables(url: str) -> dict[str, Table]:
+    """Return rows and bytes of each table of a database; PostgreSQL's rows are what it reckons."""
+    if not url.startswith("sqlite"):
+        query = "SELECT relname, n_live_tup, pg_total_relation_size(relid) FROM pg_stat_user_tables"
+        with psycopg.connect(re.sub(r"\+\w+:", ":", url)) as connection:
+            return {name: Table(rows, size) for name, rows, size in connection.execute(query)}
+    with closing(sqlite3.connect(url.partition(":///")[2], timeout=60)) as found:
         found.execute("PRAGMA wal_checkpoint(PASSIVE)")
         owner = dict(found.execute("SELECT name, tbl_name FROM sqlite_master WHERE type IN ('table', 'index')"))
         sizes = dict.fromkeys(owner.values(), 0)
@@ -91,14 +96,14 @@ def tables(file: Path) -> dict[str, Table]:
 
 @dataclass
 class Files:
-    """One SQLite file over the days, from when the history of bars was in it."""
+    """One database over the days, from when the history of bars was in it."""
 
     hours: list[float] = field(default_factory=list)
     days: list[dict[str, Table]] = field(default_factory=list)
 
-    def note(self, hour: float, file: Path) -> None:
+    def note(self, hour: float, url: str) -> None:
         self.hours.append(hour)
-        self.days.append(tables(file))
+        self.days.append(tables(url))
 
     def per_day(self) -> dict[str, tuple[float, float]]:
         """Return rows and bytes a day by table, the largest first; nothing before there are two looks."""

@@ -207,7 +207,7 @@ class Week:
               f"breaches={len(self.seen.breaches)}", file=sys.stderr, flush=True)  # fmt: skip
 
     def _weigh(self, since: float) -> None:
-        self.seen.files.setdefault("quarterdeck.db", growth.Files()).note(since, self.world.home / "quarterdeck.db")
+        self.seen.files.setdefault("quarterdeck", growth.Files()).note(since, settings().store_url)
 
     def _end(self, end: datetime) -> None:
         if (hours := (end - self.begin) / timedelta(hours=1)) % 24:

@@ -63,10 +63,10 @@ def answer(request: dict[str, Any]) -> Reply:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[System]:
-    """Start everything and stop it again."""
+def running(folder: Path, **settings: str) -> Iterator[System]:
+    """Start everything with these settings and stop it again."""
     with ModelServer(default=answer) as model:
-        env = _environment(folder, model.url)
+        env = _environment(folder, model.url) | settings
         prefect = env["QUARTERDECK_PREFECT_API_URL"].removesuffix("/api")
         system = System(prefect, env["QUARTERDECK_MLFLOW_URL"], env, folder)
         try:

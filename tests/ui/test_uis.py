@@ -1,5 +1,9 @@
 """Prefect's and MLflow's pages do what the README says one does there. Needs a Chromium; costs one `up`."""
 
+import json
+import re
+from decimal import Decimal
+
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -68,3 +72,18 @@ def test_what_a_person_set_in_prefect_stays_through_a_restart_and_a_deploy(tmp_p
             started.quarterdeck("deploy", "--reset")
             walk.open_deployment(page, started.prefect, "trade-15m")
             assert walk.schedules(page) == {"toggle Every 15 minutes": True}
+
+
+def test_a_person_approves_less_of_an_entry_and_closes_it_by_forms(tmp_path):
+    with system.running(tmp_path, QUARTERDECK_APPROVE="entries") as started, walk.browser() as page:
+        walk.enter(page, started.opened)
+        walk.deployments(page, started.prefect)
+        walk.ask(page, system.SYMBOL, system.QUESTION, system.earlier_close(started))
+        walk.wait_completed(page)
+        assert "no open positions" in started.quarterdeck("positions")
+        asked = walk.approve(page, started.prefect, 50)
+        proposed = re.search(r"OPEN_LONG BTC/USDT:USDT, ([\d.]+) BTC", asked)
+        [held] = json.loads(started.quarterdeck("positions", "--json"))["positions"]
+        assert 0 < Decimal(held["quantity"]) <= Decimal(proposed[1]) / 2
+        walk.close(page, started.prefect, system.SYMBOL)
+        assert "no open positions" in started.quarterdeck("positions")

@@ -136,6 +136,46 @@ def ask(page: Page, symbol: str, reason: str, as_of: str, shoot: Shoot = no_pict
     page.wait_for_url("**/runs/flow-run/**")
 
 
+def approve(page: Page, prefect: str, share: float, shoot: Shoot = no_picture) -> str:
+    """Answer the newest run that waits for a person's word; returns what its form says is about to be sent."""
+    page.goto(f"{prefect}/v2/runs")
+    waiting = page.locator("a[href*='/runs/flow-run/']", has_text=re.compile("^approve ")).first
+    for _ in range(WAIT_MS // LOOK_MS):
+        with suppress(TooLong):
+            waiting.wait_for(timeout=LOOK_MS)
+            break
+        page.reload()
+    waiting.click()
+    page.get_by_text("Paused", exact=True).first.wait_for()
+    page.locator("button[aria-haspopup=menu]").first.click()
+    page.get_by_role("menuitem", name="Resume").click()
+    form = page.get_by_role("dialog")
+    page.get_by_role("button", name="Select Answer").click()
+    page.get_by_role("option", name="approve").click()
+    form.get_by_role("spinbutton").fill(str(share))
+    shoot("prefect-approve", page)
+    asked = form.inner_text()
+    form.get_by_role("button", name="Resume").click()
+    wait_completed(page)
+    return asked
+
+
+def close(page: Page, prefect: str, symbol: str, shoot: Shoot = no_picture) -> None:
+    """Submit the form of `close`; ends on the page of its run, completed."""
+    page.goto(f"{prefect}/v2/deployments?flowOrDeploymentName=close")
+    page.locator("a[href*='/deployments/deployment/']", has_text=re.compile("^close$")).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+    page.get_by_role("button", name="Select Symbol").click()
+    page.get_by_role("option", name=symbol).click()
+    page.locator("input[name=name]").fill("closed by form")
+    shoot("prefect-close", page)
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("scheduled to start").first.wait_for()
+    _open_run(page, "closed by form")
+    wait_completed(page)
+
+
 def _open_run(page: Page, name: str) -> None:
     """Open a run from the list of all runs, which shows a new one after a while, or when it is loaded again."""
     page.goto(f"{page.url.partition('/deployments')[0]}/runs")
