@@ -23,5 +23,26 @@ def mlflow_app() -> ASGIApp:
     return Door(app, _listed(MLFLOW_ORIGINS), os.environ["PREFECT_SERVER_API_AUTH_STRING"])
 
 
+def mlflow_alone() -> ASGIApp:
+    """Return MLflow's server with its tables made; `mlflow server` does that in a process of its own, which stays."""
+    from uuid import uuid4
+
+    from mlflow.server import constants as known
+    from mlflow.server.handlers import initialize_backend_stores
+    from mlflow.store.tracking import DEFAULT_ARTIFACTS_URI
+
+    store = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    os.environ |= {
+        known.BACKEND_STORE_URI_ENV_VAR: store,
+        known.REGISTRY_STORE_URI_ENV_VAR: store,
+        known.ARTIFACT_ROOT_ENV_VAR: DEFAULT_ARTIFACTS_URI,
+        known.ARTIFACTS_DESTINATION_ENV_VAR: os.environ["MLFLOW_ARTIFACTS_DESTINATION"],
+        known.SERVE_ARTIFACTS_ENV_VAR: "true",
+        "_MLFLOW_SERVER_BOOT_ID": uuid4().hex,  # by it MLflow knows that it must not run what a scorer says
+    }
+    initialize_backend_stores(store, store, DEFAULT_ARTIFACTS_URI)
+    return mlflow_app()
+
+
 def _listed(variable: str) -> list[str]:
     return [each for each in os.environ[variable].split(",") if each]

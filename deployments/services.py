@@ -32,7 +32,6 @@ POOL = "quarterdeck"
 GRACE_S = 10.0
 ATTACHED = {"QUARTERDECK_PREFECT_API_URL": "prefect_api_url", "QUARTERDECK_MLFLOW_URL": "mlflow_url"}
 PASSED = ("PREFECT_LOGGING_", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_")
-UVICORN = ("uvicorn", "--factory", "deployments.servers:prefect_app", "--log-level", "warning")
 
 
 @dataclass(frozen=True)
@@ -53,14 +52,12 @@ def plan(settings: Settings) -> dict[str, Service]:
     Without a Prefect or MLflow on another machine, that must answer: raises InputError for any other such address.
     """
     prefect = pages(settings.prefect_api_url)
-    servers = [("prefect", "PREFECT_API_URL", prefect, "/api/health", [*UVICORN])]
+    servers = [("prefect", "PREFECT_API_URL", prefect, "/api/health", uvicorn("prefect_app"))]
     if settings.profile == "sandbox":
         options = ["--symbols", ",".join(settings.all_symbols), "--state", str(settings.home / "sandbox.json")]
         servers.append(("sandbox", "SANDBOX_URL", settings.sandbox_url, "/v5/market/time", ["infra.sandbox", *options]))
     if settings.mlflow_url:
-        options = ["--app-name", "quarterdeck", "--workers", "1"]
-        options += ["--artifacts-destination", str(settings.home / "mlartifacts")]
-        servers.append(("mlflow", "MLFLOW_URL", settings.mlflow_url, "/health", ["mlflow", "server", *options]))
+        servers.append(("mlflow", "MLFLOW_URL", settings.mlflow_url, "/health", uvicorn("mlflow_alone")))
     services = {}
     for name, setting, address, health, module in servers:
         url, setting = pages(address), f"QUARTERDECK_{setting}"
@@ -82,6 +79,11 @@ def plan(settings: Settings) -> dict[str, Service]:
 def runs_already(settings: Settings, service: Service) -> bool:
     """Return whether a Prefect or MLflow answers at an address that somebody set for it, so that none is started."""
     return ATTACHED.get(service.setting) in settings.model_fields_set and answers(service.health)
+
+
+def uvicorn(app: str) -> list[str]:
+    """Return how a server of ours is started, by its name in `deployments.servers`."""
+    return ["uvicorn", "--factory", f"deployments.servers:{app}", "--log-level", "warning"]
 
 
 def pages(url: str) -> str:
@@ -171,6 +173,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_WORKER_PREFETCH_SECONDS": "1",
         # not among the server's arguments, where every user of the machine could read a password
         "MLFLOW_BACKEND_STORE_URI": through(settings.databases["mlflow"], "psycopg"),
+        "MLFLOW_ARTIFACTS_DESTINATION": str(settings.home / "mlartifacts"),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "GX_ANALYTICS_ENABLED": "false",

@@ -50,6 +50,7 @@ class Supervisor:
         self.logs = settings.home / "logs"
         self.state = UpState(pid=os.getpid(), started_at=datetime.now(UTC), profile=settings.profile)
         self._children: dict[str, Child] = {}
+        self._silent = set[str]()  # deployments that stood still at the last look
         self._showing: asyncio.Task[None] | None = None
         self._live: live_settings.LiveSettings | None = None  # of a person's file; known from the start on
         self._api = Orchestrator(settings.prefect_api_url, settings.home)
@@ -258,10 +259,12 @@ class Supervisor:
 
     def _listen(self) -> None:
         """Tell people of what must run each minute and has not for three."""
-        for name in silent(self.settings) if self._is_whole else ():
+        still = set(silent(self.settings)) if self._is_whole else set()
+        for name in sorted(still - self._silent):
             text = f"{name} has had no completed run for three minutes: `quarterdeck doctor`, and its runs in Prefect"
             self.board.say(text)
             self._tell(name, text)
+        self._silent = still
 
     async def _tend(self, child: Child) -> None:
         """Start a service again whenever it ends, after 1 s doubling to 60, and tell people."""

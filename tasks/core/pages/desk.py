@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tasks.core.pages import inert, markdown
 from tasks.core.pages.day import Day
-from tasks.core.pages.numbers import UNKNOWN, fixed, plain, price
+from tasks.core.pages.numbers import UNKNOWN, fixed, money, plain, price
 from tasks.core.types import (
     HUNDRED,
     ZERO,
@@ -26,6 +26,7 @@ from tasks.core.types import (
 )
 
 CURVE = (720, 160)  # in units of the drawing
+STANDING = ("name", "decider", "model", "mode", "status", "realized", "unrealized", "PnL %")
 
 
 class MarkedPosition(NamedTuple):
@@ -126,7 +127,7 @@ class Desk:
         usd, most, calls, _ = self.spent
         return [
             ("entries", "halted" if self.halts else "allowed"),
-            ("equity", plain(round(points[-1].equity, 2), thousands=True) if points else UNKNOWN),
+            ("equity", money(points[-1].equity if points else None, self.day.currency)),
             ("today", f"{fixed(change, sign=True)} %"),
             ("realized today", fixed(self.day.pnl, sign=True)),
             ("unrealized", fixed(unrealized, sign=True)),
@@ -159,7 +160,7 @@ class Desk:
             *([DeskTable("Next runs", ("at", "deployment"), [(f"{at:%H:%M:%S}", name) for at, name in self.runs],
                          "Prefect does not answer, or has none")] if self.runs is not None else ()),
             decisions_table(self.judged, "Decisions today"),
-            DeskTable("Leaderboard", ("name", "decider", "by", "mode", "status", "realized", "unrealized", "PnL %"), [
+            DeskTable("Leaderboard", STANDING, [
                 (*each[:5], fixed(each.realized, sign=True), fixed(each.unrealized, sign=True),
                  fixed(each.pnl_pct, sign=True))
                 for each in self.standings
