@@ -93,7 +93,7 @@ def pages(url: str) -> str:
 
 def working_plan(settings: Settings) -> dict[str, Service]:
     """Return what carries out runs: one warm daemon and the workers, wherever the servers are."""
-    path, without = warm_socket(settings), () if settings.model else ("litellm",)
+    path, without = warm_socket(settings), () if any(each.model for each in settings.every()) else ("litellm",)
     command = (sys.executable, "-m", "deployments.warm.daemon", path, *without)
     warm = Service("warm", command, health=f"unix:{path}")
     names = ["worker", *(f"worker-{n}" for n in range(2, settings.workers + 1))]
