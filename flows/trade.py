@@ -89,7 +89,7 @@ async def run_cycles(request: Request) -> list[CycleRecord]:
         record.record_missed(symbols, as_of)
     strategy = await fetch.fetch_strategy(request.decider)
     if not request.dry_run:
-        await account.begin_equity(await fetch.venue_now())
+        await account.begin_equity()
     async with Leases(owner()) as leases:
         cycles = [Cycle(request, strategy, symbol, as_of, leases) for symbol in symbols]
         return await _Run(request, strategy, as_of).carry_out(cycles)

@@ -207,7 +207,7 @@ async def keep_equity(as_of: datetime) -> None:
         store().equity.save(EquityPoint(at=at, strategy=curve, equity=value, peak=peak))
 
 
-async def begin_equity(as_of: datetime) -> None:
+async def begin_equity() -> None:
     """Keep what a strategy that shares the account begins with, before its first trade."""
     if settings.account.strategies and store().equity.last(settings().strategy) is None:
-        await keep_equity(as_of)
+        await keep_equity(await venue().now())

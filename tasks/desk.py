@@ -129,7 +129,7 @@ async def read(at: datetime, plan: bool = True) -> Desk:
         judged=sorted(judged, key=lambda each: each.as_of, reverse=True),
         spent=_spent(every), halts=kept.halts.active(),
         closed=sorted(closed, key=lambda each: each.closed_at, reverse=True),
-        standings=_standings(held), prompts=kept.decisions.prompts([each.cycle_id for each in closed]),
+        standings=_standings(held, at), prompts=kept.decisions.prompts([each.cycle_id for each in closed]),
         runs=await _next_runs() if plan else None,
     )  # fmt: skip
 
@@ -172,7 +172,7 @@ def read_day(day: date, baselines: Mapping[str, float] = {}, names: Texts = ()) 
     )
 
 
-def _standings(held: Iterable[MarkedPosition]) -> list[Ranked]:
+def _standings(held: Iterable[MarkedPosition], at: datetime) -> list[Ranked]:
     """Return every strategy of the database, then the paper books of the challengers, the best first."""
     kept, rows, every = store(), [], {each.strategy: each for each in strategies.at_work()}
     for name in kept.equity.strategies():
@@ -186,6 +186,7 @@ def _standings(held: Iterable[MarkedPosition]) -> list[Ranked]:
             exact_sum(each.pnl for each in kept.outcomes.newest(name, limit=None)),
             None if None in mine or name not in every else exact_sum(pnl for pnl in mine if pnl is not None),
             (last.equity / first.equity - 1) * 100 if first and last and first.equity else None,
+            kept.equity.curve(name, at - SHOWN, at),
         ))  # fmt: skip
     cash = settings.account.paper_cash
     for name in every:

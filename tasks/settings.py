@@ -355,9 +355,10 @@ def _check_apart(read: Settings) -> None:
             if (other := whose.setdefault(symbol, each)) is not each:
                 left = ", ".join(f'"{name}"' for name in other.symbols if name != symbol)
                 top = "at the top of quarterdeck.toml" if other is read else f"under [strategies.{other.strategy}]"
+                there = f"write symbols = [{left}] {top}" if left else f"name another {top}"
                 raise InputError(
                     f"[strategies.{each.strategy}] symbols: {symbol} is {other.strategy}'s, and a symbol has one "
-                    f"strategy; take it out here, or write symbols = [{left}] {top}"
+                    f"strategy; take it out here, or {there}"
                 )
 
 

@@ -17,9 +17,13 @@ from free_ports import free_port
 from mlflow_server import running_mlflow
 from prefect.settings import PREFECT_API_URL
 
+from deployments.live_settings import LiveSettings
+from deployments.open_positions import refuse
 from deployments.orchestrator import Orchestrator
 from deployments.services import POOL
 from deployments.supervisor import Supervisor
+from tasks.adapters.store import BEGINNING
+from tasks.connections import store
 from tasks.settings import ROOT, load, settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -84,6 +88,28 @@ async def test_what_a_person_set_for_a_strategy_stays_and_all_of_it_goes_with_it
     (home / "quarterdeck.toml").write_text(TABLE)
     assert await deploy(capsys) == []
     assert not (await deployed(api))["trend-trade-15m"]["paused"]
+
+
+async def test_a_table_that_comes_while_up_runs_has_its_deployments_by_the_next_sweep(api, home, capsys):
+    alone = f'symbols = ["{BTC}", "{ETH}"]\n'
+    (home / "quarterdeck.toml").write_text(alone)
+    (home / "started.toml").write_text(alone)
+    up = Supervisor(load())
+    up._live = LiveSettings(home / "quarterdeck.toml", home / "started.toml", refuse)
+    await up.deploy()
+    (home / "quarterdeck.toml").write_text(TABLE.replace(ETH, BTC))  # the same symbol twice
+    for _ in range(2):
+        await up._take_settings()
+    assert "trend-trade-15m" not in await deployed(api)
+    (home / "quarterdeck.toml").write_text(TABLE)
+    for _ in range(2):
+        await up._take_settings()
+    assert [kind for _, kind, text in store().alerts.since(BEGINNING) if BTC in text] == ["settings"]
+    there = await deployed(api)
+    assert there["trend-trade-15m"]["parameters"]["strategy"] == "trend"
+    form = there["trade-15m"]["parameter_openapi_schema"]["properties"]["strategy"]
+    assert form["enum"] == ["", "default", "trend"]
+    assert "in force from the next run: strategy trend is there now" in capsys.readouterr().err
 
 
 async def test_an_event_starts_its_own_strategy_s_run_and_no_other(api, capsys):

@@ -64,7 +64,11 @@ def test_a_table_has_what_it_says_and_else_what_the_top_level_has(toml, monkeypa
         (
             TREND.replace(ETH, BTC),
             rf"\[strategies.trend\] symbols: {BTC} is default's, and a symbol has one strategy; take it out here, or "
-            r"write symbols = \[\] at the top of quarterdeck.toml",
+            r"name another at the top of quarterdeck.toml",
+        ),
+        (
+            f'[strategies.slow]\nsymbols = ["{SOL}", "{ETH}"]\n{TREND}',
+            rf"\[strategies.trend\] symbols: {ETH} is slow's, .* write symbols = \[\"{SOL}\"\] under \[strategies.slow",
         ),
         (
             TREND + f'[strategies.slow]\nsymbols = ["{SOL}", "{ETH}"]\n',

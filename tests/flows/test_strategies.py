@@ -129,6 +129,16 @@ async def test_the_account_s_limits_count_what_both_have_open(home, shared, monk
     assert {p.symbol for p in third.state.positions} == {SYMBOL}
 
 
+async def test_an_entry_of_the_other_that_rests_counts_as_well(home, shared, monkeypatch):
+    monkeypatch.setenv("QUARTERDECK_LIMITS__MAX_POSITIONS", "1")
+    settings.cache_clear()
+    first = await asked(home, "default", entry={"type": "limit", "offset_bps": 2})
+    assert [order.status for order in first.orders] == ["open"]
+    second = await asked(home, "trend")
+    assert Code.MAX_POSITIONS in second.verdict.codes
+    assert [each.symbol for each in second.state.pending] == [SYMBOL]
+
+
 async def test_one_is_halted_by_its_own_drawdown_and_the_other_goes_on(home, shared):
     table(home, "limits = {drawdown_halt_pct = 0.01}\n")
     await asked(home, "trend")

@@ -25,8 +25,9 @@ from tasks.core.types import (
     r_at,
 )
 
+BLOCKS, SPARKS = "▁▂▃▄▅▆▇█", 24
 CURVE = (720, 160)  # in units of the drawing
-STANDING = ("name", "decider", "model", "mode", "status", "realized", "unrealized", "PnL %")
+STANDING = ("name", "decider", "model", "mode", "status", "realized", "unrealized", "PnL %", "value")
 
 
 class MarkedPosition(NamedTuple):
@@ -85,6 +86,15 @@ class Ranked(NamedTuple):
     realized: Decimal | None
     unrealized: Decimal | None
     pnl_pct: Decimal | None
+    series: Sequence[float] = ()  # what it was worth, oldest first
+
+    @property
+    def sparkline(self) -> str:
+        """Return the series as a line of blocks, its lowest value the lowest block."""
+        some = self.series[:: len(self.series) // SPARKS + 1]
+        low, high = min(some, default=0.0), max(some, default=0.0)
+        span = (high - low) or 1
+        return "".join(BLOCKS[int((worth - low) / span * (len(BLOCKS) - 1))] for worth in some)
 
 
 class DeskTable(NamedTuple):
@@ -162,7 +172,7 @@ class Desk:
             decisions_table(self.judged, "Decisions today"),
             DeskTable("Leaderboard", STANDING, [
                 (*each[:5], fixed(each.realized, sign=True), fixed(each.unrealized, sign=True),
-                 fixed(each.pnl_pct, sign=True))
+                 fixed(each.pnl_pct, sign=True), each.sparkline)
                 for each in self.standings
             ]),
             self._by("day", lambda one: f"{one.closed_at:%Y-%m-%d}"),
