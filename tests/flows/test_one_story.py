@@ -11,6 +11,7 @@ from decimal import Decimal
 from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,8 +155,8 @@ async def live(exchange, monkeypatch) -> tuple[dict[str, Spy], list[CycleRecord]
     build, spies = connections.decider, dict[str, Spy]()
 
     @cache
-    def spied(name: str, shadow: bool = False) -> Spy:
-        return spies.setdefault("challenger" if shadow else "champion", Spy(build(name, shadow)))
+    def spied(name: str, shadow: bool = False, **more: Any) -> Spy:
+        return spies.setdefault("challenger" if shadow else "champion", Spy(build(name, shadow, **more)))
 
     monkeypatch.setattr(connections, "decider", spied)
     remember_live(*earlier(), settings().decider_name)
