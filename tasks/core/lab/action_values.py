@@ -8,6 +8,7 @@ judged and followed as a moment is, on the account as it was then, by the one fi
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import NamedTuple
 
 from tasks.core.decision.baselines import usual
@@ -56,16 +57,15 @@ class Future:
         votes = tuple(
             _carried(_judged(whole, answered(vote, "vote"), strategy)) for vote in whole.decided.votes if vote
         )
-        one = self._moment(whole, strategy)
-        values = {}
+        one, values, hold_pct = self._moment(whole, strategy), {}, None
         if one is None:
             return Foreseen(votes=votes)
         for action in dict.fromkeys(("HOLD", *whole.snapshot.constraints.allowed_actions)):
             own = action == whole.decided.decision.action
-            made = _worth(
-                one, whole.decided if own else answered(usual(action, record.symbol, "usual"), "usual"), strategy
-            )
+            answer = whole.decided if own else answered(usual(action, record.symbol, "usual"), "usual")
+            made = _worth(one, answer, strategy, hold_pct)
             if made is not None:
+                hold_pct = made.hold_pct
                 values[action] = ActionValue(float(made.net_pct), made.net_r, _carried(made.verdict))
         return Foreseen(values, votes)
 
@@ -96,9 +96,9 @@ class Future:
         return moment(Question(snapshot=record.snapshot, reasons=record.reasons), record.state, bars)
 
 
-def _worth(one: Moment, answer: Answer, strategy: Strategy) -> Evaluated | None:
+def _worth(one: Moment, answer: Answer, strategy: Strategy, hold_pct: Decimal | None = None) -> Evaluated | None:
     try:
-        return evaluated(one, answer, strategy)
+        return evaluated(one, answer, strategy, hold_pct)
     except DataError:  # an account of before instruments were recorded
         return None
 

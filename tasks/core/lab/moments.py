@@ -135,10 +135,13 @@ class Evaluated(NamedTuple):
         return (float(self.answer.decision.confidence) - (self.net_pct > self.hold_pct)) ** 2
 
 
-def evaluated(moment: Moment, answer: Answer, strategy: Strategy) -> Evaluated:
-    """Judge an answer and follow its orders; raises DataError where the account names no instrument."""
+def evaluated(moment: Moment, answer: Answer, strategy: Strategy, hold: Decimal | None = None) -> Evaluated:
+    """Judge an answer and follow its orders; raises DataError where the account names no instrument.
+
+    hold: what doing nothing earns, where that is known.
+    """
     _, verdict, intents = judged(moment.question, answer, moment.account, strategy, moment.as_of)
-    hold = _earned(moment, (), strategy.costs)
+    hold = _earned(moment, (), strategy.costs) if hold is None else hold
     # a stop that was moved leaves next to nothing at risk: what was earned is no multiple of that
     entered = verdict.trade_risk_pct if isinstance(verdict.decision, ENTRIES) else ZERO
     return Evaluated(
