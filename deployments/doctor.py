@@ -22,8 +22,9 @@ from deployments.silence import silent
 from infra.door import NEAR
 from tasks.adapters.heartbeat import BEATS
 from tasks.adapters.store import exists
-from tasks.core.decision.kinds import kind_of
+from tasks.core.decision.kinds import kind_of, members, read
 from tasks.core.pages import inert
+from tasks.core.ports import Decider
 from tasks.core.types import Dto, InputError, TradingError
 from tasks.redaction import redacted
 from tasks.settings import Settings
@@ -57,7 +58,7 @@ class Diagnosis(Dto):
 
 def diagnose(settings: Settings) -> list[Diagnosis]:
     """Look at everything; what cannot be looked at fails with its error, and the rest is still looked at."""
-    looks = (_installation, _services, _passwords, _database, _venue, _model)
+    looks = (_installation, _services, _passwords, _database, _venue, _model, _policy)
     return [diagnosis for look in looks for diagnosis in look(settings)]
 
 
@@ -217,3 +218,17 @@ def _model(settings: Settings) -> Iterator[Diagnosis]:
         key = f"{model.partition('/')[0] if '/' in model else 'openai'}_API_KEY".upper()
         remedy = f"check its name, its key in the environment (by the usual form {key}), and the network"
         yield _diagnosis(f"model {model}", good, model + detail, remedy)
+
+
+def _policy(settings: Settings) -> Iterator[Diagnosis]:
+    """Build each decider with a trained policy, which refuses one that may not trade."""
+    for name in dict.fromkeys(each.decider_name for each in settings.every()):
+        if any(read(each).kind == "model" for each in [member for member, _ in members(name)] or [name]):
+            from tasks.connections import decider
+
+            remedy = "promote it (docs/learning.md), or take another decider"
+            yield _tried("policy", remedy, partial(_built, decider, name))
+
+
+def _built(decider: Callable[[str], Decider], name: str) -> str:
+    return decider(name).name

@@ -1,6 +1,6 @@
 """What agents learn from what `random` did: on markets with a planted edge, and on markets without one.
 
-`python -m tests.benchmarks policies --algos bc,iql,cql` (cql needs d3rlpy). The edge: prices drift one way for days,
+`python -m tests.benchmarks.policies --algos bc,iql,cql` (cql needs d3rlpy). The edge: prices drift one way for days,
 then the other. Each of three seeds has a market of its own to learn from, and agents trade on another one that nobody
 has seen. An edge is claimed where the 95 % interval of the mean daily return lies above what doing nothing earns: 0.
 """

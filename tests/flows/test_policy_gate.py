@@ -14,7 +14,9 @@ from click.testing import CliRunner
 from records_sample import lines
 from store_samples import a_cycle, a_decision, a_position, a_verdict, an_outcome
 
+from deployments import doctor
 from deployments.cli import cli
+from deployments.doctor import Health
 from flows.promote import watch_champions
 from tasks import connections, decide
 from tasks.adapters.files import dataset
@@ -98,6 +100,17 @@ def test_an_ungated_policy_trades_nowhere_but_in_the_sandbox(trained, monkeypatc
     monkeypatch.setenv("QUARTERDECK_PROFILE", "sandbox")
     settings.cache_clear()
     assert trades(f"model:{policy}")
+
+
+def test_doctor_says_so_before_anything_runs(trained, monkeypatch):
+    monkeypatch.setenv("QUARTERDECK_DECIDER", f"ensemble:rules+model:{trained[0]}")
+    settings.cache_clear()
+    [refused] = doctor._policy(settings())
+    assert (refused.result, "is not promoted" in refused.detail) == (Health.FAIL, True)
+    promote(trained[0], "--override", "--reason", "a test")
+    [allowed] = doctor._policy(settings())
+    assert allowed.result is Health.OK
+    assert list(doctor._policy(settings().replace(decider="rules"))) == []
 
 
 def test_the_promoted_file_trades_and_no_other_one_under_its_name(trained, tmp_path):

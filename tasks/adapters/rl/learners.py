@@ -157,7 +157,8 @@ class ConservativeQ:
         next(self.epochs)
         self.heat = 1.0
         values = _forward(self._layers(), self.log.observations)[:, self.seen]
-        allowed = np.where(self.log.allowed[:, self.seen], values, -np.inf)
+        open_ = self.log.allowed[:, self.seen]
+        allowed = np.where(open_, values, -np.inf)[open_.any(axis=1)]
         low, high = 1e-4, 1e4
         for _ in range(40):  # the heat at which the middle state's best choice has its share
             self.heat = float(np.sqrt(low * high))

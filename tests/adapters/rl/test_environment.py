@@ -11,6 +11,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from market_data import START, replace_after
 from records_sample import BTC, bars
 
 import tasks.adapters.rl
@@ -111,6 +112,38 @@ def test_the_seed_picks_the_start_and_the_start_may_be_named():
     assert env.reset(options={"start": "2024-01-10"})[1]["as_of"] >= "2024-01-10"
     with pytest.raises(InputError, match="no decision falls between"):
         env.reset(options={"start": (env.end - timedelta(minutes=10)).isoformat()})
+
+
+def test_after_one_seed_every_later_episode_follows_from_it():
+    """Gymnasium's checker looked at the first reset alone (Gymnasium issue 1084)."""
+    envs = [TradingEnv(bars()[BTC], BTC, days=2) for _ in range(2)]
+    starts = [[env.reset(seed=seed)[1]["as_of"] for seed in (5, None, None)] for env in envs]
+    assert starts[0] == starts[1]
+    assert len(set(starts[0])) == 3
+
+
+def test_an_observation_stays_what_it_was(env):
+    """One that is a view of a buffer passes any check that compares it with itself (Gymnasium issue 1681)."""
+    seen, _ = env.reset(seed=0)
+    kept = seen.copy()
+    env.step(1)
+    assert np.array_equal(seen, kept)
+    seen[:] = 0
+    assert not np.array_equal(env.reset(seed=0)[0], seen)
+
+
+def test_nothing_of_a_later_market_is_in_what_was_seen_or_earned_before_it(env):
+    """Bars named by their start, and rewards of the step before, made agents see the future elsewhere."""
+    cut = START + timedelta(days=12)
+    other = TradingEnv(replace_after(bars()[BTC], cut, seed=8), BTC, strategy=env.strategy)
+    found = []
+    for each in (env, other):
+        steps = episode(each, RandomDecider("7"))
+        found.append([step for step in steps if step[5]["as_of"] and step[5]["as_of"] <= cut.isoformat()])
+    assert len(found[0]) == len(found[1]) > 50
+    for ours, theirs in zip(*found, strict=True):
+        assert np.array_equal(ours[0], theirs[0])
+        assert (ours[1], ours[2], ours[5]["equity"]) == (theirs[1], theirs[2], theirs[5]["equity"])
 
 
 def test_an_account_that_is_ruined_terminates(env, monkeypatch):
