@@ -24,9 +24,11 @@ rows = pandas.read_parquet("train.parquet")
 print(rows[["as_of", "asked_action", "asked_propensity", "action", "reward"]].tail())
 """,
     "parquet": """\
+import os
+
 from datasets import load_dataset
 
-rows = load_dataset(".")
+rows = load_dataset(os.getcwd())  # it takes no "."
 print(rows["train"])
 """,
     "minari": """\
