@@ -115,7 +115,7 @@ def test_the_seed_picks_the_start_and_the_start_may_be_named():
 
 
 def test_after_one_seed_every_later_episode_follows_from_it():
-    """Gymnasium's checker looked at the first reset alone (Gymnasium issue 1084)."""
+    """Gymnasium's checker looked at the first reset alone."""
     envs = [TradingEnv(bars()[BTC], BTC, days=2) for _ in range(2)]
     starts = [[env.reset(seed=seed)[1]["as_of"] for seed in (5, None, None)] for env in envs]
     assert starts[0] == starts[1]
@@ -123,7 +123,7 @@ def test_after_one_seed_every_later_episode_follows_from_it():
 
 
 def test_an_observation_stays_what_it_was(env):
-    """One that is a view of a buffer passes any check that compares it with itself (Gymnasium issue 1681)."""
+    """One that is a view of a buffer passes any check that compares it with itself."""
     seen, _ = env.reset(seed=0)
     kept = seen.copy()
     env.step(1)
