@@ -12,6 +12,7 @@ policy earns here what it earns there, to the last digit.
 - **an episode** ends with its window, truncated: there is no question then, and the last observation stands once more.
 """
 
+import gc
 import math
 import types
 from collections.abc import Coroutine, Generator, Mapping, Sequence
@@ -173,12 +174,15 @@ class TradingEnv(gymnasium.Env[ndarray, np.int64]):
     def _sent(self, answers: list[Answer] | None) -> bool:
         """Go on to the next question, and say whether there is one."""
         assert self._running is not None
+        threshold = gc.get_threshold()  # a replay raises it until it ends, and several may be open side by side
         try:
             handed = self._running.send(answers)
             while handed is None:  # the replay gave other coroutines a turn
                 handed = self._running.send(None)
         except StopIteration:
             return False
+        finally:
+            gc.set_threshold(*threshold)
         [self.question] = handed
         self._seen: ndarray = rl.policy_input(*rl.state(self.question.snapshot))[0]
         self._equity = float(self.question.equity or 0.0)

@@ -1,6 +1,7 @@
 """`Quarterdeck-v0` is `backtest`, stepped: the same equity to the last digit, and rewards as the dataset has them."""
 
 import asyncio
+import gc
 import math
 import warnings
 from collections import Counter
@@ -144,6 +145,21 @@ def test_nothing_of_a_later_market_is_in_what_was_seen_or_earned_before_it(env):
     for ours, theirs in zip(*found, strict=True):
         assert np.array_equal(ours[0], theirs[0])
         assert (ours[1], ours[2], ours[5]["equity"]) == (theirs[1], theirs[2], theirs[5]["equity"])
+
+
+def test_several_run_side_by_side_and_leave_the_process_as_it_was():
+    before = gc.get_threshold()
+    some = gymnasium.make_vec("Quarterdeck-v0", 2, "sync", candles=bars()[BTC], symbol=BTC, days=2)
+    seen, _ = some.reset(seed=1)
+    alone = TradingEnv(bars()[BTC], BTC, days=2)
+    assert np.array_equal(seen[0], alone.reset(seed=1)[0])
+    for action in (1, 0, 0):
+        after, rewards, *_ = some.step(np.array([action, 0]))
+        one, reward, *_ = alone.step(action)
+        assert (np.array_equal(after[0], one), rewards[0]) == (True, reward)
+    some.close()
+    alone.close()
+    assert gc.get_threshold() == before
 
 
 def test_an_account_that_is_ruined_terminates(env, monkeypatch):
