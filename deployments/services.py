@@ -136,6 +136,10 @@ SERVER = {
 }
 
 
+# glibc keeps an arena for each thread, and what a Prefect worker frees after a run stays in them
+MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"}
+
+
 def environment(settings: Settings) -> dict[str, str]:
     """Return what every child is started with.
 
@@ -153,6 +157,7 @@ def environment(settings: Settings) -> dict[str, str]:
     mine = {PREFECT_ORIGINS: pages(settings.prefect_api_url), MLFLOW_ORIGINS: pages(settings.mlflow_url)}
     return {
         **SERVER,
+        **MALLOC,
         **mine,
         **own,
         **(dict.fromkeys(secret.VARIABLES, known) if known else {}),
