@@ -17,7 +17,6 @@ import math
 import types
 from collections.abc import Coroutine, Generator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from numpy import ndarray
 from tasks.adapters.files.candles import read_candles
 from tasks.adapters.files.funding import read_funding
 from tasks.adapters.parallel_backtests import ReplayFiles, strategy_over
-from tasks.core.decision.baselines import USUAL
+from tasks.core.decision.baselines import USUAL, usual
 from tasks.core.decision.kinds import Kind
 from tasks.core.lab import rl
 from tasks.core.lab.compare import BacktestWindow
@@ -38,7 +37,6 @@ from tasks.core.market.market import Market
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.types import (
-    DECISION,
     Answer,
     CycleRecord,
     CycleStatus,
@@ -111,7 +109,7 @@ class TradingEnv(gymnasium.Env[ndarray, np.int64]):
         self.strategy = strategy or strategy_over(s, NAME, {symbol: self.market}, files, window)[0]
         rates = {symbol: read_funding(Path(funding))} if funding else {}
         self.world = World(latency_s=s.decision_latency_s, calendar=files.events(), funding=rates)
-        self.decisions = [_decision(action, symbol, parameters.get(action, {})) for action in rl.CHOICES]
+        self.decisions = [usual(action, symbol, NAME, parameters) for action in rl.CHOICES]
         self.observation_space = spaces.Box(-1, 1, (2 * len(rl.COMPONENTS),), np.float32)
         self.action_space = spaces.Discrete(len(rl.CHOICES))
         self.question: Question | None = None  # the one that the next action answers
@@ -213,8 +211,3 @@ class TradingEnv(gymnasium.Env[ndarray, np.int64]):
         codes: Texts = tuple(code.value for code in record.verdict.codes)
         done = record.verdict.decision.action if carried else "HOLD"
         return info | {"asked": asked.action, "carried": done, "codes": codes, "status": record.status.value}
-
-
-def _decision(action: str, symbol: str, parameters: Mapping[str, Any]) -> Decision:
-    chosen = {"action": action, "symbol": symbol, "confidence": Decimal(1), "comment": NAME, "source": NAME}
-    return DECISION.validate_python(chosen | dict(parameters))

@@ -5,7 +5,7 @@ limit does not turn them into `hold`; its other limits hold for them as for all.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 
@@ -22,7 +22,7 @@ from tasks.core.types import (
     Decision,
     Dto,
     InputError,
-    JsonObject,
+    Json,
     ModelCall,
     OpenLong,
     Question,
@@ -33,7 +33,7 @@ from tasks.core.types import (
 )
 
 HOLD_SHARE = 0.5  # of random decisions; the rest is shared equally by the other actions on offer
-USUAL: dict[str, JsonObject] = {  # the numbers of an action that nobody gave any
+USUAL: Mapping[str, Json] = {  # the numbers of an action that nobody gave any
     **{action: dict(rules.Sizes()) for action in ("OPEN_LONG", "OPEN_SHORT", "ADD")},
     **{action: {"size_pct": Decimal(50)} for action in ("TRIM", "CLOSE_PARTIAL")},
     "MOVE_STOP": {"to": {"kind": "breakeven"}},
@@ -42,10 +42,10 @@ USUAL: dict[str, JsonObject] = {  # the numbers of an action that nobody gave an
 }
 
 
-def usual(action: str, symbol: str, source: str) -> Decision:
-    """Return an action with its usual numbers, as sure as can be: entries with the size, stop and target of `rules`."""
+def usual(action: str, symbol: str, source: str, numbers: Mapping[str, Json] = USUAL) -> Decision:
+    """Return an action as sure as can be, with its usual numbers: entries have the size, stop and target of `rules`."""
     chosen = {"action": action, "symbol": symbol, "confidence": Decimal(1), "comment": source, "source": source}
-    return DECISION.validate_python(chosen | USUAL.get(action, {}))
+    return DECISION.validate_python(chosen | numbers.get(action, {}))
 
 
 class HoldDecider(PlainDecider):
