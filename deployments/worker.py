@@ -6,6 +6,7 @@ for anything else is refused before anything is imported for it, and people are 
 once more after that: who may change deployments at that very moment is kept out by Prefect's password alone.
 """
 
+import gc
 import os
 import re
 import sys
@@ -95,5 +96,7 @@ def unlike_its_worker(job: ProcessJobConfiguration, deployment: "DeploymentRespo
 
 
 if __name__ == "__main__":
+    # what a run leaves in cycles holds megabytes in C: it is looked for often only where the imports do not count
+    gc.freeze()
     tempfile.tempdir = str(PREFECT_HOME.value())  # Prefect's runner_storage in /tmp is its first user's alone
     app()

@@ -42,7 +42,7 @@ def main() -> int:
                     seen = week.soak(here, given.hours, given.seed, began + given.seconds, given.faults)
             finally:
                 if given.keep:
-                    shutil.copytree(here.home, given.keep, dirs_exist_ok=True)
+                    shutil.copytree(here.home, given.keep, ignore=shutil.ignore_patterns("*.sock"), dirs_exist_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     seen.breaches += seen.memory.growing()
