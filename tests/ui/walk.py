@@ -20,6 +20,7 @@ WAIT_MS = 90_000  # on a machine with other things to do
 FLOW_RUN_MS = 240_000
 LOOK_MS = 10_000
 LINKED = re.compile(r"^\d+ linked prompts?$")
+PAGE = "the decision's page in Prefect"
 Shoot = Callable[[str, Page], None]
 
 
@@ -236,6 +237,12 @@ def compare_runs(page: Page, mlflow: str, labels: tuple[str, str], shoot: Shoot 
 def trace(page: Page, shoot: Shoot = no_picture) -> Page:
     """Follow a decision's page to its trace; returns the trace's page."""
     traced = follow(page.get_by_role("link", name="trace in MLflow"))
+    back = traced.get_by_role("link", name=PAGE)
+    for _ in range(WAIT_MS // LOOK_MS):  # a trace is written again once its decision has a page
+        with suppress(TooLong):
+            back.wait_for(timeout=LOOK_MS)
+            break
+        traced.reload()
     traced.get_by_text(LINKED).first.wait_for()
     traced.wait_for_timeout(2000)
     shoot("mlflow-trace", traced)
