@@ -246,6 +246,9 @@ def test_no_pairs_are_an_empty_file(for_models):
 def test_records_of_who_asks_no_model_have_no_examples_and_say_why(file, tmp_path):
     card = dataset.export(dataset.file_source(file), tmp_path / "out", ("sft",))
     assert card["examples"] == {"sft": dict.fromkeys(rl.SPLITS, 0)}
+    told = (tmp_path / "out" / "README.md").read_text()
+    assert "`sft/train.jsonl` is empty: there is nothing to train on." in told
+    assert "SFTTrainer" not in told, "datasets reads no empty file"
     assert card["examples_left_out"] == {"no_model_asked": len(records())}
 
 
