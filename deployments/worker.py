@@ -6,12 +6,14 @@ for anything else is refused before anything is imported for it, and people are 
 once more after that: who may change deployments at that very moment is kept out by Prefect's password alone.
 """
 
+import ctypes
 import gc
 import os
 import re
 import sys
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +66,17 @@ with warnings.catch_warnings(action="ignore", category=UserWarning):  # it takes
         job_configuration = Confined
 
         async def sync_with_backend(self) -> None:
-            """Learn of the pool, and end where it is another system's."""
+            """Learn of the pool twice a minute, and end where it is another system's."""
             await super().sync_with_backend()
+            give_back()
             if self._work_pool is not None:
                 stay(self._work_pool.description)
+
+
+def give_back() -> None:
+    """Give the machine the memory that runs have freed, 0.4 MB each: glibc keeps what lies between blocks in use."""
+    with suppress(AttributeError):  # another library keeps none
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def stay(description: str | None) -> None:

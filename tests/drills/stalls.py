@@ -18,6 +18,7 @@ from tests.drills.seen import Seen, until
 from tests.drills.system import PROTECT, WATCH, System, prepare, told, up
 
 LANES = (WATCH, PROTECT, "settle/settle", "report/report", "trade/trade-adhoc")  # one run of each at a time
+HELD = ("PENDING", "RUNNING", "CANCELLING")
 LIVES, ROUNDS = 4, 4  # of a system, and of each life; a life's end is a round of its own
 VICTIMS = ("client", "client", "runs", "worker", "warm")
 LATEST_S = 8.0  # from a run's creation to the kill; most have ended after that
@@ -44,7 +45,10 @@ async def drill(seen: Seen, folder: Path) -> None:
 
 
 async def _killed(system: System, luck: random.Random, kills: Counter[str], victim: str = "") -> list[str]:
-    """Start a run in every lane and kill something of it; returns the runs that had not ended by then."""
+    """Start a run in every lane and kill something of it; returns the runs that were struck.
+
+    One that waits for a slot has lost nothing: it is carried out in its turn.
+    """
     runs = [await system.runs.start(lane) for lane in LANES]
     victim = victim or luck.choice(VICTIMS)
     if victim == "client":  # each at a moment of its own
@@ -57,11 +61,11 @@ async def _killed(system: System, luck: random.Random, kills: Counter[str], vict
 
 
 async def _struck(system: System, victim: str, delay_s: float, runs: list[str]) -> dict[str, str]:
-    """Kill what carries out some runs after a while; returns the state of each that had not ended."""
+    """Kill what carries out some runs after a while; returns the state of each that held its slot."""
     await asyncio.sleep(delay_s)
     found = {run: (await system.runs.run(run))["state"]["type"] for run in runs}
     struck = [_kill(pid) for pid in _pids(system, victim, runs)]
-    return {run: state for run, state in found.items() if any(struck) and state not in FINAL}
+    return {run: state for run, state in found.items() if any(struck) and state in HELD}
 
 
 def _pids(system: System, victim: str, runs: list[str]) -> list[int]:
