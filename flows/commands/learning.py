@@ -21,6 +21,7 @@ SPLITS = ("train", "validation", "test")
 )  # fmt: skip
 @click.option("--records", type=PLACE, help="records.jsonl of a backtest; else the store's cycles")
 @candle_options(required=False)
+@click.option("--strategy", help="whose cycles, where tables of quarterdeck.toml make more than one")
 @click.option("--margin", type=Finite(min=0), help="R between a good and a bad reply in dpo and kto; 0.2 without it")
 @json_option
 def export_rl(
@@ -28,6 +29,7 @@ def export_rl(
     formats: tuple[str, ...],
     records: Path | None,
     files: dict[str, str],
+    strategy: str | None,
     margin: float | None,
     as_json: bool,
 ) -> None:
@@ -38,8 +40,10 @@ def export_rl(
     """
     from flows.export import headline
     from tasks.learn import export_dataset
+    from tasks.settings import settings
 
-    emit(headline(export_dataset(out, records, formats, files, margin), out), as_json)
+    with settings.of(settings.named(strategy)):
+        emit(headline(export_dataset(out, records, formats, files, margin), out), as_json)
 
 
 @click.command()

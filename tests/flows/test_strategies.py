@@ -7,6 +7,7 @@ from decimal import Decimal as D
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from sandbox_cycles import CLOSE, OPEN, START, SYMBOL, protect_once
@@ -22,7 +23,8 @@ from flows.step import step
 from flows.trade import run_cycles, trade
 from tasks import by_hand, desk
 from tasks.connections import store, venue
-from tasks.core.types import ACCOUNT, ZERO, Code, CycleRecord, CycleStatus, direction, exact_sum
+from tasks.core.lab import rl
+from tasks.core.types import ACCOUNT, ZERO, Code, CycleRecord, CycleStatus, InputError, direction, exact_sum
 from tasks.settings import settings
 
 pytestmark = pytest.mark.slow
@@ -284,3 +286,16 @@ async def test_books_add_up_for_six_hours_while_one_is_halted_by_its_drawdown(ho
         record.intents and not record.intents[0].reduce_only for record in sent["trend"] if record.as_of > halted_at
     )
     assert any(record.as_of > halted_at for record in sent["default"]), "the other goes on"
+
+
+async def test_a_dataset_is_of_one_strategy(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(rl.SplitPlan, "split_of", lambda *_: "train")
+    for _ in range(2):
+        for strategy in ("default", "trend"):
+            await asked(tmp_path, strategy)
+        advance(shared, 300)
+    assert (await told("export-rl", "--strategy", "trend", "--out", str(tmp_path / "data")))["transitions"] == 1
+    [row] = pq.read_table(tmp_path / "data" / "train.parquet", columns=["strategy", "symbol"]).to_pylist()
+    assert row == {"strategy": "trend", "symbol": ETH}
+    with pytest.raises(InputError, match="strategy 'tend': there are default, trend"):
+        settings.named("tend")
