@@ -136,10 +136,10 @@ def metrics(host: str, port: int) -> None:
     from prometheus_client import CollectorRegistry, make_asgi_app
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import HTMLResponse
+    from starlette.responses import HTMLResponse, RedirectResponse
     from starlette.routing import Mount, Route
 
-    from infra.door import NEAR, Door
+    from infra.door import NEAR, PAGE, Door
     from infra.sandbox.server import listen, uvicorn_server
     from tasks import desk
     from tasks.adapters import secret
@@ -152,8 +152,11 @@ def metrics(host: str, port: int) -> None:
     now, registry = _installed(), CollectorRegistry()
     registry.register(Exporter(now.store_url, now.strategy, now.budget))
     listener, known = listen(port, host), secret.of_home(now.home)
-    echo(f"http://{host}:{port}/metrics and /desk of strategy {now.strategy}; Ctrl-C stops it", err=True)
-    app = Starlette(routes=[Route("/desk", show), Mount("/", make_asgi_app(registry))])
+    echo(f"http://{host}:{port}/desk and /metrics of strategy {now.strategy}; Ctrl-C stops it", err=True)
+    if known:
+        echo(f"a browser enters by http://{host}:{port}{PAGE}# followed by what {now.home}/secret holds", err=True)
+    first = Route("/", lambda _: RedirectResponse("/desk"))  # where the page that takes the secret leads
+    app = Starlette(routes=[first, Route("/desk", show), Mount("/", make_asgi_app(registry))])
     door = Door(app, secret=known, any_name=host not in NEAR)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
@@ -320,7 +323,7 @@ def move_stop(symbol: str, to: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("symbol")
-@click.option("--minutes", type=int, default=60)
+@click.option("--minutes", type=int, default=60, show_default=True)
 @json_option
 def pause(symbol: str, minutes: int, as_json: bool) -> None:
     """Allow no new entries in SYMBOL for a while; exits and protection go on."""
@@ -371,7 +374,8 @@ def _by_hand(as_json: bool, asked: Callable[[Any, str], Any]) -> dict[str, Any]:
     done = asked(by_hand, by_hand.asker())
     if asyncio.iscoroutine(done):
         done = asyncio.run(to_the_end(done))
-    emit({**done, **in_force.named(s)}, as_json)
+    about = in_force.named(s)
+    emit({**done, **about, "strategy": done.get("strategy", about["strategy"])}, as_json)
     return done
 
 

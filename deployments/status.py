@@ -49,6 +49,7 @@ def status(settings: Settings) -> dict[str, Any]:
         "last_cycle": None,
         "open_positions": [],
         "currency": quote_of(settings.symbols[0]),
+        "paused": {},  # by symbol: until when it gets no entries
         "marks": {},  # by symbol of an open position: the last 5m close, and when that was
         **dict.fromkeys(("database", "equity", "halt", "differences", "models", "store_error")),
     }
@@ -91,6 +92,7 @@ def _trading(store: Store, settings: Settings) -> dict[str, Any]:
         "marks": marks,
         "equity": equity and equity.equity,
         "halt": store.halts.newest(),
+        "paused": store.pauses.in_force(now),
         "differences": [look.about for name in names for look in store.differences.all_of(name)],
         **({"strategies": [_own(store, each, now) for each in settings.every()]} if settings.strategies else {}),
         # of today (UTC), by the decisions made; booked on the day's budget: also calls that run now, at their worst
@@ -130,6 +132,8 @@ def shown(report: dict[str, Any]) -> Iterator[Text | Table]:
     alarms += [f"halted by {halt.who} since {halt.since:%Y-%m-%d %H:%M} UTC: {halt.reason}"] if halt else []
     alarms += [f"venue and ledger differ: {about}" for about in report["differences"] or ()]
     yield from (_text(alarm, "red") for alarm in alarms)
+    for symbol, until in report["paused"].items():
+        yield _text(f"{symbol} paused until {until:%Y-%m-%d %H:%M} UTC: no entries")
     services = [
         (name, "healthy" if service["healthy"] else "down", service["pid"], service["url"])
         for name, service in report["services"].items()

@@ -33,7 +33,7 @@ WITH_COOKIE = HTML.replace(
     'localStorage.setItem("prefect-password", secret)',
     'await fetch("", {headers: {Authorization: `Basic ${secret}`}})',
 ).replace("<script>", '<script type="module">')
-CLOSED = f"Open the address that `quarterdeck up` prints: {PAGE}# and what is in HOME/secret.\n"
+CLOSED = f"Open {PAGE}# here, followed by what HOME/secret holds; `quarterdeck up` prints such addresses.\n"
 
 
 @dataclass(frozen=True)

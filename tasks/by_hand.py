@@ -76,7 +76,7 @@ async def _closed(symbol: str, pct: Decimal, who: str) -> Json:
     return {
         "symbol": symbol, "side": position.side, "asked_for": part, "closed": order.filled, "price": order.avg_price,
         "left": left.quantity, "realized_pnl": left.realized_pnl - left.fees, "asked_by": who,
-        "client_order_id": order.client_order_id,
+        "client_order_id": order.client_order_id, "strategy": position.strategy,
     }  # fmt: skip
 
 
@@ -106,7 +106,10 @@ async def _tightened(symbol: str, price: Decimal | None, who: str) -> Json:
         await protect.send_once(position, wanted, lease)
         now = store().positions.get(position.position_id) or position
         store().positions.save(now.replace(stop=stop))
-    return {"symbol": symbol, "side": position.side, "stop": stop, "was": position.stop, "asked_by": who}
+    return {
+        "symbol": symbol, "side": position.side, "stop": stop, "was": position.stop, "asked_by": who,
+        "strategy": position.strategy,
+    }  # fmt: skip
 
 
 async def pause(symbol: str, minutes: int, who: str) -> Json:
@@ -121,7 +124,9 @@ async def pause(symbol: str, minutes: int, who: str) -> Json:
         now = clock.now()
     kept, strategy = store().pauses, strategies.owner(symbol).strategy
     kept.add(strategy, symbol, now + timedelta(minutes=minutes), who)
-    done = {"symbol": symbol, "paused_until": kept.until(strategy, symbol), "asked_by": who}
+    done = {
+        "symbol": symbol, "paused_until": kept.until(strategy, symbol), "asked_by": who, "strategy": strategy,
+    }  # fmt: skip
     log().info("by hand pause %s", done)
     return done
 
@@ -155,7 +160,7 @@ async def _position(symbol: str, who: str, whole: bool = False) -> AsyncIterator
         await ledger.book_fills(symbol)
         if not (ours := ledger.open_in(symbol)):
             open_ = ", ".join(p.symbol for s in strategies.at_work() for p in store().positions.open(s.strategy))
-            raise InputError(f"symbol {symbol}: no open position of ours; there is {open_ or 'none'}")
+            raise InputError(f"symbol {symbol}: no open position of ours; open: {open_ or 'none'}")
         yield ours[0], await venue().instrument(symbol), lease
 
 

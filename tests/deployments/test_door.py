@@ -119,6 +119,13 @@ def test_the_commands_that_serve_put_the_door_before_it(home, command):
             assert asked(url, path, Authorization=login) == 200, said
             assert asked(url, path, Authorization=login, Host="rebound.example") == 403
             assert asked(url, path) == {"sandbox": 200, "metrics": 401}[command]
+            if command == "metrics":
+                assert (
+                    served_there.stderr.readline()
+                    == f"a browser enters by {url}{PAGE}# followed by what {home}/secret holds\n"
+                )
+                first = httpx.get(url, headers={"Authorization": login}, trust_env=False)
+                assert first.headers["location"] == "/desk"
         finally:
             served_there.terminate()
     assert served_there.returncode == 0

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal as D
 
 import pytest
@@ -13,12 +13,13 @@ from sandbox_server import advance, state
 
 from deployments import forms
 from deployments.cli import cli
+from deployments.status import shown, status
 from tasks import account, by_hand, crash_points
 from tasks.connections import store, venue
 from tasks.core.errors import InputError
 from tasks.core.types.record import CycleStatus
 from tasks.core.types.verdict import Code
-from tasks.settings import load
+from tasks.settings import load, settings
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +125,7 @@ async def test_what_cannot_be_is_refused_in_one_line_and_nothing_is_sent(home, e
 
 async def test_a_persons_own_position_is_not_ours_to_close(home, exchange):
     await manual("buy", D("0.01"))
-    with pytest.raises(InputError, match="no open position of ours; there is none"):
+    with pytest.raises(InputError, match="no open position of ours; open: none"):
         await by_hand.close(SYMBOL, "100", "ann")
     assert len(state(exchange)["positions"]) == 1
 
@@ -133,12 +134,23 @@ async def test_a_pause_by_hand_denies_entries_until_it_ends(home, exchange):
     store()
     paused = await asked("pause", SYMBOL, "--minutes", "20")
     assert paused["paused_until"] == "2025-03-10T12:20:00Z"
+    assert store().pauses.in_force(START) == {SYMBOL: START + timedelta(minutes=20)}
+    assert store().pauses.in_force(START + timedelta(minutes=20)) == {}
     record = await run(recorded(home, (START, OPEN)))
     assert record.status is CycleStatus.DENIED
     assert Code.PAUSED in record.verdict.codes
 
 
+def test_status_says_which_symbols_are_paused_until_when(home):
+    until = datetime.now(UTC) + timedelta(hours=1)
+    store().pauses.add("default", SYMBOL, until, "ann")
+    store().pauses.reduce("default", until)
+    report = status(settings())
+    assert report["paused"] == {SYMBOL: until}
+    assert f"{SYMBOL} paused until {until:%Y-%m-%d %H:%M} UTC: no entries" in [str(each) for each in shown(report)]
+
+
 def test_forms_offer_the_symbols_there_are(home):
-    shown = forms.read(load(symbols=(SYMBOL, ETH)))["flows.by_hand.close"].schema["properties"]
-    assert shown["symbol"]["enum"] == [SYMBOL, ETH]
-    assert (shown["share"]["exclusiveMinimum"], shown["share"]["maximum"]) == (0, 100)
+    fields = forms.read(load(symbols=(SYMBOL, ETH)))["flows.by_hand.close"].schema["properties"]
+    assert fields["symbol"]["enum"] == [SYMBOL, ETH]
+    assert (fields["share"]["exclusiveMinimum"], fields["share"]["maximum"]) == (0, 100)

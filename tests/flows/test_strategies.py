@@ -101,7 +101,8 @@ async def test_a_person_reaches_either_by_its_symbol_and_a_halt_stops_and_closes
         await asked(home, name)
     half = await told("close", ETH, "--share", "50")
     assert half["left"] > 0
-    assert (await told("pause", ETH, "--minutes", "30"))["symbol"] == ETH
+    paused = await told("pause", ETH, "--minutes", "30")
+    assert (half["strategy"], paused["symbol"], paused["strategy"]) == ("trend", ETH, "trend")
     assert (store().pauses.until("trend", ETH), store().pauses.until("default", ETH)) != (None, None)
     assert store().pauses.until("default", ETH) is None
     await told("halt", "--flatten")

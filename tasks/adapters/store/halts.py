@@ -76,3 +76,8 @@ class PauseRepository(Repository):
         """Return when the last pause ends or ended; None if there was none."""
         query = select(PauseRow.until).filter_by(strategy=strategy, symbol=symbol)
         return self.value(query)  # type: ignore[no-any-return]  # a column of times
+
+    def in_force(self, at: datetime) -> dict[str, datetime]:
+        """Return until when each symbol that is paused at `at` gets no entries, of every strategy."""
+        named = select(PauseRow.symbol, PauseRow.until).where(PauseRow.until > at, PauseRow.symbol != SIZES)
+        return dict(self.rows(named.order_by(PauseRow.until, PauseRow.symbol)))
