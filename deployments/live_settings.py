@@ -58,9 +58,11 @@ def _changes(before: Settings, after: Settings) -> list[str]:
     changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
     late = sorted(changed.keys() & FIXED)
     if after.profile == "sandbox" and not {*after.all_symbols} <= {*before.all_symbols}:
-        late.append("symbols that the sandbox does not have")
+        late.append("symbols (the sandbox lacks some)")
     if late:
-        raise InputError(f"{', '.join(late)} takes a restart, `down` and `up`; until then nothing of it counts")
+        raise InputError(
+            f"{', '.join(late)} cannot change without a restart, `down` and `up`; until then nothing of the file counts"
+        )
     changed.pop("strategies", None)
     lines = [line for name, pair in changed.items() for line in _said(name, *pair)]
     one, other = ({each.strategy: each for each in s.every()[1:]} for s in (before, after))

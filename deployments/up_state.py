@@ -111,7 +111,7 @@ def claim(home: Path) -> Iterator[None]:
         other = read(home)
         raise InputError(
             f"quarterdeck is up already with HOME {home}" + (f" (pid {other.pid})" if other else "") + ": "
-            "`quarterdeck status` shows it, `quarterdeck down` stops it, QUARTERDECK_HOME starts another beside it"
+            "`quarterdeck status` shows it, `quarterdeck down` stops it, another needs its own HOME and addresses"
         ) from None
     with claimed:
         _bury(home)

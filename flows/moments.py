@@ -68,7 +68,8 @@ def check(role: str, version: str, name: str, models: Texts, agreed: Callable[[i
         )
     criteria = regressions(*map(list, zip(*both, strict=True)), settings().promotion)
     if unknown := next((each for each in criteria if each.unknown), None):
-        raise InputError(f"--moments {name}: {unknown.name} of {len(both)} moments needs {unknown.threshold}")
+        few = f"{len(both)} moments are too few to judge {unknown.name} by"
+        raise InputError(f"--moments {name}: {few}; keep more with `moments create --events N`")
     return {
         "role": role, "version": candidate.version, "against": champion.version,
         "passed": all(each.passed for each in criteria), "criteria": criteria, **document,

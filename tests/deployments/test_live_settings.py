@@ -56,9 +56,9 @@ def test_a_comment_alone_changes_nothing_and_a_file_that_goes_takes_its_values_a
         (GOOD.replace("0.5", '"a lot"'), "QUARTERDECK_LIMITS__MAX_TRADE_RISK_PCT='a lot'"),
         (GOOD.replace("max_trade_risk_pct", "max_trade_risk"), "QUARTERDECK_LIMITS__MAX_TRADE_RISK"),
         ("symbols = [", "cannot be read"),
-        (f'profile = "paper"\n{GOOD}', "profile takes a restart"),
-        (f"workers = 3\nclose_offset_s = 9\n{GOOD}", "close_offset_s, workers takes a restart"),
-        (GOOD.replace("ETH", "SOL"), "symbols that the sandbox does not have takes a restart"),
+        (f'profile = "paper"\n{GOOD}', "profile cannot change without a restart"),
+        (f"workers = 3\nclose_offset_s = 9\n{GOOD}", "close_offset_s, workers cannot change without a restart"),
+        (GOOD.replace("ETH", "SOL"), r"symbols \(the sandbox lacks some\) cannot change without a restart"),
     ],
     ids=["value", "unknown", "broken", "fixed", "several", "sandbox"],
 )

@@ -176,7 +176,7 @@ def test_a_version_that_does_worse_than_the_one_in_use_fails_the_check(rising, m
     with pytest.raises(InputError, match="single/v003 is the version in use"):
         lab("prompts", "check", "single/v003", *check)
     lab("moments", "create", "few", "--candles", str(rising), "--symbol", SYMBOL, "--events", "6")
-    with pytest.raises(InputError, match=r"--moments few: net R of \d+ moments needs more moments"):
+    with pytest.raises(InputError, match=r"--moments few: \d+ moments are too few to judge net R by; keep more"):
         lab("prompts", "check", "single/v002", "--moments", "few", *check[2:])
 
 

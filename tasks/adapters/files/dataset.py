@@ -256,7 +256,11 @@ def export(source: Source, out: Path, formats: Sequence[str] = (), margin_r: flo
             writer.add(split, row)
         writer.close()
         if not writer.rows:
-            raise InputError(f"{source.name}: no transition in it; left out: {dict(left_out)}")
+            reasons = ", ".join(f"{why} {n}" for why, n in left_out.items()) or "nothing"
+            raise InputError(
+                f"{source.name}: no transition in it; left out: {reasons}; "
+                "one goes from a decision to the symbol's next: take more records"
+            )
         if "minari" in formats:
             write_minari(partial, source.world)
         if "d3rlpy" in formats:

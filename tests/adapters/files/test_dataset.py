@@ -458,5 +458,5 @@ def test_a_folder_in_use_is_not_written_to(file, tmp_path):
 def test_records_without_a_single_step_say_so(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text(lines().split("\n")[0] + "\n")
-    with pytest.raises(InputError, match="no transition in it"):
+    with pytest.raises(InputError, match="no transition in it; left out: no_next 1; one goes from a decision to"):
         dataset.export(dataset.file_source(path), tmp_path / "out")

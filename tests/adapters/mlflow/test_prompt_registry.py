@@ -97,7 +97,7 @@ def test_the_numbers_of_files_that_are_gone_are_held_and_entries_of_before_are_l
         ("v001", 1, State.REGISTERED), ("v003", 3, State.REGISTERED),
     ]  # fmt: skip
     assert "no file single/v002" in str(registry.server.client.get_prompt_version(ENTRY, "2").template)
-    with pytest.raises(InputError, match="no such version to pull, those in no file are: none"):
+    with pytest.raises(InputError, match="nothing to pull; made in MLflow and in no file yet: none"):
         registry.pull([SINGLE[0], SINGLE[2]], 2)
     assert states(registry, SINGLE)[1] == ("v002", 2, State.TAKEN)
     assert registry.server.client.get_prompt_version("quarterdeck-single", "1").template == old.template
