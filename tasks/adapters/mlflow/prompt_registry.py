@@ -144,7 +144,8 @@ class PromptRegistry:
         if chosen not in free:
             why = f"; {standings[chosen]}" if chosen in standings else ""
             names = ", ".join(map(str, free)) or "none"
-            raise InputError(f"{latest.name}: nothing to pull; made in MLflow and in no file yet: {names}{why}")
+            what = f"version {number} cannot be pulled" if number else "nothing to pull"
+            raise InputError(f"{latest.name}: {what}; made in MLflow and in no file yet: {names}{why}")
         return chosen, file_of(known[chosen], latest)
 
     def _sync(self, role: str, files: Sequence[Prompt]) -> Iterator[Standing]:

@@ -97,7 +97,7 @@ def test_the_numbers_of_files_that_are_gone_are_held_and_entries_of_before_are_l
         ("v001", 1, State.REGISTERED), ("v003", 3, State.REGISTERED),
     ]  # fmt: skip
     assert "no file single/v002" in str(registry.server.client.get_prompt_version(ENTRY, "2").template)
-    with pytest.raises(InputError, match="nothing to pull; made in MLflow and in no file yet: none"):
+    with pytest.raises(InputError, match="version 2 cannot be pulled; made in MLflow and in no file yet: none"):
         registry.pull([SINGLE[0], SINGLE[2]], 2)
     assert states(registry, SINGLE)[1] == ("v002", 2, State.TAKEN)
     assert registry.server.client.get_prompt_version("quarterdeck-single", "1").template == old.template
@@ -126,7 +126,7 @@ def test_an_edit_made_there_is_named_then_pulled_and_from_then_on_the_same(regis
     assert made.user.endswith("It costs $$12.")
     assert states(registry, [*SINGLE, made])[-1] == ("v004", 4, State.SAME)
     assert registry.server.client.get_prompt_version(ENTRY, "4").tags["sha256"] == made.sha256
-    with pytest.raises(InputError, match="those in no file are: none"):
+    with pytest.raises(InputError, match="nothing to pull; made in MLflow and in no file yet: none"):
         registry.pull([*SINGLE, made])
     with pytest.raises(InputError, match="File exists"):
         save_prompt(text, "single", "v004", tmp_path)
