@@ -36,8 +36,8 @@ ALPHA = 0.3  # of cql: how much less what was not done is worth
 USUAL_SHARE = 0.75  # of cql: how sure it is of its choice in the middle one of the log's states
 FURTHEST = 5.0  # deviations that one reward counts
 NEEDED = (
-    "uv pip install torch && uv pip install --no-deps d3rlpy==2.8.1 gym==0.26.2 gym-notices h5py structlog colorama "
-    "dataclasses-json marshmallow typing-inspect mypy-extensions"
+    "uv=$(.ci/find-uv); $uv pip install torch && $uv pip install --no-deps d3rlpy==2.8.1 gym==0.26.2 gym-notices "
+    "h5py structlog colorama dataclasses-json marshmallow typing-inspect mypy-extensions"
 )  # with its dependencies it would put gymnasium back to 1.0
 ALGOS = ("bc", "iql", "cql")
 

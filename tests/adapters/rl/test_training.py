@@ -84,7 +84,8 @@ def test_an_unknown_algorithm_is_named(data):
 
 @pytest.mark.skipif(find_spec("d3rlpy") is not None, reason="d3rlpy is here")
 def test_without_d3rlpy_cql_says_in_a_line_what_to_install(data, tmp_path):
-    with pytest.raises(InputError, match=r"cql needs d3rlpy.*uv pip install torch && uv pip install --no-deps d3rlpy"):
+    needed = r"cql needs d3rlpy.*\$uv pip install torch && \$uv pip install --no-deps d3rlpy"
+    with pytest.raises(InputError, match=needed):
         training.train(data, tmp_path / "p.onnx", "cql")
     assert not list(tmp_path.iterdir())
 
