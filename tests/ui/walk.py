@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from playwright.sync_api import Locator, Page, sync_playwright
 from playwright.sync_api import TimeoutError as TooLong
@@ -42,11 +42,17 @@ def browser() -> Iterator[Page]:
         opened = playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
         context = opened.new_context(viewport=SIZE)
         context.set_default_timeout(WAIT_MS)
-        context.route("**/*", lambda route: route.continue_() if "//127.0.0.1" in route.request.url else route.abort())
+        context.route("**/*", lambda route: route.continue_() if _stays(route.request.url) else route.abort())
         try:
             yield context.new_page()
         finally:
             opened.close()
+
+
+def _stays(url: str) -> bool:
+    where = urlsplit(url)
+    host = where.hostname or ""
+    return where.scheme == "file" or host == "127.0.0.1" or f".{host}".endswith(".localhost")
 
 
 def enter(page: Page, printed: Iterable[str]) -> None:
