@@ -59,12 +59,13 @@ class Orchestrator:
         found: list[Json] = await self.call("POST", "work_pools/filter", {"work_pools": {"name": {"any_": [POOL]}}})
         return next(iter(found), None)
 
-    async def close_lost(self, *, patiently: bool = False) -> int:
+    async def close_lost(self, *, patiently: bool = False, workless: bool = False) -> int:
         """End runs of this machine's worker whose process is gone, which Prefect did not hear of; they hold their slot.
 
         It notes in HOME/runs what it takes, the run's process its id. Prefect tells no host with a process id: what has
         one and no note is another machine's, where one has a worker. One that is pending for long without a process
         never got one. patiently: only those that were lost at the last look too; a worker may just be telling Prefect.
+        workless: no worker of this machine lives, so that none can be about to start what was taken a moment ago.
         """
         before, self._gone, now = self._gone, set(), datetime.now(UTC)
         dead = {note.name for note in self._notes.glob("*") if _ended(note, now)}
@@ -72,7 +73,8 @@ class Orchestrator:
 
         def ended(run: Json) -> Json | None:
             note, pid, state = self._notes / run["id"], run.get("infrastructure_pid"), run["state"]
-            fresh = now - datetime.fromisoformat(state["timestamp"]) <= PENDING_FOR
+            starting = not workless or (shared and not note.exists())
+            fresh = starting and now - datetime.fromisoformat(state["timestamp"]) <= PENDING_FOR
             if _alive(note) if note.exists() else (pid and (shared or _runs(pid))) or fresh:
                 return None
             if fresh and state["type"] == "PENDING":

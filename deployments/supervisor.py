@@ -93,7 +93,7 @@ class Supervisor:
         else:  # runs may be waiting, and would start cold for minutes beside the imports of the warm daemon
             await asyncio.gather(migrated, *others)
             await self._api.refuse_another(self._system)
-            await self._close_lost()
+            await self._close_lost(workless=True)
             await self._working()
         if "mlflow" in self.plan:
             self._showing = asyncio.create_task(self._healthy(self.plan["mlflow"]))
@@ -127,7 +127,7 @@ class Supervisor:
             await self._healthy(own)
         await migrated
         await self._api.ensure_pool(self._system, take=own is not None)  # where workers are looked for
-        lost, missed = await self._api.close_lost(), await self._api.skip_late(whatever=True)
+        lost, missed = await self._api.close_lost(workless=True), await self._api.skip_late(whatever=True)
         if lost or missed:
             self.board.say(f"closed {lost} runs of an earlier life that never ended, {missed} that were missed")
         await asyncio.gather(self.deploy(), self._working())
@@ -278,16 +278,16 @@ class Supervisor:
             alert = asyncio.create_task(asyncio.to_thread(self._tell, name, text))
             await asyncio.sleep(delay)
             if name in self._workers:
-                await self._close_lost()
+                await self._close_lost(workless=len(self._workers) == 1)
             child.restart()
             self._save()
             await asyncio.wait([alert])
 
-    async def _close_lost(self, *, patiently: bool = False) -> None:
+    async def _close_lost(self, *, patiently: bool = False, workless: bool = False) -> None:
         """End the runs that are lost or too late: they hold slots. What a Prefect that is down does not hear, waits."""
         with suppress(PrefectError):
             await self._api.skip_late()
-            await self._api.close_lost(patiently=patiently)
+            await self._api.close_lost(patiently=patiently, workless=workless)
 
     def _tell(self, name: str, text: str, kind: AlertKind = AlertKind.DEAD) -> None:
         """Alert, once while it lasts; directly, as Prefect's server may be what died."""

@@ -393,20 +393,23 @@ async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_lo
 
 
 @pytest.mark.parametrize(
-    ("kind", "age_s", "pid", "note", "other", "closed"),
+    ("kind", "age_s", "pid", "note", "other", "workless", "closed"),
     [
-        ("PENDING", 90, DEAD, None, False, True),  # its process died before it could write a note
-        ("PENDING", 90, DEAD, None, True, False),  # another machine has a worker too: it may be that one's
-        ("PENDING", 90, None, None, True, True),  # nobody ever gave it a process
-        ("PENDING", 20, DEAD, None, False, False),  # it may just be starting
-        ("PENDING", 90, None, "", True, True),  # the worker here took it, and died
-        ("PENDING", 20, None, "", False, False),
-        ("RUNNING", 90, DEAD, None, False, True),
-        ("RUNNING", 20, DEAD, DEAD, False, True),  # its process here is gone for sure
-        ("RUNNING", 90, DEAD, None, True, False),
+        ("PENDING", 90, DEAD, None, False, False, True),  # its process died before it could write a note
+        ("PENDING", 90, DEAD, None, True, False, False),  # another machine has a worker too: it may be that one's
+        ("PENDING", 90, None, None, True, False, True),  # nobody ever gave it a process
+        ("PENDING", 20, DEAD, None, False, False, False),  # it may just be starting
+        ("PENDING", 90, None, "", True, False, True),  # the worker here took it, and died
+        ("PENDING", 20, None, "", False, False, False),
+        ("RUNNING", 90, DEAD, None, False, False, True),
+        ("RUNNING", 20, DEAD, DEAD, False, False, True),  # its process here is gone for sure
+        ("RUNNING", 90, DEAD, None, True, False, False),
+        ("PENDING", 1, None, None, False, True, True),  # no worker lives that could be about to start it
+        ("PENDING", 1, None, "", True, True, True),
+        ("PENDING", 1, None, None, True, True, False),  # the other machine's may
     ],
 )  # fmt: skip
-async def test_a_run_without_a_process_ends_note_or_not(tmp_path, kind, age_s, pid, note, other, closed):
+async def test_a_run_without_a_process_ends_note_or_not(tmp_path, kind, age_s, pid, note, other, workless, closed):
     import httpx
 
     from deployments import orchestrator
@@ -428,7 +431,7 @@ async def test_a_run_without_a_process_ends_note_or_not(tmp_path, kind, age_s, p
         (tmp_path / "runs" / "r").write_text(note)
     prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", tmp_path)
     prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
-    assert await prefect.close_lost() == closed
+    assert await prefect.close_lost(workless=workless) == closed
     assert told == ["CRASHED"] * closed
 
 
@@ -464,7 +467,7 @@ async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_dow
     looks = asyncio.Event()
     answers: list[Exception | int] = [PrefectError("500"), 1]
 
-    async def close_lost(*, patiently: bool) -> int:
+    async def close_lost(*, patiently: bool, workless: bool) -> int:
         if isinstance(said := answers.pop(0), Exception):
             raise said
         looks.set()
