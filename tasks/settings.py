@@ -404,6 +404,10 @@ class _InForce:
     def __init__(self) -> None:
         self._chosen: ContextVar[Settings | None] = ContextVar("strategy", default=None)
 
+    def __reduce__(self) -> str:
+        """Be sent to another process by name: it has settings of its own."""
+        return "settings"
+
     def __call__(self) -> Settings:
         return self._chosen.get() or self.account
 
