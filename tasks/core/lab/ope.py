@@ -84,7 +84,7 @@ class Overlap(Dto):
     largest_weight: float
 
 
-class Evaluated(Dto):
+class PolicyEvaluation(Dto):
     """A policy's value per episode by each method, beside what the behaviour earned in the same ones."""
 
     behaviour: Interval
@@ -127,7 +127,7 @@ def effective_n(weights: ndarray) -> float:
 
 def evaluate(
     episodes: Episodes, least_ess: float = LEAST_ESS, draws: int = DRAWS, level: float = 0.95, seed: int = 0
-) -> Evaluated:
+) -> PolicyEvaluation:
     """Estimate a policy's value per episode; raises InputError where too little of the log speaks of it."""
     found = overlap(episodes)
     if found.effective_n < least_ess:
@@ -150,7 +150,7 @@ def evaluate(
         first = fit.v(standard.actions.shape[1], standard.states[:, 0], standard.policy[:, 0])
         estimates["fqe"].append(float(first @ counts / n))
         logged.append(float(earned @ counts / n))
-    return Evaluated(
+    return PolicyEvaluation(
         behaviour=_interval(logged, level, n, n),
         estimates={method: _interval(drawn, level, n, found.effective_n) for method, drawn in estimates.items()},
         overlap=found,
