@@ -150,9 +150,10 @@ def metrics(host: str, port: int) -> None:
         return HTMLResponse(page_of("desk.html.j2", desk=await desk.read(await desk.now())))
 
     now, registry = _installed(), CollectorRegistry()
-    registry.register(Exporter(now.store_url, now.strategy, now.budget))
+    budgets = {each.strategy: each.budget for each in now.every()}
+    registry.register(Exporter(now.store_url, budgets))
     listener, known = listen(port, host), secret.of_home(now.home)
-    echo(f"http://{host}:{port}/desk and /metrics of strategy {now.strategy}; Ctrl-C stops it", err=True)
+    echo(f"http://{host}:{port}/desk and /metrics of strategy {', '.join(budgets)}; Ctrl-C stops it", err=True)
     if known:
         echo(f"a browser enters by http://{host}:{port}{PAGE}# followed by what {now.home}/secret holds", err=True)
     first = Route("/", lambda _: RedirectResponse("/desk"))  # where the page that takes the secret leads

@@ -1,6 +1,7 @@
 """Prometheus metrics, read from the store when they are scraped: nothing is counted in a process that may die.
 
-A `_total` counts since 00:00 UTC of the day that the newest cycle is about, and so starts at 0 once a day, which
+What is of a strategy has the label `strategy`; halts, alerts and leases are the account's and have none. A `_total`
+counts since 00:00 UTC of the day that the strategy's newest cycle is about, and so starts at 0 once a day, which
 Prometheus takes for a restart (`increase` and `rate` stay right). Latencies are quantiles over the last hour's cycles.
 Every query reads at most a day, through an index.
 """
@@ -18,25 +19,40 @@ from prometheus_client.core import GaugeMetricFamily as Gauge
 from prometheus_client.core import HistogramMetricFamily as Histogram
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, false, func, or_, select
 
 from tasks import clock
-from tasks.adapters.store import AlertRow, CycleRow, DecisionRow, HaltRow, IntentRow, LeaseRow, ModelCallRow, VerdictRow
+from tasks.adapters.store import (
+    AlertRow,
+    CycleRow,
+    DecisionRow,
+    HaltRow,
+    IntentRow,
+    LeaseRow,
+    ModelCallRow,
+    VerdictRow,
+    dto_of,
+)
 from tasks.adapters.store.store import Store
 from tasks.core.types import Answer, Budget, CycleStatus, Texts, ToolCall, TradingError, day_start
 
 LATENCIES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0)  # upper bounds
 QUANTILES = (0.5, 0.95, 1.0)
 HOUR = timedelta(hours=1)
+STRATEGY = "strategy"
+EQUITY = "Equity in quote; where strategies share the account, what it would be worth by this one's trades alone"
 Family = Counter | Gauge
 Labelled = Mapping[Any, float]  # by the values of its labels
 
 
 class Exporter(Collector):
-    """What one strategy does, as metrics. A store that does not answer is a metric too, not a failed scrape."""
+    """What the strategies do, as metrics. A store that does not answer is a metric too, not a failed scrape.
 
-    def __init__(self, url: str, strategy: str, budget: Budget) -> None:
-        self._url, self._strategy, self._budget = url, strategy, budget
+    budgets: what each strategy's models may cost, by its name.
+    """
+
+    def __init__(self, url: str, budgets: Mapping[str, Budget]) -> None:
+        self._url, self._budgets = url, budgets
         self._store: Store | None = None
 
     def describe(self) -> Iterable[Metric]:
@@ -54,38 +70,41 @@ class Exporter(Collector):
 
     def _read(self, store: Store, now: datetime) -> Iterator[Metric]:
         today = day_start(now)
-        newest = store.value(select(func.max(CycleRow.as_of)).where(CycleRow.strategy == self._strategy))
-        about = (CycleRow.strategy == self._strategy, CycleRow.as_of >= day_start(newest or now))
-        decided = (DecisionRow.action, DecisionRow.rung, DecisionRow.source, CycleRow.status)
+        names = [*self._budgets, *sorted({*store.positions.strategies()} - self._budgets.keys())]
+        found = {name: store.value(select(func.max(CycleRow.as_of)).filter_by(strategy=name)) for name in names}
+        newest = {name: at for name, at in found.items() if at is not None}
+        about = _since({name: day_start(at) for name, at in newest.items()})
+        of_cycle, strategy = DecisionRow.cycle_id == CycleRow.cycle_id, CycleRow.strategy
+        decided = (strategy, DecisionRow.action, DecisionRow.rung, DecisionRow.source, CycleRow.status)
         counts = [
             (
                 Counter,
                 "cycles",
                 "Cycles by how they ended and what started them",
-                (CycleRow.status, CycleRow.trigger),
-                about,
+                (strategy, CycleRow.status, CycleRow.trigger),
+                (about,),
             ),
             (
                 Counter,
                 "cycle_errors",
                 "Cycles with an error, such as a venue that refused",
-                (CycleRow.symbol,),
-                (*about, CycleRow.error != ""),
+                (strategy, CycleRow.symbol),
+                (about, CycleRow.error != ""),
             ),
             (
                 Counter,
                 "decisions",
                 "Decisions; rung cache is a hit",
                 decided,
-                (DecisionRow.cycle_id == CycleRow.cycle_id, *about),
+                (of_cycle, about),
             ),
             (Gauge, "halts", "Halts in force", (), (HaltRow.resumed_at.is_(None),)),
             (
                 Counter,
                 "intents",
                 "Orders written down, by what became of them",
-                (IntentRow.state,),
-                (IntentRow.persisted_at >= today,),
+                (strategy, IntentRow.state),
+                (IntentRow.cycle_id == CycleRow.cycle_id, IntentRow.persisted_at >= today),
             ),
             (
                 Gauge,
@@ -105,82 +124,92 @@ class Exporter(Collector):
         for kind, name, text, columns, where in counts:
             rows = store.rows(select(*columns, func.count()).where(*where).group_by(*columns))
             yield _metric(kind, name, text, {tuple(row[:-1]): row[-1] for row in rows}, [each.key for each in columns])
-        refused = (VerdictRow.cycle_id == CycleRow.cycle_id, *about, VerdictRow.allowed.is_(False))
-        codes = Counts((code,) for codes in store.values(select(VerdictRow.codes).where(*refused)) for code in codes)
-        yield _metric(Counter, "denials", "Decisions the guard refused, by code", codes, ("code",))
-        if newest is not None:
-            yield _metric(
-                Gauge, "last_close_timestamp_seconds", "What the newest cycle is about", {(): newest.timestamp()}
-            )
-            yield self._stages(store, newest - HOUR)
+        refused = (VerdictRow.cycle_id == CycleRow.cycle_id, about, VerdictRow.allowed.is_(False))
+        denied = store.rows(select(strategy, VerdictRow.codes).where(*refused))
+        codes = Counts((name, code) for name, codes in denied for code in codes)
+        yield _metric(Counter, "denials", "Decisions the guard refused, by code", codes, (STRATEGY, "code"))
+        if newest:
+            closes = {(name,): at.timestamp() for name, at in newest.items()}
+            yield _metric(Gauge, "last_close_timestamp_seconds", "What the newest cycle is about", closes, (STRATEGY,))
+            yield self._stages(store, _since({name: at - HOUR + timedelta.resolution for name, at in newest.items()}))
         yield from self._models(store, now, today)
-        yield from self._account(store)
+        yield from self._account(store, names)
 
-    def _stages(self, store: Store, since: datetime) -> Metric:
+    def _stages(self, store: Store, lately: ColumnElement[bool]) -> Metric:
         query = (
-            select(CycleRow.as_of, CycleRow.started_at, CycleRow.updated_at)
+            select(CycleRow.strategy, CycleRow.as_of, CycleRow.started_at, CycleRow.updated_at)
             .add_columns(DecisionRow.decided_at, DecisionRow.latency_ms, VerdictRow.judged_at)
             .outerjoin(DecisionRow, DecisionRow.cycle_id == CycleRow.cycle_id)
             .outerjoin(VerdictRow, VerdictRow.cycle_id == CycleRow.cycle_id)
-            .where(CycleRow.strategy == self._strategy, CycleRow.as_of > since)
-            .where(CycleRow.status.not_in((CycleStatus.STARTED, CycleStatus.MISSED)))
+            .where(lately, CycleRow.status.not_in((CycleStatus.STARTED, CycleStatus.MISSED)))
         )
-        spans = defaultdict[str, list[float]](list)
+        spans = defaultdict[Texts, list[float]](list)
         for row in store.rows(query):
             for stage, seconds in _spans(row):
-                spans[stage].append(max(0.0, seconds))
-        values = {(s, str(q)): float(np.quantile(v, q)) for s, v in spans.items() for q in QUANTILES}
+                spans[row.strategy, stage].append(max(0.0, seconds))
+        values = {(*of, str(q)): float(np.quantile(took, q)) for of, took in spans.items() for q in QUANTILES}
         return _metric(
             Gauge,
             "cycle_stage_seconds",
             "Time per stage, last hour; late: from the close to the cycle's begin",
             values,
-            ("stage", "quantile"),
+            (STRATEGY, "stage", "quantile"),
         )
 
     def _models(self, store: Store, now: datetime, today: datetime) -> Iterator[Metric]:
         calls, usd, tokens = (defaultdict[Texts, float](float) for _ in range(3))
         seconds = defaultdict[Texts, list[float]](list)
-        for row in store.rows(select(ModelCallRow).where(ModelCallRow.called_at >= today)):
+        asked = select(CycleRow.strategy, ModelCallRow).join(CycleRow).where(ModelCallRow.called_at >= today)
+        for row in store.rows(asked):
             provider, _, model = row.model.rpartition("/")
-            who = (provider or "unknown", model, row.role)
+            who = (row.strategy, provider or "unknown", model, row.role)
             calls[*who, "error" if row.error else "ok"] += 1
             seconds[who].append(row.latency_ms / 1000)
             usd[who] += float(row.cost_usd)
             tokens[*who, "in"] += row.tokens_in
             tokens[*who, "out"] += row.tokens_out
-        labels = ("provider", "model", "role")
+        labels = (STRATEGY, "provider", "model", "role")
         yield _metric(Counter, "model_calls", "Requests to models", calls, (*labels, "result"))
         waited = Histogram("quarterdeck_model_seconds", "How long models took; since 00:00 UTC", labels=labels)
-        for asked, took in sorted(seconds.items()):
+        for asked_of, took in sorted(seconds.items()):
             within = [(str(most), float(sum(each <= most for each in took))) for most in LATENCIES_S]
-            waited.add_metric(list(asked), [*within, ("+Inf", float(len(took)))], sum(took))
+            waited.add_metric(list(asked_of), [*within, ("+Inf", float(len(took)))], sum(took))
         yield waited
         yield _metric(Counter, "model_cost_usd", "What models cost", usd, labels)
         yield _metric(Counter, "model_tokens", "Tokens sent and received", tokens, (*labels, "direction"))
         yield self._tools(store, today)
-        spent, budget = store.budget.spent(now), self._budget
-        uses = {("usd",): (spent.usd, budget.usd_per_day), ("calls",): (Decimal(spent.calls), budget.calls_per_day)}
-        shares = {unit: float(used / cap) for unit, (used, cap) in uses.items() if cap}
-        yield _metric(Gauge, "budget_used_ratio", "Share of the day's budget that is used", shares, ("unit",))
+        shares: dict[Texts, float] = {}
+        for name, budget in self._budgets.items():
+            spent = store.budget.spent(now, budget.purse)
+            uses = {"usd": (spent.usd, budget.usd_per_day), "calls": (Decimal(spent.calls), budget.calls_per_day)}
+            shares |= {(name, unit): float(used / cap) for unit, (used, cap) in uses.items() if cap}
+        yield _metric(Gauge, "budget_used_ratio", "Share of the day's budget that is used", shares, (STRATEGY, "unit"))
 
     def _tools(self, store: Store, today: datetime) -> Metric:
         """Count what planners asked; only decisions that a planner had a part in are read."""
         planned = select(ModelCallRow.cycle_id).where(ModelCallRow.role == "planner", ModelCallRow.called_at >= today)
-        asked = store.all(Answer, select(DecisionRow.decided).where(DecisionRow.cycle_id.in_(planned)))
-        results = Counts((call.tool, _result(call)) for answer in asked for call in answer.tool_calls)
-        return _metric(Counter, "tool_calls", "Requests of planners for data", results, ("tool", "result"))
+        asked = select(CycleRow.strategy, DecisionRow.decided).join(CycleRow).where(DecisionRow.cycle_id.in_(planned))
+        answers = [(strategy, dto_of(Answer, (decided,))) for strategy, decided in store.rows(asked)]
+        results = Counts((name, call.tool, _result(call)) for name, answer in answers for call in answer.tool_calls)
+        return _metric(Counter, "tool_calls", "Requests of planners for data", results, (STRATEGY, "tool", "result"))
 
-    def _account(self, store: Store) -> Iterator[Metric]:
-        if (last := store.equity.last(self._strategy)) is not None:
-            yield _metric(Gauge, "equity", "Equity in quote", {(): float(last.equity)})
-            drawdown = float(1 - last.equity / last.peak) if last.peak else 0.0
-            yield _metric(Gauge, "drawdown_ratio", "Below the highest equity", {(): drawdown})
-        held = store.positions.open(self._strategy)
-        at_entry = {(p.symbol, p.side): float(p.quantity * p.avg_price) for p in held}
-        risks = {(p.symbol, p.side): float(p.quantity * abs(p.avg_price - p.stop)) for p in held if p.stop is not None}
-        yield _metric(Gauge, "exposure", "Open positions at their entry price, in quote", at_entry, ("symbol", "side"))
-        yield _metric(Gauge, "open_risk", "From entry to stop, in quote", risks, ("symbol", "side"))
+    def _account(self, store: Store, names: Sequence[str]) -> Iterator[Metric]:
+        last = {(name,): point for name in names if (point := store.equity.last(name)) is not None}
+        equity = {name: float(point.equity) for name, point in last.items()}
+        drawdown = {name: float(1 - point.equity / point.peak) if point.peak else 0.0 for name, point in last.items()}
+        yield _metric(Gauge, "equity", EQUITY, equity, (STRATEGY,))
+        yield _metric(Gauge, "drawdown_ratio", "Below the highest equity", drawdown, (STRATEGY,))
+        held = {(name, p.symbol, p.side): p for name in names for p in store.positions.open(name)}
+        at_entry = {of: float(p.quantity * p.avg_price) for of, p in held.items()}
+        risks = {of: float(p.quantity * abs(p.avg_price - p.stop)) for of, p in held.items() if p.stop is not None}
+        labels = (STRATEGY, "symbol", "side")
+        yield _metric(Gauge, "exposure", "Open positions at their entry price, in quote", at_entry, labels)
+        yield _metric(Gauge, "open_risk", "From entry to stop, in quote", risks, labels)
+
+
+def _since(begins: Mapping[str, datetime]) -> ColumnElement[bool]:
+    """Return the condition that a cycle is of one of these strategies, and about that time or later."""
+    return or_(false(), *(and_(CycleRow.strategy == name, CycleRow.as_of >= at) for name, at in begins.items()))
 
 
 def _result(call: ToolCall) -> str:
