@@ -9,6 +9,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.clock import run_name
 from flows.commands.output import plain
+from flows.forms import StrategyName
 from tasks import clock
 from tasks import evaluate as stage
 from tasks import moments as gathering
@@ -39,9 +40,15 @@ def create(request: MomentsRequest) -> Json:
 
 
 @flow(name="moments", flow_run_name=run_name)
-def moments(request: MomentsRequest) -> Json:
-    """Keep moments under a name, to put them to deciders and prompt versions again and again."""
-    kept = create(request)
+def moments(request: MomentsRequest, strategy: StrategyName = "") -> Json:
+    """Keep moments under a name, to put them to deciders and prompt versions again and again.
+
+    Args:
+        request: which moments, and what they are called.
+        strategy: whose symbols, limits and decisions; empty: the top level's.
+    """
+    with settings.of(settings.named(strategy)):
+        kept = create(request)
     create_markdown_artifact(
         key="moments",
         markdown=table(("moments", "count", "with an event", "quiet", "masked"), [tuple(map(str, kept.values()))]),

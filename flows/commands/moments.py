@@ -26,14 +26,20 @@ def moments() -> None:
 @click.option("--live", type=click.Choice(LIVE), help="of live decisions instead")
 @click.option("--days", type=click.FloatRange(0, min_open=True), default=30, help="how far back live ones may lie")
 @click.option("--most", type=click.IntRange(1), default=50, help="how many live ones")
+@click.option("--strategy", help="whose symbols and decisions, where tables of quarterdeck.toml make more than one")
 @mask_option
 @json_option
-def create(name: str, files: dict[str, str], live: str | None, as_json: bool, **options: Any) -> None:
+def create(
+    name: str, files: dict[str, str], live: str | None, strategy: str | None, as_json: bool, **options: Any
+) -> None:
     """Keep moments as the next version of NAME: of --candles, of stored candles (--symbol), or of --live decisions."""
     from flows.moments import create as kept
     from tasks.moments import MomentsRequest
+    from tasks.settings import settings
 
-    emit(kept(MomentsRequest(name=name, candles=files, live=live or "", **options)), as_json)
+    request = MomentsRequest(name=name, candles=files, live=live or "", **options)
+    with settings.of(settings.named(strategy)):
+        emit(kept(request), as_json)
 
 
 @moments.command(name="list")

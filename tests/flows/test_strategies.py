@@ -21,7 +21,9 @@ from flows.cycle import Request
 from flows.protect import protect
 from flows.step import step
 from flows.trade import run_cycles, trade
-from tasks import by_hand, desk
+from tasks import by_hand, desk, fetch
+from tasks.adapters.mlflow.comparison import server_of
+from tasks.adapters.mlflow.datasets import read
 from tasks.connections import store, venue
 from tasks.core.lab import rl
 from tasks.core.types import ACCOUNT, ZERO, Code, CycleRecord, CycleStatus, InputError, direction, exact_sum
@@ -300,3 +302,22 @@ async def test_a_dataset_is_of_one_strategy(shared, tmp_path, monkeypatch):
     assert row == {"strategy": "trend", "symbol": ETH}
     with pytest.raises(InputError, match="strategy 'tend': there are default, trend"):
         settings.named("tend")
+
+
+async def test_moments_are_of_one_strategy(shared, tmp_path, monkeypatch):
+    registry = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", registry)
+    settings.cache_clear()
+    for strategy in ("default", "trend"):
+        await asked(tmp_path, strategy)
+    advance(shared, 25 * 3600)
+    await fetch.fetch_candles.fn((SYMBOL, ETH), await venue().now())
+    await venue().close()
+    live = ("moments", "create", "--live", "latest", "--days", "10000")
+    assert (await told(*live, "theirs", "--strategy", "trend"))["count"] == 1
+    assert (await told(*live, "ours"))["count"] == 1
+    kept = {name: read(server_of(registry), name)[1] for name in ("theirs", "ours")}
+    assert {name: [each.symbol for each in chosen] for name, chosen in kept.items()} == {
+        "theirs": [ETH],
+        "ours": [SYMBOL],
+    }
