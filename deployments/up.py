@@ -126,7 +126,8 @@ async def _up(supervisor: Supervisor, once: bool, as_json: bool) -> int | None:
     if once:
         watch.cancel()
         return int(not done.ok)
-    supervisor.board.say("Ctrl-C or `quarterdeck down` stops it")
+    if sys.stdin.isatty():  # where there is a Ctrl to press
+        supervisor.board.say("Ctrl-C or `quarterdeck down` stops it")
     await watch
     return 0
 
@@ -173,5 +174,6 @@ def _detached(settings: Settings, as_json: bool) -> int:
                 return code or 1
             if now and now.pid == child.pid and now.first_cycle:
                 _report(settings, now, now.first_cycle, as_json)  # the log is not told the secret
+                echo("`quarterdeck down` stops it", err=True)
                 return int(not now.first_cycle.ok)
             time.sleep(0.2)

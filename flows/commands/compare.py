@@ -36,7 +36,9 @@ def print_table(document: dict[str, Any]) -> None:
         echo("not complete: the agreed cost was reached")
     echo(f"report {document['report'] or 'not kept: name a folder with --out'}")
     if run := document["mlflow_run"]:
-        echo(f"MLflow run {run}: quarterdeck prompts promote ROLE VERSION --alias champion --evidence {run}")
+        may_lead = any(variant["prompts"] for variant in document["variants"])
+        promote = f": quarterdeck prompts promote ROLE VERSION --alias champion --evidence {run}" if may_lead else ""
+        echo(f"MLflow run {run}{promote}")
 
 
 @click.command()

@@ -256,6 +256,8 @@ def test_detached_up_survives_a_dead_service_and_a_killed_supervisor_leaves_noth
     up = quarterdeck("up", "--detach", env=env, timeout=380)
     try:
         assert up.returncode == 0, up.stderr
+        assert up.stderr.endswith("`quarterdeck down` stops it\n")
+        assert "Ctrl-C" not in up.stderr
         before = json.loads(quarterdeck("status", "--json", env=env).stdout)
         assert before["running"]
         assert all(service["healthy"] for service in before["services"].values())

@@ -84,15 +84,19 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModelServer]:
         yield running
 
 
-def test_a_person_is_told_the_run_that_a_promotion_can_be_given(candles, tmp_path, monkeypatch):
+def test_a_person_is_told_the_run_and_where_a_prompt_is_among_them_how_it_is_promoted(
+    candles, server, tmp_path, monkeypatch
+):
     registry = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("QUARTERDECK_MLFLOW_URL", registry)
     settings.cache_clear()
-    few = ("--seeds", "20", "--quiet", "0", "--decider", "hold", *SPAN)
-    result = CliRunner().invoke(cli, ["compare", "--candles", str(candles), "--symbol", SYMBOL, *few])
-    said = re.search(r"promote ROLE VERSION --alias champion --evidence (\w+)", result.stdout)
-    assert said, result.output
-    assert {variant.label for variant in read_evidence(said[1], registry).variants} == {"hold", "buy-and-hold", "rules"}
+    few = ("--candles", str(candles), "--symbol", SYMBOL, "--seeds", "20", "--quiet", "0", "--events", "0", *SPAN)
+    said = CliRunner().invoke(cli, ["compare", *few, "--decider", "hold"]).stdout.splitlines()[-1]
+    run = said.removeprefix("MLflow run ")
+    assert {each.label for each in read_evidence(run, registry).variants} == {"hold", "buy-and-hold", "rules"}
+    model = ("--decider", "llm:single", "--model", "openai/test", "--max-cost", "5")
+    told = CliRunner().invoke(cli, ["compare", *few, *model]).stdout.splitlines()[-1]
+    assert re.fullmatch(r"MLflow run (\w+): quarterdeck prompts promote ROLE VERSION .*--evidence \1", told), told
 
 
 def test_baselines_are_always_among_the_variants_and_the_report_needs_no_network(candles, tmp_path):
