@@ -62,22 +62,26 @@ class Orchestrator:
     async def close_lost(self, *, patiently: bool = False, workless: bool = False) -> int:
         """End runs of this machine's worker whose process is gone, which Prefect did not hear of; they hold their slot.
 
-        It notes in HOME/runs what it takes, the run's process its id. Prefect tells no host with a process id: what has
-        one and no note is another machine's, where one has a worker. One that is pending for long without a process
-        never got one. patiently: only those that were lost at the last look too; a worker may just be telling Prefect.
-        workless: no worker of this machine lives, so that none can be about to start what was taken a moment ago.
+        It notes in HOME/runs what it takes, the run's process its id; a note that names a process which is gone leaves
+        no doubt. Prefect tells no host with a process id: what has one and no note is another machine's, where one has a
+        worker. What has neither is given a minute: a worker may have taken it a moment ago.
+        patiently: only those that were lost at the last look too; a worker may just be telling Prefect.
+        workless: no worker of this machine lives, so that none can be about to start what was taken.
         """
         before, self._gone, now = self._gone, set(), datetime.now(UTC)
         dead = {note.name for note in self._notes.glob("*") if _ended(note, now)}
         shared = await self._is_shared()
 
         def ended(run: Json) -> Json | None:
-            note, pid, state = self._notes / run["id"], run.get("infrastructure_pid"), run["state"]
-            starting = not workless or (shared and not note.exists())
-            fresh = starting and now - datetime.fromisoformat(state["timestamp"]) <= PENDING_FOR
-            if _alive(note) if note.exists() else (pid and (shared or _runs(pid))) or fresh:
-                return None
-            if fresh and state["type"] == "PENDING":
+            note, pid = _read(self._notes / run["id"]), run.get("infrastructure_pid")
+            fresh = now - datetime.fromisoformat(run["state"]["timestamp"]) <= PENDING_FOR
+            if note:
+                lives = _runs(note)
+            elif note is None:
+                lives = pid and (shared or _runs(pid)) or fresh and (shared or not workless)
+            else:
+                lives = fresh and not workless
+            if lives:
                 return None
             self._gone.add(run["id"])
             if patiently and run["id"] not in before:
@@ -162,12 +166,12 @@ class Orchestrator:
         return answer.json() if answer.content else None
 
 
-def _alive(note: Path) -> bool:
-    """Return whether the process that a note names carries out a run; a worker's own note names none yet."""
+def _read(note: Path) -> str | None:
+    """Return the process that a note names, nothing where a worker has only taken the run; None without a note."""
     try:
-        return _runs(note.read_text())
+        return note.read_text()
     except OSError:
-        return False
+        return None
 
 
 def _ended(note: Path, now: datetime) -> bool:
@@ -176,7 +180,7 @@ def _ended(note: Path, now: datetime) -> bool:
         began = note.stat()
     except OSError:
         return False
-    return not _alive(note) and bool(began.st_size or now.timestamp() - began.st_mtime > PENDING_FOR.total_seconds())
+    return not _runs(_read(note) or "") and bool(began.st_size or now.timestamp() - began.st_mtime > PENDING_FOR.total_seconds())
 
 
 def _runs(pid: str) -> bool:

@@ -369,7 +369,7 @@ async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_lo
     from deployments import orchestrator
 
     state = {"timestamp": datetime.now(UTC).isoformat()}
-    open_runs = {"RUNNING": ["lost"], "CANCELLING": ["unwanted"]}
+    open_runs = {"PENDING": ["begun"], "RUNNING": ["lost"], "CANCELLING": ["unwanted"]}
     told = []
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -382,15 +382,15 @@ async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_lo
         return httpx.Response(200, json=found[asked["offset"] :])
 
     (tmp_path / "runs").mkdir()
-    notes = [tmp_path / "runs" / name for name in ("lost", "unwanted")]
+    notes = [tmp_path / "runs" / name for name in ("begun", "lost", "unwanted")]
     for note in notes:
         note.write_text(DEAD)
     prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", tmp_path)
     prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
     assert await prefect.close_lost(patiently=True) == 0  # a worker may just be telling it
     assert all(note.exists() for note in notes)
-    assert await prefect.close_lost(patiently=True) == 2
-    assert told == [("lost", "CRASHED"), ("unwanted", "CANCELLED")]
+    assert await prefect.close_lost(patiently=True) == 3
+    assert told == [("begun", "CRASHED"), ("lost", "CRASHED"), ("unwanted", "CANCELLED")]
     assert not any(note.exists() for note in notes)
 
 
@@ -405,6 +405,7 @@ async def test_a_run_whose_end_prefect_never_heard_of_is_closed_at_the_second_lo
         ("PENDING", 20, None, "", False, False, False),
         ("RUNNING", 90, DEAD, None, False, False, True),
         ("RUNNING", 20, DEAD, DEAD, False, False, True),  # its process here is gone for sure
+        ("PENDING", 1, DEAD, DEAD, True, False, True),
         ("RUNNING", 90, DEAD, None, True, False, False),
         ("PENDING", 1, None, None, False, True, True),  # no worker lives that could be about to start it
         ("PENDING", 1, None, "", True, True, True),
