@@ -62,9 +62,9 @@ class Orchestrator:
     async def close_lost(self, *, patiently: bool = False, workless: bool = False) -> int:
         """End runs of this machine's worker whose process is gone, which Prefect did not hear of; they hold their slot.
 
-        It notes in HOME/runs what it takes, the run's process its id; a note that names a process which is gone leaves
-        no doubt. Prefect tells no host with a process id: what has one and no note is another machine's, where one has a
-        worker. What has neither is given a minute: a worker may have taken it a moment ago.
+        It notes in HOME/runs what it takes, the run's process its id: a note of a process that is gone leaves no doubt.
+        Prefect tells no host with a process id: what has one and no note is another machine's, where one has a worker.
+        What has neither is given a minute: a worker may have taken it a moment ago.
         patiently: only those that were lost at the last look too; a worker may just be telling Prefect.
         workless: no worker of this machine lives, so that none can be about to start what was taken.
         """
@@ -78,7 +78,7 @@ class Orchestrator:
             if note:
                 lives = _runs(note)
             elif note is None:
-                lives = pid and (shared or _runs(pid)) or fresh and (shared or not workless)
+                lives = (pid and (shared or _runs(pid))) or (fresh and (shared or not workless))
             else:
                 lives = fresh and not workless
             if lives:
@@ -180,7 +180,9 @@ def _ended(note: Path, now: datetime) -> bool:
         began = note.stat()
     except OSError:
         return False
-    return not _runs(_read(note) or "") and bool(began.st_size or now.timestamp() - began.st_mtime > PENDING_FOR.total_seconds())
+    return not _runs(_read(note) or "") and bool(
+        began.st_size or now.timestamp() - began.st_mtime > PENDING_FOR.total_seconds()
+    )
 
 
 def _runs(pid: str) -> bool:

@@ -1,7 +1,7 @@
 """`make drills ARGS="postgres server"`: cause each outage once; exit code 1 if something that must hold does not.
 
 Every drill starts processes of its own on free ports in a folder of its own, takes two to five minutes (stalls:
-twenty), and leaves nothing behind. Without names all of them are run. --keep FOLDER copies the logs there.
+fifteen; dense: --hours), and leaves nothing behind. Without names all but dense are run.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.update(
@@ -22,10 +23,11 @@ os.environ.update(
 
 from tasks.settings import settings
 from tests.closing import close_stores
-from tests.drills import namespaces, postgres, server, stalls, worker
+from tests.drills import dense, namespaces, postgres, server, stalls, worker
 from tests.drills.seen import Seen, Skipped, Stuck
 
 Drill = Callable[[Seen, Path], Awaitable[None]]
+DENSE = "dense"
 DRILLS: dict[str, Drill] = {
     "postgres": postgres.drill, "server": server.drill, "worker": worker.drill, "namespaces": namespaces.drill,
     "stalls": stalls.drill,
@@ -35,27 +37,29 @@ DRILLS: dict[str, Drill] = {
 def main() -> int:
     given = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and leave no process behind
-    return max([_run(name, given.keep) for name in given.names or DRILLS])
+    drills = DRILLS | {DENSE: partial(dense.drill, hours=given.hours)}
+    return max([_run(name, drills[name], given.keep) for name in given.names or DRILLS])
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make drills", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {' '.join(DRILLS)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {' '.join((*DRILLS, DENSE))}")
+    parser.add_argument("--hours", type=float, default=2, help="of dense")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy logs and databases there at the end")
     given = parser.parse_args()
-    if unknown := set(given.names) - set(DRILLS):
-        parser.error(f"{' '.join(sorted(unknown))}: choose of {' '.join(DRILLS)}")
+    if unknown := set(given.names) - {*DRILLS, DENSE}:
+        parser.error(f"{' '.join(sorted(unknown))}: choose of {' '.join((*DRILLS, DENSE))}")
     return given
 
 
-def _run(name: str, keep: Path | None) -> int:
+def _run(name: str, drill: Drill, keep: Path | None) -> int:
     """Run one drill in an environment that is put back afterwards; returns 1 if something did not hold."""
     seen, began, before = Seen(name), time.monotonic(), dict(os.environ)
     folder = Path(tempfile.mkdtemp(prefix=f"quarterdeck-drill-{name}-"))
     try:
-        asyncio.run(DRILLS[name](seen, folder))
+        asyncio.run(drill(seen, folder))
     except Skipped as e:
         seen.say(f"skipped: {e}")
     except Stuck as e:

@@ -19,7 +19,7 @@ from tests.drills.system import PROTECT, WATCH, System, prepare, told, up
 
 LANES = (WATCH, PROTECT, "settle/settle", "report/report", "trade/trade-adhoc")  # one run of each at a time
 HELD = ("PENDING", "RUNNING", "CANCELLING")
-LIVES, ROUNDS = 4, 4  # of a system, and of each life; a life's end is a round of its own
+LIVES, ROUNDS = 5, 5  # of a system, and of each life; a life's end is a round of its own
 VICTIMS = ("client", "client", "runs", "worker", "warm")
 LATEST_S = 8.0  # from a run's creation to the kill; most have ended after that
 WITHIN_S = 60.0 + 15.0  # a minute, from one look to the next
@@ -41,7 +41,7 @@ async def drill(seen: Seen, folder: Path) -> None:
             if life < LIVES - 1:
                 left = await _killed(system, luck, kills, "system")
         seen.say(f"life {life + 1}: {kills.total()} killed so far, the slowest ended {slowest:.0f} s later")
-    seen.must(kills.total() >= 80, f"{kills.total()} runs killed: {told(kills)}")
+    seen.must(kills.total() >= 100, f"{kills.total()} runs killed: {told(kills)}")
 
 
 async def _killed(system: System, luck: random.Random, kills: Counter[str], victim: str = "") -> list[str]:
