@@ -7,9 +7,7 @@ client is; the store's are plain calls. There is deliberately no generic `query`
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple, Protocol
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from tasks.core.decision.kinds import Kind
 from tasks.core.types import (
@@ -25,6 +23,9 @@ from tasks.core.types import (
     Question,
     VenuePosition,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Messages = Sequence[dict[str, str]]
 Schema = JsonObject
@@ -94,7 +95,7 @@ class Venue(Protocol):
 
     async def instrument(self, symbol: str) -> Instrument: ...
 
-    async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> pd.DataFrame:
+    async def fetch_bars(self, symbol: str, timeframe: str, since: datetime, until: datetime) -> "pd.DataFrame":
         """Return bars with since <= open_time and close time <= until: the forming bar is never among them."""
 
     async def fetch_book(self, symbol: str) -> OrderBook: ...

@@ -1,18 +1,32 @@
 """Base candles as arrays: read from a file, or grown by a generator as time reaches them."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from infra.sandbox.market.crash import Crash
-from tasks.adapters.files.candles import read_candles
-from tasks.core.market.bars import epoch_s, infer_timeframe
 from tasks.core.types import SECONDS, InputError
 
 BASES_MS = (60_000, 300_000, 900_000, 1_800_000, 3_600_000)
 Floats = npt.NDArray[np.float64]
+
+
+class Column:
+    """Numbers that only grow, in a file without a name: of three years of minutes memory holds what is looked at."""
+
+    def __init__(self) -> None:
+        self._file, self._size = TemporaryFile(), 0  # noqa: SIM115  (closed with the column)
+
+    def append(self, more: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the whole column with `more` at its end; a forked process writes the same to the same place."""
+        self._size += os.pwrite(self._file.fileno(), more.tobytes(), self._size)
+        shape = (self._size // more[:1].nbytes, *more.shape[1:])
+        return np.memmap(self._file, more.dtype, "r", shape=shape)
 
 
 @dataclass
@@ -28,13 +42,15 @@ class BaseCandles:
     crash: Crash | None = None
     ts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     rows: Floats = field(default_factory=lambda: np.empty((0, 5)))
+    _files: tuple[Column, Column] = field(default_factory=lambda: (Column(), Column()), repr=False)
 
     def append(self, ts: npt.NDArray[np.int64], rows: Floats) -> None:
         if self.crash:
             rows = self.crash.strike(ts, rows, self.price_decimals)
-        self.rows = np.concatenate([self.rows, rows])
+        times, prices = self._files
+        self.rows = prices.append(rows)
         # last, so that a reader who has found a candle's time finds its prices too
-        self.ts = np.concatenate([self.ts, ts])
+        self.ts = times.append(ts)
 
     def ensure(self, until_ms: int) -> None:
         """Have every candle that opens before `until_ms`; a file has what it has."""
@@ -45,6 +61,9 @@ class BaseCandles:
 
 def file_candles(path: Path, crash: Crash | None = None) -> BaseCandles:
     """Read a candle file; raises InputError saying in one line what is wrong with it."""
+    from tasks.adapters.files.candles import read_candles  # pandas: a market of its own needs none
+    from tasks.core.market.bars import epoch_s, infer_timeframe
+
     bars = read_candles(path)
     ts, rows = epoch_s(bars.index) * 1000, bars.to_numpy()
     base_ms = SECONDS[infer_timeframe(bars)] * 1000

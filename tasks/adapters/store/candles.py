@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import groupby, repeat
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
 from sqlalchemy import Connection, Select, extract, select, update
 
 from tasks.adapters.store import CandleRow, InstrumentRow, Repository
-from tasks.core.market.bars import bar_frame, check_frame
 from tasks.core.types import COLUMNS, DataError, Instrument, duration, floor_time
+
+if TYPE_CHECKING:  # the supervisor and most commands read no bars, and pandas weighs as much as they do
+    import numpy as np
+    import pandas as pd
 
 VALUES = [getattr(CandleRow, name) for name in COLUMNS]
 OPEN_S = extract("epoch", CandleRow.open_time)
@@ -30,7 +31,7 @@ class CandleRepository(Repository):
     """Candles by (venue, symbol, timeframe)."""
 
     def save(
-        self, venue: str, frames: Mapping[Series, pd.DataFrame], recorded_at: datetime
+        self, venue: str, frames: Mapping[Series, "pd.DataFrame"], recorded_at: datetime
     ) -> tuple[int, Counter[Series]]:
         """Save closed bars, `BATCH` of a timeframe at once; known ones keep their first values.
 
@@ -55,14 +56,14 @@ class CandleRepository(Repository):
                     revised += _revise(connection, venue, timeframe, part, recorded_at)
         return new, revised
 
-    def load(self, venue: str, symbol: str, timeframe: str, until: datetime, limit: int) -> pd.DataFrame:
+    def load(self, venue: str, symbol: str, timeframe: str, until: datetime, limit: int) -> "pd.DataFrame":
         """Return the last `limit` bars that had closed at `until`, ascending."""
         query = _series(venue, symbol, timeframe).where(CandleRow.open_time <= until - duration(timeframe))
         return _frame(self.rows(query.order_by(CandleRow.open_time.desc()).limit(limit))[::-1])
 
     def load_frames(
         self, venue: str, symbols: Sequence[str], timeframe: str, until: datetime, limit: int
-    ) -> dict[str, pd.DataFrame]:
+    ) -> "dict[str, pd.DataFrame]":
         """Return by symbol what `load` does; all that have no gap in one query."""
         begin = floor_time(until, timeframe) - limit * duration(timeframe)
         query = select(CandleRow.symbol, OPEN_S, *VALUES).filter_by(venue=venue, timeframe=timeframe)
@@ -73,8 +74,10 @@ class CandleRepository(Repository):
         short = (symbol for symbol in symbols if symbol not in whole)  # a gap, or a history that is no longer
         return whole | {symbol: self.load(venue, symbol, timeframe, until, limit) for symbol in short}
 
-    def history(self, venue: str, symbol: str, timeframe: str) -> tuple[pd.DataFrame, np.ndarray]:
+    def history(self, venue: str, symbol: str, timeframe: str) -> "tuple[pd.DataFrame, np.ndarray]":
         """Return every bar, ascending, and when each was stored, in seconds since 1970."""
+        import numpy as np
+
         query = _series(venue, symbol, timeframe).add_columns(CandleRow.recorded_at)
         rows = self.rows(query.order_by(CandleRow.open_time))
         return _frame([row[:-1] for row in rows]), np.array([row[-1].timestamp() for row in rows])
@@ -84,13 +87,22 @@ def _series(venue: str, symbol: str, timeframe: str) -> Select[Any]:
     return select(OPEN_S, *VALUES).filter_by(venue=venue, symbol=symbol, timeframe=timeframe)
 
 
-def _frame(rows: Sequence[Sequence[Any]]) -> pd.DataFrame:
+def _frame(rows: Sequence[Sequence[Any]]) -> "pd.DataFrame":
     """Build a bar frame of rows of an open time in seconds and the values."""
+    import numpy as np
+
+    from tasks.core.market.bars import bar_frame
+
     open_s, *values = np.array([tuple(row) for row in rows], dtype=float).reshape(-1, 1 + len(COLUMNS)).T
     return bar_frame(open_s * 1000, dict(zip(COLUMNS, values, strict=True)))
 
 
-def _rows(series: Series, bars: pd.DataFrame) -> Iterator[Row]:
+def _rows(series: Series, bars: "pd.DataFrame") -> Iterator[Row]:
+    import numpy as np
+    import pandas as pd
+
+    from tasks.core.market.bars import check_frame
+
     check_frame(bars)
     values = bars[list(COLUMNS)].to_numpy(dtype=float)
     if np.isnan(values).any():

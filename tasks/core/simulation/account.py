@@ -16,9 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Context, Decimal
 from itertools import takewhile
-from typing import Literal, NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from tasks.core.simulation.rejections import (
     PROTECTIVE,
@@ -51,6 +49,9 @@ from tasks.core.types import (
     floor_to_step,
     quote_of,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AVERAGE = Context(prec=12)  # a fill is an average over book levels: finer than the tick, still finite
 IDS = uuid.UUID("6d0f6c1e-2f52-5d0b-9a53-0f3f6c1b7a10")
@@ -278,7 +279,7 @@ class SimulatedAccount:
 
     def pass_bars(
         self,
-        bars: Mapping[str, pd.DataFrame],
+        bars: Mapping[str, "pd.DataFrame"],
         step: timedelta,
         due: Iterable[tuple[datetime, str, Sequence[OrderIntent]]] = (),
         funding: Iterable[tuple[datetime, str, Decimal]] = (),
@@ -601,8 +602,10 @@ class SimulatedAccount:
                 self._resting[key] = stored.expiries.get(key)
 
 
-def price_bars(bars: pd.DataFrame) -> list[PriceBar]:
+def price_bars(bars: "pd.DataFrame") -> list[PriceBar]:
     """Cross bars from float to Decimal."""
+    import pandas as pd
+
     columns = [map(exact, bars[name].tolist()) for name in COLUMNS]
     return list(map(PriceBar, pd.DatetimeIndex(bars.index).to_pydatetime(), *columns))
 
