@@ -9,6 +9,7 @@ On systems without prctl (macOS) an abrupt death of the parent is noticed by pol
 
 import ctypes
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import psutil
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 POLL_S = 0.05
-
+LOOK_S = 1
 
 ENDINGS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -34,9 +35,11 @@ def main(arguments: list[str]) -> int:
     try:
         die = partial(prctl, PR_SET_PDEATHSIG, signal.SIGKILL)
         child = subprocess.Popen(arguments[2:], preexec_fn=die)  # noqa: S603  (the supervisor's own list)
+        ended = [os.pidfd_open(child.pid)] if sys.platform == "linux" else []
         while os.getppid() == parent:
+            select.select(ended, [], [], LOOK_S)  # Popen.wait with a time would poll twenty times a second
             with suppress(subprocess.TimeoutExpired):
-                return child.wait(timeout=1)
+                return child.wait(0)
         return 0
     except KeyboardInterrupt:  # told to stop
         return 0

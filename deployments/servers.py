@@ -1,6 +1,8 @@
 """Prefect's and MLflow's servers behind our door, as uvicorn starts them."""
 
 import os
+import sys
+from types import ModuleType
 
 from starlette.types import ASGIApp
 
@@ -11,9 +13,15 @@ PREFECT_ORIGINS, MLFLOW_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW
 
 def prefect_app() -> ASGIApp:
     """Return Prefect's server, which asks for the secret itself."""
+    without_dask()
     from prefect.server.api.server import create_app
 
     return Door(create_app(final=True), _listed(PREFECT_ORIGINS))
+
+
+def without_dask() -> None:
+    """Let Prefect find nothing where it would import Dask: it imports every package that names itself an extension."""
+    sys.modules.setdefault("prefect_dask", ModuleType("prefect_dask"))
 
 
 def mlflow_app() -> ASGIApp:

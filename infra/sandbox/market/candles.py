@@ -1,6 +1,7 @@
 """Base candles as arrays: read from a file, or grown by a generator as time reaches them."""
 
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -19,14 +20,18 @@ Floats = npt.NDArray[np.float64]
 class Column:
     """Numbers that only grow, in a file without a name: of three years of minutes memory holds what is looked at."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[np.generic], *shape: int) -> None:
         self._file, self._size = TemporaryFile(), 0  # noqa: SIM115  (closed with the column)
+        self._one = np.dtype((kind, shape))
 
     def append(self, more: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the whole column with `more` at its end; a forked process writes the same to the same place."""
         self._size += os.pwrite(self._file.fileno(), more.tobytes(), self._size)
-        shape = (self._size // more[:1].nbytes, *more.shape[1:])
-        return np.memmap(self._file, more.dtype, "r", shape=shape)
+        return self.fresh()
+
+    def fresh(self) -> npt.NDArray[Any]:
+        """Return the whole column, none of it in memory yet."""
+        return np.memmap(self._file, self._one, "r", shape=self._size // self._one.itemsize)
 
 
 @dataclass
@@ -42,7 +47,8 @@ class BaseCandles:
     crash: Crash | None = None
     ts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     rows: Floats = field(default_factory=lambda: np.empty((0, 5)))
-    _files: tuple[Column, Column] = field(default_factory=lambda: (Column(), Column()), repr=False)
+    _files: tuple[Column, Column] = field(default_factory=lambda: (Column(np.int64), Column(np.float64, 5)), repr=False)
+    _growing: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def append(self, ts: npt.NDArray[np.int64], rows: Floats) -> None:
         if self.crash:
@@ -51,6 +57,12 @@ class BaseCandles:
         self.rows = prices.append(rows)
         # last, so that a reader who has found a candle's time finds its prices too
         self.ts = times.append(ts)
+
+    def forget(self) -> None:
+        """Let go of the memory that a look at much of the past has taken."""
+        times, prices = self._files
+        with self._growing:
+            self.rows, self.ts = prices.fresh(), times.fresh()
 
     def ensure(self, until_ms: int) -> None:
         """Have every candle that opens before `until_ms`; a file has what it has."""

@@ -17,6 +17,7 @@ from tasks.core.types import Instrument
 MAX_LEVERAGE = 100
 MAX_LOTS = 500_000  # of a market order; a limit order may be of twice as many
 MIN_NOTIONAL = Decimal(5)
+MANY = 100_000  # candles: ten weeks of minutes
 
 
 class Leg(NamedTuple):
@@ -97,6 +98,8 @@ class Listing:
         if lo >= hi or timeframe_ms % c.base_ms:
             return np.empty((0, 6))
         rows = np.column_stack([c.ts[lo:hi], c.rows[lo:hi]])
+        if hi - lo > MANY:
+            c.forget()
         share = (now_ms - rows[-1, 0]) / c.base_ms
         if share < 1:
             seen = [*self._corners(hi - 1)[: int(share * 3) + 1], self.price_at(now_ms)]

@@ -5,7 +5,6 @@ asked for and is always the same. All symbols share one factor, as coins do. A w
 price keeps years of walking near it.
 """
 
-import threading
 import zlib
 from functools import cache
 
@@ -47,14 +46,12 @@ class SyntheticCandles(BaseCandles):
         super().__init__(MINUTE_MS, max(0, 5 - int(np.floor(np.log10(usual)))), usual, crash)
         self._symbol, self._seed = zlib.crc32(symbol.encode()), seed
         self._log_price = float(np.log(usual))
-        self._growing = threading.Lock()
 
     def ensure(self, until_ms: int) -> None:
         with self._growing:
             days = range(len(self.ts) // MINUTES, (until_ms - EPOCH_MS) // DAY_MS + 1)
-            if days:
-                ts = EPOCH_MS + np.arange(days.start * MINUTES, days.stop * MINUTES) * MINUTE_MS
-                self.append(ts, np.concatenate([self._day(day) for day in days]))
+            for day in days:
+                self.append(EPOCH_MS + np.arange(day * MINUTES, (day + 1) * MINUTES) * MINUTE_MS, self._day(day))
 
     def _day(self, day: int) -> Floats:
         """Return open, high, low, close, volume of one day's 1,440 minutes."""

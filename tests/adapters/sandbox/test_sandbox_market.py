@@ -113,7 +113,10 @@ def test_the_synthetic_market_is_the_same_however_it_is_reached():
     for day in range(21):
         in_steps.ensure(EPOCH_MS + day * DAY)
     assert np.array_equal(at_once.rows, in_steps.rows)
-    assert len(at_once.ts) == 21 * 1440
+    at_once.forget()
+    at_once.ensure(EPOCH_MS + 21 * DAY)
+    assert np.array_equal(at_once.rows[: 21 * 1440], in_steps.rows)
+    assert len(at_once.ts) == len(at_once.rows) == 22 * 1440
     other = SyntheticCandles(BTC, 4)
     other.ensure(EPOCH_MS)
     assert not np.array_equal(at_once.rows[:1440], other.rows)
