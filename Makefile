@@ -54,7 +54,7 @@ chaos: setup ## Kill the real stories at every step under every fault; --kills N
 soak: setup ## Simulated days under faults: bars missed or doubled, memory, growth; --days 7, --prefect --hours 24
 	$(PY) -m tests.soak $(ARGS)
 
-drills: setup ## Take a part away for a minute: postgres, server, worker or namespaces; all without a name
+drills: setup ## Take a part away for a minute: postgres, server, worker, namespaces or stalls; dense: for hours
 	$(PY) -m tests.drills $(ARGS)
 
 composed: setup ## Run the processes of infra/compose.yaml without containers (needs PostgreSQL's server)
