@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # before any import: litellm hangs without a network
+os.environ.setdefault("DO_NOT_TRACK", "1")  # Prefect would say amid a command's output what it reports, and report it
 
 import click
 

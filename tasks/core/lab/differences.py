@@ -159,14 +159,16 @@ def _ruling(a: str, b: str, both: Sequence[tuple[Evaluated, Evaluated]], pair: P
     opposed = {-1, 1} <= set(known.values())
     ruling = "not shown to differ" if opposed or not sign else "better" if sign > 0 else "worse"
     of_moments, of_days = _written(moments, "R a moment", "moments"), _written(days, "bps a day", "days")
+    is_alike = moments.n > 1 and moments.effective_n is None and not moments.estimate
+    alike = f"both earned the same at each of {moments.n} common moments"
     if opposed:
         why = f"{of_moments} says one thing, {of_days} the opposite"
-    elif moments.n > 1 and moments.effective_n is None and not moments.estimate:
-        why = f"both earned the same at each of {moments.n} common moments"
+    elif is_alike and not sign:
+        why = alike
     elif rests_on == "nothing":
         why = f"too little to tell, {of_moments} and {of_days}, where {LEAST} independent ones are the least"
     else:
-        few = f"; {moments.n} common moments are too few to tell" if moments.n else ""
+        few = f"; {alike if is_alike else f'{moments.n} common moments are too few to tell'}" if moments.n else ""
         why = of_moments if rests_on == "moments" else of_days + few
     than = f"{ruling} than" if sign and not opposed else "not shown to differ from"
     return Ruling(

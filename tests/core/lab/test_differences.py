@@ -132,6 +132,16 @@ def test_where_moments_are_too_few_the_days_decide():
     assert "worse than old: -9.00 bps a day [-14.00, -4.00] over 60 common days" in found.verdict.sentence
 
 
+def test_where_moments_are_alike_and_the_days_decide_the_sentence_says_both():
+    alike = {"new": alternating(2, -1), "old": alternating(2, -1)}
+    verdict = explained(alike, {("new", "old"): SURE}).verdict
+    assert (verdict.ruling, verdict.rests_on) == ("worse", "days")
+    assert verdict.sentence == (
+        "new is worse than old: -9.00 bps a day [-14.00, -4.00] over 60 common days (95 %, effective n 50); "
+        "both earned the same at each of 40 common moments."
+    )
+
+
 def test_moments_and_days_that_contradict_each_other_show_nothing():
     evaluated = {"new": alternating(2, 1), "old": alternating(-1, 1)}
     found = explained(evaluated, {("new", "old"): SURE})
