@@ -153,6 +153,7 @@ Further strategies on the same account have a table each, with symbols that no o
 ```toml
 [strategies.trend]
 symbols = "SOL/USDT:USDT,XRP/USDT:USDT"
+capital_pct = "30"                                       # of the account's equity; without it, sizes are of all of it
 decider = "llm:single@v002"
 model = "openai/gpt-4o"
 budget = { usd_per_day = "1" }                           # its own; a table without one has caps like the top level's
@@ -165,6 +166,15 @@ the limits `max_total_risk_pct`, `max_gross_pct`, `max_net_pct`, `max_positions`
 `daily_loss_halt_pct` of the whole account count what all strategies have open or lost; a strategy's own daily loss,
 drawdown, opens and cool-offs count its trades alone, in percent of what the account would be worth by them. In the
 environment a value of a table is `QUARTERDECK_STRATEGIES__TREND__DECIDER`.
+
+`capital_pct` is what a strategy trades with, in percent of the account's equity at each decision: `size_pct`,
+`max_trade_risk_pct`, `max_symbol_pct` and Kelly are shares of that, and deciders are told it as the equity. Its daily
+loss and drawdown are then percentages of that share of what the account was worth when its equity curve began, and of
+what it has made since. The limits on the account stay percentages of all of it, and so does what positions that move
+alike, of whichever strategy, may risk together. Shares may not make more than 100 %; a strategy without one may use
+what the account's limits leave, and a table without one has the top level's. A deposit or withdrawal counts in the top
+level's curve: with a share of 20 %, taking 3 % out of the account is 15 % of it. Shares are of the live account: a
+backtest or comparison begins with `PAPER_CASH`, and sizes on all of that.
 
 A wrong name or value is one line and exit code 2. `quarterdeck doctor` shows what is in force. This page is made by
 `.venv/bin/python docs/generate.py`; a test fails when it is not current.

@@ -20,6 +20,7 @@ from tasks.core.trading.reconcile import foreign
 from tasks.core.types import (
     ACCOUNT,
     HUNDRED,
+    ZERO,
     AccountState,
     Balance,
     EquityPoint,
@@ -40,7 +41,7 @@ from tasks.core.types import (
 )
 from tasks.halts import active_halt
 from tasks.ledger import view
-from tasks.settings import settings
+from tasks.settings import Settings, settings
 from tasks.stage import stage
 
 RECENT = 50
@@ -58,7 +59,7 @@ def account_state(
     """
     kept, name, limits = store(), strategy.name, strategy.limits
     every, is_shared = [each.strategy for each in strategies.at_work()], bool(settings.account.strategies)
-    worth = _worth(name, balance.equity, as_of)
+    worth, share, outside = _worth(name, balance.equity, as_of), settings().capital_pct, not_at_stake(settings())
     today = kept.equity.since(name, day_start(as_of))
     last = kept.equity.last(name)
     halt = active_halt()
@@ -77,9 +78,9 @@ def account_state(
     decided_at = kept.cycles.decided_at(name, symbol, as_of)
     return AccountState.of(
         balance,
-        peak_equity=max(worth, last.peak) if last else worth,
-        day_start_equity=today[0].equity if today else worth,
-        day_peak_equity=max([worth, *(point.equity for point in today)]),
+        peak_equity=(max(worth, last.peak) if last else worth) - outside,
+        day_start_equity=(today[0].equity if today else worth) - outside,
+        day_peak_equity=max([worth, *(point.equity for point in today)]) - outside,
         positions=positions,
         pending=pending,
         instrument=strategy.instruments[symbol],
@@ -96,8 +97,9 @@ def account_state(
         kelly=track_record.kelly(outcomes, limits.kelly_min_outcomes),
         rejections=track_record.rejections(sent, as_of - timedelta(minutes=limits.rejection_window_min)),
         last_liquidation=max((fill.at for fill in fills if fill.reason == "liquidation"), default=None),
-        own_equity=worth if is_shared else None,
+        own_equity=worth - outside if is_shared or share else None,
         least_equity=_least(as_of) if is_shared else None,
+        own_capital=balance.equity * share / HUNDRED if share else None,
     )
 
 
@@ -110,6 +112,15 @@ def _worth(strategy: str, equity: Decimal, as_of: datetime) -> Decimal:
         return equity - exact_sum(_earned(other, as_of) for other in settings.account.strategies)
     first = store().equity.oldest(strategy)
     return first.equity + _earned(strategy, as_of) if first else equity
+
+
+def not_at_stake(s: Settings) -> Decimal:
+    """Return what of a strategy's curve, which begins with all of the account, is outside its share, in quote.
+
+    It is fixed by the curve's first point: what others make later is no loss or gain of this one's.
+    """
+    first = store().equity.oldest(s.strategy)
+    return first.equity * (1 - s.capital_pct / HUNDRED) if first and s.capital_pct else ZERO
 
 
 def _earned(strategy: str, as_of: datetime) -> Decimal:
@@ -165,7 +176,8 @@ def daily_pnl_pct(strategy: str, as_of: datetime) -> float | None:
     points = store().equity.since(strategy, midnight, as_of)
     closed = store().positions.closed(strategy, midnight, limit=None)
     trades = [ledger.outcome(position).trade for position in closed]
-    return ledger.realized_today_pct(trades, points[0].equity if points else None, as_of)
+    start = points[0].equity - not_at_stake(settings()) if points else None
+    return ledger.realized_today_pct(trades, start, as_of)
 
 
 def trade_digest(strategy: str, symbol: str, as_of: datetime) -> TradeDigest:
@@ -178,11 +190,11 @@ def known_ledger(strategy: str, as_of: datetime) -> Ledger:
     kept = store()
     held = kept.positions.open(strategy)
     decided = kept.decisions.of([position.cycle_id for position in held])
-    month = kept.equity.curve(strategy, as_of - MONTH, as_of)
+    month = np.array(kept.equity.curve(strategy, as_of - MONTH, as_of)) - float(not_at_stake(settings()))
     return Ledger(
         openings=tuple(opening(position, decided.get(position.cycle_id)) for position in held),
         refusals=tuple(kept.cycles.refusals(strategy, as_of)),
-        drawdown_30d_pct=max_drawdown_pct(np.array(month)) if month and month[0] > 0 else None,
+        drawdown_30d_pct=max_drawdown_pct(month) if len(month) and month[0] > 0 else None,
     )
 
 

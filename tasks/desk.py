@@ -203,7 +203,7 @@ def _standing(s: Settings | None, last: EquityPoint | None) -> str:
         return f"last seen {last.at:%m-%d %H:%M}" if last else ""
     if store().halts.newest():
         return "halted"
-    if last and (last.peak - last.equity) * 100 >= s.limits.drawdown_halt_pct * last.peak:
+    if last and (last.peak - last.equity) * 100 >= s.limits.drawdown_halt_pct * (last.peak - account.not_at_stake(s)):
         return "halted by its drawdown"
     return "trading" if s.symbols else "winding up"
 

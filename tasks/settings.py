@@ -33,6 +33,7 @@ from tasks.core.types import (
     Budget,
     Costs,
     EventThresholds,
+    Exact,
     InputError,
     Limits,
     PanelTerms,
@@ -114,6 +115,8 @@ class Settings(BaseSettings):
     """of the region an account is of, such as bybit.eu; empty: the venue's own"""
     venue_demo: bool = True
     """testnet: the venue's demo trading; false: its testnet"""
+    capital_pct: Exact | None = Field(None, gt=0, le=100)
+    """share of the account's equity that the strategy sizes on, in percent; not set: all of it"""
     paper_cash: Positive = Decimal(10_000)
     """what a paper account begins with, in quote"""
     prefect_api_url: str = "http://127.0.0.1:4210/api"
@@ -362,6 +365,17 @@ def _check_apart(read: Settings) -> None:
                 )
 
 
+def _check_shares(read: Settings) -> None:
+    """Raise InputError where the strategies are given more than all of the account."""
+    shares = {each.strategy: each.capital_pct for each in read.every() if each.capital_pct is not None}
+    if (total := sum(shares.values())) > 100:
+        listed = ", ".join(f"{name} {share} %" for name, share in shares.items())
+        raise InputError(
+            f"capital_pct: {listed} make {total} % of the account, and 100 % is all; write less for one of them (a "
+            "table without a line of its own has the top level's)"
+        )
+
+
 def load(**overrides: object) -> Settings:
     """Read the settings once more; raises InputError naming the first wrong value and what would be right."""
     try:
@@ -373,6 +387,7 @@ def load(**overrides: object) -> Settings:
     for each in read.every():
         _remember_secrets(each)
     _check_apart(read)
+    _check_shares(read)
     return read
 
 

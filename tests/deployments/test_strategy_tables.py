@@ -55,6 +55,11 @@ def test_a_table_has_what_it_says_and_else_what_the_top_level_has(toml, monkeypa
         (TREND + "limits = {max_gross_pct = 50}\n", r"\[strategies.trend\] limits.max_gross_pct: the account"),
         (TREND + "limits = {max_loss = 50}\n", r"\[strategies.trend\] limits.max_loss: Extra"),
         (TREND + 'limits = {opens_per_day = "many"}\n', r"\[strategies.trend\] limits.opens_per_day='many': "),
+        (TREND + "capital_pct = 0\n", r"\[strategies.trend\] capital_pct=0: "),
+        (
+            TREND + f'capital_pct = 70\n[strategies.slow]\nsymbols = ["{SOL}"]\ncapital_pct = "30.5"\n',
+            "capital_pct: trend 70 %, slow 30.5 % make 100.5 % of the account, and 100 % is all; write less for one",
+        ),
         (TREND + "budget = 3\n", r"\[strategies.trend\] budget=3: "),
         (TREND + 'decidr = "secret"\n', r"\[strategies.trend\] decidr: Extra"),
         (TREND + 'scorer = 3\nnews_feeds = ["https://u:secret@x"]\n', r"\[strategies.trend\] scorer=3: "),
@@ -82,6 +87,15 @@ def test_what_a_table_may_not_say_is_one_line_that_names_it(toml, text, why):
         load()
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_shares_of_the_account_may_make_all_of_it_and_a_table_without_one_has_the_top_level_s(toml):
+    toml.write_text(f"capital_pct = 40\n{TOP}{TREND}capital_pct = 60\n")
+    assert [each.capital_pct for each in load().every()] == [40, 60]
+    toml.write_text(f"capital_pct = 40\n{TOP}{TREND}")
+    assert [each.capital_pct for each in load().every()] == [40, 40]
+    toml.write_text(f"{TOP}{TREND}capital_pct = 60\n")
+    assert [each.capital_pct for each in load().every()] == [None, 60]
 
 
 def test_what_is_done_for_a_strategy_has_its_settings_and_no_other_s(toml):

@@ -26,7 +26,17 @@ from tasks.adapters.mlflow.comparison import server_of
 from tasks.adapters.mlflow.datasets import read
 from tasks.connections import store, venue
 from tasks.core.lab import rl
-from tasks.core.types import ACCOUNT, ZERO, Code, CycleRecord, CycleStatus, InputError, direction, exact_sum
+from tasks.core.types import (
+    ACCOUNT,
+    ZERO,
+    Code,
+    CycleRecord,
+    CycleStatus,
+    InputError,
+    direction,
+    exact_sum,
+    floor_to_step,
+)
 from tasks.settings import settings
 
 pytestmark = pytest.mark.slow
@@ -157,6 +167,32 @@ async def test_one_is_halted_by_its_own_drawdown_and_the_other_goes_on(home, sha
     assert other.status is CycleStatus.EXECUTED
     assert other.state.own_equity == D(10_000), "the other's loss is not its own"
     assert trend.state.own_equity == D(10_000) + store().outcomes.newest("trend")[0].pnl
+    await protect_once()
+    status = {each.name: each.status for each in (await desk.read(await desk.now())).standings}
+    await venue().close()
+    assert status == {"default": "trading", "trend": "halted by its drawdown"}
+
+
+async def test_one_with_a_share_sizes_on_it_and_its_drawdown_is_of_it(home, shared):
+    table(home, "capital_pct = 30\nlimits = {drawdown_halt_pct = 0.015}\n")
+    other, first = await asked(home, "default"), await asked(home, "trend")
+    account_equity = first.state.equity
+    share = account_equity * D("0.3")
+    assert (first.state.own_capital, first.state.own_equity, first.state.peak_equity) == (share, share, share)
+    [entry] = first.intents
+    price, step = first.verdict.price, first.state.instrument.step
+    assert entry.quantity == floor_to_step(share / 5 / price, step), "20 % of it"
+    assert other.state.own_capital is None
+    assert other.verdict.quantity * other.verdict.price > 1_900, "20 % of all"
+    await by_hand.close(ETH, "100", "ann")
+    await venue().close()
+    advance(shared, 300)
+    pnl = store().outcomes.newest("trend")[0].pnl
+    assert D("0.00015") * share <= -pnl < D("0.00015") * account_equity
+    last = await asked(home, "trend")
+    assert (last.state.peak_equity, last.state.own_equity) == (share, share + pnl)
+    assert last.state.own_capital == last.state.equity * D("0.3")
+    assert Code.DRAWDOWN in last.verdict.codes
     await protect_once()
     status = {each.name: each.status for each in (await desk.read(await desk.now())).standings}
     await venue().close()

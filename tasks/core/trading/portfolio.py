@@ -77,14 +77,14 @@ def refusal(as_of: datetime, symbol: str, action: str, codes: Iterable[str]) -> 
 
 def portfolio(account: AccountState, risk: RiskView, ledger: Ledger, strategy: Strategy, as_of: datetime) -> Portfolio:
     """Put together what a decider is told of the account at as_of; risk: its day, as the snapshot has it."""
-    equity, worth, peak = account.equity, account.worth, account.peak_equity
+    equity, worth, peak = account.capital, account.worth, account.peak_equity
     nets = (direction(each.side) * each.notional for each in account.exposures)
     return Portfolio.trusted(
         cash=None if account.available is None else float(account.available),
         equity=float(equity),
         gross_pct=_pct(exact_sum(each.notional for each in account.exposures), equity),
         net_pct=_pct(exact_sum(nets), equity),
-        open_risk_pct=_pct(_open_risk(account, strategy, as_of), equity),
+        open_risk_pct=_pct(_open_risk(account, strategy, as_of), account.equity),
         max_total_risk_pct=float(strategy.limits.max_total_risk_pct),
         daily_pnl_pct=risk.daily_pnl_pct,
         realized_today_pct=realized_today_pct(account.closed_trades, account.day_start_equity, as_of),
@@ -131,7 +131,7 @@ def _told(position: HeldPosition, account: AccountState, ledger: Ledger, as_of: 
     return PortfolioPosition.trusted(
         symbol=position.symbol,
         side=position.side,
-        size_pct=_pct(position.notional, account.equity),
+        size_pct=_pct(position.notional, account.capital),
         avg_price=float(position.avg_price),
         r=None if r is None else float(r),
         stop=None if position.stop is None else float(position.stop),

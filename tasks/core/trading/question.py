@@ -63,7 +63,7 @@ def question(
     risk = risk_view(account, limits, digest, as_of)
     if book is None:
         atr_pct = market.value("15m", "atr_pct", as_of)
-        book = orderbook.modelled(atr_pct, float(order_size(strategy, account.equity)))
+        book = orderbook.modelled(atr_pct, float(order_size(strategy, account.capital)))
     snapshot = snapshots.build(
         market,
         as_of,
@@ -81,7 +81,7 @@ def question(
         news=news,
         memory=memory.at(snapshot) if isinstance(memory, Remembered) else memory,
         portfolio=None if ledger is None else portfolio(account, risk, ledger, strategy, as_of),
-        equity=float(account.equity),
+        equity=float(account.capital),
         last_price=None if account.last_price is None else float(account.last_price),
         quantity=0.0 if position is None else float(direction(position.side) * position.quantity),
         masked=strategy.told.masked,
@@ -142,7 +142,7 @@ def constraints(
 
 
 def position_view(position: Position | None, state: AccountState, market: Market, as_of: datetime) -> PositionView:
-    """Describe our position at the 5m close: size in percent of equity, distances in 15m ATR."""
+    """Describe our position at the 5m close: size in percent of the strategy's capital, distances in 15m ATR."""
     if position is None:
         return PositionView()
     close, atr = market.value("5m", "close", as_of), market.value("15m", "atr", as_of)
@@ -155,7 +155,7 @@ def position_view(position: Position | None, state: AccountState, market: Market
 
     return PositionView.trusted(
         side=position.side,
-        size_pct=None if notional is None or state.equity <= 0 else float(notional / state.equity * 100),
+        size_pct=None if notional is None or state.capital <= 0 else float(notional / state.capital * 100),
         avg_price=float(position.avg_price),
         unrealized_R=None if r is None else float(r),
         age_bars_5m=int((as_of - position.opened_at).total_seconds()) // 300,

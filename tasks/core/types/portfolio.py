@@ -170,8 +170,9 @@ class PortfolioPosition(Dto):
 class Portfolio(Dto):
     """The account as a decider is told of it; percentages are of equity, None is unknown.
 
-    Open risk is what is lost at all stops, costs included. pending: entries that have not filled, and are part of
-    exposure and risk.
+    equity: the strategy's share, where it has one; open risk and its limit are percentages of the whole account. Open
+    risk is what is lost at all stops, costs included. pending: entries that have not filled, and are part of exposure
+    and risk.
     """
 
     cash: float | None = None  # quote, free for new margin
@@ -225,6 +226,12 @@ class AccountState(Dto):
     # the day's start belong to, and what it may fall to today by the trades of all
     own_equity: Sparse[Exact | None] = None
     least_equity: Sparse[Exact | None] = None
+    own_capital: Sparse[Exact | None] = None  # its share of the equity; None: all of it
+
+    @property
+    def capital(self) -> Decimal:
+        """Return what the strategy sizes on, and what its own limits are shares of."""
+        return self.equity if self.own_capital is None else self.own_capital
 
     @property
     def worth(self) -> Decimal:

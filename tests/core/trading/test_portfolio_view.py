@@ -66,6 +66,14 @@ def test_the_account_is_told_in_percent_of_its_equity():
     assert round(seen.realized_today_pct, 3) == round(-50 / 101, 3)
 
 
+def test_a_strategy_with_a_share_is_told_it_as_its_equity_and_open_risk_of_all():
+    held = position(quantity=D(9), avg_price=D(100), stop=D(90), mark_price=D(100))
+    alone, shares = (told(account(positions=(held,), own_capital=own)) for own in (None, D(3_000)))
+    assert (alone.equity, alone.gross_pct, alone.positions[0].size_pct) == (10_000, 9, 9)
+    assert (shares.equity, shares.gross_pct, shares.positions[0].size_pct) == (3_000, 30, 30)
+    assert shares.open_risk_pct == alone.open_risk_pct
+
+
 def test_a_position_is_told_with_why_it_was_opened_its_r_its_stop_and_its_age():
     held = position(avg_price=D(100), initial_stop=D(98), stop=D(99), target=D(108), mark_price=D(103))
     [seen] = told(account(positions=(held,))).positions

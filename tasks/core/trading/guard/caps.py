@@ -86,7 +86,7 @@ def total_risk(t: EntryTerms) -> Room:
 
 
 def correlation(t: EntryTerms) -> Room:
-    """Positions that move alike are one position's risk, this one included."""
+    """Positions that move alike, whichever strategy's, are one position's risk, this one included."""
     a, alike = t.account, t.account.alike(t.side)
     if not alike:
         return t.asked, check(Code.CORRELATION_CLAMPED, False, alike=())
@@ -114,7 +114,7 @@ def symbol(t: EntryTerms) -> Room:
     own = a.limits.per_symbol.get(a.symbol)
     most = a.limits.max_symbol_pct if own is None or own.max_pct is None else min(own.max_pct, a.limits.max_symbol_pct)
     taken = exact_sum(p.notional for p in a.state.exposures if p.symbol == a.symbol)
-    return _cap(Code.SYMBOL_CLAMPED, t, a.state.equity * most / HUNDRED - taken, t.entry)
+    return _cap(Code.SYMBOL_CLAMPED, t, a.state.capital * most / HUNDRED - taken, t.entry)
 
 
 def net(t: EntryTerms) -> Room:

@@ -142,7 +142,7 @@ def daily_loss(a: Account) -> Check:
     fired = (
         (start is not None and (start - a.state.worth) * HUNDRED >= limit * start)
         or (least is not None and a.state.equity <= least)
-        or -closed * HUNDRED >= limit * a.state.equity
+        or -closed * HUNDRED >= limit * a.state.capital
         or (a.daily_pnl_pct is not None and -a.daily_pnl_pct >= limit)
     )
     shared = {} if least is None else {"account_equity": a.state.equity, "least_equity": least}

@@ -92,7 +92,7 @@ def price(case: Case, decision: Enter) -> EntryTerms | None:
     shrinks = (*caps.SHRINKS, caps.confident) if a.limits.size_by_confidence else caps.SHRINKS
     shrinks = (*shrinks, caps.reduced) if a.state.reduced_until else shrinks
     shares, shrunk = zip(*(shrink(case, side) for shrink in shrinks), strict=True)
-    equity = a.state.equity * prod(shares)
+    equity = a.state.capital * prod(shares)
     return EntryTerms(
         case, a, side, entry, None if decision.entry.type == "market" else decision.entry.offset_bps, stop, target,
         case.last, case.atr, loss, sizing.impact_per_unit2(entry, a.risk_costs) + way_out, equity,
