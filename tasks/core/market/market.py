@@ -117,9 +117,10 @@ class Market:
         """The moments read lately, by close in s since 1970; a year of them would not fit into memory."""
         return {}
 
-    def read_ahead(self, closes: ndarray) -> None:
-        """Read the moments at `closes` (s since 1970) at once, in place of those read before."""
-        self._read.clear()
+    def read_ahead(self, closes: ndarray, *, beside: bool = False) -> None:
+        """Read the moments at `closes` (s since 1970) at once, in place of those read before or `beside` them."""
+        if not beside or len(self._read) >= MOST_READ:
+            self._read.clear()
         self._read.update(zip(closes.tolist(), moments.read(self, closes), strict=True))
 
     def moment(self, as_of: datetime) -> moments.MarketMoment:

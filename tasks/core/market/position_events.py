@@ -6,7 +6,7 @@ so that each fires once however often it is looked for.
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,6 +80,11 @@ def reasons_at(position: Position, closes: Closes, until: datetime, thresholds: 
     return reasons
 
 
+def reviewed_at(at_s: Any, review_bars: int) -> Any:
+    """Return whether a close at `at_s` (s since 1970, or an array of them) is one at which positions are reviewed."""
+    return at_s % (review_bars * STEP) == STEP if review_bars else False
+
+
 def next_review(
     position: Position, closes: Closes, after: datetime, until: datetime, thresholds: EventThresholds
 ) -> Reason | None:
@@ -87,12 +92,12 @@ def next_review(
 
     It is due 5 minutes past: on a close of its own, where no higher bar closes.
     """
-    every, begin = thresholds.review_bars * STEP, int(max(after, position.opened_at).timestamp())
+    every, begin = thresholds.review_bars, int(max(after, position.opened_at).timestamp())
     if not every:
         return None
     at_s = closes.at_s[slice(*np.searchsorted(closes.at_s, (begin, int(until.timestamp())), side="right").tolist())]
     held_s = at_s - int(position.opened_at.timestamp())
-    due = np.flatnonzero((at_s % every == STEP) & (held_s >= every))
+    due = np.flatnonzero(reviewed_at(at_s, every) & (held_s >= every * STEP))
     if not len(due):
         return None
     first = due[0]

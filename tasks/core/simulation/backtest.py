@@ -397,7 +397,7 @@ class Backtest:
         if not (reasons or drawdown):
             return None
         replay.reported.update(reason.fingerprint for reason in (*reasons, *drawdown))
-        replay.read_ahead(k)
+        replay.read_ahead(k, self.strategy.thresholds.review_bars)
         news = self.world.news(as_of) if self.strategy.told.news else None
         reasons = [*reasons, *bar_closes(symbol, as_of), *drawdown]
         position, digest, known = replay.position, replay.running.digest, self._ledger(k)

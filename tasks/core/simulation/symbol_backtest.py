@@ -16,7 +16,7 @@ from tasks.core.decision.memory import COMPARED, LAST, Earlier, Remembered, vect
 from tasks.core.market.bars import epoch_s
 from tasks.core.market.calendar import calendar_reasons
 from tasks.core.market.market import Market
-from tasks.core.market.position_events import STEP, Closes
+from tasks.core.market.position_events import STEP, Closes, reviewed_at
 from tasks.core.simulation.account import PriceBar, Triggers
 from tasks.core.simulation.backtest_inputs import World
 from tasks.core.trading import ledger
@@ -38,6 +38,7 @@ from tasks.core.types import (
 )
 
 AHEAD = 512  # event closes whose moments are read at once
+REVIEWS_AHEAD = 12  # and reviews of a position, which may end before
 
 
 class Arrival(NamedTuple):
@@ -97,7 +98,7 @@ class SymbolBacktest:
         self.running = ledger.RunningDigest()
         self.decisions: dict[str, Earlier] = {}  # ours but those that nothing usable came of, by cycle
         self.settled: list[Earlier] = []  # those whose trade has ended
-        self.read_to = -1
+        self.read_to = self.reviews_read_to = -1
 
     @property
     def position(self) -> Position | None:
@@ -172,13 +173,21 @@ class SymbolBacktest:
             self.settled.append(self.decisions[outcome.cycle_id])
         self.running.add(outcome)
 
-    def read_ahead(self, k: int) -> None:
-        """Have the market's moments of the coming events read together."""
+    def read_ahead(self, k: int, review_bars: int) -> None:
+        """Have the market's moments of the coming events read together, and at a review those of the next ones."""
         if k > self.read_to:
             i = bisect_left(self.event_bars, k)
             if coming := self.event_bars[i : i + AHEAD]:
-                self.market.read_ahead(self.grid.start_s + (np.array(coming) + 1) * STEP)
-                self.read_to = coming[-1]
+                self.market.read_ahead(self._closes_s(np.array(coming)))
+                self.read_to, self.reviews_read_to = coming[-1], -1
+        if k > self.reviews_read_to and reviewed_at(self._closes_s(k), review_bars):
+            reviews = range(k, min(k + REVIEWS_AHEAD * review_bars, self.grid.n), review_bars)
+            self.market.read_ahead(self._closes_s(np.array(reviews)), beside=True)
+            self.reviews_read_to = reviews[-1]
+
+    def _closes_s(self, bars: Any) -> Any:
+        """Return when a bar, or each of an array, closes, in s since 1970."""
+        return self.grid.start_s + (bars + 1) * STEP
 
 
 def make_grid(markets: Mapping[str, Market], start: datetime | None, end: datetime | None) -> Grid:

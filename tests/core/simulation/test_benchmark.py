@@ -12,11 +12,14 @@ from replayed import backtest, strategy
 
 from tasks.core.decision.baselines import BuyAndHoldDecider, HoldDecider
 from tasks.core.decision.kinds import kind_of
+from tasks.core.market import moments
 from tasks.core.market.market import Market
+from tasks.core.simulation import symbol_backtest
 from tasks.core.simulation.backtest import Backtest
 from tasks.core.simulation.backtest_inputs import FundingRate
 from tasks.core.simulation.benchmark import judge_of
 from tasks.core.trading.judge import judged
+from tasks.core.types.limits import EventThresholds
 from tasks.core.types.question import Question
 from tasks.core.types.record import CycleRecord
 from tasks.core.types.verdict import Code
@@ -62,6 +65,18 @@ def test_two_symbols_are_bought_with_half_each_and_pay_funding():
     assert run.summary()["funding_quote"] == pytest.approx(Decimal(47), abs=1)
 
 
+def test_coming_reviews_of_a_position_are_read_together_and_alike(monkeypatch):
+    reads, one_by_one = [], moments.read
+    monkeypatch.setattr(moments, "read", lambda *asked: reads.append(1) or one_by_one(*asked))
+    _, together = replay({BTC: falling(1, BTC)})
+    monkeypatch.setattr(symbol_backtest, "REVIEWS_AHEAD", 1)
+    few = len(reads)
+    _, alone = replay({BTC: falling(1, BTC)})
+    reviews = sum(record.reasons[0].rule == "Review" for record in together)
+    assert (together, reviews > 150) == (alone, True)
+    assert few < reviews / 4 < len(reads) - few
+
+
 def test_the_same_answer_is_guarded_wherever_it_trades():
     market = Market.from_base(BTC, walk(288 * 12, seed=3, price=50_000.0))
     flat: list[CycleRecord] = []
@@ -97,6 +112,7 @@ def test_only_replays_know_the_benchmark():
 
 def test_recorded_bitcoin_that_lost_43_percent_loses_43_percent():
     market = Market.from_base(BTC, recorded("BTC"))
-    run, _ = replay({BTC: market}, instruments={BTC: linear(BTC, step=Decimal("0.00001"))})
+    unasked = EventThresholds(review_bars=0)  # each hour: that changes nothing, and takes ten thousand questions
+    run, _ = replay({BTC: market}, instruments={BTC: linear(BTC, step=Decimal("0.00001"))}, thresholds=unasked)
     # 0.21372 at 46,321.34 x 1.00005, with 5.5 bps, and 26,189.02 in the end
     assert run.summary()["return_pct"] == pytest.approx(-43.09, abs=0.01)
