@@ -31,7 +31,7 @@ down: setup ## Stop what `make up` or `quarterdeck up --detach` started
 	.venv/bin/quarterdeck down
 
 test: setup ## Run the whole test suite
-	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup ## Style, types and layers
 	.venv/bin/ruff check .
