@@ -102,10 +102,10 @@ OPTIMIZE = ("--model", "openai/test", "--reflection-model", "openai/writer", "--
 def test_what_helps_is_found_within_the_agreed_cost_and_becomes_a_challenger(
     prompts: Path, mlflow_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    tape(8, 3e-4).to_parquet(tmp_path / "btc.parquet")
+    tape(8, 5e-4, days=60).to_parquet(tmp_path / "btc.parquet")
     with InstructedModel(NEVER[0], "Ask for ${more}.", HELPS, NEVER[1], draws=False) as server:
         asking(server, monkeypatch)
-        made = ("--candles", str(tmp_path / "btc.parquet"), "--symbol", SYMBOL, "--events", "240", "--mask")
+        made = ("--candles", str(tmp_path / "btc.parquet"), "--symbol", SYMBOL, "--events", "130", "--mask")
         lab("moments", "create", "turning", *made)
         search = ("prompts", "optimize", "single", "--moments", "turning", "--candidates", "4", *OPTIMIZE)
         with pytest.raises(InputError, match=r"--max-cost: 0\.9 USD are reached; the same command goes on from here"):
@@ -151,7 +151,7 @@ def test_where_no_prompt_helps_there_is_no_challenger_and_every_candidate_counts
     tape(3, 0.0, days=45).to_parquet(tmp_path / "btc.parquet")
     with InstructedModel(*NEVER, draws=True) as server:
         asking(server, monkeypatch)
-        made = ("--candles", str(tmp_path / "btc.parquet"), "--symbol", SYMBOL, "--events", "130")
+        made = ("--candles", str(tmp_path / "btc.parquet"), "--symbol", SYMBOL, "--events", "100")
         lab("moments", "create", "aimless", *made)
         search = ("prompts", "optimize", "single", "--moments", "aimless", "--candidates", "3", *OPTIMIZE, "8")
         with pytest.raises(InputError, match="--moments aimless: not masked, and a model may remember"):
@@ -185,7 +185,7 @@ def test_a_panels_prompts_are_written_together(
     tape(3, 2e-4, days=45).to_parquet(tmp_path / "btc.parquet")
     with InstructedPanel("Prefer small sizes.", draws=True) as server:
         asking(server, monkeypatch)
-        made = ("--candles", str(tmp_path / "btc.parquet"), "--symbol", SYMBOL, "--events", "110", "--mask")
+        made = ("--candles", str(tmp_path / "btc.parquet"), "--symbol", SYMBOL, "--events", "100", "--mask")
         lab("moments", "create", "panel", *made)
         found = lab("prompts", "optimize", "panel", "--moments", "panel", "--candidates", "6", *OPTIMIZE, "50")
     rows = server_of(mlflow_url).mlflow.load_table("candidates.json", [found["mlflow_run"]])

@@ -162,7 +162,7 @@ def test_moments_are_kept_by_name_masked_and_put_to_prompt_versions(rising, mode
 
 
 def test_a_version_that_does_worse_than_the_one_in_use_fails_the_check(rising, model, monkeypatch):
-    lab("moments", "create", "checked", "--candles", str(rising), "--symbol", SYMBOL, "--events", "60")
+    lab("moments", "create", "checked", "--candles", str(rising), "--symbol", SYMBOL, "--events", "30")
     check = ("--moments", "checked", "--model", "openai/test", "--max-cost", "100")
     worse = CliRunner().invoke(cli, ["prompts", "check", "single/v002", *check])  # the latest, v003, is in use
     assert worse.exit_code == 1
@@ -181,7 +181,7 @@ def test_a_version_that_does_worse_than_the_one_in_use_fails_the_check(rising, m
 
 
 def test_a_provider_that_is_away_is_no_regression_and_no_pass(rising, model):
-    lab("moments", "create", "away", "--candles", str(rising), "--symbol", SYMBOL, "--events", "60")
+    lab("moments", "create", "away", "--candles", str(rising), "--symbol", SYMBOL, "--events", "30")
     check = ("prompts", "check", "single/v002", "--moments", "away", "--model", "openai/test", "--max-cost", "100")
     usual = model.default
 
@@ -224,7 +224,7 @@ def test_the_report_opens_with_the_better_prompt_what_it_says_and_where_that_mat
     found = lab(
         "compare", "--candles", str(rising), "--symbol", SYMBOL, "--start", "2025-01-10", "--end", "2025-01-18",
         "--decider", "llm:single@v003", "--decider", "llm:single@v002", "--model", "openai/test", "--seeds", "5",
-        "--max-cost", "100", "--events", "60",
+        "--max-cost", "100", "--events", "30",
     )  # fmt: skip
     worse, better = "llm:single@v002 openai/test", "llm:single@v003 openai/test"
     verdict = found["verdict"]
@@ -287,7 +287,7 @@ def test_recorded_replies_are_a_variant_and_a_score_of_ones_own_stands_beside_ou
 
 @pytest.mark.slow
 def test_kept_moments_are_compared_from_the_form_by_name(rising, model, prefect_server):
-    lab("moments", "create", "form", "--candles", str(rising), "--symbol", SYMBOL, "--events", "60")
+    lab("moments", "create", "form", "--candles", str(rising), "--symbol", SYMBOL, "--events", "30")
     asked = {"moments": "form", "deciders": ("llm:single@v003", "llm:single@v002"), "models": ("openai/test",)}
     found = evaluate(ComparisonRequest(**asked, max_cost=Decimal(100)))
     assert found["verdict"].startswith("llm:single@v003 openai/test is better than llm:single@v002 openai/test: +")
