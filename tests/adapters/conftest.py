@@ -8,11 +8,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from tasks.adapters.postgres import cluster
 from tasks.adapters.store.database import parse_url
@@ -21,11 +22,14 @@ from tasks.settings import CLUSTER
 from tests.clusters import a_cluster
 
 
+@cache
+def _engine(server_url: str) -> Engine:
+    return create_engine(parse_url(server_url), isolation_level="AUTOCOMMIT")
+
+
 def _execute(server_url: str, statement: str) -> None:
-    engine = create_engine(parse_url(server_url), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+    with _engine(server_url).connect() as connection:
         connection.execute(text(statement))
-    engine.dispose()
 
 
 def _database_url(server_url: str, database: str) -> str:
@@ -38,9 +42,12 @@ def postgres_url() -> Iterator[str]:
     given = os.environ.get("QUARTERDECK_TEST_POSTGRES_URL")
     if given:
         yield given
+        _engine(given).dispose()
         return
     home = Path(tempfile.mkdtemp(prefix="quarterdeck-pg-"))
-    yield a_cluster(home)
+    url = a_cluster(home)
+    yield url
+    _engine(url).dispose()
     cluster.leave(home / CLUSTER)
     shutil.rmtree(home, ignore_errors=True)
 
