@@ -105,7 +105,7 @@ def test_what_helps_is_found_within_the_agreed_cost_and_becomes_a_challenger(
     tape(8, 5e-4, days=60).to_parquet(tmp_path / "btc.parquet")
     with InstructedModel(NEVER[0], "Ask for ${more}.", HELPS, NEVER[1], draws=False) as server:
         asking(server, monkeypatch)
-        made = ("--candles", str(tmp_path / "btc.parquet"), "--symbol", SYMBOL, "--events", "130", "--mask")
+        made = ("--candles", str(tmp_path / "btc.parquet"), "--symbol", SYMBOL, "--events", "100", "--mask")
         lab("moments", "create", "turning", *made)
         search = ("prompts", "optimize", "single", "--moments", "turning", "--candidates", "4", *OPTIMIZE)
         with pytest.raises(InputError, match=r"--max-cost: 0\.9 USD are reached; the same command goes on from here"):
