@@ -1,9 +1,8 @@
 """`python -m deployments.warm.daemon SOCKET [PACKAGE...]`: a process that has imported heavy packages, and forks runs.
 
-A flow run pays 15-25 s of imports for a second of work; forked from here it pays none. Only third-party packages are
-imported: our own modules load afresh in every run, so that a new release is picked up at once, and a daemon older than
-the installed packages refuses (the run starts cold) and ends, to be started again. A named PACKAGE is left out: a run
-that wants it all the same imports it itself.
+A flow run pays 15-25 s of imports for a second of work; forked from here it pays none. A daemon older than the
+installed packages or than a module of ours refuses (the run starts cold) and ends, to be started again. A named PACKAGE
+is left out: a run that wants it all the same imports it itself.
 
 One thread, also natively (BLAS and Arrow are held to one): what forks must not hold another thread's lock. A run dies
 with the daemon (PR_SET_PDEATHSIG) and with its client, so none is left behind to send orders that nobody watches; what
@@ -39,7 +38,8 @@ PRELOADED = (
     "sqlalchemy.dialects.sqlite", "alembic.command", "psycopg", "pydantic_settings", "ccxt.async_support", "aiohttp",
     "great_expectations", "litellm", "mlflow", "mlflow.tracking", "prefect", "prefect.flow_engine",
     "prefect.task_engine", "prefect.flow_runs", "prefect.events", "prefect.artifacts", "prefect.runtime", "feedparser",
-    "icalendar", "matplotlib.figure", "prometheus_client",
+    "icalendar", "matplotlib.figure", "prometheus_client", "flows.watch", "flows.protect", "flows.trade",
+    "flows.settle",
 )  # fmt: skip
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")} | {
     "ARROW_DEFAULT_MEMORY_POOL": "system",

@@ -9,12 +9,15 @@ import os
 import socket
 import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "QUARTERDECK_WARM_SOCKET"
 STARTED, REFUSED = b"s", b"r"
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("flows", "tasks", "deployments")
 
 
 def endpoint() -> socket.socket:
@@ -33,13 +36,26 @@ def reachable(path: str) -> Iterator[str]:
 
 
 def stamp() -> str:
-    """Return what changes when packages are installed or removed: a daemon of another stamp is out of date."""
+    """Return what changes with the installed packages and with our own modules: a daemon of another is out of date."""
     lib = Path(sys.prefix) / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
     try:
         changed = lib.stat().st_mtime_ns
     except OSError:
         changed = 0
-    return f"{os.path.realpath(sys.executable)}|{sys.prefix}|{changed}"
+    return f"{os.path.realpath(sys.executable)}|{sys.prefix}|{changed}|{ROOT}|{_sources()}"
+
+
+def _sources() -> int:
+    """Return a checksum of when each of our modules was written; 2 ms."""
+    folders, seen = [f"{ROOT}/{name}" for name in OURS], list[str]()
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.endswith(".py"):
+                    seen.append(f"{entry.path} {entry.stat().st_mtime_ns}")
+                elif "." not in entry.name and entry.is_dir():
+                    folders.append(entry.path)
+    return zlib.crc32("\n".join(sorted(seen)).encode())
 
 
 def peer_uid(other: socket.socket) -> int:

@@ -21,6 +21,7 @@ import pytest
 
 from deployments.services import answers
 from deployments.warm import run as client
+from deployments.warm import wire
 from deployments.warm.wire import REFUSED, VARIABLE, endpoint, stamp
 from tasks.settings import ROOT
 
@@ -181,6 +182,25 @@ def test_daemon_refuses_a_client_of_another_installation(warm):
         body = json.dumps({"env": {}, "cwd": "/", "stamp": "another"}).encode()
         socket.send_fds(other, [body], [0, 1, 2])
         assert other.recv(1) == REFUSED
+
+
+def test_a_module_of_ours_that_is_written_added_or_removed_makes_another_stamp(tmp_path, monkeypatch):
+    monkeypatch.setattr(wire, "ROOT", tmp_path)
+    for name in ("flows", "tasks/core", "deployments", "tests"):
+        (tmp_path / name).mkdir(parents=True)
+    old, new = tmp_path / "tasks" / "core" / "old.py", tmp_path / "flows" / "new.py"
+    old.touch()
+    stamps = [stamp()]
+    os.utime(old, ns=(1, 1))
+    stamps.append(stamp())
+    new.touch()
+    stamps.append(stamp())
+    old.unlink()
+    stamps.append(stamp())
+    assert len(set(stamps)) == 4
+    (tmp_path / "tests" / "test_new.py").touch()
+    (tmp_path / "flows" / "new.pyc").touch()
+    assert stamp() == stamps[-1]
 
 
 def test_nonsense_does_not_end_the_daemon(warm):
