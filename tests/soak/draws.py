@@ -59,7 +59,7 @@ class Draws:
         }  # fmt: skip
         possible = others if symbol in self.held else entries
         action = self.luck.choice(sorted(possible))
-        return {"symbol": symbol, "action": action, "confidence": 0.9, "comment": "soak", **possible[action]}
+        return {"symbol": symbol, "action": action, "confidence": 0.9, "comment": "drawn at random", **possible[action]}
 
     def order_faults(self) -> str:
         """Take the last close's fault back and draw this one's; returns its kind."""

@@ -12,7 +12,7 @@ from playwright.sync_api import Page
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "adapters")]
 
-from ui import system, walk  # noqa: E402  (their path is set above)
+from ui import desk, system, walk  # noqa: E402  (their path is set above)
 
 COLORS = 64
 
@@ -41,6 +41,7 @@ def main(into: Path) -> None:
         walk.evaluation(walk.trace(page, shoot), shoot)
         started.quarterdeck("prompts", "sync")
         walk.prompt(page, started.mlflow, "single", 3, shoot)
+    desk.pictures(shoot)
 
 
 if __name__ == "__main__":
