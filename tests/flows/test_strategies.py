@@ -280,7 +280,7 @@ LOOSE = {
 def planned(home: Path, start: datetime) -> str:
     """Return a decider that buys one symbol and sells the other each half hour, for a quarter of an hour."""
     lines = []
-    for n in range(1, 17):
+    for n in range(1, 25):
         for symbol, action in ((SYMBOL, "OPEN_LONG"), (ETH, "OPEN_SHORT")):
             reply = {**(CLOSE if n % 2 else OPEN | {"action": action}), "symbol": symbol}
             at = start + n * timedelta(minutes=15)
@@ -290,7 +290,7 @@ def planned(home: Path, start: datetime) -> str:
 
 
 @pytest.mark.timeout(900)
-async def test_books_add_up_for_four_hours_while_one_is_halted_by_its_drawdown(home, tmp_path, monkeypatch):
+async def test_books_add_up_for_six_hours_while_one_is_halted_by_its_drawdown(home, tmp_path, monkeypatch):
     start = datetime(2025, 1, 23, 4, 0, tzinfo=UTC)
     with running_sandbox(symbols=(SYMBOL, ETH), start=start, stepped=True, seed=3) as url:
         monkeypatch.setenv("QUARTERDECK_SANDBOX_URL", url)
@@ -299,8 +299,8 @@ async def test_books_add_up_for_four_hours_while_one_is_halted_by_its_drawdown(h
         for name, value in LOOSE.items():
             monkeypatch.setenv(f"QUARTERDECK_{name}", value)
         monkeypatch.setenv("QUARTERDECK_DECIDER", planned(home, start))
-        table(home, "limits = {drawdown_halt_pct = 0.07}\n", TREND.replace("hold", planned(home, start)))
-        for _ in range(4):
+        table(home, "limits = {drawdown_halt_pct = 0.12}\n", TREND.replace("hold", planned(home, start)))
+        for _ in range(6):
             await step(hours=1)
             await protect_once()
             seen, every = state(url), ("default", "trend")
@@ -319,7 +319,7 @@ async def test_books_add_up_for_four_hours_while_one_is_halted_by_its_drawdown(h
     refused = [r for r in store().cycles.newest("trend", limit=None) if r.verdict and Code.DRAWDOWN in r.verdict.codes]
     halted_at = min(record.as_of for record in refused)
     sent = {name: [r for r in store().cycles.newest(name, limit=None) if r.fills] for name in every}
-    assert start + timedelta(hours=1) < halted_at < start + timedelta(hours=3)
+    assert start + timedelta(hours=1) < halted_at < start + timedelta(hours=5)
     assert any(record.as_of < halted_at for record in sent["trend"])
     assert not any(
         record.intents and not record.intents[0].reduce_only for record in sent["trend"] if record.as_of > halted_at
