@@ -25,7 +25,7 @@ def agree(paid: Any, max_cost: Decimal | None, moments: int = 0, votes: int = 1)
 
 def consent(calls: int, usd: Decimal, max_cost: Decimal | None) -> Decimal:
     """Show what models will be asked and cost at most, and return what may be spent; raises InputError, Abort."""
-    echo(f"models will be asked about {calls} times, at most {usd} USD; kept replies cost nothing", err=True)
+    echo(f"models will be asked at most {calls} times, for at most {usd} USD; kept replies cost nothing", err=True)
     if max_cost is not None:
         return max_cost
     if not sys.stdin.isatty():

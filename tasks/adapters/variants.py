@@ -17,9 +17,11 @@ from tasks.core.decision.llm.tools import DESK
 from tasks.core.errors import InputError
 from tasks.core.lab.compare import Variant
 from tasks.core.lab.moments import Moment, closes, flat_account, flat_desk, flat_question
+from tasks.core.market.bars import epoch_s
+from tasks.core.market.position_events import reviewed_at
 from tasks.core.ports import Decider
 from tasks.core.simulation.paid_replies import KeptModel, Probe, Spending
-from tasks.core.types import PromptRef, exact_sum, hash_of
+from tasks.core.types import SECONDS, PromptRef, exact_sum, hash_of
 from tasks.settings import Settings
 
 BASELINES = ("hold", "buy-and-hold", "rules")
@@ -92,8 +94,8 @@ async def estimate(
 ) -> tuple[int, Decimal]:
     """Return how often models will be asked at most, and what that costs in USD if every reply is as long as allowed.
 
-    Every market event is one decision; positions raise some more of their own. moments: put to each variant besides,
-    per symbol. votes: how often about each. Kept replies are not deducted.
+    Every market event is one decision, every review one as if a position were always held. moments: put to each variant
+    besides, per symbol. votes: how often about each. Kept replies are not deducted.
     """
     prices, calls, usd = prices_of(settings), 0, Decimal(0)
     for variant in {variant.label: variant for variant, _ in paid}.values():
@@ -135,8 +137,13 @@ async def estimate_moments(
 
 
 def _decisions(job: Job) -> int:
-    markets = job.seen.markets.values()
-    return sum(len(closes(market, job.window.start, job.window.end)) for market in markets)
+    start, end, count = job.window.start, job.window.end, 0
+    for market in job.seen.markets.values():
+        at_s = epoch_s(market.bars["5m"].index) + SECONDS["5m"]
+        inside = (start.timestamp() < at_s) & (at_s <= end.timestamp())
+        reviews = inside & reviewed_at(at_s, job.shown.thresholds.review_bars)
+        count += len(closes(market, start, end)) + int(reviews.sum())
+    return count
 
 
 async def _middle_question(decider: Decider, job: Job) -> None:

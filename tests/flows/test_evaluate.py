@@ -269,6 +269,8 @@ def test_a_second_run_asks_nothing_and_finds_the_same(candles, server):
     asked = ("--decider", "llm:single@v001", "--model", "openai/test", "--max-cost", "100", *SPAN)
     first = compared(candles, *asked)
     paid = len(server.requests)
+    most = re.search(r"asked at most (\d+) times", run(candles, *asked).stderr)
+    assert paid <= int(most[1]) < 6 * paid  # what it holds is reviewed each hour
     again = compared(candles, *asked)
     assert paid > 5
     assert len(server.requests) == paid

@@ -106,8 +106,8 @@ class Files:
         self.days.append(tables(url))
 
     def per_day(self) -> dict[str, tuple[float, float]]:
-        """Return rows and bytes a day by table, the largest first; nothing before there are two looks."""
-        if len(self.days) < 2:
+        """Return rows and bytes a day by table, the largest first; nothing before there are two looks an hour apart."""
+        if len(set(self.hours)) < 2:
             return {}
         first, last, days = self.days[0], self.days[-1], (self.hours[-1] - self.hours[0]) / 24
         grown = {
