@@ -69,7 +69,7 @@ def _trace_answers(mirror: "Tracker") -> int:
     links = {cycle: f"{artifacts_url()}/{page}" for cycle, page in pages.items()}
     traces = iter(mirror.track(records, s.profile, links))
     for record in decided:
-        kept.decisions.mark_tracked(record.cycle_id, next(traces))
+        kept.decisions.mark_tracked(record.cycle_id, next(traces), pages.get(record.cycle_id))
     for shadow, _ in shadows:
         kept.shadow.mark_tracked(shadow, trace_id=next(traces))
     return len(records)

@@ -123,4 +123,5 @@ def test_a_page_written_anew_is_named_by_the_same_trace_and_a_trace_that_waited_
     after = traces(live)["llm:single"].info
     assert (after.trace_id, after.execution_duration) == (before.trace_id, before.execution_duration)
     assert after.tags["page"].endswith("/with-the-outcome")
+    assert "/with-the-outcome" in traces(live)["llm:single"].data.spans[0].inputs["page"]
     assert len(traces(live)) == 2

@@ -9,7 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, or_, select, update
 
 from tasks.adapters.store import (
     BEGINNING,
@@ -284,9 +284,13 @@ class DecisionRepository(Repository):
         query = select(CycleRow.record).join(DecisionRow).where(DecisionRow.trace_id.is_(None))
         return self.all(CycleRecord, query.order_by(DecisionRow.decided_at).limit(limit))
 
-    def mark_tracked(self, cycle_id: str, trace_id: str) -> None:
-        """Note that MLflow has this cycle's decision."""
-        self.write(update(DecisionRow).filter_by(cycle_id=cycle_id).values(trace_id=trace_id))
+    def mark_tracked(self, cycle_id: str, trace_id: str, page_id: str | None = None) -> None:
+        """Note that MLflow has this cycle's decision.
+
+        page_id: what the trace names; where another run has noted one since, it is to be written once more.
+        """
+        named = case((DecisionRow.page_id.is_not_distinct_from(page_id), trace_id), else_=None)
+        self.write(update(DecisionRow).filter_by(cycle_id=cycle_id).values(trace_id=named))
 
     def note_page(self, cycle_id: str, page_id: str) -> None:
         """Note which artifact explains this cycle's decision; its trace is to be written with it."""

@@ -174,6 +174,10 @@ def test_decisions_are_mirrored_to_tracking_once(store):
     store.decisions.note_page("c0", "page-0")
     assert [record.cycle_id for record in store.decisions.untracked(1)] == ["c0"], "its trace is to name the page"
     assert store.decisions.pages(("c0", "c1")) == {"c0": "page-0"}
+    store.decisions.mark_tracked("c0", "trace-0")
+    assert [record.cycle_id for record in store.decisions.untracked(1)] == ["c0"], "that was before its page was there"
+    store.decisions.mark_tracked("c0", "trace-0", "page-0")
+    assert [record.cycle_id for record in store.decisions.untracked(1)] == ["c1"]
 
 
 def test_what_the_guard_refused_lately_comes_back_newest_first(store):
