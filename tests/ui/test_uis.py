@@ -38,7 +38,7 @@ def test_a_person_asks_in_prefect_and_compares_prompts_in_mlflow(tmp_path):
 
         page.goto(asked)
         traced = walk.trace(page)
-        back = walk.follow(traced.get_by_role("link", name=walk.PAGE))
+        back = walk.follow(walk.way_back(traced))
         assert back.url.rpartition("/")[2] == asked.partition("?")[0].rpartition("/")[2]
         version, evaluated = walk.evaluation(traced)
         assert "Viewing version 3" in version

@@ -243,7 +243,7 @@ def compare_runs(page: Page, mlflow: str, labels: tuple[str, str], shoot: Shoot 
 def trace(page: Page, shoot: Shoot = no_picture) -> Page:
     """Follow a decision's page to its trace; returns the trace's page."""
     traced = follow(page.get_by_role("link", name="trace in MLflow"))
-    back = traced.get_by_role("link", name=PAGE)
+    back = way_back(traced)
     for _ in range(WAIT_MS // LOOK_MS):  # a trace is written again once its decision has a page
         with suppress(TooLong):
             back.wait_for(timeout=LOOK_MS)
@@ -253,6 +253,11 @@ def trace(page: Page, shoot: Shoot = no_picture) -> Page:
     traced.wait_for_timeout(2000)
     shoot("mlflow-trace", traced)
     return traced
+
+
+def way_back(trace: Page) -> Locator:
+    """Return a trace's link to the decision's page; what pops up over a trace takes its links their role."""
+    return trace.locator("a[href*='/artifacts/artifact/']", has_text=PAGE)
 
 
 def evaluation(page: Page, shoot: Shoot = no_picture) -> tuple[str, str]:
