@@ -89,7 +89,8 @@ class Orchestrator:
             to = "CANCELLED" if run["state"]["type"] == "CANCELLING" else "CRASHED"
             return {"type": to, "message": "its process was gone and had not said how it ended"}
 
-        closed = await self._close({"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}, ended)
+        held = {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}}
+        closed = await self._close(await self._listed(held), ended)
         for name in dead - (self._gone - before if patiently else set()):
             (self._notes / name).unlink(missing_ok=True)
         return closed
@@ -101,31 +102,40 @@ class Orchestrator:
         return any(not each.get("name", mine).endswith(mine) for each in workers if each.get("status") != "OFFLINE")
 
     async def skip_late(self, *, whatever: bool = False) -> int:
-        """Cancel scheduled runs that are already older than their `max_age_s`.
+        """Cancel scheduled runs that are already older than their `max_age_s`, or that a newer one does the work of.
 
-        After an outage there is one for each minute; each would hold the slot for seconds and delay the current run.
+        After an outage there is one for each minute; each would hold the slot for seconds and delay the current run. On
+        a machine that cannot keep up with a schedule each would be too late once its turn comes, and none completed.
         whatever: also those without that parameter; a worker would run them all (PrefectHQ/prefect#19313).
         """
-        now = datetime.now(UTC)
+        now, newest = datetime.now(UTC), dict[str, datetime]()
+        waiting = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": {"before_": now.isoformat()}}
+        listed = await self._listed(waiting)
+        for run in listed:
+            newest[run["deployment_id"]] = max(newest.get(run["deployment_id"], _due(run)), _due(run))
 
         def ended(run: Json) -> Json | None:
-            most, due = run["parameters"].get("max_age_s"), datetime.fromisoformat(run["expected_start_time"])
-            late = (now - due).total_seconds()
-            why = f"no worker took it in time: {late:.0f} s late, at most {most} s"
-            if whatever:
-                why = f"was due {late:.0f} s before this system started"
-            elif most is None or late <= most:
+            most, late = run["parameters"].get("max_age_s"), now - _due(run)
+            why = f"no worker took it in time: {late.total_seconds():.0f} s late, at most {most} s"
+            if whatever and late > MISSED_AFTER:
+                why = f"was due {late.total_seconds():.0f} s before this system started"
+            elif most is None:
+                return None
+            elif run["auto_scheduled"] and _due(run) < newest[run["deployment_id"]]:
+                why = f"{late.total_seconds():.0f} s late, and a newer one is due"
+            elif late <= max(MISSED_AFTER, timedelta(seconds=most)):
                 return None
             return {"type": "CANCELLED", "name": "Skipped", "message": why}
 
-        due = {"before_": (now - MISSED_AFTER).isoformat()}
-        return await self._close({"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": due}, ended)
+        return await self._close(listed, ended)
 
-    async def _close(self, runs: Json, ended: Callable[[Json], Json | None]) -> int:
-        """Give every run of a deployment the state it ended in, and return how many there are."""
-        asked = {"flow_runs": runs | {"deployment_id": {"is_null_": False}}}
-        asked["work_pools"] = {"name": {"any_": [POOL]}}  # others may have runs on that server, too
-        listed = await self.listed("flow_runs/filter", asked)
+    async def _listed(self, runs: Json) -> list[Json]:
+        """Return runs of the pool's deployments; others may have runs on that server, too."""
+        asked = {"flow_runs": runs | {"deployment_id": {"is_null_": False}}, "work_pools": {"name": {"any_": [POOL]}}}
+        return await self.listed("flow_runs/filter", asked)
+
+    async def _close(self, listed: list[Json], ended: Callable[[Json], Json | None]) -> int:
+        """Give every run the state it ended in, and return how many there are."""
         states = {run["id"]: state for run in listed if (state := ended(run))}
         for run_id, state in states.items():
             await self.call("POST", f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
@@ -164,6 +174,10 @@ class Orchestrator:
         except httpx.HTTPError as e:
             raise PrefectError(f"Prefect does not answer {method} {path}: {e!r}; see logs/prefect.log in HOME") from e
         return answer.json() if answer.content else None
+
+
+def _due(run: Json) -> datetime:
+    return datetime.fromisoformat(run["expected_start_time"])
 
 
 def _read(note: Path) -> str | None:

@@ -443,11 +443,16 @@ async def test_runs_that_would_find_themselves_too_late_are_skipped_before_they_
 
     from deployments import orchestrator
 
-    def late(name: str, seconds: float, **parameters: object) -> dict[str, Any]:
+    def late(name: str, seconds: float, by: str = "schedule", **parameters: object) -> dict[str, Any]:
         due = (datetime.now(UTC) - timedelta(seconds=seconds)).isoformat()
-        return {"id": name, "expected_start_time": due, "parameters": parameters}
+        its = {"deployment_id": name.partition(" ")[0], "auto_scheduled": by == "schedule"}
+        return {"id": name, "expected_start_time": due, "parameters": parameters, **its}
 
-    found = [late("protect", 90, max_age_s=60), late("cold", 90, max_age_s=300), late("trade", 9000, trigger="event")]
+    found = [
+        late("protect", 90, max_age_s=60), late("cold", 90, max_age_s=300), late("trade", 9000, trigger="event"),
+        late("watch", 30, max_age_s=60), late("watch asked for", 25, "person", max_age_s=60),
+        late("watch newer", 20, max_age_s=60), late("watch newest", 10, max_age_s=60),
+    ]  # fmt: skip
     told = []
 
     async def answer(request: httpx.Request) -> httpx.Response:
@@ -459,8 +464,8 @@ async def test_runs_that_would_find_themselves_too_late_are_skipped_before_they_
 
     prefect = orchestrator.Orchestrator("http://127.0.0.1:1/api", tmp_path)
     prefect._http = httpx.AsyncClient(base_url="http://127.0.0.1:1/api/", transport=httpx.MockTransport(answer))
-    assert await prefect.skip_late() == 1
-    assert told == [("protect", "CANCELLED", "Skipped")]
+    assert await prefect.skip_late() == 3
+    assert told == [(name, "CANCELLED", "Skipped") for name in ("protect", "watch", "watch newer")]
 
 
 async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_down(tmp_path, monkeypatch):
