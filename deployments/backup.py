@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -137,6 +137,14 @@ def _pg(tool: str, url: str, *options: str) -> None:
         raise TradingError(f"{tool} failed: {done.stderr.strip()[-300:]}")
 
 
+def _plain(tar: tarfile.TarFile, to: Path) -> Iterator[tarfile.TarInfo]:
+    """Return what is in an archive; raises TarError at what is no file or folder, or leads elsewhere."""
+    for member in tar:
+        if not (member.isfile() or member.isdir()) or not (to / member.name).resolve().is_relative_to(to.resolve()):
+            raise tarfile.TarError(f"{member.name} leads elsewhere")
+        yield member
+
+
 def _unpack(archive: Path, to: Path) -> None:
     try:
         with gzip.open(
@@ -148,6 +156,9 @@ def _unpack(archive: Path, to: Path) -> None:
             names = tar.getnames()
             if LAYOUT not in names or any(name.split("/")[0] not in MEMBERS for name in names):
                 raise InputError(f"{archive} was not written by `quarterdeck backup`")
-            tar.extractall(to, filter="data")  # which refuses names that lead elsewhere
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(to, filter="data")  # which refuses names that lead elsewhere
+            else:  # Python before 3.11.4
+                tar.extractall(to, list(_plain(tar, to)))  # noqa: S202  (looked at)
     except (OSError, EOFError, zlib.error, tarfile.TarError) as e:
         raise InputError(f"{archive} cannot be read: {e}") from e

@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 from store_samples import AT, a_full_cycle, a_position
 
 from deployments import up_state
-from deployments.backup import LAYOUT, backup, restore
+from deployments.backup import LAYOUT, _unpack, backup, restore
 from deployments.cli import cli
 from tasks.adapters.store.database import parse_url
 from tasks.adapters.store.store import Store
@@ -206,6 +206,26 @@ def test_names_that_lead_out_of_the_archive_are_refused(name, tmp_path):
     assert in_home(home, "restore", str(archive))[0] == 2
     assert inside(home) == []
     assert not list(tmp_path.rglob("*escaped*"))
+
+
+@pytest.mark.parametrize("data_filter", [True, False])
+def test_an_old_python_takes_the_same_archives_and_no_others(data_filter, tmp_path, monkeypatch):
+    if not data_filter:
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    for name, fine in (("quarterdeck.db", True), ("quarterdeck.db/../../escaped.db", False)):
+        archive, to = tmp_path / "one.tar.gz", tmp_path / f"to-{fine}"
+        with tarfile.open(archive, "w:gz") as tar:
+            tar.addfile(tarfile.TarInfo(LAYOUT))
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, BytesIO(b"row"))
+        if fine:
+            _unpack(archive, to)
+            assert (to / name).read_bytes() == b"row"
+        else:
+            with pytest.raises(InputError, match=r"escaped\.db"):
+                _unpack(archive, to)
+    assert not list(tmp_path.rglob("escaped*"))
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path):

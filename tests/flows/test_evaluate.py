@@ -357,7 +357,7 @@ def test_a_decider_that_looks_things_up_is_compared_and_comes_out_the_same_again
 def test_what_will_be_asked_is_said_before_and_needs_a_yes(candles, server):
     result = run(candles, "--decider", "llm:single", "--model", "openai/test", *SPAN)
     assert "--max-cost" in str(result.exception)
-    assert re.search(r"asked about \d+ times, at most [\d.]+ USD", result.stderr)
+    assert re.search(r"asked at most \d+ times, for at most [\d.]+ USD", result.stderr)
     assert server.requests == []
 
 
