@@ -112,7 +112,8 @@ class Orchestrator:
         waiting = {"state": {"type": {"any_": ["SCHEDULED"]}}, "expected_start_time": {"before_": now.isoformat()}}
         listed = await self._listed(waiting)
         for run in listed:
-            newest[run["deployment_id"]] = max(newest.get(run["deployment_id"], _due(run)), _due(run))
+            if run["auto_scheduled"]:  # what a person asks for does another's work no more than its own
+                newest[_asks(run)] = max(newest.get(_asks(run), _due(run)), _due(run))
 
         def ended(run: Json) -> Json | None:
             most, late = run["parameters"].get("max_age_s"), now - _due(run)
@@ -121,7 +122,7 @@ class Orchestrator:
                 why = f"was due {late.total_seconds():.0f} s before this system started"
             elif most is None:
                 return None
-            elif run["auto_scheduled"] and _due(run) < newest[run["deployment_id"]]:
+            elif run["auto_scheduled"] and _due(run) < newest[_asks(run)]:
                 why = f"{late.total_seconds():.0f} s late, and a newer one is due"
             elif late <= max(MISSED_AFTER, timedelta(seconds=most)):
                 return None
@@ -178,6 +179,11 @@ class Orchestrator:
 
 def _due(run: Json) -> datetime:
     return datetime.fromisoformat(run["expected_start_time"])
+
+
+def _asks(run: Json) -> str:
+    """Return what a run is asked to do, the same for each of one schedule."""
+    return f"{run['deployment_id']} {sorted(run['parameters'].items())}"
 
 
 def _read(note: Path) -> str | None:

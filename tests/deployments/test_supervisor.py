@@ -450,8 +450,9 @@ async def test_runs_that_would_find_themselves_too_late_are_skipped_before_they_
 
     found = [
         late("protect", 90, max_age_s=60), late("cold", 90, max_age_s=300), late("trade", 9000, trigger="event"),
-        late("watch", 30, max_age_s=60), late("watch asked for", 25, "person", max_age_s=60),
+        late("watch", 30, max_age_s=60), late("watch asked for", 5, "person", max_age_s=60),
         late("watch newer", 20, max_age_s=60), late("watch newest", 10, max_age_s=60),
+        late("watch otherwise", 25, max_age_s=60, symbols=["BTC/USDT:USDT"]),
     ]  # fmt: skip
     told = []
 
