@@ -12,7 +12,7 @@ import psutil
 
 from deployments.services import POOL, prefect_name
 from deployments.system import described, refuse_another
-from tasks.adapters import secret
+from tasks.adapters import certificates, secret
 from tasks.core.errors import TradingError
 from tasks.redaction import redacted
 
@@ -34,7 +34,9 @@ class Orchestrator:
     def __init__(self, api_url: str, home: Path, patience_s: float = 30) -> None:
         self._home, self._notes = home, home / "runs"
         self._gone = set[str]()  # runs that were without a process at the last look
-        self._http = httpx.AsyncClient(base_url=api_url, timeout=patience_s, trust_env=False)
+        self._http = httpx.AsyncClient(
+            base_url=api_url, timeout=patience_s, trust_env=False, verify=certificates.trusted()
+        )
 
     async def ensure_pool(self, system: str, *, take: bool = False) -> None:
         """Create the process pool; its first worker gives it the template of Prefect's own.

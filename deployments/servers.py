@@ -1,11 +1,10 @@
 """Prefect's and MLflow's servers behind our door, as uvicorn starts them."""
 
 import os
-import sys
-from types import ModuleType
 
 from starlette.types import ASGIApp
 
+from deployments.spared import spare_prefect
 from infra.door import Door
 
 PREFECT_ORIGINS, MLFLOW_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
@@ -13,15 +12,10 @@ PREFECT_ORIGINS, MLFLOW_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW
 
 def prefect_app() -> ASGIApp:
     """Return Prefect's server, which asks for the secret itself."""
-    without_dask()
+    spare_prefect()
     from prefect.server.api.server import create_app
 
     return Door(create_app(final=True), _listed(PREFECT_ORIGINS))
-
-
-def without_dask() -> None:
-    """Let Prefect find nothing where it would import Dask: it imports every package that names itself an extension."""
-    sys.modules.setdefault("prefect_dask", ModuleType("prefect_dask"))
 
 
 def mlflow_app() -> ASGIApp:

@@ -21,7 +21,7 @@ from deployments.warm.daemon import ONE_THREAD
 from deployments.warm.wire import VARIABLE as WARM_SOCKET
 from deployments.warm.wire import endpoint, peer_uid, reachable
 from infra.door import NEAR
-from tasks.adapters import secret
+from tasks.adapters import certificates, secret
 from tasks.adapters.postgres import cluster, serve
 from tasks.core.errors import InputError
 from tasks.redaction import redacted
@@ -31,7 +31,7 @@ NANNY = Path(__file__).with_name("nanny.py")
 POOL = "quarterdeck"
 GRACE_S = 10.0
 ATTACHED = {"QUARTERDECK_PREFECT_API_URL": "prefect_api_url", "QUARTERDECK_MLFLOW_URL": "mlflow_url"}
-PASSED = ("PREFECT_LOGGING_", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_")
+PASSED = ("PREFECT_LOGGING_", "PREFECT_API_AUTH_STRING", "PREFECT_API_SSL_CERT_FILE", "PREFECT_SERVER_")
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,12 @@ def environment(settings: Settings) -> dict[str, str]:
         WARM_SOCKET: warm_socket(settings),
         "PREFECT_HOME": str(settings.home / "prefect"),
         "PREFECT_API_URL": settings.prefect_api_url,
+        **_unread_certificates(settings),
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": through(settings.databases["prefect"], "asyncpg", "+aiosqlite"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_COLORS": "false",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PREFECT_WORKER_PREFETCH_SECONDS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_WORKER_PREFETCH_SECONDS": "2",
         # not among the server's arguments, where every user of the machine could read a password
         "MLFLOW_BACKEND_STORE_URI": through(settings.databases["mlflow"], "psycopg"),
         "MLFLOW_ARTIFACTS_DESTINATION": str(settings.home / "mlartifacts"),
@@ -185,6 +186,12 @@ def environment(settings: Settings) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _unread_certificates(settings: Settings) -> dict[str, str]:
+    """Keep Prefect from reading every certificate for each of a run's ten clients, where none is asked for https."""
+    plain = settings.prefect_api_url.startswith("http:")
+    return {"PREFECT_API_SSL_CERT_FILE": str(certificates.first_alone(settings.home))} if plain else {}
 
 
 def through(url: str, postgres: str, sqlite: str = "") -> str:
@@ -218,7 +225,7 @@ def answers(url: str) -> bool:
             return peer_uid(probe) == os.getuid()
         return False
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False).status_code == 200
+        return httpx.get(url, timeout=2.0, trust_env=False, verify=certificates.trusted()).status_code == 200
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
 

@@ -21,7 +21,7 @@ from prefect.cli import app
 from prefect.settings import PREFECT_HOME
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
-from deployments.servers import without_dask
+from deployments.spared import spare_prefect
 from deployments.system import SYSTEM, refuse_another, system_of
 from deployments.warm.run import note_taken
 from tasks.core.errors import TradingError
@@ -109,7 +109,7 @@ def unlike_its_worker(job: ProcessJobConfiguration, deployment: "DeploymentRespo
 
 
 if __name__ == "__main__":
-    without_dask()
+    spare_prefect()
     gc.freeze()  # what was imported is no garbage
     tempfile.tempdir = str(PREFECT_HOME.value())  # Prefect's runner_storage in /tmp is its first user's alone
     app()

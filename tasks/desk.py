@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.runtime import flow_run
 
 from tasks import account, alerts, clock, strategies
-from tasks.adapters import secret
+from tasks.adapters import certificates, secret
 from tasks.connections import artifacts_url, log, store, venue
 from tasks.core.pages import alerts as words
 from tasks.core.pages import desk as page
@@ -213,7 +213,8 @@ async def _next_runs() -> list[tuple[datetime, str]]:
     s = settings()
     wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
     try:
-        async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False, auth=secret.login(s.home)) as http:
+        login, trusted = secret.login(s.home), certificates.trusted()
+        async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False, verify=trusted, auth=login) as http:
             runs = (await http.post(f"{s.prefect_api_url}/flow_runs/filter", json=wanted)).raise_for_status().json()
             named = (await http.post(f"{s.prefect_api_url}/deployments/filter", json={})).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as e:

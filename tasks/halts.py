@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from tasks import clock
-from tasks.adapters import secret
+from tasks.adapters import certificates, secret
 from tasks.connections import log, store
 from tasks.core.types import Halt
 from tasks.settings import settings
@@ -76,8 +76,9 @@ def _variable(url: str, fresh: bool) -> str | None:
 def _ask(url: str) -> str | None:
     """Return the variable's text; None where it is unset or off, or where no server answers."""
     try:
-        login = secret.login(settings().home)
-        answer = httpx.get(f"{url}/variables/name/{VARIABLE}", timeout=TIMEOUT_S, trust_env=False, auth=login)
+        login, trusted = secret.login(settings().home), certificates.trusted()
+        asked = f"{url}/variables/name/{VARIABLE}"
+        answer = httpx.get(asked, timeout=TIMEOUT_S, trust_env=False, verify=trusted, auth=login)
         value = answer.json()["value"] if answer.status_code == httpx.codes.OK else None
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as e:
         log().info("halt variable %s not read: %s", VARIABLE, type(e).__name__)

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.nanny import PR_SET_PDEATHSIG, prctl
+from deployments.spared import spare_prefect
 from deployments.warm.wire import REFUSED, STARTED, endpoint, peer_uid, reachable, stamp
 
 PRELOADED = (
@@ -38,8 +39,9 @@ PRELOADED = (
     "sqlalchemy.dialects.sqlite", "alembic.command", "psycopg", "pydantic_settings", "ccxt.async_support", "aiohttp",
     "great_expectations", "litellm", "mlflow", "mlflow.tracking", "prefect", "prefect.flow_engine",
     "prefect.task_engine", "prefect.flow_runs", "prefect.events", "prefect.artifacts", "prefect.runtime", "feedparser",
-    "icalendar", "matplotlib.figure", "prometheus_client", "flows.watch", "flows.protect", "flows.trade",
-    "flows.settle",
+    "icalendar", "matplotlib.figure", "prometheus_client", "prefect.utilities.visualization",
+    "anyio._backends._asyncio", "tasks.adapters.venue", "tasks.adapters.quality.suite", "flows.watch", "flows.protect",
+    "flows.trade", "flows.settle",
 )  # fmt: skip
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")} | {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
@@ -143,6 +145,16 @@ class Daemon:
             client.close()
 
 
+def _once_for_all() -> None:
+    """Do what each run would do anew: read the certificates, and build what Prefect puts off until it is used."""
+    from prefect.client.schemas.objects import FlowRun
+
+    from tasks.adapters import certificates
+
+    certificates.trusted()
+    FlowRun.model_rebuild()
+
+
 def _engine(request: dict[str, Any], files: list[int]) -> None:
     """Run Prefect's engine as `python -m prefect.engine` would in the client's place."""
     for number, file in enumerate(files):
@@ -170,11 +182,13 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.environ.update(ONE_THREAD)
+    spare_prefect()
     for name in (name for name in PRELOADED if name not in sys.argv[2:]):
         try:
             importlib.import_module(name)
         except ImportError as e:
             print(f"warm: not preloaded {name}: {e}", file=sys.stderr)
+    _once_for_all()
     gc.collect()
     gc.freeze()  # the children share these pages as long as the collector leaves them alone
     if threading.active_count() != 1:

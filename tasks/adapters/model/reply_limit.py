@@ -8,10 +8,10 @@ connection of its own, so the client may be shared by event loops that come and 
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
-from ssl import SSLContext
 
 import httpx
+
+from tasks.adapters import certificates
 
 
 @dataclass
@@ -61,11 +61,11 @@ class LimitedTransport(httpx.AsyncBaseTransport):
     """Sends each request through a client of its own (proxies from the environment) and counts the reply."""
 
     def __init__(self) -> None:
-        _tls()  # reading the certificates takes time: not inside a deadline
+        certificates.trusted()  # reading the certificates takes time: not inside a deadline
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         request.headers["accept-encoding"] = "identity"  # a compressed body could grow past the limit
-        client = httpx.AsyncClient(verify=_tls(), timeout=None, follow_redirects=False)  # noqa: S113  (the deadline is outside)
+        client = httpx.AsyncClient(verify=certificates.trusted(), timeout=None, follow_redirects=False)  # noqa: S113  (the deadline is outside)
         try:
             response = await client.send(request, stream=True)
         except BaseException:
@@ -77,8 +77,3 @@ class LimitedTransport(httpx.AsyncBaseTransport):
         return httpx.Response(
             response.status_code, headers=response.headers, stream=stream, extensions=response.extensions
         )
-
-
-@cache
-def _tls() -> SSLContext:
-    return httpx.create_ssl_context()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tasks.adapters import certificates
 from tasks.adapters.venue.meaning import Meaning, answer_in, meaning_of, refused_rows
 from tasks.core.errors import (
     DataError,
@@ -58,6 +59,7 @@ def build(settings: Settings) -> Any:
     # 100 ms between requests is Bybit's limit; a local server has none, and stepped time should not wait for it
     near = settings.profile == "sandbox" or bool(settings.venue_url)
     client = getattr(ccxt, venue)({"timeout": TIMEOUT_MS, "enableRateLimit": not near})
+    client.ssl_context = certificates.trusted()
     if settings.venue_host:
         client.hostname = settings.venue_host
     _trim(client)
