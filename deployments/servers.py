@@ -4,7 +4,7 @@ import os
 
 from starlette.types import ASGIApp
 
-from deployments.spared import spare_prefect
+from deployments.spared import spare_mlflow, spare_prefect
 from infra.door import Door
 
 PREFECT_ORIGINS, MLFLOW_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
@@ -27,6 +27,7 @@ def mlflow_app() -> ASGIApp:
 
 def mlflow_alone() -> ASGIApp:
     """Return MLflow's server with its tables made; `mlflow server` does that in a process of its own, which stays."""
+    spare_mlflow()
     from uuid import uuid4
 
     from mlflow.server import constants as known
