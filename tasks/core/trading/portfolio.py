@@ -82,6 +82,7 @@ def portfolio(account: AccountState, risk: RiskView, ledger: Ledger, strategy: S
     return Portfolio.trusted(
         cash=None if account.available is None else float(account.available),
         equity=float(equity),
+        of_account=None if equity == account.equity else float(equity / account.equity),
         gross_pct=_pct(exact_sum(each.notional for each in account.exposures), equity),
         net_pct=_pct(exact_sum(nets), equity),
         open_risk_pct=_pct(_open_risk(account, strategy, as_of), account.equity),

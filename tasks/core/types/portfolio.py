@@ -177,6 +177,7 @@ class Portfolio(Dto):
 
     cash: float | None = None  # quote, free for new margin
     equity: float
+    of_account: Sparse[float | None] = None  # how much of it `equity` is; None: all
     gross_pct: float | None = None
     net_pct: float | None = None  # longs less shorts
     open_risk_pct: float | None = None

@@ -330,6 +330,14 @@ def test_the_officer_gets_the_whole_table():
         assert line in told.splitlines()
 
 
+def test_what_a_trade_of_a_share_adds_to_the_risk_of_the_account_is_reckoned_on_the_account():
+    entry = OpenLong(symbol=SYMBOL, size_pct=Decimal(20), stop_atr=Decimal(7), tp_atr=Decimal(16))
+    share = Portfolio(equity=3_000, of_account=0.3, open_risk_pct=0.6, max_total_risk_pct=1.5)
+    rows = risk_table(question(portfolio=share), entry, ()).splitlines()
+    assert "this trade: size 20%, loss at its stop .7% of 0.75%" in rows
+    assert "all open risk: .6%, with it .81% of 1.5%" in rows
+
+
 def test_what_nobody_knows_of_the_account_says_so():
     entry = OpenLong(symbol=SYMBOL, size_pct=Decimal(20), stop_atr=Decimal(7), tp_atr=Decimal(16))
     rows = risk_table(question(last=None), entry, ()).splitlines()

@@ -71,7 +71,7 @@ def test_a_strategy_with_a_share_is_told_it_as_its_equity_and_open_risk_of_all()
     alone, shares = (told(account(positions=(held,), own_capital=own)) for own in (None, D(3_000)))
     assert (alone.equity, alone.gross_pct, alone.positions[0].size_pct) == (10_000, 9, 9)
     assert (shares.equity, shares.gross_pct, shares.positions[0].size_pct) == (3_000, 30, 30)
-    assert shares.open_risk_pct == alone.open_risk_pct
+    assert (shares.open_risk_pct, shares.of_account, alone.of_account) == (alone.open_risk_pct, 0.3, None)
 
 
 def test_a_position_is_told_with_why_it_was_opened_its_r_its_stop_and_its_age():

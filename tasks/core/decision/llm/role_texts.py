@@ -96,7 +96,7 @@ def risk_table(question: Question, entry: Entering, votes: Iterable[Analysis]) -
     last, atr = question.snapshot.last_price, question.view("15m").atr
     loss = None if not last or not atr else float(entry.size_pct * entry.stop_atr) * atr / float(last)
     now = None if p is None else p.open_risk_pct
-    with_it = None if loss is None or now is None else now + loss
+    with_it = None if loss is None or p is None or now is None else now + loss * (p.of_account or 1)
     done = next(iter(memory.statistics), Statistics()) if memory else Statistics()
     risks = [RISKS[vote.risk_level] for vote in votes]
     alike = {} if p is None else p.correlations
