@@ -185,7 +185,7 @@ def _standings(held: Iterable[MarkedPosition], at: datetime) -> list[Ranked]:
             name, cycle.decider if cycle else "", source, settings.account.profile, _standing(every.get(name), last),
             exact_sum(each.pnl for each in kept.outcomes.newest(name, limit=None)),
             None if None in mine or name not in every else exact_sum(pnl for pnl in mine if pnl is not None),
-            (last.equity / first.equity - 1) * 100 if first and last and first.equity else None,
+            _gained(first, last, every.get(name)),
             kept.equity.curve(name, at - SHOWN, at),
         ))  # fmt: skip
     cash = settings.account.paper_cash
@@ -195,6 +195,13 @@ def _standings(held: Iterable[MarkedPosition], at: datetime) -> list[Ranked]:
             called = decider if name == settings.account.strategy else f"{name}/{decider}"
             rows.append(Ranked(called, decider, "", "shadow", "on paper", equity - cash, None, pct))
     return sorted(rows, key=lambda each: -(each.pnl_pct or 0))
+
+
+def _gained(first: EquityPoint | None, last: EquityPoint | None, s: Settings | None) -> Decimal | None:
+    """Return what a curve has made, in percent of the share that its strategy has of the account; s: None for all."""
+    if first is None or last is None or not first.equity:
+        return None
+    return (last.equity - first.equity) * 100 / (first.equity - (account.not_at_stake(s) if s else 0))
 
 
 def _standing(s: Settings | None, last: EquityPoint | None) -> str:

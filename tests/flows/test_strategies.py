@@ -194,9 +194,11 @@ async def test_one_with_a_share_sizes_on_it_and_its_drawdown_is_of_it(home, shar
     assert last.state.own_capital == last.state.equity * D("0.3")
     assert Code.DRAWDOWN in last.verdict.codes
     await protect_once()
-    status = {each.name: each.status for each in (await desk.read(await desk.now())).standings}
+    ranked = {each.name: each for each in (await desk.read(await desk.now())).standings}
     await venue().close()
+    status = {name: each.status for name, each in ranked.items()}
     assert status == {"default": "trading", "trend": "halted by its drawdown"}
+    assert ranked["trend"].pnl_pct == pytest.approx(pnl * 100 / share)
 
 
 async def test_what_both_lose_in_a_day_is_the_account_s_loss(home, shared, monkeypatch):
