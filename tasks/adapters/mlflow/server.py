@@ -3,6 +3,7 @@
 mlflow keeps the server's address as process-wide state: one process talks to one MLflow.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class MlflowServer:
     @cached_property
     def mlflow(self) -> Any:
         os.environ.update(_ENVIRONMENT)
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each of its retries is a warning
         _log_in(self.url)
         import mlflow
 
@@ -70,12 +72,15 @@ class MlflowServer:
     def translated(self) -> Iterator[None]:
         os.environ.update(_ENVIRONMENT)
         from mlflow.exceptions import MlflowException
+        from requests import ConnectionError as ConnectionFailed
         from requests import RequestException
 
         try:
             yield
         except (MlflowException, RequestException) as e:
             text = " ".join(str(e).replace(self.url, self.address).split())[:300]
+            if isinstance(e.__context__, ConnectionFailed) or isinstance(e, ConnectionFailed):
+                text = "it does not answer"
             raise TrackingUnavailable(f"MLflow at {self.address}: {redacted(text)}") from e
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> Any:
