@@ -5,6 +5,7 @@ need when they run: the tree itself must be there at once.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -392,6 +393,7 @@ def mcp() -> None:
 def main() -> None:
     """Run the command; every failure is one line. What it writes, and what it starts writes, is its owner's alone."""
     os.umask(0o077)
+    gc.set_threshold(50_000, 20, 100)  # most of a command's time are imports, which leave no garbage
     guard_logs()
     try:
         sys.exit(cli.main(prog_name="quarterdeck", standalone_mode=False))

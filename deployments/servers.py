@@ -4,7 +4,7 @@ import os
 
 from starlette.types import ASGIApp
 
-from deployments.spared import spare_mlflow, spare_prefect
+from deployments.spared import importing, spare_mlflow, spare_prefect
 from infra.door import Door
 
 PREFECT_ORIGINS, MLFLOW_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"
@@ -13,15 +13,17 @@ PREFECT_ORIGINS, MLFLOW_ORIGINS = "PREFECT_SERVER_CORS_ALLOWED_ORIGINS", "MLFLOW
 def prefect_app() -> ASGIApp:
     """Return Prefect's server, which asks for the secret itself."""
     spare_prefect()
-    from prefect.server.api.server import create_app
+    with importing():
+        from prefect.server.api.server import create_app
 
-    return Door(create_app(final=True), _listed(PREFECT_ORIGINS))
+        app = create_app(final=True)
+    return Door(app, _listed(PREFECT_ORIGINS))
 
 
 def mlflow_app() -> ASGIApp:
     """Return MLflow's server; it has no password of its own without a package more."""
-    from mlflow.server.fastapi_app import app
-
+    with importing():
+        from mlflow.server.fastapi_app import app
     return Door(app, _listed(MLFLOW_ORIGINS), os.environ["PREFECT_SERVER_API_AUTH_STRING"])
 
 
@@ -30,9 +32,10 @@ def mlflow_alone() -> ASGIApp:
     spare_mlflow()
     from uuid import uuid4
 
-    from mlflow.server import constants as known
-    from mlflow.server.handlers import initialize_backend_stores
-    from mlflow.store.tracking import DEFAULT_ARTIFACTS_URI
+    with importing():
+        from mlflow.server import constants as known
+        from mlflow.server.handlers import initialize_backend_stores
+        from mlflow.store.tracking import DEFAULT_ARTIFACTS_URI
 
     store = os.environ["MLFLOW_BACKEND_STORE_URI"]
     os.environ |= {

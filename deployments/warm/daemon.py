@@ -12,7 +12,6 @@ The standard library's forkserver serves only descendants of the process that st
 its children leave by os._exit, without the exit in which Prefect ships the last logs, and outlive a killed client.
 """
 
-import gc
 import importlib
 import json
 import os
@@ -30,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.nanny import PR_SET_PDEATHSIG, prctl
-from deployments.spared import spare_prefect
+from deployments.spared import importing, spare_prefect
 from deployments.warm.wire import REFUSED, STARTED, endpoint, peer_uid, reachable, stamp
 
 PRELOADED = (
@@ -41,7 +40,7 @@ PRELOADED = (
     "prefect.task_engine", "prefect.flow_runs", "prefect.events", "prefect.artifacts", "prefect.runtime", "feedparser",
     "icalendar", "matplotlib.figure", "prometheus_client", "prefect.utilities.visualization",
     "anyio._backends._asyncio", "tasks.adapters.venue", "tasks.adapters.quality.suite", "flows.watch", "flows.protect",
-    "flows.trade", "flows.settle",
+    "flows.trade", "flows.settle", "deployments.warm.ready",
 )  # fmt: skip
 ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL", "NUMEXPR")} | {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
@@ -145,16 +144,6 @@ class Daemon:
             client.close()
 
 
-def _once_for_all() -> None:
-    """Do what each run would do anew: read the certificates, and build what Prefect puts off until it is used."""
-    from prefect.client.schemas.objects import FlowRun
-
-    from tasks.adapters import certificates
-
-    certificates.trusted()
-    FlowRun.model_rebuild()
-
-
 def _engine(request: dict[str, Any], files: list[int]) -> None:
     """Run Prefect's engine as `python -m prefect.engine` would in the client's place."""
     for number, file in enumerate(files):
@@ -183,14 +172,12 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     os.environ.update(ONE_THREAD)
     spare_prefect()
-    for name in (name for name in PRELOADED if name not in sys.argv[2:]):
-        try:
-            importlib.import_module(name)
-        except ImportError as e:
-            print(f"warm: not preloaded {name}: {e}", file=sys.stderr)
-    _once_for_all()
-    gc.collect()
-    gc.freeze()  # the children share these pages as long as the collector leaves them alone
+    with importing():  # the children share these pages as long as the collector leaves them alone
+        for name in (name for name in PRELOADED if name not in sys.argv[2:]):
+            try:
+                importlib.import_module(name)
+            except ImportError as e:
+                print(f"warm: not preloaded {name}: {e}", file=sys.stderr)
     if threading.active_count() != 1:
         names = ", ".join(thread.name for thread in threading.enumerate())
         print(f"warm: these threads would not survive a fork, and may hold locks: {names}", file=sys.stderr)

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 
 from deployments import services
-from deployments.worker import COMMAND, FLOW, Confined, ConfinedWorker, RunRefused
+from deployments.confined import COMMAND, FLOW, Confined, ConfinedWorker, RunRefused
 from tasks import alerts
 from tasks.connections import store
 from tasks.settings import ROOT, load, settings
