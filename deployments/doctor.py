@@ -20,7 +20,7 @@ from rich.text import Text
 from deployments import services, up_state
 from deployments.silence import silent
 from infra.door import NEAR
-from tasks.adapters.heartbeat import BEATS
+from tasks.adapters.heartbeat import BEATS, SAID
 from tasks.adapters.store import exists
 from tasks.core.decision.kinds import kind_of, members, read
 from tasks.core.pages import inert
@@ -124,10 +124,10 @@ def _services(settings: Settings) -> Iterator[Diagnosis]:
         for name, service in now.services.items():
             if service.health:
                 yield _diagnosis(name, services.answers(service.health), service.url, f"see {service.log}")
-        still = silent(settings)
+        still, (often, long) = silent(settings), SAID[settings.watch_every_s]
         for name in BEATS:
-            remedy = "look at its runs in Prefect: one that never ends, or a paused deployment, holds up the others"
-            detail = "no completed run for three minutes" if name in still else "a run completes each minute"
+            remedy = "look at its runs in Prefect: one never ends, or the deployment, its pool or queue is paused"
+            detail = f"no completed run for {long}" if name in still else f"a run completes {often}"
             yield _diagnosis(name, name not in still, detail, remedy)
     else:
         for service in filter(lambda each: each.url, plan.values()):

@@ -1,4 +1,4 @@
-"""What must complete a run each minute here, and has not for three: a run that never ends may hold its slot."""
+"""What must complete a run each minute here, and has missed three: a run that never ends may hold its slot."""
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ def silent(settings: Settings) -> list[str]:
     now = up_state.state(settings.home)
     if now is None or now.phase != "up" or not exists(settings.store_url):
         return []
-    if datetime.now(UTC) - now.started_at < heartbeat.SILENT + STARTING:
+    if datetime.now(UTC) - now.started_at < heartbeat.patience(settings.watch_every_s) + STARTING:
         return []
     try:
         with closing(Store(settings.store_url)) as store:

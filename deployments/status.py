@@ -13,6 +13,7 @@ from rich.text import Text
 from deployments import up_state
 from deployments.services import answers
 from deployments.silence import silent
+from tasks.adapters.heartbeat import SAID
 from tasks.adapters.store import exists
 from tasks.adapters.store.store import Store
 from tasks.adapters.venue.client import name_of
@@ -21,7 +22,7 @@ from tasks.core.pages import inert
 from tasks.core.pages.decision import summary_line, title
 from tasks.core.pages.numbers import UNKNOWN, fixed, money, plain, price, usd
 from tasks.core.types import ACCOUNT, Position, day_start, direction, duration, exact, exact_sum, quote_of, r_at
-from tasks.settings import Settings
+from tasks.settings import Settings, settings
 
 LATEST = datetime.max.replace(tzinfo=UTC)  # a venue's clock may be ahead of ours
 
@@ -127,7 +128,8 @@ def shown(report: dict[str, Any]) -> Iterator[Text | Table]:
     if report["database"]:
         yield _text(f"kept in {report['database']}")
     halt, error = report["halt"], report["store_error"]
-    alarms = [f"{name}: no completed run for three minutes; `quarterdeck doctor`" for name in report["silent"]]
+    _, long = SAID[settings().watch_every_s]
+    alarms = [f"{name}: no completed run for {long}; `quarterdeck doctor`" for name in report["silent"]]
     alarms += [f"the database: {error}"] if error else []
     alarms += [f"halted by {halt.who} since {halt.since:%Y-%m-%d %H:%M} UTC: {halt.reason}"] if halt else []
     alarms += [f"venue and ledger differ: {about}" for about in report["differences"] or ()]

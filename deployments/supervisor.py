@@ -20,7 +20,7 @@ from deployments.services import Child, Service
 from deployments.silence import silent
 from deployments.system import SYSTEM, system_of
 from deployments.up_state import FirstCycle, ServiceState, UpState
-from tasks.adapters import alerts, secret
+from tasks.adapters import alerts, heartbeat, secret
 from tasks.adapters.files.private import write_new
 from tasks.adapters.postgres import cluster
 from tasks.adapters.store.store import Store
@@ -259,9 +259,10 @@ class Supervisor:
 
     def _listen(self) -> None:
         """Tell people of what must run each minute and has not for three."""
+        _, long = heartbeat.SAID[self.settings.watch_every_s]
         still = set(silent(self.settings)) if self._is_whole else set()
         for name in sorted(still - self._silent):
-            text = f"{name} has had no completed run for three minutes: `quarterdeck doctor`, and its runs in Prefect"
+            text = f"{name} has had no completed run for {long}: `quarterdeck doctor`, and its runs in Prefect"
             self.board.say(text)
             self._tell(name, text)
         self._silent = still

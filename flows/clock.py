@@ -79,5 +79,5 @@ async def to_the_end(story: Awaitable[T], beat: str = "") -> T:
     finally:
         await close_venues()
     if beat:
-        heartbeat.beat(store(), settings().strategy, beat)
+        heartbeat.beat(store(), settings().strategy, beat, settings().watch_every_s)
     return done

@@ -5,6 +5,7 @@ Providers' keys and the venue's keys are not settings: adapters read them from t
 so that no secret can end up in a task argument or a record.
 """
 
+import json
 import os
 import re
 import tomllib
@@ -19,12 +20,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -64,11 +75,17 @@ FIXED = frozenset({
 SHARED = FIXED | {"strategies", "stop_within_s", "patience_s", "retention_days"}
 SHARED_LIMITS = frozenset({"max_total_risk_pct", "max_gross_pct", "max_net_pct", "max_positions"})
 NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
+
 Profile = Literal["sandbox", "paper", "testnet", "live"]
 Names = Annotated[Texts, NoDecode]
 Symbol = Annotated[str, Field(pattern=r"^[\w.$-]{1,24}/[\w.$-]{1,24}(:[\w.$-]{1,40})?$")]  # ccxt's: BTC/USDT:USDT
 Symbols = Annotated[tuple[Symbol, ...], NoDecode]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
+
+
+def _number(value: object) -> object:
+    """Return the number that a text of the environment is; a Literal takes no text for one."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
 
 
 class _ExactToml(TomlConfigSettingsSource):
@@ -136,7 +153,7 @@ class Settings(BaseSettings):
     """Apprise URLs such as discord://...: where alerts are sent"""
     close_offset_s: int = Field(5, ge=1, le=60)
     """from a bar's close to the runs about it"""
-    watch_every_s: Literal[60, 300] = 60
+    watch_every_s: Annotated[Literal[60, 300], BeforeValidator(_number)] = 60
     """watch and protect; 300 where runs start cold"""
     live_account: str = ""
     """live only: the account id typed out, which arms it"""
@@ -382,13 +399,29 @@ def load(**overrides: object) -> Settings:
         read = Settings(**overrides)  # type: ignore[arg-type]  # pydantic validates the overrides
     except ValidationError as e:
         raise InputError(_wrong(e)) from None  # a traceback would show the value
-    except ValueError as e:  # TOML, its encoding, or JSON in a variable
-        raise InputError(f"quarterdeck.toml or a variable {PREFIX}* cannot be read: {redacted(str(e))}") from None
+    except SettingsError as e:
+        raise InputError(f"{' or '.join(_not_json(str(e)))}: must be JSON, as docs/configuration.md shows it") from None
+    except ValueError as e:
+        raise InputError(f"quarterdeck.toml cannot be read: {redacted(str(e))}") from None
     for each in read.every():
         _remember_secrets(each)
     _check_apart(read)
     _check_shares(read)
     return read
+
+
+def _not_json(said: str) -> list[str]:
+    """Return the variables of the field that pydantic names, `field "limits"`, which hold no JSON."""
+    field = PREFIX + said.partition('"')[2].partition('"')[0].upper()
+    return [name for name, value in sorted(os.environ.items()) if name.startswith(field) and not _is_json(value)]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _wrong(e: ValidationError, table: str = "") -> str:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Timer
 from typing import Any
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -22,7 +23,7 @@ from free_ports import free_port
 
 from deployments import services, up_state
 from deployments.up_state import UpState
-from tasks.settings import ROOT, load
+from tasks.settings import ROOT, load, settings
 
 NANNY = ROOT / "deployments" / "nanny.py"
 
@@ -400,9 +401,35 @@ def test_what_must_complete_each_minute_and_does_not_is_told_and_fails_the_docto
     assert [results[name].result for name in ("watch", "protect")] == ["ok", "fail"]
     asyncio.run(clock.to_the_end(done(), beat="protect"))
     assert silence.silent(load()) == []
-    monkeypatch.setattr("tasks.adapters.heartbeat.SILENT", timedelta(0))
+    monkeypatch.setattr("tasks.adapters.heartbeat.MISSED", 0)
     asyncio.run(clock.to_the_end(done(), beat="watch"))  # three minutes ago, so to speak
     assert silence.silent(load()) == ["watch"]
+
+
+def test_what_is_due_each_five_minutes_stands_still_after_fifteen(home, monkeypatch):
+    from deployments import doctor, silence, supervisor
+    from flows import clock
+    from tasks.connections import store
+
+    monkeypatch.setenv("QUARTERDECK_WATCH_EVERY_S", "300")
+    settings.cache_clear()
+    kept = Mock(wraps=store().leases.acquire)
+    monkeypatch.setattr(store().leases, "acquire", kept)
+    asyncio.run(clock.to_the_end(asyncio.sleep(0), beat="watch"))
+    kept.assert_called_once_with("default: watch", "watch", timedelta(minutes=15))
+    for minutes, still in ((15, []), (17, ["protect"])):
+        began = datetime.now(UTC) - timedelta(minutes=minutes)
+        up = UpState(pid=1, started_at=began, profile="sandbox", phase="up")
+        monkeypatch.setattr("deployments.up_state.state", lambda _, up=up: up)
+        assert silence.silent(load()) == still
+    told: list[tuple[str, str]] = []
+    one = supervisor.Supervisor(load())
+    monkeypatch.setattr(one, "_tell", lambda *said: told.append(said))
+    one._listen()
+    assert "no completed run for fifteen minutes" in told[0][1]
+    details = {each.name: each.detail for each in doctor.diagnose(load())}
+    assert details["watch"] == "a run completes each five minutes"
+    assert details["protect"] == "no completed run for fifteen minutes"
 
 
 def test_status_shows_a_person_what_is_wrong_what_is_held_and_what_it_is_worth(home, capsys, monkeypatch):

@@ -4,11 +4,17 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic_settings import NoDecode
 
 from tasks.core.types.base import ZERO, Described, Dto, Exact, NonNegative, Positive, Probability, Sparse, Texts
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[Exact, Field(ge=Decimal("0.6"), le=1)]  # of votes: no less, or one of two would be a consensus
+
+
+def _listed(value: object) -> object:
+    """Return the parts of a text of the environment, such as 1.0,2.0."""
+    return tuple(value.strip("[ ]").split(",")) if isinstance(value, str) else value
 
 
 class SymbolLimits(Described):
@@ -202,7 +208,7 @@ class EventThresholds(Described):
     run_vol_z: float = 3.0
     run_range: PositiveFloat = 2.0
     """median true ranges"""
-    r_levels: tuple[float, ...] = (1.0, 2.0)
+    r_levels: Annotated[tuple[float, ...], NoDecode, BeforeValidator(_listed)] = (1.0, 2.0)
     drawdown_pct: PositiveFloat = 2.0
     """daily realized loss, then each further 1 %"""
     age_bars: Count = 96
