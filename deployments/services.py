@@ -176,7 +176,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_LOGGING_COLORS": "false",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
-        "PREFECT_WORKER_PREFETCH_SECONDS": "2",
+        "PREFECT_WORKER_PREFETCH_SECONDS": "1",
         # not among the server's arguments, where every user of the machine could read a password
         "MLFLOW_BACKEND_STORE_URI": through(settings.databases["mlflow"], "psycopg"),
         "MLFLOW_ARTIFACTS_DESTINATION": str(settings.home / "mlartifacts"),
