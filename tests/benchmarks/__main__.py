@@ -7,7 +7,7 @@ import importlib
 import sys
 
 PARTS = (
-    "market", "guard", "matching", "backtest", "compare", "coverage", "startup", "warm", "quality", "deciders",
+    "market", "guard", "matching", "backtest", "compare", "coverage", "startup", "idle", "warm", "quality", "deciders",
     "export", "replay", "cycles", "mask", "moments", "optimize",
 )  # fmt: skip
 
