@@ -36,7 +36,7 @@ PRELOADED = (
     "numpy", "pandas", "pyarrow", "talib", "pandas_ta_classic.overlap", "pandas_ta_classic.trend",
     "pandas_ta_classic.volatility", "sqlalchemy.orm", "sqlalchemy.dialects.postgresql",
     "sqlalchemy.dialects.sqlite", "alembic.command", "psycopg", "pydantic_settings", "ccxt.async_support", "aiohttp",
-    "great_expectations", "litellm", "mlflow", "mlflow.tracking", "prefect", "prefect.flow_engine",
+    "deployments.warm.expectations", "litellm", "mlflow", "mlflow.tracking", "prefect", "prefect.flow_engine",
     "prefect.task_engine", "prefect.flow_runs", "prefect.events", "prefect.artifacts", "prefect.runtime", "feedparser",
     "icalendar", "matplotlib.figure", "prometheus_client", "prefect.utilities.visualization",
     "anyio._backends._asyncio", "tasks.adapters.venue", "tasks.adapters.quality.suite", "flows.watch", "flows.protect",
