@@ -83,10 +83,15 @@ def _links(cycle_ids: Sequence[str]) -> dict[str, str]:
 
 
 def tell_news(at: datetime) -> None:
-    """Tell what was opened and closed lately, and after each full hour what the guard refused in it."""
+    """Tell what was opened and closed lately, and after each full hour what the guard refused in it.
+
+    After an outage lately begins with it: a stop that the venue carried out meanwhile is news.
+    """
     kept, strategy, hour = store(), settings().strategy, floor_time(at, "1h")
-    opened = [each for each in kept.positions.open(strategy) if each.opened_at > at - NEWS]
-    closed = kept.outcomes.newest(strategy, since=at - NEWS, limit=None)
+    seen = kept.equity.last(strategy, at - NEWS)
+    since = seen.at if seen else at - NEWS
+    opened = [each for each in kept.positions.open(strategy) if each.opened_at > since]
+    closed = kept.outcomes.newest(strategy, since=since, limit=None)
     judged = kept.decisions.judged(strategy, hour - HOUR, artifacts_url()) if at - hour < NEWS else []
     alerts.tell([
         *words.of_opened(_known(opened)),

@@ -78,6 +78,20 @@ async def test_people_are_told_once_what_was_opened_and_what_came_of_it(home, ex
     assert told["closed"].endswith(" R, after 1 h 5 min")
 
 
+async def test_people_are_told_of_a_stop_that_the_venue_carried_out_during_an_outage(home, exchange):
+    await opened(home)
+    await protect_once()
+    bid = (await venue().fetch_book(SYMBOL)).bids[0][0]
+    await by_hand.move_stop(SYMBOL, bid - 1, "ann")
+    await venue().close()
+    advance(exchange, 4 * 3600)
+    for _ in range(2):
+        await protect_once()
+    told = [text for _, kind, text in store().alerts.since(START) if kind == "closed"]
+    assert len(told) == 1
+    assert "(stop): -" in told[0]
+
+
 def test_what_the_guard_refused_in_an_hour_is_one_message():
     def judged(minutes, symbol, status, *codes):
         return Judged(START + timedelta(minutes=minutes), symbol, "OPEN_LONG", D(1), "m", status, codes, "", "")

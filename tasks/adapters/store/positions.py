@@ -135,9 +135,10 @@ class EquityRepository(Repository):
         """Keep the equity at one moment; the same moment again replaces it."""
         self.put(EquityRow, row_of(EquityRow, point))
 
-    def last(self, strategy: str) -> EquityPoint | None:
-        """Return the newest point."""
-        return self.first(EquityPoint, _of(strategy).order_by(EquityRow.at.desc()).limit(1))
+    def last(self, strategy: str, until: datetime = END) -> EquityPoint | None:
+        """Return the newest point of those until then."""
+        query = _of(strategy).where(EquityRow.at <= until)
+        return self.first(EquityPoint, query.order_by(EquityRow.at.desc()).limit(1))
 
     def since(self, strategy: str, since: datetime, until: datetime = END) -> list[EquityPoint]:
         """Return the points from `since` to `until`, ascending."""
