@@ -188,7 +188,7 @@ def _standings(held: Iterable[MarkedPosition], at: datetime) -> list[Ranked]:
         source = cycle.decided.source if cycle and cycle.decided else ""
         rows.append(Ranked(
             name, cycle.decider if cycle else "", source, settings.account.profile, _standing(every.get(name), last),
-            exact_sum(each.pnl for each in kept.outcomes.newest(name, limit=None)),
+            kept.positions.earned(name),
             None if None in mine or name not in every else exact_sum(pnl for pnl in mine if pnl is not None),
             _gained(first, last, every.get(name)),
             kept.equity.curve(name, at - SHOWN, at),

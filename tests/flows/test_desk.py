@@ -45,6 +45,8 @@ async def test_the_page_adds_up_and_nothing_a_model_wrote_acts_on_it(home, excha
     mark = (await venue().fetch_book(SYMBOL)).bids[0][0]
     await venue().close()
     [left] = store().positions.open("default")
+    [standing] = seen.standings
+    assert standing.realized == left.realized_pnl - left.fees < 0
     assert (held.mark, held.pnl) == (mark, (mark - left.avg_price) * left.quantity)
     assert left.quantity == position.quantity / 2
     [judged] = seen.judged
