@@ -74,12 +74,14 @@ class MlflowServer:
         from mlflow.exceptions import MlflowException
         from requests import ConnectionError as ConnectionFailed
         from requests import RequestException
+        from requests.exceptions import ProxyError, SSLError
 
         try:
             yield
         except (MlflowException, RequestException) as e:
             text = " ".join(str(e).replace(self.url, self.address).split())[:300]
-            if isinstance(e.__context__, ConnectionFailed) or isinstance(e, ConnectionFailed):
+            cause = e if isinstance(e, ConnectionFailed) else e.__context__
+            if isinstance(cause, ConnectionFailed) and not isinstance(cause, ProxyError | SSLError):
                 text = "it does not answer"
             raise TrackingUnavailable(f"MLflow at {self.address}: {redacted(text)}") from e
 

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 from free_ports import nobody
+from sandbox_server import served
+from starlette.applications import Starlette
 
 from tasks.adapters.files.prompts import files_of
 from tasks.adapters.mlflow.comparison import git_commit, server_of
@@ -130,6 +132,11 @@ def test_an_unreachable_server_is_tracking_unavailable_and_does_not_show_its_pas
     assert str(caught.value).startswith("MLflow at http://127.0.0.1:")
     assert str(caught.value).endswith(": it does not answer")
     assert "hunter2" not in str(caught.value)
+
+
+def test_an_answer_that_https_does_not_trust_is_no_silence():
+    with served(Starlette()) as url, pytest.raises(TrackingUnavailable, match="SSL"):
+        Tracker(url.replace("http:", "https:")).log_session("default", "sandbox", date(2026, 3, 2), {"equity": 1.0}, 0)
 
 
 @pytest.mark.slow
