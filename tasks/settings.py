@@ -413,7 +413,8 @@ def load(**overrides: object) -> Settings:
 def _not_json(said: str) -> list[str]:
     """Return the variables of the field that pydantic names, `field "limits"`, which hold no JSON."""
     field = PREFIX + said.partition('"')[2].partition('"')[0].upper()
-    return [name for name, value in sorted(os.environ.items()) if name.startswith(field) and not _is_json(value)]
+    of_field = (name for name in sorted(os.environ) if name.upper().startswith(field))
+    return [name for name in of_field if not _is_json(os.environ[name])]
 
 
 def _is_json(text: str) -> bool:
