@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tasks.core.pages import inert, markdown
 from tasks.core.pages.day import Day
-from tasks.core.pages.numbers import UNKNOWN, fixed, money, plain, price
+from tasks.core.pages.numbers import UNKNOWN, amount, fixed, money, plain, price
 from tasks.core.types import (
     HUNDRED,
     ZERO,
@@ -139,10 +139,10 @@ class Desk:
             ("entries", "halted" if self.halts else "allowed"),
             ("equity", money(points[-1].equity if points else None, self.day.currency)),
             ("today", f"{fixed(change, sign=True)} %"),
-            ("realized today", fixed(self.day.pnl, sign=True)),
-            ("unrealized", fixed(unrealized, sign=True)),
+            ("realized today", amount(self.day.pnl, sign=True)),
+            ("unrealized", amount(unrealized, sign=True)),
             ("below the peak", f"{fixed(self.day.drawdown_pct)} %"),
-            ("models today", f"{fixed(usd)} of {plain(most)} USD, {calls} calls"),
+            ("models today", f"{amount(usd)} of {plain(most)} USD, {calls} calls"),
         ]
 
     @property
@@ -171,7 +171,7 @@ class Desk:
                          "Prefect does not answer, or has none")] if self.runs is not None else ()),
             decisions_table(self.judged, "Decisions today"),
             DeskTable("Leaderboard", STANDING, [
-                (*each[:5], fixed(each.realized, sign=True), fixed(each.unrealized, sign=True),
+                (*each[:5], amount(each.realized, sign=True), amount(each.unrealized, sign=True),
                  fixed(each.pnl_pct, sign=True), each.sparkline)
                 for each in self.standings
             ]),
@@ -187,7 +187,7 @@ class Desk:
         for outcome in self.closed:
             groups[key(outcome)].append(outcome)
         rows = [
-            (name, str(len(each)), fixed(exact_sum(o.pnl for o in each), sign=True), fixed(_sum_r(each), sign=True))
+            (name, str(len(each)), amount(exact_sum(o.pnl for o in each), sign=True), fixed(_sum_r(each), sign=True))
             for name, each in groups.items()
         ]
         return DeskTable(f"PnL by {what}", (what, "trades", "PnL", "R"), rows)
@@ -199,7 +199,7 @@ def positions_table(positions: Iterable[MarkedPosition], now: datetime) -> DeskT
     rows = list[Sequence[str | markdown.Link]]()
     for each in positions:
         d, p = each.document(now), each.position
-        signed = (fixed(d[name], sign=True) for name in ("pnl", "pnl_pct", "r"))
+        signed = (amount(d["pnl"], sign=True), fixed(d["pnl_pct"], sign=True), fixed(d["r"], sign=True))
         mark = "unknown" if each.mark is None else price(each.mark)
         levels = map(price, (p.stop, p.target))
         age = f"{d['age_minutes'] // 60} h {d['age_minutes'] % 60} min"

@@ -8,6 +8,7 @@ from typing import Any
 from tasks.core.types import ZERO, ModelCall, ModelUse, Pricing, exact_sum
 
 UNKNOWN = "–"
+SMALLEST = -12  # power of ten
 PRICED: dict[Pricing, str] = {"": "", "assumed": "assumed", "free": "free: served here", "shared": ""}
 
 
@@ -28,13 +29,18 @@ def fixed(value: float | Decimal | None, digits: int = 2, sign: bool = False) ->
     return UNKNOWN if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
 
 
-def money(amount: float | Decimal | None, currency: str, sign: bool = False) -> str:
-    """Return an amount with its currency: two decimals, and two digits where it is smaller than that."""
-    if amount is None:
+def amount(value: float | Decimal | None, sign: bool = False) -> str:
+    """Return an amount of money: two decimals, and two digits where it is smaller, but no rest of a division."""
+    if value is None:
         return UNKNOWN
-    exact = Decimal(amount)
-    decimals = 2 if not exact or exact.adjusted() >= -2 else 1 - exact.adjusted()
-    return f"{exact:{'+' if sign else ''},.{decimals}f} {currency}"
+    exact = Decimal(value)
+    decimals = 1 - exact.adjusted() if exact and SMALLEST <= exact.adjusted() < -2 else 2
+    return f"{exact:{'+' if sign else ''},.{decimals}f}"
+
+
+def money(value: float | Decimal | None, currency: str, sign: bool = False) -> str:
+    """Return an amount with its currency."""
+    return UNKNOWN if value is None else f"{amount(value, sign)} {currency}"
 
 
 def price(value: float | Decimal | None) -> str:

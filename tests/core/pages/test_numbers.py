@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from tasks.core.pages.numbers import fixed, interval, money, percent, plain, price
+from tasks.core.pages.numbers import amount, fixed, interval, money, percent, plain, price
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,14 @@ def test_money_has_its_currency_and_as_many_digits_as_say_something(amount, text
 def test_an_average_price_has_no_more_digits_than_one_can_use():
     assert price(Decimal("64123.456666666666666667")) == "64,123.457"
     assert price(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("1234.5", "+1,234.50"), ("-0.00031", "-0.00031"), ("0.0000004567", "+0.00000046"), ("0", "+0.00"),
+        ("1E-24", "+0.00"),
+    ],
+)  # fmt: skip
+def test_what_a_trade_brought_in_bitcoin_is_no_zero_and_what_a_division_left_is(value, text):
+    assert amount(Decimal(value), sign=True) == text
