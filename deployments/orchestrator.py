@@ -35,7 +35,7 @@ class Orchestrator:
         self._home, self._notes = home, home / "runs"
         self._gone = set[str]()  # runs that were without a process at the last look
         self._http = httpx.AsyncClient(
-            base_url=api_url, timeout=patience_s, trust_env=False, verify=certificates.trusted()
+            base_url=api_url, timeout=patience_s, trust_env=False, verify=certificates.prefects()
         )
 
     async def ensure_pool(self, system: str, *, take: bool = False) -> None:

@@ -30,6 +30,7 @@ from tasks.settings import CLUSTER, Settings
 NANNY = Path(__file__).with_name("nanny.py")
 POOL = "quarterdeck"
 GRACE_S = 10.0
+PREFECT_HEALTH = "/api/health"
 ATTACHED = {"QUARTERDECK_PREFECT_API_URL": "prefect_api_url", "QUARTERDECK_MLFLOW_URL": "mlflow_url"}
 PASSED = ("PREFECT_LOGGING_", "PREFECT_API_AUTH_STRING", "PREFECT_API_SSL_CERT_FILE", "PREFECT_SERVER_")
 
@@ -52,7 +53,7 @@ def plan(settings: Settings) -> dict[str, Service]:
     Without a Prefect or MLflow on another machine, that must answer: raises InputError for any other such address.
     """
     prefect = pages(settings.prefect_api_url)
-    servers = [("prefect", "PREFECT_API_URL", prefect, "/api/health", uvicorn("prefect_app"))]
+    servers = [("prefect", "PREFECT_API_URL", prefect, PREFECT_HEALTH, uvicorn("prefect_app"))]
     if settings.profile == "sandbox":
         options = ["--symbols", ",".join(settings.all_symbols), "--state", str(settings.home / "sandbox.json")]
         servers.append(("sandbox", "SANDBOX_URL", settings.sandbox_url, "/v5/market/time", ["infra.sandbox", *options]))
@@ -225,7 +226,8 @@ def answers(url: str) -> bool:
             return peer_uid(probe) == os.getuid()
         return False
     try:
-        return httpx.get(url, timeout=2.0, trust_env=False, verify=certificates.trusted()).status_code == 200
+        trusted = certificates.prefects() if url.endswith(PREFECT_HEALTH) else certificates.trusted()
+        return httpx.get(url, timeout=2.0, trust_env=False, verify=trusted).status_code == 200
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
 

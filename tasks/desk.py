@@ -225,7 +225,7 @@ async def _next_runs() -> list[tuple[datetime, str]]:
     s = settings()
     wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}, "sort": "EXPECTED_START_TIME_ASC"}
     try:
-        login, trusted = secret.login(s.home), certificates.trusted()
+        login, trusted = secret.login(s.home), certificates.prefects()
         async with httpx.AsyncClient(timeout=PATIENCE_S, trust_env=False, verify=trusted, auth=login) as http:
             runs = (await http.post(f"{s.prefect_api_url}/flow_runs/filter", json=wanted)).raise_for_status().json()
             named = (await http.post(f"{s.prefect_api_url}/deployments/filter", json={})).raise_for_status().json()

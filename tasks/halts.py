@@ -76,7 +76,7 @@ def _variable(url: str, fresh: bool) -> str | None:
 def _ask(url: str) -> str | None:
     """Return the variable's text; None where it is unset or off, or where no server answers."""
     try:
-        login, trusted = secret.login(settings().home), certificates.trusted()
+        login, trusted = secret.login(settings().home), certificates.prefects()
         asked = f"{url}/variables/name/{VARIABLE}"
         answer = httpx.get(asked, timeout=TIMEOUT_S, trust_env=False, verify=trusted, auth=login)
         value = answer.json()["value"] if answer.status_code == httpx.codes.OK else None

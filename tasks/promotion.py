@@ -7,7 +7,7 @@ import httpx
 from prefect.events import Event, emit_event
 from prefect.runtime import flow_run
 
-from tasks.adapters import secret
+from tasks.adapters import certificates, secret
 from tasks.adapters.files.prompts import CHAMPION, aliases, files_of, load_prompt
 from tasks.adapters.mlflow.policies import name_policy
 from tasks.adapters.store.shadow import CHAMPION as SHADOWED
@@ -122,7 +122,8 @@ def tell(move: Move) -> None:
         return
     try:  # outside of a run `emit_event` would start a server of its own
         url, sent = f"{settings().prefect_api_url}/events", [Event(**event).model_dump(mode="json")]
-        httpx.post(url, json=sent, timeout=5, trust_env=False, auth=secret.login(settings().home)).raise_for_status()
+        login, trusted = secret.login(settings().home), certificates.prefects()
+        httpx.post(url, json=sent, timeout=5, trust_env=False, verify=trusted, auth=login).raise_for_status()
     except httpx.HTTPError as e:
         log().warning("prefect was not told of the %s of %s: %s", move.kind, move.role, e)
 

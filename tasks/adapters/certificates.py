@@ -1,6 +1,7 @@
 """The certificates that https is checked by. Reading the list takes 20 ms, and libraries read it for every client."""
 
 import os
+import ssl
 from functools import cache
 from pathlib import Path
 from ssl import SSLContext
@@ -25,6 +26,12 @@ def trusted() -> SSLContext:
     except OSError as e:  # a file without certificates, too
         file = os.environ.get("SSL_CERT_FILE")
         raise InputError(f"SSL_CERT_FILE={file}: {e.strerror or e}; name a file of certificates, or unset it") from None
+
+
+def prefects() -> SSLContext:
+    """Return what Prefect's server is checked by, as its own clients do it: PREFECT_API_SSL_CERT_FILE, if it is set."""
+    file = os.environ.get("PREFECT_API_SSL_CERT_FILE")
+    return ssl.create_default_context(cafile=file) if file else trusted()
 
 
 def first_alone(home: Path) -> Path:
