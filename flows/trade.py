@@ -74,7 +74,7 @@ async def run_cycles(request: Request) -> list[CycleRecord]:
 
     The guard sees the risk of those acted on before.
     """
-    symbols, ours = request.symbols, settings().symbols
+    symbols, ours = tuple(dict.fromkeys(request.symbols)), settings().symbols  # one cycle each, however often named
     if unknown := [name for name in symbols if name not in ours]:
         raise InputError(f"symbol {unknown[0]!r} is not the strategy's; QUARTERDECK_SYMBOLS has {', '.join(ours)}")
     as_of = floor_time(request.as_of or await cycle_time(), "5m")

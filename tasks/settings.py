@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -79,7 +80,7 @@ NAME = r"^[a-z0-9][a-z0-9_-]{0,39}$"
 Profile = Literal["sandbox", "paper", "testnet", "live"]
 Names = Annotated[Texts, NoDecode]
 Symbol = Annotated[str, Field(pattern=r"^[\w.$-]{1,24}/[\w.$-]{1,24}(:[\w.$-]{1,40})?$")]  # ccxt's: BTC/USDT:USDT
-Symbols = Annotated[tuple[Symbol, ...], NoDecode]
+Symbols = Annotated[tuple[Symbol, ...], NoDecode, AfterValidator(lambda named: tuple(dict.fromkeys(named)))]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 

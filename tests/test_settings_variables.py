@@ -35,6 +35,7 @@ def test_each_default_may_be_written_as_the_docs_show_it(monkeypatch):
     [
         ("WATCH_EVERY_S", "300", 300),
         ("EVENTS__R_LEVELS", "1,2.5", (1, 2.5)),
+        ("SYMBOLS", "ETH/USDT,BTC/USDT,ETH/USDT", ("ETH/USDT", "BTC/USDT")),
         ("EVENTS__R_LEVELS", "[1, 2.5]", (1, 2.5)),
     ],
 )

@@ -59,6 +59,13 @@ async def test_running_the_same_bar_again_orders_once(home, exchange):
     assert len([o for o in state(exchange)["orders"] if o["orderLinkId"]]) == 1
 
 
+async def test_a_symbol_that_is_named_twice_is_decided_on_once(home, exchange):
+    request = Request(symbols=(SYMBOL, SYMBOL), decider=recorded(home, (START, OPEN)), reason="a test asks")
+    [record] = await run_cycles(request)
+    await venue().close()
+    assert store().cycles.get(record.cycle_id).status is CycleStatus.EXECUTED
+
+
 async def test_an_order_whose_answer_was_lost_is_found_and_not_sent_twice(home, exchange):
     fault(exchange, "timeout_after_accept", "/v5/order/create", times=1, seconds=0.2)
     record = await run(recorded(home, (START, OPEN)))
