@@ -20,7 +20,7 @@ from deployments.services import Child, Service
 from deployments.silence import silent
 from deployments.system import SYSTEM, system_of
 from deployments.up_state import FirstCycle, ServiceState, UpState
-from tasks.adapters import alerts, heartbeat, secret
+from tasks.adapters import alerts, certificates, heartbeat, secret
 from tasks.adapters.files.private import write_new
 from tasks.adapters.postgres import cluster
 from tasks.adapters.store.store import Store
@@ -235,6 +235,8 @@ class Supervisor:
             await self._close_lost(patiently=True)
             await asyncio.to_thread(self._listen)
             await self._take_settings()
+            with suppress(OSError):  # a full disk; without the file no run reaches Prefect
+                certificates.first_alone(self.settings.home)
             await asyncio.sleep(SWEEP_S)
 
     async def _take_settings(self) -> None:

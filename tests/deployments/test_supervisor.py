@@ -344,6 +344,7 @@ async def test_the_supervisor_goes_on_looking_for_lost_runs_when_prefect_was_dow
     monkeypatch.setattr(one._api, "skip_late", lambda: asyncio.sleep(0))
     watching = asyncio.create_task(one.watch_over())
     await asyncio.wait_for(looks.wait(), 60)
+    assert (tmp_path / "plain-http.pem").exists(), "somebody may have removed it"
     watching.cancel()
 
 

@@ -26,7 +26,7 @@ def plain(value: float | Decimal | None, digits: int = 6, thousands: bool = Fals
 
 def fixed(value: float | Decimal | None, digits: int = 2, sign: bool = False) -> str:
     """Return a number with `digits` decimals, for a column."""
-    return UNKNOWN if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+    return UNKNOWN if value is None else f"{value:{'+' if sign else ''}z.{digits}f}"
 
 
 def amount(value: float | Decimal | None, sign: bool = False) -> str:
@@ -35,7 +35,7 @@ def amount(value: float | Decimal | None, sign: bool = False) -> str:
         return UNKNOWN
     exact = Decimal(value)
     decimals = 1 - exact.adjusted() if exact and SMALLEST <= exact.adjusted() < -2 else 2
-    return f"{exact:{'+' if sign else ''},.{decimals}f}"
+    return f"{exact:{'+' if sign else ''}z,.{decimals}f}"
 
 
 def money(value: float | Decimal | None, currency: str, sign: bool = False) -> str:

@@ -25,6 +25,10 @@ def test_what_is_unknown_is_a_dash():
     assert {plain(None), fixed(None), percent(None), interval(None)} == {"–"}
 
 
+def test_what_is_rounded_to_nothing_has_no_minus():
+    assert (fixed(-0.001), fixed(Decimal("-0.001"), sign=True), amount(Decimal("-1E-30"))) == ("0.00", "+0.00", "0.00")
+
+
 def test_an_interval_without_bounds_is_its_estimate():
     assert interval({"estimate": 1.234, "low": None, "high": None}) == "+1.23"
     few = {"estimate": 1.234, "low": None, "high": None, "effective_n": 7.6}
