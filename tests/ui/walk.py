@@ -156,7 +156,7 @@ def approve(page: Page, prefect: str, share: float, shoot: Shoot = no_picture) -
     page.get_by_text("Paused", exact=True).first.wait_for()
     page.locator("button[aria-haspopup=menu]").first.click()
     page.get_by_role("menuitem", name="Resume").click()
-    form = page.get_by_role("dialog")
+    form = page.get_by_role("dialog", name="Resume")  # the list of answers is one as well while it closes
     page.get_by_role("button", name="Select Answer").click()
     page.get_by_role("option", name="approve").click()
     form.get_by_role("spinbutton").fill(str(share))
