@@ -412,10 +412,14 @@ def load(**overrides: object) -> Settings:
 
 
 def _not_json(said: str) -> list[str]:
-    """Return the variables of the field that pydantic names, `field "limits"`, which hold no JSON."""
+    """Return the variables of the field that pydantic names, `field "limits"`, which hold no JSON, and what they hold."""
     field = PREFIX + said.partition('"')[2].partition('"')[0].upper()
     of_field = (name for name in sorted(os.environ) if name.upper().startswith(field))
-    return [name for name in of_field if not _is_json(os.environ[name])]
+    return [_shown(name, os.environ[name]) for name in of_field if not _is_json(os.environ[name])]
+
+
+def _shown(name: str, text: str) -> str:
+    return name if HIDDEN.search(name.upper()) else f"{name}={redacted(repr(text))[:80]}"
 
 
 def _is_json(text: str) -> bool:

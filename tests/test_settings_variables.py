@@ -47,8 +47,8 @@ def test_numbers_and_lists_are_read_from_text(monkeypatch, name, text, read):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("LIMITS__PER_SYMBOL", "BTC=2", r"^QUARTERDECK_LIMITS__PER_SYMBOL: must be JSON"),
-        ("limits", "{", r"^QUARTERDECK_limits: must be JSON"),
+        ("LIMITS__PER_SYMBOL", "BTC=2", r"^QUARTERDECK_LIMITS__PER_SYMBOL='BTC=2': must be JSON"),
+        ("limits", "{", r"^QUARTERDECK_limits='{': must be JSON"),
         ("WATCH_EVERY_S", "90", r"^QUARTERDECK_WATCH_EVERY_S=90: Input should be 60 or 300"),
         ("EVENTS__R_LEVELS", "1;2", r"^QUARTERDECK_EVENTS__R_LEVELS__0='1;2': "),
     ],
