@@ -412,7 +412,7 @@ def load(**overrides: object) -> Settings:
 
 
 def _not_json(said: str) -> list[str]:
-    """Return the variables of the field that pydantic names, `field "limits"`, which hold no JSON, and what they hold."""
+    """Return the variables of the field that pydantic names, `field "limits"`, that are no JSON, and what they hold."""
     field = PREFIX + said.partition('"')[2].partition('"')[0].upper()
     of_field = (name for name in sorted(os.environ) if name.upper().startswith(field))
     return [_shown(name, os.environ[name]) for name in of_field if not _is_json(os.environ[name])]
