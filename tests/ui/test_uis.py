@@ -75,7 +75,9 @@ def test_what_a_person_set_in_prefect_stays_through_a_restart_and_a_deploy(tmp_p
 
 
 def test_a_person_approves_less_of_an_entry_and_closes_it_by_forms(tmp_path):
-    with system.running(tmp_path, QUARTERDECK_APPROVE="entries") as started, walk.browser() as page:
+    # the market of the sandbox goes on for the ten minutes and more since the close that is asked about
+    moved = {"QUARTERDECK_LIMITS__MAX_SLIPPAGE_BPS": "500"}
+    with system.running(tmp_path, QUARTERDECK_APPROVE="entries", **moved) as started, walk.browser() as page:
         walk.enter(page, started.opened)
         walk.deployments(page, started.prefect)
         walk.ask(page, system.SYMBOL, system.QUESTION, system.earlier_close(started))

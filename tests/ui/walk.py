@@ -154,8 +154,12 @@ def approve(page: Page, prefect: str, share: float, shoot: Shoot = no_picture) -
         page.reload()
     waiting.click()
     page.get_by_text("Paused", exact=True).first.wait_for()
-    page.locator("button[aria-haspopup=menu]").first.click()
-    page.get_by_role("menuitem", name="Resume").click()
+    resume = page.get_by_role("menuitem", name="Resume")
+    while not resume.is_visible():  # the page draws itself anew, and its menu is gone
+        page.locator("button[aria-haspopup=menu]").first.click()
+        with suppress(TooLong):
+            resume.wait_for(timeout=LOOK_MS)
+    resume.click()
     form = page.get_by_role("dialog", name="Resume")  # the list of answers is one as well while it closes
     page.get_by_role("button", name="Select Answer").click()
     page.get_by_role("option", name="approve").click()
