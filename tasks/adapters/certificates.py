@@ -39,6 +39,7 @@ def first_alone(home: Path) -> Path:
     file, one = home / "plain-http.pem", certifi.contents().partition(END)[0] + END
     if not file.is_file() or file.read_text() != one:  # half of it, of a disk that was full, would fail every run
         new = file.with_suffix(f".{os.getpid()}")
+        new.unlink(missing_ok=True)
         write_new(new, one)
         new.replace(file)
     return file
